@@ -1,0 +1,229 @@
+//! Builds the rooms out of a `Config`, runs them, and stops.
+//!
+//! Start: everything is loaded and checked before a port opens. End: on SIGTERM or SIGINT it is no longer
+//! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
+//! within ten seconds whatever clients do; a second signal ends it at once.
+
+mod listen;
+pub mod logging;
+pub mod tls;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::callers::Callers;
+use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness};
+use crate::config::{Batch, Config, Keyset, Listen, Name, Problem};
+use crate::http::{Audit, Place, Rooms, Service, router};
+use crate::jwks::Published;
+use crate::keys::KeyRing;
+use crate::metrics::Metrics;
+use crate::tokens::{Profiles, Signer};
+use listen::Listener;
+
+/// Load balancers see that it isn't ready before connections are refused.
+const NOTICE: Duration = Duration::from_secs(1);
+/// What is still open then is cut off: with the notice, less than ten seconds in all.
+const DRAIN: Duration = Duration::from_secs(7);
+
+/// The time and chance that the house runs on.
+#[derive(Clone)]
+pub struct Ambient {
+    pub clock: Arc<dyn Clock>,
+    pub randomness: Arc<dyn Randomness>,
+}
+
+impl Ambient {
+    /// Those of this host.
+    pub fn of_this_host() -> Self {
+        Self { clock: Arc::new(SystemClock), randomness: Arc::new(SystemRandomness::default()) }
+    }
+}
+
+/// A configuration with everything that it names loaded and checked.
+pub struct Loaded {
+    pub config: Config,
+    pub ring: KeyRing,
+    tls: Option<Arc<ServerConfig>>,
+    public_tls: Option<Arc<ServerConfig>>,
+}
+
+impl Loaded {
+    /// Opens every file that `config` names.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls));
+        let public = config.server.public.as_ref().and_then(|public| public.tls.as_ref());
+        let public_tls = public.map(|tls| tls::load("server.public", tls));
+        let mut usable = |tls: Option<Result<_, Problem>>| {
+            tls.and_then(|loaded| loaded.map_err(|problem| problems.push(problem)).ok())
+        };
+        let (tls, public_tls) = (usable(server_tls), usable(public_tls));
+        match KeyRing::load(&config.keysets, clock.now()) {
+            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls }),
+            Ok(_) => Err(problems),
+            Err(more) => Err(problems.into_iter().chain(more).collect()),
+        }
+    }
+
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.config.warnings.iter().chain(&self.ring.warnings)
+    }
+}
+
+/// What is wrong with the keys of a configuration that is wrong itself.
+pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<Problem> {
+    KeyRing::load(keysets, clock.now()).err().unwrap_or_default()
+}
+
+/// The service with its sockets bound, not yet answering.
+pub struct App {
+    service: Arc<Service>,
+    listeners: Vec<(Listener, &'static [Place])>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("can't listen on {listen} ([{section}] listen): {error}")]
+    Bind { section: &'static str, listen: Listen, error: io::Error },
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+impl App {
+    /// Builds the rooms and binds the sockets.
+    ///
+    /// # Errors
+    /// A socket can't be bound.
+    pub async fn bind(
+        loaded: Loaded,
+        ambient: Ambient,
+        dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let Loaded { config, ring, tls, public_tls } = loaded;
+        let server = &config.server;
+        let all: &[Place] = match &server.ops {
+            None => &[Place::Minting, Place::Public, Place::Ops],
+            Some(_) => &[Place::Minting, Place::Public],
+        };
+        let mut wanted = vec![("minting", "server", &server.listen, tls, all)];
+        if let Some(public) = &server.public {
+            wanted.push(("public", "server.public", &public.listen, public_tls, &[Place::Public]));
+        }
+        if let Some(listen) = &server.ops {
+            wanted.push(("ops", "server.ops", listen, None, &[Place::Ops]));
+        }
+        let mut listeners = Vec::new();
+        for (name, section, listen, tls, places) in wanted {
+            let bound = Listener::bind(name, listen, tls).await;
+            let listener =
+                bound.map_err(|error| StartError::Bind { section, listen: listen.clone(), error })?;
+            listeners.push((listener, places));
+        }
+        let service = Arc::new(service(&config, ring, ambient, Box::new(dropped_lines))?);
+        Ok(Self { service, listeners })
+    }
+
+    /// Name, scheme and address of each listener.
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &'static str, Listen)> {
+        self.listeners.iter().map(|(listener, _)| (listener.name, listener.scheme(), listener.address()))
+    }
+
+    pub const fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// Answers until `stop` ends, then drains. `hurry` ends the drain early.
+    pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
+        let Self { service, listeners } = self;
+        let tasks = TaskTracker::new();
+        let closing = CancellationToken::new();
+        let connections = service.limits.connections;
+        for (listener, places) in listeners {
+            let router = router(&service, places);
+            let metrics = service.metrics.clone();
+            tokio::spawn(listener.run(router, connections, metrics, tasks.clone(), closing.clone()));
+        }
+        stop.await;
+        service.draining.store(true, Ordering::Release);
+        let drained = async {
+            tokio::time::sleep(NOTICE).await;
+            closing.cancel();
+            tasks.close();
+            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+                tracing::warn!(connections = tasks.len(), "cut off clients that did not finish in time");
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = hurry => closing.cancel(),
+        }
+    }
+}
+
+fn service(
+    config: &Config,
+    ring: KeyRing,
+    ambient: Ambient,
+    dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+) -> Result<Service, NoRandomness> {
+    let Ambient { clock, randomness } = ambient;
+    let metrics = Arc::new(Metrics::new());
+    let now = clock.now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let audit = if let Some(key) = &config.server.audit_key {
+        Audit::new(key.expose_secret().as_bytes())
+    } else {
+        let mut key = [0; 32];
+        randomness.fill(&mut key)?;
+        Audit::new(&key)
+    };
+    if config.server.signing.batch == Batch::Auto {
+        tracing::info!("signs one at a time: this build has no batch signing");
+    }
+    metrics.config_loads.with_label_values(&["success"]).inc();
+    metrics.config_loaded_at.set(now.seconds());
+    for keyset in ring.keysets.keys().map(Name::as_str).chain(["*"]) {
+        metrics.jwks_fetches.with_label_values(&[keyset]);
+    }
+    let profiles = Profiles::new(config, &ring);
+    let rooms = Rooms {
+        callers: Callers::new(&config.callers, &profiles, &metrics),
+        published: Published::new(&ring, now),
+        profiles,
+        ring,
+    };
+    Ok(Service {
+        rooms: ArcSwap::from_pointee(rooms),
+        signer: Signer::new(cores, config.server.limits.signing_queue, &metrics),
+        clock,
+        randomness,
+        metrics,
+        audit,
+        limits: config.server.limits.clone(),
+        draining: AtomicBool::new(false),
+        dropped_lines,
+    })
+}
+
+/// The runtime that the service is measured on: after each task it looks at its sockets, so that health and
+/// JWKS are answered between two signatures.
+///
+/// # Errors
+/// The host gives no threads.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build()
+}

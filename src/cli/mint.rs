@@ -1,0 +1,117 @@
+//! `tokenmint mint`: a token, without a server.
+
+use clap::Args;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use super::{Context, Failure, say, say_json};
+use crate::config::{Kind, ProfileName};
+use crate::json::Json;
+use crate::metrics::Metrics;
+use crate::tokens::{Minted, Objection, Profiles, Signer, Subject};
+
+/// Mint a token, without a server
+#[derive(Args)]
+#[command(after_help = "Example: tokenmint mint identity.web --sub user-1")]
+pub(super) struct Mint {
+    /// Of which profile, as identity.web, oauth.crm or intercom.fin
+    profile: String,
+    /// For whom: `sub` of an identity token, `user_id` of an Intercom user JWT
+    #[arg(long, value_name = "SUBJECT")]
+    sub: Option<String>,
+    /// How long it lives
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u64>,
+    /// Extra claims, a JSON object
+    #[arg(long, value_name = "JSON")]
+    claims: Option<String>,
+    /// Print the token with its times as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Mint {
+    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        let profile = ProfileName::parse(&self.profile).map_err(Failure::Usage)?;
+        let loaded = context.load()?;
+        let profiles = Profiles::new(&loaded.config, &loaded.ring);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::failed)?;
+        let minted = runtime.block_on(self.mint(&profile, &profiles, context))?;
+        if self.json {
+            say_json(&json!({
+                "token": minted.token.expose_secret(),
+                "token_type": "JWT",
+                "kid": minted.kid,
+                "issued_at": minted.issued_at,
+                "expires_at": minted.expires_at,
+                "expires_in": minted.expires_in(),
+                "renew_at": minted.renew_at(),
+            }));
+        } else {
+            say(minted.token.expose_secret());
+        }
+        Ok(())
+    }
+
+    async fn mint(
+        &self,
+        name: &ProfileName,
+        profiles: &Profiles,
+        context: &Context<'_>,
+    ) -> Result<Minted, Failure> {
+        let now = context.ambient.clock.now();
+        let signer = Signer::new(1, 1, &Metrics::new());
+        let unknown = || Failure::Usage(format!("there is no profile `{name}` in the configuration"));
+        let wrong = |objection: Objection| {
+            let option = if objection.field == "user_id" { "sub" } else { &objection.field };
+            Failure::Usage(format!("--{option} {}", objection.message))
+        };
+        match name.kind {
+            Kind::Identity => {
+                let profile = profiles.identity.get(&name.name).ok_or_else(unknown)?;
+                let subject = self.subject("sub")?;
+                if !profile.covers(&subject) {
+                    return Err(Failure::Usage(format!("--sub isn't what `{name}` lets subjects be")));
+                }
+                let lifetime = profile.lifetime(self.ttl).map_err(wrong)?;
+                let claims = profile.claims(self.claims()?).map_err(wrong)?;
+                profile.mint(&subject, lifetime, &claims, now, &signer).await.map_err(Failure::failed)
+            }
+            Kind::Intercom => {
+                let profile = profiles.intercom.get(&name.name).ok_or_else(unknown)?;
+                let user_id = self.subject("user_id")?;
+                let lifetime = profile.lifetime(self.ttl).map_err(wrong)?;
+                let claims = profile.claims(self.claims()?).map_err(wrong)?;
+                Ok(profile.mint(&user_id, lifetime, &claims, now))
+            }
+            Kind::Oauth => {
+                let profile = profiles.oauth.get(&name.name).ok_or_else(unknown)?;
+                if self.sub.is_some() || self.ttl.is_some() || self.claims.is_some() {
+                    let reason =
+                        "an assertion's claims are those of its profile: leave out --sub, --ttl and --claims";
+                    return Err(Failure::Usage(reason.to_owned()));
+                }
+                let minted = profile.mint(now, &*context.ambient.randomness, &signer).await;
+                minted.map(|assertion| assertion.minted).map_err(Failure::failed)
+            }
+            Kind::Bundle => Err(Failure::Usage("name one of the bundle's profiles".to_owned())),
+        }
+    }
+
+    fn subject(&self, field: &str) -> Result<Subject, Failure> {
+        let sub = self.sub.clone().ok_or_else(|| Failure::Usage("say for whom with --sub".to_owned()))?;
+        Subject::parse(field, sub).map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))
+    }
+
+    fn claims(&self) -> Result<Vec<(String, Json)>, Failure> {
+        let Some(text) = &self.claims else { return Ok(Vec::new()) };
+        match Json::parse(text.as_bytes()) {
+            Ok(json) if json.doubled().is_some() => {
+                Err(Failure::Usage("--claims names one twice".to_owned()))
+            }
+            Ok(Json::Object(claims)) => Ok(claims),
+            Ok(_) => Err(Failure::Usage("--claims must be a JSON object".to_owned())),
+            Err(error) => Err(Failure::Usage(format!("--claims isn't JSON: {error}"))),
+        }
+    }
+}

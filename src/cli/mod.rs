@@ -1,0 +1,215 @@
+//! The command line: one file a command.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 it found problems
+//! or failed, 2 wrong usage, 64 bad configuration.
+
+mod callers;
+mod check;
+mod completions;
+mod dev;
+mod healthcheck;
+mod init;
+mod jwk;
+mod keys;
+mod mint;
+mod openapi;
+mod serve;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{Write as _, stderr, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+
+use crate::app::{self, Ambient, Loaded};
+use crate::clock::{NoRandomness, Randomness};
+use crate::config::{Config, Environment, Invalid, Problem};
+
+/// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
+/// Intercom user JWTs.
+#[derive(Parser)]
+#[command(name = "tokenmint", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Try it without any configuration: tokenmint dev")]
+pub struct Cli {
+    /// The configuration [default: tokenmint.toml]
+    #[arg(long, global = true, env = "TOKENMINT_CONFIG", value_name = "FILE", hide_env_values = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Dev(dev::Dev),
+    Init(init::Init),
+    Check(check::Check),
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    Jwk(jwk::Jwk),
+    Jwks(jwk::Jwks),
+    Mint(mint::Mint),
+    #[command(subcommand)]
+    Callers(callers::Callers),
+    Healthcheck(healthcheck::Healthcheck),
+    Openapi(openapi::Openapi),
+    Completions(completions::Completions),
+}
+
+/// Why a command did not do what it was asked.
+pub(crate) enum Failure {
+    /// It ran, and failed or found something: 1.
+    Failed(String),
+    /// It can't be asked so: 2.
+    Usage(String),
+    /// 64.
+    Configuration(Vec<Problem>),
+}
+
+impl Failure {
+    fn failed(reason: impl Display) -> Self {
+        Self::Failed(reason.to_string())
+    }
+}
+
+impl From<NoRandomness> for Failure {
+    fn from(error: NoRandomness) -> Self {
+        Self::failed(error)
+    }
+}
+
+/// What a command is given of the world.
+pub(crate) struct Context<'a> {
+    config: Option<PathBuf>,
+    environment: &'a Environment,
+    ambient: &'a Ambient,
+}
+
+impl Context<'_> {
+    /// The configuration alone; no key is opened.
+    fn config(&self) -> Result<Config, Failure> {
+        let loaded = Config::load(self.config.as_deref(), self.environment);
+        loaded.map_err(|invalid| Failure::Configuration(invalid.problems))
+    }
+
+    /// The configuration and all that it names. Where something is wrong with the one, the other is looked
+    /// into as well, so that all is reported at once.
+    fn load(&self) -> Result<Loaded, Failure> {
+        let clock = &*self.ambient.clock;
+        match Config::load(self.config.as_deref(), self.environment) {
+            Ok(config) => Loaded::new(config, clock).map_err(Failure::Configuration),
+            Err(Invalid { mut problems, keysets, .. }) => {
+                problems.extend(app::key_problems(&keysets, clock));
+                Err(Failure::Configuration(problems))
+            }
+        }
+    }
+}
+
+/// Runs the command that `arguments` name.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+    ambient: &Ambient,
+) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let context = Context { config: cli.config, environment, ambient };
+    let done = match cli.command {
+        Command::Serve(command) => command.run(&context),
+        Command::Dev(command) => command.run(&context),
+        Command::Init(command) => command.run(&context),
+        Command::Check(command) => command.run(&context),
+        Command::Keys(command) => command.run(&context),
+        Command::Jwk(command) => command.run(&context),
+        Command::Jwks(command) => command.run(&context),
+        Command::Mint(command) => command.run(&context),
+        Command::Callers(command) => command.run(&context),
+        Command::Healthcheck(command) => command.run(&context),
+        Command::Openapi(command) => command.run(),
+        Command::Completions(command) => command.run(&mut Cli::command()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(reason)) => {
+            complain(&format!("tokenmint: {reason}"));
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(reason)) => {
+            complain(&format!("tokenmint: {reason}"));
+            ExitCode::from(2)
+        }
+        Err(Failure::Configuration(problems)) => {
+            for problem in &problems {
+                complain(&problem.to_string());
+            }
+            let count = match problems.len() {
+                1 => "1 problem".to_owned(),
+                more => format!("{more} problems"),
+            };
+            complain(&format!("tokenmint: bad configuration: {count}"));
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has gone away is no failure of ours, and no panic.
+fn say(text: &str) {
+    let _ = writeln!(stdout(), "{text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(stderr(), "{text}");
+}
+
+fn say_json(value: &impl Serialize) {
+    say(&serde_json::to_string_pretty(value).expect("strings can be written to memory"));
+}
+
+/// An API key: 256 random bits behind a prefix that secret scanners can know.
+fn new_api_key(randomness: &dyn Randomness) -> Result<SecretString, NoRandomness> {
+    let mut bytes = [0; 32];
+    randomness.fill(&mut bytes)?;
+    Ok(SecretString::from(format!("tm_{}", URL_SAFE_NO_PAD.encode(bytes))))
+}
+
+/// What the configuration keeps of an API key.
+fn api_key_sha256(api_key: &SecretString) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, api_key.expose_secret().as_bytes());
+    digest.as_ref().iter().fold(String::with_capacity(64), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn examples(command: &clap::Command, without: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if !help.contains("tokenmint ") {
+                without.push(command.get_name().to_owned());
+            }
+            command.get_subcommands().for_each(|inner| examples(inner, without));
+        }
+        let mut without = Vec::new();
+        examples(&Cli::command(), &mut without);
+        assert!(without.is_empty(), "no example in the help of {without:?}");
+    }
+}

@@ -1,0 +1,90 @@
+//! `tokenmint serve`: runs the service.
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Context, Failure};
+use crate::app::logging::{self, Log, Output};
+use crate::app::{self, App, Loaded};
+
+/// Run the service
+#[derive(Args)]
+#[command(after_help = "Example: tokenmint serve --config /etc/tokenmint/tokenmint.toml")]
+pub(super) struct Serve {}
+
+impl Serve {
+    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        let loaded = context.load()?;
+        run(loaded, context, Output::Stdout, |_| {})
+    }
+}
+
+/// Runs `loaded` until a signal ends it. `started` is called once it answers.
+pub(super) fn run(
+    loaded: Loaded,
+    context: &Context<'_>,
+    output: Output,
+    started: impl FnOnce(&App),
+) -> Result<(), Failure> {
+    let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
+    logging::log_panics();
+    for warning in loaded.warnings() {
+        tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
+    }
+    let runtime = app::runtime().map_err(Failure::failed)?;
+    let done = runtime.block_on(async {
+        // Before the sockets: a signal must not find its default action, which is to kill.
+        let mut signals = Signals::listen().map_err(Failure::failed)?;
+        let app = App::bind(loaded, context.ambient.clone(), log.dropped_lines());
+        let app = app.await.map_err(Failure::failed)?;
+        for (listener, scheme, address) in app.addresses() {
+            tracing::info!(listener, scheme, %address, "listens");
+        }
+        started(&app);
+        let mut hurry = Signals::listen().map_err(Failure::failed)?;
+        app.run(signals.end(), hurry.second_end()).await;
+        tracing::info!("stopped");
+        Ok(())
+    });
+    runtime.shutdown_background();
+    done
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// SIGTERM or SIGINT. SIGHUP never ends the process.
+    async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return tracing::info!(signal = "SIGTERM", "stopping"),
+                _ = self.interrupt.recv() => return tracing::info!(signal = "SIGINT", "stopping"),
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP does nothing yet; restart to read the configuration again");
+                }
+            }
+        }
+    }
+
+    /// The second of them, for who can't wait.
+    async fn second_end(&mut self) {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        }
+    }
+}

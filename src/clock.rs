@@ -1,0 +1,138 @@
+//! The time and chance of the house. Both are handed in, never reached for, so that a test can
+//! stop the one and fix the other.
+//!
+//! Times are whole seconds since the Unix epoch, as in a JWT's `NumericDate` (RFC 7519, section 2).
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Seconds since the Unix epoch. Signed 64 bits: 2038 is a year like any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct UnixTime(i64);
+
+impl UnixTime {
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self(seconds)
+    }
+
+    pub const fn seconds(self) -> i64 {
+        self.0
+    }
+
+    /// This time, later by `duration`, of which only whole seconds count.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(seconds))
+    }
+
+    /// Seconds from `self` until `later`; negative where `later` has passed.
+    pub const fn seconds_until(self, later: Self) -> i64 {
+        later.0.saturating_sub(self.0)
+    }
+
+    /// The calendar's view of this time, in UTC; the nearest it has beyond year 9999.
+    pub fn date_time(self) -> OffsetDateTime {
+        let latest = time::macros::datetime!(9999-12-31 23:59:59 UTC);
+        OffsetDateTime::from_unix_timestamp(self.0).unwrap_or(latest)
+    }
+}
+
+impl From<OffsetDateTime> for UnixTime {
+    fn from(moment: OffsetDateTime) -> Self {
+        Self(moment.unix_timestamp())
+    }
+}
+
+/// Writes RFC 3339 in UTC, as configuration and people do.
+impl fmt::Display for UnixTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.date_time().format(&Rfc3339) {
+            Ok(text) => f.write_str(&text),
+            Err(_) => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// What time it is.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> UnixTime;
+}
+
+/// The host's wall clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the host")]
+    fn now(&self) -> UnixTime {
+        let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
+        };
+        UnixTime(seconds)
+    }
+}
+
+/// A clock that a test sets.
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    pub const fn at(now: UnixTime) -> Self {
+        Self(AtomicI64::new(now.0))
+    }
+
+    pub fn set(&self, now: UnixTime) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.set(self.now().plus(by));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> UnixTime {
+        UnixTime(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Where unpredictable bytes come from.
+pub trait Randomness: Send + Sync + 'static {
+    /// Fills `into` with unpredictable bytes.
+    ///
+    /// # Errors
+    /// The host gave none; nothing that needs them may go on with less.
+    fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the host gave no random bytes")]
+pub struct NoRandomness;
+
+/// The cryptographic library's generator, seeded by the host.
+#[derive(Default)]
+pub struct SystemRandomness(SystemRandom);
+
+impl Randomness for SystemRandomness {
+    fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
+        self.0.fill(into).map_err(|_| NoRandomness)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_reads_as_rfc_3339_and_outlives_2038() {
+        assert_eq!(UnixTime::from_seconds(2_208_988_800).to_string(), "2040-01-01T00:00:00Z");
+        assert_eq!(UnixTime::from_seconds(0).plus(Duration::from_millis(1999)).seconds(), 1);
+    }
+}

@@ -1,0 +1,271 @@
+//! Text and environment -> one validated [`Config`] whose types leave no illegal state.
+//!
+//! - Everything wrong is reported together, by field and source; a secret's value is never part of it.
+//! - What a profile, bundle or caller refers to exists.
+//! - Nothing here opens a key file: that is the business of the room `keys`.
+
+mod names;
+mod parse;
+pub(crate) mod section;
+pub(crate) mod source;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use zeroize::Zeroizing;
+
+pub use names::{
+    Algorithm, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern, plain_text,
+};
+use section::{Findings, Section};
+pub use source::{Environment, PREFIX, Problem};
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "tokenmint.toml";
+
+/// Claims that a token's own rules set and no caller may (RFC 7519, section 4.1).
+pub const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+
+/// No token lives for less: browsers judge `exp` by their own clock, without leeway.
+pub const SHORTEST_TTL: Duration = Duration::from_mins(1);
+
+pub struct Config {
+    pub server: Server,
+    pub keysets: BTreeMap<Name, Keyset>,
+    pub identity: BTreeMap<Name, Identity>,
+    pub oauth: BTreeMap<Name, Oauth>,
+    pub intercom: BTreeMap<Name, Intercom>,
+    pub bundles: BTreeMap<Name, Bundle>,
+    pub callers: BTreeMap<Name, Caller>,
+    /// Allowed, but probably not what was meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Why there is no [`Config`]. The keysets that could be read are kept, so that `check` can look into their
+/// files as well and report all that is wrong at once.
+pub struct Invalid {
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<Problem>,
+    pub keysets: BTreeMap<Name, Keyset>,
+}
+
+pub struct Server {
+    pub listen: Listen,
+    pub tls: Option<Tls>,
+    pub public: Option<Public>,
+    pub ops: Option<Listen>,
+    pub limits: Limits,
+    pub signing: Signing,
+    /// Keys the hash of subjects in the audit log, so that one person's lines can be found across replicas
+    /// and restarts; without it the key is made anew at each start.
+    pub audit_key: Option<SecretString>,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// PEM files of one listener.
+#[derive(Clone)]
+pub struct Tls {
+    pub certificate_file: PathBuf,
+    pub private_key_file: PathBuf,
+    /// With it, a client must show a certificate that this authority signed.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// The listener that shows the JWKS, and nothing else, to the internet.
+pub struct Public {
+    pub listen: Listen,
+    /// What Salesforce sees; without a path.
+    pub url: Option<HttpsUrl>,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone)]
+pub struct Limits {
+    /// From a request's head to its answer.
+    pub request_timeout: Duration,
+    /// Bytes of a request's body.
+    pub body: usize,
+    /// Open connections of one listener.
+    pub connections: usize,
+    /// Signatures that may wait; beyond it requests are refused.
+    pub signing_queue: usize,
+}
+
+pub struct Signing {
+    pub batch: Batch,
+    pub library: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    Auto,
+    Off,
+    Required,
+}
+
+/// RSA keys that are published together; one issuer trusts one keyset.
+#[derive(Clone)]
+pub struct Keyset {
+    pub name: Name,
+    pub keys: KeySource,
+    /// Opens encrypted PKCS#8 keys.
+    pub passphrase: Option<SecretString>,
+    /// All keys of a set sign with one algorithm (RFC 8725, section 3.1): that of its profiles.
+    pub algorithm: Algorithm,
+    /// The longest life of a token that its keys may have signed.
+    pub longest_life: Duration,
+    pub used_by: Vec<ProfileName>,
+}
+
+#[derive(Clone)]
+pub enum KeySource {
+    /// `KID.key`, `KID.crt`, `keyset.toml`.
+    Directory(PathBuf),
+    File {
+        kid: KeyId,
+        path: PathBuf,
+    },
+    Text {
+        kid: KeyId,
+        pem: SecretString,
+    },
+}
+
+/// How to mint Salesforce identity tokens.
+pub struct Identity {
+    pub name: Name,
+    pub keyset: Name,
+    pub issuer: Issuer,
+    pub audience: Option<String>,
+    pub algorithm: Algorithm,
+    pub ttl: Duration,
+    pub max_ttl: Duration,
+    /// Extra claims that callers may set.
+    pub claims: Vec<String>,
+    pub subjects: Option<SubjectPattern>,
+    pub messaging: Option<Messaging>,
+}
+
+/// The exchange of an identity token for a messaging access token.
+pub struct Messaging {
+    pub scrt_url: HttpsUrl,
+    pub org_id: OrgId,
+    pub es_developer_name: String,
+}
+
+/// How to make assertions of the OAuth 2.0 JWT bearer flow (RFC 7523).
+pub struct Oauth {
+    pub name: Name,
+    pub keyset: Name,
+    pub consumer_key: String,
+    pub username: String,
+    pub audience: HttpsUrl,
+    pub token_url: HttpsUrl,
+    pub assertion_ttl: Duration,
+    pub access_token_ttl: Duration,
+}
+
+/// How to mint Intercom user JWTs.
+pub struct Intercom {
+    pub name: Name,
+    pub secret: SecretString,
+    pub ttl: Duration,
+    pub max_ttl: Duration,
+    pub claims: Vec<String>,
+}
+
+/// What one page load needs: entry -> profile.
+pub struct Bundle {
+    pub name: Name,
+    pub entries: BTreeMap<Name, ProfileName>,
+}
+
+/// A program that may ask for tokens.
+pub struct Caller {
+    pub name: Name,
+    /// SHA-256 of each of its API keys.
+    pub api_key_sha256: Vec<[u8; 32]>,
+    pub allow: Vec<ProfileName>,
+    pub subjects: Option<SubjectPattern>,
+}
+
+impl Config {
+    /// Reads `file`, or [`DEFAULT_FILE`] where none is named, and lays `environment` over it.
+    ///
+    /// # Errors
+    /// All that is wrong, together.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Invalid> {
+        let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+        let name = path.display().to_string();
+        let text = match fs::read_to_string(path) {
+            Ok(text) => Zeroizing::new(text),
+            // Everything may come from the environment, as on a platform without files.
+            Err(_) if file.is_none() && environment.keys().any(|v| source::override_path(v).is_some()) => {
+                Zeroizing::default()
+            }
+            Err(error) => {
+                let hint = match file {
+                    None => "; write one with `tokenmint init`, or try `tokenmint dev`",
+                    Some(_) => "",
+                };
+                return Err(Invalid::of(vec![Problem::new(
+                    "",
+                    name,
+                    format!("can't be read: {error}{hint}"),
+                )]));
+            }
+        };
+        let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Self::parse(&name, &text, base, environment)
+    }
+
+    /// As `load`, from text. `name` is what messages call it; relative paths start at `base`.
+    ///
+    /// # Errors
+    /// All that is wrong, together.
+    pub fn parse(name: &str, text: &str, base: PathBuf, environment: &Environment) -> Result<Self, Invalid> {
+        let mut root = source::read_toml(name, text).map_err(Invalid::of)?;
+        let mut problems = Vec::new();
+        source::overlay(&mut root, environment, &mut problems);
+        let findings = Findings::new(base);
+        findings.add(problems);
+        parse::near_misses(environment, &findings);
+        let parsed = Section::of("", &root, &findings).map(|section| parse::config(&section));
+        let (problems, warnings) = findings.into_parts();
+        match parsed {
+            Some(parse::Parsed { rest: Some(rest), keysets }) if problems.is_empty() => {
+                Ok(rest.into_config(keysets, warnings))
+            }
+            parsed => Err(Invalid {
+                problems,
+                warnings,
+                keysets: parsed.map(|parsed| parsed.keysets).unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+impl Invalid {
+    const fn of(problems: Vec<Problem>) -> Self {
+        Self { problems, warnings: Vec::new(), keysets: BTreeMap::new() }
+    }
+}

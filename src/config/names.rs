@@ -1,0 +1,313 @@
+//! The words of the configuration as types: once one exists, it is valid.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use regex::Regex;
+use serde::Serialize;
+use url::{Host, Url};
+
+/// The name of a keyset, profile, bundle or caller: 1 to 64 of `A-Z a-z 0-9 _ -`.
+///
+/// Names become metric labels and parts of URLs, so nothing else is let in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+impl Name {
+    /// # Errors
+    /// Says what a name may be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let fits = (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("names are 1 to 64 letters, digits, `_` or `-`".to_owned())
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What kind of thing a caller may ask for; the first half of `identity.web`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Identity,
+    Oauth,
+    Intercom,
+    Bundle,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Identity, Self::Oauth, Self::Intercom, Self::Bundle];
+
+    /// The name of its section in the configuration.
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Oauth => "oauth",
+            Self::Intercom => "intercom",
+            Self::Bundle => "bundles",
+        }
+    }
+}
+
+/// The full name of a profile or bundle, `identity.web`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProfileName {
+    pub kind: Kind,
+    pub name: Name,
+}
+
+impl ProfileName {
+    /// Reads `identity.web`, `oauth.crm`, `intercom.fin` or `bundles.fin`.
+    ///
+    /// # Errors
+    /// Says which forms there are.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('.').and_then(|(section, name)| {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.section() == section)?;
+            Some(Self { kind, name: Name::parse(name).ok()? })
+        });
+        parsed.ok_or_else(|| {
+            "write `identity.NAME`, `oauth.NAME`, `intercom.NAME` or `bundles.NAME`".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for ProfileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.kind.section(), self.name)
+    }
+}
+
+/// The `kid` of RFC 7515, section 4.1.4: compared byte for byte by Salesforce, and the name of a file here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct KeyId(String);
+
+impl KeyId {
+    /// # Errors
+    /// Says what a key id may be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let safe = |b: u8| b.is_ascii_alphanumeric() || b"._~:@+=-".contains(&b);
+        if (1..=128).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with('.') {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a key id is 1 to 128 letters, digits or any of `._~:@+=-`, and doesn't begin with a dot"
+                .to_owned())
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The `iss` of an identity token: the *JSON Web Key Issuer* of the keyset in Salesforce Setup, which
+/// compares it byte for byte. Never trimmed, never folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer(String);
+
+impl Issuer {
+    /// # Errors
+    /// Says what an issuer may be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        plain_text(text, 255).map(|()| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Refuses what no identifier in Salesforce Setup can be: empty, overlong, or with white space at an end
+/// or control characters inside.
+///
+/// # Errors
+/// Says which of these it was.
+pub fn plain_text(text: &str, longest: usize) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    if text.chars().count() > longest {
+        return Err(format!("must be at most {longest} characters"));
+    }
+    if text.trim() != text {
+        return Err("begins or ends with white space; Salesforce compares it byte for byte".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must not hold control characters".to_owned());
+    }
+    Ok(())
+}
+
+/// An algorithm that Salesforce takes for identity tokens (Salesforce Help, "Set Up Token-Based User
+/// Verification"); RFC 7518, section 3.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum Algorithm {
+    #[serde(rename = "RS256")]
+    Rs256,
+    #[serde(rename = "RS512")]
+    Rs512,
+}
+
+impl Algorithm {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs512 => "RS512",
+        }
+    }
+}
+
+/// What a subject must look like. Always compared whole, whatever anchors its writer set.
+#[derive(Clone, Debug)]
+pub struct SubjectPattern(Regex);
+
+impl SubjectPattern {
+    /// # Errors
+    /// Says where the regular expression is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        // Alone first: `a)|(b` would otherwise climb out of the anchoring group.
+        Regex::new(text).map_err(|error| format!("isn't a regular expression: {}", last_line(&error)))?;
+        Regex::new(&format!(r"\A(?:{text})\z"))
+            .map(Self)
+            .map_err(|error| format!("can't be anchored: {}", last_line(&error)))
+    }
+
+    pub fn matches(&self, subject: &str) -> bool {
+        self.0.is_match(subject)
+    }
+}
+
+fn last_line(error: &regex::Error) -> String {
+    error.to_string().lines().last().unwrap_or_default().trim().to_owned()
+}
+
+/// An address that tokenmint or Salesforce will call: https, or http on loopback; no credentials, no fragment.
+/// Kept as it was written, since an `aud` is compared byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpsUrl {
+    written: String,
+    parsed: Url,
+}
+
+impl HttpsUrl {
+    /// # Errors
+    /// Says what is wrong with the address.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        plain_text(text, 2048)?;
+        let parsed = Url::parse(text)
+            .map_err(|error| format!("isn't a URL ({error}); write it whole, `https://…`"))?;
+        if parsed.scheme() != "https" && !(parsed.scheme() == "http" && is_loopback(&parsed)) {
+            return Err("must begin with https:// (http:// only for loopback)".to_owned());
+        }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err("must not hold a user name or password".to_owned());
+        }
+        if parsed.fragment().is_some() {
+            return Err("must not hold a `#` fragment".to_owned());
+        }
+        Ok(Self { written: text.to_owned(), parsed })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.written
+    }
+
+    pub const fn url(&self) -> &Url {
+        &self.parsed
+    }
+
+    /// Whether it names a host only, with nothing behind it but perhaps a slash.
+    pub fn is_origin(&self) -> bool {
+        self.parsed.path() == "/" && self.parsed.query().is_none()
+    }
+
+    /// This address with `path` behind its host.
+    ///
+    /// # Errors
+    /// Never for the constant paths of Salesforce; says what is wrong with any other.
+    pub fn with_path(&self, path: &str) -> Result<Self, String> {
+        Self::parse(&format!("{}{path}", self.written.trim_end_matches('/')))
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// A Salesforce org's id: `00D`, 15 or 18 letters and digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgId(String);
+
+impl OrgId {
+    /// # Errors
+    /// Says what an org id is.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let fits = matches!(text.len(), 15 | 18)
+            && text.starts_with("00D")
+            && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("an org id is 15 or 18 letters and digits beginning with 00D (Setup > Company Information)"
+                .to_owned())
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_anchored_whatever_its_writer_did() {
+        let pattern = SubjectPattern::parse("user-[0-9]+|admin").expect("valid");
+        assert!(pattern.matches("user-1") && pattern.matches("admin"));
+        // The only cases that tell `\A(?:p)\z` from `\Ap\z`.
+        assert!(!pattern.matches("user-1x") && !pattern.matches("xadmin"));
+        // `$` alone would let a line feed through.
+        assert!(!pattern.matches("admin\n"));
+        assert!(SubjectPattern::parse("a)|(b").is_err());
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_only() {
+        assert!(HttpsUrl::parse("http://127.0.0.1:9000").is_ok());
+        assert!(HttpsUrl::parse("http://localhost.evil.example").is_err());
+        assert!(HttpsUrl::parse("https://user:pw@acme.my.salesforce.com").is_err());
+        assert!(HttpsUrl::parse("acme.my.salesforce.com").is_err());
+    }
+}

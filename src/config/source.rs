@@ -1,0 +1,228 @@
+//! Where settings come from: a TOML file and, over it, the environment, read into one tree in which each
+//! value knows its origin. Nothing here knows what a setting means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
+
+/// Variables that begin with this and hold `__` override a setting.
+pub const PREFIX: &str = "TOKENMINT_";
+
+/// The process environment, handed in so that tests never touch the real one.
+pub type Environment = BTreeMap<String, String>;
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    File { name: String, line: usize },
+    Variable(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { name, line } => write!(f, "{name} line {line}"),
+            Self::Variable(name) => write!(f, "environment {name}"),
+        }
+    }
+}
+
+/// One thing that is wrong: in which field, written where, and what to do. Never holds a secret's value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub field: String,
+    pub source: String,
+    pub message: String,
+}
+
+impl Problem {
+    pub fn new(field: impl Into<String>, source: impl fmt::Display, message: impl Into<String>) -> Self {
+        Self { field: field.into(), source: source.to_string(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.field.as_str(), self.source.as_str()) {
+            ("", source) => write!(f, "{source}: {}", self.message),
+            (field, source) => write!(f, "{field} ({source}): {}", self.message),
+        }
+    }
+}
+
+pub(crate) struct Node {
+    pub origin: Origin,
+    pub value: Value,
+}
+
+/// A value as written. `Untyped` comes from the environment, where everything is text: whoever reads it
+/// knows what it should be.
+pub(crate) enum Value {
+    Table(BTreeMap<String, Node>),
+    List(Vec<Node>),
+    Text(Zeroizing<String>),
+    Untyped(Zeroizing<String>),
+    Integer(i64),
+    Boolean,
+    Float,
+    Moment(String),
+}
+
+impl Value {
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Table(_) => "a table",
+            Self::List(_) => "a list",
+            Self::Text(_) | Self::Untyped(_) => "a string",
+            Self::Integer(_) => "an integer",
+            Self::Boolean => "a boolean",
+            Self::Float => "a decimal number",
+            Self::Moment(_) => "a date",
+        }
+    }
+}
+
+/// Reads TOML. `name` is what messages call the file.
+pub(crate) fn read_toml(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
+    let lines = Lines::of(name, text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        let value = table_value(table.get_ref(), &lines);
+        return Ok(Node { origin: lines.origin(0), value });
+    }
+    // Only the parser's own words: its `Display` quotes the line, and that line may hold a secret.
+    let problem = |error: &toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        Problem::new("", lines.origin(at), format!("isn't TOML: {}", error.message()))
+    };
+    Err(errors.iter().map(problem).collect())
+}
+
+/// Turns byte offsets into lines.
+struct Lines<'a> {
+    name: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(name: &'a str, text: &str) -> Self {
+        Self { name, starts: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
+    fn origin(&self, offset: usize) -> Origin {
+        let line = self.starts.partition_point(|&end| end < offset) + 1;
+        Origin::File { name: self.name.to_owned(), line }
+    }
+}
+
+fn table_value(table: &DeTable<'_>, lines: &Lines<'_>) -> Value {
+    let entry = |(key, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<DeValue<'_>>)| {
+        let node =
+            Node { origin: lines.origin(key.span().start), value: plain_value(value.get_ref(), lines) };
+        (key.get_ref().to_string(), node)
+    };
+    Value::Table(table.iter().map(entry).collect())
+}
+
+fn plain_value(value: &DeValue<'_>, lines: &Lines<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::Text(Zeroizing::new(text.to_string())),
+        DeValue::Integer(digits) => {
+            i64::from_str_radix(digits.as_str(), digits.radix()).map_or(Value::Float, Value::Integer)
+        }
+        DeValue::Float(_) => Value::Float,
+        DeValue::Boolean(_) => Value::Boolean,
+        DeValue::Datetime(moment) => Value::Moment(moment.to_string()),
+        DeValue::Array(items) => Value::List(
+            items
+                .iter()
+                .map(|item| Node {
+                    origin: lines.origin(item.span().start),
+                    value: plain_value(item.get_ref(), lines),
+                })
+                .collect(),
+        ),
+        DeValue::Table(table) => table_value(table, lines),
+    }
+}
+
+/// Lays the environment over the tree.
+///
+/// A segment finds an existing name whatever its case, and `_` for `-`; otherwise it is taken in lower case.
+pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut Vec<Problem>) {
+    for (variable, text) in environment {
+        let Some(path) = override_path(variable) else { continue };
+        if let Err(message) = set(root, &path, variable, text) {
+            let field = path.join(".").to_lowercase();
+            problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
+        }
+    }
+}
+
+/// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the
+/// like by itself for a service of this name.
+pub(crate) fn override_path(variable: &str) -> Option<Vec<&str>> {
+    let path = variable.strip_prefix(PREFIX)?;
+    path.contains("__").then(|| path.split("__").collect())
+}
+
+fn set(root: &mut Node, path: &[&str], variable: &str, text: &str) -> Result<(), String> {
+    let mut node = root;
+    for segment in path {
+        if segment.is_empty() {
+            return Err("a level is empty: write TOKENMINT_SECTION__NAME__FIELD".to_owned());
+        }
+        let Value::Table(table) = &mut node.value else {
+            return Err("overrides part of a value that isn't a table".to_owned());
+        };
+        let same: Vec<String> = table.keys().filter(|key| folds_to(key, segment)).cloned().collect();
+        let key = match same.as_slice() {
+            [] => segment.to_ascii_lowercase(),
+            [one] => one.clone(),
+            [one, two, ..] => {
+                return Err(format!("could mean both `{one}` and `{two}`; set it in the file instead"));
+            }
+        };
+        node = table.entry(key).or_insert_with(|| Node {
+            origin: Origin::Variable(variable.to_owned()),
+            value: Value::Table(BTreeMap::new()),
+        });
+    }
+    if let Value::Table(table) = &node.value
+        && !table.is_empty()
+    {
+        return Err("is a section; name one of its fields behind another `__`".to_owned());
+    }
+    *node = Node {
+        origin: Origin::Variable(variable.to_owned()),
+        value: Value::Untyped(Zeroizing::new(text.to_owned())),
+    };
+    Ok(())
+}
+
+fn folds_to(key: &str, segment: &str) -> bool {
+    let fold = |b: u8| if b == b'-' { b'_' } else { b.to_ascii_lowercase() };
+    key.len() == segment.len() && key.bytes().map(fold).eq(segment.bytes().map(fold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syntax_error_names_the_line_and_never_quotes_it() {
+        let text = "[intercom.fin]\nsecret = \"hush-hush\n";
+        let problems = read_toml("tokenmint.toml", text).err().expect("broken");
+        assert_eq!(problems[0].source, "tokenmint.toml line 2");
+        assert!(!problems[0].to_string().contains("hush"));
+    }
+
+    #[test]
+    fn a_service_link_of_kubernetes_is_no_override() {
+        assert_eq!(override_path("TOKENMINT_SERVICE_HOST"), None);
+        assert_eq!(override_path("TOKENMINT_SERVER__LISTEN"), Some(vec!["SERVER", "LISTEN"]));
+    }
+}

@@ -1,0 +1,52 @@
+//! One line for each token that leaves: who got it, for whom, signed by which key. The subject is in it only
+//! as a keyed hash, the token as its SHA-256, so that a line can be matched with a token but not be one.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
+use secrecy::ExposeSecret as _;
+
+use super::request::Asker;
+use crate::config::ProfileName;
+use crate::tokens::{Minted, Subject};
+
+pub struct Audit(hmac::Key);
+
+impl Audit {
+    /// `key` keys the hash of subjects: the same key finds the same person's lines.
+    pub fn new(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    pub(super) fn minted(
+        &self,
+        asker: &Asker,
+        profile: &ProfileName,
+        minted: &Minted,
+        subject: Option<&Subject>,
+    ) {
+        let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
+        let subject = subject.map(|subject| hmac::sign(&self.0, subject.as_str().as_bytes()));
+        let subject = subject.as_ref().map(|tag| tracing::field::display(Hex(&tag.as_ref()[..16])));
+        tracing::info!(
+            target: "tokenmint::audit",
+            request_id = asker.id.as_str(),
+            caller = asker.caller.name.as_str(),
+            %profile,
+            kid = minted.kid.as_ref().map(tracing::field::display),
+            token_sha256 = %Hex(token.as_ref()),
+            subject_hmac = subject,
+            expires_at = minted.expires_at.seconds(),
+            "minted"
+        );
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -1,0 +1,137 @@
+//! Routes, handlers that only translate, and the one place where an error becomes a status.
+//!
+//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`: for callers with an API key.
+//! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public; all that the public listener shows.
+//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`: on the ops listener, where there is one.
+//! - `GET /openapi.yaml`: the description of all this; a test holds it against [`ROUTES`].
+//!
+//! Every answer of a handler carries `X-Request-Id`; every refusal is JSON. No CORS headers: no browser calls
+//! tokenmint.
+
+mod accept;
+mod audit;
+mod mint;
+mod observe;
+mod operate;
+mod publish;
+mod refusal;
+mod request;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::http::Method;
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::State;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use audit::Audit;
+pub use refusal::Refusal;
+
+use crate::callers::Callers;
+use crate::clock::{Clock, Randomness};
+use crate::config::Limits;
+use crate::jwks::Published;
+use crate::keys::KeyRing;
+use crate::metrics::Metrics;
+use crate::tokens::{Profiles, Signer};
+
+/// The description of the interface, as it stands at the repository's root.
+pub const OPENAPI: &str = include_str!("../../openapi.yaml");
+
+/// What a request walks through; built whole from one configuration.
+pub struct Rooms {
+    pub ring: KeyRing,
+    pub profiles: Profiles,
+    pub callers: Callers,
+    pub published: Published,
+}
+
+/// What every handler is given: the rooms as they are now, and what outlives them.
+pub struct Service {
+    pub rooms: ArcSwap<Rooms>,
+    pub signer: Signer,
+    pub clock: Arc<dyn Clock>,
+    pub randomness: Arc<dyn Randomness>,
+    pub metrics: Arc<Metrics>,
+    pub audit: Audit,
+    pub limits: Limits,
+    /// Set at the end: no longer ready, though still answering.
+    pub draining: AtomicBool,
+    /// Log lines dropped so far, asked at each scrape.
+    pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Service {
+    /// Whether it can mint: whatever Salesforce does.
+    pub fn ready(&self) -> bool {
+        !self.draining.load(Ordering::Acquire) && self.rooms.load().profiles.ready(self.clock.now())
+    }
+}
+
+type Shared = Arc<Service>;
+
+/// Where a route is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// With the callers.
+    Minting,
+    /// For the internet.
+    Public,
+    /// For whoever watches.
+    Ops,
+}
+
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub place: Place,
+    handler: fn() -> MethodRouter<Shared>,
+}
+
+/// All there is.
+pub const ROUTES: [Route; 10] = [
+    Route::new(Method::POST, "/identity-token", Place::Minting, || post(mint::identity_token)),
+    Route::new(Method::POST, "/oauth-assertion", Place::Minting, || post(mint::oauth_assertion)),
+    Route::new(Method::POST, "/intercom-user-jwt", Place::Minting, || post(mint::intercom_user_jwt)),
+    Route::new(Method::GET, "/openapi.yaml", Place::Minting, || get(publish::openapi)),
+    Route::new(Method::GET, "/.well-known/jwks.json", Place::Public, || get(publish::union)),
+    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", Place::Public, || get(publish::keyset)),
+    Route::new(Method::GET, "/livez", Place::Ops, || get(operate::livez)),
+    Route::new(Method::GET, "/readyz", Place::Ops, || get(operate::readyz)),
+    Route::new(Method::GET, "/healthz", Place::Ops, || get(operate::readyz)),
+    Route::new(Method::GET, "/metrics", Place::Ops, || get(operate::metrics)),
+];
+
+impl Route {
+    const fn new(
+        method: Method,
+        path: &'static str,
+        place: Place,
+        handler: fn() -> MethodRouter<Shared>,
+    ) -> Self {
+        Self { method, path, place, handler }
+    }
+}
+
+/// The routes of one listener: those at `places`.
+pub fn router(service: &Shared, places: &[Place]) -> Router {
+    let metrics = service.metrics.clone();
+    ROUTES
+        .iter()
+        .filter(|route| places.contains(&route.place))
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+        .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
+        .fallback(|| async { Refusal::NotFound })
+        .layer(CatchPanicLayer::custom(move |_| {
+            metrics.panics.inc();
+            axum::response::IntoResponse::into_response(Refusal::Panicked)
+        }))
+        .layer(from_fn_with_state(service.clone(), observe::observe))
+        .with_state(service.clone())
+}
+
+type Now = State<Shared>;

@@ -1,0 +1,85 @@
+//! The door: every request passes here on its way in and every answer on its way out. Gives each a request
+//! id, bounds its head and its time, counts it, and writes refusals.
+
+use std::time::Instant;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{Now, Refusal};
+use crate::clock::Randomness;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MOST_HEADERS: usize = 64;
+const MOST_HEADER_BYTES: usize = 8 << 10;
+
+/// What ties an answer, its log lines and its audit line together.
+#[derive(Clone)]
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The client's, if it can do no harm in a log or a header; else a fresh one.
+    fn of(headers: &HeaderMap, randomness: &dyn Randomness) -> Self {
+        let harmless = |id: &&HeaderValue| {
+            (1..=64).contains(&id.len())
+                && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+        };
+        if let Some(id) = headers.get(X_REQUEST_ID).filter(harmless) {
+            return Self(id.clone());
+        }
+        let mut bytes = [0; 16];
+        // An id that isn't unique is no reason to refuse a request.
+        let _ = randomness.fill(&mut bytes);
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        Self(HeaderValue::from_str(&text).expect("base64url is visible ASCII"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+pub(super) async fn observe(State(service): Now, mut request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let id = RequestId::of(request.headers(), &*service.randomness);
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map_or("other", |path| path.as_str());
+
+    let answer = if too_large(request.headers()) {
+        Refusal::HeadersTooLarge.into_response()
+    } else {
+        request.extensions_mut().insert(id.clone());
+        let limit = service.limits.request_timeout;
+        match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Refusal::TooSlow.into_response(),
+        }
+    };
+    let mut answer = written(answer, &id, &service.metrics);
+    answer.headers_mut().insert(X_REQUEST_ID, id.0);
+
+    service.metrics.requests.with_label_values(&[route, answer.status().as_str()]).inc();
+    service.metrics.request_duration.with_label_values(&[route]).observe(start.elapsed().as_secs_f64());
+    answer
+}
+
+/// A refusal is written out here; anything else stays as it is.
+fn written(mut answer: Response, id: &RequestId, metrics: &crate::metrics::Metrics) -> Response {
+    let Some(refusal) = answer.extensions_mut().remove::<Refusal>() else { return answer };
+    if let Refusal::Mint(error) = &refusal {
+        tracing::warn!(request_id = id.as_str(), %error, "no token was minted");
+    }
+    let verdict = refusal.verdict();
+    metrics.refusals.with_label_values(&[verdict.error]).inc();
+    tracing::debug!(request_id = id.as_str(), error = verdict.error, "refused");
+    verdict.into_response(answer, id.as_str())
+}
+
+fn too_large(headers: &HeaderMap) -> bool {
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    headers.len() > MOST_HEADERS || bytes > MOST_HEADER_BYTES
+}

@@ -1,0 +1,215 @@
+//! The one place where an error becomes a status.
+//!
+//! `{"error", "error_description", "request_id"}`, and `field` where one is to blame. The description says what
+//! to do and never repeats what was sent; what went wrong inside stays in the log.
+
+use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
+use ::http::{HeaderValue, StatusCode};
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::callers::Denied;
+use crate::tokens::{MintError, Objection};
+
+/// Why a request isn't answered as it wished.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// No credentials, or wrong ones: the answer doesn't tell which.
+    InvalidClient,
+    SeveralCredentials,
+    Denied {
+        denied: Denied,
+        field: &'static str,
+    },
+    Objection(Objection),
+    /// The body as a whole.
+    NotJson(String),
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    UnsupportedMediaType,
+    UnsupportedEncoding,
+    BodyTooLarge(usize),
+    HeadersTooLarge,
+    BodyTooSlow,
+    /// The connection broke within the body.
+    BodyCutShort,
+    Mint(MintError),
+    TooSlow,
+    Panicked,
+}
+
+impl From<Objection> for Refusal {
+    fn from(objection: Objection) -> Self {
+        Self::Objection(objection)
+    }
+}
+
+impl From<MintError> for Refusal {
+    fn from(error: MintError) -> Self {
+        Self::Mint(error)
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Denied { denied, field: "profile" }
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'static str,
+    error_description: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+/// A refusal as HTTP has it.
+pub(super) struct Verdict {
+    pub status: StatusCode,
+    /// RFC 6749's word, or the contract's.
+    pub error: &'static str,
+    description: String,
+    field: Option<String>,
+    retry_after: Option<u64>,
+}
+
+impl Refusal {
+    pub(super) fn verdict(self) -> Verdict {
+        use StatusCode as S;
+        let verdict = |status, error, description: &str| Verdict {
+            status,
+            error,
+            description: description.to_owned(),
+            field: None,
+            retry_after: None,
+        };
+        let invalid = |description: &str| verdict(S::BAD_REQUEST, "invalid_request", description);
+        match self {
+            Self::InvalidClient => verdict(
+                S::UNAUTHORIZED,
+                "invalid_client",
+                "send a valid API key: `Authorization: Bearer KEY`; `tokenmint callers new NAME` makes one",
+            ),
+            Self::SeveralCredentials => invalid("send one Authorization header, not several"),
+            Self::Denied { denied, field } => {
+                let status = match denied {
+                    Denied::Ambiguous(_) | Denied::WrongKind(_) => S::BAD_REQUEST,
+                    Denied::Profile(_) | Denied::Subject => S::FORBIDDEN,
+                };
+                let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
+                Verdict { field: Some(field.to_owned()), ..verdict(status, error, &denied.to_string()) }
+            }
+            Self::Objection(objection) => Verdict {
+                field: Some(objection.field.clone()),
+                ..invalid(&format!("`{}` {}", objection.field, objection.message))
+            },
+            Self::NotJson(reason) => invalid(&reason),
+            Self::NotFound => verdict(
+                S::NOT_FOUND,
+                "not_found",
+                "there is nothing at this path on this listener; GET /openapi.yaml lists what there is",
+            ),
+            Self::MethodNotAllowed => verdict(
+                S::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "use the method that the Allow header names",
+            ),
+            Self::NotAcceptable => verdict(
+                S::NOT_ACCEPTABLE,
+                "not_acceptable",
+                "only application/json and application/jwt can be had; change the Accept header",
+            ),
+            Self::UnsupportedMediaType => verdict(
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "send the body as JSON with `Content-Type: application/json`",
+            ),
+            Self::UnsupportedEncoding => verdict(
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "send the body as it is, without Content-Encoding",
+            ),
+            Self::BodyTooLarge(limit) => verdict(
+                S::PAYLOAD_TOO_LARGE,
+                "request_too_large",
+                &format!("the body is larger than {limit} bytes; shorten it, or raise server.limits.body"),
+            ),
+            Self::HeadersTooLarge => verdict(
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "request_headers_too_large",
+                "send fewer or shorter headers: at most 64, and 8 KiB in all",
+            ),
+            Self::BodyTooSlow => verdict(
+                S::REQUEST_TIMEOUT,
+                "request_timeout",
+                "the body did not arrive within 5 seconds; send it at once",
+            ),
+            Self::BodyCutShort => invalid("the body ended before it was whole"),
+            Self::Mint(MintError::Overloaded) | Self::TooSlow => Verdict {
+                retry_after: Some(1),
+                ..verdict(
+                    S::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "more is asked than can be signed in time; try again, or run more replicas",
+                )
+            },
+            Self::Mint(MintError::NoSigningKey { seconds }) => Verdict {
+                retry_after: Some(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(60).clamp(1, 3600)),
+                ..verdict(
+                    S::SERVICE_UNAVAILABLE,
+                    "temporarily_unavailable",
+                    "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`",
+                )
+            },
+            Self::Mint(MintError::Signing(_) | MintError::Randomness(_)) | Self::Panicked => verdict(
+                S::INTERNAL_SERVER_ERROR,
+                "server_error",
+                "tokenmint failed; its log has a line with this request id",
+            ),
+        }
+    }
+}
+
+impl Verdict {
+    /// The answer, on top of what `answer` has (such as `Allow`).
+    pub fn into_response(self, mut answer: Response, request_id: &str) -> Response {
+        let body = ErrorBody {
+            error: self.error,
+            error_description: &self.description,
+            request_id,
+            field: self.field.as_deref(),
+        };
+        let body = serde_json::to_vec(&body).expect("strings can be written to memory");
+        *answer.status_mut() = self.status;
+        *answer.body_mut() = Body::from(body);
+        let headers = answer.headers_mut();
+        headers.remove(::http::header::CONTENT_LENGTH);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        answer
+    }
+}
+
+/// Carried to the door as it is: only [`observe`](super::observe) knows the request's id.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        // axum adds `Allow` to what leaves as 405 here.
+        if matches!(self, Self::MethodNotAllowed) {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}

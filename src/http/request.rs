@@ -1,0 +1,174 @@
+//! A request as handlers take it: who asks, in which form they want the answer, and the fields of the body,
+//! each of the right type or refused by name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use ::http::request::Parts;
+use ::http::{HeaderMap, HeaderValue};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+
+use super::accept::Form;
+use super::observe::RequestId;
+use super::{Refusal, Shared};
+use crate::callers::Caller;
+use crate::json::Json;
+use crate::tokens::Objection;
+
+/// A whole body arrives within this time, however many bytes it has.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The caller behind a request, with all that it may use.
+pub(super) struct Asker {
+    pub caller: Arc<Caller>,
+    pub id: RequestId,
+}
+
+impl FromRequestParts<Shared> for Asker {
+    type Rejection = Refusal;
+
+    /// No key, a wrong key and a malformed header are told apart by nobody.
+    async fn from_request_parts(parts: &mut Parts, service: &Shared) -> Result<Self, Refusal> {
+        let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
+        let header = headers.next();
+        if headers.next().is_some() {
+            return Err(Refusal::SeveralCredentials);
+        }
+        let rooms = service.rooms.load();
+        let api_key = header.and_then(bearer).unwrap_or_default();
+        let caller = rooms.callers.authenticate(api_key).cloned().ok_or(Refusal::InvalidClient)?;
+        let id = parts.extensions.get::<RequestId>().cloned();
+        let id = id.expect("the door gives every request an id");
+        Ok(Self { caller, id })
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
+fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = header.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+impl FromRequestParts<Shared> for Form {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Refusal> {
+        Self::accepted(&parts.headers).ok_or(Refusal::NotAcceptable)
+    }
+}
+
+/// The members of the JSON object that is a request's body.
+pub(super) struct Fields(Vec<(String, Json)>);
+
+impl FromRequest<Shared> for Fields {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, service: &Shared) -> Result<Self, Refusal> {
+        is_plain_json(request.headers())?;
+        let limit = service.limits.body;
+        // At once, and not when the limit is reached.
+        if declared_length(request.headers()).is_some_and(|length| length > limit) {
+            return Err(Refusal::BodyTooLarge(limit));
+        }
+        let body = Limited::new(request.into_body(), limit).collect();
+        let body = tokio::time::timeout(BODY_TIMEOUT, body).await.map_err(|_| Refusal::BodyTooSlow)?;
+        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => Refusal::BodyTooLarge(limit),
+            None => Refusal::BodyCutShort,
+        })?;
+        Self::parse(&body.to_bytes())
+    }
+}
+
+impl Fields {
+    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        let json =
+            Json::parse(body).map_err(|error| Refusal::NotJson(format!("the body isn't JSON: {error}")))?;
+        if let Some(field) = json.doubled() {
+            return Err(Objection::new(field, "is given twice").into());
+        }
+        match json {
+            Json::Object(members) => Ok(Self(members)),
+            other => {
+                let message = format!("the body must be a JSON object, not {}", other.type_name());
+                Err(Refusal::NotJson(message))
+            }
+        }
+    }
+
+    /// Refuses every field but `known`.
+    pub fn only(self, known: &[&str]) -> Result<Self, Refusal> {
+        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(self),
+            Some((name, _)) => {
+                let message = format!("isn't a field of this request; it has {}", known.join(", "));
+                Err(Objection::new(name, message).into())
+            }
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Json> {
+        let at = self.0.iter().position(|(field, _)| field == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    pub fn required_string(&mut self, name: &str) -> Result<String, Refusal> {
+        self.string(name)?.ok_or_else(|| Objection::new(name, "is missing").into())
+    }
+
+    pub fn string(&mut self, name: &str) -> Result<Option<String>, Refusal> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Json::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(name, "a string", &other)),
+        }
+    }
+
+    pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, Refusal> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Json::Number(number)) if number.is_u64() => Ok(number.as_u64()),
+            Some(Json::Number(_)) => Err(Objection::new(name, "must be a whole number of seconds").into()),
+            Some(other) => Err(wrong_type(name, "a whole number of seconds", &other)),
+        }
+    }
+
+    pub fn object(&mut self, name: &str) -> Result<Vec<(String, Json)>, Refusal> {
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Json::Object(members)) => Ok(members),
+            Some(other) => Err(wrong_type(name, "an object", &other)),
+        }
+    }
+}
+
+fn wrong_type(name: &str, wanted: &str, got: &Json) -> Refusal {
+    Objection::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
+}
+
+fn is_plain_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Refusal::UnsupportedEncoding);
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    match (types.next().and_then(|value| value.to_str().ok()), types.next()) {
+        (Some(media), None) if is_json(media) => Ok(()),
+        _ => Err(Refusal::UnsupportedMediaType),
+    }
+}
+
+/// `application/json`, in UTF-8 if it says in which (RFC 8259, section 8.1).
+fn is_json(media: &str) -> bool {
+    let mut parts = media.split(';').map(str::trim);
+    let json = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
+    json && parts.all(|parameter| {
+        let charset = parameter.get(..8).filter(|name| name.eq_ignore_ascii_case("charset="));
+        charset.is_none() || parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
+    })
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,178 @@
+//! JSON as strictly as a token service needs it: what is accepted is passed on unaltered, and nothing is
+//! silently dropped, doubled or rounded.
+//!
+//! `serde_json::Value` keeps the last of two members of one name, and derived structs take arrays for
+//! objects; here order and doubles are kept, so that the reader can refuse them by name.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Json {
+    Null,
+    Bool(bool),
+    Number(serde_json::Number),
+    String(String),
+    Array(Vec<Self>),
+    /// In the order of the text, doubles included.
+    Object(Vec<(String, Self)>),
+}
+
+impl Json {
+    /// Reads one JSON value that fills all of `text`. Depth is bounded (128 levels).
+    ///
+    /// # Errors
+    /// Says what is wrong and where, never with a value.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(text).map_err(|error| error.to_string())
+    }
+
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::String(_) => "a string",
+            Self::Array(_) => "an array",
+            Self::Object(_) => "an object",
+        }
+    }
+
+    /// The path of the first member that stands twice in its object, as `claims.locale`.
+    pub fn doubled(&self) -> Option<String> {
+        match self {
+            Self::Object(members) => {
+                let mut seen = HashSet::with_capacity(members.len());
+                members.iter().find_map(|(name, value)| {
+                    if !seen.insert(name.as_str()) {
+                        return Some(name.clone());
+                    }
+                    value.doubled().map(|inner| format!("{name}.{inner}"))
+                })
+            }
+            Self::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(at, item)| item.doubled().map(|inner| format!("{at}.{inner}"))),
+            _ => None,
+        }
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Number(number) => number.serialize(serializer),
+            Self::String(text) => serializer.serialize_str(text),
+            Self::Array(items) => serializer.collect_seq(items),
+            Self::Object(members) => {
+                let mut map = serializer.serialize_map(Some(members.len()))?;
+                for (name, value) in members {
+                    map.serialize_entry(name, value)?;
+                }
+                map.end()
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    /// A whole number too large for 64 bits arrives here rounded; passing it on would alter it.
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Json, E> {
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match serde_json::Number::from_f64(value) {
+            Some(number) if value.fract() != 0.0 || value.abs() < EXACT => Ok(Json::Number(number)),
+            _ => Err(E::custom("a number is too large to be passed on exactly")),
+        }
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Json, E> {
+        Ok(Json::String(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Json, E> {
+        Ok(Json::String(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element()? {
+            array.push(item);
+        }
+        Ok(Json::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
+        let mut object = Vec::new();
+        while let Some(member) = members.next_entry::<String, Json>()? {
+            // Far more than any request has; keeps the search for doubles cheap.
+            if object.len() == 1000 {
+                return Err(A::Error::custom("an object has more than 1,000 members"));
+            }
+            object.push(member);
+        }
+        Ok(Json::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_double_is_found_at_any_depth() {
+        let doubled = |text: &str| Json::parse(text.as_bytes()).expect("JSON").doubled();
+        assert_eq!(doubled(r#"{"a":1,"b":{"a":2}}"#), None);
+        assert_eq!(doubled(r#"{"a":1,"a":1}"#).as_deref(), Some("a"));
+        assert_eq!(doubled(r#"{"claims":{"x":[{"y":1,"y":2}]}}"#).as_deref(), Some("claims.x.0.y"));
+        // Escapes don't hide it.
+        assert_eq!(doubled(r#"{"sub":1,"s\u0075b":2}"#).as_deref(), Some("sub"));
+    }
+
+    #[test]
+    fn what_would_be_altered_is_refused() {
+        for text in ["18446744073709551616", "1e400", "NaN", "{}{}", "\u{feff}{}", r#""\ud800""#, "[1,]"] {
+            assert!(Json::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(Json::parse("[".repeat(200).as_bytes()).is_err());
+        let kept = br#"{"b":[1,-2,1.5,null,true],"a":"\u00e9"}"#;
+        let json = Json::parse(kept).expect("JSON");
+        let written = serde_json::to_string(&json).expect("writable");
+        assert_eq!(written, "{\"b\":[1,-2,1.5,null,true],\"a\":\"\u{e9}\"}");
+    }
+}

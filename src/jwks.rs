@@ -1,0 +1,133 @@
+//! A key ring's public face: the JWK Set of RFC 7517, section 5, as bytes with their `ETag`, made once and
+//! not per request. A JWK's type here has no field that a private member could go into.
+//!
+//! The bytes follow from the files and the clock alone. They are made anew when a key comes or goes or a
+//! certificate changes, by whoever asks first after that moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ::http::HeaderValue;
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, CommonParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse, RSAKeyParameters,
+    RSAKeyType, ThumbprintHash,
+};
+
+use crate::clock::UnixTime;
+use crate::config::{Algorithm, KeyId, Name};
+use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
+
+/// A public key as Salesforce reads it: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC
+/// 7518, section 6.3.1). `x5c` is plain base64 of the DER (section 4.7), the leaf alone.
+pub fn jwk(keyset: &Keyset, key: &Key, now: UnixTime) -> Jwk {
+    jwk_of(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
+}
+
+/// As [`jwk`], of a key that is in no keyset yet.
+pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm: Algorithm) -> Jwk {
+    Jwk {
+        common: CommonParameters {
+            public_key_use: Some(PublicKeyUse::Signature),
+            key_algorithm: Some(match algorithm {
+                Algorithm::Rs256 => KeyAlgorithm::RS256,
+                Algorithm::Rs512 => KeyAlgorithm::RS512,
+            }),
+            key_id: Some(kid.to_string()),
+            x509_chain: Some(vec![STANDARD.encode(&certificate.der)]),
+            x509_sha256_fingerprint: Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate.der))),
+            ..CommonParameters::default()
+        },
+        algorithm: AlgorithmParameters::RSA(numbers(key)),
+    }
+}
+
+/// What `keyset` publishes at `now`.
+pub fn set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
+    let keys = keysets
+        .into_iter()
+        .flat_map(|keyset| keyset.published(now).map(move |key| jwk(keyset, key, now)))
+        .collect();
+    JwkSet { keys }
+}
+
+/// The thumbprint of RFC 7638 (SHA-256, base64url): the same for the same key, whatever its name.
+///
+/// # Panics
+/// Where no cryptographic provider of jsonwebtoken was installed; `main` does that first.
+pub fn thumbprint(key: &PublicKey) -> String {
+    let algorithm = AlgorithmParameters::RSA(numbers(key));
+    let jwk = Jwk { common: CommonParameters::default(), algorithm };
+    jwk.thumbprint(ThumbprintHash::SHA256).expect("an RSA key has a thumbprint")
+}
+
+fn numbers(key: &PublicKey) -> RSAKeyParameters {
+    RSAKeyParameters { key_type: RSAKeyType::RSA, n: key.n.clone(), e: key.e.clone() }
+}
+
+/// A JWK Set ready to send.
+pub struct Document {
+    pub body: Bytes,
+    /// Strong (RFC 9110, section 8.8.3).
+    pub etag: HeaderValue,
+    from: UnixTime,
+    until: UnixTime,
+}
+
+/// The documents of a ring: one for each keyset, and their union.
+pub struct Published {
+    pub by_keyset: BTreeMap<Name, Face>,
+    pub union: Face,
+}
+
+/// What some keysets show, as it is now.
+pub struct Face {
+    keysets: Vec<Arc<Keyset>>,
+    document: ArcSwap<Document>,
+}
+
+impl Published {
+    pub fn new(ring: &KeyRing, now: UnixTime) -> Self {
+        let by_keyset =
+            ring.keysets.iter().map(|(name, keyset)| (name.clone(), Face::new(vec![keyset.clone()], now)));
+        Self {
+            by_keyset: by_keyset.collect(),
+            union: Face::new(ring.keysets.values().cloned().collect(), now),
+        }
+    }
+}
+
+impl Face {
+    fn new(keysets: Vec<Arc<Keyset>>, now: UnixTime) -> Self {
+        let document = ArcSwap::from_pointee(Document::new(&keysets, now));
+        Self { keysets, document }
+    }
+
+    /// The set as it is at `now`.
+    pub fn document(&self, now: UnixTime) -> Arc<Document> {
+        let document = self.document.load_full();
+        if document.from <= now && now < document.until {
+            return document;
+        }
+        let fresh = Arc::new(Document::new(&self.keysets, now));
+        self.document.store(fresh.clone());
+        fresh
+    }
+}
+
+impl Document {
+    fn new(keysets: &[Arc<Keyset>], now: UnixTime) -> Self {
+        let body = serde_json::to_vec(&set(keysets, now)).expect("strings can be written to memory");
+        let hash = URL_SAFE_NO_PAD.encode(&digest(&SHA256, &body).as_ref()[..16]);
+        Self {
+            etag: HeaderValue::from_str(&format!("\"{hash}\"")).expect("base64url is visible ASCII"),
+            body: body.into(),
+            from: now,
+            until: keysets.iter().map(|keyset| keyset.next_change(now)).min().unwrap_or(now),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! PEM text -> the numbers of one RSA private key, or the name of what was found in its place.
+//!
+//! PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
+//! with the schemes of RFC 8018). Every copy of the key made on the way is wiped.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rsa::BigUint;
+use rsa::pkcs1::RsaPrivateKey as Pkcs1;
+use rsa::pkcs8::der::asn1::ObjectIdentifier;
+use rsa::pkcs8::der::{Decode as _, SecretDocument};
+use rsa::pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo};
+use secrecy::{ExposeSecret as _, SecretString};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::policy::Numbers;
+
+/// What stands where an RSA private key should.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    #[error("it is empty")]
+    Empty,
+    #[error(
+        "it isn't PEM text: a key file begins with -----BEGIN PRIVATE KEY----- (for DER: `openssl pkcs8 -inform DER -in KEY -out KEY.pem -nocrypt`)"
+    )]
+    NotPem,
+    #[error("it holds {0} PEM blocks; a key file holds one private key and nothing else")]
+    SeveralBlocks(usize),
+    #[error("it is cut short: the PEM block has no end")]
+    CutShort,
+    #[error("it is a certificate, not a private key; a certificate goes beside the key, as KID.crt")]
+    Certificate,
+    #[error("it is a certificate request, not a private key")]
+    CertificateRequest,
+    #[error("it is a public key; signing needs the private key of the pair")]
+    PublicKey,
+    #[error("it is {0} key; Salesforce takes RS256 and RS512, which need an RSA key")]
+    NotRsa(&'static str),
+    #[error("it is an RSA-PSS key, which can't sign RS256; make a plain RSA key")]
+    Pss,
+    #[error("it is in OpenSSH's own format; convert it with `ssh-keygen -p -m PKCS8 -f KEY`")]
+    OpenSsh,
+    #[error(
+        "it is encrypted in the old OpenSSL way (Proc-Type: 4,ENCRYPTED); convert it with `openssl pkcs8 -topk8 -in KEY -out NEW`"
+    )]
+    LegacyEncryption,
+    #[error(
+        "it is encrypted and there is no passphrase; set `passphrase_file` (or `passphrase`) of its keyset"
+    )]
+    NoPassphrase,
+    #[error("the passphrase doesn't open it")]
+    WrongPassphrase,
+    #[error(
+        "it is encrypted in a way that can't be read; convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in KEY -out NEW`"
+    )]
+    UnknownEncryption,
+    #[error("it is a PEM block of another kind, not a private key")]
+    OtherBlock,
+    #[error("its PEM text is broken: lines are missing or changed")]
+    BrokenPem,
+    #[error("its contents are broken: it is no whole RSA private key")]
+    BrokenDer,
+    #[error("it has more than two primes, which Salesforce's verifiers and ours don't expect")]
+    MultiPrime,
+}
+
+/// Key text as people paste it into a variable: real newlines, `\n` written out, or base64 of the PEM.
+pub(super) fn unfold(text: &SecretString) -> SecretString {
+    let text = text.expose_secret().trim();
+    if text.contains("-----BEGIN") {
+        return SecretString::from(text.replace("\\r", "").replace("\\n", "\n"));
+    }
+    let compact: Zeroizing<String> = Zeroizing::new(text.split_whitespace().collect());
+    let decoded = STANDARD.decode(compact.as_bytes()).map(Zeroizing::new);
+    let decoded = decoded.ok().and_then(|bytes| std::str::from_utf8(&bytes).map(SecretString::from).ok());
+    decoded.unwrap_or_else(|| SecretString::from(text))
+}
+
+/// The key's numbers and its PKCS#1 DER.
+pub(super) fn read(
+    text: &SecretString,
+    passphrase: Option<&SecretString>,
+) -> Result<(Numbers, SecretDocument), Unreadable> {
+    let text = text.expose_secret();
+    let label = sole_block(text)?;
+    match label {
+        "RSA PRIVATE KEY" if text.contains("Proc-Type:") => Err(Unreadable::LegacyEncryption),
+        "RSA PRIVATE KEY" => {
+            let document = decode(text)?;
+            numbers(document.as_bytes()).map(|numbers| (numbers, document))
+        }
+        "PRIVATE KEY" => from_pkcs8(&decode(text)?),
+        "ENCRYPTED PRIVATE KEY" => {
+            let document = decode(text)?;
+            let encrypted = EncryptedPrivateKeyInfo::try_from(document.as_bytes())
+                .map_err(|_| Unreadable::UnknownEncryption)?;
+            let passphrase = passphrase.ok_or(Unreadable::NoPassphrase)?;
+            let opened = encrypted.decrypt(passphrase.expose_secret());
+            from_pkcs8(&opened.map_err(|_| Unreadable::WrongPassphrase)?)
+        }
+        "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => Err(Unreadable::Certificate),
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Err(Unreadable::CertificateRequest),
+        "PUBLIC KEY" | "RSA PUBLIC KEY" => Err(Unreadable::PublicKey),
+        "EC PRIVATE KEY" | "EC PARAMETERS" => Err(Unreadable::NotRsa("an elliptic-curve (EC)")),
+        "DSA PRIVATE KEY" => Err(Unreadable::NotRsa("a DSA")),
+        "OPENSSH PRIVATE KEY" => Err(Unreadable::OpenSsh),
+        _ => Err(Unreadable::OtherBlock),
+    }
+}
+
+/// The label of the only PEM block.
+fn sole_block(text: &str) -> Result<&str, Unreadable> {
+    if text.trim().is_empty() {
+        return Err(Unreadable::Empty);
+    }
+    let mut labels = text.split("-----BEGIN ").skip(1).filter_map(|rest| rest.split("-----").next());
+    let label = labels.next().ok_or(Unreadable::NotPem)?;
+    match labels.count() {
+        // `openssl ecparam -genkey` writes the curve first.
+        _ if label == "EC PARAMETERS" => Ok(label),
+        0 if text.contains("-----END ") => Ok(label),
+        0 => Err(Unreadable::CutShort),
+        more => Err(Unreadable::SeveralBlocks(more + 1)),
+    }
+}
+
+fn decode(text: &str) -> Result<SecretDocument, Unreadable> {
+    let start = text.find("-----BEGIN ").ok_or(Unreadable::NotPem)?;
+    let block = text.get(start..).unwrap_or_default().trim_end();
+    SecretDocument::from_pem(block).map(|(_, document)| document).map_err(|_| Unreadable::BrokenPem)
+}
+
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+fn from_pkcs8(document: &SecretDocument) -> Result<(Numbers, SecretDocument), Unreadable> {
+    let info = PrivateKeyInfo::try_from(document.as_bytes()).map_err(|_| Unreadable::BrokenDer)?;
+    match info.algorithm.oid {
+        RSA => {}
+        RSA_PSS => return Err(Unreadable::Pss),
+        EC => return Err(Unreadable::NotRsa("an elliptic-curve (EC)")),
+        ED25519 => return Err(Unreadable::NotRsa("an Ed25519")),
+        _ => return Err(Unreadable::NotRsa("some other kind of")),
+    }
+    let numbers = numbers(info.private_key)?;
+    let pkcs1 = SecretDocument::try_from(info.private_key).map_err(|_| Unreadable::BrokenDer)?;
+    Ok((numbers, pkcs1))
+}
+
+fn numbers(pkcs1: &[u8]) -> Result<Numbers, Unreadable> {
+    let key = Pkcs1::from_der(pkcs1).map_err(|_| Unreadable::BrokenDer)?;
+    if key.other_prime_infos.is_some() {
+        return Err(Unreadable::MultiPrime);
+    }
+    let number = |bytes: rsa::pkcs1::UintRef<'_>| BigUint::from_bytes_be(bytes.as_bytes());
+    Ok(Numbers {
+        modulus: number(key.modulus),
+        public_exponent: number(key.public_exponent),
+        private_exponent: number(key.private_exponent),
+        prime1: number(key.prime1),
+        prime2: number(key.prime2),
+        exponent1: number(key.exponent1),
+        exponent2: number(key.exponent2),
+        coefficient: number(key.coefficient),
+    })
+}

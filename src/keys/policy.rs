@@ -1,0 +1,199 @@
+//! Which RSA keys are good enough to sign with: the policy of Boulder's `goodkey`, and that the numbers of a
+//! key belong together.
+//!
+//! A parser's success says little: several load a 512-bit key, a key with `e` = 3, or one whose CRT values
+//! are wrong, and show it at the first signature or never.
+
+use std::fmt;
+
+use rsa::BigUint;
+use zeroize::Zeroize as _;
+
+/// Moduli from here on are safe for RS256 (RFC 7518, section 3.3).
+pub const SHORTEST_MODULUS: usize = 2048;
+/// Longer ones cost a tenth of a second a signature, and aws-lc takes none.
+pub const LONGEST_MODULUS: usize = 8192;
+
+const PUBLIC_EXPONENT: u32 = 65_537;
+/// Boulder's bound: trial division by every prime below it.
+const SMALL_FACTORS_BELOW: u32 = 752;
+const FERMAT_ROUNDS: usize = 110;
+
+/// The integers of an RSA private key, as RFC 8017, appendix A.1.2 names them.
+pub(super) struct Numbers {
+    pub modulus: BigUint,
+    pub public_exponent: BigUint,
+    pub private_exponent: BigUint,
+    pub prime1: BigUint,
+    pub prime2: BigUint,
+    pub exponent1: BigUint,
+    pub exponent2: BigUint,
+    pub coefficient: BigUint,
+}
+
+impl Drop for Numbers {
+    fn drop(&mut self) {
+        let secrets = [
+            &mut self.private_exponent,
+            &mut self.prime1,
+            &mut self.prime2,
+            &mut self.exponent1,
+            &mut self.exponent2,
+            &mut self.coefficient,
+        ];
+        for secret in secrets {
+            secret.zeroize();
+        }
+    }
+}
+
+/// Why a key is refused. Never holds one of its secret numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    TooShort(usize),
+    TooLong(usize),
+    PublicExponent,
+    EvenModulus,
+    SmallFactor(u32),
+    CloseFactors,
+    Roca,
+    Inconsistent(&'static str),
+}
+
+impl fmt::Display for Weakness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort(bits) => {
+                write!(f, "the key has {bits} bits; at least {SHORTEST_MODULUS} are needed")
+            }
+            Self::TooLong(bits) => {
+                write!(f, "the key has {bits} bits; at most {LONGEST_MODULUS} can be used")
+            }
+            Self::PublicExponent => {
+                write!(f, "the public exponent isn't {PUBLIC_EXPONENT}")
+            }
+            Self::EvenModulus => f.write_str("the modulus is even, so it is no RSA key"),
+            Self::SmallFactor(prime) => {
+                write!(f, "the modulus is divisible by {prime}, so anybody can factor it")
+            }
+            Self::CloseFactors => {
+                f.write_str("the primes lie so close together that Fermat's method factors the modulus")
+            }
+            Self::Roca => {
+                f.write_str("the modulus has the fingerprint of a ROCA-weak generator (CVE-2017-15361)")
+            }
+            Self::Inconsistent(what) => write!(f, "the key is corrupt: {what}"),
+        }
+    }
+}
+
+/// Says why these numbers must not sign, if there is a reason.
+pub(super) fn examine(key: &Numbers) -> Result<(), Weakness> {
+    examine_public(&key.modulus, &key.public_exponent)?;
+    belong_together(key)
+}
+
+fn examine_public(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), Weakness> {
+    match modulus.bits() {
+        bits if bits < SHORTEST_MODULUS => return Err(Weakness::TooShort(bits)),
+        bits if bits > LONGEST_MODULUS => return Err(Weakness::TooLong(bits)),
+        _ => {}
+    }
+    if *public_exponent != BigUint::from(PUBLIC_EXPONENT) {
+        return Err(Weakness::PublicExponent);
+    }
+    if remainder(modulus, 2) == 0 {
+        return Err(Weakness::EvenModulus);
+    }
+    if let Some(prime) = primes().find(|&prime| remainder(modulus, prime) == 0) {
+        return Err(Weakness::SmallFactor(prime));
+    }
+    if has_roca_fingerprint(modulus) {
+        return Err(Weakness::Roca);
+    }
+    if factors_by_fermat(modulus) {
+        return Err(Weakness::CloseFactors);
+    }
+    Ok(())
+}
+
+fn belong_together(key: &Numbers) -> Result<(), Weakness> {
+    let one = BigUint::from(1_u32);
+    if key.prime1 <= one || key.prime2 <= one || &key.prime1 * &key.prime2 != key.modulus {
+        return Err(Weakness::Inconsistent("its primes don't multiply to its modulus"));
+    }
+    let (less1, less2) = (&key.prime1 - &one, &key.prime2 - &one);
+    let inverse = &key.private_exponent * &key.public_exponent;
+    if &inverse % &less1 != one || &inverse % &less2 != one {
+        return Err(Weakness::Inconsistent("its private exponent doesn't belong to its public one"));
+    }
+    if key.exponent1 != &key.private_exponent % &less1 || key.exponent2 != &key.private_exponent % &less2 {
+        return Err(Weakness::Inconsistent("its CRT exponents don't belong to its private exponent"));
+    }
+    if key.coefficient >= key.prime1 || (&key.coefficient * &key.prime2) % &key.prime1 != one {
+        return Err(Weakness::Inconsistent("its CRT coefficient doesn't belong to its primes"));
+    }
+    Ok(())
+}
+
+/// Fermat's method finds p and q from n = a² - b² with a = (p+q)/2 near √n.
+fn factors_by_fermat(modulus: &BigUint) -> bool {
+    let mut a = modulus.sqrt();
+    if &a * &a < *modulus {
+        a += 1_u32;
+    }
+    for _ in 0..FERMAT_ROUNDS {
+        let rest = &a * &a - modulus;
+        let b = rest.sqrt();
+        if &b * &b == rest {
+            return true;
+        }
+        a += 1_u32;
+    }
+    false
+}
+
+/// ROCA's generator makes primes p = k·M + 65537^a mod M, M being the product of the first primes. Then n is
+/// a power of 65537 modulo each of them, which befalls an honest modulus once in 2^27.
+fn has_roca_fingerprint(modulus: &BigUint) -> bool {
+    primes()
+        .filter(|prime| (3..=167).contains(prime))
+        .all(|prime| powers(PUBLIC_EXPONENT % prime, prime).any(|power| power == remainder(modulus, prime)))
+}
+
+/// The subgroup that `generator` makes modulo `prime`.
+fn powers(generator: u32, prime: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(1), move |power| Some(power * generator % prime)).take(prime as usize)
+}
+
+fn primes() -> impl Iterator<Item = u32> {
+    (3..SMALL_FACTORS_BELOW).step_by(2).filter(|candidate| {
+        (3..).step_by(2).take_while(|d| d * d <= *candidate).all(|d| !candidate.is_multiple_of(d))
+    })
+}
+
+fn remainder(number: &BigUint, divisor: u32) -> u32 {
+    let rest = number % divisor;
+    rest.to_bytes_le().iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_small_primes_are_those_below_752() {
+        assert_eq!(primes().take(5).collect::<Vec<_>>(), [3, 5, 7, 11, 13]);
+        assert_eq!(primes().last(), Some(751));
+        assert_eq!(primes().count(), 132);
+    }
+
+    #[test]
+    fn a_power_of_65537_modulo_the_first_primes_has_the_fingerprint() {
+        let product = primes().filter(|p| *p <= 167).fold(BigUint::from(2_u32), |m, p| m * p);
+        let prime =
+            &product * 12_345_u32 + BigUint::from(65_537_u32).modpow(&BigUint::from(77_u32), &product);
+        assert!(has_roca_fingerprint(&prime));
+        assert!(!has_roca_fingerprint(&(prime + 2_u32)));
+    }
+}

@@ -1,0 +1,33 @@
+//! tokenmint: mints the tokens that a web backend needs on each page load.
+//!
+//! # The house
+//! A room imports only from rooms above it; `tests/service/rooms.rs` checks that.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`clock`], [`metrics`], [`json`] | the time and chance that are handed in; the names of what is counted; strict JSON |
+//! | [`config`] | text and environment -> one validated `Config` |
+//! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
+//! | [`tokens`] | what each kind of token says, and signing it |
+//! | [`jwks`] | a ring's public face, made once and not per request |
+//! | [`callers`] | who may ask, and for what |
+//! | [`http`] | routes, handlers that only translate, errors into statuses |
+//! | [`app`] | builds the rooms, runs them, stops |
+//! | [`cli`] | one file a command |
+//!
+//! A page load is a straight walk: `http` reads the request, `callers` says yes or no, `tokens` mints, `http`
+//! writes the answer.
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod callers;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod json;
+pub mod jwks;
+pub mod keys;
+pub mod metrics;
+pub mod tokens;

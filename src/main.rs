@@ -1,0 +1,21 @@
+//! The binary: hands the host's environment, time and randomness to the house, and its exit code back.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use tokenmint::app::Ambient;
+use tokenmint::cli;
+use tokenmint::config::Environment;
+
+fn main() -> ExitCode {
+    // First of all: which library does the cryptography must not depend on what other crates compile in.
+    let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    installed.expect("nobody has installed a provider before main");
+
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    let environment: Environment = std::env::vars_os().filter_map(text).collect();
+    cli::run(std::env::args_os(), &environment, &Ambient::of_this_host())
+}

@@ -1,0 +1,179 @@
+//! The names of what is counted, in a registry of our own that is handed in.
+//!
+//! - Every name begins with `tokenmint_` (or `process_`), uses base units, and ends in `_total` if it counts.
+//! - Labels come from small closed sets: routes as they are written in the table, names from the
+//!   configuration, outcomes. Never anything that a caller sent.
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+/// Requests and signatures take from a tenth of a millisecond to seconds.
+const SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+pub struct Metrics {
+    registry: Registry,
+    /// Tokens that left, by `profile` (`identity.web`) and `caller`.
+    pub tokens_minted: IntCounterVec,
+    /// Answers, by `route` as written in the route table (`other` for none of them) and `status`.
+    pub requests: IntCounterVec,
+    /// From a request's head to its answer, by `route`.
+    pub request_duration: HistogramVec,
+    /// Refused requests, by `error`.
+    pub refusals: IntCounterVec,
+    /// One signature, without its wait, by `algorithm`.
+    pub signing_duration: HistogramVec,
+    /// Signatures that wait for a core.
+    pub signing_queue_depth: IntGauge,
+    /// Fetches of a JWKS, by `keyset`; `*` is the union at /.well-known/jwks.json.
+    pub jwks_fetches: IntCounterVec,
+    /// Until each published certificate expires, by `keyset` and `kid`.
+    pub certificate_remaining: GaugeVec,
+    /// Until a pending key starts to sign, by `keyset` and `kid`.
+    pub key_starts_signing: GaugeVec,
+    /// Until the next key takes over, by `keyset` and `kid`.
+    pub key_stops_signing: GaugeVec,
+    /// Open connections, by `listener`.
+    pub connections: IntGaugeVec,
+    /// Connections closed at once because there were too many, by `listener`.
+    pub connections_refused: IntCounterVec,
+    /// Loads of the configuration, by `outcome`.
+    pub config_loads: IntCounterVec,
+    /// When the configuration in force was loaded.
+    pub config_loaded_at: IntGauge,
+    /// Log lines, audit lines among them, that were dropped because nobody read them in time.
+    pub log_lines_dropped: IntCounter,
+    /// Handlers that panicked; each is a bug.
+    pub panics: IntCounter,
+}
+
+impl Metrics {
+    /// # Panics
+    /// Never: the names are constant, valid and distinct.
+    #[expect(clippy::new_without_default, reason = "a registry is handed in; it must not appear by itself")]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let make = Make(&registry);
+        let metrics = Self {
+            tokens_minted: make.counters(
+                "tokens_minted_total",
+                "Tokens minted, by profile and caller.",
+                &["profile", "caller"],
+            ),
+            requests: make.counters(
+                "requests_total",
+                "HTTP answers, by route and status.",
+                &["route", "status"],
+            ),
+            request_duration: make.histograms(
+                "request_duration_seconds",
+                "Time from a request's head to its answer, by route.",
+                &["route"],
+            ),
+            refusals: make.counters("refusals_total", "Requests refused, by error.", &["error"]),
+            signing_duration: make.histograms(
+                "signing_duration_seconds",
+                "Time of one RSA signature without its wait, by algorithm.",
+                &["algorithm"],
+            ),
+            signing_queue_depth: make.gauge("signing_queue_depth", "Signatures that wait for a core."),
+            jwks_fetches: make.counters(
+                "jwks_fetches_total",
+                "JWKS fetches, by keyset; * is the union of all.",
+                &["keyset"],
+            ),
+            certificate_remaining: make.gauges(
+                "certificate_remaining_seconds",
+                "Seconds until the published certificate of a key expires.",
+                &["keyset", "kid"],
+            ),
+            key_starts_signing: make.gauges(
+                "key_starts_signing_seconds",
+                "Seconds until a pending key starts to sign.",
+                &["keyset", "kid"],
+            ),
+            key_stops_signing: make.gauges(
+                "key_stops_signing_seconds",
+                "Seconds until the next key takes over from this one.",
+                &["keyset", "kid"],
+            ),
+            connections: make.int_gauges("connections", "Open connections, by listener.", &["listener"]),
+            connections_refused: make.counters(
+                "connections_refused_total",
+                "Connections closed at once for being too many, by listener.",
+                &["listener"],
+            ),
+            config_loads: make.counters("config_loads_total", "Loads of the configuration.", &["outcome"]),
+            config_loaded_at: make.gauge(
+                "config_last_load_success_timestamp_seconds",
+                "When the configuration in force was loaded.",
+            ),
+            log_lines_dropped: make
+                .counter("log_lines_dropped_total", "Log lines dropped because nobody read them in time."),
+            panics: make.counter("panics_total", "Handlers that panicked; each is a bug."),
+            registry: registry.clone(),
+        };
+        let build = make.int_gauges("build_info", "The version that runs.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        make.add_boxed(Box::new(ProcessCollector::for_self()));
+        metrics
+    }
+
+    /// The exposition format of Prometheus, version 0.0.4.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(16 << 10);
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing to memory succeeds, and every collector is consistent");
+        text
+    }
+
+    /// What `render` is, in HTTP.
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+struct Make<'a>(&'a Registry);
+
+impl Make<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.add_boxed(Box::new(collector.clone()));
+        collector
+    }
+
+    fn add_boxed(&self, collector: Box<dyn Collector>) {
+        self.0.register(collector).expect("names are constant and distinct");
+    }
+
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(format!("tokenmint_{name}"), help)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(Self::opts(name, help)).expect("constant and valid"))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::with_opts(Self::opts(name, help)).expect("constant and valid"))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+    }
+
+    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(SECONDS.to_vec());
+        self.add(HistogramVec::new(opts, labels).expect("constant and valid"))
+    }
+}

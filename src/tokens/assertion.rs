@@ -1,0 +1,80 @@
+//! The assertion of the OAuth 2.0 JWT bearer flow (RFC 7523, section 3; Salesforce Help, "OAuth 2.0 JWT Bearer
+//! Flow for Server-to-Server Integration").
+//!
+//! Header `alg`, `typ`, `kid`; body `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, and a fresh
+//! `jti` each time, since Salesforce refuses one that it has seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::jws::{Template, open_payload, write_times};
+use super::{MintError, Minted, Signer};
+use crate::clock::{Randomness, UnixTime};
+use crate::config::{self, Kind, ProfileName};
+use crate::keys::Keyset;
+
+/// RFC 7523, section 2.1.
+pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+pub struct OauthProfile {
+    pub name: ProfileName,
+    pub token_endpoint: String,
+    template: Template,
+    /// `{"iss":…,"sub":…,"aud":…,`
+    opening: Vec<u8>,
+    assertion_ttl: Duration,
+}
+
+/// A minted assertion and where it goes.
+pub struct Assertion<'a> {
+    pub minted: Minted,
+    pub token_endpoint: &'a str,
+}
+
+impl OauthProfile {
+    pub(super) fn new(profile: &config::Oauth, keyset: Arc<Keyset>) -> Self {
+        Self {
+            name: ProfileName { kind: Kind::Oauth, name: profile.name.clone() },
+            token_endpoint: profile.token_url.as_str().to_owned(),
+            template: Template::new(keyset),
+            opening: open_payload(&[
+                ("iss", Some(&profile.consumer_key)),
+                ("sub", Some(&profile.username)),
+                ("aud", Some(profile.audience.as_str())),
+            ]),
+            assertion_ttl: profile.assertion_ttl,
+        }
+    }
+
+    pub fn can_sign(&self, now: UnixTime) -> bool {
+        self.template.can_sign(now)
+    }
+
+    /// # Errors
+    /// No key signs now, the signer is overloaded, or there is no randomness for a `jti`.
+    pub async fn mint(
+        &self,
+        now: UnixTime,
+        randomness: &dyn Randomness,
+        signer: &Signer,
+    ) -> Result<Assertion<'_>, MintError> {
+        let expires_at = now.plus(self.assertion_ttl);
+        let mut unique = [0; 16];
+        randomness.fill(&mut unique)?;
+        let mut jti = [0; 22];
+        URL_SAFE_NO_PAD.encode_slice(unique, &mut jti).expect("16 bytes make 22 characters");
+
+        let mut payload = Vec::with_capacity(self.opening.len() + 96);
+        payload.extend_from_slice(&self.opening);
+        write_times(&mut payload, now, expires_at);
+        payload.extend_from_slice(b",\"jti\":\"");
+        payload.extend_from_slice(&jti);
+        payload.extend_from_slice(b"\"}");
+        let (token, kid) = self.template.sign(&payload, now, signer).await?;
+        let minted = Minted { token, kid: Some(kid), issued_at: now, expires_at };
+        Ok(Assertion { minted, token_endpoint: &self.token_endpoint })
+    }
+}

@@ -1,0 +1,41 @@
+//! The extra claims that a caller may set.
+
+use super::Objection;
+use crate::json::Json;
+
+/// Claims that the profile lists, in the caller's order, unaltered. None of the registered ones can be here:
+/// the configuration lets no profile list them.
+#[derive(Clone, Default)]
+pub struct Claims(Vec<(String, Json)>);
+
+impl Claims {
+    /// # Errors
+    /// The first claim that `allowed` doesn't list.
+    pub fn choose(asked: Vec<(String, Json)>, allowed: &[String]) -> Result<Self, Objection> {
+        match asked.iter().find(|(name, _)| !allowed.contains(name)) {
+            None => Ok(Self(asked)),
+            Some((name, _)) => {
+                let message = if allowed.is_empty() {
+                    "isn't allowed: the profile lists no `claims` that callers may set".to_owned()
+                } else {
+                    format!("isn't allowed: callers of this profile may set {}", allowed.join(", "))
+                };
+                Err(Objection::new(format!("claims.{name}"), message))
+            }
+        }
+    }
+
+    /// Writes them behind other members, each with a comma before it.
+    pub(super) fn write(&self, payload: &mut Vec<u8>) {
+        for (name, value) in &self.0 {
+            payload.push(b',');
+            write_json(payload, name);
+            payload.push(b':');
+            write_json(payload, value);
+        }
+    }
+}
+
+pub(super) fn write_json(payload: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    serde_json::to_writer(payload, value).expect("strings and parsed JSON can be written to memory");
+}

@@ -1,0 +1,87 @@
+//! The identity token with which Salesforce Enhanced Chat verifies a user (Salesforce Help, "Set Up
+//! Token-Based User Verification"); Fin calls it `salesforce_identity_token`.
+//!
+//! Header `alg`, `typ`, `kid`; body `iss`, `sub`, `exp`, `iat`, `aud` where configured, and extra claims.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::claims::write_json;
+use super::jws::{Template, open_payload, write_times};
+use super::{Claims, Lifetime, MintError, Minted, Objection, Signer, Subject};
+use crate::clock::UnixTime;
+use crate::config::{self, Kind, ProfileName, SubjectPattern};
+use crate::json::Json;
+use crate::keys::Keyset;
+
+pub struct IdentityProfile {
+    pub name: ProfileName,
+    template: Template,
+    /// `{"iss":…,"aud":…,`
+    opening: Vec<u8>,
+    ttl: Duration,
+    max_ttl: Duration,
+    claims: Vec<String>,
+    subjects: Option<SubjectPattern>,
+}
+
+impl IdentityProfile {
+    pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
+        Self {
+            name: ProfileName { kind: Kind::Identity, name: profile.name.clone() },
+            template: Template::new(keyset),
+            opening: open_payload(&[
+                ("iss", Some(profile.issuer.as_str())),
+                ("aud", profile.audience.as_deref()),
+            ]),
+            ttl: profile.ttl,
+            max_ttl: profile.max_ttl,
+            claims: profile.claims.clone(),
+            subjects: profile.subjects.clone(),
+        }
+    }
+
+    pub fn can_sign(&self, now: UnixTime) -> bool {
+        self.template.can_sign(now)
+    }
+
+    /// Whether it speaks of such subjects at all.
+    pub fn covers(&self, subject: &Subject) -> bool {
+        self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
+    }
+
+    /// # Errors
+    /// A `ttl` out of bounds.
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+        Lifetime::choose(asked, self.ttl, self.max_ttl)
+    }
+
+    /// # Errors
+    /// A claim that it doesn't list.
+    pub fn claims(&self, asked: Vec<(String, Json)>) -> Result<Claims, Objection> {
+        Claims::choose(asked, &self.claims)
+    }
+
+    /// # Errors
+    /// No key signs now, or the signer is overloaded.
+    pub async fn mint(
+        &self,
+        subject: &Subject,
+        lifetime: Lifetime,
+        claims: &Claims,
+        now: UnixTime,
+        signer: &Signer,
+    ) -> Result<Minted, MintError> {
+        let expires_at = now.plus(lifetime.0);
+        let mut payload = Vec::with_capacity(self.opening.len() + subject.as_str().len() + 128);
+        payload.extend_from_slice(&self.opening);
+        payload.extend_from_slice(b"\"sub\":");
+        write_json(&mut payload, subject.as_str());
+        payload.push(b',');
+        write_times(&mut payload, now, expires_at);
+        claims.write(&mut payload);
+        payload.push(b'}');
+        let (token, kid) = self.template.sign(&payload, now, signer).await?;
+        Ok(Minted { token, kid: Some(kid), issued_at: now, expires_at })
+    }
+}

@@ -1,0 +1,76 @@
+"""Fixtures: the tools that must be there, the running service, and an OAuth server that takes its assertions."""
+
+import os
+import pathlib
+import threading
+
+import pytest
+from oauth_server import oauth_app
+from service import TOOLS, Deployment, Service
+from werkzeug.serving import make_server
+
+
+def pytest_configure():
+    """Stops at once when something is missing: a suite that skips for want of its subject proves nothing."""
+    binary = os.environ.get("TOKENMINT_BIN")
+    if not binary:
+        raise pytest.UsageError("TOKENMINT_BIN is not set: give it the path of the tokenmint binary to test")
+    if not os.access(binary, os.X_OK):
+        raise pytest.UsageError(f"TOKENMINT_BIN={binary}: no such program. Has `cargo build` been run?")
+    if not (TOOLS / "stamp").exists():
+        raise pytest.UsageError(f"no tools in {TOOLS}: run tests/interop/setup first")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """A failing test shows what the service said last."""
+    report = yield
+    service = getattr(item, "funcargs", {}).get("service")
+    if report.failed and service:
+        report.sections.append(("tokenmint's log, its end", service.log_tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def oauth_server():
+    """The base address of a server of Authlib's, for as long as the tests run. See oauth_server.py."""
+    app = oauth_app()
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    app.config["BASE"] = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield app
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory, oauth_server):
+    made = Deployment(tmp_path_factory.mktemp("deployment"), oauth_server.config["BASE"] + "/services/oauth2/token")
+    oauth_server.config["JWKS_URL"] = f"{made.url}/keysets/crm/jwks.json"
+    return made
+
+
+@pytest.fixture(scope="session")
+def run_service():
+    """Starts a service for a deployment. All are stopped at the end, and must stop well."""
+    running = []
+
+    def start(deployment):
+        service = Service(str(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve()), deployment)
+        running.append(service)
+        return service.start()
+
+    yield start
+    try:
+        for service in running:
+            if service.process.poll() is None:
+                service.stop()
+    finally:
+        for service in running:
+            service.kill()
+
+
+@pytest.fixture(scope="session")
+def service(run_service, deployment):
+    return run_service(deployment)

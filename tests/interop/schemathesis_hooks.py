@@ -1,0 +1,72 @@
+"""Tells Schemathesis what openapi.yaml cannot: the values that this deployment's configuration allows.
+
+The document leaves open which profiles there are, how long a token may live and which claims a caller may set. Made up
+at random, nearly all such values would be refused, rightly, and no valid request would ever be tried. So the schema is
+narrowed to what service.py configures for the caller `one-of-each`, and then each valid request must be granted.
+"""
+
+import copy
+
+import schemathesis
+
+PROFILES = {
+    "/identity-token": "identity.web",
+    "/messaging-access-token": "identity.web",
+    "/oauth-assertion": "oauth.crm",
+    "/oauth-access-token": "oauth.crm",
+    "/intercom-user-jwt": "intercom.fin",
+}
+
+
+@schemathesis.hook
+def before_load_schema(context, raw_schema):
+    for path, item in raw_schema["paths"].items():
+        narrow_parameters(raw_schema, item)
+        if path in PROFILES and "post" in item:
+            narrow_body(raw_schema, item["post"], path)
+
+
+@schemathesis.hook
+def map_body(context, body):
+    """JSON Schema counts 60.0 among the integers. No client writes a ttl so, and the service need not read it."""
+    if isinstance(body, dict) and isinstance(body.get("ttl"), float) and body["ttl"].is_integer():
+        return body | {"ttl": int(body["ttl"])}
+    return body
+
+
+def resolved(document, node):
+    """A copy of what a `$ref` names: the original may be shared with other operations."""
+    while "$ref" in node:
+        target = document
+        for step in node["$ref"].removeprefix("#/").split("/"):
+            target = target[step.replace("~1", "/").replace("~0", "~")]
+        node = target
+    return copy.deepcopy(node)
+
+
+def narrow_body(document, operation, path):
+    body = operation["requestBody"] = resolved(document, operation["requestBody"])
+    media = body["content"]["application/json"]
+    schema = media["schema"] = resolved(document, media["schema"])
+    properties = schema.get("properties", {})
+    if "profile" in properties:
+        properties["profile"] = {"enum": [PROFILES[path]]}
+    if "ttl" in properties:
+        properties["ttl"] = resolved(document, properties["ttl"]) | {"maximum": 3600}
+    if "claims" in properties:
+        claims = resolved(document, properties["claims"])
+        if path == "/identity-token":
+            # What a value may be stays as the document has it.
+            claims["properties"] = {"locale": claims.get("additionalProperties", True)}
+            claims["additionalProperties"] = False
+            properties["claims"] = claims
+        else:
+            del properties["claims"]  # none are configured there
+
+
+def narrow_parameters(document, item):
+    for holder in [item, *(operation for operation in item.values() if isinstance(operation, dict))]:
+        holder["parameters"] = [resolved(document, parameter) for parameter in holder.get("parameters", [])]
+        for parameter in holder["parameters"]:
+            if (parameter["in"], parameter["name"]) == ("path", "keyset"):
+                parameter["schema"] = {"enum": ["web", "web512", "crm"]}

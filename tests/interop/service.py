@@ -1,0 +1,212 @@
+"""The tokenmint under test: a deployment on disk (keys, secret, tokenmint.toml) and the process that serves it."""
+
+import hashlib
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import requests
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+TOOLS = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or REPO / "target" / "tools")
+
+# keyset -> key id. The names are unlike each other, so that a mix-up cannot pass; the dots catch a cut at the first one.
+KIDS = {"web": "WebAppKey1", "web512": "WebAppKey512", "crm": "crm-2026.11.a"}
+ISSUER = "intercom.com"
+ISSUER_512 = "https://chat.acme.example/"
+IDENTITY_AUDIENCE = "https://acme.my.salesforce-scrt.com"
+CONSUMER_KEY = "3MVG9.consumer_key.of.the.tests"
+USERNAME = "integration@acme.example"
+LOGIN_AUDIENCE = "https://login.salesforce.com"
+
+
+def configuration(listen, token_url, everything, one_of_each):
+    """tokenmint.toml. `everything` and `one_of_each` are the API keys of the two callers."""
+    return f"""
+[server]
+listen = "{listen}"
+
+[keysets.web]
+directory = "keys/web"
+[keysets.web512]
+directory = "keys/web512"
+[keysets.crm]
+directory = "keys/crm"
+
+[identity.web]
+keyset = "web"
+issuer = "{ISSUER}"
+audience = "{IDENTITY_AUDIENCE}"
+algorithm = "RS256"
+ttl = "1h"
+max_ttl = "1h"
+claims = ["locale"]
+
+[identity.web512]
+keyset = "web512"
+issuer = "{ISSUER_512}"
+algorithm = "RS512"
+ttl = "10m"
+max_ttl = "1h"
+
+[oauth.crm]
+keyset = "crm"
+consumer_key = "{CONSUMER_KEY}"
+username = "{USERNAME}"
+audience = "{LOGIN_AUDIENCE}"
+token_url = "{token_url}"
+assertion_ttl = "150s"
+
+[intercom.fin]
+secret_file = "intercom.secret"
+ttl = "1h"
+
+[callers.everything]
+api_key_sha256 = ["{sha256(everything)}"]
+allow = ["identity.web", "identity.web512", "oauth.crm", "intercom.fin"]
+
+# One profile of each kind, so that "profile" may be left out: this is the caller that Schemathesis plays.
+[callers.one-of-each]
+api_key_sha256 = ["{sha256(one_of_each)}"]
+allow = ["identity.web", "oauth.crm", "intercom.fin"]
+"""
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment():
+    """Ours without TOKENMINT_*: those are configuration to tokenmint, and TOKENMINT_BIN would be an unknown key."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOKENMINT_")}
+
+
+class Deployment:
+    """A folder with all that `serve --config` needs. `again()` is the same deployment on a second machine."""
+
+    def __init__(self, folder, token_url, original=None):
+        self.folder = pathlib.Path(folder)
+        self.token_url = token_url
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config = self.folder / "tokenmint.toml"
+        self.listen = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{self.listen}"
+        if original is None:
+            self.api_key, self.one_of_each_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+            self.intercom_secret = secrets.token_urlsafe(32)
+            self._make_keys()
+            # With the newline that an editor leaves: it is not part of the secret.
+            self._write_private("intercom.secret", self.intercom_secret + "\n")
+        else:
+            self.api_key, self.one_of_each_key = original.api_key, original.one_of_each_key
+            self.intercom_secret = original.intercom_secret
+            # copyfile and not copy2: another machine's files have another time, and that must make no difference.
+            shutil.copytree(original.folder / "keys", self.folder / "keys", copy_function=shutil.copyfile)
+            for key in self.folder.glob("keys/*/*.key"):
+                key.chmod(0o600)
+            self._write_private("intercom.secret", (original.folder / "intercom.secret").read_text())
+        self.config.write_text(configuration(self.listen, token_url, self.api_key, self.one_of_each_key))
+
+    def again(self, folder):
+        return Deployment(folder, self.token_url, original=self)
+
+    def _make_keys(self):
+        for keyset, kid in KIDS.items():
+            key = self.folder / "keys" / keyset / f"{kid}.key"
+            key.parent.mkdir(parents=True)
+            command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(key)]
+            subprocess.run(command, check=True, capture_output=True)
+            key.chmod(0o600)
+
+    def _write_private(self, name, text):
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+
+class Service:
+    """A running `tokenmint serve`, as a caller sees it."""
+
+    def __init__(self, binary, deployment):
+        self.binary, self.deployment, self.url = binary, deployment, deployment.url
+        self.log = deployment.folder / "tokenmint.log"
+        self.process = None
+
+    def start(self):
+        with self.log.open("ab") as log:
+            command = [self.binary, "serve", "--config", str(self.deployment.config)]
+            # Not in the configuration's folder: its relative paths are relative to the file, not to where we are.
+            self.process = subprocess.Popen(
+                command, cwd="/", env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        patience = time.monotonic() + 20
+        while not self._ready():
+            code = self.process.poll()
+            if code is not None or time.monotonic() > patience:
+                self.kill()
+                why = "was not ready after 20 s" if code is None else f"ended with exit code {code}"
+                raise AssertionError(f"`tokenmint serve` {why}. Its last words:\n{self.log_tail()}")
+            time.sleep(0.05)
+        return self
+
+    def _ready(self):
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def stop(self):
+        """As an init system stops it; what it does then is under test too."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still running 10 s after SIGTERM:\n{self.log_tail()}") from None
+        assert code == 0, f"exit code {code} after SIGTERM:\n{self.log_tail()}"
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def log_tail(self, lines=40):
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def run(self, *arguments):
+        """Another command of the same binary: what it prints, as bytes."""
+        ran = subprocess.run([self.binary, *arguments], cwd="/", env=environment(), capture_output=True, timeout=30)
+        assert ran.returncode == 0, f"tokenmint {' '.join(arguments)}: {ran.returncode}\n{ran.stderr.decode()}"
+        return ran.stdout
+
+    def jwks_url(self, keyset=None):
+        """One keyset's address, or the union's."""
+        return f"{self.url}/keysets/{keyset}/jwks.json" if keyset else f"{self.url}/.well-known/jwks.json"
+
+    def jwks(self, keyset=None):
+        answer = requests.get(self.jwks_url(keyset), timeout=10)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["keys"]
+
+    def post(self, path, body=None, **options):
+        """One request with the caller's API key; headers given here win, and None takes one away."""
+        headers = {"Authorization": f"Bearer {self.deployment.api_key}"} | options.pop("headers", {})
+        return requests.post(self.url + path, json=body, headers=headers, timeout=10, **options)
+
+    def mint(self, path, **body):
+        answer = self.post(path, body)
+        assert answer.status_code == 200, f"POST {path} {body}: {answer.status_code} {answer.text}"
+        return answer.json()

@@ -41,6 +41,7 @@ pub(super) fn run(
             tracing::info!(listener, scheme, %address, "listens");
         }
         started(&app);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         let mut hurry = Signals::listen().map_err(Failure::failed)?;
         app.run(signals.end(), hurry.second_end()).await;
         tracing::info!("stopped");

@@ -1,0 +1,147 @@
+//! Who may ask, and for what.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{API_KEY, Answer, CRM_KEY, Workspace, sha256_hex, user_1};
+
+#[tokio::test]
+async fn no_key_a_wrong_key_and_a_malformed_header_get_the_same_401() {
+    let service = Workspace::new().serve().await;
+    let mut bodies = Vec::new();
+    let hash = format!("Bearer {}", sha256_hex(API_KEY));
+    for header in [
+        None,
+        Some("Bearer wrong"),
+        Some("Bearer "),
+        Some("Bearer"),
+        Some("Basic dXNlcjpwYXNz"),
+        Some("bearer"),
+        Some("tm_the-key-of-web"),
+        Some("Bearer tm_the-key-of-web "),
+        Some("Bearer  tm_the-key-of-web"),
+        Some("Bearer tm_the-key-of-we"),
+        Some("Bearer tm_the-key-of-webb"),
+        // Who reads the configuration has the hash, and not the key.
+        Some(hash.as_str()),
+    ] {
+        let mut request = service.request(Method::POST, "/identity-token").json(&user_1());
+        request = header.into_iter().fold(request, |request, value| request.header("Authorization", value));
+        let answer = Answer::of(request.header("X-Request-Id", "same")).await;
+        // A header's trailing white space is not part of it (RFC 9110, section 5.5).
+        if header == Some("Bearer tm_the-key-of-web ") {
+            answer.ok();
+            continue;
+        }
+        answer.refused(401, "invalid_client", None);
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        bodies.push(answer.text);
+    }
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    let lower = service.request(Method::POST, "/identity-token").header("Authorization", format!("bEaReR {API_KEY}"));
+    Answer::of(lower.json(&user_1())).await.ok();
+}
+
+#[tokio::test]
+async fn a_key_is_taken_from_one_header_and_nowhere_else() {
+    let service = Workspace::new().serve().await;
+    let query = service.request(Method::POST, &format!("/identity-token?access_token={API_KEY}")).json(&user_1());
+    Answer::of(query).await.refused(401, "invalid_client", None);
+    let twice = service.request(Method::POST, "/identity-token").bearer_auth(API_KEY).bearer_auth("other");
+    Answer::of(twice.json(&user_1())).await.refused(400, "invalid_request", None);
+}
+
+/// Credentials come before everything else: a stranger learns nothing of what a body should be.
+#[tokio::test]
+async fn a_stranger_is_told_nothing_but_401() {
+    let service = Workspace::new().serve().await;
+    for body in ["", "{", r#"{"sub":"a","x":1}"#, r#"{"sub":"a","profile":"web"}"#] {
+        service.post_text("/identity-token", "wrong", body).await.refused(401, "invalid_client", None);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_gets_what_it_is_allowed_and_nothing_else() {
+    let service = Workspace::new().serve().await;
+    let ask = |key: &'static str, path: &'static str, body: serde_json::Value| {
+        service.post_text(path, key, body.to_string())
+    };
+    ask(CRM_KEY, "/oauth-assertion", json!({})).await.ok();
+    ask(CRM_KEY, "/oauth-assertion", json!({"profile": "oauth.crm"})).await.ok();
+    for (path, body) in [
+        ("/identity-token", user_1()),
+        ("/identity-token", json!({"sub": "user-1", "profile": "web"})),
+        ("/identity-token", json!({"sub": "user-1", "profile": "identity.web"})),
+        ("/intercom-user-jwt", json!({"user_id": "1"})),
+        ("/oauth-assertion", json!({"profile": "other"})),
+    ] {
+        ask(CRM_KEY, path, body).await.refused(403, "access_denied", Some("profile"));
+    }
+    // That a profile exists is nobody's business who may not use it.
+    let there = ask(API_KEY, "/identity-token", json!({"sub": "user-1", "profile": "web512"})).await;
+    let absent = ask(API_KEY, "/identity-token", json!({"sub": "user-1", "profile": "web513"})).await;
+    let there = there.refused(403, "access_denied", Some("profile"));
+    assert_eq!(there, absent.refused(403, "access_denied", Some("profile")));
+    assert!(there.contains("`identity.web`"), "{there}");
+}
+
+#[tokio::test]
+async fn of_several_profiles_one_must_be_named() {
+    let workspace = Workspace::with(&format!(
+        "[callers.both]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\", \"identity.web512\"]",
+        sha256_hex("both")
+    ));
+    let service = workspace.serve().await;
+    let ask = |body: &'static str| service.post_text("/identity-token", "both", body);
+    let description = ask(r#"{"sub":"user-1"}"#).await.refused(400, "invalid_request", Some("profile"));
+    assert!(description.contains("`identity.web`, `identity.web512`"), "{description}");
+    assert_eq!(ask(r#"{"sub":"user-1","profile":"web512"}"#).await.ok()["kid"], "Web512");
+    assert_eq!(ask(r#"{"sub":"user-1","profile":"identity.web"}"#).await.ok()["kid"], "WebAppKey1");
+}
+
+#[tokio::test]
+async fn subjects_are_those_of_the_profile_and_of_the_caller() {
+    let workspace = Workspace::with(&format!(
+        "[callers.narrow]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web512\", \"intercom.fin\"]\n\
+         subjects = \"user-1.*\"",
+        sha256_hex("narrow")
+    ));
+    let service = workspace.serve().await;
+    let identity = |sub: &str| service.post_text("/identity-token", "narrow", json!({"sub": sub}).to_string());
+    identity("user-12").await.ok();
+    // The profile's own pattern has no anchors and is anchored all the same.
+    for sub in ["user-2", "user-1x", "xuser-1", "user-1\u{2009}2"] {
+        identity(sub).await.refused(403, "access_denied", Some("sub"));
+    }
+    let intercom = |id: &str| service.post_text("/intercom-user-jwt", "narrow", json!({"user_id": id}).to_string());
+    intercom("user-1x").await.ok();
+    intercom("user-2").await.refused(403, "access_denied", Some("user_id"));
+}
+
+#[tokio::test]
+async fn two_keys_of_one_caller_are_good_at_once() {
+    let workspace = Workspace::with(&format!(
+        "[callers.moving]\napi_key_sha256 = [\"{}\", \"{}\"]\nallow = [\"identity.web\"]",
+        sha256_hex("old"),
+        sha256_hex("new").to_uppercase(),
+    ));
+    let service = workspace.serve().await;
+    for key in ["old", "new"] {
+        service.post_text("/identity-token", key, r#"{"sub":"a"}"#).await.ok();
+    }
+    let metrics = service.metrics().await;
+    assert!(metrics.contains(r#"tokens_minted_total{caller="moving",profile="identity.web"} 2"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_browser_is_given_no_leave() {
+    let service = Workspace::new().serve().await;
+    let preflight = service
+        .request(Method::OPTIONS, "/identity-token")
+        .header("Origin", "https://shop.example")
+        .header("Access-Control-Request-Method", "POST");
+    let answer = Answer::of(preflight).await;
+    answer.refused(405, "method_not_allowed", None);
+    assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+}

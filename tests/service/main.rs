@@ -1,0 +1,7 @@
+//! Runs the service as its users do: the real binary, real files, real sockets.
+
+mod callers;
+mod minting;
+mod publishing;
+mod refusals;
+mod support;

@@ -1,0 +1,204 @@
+//! Bad requests: each with its status, its `error` and its `field`, and none a 5xx.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{API_KEY, Answer, Workspace, user_1};
+
+/// Body of `POST /identity-token` -> `field`, where one is to blame; all are 400 `invalid_request`.
+const BAD_IDENTITY: [(&str, Option<&str>); 58] = [
+    // not JSON, or not an object
+    ("", None),
+    ("x", None),
+    ("{", None),
+    (r#"{"sub":"a"}{"sub":"b"}"#, None),
+    (r#"{"sub":"a"} trailing"#, None),
+    (r#"{"sub":"a",}"#, None),
+    (r#"{'sub':'a'}"#, None),
+    ("\u{feff}{\"sub\":\"a\"}", None),
+    (r#"["a"]"#, None),
+    (r#""a""#, None),
+    ("null", None),
+    ("1", None),
+    ("NaN", None),
+    (r#"{"sub":"\ud800"}"#, None),
+    ("{\"sub\":\"a\u{1}b\"}", None),
+    (r#"{"sub":"a","ttl":1e400}"#, None),
+    (r#"{"sub":"a","ttl":NaN}"#, None),
+    // unknown and doubled fields
+    (r#"{"sub":"a","subject":"b"}"#, Some("subject")),
+    (r#"{"sub":"a","user_id":"b"}"#, Some("user_id")),
+    (r#"{"sub":"a","iss":"evil"}"#, Some("iss")),
+    (r#"{"sub":"a","aud":"evil"}"#, Some("aud")),
+    (r#"{"sub":"a","kid":"evil"}"#, Some("kid")),
+    (r#"{"sub":"a","alg":"none"}"#, Some("alg")),
+    (r#"{"sub":"a","Sub":"b"}"#, Some("Sub")),
+    (r#"{"sub":"a","sub":"b"}"#, Some("sub")),
+    (r#"{"sub":"a","s\u0075b":"b"}"#, Some("sub")),
+    (r#"{"sub":"a","claims":{"plan":1,"plan":2}}"#, Some("claims.plan")),
+    (r#"{"sub":"a","claims":{"plan":{"x":1,"x":2}}}"#, Some("claims.plan.x")),
+    (r#"{"sub":"a","claims":{"plan":[{"x":1,"x":2}]}}"#, Some("claims.plan.0.x")),
+    // sub
+    ("{}", Some("sub")),
+    (r#"{"sub":""}"#, Some("sub")),
+    (r#"{"sub":null}"#, Some("sub")),
+    (r#"{"sub":1}"#, Some("sub")),
+    (r#"{"sub":["a"]}"#, Some("sub")),
+    (r#"{"sub":"null"}"#, Some("sub")),
+    (r#"{"sub":"undefined"}"#, Some("sub")),
+    (r#"{"sub":"Anonymous"}"#, Some("sub")),
+    (r#"{"sub":" a"}"#, Some("sub")),
+    (r#"{"sub":"a\t"}"#, Some("sub")),
+    (r#"{"sub":"a\u0000b"}"#, Some("sub")),
+    (r#"{"sub":"a\r\nb"}"#, Some("sub")),
+    (r#"{"sub":"a\u202eb"}"#, Some("sub")),
+    // ttl
+    (r#"{"sub":"a","ttl":59}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":0}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":-60}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":3601}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":18446744073709551615}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":60.5}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":"60"}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":null}"#, Some("ttl")),
+    // claims
+    (r#"{"sub":"a","claims":[]}"#, Some("claims")),
+    (r#"{"sub":"a","claims":"locale"}"#, Some("claims")),
+    (r#"{"sub":"a","claims":{"admin":true}}"#, Some("claims.admin")),
+    (r#"{"sub":"a","claims":{"sub":"b"}}"#, Some("claims.sub")),
+    (r#"{"sub":"a","claims":{"exp":9999999999}}"#, Some("claims.exp")),
+    (r#"{"sub":"a","claims":{"Locale":"de"}}"#, Some("claims.Locale")),
+    // profile
+    (r#"{"sub":"a","profile":1}"#, Some("profile")),
+    (r#"{"sub":"a","profile":"oauth.crm"}"#, Some("profile")),
+];
+
+#[tokio::test]
+async fn a_bad_body_is_a_400_that_names_the_field() {
+    let service = Workspace::new().serve().await;
+    for (body, field) in BAD_IDENTITY {
+        let answer = service.post_text("/identity-token", API_KEY, body).await;
+        assert_eq!(answer.status.as_u16(), 400, "{body}: {}", answer.text);
+        let description = answer.refused(400, "invalid_request", field);
+        assert!(description.len() > 10, "{body}: {description}");
+    }
+    let long = "a".repeat(201);
+    service.post("/identity-token", &json!({"sub": long})).await.refused(400, "invalid_request", Some("sub"));
+    let deep = format!(r#"{{"sub":"a","claims":{{"plan":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
+    service.post_text("/identity-token", API_KEY, deep).await.refused(400, "invalid_request", None);
+    let latin = service.post_text("/identity-token", API_KEY, b"{\"sub\":\"J\xfcrgen\"}".to_vec()).await;
+    latin.refused(400, "invalid_request", None);
+    assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 61"#));
+}
+
+#[tokio::test]
+async fn the_other_endpoints_are_as_strict() {
+    let service = Workspace::new().serve().await;
+    for (path, body, field) in [
+        ("/intercom-user-jwt", json!({}), Some("user_id")),
+        ("/intercom-user-jwt", json!({"user_id": 42}), Some("user_id")),
+        ("/intercom-user-jwt", json!({"user_id": "undefined"}), Some("user_id")),
+        ("/intercom-user-jwt", json!({"user_id": "1", "sub": "1"}), Some("sub")),
+        ("/intercom-user-jwt", json!({"user_id": "1", "claims": {"user_id": "2"}}), Some("claims.user_id")),
+        ("/intercom-user-jwt", json!({"user_id": "1", "claims": {"name": "x"}}), Some("claims.name")),
+        ("/intercom-user-jwt", json!({"user_id": "1", "ttl": 1}), Some("ttl")),
+        ("/oauth-assertion", json!({"sub": "admin@acme.com"}), Some("sub")),
+        ("/oauth-assertion", json!({"aud": "https://evil.example"}), Some("aud")),
+        ("/oauth-assertion", json!({"ttl": 60}), Some("ttl")),
+        ("/oauth-assertion", json!({"profile": ["crm"]}), Some("profile")),
+        ("/oauth-assertion", json!({"profile": "identity.web"}), Some("profile")),
+        ("/oauth-assertion", json!([]), None),
+    ] {
+        service.post(path, &body).await.refused(400, "invalid_request", field);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_content_type_or_encoding_is_415() {
+    let service = Workspace::new().serve().await;
+    let post = |media: Option<&str>, encoding: Option<&str>| {
+        let mut request =
+            service.request(Method::POST, "/identity-token").bearer_auth(API_KEY).body(r#"{"sub":"a"}"#);
+        request = media.into_iter().fold(request, |request, media| request.header("Content-Type", media));
+        request = encoding.into_iter().fold(request, |request, name| request.header("Content-Encoding", name));
+        Answer::of(request)
+    };
+    for media in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+        Some("application/jsonp"),
+        Some("application/json; charset=latin1"),
+        Some("multipart/form-data; boundary=x"),
+        Some("application/jwt"),
+    ] {
+        post(media, None).await.refused(415, "unsupported_media_type", None);
+    }
+    post(Some("application/json"), Some("gzip")).await.refused(415, "unsupported_media_type", None);
+    for media in ["application/json", "Application/JSON; charset=utf-8", "application/json;charset=\"UTF-8\""] {
+        post(Some(media), None).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn what_http_itself_says_no_to_is_json_as_well() {
+    let service = Workspace::new().serve().await;
+    let send = |method: Method, path: &str, accept: &str| {
+        let request = service.request(method, path).bearer_auth(API_KEY).header("Accept", accept.to_owned());
+        Answer::of(request.json(&user_1()))
+    };
+    for path in ["/", "/identity-token/", "/identity-tokens", "/.env", "/keysets/none/jwks.json", "/keysets/web", "//"] {
+        send(Method::GET, path, "*/*").await.refused(404, "not_found", None);
+    }
+    for method in [Method::GET, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH, Method::TRACE] {
+        let answer = send(method.clone(), "/identity-token", "*/*").await;
+        answer.refused(405, "method_not_allowed", None);
+        assert_eq!(answer.header("allow"), "POST", "{method}");
+    }
+    let answer = send(Method::POST, "/metrics", "*/*").await;
+    answer.refused(405, "method_not_allowed", None);
+    assert_eq!(answer.header("allow"), "GET,HEAD");
+    for accept in ["text/html", "application/xml", "application/json;q=0"] {
+        send(Method::POST, "/identity-token", accept).await.refused(406, "not_acceptable", None);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_before_it_is_read() {
+    let service = Workspace::new().serve().await;
+    let padding = "a".repeat(17 << 10);
+    let answer = service.post("/identity-token", &json!({"sub": "a", "claims": {"plan": padding}})).await;
+    let description = answer.refused(413, "request_too_large", None);
+    assert!(description.contains("server.limits.body"), "{description}");
+    // Chunked, so that no length is declared.
+    let chunks = (0..20).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
+    let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
+    service.post_text("/identity-token", API_KEY, stream).await.refused(413, "request_too_large", None);
+
+    let headers = service.request(Method::GET, "/livez").header("X-Padding", "a".repeat(9 << 10));
+    Answer::of(headers).await.refused(431, "request_headers_too_large", None);
+    let many = (0..70).fold(service.request(Method::GET, "/livez"), |request, n| request.header(format!("x-{n}"), "1"));
+    Answer::of(many).await.refused(431, "request_headers_too_large", None);
+}
+
+#[tokio::test]
+async fn no_refusal_repeats_what_was_sent() {
+    let service = Workspace::new().serve().await;
+    let canary = "canary-7f3a";
+    for body in [
+        json!({"sub": format!(" {canary}")}),
+        json!({"sub": "a", "ttl": canary}),
+        json!({"sub": "a", "profile": canary}),
+        json!({"sub": "a", "claims": canary}),
+        json!({"sub": {"x": canary}}),
+        Value::from(canary),
+    ] {
+        let answer = service.post("/identity-token", &body).await;
+        assert!(answer.status.is_client_error());
+        assert!(!answer.text.contains(canary), "{}", answer.text);
+    }
+    let answer = service.post_text("/identity-token", canary, "{}").await;
+    answer.refused(401, "invalid_client", None);
+    assert!(!answer.text.contains(canary));
+    assert!(!service.log().contains(canary), "{}", service.log());
+}

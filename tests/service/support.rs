@@ -1,0 +1,411 @@
+//! A workspace with keys and a configuration, the binary run in it, and a client for what it serves.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::JwkSet;
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use tokenmint::clock::SystemRandomness;
+
+/// The API key of the caller `web`, who may use one profile of each kind.
+pub const API_KEY: &str = "tm_the-key-of-web";
+/// The API key of the caller `crm`, who may make assertions and nothing else.
+pub const CRM_KEY: &str = "tm_the-key-of-crm";
+
+/// Keys are slow to make, so all tests of a run share a few.
+pub struct Keys {
+    pub web: String,
+    pub web512: String,
+    pub crm: String,
+}
+
+pub static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    // Whichever crate compiles in which back end: what `main` does first.
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    let key = || {
+        let pem = tokenmint::keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
+        pem.expose_secret().to_owned()
+    };
+    Keys { web: key(), web512: key(), crm: key() }
+});
+
+pub fn sha256_hex(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A folder with `tokenmint.toml` and `keys/`, gone at the end.
+pub struct Workspace {
+    folder: tempfile::TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Workspace {
+    /// Only keys.
+    pub fn bare() -> Self {
+        let workspace =
+            Self { folder: tempfile::tempdir().expect("a temporary folder"), environment: BTreeMap::new() };
+        workspace.write_key("keys/web/WebAppKey1.key", &KEYS.web);
+        workspace.write_key("keys/web512/Web512.key", &KEYS.web512);
+        workspace.write_key("keys/crm/CrmKey1.key", &KEYS.crm);
+        workspace.write("intercom.secret", "intercom-messenger-api-secret-0123456789\n");
+        workspace
+    }
+
+    /// Keys and a configuration in which everything is used.
+    pub fn new() -> Self {
+        let workspace = Self::bare();
+        workspace.configure(&configuration());
+        workspace
+    }
+
+    /// As `new`, with `more` behind its configuration.
+    pub fn with(more: &str) -> Self {
+        let workspace = Self::bare();
+        workspace.configure(&format!("{}\n{more}", configuration()));
+        workspace
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn configure(&self, text: &str) {
+        self.write("tokenmint.toml", text);
+    }
+
+    pub fn write(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("inside the folder")).expect("a folder");
+        fs::write(path, content).expect("a file");
+    }
+
+    /// A file that only its owner can read.
+    pub fn write_key(&self, name: &str, pem: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("inside the folder")).expect("a folder");
+        let _ = fs::remove_file(&path);
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).expect("a new file");
+        std::io::Write::write_all(&mut file, pem.as_bytes()).expect("written");
+    }
+
+    pub fn set(&mut self, variable: &str, value: &str) -> &mut Self {
+        self.environment.insert(variable.to_owned(), value.to_owned());
+        self
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenmint"));
+        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        let foreign = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENMINT_"));
+        foreign.for_each(|(name, _)| _ = command.env_remove(name));
+        command.env_remove("RUST_LOG").envs(&self.environment);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        let output = self.command(arguments).output().expect("the binary runs");
+        Ran::of(output)
+    }
+
+    /// Starts the service and waits until it answers.
+    pub async fn serve(&self) -> Running {
+        Running::start(self.command(&["serve"])).await
+    }
+}
+
+/// What a command came to.
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Self { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    pub fn code(&self) -> i32 {
+        self.status.code().expect("it ended by itself")
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code(), 0, "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+}
+
+/// One of everything.
+pub fn configuration() -> String {
+    let (web, crm) = (sha256_hex(API_KEY), sha256_hex(CRM_KEY));
+    format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+[keysets.web]
+directory = "keys/web"
+[keysets.web512]
+directory = "keys/web512"
+[keysets.crm]
+directory = "keys/crm"
+[identity.web]
+keyset = "web"
+issuer = "intercom.com"
+audience = "https://acme.my.salesforce-scrt.com"
+ttl = "30m"
+max_ttl = "1h"
+claims = ["locale", "plan"]
+[identity.web512]
+keyset = "web512"
+issuer = "acme"
+algorithm = "RS512"
+subjects = "user-[0-9]+"
+[oauth.crm]
+keyset = "crm"
+consumer_key = "3MVG9.consumer"
+username = "integration@acme.com"
+audience = "https://login.salesforce.com"
+[intercom.fin]
+secret_file = "intercom.secret"
+claims = ["email"]
+[callers.web]
+api_key_sha256 = ["{web}"]
+allow = ["identity.web", "oauth.crm", "intercom.fin"]
+[callers.crm]
+api_key_sha256 = ["{crm}"]
+allow = ["oauth.crm"]
+"#
+    )
+}
+
+/// The service as a process of its own; killed at the end, whatever happens.
+pub struct Running {
+    child: Child,
+    addresses: BTreeMap<String, String>,
+    log: Arc<Mutex<String>>,
+    client: reqwest::Client,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    async fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut stderr = child.stderr.take().expect("piped");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let mut log = kept.lock().expect("not poisoned");
+                log.push_str(&line);
+                log.push('\n');
+                let _ = sender.send(line);
+            }
+        });
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            kept.lock().expect("not poisoned").push_str(&text);
+        });
+        let mut running = Self {
+            child,
+            addresses: BTreeMap::new(),
+            log,
+            client: reqwest::Client::builder().build().expect("a client"),
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // Every listener says where it is before any answers.
+        while Instant::now() < deadline {
+            let Ok(line) = tokio::time::timeout(Duration::from_millis(300), lines.recv()).await else {
+                if running.addresses.is_empty() {
+                    continue;
+                }
+                return running;
+            };
+            let Some(line) = line else { break };
+            let line: Value = serde_json::from_str(&line).expect("a log line is JSON");
+            if let (Some(listener), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
+                running.addresses.insert(listener.to_owned(), address.to_owned());
+            }
+            if line["message"] == "started" {
+                return running;
+            }
+        }
+        panic!("the service did not start: {}", running.log());
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits until the log, which is written behind the answers, has this in it.
+    pub async fn logged(&self, needle: &str) -> String {
+        for _ in 0..100 {
+            if let Some(line) = self.log().lines().find(|line| line.contains(needle)) {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no {needle} in the log: {}", self.log());
+    }
+
+    pub fn address(&self, listener: &str) -> &str {
+        self.addresses.get(listener).unwrap_or_else(|| panic!("no listener {listener}"))
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address("minting"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    /// Posts JSON with the API key of `web`.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).bearer_auth(API_KEY).json(body)).await
+    }
+
+    /// Posts any text as JSON, with any API key.
+    pub async fn post_text(&self, path: &str, api_key: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self.request(Method::POST, path).bearer_auth(api_key);
+        Answer::of(request.header("Content-Type", "application/json").body(body)).await
+    }
+
+    pub async fn jwks(&self, path: &str) -> JwkSet {
+        serde_json::from_value(self.get(path).await.json()).expect("a JWK Set")
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.get("/metrics").await.text
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub async fn terminate(mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        signal(self.pid(), "TERM");
+        for _ in 0..600 {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return (status, start.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("still there 15 s after SIGTERM: {}", self.log());
+    }
+}
+
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// An answer, read whole.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub async fn of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: response.text().await.expect("a whole answer") }
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {}", self.text))
+    }
+
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers));
+        value.to_str().expect("text")
+    }
+
+    /// Asserts a refusal as the contract has it; returns its description.
+    #[track_caller]
+    pub fn refused(&self, status: u16, error: &str, field: Option<&str>) -> String {
+        let body = self.json();
+        assert_eq!(self.status.as_u16(), status, "{body}");
+        assert_eq!(body["error"], error, "{body}");
+        assert_eq!(body.get("field").and_then(Value::as_str), field, "{body}");
+        assert_eq!(body["request_id"], self.header("x-request-id"), "{body}");
+        let members = if field.is_some() { 4 } else { 3 };
+        assert_eq!(body.as_object().map(serde_json::Map::len), Some(members), "{body}");
+        body["error_description"].as_str().expect("a description").to_owned()
+    }
+}
+
+/// The claims of a token, once its signature was verified with the key of that `kid` in `set`.
+#[track_caller]
+pub fn verified(token: &str, set: &JwkSet) -> Value {
+    LazyLock::force(&KEYS);
+    let header = jsonwebtoken::decode_header(token).expect("a JWS");
+    let kid = header.kid.expect("a kid");
+    let jwk = set.find(&kid).unwrap_or_else(|| panic!("no {kid} in the set"));
+    let key = jsonwebtoken::DecodingKey::from_jwk(jwk).expect("an RSA key");
+    let mut rules = jsonwebtoken::Validation::new(header.alg);
+    rules.validate_aud = false;
+    jsonwebtoken::decode::<Value>(token, &key, &rules).expect("a valid signature").claims
+}
+
+/// The header and claims of a token, unverified.
+pub fn unverified(token: &str) -> (Value, Value) {
+    use base64::Engine as _;
+    let part = |part: &str| {
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64url");
+        serde_json::from_slice(&bytes).expect("JSON")
+    };
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!(parts.len(), 3, "{token}");
+    (part(parts[0]), part(parts[1]))
+}
+
+/// A request for an identity token of `user-1`.
+pub fn user_1() -> Value {
+    json!({"sub": "user-1"})
+}
+

@@ -11,9 +11,7 @@ import schemathesis
 
 PROFILES = {
     "/identity-token": "identity.web",
-    "/messaging-access-token": "identity.web",
     "/oauth-assertion": "oauth.crm",
-    "/oauth-access-token": "oauth.crm",
     "/intercom-user-jwt": "intercom.fin",
 }
 

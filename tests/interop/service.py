@@ -19,6 +19,7 @@ TOOLS = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or REPO / "target" / "too
 # keyset -> key id. The names are unlike each other, so that a mix-up cannot pass; the dots catch a cut at the first one.
 KIDS = {"web": "WebAppKey1", "web512": "WebAppKey512", "crm": "crm-2026.11.a"}
 ISSUER = "intercom.com"
+# With the slash that a URL library would add or take away: an issuer is compared byte for byte.
 ISSUER_512 = "https://chat.acme.example/"
 IDENTITY_AUDIENCE = "https://acme.my.salesforce-scrt.com"
 CONSUMER_KEY = "3MVG9.consumer_key.of.the.tests"
@@ -182,7 +183,7 @@ class Service:
             self.process.kill()
             self.process.wait()
 
-    def log_tail(self, lines=40):
+    def log_tail(self, lines=15):
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 

@@ -1,0 +1,210 @@
+//! Bad configurations: each refused with its field, its line and what to do.
+
+use crate::support::{KEYS, Workspace, configuration};
+
+/// What to change in a good configuration -> the field to blame and a part of the message.
+const BAD: [(&str, &str, &str, &str); 62] = [
+    // [server]
+    ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
+    ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
+    ("\"127.0.0.1:0\"", "\"127.0.0.1:99999\"", "server.listen", "address and a port"),
+    ("\"127.0.0.1:0\"", "8080", "server.listen", "must be a string, not an integer"),
+    ("\"127.0.0.1:0\"", "\"unix:\"", "server.listen", "names no socket"),
+    ("[server]\n", "[server]\nlisten_on = \"x\"\n", "server.listen_on", "unknown key"),
+    ("[server]\n", "[server]\nlimit.body = 1\n", "server.limit", "did you mean `limits`?"),
+    ("[server]\n", "[server]\nlimits.body = \"16 MB\"\n", "server.limits.body", "units are B, KiB and MiB"),
+    ("[server]\n", "[server]\nlimits.body = \"2 MiB\"\n", "server.limits.body", "between 1 KiB and 1 MiB"),
+    ("[server]\n", "[server]\nlimits.request_timeout = 10\n", "server.limits.request_timeout", "duration in quotes"),
+    ("[server]\n", "[server]\nlimits.request_timeout = \"0s\"\n", "server.limits.request_timeout", "between 1s and 5m"),
+    ("[server]\n", "[server]\nlimits.connections = 0\n", "server.limits.connections", "at least 1"),
+    ("[server]\n", "[server]\nlimits.signing_queue = \"many\"\n", "server.limits.signing_queue", "whole number"),
+    ("[server]\n", "[server]\nsigning.batch = \"yes\"\n", "server.signing.batch", "\"auto\", \"off\" or \"required\""),
+    ("[server]\n", "[server]\nsigning.batch = \"required\"\n", "server.signing.batch", "can't sign in batches"),
+    ("[server]\n", "[server]\npublic.url = \"https://t.example\"\n", "server.public.listen", "is missing"),
+    ("[server]\n", "[server]\npublic.listen = \"0.0.0.0:1\"\npublic.url = \"http://t.example\"\n", "server.public.url", "https://"),
+    ("[server]\n", "[server]\npublic.listen = \"0.0.0.0:1\"\npublic.url = \"https://t.example/x\"\n", "server.public.url", "no path"),
+    ("[server]\n", "[server]\npublic.listen = \"0.0.0.0:1\"\nops.listen = \"0.0.0.0:1\"\n", "server.ops", "must not face the internet"),
+    ("[server]\n", "[server]\ntls.certificate_file = \"tls.crt\"\n", "server.tls.private_key_file", "is missing"),
+    ("[server]\n", "[server]\naudit_key = \"a\"\naudit_key_file = \"b\"\n", "server.audit_key", "given twice"),
+    ("[server]\n", "server = 1\n[other]\n", "server", "must be a table"),
+    ("[server]\n", "[serve]\n", "serve", "did you mean `server`?"),
+    // [keysets]
+    ("directory = \"keys/web\"\n", "", "keysets.web.directory", "exactly one of"),
+    ("directory = \"keys/web\"\n", "directory = \"keys/web\"\nkey = \"x\"\n", "keysets.web.directory", "exactly one of"),
+    ("directory = \"keys/web\"\n", "directory = \"keys/web\"\nkid = \"x\"\n", "keysets.web.kid", "goes with `key`"),
+    ("directory = \"keys/web\"\n", "key = \"x\"\n", "keysets.web.kid", "is missing"),
+    ("directory = \"keys/web\"\n", "key = \"x\"\nkid = \"../x\"\n", "keysets.web.kid", "a key id is"),
+    ("directory = \"keys/web\"\n", "key = \"x\"\nkid = \"\"\n", "keysets.web.kid", "a key id is"),
+    ("directory = \"keys/web\"\n", "directory = [\"keys/web\"]\n", "keysets.web.directory", "must be a string"),
+    ("[keysets.web]", "[keysets.\"we b\"]", "keysets.we b", "names are 1 to 64"),
+    // [identity]
+    ("issuer = \"intercom.com\"\n", "", "identity.web.issuer", "is missing"),
+    ("issuer = \"intercom.com\"", "issuer = \"\"", "identity.web.issuer", "must not be empty"),
+    ("issuer = \"intercom.com\"", "issuer = \" intercom.com\"", "identity.web.issuer", "white space"),
+    ("issuer = \"intercom.com\"", "isuer = \"intercom.com\"", "identity.web.isuer", "did you mean `issuer`?"),
+    ("keyset = \"web\"", "keyset = \"wob\"", "identity.web.keyset", "defined: `keysets.crm`, `keysets.web`"),
+    ("algorithm = \"RS512\"", "algorithm = \"HS256\"", "identity.web512.algorithm", "\"RS256\" or \"RS512\""),
+    ("ttl = \"30m\"", "ttl = \"2h\"", "identity.web.ttl", "longer than `max_ttl`"),
+    ("ttl = \"30m\"", "ttl = 1800", "identity.web.ttl", "duration in quotes"),
+    ("ttl = \"30m\"", "ttl = \"59s\"", "identity.web.ttl", "between 60s and 24h"),
+    ("ttl = \"30m\"", "ttl = \"90500ms\"", "identity.web.ttl", "whole seconds"),
+    ("max_ttl = \"1h\"", "max_ttl = \"25h\"", "identity.web.max_ttl", "between 60s and 24h"),
+    ("\"locale\", \"plan\"", "\"locale\", \"sub\"", "identity.web.claims", "`sub` is set by tokenmint"),
+    ("\"locale\", \"plan\"", "\"EXP\"", "identity.web.claims", "`EXP` is set by tokenmint"),
+    ("\"locale\", \"plan\"", "1", "identity.web.claims", "must be a string"),
+    ("claims = [\"email\"]", "claims = \"email\"", "intercom.fin.claims", "must be a list"),
+    ("claims = [\"email\"]", "claims = [\"user_id\"]", "intercom.fin.claims", "`user_id` is set by tokenmint"),
+    ("\"user-[0-9]+\"", "\"user-[0-9+\"", "identity.web512.subjects", "regular expression"),
+    ("keyset = \"web512\"", "keyset = \"web\"", "keysets.web", "RFC 8725, section 3.1"),
+    ("[identity.web512]", "[identity.web.messaging]\nscrt_url = \"https://acme.my.salesforce-scrt.com/x\"\norg_id = \"00D1\"\nes_developer_name = \"1x\"\n[identity.web512]", "identity.web.messaging.org_id", "beginning with 00D"),
+    // [oauth]
+    ("consumer_key = \"3MVG9.consumer\"\n", "", "oauth.crm.consumer_key", "is missing"),
+    ("username = \"integration@acme.com\"\n", "", "oauth.crm.username", "is missing"),
+    ("\"https://login.salesforce.com\"", "\"login.salesforce.com\"", "oauth.crm.audience", "isn't a URL"),
+    ("\"https://login.salesforce.com\"", "\"https://u:p@login.salesforce.com\"", "oauth.crm.audience", "user name or password"),
+    ("[intercom.fin]", "token_url = \"http://evil.example\"\n[intercom.fin]", "oauth.crm.token_url", "https://"),
+    ("[intercom.fin]", "assertion_ttl = \"10m\"\n[intercom.fin]", "oauth.crm.assertion_ttl", "between 30s and 5m"),
+    // [intercom]
+    ("secret_file = \"intercom.secret\"\n", "", "intercom.fin.secret", "is missing"),
+    ("secret_file = \"intercom.secret\"", "secret_file = \"none.secret\"", "intercom.fin.secret_file", "can't read"),
+    ("secret_file = \"intercom.secret\"", "secret_file = \"intercom.secret\"\nsecret = \"x\"", "intercom.fin.secret", "given twice"),
+    // [bundles] and [callers]
+    ("[callers.crm]", "[bundles.fin]\nx = \"oauth.crm\"\n[callers.crm]", "bundles.fin.x", "`identity.NAME` or `intercom.NAME`"),
+    ("allow = [\"oauth.crm\"]", "allow = [\"oauth.crn\"]", "callers.crm.allow", "`oauth.crn` isn't defined; defined: `oauth.crm`"),
+    ("allow = [\"oauth.crm\"]", "allow = [\"crm\"]", "callers.crm.allow", "write `identity.NAME`"),
+];
+
+#[test]
+fn each_bad_configuration_is_refused_by_field_and_line() {
+    let workspace = Workspace::new();
+    let good = configuration();
+    for (from, to, field, why) in BAD {
+        assert!(good.contains(from), "{from}");
+        workspace.configure(&good.replacen(from, to, 1));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{field}, {why}: {}", ran.stderr);
+        let source = format!("{field} (tokenmint.toml line ");
+        let line = ran.stderr.lines().find(|line| line.starts_with(&source) && line.contains(why));
+        assert!(line.is_some(), "{field}, {why}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn callers_are_told_apart_by_their_keys() {
+    let hash = crate::support::sha256_hex(crate::support::CRM_KEY);
+    let good = configuration();
+    for (from, to, field, why) in [
+        (hash.as_str(), "", "callers.crm.api_key_sha256", "64 hexadecimal digits"),
+        (&hash, "tm_the-key-of-crm", "callers.crm.api_key_sha256", "64 hexadecimal digits"),
+        (&hash, &crate::support::sha256_hex(crate::support::API_KEY), "callers", "share an API key"),
+        ("allow = [\"oauth.crm\"]", "", "callers.crm.allow", "is missing"),
+        ("[callers.crm]\napi_key_sha256", "[callers.crm]\napi_key", "callers.crm.api_key", "unknown key"),
+    ] {
+        let workspace = Workspace::new();
+        workspace.configure(&good.replacen(from, to, 1));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{why}");
+        assert!(ran.stderr.contains(field) && ran.stderr.contains(why), "{why}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("tm_the-key"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once_with_the_keys_too() {
+    let workspace = Workspace::new();
+    let bad = configuration()
+        .replacen("\"127.0.0.1:0\"", "\"nowhere\"", 1)
+        .replacen("issuer = \"intercom.com\"", "issuer = \"\"", 1)
+        .replacen("allow = [\"oauth.crm\"]", "allow = [\"x\"]", 1);
+    workspace.configure(&bad);
+    workspace.write("keys/crm/CrmKey1.key", "");
+    let ran = workspace.run(&["serve"]);
+    assert_eq!(ran.code(), 64);
+    for field in ["server.listen", "identity.web.issuer", "callers.crm.allow", "CrmKey1.key"] {
+        assert!(ran.stderr.contains(field), "{field}: {}", ran.stderr);
+    }
+    assert!(ran.stderr.ends_with("bad configuration: 4 problems\n"), "{}", ran.stderr);
+    let json = workspace.run(&["check", "--json"]);
+    assert_eq!(json.code(), 64);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["problems"].as_array().map(Vec::len), Some(4));
+    assert_eq!(report["problems"][0]["field"], "server.listen");
+}
+
+#[test]
+fn what_is_not_toml_or_not_there_is_said_with_what_to_do() {
+    let workspace = Workspace::new();
+    workspace.configure("[server]\nlisten = \"127.0.0.1:0\"\n[server]\n");
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 64);
+    assert!(ran.stderr.contains("tokenmint.toml line 3: isn't TOML"), "{}", ran.stderr);
+
+    std::fs::remove_file(workspace.path("tokenmint.toml")).expect("there");
+    let ran = workspace.run(&["serve"]);
+    assert_eq!(ran.code(), 64);
+    assert!(ran.stderr.contains("tokenmint init") && ran.stderr.contains("tokenmint dev"), "{}", ran.stderr);
+    let ran = workspace.run(&["check", "--config", "other.toml"]);
+    assert_eq!(ran.code(), 64);
+    assert!(ran.stderr.contains("other.toml: can't be read"), "{}", ran.stderr);
+}
+
+#[test]
+fn every_section_of_the_contract_is_taken() {
+    let workspace = Workspace::new();
+    workspace.configure(&format!(
+        "{}\n{}",
+        configuration().replace(
+            "listen = \"127.0.0.1:0\"\n",
+            "listen = \"unix:run.sock\"\n[server.public]\nlisten = \"0.0.0.0:0\"\nurl = \"https://tokens.example.com\"\n\
+             [server.ops]\nlisten = \"localhost:0\"\n[server.limits]\nrequest_timeout = \"10s\"\nbody = \"16 KiB\"\n\
+             connections = 10000\nsigning_queue = 1024\n[server.signing]\nbatch = \"auto\"\n\
+             library = \"/opt/intel/lib/libcrypto_mb.so.13\"\n"
+        ),
+        "[identity.web.messaging]\nscrt_url = \"https://acme.my.salesforce-scrt.com\"\norg_id = \"00D000000000001\"\n\
+         es_developer_name = \"Web_Channel\"\n\
+         [bundles.fin]\nsalesforce_identity_token = \"identity.web\"\nintercom_user_jwt = \"intercom.fin\"\n\
+         [callers.bundler]\napi_key_sha256 = []\nallow = [\"bundles.fin\"]\nsubjects = \"^user-\"\n",
+    ));
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("callers.bundler.api_key_sha256"), "holding no key is a warning: {}", ran.stderr);
+}
+
+#[test]
+fn what_is_allowed_but_unwise_is_a_warning() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("\"intercom.com\"", "\"https://acme.com/\""));
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 0);
+    assert!(ran.stderr.contains("warning: identity.web.issuer") && ran.stderr.contains("ends with a slash"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_key_can_stand_in_the_configuration_itself() {
+    let escaped = KEYS.web.replace('\n', "\\n");
+    let base64 = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(&KEYS.web)
+    };
+    let expected = Workspace::new().run(&["jwk", "WebAppKey1"]).json();
+    let forms = [
+        format!("key = '''{}'''", KEYS.web),
+        format!("key = \"{escaped}\""),
+        format!("key = '{escaped}'"),
+        format!("key = \"{base64}\""),
+        "key_file = \"keys/web/WebAppKey1.key\"".to_owned(),
+    ];
+    for form in forms {
+        let workspace = Workspace::new();
+        let keyset = format!("kid = \"WebAppKey1\"\n{form}\n");
+        workspace.configure(&configuration().replacen("directory = \"keys/web\"\n", &keyset, 1));
+        assert_eq!(workspace.run(&["jwk", "WebAppKey1"]).json(), expected, "{}", &form[..12]);
+    }
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replacen("directory = \"keys/web\"\n", "kid = \"k\"\nkey = \"canary-secret\"\n", 1));
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 64);
+    assert!(ran.stderr.contains("keysets.web.key (configuration): it isn't PEM text"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
+}

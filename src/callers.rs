@@ -47,6 +47,8 @@ pub struct Grant<P> {
 pub enum Denied {
     #[error("name a profile: this caller may use {0}")]
     Ambiguous(String),
+    #[error("`profile` must be the name of a profile")]
+    NotAName,
     #[error("{0}.NAME is the kind of profile that this endpoint takes")]
     WrongKind(&'static str),
     #[error("this caller may not use that profile; it may use {0} (`allow` in its configuration)")]
@@ -147,7 +149,8 @@ impl<P> Grants<P> {
             Some((section, name)) if section == self.kind.section() => name,
             Some(_) => return Err(Denied::WrongKind(self.kind.section())),
         };
-        self.by_name.get(name).ok_or_else(|| Denied::Profile(self.listed()))
+        let name = Name::parse(name).map_err(|_| Denied::NotAName)?;
+        self.by_name.get(&name).ok_or_else(|| Denied::Profile(self.listed()))
     }
 
     fn listed(&self) -> String {

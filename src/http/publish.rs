@@ -2,6 +2,7 @@
 
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use ::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 
@@ -19,9 +20,11 @@ pub(super) async fn union(State(service): Now, headers: HeaderMap) -> Response {
 
 pub(super) async fn keyset(
     State(service): Now,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    // A name that isn't even UTF-8 is just another that doesn't exist.
+    let Path(name) = name.map_err(|_| Refusal::NotFound)?;
     let rooms = service.rooms.load();
     let (name, face) = rooms.published.by_keyset.get_key_value(name.as_str()).ok_or(Refusal::NotFound)?;
     service.metrics.jwks_fetches.with_label_values(&[name.as_str()]).inc();

@@ -97,7 +97,7 @@ impl Refusal {
             Self::SeveralCredentials => invalid("send one Authorization header, not several"),
             Self::Denied { denied, field } => {
                 let status = match denied {
-                    Denied::Ambiguous(_) | Denied::WrongKind(_) => S::BAD_REQUEST,
+                    Denied::Ambiguous(_) | Denied::NotAName | Denied::WrongKind(_) => S::BAD_REQUEST,
                     Denied::Profile(_) | Denied::Subject => S::FORBIDDEN,
                 };
                 let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
@@ -111,7 +111,7 @@ impl Refusal {
             Self::NotFound => verdict(
                 S::NOT_FOUND,
                 "not_found",
-                "there is nothing at this path on this listener; GET /openapi.yaml lists what there is",
+                "there is nothing at this path on this listener; `tokenmint openapi` lists what there is",
             ),
             Self::MethodNotAllowed => verdict(
                 S::METHOD_NOT_ALLOWED,
@@ -201,7 +201,7 @@ impl Verdict {
     }
 }
 
-/// Carried to the door as it is: only [`observe`](super::observe) knows the request's id.
+/// Carried to the door as it is: only `observe` knows the request's id.
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();

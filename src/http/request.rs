@@ -17,7 +17,7 @@ use crate::callers::Caller;
 use crate::json::Json;
 use crate::tokens::Objection;
 
-/// A whole body arrives within this time, however many bytes it has.
+/// A whole body arrives within this time, however many bytes it has, or within half of the request's own.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The caller behind a request, with all that it may use.
@@ -73,7 +73,9 @@ impl FromRequest<Shared> for Fields {
             return Err(Refusal::BodyTooLarge(limit));
         }
         let body = Limited::new(request.into_body(), limit).collect();
-        let body = tokio::time::timeout(BODY_TIMEOUT, body).await.map_err(|_| Refusal::BodyTooSlow)?;
+        let body = tokio::time::timeout(BODY_TIMEOUT.min(service.limits.request_timeout / 2), body)
+            .await
+            .map_err(|_| Refusal::BodyTooSlow)?;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => Refusal::BodyTooLarge(limit),
             None => Refusal::BodyCutShort,

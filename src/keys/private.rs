@@ -1,6 +1,6 @@
 //! One RSA private key, checked and ready to sign.
 //!
-//! - It exists only if it passed [`policy`](super::policy) and has signed and been verified once, which also
+//! - It exists only if it passed [`policy`] and has signed and been verified once, which also
 //!   warms it: the first signature of a parsed key costs twice.
 //! - The parsed aws-lc key pair is kept. `jsonwebtoken::encode` would parse the key for each signature (2.5
 //!   times the work), and the signing of the crate `rsa` is open to RUSTSEC-2023-0071; `rsa` only reads,

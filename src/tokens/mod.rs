@@ -89,6 +89,9 @@ impl Minted {
     }
 }
 
+/// Characters of a field's name that a refusal shows.
+const LONGEST_FIELD: usize = 64;
+
 /// Something in a request that no token is minted for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{field}: {message}")]
@@ -99,8 +102,14 @@ pub struct Objection {
 }
 
 impl Objection {
+    /// `field` may be a name that the request made up: of an endless one only the beginning is kept.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
+        let mut field = field.into();
+        if let Some((end, _)) = field.char_indices().nth(LONGEST_FIELD) {
+            field.truncate(end);
+            field.push('…');
+        }
+        Self { field, message: message.into() }
     }
 }
 

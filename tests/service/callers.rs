@@ -39,14 +39,16 @@ async fn no_key_a_wrong_key_and_a_malformed_header_get_the_same_401() {
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "{bodies:?}");
-    let lower = service.request(Method::POST, "/identity-token").header("Authorization", format!("bEaReR {API_KEY}"));
+    let lower =
+        service.request(Method::POST, "/identity-token").header("Authorization", format!("bEaReR {API_KEY}"));
     Answer::of(lower.json(&user_1())).await.ok();
 }
 
 #[tokio::test]
 async fn a_key_is_taken_from_one_header_and_nowhere_else() {
     let service = Workspace::new().serve().await;
-    let query = service.request(Method::POST, &format!("/identity-token?access_token={API_KEY}")).json(&user_1());
+    let query =
+        service.request(Method::POST, &format!("/identity-token?access_token={API_KEY}")).json(&user_1());
     Answer::of(query).await.refused(401, "invalid_client", None);
     let twice = service.request(Method::POST, "/identity-token").bearer_auth(API_KEY).bearer_auth("other");
     Answer::of(twice.json(&user_1())).await.refused(400, "invalid_request", None);
@@ -108,13 +110,15 @@ async fn subjects_are_those_of_the_profile_and_of_the_caller() {
         sha256_hex("narrow")
     ));
     let service = workspace.serve().await;
-    let identity = |sub: &str| service.post_text("/identity-token", "narrow", json!({"sub": sub}).to_string());
+    let identity =
+        |sub: &str| service.post_text("/identity-token", "narrow", json!({"sub": sub}).to_string());
     identity("user-12").await.ok();
     // The profile's own pattern has no anchors and is anchored all the same.
     for sub in ["user-2", "user-1x", "xuser-1", "user-1\u{2009}2"] {
         identity(sub).await.refused(403, "access_denied", Some("sub"));
     }
-    let intercom = |id: &str| service.post_text("/intercom-user-jwt", "narrow", json!({"user_id": id}).to_string());
+    let intercom =
+        |id: &str| service.post_text("/intercom-user-jwt", "narrow", json!({"user_id": id}).to_string());
     intercom("user-1x").await.ok();
     intercom("user-2").await.refused(403, "access_denied", Some("user_id"));
 }
@@ -131,7 +135,10 @@ async fn two_keys_of_one_caller_are_good_at_once() {
         service.post_text("/identity-token", key, r#"{"sub":"a"}"#).await.ok();
     }
     let metrics = service.metrics().await;
-    assert!(metrics.contains(r#"tokens_minted_total{caller="moving",profile="identity.web"} 2"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"tokens_minted_total{caller="moving",profile="identity.web"} 2"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

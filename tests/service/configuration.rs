@@ -14,28 +14,93 @@ const BAD: [(&str, &str, &str, &str); 62] = [
     ("[server]\n", "[server]\nlimit.body = 1\n", "server.limit", "did you mean `limits`?"),
     ("[server]\n", "[server]\nlimits.body = \"16 MB\"\n", "server.limits.body", "units are B, KiB and MiB"),
     ("[server]\n", "[server]\nlimits.body = \"2 MiB\"\n", "server.limits.body", "between 1 KiB and 1 MiB"),
-    ("[server]\n", "[server]\nlimits.request_timeout = 10\n", "server.limits.request_timeout", "duration in quotes"),
-    ("[server]\n", "[server]\nlimits.request_timeout = \"0s\"\n", "server.limits.request_timeout", "between 1s and 5m"),
+    (
+        "[server]\n",
+        "[server]\nlimits.request_timeout = 10\n",
+        "server.limits.request_timeout",
+        "duration in quotes",
+    ),
+    (
+        "[server]\n",
+        "[server]\nlimits.request_timeout = \"0s\"\n",
+        "server.limits.request_timeout",
+        "between 1s and 5m",
+    ),
     ("[server]\n", "[server]\nlimits.connections = 0\n", "server.limits.connections", "at least 1"),
-    ("[server]\n", "[server]\nlimits.signing_queue = \"many\"\n", "server.limits.signing_queue", "whole number"),
-    ("[server]\n", "[server]\nsigning.batch = \"yes\"\n", "server.signing.batch", "\"auto\", \"off\" or \"required\""),
-    ("[server]\n", "[server]\nsigning.batch = \"required\"\n", "server.signing.batch", "can't sign in batches"),
+    (
+        "[server]\n",
+        "[server]\nlimits.signing_queue = \"many\"\n",
+        "server.limits.signing_queue",
+        "whole number",
+    ),
+    (
+        "[server]\n",
+        "[server]\nsigning.batch = \"yes\"\n",
+        "server.signing.batch",
+        "\"auto\", \"off\" or \"required\"",
+    ),
+    (
+        "[server]\n",
+        "[server]\nsigning.batch = \"required\"\n",
+        "server.signing.batch",
+        "can't sign in batches",
+    ),
     ("[server]\n", "[server]\npublic.url = \"https://t.example\"\n", "server.public.listen", "is missing"),
-    ("[server]\n", "[server]\npublic.listen = \"0.0.0.0:1\"\npublic.url = \"http://t.example\"\n", "server.public.url", "https://"),
-    ("[server]\n", "[server]\npublic.listen = \"0.0.0.0:1\"\npublic.url = \"https://t.example/x\"\n", "server.public.url", "no path"),
-    ("[server]\n", "[server]\npublic.listen = \"0.0.0.0:1\"\nops.listen = \"0.0.0.0:1\"\n", "server.ops", "must not face the internet"),
-    ("[server]\n", "[server]\ntls.certificate_file = \"tls.crt\"\n", "server.tls.private_key_file", "is missing"),
-    ("[server]\n", "[server]\naudit_key = \"a\"\naudit_key_file = \"b\"\n", "server.audit_key", "given twice"),
+    (
+        "[server]\n",
+        "[server]\npublic.listen = \"0.0.0.0:1\"\npublic.url = \"http://t.example\"\n",
+        "server.public.url",
+        "https://",
+    ),
+    (
+        "[server]\n",
+        "[server]\npublic.listen = \"0.0.0.0:1\"\npublic.url = \"https://t.example/x\"\n",
+        "server.public.url",
+        "no path",
+    ),
+    (
+        "[server]\n",
+        "[server]\npublic.listen = \"0.0.0.0:1\"\nops.listen = \"0.0.0.0:1\"\n",
+        "server.ops",
+        "must not face the internet",
+    ),
+    (
+        "[server]\n",
+        "[server]\ntls.certificate_file = \"tls.crt\"\n",
+        "server.tls.private_key_file",
+        "is missing",
+    ),
+    (
+        "[server]\n",
+        "[server]\naudit_key = \"a\"\naudit_key_file = \"b\"\n",
+        "server.audit_key",
+        "given twice",
+    ),
     ("[server]\n", "server = 1\n[other]\n", "server", "must be a table"),
     ("[server]\n", "[serve]\n", "serve", "did you mean `server`?"),
     // [keysets]
     ("directory = \"keys/web\"\n", "", "keysets.web.directory", "exactly one of"),
-    ("directory = \"keys/web\"\n", "directory = \"keys/web\"\nkey = \"x\"\n", "keysets.web.directory", "exactly one of"),
-    ("directory = \"keys/web\"\n", "directory = \"keys/web\"\nkid = \"x\"\n", "keysets.web.kid", "goes with `key`"),
+    (
+        "directory = \"keys/web\"\n",
+        "directory = \"keys/web\"\nkey = \"x\"\n",
+        "keysets.web.directory",
+        "exactly one of",
+    ),
+    (
+        "directory = \"keys/web\"\n",
+        "directory = \"keys/web\"\nkid = \"x\"\n",
+        "keysets.web.kid",
+        "goes with `key`",
+    ),
     ("directory = \"keys/web\"\n", "key = \"x\"\n", "keysets.web.kid", "is missing"),
     ("directory = \"keys/web\"\n", "key = \"x\"\nkid = \"../x\"\n", "keysets.web.kid", "a key id is"),
     ("directory = \"keys/web\"\n", "key = \"x\"\nkid = \"\"\n", "keysets.web.kid", "a key id is"),
-    ("directory = \"keys/web\"\n", "directory = [\"keys/web\"]\n", "keysets.web.directory", "must be a string"),
+    (
+        "directory = \"keys/web\"\n",
+        "directory = [\"keys/web\"]\n",
+        "keysets.web.directory",
+        "must be a string",
+    ),
     ("[keysets.web]", "[keysets.\"we b\"]", "keysets.we b", "names are 1 to 64"),
     // [identity]
     ("issuer = \"intercom.com\"\n", "", "identity.web.issuer", "is missing"),
@@ -53,24 +118,69 @@ const BAD: [(&str, &str, &str, &str); 62] = [
     ("\"locale\", \"plan\"", "\"EXP\"", "identity.web.claims", "`EXP` is set by tokenmint"),
     ("\"locale\", \"plan\"", "1", "identity.web.claims", "must be a string"),
     ("claims = [\"email\"]", "claims = \"email\"", "intercom.fin.claims", "must be a list"),
-    ("claims = [\"email\"]", "claims = [\"user_id\"]", "intercom.fin.claims", "`user_id` is set by tokenmint"),
+    (
+        "claims = [\"email\"]",
+        "claims = [\"user_id\"]",
+        "intercom.fin.claims",
+        "`user_id` is set by tokenmint",
+    ),
     ("\"user-[0-9]+\"", "\"user-[0-9+\"", "identity.web512.subjects", "regular expression"),
     ("keyset = \"web512\"", "keyset = \"web\"", "keysets.web", "RFC 8725, section 3.1"),
-    ("[identity.web512]", "[identity.web.messaging]\nscrt_url = \"https://acme.my.salesforce-scrt.com/x\"\norg_id = \"00D1\"\nes_developer_name = \"1x\"\n[identity.web512]", "identity.web.messaging.org_id", "beginning with 00D"),
+    (
+        "[identity.web512]",
+        "[identity.web.messaging]\nscrt_url = \"https://acme.my.salesforce-scrt.com/x\"\norg_id = \"00D1\"\nes_developer_name = \"1x\"\n[identity.web512]",
+        "identity.web.messaging.org_id",
+        "beginning with 00D",
+    ),
     // [oauth]
     ("consumer_key = \"3MVG9.consumer\"\n", "", "oauth.crm.consumer_key", "is missing"),
     ("username = \"integration@acme.com\"\n", "", "oauth.crm.username", "is missing"),
     ("\"https://login.salesforce.com\"", "\"login.salesforce.com\"", "oauth.crm.audience", "isn't a URL"),
-    ("\"https://login.salesforce.com\"", "\"https://u:p@login.salesforce.com\"", "oauth.crm.audience", "user name or password"),
-    ("[intercom.fin]", "token_url = \"http://evil.example\"\n[intercom.fin]", "oauth.crm.token_url", "https://"),
-    ("[intercom.fin]", "assertion_ttl = \"10m\"\n[intercom.fin]", "oauth.crm.assertion_ttl", "between 30s and 5m"),
+    (
+        "\"https://login.salesforce.com\"",
+        "\"https://u:p@login.salesforce.com\"",
+        "oauth.crm.audience",
+        "user name or password",
+    ),
+    (
+        "[intercom.fin]",
+        "token_url = \"http://evil.example\"\n[intercom.fin]",
+        "oauth.crm.token_url",
+        "https://",
+    ),
+    (
+        "[intercom.fin]",
+        "assertion_ttl = \"10m\"\n[intercom.fin]",
+        "oauth.crm.assertion_ttl",
+        "between 30s and 5m",
+    ),
     // [intercom]
     ("secret_file = \"intercom.secret\"\n", "", "intercom.fin.secret", "is missing"),
-    ("secret_file = \"intercom.secret\"", "secret_file = \"none.secret\"", "intercom.fin.secret_file", "can't read"),
-    ("secret_file = \"intercom.secret\"", "secret_file = \"intercom.secret\"\nsecret = \"x\"", "intercom.fin.secret", "given twice"),
+    (
+        "secret_file = \"intercom.secret\"",
+        "secret_file = \"none.secret\"",
+        "intercom.fin.secret_file",
+        "can't read",
+    ),
+    (
+        "secret_file = \"intercom.secret\"",
+        "secret_file = \"intercom.secret\"\nsecret = \"x\"",
+        "intercom.fin.secret",
+        "given twice",
+    ),
     // [bundles] and [callers]
-    ("[callers.crm]", "[bundles.fin]\nx = \"oauth.crm\"\n[callers.crm]", "bundles.fin.x", "`identity.NAME` or `intercom.NAME`"),
-    ("allow = [\"oauth.crm\"]", "allow = [\"oauth.crn\"]", "callers.crm.allow", "`oauth.crn` isn't defined; defined: `oauth.crm`"),
+    (
+        "[callers.crm]",
+        "[bundles.fin]\nx = \"oauth.crm\"\n[callers.crm]",
+        "bundles.fin.x",
+        "`identity.NAME` or `intercom.NAME`",
+    ),
+    (
+        "allow = [\"oauth.crm\"]",
+        "allow = [\"oauth.crn\"]",
+        "callers.crm.allow",
+        "`oauth.crn` isn't defined; defined: `oauth.crm`",
+    ),
     ("allow = [\"oauth.crm\"]", "allow = [\"crm\"]", "callers.crm.allow", "write `identity.NAME`"),
 ];
 
@@ -168,7 +278,11 @@ fn every_section_of_the_contract_is_taken() {
     ));
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("callers.bundler.api_key_sha256"), "holding no key is a warning: {}", ran.stderr);
+    assert!(
+        ran.stderr.contains("callers.bundler.api_key_sha256"),
+        "holding no key is a warning: {}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -177,7 +291,11 @@ fn what_is_allowed_but_unwise_is_a_warning() {
     workspace.configure(&configuration().replace("\"intercom.com\"", "\"https://acme.com/\""));
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 0);
-    assert!(ran.stderr.contains("warning: identity.web.issuer") && ran.stderr.contains("ends with a slash"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("warning: identity.web.issuer") && ran.stderr.contains("ends with a slash"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -202,7 +320,11 @@ fn a_key_can_stand_in_the_configuration_itself() {
         assert_eq!(workspace.run(&["jwk", "WebAppKey1"]).json(), expected, "{}", &form[..12]);
     }
     let workspace = Workspace::new();
-    workspace.configure(&configuration().replacen("directory = \"keys/web\"\n", "kid = \"k\"\nkey = \"canary-secret\"\n", 1));
+    workspace.configure(&configuration().replacen(
+        "directory = \"keys/web\"\n",
+        "kid = \"k\"\nkey = \"canary-secret\"\n",
+        1,
+    ));
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 64);
     assert!(ran.stderr.contains("keysets.web.key (configuration): it isn't PEM text"), "{}", ran.stderr);

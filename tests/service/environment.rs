@@ -12,7 +12,8 @@ async fn any_value_can_be_overridden() {
         .set("TOKENMINT_CALLERS__WEB__ALLOW", "identity.web,oauth.crm");
     let service = workspace.serve().await;
     let body = service.post("/identity-token", &user_1()).await.ok();
-    let claims = verified(body["token"].as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
+    let claims =
+        verified(body["token"].as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
     assert_eq!(claims["iss"], "from-the-environment");
     assert_eq!(body["expires_in"], 90);
     let refused = service.post("/intercom-user-jwt", &serde_json::json!({"user_id": "1"})).await;
@@ -44,7 +45,8 @@ fn a_name_is_found_whatever_its_case_and_dashes() {
     workspace.set("TOKENMINT_CALLERS__RAILS_WEB__ALLOW", "identity.nothing");
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 64);
-    let line = "callers.Rails-Web.allow (environment TOKENMINT_CALLERS__RAILS_WEB__ALLOW): `identity.nothing`";
+    let line =
+        "callers.Rails-Web.allow (environment TOKENMINT_CALLERS__RAILS_WEB__ALLOW): `identity.nothing`";
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
 }
 
@@ -85,7 +87,12 @@ fn a_misspelt_override_is_an_error_and_a_near_miss_a_warning() {
 #[test]
 fn the_file_is_named_by_flag_or_variable_and_paths_start_beside_it() {
     let mut workspace = Workspace::bare();
-    workspace.write("etc/tokenmint.toml", &configuration().replace("\"keys/", "\"../keys/").replace("\"intercom.secret\"", "\"../intercom.secret\""));
+    workspace.write(
+        "etc/tokenmint.toml",
+        &configuration()
+            .replace("\"keys/", "\"../keys/")
+            .replace("\"intercom.secret\"", "\"../intercom.secret\""),
+    );
     workspace.run(&["check", "--config", "etc/tokenmint.toml"]).ok();
     workspace.set("TOKENMINT_CONFIG", "etc/tokenmint.toml");
     workspace.run(&["check"]).ok();

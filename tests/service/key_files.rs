@@ -6,7 +6,9 @@ use std::process::Command;
 
 use num_bigint_dig::prime::next_prime;
 use rsa::BigUint;
-use rsa::pkcs1::{DecodeRsaPrivateKey as _, EncodeRsaPrivateKey as _, EncodeRsaPublicKey as _, RsaPrivateKey, UintRef};
+use rsa::pkcs1::{
+    DecodeRsaPrivateKey as _, EncodeRsaPrivateKey as _, EncodeRsaPublicKey as _, RsaPrivateKey, UintRef,
+};
 use rsa::pkcs8::der::Encode as _;
 use rsa::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use rsa::traits::PublicKeyParts as _;
@@ -101,7 +103,7 @@ fn prime(bits: usize) -> BigUint {
 
 /// A number of ROCA's shape, k·M + 65537^a mod M, without a small factor.
 fn roca_number() -> BigUint {
-    let is_prime = |n: &u32| (2..*n).all(|d| n % d != 0);
+    let is_prime = |n: &u32| (2..*n).all(|d| !n.is_multiple_of(d));
     let primes: Vec<u32> = (2..752).filter(is_prime).collect();
     let product = primes.iter().filter(|p| **p <= 167).fold(BigUint::from(1_u32), |m, p| m * *p);
     let power = BigUint::from(65_537_u32).modpow(&BigUint::from(77_u32), &product);
@@ -131,16 +133,28 @@ fn bad_keys() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("DER", key.to_pkcs1_der().expect("DER").as_bytes().to_vec(), "isn't PEM text"),
         ("UTF-16", good.encode_utf16().flat_map(u16::to_le_bytes).collect(), "isn't PEM text"),
         text("too large", format!("{good}{}", " ".repeat(70_000)), "larger than 64 KiB"),
-        text("certificate", openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout /dev/null"), "it is a certificate, not a private key"),
+        text(
+            "certificate",
+            openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout /dev/null"),
+            "it is a certificate, not a private key",
+        ),
         text("request", block("CERTIFICATE REQUEST", b"x"), "certificate request"),
         text("public key", public.to_public_key_pem(LineEnding::LF).expect("PEM"), "it is a public key"),
         text("RSA public key", public.to_pkcs1_pem(LineEnding::LF).expect("PEM"), "it is a public key"),
         text("EC", openssl("ecparam -name prime256v1 -genkey -noout"), "an elliptic-curve (EC) key"),
         text("EC with its curve", openssl("ecparam -name prime256v1 -genkey"), "an elliptic-curve (EC) key"),
-        text("EC in PKCS#8", openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"), "an elliptic-curve (EC) key"),
+        text(
+            "EC in PKCS#8",
+            openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"),
+            "an elliptic-curve (EC) key",
+        ),
         text("Ed25519", openssl("genpkey -algorithm ED25519"), "an Ed25519 key"),
         text("X25519", openssl("genpkey -algorithm X25519"), "some other kind of key"),
-        text("RSA-PSS", openssl("genpkey -algorithm RSA-PSS -pkeyopt rsa_keygen_bits:2048"), "an RSA-PSS key"),
+        text(
+            "RSA-PSS",
+            openssl("genpkey -algorithm RSA-PSS -pkeyopt rsa_keygen_bits:2048"),
+            "an RSA-PSS key",
+        ),
         text("DSA", block("DSA PRIVATE KEY", b"x"), "a DSA key"),
         text("OpenSSH", block("OPENSSH PRIVATE KEY", b"x"), "ssh-keygen -p -m PKCS8"),
         text("PGP", block("PGP PRIVATE KEY BLOCK", b"x"), "of another kind"),
@@ -151,8 +165,16 @@ fn bad_keys() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         text("the end missing", [&lines[..9], &lines[lines.len() - 1..]].concat().join("\n"), "broken"),
         text("a changed character", good.replacen('M', "*", 1), "broken"),
         text("nothing in it", block("PRIVATE KEY", b""), "broken"),
-        text("encrypted, no passphrase", openssl("genpkey -algorithm RSA -aes256 -pass pass:secret"), "passphrase_file"),
-        text("old encryption", openssl("genrsa -traditional -aes128 -passout pass:secret 2048"), "openssl pkcs8 -topk8"),
+        text(
+            "encrypted, no passphrase",
+            openssl("genpkey -algorithm RSA -aes256 -pass pass:secret"),
+            "passphrase_file",
+        ),
+        text(
+            "old encryption",
+            openssl("genrsa -traditional -aes128 -passout pass:secret 2048"),
+            "openssl pkcs8 -topk8",
+        ),
         text("three primes", openssl("genrsa -primes 3 2048"), "more than two primes"),
         text("512 bits", short(512), "512 bits; at least 2048"),
         text("1024 bits", short(1024), "1024 bits; at least 2048"),
@@ -164,8 +186,16 @@ fn bad_keys() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         text("e large", bent(|k| k.e = (BigUint::from(1_u32) << 33) + 1_u32), "exponent isn't 65537"),
         text("even", bent(|k| k.n += 1_u32), "modulus is even"),
         text("a factor of 3", bent(|k| k.n = odd(2048) * 3_u32), "divisible by 3"),
-        text("a factor of 751", Numbers::from_primes(prime(1024), prime(1040) * 751_u32, 65_537).pem(), "divisible by 751"),
-        text("close primes", Numbers::from_primes(close.clone(), next_prime(&(&close + 2_u32)), 65_537).pem(), "Fermat"),
+        text(
+            "a factor of 751",
+            Numbers::from_primes(prime(1024), prime(1040) * 751_u32, 65_537).pem(),
+            "divisible by 751",
+        ),
+        text(
+            "close primes",
+            Numbers::from_primes(close.clone(), next_prime(&(&close + 2_u32)), 65_537).pem(),
+            "Fermat",
+        ),
         text("one prime twice", Numbers::from_primes(close.clone(), close, 65_537).pem(), "Fermat"),
         text("ROCA", bent(|k| k.n = roca_number() * roca_number()), "ROCA"),
         text("another modulus", bent(|k| k.n = Numbers::of(&KEYS.crm).n), "primes don't multiply"),
@@ -206,7 +236,10 @@ fn the_service_does_not_open_a_port_with_a_bad_key() {
 
 #[tokio::test]
 async fn every_usual_form_of_a_good_key_mints() {
-    let pkcs1 = rsa::RsaPrivateKey::from_pkcs8_pem(&KEYS.web).expect("good").to_pkcs1_pem(LineEnding::LF).expect("PEM");
+    let pkcs1 = rsa::RsaPrivateKey::from_pkcs8_pem(&KEYS.web)
+        .expect("good")
+        .to_pkcs1_pem(LineEnding::LF)
+        .expect("PEM");
     assert!(rsa::RsaPrivateKey::from_pkcs1_pem(&pkcs1).expect("good").size() == 256);
     let forms = [
         KEYS.web.clone(),
@@ -229,7 +262,10 @@ async fn every_usual_form_of_a_good_key_mints() {
 async fn an_encrypted_key_opens_with_a_passphrase_from_a_file_or_the_environment() {
     let workspace = Workspace::new();
     for encryption in ["-aes256", "-aes-128-cbc"] {
-        workspace.write_key("keys/web/WebAppKey1.key", &openssl(&format!("genpkey -algorithm RSA {encryption} -pass pass:open-sesame")));
+        workspace.write_key(
+            "keys/web/WebAppKey1.key",
+            &openssl(&format!("genpkey -algorithm RSA {encryption} -pass pass:open-sesame")),
+        );
         workspace.write("passphrase", "open-sesame\n");
         let configuration = crate::support::configuration();
         let with_file = "directory = \"keys/web\"\npassphrase_file = \"passphrase\"\n";
@@ -239,7 +275,10 @@ async fn an_encrypted_key_opens_with_a_passphrase_from_a_file_or_the_environment
 
         workspace.configure(&configuration);
         let mut workspace = Workspace::new();
-        workspace.write_key("keys/web/WebAppKey1.key", &openssl("genpkey -algorithm RSA -aes256 -pass pass:open-sesame"));
+        workspace.write_key(
+            "keys/web/WebAppKey1.key",
+            &openssl("genpkey -algorithm RSA -aes256 -pass pass:open-sesame"),
+        );
         workspace.set("TOKENMINT_KEYSETS__WEB__PASSPHRASE", "open-sesame");
         workspace.run(&["check"]).ok();
         workspace.set("TOKENMINT_KEYSETS__WEB__PASSPHRASE", "wrong-passphrase");
@@ -279,7 +318,8 @@ fn a_key_of_root_that_only_our_group_can_read_is_fine() {
     let workspace = Workspace::new();
     fs::set_permissions(workspace.path(""), Permissions::from_mode(0o755)).expect("ours");
     let key = workspace.path("keys/web/WebAppKey1.key");
-    let open = |path: &str| fs::set_permissions(workspace.path(path), Permissions::from_mode(0o644)).expect("ours");
+    let open =
+        |path: &str| fs::set_permissions(workspace.path(path), Permissions::from_mode(0o644)).expect("ours");
     for other in ["keys/web512/Web512.key", "keys/crm/CrmKey1.key"] {
         std::os::unix::fs::chown(workspace.path(other), Some(65_532), None).expect("root");
     }
@@ -297,7 +337,9 @@ fn a_key_of_root_that_only_our_group_can_read_is_fine() {
     };
     assert_eq!(check(0, 65_532, 0o440).0, Some(0), "{}", check(0, 65_532, 0o440).1);
     assert_eq!(check(65_532, 65_532, 0o400).0, Some(0));
-    for (owner, group, mode) in [(0, 65_532, 0o460), (0, 65_532, 0o444), (65_532, 65_532, 0o440), (1000, 65_532, 0o440)] {
+    for (owner, group, mode) in
+        [(0, 65_532, 0o460), (0, 65_532, 0o444), (65_532, 65_532, 0o440), (1000, 65_532, 0o440)]
+    {
         let (code, stderr) = check(owner, group, mode);
         assert_eq!(code, Some(64), "{owner} {group} {mode:o}: {stderr}");
     }
@@ -308,7 +350,10 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
     let workspace = Workspace::new();
     let certificate = "keys/web/WebAppKey1.crt";
     for (content, why) in [
-        (openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout /dev/null"), "certificate of another key"),
+        (
+            openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout /dev/null"),
+            "certificate of another key",
+        ),
         (KEYS.web.clone(), "holds a private key"),
         ("not a certificate".to_owned(), "holds no PEM certificate"),
         (String::new(), "holds no PEM certificate"),
@@ -324,22 +369,63 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
 
 #[test]
 fn a_key_directory_that_makes_no_sense_is_explained() {
-    let cases: [(&str, &dyn Fn(&Workspace), &str); 12] = [
+    type Spoil<'a> = &'a dyn Fn(&Workspace);
+    let cases: [(&str, Spoil<'_>, &str); 12] = [
         ("no directory", &|w| fs::remove_dir_all(w.path("keys/web")).expect("there"), "can't be listed"),
-        ("no key", &|w| fs::remove_file(w.path("keys/web/WebAppKey1.key")).expect("there"), "tokenmint keys new KID --keyset web"),
-        ("two keys, no schedule", &|w| w.write_key("keys/web/Other.key", &KEYS.crm), "holds 2 keys (Other, WebAppKey1) and no keyset.toml"),
+        (
+            "no key",
+            &|w| fs::remove_file(w.path("keys/web/WebAppKey1.key")).expect("there"),
+            "tokenmint keys new KID --keyset web",
+        ),
+        (
+            "two keys, no schedule",
+            &|w| w.write_key("keys/web/Other.key", &KEYS.crm),
+            "holds 2 keys (Other, WebAppKey1) and no keyset.toml",
+        ),
         ("a bad name", &|w| w.write_key("keys/web/My Key.key", &KEYS.crm), "a key id is 1 to 128"),
         ("a kid twice", &|w| w.write_key("keys/web/CrmKey1.key", &KEYS.web512), "keyset.toml"),
-        ("the same kid elsewhere", &|w| {
-            fs::remove_file(w.path("keys/web/WebAppKey1.key")).expect("there");
-            w.write_key("keys/web/CrmKey1.key", &KEYS.web);
-        }, "`CrmKey1` is also in keyset"),
-        ("a schedule of others", &|w| w.write("keys/web/keyset.toml", "[[key]]\nkid = \"Lost\"\nsign_from = 2026-01-01T00:00:00Z"), "there is no Lost.key"),
+        (
+            "the same kid elsewhere",
+            &|w| {
+                fs::remove_file(w.path("keys/web/WebAppKey1.key")).expect("there");
+                w.write_key("keys/web/CrmKey1.key", &KEYS.web);
+            },
+            "`CrmKey1` is also in keyset",
+        ),
+        (
+            "a schedule of others",
+            &|w| w.write("keys/web/keyset.toml", "[[key]]\nkid = \"Lost\"\nsign_from = 2026-01-01T00:00:00Z"),
+            "there is no Lost.key",
+        ),
         ("an empty schedule", &|w| w.write("keys/web/keyset.toml", ""), "lists no key"),
-        ("a date without zone", &|w| w.write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00"), "keysets.web.key.sign_from"),
+        (
+            "a date without zone",
+            &|w| {
+                w.write(
+                    "keys/web/keyset.toml",
+                    "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00",
+                );
+            },
+            "keysets.web.key.sign_from",
+        ),
         ("no date", &|w| w.write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\""), "sign_from"),
-        ("a word too many", &|w| w.write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\nsign_until = 1"), "unknown key"),
-        ("too soon", &|w| w.write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\"\nadded = 2026-01-01T00:00:00Z\nsign_from = 2026-01-01T23:59:59Z"), "2026-01-02T00:00:00Z"),
+        (
+            "a word too many",
+            &|w| {
+                w.write(
+                    "keys/web/keyset.toml",
+                    "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\nsign_until = 1",
+                );
+            },
+            "unknown key",
+        ),
+        (
+            "too soon",
+            &|w| {
+                w.write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\"\nadded = 2026-01-01T00:00:00Z\nsign_from = 2026-01-01T23:59:59Z");
+            },
+            "2026-01-02T00:00:00Z",
+        ),
     ];
     for (name, spoil, why) in cases {
         let workspace = Workspace::new();

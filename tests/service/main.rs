@@ -1,10 +1,25 @@
 //! Runs the service as its users do: the real binary, real files, real sockets.
 
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it left out"
+)]
+#![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]
+#![allow(clippy::collection_is_never_read, reason = "connections are held open by being kept")]
+
 mod callers;
+mod commands;
 mod configuration;
+mod connections;
 mod environment;
+mod example;
 mod key_files;
+mod listeners;
 mod minting;
+mod openapi;
 mod publishing;
 mod refusals;
+mod rooms;
+mod secrecy;
 mod support;

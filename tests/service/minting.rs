@@ -90,7 +90,8 @@ async fn a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered() {
     let claims = json!({"plan": {"name": "pro \u{1f600}", "seats": [1, 2.5, null, true]}, "locale": "de"});
     let body = json!({"sub": "Jürgen \"J\" Groß/\\", "ttl": 60, "claims": claims, "profile": "web"});
     let answer = service.post("/identity-token", &body).await.ok();
-    let minted = verified(answer["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
+    let minted =
+        verified(answer["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
     assert_eq!(minted["sub"], body["sub"]);
     assert_eq!([&minted["plan"], &minted["locale"]], [&claims["plan"], &claims["locale"]]);
     assert_eq!(answer["expires_in"], 60);
@@ -157,9 +158,8 @@ async fn the_bare_token_comes_with_accept_application_jwt() {
 #[tokio::test]
 async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
     let service = Workspace::new().serve().await;
-    let with = |id: &str| {
-        Answer::of(service.request(Method::GET, "/livez").header("X-Request-Id", id.to_owned()))
-    };
+    let with =
+        |id: &str| Answer::of(service.request(Method::GET, "/livez").header("X-Request-Id", id.to_owned()));
     assert_eq!(with("page-load_7.1").await.header("x-request-id"), "page-load_7.1");
     for harmful in ["a b", "\"", "<x>", &"x".repeat(65), ""] {
         assert_ne!(with(harmful).await.header("x-request-id"), harmful);
@@ -183,7 +183,10 @@ async fn a_hundred_askers_at_once_all_get_a_token_of_their_own() {
     let metrics = service.metrics().await;
     let counted = r#"tokenmint_tokens_minted_total{caller="web",profile="identity.web"} 100"#;
     assert!(metrics.contains(counted), "{metrics}");
-    assert!(metrics.contains(r#"tokenmint_signing_duration_seconds_count{algorithm="RS256"} 100"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"tokenmint_signing_duration_seconds_count{algorithm="RS256"} 100"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -193,11 +196,11 @@ async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
     workspace.write_key("keys/web/WebAppKey3.key", &crate::support::KEYS.crm);
     std::fs::remove_dir_all(workspace.path("keys/web512")).expect("removed");
     workspace.configure(
-        &crate::support::configuration().replace("keys/web512", "keys/crm").replace("RS512", "RS256").replacen(
-            "[keysets.web512]\ndirectory = \"keys/crm\"\n",
-            "",
-            1,
-        ).replace("keyset = \"web512\"", "keyset = \"web\""),
+        &crate::support::configuration()
+            .replace("keys/web512", "keys/crm")
+            .replace("RS512", "RS256")
+            .replacen("[keysets.web512]\ndirectory = \"keys/crm\"\n", "", 1)
+            .replace("keyset = \"web512\"", "keyset = \"web\""),
     );
     workspace.write(
         "keys/web/keyset.toml",
@@ -212,14 +215,21 @@ async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
     let kids: Vec<_> = set["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect();
     assert_eq!(kids, ["WebAppKey2", "WebAppKey3"]);
     let metrics = service.metrics().await;
-    assert!(metrics.contains(r#"tokenmint_key_starts_signing_seconds{keyset="web",kid="WebAppKey3"}"#), "{metrics}");
-    assert!(metrics.contains(r#"tokenmint_key_stops_signing_seconds{keyset="web",kid="WebAppKey2"}"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"tokenmint_key_starts_signing_seconds{keyset="web",kid="WebAppKey3"}"#),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(r#"tokenmint_key_stops_signing_seconds{keyset="web",kid="WebAppKey2"}"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
 async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
     let workspace = Workspace::new();
-    workspace.write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2999-01-01T00:00:00Z\n");
+    workspace
+        .write("keys/web/keyset.toml", "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2999-01-01T00:00:00Z\n");
     let service = workspace.serve().await;
     let refusal = service.post("/identity-token", &user_1()).await;
     let description = refusal.refused(503, "temporarily_unavailable", None);

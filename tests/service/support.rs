@@ -39,7 +39,7 @@ pub static KEYS: LazyLock<Keys> = LazyLock::new(|| {
 
 pub fn sha256_hex(text: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// A folder with `tokenmint.toml` and `keys/`, gone at the end.
@@ -106,7 +106,8 @@ impl Workspace {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenmint"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        let foreign = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENMINT_"));
+        let foreign =
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENMINT_"));
         foreign.for_each(|(name, _)| _ = command.env_remove(name));
         command.env_remove("RUST_LOG").envs(&self.environment);
         command
@@ -214,7 +215,8 @@ impl Drop for Running {
 
 impl Running {
     async fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut stderr = child.stderr.take().expect("piped");
         let log = Arc::new(Mutex::new(String::new()));
@@ -408,4 +410,3 @@ pub fn unverified(token: &str) -> (Value, Value) {
 pub fn user_1() -> Value {
     json!({"sub": "user-1"})
 }
-

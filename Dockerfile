@@ -1,0 +1,69 @@
+# The image: one static binary, no shell, no package manager, not root, happy with a read-only root.
+#
+#   docker build -t tokenmint .
+#   docker run --read-only --cap-drop ALL -p 8080:8080 -v "$PWD/etc:/etc/tokenmint:ro" tokenmint
+#
+# The mounted tokenmint.toml needs `listen = "0.0.0.0:8080"`, or the container TOKENMINT_SERVER__LISTEN (the
+# default, loopback, can't be reached from outside), and its keys must be readable by uid 65532.
+# Needs BuildKit (Docker 23 or later), Podman or buildah; buildah before 1.29 misses the default of an ARG
+# that names a stage: --build-arg BINARY_FROM=build.
+
+# Any Rust image with a C compiler and musl; tied to the version in Cargo.toml's `rust-version`.
+ARG BUILDER_IMAGE=rust:1.95-alpine
+# It brings CA certificates, for the calls to Salesforce. `scratch` works too; there, mount a bundle and
+# point SSL_CERT_FILE at it.
+ARG RUNTIME_IMAGE=gcr.io/distroless/static-debian12:nonroot
+# `prebuilt` takes target/image/tokenmint in place of compiling: for a CI that has compiled already, and
+# for tests/image, which so tests the very final stage that is shipped.
+ARG BINARY_FROM=build
+
+# One platform at a time, with that platform's own compiler: a cross toolchain would be one more thing to
+# trust. For arm64 use an arm64 machine; emulation gives the same, slowly.
+FROM ${BUILDER_IMAGE} AS build
+WORKDIR /src
+COPY . .
+# The caches keep compiled dependencies between builds without entering a layer, so that a change in src/
+# compiles tokenmint alone. `touch`: Cargo goes by file times, and a cache from another, newer checkout
+# would pass for this one's. `chroot`: a binary that needs any library fails here and not in production.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    target="$(uname -m)-unknown-linux-musl" \
+    && find src -name '*.rs' -exec touch {} + \
+    && cargo build --locked --release --bin tokenmint --target "$target" \
+    && mkdir /out \
+    && cp "target/$target/release/tokenmint" /out/ \
+    && chroot /out /tokenmint --version
+
+FROM scratch AS prebuilt
+COPY target/image/tokenmint /out/tokenmint
+
+FROM ${BINARY_FROM} AS binary
+
+FROM ${RUNTIME_IMAGE}
+# Owned by root and not writable, so that the service can't change its own program.
+COPY --from=binary --chmod=0555 /out/tokenmint /usr/local/bin/tokenmint
+
+# A path, not a secret; the rule goes by the name.
+# hadolint ignore=DL3064
+ENV TOKENMINT_CONFIG=/etc/tokenmint/tokenmint.toml
+# By number: `runAsNonRoot` in Kubernetes can't look up a name, and scratch has no /etc/passwd.
+USER 65532:65532
+EXPOSE 8080
+# Exec form, as there is no shell. For Docker and Podman: Kubernetes ignores it and has its own probes, and
+# buildah keeps it only with --format docker.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["/usr/local/bin/tokenmint", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/tokenmint"]
+CMD ["serve"]
+
+# Last, as they change with every build and the layers above do not.
+ARG SOURCE=unknown
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG LICENSES=NOASSERTION
+LABEL org.opencontainers.image.title="tokenmint" \
+      org.opencontainers.image.description="Mints JWTs for Salesforce and Intercom: identity tokens, OAuth assertions, access tokens, JWKS" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="${LICENSES}"

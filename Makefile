@@ -1,0 +1,39 @@
+# What people and CI run. Each target installs what it needs; the next machine has nothing but Rust, Python, Node
+# and apt.
+
+CARGO ?= cargo
+export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
+
+.PHONY: run test lint unit interop image bench
+
+# The main job with no Salesforce org, no key and no configuration: prints commands to paste.
+run:
+	$(CARGO) run --locked --quiet -- dev
+
+# Everything that CI runs.
+test: lint unit interop image
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+# The service over real sockets, and the units.
+unit:
+	$(CARGO) test --locked
+
+# Other people's libraries and tools verify what it makes.
+interop:
+	tests/interop/setup
+	$(CARGO) build --locked
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/interop
+
+# The image: linted, built, run read-only, asked for its health.
+image:
+	tests/image lint
+	tests/image
+
+# Start, memory and size, with the goals beside them.
+bench:
+	$(CARGO) build --locked --release
+	TOKENMINT_BIN=target/release/tokenmint benches/start

@@ -1,0 +1,253 @@
+//! The command line, by its output and its exit codes.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::support::{Workspace, configuration, sha256_hex, unverified, verified};
+
+#[tokio::test]
+async fn init_makes_what_serve_needs() {
+    let workspace = Workspace::bare();
+    let made = workspace.run(&["init", "new", "--issuer", "acme \"x\" co", "--kid", "K1", "--json"]).json();
+    assert_eq!(made["caller"], "web-backend");
+    for (name, mode) in [("K1.key", 0o600), ("K1.crt", 0o644), ("K1.jwk", 0o644)] {
+        let metadata = std::fs::metadata(workspace.path("new/keys/web").join(name)).expect(name);
+        assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
+    }
+    let config = std::fs::read_to_string(workspace.path("new/tokenmint.toml")).expect("a configuration");
+    let api_key = made["api_key"].as_str().expect("an API key");
+    assert!(config.contains(&sha256_hex(api_key)) && !config.contains(api_key), "{config}");
+    let checked = workspace.run(&["check", "--config", "new/tokenmint.toml"]).ok();
+    assert_eq!(checked, "ok: 1 key, 1 keyset, 1 profile, 1 caller\n");
+
+    workspace.write(
+        "tokenmint.toml",
+        &config.replace("127.0.0.1:8080", "127.0.0.1:0").replace("keys/web", "new/keys/web"),
+    );
+    let service = workspace.serve().await;
+    let body = service.post_text("/identity-token", api_key, r#"{"sub":"user-1"}"#).await.ok();
+    let claims =
+        verified(body["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
+    assert_eq!(claims["iss"], "acme \"x\" co");
+
+    let again = workspace.run(&["init", "new"]);
+    assert_eq!(again.code(), 1);
+    assert!(again.stderr.contains("nothing was written"), "{}", again.stderr);
+}
+
+#[test]
+fn keys_new_makes_a_pair_a_certificate_and_a_jwk_that_belong_together() {
+    let workspace = Workspace::bare();
+    let made = workspace.run(&["keys", "new", "--directory", "fresh", "--json"]).json();
+    let kid = made["kid"].as_str().expect("a kid");
+    let read = |extension: &str| {
+        std::fs::read_to_string(workspace.path(&format!("fresh/{kid}.{extension}"))).expect("a file")
+    };
+    let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_str(&read("jwk")).expect("a JWK");
+    // Without a name a key is called by its thumbprint.
+    assert_eq!(jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).expect("RSA"), kid);
+    let (_, certificate) = x509_parser::pem::parse_x509_pem(read("crt").as_bytes()).expect("PEM");
+    let der = base64::engine::general_purpose::STANDARD.encode(&certificate.contents);
+    assert_eq!(jwk.common.x509_chain, Some(vec![der]));
+    assert!(read("key").starts_with("-----BEGIN PRIVATE KEY-----"));
+
+    let second = workspace.run(&["keys", "new", "Second", "--directory", "fresh"]);
+    assert_eq!(second.code(), 1);
+    assert!(second.stderr.contains("keyset.toml"), "{}", second.stderr);
+    workspace.write("fresh/keyset.toml", "");
+    workspace.run(&["keys", "new", "Second", "--directory", "fresh", "--bits", "3072"]).ok();
+    let over = workspace.run(&["keys", "new", "Second", "--directory", "fresh"]);
+    assert_eq!(over.code(), 1, "nothing is overwritten");
+    assert_eq!(workspace.run(&["keys", "new", "--directory", "fresh", "--bits", "1024"]).code(), 2);
+    assert_eq!(workspace.run(&["keys", "new", "../x", "--directory", "fresh"]).code(), 2);
+}
+
+#[test]
+fn keys_list_says_what_signs_and_when_that_changes() {
+    let workspace = Workspace::new();
+    workspace.write_key("keys/web/WebAppKey2.key", &crate::support::KEYS.web512);
+    workspace.write(
+        "keys/web/keyset.toml",
+        "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+         [[key]]\nkid = \"WebAppKey2\"\nsign_from = 2999-01-01T00:00:00Z\n",
+    );
+    let text = workspace.run(&["keys", "list"]).ok();
+    let row =
+        |kid: &str| text.lines().find(|line| line.contains(kid)).unwrap_or_else(|| panic!("{kid} in {text}"));
+    assert!(
+        row("WebAppKey1").contains("signing")
+            && row("WebAppKey1").contains("signs until 2999-01-01T00:00:00Z")
+    );
+    assert!(
+        row("WebAppKey2").contains("pending")
+            && row("WebAppKey2").contains("signs from 2999-01-01T00:00:00Z")
+    );
+    assert!(row("CrmKey1").contains("oauth.crm") && row("Web512").contains("RS512 2048"));
+    let list = workspace.run(&["keys", "list", "--json"]).json();
+    let listed = |kid: &str| {
+        let keys = list.as_array().expect("a list");
+        keys.iter().find(|key| key["kid"] == kid).expect("listed")
+    };
+    assert_eq!(listed("WebAppKey2")["state"], "pending");
+    let first = listed("WebAppKey1");
+    // The longest life of a token (1 h) and an hour more.
+    assert_eq!(first["published_until"].as_i64(), first["signs_until"].as_i64().map(|until| until + 7200));
+}
+
+#[tokio::test]
+async fn mint_makes_the_same_tokens_without_a_server() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    let set = service.jwks("/.well-known/jwks.json").await;
+    let token = workspace
+        .run(&["mint", "identity.web", "--sub", "user-9", "--ttl", "60", "--claims", r#"{"locale":"de"}"#])
+        .ok();
+    let claims = verified(token.trim_end(), &set);
+    assert_eq!([&claims["sub"], &claims["locale"]], ["user-9", "de"]);
+    let json = workspace.run(&["mint", "identity.web512", "--sub", "user-9", "--json"]).json();
+    assert_eq!(json["expires_in"], 3600);
+    verified(json["token"].as_str().expect("a token"), &set);
+    verified(workspace.run(&["mint", "oauth.crm"]).ok().trim_end(), &set);
+    let (_, intercom) = unverified(workspace.run(&["mint", "intercom.fin", "--sub", "7"]).ok().trim_end());
+    assert_eq!(intercom["user_id"], "7");
+}
+
+#[test]
+fn mint_says_what_is_wrong_with_its_options() {
+    let workspace = Workspace::new();
+    for (arguments, why) in [
+        (&["mint", "identity.web"][..], "--sub"),
+        (&["mint", "identity.none", "--sub", "a"], "there is no profile `identity.none`"),
+        (&["mint", "web", "--sub", "a"], "write `identity.NAME`"),
+        (&["mint", "identity.web", "--sub", "null"], "--sub names nobody"),
+        (&["mint", "identity.web512", "--sub", "someone"], "isn't what `identity.web512` lets subjects be"),
+        (&["mint", "identity.web", "--sub", "a", "--ttl", "5"], "--ttl must be between"),
+        (&["mint", "identity.web", "--sub", "a", "--claims", "x"], "--claims isn't JSON"),
+        (&["mint", "identity.web", "--sub", "a", "--claims", r#"{"exp":1}"#], "--claims.exp isn't allowed"),
+        (&["mint", "oauth.crm", "--sub", "a"], "leave out --sub"),
+        (&["mint"], "required"),
+        (&["nothing"], "unrecognized"),
+        (&[], "Usage"),
+    ] {
+        let ran = workspace.run(arguments);
+        assert_eq!(ran.code(), 2, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(why), "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn callers_new_makes_a_key_whose_lines_work() {
+    let workspace = Workspace::new();
+    let text = workspace
+        .run(&["callers", "new", "rails-web", "--allow", "identity.web", "--allow", "oauth.crm"])
+        .ok();
+    let (before, lines) = text.split_once("[callers.rails-web]").expect("the lines");
+    let key = before.lines().find_map(|line| line.trim().strip_prefix("tm_")).expect("the key");
+    assert!(lines.contains(&sha256_hex(&format!("tm_{key}"))));
+    assert!(key.len() == 43, "256 bits");
+    workspace.configure(&format!("{}\n[callers.rails-web]{lines}", configuration()));
+    assert!(workspace.run(&["check"]).ok().contains("3 callers"));
+    let made = workspace.run(&["callers", "new", "x", "--json"]).json();
+    assert_eq!(made["api_key_sha256"], sha256_hex(made["api_key"].as_str().expect("a key")));
+    assert_eq!(workspace.run(&["callers", "new", "a b"]).code(), 2);
+    assert_eq!(workspace.run(&["callers", "new", "x", "--allow", "web"]).code(), 2);
+}
+
+#[tokio::test]
+async fn healthcheck_tells_a_service_that_answers_from_one_that_does_not() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    let listens = |address: &str| workspace.configure(&configuration().replace("127.0.0.1:0", address));
+    listens(service.address("minting"));
+    workspace.run(&["healthcheck"]).ok();
+    // Who listens everywhere is asked on loopback.
+    let port = service.address("minting").rsplit(':').next().expect("a port").to_owned();
+    listens(&format!("0.0.0.0:{port}"));
+    workspace.run(&["healthcheck"]).ok();
+    drop(service);
+    let ran = workspace.run(&["healthcheck"]);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stderr.contains("/livez can't be asked"), "{}", ran.stderr);
+    // Something else listens there, and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listens(&mute.local_addr().expect("an address").to_string());
+    let ran = workspace.run(&["healthcheck", "--timeout", "1"]);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stderr.contains("within 1 s"), "{}", ran.stderr);
+}
+
+#[test]
+fn every_command_has_help_with_an_example_and_says_its_version() {
+    let workspace = Workspace::bare();
+    for command in [
+        &["serve"][..],
+        &["dev"],
+        &["init"],
+        &["check"],
+        &["keys"],
+        &["keys", "new"],
+        &["keys", "list"],
+        &["jwk"],
+        &["jwks"],
+        &["mint"],
+        &["callers"],
+        &["callers", "new"],
+        &["healthcheck"],
+        &["openapi"],
+        &["completions"],
+    ] {
+        let help = workspace.run(&[command, &["--help"]].concat()).ok();
+        assert!(help.contains("Example: "), "{command:?}: {help}");
+    }
+    let version = workspace.run(&["--version"]).ok();
+    assert_eq!(version, format!("tokenmint {}\n", env!("CARGO_PKG_VERSION")));
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(workspace.run(&["completions", shell]).ok().contains("healthcheck"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenmint"))
+        .arg("openapi")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+/// What `make run` does: the commands that `dev` prints are pasted into a shell, as a newcomer would.
+#[tokio::test]
+async fn what_dev_prints_can_be_pasted() {
+    use std::io::{BufRead as _, BufReader};
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenmint"))
+        .args(["dev", "--listen", "127.0.0.1:0"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let text: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.starts_with("Stop")).collect();
+    let pasted = |needle: &str| -> Value {
+        let command =
+            text.iter().find(|line| line.starts_with("curl") && line.contains(needle)).expect(needle);
+        let output = std::process::Command::new("bash").args(["-c", command]).output().expect("a shell");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {command}"))
+    };
+    let set = serde_json::from_value(pasted("/keysets/web/jwks.json")).expect("a JWK Set");
+    let token = pasted("/identity-token")["token"].clone();
+    assert_eq!(verified(token.as_str().expect("a token"), &set)["sub"], "user-1");
+    assert!(pasted("/intercom-user-jwt")["token"].is_string());
+    assert!(pasted("/oauth-assertion")["assertion"].is_string());
+    child.kill().expect("a child of ours");
+    let _ = child.wait();
+    let ran = Workspace::bare().run(&["dev", "--listen", "0.0.0.0:0"]);
+    assert_eq!(ran.code(), 2);
+    assert!(ran.stderr.contains("loopback only"), "{}", ran.stderr);
+}

@@ -1,0 +1,262 @@
+//! Which listener shows what, over TCP, a Unix socket and TLS; and how the service ends.
+
+use std::os::unix::fs::FileTypeExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::support::{API_KEY, Answer, Running, Workspace, configuration, signal, user_1};
+
+/// One request over a stream that is closed behind it; the status and all of the answer.
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String) {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_else(|| panic!("no status in {answer}")), answer)
+}
+
+async fn at(service: &Running, listener: &str, method: &str, path: &str) -> u16 {
+    let stream = TcpStream::connect(service.address(listener)).await.expect("connected");
+    exchange(stream, method, path, r#"{"sub":"user-1"}"#).await.0
+}
+
+#[tokio::test]
+async fn the_public_listener_shows_keys_and_nothing_else_and_ops_moves_away() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace(
+        "listen = \"127.0.0.1:0\"\n",
+        "listen = \"127.0.0.1:0\"\n[server.public]\nlisten = \"127.0.0.1:0\"\n[server.ops]\nlisten = \"127.0.0.1:0\"\n",
+    ));
+    let service = workspace.serve().await;
+    for (method, path, minting, public, ops) in [
+        ("POST", "/identity-token", 200, 404, 404),
+        ("GET", "/openapi.yaml", 200, 404, 404),
+        ("GET", "/keysets/web/jwks.json", 200, 200, 404),
+        ("GET", "/.well-known/jwks.json", 200, 200, 404),
+        ("GET", "/metrics", 404, 404, 200),
+        ("GET", "/livez", 404, 404, 200),
+        ("GET", "/readyz", 404, 404, 200),
+        ("GET", "/healthz", 404, 404, 200),
+    ] {
+        for (listener, expected) in [("minting", minting), ("public", public), ("ops", ops)] {
+            assert_eq!(at(&service, listener, method, path).await, expected, "{path} at {listener}");
+        }
+    }
+    workspace.configure(&configuration().replace(
+        "listen = \"127.0.0.1:0\"\n",
+        &format!("listen = \"127.0.0.1:1\"\n[server.ops]\nlisten = \"{}\"\n", service.address("ops")),
+    ));
+    workspace.run(&["healthcheck"]).ok();
+}
+
+#[tokio::test]
+async fn without_other_listeners_all_is_on_one() {
+    let service = Workspace::new().serve().await;
+    for path in ["/metrics", "/livez", "/readyz", "/healthz", "/.well-known/jwks.json", "/openapi.yaml"] {
+        assert_eq!(service.get(path).await.status.as_u16(), 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_and_is_gone_at_the_end() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
+    let socket = workspace.path("run.sock");
+    // Left behind by a process that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));
+    let service = workspace.serve().await;
+    let stream = UnixStream::connect(&socket).await.expect("connected");
+    let (status, answer) = exchange(stream, "POST", "/identity-token", r#"{"sub":"user-1"}"#).await;
+    assert_eq!(status, 200, "{answer}");
+    workspace.run(&["healthcheck"]).ok();
+    let taken = workspace.run(&["serve"]);
+    assert_eq!(taken.code(), 1, "somebody answers there, so the socket is not taken over");
+    assert!(std::fs::metadata(&socket).expect("there").file_type().is_socket());
+    let (status, _) = service.terminate().await;
+    assert!(status.success() && !socket.exists());
+}
+
+/// A certificate authority and a certificate of it for `name`, by openssl.
+fn certificates(workspace: &Workspace, authority: &str, name: &str) {
+    let script = format!(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN={authority} -keyout {authority}.key -out {authority}.crt \
+         && openssl req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr \
+         && printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > {name}.ext \
+         && openssl x509 -req -in {name}.csr -CA {authority}.crt -CAkey {authority}.key -CAcreateserial -days 30 \
+            -extfile {name}.ext -out {name}.crt && cat {name}.key {name}.crt > {name}.both && chmod 600 *.key"
+    );
+    let made =
+        Command::new("bash").args(["-ec", &script]).current_dir(workspace.path("")).output().expect("bash");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+fn client(workspace: &Workspace, identity: Option<&str>) -> reqwest::Client {
+    let read = |name: &str| std::fs::read(workspace.path(name)).expect(name);
+    let root = reqwest::Certificate::from_pem(&read("ca.crt")).expect("PEM");
+    let builder = reqwest::Client::builder().tls_certs_only([root]);
+    let builder = identity.into_iter().fold(builder, |builder, name| {
+        builder.identity(reqwest::Identity::from_pem(&read(name)).expect("PEM"))
+    });
+    builder.build().expect("a client")
+}
+
+#[tokio::test]
+async fn tls_serves_those_who_verify_it_and_mutual_tls_those_who_show_a_certificate() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "server");
+    certificates(&workspace, "clients", "backend");
+    certificates(&workspace, "others", "stranger");
+    let tls = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", tls));
+    let service = workspace.serve().await;
+    let ask = |service: &Running, identity: Option<&str>| {
+        let url = format!("https://{}/identity-token", service.address("minting"));
+        client(&workspace, identity).post(url).bearer_auth(API_KEY).json(&user_1()).send()
+    };
+    assert_eq!(ask(&service, None).await.expect("TLS").status().as_u16(), 200);
+    // Plain HTTP on a TLS port gets no answer, and does no harm.
+    assert!(service.request(Method::GET, "/livez").send().await.is_err());
+    let address = service.address("minting").to_owned();
+    workspace.configure(
+        &configuration().replace("listen = \"127.0.0.1:0\"\n", &tls.replace("127.0.0.1:0", &address)),
+    );
+    workspace.run(&["healthcheck"]).ok();
+    drop(service);
+
+    workspace.configure(
+        &configuration()
+            .replace("listen = \"127.0.0.1:0\"\n", &format!("{tls}client_ca_file = \"clients.crt\"\n")),
+    );
+    let service = workspace.serve().await;
+    assert_eq!(ask(&service, Some("backend.both")).await.expect("TLS").status().as_u16(), 200);
+    assert!(ask(&service, None).await.is_err(), "no certificate");
+    assert!(ask(&service, Some("stranger.both")).await.is_err(), "another authority's");
+}
+
+#[test]
+fn bad_tls_files_are_refused_before_a_port_opens() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "server");
+    for (certificate, key, field, why) in [
+        ("none.crt", "server.key", "server.tls.certificate_file", "can't be read"),
+        ("server.key", "server.key", "server.tls.certificate_file", "holds no certificate"),
+        ("server.crt", "none.key", "server.tls.private_key_file", "can't be opened"),
+        ("server.crt", "server.crt", "server.tls.private_key_file", "is open to others"),
+        ("server.crt", "ca.key", "server.tls.certificate_file", "doesn't go with the private key"),
+    ] {
+        workspace.configure(&configuration().replace(
+            "listen = \"127.0.0.1:0\"\n",
+            &format!("listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"\n"),
+        ));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{why}");
+        assert!(ran.stderr.contains(field) && ran.stderr.contains(why), "{why}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_plain_failure() {
+    let workspace = Workspace::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    workspace.configure(&configuration().replace("127.0.0.1:0", &address));
+    let ran = workspace.run(&["serve"]);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stderr.contains(&format!("can't listen on {address} ([server] listen)")), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
+    let service = Workspace::new().serve().await;
+    let address = service.address("minting").to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..50 {
+        idle.push(TcpStream::connect(&address).await.expect("connected"));
+    }
+    // One that is in the middle of its body, and finishes it.
+    let mut late = TcpStream::connect(&address).await.expect("connected");
+    let body = user_1().to_string();
+    let head = format!(
+        "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    late.write_all(head.as_bytes()).await.expect("written");
+    late.write_all(&body.as_bytes()[..3]).await.expect("written");
+    // And one that never does.
+    let mut stuck = TcpStream::connect(&address).await.expect("connected");
+    stuck.write_all(head.as_bytes()).await.expect("written");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let ended = tokio::spawn(service.terminate());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Not ready, and still answering, so that a load balancer notices in time.
+    let ready =
+        exchange(TcpStream::connect(&address).await.expect("still there"), "GET", "/readyz", "").await;
+    assert_eq!(ready.0, 503, "{}", ready.1);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    late.write_all(&body.as_bytes()[3..]).await.expect("written");
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).await.expect("read");
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"), "{answer}");
+    let (status, took) = ended.await.expect("no panic");
+    assert!(status.success());
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn sighup_never_kills() {
+    let service = Workspace::new().serve().await;
+    for _ in 0..5 {
+        signal(service.pid(), "HUP");
+    }
+    service.logged("SIGHUP").await;
+    service.post("/identity-token", &json!({"sub": "a"})).await.ok();
+    let (status, _) = service.terminate().await;
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn health_and_metrics_say_what_they_are() {
+    let service = Workspace::new().serve().await;
+    assert_eq!(service.get("/livez").await.ok(), json!({"status": "ok"}));
+    assert_eq!(service.get("/readyz").await.ok(), json!({"status": "ready"}));
+    assert_eq!(service.get("/healthz").await.ok(), json!({"status": "ready"}));
+    service.get("/nothing/user-1").await;
+    let metrics = service.get("/metrics").await;
+    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    for name in [
+        "tokenmint_build_info{version=",
+        "tokenmint_tokens_minted_total{",
+        "tokenmint_requests_total{route=\"/livez\",status=\"200\"} 1",
+        "tokenmint_requests_total{route=\"other\",status=\"404\"} 1",
+        "tokenmint_request_duration_seconds_bucket{",
+        "tokenmint_signing_queue_depth 0",
+        "tokenmint_jwks_fetches_total{keyset=\"web\"} 0",
+        "tokenmint_certificate_remaining_seconds{keyset=\"crm\",kid=\"CrmKey1\"}",
+        "tokenmint_config_loads_total{outcome=\"success\"} 1",
+        "tokenmint_connections{listener=\"minting\"} 1",
+        "tokenmint_panics_total 0",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(metrics.text.contains(name), "{name} in {}", metrics.text);
+    }
+    assert!(!metrics.text.contains("user-1"), "no caller's string is a label");
+    let method = Answer::of(service.request(Method::HEAD, "/metrics")).await;
+    assert_eq!((method.status.as_u16(), method.text.as_str()), (200, ""));
+}

@@ -1,0 +1,86 @@
+//! The house stays as drawn: a room imports only from rooms above it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the top down; those in one line may not import each other, but for what they are made of.
+const ORDER: [&str; 13] = [
+    "clock", "json", "metrics", "config", "keys", "tokens", "jwks", "callers", "exchange", "doctor", "http",
+    "app", "cli",
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn files() -> Vec<(String, String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    sources(&src, &mut found);
+    let file = |path: PathBuf| {
+        let name = path.strip_prefix(&src).expect("below src").display().to_string();
+        let room = name.split(['/', '.']).next().expect("a name").to_owned();
+        (name, room, fs::read_to_string(&path).expect("text"))
+    };
+    found.into_iter().map(file).collect()
+}
+
+#[test]
+fn a_room_imports_only_from_rooms_above_it() {
+    let place = |room: &str| ORDER.iter().position(|known| *known == room);
+    for (name, room, text) in files() {
+        if ["lib", "main"].contains(&room.as_str()) {
+            continue;
+        }
+        let here = place(&room).unwrap_or_else(|| panic!("{name}: `{room}` has no place in the house"));
+        for import in text.split("crate::").skip(1) {
+            let target: String = import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            // `use crate::{app, jwks}` names several.
+            let targets: Vec<String> = match import.strip_prefix('{') {
+                None => vec![target],
+                Some(list) => {
+                    let list = list.split('}').next().unwrap_or_default();
+                    list.split(',')
+                        .map(|item| item.trim().split("::").next().unwrap_or_default().to_owned())
+                        .collect()
+                }
+            };
+            for target in targets.iter().filter(|target| !target.is_empty() && **target != room) {
+                let there = place(target).unwrap_or_else(|| panic!("{name}: unknown room `{target}`"));
+                assert!(there < here, "{name} is in `{room}` and imports from `{target}`, which is below it");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_module_says_what_it_holds() {
+    for (name, _, text) in files() {
+        assert!(text.starts_with("//! "), "{name} doesn't open with //!");
+    }
+}
+
+/// RUSTSEC-2023-0071: the crate `rsa` reads, checks and makes keys; it never signs.
+#[test]
+fn nothing_signs_with_the_crate_rsa() {
+    for (name, _, text) in files() {
+        for signing in [
+            "rsa::pkcs1v15",
+            "rsa::pss",
+            "rsa::signature",
+            "Pkcs1v15Sign",
+            "RandomizedSigner",
+            "jsonwebtoken::encode",
+        ] {
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            assert!(code.into_iter().all(|line| !line.contains(signing)), "{name} uses {signing}");
+        }
+    }
+}

@@ -99,8 +99,8 @@ impl New {
         if let Some(directory) = &self.directory {
             return Ok((directory.clone(), Algorithm::Rs256));
         }
-        let config = context.config()?;
-        let mut keysets = config.keysets.values().filter_map(|keyset| match &keyset.keys {
+        let keysets = context.keysets()?;
+        let mut keysets = keysets.values().filter_map(|keyset| match &keyset.keys {
             KeySource::Directory(directory) => Some((keyset, directory)),
             _ => None,
         });

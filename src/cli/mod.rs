@@ -15,6 +15,7 @@ mod mint;
 mod openapi;
 mod serve;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{Write as _, stderr, stdout};
@@ -29,7 +30,7 @@ use serde::Serialize;
 
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{Config, Environment, Invalid, Problem};
+use crate::config::{Config, Environment, Invalid, Keyset, Name, Problem};
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
@@ -96,6 +97,15 @@ impl Context<'_> {
     fn config(&self) -> Result<Config, Failure> {
         let loaded = Config::load(self.config.as_deref(), self.environment);
         loaded.map_err(|invalid| Failure::Configuration(invalid.problems))
+    }
+
+    /// The keysets of the configuration, also where something else in it isn't right yet.
+    fn keysets(&self) -> Result<BTreeMap<Name, Keyset>, Failure> {
+        match Config::load(self.config.as_deref(), self.environment) {
+            Ok(config) => Ok(config.keysets),
+            Err(invalid) if !invalid.keysets.is_empty() => Ok(invalid.keysets),
+            Err(invalid) => Err(Failure::Configuration(invalid.problems)),
+        }
     }
 
     /// The configuration and all that it names. Where something is wrong with the one, the other is looked

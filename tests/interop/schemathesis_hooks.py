@@ -26,7 +26,7 @@ def before_load_schema(context, raw_schema):
 
 @schemathesis.hook
 def map_body(context, body):
-    """JSON Schema counts 60.0 among the integers. No client writes a ttl so, and the service need not read it."""
+    """JSON Schema counts 60.0 among the integers; the service takes a ttl only as JSON.stringify writes it: 60."""
     if isinstance(body, dict) and isinstance(body.get("ttl"), float) and body["ttl"].is_integer():
         return body | {"ttl": int(body["ttl"])}
     return body

@@ -14,9 +14,9 @@ import requests
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
-TOOLS = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or REPO / "target" / "tools")
+TOOLS = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or REPO / "target" / "tools").resolve()
 
-# keyset -> key id. The names are unlike each other, so that a mix-up cannot pass; the dots catch a cut at the first one.
+# keyset -> key id. All are unlike, so that a mix-up cannot pass; the dots catch a file name cut at the first one.
 KIDS = {"web": "WebAppKey1", "web512": "WebAppKey512", "crm": "crm-2026.11.a"}
 ISSUER = "intercom.com"
 # With the slash that a URL library would add or take away: an issuer is compared byte for byte.

@@ -67,6 +67,7 @@ def tampered(token, **changes):
 
 def assert_fresh(claims, ttl):
     """`exp` and `iat` are whole seconds, `ttl` apart, and `iat` is now."""
-    assert type(claims["iat"]) is int and type(claims["exp"]) is int
+    assert type(claims["iat"]) is int
+    assert type(claims["exp"]) is int
     assert claims["exp"] - claims["iat"] == ttl
     assert abs(time.time() - claims["iat"]) < 30

@@ -49,7 +49,7 @@ pub enum Denied {
     Ambiguous(String),
     #[error("`profile` must be the name of a profile")]
     NotAName,
-    #[error("{0}.NAME is the kind of profile that this endpoint takes")]
+    #[error("this endpoint takes profiles `{0}.NAME` only")]
     WrongKind(&'static str),
     #[error("this caller may not use that profile; it may use {0} (`allow` in its configuration)")]
     Profile(String),

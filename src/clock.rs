@@ -4,8 +4,8 @@
 //! Times are whole seconds since the Unix epoch, as in a JWT's `NumericDate` (RFC 7519, section 2).
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
@@ -64,12 +64,27 @@ impl fmt::Display for UnixTime {
 /// What time it is.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> UnixTime;
+
+    /// Time since some fixed moment, which no correction of the wall clock moves.
+    fn steady(&self) -> Duration;
 }
 
-/// The host's wall clock.
-pub struct SystemClock;
+/// The host's clocks.
+pub struct SystemClock {
+    begin: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { begin: Instant::now() }
+    }
+}
 
 impl Clock for SystemClock {
+    fn steady(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the one place that asks the host")]
     fn now(&self) -> UnixTime {
         let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -81,25 +96,35 @@ impl Clock for SystemClock {
 }
 
 /// A clock that a test sets.
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    steady: AtomicU64,
+}
 
 impl ManualClock {
     pub const fn at(now: UnixTime) -> Self {
-        Self(AtomicI64::new(now.0))
+        Self { wall: AtomicI64::new(now.0), steady: AtomicU64::new(0) }
     }
 
+    /// Sets the wall clock alone, as a correction of the host's time does.
     pub fn set(&self, now: UnixTime) {
-        self.0.store(now.0, Ordering::SeqCst);
+        self.wall.store(now.0, Ordering::SeqCst);
     }
 
+    /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         self.set(self.now().plus(by));
+        self.steady.fetch_add(by.as_secs(), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> UnixTime {
-        UnixTime(self.0.load(Ordering::SeqCst))
+        UnixTime(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Duration {
+        Duration::from_secs(self.steady.load(Ordering::SeqCst))
     }
 }
 

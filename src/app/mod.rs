@@ -46,7 +46,7 @@ pub struct Ambient {
 impl Ambient {
     /// Those of this host.
     pub fn of_this_host() -> Self {
-        Self { clock: Arc::new(SystemClock), randomness: Arc::new(SystemRandomness::default()) }
+        Self { clock: Arc::new(SystemClock::default()), randomness: Arc::new(SystemRandomness::default()) }
     }
 }
 

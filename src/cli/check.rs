@@ -9,7 +9,7 @@ use super::{Context, Failure, complain, say, say_json};
 ///
 /// Ends with 64 where something is; warnings alone are fine.
 #[derive(Args)]
-#[command(after_help = "Example: tokenmint check --config tokenmint.toml && systemctl reload tokenmint")]
+#[command(after_help = "Example: tokenmint check --config tokenmint.toml && systemctl restart tokenmint")]
 pub(super) struct Check {
     /// Print problems and warnings as JSON
     #[arg(long)]
@@ -19,9 +19,9 @@ pub(super) struct Check {
 impl Check {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = match context.load() {
-            Err(Failure::Configuration(problems)) if self.json => {
-                say_json(&json!({"ok": false, "problems": problems}));
-                return Err(Failure::Configuration(problems));
+            Err(Failure::Configuration { problems, warnings }) if self.json => {
+                say_json(&json!({"ok": false, "problems": problems, "warnings": warnings}));
+                return Err(Failure::Configuration { problems, warnings });
             }
             other => other?,
         };

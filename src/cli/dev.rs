@@ -39,8 +39,8 @@ impl Dev {
         let text = made_up(self.listen, &api_key, context)?;
         // Only its own text counts, whatever the shell has set.
         let config = Config::parse("dev", text.expose_secret(), PathBuf::new(), &Environment::new());
-        let config = config.map_err(|invalid| Failure::Configuration(invalid.problems))?;
-        let loaded = Loaded::new(config, &*context.ambient.clock).map_err(Failure::Configuration)?;
+        let config = config.map_err(Failure::from)?;
+        let loaded = Loaded::new(config, &*context.ambient.clock).map_err(Failure::of_files)?;
         serve::run(loaded, context, Output::Stderr, |app| self.introduce(app, &api_key))
     }
 

@@ -47,9 +47,12 @@ impl Init {
         let keys = self.directory.join("keys/web");
         fs::create_dir_all(&self.directory)
             .map_err(|error| Failure::Failed(format!("{}: {error}", self.directory.display())))?;
+        let ignored = self.directory.join("keys/.gitignore");
         make_for_init(&keys, &self.kid, context)?;
+        if !ignored.exists() {
+            write_new(&ignored, 0o644, &SecretString::from("*.key\n"))?;
+        }
         write_new(&file, 0o644, &SecretString::from(configuration(&issuer, &api_key_sha256(&api_key))))?;
-        write_new(&self.directory.join("keys/.gitignore"), 0o644, &SecretString::from("*.key\n"))?;
 
         let (file, key) = (file.display(), keys.join(format!("{}.key", self.kid)));
         let api_key = api_key.expose_secret();
@@ -62,8 +65,12 @@ impl Init {
             "{file}  the configuration\n{}  the private key; back it up, show it to nobody",
             key.display()
         ));
+        let certificate = keys.join(format!("{}.crt", self.kid));
+        say(&format!("{}  its certificate; beside it the JWK for Salesforce Setup", certificate.display()));
         say(&format!("\nAPI key of the caller `web-backend`, shown this once:\n\n    {api_key}\n"));
-        say(&format!("Run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"));
+        say(&format!(
+            "Set the issuer, look with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"
+        ));
         say(&format!(
             "    curl -s http://127.0.0.1:8080/identity-token -H 'Authorization: Bearer {api_key}' \
              -H 'Content-Type: application/json' -d '{{\"sub\": \"user-1\"}}'"

@@ -70,11 +70,16 @@ struct Made {
 impl New {
     fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let (directory, algorithm) = self.target(context)?;
+        let now = context.ambient.clock.now();
         if let Some(other) = lone_key(&directory)? {
             return Err(Failure::Failed(format!(
-                "{} already holds {other}, and a second key needs a {SCHEDULE_FILE} that says from when each \
-                 signs; write that first (see keys.example)",
-                directory.display()
+                "{} already holds {other}, and a second key needs a {SCHEDULE_FILE} beside it that says from when \
+                 each signs. Write that first:\n\n[[key]]\nkid = \"{}\"\nsign_from = {now}\n\n[[key]]\nkid = \
+                 \"{}\"\nadded = {now}\nsign_from = {}\n",
+                directory.display(),
+                other.trim_end_matches(".key"),
+                self.kid.as_ref().map_or("NEW", KeyId::as_str),
+                now.plus(keys::PUBLISH_LEAD),
             )));
         }
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
@@ -89,7 +94,8 @@ impl New {
             "{}  its JWK, for Setup > Enhanced Chat User Verification > New Key",
             made.jwk.display()
         ));
-        if directory.join(SCHEDULE_FILE).exists() {
+        let schedule = fs::read_to_string(directory.join(SCHEDULE_FILE)).ok();
+        if schedule.is_some_and(|text| !text.contains(&format!("\"{}\"", made.kid))) {
             complain(&format!("Now list `{}` in {}.", made.kid, directory.join(SCHEDULE_FILE).display()));
         }
         Ok(())
@@ -111,7 +117,9 @@ impl New {
         };
         let (keyset, directory) = chosen.ok_or_else(|| {
             let reason = match wanted {
-                Some(name) => format!("there is no [keysets.{name}] with a directory in the configuration"),
+                Some(name) => {
+                    format!("there is no sound [keysets.{name}] with a directory in the configuration")
+                }
                 None => "name the keyset with --keyset, or a folder with --directory".to_owned(),
             };
             Failure::Usage(reason)
@@ -249,7 +257,7 @@ fn until(key: &Listed) -> String {
         State::Pending => ("signs from", key.signs_from),
         State::Signing => ("signs until", key.signs_until),
         State::Retiring => ("published until", key.published_until),
-        State::Gone => ("", None),
+        State::Gone => return "none; remove its files".to_owned(),
     };
     when.map_or_else(|| "none planned".to_owned(), |when| format!("{what} {when}"))
 }

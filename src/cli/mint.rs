@@ -8,7 +8,7 @@ use super::{Context, Failure, say, say_json};
 use crate::config::{Kind, ProfileName};
 use crate::json::Json;
 use crate::metrics::Metrics;
-use crate::tokens::{Minted, Objection, Profiles, Signer, Subject};
+use crate::tokens::{GRANT_TYPE, Minted, Objection, Profiles, Signer, Subject};
 
 /// Mint a token, without a server
 #[derive(Args)]
@@ -37,7 +37,18 @@ impl Mint {
         let profiles = Profiles::new(&loaded.config, &loaded.ring);
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::failed)?;
         let minted = runtime.block_on(self.mint(&profile, &profiles, context))?;
-        if self.json {
+        if self.json && profile.kind == Kind::Oauth {
+            let endpoint = profiles.oauth.get(&profile.name).map(|profile| profile.token_endpoint.as_str());
+            say_json(&json!({
+                "assertion": minted.token.expose_secret(),
+                "grant_type": GRANT_TYPE,
+                "token_endpoint": endpoint,
+                "kid": minted.kid,
+                "issued_at": minted.issued_at,
+                "expires_at": minted.expires_at,
+                "expires_in": minted.expires_in(),
+            }));
+        } else if self.json {
             say_json(&json!({
                 "token": minted.token.expose_secret(),
                 "token_type": "JWT",

@@ -70,12 +70,22 @@ pub(crate) enum Failure {
     /// It can't be asked so: 2.
     Usage(String),
     /// 64.
-    Configuration(Vec<Problem>),
+    Configuration { problems: Vec<Problem>, warnings: Vec<Problem> },
 }
 
 impl Failure {
     fn failed(reason: impl Display) -> Self {
         Self::Failed(reason.to_string())
+    }
+
+    const fn of_files(problems: Vec<Problem>) -> Self {
+        Self::Configuration { problems, warnings: Vec::new() }
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(Invalid { problems, warnings, .. }: Invalid) -> Self {
+        Self::Configuration { problems, warnings }
     }
 }
 
@@ -96,7 +106,7 @@ impl Context<'_> {
     /// The configuration alone; no key is opened.
     fn config(&self) -> Result<Config, Failure> {
         let loaded = Config::load(self.config.as_deref(), self.environment);
-        loaded.map_err(|invalid| Failure::Configuration(invalid.problems))
+        loaded.map_err(Failure::from)
     }
 
     /// The keysets of the configuration, also where something else in it isn't right yet.
@@ -104,7 +114,7 @@ impl Context<'_> {
         match Config::load(self.config.as_deref(), self.environment) {
             Ok(config) => Ok(config.keysets),
             Err(invalid) if !invalid.keysets.is_empty() => Ok(invalid.keysets),
-            Err(invalid) => Err(Failure::Configuration(invalid.problems)),
+            Err(invalid) => Err(invalid.into()),
         }
     }
 
@@ -113,10 +123,10 @@ impl Context<'_> {
     fn load(&self) -> Result<Loaded, Failure> {
         let clock = &*self.ambient.clock;
         match Config::load(self.config.as_deref(), self.environment) {
-            Ok(config) => Loaded::new(config, clock).map_err(Failure::Configuration),
-            Err(Invalid { mut problems, keysets, .. }) => {
+            Ok(config) => Loaded::new(config, clock).map_err(Failure::of_files),
+            Err(Invalid { mut problems, warnings, keysets }) => {
                 problems.extend(app::key_problems(&keysets, clock));
-                Err(Failure::Configuration(problems))
+                Err(Failure::Configuration { problems, warnings })
             }
         }
     }
@@ -160,7 +170,10 @@ pub fn run(
             complain(&format!("tokenmint: {reason}"));
             ExitCode::from(2)
         }
-        Err(Failure::Configuration(problems)) => {
+        Err(Failure::Configuration { problems, warnings }) => {
+            for warning in &warnings {
+                complain(&format!("warning: {warning}"));
+            }
             for problem in &problems {
                 complain(&problem.to_string());
             }

@@ -147,6 +147,8 @@ pub enum KeySource {
     Text {
         kid: KeyId,
         pem: SecretString,
+        /// Where it stands, for messages.
+        origin: String,
     },
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::section::{Findings, Section, byte_count, count, duration, text};
 use super::source::{Environment, Node, Origin, PREFIX, Problem};
@@ -307,7 +307,7 @@ fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
     let keys = match (directory, key_file, key) {
         (Some(directory), _, _) => KeySource::Directory(directory),
         (_, Some(path), _) => KeySource::File { kid: kid?, path },
-        (_, _, Some(pem)) => KeySource::Text { kid: kid?, pem },
+        (_, _, Some(pem)) => KeySource::Text { kid: kid?, pem, origin: section.origin_of("key").to_string() },
         (None, None, None) => return None,
     };
     Some(Keyset {
@@ -504,6 +504,9 @@ fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option
         section.optional("access_token_ttl", |node| within(duration(node)?, 60, 86_400, "60s", "24h"));
 
     let audience = audience?;
+    if audience.as_str().ends_with('/') {
+        section.warn("audience", "ends with a slash; Salesforce compares it byte for byte and takes none");
+    }
     let token_url = match (token_url, section.has("token_url")) {
         (Some(url), _) => url,
         (None, true) => return None,
@@ -530,6 +533,11 @@ fn intercom_profile(name: &Name, section: &Section<'_>) -> Option<Intercom> {
     let claims = claims(section, &["user_id"]);
     if !section.has("secret") && !section.has("secret_file") {
         section.problem("secret", "is missing: the Messenger API Secret (Settings > Messenger > Security)");
+    }
+    if secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < 32) {
+        let message = "is shorter than 32 characters, so it can be guessed (RFC 7518, section 3.2); is it the \
+                       Messenger API Secret?";
+        section.warn("secret", message);
     }
     let (ttl, max_ttl) = lives?;
     Some(Intercom { name: name.clone(), secret: secret?, ttl, max_ttl, claims })

@@ -272,7 +272,7 @@ pub(crate) fn text(node: &Node) -> Result<Zeroizing<String>, String> {
 
 /// `"90s"`, `"1h"`, `"24h"`; whole seconds.
 pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
-    const FORM: &str = r#"must be a duration in quotes, as "90s", "55m" or "24h""#;
+    const FORM: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
     let text = text(node).map_err(|_| FORM.to_owned())?;
     let duration = humantime::parse_duration(&text).map_err(|_| FORM.to_owned())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }

@@ -131,9 +131,9 @@ impl Loader {
     fn keyset(&mut self, keyset: &config::Keyset) -> Option<Keyset> {
         let field = format!("keysets.{}", keyset.name);
         let (mut found, entries) = match &keyset.keys {
-            KeySource::Text { kid, pem } => {
+            KeySource::Text { kid, pem, origin } => {
                 let private = PrivateKey::parse_pasted(pem, keyset.passphrase.as_ref());
-                let private = self.noted(&format!("{field}.key"), "configuration", private)?;
+                let private = self.noted(&format!("{field}.key"), origin, private)?;
                 sole(kid, Found { private, given: None })
             }
             KeySource::File { kid, path } => {
@@ -183,7 +183,7 @@ impl Loader {
         keyset: &config::Keyset,
     ) -> Option<(BTreeMap<KeyId, Found>, Vec<Entry>)> {
         let source = directory.display().to_string();
-        let contents = self.noted(field, &source, Contents::of(directory))?;
+        let contents = self.noted(field, &source, Contents::of(directory, &keyset.name))?;
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
@@ -333,8 +333,9 @@ struct Contents {
 }
 
 impl Contents {
-    fn of(directory: &Path) -> Result<Self, String> {
-        let listing = fs::read_dir(directory).map_err(|error| format!("can't be listed: {error}"))?;
+    fn of(directory: &Path, keyset: &Name) -> Result<Self, String> {
+        let hint = format!("`tokenmint keys new KID --keyset {keyset}` makes it");
+        let listing = fs::read_dir(directory).map_err(|error| format!("can't be listed: {error}; {hint}"))?;
         let mut contents =
             Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
         for item in listing {

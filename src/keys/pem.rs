@@ -22,7 +22,7 @@ pub enum Unreadable {
     #[error("it is empty")]
     Empty,
     #[error(
-        "it isn't PEM text: a key file begins with -----BEGIN PRIVATE KEY----- (for DER: `openssl pkcs8 -inform DER -in KEY -out KEY.pem -nocrypt`)"
+        "it isn't PEM text: a key file begins with -----BEGIN PRIVATE KEY----- (from DER: `openssl rsa -inform DER -in FILE -out KID.key`)"
     )]
     NotPem,
     #[error("it holds {0} PEM blocks; a key file holds one private key and nothing else")]

@@ -3,7 +3,7 @@
 use super::Objection;
 
 /// What broken front ends send in place of a user.
-const NOBODY: [&str; 3] = ["null", "undefined", "anonymous"];
+const NOBODY: [&str; 7] = ["null", "undefined", "anonymous", "none", "nil", "nan", "[object Object]"];
 
 /// 1 to 200 characters that name one person: Salesforce keys the conversation on it, so it is taken as it is
 /// or not at all. Never trimmed, folded or normalised.

@@ -25,6 +25,7 @@ pub mod callers;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod exchange;
 pub mod http;
 pub mod json;
 pub mod jwks;

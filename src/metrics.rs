@@ -7,8 +7,8 @@
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Requests and signatures take from a tenth of a millisecond to seconds.
@@ -41,6 +41,18 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     /// Connections closed at once because there were too many, by `listener`.
     pub connections_refused: IntCounterVec,
+    /// Exchanges with Salesforce, by `profile` and `outcome`.
+    pub exchanges: IntCounterVec,
+    /// From the request to Salesforce to its answer, by `profile`.
+    pub exchange_duration: HistogramVec,
+    /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
+    pub cache_requests: IntCounterVec,
+    /// Access tokens that are kept.
+    pub cache_entries: IntGauge,
+    /// The share of the login budget that is used, by `profile`.
+    pub login_budget_used: GaugeVec,
+    /// Our clock minus Salesforce's.
+    pub clock_skew: Gauge,
     /// Loads of the configuration, by `outcome`.
     pub config_loads: IntCounterVec,
     /// When the configuration in force was loaded.
@@ -106,6 +118,34 @@ impl Metrics {
                 "connections_refused_total",
                 "Connections closed at once for being too many, by listener.",
                 &["listener"],
+            ),
+            exchanges: make.counters(
+                "exchanges_total",
+                "Exchanges with Salesforce, by profile and outcome.",
+                &["profile", "outcome"],
+            ),
+            exchange_duration: make.histograms(
+                "exchange_duration_seconds",
+                "Time of an exchange with Salesforce, by profile.",
+                &["profile"],
+            ),
+            cache_requests: make.counters(
+                "token_cache_requests_total",
+                "Requests for access tokens, by profile and result.",
+                &["profile", "result"],
+            ),
+            cache_entries: make.gauge("token_cache_entries", "Access tokens that are kept."),
+            login_budget_used: make.gauges(
+                "login_budget_used_ratio",
+                "Used share of the budget of requests to Salesforce, by profile.",
+                &["profile"],
+            ),
+            clock_skew: make.add(
+                Gauge::with_opts(Make::opts(
+                    "salesforce_clock_skew_seconds",
+                    "Our clock minus that of Salesforce's last answer.",
+                ))
+                .expect("constant and valid"),
             ),
             config_loads: make.counters("config_loads_total", "Loads of the configuration.", &["outcome"]),
             config_loaded_at: make.gauge(

@@ -11,6 +11,7 @@ pub mod tls;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::callers::Callers;
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness};
 use crate::config::{Batch, Config, Keyset, Listen, Name, Problem};
+use crate::exchange::{Exchanger, NoClient, Tools};
 use crate::http::{Audit, Place, Rooms, Service, router};
 use crate::jwks::Published;
 use crate::keys::KeyRing;
@@ -101,6 +103,8 @@ pub enum StartError {
     Bind { section: &'static str, listen: Listen, error: io::Error },
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    #[error(transparent)]
+    Client(#[from] NoClient),
 }
 
 impl App {
@@ -179,7 +183,7 @@ fn service(
     ring: KeyRing,
     ambient: Ambient,
     dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
-) -> Result<Service, NoRandomness> {
+) -> Result<Service, StartError> {
     let Ambient { clock, randomness } = ambient;
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
@@ -206,9 +210,19 @@ fn service(
         profiles,
         ring,
     };
+    let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, &metrics));
+    let tools = Tools {
+        signer: signer.clone(),
+        clock: clock.clone(),
+        randomness: randomness.clone(),
+        metrics: metrics.clone(),
+    };
+    let state = config.server.state_directory.clone().unwrap_or_else(default_state_directory);
+    let exchanger = Exchanger::new(tools, config.server.limits.token_cache as u64, Some(&state))?;
     Ok(Service {
         rooms: ArcSwap::from_pointee(rooms),
-        signer: Signer::new(cores, config.server.limits.signing_queue, &metrics),
+        signer,
+        exchanger,
         clock,
         randomness,
         metrics,
@@ -217,6 +231,11 @@ fn service(
         draining: AtomicBool::new(false),
         dropped_lines,
     })
+}
+
+/// Of this user on this host, so that restarts and replicas beside each other share the login budget.
+fn default_state_directory() -> PathBuf {
+    std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()))
 }
 
 /// The runtime that the service is measured on: after each task it looks at its sockets, so that health and

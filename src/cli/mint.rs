@@ -38,7 +38,7 @@ impl Mint {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::failed)?;
         let minted = runtime.block_on(self.mint(&profile, &profiles, context))?;
         if self.json && profile.kind == Kind::Oauth {
-            let endpoint = profiles.oauth.get(&profile.name).map(|profile| profile.token_endpoint.as_str());
+            let endpoint = profiles.oauth.get(&profile.name).map(|profile| profile.token_url.as_str());
             say_json(&json!({
                 "assertion": minted.token.expose_secret(),
                 "grant_type": GRANT_TYPE,

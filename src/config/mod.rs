@@ -63,6 +63,8 @@ pub struct Server {
     /// Keys the hash of subjects in the audit log, so that one person's lines can be found across replicas
     /// and restarts; without it the key is made anew at each start.
     pub audit_key: Option<SecretString>,
+    /// Where the login budget is kept across restarts; ours alone.
+    pub state_directory: Option<PathBuf>,
 }
 
 /// Where a listener listens.
@@ -108,6 +110,8 @@ pub struct Limits {
     pub connections: usize,
     /// Signatures that may wait; beyond it requests are refused.
     pub signing_queue: usize,
+    /// Bytes of access tokens that are kept.
+    pub token_cache: usize,
 }
 
 pub struct Signing {
@@ -168,10 +172,13 @@ pub struct Identity {
 }
 
 /// The exchange of an identity token for a messaging access token.
+#[derive(Clone)]
 pub struct Messaging {
     pub scrt_url: HttpsUrl,
     pub org_id: OrgId,
     pub es_developer_name: String,
+    /// Our share of Salesforce's 200 access-token requests a minute for the whole org.
+    pub requests_per_minute: usize,
 }
 
 /// How to make assertions of the OAuth 2.0 JWT bearer flow (RFC 7523).
@@ -184,6 +191,8 @@ pub struct Oauth {
     pub token_url: HttpsUrl,
     pub assertion_ttl: Duration,
     pub access_token_ttl: Duration,
+    /// Our share of Salesforce's 3,600 logins an hour for a user.
+    pub logins_per_hour: usize,
 }
 
 /// How to mint Intercom user JWTs.

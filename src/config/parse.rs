@@ -143,6 +143,7 @@ fn server(section: Option<&Section<'_>>) -> Option<Server> {
             limits: default_limits(),
             signing: Signing { batch: Batch::Auto, library: None },
             audit_key: None,
+            state_directory: None,
         });
     };
     let listen = listen(section).or_else(|| (!section.has("listen")).then_some(default_listen));
@@ -167,6 +168,7 @@ fn server(section: Option<&Section<'_>>) -> Option<Server> {
         .section("signing")
         .map_or(Signing { batch: Batch::Auto, library: None }, |signing| self::signing(&signing));
     let audit_key = section.secret("audit_key", "audit_key_file");
+    let state_directory = section.path("state_directory");
 
     let server = Server {
         listen: listen?,
@@ -176,6 +178,7 @@ fn server(section: Option<&Section<'_>>) -> Option<Server> {
         limits,
         signing,
         audit_key,
+        state_directory,
     };
     let public = server.public.as_ref().map(|public| &public.listen);
     let both = [(public, "public"), (server.ops.as_ref(), "ops")];
@@ -241,6 +244,7 @@ const fn default_limits() -> Limits {
         body: 16 << 10,
         connections: 10_000,
         signing_queue: 1024,
+        token_cache: 64 << 20,
     }
 }
 
@@ -258,6 +262,7 @@ fn limits(section: &Section<'_>) -> Limits {
             .unwrap_or(default.body),
         connections: section.optional("connections", count).unwrap_or(default.connections),
         signing_queue: section.optional("signing_queue", count).unwrap_or(default.signing_queue),
+        token_cache: section.optional("token_cache", byte_count).unwrap_or(default.token_cache),
     }
 }
 
@@ -479,7 +484,16 @@ fn messaging(section: &Section<'_>) -> Option<Messaging> {
         },
         "the API name of the Embedded Service deployment",
     );
-    Some(Messaging { scrt_url: scrt_url?, org_id: org_id?, es_developer_name: es_developer_name? })
+    let requests_per_minute = section.optional("requests_per_minute", |node| match count(node)? {
+        requests @ 1..=200 => Ok(requests),
+        _ => Err("must be at most 200, Salesforce's limit for a whole org".to_owned()),
+    });
+    Some(Messaging {
+        scrt_url: scrt_url?,
+        org_id: org_id?,
+        es_developer_name: es_developer_name?,
+        requests_per_minute: requests_per_minute.unwrap_or(150),
+    })
 }
 
 fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Oauth> {
@@ -502,6 +516,10 @@ fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option
         section.optional("assertion_ttl", |node| within(duration(node)?, 30, 300, "30s", "5m"));
     let access_token_ttl =
         section.optional("access_token_ttl", |node| within(duration(node)?, 60, 86_400, "60s", "24h"));
+    let logins_per_hour = section.optional("logins_per_hour", |node| match count(node)? {
+        logins @ 1..=3600 => Ok(logins),
+        _ => Err("must be at most 3600, Salesforce's limit for a user".to_owned()),
+    });
 
     let audience = audience?;
     if audience.as_str().ends_with('/') {
@@ -524,6 +542,7 @@ fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option
         token_url,
         assertion_ttl: assertion_ttl.unwrap_or(Duration::from_secs(150)),
         access_token_ttl: access_token_ttl.unwrap_or(Duration::from_mins(55)),
+        logins_per_hour: logins_per_hour.unwrap_or(360),
     })
 }
 

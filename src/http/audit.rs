@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 
 use super::request::Asker;
 use crate::config::ProfileName;
+use crate::exchange::Served;
 use crate::tokens::{Minted, Subject};
 
 pub struct Audit(hmac::Key);
@@ -39,6 +40,32 @@ impl Audit {
             subject_hmac = subject,
             expires_at = minted.expires_at.seconds(),
             "minted"
+        );
+    }
+}
+
+impl Audit {
+    /// An access token that a caller was given, fresh or kept.
+    pub(super) fn handed_out(
+        &self,
+        asker: &Asker,
+        profile: &ProfileName,
+        Served { token, cached }: &Served,
+        subject: Option<&Subject>,
+    ) {
+        let digest = digest(&SHA256, token.secret.expose_secret().as_bytes());
+        let subject = subject.map(|subject| hmac::sign(&self.0, subject.as_str().as_bytes()));
+        let subject = subject.as_ref().map(|tag| tracing::field::display(Hex(&tag.as_ref()[..16])));
+        tracing::info!(
+            target: "tokenmint::audit",
+            request_id = asker.id.as_str(),
+            caller = asker.caller.name.as_str(),
+            %profile,
+            token_sha256 = %Hex(digest.as_ref()),
+            subject_hmac = subject,
+            cached,
+            expires_at = token.expires_at.seconds(),
+            "handed out"
         );
     }
 }

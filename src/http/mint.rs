@@ -127,6 +127,11 @@ fn answer<T: Serialize>(form: Form, minted: &Minted, json: impl FnOnce() -> T) -
             ("application/json", serde_json::to_vec(&json()).expect("strings can be written to memory"))
         }
     };
+    never_stored(media, body)
+}
+
+/// An answer that holds a secret.
+pub(super) fn never_stored(media: &'static str, body: Vec<u8>) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static(media)),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),

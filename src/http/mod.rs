@@ -1,6 +1,7 @@
 //! Routes, handlers that only translate, and the one place where an error becomes a status.
 //!
-//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`: for callers with an API key.
+//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/oauth-access-token`,
+//!   `/messaging-access-token`: for callers with an API key.
 //! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public; all that the public listener shows.
 //! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`: on the ops listener, where there is one.
 //! - `GET /openapi.yaml`: the description of all this; a test holds it against [`ROUTES`].
@@ -10,6 +11,7 @@
 
 mod accept;
 mod audit;
+mod exchange;
 mod mint;
 mod observe;
 mod operate;
@@ -34,6 +36,7 @@ pub use refusal::Refusal;
 use crate::callers::Callers;
 use crate::clock::{Clock, Randomness};
 use crate::config::Limits;
+use crate::exchange::Exchanger;
 use crate::jwks::Published;
 use crate::keys::KeyRing;
 use crate::metrics::Metrics;
@@ -53,7 +56,8 @@ pub struct Rooms {
 /// What every handler is given: the rooms as they are now, and what outlives them.
 pub struct Service {
     pub rooms: ArcSwap<Rooms>,
-    pub signer: Signer,
+    pub signer: Arc<Signer>,
+    pub exchanger: Exchanger,
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
@@ -93,10 +97,14 @@ pub struct Route {
 }
 
 /// All there is.
-pub const ROUTES: [Route; 10] = [
+pub const ROUTES: [Route; 12] = [
     Route::new(Method::POST, "/identity-token", Place::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", Place::Minting, || post(mint::oauth_assertion)),
     Route::new(Method::POST, "/intercom-user-jwt", Place::Minting, || post(mint::intercom_user_jwt)),
+    Route::new(Method::POST, "/oauth-access-token", Place::Minting, || post(exchange::oauth_access_token)),
+    Route::new(Method::POST, "/messaging-access-token", Place::Minting, || {
+        post(exchange::messaging_access_token)
+    }),
     Route::new(Method::GET, "/openapi.yaml", Place::Minting, || get(publish::openapi)),
     Route::new(Method::GET, "/.well-known/jwks.json", Place::Public, || get(publish::union)),
     Route::new(Method::GET, "/keysets/{keyset}/jwks.json", Place::Public, || get(publish::keyset)),

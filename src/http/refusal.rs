@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::callers::Denied;
+use crate::exchange::meaning::Class;
+use crate::exchange::{ExchangeError, Upstream};
 use crate::tokens::{MintError, Objection};
 
 /// Why a request isn't answered as it wished.
@@ -36,6 +38,7 @@ pub enum Refusal {
     /// The connection broke within the body.
     BodyCutShort,
     Mint(MintError),
+    Exchange(ExchangeError),
     TooSlow,
     Panicked,
 }
@@ -52,6 +55,15 @@ impl From<MintError> for Refusal {
     }
 }
 
+impl From<ExchangeError> for Refusal {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Mint(error) => Self::Mint(error),
+            error => Self::Exchange(error),
+        }
+    }
+}
+
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         Self::Denied { denied, field: "profile" }
@@ -65,6 +77,8 @@ struct ErrorBody<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a Upstream>,
 }
 
 /// A refusal as HTTP has it.
@@ -75,6 +89,8 @@ pub(super) struct Verdict {
     description: String,
     field: Option<String>,
     retry_after: Option<u64>,
+    /// Salesforce's own words.
+    upstream: Option<Upstream>,
 }
 
 impl Refusal {
@@ -86,6 +102,7 @@ impl Refusal {
             description: description.to_owned(),
             field: None,
             retry_after: None,
+            upstream: None,
         };
         let invalid = |description: &str| verdict(S::BAD_REQUEST, "invalid_request", description);
         match self {
@@ -165,6 +182,7 @@ impl Refusal {
                     "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`",
                 )
             },
+            Self::Exchange(error) => exchange_verdict(error),
             Self::Mint(MintError::Signing(_) | MintError::Randomness(_)) | Self::Panicked => verdict(
                 S::INTERNAL_SERVER_ERROR,
                 "server_error",
@@ -172,6 +190,26 @@ impl Refusal {
             ),
         }
     }
+}
+
+/// What Salesforce, or the lack of it, means for the caller.
+fn exchange_verdict(error: ExchangeError) -> Verdict {
+    let description = error.to_string();
+    let seconds = error.retry_after().map(|wait| wait.as_secs().max(1));
+    let (status, word, retry_after, upstream) = match error {
+        ExchangeError::Rejected { meaning, upstream, .. } => match meaning.class {
+            Class::Permanent => (StatusCode::BAD_GATEWAY, "upstream_rejected", None, Some(upstream)),
+            Class::Transient | Class::Limited => {
+                (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", seconds.or(Some(1)), Some(upstream))
+            }
+        },
+        ExchangeError::Unverified { .. } => (StatusCode::BAD_GATEWAY, "unverified", None, None),
+        ExchangeError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", seconds, None),
+        ExchangeError::Unavailable { .. } | ExchangeError::Mint(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", seconds.or(Some(1)), None)
+        }
+    };
+    Verdict { status, error: word, description, field: None, retry_after, upstream }
 }
 
 impl Verdict {
@@ -182,6 +220,7 @@ impl Verdict {
             error_description: &self.description,
             request_id,
             field: self.field.as_deref(),
+            upstream: self.upstream.as_ref(),
         };
         let body = serde_json::to_vec(&body).expect("strings can be written to memory");
         *answer.status_mut() = self.status;

@@ -9,6 +9,7 @@ use ::http::request::Parts;
 use ::http::{HeaderMap, HeaderValue};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use secrecy::SecretString;
 
 use super::accept::Form;
 use super::observe::RequestId;
@@ -126,6 +127,11 @@ impl Fields {
             Some(Json::String(text)) => Ok(Some(text)),
             Some(other) => Err(wrong_type(name, "a string", &other)),
         }
+    }
+
+    /// A token or the like; taken out of the text at once.
+    pub fn secret(&mut self, name: &str) -> Result<Option<SecretString>, Refusal> {
+        Ok(self.string(name)?.map(SecretString::from))
     }
 
     pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, Refusal> {

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::jws::{Template, open_payload, write_times};
 use super::{MintError, Minted, Signer};
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{self, Kind, ProfileName};
+use crate::config::{self, HttpsUrl, KeyId, Kind, ProfileName};
 use crate::keys::Keyset;
 
 /// RFC 7523, section 2.1.
@@ -21,7 +21,14 @@ pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 pub struct OauthProfile {
     pub name: ProfileName,
-    pub token_endpoint: String,
+    pub consumer_key: String,
+    pub username: String,
+    pub audience: String,
+    pub token_url: HttpsUrl,
+    /// The life of an access token of which Salesforce says nothing.
+    pub access_token_ttl: Duration,
+    /// Our share of Salesforce's limit for a user.
+    pub logins_per_hour: usize,
     template: Template,
     /// `{"iss":…,"sub":…,"aud":…,`
     opening: Vec<u8>,
@@ -38,7 +45,12 @@ impl OauthProfile {
     pub(super) fn new(profile: &config::Oauth, keyset: Arc<Keyset>) -> Self {
         Self {
             name: ProfileName { kind: Kind::Oauth, name: profile.name.clone() },
-            token_endpoint: profile.token_url.as_str().to_owned(),
+            consumer_key: profile.consumer_key.clone(),
+            username: profile.username.clone(),
+            audience: profile.audience.as_str().to_owned(),
+            token_url: profile.token_url.clone(),
+            access_token_ttl: profile.access_token_ttl,
+            logins_per_hour: profile.logins_per_hour,
             template: Template::new(keyset),
             opening: open_payload(&[
                 ("iss", Some(&profile.consumer_key)),
@@ -49,8 +61,12 @@ impl OauthProfile {
         }
     }
 
-    pub fn can_sign(&self, now: UnixTime) -> bool {
-        self.template.can_sign(now)
+    /// The key that signs at `now`.
+    ///
+    /// # Errors
+    /// None does yet.
+    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+        self.template.signing_kid(now)
     }
 
     /// # Errors
@@ -75,6 +91,6 @@ impl OauthProfile {
         payload.extend_from_slice(b"\"}");
         let (token, kid) = self.template.sign(&payload, now, signer).await?;
         let minted = Minted { token, kid: Some(kid), issued_at: now, expires_at };
-        Ok(Assertion { minted, token_endpoint: &self.token_endpoint })
+        Ok(Assertion { minted, token_endpoint: self.token_url.as_str() })
     }
 }

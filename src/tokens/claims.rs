@@ -25,6 +25,17 @@ impl Claims {
         }
     }
 
+    /// The same claims, in whatever order they came, as the same bytes.
+    pub fn sorted(&self) -> Vec<u8> {
+        let mut sorted: Vec<_> = self.0.iter().collect();
+        sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut bytes = Vec::new();
+        for claim in sorted {
+            write_json(&mut bytes, claim);
+        }
+        bytes
+    }
+
     /// Writes them behind other members, each with a comma before it.
     pub(super) fn write(&self, payload: &mut Vec<u8>) {
         for (name, value) in &self.0 {

@@ -10,12 +10,16 @@ use super::claims::write_json;
 use super::jws::{Template, open_payload, write_times};
 use super::{Claims, Lifetime, MintError, Minted, Objection, Signer, Subject};
 use crate::clock::UnixTime;
-use crate::config::{self, Kind, ProfileName, SubjectPattern};
+use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
 use crate::json::Json;
 use crate::keys::Keyset;
 
 pub struct IdentityProfile {
     pub name: ProfileName,
+    pub issuer: String,
+    pub audience: Option<String>,
+    /// Where its tokens can be exchanged.
+    pub messaging: Option<Messaging>,
     template: Template,
     /// `{"iss":…,"aud":…,`
     opening: Vec<u8>,
@@ -29,6 +33,9 @@ impl IdentityProfile {
     pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
         Self {
             name: ProfileName { kind: Kind::Identity, name: profile.name.clone() },
+            issuer: profile.issuer.as_str().to_owned(),
+            audience: profile.audience.clone(),
+            messaging: profile.messaging.clone(),
             template: Template::new(keyset),
             opening: open_payload(&[
                 ("iss", Some(profile.issuer.as_str())),
@@ -41,13 +48,22 @@ impl IdentityProfile {
         }
     }
 
-    pub fn can_sign(&self, now: UnixTime) -> bool {
-        self.template.can_sign(now)
+    /// The key that signs at `now`.
+    ///
+    /// # Errors
+    /// None does yet.
+    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+        self.template.signing_kid(now)
     }
 
     /// Whether it speaks of such subjects at all.
     pub fn covers(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
+    }
+
+    /// That of a token whose asker names none.
+    pub const fn default_lifetime(&self) -> Lifetime {
+        Lifetime(self.ttl)
     }
 
     /// # Errors

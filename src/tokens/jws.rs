@@ -32,8 +32,16 @@ impl Template {
         Self { keyset, heads }
     }
 
-    pub fn can_sign(&self, now: UnixTime) -> bool {
-        self.keyset.signing(now).is_some()
+    /// The key whose turn it is at `now`.
+    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+        self.position(now).map(|position| &self.keyset.keys[position].kid)
+    }
+
+    fn position(&self, now: UnixTime) -> Result<usize, MintError> {
+        self.keyset.signing(now).ok_or_else(|| {
+            let next = self.keyset.keys.iter().filter_map(|key| key.life.signs_from).min();
+            MintError::NoSigningKey { seconds: next.map(|next| now.seconds_until(next)) }
+        })
     }
 
     /// Signs `payload` with the key whose turn it is at `now`.
@@ -43,10 +51,7 @@ impl Template {
         now: UnixTime,
         signer: &Signer,
     ) -> Result<(SecretString, KeyId), MintError> {
-        let Some(position) = self.keyset.signing(now) else {
-            let next = self.keyset.keys.iter().filter_map(|key| key.life.signs_from).min();
-            return Err(MintError::NoSigningKey { seconds: next.map(|next| now.seconds_until(next)) });
-        };
+        let position = self.position(now)?;
         let key = &self.keyset.keys[position];
         let signature_len = key.private.signature_len();
         let mut token = begin(&self.heads[position], payload, signature_len);

@@ -61,8 +61,8 @@ impl Profiles {
 
     /// Whether every profile could mint now.
     pub fn ready(&self, now: UnixTime) -> bool {
-        self.identity.values().all(|profile| profile.can_sign(now))
-            && self.oauth.values().all(|profile| profile.can_sign(now))
+        self.identity.values().all(|profile| profile.signing_kid(now).is_ok())
+            && self.oauth.values().all(|profile| profile.signing_kid(now).is_ok())
     }
 }
 

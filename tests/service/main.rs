@@ -14,6 +14,7 @@ mod configuration;
 mod connections;
 mod environment;
 mod example;
+mod exchange;
 mod key_files;
 mod listeners;
 mod minting;

@@ -1,0 +1,400 @@
+//! The two exchanges: what is asked of Salesforce, and what its answer must be to count.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::{Client, RequestBuilder};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+
+use super::budget::Allowance;
+use super::meaning::{self, Class, Meaning};
+use super::upstream::{Reply, quoted};
+use super::{About, ExchangeError, Upstream};
+use crate::clock::{Randomness, UnixTime};
+use crate::config::{HttpsUrl, Messaging, ProfileName};
+use crate::json::Json;
+use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
+
+/// The life of a messaging access token that says nothing of it: the channel's default for verified users.
+const CHANNEL_DEFAULT: Duration = Duration::from_hours(1);
+
+/// Longer than any access token that Salesforce is known to give.
+const LONGEST_TOKEN: usize = 16 << 10;
+
+/// One exchange that can be made, again and again.
+#[derive(Clone)]
+pub(super) enum Job {
+    Oauth(Arc<OauthProfile>),
+    Messaging { profile: Arc<IdentityProfile>, subject: Subject, claims: Claims },
+}
+
+/// What an answer that counts gives.
+pub(super) struct Obtained {
+    pub secret: SecretString,
+    pub about: About,
+    /// As far as the answer says.
+    pub life: Life,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Until(UnixTime),
+    For(Duration),
+}
+
+/// Everything that makes a token somebody's, hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    /// Each part goes in with its length, so that no two lists of parts are one.
+    fn of(parts: &[&[u8]]) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        Self(key)
+    }
+}
+
+impl Job {
+    pub fn profile(&self) -> &ProfileName {
+        match self {
+            Self::Oauth(profile) => &profile.name,
+            Self::Messaging { profile, .. } => &profile.name,
+        }
+    }
+
+    /// Where the request goes.
+    pub fn address(&self) -> &HttpsUrl {
+        match self {
+            Self::Oauth(profile) => &profile.token_url,
+            Self::Messaging { profile, .. } => &channel(profile).scrt_url,
+        }
+    }
+
+    /// # Errors
+    /// No key signs now, so nothing can be exchanged.
+    pub fn cache_key(&self, now: UnixTime) -> Result<CacheKey, MintError> {
+        Ok(match self {
+            Self::Oauth(profile) => CacheKey::of(&[
+                b"oauth",
+                profile.name.to_string().as_bytes(),
+                profile.signing_kid(now)?.as_str().as_bytes(),
+                profile.consumer_key.as_bytes(),
+                profile.audience.as_bytes(),
+                profile.token_url.as_str().as_bytes(),
+                profile.username.as_bytes(),
+            ]),
+            Self::Messaging { profile, subject, claims } => {
+                let channel = channel(profile);
+                CacheKey::of(&[
+                    b"messaging",
+                    profile.name.to_string().as_bytes(),
+                    profile.signing_kid(now)?.as_str().as_bytes(),
+                    profile.issuer.as_bytes(),
+                    profile.audience.as_deref().unwrap_or_default().as_bytes(),
+                    channel.scrt_url.as_str().as_bytes(),
+                    channel.org_id.as_str().as_bytes(),
+                    channel.es_developer_name.as_bytes(),
+                    subject.as_str().as_bytes(),
+                    &claims.sorted(),
+                ])
+            }
+        })
+    }
+
+    /// Whose limit at Salesforce a request counts against, and how much of it is ours.
+    pub fn allowance(&self) -> (String, Allowance) {
+        match self {
+            Self::Oauth(profile) => (
+                format!("login {} {}", profile.token_url.as_str(), profile.username),
+                Allowance { requests: profile.logins_per_hour, window: Duration::from_hours(1) },
+            ),
+            Self::Messaging { profile, .. } => {
+                let channel = channel(profile);
+                (
+                    format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str()),
+                    Allowance { requests: channel.requests_per_minute, window: Duration::from_mins(1) },
+                )
+            }
+        }
+    }
+
+    /// The request, with an assertion or identity token made for it alone.
+    pub async fn request(
+        &self,
+        client: &Client,
+        now: UnixTime,
+        randomness: &dyn Randomness,
+        signer: &Signer,
+    ) -> Result<RequestBuilder, MintError> {
+        match self {
+            Self::Oauth(profile) => {
+                let assertion = profile.mint(now, randomness, signer).await?;
+                let form =
+                    [("grant_type", GRANT_TYPE), ("assertion", assertion.minted.token.expose_secret())];
+                Ok(client.post(profile.token_url.url().clone()).form(&form))
+            }
+            Self::Messaging { profile, subject, claims } => {
+                let channel = channel(profile);
+                let lifetime = profile.default_lifetime();
+                let minted = profile.mint(subject, lifetime, claims, now, signer).await?;
+                let mut url = channel.scrt_url.url().clone();
+                url.set_path("/iamessage/api/v2/authorization/authenticated/access-token");
+                let body = json!({
+                    "orgId": channel.org_id.as_str(),
+                    "esDeveloperName": channel.es_developer_name,
+                    "capabilitiesVersion": "1",
+                    "platform": "Web",
+                    "context": {"appName": "tokenmint", "clientVersion": env!("CARGO_PKG_VERSION")},
+                    "authorizationType": "JWT",
+                    "customerIdentityToken": minted.token.expose_secret(),
+                });
+                Ok(client.post(url).json(&body))
+            }
+        }
+    }
+
+    /// What `reply` gives, if it counts.
+    pub fn read(&self, reply: &Reply) -> Result<Obtained, ExchangeError> {
+        let said = self.said(reply);
+        if !(200..300).contains(&reply.status) {
+            return Err(ExchangeError::Rejected {
+                meaning: self.meaning(reply, &said),
+                upstream: said,
+                asked: self.asked(),
+                retry_after: reply.retry_after,
+            });
+        }
+        match self {
+            Self::Oauth(profile) => read_oauth(profile, reply),
+            Self::Messaging { subject, .. } => read_messaging(subject, reply),
+        }
+    }
+
+    fn said(&self, reply: &Reply) -> Upstream {
+        let (error, description) = match self {
+            Self::Oauth(_) => (reply.body.text("error"), reply.body.text("error_description")),
+            Self::Messaging { .. } => {
+                (reply.body.text("error").or_else(|| reply.body.text("code")), reply.body.text("message"))
+            }
+        };
+        Upstream {
+            status: reply.status,
+            error: error.map(quoted),
+            error_description: description.map(quoted),
+        }
+    }
+
+    fn meaning(&self, reply: &Reply, said: &Upstream) -> &'static Meaning {
+        let error = said.error.as_deref().unwrap_or_default();
+        let description = said.error_description.as_deref().unwrap_or_default();
+        match self {
+            Self::Oauth(_) => meaning::of_oauth(reply.status, error, description),
+            Self::Messaging { .. } => meaning::of_messaging(reply.status, &format!("{error} {description}")),
+        }
+    }
+
+    /// The pair that matters when Salesforce says no.
+    pub fn asked(&self) -> String {
+        match self {
+            Self::Oauth(profile) => {
+                format!("asked {} with aud {}", profile.token_url.as_str(), profile.audience)
+            }
+            Self::Messaging { profile, .. } => {
+                let channel = channel(profile);
+                format!(
+                    "asked {} for deployment {} with iss {}",
+                    channel.scrt_url.as_str(),
+                    channel.es_developer_name,
+                    profile.issuer
+                )
+            }
+        }
+    }
+}
+
+const fn channel(profile: &IdentityProfile) -> &Messaging {
+    profile.messaging.as_ref().expect("a messaging job is made only of a profile with [messaging]")
+}
+
+fn unusable(reply: &Reply, what: &str) -> ExchangeError {
+    ExchangeError::Unavailable {
+        reason: format!("Salesforce answered {} with {what}", reply.status),
+        retry_after: reply.retry_after,
+    }
+}
+
+fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, ExchangeError> {
+    let body = &reply.body;
+    let token = body.text("access_token").filter(|token| is_token(token));
+    let token = token.ok_or_else(|| unusable(reply, "no usable access_token"))?;
+    let bearer = body.text("token_type").is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+    if !bearer {
+        return Err(unusable(reply, "a token_type other than Bearer"));
+    }
+    let instance_url = body.text("instance_url").filter(|url| is_salesforce(url, &profile.token_url));
+    let instance_url = instance_url.ok_or_else(|| {
+        unusable(reply, "no instance_url of Salesforce's domains, so the token is not trusted")
+    })?;
+    let printable =
+        |name| body.text(name).filter(|text| text.len() <= 2048 && !text.chars().any(char::is_control));
+    let seconds = match body.member("expires_in") {
+        Some(Json::Number(number)) => number.as_u64(),
+        Some(Json::String(text)) => text.parse().ok(),
+        _ => None,
+    };
+    let life = expiry(token)
+        .map(Life::Until)
+        .or_else(|| seconds.map(Duration::from_secs).map(Life::For))
+        .unwrap_or(Life::For(profile.access_token_ttl));
+    Ok(Obtained {
+        secret: SecretString::from(token),
+        about: About::Oauth {
+            instance_url: instance_url.to_owned(),
+            scope: printable("scope").map(str::to_owned),
+            id: printable("id").map(str::to_owned),
+        },
+        life,
+    })
+}
+
+fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Obtained, ExchangeError> {
+    let body = &reply.body;
+    let token = body.text("accessToken").filter(|token| is_token(token));
+    let token = token.ok_or_else(|| unusable(reply, "no usable accessToken"))?;
+    let session = body.member("context").and_then(|context| context.member("endUser")?.text("subject"));
+    let session = session.ok_or_else(|| unusable(reply, "no context.endUser.subject"))?;
+    if !is_verified(session, subject) {
+        return Err(ExchangeError::Unverified { meaning: &meaning::UNVERIFIED });
+    }
+    let last_event_id = match body.member("lastEventId") {
+        Some(Json::String(id)) if id.len() <= 256 && !id.chars().any(char::is_control) => id.clone(),
+        Some(Json::Number(id)) => id.to_string(),
+        _ => return Err(unusable(reply, "no usable lastEventId")),
+    };
+    Ok(Obtained {
+        secret: SecretString::from(token),
+        about: About::Messaging { last_event_id, subject: session.to_owned() },
+        life: expiry(token).map_or(Life::For(CHANNEL_DEFAULT), Life::Until),
+    })
+}
+
+/// `…/AUTH/<configuration>/uid:<sub>`, and that very `sub`: the only proof that the session is the user's.
+fn is_verified(session: &str, subject: &Subject) -> bool {
+    let of_user = session.strip_suffix(subject.as_str()).and_then(|rest| rest.strip_suffix("/uid:"));
+    let mut segments = of_user.unwrap_or_default().rsplit('/');
+    let configuration = segments.next().unwrap_or_default();
+    !configuration.is_empty() && segments.next() == Some("AUTH")
+}
+
+/// Visible ASCII, fit for a header.
+fn is_token(token: &str) -> bool {
+    (1..=LONGEST_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Whether an `instance_url` lies in Salesforce's domains, or where the token came from.
+fn is_salesforce(url: &str, token_url: &HttpsUrl) -> bool {
+    const DOMAINS: [&str; 4] = [".salesforce.com", ".force.com", ".salesforce.mil", ".cloudforce.com"];
+    let Ok(url) = HttpsUrl::parse(url) else { return false };
+    let Some(host) = url.url().host_str() else { return false };
+    let from_there = token_url.url().host_str() == Some(host);
+    from_there || (url.url().scheme() == "https" && DOMAINS.iter().any(|domain| host.ends_with(domain)))
+}
+
+/// The `exp` of an access token that is a JWT. Unverified: it is Salesforce's to us, and only shortens what we
+/// keep.
+fn expiry(unverified_token: &str) -> Option<UnixTime> {
+    let payload =
+        unverified_token.split('.').nth(1).filter(|_| unverified_token.matches('.').count() == 2)?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    match Json::parse(&payload).ok()?.member("exp")? {
+        Json::Number(number) => number.as_i64().map(UnixTime::from_seconds),
+        _ => None,
+    }
+}
+
+/// What stays wrong until somebody changes something.
+pub(super) fn is_permanent(error: &ExchangeError) -> bool {
+    match error {
+        ExchangeError::Rejected { meaning, .. } => meaning.class == Class::Permanent,
+        ExchangeError::Unverified { .. } => true,
+        ExchangeError::Unavailable { .. } | ExchangeError::Timeout { .. } | ExchangeError::Mint(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn subject(text: &str) -> Subject {
+        Subject::parse("sub", text.to_owned()).expect("a subject")
+    }
+
+    #[test]
+    fn only_the_very_user_s_session_is_verified() {
+        let verified = |session: &str| is_verified(session, &subject("user-1"));
+        assert!(verified("v2/iamessage/AUTH/Web_Config/uid:user-1"));
+        for session in [
+            "v2/iamessage/ANON/6f1a",
+            "v2/iamessage/UNAUTH/NA/uid:user-1",
+            "v2/iamessage/AUTH/Web_Config/uid:user-12",
+            "v2/iamessage/AUTH/Web_Config/uid:xuser-1",
+            "v2/iamessage/AUTH/Web_Config/user-1",
+            "v2/iamessage/AUTH/uid:user-1",
+            "v2/iamessage/auth/Web_Config/uid:user-1",
+            "v2/iamessage/AUTH//uid:user-1",
+            "uid:user-1",
+            "",
+        ] {
+            assert!(!verified(session), "{session}");
+        }
+        // A subject that looks like a session makes none.
+        let sneaky = subject("x/AUTH/y/uid:admin");
+        assert!(!is_verified("v2/iamessage/ANON/uid:x/AUTH/y/uid:admin", &sneaky));
+    }
+
+    #[test]
+    fn an_instance_url_is_salesforce_s_or_the_token_s_own() {
+        let token_url =
+            HttpsUrl::parse("https://acme.my.salesforce.com/services/oauth2/token").expect("a URL");
+        for url in [
+            "https://acme.my.salesforce.com",
+            "https://na1.salesforce.com",
+            "https://acme.lightning.force.com",
+        ] {
+            assert!(is_salesforce(url, &token_url), "{url}");
+        }
+        for url in [
+            "http://acme.my.salesforce.com",
+            "https://salesforce.com.evil.example",
+            "https://evilsalesforce.com",
+            "http://127.0.0.1",
+            "x",
+            "",
+        ] {
+            assert!(!is_salesforce(url, &token_url), "{url}");
+        }
+    }
+
+    proptest! {
+        /// `a|b` + `c` is not `a` + `b|c`.
+        #[test]
+        fn different_parts_never_make_one_key(a in proptest::collection::vec(".{0,8}", 0..5), b in proptest::collection::vec(".{0,8}", 0..5)) {
+            let key = |parts: &[String]| {
+                let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+                CacheKey::of(&parts).0
+            };
+            prop_assert_eq!(key(&a) == key(&b), a == b);
+        }
+    }
+}

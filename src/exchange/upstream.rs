@@ -1,0 +1,150 @@
+//! One request to Salesforce: bounded in time and size, never redirected, and its answer read as strictly as
+//! our own callers' requests.
+
+use std::time::Duration;
+
+use reqwest::header::{DATE, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder};
+use zeroize::Zeroizing;
+
+use crate::config::HttpsUrl;
+use crate::json::Json;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(30);
+/// No answer of Salesforce's token endpoints comes near.
+const LARGEST_ANSWER: usize = 64 << 10;
+/// Of Salesforce's own words, as much as is passed on.
+const LONGEST_QUOTE: usize = 200;
+
+/// Salesforce's answer, read whole.
+pub(super) struct Reply {
+    pub status: u16,
+    pub body: Json,
+    pub retry_after: Option<Duration>,
+    /// Of the `Date` header, seconds since the epoch.
+    pub date: Option<i64>,
+}
+
+/// Why there is no usable answer. Says what came, never its content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("Salesforce did not answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+    #[error("Salesforce can't be reached: {0}")]
+    Unreachable(&'static str),
+    #[error("Salesforce answered {status} with {what}")]
+    Unusable { status: u16, what: String, retry_after: Option<Duration> },
+}
+
+/// A client that follows no redirect and takes no proxy from the environment.
+pub(super) fn client() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT)
+        .pool_idle_timeout(IDLE)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+pub(super) async fn send(request: RequestBuilder) -> Result<Reply, Fault> {
+    let mut response = request.send().await.map_err(|error| fault(&error))?;
+    let status = response.status().as_u16();
+    let date = response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
+    let retry_after =
+        response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, date));
+    let unusable = |what: String| Fault::Unusable { status, what, retry_after };
+    if response.status().is_redirection() {
+        return Err(unusable("a redirect, which is not followed".to_owned()));
+    }
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = response.chunk().await.map_err(|error| fault(&error))? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            return Err(unusable("more than 64 KiB".to_owned()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    if body.is_empty() {
+        return Err(unusable("no body".to_owned()));
+    }
+    let json = Json::parse(&body).map_err(|_| unusable("a body that isn't JSON".to_owned()))?;
+    if json.doubled().is_some() {
+        return Err(unusable("JSON that names a member twice".to_owned()));
+    }
+    Ok(Reply { status, body: json, retry_after, date })
+}
+
+/// Whether the host answers at all; no login.
+pub(super) async fn is_back(client: &Client, url: &HttpsUrl) -> bool {
+    let mut root = url.url().clone();
+    root.set_path("/");
+    root.set_query(None);
+    let answer = client.get(root).timeout(CONNECT_TIMEOUT).send().await;
+    answer.is_ok_and(|answer| !answer.status().is_server_error() && answer.status().as_u16() != 429)
+}
+
+fn fault(error: &reqwest::Error) -> Fault {
+    if error.is_timeout() {
+        Fault::Timeout
+    } else if error.is_connect() {
+        Fault::Unreachable("the connection or its TLS handshake failed; check DNS, firewall and certificates")
+    } else {
+        Fault::Unreachable("the connection broke before the answer was whole")
+    }
+}
+
+/// Seconds, or a date (RFC 9110, section 10.2.3), which counts from the answer's own.
+fn retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
+    let seconds = value.trim().parse().ok().or_else(|| {
+        let wait = http_date(value)? - date?;
+        Some(u64::try_from(wait).unwrap_or(0))
+    });
+    seconds.map(Duration::from_secs)
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+fn http_date(value: &str) -> Option<i64> {
+    let moment =
+        time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
+    moment.map(time::OffsetDateTime::unix_timestamp)
+}
+
+impl Json {
+    /// The member of that name.
+    pub(super) fn member(&self, name: &str) -> Option<&Self> {
+        let Self::Object(members) = self else { return None };
+        members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        match self.member(name) {
+            Some(Self::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Salesforce's own words, fit for a log and a header: short, and printable.
+pub(super) fn quoted(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(LONGEST_QUOTE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let date = http_date("Fri, 20 Nov 2026 12:00:00 GMT");
+        assert_eq!(date, Some(1_795_176_000));
+        assert_eq!(retry_after(" 7 ", date), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Fri, 20 Nov 2026 12:00:30 GMT", date), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("Fri, 20 Nov 2026 11:00:00 GMT", date), Some(Duration::ZERO));
+        for garbage in ["", "-1", "soon", "1.5", "99999999999999999999"] {
+            assert_eq!(retry_after(garbage, date), None, "{garbage}");
+        }
+    }
+}

@@ -1,0 +1,678 @@
+//! Access tokens: the cache, the failures it remembers, and how often Salesforce is asked, by a clock that the
+//! test sets and a Salesforce that counts.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::clock::{Clock as _, ManualClock, SystemRandomness, UnixTime};
+use tokenmint::config::{Config, Environment};
+
+use crate::support::{API_KEY, Answer, CRM_KEY, Workspace, sha256_hex, unverified};
+
+/// How the fake answers the next requests.
+#[derive(Clone)]
+enum Mood {
+    Well,
+    Error(u16, Value, Option<&'static str>),
+    Text(u16, &'static str),
+    Json(Value),
+    Hang,
+    Slow(Duration),
+    Endless,
+    Redirect(String),
+    Anonymous,
+    OtherUser,
+}
+
+/// Salesforce as far as these tests need it: it counts, and answers in the mood it is in.
+#[derive(Clone)]
+struct Fake(Arc<FakeState>);
+
+struct FakeState {
+    mood: Mutex<Mood>,
+    asked: AtomicUsize,
+    probed: AtomicUsize,
+    assertions: Mutex<Vec<String>>,
+    clock: Arc<ManualClock>,
+    token_life: AtomicUsize,
+}
+
+impl Fake {
+    async fn start(clock: Arc<ManualClock>) -> (Self, String) {
+        let fake = Self(Arc::new(FakeState {
+            mood: Mutex::new(Mood::Well),
+            asked: AtomicUsize::new(0),
+            probed: AtomicUsize::new(0),
+            assertions: Mutex::default(),
+            clock,
+            token_life: AtomicUsize::new(0),
+        }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let answering = fake.clone();
+        let base = url.clone();
+        let router = Router::new().fallback(move |request: Request| {
+            let (fake, base) = (answering.clone(), base.clone());
+            async move { fake.answer(request, &base).await }
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (fake, url)
+    }
+
+    fn is(&self, mood: Mood) {
+        *self.0.mood.lock().expect("not poisoned") = mood;
+    }
+
+    fn asked(&self) -> usize {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+
+    async fn answer(&self, request: Request, base: &str) -> Response {
+        let mood = self.0.mood.lock().expect("not poisoned").clone();
+        let exchange = request.method() == "POST";
+        let messaging = request.uri().path().starts_with("/iamessage/");
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("a body");
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let n = if exchange {
+            self.0.asked.fetch_add(1, Ordering::SeqCst) + 1
+        } else {
+            self.0.probed.fetch_add(1, Ordering::SeqCst)
+        };
+        if exchange {
+            self.0.assertions.lock().expect("not poisoned").push(body.clone());
+        }
+        match mood {
+            Mood::Error(status, body, retry_after) => {
+                let status = StatusCode::from_u16(status).expect("a status");
+                let retry = retry_after.map(|value| [("retry-after", value)]);
+                match retry {
+                    Some(retry) => (status, retry, Json(body)).into_response(),
+                    None => (status, Json(body)).into_response(),
+                }
+            }
+            Mood::Text(status, text) => {
+                (StatusCode::from_u16(status).expect("a status"), text).into_response()
+            }
+            Mood::Json(body) => Json(body).into_response(),
+            Mood::Hang => std::future::pending().await,
+            Mood::Endless => {
+                let chunk = || Ok::<_, std::io::Error>(vec![b' '; 8 << 10]);
+                Body::from_stream(futures_util::stream::repeat_with(chunk)).into_response()
+            }
+            Mood::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
+            Mood::Slow(wait) => {
+                tokio::time::sleep(wait).await;
+                self.token(messaging, &body, n, base, "AUTH", None)
+            }
+            Mood::Well => self.token(messaging, &body, n, base, "AUTH", None),
+            Mood::Anonymous => self.token(messaging, &body, n, base, "ANON", None),
+            Mood::OtherUser => self.token(messaging, &body, n, base, "AUTH", Some("somebody-else")),
+        }
+    }
+
+    fn token(
+        &self,
+        messaging: bool,
+        body: &str,
+        n: usize,
+        base: &str,
+        verdict: &str,
+        user: Option<&str>,
+    ) -> Response {
+        if !messaging {
+            let mut answer = json!({
+                "access_token": format!("00D000000000001!token.{n}"), "token_type": "Bearer", "scope": "api",
+                "instance_url": base, "id": "https://login.salesforce.com/id/00D/005",
+            });
+            match self.0.token_life.load(Ordering::SeqCst) {
+                0 => {}
+                life => answer["expires_in"] = json!(life),
+            }
+            return Json(answer).into_response();
+        }
+        let request: Value = serde_json::from_str(body).expect("JSON");
+        let identity = request["customerIdentityToken"].as_str().expect("a token");
+        let sub = unverified(identity).1["sub"].as_str().expect("a sub").to_owned();
+        let subject = format!("v2/iamessage/{verdict}/Web_Config/uid:{}", user.unwrap_or(&sub));
+        let claims = json!({"sub": subject, "exp": self.0.clock.now().seconds() + 3600, "n": n});
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let token = format!("{}.{}.c2ln", part(&json!({"alg": "RS256"})), part(&claims));
+        Json(json!({"accessToken": token, "lastEventId": "0", "context": {"endUser": {"subject": subject}}}))
+            .into_response()
+    }
+}
+
+/// The service in this process, by the test's clock, over a real socket.
+struct House {
+    url: String,
+    client: reqwest::Client,
+    clock: Arc<ManualClock>,
+    fake: Fake,
+    _workspace: Workspace,
+}
+
+impl House {
+    async fn start() -> Self {
+        Self::with("").await
+    }
+
+    async fn with(more: &str) -> Self {
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+        let (fake, salesforce) = Fake::start(clock.clone()).await;
+        let workspace = Workspace::bare();
+        let text = format!(
+            r#"
+[server]
+listen = "127.0.0.1:0"
+state_directory = "state"
+[keysets.web]
+directory = "keys/web"
+[keysets.crm]
+directory = "keys/crm"
+[identity.web]
+keyset = "web"
+issuer = "intercom.com"
+claims = ["plan"]
+[identity.web.messaging]
+scrt_url = "{salesforce}"
+org_id = "00D000000000001"
+es_developer_name = "Web_Channel"
+requests_per_minute = 200
+[identity.plain]
+keyset = "web"
+issuer = "intercom.com"
+[oauth.crm]
+keyset = "crm"
+consumer_key = "3MVG9.consumer"
+username = "integration@acme.com"
+audience = "https://login.salesforce.com"
+token_url = "{salesforce}/services/oauth2/token"
+access_token_ttl = "100s"
+[callers.web]
+api_key_sha256 = ["{web}"]
+allow = ["identity.web", "oauth.crm"]
+[callers.crm]
+api_key_sha256 = ["{crm}"]
+allow = ["identity.plain"]
+{more}
+"#,
+            web = sha256_hex(API_KEY),
+            crm = sha256_hex(CRM_KEY),
+        );
+        let config = Config::parse("test", &text, workspace.path(""), &Environment::new());
+        let config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
+        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(SystemRandomness::default()) };
+        let app = App::bind(loaded, ambient, || 0).await.expect("bound");
+        let url =
+            app.addresses().next().map(|(_, _, address)| format!("http://{address}")).expect("a listener");
+        tokio::spawn(app.run(std::future::pending(), std::future::pending()));
+        Self { url, client: reqwest::Client::new(), clock, fake, _workspace: workspace }
+    }
+
+    fn post(&self, path: &str, api_key: &str, body: &Value) -> impl Future<Output = Answer> + Send + use<> {
+        Answer::of(self.client.post(format!("{}{path}", self.url)).bearer_auth(api_key).json(body))
+    }
+
+    fn oauth(&self) -> impl Future<Output = Answer> + Send + use<> {
+        self.post("/oauth-access-token", API_KEY, &json!({}))
+    }
+
+    fn messaging(&self, sub: &str) -> impl Future<Output = Answer> + Send + use<> {
+        self.post("/messaging-access-token", API_KEY, &json!({"sub": sub}))
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    async fn metric(&self, name: &str) -> String {
+        let text = Answer::of(self.client.get(format!("{}/metrics", self.url))).await.text;
+        text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
+    }
+}
+
+/// Lets what runs behind the answers come to its end.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(150)).await;
+}
+
+#[tokio::test]
+async fn an_oauth_access_token_is_exchanged_once_and_then_kept() {
+    let house = House::start().await;
+    let first = house.oauth().await;
+    let body = first.ok();
+    assert_eq!(body["access_token"], "00D000000000001!token.1");
+    assert_eq!([&body["token_type"], &body["scope"]], ["Bearer", "api"]);
+    assert_eq!(body["instance_url"].as_str().map(|url| url.starts_with("http://127.0.0.1")), Some(true));
+    // Nothing is said of its life, so `access_token_ttl` holds.
+    assert_eq!([&body["expires_in"], &body["cached"]], [&json!(100), &json!(false)]);
+    assert_eq!(first.header("cache-control"), "no-store");
+    assert!(!first.headers.contains_key("etag"));
+    house.pass(10);
+    let again = house.oauth().await.ok();
+    assert_eq!([&again["access_token"], &again["cached"]], [&body["access_token"], &json!(true)]);
+    assert_eq!(again["expires_in"], 90);
+    assert_eq!(house.fake.asked(), 1);
+    let sent = house.fake.0.assertions.lock().expect("not poisoned")[0].clone();
+    assert!(
+        sent.starts_with("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion="),
+        "{sent}"
+    );
+}
+
+#[tokio::test]
+async fn a_messaging_access_token_is_the_user_s_own_and_verified() {
+    let house = House::start().await;
+    let body = house.messaging("user-1").await.ok();
+    assert_eq!(body["verified"], true);
+    assert_eq!(body["subject"], "v2/iamessage/AUTH/Web_Config/uid:user-1");
+    assert_eq!(body["last_event_id"], "0");
+    // The token's own `exp` counts.
+    assert_eq!(body["expires_in"], 3600);
+    assert_ne!(house.messaging("user-2").await.ok()["access_token"], body["access_token"]);
+    let again = house.messaging("user-1").await.ok();
+    assert_eq!([&again["access_token"], &again["cached"]], [&body["access_token"], &json!(true)]);
+    // Other claims are another token.
+    let other = json!({"sub": "user-1", "claims": {"plan": "pro"}});
+    let other = house.post("/messaging-access-token", API_KEY, &other).await.ok();
+    assert_ne!(other["access_token"], body["access_token"]);
+    assert_eq!(house.fake.asked(), 3);
+    let sent = house.fake.0.assertions.lock().expect("not poisoned")[0].clone();
+    let sent: Value = serde_json::from_str(&sent).expect("JSON");
+    assert_eq!(sent["orgId"], "00D000000000001");
+    assert_eq!(sent["esDeveloperName"], "Web_Channel");
+    assert_eq!(
+        [&sent["authorizationType"], &sent["platform"], &sent["capabilitiesVersion"]],
+        ["JWT", "Web", "1"]
+    );
+    assert_eq!(sent["context"]["appName"], "tokenmint");
+}
+
+#[tokio::test]
+async fn an_anonymous_session_or_another_user_s_is_unverified_and_kept_by_nobody() {
+    let house = House::start().await;
+    for mood in [Mood::Anonymous, Mood::OtherUser] {
+        house.fake.is(mood);
+        let answer = house.messaging("user-1").await;
+        let description = answer.refused(502, "unverified", None);
+        assert!(description.contains("JWKS"), "{description}");
+        assert!(!answer.text.contains("accessToken") && !answer.text.contains("somebody-else"));
+        assert_eq!(house.metric("tokenmint_token_cache_entries").await, "tokenmint_token_cache_entries 0");
+        house.pass(61);
+    }
+    assert_eq!(house.fake.asked(), 2);
+    house.fake.is(Mood::Well);
+    house.messaging("user-1").await.ok();
+    let counted = house.metric(r#"tokenmint_exchanges_total{outcome="unverified""#).await;
+    assert!(counted.ends_with(" 2"), "{counted}");
+}
+
+/// The only case that tells a cache behind the policy from one before it.
+#[tokio::test]
+async fn a_hit_never_skips_the_caller_s_policy() {
+    let house = House::start().await;
+    house.oauth().await.ok();
+    house.messaging("user-1").await.ok();
+    let oauth = house.post("/oauth-access-token", CRM_KEY, &json!({})).await;
+    oauth.refused(403, "access_denied", Some("profile"));
+    let messaging = json!({"sub": "user-1", "profile": "web"});
+    house.post("/messaging-access-token", CRM_KEY, &messaging).await.refused(
+        403,
+        "access_denied",
+        Some("profile"),
+    );
+    let no_channel = house.post("/messaging-access-token", CRM_KEY, &json!({"sub": "user-1"})).await;
+    no_channel.refused(400, "invalid_request", Some("profile"));
+    house.post("/oauth-access-token", "wrong", &json!({})).await.refused(401, "invalid_client", None);
+}
+
+#[tokio::test]
+async fn a_thousand_callers_at_once_are_one_request_cold_and_at_expiry() {
+    let house = House::start().await;
+    house.fake.is(Mood::Slow(Duration::from_millis(300)));
+    for round in 1..=2 {
+        let asks: Vec<_> = (0..1000).map(|_| tokio::spawn(house.oauth())).collect();
+        for ask in asks {
+            let token = ask.await.expect("no panic").ok()["access_token"].clone();
+            assert_eq!(token, format!("00D000000000001!token.{round}"));
+        }
+        assert_eq!(house.fake.asked(), round);
+        house.pass(101);
+    }
+}
+
+/// moka's own coalescing drops the exchange with its first asker: twenty hang-ups were twenty logins.
+#[tokio::test]
+async fn whoever_hangs_up_neither_cancels_nor_repeats_the_exchange() {
+    let house = House::start().await;
+    house.fake.is(Mood::Slow(Duration::from_millis(400)));
+    let asks: Vec<_> = (0..1000).map(|_| tokio::spawn(house.oauth())).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    asks.iter().for_each(tokio::task::JoinHandle::abort);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(house.fake.asked(), 1);
+    assert_eq!(house.oauth().await.ok()["cached"], true);
+    assert_eq!(house.fake.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_behind_the_answer_and_the_old_one_serves_if_that_fails() {
+    let house = House::start().await;
+    house.oauth().await.ok();
+    house.pass(64);
+    house.oauth().await.ok();
+    settle().await;
+    assert_eq!(house.fake.asked(), 1, "not before 65 % of its life");
+    house.fake.is(Mood::Hang);
+    house.pass(12);
+    // Nobody waits for the renewal, which hangs.
+    let start = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.1");
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(house.fake.asked(), 2, "one renewal, however many hits");
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    house.fake.is(Mood::Well);
+    assert_eq!(
+        house.oauth().await.ok()["access_token"],
+        "00D000000000001!token.1",
+        "it has failed, and is waited for"
+    );
+    house.pass(5);
+    house.oauth().await.ok();
+    settle().await;
+    assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.3");
+}
+
+#[tokio::test]
+async fn a_token_ends_by_whichever_clock_says_so_first() {
+    let house = House::start().await;
+    house.oauth().await.ok();
+    // The wall clock is set back an hour; the steady one goes on.
+    house.clock.set(UnixTime::from_seconds(house.clock.now().seconds() - 3600));
+    house.pass(101);
+    assert_eq!(house.oauth().await.ok()["cached"], false);
+    // And forward a day, at once.
+    house.clock.set(UnixTime::from_seconds(house.clock.now().seconds() + 86_400));
+    assert_eq!(house.oauth().await.ok()["cached"], false);
+    assert_eq!(house.fake.asked(), 3);
+}
+
+#[tokio::test]
+async fn the_life_is_salesforce_s_word_where_it_gives_one() {
+    let house = House::start().await;
+    house.fake.0.token_life.store(7200, Ordering::SeqCst);
+    assert_eq!(house.oauth().await.ok()["expires_in"], 7200);
+    house.pass(7201);
+    let exp = house.clock.now().seconds() + 500;
+    let claims = URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
+    let jwt = format!("e30.{claims}.c2ln");
+    house.fake.is(Mood::Json(
+        json!({"access_token": jwt, "instance_url": "https://acme.my.salesforce.com", "expires_in": "7200"}),
+    ));
+    assert_eq!(house.oauth().await.ok()["expires_at"], exp);
+    house.pass(501);
+    let past = house.oauth().await;
+    past.refused(503, "upstream_unavailable", None);
+    assert!(past.text.contains("expired already"), "{}", past.text);
+}
+
+#[tokio::test]
+async fn a_rejected_token_is_dropped_once_however_many_say_so() {
+    let house = House::start().await;
+    let token = house.oauth().await.ok()["access_token"].clone();
+    let rejected = json!({"rejected_token": token});
+    let asks: Vec<_> =
+        (0..50).map(|_| tokio::spawn(house.post("/oauth-access-token", API_KEY, &rejected))).collect();
+    for ask in asks {
+        assert_eq!(ask.await.expect("no panic").ok()["access_token"], "00D000000000001!token.2");
+    }
+    assert_eq!(house.fake.asked(), 2);
+    // Another token than the kept one drops nothing.
+    for other in ["00D000000000001!token.1", "x", ""] {
+        let body = house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": other})).await.ok();
+        assert_eq!(body["cached"], true);
+    }
+    house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": 1})).await.refused(
+        400,
+        "invalid_request",
+        Some("rejected_token"),
+    );
+    assert_eq!(house.fake.asked(), 2);
+}
+
+#[tokio::test]
+async fn salesforce_s_no_is_explained_and_remembered_for_a_minute() {
+    let house = House::start().await;
+    let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
+    house.fake.is(Mood::Error(400, no, None));
+    for _ in 0..20 {
+        let answer = house.oauth().await;
+        let body = answer.json();
+        assert_eq!((answer.status.as_u16(), &body["error"]), (502, &json!("upstream_rejected")));
+        assert_eq!(
+            body["upstream"],
+            json!({"status": 400, "error": "invalid_grant", "error_description": "user hasn't approved this consumer"})
+        );
+        let description = body["error_description"].as_str().expect("text");
+        assert!(
+            description.contains("pre-authorized")
+                && description.contains("aud https://login.salesforce.com"),
+            "{description}"
+        );
+        house.pass(2);
+    }
+    assert_eq!(house.fake.asked(), 1);
+    house.fake.is(Mood::Well);
+    house.pass(61);
+    house.oauth().await.ok();
+    // Each attempt has an assertion and a jti of its own.
+    let sent = house.fake.0.assertions.lock().expect("not poisoned").clone();
+    assert_ne!(sent[0], sent[1]);
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_within_a_second_and_a_quarter_of_an_hour() {
+    for (value, wait) in [("7", 7), ("0", 1), ("86400", 900), ("315360000", 900)] {
+        let house = House::start().await;
+        house.fake.is(Mood::Error(429, json!({"error": "x"}), Some(value)));
+        let answer = house.oauth().await;
+        answer.json();
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("retry-after")),
+            (503, wait.to_string().as_str()),
+            "{value}"
+        );
+        house.fake.is(Mood::Well);
+        house.pass(wait - 1);
+        assert_eq!(house.oauth().await.status.as_u16(), 503, "{value}: too early");
+        house.pass(1);
+        house.oauth().await.ok();
+        assert_eq!(house.fake.asked(), 2, "{value}");
+    }
+    for garbage in ["soon", "-1", ""] {
+        let house = House::start().await;
+        house.fake.is(Mood::Error(503, json!({"error": "x"}), Some(garbage)));
+        let wait = house.oauth().await.header("retry-after").parse::<u64>().expect("seconds");
+        assert!((1..=2).contains(&wait), "{garbage}: {wait}");
+    }
+}
+
+/// Half an hour of outage, a second a step: what is kept serves, Salesforce is asked forty times at most, and
+/// a fresh token comes within thirty seconds of the end.
+#[tokio::test]
+async fn an_outage_is_sat_out() {
+    let house = House::start().await;
+    house.messaging("long-lived").await.ok();
+    house.oauth().await.ok();
+    let before = house.fake.asked();
+    house.fake.is(Mood::Error(503, json!({"error": "service_unavailable"}), None));
+    house.pass(101);
+    for second in 0..1800 {
+        if second % 10 == 0 {
+            assert_eq!(house.messaging("long-lived").await.ok()["cached"], true, "{second}");
+            let answer = house.oauth().await;
+            answer.header("retry-after");
+            assert_eq!(answer.status.as_u16(), 503, "{second}: {}", answer.text);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        house.pass(1);
+    }
+    let attempts = house.fake.asked() - before;
+    assert!(attempts <= 40, "{attempts}");
+    assert!(house.fake.0.probed.load(Ordering::SeqCst) > 20, "a bare GET asks whether it is back");
+    house.fake.is(Mood::Well);
+    let mut fresh = None;
+    for second in 0..30 {
+        if house.oauth().await.status.is_success() {
+            fresh = Some(second);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        house.pass(1);
+    }
+    assert!(fresh.is_some(), "no fresh token within 30 s of the end");
+}
+
+/// Twelve ways to be wrong: nothing of them is kept, nothing followed, nothing repeated to the caller.
+#[tokio::test]
+async fn a_wrong_answer_is_never_kept_or_repeated() {
+    let trap = Fake::start(Arc::new(ManualClock::at(UnixTime::from_seconds(0)))).await;
+    let good = |change: &dyn Fn(&mut Value)| {
+        let mut body = json!({"access_token": "canary-token", "token_type": "Bearer", "instance_url": "https://acme.my.salesforce.com"});
+        change(&mut body);
+        Mood::Json(body)
+    };
+    let cases: Vec<(&str, Mood)> = vec![
+        ("html", Mood::Text(200, "<html>canary-token</html>")),
+        ("nothing", Mood::Text(200, "")),
+        ("no object", Mood::Json(json!(["canary-token"]))),
+        ("no token", good(&|body| body["access_token"] = json!(null))),
+        ("a number", good(&|body| body["access_token"] = json!(12_345))),
+        ("line feeds", good(&|body| body["access_token"] = json!("canary-token\r\nX: y"))),
+        ("an endless token", good(&|body| body["access_token"] = json!("canary-token".repeat(2000)))),
+        ("another type", good(&|body| body["token_type"] = json!("mac"))),
+        ("no instance", good(&|body| body["instance_url"] = json!(null))),
+        (
+            "a foreign instance",
+            good(&|body| body["instance_url"] = json!("https://salesforce.com.evil.example")),
+        ),
+        (
+            "a member twice",
+            Mood::Text(
+                200,
+                r#"{"access_token":"canary-token","access_token":"b","token_type":"Bearer","instance_url":"https://a.my.salesforce.com"}"#,
+            ),
+        ),
+        ("an endless body", Mood::Endless),
+        ("a redirect", Mood::Redirect(trap.1.clone())),
+        ("html and 404", Mood::Text(404, "<html>canary-token</html>")),
+    ];
+    for (name, mood) in cases {
+        let house = House::start().await;
+        house.fake.is(mood);
+        let answer = house.oauth().await;
+        answer.refused(503, "upstream_unavailable", None);
+        assert!(!answer.text.contains("canary-token"), "{name}: {}", answer.text);
+        house.fake.is(Mood::Well);
+        house.pass(60);
+        assert_eq!(house.oauth().await.ok()["cached"], false, "{name}");
+    }
+    assert_eq!(trap.0.asked() + trap.0.0.probed.load(Ordering::SeqCst), 0, "a redirect was followed");
+}
+
+#[tokio::test]
+async fn a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else() {
+    let house = House::start().await;
+    house.fake.is(Mood::Hang);
+    let start = std::time::Instant::now();
+    let asks: Vec<_> = (0..50).map(|_| tokio::spawn(house.oauth())).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..20 {
+        let ask = std::time::Instant::now();
+        house.post("/identity-token", API_KEY, &json!({"sub": "user-1"})).await.ok();
+        assert!(ask.elapsed() < Duration::from_millis(500), "{:?}", ask.elapsed());
+    }
+    let ready = Answer::of(house.client.get(format!("{}/readyz", house.url))).await;
+    assert_eq!(ready.status.as_u16(), 200, "ready means that it can mint");
+    for ask in asks {
+        let answer = ask.await.expect("no panic");
+        answer.refused(504, "upstream_timeout", None);
+    }
+    assert!(start.elapsed() < Duration::from_millis(6500), "{:?}", start.elapsed());
+    assert_eq!(house.fake.asked(), 1);
+}
+
+#[tokio::test]
+async fn logins_are_budgeted_far_below_salesforce_s_limit() {
+    let mut asked = 0;
+    let house = House::start().await;
+    // A caller that calls each token rejected makes it log in again and again.
+    for n in 1..=400 {
+        let before = format!("00D000000000001!token.{}", n - 1);
+        let answer = house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": before})).await;
+        if answer.status.is_success() {
+            asked = n;
+            assert_eq!(answer.json()["access_token"], format!("00D000000000001!token.{n}"));
+        } else {
+            answer.refused(503, "upstream_unavailable", None);
+            assert!(answer.text.contains("budget"), "{}", answer.text);
+            break;
+        }
+    }
+    assert_eq!((asked, house.fake.asked()), (360, 360));
+    let used = house.metric(r#"tokenmint_login_budget_used_ratio{profile="oauth.crm"}"#).await;
+    assert!(used.ends_with(" 1"), "{used}");
+    house.pass(3600);
+    house.oauth().await.ok();
+}
+
+/// A thousand users of two profiles, read while tokens are renewed and pushed out: each token is its asker's.
+#[tokio::test]
+async fn no_token_ever_reaches_another_user() {
+    // A cache too small for all, so that tokens are pushed out.
+    let house = Arc::new(House::with("[server.limits]\ntoken_cache = \"256 KiB\"\n").await);
+    let mut readers = Vec::new();
+    for reader in 0..8_u64 {
+        let house = house.clone();
+        readers.push(tokio::spawn(async move {
+            let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+            for n in 0..250_u64 {
+                let sub = format!("user-{}", (n * 7 + reader * 131) % 1000);
+                let answer = house.messaging(&sub).await;
+                if answer.status.is_success() {
+                    let body = answer.json();
+                    let claims = unverified(body["access_token"].as_str().expect("a token")).1;
+                    assert_eq!(claims["sub"], format!("v2/iamessage/AUTH/Web_Config/uid:{sub}"));
+                    assert_eq!(body["subject"], claims["sub"]);
+                    *seen.entry(sub).or_default() += 1;
+                } else {
+                    answer.refused(503, "upstream_unavailable", None);
+                }
+                if n % 10 == 0 {
+                    house.pass(7);
+                }
+            }
+            seen.values().sum::<usize>()
+        }));
+    }
+    let mut served = 0;
+    for reader in readers {
+        served += reader.await.expect("no token of another");
+    }
+    assert!(served > 1000, "{served}");
+}

@@ -159,7 +159,8 @@ impl App {
         for (listener, places) in listeners {
             let router = router(&service, places);
             let metrics = service.metrics.clone();
-            tokio::spawn(listener.run(router, connections, metrics, tasks.clone(), closing.clone()));
+            // Among the tasks that are waited for: a Unix socket's file goes with its listener.
+            tasks.spawn(listener.run(router, connections, metrics, tasks.clone(), closing.clone()));
         }
         stop.await;
         service.draining.store(true, Ordering::Release);

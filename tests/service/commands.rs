@@ -194,6 +194,7 @@ fn every_command_has_help_with_an_example_and_says_its_version() {
         &["mint"],
         &["callers"],
         &["callers", "new"],
+        &["sandbox"],
         &["healthcheck"],
         &["openapi"],
         &["completions"],

@@ -11,6 +11,7 @@
 //! | [`tokens`] | what each kind of token says, and signing it |
 //! | [`jwks`] | a ring's public face, made once and not per request |
 //! | [`callers`] | who may ask, and for what |
+//! | [`sandbox`] | Salesforce as a server, on loopback, sharing no code with `tokens` |
 //! | [`http`] | routes, handlers that only translate, errors into statuses |
 //! | [`app`] | builds the rooms, runs them, stops |
 //! | [`cli`] | one file a command |
@@ -31,4 +32,5 @@ pub mod json;
 pub mod jwks;
 pub mod keys;
 pub mod metrics;
+pub mod sandbox;
 pub mod tokens;

@@ -1,6 +1,6 @@
-//! `tokenmint dev`: the service with made-up keys and one caller, on loopback, in one process.
+//! `tokenmint dev`: the service with made-up keys, one caller and the sandbox, on loopback, in one process.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -8,14 +8,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
+use super::sandbox::{Guests, org};
 use super::{Context, Failure, api_key_sha256, new_api_key, say, say_json, serve};
+use crate::app::Loaded;
 use crate::app::logging::Output;
-use crate::app::{App, Loaded};
 use crate::config::{Config, Environment};
 use crate::keys;
+use crate::sandbox::{self, Keys, Sandbox, Settings};
 
-/// Run the service with made-up keys and one caller, on loopback; prints commands to paste
+/// Run the service with made-up keys, one caller and the sandbox, on loopback; prints commands to paste
 ///
 /// Reads no configuration. Keys, secrets and the API key are gone when it ends.
 #[derive(Args)]
@@ -36,20 +39,33 @@ impl Dev {
             return Err(Failure::Usage(reason.to_owned()));
         }
         let api_key = new_api_key(&*context.ambient.randomness)?;
-        let text = made_up(self.listen, &api_key, context)?;
+        let sandbox = TcpListener::bind("127.0.0.1:0").and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((format!("http://{}", listener.local_addr()?), listener))
+        });
+        let (salesforce, listener) = sandbox.map_err(Failure::failed)?;
+        let text = made_up(self.listen, &salesforce, &api_key, context)?;
         // Only its own text counts, whatever the shell has set.
         let config = Config::parse("dev", text.expose_secret(), PathBuf::new(), &Environment::new());
         let config = config.map_err(Failure::from)?;
         let loaded = Loaded::new(config, &*context.ambient.clock).map_err(Failure::of_files)?;
-        serve::run(loaded, context, Output::Stderr, |app| self.introduce(app, &api_key))
+        let clock = context.ambient.clock.clone();
+        let mut org = org(&loaded, "", Guests::Anonymous, clock.now());
+        serve::run(loaded, context, Output::Stderr, |app| {
+            let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
+            let url = url.unwrap_or_default();
+            for deployment in &mut org.deployments {
+                deployment.keys = Keys::Url(format!("{url}/keysets/web/jwks.json"));
+            }
+            play(listener, Sandbox::new(org, clock, Settings::default()));
+            self.introduce(&url, &salesforce, &api_key);
+        })
     }
 
-    fn introduce(&self, app: &App, api_key: &SecretString) {
+    fn introduce(&self, url: &str, salesforce: &str, api_key: &SecretString) {
         let api_key = api_key.expose_secret();
-        let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
-        let url = url.unwrap_or_default();
         if self.json {
-            return say_json(&json!({"url": url, "api_key": api_key}));
+            return say_json(&json!({"url": url, "sandbox": salesforce, "api_key": api_key}));
         }
         let ask = |path: &str, body: &str| {
             format!(
@@ -58,7 +74,9 @@ impl Dev {
             )
         };
         say(&format!(
-            "tokenmint listens on {url}, with keys made up for now. Paste into another terminal:\n"
+            "tokenmint listens on {url}, with keys made up for now; a Salesforce to test against plays at \
+             {salesforce}. Paste into another terminal:
+"
         ));
         say("# who is chatting: the identity token for Salesforce Enhanced Chat");
         say(&ask("/identity-token", r#"{"sub": "user-1"}"#));
@@ -68,13 +86,34 @@ impl Dev {
         say(&ask("/intercom-user-jwt", r#"{"user_id": "user-1"}"#));
         say("\n# the assertion of the OAuth 2.0 JWT bearer flow");
         say(&ask("/oauth-assertion", "{}"));
+        say("\n# that assertion exchanged for an access token, and kept");
+        say(&ask("/oauth-access-token", "{}"));
+        say(
+            "\n# the identity token exchanged for a messaging access token, the user verified through the keys above",
+        );
+        say(&ask("/messaging-access-token", r#"{"sub": "user-1"}"#));
         say("\nStop with Ctrl-C. For keys of your own: tokenmint init");
     }
+}
+
+/// Plays Salesforce until the process ends.
+fn play(listener: TcpListener, sandbox: Sandbox) {
+    tokio::spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener);
+        let played = match listener {
+            Ok(listener) => sandbox::serve(listener, sandbox, CancellationToken::new()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = played {
+            tracing::error!(%error, "the sandbox ended");
+        }
+    });
 }
 
 /// A configuration with fresh keys in it.
 fn made_up(
     listen: SocketAddr,
+    salesforce: &str,
     api_key: &SecretString,
     context: &Context<'_>,
 ) -> Result<SecretString, Failure> {
@@ -98,11 +137,16 @@ keyset = "web"
 issuer = "tokenmint-dev"
 audience = "https://acme.my.salesforce-scrt.com"
 claims = ["locale"]
+[identity.web.messaging]
+scrt_url = "{salesforce}"
+org_id = "00D000000000001"
+es_developer_name = "Web_Channel"
 [oauth.crm]
 keyset = "crm"
 consumer_key = "3MVG9-made-up"
 username = "integration@acme.example"
 audience = "https://login.salesforce.com"
+token_url = "{salesforce}/services/oauth2/token"
 [intercom.fin]
 secret = "{secret}"
 [callers.dev]

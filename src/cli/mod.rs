@@ -13,6 +13,7 @@ mod jwk;
 mod keys;
 mod mint;
 mod openapi;
+mod sandbox;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ enum Command {
     Mint(mint::Mint),
     #[command(subcommand)]
     Callers(callers::Callers),
+    Sandbox(sandbox::SandboxCommand),
     Healthcheck(healthcheck::Healthcheck),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
@@ -156,6 +158,7 @@ pub fn run(
         Command::Jwks(command) => command.run(&context),
         Command::Mint(command) => command.run(&context),
         Command::Callers(command) => command.run(&context),
+        Command::Sandbox(command) => command.run(&context),
         Command::Healthcheck(command) => command.run(&context),
         Command::Openapi(command) => command.run(),
         Command::Completions(command) => command.run(&mut Cli::command()),

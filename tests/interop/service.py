@@ -32,6 +32,7 @@ def configuration(listen, token_url, everything, one_of_each):
     return f"""
 [server]
 listen = "{listen}"
+state_directory = "state"
 
 [keysets.web]
 directory = "keys/web"
@@ -49,6 +50,14 @@ ttl = "1h"
 max_ttl = "1h"
 claims = ["locale"]
 
+# No Salesforce is there, but tokenmint itself, which answers 404 in JSON: so each exchange is refused for good, until
+# the minute's requests are used up.
+[identity.web.messaging]
+scrt_url = "http://{listen}"
+org_id = "00D000000000001"
+es_developer_name = "Web_Channel"
+
+# Without [messaging]: its tokens can't be exchanged.
 [identity.web512]
 keyset = "web512"
 issuer = "{ISSUER_512}"

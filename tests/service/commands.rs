@@ -194,6 +194,7 @@ fn every_command_has_help_with_an_example_and_says_its_version() {
         &["mint"],
         &["callers"],
         &["callers", "new"],
+        &["sandbox"],
         &["healthcheck"],
         &["openapi"],
         &["completions"],
@@ -245,6 +246,15 @@ async fn what_dev_prints_can_be_pasted() {
     assert_eq!(verified(token.as_str().expect("a token"), &set)["sub"], "user-1");
     assert!(pasted("/intercom-user-jwt")["token"].is_string());
     assert!(pasted("/oauth-assertion")["assertion"].is_string());
+    // The whole circle: the sandbox in the same process takes both, and verifies the user through the JWKS.
+    let oauth = pasted("/oauth-access-token");
+    assert!(oauth["access_token"].as_str().is_some_and(|token| token.starts_with("00D")), "{oauth}");
+    let messaging = pasted("/messaging-access-token");
+    assert_eq!(messaging["verified"], true, "{messaging}");
+    assert!(
+        messaging["subject"].as_str().is_some_and(|subject| subject.ends_with("/uid:user-1")),
+        "{messaging}"
+    );
     child.kill().expect("a child of ours");
     let _ = child.wait();
     let ran = Workspace::bare().run(&["dev", "--listen", "0.0.0.0:0"]);

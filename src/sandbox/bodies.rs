@@ -1,0 +1,132 @@
+//! Bodies that don't behave, and the mark of an answer that is never sent.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::Frame;
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
+
+/// So that what came before a cut is on the wire.
+const FLUSH: Duration = Duration::from_millis(50);
+
+/// The connection ends without an answer. [`serve`](super::serve) finds it among an answer's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// TCP RST.
+    Reset,
+    /// TCP FIN.
+    Close,
+}
+
+impl Cut {
+    /// For servers that don't know of cuts, the body breaks at once.
+    pub fn response(self) -> Response {
+        let mut response = Response::new(Body::new(Broken::after(Bytes::new())));
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection is cut on purpose")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Cut>>>;
+
+/// Some bytes, and then the connection breaks.
+pub(super) struct Broken {
+    first: Bytes,
+    pause: Pin<Box<Sleep>>,
+}
+
+impl Broken {
+    pub fn after(first: Bytes) -> Self {
+        Self { first, pause: Box::pin(sleep(FLUSH)) }
+    }
+}
+
+impl hyper::body::Body for Broken {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+        }
+        ready!(self.pause.as_mut().poll(context));
+        Poll::Ready(Some(Err(Cut::Close)))
+    }
+}
+
+/// One byte at a time.
+pub(super) struct Dripping {
+    left: Bytes,
+    tick: Interval,
+}
+
+impl Dripping {
+    pub fn every(pause: Duration, all: Bytes) -> Self {
+        let mut tick = interval(pause.max(Duration::from_millis(1)));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { left: all, tick }
+    }
+}
+
+impl hyper::body::Body for Dripping {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        ready!(self.tick.poll_tick(context));
+        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(1)))))
+    }
+}
+
+/// A string in JSON that goes on for so many bytes, or for ever.
+pub(super) struct Long {
+    opening: Bytes,
+    left: Option<u64>,
+}
+
+impl Long {
+    pub const OPENING: &[u8] = br#"{"access_token":""#;
+    const PIECE: &[u8] = &[b'A'; 16 << 10];
+
+    pub const fn of(left: Option<u64>) -> Self {
+        Self { opening: Bytes::from_static(Self::OPENING), left }
+    }
+}
+
+impl hyper::body::Body for Long {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled {
+        if !self.opening.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.opening)))));
+        }
+        let piece = Bytes::from_static(Self::PIECE);
+        let piece = match &mut self.left {
+            None => piece,
+            Some(0) => return Poll::Ready(None),
+            Some(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(piece.len());
+                *left -= length as u64;
+                piece.slice(..length)
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}

@@ -1,0 +1,90 @@
+//! `/__sandbox/`: where a test asks what was seen, and what shall go wrong.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::faults::Fault;
+use super::org::Settings;
+use super::{Sandbox, answer};
+
+pub(super) fn router() -> Router<Sandbox> {
+    Router::new()
+        .route("/state", get(state))
+        .route("/reset", post(reset))
+        .route("/faults", post(faults))
+        .route("/settings", post(settings))
+        .route("/expire-sessions", post(expire_sessions))
+        .route("/clock-skew", post(clock_skew))
+}
+
+/// The counts, why tokens were refused, the faults that are left, and the settings.
+async fn state(State(sandbox): State<Sandbox>) -> Response {
+    let now = sandbox.now();
+    let reasons = sandbox.reasons();
+    let state = sandbox.state();
+    let seen = json!({
+        "counts": state.counts,
+        "reasons": reasons,
+        "faults": state.faults,
+        "settings": state.settings,
+        "sessions": {"oauth": state.sessions.len(), "messaging": state.chats.len()},
+        "now": now,
+    });
+    drop(state);
+    answer(StatusCode::OK, &seen)
+}
+
+async fn reset(State(sandbox): State<Sandbox>) -> Response {
+    sandbox.reset();
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// The new list takes the place of the old one; `[]` ends all faults.
+async fn faults(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
+    done(read::<Vec<Fault>>(&body).map(|faults| sandbox.set_faults(faults)))
+}
+
+/// Those that are named change; the others stay.
+async fn settings(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
+    let changed = read::<serde_json::Map<String, Value>>(&body).and_then(|changes| {
+        let mut all = json!(sandbox.state().settings);
+        for (name, value) in changes {
+            all[name] = value;
+        }
+        serde_json::from_value::<Settings>(all).map_err(|error| error.to_string())
+    });
+    done(changed.map(|changed| sandbox.change_settings(|settings| *settings = changed)))
+}
+
+async fn expire_sessions(State(sandbox): State<Sandbox>) -> Response {
+    sandbox.expire_sessions();
+    StatusCode::NO_CONTENT.into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skew {
+    seconds: i64,
+}
+
+async fn clock_skew(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
+    done(read(&body).map(|Skew { seconds }| sandbox.skew_clock(seconds)))
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn done(result: Result<(), String>) -> Response {
+    match result {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(message) => answer(StatusCode::BAD_REQUEST, &json!({"message": message})),
+    }
+}

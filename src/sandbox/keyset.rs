@@ -1,0 +1,149 @@
+//! A keyset as Salesforce sees it: fetched from its endpoint, or uploaded in Setup.
+//!
+//! Salesforce documents neither time-outs nor sizes nor how long it keeps a set; these are on the strict side.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use super::Sandbox;
+use super::jwt::Jwt;
+use super::org::{Deployment, Keys};
+
+const LARGEST_SET: usize = 50 << 10;
+/// RFC 7518, section 3.3.
+const SMALLEST_KEY: usize = 2048;
+
+/// The `sub` of an identity token that the deployment's keyset vouches for.
+///
+/// # Errors
+/// Says why it doesn't, for who asks the sandbox; Salesforce tells nobody.
+pub(super) async fn verified(
+    sandbox: &Sandbox,
+    deployment: &Deployment,
+    token: &str,
+) -> Result<String, String> {
+    let jwt = Jwt::read(token)?;
+    let algorithm = match jwt.header("alg") {
+        Some("RS256") => Algorithm::RS256,
+        Some("RS512") => Algorithm::RS512,
+        _ => return Err("has an `alg` other than RS256 and RS512".to_owned()),
+    };
+    let kid = jwt.header("kid").ok_or("has no `kid` in its header")?;
+    if jwt.claim("iss") != Some(deployment.issuer.as_str()) {
+        return Err("has an `iss` that isn't, byte for byte, the issuer of the keyset".to_owned());
+    }
+    let (set, uploaded) = match &deployment.keys {
+        Keys::Uploaded(set) => (Arc::new(set.clone()), true),
+        Keys::Url(url) => (fetched(sandbox, url).await?, false),
+    };
+    let keys = set["keys"].as_array().ok_or("has a keyset without `keys`")?;
+    let jwk = keys.iter().find(|jwk| jwk["kid"] == kid);
+    let jwk = jwk.ok_or("has a `kid` that no key of the keyset has")?;
+    let key = public_key(jwk, uploaded).map_err(|why| format!("has a `kid` whose JWK {why}"))?;
+    if jwk.get("alg").is_some_and(|alg| Some(alg) != jwt.header.get("alg")) {
+        return Err("has another `alg` than its JWK".to_owned());
+    }
+    if !jwt.verified_by(&key, algorithm) {
+        return Err("has a signature that the keyset's key doesn't verify".to_owned());
+    }
+    // The widget compares numbers; a string or a duration is "expired" at once.
+    let exp = jwt.claims.get("exp").and_then(Value::as_f64).ok_or("has no `exp` that is a number")?;
+    #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
+    if exp <= sandbox.now() as f64 {
+        return Err("has expired".to_owned());
+    }
+    match jwt.claim("sub") {
+        Some(sub) if !sub.is_empty() => Ok(sub.to_owned()),
+        _ => Err("has no `sub`".to_owned()),
+    }
+}
+
+/// The key of a JWK. One that was uploaded needs its certificate; where there is one, it must be of that key
+/// (RFC 7517, section 4.7).
+fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
+    if jwk["kty"] != "RSA" {
+        return Err("isn't an RSA key".to_owned());
+    }
+    if jwk.get("use").is_some_and(|used| used != "sig") {
+        return Err("has a `use` other than sig".to_owned());
+    }
+    let certified = match &jwk["x5c"][0] {
+        Value::String(text) => Some(certified(text)?),
+        Value::Null if uploaded => return Err("has no `x5c`, and was uploaded".to_owned()),
+        Value::Null => None,
+        _ => return Err("has an `x5c` that isn't text".to_owned()),
+    };
+    let number = |name: &str| jwk[name].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+    let (n, e) = match (number("n"), number("e"), certified) {
+        (Some(n), Some(e), Some(certified)) if (&n, &e) != (&certified.0, &certified.1) => {
+            return Err("has a certificate of another key".to_owned());
+        }
+        (Some(n), Some(e), _) => (n, e),
+        // An upload needs `x5c` alone.
+        (None, None, Some(certified)) if jwk.get("n").is_none() => certified,
+        _ => return Err("has an `n` or `e` that isn't base64url without padding".to_owned()),
+    };
+    if n.len() * 8 < SMALLEST_KEY {
+        return Err("is shorter than 2048 bits".to_owned());
+    }
+    Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+}
+
+/// `n` and `e` of the certificate in an `x5c`: plain base64, not base64url, and no PEM lines.
+fn certified(text: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let der = STANDARD.decode(text).map_err(|_| "has an `x5c` that isn't plain base64")?;
+    let (_, certificate) =
+        X509Certificate::from_der(&der).map_err(|_| "has an `x5c` that holds no certificate")?;
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => {
+            let unsigned = |bytes: &[u8]| bytes.iter().copied().skip_while(|byte| *byte == 0).collect();
+            Ok((unsigned(key.modulus), unsigned(key.exponent)))
+        }
+        _ => Err("has a certificate without an RSA key".to_owned()),
+    }
+}
+
+async fn fetched(sandbox: &Sandbox, url: &str) -> Result<Arc<Value>, String> {
+    let now = sandbox.now();
+    {
+        let mut state = sandbox.state();
+        let life = i64::try_from(state.settings.jwks_cache.as_secs()).unwrap_or(i64::MAX);
+        if let Some((at, set)) = state.jwks.get(url)
+            && now < at.saturating_add(life)
+        {
+            return Ok(set.clone());
+        }
+        state.counts.jwks_fetches += 1;
+    }
+    let set = fetch(sandbox.client(), url).await;
+    let set = set.map_err(|why| format!("has a keyset whose endpoint {url} {why}"))?;
+    let set = Arc::new(json!({"keys": set["keys"]}));
+    sandbox.state().jwks.insert(url.to_owned(), (now, set.clone()));
+    Ok(set)
+}
+
+/// No redirect, no credentials, JSON whatever its media type.
+async fn fetch(client: &reqwest::Client, url: &str) -> Result<Value, String> {
+    let unreachable = |error: reqwest::Error| {
+        let why = if error.is_timeout() { "is too slow" } else { "can't be reached" };
+        why.to_owned()
+    };
+    let mut response = client.get(url).send().await.map_err(unreachable)?;
+    if response.status() != reqwest::StatusCode::OK {
+        return Err(format!("answers {}", response.status().as_u16()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > LARGEST_SET {
+            return Err("sends more than 50 KiB".to_owned());
+        }
+    }
+    serde_json::from_slice(&body).map_err(|_| "doesn't send JSON".to_owned())
+}

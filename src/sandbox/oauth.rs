@@ -1,0 +1,315 @@
+//! `/services/oauth2/`: the JWT bearer grant, revocation, and who a session belongs to.
+//!
+//! Refusals are those of Salesforce Help, "OAuth Authorization Errors", in its own words: 400 with `error` and
+//! `error_description`. In which order Salesforce checks is documented nowhere.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::jwt::{self, Jwt};
+use super::org::{App, Org, id_15, id_18};
+use super::state::Session;
+use super::{Sandbox, answer, data};
+
+const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const LOGIN: &str = "https://login.salesforce.com";
+const TEST: &str = "https://test.salesforce.com";
+const HOUR: i64 = 3600;
+/// How far ahead `exp` may be where that is judged at all.
+const FARTHEST: i64 = 300;
+
+/// `error` and `error_description`, and for the log of the sandbox what exactly was wrong.
+struct Refusal {
+    error: &'static str,
+    description: &'static str,
+    why: String,
+}
+
+fn refuse(error: &'static str, description: &'static str, why: impl Into<String>) -> Refusal {
+    Refusal { error, description, why: why.into() }
+}
+
+fn invalid_assertion(why: impl Into<String>) -> Refusal {
+    refuse("invalid_grant", "invalid assertion", why)
+}
+
+fn not_approved(why: impl Into<String>) -> Refusal {
+    refuse("invalid_grant", "user hasn't approved this consumer", why)
+}
+
+pub(super) async fn token(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Response {
+    match login(&sandbox, &headers, &body) {
+        Ok(granted) => answer(StatusCode::OK, &granted),
+        Err(refusal) => {
+            let Refusal { error, description, why } = refusal;
+            sandbox.note(format!("login refused, {error}: {description}: {why}"));
+            let now = sandbox.now();
+            let mut state = sandbox.state();
+            *state.counts.refused.entry(format!("{error}: {description}")).or_default() += 1;
+            state.failures.add(now);
+            let failures = state.failures.count(now, HOUR);
+            if state.settings.failures_until_block.is_some_and(|limit| failures >= limit) {
+                state.blocked_until.get_or_insert(now + HOUR);
+            }
+            drop(state);
+            answer(StatusCode::BAD_REQUEST, &json!({"error": error, "error_description": description}))
+        }
+    }
+}
+
+fn login(sandbox: &Sandbox, headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
+    let now = sandbox.now();
+    blocked(sandbox, now)?;
+    let form = Form::read(headers, body)?;
+    match form.get("grant_type") {
+        Some(GRANT) => {}
+        Some(_) => return Err(refuse("unsupported_grant_type", "grant type not supported", "grant_type")),
+        None => return Err(refuse("invalid_request", "must supply a grant type", "grant_type is missing")),
+    }
+    let assertion = form.get("assertion").ok_or_else(|| invalid_assertion("the parameter is missing"))?;
+    let jwt = Jwt::read(assertion).map_err(|why| invalid_assertion(format!("the assertion {why}")))?;
+    let url = sandbox.url(headers);
+    let app = app_of(sandbox.org(), &jwt)?;
+    installed_here(app, headers, &jwt)?;
+    signed(app, &jwt)?;
+    meant_for_us(sandbox.org(), app, &url, &jwt)?;
+    let strict = sandbox.state().settings.strict_exp;
+    let expires = alive(&jwt, now, strict)?;
+    fresh(sandbox, app, &jwt)?;
+    let user = approved(app, &jwt)?;
+    grant(sandbox, app, user, &url, now).inspect(|_| {
+        tracing::debug!(user, expires, "sandbox: logged in");
+    })
+}
+
+/// After too many failures Salesforce blocks the address for a time, good logins included.
+fn blocked(sandbox: &Sandbox, now: i64) -> Result<(), Refusal> {
+    let mut state = sandbox.state();
+    match state.blocked_until {
+        Some(until) if now < until => {
+            Err(refuse("invalid_grant", "ip restricted", "too many logins have failed in an hour"))
+        }
+        _ => {
+            state.blocked_until = None;
+            Ok(())
+        }
+    }
+}
+
+/// A form in which no parameter stands twice (RFC 6749, section 3.2).
+struct Form(Vec<(String, String)>);
+
+impl Form {
+    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
+        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(refuse("invalid_request", "must be a form", format!("Content-Type: {kind}")));
+        }
+        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(body).into_owned().collect();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if pairs[..at].iter().any(|(other, _)| other == name) {
+                return Err(refuse("invalid_request", "duplicate parameter", name.as_str()));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The certificate is found through `iss`; a `kid` plays no part in this flow.
+fn app_of<'a>(org: &'a Org, jwt: &Jwt<'_>) -> Result<&'a App, Refusal> {
+    let key = jwt.claim("iss");
+    org.apps.iter().find(|app| Some(app.consumer_key.as_str()) == key).ok_or_else(|| {
+        refuse("invalid_client_id", "client identifier invalid", "`iss` is no consumer key of this org")
+    })
+}
+
+/// Since Spring '26 login and test don't find an External Client App, neither as host nor as audience.
+fn installed_here(app: &App, headers: &HeaderMap, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let shared_host = [LOGIN, TEST].iter().any(|shared| shared.ends_with(&format!("//{host}")));
+    let shared_audience = jwt.claim("aud").is_some_and(|aud| [LOGIN, TEST].contains(&aud));
+    if app.external && (shared_host || shared_audience) {
+        let why = "login and test don't find External Client Apps: use the My Domain as host and `aud`";
+        return Err(refuse("app_not_found", "External client app is not installed in this org", why));
+    }
+    Ok(())
+}
+
+fn signed(app: &App, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+    if jwt.header("alg") != Some("RS256") {
+        return Err(invalid_assertion("`alg` isn't RS256"));
+    }
+    let verifies = |der: &Vec<u8>| {
+        X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+            let key = DecodingKey::from_rsa_der(&certificate.public_key().subject_public_key.data);
+            jwt.verified_by(&key, Algorithm::RS256)
+        })
+    };
+    if app.certificates.iter().any(verifies) {
+        Ok(())
+    } else {
+        Err(invalid_assertion("no certificate of the app verifies the signature"))
+    }
+}
+
+/// Byte for byte: a slash at the end makes another audience.
+fn meant_for_us(org: &Org, app: &App, url: &str, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+    let known = |aud: &str| {
+        let expected = if app.audiences.is_empty() {
+            aud == LOGIN || aud == TEST || org.my_domain.as_deref() == Some(aud)
+        } else {
+            app.audiences.iter().any(|expected| expected == aud)
+        };
+        expected || aud == url || aud == format!("{url}/services/oauth2/token")
+    };
+    let fits = match jwt.claims.get("aud") {
+        Some(Value::String(aud)) => known(aud),
+        Some(Value::Array(auds)) => auds.iter().filter_map(Value::as_str).any(known),
+        _ => false,
+    };
+    let why = "`aud` is neither login, test, the My Domain nor what the app expects";
+    if fits { Ok(()) } else { Err(refuse("invalid_grant", "audience is invalid", why)) }
+}
+
+/// Seconds as a number or as digits. Milliseconds are seconds of a far year, and let in.
+fn alive(jwt: &Jwt<'_>, now: i64, strict: bool) -> Result<i64, Refusal> {
+    #[expect(clippy::cast_possible_truncation, reason = "what is beyond the range is far enough either way")]
+    let exp = match jwt.claims.get("exp") {
+        Some(Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(|exp| exp as i64)),
+        Some(Value::String(digits)) => digits.parse().ok(),
+        _ => None,
+    };
+    let exp = exp.ok_or_else(|| invalid_assertion("`exp` is missing or no number"))?;
+    if exp <= now {
+        let why = format!("`exp` was {} s ago", now.saturating_sub(exp));
+        return Err(refuse("invalid_grant", "expired authorization code", why));
+    }
+    if strict && exp.saturating_sub(now) > FARTHEST {
+        return Err(invalid_assertion(format!(
+            "`exp` is more than {FARTHEST} s ahead, and strict_exp is set"
+        )));
+    }
+    Ok(exp)
+}
+
+fn fresh(sandbox: &Sandbox, app: &App, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+    let replayed = |why: &str| refuse("bad_jti_claim", "jti has already been used", why);
+    match jwt.claims.get("jti") {
+        None => Ok(()),
+        Some(Value::String(jti)) => {
+            let first = sandbox.state().replayed.insert((app.consumer_key.clone(), jti.clone()));
+            if first { Ok(()) } else { Err(replayed("an assertion with this `jti` was here before")) }
+        }
+        Some(_) => Err(replayed("`jti` is no string")),
+    }
+}
+
+fn approved<'a>(app: &'a App, jwt: &Jwt<'_>) -> Result<&'a str, Refusal> {
+    // `prn` is what `sub` was called once.
+    let name = jwt.claim("sub").or_else(|| jwt.claim("prn")).unwrap_or_default();
+    if app.unassigned.iter().any(|user| user == name) {
+        let description = "user is not admin approved to access this app";
+        return Err(refuse("invalid_app_access", description, "no profile or permission set"));
+    }
+    let user = app.users.iter().find(|user| *user == name);
+    let user = user.ok_or_else(|| not_approved("`sub` is no user name that is pre-authorized"))?;
+    let refresh = |scope: &str| matches!(scope, "refresh_token" | "offline_access");
+    if !app.scopes().split(' ').any(refresh) {
+        return Err(not_approved("the app has neither the scope refresh_token nor offline_access"));
+    }
+    if app.scopes().split(' ').all(refresh) {
+        let description = "the requested scope is invalid, unknown, or malformed";
+        return Err(refuse("invalid_scope", description, "the app has no scope besides refresh_token"));
+    }
+    Ok(user)
+}
+
+/// Each login is a session of its own; whether Salesforce gives the same one again is documented nowhere.
+fn grant(sandbox: &Sandbox, app: &App, user: &str, url: &str, now: i64) -> Result<Value, Refusal> {
+    let org_id = id_18(&sandbox.org().org_id);
+    let mut state = sandbox.state();
+    let limit = state.settings.logins_per_hour;
+    // In which form the limit shows is documented nowhere; its name is.
+    state.logins.entry(user.to_owned()).or_default().take(now, HOUR, limit).map_err(|wait| {
+        let why = format!("`{user}` has logged in {limit} times within the hour; next in {wait} s");
+        refuse("LOGIN_RATE_EXCEEDED", "login rate exceeded", why)
+    })?;
+    *state.counts.logins.entry(user.to_owned()).or_default() += 1;
+    let settings = state.settings.clone();
+    drop(state);
+    let life = i64::try_from(settings.session_life.as_secs()).unwrap_or(i64::MAX);
+    let expires_at = now.saturating_add(life);
+    let id = format!("{url}/id/{org_id}/{}", user_id(user));
+    let access_token = if settings.jwt_access_tokens {
+        let claims = json!({
+            "iss": url, "sub": format!("uid:{}", user_id(user)), "aud": [url], "scp": app.scopes(),
+            "iat": now, "exp": expires_at, "jti": sandbox.random_text(), "client_id": app.consumer_key,
+        });
+        jwt::issue(&claims, sandbox.key())
+    } else {
+        format!("{}!AQ{}", id_15(&org_id), sandbox.random_text())
+    };
+    let session = Session { user: user.to_owned(), expires_at };
+    sandbox.state().sessions.insert(access_token.clone(), session);
+    let mut granted = json!({
+        "access_token": access_token,
+        "scope": app.scopes(),
+        "instance_url": settings.instance_url.unwrap_or_else(|| url.to_owned()),
+        "id": id,
+        "token_type": "Bearer",
+    });
+    if settings.expires_in {
+        granted["expires_in"] = json!(life);
+    }
+    Ok(granted)
+}
+
+/// RFC 7009: a token that is unknown is as good as revoked.
+pub(super) async fn revoke(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Response {
+    match Form::read(&headers, &body).ok().and_then(|form| form.get("token").map(str::to_owned)) {
+        Some(token) => {
+            sandbox.state().sessions.remove(&token);
+            answer(StatusCode::OK, &json!({}))
+        }
+        None => answer(
+            StatusCode::BAD_REQUEST,
+            &json!({"error": "invalid_request", "error_description": "must supply a token"}),
+        ),
+    }
+}
+
+pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
+    let Some(session) = data::session(&sandbox, &headers) else { return data::dead_session() };
+    let url = sandbox.url(&headers);
+    let (org_id, user_id) = (id_18(&sandbox.org().org_id), user_id(&session.user));
+    let info = json!({
+        "sub": format!("{url}/id/{org_id}/{user_id}"),
+        "id": format!("{url}/id/{org_id}/{user_id}"),
+        "user_id": user_id,
+        "organization_id": org_id,
+        "username": session.user,
+        "preferred_username": session.user,
+        "active": true,
+        "urls": {"rest": format!("{url}/services/data/v{{version}}/")},
+    });
+    answer(StatusCode::OK, &info)
+}
+
+/// The same for the same user name, everywhere and always.
+fn user_id(user: &str) -> String {
+    let digest = digest(&SHA256, user.as_bytes());
+    let hex = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    id_18(&format!("005{}", &hex[..12]))
+}

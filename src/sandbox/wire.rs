@@ -1,0 +1,68 @@
+//! Connections: a loop of its own, since a fault may have to cut one without an answer.
+
+use std::error::Error as _;
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::Sandbox;
+use super::bodies::Cut;
+
+/// How long to wait when the host has no descriptor left for another connection.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+
+/// Answers on `listener` until `stop`, which ends open connections too.
+///
+/// # Errors
+/// The listener isn't on loopback: whoever reached it could log in as anybody.
+pub async fn serve(listener: TcpListener, sandbox: Sandbox, stop: CancellationToken) -> io::Result<()> {
+    if !listener.local_addr()?.ip().is_loopback() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the sandbox listens on loopback only"));
+    }
+    let router = sandbox.router();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, _)) => _ = tokio::spawn(connection(stream, router.clone(), stop.clone())),
+            Err(_) => tokio::time::sleep(NO_DESCRIPTOR).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let router = router.clone();
+        Box::pin(async move {
+            let Ok(response) = router.oneshot(request.map(Body::new)).await;
+            match response.extensions().get::<Cut>() {
+                None => Ok(response),
+                Some(cut) => Err(*cut),
+            }
+        })
+    });
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        ended = poll_fn(|context| connection.poll_without_shutdown(context)) => ended,
+        () = stop.cancelled() => return,
+    };
+    let stream = connection.into_parts().io.into_inner();
+    let reset = |error: &hyper::Error| error.source().and_then(|why| why.downcast_ref()) == Some(&Cut::Reset);
+    if ended.as_ref().is_err_and(reset) {
+        let _ = stream.set_zero_linger();
+    }
+}

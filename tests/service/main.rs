@@ -21,5 +21,6 @@ mod openapi;
 mod publishing;
 mod refusals;
 mod rooms;
+mod sandbox;
 mod secrecy;
 mod support;

@@ -22,5 +22,6 @@ mod openapi;
 mod publishing;
 mod refusals;
 mod rooms;
+mod sandbox;
 mod secrecy;
 mod support;

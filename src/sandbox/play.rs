@@ -42,6 +42,7 @@ fn count(sandbox: &Sandbox, request: &Request) -> Option<Door> {
         "/services/oauth2/token" if method == Method::POST => (&mut counts.token, Door::Token),
         "/services/oauth2/revoke" => (&mut counts.revoke, Door::Data),
         "/services/oauth2/userinfo" => (&mut counts.userinfo, Door::Data),
+        path if path.starts_with("/id/") => (&mut counts.userinfo, Door::Data),
         messaging::PATH if method == Method::DELETE => (&mut counts.messaging_revoke, Door::Messaging),
         messaging::PATH => (&mut counts.messaging, Door::Messaging),
         messaging::CONTINUATION => (&mut counts.continuation, Door::Messaging),

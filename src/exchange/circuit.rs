@@ -36,17 +36,17 @@ struct Circuit {
 pub(super) struct Circuits(Mutex<HashMap<String, Circuit>>);
 
 impl Circuits {
-    fn with<T>(&self, host: &str, act: impl FnOnce(&mut Circuit) -> T) -> T {
+    fn with<T>(&self, origin: &str, act: impl FnOnce(&mut Circuit) -> T) -> T {
         let mut circuits = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !circuits.contains_key(host) {
-            circuits.insert(host.to_owned(), Circuit::default());
+        if !circuits.contains_key(origin) {
+            circuits.insert(origin.to_owned(), Circuit::default());
         }
-        act(circuits.get_mut(host).expect("it was just put there"))
+        act(circuits.get_mut(origin).expect("it was just put there"))
     }
 
     /// Asks for one exchange.
-    pub fn admit(&self, host: &str, now: Duration) -> Admission {
-        self.with(host, |circuit| match circuit.next_trial {
+    pub fn admit(&self, origin: &str, now: Duration) -> Admission {
+        self.with(origin, |circuit| match circuit.next_trial {
             None => Admission::Go,
             Some(trial) if trial <= now => {
                 // This one is the trial; the others go on waiting.
@@ -64,15 +64,15 @@ impl Circuits {
     }
 
     /// The host answered an exchange, whatever it said.
-    pub fn answered(&self, host: &str) {
-        self.with(host, |circuit| {
+    pub fn answered(&self, origin: &str) {
+        self.with(origin, |circuit| {
             circuit.failures = 0;
             circuit.next_trial = None;
         });
     }
 
-    pub fn failed(&self, host: &str, now: Duration) {
-        self.with(host, |circuit| {
+    pub fn failed(&self, origin: &str, now: Duration) {
+        self.with(origin, |circuit| {
             circuit.failures = circuit.failures.saturating_add(1);
             if circuit.failures >= FAILURES {
                 circuit.next_trial = Some(now + TRIAL_EVERY);
@@ -82,8 +82,8 @@ impl Circuits {
     }
 
     /// The host answers again: the next exchange is a trial, and what failed before it is forgotten.
-    pub fn is_back(&self, host: &str, now: Duration) {
-        self.with(host, |circuit| {
+    pub fn is_back(&self, origin: &str, now: Duration) {
+        self.with(origin, |circuit| {
             if circuit.next_trial.is_some() {
                 circuit.next_trial = Some(now);
                 circuit.recovered_at = now;
@@ -92,8 +92,8 @@ impl Circuits {
     }
 
     /// Whether a failure at `when` was before the host came back.
-    pub fn is_past(&self, host: &str, when: Duration) -> bool {
-        self.with(host, |circuit| circuit.recovered_at > when)
+    pub fn is_past(&self, origin: &str, when: Duration) -> bool {
+        self.with(origin, |circuit| circuit.recovered_at > when)
     }
 }
 

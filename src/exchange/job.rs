@@ -22,8 +22,9 @@ use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile
 /// The life of a messaging access token that says nothing of it: the channel's default for verified users.
 const CHANNEL_DEFAULT: Duration = Duration::from_hours(1);
 
-/// Longer than any access token that Salesforce is known to give.
-const LONGEST_TOKEN: usize = 16 << 10;
+/// Longer than any access token that Salesforce is known to give, and short enough to be sent back as
+/// `rejected_token`.
+const LONGEST_TOKEN: usize = 12 << 10;
 
 /// One exchange that can be made, again and again.
 #[derive(Clone)]
@@ -109,6 +110,11 @@ impl Job {
                 ])
             }
         })
+    }
+
+    /// Scheme, host and port of that: what fails together.
+    pub fn origin(&self) -> String {
+        self.address().url().origin().ascii_serialization()
     }
 
     /// Whose limit at Salesforce a request counts against, and how much of it is ours.

@@ -308,7 +308,7 @@ impl Inner {
         let failure = self.failures.get(key)?;
         let now = self.clock.steady();
         let over = failure.until <= now
-            || (!job::is_permanent(&failure.error) && self.circuits.is_past(host(job), failure.at));
+            || (!job::is_permanent(&failure.error) && self.circuits.is_past(&job.origin(), failure.at));
         (!over).then(|| failure.error.clone().waiting(failure.until.saturating_sub(now).max(SHORTEST_WAIT)))
     }
 
@@ -414,30 +414,30 @@ impl Inner {
             Err(ExchangeError::Rejected { meaning, .. }) if meaning.class == Class::Transient => {
                 self.failed(job);
             }
-            _ => self.circuits.answered(host(job)),
+            _ => self.circuits.answered(&job.origin()),
         }
         read
     }
 
     fn failed(&self, job: &Job) {
-        self.circuits.failed(host(job), self.clock.steady());
+        self.circuits.failed(&job.origin(), self.clock.steady());
     }
 
     /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
     fn admit(self: &Arc<Self>, job: &Job) -> Result<(), ExchangeError> {
-        match self.circuits.admit(host(job), self.clock.steady()) {
+        match self.circuits.admit(&job.origin(), self.clock.steady()) {
             Admission::Go => Ok(()),
             Admission::Wait { retry_after, probe } => {
                 if probe {
                     let (inner, address) = (self.clone(), job.address().clone());
                     tokio::spawn(async move {
                         if upstream::is_back(&inner.client, &address).await {
-                            let host = address.url().host_str().unwrap_or_default();
-                            inner.circuits.is_back(host, inner.clock.steady());
+                            let origin = address.url().origin().ascii_serialization();
+                            inner.circuits.is_back(&origin, inner.clock.steady());
                         }
                     });
                 }
-                let reason = format!("{} fails again and again; it is left alone for a moment", host(job));
+                let reason = format!("{} fails again and again; it is left alone for a moment", job.origin());
                 Err(ExchangeError::Unavailable { reason, retry_after: Some(retry_after) })
             }
         }
@@ -531,10 +531,6 @@ impl Inner {
         let mut byte = [0];
         self.randomness.fill(&mut byte).map_or(0.5, |()| f64::from(byte[0]) / 255.0)
     }
-}
-
-fn host(job: &Job) -> &str {
-    job.address().url().host_str().unwrap_or_default()
 }
 
 /// Takes a flight off the list when it has landed, or crashed.

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use ::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -12,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Now, Refusal};
 use crate::clock::Randomness;
+use crate::metrics::Metrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MOST_HEADERS: usize = 64;
@@ -47,6 +49,7 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
     let start = Instant::now();
     let id = RequestId::of(request.headers(), &*service.randomness);
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let has_body = has_body(request.headers());
     let route = path.as_ref().map_or("other", |path| path.as_str());
 
     let answer = if too_large(request.headers()) {
@@ -59,7 +62,7 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
             Err(_) => Refusal::TooSlow.into_response(),
         }
     };
-    let mut answer = written(answer, &id, &service.metrics);
+    let mut answer = written(answer, &id, has_body, &service.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, id.0);
 
     service.metrics.requests.with_label_values(&[route, answer.status().as_str()]).inc();
@@ -68,8 +71,12 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
 }
 
 /// A refusal is written out here; anything else stays as it is.
-fn written(mut answer: Response, id: &RequestId, metrics: &crate::metrics::Metrics) -> Response {
+fn written(mut answer: Response, id: &RequestId, has_body: bool, metrics: &Metrics) -> Response {
     let Some(refusal) = answer.extensions_mut().remove::<Refusal>() else { return answer };
+    // Said aloud: a client that used the connection again would find it closed.
+    if has_body && refusal.precedes_body() {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Refusal::Mint(error) = &refusal {
         tracing::warn!(request_id = id.as_str(), %error, "no token was minted");
     }
@@ -77,6 +84,10 @@ fn written(mut answer: Response, id: &RequestId, metrics: &crate::metrics::Metri
     metrics.refusals.with_label_values(&[verdict.error]).inc();
     tracing::debug!(request_id = id.as_str(), error = verdict.error, "refused");
     verdict.into_response(answer, id.as_str())
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 fn too_large(headers: &HeaderMap) -> bool {

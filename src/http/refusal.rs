@@ -94,6 +94,31 @@ pub(super) struct Verdict {
 }
 
 impl Refusal {
+    /// Whether it may be said while the request's body is still on its way, so that the connection can't be
+    /// used again.
+    pub(super) const fn precedes_body(&self) -> bool {
+        match self {
+            Self::InvalidClient
+            | Self::SeveralCredentials
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::NotAcceptable
+            | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding
+            | Self::BodyTooLarge(_)
+            | Self::HeadersTooLarge
+            | Self::BodyTooSlow
+            | Self::BodyCutShort
+            | Self::TooSlow
+            | Self::Panicked => true,
+            Self::Denied { .. }
+            | Self::Objection(_)
+            | Self::NotJson(_)
+            | Self::Mint(_)
+            | Self::Exchange(_) => false,
+        }
+    }
+
     pub(super) fn verdict(self) -> Verdict {
         use StatusCode as S;
         let verdict = |status, error, description: &str| Verdict {
@@ -195,7 +220,8 @@ impl Refusal {
 /// What Salesforce, or the lack of it, means for the caller.
 fn exchange_verdict(error: ExchangeError) -> Verdict {
     let description = error.to_string();
-    let seconds = error.retry_after().map(|wait| wait.as_secs().max(1));
+    // Rounded up: who comes back in time must not meet the same remembered failure again.
+    let seconds = error.retry_after().map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
     let (status, word, retry_after, upstream) = match error {
         ExchangeError::Rejected { meaning, upstream, .. } => match meaning.class {
             Class::Permanent => (StatusCode::BAD_GATEWAY, "upstream_rejected", None, Some(upstream)),

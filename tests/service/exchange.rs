@@ -154,13 +154,18 @@ impl Fake {
     }
 }
 
-/// The service in this process, by the test's clock, over a real socket.
+/// The service in this process, by the test's clock, over a real socket, with a fake Salesforce.
 struct House {
-    url: String,
-    client: reqwest::Client,
-    clock: Arc<ManualClock>,
     fake: Fake,
-    _workspace: Workspace,
+    service: InProcess,
+}
+
+impl std::ops::Deref for House {
+    type Target = InProcess;
+
+    fn deref(&self) -> &InProcess {
+        &self.service
+    }
 }
 
 impl House {
@@ -171,6 +176,22 @@ impl House {
     async fn with(more: &str) -> Self {
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
         let (fake, salesforce) = Fake::start(clock.clone()).await;
+        Self { fake, service: InProcess::start(clock, &salesforce, more).await }
+    }
+}
+
+/// The service in this process, by the test's clock, over a real socket.
+pub struct InProcess {
+    pub url: String,
+    pub client: reqwest::Client,
+    pub clock: Arc<ManualClock>,
+    /// Of the key that signs assertions; DER.
+    pub certificate: Vec<u8>,
+    _workspace: Workspace,
+}
+
+impl InProcess {
+    pub async fn start(clock: Arc<ManualClock>, salesforce: &str, more: &str) -> Self {
         let workspace = Workspace::bare();
         let text = format!(
             r#"
@@ -214,27 +235,33 @@ allow = ["identity.plain"]
         let config = Config::parse("test", &text, workspace.path(""), &Environment::new());
         let config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
         let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let certificate = loaded.ring.find("CrmKey1").expect("a key").1.certificate(clock.now()).der;
         let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(SystemRandomness::default()) };
         let app = App::bind(loaded, ambient, || 0).await.expect("bound");
         let url =
             app.addresses().next().map(|(_, _, address)| format!("http://{address}")).expect("a listener");
         tokio::spawn(app.run(std::future::pending(), std::future::pending()));
-        Self { url, client: reqwest::Client::new(), clock, fake, _workspace: workspace }
+        Self { url, client: reqwest::Client::new(), clock, certificate, _workspace: workspace }
     }
 
-    fn post(&self, path: &str, api_key: &str, body: &Value) -> impl Future<Output = Answer> + Send + use<> {
+    pub fn post(
+        &self,
+        path: &str,
+        api_key: &str,
+        body: &Value,
+    ) -> impl Future<Output = Answer> + Send + use<> {
         Answer::of(self.client.post(format!("{}{path}", self.url)).bearer_auth(api_key).json(body))
     }
 
-    fn oauth(&self) -> impl Future<Output = Answer> + Send + use<> {
+    pub fn oauth(&self) -> impl Future<Output = Answer> + Send + use<> {
         self.post("/oauth-access-token", API_KEY, &json!({}))
     }
 
-    fn messaging(&self, sub: &str) -> impl Future<Output = Answer> + Send + use<> {
+    pub fn messaging(&self, sub: &str) -> impl Future<Output = Answer> + Send + use<> {
         self.post("/messaging-access-token", API_KEY, &json!({"sub": sub}))
     }
 
-    fn pass(&self, seconds: u64) {
+    pub fn pass(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 

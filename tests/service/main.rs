@@ -24,4 +24,5 @@ mod refusals;
 mod rooms;
 mod sandbox;
 mod secrecy;
+mod storm;
 mod support;

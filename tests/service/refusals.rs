@@ -195,7 +195,10 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
     // Chunked, so that no length is declared.
     let chunks = (0..20).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
-    service.post_text("/identity-token", API_KEY, stream).await.refused(413, "request_too_large", None);
+    let answer = service.post_text("/identity-token", API_KEY, stream).await;
+    answer.refused(413, "request_too_large", None);
+    // Said aloud, or a client would use the connection again.
+    assert_eq!(answer.header("connection"), "close");
 
     let headers = service.request(Method::GET, "/livez").header("X-Padding", "a".repeat(9 << 10));
     Answer::of(headers).await.refused(431, "request_headers_too_large", None);

@@ -1,0 +1,149 @@
+//! Five thousand exchanges through every fault that the sandbox knows, by a seed: whatever goes wrong, nothing
+//! wrong or partial is kept or handed out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokenmint::clock::{ManualClock, UnixTime};
+use tokenmint::sandbox::{self, App, Deployment, Door, Fault, Keys, Misdeed, Org, Sandbox, Settings};
+use tokio_util::sync::CancellationToken;
+
+use crate::exchange::InProcess;
+use crate::support::{API_KEY, Answer, unverified};
+
+/// Those that cost no time: a test of five thousand can't wait five seconds for each.
+const FAULTS: [Misdeed; 22] = [
+    Misdeed::Latency,
+    Misdeed::Status,
+    Misdeed::Garbage,
+    Misdeed::Empty,
+    Misdeed::EmptyObject,
+    Misdeed::Html,
+    Misdeed::Latin1,
+    Misdeed::Deep,
+    Misdeed::EndlessBody,
+    Misdeed::HugeBody,
+    Misdeed::Redirect,
+    Misdeed::Reset,
+    Misdeed::Close,
+    Misdeed::Truncated,
+    Misdeed::DuplicateKeys,
+    Misdeed::MissingToken,
+    Misdeed::NumericToken,
+    Misdeed::CrlfToken,
+    Misdeed::HugeToken,
+    Misdeed::WrongTokenType,
+    Misdeed::ForeignInstanceUrl,
+    Misdeed::Anonymous,
+];
+
+struct Storm {
+    sandbox: Sandbox,
+    house: InProcess,
+    seed: u64,
+}
+
+impl Storm {
+    async fn begin(seed: u64) -> Self {
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
+        let house = InProcess::start(clock.clone(), &salesforce, "").await;
+        let app = App {
+            consumer_key: "3MVG9.consumer".to_owned(),
+            certificates: vec![house.certificate.clone()],
+            users: vec!["integration@acme.com".to_owned()],
+            ..App::default()
+        };
+        let jwks = Keys::Url(format!("{}/keysets/web/jwks.json", house.url));
+        let org = Org {
+            org_id: "00D000000000001".to_owned(),
+            my_domain: None,
+            apps: vec![app],
+            deployments: vec![Deployment::new("Web_Channel", "intercom.com", jwks)],
+        };
+        let settings = Settings { jwks_cache: Duration::from_hours(1), ..Settings::default() };
+        let sandbox = Sandbox::new(org, clock, settings);
+        tokio::spawn(sandbox::serve(listener, sandbox.clone(), CancellationToken::new()));
+        Self { sandbox, house, seed }
+    }
+
+    /// A repeatable number below `bound`.
+    const fn roll(&mut self, bound: u64) -> u64 {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.seed >> 33) % bound
+    }
+
+    /// Either kind of token for a user of this round: who it is for, and the answer.
+    async fn ask(&mut self, round: u64) -> (Option<String>, Answer) {
+        if self.roll(2) == 0 {
+            let sub = format!("user-{round}");
+            let answer = self.house.messaging(&sub).await;
+            return (Some(sub), answer);
+        }
+        (None, self.house.oauth().await)
+    }
+
+    /// A token that was handed out is its asker's, and one that Salesforce itself takes.
+    async fn is_sound(&self, sub: Option<&str>, answer: &Answer) {
+        let body = answer.ok();
+        let token = body["access_token"].as_str().expect("a token");
+        if let Some(sub) = sub {
+            let subject = unverified(token).1["sub"].clone();
+            assert_eq!(subject, format!("v2/iamessage/AUTH/Web_Verification/uid:{sub}"));
+            assert_eq!(body["subject"], subject);
+            return;
+        }
+        let instance = body["instance_url"].as_str().expect("a URL");
+        let query = self.house.client.get(format!("{instance}/services/oauth2/userinfo")).bearer_auth(token);
+        assert_eq!(Answer::of(query).await.status.as_u16(), 200, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_exchanges_through_every_fault_keep_nothing_wrong() {
+    let mut storm = Storm::begin(20_261_120).await;
+    let (mut sound, mut refused, mut exchanges) = (0, 0, 0);
+    let mut round = 0;
+    while exchanges < 5000 {
+        round += 1;
+        let fault = FAULTS[usize::try_from(storm.roll(FAULTS.len() as u64)).expect("small")];
+        let fault = Fault { path: Door::Any, times: Some(1), milliseconds: Some(5), ..Fault::new(fault) };
+        let calm = storm.roll(4) == 0;
+        storm.sandbox.set_faults(if calm { Vec::new() } else { vec![fault.clone()] });
+        let (sub, answer) = storm.ask(round).await;
+        if answer.status.is_success() {
+            storm.is_sound(sub.as_deref(), &answer).await;
+            sound += 1;
+        } else {
+            assert!([502, 503].contains(&answer.status.as_u16()), "{fault:?}: {}", answer.text);
+            refused += 1;
+            // What went wrong was not kept: without the fault the same asker gets a sound one.
+            storm.sandbox.set_faults(Vec::new());
+            storm.house.pass(61);
+            let body = sub.as_ref().map_or_else(|| json!({}), |sub| json!({"sub": sub}));
+            let path = if sub.is_some() { "/messaging-access-token" } else { "/oauth-access-token" };
+            let again = storm.house.post(path, API_KEY, &body).await;
+            storm.is_sound(sub.as_deref(), &again).await;
+        }
+        // Past any life of 100 s, so that OAuth tokens are exchanged anew; and past every memory of a failure.
+        storm.house.pass(101);
+        let counts = storm.sandbox.counts();
+        exchanges = counts.token + counts.messaging;
+    }
+    assert!(sound > 500 && refused > 1000, "{sound} {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so() {
+    let storm = Storm::begin(1).await;
+    let first = storm.house.oauth().await;
+    storm.is_sound(None, &first).await;
+    storm.sandbox.expire_sessions();
+    let token = first.ok()["access_token"].clone();
+    let again = storm.house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token})).await;
+    storm.is_sound(None, &again).await;
+    assert_ne!(again.ok()["access_token"], token);
+}

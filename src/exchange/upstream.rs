@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use reqwest::header::{DATE, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, ClientBuilder, RequestBuilder};
 use zeroize::Zeroizing;
 
 use crate::config::HttpsUrl;
@@ -38,8 +38,19 @@ pub enum Fault {
     Unusable { status: u16, what: String, retry_after: Option<Duration> },
 }
 
-/// A client that follows no redirect and takes no proxy from the environment.
+/// A client that follows no redirect and takes no proxy from the environment. It trusts the host's
+/// certificate authorities; on a host without any, such as a bare image, it trusts nobody, and minting goes on.
 pub(super) fn client() -> Result<Client, reqwest::Error> {
+    builder().build().or_else(|error| {
+        tracing::warn!(
+            %error,
+            "this host has no certificate authorities, so Salesforce can't be asked: mount a bundle and set SSL_CERT_FILE"
+        );
+        builder().tls_certs_only([]).build()
+    })
+}
+
+fn builder() -> ClientBuilder {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
@@ -47,7 +58,6 @@ pub(super) fn client() -> Result<Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 pub(super) async fn send(request: RequestBuilder) -> Result<Reply, Fault> {

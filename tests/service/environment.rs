@@ -36,6 +36,16 @@ async fn a_service_needs_no_file_at_all() {
     assert_eq!(body["kid"], "EnvKey");
 }
 
+/// As in an image built from nothing: what needs no Salesforce goes on.
+#[tokio::test]
+async fn a_host_without_certificate_authorities_mints() {
+    let mut workspace = Workspace::new();
+    workspace.set("SSL_CERT_FILE", "/nonexistent").set("SSL_CERT_DIR", "/nonexistent");
+    let service = workspace.serve().await;
+    service.post("/identity-token", &user_1()).await.ok();
+    assert!(service.logged("SSL_CERT_FILE").await.contains("no certificate authorities"));
+}
+
 #[test]
 fn a_name_is_found_whatever_its_case_and_dashes() {
     let mut workspace = Workspace::with(&format!(

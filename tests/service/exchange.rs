@@ -146,7 +146,8 @@ impl Fake {
         let identity = request["customerIdentityToken"].as_str().expect("a token");
         let sub = unverified(identity).1["sub"].as_str().expect("a sub").to_owned();
         let subject = format!("v2/iamessage/{verdict}/Web_Config/uid:{}", user.unwrap_or(&sub));
-        let claims = json!({"sub": subject, "exp": self.0.clock.now().seconds() + 3600, "n": n});
+        let exp = self.0.clock.now().seconds() + 3600;
+        let claims = json!({"sub": subject, "exp": exp, "n": n, "clientId": request["esDeveloperName"]});
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let token = format!("{}.{}.c2ln", part(&json!({"alg": "RS256"})), part(&claims));
         Json(json!({"accessToken": token, "lastEventId": "0", "context": {"endUser": {"subject": subject}}}))
@@ -211,6 +212,17 @@ scrt_url = "{salesforce}"
 org_id = "00D000000000001"
 es_developer_name = "Web_Channel"
 requests_per_minute = 200
+[identity.shop]
+keyset = "web"
+issuer = "intercom.com"
+[identity.shop.messaging]
+scrt_url = "{salesforce}"
+org_id = "00D000000000002"
+es_developer_name = "Shop_Channel"
+requests_per_minute = 200
+[callers.both]
+api_key_sha256 = ["{both}"]
+allow = ["identity.web", "identity.shop"]
 [identity.plain]
 keyset = "web"
 issuer = "intercom.com"
@@ -231,6 +243,7 @@ allow = ["identity.plain"]
 "#,
             web = sha256_hex(API_KEY),
             crm = sha256_hex(CRM_KEY),
+            both = sha256_hex("both"),
         );
         let config = Config::parse("test", &text, workspace.path(""), &Environment::new());
         let config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
@@ -680,12 +693,16 @@ async fn no_token_ever_reaches_another_user() {
             let mut seen: BTreeMap<String, usize> = BTreeMap::new();
             for n in 0..250_u64 {
                 let sub = format!("user-{}", (n * 7 + reader * 131) % 1000);
-                let answer = house.messaging(&sub).await;
+                let (profile, channel) =
+                    if n % 2 == 0 { ("web", "Web_Channel") } else { ("shop", "Shop_Channel") };
+                let body = json!({"sub": sub, "profile": profile});
+                let answer = house.post("/messaging-access-token", "both", &body).await;
                 if answer.status.is_success() {
                     let body = answer.json();
                     let claims = unverified(body["access_token"].as_str().expect("a token")).1;
                     assert_eq!(claims["sub"], format!("v2/iamessage/AUTH/Web_Config/uid:{sub}"));
                     assert_eq!(body["subject"], claims["sub"]);
+                    assert_eq!(claims["clientId"], channel);
                     *seen.entry(sub).or_default() += 1;
                 } else {
                     answer.refused(503, "upstream_unavailable", None);

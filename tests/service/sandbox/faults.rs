@@ -317,3 +317,22 @@ async fn behind_another_server_a_cut_is_at_least_a_broken_body() {
     };
     assert!(answer.is_err());
 }
+
+/// The names that serde would take, from its own complaint about another.
+fn misdeeds() -> Vec<String> {
+    let complaint = serde_json::from_str::<Misdeed>("\"?\"").expect_err("no such fault").to_string();
+    let listed = complaint.split("expected one of").nth(1).expect("a list").split('`');
+    listed.skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_documentation_has_each_fault_and_each_setting() {
+    let text = include_str!("../../../docs/sandbox.md");
+    let settings = serde_json::to_value(tokenmint::sandbox::Settings::default()).expect("JSON");
+    let settings = settings.as_object().expect("an object").keys().cloned();
+    let names: Vec<String> = misdeeds().into_iter().chain(settings).collect();
+    assert!(names.len() > 35, "{names:?}");
+    for name in names {
+        assert!(text.contains(&format!("`{name}`")), "{name}");
+    }
+}

@@ -10,6 +10,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+/// The members of an object, in the order of the text, doubles included.
+pub type Members = Vec<(String, Json)>;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
     Null,
@@ -17,8 +20,7 @@ pub enum Json {
     Number(serde_json::Number),
     String(String),
     Array(Vec<Self>),
-    /// In the order of the text, doubles included.
-    Object(Vec<(String, Self)>),
+    Object(Members),
 }
 
 impl Json {

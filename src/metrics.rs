@@ -25,6 +25,8 @@ pub struct Metrics {
     pub request_duration: HistogramVec,
     /// Refused requests, by `error`.
     pub refusals: IntCounterVec,
+    /// Tokens refused because one subject's were asked for too often, by `profile` and `caller`.
+    pub remints_refused: IntCounterVec,
     /// One signature, without its wait, by `algorithm`.
     pub signing_duration: HistogramVec,
     /// Signatures that wait for a core.
@@ -87,6 +89,11 @@ impl Metrics {
                 &["route"],
             ),
             refusals: make.counters("refusals_total", "Requests refused, by error.", &["error"]),
+            remints_refused: make.counters(
+                "remints_refused_total",
+                "Tokens refused because one subject's were asked for too often, by profile and caller.",
+                &["profile", "caller"],
+            ),
             signing_duration: make.histograms(
                 "signing_duration_seconds",
                 "Time of one RSA signature without its wait, by algorithm.",

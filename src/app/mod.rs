@@ -22,7 +22,7 @@ use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::callers::Callers;
+use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness};
 use crate::config::{Batch, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
@@ -206,7 +206,7 @@ fn service(
     }
     let profiles = Profiles::new(config, &ring);
     let rooms = Rooms {
-        callers: Callers::new(&config.callers, &profiles, &metrics),
+        callers: Callers::new(config, &profiles, &metrics),
         published: Published::new(&ring, now),
         profiles,
         ring,
@@ -220,10 +220,12 @@ fn service(
     };
     let state = config.server.state_directory.clone().unwrap_or_else(default_state_directory);
     let exchanger = Exchanger::new(tools, config.server.limits.token_cache as u64, Some(&state))?;
+    let guard = Guard::new(config.server.limits.remints, &*randomness)?;
     Ok(Service {
         rooms: ArcSwap::from_pointee(rooms),
         signer,
         exchanger,
+        guard,
         clock,
         randomness,
         metrics,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Context, Failure, say, say_json};
 use crate::config::{Kind, ProfileName};
-use crate::json::Json;
+use crate::json::{Json, Members};
 use crate::metrics::Metrics;
 use crate::tokens::{GRANT_TYPE, Minted, Objection, Profiles, Signer, Subject};
 
@@ -114,7 +114,7 @@ impl Mint {
         Subject::parse(field, sub).map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))
     }
 
-    fn claims(&self) -> Result<Vec<(String, Json)>, Failure> {
+    fn claims(&self) -> Result<Members, Failure> {
         let Some(text) = &self.claims else { return Ok(Vec::new()) };
         match Json::parse(text.as_bytes()) {
             Ok(json) if json.doubled().is_some() => {

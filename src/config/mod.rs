@@ -112,6 +112,16 @@ pub struct Limits {
     pub signing_queue: usize,
     /// Bytes of access tokens that are kept.
     pub token_cache: usize,
+    /// Tokens for one subject of a profile, by one caller.
+    pub remints: Pace,
+}
+
+/// So many requests in so long, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    pub requests: u32,
+    pub window: Duration,
+    pub burst: u32,
 }
 
 pub struct Signing {
@@ -217,6 +227,8 @@ pub struct Caller {
     pub api_key_sha256: Vec<[u8; 32]>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
+    /// Its requests, of any kind; without it there is no limit.
+    pub pace: Option<Pace>,
 }
 
 impl Config {

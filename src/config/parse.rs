@@ -13,11 +13,13 @@ use super::section::{Findings, Section, byte_count, count, duration, text};
 use super::source::{Environment, Node, Origin, PREFIX, Problem};
 use super::{
     Algorithm, Batch, Bundle, Caller, Config, HttpsUrl, Identity, Intercom, Issuer, KeyId, KeySource, Keyset,
-    Kind, Limits, Listen, Messaging, Name, Oauth, OrgId, ProfileName, Public, REGISTERED_CLAIMS,
+    Kind, Limits, Listen, Messaging, Name, Oauth, OrgId, Pace, ProfileName, Public, REGISTERED_CLAIMS,
     SHORTEST_TTL, Server, Signing, SubjectPattern, Tls, plain_text,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const SECOND: Duration = Duration::from_secs(1);
 const SECTIONS: [&str; 7] = ["server", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
 
 /// What could be made of the text. `rest` is missing only where a problem says why.
@@ -72,8 +74,10 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
         read_all(root.section("oauth").as_ref(), |name, section| oauth_profile(name, section, &exist));
     let intercom = read_all(root.section("intercom").as_ref(), intercom_profile);
     let bundles = read_all(root.section("bundles").as_ref(), |name, section| bundle(name, section, &exist));
-    let callers = read_all(root.section("callers").as_ref(), |name, section| caller(name, section, &exist));
+    let named_callers = root.section("callers");
+    let callers = read_all(named_callers.as_ref(), |name, section| caller(name, section, &exist));
 
+    open_bundles(named_callers.as_ref(), &callers, &bundles);
     share_out(named.as_ref(), &mut keysets, &identity, &oauth);
     distinct_api_keys(root, &callers);
     if callers.is_empty() && !root.has("callers") {
@@ -245,6 +249,8 @@ const fn default_limits() -> Limits {
         connections: 10_000,
         signing_queue: 1024,
         token_cache: 64 << 20,
+        // A person with a hundred tabs, all loaded at once and then again each minute.
+        remints: Pace { requests: 120, window: MINUTE, burst: 120 },
     }
 }
 
@@ -262,6 +268,11 @@ fn limits(section: &Section<'_>) -> Limits {
             .unwrap_or(default.body),
         connections: section.optional("connections", count).unwrap_or(default.connections),
         signing_queue: section.optional("signing_queue", count).unwrap_or(default.signing_queue),
+        remints: Pace {
+            requests: section.optional("remints_per_minute", small_count).unwrap_or(default.remints.requests),
+            window: MINUTE,
+            burst: section.optional("remint_burst", small_count).unwrap_or(default.remints.burst),
+        },
         token_cache: section.optional("token_cache", byte_count).unwrap_or(default.token_cache),
     }
 }
@@ -615,6 +626,11 @@ fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Caller
     });
     let allow = section.list("allow", ProfileName::parse);
     let subjects = subjects(section);
+    let rate = section.optional("rate", small_count);
+    let burst = section.optional("burst", small_count);
+    if section.has("burst") && !section.has("rate") {
+        section.problem("burst", "goes with `rate`, requests a second");
+    }
     if !section.has("api_key_sha256") {
         section.problem("api_key_sha256", "is missing: without a key nobody can be this caller");
     } else if api_key_sha256.is_empty() {
@@ -628,7 +644,28 @@ fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Caller
             section.problem("allow", message);
         }
     }
-    Some(Caller { name: name.clone(), api_key_sha256, allow, subjects })
+    let pace = rate.map(|rate| Pace { requests: rate, window: SECOND, burst: burst.unwrap_or(rate) });
+    Some(Caller { name: name.clone(), api_key_sha256, allow, subjects, pace })
+}
+
+/// A bundle opens no door of its own, so one whose profiles aren't all allowed is of no use.
+fn open_bundles(
+    section: Option<&Section<'_>>,
+    callers: &BTreeMap<Name, Caller>,
+    bundles: &BTreeMap<Name, Bundle>,
+) {
+    let Some(section) = section else { return };
+    for caller in callers.values() {
+        let allowed = caller.allow.iter().filter(|profile| profile.kind == Kind::Bundle);
+        for (name, bundle) in allowed.filter_map(|name| Some((name, bundles.get(&name.name)?))) {
+            for missing in bundle.entries.values().filter(|profile| !caller.allow.contains(profile)) {
+                let message = format!(
+                    "may use `{name}` but not `{missing}`, which it needs: add it to `allow` as well"
+                );
+                section.warn(caller.name.as_str(), message);
+            }
+        }
+    }
 }
 
 /// Two callers with one key could not be told apart.
@@ -644,6 +681,14 @@ fn distinct_api_keys(root: &Section<'_>, callers: &BTreeMap<Name, Caller>) {
             }
         }
     }
+}
+
+fn small_count(node: &Node) -> Result<u32, String> {
+    let number = count(node)?;
+    u32::try_from(number)
+        .ok()
+        .filter(|number| *number <= 1_000_000)
+        .ok_or_else(|| "must be at most 1000000".to_owned())
 }
 
 fn hex32(text: &str) -> Option<[u8; 32]> {

@@ -20,6 +20,11 @@ impl Audit {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
+    /// The keyed hash by which a subject's lines are found.
+    pub(super) fn hash(&self, subject: &Subject) -> String {
+        Hex(&hmac::sign(&self.0, subject.as_str().as_bytes()).as_ref()[..16]).to_string()
+    }
+
     pub(super) fn minted(
         &self,
         asker: &Asker,
@@ -28,8 +33,7 @@ impl Audit {
         subject: Option<&Subject>,
     ) {
         let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
-        let subject = subject.map(|subject| hmac::sign(&self.0, subject.as_str().as_bytes()));
-        let subject = subject.as_ref().map(|tag| tracing::field::display(Hex(&tag.as_ref()[..16])));
+        let subject = subject.map(|subject| self.hash(subject));
         tracing::info!(
             target: "tokenmint::audit",
             request_id = asker.id.as_str(),
@@ -54,8 +58,7 @@ impl Audit {
         subject: Option<&Subject>,
     ) {
         let digest = digest(&SHA256, token.secret.expose_secret().as_bytes());
-        let subject = subject.map(|subject| hmac::sign(&self.0, subject.as_str().as_bytes()));
-        let subject = subject.as_ref().map(|tag| tracing::field::display(Hex(&tag.as_ref()[..16])));
+        let subject = subject.map(|subject| self.hash(subject));
         tracing::info!(
             target: "tokenmint::audit",
             request_id = asker.id.as_str(),

@@ -9,9 +9,10 @@ use serde::Serialize;
 
 use super::accept::Form;
 use super::request::{Asker, Fields};
-use super::{Now, Refusal};
+use super::{Now, Refusal, Service};
+use crate::callers::TooOften;
 use crate::clock::UnixTime;
-use crate::config::KeyId;
+use crate::config::{KeyId, ProfileName};
 use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
 
 pub(super) async fn identity_token(
@@ -27,6 +28,7 @@ pub(super) async fn identity_token(
     let claims = grant.profile.claims(fields.object("claims")?)?;
     let allowed = asker.caller.may_name(&subject, Some(&grant.profile));
     allowed.map_err(|denied| Refusal::Denied { denied, field: "sub" })?;
+    admit(&service, &asker, &grant.profile.name, &subject)?;
 
     let now = service.clock.now();
     let minted = grant.profile.mint(&subject, lifetime, &claims, now, &service.signer).await?;
@@ -64,11 +66,38 @@ pub(super) async fn intercom_user_jwt(
     let claims = grant.profile.claims(fields.object("claims")?)?;
     let allowed = asker.caller.may_name(&user_id, None);
     allowed.map_err(|denied| Refusal::Denied { denied, field: "user_id" })?;
+    admit(&service, &asker, &grant.profile.name, &user_id)?;
 
     let minted = grant.profile.mint(&user_id, lifetime, &claims, service.clock.now());
     grant.minted.inc();
     service.audit.minted(&asker, &grant.profile.name, &minted, Some(&user_id));
     Ok(token_answer(form, &minted))
+}
+
+/// Asks the guard; one line in the log for each storm.
+pub(super) fn admit(
+    service: &Service,
+    asker: &Asker,
+    profile: &ProfileName,
+    subject: &Subject,
+) -> Result<(), Refusal> {
+    let caller = &asker.caller.name;
+    service.guard.admit(caller, profile, subject, service.clock.steady()).map_err(
+        |TooOften { retry_after, begins }| {
+            service.metrics.remints_refused.with_label_values(&[&profile.to_string(), caller.as_str()]).inc();
+            if begins {
+                let subject = service.audit.hash(subject);
+                tracing::warn!(
+                    request_id = asker.id.as_str(),
+                    %caller,
+                    %profile,
+                    subject_hmac = subject,
+                    "a page asks for tokens again and again: Salesforce probably refuses them"
+                );
+            }
+            Refusal::RateLimited { retry_after, who: "one subject's page" }
+        },
+    )
 }
 
 #[derive(Serialize)]

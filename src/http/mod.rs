@@ -1,7 +1,7 @@
 //! Routes, handlers that only translate, and the one place where an error becomes a status.
 //!
-//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/oauth-access-token`,
-//!   `/messaging-access-token`: for callers with an API key.
+//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`,
+//!   `/oauth-access-token`, `/messaging-access-token`: for callers with an API key.
 //! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public; all that the public listener shows.
 //! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`: on the ops listener, where there is one.
 //! - `GET /openapi.yaml`: the description of all this; a test holds it against [`ROUTES`].
@@ -11,6 +11,7 @@
 
 mod accept;
 mod audit;
+mod bundle;
 mod exchange;
 mod mint;
 mod observe;
@@ -33,7 +34,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use audit::Audit;
 pub use refusal::Refusal;
 
-use crate::callers::Callers;
+use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, Randomness};
 use crate::config::Limits;
 use crate::exchange::Exchanger;
@@ -58,6 +59,8 @@ pub struct Service {
     pub rooms: ArcSwap<Rooms>,
     pub signer: Arc<Signer>,
     pub exchanger: Exchanger,
+    /// Against pages that ask again and again.
+    pub guard: Guard,
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
@@ -97,10 +100,11 @@ pub struct Route {
 }
 
 /// All there is.
-pub const ROUTES: [Route; 12] = [
+pub const ROUTES: [Route; 13] = [
     Route::new(Method::POST, "/identity-token", Place::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", Place::Minting, || post(mint::oauth_assertion)),
     Route::new(Method::POST, "/intercom-user-jwt", Place::Minting, || post(mint::intercom_user_jwt)),
+    Route::new(Method::POST, "/bundle", Place::Minting, || post(bundle::bundle)),
     Route::new(Method::POST, "/oauth-access-token", Place::Minting, || post(exchange::oauth_access_token)),
     Route::new(Method::POST, "/messaging-access-token", Place::Minting, || {
         post(exchange::messaging_access_token)

@@ -3,6 +3,8 @@
 //! `{"error", "error_description", "request_id"}`, and `field` where one is to blame. The description says what
 //! to do and never repeats what was sent; what went wrong inside stays in the log.
 
+use std::time::Duration;
+
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use ::http::{HeaderValue, StatusCode};
 use axum::body::Body;
@@ -37,6 +39,11 @@ pub enum Refusal {
     BodyTooSlow,
     /// The connection broke within the body.
     BodyCutShort,
+    RateLimited {
+        retry_after: Duration,
+        /// Who asks too often: the caller, or one subject's page.
+        who: &'static str,
+    },
     Mint(MintError),
     Exchange(ExchangeError),
     TooSlow,
@@ -100,6 +107,7 @@ impl Refusal {
         match self {
             Self::InvalidClient
             | Self::SeveralCredentials
+            | Self::RateLimited { .. }
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::NotAcceptable
@@ -140,7 +148,7 @@ impl Refusal {
             Self::Denied { denied, field } => {
                 let status = match denied {
                     Denied::Ambiguous(_) | Denied::NotAName | Denied::WrongKind(_) => S::BAD_REQUEST,
-                    Denied::Profile(_) | Denied::Subject => S::FORBIDDEN,
+                    Denied::Profile(_) | Denied::Entry(_) | Denied::Subject => S::FORBIDDEN,
                 };
                 let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
                 Verdict { field: Some(field.to_owned()), ..verdict(status, error, &denied.to_string()) }
@@ -148,6 +156,14 @@ impl Refusal {
             Self::Objection(objection) => Verdict {
                 field: Some(objection.field.clone()),
                 ..invalid(&format!("`{}` {}", objection.field, objection.message))
+            },
+            Self::RateLimited { retry_after, who } => Verdict {
+                retry_after: Some(whole_seconds(retry_after)),
+                ..verdict(
+                    S::TOO_MANY_REQUESTS,
+                    "rate_limited",
+                    &format!("{who} asks too often; wait as Retry-After says"),
+                )
             },
             Self::NotJson(reason) => invalid(&reason),
             Self::NotFound => verdict(
@@ -217,11 +233,15 @@ impl Refusal {
     }
 }
 
+/// Rounded up: who comes back in time must not be refused for the same reason again.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 /// What Salesforce, or the lack of it, means for the caller.
 fn exchange_verdict(error: ExchangeError) -> Verdict {
     let description = error.to_string();
-    // Rounded up: who comes back in time must not meet the same remembered failure again.
-    let seconds = error.retry_after().map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+    let seconds = error.retry_after().map(whole_seconds);
     let (status, word, retry_after, upstream) = match error {
         ExchangeError::Rejected { meaning, upstream, .. } => match meaning.class {
             Class::Permanent => (StatusCode::BAD_GATEWAY, "upstream_rejected", None, Some(upstream)),

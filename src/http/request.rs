@@ -15,7 +15,7 @@ use super::accept::Form;
 use super::observe::RequestId;
 use super::{Refusal, Shared};
 use crate::callers::Caller;
-use crate::json::Json;
+use crate::json::{Json, Members};
 use crate::tokens::Objection;
 
 /// A whole body arrives within this time, however many bytes it has, or within half of the request's own.
@@ -40,6 +40,9 @@ impl FromRequestParts<Shared> for Asker {
         let rooms = service.rooms.load();
         let api_key = header.and_then(bearer).unwrap_or_default();
         let caller = rooms.callers.authenticate(api_key).cloned().ok_or(Refusal::InvalidClient)?;
+        caller
+            .take_turn(service.clock.steady())
+            .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" })?;
         let id = parts.extensions.get::<RequestId>().cloned();
         let id = id.expect("the door gives every request an id");
         Ok(Self { caller, id })
@@ -61,7 +64,7 @@ impl FromRequestParts<Shared> for Form {
 }
 
 /// The members of the JSON object that is a request's body.
-pub(super) struct Fields(Vec<(String, Json)>);
+pub(super) struct Fields(Members);
 
 impl FromRequest<Shared> for Fields {
     type Rejection = Refusal;
@@ -143,7 +146,16 @@ impl Fields {
         }
     }
 
-    pub fn object(&mut self, name: &str) -> Result<Vec<(String, Json)>, Refusal> {
+    /// An object of objects, each under its name.
+    pub fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, Refusal> {
+        let inner = |(entry, value): (String, Json)| match value {
+            Json::Object(members) => Ok((entry, members)),
+            other => Err(wrong_type(&format!("{name}.{entry}"), "an object", &other)),
+        };
+        self.object(name)?.into_iter().map(inner).collect()
+    }
+
+    pub fn object(&mut self, name: &str) -> Result<Members, Refusal> {
         match self.take(name) {
             None => Ok(Vec::new()),
             Some(Json::Object(members)) => Ok(members),

@@ -1,17 +1,17 @@
 //! The extra claims that a caller may set.
 
 use super::Objection;
-use crate::json::Json;
+use crate::json::Members;
 
 /// Claims that the profile lists, in the caller's order, unaltered. None of the registered ones can be here:
 /// the configuration lets no profile list them.
 #[derive(Clone, Default)]
-pub struct Claims(Vec<(String, Json)>);
+pub struct Claims(Members);
 
 impl Claims {
     /// # Errors
     /// The first claim that `allowed` doesn't list.
-    pub fn choose(asked: Vec<(String, Json)>, allowed: &[String]) -> Result<Self, Objection> {
+    pub fn choose(asked: Members, allowed: &[String]) -> Result<Self, Objection> {
         match asked.iter().find(|(name, _)| !allowed.contains(name)) {
             None => Ok(Self(asked)),
             Some((name, _)) => {

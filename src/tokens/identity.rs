@@ -11,7 +11,7 @@ use super::jws::{Template, open_payload, write_times};
 use super::{Claims, Lifetime, MintError, Minted, Objection, Signer, Subject};
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
-use crate::json::Json;
+use crate::json::Members;
 use crate::keys::Keyset;
 
 pub struct IdentityProfile {
@@ -74,7 +74,7 @@ impl IdentityProfile {
 
     /// # Errors
     /// A claim that it doesn't list.
-    pub fn claims(&self, asked: Vec<(String, Json)>) -> Result<Claims, Objection> {
+    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
         Claims::choose(asked, &self.claims)
     }
 

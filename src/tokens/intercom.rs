@@ -11,7 +11,7 @@ use super::jws::{begin, end, head, write_times};
 use super::{Claims, Lifetime, Minted, Objection, Subject};
 use crate::clock::UnixTime;
 use crate::config::{self, Kind, ProfileName};
-use crate::json::Json;
+use crate::json::Members;
 
 pub struct IntercomProfile {
     pub name: ProfileName,
@@ -34,6 +34,11 @@ impl IntercomProfile {
         }
     }
 
+    /// That of a token whose asker names none.
+    pub const fn default_lifetime(&self) -> Lifetime {
+        Lifetime(self.ttl)
+    }
+
     /// # Errors
     /// A `ttl` out of bounds.
     pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
@@ -42,7 +47,7 @@ impl IntercomProfile {
 
     /// # Errors
     /// A claim that it doesn't list.
-    pub fn claims(&self, asked: Vec<(String, Json)>) -> Result<Claims, Objection> {
+    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
         Claims::choose(asked, &self.claims)
     }
 

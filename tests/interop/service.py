@@ -34,6 +34,11 @@ def configuration(listen, token_url, everything, one_of_each):
 listen = "{listen}"
 state_directory = "state"
 
+[server.limits]
+# Schemathesis asks for a few favourite subjects far more often than any page would.
+remints_per_minute = 1000000
+remint_burst = 1000000
+
 [keysets.web]
 directory = "keys/web"
 [keysets.web512]
@@ -73,6 +78,10 @@ audience = "{LOGIN_AUDIENCE}"
 token_url = "{token_url}"
 assertion_ttl = "150s"
 
+[bundles.fin]
+salesforce_identity_token = "identity.web"
+intercom_user_jwt = "intercom.fin"
+
 [intercom.fin]
 secret_file = "intercom.secret"
 ttl = "1h"
@@ -84,7 +93,7 @@ allow = ["identity.web", "identity.web512", "oauth.crm", "intercom.fin"]
 # One profile of each kind, so that "profile" may be left out: this is the caller that Schemathesis plays.
 [callers.one-of-each]
 api_key_sha256 = ["{sha256(one_of_each)}"]
-allow = ["identity.web", "oauth.crm", "intercom.fin"]
+allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
 """
 
 

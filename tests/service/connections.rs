@@ -115,9 +115,9 @@ async fn a_full_signing_queue_is_503_with_retry_after_and_health_goes_on() {
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("[server]\n", "[server]\nlimits.signing_queue = 1\n"));
     let service = std::sync::Arc::new(workspace.serve().await);
-    let asks = (0..64).map(|_| {
-        let service = service.clone();
-        tokio::spawn(async move { service.post("/identity-token", &crate::support::user_1()).await })
+    let asks = (0..64).map(|n| {
+        let (service, body) = (service.clone(), serde_json::json!({"sub": format!("user-{n}")}));
+        tokio::spawn(async move { service.post("/identity-token", &body).await })
     });
     let (mut minted, mut refused) = (0, 0);
     for ask in asks {

@@ -278,7 +278,7 @@ allow = ["identity.plain"]
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    async fn metric(&self, name: &str) -> String {
+    pub async fn metric(&self, name: &str) -> String {
         let text = Answer::of(self.client.get(format!("{}/metrics", self.url))).await.text;
         text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
     }

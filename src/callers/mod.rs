@@ -4,15 +4,20 @@
 //! - What a caller may use is resolved at load: a request only picks from it.
 //! - Nothing is minted for a profile or a subject that the policy doesn't name.
 
+mod pace;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use prometheus::IntCounter;
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use thiserror::Error;
 
-use crate::config::{self, Kind, Name, ProfileName, SubjectPattern};
+pub use pace::{Bucket, Guard, TooOften};
+
+use crate::config::{self, Config, Kind, Name, Pace, ProfileName, SubjectPattern};
 use crate::metrics::Metrics;
 use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
 
@@ -24,16 +29,43 @@ pub struct Callers {
 
 pub struct Caller {
     pub name: Name,
-    pub identity: Grants<IdentityProfile>,
-    pub oauth: Grants<OauthProfile>,
-    pub intercom: Grants<IntercomProfile>,
+    pub identity: Grants<Grant<IdentityProfile>>,
+    pub oauth: Grants<Grant<OauthProfile>>,
+    pub intercom: Grants<Grant<IntercomProfile>>,
+    pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
+    pace: Option<Pace>,
+    bucket: Bucket,
 }
 
-/// The profiles of one kind that a caller may use.
-pub struct Grants<P> {
+/// The profiles, or bundles, of one kind that a caller may use.
+pub struct Grants<G> {
     kind: Kind,
-    by_name: BTreeMap<Name, Grant<P>>,
+    by_name: BTreeMap<Name, G>,
+}
+
+/// What one page load needs. A bundle opens no door of its own: each of its profiles must be allowed too.
+pub struct BundleGrant {
+    pub name: ProfileName,
+    entries: Vec<(Name, Entry)>,
+    /// Profiles of the bundle that the caller may not use.
+    closed: Vec<ProfileName>,
+}
+
+pub enum Entry {
+    Identity(Grant<IdentityProfile>),
+    Intercom(Grant<IntercomProfile>),
+}
+
+impl BundleGrant {
+    /// # Errors
+    /// The caller may not use one of its profiles.
+    pub fn entries(&self) -> Result<&[(Name, Entry)], Denied> {
+        match self.closed.first() {
+            None => Ok(&self.entries),
+            Some(closed) => Err(Denied::Entry(closed.to_string())),
+        }
+    }
 }
 
 pub struct Grant<P> {
@@ -47,12 +79,14 @@ pub struct Grant<P> {
 pub enum Denied {
     #[error("name a profile: this caller may use {0}")]
     Ambiguous(String),
-    #[error("`profile` must be the name of a profile")]
+    #[error("must be a name, as in the configuration")]
     NotAName,
     #[error("this endpoint takes profiles `{0}.NAME` only")]
     WrongKind(&'static str),
     #[error("this caller may not use that profile; it may use {0} (`allow` in its configuration)")]
     Profile(String),
+    #[error("this caller may not use `{0}`, which the bundle needs (`allow` in its configuration)")]
+    Entry(String),
     #[error("this caller may not have a token for that subject (`subjects` of the profile or of the caller)")]
     Subject,
 }
@@ -60,14 +94,15 @@ pub enum Denied {
 impl Callers {
     /// # Panics
     /// Where `profiles` were not made from the same configuration.
-    pub fn new(callers: &BTreeMap<Name, config::Caller>, profiles: &Profiles, metrics: &Metrics) -> Self {
+    pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
         let mut keys = Vec::new();
-        let callers: Vec<Arc<Caller>> = callers
+        let callers: Vec<Arc<Caller>> = config
+            .callers
             .values()
             .zip(0..)
             .map(|(caller, owner)| {
                 keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, owner)));
-                Arc::new(Caller::new(caller, profiles, metrics))
+                Arc::new(Caller::new(caller, &config.bundles, profiles, metrics))
             })
             .collect();
         Self { keys, callers }
@@ -88,14 +123,32 @@ impl Callers {
 }
 
 impl Caller {
-    fn new(caller: &config::Caller, profiles: &Profiles, metrics: &Metrics) -> Self {
+    fn new(
+        caller: &config::Caller,
+        bundles: &BTreeMap<Name, config::Bundle>,
+        profiles: &Profiles,
+        metrics: &Metrics,
+    ) -> Self {
+        let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
+        let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
         Self {
             name: caller.name.clone(),
-            identity: Grants::new(Kind::Identity, caller, &profiles.identity, metrics),
+            bundles: Grants::of_bundles(caller, bundles, &identity, &intercom),
             oauth: Grants::new(Kind::Oauth, caller, &profiles.oauth, metrics),
-            intercom: Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics),
+            identity,
+            intercom,
             subjects: caller.subjects.clone(),
+            pace: caller.pace,
+            bucket: Bucket::default(),
         }
+    }
+
+    /// Counts one more request against the caller's own rate, at the steady time `now`.
+    ///
+    /// # Errors
+    /// It is exceeded; the time until it isn't.
+    pub fn take_turn(&self, now: Duration) -> Result<(), Duration> {
+        self.pace.map_or(Ok(()), |pace| self.bucket.take(pace, now))
     }
 
     /// # Errors
@@ -110,7 +163,13 @@ impl Caller {
     }
 }
 
-impl<P> Grants<P> {
+impl<P> Clone for Grant<P> {
+    fn clone(&self) -> Self {
+        Self { profile: self.profile.clone(), minted: self.minted.clone() }
+    }
+}
+
+impl<P> Grants<Grant<P>> {
     fn new(
         kind: Kind,
         caller: &config::Caller,
@@ -130,12 +189,43 @@ impl<P> Grants<P> {
         let by_name = caller.allow.iter().filter(|allowed| allowed.kind == kind).map(grant).collect();
         Self { kind, by_name }
     }
+}
 
+impl Grants<BundleGrant> {
+    fn of_bundles(
+        caller: &config::Caller,
+        bundles: &BTreeMap<Name, config::Bundle>,
+        identity: &Grants<Grant<IdentityProfile>>,
+        intercom: &Grants<Grant<IntercomProfile>>,
+    ) -> Self {
+        let grant = |allowed: &ProfileName| {
+            let bundle = bundles.get(&allowed.name);
+            let bundle = bundle.expect("a validated configuration allows only bundles that it has");
+            let (mut entries, mut closed) = (Vec::new(), Vec::new());
+            for (entry, profile) in &bundle.entries {
+                let found = match profile.kind {
+                    Kind::Identity => identity.by_name.get(&profile.name).cloned().map(Entry::Identity),
+                    Kind::Intercom => intercom.by_name.get(&profile.name).cloned().map(Entry::Intercom),
+                    Kind::Oauth | Kind::Bundle => None,
+                };
+                match found {
+                    Some(grant) => entries.push((entry.clone(), grant)),
+                    None => closed.push(profile.clone()),
+                }
+            }
+            (allowed.name.clone(), BundleGrant { name: allowed.clone(), entries, closed })
+        };
+        let by_name = caller.allow.iter().filter(|allowed| allowed.kind == Kind::Bundle).map(grant).collect();
+        Self { kind: Kind::Bundle, by_name }
+    }
+}
+
+impl<G> Grants<G> {
     /// The profile that a request names, `web` or `identity.web`; the only one there is where it names none.
     ///
     /// # Errors
     /// None is allowed, several are, or that one isn't.
-    pub fn choose(&self, requested: Option<&str>) -> Result<&Grant<P>, Denied> {
+    pub fn choose(&self, requested: Option<&str>) -> Result<&G, Denied> {
         let Some(requested) = requested else {
             let mut grants = self.by_name.values();
             return match (grants.next(), grants.next()) {

@@ -1,0 +1,143 @@
+//! How often may one ask: token buckets, for callers and for each subject of theirs.
+//!
+//! A page whose token Salesforce refuses has been seen to ask for another forty times a second. That freezes
+//! its tab and hides the real fault; a person with many tabs asks a few times a minute.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use moka::sync::Cache;
+
+use crate::clock::{NoRandomness, Randomness};
+use crate::config::{Name, Pace, ProfileName};
+use crate::tokens::Subject;
+
+/// Subjects whose buckets are remembered; a forgotten one starts full.
+const MOST_SUBJECTS: u64 = 200_000;
+
+/// A token bucket as one number, the moment at which it will be full again (the generic cell rate algorithm).
+#[derive(Default)]
+pub struct Bucket(AtomicU64);
+
+impl Bucket {
+    /// Takes a token at the steady time `now`.
+    ///
+    /// # Errors
+    /// There is none; the time until there is.
+    pub fn take(&self, pace: Pace, now: Duration) -> Result<(), Duration> {
+        let now = nanoseconds(now);
+        let interval = nanoseconds(pace.window) / u64::from(pace.requests).max(1);
+        let depth = interval.saturating_mul(u64::from(pace.burst));
+        let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at| {
+            let full_at = full_at.max(now).saturating_add(interval);
+            (full_at - now <= depth).then_some(full_at)
+        });
+        taken.map(|_| ()).map_err(|full_at| {
+            Duration::from_nanos(full_at.saturating_add(interval).saturating_sub(now).saturating_sub(depth))
+        })
+    }
+
+    fn is_full(&self, now: Duration) -> bool {
+        self.0.load(Ordering::Acquire) <= nanoseconds(now)
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A bucket for each caller, profile and subject. Holds hashes, salted anew at each start, and no subject.
+pub struct Guard {
+    buckets: Cache<[u8; 16], Arc<Watched>>,
+    pace: Pace,
+    salt: [u8; 16],
+}
+
+#[derive(Default)]
+struct Watched {
+    bucket: Bucket,
+    storming: AtomicBool,
+}
+
+/// One subject asks too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooOften {
+    pub retry_after: Duration,
+    /// The first refusal since the bucket was last full: the one to log.
+    pub begins: bool,
+}
+
+impl Guard {
+    /// # Errors
+    /// No randomness for the salt.
+    pub fn new(pace: Pace, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
+        let mut salt = [0; 16];
+        randomness.fill(&mut salt)?;
+        // Idle for so long, a bucket is full, and may be forgotten.
+        let idle = pace.window.saturating_mul(pace.burst / pace.requests.max(1) + 1);
+        let buckets = Cache::builder().max_capacity(MOST_SUBJECTS).time_to_idle(idle).build();
+        Ok(Self { buckets, pace, salt })
+    }
+
+    /// Lets `caller` have one more token of `profile` for `subject`.
+    ///
+    /// # Errors
+    /// It has had too many lately.
+    pub fn admit(
+        &self,
+        caller: &Name,
+        profile: &ProfileName,
+        subject: &Subject,
+        now: Duration,
+    ) -> Result<(), TooOften> {
+        let key =
+            self.key(&[caller.as_str(), profile.kind.section(), profile.name.as_str(), subject.as_str()]);
+        let watched = self.buckets.get_with(key, Arc::default);
+        if watched.bucket.is_full(now) {
+            watched.storming.store(false, Ordering::Release);
+        }
+        watched.bucket.take(self.pace, now).map_err(|retry_after| TooOften {
+            retry_after,
+            begins: !watched.storming.swap(true, Ordering::AcqRel),
+        })
+    }
+
+    fn key(&self, parts: &[&str]) -> [u8; 16] {
+        let mut context = Context::new(&SHA256);
+        context.update(&self.salt);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        let mut key = [0; 16];
+        key.copy_from_slice(&context.finish().as_ref()[..16]);
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO_A_SECOND: Pace = Pace { requests: 2, window: Duration::from_secs(1), burst: 3 };
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let bucket = Bucket::default();
+        let take = |at| bucket.take(TWO_A_SECOND, ms(at));
+        assert!([0, 0, 0].into_iter().all(|at| take(at).is_ok()));
+        assert_eq!(take(0), Err(ms(500)));
+        assert_eq!(take(400), Err(ms(100)));
+        assert_eq!(take(500), Ok(()));
+        assert!(take(999).is_err());
+        // Full again, and never fuller than its burst.
+        assert!([60_000, 60_000, 60_000].into_iter().all(|at| take(at).is_ok()));
+        assert!(take(60_000).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! `POST /bundle`: all tokens that one page load needs, or none of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
+
+use super::mint::{admit, never_stored};
+use super::request::{Asker, Fields};
+use super::{Now, Refusal, Service};
+use crate::callers::{Entry, Grant};
+use crate::clock::UnixTime;
+use crate::config::{Name, ProfileName};
+use crate::json::Members;
+use crate::tokens::{Claims, IdentityProfile, MintError, Minted, Objection, Subject};
+
+pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) -> Result<Response, Refusal> {
+    let mut fields = fields.only(&["sub", "bundle", "claims"])?;
+    let subject = Subject::parse("sub", fields.required_string("sub")?)?;
+    let denied = |denied| Refusal::Denied { denied, field: "bundle" };
+    let grant = asker.caller.bundles.choose(fields.string("bundle")?.as_deref()).map_err(denied)?;
+    let entries = grant.entries().map_err(denied)?;
+    let claims = claims_of(entries, fields.objects("claims")?)?;
+    for (_, entry) in entries {
+        let allowed = asker.caller.may_name(&subject, entry.identity());
+        allowed.map_err(|denied| Refusal::Denied { denied, field: "sub" })?;
+    }
+    admit(&service, &asker, &grant.name, &subject)?;
+
+    let minted = side_by_side(&service, entries, &subject, claims).await?;
+    for (minted, (_, entry)) in minted.iter().zip(entries) {
+        entry.count();
+        service.audit.minted(&asker, entry.profile(), minted, Some(&subject));
+    }
+    Ok(answer(entries, &minted))
+}
+
+/// The extra claims of each entry, in their order; every one is checked before anything is signed.
+fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Result<Vec<Claims>, Objection> {
+    if let Some((unknown, _)) =
+        asked.iter().find(|(name, _)| !entries.iter().any(|(entry, _)| entry.as_str() == name))
+    {
+        let names = entries.iter().map(|(entry, _)| entry.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Objection::new(
+            format!("claims.{unknown}"),
+            format!("is no entry of the bundle; it has {names}"),
+        ));
+    }
+    let of_entry = |(name, entry): &(Name, Entry)| {
+        let position = asked.iter().position(|(asked, _)| asked == name.as_str());
+        let claims = position.map(|position| asked.swap_remove(position).1).unwrap_or_default();
+        let chosen = match entry {
+            Entry::Identity(grant) => grant.profile.claims(claims),
+            Entry::Intercom(grant) => grant.profile.claims(claims),
+        };
+        chosen.map_err(|objection| {
+            let field = objection.field.replacen("claims.", &format!("claims.{name}."), 1);
+            Objection::new(field, objection.message)
+        })
+    };
+    entries.iter().map(of_entry).collect()
+}
+
+/// Signs each entry in a task of its own, so that two keys take two cores; a single one here.
+async fn side_by_side(
+    service: &Arc<Service>,
+    entries: &[(Name, Entry)],
+    subject: &Subject,
+    claims: Vec<Claims>,
+) -> Result<Vec<Minted>, MintError> {
+    let now = service.clock.now();
+    let mut minted: Vec<Option<Minted>> = entries.iter().map(|_| None).collect();
+    let mut signed = Vec::new();
+    for (position, ((_, entry), claims)) in entries.iter().zip(claims).enumerate() {
+        match entry {
+            Entry::Intercom(grant) => {
+                let lifetime = grant.profile.default_lifetime();
+                minted[position] = Some(grant.profile.mint(subject, lifetime, &claims, now));
+            }
+            Entry::Identity(grant) => signed.push((position, grant.profile.clone(), claims)),
+        }
+    }
+    if let [(position, profile, claims)] = signed.as_slice() {
+        minted[*position] = Some(mint(service, profile, subject, claims, now).await?);
+        return Ok(minted.into_iter().flatten().collect());
+    }
+    // All of them, also the last: a runtime keeps the newest task of a thread for that thread, and gives only
+    // the others to a thread that is idle.
+    let tasks: Vec<_> = signed
+        .into_iter()
+        .map(|(position, profile, claims)| {
+            let (service, subject) = (service.clone(), subject.clone());
+            (position, tokio::spawn(async move { mint(&service, &profile, &subject, &claims, now).await }))
+        })
+        .collect();
+    for (position, task) in tasks {
+        minted[position] = Some(task.await.unwrap_or(Err(MintError::Overloaded))?);
+    }
+    Ok(minted.into_iter().flatten().collect())
+}
+
+async fn mint(
+    service: &Service,
+    profile: &IdentityProfile,
+    subject: &Subject,
+    claims: &Claims,
+    now: UnixTime,
+) -> Result<Minted, MintError> {
+    profile.mint(subject, profile.default_lifetime(), claims, now, &service.signer).await
+}
+
+impl Entry {
+    fn identity(&self) -> Option<&IdentityProfile> {
+        match self {
+            Self::Identity(Grant { profile, .. }) => Some(profile),
+            Self::Intercom(_) => None,
+        }
+    }
+
+    fn profile(&self) -> &ProfileName {
+        match self {
+            Self::Identity(grant) => &grant.profile.name,
+            Self::Intercom(grant) => &grant.profile.name,
+        }
+    }
+
+    fn count(&self) {
+        match self {
+            Self::Identity(grant) => grant.minted.inc(),
+            Self::Intercom(grant) => grant.minted.inc(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct BundleAnswer<'a> {
+    tokens: BTreeMap<&'a str, &'a str>,
+    /// The first of them to expire, and to be renewed.
+    expires_at: UnixTime,
+    expires_in: i64,
+    renew_at: UnixTime,
+}
+
+fn answer(entries: &[(Name, Entry)], minted: &[Minted]) -> Response {
+    let first = |time: fn(&Minted) -> UnixTime| minted.iter().map(time).min().expect("a bundle has an entry");
+    let body = BundleAnswer {
+        tokens: entries
+            .iter()
+            .zip(minted)
+            .map(|((name, _), m)| (name.as_str(), m.token.expose_secret()))
+            .collect(),
+        expires_at: first(|minted| minted.expires_at),
+        expires_in: minted.iter().map(Minted::expires_in).min().unwrap_or(0),
+        renew_at: first(Minted::renew_at),
+    };
+    never_stored("application/json", serde_json::to_vec(&body).expect("strings can be written to memory"))
+}

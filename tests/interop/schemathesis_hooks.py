@@ -27,6 +27,8 @@ def before_load_schema(context, raw_schema):
         narrow_parameters(raw_schema, item)
         if path in PROFILES and "post" in item:
             narrow_body(raw_schema, item["post"], path)
+        if path == "/bundle":
+            narrow_bundle(raw_schema, item["post"])
 
 
 @schemathesis.hook
@@ -65,6 +67,17 @@ def narrow_body(document, operation, path):
             properties["claims"] = claims
         else:
             del properties["claims"]  # none are configured there
+
+
+def narrow_bundle(document, operation):
+    """The one bundle that there is, and the one claim of one of its entries."""
+    body = operation["requestBody"] = resolved(document, operation["requestBody"])
+    media = body["content"]["application/json"]
+    schema = media["schema"] = resolved(document, media["schema"])
+    claim = resolved(document, {"$ref": "#/components/schemas/ClaimValue"})
+    claims = {"type": "object", "properties": {"locale": claim}, "additionalProperties": False}
+    entries = {"type": "object", "properties": {"salesforce_identity_token": claims}, "additionalProperties": False}
+    schema["properties"] |= {"bundle": {"enum": ["fin", "bundles.fin"]}, "claims": entries}
 
 
 def narrow_parameters(document, item):

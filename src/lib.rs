@@ -11,13 +11,14 @@
 //! | [`tokens`] | what each kind of token says, and signing it |
 //! | [`jwks`] | a ring's public face, made once and not per request |
 //! | [`callers`] | who may ask, and for what |
+//! | [`exchange`] | Salesforce as a client sees it: two exchanges, what its errors mean, the cache in front |
 //! | [`sandbox`] | Salesforce as a server, on loopback, sharing no code with `tokens` |
 //! | [`http`] | routes, handlers that only translate, errors into statuses |
 //! | [`app`] | builds the rooms, runs them, stops |
 //! | [`cli`] | one file a command |
 //!
 //! A page load is a straight walk: `http` reads the request, `callers` says yes or no, `tokens` mints, `http`
-//! writes the answer.
+//! writes the answer. An access token takes a turn through `exchange`, which mostly has one.
 
 #![forbid(unsafe_code)]
 

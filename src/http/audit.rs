@@ -46,9 +46,7 @@ impl Audit {
             "minted"
         );
     }
-}
 
-impl Audit {
     /// An access token that a caller was given, fresh or kept.
     pub(super) fn handed_out(
         &self,

@@ -1,0 +1,88 @@
+//! `[keysets.NAME]`, and what the profiles that sign with one mean for it.
+
+use std::collections::BTreeMap;
+
+use secrecy::SecretString;
+
+use super::super::section::{Section, text};
+use super::super::{
+    Algorithm, Identity, KeyId, KeySource, Keyset, Kind, Name, Oauth, ProfileName, SHORTEST_TTL,
+};
+
+pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
+    let directory = section.path("directory");
+    let key = section.optional("key", |node| Ok(SecretString::from(text(node)?.as_str())));
+    let key_file = section.path("key_file");
+    let kid = section.optional("kid", |node| KeyId::parse(&text(node)?));
+    let passphrase = section.secret("passphrase", "passphrase_file");
+
+    let given = ["directory", "key", "key_file"].into_iter().filter(|name| section.has(name)).count();
+    if given != 1 {
+        let message = "give exactly one of `directory` (of KID.key files), `key_file` or `key` (PEM text)";
+        section.problem("directory", message);
+        return None;
+    }
+    if section.has("directory") && section.has("kid") {
+        section.problem("kid", "goes with `key` or `key_file`; in a directory the file's name is the key id");
+        return None;
+    }
+    if !section.has("directory") && !section.has("kid") {
+        section.problem("kid", "is missing: the key id that Salesforce Setup knows this key by");
+    }
+    let keys = match (directory, key_file, key) {
+        (Some(directory), _, _) => KeySource::Directory(directory),
+        (_, Some(path), _) => KeySource::File { kid: kid?, path },
+        (_, _, Some(pem)) => KeySource::Text { kid: kid?, pem, origin: section.origin_of("key").to_string() },
+        (None, None, None) => return None,
+    };
+    Some(Keyset {
+        name: name.clone(),
+        keys,
+        passphrase,
+        algorithm: Algorithm::Rs256,
+        longest_life: SHORTEST_TTL,
+        used_by: Vec::new(),
+    })
+}
+
+/// Gives each keyset the algorithm and the longest token life of the profiles that sign with it.
+pub(super) fn share_out(
+    section: Option<&Section<'_>>,
+    keysets: &mut BTreeMap<Name, Keyset>,
+    identity: &BTreeMap<Name, Identity>,
+    oauth: &BTreeMap<Name, Oauth>,
+) {
+    let identity = identity.values().map(|profile| {
+        let name = ProfileName { kind: Kind::Identity, name: profile.name.clone() };
+        (name, &profile.keyset, profile.algorithm, profile.max_ttl)
+    });
+    let oauth = oauth.values().map(|profile| {
+        let name = ProfileName { kind: Kind::Oauth, name: profile.name.clone() };
+        (name, &profile.keyset, Algorithm::Rs256, profile.assertion_ttl)
+    });
+    for (profile, keyset_name, algorithm, life) in identity.chain(oauth) {
+        let (Some(keyset), Some(section)) = (keysets.get_mut(keyset_name), section) else { continue };
+        if let Some(first) = keyset.used_by.first()
+            && keyset.algorithm != algorithm
+        {
+            let message = format!(
+                "`{first}` signs {} and `{profile}` {} with its keys; a key has one algorithm \
+                 (RFC 8725, section 3.1): give one of them a keyset of its own",
+                keyset.algorithm.as_str(),
+                algorithm.as_str(),
+            );
+            section.problem(keyset_name.as_str(), message);
+            continue;
+        }
+        if let Some(other) = keyset.used_by.iter().find(|other| other.kind != profile.kind) {
+            let message = format!(
+                "serves both `{other}` and `{profile}`; one leaked key would open both doors \
+                 (RFC 8725, section 3.12): give each a keyset of its own"
+            );
+            section.warn(keyset_name.as_str(), message);
+        }
+        keyset.algorithm = algorithm;
+        keyset.longest_life = keyset.longest_life.max(life);
+        keyset.used_by.push(profile);
+    }
+}

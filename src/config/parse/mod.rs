@@ -1,0 +1,155 @@
+//! The meaning of each section: fields into the types of the configuration, and what must hold between them.
+//!
+//! A section's fields are all read before the first `?`, so that one mistake never hides another and no
+//! field is called unknown because nobody got to it.
+
+mod callers;
+mod keysets;
+mod profiles;
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::section::{Findings, Section, count};
+use super::source::{Environment, Node, Origin, PREFIX, Problem};
+use super::{Bundle, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
+use callers::{caller, distinct_api_keys, open_bundles};
+use keysets::{keyset, share_out};
+use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
+
+const HOUR: Duration = Duration::from_hours(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const SECOND: Duration = Duration::from_secs(1);
+const SECTIONS: [&str; 7] = ["server", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
+
+/// What could be made of the text. `rest` is missing only where a problem says why.
+pub(super) struct Parsed {
+    pub keysets: BTreeMap<Name, Keyset>,
+    pub rest: Option<Rest>,
+}
+
+pub(super) struct Rest {
+    server: Server,
+    identity: BTreeMap<Name, Identity>,
+    oauth: BTreeMap<Name, Oauth>,
+    intercom: BTreeMap<Name, Intercom>,
+    bundles: BTreeMap<Name, Bundle>,
+    callers: BTreeMap<Name, Caller>,
+}
+
+impl Rest {
+    pub fn into_config(self, keysets: BTreeMap<Name, Keyset>, warnings: Vec<Problem>) -> Config {
+        let Self { server, identity, oauth, intercom, bundles, callers } = self;
+        Config { server, keysets, identity, oauth, intercom, bundles, callers, warnings }
+    }
+}
+
+/// Warns of a variable that was surely meant as an override: `TOKENMINT_SERVER_LISTEN`.
+pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
+    for variable in environment.keys() {
+        let Some(path) = variable.strip_prefix(PREFIX) else { continue };
+        let section = SECTIONS.iter().find_map(|section| {
+            path.to_lowercase().strip_prefix(*section)?.starts_with('_').then_some(section.len())
+        });
+        if let Some(length) = section
+            && !path.contains("__")
+        {
+            let (section, field) = (&path[..length], &path[length + 1..]);
+            let message =
+                format!("isn't read: levels are parted by two underscores, as in {PREFIX}{section}__{field}");
+            findings.warn("", &Origin::Variable(variable.clone()), message);
+        }
+    }
+}
+
+pub(super) fn config(root: &Section<'_>) -> Parsed {
+    let server = root.section("server");
+    let server = server::server(server.as_ref());
+    let named = root.section("keysets");
+    let mut keysets = read_all(named.as_ref(), keyset);
+    let exist = Existing::of(root);
+    let identity =
+        read_all(root.section("identity").as_ref(), |name, section| identity_profile(name, section, &exist));
+    let oauth =
+        read_all(root.section("oauth").as_ref(), |name, section| oauth_profile(name, section, &exist));
+    let intercom = read_all(root.section("intercom").as_ref(), intercom_profile);
+    let bundles = read_all(root.section("bundles").as_ref(), |name, section| bundle(name, section, &exist));
+    let named_callers = root.section("callers");
+    let callers = read_all(named_callers.as_ref(), |name, section| caller(name, section, &exist));
+
+    open_bundles(named_callers.as_ref(), &callers, &bundles);
+    share_out(named.as_ref(), &mut keysets, &identity, &oauth);
+    distinct_api_keys(root, &callers);
+    if callers.is_empty() && !root.has("callers") {
+        root.warn(
+            "callers",
+            "there is no caller, so nobody can ask for a token: `tokenmint callers new NAME`",
+        );
+    }
+    let rest = server.map(|server| Rest { server, identity, oauth, intercom, bundles, callers });
+    Parsed { keysets, rest }
+}
+
+/// Reads each `[section.NAME]`; what is wrong is noted and left out.
+fn read_all<T>(
+    section: Option<&Section<'_>>,
+    read: impl Fn(&Name, &Section<'_>) -> Option<T>,
+) -> BTreeMap<Name, T> {
+    let Some(section) = section else { return BTreeMap::new() };
+    let mut all = BTreeMap::new();
+    for (name, entry) in section.sections() {
+        match Name::parse(name) {
+            Ok(name) => {
+                if let Some(value) = read(&name, &entry) {
+                    all.insert(name, value);
+                }
+            }
+            Err(message) => section.problem(name, message),
+        }
+    }
+    all
+}
+
+/// The names that the file defines, right or wrong, so that a mistake inside a profile isn't reported again
+/// by everyone who refers to it.
+struct Existing(BTreeMap<&'static str, BTreeSet<String>>);
+
+impl Existing {
+    fn of(root: &Section<'_>) -> Self {
+        let names = |section: &'static str| {
+            let names = root.section(section).map(|s| s.entries().map(|(n, _)| n.to_owned()).collect());
+            (section, names.unwrap_or_default())
+        };
+        Self(["keysets", "identity", "oauth", "intercom", "bundles"].into_iter().map(names).collect())
+    }
+
+    fn has(&self, section: &str, name: &str) -> bool {
+        self.0.get(section).is_some_and(|names| names.contains(name))
+    }
+
+    fn list(&self, section: &str) -> String {
+        let names = self.0.get(section).into_iter().flatten();
+        let listed = names.map(|name| format!("`{section}.{name}`")).collect::<Vec<_>>().join(", ");
+        if listed.is_empty() { "none".to_owned() } else { listed }
+    }
+}
+
+/// A section was there and is wrong; a problem says how.
+struct Wrong;
+
+fn within(value: Duration, from: u64, to: u64, from_text: &str, to_text: &str) -> Result<Duration, String> {
+    if (from..=to).contains(&value.as_secs()) {
+        Ok(value)
+    } else {
+        Err(format!("must be between {from_text} and {to_text}"))
+    }
+}
+
+fn small_count(node: &Node) -> Result<u32, String> {
+    let number = count(node)?;
+    u32::try_from(number)
+        .ok()
+        .filter(|number| *number <= 1_000_000)
+        .ok_or_else(|| "must be at most 1000000".to_owned())
+}

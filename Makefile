@@ -4,14 +4,14 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop image bench
+.PHONY: run test lint unit interop examples image bench
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
 	$(CARGO) run --locked --quiet -- dev
 
 # Everything that CI runs.
-test: lint unit interop image
+test: lint unit interop examples image
 
 lint:
 	$(CARGO) fmt --check
@@ -27,6 +27,12 @@ interop:
 	tests/interop/setup
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/interop
+
+# The backends of examples/, each started as its reader would, with a service behind it.
+examples:
+	tests/examples/setup
+	$(CARGO) build --locked
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/examples
 
 # The image: linted, built, run read-only, asked for its health.
 image:

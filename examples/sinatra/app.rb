@@ -1,0 +1,64 @@
+# Chat tokens of tokenmint on a page of a Sinatra app.
+#
+#   apt install ruby-sinatra puma        (or: gem install sinatra puma)
+#   TOKENMINT_URL=http://127.0.0.1:8080 TOKENMINT_API_KEY=... SESSION_SECRET=... ruby app.rb    (PORT, default 4567)
+#
+# In Rails: `ask_tokenmint` and `chat_tokens` go into a helper and take the place of Intercom's `intercom_jwt` and
+# `salesforce_jwt`; `json` is `json_escape(value.to_json)`. Rails adds ETags: `config.middleware.delete Rack::ETag`.
+require "sinatra"
+require "json"
+require "net/http"
+require "timeout"
+
+TOKENMINT = URI("#{ENV.fetch("TOKENMINT_URL")}/bundle")
+API_KEY = ENV.fetch("TOKENMINT_API_KEY")
+
+set :sessions, same_site: :lax # signed with SESSION_SECRET. Behind https add: secure: true
+set :views, __dir__
+
+helpers do
+  # [status, tokens, Retry-After]: what GET /chat-tokens answers. `user_id` is the session's, never the browser's word.
+  def ask_tokenmint(user_id)
+    headers = { "Authorization" => "Bearer #{API_KEY}", "Content-Type" => "application/json" }
+    answer = Timeout.timeout(1) do # in all; open_timeout and read_timeout count each step anew
+      Net::HTTP.start(TOKENMINT.host, TOKENMINT.port, use_ssl: TOKENMINT.scheme == "https") do |http|
+        http.post(TOKENMINT.path, { sub: user_id }.to_json, headers)
+      end
+    end
+    return [200, JSON.parse(answer.body)] if answer.code == "200"
+    return [429, nil, answer["Retry-After"] || "60"] if answer.code == "429"
+    warn "tokenmint: no tokens, HTTP #{answer.code}"
+    [204]
+  rescue StandardError => error # down or slow. Its message may quote the API key, so only its name is logged
+    warn "tokenmint: no tokens, #{error.class}"
+    [204]
+  end
+
+  def chat_tokens(user_id) = ask_tokenmint(user_id)[1] # nil: the page loads without
+
+  def json(value) = JSON.generate(value).gsub("<", '\u003c') # for a <script>: nothing in it can end the element
+end
+
+before { headers "Cache-Control" => "no-store" }
+
+get("/") { erb :page, locals: { user: session[:user] } }
+
+get "/chat-tokens" do
+  halt 401 unless session[:user]
+  code, tokens, retry_after = ask_tokenmint(session[:user])
+  headers "Retry-After" => retry_after if retry_after
+  content_type :json if tokens
+  [code, tokens ? tokens.to_json : ""]
+end
+
+post "/login" do # your own login, with a password, goes here
+  session[:user] = params["user"].to_s unless params["user"].to_s.empty?
+  redirect "/", 303
+end
+
+post "/logout" do
+  session.clear
+  redirect "/", 303
+end
+
+get("/tokenmint.js") { send_file "#{__dir__}/../browser/tokenmint.js" }

@@ -4,14 +4,14 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples image bench
+.PHONY: run test lint unit interop examples browser image bench
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
 	$(CARGO) run --locked --quiet -- dev
 
 # Everything that CI runs.
-test: lint unit interop examples image
+test: lint unit interop examples browser image
 
 lint:
 	$(CARGO) fmt --check
@@ -33,6 +33,12 @@ examples:
 	tests/examples/setup
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/examples
+
+# The browser helper, in headless Chromium, against a page that stands in for Salesforce's.
+browser:
+	tests/browser/setup
+	$(CARGO) build --locked
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test tests/browser/*.test.mjs
 
 # The image: linted, built, run read-only, asked for its health.
 image:

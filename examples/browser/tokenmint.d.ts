@@ -42,7 +42,7 @@ export interface Options {
   initial?: TokenAnswer | IdentityTokenAnswer | null;
   /** Goes into `intercomSettings` and into every `update`, beside both tokens. */
   fin?: { user_id?: string; [setting: string]: unknown };
-  /** `true` if `onEmbeddedMessagingReady` came before this call. */
+  /** `true` if `onEmbeddedMessagingReady` came before this call. If that is not known, it is taken for granted after 5 s. */
   ready?: boolean;
   report?: (...report: Report) => void;
 }

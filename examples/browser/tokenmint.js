@@ -1,6 +1,6 @@
 // Keeps the chat tokens of a page fresh, for Salesforce Enhanced Chat and for Fin: see README.md
 
-// Whose tokens they are; throws if they are none. Garbled beyond ASCII, but always alike.
+// Whose tokens they are; throws if they are none.
 const subjectOf = ({ salesforce_identity_token: identity, intercom_user_jwt: jwt }) => {
   const payload = (identity ?? jwt).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
   const { sub, user_id } = JSON.parse(atob(payload));
@@ -21,7 +21,7 @@ const REQUESTS = 5; // a minute
 export function chatTokens({ url = "/chat-tokens", initial, fin, ready, report = () => {} } = {}) {
   const life = new AbortController();
   const { signal } = life;
-  // Since the page began to load. One clock may stop in the computer's sleep, the other can be set.
+  // Since the page's start. One clock may stop in the computer's sleep, the other can be set.
   const skew = Date.now() - performance.now();
   const clock = () => Math.max(performance.now(), Date.now() - skew);
 
@@ -121,10 +121,12 @@ export function chatTokens({ url = "/chat-tokens", initial, fin, ready, report =
   }
 
   const on = (event, listener) => window.addEventListener(event, listener, { signal });
-  on("onEmbeddedMessagingReady", () => {
+  const onReady = () => {
     ready = true;
     offer();
-  });
+  };
+  on("onEmbeddedMessagingReady", onReady);
+  setTimeout(() => ready || onReady(), 5_000); // the event was before us
   on("onEmbeddedMessagingIdentityTokenExpired", expire);
   on("visibilitychange", check);
   if (initial) attempt(() => take(initial, 0));

@@ -8,6 +8,7 @@
     identityToken: undefined, // that Salesforce holds, in memory only
     sessionsEnded: 0,
     expiries: 0, // events of that name
+    waited: undefined, // from the last of them to the token that Salesforce took
     deadline: undefined, // expiry events are answered within 30 s, or session and data are cleared
     ready: false,
     fin: undefined, // what Fin knows of the user
@@ -18,12 +19,15 @@
     },
     expire() {
       standIn.expiries += 1;
+      expiredAt = performance.now();
       standIn.identityToken = undefined;
       standIn.deadline ??= setTimeout(endSession, 30_000);
       window.dispatchEvent(new CustomEvent("onEmbeddedMessagingIdentityTokenExpired"));
     },
   };
   window.standIn = standIn;
+
+  let expiredAt;
 
   function endSession() {
     standIn.identityToken = undefined;
@@ -61,6 +65,7 @@
           return false;
         }
         standIn.identityToken = argument.identityToken;
+        standIn.waited = performance.now() - expiredAt;
         standIn.deadline = clearTimeout(standIn.deadline);
         return true;
       },
@@ -85,10 +90,12 @@
     if (method === "shutdown") standIn.fin = undefined;
   };
 
-  // Both take a while to load what they need.
-  setTimeout(() => {
-    identify(window.intercomSettings ?? {}); // the boot
-    standIn.calls.push(["boot", { ...window.intercomSettings }]);
-  }, 20);
-  setTimeout(standIn.makeReady, 50);
+  // Both wait for the page, and take a while to load what they need.
+  window.addEventListener("load", () => {
+    setTimeout(() => {
+      standIn.calls.push(["boot", { ...window.intercomSettings }]);
+      identify(window.intercomSettings ?? {});
+    }, 20);
+    setTimeout(standIn.makeReady, 50);
+  });
 }

@@ -3,6 +3,7 @@
 import base64
 import datetime
 import hashlib
+import json
 import re
 import ssl
 import subprocess
@@ -81,3 +82,18 @@ def test_it_is_the_same_to_the_byte_on_every_machine_and_after_a_restart(
     time.sleep(1)
     second.start()
     assert published(second) == before, "the same machine, started again"
+
+
+def test_keytool_reads_a_given_certificate_as_it_is_published(service, deployment, tmp_path):
+    given = deployment.again(tmp_path / "given")
+    key = given.folder / "keys" / "web" / f"{KIDS['web']}.key"
+    crt = key.with_name(f"{KIDS['web']}.crt")
+    request = ["openssl", "req", "-x509", "-sha256", "-days", "400", "-subj", "/CN=acme", "-key", key, "-out", crt]
+    subprocess.run(request, check=True, capture_output=True)
+    der = base64.b64decode(json.loads(service.run("jwk", KIDS["web"], "--config", str(given.config)))["x5c"][0])
+    assert der == ssl.PEM_cert_to_DER_cert(crt.read_text())
+    pem = tmp_path / "leaf.pem"
+    pem.write_text(ssl.DER_cert_to_PEM_cert(der))
+    command = ["keytool", "-J-Duser.language=en", "-printcert", "-file", str(pem)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0 and "Owner: CN=acme" in said.stdout, said.stdout + said.stderr

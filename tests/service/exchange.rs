@@ -720,3 +720,25 @@ async fn no_token_ever_reaches_another_user() {
     }
     assert!(served > 1000, "{served}");
 }
+
+#[tokio::test]
+async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token() {
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let (_fake, salesforce) = Fake::start(clock).await;
+    let workspace = Workspace::new();
+    let endpoint = format!("audience = \"https://login.salesforce.com\"\ntoken_url = \"{salesforce}/t\"\n");
+    let text = crate::support::configuration()
+        .replacen("audience = \"https://login.salesforce.com\"\n", &endpoint, 1)
+        .replacen("[server]\n", "[server]\nstate_directory = \"state\"\n", 1);
+    workspace.configure(&text);
+    let service = workspace.serve().await;
+    let token = service.post("/oauth-access-token", &json!({})).await.ok()["access_token"].clone();
+    let token = token.as_str().expect("a token");
+    let read = |line: String| serde_json::from_str::<Value>(&line).expect("JSON");
+    let exchanged = read(service.logged("\"exchanged\"").await);
+    assert_eq!([&exchanged["profile"], &exchanged["outcome"]], ["oauth.crm", "success"]);
+    let handed_out = read(service.logged("handed out").await);
+    assert_eq!([&handed_out["caller"], &handed_out["profile"]], ["web", "oauth.crm"]);
+    assert_eq!(handed_out["token_sha256"], sha256_hex(token));
+    assert!(!service.log().contains(token));
+}

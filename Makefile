@@ -10,8 +10,8 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 run:
 	$(CARGO) run --locked --quiet -- dev
 
-# Everything that CI runs. The browser tests are a target of their own: they measure seconds.
-test: lint unit interop examples image
+# Everything that CI runs.
+test: lint unit interop examples browser image
 
 lint:
 	$(CARGO) fmt --check
@@ -34,11 +34,13 @@ examples:
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/examples
 
-# The browser helper, in headless Chromium, against a page that stands in for Salesforce's.
+# The browser helper and the page of each backend, in headless Chromium, with stand-ins for Salesforce and Fin. One file
+# at a time: some of it measures seconds.
 browser:
 	tests/browser/setup
+	tests/examples/setup
 	$(CARGO) build --locked
-	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test tests/browser/*.test.mjs
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test --test-concurrency=1 tests/browser/*.test.mjs
 
 # The image: linted, built, run read-only, asked for its health.
 image:

@@ -10,7 +10,7 @@ const pageSource = read("page.html");
 export class App {
   embedded = true; // whether the page brings its tokens along
   misbehave = undefined; // (response) => …: answers GET /chat-tokens in the app's place
-  requests = []; // of GET /chat-tokens: { at, headers }
+  requests = []; // of GET /chat-tokens: { at, headers, retryAfter }
 
   static async start(tokenmint) {
     const app = new App();
@@ -54,6 +54,7 @@ export class App {
       this.requests.push({ at: performance.now(), headers: request.headers });
       if (this.misbehave) return this.misbehave(response);
       const { status, body, retryAfter } = user ? await this.#ask(user) : { status: 401 };
+      this.requests.at(-1).retryAfter = retryAfter;
       if (retryAfter) response.setHeader("Retry-After", retryAfter);
       response.setHeader("Content-Type", "application/json");
       response.writeHead(status).end(body && JSON.stringify(body));

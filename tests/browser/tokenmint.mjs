@@ -14,9 +14,9 @@ export const KID = "WebAppKey1";
 export const ISSUER = "intercom.com";
 
 // Ours without TOKENMINT_*: those are configuration to tokenmint.
-const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("TOKENMINT_")));
+export const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("TOKENMINT_")));
 
-async function freePort() {
+export async function freePort() {
   const probe = createServer().listen(0, "127.0.0.1");
   await new Promise((done) => probe.once("listening", done));
   const { port } = probe.address();
@@ -42,6 +42,7 @@ export class Tokenmint {
     this.intercomSecret = randomBytes(32).toString("hex");
     this.listen = `127.0.0.1:${await freePort()}`;
     this.url = `http://${this.listen}`;
+    this.jwksUrl = `${this.url}/keysets/web/jwks.json`;
     const config = readFileSync(this.#config, "utf8")
       .replace("127.0.0.1:8080", this.listen)
       .replace('listen =', 'state_directory = "state"\nlisten =')

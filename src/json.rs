@@ -43,6 +43,20 @@ impl Json {
         }
     }
 
+    /// The member of that name; of two, the first.
+    pub fn member(&self, name: &str) -> Option<&Self> {
+        let Self::Object(members) = self else { return None };
+        members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
+    }
+
+    /// The member of that name, where it is text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.member(name) {
+            Some(Self::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The path of the first member that stands twice in its object, as `claims.locale`.
     pub fn doubled(&self) -> Option<String> {
         match self {

@@ -12,6 +12,7 @@
 //! | [`jwks`] | a ring's public face, made once and not per request |
 //! | [`callers`] | who may ask, and for what |
 //! | [`exchange`] | Salesforce as a client sees it: two exchanges, what its errors mean, the cache in front |
+//! | [`doctor`] | checks, each a pure function from what is known to a finding |
 //! | [`sandbox`] | Salesforce as a server, on loopback, sharing no code with `tokens` |
 //! | [`http`] | routes, handlers that only translate, errors into statuses |
 //! | [`app`] | builds the rooms, runs them, stops |
@@ -27,6 +28,7 @@ pub mod callers;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod exchange;
 pub mod http;
 pub mod json;

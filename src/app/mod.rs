@@ -218,7 +218,7 @@ fn service(
         randomness: randomness.clone(),
         metrics: metrics.clone(),
     };
-    let state = config.server.state_directory.clone().unwrap_or_else(default_state_directory);
+    let state = state_directory(config);
     let exchanger = Exchanger::new(tools, config.server.limits.token_cache as u64, Some(&state))?;
     let guard = Guard::new(config.server.limits.remints, &*randomness)?;
     Ok(Service {
@@ -236,9 +236,11 @@ fn service(
     })
 }
 
-/// Of this user on this host, so that restarts and replicas beside each other share the login budget.
-fn default_state_directory() -> PathBuf {
-    std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()))
+/// Where the login budget is kept: by default of this user on this host, so that restarts and replicas beside each
+/// other share it.
+pub fn state_directory(config: &Config) -> PathBuf {
+    let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
+    config.server.state_directory.clone().unwrap_or_else(default)
 }
 
 /// The runtime that the service is measured on: after each task it looks at its sockets, so that health and

@@ -7,6 +7,8 @@ mod callers;
 mod check;
 mod completions;
 mod dev;
+mod doctor;
+mod findings;
 mod healthcheck;
 mod init;
 mod jwk;
@@ -15,6 +17,7 @@ mod mint;
 mod openapi;
 mod sandbox;
 mod serve;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -31,7 +34,7 @@ use serde::Serialize;
 
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{Config, Environment, Invalid, Keyset, Name, Problem};
+use crate::config::{self, Config, Environment, Invalid, Keyset, Name, Problem};
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
@@ -57,6 +60,8 @@ enum Command {
     Jwk(jwk::Jwk),
     Jwks(jwk::Jwks),
     Mint(mint::Mint),
+    Verify(verify::Verify),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Callers(callers::Callers),
     Sandbox(sandbox::SandboxCommand),
@@ -67,8 +72,10 @@ enum Command {
 
 /// Why a command did not do what it was asked.
 pub(crate) enum Failure {
-    /// It ran, and failed or found something: 1.
+    /// It ran, and failed: 1.
     Failed(String),
+    /// It ran, and said what it found: 1.
+    Found,
     /// It can't be asked so: 2.
     Usage(String),
     /// 64.
@@ -105,6 +112,11 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Whether some setting comes from the environment.
+    fn is_configured_by_environment(&self) -> bool {
+        self.environment.keys().any(|variable| config::is_override(variable))
+    }
+
     /// The configuration alone; no key is opened.
     fn config(&self) -> Result<Config, Failure> {
         let loaded = Config::load(self.config.as_deref(), self.environment);
@@ -157,6 +169,8 @@ pub fn run(
         Command::Jwk(command) => command.run(&context),
         Command::Jwks(command) => command.run(&context),
         Command::Mint(command) => command.run(&context),
+        Command::Verify(command) => command.run(&context),
+        Command::Doctor(command) => command.run(&context),
         Command::Callers(command) => command.run(&context),
         Command::Sandbox(command) => command.run(&context),
         Command::Healthcheck(command) => command.run(&context),
@@ -165,6 +179,7 @@ pub fn run(
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Found) => ExitCode::from(1),
         Err(Failure::Failed(reason)) => {
             complain(&format!("tokenmint: {reason}"));
             ExitCode::from(1)

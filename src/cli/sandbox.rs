@@ -1,7 +1,9 @@
 //! `tokenmint sandbox`: a Salesforce to test against, on loopback, made from the configuration.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -32,6 +34,9 @@ pub(super) struct SandboxCommand {
     /// Where the service publishes its keys [default: server.public.url, else server.listen]
     #[arg(long, value_name = "URL")]
     jwks_base: Option<String>,
+    /// A JWK uploaded in Setup, in place of the keyset's endpoint; several times for several
+    #[arg(long, value_name = "FILE")]
+    upload: Vec<PathBuf>,
     /// What a deployment does with an identity token that it can't verify; people have seen all three
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Guests::Anonymous)]
     on_failure: Guests,
@@ -57,8 +62,13 @@ impl SandboxCommand {
             return Err(Failure::Usage(reason.to_owned()));
         }
         let loaded = context.load()?;
-        let base = self.jwks_base(&loaded.config)?;
-        let org = org(&loaded, &base, self.on_failure, context.ambient.clock.now());
+        let now = context.ambient.clock.now();
+        let uploaded = self.uploaded(now)?;
+        let base = if uploaded.is_some() { String::new() } else { self.jwks_base(&loaded.config)? };
+        let mut org = org(&loaded, &base, self.on_failure, now);
+        if let Some(keys) = uploaded {
+            org.deployments.iter_mut().for_each(|deployment| deployment.keys = keys.clone());
+        }
         let runtime = app::runtime().map_err(Failure::failed)?;
         let done = runtime.block_on(self.play(&loaded.config, org, context));
         runtime.shutdown_background();
@@ -81,6 +91,21 @@ impl SandboxCommand {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }
+    }
+
+    /// The keys that Setup has taken, if any were uploaded.
+    fn uploaded(&self, now: UnixTime) -> Result<Option<Keys>, Failure> {
+        if self.upload.is_empty() {
+            return Ok(None);
+        }
+        let upload = |path: &PathBuf| {
+            let failed =
+                |why: String| Failure::Failed(format!("{} fails to upload: it {why}", path.display()));
+            let text = fs::read_to_string(path).map_err(|error| failed(format!("can't be read: {error}")))?;
+            sandbox::upload(&text, now).map_err(failed)
+        };
+        let keys = self.upload.iter().map(upload).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Keys::Uploaded(json!({"keys": keys}))))
     }
 
     fn jwks_base(&self, config: &Config) -> Result<String, Failure> {
@@ -111,7 +136,10 @@ impl SandboxCommand {
             let messaging = identity.messaging.as_ref()?;
             let deployment =
                 org.deployments.iter().find(|known| mine(known, &messaging.es_developer_name))?;
-            let Keys::Url(jwks) = &deployment.keys else { return None };
+            let jwks = match &deployment.keys {
+                Keys::Url(url) => url,
+                Keys::Uploaded(_) => "the uploaded keys",
+            };
             Some((&identity.name, deployment, jwks))
         });
         if self.json {

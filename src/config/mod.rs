@@ -242,7 +242,7 @@ impl Config {
         let text = match fs::read_to_string(path) {
             Ok(text) => Zeroizing::new(text),
             // Everything may come from the environment, as on a platform without files.
-            Err(_) if file.is_none() && environment.keys().any(|v| source::override_path(v).is_some()) => {
+            Err(_) if file.is_none() && environment.keys().any(|variable| is_override(variable)) => {
                 Zeroizing::default()
             }
             Err(error) => {
@@ -285,6 +285,11 @@ impl Config {
             }),
         }
     }
+}
+
+/// Whether that variable sets some value of the configuration.
+pub fn is_override(variable: &str) -> bool {
+    source::override_path(variable).is_some()
 }
 
 impl Invalid {

@@ -28,6 +28,7 @@ use crate::tokens::MintError;
 pub use exchanger::{Exchanger, NoClient, Tools};
 use meaning::Meaning;
 use upstream::Fault;
+pub use upstream::{Seen, look};
 
 /// An access token and what came with it.
 pub struct AccessToken {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{DATE, RETRY_AFTER};
+use reqwest::header::{DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, RequestBuilder};
 use zeroize::Zeroizing;
 
@@ -15,6 +15,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 /// No answer of Salesforce's token endpoints comes near.
 const LARGEST_ANSWER: usize = 64 << 10;
+/// More than any JWKS needs.
+const LARGEST_LOOK: usize = 1 << 20;
 /// Of Salesforce's own words, as much as is passed on.
 const LONGEST_QUOTE: usize = 200;
 
@@ -87,6 +89,41 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Reply, Fault> {
     Ok(Reply { status, body: json, retry_after, date })
 }
 
+/// An answer to a look at some address: nothing of it is followed or believed.
+pub struct Seen {
+    pub status: u16,
+    pub location: Option<String>,
+    pub body: Vec<u8>,
+    /// Of the `Date` header, seconds since the epoch.
+    pub date: Option<i64>,
+}
+
+/// What a GET answers, redirects included.
+///
+/// # Errors
+/// Says why there is no answer.
+pub async fn look(url: &str) -> Result<Seen, String> {
+    let client = client().map_err(|error| error.to_string())?;
+    let failed = |error: reqwest::Error| match fault(&error) {
+        Fault::Timeout => format!("does not answer within {} s", TIMEOUT.as_secs()),
+        Fault::Unreachable(why) => format!("can't be reached: {why}"),
+        unusable @ Fault::Unusable { .. } => unusable.to_string(),
+    };
+    let mut response = client.get(url).send().await.map_err(failed)?;
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let date = header(DATE).and_then(http_date);
+    let location = header(LOCATION).map(str::to_owned);
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > LARGEST_LOOK {
+            break;
+        }
+    }
+    Ok(Seen { status, location, body, date })
+}
+
 /// Whether the host answers at all; no login.
 pub(super) async fn is_back(client: &Client, url: &HttpsUrl) -> bool {
     let mut root = url.url().clone();
@@ -120,21 +157,6 @@ fn http_date(value: &str) -> Option<i64> {
     let moment =
         time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
     moment.map(time::OffsetDateTime::unix_timestamp)
-}
-
-impl Json {
-    /// The member of that name.
-    pub(super) fn member(&self, name: &str) -> Option<&Self> {
-        let Self::Object(members) = self else { return None };
-        members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
-    }
-
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
-        match self.member(name) {
-            Some(Self::String(text)) => Some(text),
-            _ => None,
-        }
-    }
 }
 
 /// Salesforce's own words, fit for a log and a header: short, and printable.

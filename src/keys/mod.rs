@@ -82,6 +82,11 @@ impl Key {
         self.given_serving(now).map_or_else(|| derived_not_after(now), |given| given.not_after)
     }
 
+    /// That of `KID.crt`, whether Salesforce would take it or not.
+    pub const fn given(&self) -> Option<&Certificate> {
+        self.given.as_ref()
+    }
+
     fn given_serving(&self, now: UnixTime) -> Option<&Certificate> {
         self.given.as_ref().filter(|given| given.serves(now))
     }

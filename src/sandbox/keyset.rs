@@ -14,8 +14,10 @@ use x509_parser::public_key::PublicKey;
 use super::Sandbox;
 use super::jwt::Jwt;
 use super::org::{Deployment, Keys};
+use crate::clock::UnixTime;
 
 const LARGEST_SET: usize = 50 << 10;
+const TEN_DAYS: i64 = 10 * 86_400;
 /// RFC 7518, section 3.3.
 const SMALLEST_KEY: usize = 2048;
 
@@ -62,6 +64,35 @@ pub(super) async fn verified(
         Some(sub) if !sub.is_empty() => Ok(sub.to_owned()),
         _ => Err("has no `sub`".to_owned()),
     }
+}
+
+/// What Setup says to a key that somebody uploads (Salesforce Help, "Troubleshooting User Verification"). That one
+/// without `x5c` is accepted, and then vouches for nobody, people have seen.
+///
+/// # Errors
+/// Why it fails to upload.
+pub fn upload(text: &str, now: UnixTime) -> Result<Value, String> {
+    let jwk: Value = serde_json::from_str(text).map_err(|error| format!("isn't JSON: {error}"))?;
+    if !jwk.is_object() || jwk.get("keys").is_some() {
+        return Err("isn't one key: each is uploaded individually".to_owned());
+    }
+    if let Some(missing) = ["kty", "kid", "alg"].into_iter().find(|name| !jwk[*name].is_string()) {
+        return Err(format!("lacks `{missing}`"));
+    }
+    if jwk.get("x5c").is_some() {
+        let text = jwk["x5c"][0].as_str().ok_or("has an `x5c` that is no array of text")?;
+        let der = STANDARD.decode(text).map_err(|_| "has an `x5c` that isn't plain base64")?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|_| "has an `x5c` that holds no certificate")?;
+        let validity = certificate.validity();
+        if validity.not_before.timestamp() > now.seconds() {
+            return Err("has a certificate that isn't valid yet".to_owned());
+        }
+        if validity.not_after.timestamp() < now.seconds() + TEN_DAYS {
+            return Err("has a certificate that isn't valid for another 10 days".to_owned());
+        }
+    }
+    Ok(jwk)
 }
 
 /// The key of a JWK. One that was uploaded needs its certificate; where there is one, it must be of that key

@@ -31,6 +31,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 pub use faults::{Door, Fault, Misdeed};
+pub use keyset::upload;
 pub use org::{App, Deployment, Keys, OnFailure, Org, Settings};
 pub use state::{Counts, Sandbox};
 pub use wire::serve;

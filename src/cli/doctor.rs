@@ -1,0 +1,237 @@
+//! `tokenmint doctor`: every question of Salesforce's troubleshooting page, and more, answered from what there
+//! is.
+
+use std::fs::{self, File};
+use std::io::{Read as _, stdin};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
+
+use super::findings::{self, Form, Page};
+use super::{Context, Failure, say_json};
+use crate::app::{self, Loaded};
+use crate::config::{Config, Problem};
+use crate::doctor::{self, Answer, CASES, JwkDocument, Known, Material, Outcome, UnverifiedToken};
+use crate::tokens::Subject;
+
+/// No key, JWK Set or token comes near.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// Find out why chats are a guest's, keys don't upload, or tokens aren't taken
+///
+/// Answers every question of Salesforce's page "Troubleshooting User Verification", and more, from the configuration
+/// and from what else you give: files with a private key, a certificate, a JWK or a JWT, in any order. Works without
+/// any configuration. Asks nobody, unless with --online or an address in --jwks.
+#[derive(Args)]
+#[command(
+    after_help = "Example: tokenmint doctor --online\n         tokenmint doctor WebAppKey1.jwk app.key token.txt"
+)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
+pub(super) struct Doctor {
+    /// Files to look at: a private key, a certificate, a JWK, a JWT; `-` is standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A JWT; `-` reads it from standard input, which keeps it out of the shell's history
+    #[arg(long, value_name = "JWT")]
+    token: Option<SecretString>,
+    /// A JWK that was, or will be, uploaded to Salesforce
+    #[arg(long, value_name = "FILE")]
+    jwk: Vec<PathBuf>,
+    /// A JWK Set that an endpoint serves: its address, or a file
+    #[arg(long, value_name = "URL")]
+    jwks: Vec<String>,
+    /// The JSON Web Key Issuer that Setup shows
+    #[arg(long, value_name = "ISSUER")]
+    issuer: Option<String>,
+    /// Ask: the JWKS at the public URL, and Salesforce for one token a profile
+    #[arg(long)]
+    online: bool,
+    /// For whom the identity token of --online speaks [default: tokenmint-doctor]
+    #[arg(long, value_name = "SUBJECT", requires = "online")]
+    sub: Option<String>,
+    /// Print the findings as JSON
+    #[arg(long, conflicts_with = "sarif")]
+    json: bool,
+    /// Print the findings as SARIF 2.1.0
+    #[arg(long)]
+    sarif: bool,
+    /// Print every check that there is, and look at nothing
+    #[arg(long)]
+    list: bool,
+}
+
+impl Doctor {
+    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        if self.list {
+            list(self.json);
+            return Ok(());
+        }
+        let world = World::of(context, self.nothing_given())?;
+        let mut known = world.known(context);
+        known.issuer = self.issuer.as_deref();
+        for path in &self.files {
+            known.add(read(path)?);
+        }
+        for path in &self.jwk {
+            known.jwks.push(jwk_file(path, false)?);
+        }
+        if let Some(token) = &self.token {
+            known.tokens.push(token_argument(token)?);
+        }
+        let runtime = app::runtime().map_err(Failure::failed)?;
+        for source in &self.jwks {
+            add_jwks(source, &mut known, &runtime, context)?;
+        }
+        if self.online {
+            known.answers.extend(runtime.block_on(self.ask(&world, context))?);
+        }
+        let findings = doctor::examine(&known);
+        let (outcome, verdict) = doctor::verdict(&findings);
+        let form = match (self.json, self.sarif) {
+            (true, _) => Form::Json,
+            (_, true) => Form::Sarif,
+            _ => Form::Text,
+        };
+        findings::print(form, &findings, (outcome, &verdict), world.file.as_deref());
+        if outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+    }
+
+    const fn nothing_given(&self) -> bool {
+        self.files.is_empty() && self.jwk.is_empty() && self.jwks.is_empty() && self.token.is_none()
+    }
+
+    async fn ask(&self, world: &World, context: &Context<'_>) -> Result<Vec<Answer>, Failure> {
+        let Some(loaded) = &world.loaded else {
+            return Ok(Vec::new());
+        };
+        let subject = self.sub.clone().map(|sub| Subject::parse("sub", sub)).transpose();
+        let subject = subject.map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))?;
+        let ambient = (context.ambient.clock.clone(), context.ambient.randomness.clone());
+        let state = app::state_directory(&loaded.config);
+        let answers = doctor::ask(&loaded.config, &loaded.ring, ambient, Some(state), subject);
+        answers.await.map_err(Failure::failed)
+    }
+}
+
+/// The configuration as far as there is one.
+pub(super) struct World {
+    pub loaded: Option<Loaded>,
+    /// Where it is sound and its files aren't.
+    config: Option<Config>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    pub file: Option<PathBuf>,
+}
+
+impl World {
+    /// Without a configuration there must be something else to look at.
+    pub fn of(context: &Context<'_>, needed: bool) -> Result<Self, Failure> {
+        let named = context.config.is_some();
+        let file = context.config.clone().unwrap_or_else(|| PathBuf::from(crate::config::DEFAULT_FILE));
+        let mut world =
+            Self { loaded: None, config: None, problems: Vec::new(), warnings: Vec::new(), file: None };
+        if !named && !needed && !file.exists() {
+            return Ok(world);
+        }
+        if !named && !file.exists() && !context.is_configured_by_environment() {
+            let reason = "there is no tokenmint.toml here, and nothing else to look at: name a configuration with \
+                          --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
+            return Err(Failure::Usage(reason.to_owned()));
+        }
+        world.file = Some(file).filter(|file| file.exists());
+        match context.load() {
+            Ok(loaded) => world.loaded = Some(loaded),
+            Err(Failure::Configuration { problems, warnings }) => {
+                (world.problems, world.warnings) = (problems, warnings);
+                world.config = context.config().ok();
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(world)
+    }
+
+    pub fn known(&self, context: &Context<'_>) -> Known<'_> {
+        let mut known = Known::nothing(context.ambient.clock.now());
+        known.config = self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref());
+        known.ring = self.loaded.as_ref().map(|loaded| &loaded.ring);
+        known.problems = &self.problems;
+        known.warnings = self.warnings.iter().chain(self.loaded.iter().flat_map(Loaded::warnings)).collect();
+        known
+    }
+}
+
+fn list(json: bool) {
+    if json {
+        say_json(&CASES.as_slice());
+        return;
+    }
+    let mut page = Page::new();
+    let longest = CASES.iter().map(|case| case.id.len()).max().unwrap_or_default();
+    for case in &CASES {
+        page.line(&format!("{:longest$}  {}", case.id, case.title));
+    }
+}
+
+/// What `path` holds, and its mode where others can read it.
+fn text_of(path: &Path) -> Result<(SecretString, Option<u32>), Failure> {
+    let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
+    let mut bytes = Zeroizing::new(Vec::new());
+    let mut open_mode = None;
+    if path == Path::new("-") {
+        stdin().take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
+        open_mode = Some(mode).filter(|mode| mode & 0o077 != 0);
+        File::open(path).map_err(failed)?.take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| {
+        Failure::Failed(format!(
+            "{} isn't text. From DER to PEM: `openssl x509 -inform DER -in FILE`, `openssl pkey -inform DER -in FILE`",
+            path.display()
+        ))
+    })?;
+    Ok((SecretString::from(text), open_mode))
+}
+
+fn name(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// A file, recognised by what it holds.
+pub(super) fn read(path: &Path) -> Result<Material, Failure> {
+    let (text, open_mode) = text_of(path)?;
+    doctor::recognise(&name(path), &text, open_mode)
+        .map_err(|why| Failure::Failed(format!("{} {why}", name(path))))
+}
+
+pub(super) fn jwk_file(path: &Path, served: bool) -> Result<JwkDocument, Failure> {
+    let (text, _) = text_of(path)?;
+    let document = JwkDocument::read(&name(path), text.expose_secret());
+    Ok(JwkDocument { served, ..document })
+}
+
+pub(super) fn token_argument(token: &SecretString) -> Result<UnverifiedToken, Failure> {
+    if token.expose_secret() == "-" {
+        let (text, _) = text_of(Path::new("-"))?;
+        return Ok(UnverifiedToken::read("the token", text.expose_secret()));
+    }
+    Ok(UnverifiedToken::read("the token", token.expose_secret()))
+}
+
+pub(super) fn add_jwks(
+    source: &str,
+    known: &mut Known<'_>,
+    runtime: &tokio::runtime::Runtime,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    if source.starts_with("https://") || source.starts_with("http://") {
+        let fetched = runtime.block_on(doctor::fetch(source, &*context.ambient.clock));
+        known.answers.push(Answer::Jwks(fetched));
+    } else {
+        known.jwks.push(jwk_file(Path::new(source), true)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What the doctor found, for a person, a program, or a code scanner (SARIF 2.1.0).
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anstyle::{AnsiColor, Style};
+use serde_json::{Value, json};
+
+use super::say_json;
+use crate::doctor::{CASES, Case, Finding, Outcome};
+
+/// How findings are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Json,
+    Sarif,
+}
+
+/// Lines are broken here on a wider terminal, and where there is none.
+const WIDEST: usize = 100;
+const NARROWEST: usize = 40;
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const ODD: Style = AnsiColor::Yellow.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const THING: Style = Style::new().bold();
+const FAINT: Style = Style::new().dimmed();
+
+/// A page of text on standard output: colour on a terminal only (and never with `NO_COLOR`), lines no longer
+/// than it is wide.
+pub(super) struct Page {
+    out: anstream::AutoStream<std::io::Stdout>,
+    width: usize,
+}
+
+impl Page {
+    pub fn new() -> Self {
+        let width = textwrap::termwidth().clamp(NARROWEST, WIDEST);
+        Self { out: anstream::AutoStream::auto(std::io::stdout()), width }
+    }
+
+    /// A reader that has gone away is no failure of ours.
+    pub fn line(&mut self, text: &str) {
+        let _ = writeln!(self.out, "{text}");
+    }
+
+    pub fn heading(&mut self, text: &str) {
+        self.line(&format!("{THING}{text}{THING:#}"));
+    }
+
+    /// `text` in lines, the first behind `lead`, the others below it.
+    fn paragraph(&mut self, lead: &str, lead_width: usize, style: Style, text: &str) {
+        let indent = " ".repeat(lead_width);
+        for (at, line) in textwrap::wrap(text, self.width.saturating_sub(lead_width)).iter().enumerate() {
+            let before = if at == 0 { lead } else { &indent };
+            self.line(&format!("{before}{style}{line}{style:#}"));
+        }
+    }
+
+    pub fn findings(&mut self, findings: &[Finding]) {
+        let longest = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+        let mut thing = "";
+        for finding in findings {
+            if finding.about != thing {
+                if !thing.is_empty() {
+                    self.line("");
+                }
+                thing = &finding.about;
+                self.heading(thing);
+            }
+            let (symbol, style) = mark(finding.outcome);
+            let check = format!("{:longest$}", finding.check);
+            let lead = format!("  {style}{symbol}{style:#} {FAINT}{check}{FAINT:#}  ");
+            let seen = if finding.outcome == Outcome::Pass { Style::new() } else { style };
+            self.paragraph(&lead, longest + 6, seen, &finding.seen);
+            if let Some(fix) = &finding.fix {
+                self.paragraph("      ", 6, FAINT, finding.answers);
+                self.paragraph("    → ", 6, Style::new(), fix);
+            }
+        }
+    }
+
+    pub fn verdict(&mut self, outcome: Outcome, text: &str) {
+        let (symbol, style) = mark(outcome);
+        self.line("");
+        self.paragraph(&format!("{style}{symbol}{style:#} "), 2, style, text);
+    }
+}
+
+const fn mark(outcome: Outcome) -> (char, Style) {
+    match outcome {
+        Outcome::Pass => ('✓', GOOD),
+        Outcome::Warn => ('!', ODD),
+        Outcome::Fail => ('✗', BAD),
+    }
+}
+
+pub(super) fn print(form: Form, findings: &[Finding], verdict: (Outcome, &str), config: Option<&Path>) {
+    match form {
+        Form::Text => {
+            let mut page = Page::new();
+            page.findings(findings);
+            page.verdict(verdict.0, verdict.1);
+        }
+        Form::Json => {
+            say_json(&json!({"ok": verdict.0 != Outcome::Fail, "verdict": verdict.1, "findings": findings}));
+        }
+        Form::Sarif => say_json(&sarif(findings, config)),
+    }
+}
+
+/// The same as a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
+fn sarif(findings: &[Finding], config: Option<&Path>) -> Value {
+    let rules: Vec<Value> = CASES.iter().map(rule).collect();
+    let results: Vec<Value> = findings.iter().map(|finding| result(finding, config)).collect();
+    json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {"driver": {
+                "name": "tokenmint doctor",
+                "version": env!("CARGO_PKG_VERSION"),
+                "rules": rules,
+            }},
+            "results": results,
+        }],
+    })
+}
+
+fn rule(case: &Case) -> Value {
+    json!({
+        "id": case.id,
+        "shortDescription": {"text": case.title},
+        "fullDescription": {"text": format!("{}. What people see: {}.", case.answers, case.sees)},
+        "help": {"text": case.fix},
+        "properties": {"online": case.online, "source": case.source},
+    })
+}
+
+fn result(finding: &Finding, config: Option<&Path>) -> Value {
+    let (kind, level) = match finding.outcome {
+        Outcome::Pass => ("pass", "none"),
+        Outcome::Warn => ("fail", "warning"),
+        Outcome::Fail => ("fail", "error"),
+    };
+    let rule = CASES.iter().position(|case| case.id == finding.check);
+    let fix = finding.fix.as_ref().map(|fix| format!(" What to do: {fix}.")).unwrap_or_default();
+    let mut location = json!({"logicalLocations": [{"fullyQualifiedName": finding.about}]});
+    let file = finding.about.split(", `").next().map(Path::new).filter(|path| path.is_file());
+    if let Some(uri) = file.or(config).and_then(uri) {
+        location["physicalLocation"] = json!({"artifactLocation": {"uri": uri}});
+    }
+    json!({
+        "ruleId": finding.check,
+        "ruleIndex": rule,
+        "kind": kind,
+        "level": level,
+        "message": {"text": format!("{}: {}.{fix}", finding.about, finding.seen)},
+        "locations": [location],
+    })
+}
+
+/// A path as a URI reference (RFC 3986, section 4.1).
+fn uri(path: &Path) -> Option<String> {
+    if path.is_absolute() {
+        return url::Url::from_file_path(path).ok().map(String::from);
+    }
+    let encoded = path.to_str()?.bytes().map(|byte| match byte {
+        b'/' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    Some(encoded.collect())
+}

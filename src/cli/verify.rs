@@ -1,0 +1,131 @@
+//! `tokenmint verify`: reads a token and says, check by check, whether Salesforce would take it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use secrecy::SecretString;
+use serde_json::json;
+
+use super::doctor::{World, add_jwks, jwk_file, read, token_argument};
+use super::findings::Page;
+use super::{Context, Failure, say_json};
+use crate::app;
+use crate::clock::UnixTime;
+use crate::doctor::{self, Finding, Outcome, Parts, Purpose};
+use crate::json::Json;
+
+/// Read a token and say, check by check, whether Salesforce would take it
+///
+/// Works on this machine alone: no token leaves it. Keys come from the configuration, or from what you give.
+#[derive(Args)]
+#[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify")]
+pub(super) struct Verify {
+    /// The token [default: read from standard input, which keeps it out of the shell's history]
+    token: Option<SecretString>,
+    /// A private key, certificate or JWK that should verify it
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// A JWK that should verify it
+    #[arg(long, value_name = "FILE")]
+    jwk: Vec<PathBuf>,
+    /// A JWK Set that should verify it: a file, or an address, which is the only one asked
+    #[arg(long, value_name = "URL")]
+    jwks: Vec<String>,
+    /// The JSON Web Key Issuer that Setup shows
+    #[arg(long, value_name = "ISSUER")]
+    issuer: Option<String>,
+    /// Print the parts and the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        let world = World::of(context, false)?;
+        let mut known = world.known(context);
+        known.issuer = self.issuer.as_deref();
+        for path in &self.key {
+            known.add(read(path)?);
+        }
+        for path in &self.jwk {
+            known.jwks.push(jwk_file(path, false)?);
+        }
+        let runtime = app::runtime().map_err(Failure::failed)?;
+        for source in &self.jwks {
+            add_jwks(source, &mut known, &runtime, context)?;
+        }
+        let token = self.token.unwrap_or_else(|| SecretString::from("-"));
+        known.tokens = vec![token_argument(&token)?];
+        let now = known.now;
+
+        let mut findings = doctor::examine(&known);
+        let [token] = known.tokens.as_slice() else {
+            return Err(Failure::Failed("there is no token".to_owned()));
+        };
+        // What is wrong with the keys and the configuration is the doctor's.
+        findings.retain(|finding| finding.about == token.about);
+        let (outcome, verdict) = verdict(&findings, token.purpose());
+        match &token.parts {
+            _ if self.json => {
+                let parts = token.parts.as_ref().ok();
+                say_json(&json!({
+                    "ok": outcome != Outcome::Fail,
+                    "verdict": verdict,
+                    "header": parts.map(|parts| &parts.header),
+                    "claims": parts.map(|parts| &parts.claims),
+                    "findings": findings,
+                }));
+            }
+            parts => {
+                let mut page = Page::new();
+                if let Ok(parts) = parts {
+                    show(parts, now, &mut page);
+                }
+                page.findings(&findings);
+                page.verdict(outcome, &verdict);
+            }
+        }
+        if outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+    }
+}
+
+/// A token whose signature nobody looked at is never called good.
+fn verdict(findings: &[Finding], purpose: Purpose) -> (Outcome, String) {
+    let who = if purpose == Purpose::Intercom { "Intercom" } else { "Salesforce" };
+    let (worst, _) = doctor::verdict(findings);
+    let checked =
+        findings.iter().any(|finding| finding.check == "token-signature") || purpose == Purpose::Intercom;
+    match worst {
+        Outcome::Fail => (worst, format!("{who} would not take this token")),
+        _ if !checked => {
+            let verdict = "can't say: nothing speaks against it, but no key was there to check its signature; give \
+                           one with --key, --jwk or --jwks";
+            (Outcome::Fail, verdict.to_owned())
+        }
+        Outcome::Warn => (worst, format!("{who} would take this token; mind the warnings")),
+        Outcome::Pass => (worst, format!("{who} would take this token")),
+    }
+}
+
+fn show(parts: &Parts, now: UnixTime, page: &mut Page) {
+    for (title, json) in [("header", &parts.header), ("body", &parts.claims)] {
+        page.heading(title);
+        let Json::Object(members) = json else { continue };
+        let longest = members.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+        for (name, value) in members {
+            let written = match value {
+                Json::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
+                other => serde_json::to_string(other).unwrap_or_default(),
+            };
+            let when = match parts.time(name) {
+                Some(seconds) if ["exp", "iat", "nbf"].contains(&name.as_str()) => {
+                    format!("  {}", doctor::dated(UnixTime::from_seconds(seconds), now))
+                }
+                _ => String::new(),
+            };
+            let name: String = name.chars().filter(|c| !c.is_control()).collect();
+            page.line(&format!("  {name:longest$}  {written}{when}"));
+        }
+    }
+    page.line("");
+}

@@ -1,0 +1,165 @@
+//! Asks what can only be asked: addresses for their JWKS, and Salesforce for one token a profile.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::JwkDocument;
+use crate::clock::{Clock, UnixTime};
+use crate::config::{Config, Name};
+use crate::exchange::{About, ExchangeError, Exchanger, NoClient, Tools, look};
+use crate::jwks;
+use crate::keys::{KeyRing, Keyset};
+use crate::metrics::Metrics;
+use crate::tokens::{Profiles, Signer, Subject};
+
+/// What came back.
+pub enum Answer {
+    Jwks(Fetched),
+    Exchange {
+        profile: String,
+        /// On success, whose session it is.
+        result: Result<String, ExchangeError>,
+        /// Our clock minus theirs, in seconds.
+        skew: Option<f64>,
+    },
+}
+
+/// A JWKS as its address shows it.
+pub struct Fetched {
+    pub url: String,
+    /// `Err` says why there is no answer.
+    pub reply: Result<Reply, String>,
+    pub document: Option<JwkDocument>,
+    pub expected: Option<Expected>,
+}
+
+pub struct Reply {
+    pub status: u16,
+    pub location: Option<String>,
+    pub size: usize,
+    pub took: Duration,
+    pub skew: Option<f64>,
+}
+
+/// What an address should show.
+pub struct Expected {
+    pub kids: String,
+    set: serde_json::Value,
+    shown: Option<serde_json::Value>,
+}
+
+impl Fetched {
+    /// Whether it shows the keys that it should, whatever else may stand in the answer.
+    pub fn is_expected(&self) -> bool {
+        self.expected.as_ref().is_some_and(|expected| expected.shown.as_ref() == Some(&expected.set))
+    }
+}
+
+impl Expected {
+    fn of(keyset: &Arc<Keyset>, now: UnixTime) -> Self {
+        let kids = keyset.published(now).map(|key| key.kid.to_string()).collect::<Vec<_>>().join(", ");
+        let set = serde_json::to_value(jwks::set([keyset], now)).unwrap_or_default();
+        Self { kids, set, shown: None }
+    }
+}
+
+/// Fetches a JWKS once, as Salesforce does: no redirect, no login.
+pub async fn fetch(url: &str, clock: &dyn Clock) -> Fetched {
+    fetch_expecting(url, clock, None).await
+}
+
+async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expected>) -> Fetched {
+    let begun = clock.steady();
+    let asked = look(url).await;
+    let took = clock.steady().saturating_sub(begun);
+    let (reply, document) = match asked {
+        Err(why) => (Err(why), None),
+        Ok(answer) => {
+            let document = (answer.status == 200).then(|| {
+                let text = String::from_utf8_lossy(&answer.body);
+                JwkDocument { served: true, ..JwkDocument::read(url, &text) }
+            });
+            if let Some(expected) = &mut expected {
+                expected.shown = serde_json::from_slice(&answer.body).ok();
+            }
+            #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
+            let skew = answer.date.map(|date| (clock.now().seconds() - date) as f64);
+            let reply = Reply {
+                status: answer.status,
+                location: answer.location,
+                size: answer.body.len(),
+                took,
+                skew,
+            };
+            (Ok(reply), document)
+        }
+    };
+    Fetched { url: url.to_owned(), reply, document, expected }
+}
+
+/// The subject of the doctor's own exchange: nobody's.
+const NOBODY: &str = "tokenmint-doctor";
+
+/// Asks every address that the configuration names: each keyset at its public URL, and one exchange a profile.
+/// The login budget in `state` is the running service's too.
+///
+/// # Errors
+/// No HTTP client can be made.
+pub async fn ask(
+    config: &Config,
+    ring: &KeyRing,
+    ambient: (Arc<dyn Clock>, Arc<dyn crate::clock::Randomness>),
+    state: Option<PathBuf>,
+    subject: Option<Subject>,
+) -> Result<Vec<Answer>, NoClient> {
+    let (clock, randomness) = ambient;
+    let now = clock.now();
+    let mut answers = Vec::new();
+    if let Some(url) = config.server.public.as_ref().and_then(|public| public.url.as_ref()) {
+        for (name, keyset) in &ring.keysets {
+            if keyset.used_by.iter().any(|user| user.kind == crate::config::Kind::Identity) {
+                let url = format!("{}/keysets/{name}/jwks.json", url.as_str().trim_end_matches('/'));
+                let expected = Some(Expected::of(keyset, now));
+                answers.push(Answer::Jwks(fetch_expecting(&url, &*clock, expected).await));
+            }
+        }
+    }
+    let metrics = Arc::new(Metrics::new());
+    let signer = Arc::new(Signer::new(1, 1, &metrics));
+    let tools = Tools { signer, clock: clock.clone(), randomness, metrics: metrics.clone() };
+    let exchanger = Exchanger::new(tools, 1 << 20, state.as_deref())?;
+    let profiles = Profiles::new(config, ring);
+    let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
+    let subject = subject.unwrap_or_else(nobody);
+    for (name, profile) in &profiles.identity {
+        if profile.messaging.is_some() {
+            let claims = profile.claims(Vec::new()).expect("no claim is always allowed");
+            let served = exchanger.messaging(profile, subject.clone(), claims, None::<&SecretString>).await;
+            answers.push(exchanged("identity", name, served, &metrics));
+        }
+    }
+    for (name, profile) in &profiles.oauth {
+        let served = exchanger.oauth(profile, None).await;
+        answers.push(exchanged("oauth", name, served, &metrics));
+    }
+    Ok(answers)
+}
+
+fn exchanged(
+    kind: &str,
+    name: &Name,
+    served: Result<crate::exchange::Served, ExchangeError>,
+    metrics: &Metrics,
+) -> Answer {
+    let answered =
+        matches!(&served, Ok(_) | Err(ExchangeError::Rejected { .. } | ExchangeError::Unverified { .. }));
+    let result = served.map(|served| match &served.token.about {
+        About::Oauth { instance_url, .. } => format!("Salesforce gave an access token for {instance_url}"),
+        About::Messaging { subject, .. } => format!("Salesforce verified the user: the session is {subject}"),
+    });
+    let skew = answered.then(|| metrics.clock_skew.get());
+    Answer::Exchange { profile: format!("{kind}.{name}"), result, skew }
+}

@@ -4,7 +4,7 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples browser image bench
+.PHONY: run test lint unit interop examples browser image docs bench
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
@@ -46,6 +46,10 @@ browser:
 image:
 	tests/image lint
 	tests/image
+
+# The tables that docs/troubleshooting.md has of the checks and of Salesforce's answers.
+docs:
+	UPDATE_DOCS=1 $(CARGO) test --locked --test service troubleshooting::
 
 # Start, memory and size, with the goals beside them.
 bench:

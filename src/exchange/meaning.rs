@@ -270,6 +270,16 @@ pub fn of_messaging(status: u16, message: &str) -> &'static Meaning {
     find(&MESSAGING, status, "", message, &UNKNOWN_MESSAGING)
 }
 
+/// Every known answer: where it comes from, its words, and what it means.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static Meaning)> {
+    let of = |from: &'static str, table: &'static [Known]| {
+        let words =
+            |known: &'static Known| if known.error.is_empty() { known.description } else { known.error };
+        table.iter().map(move |known| (from, words(known), &known.meaning))
+    };
+    of("token endpoint", &OAUTH).chain(of("messaging", &MESSAGING))
+}
+
 fn find(
     table: &'static [Known],
     status: u16,

@@ -27,3 +27,4 @@ mod sandbox;
 mod secrecy;
 mod storm;
 mod support;
+mod troubleshooting;

@@ -1,0 +1,67 @@
+//! The docs' tables of checks and answers are made from the code that runs them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use tokenmint::doctor::{CASES, Source};
+use tokenmint::exchange::meaning::{self, Class};
+
+fn checks() -> String {
+    let mut table =
+        "| what people see | check | the question | what to do | source |\n|---|---|---|---|---|\n"
+            .to_owned();
+    for case in &CASES {
+        let source = match case.source {
+            Source::Doc => "doc",
+            Source::Field => "field",
+            Source::Rfc => "rfc",
+            Source::Own => "own",
+        };
+        let online = if case.online { " (`--online`)" } else { "" };
+        let row = [case.sees, &format!("`{}`{online}", case.id), case.answers, case.fix, source];
+        write_row(&mut table, &row);
+    }
+    table
+}
+
+fn answers() -> String {
+    let mut table =
+        "| from | Salesforce says | why | what to do | again |\n|---|---|---|---|---|\n".to_owned();
+    for (from, words, meaning) in meaning::all() {
+        let again = match meaning.class {
+            Class::Permanent => "never",
+            Class::Transient => "soon",
+            Class::Limited => "later",
+        };
+        write_row(&mut table, &[from, &format!("`{words}`"), meaning.cause, meaning.fix, again]);
+    }
+    table
+}
+
+fn write_row(table: &mut String, cells: &[&str]) {
+    for cell in cells {
+        write!(table, "| {} ", cell.replace('|', "\\|")).expect("memory");
+    }
+    table.push_str("|\n");
+}
+
+/// `text` with `table` between the comment that begins with `name` and the next end.
+fn with_table(text: &str, name: &str, table: &str) -> String {
+    let opening = text.find(&format!("<!-- {name}:")).expect("the table's beginning");
+    let start = opening + text[opening..].find('\n').expect("a line") + 1;
+    let end = start + text[start..].find("<!-- end -->").expect("the table's end");
+    format!("{}\n{table}\n{}", &text[..start], &text[end..])
+}
+
+/// `make docs` sets UPDATE_DOCS, and this writes what it would otherwise ask for.
+#[test]
+fn the_troubleshooting_tables_are_those_of_the_checks() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");
+    let text = std::fs::read_to_string(&path).expect("the page");
+    let made = with_table(&with_table(&text, "checks", &checks()), "answers", &answers());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, made).expect("writable");
+    } else {
+        assert!(text == made, "docs/troubleshooting.md is not what the checks say: run `make docs`");
+    }
+}

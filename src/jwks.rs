@@ -17,10 +17,15 @@ use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse, RSAKeyParameters,
     RSAKeyType, ThumbprintHash,
 };
+use prometheus::IntCounter;
 
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
-use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
+use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey, Usage};
+use crate::metrics::{Client, Metrics};
+
+/// Long enough that a storm of verifiers is served by caches, in seconds.
+const LONGEST_MAX_AGE: u64 = 300;
 
 /// A public key as Salesforce reads it: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC
 /// 7518, section 6.3.1). `x5c` is plain base64 of the DER (section 4.7), the leaf alone.
@@ -76,7 +81,11 @@ pub struct Document {
     pub etag: HeaderValue,
     from: UnixTime,
     until: UnixTime,
+    usages: Vec<Arc<Usage>>,
 }
+
+/// What the union of all keysets is called among their names.
+pub const UNION: &str = "*";
 
 /// The documents of a ring: one for each keyset, and their union.
 pub struct Published {
@@ -88,23 +97,40 @@ pub struct Published {
 pub struct Face {
     keysets: Vec<Arc<Keyset>>,
     document: ArcSwap<Document>,
+    /// `Cache-Control`: at most a quarter of the shortest lead, so that caches let go of a set well before a key that
+    /// it lacks signs.
+    pub cache_control: HeaderValue,
+    fetches: [IntCounter; Client::ALL.len()],
 }
 
 impl Published {
-    pub fn new(ring: &KeyRing, now: UnixTime) -> Self {
+    pub fn new(ring: &KeyRing, metrics: &Metrics, now: UnixTime) -> Self {
+        let face = |name: &str, keysets: Vec<Arc<Keyset>>| {
+            let fetches =
+                Client::ALL.map(|client| metrics.jwks_fetches.with_label_values(&[name, client.as_str()]));
+            Face::new(keysets, fetches, now)
+        };
+        let by_keyset = ring.keysets.iter();
         let by_keyset =
-            ring.keysets.iter().map(|(name, keyset)| (name.clone(), Face::new(vec![keyset.clone()], now)));
-        Self {
-            by_keyset: by_keyset.collect(),
-            union: Face::new(ring.keysets.values().cloned().collect(), now),
-        }
+            by_keyset.map(|(name, keyset)| (name.clone(), face(name.as_str(), vec![keyset.clone()])));
+        Self { by_keyset: by_keyset.collect(), union: face(UNION, ring.keysets.values().cloned().collect()) }
     }
 }
 
 impl Face {
-    fn new(keysets: Vec<Arc<Keyset>>, now: UnixTime) -> Self {
+    fn new(keysets: Vec<Arc<Keyset>>, fetches: [IntCounter; Client::ALL.len()], now: UnixTime) -> Self {
         let document = ArcSwap::from_pointee(Document::new(&keysets, now));
-        Self { keysets, document }
+        let lead = keysets.iter().map(|keyset| keyset.publish_lead.as_secs()).min().unwrap_or_default();
+        let max_age = (lead / 4).min(LONGEST_MAX_AGE);
+        let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
+        let cache_control = cache_control.expect("a number is visible ASCII");
+        Self { keysets, document, cache_control, fetches }
+    }
+
+    /// Counts that `client` has fetched `document` at `now`.
+    pub fn fetched(&self, document: &Document, client: Client, now: UnixTime) {
+        self.fetches[client as usize].inc();
+        document.usages.iter().for_each(|usage| usage.fetched(client, now));
     }
 
     /// The set as it is at `now`.
@@ -122,12 +148,14 @@ impl Face {
 impl Document {
     fn new(keysets: &[Arc<Keyset>], now: UnixTime) -> Self {
         let body = serde_json::to_vec(&set(keysets, now)).expect("strings can be written to memory");
+        let usages = keysets.iter().flat_map(|keyset| keyset.published(now));
         let hash = URL_SAFE_NO_PAD.encode(&digest(&SHA256, &body).as_ref()[..16]);
         Self {
             etag: HeaderValue::from_str(&format!("\"{hash}\"")).expect("base64url is visible ASCII"),
             body: body.into(),
             from: now,
             until: keysets.iter().map(|keyset| keyset.next_change(now)).min().unwrap_or(now),
+            usages: usages.map(|key| key.usage.clone()).collect(),
         }
     }
 }

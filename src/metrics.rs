@@ -4,6 +4,9 @@
 //! - Labels come from small closed sets: routes as they are written in the table, names from the
 //!   configuration, outcomes. Never anything that a caller sent.
 
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, MatchKind};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -31,8 +34,12 @@ pub struct Metrics {
     pub signing_duration: HistogramVec,
     /// Signatures that wait for a core.
     pub signing_queue_depth: IntGauge,
-    /// Fetches of a JWKS, by `keyset`; `*` is the union at /.well-known/jwks.json.
+    /// Fetches of a JWKS, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
     pub jwks_fetches: IntCounterVec,
+    /// When a JWKS with a key in it was last fetched, by `keyset`, `kid` and `client`.
+    pub key_fetched_at: IntGaugeVec,
+    /// Tokens signed since the start that may still live, by `keyset` and `kid`.
+    pub live_tokens: IntGaugeVec,
     /// Until each published certificate expires, by `keyset` and `kid`.
     pub certificate_remaining: GaugeVec,
     /// Until a pending key starts to sign, by `keyset` and `kid`.
@@ -55,8 +62,12 @@ pub struct Metrics {
     pub login_budget_used: GaugeVec,
     /// Our clock minus Salesforce's.
     pub clock_skew: Gauge,
-    /// Loads of the configuration, by `outcome`.
-    pub config_loads: IntCounterVec,
+    /// Reloads that took effect.
+    pub config_reloads: IntCounter,
+    /// Reloads that were refused; what ran before goes on.
+    pub config_reload_failures: IntCounter,
+    /// 1 while the files are those in force, 0 from a refused reload on until the next good one.
+    pub config_current: IntGauge,
     /// When the configuration in force was loaded.
     pub config_loaded_at: IntGauge,
     /// Log lines, audit lines among them, that were dropped because nobody read them in time.
@@ -102,8 +113,18 @@ impl Metrics {
             signing_queue_depth: make.gauge("signing_queue_depth", "Signatures that wait for a core."),
             jwks_fetches: make.counters(
                 "jwks_fetches_total",
-                "JWKS fetches, by keyset; * is the union of all.",
-                &["keyset"],
+                "JWKS fetches, by keyset (* is the union of all) and class of client.",
+                &["keyset", "client"],
+            ),
+            key_fetched_at: make.int_gauges(
+                "key_fetched_timestamp_seconds",
+                "When a JWKS with this key in it was last fetched, by class of client.",
+                &["keyset", "kid", "client"],
+            ),
+            live_tokens: make.int_gauges(
+                "live_tokens",
+                "Tokens signed with this key since the start that may still live.",
+                &["keyset", "kid"],
             ),
             certificate_remaining: make.gauges(
                 "certificate_remaining_seconds",
@@ -154,9 +175,17 @@ impl Metrics {
                 ))
                 .expect("constant and valid"),
             ),
-            config_loads: make.counters("config_loads_total", "Loads of the configuration.", &["outcome"]),
+            config_reloads: make.counter("config_reloads_total", "Reloads that took effect."),
+            config_reload_failures: make.counter(
+                "config_reload_failures_total",
+                "Reloads that were refused; what ran before goes on.",
+            ),
+            config_current: make.gauge(
+                "config_last_reload_successful",
+                "1 while the configuration in force is that of the files, 0 after a refused reload.",
+            ),
             config_loaded_at: make.gauge(
-                "config_last_load_success_timestamp_seconds",
+                "config_last_reload_success_timestamp_seconds",
                 "When the configuration in force was loaded.",
             ),
             log_lines_dropped: make
@@ -182,6 +211,85 @@ impl Metrics {
     /// What `render` is, in HTTP.
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
+
+/// Who fetches a JWKS, coarsely, by its `User-Agent`: a closed set, so that a label can hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Client {
+    /// Names Salesforce.
+    Salesforce,
+    /// A Java library, as Salesforce's servers are likely to use.
+    Java,
+    Browser,
+    /// A command-line tool or the HTTP library of another language.
+    Tool,
+    /// A health check or monitor.
+    Probe,
+    Other,
+    /// Says nothing.
+    None,
+}
+
+impl Client {
+    pub const ALL: [Self; 7] =
+        [Self::Salesforce, Self::Java, Self::Browser, Self::Tool, Self::Probe, Self::Other, Self::None];
+
+    /// The value of the label `client`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Salesforce => "salesforce",
+            Self::Java => "java",
+            Self::Browser => "browser",
+            Self::Tool => "tool",
+            Self::Probe => "probe",
+            Self::Other => "other",
+            Self::None => "none",
+        }
+    }
+
+    pub fn of(user_agent: Option<&[u8]>) -> Self {
+        let Some(user_agent) = user_agent.filter(|user_agent| !user_agent.is_empty()) else {
+            return Self::None;
+        };
+        let found = CLIENTS.find(user_agent);
+        found.map_or(Self::Other, |found| CLIENT_WORDS[found.pattern().as_usize()].1)
+    }
+}
+
+/// Where several fit, the first in the text counts.
+static CLIENTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let words = CLIENT_WORDS.map(|(word, _)| word);
+    let built =
+        AhoCorasick::builder().ascii_case_insensitive(true).match_kind(MatchKind::LeftmostFirst).build(words);
+    built.expect("a few short words")
+});
+
+const CLIENT_WORDS: [(&str, Client); 24] = [
+    ("salesforce", Client::Salesforce),
+    ("sfdc", Client::Salesforce),
+    ("java", Client::Java),
+    ("jakarta", Client::Java),
+    ("apache-httpclient", Client::Java),
+    ("jetty", Client::Java),
+    ("okhttp", Client::Java),
+    ("netty", Client::Java),
+    ("mozilla", Client::Browser),
+    ("curl", Client::Tool),
+    ("wget", Client::Tool),
+    ("python", Client::Tool),
+    ("node", Client::Tool),
+    ("ruby", Client::Tool),
+    ("go-http", Client::Tool),
+    ("reqwest", Client::Tool),
+    ("postman", Client::Tool),
+    ("kube-probe", Client::Probe),
+    ("healthcheck", Client::Probe),
+    ("googlehc", Client::Probe),
+    ("prometheus", Client::Probe),
+    ("blackbox", Client::Probe),
+    ("uptime", Client::Probe),
+    ("tokenmint", Client::Probe),
+];
 
 struct Make<'a>(&'a Registry);
 
@@ -222,5 +330,25 @@ impl Make<'_> {
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(SECONDS.to_vec());
         self.add(HistogramVec::new(opts, labels).expect("constant and valid"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_known_by_a_word_in_its_user_agent() {
+        let of = |user_agent: &str| Client::of(Some(user_agent.as_bytes()));
+        assert_eq!(Client::of(None), Client::None);
+        assert_eq!(of(""), Client::None);
+        assert_eq!(of("SFDC-Callout/62.0"), Client::Salesforce);
+        assert_eq!(of("Java/17.0.2"), Client::Java);
+        assert_eq!(of("Mozilla/5.0 (X11; Linux x86_64)"), Client::Browser);
+        assert_eq!(of("kube-probe/1.31"), Client::Probe);
+        assert_eq!(of("curl/8.5"), Client::Tool);
+        assert_eq!(of("\u{ff}?"), Client::Other);
+        // A label's value is the enum's position too.
+        assert!(Client::ALL.iter().enumerate().all(|(at, client)| *client as usize == at));
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,8 +41,11 @@ pub struct Listener {
     /// `minting`, `public` or `ops`.
     pub name: &'static str,
     socket: Socket,
-    tls: Option<TlsAcceptor>,
+    tls: Option<TlsInForce>,
 }
+
+/// The TLS of a listener, which a reload replaces for connections to come.
+pub type TlsInForce = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
@@ -60,11 +64,7 @@ impl Drop for SocketFile {
 impl Listener {
     /// # Errors
     /// The address is taken or not ours.
-    pub async fn bind(
-        name: &'static str,
-        listen: &Listen,
-        tls: Option<Arc<ServerConfig>>,
-    ) -> io::Result<Self> {
+    pub async fn bind(name: &'static str, listen: &Listen, tls: Option<TlsInForce>) -> io::Result<Self> {
         let socket = match listen {
             Listen::Tcp(address) => Socket::Tcp(TcpListener::bind(address).await?),
             Listen::Unix(path) => {
@@ -75,7 +75,7 @@ impl Listener {
                 Socket::Unix(socket, file)
             }
         };
-        Ok(Self { name, socket, tls: tls.map(TlsAcceptor::from) })
+        Ok(Self { name, socket, tls })
     }
 
     /// Where it listens; port 0 has become a real one.
@@ -127,7 +127,8 @@ impl Listener {
             };
             let place = Place::take(place, open.clone());
             let service = TowerToHyperService::new(router.clone());
-            let (http, tls, stop) = (http.clone(), self.tls.clone(), stop.clone());
+            let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+            let (http, stop) = (http.clone(), stop.clone());
             tasks.spawn(async move {
                 let _place = place;
                 match (stream, tls) {

@@ -1,12 +1,14 @@
 //! Builds the rooms out of a `Config`, runs them, and stops.
 //!
-//! Start: everything is loaded and checked before a port opens. End: on SIGTERM or SIGINT it is no longer
+//! Start: everything is loaded and checked before a port opens. Changed files are taken over by [`reload`]. End: on SIGTERM or SIGINT it is no longer
 //! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
 //! within ten seconds whatever clients do; a second signal ends it at once.
 
 mod listen;
 pub mod logging;
+pub mod reload;
 pub mod tls;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
-use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness};
+use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
 use crate::config::{Batch, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
 use crate::http::{Audit, Place, Rooms, Service, router};
@@ -32,6 +34,8 @@ use crate::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
+use reload::{InForce, Reloader, Source};
+use watch::{Fingerprint, Watched};
 
 /// Load balancers see that it isn't ready before connections are refused.
 const NOTICE: Duration = Duration::from_secs(1);
@@ -58,6 +62,9 @@ pub struct Loaded {
     pub ring: KeyRing,
     tls: Option<Arc<ServerConfig>>,
     public_tls: Option<Arc<ServerConfig>>,
+    files: Watched,
+    /// What they held before they were read.
+    read: Fingerprint,
 }
 
 impl Loaded {
@@ -66,6 +73,20 @@ impl Loaded {
     /// # Errors
     /// All that is wrong with them.
     pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
+        Self::after(config, None, clock)
+    }
+
+    /// As `new`, to take the place of what runs with `previous`.
+    ///
+    /// # Errors
+    /// As `new`, and what must not change while verifiers know that ring.
+    pub fn after(
+        config: Config,
+        previous: Option<&KeyRing>,
+        clock: &dyn Clock,
+    ) -> Result<Self, Vec<Problem>> {
+        let files = Watched::of(&config);
+        let read = files.fingerprint();
         let mut problems = Vec::new();
         let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls));
         let public = config.server.public.as_ref().and_then(|public| public.tls.as_ref());
@@ -74,8 +95,8 @@ impl Loaded {
             tls.and_then(|loaded| loaded.map_err(|problem| problems.push(problem)).ok())
         };
         let (tls, public_tls) = (usable(server_tls), usable(public_tls));
-        match KeyRing::load(&config.keysets, clock.now()) {
-            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls }),
+        match KeyRing::load(&config.keysets, clock.now(), previous) {
+            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls, files, read }),
             Ok(_) => Err(problems),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
@@ -88,13 +109,14 @@ impl Loaded {
 
 /// What is wrong with the keys of a configuration that is wrong itself.
 pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<Problem> {
-    KeyRing::load(keysets, clock.now()).err().unwrap_or_default()
+    KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }
 
 /// The service with its sockets bound, not yet answering.
 pub struct App {
     service: Arc<Service>,
     listeners: Vec<(Listener, &'static [Place])>,
+    in_force: InForce,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,15 +139,17 @@ impl App {
         ambient: Ambient,
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let Loaded { config, ring, tls, public_tls } = loaded;
+        let Loaded { config, ring, tls, public_tls, files, read } = loaded;
+        let replaceable = |tls: Option<Arc<ServerConfig>>| tls.map(|tls| Arc::new(ArcSwap::new(tls)));
+        let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
         let all: &[Place] = match &server.ops {
             None => &[Place::Minting, Place::Public, Place::Ops],
             Some(_) => &[Place::Minting, Place::Public],
         };
-        let mut wanted = vec![("minting", "server", &server.listen, tls, all)];
+        let mut wanted = vec![("minting", "server", &server.listen, tls.clone(), all)];
         if let Some(public) = &server.public {
-            wanted.push(("public", "server.public", &public.listen, public_tls, &[Place::Public]));
+            wanted.push(("public", "server.public", &public.listen, public_tls.clone(), &[Place::Public]));
         }
         if let Some(listen) = &server.ops {
             wanted.push(("ops", "server.ops", listen, None, &[Place::Ops]));
@@ -138,7 +162,9 @@ impl App {
             listeners.push((listener, places));
         }
         let service = Arc::new(service(&config, ring, ambient, Box::new(dropped_lines))?);
-        Ok(Self { service, listeners })
+        let server = Arc::new(config.server);
+        let in_force = InForce { service: service.clone(), server, tls, public_tls, files, read };
+        Ok(Self { service, listeners, in_force })
     }
 
     /// Name, scheme and address of each listener.
@@ -150,9 +176,14 @@ impl App {
         &self.service
     }
 
+    /// Takes over what changes at `source`, for as long as it runs.
+    pub fn reloader(&self, source: Source) -> Reloader {
+        Reloader::new(source, self.in_force.clone())
+    }
+
     /// Answers until `stop` ends, then drains. `hurry` ends the drain early.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
-        let Self { service, listeners } = self;
+        let Self { service, listeners, .. } = self;
         let tasks = TaskTracker::new();
         let closing = CancellationToken::new();
         let connections = service.limits.connections;
@@ -199,18 +230,9 @@ fn service(
     if config.server.signing.batch == Batch::Auto {
         tracing::info!("signs one at a time: this build has no batch signing");
     }
-    metrics.config_loads.with_label_values(&["success"]).inc();
+    metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
-    for keyset in ring.keysets.keys().map(Name::as_str).chain(["*"]) {
-        metrics.jwks_fetches.with_label_values(&[keyset]);
-    }
-    let profiles = Profiles::new(config, &ring);
-    let rooms = Rooms {
-        callers: Callers::new(config, &profiles, &metrics),
-        published: Published::new(&ring, now),
-        profiles,
-        ring,
-    };
+    let rooms = rooms(config, ring, &metrics, now);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, &metrics));
     let tools = Tools {
         signer: signer.clone(),
@@ -234,6 +256,16 @@ fn service(
         draining: AtomicBool::new(false),
         dropped_lines,
     })
+}
+
+fn rooms(config: &Config, ring: KeyRing, metrics: &Metrics, now: UnixTime) -> Rooms {
+    let profiles = Profiles::new(config, &ring);
+    Rooms {
+        callers: Callers::new(config, &profiles, metrics),
+        published: Published::new(&ring, metrics, now),
+        profiles,
+        ring,
+    }
 }
 
 /// Where the login budget is kept: by default of this user on this host, so that restarts and replicas beside each

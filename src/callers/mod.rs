@@ -6,7 +6,7 @@
 
 mod pace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +106,18 @@ impl Callers {
             })
             .collect();
         Self { keys, callers }
+    }
+
+    /// Who is granted what, in the words of the metrics.
+    pub fn granted(&self) -> BTreeSet<(String, String)> {
+        let granted = self.callers.iter().flat_map(|caller| {
+            let identity = caller.identity.by_name.values().map(|grant| &grant.profile.name);
+            let oauth = caller.oauth.by_name.values().map(|grant| &grant.profile.name);
+            let intercom = caller.intercom.by_name.values().map(|grant| &grant.profile.name);
+            let profiles = identity.chain(oauth).chain(intercom);
+            profiles.map(|profile| (caller.name.to_string(), profile.to_string()))
+        });
+        granted.collect()
     }
 
     /// The caller who has this API key. Takes as long for a wrong key as for a right one, whosever it is.

@@ -51,7 +51,7 @@ impl Dev {
         let loaded = Loaded::new(config, &*context.ambient.clock).map_err(Failure::of_files)?;
         let clock = context.ambient.clock.clone();
         let mut org = org(&loaded, "", Guests::Anonymous, clock.now());
-        serve::run(loaded, context, Output::Stderr, |app| {
+        serve::run(loaded, None, context, Output::Stderr, |app| {
             let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
             let url = url.unwrap_or_default();
             for deployment in &mut org.deployments {

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 it found problems
 //! or failed, 2 wrong usage, 64 bad configuration.
 
+mod ask;
 mod callers;
 mod check;
 mod completions;
@@ -32,6 +33,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
+use crate::app::reload::Source;
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::{self, Config, Environment, Invalid, Keyset, Name, Problem};
@@ -117,6 +119,11 @@ impl Context<'_> {
         self.environment.keys().any(|variable| config::is_override(variable))
     }
 
+    /// Where the configuration comes from.
+    fn source(&self) -> Source {
+        Source { file: self.config.clone(), environment: self.environment.clone() }
+    }
+
     /// The configuration alone; no key is opened.
     fn config(&self) -> Result<Config, Failure> {
         let loaded = Config::load(self.config.as_deref(), self.environment);
@@ -138,7 +145,7 @@ impl Context<'_> {
         let clock = &*self.ambient.clock;
         match Config::load(self.config.as_deref(), self.environment) {
             Ok(config) => Loaded::new(config, clock).map_err(Failure::of_files),
-            Err(Invalid { mut problems, warnings, keysets }) => {
+            Err(Invalid { mut problems, warnings, keysets, .. }) => {
                 problems.extend(app::key_problems(&keysets, clock));
                 Err(Failure::Configuration { problems, warnings })
             }

@@ -1,10 +1,15 @@
 //! `tokenmint serve`: runs the service.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::{Context, Failure};
 use crate::app::logging::{self, Log, Output};
+use crate::app::reload::Source;
 use crate::app::{self, App, Loaded};
 
 /// Run the service
@@ -14,14 +19,26 @@ pub(super) struct Serve {}
 
 impl Serve {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        // First of all: from here on a SIGHUP does not kill. One that comes before there is anything to reload is kept.
+        let hangup = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(Failure::failed)?;
         let loaded = context.load()?;
-        run(loaded, context, Output::Stdout, |_| {})
+        let reload = Reload { source: context.source(), hangup };
+        run(loaded, Some(reload), context, Output::Stdout, |_| {})
     }
+}
+
+/// What is reloaded on SIGHUP.
+pub(super) struct Reload {
+    source: Source,
+    /// Set by a SIGHUP that came early.
+    hangup: Arc<AtomicBool>,
 }
 
 /// Runs `loaded` until a signal ends it. `started` is called once it answers.
 pub(super) fn run(
     loaded: Loaded,
+    reload: Option<Reload>,
     context: &Context<'_>,
     output: Output,
     started: impl FnOnce(&App),
@@ -43,7 +60,15 @@ pub(super) fn run(
         started(&app);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         let mut hurry = Signals::listen().map_err(Failure::failed)?;
-        app.run(signals.end(), hurry.second_end()).await;
+        // One request waits; those that come meanwhile are the same.
+        let (ask, asked) = mpsc::channel(1);
+        if let Some(Reload { source, hangup }) = reload {
+            if hangup.load(Ordering::Acquire) {
+                let _ = ask.try_send(());
+            }
+            tokio::spawn(app.reloader(source).run(asked));
+        }
+        app.run(signals.end(ask), hurry.second_end()).await;
         tracing::info!("stopped");
         Ok(())
     });
@@ -66,14 +91,14 @@ impl Signals {
         })
     }
 
-    /// SIGTERM or SIGINT. SIGHUP never ends the process.
-    async fn end(&mut self) {
+    /// SIGTERM or SIGINT. Until then SIGHUP asks for a reload.
+    async fn end(&mut self, reload: mpsc::Sender<()>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return tracing::info!(signal = "SIGTERM", "stopping"),
                 _ = self.interrupt.recv() => return tracing::info!(signal = "SIGINT", "stopping"),
                 _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP does nothing yet; restart to read the configuration again");
+                    let _ = reload.try_send(());
                 }
             }
         }

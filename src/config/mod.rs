@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 pub use names::{
@@ -30,6 +30,12 @@ pub const DEFAULT_FILE: &str = "tokenmint.toml";
 /// Claims that a token's own rules set and no caller may (RFC 7519, section 4.1).
 pub const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
+/// By default a key is published for a day before it signs: verifiers cache a JWKS for as much as half a day.
+pub const PUBLISH_LEAD: Duration = Duration::from_hours(24);
+
+/// By default a key stays published for an hour beyond the last token that it may have signed.
+pub const RETIRE_MARGIN: Duration = Duration::from_hours(1);
+
 /// No token lives for less: browsers judge `exp` by their own clock, without leeway.
 pub const SHORTEST_TTL: Duration = Duration::from_mins(1);
 
@@ -43,6 +49,8 @@ pub struct Config {
     pub callers: BTreeMap<Name, Caller>,
     /// Allowed, but probably not what was meant.
     pub warnings: Vec<Problem>,
+    /// The files that it was made of.
+    pub files: Vec<PathBuf>,
 }
 
 /// Why there is no [`Config`]. The keysets that could be read are kept, so that `check` can look into their
@@ -51,6 +59,8 @@ pub struct Invalid {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
     pub keysets: BTreeMap<Name, Keyset>,
+    /// As far as they are known.
+    pub files: Vec<PathBuf>,
 }
 
 pub struct Server {
@@ -65,6 +75,28 @@ pub struct Server {
     pub audit_key: Option<SecretString>,
     /// Where the login budget is kept across restarts; ours alone.
     pub state_directory: Option<PathBuf>,
+}
+
+impl Server {
+    /// What differs from `other` and is settled at the start: sockets, sizes, and what keys the audit log. What the files
+    /// of TLS hold may change at any time.
+    pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
+        fn public(server: &Server) -> Option<(&Listen, bool)> {
+            server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
+        }
+        let key = |server: &Self| server.audit_key.as_ref().map(|key| key.expose_secret().to_owned());
+        let differences = [
+            ("server.listen", self.listen != other.listen),
+            ("server.tls", self.tls.is_some() != other.tls.is_some()),
+            ("server.public", public(self) != public(other)),
+            ("server.ops", self.ops != other.ops),
+            ("server.limits", self.limits != other.limits),
+            ("server.signing", self.signing != other.signing),
+            ("server.audit_key", key(self) != key(other)),
+            ("server.state_directory", self.state_directory != other.state_directory),
+        ];
+        differences.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+    }
 }
 
 /// Where a listener listens.
@@ -100,7 +132,7 @@ pub struct Public {
     pub tls: Option<Tls>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Limits {
     /// From a request's head to its answer.
     pub request_timeout: Duration,
@@ -124,6 +156,7 @@ pub struct Pace {
     pub burst: u32,
 }
 
+#[derive(PartialEq, Eq)]
 pub struct Signing {
     pub batch: Batch,
     pub library: Option<PathBuf>,
@@ -147,6 +180,10 @@ pub struct Keyset {
     pub algorithm: Algorithm,
     /// The longest life of a token that its keys may have signed.
     pub longest_life: Duration,
+    /// A key is published for at least this long before it signs.
+    pub publish_lead: Duration,
+    /// A key stays published for this long beyond the last token that it may have signed.
+    pub retire_margin: Duration,
     pub used_by: Vec<ProfileName>,
 }
 
@@ -250,15 +287,21 @@ impl Config {
                     None => "; write one with `tokenmint init`, or try `tokenmint dev`",
                     Some(_) => "",
                 };
-                return Err(Invalid::of(vec![Problem::new(
-                    "",
-                    name,
-                    format!("can't be read: {error}{hint}"),
-                )]));
+                let problem = Problem::new("", name, format!("can't be read: {error}{hint}"));
+                return Err(Invalid { files: vec![path.to_path_buf()], ..Invalid::of(vec![problem]) });
             }
         };
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        Self::parse(&name, &text, base, environment)
+        match Self::parse(&name, &text, base, environment) {
+            Ok(mut config) => {
+                config.files.push(path.to_path_buf());
+                Ok(config)
+            }
+            Err(mut invalid) => {
+                invalid.files.push(path.to_path_buf());
+                Err(invalid)
+            }
+        }
     }
 
     /// As `load`, from text. `name` is what messages call it; relative paths start at `base`.
@@ -273,15 +316,16 @@ impl Config {
         findings.add(problems);
         parse::near_misses(environment, &findings);
         let parsed = Section::of("", &root, &findings).map(|section| parse::config(&section));
-        let (problems, warnings) = findings.into_parts();
+        let (problems, warnings, files) = findings.into_parts();
         match parsed {
             Some(parse::Parsed { rest: Some(rest), keysets }) if problems.is_empty() => {
-                Ok(rest.into_config(keysets, warnings))
+                Ok(rest.into_config(keysets, warnings, files))
             }
             parsed => Err(Invalid {
                 problems,
                 warnings,
                 keysets: parsed.map(|parsed| parsed.keysets).unwrap_or_default(),
+                files,
             }),
         }
     }
@@ -294,6 +338,6 @@ pub fn is_override(variable: &str) -> bool {
 
 impl Invalid {
     const fn of(problems: Vec<Problem>) -> Self {
-        Self { problems, warnings: Vec::new(), keysets: BTreeMap::new() }
+        Self { problems, warnings: Vec::new(), keysets: BTreeMap::new(), files: Vec::new() }
     }
 }

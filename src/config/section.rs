@@ -17,13 +17,20 @@ use super::source::{Node, Origin, Problem, Value};
 pub(crate) struct Findings {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    /// Files that were looked into, whether they could be read or not.
+    files: RefCell<Vec<PathBuf>>,
     /// Relative paths start here: the folder of the configuration file.
     pub base: PathBuf,
 }
 
 impl Findings {
     pub const fn new(base: PathBuf) -> Self {
-        Self { problems: RefCell::new(Vec::new()), warnings: RefCell::new(Vec::new()), base }
+        Self {
+            problems: RefCell::new(Vec::new()),
+            warnings: RefCell::new(Vec::new()),
+            files: RefCell::new(Vec::new()),
+            base,
+        }
     }
 
     pub fn problem(&self, field: impl Into<String>, origin: &Origin, message: impl Into<String>) {
@@ -38,8 +45,9 @@ impl Findings {
         self.problems.borrow_mut().extend(problems);
     }
 
-    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
-        (self.problems.into_inner(), self.warnings.into_inner())
+    /// Problems, warnings, and the files that were looked into.
+    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<PathBuf>) {
+        (self.problems.into_inner(), self.warnings.into_inner(), self.files.into_inner())
     }
 }
 
@@ -163,13 +171,11 @@ impl<'a> Section<'a> {
         }
         let secret = match file {
             None => inline?,
-            Some(path) => match read_secret(&path) {
-                Ok(content) => content,
-                Err(message) => {
-                    self.problem(name_file, message);
-                    return None;
-                }
-            },
+            Some(path) => {
+                let content = read_secret(&path);
+                self.findings.files.borrow_mut().push(path);
+                content.map_err(|message| self.problem(name_file, message)).ok()?
+            }
         };
         if secret.is_empty() {
             self.problem(if self.has(name) { name } else { name_file }, "is empty");

@@ -66,7 +66,7 @@ pub(crate) enum Value {
     Text(Zeroizing<String>),
     Untyped(Zeroizing<String>),
     Integer(i64),
-    Boolean,
+    Boolean(bool),
     Float,
     Moment(String),
 }
@@ -78,7 +78,7 @@ impl Value {
             Self::List(_) => "a list",
             Self::Text(_) | Self::Untyped(_) => "a string",
             Self::Integer(_) => "an integer",
-            Self::Boolean => "a boolean",
+            Self::Boolean(_) => "a boolean",
             Self::Float => "a decimal number",
             Self::Moment(_) => "a date",
         }
@@ -134,7 +134,7 @@ fn plain_value(value: &DeValue<'_>, lines: &Lines<'_>) -> Value {
             i64::from_str_radix(digits.as_str(), digits.radix()).map_or(Value::Float, Value::Integer)
         }
         DeValue::Float(_) => Value::Float,
-        DeValue::Boolean(_) => Value::Boolean,
+        DeValue::Boolean(flag) => Value::Boolean(*flag),
         DeValue::Datetime(moment) => Value::Moment(moment.to_string()),
         DeValue::Array(items) => Value::List(
             items

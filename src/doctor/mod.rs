@@ -20,7 +20,7 @@ use serde::Serialize;
 pub use answers::{Answer, Fetched, ask, fetch};
 pub use cases::{CASES, Case, Source};
 pub use certificate::GivenCertificate;
-pub use checks::dated;
+pub use checks::{dated, span};
 pub use jwk::JwkDocument;
 pub use material::{GivenKey, Material, UNKNOWN, recognise};
 pub use token::{Parts, Purpose, UnverifiedToken};

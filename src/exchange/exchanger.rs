@@ -1,10 +1,11 @@
 //! The cache of access tokens and the exchanges behind it: who waits, who asks Salesforce, and what is kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
@@ -18,6 +19,7 @@ use super::meaning::Class;
 use super::upstream::{self, Reply};
 use super::{AccessToken, ExchangeError, Served};
 use crate::clock::{Clock, Randomness, UnixTime};
+use crate::config::KeyId;
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Signer, Subject};
 
@@ -55,6 +57,8 @@ struct Inner {
     flights: Mutex<HashMap<CacheKey, Flight>>,
     circuits: Circuits,
     budget: Budget,
+    /// Keys that were taken away while tokens got with them may come in.
+    withdrawn: ArcSwap<BTreeSet<KeyId>>,
     signer: Arc<Signer>,
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
@@ -95,6 +99,7 @@ impl Exchanger {
             flights: Mutex::default(),
             circuits: Circuits::default(),
             budget: Budget::new(state),
+            withdrawn: ArcSwap::default(),
             signer,
             clock,
             randomness,
@@ -128,6 +133,15 @@ impl Exchanger {
         self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, rejected).await
     }
 
+    /// Drops the tokens that were got with one of `kids`, also those still on their way. Says how many were kept.
+    pub fn withdraw(&self, kids: BTreeSet<KeyId>) -> usize {
+        let tokens = &self.0.tokens;
+        self.0.withdrawn.store(Arc::new(kids));
+        let kids = self.0.withdrawn.load();
+        let theirs = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
+        theirs.map(|(key, _)| tokens.invalidate(&*key)).count()
+    }
+
     /// Tokens that are kept now.
     pub fn entries(&self) -> u64 {
         self.0.tokens.run_pending_tasks();
@@ -136,7 +150,7 @@ impl Exchanger {
 
     async fn serve(&self, job: Job, rejected: Option<&SecretString>) -> Result<Served, ExchangeError> {
         let inner = &self.0;
-        let key = job.cache_key(inner.clock.now())?;
+        let key = job.cache_key();
         if let Some(rejected) = rejected {
             inner.drop_rejected(&key, rejected);
         }
@@ -255,7 +269,9 @@ impl Inner {
                 let expires_at = token.expires_at.seconds();
                 tracing::info!(target: "tokenmint::audit", profile, outcome, expires_at, "exchanged");
                 self.failures.invalidate(key);
-                self.tokens.insert(*key, token.clone());
+                if !self.withdrawn.load().contains(&token.kid) {
+                    self.tokens.insert(*key, token.clone());
+                }
                 Ok(token)
             }
             Err(error) => {
@@ -269,12 +285,13 @@ impl Inner {
         self.admit(job)?;
         self.spend(job).await?;
         let now = self.clock.now();
+        let kid = job.signing_kid(now)?.clone();
         let request = job.request(&self.client, now, &*self.randomness, &self.signer).await?;
         let reply = upstream::send(request).await;
         let read = match &reply {
             Ok(reply) => {
                 self.watch_clock(now, reply);
-                job.read(reply).and_then(|obtained| self.dated(obtained))
+                job.read(reply).and_then(|obtained| self.dated(obtained, kid))
             }
             Err(fault) => Err(ExchangeError::from(fault.clone())),
         };
@@ -345,7 +362,7 @@ impl Inner {
     }
 
     /// Gives a token its end, and a moment for its renewal that differs a little from the others'.
-    fn dated(&self, obtained: Obtained) -> Result<AccessToken, ExchangeError> {
+    fn dated(&self, obtained: Obtained, kid: KeyId) -> Result<AccessToken, ExchangeError> {
         let (now, steady) = (self.clock.now(), self.clock.steady());
         let life = match obtained.life {
             Life::For(life) => life,
@@ -360,6 +377,7 @@ impl Inner {
         Ok(AccessToken {
             secret: obtained.secret,
             about: obtained.about,
+            kid,
             obtained_at: now,
             expires_at: now.plus(life),
             expires_steady: steady + life,

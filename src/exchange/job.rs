@@ -15,7 +15,7 @@ use super::meaning::{self, Class, Meaning};
 use super::upstream::{Reply, quoted};
 use super::{About, ExchangeError, Upstream};
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{HttpsUrl, Messaging, ProfileName};
+use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName};
 use crate::json::Json;
 use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
 
@@ -81,14 +81,24 @@ impl Job {
         }
     }
 
+    /// The key that signs at `now`.
+    ///
     /// # Errors
-    /// No key signs now, so nothing can be exchanged.
-    pub fn cache_key(&self, now: UnixTime) -> Result<CacheKey, MintError> {
-        Ok(match self {
+    /// None does yet.
+    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+        match self {
+            Self::Oauth(profile) => profile.signing_kid(now),
+            Self::Messaging { profile, .. } => profile.signing_kid(now),
+        }
+    }
+
+    /// Whose token it is. Which key signs is no part of that: a token outlives the turn of its key, and a rotation
+    /// doesn't send everybody to Salesforce at once.
+    pub fn cache_key(&self) -> CacheKey {
+        match self {
             Self::Oauth(profile) => CacheKey::of(&[
                 b"oauth",
                 profile.name.to_string().as_bytes(),
-                profile.signing_kid(now)?.as_str().as_bytes(),
                 profile.consumer_key.as_bytes(),
                 profile.audience.as_bytes(),
                 profile.token_url.as_str().as_bytes(),
@@ -99,7 +109,6 @@ impl Job {
                 CacheKey::of(&[
                     b"messaging",
                     profile.name.to_string().as_bytes(),
-                    profile.signing_kid(now)?.as_str().as_bytes(),
                     profile.issuer.as_bytes(),
                     profile.audience.as_deref().unwrap_or_default().as_bytes(),
                     channel.scrt_url.as_str().as_bytes(),
@@ -109,7 +118,7 @@ impl Job {
                     &claims.sorted(),
                 ])
             }
-        })
+        }
     }
 
     /// Scheme, host and port of that: what fails together.

@@ -7,6 +7,7 @@
 //!   correction of the host's time prolongs it.
 //! - Failures are remembered, hosts in trouble left alone, logins budgeted: nothing here can be made to ask
 //!   Salesforce as often as callers ask us.
+//! - Nothing is kept that was got with a key that has been taken away since.
 //! - Nothing is kept of an answer that isn't whole, verified and in Salesforce's own domains.
 //! - Who may ask is decided before, on every request; a hit is no permission.
 
@@ -24,6 +25,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
 use crate::clock::UnixTime;
+use crate::config::KeyId;
 use crate::tokens::MintError;
 pub use exchanger::{Exchanger, NoClient, Tools};
 use meaning::Meaning;
@@ -34,6 +36,8 @@ pub use upstream::{Seen, look};
 pub struct AccessToken {
     pub secret: SecretString,
     pub about: About,
+    /// The key that signed what it was exchanged for.
+    pub kid: KeyId,
     pub obtained_at: UnixTime,
     pub expires_at: UnixTime,
     /// The steady clock's view of the same.

@@ -1,38 +1,41 @@
 //! What everybody may see: the JWK Sets that Salesforce pulls, and the description of the interface.
 
-use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use ::http::{HeaderMap, HeaderValue, StatusCode};
+use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 
-use super::{Now, OPENAPI, Refusal};
-use crate::jwks::Document;
+use super::{Now, OPENAPI, Refusal, Service};
+use crate::jwks::Face;
+use crate::metrics::Client;
 
-/// Short beside the lead of a new key (24 h), long enough that a storm of verifiers is served by caches.
-const MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
-
-pub(super) async fn union(State(service): Now, headers: HeaderMap) -> Response {
-    service.metrics.jwks_fetches.with_label_values(&["*"]).inc();
-    let rooms = service.rooms.load();
-    set(&rooms.published.union.document(service.clock.now()), &headers)
+pub(super) async fn union(State(service): Now, method: Method, headers: HeaderMap) -> Response {
+    set(&service.rooms.load().published.union, &service, &method, &headers)
 }
 
 pub(super) async fn keyset(
     State(service): Now,
     name: Result<Path<String>, PathRejection>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     // A name that isn't even UTF-8 is just another that doesn't exist.
     let Path(name) = name.map_err(|_| Refusal::NotFound)?;
     let rooms = service.rooms.load();
-    let (name, face) = rooms.published.by_keyset.get_key_value(name.as_str()).ok_or(Refusal::NotFound)?;
-    service.metrics.jwks_fetches.with_label_values(&[name.as_str()]).inc();
-    Ok(set(&face.document(service.clock.now()), &headers))
+    let face = rooms.published.by_keyset.get(name.as_str()).ok_or(Refusal::NotFound)?;
+    Ok(set(face, &service, &method, &headers))
 }
 
-fn set(document: &Document, headers: &HeaderMap) -> Response {
-    let caching = [(ETAG, document.etag.clone()), (CACHE_CONTROL, MAX_AGE)];
+fn set(face: &Face, service: &Service, method: &Method, headers: &HeaderMap) -> Response {
+    let now = service.clock.now();
+    let document = face.document(now);
+    // Who asks by HEAD has not got the keys.
+    if method == Method::GET {
+        let client = Client::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
+        face.fetched(&document, client, now);
+    }
+    let caching = [(ETAG, document.etag.clone()), (CACHE_CONTROL, face.cache_control.clone())];
     if matches(headers, &document.etag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }

@@ -13,12 +13,6 @@ use crate::config::section::{Findings, Section, text};
 use crate::config::source::{self, Node, Value};
 use crate::config::{KeyId, Problem};
 
-/// A key stays published for this long beyond the last token that it may have signed.
-pub const MARGIN: Duration = Duration::from_hours(1);
-
-/// A key is published for at least this long before it signs: verifiers cache a JWKS for as much as half a day.
-pub const PUBLISH_LEAD: Duration = Duration::from_hours(24);
-
 /// The name of the schedule beside the keys.
 pub const FILE: &str = "keyset.toml";
 
@@ -27,6 +21,32 @@ pub const FILE: &str = "keyset.toml";
 pub struct Entry {
     pub kid: KeyId,
     pub sign_from: Option<UnixTime>,
+    /// Since when it has been published, as its writer says.
+    pub added: Option<UnixTime>,
+    /// It signs before verifiers can be sure to know it, knowingly.
+    pub emergency: bool,
+}
+
+impl Entry {
+    /// A key that needs no schedule.
+    pub const fn sole(kid: KeyId) -> Self {
+        Self { kid, sign_from: None, added: None, emergency: false }
+    }
+}
+
+/// A `keyset.toml`, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// In order of `sign_from`.
+    pub entries: Vec<Entry>,
+    /// Keys that may neither sign nor be published any more, whatever their dates.
+    pub retired: Vec<KeyId>,
+}
+
+impl Schedule {
+    pub fn names(&self, kid: &KeyId) -> bool {
+        self.entries.iter().any(|entry| entry.kid == *kid) || self.retired.contains(kid)
+    }
 }
 
 /// What becomes of a key as time passes.
@@ -75,8 +95,9 @@ impl Life {
     }
 }
 
-/// The lives of `entries`, which are in order of `sign_from`.
-pub fn lives(entries: &[Entry], longest_token_life: Duration) -> Vec<Life> {
+/// The lives of `entries`, which are in order of `sign_from`. A key stays published for `margin` beyond the last
+/// token that it may have signed.
+pub fn lives(entries: &[Entry], longest_token_life: Duration, margin: Duration) -> Vec<Life> {
     let next = entries.iter().skip(1).map(|entry| entry.sign_from).chain([None]);
     entries
         .iter()
@@ -84,24 +105,24 @@ pub fn lives(entries: &[Entry], longest_token_life: Duration) -> Vec<Life> {
         .map(|(entry, signs_until)| Life {
             signs_from: entry.sign_from,
             signs_until,
-            published_until: signs_until.map(|until| until.plus(longest_token_life).plus(MARGIN)),
+            published_until: signs_until.map(|until| until.plus(longest_token_life).plus(margin)),
         })
         .collect()
 }
 
-/// Reads `keyset.toml`. The entries come back in order of `sign_from`.
+/// Reads `keyset.toml`. A key that says when it was `added` signs `publish_lead` later at the earliest.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Vec<Problem>> {
+pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
     let root = source::read_toml(name, text)?;
     let findings = Findings::new(PathBuf::new());
-    let entries: Vec<Entry> = Section::of("", &root, &findings)
-        .map(|root| root.tables("key").iter().filter_map(entry).collect())
+    let read: Vec<Read> = Section::of("", &root, &findings)
+        .map(|root| root.tables("key").iter().filter_map(|key| entry(key, publish_lead)).collect())
         .unwrap_or_default();
-    let (mut problems, _) = findings.into_parts();
-    problems.extend(clashes(name, &entries));
-    if entries.is_empty() && problems.is_empty() {
+    let (mut problems, ..) = findings.into_parts();
+    problems.extend(clashes(name, &read));
+    if read.is_empty() && problems.is_empty() {
         problems.push(Problem::new(
             "key",
             name,
@@ -111,43 +132,72 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let mut entries = entries;
-    entries.sort_by_key(|entry| entry.sign_from);
-    Ok(entries)
+    let mut schedule = Schedule { entries: Vec::new(), retired: Vec::new() };
+    for read in read {
+        match read {
+            Read::Scheduled(entry) => schedule.entries.push(entry),
+            Read::Retired(kid) => schedule.retired.push(kid),
+        }
+    }
+    schedule.entries.sort_by_key(|entry| entry.sign_from);
+    Ok(schedule)
 }
 
-fn entry(section: &Section<'_>) -> Option<Entry> {
+/// One `[[key]]`.
+enum Read {
+    Scheduled(Entry),
+    Retired(KeyId),
+}
+
+fn entry(section: &Section<'_>, publish_lead: Duration) -> Option<Read> {
     let kid = section.required("kid", |node| KeyId::parse(&text(node)?), "the name of the KID.key file");
-    let sign_from = section.required("sign_from", moment, "when it starts to sign, as 2026-12-01T00:00:00Z");
+    let retired = section.optional("retired", flag).unwrap_or_default();
+    let sign_from = section.optional("sign_from", moment);
     let added = section.optional("added", moment);
+    let emergency = section.optional("emergency", flag).unwrap_or_default();
+    if retired {
+        return kid.map(Read::Retired);
+    }
+    if !section.has("sign_from") {
+        section.problem("sign_from", "is missing: when it starts to sign, as 2026-12-01T00:00:00Z");
+    }
     let (kid, sign_from) = (kid?, sign_from?);
-    if let Some(added) = added
-        && sign_from < added.plus(PUBLISH_LEAD)
-    {
+    if let Some(added) = added.filter(|added| sign_from < added.plus(publish_lead) && !emergency) {
         let message = format!(
-            "comes before verifiers know the key: added {added}, it may sign from {} on",
-            added.plus(PUBLISH_LEAD)
+            "comes before verifiers know the key: added {added}, it may sign from {} on (`publish_lead` later). If it \
+             must sign sooner, say `emergency = true`: until they fetch the keys anew, its tokens fail",
+            added.plus(publish_lead)
         );
         section.problem("sign_from", message);
         return None;
     }
-    Some(Entry { kid, sign_from: Some(sign_from) })
+    Some(Read::Scheduled(Entry { kid, sign_from: Some(sign_from), added, emergency }))
 }
 
-fn clashes(name: &str, entries: &[Entry]) -> Vec<Problem> {
+fn clashes(name: &str, read: &[Read]) -> Vec<Problem> {
     let mut kids = BTreeSet::new();
     let mut starts = BTreeSet::new();
     let mut problems = Vec::new();
-    for entry in entries {
-        if !kids.insert(&entry.kid) {
-            problems.push(Problem::new("key.kid", name, format!("`{}` is listed twice", entry.kid)));
+    for read in read {
+        let (Read::Scheduled(Entry { kid, .. }) | Read::Retired(kid)) = read;
+        if !kids.insert(kid) {
+            problems.push(Problem::new("key.kid", name, format!("`{kid}` is listed twice")));
         }
-        if !starts.insert(entry.sign_from) {
+        if let Read::Scheduled(entry) = read
+            && !starts.insert(entry.sign_from)
+        {
             let message = format!("`{}` signs from the same moment as another key", entry.kid);
             problems.push(Problem::new("key.sign_from", name, message));
         }
     }
     problems
+}
+
+fn flag(node: &Node) -> Result<bool, String> {
+    match &node.value {
+        Value::Boolean(flag) => Ok(*flag),
+        _ => Err("must be true or false".to_owned()),
+    }
 }
 
 fn moment(node: &Node) -> Result<UnixTime, String> {
@@ -164,6 +214,8 @@ fn moment(node: &Node) -> Result<UnixTime, String> {
 mod tests {
     use super::*;
 
+    const LEAD: Duration = Duration::from_hours(24);
+
     fn at(seconds: i64) -> UnixTime {
         UnixTime::from_seconds(seconds)
     }
@@ -172,8 +224,8 @@ mod tests {
     fn a_key_is_pending_then_signs_then_retires_then_is_gone() {
         let schedule = "[[key]]\nkid = \"b\"\nsign_from = 1970-01-12T13:46:40Z\n\
                         [[key]]\nkid = \"a\"\nsign_from = 1970-01-01T00:00:10Z\n";
-        let entries = parse("keyset.toml", schedule).expect("valid");
-        let lives = lives(&entries, Duration::from_mins(1));
+        let entries = parse("keyset.toml", schedule, LEAD).expect("valid").entries;
+        let lives = lives(&entries, Duration::from_mins(1), Duration::from_hours(1));
         let (first, second) = (lives[0], lives[1]);
         assert_eq!(entries[0].kid.as_str(), "a");
         assert_eq!([first.state(at(9)), first.state(at(10))], [State::Pending, State::Signing]);
@@ -192,7 +244,19 @@ mod tests {
     fn a_start_before_the_lead_is_refused_with_the_date_that_works() {
         let schedule =
             "[[key]]\nkid = \"a\"\nadded = 2026-11-28T00:00:00Z\nsign_from = 2026-11-28T12:00:00Z\n";
-        let problems = parse("keyset.toml", schedule).expect_err("too soon");
+        let problems = parse("keyset.toml", schedule, LEAD).expect_err("too soon");
         assert!(problems[0].message.contains("2026-11-29T00:00:00Z"), "{problems:?}");
+        let knowingly = format!("{schedule}emergency = true\n");
+        assert!(parse("keyset.toml", &knowingly, LEAD).expect("allowed").entries[0].emergency);
+    }
+
+    #[test]
+    fn a_retired_key_needs_no_dates_and_gives_its_turn_back() {
+        let schedule = "[[key]]\nkid = \"a\"\nsign_from = 2026-11-28T00:00:00Z\n\
+                        [[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\nretired = true\n\
+                        [[key]]\nkid = \"c\"\nretired = true\n";
+        let Schedule { entries, retired } = parse("keyset.toml", schedule, LEAD).expect("valid");
+        assert_eq!(retired.iter().map(KeyId::as_str).collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(lives(&entries, LEAD, LEAD)[0].signs_until, None);
     }
 }

@@ -89,7 +89,7 @@ impl OauthProfile {
         payload.extend_from_slice(b",\"jti\":\"");
         payload.extend_from_slice(&jti);
         payload.extend_from_slice(b"\"}");
-        let (token, kid) = self.template.sign(&payload, now, signer).await?;
+        let (token, kid) = self.template.sign(&payload, now, expires_at, signer).await?;
         let minted = Minted { token, kid: Some(kid), issued_at: now, expires_at };
         Ok(Assertion { minted, token_endpoint: self.token_url.as_str() })
     }

@@ -97,7 +97,7 @@ impl IdentityProfile {
         write_times(&mut payload, now, expires_at);
         claims.write(&mut payload);
         payload.push(b'}');
-        let (token, kid) = self.template.sign(&payload, now, signer).await?;
+        let (token, kid) = self.template.sign(&payload, now, expires_at, signer).await?;
         Ok(Minted { token, kid: Some(kid), issued_at: now, expires_at })
     }
 }

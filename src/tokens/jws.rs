@@ -44,11 +44,12 @@ impl Template {
         })
     }
 
-    /// Signs `payload` with the key whose turn it is at `now`.
+    /// Signs `payload`, which says that it ends at `expires_at`, with the key whose turn it is at `now`.
     pub async fn sign(
         &self,
         payload: &[u8],
         now: UnixTime,
+        expires_at: UnixTime,
         signer: &Signer,
     ) -> Result<(SecretString, KeyId), MintError> {
         let position = self.position(now)?;
@@ -59,6 +60,7 @@ impl Template {
         let signature = &mut signature[..signature_len];
         signer.sign(&key.private, self.keyset.algorithm, token.as_bytes(), signature).await?;
         end(&mut token, signature);
+        key.usage.signed(expires_at);
         Ok((SecretString::from(std::mem::take(&mut *token)), key.kid.clone()))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokenmint::clock::{ManualClock, UnixTime};
 
-use crate::exchange::InProcess;
+use crate::in_process::InProcess;
 use crate::support::{Running, Workspace, configuration, sha256_hex, unverified, user_1, verified};
 
 fn workspace() -> Workspace {
@@ -50,7 +50,9 @@ async fn one_call_brings_every_token_of_the_page() {
         let counted = format!(r#"tokens_minted_total{{caller="page",profile="{profile}"}} 1"#);
         assert!(metrics.contains(&counted), "{metrics}");
     }
-    service.logged("intercom.fin").await;
+    for profile in ["identity.web", "intercom.fin"] {
+        service.logged(&format!("\"profile\":\"{profile}\"")).await;
+    }
     assert_eq!(service.log().matches("\"minted\"").count(), 2, "an audit line for each token");
 }
 

@@ -2,7 +2,6 @@
 //! test sets and a Salesforce that counts.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,11 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokenmint::app::{Ambient, App, Loaded};
-use tokenmint::clock::{Clock as _, ManualClock, SystemRandomness, UnixTime};
-use tokenmint::config::{Config, Environment};
+use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
 
-use crate::support::{API_KEY, Answer, CRM_KEY, Workspace, sha256_hex, unverified};
+use crate::in_process::InProcess;
+use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, sha256_hex, unverified};
 
 /// How the fake answers the next requests.
 #[derive(Clone)]
@@ -178,109 +176,6 @@ impl House {
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
         let (fake, salesforce) = Fake::start(clock.clone()).await;
         Self { fake, service: InProcess::start(clock, &salesforce, more).await }
-    }
-}
-
-/// The service in this process, by the test's clock, over a real socket.
-pub struct InProcess {
-    pub url: String,
-    pub client: reqwest::Client,
-    pub clock: Arc<ManualClock>,
-    /// Of the key that signs assertions; DER.
-    pub certificate: Vec<u8>,
-    _workspace: Workspace,
-}
-
-impl InProcess {
-    pub async fn start(clock: Arc<ManualClock>, salesforce: &str, more: &str) -> Self {
-        let workspace = Workspace::bare();
-        let text = format!(
-            r#"
-[server]
-listen = "127.0.0.1:0"
-state_directory = "state"
-[keysets.web]
-directory = "keys/web"
-[keysets.crm]
-directory = "keys/crm"
-[identity.web]
-keyset = "web"
-issuer = "intercom.com"
-claims = ["plan"]
-[identity.web.messaging]
-scrt_url = "{salesforce}"
-org_id = "00D000000000001"
-es_developer_name = "Web_Channel"
-requests_per_minute = 200
-[identity.shop]
-keyset = "web"
-issuer = "intercom.com"
-[identity.shop.messaging]
-scrt_url = "{salesforce}"
-org_id = "00D000000000002"
-es_developer_name = "Shop_Channel"
-requests_per_minute = 200
-[callers.both]
-api_key_sha256 = ["{both}"]
-allow = ["identity.web", "identity.shop"]
-[identity.plain]
-keyset = "web"
-issuer = "intercom.com"
-[oauth.crm]
-keyset = "crm"
-consumer_key = "3MVG9.consumer"
-username = "integration@acme.com"
-audience = "https://login.salesforce.com"
-token_url = "{salesforce}/services/oauth2/token"
-access_token_ttl = "100s"
-[callers.web]
-api_key_sha256 = ["{web}"]
-allow = ["identity.web", "oauth.crm"]
-[callers.crm]
-api_key_sha256 = ["{crm}"]
-allow = ["identity.plain"]
-{more}
-"#,
-            web = sha256_hex(API_KEY),
-            crm = sha256_hex(CRM_KEY),
-            both = sha256_hex("both"),
-        );
-        let config = Config::parse("test", &text, workspace.path(""), &Environment::new());
-        let config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let certificate = loaded.ring.find("CrmKey1").expect("a key").1.certificate(clock.now()).der;
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(SystemRandomness::default()) };
-        let app = App::bind(loaded, ambient, || 0).await.expect("bound");
-        let url =
-            app.addresses().next().map(|(_, _, address)| format!("http://{address}")).expect("a listener");
-        tokio::spawn(app.run(std::future::pending(), std::future::pending()));
-        Self { url, client: reqwest::Client::new(), clock, certificate, _workspace: workspace }
-    }
-
-    pub fn post(
-        &self,
-        path: &str,
-        api_key: &str,
-        body: &Value,
-    ) -> impl Future<Output = Answer> + Send + use<> {
-        Answer::of(self.client.post(format!("{}{path}", self.url)).bearer_auth(api_key).json(body))
-    }
-
-    pub fn oauth(&self) -> impl Future<Output = Answer> + Send + use<> {
-        self.post("/oauth-access-token", API_KEY, &json!({}))
-    }
-
-    pub fn messaging(&self, sub: &str) -> impl Future<Output = Answer> + Send + use<> {
-        self.post("/messaging-access-token", API_KEY, &json!({"sub": sub}))
-    }
-
-    pub fn pass(&self, seconds: u64) {
-        self.clock.advance(Duration::from_secs(seconds));
-    }
-
-    pub async fn metric(&self, name: &str) -> String {
-        let text = Answer::of(self.client.get(format!("{}/metrics", self.url))).await.text;
-        text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
     }
 }
 
@@ -741,4 +636,48 @@ async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token(
     assert_eq!([&handed_out["caller"], &handed_out["profile"]], ["web", "oauth.crm"]);
     assert_eq!(handed_out["token_sha256"], sha256_hex(token));
     assert!(!service.log().contains(token));
+}
+
+/// A key directory of `oauth.crm` with two keys, the second signing from `from`, and a word on the first.
+fn two_keys(house: &House, from: i64, first: &str) {
+    house.workspace.write_key("keys/crm/CrmKey2.key", &KEYS.web512);
+    let schedule = format!(
+        "[[key]]\nkid = \"CrmKey1\"\nsign_from = 2026-01-01T00:00:00Z\n{first}\n[[key]]\nkid = \"CrmKey2\"\nsign_from = {}\n",
+        UnixTime::from_seconds(from)
+    );
+    house.workspace.write("keys/crm/keyset.toml", &schedule);
+    house.service.reload();
+}
+
+/// Access tokens outlive the turn of the key that they were got with: a rotation is no storm of logins.
+#[tokio::test]
+async fn a_rotation_sends_nobody_to_salesforce() {
+    let house = House::start().await;
+    let now = house.clock.now().seconds();
+    two_keys(&house, now + 10, "");
+    let first = house.oauth().await.ok()["access_token"].clone();
+    house.pass(20);
+    let again = house.oauth().await.ok();
+    assert_eq!((&again["access_token"], &again["cached"]), (&first, &json!(true)));
+    let asked = json!({"rejected_token": first});
+    house.post("/oauth-access-token", API_KEY, &asked).await.ok();
+    let sent = house.fake.0.assertions.lock().expect("not poisoned").clone();
+    let assertion = |form: &String| form.split_once("assertion=").expect("a form").1.to_owned();
+    let kids: Vec<Value> = sent.iter().map(|form| unverified(&assertion(form)).0["kid"].clone()).collect();
+    assert_eq!(kids, ["CrmKey1", "CrmKey2"]);
+}
+
+/// What was got with a key that others may have is not handed out any more.
+#[tokio::test]
+async fn access_tokens_that_were_got_with_a_retired_key_are_dropped() {
+    let house = House::start().await;
+    let now = house.clock.now().seconds();
+    two_keys(&house, now + 1_000_000, "");
+    let first = house.oauth().await.ok()["access_token"].clone();
+    assert_eq!(house.oauth().await.ok()["cached"], true);
+    two_keys(&house, now, "retired = true");
+    let next = house.oauth().await.ok();
+    assert_eq!(next["cached"], false);
+    assert_ne!(next["access_token"], first);
+    assert_eq!(house.metric("tokenmint_token_cache_entries").await, "tokenmint_token_cache_entries 1");
 }

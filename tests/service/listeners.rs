@@ -221,11 +221,12 @@ async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
 
 #[tokio::test]
 async fn sighup_never_kills() {
-    let service = Workspace::new().serve().await;
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
     for _ in 0..5 {
         signal(service.pid(), "HUP");
     }
-    service.logged("SIGHUP").await;
+    service.logged("reloaded").await;
     service.post("/identity-token", &json!({"sub": "a"})).await.ok();
     let (status, _) = service.terminate().await;
     assert!(status.success());
@@ -247,9 +248,9 @@ async fn health_and_metrics_say_what_they_are() {
         "tokenmint_requests_total{route=\"other\",status=\"404\"} 1",
         "tokenmint_request_duration_seconds_bucket{",
         "tokenmint_signing_queue_depth 0",
-        "tokenmint_jwks_fetches_total{keyset=\"web\"} 0",
+        "tokenmint_jwks_fetches_total{client=\"java\",keyset=\"web\"} 0",
         "tokenmint_certificate_remaining_seconds{keyset=\"crm\",kid=\"CrmKey1\"}",
-        "tokenmint_config_loads_total{outcome=\"success\"} 1",
+        "tokenmint_config_reload_failures_total 0",
         "tokenmint_connections{listener=\"minting\"} 1",
         "tokenmint_panics_total 0",
         "process_resident_memory_bytes",

@@ -77,7 +77,7 @@ async fn a_verifier_that_has_it_is_told_304() {
     assert_eq!((head.status.as_u16(), head.text.as_str(), head.header("etag")), (200, "", etag.as_str()));
     assert_eq!(head.header("content-length"), first.text.len().to_string());
     let metrics = service.metrics().await;
-    assert!(metrics.contains(r#"tokenmint_jwks_fetches_total{keyset="web"} 7"#), "{metrics}");
+    assert!(metrics.contains(r#"tokenmint_jwks_fetches_total{client="none",keyset="web"} 6"#), "{metrics}");
 }
 
 #[tokio::test]

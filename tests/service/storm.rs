@@ -9,7 +9,7 @@ use tokenmint::clock::{ManualClock, UnixTime};
 use tokenmint::sandbox::{self, App, Deployment, Door, Fault, Keys, Misdeed, Org, Sandbox, Settings};
 use tokio_util::sync::CancellationToken;
 
-use crate::exchange::InProcess;
+use crate::in_process::InProcess;
 use crate::support::{API_KEY, Answer, unverified};
 
 /// Those that cost no time: a test of five thousand can't wait five seconds for each.

@@ -53,7 +53,7 @@ fn with_table(text: &str, name: &str, table: &str) -> String {
     format!("{}\n{table}\n{}", &text[..start], &text[end..])
 }
 
-/// `make docs` sets UPDATE_DOCS, and this writes what it would otherwise ask for.
+/// `make docs` sets `UPDATE_DOCS`, and this writes what it would otherwise ask for.
 #[test]
 fn the_troubleshooting_tables_are_those_of_the_checks() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 
-use super::super::section::{Section, text};
+use super::super::section::{Section, duration, text};
+use super::super::source::Node;
 use super::super::{
-    Algorithm, Identity, KeyId, KeySource, Keyset, Kind, Name, Oauth, ProfileName, SHORTEST_TTL,
+    Algorithm, Identity, KeyId, KeySource, Keyset, Kind, Name, Oauth, PUBLISH_LEAD, ProfileName,
+    RETIRE_MARGIN, SHORTEST_TTL,
 };
+use super::{HOUR, within};
 
 pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
     let directory = section.path("directory");
@@ -15,6 +20,14 @@ pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
     let key_file = section.path("key_file");
     let kid = section.optional("kid", |node| KeyId::parse(&text(node)?));
     let passphrase = section.secret("passphrase", "passphrase_file");
+    let publish_lead = section.optional("publish_lead", months).unwrap_or(PUBLISH_LEAD);
+    let retire_margin = section.optional("retire_margin", months).unwrap_or(RETIRE_MARGIN);
+    if publish_lead < HOUR {
+        section.warn(
+            "publish_lead",
+            "is shorter than verifiers keep a JWKS: they meet keys that they don't know",
+        );
+    }
 
     let given = ["directory", "key", "key_file"].into_iter().filter(|name| section.has(name)).count();
     if given != 1 {
@@ -41,8 +54,14 @@ pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
         passphrase,
         algorithm: Algorithm::Rs256,
         longest_life: SHORTEST_TTL,
+        publish_lead,
+        retire_margin,
         used_by: Vec::new(),
     })
+}
+
+fn months(node: &Node) -> Result<Duration, String> {
+    within(duration(node)?, 1, 90 * 86_400, "1s", "90d")
 }
 
 /// Gives each keyset the algorithm and the longest token life of the profiles that sign with it.

@@ -9,6 +9,7 @@ mod profiles;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section::{Findings, Section, count};
@@ -39,9 +40,14 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub fn into_config(self, keysets: BTreeMap<Name, Keyset>, warnings: Vec<Problem>) -> Config {
+    pub fn into_config(
+        self,
+        keysets: BTreeMap<Name, Keyset>,
+        warnings: Vec<Problem>,
+        files: Vec<PathBuf>,
+    ) -> Config {
         let Self { server, identity, oauth, intercom, bundles, callers } = self;
-        Config { server, keysets, identity, oauth, intercom, bundles, callers, warnings }
+        Config { server, keysets, identity, oauth, intercom, bundles, callers, warnings, files }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::keys::{Key, Keyset};
 type Found = Vec<Observation>;
 
 /// The length of `seconds` in words, as `3 hours`.
-fn span(seconds: i64) -> String {
+pub fn span(seconds: i64) -> String {
     let seconds = seconds.unsigned_abs();
     let (count, unit) = match seconds {
         0..=119 => (seconds, "second"),

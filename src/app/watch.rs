@@ -1,0 +1,108 @@
+//! Whether the files of a configuration have changed, by what they hold: notifications get lost on some mounts, and
+//! dates say nothing of a Kubernetes `..data` link that was turned to another folder.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::config::{Config, Invalid, KeySource, Keyset, Tls};
+use crate::keys::SCHEDULE_FILE;
+
+/// No file of a configuration is longer.
+const LONGEST: u64 = 4 << 20;
+
+/// The files and folders that a configuration is made of.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Watched {
+    files: BTreeSet<PathBuf>,
+    /// Key directories.
+    directories: BTreeSet<PathBuf>,
+}
+
+/// What they hold, who owns them, and who may read them: two are equal only where nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Watched {
+    pub fn of(config: &Config) -> Self {
+        let mut watched = Self::default();
+        watched.add(&config.files, config.keysets.values());
+        let server = &config.server;
+        let public = server.public.as_ref().and_then(|public| public.tls.as_ref());
+        for Tls { certificate_file, private_key_file, client_ca_file } in server.tls.iter().chain(public) {
+            watched
+                .files
+                .extend([certificate_file, private_key_file].into_iter().chain(client_ca_file).cloned());
+        }
+        watched
+    }
+
+    /// As far as they are known: to see when it is mended.
+    pub fn of_invalid(invalid: &Invalid) -> Self {
+        let mut watched = Self::default();
+        watched.add(&invalid.files, invalid.keysets.values());
+        watched
+    }
+
+    fn add<'a>(&mut self, files: &[PathBuf], keysets: impl Iterator<Item = &'a Keyset>) {
+        self.files.extend(files.iter().cloned());
+        for keyset in keysets {
+            match &keyset.keys {
+                KeySource::Directory(directory) => _ = self.directories.insert(directory.clone()),
+                KeySource::File { path, .. } => _ = self.files.insert(path.clone()),
+                KeySource::Text { .. } => {}
+            }
+        }
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut context = Context::new(&SHA256);
+        let inside = self.directories.iter().flat_map(|directory| contents(directory));
+        for path in self.files.iter().cloned().chain(inside) {
+            note(&mut context, path.as_os_str().as_encoded_bytes());
+            look(&mut context, &path);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        Fingerprint(digest)
+    }
+}
+
+/// The files of a key directory that count, in order.
+fn contents(directory: &Path) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter(|path| {
+            let extension = path.extension().unwrap_or_default();
+            extension == "key"
+                || extension == "crt"
+                || path.file_name().is_some_and(|name| name == SCHEDULE_FILE)
+        })
+        .collect()
+}
+
+fn look(context: &mut Context, path: &Path) {
+    let read = File::open(path).and_then(|file| {
+        let metadata = file.metadata()?;
+        note(context, &metadata.mode().to_be_bytes());
+        note(context, &metadata.uid().to_be_bytes());
+        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        file.take(LONGEST).read_to_end(&mut bytes)?;
+        note(context, &bytes);
+        Ok(())
+    });
+    if let Err(error) = read {
+        note(context, format!("{:?}", error.kind()).as_bytes());
+    }
+}
+
+/// Each part with its length, so that no two lists of parts are one.
+fn note(context: &mut Context, part: &[u8]) {
+    context.update(&(part.len() as u64).to_be_bytes());
+    context.update(part);
+}

@@ -1,0 +1,212 @@
+//! Asks the service that runs with a configuration, on this host.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime as CertificateTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use crate::app::tls::certificates;
+use crate::clock::UnixTime;
+use crate::config::{Config, KeyId, Listen, Name, Tls};
+
+/// The metrics of ten thousand keys are smaller.
+const LARGEST: usize = 32 << 20;
+/// Who lists keys waits no longer for what it can do without.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a running service says of its keys.
+pub(super) struct Seen(BTreeMap<(String, String), Key>);
+
+#[derive(Default)]
+struct Key {
+    live_tokens: u64,
+    fetched: BTreeMap<String, UnixTime>,
+}
+
+impl Seen {
+    /// At most so many tokens that the key signed may live.
+    pub fn live_tokens(&self, keyset: &Name, kid: &KeyId) -> u64 {
+        self.key(keyset, kid).map_or(0, |key| key.live_tokens)
+    }
+
+    /// When each class of clients last fetched the key.
+    pub fn fetched(&self, keyset: &Name, kid: &KeyId) -> BTreeMap<String, UnixTime> {
+        self.key(keyset, kid).map(|key| key.fetched.clone()).unwrap_or_default()
+    }
+
+    fn key(&self, keyset: &Name, kid: &KeyId) -> Option<&Key> {
+        self.0.get(&(keyset.to_string(), kid.to_string()))
+    }
+
+    /// From the text of `/metrics`.
+    fn read(metrics: &str) -> Self {
+        let mut keys: BTreeMap<(String, String), Key> = BTreeMap::new();
+        for line in metrics.lines() {
+            let Some((name, rest)) = line.split_once('{') else { continue };
+            let Some((labels, value)) = rest.rsplit_once("} ") else { continue };
+            let label = |name: &str| {
+                let pairs = labels.split("\",").map(|pair| pair.trim_end_matches('"'));
+                pairs.filter_map(|pair| pair.split_once("=\"")).find(|(label, _)| *label == name)
+            };
+            let (Some((_, keyset)), Some((_, kid))) = (label("keyset"), label("kid")) else { continue };
+            let Ok(value) = value.parse::<f64>() else { continue };
+            #[expect(clippy::cast_possible_truncation, reason = "counts and dates are whole")]
+            let value = value as i64;
+            let key = keys.entry((keyset.to_owned(), kid.to_owned())).or_default();
+            match (name, label("client")) {
+                ("tokenmint_live_tokens", _) => key.live_tokens = u64::try_from(value).unwrap_or(0),
+                ("tokenmint_key_fetched_timestamp_seconds", Some((_, client))) => {
+                    key.fetched.insert(client.to_owned(), UnixTime::from_seconds(value));
+                }
+                _ => {}
+            }
+        }
+        Self(keys)
+    }
+}
+
+/// What the service that runs with `config` has seen; `None` where it can't be asked.
+pub(super) fn seen(config: &Config) -> Option<Seen> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let asked = async { tokio::time::timeout(PATIENCE, get(config, "/metrics")).await };
+    let (status, body) = runtime.block_on(asked).ok()?.ok()?;
+    status.is_success().then(|| Seen::read(&String::from_utf8_lossy(&body)))
+}
+
+pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The answer to `GET path`, of those that are on the ops listener where there is one.
+pub(super) async fn get(config: &Config, path: &str) -> Result<(StatusCode, Bytes), Error> {
+    let server = &config.server;
+    let (listen, tls) = match &server.ops {
+        Some(ops) => (ops, None),
+        None => (&server.listen, server.tls.as_ref()),
+    };
+    match listen {
+        Listen::Unix(socket) => over(UnixStream::connect(socket).await?, tls, path).await,
+        Listen::Tcp(address) => over(TcpStream::connect(reachable(*address)).await?, tls, path).await,
+    }
+}
+
+/// Who listens everywhere is reached on loopback.
+const fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+async fn over<S>(stream: S, tls: Option<&Tls>, path: &str) -> Result<(StatusCode, Bytes), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(tls) = tls else { return send(stream, path).await };
+    if tls.client_ca_file.is_some() {
+        return Err("[server.tls] asks for a client certificate, which this command has none of; move health and metrics \
+                    to a listener of their own with [server.ops]"
+            .into());
+    }
+    let own = certificates(&tls.certificate_file)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(OwnCertificate { own, provider }))
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost")?;
+    send(TlsConnector::from(Arc::new(config)).connect(name, stream).await?, path).await
+}
+
+async fn send<S>(stream: S, path: &str) -> Result<(StatusCode, Bytes), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get(path).header("Host", "localhost").body(Empty::<Bytes>::new())?;
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = Limited::new(body, LARGEST).collect().await?.to_bytes();
+    Ok((head.status, body))
+}
+
+/// Trusts exactly the certificate that the service is configured with: its name is the public one, which
+/// loopback doesn't have.
+#[derive(Debug)]
+struct OwnCertificate {
+    own: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for OwnCertificate {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: CertificateTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.own.first() == Some(end_entity) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::Error::General("another certificate answers than the configured one".to_owned()))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_of_a_key_is_read_from_the_metrics() {
+        let seen = Seen::read(
+            "# HELP tokenmint_live_tokens …\ntokenmint_live_tokens{keyset=\"web\",kid=\"a,b=c\"} 7\n\
+             tokenmint_key_fetched_timestamp_seconds{client=\"java\",keyset=\"web\",kid=\"a,b=c\"} 1764000000\n\
+             tokenmint_panics_total 0\n",
+        );
+        let (keyset, kid) = (Name::parse("web").expect("a name"), KeyId::parse("a=c").expect("an id"));
+        assert_eq!(seen.live_tokens(&keyset, &kid), 0);
+        let key = seen.0.get(&("web".to_owned(), "a,b=c".to_owned())).expect("the key");
+        assert_eq!(key.live_tokens, 7);
+        assert_eq!(key.fetched["java"].seconds(), 1_764_000_000);
+    }
+}

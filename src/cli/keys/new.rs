@@ -1,0 +1,85 @@
+//! `tokenmint keys new`: a key pair, with what Salesforce wants of it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Context, Failure, choose, complain, make, parse_kid};
+use crate::cli::say_json;
+use crate::config::{Algorithm, KeyId, PUBLISH_LEAD};
+use crate::keys::SCHEDULE_FILE;
+
+/// Make a key pair: the private key, its certificate, and the JWK to upload to Salesforce
+///
+/// Writes KID.key (readable by you only), KID.crt and KID.jwk. Nothing is overwritten.
+#[derive(Args)]
+#[command(after_help = "Example: tokenmint keys new WebAppKey1 --keyset web")]
+pub(in crate::cli) struct New {
+    /// The key id [default: the key's RFC 7638 thumbprint]
+    #[arg(value_parser = parse_kid)]
+    kid: Option<KeyId>,
+    /// The keyset of the configuration that it belongs to
+    #[arg(long, value_name = "NAME", conflicts_with = "directory")]
+    keyset: Option<String>,
+    /// The folder to write to, without any configuration
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Length of the modulus
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
+    bits: u64,
+    /// Print what was made as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl New {
+    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        let now = context.ambient.clock.now();
+        let (directory, algorithm) = if let Some(directory) = self.directory {
+            (directory, Algorithm::Rs256)
+        } else {
+            let keysets = context.keysets()?;
+            let (keyset, directory) = choose(keysets.values(), self.keyset.as_deref())?;
+            (directory.to_path_buf(), keyset.algorithm)
+        };
+        if let Some(other) = lone_key(&directory)? {
+            return Err(Failure::Failed(format!(
+                "{} holds {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` makes the next key and \
+                 writes from when each signs. By hand, write that first:\n\n[[key]]\nkid = \"{}\"\nsign_from = \
+                 {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
+                directory.display(),
+                other.trim_end_matches(".key"),
+                self.kid.as_ref().map_or("NEW", KeyId::as_str),
+                now.plus(PUBLISH_LEAD),
+            )));
+        }
+        let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
+        let made = make(&directory, self.kid, algorithm, bits, context)?;
+        if self.json {
+            say_json(&made);
+            return Ok(());
+        }
+        made.announce();
+        let schedule = fs::read_to_string(directory.join(SCHEDULE_FILE)).ok();
+        if schedule.is_some_and(|text| !text.contains(&format!("\"{}\"", made.kid))) {
+            complain(&format!("Now list `{}` in {}.", made.kid, directory.join(SCHEDULE_FILE).display()));
+        }
+        Ok(())
+    }
+}
+
+/// A key beside which another could not be told when to sign.
+fn lone_key(directory: &Path) -> Result<Option<String>, Failure> {
+    let listing = match fs::read_dir(directory) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::Failed(format!("{}: {error}", directory.display()))),
+    };
+    if directory.join(SCHEDULE_FILE).exists() {
+        return Ok(None);
+    }
+    let names = listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.into_iter().find(|name| name.ends_with(".key") && !name.starts_with('.')))
+}

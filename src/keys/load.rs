@@ -1,0 +1,419 @@
+//! Opens and checks the keys of all keysets, and says all that is wrong with any of them.
+//!
+//! A ring that takes the place of another is held to more: a key that verifiers have not met may not sign at once, and a
+//! key id stays with its key. What was parsed and checked before is not parsed again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::schedule::{self, Entry, Schedule, lives};
+use super::{
+    Certificate, Key, KeyRing, Keyset, Past, PrivateKey, PublicKey, SCHEDULE_FILE, SHORTEST_LIFE_LEFT, State,
+    Usage, WARN_LIFE_LEFT, file, pem,
+};
+use crate::clock::UnixTime;
+use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
+
+impl KeyRing {
+    /// Opens and checks the keys of all keysets. `previous` is the ring whose place it takes.
+    ///
+    /// # Errors
+    /// All that is wrong with any of them, each with its file.
+    pub fn load(
+        keysets: &BTreeMap<Name, config::Keyset>,
+        now: UnixTime,
+        previous: Option<&Self>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut loader = Loader::new(now, previous);
+        let sets: Vec<Arc<Keyset>> =
+            keysets.values().filter_map(|keyset| loader.keyset(keyset)).map(Arc::new).collect();
+        loader.distinct_kids(&sets);
+        loader.one_door_per_key(&sets);
+        if let Some(previous) = previous {
+            loader.no_surprise(&sets, previous);
+        }
+        if loader.problems.is_empty() {
+            let keysets = sets.into_iter().map(|keyset| (keyset.name.clone(), keyset)).collect();
+            Ok(Self { keysets, warnings: loader.warnings })
+        } else {
+            Err(loader.problems)
+        }
+    }
+}
+
+struct Loader<'a> {
+    now: UnixTime,
+    /// Keys that are open already, by what they were read from.
+    known: BTreeMap<[u8; 32], &'a Key>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+/// A key as it was found, before the schedule gave it a place.
+struct Found {
+    private: Arc<PrivateKey>,
+    usage: Arc<Usage>,
+    source: [u8; 32],
+    given: Option<Certificate>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(now: UnixTime, previous: Option<&'a KeyRing>) -> Self {
+        let keys = previous.into_iter().flat_map(KeyRing::keys);
+        let known = keys.map(|(_, key)| (key.source, key)).collect();
+        Self { now, known, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn keyset(&mut self, keyset: &config::Keyset) -> Option<Keyset> {
+        let field = format!("keysets.{}", keyset.name);
+        let (mut found, schedule) = match &keyset.keys {
+            KeySource::Text { kid, pem, origin } => {
+                let found = self.key(&format!("{field}.key"), origin, &pem::unfold(pem), keyset)?;
+                sole(kid, found)
+            }
+            KeySource::File { kid, path } => sole(kid, self.key_file(&field, path, keyset)?),
+            KeySource::Directory(directory) => self.directory(&field, directory, keyset)?,
+        };
+        let lives = lives(&schedule.entries, keyset.longest_life, keyset.retire_margin);
+        let mut keys = Vec::new();
+        let mut past: Vec<Past> = schedule.retired.into_iter().map(|kid| Past { kid, life: None }).collect();
+        for (Entry { kid, added, emergency, .. }, life) in schedule.entries.into_iter().zip(lives) {
+            if life.state(self.now) == State::Gone {
+                past.push(Past { kid, life: Some(life) });
+            } else if let Some(Found { private, usage, source, given }) = found.remove(&kid) {
+                keys.push(Key { kid, life, added, emergency, private, usage, source, given });
+            }
+        }
+        let keyset = Keyset {
+            name: keyset.name.clone(),
+            algorithm: keyset.algorithm,
+            keys,
+            past,
+            publish_lead: keyset.publish_lead,
+            used_by: keyset.used_by.clone(),
+        };
+        self.emergencies(&field, &keyset);
+        if keyset.signing(self.now).is_none() {
+            let first = keyset.keys.iter().filter_map(|key| key.life.signs_from).min();
+            let when = first.map_or_else(
+                || "; `tokenmint keys rotate --emergency` makes one".to_owned(),
+                |first| format!(" until {first}"),
+            );
+            self.warnings.push(Problem::new(field, SCHEDULE_FILE, format!("no key signs{when}")));
+        }
+        Some(keyset)
+    }
+
+    /// Notes why there is none.
+    fn noted<T, E: ToString>(&mut self, field: &str, source: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.problems.push(Problem::new(field, source, error.to_string()))).ok()
+    }
+
+    fn key_file(&mut self, field: &str, path: &Path, keyset: &config::Keyset) -> Option<Found> {
+        let origin = path.display().to_string();
+        let text = self.noted(field, &origin, file::read_private(path))?;
+        self.key(field, &origin, &text, keyset)
+    }
+
+    /// Parses and checks a key, unless just that text was parsed and checked before.
+    fn key(
+        &mut self,
+        field: &str,
+        origin: &str,
+        text: &SecretString,
+        keyset: &config::Keyset,
+    ) -> Option<Found> {
+        let passphrase = keyset.passphrase.as_ref();
+        let source = fingerprint(text, passphrase);
+        if let Some(key) = self.known.get(&source) {
+            return Some(Found {
+                private: key.private.clone(),
+                usage: key.usage.clone(),
+                source,
+                given: None,
+            });
+        }
+        let private = self.noted(field, origin, PrivateKey::parse(text, passphrase))?;
+        Some(Found { private: Arc::new(private), usage: Arc::default(), source, given: None })
+    }
+
+    fn directory(
+        &mut self,
+        field: &str,
+        directory: &Path,
+        keyset: &config::Keyset,
+    ) -> Option<(BTreeMap<KeyId, Found>, Schedule)> {
+        let source = directory.display().to_string();
+        let contents = self.noted(field, &source, Contents::of(directory, &keyset.name))?;
+        for (path, message) in &contents.misnamed {
+            self.problems.push(Problem::new(field, path.display(), message));
+        }
+        for path in &contents.ignored {
+            let message = "is ignored: keys are named KID.key, their certificates KID.crt";
+            self.warnings.push(Problem::new(field, path.display(), message));
+        }
+        if contents.keys.is_empty() && contents.misnamed.is_empty() {
+            let message = format!(
+                "holds no key: put KID.key there, or `tokenmint keys new KID --keyset {}`",
+                keyset.name
+            );
+            self.problems.push(Problem::new(field, &source, message));
+            return None;
+        }
+        let schedule = self.schedule(field, directory, &contents, keyset);
+        let over = schedule.as_ref().map(|schedule| self.over(schedule, keyset)).unwrap_or_default();
+        let mut found = BTreeMap::new();
+        for (kid, path) in contents.keys.iter().filter(|(kid, _)| !over.contains(kid)) {
+            let Some(mut key) = self.key_file(field, path, keyset) else { continue };
+            key.given = self.certificate_file(field, &beside(path, kid), &key.private.public);
+            found.insert(kid.clone(), key);
+        }
+        let schedule = schedule?;
+        for entry in schedule.entries.iter().filter(|entry| !over.contains(&entry.kid)) {
+            if !contents.keys.contains_key(&entry.kid) {
+                let message = format!("lists `{}`, but there is no {}.key beside it", entry.kid, entry.kid);
+                self.problems.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
+            }
+        }
+        for kid in contents.keys.keys().filter(|kid| !schedule.names(kid)) {
+            let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");
+            self.warnings.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
+        }
+        Some((found, schedule))
+    }
+
+    /// The keys of `schedule` that need not be opened, nor be there, any more.
+    fn over(&self, schedule: &Schedule, keyset: &config::Keyset) -> BTreeSet<KeyId> {
+        let lives = lives(&schedule.entries, keyset.longest_life, keyset.retire_margin);
+        let entries = schedule.entries.iter().zip(lives);
+        let gone = entries.filter(|(_, life)| life.state(self.now) == State::Gone);
+        gone.map(|(entry, _)| entry.kid.clone()).chain(schedule.retired.iter().cloned()).collect()
+    }
+
+    fn schedule(
+        &mut self,
+        field: &str,
+        directory: &Path,
+        contents: &Contents,
+        keyset: &config::Keyset,
+    ) -> Option<Schedule> {
+        let path = directory.join(SCHEDULE_FILE);
+        if !contents.has_schedule {
+            let mut kids = contents.keys.keys();
+            return match (kids.next(), kids.next()) {
+                (Some(kid), None) => Some(only(kid)),
+                (Some(_), Some(_)) => {
+                    let names: Vec<&str> = contents.keys.keys().map(KeyId::as_str).collect();
+                    let message = format!(
+                        "holds {} keys ({}) and no {SCHEDULE_FILE} that says from when each signs",
+                        names.len(),
+                        names.join(", ")
+                    );
+                    self.problems.push(Problem::new(field, directory.display(), message));
+                    None
+                }
+                _ => None,
+            };
+        }
+        let text = self.noted(field, &path.display().to_string(), file::read_public(&path))?;
+        match schedule::parse(&path.display().to_string(), &text, keyset.publish_lead) {
+            Ok(schedule) => Some(schedule),
+            Err(problems) => {
+                let under =
+                    |problem: Problem| Problem { field: format!("{field}.{}", problem.field), ..problem };
+                self.problems.extend(problems.into_iter().map(under));
+                None
+            }
+        }
+    }
+
+    /// The certificate beside a key, if there is one. One that has run out is only warned of: the key is
+    /// good, and a derived certificate takes its place.
+    fn certificate_file(&mut self, field: &str, path: &Path, key: &PublicKey) -> Option<Certificate> {
+        if !path.exists() {
+            return None;
+        }
+        let source = path.display().to_string();
+        let text = self.noted(field, &source, file::read_public(path))?;
+        let certificate = self.noted(field, &source, Certificate::parse(&text, key))?;
+        let left = self.now.seconds_until(certificate.not_after);
+        let until = certificate.not_after;
+        let warning = if certificate.not_before > self.now {
+            Some(format!(
+                "isn't valid before {}; until then a derived one is published",
+                certificate.not_before
+            ))
+        } else if left <= SHORTEST_LIFE_LEFT {
+            Some(format!(
+                "runs out {until}, and Salesforce wants 10 days more; a derived one is published in its place. \
+                 Renew it, or remove the file"
+            ))
+        } else if left <= WARN_LIFE_LEFT {
+            Some(format!("runs out {until}; renew it, or remove the file and tokenmint derives one"))
+        } else {
+            None
+        };
+        self.warnings.extend(warning.map(|message| Problem::new(field, source, message)));
+        Some(certificate)
+    }
+
+    /// A key that signs before verifiers can be sure to know it is said aloud as long as that holds.
+    fn emergencies(&mut self, field: &str, keyset: &Keyset) {
+        for key in keyset.keys.iter().filter(|key| key.emergency) {
+            let (Some(from), Some(added)) = (key.life.signs_from, key.added.or(key.life.signs_from)) else {
+                continue;
+            };
+            let safe = added.plus(keyset.publish_lead);
+            if from < safe && self.now < safe {
+                let message = format!(
+                    "`{}` signs from {from} by `emergency`: verifiers that keep a JWKS may not know it before {safe}",
+                    key.kid
+                );
+                self.warnings.push(Problem::new(field, SCHEDULE_FILE, message));
+            }
+        }
+    }
+
+    /// What must not happen to verifiers while the service runs: a key that they have never met signs, or a key that
+    /// they know becomes another.
+    fn no_surprise(&mut self, keysets: &[Arc<Keyset>], previous: &KeyRing) {
+        for keyset in keysets {
+            let Some(before) = previous.keysets.get(&keyset.name) else { continue };
+            // One that was gone by its dates comes back where the clock was set back.
+            let came_back =
+                |key: &Key| before.past.iter().any(|past| past.life.is_some() && past.kid == key.kid);
+            for key in keyset.keys.iter().filter(|key| !came_back(key)) {
+                let field = format!("keysets.{}", keyset.name);
+                if let Some(known) = before.keys.iter().find(|known| known.kid == key.kid) {
+                    if known.private.public.n != key.private.public.n {
+                        let message = format!(
+                            "`{}` is another key now; verifiers keep the old one under that id: give the new key an id of \
+                             its own",
+                            key.kid
+                        );
+                        self.problems.push(Problem::new(field, "keys", message));
+                    }
+                } else if key.added.is_none() && !key.emergency && key.life.state(self.now) == State::Signing
+                {
+                    let message = format!(
+                        "`{}` is new and would sign at once, before verifiers know it. In {SCHEDULE_FILE} give it added \
+                         = {} and sign_from = {} or later, or, knowingly, `emergency = true`; `tokenmint keys rotate` \
+                         writes such an entry",
+                        key.kid,
+                        self.now,
+                        self.now.plus(keyset.publish_lead)
+                    );
+                    self.problems.push(Problem::new(field, SCHEDULE_FILE, message));
+                } else if let Some(from) = key.life.signs_from.filter(|from| {
+                    key.added.is_none() && !key.emergency && *from < self.now.plus(keyset.publish_lead)
+                }) {
+                    let message = format!(
+                        "`{}` is new and signs from {from}, sooner than `publish_lead` allows; if it has been published \
+                         elsewhere, say since when: added = …",
+                        key.kid
+                    );
+                    self.warnings.push(Problem::new(field, SCHEDULE_FILE, message));
+                }
+            }
+        }
+    }
+
+    fn distinct_kids(&mut self, keysets: &[Arc<Keyset>]) {
+        let mut owners: BTreeMap<&KeyId, &Name> = BTreeMap::new();
+        for keyset in keysets {
+            for key in &keyset.keys {
+                if let Some(other) = owners.insert(&key.kid, &keyset.name) {
+                    let message = format!(
+                        "its key id `{}` is also in keyset `{other}`; key ids are unique across the service",
+                        key.kid
+                    );
+                    self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
+                }
+            }
+        }
+    }
+
+    /// RFC 8725, section 3.12: a key that signs identity tokens should not sign assertions too.
+    fn one_door_per_key(&mut self, keysets: &[Arc<Keyset>]) {
+        let signs = |kind: Kind| {
+            let used = move |keyset: &&Arc<Keyset>| keyset.used_by.iter().any(|user| user.kind == kind);
+            keysets.iter().filter(used).flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
+        };
+        let mut warned = BTreeSet::new();
+        for (identity, key) in signs(Kind::Identity) {
+            for (oauth, other) in signs(Kind::Oauth) {
+                let same = key.private.public.n == other.private.public.n;
+                if same && identity.name != oauth.name && warned.insert(&key.kid) {
+                    let message = format!(
+                        "its key `{}` is the same as `{}` of keyset `{}`: identity tokens and OAuth assertions \
+                         are signed by one key, and one leak opens both doors; make another for one of them",
+                        key.kid, other.kid, oauth.name
+                    );
+                    self.warnings.push(Problem::new(format!("keysets.{}", identity.name), "keys", message));
+                }
+            }
+        }
+    }
+}
+
+fn sole(kid: &KeyId, found: Found) -> (BTreeMap<KeyId, Found>, Schedule) {
+    (BTreeMap::from([(kid.clone(), found)]), only(kid))
+}
+
+fn only(kid: &KeyId) -> Schedule {
+    Schedule { entries: vec![Entry::sole(kid.clone())], retired: Vec::new() }
+}
+
+/// Tells apart what a key is read from.
+fn fingerprint(text: &SecretString, passphrase: Option<&SecretString>) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in [Some(text), passphrase].into_iter().flatten().map(ExposeSecret::expose_secret) {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+/// What lies in a key directory.
+struct Contents {
+    keys: BTreeMap<KeyId, PathBuf>,
+    has_schedule: bool,
+    misnamed: Vec<(PathBuf, String)>,
+    ignored: Vec<PathBuf>,
+}
+
+impl Contents {
+    fn of(directory: &Path, keyset: &Name) -> Result<Self, String> {
+        let hint = format!("`tokenmint keys new KID --keyset {keyset}` makes it");
+        let listing = fs::read_dir(directory).map_err(|error| format!("can't be listed: {error}; {hint}"))?;
+        let mut contents =
+            Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
+        for item in listing {
+            let path = item.map_err(|error| format!("can't be listed: {error}"))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if let Some(kid) = name.strip_suffix(".key").filter(|_| !name.starts_with('.')) {
+                match KeyId::parse(kid) {
+                    Ok(kid) => _ = contents.keys.insert(kid, path),
+                    Err(message) => contents.misnamed.push((path, message)),
+                }
+            } else if name == SCHEDULE_FILE {
+                contents.has_schedule = true;
+            } else if name.ends_with(".pem") || name.ends_with(".p12") || name.ends_with(".pfx") {
+                contents.ignored.push(path);
+            }
+        }
+        Ok(contents)
+    }
+}
+
+/// The certificate beside a key. Not `with_extension`, which would cut a key id at its last dot.
+fn beside(key: &Path, kid: &KeyId) -> PathBuf {
+    key.with_file_name(format!("{kid}.crt"))
+}

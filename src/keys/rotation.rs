@@ -1,0 +1,196 @@
+//! What comes next in a keyset, and what that does to verifiers: pure functions from a schedule to another, and to dates.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::schedule::{Entry, Life, Schedule, State, lives};
+use crate::clock::UnixTime;
+use crate::config::KeyId;
+
+/// From an hour's lead on, dates are given in whole minutes: they are read by people.
+const LONG_LEAD: Duration = Duration::from_hours(1);
+
+/// How a keyset rotates.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    pub publish_lead: Duration,
+    pub longest_life: Duration,
+    pub retire_margin: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NoRotation {
+    #[error(
+        "`{kid}` is on its way already and signs from {sign_from}; one rotation at a time, or --emergency"
+    )]
+    UnderWay { kid: KeyId, sign_from: UnixTime },
+    #[error(
+        "--sign-from must be {earliest} or later, `publish_lead` from now, so that verifiers know the key before it signs; or say --emergency"
+    )]
+    TooSoon { earliest: UnixTime },
+    #[error("`{0}` is taken: a key id stays with its key for ever")]
+    Taken(KeyId),
+}
+
+/// Who signs after a key was retired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Successor {
+    /// As before: it wasn't the one that signs.
+    Same(KeyId),
+    /// One that signed before, and that verifiers know.
+    Former(KeyId),
+    /// One that was published and waited for its turn.
+    Pending(KeyId),
+    /// None is left; another must be made.
+    New,
+}
+
+impl Rules {
+    pub fn lives(&self, schedule: &Schedule) -> Vec<Life> {
+        lives(&schedule.entries, self.longest_life, self.retire_margin)
+    }
+
+    fn states<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> impl Iterator<Item = (&'a Entry, State)> {
+        let lives = self.lives(schedule);
+        schedule.entries.iter().zip(lives).map(move |(entry, life)| (entry, life.state(now)))
+    }
+
+    /// The entry of the next key, published from `now` on.
+    ///
+    /// # Errors
+    /// It would take verifiers by surprise, or another key already waits for its turn.
+    pub fn next(
+        &self,
+        schedule: &Schedule,
+        kid: KeyId,
+        sign_from: Option<UnixTime>,
+        emergency: bool,
+        now: UnixTime,
+    ) -> Result<Entry, NoRotation> {
+        if schedule.names(&kid) {
+            return Err(NoRotation::Taken(kid));
+        }
+        let waiting = schedule.entries.iter().find(|entry| entry.sign_from.is_some_and(|from| from > now));
+        if let Some(Entry { kid, sign_from: Some(sign_from), .. }) = waiting.filter(|_| !emergency) {
+            return Err(NoRotation::UnderWay { kid: kid.clone(), sign_from: *sign_from });
+        }
+        let earliest = self.earliest(now);
+        let sign_from = match sign_from {
+            Some(chosen) if chosen < earliest && !emergency => return Err(NoRotation::TooSoon { earliest }),
+            Some(chosen) => chosen,
+            None if emergency => now,
+            None => earliest,
+        };
+        Ok(Entry {
+            kid,
+            sign_from: Some(sign_from),
+            added: Some(now),
+            emergency: emergency && sign_from < earliest,
+        })
+    }
+
+    fn earliest(&self, now: UnixTime) -> UnixTime {
+        let exact = now.plus(self.publish_lead);
+        if self.publish_lead < LONG_LEAD {
+            return exact;
+        }
+        UnixTime::from_seconds((exact.seconds() + 59).div_euclid(60) * 60)
+    }
+
+    /// Who signs once `kid` is retired at `now`. A key that verifiers know goes before one that they don't.
+    pub fn successor(&self, schedule: &Schedule, kid: &KeyId, now: UnixTime) -> Successor {
+        let others: Vec<(&Entry, State)> =
+            self.states(schedule, now).filter(|(entry, _)| entry.kid != *kid).collect();
+        let kid_of = |(entry, _): &(&Entry, State)| entry.kid.clone();
+        let is = |wanted: State| move |(_, state): &&(&Entry, State)| *state == wanted;
+        if let Some(signing) = others.iter().find(is(State::Signing)) {
+            Successor::Same(kid_of(signing))
+        } else if let Some(former) = others.iter().rfind(is(State::Retiring)) {
+            Successor::Former(kid_of(former))
+        } else if let Some(pending) = others.iter().find(is(State::Pending)) {
+            Successor::Pending(kid_of(pending))
+        } else {
+            Successor::New
+        }
+    }
+}
+
+/// The id after `kid`: its number at the end, one higher. `None` where it has none.
+pub fn next_kid(kid: &KeyId) -> Option<KeyId> {
+    let text = kid.as_str();
+    let digits = text.len() - text.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let (stem, number) = text.split_at(text.len() - digits);
+    let next = number.parse::<u64>().ok()?.checked_add(1)?;
+    KeyId::parse(&format!("{stem}{next:0digits$}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        publish_lead: Duration::from_hours(24),
+        longest_life: Duration::from_hours(1),
+        retire_margin: Duration::from_hours(1),
+    };
+
+    const DAY: i64 = 86_400;
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_seconds(seconds)
+    }
+
+    fn kid(text: &str) -> KeyId {
+        KeyId::parse(text).expect("an id")
+    }
+
+    fn schedule(entries: &[(&str, i64)]) -> Schedule {
+        let entry =
+            |(name, from): &(&str, i64)| Entry { sign_from: Some(at(*from)), ..Entry::sole(kid(name)) };
+        Schedule { entries: entries.iter().map(entry).collect(), retired: Vec::new() }
+    }
+
+    #[test]
+    fn the_next_key_signs_a_lead_later_on_a_whole_minute() {
+        let entry = RULES.next(&schedule(&[("a", 0)]), kid("b"), None, false, at(30)).expect("a rotation");
+        assert_eq!(
+            (entry.added, entry.sign_from, entry.emergency),
+            (Some(at(30)), Some(at(DAY + 60)), false)
+        );
+        let soon = RULES.next(&schedule(&[("a", 0)]), kid("b"), Some(at(DAY)), false, at(30));
+        assert_eq!(soon, Err(NoRotation::TooSoon { earliest: at(DAY + 60) }));
+        let now = RULES.next(&schedule(&[("a", 0)]), kid("b"), None, true, at(30)).expect("in an emergency");
+        assert_eq!((now.sign_from, now.emergency), (Some(at(30)), true));
+    }
+
+    #[test]
+    fn a_rotation_under_way_and_a_taken_id_stand_in_the_way() {
+        let waiting = schedule(&[("a", 0), ("b", DAY)]);
+        let next = |name: &str, emergency| RULES.next(&waiting, kid(name), None, emergency, at(30));
+        assert_eq!(next("c", false), Err(NoRotation::UnderWay { kid: kid("b"), sign_from: at(DAY) }));
+        assert!(next("c", true).is_ok());
+        assert_eq!(next("a", true), Err(NoRotation::Taken(kid("a"))));
+    }
+
+    #[test]
+    fn whoever_verifiers_know_follows_a_retired_key() {
+        let now = at(10 * DAY);
+        let successor =
+            |entries: &[(&str, i64)], gone: &str| RULES.successor(&schedule(entries), &kid(gone), now);
+        let recent = 10 * DAY - 60;
+        assert_eq!(successor(&[("a", 0), ("b", recent)], "a"), Successor::Same(kid("b")));
+        assert_eq!(successor(&[("a", 0), ("b", recent), ("c", 11 * DAY)], "b"), Successor::Former(kid("a")));
+        // `a` has left the JWKS long ago; `c` is in it.
+        assert_eq!(successor(&[("a", 0), ("b", DAY), ("c", 11 * DAY)], "b"), Successor::Pending(kid("c")));
+        assert_eq!(successor(&[("a", 0), ("b", DAY)], "b"), Successor::New);
+    }
+
+    #[test]
+    fn an_id_counts_on() {
+        let next = |text: &str| next_kid(&kid(text)).map(|kid| kid.to_string());
+        assert_eq!(next("WebAppKey1").as_deref(), Some("WebAppKey2"));
+        assert_eq!(next("key-09").as_deref(), Some("key-10"));
+        assert_eq!(next("web"), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! What became of a key since the process started: how many tokens that it signed may still live, and who has fetched
+//! its public half. A reload carries it over to the same key.
+//!
+//! Counts are for people and metrics; nothing is decided by them.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::clock::UnixTime;
+use crate::metrics::Client;
+
+/// Tokens are counted by the ten minutes in which they expire.
+const WIDTH: i64 = 600;
+/// Enough of them for a token of a day's life.
+const BUCKETS: usize = 160;
+/// A bucket holds which ten minutes it counts, and the count.
+const COUNT_BITS: u32 = 32;
+
+pub struct Usage {
+    expiring: [AtomicU64; BUCKETS],
+    /// When each class of clients last fetched a JWKS with this key in it; 0 for never.
+    fetched: [AtomicI64; Client::ALL.len()],
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self {
+            expiring: std::array::from_fn(|_| AtomicU64::new(0)),
+            fetched: std::array::from_fn(|_| AtomicI64::new(0)),
+        }
+    }
+}
+
+impl Usage {
+    /// One more token that expires then.
+    pub fn signed(&self, expires_at: UnixTime) {
+        let period = period(expires_at);
+        let slot = usize::try_from(period).unwrap_or_default() % BUCKETS;
+        let counted = |bucket: u64| {
+            let same = bucket >> COUNT_BITS == period;
+            Some(if same { bucket + 1 } else { period << COUNT_BITS | 1 })
+        };
+        let _ = self.expiring[slot].fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
+    }
+
+    /// How many tokens may live: at most this many, and at least those of them that don't end within ten minutes.
+    pub fn live(&self, now: UnixTime) -> u64 {
+        let now = period(now);
+        let buckets = self.expiring.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        buckets.filter(|bucket| bucket >> COUNT_BITS >= now).map(|bucket| bucket & u64::from(u32::MAX)).sum()
+    }
+
+    pub fn fetched(&self, by: Client, now: UnixTime) {
+        self.fetched[by as usize].store(now.seconds(), Ordering::Relaxed);
+    }
+
+    /// Who fetched it, and when last.
+    pub fn fetches(&self) -> impl Iterator<Item = (Client, UnixTime)> {
+        let seconds =
+            Client::ALL.into_iter().map(|by| (by, self.fetched[by as usize].load(Ordering::Relaxed)));
+        seconds.filter(|(_, at)| *at != 0).map(|(by, at)| (by, UnixTime::from_seconds(at)))
+    }
+}
+
+fn period(moment: UnixTime) -> u64 {
+    u64::try_from(moment.seconds() / WIDTH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_count_while_they_live_and_no_longer() {
+        let at = UnixTime::from_seconds;
+        let usage = Usage::default();
+        usage.signed(at(3_600));
+        usage.signed(at(3_600));
+        usage.signed(at(86_400));
+        assert_eq!(usage.live(at(0)), 3);
+        assert_eq!(usage.live(at(3_599)), 3);
+        assert_eq!(usage.live(at(4_200)), 1);
+        // A bucket that comes round again forgets what it counted.
+        let again = 3_600 + WIDTH * i64::try_from(BUCKETS).expect("small");
+        usage.signed(at(again));
+        assert_eq!(usage.live(at(again)), 1);
+    }
+
+    #[test]
+    fn a_fetch_is_known_by_its_client() {
+        let usage = Usage::default();
+        assert_eq!(usage.fetches().count(), 0);
+        usage.fetched(Client::Java, UnixTime::from_seconds(7));
+        assert_eq!(usage.fetches().collect::<Vec<_>>(), [(Client::Java, UnixTime::from_seconds(7))]);
+    }
+}

@@ -1,0 +1,470 @@
+//! Changed files are taken over while the service runs, whole or not at all.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokenmint::clock::{ManualClock, UnixTime};
+
+use crate::in_process::InProcess;
+use crate::support::{
+    API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, user_1, verified,
+};
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(UnixTime::from_seconds(1_796_083_200)))
+}
+
+/// Waits until `done`, for five seconds at most.
+async fn within_five_seconds(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !done().await {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn is_allowed(service: &Running, api_key: &str) -> bool {
+    service.post_text("/identity-token", api_key, r#"{"sub":"user-1","profile":"web"}"#).await.status == 200
+}
+
+#[tokio::test]
+async fn sighup_takes_over_callers_and_profiles() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    assert!(!is_allowed(&service, "new").await);
+    workspace.configure(&format!(
+        "{}[callers.new]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\"]\n",
+        configuration().replace("issuer = \"intercom.com\"", "issuer = \"https://issuer.example\""),
+        sha256_hex("new")
+    ));
+    signal(service.pid(), "HUP");
+    service.logged("\"reloaded\"").await;
+    assert!(is_allowed(&service, "new").await);
+    let minted = service.post("/identity-token", &user_1()).await.ok();
+    let set = service.jwks("/keysets/web/jwks.json").await;
+    assert_eq!(verified(minted["token"].as_str().expect("a token"), &set)["iss"], "https://issuer.example");
+}
+
+#[tokio::test]
+async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    workspace.write("intercom.secret", "another-messenger-api-secret-0123456789");
+    workspace.configure(&configuration().replace("ttl = \"30m\"", "ttl = \"20m\""));
+    within_five_seconds("the new ttl", async || {
+        service.post("/identity-token", &user_1()).await.ok()["expires_in"] == 1200
+    })
+    .await;
+    // And one of a file that the configuration only names.
+    let asked = json!({"user_id": "user-1"});
+    let with_another = service.post("/intercom-user-jwt", &asked).await.ok()["token"].clone();
+    workspace.write("intercom.secret", "a-third-messenger-api-secret-0123456789");
+    within_five_seconds("the new secret", async || {
+        service.logged("reloaded").await;
+        let token = service.post("/intercom-user-jwt", &asked).await.ok()["token"].clone();
+        let signature = |token: &serde_json::Value| {
+            let token = token.as_str().expect("a token").to_owned();
+            jsonwebtoken::decode::<serde_json::Value>(
+                &token,
+                &jsonwebtoken::DecodingKey::from_secret(b"a-third-messenger-api-secret-0123456789"),
+                &jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256),
+            )
+            .is_ok()
+        };
+        assert!(!signature(&with_another));
+        signature(&token)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_change_without_a_restart_says_so_and_changes_nothing() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    let other = configuration()
+        .replace("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:1\"\n[server.limits]\nconnections = 7")
+        .replace("ttl = \"30m\"", "ttl = \"20m\"");
+    workspace.configure(&other);
+    signal(service.pid(), "HUP");
+    let line = service.logged("the changed configuration is refused").await;
+    for field in ["server.listen", "server.limits", "can't change while the service runs"] {
+        assert!(line.contains(field), "{line}");
+    }
+    assert_eq!(service.post("/identity-token", &user_1()).await.ok()["expires_in"], 1800);
+}
+
+#[tokio::test]
+async fn tls_certificates_change_for_new_connections() {
+    let workspace = Workspace::bare();
+    let certify = |name: &str| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let certificate = certificate.self_signed(&key).expect("a certificate");
+        workspace.write_key("tls.key", &key.serialize_pem());
+        workspace.write("tls.crt", &certificate.pem());
+        certificate.der().to_vec()
+    };
+    let first = certify("first.example");
+    workspace.configure(&configuration().replace(
+        "[keysets.web]\n",
+        "[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n[keysets.web]\n",
+    ));
+    let service = workspace.serve().await;
+    let shown = async || {
+        let client = reqwest::Client::builder().danger_accept_invalid_certs(true).tls_info(true).build();
+        let url = format!("https://{}/livez", service.address("minting"));
+        let answer = client.expect("a client").get(url).send().await.expect("an answer");
+        let info = answer.extensions().get::<reqwest::tls::TlsInfo>().expect("TLS").clone();
+        info.peer_certificate().expect("a certificate").to_vec()
+    };
+    assert_eq!(shown().await, first);
+    let second = certify("second.example");
+    within_five_seconds("the new certificate", async || shown().await == second).await;
+}
+
+/// Mints without a pause until told to stop, and counts what failed.
+struct Load {
+    stop: Arc<AtomicBool>,
+    minted: Arc<AtomicUsize>,
+    failed: Arc<AtomicUsize>,
+}
+
+impl Load {
+    fn on(service: &InProcess) -> Self {
+        let load = Self { stop: Arc::default(), minted: Arc::default(), failed: Arc::default() };
+        for n in 0..4 {
+            let (stop, minted, failed) = (load.stop.clone(), load.minted.clone(), load.failed.clone());
+            let request = service.client.post(format!("{}/identity-token", service.url)).bearer_auth(API_KEY);
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Acquire) {
+                    // The test's clock stands still: nobody's tokens may be asked for again and again.
+                    let subject = format!("user-{n}-{}", minted.load(Ordering::Relaxed));
+                    let request = request.try_clone().expect("no body").json(&json!({"sub": subject}));
+                    let good = request.send().await.is_ok_and(|answer| answer.status() == 200);
+                    (if good { &minted } else { &failed }).fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        load
+    }
+
+    fn end(self) -> (usize, usize) {
+        self.stop.store(true, Ordering::Release);
+        (self.minted.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+}
+
+/// What is served now: the token's issuer, and that its signature is good.
+async fn intact(service: &InProcess) {
+    static PROBES: AtomicUsize = AtomicUsize::new(0);
+    let subject = format!("probe-{}", PROBES.fetch_add(1, Ordering::Relaxed));
+    let minted = service.post("/identity-token", PROBE_KEY, &json!({"sub": subject})).await.ok();
+    let set = serde_json::from_value(service.get("/keysets/web/jwks.json").await.ok()).expect("a set");
+    assert_eq!(verified(minted["token"].as_str().expect("a token"), &set)["iss"], "intercom.com");
+}
+
+const PROBE_KEY: &str = "tm_the-key-of-the-probe";
+
+/// A caller of its own for looking, whose subjects nobody else asks for.
+fn with_probe(text: &str) -> String {
+    format!(
+        "{text}[callers.probe]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\"]\n",
+        sha256_hex(PROBE_KEY)
+    )
+}
+
+/// 200 configurations, each with one thing broken. None takes anything away from what runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_broken_configurations_change_nothing() {
+    let workspace = Workspace::bare();
+    let good = with_probe(&configuration());
+    workspace.configure(&good);
+    let service = InProcess::of(Arc::new(workspace), clock()).await;
+    let load = Load::on(&service);
+    let lines: Vec<&str> = good.lines().collect();
+    let mut broken = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let with = |changed: &str| {
+            let mut lines = lines.clone();
+            lines[at] = changed;
+            lines.join("\n")
+        };
+        if let Some((name, _)) = line.split_once(" = ") {
+            broken.push(with(&format!("{name} =")));
+            broken.push(with(&format!("{name} = {{}}")));
+            broken.push(with(&format!("{name}_ = \"x\"\n{line}")));
+            broken.push(with(&format!("{line}\n{line}")));
+        } else if line.starts_with('[') {
+            broken.push(with(&format!("{line}\nnobody = \"knows\"")));
+            broken.push(with(&line.replace(']', "")));
+        }
+    }
+    // Cut off in the middle of a line.
+    broken.extend((1..good.len()).step_by(11).map(|end| format!("{}\n[", &good[..end])));
+    assert!(broken.len() >= 200, "{}", broken.len());
+    for (count, text) in broken.iter().enumerate() {
+        service.workspace.configure(text);
+        service.reload();
+        if count % 20 == 0 {
+            intact(&service).await;
+        }
+    }
+    let refused = service.metric("tokenmint_config_reload_failures_total").await;
+    assert_eq!(refused, format!("tokenmint_config_reload_failures_total {}", broken.len()));
+    let (minted, failed) = load.end();
+    assert!(minted > 100 && failed == 0, "{minted} minted, {failed} failed");
+    println!("{} broken configurations, {minted} mints meanwhile, 0 failed", broken.len());
+}
+
+/// A writer that is killed leaves a part of a key: nothing of it is ever used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_file_that_is_cut_off_at_any_byte_changes_nothing() {
+    let workspace = Workspace::bare();
+    workspace.configure(&with_probe(&configuration()));
+    let service = InProcess::of(Arc::new(workspace), clock()).await;
+    let load = Load::on(&service);
+    // Nothing but the last line's end may be missing.
+    let whole = KEYS.web.trim_end().len();
+    for end in 0..whole {
+        service.workspace.write_key("keys/web/WebAppKey1.key", &KEYS.web[..end]);
+        service.reload();
+        if end % 100 == 0 {
+            intact(&service).await;
+        }
+    }
+    let refused = service.metric("tokenmint_config_reload_failures_total").await;
+    assert_eq!(refused, format!("tokenmint_config_reload_failures_total {whole}"));
+    service.workspace.write_key("keys/web/WebAppKey1.key", &KEYS.web);
+    service.reload();
+    assert!(service.metric("tokenmint_config_reloads_total").await.ends_with(" 1"));
+    let (minted, failed) = load.end();
+    assert!(minted > 100 && failed == 0, "{minted} minted, {failed} failed");
+    println!("{whole} cut-off keys, {minted} mints meanwhile, 0 failed");
+}
+
+/// A folder as the kubelet writes it: files are links into `..data`, itself a link that is turned in one step.
+struct Projected {
+    folder: PathBuf,
+    turns: usize,
+}
+
+impl Projected {
+    fn new(folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).expect("a folder");
+        Self { folder, turns: 0 }
+    }
+
+    fn turn(&mut self, files: &[(&str, &str)]) {
+        self.turns += 1;
+        let name = format!("..2026_12_01_{:09}", self.turns);
+        let version = self.folder.join(&name);
+        fs::create_dir(&version).expect("a folder");
+        for (file, content) in files {
+            write_private(&version.join(file), content);
+            let link = self.folder.join(file);
+            if !link.is_symlink() {
+                symlink(format!("..data/{file}"), link).expect("a link");
+            }
+        }
+        let old = fs::read_link(self.folder.join("..data")).ok();
+        symlink(&name, self.folder.join("..data_tmp")).expect("a link");
+        fs::rename(self.folder.join("..data_tmp"), self.folder.join("..data")).expect("turned");
+        if let Some(old) = old {
+            fs::remove_dir_all(self.folder.join(old)).expect("the old version");
+        }
+        // Links to what this version lacks go last.
+        for link in fs::read_dir(&self.folder).expect("a folder").map(|entry| entry.expect("an entry").path())
+        {
+            if !link.exists() {
+                fs::remove_file(link).expect("a link");
+            }
+        }
+    }
+}
+
+fn write_private(path: &Path, content: &str) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).expect("a new file");
+    std::io::Write::write_all(&mut file, content.as_bytes()).expect("written");
+}
+
+/// Key and certificate are turned together, a thousand times, while they are read: they never mix.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate() {
+    let workspace = Workspace::bare();
+    workspace.configure(&with_probe(&configuration().replace("keys/web\"", "projected\"")));
+    let certified = |pem: &str, name: &str| {
+        workspace.write_key(&format!("made/{name}.key"), pem);
+        let key = workspace.path(&format!("made/{name}.key")).display().to_string();
+        let made = std::process::Command::new("openssl")
+            .args(["req", "-x509", "-new", "-key", &key, "-days", "3650", "-subj", "/CN=x"])
+            .output()
+            .expect("openssl runs");
+        assert!(made.status.success());
+        String::from_utf8(made.stdout).expect("PEM")
+    };
+    // One key id for each key; they take turns, and the schedule names the one that is there.
+    let keys = [("a", &KEYS.web), ("b", &KEYS.web512)].map(|(kid, pem)| (kid, pem, certified(pem, kid)));
+    workspace.write_key("keys/web512/Web512.key", &KEYS.crm);
+    workspace.write_key("keys/crm/CrmKey1.key", &KEYS.web);
+    let mut projected = Projected::new(workspace.path("projected"));
+    let mut turn = move |round: usize| {
+        let (kid, pem, certificate) = &keys[round % 2];
+        let schedule = format!(
+            "# {round}\n[[key]]\nkid = \"{kid}\"\nsign_from = 2026-01-01T00:00:00Z\nemergency = true\n"
+        );
+        let (key, crt) = (format!("{kid}.key"), format!("{kid}.crt"));
+        projected.turn(&[(&key, pem), (&crt, certificate), ("keyset.toml", &schedule)]);
+    };
+    turn(0);
+    let service = InProcess::of(Arc::new(workspace), clock()).await;
+    let load = Load::on(&service);
+    let turning = Arc::new(AtomicBool::new(true));
+    let (still, mut looks) = (turning.clone(), 0);
+    let turner = std::thread::spawn(move || {
+        for round in 1..=1_000 {
+            turn(round);
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        still.store(false, Ordering::Release);
+    });
+    while turning.load(Ordering::Acquire) {
+        service.reload();
+        intact(&service).await;
+        looks += 1;
+    }
+    turner.join().expect("the writer ends");
+    service.reload();
+    assert_eq!(service.published("web").await, ["a"], "the last turn is in force");
+    let (minted, failed) = load.end();
+    assert!(failed == 0 && minted > 0, "{minted} minted, {failed} failed");
+    let reloads = service.metric("tokenmint_config_reloads_total").await;
+    println!("1000 turns, {looks} looks, {reloads}, {minted} mints meanwhile, 0 failed");
+}
+
+/// From the moment the handler is in, which is before any key is read.
+#[tokio::test]
+async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(service.pid()).expect("small")).expect("a pid");
+    let storming = Arc::new(AtomicBool::new(true));
+    let still = storming.clone();
+    let storm = std::thread::spawn(move || {
+        let (begin, mut sent) = (Instant::now(), 0);
+        while still.load(Ordering::Acquire) {
+            // A thousand a second, however long this thread had to wait for its turn.
+            while sent < begin.elapsed().as_millis() {
+                rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("alive");
+                sent += 1;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    });
+    let begin = Instant::now();
+    let mut minted = 0;
+    while begin.elapsed() < Duration::from_secs(3) {
+        let subject = json!({"sub": format!("user-{minted}")});
+        service.post("/identity-token", &subject).await.ok();
+        minted += 1;
+    }
+    storming.store(false, Ordering::Release);
+    let sent = storm.join().expect("it ends");
+    let metrics = service.metrics().await;
+    let reloads = metrics.lines().find_map(|line| line.strip_prefix("tokenmint_config_reloads_total "));
+    let reloads: u32 = reloads.and_then(|count| count.parse().ok()).expect("a count");
+    assert!(sent >= 2_990, "{sent} signals");
+    assert!((1..=30).contains(&reloads), "{reloads} reloads for {sent} signals");
+    println!("{sent} signals, {reloads} reloads, {minted} mints meanwhile, 0 failed");
+    let (status, _) = service.terminate().await;
+    assert!(status.success());
+}
+
+/// While keys are still being read, a SIGHUP finds its handler, and is not lost.
+#[tokio::test]
+async fn a_sighup_before_the_start_is_over_is_kept() {
+    let workspace = Workspace::new();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenmint"))
+        .args(["serve"])
+        .current_dir(workspace.path(""))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let status = format!("/proc/{}/status", child.id());
+    let handled = || {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    };
+    while !handled() {
+        std::thread::yield_now();
+    }
+    signal(child.id(), "HUP");
+    let mut log = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("\"reloaded\"") {
+        line.clear();
+        let read = std::io::BufRead::read_line(&mut log, &mut line).expect("the log");
+        assert_ne!(read, 0, "it ended");
+    }
+    child.kill().expect("alive");
+    child.wait().expect("ended");
+}
+
+/// The private numbers of a key, as the library holds them, are nowhere in the process once it is retired.
+#[tokio::test]
+async fn a_retired_key_leaves_memory() {
+    use rsa::pkcs8::DecodePrivateKey as _;
+    use rsa::traits::PrivateKeyParts as _;
+    let workspace = Workspace::new();
+    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.web512);
+    workspace.write_key("keys/web512/Web512.key", &KEYS.crm);
+    workspace.write_key("keys/crm/CrmKey1.key", &KEYS.crm);
+    workspace.write(
+        "keys/web/keyset.toml",
+        "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+         [[key]]\nkid = \"WebAppKey2\"\nsign_from = 2099-01-01T00:00:00Z\n",
+    );
+    let service = workspace.serve().await;
+    service.post("/identity-token", &user_1()).await.ok();
+    let key = rsa::RsaPrivateKey::from_pkcs8_pem(&KEYS.web).expect("a key");
+    let mut prime = key.primes()[0].to_bytes_le();
+    prime.truncate(64);
+    let big_endian: Vec<u8> = prime.iter().rev().copied().collect();
+    let hits = || in_memory(service.pid(), &prime) + in_memory(service.pid(), &big_endian);
+    assert!(hits() > 0, "the scanner finds a key that is in use");
+    workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
+    service.logged("a key was taken away before its time").await;
+    within_five_seconds("the key is gone from memory", async || {
+        service.post("/identity-token", &user_1()).await.ok();
+        hits() == 0
+    })
+    .await;
+}
+
+/// How often `needle` stands in the memory of a process.
+fn in_memory(pid: u32, needle: &[u8]) -> usize {
+    use std::os::unix::fs::FileExt as _;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process of ours");
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a process of ours");
+    let mut hits = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw") && !line.contains("[vvar")) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let (start, end) = range.expect("a range");
+        let number = |text: &str| u64::from_str_radix(text, 16).expect("hexadecimal");
+        let (start, end) = (number(start), number(end));
+        let mut bytes = vec![0; usize::try_from(end - start).expect("small")];
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            let finder = memchr::memmem::Finder::new(needle);
+            hits += finder.find_iter(&bytes).count();
+        }
+    }
+    hits
+}

@@ -1,0 +1,109 @@
+//! Reloads, again and again, in a process of their own: memory, descriptors and threads stay as they are.
+//!
+//! `RELOADS=10000 cargo test --release --test soak`, as `make soak` does; CI makes do with a few hundred.
+
+#![allow(clippy::print_stdout, reason = "says what was measured")]
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+use tokenmint::app::reload::Source;
+use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::clock::SystemRandomness;
+use tokenmint::config::Environment;
+
+/// The allocator keeps this much more than it was asked for, once it was asked.
+const SLACK_KIB: u64 = 2 << 10;
+
+fn write(path: &Path, mode: u32, content: &str) {
+    fs::create_dir_all(path.parent().expect("inside a folder")).expect("a folder");
+    let _ = fs::remove_file(path);
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).expect("a new file");
+    std::io::Write::write_all(&mut file, content.as_bytes()).expect("written");
+}
+
+/// Resident memory without what is mapped from files, in KiB; open descriptors; threads.
+fn usage() -> (u64, usize, usize) {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let count = |folder: &str| fs::read_dir(folder).expect("Linux").count();
+    (kib.expect("a number"), count("/proc/self/fd"), count("/proc/self/task"))
+}
+
+#[test]
+fn ten_thousand_reloads_leave_nothing_behind() {
+    let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    installed.expect("nobody was here before");
+    let reloads: usize =
+        std::env::var_os("RELOADS").and_then(|count| count.to_str()?.parse().ok()).unwrap_or(400);
+    let randomness = SystemRandomness::default();
+    let keys: Vec<String> = (0..4)
+        .map(|_| tokenmint::keys::generate(2048, &randomness).expect("a key").expose_secret().to_owned())
+        .collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    // Each round has another set of keys, callers and profiles; names come round again.
+    let turn = |round: usize| {
+        for at in 0..2 {
+            let kid = (round + at) % keys.len();
+            write(&file(&format!("keys/web/Key{kid}.key")), 0o600, &keys[kid]);
+        }
+        let entry = |kid: usize, from: &str| {
+            format!("[[key]]\nkid = \"Key{}\"\nsign_from = {from}\nemergency = true\n", kid % keys.len())
+        };
+        let schedule = entry(round, "2026-01-01T00:00:00Z") + &entry(round + 1, "2099-01-01T00:00:00Z");
+        write(&file("keys/web/keyset.toml"), 0o644, &schedule);
+        let caller = |n: usize| {
+            format!("[callers.c{n}]\napi_key_sha256 = [\"{n:064x}\"]\nallow = [\"identity.p{round}\"]\n")
+        };
+        let callers = (round * 5..round * 5 + 5).map(caller).collect::<String>();
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nstate_directory = \"state\"\n[keysets.web]\ndirectory = \"keys/web\"\n\
+             [identity.p{round}]\nkeyset = \"web\"\nissuer = \"i\"\n{callers}"
+        );
+        write(&file("tokenmint.toml"), 0o644, &text);
+        let _ = fs::remove_file(file(&format!("keys/web/Key{}.key", (round + 3) % keys.len())));
+    };
+    turn(0);
+    let source = Source { file: Some(file("tokenmint.toml")), environment: Environment::new() };
+    let ambient = Ambient::of_this_host();
+    let Ok(config) = source.load() else { unreachable!("the configuration is good") };
+    let Ok(loaded) = Loaded::new(config, &*ambient.clock) else { unreachable!("and so are its keys") };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
+    let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("bound");
+    let service = Arc::clone(app.service());
+    let mut reloader = app.reloader(source);
+    // What is allocated once and kept is not counted.
+    let warm = (reloads / 4).max(100);
+    (1..=warm).for_each(|round| {
+        turn(round);
+        reloader.reload();
+    });
+    let before = usage();
+    for round in warm + 1..=warm + reloads {
+        turn(round);
+        reloader.reload();
+    }
+    let after = usage();
+    let series = service.metrics.render().split(|byte| *byte == b'\n').count();
+    println!(
+        "{reloads} reloads: {} KiB more of {} KiB, descriptors {} -> {}, threads {} -> {}, {series} lines of metrics",
+        after.0.saturating_sub(before.0),
+        before.0,
+        before.1,
+        after.1,
+        before.2,
+        after.2
+    );
+    assert_eq!(service.metrics.config_reloads.get(), (warm + reloads) as u64, "each was taken over");
+    assert!(after.0 <= before.0 + SLACK_KIB, "memory grew");
+    assert_eq!((after.1, after.2), (before.1, before.2), "descriptors and threads");
+    assert!(series < 500, "series of what is gone stay behind: {series}");
+}

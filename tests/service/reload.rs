@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokenmint::clock::{ManualClock, UnixTime};
+use tokenmint::clock::{Clock as _, ManualClock, SystemClock, UnixTime};
 
 use crate::in_process::InProcess;
 use crate::support::{
@@ -418,35 +418,57 @@ async fn a_sighup_before_the_start_is_over_is_kept() {
     child.wait().expect("ended");
 }
 
-/// The private numbers of a key, as the library holds them, are nowhere in the process once it is retired.
-#[tokio::test]
-async fn a_retired_key_leaves_memory() {
-    use rsa::pkcs8::DecodePrivateKey as _;
-    use rsa::traits::PrivateKeyParts as _;
+/// A service with `WebAppKey1`, in use until the second key takes over, and its workspace.
+async fn with_two_keys(second_from: UnixTime) -> (Workspace, Running) {
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey2.key", &KEYS.web512);
     workspace.write_key("keys/web512/Web512.key", &KEYS.crm);
     workspace.write_key("keys/crm/CrmKey1.key", &KEYS.crm);
     workspace.write(
         "keys/web/keyset.toml",
-        "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
-         [[key]]\nkid = \"WebAppKey2\"\nsign_from = 2099-01-01T00:00:00Z\n",
+        &format!(
+            "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+             [[key]]\nkid = \"WebAppKey2\"\nsign_from = {second_from}\n"
+        ),
     );
     let service = workspace.serve().await;
     service.post("/identity-token", &user_1()).await.ok();
+    (workspace, service)
+}
+
+/// How often a prime of `WebAppKey1` stands in the memory of the service, as the library or as a file holds it.
+fn prime_in_memory(service: &Running) -> usize {
+    use rsa::pkcs8::DecodePrivateKey as _;
+    use rsa::traits::PrivateKeyParts as _;
     let key = rsa::RsaPrivateKey::from_pkcs8_pem(&KEYS.web).expect("a key");
-    let mut prime = key.primes()[0].to_bytes_le();
-    prime.truncate(64);
-    let big_endian: Vec<u8> = prime.iter().rev().copied().collect();
-    let hits = || in_memory(service.pid(), &prime) + in_memory(service.pid(), &big_endian);
-    assert!(hits() > 0, "the scanner finds a key that is in use");
+    let little_endian = key.primes()[0].to_bytes_le();
+    let big_endian: Vec<u8> = little_endian.iter().rev().copied().collect();
+    in_memory(service.pid(), &little_endian) + in_memory(service.pid(), &big_endian)
+}
+
+#[tokio::test]
+async fn a_retired_key_leaves_memory() {
+    let (workspace, service) = with_two_keys(UnixTime::from_seconds(4_000_000_000)).await;
+    assert!(prime_in_memory(&service) > 0, "the scanner finds a key that is in use");
     workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
     service.logged("a key was taken away before its time").await;
     within_five_seconds("the key is gone from memory", async || {
         service.post("/identity-token", &user_1()).await.ok();
-        hits() == 0
+        prime_in_memory(&service) == 0
     })
     .await;
+}
+
+/// Nothing changes in the files, and nobody sends a signal.
+#[tokio::test]
+async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
+    // The second took over so long ago that the first is gone in three seconds: an hour's life, an hour's margin.
+    let gone_in_three_seconds = SystemClock::default().now().seconds() - 7_200 + 3;
+    let (_workspace, service) = with_two_keys(UnixTime::from_seconds(gone_in_three_seconds)).await;
+    assert!(prime_in_memory(&service) > 0, "published still");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    within_five_seconds("the key is gone from memory", async || prime_in_memory(&service) == 0).await;
+    assert!(service.logged("\"reloaded\"").await.contains("\"keys_gone\":\"WebAppKey1\""));
 }
 
 /// How often `needle` stands in the memory of a process.

@@ -78,10 +78,12 @@ impl Keyset {
     /// Where the clock was set back to the time of a key that is not open any more, the first of those that are: it has
     /// signed already, so verifiers know it. A reload opens the other in a moment.
     pub fn signing(&self, now: UnixTime) -> Option<usize> {
-        let by_date = self.keys.iter().rposition(|key| key.life.state(now) == State::Signing);
-        by_date.or_else(|| {
-            (!self.keys.is_empty() && self.past.iter().any(|past| past.life.is_some())).then_some(0)
-        })
+        let begun = self.keys.partition_point(|key| key.life.signs_from.is_none_or(|from| from <= now));
+        match begun.checked_sub(1) {
+            Some(latest) => Some(latest),
+            None if self.keys.is_empty() => None,
+            None => self.past.iter().any(|past| past.life.is_some()).then_some(0),
+        }
     }
 
     /// The keys that verifiers must know now.

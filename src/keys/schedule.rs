@@ -32,6 +32,14 @@ impl Entry {
     pub const fn sole(kid: KeyId) -> Self {
         Self { kid, sign_from: None, added: None, emergency: false }
     }
+
+    /// The same as far apart, added at `now`.
+    #[must_use]
+    pub fn delayed_to(self, now: UnixTime) -> Self {
+        let delay = self.added.map_or(0, |added| added.seconds_until(now));
+        let later = |moment: UnixTime| UnixTime::from_seconds(moment.seconds() + delay);
+        Self { sign_from: self.sign_from.map(later), added: self.added.map(later), ..self }
+    }
 }
 
 /// A `keyset.toml`, read.

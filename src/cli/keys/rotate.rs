@@ -94,6 +94,10 @@ impl Rotate {
             let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
             let made = make(directory, kid.clone(), keyset.algorithm, bits, context)?;
             entry.kid = made.kid.clone();
+            if self.sign_from.is_none() {
+                // It is published from now on, and not from before it was made.
+                entry = entry.delayed_to(context.ambient.clock.now());
+            }
             Some(made)
         };
         scheduled.file.append(&entry);

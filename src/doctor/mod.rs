@@ -15,6 +15,8 @@ mod jwk;
 mod material;
 mod token;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use answers::{Answer, Fetched, ask, fetch};
@@ -131,7 +133,8 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
-/// Runs every check on what is known. The findings come by thing, in the order of the catalogue.
+/// Runs every check on what is known. Of one thing a check says the worst alone. The findings come by thing, in the
+/// order of the catalogue.
 pub fn examine(known: &Known<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = CASES.iter().flat_map(|case| findings(case, known)).collect();
     let mut things: Vec<String> = Vec::new();
@@ -145,7 +148,15 @@ pub fn examine(known: &Known<'_>) -> Vec<Finding> {
 }
 
 fn findings<'a>(case: &'static Case, known: &'a Known<'_>) -> impl Iterator<Item = Finding> + use<'a> {
-    (case.check)(known).into_iter().map(|Observation { outcome, about, seen, advice }| Finding {
+    let mut worst: BTreeMap<String, Outcome> = BTreeMap::new();
+    let observations = (case.check)(known);
+    for Observation { about, outcome, .. } in &observations {
+        let known = worst.entry(about.clone()).or_insert(*outcome);
+        *known = (*known).max(*outcome);
+    }
+    let observations =
+        observations.into_iter().filter(move |seen| worst.get(&seen.about) == Some(&seen.outcome));
+    observations.map(|Observation { outcome, about, seen, advice }| Finding {
         check: case.id,
         outcome,
         about,

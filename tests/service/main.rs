@@ -13,6 +13,7 @@ mod callers;
 mod commands;
 mod configuration;
 mod connections;
+mod doctor;
 mod environment;
 mod example;
 mod exchange;

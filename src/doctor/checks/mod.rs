@@ -46,6 +46,15 @@ fn jwks<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a JwkDocument, &'a 
     documents(known).flat_map(|document| document.keys.iter().map(move |jwk| (document, jwk)))
 }
 
+/// Every JWK but those at our own addresses: that these are the configured keys is for one check to say.
+fn others<'a>(known: &'a Known<'_>) -> impl Iterator<Item = &'a Jwk> {
+    let fetched = known.answers.iter().filter_map(|answer| match answer {
+        Answer::Jwks(fetched) if fetched.expected.is_none() => fetched.document.as_ref(),
+        _ => None,
+    });
+    known.jwks.iter().chain(fetched).flat_map(|document| &document.keys)
+}
+
 /// Given documents and fetched ones.
 fn documents<'a>(known: &'a Known<'_>) -> impl Iterator<Item = &'a JwkDocument> {
     let fetched = known.answers.iter().filter_map(|answer| match answer {

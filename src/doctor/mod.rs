@@ -22,9 +22,9 @@ use serde::Serialize;
 pub use answers::{Answer, Fetched, ask, fetch};
 pub use cases::{CASES, Case, Source};
 pub use certificate::GivenCertificate;
-pub use checks::{dated, span};
+pub use checks::{dated, difference, span};
 pub use jwk::JwkDocument;
-pub use material::{GivenKey, Material, UNKNOWN, recognise};
+pub use material::{GivenKey, Material, Numbers, UNKNOWN, recognise};
 pub use token::{Parts, Purpose, UnverifiedToken};
 
 use crate::clock::UnixTime;
@@ -188,7 +188,7 @@ pub fn verdict(findings: &[Finding]) -> (Outcome, String) {
 }
 
 /// Somebody else's text, fit for a terminal and a log: short, and printable.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
     if shown.len() < text.len() {
         shown.push('…');

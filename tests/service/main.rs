@@ -27,6 +27,7 @@ mod refusals;
 mod reload;
 mod rooms;
 mod rotation;
+mod salesforce_metadata;
 mod sandbox;
 mod secrecy;
 mod storm;

@@ -6,6 +6,8 @@ pub(super) mod profiles;
 pub(super) mod published;
 pub(super) mod tokens;
 
+pub use tokens::difference;
+
 use super::jwk::Jwk;
 use super::material::Numbers;
 use super::{Answer, JwkDocument, Known, Observation, Parts, UnverifiedToken};

@@ -190,8 +190,8 @@ fn configured_issuers(known: &Known<'_>) -> Found {
         .collect()
 }
 
-/// In what two issuers differ that a person takes for one; `None` where they are the same, or wholly others.
-fn difference(one: &str, other: &str) -> Option<&'static str> {
+/// In what two issuers, or two key ids, differ that a person takes for one; `None` where they are the same, or wholly others.
+pub fn difference(one: &str, other: &str) -> Option<&'static str> {
     let bare = |text: &str| {
         let text = text.trim().trim_end_matches('/').to_lowercase();
         text.trim_start_matches("https://").trim_start_matches("http://").to_owned()

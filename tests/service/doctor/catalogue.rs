@@ -41,6 +41,27 @@ const REPORTED: [(&str, &str); 30] = [
     ("one key behind two doors", "separate-keys"),
 ];
 
+/// What Salesforce's page asks, question by question, each with the case that answers it.
+const ASKED: [(&str, &str); 17] = [
+    ("the key has kty, kid, alg, x5c", "jwk-members"),
+    ("x5c is base64", "jwk-x5c-form"),
+    ("each key was uploaded individually", "jwk-single"),
+    ("the key follows the JWK structure", "jwk-placeholders"),
+    ("the certificate is valid for ten days", "certificate-dates"),
+    ("the public certificate, not the private one", "jwk-private"),
+    ("keytool prints the certificate", "certificate-form"),
+    ("the header has alg, typ, kid", "token-header"),
+    ("the body has sub, iss, exp", "token-claims"),
+    ("the JWK is in Setup", "jwks-current"),
+    ("JWK and JWT have one kid", "token-kid"),
+    ("the issuer is the one in Setup", "issuer"),
+    ("the JWT was made with the configured JWKS", "token-signature"),
+    ("the JWKS is for the private key that signs", "key-pair"),
+    ("n and e are base64url", "jwk-numbers"),
+    ("public and private half have one key id", "token-kid"),
+    ("the uploaded certificate hasn't expired", "certificate-dates"),
+];
+
 fn tested() -> BTreeSet<&'static str> {
     let all = [keys::CASES, published::CASES, tokens::CASES, configuration::CASES, online::CASES];
     all.into_iter().flatten().copied().collect()
@@ -51,6 +72,15 @@ fn every_check_has_a_fixture_with_its_fault() {
     let cases: BTreeSet<&str> = CASES.iter().map(|case| case.id).collect();
     assert_eq!(cases.len(), CASES.len(), "two cases have one id");
     assert_eq!(tested(), cases);
+}
+
+#[test]
+fn every_question_of_salesforce_s_page_has_a_check() {
+    for (question, id) in ASKED {
+        assert!(tested().contains(id), "{question}: {id}");
+        let case = CASES.iter().find(|case| case.id == id).expect("a case");
+        assert!(case.answers.starts_with("Salesforce asks: "), "{id}: {}", case.answers);
+    }
 }
 
 #[test]

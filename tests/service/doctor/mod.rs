@@ -93,7 +93,7 @@ pub struct Given {
     /// What can't be had otherwise on loopback.
     beside: Option<&'static str>,
     /// Gone at the end.
-    _played: Option<Played>,
+    played: Option<Played>,
 }
 
 impl Given {
@@ -107,7 +107,7 @@ impl Given {
             token: None,
             refusal: None,
             beside: None,
-            _played: None,
+            played: None,
         }
     }
 
@@ -167,13 +167,13 @@ impl Given {
 
     /// Keeps that sandbox until the end.
     pub fn holding(mut self, played: Played) -> Self {
-        self._played = Some(played);
+        self.played = Some(played);
         self
     }
 
     pub fn run(&self, more: &[&str]) -> Ran {
         let arguments = self.arguments.iter().map(String::as_str);
-        let all: Vec<&str> = ["doctor"].into_iter().chain(arguments).chain(more.iter().copied()).collect();
+        let all: Vec<&str> = std::iter::once("doctor").chain(arguments).chain(more.iter().copied()).collect();
         self.workspace.run(&all)
     }
 

@@ -12,7 +12,7 @@ fn bytes(jwk: &Value, name: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// One of a key whose number has `+` or `/` in standard base64, as nearly every one has.

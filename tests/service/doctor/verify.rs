@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{Given, claims, raw_token, seconds, token};
-use crate::sandbox::{PAIRS, set_of};
+use crate::sandbox::{PAIRS, Publisher, set_of};
 use crate::support::Ran;
 
 fn verify(given: &Given, token: &str, arguments: &[&str]) -> Ran {
-    let all: Vec<&str> = ["verify"].iter().chain(arguments).copied().collect();
+    let all: Vec<&str> = std::iter::once("verify").chain(arguments.iter().copied()).collect();
     given.workspace.run_with_input(&all, token)
 }
 
@@ -37,6 +37,17 @@ fn a_token_is_verified_with_a_key_a_certificate_a_set_or_the_configuration() {
         verify(&given, &token, &arguments).ok();
     }
     verify(&Given::configured(&[]), &token, &[]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_verified_with_the_keys_that_an_address_shows() {
+    let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
+    verify(&Given::nothing(), &token(&json!({})), &["--jwks", &publisher.url]).ok();
+    assert_eq!(publisher.hits(), 1);
+    publisher.publish(&set_of(&PAIRS[1].jwk("Key1")));
+    let ran = verify(&Given::nothing(), &token(&json!({})), &["--jwks", &publisher.url]);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stdout.contains("✗ token-signature "), "{}", ran.stdout);
 }
 
 /// Nothing speaks against it, and still it is not called good.

@@ -13,6 +13,7 @@
 //! | [`callers`] | who may ask, and for what |
 //! | [`exchange`] | Salesforce as a client sees it: two exchanges, what its errors mean, the cache in front |
 //! | [`doctor`] | checks, each a pure function from what is known to a finding |
+//! | [`metadata`] | the keysets as deployable Salesforce metadata, and a retrieved project beside them |
 //! | [`sandbox`] | Salesforce as a server, on loopback, sharing no code with `tokens` |
 //! | [`http`] | routes, handlers that only translate, errors into statuses |
 //! | [`app`] | builds the rooms, runs them, stops |
@@ -34,6 +35,7 @@ pub mod http;
 pub mod json;
 pub mod jwks;
 pub mod keys;
+pub mod metadata;
 pub mod metrics;
 pub mod sandbox;
 pub mod tokens;

@@ -46,7 +46,7 @@ impl Page {
     }
 
     pub fn heading(&mut self, text: &str) {
-        self.line(&format!("{THING}{text}{THING:#}"));
+        self.paragraph("", 0, THING, text);
     }
 
     /// `text` in lines, the first behind `lead`, the others below it.

@@ -16,6 +16,7 @@ mod jwk;
 mod keys;
 mod mint;
 mod openapi;
+mod salesforce_metadata;
 mod sandbox;
 mod serve;
 mod verify;
@@ -66,6 +67,7 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Callers(callers::Callers),
+    SalesforceMetadata(salesforce_metadata::SalesforceMetadata),
     Sandbox(sandbox::SandboxCommand),
     Healthcheck(healthcheck::Healthcheck),
     Openapi(openapi::Openapi),
@@ -179,6 +181,7 @@ pub fn run(
         Command::Verify(command) => command.run(&context),
         Command::Doctor(command) => command.run(&context),
         Command::Callers(command) => command.run(&context),
+        Command::SalesforceMetadata(command) => command.run(&context),
         Command::Sandbox(command) => command.run(&context),
         Command::Healthcheck(command) => command.run(&context),
         Command::Openapi(command) => command.run(),

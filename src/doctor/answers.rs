@@ -72,10 +72,7 @@ pub async fn fetch(url: &str, clock: &dyn Clock) -> Fetched {
 }
 
 async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expected>) -> Fetched {
-    let begun = clock.steady();
-    let asked = look(url).await;
-    let took = clock.steady().saturating_sub(begun);
-    let (reply, document) = match asked {
+    let (reply, document) = match look(url, clock).await {
         Err(why) => (Err(why), None),
         Ok(answer) => {
             let document = (answer.status == 200).then(|| {
@@ -91,7 +88,7 @@ async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expe
                 status: answer.status,
                 location: answer.location,
                 size: answer.body.len(),
-                took,
+                took: answer.took,
                 skew,
             };
             (Ok(reply), document)

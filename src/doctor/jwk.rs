@@ -89,6 +89,11 @@ impl JwkDocument {
             .collect();
         Self { about: about.to_owned(), shape, around, served: false, keys }
     }
+
+    /// Whether it is what an endpoint has to show: a set of keys and nothing else (RFC 7517, section 5).
+    pub fn is_a_set(&self) -> bool {
+        self.shape == Shape::Set && self.around.is_none() && !self.keys.is_empty()
+    }
 }
 
 impl Jwk {
@@ -180,7 +185,7 @@ fn number(value: Option<&Json>) -> Number {
         Err(_) if text.contains(char::is_whitespace) => Some("holds white space"),
         Err(_) => Some("isn't base64url"),
     };
-    Number { value: lenient(text), fault }
+    Number { value: lenient(text).filter(|value| !value.is_empty()), fault }
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -15,14 +15,16 @@ mod jwk;
 mod material;
 mod token;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use answers::{Answer, Fetched, ask, fetch};
 pub use cases::{CASES, Case, Source};
 pub use certificate::GivenCertificate;
-pub use checks::{dated, span};
+pub use checks::{dated, difference, span};
 pub use jwk::JwkDocument;
-pub use material::{GivenKey, Material, UNKNOWN, recognise};
+pub use material::{GivenKey, Material, Numbers, UNKNOWN, recognise};
 pub use token::{Parts, Purpose, UnverifiedToken};
 
 use crate::clock::UnixTime;
@@ -131,7 +133,8 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
-/// Runs every check on what is known. The findings come by thing, in the order of the catalogue.
+/// Runs every check on what is known. Of one thing a check says the worst alone. The findings come by thing, in the
+/// order of the catalogue.
 pub fn examine(known: &Known<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = CASES.iter().flat_map(|case| findings(case, known)).collect();
     let mut things: Vec<String> = Vec::new();
@@ -145,7 +148,15 @@ pub fn examine(known: &Known<'_>) -> Vec<Finding> {
 }
 
 fn findings<'a>(case: &'static Case, known: &'a Known<'_>) -> impl Iterator<Item = Finding> + use<'a> {
-    (case.check)(known).into_iter().map(|Observation { outcome, about, seen, advice }| Finding {
+    let mut worst: BTreeMap<String, Outcome> = BTreeMap::new();
+    let observations = (case.check)(known);
+    for Observation { about, outcome, .. } in &observations {
+        let known = worst.entry(about.clone()).or_insert(*outcome);
+        *known = (*known).max(*outcome);
+    }
+    let observations =
+        observations.into_iter().filter(move |seen| worst.get(&seen.about) == Some(&seen.outcome));
+    observations.map(|Observation { outcome, about, seen, advice }| Finding {
         check: case.id,
         outcome,
         about,
@@ -177,7 +188,7 @@ pub fn verdict(findings: &[Finding]) -> (Outcome, String) {
 }
 
 /// Somebody else's text, fit for a terminal and a log: short, and printable.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
     if shown.len() < text.len() {
         shown.push('…');

@@ -7,6 +7,7 @@ use reqwest::header::{DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, RequestBuilder};
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::config::HttpsUrl;
 use crate::json::Json;
 
@@ -96,19 +97,22 @@ pub struct Seen {
     pub body: Vec<u8>,
     /// Of the `Date` header, seconds since the epoch.
     pub date: Option<i64>,
+    /// From connecting to the last byte.
+    pub took: Duration,
 }
 
 /// What a GET answers, redirects included.
 ///
 /// # Errors
 /// Says why there is no answer.
-pub async fn look(url: &str) -> Result<Seen, String> {
+pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
     let client = client().map_err(|error| error.to_string())?;
     let failed = |error: reqwest::Error| match fault(&error) {
         Fault::Timeout => format!("does not answer within {} s", TIMEOUT.as_secs()),
         Fault::Unreachable(why) => format!("can't be reached: {why}"),
         unusable @ Fault::Unusable { .. } => unusable.to_string(),
     };
+    let begun = clock.steady();
     let mut response = client.get(url).send().await.map_err(failed)?;
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     let date = header(DATE).and_then(http_date);
@@ -121,7 +125,7 @@ pub async fn look(url: &str) -> Result<Seen, String> {
             break;
         }
     }
-    Ok(Seen { status, location, body, date })
+    Ok(Seen { status, location, body, date, took: clock.steady().saturating_sub(begun) })
 }
 
 /// Whether the host answers at all; no login.

@@ -119,6 +119,18 @@ impl Workspace {
         Ran::of(output)
     }
 
+    /// The same, with something on standard input.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        // Less than a pipe holds, so that it can be written before anything is read.
+        let stdin = child.stdin.take().expect("piped");
+        let _ = std::io::Write::write_all(&mut &stdin, input.as_bytes());
+        drop(stdin);
+        Ran::of(child.wait_with_output().expect("it ends"))
+    }
+
     /// Starts the service and waits until it answers.
     pub async fn serve(&self) -> Running {
         Running::start(self.command(&["serve"])).await

@@ -1,6 +1,6 @@
 //! Private keys and certificates.
 
-use super::{Found, configured, dated, jwks, signs};
+use super::{Found, configured, dated, jwks, others, signs};
 use crate::clock::UnixTime;
 use crate::config::Kind;
 use crate::doctor::certificate::Certificate;
@@ -168,8 +168,8 @@ fn given_pairs(known: &Known<'_>) -> Found {
 
 /// JWKs that have the id of a configured key.
 fn configured_pairs(known: &Known<'_>) -> Found {
-    jwks(known)
-        .filter_map(|(_, jwk)| {
+    others(known)
+        .filter_map(|jwk| {
             let (_, key) = known.ring?.find(jwk.kid()?)?;
             let same = jwk.numbers()? == Numbers::of(&key.private.public);
             Some(if same {

@@ -6,6 +6,8 @@ pub(super) mod profiles;
 pub(super) mod published;
 pub(super) mod tokens;
 
+pub use tokens::difference;
+
 use super::jwk::Jwk;
 use super::material::Numbers;
 use super::{Answer, JwkDocument, Known, Observation, Parts, UnverifiedToken};
@@ -44,6 +46,15 @@ fn signs(keyset: &Keyset, kind: Kind) -> bool {
 /// Every JWK of every document, what is served included.
 fn jwks<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a JwkDocument, &'a Jwk)> {
     documents(known).flat_map(|document| document.keys.iter().map(move |jwk| (document, jwk)))
+}
+
+/// Every JWK but those at our own addresses: that these are the configured keys is for one check to say.
+fn others<'a>(known: &'a Known<'_>) -> impl Iterator<Item = &'a Jwk> {
+    let fetched = known.answers.iter().filter_map(|answer| match answer {
+        Answer::Jwks(fetched) if fetched.expected.is_none() => fetched.document.as_ref(),
+        _ => None,
+    });
+    known.jwks.iter().chain(fetched).flat_map(|document| &document.keys)
 }
 
 /// Given documents and fetched ones.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Found;
-use crate::doctor::{Answer, Fetched, Known, Observation, printable};
+use crate::doctor::{Answer, Fetched, JwkDocument, Known, Observation, printable};
 use crate::exchange::ExchangeError;
 
 /// What Nimbus, the library that Salesforce's Java most likely fetches with, allows by default for connecting and
@@ -44,7 +44,7 @@ pub fn reachable(known: &Known<'_>) -> Found {
                 Ok(reply) if reply.status != 200 => {
                     Observation::fail(about, format!("answers {}", reply.status))
                 }
-                Ok(_) if fetched.document.as_ref().is_none_or(|document| document.keys.is_empty()) => {
+                Ok(_) if !fetched.document.as_ref().is_some_and(JwkDocument::is_a_set) => {
                     Observation::fail(about, "answers 200 with something that is no JWK Set, or an empty one")
                 }
                 Ok(_) => Observation::pass(about, "answers 200 with a JWK Set, without login or redirect"),
@@ -56,7 +56,8 @@ pub fn reachable(known: &Known<'_>) -> Found {
 fn whole<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a Fetched, &'a super::super::answers::Reply)> {
     fetched(known).filter_map(|fetched| {
         let reply = fetched.reply.as_ref().ok()?;
-        (reply.status == 200 && fetched.document.is_some()).then_some((fetched, reply))
+        fetched.document.as_ref().filter(|document| document.is_a_set())?;
+        Some((fetched, reply))
     })
 }
 
@@ -85,19 +86,13 @@ pub fn same(known: &Known<'_>) -> Found {
             Some(if fetched.is_expected() {
                 Observation::pass(&fetched.url, "shows the keys that this configuration publishes")
             } else {
-                let kids = fetched.document.as_ref().map_or_else(String::new, |document| {
-                    document
-                        .keys
-                        .iter()
-                        .filter_map(|jwk| jwk.kid())
-                        .map(printable)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                });
-                let seen = format!(
-                    "shows other keys ({kids}) than this configuration publishes ({})",
-                    expected.kids
-                );
+                let keys = fetched.document.iter().flat_map(|document| &document.keys);
+                let kids = keys.filter_map(|jwk| jwk.kid()).map(printable).collect::<Vec<_>>().join(", ");
+                let seen = if kids == expected.kids {
+                    format!("shows another key or certificate as {kids} than this configuration publishes")
+                } else {
+                    format!("shows other keys ({kids}) than this configuration publishes ({})", expected.kids)
+                };
                 Observation::fail(&fetched.url, seen)
             })
         })

@@ -43,7 +43,7 @@ pub fn warnings(known: &Known<'_>) -> Found {
         "runs out ",
         "isn't valid before",
         "signed by one key",
-        "are signed by",
+        "serves both",
         "ends with a slash",
         "no key signs",
     ];

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{Found, documents, jwks};
 use crate::doctor::jwk::{Shape, X5c};
-use crate::doctor::{Known, Observation};
+use crate::doctor::{Known, Observation, Outcome};
 
 pub fn text(known: &Known<'_>) -> Found {
-    let files = documents(known).map(|document| match (&document.shape, &document.around) {
+    let files = known.jwks.iter().map(|document| match (&document.shape, &document.around) {
         (Shape::NotJson(error), _) => Observation::fail(&document.about, format!("isn't JSON: {error}"))
             .advising(
                 "mend the text, or take `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
@@ -122,18 +122,21 @@ pub fn x5c_form(known: &Known<'_>) -> Found {
         .collect()
 }
 
+/// Salesforce's own page asks for them in what is uploaded; in a set that is served, others read them too.
 pub fn placeholders(known: &Known<'_>) -> Found {
     jwks(known)
         .filter(|(_, jwk)| jwk.private_members().is_empty())
-        .filter_map(|(_, jwk)| match jwk.placeholders() {
+        .filter_map(|(document, jwk)| match jwk.placeholders() {
             names if names.is_empty() => None,
             names => {
                 let names: Vec<String> = names.iter().map(|name| format!("\"{name}\":\"{name}\"")).collect();
                 let seen = format!(
-                    "holds {}: the placeholders of Salesforce's sample and utility. No secret is in them",
+                    "holds {}: the placeholders of Salesforce's sample and utility. They are no part of any key, \
+                     and nothing has leaked",
                     names.join(", ")
                 );
-                Some(Observation::warn(&jwk.about, seen))
+                let outcome = if document.served { Outcome::Warn } else { Outcome::Pass };
+                Some(Observation::new(outcome, &jwk.about, seen))
             }
         })
         .collect()

@@ -1,6 +1,6 @@
 //! JWTs: identity tokens, assertions of the JWT bearer flow, and Intercom's.
 
-use super::{Found, dated, jwks, jwts, public_keys, span};
+use super::{Found, dated, jwks, jwts, others, public_keys, span};
 use crate::clock::UnixTime;
 use crate::config::SHORTEST_TTL;
 use crate::doctor::material::Numbers;
@@ -123,15 +123,16 @@ pub fn kid(known: &Known<'_>) -> Found {
     of_tokens.chain(ids_of_pairs(known)).collect()
 }
 
-/// A JWK under another id than that of the configured key whose half it is.
+/// A JWK under another id than that of the configured key whose half it is, and under no other key's.
 fn ids_of_pairs(known: &Known<'_>) -> Found {
-    jwks(known)
-        .filter_map(|(_, jwk)| {
+    others(known)
+        .filter_map(|jwk| {
             let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
             let same =
                 |(_, _, key): &(String, _, &crate::keys::Key)| Numbers::of(&key.private.public) == numbers;
             let (about, _, key) = super::configured(known).find(same)?;
-            (key.kid.as_str() != kid).then(|| {
+            let strange = key.kid.as_str() != kid && known.ring?.find(kid).is_none();
+            strange.then(|| {
                 let seen = format!("is the public half of {about}, under the id `{}`", printable(kid));
                 Observation::fail(&jwk.about, seen)
             })
@@ -189,8 +190,8 @@ fn configured_issuers(known: &Known<'_>) -> Found {
         .collect()
 }
 
-/// In what two issuers differ that a person takes for one; `None` where they are the same, or wholly others.
-fn difference(one: &str, other: &str) -> Option<&'static str> {
+/// In what two issuers, or two key ids, differ that a person takes for one; `None` where they are the same, or wholly others.
+pub fn difference(one: &str, other: &str) -> Option<&'static str> {
     let bare = |text: &str| {
         let text = text.trim().trim_end_matches('/').to_lowercase();
         text.trim_start_matches("https://").trim_start_matches("http://").to_owned()

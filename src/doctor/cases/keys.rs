@@ -1,0 +1,105 @@
+//! What is wrong with private keys and certificates.
+
+use super::Case;
+use super::Source::{Doc, Field, Own, Rfc};
+use crate::doctor::checks::keys;
+
+pub(super) const CASES: [Case; 9] = [
+    Case {
+        id: "key-form",
+        title: "A private key is readable",
+        sees: "`invalid assertion`, `ASN.1 parsing error`, or the mint doesn't start",
+        answers: "Is it the private key, as PEM, with real line breaks?",
+        fix: "give the private key as PEM: PKCS#8 (BEGIN PRIVATE KEY) or PKCS#1 (BEGIN RSA PRIVATE KEY). \
+              Salesforce's own utility reads PKCS#8 only: `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW`",
+        source: Field,
+        online: false,
+        check: keys::form,
+    },
+    Case {
+        id: "key-strength",
+        title: "A key is RSA of 2048 bits or more",
+        sees: "the key fails to upload, or no token is taken",
+        answers: "Is it an RSA key that RS256 allows (RFC 7518, section 3.3)?",
+        fix: "make another: `tokenmint keys new KID`, or `openssl genpkey -algorithm RSA -pkeyopt \
+              rsa_keygen_bits:2048`, and upload its JWK and certificate",
+        source: Doc,
+        online: false,
+        check: keys::strength,
+    },
+    Case {
+        id: "key-file-mode",
+        title: "Only its owner can read a private key",
+        sees: "nothing, until somebody signs in as your customers",
+        answers: "Who else can read the key?",
+        fix: "chmod 600; if others may have read it, make another key",
+        source: Own,
+        online: false,
+        check: keys::file_mode,
+    },
+    Case {
+        id: "signing-key",
+        title: "Each keyset has a key that signs now",
+        sees: "503 `temporarily_unavailable` for every token",
+        answers: "Does a key sign now?",
+        fix: "in keyset.toml give one key a `sign_from` that has passed; `tokenmint keys list` shows all dates",
+        source: Own,
+        online: false,
+        check: keys::schedule,
+    },
+    Case {
+        id: "key-pair",
+        title: "Private key, JWK and certificate are one pair",
+        sees: "every chat is a guest's, or `invalid assertion`",
+        answers: "Salesforce asks: Is the JWKS for the private key used to sign the JWT?",
+        fix: "make JWK and certificate from the key that signs (`tokenmint jwk KID`) and upload them: Setup > \
+              Enhanced Chat User Verification > Keys > New Key; for OAuth Setup > External Client App Manager > \
+              the app > OAuth settings",
+        source: Doc,
+        online: false,
+        check: keys::pair,
+    },
+    Case {
+        id: "separate-keys",
+        title: "Identity tokens and OAuth assertions have keys of their own",
+        sees: "nothing, until one leak opens both doors",
+        answers: "Are different kinds of JWT signed by different keys (RFC 8725, section 3.12)?",
+        fix: "a keyset for each: `tokenmint keys new KID --directory keys/crm`, [keysets.crm], and `keyset = \"crm\"` \
+              in the [oauth] profiles; upload the new certificate to the app",
+        source: Rfc,
+        online: false,
+        check: keys::separate,
+    },
+    Case {
+        id: "certificate-form",
+        title: "A certificate is one",
+        sees: "the certificate fails to upload",
+        answers: "Salesforce asks: Is your certificate valid? (`keytool -printcert` must print it)",
+        fix: "make it from the key: `openssl req -x509 -new -key KEY -days 1095 -subj /CN=NAME -out CRT`, or leave \
+              it out and tokenmint derives one",
+        source: Doc,
+        online: false,
+        check: keys::certificate_form,
+    },
+    Case {
+        id: "certificate-dates",
+        title: "A certificate is valid, for ten days at least",
+        sees: "the key fails to upload; later, every chat is a guest's",
+        answers: "Salesforce asks: Has the certificate expired? The certificate must be valid for at least 10 days",
+        fix: "make a new certificate for the same key (remove KID.crt and tokenmint derives one), and upload the JWK \
+              anew: Setup > Enhanced Chat User Verification > Keys",
+        source: Doc,
+        online: false,
+        check: keys::certificate_dates,
+    },
+    Case {
+        id: "app-certificate",
+        title: "A certificate fits an app's upload",
+        sees: "the app refuses the certificate",
+        answers: "Is it at most 4 KB, and made for years, not for ever?",
+        fix: "make it from a key of 2048 bits and without a chain: `tokenmint keys new`",
+        source: Field,
+        online: false,
+        check: keys::app_certificate,
+    },
+];

@@ -1,0 +1,205 @@
+//! The metadata types, field for field. What else a retrieved file has is passed over.
+
+use quick_xml::se::Serializer;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::API_VERSION;
+
+pub const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
+
+#[derive(Debug, thiserror::Error)]
+#[error("isn't the metadata that its name says: {0}")]
+pub struct Unreadable(#[from] quick_xml::DeError);
+
+/// A keyset of Setup.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "PublicKeyCertificateSet", rename_all = "camelCase")]
+pub(super) struct CertificateSet {
+    #[serde(rename = "@xmlns", default)]
+    pub xmlns: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub jwks_end_point: Option<String>,
+    #[serde(default)]
+    pub jwt_issuer: String,
+    #[serde(default)]
+    pub master_label: String,
+    #[serde(rename = "publicKeyCertificateSetKeys", skip_serializing_if = "Vec::is_empty", default)]
+    pub keys: Vec<SetKey>,
+    #[serde(rename = "type")]
+    pub kind: SetType,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SetKey {
+    pub public_key_certificate: String,
+}
+
+/// Where a set has its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SetType {
+    /// Uploaded. People have seen the other spelling.
+    #[serde(rename = "JWKS", alias = "Jwks")]
+    Jwks,
+    #[serde(rename = "JWKS_URL")]
+    JwksUrl,
+}
+
+impl SetType {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwks => "JWKS",
+            Self::JwksUrl => "JWKS_URL",
+        }
+    }
+}
+
+/// An uploaded key of Setup.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "PublicKeyCertificate", rename_all = "camelCase")]
+pub(super) struct Certificate {
+    #[serde(rename = "@xmlns", default)]
+    xmlns: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    description: Option<String>,
+    /// Where it is not said, a key isn't.
+    #[serde(default)]
+    pub is_active: bool,
+    /// One JWK, as JSON.
+    #[serde(default)]
+    pub json_web_key: String,
+    #[serde(default)]
+    master_label: String,
+}
+
+impl Certificate {
+    pub fn new(kid: &str, jwk: &Value) -> Self {
+        Self {
+            xmlns: NAMESPACE.to_owned(),
+            description: Some("Made by tokenmint from its configuration".to_owned()),
+            is_active: true,
+            json_web_key: format!("{jwk:#}"),
+            master_label: kid.chars().take(80).collect(),
+        }
+    }
+}
+
+/// Of a messaging channel, who verifies its users.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "MessagingChannel", rename_all = "camelCase")]
+pub(super) struct Channel {
+    #[serde(rename = "@xmlns", default)]
+    pub xmlns: String,
+    pub embedded_config: Option<EmbeddedConfig>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EmbeddedConfig {
+    pub auth_mode: Mode,
+    #[serde(default)]
+    pub messaging_authorizations: Vec<MessagingAuthorization>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Mode {
+    Auth,
+    UnAuth,
+}
+
+/// A User Verification configuration of a channel.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MessagingAuthorization {
+    /// Its name; in the subject of every verified conversation.
+    #[serde(default)]
+    pub auth_identifier: String,
+    pub authorization_type: AuthorizationType,
+    /// Where it is not said, it isn't.
+    #[serde(default)]
+    pub enabled: bool,
+    #[serde(default)]
+    pub public_key_certificate_set_name: String,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum AuthorizationType {
+    PublicKeyCertificateSet,
+    AuthProvider,
+}
+
+macro_rules! written_and_read {
+    ($($kind:ty),*) => {
+        $(impl $kind {
+            pub fn to_xml(&self) -> String {
+                to_xml(self)
+            }
+
+            /// # Errors
+            /// Says what is missing or no XML.
+            pub fn read(text: &str) -> Result<Self, Unreadable> {
+                Ok(quick_xml::de::from_str(text)?)
+            }
+        })*
+    };
+}
+written_and_read!(CertificateSet, Certificate, Channel);
+
+/// With four spaces a level, as an org gives it.
+fn to_xml(value: &impl Serialize) -> String {
+    let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_owned();
+    let mut serializer = Serializer::new(&mut text);
+    serializer.indent(' ', 4);
+    value.serialize(serializer).expect("names are constants and values text");
+    text.push('\n');
+    text
+}
+
+#[derive(Serialize)]
+struct Package {
+    #[serde(rename = "@xmlns")]
+    xmlns: &'static str,
+    types: [PackageTypes; 2],
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct PackageTypes {
+    members: &'static str,
+    name: &'static str,
+}
+
+/// package.xml: all components of both types.
+pub(super) fn manifest() -> String {
+    let all = |name| PackageTypes { members: "*", name };
+    to_xml(&Package {
+        xmlns: NAMESPACE,
+        types: [all("PublicKeyCertificate"), all("PublicKeyCertificateSet")],
+        version: API_VERSION,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slash, a space, a letter: what differs must survive the reading.
+    #[test]
+    fn an_issuer_is_written_and_read_byte_for_byte() {
+        for issuer in ["https://acme.example/", " acme ", "a&b <c> \"d\" 'e'", "Ümlaut"] {
+            let set = CertificateSet {
+                xmlns: NAMESPACE.to_owned(),
+                description: None,
+                jwks_end_point: None,
+                jwt_issuer: issuer.to_owned(),
+                master_label: "web".to_owned(),
+                keys: Vec::new(),
+                kind: SetType::Jwks,
+            };
+            assert_eq!(CertificateSet::read(&set.to_xml()).expect("our own").jwt_issuer, issuer);
+        }
+    }
+}

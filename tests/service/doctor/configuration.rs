@@ -1,0 +1,78 @@
+//! Profiles, limits and addresses.
+
+use super::Given;
+
+const AUDIENCE: &str = "audience = \"https://acme.my.salesforce.com\"";
+const SCRT: &str = "https://acme.my.salesforce-scrt.com";
+const PUBLIC: &str = "https://tokens.acme.example";
+const USERNAME: &str = "username = \"integration@acme.com\"";
+const LISTEN: &str = "[server]\n";
+
+/// A second profile of the same user, and all that is allowed to both.
+const SECOND: &str = r#"logins_per_hour = 3600
+[oauth.second]
+keyset = "crm"
+consumer_key = "3MVG9.second"
+username = "integration@acme.com"
+audience = "https://acme.my.salesforce.com"
+logins_per_hour = 3600
+[intercom.fin]"#;
+
+const SANDBOX: &str = "audience = \"https://acme--uat.sandbox.my.salesforce.com\"";
+
+faults! {
+    a_setting_that_there_is_not: "configuration", fail, "unknown key",
+        Given::configured(&[(LISTEN, "[server]\nremints = 5\n")]);
+    a_key_directory_that_is_not_there: "configuration", fail, "can't be listed",
+        Given::configured(&[("keys/identity", "keys/elsewhere")]);
+    a_secret_that_can_be_guessed: "configuration-warnings", warn, "shorter than 32 characters",
+        Given::configured(&[("intercom-messenger-api-secret-0123456789", "guess-me")]);
+    a_key_file_that_is_never_read: "configuration-warnings", warn, "is ignored",
+        {
+            let given = Given::configured(&[]);
+            given.workspace.write("keys/identity/old.pem", "");
+            given
+        };
+    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "acme.my.salesforce.com, which isn't",
+        Given::configured(&[(SCRT, "https://acme.my.salesforce.com")]);
+    a_site_instead_of_the_messaging_host: "scrt-url", fail, "acme.my.site.com, which isn't",
+        Given::configured(&[(SCRT, "https://acme.my.site.com")]);
+    a_messaging_host_without_its_scheme: "scrt-url", fail, "isn't a URL",
+        Given::configured(&[(SCRT, "acme.my.salesforce-scrt.com")]);
+    an_org_s_id_that_is_cut_short: "org-id", fail, "15 or 18",
+        Given::configured(&[("00D000000000001", "00D00000000001")]);
+    a_user_s_id_instead_of_the_org_s: "org-id", fail, "00D",
+        Given::configured(&[("00D000000000001", "005000000000001")]);
+    a_deployment_s_label_instead_of_its_name: "deployment", fail, "must be an API name",
+        Given::configured(&[("Web_Channel", "Web Channel")]);
+    an_audience_with_a_slash_at_its_end: "audience", fail, "a slash at the end",
+        Given::configured(&[(AUDIENCE, "audience = \"https://acme.my.salesforce.com/\"")]);
+    a_sandbox_with_production_s_audience: "audience", fail, "a sandbox, with production's audience",
+        Given::configured(&[
+            (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \
+                        \"https://acme--uat.sandbox.my.salesforce.com/services/oauth2/token\""),
+            (USERNAME, "username = \"integration@acme.com.uat\""),
+        ]);
+    production_s_host_for_an_external_client_app: "audience-host", warn, "isn't found there",
+        Given::configured(&[(AUDIENCE, "audience = \"https://login.salesforce.com\"")]);
+    a_user_name_that_is_none: "username", fail, "has the form of an e-mail address",
+        Given::configured(&[(USERNAME, "username = \"integration\"")]);
+    a_sandbox_s_user_without_its_suffix: "username", warn, "without the suffix `.uat`",
+        Given::configured(&[(AUDIENCE, SANDBOX)]);
+    two_profiles_that_together_log_in_too_often: "limits", fail, "7200 logins an hour",
+        Given::configured(&[("[intercom.fin]", SECOND)]);
+    a_guard_that_stops_no_page: "runaway-page", warn, "a page in a loop isn't stopped",
+        Given::configured(&[(LISTEN, "[server]\nlimits = { remints_per_minute = 3000 }\n")]);
+    a_public_address_on_another_port: "public-url", warn, "names port 8443",
+        Given::configured(&[(PUBLIC, "https://tokens.acme.example:8443")]);
+    a_public_address_on_this_host: "public-url", warn, "can't reach",
+        Given::configured(&[(PUBLIC, "http://localhost:8443")]);
+    a_profile_s_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
+        Given::configured(&[("ttl = \"1h\"", "ttl = \"2m\"")]);
+    a_profile_s_life_beyond_the_channel_s_session: "lifetime", warn, "longer than a channel's session",
+        Given::configured(&[("ttl = \"1h\"", "ttl = \"3h\"")]);
+    a_profile_s_issuer_with_a_slash_at_its_end: "issuer", warn, "ends with a slash",
+        Given::configured(&[("https://acme.example", "https://acme.example/")]);
+    another_issuer_in_setup_than_the_profile_s: "issuer", fail, "in Setup `https://acme.example/`",
+        Given::configured(&[]).with(&["--issuer", "https://acme.example/"]);
+}

@@ -1,0 +1,82 @@
+//! Where all is well the doctor finds nothing: a fixture that yields a finding by itself would hide which fault it was.
+
+use serde_json::json;
+use tokenmint::sandbox::Keys;
+
+use super::online::{asking, org, played};
+use super::{Given, claims, good_certificate, raw_token, utility_jwk};
+use crate::sandbox::{PAIRS, Publisher};
+
+/// As the Rails helper of Intercom's page makes it: header and claims in its order.
+fn rails_token() -> String {
+    let mut claims = claims();
+    claims["aud"] = json!("https://acme.my.salesforce-scrt.com");
+    claims["exp"] = json!(super::seconds() + 3600);
+    raw_token(&json!({"alg": "RS256", "typ": "JWT", "kid": "Key1"}), &claims.to_string())
+}
+
+#[test]
+fn a_sound_configuration_has_no_finding() {
+    Given::configured(&[]).is_well();
+}
+
+#[test]
+fn what_people_have_before_tokenmint_has_no_finding_alone_or_together() {
+    let key = |given: Given| given.file("Key1.key", &PAIRS[0].pem);
+    let certificate = |given: Given| given.file("Key1.crt", &good_certificate());
+    let jwk = |given: Given| given.jwk(&utility_jwk());
+    let token = |given: Given| given.token(&rails_token());
+    key(Given::nothing()).is_well();
+    certificate(Given::nothing()).is_well();
+    jwk(Given::nothing()).is_well();
+    token(Given::nothing()).is_well();
+    token(jwk(certificate(key(Given::nothing())))).is_well();
+    token(jwk(Given::configured(&[]))).is_well();
+}
+
+#[test]
+fn what_init_writes_has_no_finding() {
+    let given = Given::nothing();
+    given.workspace.run(&["init", "new", "--issuer", "intercom.com"]).ok();
+    given.with(&["--config", "new/tokenmint.toml"]).is_well();
+}
+
+/// Everything that could be asked is there, and hears nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offline_nobody_is_asked() {
+    let publisher = Publisher::of(&json!({})).await;
+    let there = publisher.url.trim_end_matches("/jwks.json");
+    let token_url = format!(
+        "audience = \"https://acme.my.salesforce.com\"\ntoken_url = \"{there}/services/oauth2/token\""
+    );
+    let given = Given::configured(&[
+        ("https://tokens.acme.example", there),
+        ("https://acme.my.salesforce-scrt.com", there),
+        ("audience = \"https://acme.my.salesforce.com\"", &token_url),
+    ]);
+    given.beside("public-url").is_well();
+    assert_eq!(publisher.hits(), 0);
+}
+
+/// The whole circle: the JWKS of the running service, and a Salesforce that fetches it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_finding() {
+    let service = Given::configured(&[]).workspace;
+    let running = service.serve().await;
+    let public = format!("http://{}", running.address("public"));
+    let mut org = org();
+    org.deployments[0].keys = Keys::Url(format!("{public}/keysets/web/jwks.json"));
+    let mut given = asking(played(org).await, &[]).beside("public-url");
+    given.workspace.set("TOKENMINT_SERVER__PUBLIC__URL", &public);
+    given.is_well();
+    // Without the breaks of its lines.
+    let text = given.run(&[]).ok().split_whitespace().collect::<Vec<_>>().join(" ");
+    for seen in [
+        "answers 200 with a JWK Set, without login or redirect",
+        "shows the keys that this configuration publishes",
+        "the session is v2/iamessage/AUTH/Web_Verification/uid:tokenmint-doctor",
+        "Salesforce gave an access token",
+    ] {
+        assert!(text.contains(seen), "{text}");
+    }
+}

@@ -1,0 +1,121 @@
+//! Private keys and certificates.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CustomExtension, KeyPair};
+
+use super::{Given, certificate, good_certificate, pem_of, token};
+use crate::sandbox::{PAIRS, Pair, sign};
+
+/// A key of any kind with its certificate, as people make them.
+fn openssl(kind: &str) -> Pair {
+    let arguments = format!("req -x509 -newkey {kind} -nodes -keyout - -days 400 -subj /CN=acme");
+    let made = Command::new("openssl").args(arguments.split(' ')).output().expect("openssl runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let blocks = pem::parse_many(made.stdout).expect("PEM");
+    let [key, certificate] = blocks.as_slice() else { panic!("a key and a certificate") };
+    Pair { pem: pem::encode(key), certificate: certificate.contents().to_vec() }
+}
+
+fn open_key() -> Given {
+    let given = Given::nothing().file("Key1.key", &PAIRS[0].pem);
+    fs::set_permissions(given.workspace.path("Key1.key"), Permissions::from_mode(0o644))
+        .expect("a file of ours");
+    given
+}
+
+faults! {
+    a_key_with_its_line_breaks_written_out: "key-form", fail, "`\\n` written out",
+        Given::nothing().file("Key1.key", &PAIRS[0].pem.trim().replace('\n', "\\n"));
+    a_key_in_base64_once_more: "key-form", fail, "base64 of the PEM",
+        Given::nothing().file("Key1.key", &STANDARD.encode(&PAIRS[0].pem));
+    a_key_that_is_cut_short: "key-form", fail, "it is cut short",
+        Given::nothing().file("Key1.key", PAIRS[0].pem.split("-----END").next().expect("a beginning"));
+    a_public_key_instead_of_the_private_one: "key-form", fail, "it is a public key",
+        Given::nothing().file("Key1.key", &KeyPair::from_pem(&PAIRS[0].pem).expect("a key").public_key_pem());
+    an_encrypted_key: "key-form", fail, "it is encrypted",
+        Given::nothing().file("Key1.key", &pem::encode(&pem::Pem::new("ENCRYPTED PRIVATE KEY", vec![0x30, 0])));
+    a_certificate_instead_of_the_key: "configuration", fail, "it is a certificate, not a private key",
+        {
+            let given = Given::configured(&[]);
+            given.workspace.write_key("keys/identity/Key1.key", &good_certificate());
+            given
+        };
+    a_key_of_1024_bits: "key-strength", fail, "the key has 1024 bits",
+        Given::nothing().file("Key1.key", &openssl("rsa:1024").pem);
+    an_elliptic_key: "key-strength", fail, "elliptic-curve",
+        Given::nothing().file("Key1.key", &KeyPair::generate().expect("a key").serialize_pem());
+    a_jwk_of_1024_bits: "key-strength", fail, "1024 bits",
+        Given::nothing().jwk(&openssl("rsa:1024").jwk("Key1")).refused("shorter than 2048 bits");
+    a_key_that_everybody_can_read: "key-file-mode", warn, "mode 0644",
+        open_key();
+    a_jwk_of_another_key: "key-pair", fail, "isn't the public half of Key1.key",
+        Given::nothing().file("Key1.key", &PAIRS[0].pem).jwk(&PAIRS[1].jwk("Key1"))
+            .refused("doesn't verify");
+    a_certificate_of_another_key: "key-pair", fail, "isn't the public half of Key1.key",
+        Given::nothing().file("Key1.key", &PAIRS[1].pem).file("Key1.crt", &good_certificate());
+    a_jwk_with_the_certificate_of_another_key: "key-pair", fail, "`x5c` is of another key",
+        Given::nothing().jwk(&super::jwk(|jwk| jwk["x5c"] = PAIRS[1].jwk("x")["x5c"].clone()))
+            .refused("a certificate of another key");
+    an_uploaded_jwk_that_is_not_the_configured_key: "key-pair", fail, "isn't the public half of that key",
+        Given::configured(&[]).jwk(&PAIRS[1].jwk("Key1")).refused("doesn't verify");
+    one_key_for_identity_tokens_and_for_an_app: "separate-keys", warn, "signed by one key",
+        {
+            let given = Given::configured(&[]);
+            given.workspace.write_key("keys/oauth/CrmKey1.key", &PAIRS[0].pem);
+            given
+        };
+    one_keyset_for_identity_tokens_and_for_an_app: "separate-keys", warn, "signed by one key",
+        Given::configured(&[("keyset = \"crm\"", "keyset = \"web\"")]);
+    a_text_that_is_no_certificate: "certificate-form", fail, "holds no X.509 certificate",
+        Given::nothing().file("Key1.crt", &pem::encode(&pem::Pem::new("CERTIFICATE", b"nonsense".to_vec())));
+    a_certificate_of_an_elliptic_key: "certificate-form", fail, "isn't RSA",
+        Given::nothing().file("Key1.crt", &pem_of(&openssl("ec -pkeyopt ec_paramgen_curve:P-256")));
+    a_certificate_that_has_expired: "certificate-dates", fail, "ran out",
+        Given::nothing().file("Key1.crt", &pem_of(&certificate(-400, -1, |_| ())));
+    an_uploaded_certificate_with_nine_days_left: "certificate-dates", fail, "fewer than ten days",
+        Given::nothing().jwk(&certificate(-1, 9, |_| ()).jwk("Key1")).refused("isn't valid for another 10 days");
+    an_uploaded_certificate_of_tomorrow: "certificate-dates", fail, "isn't valid before",
+        Given::nothing().jwk(&certificate(1, 400, |_| ()).jwk("Key1")).refused("isn't valid yet");
+    a_certificate_with_three_weeks_left: "certificate-dates", warn, "runs out",
+        Given::nothing().jwk(&certificate(-1, 21, |_| ()).jwk("Key1"));
+    a_configured_certificate_that_has_expired: "certificate-dates", fail, "a derived one is published in its place",
+        {
+            let given = Given::configured(&[]);
+            given.workspace.write("keys/identity/Key1.crt", &pem_of(&certificate(-400, -1, |_| ())));
+            given
+        };
+    a_certificate_for_a_hundred_years: "app-certificate", warn, "made for 100 years",
+        Given::nothing().file("app.crt", &pem_of(&certificate(-1, 36_525, |_| ())));
+    a_certificate_of_more_than_4_kb: "app-certificate", fail, "an app takes 4 KB",
+        Given::nothing().file("app.crt", &pem_of(&certificate(-1, 400, |params| {
+            let padding = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![4; 4_000]);
+            params.custom_extensions.push(padding);
+        })));
+    a_keyset_in_which_no_key_signs_yet: "signing-key", fail, "no key signs now",
+        {
+            let given = Given::configured(&[]);
+            let schedule = "[[key]]\nkid = \"Key1\"\nsign_from = 2099-01-01T00:00:00Z\n";
+            given.workspace.write("keys/identity/keyset.toml", schedule);
+            given
+        };
+    a_token_that_another_key_signed: "token-signature", fail, "no known key signed it",
+        Given::nothing()
+            .jwk(&PAIRS[0].jwk("Key1"))
+            .token(&sign(&PAIRS[1], jsonwebtoken::Algorithm::RS256, Some("Key1"), &super::claims()))
+            .refused("doesn't verify");
+    a_token_that_was_altered: "token-signature", fail, "no known key signed it",
+        Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(&altered()).refused("doesn't verify");
+}
+
+/// Somebody else's name over the signature of the first.
+fn altered() -> String {
+    let (mine, other) = (token(&serde_json::json!({})), token(&serde_json::json!({"sub": "user-2"})));
+    let parts: Vec<&str> = mine.split('.').collect();
+    let claims = other.split('.').nth(1).expect("claims");
+    format!("{}.{claims}.{}", parts[0], parts[2])
+}

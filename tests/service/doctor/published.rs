@@ -1,0 +1,148 @@
+//! JWKs and JWK Sets, uploaded and served.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::{Given, certificate, jwk, pem_of, token, utility_jwk};
+use crate::sandbox::{PAIRS, set_of};
+
+fn bytes(jwk: &Value, name: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(jwk[name].as_str().expect("text")).expect("base64url")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// One of a key whose number has `+` or `/` in standard base64, as nearly every one has.
+fn standard() -> Value {
+    jwk(|jwk| {
+        let text = STANDARD.encode(bytes(jwk, "n"));
+        assert!(text.contains(['+', '/']));
+        jwk["n"] = json!(text);
+    })
+}
+
+fn without(name: &str) -> Value {
+    jwk(|jwk| _ = jwk.as_object_mut().expect("an object").remove(name))
+}
+
+fn with_x5c(text: &str) -> Value {
+    jwk(|jwk| jwk["x5c"] = json!([text]))
+}
+
+fn der() -> Vec<u8> {
+    PAIRS[0].certificate.clone()
+}
+
+/// The real numbers of the private key, as a library exports them.
+fn private() -> Value {
+    use rsa::pkcs8::DecodePrivateKey as _;
+    use rsa::traits::PrivateKeyParts as _;
+    let key = rsa::RsaPrivateKey::from_pkcs8_pem(&PAIRS[0].pem).expect("a key");
+    jwk(|jwk| {
+        jwk["d"] = json!(URL_SAFE_NO_PAD.encode(key.d().to_bytes_be()));
+        jwk["p"] = json!(URL_SAFE_NO_PAD.encode(key.primes()[0].to_bytes_be()));
+    })
+}
+
+fn served(set: &Value) -> Given {
+    let given = Given::nothing().with(&["--jwks", "set.json"]);
+    given.workspace.write("set.json", &set.to_string());
+    given
+}
+
+faults! {
+    a_jwk_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWK :`",
+        Given::nothing().jwk_text(&format!("JWK : {}", PAIRS[0].jwk("Key1"))).refused("isn't JSON");
+    a_jwk_with_curly_quotes: "text", fail, "isn't JSON",
+        Given::nothing().jwk_text(&PAIRS[0].jwk("Key1").to_string().replace('"', "\u{201d}")).refused("isn't JSON");
+    a_set_of_keys_in_the_upload_form: "jwk-single", fail, "is a set of keys",
+        Given::nothing().jwk(&set_of(&PAIRS[0].jwk("Key1"))).refused("isn't one key");
+    an_array_of_keys_in_the_upload_form: "jwk-single", fail, "is an array of keys",
+        Given::nothing().jwk(&json!([PAIRS[0].jwk("Key1")])).refused("isn't one key");
+    a_jwk_without_a_key_id: "jwk-members", fail, "lacks `kid`",
+        Given::nothing().jwk(&without("kid")).refused("lacks `kid`");
+    a_jwk_without_its_algorithm: "jwk-members", fail, "lacks `alg`",
+        Given::nothing().jwk(&without("alg")).refused("lacks `alg`");
+    a_jwk_of_another_kind_of_key: "jwk-members", fail, "isn't RSA",
+        Given::nothing().jwk(&jwk(|jwk| jwk["kty"] = json!("EC"))).refused("isn't an RSA key");
+    a_jwk_for_encryption: "jwk-members", fail, "its `use` isn't sig",
+        Given::nothing().jwk(&jwk(|jwk| jwk["use"] = json!("enc"))).refused("a `use` other than sig");
+    a_jwk_for_an_algorithm_that_salesforce_doesn_t_take: "jwk-members", fail, "neither RS256 nor RS512",
+        Given::nothing().jwk(&jwk(|jwk| jwk["alg"] = json!("PS256"))).refused("another `alg`");
+    a_jwk_with_a_member_twice: "jwk-members", fail, "`kid` twice",
+        Given::nothing().jwk_text(&PAIRS[0].jwk("Key1").to_string().replacen('{', "{\"kid\":\"Key0\",", 1));
+    a_jwk_without_its_exponent: "jwk-numbers", fail, "`e` is empty",
+        Given::nothing().jwk(&jwk(|jwk| jwk["e"] = json!(""))).refused("of another key");
+    a_modulus_in_standard_base64: "jwk-numbers", fail, "`n` is standard base64",
+        Given::nothing().jwk(&standard()).refused("isn't base64url");
+    a_padded_exponent: "jwk-numbers", fail, "`e` has padding",
+        Given::nothing().jwk(&jwk(|jwk| jwk["e"] = json!("AQAB===="))).refused("isn't base64url");
+    a_modulus_in_hexadecimal_digits: "jwk-numbers", fail, "`n` is hexadecimal",
+        Given::nothing().jwk(&jwk(|jwk| jwk["n"] = json!(hex(&bytes(jwk, "n"))))).refused("of another key");
+    a_modulus_with_a_leading_zero: "jwk-numbers", fail, "`n` begins with a zero octet",
+        Given::nothing()
+            .jwk(&jwk(|jwk| jwk["n"] = json!(URL_SAFE_NO_PAD.encode([vec![0], bytes(jwk, "n")].concat()))))
+            .refused("of another key");
+    a_jwk_without_its_certificate: "jwk-x5c", fail, "has no `x5c`",
+        Given::nothing().jwk(&without("x5c")).refused("has no `x5c`, and was uploaded");
+    an_empty_list_of_certificates: "jwk-x5c", fail, "has no `x5c`",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5c"] = json!([])));
+    a_served_key_without_its_certificate: "jwk-x5c", warn, "reported to work",
+        served(&set_of(&without("x5c")));
+    a_certificate_in_base64url: "jwk-x5c-form", fail, "is base64url",
+        Given::nothing().jwk(&with_x5c(&url_safe())).refused("isn't plain base64");
+    a_certificate_as_pem_text: "jwk-x5c-form", fail, "holds PEM text",
+        Given::nothing().jwk(&with_x5c(&pem_of(&PAIRS[0]))).refused("isn't plain base64");
+    a_certificate_with_line_breaks: "jwk-x5c-form", fail, "holds line breaks",
+        Given::nothing().jwk(&with_x5c(&STANDARD.encode(der()).replacen('M', "M\n", 1))).refused("isn't plain base64");
+    a_certificate_as_text_and_not_in_a_list: "jwk-x5c-form", fail, "not an array",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5c"] = json!(STANDARD.encode(der())))).refused("no array of text");
+    a_public_key_in_place_of_the_certificate: "jwk-x5c-form", fail, "a public key",
+        Given::nothing()
+            .jwk(&with_x5c(&STANDARD.encode(
+                rcgen::PublicKeyData::subject_public_key_info(&rcgen::KeyPair::from_pem(&PAIRS[0].pem).expect("a key")),
+            )))
+            .refused("holds no certificate");
+    a_served_set_with_salesforce_s_placeholders: "jwk-placeholders", warn, "nothing has leaked",
+        served(&set_of(&utility_jwk()));
+    a_jwk_with_the_private_key_in_it: "jwk-private", fail, "private members of the key: `d`, `p`",
+        Given::nothing().jwk(&private());
+    a_jwk_with_the_private_key_in_place_of_its_certificate: "jwk-private", fail, "`x5c` holds the private key",
+        Given::nothing()
+            .jwk(&with_x5c(&STANDARD.encode(pem::parse(&PAIRS[0].pem).expect("PEM").contents())))
+            .refused("holds no certificate");
+    two_keys_of_one_name: "jwk-distinct", fail, "two keys with the id `Key1`",
+        served(&json!({"keys": [PAIRS[0].jwk("Key1"), PAIRS[1].jwk("Key1")]}));
+}
+
+/// With the letters that the two alphabets don't share: of a few certificates one has them.
+fn url_safe() -> String {
+    let mut days = 400..500;
+    let mut made = std::iter::from_fn(|| days.next().map(|until| certificate(-1, until, |_| ())));
+    let text = made
+        .find_map(|pair| Some(URL_SAFE.encode(&pair.certificate)).filter(|text| text.contains(['-', '_'])));
+    text.expect("nearly every one has them")
+}
+
+/// The command, as people ask it before they go to Setup.
+#[test]
+fn the_sandbox_s_setup_says_why_a_key_fails_to_upload() {
+    let given = Given::configured(&[]).jwk(&set_of(&PAIRS[0].jwk("Key1")));
+    let ran = given.workspace.run(&["sandbox", "--listen", "127.0.0.1:0", "--upload", "Key1.jwk"]);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stderr.contains("Key1.jwk fails to upload: it isn't one key"), "{}", ran.stderr);
+}
+
+/// The dummy `d` of Salesforce's utility is explained where it stands, and no word is said of a leak.
+#[test]
+fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
+    let given = Given::nothing().jwk(&utility_jwk()).token(&token(&json!({})));
+    given.is_well();
+    let text = given.run(&[]).ok();
+    let line = text.lines().find(|line| line.contains("jwk-placeholders")).expect("it is mentioned");
+    assert!(line.contains(r#""y":"y", "crv":"crv", "d":"d", "k":"k""#), "{line}");
+    assert!(text.contains("holds no private member"), "{text}");
+}

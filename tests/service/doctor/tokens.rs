@@ -1,0 +1,126 @@
+//! JWTs: identity tokens, assertions, Intercom's.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use super::{Given, assertion, claims, jwk, raw_token, seconds, token};
+use crate::sandbox::{ISSUER, PAIRS, sign};
+
+fn given(token: &str) -> Given {
+    Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(token)
+}
+
+fn claiming(changes: &Value) -> Given {
+    given(&token(changes))
+}
+
+fn headed(header: &Value) -> Given {
+    given(&raw_token(header, &claims().to_string()))
+}
+
+fn symmetric(claims: &Value, secret: &str) -> String {
+    let header =
+        Header { kid: claims.get("iss").map(|_| "Key1".to_owned()), ..Header::new(Algorithm::HS256) };
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(secret.as_bytes())).expect("a token")
+}
+
+fn intercom(claims: &Value) -> Given {
+    Given::nothing().token(&symmetric(claims, "a-secret-of-the-messenger-0123456789"))
+}
+
+fn lived(from: i64, seconds: i64) -> Given {
+    let issued = super::seconds() + from;
+    claiming(&json!({"iat": issued, "exp": issued + seconds}))
+}
+
+faults! {
+    a_token_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWT : `",
+        Given::nothing().token(&format!("JWT : {}", token(&json!({})))).refused("");
+    a_token_in_quotes: "text", fail, "in quotes",
+        Given::nothing().token(&format!("\"{}\"", token(&json!({})))).refused("");
+    an_encrypted_token: "text", fail, "encrypted",
+        Given::nothing().token("eyJhbGciOiJSU0EtT0FFUCJ9.a.b.c.d").refused("");
+    a_header_without_a_key_id: "token-header", fail, "lacks `kid`",
+        headed(&json!({"alg": "RS256", "typ": "JWT"})).refused("no `kid` in its header");
+    a_header_without_its_type: "token-header", warn, "lacks `typ`",
+        headed(&json!({"alg": "RS256", "kid": "Key1"}));
+    a_header_with_critical_extensions: "token-header", fail, "`crit`",
+        headed(&json!({"alg": "RS256", "typ": "JWT", "kid": "Key1", "crit": ["b64"], "b64": true}));
+    a_token_of_nobody_s: "token-claims", fail, "lacks `sub`",
+        claiming(&json!({"sub": null})).refused("has no `sub`");
+    a_token_of_no_issuer: "token-claims", fail, "lacks `iss`",
+        claiming(&json!({"iss": null})).refused("has an `iss` that isn't");
+    a_token_that_never_expires: "token-claims", fail, "lacks `exp`",
+        claiming(&json!({"exp": null})).refused("has no `exp`");
+    a_token_with_a_claim_twice: "token-claims", fail, "has `sub` twice",
+        given(&raw_token(
+            &json!({"alg": "RS256", "typ": "JWT", "kid": "Key1"}),
+            &claims().to_string().replacen('{', "{\"sub\":\"somebody\",", 1),
+        ));
+    an_assertion_without_an_audience: "token-claims", fail, "lacks `aud`",
+        Given::nothing().token(&assertion(&json!({"aud": null}))).refused("audience is invalid");
+    an_identity_token_signed_with_a_shared_secret: "token-algorithm", fail, "HS256",
+        given(&symmetric(&claims(), "a-secret")).refused("other than RS256 and RS512");
+    a_token_signed_in_another_way_than_its_jwk_says: "token-algorithm", fail, "that of its JWK RS256",
+        given(&sign(&PAIRS[0], Algorithm::RS512, Some("Key1"), &claims())).refused("another `alg` than its JWK");
+    a_key_id_in_other_letters: "token-kid", fail, "`key1`",
+        Given::nothing().jwk(&jwk(|jwk| jwk["kid"] = json!("key1"))).token(&token(&json!({})))
+            .refused("a `kid` that no key of the keyset has");
+    a_configured_key_uploaded_under_another_id: "token-kid", fail, "under the id `Key2`",
+        Given::configured(&[]).jwk(&jwk(|jwk| jwk["kid"] = json!("Key2"))).refused("a `kid` that no key");
+    an_issuer_with_a_slash_at_its_end: "issuer", fail, "a slash at the end",
+        claiming(&json!({"iss": format!("{ISSUER}/")})).with(&["--issuer", ISSUER]).refused("byte for byte");
+    an_issuer_in_other_letters: "issuer", fail, "upper and lower case",
+        claiming(&json!({"iss": "https://ACME.example"})).with(&["--issuer", ISSUER]).refused("byte for byte");
+    an_issuer_without_its_scheme: "issuer", fail, "the `https://` before it",
+        claiming(&json!({"iss": "acme.example"})).with(&["--issuer", ISSUER]).refused("byte for byte");
+    an_issuer_with_white_space: "issuer", fail, "white space",
+        claiming(&json!({"iss": format!("{ISSUER} ")})).with(&["--issuer", ISSUER]).refused("byte for byte");
+    an_issuer_that_looks_wrong_by_itself: "issuer", warn, "ends with a slash",
+        claiming(&json!({"iss": format!("{ISSUER}/")})).refused("byte for byte");
+    an_issuer_that_is_no_text: "issuer", fail, "is a number",
+        claiming(&json!({"iss": 5})).refused("byte for byte");
+    another_issuer_than_the_configuration_s: "issuer", fail, "a slash at the end",
+        Given::configured(&[]).token(&token(&json!({"iss": format!("{ISSUER}/")}))).refused("byte for byte");
+    an_expired_token: "token-expiry", fail, "it expired",
+        lived(-700, 600).refused("has expired");
+    an_expiry_in_milliseconds: "token-expiry", fail, "milliseconds",
+        claiming(&json!({"exp": (seconds() + 600) * 1000}));
+    an_expiry_as_text: "token-expiry", fail, "is a string",
+        claiming(&json!({"exp": "6000"})).refused("no `exp` that is a number");
+    a_duration_instead_of_a_moment: "token-expiry", fail, "a duration",
+        claiming(&json!({"exp": 6000})).refused("has expired");
+    local_time_taken_for_utc: "token-expiry", fail, "2 h before it could have been",
+        lived(-7200, 600).refused("has expired");
+    an_expired_assertion: "token-expiry", fail, "it expired",
+        Given::nothing().token(&assertion(&json!({"exp": seconds() - 10}))).refused("expired authorization code");
+    a_token_of_tomorrow: "token-not-yet", fail, "`nbf` lies",
+        claiming(&json!({"nbf": seconds() + 3600}));
+    a_token_from_a_fast_clock: "token-not-yet", fail, "`iat` lies",
+        lived(600, 600);
+    a_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
+        lived(0, 200);
+    a_life_beyond_the_channel_s_session: "lifetime", warn, "longer than a channel's session",
+        lived(0, 7200);
+    a_subject_that_is_empty: "subject", fail, "is empty",
+        claiming(&json!({"sub": ""})).refused("has no `sub`");
+    a_subject_that_a_broken_page_sent: "subject", fail, "names nobody",
+        claiming(&json!({"sub": "undefined"}));
+    a_subject_that_is_a_number: "subject", fail, "is a number",
+        claiming(&json!({"sub": 42})).refused("has no `sub`");
+    an_intercom_token_without_a_user: "intercom", fail, "has no `user_id`",
+        intercom(&json!({"email": "a@acme.example", "exp": seconds() + 600}));
+    an_intercom_token_whose_user_is_a_number: "intercom", fail, "a number",
+        intercom(&json!({"user_id": 42, "exp": seconds() + 600}));
+    an_intercom_token_that_never_expires: "intercom", warn, "has no `exp`",
+        intercom(&json!({"user_id": "42"}));
+    an_intercom_token_made_with_another_platform_s_secret: "intercom", fail, "no Messenger API secret",
+        Given::configured(&[]).token(&symmetric(&json!({"user_id": "42", "exp": seconds() + 600}), "another"));
+    an_assertion_for_the_token_endpoint_and_not_its_host: "audience", fail, "the address of the token endpoint",
+        Given::nothing()
+            .token(&assertion(&json!({"aud": "https://acme.my.salesforce.com/services/oauth2/token"})))
+            .refused("audience is invalid");
+    an_assertion_whose_audience_ends_with_a_slash: "audience", fail, "a slash at the end",
+        Given::nothing().token(&assertion(&json!({"aud": "https://acme.my.salesforce.com/"})))
+            .refused("audience is invalid");
+}

@@ -100,7 +100,11 @@ class Server:
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
                 cwd=PEERS, start_new_session=True,
             )
-        self.ready_ms = self._wait()
+        try:
+            self.ready_ms = self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _wait(self):

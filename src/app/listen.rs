@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::supervisor::Inherited;
 use crate::config::Listen;
 use crate::metrics::Metrics;
 
@@ -49,7 +50,11 @@ pub type TlsInForce = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// Its file is ours to remove, unless it was handed over.
+    Unix {
+        socket: UnixListener,
+        _file: Option<SocketFile>,
+    },
 }
 
 /// The file of a Unix socket, removed at the end.
@@ -72,7 +77,25 @@ impl Listener {
                 let socket = UnixListener::bind(path)?;
                 let file = SocketFile(path.clone());
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-                Socket::Unix(socket, file)
+                Socket::Unix { socket, _file: Some(file) }
+            }
+        };
+        Ok(Self { name, socket, tls })
+    }
+
+    /// One that listens already.
+    ///
+    /// # Errors
+    /// The runtime can't take it.
+    pub fn adopt(name: &'static str, socket: Inherited, tls: Option<TlsInForce>) -> io::Result<Self> {
+        let socket = match socket {
+            Inherited::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Socket::Tcp(TcpListener::from_std(socket)?)
+            }
+            Inherited::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Socket::Unix { socket: UnixListener::from_std(socket)?, _file: None }
             }
         };
         Ok(Self { name, socket, tls })
@@ -85,7 +108,11 @@ impl Listener {
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
                 Listen::Tcp(socket.local_addr().unwrap_or(unknown))
             }
-            Socket::Unix(_, file) => Listen::Unix(file.0.clone()),
+            Socket::Unix { socket, .. } => {
+                let address = socket.local_addr().ok();
+                let path = address.and_then(|address| address.as_pathname().map(Path::to_path_buf));
+                Listen::Unix(path.unwrap_or_default())
+            }
         }
     }
 
@@ -189,7 +216,7 @@ impl Socket {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
-            Self::Unix(socket, _) => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Self::Unix { socket, .. } => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
         }
     }
 }

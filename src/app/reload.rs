@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::listen::TlsInForce;
 use super::watch::{Fingerprint, Watched};
-use super::{Loaded, rooms};
+use super::{Loaded, rooms, supervisor};
 use crate::config::{Config, Environment, Invalid, KeyId, Problem, Server};
 use crate::http::{Rooms, Service};
 use crate::keys::State;
@@ -92,7 +92,9 @@ impl Reloader {
             let worked = tokio::task::spawn_blocking(move || {
                 let begin = Instant::now();
                 if by_request || reloader.has_reason() {
+                    supervisor::reloading();
                     reloader.reload();
+                    supervisor::ready();
                 }
                 (reloader, begin.elapsed())
             });

@@ -31,5 +31,6 @@ mod salesforce_metadata;
 mod sandbox;
 mod secrecy;
 mod storm;
+mod supervisor;
 mod support;
 mod troubleshooting;

@@ -10,8 +10,8 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Requests and signatures take from a tenth of a millisecond to seconds.
@@ -34,6 +34,10 @@ pub struct Metrics {
     pub signing_duration: HistogramVec,
     /// Signatures that wait for a core.
     pub signing_queue_depth: IntGauge,
+    /// From when a signature was wanted until it began.
+    pub signing_wait: Histogram,
+    /// Signatures refused, by `reason`: the line was full, or the wait too long.
+    pub signing_shed: IntCounterVec,
     /// Fetches of a JWKS, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
     pub jwks_fetches: IntCounterVec,
     /// When a JWKS with a key in it was last fetched, by `keyset`, `kid` and `client`.
@@ -111,6 +115,16 @@ impl Metrics {
                 &["algorithm"],
             ),
             signing_queue_depth: make.gauge("signing_queue_depth", "Signatures that wait for a core."),
+            signing_wait: make.histogram(
+                "signing_wait_seconds",
+                "Time from when a signature was wanted until it began.",
+                &SECONDS,
+            ),
+            signing_shed: make.counters(
+                "signing_shed_total",
+                "Signatures refused, by reason: full (too many wait) or late (waited too long).",
+                &["reason"],
+            ),
             jwks_fetches: make.counters(
                 "jwks_fetches_total",
                 "JWKS fetches, by keyset (* is the union of all) and class of client.",
@@ -325,6 +339,11 @@ impl Make<'_> {
 
     fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.add(IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(opts).expect("constant and valid"))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::{Now, Refusal};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
+use crate::tokens::MintError;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MOST_HEADERS: usize = 64;
@@ -77,7 +78,10 @@ fn written(mut answer: Response, id: &RequestId, has_body: bool, metrics: &Metri
     if has_body && refusal.precedes_body() {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Refusal::Mint(error) = &refusal {
+    // Overload is counted; a line for each would make it worse.
+    if let Refusal::Mint(error) = &refusal
+        && *error != MintError::Overloaded
+    {
         tracing::warn!(request_id = id.as_str(), %error, "no token was minted");
     }
     let verdict = refusal.verdict();

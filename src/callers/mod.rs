@@ -1,20 +1,22 @@
 //! Who may ask, and for what.
 //!
-//! - A caller is found by the SHA-256 of its API key, compared in constant time with those of all callers.
+//! - A caller is found by the SHA-256 of its API key, compared in constant time with those of all callers; or,
+//!   where none is sent, by what its connection says of it.
 //! - What a caller may use is resolved at load: a request only picks from it.
 //! - Nothing is minted for a profile or a subject that the policy doesn't name.
 
+mod credentials;
 mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use prometheus::IntCounter;
-use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use thiserror::Error;
 
+use credentials::Credentials;
+pub use credentials::Peer;
 pub use pace::{Bucket, Guard, TooOften};
 
 use crate::config::{self, Config, Kind, Name, Pace, ProfileName, SubjectPattern};
@@ -22,8 +24,7 @@ use crate::metrics::Metrics;
 use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
 
 pub struct Callers {
-    /// SHA-256 of an API key, and whose it is.
-    keys: Vec<([u8; 32], u32)>,
+    credentials: Credentials,
     callers: Vec<Arc<Caller>>,
 }
 
@@ -95,17 +96,11 @@ impl Callers {
     /// # Panics
     /// Where `profiles` were not made from the same configuration.
     pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
-        let mut keys = Vec::new();
-        let callers: Vec<Arc<Caller>> = config
-            .callers
-            .values()
-            .zip(0..)
-            .map(|(caller, owner)| {
-                keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, owner)));
-                Arc::new(Caller::new(caller, &config.bundles, profiles, metrics))
-            })
-            .collect();
-        Self { keys, callers }
+        let caller = |caller| Arc::new(Caller::new(caller, &config.bundles, profiles, metrics));
+        Self {
+            credentials: Credentials::of(config.callers.values()),
+            callers: config.callers.values().map(caller).collect(),
+        }
     }
 
     /// Who is granted what, in the words of the metrics.
@@ -120,17 +115,14 @@ impl Callers {
         granted.collect()
     }
 
-    /// The caller who has this API key. Takes as long for a wrong key as for a right one, whosever it is.
-    pub fn authenticate(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
-        let presented = digest(&SHA256, api_key);
-        let mut found = Choice::from(0);
-        let mut owner = 0_u32;
-        for (known, whose) in &self.keys {
-            let same = known.ct_eq(presented.as_ref());
-            owner.conditional_assign(whose, same);
-            found |= same;
-        }
-        bool::from(found).then(|| &self.callers[owner as usize])
+    /// The caller who has this API key.
+    pub fn by_api_key(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
+        self.credentials.by_api_key(api_key).map(|owner| &self.callers[owner as usize])
+    }
+
+    /// The caller at the other end of a connection.
+    pub fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
+        self.credentials.by_peer(peer).map(|owner| &self.callers[owner as usize])
     }
 }
 

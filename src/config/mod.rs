@@ -269,8 +269,20 @@ pub struct Caller {
     pub peer_uid: Option<u32>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
+    /// Different subjects that it may name in a minute; without it there is no limit.
+    pub subjects_per_minute: Option<u32>,
+    pub policy: Policy,
     /// Its requests, of any kind; without it there is no limit.
     pub pace: Option<Pace>,
+}
+
+/// What becomes of a request that a caller's own settings say no to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// It is refused.
+    Enforce,
+    /// It is let through, counted and logged.
+    Audit,
 }
 
 impl Config {

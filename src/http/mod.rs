@@ -16,6 +16,7 @@ mod exchange;
 mod mint;
 mod observe;
 mod operate;
+mod policy;
 mod publish;
 mod refusal;
 mod request;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::section::Section;
+use super::super::section::{Section, text};
 use super::super::source::{Node, Value};
-use super::super::{Bundle, Caller, ClientName, Kind, Listen, Name, Pace, ProfileName, Server};
+use super::super::{Bundle, Caller, ClientName, Kind, Listen, Name, Pace, Policy, ProfileName, Server};
 use super::profiles::{known, subjects};
 use super::{Existing, SECOND, small_count};
 
@@ -23,6 +23,19 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
     let peer_uid = section.optional("peer_uid", uid);
     let allow = section.list("allow", ProfileName::parse);
     let subjects = subjects(section);
+    let subjects_per_minute = section.optional("subjects_per_minute", small_count);
+    let policy = section.optional("policy", |node| match text(node)?.as_str() {
+        "enforce" => Ok(Policy::Enforce),
+        "audit" => Ok(Policy::Audit),
+        _ => Err(r#"must be "enforce" or "audit""#.to_owned()),
+    });
+    let policy = policy.unwrap_or(Policy::Enforce);
+    if policy == Policy::Audit {
+        section.warn(
+            "policy",
+            "lets through, and counts, what `allow`, `subjects` and `subjects_per_minute` say no to",
+        );
+    }
     let rate = section.optional("rate", small_count);
     let burst = section.optional("burst", small_count);
     if section.has("burst") && !section.has("rate") {
@@ -50,7 +63,17 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
         }
     }
     let pace = rate.map(|rate| Pace { requests: rate, window: SECOND, burst: burst.unwrap_or(rate) });
-    Some(Caller { name: name.clone(), api_key_sha256, client_san, peer_uid, allow, subjects, pace })
+    Some(Caller {
+        name: name.clone(),
+        api_key_sha256,
+        client_san,
+        peer_uid,
+        allow,
+        subjects,
+        subjects_per_minute,
+        policy,
+        pace,
+    })
 }
 
 /// A bundle opens no door of its own, so one whose profiles aren't all allowed is of no use.

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::tls;
+use super::wire::Wire;
 use crate::callers::Peer;
 use crate::config::{ClientName, Listen};
 use crate::metrics::Metrics;
@@ -207,7 +208,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     service: Connected,
     stop: CancellationToken,
 ) {
-    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let connection = http.serve_connection(TokioIo::new(Wire::new(stream)), service);
     tokio::pin!(connection);
     // What goes wrong on a connection is the client's doing, and the client knows.
     tokio::select! {

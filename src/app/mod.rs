@@ -9,6 +9,7 @@ pub mod logging;
 pub mod reload;
 pub mod tls;
 mod watch;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::future::Future;

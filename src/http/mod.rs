@@ -20,6 +20,7 @@ mod policy;
 mod publish;
 mod refusal;
 mod request;
+mod strict;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

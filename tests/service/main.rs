@@ -31,6 +31,7 @@ mod rotation;
 mod sandbox;
 mod secrecy;
 mod storm;
+mod strict;
 mod support;
 mod tls;
 mod troubleshooting;

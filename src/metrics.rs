@@ -30,6 +30,10 @@ pub struct Metrics {
     pub refusals: IntCounterVec,
     /// Tokens refused because one subject's were asked for too often, by `profile` and `caller`.
     pub remints_refused: IntCounterVec,
+    /// Tokens refused because the caller named too many different subjects in a minute, by `caller`.
+    pub subjects_refused: IntCounterVec,
+    /// Requests let through that the policy would refuse, by `caller` and `rule`.
+    pub would_refuse: IntCounterVec,
     /// One signature, without its wait, by `algorithm`.
     pub signing_duration: HistogramVec,
     /// Signatures that wait for a core.
@@ -108,6 +112,16 @@ impl Metrics {
                 "remints_refused_total",
                 "Tokens refused because one subject's were asked for too often, by profile and caller.",
                 &["profile", "caller"],
+            ),
+            subjects_refused: make.counters(
+                "subjects_refused_total",
+                "Tokens refused because the caller named too many different subjects in a minute.",
+                &["caller"],
+            ),
+            would_refuse: make.counters(
+                "would_refuse_total",
+                "Requests let through by policy = audit, by caller and the rule that says no.",
+                &["caller", "rule"],
             ),
             signing_duration: make.histograms(
                 "signing_duration_seconds",

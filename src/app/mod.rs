@@ -10,6 +10,7 @@ pub mod reload;
 pub mod supervisor;
 pub mod tls;
 mod watch;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -181,14 +181,14 @@ mod tests {
         Line::new(
             cores,
             places,
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             IntGauge::new("depth", "of the line").expect("a name"),
         )
     }
 
     #[track_caller]
     fn core(turn: Option<Result<Turn<u32>, NoTurn>>, job: u32) -> Core<u32> {
-        let Some(Ok(Turn::Core(core, own))) = turn else { panic!("no core for {job}") };
+        let Some(Ok(Turn::Core(core, own))) = turn else { unreachable!("no core for {job}") };
         assert_eq!(own, job);
         core
     }

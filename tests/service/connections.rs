@@ -145,12 +145,12 @@ async fn a_signature_that_waited_too_long_is_503_and_counted() {
     let service = std::sync::Arc::new(workspace.serve().await);
     let (mut minted, mut late) = (0, 0);
     for burst in 1..=5 {
-        let asks = (0..1500 * burst).map(|n| {
+        let mut asks = tokio::task::JoinSet::new();
+        for n in 0..1500 * burst {
             let (service, body) = (service.clone(), serde_json::json!({"sub": format!("user-{n}")}));
-            tokio::spawn(async move { service.post("/identity-token", &body).await })
-        });
-        for ask in asks.collect::<Vec<_>>() {
-            let answer = ask.await.expect("no panic");
+            asks.spawn(async move { service.post("/identity-token", &body).await });
+        }
+        for answer in asks.join_all().await {
             if answer.status.is_success() {
                 minted += 1;
             } else {

@@ -8,6 +8,8 @@ use std::io::{IsTerminal as _, stderr, stdout};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
+use super::json_lines::JsonLines;
+
 /// Lines that may wait for a slow reader.
 const BUFFERED_LINES: usize = 16_384;
 
@@ -45,7 +47,7 @@ impl Log {
         let _ = if terminal || output == Output::Stderr {
             log.with_target(false).try_init()
         } else {
-            log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+            log.event_format(JsonLines).try_init()
         };
         Self { _guard: guard, dropped }
     }

@@ -77,6 +77,15 @@ struct Hex<'a>(&'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // A token has a hash of 32 bytes; formatting each by itself would cost more than the hash.
+        self.0.chunks(32).try_for_each(|bytes| {
+            let mut text = [0; 64];
+            for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
+            }
+            f.write_str(std::str::from_utf8(&text[..2 * bytes.len()]).expect("hexadecimal digits are ASCII"))
+        })
     }
 }

@@ -4,14 +4,14 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples browser image drill drill-short soak docs bench deploy-check
+.PHONY: run test lint unit interop examples browser image drill drill-short soak docs bench guard deploy-check
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
 	$(CARGO) run --locked --quiet -- dev
 
 # Everything that CI runs.
-test: lint unit interop drill-short examples browser image
+test: lint unit guard interop drill-short examples browser image
 
 lint:
 	$(CARGO) fmt --check
@@ -71,7 +71,13 @@ image:
 docs:
 	UPDATE_DOCS=1 $(CARGO) test --locked --test service troubleshooting::
 
-# Start, memory and size, with the goals beside them.
+# tokenmint beside what people would use instead: see benches/README.md, which gets the table. BENCH_QUICK=1 takes
+# three minutes.
 bench:
-	$(CARGO) build --locked --release
-	TOKENMINT_BIN=target/release/tokenmint benches/start
+	benches/setup
+	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness
+
+# Instructions of the hot paths, against benches/instructions.toml.
+guard:
+	benches/setup guard
+	CARGO=$(CARGO) python3 -B benches/harness/guard.py

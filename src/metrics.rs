@@ -10,8 +10,8 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Requests and signatures take from a tenth of a millisecond to seconds.
@@ -30,10 +30,18 @@ pub struct Metrics {
     pub refusals: IntCounterVec,
     /// Tokens refused because one subject's were asked for too often, by `profile` and `caller`.
     pub remints_refused: IntCounterVec,
+    /// Tokens refused because the caller named too many different subjects in a minute, by `caller`.
+    pub subjects_refused: IntCounterVec,
+    /// Requests let through that the policy would refuse, by `caller` and `rule`.
+    pub would_refuse: IntCounterVec,
     /// One signature, without its wait, by `algorithm`.
     pub signing_duration: HistogramVec,
     /// Signatures that wait for a core.
     pub signing_queue_depth: IntGauge,
+    /// From when a signature was wanted until it began.
+    pub signing_wait: Histogram,
+    /// Signatures refused, by `reason`: the line was full, or the wait too long.
+    pub signing_shed: IntCounterVec,
     /// Fetches of a JWKS, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
     pub jwks_fetches: IntCounterVec,
     /// When a JWKS with a key in it was last fetched, by `keyset`, `kid` and `client`.
@@ -105,12 +113,32 @@ impl Metrics {
                 "Tokens refused because one subject's were asked for too often, by profile and caller.",
                 &["profile", "caller"],
             ),
+            subjects_refused: make.counters(
+                "subjects_refused_total",
+                "Tokens refused because the caller named too many different subjects in a minute.",
+                &["caller"],
+            ),
+            would_refuse: make.counters(
+                "would_refuse_total",
+                "Requests let through by policy = audit, by caller and the rule that says no.",
+                &["caller", "rule"],
+            ),
             signing_duration: make.histograms(
                 "signing_duration_seconds",
                 "Time of one RSA signature without its wait, by algorithm.",
                 &["algorithm"],
             ),
             signing_queue_depth: make.gauge("signing_queue_depth", "Signatures that wait for a core."),
+            signing_wait: make.histogram(
+                "signing_wait_seconds",
+                "Time from when a signature was wanted until it began.",
+                &SECONDS,
+            ),
+            signing_shed: make.counters(
+                "signing_shed_total",
+                "Signatures refused, by reason: full (too many wait) or late (waited too long).",
+                &["reason"],
+            ),
             jwks_fetches: make.counters(
                 "jwks_fetches_total",
                 "JWKS fetches, by keyset (* is the union of all) and class of client.",
@@ -325,6 +353,11 @@ impl Make<'_> {
 
     fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.add(IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(opts).expect("constant and valid"))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {

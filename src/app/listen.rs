@@ -3,8 +3,10 @@
 //! HTTP/1.1 only, from a hyper loop of our own, since `axum::serve` sets no timer and so leaves slow clients
 //! open for ever. A connection that sends no whole head for five seconds is closed, whether it never began,
 //! drips, or idles between requests. There are at most `connections` of them; one more is closed at once. A
-//! TLS handshake runs in the connection's own task and holds up nobody.
+//! TLS handshake runs in the connection's own task and holds up nobody. What a connection says of its client is
+//! read once, when it is made.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -15,18 +17,27 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Listen;
+use super::supervisor::Inherited;
+use super::tls;
+use super::wire::Wire;
+use crate::callers::Peer;
+use crate::config::{ClientName, Listen};
 use crate::metrics::Metrics;
 
 /// For a whole request head, from the connection's start or the last answer on; and for a TLS handshake.
@@ -49,7 +60,11 @@ pub type TlsInForce = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// Its file is ours to remove, unless it was handed over.
+    Unix {
+        socket: UnixListener,
+        _file: Option<SocketFile>,
+    },
 }
 
 /// The file of a Unix socket, removed at the end.
@@ -72,7 +87,25 @@ impl Listener {
                 let socket = UnixListener::bind(path)?;
                 let file = SocketFile(path.clone());
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-                Socket::Unix(socket, file)
+                Socket::Unix { socket, _file: Some(file) }
+            }
+        };
+        Ok(Self { name, socket, tls })
+    }
+
+    /// One that listens already.
+    ///
+    /// # Errors
+    /// The runtime can't take it.
+    pub fn adopt(name: &'static str, socket: Inherited, tls: Option<TlsInForce>) -> io::Result<Self> {
+        let socket = match socket {
+            Inherited::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Socket::Tcp(TcpListener::from_std(socket)?)
+            }
+            Inherited::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Socket::Unix { socket: UnixListener::from_std(socket)?, _file: None }
             }
         };
         Ok(Self { name, socket, tls })
@@ -85,7 +118,11 @@ impl Listener {
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
                 Listen::Tcp(socket.local_addr().unwrap_or(unknown))
             }
-            Socket::Unix(_, file) => Listen::Unix(file.0.clone()),
+            Socket::Unix { socket, .. } => {
+                let address = socket.local_addr().ok();
+                let path = address.and_then(|address| address.as_pathname().map(Path::to_path_buf));
+                Listen::Unix(path.unwrap_or_default())
+            }
         }
     }
 
@@ -126,29 +163,63 @@ impl Listener {
                 continue;
             };
             let place = Place::take(place, open.clone());
-            let service = TowerToHyperService::new(router.clone());
+            let router = router.clone();
             let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
             let (http, stop) = (http.clone(), stop.clone());
             tasks.spawn(async move {
                 let _place = place;
-                match (stream, tls) {
-                    (Stream::Tcp(stream), None) => serve(&http, stream, service, stop).await,
-                    (Stream::Unix(stream), None) => serve(&http, stream, service, stop).await,
-                    (Stream::Tcp(stream), Some(tls)) => {
-                        let handshake = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream));
-                        if let Ok(Ok(stream)) = handshake.await {
-                            serve(&http, stream, service, stop).await;
-                        }
-                    }
-                    (Stream::Unix(stream), Some(tls)) => {
-                        let handshake = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream));
-                        if let Ok(Ok(stream)) = handshake.await {
-                            serve(&http, stream, service, stop).await;
-                        }
+                match stream {
+                    Stream::Tcp(stream) => connected(&http, stream, tls, None, router, stop).await,
+                    Stream::Unix(stream) => {
+                        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                        connected(&http, stream, tls, uid, router, stop).await;
                     }
                 }
             });
         }
+    }
+}
+
+async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &http1::Builder,
+    stream: S,
+    tls: Option<TlsAcceptor>,
+    uid: Option<u32>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let Some(tls) = tls else {
+        let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
+        return serve(http, stream, Connected { router, peer }, stop).await;
+    };
+    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+        let peer = Some(Arc::new(Peer { names: names(&stream), uid }));
+        serve(http, stream, Connected { router, peer }, stop).await;
+    }
+}
+
+fn names<S>(stream: &TlsStream<S>) -> Vec<ClientName> {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    certificates.first().map(tls::client_names).unwrap_or_default()
+}
+
+/// The routes as one connection reaches them: what it says of its client goes with each request.
+struct Connected {
+    router: Router,
+    peer: Option<Arc<Peer>>,
+}
+
+impl Service<hyper::Request<Incoming>> for Connected {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        tower::Service::call(&mut self.router.clone(), request)
     }
 }
 
@@ -161,10 +232,10 @@ fn http() -> http1::Builder {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     http: &http1::Builder,
     stream: S,
-    service: TowerToHyperService<Router>,
+    service: Connected,
     stop: CancellationToken,
 ) {
-    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let connection = http.serve_connection(TokioIo::new(Wire::new(stream)), service);
     tokio::pin!(connection);
     // What goes wrong on a connection is the client's doing, and the client knows.
     tokio::select! {
@@ -189,7 +260,7 @@ impl Socket {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
-            Self::Unix(socket, _) => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Self::Unix { socket, .. } => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
         }
     }
 }

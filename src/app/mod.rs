@@ -7,8 +7,10 @@
 mod listen;
 pub mod logging;
 pub mod reload;
+pub mod supervisor;
 pub mod tls;
 mod watch;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -35,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
 use reload::{InForce, Reloader, Source};
+use supervisor::Sockets;
 use watch::{Fingerprint, Watched};
 
 /// Load balancers see that it isn't ready before connections are refused.
@@ -123,6 +126,8 @@ pub struct App {
 pub enum StartError {
     #[error("can't listen on {listen} ([{section}] listen): {error}")]
     Bind { section: &'static str, listen: Listen, error: io::Error },
+    #[error("the sockets that the supervisor handed over can't be used (LISTEN_FDS): {0}")]
+    Inherited(io::Error),
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     #[error(transparent)]
@@ -155,11 +160,21 @@ impl App {
             wanted.push(("ops", "server.ops", listen, None, &[Place::Ops]));
         }
         let mut listeners = Vec::new();
+        let mut inherited = Sockets::inherited().map_err(StartError::Inherited)?;
         for (name, section, listen, tls, places) in wanted {
-            let bound = Listener::bind(name, listen, tls).await;
+            let bound = match inherited.take(name) {
+                Some(socket) => Listener::adopt(name, socket, tls),
+                None => Listener::bind(name, listen, tls).await,
+            };
             let listener =
                 bound.map_err(|error| StartError::Bind { section, listen: listen.clone(), error })?;
             listeners.push((listener, places));
+        }
+        for name in inherited.left() {
+            tracing::warn!(
+                name,
+                "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
+            );
         }
         let service = Arc::new(service(&config, ring, ambient, Box::new(dropped_lines))?);
         let server = Arc::new(config.server);
@@ -194,6 +209,7 @@ impl App {
             tasks.spawn(listener.run(router, connections, metrics, tasks.clone(), closing.clone()));
         }
         stop.await;
+        supervisor::stopping();
         service.draining.store(true, Ordering::Release);
         let drained = async {
             tokio::time::sleep(NOTICE).await;

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 
 use super::listen::TlsInForce;
 use super::watch::{Fingerprint, Watched};
-use super::{Loaded, rooms};
+use super::{Loaded, rooms, supervisor};
+use crate::callers::Rule;
 use crate::config::{Config, Environment, Invalid, KeyId, Problem, Server};
 use crate::http::{Rooms, Service};
 use crate::keys::State;
@@ -92,7 +93,9 @@ impl Reloader {
             let worked = tokio::task::spawn_blocking(move || {
                 let begin = Instant::now();
                 if by_request || reloader.has_reason() {
+                    supervisor::reloading();
                     reloader.reload();
+                    supervisor::ready();
                 }
                 (reloader, begin.elapsed())
             });
@@ -233,6 +236,12 @@ fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
     for name in old.ring.keysets.keys().filter(|name| !new.ring.keysets.contains_key(*name)) {
         for client in clients {
             let _ = metrics.jwks_fetches.remove_label_values(&[name.as_str(), client]);
+        }
+    }
+    for caller in old.callers.names().difference(&new.callers.names()) {
+        let _ = metrics.subjects_refused.remove_label_values(&[caller.as_str()]);
+        for rule in Rule::ALL {
+            let _ = metrics.would_refuse.remove_label_values(&[caller.as_str(), rule.as_str()]);
         }
     }
     let kept = new.callers.granted();

@@ -9,8 +9,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig, crypto};
 use secrecy::ExposeSecret as _;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::config::{Problem, Tls};
+use crate::config::{ClientName, Problem, Tls};
 use crate::keys::file;
 
 /// Reads the files of `[section.tls]`.
@@ -40,6 +41,18 @@ pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
         .map_err(|error| at_certificate(format!("doesn't go with the private key: {error}")))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The names by which a client's certificate, already verified, can stand for a caller.
+pub fn client_names(certificate: &CertificateDer<'_>) -> Vec<ClientName> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(ClientName::dns(name)),
+        GeneralName::URI(uri) => Some(ClientName::Uri((*uri).to_owned())),
+        _ => None,
+    };
+    extension.value.general_names.iter().filter_map(name).collect()
 }
 
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

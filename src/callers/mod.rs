@@ -1,29 +1,32 @@
 //! Who may ask, and for what.
 //!
-//! - A caller is found by the SHA-256 of its API key, compared in constant time with those of all callers.
+//! - A caller is found by the SHA-256 of its API key, in a time that says nothing of how near a guess came; or, where
+//!   none is sent, by what its connection says of it.
 //! - What a caller may use is resolved at load: a request only picks from it.
-//! - Nothing is minted for a profile or a subject that the policy doesn't name.
+//! - Nothing is minted for a profile or a subject that the policy doesn't name. Where the policy is to be tried
+//!   first (`audit`), what the caller's own settings say no to is let through and counted; what its profile says of
+//!   subjects holds all the same, and an integration user's login is never let through.
 
+mod credentials;
 mod pace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use prometheus::IntCounter;
-use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use thiserror::Error;
 
-pub use pace::{Bucket, Guard, TooOften};
+use credentials::Credentials;
+pub use credentials::Peer;
+pub use pace::{Bucket, Budget, Guard, TooOften};
 
-use crate::config::{self, Config, Kind, Name, Pace, ProfileName, SubjectPattern};
+use crate::config::{self, Config, Kind, Name, Pace, Policy, ProfileName, SubjectPattern};
 use crate::metrics::Metrics;
 use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
 
 pub struct Callers {
-    /// SHA-256 of an API key, and whose it is.
-    keys: Vec<([u8; 32], u32)>,
+    credentials: Credentials,
     callers: Vec<Arc<Caller>>,
 }
 
@@ -34,14 +37,46 @@ pub struct Caller {
     pub intercom: Grants<Grant<IntercomProfile>>,
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
+    budget: Option<Budget>,
+    policy: Policy,
+    /// Counts those whom the budget refused.
+    pub subjects_refused: IntCounter,
+    /// Counts what was let through, by [`Rule`].
+    would_refuse: [IntCounter; 3],
     pace: Option<Pace>,
     bucket: Bucket,
+}
+
+/// What a caller's own settings can say no to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// `allow`
+    Profile,
+    /// `subjects`
+    Subject,
+    /// `subjects_per_minute`
+    Budget,
+}
+
+impl Rule {
+    pub const ALL: [Self; 3] = [Self::Profile, Self::Subject, Self::Budget];
+
+    /// The value of the label `rule`: the setting's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Profile => "allow",
+            Self::Subject => "subjects",
+            Self::Budget => "subjects_per_minute",
+        }
+    }
 }
 
 /// The profiles, or bundles, of one kind that a caller may use.
 pub struct Grants<G> {
     kind: Kind,
     by_name: BTreeMap<Name, G>,
+    /// Those that it may not, and is let use while its policy is tried.
+    audited: BTreeMap<Name, G>,
 }
 
 /// What one page load needs. A bundle opens no door of its own: each of its profiles must be allowed too.
@@ -50,6 +85,8 @@ pub struct BundleGrant {
     entries: Vec<(Name, Entry)>,
     /// Profiles of the bundle that the caller may not use.
     closed: Vec<ProfileName>,
+    /// Whether the policy names the bundle and all of its profiles.
+    pub allowed: bool,
 }
 
 pub enum Entry {
@@ -72,6 +109,8 @@ pub struct Grant<P> {
     pub profile: Arc<P>,
     /// Counts what was minted under it.
     pub minted: IntCounter,
+    /// Whether the policy names it; else it is let through while the policy is tried.
+    pub allowed: bool,
 }
 
 /// What the policy says no to. The messages name only what the caller itself is allowed.
@@ -95,42 +134,37 @@ impl Callers {
     /// # Panics
     /// Where `profiles` were not made from the same configuration.
     pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
-        let mut keys = Vec::new();
-        let callers: Vec<Arc<Caller>> = config
-            .callers
-            .values()
-            .zip(0..)
-            .map(|(caller, owner)| {
-                keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, owner)));
-                Arc::new(Caller::new(caller, &config.bundles, profiles, metrics))
-            })
-            .collect();
-        Self { keys, callers }
+        let caller = |caller| Arc::new(Caller::new(caller, &config.bundles, profiles, metrics));
+        Self {
+            credentials: Credentials::of(config.callers.values()),
+            callers: config.callers.values().map(caller).collect(),
+        }
+    }
+
+    pub fn names(&self) -> BTreeSet<&Name> {
+        self.callers.iter().map(|caller| &caller.name).collect()
     }
 
     /// Who is granted what, in the words of the metrics.
     pub fn granted(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
-            let identity = caller.identity.by_name.values().map(|grant| &grant.profile.name);
-            let oauth = caller.oauth.by_name.values().map(|grant| &grant.profile.name);
-            let intercom = caller.intercom.by_name.values().map(|grant| &grant.profile.name);
+            let identity = caller.identity.all().map(|grant| &grant.profile.name);
+            let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
+            let intercom = caller.intercom.all().map(|grant| &grant.profile.name);
             let profiles = identity.chain(oauth).chain(intercom);
             profiles.map(|profile| (caller.name.to_string(), profile.to_string()))
         });
         granted.collect()
     }
 
-    /// The caller who has this API key. Takes as long for a wrong key as for a right one, whosever it is.
-    pub fn authenticate(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
-        let presented = digest(&SHA256, api_key);
-        let mut found = Choice::from(0);
-        let mut owner = 0_u32;
-        for (known, whose) in &self.keys {
-            let same = known.ct_eq(presented.as_ref());
-            owner.conditional_assign(whose, same);
-            found |= same;
-        }
-        bool::from(found).then(|| &self.callers[owner as usize])
+    /// The caller who has this API key.
+    pub fn by_api_key(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
+        self.credentials.by_api_key(api_key).map(|owner| &self.callers[owner as usize])
+    }
+
+    /// The caller at the other end of a connection.
+    pub fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
+        self.credentials.by_peer(peer).map(|owner| &self.callers[owner as usize])
     }
 }
 
@@ -150,6 +184,11 @@ impl Caller {
             identity,
             intercom,
             subjects: caller.subjects.clone(),
+            budget: caller.subjects_per_minute.map(Budget::new),
+            policy: caller.policy,
+            subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
+            would_refuse: Rule::ALL
+                .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
             pace: caller.pace,
             bucket: Bucket::default(),
         }
@@ -163,21 +202,32 @@ impl Caller {
         self.pace.map_or(Ok(()), |pace| self.bucket.take(pace, now))
     }
 
+    /// Whether its own settings let it speak of such subjects.
+    pub fn may_name(&self, subject: &Subject) -> bool {
+        self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
+    }
+
+    /// Counts `subject` against its budget of different ones, at the steady time `now`.
+    ///
     /// # Errors
-    /// The caller, or the profile, doesn't speak of such subjects.
-    pub fn may_name(&self, subject: &Subject, profile: Option<&IdentityProfile>) -> Result<(), Denied> {
-        let caller_may = self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()));
-        if caller_may && profile.is_none_or(|profile| profile.covers(subject)) {
-            Ok(())
-        } else {
-            Err(Denied::Subject)
+    /// It is one too many in this minute.
+    pub fn spend(&self, subject: &Subject, now: Duration) -> Result<(), TooOften> {
+        self.budget.as_ref().map_or(Ok(()), |budget| budget.admit(subject, now))
+    }
+
+    /// Whether what `rule` says no to is let through; if so it is counted.
+    pub fn lets_through(&self, rule: Rule) -> bool {
+        let audits = self.policy == Policy::Audit;
+        if audits {
+            self.would_refuse[rule as usize].inc();
         }
+        audits
     }
 }
 
 impl<P> Clone for Grant<P> {
     fn clone(&self) -> Self {
-        Self { profile: self.profile.clone(), minted: self.minted.clone() }
+        Self { profile: self.profile.clone(), minted: self.minted.clone(), allowed: self.allowed }
     }
 }
 
@@ -188,19 +238,26 @@ impl<P> Grants<Grant<P>> {
         profiles: &BTreeMap<Name, Arc<P>>,
         metrics: &Metrics,
     ) -> Self {
-        let grant = |allowed: &ProfileName| {
-            let profile = profiles.get(&allowed.name);
-            let profile =
-                profile.expect("a validated configuration allows only profiles that it has").clone();
-            let labels = [&allowed.to_string(), caller.name.as_str()];
-            (
-                allowed.name.clone(),
-                Grant { profile, minted: metrics.tokens_minted.with_label_values(&labels) },
-            )
+        let grant = |name: &Name, profile: &Arc<P>, allowed| {
+            let full = ProfileName { kind, name: name.clone() }.to_string();
+            let minted = metrics.tokens_minted.with_label_values(&[&full, caller.name.as_str()]);
+            (name.clone(), Grant { profile: profile.clone(), minted, allowed })
         };
-        let by_name = caller.allow.iter().filter(|allowed| allowed.kind == kind).map(grant).collect();
-        Self { kind, by_name }
+        let allowed = allowed(caller, kind);
+        let tried = caller.policy == Policy::Audit && kind != Kind::Oauth;
+        let others = profiles.iter().filter(|(name, _)| tried && !allowed.contains(name));
+        let audited = others.map(|(name, profile)| grant(name, profile, false)).collect();
+        let profile = |name: &Name| {
+            let profile = profiles.get(name);
+            grant(name, profile.expect("a validated configuration allows only profiles that it has"), true)
+        };
+        Self { kind, by_name: allowed.into_iter().map(profile).collect(), audited }
     }
+}
+
+/// The names of the profiles of that kind that a caller's policy names.
+fn allowed(caller: &config::Caller, kind: Kind) -> BTreeSet<&Name> {
+    caller.allow.iter().filter(|allowed| allowed.kind == kind).map(|allowed| &allowed.name).collect()
 }
 
 impl Grants<BundleGrant> {
@@ -210,25 +267,40 @@ impl Grants<BundleGrant> {
         identity: &Grants<Grant<IdentityProfile>>,
         intercom: &Grants<Grant<IntercomProfile>>,
     ) -> Self {
-        let grant = |allowed: &ProfileName| {
-            let bundle = bundles.get(&allowed.name);
-            let bundle = bundle.expect("a validated configuration allows only bundles that it has");
+        let named = allowed(caller, Kind::Bundle);
+        let grant = |(name, bundle): (&Name, &config::Bundle)| {
             let (mut entries, mut closed) = (Vec::new(), Vec::new());
+            let mut allowed = named.contains(name);
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
-                    Kind::Identity => identity.by_name.get(&profile.name).cloned().map(Entry::Identity),
-                    Kind::Intercom => intercom.by_name.get(&profile.name).cloned().map(Entry::Intercom),
+                    Kind::Identity => identity.get(&profile.name).cloned().map(Entry::Identity),
+                    Kind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
                     Kind::Oauth | Kind::Bundle => None,
                 };
                 match found {
-                    Some(grant) => entries.push((entry.clone(), grant)),
+                    Some(grant) => {
+                        allowed &= grant.allowed();
+                        entries.push((entry.clone(), grant));
+                    }
                     None => closed.push(profile.clone()),
                 }
             }
-            (allowed.name.clone(), BundleGrant { name: allowed.clone(), entries, closed })
+            let full = ProfileName { kind: Kind::Bundle, name: name.clone() };
+            (name.clone(), BundleGrant { name: full, entries, closed, allowed })
         };
-        let by_name = caller.allow.iter().filter(|allowed| allowed.kind == Kind::Bundle).map(grant).collect();
-        Self { kind: Kind::Bundle, by_name }
+        let (by_name, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            bundles.iter().map(grant).partition(|(name, _)| named.contains(name));
+        let audited = if caller.policy == Policy::Audit { others } else { BTreeMap::new() };
+        Self { kind: Kind::Bundle, by_name, audited }
+    }
+}
+
+impl Entry {
+    const fn allowed(&self) -> bool {
+        match self {
+            Self::Identity(grant) => grant.allowed,
+            Self::Intercom(grant) => grant.allowed,
+        }
     }
 }
 
@@ -252,7 +324,15 @@ impl<G> Grants<G> {
             Some(_) => return Err(Denied::WrongKind(self.kind.section())),
         };
         let name = Name::parse(name).map_err(|_| Denied::NotAName)?;
-        self.by_name.get(&name).ok_or_else(|| Denied::Profile(self.listed()))
+        self.get(&name).ok_or_else(|| Denied::Profile(self.listed()))
+    }
+
+    fn get(&self, name: &Name) -> Option<&G> {
+        self.by_name.get(name).or_else(|| self.audited.get(name))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &G> {
+        self.by_name.values().chain(self.audited.values())
     }
 
     fn listed(&self) -> String {

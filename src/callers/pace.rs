@@ -1,10 +1,12 @@
-//! How often may one ask: token buckets, for callers and for each subject of theirs.
+//! How often may one ask: token buckets, for callers and for each subject of theirs; and for how many subjects.
 //!
 //! A page whose token Salesforce refuses has been seen to ask for another forty times a second. That freezes
 //! its tab and hides the real fault; a person with many tabs asks a few times a minute.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -61,11 +63,11 @@ struct Watched {
     storming: AtomicBool,
 }
 
-/// One subject asks too often.
+/// One subject is asked for too often, or too many are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooOften {
     pub retry_after: Duration,
-    /// The first refusal since the bucket was last full: the one to log.
+    /// The first refusal of a storm: the one to log.
     pub begins: bool,
 }
 
@@ -117,6 +119,56 @@ impl Guard {
     }
 }
 
+const MINUTE: u64 = 60;
+
+/// How many different subjects a caller may name in a minute: what a stolen credential is worth.
+///
+/// Minutes are those of the steady clock, one after the other, so that the count is exact and its memory bounded: one
+/// hash, salted anew for each caller and load, for each subject within the budget.
+pub struct Budget {
+    most: usize,
+    salt: RandomState,
+    minute: Mutex<Minute>,
+}
+
+#[derive(Default)]
+struct Minute {
+    number: u64,
+    seen: HashSet<u64>,
+    exceeded: bool,
+    storming: bool,
+}
+
+impl Budget {
+    pub fn new(subjects_per_minute: u32) -> Self {
+        let most = usize::try_from(subjects_per_minute).unwrap_or(usize::MAX);
+        Self { most, salt: RandomState::new(), minute: Mutex::default() }
+    }
+
+    /// Counts `subject` in the minute that the steady time `now` is in.
+    ///
+    /// # Errors
+    /// It is one too many. A storm is over after a minute without.
+    pub fn admit(&self, subject: &Subject, now: Duration) -> Result<(), TooOften> {
+        let hash = self.salt.hash_one(subject.as_str());
+        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = now.as_secs() / MINUTE;
+        if number != minute.number {
+            minute.storming &= minute.exceeded && number == minute.number + 1;
+            minute.exceeded = false;
+            minute.number = number;
+            minute.seen.clear();
+        }
+        if minute.seen.contains(&hash) || minute.seen.len() < self.most {
+            minute.seen.insert(hash);
+            return Ok(());
+        }
+        minute.exceeded = true;
+        let begins = !std::mem::replace(&mut minute.storming, true);
+        Err(TooOften { retry_after: Duration::from_secs((number + 1) * MINUTE).saturating_sub(now), begins })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +191,23 @@ mod tests {
         // Full again, and never fuller than its burst.
         assert!([60_000, 60_000, 60_000].into_iter().all(|at| take(at).is_ok()));
         assert!(take(60_000).is_err());
+    }
+
+    #[test]
+    fn a_budget_counts_different_subjects_and_begins_anew_each_minute() {
+        let budget = Budget::new(2);
+        let admit = |sub: &str, seconds| {
+            let subject = Subject::parse("sub", sub.to_owned()).expect("a subject");
+            budget.admit(&subject, Duration::from_secs(seconds))
+        };
+        let refused = |seconds, begins| Err(TooOften { retry_after: Duration::from_secs(seconds), begins });
+        assert!(["a", "b", "a", "b", "a"].into_iter().all(|sub| admit(sub, 10).is_ok()));
+        assert_eq!(admit("c", 10), refused(50, true));
+        assert_eq!(admit("d", 59), refused(1, false));
+        assert_eq!(admit("b", 59), Ok(()), "who was counted may come again");
+        assert!(admit("c", 60).is_ok() && admit("d", 60).is_ok());
+        assert_eq!(admit("e", 61), refused(59, false), "the same storm");
+        assert!(admit("e", 120).is_ok() && admit("f", 180).is_ok() && admit("g", 180).is_ok());
+        assert_eq!(admit("h", 180), refused(60, true), "another storm, after a minute without");
     }
 }

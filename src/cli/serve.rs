@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Context, Failure};
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
-use crate::app::{self, App, Loaded};
+use crate::app::{self, App, Loaded, supervisor};
 
 /// Run the service
 #[derive(Args)]
@@ -59,6 +59,8 @@ pub(super) fn run(
         }
         started(&app);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+        supervisor::ready();
+        tokio::spawn(supervisor::feed_watchdog());
         let mut hurry = Signals::listen().map_err(Failure::failed)?;
         // One request waits; those that come meanwhile are the same.
         let (ask, asked) = mpsc::channel(1);

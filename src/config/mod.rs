@@ -19,7 +19,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 pub use names::{
-    Algorithm, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern, plain_text,
+    Algorithm, ClientName, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern,
+    plain_text,
 };
 use section::{Findings, Section};
 pub use source::{Environment, PREFIX, Problem};
@@ -262,10 +263,26 @@ pub struct Caller {
     pub name: Name,
     /// SHA-256 of each of its API keys.
     pub api_key_sha256: Vec<[u8; 32]>,
+    /// Names in its certificate: any of them will do.
+    pub client_san: Vec<ClientName>,
+    /// The user that it runs as, over a Unix socket.
+    pub peer_uid: Option<u32>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
+    /// Different subjects that it may name in a minute; without it there is no limit.
+    pub subjects_per_minute: Option<u32>,
+    pub policy: Policy,
     /// Its requests, of any kind; without it there is no limit.
     pub pace: Option<Pace>,
+}
+
+/// What becomes of a request that a caller's own settings say no to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// It is refused.
+    Enforce,
+    /// It is let through, counted and logged.
+    Audit,
 }
 
 impl Config {

@@ -182,6 +182,55 @@ impl Algorithm {
     }
 }
 
+/// A name in a client's certificate that stands for a caller.
+///
+/// One entry of its `subjectAltName` (RFC 5280, section 4.2.1.6), compared whole: no wildcard, no suffix. The subject's
+/// common name counts for nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClientName {
+    /// In lower case: host names have no other (RFC 4343).
+    Dns(String),
+    /// Byte for byte, as `spiffe://acme/rails`.
+    Uri(String),
+}
+
+impl ClientName {
+    pub fn dns(name: &str) -> Self {
+        Self::Dns(name.to_ascii_lowercase())
+    }
+
+    /// A URI where it holds `://`, else a host name.
+    ///
+    /// # Errors
+    /// Says what a name may be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.contains('*') {
+            return Err("must be a whole name: wildcards would let others be this caller".to_owned());
+        }
+        if text.contains("://") {
+            let uri = text.len() <= 2048 && Url::parse(text).is_ok();
+            return uri.then(|| Self::Uri(text.to_owned())).ok_or_else(|| "isn't a URI".to_owned());
+        }
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        if text.len() <= 253 && text.split('.').all(label) {
+            Ok(Self::dns(text))
+        } else {
+            Err("must be a name of the client's certificate: a host name, or a URI as spiffe://acme/rails"
+                .to_owned())
+        }
+    }
+}
+
+impl fmt::Display for ClientName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Dns(name) | Self::Uri(name)) = self;
+        f.write_str(name)
+    }
+}
+
 /// What a subject must look like. Always compared whole, whatever anchors its writer set.
 #[derive(Clone, Debug)]
 pub struct SubjectPattern(Regex);

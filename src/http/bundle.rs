@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::mint::{admit, never_stored};
+use super::policy::{self, Wish};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal, Service};
 use crate::callers::{Entry, Grant};
@@ -24,10 +25,10 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
     let grant = asker.caller.bundles.choose(fields.string("bundle")?.as_deref()).map_err(denied)?;
     let entries = grant.entries().map_err(denied)?;
     let claims = claims_of(entries, fields.objects("claims")?)?;
-    for (_, entry) in entries {
-        let allowed = asker.caller.may_name(&subject, entry.identity());
-        allowed.map_err(|denied| Refusal::Denied { denied, field: "sub" })?;
-    }
+    let covered =
+        entries.iter().all(|(_, entry)| entry.identity().is_none_or(|profile| profile.covers(&subject)));
+    let (profile, allowed) = (&grant.name, grant.allowed);
+    policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
     admit(&service, &asker, &grant.name, &subject)?;
 
     let minted = side_by_side(&service, entries, &subject, claims).await?;

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::mint::never_stored;
+use super::policy::{self, Wish};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal};
 use crate::clock::UnixTime;
@@ -37,8 +38,9 @@ pub(super) async fn messaging_access_token(
     let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
     let claims = grant.profile.claims(fields.object("claims")?)?;
     let rejected = fields.secret("rejected_token")?;
-    let allowed = asker.caller.may_name(&subject, Some(&grant.profile));
-    allowed.map_err(|denied| Refusal::Denied { denied, field: "sub" })?;
+    let covered = grant.profile.covers(&subject);
+    let (profile, allowed) = (&grant.profile.name, grant.allowed);
+    policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
     if grant.profile.messaging.is_none() {
         let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged";
         return Err(Objection::new("profile", message).into());

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::accept::Form;
+use super::policy::{self, Wish};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal, Service};
 use crate::callers::TooOften;
@@ -26,8 +27,9 @@ pub(super) async fn identity_token(
     let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
     let lifetime = grant.profile.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.profile.claims(fields.object("claims")?)?;
-    let allowed = asker.caller.may_name(&subject, Some(&grant.profile));
-    allowed.map_err(|denied| Refusal::Denied { denied, field: "sub" })?;
+    let covered = grant.profile.covers(&subject);
+    let (profile, allowed) = (&grant.profile.name, grant.allowed);
+    policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
     admit(&service, &asker, &grant.profile.name, &subject)?;
 
     let now = service.clock.now();
@@ -64,8 +66,9 @@ pub(super) async fn intercom_user_jwt(
     let grant = asker.caller.intercom.choose(fields.string("profile")?.as_deref())?;
     let lifetime = grant.profile.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.profile.claims(fields.object("claims")?)?;
-    let allowed = asker.caller.may_name(&user_id, None);
-    allowed.map_err(|denied| Refusal::Denied { denied, field: "user_id" })?;
+    let (profile, allowed) = (&grant.profile.name, grant.allowed);
+    let wish = Wish { profile, allowed, covered: true, subject: &user_id, field: "user_id" };
+    policy::admit(&service, &asker, &wish)?;
     admit(&service, &asker, &grant.profile.name, &user_id)?;
 
     let minted = grant.profile.mint(&user_id, lifetime, &claims, service.clock.now());

@@ -16,9 +16,11 @@ mod exchange;
 mod mint;
 mod observe;
 mod operate;
+mod policy;
 mod publish;
 mod refusal;
 mod request;
+mod strict;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,11 +11,13 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Now, Refusal};
+use super::{Now, Refusal, strict};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
+use crate::tokens::MintError;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const MOST_HEADERS: usize = 64;
 const MOST_HEADER_BYTES: usize = 8 << 10;
 
@@ -50,10 +52,13 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
     let id = RequestId::of(request.headers(), &*service.randomness);
     let path = request.extensions().get::<MatchedPath>().cloned();
     let has_body = has_body(request.headers());
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let route = path.as_ref().map_or("other", |path| path.as_str());
 
     let answer = if too_large(request.headers()) {
         Refusal::HeadersTooLarge.into_response()
+    } else if let Some(refusal) = strict::refusal(&request) {
+        refusal
     } else {
         request.extensions_mut().insert(id.clone());
         let limit = service.limits.request_timeout;
@@ -64,6 +69,10 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
     };
     let mut answer = written(answer, &id, has_body, &service.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, id.0);
+    // Where a chunked body ends is the one thing that `app::wire` leaves to hyper alone: nothing follows it.
+    if chunked {
+        answer.headers_mut().insert(CONNECTION, CLOSE);
+    }
 
     service.metrics.requests.with_label_values(&[route, answer.status().as_str()]).inc();
     service.metrics.request_duration.with_label_values(&[route]).observe(start.elapsed().as_secs_f64());
@@ -74,10 +83,13 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
 fn written(mut answer: Response, id: &RequestId, has_body: bool, metrics: &Metrics) -> Response {
     let Some(refusal) = answer.extensions_mut().remove::<Refusal>() else { return answer };
     // Said aloud: a client that used the connection again would find it closed.
-    if has_body && refusal.precedes_body() {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if (has_body && refusal.precedes_body()) || matches!(refusal, Refusal::Malformed(_)) {
+        answer.headers_mut().insert(CONNECTION, CLOSE);
     }
-    if let Refusal::Mint(error) = &refusal {
+    // Overload is counted; a line for each would make it worse.
+    if let Refusal::Mint(error) = &refusal
+        && *error != MintError::Overloaded
+    {
         tracing::warn!(request_id = id.as_str(), %error, "no token was minted");
     }
     let verdict = refusal.verdict();

@@ -27,6 +27,8 @@ pub enum Refusal {
         field: &'static str,
     },
     Objection(Objection),
+    /// The request as HTTP has it.
+    Malformed(&'static str),
     /// The body as a whole.
     NotJson(String),
     NotFound,
@@ -106,6 +108,7 @@ impl Refusal {
     pub(super) const fn precedes_body(&self) -> bool {
         match self {
             Self::InvalidClient
+            | Self::Malformed(_)
             | Self::SeveralCredentials
             | Self::RateLimited { .. }
             | Self::NotFound
@@ -165,6 +168,7 @@ impl Refusal {
                     &format!("{who} asks too often; wait as Retry-After says"),
                 )
             },
+            Self::Malformed(message) => invalid(message),
             Self::NotJson(reason) => invalid(&reason),
             Self::NotFound => verdict(
                 S::NOT_FOUND,

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use super::accept::Form;
 use super::observe::RequestId;
 use super::{Refusal, Shared};
-use crate::callers::Caller;
+use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
 use crate::tokens::Objection;
 
@@ -24,13 +24,16 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The caller behind a request, with all that it may use.
 pub(super) struct Asker {
     pub caller: Arc<Caller>,
+    /// By what it is known, for the audit line.
+    pub credential: &'static str,
     pub id: RequestId,
 }
 
 impl FromRequestParts<Shared> for Asker {
     type Rejection = Refusal;
 
-    /// No key, a wrong key and a malformed header are told apart by nobody.
+    /// No key, a wrong key and a malformed header are told apart by nobody. Who sends a key is the caller of that
+    /// key or nobody: with a wrong one, the connection's own caller must not take its place unnoticed.
     async fn from_request_parts(parts: &mut Parts, service: &Shared) -> Result<Self, Refusal> {
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
         let header = headers.next();
@@ -38,14 +41,20 @@ impl FromRequestParts<Shared> for Asker {
             return Err(Refusal::SeveralCredentials);
         }
         let rooms = service.rooms.load();
-        let api_key = header.and_then(bearer).unwrap_or_default();
-        let caller = rooms.callers.authenticate(api_key).cloned().ok_or(Refusal::InvalidClient)?;
+        let (credential, caller) = match (header, parts.extensions.get::<Arc<Peer>>()) {
+            (Some(header), _) => {
+                ("api_key", bearer(header).and_then(|api_key| rooms.callers.by_api_key(api_key)))
+            }
+            (None, Some(peer)) => ("connection", rooms.callers.by_peer(peer)),
+            (None, None) => return Err(Refusal::InvalidClient),
+        };
+        let caller = caller.cloned().ok_or(Refusal::InvalidClient)?;
         caller
             .take_turn(service.clock.steady())
             .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" })?;
         let id = parts.extensions.get::<RequestId>().cloned();
         let id = id.expect("the door gives every request an id");
-        Ok(Self { caller, id })
+        Ok(Self { caller, credential, id })
     }
 }
 

@@ -11,6 +11,7 @@ mod claims;
 mod identity;
 mod intercom;
 mod jws;
+mod line;
 mod signer;
 mod subject;
 

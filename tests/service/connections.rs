@@ -135,3 +135,40 @@ async fn a_full_signing_queue_is_503_with_retry_after_and_health_goes_on() {
     assert_eq!(service.get("/livez").await.status.as_u16(), 200);
     assert!(service.metrics().await.contains("tokenmint_signing_queue_depth 0"));
 }
+
+/// More at once than two cores sign in a quarter of a second: those whose turn comes too late are sent away without a
+/// signature, so that the rest is not late as well.
+#[tokio::test]
+async fn a_signature_that_waited_too_long_is_503_and_counted() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("[server]\n", "[server]\nlimits.signing_queue = 10000\n"));
+    let service = std::sync::Arc::new(workspace.serve().await);
+    let (mut minted, mut late) = (0, 0);
+    for burst in 1..=5 {
+        let mut asks = tokio::task::JoinSet::new();
+        for n in 0..1500 * burst {
+            let (service, body) = (service.clone(), serde_json::json!({"sub": format!("user-{n}")}));
+            asks.spawn(async move { service.post("/identity-token", &body).await });
+        }
+        for answer in asks.join_all().await {
+            if answer.status.is_success() {
+                minted += 1;
+            } else {
+                answer.refused(503, "overloaded", None);
+                late += 1;
+            }
+        }
+        if late > 0 {
+            break;
+        }
+    }
+    assert!(minted > 0 && late > 0, "{minted} minted, {late} late");
+    let metrics = service.metrics().await;
+    for line in [
+        format!("tokenmint_signing_shed_total{{reason=\"late\"}} {late}"),
+        format!("tokenmint_signing_wait_seconds_count {minted}"),
+        "tokenmint_signing_queue_depth 0".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "no {line} in {metrics}");
+    }
+}

@@ -1,7 +1,6 @@
 //! Which listener shows what, over TCP, a Unix socket and TLS; and how the service ends.
 
 use std::os::unix::fs::FileTypeExt as _;
-use std::process::Command;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -10,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::{API_KEY, Answer, Running, Workspace, configuration, signal, user_1};
+use crate::tls::{certificates, client};
 
 /// One request over a stream that is closed behind it; the status and all of the answer.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
@@ -89,30 +89,6 @@ async fn a_unix_socket_serves_and_is_gone_at_the_end() {
     assert!(std::fs::metadata(&socket).expect("there").file_type().is_socket());
     let (status, _) = service.terminate().await;
     assert!(status.success() && !socket.exists());
-}
-
-/// A certificate authority and a certificate of it for `name`, by openssl.
-fn certificates(workspace: &Workspace, authority: &str, name: &str) {
-    let script = format!(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN={authority} -keyout {authority}.key -out {authority}.crt \
-         && openssl req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr \
-         && printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > {name}.ext \
-         && openssl x509 -req -in {name}.csr -CA {authority}.crt -CAkey {authority}.key -CAcreateserial -days 30 \
-            -extfile {name}.ext -out {name}.crt && cat {name}.key {name}.crt > {name}.both && chmod 600 *.key"
-    );
-    let made =
-        Command::new("bash").args(["-ec", &script]).current_dir(workspace.path("")).output().expect("bash");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-}
-
-fn client(workspace: &Workspace, identity: Option<&str>) -> reqwest::Client {
-    let read = |name: &str| std::fs::read(workspace.path(name)).expect(name);
-    let root = reqwest::Certificate::from_pem(&read("ca.crt")).expect("PEM");
-    let builder = reqwest::Client::builder().tls_certs_only([root]);
-    let builder = identity.into_iter().fold(builder, |builder, name| {
-        builder.identity(reqwest::Identity::from_pem(&read(name)).expect("PEM"))
-    });
-    builder.build().expect("a client")
 }
 
 #[tokio::test]

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::super::section::Section;
-use super::super::{Bundle, Caller, Kind, Name, Pace, ProfileName};
+use super::super::section::{Section, text};
+use super::super::source::{Node, Value};
+use super::super::{Bundle, Caller, ClientName, Kind, Listen, Name, Pace, Policy, ProfileName, Server};
 use super::profiles::{known, subjects};
 use super::{Existing, SECOND, small_count};
+
+/// `nobody`, to whom Linux maps what it can't map.
+const OVERFLOW_UID: u32 = 65_534;
 
 #[expect(clippy::unnecessary_wraps, reason = "read_all takes it with the others")]
 pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Caller> {
@@ -15,17 +19,40 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
                 .to_owned()
         })
     });
+    let client_san = section.list("client_san", ClientName::parse);
+    let peer_uid = section.optional("peer_uid", uid);
     let allow = section.list("allow", ProfileName::parse);
     let subjects = subjects(section);
+    let subjects_per_minute = section.optional("subjects_per_minute", small_count);
+    let policy = section.optional("policy", |node| match text(node)?.as_str() {
+        "enforce" => Ok(Policy::Enforce),
+        "audit" => Ok(Policy::Audit),
+        _ => Err(r#"must be "enforce" or "audit""#.to_owned()),
+    });
+    let policy = policy.unwrap_or(Policy::Enforce);
+    if policy == Policy::Audit {
+        section.warn(
+            "policy",
+            "lets through, and counts, what `allow`, `subjects` and `subjects_per_minute` say no to",
+        );
+    }
     let rate = section.optional("rate", small_count);
     let burst = section.optional("burst", small_count);
     if section.has("burst") && !section.has("rate") {
         section.problem("burst", "goes with `rate`, requests a second");
     }
-    if !section.has("api_key_sha256") {
-        section.problem("api_key_sha256", "is missing: without a key nobody can be this caller");
-    } else if api_key_sha256.is_empty() {
+    if !["api_key_sha256", "client_san", "peer_uid"].iter().any(|credential| section.has(credential)) {
+        let message = "is missing: without an API key, `client_san` or `peer_uid` nobody can be this caller";
+        section.problem("api_key_sha256", message);
+    } else if section.has("api_key_sha256")
+        && api_key_sha256.is_empty()
+        && client_san.is_empty()
+        && peer_uid.is_none()
+    {
         section.warn("api_key_sha256", "holds no key, so nobody can be this caller");
+    }
+    if peer_uid == Some(OVERFLOW_UID) {
+        section.warn("peer_uid", "is what every user looks like that this user namespace doesn't know");
     }
     if !section.has("allow") {
         section.problem("allow", r#"is missing: name the profiles it may use, as ["identity.web"]"#);
@@ -36,7 +63,17 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
         }
     }
     let pace = rate.map(|rate| Pace { requests: rate, window: SECOND, burst: burst.unwrap_or(rate) });
-    Some(Caller { name: name.clone(), api_key_sha256, allow, subjects, pace })
+    Some(Caller {
+        name: name.clone(),
+        api_key_sha256,
+        client_san,
+        peer_uid,
+        allow,
+        subjects,
+        subjects_per_minute,
+        policy,
+        pace,
+    })
 }
 
 /// A bundle opens no door of its own, so one whose profiles aren't all allowed is of no use.
@@ -59,19 +96,67 @@ pub(super) fn open_bundles(
     }
 }
 
-/// Two callers with one key could not be told apart.
-pub(super) fn distinct_api_keys(root: &Section<'_>, callers: &BTreeMap<Name, Caller>) {
-    let mut owners: BTreeMap<[u8; 32], &Name> = BTreeMap::new();
+/// Two callers with one credential could not be told apart.
+pub(super) fn distinct_credentials(root: &Section<'_>, callers: &BTreeMap<Name, Caller>) {
+    let api_key = |digest: &[u8; 32]| (*digest, "an API key".to_owned());
+    let client_san = |name: &ClientName| (name.clone(), format!("the client_san `{name}`"));
+    let peer_uid = |uid: &u32| (*uid, format!("the peer_uid {uid}"));
+    distinct(root, callers, |caller| caller.api_key_sha256.iter().map(api_key).collect());
+    distinct(root, callers, |caller| caller.client_san.iter().map(client_san).collect());
+    distinct(root, callers, |caller| caller.peer_uid.iter().map(peer_uid).collect());
+}
+
+fn distinct<C: Ord>(
+    root: &Section<'_>,
+    callers: &BTreeMap<Name, Caller>,
+    credentials: impl Fn(&Caller) -> Vec<(C, String)>,
+) {
+    let mut owners: BTreeMap<C, &Name> = BTreeMap::new();
     for caller in callers.values() {
-        for digest in &caller.api_key_sha256 {
-            if let Some(other) = owners.insert(*digest, &caller.name)
+        for (credential, what) in credentials(caller) {
+            if let Some(other) = owners.insert(credential, &caller.name)
                 && other != &caller.name
             {
-                let message = format!("`{other}` and `{}` share an API key; give each its own", caller.name);
+                let message = format!("`{other}` and `{}` share {what}; give each its own", caller.name);
                 root.problem("callers", message);
             }
         }
     }
+}
+
+/// Credentials that no connection to this service can have.
+pub(super) fn usable_credentials(
+    section: Option<&Section<'_>>,
+    callers: &BTreeMap<Name, Caller>,
+    server: Option<&Server>,
+) {
+    let (Some(section), Some(server)) = (section, server) else { return };
+    let asks_for_certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+    let by_path = matches!(server.listen, Listen::Unix(_));
+    for caller in callers.values() {
+        if !caller.client_san.is_empty() && !asks_for_certificates {
+            let message =
+                "has a client_san, and nobody shows a certificate: set client_ca_file of [server.tls]";
+            section.warn(caller.name.as_str(), message);
+        }
+        if caller.peer_uid.is_some() && !by_path {
+            let message =
+                "has a peer_uid, which only a Unix socket tells: listen = \"unix:PATH\" of [server]";
+            section.warn(caller.name.as_str(), message);
+        }
+    }
+}
+
+fn uid(node: &Node) -> Result<u32, String> {
+    let number = match &node.value {
+        Value::Integer(number) => u32::try_from(*number).ok(),
+        Value::Untyped(text) => text.parse().ok(),
+        _ => None,
+    };
+    // The highest is the kernel's "no user".
+    number
+        .filter(|uid| *uid != u32::MAX)
+        .ok_or_else(|| "must be the number of a user, as `id -u` prints it".to_owned())
 }
 
 fn hex32(text: &str) -> Option<[u8; 32]> {

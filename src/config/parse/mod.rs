@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::section::{Findings, Section, count};
 use super::source::{Environment, Node, Origin, PREFIX, Problem};
 use super::{Bundle, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
-use callers::{caller, distinct_api_keys, open_bundles};
+use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
 use keysets::{keyset, share_out};
 use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
 
@@ -86,7 +86,8 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
 
     open_bundles(named_callers.as_ref(), &callers, &bundles);
     share_out(named.as_ref(), &mut keysets, &identity, &oauth);
-    distinct_api_keys(root, &callers);
+    distinct_credentials(root, &callers);
+    usable_credentials(named_callers.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(
             "callers",

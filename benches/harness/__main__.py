@@ -1,0 +1,64 @@
+"""`make bench`: see benches/README.md.
+
+BENCH_ROUNDS   rounds, each of which measures everything once (3)
+BENCH_SECONDS  of each window of load (2)
+BENCH_GROWTH   callers, profiles and keys to grow to (10000)
+BENCH_TOKENS   access tokens to keep (1000000)
+BENCH_QUICK=1  one round of one second, a thousand callers, 20,000 tokens: to see that it runs
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import build
+import measures
+import report
+from processes import Tools
+
+README = build.ROOT / "benches/README.md"
+
+
+def main():
+    peers = pathlib.Path(os.environ["TOKENMINT_TOOLS"]) / "bench"
+    binary, benches = build.service(), build.benches("load", "raw", "house")
+    quick = os.environ.get("BENCH_QUICK") == "1"
+    settings = {
+        "BENCH_ROUNDS": 1 if quick else 3,
+        "BENCH_SECONDS": 1 if quick else 2,
+        "BENCH_GROWTH": 1_000 if quick else 10_000,
+        "BENCH_TOKENS": 20_000 if quick else 1_000_000,
+    }
+    settings = {name: type(default)(os.environ.get(name, default)) for name, default in settings.items()}
+    begin = time.monotonic()
+
+    def say(what):
+        print(f"{time.monotonic() - begin:4.0f} s  {what}", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="tokenmint-bench-") as folder:
+        tools = Tools(benches["load"], benches["raw"], benches["house"])
+        bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values())
+        started = measures.small(bench, say)
+        minted, raws = measures.minting(bench, say)
+        beside = measures.isolation(bench, say)
+        from_memory = measures.kept(bench, say)
+        grown = measures.growth(bench, say)
+        cache = measures.cache_growth(bench, say)
+
+    targets = report.Targets()
+    sections = [
+        report.minting(minted, raws, targets),
+        report.isolation(beside, targets),
+        report.kept(from_memory, targets),
+        report.growth(*grown, cache, targets),
+    ]
+    report.small(started, binary.stat().st_size / 1e6, minted, targets)
+    command = " ".join([*(f"{name}={value}" for name, value in settings.items()), "make bench"])
+    results = report.compose(targets, sections, command, time.monotonic() - begin, bench, tools.others)
+    print(results)
+    report.write(README, results)
+
+
+main()

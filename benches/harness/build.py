@@ -1,0 +1,36 @@
+"""What cargo builds for the harness, and where it puts it."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+ROOT = pathlib.Path(__file__).parents[2]
+CARGO = os.environ.get("CARGO", "cargo")
+
+
+def built(*arguments, **environment):
+    """Runs cargo; name -> path of each executable that came of it."""
+    command = [CARGO, *arguments, "--locked", "--message-format=json-render-diagnostics"]
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True)
+    messages = [json.loads(line) for line in ran.stdout.splitlines()]
+    return {
+        message["target"]["name"]: pathlib.Path(message["executable"])
+        for message in messages
+        if message["reason"] == "compiler-artifact" and message["executable"]
+    }
+
+
+def service():
+    """The binary as it ships."""
+    return built("build", "--release", "--bin", "tokenmint")["tokenmint"]
+
+
+def benches(*names):
+    """Bench targets, built as the service is."""
+    return built("bench", "--no-run", *(part for name in names for part in ("--bench", name)))
+
+
+def counted_house():
+    """`house` for callgrind: with symbols, and over dependencies that `cargo test` has built already."""
+    return built("build", "--bench", "house", CARGO_PROFILE_DEV_OPT_LEVEL="3")["house"]

@@ -1,0 +1,58 @@
+"""`make guard`: counts the instructions of single operations under callgrind and holds them against
+benches/instructions.toml.
+
+A count is the same on a busy machine as on an idle one, so CI can insist on it where it can't on a time.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+import build
+
+BOUNDS = build.ROOT / "benches/instructions.toml"
+OPERATIONS = 200
+
+
+def callgrind(house, operation, folder):
+    """Instructions of one operation, those within aws-lc's signing left out."""
+    out = f"{folder}/{operation}.out"
+    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+    command += ["--collect-atstart=no", "--toggle-collect=house::counted"]
+    command += [str(house), "count", operation, str(OPERATIONS), f"{folder}/key.pem"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
+    annotate = ["callgrind_annotate", "--inclusive=yes", "--threshold=100", "--show-percs=no", out]
+    functions = subprocess.run(annotate, check=True, capture_output=True, text=True).stdout
+
+    def inclusive(name):
+        found = re.findall(rf"^\s*([\d,]+)\s+\S*:{name}(?: \[.*)?$", functions, re.MULTILINE)
+        return max((int(count.replace(",", "")) for count in found), default=0)
+
+    total, signing = inclusive("house::counted"), inclusive(r"aws_lc_\w+_EVP_DigestSign")
+    if total == 0 or (signing > 0) != (operation == "mint"):
+        sys.exit(f"{operation}: {total} instructions, {signing} of them in signing: the symbols have other names now")
+    return round((total - signing) / OPERATIONS)
+
+
+def main():
+    house = build.counted_house()
+    bounds = tomllib.loads(BOUNDS.read_text())
+    over = False
+    with tempfile.TemporaryDirectory() as folder:
+        key = ["openssl", "genpkey", "-quiet", "-algorithm", "RSA", "-out", f"{folder}/key.pem"]
+        subprocess.run([*key, "-pkeyopt", "rsa_keygen_bits:2048"], check=True)
+        print(f"{'instructions':36} {'counted':>9} {'at most':>9}")
+        for operation, bound in bounds.items():
+            counted = callgrind(house, operation, folder)
+            over |= counted > bound["most"]
+            verdict = "TOO MANY" if counted > bound["most"] else ""
+            print(f"{bound['what']:36} {counted:9,} {bound['most']:9,} {verdict}", flush=True)
+    if over:
+        sys.exit(f"find what costs more, or raise the bound in {BOUNDS.name} and say why in the commit")
+
+
+main()

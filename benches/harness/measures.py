@@ -1,0 +1,207 @@
+"""What is measured, and how: every comparison alternates within one round, so that what the machine does meanwhile
+falls on all alike, and a ratio is made of neighbours."""
+
+import json
+import statistics
+import time
+
+import servers
+from processes import memory_mib
+from servers import FirstToken, Nginx, Sandbox, Tokenmint, api_key, http_request, identity_requests, write_requests
+
+CONNECTIONS = (1, 16, 64, 256)
+SATURATED = (16, 64, 256)
+OURS = "tokenmint"
+
+
+class Bench:
+    """The binaries, a folder, the keys, and how much is to be done."""
+
+    def __init__(self, tools, binary, folder, peers, rounds, seconds, growth, tokens):
+        self.tools, self.binary, self.folder, self.peers = tools, binary, folder, peers
+        self.rounds, self.seconds, self.growth, self.tokens = rounds, seconds, growth, tokens
+        self.key = folder / "rsa2048.key"
+        self.public_key = servers.make_key(self.key, 2048)
+        self.key4096 = folder / "rsa4096.key"
+        servers.make_key(self.key4096, 4096)
+        self.identity = identity_requests(folder / "identity.requests")
+        write = lambda name, *request: write_requests(folder / name, [http_request(*request)])
+        self.jwks = write("jwks.requests", "GET", "/keysets/k00000/jwks.json")
+        self.jwks_file = write("jwks-file.requests", "GET", "/jwks.json")
+        self.livez = write("livez.requests", "GET", "/livez")
+        self.access_token = write("access-token.requests", "POST", "/oauth-access-token", "{}", api_key(0))
+
+    def tokenmint(self, name=OURS, key=None, **size):
+        folder = self.folder / name.replace(" ", "-").replace(",", "")
+        return Tokenmint(name, self.binary, folder, key or self.key, **size)
+
+    def raw(self):
+        return self.tools.sign(self.key, self.seconds, servers.CORES)
+
+
+def minting(bench, say):
+    """Everybody's identity tokens at 1 to 256 connections, with aws-lc-rs alone before and after each.
+
+    name -> connections -> [(driven, CPU over raw, throughput over raw)]; and the raw figures.
+    """
+    contestants = [bench.tokenmint(), *servers.minting_peers(bench.folder, bench.key, bench.peers)]
+    for contestant in contestants:
+        say(f"checking {contestant.name}")
+        with contestant as server:
+            server.verify(bench.public_key)
+    figures = {contestant.name: {n: [] for n in CONNECTIONS} for contestant in contestants}
+    raws = []
+    for turn in range(bench.rounds):
+        raws.append(bench.raw())
+        for contestant in contestants:
+            say(f"round {turn + 1} of {bench.rounds}: {contestant.name}")
+            before = raws[-1]
+            with contestant as server:
+                driven = {n: bench.tools.drive(server, bench.identity, n, bench.seconds) for n in CONNECTIONS}
+            raws.append(bench.raw())
+            cpu, throughput = (statistics.mean(pair) for pair in zip(before, raws[-1]))
+            for n, one in driven.items():
+                figures[contestant.name][n].append((one, one.cpu_us / cpu, one.per_second / throughput))
+    return figures, raws
+
+
+def isolation(bench, say):
+    """Latencies of what needs no signature while 256 connections keep all cores signing.
+
+    name -> probe -> [figures of a round]
+    """
+    found = {}
+
+    def watch(server, probes):
+        seconds = max(3.0, 2 * bench.seconds)
+        seen = {}
+        def beside():
+            seen.update(bench.tools.probe(server, seconds - 1, probes))
+        # The probes take the second half of the window and end within it.
+        bench.tools.drive(server, bench.identity, 256, seconds * 2, beside=beside)
+        for probe, figures in seen.items():
+            found.setdefault(server.name, {}).setdefault(probe, []).append(figures)
+
+    for turn in range(bench.rounds):
+        for bits, key in ((2048, bench.key), (4096, bench.key4096)):
+            say(f"round {turn + 1} of {bench.rounds}: what else answers beside RSA-{bits}")
+            port = servers.free_port()
+            name = f"{OURS}, RSA-{bits}"
+            with bench.tokenmint(name, key, salesforce=f"http://127.0.0.1:{port}") as server:
+                config = server.folder / "tokenmint.toml"
+                with Sandbox(bench.binary, server.folder, port, config, f"http://127.0.0.1:{server.port}"):
+                    first_access_token(server)
+                watch(server, {
+                    "JWKS, new connections": ("new", bench.jwks),
+                    "JWKS, kept connection": ("kept", bench.jwks),
+                    "/livez, new connections": ("new", bench.livez),
+                    "/livez, kept connection": ("kept", bench.livez),
+                    "cached access token": ("kept", bench.access_token),
+                })
+    for peer in servers.minting_peers(bench.folder, bench.key, bench.peers):
+        say(f"what else answers of {peer.name}")
+        with peer as server:
+            watch(server, {
+                "/livez, new connections": ("new", bench.livez), "/livez, kept connection": ("kept", bench.livez),
+            })
+    return found
+
+
+def first_access_token(server):
+    for cached in (False, True):
+        status, content = server.ask("POST", "/oauth-access-token", "{}", api_key(0))
+        if status != 200 or json.loads(content)["cached"] != cached:
+            raise SystemExit(f"{server.name} has no access token to keep: {status} {content}")
+
+
+def kept(bench, say):
+    """What is answered from memory: JWKS and cached access tokens beside nginx with the same bytes in a file.
+
+    name -> [driven]
+    """
+    nginx = bench.peers / "bin/nginx"
+    port = servers.free_port()
+    figures = {}
+    with bench.tokenmint("memory", salesforce=f"http://127.0.0.1:{port}") as ours:
+        config = ours.folder / "tokenmint.toml"
+        with Sandbox(bench.binary, ours.folder, port, config, f"http://127.0.0.1:{ours.port}"):
+            first_access_token(ours)
+        bytes_of_jwks = ours.ask("GET", "/keysets/k00000/jwks.json")[1]
+        caching = "open_file_cache max=100;"
+        with (
+            Nginx("nginx", nginx, bench.folder / "nginx", bytes_of_jwks) as file,
+            Nginx("nginx, file cache", nginx, bench.folder / "nginx-caching", bytes_of_jwks, caching) as cached_file,
+        ):
+            if file.ask("GET", "/jwks.json")[1] != bytes_of_jwks:
+                raise SystemExit("nginx answers something else than tokenmint")
+            asked = [
+                ("nginx, file", file, bench.jwks_file),
+                ("tokenmint, JWKS", ours, bench.jwks),
+                ("tokenmint, cached access token", ours, bench.access_token),
+                ("nginx, file, open_file_cache", cached_file, bench.jwks_file),
+            ]
+            for turn in range(bench.rounds):
+                say(f"round {turn + 1} of {bench.rounds}: JWKS and cached access tokens beside nginx")
+                for name, server, requests in asked:
+                    driven = bench.tools.drive(server, requests, 64, bench.seconds, threads=servers.CORES)
+                    figures.setdefault(name, []).append(driven)
+    return figures
+
+
+def growth(bench, say):
+    """The CPU of one token with thousands of callers, profiles or keys, over that with one of each.
+
+    what -> [ratio]; and milliseconds to start, what -> ms
+    """
+    many = bench.growth
+    sizes = {
+        f"{many:,} callers": {"callers": many},
+        f"{many:,} profiles on one key": {"profiles": many},
+        f"{many:,} keys, each with a keyset and a profile": {"keysets": many},
+    }
+    figures, starts = {}, {}
+    with bench.tokenmint("one of each") as one:
+        for what, size in sizes.items():
+            profiles = max(size.get("profiles", 1), size.get("keysets", 1))
+            requests = identity_requests(bench.folder / "grown.requests", size.get("callers", 1), profiles)
+            say(f"starting with {what}")
+            with bench.tokenmint(what, **size) as grown:
+                starts[what] = grown.ready_ms
+                for turn in range(bench.rounds):
+                    say(f"round {turn + 1} of {bench.rounds}: {what}")
+                    alone = bench.tools.drive(one, bench.identity, 16, bench.seconds)
+                    driven = bench.tools.drive(grown, requests, 16, bench.seconds)
+                    figures.setdefault(what, []).append(driven.cpu_us / alone.cpu_us)
+    return figures, starts
+
+
+def cache_growth(bench, say):
+    say(f"keeping {bench.tokens:,} access tokens, each exchanged first")
+    return bench.tools.cached_tokens(bench.tokens, max(5, bench.rounds), bench.key)
+
+
+def small(bench, say):
+    """Starts, as a supervisor sees them, memory when idle, and a bundle of two signatures beside one.
+
+    what -> [figure]
+    """
+    figures = {"ready_ms": [], "first_token_ms": [], "idle_mib": []}
+    for turn in range(5 * bench.rounds):
+        say(f"start {turn + 1} of {5 * bench.rounds}")
+        with bench.tokenmint("ready") as server:
+            figures["ready_ms"].append(server.ready_ms)
+            time.sleep(0.2)
+            figures["idle_mib"].append(memory_mib(server.pids()))
+        with FirstToken("first token", bench.binary, bench.folder / "first", bench.key) as server:
+            figures["first_token_ms"].append(server.ready_ms)
+    two = bench.folder / "two.requests"
+    write_requests(two, [http_request("POST", "/bundle", '{"sub": "user-00001"}', api_key(0))])
+    one = bench.folder / "one.requests"
+    body = '{"sub": "user-00001", "profile": "p00000"}'
+    write_requests(one, [http_request("POST", "/identity-token", body, api_key(0))])
+    with bench.tokenmint("bundle", keysets=2, bundle=True) as server:
+        for turn in range(bench.rounds):
+            say(f"round {turn + 1} of {bench.rounds}: a bundle of two")
+            alone, both = (bench.tools.drive(server, asked, 1, bench.seconds) for asked in (one, two))
+            figures.setdefault("bundle", []).append(both.p50_ms / alone.p50_ms)
+    return figures

@@ -1,0 +1,256 @@
+"""tokenmint and its peers: how each is started, and that each does the same job before it is measured.
+
+Every peer is built as its own documentation says, on as many workers as the machine has cores, and gets its
+settings from the environment: PORT, KEY_FILE, KID, ISSUER, AUDIENCE, API_KEY_SHA256.
+"""
+
+import grp
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from processes import tree
+
+PEERS = pathlib.Path(__file__).parent.parent / "peers"
+CORES = len(os.sched_getaffinity(0))
+KID, ISSUER, AUDIENCE, TTL = "WebAppKey1", "intercom.com", "https://acme.my.salesforce-scrt.com", 3600
+USERS = 10_000
+"""Who ask in turn: nobody so often that tokenmint's guard against reloading pages would step in."""
+
+
+def api_key(number):
+    return f"tm_bench-{number:05}"
+
+
+def digest(number):
+    return hashlib.sha256(api_key(number).encode()).hexdigest()
+
+
+def make_key(path, bits):
+    key = rsa.generate_private_key(65537, bits)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return key.public_key()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def http_request(method, path, body=None, key=None):
+    """A whole request, as the load generator sends it."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    if key is not None:
+        lines.append(f"Authorization: Bearer {key}")
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", body or ""])
+
+
+def write_requests(path, requests):
+    path.write_text("\0".join(requests))
+    return path
+
+
+def identity_requests(path, callers=1, profiles=1):
+    """One for each user, spread over all callers and profiles."""
+    def body(user):
+        named = {"profile": f"p{user * 7919 % profiles:05}"} if profiles > 1 else {}
+        return json.dumps({"sub": f"user-{user:05}", **named})
+    ask = lambda user: http_request("POST", "/identity-token", body(user), api_key(user * 7919 % callers))
+    return write_requests(path, map(ask, range(USERS)))
+
+
+class Server:
+    """A process tree that answers on `port`, from `with` to its end."""
+
+    live = "/livez"
+
+    def __init__(self, name, folder, command, environment=None):
+        self.name, self.port, self.folder = name, free_port(), folder
+        self._command, self._environment = command, environment or {}
+        self._child = None
+
+    def __enter__(self):
+        self.log = self.folder / f"{self.name.replace(' ', '-').replace(',', '')}.log"
+        command = [part.replace("@PORT@", str(self.port)) for part in map(str, self._command)]
+        environment = {**os.environ, "PORT": str(self.port), **self._environment}
+        with self.log.open("wb") as log:
+            self.began = time.monotonic()
+            self._child = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+                cwd=PEERS, start_new_session=True,
+            )
+        try:
+            self.ready_ms = self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _wait(self):
+        """Milliseconds until it answers."""
+        while self._child.poll() is None and time.monotonic() < self.began + 90:
+            try:
+                if self.answers():
+                    return (time.monotonic() - self.began) * 1000
+            except (ConnectionError, http.client.HTTPException):
+                pass
+            time.sleep(0.0005)
+        raise SystemExit(f"{self.name} does not start\n{self.last_words()}")
+
+    def answers(self):
+        return self.ask("GET", self.live)[0] == 200
+
+    def __exit__(self, *_):
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+    def pids(self):
+        return tree(self._child.pid)
+
+    def last_words(self):
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def ask(self, method, path, body=None, key=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers |= {"Content-Type": "application/json"} if body else {}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, content
+
+    def verify(self, public_key):
+        """Ends the run unless this server mints what it should, and only for who has the key."""
+        def must(condition, what):
+            if not condition:
+                raise SystemExit(f"{self.name} can't be compared: {what}\n{self.last_words()}")
+        body = json.dumps({"sub": "user-00001"})
+        for key in (None, "wrong"):
+            status, _ = self.ask("POST", "/identity-token", body, key)
+            must(status == 401, f"{status} and not 401 for the API key {key}")
+        status, content = self.ask("POST", "/identity-token", body, api_key(0))
+        must(status == 200, f"{status}: {content}")
+        token = json.loads(content)["token"]
+        header = jwt.get_unverified_header(token)
+        must(header == {"alg": "RS256", "typ": "JWT", "kid": KID}, f"the header is {header}")
+        claims = jwt.decode(token, public_key, ["RS256"], audience=AUDIENCE, issuer=ISSUER)
+        iat = claims.get("iat", 0)
+        expected = {"iss": ISSUER, "aud": AUDIENCE, "sub": "user-00001", "iat": iat, "exp": iat + TTL}
+        must(claims == expected and abs(iat - time.time()) < 5, f"the claims are {claims}")
+
+
+def tokenmint_config(folder, key_file, port, callers=1, profiles=1, keysets=1, salesforce=None, bundle=False):
+    """A configuration with that many of each. Keysets beyond the first have the same key under ids of their own,
+    parsed and kept once for each, since ten thousand keys take an hour to make; a profile goes with each."""
+    names = [f"p{number:05}" for number in range(max(profiles, keysets))]
+    lines = ["[server]", f'listen = "127.0.0.1:{port}"', f'state_directory = "{folder}/state"']
+    for number in range(keysets):
+        kid = KID if number == 0 else f"{KID}-{number:05}"
+        lines += [f"[keysets.k{number:05}]", f'kid = "{kid}"', f'key_file = "{key_file}"']
+    for number, name in enumerate(names):
+        lines += [f"[identity.{name}]", f'keyset = "k{number % keysets:05}"']
+        lines += [f'issuer = "{ISSUER}"', f'audience = "{AUDIENCE}"', f'ttl = "{TTL}s"']
+    allow = [f"identity.{name}" for name in names]
+    if salesforce:
+        lines += ["[oauth.crm]", 'keyset = "k00000"', 'consumer_key = "3MVG9.bench"']
+        lines += ['username = "integration@acme.example"', 'audience = "https://login.salesforce.com"']
+        lines.append(f'token_url = "{salesforce}/services/oauth2/token"')
+        allow.append("oauth.crm")
+    if bundle:
+        lines += ["[bundles.all]", *(f'e{name} = "identity.{name}"' for name in names)]
+        # One user asks all the time.
+        lines += ["[server.limits]", "remints_per_minute = 1000000", "remint_burst = 1000000"]
+        allow.append("bundles.all")
+    for number in range(callers):
+        lines += [f"[callers.c{number:05}]", f'api_key_sha256 = ["{digest(number)}"]', f"allow = {json.dumps(allow)}"]
+    path = folder / "tokenmint.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+class Tokenmint(Server):
+    """The service as it ships, everything on: authentication, policy, limits, metrics, and the audit log in a file."""
+
+    def __init__(self, name, binary, folder, key_file, **size):
+        folder.mkdir(exist_ok=True)
+        super().__init__(name, folder, [])
+        config = tokenmint_config(folder, key_file, self.port, **size)
+        self._command = [binary, "serve", "--config", config]
+
+
+class FirstToken(Tokenmint):
+    """Ready when it has minted."""
+
+    def answers(self):
+        return self.ask("POST", "/identity-token", '{"sub": "user-00001"}', api_key(0))[0] == 200
+
+
+class Sandbox(Server):
+    """The Salesforce that `tokenmint sandbox` plays, for the first access token."""
+
+    live = "/services/data"
+
+    def __init__(self, binary, folder, port, config, jwks_base):
+        super().__init__("sandbox", folder, [])
+        self.port = port
+        listen = f"127.0.0.1:{port}"
+        self._command = [binary, "sandbox", "--config", config, "--listen", listen, "--jwks-base", jwks_base]
+
+
+class Nginx(Server):
+    live = "/jwks.json"
+
+    def __init__(self, name, binary, folder, jwks, more=""):
+        folder.mkdir()
+        super().__init__(name, folder, [binary, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"])
+        (folder / "jwks.json").write_bytes(jwks)
+        text = (PEERS / "nginx.conf").read_text()
+        user = f"{pwd.getpwuid(os.getuid()).pw_name} {grp.getgrgid(os.getgid()).gr_name}"
+        filled = {"FOLDER": folder, "PORT": self.port, "MORE": more, "CORES": CORES, "USER": user}
+        for name, value in filled.items():
+            text = text.replace(f"@{name}@", str(value))
+        (folder / "nginx.conf").write_text(text)
+
+
+def minting_peers(folder, key_file, tools):
+    """What a user would write instead of running tokenmint."""
+    settings = {
+        "KEY_FILE": str(key_file), "KID": KID, "ISSUER": ISSUER, "AUDIENCE": AUDIENCE,
+        "API_KEY_SHA256": digest(0), "NODE_ENV": "production", "RACK_ENV": "production",
+    }
+    # Node looks for packages beside the file, so the file goes to where they are.
+    fastify = tools / "fastify.cjs"
+    fastify.write_bytes((PEERS / "fastify.cjs").read_bytes())
+    uvicorn = [sys.executable, "-m", "uvicorn", "fastapi_app:app", "--port", "@PORT@", "--workers", CORES]
+    puma = ["puma", "--environment", "production", "--workers", CORES, "--threads", "5:5", "--preload"]
+    puma += ["--bind", "tcp://127.0.0.1:@PORT@", PEERS / "puma.ru"]
+    peer = lambda name, command, **more: Server(name, folder, command, settings | more)
+    return [
+        peer("Node, fastify + jose", ["node", fastify], SIGN="jose"),
+        peer("Node, fastify + jsonwebtoken", ["node", fastify], SIGN="jsonwebtoken"),
+        peer("Python, FastAPI + PyJWT", [*uvicorn, "--no-access-log"]),
+        peer("Ruby, puma + ruby-jwt", puma, KEEP_KEY="yes"),
+        peer("Ruby, key parsed per call", puma),
+    ]

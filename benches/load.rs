@@ -1,0 +1,327 @@
+//! The load generator of `make bench`, a process of its own.
+//!
+//!     load drive ADDRESS REQUESTS THREADS CONNECTIONS WARMUP SECONDS
+//!     load probe ADDRESS MILLISECONDS SECONDS NAME=new|kept=REQUESTS…
+//!
+//! REQUESTS is a file of whole HTTP/1.1 requests, parted by NUL bytes; they are sent in turn.
+//!
+//! `drive` keeps its connections busy: each sends its next request when it has the whole answer to the last
+//! (a closed loop). It prints `begin` and `end` around the window in which it counts, so that the harness can
+//! read everybody's CPU time at those moments, and then what it has counted. `probe` asks at a steady pace,
+//! each probe in a thread of its own, over new connections (connecting included) or a kept one.
+//!
+//! Anything but a whole answer with status 200 ends the run: a figure over errors says nothing. A server may
+//! close a kept connection between answers; the request then goes out again over a new one, as HTTP clients do
+//! (RFC 9112, section 9.3.1), its time runs on, and `reconnects` counts it.
+
+#![expect(clippy::panic, clippy::print_stdout, reason = "the harness reads the one and shows the other")]
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use serde_json::{Map, Value, json};
+
+/// More than any answer that is measured; one read takes a whole one.
+const ANSWER: usize = 64 << 10;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [command, address, file, threads, connections, warmup, seconds] if command == "drive" => {
+            let requests = Requests::read(file);
+            let (threads, connections) = (number(threads), number(connections));
+            let (warmup, seconds) = (duration(warmup), duration(seconds));
+            drive(parsed(address), &requests, threads, connections, warmup, seconds);
+        }
+        [command, address, milliseconds, seconds, probes @ ..] if command == "probe" => {
+            let interval = Duration::from_millis(number(milliseconds) as u64);
+            probe(parsed(address), interval, duration(seconds), probes);
+        }
+        _ => {
+            println!("usage: see the head of benches/load.rs");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn parsed<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("`{text}` can't be read"))
+}
+
+fn number(text: &str) -> usize {
+    parsed(text)
+}
+
+fn duration(seconds: &str) -> Duration {
+    Duration::from_secs_f64(parsed(seconds))
+}
+
+/// What is sent, in turn, by whoever asks next.
+struct Requests {
+    list: Vec<Vec<u8>>,
+    next: AtomicUsize,
+}
+
+impl Requests {
+    fn read(file: &str) -> Self {
+        let bytes = fs::read(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let list: Vec<_> = bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+        Self { list, next: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> &[u8] {
+        &self.list[self.next.fetch_add(1, Ordering::Relaxed) % self.list.len()]
+    }
+}
+
+/// Whether `answer` is whole; it must be a 200 with a `Content-Length`.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(head_end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = std::str::from_utf8(&answer[..head_end]).expect("a head in ASCII");
+    assert!(head.starts_with("HTTP/1.1 200 "), "not a 200: {}", String::from_utf8_lossy(answer));
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| number(value.trim()))
+    });
+    let whole = head_end + 4 + length.unwrap_or_else(|| panic!("no Content-Length in {head}"));
+    assert!(answer.len() <= whole, "more than one answer to one request");
+    answer.len() == whole
+}
+
+/// Times in nanoseconds, in order.
+fn summary(mut times: Vec<u64>) -> Value {
+    times.sort_unstable();
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds with three digits")]
+    let at = |share_in_thousand: usize| {
+        let last = times.len().saturating_sub(1);
+        times.get(last * share_in_thousand / 1000).map_or(f64::NAN, |time| *time as f64 / 1e6)
+    };
+    json!({
+        "count": times.len(), "p50_ms": at(500), "p99_ms": at(990), "p999_ms": at(999), "max_ms": at(1000),
+    })
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+const WARMING: usize = 0;
+const COUNTING: usize = 1;
+const OVER: usize = 2;
+
+fn drive(
+    address: SocketAddr,
+    requests: &Requests,
+    threads: usize,
+    connections: usize,
+    warmup: Duration,
+    seconds: Duration,
+) {
+    let phase = AtomicUsize::new(WARMING);
+    let (counted, window) = thread::scope(|scope| {
+        let share = |thread| connections / threads + usize::from(thread < connections % threads);
+        let drivers: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn({
+                    let phase = &phase;
+                    move || driver(address, requests, share(thread), phase)
+                })
+            })
+            .collect();
+        thread::sleep(warmup);
+        phase.store(COUNTING, Ordering::Relaxed);
+        println!("begin");
+        let begin = Instant::now();
+        thread::sleep(seconds);
+        phase.store(OVER, Ordering::Relaxed);
+        let window = begin.elapsed();
+        println!("end");
+        let counted: Vec<_> = drivers.into_iter().map(|driver| driver.join().expect("no panic")).collect();
+        (counted, window)
+    });
+    let reconnects: usize = counted.iter().map(|one| one.reconnects).sum();
+    let mut figures = summary(counted.into_iter().flat_map(|one| one.times).collect());
+    figures["seconds"] = json!(window.as_secs_f64());
+    figures["reconnects"] = json!(reconnects);
+    println!("{figures}");
+}
+
+struct Connection<'a> {
+    stream: mio::net::TcpStream,
+    request: &'a [u8],
+    sent: Instant,
+    answer: Vec<u8>,
+}
+
+enum Received {
+    Whole,
+    Part,
+    /// The server has closed before it answered.
+    Closed,
+}
+
+impl<'a> Connection<'a> {
+    fn open(address: SocketAddr, poll: &Poll, token: Token) -> Self {
+        let stream = stream(address, poll, token);
+        Self { stream, request: &[], sent: Instant::now(), answer: Vec::with_capacity(ANSWER) }
+    }
+
+    /// A request is far smaller than a socket's buffer, so it goes out in one piece. Where the server has
+    /// closed meanwhile, reading says so.
+    fn send(&mut self, request: &'a [u8]) {
+        self.request = request;
+        self.sent = Instant::now();
+        let _ = self.stream.write_all(request);
+    }
+
+    fn send_again(&mut self, address: SocketAddr, poll: &Poll, token: Token) {
+        self.stream = stream(address, poll, token);
+        self.stream.write_all(self.request).expect("room for one small request");
+    }
+
+    /// Reads what is there. A short read has emptied the socket (epoll(7)).
+    fn receive(&mut self, buffer: &mut [u8]) -> Received {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(read @ 1..) => {
+                    self.answer.extend_from_slice(&buffer[..read]);
+                    if is_whole(&self.answer) {
+                        self.answer.clear();
+                        return Received::Whole;
+                    }
+                    if read < buffer.len() {
+                        return Received::Part;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Received::Part,
+                closed => {
+                    assert!(self.answer.is_empty(), "an answer was cut short: {closed:?}");
+                    return Received::Closed;
+                }
+            }
+        }
+    }
+}
+
+fn stream(address: SocketAddr, poll: &Poll, token: Token) -> mio::net::TcpStream {
+    let stream = connect(address);
+    stream.set_nonblocking(true).expect("a socket can be");
+    let mut stream = mio::net::TcpStream::from_std(stream);
+    poll.registry().register(&mut stream, token, Interest::READABLE).expect("a socket can be watched");
+    stream
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server takes connections");
+    stream.set_nodelay(true).expect("a socket can be");
+    stream
+}
+
+/// What one thread has counted.
+#[derive(Default)]
+struct Counted {
+    /// Nanoseconds of each answer that came within the window.
+    times: Vec<u64>,
+    reconnects: usize,
+}
+
+fn driver(address: SocketAddr, requests: &Requests, connections: usize, phase: &AtomicUsize) -> Counted {
+    let mut poll = Poll::new().expect("epoll");
+    let mut open: Vec<_> =
+        (0..connections).map(|token| Connection::open(address, &poll, Token(token))).collect();
+    for connection in &mut open {
+        connection.send(requests.next());
+    }
+    let mut events = Events::with_capacity(connections);
+    let mut buffer = vec![0; ANSWER];
+    let mut counted = Counted::default();
+    loop {
+        poll.poll(&mut events, Some(Duration::from_millis(50))).expect("epoll");
+        for event in &events {
+            let connection = &mut open[event.token().0];
+            match connection.receive(&mut buffer) {
+                Received::Part => continue,
+                Received::Closed => {
+                    counted.reconnects += 1;
+                    connection.send_again(address, &poll, event.token());
+                    continue;
+                }
+                Received::Whole => {}
+            }
+            match phase.load(Ordering::Relaxed) {
+                WARMING => {}
+                COUNTING => counted.times.push(nanoseconds(connection.sent)),
+                _ => return counted,
+            }
+            connection.send(requests.next());
+        }
+        if phase.load(Ordering::Relaxed) == OVER {
+            return counted;
+        }
+    }
+}
+
+fn probe(address: SocketAddr, interval: Duration, seconds: Duration, probes: &[String]) {
+    let deadline = Instant::now() + seconds;
+    let figures: Map<String, Value> = thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for probe in probes {
+            let mut parts = probe.split('=');
+            let mut part = || parts.next().unwrap_or_else(|| panic!("`{probe}` isn't NAME=new|kept=FILE"));
+            let (name, kept, requests) = (part(), part() == "kept", Requests::read(part()));
+            let ask = move || ask_steadily(address, interval, deadline, kept, &requests);
+            threads.push((name.to_owned(), scope.spawn(ask)));
+        }
+        let join =
+            |(name, thread): (String, ScopedJoinHandle<'_, _>)| (name, thread.join().expect("no panic"));
+        threads.into_iter().map(join).map(|(name, times)| (name, summary(times))).collect()
+    });
+    println!("{}", Value::Object(figures));
+}
+
+fn ask_steadily(
+    address: SocketAddr,
+    interval: Duration,
+    deadline: Instant,
+    kept: bool,
+    requests: &Requests,
+) -> Vec<u64> {
+    let mut times = Vec::new();
+    let mut connection = connect(address);
+    while Instant::now() < deadline {
+        thread::sleep(interval);
+        let request = requests.next();
+        let begin = Instant::now();
+        if !kept {
+            connection = connect(address);
+        }
+        // Twice only where the server has closed a kept connection.
+        while !answered(&mut connection, request) {
+            connection = connect(address);
+        }
+        times.push(nanoseconds(begin));
+    }
+    times
+}
+
+/// Waits for a whole answer; not so if the server closes before it begins one.
+fn answered(connection: &mut TcpStream, request: &[u8]) -> bool {
+    let _ = connection.write_all(request);
+    let mut answer = Vec::with_capacity(ANSWER);
+    let mut buffer = [0; 4096];
+    while !is_whole(&answer) {
+        match connection.read(&mut buffer) {
+            Ok(read @ 1..) => answer.extend_from_slice(&buffer[..read]),
+            closed => {
+                assert!(answer.is_empty(), "an answer was cut short: {closed:?}");
+                return false;
+            }
+        }
+    }
+    true
+}

@@ -1,0 +1,190 @@
+//! The service in this process: its router asked without a socket, by a clock that stands still, with a
+//! Salesforce that gives a token to everybody.
+//!
+//! The audit log is formatted as in `serve` and thrown away, so that its cost is in every figure and its
+//! writing, which a thread of its own does, in none.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{Request, Response, StatusCode};
+use axum::routing::post;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::clock::{Clock as _, ManualClock, NoRandomness, Randomness, UnixTime};
+use tokenmint::config::{Config, Environment};
+use tokenmint::http::{Place, Service, router};
+use tower::ServiceExt as _;
+
+/// In the middle of 2026.
+const NOW: UnixTime = UnixTime::from_seconds(1_782_000_000);
+/// Of an access token; Salesforce's are JWTs of about this size.
+const ACCESS_TOKEN_BYTES: usize = 1000;
+
+pub struct House {
+    pub service: Arc<Service>,
+    pub clock: Arc<ManualClock>,
+    router: Router,
+}
+
+/// The API key of caller number `n`.
+pub fn api_key(n: usize) -> String {
+    format!("tm_bench-{n:05}")
+}
+
+/// The user number `n`.
+pub fn subject(n: usize) -> String {
+    format!("user-{n:08}")
+}
+
+impl House {
+    /// A service with `callers` callers and the PKCS#8 PEM `key` for everything.
+    pub async fn build(key: &str, callers: usize) -> Self {
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        // As app::logging has it, but for where it goes.
+        let log = tracing_subscriber::fmt().with_writer(io::sink).json().flatten_event(true);
+        let _ = log.with_current_span(false).with_span_list(false).try_init();
+
+        let clock = Arc::new(ManualClock::at(NOW));
+        let salesforce = salesforce(clock.clone()).await;
+        let text = configuration(key, callers, &salesforce);
+        let config = Config::parse("bench", &text, PathBuf::new(), &Environment::new());
+        let mut config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
+        // Not to be had in a file: Salesforce would lock the org out.
+        config.identity.values_mut().filter_map(|profile| profile.messaging.as_mut()).for_each(|messaging| {
+            messaging.requests_per_minute = usize::MAX;
+        });
+        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Counter::default()) };
+        let app = App::bind(loaded, ambient, || 0).await.expect("a port is free");
+        let service = app.service().clone();
+        let router = router(&service, &[Place::Minting, Place::Public, Place::Ops]);
+        Self { service, clock, router }
+    }
+
+    /// Answers as the service does behind its HTTP/1.1 parser.
+    pub async fn ask(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
+    }
+
+    /// As `ask`; the body, of an answer that must be 200.
+    pub async fn fetch(&self, request: Request<Body>) -> Bytes {
+        let answer = self.ask(request).await;
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body in memory");
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        body
+    }
+
+    /// The access token of user number `n`, fetched if there is none.
+    pub async fn access_token(&self, n: usize) -> bool {
+        let body = self.fetch(messaging(n)).await;
+        let answer: Value = serde_json::from_slice(&body).expect("JSON");
+        answer["cached"].as_bool().expect("a boolean")
+    }
+}
+
+pub fn get(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).expect("a well-formed request")
+}
+
+pub fn post_json(path: &str, body: &Value) -> Request<Body> {
+    let bearer = format!("Bearer {}", api_key(0));
+    let request = Request::post(path).header(AUTHORIZATION, bearer).header(CONTENT_TYPE, "application/json");
+    request.body(Body::from(body.to_string())).expect("a well-formed request")
+}
+
+pub fn identity(n: usize) -> Request<Body> {
+    post_json("/identity-token", &json!({"sub": subject(n)}))
+}
+
+pub fn messaging(n: usize) -> Request<Body> {
+    post_json("/messaging-access-token", &json!({"sub": subject(n)}))
+}
+
+fn configuration(key: &str, callers: usize, salesforce: &str) -> String {
+    let mut text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+state_directory = "/dev/null" # the budget in memory
+[server.limits]
+token_cache = "8192 MiB"
+remints_per_minute = 1000000
+remint_burst = 1000000
+[keysets.web]
+kid = "WebAppKey1"
+key = """{key}"""
+[identity.web]
+keyset = "web"
+issuer = "intercom.com"
+audience = "https://acme.my.salesforce-scrt.com"
+[identity.web.messaging]
+scrt_url = "{salesforce}"
+org_id = "00D000000000001"
+es_developer_name = "Web_Channel"
+[intercom.fin]
+secret = "intercom-messenger-api-secret-0123456789"
+"#
+    );
+    for n in 0..callers {
+        let digest = digest(&SHA256, api_key(n).as_bytes());
+        let hex = digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        let allow = r#"["identity.web", "intercom.fin"]"#;
+        let _ = writeln!(text, "[callers.caller-{n:05}]\napi_key_sha256 = [\"{hex}\"]\nallow = {allow}");
+    }
+    text
+}
+
+/// Starts a Salesforce whose messaging access tokens live ten years; its address.
+async fn salesforce(clock: Arc<ManualClock>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let path = "/iamessage/api/v2/authorization/authenticated/access-token";
+    let router = Router::new().route(path, post(session)).with_state(clock);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+async fn session(State(clock): State<Arc<ManualClock>>, body: Bytes) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let request: Value = serde_json::from_slice(&body).expect("JSON");
+    let identity = request["customerIdentityToken"].as_str().and_then(|token| token.split('.').nth(1));
+    let claims = URL_SAFE_NO_PAD.decode(identity.expect("a JWT")).expect("base64url");
+    let claims: Value = serde_json::from_slice(&claims).expect("JSON");
+    let subject = format!("v2/iamessage/AUTH/Web_Config/uid:{}", claims["sub"].as_str().expect("a sub"));
+    let expires_at = clock.now().seconds() + 10 * 365 * 86_400;
+    let claims = part(&json!({"sub": subject, "exp": expires_at, "clientId": "v1/Web_Channel/WEB"}));
+    let mut token = format!("{}.{claims}.", part(&json!({"alg": "RS256", "typ": "JWT"})));
+    token.extend(std::iter::repeat_n('s', ACCESS_TOKEN_BYTES - token.len()));
+    json!({"accessToken": token, "lastEventId": "0", "context": {"endUser": {"subject": subject}}})
+        .to_string()
+}
+
+/// Bytes that never repeat and are the same in each run, for counts that are.
+#[derive(Default)]
+struct Counter(AtomicU64);
+
+impl Randomness for Counter {
+    fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
+        for chunk in into.chunks_mut(8) {
+            let next = self.0.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+            chunk.copy_from_slice(&next[..chunk.len()]);
+        }
+        Ok(())
+    }
+}

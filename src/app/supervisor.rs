@@ -1,0 +1,93 @@
+//! What systemd is told (`sd_notify(3)`), and the sockets that it holds for us (`sd_listen_fds(3)`). Where nobody
+//! supervises, all of this does nothing.
+//!
+//! - `READY=1` once it answers, `RELOADING=1` around a reload, `STOPPING=1` at the end.
+//! - The watchdog is fed by a task of the service's own runtime: one whose workers are stuck is not fed, and is started
+//!   anew.
+//! - A socket is taken by its name, `minting`, `public` or `ops` (`FileDescriptorName=`), in place of the configured
+//!   address; the only one without a name is `minting`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+
+/// A message that doesn't arrive is the supervisor's loss.
+fn tell(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// To be followed by [`ready`].
+pub fn reloading() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+}
+
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Feeds the watchdog, if there is one, for ever.
+pub async fn feed_watchdog() {
+    let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| *patience > Duration::ZERO) else {
+        return;
+    };
+    loop {
+        tell(&[NotifyState::Watchdog]);
+        // Twice as often as asked for (`sd_watchdog_enabled(3)`).
+        tokio::time::sleep(patience / 2).await;
+    }
+}
+
+/// A socket that listens already.
+pub enum Inherited {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Sockets that were handed over, by name.
+#[derive(Default)]
+pub struct Sockets(BTreeMap<String, Inherited>);
+
+impl Sockets {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// One of them listens neither on TCP nor on a Unix socket.
+    pub fn inherited() -> io::Result<Self> {
+        let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
+        let mut handed = ListenFd::from_env();
+        let sole = names.len() == 1;
+        let mut sockets = BTreeMap::new();
+        for (at, name) in names.into_iter().enumerate() {
+            let socket = match handed.take_tcp_listener(at) {
+                Ok(tcp) => tcp.map(Inherited::Tcp),
+                Err(_) => handed.take_unix_listener(at)?.map(Inherited::Unix),
+            };
+            let known = ["minting", "public", "ops"].contains(&name.as_str());
+            let name = if known || !sole { name } else { "minting".to_owned() };
+            if let Some(socket) = socket {
+                sockets.insert(name, socket);
+            }
+        }
+        Ok(Self(sockets))
+    }
+
+    pub fn take(&mut self, name: &str) -> Option<Inherited> {
+        self.0.remove(name)
+    }
+
+    /// Names that no listener of the configuration has.
+    pub fn left(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}

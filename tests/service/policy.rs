@@ -1,0 +1,86 @@
+//! What a caller's policy says no to, and what it only counts while it is tried.
+
+use serde_json::{Value, json};
+
+use crate::support::{Running, Workspace, sha256_hex};
+
+fn caller(name: &str, more: &str) -> String {
+    format!("[callers.{name}]\napi_key_sha256 = [\"{}\"]\n{more}\n", sha256_hex(name))
+}
+
+async fn status(service: &Running, path: &str, api_key: &str, body: Value) -> u16 {
+    service.post_text(path, api_key, body.to_string()).await.status.as_u16()
+}
+
+#[tokio::test]
+async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
+    let allow = "allow = [\"identity.web\", \"intercom.fin\"]\nsubjects = \"[a-z]\"\nsubjects_per_minute = 3";
+    let service = Workspace::with(&caller("backend", allow)).serve().await;
+    let identity = |sub: &'static str| status(&service, "/identity-token", "backend", json!({"sub": sub}));
+    // Each counts once, whatever is asked for it; one that is refused doesn't count.
+    for (sub, expected) in [("a", 200), ("b", 200), ("a", 200), ("1", 403)] {
+        assert_eq!(identity(sub).await, expected, "{sub}");
+    }
+    assert_eq!(status(&service, "/intercom-user-jwt", "backend", json!({"user_id": "c"})).await, 200);
+    let answer = service.post_text("/identity-token", "backend", r#"{"sub":"d"}"#).await;
+    let description = answer.refused(429, "rate_limited", None);
+    assert!(description.contains("so many different subjects"), "{description}");
+    let wait: u32 = answer.header("retry-after").parse().expect("seconds");
+    assert!((1..=60).contains(&wait), "{wait}");
+    for sub in ["e", "f", "g"] {
+        assert_eq!(identity(sub).await, 429, "{sub}");
+    }
+    // Those who were there first are served on.
+    assert_eq!(identity("c").await, 200);
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("tokenmint_subjects_refused_total{caller=\"backend\"} 4"), "{metrics}");
+    service.logged("names more different subjects").await;
+    assert_eq!(service.log().matches("names more different subjects").count(), 1, "one line a storm");
+}
+
+#[tokio::test]
+async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
+    let bundle = "[bundles.fin]\nchat = \"identity.web\"\nfin = \"intercom.fin\"\n";
+    let allow =
+        "allow = [\"identity.web\"]\nsubjects = \"user-[0-9]+\"\nsubjects_per_minute = 2\npolicy = \"audit\"";
+    let workspace = Workspace::with(&(bundle.to_owned() + &caller("trial", allow)));
+    let warned = workspace.run(&["check"]);
+    assert_eq!(warned.code(), 0);
+    assert!(
+        warned.stderr.contains("callers.trial.policy") && warned.stderr.contains("lets through"),
+        "{}",
+        warned.stderr
+    );
+    let service = workspace.serve().await;
+    for (path, body, expected, why) in [
+        ("/identity-token", json!({"sub": "user-1"}), 200, "allowed"),
+        ("/identity-token", json!({"sub": "user-1", "profile": "web512"}), 200, "let through: allow"),
+        ("/bundle", json!({"sub": "user-1", "bundle": "fin"}), 200, "let through: allow"),
+        ("/identity-token", json!({"sub": "guest"}), 200, "let through: subjects"),
+        ("/identity-token", json!({"sub": "user-2"}), 200, "allowed"),
+        ("/identity-token", json!({"sub": "user-3"}), 200, "let through: subjects_per_minute"),
+        ("/identity-token", json!({"sub": "user-4"}), 200, "let through: subjects_per_minute"),
+        ("/identity-token", json!({"sub": "guest", "profile": "web512"}), 403, "the profile's own subjects"),
+        ("/identity-token", json!({"sub": "user-1", "profile": "absent"}), 403, "there is no such profile"),
+        ("/identity-token", json!({"sub": "user-1", "ttl": 86400}), 400, "the profile's max_ttl"),
+        ("/identity-token", json!({"sub": "user-1", "claims": {"admin": true}}), 400, "the profile's claims"),
+        ("/oauth-assertion", json!({"profile": "crm"}), 403, "the login of an integration user"),
+        ("/oauth-access-token", json!({"profile": "crm"}), 403, "the login of an integration user"),
+    ] {
+        assert_eq!(status(&service, path, "trial", body.clone()).await, expected, "{why}: {body}");
+    }
+    let metrics = service.metrics().await;
+    for (rule, count) in [("allow", 2), ("subjects", 1), ("subjects_per_minute", 2)] {
+        let line = format!("tokenmint_would_refuse_total{{caller=\"trial\",rule=\"{rule}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    assert!(metrics.contains("tokenmint_subjects_refused_total{caller=\"trial\"} 0"), "{metrics}");
+    service.logged("\"let_through\":true").await;
+    let line: Value = serde_json::from_str(&service.logged("would be refused").await).expect("JSON");
+    assert_eq!([&line["caller"], &line["profile"], &line["rule"]], ["trial", "identity.web512", "allow"]);
+    assert_eq!(line["subject_hmac"].as_str().map(str::len), Some(32));
+    assert_eq!(service.log().matches("would be refused").count(), 3);
+    // Others are not tried.
+    let other = service.post("/identity-token", &json!({"sub": "user-1", "profile": "web512"})).await;
+    other.refused(403, "access_denied", Some("profile"));
+}

@@ -1,0 +1,180 @@
+//! Bytes that servers and proxies understand differently: each is refused, and nothing behind it is answered.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{API_KEY, Running, Workspace};
+
+/// What the service says until it closes, and whether it did so within two seconds.
+async fn said(service: &Running, bytes: &[u8]) -> (String, bool) {
+    let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
+    stream.write_all(bytes).await.expect("written");
+    let mut said = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut said)).await.is_ok();
+    (String::from_utf8_lossy(&said).into_owned(), closed)
+}
+
+/// The statuses of the answers in it.
+fn statuses(said: &str) -> Vec<u16> {
+    let answers = said.split("HTTP/1.1 ").skip(1);
+    answers.map(|answer| answer[..3].parse().expect("a status")).collect()
+}
+
+fn post(headers: &str, body: &str) -> String {
+    format!(
+        "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Type: application/json\r\n{headers}\r\n{body}"
+    )
+}
+
+/// Closed without an answer.
+const CLOSED: u16 = 0;
+
+const NEXT: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: smuggled\r\n\r\n";
+
+/// reliability.md, cases 54 to 58. The request behind each would be answered by a server that took it otherwise.
+#[tokio::test]
+async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered() {
+    let service = Workspace::new().serve().await;
+    let body = r#"{"sub":"a"}"#;
+    let get = |line: &str, headers: &str| format!("{line}\r\n{headers}\r\n");
+    let host = "Host: x\r\n";
+    let mut wrong = Vec::new();
+    for (name, request, status) in [
+        (
+            "CL and TE",
+            post("Content-Length: 11\r\nTransfer-Encoding: chunked\r\n", "b\r\n{\"sub\":\"a\"}\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "TE and CL",
+            post("Transfer-Encoding: chunked\r\nContent-Length: 11\r\n", "b\r\n{\"sub\":\"a\"}\r\n0\r\n\r\n"),
+            400,
+        ),
+        ("two lengths", post("Content-Length: 11\r\nContent-Length: 12\r\n", body), 400),
+        ("a list of lengths", post("Content-Length: 11, 11\r\n", body), 400),
+        ("a length with a sign", post("Content-Length: +11\r\n", body), 400),
+        ("a length far out", post(&format!("Content-Length:{}11\r\n", " ".repeat(60)), body), 400),
+        ("another encoding", post("Transfer-Encoding: gzip\r\n", body), 400),
+        ("chunked and then not", post("Transfer-Encoding: chunked, identity\r\n", body), 400),
+        (
+            "a chunk's size that overflows",
+            post("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\nx"),
+            400,
+        ),
+        ("a folded line", post("X-A: b\r\n c\r\nContent-Length: 11\r\n", body), 400),
+        ("a space before the colon", post("Content-Length : 11\r\n", body), 400),
+        (
+            "a bare LF behind the request line",
+            get("GET /livez HTTP/1.1", host).replacen("\r\n", "\n", 1),
+            400,
+        ),
+        ("a bare LF behind a header", "GET /livez HTTP/1.1\r\nHost: x\nX-A: b\r\n\r\n".to_owned(), 400),
+        ("bare LFs", "GET /livez HTTP/1.1\nHost: x\n\n".to_owned(), 400),
+        ("a bare LF at the end", "GET /livez HTTP/1.1\r\nHost: x\r\n\n".to_owned(), 400),
+        ("a bare CR", "GET /livez HTTP/1.1\r\nHost: x\rX-A: b\r\n\r\n".to_owned(), 400),
+        ("a NUL", "GET /livez HTTP/1.1\r\nHost: x\0\r\n\r\n".to_owned(), 400),
+        ("no Host", get("GET /livez HTTP/1.1", ""), 400),
+        ("two Hosts", get("GET /livez HTTP/1.1", "Host: x\r\nHost: x\r\n"), 400),
+        ("two in one Host", get("GET /livez HTTP/1.1", "Host: x, y\r\n"), 400),
+        ("a Host with a user", get("GET /livez HTTP/1.1", "Host: a@b\r\n"), 400),
+        ("absolute form", get("GET http://x/livez HTTP/1.1", host), 400),
+        ("another's absolute form", get("GET http://evil.example/livez HTTP/1.1", host), 400),
+        ("CONNECT", get("CONNECT x:443 HTTP/1.1", host), 405),
+        ("TRACE", get("TRACE /livez HTTP/1.1", host), 405),
+        ("TRACE elsewhere", get("TRACE / HTTP/1.1", host), 405),
+        ("OPTIONS *", get("OPTIONS * HTTP/1.1", host), 400),
+        ("HTTP/0.9", "GET /livez\r\n".to_owned(), 400),
+        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), CLOSED),
+        ("HTTP/1.9", get("GET /livez HTTP/1.9", host), 400),
+        ("two keys", post("Authorization: Bearer x\r\nContent-Length: 11\r\n", body), 400),
+        ("a long URI", get(&format!("GET /{} HTTP/1.1", "a".repeat(70_000)), host), 431),
+        ("a long header", get("GET /livez HTTP/1.1", &format!("{host}X-A: {}\r\n", "a".repeat(20_000))), 431),
+        ("101 headers", get("GET /livez HTTP/1.1", &(host.to_owned() + &"X-A: b\r\n".repeat(101))), 431),
+        ("a body that is too large", post("Content-Length: 3000000\r\n", "{"), 413),
+    ] {
+        let (answer, closed) = said(&service, format!("{request}{NEXT}").as_bytes()).await;
+        let expected = match status {
+            // What is refused by its method alone leaves no doubt of where it ends.
+            405 => vec![405, 200],
+            CLOSED => Vec::new(),
+            status => vec![status],
+        };
+        let as_it_should = statuses(&answer) == expected && (closed || status == 405);
+        if !as_it_should || answer.contains("\"token\"") {
+            wrong.push(format!("{name}: closed {closed}, {answer}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // TLS on a plain port: nothing that could be mistaken for an answer to it, and no wait.
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh";
+    let (answer, closed) = said(&service, hello).await;
+    assert!(closed && statuses(&answer) == [400], "{answer}");
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("tokenmint_panics_total 0"), "{metrics}");
+}
+
+/// A chunk after the other: closed by size, whatever is still to come.
+#[tokio::test]
+async fn a_chunked_body_is_bounded_and_the_last_of_its_connection() {
+    let service = Workspace::new().serve().await;
+    let chunked = |chunks: &str| post("Transfer-Encoding: chunked\r\n", chunks);
+    let (answer, closed) =
+        said(&service, format!("{}{NEXT}", chunked("b\r\n{\"sub\":\"a\"}\r\n0\r\n\r\n")).as_bytes()).await;
+    assert!(closed && statuses(&answer) == [200] && answer.contains("connection: close"), "{answer}");
+    let endless = chunked(&format!("1000\r\n{}\r\n", "a".repeat(4096)).repeat(8));
+    let (answer, closed) = said(&service, endless.as_bytes()).await;
+    assert!(closed && statuses(&answer) == [413], "{answer}");
+    let extension = chunked(&format!("b;{}\r\n{{\"sub\":\"a\"}}\r\n0\r\n\r\n", "a".repeat(40_000)));
+    let (answer, closed) = said(&service, extension.as_bytes()).await;
+    assert!(closed && statuses(&answer) == [400], "{answer}");
+}
+
+/// The body of a request that needs none, or that was refused, is never taken for the next request.
+#[tokio::test]
+async fn no_body_is_taken_for_a_request() {
+    let service = Workspace::new().serve().await;
+    let with_body = |head: &str| format!("{head}Content-Length: {}\r\n\r\n{NEXT}", NEXT.len());
+    for (name, head, status) in [
+        ("a GET with a body", "GET /readyz HTTP/1.1\r\nHost: x\r\n".to_owned(), 200),
+        ("nothing there", "POST /nothing HTTP/1.1\r\nHost: x\r\n".to_owned(), 404),
+        ("not that method", "DELETE /livez HTTP/1.1\r\nHost: x\r\n".to_owned(), 405),
+        ("no key", "POST /identity-token HTTP/1.1\r\nHost: x\r\n".to_owned(), 401),
+        ("no JSON", post("", "").trim_end().to_owned() + "\r\n", 400),
+    ] {
+        let request = with_body(&head) + "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let (answer, closed) = said(&service, request.as_bytes()).await;
+        assert!(closed, "{name}: {answer}");
+        assert!(!answer.contains("smuggled"), "{name}: {answer}");
+        assert_eq!(statuses(&answer)[0], status, "{name}: {answer}");
+        // Either the body was read and the connection goes on, or it is closed.
+        let behind = &statuses(&answer)[1..];
+        assert!(behind.is_empty() || behind == [200], "{name}: {answer}");
+    }
+}
+
+/// A client that says no more is answered or closed, and leaves nothing behind.
+#[tokio::test]
+async fn a_half_closed_connection_is_done_with() {
+    let service = Workspace::new().serve().await;
+    for request in [NEXT.to_owned(), "GET /livez HTT".to_owned(), post("Content-Length: 40\r\n", "{")] {
+        let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        stream.shutdown().await.expect("half closed");
+        let mut said = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(2), stream.read_to_string(&mut said)).await;
+        assert!(read.is_ok() && statuses(&said).len() <= 1, "{request}: {said}");
+    }
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("tokenmint_connections{listener=\"minting\"} 1"), "{metrics}");
+}
+
+/// As old health checks do it (`option httpchk` of haproxy).
+#[tokio::test]
+async fn http_1_0_needs_no_host() {
+    let service = Workspace::new().serve().await;
+    let (answer, closed) = said(&service, b"GET /readyz HTTP/1.0\r\n\r\n").await;
+    assert!(closed && answer.starts_with("HTTP/1.0 200"), "{answer}");
+}

@@ -1,0 +1,94 @@
+//! Under systemd: what it is told, and a socket that it holds. The tests play its part.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Answer, Workspace, signal};
+
+/// A supervised service; killed at the end.
+struct Supervised {
+    child: Child,
+    told: UnixDatagram,
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Supervised {
+    fn start(workspace: &Workspace, command: &mut Command) -> Self {
+        let path = workspace.path("notify.sock");
+        let told = UnixDatagram::bind(&path).expect("a socket");
+        told.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+        let child = command
+            .current_dir(workspace.path(""))
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        Self { child, told }
+    }
+
+    /// Waits until it says so; what it says else is passed over.
+    fn says(&self, wanted: &str) -> String {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(10) {
+            let mut message = [0; 512];
+            let length = self.told.recv(&mut message).expect("a message in time");
+            let message = String::from_utf8_lossy(&message[..length]).into_owned();
+            if message.contains(wanted) {
+                return message;
+            }
+        }
+        panic!("it never said {wanted}");
+    }
+}
+
+#[test]
+fn systemd_is_told_of_start_reload_and_end_and_that_all_is_alive() {
+    let workspace = Workspace::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenmint"));
+    let service = Supervised::start(&workspace, command.arg("serve").env("WATCHDOG_USEC", "400000"));
+    service.says("READY=1");
+    service.says("WATCHDOG=1");
+    service.says("WATCHDOG=1");
+    signal(service.child.id(), "HUP");
+    assert!(service.says("RELOADING=1").contains("MONOTONIC_USEC="));
+    service.says("READY=1");
+    signal(service.child.id(), "TERM");
+    service.says("STOPPING=1");
+}
+
+/// The port is open while nobody runs, and no connection is lost over a restart.
+#[tokio::test]
+async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address() {
+    let mut workspace = Workspace::new();
+    workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = held.local_addr().expect("bound");
+    // The shell gives what is its standard input as the third descriptor, where systemd puts it.
+    let script =
+        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tokenmint.socket exec \"$0\" serve";
+    let start = || {
+        let mut command = Command::new("sh");
+        let held = OwnedFd::from(held.try_clone().expect("a descriptor"));
+        command.args(["-c", script, env!("CARGO_BIN_EXE_tokenmint")]).stdin(Stdio::from(held));
+        let _ = std::fs::remove_file(workspace.path("notify.sock"));
+        Supervised::start(&workspace, &mut command)
+    };
+    let get = || Answer::of(reqwest::Client::new().get(format!("http://{address}/livez")));
+    let waiting = tokio::spawn(get());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let first = start();
+    assert_eq!(waiting.await.expect("no panic").status, 200, "who came before it started is answered");
+    drop(first);
+    let waiting = tokio::spawn(get());
+    let _second = start();
+    assert_eq!(waiting.await.expect("no panic").status, 200);
+}

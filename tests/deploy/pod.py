@@ -1,10 +1,11 @@
-"""Plays the node of one pod: makes the mounts of a Deployment as kubelet does, runs tokenmint in them as the pod's user,
-probes it, updates its Secret, stops it. Prints what it saw as JSON.
+"""Plays the node of one pod: makes the mounts of a Deployment as kubelet does, runs tokenmint in them as the pod's
+user, probes it, updates its Secret, stops it. Prints what it saw as JSON.
 
-    unshare --mount --net -- python3 pod.py TOLD.json
+    unshare --mount --net --pid --fork --kill-child -- python3 pod.py TOLD.json
 
-TOLD.json: `objects`, the rendered manifests; `secrets`, of each Secret its states one after the other; `binary`; `api key`
-of a caller; `hang`, whether a request is left open at the end. It must be root in namespaces of its own: everything that it mounts and listens on ends with them.
+TOLD.json: `objects`, the rendered manifests; `secrets`, of each Secret its states one after the other; `binary`;
+`api key` of a caller; `hang`, whether a request is left open at the end. It must be root in namespaces of its own:
+everything that it mounts, runs and listens on ends with them.
 """
 
 import http.client
@@ -29,7 +30,7 @@ def mount(*arguments):
 
 
 class Pod:
-    def __init__(self, told):
+    def __init__(self, told, root):
         objects = told["objects"]
         (deployment,) = (thing for thing in objects if thing["kind"] == "Deployment")
         self.maps = {thing["metadata"]["name"]: thing for thing in objects if thing["kind"] == "ConfigMap"}
@@ -38,7 +39,7 @@ class Pod:
         (self.container,) = self.spec["containers"]
         self.group = self.spec["securityContext"]["fsGroup"]
         self.ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
-        self.root = pathlib.Path(tempfile.mkdtemp())
+        self.root = root
         self.binary = told["binary"]
 
     def lay_out(self):
@@ -126,8 +127,11 @@ def kids(pod, tls):
 
 def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    told = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    pod = Pod(told)
+    file = pathlib.Path(sys.argv[1])
+    told = json.loads(file.read_text())
+    root = file.with_suffix(".root")
+    root.mkdir()
+    pod = Pod(told, root)
     pod.lay_out()
     pod.start()
     seen = {"probes": {name: pod.probe(name) for name in ["startupProbe", "readinessProbe", "livenessProbe"]}}

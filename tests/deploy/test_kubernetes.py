@@ -114,8 +114,8 @@ def test_the_pod_keeps_to_the_restricted_standard(render, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_name_meets_what_it_names(render, variant):
-    """Ports by name, selectors by label, the autoscaler's target, the ConfigMap with its hash: a slip in any of these is
-    valid and does nothing."""
+    """Ports by name, selectors by label, the autoscaler's target, the ConfigMap with its hash: a slip in any of these
+    is valid and does nothing."""
     objects = render(variant)
     deployment = one(objects, "Deployment")
     template = deployment["spec"]["template"]
@@ -167,7 +167,7 @@ def test_every_name_meets_what_it_names(render, variant):
 @pytest.mark.parametrize("variant", ["base", "overlays/example", "overlays/production"])
 def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(render, binary, tmp_path, variant):
     """The manifest's own mounts, modes, user, environment and probes, as a node makes them, with the real program: it
-    alone notices a mount that the program can't use, a port that differs between the two files, or keys that it refuses."""
+    alone notices a mount that the program can't use, a port that differs between two files, or keys that it refuses."""
     keys = tmp_path / "keys"
     for kid in ["WebAppKey1", "WebAppKey2"]:
         (tmp_path / kid).mkdir()
@@ -201,7 +201,8 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
         )
     )
     pod = [sys.executable, REPO / "tests" / "deploy" / "pod.py", told]
-    played = subprocess.run(["unshare", "--mount", "--net", "--", *pod], capture_output=True, timeout=90)
+    apart = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--"]
+    played = subprocess.run([*apart, *pod], capture_output=True, timeout=90)
     assert played.returncode == 0, played.stderr.decode()
     seen = json.loads(played.stdout)
 

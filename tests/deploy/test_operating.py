@@ -22,8 +22,10 @@ def followed(installed, binary, tmp_path_factory):
     (folder / "bin" / "tokenmint").symlink_to(binary)
     blocks = [text for language, text in BLOCKS if language == "sh"]
     script = "\n".join(f": step {number}\n{text}" for number, text in enumerate(blocks, 1))
-    # A network of its own: the page's ports are whoever's else. `-x` says how far it came.
-    shell = ["unshare", "--net", "bash", "-euxo", "pipefail", "-c", f"ip link set lo up\n{script}\n: all done"]
+    # A network of its own: the page's ports are whoever's else. And processes: what a failed step left behind ends
+    # too. `-x` says how far it came.
+    shell = ["unshare", "--net", "--pid", "--fork", "--kill-child", "bash", "-euxo", "pipefail", "-c"]
+    shell.append(f"ip link set lo up\n{script}\n: all done")
     path = f"{folder / 'bin'}:{installed / 'bin'}:{environment()['PATH']}"
     ran = subprocess.run(
         shell,

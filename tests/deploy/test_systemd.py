@@ -80,7 +80,7 @@ def test_its_environment_is_configuration_that_tokenmint_takes(binary, tmp_path)
 
 
 def test_it_makes_no_system_call_that_the_unit_forbids(binary, tmp_path):
-    """Each would end the service with SIGSYS, perhaps only after weeks: start, a token, a reload and the stop, traced."""
+    """Each would end the service with SIGSYS, perhaps after weeks: start, a token, a reload and the stop, traced."""
     deployment = Deployment(tmp_path, binary)
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-qq", "-o", trace, binary, "serve", "--config", deployment.config]

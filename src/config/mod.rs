@@ -160,13 +160,17 @@ pub struct Pace {
 #[derive(PartialEq, Eq)]
 pub struct Signing {
     pub batch: Batch,
+    /// Intel's `crypto_mb`; without it, where the loader finds one.
     pub library: Option<PathBuf>,
 }
 
+/// Whether several signatures are made at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
+    /// Where the library is there and the CPU can.
     Auto,
     Off,
+    /// Or the service doesn't start.
     Required,
 }
 

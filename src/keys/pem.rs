@@ -150,6 +150,14 @@ fn from_pkcs8(document: &SecretDocument) -> Result<(Numbers, SecretDocument), Un
     Ok((numbers, pkcs1))
 }
 
+/// Hands out `p`, `q`, `dP`, `dQ` and `qInv` of a key in PKCS#8 DER, big-endian.
+pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce([&[u8]; 5]) -> T) -> Option<T> {
+    let info = PrivateKeyInfo::try_from(pkcs8).ok()?;
+    let key = Pkcs1::from_der(info.private_key).ok()?;
+    let numbers = [key.prime1, key.prime2, key.exponent1, key.exponent2, key.coefficient];
+    Some(take(numbers.map(|number| number.as_bytes())))
+}
+
 fn numbers(pkcs1: &[u8]) -> Result<Numbers, Unreadable> {
     let key = Pkcs1::from_der(pkcs1).map_err(|_| Unreadable::BrokenDer)?;
     if key.other_prime_infos.is_some() {

@@ -8,6 +8,7 @@
 #![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]
 #![allow(clippy::collection_is_never_read, reason = "connections are held open by being kept")]
 
+mod batch;
 mod bundle;
 mod callers;
 mod commands;

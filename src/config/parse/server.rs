@@ -152,8 +152,5 @@ fn signing(section: &Section<'_>) -> Signing {
         "required" => Ok(Batch::Required),
         _ => Err(r#"must be "auto", "off" or "required""#.to_owned()),
     });
-    if batch == Some(Batch::Required) {
-        section.problem("batch", r#"this build can't sign in batches; use "auto" or "off""#);
-    }
     Signing { batch: batch.unwrap_or(Batch::Auto), library: section.path("library") }
 }

@@ -4,6 +4,7 @@
 //! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
 //! within ten seconds whatever clients do; a second signal ends it at once.
 
+pub mod host;
 mod listen;
 pub mod logging;
 pub mod reload;

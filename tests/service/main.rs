@@ -17,6 +17,7 @@ mod credentials;
 mod environment;
 mod example;
 mod exchange;
+mod host;
 mod in_process;
 mod key_files;
 mod listeners;

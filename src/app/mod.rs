@@ -28,9 +28,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{Batch, Config, Keyset, Listen, Name, Problem};
+use crate::config::{AuditLog, Batch, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, Place, Rooms, Service, router};
+use crate::http::{Audit, DroppedLines, Place, Rooms, Service, router};
 use crate::jwks::Published;
 use crate::keys::KeyRing;
 use crate::metrics::Metrics;
@@ -163,7 +163,7 @@ impl App {
                 bound.map_err(|error| StartError::Bind { section, listen: listen.clone(), error })?;
             listeners.push((listener, places));
         }
-        let service = Arc::new(service(&config, ring, ambient, Box::new(dropped_lines))?);
+        let service = Arc::new(service(&config, ring, ambient, Arc::new(dropped_lines))?);
         let server = Arc::new(config.server);
         let in_force = InForce { service: service.clone(), server, tls, public_tls, files, read };
         Ok(Self { service, listeners, in_force })
@@ -216,18 +216,19 @@ fn service(
     config: &Config,
     ring: KeyRing,
     ambient: Ambient,
-    dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    dropped_lines: DroppedLines,
 ) -> Result<Service, StartError> {
     let Ambient { clock, randomness } = ambient;
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let required = (config.server.audit == AuditLog::Required).then(|| dropped_lines.clone());
     let audit = if let Some(key) = &config.server.audit_key {
-        Audit::new(key.expose_secret().as_bytes())
+        Audit::new(key.expose_secret().as_bytes(), required)
     } else {
         let mut key = [0; 32];
         randomness.fill(&mut key)?;
-        Audit::new(&key)
+        Audit::new(&key, required)
     };
     if config.server.signing.batch == Batch::Auto {
         tracing::info!("signs one at a time: this build has no batch signing");

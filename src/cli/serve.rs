@@ -12,6 +12,8 @@ use crate::app::host;
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
 use crate::app::{self, App, Loaded};
+use crate::config::AuditLog;
+use crate::http::Audit;
 
 /// Run the service
 #[derive(Args)]
@@ -47,12 +49,17 @@ pub(super) fn run(
     started: impl FnOnce(&App),
 ) -> Result<(), Failure> {
     let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
+    let log = log.map_err(Failure::failed)?;
     logging::log_panics();
     for concern in host::concerns().filter(|_| reload.is_some()) {
         tracing::warn!("{concern}");
     }
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
+    }
+    if loaded.config.server.audit == AuditLog::Required && !Audit::is_logged() {
+        let reason = "RUST_LOG hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
+        return Err(Failure::failed(reason));
     }
     let runtime = app::runtime().map_err(Failure::failed)?;
     let done = runtime.block_on(async {

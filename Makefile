@@ -18,9 +18,10 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 
-# The service over real sockets, and the units.
+# The service over real sockets, and the units. strace shows what the service asks of the kernel.
 unit:
 	tests/batch/setup
+	command -v strace >/dev/null || (apt-get update && apt-get install -y --no-install-recommends strace)
 	$(CARGO) test --locked
 
 # Other people's libraries and tools verify what it makes.

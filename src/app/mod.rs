@@ -4,6 +4,7 @@
 //! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
 //! within ten seconds whatever clients do; a second signal ends it at once.
 
+pub mod host;
 pub mod json_lines;
 mod listen;
 pub mod logging;
@@ -29,9 +30,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, Config, Keyset, Listen, Name, Problem};
+use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, Place, Rooms, Service, router};
+use crate::http::{Audit, DroppedLines, Place, Rooms, Service, router};
 use crate::jwks::Published;
 use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
@@ -216,7 +217,7 @@ impl App {
                 "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
             );
         }
-        let service = Arc::new(service(&config, ring, batch, ambient, Box::new(dropped_lines))?);
+        let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
         let server = Arc::new(config.server);
         let in_force = InForce { service: service.clone(), server, tls, public_tls, files, read };
         Ok(Self { service, listeners, in_force })
@@ -271,18 +272,19 @@ fn service(
     ring: KeyRing,
     library: Option<Result<BatchLibrary, Unavailable>>,
     ambient: Ambient,
-    dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    dropped_lines: DroppedLines,
 ) -> Result<Service, StartError> {
     let Ambient { clock, randomness } = ambient;
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let required = (config.server.audit == AuditLog::Required).then(|| dropped_lines.clone());
     let audit = if let Some(key) = &config.server.audit_key {
-        Audit::new(key.expose_secret().as_bytes())
+        Audit::new(key.expose_secret().as_bytes(), required)
     } else {
         let mut key = [0; 32];
         randomness.fill(&mut key)?;
-        Audit::new(&key)
+        Audit::new(&key, required)
     };
     let batch = batch(library, &randomness, &metrics);
     metrics.config_current.set(1);

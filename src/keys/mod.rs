@@ -28,7 +28,7 @@ pub use batch::{Batch, BatchLibrary, Fit, Standing, Wanted};
 pub use certificate::{Certificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, derived_not_after, next_derivation};
 pub use crypto_mb::Unavailable;
 pub use edit::ScheduleFile;
-pub use pem::Unreadable;
+pub use pem::{Unreadable, first_private};
 pub use policy::Weakness;
 pub use private::{PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
 pub use schedule::{Entry, FILE as SCHEDULE_FILE, Life, Schedule, State, lives, parse as parse_schedule};

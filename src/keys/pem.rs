@@ -69,7 +69,9 @@ pub enum Unreadable {
 pub(super) fn unfold(text: &SecretString) -> SecretString {
     let text = text.expose_secret().trim();
     if text.contains("-----BEGIN") {
-        return SecretString::from(text.replace("\\r", "").replace("\\n", "\n"));
+        let unix = Zeroizing::new(text.replace("\\r", ""));
+        let unfolded = Zeroizing::new(unix.replace("\\n", "\n"));
+        return SecretString::from(unfolded.as_str());
     }
     let compact: Zeroizing<String> = Zeroizing::new(text.split_whitespace().collect());
     let decoded = STANDARD.decode(compact.as_bytes()).map(Zeroizing::new);
@@ -123,6 +125,19 @@ fn sole_block(text: &str) -> Result<&str, Unreadable> {
         0 => Err(Unreadable::CutShort),
         more => Err(Unreadable::SeveralBlocks(more + 1)),
     }
+}
+
+/// The first private key of any kind in PEM text, and its label; for TLS. Every copy is wiped.
+pub fn first_private(text: &SecretString) -> Option<(&str, SecretDocument)> {
+    let text = text.expose_secret();
+    let blocks = text.match_indices("-----BEGIN ").map(|(at, _)| &text[at..]);
+    let (label, block) = blocks
+        .filter_map(|block| Some((block["-----BEGIN ".len()..].split("-----").next()?, block)))
+        .find(|(label, _)| label.ends_with("PRIVATE KEY"))?;
+    let end = format!("-----END {label}-----");
+    let length = block.find(&end)? + end.len();
+    let (_, document) = SecretDocument::from_pem(&block[..length]).ok()?;
+    Some((label, document))
 }
 
 fn decode(text: &str) -> Result<SecretDocument, Unreadable> {

@@ -15,7 +15,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::post;
 use base64::Engine as _;
@@ -96,13 +96,16 @@ impl House {
 }
 
 pub fn get(path: &str) -> Request<Body> {
-    Request::get(path).body(Body::empty()).expect("a well-formed request")
+    Request::get(path).header(HOST, "localhost").body(Body::empty()).expect("a well-formed request")
 }
 
 pub fn post_json(path: &str, body: &Value) -> Request<Body> {
     let bearer = format!("Bearer {}", api_key(0));
-    let request = Request::post(path).header(AUTHORIZATION, bearer).header(CONTENT_TYPE, "application/json");
-    request.body(Body::from(body.to_string())).expect("a well-formed request")
+    let request = Request::post(path).header(HOST, "localhost").header(AUTHORIZATION, bearer);
+    request
+        .header(CONTENT_TYPE, "application/json")
+        .body(Body::from(body.to_string()))
+        .expect("a well-formed request")
 }
 
 pub fn identity(n: usize) -> Request<Body> {

@@ -8,6 +8,8 @@
 # Needs BuildKit (Docker 23 or later), Podman or buildah; buildah before 1.29 misses the default of an ARG
 # that names a stage: --build-arg BINARY_FROM=build.
 
+#   docker build --target batch -t tokenmint:batch .   # with Intel's library for batch signing: docs/signing.md
+#
 # Any Rust image with a C compiler and musl; tied to the version in Cargo.toml's `rust-version`.
 ARG BUILDER_IMAGE=rust:1.95-alpine
 # It brings CA certificates, for the calls to Salesforce. `scratch` works too; there, mount a bundle and
@@ -16,6 +18,11 @@ ARG RUNTIME_IMAGE=gcr.io/distroless/static-debian12:nonroot
 # `prebuilt` takes target/image/tokenmint in place of compiling: for a CI that has compiled already, and
 # for tests/image, which so tests the very final stage that is shipped.
 ARG BINARY_FROM=build
+# For the target `batch`, which loads a library and so needs glibc, the builder's or newer, and OpenSSL's libcrypto.
+ARG GLIBC_BUILDER_IMAGE=rust:1.95-bookworm
+ARG GLIBC_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+ARG BATCH_FROM=build-batch
 
 # One platform at a time, with that platform's own compiler: a cross toolchain would be one more thing to
 # trust. For arm64 use an arm64 machine; emulation gives the same, slowly.
@@ -39,7 +46,7 @@ COPY target/image/tokenmint /out/tokenmint
 
 FROM ${BINARY_FROM} AS binary
 
-FROM ${RUNTIME_IMAGE}
+FROM ${RUNTIME_IMAGE} AS service
 # Owned by root and not writable, so that the service can't change its own program.
 COPY --from=binary --chmod=0555 /out/tokenmint /usr/local/bin/tokenmint
 
@@ -67,3 +74,44 @@ LABEL org.opencontainers.image.title="tokenmint" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="${LICENSES}"
+
+# As above and with Intel's crypto_mb. The default stays the last stage.
+FROM ${GLIBC_BUILDER_IMAGE} AS build-glibc
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    find src -name '*.rs' -exec touch {} + \
+    && cargo build --locked --release --bin tokenmint \
+    && mkdir /out \
+    && cp target/release/tokenmint /out/
+
+FROM ${PYTHON_IMAGE} AS crypto_mb
+COPY tests/batch/requirements.txt /
+RUN python3 -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --requirement /requirements.txt \
+    && mkdir /out \
+    && for library in crypto_mb.so.13 intlc.so.5 imf.so irng.so svml.so; do cp "/venv/lib/lib$library" /out/; done
+
+FROM scratch AS build-batch
+COPY --from=build-glibc --chmod=0555 /out/tokenmint /usr/local/bin/tokenmint
+COPY --from=crypto_mb --chmod=0444 /out/ /usr/local/lib/crypto_mb/
+
+# What tests/image has put there.
+FROM scratch AS prebuilt-batch
+COPY target/image/batch /
+
+FROM ${GLIBC_IMAGE} AS glibc
+FROM ${BATCH_FROM} AS batch-files
+
+FROM service AS batch
+# Whole, as distroless is little more than glibc, libgcc and OpenSSL, and the other is made for this.
+# hadolint ignore=DL3067
+COPY --from=glibc / /
+# hadolint ignore=DL3067
+COPY --from=batch-files / /
+# A path as well.
+# hadolint ignore=DL3064
+ENV TOKENMINT_SERVER__SIGNING__LIBRARY=/usr/local/lib/crypto_mb/libcrypto_mb.so.13
+
+FROM service

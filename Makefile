@@ -4,7 +4,7 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples browser image drill drill-short soak docs bench guard
+.PHONY: run test lint unit interop examples browser image drill drill-short soak docs bench guard deploy-check
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
@@ -18,8 +18,10 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 
-# The service over real sockets, and the units.
+# The service over real sockets, and the units. strace shows what the service asks of the kernel.
 unit:
+	tests/batch/setup
+	command -v strace >/dev/null || (apt-get update && apt-get install -y --no-install-recommends strace)
 	$(CARGO) test --locked
 
 # Other people's libraries and tools verify what it makes.
@@ -54,6 +56,13 @@ browser:
 	tests/examples/setup
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test --test-concurrency=1 tests/browser/*.test.mjs
+
+# deploy/: manifests, alert rules, dashboard, units, Compose file and nginx, each by the real tool and beside the real
+# service; and every command of docs/operating.md.
+deploy-check:
+	tests/deploy/setup
+	$(CARGO) build --locked
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy
 
 # The image: linted, built, run read-only, asked for its health.
 image:

@@ -39,7 +39,7 @@ fn mint(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mint");
 
     // A signer with no room: the token is written up to its signature, and then refused.
-    let full = Signer::new(0, 0, &house.service.metrics);
+    let full = Signer::new(0, 0, None, &house.service.metrics);
     group.bench_function("identity token up to its signature", |bench| {
         bench.to_async(&runtime).iter(|| async {
             let refused = profile.mint(&user, lifetime, &claims, now, &full).await;

@@ -22,7 +22,7 @@
 //! A page load is a straight walk: `http` reads the request, `callers` says yes or no, `tokens` mints, `http`
 //! writes the answer. An access token takes a turn through `exchange`, which mostly has one.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod app;
 pub mod callers;

@@ -40,6 +40,16 @@ pub struct Metrics {
     pub signing_queue_depth: IntGauge,
     /// From when a signature was wanted until it began.
     pub signing_wait: Histogram,
+    /// Signatures made, by `path`: one at a time, or in a batch.
+    pub signatures: IntCounterVec,
+    /// Signatures in each batch.
+    pub signing_batch_size: Histogram,
+    /// 1 while the library for batches is in use.
+    pub signing_batch_enabled: IntGauge,
+    /// Keys that it has been tried with, to the same bytes as aws-lc.
+    pub signing_batch_keys: IntCounter,
+    /// Signatures that it owed, by `fault`: wrong or failed.
+    pub signing_batch_faults: IntCounterVec,
     /// Signatures refused, by `reason`: the line was full, or the wait too long.
     pub signing_shed: IntCounterVec,
     /// Fetches of a JWKS, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
@@ -133,6 +143,27 @@ impl Metrics {
                 "signing_wait_seconds",
                 "Time from when a signature was wanted until it began.",
                 &SECONDS,
+            ),
+            signatures: make.counters(
+                "signatures_total",
+                "Signatures made, by path: one (at a time) or batch.",
+                &["path"],
+            ),
+            signing_batch_size: make.histogram(
+                "signing_batch_size",
+                "Signatures in each batch.",
+                &[2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+            ),
+            signing_batch_enabled: make.gauge(
+                "signing_batch_enabled",
+                "1 while the library for batch signing is in use, 0 without it or after its first fault.",
+            ),
+            signing_batch_keys: make
+                .counter("signing_batch_keys_total", "Keys that passed their trial for batch signing."),
+            signing_batch_faults: make.counters(
+                "signing_batch_faults_total",
+                "Signatures that the library got wrong or failed to make; none has left.",
+                &["fault"],
             ),
             signing_shed: make.counters(
                 "signing_shed_total",

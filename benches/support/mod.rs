@@ -21,6 +21,7 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokenmint::app::json_lines::JsonLines;
 use tokenmint::app::{Ambient, App, Loaded};
 use tokenmint::clock::{Clock as _, ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
@@ -53,8 +54,7 @@ impl House {
     pub async fn build(key: &str, callers: usize) -> Self {
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         // As app::logging has it, but for where it goes.
-        let log = tracing_subscriber::fmt().with_writer(io::sink).json().flatten_event(true);
-        let _ = log.with_current_span(false).with_span_list(false).try_init();
+        let _ = tracing_subscriber::fmt().with_writer(io::sink).event_format(JsonLines).try_init();
 
         let clock = Arc::new(ManualClock::at(NOW));
         let salesforce = salesforce(clock.clone()).await;

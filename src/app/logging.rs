@@ -1,15 +1,28 @@
 //! The log: JSON lines on standard output, or text where a person watches.
 //!
-//! Writing never blocks or fails a request: lines go through a bounded buffer to a thread of their own, and
-//! what nobody reads in time is dropped and counted.
+//! Writing never blocks or fails a request: lines go through a bounded buffer to a thread of their own. What nobody reads
+//! in time is dropped and counted; so is what comes while the disk is full or the reader gone. The line at which that
+//! began is kept and tried again, so none is ever half written.
 
-use std::io::{IsTerminal as _, stderr, stdout};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::json_lines::JsonLines;
 
 /// Lines that may wait for a slow reader.
 const BUFFERED_LINES: usize = 16_384;
+/// Between two tries to write where it failed.
+const RETRY: Duration = Duration::from_millis(100);
+/// Where whoever started us made standard output non-blocking, and it is full.
+const FULL_PIPE: Duration = Duration::from_millis(5);
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,37 +36,107 @@ pub enum Output {
 /// Keeps the log's thread running; what is buffered is written when it is dropped.
 pub struct Log {
     _guard: WorkerGuard,
-    dropped: ErrorCounter,
+    buffer: ErrorCounter,
+    outage: Arc<Outage>,
 }
 
 impl Log {
     /// Starts the log of this process. `filter` is that of `RUST_LOG`; without it, `info`.
-    pub fn start(output: Output, filter: Option<&str>) -> Self {
+    ///
+    /// # Errors
+    /// There is no descriptor for it.
+    pub fn start(output: Output, filter: Option<&str>) -> io::Result<Self> {
+        // A descriptor of our own, without the buffer and lock of the standard library's handle.
+        let (descriptor, terminal) = match output {
+            Output::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
+            Output::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
+        };
+        let outage = Arc::new(Outage::default());
+        let sink = Sink { into: File::from(descriptor), outage: outage.clone() };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES);
-        let (writer, guard) = match output {
-            Output::Stdout => builder.finish(stdout()),
-            Output::Stderr => builder.finish(stderr()),
-        };
-        let dropped = writer.error_counter();
+        let (lines, guard) = builder.finish(sink);
+        let buffer = lines.error_counter();
         let filter = EnvFilter::builder().parse_lossy(filter.unwrap_or("info"));
-        let terminal = match output {
-            Output::Stdout => stdout().is_terminal(),
-            Output::Stderr => stderr().is_terminal(),
-        };
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
+        let door = Door { lines, outage: outage.clone() };
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(door).with_ansi(terminal);
         // A second start in one process, as in tests, leaves the first log in place.
         let _ = if terminal || output == Output::Stderr {
             log.with_target(false).try_init()
         } else {
-            log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+            log.event_format(JsonLines).try_init()
         };
-        Self { _guard: guard, dropped }
+        Ok(Self { _guard: guard, buffer, outage })
     }
 
-    /// Asks how many lines were dropped so far.
+    /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let dropped = self.dropped.clone();
-        move || dropped.dropped_lines() as u64
+        let (buffer, outage) = (self.buffer.clone(), self.outage.clone());
+        move || buffer.dropped_lines() as u64 + outage.dropped.load(Ordering::Acquire)
+    }
+}
+
+/// Whether lines can be written, and how many were turned away while they couldn't.
+#[derive(Default)]
+struct Outage {
+    lasts: AtomicBool,
+    dropped: AtomicU64,
+}
+
+/// Where lines come in.
+#[derive(Clone)]
+struct Door {
+    lines: NonBlocking,
+    outage: Arc<Outage>,
+}
+
+impl<'a> MakeWriter<'a> for Door {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Door {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.outage.lasts.load(Ordering::Acquire) {
+            self.outage.dropped.fetch_add(1, Ordering::AcqRel);
+            return Ok(line.len());
+        }
+        self.lines.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where they go out, on the log's own thread: a line is written whole, however long that takes.
+struct Sink<W> {
+    into: W,
+    outage: Arc<Outage>,
+}
+
+impl<W: Write> Write for Sink<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.into.write(rest) {
+                Ok(written @ 1..) => rest = &rest[written..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                Ok(0) | Err(_) => {
+                    self.outage.lasts.store(true, Ordering::Release);
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+        self.outage.lasts.store(false, Ordering::Release);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -63,4 +146,74 @@ pub fn log_panics() {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(location, "panicked; this is a bug in tokenmint");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Takes three bytes at a time, and fails each second time.
+    #[derive(Default)]
+    struct Failing(Vec<u8>, bool);
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let taken = bytes.len().min(3);
+            self.0.extend(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_written_whole_once_there_is_room_again() {
+        let mut sink = Sink { into: Failing::default(), outage: Arc::default() };
+        for line in ["one\n", "two too\n"] {
+            sink.write_all(line.as_bytes()).expect("in the end");
+        }
+        assert_eq!(String::from_utf8_lossy(&sink.into.0), "one\ntwo too\n");
+        assert!(!sink.outage.lasts.load(Ordering::Acquire));
+    }
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_logged_by_its_place_and_without_its_words() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let usual = std::panic::take_hook();
+        log_panics();
+        let panicked = tracing::subscriber::with_default(log, || {
+            std::panic::catch_unwind(|| {
+                std::hint::black_box(None::<u8>).expect("canary: a token was in hand")
+            })
+        });
+        std::panic::set_hook(usual);
+        assert!(panicked.is_err());
+        let said = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        assert!(said.contains("logging.rs") && said.contains("a bug in tokenmint"), "{said}");
+        assert!(!said.contains("canary"), "{said}");
+    }
 }

@@ -4,6 +4,8 @@
 //! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
 //! within ten seconds whatever clients do; a second signal ends it at once.
 
+pub mod host;
+pub mod json_lines;
 mod listen;
 pub mod logging;
 pub mod reload;
@@ -28,11 +30,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{Batch, Config, Keyset, Listen, Name, Problem};
+use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, Place, Rooms, Service, router};
+use crate::http::{Audit, DroppedLines, Place, Rooms, Service, router};
 use crate::jwks::Published;
-use crate::keys::KeyRing;
+use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
@@ -65,6 +67,8 @@ pub struct Loaded {
     pub ring: KeyRing,
     tls: Option<Arc<ServerConfig>>,
     public_tls: Option<Arc<ServerConfig>>,
+    /// For the start; what runs has one or will never.
+    batch: Option<Result<BatchLibrary, Unavailable>>,
     files: Watched,
     /// What they held before they were read.
     read: Fingerprint,
@@ -98,8 +102,12 @@ impl Loaded {
             tls.and_then(|loaded| loaded.map_err(|problem| problems.push(problem)).ok())
         };
         let (tls, public_tls) = (usable(server_tls), usable(public_tls));
+        let first = previous.is_none();
+        let batch = first
+            .then(|| batch_library(&config.server.signing))
+            .and_then(|library| library.map_err(|problem| problems.push(problem)).ok().flatten());
         match KeyRing::load(&config.keysets, clock.now(), previous) {
-            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls, files, read }),
+            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls, batch, files, read }),
             Ok(_) => Err(problems),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
@@ -107,6 +115,39 @@ impl Loaded {
 
     pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
         self.config.warnings.iter().chain(&self.ring.warnings)
+    }
+}
+
+/// What signs several at a time, or why nothing does; `None` where it is switched off.
+fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
+    if signing.batch == config::Batch::Off {
+        return Ok(None);
+    }
+    let library = BatchLibrary::open(signing.library.as_deref());
+    if let (Err(reason), config::Batch::Required) = (&library, signing.batch) {
+        let message = format!(
+            "needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: {reason}; see docs/signing.md, or set it to auto"
+        );
+        return Err(Problem::new("server.signing.batch", "this host", message));
+    }
+    Ok(Some(library))
+}
+
+/// What signs in batches from now on. One line of the log says what it is, or why it isn't.
+fn batch(
+    library: Option<Result<BatchLibrary, Unavailable>>,
+    randomness: &Arc<dyn Randomness>,
+    metrics: &Metrics,
+) -> Option<Batch> {
+    match library? {
+        Ok(library) => {
+            tracing::info!(library = library.version(), "signs in batches, once a key has stood its trial");
+            Some(Batch::new(library, randomness.clone(), metrics))
+        }
+        Err(reason) => {
+            tracing::info!(%reason, "signs one at a time: there is no library for batches");
+            None
+        }
     }
 }
 
@@ -144,7 +185,7 @@ impl App {
         ambient: Ambient,
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let Loaded { config, ring, tls, public_tls, files, read } = loaded;
+        let Loaded { config, ring, tls, public_tls, batch, files, read } = loaded;
         let replaceable = |tls: Option<Arc<ServerConfig>>| tls.map(|tls| Arc::new(ArcSwap::new(tls)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
@@ -176,7 +217,7 @@ impl App {
                 "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
             );
         }
-        let service = Arc::new(service(&config, ring, ambient, Box::new(dropped_lines))?);
+        let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
         let server = Arc::new(config.server);
         let in_force = InForce { service: service.clone(), server, tls, public_tls, files, read };
         Ok(Self { service, listeners, in_force })
@@ -229,27 +270,27 @@ impl App {
 fn service(
     config: &Config,
     ring: KeyRing,
+    library: Option<Result<BatchLibrary, Unavailable>>,
     ambient: Ambient,
-    dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    dropped_lines: DroppedLines,
 ) -> Result<Service, StartError> {
     let Ambient { clock, randomness } = ambient;
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let required = (config.server.audit == AuditLog::Required).then(|| dropped_lines.clone());
     let audit = if let Some(key) = &config.server.audit_key {
-        Audit::new(key.expose_secret().as_bytes())
+        Audit::new(key.expose_secret().as_bytes(), required)
     } else {
         let mut key = [0; 32];
         randomness.fill(&mut key)?;
-        Audit::new(&key)
+        Audit::new(&key, required)
     };
-    if config.server.signing.batch == Batch::Auto {
-        tracing::info!("signs one at a time: this build has no batch signing");
-    }
+    let batch = batch(library, &randomness, &metrics);
     metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
     let rooms = rooms(config, ring, &metrics, now);
-    let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, &metrics));
+    let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
     let tools = Tools {
         signer: signer.clone(),
         clock: clock.clone(),

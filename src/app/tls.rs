@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, crypto};
-use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::config::{ClientName, Problem, Tls};
-use crate::keys::file;
+use crate::keys::{self, file};
 
 /// Reads the files of `[section.tls]`.
 ///
@@ -27,8 +29,11 @@ pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
 
     let chain = certificates(&tls.certificate_file).map_err(at_certificate)?;
     let key = file::read_private(&tls.private_key_file).map_err(at_key)?;
-    let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes())
-        .map_err(|_| at_key("holds no private key in PEM form".to_owned()))?;
+    let certified = certified_key(chain, &key).map_err(|error| match error {
+        NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),
+        NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
+        NoKey::Stranger(error) => at_certificate(format!("doesn't go with the private key: {error}")),
+    })?;
     let verifier = match &tls.client_ca_file {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => client_verifier(path).map_err(|message| problem("client_ca_file", path, message))?,
@@ -37,10 +42,31 @@ pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
         .with_safe_default_protocol_versions()
         .map_err(|error| at_certificate(error.to_string()))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| at_certificate(format!("doesn't go with the private key: {error}")))?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+enum NoKey {
+    Absent,
+    Unusable(rustls::Error),
+    /// The certificate is another key's.
+    Stranger(rustls::Error),
+}
+
+/// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
+fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Result<CertifiedKey, NoKey> {
+    let (label, document) = keys::first_private(pem).ok_or(NoKey::Absent)?;
+    let der = match label {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.as_bytes().into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.as_bytes().into()),
+        _ => PrivateKeyDer::Pkcs8(document.as_bytes().into()),
+    };
+    let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(NoKey::Stranger(error)),
+    }
 }
 
 /// The names by which a client's certificate, already verified, can stand for a caller.

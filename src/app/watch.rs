@@ -91,7 +91,9 @@ fn look(context: &mut Context, path: &Path) {
         let metadata = file.metadata()?;
         note(context, &metadata.mode().to_be_bytes());
         note(context, &metadata.uid().to_be_bytes());
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        // Room for all of it: a buffer that grows leaves what it held behind.
+        let length = usize::try_from(metadata.len().min(LONGEST)).unwrap_or_default();
+        let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(length + 1));
         file.take(LONGEST).read_to_end(&mut bytes)?;
         note(context, &bytes);
         Ok(())

@@ -71,7 +71,7 @@ impl Mint {
         context: &Context<'_>,
     ) -> Result<Minted, Failure> {
         let now = context.ambient.clock.now();
-        let signer = Signer::new(1, 1, &Metrics::new());
+        let signer = Signer::new(1, 1, None, &Metrics::new());
         let unknown = || Failure::Usage(format!("there is no profile `{name}` in the configuration"));
         let wrong = |objection: Objection| {
             let option = if objection.field == "user_id" { "sub" } else { &objection.field };

@@ -8,9 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::{Context, Failure};
+use crate::app::host;
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
 use crate::app::{self, App, Loaded, supervisor};
+use crate::config::AuditLog;
+use crate::http::Audit;
 
 /// Run the service
 #[derive(Args)]
@@ -22,6 +25,8 @@ impl Serve {
         // First of all: from here on a SIGHUP does not kill. One that comes before there is anything to reload is kept.
         let hangup = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(Failure::failed)?;
+        // And before any key is read.
+        host::harden().map_err(Failure::failed)?;
         let loaded = context.load()?;
         let reload = Reload { source: context.source(), hangup };
         run(loaded, Some(reload), context, Output::Stdout, |_| {})
@@ -44,9 +49,17 @@ pub(super) fn run(
     started: impl FnOnce(&App),
 ) -> Result<(), Failure> {
     let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
+    let log = log.map_err(Failure::failed)?;
     logging::log_panics();
+    for concern in host::concerns().filter(|_| reload.is_some()) {
+        tracing::warn!("{concern}");
+    }
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
+    }
+    if loaded.config.server.audit == AuditLog::Required && !Audit::is_logged() {
+        let reason = "RUST_LOG hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
+        return Err(Failure::failed(reason));
     }
     let runtime = app::runtime().map_err(Failure::failed)?;
     let done = runtime.block_on(async {

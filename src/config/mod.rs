@@ -74,6 +74,7 @@ pub struct Server {
     /// Keys the hash of subjects in the audit log, so that one person's lines can be found across replicas
     /// and restarts; without it the key is made anew at each start.
     pub audit_key: Option<SecretString>,
+    pub audit: AuditLog,
     /// Where the login budget is kept across restarts; ours alone.
     pub state_directory: Option<PathBuf>,
 }
@@ -93,11 +94,21 @@ impl Server {
             ("server.ops", self.ops != other.ops),
             ("server.limits", self.limits != other.limits),
             ("server.signing", self.signing != other.signing),
+            ("server.audit", self.audit != other.audit),
             ("server.audit_key", key(self) != key(other)),
             ("server.state_directory", self.state_directory != other.state_directory),
         ];
         differences.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
     }
+}
+
+/// What becomes of a token whose audit line the log doesn't take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditLog {
+    /// It leaves; the line is counted as dropped.
+    BestEffort,
+    /// It doesn't leave.
+    Required,
 }
 
 /// Where a listener listens.
@@ -160,13 +171,17 @@ pub struct Pace {
 #[derive(PartialEq, Eq)]
 pub struct Signing {
     pub batch: Batch,
+    /// Intel's `crypto_mb`; without it, where the loader finds one.
     pub library: Option<PathBuf>,
 }
 
+/// Whether several signatures are made at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
+    /// Where the library is there and the CPU can.
     Auto,
     Off,
+    /// Or the service doesn't start.
     Required,
 }
 

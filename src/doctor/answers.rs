@@ -125,7 +125,7 @@ pub async fn ask(
         }
     }
     let metrics = Arc::new(Metrics::new());
-    let signer = Arc::new(Signer::new(1, 1, &metrics));
+    let signer = Arc::new(Signer::new(1, 1, None, &metrics));
     let tools = Tools { signer, clock: clock.clone(), randomness, metrics: metrics.clone() };
     let exchanger = Exchanger::new(tools, 1 << 20, state.as_deref())?;
     let profiles = Profiles::new(config, ring);

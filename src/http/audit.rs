@@ -1,75 +1,115 @@
 //! One line for each token that leaves: who got it, for whom, signed by which key. The subject is in it only
 //! as a keyed hash, the token as its SHA-256, so that a line can be matched with a token but not be one.
+//!
+//! Where the audit is required, a token whose line the log doesn't take doesn't leave.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use secrecy::ExposeSecret as _;
 
+use super::Refusal;
 use super::request::Asker;
 use crate::config::ProfileName;
 use crate::exchange::Served;
 use crate::tokens::{Minted, Subject};
 
-pub struct Audit(hmac::Key);
+/// Where audit lines go, among the others.
+pub const TARGET: &str = "tokenmint::audit";
+
+/// Asks how many lines were dropped so far; a line is counted before the call that logs it returns.
+pub type DroppedLines = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+pub struct Audit {
+    key: hmac::Key,
+    /// Where the audit is required.
+    dropped: Option<DroppedLines>,
+}
 
 impl Audit {
-    /// `key` keys the hash of subjects: the same key finds the same person's lines.
-    pub fn new(key: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    /// `key` keys the hash of subjects: the same key finds the same person's lines. With `required`, no token leaves
+    /// without its line.
+    pub fn new(key: &[u8], required: Option<DroppedLines>) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), dropped: required }
+    }
+
+    /// Whether the log takes audit lines at all, which `RUST_LOG` can forbid.
+    pub fn is_logged() -> bool {
+        tracing::enabled!(target: TARGET, tracing::Level::INFO)
+    }
+
+    /// Logs a line. A line of another that is dropped meanwhile counts as this one: too strict, and never too lax.
+    fn log(&self, line: impl FnOnce()) -> Result<(), Refusal> {
+        let Some(dropped) = &self.dropped else {
+            line();
+            return Ok(());
+        };
+        let before = dropped();
+        line();
+        if dropped() == before && Self::is_logged() { Ok(()) } else { Err(Refusal::Unaudited) }
     }
 
     /// The keyed hash by which a subject's lines are found.
     pub(super) fn hash(&self, subject: &Subject) -> String {
-        Hex(&hmac::sign(&self.0, subject.as_str().as_bytes()).as_ref()[..16]).to_string()
+        Hex(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16]).to_string()
     }
 
+    /// # Errors
+    /// It must not leave: its line was not taken.
     pub(super) fn minted(
         &self,
         asker: &Asker,
         profile: &ProfileName,
         minted: &Minted,
         subject: Option<&Subject>,
-    ) {
+    ) -> Result<(), Refusal> {
         let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
         let subject = subject.map(|subject| self.hash(subject));
-        tracing::info!(
-            target: "tokenmint::audit",
-            request_id = asker.id.as_str(),
-            caller = asker.caller.name.as_str(),
-            credential = asker.credential,
-            %profile,
-            kid = minted.kid.as_ref().map(tracing::field::display),
-            token_sha256 = %Hex(token.as_ref()),
-            subject_hmac = subject,
-            expires_at = minted.expires_at.seconds(),
-            "minted"
-        );
+        self.log(|| {
+            tracing::info!(
+                target: TARGET,
+                request_id = asker.id.as_str(),
+                caller = asker.caller.name.as_str(),
+                credential = asker.credential,
+                %profile,
+                kid = minted.kid.as_ref().map(tracing::field::display),
+                token_sha256 = %Hex(token.as_ref()),
+                subject_hmac = subject,
+                expires_at = minted.expires_at.seconds(),
+                "minted"
+            );
+        })
     }
 
-    /// An access token that a caller was given, fresh or kept.
+    /// An access token that a caller is given, fresh or kept.
+    ///
+    /// # Errors
+    /// As `minted`.
     pub(super) fn handed_out(
         &self,
         asker: &Asker,
         profile: &ProfileName,
         Served { token, cached }: &Served,
         subject: Option<&Subject>,
-    ) {
+    ) -> Result<(), Refusal> {
         let digest = digest(&SHA256, token.secret.expose_secret().as_bytes());
         let subject = subject.map(|subject| self.hash(subject));
-        tracing::info!(
-            target: "tokenmint::audit",
-            request_id = asker.id.as_str(),
-            caller = asker.caller.name.as_str(),
-            credential = asker.credential,
-            %profile,
-            token_sha256 = %Hex(digest.as_ref()),
-            subject_hmac = subject,
-            cached,
-            expires_at = token.expires_at.seconds(),
-            "handed out"
-        );
+        self.log(|| {
+            tracing::info!(
+                target: TARGET,
+                request_id = asker.id.as_str(),
+                caller = asker.caller.name.as_str(),
+                credential = asker.credential,
+                %profile,
+                token_sha256 = %Hex(digest.as_ref()),
+                subject_hmac = subject,
+                cached,
+                expires_at = token.expires_at.seconds(),
+                "handed out"
+            );
+        })
     }
 }
 
@@ -77,6 +117,15 @@ struct Hex<'a>(&'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // A token has a hash of 32 bytes; formatting each by itself would cost more than the hash.
+        self.0.chunks(32).try_for_each(|bytes| {
+            let mut text = [0; 64];
+            for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
+            }
+            f.write_str(std::str::from_utf8(&text[..2 * bytes.len()]).expect("hexadecimal digits are ASCII"))
+        })
     }
 }

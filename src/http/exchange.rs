@@ -24,7 +24,7 @@ pub(super) async fn oauth_access_token(
     let rejected = fields.secret("rejected_token")?;
 
     let served = service.exchanger.oauth(&grant.profile, rejected.as_ref()).await?;
-    service.audit.handed_out(&asker, &grant.profile.name, &served, None);
+    service.audit.handed_out(&asker, &grant.profile.name, &served, None)?;
     Ok(answer(&served, service.clock.now()))
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn messaging_access_token(
 
     let served =
         service.exchanger.messaging(&grant.profile, subject.clone(), claims, rejected.as_ref()).await?;
-    service.audit.handed_out(&asker, &grant.profile.name, &served, Some(&subject));
+    service.audit.handed_out(&asker, &grant.profile.name, &served, Some(&subject))?;
     Ok(answer(&served, service.clock.now()))
 }
 

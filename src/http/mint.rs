@@ -34,8 +34,8 @@ pub(super) async fn identity_token(
 
     let now = service.clock.now();
     let minted = grant.profile.mint(&subject, lifetime, &claims, now, &service.signer).await?;
+    service.audit.minted(&asker, &grant.profile.name, &minted, Some(&subject))?;
     grant.minted.inc();
-    service.audit.minted(&asker, &grant.profile.name, &minted, Some(&subject));
     Ok(token_answer(form, &minted))
 }
 
@@ -50,8 +50,8 @@ pub(super) async fn oauth_assertion(
 
     let now = service.clock.now();
     let assertion = grant.profile.mint(now, &*service.randomness, &service.signer).await?;
+    service.audit.minted(&asker, &grant.profile.name, &assertion.minted, None)?;
     grant.minted.inc();
-    service.audit.minted(&asker, &grant.profile.name, &assertion.minted, None);
     Ok(assertion_answer(form, &assertion))
 }
 
@@ -72,8 +72,8 @@ pub(super) async fn intercom_user_jwt(
     admit(&service, &asker, &grant.profile.name, &user_id)?;
 
     let minted = grant.profile.mint(&user_id, lifetime, &claims, service.clock.now());
+    service.audit.minted(&asker, &grant.profile.name, &minted, Some(&user_id))?;
     grant.minted.inc();
-    service.audit.minted(&asker, &grant.profile.name, &minted, Some(&user_id));
     Ok(token_answer(form, &minted))
 }
 

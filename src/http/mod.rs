@@ -33,7 +33,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use audit::Audit;
+pub use audit::{Audit, DroppedLines};
 pub use refusal::Refusal;
 
 use crate::callers::{Callers, Guard};
@@ -71,7 +71,7 @@ pub struct Service {
     /// Set at the end: no longer ready, though still answering.
     pub draining: AtomicBool,
     /// Log lines dropped so far, asked at each scrape.
-    pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub dropped_lines: DroppedLines,
 }
 
 impl Service {

@@ -1,6 +1,7 @@
 //! The caller's policy, asked for every token that speaks of a subject, also for one that is kept: a cache never
 //! answers in its place.
 
+use super::audit::TARGET;
 use super::request::Asker;
 use super::{Refusal, Service};
 use crate::callers::{Denied, Rule, TooOften};
@@ -57,7 +58,7 @@ pub(super) fn admit(service: &Service, asker: &Asker, wish: &Wish<'_>) -> Result
 
 fn would_refuse(service: &Service, asker: &Asker, wish: &Wish<'_>, rule: Rule) {
     tracing::warn!(
-        target: "tokenmint::audit",
+        target: TARGET,
         request_id = asker.id.as_str(),
         caller = %asker.caller.name,
         profile = %wish.profile,

@@ -48,6 +48,8 @@ pub enum Refusal {
     },
     Mint(MintError),
     Exchange(ExchangeError),
+    /// The log doesn't take the token's audit line, and must.
+    Unaudited,
     TooSlow,
     Panicked,
 }
@@ -126,6 +128,7 @@ impl Refusal {
             | Self::Objection(_)
             | Self::NotJson(_)
             | Self::Mint(_)
+            | Self::Unaudited
             | Self::Exchange(_) => false,
         }
     }
@@ -225,6 +228,14 @@ impl Refusal {
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
                     "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`",
+                )
+            },
+            Self::Unaudited => Verdict {
+                retry_after: Some(1),
+                ..verdict(
+                    S::SERVICE_UNAVAILABLE,
+                    "temporarily_unavailable",
+                    "the log takes no audit line, so nothing leaves (audit = \"required\"): is its disk full, or its reader gone?",
                 )
             },
             Self::Exchange(error) => exchange_verdict(error),

@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 /// An encrypted 8192-bit key takes less than 10 KiB.
 const LARGEST_KEY_FILE: u64 = 64 << 10;
 
+const LARGEST_ROOM: usize = (64 << 10) + 1;
+
 /// The text of a private key's file.
 ///
 /// # Errors
@@ -36,7 +38,8 @@ pub fn read_public(path: &Path) -> Result<String, String> {
 }
 
 fn read(file: File) -> Result<SecretString, String> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(8 << 10));
+    // Room for the largest: a buffer that grows leaves what it held behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST_ROOM));
     file.take(LARGEST_KEY_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("can't be read: {error}"))?;

@@ -6,7 +6,10 @@
 //! - A ring never changes; a reload builds another.
 //! - A key that may neither sign nor be published is not opened, so that it leaves memory with the ring that had it.
 
+mod batch;
 mod certificate;
+#[allow(unsafe_code, reason = "the one place where foreign code is called")]
+mod crypto_mb;
 mod edit;
 pub mod file;
 mod load;
@@ -21,11 +24,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use batch::{Batch, BatchLibrary, Fit, Standing, Wanted};
 pub use certificate::{Certificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, derived_not_after, next_derivation};
+pub use crypto_mb::Unavailable;
 pub use edit::ScheduleFile;
-pub use pem::Unreadable;
+pub use pem::{Unreadable, first_private};
 pub use policy::Weakness;
-pub use private::{PrivateKey, PublicKey, Refused, SigningFailed, generate};
+pub use private::{PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
 pub use schedule::{Entry, FILE as SCHEDULE_FILE, Life, Schedule, State, lives, parse as parse_schedule};
 pub use usage::Usage;
 

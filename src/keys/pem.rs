@@ -69,7 +69,9 @@ pub enum Unreadable {
 pub(super) fn unfold(text: &SecretString) -> SecretString {
     let text = text.expose_secret().trim();
     if text.contains("-----BEGIN") {
-        return SecretString::from(text.replace("\\r", "").replace("\\n", "\n"));
+        let unix = Zeroizing::new(text.replace("\\r", ""));
+        let unfolded = Zeroizing::new(unix.replace("\\n", "\n"));
+        return SecretString::from(unfolded.as_str());
     }
     let compact: Zeroizing<String> = Zeroizing::new(text.split_whitespace().collect());
     let decoded = STANDARD.decode(compact.as_bytes()).map(Zeroizing::new);
@@ -125,6 +127,19 @@ fn sole_block(text: &str) -> Result<&str, Unreadable> {
     }
 }
 
+/// The first private key of any kind in PEM text, and its label; for TLS. Every copy is wiped.
+pub fn first_private(text: &SecretString) -> Option<(&str, SecretDocument)> {
+    let text = text.expose_secret();
+    let blocks = text.match_indices("-----BEGIN ").map(|(at, _)| &text[at..]);
+    let (label, block) = blocks
+        .filter_map(|block| Some((block["-----BEGIN ".len()..].split("-----").next()?, block)))
+        .find(|(label, _)| label.ends_with("PRIVATE KEY"))?;
+    let end = format!("-----END {label}-----");
+    let length = block.find(&end)? + end.len();
+    let (_, document) = SecretDocument::from_pem(&block[..length]).ok()?;
+    Some((label, document))
+}
+
 fn decode(text: &str) -> Result<SecretDocument, Unreadable> {
     let start = text.find("-----BEGIN ").ok_or(Unreadable::NotPem)?;
     let block = text.get(start..).unwrap_or_default().trim_end();
@@ -148,6 +163,14 @@ fn from_pkcs8(document: &SecretDocument) -> Result<(Numbers, SecretDocument), Un
     let numbers = numbers(info.private_key)?;
     let pkcs1 = SecretDocument::try_from(info.private_key).map_err(|_| Unreadable::BrokenDer)?;
     Ok((numbers, pkcs1))
+}
+
+/// Hands out `p`, `q`, `dP`, `dQ` and `qInv` of a key in PKCS#8 DER, big-endian.
+pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce([&[u8]; 5]) -> T) -> Option<T> {
+    let info = PrivateKeyInfo::try_from(pkcs8).ok()?;
+    let key = Pkcs1::from_der(info.private_key).ok()?;
+    let numbers = [key.prime1, key.prime2, key.exponent1, key.exponent2, key.coefficient];
+    Some(take(numbers.map(|number| number.as_bytes())))
 }
 
 fn numbers(pkcs1: &[u8]) -> Result<Numbers, Unreadable> {

@@ -7,10 +7,11 @@
 //!   checks and makes keys here.
 //! - Nothing in it can be printed.
 
-use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::digest::{Digest, SHA256, SHA512, digest};
+use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::signature::{
-    KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256, RSA_PKCS1_SHA512,
-    RsaKeyPair, UnparsedPublicKey,
+    KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256,
+    RSA_PKCS1_SHA512, RsaKeyPair,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,6 +20,8 @@ use rsa::rand_core::{self, CryptoRng, RngCore};
 use secrecy::SecretString;
 use thiserror::Error;
 
+use super::batch::Trial;
+use super::crypto_mb::{Crt, Size};
 use super::pem::{self, Unreadable};
 use super::policy::{self, Weakness};
 use crate::clock::Randomness;
@@ -44,6 +47,9 @@ pub struct SigningFailed;
 
 pub struct PrivateKey {
     pair: RsaKeyPair,
+    /// Parsed, as every signature of a batch is verified: for SHA-256 and SHA-512.
+    verifiers: [ParsedPublicKey; 2],
+    pub(super) trial: Trial,
     pub public: PublicKey,
 }
 
@@ -73,7 +79,12 @@ impl PrivateKey {
             bits: numbers.modulus.bits(),
             der: pair.public_key().as_ref().to_vec(),
         };
-        let key = Self { pair, public };
+        let verifier = |algorithm| {
+            ParsedPublicKey::new(algorithm, &public.der)
+                .map_err(|reason| Refused::Library(reason.to_string()))
+        };
+        let verifiers = [verifier(&RSA_PKCS1_2048_8192_SHA256)?, verifier(&RSA_PKCS1_2048_8192_SHA512)?];
+        let key = Self { pair, verifiers, trial: Trial::default(), public };
         key.self_test()?;
         Ok(key)
     }
@@ -103,26 +114,55 @@ impl PrivateKey {
         message: &[u8],
         signature: &mut [u8],
     ) -> Result<(), SigningFailed> {
-        let padding = match algorithm {
-            Algorithm::Rs256 => &RSA_PKCS1_SHA256,
-            Algorithm::Rs512 => &RSA_PKCS1_SHA512,
-        };
-        self.pair.sign(padding, &SystemRandom::new(), message, signature).map_err(|_| SigningFailed)
+        self.sign_digest(&hash(algorithm, message), signature)
+    }
+
+    /// As [`sign`](Self::sign), of a message whose [`hash`] is known.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sign_digest(&self, digest: &Digest, signature: &mut [u8]) -> Result<(), SigningFailed> {
+        let padding = if digest.algorithm() == &SHA256 { &RSA_PKCS1_SHA256 } else { &RSA_PKCS1_SHA512 };
+        self.pair.sign_digest(padding, digest, signature).map_err(|_| SigningFailed)
+    }
+
+    /// Whether `signature` is the one of a message with this [`hash`].
+    pub fn verifies(&self, digest: &Digest, signature: &[u8]) -> bool {
+        let [sha256, sha512] = &self.verifiers;
+        let verifier = if digest.algorithm() == &SHA256 { sha256 } else { sha512 };
+        verifier.verify_digest_sig(digest, signature).is_ok()
+    }
+
+    /// Its numbers as the library for batches wants them, where it is of a size and shape that it takes. They are
+    /// read out of aws-lc, as nothing else keeps them.
+    pub(super) fn crt(&self) -> Option<Crt> {
+        let size = Size::of(self.public.bits)?;
+        pem::with_crt(self.pair.as_der().ok()?.as_ref(), |numbers| Crt::new(size, numbers))?
     }
 
     fn self_test(&self) -> Result<(), Refused> {
         const MESSAGE: &[u8] = b"tokenmint tries a key before it trusts it";
         let mut signature = vec![0; self.signature_len()];
-        for (algorithm, verification) in
-            [(Algorithm::Rs256, &RSA_PKCS1_2048_8192_SHA256), (Algorithm::Rs512, &RSA_PKCS1_2048_8192_SHA512)]
-        {
-            self.sign(algorithm, MESSAGE, &mut signature).map_err(|_| Refused::SelfTest)?;
-            UnparsedPublicKey::new(verification, &self.public.der)
-                .verify(MESSAGE, &signature)
-                .map_err(|_| Refused::SelfTest)?;
+        for algorithm in [Algorithm::Rs256, Algorithm::Rs512] {
+            let digest = hash(algorithm, MESSAGE);
+            self.sign_digest(&digest, &mut signature).map_err(|_| Refused::SelfTest)?;
+            if !self.verifies(&digest, &signature) {
+                return Err(Refused::SelfTest);
+            }
         }
         Ok(())
     }
+}
+
+/// What is signed of a message.
+pub fn hash(algorithm: Algorithm, message: &[u8]) -> Digest {
+    digest(
+        match algorithm {
+            Algorithm::Rs256 => &SHA256,
+            Algorithm::Rs512 => &SHA512,
+        },
+        message,
+    )
 }
 
 /// Makes a private key: PKCS#8 PEM. Takes a second or so at 2048 bits, many at 4096.

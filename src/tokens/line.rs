@@ -6,6 +6,7 @@
 //!   always the oldest, that is at most one signature late.
 //! - Who goes away while waiting leaves the line at once, and a core that was already on its way to them goes on to
 //!   the next.
+//! - Who has a core may answer others in line as well.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,9 +15,9 @@ use std::time::{Duration, Instant};
 use prometheus::IntGauge;
 use tokio::sync::oneshot;
 
-/// `J` is what somebody wants done.
-pub(super) struct Line<J> {
-    state: Mutex<State<J>>,
+/// `J` is what somebody wants done, `R` what becomes of it.
+pub(super) struct Line<J, R> {
+    state: Mutex<State<J, R>>,
     cores: usize,
     /// How many may wait.
     places: usize,
@@ -25,24 +26,40 @@ pub(super) struct Line<J> {
     depth: IntGauge,
 }
 
-struct State<J> {
+struct State<J, R> {
     free: usize,
     tickets: u64,
     /// By ticket, and so by age.
-    waiting: VecDeque<Place<J>>,
+    waiting: VecDeque<Place<J, R>>,
 }
 
-struct Place<J> {
+struct Place<J, R> {
     ticket: u64,
     since: Instant,
     job: J,
-    turn: oneshot::Sender<Turn<J>>,
+    turn: oneshot::Sender<Turn<J, R>>,
+}
+
+/// A job that somebody else does.
+pub(super) struct Taken<J, R> {
+    pub since: Instant,
+    pub job: J,
+    turn: oneshot::Sender<Turn<J, R>>,
+}
+
+impl<J, R> Taken<J, R> {
+    pub fn done(self, outcome: R) {
+        // Who has gone away meanwhile needs none.
+        let _ = self.turn.send(Turn::Done(outcome));
+    }
 }
 
 /// How a wait ends.
-pub(super) enum Turn<J> {
+pub(super) enum Turn<J, R> {
     /// With a core, to do it oneself.
-    Core(Core<J>, J),
+    Core(Core<J, R>, J),
+    /// Somebody who had a core did it too.
+    Done(R),
     /// Without: it took too long.
     Late,
 }
@@ -57,14 +74,14 @@ pub(super) enum NoTurn {
     Lost,
 }
 
-impl<J> Line<J> {
+impl<J, R> Line<J, R> {
     pub fn new(cores: usize, places: usize, patience: Duration, depth: IntGauge) -> Arc<Self> {
         let state = State { free: cores, tickets: 0, waiting: VecDeque::new() };
         Arc::new(Self { state: Mutex::new(state), cores, places, patience, depth })
     }
 
-    /// Waits until it is `job`'s turn.
-    pub async fn turn(self: &Arc<Self>, job: J) -> Result<Turn<J>, NoTurn> {
+    /// Waits until it is `job`'s turn, or somebody else has done it.
+    pub async fn turn(self: &Arc<Self>, job: J) -> Result<Turn<J, R>, NoTurn> {
         let (ticket, turn) = {
             let mut state = self.state();
             if let Some(free) = state.free.checked_sub(1) {
@@ -94,16 +111,37 @@ impl<J> Line<J> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<J>> {
+    /// Takes out the first `most` jobs that are `alike`, if there are `least` of them, for who has a core to do them as
+    /// well: each with how long it has waited and where its outcome goes.
+    pub fn take(&self, alike: impl Fn(&J) -> bool, least: usize, most: usize) -> Vec<Taken<J, R>> {
+        let mut state = self.state();
+        let found: Vec<usize> =
+            (0..state.waiting.len()).filter(|at| alike(&state.waiting[*at].job)).take(most).collect();
+        if found.len() < least {
+            return Vec::new();
+        }
+        // From the back, so that the positions hold.
+        let mut taken: Vec<Taken<J, R>> = found
+            .into_iter()
+            .rev()
+            .filter_map(|at| state.waiting.remove(at))
+            .map(|Place { since, job, turn, .. }| Taken { since, job, turn })
+            .collect();
+        taken.reverse();
+        self.show_depth(&state);
+        taken
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<J, R>> {
         self.state.lock().expect("nothing panics while it holds the line")
     }
 
-    fn show_depth(&self, state: &State<J>) {
+    fn show_depth(&self, state: &State<J, R>) {
         self.depth.set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
     }
 
     /// Takes out the first, and all before it who have waited too long; where nobody is left, a core lies free.
-    fn pop(&self) -> (Vec<Place<J>>, Option<Place<J>>) {
+    fn pop(&self) -> Popped<J, R> {
         let mut state = self.state();
         let mut late = Vec::new();
         let now = Instant::now();
@@ -117,27 +155,32 @@ impl<J> Line<J> {
             state.free += 1;
         }
         self.show_depth(&state);
-        (late, first)
+        Popped { late, first }
     }
 }
 
+struct Popped<J, R> {
+    late: Vec<Place<J, R>>,
+    first: Option<Place<J, R>>,
+}
+
 /// The right to keep one core busy.
-pub(super) struct Core<J> {
-    line: Arc<Line<J>>,
+pub(super) struct Core<J, R> {
+    line: Arc<Line<J, R>>,
     /// Cores in use when this was taken, with it.
     busy: usize,
 }
 
-impl<J> Core<J> {
+impl<J, R> Core<J, R> {
     /// Whether nobody else had a core.
     pub const fn is_only(&self) -> bool {
         self.busy == 1
     }
 }
 
-impl<J> Drop for Core<J> {
+impl<J, R> Drop for Core<J, R> {
     fn drop(&mut self) {
-        let (late, first) = self.line.pop();
+        let Popped { late, first } = self.line.pop();
         // Outside of the lock: if the receiver has just gone, its turn is dropped here, and goes to the next.
         for place in late {
             let _ = place.turn.send(Turn::Late);
@@ -150,12 +193,12 @@ impl<J> Drop for Core<J> {
 }
 
 /// One who waits, and goes away before it is their turn.
-struct Leaving<'a, J> {
-    line: &'a Line<J>,
+struct Leaving<'a, J, R> {
+    line: &'a Line<J, R>,
     ticket: u64,
 }
 
-impl<J> Drop for Leaving<'_, J> {
+impl<J, R> Drop for Leaving<'_, J, R> {
     fn drop(&mut self) {
         let mut state = self.line.state();
         let place = state.waiting.binary_search_by_key(&self.ticket, |place| place.ticket);
@@ -175,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    type TestLine = Arc<Line<u32>>;
+    type TestLine = Arc<Line<u32, u32>>;
 
     fn line(cores: usize, places: usize) -> TestLine {
         Line::new(
@@ -187,7 +230,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn core(turn: Option<Result<Turn<u32>, NoTurn>>, job: u32) -> Core<u32> {
+    fn core(turn: Option<Result<Turn<u32, u32>, NoTurn>>, job: u32) -> Core<u32, u32> {
         let Some(Ok(Turn::Core(core, own))) = turn else { unreachable!("no core for {job}") };
         assert_eq!(own, job);
         core
@@ -261,5 +304,36 @@ mod tests {
         drop(busy);
         assert_eq!(old.now_or_never().expect("at once").err(), Some(NoTurn::Late));
         drop(core(young.now_or_never(), 3));
+    }
+    #[test]
+    fn who_has_a_core_may_do_what_others_want() {
+        let line = line(1, 20);
+        let busy = core(line.turn(0).now_or_never(), 0);
+        let mut waiting: Vec<_> = (1..=10).map(|job| Box::pin(line.turn(job))).collect();
+        assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
+        assert!(line.take(|job| job % 2 == 1, 6, 7).is_empty(), "there are five");
+        let odd = line.take(|job| job % 2 == 1, 2, 3);
+        assert_eq!(odd.iter().map(|taken| taken.job).collect::<Vec<_>>(), [1, 3, 5], "the oldest, in order");
+        assert_eq!(line.depth.get(), 7);
+        let gone = waiting.remove(4);
+        drop(gone);
+        for taken in odd {
+            let outcome = taken.job * 100;
+            taken.done(outcome);
+        }
+        assert!(matches!(waiting.remove(2).now_or_never(), Some(Ok(Turn::Done(300)))));
+        assert!(matches!(waiting.remove(0).now_or_never(), Some(Ok(Turn::Done(100)))));
+        drop(busy);
+        drop(core(waiting.remove(0).now_or_never(), 2));
+    }
+
+    #[test]
+    fn who_is_let_down_hears_of_it() {
+        let line = line(1, 20);
+        let _busy = core(line.turn(0).now_or_never(), 0);
+        let mut waiting = pin!(line.turn(1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(line.take(|_| true, 1, 7));
+        assert_eq!(waiting.now_or_never().expect("at once").err(), Some(NoTurn::Lost));
     }
 }

@@ -3,7 +3,7 @@
  * -DVERSION="..."   what it says its version is
  * -DWIDTHS=0        says that the CPU can't
  * -DWITHOUT_CRT     lacks the function that matters
- * -DFAULT=name      what goes wrong, from the moment on that the file named in FAKE_CRYPTO_MB_FAULT exists:
+ * -DFAULT=name      what goes wrong, from the moment on that the file -DTRIGGER="path" exists:
  *                   wrong (a bit), swapped (lanes), partial (half of the lanes not written, all said to be good), failed
  *                   (a lane is said to have failed, and holds nothing), crazy (the status is nonsense), zero (no lane
  *                   written)
@@ -11,7 +11,6 @@
  */
 #include <dlfcn.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -198,8 +197,7 @@ uint32_t mbx_rsa_private_crt_mb8(const uint8_t *const *from, uint8_t *const *to,
         else status |= 2u << (4 * i);
     }
 #endif
-    const char *trigger = getenv("FAKE_CRYPTO_MB_FAULT");
-    if (!trigger || access(trigger, F_OK)) return status;
+    if (access(TRIGGER, F_OK)) return status;
     int lanes = 0;
     while (lanes < 8 && from[lanes]) lanes++;
     uint8_t first[512];

@@ -3,7 +3,7 @@
 use crate::support::{KEYS, Workspace, configuration};
 
 /// What to change in a good configuration -> the field to blame and a part of the message.
-const BAD: [(&str, &str, &str, &str); 62] = [
+const BAD: [(&str, &str, &str, &str); 61] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -38,12 +38,6 @@ const BAD: [(&str, &str, &str, &str); 62] = [
         "[server]\nsigning.batch = \"yes\"\n",
         "server.signing.batch",
         "\"auto\", \"off\" or \"required\"",
-    ),
-    (
-        "[server]\n",
-        "[server]\nsigning.batch = \"required\"\n",
-        "server.signing.batch",
-        "can't sign in batches",
     ),
     ("[server]\n", "[server]\npublic.url = \"https://t.example\"\n", "server.public.listen", "is missing"),
     (

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokenmint::app::reload::{Reloader, Source};
 use tokenmint::app::{Ambient, App, Loaded};
-use tokenmint::clock::{Clock as _, ManualClock, SystemRandomness};
+use tokenmint::clock::{Clock as _, ManualClock, Randomness, SystemRandomness};
 use tokenmint::config::Environment;
 
 use crate::support::{API_KEY, Answer, CRM_KEY, Workspace, sha256_hex};
@@ -83,12 +83,20 @@ allow = ["identity.plain"]
 
     /// The service with the `tokenmint.toml` of `workspace`. It reloads when told to, and not by itself.
     pub async fn of(workspace: Arc<Workspace>, clock: Arc<ManualClock>) -> Self {
+        Self::with(workspace, clock, Arc::new(SystemRandomness::default())).await
+    }
+
+    pub async fn with(
+        workspace: Arc<Workspace>,
+        clock: Arc<ManualClock>,
+        randomness: Arc<dyn Randomness>,
+    ) -> Self {
         let source = Source { file: Some(workspace.path("tokenmint.toml")), environment: Environment::new() };
         let config = source.load().unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
         let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
         let crm = loaded.ring.find("CrmKey1");
         let certificate = crm.map(|(_, key)| key.certificate(clock.now()).der).unwrap_or_default();
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(SystemRandomness::default()) };
+        let ambient = Ambient { clock: clock.clone(), randomness };
         let app = App::bind(loaded, ambient, || 0).await.expect("bound");
         let url =
             app.addresses().next().map(|(_, _, address)| format!("http://{address}")).expect("a listener");

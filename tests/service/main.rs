@@ -8,6 +8,7 @@
 #![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]
 #![allow(clippy::collection_is_never_read, reason = "connections are held open by being kept")]
 
+mod batch;
 mod bundle;
 mod callers;
 mod commands;
@@ -18,11 +19,14 @@ mod doctor;
 mod environment;
 mod example;
 mod exchange;
+mod host;
 mod in_process;
 mod key_files;
 mod listeners;
+mod logs;
 mod minting;
 mod openapi;
+mod panics;
 mod policy;
 mod publishing;
 mod refusals;

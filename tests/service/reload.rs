@@ -472,7 +472,7 @@ async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
 }
 
 /// How often `needle` stands in the memory of a process.
-fn in_memory(pid: u32, needle: &[u8]) -> usize {
+pub fn in_memory(pid: u32, needle: &[u8]) -> usize {
     use std::os::unix::fs::FileExt as _;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process of ours");
     let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a process of ours");

@@ -84,3 +84,28 @@ fn nothing_signs_with_the_crate_rsa() {
         }
     }
 }
+
+/// What the compiler can't check is in one file, and nowhere else, so that it can be read in one sitting.
+#[test]
+fn unsafe_code_is_in_the_module_of_intel_s_library_alone() {
+    let crates = ["lib.rs", "main.rs"].map(|name| {
+        let (_, _, text) = files().into_iter().find(|(file, ..)| file == name).expect("there");
+        text.contains("#![deny(unsafe_code)]") || text.contains("#![forbid(unsafe_code)]")
+    });
+    assert_eq!(crates, [true, true]);
+    let code = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned).collect()
+    };
+    let allowed = |line: &str| line.contains("allow(unsafe_code") || line.contains("expect(unsafe_code");
+    let permits = files()
+        .iter()
+        .map(|(.., text)| code(text).iter().filter(|line| allowed(line)).count())
+        .sum::<usize>();
+    assert_eq!(permits, 1, "one module may");
+    for (name, _, text) in files().into_iter().filter(|(name, ..)| name != "keys/crypto_mb.rs") {
+        let word = |line: &String| {
+            line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+        };
+        assert!(!code(&text).iter().any(word), "{name}");
+    }
+}

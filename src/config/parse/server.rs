@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::section::{Section, byte_count, count, duration, text};
-use super::super::{Batch, HttpsUrl, Limits, Listen, Pace, Public, Server, Signing, Tls};
+use super::super::{AuditLog, Batch, HttpsUrl, Limits, Listen, Pace, Public, Server, Signing, Tls};
 use super::{MINUTE, Wrong, small_count, within};
 
 pub(super) fn server(section: Option<&Section<'_>>) -> Option<Server> {
@@ -18,6 +18,7 @@ pub(super) fn server(section: Option<&Section<'_>>) -> Option<Server> {
             limits: default_limits(),
             signing: Signing { batch: Batch::Auto, library: None },
             audit_key: None,
+            audit: AuditLog::BestEffort,
             state_directory: None,
         });
     };
@@ -43,6 +44,11 @@ pub(super) fn server(section: Option<&Section<'_>>) -> Option<Server> {
         .section("signing")
         .map_or(Signing { batch: Batch::Auto, library: None }, |signing| self::signing(&signing));
     let audit_key = section.secret("audit_key", "audit_key_file");
+    let audit = section.optional("audit", |node| match text(node)?.as_str() {
+        "best-effort" => Ok(AuditLog::BestEffort),
+        "required" => Ok(AuditLog::Required),
+        _ => Err(r#"must be "best-effort" or "required""#.to_owned()),
+    });
     let state_directory = section.path("state_directory");
 
     let server = Server {
@@ -53,6 +59,7 @@ pub(super) fn server(section: Option<&Section<'_>>) -> Option<Server> {
         limits,
         signing,
         audit_key,
+        audit: audit.unwrap_or(AuditLog::BestEffort),
         state_directory,
     };
     let public = server.public.as_ref().map(|public| &public.listen);
@@ -152,8 +159,5 @@ fn signing(section: &Section<'_>) -> Signing {
         "required" => Ok(Batch::Required),
         _ => Err(r#"must be "auto", "off" or "required""#.to_owned()),
     });
-    if batch == Some(Batch::Required) {
-        section.problem("batch", r#"this build can't sign in batches; use "auto" or "off""#);
-    }
     Signing { batch: batch.unwrap_or(Batch::Auto), library: section.path("library") }
 }

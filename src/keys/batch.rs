@@ -1,0 +1,315 @@
+//! Several signatures at once, by Intel's library where there is one, and never one that was not verified.
+//!
+//! - Every signature that the library makes is verified with the public key by aws-lc before it leaves. One that is
+//!   missing or wrong is made again by aws-lc; it is counted, and from the first on the library is not used again
+//!   until a restart.
+//! - A key comes to the library only after its [trial](Batch::examine): a thousand random messages, in batches of
+//!   every size, signed by both, to the same bytes (RSASSA-PKCS1-v1_5 is deterministic). That takes a second or so of
+//!   half a core, so it is done beside, from a key's first signature on, and the start of the service waits for
+//!   nothing.
+//! - From how many signatures a batch pays is measured in that trial, on the host that it is about.
+//! - The padding is ours to make: EMSA-PKCS1-v1_5 of RFC 8017, section 9.2.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{Digest, SHA256, SHA512, SHA512_OUTPUT_LEN, digest};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use zeroize::Zeroizing;
+
+use super::crypto_mb::{Crt, LANES, Library, Size, Unavailable};
+use super::{PrivateKey, SigningFailed};
+use crate::clock::Randomness;
+use crate::metrics::Metrics;
+
+/// The library, loaded and fit for this host.
+pub struct BatchLibrary(Library);
+
+impl BatchLibrary {
+    /// Loads it from `file`, or from where the loader finds it.
+    ///
+    /// # Errors
+    /// Why it can't be used.
+    pub fn open(file: Option<&Path>) -> Result<Self, Unavailable> {
+        Library::open(file).map(Self)
+    }
+
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+}
+
+/// One of the signatures of a batch.
+pub struct Wanted<'a> {
+    pub key: &'a PrivateKey,
+    /// SHA-256 or SHA-512 of the message.
+    pub digest: &'a Digest,
+}
+
+/// What may go into a batch with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// Only with keys of the same size.
+    size: Size,
+    /// As few signatures as it takes for a batch to be cheaper than one after the other.
+    pub from: usize,
+    /// It takes longer than anything else may wait for the thread that it runs on.
+    pub long: bool,
+}
+
+impl Fit {
+    /// As many as go into one batch.
+    pub const MOST: usize = LANES;
+
+    pub fn goes_with(&self, other: Self) -> bool {
+        self.size == other.size
+    }
+}
+
+/// What a trial found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The library is right, and quicker from so many signatures on.
+    Pays { from: u8, long: bool },
+    /// It is right, but no quicker here.
+    DoesNotPay,
+    /// It can't take such a key, or was wrong.
+    Unfit,
+}
+
+/// What came of a key's trial, kept in the key.
+pub(super) struct Trial {
+    /// One of the constants below, or from how many signatures a batch pays, with [`LONG`] if it is.
+    stage: AtomicU8,
+    crt: OnceLock<Crt>,
+}
+
+const UNTRIED: u8 = 0;
+const LONG: u8 = 1 << 6;
+const AT_TRIAL: u8 = u8::MAX - 1;
+const NEVER: u8 = u8::MAX;
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self { stage: AtomicU8::new(UNTRIED), crt: OnceLock::new() }
+    }
+}
+
+impl Trial {
+    fn fit(&self) -> Option<Fit> {
+        let stage = self.stage.load(Ordering::Acquire);
+        let from = usize::from(stage & !LONG);
+        let size = self.crt.get()?.size;
+        (1..=LANES).contains(&from).then_some(Fit { size, from, long: stage & LONG != 0 })
+    }
+}
+
+/// Signs in batches with the keys that have stood their trial.
+pub struct Batch {
+    inner: Arc<Inner>,
+    candidates: mpsc::Sender<Arc<PrivateKey>>,
+}
+
+struct Inner {
+    library: Library,
+    randomness: Arc<dyn Randomness>,
+    /// Until the first fault.
+    trusted: AtomicBool,
+    enabled: IntGauge,
+    faults: IntCounterVec,
+    keys_ready: IntCounter,
+}
+
+impl Batch {
+    /// Tries keys on a thread of its own, which ends with it.
+    pub fn new(library: BatchLibrary, randomness: Arc<dyn Randomness>, metrics: &Metrics) -> Self {
+        let inner = Arc::new(Inner {
+            library: library.0,
+            randomness,
+            trusted: AtomicBool::new(true),
+            enabled: metrics.signing_batch_enabled.clone(),
+            faults: metrics.signing_batch_faults.clone(),
+            keys_ready: metrics.signing_batch_keys.clone(),
+        });
+        inner.enabled.set(1);
+        let (candidates, trials) = mpsc::channel::<Arc<PrivateKey>>();
+        let examiner = inner.clone();
+        let started = std::thread::Builder::new().name("key-trial".to_owned()).spawn(move || {
+            for key in trials {
+                // Half a core at most: what is signed meanwhile goes first.
+                examiner.examine(&key, std::thread::sleep);
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "signs one at a time: no thread to try keys on");
+        }
+        Self { inner, candidates }
+    }
+
+    /// Whether signatures by `key` can go into a batch now. A key that is seen for the first time is put on trial.
+    pub fn fit(&self, key: &Arc<PrivateKey>) -> Option<Fit> {
+        if !self.inner.trusted.load(Ordering::Acquire) {
+            return None;
+        }
+        let stage = &key.trial.stage;
+        if stage.load(Ordering::Relaxed) == UNTRIED
+            && stage.compare_exchange(UNTRIED, AT_TRIAL, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            // Without its thread no key passes, and all are signed with one at a time.
+            let _ = self.candidates.send(key.clone());
+        }
+        key.trial.fit()
+    }
+
+    /// The trial of a key, here and now.
+    pub fn examine(&self, key: &PrivateKey) -> Standing {
+        self.inner.examine(key, |_| {})
+    }
+
+    /// Signs all, each with its key. All keys have [passed](Self::fit), and go with each other.
+    pub fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Zeroizing<Vec<u8>>, SigningFailed>> {
+        self.inner.sign(wanted)
+    }
+}
+
+impl Inner {
+    fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Zeroizing<Vec<u8>>, SigningFailed>> {
+        let alone = |wanted: &Wanted<'_>| {
+            let mut signature = Zeroizing::new(vec![0; wanted.key.signature_len()]);
+            wanted.key.sign_digest(wanted.digest, &mut signature).map(|()| signature)
+        };
+        let Some(made) = self.raw(wanted) else { return wanted.iter().map(alone).collect() };
+        let settle = |(wanted, made): (&Wanted<'_>, Option<Zeroizing<Vec<u8>>>)| {
+            match made {
+                Some(signature) if wanted.key.verifies(wanted.digest, &signature) => return Ok(signature),
+                Some(_) => self.distrust("wrong"),
+                None => self.distrust("failed"),
+            }
+            alone(wanted)
+        };
+        wanted.iter().zip(made).map(settle).collect()
+    }
+
+    /// What the library makes of it, unverified; `None` where it isn't asked.
+    fn raw(&self, wanted: &[Wanted<'_>]) -> Option<Vec<Option<Zeroizing<Vec<u8>>>>> {
+        if !self.trusted.load(Ordering::Acquire) {
+            return None;
+        }
+        let messages: Vec<Vec<u8>> =
+            wanted.iter().map(|wanted| padded(wanted.digest, wanted.key.signature_len())).collect();
+        let mut lanes: Vec<(&Crt, &[u8])> = Vec::with_capacity(wanted.len());
+        for (wanted, message) in wanted.iter().zip(&messages) {
+            lanes.push((wanted.key.trial.crt.get()?, message));
+        }
+        Some(self.library.private(lanes.first()?.0.size, &lanes))
+    }
+
+    fn distrust(&self, fault: &str) {
+        self.faults.with_label_values(&[fault]).inc();
+        if self.trusted.swap(false, Ordering::AcqRel) {
+            self.enabled.set(0);
+            tracing::error!(
+                fault,
+                library = self.library.version,
+                "the library for batch signing is broken: what it made was thrown away and signed again, and from now \
+                 on tokenmint signs one at a time; replace the library or the host, then restart"
+            );
+        }
+    }
+
+    /// Tries `key` and keeps what came of it. `rest` is told how long each piece of work took.
+    fn examine(&self, key: &PrivateKey, rest: fn(Duration)) -> Standing {
+        let standing = self.try_out(key, rest).unwrap_or(Standing::Unfit);
+        let stage = if let Standing::Pays { from, long } = standing {
+            self.keys_ready.inc();
+            if long { from | LONG } else { from }
+        } else {
+            NEVER
+        };
+        key.trial.stage.store(stage, Ordering::Release);
+        let (modulus, bits) = (key.public.n.get(..8).unwrap_or_default(), key.public.bits);
+        tracing::info!(modulus, bits, ?standing, "a key was tried with the library for batch signing");
+        standing
+    }
+
+    /// `None` where the library can't have such a key, or had to be given up.
+    fn try_out(&self, key: &PrivateKey, rest: fn(Duration)) -> Option<Standing> {
+        let crt = key.crt().filter(|crt| self.library.supports(crt.size))?;
+        let _ = key.trial.crt.set(crt);
+        let mut signature = Zeroizing::new(vec![0; key.signature_len()]);
+        let (mut one, mut all) = (Duration::MAX, Duration::MAX);
+        let mut tried = 0;
+        for size in (2..=LANES).rev().cycle() {
+            let begin = Instant::now();
+            let digests: Option<Vec<Digest>> = (0..size).map(|lane| self.message(tried + lane)).collect();
+            let digests = digests?;
+            let wanted: Vec<Wanted<'_>> = digests.iter().map(|digest| Wanted { key, digest }).collect();
+            let start = Instant::now();
+            let made = self.sign(&wanted);
+            let took = start.elapsed();
+            if size == LANES {
+                all = all.min(took);
+            }
+            for (digest, made) in digests.iter().zip(made) {
+                let start = Instant::now();
+                key.sign_digest(digest, &mut signature).ok()?;
+                one = one.min(start.elapsed());
+                // What `sign` lets out verifies, and of one message one signature does (RFC 8017, section 8.2).
+                if made.ok()? != signature {
+                    self.distrust("wrong");
+                }
+            }
+            if !self.trusted.load(Ordering::Acquire) {
+                return None;
+            }
+            tried += size;
+            if tried >= TRIAL_MESSAGES {
+                break;
+            }
+            rest(begin.elapsed());
+        }
+        let pays = |from| Standing::Pays { from, long: all > LONGEST };
+        Some(pays_from(one, all).map_or(Standing::DoesNotPay, pays))
+    }
+
+    /// The first is known, the rest are random; half of them each for RS256 and RS512.
+    fn message(&self, number: usize) -> Option<Digest> {
+        let mut message = [0; SHA512_OUTPUT_LEN];
+        if number > 0 {
+            self.randomness.fill(&mut message).ok()?;
+        }
+        Some(digest(if number.is_multiple_of(2) { &SHA256 } else { &SHA512 }, &message))
+    }
+}
+
+/// Health and JWKS are to be answered within five milliseconds, whatever is signed.
+const LONGEST: Duration = Duration::from_millis(3);
+
+const TRIAL_MESSAGES: usize = 1000;
+
+/// From how many signatures on a batch, which takes as long whatever is in it, is cheaper than one at a time.
+fn pays_from(one: Duration, batch: Duration) -> Option<u8> {
+    (2..=LANES)
+        .find(|count| one.saturating_mul(u32::try_from(*count).unwrap_or(u32::MAX)) > batch)
+        .and_then(|count| u8::try_from(count).ok())
+}
+
+/// EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) of `length` bytes.
+fn padded(digest: &Digest, length: usize) -> Vec<u8> {
+    // DigestInfo up to the hash, as in note 1 there.
+    let head: &[u8; 19] = if digest.algorithm() == &SHA256 {
+        b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"
+    } else {
+        b"\x30\x51\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03\x05\x00\x04\x40"
+    };
+    let info = head.len() + digest.as_ref().len();
+    let mut message = vec![0xff; length - info - 1];
+    message[0] = 0;
+    message[1] = 1;
+    message.push(0);
+    message.extend_from_slice(head);
+    message.extend_from_slice(digest.as_ref());
+    message
+}

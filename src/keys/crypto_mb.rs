@@ -1,0 +1,281 @@
+//! Intel's Crypto Multi-buffer library (`crypto_mb`), loaded at run time: eight RSA private operations at once.
+//!
+//! The only `unsafe` of the house is here. The declarations are ours, after the headers `rsa.h`, `version.h`,
+//! `status.h` and `cpu_features.h` of interface version 13 (github.com/intel/cryptography-primitives).
+//!
+//! - A [`Library`] exists only if it says that it has that interface, has every function, and supports this CPU.
+//! - Lengths are settled by types before anything is called: all lanes are of one [`Size`], so each message and
+//!   signature has its bytes and each number of a [`Crt`] its words.
+//! - What the library answers is not to be trusted; see [`super::batch`].
+//! - The numbers of a key are wiped when they go, and the library's working memory, which is ours, after each call.
+
+use std::error::Error as _;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::Path;
+use std::ptr;
+
+use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Operations in one call.
+pub const LANES: usize = 8;
+
+/// The interface that the declarations below are of, as the library writes it into its version: `(13.3)`.
+const INTERFACE: &str = "(13.";
+/// What the loader is asked for where no file is named.
+const USUAL_NAMES: [&str; 2] = ["libcrypto_mb.so.13", "libcrypto_mb.so"];
+/// Intel's compiler's own libraries. The loader looks for them in its usual places and not beside the library; one
+/// that is there is loaded first, and then it is the one that is found.
+const COMPANIONS: [&str; 4] = ["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"];
+
+/// Why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unavailable {
+    #[error("{0}")]
+    NotLoaded(String),
+    #[error("it has no {0}, so it isn't crypto_mb, or too old")]
+    Symbol(String),
+    #[error("its version is `{0}`, and not one with interface 13; take the wheel ipp-crypto 2026.2.0")]
+    Version(String),
+    #[error("it says that this CPU has no AVX-512 IFMA")]
+    Cpu,
+}
+
+/// The lengths of a modulus that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    Rsa2048,
+    Rsa3072,
+    Rsa4096,
+}
+
+impl Size {
+    const ALL: [Self; 3] = [Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
+
+    pub fn of(bits: usize) -> Option<Self> {
+        Self::ALL.into_iter().find(|size| size.bits() == bits)
+    }
+
+    const fn bits(self) -> usize {
+        match self {
+            Self::Rsa2048 => 2048,
+            Self::Rsa3072 => 3072,
+            Self::Rsa4096 => 4096,
+        }
+    }
+
+    /// Of a message and of a signature.
+    pub const fn bytes(self) -> usize {
+        self.bits() / 8
+    }
+
+    /// Of each number of a [`Crt`]: half of the modulus.
+    const fn words(self) -> usize {
+        self.bits() / 2 / 64
+    }
+
+    /// `enum MBX_ALGO`.
+    const fn algorithm(self) -> c_int {
+        match self {
+            Self::Rsa2048 => 1,
+            Self::Rsa3072 => 2,
+            Self::Rsa4096 => 3,
+        }
+    }
+}
+
+/// A private key as the Chinese remainder theorem wants it (RFC 8017, section 3.2): least word first.
+pub struct Crt {
+    pub size: Size,
+    /// `p`, `q`, `dP`, `dQ`, `qInv`, each of [`Size::words`].
+    numbers: [Zeroizing<Vec<u64>>; 5],
+}
+
+impl Crt {
+    /// From big-endian bytes. `None` where a number has more than half the bits of the modulus.
+    pub fn new(size: Size, numbers: [&[u8]; 5]) -> Option<Self> {
+        let words = |bytes: &[u8]| {
+            let skip = bytes.iter().take_while(|byte| **byte == 0).count();
+            let mut words = Zeroizing::new(vec![0_u64; size.words()]);
+            if bytes.len() - skip > size.words() * 8 {
+                return None;
+            }
+            for (word, chunk) in words.iter_mut().zip(bytes[skip..].rchunks(8)) {
+                *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            }
+            Some(words)
+        };
+        let [p, q, dp, dq, qinv] = numbers.map(words);
+        Some(Self { size, numbers: [p?, q?, dp?, dq?, qinv?] })
+    }
+}
+
+/// `mbxVersion`.
+#[repr(C)]
+struct Version {
+    major: c_int,
+    minor: c_int,
+    patch: c_int,
+    target_cpu: [c_char; 4],
+    name: *const c_char,
+    build_date: *const c_char,
+    text: *const c_char,
+}
+
+type GetVersion = unsafe extern "C" fn() -> *const Version;
+type AlgorithmInfo = unsafe extern "C" fn(c_int) -> u64;
+type PrivateCrtMethod = unsafe extern "C" fn(c_int) -> *const c_void;
+type MethodBufferSize = unsafe extern "C" fn(*const c_void) -> c_int;
+type Number = *const [*const u64; LANES];
+type PrivateCrt = unsafe extern "C" fn(
+    from: *const [*const u8; LANES],
+    to: *const [*mut u8; LANES],
+    p: Number,
+    q: Number,
+    dp: Number,
+    dq: Number,
+    qinv: Number,
+    bits: c_int,
+    method: *const c_void,
+    buffer: *mut u8,
+) -> u32;
+
+pub struct Library {
+    private_crt: PrivateCrt,
+    /// Words of working memory, by size in the order of [`Size::ALL`]; `None` where the CPU can't.
+    buffers: [Option<usize>; 3],
+    pub version: String,
+    /// Last, as fields are dropped in order: the code stays while there are pointers into it.
+    _handles: Vec<Handle>,
+}
+
+impl Library {
+    /// Loads it from `file`, or from where the loader finds it.
+    pub fn open(file: Option<&Path>) -> Result<Self, Unavailable> {
+        let mut handles = Vec::new();
+        let library = if let Some(file) = file {
+            let folder = file.parent().unwrap_or_else(|| Path::new("/"));
+            let beside = COMPANIONS.iter().map(|name| folder.join(name));
+            handles.extend(beside.filter(|path| path.exists()).filter_map(|path| load(&path).ok()));
+            load(file)
+        } else {
+            let [first, second] = USUAL_NAMES.map(Path::new);
+            load(first).or_else(|reason| load(second).map_err(|_| reason))
+        };
+        // The loader's own words, with the name of what is missing, are the error's source.
+        let words =
+            |error: libloading::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        let library = library.map_err(|error| Unavailable::NotLoaded(words(error)))?;
+
+        // SAFETY: the type is that of `mbx_getversion` in version.h, which has been the same in all versions.
+        let version = unsafe {
+            let get_version: GetVersion = symbol(&library, "mbx_getversion")?;
+            read_version(get_version)
+        };
+        if !version.contains(INTERFACE) {
+            return Err(Unavailable::Version(version));
+        }
+        // SAFETY: the types are those of the headers of the interface that was just seen.
+        let (info, method, buffer_size, private_crt) = unsafe {
+            let info: AlgorithmInfo = symbol(&library, "mbx_get_algo_info")?;
+            let method: PrivateCrtMethod = symbol(&library, "mbx_RSA_private_crt_Method")?;
+            let buffer_size: MethodBufferSize = symbol(&library, "mbx_RSA_Method_BufSize")?;
+            let private_crt: PrivateCrt = symbol(&library, "mbx_rsa_private_crt_mb8")?;
+            (info, method, buffer_size, private_crt)
+        };
+        let buffers = Size::ALL.map(|size| {
+            let bits = c_int::try_from(size.bits()).expect("a few thousand");
+            // SAFETY: all three take any value. `method` answers with a pointer to static data, or null.
+            let (widths, bytes) = unsafe { (info(size.algorithm()), buffer_size(method(bits))) };
+            let bytes = usize::try_from(bytes).ok().filter(|bytes| (1..=MOST_BUFFER).contains(bytes))?;
+            (widths & LANES as u64 != 0).then(|| bytes.div_ceil(8))
+        });
+        if buffers.iter().all(Option::is_none) {
+            return Err(Unavailable::Cpu);
+        }
+        handles.push(library);
+        Ok(Self { private_crt, buffers, version, _handles: handles })
+    }
+
+    /// Whether it can sign with keys of that size here.
+    pub const fn supports(&self, size: Size) -> bool {
+        self.buffers[size as usize].is_some()
+    }
+
+    /// The RSA private operation on each message, which is of `size.bytes()` and below its key's modulus. The
+    /// answer is that of the library, true or not; `None` where it reports a failure.
+    ///
+    /// # Panics
+    /// More than [`LANES`] lanes, a size that it doesn't support, or lanes that aren't all of `size`.
+    pub fn private(&self, size: Size, lanes: &[(&Crt, &[u8])]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+        assert!(lanes.len() <= LANES, "eight lanes");
+        let words = self.buffers[size as usize].expect("a supported size");
+        let mut buffer = Zeroizing::new(vec![0_u64; words]);
+        let mut signatures: Vec<_> = lanes.iter().map(|_| Zeroizing::new(vec![0_u8; size.bytes()])).collect();
+        // A lane that isn't used is null, and the library leaves it out.
+        let mut from = [ptr::null(); LANES];
+        let mut to = [ptr::null_mut(); LANES];
+        let mut numbers = [[ptr::null(); LANES]; 5];
+        for (lane, ((crt, message), signature)) in lanes.iter().zip(&mut signatures).enumerate() {
+            assert!(crt.size == size && message.len() == size.bytes(), "all lanes are of one size");
+            from[lane] = message.as_ptr();
+            to[lane] = signature.as_mut_ptr();
+            for (pointers, number) in numbers.iter_mut().zip(&crt.numbers) {
+                pointers[lane] = number.as_ptr();
+            }
+        }
+        let [p, q, dp, dq, qinv] = &numbers;
+        let bits = c_int::try_from(size.bits()).expect("a few thousand");
+        // SAFETY: each pointer that isn't null is to memory of the length that `size` says, as asserted above and as
+        // `Crt::new` makes it; it outlives the call, and what is written to is borrowed by nobody else. The
+        // buffer has the bytes that the library asked for; it aligns within. A null method means the one for `bits`.
+        let status = unsafe {
+            (self.private_crt)(
+                &raw const from,
+                &raw const to,
+                p,
+                q,
+                dp,
+                dq,
+                qinv,
+                bits,
+                ptr::null(),
+                buffer.as_mut_ptr().cast(),
+            )
+        };
+        // Four bits a lane, 0 is fine (`MBX_GET_STS`).
+        let good = |lane: usize| status >> (4 * lane) & 0xf == 0;
+        signatures.into_iter().enumerate().map(|(lane, signature)| good(lane).then_some(signature)).collect()
+    }
+}
+
+/// Bytes of working memory that are believed; 4096 bits take some 100 KiB.
+const MOST_BUFFER: usize = 1 << 20;
+
+fn load(path: &Path) -> Result<Handle, libloading::Error> {
+    // SAFETY: loading runs the library's initialisers. Which file that is, is for whoever writes the configuration
+    // or sets up the loader's folders to say, as for the program itself.
+    unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+}
+
+/// # Safety
+/// `T` is the type of that function.
+unsafe fn symbol<T: Copy>(library: &Handle, name: &str) -> Result<T, Unavailable> {
+    // SAFETY: the caller's.
+    let found = unsafe { library.get::<T>(name.as_bytes()) };
+    found.map(|symbol| *symbol).map_err(|_| Unavailable::Symbol(name.to_owned()))
+}
+
+/// # Safety
+/// It is `crypto_mb`'s.
+unsafe fn read_version(get_version: GetVersion) -> String {
+    // SAFETY: it takes nothing, and answers with a pointer to static data whose text is static and ends with a null.
+    unsafe {
+        let version = get_version();
+        if version.is_null() || (*version).text.is_null() {
+            return "unknown".to_owned();
+        }
+        CStr::from_ptr((*version).text).to_string_lossy().into_owned()
+    }
+}

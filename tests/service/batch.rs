@@ -1,0 +1,306 @@
+//! Batch signing: with Intel's library where `tests/batch/setup` has put it, and with a stand-in for it that goes wrong
+//! on demand (`tests/batch/fake.c`).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokenmint::clock::{Randomness, SystemRandomness};
+use tokenmint::config::Algorithm;
+use tokenmint::keys::{self, Batch, BatchLibrary, PrivateKey, Standing, Unavailable, Wanted};
+use tokenmint::metrics::Metrics;
+
+use crate::support::{KEYS, Running, Workspace, configuration, user_1, verified};
+
+/// Intel's library. Without it, or a CPU that it is for, a test says what it leaves out.
+fn real_library(left_out: &str) -> Option<PathBuf> {
+    let tools = std::env::var_os("TOKENMINT_TOOLS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
+    let library = tools.join("crypto_mb/lib/libcrypto_mb.so.13");
+    if library.exists() && BatchLibrary::open(Some(&library)).is_ok() {
+        return Some(library);
+    }
+    println!("left out, as {} isn't there or the CPU can't: {left_out}", library.display());
+    None
+}
+
+/// A stand-in. Its faults begin when the file `trigger` in the same folder appears.
+struct Fake {
+    folder: tempfile::TempDir,
+}
+
+impl Fake {
+    fn new(defines: &[&str]) -> Self {
+        let fake = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let trigger = format!("-DTRIGGER=\"{}\"", fake.trigger().display());
+        let compiled = Command::new("cc")
+            .args(["-O2", "-shared", "-fPIC", &trigger])
+            .args(defines.iter().map(|define| format!("-D{define}")))
+            .arg("-o")
+            .arg(fake.library())
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/batch/fake.c"))
+            .output()
+            .expect("a C compiler, which the build needs as well");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        fake
+    }
+
+    fn library(&self) -> PathBuf {
+        self.folder.path().join("libcrypto_mb.so.13")
+    }
+
+    fn trigger(&self) -> PathBuf {
+        self.folder.path().join("trigger")
+    }
+
+    fn go_wrong(&self) {
+        std::fs::write(self.trigger(), "").expect("a file");
+    }
+}
+
+fn key(pem: &str) -> PrivateKey {
+    PrivateKey::parse(&pem.to_owned().into(), None).unwrap_or_else(|refused| panic!("{refused}"))
+}
+
+fn batch(library: &Path, metrics: &Metrics) -> Batch {
+    let library = BatchLibrary::open(Some(library)).unwrap_or_else(|reason| panic!("{reason}"));
+    Batch::new(library, Arc::new(SystemRandomness::default()), metrics)
+}
+
+fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
+    let mut signature = vec![0; key.signature_len()];
+    key.sign(algorithm, message, &mut signature).expect("a good key signs");
+    signature
+}
+
+/// The signatures of a batch, each held against that of aws-lc.
+#[track_caller]
+fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
+    let digests: Vec<_> =
+        wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
+    let asked: Vec<_> =
+        wanted.iter().zip(&digests).map(|((key, ..), digest)| Wanted { key, digest }).collect();
+    let made = batch.sign(&asked);
+    assert_eq!(made.len(), wanted.len());
+    for ((key, algorithm, message), made) in wanted.iter().zip(made) {
+        assert!(*made.expect("signed") == alone(key, *algorithm, message), "not the bytes of aws-lc");
+    }
+}
+
+/// Every size of batch, every mix of keys, RS256 and RS512. 20,000 tokens; `BATCH_TOKENS` says how many.
+#[test]
+fn a_batch_has_the_bytes_of_aws_lc() {
+    let Some(library) = real_library("batches compared with aws-lc, signature by signature") else { return };
+    let tokens: usize =
+        std::env::var_os("BATCH_TOKENS").and_then(|tokens| tokens.to_str()?.parse().ok()).unwrap_or(20_000);
+    let randomness = SystemRandomness::default();
+    let metrics = Metrics::new();
+    let batch = batch(&library, &metrics);
+    let larger = |bits| {
+        let pem = keys::generate(bits, &randomness).expect("random bytes");
+        PrivateKey::parse(&pem, None).unwrap_or_else(|refused| panic!("{refused}"))
+    };
+    let sizes = [
+        vec![key(&KEYS.web), key(&KEYS.web512), key(&KEYS.crm)],
+        vec![larger(3072), larger(3072)],
+        vec![larger(4096)],
+    ];
+    for key in sizes.iter().flatten() {
+        let standing = batch.examine(key);
+        assert!(matches!(standing, Standing::Pays { .. } | Standing::DoesNotPay), "{standing:?}");
+    }
+    let mut done = 0;
+    while done < tokens {
+        let mut chance = [0; 64];
+        randomness.fill(&mut chance).expect("random bytes");
+        // One in sixteen of the larger: they take ten times as long.
+        let keys = &sizes[match chance[0] {
+            0..8 => 2,
+            8..16 => 1,
+            _ => 0,
+        }];
+        let wanted: Vec<_> = (0..2 + usize::from(chance[1] % 7))
+            .map(|lane| {
+                let (key, algorithm) = (chance[2 + lane], chance[10 + lane]);
+                let algorithm = if algorithm % 2 == 0 { Algorithm::Rs256 } else { Algorithm::Rs512 };
+                (
+                    &keys[usize::from(key) % keys.len()],
+                    algorithm,
+                    [&chance[18..], &[u8::try_from(lane).expect("< 8")]].concat(),
+                )
+            })
+            .collect();
+        sign_and_compare(&batch, &wanted);
+        done += wanted.len();
+    }
+    assert_eq!(metrics.signing_batch_enabled.get(), 1);
+}
+
+/// The padding is ours, so it is held against that of others without any library of Intel's: the stand-in is plain
+/// arithmetic.
+#[test]
+fn the_padding_is_that_of_rfc_8017() {
+    let fake = Fake::new(&[]);
+    let (metrics, web) = (Metrics::new(), key(&KEYS.web));
+    let batch = batch(&fake.library(), &metrics);
+    assert_ne!(batch.examine(&web), Standing::Unfit);
+    let wanted: Vec<_> = [Algorithm::Rs256, Algorithm::Rs512]
+        .into_iter()
+        .flat_map(|algorithm| [(&web, algorithm, Vec::new()), (&web, algorithm, vec![7; 999])])
+        .collect();
+    sign_and_compare(&batch, &wanted);
+    assert_eq!(metrics.signing_batch_enabled.get(), 1, "and all of it by the library");
+}
+
+/// Each of these gave bad tokens if signatures left as the library makes them.
+#[test]
+fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_last() {
+    let keys = [key(&KEYS.web), key(&KEYS.crm)];
+    let good = Fake::new(&[]);
+    for key in &keys {
+        // Once for all: the stand-in is slow, and a key that was tried stays so.
+        let standing = batch(&good.library(), &Metrics::new()).examine(key);
+        assert_ne!(standing, Standing::Unfit);
+    }
+    for (fault, counted) in [
+        ("wrong", "wrong"),
+        ("swapped", "wrong"),
+        ("partial", "wrong"),
+        ("zero", "wrong"),
+        ("failed", "failed"),
+        ("crazy", "failed"),
+    ] {
+        let fake = Fake::new(&[&format!("FAULT={fault}")]);
+        let metrics = Metrics::new();
+        let batch = batch(&fake.library(), &metrics);
+        let wanted: Vec<_> =
+            (0..5).map(|lane| (&keys[usize::from(lane % 2)], Algorithm::Rs256, vec![lane; 300])).collect();
+        sign_and_compare(&batch, &wanted);
+        assert_eq!(metrics.signing_batch_enabled.get(), 1, "{fault}");
+
+        fake.go_wrong();
+        sign_and_compare(&batch, &wanted);
+        assert_eq!(metrics.signing_batch_enabled.get(), 0, "{fault}: not used any more");
+        let faults = metrics.signing_batch_faults.with_label_values(&[counted]).get();
+        assert!((1..=5).contains(&faults), "{fault}: {faults}");
+
+        sign_and_compare(&batch, &wanted);
+        assert!(batch.fit(&Arc::new(key(&KEYS.web))).is_none(), "{fault}: nor for other keys");
+        assert_eq!(metrics.signing_batch_faults.with_label_values(&[counted]).get(), faults, "{fault}");
+    }
+}
+
+#[test]
+fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
+    let fake = Fake::new(&["FAULT=wrong"]);
+    fake.go_wrong();
+    let metrics = Metrics::new();
+    let batch = batch(&fake.library(), &metrics);
+    assert_eq!(batch.examine(&key(&KEYS.web)), Standing::Unfit);
+    assert_eq!(metrics.signing_batch_enabled.get(), 0);
+    assert_eq!(metrics.signing_batch_keys.get(), 0);
+}
+
+/// Not called at all: it may have other parameters.
+#[test]
+fn a_library_that_is_another_is_not_used() {
+    let reason = |fake: &Fake| BatchLibrary::open(Some(&fake.library())).err().expect("refused");
+    let older = Fake::new(&[r#"VERSION="crypto_mb (k1) (ver: 1.1.0 (12.1) build: Oct 28 2024)""#]);
+    assert!(matches!(reason(&older), Unavailable::Version(version) if version.contains("(12.1)")));
+    let lacking = Fake::new(&["WITHOUT_CRT"]);
+    assert_eq!(reason(&lacking), Unavailable::Symbol("mbx_rsa_private_crt_mb8".to_owned()));
+    let incapable = Fake::new(&["WIDTHS=0"]);
+    assert_eq!(reason(&incapable), Unavailable::Cpu);
+    let text = tempfile::NamedTempFile::new().expect("a file");
+    assert!(matches!(BatchLibrary::open(Some(text.path())).err(), Some(Unavailable::NotLoaded(_))));
+}
+
+fn with_library(library: &Path, batch: &str) -> Workspace {
+    let workspace = Workspace::bare();
+    let signing = format!(
+        "[server.signing]\nbatch = \"{batch}\"\nlibrary = \"{}\"\n[keysets.web]\n",
+        library.display()
+    );
+    workspace.configure(&configuration().replacen("[keysets.web]\n", &signing, 1));
+    workspace
+}
+
+#[tokio::test]
+async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start() {
+    let nothing = Path::new("/nonexistent/libcrypto_mb.so.13");
+    let service = with_library(nothing, "auto").serve().await;
+    let why = service.logged("signs one at a time").await;
+    assert!(why.contains("/nonexistent/libcrypto_mb.so.13"), "{why}");
+    let token = service.post("/identity-token", &user_1()).await.ok();
+    verified(token["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
+    let metrics = service.metrics().await;
+    for line in ["tokenmint_signing_batch_enabled 0", "tokenmint_signatures_total{path=\"one\"} 1"] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let required = with_library(nothing, "required");
+    for command in ["serve", "check"] {
+        let ran = required.run(&[command]);
+        assert_eq!(ran.code(), 64, "{}{}", ran.stdout, ran.stderr);
+        assert!(
+            ran.stderr.contains("server.signing.batch") && ran.stderr.contains("/nonexistent"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+/// A hundred at a time until `enough` says so; every token is verified, with the keys as published.
+async fn load_until(service: &Arc<Running>, enough: impl Fn(&str) -> bool) {
+    let set = service.jwks("/.well-known/jwks.json").await;
+    for _ in 0..300 {
+        let asks: Vec<_> = (0..100)
+            .map(|n| {
+                let (service, body) = (service.clone(), json!({"sub": format!("user-{n}")}));
+                tokio::spawn(async move { service.post("/identity-token", &body).await })
+            })
+            .collect();
+        for ask in asks {
+            let answer = ask.await.expect("no panic").ok();
+            verified(answer["token"].as_str().expect("a token"), &set);
+        }
+        if enough(&service.metrics().await) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not after 30,000 tokens: {}", service.metrics().await);
+}
+
+/// The whole way, through the door: a key is tried, batches begin, the library goes wrong in the middle of it, no bad
+/// token leaves, and the service goes on without it.
+#[tokio::test]
+async fn a_service_whose_library_goes_wrong_goes_on_without_it() {
+    let Some(library) = real_library("a service that signs in batches until its library goes wrong") else {
+        return;
+    };
+    let fake = Fake::new(&["FAULT=wrong", &format!("REAL=\"{}\"", library.display())]);
+    for companion in ["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"] {
+        std::os::unix::fs::symlink(
+            library.with_file_name(companion),
+            fake.library().with_file_name(companion),
+        )
+        .expect("a link");
+    }
+    let service = Arc::new(with_library(&fake.library(), "required").serve().await);
+    let value = |metrics: &str, name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |value| value.trim().parse().expect("a number"))
+    };
+    load_until(&service, |metrics| value(metrics, "tokenmint_signing_batch_size_count ") > 0).await;
+    fake.go_wrong();
+    let wrong = "tokenmint_signing_batch_faults_total{fault=\"wrong\"} ";
+    load_until(&service, |metrics| value(metrics, wrong) > 0).await;
+    let metrics = service.metrics().await;
+    assert_eq!(value(&metrics, "tokenmint_signing_batch_enabled "), 0);
+    let batches = value(&metrics, "tokenmint_signing_batch_size_count ");
+    assert!(service.logged("the library for batch signing is broken").await.contains("ERROR"));
+    load_until(&service, |_| true).await;
+    assert_eq!(value(&service.metrics().await, "tokenmint_signing_batch_size_count "), batches);
+}

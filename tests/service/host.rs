@@ -1,0 +1,182 @@
+//! What the host may see of the process: no copy of a key as text or DER, no core dump, no other program.
+
+use std::fs;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rsa::pkcs1::EncodeRsaPrivateKey as _;
+use rsa::pkcs8::DecodePrivateKey as _;
+use rsa::traits::PrivateKeyParts as _;
+
+use crate::reload::in_memory;
+use crate::support::{KEYS, Workspace, configuration, signal, user_1};
+use crate::tls::{certificates, client};
+
+/// Parts of a key as it stands in a file, and as its numbers stand in DER.
+fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let key = rsa::RsaPrivateKey::from_pkcs8_pem(pem).expect("a key");
+    let der = key.to_pkcs1_der().expect("DER").as_bytes().to_vec();
+    let line = |number: usize| pem.lines().nth(number).expect("a line").as_bytes().to_vec();
+    vec![
+        ("PEM", line(12)),
+        ("PEM", line(20)),
+        ("DER", der[der.len() - 200..der.len() - 136].to_vec()),
+        ("d", key.d().to_bytes_be()[64..128].to_vec()),
+        ("p", key.primes()[0].to_bytes_be()[..64].to_vec()),
+        ("q", key.primes()[1].to_bytes_be()[64..].to_vec()),
+    ]
+}
+
+/// reliability.md, case 44. What signs is in memory once, in the library's own form.
+#[tokio::test]
+async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "server");
+    let tls = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", tls));
+    let service = workspace.serve().await;
+    let url = format!("https://{}/identity-token", service.address("minting"));
+    let client = client(&workspace, None);
+    let mint = async || {
+        let minted = client.post(&url).bearer_auth(crate::support::API_KEY).json(&user_1()).send().await;
+        assert_eq!(minted.expect("TLS").status().as_u16(), 200);
+    };
+    let read = |name: &str| fs::read_to_string(workspace.path(name)).expect(name);
+    let look = |when: &str| {
+        let mut found = Vec::new();
+        // The TLS key is read anew by a reload, and an open connection keeps the old configuration.
+        for (name, pem, most) in [("signing", KEYS.web.clone(), 2), ("TLS", read("server.key"), 4)] {
+            let traces = traces(&pem);
+            let hits = |trace: &[u8]| in_memory(service.pid(), trace);
+            found.extend(
+                traces.iter().map(|(what, trace)| (name, *what, hits(trace))).filter(|(.., hits)| *hits > 0),
+            );
+            let prime: Vec<u8> = traces[4].1.iter().rev().copied().collect();
+            let copies = hits(&prime);
+            assert!(
+                (1..=most).contains(&copies),
+                "{when}: the scanner finds the {name} key itself, {copies} times"
+            );
+        }
+        assert!(found.is_empty(), "{when}: {found:?}");
+    };
+    mint().await;
+    look("after the start");
+    // The files are looked at every two seconds, and read again on SIGHUP.
+    signal(service.pid(), "HUP");
+    service.logged("reloaded").await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    mint().await;
+    look("after a reload");
+}
+
+/// Runs it as another user, with its standard output in `log`, and waits for "started".
+fn start_as(uid: u32, workspace: &Workspace, wrap: &[&str]) -> (Child, u32) {
+    let binary = workspace.path("tokenmint");
+    fs::copy(env!("CARGO_BIN_EXE_tokenmint"), &binary).expect("copied");
+    let folder = workspace.path("");
+    let owned = Command::new("chown").arg("-R").arg(format!("{uid}:{uid}")).arg(&folder).status();
+    assert!(owned.expect("chown runs").success());
+    let log = fs::File::create(folder.join("log")).expect("a file");
+    let words: Vec<&str> = wrap.iter().copied().chain([binary.to_str().expect("text"), "serve"]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).current_dir(&folder).uid(uid).gid(uid).stdin(Stdio::null()).stdout(log);
+    let child = command.stderr(Stdio::null()).spawn().expect("it runs");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !fs::read_to_string(folder.join("log")).expect("the log").contains("\"started\"") {
+        assert!(Instant::now() < deadline, "not started");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let pid = child.id();
+    (child, pid)
+}
+
+fn as_user(uid: u32, script: &str) -> String {
+    let ran = Command::new("bash").args(["-c", script]).uid(uid).gid(uid).current_dir("/").output();
+    String::from_utf8_lossy(&ran.expect("bash runs").stdout).into_owned()
+}
+
+/// Cases 42, 43 and 49.
+#[test]
+fn nobody_reads_its_memory_alive_or_dead() {
+    const USER: u32 = 21_001;
+    let workspace = Workspace::new();
+    let (mut child, pid) = start_as(USER, &workspace, &[]);
+    let tried = as_user(
+        USER,
+        &format!("cat /proc/{pid}/environ /proc/{pid}/maps; head -c1 /proc/{pid}/mem; ls /proc/{pid}/fd"),
+    );
+    assert_eq!(tried, "", "another process of the same user");
+    let own = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    assert!(own.contains("Umask:\t0077"), "{own}");
+    let log = fs::read_to_string(workspace.path("log")).expect("the log");
+    assert!(!log.contains("runs as root"), "{log}");
+    // It can count its own descriptors all the same.
+    let address = log
+        .lines()
+        .find_map(|line| line.split("\"address\":\"").nth(1)?.split('"').next())
+        .expect("an address");
+    let metrics = as_user(USER, &format!("curl -s http://{address}/metrics"));
+    assert!(metrics.contains("process_open_fds"), "{metrics}");
+    signal(pid, "ABRT");
+    let ended = child.wait().expect("it ends");
+    assert!(ended.signal() == Some(6) && !ended.core_dumped(), "{ended}");
+    let files =
+        fs::read_dir(workspace.path("")).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    assert!(files.into_iter().all(|name| !name.to_string_lossy().contains("core")));
+}
+
+#[tokio::test]
+async fn root_is_told_that_it_is_root() {
+    let service = Workspace::new().serve().await;
+    service.logged("runs as root").await;
+}
+
+/// Case 50, and what happens where the kernel refuses.
+#[test]
+fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
+    let workspace = Workspace::new();
+    let trace = workspace.path("trace");
+    let trace = trace.to_str().expect("text");
+    let wrap = ["strace", "-f", "-qq", "-e", "trace=execve,execveat,fork,vfork", "-o", trace];
+    let (mut child, _) = start_as(0, &workspace, &wrap);
+    let log = fs::read_to_string(workspace.path("log")).expect("the log");
+    let address = log
+        .lines()
+        .find_map(|line| line.split("\"address\":\"").nth(1)?.split('"').next())
+        .expect("an address");
+    let key = crate::support::API_KEY;
+    let minted = as_user(
+        0,
+        &format!(
+            "curl -s -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{{\"sub\":\"a\"}}' http://{address}/identity-token"
+        ),
+    );
+    assert!(minted.contains("\"token\""), "{minted}");
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
+    let traced: u32 = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    signal(traced, "HUP");
+    std::thread::sleep(Duration::from_millis(500));
+    signal(traced, "TERM");
+    child.wait().expect("it ends");
+    let calls = fs::read_to_string(Path::new(trace)).expect("the trace");
+    let programs: Vec<&str> =
+        calls.lines().filter(|line| line.contains("exec") || line.contains("fork")).collect();
+    assert_eq!(programs.len(), 1, "only its own start: {programs:?}");
+
+    let refused = Command::new("strace")
+        .args(["-qq", "-o", trace, "-e", "trace=prctl,openat", "-e", "inject=prctl:error=EPERM:when=1+"])
+        .args([env!("CARGO_BIN_EXE_tokenmint"), "serve"])
+        .current_dir(workspace.path(""))
+        .output()
+        .expect("strace runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("can't close its memory to other processes"), "{said}");
+    assert!(
+        !fs::read_to_string(Path::new(trace)).expect("the trace").contains("WebAppKey1"),
+        "no key was opened"
+    );
+}

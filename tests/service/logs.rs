@@ -1,0 +1,154 @@
+//! A log that nobody reads, or that can't be written: minting goes on, or fails closed where the audit is required.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::Client;
+use serde_json::json;
+
+use crate::support::{API_KEY, Answer, Workspace, configuration};
+
+/// Of the bundle that makes many audit lines at a time.
+const ENTRIES: usize = 200;
+
+/// The service with a standard output of the test's choice.
+struct Started {
+    child: Child,
+    url: String,
+    client: Client,
+    _workspace: Workspace,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Started {
+    async fn with(audit: &str, stdout: impl Into<Stdio>, wrap: &[&str]) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let workspace = Workspace::new();
+        let server = format!("[server]\naudit = \"{audit}\"\n");
+        let entries: Vec<String> = (0..ENTRIES).map(|n| format!("e{n} = \"intercom.fin\"\n")).collect();
+        let bundle = format!("[bundles.many]\n{}", entries.concat());
+        let configuration = configuration()
+            .replace("127.0.0.1:0", &port.to_string())
+            .replace("[server]\n", &server)
+            .replace("\"intercom.fin\"]", "\"intercom.fin\", \"bundles.many\"]");
+        workspace.configure(&(configuration + &bundle));
+        let words: Vec<&str> =
+            wrap.iter().copied().chain([env!("CARGO_BIN_EXE_tokenmint"), "serve"]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(workspace.path("")).env_remove("RUST_LOG");
+        let child = command.stdout(stdout).stderr(Stdio::null()).spawn().expect("it runs");
+        let started =
+            Self { child, url: format!("http://{port}"), client: Client::new(), _workspace: workspace };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while started.client.get(format!("{}/livez", started.url)).send().await.is_err() {
+            assert!(Instant::now() < deadline, "not started");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        started
+    }
+
+    async fn mint(&self, sub: usize) -> Answer {
+        let request = self.client.post(format!("{}/intercom-user-jwt", self.url)).bearer_auth(API_KEY);
+        Answer::of(request.json(&json!({"user_id": sub.to_string()}))).await
+    }
+
+    /// As many audit lines as the bundle has entries.
+    async fn mint_many(&self, sub: usize) -> Answer {
+        let request = self.client.post(format!("{}/bundle", self.url)).bearer_auth(API_KEY);
+        Answer::of(request.json(&json!({"sub": sub.to_string()}))).await
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text = Answer::of(self.client.get(format!("{}/metrics", self.url))).await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
+    }
+}
+
+const DROPPED: &str = "tokenmint_log_lines_dropped_total";
+const MINTED: &str = r#"tokenmint_tokens_minted_total{caller="web",profile="intercom.fin"}"#;
+
+fn refused_unaudited(answer: &Answer) {
+    answer.refused(503, "temporarily_unavailable", None);
+    assert_eq!(answer.header("retry-after"), "1");
+}
+
+/// reliability.md, case 99.
+#[tokio::test]
+async fn minting_goes_on_with_a_full_disk_a_dead_reader_and_no_output_at_all() {
+    let full = || File::options().write(true).open("/dev/full").expect("Linux");
+    let mut dead_reader = Started::with("best-effort", Stdio::piped(), &[]).await;
+    drop(dead_reader.child.stdout.take());
+    let closed =
+        Started::with("best-effort", Stdio::null(), &["bash", "-c", "exec \"$@\" >&-", "bash"]).await;
+    for (name, service, drops) in [
+        ("full disk", Started::with("best-effort", full(), &[]).await, true),
+        ("dead reader", dead_reader, true),
+        ("closed", closed, false),
+    ] {
+        for sub in 0..50 {
+            service.mint(sub).await.ok();
+        }
+        assert_eq!(service.metric(MINTED).await, 50, "{name}");
+        let dropped = service.metric(DROPPED).await;
+        // The line at which it fails is kept, and those before it in the buffer.
+        assert!(if drops { (30..=60).contains(&dropped) } else { dropped == 0 }, "{name}: {dropped}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
+    let full = File::options().write(true).open("/dev/full").expect("Linux");
+    let service = Started::with("required", full, &[]).await;
+    for sub in 0..20 {
+        refused_unaudited(&service.mint(sub).await);
+    }
+    assert_eq!(service.metric(MINTED).await, 0);
+    let jwks = service.client.get(format!("{}/.well-known/jwks.json", service.url));
+    Answer::of(jwks).await.ok();
+
+    let hidden = Workspace::new();
+    hidden.configure(&configuration().replace("[server]\n", "[server]\naudit = \"required\"\n"));
+    let mut hidden = hidden;
+    let ran = hidden.set("RUST_LOG", "warn").run(&["serve"]);
+    assert!(ran.code() == 1 && ran.stderr.contains("RUST_LOG hides audit lines"), "{}", ran.stderr);
+}
+
+/// Mints more lines than the pipe and the buffer of 16,384 hold; the last answer.
+async fn fill(service: &Started) -> Answer {
+    let mut last = service.mint_many(0).await;
+    for sub in 1..100 {
+        last = service.mint_many(sub).await;
+    }
+    last
+}
+
+/// A reader that hangs fills the pipe, then the buffer; neither the workers nor memory have to wait for it.
+#[tokio::test]
+async fn a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well() {
+    let free = Started::with("best-effort", Stdio::piped(), &[]).await;
+    fill(&free).await.ok();
+    assert!(free.metric(DROPPED).await > 1000, "it was full");
+    free.mint(1).await.ok();
+
+    let mut strict = Started::with("required", Stdio::piped(), &[]).await;
+    refused_unaudited(&fill(&strict).await);
+    let mut log = strict.child.stdout.take().expect("piped");
+    std::thread::spawn(move || {
+        let mut piece = vec![0; 65_536];
+        while log.read(&mut piece).is_ok_and(|length| length > 0) {}
+    });
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !strict.mint(7).await.status.is_success() {
+        assert!(Instant::now() < deadline, "it never recovers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,47 @@
+//! A panic in a handler is one 500 that says nothing, is counted, and touches nobody else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tokenmint::clock::{ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
+
+use crate::in_process::InProcess;
+use crate::support::{API_KEY, Answer, Workspace};
+
+/// Breaks once, where the handler asks for a `jti`, when it is told to.
+#[derive(Default)]
+struct Broken {
+    sound: SystemRandomness,
+    breaks: AtomicBool,
+}
+
+impl Randomness for Broken {
+    fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
+        assert!(!self.breaks.swap(false, Ordering::SeqCst), "canary: what was in hand");
+        self.sound.fill(into)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_one_500_that_says_nothing_and_is_counted() {
+    let randomness = Arc::new(Broken::default());
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let service = InProcess::with(Arc::new(Workspace::new()), clock, randomness.clone()).await;
+    // With an id of its own a request needs no randomness at the door.
+    let ask = async || {
+        let request = service.client.post(format!("{}/oauth-assertion", service.url)).bearer_auth(API_KEY);
+        let request = request.header("X-Request-Id", "mine").json(&json!({}));
+        tokio::time::timeout(Duration::from_secs(5), Answer::of(request)).await.expect("an answer")
+    };
+    ask().await.ok();
+    randomness.breaks.store(true, Ordering::SeqCst);
+    let broken = ask().await;
+    let description = broken.refused(500, "server_error", None);
+    assert!(description.contains("its log has a line") && !broken.text.contains("canary"), "{description}");
+    assert_eq!(broken.header("connection"), "close", "its body may not have been read");
+    ask().await.ok();
+    assert_eq!(service.metric("tokenmint_panics_total").await, "tokenmint_panics_total 1");
+    assert!(service.metric(r#"tokenmint_refusals_total{error="server_error"}"#).await.ends_with(" 1"));
+}

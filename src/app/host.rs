@@ -33,6 +33,17 @@ pub fn harden() -> Result<(), Unsafe> {
     Ok(())
 }
 
+/// Descriptors for all that isn't a connection from outside: files, sockets to Salesforce, the runtime's own.
+const RESERVED: u64 = 64;
+
+/// How many connections each of `listeners` may have, so that none takes the last descriptor from another: health and
+/// metrics are answered also while strangers hold all that the minting listener has.
+pub fn room_for_connections(listeners: usize) -> usize {
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };
+    let room = descriptors - RESERVED.min(descriptors / 2);
+    usize::try_from(room).unwrap_or(usize::MAX) / listeners.max(1)
+}
+
 /// What is safe enough to start with, and should be mended.
 pub fn concerns() -> impl Iterator<Item = &'static str> {
     let root = geteuid()

@@ -144,16 +144,22 @@ impl Listener {
         let open = metrics.connections.with_label_values(&[self.name]);
         let refused = metrics.connections_refused.with_label_values(&[self.name]);
         let http = http();
+        let mut pausing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             let stream = match accepted {
-                Ok(stream) => stream,
+                Ok(stream) => {
+                    pausing = false;
+                    stream
+                }
                 Err(error) if is_about_the_peer(&error) => continue,
                 Err(error) => {
-                    tracing::warn!(listener = self.name, %error, "can't accept connections for a moment");
+                    if !std::mem::replace(&mut pausing, true) {
+                        tracing::warn!(listener = self.name, %error, "can't accept connections for a moment");
+                    }
                     tokio::time::sleep(NO_DESCRIPTOR).await;
                     continue;
                 }
@@ -192,9 +198,9 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
         let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
         return serve(http, stream, Connected { router, peer }, stop).await;
     };
-    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+    if let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream))).await {
         let peer = Some(Arc::new(Peer { names: names(&stream), uid }));
-        serve(http, stream, Connected { router, peer }, stop).await;
+        Box::pin(serve(http, stream, Connected { router, peer }, stop)).await;
     }
 }
 
@@ -235,8 +241,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     service: Connected,
     stop: CancellationToken,
 ) {
-    let connection = http.serve_connection(TokioIo::new(Wire::new(stream)), service);
-    tokio::pin!(connection);
+    // In a box of its own: pinned where it stands, it would be there twice.
+    let mut connection = Box::pin(http.serve_connection(TokioIo::new(Wire::new(stream)), service));
     // What goes wrong on a connection is the client's doing, and the client knows.
     tokio::select! {
         _ = connection.as_mut() => {}

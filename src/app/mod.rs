@@ -242,7 +242,14 @@ impl App {
         let Self { service, listeners, .. } = self;
         let tasks = TaskTracker::new();
         let closing = CancellationToken::new();
-        let connections = service.limits.connections;
+        let room = host::room_for_connections(listeners.len());
+        let connections = service.limits.connections.min(room);
+        if connections < service.limits.connections {
+            tracing::warn!(
+                connections,
+                "the host gives fewer descriptors than server.limits.connections needs: raise its limit (ulimit -n)"
+            );
+        }
         for (listener, places) in listeners {
             let router = router(&service, places);
             let metrics = service.metrics.clone();

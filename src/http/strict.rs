@@ -4,7 +4,7 @@
 
 use ::http::header::{ALLOW, HOST};
 use ::http::{HeaderValue, Method, Version};
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 
 use super::Refusal;
@@ -14,9 +14,8 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 /// The refusal, if there is one.
 pub(super) fn refusal(request: &Request) -> Option<Response> {
     let malformed = |message| Some(Refusal::Malformed(message).into_response());
-    // A route says itself which methods it has.
-    let routed = request.extensions().get::<MatchedPath>().is_some();
-    if *request.method() == Method::CONNECT || (*request.method() == Method::TRACE && !routed) {
+    // TRACE is one more method that no route has.
+    if request.method() == Method::CONNECT {
         return Some(([(ALLOW, METHODS)], Refusal::MethodNotAllowed).into_response());
     }
     let uri = request.uri();

@@ -1,5 +1,6 @@
 //! Slow and strange clients: each is answered or closed in time, and none holds up the others.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -173,4 +174,137 @@ async fn a_signature_that_waited_too_long_is_503_and_counted() {
     ] {
         assert!(metrics.contains(&line), "no {line} in {metrics}");
     }
+}
+
+/// Seconds of processor time that a process has taken.
+fn processor_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn limit_descriptors(pid: u32, most: u64) {
+    let limit = format!("--nofile={most}:20000");
+    let set = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
+    assert!(set.expect("prlimit runs").success());
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("alive").count()
+}
+
+/// reliability.md, case 63: the host has no descriptor left.
+#[tokio::test]
+async fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() {
+    let service = Workspace::new().serve().await;
+    let mut kept = say(&service, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut piece = [0; 4096];
+    assert!(kept.read(&mut piece).await.expect("an answer") > 0);
+    limit_descriptors(service.pid(), 10);
+    let waiting = say(&service, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let before = processor_time(service.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let taken = processor_time(service.pid()) - before;
+    assert!(taken < 0.4, "{taken} s of 2 s");
+    // Who was there is served.
+    kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+    assert!(kept.read(&mut piece).await.expect("an answer") > 0);
+    limit_descriptors(service.pid(), 20_000);
+    let (said, took) = until_closed(waiting).await;
+    assert!(said.starts_with("HTTP/1.1 200") && took < Duration::from_secs(2), "{took:?} {said}");
+    assert_eq!(service.log().matches("can't accept connections").count(), 1, "one line an outage");
+}
+
+/// Strangers hold all that the minting listener may have: whoever watches still gets in.
+#[tokio::test]
+async fn each_listener_has_descriptors_of_its_own() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace(
+        "listen = \"127.0.0.1:0\"\n",
+        "listen = \"127.0.0.1:0\"\n[server.ops]\nlisten = \"127.0.0.1:0\"\n",
+    ));
+    let service = workspace.serve_after("ulimit -n 96").await;
+    let mut open = Vec::new();
+    for _ in 0..200 {
+        open.push(say(&service, "GET /livez").await);
+    }
+    let health = async || {
+        let mut ops = TcpStream::connect(service.address("ops")).await.expect("connected");
+        ops.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("written");
+        let (said, took) = until_closed(ops).await;
+        assert!(said.starts_with("HTTP/1.1 200") && took < Duration::from_secs(1), "{took:?} {said}");
+    };
+    health().await;
+    service.logged("raise its limit").await;
+    assert!(!service.log().contains("can't accept connections"), "{}", service.log());
+    drop(open);
+    health().await;
+}
+
+/// Case 52: a client that asks and asks, and reads nothing.
+#[tokio::test]
+async fn who_takes_no_answer_is_cut_off() {
+    let service = Workspace::new().serve().await;
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    let address = service.address("minting").parse().expect("an address");
+    let mut stream = socket.connect(address).await.expect("connected");
+    let start = Instant::now();
+    let requests = "GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    // Until it takes no more requests either, and then until it hangs up.
+    let cut_off = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(15), cut_off).await.expect("cut off");
+    let took = start.elapsed();
+    assert!(Duration::from_secs(4) < took && took < Duration::from_secs(9), "{took:?}");
+    assert!(service.metrics().await.contains("tokenmint_connections{listener=\"minting\"} 1"));
+}
+
+/// Goal G-19, in the form that CI runs. Each connection costs some 15 KiB, most of it hyper's buffer for a head, so that
+/// `CONNECTIONS=10000` takes thrice the 48 MiB of the goal.
+#[tokio::test]
+async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
+    use std::io::Write as _;
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let own = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own }).expect("up to its own maximum");
+    let asked = std::env::var_os("CONNECTIONS").and_then(|count| count.to_str()?.parse().ok());
+    let hostile: usize = asked.unwrap_or(2_000);
+    let service = Workspace::new().serve().await;
+    let base = descriptors(service.pid());
+    let patterns = [
+        "",
+        "POST /iden",
+        "GET /livez HTTP/1.1\r\nHost: x\r\nX-A: ",
+        "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+    ];
+    let mut open = Vec::with_capacity(hostile);
+    let start = Instant::now();
+    for n in 0..hostile {
+        let mut stream = std::net::TcpStream::connect(service.address("minting")).expect("connected");
+        stream.write_all(patterns[n % patterns.len()].as_bytes()).expect("written");
+        open.push(stream);
+        // The host's queue of connections to accept may be short, and one that finds it full is tried again a second later.
+        if n % 50 == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (took, most) = (start.elapsed(), descriptors(service.pid()) - base);
+    let anonymous = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("alive");
+        let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number") >> 10
+    };
+    let (held, deadline) = (anonymous(), Instant::now() + Duration::from_millis(6500));
+    while descriptors(service.pid()) > base + 2 {
+        assert!(Instant::now() < deadline, "{} descriptors are left", descriptors(service.pid()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!(
+        "{hostile} connections in {took:?}, {most} at once: {held} MiB, {} MiB when they were gone",
+        anonymous()
+    );
+    assert!(held <= 48, "{held} MiB");
 }

@@ -131,6 +131,15 @@ impl Workspace {
         Ran::of(child.wait_with_output().expect("it ends"))
     }
 
+    /// As `serve`, from a shell that has run `setting` before.
+    pub async fn serve_after(&self, setting: &str) -> Running {
+        let binary = self.command(&["serve"]);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("{setting}; exec \"$0\" serve")]).arg(binary.get_program());
+        shell.current_dir(self.folder.path()).stdin(Stdio::null()).env_remove("RUST_LOG");
+        Running::start(shell).await
+    }
+
     /// Starts the service and waits until it answers.
     pub async fn serve(&self) -> Running {
         Running::start(self.command(&["serve"])).await

@@ -183,7 +183,7 @@ def strange_protocols():
             "an HTTP/2 reset flood": frame + (headers_frame + b"\0\0\4\3\0\0\0\0\1\0\0\0\x08") * 2000,
             "an HTTP/2 ping flood": frame + (b"\0\0\x08\6\0\0\0\0\0" + bytes(8)) * 2000,
             "a TLS hello": hello,
-            "TRACE": b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "TRACE": b"TRACE /identity-token HTTP/1.1\r\nHost: x\r\n\r\n",
             "CONNECT": b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n",
             "OPTIONS *": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
             "HTTP/0.9": b"GET /livez\r\n\r\n",

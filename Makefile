@@ -4,19 +4,20 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples browser image drill drill-short soak docs bench guard deploy-check
+.PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard deploy-check
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
 	$(CARGO) run --locked --quiet -- dev
 
 # Everything that CI runs.
-test: lint unit guard interop drill-short examples browser image
+test: lint unit guard interop drill-short chaos-short examples browser image
 
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
+	tests/chaos/run --check
 
 # The service over real sockets, and the units. strace shows what the service asks of the kernel.
 unit:
@@ -38,6 +39,14 @@ drill drill-short:
 	tests/interop/setup
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python tests/drill/run
+
+# Every fault of our list, by its number: what was seen, and how long until all was well. FULL=1 takes the full counts and a
+# release build. chaos-short leaves out the tests of tests/service, which `unit` runs.
+chaos-short: export CHAOS_SCENARIOS_ONLY = 1
+chaos chaos-short:
+	tests/chaos/setup
+	$(CARGO) build --locked $(if $(FULL),--release)
+	FULL=$(FULL) TOKENMINT_BIN=$(CURDIR)/target/$(if $(FULL),release,debug)/tokenmint tests/chaos/run
 
 # Ten thousand reloads leave memory, descriptors and threads as they are.
 soak:

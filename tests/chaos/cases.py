@@ -1,0 +1,221 @@
+"""Every case of reference/reliability.md, section B, by its number, and what shows the right behaviour.
+
+A row is `number, fault, what is right, *shown by`. What shows it is one or several of
+
+- `rust(…)`: tests of tests/service, by `module::test`;
+- `play("module:function")`: a scenario of this folder;
+- `other("…", "file")`: another suite, and the file or target that it lives in;
+- `open_(…)`: nothing does, and why.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rust:
+    tests: tuple
+
+
+@dataclass(frozen=True)
+class Play:
+    scenario: str
+
+
+@dataclass(frozen=True)
+class Other:
+    what: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Open:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Case:
+    number: int
+    fault: str
+    right: str
+    shown_by: tuple
+
+
+def rust(*tests):
+    return Rust(tests)
+
+
+play, open_ = Play, Open
+
+
+def other(what, where):
+    return Other(what, where)
+
+
+DRILL = other("make drill", "tests/drill/run")
+IMAGE = other("make image", "tests/image")
+LEAKS = play("leaks:leak_scan")
+STORM = play("malformed:malformed_requests")
+SLOW = play("clients:slow_clients")
+STRANGE = play("clients:strange_protocols")
+CLOCK = play("host:clock_steps")
+
+ROWS = [
+    # B-1 Callers and authorization
+    (1, "no, wrong, malformed, two API keys", "the same 401; two headers 400; never logged",
+     rust("callers::no_key_a_wrong_key_and_a_malformed_header_get_the_same_401", "callers::a_key_is_taken_from_one_header_and_nowhere_else"), LEAKS),
+    (2, "guessing a key by timing", "one look-up of the hash, one comparison",
+     open_("no timing test: what is compared is the SHA-256 of what was sent, which nobody can approach byte by byte")),
+    (3, "a caller asks for another's profile or subject", "403 by policy",
+     rust("callers::a_caller_gets_what_it_is_allowed_and_nothing_else", "callers::subjects_are_those_of_the_profile_and_of_the_caller")),
+    (4, "a caller uses other endpoints", "403 or 404; ops on a listener of its own",
+     rust("callers::a_caller_gets_what_it_is_allowed_and_nothing_else", "listeners::the_public_listener_shows_keys_and_nothing_else_and_ops_moves_away")),
+    (5, "a stolen key mints for all customers", "budget of subjects, audit line each, counted",
+     rust("policy::a_caller_names_so_many_subjects_a_minute_and_no_more", "secrecy::each_mint_leaves_one_audit_line_without_the_token_or_the_subject")),
+    (6, "policy skipped on a cache hit", "policy first, always", rust("exchange::a_hit_never_skips_the_caller_s_policy")),
+    (7, "claims that set iss, aud, exp …", "400", rust("minting::a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered",
+     "refusals::a_bad_body_is_a_400_that_names_the_field")),
+    (8, "strange ttl", "400; exp at most iat + max", rust("refusals::a_bad_body_is_a_400_that_names_the_field"), STORM),
+    (9, "strange subjects", "400, never normalised", rust("refusals::a_bad_body_is_a_400_that_names_the_field"), STORM),
+    (10, "duplicate JSON keys", "400 at each depth", rust("refusals::a_bad_body_is_a_400_that_names_the_field"), STORM),
+    (11, "array, trailing data, BOM, nesting, wrong type, gzip", "400 or 415, no panic",
+     rust("refusals::a_bad_body_is_a_400_that_names_the_field", "refusals::a_wrong_content_type_or_encoding_is_415"), STORM),
+    (12, "unknown fields", "400", rust("refusals::a_bad_body_is_a_400_that_names_the_field", "refusals::the_other_endpoints_are_as_strict")),
+    (13, "identity token as assertion, and the reverse", "refused: other key, aud, iss",
+     rust("key_files::one_key_behind_two_doors_is_a_warning", "sandbox::login::what_isnt_signed_with_the_apps_key_is_an_invalid_assertion")),
+    (14, "replay of an assertion", "short life, fresh jti",
+     rust("minting::an_assertion_has_the_claims_of_rfc_7523_and_a_jti_of_its_own", "sandbox::login::an_assertion_with_a_jti_works_once_and_one_without_again"), DRILL),
+    (15, "X-Forwarded-For, Host spoofed", "never read; no URL is built from Host",
+     rust("strict::what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered", "publishing::the_same_files_make_the_same_bytes_after_a_restart_and_on_every_replica")),
+    (16, "a browser calls", "no CORS header; OPTIONS 405", rust("callers::a_browser_is_given_no_leave")),
+    # B-2 Keys and JWKS
+    (17, "RSA of 512, 1024, 2047, 16384 bits", "refused by name", rust("key_files::each_bad_key_is_refused_by_name_and_never_shown")),
+    (18, "e = 1, 3, even, huge", "refused", rust("key_files::each_bad_key_is_refused_by_name_and_never_shown")),
+    (19, "ROCA, small factors, close primes", "refused", rust("key_files::each_bad_key_is_refused_by_name_and_never_shown")),
+    (20, "CRT numbers corrupted", "refused at load; no bad signature leaves",
+     rust("key_files::each_bad_key_is_refused_by_name_and_never_shown",
+          "batch::whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_last"),
+     open_("no bit is flipped in aws-lc's own numbers at run time: it checks each RSA signature itself before it returns it")),
+    (21, "something else in the key file", "refused, and what it is is said", rust("key_files::each_bad_key_is_refused_by_name_and_never_shown",
+     "key_files::an_encrypted_key_opens_with_a_passphrase_from_a_file_or_the_environment")),
+    (22, "certificate of another key, expired, soon expired", "refused, replaced, warned of",
+     rust("key_files::a_certificate_that_is_not_the_key_s_is_refused", "publishing::a_certificate_that_runs_out_gives_way_to_a_derived_one",
+          "publishing::a_certificate_with_less_than_thirty_days_is_warned_of")),
+    (23, "one kid for two keys, or for a new key", "refused",
+     rust("rotation::a_lone_key_that_takes_another_s_place_is_refused_and_so_is_another_key_of_the_same_id", "key_files::a_key_directory_that_makes_no_sense_is_explained")),
+    (24, "private members in the JWKS", "impossible", rust("secrecy::no_private_number_is_published"), LEAKS),
+    (25, "n and e in another form than RFC 7518's", "canonical", rust("publishing::a_set_holds_each_key_with_its_certificate_and_nothing_private"),
+     other("make interop", "tests/interop/test_jwks.py")),
+    (26, "a new key signs before it is known", "published a lead before", rust("rotation::a_schedule_that_takes_verifiers_by_surprise_is_refused_with_the_dates_that_work"), DRILL),
+    (27, "an old key goes while its tokens live", "stays until they are over", rust("rotation::a_key_is_published_then_signs_then_is_published_only_then_is_gone"), DRILL),
+    (28, "replicas out of step", "JWKS from files and clock alone", rust("rotation::replicas_publish_the_same_bytes_whenever_they_started"), DRILL),
+    (29, "a leaked key", "gone from JWKS and signing in five seconds, its tokens dropped",
+     rust("rotation::a_retired_key_leaves_signing_and_the_jwks_of_a_running_service", "exchange::access_tokens_that_were_got_with_a_retired_key_are_dropped")),
+    (30, "caching of the JWKS in the window", "max-age a quarter of the lead, ETag, 304",
+     rust("rotation::caches_let_go_of_a_set_within_a_quarter_of_the_lead", "rotation::a_verifier_is_told_304_until_the_set_changes")),
+    (31, "1,000 verifiers fetch at once", "all answered, one body", play("clients:jwks_storm")),
+    (32, "all keys bad", "no port opens; once running, the last good stay",
+     rust("key_files::the_service_does_not_open_a_port_with_a_bad_key", "reload::a_key_file_that_is_cut_off_at_any_byte_changes_nothing")),
+    # B-3 Key files, configuration, reload
+    (33, "key files that others can read or change", "refused, on the opened descriptor",
+     rust("key_files::a_key_that_others_can_read_is_refused_as_openssh_does", "key_files::a_key_of_root_that_only_our_group_can_read_is_fine")),
+    (34, "a half-written key", "the old one stays", rust("reload::a_key_file_that_is_cut_off_at_any_byte_changes_nothing")),
+    (35, "new key, old certificate", "refused until they fit", rust("reload::a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate")),
+    (36, "Kubernetes turns `..data`", "taken over in five seconds, never mixed", rust("reload::a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate")),
+    (37, "no change notices from the file system", "it looks for itself", rust("reload::a_change_is_taken_over_within_five_seconds_without_any_signal")),
+    (38, "SIGHUP with a broken configuration", "the old one stays whole", rust("reload::two_hundred_broken_configurations_change_nothing",
+     "reload::what_cannot_change_without_a_restart_says_so_and_changes_nothing")),
+    (39, "SIGHUP storms, before the start is over", "never kills",
+     rust("reload::a_thousand_sighups_a_second_never_kill_and_cost_no_token", "reload::a_sighup_before_the_start_is_over_is_kept", "listeners::sighup_never_kills")),
+    (40, "a leak by reloads", "memory, descriptors, threads flat", rust("reload::a_retired_key_leaves_memory"), other("make soak", "tests/soak/main.rs")),
+    (41, "secrets in environment, arguments, dumps", "none", rust("secrecy::no_secret_comes_out_anywhere"), LEAKS),
+    # B-4 Memory and host
+    (42, "core dump", "none", rust("host::nobody_reads_its_memory_alive_or_dead", "host::no_program_is_started_and_no_key_is_read_where_memory_stays_open")),
+    (43, "a debugger of the same user", "refused", rust("host::nobody_reads_its_memory_alive_or_dead")),
+    (44, "copies of a key in memory", "no PEM, no DER", rust("host::no_copy_of_a_key_is_left_in_memory_as_text_or_der")),
+    (45, "a retired key in memory", "gone", rust("reload::a_retired_key_leaves_memory", "reload::a_key_whose_life_is_over_leaves_memory_by_itself")),
+    (46, "swap", "warned of", open_("a test would have to switch swap on for the whole host")),
+    (47, "secrets in a panic, in Debug, in errors", "none", rust("panics::a_panic_is_one_500_that_says_nothing_and_is_counted"), LEAKS),
+    (48, "secrets in metrics, errors", "none", rust("refusals::no_refusal_repeats_what_was_sent"), LEAKS),
+    (49, "root, umask, read-only root", "warned; 0077; runs", rust("host::root_is_told_that_it_is_root", "host::nobody_reads_its_memory_alive_or_dead"), IMAGE),
+    (50, "fork, exec", "never", rust("host::no_program_is_started_and_no_key_is_read_where_memory_stays_open")),
+    # B-5 HTTP surface
+    (51, "slowloris", "closed in five seconds and one", rust("connections::whoever_sends_no_whole_request_in_five_seconds_is_closed"), SLOW),
+    (52, "slow body, slow reading", "closed in five seconds and one", SLOW),
+    (53, "idle connections by the thousand", "closed, descriptors back, memory bounded", SLOW),
+    (54, "long headers, many headers, long URL", "431 or 414, closed", rust("refusals::what_is_too_large_is_refused_before_it_is_read"), STORM),
+    (55, "large, endless, oversized chunked bodies", "413 or 400", rust("refusals::what_is_too_large_is_refused_before_it_is_read",
+     "strict::a_chunked_body_is_bounded_and_the_last_of_its_connection"), STORM),
+    (56, "CL+TE, two CL, bare LF, two Host …", "400, and nothing behind it is answered",
+     rust("strict::what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered", "strict::no_body_is_taken_for_a_request")),
+    (57, "HTTP/2 preface, resets, pings", "closed: HTTP/1.1 only", STRANGE),
+    (58, "TLS on the plain port, TRACE, CONNECT, OPTIONS *, HTTP/0.9, whole URL", "400, 405 or closed", STRANGE),
+    (59, "Expect: 100-continue by a stranger", "401 before 100", rust("connections::a_stranger_is_not_asked_for_its_body")),
+    (60, "100 pipelined requests, half-closed client", "in order; done with",
+     rust("connections::pipelined_requests_are_answered_in_order", "strict::a_half_closed_connection_is_done_with")),
+    (61, "CRLF, ESC, JSON in what is logged", "one line an event, escaped", LEAKS),
+    (62, "response splitting", "no input in headers; a harmful request id is replaced", rust("minting::a_request_id_is_kept_if_harmless_and_made_if_not"), LEAKS),
+    (63, "no descriptors left", "no busy loop, ops answers, recovers", play("clients:no_descriptors_left")),
+    (64, "one connection too many", "closed within a second, counted; ops answers",
+     rust("connections::one_connection_too_many_is_closed_at_once_and_a_place_comes_back"), play("clients:connection_cap")),
+    (65, "panic in a handler", "one 500 that says nothing, counted", rust("panics::a_panic_is_one_500_that_says_nothing_and_is_counted")),
+    (66, "malformed requests", "0 panics, 0 unexpected 5xx, 0 hangs, memory flat", STORM),
+    # B-6 Upstream
+    (67, "Salesforce down, black-holed, bad TLS", "kept tokens serve, else 503; minting unaffected",
+     rust("exchange::an_outage_is_sat_out", "exchange::a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else")),
+    (68, "latency, a byte a second, stalls", "5 s in all, no hit waits",
+     rust("exchange::a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else", "exchange::a_token_is_renewed_behind_the_answer_and_the_old_one_serves_if_that_fails")),
+    (69, "an outage of half an hour", "unexpired tokens served, one try a minute", rust("exchange::an_outage_is_sat_out")),
+    (70, "429 with any Retry-After", "honoured within 1 s and 15 min", rust("exchange::retry_after_is_honoured_within_a_second_and_a_quarter_of_an_hour")),
+    (71, "400 invalid_grant", "remembered for a minute, explained", rust("exchange::salesforce_s_no_is_explained_and_remembered_for_a_minute")),
+    (72, "LOGIN_RATE_EXCEEDED", "that user stops", rust("exchange::logins_are_budgeted_far_below_salesforce_s_limit")),
+    (73, "200 with nonsense", "502, nothing kept", rust("exchange::a_wrong_answer_is_never_kept_or_repeated", "storm::five_thousand_exchanges_through_every_fault_keep_nothing_wrong")),
+    (74, "endless or huge answer", "given up at 64 KiB", rust("exchange::a_wrong_answer_is_never_kept_or_repeated")),
+    (75, "redirects", "not followed", rust("exchange::a_wrong_answer_is_never_kept_or_repeated", "storm::five_thousand_exchanges_through_every_fault_keep_nothing_wrong")),
+    (76, "instance_url of somebody else", "refused", rust("exchange::a_wrong_answer_is_never_kept_or_repeated")),
+    (77, "token_url to the inside", "https, but for loopback; refused at load", rust("configuration::each_bad_configuration_is_refused_by_field_and_line")),
+    (78, "one user's token for another", "never", rust("exchange::no_token_ever_reaches_another_user")),
+    (79, "1,000 callers at once, cold and at expiry", "one exchange", rust("exchange::a_thousand_callers_at_once_are_one_request_cold_and_at_expiry")),
+    (80, "callers hang up", "one exchange, kept", rust("exchange::whoever_hangs_up_neither_cancels_nor_repeats_the_exchange")),
+    (81, "no expires_in; a session ends early", "conservative life; rejected_token", rust("exchange::the_life_is_salesforce_s_word_where_it_gives_one",
+     "exchange::a_rejected_token_is_dropped_once_however_many_say_so", "storm::a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so")),
+    (82, "a cache full of one-off users", "bounded; the budget holds", rust("exchange::no_token_ever_reaches_another_user", "exchange::logins_are_budgeted_far_below_salesforce_s_limit")),
+    (83, "restart storm", "budget across restarts", rust("exchange::logins_are_budgeted_far_below_salesforce_s_limit")),
+    (84, "clock skew to Salesforce", "shown, never followed", rust("doctor::healthy::a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_finding"),
+     open_("that the metric shows it has no test")),
+    (85, "Salesforce closes an idle connection", "one retry where no byte came", rust("storm::five_thousand_exchanges_through_every_fault_keep_nothing_wrong")),
+    # B-7 Time
+    (86, "the clock jumps: -1 h, +1 h, +1 d, 1970, 2100", "tokens by the wall clock, right life, no failure", CLOCK),
+    (87, "a backward jump lengthens a kept token", "whichever clock says so first", rust("exchange::a_token_ends_by_whichever_clock_says_so_first")),
+    (88, "suspended for two hours", "no expired token is served", play("host:stopped_for_two_hours")),
+    (89, "a forward jump expires everything", "one exchange each, within the budget",
+     rust("exchange::a_thousand_callers_at_once_are_one_request_cold_and_at_expiry", "exchange::logins_are_budgeted_far_below_salesforce_s_limit")),
+    (90, "leap second, 2038", "64-bit seconds", CLOCK),
+    (91, "a key's time comes while it is stopped", "right at the first request", rust("rotation::a_process_that_slept_over_the_change_wakes_up_right")),
+    # B-8 Process, resources, operations
+    (92, "SIGTERM with slow and idle clients", "requests finish; gone in ten seconds", rust("listeners::sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do")),
+    (93, "rolling restart of two replicas behind haproxy", "0 lost, 0 5xx", play("proxies:rolling_restart")),
+    (94, "kill -9 of one of two", "at most what was in flight; ready in half a second", play("proxies:killed")),
+    (95, "port taken, IPv6 off", "plain failure, 1", rust("listeners::a_taken_port_is_a_plain_failure")),
+    (96, "three times too many signatures (RSA-4096)", "goodput, health and JWKS fast, 503 with Retry-After",
+     rust("connections::a_full_signing_queue_is_503_with_retry_after_and_health_goes_on"), play("overload:overloaded")),
+    (97, "CPU throttled", "sheds, no timeouts inside", open_("needs a cgroup of its own, which a CI container doesn't give; case 96 overloads the cores that are there")),
+    (98, "64 MB of memory", "never killed at the caps", open_("needs a cgroup of its own, which a CI container doesn't give; memory is measured in cases 53 and 66")),
+    (99, "log disk full, pipe blocked, reader dead", "minting goes on, drops counted; `audit = \"required\"` refuses",
+     rust("logs::minting_goes_on_with_a_full_disk_a_dead_reader_and_no_output_at_all", "logs::a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well",
+          "logs::with_a_required_audit_nothing_leaves_that_is_not_logged")),
+    (100, "1,000 scrapes at once; invented names", "all answered; no new series", play("clients:metrics_storm")),
+    (101, "the kernel gives no random bytes", "no port, no key", play("host:no_random_bytes")),
+    (102, "deadlock, lock across await", "none", other("clippy: await_holding_lock is an error", "Cargo.toml"),
+     open_("no loom model: state is swapped whole (arc-swap), and the drill and the reload storms run through it")),
+    (103, "upgrade with mixed replicas", "the same JWKS bytes", rust("publishing::the_same_files_make_the_same_bytes_after_a_restart_and_on_every_replica"),
+     open_("there is no release yet to upgrade from")),
+    (104, "malicious or yanked dependency", "--locked, checked, listed", other("--locked in every target", "Makefile"),
+     open_("cargo-deny and the list of what is inside come with branch fuzz")),
+    (105, "image with shell, root, setuid", "none of them", IMAGE),
+    (106, "a key that became unusable", "found at load", rust("key_files::each_bad_key_is_refused_by_name_and_never_shown"),
+     open_("no check once a minute: a key in memory that was good at load fails each signature by itself, with 500 and a log line")),
+    (107, "desync behind nginx on errors", "0 crossed answers", play("proxies:behind_nginx")),
+    (108, "time to recover after every fault", "a hundred good answers within five seconds", other("the last column of this table", "tests/chaos/deployment.py")),
+]
+
+CASES = [Case(number, fault, right, shown_by) for number, fault, right, *shown_by in ROWS]

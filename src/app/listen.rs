@@ -158,6 +158,11 @@ fn http() -> http1::Builder {
     http
 }
 
+/// Answers one connection with `router` as a listener does: for who brings a stream of their own, as the fuzzer.
+pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, router: Router) {
+    serve(&http(), stream, TowerToHyperService::new(router), CancellationToken::new()).await;
+}
+
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     http: &http1::Builder,
     stream: S,

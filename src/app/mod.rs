@@ -34,6 +34,7 @@ use crate::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
+pub use listen::answer;
 use reload::{InForce, Reloader, Source};
 use watch::{Fingerprint, Watched};
 

@@ -21,6 +21,7 @@ mod key_files;
 mod listeners;
 mod minting;
 mod openapi;
+mod policy;
 mod publishing;
 mod refusals;
 mod reload;

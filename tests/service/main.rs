@@ -30,5 +30,6 @@ mod rotation;
 mod sandbox;
 mod secrecy;
 mod storm;
+mod supply;
 mod support;
 mod troubleshooting;

@@ -21,7 +21,8 @@ mod key_files;
 mod listeners;
 mod minting;
 mod openapi;
-mod policy;
+
+mod properties;
 mod publishing;
 mod refusals;
 mod reload;

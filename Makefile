@@ -4,7 +4,8 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard deploy-check
+.PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard \
+	deploy-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
@@ -15,6 +16,7 @@ test: lint unit guard interop drill-short chaos-short deploy-check examples brow
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	tests/chaos/run --check
@@ -51,6 +53,38 @@ chaos chaos-short:
 # Ten thousand reloads leave memory, descriptors and threads as they are.
 soak:
 	RELOADS=10000 $(CARGO) test --locked --release --test soak -- --nocapture
+
+# Each door from a stranger's hand: what libFuzzer makes of fuzz/seeds, for FUZZ_SECONDS (60) each. fuzz/run says more.
+fuzz:
+	fuzz/run
+
+fuzz-short:
+	FUZZ_PROFILE=short FUZZ_SECONDS=5 fuzz/run
+
+# Licences, bans and sources of all that is built in.
+deny: $(TOKENMINT_TOOLS)/bin/cargo-deny
+	$< --locked check --deny warnings bans licenses sources
+
+# Against the RustSec database, which is fetched from GitHub.
+advisories: $(TOKENMINT_TOOLS)/bin/cargo-deny
+	$< --locked check advisories
+
+# All that the binary is made of, as CycloneDX, in target/tokenmint.cdx.json. The same commit gives the same file.
+sbom: $(TOKENMINT_TOOLS)/bin/cargo-cyclonedx
+	$(CARGO) fetch --locked --quiet
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $< cyclonedx --quiet --format json --spec-version 1.5 \
+		--target "$$(uname -m)-unknown-linux-musl" --override-filename tokenmint.cdx
+	sed 's|file://$(CURDIR)|file:///tokenmint|' tokenmint.cdx.json >target/tokenmint.cdx.json
+	rm tokenmint.cdx.json
+
+CARGO_DENY = 0.20.2
+CARGO_CYCLONEDX = 0.5.9
+$(TOKENMINT_TOOLS)/bin/cargo-deny: TOOL = cargo-deny@$(CARGO_DENY)
+$(TOKENMINT_TOOLS)/bin/cargo-cyclonedx: TOOL = cargo-cyclonedx@$(CARGO_CYCLONEDX)
+# Not optimized: they run for a second.
+$(TOKENMINT_TOOLS)/bin/cargo-%:
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
+		$(CARGO) install --locked --quiet --root $(TOKENMINT_TOOLS) $(TOOL)
 
 # The backends of examples/, each started as its reader would, with a service behind it.
 examples:

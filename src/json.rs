@@ -169,6 +169,80 @@ impl<'de> Visitor<'de> for Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Any value whose objects have no doubles.
+    fn json() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::Bool),
+            any::<i64>().prop_map(|n| Json::Number(n.into())),
+            any::<u64>().prop_map(|n| Json::Number(n.into())),
+            (-1e15..1e15).prop_map(|n| serde_json::Number::from_f64(n).map_or(Json::Null, Json::Number)),
+            any::<String>().prop_map(Json::String),
+        ];
+        leaf.prop_recursive(5, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Json::Array),
+                prop::collection::btree_map("[a-c\"\u{e9}]{0,3}", inner, 0..5)
+                    .prop_map(|members| Json::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Puts a member of an object in it a second time, before or behind the first; where that may be done in
+    /// several places, in the `nth`. The path of the double.
+    fn double(json: &mut Json, nth: &mut usize, value: &Json) -> Option<String> {
+        match json {
+            Json::Object(members) => {
+                for (name, inner) in members.iter_mut() {
+                    if let Some(path) = double(inner, nth, value) {
+                        return Some(format!("{name}.{path}"));
+                    }
+                }
+                let (name, _) = members.get(*nth % members.len().max(1))?;
+                if let Some(fewer) = nth.checked_sub(1) {
+                    *nth = fewer;
+                    return None;
+                }
+                let name = name.clone();
+                members.push((name.clone(), value.clone()));
+                Some(name)
+            }
+            Json::Array(items) => items
+                .iter_mut()
+                .enumerate()
+                .find_map(|(at, item)| double(item, nth, value).map(|path| format!("{at}.{path}"))),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_unaltered(json in json()) {
+            prop_assert_eq!(json.doubled(), None);
+            let text = serde_json::to_string(&json).expect("writable");
+            prop_assert_eq!(Json::parse(text.as_bytes()), Ok(json));
+        }
+
+        #[test]
+        fn a_double_is_found_wherever_it_stands(json in json(), nth in 0..8_usize, value in json()) {
+            let mut doubled = json;
+            if let Some(path) = double(&mut doubled, &mut nth.clone(), &value) {
+                let text = serde_json::to_string(&doubled).expect("writable");
+                prop_assert_eq!(Json::parse(text.as_bytes()).expect("JSON").doubled(), Some(path));
+            }
+        }
+
+        /// Whatever the bytes: no panic, and what is taken means the same to a reader of the usual kind.
+        #[test]
+        fn what_is_taken_means_the_same_to_others(text in "[\\[\\]{}\",:0-9eE.+\\-a\\\\u ]{0,12}") {
+            if let Ok(json) = Json::parse(text.as_bytes()) && json.doubled().is_none() {
+                let theirs: serde_json::Value = serde_json::from_str(&text).expect("JSON to others too");
+                prop_assert_eq!(serde_json::to_value(&json).expect("writable"), theirs);
+            }
+        }
+    }
 
     #[test]
     fn a_double_is_found_at_any_depth() {

@@ -235,6 +235,11 @@ fn http() -> http1::Builder {
     http
 }
 
+/// Answers one connection with `router` as a listener does: for who brings a stream of their own, as the fuzzer.
+pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, router: Router) {
+    serve(&http(), stream, Connected { router, peer: None }, CancellationToken::new()).await;
+}
+
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     http: &http1::Builder,
     stream: S,

@@ -38,6 +38,7 @@ use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
+pub use listen::answer;
 use reload::{InForce, Reloader, Source};
 use supervisor::Sockets;
 use watch::{Fingerprint, Watched};

@@ -380,9 +380,10 @@ impl Inner {
             kid,
             obtained_at: now,
             expires_at: now.plus(life),
-            expires_steady: steady + life,
+            // `expires_in` is theirs, and may be any number.
+            expires_steady: steady.saturating_add(life),
             renew_at: now.plus(renew_after),
-            renew_steady: steady + renew_after,
+            renew_steady: steady.saturating_add(renew_after),
         })
     }
 

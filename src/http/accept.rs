@@ -72,6 +72,41 @@ fn thousandths(weight: &str) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 9110, section 12.5.1, in another way: the quality of a type is that of the closest range.
+    fn quality(ranges: &[(usize, u16)], subtype: usize) -> (u16, usize) {
+        let closest = ranges.iter().filter(|(range, _)| [0, 1, subtype].contains(range)).max();
+        closest.map_or((0, 0), |(range, quality)| (*quality, (*range).min(2)))
+    }
+
+    proptest! {
+        #[test]
+        fn the_better_of_the_two_is_answered(
+            ranges in prop::sample::subsequence(vec![0_usize, 1, 2, 3, 4], 1..5).prop_shuffle(),
+            qualities in prop::collection::vec(0..=1000_u16, 5),
+            capitals in any::<bool>(),
+            space in "[ \t]{0,2}",
+        ) {
+            const NAMES: [&str; 5] = ["*/*", "application/*", "application/json", "application/jwt", "text/html"];
+            let ranges: Vec<(usize, u16)> = ranges.into_iter().zip(qualities).collect();
+            let written = |(range, quality): &(usize, u16)| {
+                let name = NAMES[*range];
+                let name = if capitals { name.to_uppercase() } else { name.to_owned() };
+                format!("{space}{name}{space};{space}q={}.{:03}{space}", quality / 1000, quality % 1000)
+            };
+            let mut headers = HeaderMap::new();
+            let text = ranges.iter().map(written).collect::<Vec<_>>().join(",");
+            headers.insert(ACCEPT, text.parse().expect("a header value"));
+            let (json, jwt) = (quality(&ranges, 2), quality(&ranges, 3));
+            let expected = match (json.0, jwt.0) {
+                (0, 0) => None,
+                _ if jwt > json => Some(Form::Jwt),
+                _ => Some(Form::Json),
+            };
+            prop_assert_eq!(Form::accepted(&headers), expected, "{}", text);
+        }
+    }
 
     #[test]
     fn the_bare_token_is_had_by_asking_for_it() {

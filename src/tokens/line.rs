@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 /// `J` is what somebody wants done, `R` what becomes of it.
 pub(super) struct Line<J, R> {
     state: Mutex<State<J, R>>,
-    cores: usize,
     /// How many may wait.
     places: usize,
     /// For how long.
@@ -77,7 +76,7 @@ pub(super) enum NoTurn {
 impl<J, R> Line<J, R> {
     pub fn new(cores: usize, places: usize, patience: Duration, depth: IntGauge) -> Arc<Self> {
         let state = State { free: cores, tickets: 0, waiting: VecDeque::new() };
-        Arc::new(Self { state: Mutex::new(state), cores, places, patience, depth })
+        Arc::new(Self { state: Mutex::new(state), places, patience, depth })
     }
 
     /// Waits until it is `job`'s turn, or somebody else has done it.
@@ -86,9 +85,8 @@ impl<J, R> Line<J, R> {
             let mut state = self.state();
             if let Some(free) = state.free.checked_sub(1) {
                 state.free = free;
-                let busy = self.cores - free;
                 drop(state);
-                return Ok(Turn::Core(Core { line: self.clone(), busy }, job));
+                return Ok(Turn::Core(Core { line: self.clone() }, job));
             }
             if state.waiting.len() >= self.places {
                 return Err(NoTurn::Full);
@@ -167,15 +165,6 @@ struct Popped<J, R> {
 /// The right to keep one core busy.
 pub(super) struct Core<J, R> {
     line: Arc<Line<J, R>>,
-    /// Cores in use when this was taken, with it.
-    busy: usize,
-}
-
-impl<J, R> Core<J, R> {
-    /// Whether nobody else had a core.
-    pub const fn is_only(&self) -> bool {
-        self.busy == 1
-    }
 }
 
 impl<J, R> Drop for Core<J, R> {
@@ -186,7 +175,7 @@ impl<J, R> Drop for Core<J, R> {
             let _ = place.turn.send(Turn::Late);
         }
         if let Some(Place { job, turn, .. }) = first {
-            let core = Self { line: self.line.clone(), busy: self.line.cores };
+            let core = Self { line: self.line.clone() };
             let _ = turn.send(Turn::Core(core, job));
         }
     }
@@ -241,7 +230,6 @@ mod tests {
         let line = line(2, 10);
         let first = core(line.turn(1).now_or_never(), 1);
         let second = core(line.turn(2).now_or_never(), 2);
-        assert!(first.is_only() && !second.is_only());
         let (mut third, mut fourth) = (pin!(line.turn(3)), pin!(line.turn(4)));
         assert!(third.as_mut().now_or_never().is_none() && fourth.as_mut().now_or_never().is_none());
         assert_eq!(line.depth.get(), 2);

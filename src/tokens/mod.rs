@@ -154,6 +154,22 @@ impl Lifetime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_life_is_what_was_asked_within_the_bounds_or_none(
+            asked in prop::option::of(prop_oneof![0..100_000_u64, any::<u64>()]),
+            ttl in 60..86_400_u64,
+            longer in 0..86_400_u64,
+        ) {
+            let max_ttl = ttl + longer;
+            let life = Lifetime::choose(asked, Duration::from_secs(ttl), Duration::from_secs(max_ttl));
+            let wanted = asked.unwrap_or(ttl);
+            let expected = (60..=max_ttl).contains(&wanted).then_some(Lifetime(Duration::from_secs(wanted)));
+            prop_assert_eq!(life.ok(), expected);
+        }
+    }
 
     fn minted(life: i64) -> Minted {
         let issued_at = UnixTime::from_seconds(1_000);

@@ -3,10 +3,10 @@
 //! A signature keeps a core busy for a third of a millisecond, of RSA-4096 for nearly two. At most as many run at
 //! once as there are cores, on the runtime's own threads; the rest stand in a [`Line`] for at most [`PATIENCE`].
 //!
-//! - Who has a core while others are at work, or could sign for others, [steps back](step_back) once before it signs:
-//!   all that is ready runs first. So health and JWKS wait for one signature at most, every request reaches the line instead of an endless
-//!   queue inside the runtime, and the deadline counts from where it should. It needs a runtime that looks at its
-//!   sockets after each task (`event_interval(1)`, see `app`).
+//! - Who has a core [steps back](step_back) once before it signs: all that is ready runs first. So health and JWKS
+//!   wait for one signature at most, every request reaches the line instead of an endless queue inside the runtime,
+//!   and the deadline counts from where it should. It needs a runtime that looks at its sockets after each task
+//!   (`event_interval(1)`, see `app`).
 //! - With a library for [`Batch`]es, who has a core then signs for the others in line too: those that are there, up to
 //!   eight with itself, if so many pay. It never waits for more, and who is alone signs as ever. A batch that takes
 //!   long (RSA-4096: ten milliseconds) first hands the rest of the thread's work to another thread.
@@ -95,10 +95,9 @@ impl Signer {
         let job = Job { key: key.clone(), digest: hash(algorithm, message) };
         match self.line.turn(job).await.map_err(|no_turn| self.refuse(no_turn))? {
             Turn::Done(made) => signature.copy_from_slice(&made?),
-            Turn::Core(core, job) => {
-                if !core.is_only() || self.batch.is_some() {
-                    step_back().await;
-                }
+            Turn::Core(_core, job) => {
+                // Also who is alone: on a host with one core everybody is.
+                step_back().await;
                 self.lead(&job, asked, signature)?;
             }
             Turn::Late => return Err(self.refuse(NoTurn::Late)),
@@ -160,6 +159,7 @@ impl Signer {
         MintError::Overloaded
     }
 }
+
 /// Lets all run that is ready now. Not tokio's `yield_now`, which with `event_interval(1)` comes back before it.
 async fn step_back() {
     let mut stepped = false;

@@ -74,6 +74,26 @@ mod tests {
                 prop_assert_eq!(subject.as_str(), text);
             }
         }
+
+        #[test]
+        fn what_is_taken_keeps_every_rule(text in any::<String>()) {
+            if Subject::parse("sub", text.clone()).is_ok() {
+                prop_assert!((1..=200).contains(&text.chars().count()));
+                prop_assert_eq!(text.trim(), &text);
+                prop_assert!(!text.chars().any(|c| c.is_control() || is_invisible(c)));
+            }
+        }
+
+        #[test]
+        fn a_character_that_nobody_sees_spoils_it_wherever_it_stands(
+            text in "[a-z]{1,20}",
+            at in 0..21_usize,
+            hidden in r"[\x00-\x1f\x7f-\u{9f}\u{ad}\u{200b}-\u{200f}\u{202a}-\u{202e}\u{2066}-\u{2069}\u{feff}\u{e0000}-\u{e007f}]",
+        ) {
+            let mut spoilt = text.clone();
+            spoilt.insert_str(at.min(text.len()), &hidden);
+            prop_assert!(Subject::parse("sub", spoilt).is_err());
+        }
     }
 
     #[test]

@@ -1,0 +1,101 @@
+//! What tokenmint is built from: nothing that could change between two builds, and nothing that signs but aws-lc.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+use crate::rooms::files;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Of each package in that lock file: its version, and what it depends on.
+fn locked(file: &str) -> BTreeMap<(String, String), Vec<String>> {
+    let text = fs::read_to_string(root().join(file)).expect("a lock file");
+    let lock: toml::Table = text.parse().expect("TOML");
+    let packages = lock["package"].as_array().expect("packages").iter();
+    let text = |value: &toml::Value| value.as_str().expect("text").to_owned();
+    let package = |package: &toml::Value| {
+        let dependencies = package.get("dependencies").and_then(toml::Value::as_array);
+        (
+            (text(&package["name"]), text(&package["version"])),
+            dependencies.into_iter().flatten().map(text).collect(),
+        )
+    };
+    packages.map(package).collect()
+}
+
+/// RUSTSEC-2023-0071: private-key operations of the crate `rsa` tell their key by their time. It reads, checks and makes keys,
+/// and signs and decrypts nothing: neither here, nor in a library of ours behind our back. The ignored advisory in `deny.toml`
+/// rests on this.
+#[test]
+fn nothing_signs_or_decrypts_with_the_crate_rsa() {
+    const READS: [&str; 4] = ["keys/pem.rs", "keys/policy.rs", "keys/private.rs", "doctor/jwk.rs"];
+    let uses = Regex::new(r"(^|[^\w:])rsa::").expect("a pattern");
+    let secret = Regex::new(
+        r"rsa::(pkcs1v15|pss|oaep|signature|traits|hazmat)|Pkcs1v15|Oaep\b|RandomizedSigner|RandomizedDecryptor|jsonwebtoken::encode",
+    );
+    let secret = secret.expect("a pattern");
+    for (name, _, text) in files() {
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            assert!(!secret.is_match(line), "{name} signs or decrypts with rsa, not aws-lc: {line}");
+            assert!(!uses.is_match(line) || READS.contains(&name.as_str()), "{name} uses rsa: {line}");
+        }
+    }
+    for ((package, _), dependencies) in locked("Cargo.lock") {
+        let uses_rsa = dependencies.iter().any(|name| name == "rsa" || name.starts_with("rsa "));
+        assert!(!uses_rsa || package == "tokenmint", "{package} uses the crate rsa: for what?");
+    }
+}
+
+/// A build without `--locked` takes whatever has been published since.
+#[test]
+fn every_build_takes_the_locked_versions() {
+    let mut scripts: Vec<PathBuf> =
+        ["Makefile", "Dockerfile", "README.md", ".ci/run", "fuzz/run"].map(|name| root().join(name)).into();
+    for folder in ["tests", "benches", "docs", "examples", "keys.example"] {
+        collect(&root().join(folder), &mut scripts);
+    }
+    // Within backquotes it is a word of a sentence.
+    let builds = Regex::new(
+        r#"(?m)^.*(?:[^`\w]|^)(?:cargo|\$\(CARGO\)|CARGO:-cargo\}"?)\s+(?:b|build|r|run|t|test|bench|check|clippy|doc|install|metadata|tree|deny|rustc)\b.*$"#,
+    );
+    let builds = builds.expect("a pattern");
+    let mut seen = 0;
+    for path in scripts {
+        // What isn't text has no commands.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for line in builds.find_iter(&text) {
+            seen += 1;
+            assert!(line.as_str().contains("--locked"), "{}: {}", path.display(), line.as_str());
+        }
+    }
+    assert!(seen >= 12, "only {seen} builds found; does the pattern still fit?");
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && !path.ends_with("node_modules") {
+            collect(&path, found);
+        } else if path.is_file() && path.extension().is_none_or(|extension| extension != "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// What is fuzzed is what ships.
+#[test]
+fn the_fuzzer_has_the_versions_of_the_service() {
+    let ours: BTreeSet<_> = locked("Cargo.lock").into_keys().collect();
+    let own = ["tokenmint-fuzz", "libfuzzer-sys", "arbitrary"];
+    for (name, version) in locked("fuzz/Cargo.lock").into_keys() {
+        assert!(
+            own.contains(&name.as_str()) || ours.contains(&(name.clone(), version.clone())),
+            "fuzz/Cargo.lock has {name} {version}: cp Cargo.lock fuzz/ && (cd fuzz && cargo update --workspace)"
+        );
+    }
+}

@@ -11,7 +11,7 @@ run:
 	$(CARGO) run --locked --quiet -- dev
 
 # Everything that CI runs.
-test: lint unit guard interop drill-short chaos-short examples browser image
+test: lint unit guard interop drill-short chaos-short deploy-check examples browser image
 
 lint:
 	$(CARGO) fmt --check

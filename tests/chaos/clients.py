@@ -243,9 +243,11 @@ def metrics_storm():
 
 
 def flood(service, port, path, count, rounds, same):
-    """All connections ask at once, several times over."""
+    """All connections ask at once, several times over; one that was closed for idling, behind a slow client, asks anew."""
     began = time.monotonic()
-    seen = Load(port, fetching(path), connections=count, count=count * rounds, keep_bodies=same is not None).start().wait()
+    keep = same is not None
+    load = Load(port, fetching(path), connections=count, count=count * rounds, keep_bodies=keep, again=True)
+    seen = load.start().wait()
     expect(not seen.lost and set(seen.statuses) == {200}, f"{seen.lost} lost, {dict(seen.statuses)}")
     expect(not seen.crossed, f"{seen.crossed} crossed answers")
     expect(same is None or len(seen.bodies) == 1, f"{len(seen.bodies)} bodies")

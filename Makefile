@@ -20,6 +20,7 @@ lint:
 
 # The service over real sockets, and the units.
 unit:
+	tests/cache/setup
 	$(CARGO) test --locked
 
 # Other people's libraries and tools verify what it makes.

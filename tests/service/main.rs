@@ -30,6 +30,7 @@ mod rotation;
 mod salesforce_metadata;
 mod sandbox;
 mod secrecy;
+mod shared_cache;
 mod storm;
 mod support;
 mod troubleshooting;

@@ -74,7 +74,7 @@ pub(super) fn distinct_api_keys(root: &Section<'_>, callers: &BTreeMap<Name, Cal
     }
 }
 
-fn hex32(text: &str) -> Option<[u8; 32]> {
+pub(super) fn hex32(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;

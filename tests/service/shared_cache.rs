@@ -545,6 +545,7 @@ async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let first = replicas.all[0].oauth().await.ok()["access_token"].clone();
     let fresh = replicas.fresh().await;
+    two_keys(&fresh, 1_796_176_000, "");
     two_keys(&fresh, 1_795_176_000, "retired = true");
     let next = fresh.oauth().await.ok();
     assert_eq!(next["cached"], false);

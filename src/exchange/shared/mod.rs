@@ -308,7 +308,7 @@ impl SharedCache {
         }
         // It may be another server now, or the same with an older memory: all that it knows is read again before
         // anybody asks it.
-        progress.seen = FROM_THE_FIRST.to_owned();
+        FROM_THE_FIRST.clone_into(&mut progress.seen);
         let connected = async {
             let mut connection = self.link.connect().await?;
             let mut write = cmd("SET");

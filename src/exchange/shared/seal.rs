@@ -103,8 +103,8 @@ impl Seal {
     }
 }
 
-fn derive(secret: &Prk, info: &[u8], into: &mut [u8; 32]) {
-    let derived = secret.expand(&[info], HKDF_SHA256).and_then(|output| output.fill(into));
+fn derive(secret: &Prk, purpose: &[u8], into: &mut [u8; 32]) {
+    let derived = secret.expand(&[purpose], HKDF_SHA256).and_then(|output| output.fill(into));
     derived.expect("32 bytes are what HKDF-SHA256 gives");
 }
 

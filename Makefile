@@ -25,6 +25,7 @@ lint:
 unit:
 	tests/batch/setup
 	command -v strace >/dev/null || (apt-get update && apt-get install -y --no-install-recommends strace)
+	tests/cache/setup
 	$(CARGO) test --locked
 
 # Other people's libraries and tools verify what it makes.

@@ -76,6 +76,10 @@ pub struct Metrics {
     pub cache_requests: IntCounterVec,
     /// Access tokens that are kept.
     pub cache_entries: IntGauge,
+    /// Questions to the cache that replicas share, by `result`.
+    pub shared_cache_requests: IntCounterVec,
+    /// 1 while the shared cache answers, by `store`; there only where one is configured.
+    pub shared_cache_up: IntGaugeVec,
     /// The share of the login budget that is used, by `profile`.
     pub login_budget_used: GaugeVec,
     /// Our clock minus Salesforce's.
@@ -222,6 +226,16 @@ impl Metrics {
                 &["profile", "result"],
             ),
             cache_entries: make.gauge("token_cache_entries", "Access tokens that are kept."),
+            shared_cache_requests: make.counters(
+                "shared_cache_requests_total",
+                "Questions to the cache that replicas share, by result.",
+                &["result"],
+            ),
+            shared_cache_up: make.int_gauges(
+                "shared_cache_up",
+                "1 while the cache that replicas share answers, 0 while each replica keeps its own tokens.",
+                &["store"],
+            ),
             login_budget_used: make.gauges(
                 "login_budget_used_ratio",
                 "Used share of the budget of requests to Salesforce, by profile.",

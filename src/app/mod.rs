@@ -219,8 +219,8 @@ impl App {
             );
         }
         let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
-        let server = Arc::new(config.server);
-        let in_force = InForce { service: service.clone(), server, tls, public_tls, files, read };
+        let (server, cache) = (Arc::new(config.server), Arc::new(config.cache));
+        let in_force = InForce { service: service.clone(), server, cache, tls, public_tls, files, read };
         Ok(Self { service, listeners, in_force })
     }
 
@@ -306,7 +306,12 @@ fn service(
         metrics: metrics.clone(),
     };
     let state = state_directory(config);
-    let exchanger = Exchanger::new(tools, config.server.limits.token_cache as u64, Some(&state))?;
+    let exchanger = Exchanger::new(
+        tools,
+        config.server.limits.token_cache as u64,
+        Some(&state),
+        config.cache.redis.as_ref(),
+    )?;
     let guard = Guard::new(config.server.limits.remints, &*randomness)?;
     Ok(Service {
         rooms: ArcSwap::from_pointee(rooms),

@@ -19,7 +19,7 @@ use super::listen::TlsInForce;
 use super::watch::{Fingerprint, Watched};
 use super::{Loaded, rooms, supervisor};
 use crate::callers::Rule;
-use crate::config::{Config, Environment, Invalid, KeyId, Problem, Server};
+use crate::config::{Cache, Config, Environment, Invalid, KeyId, Problem, Server};
 use crate::http::{Rooms, Service};
 use crate::keys::State;
 use crate::metrics::{Client, Metrics};
@@ -53,6 +53,7 @@ impl Source {
 pub(super) struct InForce {
     pub service: Arc<Service>,
     pub server: Arc<Server>,
+    pub cache: Arc<Cache>,
     pub tls: Option<TlsInForce>,
     pub public_tls: Option<TlsInForce>,
     /// What was last read, whatever came of it.
@@ -164,6 +165,7 @@ impl Reloader {
             .server
             .settled_differences(&self.in_force.server)
             .into_iter()
+            .chain(config.cache.settled_differences(&self.in_force.cache))
             .map(|field| {
                 let message = "can't change while the service runs: put it back, or restart";
                 Problem::new(field, "the configuration", message)

@@ -4,6 +4,7 @@
 //! - What a profile, bundle or caller refers to exists.
 //! - Nothing here opens a key file: that is the business of the room `keys`.
 
+mod cache;
 mod names;
 mod parse;
 pub(crate) mod section;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
+pub use cache::{Cache, Redis, RedisUrl};
 pub use names::{
     Algorithm, ClientName, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern,
     plain_text,
@@ -42,6 +44,7 @@ pub const SHORTEST_TTL: Duration = Duration::from_mins(1);
 
 pub struct Config {
     pub server: Server,
+    pub cache: Cache,
     pub keysets: BTreeMap<Name, Keyset>,
     pub identity: BTreeMap<Name, Identity>,
     pub oauth: BTreeMap<Name, Oauth>,

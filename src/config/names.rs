@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::net::IpAddr;
 
 use regex::Regex;
 use serde::Serialize;
@@ -304,9 +305,14 @@ impl HttpsUrl {
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Addresses in URLs of a scheme that the URL standard doesn't know, such as `redis://`, come as names.
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Domain(name)) => {
+            name == "localhost"
+                || name.ends_with(".localhost")
+                || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        }
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,

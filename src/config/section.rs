@@ -278,10 +278,14 @@ pub(crate) fn text(node: &Node) -> Result<Zeroizing<String>, String> {
 
 /// `"90s"`, `"1h"`, `"24h"`; whole seconds.
 pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
-    const FORM: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
-    let text = text(node).map_err(|_| FORM.to_owned())?;
-    let duration = humantime::parse_duration(&text).map_err(|_| FORM.to_owned())?;
+    let duration =
+        brief_duration(node).map_err(|()| r#"must be a duration, as "90s", "55m" or "24h""#.to_owned())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }
+}
+
+/// `"50ms"` too.
+pub(crate) fn brief_duration(node: &Node) -> Result<Duration, ()> {
+    humantime::parse_duration(&text(node).map_err(drop)?).map_err(drop)
 }
 
 /// `16384` or `"16 KiB"`.

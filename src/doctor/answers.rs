@@ -127,7 +127,7 @@ pub async fn ask(
     let metrics = Arc::new(Metrics::new());
     let signer = Arc::new(Signer::new(1, 1, None, &metrics));
     let tools = Tools { signer, clock: clock.clone(), randomness, metrics: metrics.clone() };
-    let exchanger = Exchanger::new(tools, 1 << 20, state.as_deref())?;
+    let exchanger = Exchanger::new(tools, 1 << 20, state.as_deref(), None)?;
     let profiles = Profiles::new(config, ring);
     let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
     let subject = subject.unwrap_or_else(nobody);

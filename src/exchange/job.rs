@@ -45,6 +45,8 @@ pub(super) struct Obtained {
 pub(super) enum Life {
     Until(UnixTime),
     For(Duration),
+    /// Nothing was said: the rule of the job holds.
+    Unsaid,
 }
 
 /// Everything that makes a token somebody's, hashed.
@@ -52,6 +54,14 @@ pub(super) enum Life {
 pub(super) struct CacheKey([u8; 32]);
 
 impl CacheKey {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Each part goes in with its length, so that no two lists of parts are one.
     fn of(parts: &[&[u8]]) -> Self {
         let mut context = Context::new(&SHA256);
@@ -90,6 +100,36 @@ impl Job {
             Self::Oauth(profile) => profile.signing_kid(now),
             Self::Messaging { profile, .. } => profile.signing_kid(now),
         }
+    }
+
+    /// Whether a token that was got with that key may be handed out: it isn't retired, nor of another keyset.
+    pub fn knows(&self, kid: &KeyId) -> bool {
+        match self {
+            Self::Oauth(profile) => profile.knows(kid),
+            Self::Messaging { profile, .. } => profile.knows(kid),
+        }
+    }
+
+    /// The life of a token of which Salesforce says nothing.
+    pub fn assumed_life(&self) -> Duration {
+        match self {
+            Self::Oauth(profile) => profile.access_token_ttl,
+            Self::Messaging { .. } => CHANNEL_DEFAULT,
+        }
+    }
+
+    /// Whether a token and what came with it are what Salesforce gives for this job, and for nobody else.
+    pub fn accepts(&self, token: &str, about: &About) -> bool {
+        is_token(token)
+            && match (self, about) {
+                (Self::Oauth(profile), About::Oauth { instance_url, .. }) => {
+                    is_salesforce(instance_url, &profile.token_url)
+                }
+                (Self::Messaging { subject, .. }, About::Messaging { subject: session, .. }) => {
+                    is_verified(session, subject)
+                }
+                _ => false,
+            }
     }
 
     /// Whose token it is. Which key signs is no part of that: a token outlives the turn of its key, and a rotation
@@ -270,7 +310,7 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, Exchang
     let life = expiry(token)
         .map(Life::Until)
         .or_else(|| seconds.map(Duration::from_secs).map(Life::For))
-        .unwrap_or(Life::For(profile.access_token_ttl));
+        .unwrap_or(Life::Unsaid);
     Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Oauth {
@@ -299,7 +339,7 @@ fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Obtained, Exchange
     Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Messaging { last_event_id, subject: session.to_owned() },
-        life: expiry(token).map_or(Life::For(CHANNEL_DEFAULT), Life::Until),
+        life: expiry(token).map_or(Life::Unsaid, Life::Until),
     })
 }
 
@@ -327,7 +367,7 @@ fn is_salesforce(url: &str, token_url: &HttpsUrl) -> bool {
 
 /// The `exp` of an access token that is a JWT. Unverified: it is Salesforce's to us, and only shortens what we
 /// keep.
-fn expiry(unverified_token: &str) -> Option<UnixTime> {
+pub(super) fn expiry(unverified_token: &str) -> Option<UnixTime> {
     let payload =
         unverified_token.split('.').nth(1).filter(|_| unverified_token.matches('.').count() == 2)?;
     let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;

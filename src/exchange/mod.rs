@@ -7,15 +7,18 @@
 //!   correction of the host's time prolongs it.
 //! - Failures are remembered, hosts in trouble left alone, logins budgeted: nothing here can be made to ask
 //!   Salesforce as often as callers ask us.
+//! - Replicas may share what they keep (`shared`); each goes on alone when they can't.
 //! - Nothing is kept that was got with a key that has been taken away since.
 //! - Nothing is kept of an answer that isn't whole, verified and in Salesforce's own domains.
 //! - Who may ask is decided before, on every request; a hit is no permission.
 
+mod attempt;
 mod budget;
 mod circuit;
 mod exchanger;
 mod job;
 pub mod meaning;
+mod shared;
 mod upstream;
 
 use std::sync::Arc;
@@ -24,10 +27,11 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
-use crate::clock::UnixTime;
+use crate::clock::{Clock, Randomness, UnixTime};
 use crate::config::KeyId;
 use crate::tokens::MintError;
 pub use exchanger::{Exchanger, NoClient, Tools};
+use job::{Life, Obtained};
 use meaning::Meaning;
 use upstream::Fault;
 pub use upstream::{Seen, look};
@@ -40,18 +44,60 @@ pub struct AccessToken {
     pub kid: KeyId,
     pub obtained_at: UnixTime,
     pub expires_at: UnixTime,
+    /// Salesforce said nothing of its life.
+    assumed: bool,
     /// The steady clock's view of the same.
     expires_steady: Duration,
     renew_at: UnixTime,
     renew_steady: Duration,
 }
 
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum About {
     Oauth { instance_url: String, scope: Option<String>, id: Option<String> },
     Messaging { last_event_id: String, subject: String },
 }
 
+/// When something is looked at, by both clocks, and a number between 0 and 1.
+struct Moment {
+    now: UnixTime,
+    steady: Duration,
+    chance: f64,
+}
+
+impl Moment {
+    fn new(clock: &dyn Clock, randomness: &dyn Randomness) -> Self {
+        Self { now: clock.now(), steady: clock.steady(), chance: chance(randomness) }
+    }
+}
+
+/// Between 0 and 1; without randomness just in between, as only spreading depends on it.
+fn chance(randomness: &dyn Randomness) -> f64 {
+    let mut byte = [0];
+    randomness.fill(&mut byte).map_or(0.5, |()| f64::from(byte[0]) / 255.0)
+}
+
 impl AccessToken {
+    /// A token that was obtained then and lives for `left` from now on; with a moment for its renewal that differs a
+    /// little from the others'.
+    fn new(obtained: Obtained, kid: KeyId, obtained_at: UnixTime, left: Duration, moment: &Moment) -> Self {
+        let Moment { now, steady, chance } = *moment;
+        let age = Duration::from_secs(u64::try_from(obtained_at.seconds_until(now)).unwrap_or(0));
+        let renew_after = age.saturating_add(left).mul_f64(0.1_f64.mul_add(chance, 0.65)).saturating_sub(age);
+        Self {
+            secret: obtained.secret,
+            about: obtained.about,
+            kid,
+            obtained_at,
+            expires_at: now.plus(left),
+            assumed: obtained.life == Life::Unsaid,
+            expires_steady: steady.saturating_add(left),
+            renew_at: now.plus(renew_after),
+            renew_steady: steady.saturating_add(renew_after),
+        }
+    }
+
     fn lives(&self, now: UnixTime, steady: Duration) -> bool {
         now < self.expires_at && steady < self.expires_steady
     }
@@ -73,9 +119,10 @@ impl AccessToken {
 }
 
 /// A token as it is handed out.
+#[derive(Clone)]
 pub struct Served {
     pub token: Arc<AccessToken>,
-    /// Whether it was there before this request.
+    /// Whether it was there before this request, here or in the shared cache.
     pub cached: bool,
 }
 

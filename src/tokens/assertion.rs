@@ -69,6 +69,11 @@ impl OauthProfile {
         self.template.signing_kid(now)
     }
 
+    /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
+    pub fn knows(&self, kid: &KeyId) -> bool {
+        self.template.knows(kid)
+    }
+
     /// # Errors
     /// No key signs now, the signer is overloaded, or there is no randomness for a `jti`.
     pub async fn mint(

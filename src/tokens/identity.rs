@@ -56,6 +56,11 @@ impl IdentityProfile {
         self.template.signing_kid(now)
     }
 
+    /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
+    pub fn knows(&self, kid: &KeyId) -> bool {
+        self.template.knows(kid)
+    }
+
     /// Whether it speaks of such subjects at all.
     pub fn covers(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))

@@ -37,6 +37,12 @@ impl Template {
         self.position(now).map(|position| &self.keyset.keys[position].kid)
     }
 
+    /// Whether a key of that id is one of the set, or was until its life was over; a retired one is none.
+    pub fn knows(&self, kid: &KeyId) -> bool {
+        let past = self.keyset.past.iter().filter(|past| past.life.is_some()).map(|past| &past.kid);
+        self.keyset.keys.iter().map(|key| &key.kid).chain(past).any(|known| known == kid)
+    }
+
     fn position(&self, now: UnixTime) -> Result<usize, MintError> {
         self.keyset.signing(now).ok_or_else(|| {
             let next = self.keyset.keys.iter().filter_map(|key| key.life.signs_from).min();

@@ -3,7 +3,7 @@
 use crate::support::{KEYS, Workspace, configuration};
 
 /// What to change in a good configuration -> the field to blame and a part of the message.
-const BAD: [(&str, &str, &str, &str); 61] = [
+const BAD: [(&str, &str, &str, &str); 69] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -72,6 +72,35 @@ const BAD: [(&str, &str, &str, &str); 61] = [
     ),
     ("[server]\n", "server = 1\n[other]\n", "server", "must be a table"),
     ("[server]\n", "[serve]\n", "serve", "did you mean `server`?"),
+    // [cache]
+    ("[server]\n", "[cache]\nmemcached = 1\n[server]\n", "cache.memcached", "unknown key"),
+    ("[server]\n", "[cache.redis]\nkey = \"x\"\n[server]\n", "cache.redis.url", "is missing"),
+    ("[server]\n", "[cache.redis]\nurl = \"redis://127.0.0.1\"\n[server]\n", "cache.redis.key", "is missing"),
+    ("[server]\n", "[cache.redis]\nkey = \"canary\"\n[server]\n", "cache.redis.key", "openssl rand -hex 32"),
+    (
+        "[server]\n",
+        "[cache.redis]\ntimeout = \"1m\"\n[server]\n",
+        "cache.redis.timeout",
+        "between 1ms and 5s",
+    ),
+    (
+        "[server]\n",
+        "[cache.redis]\nurl = \"redis://cache.example\"\n[server]\n",
+        "cache.redis.url",
+        "only for loopback",
+    ),
+    (
+        "[server]\n",
+        "[cache.redis]\nurl = \"rediss://u:p@cache.example\"\n[server]\n",
+        "cache.redis.url",
+        "must not hold a password",
+    ),
+    (
+        "[server]\n",
+        "[cache.redis]\npassword = \"a\"\npassword_file = \"b\"\n[server]\n",
+        "cache.redis.password",
+        "given twice",
+    ),
     // [keysets]
     ("directory = \"keys/web\"\n", "", "keysets.web.directory", "exactly one of"),
     (

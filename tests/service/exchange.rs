@@ -21,7 +21,7 @@ use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, sha256_hex, unve
 
 /// How the fake answers the next requests.
 #[derive(Clone)]
-enum Mood {
+pub enum Mood {
     Well,
     Error(u16, Value, Option<&'static str>),
     Text(u16, &'static str),
@@ -36,9 +36,9 @@ enum Mood {
 
 /// Salesforce as far as these tests need it: it counts, and answers in the mood it is in.
 #[derive(Clone)]
-struct Fake(Arc<FakeState>);
+pub struct Fake(Arc<FakeState>);
 
-struct FakeState {
+pub struct FakeState {
     mood: Mutex<Mood>,
     asked: AtomicUsize,
     probed: AtomicUsize,
@@ -48,7 +48,7 @@ struct FakeState {
 }
 
 impl Fake {
-    async fn start(clock: Arc<ManualClock>) -> (Self, String) {
+    pub async fn start(clock: Arc<ManualClock>) -> (Self, String) {
         let fake = Self(Arc::new(FakeState {
             mood: Mutex::new(Mood::Well),
             asked: AtomicUsize::new(0),
@@ -69,11 +69,11 @@ impl Fake {
         (fake, url)
     }
 
-    fn is(&self, mood: Mood) {
+    pub fn is(&self, mood: Mood) {
         *self.0.mood.lock().expect("not poisoned") = mood;
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.0.asked.load(Ordering::SeqCst)
     }
 
@@ -639,14 +639,14 @@ async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token(
 }
 
 /// A key directory of `oauth.crm` with two keys, the second signing from `from`, and a word on the first.
-fn two_keys(house: &House, from: i64, first: &str) {
+pub fn two_keys(house: &InProcess, from: i64, first: &str) {
     house.workspace.write_key("keys/crm/CrmKey2.key", &KEYS.web512);
     let schedule = format!(
         "[[key]]\nkid = \"CrmKey1\"\nsign_from = 2026-01-01T00:00:00Z\n{first}\n[[key]]\nkid = \"CrmKey2\"\nsign_from = {}\n",
         UnixTime::from_seconds(from)
     );
     house.workspace.write("keys/crm/keyset.toml", &schedule);
-    house.service.reload();
+    house.reload();
 }
 
 /// Access tokens outlive the turn of the key that they were got with: a rotation is no storm of logins.

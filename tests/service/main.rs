@@ -37,6 +37,7 @@ mod rotation;
 mod salesforce_metadata;
 mod sandbox;
 mod secrecy;
+mod shared_cache;
 mod storm;
 mod strict;
 mod supervisor;

@@ -159,7 +159,7 @@ fn uid(node: &Node) -> Result<u32, String> {
         .ok_or_else(|| "must be the number of a user, as `id -u` prints it".to_owned())
 }
 
-fn hex32(text: &str) -> Option<[u8; 32]> {
+pub(super) fn hex32(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;

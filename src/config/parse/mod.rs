@@ -3,6 +3,7 @@
 //! A section's fields are all read before the first `?`, so that one mistake never hides another and no
 //! field is called unknown because nobody got to it.
 
+mod cache;
 mod callers;
 mod keysets;
 mod profiles;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use super::section::{Findings, Section, count};
 use super::source::{Environment, Node, Origin, PREFIX, Problem};
-use super::{Bundle, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
+use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
 use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
 use keysets::{keyset, share_out};
 use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
@@ -22,7 +23,8 @@ use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
-const SECTIONS: [&str; 7] = ["server", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
+const SECTIONS: [&str; 8] =
+    ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
 
 /// What could be made of the text. `rest` is missing only where a problem says why.
 pub(super) struct Parsed {
@@ -32,6 +34,7 @@ pub(super) struct Parsed {
 
 pub(super) struct Rest {
     server: Server,
+    cache: Cache,
     identity: BTreeMap<Name, Identity>,
     oauth: BTreeMap<Name, Oauth>,
     intercom: BTreeMap<Name, Intercom>,
@@ -46,8 +49,8 @@ impl Rest {
         warnings: Vec<Problem>,
         files: Vec<PathBuf>,
     ) -> Config {
-        let Self { server, identity, oauth, intercom, bundles, callers } = self;
-        Config { server, keysets, identity, oauth, intercom, bundles, callers, warnings, files }
+        let Self { server, cache, identity, oauth, intercom, bundles, callers } = self;
+        Config { server, cache, keysets, identity, oauth, intercom, bundles, callers, warnings, files }
     }
 }
 
@@ -72,6 +75,7 @@ pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
 pub(super) fn config(root: &Section<'_>) -> Parsed {
     let server = root.section("server");
     let server = server::server(server.as_ref());
+    let cache = cache::cache(root.section("cache").as_ref());
     let named = root.section("keysets");
     let mut keysets = read_all(named.as_ref(), keyset);
     let exist = Existing::of(root);
@@ -94,7 +98,15 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
             "there is no caller, so nobody can ask for a token: `tokenmint callers new NAME`",
         );
     }
-    let rest = server.map(|server| Rest { server, identity, oauth, intercom, bundles, callers });
+    let rest = server.zip(cache).map(|(server, cache)| Rest {
+        server,
+        cache,
+        identity,
+        oauth,
+        intercom,
+        bundles,
+        callers,
+    });
     Parsed { keysets, rest }
 }
 

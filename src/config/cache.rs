@@ -1,0 +1,116 @@
+//! What replicas share, and where.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretBox, SecretString};
+use url::Url;
+
+use super::names::{is_loopback, plain_text};
+
+/// `[cache]`: where access tokens are kept besides each replica's memory.
+pub struct Cache {
+    pub redis: Option<Redis>,
+}
+
+/// A Redis or Valkey server, version 6 or later, that all replicas use.
+pub struct Redis {
+    pub url: RedisUrl,
+    pub password: Option<SecretString>,
+    /// Encrypts what is kept there.
+    pub key: SecretBox<[u8; 32]>,
+    /// No request waits longer for an answer.
+    pub timeout: Duration,
+}
+
+impl Cache {
+    /// What differs from `other`: all of it is settled at the start.
+    pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
+        let (Some(ours), Some(theirs)) = (&self.redis, &other.redis) else {
+            return if self.redis.is_some() == other.redis.is_some() {
+                Vec::new()
+            } else {
+                vec!["cache.redis"]
+            };
+        };
+        let password = |redis: &Redis| redis.password.as_ref().map(|text| text.expose_secret().to_owned());
+        let differences = [
+            ("cache.redis.url", ours.url != theirs.url),
+            ("cache.redis.password", password(ours) != password(theirs)),
+            ("cache.redis.key", ours.key.expose_secret() != theirs.key.expose_secret()),
+            ("cache.redis.timeout", ours.timeout != theirs.timeout),
+        ];
+        differences.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+    }
+}
+
+/// `rediss://[USER@]HOST[:PORT][/DATABASE]`, or `redis://` on loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisUrl {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    pub user: Option<String>,
+    pub database: u16,
+}
+
+impl RedisUrl {
+    /// # Errors
+    /// Says what is wrong with the address.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        plain_text(text, 2048)?;
+        let url = Url::parse(text).map_err(|_| "isn't a URL; write it whole, `rediss://…`".to_owned())?;
+        if url.scheme() != "rediss" && !(url.scheme() == "redis" && is_loopback(&url)) {
+            return Err("must begin with rediss:// (redis:// only for loopback)".to_owned());
+        }
+        if url.password().is_some() {
+            return Err("must not hold a password: give `password_file`".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("must end with its port or the number of a database".to_owned());
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or("names no host")?;
+        let database = match url.path().trim_start_matches('/') {
+            "" => 0,
+            number => number.parse().map_err(|_| "must end with its port or the number of a database")?,
+        };
+        Ok(Self {
+            tls: url.scheme() == "rediss",
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: url.port().unwrap_or(6379),
+            user: Some(url.username()).filter(|user| !user.is_empty()).map(str::to_owned),
+            database,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_to_redis_is_for_loopback_only() {
+        for fine in [
+            "redis://127.0.0.1",
+            "redis://[::1]:1",
+            "redis://localhost/3",
+            "rediss://app@cache.example:6380/0",
+        ] {
+            assert!(RedisUrl::parse(fine).is_ok(), "{fine}");
+        }
+        for wrong in [
+            "redis://cache.example",
+            "redis://10.0.0.1",
+            "redis://127.0.0.1.evil.example",
+            "rediss://:pw@cache.example",
+            "rediss://cache.example/x",
+            "rediss://cache.example?insecure",
+            "rediss://cache.example#insecure",
+            "http://127.0.0.1",
+            "cache.example",
+        ] {
+            assert!(RedisUrl::parse(wrong).is_err(), "{wrong}");
+        }
+        let url = RedisUrl::parse("rediss://app@[::1]/2").expect("a URL");
+        assert_eq!((url.host.as_str(), url.port, url.database), ("::1", 6379, 2));
+    }
+}

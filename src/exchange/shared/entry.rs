@@ -1,0 +1,90 @@
+//! An access token as text, and what must hold of one that another replica wrote: the same as of Salesforce's own
+//! answer, and never a longer life than the rules of this replica give it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::super::job::{Job, Life, Obtained, expiry};
+use super::super::{About, AccessToken, Moment};
+use crate::clock::UnixTime;
+use crate::config::KeyId;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    about: Cow<'a, About>,
+    kid: Cow<'a, str>,
+    obtained_at: i64,
+    expires_at: i64,
+    /// Salesforce said nothing of its life.
+    assumed: bool,
+}
+
+/// Why an entry that is authentic is of no use here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Useless {
+    /// Not what Salesforce would give for this job.
+    Unfit,
+    /// Its life is over, or its key was taken away.
+    Stale,
+}
+
+pub fn write(token: &AccessToken) -> Zeroizing<Vec<u8>> {
+    let entry = Entry {
+        token: token.secret.expose_secret().into(),
+        about: Cow::Borrowed(&token.about),
+        kid: token.kid.as_str().into(),
+        obtained_at: token.obtained_at.seconds(),
+        expires_at: token.expires_at.seconds(),
+        assumed: token.assumed,
+    };
+    let mut text = Zeroizing::new(Vec::with_capacity(2 * token.weight() as usize));
+    serde_json::to_writer(&mut *text, &entry).expect("strings can be written to memory");
+    text
+}
+
+/// Whether `text` is an entry with the token of that SHA-256.
+pub fn is_of(text: &[u8], hash: &[u8; 32]) -> bool {
+    let entry = serde_json::from_slice::<Entry<'_>>(text);
+    entry.is_ok_and(|entry| super::hash(&SecretString::from(&*entry.token)) == *hash)
+}
+
+/// The token of `text`, if it counts for `job`. The store lets it go after `left`, if it says so.
+pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> Result<AccessToken, Useless> {
+    let entry: Entry<'_> = serde_json::from_slice(text).map_err(|_| Useless::Unfit)?;
+    let kid = KeyId::parse(&entry.kid).map_err(|_| Useless::Unfit)?;
+    if !job.accepts(&entry.token, &entry.about) {
+        return Err(Useless::Unfit);
+    }
+    if !job.knows(&kid) {
+        return Err(Useless::Stale);
+    }
+    let between = |from: UnixTime, to: UnixTime| {
+        Duration::from_secs(u64::try_from(from.seconds_until(to)).unwrap_or(0))
+    };
+    let (obtained_at, claimed_end) =
+        (UnixTime::from_seconds(entry.obtained_at), UnixTime::from_seconds(entry.expires_at));
+    let mut life = between(obtained_at, claimed_end);
+    if entry.assumed {
+        life = life.min(job.assumed_life());
+    }
+    // Whoever wrote it may have a clock that is ahead.
+    let obtained_at = obtained_at.min(moment.now);
+    let end = obtained_at.plus(life).min(claimed_end);
+    let end = expiry(&entry.token).map_or(end, |expiry| expiry.min(end));
+    let here = between(moment.now, end);
+    let left = left.map_or(here, |left| left.min(here));
+    if left < Duration::from_secs(1) {
+        return Err(Useless::Stale);
+    }
+    let life = if entry.assumed { Life::Unsaid } else { Life::For(left) };
+    let obtained =
+        Obtained { secret: SecretString::from(&*entry.token), about: entry.about.into_owned(), life };
+    Ok(AccessToken::new(obtained, kid, obtained_at, left, moment))
+}

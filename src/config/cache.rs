@@ -12,7 +12,7 @@ pub struct Cache {
     pub redis: Option<Redis>,
 }
 
-/// A Redis or Valkey server, version 6 or later, that all replicas use.
+/// A Redis or Valkey server, 6.2 or later, that all replicas use.
 pub struct Redis {
     pub url: RedisUrl,
     pub password: Option<SecretString>,

@@ -243,7 +243,7 @@ async fn nothing_that_lies_in_redis_says_anything() {
     let saved = std::fs::read(replicas.redis.folder.path().join("dump.rdb")).expect("an RDB file");
     let names = replicas.redis.names("").await;
     assert!(names.iter().filter(|name| name.contains(":token:")).count() == 2, "{names:?}");
-    for name in &names {
+    for name in names.iter().filter(|name| !name.ends_with(":probe")) {
         assert!(memchr::memmem::find(&saved, name.as_bytes()).is_some(), "the file isn't compressed");
         let left: i64 = cmd("PTTL").arg(name).query_async(&mut connection).await.expect("a time");
         assert!(left > 0, "{name} stays for ever");
@@ -300,14 +300,16 @@ async fn an_entry_that_somebody_has_touched_is_a_miss() {
 #[tokio::test]
 async fn an_entry_under_another_name_or_another_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
-    let (_, ours) = replicas.entry_of("user-1").await;
-    let (theirs, _) = replicas.entry_of("user-2").await;
-    replicas.redis.set(&theirs, &ours).await;
-    let body = replicas.all[1].messaging("user-2").await.ok();
-    assert_eq!(
-        [&body["subject"], &body["cached"]],
-        [&json!("v2/iamessage/AUTH/Web_Config/uid:user-2"), &json!(false)]
-    );
+    let (name, ours) = replicas.entry_of("user-1").await;
+    // The same user's token for other claims: nothing inside the entry tells that it is another.
+    let pro = json!({"sub": "user-1", "claims": {"plan": "pro"}});
+    let first = replicas.all[0].post("/messaging-access-token", API_KEY, &pro).await.ok();
+    let names = replicas.redis.names(":token:").await;
+    let other = names.iter().find(|other| **other != name).expect("an entry of its own");
+    replicas.redis.set(other, &ours).await;
+    let next = replicas.all[1].post("/messaging-access-token", API_KEY, &pro).await.ok();
+    assert_eq!((&next["cached"], count(&replicas.all[1], "refused").await), (&json!(false), 1));
+    assert_ne!(next["access_token"], first["access_token"]);
     // A replica with another key neither finds that entry nor takes it.
     let foreign = replicas.another(OTHER_KEY, PATIENT).await;
     let before = replicas.redis.names(":token:").await;
@@ -370,9 +372,12 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
     };
     let second = "00D000000000001!token.2";
     assert_eq!(reject(&replicas.all[0], 1).await.expect("no panic").ok()["access_token"], second);
+    let begin = Instant::now();
     for replica in &replicas.all[1..] {
         until("dropped", async || replica.oauth().await.ok()["access_token"] == second).await;
     }
+    // A second is the promise; a busy machine may have its own.
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     assert_eq!(replicas.fake.asked(), 2);
     // All say so of the next one at the same time, fifty callers each.
     let asks: Vec<_> = (0..150).map(|n| reject(&replicas.all[n % 3], 2)).collect();
@@ -607,7 +612,10 @@ async fn redis_is_reached_over_tls_with_a_password() {
     workspace.write("redis.secret", "wrong\n");
     let other = workspace.serve().await;
     other.logged("the shared cache doesn't answer").await;
+    // Two more looks, and no more to say.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     for log in [service.log(), other.log()] {
+        assert_eq!(log.matches("the shared cache").count(), 1, "{log}");
         assert!(!log.contains("canary") && !log.contains(&KEY[..16]), "{log}");
     }
 }

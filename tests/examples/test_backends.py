@@ -146,6 +146,8 @@ def away(service, how):
     """tokenmint does not answer (stopped), or is not there (killed)."""
     if how == "stopped":
         os.kill(service.process.pid, signal.SIGSTOP)
+        # On a busy machine it may answer once more before it stands still.
+        os.waitid(os.P_PID, service.process.pid, os.WSTOPPED)
     else:
         service.kill()
     try:

@@ -61,6 +61,7 @@ def command_lines():
 
 def test_slow_and_the_key_is_in_no_command_line(service):
     os.kill(service.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, service.process.pid, os.WSTOPPED)
     try:
         key = service.deployment.api_key
         settings = environment(TOKENMINT_URL=service.url, TOKENMINT_API_KEY=key)

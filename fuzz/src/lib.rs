@@ -34,6 +34,7 @@ use salesforce::Salesforce;
 
 /// Of the caller whose requests are made up.
 pub const API_KEY: &str = "tm_canary-of-the-api-key";
+const HOST: &str = "tokens.example";
 pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789";
 
 /// No chance at all, so that a run repeats.
@@ -99,8 +100,9 @@ impl Default for House {
         let router = router(&service, &[Place::Minting, Place::Public, Place::Ops]);
         let mut house =
             Self { runtime, router, service, clock, salesforce, keys: Value::Null, _folder: folder };
-        let published = Request::get("/.well-known/jwks.json").body(Body::empty()).expect("a request");
-        house.keys = house.answer(published).json();
+        let published = Request::get("/.well-known/jwks.json").header("Host", HOST).body(Body::empty());
+        house.keys = house.answer(published.expect("a request")).json();
+        house.is_awake();
         house
     }
 }
@@ -142,8 +144,25 @@ impl House {
         self.runtime.block_on(work)
     }
 
+    /// Where every request is refused, whatever is held holds.
+    fn is_awake(&self) {
+        for (route, body) in [
+            ("/identity-token", r#"{"sub":"user-1","claims":{"plan":1.5}}"#),
+            ("/oauth-assertion", "{}"),
+            ("/intercom-user-jwt", r#"{"user_id":"user-1","ttl":60}"#),
+            ("/bundle", r#"{"sub":"user-1"}"#),
+            ("/oauth-access-token", "{}"),
+            ("/messaging-access-token", r#"{"sub":"user-1"}"#),
+        ] {
+            let answer = self.post(route, body.as_bytes());
+            assert_eq!(answer.status, 200, "{route}: {}", String::from_utf8_lossy(&answer.body));
+            self.hold(route, body.as_bytes(), &answer);
+        }
+    }
+
     fn post(&self, route: &str, body: &[u8]) -> Answer {
         let request = Request::post(route)
+            .header("Host", HOST)
             .header("Authorization", format!("Bearer {API_KEY}"))
             .header("Content-Type", "application/json")
             .body(Body::from(body.to_vec()));

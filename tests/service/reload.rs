@@ -358,7 +358,7 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
     let still = storming.clone();
     let storm = std::thread::spawn(move || {
         let (begin, mut sent) = (Instant::now(), 0);
-        while still.load(Ordering::Acquire) {
+        while still.load(Ordering::Acquire) || sent < 3_000 {
             // A thousand a second, however long this thread had to wait for its turn.
             while sent < begin.elapsed().as_millis() {
                 rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("alive");
@@ -380,7 +380,7 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
     let metrics = service.metrics().await;
     let reloads = metrics.lines().find_map(|line| line.strip_prefix("tokenmint_config_reloads_total "));
     let reloads: u32 = reloads.and_then(|count| count.parse().ok()).expect("a count");
-    assert!(sent >= 2_500, "{sent} signals");
+    assert!(sent >= 3_000, "{sent} signals");
     assert!((1..=30).contains(&reloads), "{reloads} reloads for {sent} signals");
     println!("{sent} signals, {reloads} reloads, {minted} mints meanwhile, 0 failed");
     let (status, _) = service.terminate().await;

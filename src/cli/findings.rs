@@ -27,8 +27,8 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const THING: Style = Style::new().bold();
 const FAINT: Style = Style::new().dimmed();
 
-/// A page of text on standard output: colour on a terminal only (and never with `NO_COLOR`), lines no longer
-/// than it is wide.
+/// A page of text on standard output: colour on a terminal only, and neither with `NO_COLOR` nor on a dumb one; lines no
+/// longer than it is wide.
 pub(super) struct Page {
     out: anstream::AutoStream<std::io::Stdout>,
     width: usize,
@@ -37,7 +37,17 @@ pub(super) struct Page {
 impl Page {
     pub fn new() -> Self {
         let width = textwrap::termwidth().clamp(NARROWEST, WIDEST);
-        Self { out: anstream::AutoStream::auto(std::io::stdout()), width }
+        let out = std::io::stdout();
+        let colour = match anstream::AutoStream::choice(&out) {
+            // anstream takes a CI system for a terminal that knows colours, whatever TERM says.
+            anstream::ColorChoice::Always
+                if !anstyle_query::term_supports_color() && !anstyle_query::clicolor_force() =>
+            {
+                anstream::ColorChoice::Never
+            }
+            choice => choice,
+        };
+        Self { out: anstream::AutoStream::new(out, colour), width }
     }
 
     /// A reader that has gone away is no failure of ours.

@@ -1,8 +1,11 @@
 //! The log: JSON lines on standard output, or text where a person watches.
 //!
 //! Writing never blocks or fails a request: lines go through a bounded buffer to a thread of their own. What nobody reads
-//! in time is dropped and counted; so is what comes while the disk is full or the reader gone. The line at which that
-//! began is kept and tried again, so none is ever half written.
+//! in time is dropped and counted; so is what comes while the disk is full or the reader gone. The lines at which that
+//! began are kept and tried again, so none is ever half written.
+//!
+//! Lines that come close together go out together: waking the thread for each would cost a token's request as much as all
+//! of its parsing.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout};
@@ -19,6 +22,10 @@ use super::json_lines::JsonLines;
 
 /// Lines that may wait for a slow reader.
 const BUFFERED_LINES: usize = 16_384;
+/// After a write, lines gather for so long: none waits longer, and where there are many they cost few writes.
+const GATHER: Duration = Duration::from_millis(5);
+/// Gathered bytes that are written at once.
+const ENOUGH: usize = 64 * 1024;
 /// Between two tries to write where it failed.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where whoever started us made standard output non-blocking, and it is full.
@@ -52,7 +59,7 @@ impl Log {
             Output::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
         };
         let outage = Arc::new(Outage::default());
-        let sink = Sink { into: File::from(descriptor), outage: outage.clone() };
+        let sink = Sink { into: File::from(descriptor), gathered: Vec::new(), outage: outage.clone() };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES);
         let (lines, guard) = builder.finish(sink);
         let buffer = lines.error_counter();
@@ -111,15 +118,17 @@ impl Write for Door {
     }
 }
 
-/// Where they go out, on the log's own thread: a line is written whole, however long that takes.
+/// Where they go out, on the log's own thread: lines are written whole, however long that takes.
 struct Sink<W> {
     into: W,
+    /// Whole lines.
+    gathered: Vec<u8>,
     outage: Arc<Outage>,
 }
 
-impl<W: Write> Write for Sink<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut rest = line;
+impl<W: Write> Sink<W> {
+    fn pour(&mut self) {
+        let mut rest = self.gathered.as_slice();
         while !rest.is_empty() {
             match self.into.write(rest) {
                 Ok(written @ 1..) => rest = &rest[written..],
@@ -131,11 +140,26 @@ impl<W: Write> Write for Sink<W> {
                 }
             }
         }
+        self.gathered.clear();
         self.outage.lasts.store(false, Ordering::Release);
+    }
+}
+
+impl<W: Write> Write for Sink<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.gathered.extend_from_slice(line);
+        if self.gathered.len() >= ENOUGH {
+            self.pour();
+        }
         Ok(line.len())
     }
 
+    /// Comes whenever no more lines are waiting. While this thread sleeps here, a new one needs not wake it.
     fn flush(&mut self) -> io::Result<()> {
+        if !self.gathered.is_empty() {
+            self.pour();
+            std::thread::sleep(GATHER);
+        }
         Ok(())
     }
 }
@@ -176,12 +200,43 @@ mod tests {
 
     #[test]
     fn a_line_is_written_whole_once_there_is_room_again() {
-        let mut sink = Sink { into: Failing::default(), outage: Arc::default() };
+        let mut sink = Sink { into: Failing::default(), gathered: Vec::new(), outage: Arc::default() };
         for line in ["one\n", "two too\n"] {
             sink.write_all(line.as_bytes()).expect("in the end");
         }
+        sink.flush().expect("in the end");
         assert_eq!(String::from_utf8_lossy(&sink.into.0), "one\ntwo too\n");
         assert!(!sink.outage.lasts.load(Ordering::Acquire));
+    }
+
+    /// Keeps each write apart.
+    #[derive(Default)]
+    struct Writes(Vec<Vec<u8>>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_wait_together_are_one_write_and_many_are_several() {
+        let mut sink = Sink { into: Writes::default(), gathered: Vec::new(), outage: Arc::default() };
+        for line in ["one\n", "two\n"] {
+            sink.write_all(line.as_bytes()).expect("gathered");
+        }
+        assert!(sink.into.0.is_empty());
+        sink.flush().expect("written");
+        sink.flush().expect("nothing to write");
+        assert_eq!(sink.into.0, [b"one\ntwo\n"]);
+        // Else a reader that is slower than its writers would find ever longer writes.
+        sink.write_all(&[b'a'; ENOUGH]).expect("written");
+        assert_eq!(sink.into.0.len(), 2);
     }
 
     #[derive(Clone, Default)]

@@ -120,6 +120,7 @@ docs:
 # tokenmint beside what people would use instead: see benches/README.md, which gets the table. BENCH_QUICK=1 takes
 # three minutes.
 bench:
+	tests/batch/setup
 	benches/setup
 	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness
 

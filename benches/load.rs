@@ -1,6 +1,6 @@
 //! The load generator of `make bench`, a process of its own.
 //!
-//!     load drive ADDRESS REQUESTS THREADS CONNECTIONS WARMUP SECONDS
+//!     load drive ADDRESS REQUESTS THREADS CONNECTIONS WARMUP SECONDS [shedding]
 //!     load probe ADDRESS MILLISECONDS SECONDS NAME=new|kept=REQUESTS…
 //!
 //! REQUESTS is a file of whole HTTP/1.1 requests, parted by NUL bytes; they are sent in turn.
@@ -12,7 +12,8 @@
 //!
 //! Anything but a whole answer with status 200 ends the run: a figure over errors says nothing. A server may
 //! close a kept connection between answers; the request then goes out again over a new one, as HTTP clients do
-//! (RFC 9112, section 9.3.1), its time runs on, and `reconnects` counts it.
+//! (RFC 9112, section 9.3.1), its time runs on, and `reconnects` counts it. With `shedding`, a 503 is an answer too:
+//! `shed` counts it, and nothing else does.
 
 #![expect(clippy::panic, clippy::print_stdout, reason = "the harness reads the one and shows the other")]
 
@@ -32,11 +33,14 @@ const ANSWER: usize = 64 << 10;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
-        [command, address, file, threads, connections, warmup, seconds] if command == "drive" => {
+        [command, address, file, threads, connections, warmup, seconds, shedding @ ..]
+            if command == "drive" && (shedding.is_empty() || shedding == ["shedding"]) =>
+        {
             let requests = Requests::read(file);
             let (threads, connections) = (number(threads), number(connections));
             let (warmup, seconds) = (duration(warmup), duration(seconds));
-            drive(parsed(address), &requests, threads, connections, warmup, seconds);
+            let shedding = !shedding.is_empty();
+            drive(parsed(address), &requests, threads, connections, warmup, seconds, shedding);
         }
         [command, address, milliseconds, seconds, probes @ ..] if command == "probe" => {
             let interval = Duration::from_millis(number(milliseconds) as u64);
@@ -79,11 +83,12 @@ impl Requests {
     }
 }
 
-/// Whether `answer` is whole; it must be a 200 with a `Content-Length`.
-fn is_whole(answer: &[u8]) -> bool {
+/// Whether `answer` is whole; it must be a 200, or with `shedding` a 503, with a `Content-Length`.
+fn is_whole(answer: &[u8], shedding: bool) -> bool {
     let Some(head_end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = std::str::from_utf8(&answer[..head_end]).expect("a head in ASCII");
-    assert!(head.starts_with("HTTP/1.1 200 "), "not a 200: {}", String::from_utf8_lossy(answer));
+    let fits = head.starts_with("HTTP/1.1 200 ") || shedding && is_shed(answer);
+    assert!(fits, "not a 200: {}", String::from_utf8_lossy(answer));
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| number(value.trim()))
@@ -91,6 +96,10 @@ fn is_whole(answer: &[u8]) -> bool {
     let whole = head_end + 4 + length.unwrap_or_else(|| panic!("no Content-Length in {head}"));
     assert!(answer.len() <= whole, "more than one answer to one request");
     answer.len() == whole
+}
+
+fn is_shed(answer: &[u8]) -> bool {
+    answer.starts_with(b"HTTP/1.1 503 ")
 }
 
 /// Times in nanoseconds, in order.
@@ -121,6 +130,7 @@ fn drive(
     connections: usize,
     warmup: Duration,
     seconds: Duration,
+    shedding: bool,
 ) {
     let phase = AtomicUsize::new(WARMING);
     let (counted, window) = thread::scope(|scope| {
@@ -129,7 +139,7 @@ fn drive(
             .map(|thread| {
                 scope.spawn({
                     let phase = &phase;
-                    move || driver(address, requests, share(thread), phase)
+                    move || driver(address, requests, share(thread), shedding, phase)
                 })
             })
             .collect();
@@ -145,9 +155,11 @@ fn drive(
         (counted, window)
     });
     let reconnects: usize = counted.iter().map(|one| one.reconnects).sum();
+    let shed: usize = counted.iter().map(|one| one.shed).sum();
     let mut figures = summary(counted.into_iter().flat_map(|one| one.times).collect());
     figures["seconds"] = json!(window.as_secs_f64());
     figures["reconnects"] = json!(reconnects);
+    figures["shed"] = json!(shed);
     println!("{figures}");
 }
 
@@ -160,6 +172,8 @@ struct Connection<'a> {
 
 enum Received {
     Whole,
+    /// Whole, and a 503.
+    Shed,
     Part,
     /// The server has closed before it answered.
     Closed,
@@ -185,14 +199,15 @@ impl<'a> Connection<'a> {
     }
 
     /// Reads what is there. A short read has emptied the socket (epoll(7)).
-    fn receive(&mut self, buffer: &mut [u8]) -> Received {
+    fn receive(&mut self, buffer: &mut [u8], shedding: bool) -> Received {
         loop {
             match self.stream.read(buffer) {
                 Ok(read @ 1..) => {
                     self.answer.extend_from_slice(&buffer[..read]);
-                    if is_whole(&self.answer) {
+                    if is_whole(&self.answer, shedding) {
+                        let received = if is_shed(&self.answer) { Received::Shed } else { Received::Whole };
                         self.answer.clear();
-                        return Received::Whole;
+                        return received;
                     }
                     if read < buffer.len() {
                         return Received::Part;
@@ -227,10 +242,17 @@ fn connect(address: SocketAddr) -> TcpStream {
 struct Counted {
     /// Nanoseconds of each answer that came within the window.
     times: Vec<u64>,
+    shed: usize,
     reconnects: usize,
 }
 
-fn driver(address: SocketAddr, requests: &Requests, connections: usize, phase: &AtomicUsize) -> Counted {
+fn driver(
+    address: SocketAddr,
+    requests: &Requests,
+    connections: usize,
+    shedding: bool,
+    phase: &AtomicUsize,
+) -> Counted {
     let mut poll = Poll::new().expect("epoll");
     let mut open: Vec<_> =
         (0..connections).map(|token| Connection::open(address, &poll, Token(token))).collect();
@@ -244,17 +266,19 @@ fn driver(address: SocketAddr, requests: &Requests, connections: usize, phase: &
         poll.poll(&mut events, Some(Duration::from_millis(50))).expect("epoll");
         for event in &events {
             let connection = &mut open[event.token().0];
-            match connection.receive(&mut buffer) {
+            let shed = match connection.receive(&mut buffer, shedding) {
                 Received::Part => continue,
                 Received::Closed => {
                     counted.reconnects += 1;
                     connection.send_again(address, &poll, event.token());
                     continue;
                 }
-                Received::Whole => {}
-            }
+                Received::Whole => false,
+                Received::Shed => true,
+            };
             match phase.load(Ordering::Relaxed) {
                 WARMING => {}
+                COUNTING if shed => counted.shed += 1,
                 COUNTING => counted.times.push(nanoseconds(connection.sent)),
                 _ => return counted,
             }
@@ -314,7 +338,7 @@ fn answered(connection: &mut TcpStream, request: &[u8]) -> bool {
     let _ = connection.write_all(request);
     let mut answer = Vec::with_capacity(ANSWER);
     let mut buffer = [0; 4096];
-    while !is_whole(&answer) {
+    while !is_whole(&answer, false) {
         match connection.read(&mut buffer) {
             Ok(read @ 1..) => answer.extend_from_slice(&buffer[..read]),
             closed => {

@@ -39,7 +39,9 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="tokenmint-bench-") as folder:
         tools = Tools(benches["load"], benches["raw"], benches["house"])
-        bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values())
+        library = peers.parent / "crypto_mb/lib/libcrypto_mb.so.13"
+        library = library if library.exists() else None
+        bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values(), library)
         started = measures.small(bench, say)
         minted, raws = measures.minting(bench, say)
         beside = measures.isolation(bench, say)
@@ -50,7 +52,7 @@ def main():
     targets = report.Targets()
     sections = [
         report.minting(minted, raws, targets),
-        report.isolation(beside, targets),
+        report.isolation(*beside, targets),
         report.kept(from_memory, targets),
         report.growth(*grown, cache, targets),
     ]

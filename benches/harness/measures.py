@@ -7,19 +7,21 @@ import time
 
 import servers
 from processes import memory_mib
-from servers import FirstToken, Nginx, Sandbox, Tokenmint, api_key, http_request, identity_requests, write_requests
+from servers import Batching, FirstToken, Nginx, Sandbox, Tokenmint, api_key, http_request, identity_requests, write_requests
 
 CONNECTIONS = (1, 16, 64, 256)
 SATURATED = (16, 64, 256)
 OURS = "tokenmint"
+BATCHES = "tokenmint, eight at a time"
 
 
 class Bench:
     """The binaries, a folder, the keys, and how much is to be done."""
 
-    def __init__(self, tools, binary, folder, peers, rounds, seconds, growth, tokens):
+    def __init__(self, tools, binary, folder, peers, rounds, seconds, growth, tokens, library=None):
         self.tools, self.binary, self.folder, self.peers = tools, binary, folder, peers
         self.rounds, self.seconds, self.growth, self.tokens = rounds, seconds, growth, tokens
+        self.library = library
         self.key = folder / "rsa2048.key"
         self.public_key = servers.make_key(self.key, 2048)
         self.key4096 = folder / "rsa4096.key"
@@ -31,9 +33,13 @@ class Bench:
         self.livez = write("livez.requests", "GET", "/livez")
         self.access_token = write("access-token.requests", "POST", "/oauth-access-token", "{}", api_key(0))
 
-    def tokenmint(self, name=OURS, key=None, **size):
+    def tokenmint(self, name=OURS, key=None, kind=Tokenmint, **size):
         folder = self.folder / name.replace(" ", "-").replace(",", "")
-        return Tokenmint(name, self.binary, folder, key or self.key, **size)
+        return kind(name, self.binary, folder, key or self.key, **size)
+
+    def batching(self, name=BATCHES, **size):
+        """With the library for batches, where there is one: none or one."""
+        return [self.tokenmint(name, kind=Batching, library=self.library, **size)] if self.library else []
 
     def raw(self):
         return self.tools.sign(self.key, self.seconds, servers.CORES)
@@ -44,7 +50,7 @@ def minting(bench, say):
 
     name -> connections -> [(driven, CPU over raw, throughput over raw)]; and the raw figures.
     """
-    contestants = [bench.tokenmint(), *servers.minting_peers(bench.folder, bench.key, bench.peers)]
+    contestants = [bench.tokenmint(), *bench.batching(), *servers.minting_peers(bench.folder, bench.key, bench.peers)]
     for contestant in contestants:
         say(f"checking {contestant.name}")
         with contestant as server:
@@ -68,9 +74,9 @@ def minting(bench, say):
 def isolation(bench, say):
     """Latencies of what needs no signature while 256 connections keep all cores signing.
 
-    name -> probe -> [figures of a round]
+    name -> probe -> [figures of a round]; and name -> [driven], what was signed meanwhile
     """
-    found = {}
+    found, loads = {}, {}
 
     def watch(server, probes):
         seconds = max(3.0, 2 * bench.seconds)
@@ -78,16 +84,22 @@ def isolation(bench, say):
         def beside():
             seen.update(bench.tools.probe(server, seconds - 1, probes))
         # The probes take the second half of the window and end within it.
-        bench.tools.drive(server, bench.identity, 256, seconds * 2, beside=beside)
+        driven = bench.tools.drive(server, bench.identity, 256, seconds * 2, beside=beside)
+        loads.setdefault(server.name, []).append(driven)
         for probe, figures in seen.items():
             found.setdefault(server.name, {}).setdefault(probe, []).append(figures)
 
+    port = servers.free_port()
+    salesforce = f"http://127.0.0.1:{port}"
+    ours = [
+        *(bench.tokenmint(f"{OURS}, RSA-{bits}", key, salesforce=salesforce)
+          for bits, key in ((2048, bench.key), (4096, bench.key4096))),
+        *bench.batching(f"{BATCHES}, RSA-2048", salesforce=salesforce),
+    ]
     for turn in range(bench.rounds):
-        for bits, key in ((2048, bench.key), (4096, bench.key4096)):
-            say(f"round {turn + 1} of {bench.rounds}: what else answers beside RSA-{bits}")
-            port = servers.free_port()
-            name = f"{OURS}, RSA-{bits}"
-            with bench.tokenmint(name, key, salesforce=f"http://127.0.0.1:{port}") as server:
+        for server in ours:
+            say(f"round {turn + 1} of {bench.rounds}: what else answers beside {server.name}")
+            with server:
                 config = server.folder / "tokenmint.toml"
                 with Sandbox(bench.binary, server.folder, port, config, f"http://127.0.0.1:{server.port}"):
                     first_access_token(server)
@@ -104,7 +116,7 @@ def isolation(bench, say):
             watch(server, {
                 "/livez, new connections": ("new", bench.livez), "/livez, kept connection": ("kept", bench.livez),
             })
-    return found
+    return found, loads
 
 
 def first_access_token(server):

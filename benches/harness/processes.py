@@ -76,6 +76,8 @@ class Driven:
     memory_mib: float
     reconnects: int
     """Connections that the server closed between answers."""
+    shed: int
+    """Answers with 503, beside those that are counted."""
 
 
 class Tools:
@@ -89,10 +91,11 @@ class Tools:
     def drive(self, server, requests, connections, seconds, threads=1, beside=None):
         """Keeps `connections` busy for `seconds`, after a third of a second to get going.
 
-        `beside` runs within the window.
+        `beside` runs within the window, and then the server may shed load.
         """
         address = f"127.0.0.1:{server.port}"
         command = [str(self.load), "drive", address, str(requests), str(threads), str(connections), "0.35", str(seconds)]
+        command += ["shedding"] if beside else []
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             pids = server.pids()
@@ -123,6 +126,7 @@ class Tools:
             generator_cores=own / window,
             memory_mib=memory,
             reconnects=counted["reconnects"],
+            shed=counted["shed"],
         )
 
     @staticmethod

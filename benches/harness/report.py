@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import build
-from measures import CONNECTIONS, OURS, SATURATED
+from measures import BATCHES, CONNECTIONS, OURS, SATURATED
 
 BEGIN, END = "<!-- results: written by make bench -->", "<!-- end of results -->"
 
@@ -55,6 +55,8 @@ def minting(figures, raws, targets):
     for n in SATURATED:
         share = [share for _, _, share in ours[n]]
         targets.above(f"tokens/s over what the cores can sign, {n} connections", share, 0.95, "{:.3f}")
+    if BATCHES in figures:
+        batches(figures, targets)
     rows = []
     for name, by_connections in figures.items():
         for n in CONNECTIONS:
@@ -79,7 +81,25 @@ def minting(figures, raws, targets):
     return f"### Minting\n\n{raw}\n\n{table(head, rows)}\n\n{closed}"
 
 
-def isolation(found, targets):
+def batches(figures, targets):
+    """Eight signatures at a time beside one, and beside the peers."""
+    ours = figures[BATCHES]
+    def over(peer, n, attribute):
+        pairs = zip(ours[n], figures[peer][n])
+        return [getattr(our, attribute) / getattr(their, attribute) for (our, _, _), (their, _, _) in pairs]
+    for n in SATURATED:
+        what = f"eight at a time: server CPU per token over raw, {n} connections"
+        targets.below(what, [cpu for _, cpu, _ in ours[n]], 0.45, "{:.3f}")
+    for peer, goal in ((OURS, 2.2), ("Node, fastify + jose", 2.5), ("Ruby, key parsed per call", 10)):
+        peer_name = "one at a time" if peer == OURS else peer
+        targets.above(f"eight at a time: tokens/s over {peer_name}, 64 connections", over(peer, 64, "per_second"), goal)
+    for n, goal in ((1, 1.05), (16, 1.0), (64, 1.0)):
+        targets.below(f"eight at a time: p50 over one at a time, {n} connections", over(OURS, n, "p50_ms"), goal, "{:.2f}")
+    for n in (16, 64):
+        targets.below(f"eight at a time: p99 over one at a time, {n} connections", over(OURS, n, "p99_ms"), 1.0, "{:.2f}")
+
+
+def isolation(found, loads, targets):
     rows = []
     for name, probes in found.items():
         for probe, rounds in probes.items():
@@ -89,10 +109,15 @@ def isolation(found, targets):
             if name.startswith(OURS):
                 goal = 10 if "access token" in probe else 5
                 p99 = [figures["p99_ms"] for figures in rounds]
-                what = f"{probe}, p99 beside 256 connections that mint ({name.split(', ')[1]})"
+                what = f"{probe}, p99 beside 256 connections that mint ({name.removeprefix(f'{OURS}, ')})"
                 targets.below(what, p99, goal, "{:.1f}", " ms")
     head = ["who mints", "what is asked for", "times", "p50 ms", "p99 ms", "p99.9 ms", "worst ms"]
-    return f"### Beside 256 connections that mint\n\n{table(head, rows)}"
+    minted = "; ".join(
+        f"{name}: {spread([one.per_second for one in driven], '{:,.0f}')} tokens/s, "
+        f"{sum(one.shed for one in driven):,} refused with 503"
+        for name, driven in loads.items()
+    )
+    return f"### Beside 256 connections that mint\n\n{table(head, rows)}\n\nMinted meanwhile: {minted}."
 
 
 def kept(figures, targets):

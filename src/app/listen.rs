@@ -178,7 +178,8 @@ impl Listener {
                     Stream::Tcp(stream) => connected(&http, stream, tls, None, router, stop).await,
                     Stream::Unix(stream) => {
                         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                        connected(&http, stream, tls, uid, router, stop).await;
+                        // In a box, or both would have a place in the task of each connection.
+                        Box::pin(connected(&http, stream, tls, uid, router, stop)).await;
                     }
                 }
             });
@@ -194,14 +195,25 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
     router: Router,
     stop: CancellationToken,
 ) {
-    let Some(tls) = tls else {
-        let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
-        return serve(http, stream, Connected { router, peer }, stop).await;
-    };
-    if let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream))).await {
-        let peer = Some(Arc::new(Peer { names: names(&stream), uid }));
-        Box::pin(serve(http, stream, Connected { router, peer }, stop)).await;
+    if let Some(tls) = tls {
+        // In a box of its own, and so at no cost to connections without.
+        return Box::pin(over_tls(http, stream, tls, uid, router, stop)).await;
     }
+    let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
+    serve(http, stream, Connected { router, peer }, stop).await;
+}
+
+async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &http1::Builder,
+    stream: S,
+    tls: TlsAcceptor,
+    uid: Option<u32>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await else { return };
+    let peer = Some(Arc::new(Peer { names: names(&stream), uid }));
+    serve(http, stream, Connected { router, peer }, stop).await;
 }
 
 fn names<S>(stream: &TlsStream<S>) -> Vec<ClientName> {
@@ -246,9 +258,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     service: Connected,
     stop: CancellationToken,
 ) {
-    // In a box of its own: pinned where it stands, it would be there twice.
-    let mut connection = Box::pin(http.serve_connection(TokioIo::new(Wire::new(stream)), service));
     // What goes wrong on a connection is the client's doing, and the client knows.
+    let wire = tokio::select! {
+        opened = tokio::time::timeout(HEAD_TIMEOUT, Wire::open(stream, HEAD_BUFFER)) => opened,
+        () = stop.cancelled() => return,
+    };
+    let Ok(Ok(Some(wire))) = wire else { return };
+    // In a box of its own: pinned where it stands, it would be there twice.
+    let mut connection = Box::pin(http.serve_connection(TokioIo::new(wire), service));
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {

@@ -15,8 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::json_lines::JsonLines;
 
@@ -48,7 +50,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts the log of this process. `filter` is that of `RUST_LOG`; without it, `info`.
+    /// Starts the log of this process. `filter` is that of `RUST_LOG`, a level or `target=level`, several parted by commas;
+    /// without it, `info`.
     ///
     /// # Errors
     /// There is no descriptor for it.
@@ -63,15 +66,25 @@ impl Log {
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES);
         let (lines, guard) = builder.finish(sink);
         let buffer = lines.error_counter();
-        let filter = EnvFilter::builder().parse_lossy(filter.unwrap_or("info"));
+        let asked = filter.unwrap_or("info");
+        let read = asked.parse::<Targets>();
+        let unreadable = read.is_err();
+        let filter = read.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
         let door = Door { lines, outage: outage.clone() };
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(door).with_ansi(terminal);
+        let layer = tracing_subscriber::fmt::layer().with_writer(door).with_ansi(terminal);
+        let registry = tracing_subscriber::registry().with(filter);
         // A second start in one process, as in tests, leaves the first log in place.
         let _ = if terminal || output == Output::Stderr {
-            log.with_target(false).try_init()
+            registry.with(layer.with_target(false)).try_init()
         } else {
-            log.event_format(JsonLines).try_init()
+            registry.with(layer.event_format(JsonLines)).try_init()
         };
+        if unreadable {
+            tracing::warn!(
+                RUST_LOG = asked,
+                "isn't a filter such as `info` or `warn,tokenmint::audit=info`: taken for `info`"
+            );
+        }
         Ok(Self { _guard: guard, buffer, outage })
     }
 

@@ -3,9 +3,13 @@
 //! - In: hyper takes a bare LF for the end of a line, and `Content-Length` beside `Transfer-Encoding`. A proxy in front may
 //!   see another request in those bytes, and so be made to carry one of a stranger's. The byte that tells becomes one
 //!   that hyper refuses: 400, and closed.
+//! - The first head is waited for [here](Wire::open): until it is whole, a connection costs its few bytes, and not what
+//!   hyper and a request need. So thousands that never send one are cheap.
 //! - Out: who doesn't take an answer in time is cut off.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,17 +20,58 @@ use tokio::time::Sleep;
 /// From the moment at which the client takes no more until all that waits for it is written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What is read at once while the first head isn't whole.
+const PIECE: usize = 2048;
+
 pub struct Wire<S> {
     stream: S,
+    /// What has come and hyper hasn't seen.
+    first: Vec<u8>,
     heads: Heads,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Wire<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, heads: Heads::default(), stalled: None }
+impl<S: AsyncRead + Unpin> Wire<S> {
+    /// Waits until `stream` has brought a whole head, or what can't become one, or more than `most` bytes. `None` where it
+    /// ends before.
+    pub async fn open(mut stream: S, most: usize) -> io::Result<Option<Self>> {
+        let mut first = Vec::new();
+        loop {
+            // With the end of what was there before: an empty line comes in pieces too.
+            let unseen = first.len().saturating_sub(3);
+            if poll_fn(|cx| read_piece(&mut stream, cx, &mut first)).await? == 0 {
+                return Ok(None);
+            }
+            if first.len() > most || first[0] == b'\n' || !may_become_a_head(&first[unseen..]) {
+                return Ok(Some(Self { stream, first, heads: Heads::default(), stalled: None }));
+            }
+        }
     }
+}
 
+/// Appends what there is, so that nothing is set aside for a connection that says nothing.
+fn read_piece<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    bytes: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
+    let mut piece = [MaybeUninit::uninit(); PIECE];
+    let mut piece = ReadBuf::uninit(&mut piece);
+    ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+    bytes.extend_from_slice(piece.filled());
+    Poll::Ready(Ok(piece.filled().len()))
+}
+
+/// Whether more bytes are needed to tell: neither is a line empty, nor does one end in a bare LF, nor is there a control
+/// character, as in the first bytes of TLS.
+fn may_become_a_head(bytes: &[u8]) -> bool {
+    let empty_line = bytes.windows(4).any(|four| four == b"\r\n\r\n");
+    let bare = bytes.windows(2).any(|two| two[1] == b'\n' && two[0] != b'\r');
+    let control = bytes.iter().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\r' | b'\n' | b'\t'));
+    !(empty_line || bare || control)
+}
+
+impl<S> Wire<S> {
     /// Fails what has been pending for too long.
     fn in_time<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_pending() {
@@ -45,7 +90,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if self.first.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        } else {
+            let taken = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first[..taken]);
+            self.first = self.first.split_off(taken);
+        }
         self.heads.look(&mut buffer.filled_mut()[before..]);
         Poll::Ready(Ok(()))
     }
@@ -205,7 +256,9 @@ impl Heads {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use proptest::prelude::*;
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
@@ -218,6 +271,58 @@ mod tests {
     }
 
     const PLAIN: &str = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// Brings its bytes in pieces of that length, and then waits for more.
+    struct Pieces<'a>(std::slice::Chunks<'a, u8>);
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0.next().map_or(Poll::Pending, |piece| {
+                buffer.put_slice(piece);
+                Poll::Ready(Ok(()))
+            })
+        }
+    }
+
+    /// What is handed on of a stream; `None` while more is waited for.
+    fn handed_on(stream: &str, piece: usize) -> Option<String> {
+        let opened = Wire::open(Pieces(stream.as_bytes().chunks(piece)), 60).now_or_never()?;
+        let mut wire = opened.expect("it can be read").expect("it has not ended");
+        let mut seen = vec![0; stream.len()];
+        let read = wire.read_exact(&mut seen).now_or_never();
+        read.map(|read| read.expect("it can be read"));
+        Some(String::from_utf8(seen).expect("only ASCII is sent"))
+    }
+
+    /// Else a stranger with bytes of TLS, or a bare LF, waits five seconds to hear what is wrong.
+    #[test]
+    fn a_head_is_waited_for_only_while_it_may_become_one() {
+        for piece in [1, 2, 3, 7, 90] {
+            let long = format!("GET /{}", "a".repeat(90));
+            for stream in [PLAIN, "\nGET", "GET / HTTP/1.1\nHost", "\u{16}\u{3}\u{1}", long.as_str()] {
+                assert_eq!(
+                    handed_on(stream, piece).as_deref().map(str::len),
+                    Some(stream.len()),
+                    "{stream:?}"
+                );
+            }
+            for stream in ["", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "\r", "PRI * HTTP/2.0\r\n"] {
+                assert_eq!(handed_on(stream, piece), None, "{stream:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_waited_for_is_looked_at_like_the_rest() {
+        for piece in [1, 2, 3, 7, 90] {
+            assert_eq!(handed_on(PLAIN, piece).as_deref(), Some(PLAIN));
+            assert_eq!(handed_on("GET / HTTP/1.1\nHost", piece).as_deref(), Some("GET / HTTP/1.1\0Host"));
+        }
+    }
 
     proptest! {
         /// However the bytes are cut, and whatever lines the body seems to have.

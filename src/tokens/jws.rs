@@ -62,17 +62,14 @@ impl Template {
         let key = &self.keyset.keys[position];
         let signature_len = key.private.signature_len();
         let mut token = begin(&self.heads[position], payload, signature_len);
-        let mut signature = [0; MODULUS_BYTES];
-        let signature = &mut signature[..signature_len];
-        signer.sign(&key.private, self.keyset.algorithm, token.as_bytes(), signature).await?;
-        end(&mut token, signature);
+        // Not an array for the longest key: each request that waits would hold it, several times over.
+        let mut signature = vec![0; signature_len];
+        signer.sign(&key.private, self.keyset.algorithm, token.as_bytes(), &mut signature).await?;
+        end(&mut token, &signature);
         key.usage.signed(expires_at);
         Ok((SecretString::from(std::mem::take(&mut *token)), key.kid.clone()))
     }
 }
-
-/// Room for a signature of the longest key.
-const MODULUS_BYTES: usize = 1024;
 
 /// `alg`, `typ` and, where the key has one, `kid`.
 pub(super) fn head(algorithm: jsonwebtoken::Algorithm, kid: Option<&KeyId>) -> String {

@@ -4,8 +4,8 @@
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
-.PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard \
-	deploy-check fuzz fuzz-short deny advisories sbom
+.PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard capacity \
+	capacity-short deploy-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
@@ -105,6 +105,7 @@ browser:
 # service; and every command of docs/operating.md.
 deploy-check:
 	tests/deploy/setup
+	tests/cache/setup
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy
 
@@ -123,6 +124,19 @@ bench:
 	tests/batch/setup
 	benches/setup
 	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness
+
+# What a core signs, how many replicas that makes, and what a thousand of them ask of Salesforce: docs/capacity.md gets it.
+capacity:
+	benches/setup
+	tests/cache/setup
+	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness/capacity.py
+
+# The simulation alone, held against real replicas; deploy-check has it too. UPDATE_DOCS=1 writes its part of docs/capacity.md.
+capacity-short:
+	tests/deploy/setup
+	tests/cache/setup
+	$(CARGO) build --locked
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy/test_capacity.py
 
 # Instructions of the hot paths, against benches/instructions.toml.
 guard:

@@ -100,8 +100,7 @@ def isolation(bench, say):
         for server in ours:
             say(f"round {turn + 1} of {bench.rounds}: what else answers beside {server.name}")
             with server:
-                config = server.folder / "tokenmint.toml"
-                with Sandbox(bench.binary, server.folder, port, config, f"http://127.0.0.1:{server.port}"):
+                with Sandbox(bench.binary, server.folder, port, server.config, f"http://127.0.0.1:{server.port}"):
                     first_access_token(server)
                 watch(server, {
                     "JWKS, new connections": ("new", bench.jwks),
@@ -135,8 +134,7 @@ def kept(bench, say):
     port = servers.free_port()
     figures = {}
     with bench.tokenmint("memory", salesforce=f"http://127.0.0.1:{port}") as ours:
-        config = ours.folder / "tokenmint.toml"
-        with Sandbox(bench.binary, ours.folder, port, config, f"http://127.0.0.1:{ours.port}"):
+        with Sandbox(bench.binary, ours.folder, port, ours.config, f"http://127.0.0.1:{ours.port}"):
             first_access_token(ours)
         bytes_of_jwks = ours.ask("GET", "/keysets/k00000/jwks.json")[1]
         caching = "open_file_cache max=100;"

@@ -12,8 +12,6 @@ import sys
 import build
 from measures import BATCHES, CONNECTIONS, OURS, SATURATED
 
-BEGIN, END = "<!-- results: written by make bench -->", "<!-- end of results -->"
-
 
 def spread(values, form="{:.2f}"):
     """The median and, in brackets, the least and the most of the rounds."""
@@ -167,9 +165,19 @@ def small(figures, megabytes, minted, targets):
     targets.below("a bundle of two over one token, 1 connection", figures["bundle"], 1.1, "{:.2f}")
 
 
+def said(*command):
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def version(binary):
+    commit = said("git", "-C", str(build.ROOT), "rev-parse", "--short", "HEAD")
+    lock = (build.ROOT / "Cargo.lock").read_text()
+    aws_lc = re.search(r'name = "aws-lc-rs"\nversion = "(.*?)"', lock)[1]
+    return f"{said(str(binary), '--version')} at {commit}, {said('rustc', '--version')}, aws-lc-rs {aws_lc}"
+
+
 def versions(binary, peers):
     """What was compared, one line each."""
-    said = lambda *command: subprocess.run(command, capture_output=True, text=True).stdout.strip()
     package = lambda name: re.search(
         r'"version": "(.*?)"', (peers / "node_modules" / name / "package.json").read_text()
     )[1]
@@ -177,11 +185,8 @@ def versions(binary, peers):
     python = dict(line.split("==") for line in pip if "==" in line)
     ruby = said("ruby", "-e", 'puts %w[puma jwt openssl].map { |n| "#{n} #{Gem::Specification.find_by_name(n).version}" }')
     nginx = subprocess.run([peers / "bin/nginx", "-v"], capture_output=True, text=True).stderr
-    commit = said("git", "-C", str(build.ROOT), "rev-parse", "--short", "HEAD")
-    lock = (build.ROOT / "Cargo.lock").read_text()
-    aws_lc = re.search(r'name = "aws-lc-rs"\nversion = "(.*?)"', lock)[1]
     return [
-        f"{said(str(binary), '--version')} at {commit}, {said('rustc', '--version')}, aws-lc-rs {aws_lc}",
+        version(binary),
         f"Node {said('node', '--version')}: fastify {package('fastify')}, jose {package('jose')}, "
         f"jsonwebtoken {package('jsonwebtoken')}",
         f"Python {platform.python_version()}: FastAPI {python['fastapi']}, PyJWT {python['PyJWT']}, "
@@ -199,21 +204,32 @@ def machine():
     return f"{cores} cores of {model[1] if model else platform.machine()}, {ifma} AVX-512 IFMA, Linux {platform.release()}"
 
 
-def compose(targets, sections, settings, took, bench, others):
+def about(settings, took, others, *lines):
+    """When, where and how it was measured."""
     busy = statistics.median(others) > 0.1
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = [
+    listed = [
         *(["**The machine was busy with other things, so these figures say little.**"] if busy else []),
         f"`{settings}` on {date}; it took {took / 60:.0f} minutes.",
         f"{machine()}. Other processes meanwhile: {spread(others)} cores.",
-        *versions(bench.binary, bench.peers),
+        *lines,
     ]
-    listed = "\n".join(f"- {line}" for line in about)
-    return "\n\n".join([listed, "### Targets", targets.table(), *sections])
+    return "\n".join(f"- {line}" for line in listed)
 
 
-def write(readme, results):
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n\n{results}\n\n{END}{after}")
+def compose(targets, sections, settings, took, bench, others):
+    head = about(settings, took, others, *versions(bench.binary, bench.peers))
+    return "\n\n".join([head, "### Targets", targets.table(), *sections])
+
+
+def around(page, what, target):
+    """What is before, between and after the marks of what `make target` writes there."""
+    begin, end = f"<!-- {what}: written by make {target} -->", f"<!-- end of {what} -->"
+    before, rest = page.read_text().split(begin)
+    between, after = rest.split(end)
+    return f"{before}{begin}\n\n", between.strip("\n"), f"\n\n{end}{after}"
+
+
+def write(page, results, what="results", target="bench"):
+    before, _, after = around(page, what, target)
+    page.write_text(f"{before}{results}{after}")

@@ -26,6 +26,7 @@ from processes import tree
 PEERS = pathlib.Path(__file__).parent.parent / "peers"
 CORES = len(os.sched_getaffinity(0))
 KID, ISSUER, AUDIENCE, TTL = "WebAppKey1", "intercom.com", "https://acme.my.salesforce-scrt.com", 3600
+INTEGRATION_USER = "integration@acme.example"
 USERS = 10_000
 """Who ask in turn: nobody so often that tokenmint's guard against reloading pages would step in."""
 
@@ -161,11 +162,16 @@ class Server:
         must(claims == expected and abs(iat - time.time()) < 5, f"the claims are {claims}")
 
 
+def app_names(apps):
+    return [f"crm{number}" if number else "crm" for number in range(apps)]
+
+
 def tokenmint_config(
-    folder, key_file, port, callers=1, profiles=1, keysets=1, salesforce=None, bundle=False, library=None
+    folder, key_file, port, callers=1, profiles=1, keysets=1, salesforce=None, bundle=False, apps=1, library=None, more="",
 ):
     """A configuration with that many of each. Keysets beyond the first have the same key under ids of their own,
-    parsed and kept once for each, since ten thousand keys take an hour to make; a profile goes with each."""
+    parsed and kept once for each, since ten thousand keys take an hour to make; a profile goes with each. All `apps`
+    log in as one user. `more` is TOML."""
     names = [f"p{number:05}" for number in range(max(profiles, keysets))]
     lines = ["[server]", f'listen = "127.0.0.1:{port}"', f'state_directory = "{folder}/state"']
     lines += ["[server.signing]", 'batch = "required"' if library else 'batch = "off"']
@@ -178,10 +184,11 @@ def tokenmint_config(
         lines += [f'issuer = "{ISSUER}"', f'audience = "{AUDIENCE}"', f'ttl = "{TTL}s"']
     allow = [f"identity.{name}" for name in names]
     if salesforce:
-        lines += ["[oauth.crm]", 'keyset = "k00000"', 'consumer_key = "3MVG9.bench"']
-        lines += ['username = "integration@acme.example"', 'audience = "https://login.salesforce.com"']
-        lines.append(f'token_url = "{salesforce}/services/oauth2/token"')
-        allow.append("oauth.crm")
+        for name in app_names(apps):
+            lines += [f"[oauth.{name}]", 'keyset = "k00000"', f'consumer_key = "3MVG9.bench.{name}"']
+            lines += [f'username = "{INTEGRATION_USER}"', 'audience = "https://login.salesforce.com"']
+            lines.append(f'token_url = "{salesforce}/services/oauth2/token"')
+            allow.append(f"oauth.{name}")
     if bundle:
         lines += ["[bundles.all]", *(f'e{name} = "identity.{name}"' for name in names)]
         # One user asks all the time.
@@ -190,18 +197,18 @@ def tokenmint_config(
     for number in range(callers):
         lines += [f"[callers.c{number:05}]", f'api_key_sha256 = ["{digest(number)}"]', f"allow = {json.dumps(allow)}"]
     path = folder / "tokenmint.toml"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join([*lines, more, ""]))
     return path
 
 
 class Tokenmint(Server):
     """The service as it ships, everything on: authentication, policy, limits, metrics, and the audit log in a file."""
 
-    def __init__(self, name, binary, folder, key_file, **size):
+    def __init__(self, name, binary, folder, key_file, environment=None, **size):
         folder.mkdir(exist_ok=True)
-        super().__init__(name, folder, [])
-        config = tokenmint_config(folder, key_file, self.port, **size)
-        self._command = [binary, "serve", "--config", config]
+        super().__init__(name, folder, [], environment)
+        self.config = tokenmint_config(folder, key_file, self.port, **size)
+        self._command = [binary, "serve", "--config", self.config]
 
 
 class Batching(Tokenmint):

@@ -122,6 +122,15 @@ async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
     assert!(ran.code() == 1 && ran.stderr.contains("RUST_LOG hides audit lines"), "{}", ran.stderr);
 }
 
+#[tokio::test]
+async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
+    let mut workspace = Workspace::new();
+    workspace.configure(&configuration());
+    let service = workspace.set("RUST_LOG", "tokenmint=loud").serve().await;
+    let told = service.logged("isn't a filter").await;
+    assert!(told.contains("tokenmint=loud") && told.contains("WARN"), "{told}");
+}
+
 /// Mints more lines than the pipe and the buffer of 16,384 hold; the last answer.
 async fn fill(service: &Started) -> Answer {
     let mut last = service.mint_many(0).await;

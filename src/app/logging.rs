@@ -248,7 +248,7 @@ mod tests {
         sink.flush().expect("nothing to write");
         assert_eq!(sink.into.0, [b"one\ntwo\n"]);
         // Else a reader that is slower than its writers would find ever longer writes.
-        sink.write_all(&[b'a'; ENOUGH]).expect("written");
+        sink.write_all(&b"a".repeat(ENOUGH)).expect("written");
         assert_eq!(sink.into.0.len(), 2);
     }
 

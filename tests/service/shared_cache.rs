@@ -14,7 +14,7 @@ use tokenmint::clock::{ManualClock, UnixTime};
 
 use crate::exchange::{Fake, Mood, two_keys};
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Workspace, configuration, signal};
+use crate::support::{API_KEY, Workspace, configuration, signal, until};
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -166,15 +166,6 @@ async fn is_up(replica: &InProcess) -> bool {
     let line = replica.metric("tokenmint_shared_cache_up{").await;
     assert!(!line.is_empty(), "the metric is there");
     line.ends_with(" 1")
-}
-
-/// Waits for something that happens behind the requests.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds().await {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -431,3 +431,12 @@ pub fn unverified(token: &str) -> (Value, Value) {
 pub fn user_1() -> Value {
     json!({"sub": "user-1"})
 }
+
+/// Waits for something that happens behind the requests.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}

@@ -94,7 +94,7 @@ pub struct Metrics {
     pub config_loaded_at: IntGauge,
     /// Log lines, audit lines among them, that were dropped because nobody read them in time.
     pub log_lines_dropped: IntCounter,
-    /// Handlers that panicked; each is a bug.
+    /// Requests and exchanges that panicked; each is a bug.
     pub panics: IntCounter,
 }
 
@@ -263,7 +263,7 @@ impl Metrics {
             ),
             log_lines_dropped: make
                 .counter("log_lines_dropped_total", "Log lines dropped because nobody read them in time."),
-            panics: make.counter("panics_total", "Handlers that panicked; each is a bug."),
+            panics: make.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
             registry: registry.clone(),
         };
         let build = make.int_gauges("build_info", "The version that runs.", &["version"]);

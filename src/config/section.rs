@@ -172,7 +172,7 @@ impl<'a> Section<'a> {
         let secret = match file {
             None => inline?,
             Some(path) => {
-                let content = read_secret(&path);
+                let content = read_secret(&path, &self.findings.base);
                 self.findings.files.borrow_mut().push(path);
                 content.map_err(|message| self.problem(name_file, message)).ok()?
             }
@@ -246,10 +246,21 @@ impl Drop for Section<'_> {
     }
 }
 
-fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
-    let mut content = fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
+/// Whether what should name a file looks like what the file should hold: long, and with no mark of a name or path.
+fn may_be_a_secret(written: &Path) -> bool {
+    let text = written.to_string_lossy();
+    written.is_relative() && text.len() >= 20 && !text.contains('.')
+}
+
+fn read_secret(path: &Path, base: &Path) -> Result<Zeroizing<String>, String> {
+    let mut content = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+        if may_be_a_secret(path.strip_prefix(base).unwrap_or(path)) {
+            return format!(
+                "names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file"
+            );
+        }
+        format!("can't read {}: {error}", path.display())
+    })?;
     if content.ends_with('\n') {
         content.pop();
         if content.ends_with('\r') {

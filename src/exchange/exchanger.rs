@@ -328,5 +328,9 @@ struct Landing<'a> {
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         self.inner.flights().remove(&self.key);
+        // No request is at the other end of this task to count it.
+        if std::thread::panicking() {
+            self.inner.metrics.panics.inc();
+        }
     }
 }

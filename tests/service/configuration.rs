@@ -3,7 +3,7 @@
 use crate::support::{KEYS, Workspace, configuration};
 
 /// What to change in a good configuration -> the field to blame and a part of the message.
-const BAD: [(&str, &str, &str, &str); 69] = [
+const BAD: [(&str, &str, &str, &str); 70] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -187,6 +187,12 @@ const BAD: [(&str, &str, &str, &str); 69] = [
     ),
     (
         "secret_file = \"intercom.secret\"",
+        "secret_file = \"canary/Zm9vYmFyYmF6cXV4Zm9v+w\"",
+        "intercom.fin.secret_file",
+        "may be the secret itself",
+    ),
+    (
+        "secret_file = \"intercom.secret\"",
         "secret_file = \"intercom.secret\"\nsecret = \"x\"",
         "intercom.fin.secret",
         "given twice",
@@ -219,6 +225,7 @@ fn each_bad_configuration_is_refused_by_field_and_line() {
         let source = format!("{field} (tokenmint.toml line ");
         let line = ran.stderr.lines().find(|line| line.starts_with(&source) && line.contains(why));
         assert!(line.is_some(), "{field}, {why}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
     }
 }
 

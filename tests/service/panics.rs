@@ -45,3 +45,24 @@ async fn a_panic_is_one_500_that_says_nothing_and_is_counted() {
     assert_eq!(service.metric("tokenmint_panics_total").await, "tokenmint_panics_total 1");
     assert!(service.metric(r#"tokenmint_refusals_total{error="server_error"}"#).await.ends_with(" 1"));
 }
+
+/// It runs behind the requests, which nobody's handler sees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_an_exchange_is_counted_and_the_next_asker_begins_anew() {
+    let randomness = Arc::new(Broken::default());
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let service = InProcess::with(Arc::new(Workspace::new()), clock, randomness.clone()).await;
+    let ask = async || {
+        let request = service.client.post(format!("{}/oauth-access-token", service.url)).bearer_auth(API_KEY);
+        let request = request.header("X-Request-Id", "mine").json(&json!({}));
+        tokio::time::timeout(Duration::from_secs(5), Answer::of(request)).await.expect("an answer")
+    };
+    randomness.breaks.store(true, Ordering::SeqCst);
+    let broken = ask().await;
+    assert!(broken.status.is_server_error() && !broken.text.contains("canary"), "{}", broken.text);
+    assert_eq!(service.metric("tokenmint_panics_total").await, "tokenmint_panics_total 1");
+    // Salesforce isn't there, and that is what the next one hears.
+    let next = ask().await;
+    assert!(next.text.contains("upstream_unavailable"), "{}", next.text);
+    assert_eq!(service.metric("tokenmint_panics_total").await, "tokenmint_panics_total 1");
+}

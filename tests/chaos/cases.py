@@ -196,7 +196,7 @@ ROWS = [
     (94, "kill -9 of one of two", "at most what was in flight; ready in half a second", play("proxies:killed")),
     (95, "port taken, IPv6 off", "plain failure, 1", rust("listeners::a_taken_port_is_a_plain_failure")),
     (96, "three times too many signatures (RSA-4096)", "goodput, health and JWKS fast, 503 with Retry-After",
-     rust("connections::a_full_signing_queue_is_503_with_retry_after_and_health_goes_on"), play("overload:overloaded")),
+     rust("connections::a_full_signing_queue_is_503_with_retry_after_and_health_goes_on"), play("overload:overloaded"), play("overload:overloaded_on_one_core")),
     (97, "CPU throttled", "sheds, no timeouts inside", open_("needs a cgroup of its own, which a CI container doesn't give; case 96 overloads the cores that are there")),
     (98, "64 MB of memory", "never killed at the caps", open_("needs a cgroup of its own, which a CI container doesn't give; memory is measured in cases 53 and 66")),
     (99, "log disk full, pipe blocked, reader dead", "minting goes on, drops counted; `audit = \"required\"` refuses",

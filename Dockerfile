@@ -27,6 +27,8 @@ ARG BATCH_FROM=build-batch
 # One platform at a time, with that platform's own compiler: a cross toolchain would be one more thing to
 # trust. For arm64 use an arm64 machine; emulation gives the same, slowly.
 FROM ${BUILDER_IMAGE} AS build
+# `otel`, for traces: docs/operating.md.
+ARG FEATURES=
 WORKDIR /src
 COPY . .
 # The caches keep compiled dependencies between builds without entering a layer, so that a change in src/
@@ -36,7 +38,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     target="$(uname -m)-unknown-linux-musl" \
     && find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --bin tokenmint --target "$target" \
+    && cargo build --locked --release --bin tokenmint --features "$FEATURES" --target "$target" \
     && mkdir /out \
     && cp "target/$target/release/tokenmint" /out/ \
     && chroot /out /tokenmint --version
@@ -77,12 +79,13 @@ LABEL org.opencontainers.image.title="tokenmint" \
 
 # As above and with Intel's crypto_mb. The default stays the last stage.
 FROM ${GLIBC_BUILDER_IMAGE} AS build-glibc
+ARG FEATURES=
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --bin tokenmint \
+    && cargo build --locked --release --bin tokenmint --features "$FEATURES" \
     && mkdir /out \
     && cp target/release/tokenmint /out/
 

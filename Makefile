@@ -5,7 +5,7 @@ CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 
 .PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard capacity \
-	capacity-short deploy-check fuzz fuzz-short deny advisories sbom
+	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
@@ -108,6 +108,13 @@ deploy-check:
 	tests/cache/setup
 	$(CARGO) build --locked
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy
+
+# The feature `otel`: OpenTelemetry's own decoder reads what a collector gets.
+otel-check:
+	tests/otel/setup
+	$(CARGO) clippy --locked --features otel -- -D warnings
+	$(CARGO) build --locked --features otel
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/otel
 
 # The image: linted, built, run read-only, asked for its health.
 image:

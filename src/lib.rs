@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`clock`], [`metrics`], [`json`] | the time and chance that are handed in; the names of what is counted; strict JSON |
 //! | [`config`] | text and environment -> one validated `Config` |
+//! | [`traces`] | where a request stands in its caller's trace; spans, in a build that exports them |
 //! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
 //! | [`tokens`] | what each kind of token says, and signing it |
 //! | [`jwks`] | a ring's public face, made once and not per request |
@@ -39,3 +40,4 @@ pub mod metadata;
 pub mod metrics;
 pub mod sandbox;
 pub mod tokens;
+pub mod traces;

@@ -14,6 +14,7 @@ use crate::app::reload::Source;
 use crate::app::{self, App, Loaded, supervisor};
 use crate::config::AuditLog;
 use crate::http::Audit;
+use crate::traces::Export;
 
 /// Run the service
 #[derive(Args)]
@@ -61,6 +62,8 @@ pub(super) fn run(
         let reason = "RUST_LOG hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
         return Err(Failure::failed(reason));
     }
+    // Before the runtime, and finished behind it: its client is a blocking one, on a thread of its own.
+    let traces = Export::start(context.environment, context.ambient.randomness.clone());
     let runtime = app::runtime().map_err(Failure::failed)?;
     let done = runtime.block_on(async {
         // Before the sockets: a signal must not find its default action, which is to kill.
@@ -84,9 +87,12 @@ pub(super) fn run(
             tokio::spawn(app.reloader(source).run(asked));
         }
         app.run(signals.end(ask), hurry.second_end()).await;
-        tracing::info!("stopped");
         Ok(())
     });
+    traces.finish();
+    if done.is_ok() {
+        tracing::info!("stopped");
+    }
     runtime.shutdown_background();
     done
 }

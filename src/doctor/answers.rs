@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
-
 use super::JwkDocument;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, Name};
@@ -14,6 +12,7 @@ use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer, Subject};
+use crate::traces::Trace;
 
 /// What came back.
 pub enum Answer {
@@ -131,15 +130,16 @@ pub async fn ask(
     let profiles = Profiles::new(config, ring);
     let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
     let subject = subject.unwrap_or_else(nobody);
+    let trace = Trace::default();
     for (name, profile) in &profiles.identity {
         if profile.messaging.is_some() {
             let claims = profile.claims(Vec::new()).expect("no claim is always allowed");
-            let served = exchanger.messaging(profile, subject.clone(), claims, None::<&SecretString>).await;
+            let served = exchanger.messaging(profile, subject.clone(), claims, None, &trace).await;
             answers.push(exchanged("identity", name, served, &metrics));
         }
     }
     for (name, profile) in &profiles.oauth {
-        let served = exchanger.oauth(profile, None).await;
+        let served = exchanger.oauth(profile, None, &trace).await;
         answers.push(exchanged("oauth", name, served, &metrics));
     }
     Ok(answers)

@@ -9,15 +9,21 @@ use super::exchanger::{Inner, Outcome, interrupted};
 use super::job::{CacheKey, Job, Life, Obtained};
 use super::meaning::Class;
 use super::shared::Turn;
-use super::upstream::{self, Reply};
+use super::upstream::{self, Fault, Reply};
 use super::{AccessToken, ExchangeError, Moment, Served};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
+use crate::traces::{Fact, Trace};
+
+/// The word for metrics, logs and spans.
+fn outcome<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
+    exchanged.as_ref().err().map_or("success", ExchangeError::outcome)
+}
 
 impl Inner {
     /// Another replica's token, or one of our own.
-    pub(super) async fn obtain(self: &Arc<Self>, key: &CacheKey, job: &Job) -> Outcome {
-        let Some(shared) = &self.shared else { return self.exchange(key, job).await };
+    pub(super) async fn obtain(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) -> Outcome {
+        let Some(shared) = &self.shared else { return self.exchange(key, job, trace).await };
         let lock = match shared.turn(key, job, self.live(key).as_deref()).await {
             Turn::Theirs(token) => {
                 let token = Arc::new(token);
@@ -30,7 +36,7 @@ impl Inner {
             }
             Turn::Ours(lock) => lock,
         };
-        let exchanged = self.exchange(key, job).await;
+        let exchanged = self.exchange(key, job, trace).await;
         match &exchanged {
             Ok(Served { token, .. }) if !self.is_withdrawn(token) => shared.keep(key, token, lock).await,
             _ => shared.give_up(key, lock).await,
@@ -38,23 +44,23 @@ impl Inner {
         exchanged
     }
 
-    async fn exchange(self: &Arc<Self>, key: &CacheKey, job: &Job) -> Outcome {
+    async fn exchange(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) -> Outcome {
         let start = Instant::now();
-        let exchanged = self.attempt(job).await;
+        let exchanged = self.attempt(job, trace).await;
         let profile = job.profile().to_string();
-        let outcome = exchanged.as_ref().err().map_or("success", ExchangeError::outcome);
+        let (outcome, trace_id) = (outcome(&exchanged), trace.trace_id());
         self.metrics.exchanges.with_label_values(&[&profile, outcome]).inc();
         self.metrics.exchange_duration.with_label_values(&[&profile]).observe(start.elapsed().as_secs_f64());
         match exchanged {
             Ok(token) => {
                 let token = Arc::new(token);
                 let expires_at = token.expires_at.seconds();
-                tracing::info!(target: "tokenmint::audit", profile, outcome, expires_at, "exchanged");
+                tracing::info!(target: "tokenmint::audit", trace_id, profile, outcome, expires_at, "exchanged");
                 self.keep(key, &token);
                 Ok(Served { token, cached: false })
             }
             Err(error) => {
-                tracing::warn!(target: "tokenmint::audit", profile, outcome, %error, "exchange failed");
+                tracing::warn!(target: "tokenmint::audit", trace_id, profile, outcome, %error, "exchange failed");
                 Err(self.remember(key, error))
             }
         }
@@ -72,13 +78,16 @@ impl Inner {
         self.withdrawn.load().contains(&token.kid)
     }
 
-    async fn attempt(self: &Arc<Self>, job: &Job) -> Result<AccessToken, ExchangeError> {
+    async fn attempt(self: &Arc<Self>, job: &Job, trace: &Trace) -> Result<AccessToken, ExchangeError> {
         self.admit(job)?;
         self.spend(job).await?;
         let now = self.clock.now();
         let kid = job.signing_kid(now)?.clone();
+        let signing = trace.step("sign");
         let request = job.request(&self.client, now, &*self.randomness, &self.signer).await?;
-        let reply = upstream::send(request).await;
+        drop(signing);
+        let span = trace.request_to(job.address(), &*self.randomness);
+        let reply = upstream::send(request.headers(span.headers())).await;
         let read = match &reply {
             Ok(reply) => {
                 self.watch_clock(now, reply);
@@ -86,6 +95,13 @@ impl Inner {
             }
             Err(fault) => Err(ExchangeError::from(fault.clone())),
         };
+        let status = reply.as_ref().map_or_else(Fault::status, |reply| Some(reply.status));
+        let facts = status
+            .map(Fact::Reply)
+            .into_iter()
+            .chain([Fact::Profile(job.profile()), Fact::Outcome(outcome(&read))]);
+        facts.for_each(|fact| span.trace().note(fact));
+        drop(span);
         match &read {
             Err(ExchangeError::Unavailable { .. } | ExchangeError::Timeout { .. }) => self.failed(job),
             Err(ExchangeError::Rejected { meaning, .. }) if meaning.class == Class::Transient => {

@@ -21,6 +21,7 @@ use crate::clock::{Clock, Randomness};
 use crate::config::{KeyId, Redis};
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Signer, Subject};
+use crate::traces::Trace;
 
 /// A permanent refusal is remembered for so long: each failed login counts against the address.
 const PERMANENT: Duration = Duration::from_mins(1);
@@ -131,8 +132,9 @@ impl Exchanger {
         &self,
         profile: &Arc<OauthProfile>,
         rejected: Option<&SecretString>,
+        trace: &Trace,
     ) -> Result<Served, ExchangeError> {
-        self.serve(Job::Oauth(profile.clone()), rejected).await
+        self.serve(Job::Oauth(profile.clone()), rejected, trace).await
     }
 
     /// The messaging access token of `subject`. `profile` must have `[messaging]`.
@@ -145,8 +147,9 @@ impl Exchanger {
         subject: Subject,
         claims: Claims,
         rejected: Option<&SecretString>,
+        trace: &Trace,
     ) -> Result<Served, ExchangeError> {
-        self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, rejected).await
+        self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, rejected, trace).await
     }
 
     /// Drops the tokens that were got with one of `kids`, also those still on their way. Says how many were kept.
@@ -164,7 +167,12 @@ impl Exchanger {
         self.0.tokens.entry_count()
     }
 
-    async fn serve(&self, job: Job, rejected: Option<&SecretString>) -> Result<Served, ExchangeError> {
+    async fn serve(
+        &self,
+        job: Job,
+        rejected: Option<&SecretString>,
+        trace: &Trace,
+    ) -> Result<Served, ExchangeError> {
         let inner = &self.0;
         let key = job.cache_key();
         if let Some(rejected) = rejected {
@@ -172,10 +180,10 @@ impl Exchanger {
         }
         let profile = job.profile().to_string();
         let count = |result: &str| inner.metrics.cache_requests.with_label_values(&[&profile, result]).inc();
-        let (mut flight, begun) = match inner.find(&key, &job) {
+        let (mut flight, begun) = match inner.find(&key, &job, trace) {
             Found::Token(token) => {
                 count("hit");
-                inner.renew_behind(&key, &job, &token);
+                inner.renew_behind(&key, &job, &token, trace);
                 return Ok(Served { token, cached: true });
             }
             Found::Failure(error) => {
@@ -234,7 +242,7 @@ impl Inner {
     }
 
     /// A token, a failure that stands, or the flight that will bring one; begun here if there is none.
-    fn find(self: &Arc<Self>, key: &CacheKey, job: &Job) -> Found {
+    fn find(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) -> Found {
         if let Some(token) = self.live(key) {
             return Found::Token(token);
         }
@@ -249,29 +257,37 @@ impl Inner {
         if let Some(error) = self.remembered(key, job) {
             return Found::Failure(error);
         }
-        Found::Flight { flight: self.begin(&mut flights, *key, job.clone()), begun: true }
+        let flight = self.begin(&mut flights, *key, job.clone(), trace.clone());
+        Found::Flight { flight, begun: true }
     }
 
     /// Renews a token that serves, if it is time and nobody does.
-    fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, token: &AccessToken) {
+    fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, token: &AccessToken, trace: &Trace) {
         if !token.wants_renewal(self.clock.now(), self.clock.steady()) {
             return;
         }
         let mut flights = self.flights();
         if !flights.contains_key(key) && self.remembered(key, job).is_none() {
-            self.begin(&mut flights, *key, job.clone());
+            self.begin(&mut flights, *key, job.clone(), trace.clone());
         }
     }
 
-    /// Starts an exchange in a task of its own, which no caller's going away ends.
-    fn begin(self: &Arc<Self>, flights: &mut HashMap<CacheKey, Flight>, key: CacheKey, job: Job) -> Flight {
+    /// Starts an exchange in a task of its own, which no caller's going away ends. It stands in the trace of the request
+    /// that began it, whoever waits for it.
+    fn begin(
+        self: &Arc<Self>,
+        flights: &mut HashMap<CacheKey, Flight>,
+        key: CacheKey,
+        job: Job,
+        trace: Trace,
+    ) -> Flight {
         let (sender, flight) = watch::channel(None);
         flights.insert(key, flight.clone());
         let inner = self.clone();
         tokio::spawn(async move {
             // Leaves the list also if the task panics, so that the next asker begins anew.
             let landing = Landing { inner: &inner, key };
-            let outcome = inner.obtain(&key, &job).await;
+            let outcome = inner.obtain(&key, &job, &trace).await;
             drop(landing);
             let _ = sender.send(Some(outcome));
         });

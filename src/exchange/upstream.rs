@@ -41,6 +41,16 @@ pub enum Fault {
     Unusable { status: u16, what: String, retry_after: Option<Duration> },
 }
 
+impl Fault {
+    /// Of the answer, where there is one.
+    pub(super) const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Unusable { status, .. } => Some(*status),
+            Self::Timeout | Self::Unreachable(_) => None,
+        }
+    }
+}
+
 /// A client that follows no redirect and takes no proxy from the environment. It trusts the host's
 /// certificate authorities; on a host without any, such as a bare image, it trusts nobody, and minting goes on.
 pub(super) fn client() -> Result<Client, reqwest::Error> {

@@ -71,6 +71,7 @@ impl Audit {
             tracing::info!(
                 target: TARGET,
                 request_id = asker.id.as_str(),
+                trace_id = asker.id.trace_id(),
                 caller = asker.caller.name.as_str(),
                 credential = asker.credential,
                 %profile,
@@ -100,6 +101,7 @@ impl Audit {
             tracing::info!(
                 target: TARGET,
                 request_id = asker.id.as_str(),
+                trace_id = asker.id.trace_id(),
                 caller = asker.caller.name.as_str(),
                 credential = asker.credential,
                 %profile,

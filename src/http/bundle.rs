@@ -34,7 +34,9 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
     policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
     admit(&service, &asker, &grant.name, &subject)?;
 
+    let signing = asker.trace().step("sign");
     let minted = side_by_side(&service, entries, &subject, claims).await?;
+    drop(signing);
     for (minted, (_, entry)) in minted.iter().zip(entries) {
         service.audit.minted(&asker, entry.profile(), minted, Some(&subject))?;
     }

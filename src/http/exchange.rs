@@ -13,6 +13,7 @@ use super::{Now, Refusal};
 use crate::clock::UnixTime;
 use crate::exchange::{About, Served};
 use crate::tokens::{Objection, Subject};
+use crate::traces::Fact;
 
 pub(super) async fn oauth_access_token(
     State(service): Now,
@@ -22,8 +23,9 @@ pub(super) async fn oauth_access_token(
     let mut fields = fields.only(&["profile", "rejected_token"])?;
     let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
     let rejected = fields.secret("rejected_token")?;
+    asker.trace().note(Fact::Profile(&grant.profile.name));
 
-    let served = service.exchanger.oauth(&grant.profile, rejected.as_ref()).await?;
+    let served = service.exchanger.oauth(&grant.profile, rejected.as_ref(), asker.trace()).await?;
     service.audit.handed_out(&asker, &grant.profile.name, &served, None)?;
     Ok(answer(&served, service.clock.now()))
 }
@@ -46,8 +48,10 @@ pub(super) async fn messaging_access_token(
         return Err(Objection::new("profile", message).into());
     }
 
-    let served =
-        service.exchanger.messaging(&grant.profile, subject.clone(), claims, rejected.as_ref()).await?;
+    let exchanger = &service.exchanger;
+    let served = exchanger
+        .messaging(&grant.profile, subject.clone(), claims, rejected.as_ref(), asker.trace())
+        .await?;
     service.audit.handed_out(&asker, &grant.profile.name, &served, Some(&subject))?;
     Ok(answer(&served, service.clock.now()))
 }

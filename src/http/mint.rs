@@ -15,6 +15,7 @@ use crate::callers::TooOften;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, ProfileName};
 use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
+use crate::traces::Fact;
 
 pub(super) async fn identity_token(
     State(service): Now,
@@ -33,7 +34,9 @@ pub(super) async fn identity_token(
     admit(&service, &asker, &grant.profile.name, &subject)?;
 
     let now = service.clock.now();
+    let signing = asker.trace().step("sign");
     let minted = grant.profile.mint(&subject, lifetime, &claims, now, &service.signer).await?;
+    drop(signing);
     service.audit.minted(&asker, &grant.profile.name, &minted, Some(&subject))?;
     grant.minted.inc();
     Ok(token_answer(form, &minted))
@@ -47,9 +50,12 @@ pub(super) async fn oauth_assertion(
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["profile"])?;
     let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
+    asker.trace().note(Fact::Profile(&grant.profile.name));
 
     let now = service.clock.now();
+    let signing = asker.trace().step("sign");
     let assertion = grant.profile.mint(now, &*service.randomness, &service.signer).await?;
+    drop(signing);
     service.audit.minted(&asker, &grant.profile.name, &assertion.minted, None)?;
     grant.minted.inc();
     Ok(assertion_answer(form, &assertion))
@@ -92,6 +98,7 @@ pub(super) fn admit(
                 let subject = service.audit.hash(subject);
                 tracing::warn!(
                     request_id = asker.id.as_str(),
+                    trace_id = asker.id.trace_id(),
                     %caller,
                     %profile,
                     subject_hmac = subject,

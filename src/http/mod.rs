@@ -102,7 +102,7 @@ pub struct Route {
 }
 
 /// All there is.
-pub const ROUTES: [Route; 13] = [
+pub static ROUTES: [Route; 13] = [
     Route::new(Method::POST, "/identity-token", Place::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", Place::Minting, || post(mint::oauth_assertion)),
     Route::new(Method::POST, "/intercom-user-jwt", Place::Minting, || post(mint::intercom_user_jwt)),
@@ -121,6 +121,11 @@ pub const ROUTES: [Route; 13] = [
 ];
 
 impl Route {
+    /// Whether it is for callers, with a key.
+    fn mints(&self) -> bool {
+        self.place == Place::Minting && self.method == Method::POST
+    }
+
     const fn new(
         method: Method,
         path: &'static str,

@@ -4,17 +4,18 @@
 use std::time::Instant;
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use ::http::{HeaderMap, HeaderName, HeaderValue};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Now, Refusal, strict};
+use super::{Now, ROUTES, Refusal, strict};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
 use crate::tokens::MintError;
+use crate::traces::{Fact, Span, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -23,34 +24,47 @@ const MOST_HEADER_BYTES: usize = 8 << 10;
 
 /// What ties an answer, its log lines and its audit line together.
 #[derive(Clone)]
-pub(super) struct RequestId(HeaderValue);
+pub(super) struct RequestId {
+    id: HeaderValue,
+    trace: Trace,
+}
 
 impl RequestId {
     /// The client's, if it can do no harm in a log or a header; else a fresh one.
-    fn of(headers: &HeaderMap, randomness: &dyn Randomness) -> Self {
+    fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace) -> Self {
         let harmless = |id: &&HeaderValue| {
             (1..=64).contains(&id.len())
                 && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
         };
         if let Some(id) = headers.get(X_REQUEST_ID).filter(harmless) {
-            return Self(id.clone());
+            return Self { id: id.clone(), trace };
         }
         let mut bytes = [0; 16];
         // An id that isn't unique is no reason to refuse a request.
         let _ = randomness.fill(&mut bytes);
         let text = URL_SAFE_NO_PAD.encode(bytes);
-        Self(HeaderValue::from_str(&text).expect("base64url is visible ASCII"))
+        let id = HeaderValue::from_str(&text).expect("base64url is visible ASCII");
+        Self { id, trace }
     }
 
     pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+        self.id.to_str().unwrap_or_default()
+    }
+
+    pub const fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace.trace_id()
     }
 }
 
 pub(super) async fn observe(State(service): Now, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let id = RequestId::of(request.headers(), &*service.randomness);
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let span = span(&request, path.as_ref());
+    let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone());
     let has_body = has_body(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let route = path.as_ref().map_or("other", |path| path.as_str());
@@ -68,15 +82,24 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
         }
     };
     let mut answer = written(answer, &id, has_body, &service.metrics);
-    answer.headers_mut().insert(X_REQUEST_ID, id.0);
+    answer.headers_mut().insert(X_REQUEST_ID, id.id);
     // Where a chunked body ends is the one thing that `app::wire` leaves to hyper alone: nothing follows it.
     if chunked {
         answer.headers_mut().insert(CONNECTION, CLOSE);
     }
 
+    span.trace().note(Fact::Answer(answer.status().as_u16()));
     service.metrics.requests.with_label_values(&[route, answer.status().as_str()]).inc();
     service.metrics.request_duration.with_label_values(&[route]).observe(start.elapsed().as_secs_f64());
     answer
+}
+
+/// Only requests for tokens stand in a trace: a stranger who reads a JWKS has no say in what is recorded.
+fn span(request: &Request, path: Option<&MatchedPath>) -> Span {
+    let path = path.filter(|_| request.method() == Method::POST);
+    let route =
+        path.and_then(|path| ROUTES.iter().find(|route| route.mints() && route.path == path.as_str()));
+    route.map_or_else(Span::default, |route| Trace::of_request(&route.method, route.path, request.headers()))
 }
 
 /// A refusal is written out here; anything else stays as it is.
@@ -90,11 +113,11 @@ fn written(mut answer: Response, id: &RequestId, has_body: bool, metrics: &Metri
     if let Refusal::Mint(error) = &refusal
         && *error != MintError::Overloaded
     {
-        tracing::warn!(request_id = id.as_str(), %error, "no token was minted");
+        tracing::warn!(request_id = id.as_str(), trace_id = id.trace_id(), %error, "no token was minted");
     }
     let verdict = refusal.verdict();
     metrics.refusals.with_label_values(&[verdict.error]).inc();
-    tracing::debug!(request_id = id.as_str(), error = verdict.error, "refused");
+    tracing::debug!(request_id = id.as_str(), trace_id = id.trace_id(), error = verdict.error, "refused");
     verdict.into_response(answer, id.as_str())
 }
 

@@ -7,6 +7,7 @@ use super::{Refusal, Service};
 use crate::callers::{Denied, Rule, TooOften};
 use crate::config::ProfileName;
 use crate::tokens::Subject;
+use crate::traces::Fact;
 
 /// What a request asks for, as far as the policy is concerned.
 pub(super) struct Wish<'a> {
@@ -22,6 +23,7 @@ pub(super) struct Wish<'a> {
 
 /// Says no with the first rule that does, or lets it through and says which would have.
 pub(super) fn admit(service: &Service, asker: &Asker, wish: &Wish<'_>) -> Result<(), Refusal> {
+    asker.trace().note(Fact::Profile(wish.profile));
     let caller = &asker.caller;
     let denied = || Refusal::Denied { denied: Denied::Subject, field: wish.field };
     if !wish.covered {
@@ -43,6 +45,7 @@ pub(super) fn admit(service: &Service, asker: &Asker, wish: &Wish<'_>) -> Result
         if begins {
             tracing::warn!(
                 request_id = asker.id.as_str(),
+                trace_id = asker.id.trace_id(),
                 caller = %caller.name,
                 let_through,
                 "names more different subjects than its subjects_per_minute: has its credential been stolen?"
@@ -60,6 +63,7 @@ fn would_refuse(service: &Service, asker: &Asker, wish: &Wish<'_>, rule: Rule) {
     tracing::warn!(
         target: TARGET,
         request_id = asker.id.as_str(),
+        trace_id = asker.id.trace_id(),
         caller = %asker.caller.name,
         profile = %wish.profile,
         subject_hmac = service.audit.hash(wish.subject),

@@ -17,6 +17,7 @@ use super::{Refusal, Shared};
 use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
 use crate::tokens::Objection;
+use crate::traces::{Fact, Trace};
 
 /// A whole body arrives within this time, however many bytes it has, or within half of the request's own.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +55,15 @@ impl FromRequestParts<Shared> for Asker {
             .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" })?;
         let id = parts.extensions.get::<RequestId>().cloned();
         let id = id.expect("the door gives every request an id");
+        id.trace().note(Fact::Caller(&caller.name));
         Ok(Self { caller, credential, id })
+    }
+}
+
+impl Asker {
+    /// Where the request stands in a trace.
+    pub const fn trace(&self) -> &Trace {
+        self.id.trace()
     }
 }
 

@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
 
@@ -43,6 +44,7 @@ pub struct FakeState {
     asked: AtomicUsize,
     probed: AtomicUsize,
     assertions: Mutex<Vec<String>>,
+    headers: Mutex<Vec<HeaderMap>>,
     clock: Arc<ManualClock>,
     token_life: AtomicUsize,
 }
@@ -54,6 +56,7 @@ impl Fake {
             asked: AtomicUsize::new(0),
             probed: AtomicUsize::new(0),
             assertions: Mutex::default(),
+            headers: Mutex::default(),
             clock,
             token_life: AtomicUsize::new(0),
         }));
@@ -77,10 +80,16 @@ impl Fake {
         self.0.asked.load(Ordering::SeqCst)
     }
 
+    /// Those of each exchange, in their order.
+    pub fn headers(&self) -> Vec<HeaderMap> {
+        self.0.headers.lock().expect("not poisoned").clone()
+    }
+
     async fn answer(&self, request: Request, base: &str) -> Response {
         let mood = self.0.mood.lock().expect("not poisoned").clone();
         let exchange = request.method() == "POST";
         let messaging = request.uri().path().starts_with("/iamessage/");
+        let headers = request.headers().clone();
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("a body");
         let body = String::from_utf8_lossy(&body).into_owned();
         let n = if exchange {
@@ -90,6 +99,7 @@ impl Fake {
         };
         if exchange {
             self.0.assertions.lock().expect("not poisoned").push(body.clone());
+            self.0.headers.lock().expect("not poisoned").push(headers);
         }
         match mood {
             Mood::Error(status, body, retry_after) => {

@@ -44,4 +44,5 @@ mod supervisor;
 mod supply;
 mod support;
 mod tls;
+mod traces;
 mod troubleshooting;

@@ -1,0 +1,114 @@
+//! `traceparent` and `tracestate` (W3C Trace Context, level 1), read whole or not at all.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::clock::Randomness;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// `00-` trace id `-` span id `-` flags.
+const LENGTH: usize = 55;
+/// What everybody must pass on (section 3.3.1.5). More is left out, as that allows.
+const LONGEST_STATE: usize = 512;
+const MOST_MEMBERS: usize = 32;
+
+/// A span, by its ids. Both are lower-case hexadecimal digits, not all of them 0.
+pub(super) struct Context {
+    pub trace_id: [u8; 32],
+    pub span_id: [u8; 16],
+    pub sampled: bool,
+    /// What others have to say to each other.
+    pub state: Option<HeaderValue>,
+}
+
+impl Context {
+    /// What a request says; `None` unless it says one thing, and says it well.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut parents = headers.get_all(TRACEPARENT).iter();
+        let (parent, None) = (parents.next()?, parents.next()) else { return None };
+        let context = Self::parse(parent.as_bytes())?;
+        Some(Self { state: state(headers), ..context })
+    }
+
+    /// Versions to come may have more behind what is known (section 3.2.4).
+    fn parse(parent: &[u8]) -> Option<Self> {
+        let (known, more) = parent.split_at_checked(LENGTH)?;
+        let dashed = [2, 35, 52].iter().all(|&at| known[at] == b'-');
+        let (version, trace_id, span_id, flags) = (&known[..2], &known[3..35], &known[36..52], &known[53..]);
+        let whole = match version {
+            b"00" => more.is_empty(),
+            b"ff" => false,
+            _ => more.is_empty() || more.starts_with(b"-"),
+        };
+        let is_hex = |digits: &[u8]| digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let is_id = |digits: &[u8]| is_hex(digits) && digits.iter().any(|&digit| digit != b'0');
+        let flags = std::str::from_utf8(flags).ok().filter(|flags| is_hex(flags.as_bytes()))?;
+        let flags = u8::from_str_radix(flags, 16).ok()?;
+        (dashed && whole && is_hex(version) && is_id(trace_id) && is_id(span_id)).then_some(())?;
+        Some(Self {
+            trace_id: trace_id.try_into().ok()?,
+            span_id: span_id.try_into().ok()?,
+            sampled: flags & 1 == 1,
+            state: None,
+        })
+    }
+
+    pub fn trace_id(&self) -> &str {
+        std::str::from_utf8(&self.trace_id).expect("hexadecimal digits are ASCII")
+    }
+
+    pub fn span_id(&self) -> &str {
+        std::str::from_utf8(&self.span_id).expect("hexadecimal digits are ASCII")
+    }
+
+    /// A span below this one; none where the host gives no randomness.
+    pub fn child(&self, randomness: &dyn Randomness) -> Option<Self> {
+        let mut bytes = [0; 8];
+        randomness.fill(&mut bytes).ok()?;
+        // All zeros would be no id.
+        let id = format!("{:016x}", u64::from_be_bytes(bytes).max(1));
+        let span_id = id.as_bytes().try_into().ok()?;
+        Some(Self { trace_id: self.trace_id, span_id, sampled: self.sampled, state: self.state.clone() })
+    }
+
+    /// Both headers. Of the flags, level 1 knows one; the others must be 0 (section 3.2.2.5).
+    pub fn headers(&self) -> HeaderMap {
+        let parent = format!("00-{}-{}-{:02x}", self.trace_id(), self.span_id(), u8::from(self.sampled));
+        let parent = HeaderValue::from_str(&parent).expect("hexadecimal digits and dashes");
+        let state = self.state.clone().map(|state| (TRACESTATE, state));
+        std::iter::once((TRACEPARENT, parent)).chain(state).collect()
+    }
+}
+
+/// `tracestate`, in however many headers.
+fn state(headers: &HeaderMap) -> Option<HeaderValue> {
+    let values = headers.get_all(TRACESTATE).iter().map(HeaderValue::to_str);
+    let text = values.collect::<Result<Vec<_>, _>>().ok()?.join(",");
+    let members =
+        || text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty());
+    let good = text.len() <= LONGEST_STATE
+        && (1..=MOST_MEMBERS).contains(&members().count())
+        && members()
+            .all(|member| member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value)));
+    good.then(|| HeaderValue::from_str(&text).ok())?
+}
+
+/// `key`, or `tenant@system` (section 3.3.1.3.1).
+fn is_key(key: &str) -> bool {
+    let part = |text: &str, most: usize, digit_first: bool| {
+        let first = text.bytes().next();
+        (1..=most).contains(&text.len())
+            && first.is_some_and(|b| b.is_ascii_lowercase() || (digit_first && b.is_ascii_digit()))
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'))
+    };
+    match key.split_once('@') {
+        None => part(key, 256, false),
+        Some((tenant, system)) => part(tenant, 241, true) && part(system, 14, false),
+    }
+}
+
+/// Printable, without a comma or an equals sign (section 3.3.1.3.2).
+fn is_value(value: &str) -> bool {
+    (1..=256).contains(&value.len())
+        && value.bytes().all(|b| matches!(b, b' '..=b'~') && b != b',' && b != b'=')
+}

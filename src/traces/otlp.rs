@@ -1,0 +1,212 @@
+//! Spans by OpenTelemetry's SDK, exported over OTLP/HTTP by a thread of its own from a bounded queue: what a collector
+//! doesn't take in time is dropped, and minting never waits.
+//!
+//! All is set by the variables of the OpenTelemetry specification, which the SDK reads: endpoint, headers, timeout, sampler,
+//! batches, name of the service. Attributes are those of its semantic conventions for HTTP, without any URL.
+//!
+//! The tracer is the process's, as the log is: set once, at the start.
+
+use std::fmt;
+use std::str::FromStr as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::Method;
+use opentelemetry::trace::{
+    SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
+};
+use opentelemetry::{Key, KeyValue};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{IdGenerator, SdkTracer, SdkTracerProvider};
+
+use super::context::Context;
+use super::{Fact, endpoint};
+use crate::clock::Randomness;
+use crate::config::{Environment, HttpsUrl};
+
+/// At the end, what is in the queue may take so long: with all the rest, less than ten seconds.
+const FLUSH: Duration = Duration::from_millis(1500);
+
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// The export of this process, where its environment names an endpoint.
+pub struct Export(Option<SdkTracerProvider>);
+
+impl Export {
+    /// Must not be called in an asynchronous runtime. What can't be understood of the environment is said in the log.
+    pub fn start(environment: &Environment, randomness: Arc<dyn Randomness>) -> Self {
+        let Some(variable) = endpoint(environment) else { return Self(None) };
+        match provider(randomness) {
+            Ok(provider) => {
+                // A second start in one process, as in tests, leaves the first tracer in place.
+                let _ = TRACER.set(provider.tracer("tokenmint"));
+                tracing::info!(variable, "exports traces");
+                Self(Some(provider))
+            }
+            Err(error) => {
+                tracing::warn!(variable, %error, "exports no traces");
+                Self(None)
+            }
+        }
+    }
+
+    /// Exports what is left. Must not be called in an asynchronous runtime.
+    pub fn finish(self) {
+        if let Some(Err(error)) = self.0.map(|provider| provider.shutdown_with_timeout(FLUSH)) {
+            tracing::warn!(%error, "the last spans were not exported");
+        }
+    }
+}
+
+fn provider(randomness: Arc<dyn Randomness>) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let exporter = SpanExporter::builder().with_http().build()?;
+    let provider =
+        SdkTracerProvider::builder().with_batch_exporter(exporter).with_id_generator(Ids(randomness));
+    Ok(provider.with_resource(resource()).build())
+}
+
+/// This service, unless the environment calls it something else.
+fn resource() -> Resource {
+    let detected = Resource::builder().build();
+    let said = |key: &'static str| detected.get(&Key::new(key)).map(|value| value.to_string());
+    let mut ours = Vec::new();
+    if said("service.name").is_none_or(|name| name.starts_with("unknown_service")) {
+        ours.push(KeyValue::new("service.name", "tokenmint"));
+    }
+    if said("service.version").is_none() {
+        ours.push(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    }
+    Resource::builder().with_attributes(ours).build()
+}
+
+/// Ids from the chance of the house. Without any they are zeros, which the SDK takes for no span.
+struct Ids(Arc<dyn Randomness>);
+
+impl Ids {
+    fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.0.fill(&mut bytes).map_or([0; N], |()| bytes)
+    }
+}
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        TraceId::from_bytes(self.bytes())
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        SpanId::from_bytes(self.bytes())
+    }
+}
+
+impl fmt::Debug for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ids")
+    }
+}
+
+/// A span, with the place below it; or none.
+#[derive(Clone, Default)]
+pub(super) struct Recording(Option<opentelemetry::Context>);
+
+impl Recording {
+    pub fn server(sent: Option<&Context>, method: &Method, route: &'static str) -> Option<(Self, Context)> {
+        let tracer = TRACER.get()?;
+        let root = opentelemetry::Context::new();
+        let parent = sent.map_or_else(|| root.clone(), |sent| root.with_remote_span_context(remote(sent)));
+        let attributes = [
+            KeyValue::new("http.request.method", method.as_str().to_owned()),
+            KeyValue::new("http.route", route),
+        ];
+        let span = SpanBuilder::from_name(format!("{method} {route}"))
+            .with_kind(SpanKind::Server)
+            .with_attributes(attributes);
+        Self::begin(tracer, span, &parent, sent)
+    }
+
+    pub fn step(&self, name: &'static str) -> Option<Self> {
+        let (tracer, parent) = (TRACER.get()?, self.0.as_ref()?);
+        let span = tracer.build_with_context(SpanBuilder::from_name(name), parent);
+        Some(Self(Some(parent.with_span(span))))
+    }
+
+    pub fn client(&self, here: &Context, address: &HttpsUrl) -> Option<(Self, Context)> {
+        let (tracer, parent, url) = (TRACER.get()?, self.0.as_ref()?, address.url());
+        let attributes = [
+            Some(KeyValue::new("http.request.method", "POST")),
+            url.host_str().map(|host| KeyValue::new("server.address", host.to_owned())),
+            url.port_or_known_default().map(|port| KeyValue::new("server.port", i64::from(port))),
+        ];
+        let span = SpanBuilder::from_name("POST")
+            .with_kind(SpanKind::Client)
+            .with_attributes(attributes.into_iter().flatten());
+        Self::begin(tracer, span, parent, Some(here))
+    }
+
+    /// `None` where the SDK makes no span, as after its end.
+    fn begin(
+        tracer: &SdkTracer,
+        span: SpanBuilder,
+        parent: &opentelemetry::Context,
+        above: Option<&Context>,
+    ) -> Option<(Self, Context)> {
+        let here = parent.with_span(tracer.build_with_context(span, parent));
+        let span = here.span().span_context().clone();
+        let context = Context {
+            trace_id: span.trace_id().to_string().as_bytes().try_into().ok()?,
+            span_id: span.span_id().to_string().as_bytes().try_into().ok()?,
+            sampled: span.is_sampled(),
+            state: above.and_then(|above| above.state.clone()),
+        };
+        span.is_valid().then_some((Self(Some(here)), context))
+    }
+
+    pub fn note(&self, fact: Fact<'_>) {
+        let Some(here) = &self.0 else { return };
+        let span = here.span();
+        let fails = |as_what: String| {
+            span.set_attribute(KeyValue::new("error.type", as_what));
+            span.set_status(Status::error(""));
+        };
+        match fact {
+            Fact::Caller(name) => span.set_attribute(KeyValue::new("tokenmint.caller", name.to_string())),
+            Fact::Profile(name) => span.set_attribute(KeyValue::new("tokenmint.profile", name.to_string())),
+            Fact::Answer(status) => {
+                span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+                // What is the caller's own fault is no error of a server (semantic conventions, HTTP spans, status).
+                if status >= 500 {
+                    fails(status.to_string());
+                }
+            }
+            Fact::Reply(status) => {
+                span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+            }
+            Fact::Outcome(outcome) => {
+                span.set_attribute(KeyValue::new("tokenmint.outcome", outcome));
+                if outcome != "success" {
+                    fails(outcome.to_owned());
+                }
+            }
+        }
+    }
+
+    pub fn end(&self) {
+        if let Some(here) = &self.0 {
+            here.span().end();
+        }
+    }
+}
+
+fn remote(sent: &Context) -> SpanContext {
+    let flags = if sent.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let state = sent.state.as_ref().and_then(|state| TraceState::from_str(state.to_str().ok()?).ok());
+    SpanContext::new(
+        TraceId::from_hex(sent.trace_id()).unwrap_or(TraceId::INVALID),
+        SpanId::from_hex(sent.span_id()).unwrap_or(SpanId::INVALID),
+        flags,
+        true,
+        state.unwrap_or_default(),
+    )
+}

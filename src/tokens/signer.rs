@@ -3,7 +3,7 @@
 //! A signature keeps a core busy for a third of a millisecond, of RSA-4096 for nearly two. At most as many run at
 //! once as there are cores, on the runtime's own threads; the rest stand in a [`Line`] for at most [`PATIENCE`].
 //!
-//! - Who has a core [steps back](step_back) once before it signs: all that is ready runs first. So health and JWKS
+//! - Who has a core [steps back](step_back) before it signs: all that is ready runs first. So health and JWKS
 //!   wait for one signature at most, every request reaches the line instead of an endless queue inside the runtime,
 //!   and the deadline counts from where it should. It needs a runtime that looks at its sockets after each task
 //!   (`event_interval(1)`, see `app`).
@@ -97,7 +97,9 @@ impl Signer {
             Turn::Done(made) => signature.copy_from_slice(&made?),
             Turn::Core(_core, job) => {
                 // Also who is alone: on a host with one core everybody is.
-                step_back().await;
+                for _ in 0..rounds(key) {
+                    step_back().await;
+                }
                 self.lead(&job, asked, signature)?;
             }
             Turn::Late => return Err(self.refuse(NoTurn::Late)),
@@ -158,6 +160,13 @@ impl Signer {
         }
         MintError::Overloaded
     }
+}
+
+/// How often to step back. It takes three rounds until a new connection is accepted, watched and read: beside a signature
+/// of a key that is longer than usual they cost nothing.
+fn rounds(key: &PrivateKey) -> usize {
+    const USUAL: usize = 2048 / 8;
+    if key.signature_len() > USUAL { 3 } else { 1 }
 }
 
 /// Lets all run that is ready now. Not tokio's `yield_now`, which with `event_interval(1)` comes back before it.

@@ -44,6 +44,9 @@ use crate::metrics::Metrics;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// What hyper buffers of a head; the door allows half as much.
 const HEAD_BUFFER: usize = 16 << 10;
+/// Connections that may wait to be accepted, or `net.core.somaxconn` if that is less. Of tokio's 128 a thousand verifiers that
+/// come at once find most taken, and who finds no place tries again only after a second.
+const BACKLOG: i32 = 4096;
 /// How long to wait when the host has no descriptor left for another connection.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
@@ -81,10 +84,15 @@ impl Listener {
     /// The address is taken or not ours.
     pub async fn bind(name: &'static str, listen: &Listen, tls: Option<TlsInForce>) -> io::Result<Self> {
         let socket = match listen {
-            Listen::Tcp(address) => Socket::Tcp(TcpListener::bind(address).await?),
+            Listen::Tcp(address) => {
+                let socket = TcpListener::bind(address).await?;
+                rustix::net::listen(&socket, BACKLOG)?;
+                Socket::Tcp(socket)
+            }
             Listen::Unix(path) => {
                 remove_stale(path);
                 let socket = UnixListener::bind(path)?;
+                rustix::net::listen(&socket, BACKLOG)?;
                 let file = SocketFile(path.clone());
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
                 Socket::Unix { socket, _file: Some(file) }

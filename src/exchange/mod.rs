@@ -24,6 +24,7 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
@@ -39,6 +40,8 @@ pub use upstream::{Seen, look};
 /// An access token and what came with it.
 pub struct AccessToken {
     pub secret: SecretString,
+    /// Of the token, for the audit line of each time that it is handed out.
+    pub sha256: [u8; 32],
     pub about: About,
     /// The key that signed what it was exchanged for.
     pub kid: KeyId,
@@ -85,8 +88,11 @@ impl AccessToken {
         let Moment { now, steady, chance } = *moment;
         let age = Duration::from_secs(u64::try_from(obtained_at.seconds_until(now)).unwrap_or(0));
         let renew_after = age.saturating_add(left).mul_f64(0.1_f64.mul_add(chance, 0.65)).saturating_sub(age);
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, obtained.secret.expose_secret().as_bytes()).as_ref());
         Self {
             secret: obtained.secret,
+            sha256,
             about: obtained.about,
             kid,
             obtained_at,

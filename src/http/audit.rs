@@ -95,7 +95,6 @@ impl Audit {
         Served { token, cached }: &Served,
         subject: Option<&Subject>,
     ) -> Result<(), Refusal> {
-        let digest = digest(&SHA256, token.secret.expose_secret().as_bytes());
         let subject = subject.map(|subject| self.hash(subject));
         self.log(|| {
             tracing::info!(
@@ -105,7 +104,7 @@ impl Audit {
                 caller = asker.caller.name.as_str(),
                 credential = asker.credential,
                 %profile,
-                token_sha256 = %Hex(digest.as_ref()),
+                token_sha256 = %Hex(&token.sha256),
                 subject_hmac = subject,
                 cached,
                 expires_at = token.expires_at.seconds(),

@@ -253,7 +253,8 @@ def flood(service, port, path, count, rounds, same):
     expect(same is None or len(seen.bodies) == 1, f"{len(seen.bodies)} bodies")
     expect(service.panics() == 0, "it panicked")
     p99 = percentile(seen.took, 0.99)
-    # The clients share one Python process and the cores with the service: this is mostly their own queue.
-    expect(p99 < patient(3), f"p99 {ms(p99)}")
+    # The clients share one Python process and the cores with the service: this is mostly their own queue. Who finds no place
+    # among those that wait to be accepted would try again after a second, and hold all up that come behind it.
+    expect(p99 < patient(1), f"p99 {ms(p99)}")
     took = time.monotonic() - began
     return f"{count} at once, {rounds} times: all 200 in {took:.1f} s, p99 {ms(p99)}{', one body' if same else ''}", service.recovers()

@@ -81,6 +81,8 @@ def slow_clients():
                     silent.append(client)
                 if n % 50 == 0:
                     look()
+                    # No faster than it can take them in: its five seconds begin when it does, ours when they ask.
+                    time.sleep(amount(0.05, 0.025))
             last_open = time.monotonic()
             # Of who reads nothing only the service knows when it is cut off: its descriptor is gone.
             while (open_since or service.descriptors() > base + 5) and time.monotonic() - last_open < 20:

@@ -1,10 +1,6 @@
 //! Runs the service as its users do: the real binary, real files, real sockets.
 
-#![allow(
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and says what it left out"
-)]
+#![allow(clippy::panic, clippy::print_stdout, reason = "a test panics to fail, and says what it leaves out")]
 #![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]
 #![allow(clippy::collection_is_never_read, reason = "connections are held open by being kept")]
 

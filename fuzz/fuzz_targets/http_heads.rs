@@ -47,7 +47,7 @@ fuzz_target!(init: LazyLock::force(&HOUSE), |data: &[u8]| {
     let mut got = Vec::new();
     RUNTIME.block_on(async {
         let (mut client, server) = tokio::io::duplex(1 << 16);
-        let served = tokio::spawn(answer(server, router));
+        let served = tokio::spawn(answer(server, HOUSE.limits(), router));
         let start = Instant::now();
         // It may close before it has read all.
         let (mut reading, mut writing) = tokio::io::split(&mut client);

@@ -24,7 +24,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokenmint::app::{Ambient, App, Loaded};
 use tokenmint::clock::{ManualClock, NoRandomness, Randomness, UnixTime};
-use tokenmint::config::{Config, Environment};
+use tokenmint::config::{Config, Environment, Limits};
 use tokenmint::http::{Place, Service, router};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
@@ -138,6 +138,10 @@ impl House {
     /// The routes of all listeners.
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.service.limits
     }
 
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {

@@ -2,17 +2,21 @@
 //!
 //! HTTP/1.1 only, from a hyper loop of our own, since `axum::serve` sets no timer and so leaves slow clients
 //! open for ever. A connection that sends no whole head for five seconds is closed, whether it never began,
-//! drips, or idles between requests. There are at most `connections` of them; one more is closed at once. A
+//! drips, or idles between requests; hyper has it only while there is a request to answer. There are at most `connections` of them; one more is closed at once. A
 //! TLS handshake runs in the connection's own task and holds up nobody. What a connection says of its client is
 //! read once, when it is made.
 
 use std::convert::Infallible;
 use std::fs;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -37,11 +41,14 @@ use super::supervisor::Inherited;
 use super::tls;
 use super::wire::Wire;
 use crate::callers::Peer;
-use crate::config::{ClientName, Listen};
+use crate::config::{ClientName, Limits, Listen};
+use crate::http::LateBody;
 use crate::metrics::Metrics;
 
 /// For a whole request head, from the connection's start or the last answer on; and for a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection is idle before hyper's buffers are given back, or twice as long.
+const IDLE: Duration = Duration::from_millis(500);
 /// What hyper buffers of a head; the door allows half as much.
 const HEAD_BUFFER: usize = 16 << 10;
 /// Connections that may wait to be accepted, or `net.core.somaxconn` if that is less. Of tokio's 128 a thousand verifiers that
@@ -138,20 +145,20 @@ impl Listener {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Answers connections with `router` until `stop`, at most `connections` at a time; those that are open
+    /// Answers connections with `router` until `stop`, at most `limits.connections` at a time; those that are open
     /// then finish their request on `tasks`.
     pub async fn run(
         self,
         router: Router,
-        connections: usize,
+        limits: Limits,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) {
-        let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+        let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
         let open = metrics.connections.with_label_values(&[self.name]);
         let refused = metrics.connections_refused.with_label_values(&[self.name]);
-        let http = http();
+        let http = Http::new(&limits);
         let mut pausing = false;
         loop {
             let accepted = tokio::select! {
@@ -196,7 +203,7 @@ impl Listener {
 }
 
 async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &http1::Builder,
+    http: &Http,
     stream: S,
     tls: Option<TlsAcceptor>,
     uid: Option<u32>,
@@ -208,11 +215,11 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
         return Box::pin(over_tls(http, stream, tls, uid, router, stop)).await;
     }
     let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
-    serve(http, stream, Connected { router, peer }, stop).await;
+    serve(http, stream, Routes { router, peer }, stop).await;
 }
 
 async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &http1::Builder,
+    http: &Http,
     stream: S,
     tls: TlsAcceptor,
     uid: Option<u32>,
@@ -221,7 +228,7 @@ async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await else { return };
     let peer = Some(Arc::new(Peer { names: names(&stream), uid }));
-    serve(http, stream, Connected { router, peer }, stop).await;
+    serve(http, stream, Routes { router, peer }, stop).await;
 }
 
 fn names<S>(stream: &TlsStream<S>) -> Vec<ClientName> {
@@ -230,9 +237,16 @@ fn names<S>(stream: &TlsStream<S>) -> Vec<ClientName> {
 }
 
 /// The routes as one connection reaches them: what it says of its client goes with each request.
-struct Connected {
+#[derive(Clone)]
+struct Routes {
     router: Router,
     peer: Option<Arc<Peer>>,
+}
+
+struct Connected {
+    routes: Routes,
+    /// Whether the body of the request to come was waited for in vain.
+    late: AtomicBool,
 }
 
 impl Service<hyper::Request<Incoming>> for Connected {
@@ -242,43 +256,98 @@ impl Service<hyper::Request<Incoming>> for Connected {
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
-        if let Some(peer) = &self.peer {
+        if let Some(peer) = &self.routes.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        tower::Service::call(&mut self.router.clone(), request)
+        if self.late.swap(false, Ordering::Relaxed) {
+            request.extensions_mut().insert(LateBody);
+        }
+        tower::Service::call(&mut self.routes.router.clone(), request)
     }
 }
 
-fn http() -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BUFFER);
-    http
+/// How requests are read.
+#[derive(Clone)]
+struct Http {
+    hyper: http1::Builder,
+    /// Bytes of a body.
+    body: usize,
+    body_timeout: Duration,
+}
+
+impl Http {
+    fn new(limits: &Limits) -> Self {
+        let mut hyper = http1::Builder::new();
+        hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BUFFER);
+        Self { hyper, body: limits.body, body_timeout: limits.body_timeout() }
+    }
 }
 
 /// Answers one connection with `router` as a listener does: for who brings a stream of their own, as the fuzzer.
-pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, router: Router) {
-    serve(&http(), stream, Connected { router, peer: None }, CancellationToken::new()).await;
+pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, limits: &Limits, router: Router) {
+    serve(&Http::new(limits), stream, Routes { router, peer: None }, CancellationToken::new()).await;
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &http1::Builder,
+    http: &Http,
     stream: S,
-    service: Connected,
+    routes: Routes,
     stop: CancellationToken,
 ) {
+    let mut wire = Wire::new(stream);
+    let mut patience = HEAD_TIMEOUT;
     // What goes wrong on a connection is the client's doing, and the client knows.
-    let wire = tokio::select! {
-        opened = tokio::time::timeout(HEAD_TIMEOUT, Wire::open(stream, HEAD_BUFFER)) => opened,
-        () = stop.cancelled() => return,
-    };
-    let Ok(Ok(Some(wire))) = wire else { return };
+    loop {
+        let head = tokio::select! {
+            head = tokio::time::timeout(patience, wire.head(HEAD_BUFFER)) => head,
+            () = stop.cancelled() => return,
+        };
+        let Ok(Ok(true)) = head else { return };
+        let body = tokio::time::timeout(http.body_timeout, wire.body(http.body)).await;
+        let late = AtomicBool::new(body.is_err());
+        let service = Connected { routes: routes.clone(), late };
+        // In a box, so that it has no place in the task while nothing is to be answered.
+        let Some(idle) = Box::pin(until_idle(http, wire, service, &stop)).await else { return };
+        wire = idle;
+        patience = HEAD_TIMEOUT.saturating_sub(IDLE);
+    }
+}
+
+/// Has hyper answer what comes; the connection, when it has been idle for [`IDLE`], and nothing where it is over.
+async fn until_idle<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &Http,
+    wire: Wire<S>,
+    service: Connected,
+    stop: &CancellationToken,
+) -> Option<Wire<S>> {
+    let activity = wire.activity();
     // In a box of its own: pinned where it stands, it would be there twice.
-    let mut connection = Box::pin(http.serve_connection(TokioIo::new(wire), service));
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+    let mut connection = Box::pin(http.hyper.serve_connection(TokioIo::new(wire), service));
+    let mut was = None;
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return None,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+                return None;
+            }
+            () = tokio::time::sleep(IDLE) => {}
+        }
+        let idle = activity.idle();
+        if idle.is_some() && idle == was {
+            break;
+        }
+        was = idle;
+    }
+    connection.as_mut().graceful_shutdown();
+    match poll_fn(|cx| Poll::Ready(connection.poll_without_shutdown(cx))).await {
+        Poll::Ready(Ok(())) => Some(Pin::into_inner(connection).into_parts().io.into_inner()),
+        Poll::Ready(Err(_)) => None,
+        // Not idle after all, but a second request of those that came together: it is the last.
+        Poll::Pending => {
             let _ = connection.await;
+            None
         }
     }
 }

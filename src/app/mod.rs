@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
+use crate::config::{self, AuditLog, Config, Keyset, Limits, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
 use crate::http::{Audit, DroppedLines, Place, Rooms, Service, router};
 use crate::jwks::Published;
@@ -255,7 +255,8 @@ impl App {
             let router = router(&service, places);
             let metrics = service.metrics.clone();
             // Among the tasks that are waited for: a Unix socket's file goes with its listener.
-            tasks.spawn(listener.run(router, connections, metrics, tasks.clone(), closing.clone()));
+            let limits = Limits { connections, ..service.limits.clone() };
+            tasks.spawn(listener.run(router, limits, metrics, tasks.clone(), closing.clone()));
         }
         stop.await;
         supervisor::stopping();

@@ -3,14 +3,17 @@
 //! - In: hyper takes a bare LF for the end of a line, and `Content-Length` beside `Transfer-Encoding`. A proxy in front may
 //!   see another request in those bytes, and so be made to carry one of a stranger's. The byte that tells becomes one
 //!   that hyper refuses: 400, and closed.
-//! - The first head is waited for [here](Wire::open): until it is whole, a connection costs its few bytes, and not what
-//!   hyper and a request need. So thousands that never send one are cheap.
+//! - The first request is waited for here, its [head](Wire::head) and its [body](Wire::body): until it is whole, a
+//!   connection costs its few bytes, and not what hyper and a request need. So thousands that never send one are cheap.
+//! - Whether a connection [idles](Activity::idle) is known here, so that one that does is waited for as at its beginning.
 //! - Out: who doesn't take an answer in time is cut off.
 
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,32 +23,80 @@ use tokio::time::Sleep;
 /// From the moment at which the client takes no more until all that waits for it is written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is read at once while the first head isn't whole.
+/// What is read at once while a request isn't whole.
 const PIECE: usize = 2048;
 
 pub struct Wire<S> {
     stream: S,
-    /// What has come and hyper hasn't seen.
+    /// What has come and was looked at, and hyper hasn't seen.
     first: Vec<u8>,
     heads: Heads,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether anything was written since the last flush.
+    wrote: bool,
+    activity: Arc<Activity>,
+}
+
+/// What hyper doesn't tell of the connection that it has.
+#[derive(Default)]
+pub struct Activity {
+    reads: AtomicU32,
+    /// How many reads there had been when an answer was last written whole.
+    answered: AtomicU32,
+}
+
+impl Activity {
+    /// The number of reads so far, where all that came of them is answered.
+    pub fn idle(&self) -> Option<u32> {
+        let reads = self.reads.load(Ordering::Relaxed);
+        (reads == self.answered.load(Ordering::Relaxed)).then_some(reads)
+    }
 }
 
 impl<S: AsyncRead + Unpin> Wire<S> {
-    /// Waits until `stream` has brought a whole head, or what can't become one, or more than `most` bytes. `None` where it
-    /// ends before.
-    pub async fn open(mut stream: S, most: usize) -> io::Result<Option<Self>> {
-        let mut first = Vec::new();
+    pub fn new(stream: S) -> Self {
+        let (heads, activity) = (Heads::default(), Arc::default());
+        Self { stream, first: Vec::new(), heads, stalled: None, wrote: false, activity }
+    }
+
+    pub fn activity(&self) -> Arc<Activity> {
+        self.activity.clone()
+    }
+
+    /// Waits until the stream has brought a whole head, or what can't become one, or more than `most` bytes. `false` where
+    /// it ends before.
+    pub async fn head(&mut self, most: usize) -> io::Result<bool> {
+        self.heads.starts_anew();
         loop {
             // With the end of what was there before: an empty line comes in pieces too.
-            let unseen = first.len().saturating_sub(3);
-            if poll_fn(|cx| read_piece(&mut stream, cx, &mut first)).await? == 0 {
-                return Ok(None);
+            let unseen = self.first.len().saturating_sub(3);
+            if !self.more().await? {
+                return Ok(false);
             }
-            if first.len() > most || first[0] == b'\n' || !may_become_a_head(&first[unseen..]) {
-                return Ok(Some(Self { stream, first, heads: Heads::default(), stalled: None }));
+            if self.first.len() > most || self.first[0] == b'\n' || !may_become_a_head(&self.first[unseen..])
+            {
+                return Ok(true);
             }
         }
+    }
+
+    /// Waits for the body that belongs to that head, or for the stream's end. Not for one of more than `most` bytes, which
+    /// is refused unread, nor for one that the client sends only when it is told to.
+    pub async fn body(&mut self, most: usize) -> io::Result<()> {
+        while let Some(1..) = self.heads.lacks().filter(|left| *left <= most as u64) {
+            if !self.more().await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there was more.
+    async fn more(&mut self) -> io::Result<bool> {
+        let before = self.first.len();
+        poll_fn(|cx| read_piece(&mut self.stream, cx, &mut self.first)).await?;
+        self.heads.look(&mut self.first[before..]);
+        Ok(self.first.len() > before)
     }
 }
 
@@ -54,12 +105,12 @@ fn read_piece<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
     bytes: &mut Vec<u8>,
-) -> Poll<io::Result<usize>> {
+) -> Poll<io::Result<()>> {
     let mut piece = [MaybeUninit::uninit(); PIECE];
     let mut piece = ReadBuf::uninit(&mut piece);
     ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
     bytes.extend_from_slice(piece.filled());
-    Poll::Ready(Ok(piece.filled().len()))
+    Poll::Ready(Ok(()))
 }
 
 /// Whether more bytes are needed to tell: neither is a line empty, nor does one end in a bare LF, nor is there a control
@@ -92,12 +143,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let before = buffer.filled().len();
         if self.first.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            self.heads.look(&mut buffer.filled_mut()[before..]);
         } else {
             let taken = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..taken]);
             self.first = self.first.split_off(taken);
         }
-        self.heads.look(&mut buffer.filled_mut()[before..]);
+        self.activity.reads.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -105,6 +157,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote = true;
         self.in_time(cx, poll)
     }
 
@@ -114,6 +167,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.wrote = true;
         self.in_time(cx, poll)
     }
 
@@ -126,6 +180,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         ready!(self.in_time(cx, poll))?;
         // All that waited is written: hyper flushes when it has nothing more.
         self.stalled = None;
+        if std::mem::take(&mut self.wrote) {
+            self.activity.answered.store(self.activity.reads.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -150,6 +207,10 @@ struct Heads {
     begun: bool,
     body: Option<u64>,
     chunked: bool,
+    /// Whether the client sends the body only when it is told to.
+    expects: bool,
+    /// How many have ended.
+    count: u32,
 }
 
 enum Part {
@@ -174,11 +235,26 @@ impl Default for Heads {
             begun: false,
             body: None,
             chunked: false,
+            expects: false,
+            count: 0,
         }
     }
 }
 
 impl Heads {
+    const fn starts_anew(&mut self) {
+        self.expects = false;
+        self.count = 0;
+    }
+
+    /// How many bytes there are still to come of the body of the only request so far, if they come by themselves.
+    const fn lacks(&self) -> Option<u64> {
+        match self.part {
+            Part::Body(left) if self.count == 1 && !self.expects => Some(left),
+            _ => None,
+        }
+    }
+
     /// Looks at the next bytes, and spoils the one that makes a head ambiguous.
     fn look(&mut self, bytes: &mut [u8]) {
         let mut rest = bytes;
@@ -233,6 +309,8 @@ impl Heads {
                 // hyper refuses what isn't a number, and two numbers.
                 let number = value.trim_matches([' ', '\t']).parse().ok().filter(|_| length <= LINE);
                 self.body = Some(number.ok_or(Ambiguous)?);
+            } else if name.eq_ignore_ascii_case(b"expect") {
+                self.expects = true;
             }
         }
         self.begun = true;
@@ -244,6 +322,7 @@ impl Heads {
         if !std::mem::take(&mut self.begun) {
             return Ok(());
         }
+        self.count = self.count.saturating_add(1);
         self.part = match (std::mem::take(&mut self.chunked), self.body.take()) {
             (true, Some(_)) => return Err(Ambiguous),
             (true, None) => Part::End,
@@ -258,7 +337,7 @@ impl Heads {
 mod tests {
     use futures_util::FutureExt as _;
     use proptest::prelude::*;
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -290,8 +369,10 @@ mod tests {
 
     /// What is handed on of a stream; `None` while more is waited for.
     fn handed_on(stream: &str, piece: usize) -> Option<String> {
-        let opened = Wire::open(Pieces(stream.as_bytes().chunks(piece)), 60).now_or_never()?;
-        let mut wire = opened.expect("it can be read").expect("it has not ended");
+        let mut wire = Wire::new(Pieces(stream.as_bytes().chunks(piece)));
+        let opened = wire.head(60).now_or_never()?;
+        assert!(opened.expect("it can be read"), "it has not ended");
+        wire.body(20).now_or_never()?.expect("it can be read");
         let mut seen = vec![0; stream.len()];
         let read = wire.read_exact(&mut seen).now_or_never();
         read.map(|read| read.expect("it can be read"));
@@ -321,6 +402,47 @@ mod tests {
         for piece in [1, 2, 3, 7, 90] {
             assert_eq!(handed_on(PLAIN, piece).as_deref(), Some(PLAIN));
             assert_eq!(handed_on("GET / HTTP/1.1\nHost", piece).as_deref(), Some("GET / HTTP/1.1\0Host"));
+        }
+    }
+
+    /// Else thousands that send a head and no body cost ten times their bytes. A client that waits for `100 Continue`, or for
+    /// the answer to its first request, must not be waited for in turn.
+    #[test]
+    fn a_body_is_waited_for_if_it_comes_by_itself_and_is_not_too_long() {
+        let post = |more: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+        let waits = |stream: &str| [1, 2, 3, 7, 90].map(|piece| handed_on(stream, piece).is_none());
+        let five = post("content-length: 5\r\n");
+        for stream in [five.clone(), format!("{five}abcd")] {
+            assert_eq!(waits(&stream), [true; 5], "{stream:?}");
+        }
+        for stream in [
+            format!("{five}abcde"),
+            format!("{five}abcde{five}"),
+            post("Content-Length: 21\r\n"),
+            post("Expect: 100-continue\r\nContent-Length: 5\r\n"),
+            post("Transfer-Encoding: chunked\r\n"),
+            post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+        ] {
+            assert_eq!(waits(&stream), [false; 5], "{stream:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_idles_when_all_that_came_is_answered_and_written() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut wire = Wire::new(server);
+        let activity = wire.activity();
+        for _ in 0..2 {
+            let before = activity.idle();
+            client.write_all(b"ask").await.expect("written");
+            wire.read_exact(&mut [0; 3]).await.expect("read");
+            assert_eq!(activity.idle(), None);
+            wire.flush().await.expect("flushed");
+            assert_eq!(activity.idle(), None, "nothing was answered");
+            wire.write_all(b"answer").await.expect("written");
+            assert_eq!(activity.idle(), None, "the answer may still wait for the client");
+            wire.flush().await.expect("flushed");
+            assert!(activity.idle() > before);
         }
     }
 

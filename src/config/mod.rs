@@ -163,6 +163,13 @@ pub struct Limits {
     pub remints: Pace,
 }
 
+impl Limits {
+    /// A whole body arrives within this time, however many bytes it has.
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs(5).min(self.request_timeout / 2)
+    }
+}
+
 /// So many requests in so long, and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {

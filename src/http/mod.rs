@@ -35,6 +35,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use audit::{Audit, DroppedLines};
 pub use refusal::Refusal;
+pub use request::LateBody;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, Randomness};

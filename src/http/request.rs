@@ -2,7 +2,6 @@
 //! each of the right type or refused by name.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use ::http::request::Parts;
@@ -19,8 +18,9 @@ use crate::json::{Json, Members};
 use crate::tokens::Objection;
 use crate::traces::{Fact, Trace};
 
-/// A whole body arrives within this time, however many bytes it has, or within half of the request's own.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Goes with a request whose body was waited for in vain before anybody looked at its head.
+#[derive(Clone)]
+pub struct LateBody;
 
 /// The caller behind a request, with all that it may use.
 pub(super) struct Asker {
@@ -94,8 +94,11 @@ impl FromRequest<Shared> for Fields {
         if declared_length(request.headers()).is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge(limit));
         }
+        if request.extensions().get::<LateBody>().is_some() {
+            return Err(Refusal::BodyTooSlow);
+        }
         let body = Limited::new(request.into_body(), limit).collect();
-        let body = tokio::time::timeout(BODY_TIMEOUT.min(service.limits.request_timeout / 2), body)
+        let body = tokio::time::timeout(service.limits.body_timeout(), body)
             .await
             .map_err(|_| Refusal::BodyTooSlow)?;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {

@@ -219,6 +219,10 @@ impl App {
             );
         }
         let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
+        let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
+        if exchanges || !config.oauth.is_empty() {
+            service.exchanger.prepare();
+        }
         let (server, cache) = (Arc::new(config.server), Arc::new(config.cache));
         let in_force = InForce { service: service.clone(), server, cache, tls, public_tls, files, read };
         Ok(Self { service, listeners, in_force })

@@ -239,7 +239,7 @@ impl<P> Grants<Grant<P>> {
         metrics: &Metrics,
     ) -> Self {
         let grant = |name: &Name, profile: &Arc<P>, allowed| {
-            let full = ProfileName { kind, name: name.clone() }.to_string();
+            let full = ProfileName::new(kind, name.clone()).to_string();
             let minted = metrics.tokens_minted.with_label_values(&[&full, caller.name.as_str()]);
             (name.clone(), Grant { profile: profile.clone(), minted, allowed })
         };
@@ -285,7 +285,7 @@ impl Grants<BundleGrant> {
                     None => closed.push(profile.clone()),
                 }
             }
-            let full = ProfileName { kind: Kind::Bundle, name: name.clone() };
+            let full = ProfileName::new(Kind::Bundle, name.clone());
             (name.clone(), BundleGrant { name: full, entries, closed, allowed })
         };
         let (by_name, others): (BTreeMap<_, _>, BTreeMap<_, _>) =

@@ -73,9 +73,19 @@ impl Kind {
 pub struct ProfileName {
     pub kind: Kind,
     pub name: Name,
+    full: String,
 }
 
 impl ProfileName {
+    pub fn new(kind: Kind, name: Name) -> Self {
+        let full = format!("{}.{name}", kind.section());
+        Self { kind, name, full }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.full
+    }
+
     /// Reads `identity.web`, `oauth.crm`, `intercom.fin` or `bundles.fin`.
     ///
     /// # Errors
@@ -83,7 +93,7 @@ impl ProfileName {
     pub fn parse(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('.').and_then(|(section, name)| {
             let kind = Kind::ALL.into_iter().find(|kind| kind.section() == section)?;
-            Some(Self { kind, name: Name::parse(name).ok()? })
+            Some(Self::new(kind, Name::parse(name).ok()?))
         });
         parsed.ok_or_else(|| {
             "write `identity.NAME`, `oauth.NAME`, `intercom.NAME` or `bundles.NAME`".to_owned()
@@ -93,7 +103,7 @@ impl ProfileName {
 
 impl fmt::Display for ProfileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.kind.section(), self.name)
+        f.write_str(&self.full)
     }
 }
 

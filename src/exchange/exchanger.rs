@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -50,7 +50,8 @@ type Flight = watch::Receiver<Option<Outcome>>;
 pub struct Exchanger(Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) client: reqwest::Client,
+    /// Made when it is first needed: the host's certificate authorities take longer to read than all of starting.
+    pub(super) client: LazyLock<reqwest::Client>,
     pub(super) tokens: Cache<CacheKey, Arc<AccessToken>>,
     pub(super) failures: Cache<CacheKey, Arc<Remembered>>,
     /// What is being exchanged now. Held for a look only, never across an await.
@@ -83,8 +84,6 @@ pub struct Tools {
 
 #[derive(Debug, Error)]
 pub enum NoClient {
-    #[error("the HTTP client can't be made: {0}")]
-    Http(#[from] reqwest::Error),
     #[error("the client of [cache.redis] can't be made: {0}")]
     Redis(#[from] redis::RedisError),
 }
@@ -94,7 +93,7 @@ impl Exchanger {
     /// other replicas where there is a `redis`; then it must be called in a Tokio runtime.
     ///
     /// # Errors
-    /// The host's certificate authorities can't be read.
+    /// What is said of `redis` can't be.
     pub fn new(
         tools: Tools,
         memory: u64,
@@ -105,7 +104,7 @@ impl Exchanger {
         let Tools { signer, clock, randomness, metrics } = tools;
         let weigh = |_: &CacheKey, token: &Arc<AccessToken>| token.weight();
         let inner = Arc::new(Inner {
-            client: upstream::client()?,
+            client: LazyLock::new(upstream::client),
             tokens: Cache::builder().max_capacity(memory).weigher(weigh).build(),
             failures: Cache::builder().max_capacity(MOST_FAILURES).build(),
             flights: Mutex::default(),
@@ -122,6 +121,12 @@ impl Exchanger {
             tokio::spawn(attend(Arc::downgrade(&inner)));
         }
         Ok(Self(inner))
+    }
+
+    /// Makes ready what the first exchange needs, on a thread where that holds up nobody.
+    pub fn prepare(&self) {
+        let inner = self.0.clone();
+        tokio::task::spawn_blocking(move || _ = LazyLock::force(&inner.client));
     }
 
     /// The access token of `profile`'s user. `rejected` is one that Salesforce has just refused.
@@ -178,8 +183,8 @@ impl Exchanger {
         if let Some(rejected) = rejected {
             inner.reject(&key, &job, rejected).await;
         }
-        let profile = job.profile().to_string();
-        let count = |result: &str| inner.metrics.cache_requests.with_label_values(&[&profile, result]).inc();
+        let profile = job.profile().as_str();
+        let count = |result: &str| inner.metrics.cache_requests.with_label_values(&[profile, result]).inc();
         let (mut flight, begun) = match inner.find(&key, &job, trace) {
             Found::Token(token) => {
                 count("hit");

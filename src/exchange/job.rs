@@ -138,7 +138,7 @@ impl Job {
         match self {
             Self::Oauth(profile) => CacheKey::of(&[
                 b"oauth",
-                profile.name.to_string().as_bytes(),
+                profile.name.as_str().as_bytes(),
                 profile.consumer_key.as_bytes(),
                 profile.audience.as_bytes(),
                 profile.token_url.as_str().as_bytes(),
@@ -148,7 +148,7 @@ impl Job {
                 let channel = channel(profile);
                 CacheKey::of(&[
                     b"messaging",
-                    profile.name.to_string().as_bytes(),
+                    profile.name.as_str().as_bytes(),
                     profile.issuer.as_bytes(),
                     profile.audience.as_deref().unwrap_or_default().as_bytes(),
                     channel.scrt_url.as_str().as_bytes(),

@@ -3,7 +3,6 @@
 //!
 //! Where the audit is required, a token whose line the log doesn't take doesn't leave.
 
-use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -12,7 +11,7 @@ use secrecy::ExposeSecret as _;
 
 use super::Refusal;
 use super::request::Asker;
-use crate::config::ProfileName;
+use crate::config::{KeyId, ProfileName};
 use crate::exchange::Served;
 use crate::tokens::{Minted, Subject};
 
@@ -53,7 +52,7 @@ impl Audit {
 
     /// The keyed hash by which a subject's lines are found.
     pub(super) fn hash(&self, subject: &Subject) -> String {
-        Hex(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16]).to_string()
+        Hex::of(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16]).as_str().to_owned()
     }
 
     /// # Errors
@@ -74,9 +73,9 @@ impl Audit {
                 trace_id = asker.id.trace_id(),
                 caller = asker.caller.name.as_str(),
                 credential = asker.credential,
-                %profile,
-                kid = minted.kid.as_ref().map(tracing::field::display),
-                token_sha256 = %Hex(token.as_ref()),
+                profile = profile.as_str(),
+                kid = minted.kid.as_ref().map(KeyId::as_str),
+                token_sha256 = Hex::of(token.as_ref()).as_str(),
                 subject_hmac = subject,
                 expires_at = minted.expires_at.seconds(),
                 "minted"
@@ -103,8 +102,8 @@ impl Audit {
                 trace_id = asker.id.trace_id(),
                 caller = asker.caller.name.as_str(),
                 credential = asker.credential,
-                %profile,
-                token_sha256 = %Hex(&token.sha256),
+                profile = profile.as_str(),
+                token_sha256 = Hex::of(&token.sha256).as_str(),
                 subject_hmac = subject,
                 cached,
                 expires_at = token.expires_at.seconds(),
@@ -114,19 +113,24 @@ impl Audit {
     }
 }
 
-struct Hex<'a>(&'a [u8]);
+/// Up to 32 bytes in hexadecimal digits, without a detour through the general formatter.
+struct Hex {
+    text: [u8; 64],
+    length: usize,
+}
 
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Hex {
+    fn of(bytes: &[u8]) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // A token has a hash of 32 bytes; formatting each by itself would cost more than the hash.
-        self.0.chunks(32).try_for_each(|bytes| {
-            let mut text = [0; 64];
-            for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-                pair[0] = DIGITS[usize::from(byte >> 4)];
-                pair[1] = DIGITS[usize::from(byte & 15)];
-            }
-            f.write_str(std::str::from_utf8(&text[..2 * bytes.len()]).expect("hexadecimal digits are ASCII"))
-        })
+        let mut text = [0; 64];
+        for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Self { text, length: 2 * bytes.len().min(32) }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.length]).expect("hexadecimal digits are ASCII")
     }
 }

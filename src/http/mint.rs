@@ -93,7 +93,7 @@ pub(super) fn admit(
     let caller = &asker.caller.name;
     service.guard.admit(caller, profile, subject, service.clock.steady()).map_err(
         |TooOften { retry_after, begins }| {
-            service.metrics.remints_refused.with_label_values(&[&profile.to_string(), caller.as_str()]).inc();
+            service.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
             if begins {
                 let subject = service.audit.hash(subject);
                 tracing::warn!(

@@ -29,7 +29,6 @@ use ::http::Method;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::State;
-use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -146,11 +145,13 @@ pub fn router(service: &Shared, places: &[Place]) -> Router {
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
         .fallback(|| async { Refusal::NotFound })
-        .layer(CatchPanicLayer::custom(move |_| {
-            metrics.panics.inc();
-            axum::response::IntoResponse::into_response(Refusal::Panicked)
-        }))
-        .layer(from_fn_with_state(service.clone(), observe::observe))
+        .layer((
+            observe::Door(service.clone()),
+            CatchPanicLayer::custom(move |_| {
+                metrics.panics.inc();
+                axum::response::IntoResponse::into_response(Refusal::Panicked)
+            }),
+        ))
         .with_state(service.clone())
 }
 

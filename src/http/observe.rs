@@ -1,17 +1,22 @@
 //! The door: every request passes here on its way in and every answer on its way out. Gives each a request
 //! id, bounds its head and its time, counts it, and writes refusals.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tower::{Layer, Service};
 
-use super::{Now, ROUTES, Refusal, strict};
+use super::{ROUTES, Refusal, Shared, strict};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
 use crate::tokens::MintError;
@@ -60,7 +65,57 @@ impl RequestId {
     }
 }
 
-pub(super) async fn observe(State(service): Now, mut request: Request, next: Next) -> Response {
+/// The door as a layer.
+#[derive(Clone)]
+pub(super) struct Door(pub Shared);
+
+#[derive(Clone)]
+pub(super) struct Observed<S> {
+    door: Door,
+    inner: S,
+}
+
+impl<S> Layer<S> for Door {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { door: self.clone(), inner }
+    }
+}
+
+impl<S, B> Service<Request> for Observed<S>
+where
+    S: Service<Request, Response = ::http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let service = self.door.0.clone();
+        // The one that was polled, and a fresh one for the next request.
+        let inner = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, inner);
+        let asked =
+            move |request| async move { inner.call(request).await.map(|answer| answer.map(Body::new)) };
+        Box::pin(async move { Ok(observe(&service, request, asked).await) })
+    }
+}
+
+async fn observe<F>(
+    service: &super::Service,
+    mut request: Request,
+    inner: impl FnOnce(Request) -> F,
+) -> Response
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
     let start = Instant::now();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let span = span(&request, path.as_ref());
@@ -76,8 +131,8 @@ pub(super) async fn observe(State(service): Now, mut request: Request, next: Nex
     } else {
         request.extensions_mut().insert(id.clone());
         let limit = service.limits.request_timeout;
-        match tokio::time::timeout(limit, next.run(request)).await {
-            Ok(answer) => answer,
+        match tokio::time::timeout(limit, inner(request)).await {
+            Ok(Ok(answer)) => answer,
             Err(_) => Refusal::TooSlow.into_response(),
         }
     };

@@ -44,7 +44,7 @@ pub struct Assertion<'a> {
 impl OauthProfile {
     pub(super) fn new(profile: &config::Oauth, keyset: Arc<Keyset>) -> Self {
         Self {
-            name: ProfileName { kind: Kind::Oauth, name: profile.name.clone() },
+            name: ProfileName::new(Kind::Oauth, profile.name.clone()),
             consumer_key: profile.consumer_key.clone(),
             username: profile.username.clone(),
             audience: profile.audience.as_str().to_owned(),

@@ -32,7 +32,7 @@ pub struct IdentityProfile {
 impl IdentityProfile {
     pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
         Self {
-            name: ProfileName { kind: Kind::Identity, name: profile.name.clone() },
+            name: ProfileName::new(Kind::Identity, profile.name.clone()),
             issuer: profile.issuer.as_str().to_owned(),
             audience: profile.audience.clone(),
             messaging: profile.messaging.clone(),

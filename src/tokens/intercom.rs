@@ -25,7 +25,7 @@ pub struct IntercomProfile {
 impl IntercomProfile {
     pub(super) fn new(profile: &config::Intercom) -> Self {
         Self {
-            name: ProfileName { kind: Kind::Intercom, name: profile.name.clone() },
+            name: ProfileName::new(Kind::Intercom, profile.name.clone()),
             head: head(jsonwebtoken::Algorithm::HS256, None),
             key: hmac::Key::new(hmac::HMAC_SHA256, profile.secret.expose_secret().as_bytes()),
             ttl: profile.ttl,

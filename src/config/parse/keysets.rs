@@ -72,11 +72,11 @@ pub(super) fn share_out(
     oauth: &BTreeMap<Name, Oauth>,
 ) {
     let identity = identity.values().map(|profile| {
-        let name = ProfileName { kind: Kind::Identity, name: profile.name.clone() };
+        let name = ProfileName::new(Kind::Identity, profile.name.clone());
         (name, &profile.keyset, profile.algorithm, profile.max_ttl)
     });
     let oauth = oauth.values().map(|profile| {
-        let name = ProfileName { kind: Kind::Oauth, name: profile.name.clone() };
+        let name = ProfileName::new(Kind::Oauth, profile.name.clone());
         (name, &profile.keyset, Algorithm::Rs256, profile.assertion_ttl)
     });
     for (profile, keyset_name, algorithm, life) in identity.chain(oauth) {

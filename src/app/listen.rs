@@ -326,6 +326,8 @@ async fn until_idle<S: AsyncRead + AsyncWrite + Unpin>(
     let mut was = None;
     loop {
         tokio::select! {
+            // In this order: told to end before it has read the request, hyper drops it.
+            biased;
             _ = connection.as_mut() => return None,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();

@@ -97,7 +97,7 @@ impl Signer {
             Turn::Done(made) => signature.copy_from_slice(&made?),
             Turn::Core(_core, job) => {
                 // Also who is alone: on a host with one core everybody is.
-                for _ in 0..rounds(key) {
+                for _ in 0..self.rounds(key) {
                     step_back().await;
                 }
                 self.lead(&job, asked, signature)?;
@@ -146,6 +146,13 @@ impl Signer {
         (!others.is_empty()).then_some(Company { batch, fit, others })
     }
 
+    /// How often to step back. It takes three rounds until a new connection is accepted, watched and read: beside a batch, or a
+    /// signature of a key that is longer than usual, they cost nothing.
+    fn rounds(&self, key: &PrivateKey) -> usize {
+        const USUAL: usize = 2048 / 8;
+        if self.batch.is_some() || key.signature_len() > USUAL { 3 } else { 1 }
+    }
+
     fn took(&self, job: &Job, start: Instant) {
         let sha256 = job.digest.algorithm() == &SHA256;
         let duration = if sha256 { &self.rs256_duration } else { &self.rs512_duration };
@@ -160,13 +167,6 @@ impl Signer {
         }
         MintError::Overloaded
     }
-}
-
-/// How often to step back. It takes three rounds until a new connection is accepted, watched and read: beside a signature
-/// of a key that is longer than usual they cost nothing.
-fn rounds(key: &PrivateKey) -> usize {
-    const USUAL: usize = 2048 / 8;
-    if key.signature_len() > USUAL { 3 } else { 1 }
 }
 
 /// Lets all run that is ready now. Not tokio's `yield_now`, which with `event_interval(1)` comes back before it.

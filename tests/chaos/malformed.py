@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter
 
-from deployment import SEED, Deployment, amount, expect, patient
+from deployment import SEED, Deployment, amount, expect, patient, reserve_descriptors
 
 METHODS = ["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "get", "P\0ST", "", "X" * 300]
 PATHS = [
@@ -117,8 +117,12 @@ ALLOWED_5XX = [b'"overloaded"']
 """It may say that it has too much to do; nothing else is ever its own fault."""
 
 
+CONNECTIONS = 1_500
+"""Of each of two processes."""
+
+
 def storm(seed, port, api_key, count, results):
-    """Sends `count` requests over five hundred connections; statuses, unexpected answers, hangs."""
+    """Sends `count` requests over many connections, as one in six waits five seconds; statuses, unexpected answers, hangs."""
     generate, selector = Generator(seed, api_key), selectors.DefaultSelector()
     statuses, unexpected, hangs, closed, sent = Counter(), [], [], 0, 0
 
@@ -169,7 +173,7 @@ def storm(seed, port, api_key, count, results):
             close(client)
         return True
 
-    clients = [Client() for _ in range(500)]
+    clients = [Client() for _ in range(CONNECTIONS)]
     for client in clients:
         send(client)
     last_look = time.monotonic()
@@ -196,6 +200,7 @@ def storm(seed, port, api_key, count, results):
 
 def malformed_requests():
     count = amount(100_000, 5_000_000)
+    reserve_descriptors(CONNECTIONS + 500)
     limits = "limits.remint_burst = 1000000\nlimits.remints_per_minute = 1000000"
     with Deployment(limits) as service:
         service.start()

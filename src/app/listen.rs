@@ -2,9 +2,9 @@
 //!
 //! HTTP/1.1 only, from a hyper loop of our own, since `axum::serve` sets no timer and so leaves slow clients
 //! open for ever. A connection that sends no whole head for five seconds is closed, whether it never began,
-//! drips, or idles between requests; hyper has it only while there is a request to answer. There are at most `connections` of them; one more is closed at once. A
-//! TLS handshake runs in the connection's own task and holds up nobody. What a connection says of its client is
-//! read once, when it is made.
+//! drips, or idles between requests; hyper has it only while there is a request to answer. There are at most
+//! `connections` of them; one more is closed at once. A TLS handshake runs in the connection's own task and holds
+//! up nobody. What a connection says of its client is read once, when it is made.
 
 use std::convert::Infallible;
 use std::fs;
@@ -243,6 +243,7 @@ struct Routes {
     peer: Option<Arc<Peer>>,
 }
 
+/// What hyper asks.
 struct Connected {
     routes: Routes,
     /// Whether the body of the request to come was waited for in vain.

@@ -235,6 +235,22 @@ allow = ["identity.web"{', "oauth.crm", "intercom.fin"' if "[oauth.crm]" in more
             shutil.rmtree(self.folder)
 
 
+def salesforce_at(port):
+    """The configuration with which a deployment exchanges its assertions there."""
+    return f"""
+[keysets.crm]
+directory = "keys/crm"
+[oauth.crm]
+keyset = "crm"
+consumer_key = "3MVG9.chaos"
+username = "integration@acme.example"
+audience = "https://login.salesforce.com"
+token_url = "http://127.0.0.1:{port}/services/oauth2/token"
+[intercom.fin]
+secret = "intercom-messenger-api-secret"
+"""
+
+
 class Sandbox:
     """tokenmint's own Salesforce, for a deployment whose configuration points at `port`."""
 

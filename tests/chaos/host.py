@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from deployment import BINARY, Connection, Deployment, Sandbox, environment, expect, free_port, post
+from deployment import BINARY, Connection, Deployment, Sandbox, environment, expect, free_port, post, salesforce_at
 
 HOUR, DAY = 3600, 86400
 
@@ -67,19 +67,7 @@ def clock_steps():
 def stopped_for_two_hours():
     """As a suspended machine: the steady clock stands, the wall clock has gone on. No token is served that has expired."""
     port = free_port()
-    more = f"""
-[keysets.crm]
-directory = "keys/crm"
-[oauth.crm]
-keyset = "crm"
-consumer_key = "3MVG9.chaos"
-username = "integration@acme.example"
-audience = "https://login.salesforce.com"
-token_url = "http://127.0.0.1:{port}/services/oauth2/token"
-[intercom.fin]
-secret = "intercom-messenger-api-secret"
-"""
-    with Deployment(more=more) as service:
+    with Deployment(more=salesforce_at(port)) as service:
         service.make_key("crm", "Crm1")
         clock = FakedClock(service.folder)
         service.start(more_environment=clock.environment)

@@ -13,7 +13,7 @@ import time
 from email.utils import formatdate
 
 from clients import patterns
-from deployment import Connection, Deployment, amount, expect, free_port, get, ms, patient, percentile, post, reserve_descriptors
+from deployment import Connection, Deployment, amount, expect, free_port, get, ms, patient, percentile, post, reserve_descriptors, salesforce_at
 from host import claims
 from load import Load, minting
 
@@ -170,21 +170,9 @@ class Salesforce(http.server.BaseHTTPRequestHandler):
 def another_clock():
     """Ten minutes off in either direction: shown, and what is minted goes by the host's clock."""
     port = free_port()
-    more = f"""
-[keysets.crm]
-directory = "keys/crm"
-[oauth.crm]
-keyset = "crm"
-consumer_key = "3MVG9.chaos"
-username = "integration@acme.example"
-audience = "https://login.salesforce.com"
-token_url = "http://127.0.0.1:{port}/services/oauth2/token"
-[intercom.fin]
-secret = "intercom-messenger-api-secret"
-"""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Salesforce)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with contextlib.closing(server.socket), Deployment(more=more) as service:
+    with contextlib.closing(server.socket), Deployment(more=salesforce_at(port)) as service:
         service.make_key("crm", "Crm1")
         service.start()
         connection, shown, rejected = Connection(service.port), [], {}

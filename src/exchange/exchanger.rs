@@ -50,7 +50,7 @@ type Flight = watch::Receiver<Option<Outcome>>;
 pub struct Exchanger(Arc<Inner>);
 
 pub(super) struct Inner {
-    /// Made when it is first needed: the host's certificate authorities take longer to read than all of starting.
+    /// Made when it is first needed: reading the host's certificate authorities takes milliseconds that starting needn't wait for.
     pub(super) client: LazyLock<reqwest::Client>,
     pub(super) tokens: Cache<CacheKey, Arc<AccessToken>>,
     pub(super) failures: Cache<CacheKey, Arc<Remembered>>,

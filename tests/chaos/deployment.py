@@ -235,8 +235,8 @@ allow = ["identity.web"{', "oauth.crm", "intercom.fin"' if "[oauth.crm]" in more
             shutil.rmtree(self.folder)
 
 
-def salesforce_at(port):
-    """The configuration with which a deployment exchanges its assertions there."""
+def salesforce_at(port, oauth="", intercom='secret = "intercom-messenger-api-secret"'):
+    """The configuration with which a deployment exchanges its assertions there, and Intercom's; with more lines for either."""
     return f"""
 [keysets.crm]
 directory = "keys/crm"
@@ -246,8 +246,9 @@ consumer_key = "3MVG9.chaos"
 username = "integration@acme.example"
 audience = "https://login.salesforce.com"
 token_url = "http://127.0.0.1:{port}/services/oauth2/token"
+{oauth}
 [intercom.fin]
-secret = "intercom-messenger-api-secret"
+{intercom}
 """
 
 

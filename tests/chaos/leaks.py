@@ -8,7 +8,7 @@ import re
 import secrets
 import subprocess
 
-from deployment import SEED, Connection, Deployment, Sandbox, amount, expect, free_port, get, post
+from deployment import SEED, Connection, Deployment, Sandbox, amount, expect, free_port, get, post, salesforce_at
 
 UPSTREAM_FAULTS = [
     "garbage", "html", "empty", "empty_object", "latin1", "deep", "duplicate_keys", "missing_token", "numeric_token", "crlf_token",
@@ -22,19 +22,7 @@ def canary(what):
 
 def leak_scan():
     port, passphrase, intercom, audit = free_port(), canary("passphrase"), canary("intercom"), canary("audit-key")
-    more = f"""
-[keysets.crm]
-directory = "keys/crm"
-[oauth.crm]
-keyset = "crm"
-consumer_key = "3MVG9.chaos"
-username = "integration@acme.example"
-audience = "https://login.salesforce.com"
-token_url = "http://127.0.0.1:{port}/services/oauth2/token"
-logins_per_hour = 3600
-[intercom.fin]
-secret_file = "intercom.secret"
-"""
+    more = salesforce_at(port, "logins_per_hour = 3600", 'secret_file = "intercom.secret"')
     server = 'audit_key_file = "audit.key"\nlimits.remint_burst = 1000000\nlimits.remints_per_minute = 1000000'
     with Deployment(server, more, claims='claims = ["locale"]') as service:
         service.make_key("crm", "Crm1")

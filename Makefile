@@ -3,9 +3,12 @@
 
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
+# The binary that the tests in other languages run. Asked for beside a test of Rust's, so that Cargo makes no second set of the
+# libraries, without the features that `unit` needs of them.
+BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 
 .PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard capacity \
-	capacity-short deploy-check otel-check fuzz fuzz-short fuzz-seeds deny advisories sbom
+	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
@@ -31,7 +34,7 @@ unit:
 # Other people's libraries and tools verify what it makes.
 interop:
 	tests/interop/setup
-	$(CARGO) build --locked
+	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/interop
 
 # Keys rotate under load, and no relying party meets a token that it can't verify: a hundred rotations, some 17 minutes.
@@ -40,7 +43,7 @@ drill: export DRILL_RESTARTS = 20
 drill: export DRILL_TOKENS = 1000000
 drill drill-short:
 	tests/interop/setup
-	$(CARGO) build --locked
+	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python tests/drill/run
 
 # Every fault of our list, by its number: what was seen, and how long until all was well. FULL=1 takes the full counts and a
@@ -48,24 +51,20 @@ drill drill-short:
 chaos-short: export CHAOS_SCENARIOS_ONLY = 1
 chaos chaos-short:
 	tests/chaos/setup
-	$(CARGO) build --locked $(if $(FULL),--release)
+	$(if $(FULL),$(CARGO) build --locked --release,$(BUILD))
 	FULL=$(FULL) TOKENMINT_BIN=$(CURDIR)/target/$(if $(FULL),release,debug)/tokenmint tests/chaos/run
 
 # Ten thousand reloads leave memory, descriptors and threads as they are.
 soak:
 	RELOADS=10000 $(CARGO) test --locked --release --test soak -- --nocapture
 
-# Each door from a stranger's hand: what libFuzzer makes of fuzz/seeds, for FUZZ_SECONDS (60) each. fuzz/run says more.
+# Each door from a stranger's hand: what libFuzzer makes of fuzz/seeds, for FUZZ_SECONDS (60) each. fuzz/run says more. `unit` has a
+# short form without libFuzzer: tests/fuzz.
 fuzz:
 	fuzz/run
 
 fuzz-short:
 	FUZZ_PROFILE=short FUZZ_SECONDS=5 fuzz/run
-
-# Each seed, among them whatever has once failed, goes in once. Two minutes, which CI doesn't have.
-fuzz-seeds:
-	command -v c++ >/dev/null || (apt-get update && apt-get install -y --no-install-recommends g++)
-	FUZZ_PROFILE=short FUZZ_SECONDS=0 fuzz/run
 
 # Licences, bans and sources of all that is built in.
 deny: $(TOKENMINT_TOOLS)/bin/cargo-deny
@@ -95,7 +94,7 @@ $(TOKENMINT_TOOLS)/bin/cargo-%:
 # The backends of examples/, each started as its reader would, with a service behind it.
 examples:
 	tests/examples/setup
-	$(CARGO) build --locked
+	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/examples
 
 # The browser helper and the page of each backend, in headless Chromium, with stand-ins for Salesforce and Fin. One file
@@ -103,7 +102,7 @@ examples:
 browser:
 	tests/browser/setup
 	tests/examples/setup
-	$(CARGO) build --locked
+	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test --test-concurrency=1 tests/browser/*.test.mjs
 
 # deploy/: manifests, alert rules, dashboard, units, Compose file and nginx, each by the real tool and beside the real
@@ -111,7 +110,7 @@ browser:
 deploy-check:
 	tests/deploy/setup
 	tests/cache/setup
-	$(CARGO) build --locked
+	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy
 
 # The feature `otel`: OpenTelemetry's own decoder reads what a collector gets.
@@ -147,7 +146,7 @@ capacity:
 capacity-short:
 	tests/deploy/setup
 	tests/cache/setup
-	$(CARGO) build --locked
+	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy/test_capacity.py
 
 # Instructions of the hot paths, against benches/instructions.toml.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use crate::{API_KEY, Answer, House, INTERCOM_SECRET};
+use super::{API_KEY, Answer, House, INTERCOM_SECRET};
 
 /// What no answer and no message may hold.
 pub const SECRETS: [&str; 3] = [API_KEY, INTERCOM_SECRET, "PRIVATE KEY-----"];

@@ -1,13 +1,21 @@
-//! What the targets share: the service as production has it, in a workspace of its own, beside a Salesforce whose
-//! answers a target chooses; and what holds of every answer, whatever was asked.
+//! A module for each fuzzer, whose `feed` takes an input and panics where something doesn't hold; and what they share: the service as
+//! production has it, beside a Salesforce whose answers they choose, and what holds of every answer, whatever was asked.
 //!
 //! - Requests go through the whole router. Only clock and chance are ours, so that a run repeats.
-//! - The panic hook of libFuzzer ends the process, so a panic counts also where the service would catch it.
+//! - `fuzz_targets` hands them to libFuzzer, whose panic hook ends the process, so that a panic counts also where the service
+//!   would catch it. `tests/fuzz` is the short form without libFuzzer: it takes this file as a module of its own.
 
 #![forbid(unsafe_code)]
 
 mod answers;
+pub mod bodies;
+pub mod claims;
+pub mod configuration;
+pub mod http_heads;
+pub mod key_files;
+pub mod keyset_toml;
 mod salesforce;
+pub mod salesforce_answers;
 
 use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -29,7 +37,7 @@ use tokenmint::http::{Place, Service, router};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
-pub use answers::{Bearer, SECRETS};
+use answers::SECRETS;
 use salesforce::Salesforce;
 
 /// Of the caller whose requests are made up.
@@ -192,7 +200,7 @@ fn write(path: &Path, pem: &str) {
 /// `closed` and `secret` are nobody's: no request may get a token of theirs.
 fn configuration(salesforce: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, API_KEY.as_bytes());
-    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     format!(
         r#"
 [server]

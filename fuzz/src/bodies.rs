@@ -1,0 +1,28 @@
+//! Request bodies, through the whole router. The first line names the endpoint, the rest is the body.
+//!
+//! Holds: never 5xx; a token's `sub`, claims and life are what was asked, byte for byte; its issuer is one that the caller
+//! may use; nothing secret is in an answer.
+
+use std::sync::LazyLock;
+
+use super::House;
+
+pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+
+const ROUTES: [&str; 6] = [
+    "/identity-token",
+    "/oauth-assertion",
+    "/intercom-user-jwt",
+    "/bundle",
+    "/oauth-access-token",
+    "/messaging-access-token",
+];
+
+pub fn feed(data: &[u8]) {
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (line, rest) = data.split_at(end);
+    let named = ROUTES.into_iter().find(|route| route.as_bytes() == line);
+    let route = named
+        .unwrap_or_else(|| ROUTES[usize::from(line.first().copied().unwrap_or_default()) % ROUTES.len()]);
+    HOUSE.ask(route, rest.get(1..).unwrap_or_default());
+}

@@ -1,0 +1,18 @@
+//! The `claims` of a request, for each endpoint that takes some.
+//!
+//! Holds: what a token says beside its own rules is just what was asked and allowed; it never loses its subject, issuer or
+//! life to a claim.
+
+use std::sync::LazyLock;
+
+use super::House;
+
+pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+
+pub fn feed(data: &[u8]) {
+    let around = |before: &str, after: &str| [before.as_bytes(), data, after.as_bytes()].concat();
+    HOUSE.ask("/identity-token", &around(r#"{"sub":"user-1","claims":"#, "}"));
+    HOUSE.ask("/intercom-user-jwt", &around(r#"{"claims":"#, r#","user_id":"user-1"}"#));
+    let entries = r#"{"sub":"user-1","claims":{"salesforce_identity_token":"#;
+    HOUSE.ask("/bundle", &around(entries, r#","intercom_user_jwt":{"plan":1}}}"#));
+}

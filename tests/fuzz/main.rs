@@ -1,0 +1,227 @@
+//! The short form of `make fuzz`, without libFuzzer: each of `fuzz/seeds`, among them whatever has once failed, goes in as it is, and
+//! then 1,500 of them changed at random, the same in each run.
+
+#[path = "../../fuzz/src/lib.rs"]
+#[allow(clippy::panic, reason = "it is how a fuzzer says that something doesn't hold")]
+mod fuzz;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::path::Path;
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+
+const CHANGED: u32 = 1500;
+
+#[test]
+fn a_body_gets_what_it_asks_for_and_no_more() {
+    short("bodies", fuzz::bodies::feed);
+}
+
+#[test]
+fn claims_never_cost_a_token_its_subject_issuer_or_life() {
+    short("claims", fuzz::claims::feed);
+}
+
+#[test]
+fn a_configuration_means_one_thing() {
+    short("configuration", |data| {
+        fuzz::configuration::feed(text(data));
+    });
+}
+
+#[test]
+fn a_connection_ends_whatever_comes_over_it() {
+    short("http_heads", fuzz::http_heads::feed);
+}
+
+#[test]
+fn a_key_that_is_taken_signs_what_its_public_half_verifies() {
+    short("key_files", fuzz::key_files::feed);
+}
+
+#[test]
+fn a_schedule_has_one_key_that_signs() {
+    short("keyset_toml", |data| fuzz::keyset_toml::feed(text(data)));
+}
+
+#[test]
+fn an_answer_of_salesforces_is_its_own_token_or_an_error() {
+    short("salesforce_answers", |data| {
+        fuzz::salesforce_answers::feed(data);
+    });
+}
+
+/// As libFuzzer gives it to a target that takes text.
+fn text(data: &[u8]) -> &str {
+    data.utf8_chunks().next().map_or("", |chunk| chunk.valid())
+}
+
+fn short(target: &str, feed: impl Fn(&[u8])) {
+    let seeds = seeds(target);
+    for (name, seed) in &seeds {
+        let outcome = catch_unwind(AssertUnwindSafe(|| watched(&feed, seed)));
+        assert!(outcome.is_ok(), "fuzz/seeds/{target}/{name} fails, for what is said above");
+    }
+    let config = Config { cases: CHANGED, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let seeds: Vec<Vec<u8>> = seeds.into_iter().map(|(_, seed)| seed).collect();
+    let outcome = runner.run(&input(seeds), |input| {
+        watched(&feed, &input.0);
+        Ok(())
+    });
+    let failure = outcome.err().map(|failure| match failure {
+        TestError::Fail(reason, input) => {
+            format!("{reason}; to keep it: printf '{input:?}' >fuzz/seeds/{target}/WHAT_IT_IS")
+        }
+        TestError::Abort(reason) => reason.to_string(),
+    });
+    assert!(failure.is_none(), "{}", failure.unwrap_or_default());
+}
+
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut seeds: Vec<_> = std::fs::read_dir(&folder)
+        .expect("seeds")
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| {
+            (entry.file_name().into_string().expect("text"), std::fs::read(entry.path()).expect("a file"))
+        })
+        .collect();
+    assert!(!seeds.is_empty(), "{} is empty", folder.display());
+    seeds.sort();
+    seeds
+}
+
+/// Fails for a panic also where the service catches it.
+fn watched(feed: impl Fn(&[u8]), data: &[u8]) {
+    static HOOK: Once = Once::new();
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    HOOK.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            hook(panic);
+        }));
+    });
+    let before = PANICS.load(Ordering::Relaxed);
+    feed(data);
+    assert_eq!(PANICS.load(Ordering::Relaxed), before, "a panic that was caught; its message is above");
+}
+
+#[derive(Clone)]
+struct Input(Vec<u8>);
+
+/// As `printf` takes it.
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.0 {
+            match byte {
+                b'%' => f.write_str("%%")?,
+                b'\\' => f.write_str(r"\\")?,
+                b' '..=b'~' if *byte != b'\'' => write!(f, "{}", char::from(*byte))?,
+                _ => write!(f, r"\{byte:03o}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A seed after one to six changes.
+fn input(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Input> {
+    let others = seeds.clone();
+    (select(seeds), proptest::collection::vec(change(others), 1..=6)).prop_map(|(mut data, changes)| {
+        for change in changes {
+            change.make(&mut data);
+        }
+        Input(data)
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    /// Overwrites a byte.
+    Set(Index, u8),
+    Insert(Index, Vec<u8>),
+    Remove(Index, usize),
+    /// Says a part again, so often.
+    Repeat(Index, usize, usize),
+    /// Goes on as another seed does.
+    Cross(Index, Index, Vec<u8>),
+}
+
+/// What the formats themselves are made of, and what has tripped others.
+const WORDS: [&[u8]; 24] = [
+    b"\"",
+    b"\\",
+    b"\\u0000",
+    b"\\ud800",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\n",
+    b"\r",
+    b"\0",
+    b" ",
+    b"-",
+    b"=",
+    b"null",
+    b"1e999",
+    b"-9223372036854775809",
+    b"\xff",
+    "\u{202e}".as_bytes(),
+    b"99999999999999999999",
+    b"%00",
+    b"\n\n",
+];
+
+fn change(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Change> {
+    let at = any::<Index>;
+    let word = prop_oneof![
+        3 => select(WORDS.as_slice()).prop_map(<[u8]>::to_vec),
+        1 => proptest::collection::vec(any::<u8>(), 1..16),
+    ];
+    prop_oneof![
+        (at(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        (at(), word).prop_map(|(at, word)| Change::Insert(at, word)),
+        (at(), 1..32_usize).prop_map(|(at, length)| Change::Remove(at, length)),
+        (at(), 1..64_usize, 1..40_usize).prop_map(|(at, length, times)| Change::Repeat(at, length, times)),
+        (at(), at(), select(seeds)).prop_map(|(at, from, other)| Change::Cross(at, from, other)),
+    ]
+}
+
+impl Change {
+    fn make(self, data: &mut Vec<u8>) {
+        let place = |at: Index, data: &[u8]| at.index(data.len() + 1);
+        match self {
+            Self::Set(at, byte) => {
+                let at = place(at, data);
+                data.splice(at..data.len().min(at + 1), [byte]);
+            }
+            Self::Insert(at, bytes) => {
+                let at = place(at, data);
+                data.splice(at..at, bytes);
+            }
+            Self::Remove(at, length) => {
+                let at = place(at, data);
+                data.drain(at..data.len().min(at + length));
+            }
+            Self::Repeat(at, length, times) => {
+                let at = place(at, data);
+                let part = data[at..data.len().min(at + length)].repeat(times);
+                data.splice(at..at, part);
+            }
+            Self::Cross(at, from, other) => {
+                data.truncate(place(at, data));
+                data.extend_from_slice(&other[place(from, &other)..]);
+            }
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Intel's Crypto Multi-buffer library (`crypto_mb`), loaded at run time: eight RSA private operations at once.
+//! Intel's Crypto Multi-buffer library (`crypto_mb`), loaded at run time: eight RSA operations at once, private or public.
 //!
 //! The only `unsafe` of the house is here. The declarations are ours, after the headers `rsa.h`, `version.h`,
 //! `status.h` and `cpu_features.h` of interface version 13 (github.com/intel/cryptography-primitives).
@@ -17,6 +17,8 @@ use std::ptr;
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use super::pem::CrtNumbers;
 
 /// Operations in one call.
 pub const LANES: usize = 8;
@@ -85,30 +87,39 @@ impl Size {
     }
 }
 
-/// A private key as the Chinese remainder theorem wants it (RFC 8017, section 3.2): least word first.
+/// A private key as the Chinese remainder theorem wants it (RFC 8017, section 3.2), and its public half: least word first.
 pub struct Crt {
     pub size: Size,
     /// `p`, `q`, `dP`, `dQ`, `qInv`, each of [`Size::words`].
-    numbers: [Zeroizing<Vec<u64>>; 5],
+    private: [Zeroizing<Vec<u64>>; 5],
+    /// Of twice as many.
+    modulus: Zeroizing<Vec<u64>>,
 }
 
+/// The one public exponent that the library has.
+const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
+
 impl Crt {
-    /// From big-endian bytes. `None` where a number has more than half the bits of the modulus.
-    pub fn new(size: Size, numbers: [&[u8]; 5]) -> Option<Self> {
-        let words = |bytes: &[u8]| {
-            let skip = bytes.iter().take_while(|byte| **byte == 0).count();
-            let mut words = Zeroizing::new(vec![0_u64; size.words()]);
-            if bytes.len() - skip > size.words() * 8 {
-                return None;
-            }
-            for (word, chunk) in words.iter_mut().zip(bytes[skip..].rchunks(8)) {
-                *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-            }
-            Some(words)
-        };
-        let [p, q, dp, dq, qinv] = numbers.map(words);
-        Some(Self { size, numbers: [p?, q?, dp?, dq?, qinv?] })
+    /// `None` where the public exponent isn't 65537, or a number is longer than `size` says.
+    pub fn new(size: Size, numbers: &CrtNumbers<'_>) -> Option<Self> {
+        let [p, q, dp, dq, qinv] = numbers.private.map(|number| words(number, size.words()));
+        let modulus = words(numbers.modulus, 2 * size.words())?;
+        let private = [p?, q?, dp?, dq?, qinv?];
+        (numbers.public_exponent == PUBLIC_EXPONENT).then_some(Self { size, private, modulus })
     }
+}
+
+/// Big-endian bytes as `count` words.
+fn words(bytes: &[u8], count: usize) -> Option<Zeroizing<Vec<u64>>> {
+    let skip = bytes.iter().take_while(|byte| **byte == 0).count();
+    let mut words = Zeroizing::new(vec![0_u64; count]);
+    if bytes.len() - skip > count * 8 {
+        return None;
+    }
+    for (word, chunk) in words.iter_mut().zip(bytes[skip..].rchunks(8)) {
+        *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    Some(words)
 }
 
 /// `mbxVersion`.
@@ -125,9 +136,17 @@ struct Version {
 
 type GetVersion = unsafe extern "C" fn() -> *const Version;
 type AlgorithmInfo = unsafe extern "C" fn(c_int) -> u64;
-type PrivateCrtMethod = unsafe extern "C" fn(c_int) -> *const c_void;
+type Method = unsafe extern "C" fn(c_int) -> *const c_void;
 type MethodBufferSize = unsafe extern "C" fn(*const c_void) -> c_int;
 type Number = *const [*const u64; LANES];
+type Public = unsafe extern "C" fn(
+    from: *const [*const u8; LANES],
+    to: *const [*mut u8; LANES],
+    modulus: Number,
+    bits: c_int,
+    method: *const c_void,
+    buffer: *mut u8,
+) -> u32;
 type PrivateCrt = unsafe extern "C" fn(
     from: *const [*const u8; LANES],
     to: *const [*mut u8; LANES],
@@ -143,7 +162,9 @@ type PrivateCrt = unsafe extern "C" fn(
 
 pub struct Library {
     private_crt: PrivateCrt,
-    /// Words of working memory, by size in the order of [`Size::ALL`]; `None` where the CPU can't.
+    public: Public,
+    /// Words of working memory, for whichever operation takes more, by size in the order of [`Size::ALL`]; `None` where
+    /// the CPU can't.
     buffers: [Option<usize>; 3],
     pub version: String,
     /// Last, as fields are dropped in order: the code stays while there are pointers into it.
@@ -177,25 +198,34 @@ impl Library {
             return Err(Unavailable::Version(version));
         }
         // SAFETY: the types are those of the headers of the interface that was just seen.
-        let (info, method, buffer_size, private_crt) = unsafe {
+        let (info, methods, buffer_size, private_crt, public) = unsafe {
             let info: AlgorithmInfo = symbol(&library, "mbx_get_algo_info")?;
-            let method: PrivateCrtMethod = symbol(&library, "mbx_RSA_private_crt_Method")?;
+            let methods: [Method; 2] = [
+                symbol(&library, "mbx_RSA_private_crt_Method")?,
+                symbol(&library, "mbx_RSA_pub65537_Method")?,
+            ];
             let buffer_size: MethodBufferSize = symbol(&library, "mbx_RSA_Method_BufSize")?;
             let private_crt: PrivateCrt = symbol(&library, "mbx_rsa_private_crt_mb8")?;
-            (info, method, buffer_size, private_crt)
+            let public: Public = symbol(&library, "mbx_rsa_public_mb8")?;
+            (info, methods, buffer_size, private_crt, public)
         };
         let buffers = Size::ALL.map(|size| {
             let bits = c_int::try_from(size.bits()).expect("a few thousand");
-            // SAFETY: all three take any value. `method` answers with a pointer to static data, or null.
-            let (widths, bytes) = unsafe { (info(size.algorithm()), buffer_size(method(bits))) };
-            let bytes = usize::try_from(bytes).ok().filter(|bytes| (1..=MOST_BUFFER).contains(bytes))?;
-            (widths & LANES as u64 != 0).then(|| bytes.div_ceil(8))
+            let bytes = |method: Method| {
+                // SAFETY: both take any value. `method` answers with a pointer to static data, or null.
+                let bytes = unsafe { buffer_size(method(bits)) };
+                usize::try_from(bytes).ok().filter(|bytes| (1..=MOST_BUFFER).contains(bytes))
+            };
+            let [private, public] = methods.map(bytes);
+            // SAFETY: it takes any value.
+            let widths = unsafe { info(size.algorithm()) };
+            (widths & LANES as u64 != 0).then_some(private?.max(public?).div_ceil(8))
         });
         if buffers.iter().all(Option::is_none) {
             return Err(Unavailable::Cpu);
         }
         handles.push(library);
-        Ok(Self { private_crt, buffers, version, _handles: handles })
+        Ok(Self { private_crt, public, buffers, version, _handles: handles })
     }
 
     /// Whether it can sign with keys of that size here.
@@ -203,52 +233,74 @@ impl Library {
         self.buffers[size as usize].is_some()
     }
 
-    /// The RSA private operation on each message, which is of `size.bytes()` and below its key's modulus. The
+    /// The RSA private operation (RSASP1) on each message, which is of `size.bytes()` and below its key's modulus. The
     /// answer is that of the library, true or not; `None` where it reports a failure.
     ///
     /// # Panics
     /// More than [`LANES`] lanes, a size that it doesn't support, or lanes that aren't all of `size`.
-    pub fn private(&self, size: Size, lanes: &[(&Crt, &[u8])]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
-        assert!(lanes.len() <= LANES, "eight lanes");
-        let words = self.buffers[size as usize].expect("a supported size");
-        let mut buffer = Zeroizing::new(vec![0_u64; words]);
-        let mut signatures: Vec<_> = lanes.iter().map(|_| Zeroizing::new(vec![0_u8; size.bytes()])).collect();
-        // A lane that isn't used is null, and the library leaves it out.
-        let mut from = [ptr::null(); LANES];
-        let mut to = [ptr::null_mut(); LANES];
+    pub fn private(&self, size: Size, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
         let mut numbers = [[ptr::null(); LANES]; 5];
-        for (lane, ((crt, message), signature)) in lanes.iter().zip(&mut signatures).enumerate() {
-            assert!(crt.size == size && message.len() == size.bytes(), "all lanes are of one size");
-            from[lane] = message.as_ptr();
-            to[lane] = signature.as_mut_ptr();
-            for (pointers, number) in numbers.iter_mut().zip(&crt.numbers) {
+        for (lane, (crt, _)) in lanes.iter().enumerate() {
+            for (pointers, number) in numbers.iter_mut().zip(&crt.private) {
                 pointers[lane] = number.as_ptr();
             }
         }
         let [p, q, dp, dq, qinv] = &numbers;
+        self.run(size, lanes, |from, to, bits, buffer| {
+            // SAFETY: as `run` says, and the five numbers of each lane have the words of `size`, as `Crt::new` makes them.
+            // A null method means the one for `bits`.
+            unsafe { (self.private_crt)(from, to, p, q, dp, dq, qinv, bits, ptr::null(), buffer) }
+        })
+    }
+
+    /// The RSA public operation (RSAVP1) on each signature, as [`private`](Self::private) on messages.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn public(&self, size: Size, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+        let mut moduli = [ptr::null(); LANES];
+        for (pointer, (crt, _)) in moduli.iter_mut().zip(lanes) {
+            *pointer = crt.modulus.as_ptr();
+        }
+        self.run(size, lanes, |from, to, bits, buffer| {
+            // SAFETY: as `run` says, and each modulus has the words of `size`, as `Crt::new` makes it. A null method means
+            // the one for `bits`.
+            unsafe { (self.public)(from, to, &raw const moduli, bits, ptr::null(), buffer) }
+        })
+    }
+
+    /// Lays out `lanes` for `operation`, and reads its status. Each pointer that it gets and that isn't null is to memory
+    /// of the length that `size` says, and outlives the call; what is written to is borrowed by nobody else. The buffer
+    /// has the bytes that the library asked for; it aligns within.
+    fn run(
+        &self,
+        size: Size,
+        lanes: &[Lane<'_>],
+        operation: impl FnOnce(*const [*const u8; LANES], *const [*mut u8; LANES], c_int, *mut u8) -> u32,
+    ) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+        assert!(lanes.len() <= LANES, "eight lanes");
+        let words = self.buffers[size as usize].expect("a supported size");
+        let mut buffer = Zeroizing::new(vec![0_u64; words]);
+        // Zeros, so that what the library leaves out doesn't pass for an answer of an earlier call.
+        let mut answers: Vec<_> = lanes.iter().map(|_| Zeroizing::new(vec![0_u8; size.bytes()])).collect();
+        // A lane that isn't used is null, and the library leaves it out.
+        let mut from = [ptr::null(); LANES];
+        let mut to = [ptr::null_mut(); LANES];
+        for (lane, ((crt, input), answer)) in lanes.iter().zip(&mut answers).enumerate() {
+            assert!(crt.size == size && input.len() == size.bytes(), "all lanes are of one size");
+            from[lane] = input.as_ptr();
+            to[lane] = answer.as_mut_ptr();
+        }
         let bits = c_int::try_from(size.bits()).expect("a few thousand");
-        // SAFETY: each pointer that isn't null is to memory of the length that `size` says, as asserted above and as
-        // `Crt::new` makes it; it outlives the call, and what is written to is borrowed by nobody else. The
-        // buffer has the bytes that the library asked for; it aligns within. A null method means the one for `bits`.
-        let status = unsafe {
-            (self.private_crt)(
-                &raw const from,
-                &raw const to,
-                p,
-                q,
-                dp,
-                dq,
-                qinv,
-                bits,
-                ptr::null(),
-                buffer.as_mut_ptr().cast(),
-            )
-        };
+        let status = operation(&raw const from, &raw const to, bits, buffer.as_mut_ptr().cast());
         // Four bits a lane, 0 is fine (`MBX_GET_STS`).
         let good = |lane: usize| status >> (4 * lane) & 0xf == 0;
-        signatures.into_iter().enumerate().map(|(lane, signature)| good(lane).then_some(signature)).collect()
+        answers.into_iter().enumerate().map(|(lane, answer)| good(lane).then_some(answer)).collect()
     }
 }
+
+/// A key, and what it is used on: as many bytes as its modulus has.
+pub type Lane<'a> = (&'a Crt, &'a [u8]);
 
 /// Bytes of working memory that are believed; 4096 bits take some 100 KiB.
 const MOST_BUFFER: usize = 1 << 20;

@@ -165,12 +165,24 @@ fn from_pkcs8(document: &SecretDocument) -> Result<(Numbers, SecretDocument), Un
     Ok((numbers, pkcs1))
 }
 
-/// Hands out `p`, `q`, `dP`, `dQ` and `qInv` of a key in PKCS#8 DER, big-endian.
-pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce([&[u8]; 5]) -> T) -> Option<T> {
+/// Numbers of a key, big-endian.
+pub(super) struct CrtNumbers<'a> {
+    /// `p`, `q`, `dP`, `dQ` and `qInv`.
+    pub private: [&'a [u8]; 5],
+    pub modulus: &'a [u8],
+    pub public_exponent: &'a [u8],
+}
+
+/// Hands out what Chinese remainders need of a key in PKCS#8 DER.
+pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T) -> Option<T> {
     let info = PrivateKeyInfo::try_from(pkcs8).ok()?;
     let key = Pkcs1::from_der(info.private_key).ok()?;
-    let numbers = [key.prime1, key.prime2, key.exponent1, key.exponent2, key.coefficient];
-    Some(take(numbers.map(|number| number.as_bytes())))
+    let private = [key.prime1, key.prime2, key.exponent1, key.exponent2, key.coefficient];
+    Some(take(&CrtNumbers {
+        private: private.map(|number| number.as_bytes()),
+        modulus: key.modulus.as_bytes(),
+        public_exponent: key.public_exponent.as_bytes(),
+    }))
 }
 
 fn numbers(pkcs1: &[u8]) -> Result<Numbers, Unreadable> {

@@ -6,7 +6,8 @@
  * -DFAULT=name      what goes wrong, from the moment on that the file -DTRIGGER="path" exists:
  *                   wrong (a bit), swapped (lanes), partial (half of the lanes not written, all said to be good), failed
  *                   (a lane is said to have failed, and holds nothing), crazy (the status is nonsense), zero (no lane
- *                   written)
+ *                   written), liar (all lanes are wrong, and the public operation opens them to what should have been
+ *                   signed), unopened (the public operation writes nothing and says that all is good), shut (it fails)
  * -DREAL="path"     the arithmetic is the library's there, for its speed
  */
 #include <dlfcn.h>
@@ -16,8 +17,8 @@
 
 typedef unsigned __int128 wide;
 typedef uint64_t word;
-enum { MOST = 32 };
-enum fault { none, wrong, swapped, partial, failed, crazy, zero };
+enum { MOST = 64 };
+enum fault { none, wrong, swapped, partial, failed, crazy, zero, liar, unopened, shut };
 
 #ifndef VERSION
 #define VERSION "crypto_mb (fake) (ver: 0.0.0 (13.0) build: today)"
@@ -42,10 +43,13 @@ const struct version *mbx_getversion(void) {
 
 uint64_t mbx_get_algo_info(int algorithm) { return algorithm >= 1 && algorithm <= 3 ? WIDTHS : 0; }
 
-const void *mbx_RSA_private_crt_Method(int bits) {
+static const void *method_of(int bits) {
     static const int methods[3] = {2048, 3072, 4096};
     return bits == 2048 ? &methods[0] : bits == 3072 ? &methods[1] : bits == 4096 ? &methods[2] : NULL;
 }
+
+const void *mbx_RSA_private_crt_Method(int bits) { return method_of(bits); }
+const void *mbx_RSA_pub65537_Method(int bits) { return method_of(bits); }
 
 int mbx_RSA_Method_BufSize(const void *method) { return method ? 200000 : 0; }
 
@@ -124,7 +128,9 @@ static void power(word *out, const word *x, const word *e, const word *m, int n)
     }
     if (carry || at_least(base, m, n)) subtract(base, m, n);
     memcpy(out, r, n * sizeof(word));
-    for (int bit = 64 * n; bit-- > 0;) {
+    int bits = 64 * n;
+    while (bits && !(e[(bits - 1) / 64] >> ((bits - 1) % 64) & 1)) bits--;
+    for (int bit = bits; bit-- > 0;) {
         product(out, out, out, m, inverse, n);
         if (e[bit / 64] >> (bit % 64) & 1) product(out, out, base, m, inverse, n);
     }
@@ -177,8 +183,20 @@ static void lane(const uint8_t *from, uint8_t *to, const word *p, const word *q,
     for (int i = 0; i < bytes; i++) to[bytes - 1 - i] = (uint8_t)(s[i / 8] >> (8 * (i % 8)));
 }
 
+/* to = from^65537 mod n */
+static void open_lane(const uint8_t *from, uint8_t *to, const word *modulus, int bits) {
+    int n = bits / 64, bytes = bits / 8;
+    word x[2 * MOST] = {0}, e[MOST] = {65537}, y[MOST];
+    for (int i = 0; i < bytes; i++) x[i / 8] |= (word)from[bytes - 1 - i] << (8 * (i % 8));
+    power(y, x, e, modulus, n);
+    for (int i = 0; i < bytes; i++) to[bytes - 1 - i] = (uint8_t)(y[i / 8] >> (8 * (i % 8)));
+}
+
+typedef uint32_t public_operation(const uint8_t *const *, uint8_t *const *, const word *const *, int, const void *, uint8_t *);
 typedef uint32_t operation(const uint8_t *const *, uint8_t *const *, const word *const *, const word *const *,
                            const word *const *, const word *const *, const word *const *, int, const void *, uint8_t *);
+
+static _Thread_local uint8_t asked[8][512];
 
 #ifndef WITHOUT_CRT
 uint32_t mbx_rsa_private_crt_mb8(const uint8_t *const *from, uint8_t *const *to, const word *const *p,
@@ -201,6 +219,7 @@ uint32_t mbx_rsa_private_crt_mb8(const uint8_t *const *from, uint8_t *const *to,
     int lanes = 0;
     while (lanes < 8 && from[lanes]) lanes++;
     uint8_t first[512];
+    for (int i = 0; i < lanes; i++) memcpy(asked[i], from[i], bits / 8);
     switch (FAULT) {
     case wrong: to[lanes - 1][17] ^= 4; break;
     case swapped:
@@ -212,8 +231,34 @@ uint32_t mbx_rsa_private_crt_mb8(const uint8_t *const *from, uint8_t *const *to,
     case failed: memset(to[0], 0, bits / 8); status |= 8; break;
     case crazy: status = 0xffffffffu; break;
     case zero: for (int i = 0; i < lanes; i++) memset(to[i], 0, bits / 8); break;
+    case liar: for (int i = 0; i < lanes; i++) to[i][17] ^= 4; break;
     default: break;
     }
     return status;
 }
 #endif
+
+uint32_t mbx_rsa_public_mb8(const uint8_t *const *from, uint8_t *const *to, const word *const *modulus, int bits,
+                            const void *method, uint8_t *buffer) {
+    uint32_t status = 0;
+    int broken = !access(TRIGGER, F_OK);
+    (void)method;
+    if (broken && FAULT == unopened) return 0;
+    if (broken && FAULT == shut) return 0x88888888u;
+    if (broken && FAULT == liar) {
+        for (int i = 0; i < 8 && from[i]; i++) memcpy(to[i], asked[i], bits / 8);
+        return 0;
+    }
+#ifdef REAL
+    static public_operation *real;
+    if (!real) real = (public_operation *)dlsym(dlopen(REAL, RTLD_NOW | RTLD_LOCAL), "mbx_rsa_public_mb8");
+    status = real(from, to, modulus, bits, NULL, buffer);
+#else
+    (void)buffer;
+    for (int i = 0; i < 8; i++) {
+        if (from[i]) open_lane(from[i], to[i], modulus[i], bits);
+        else status |= 2u << (4 * i);
+    }
+#endif
+    return status;
+}

@@ -169,6 +169,9 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
         ("swapped", "wrong"),
         ("partial", "wrong"),
         ("zero", "wrong"),
+        ("liar", "wrong"),
+        ("unopened", "wrong"),
+        ("shut", "wrong"),
         ("failed", "failed"),
         ("crazy", "failed"),
     ] {

@@ -32,7 +32,7 @@ use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
 use crate::config::{self, AuditLog, Config, Keyset, Limits, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, DroppedLines, Place, Rooms, Service, router};
+use crate::http::{Audit, DroppedLines, Place, Rooms, Service, Tallies, router};
 use crate::jwks::Published;
 use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
@@ -326,6 +326,7 @@ fn service(
         clock,
         randomness,
         metrics,
+        tallies: Tallies::default(),
         audit,
         limits: config.server.limits.clone(),
         draining: AtomicBool::new(false),

@@ -33,6 +33,7 @@ use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use audit::{Audit, DroppedLines};
+pub use observe::Tallies;
 pub use refusal::Refusal;
 pub use request::LateBody;
 
@@ -66,6 +67,8 @@ pub struct Service {
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
+    /// Of `metrics`, what each request counts.
+    pub tallies: Tallies,
     pub audit: Audit,
     pub limits: Limits,
     /// Set at the end: no longer ready, though still answering.

@@ -3,17 +3,19 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prometheus::{Histogram, IntCounter};
 use tower::{Layer, Service};
 
 use super::{ROUTES, Refusal, Shared, strict};
@@ -62,6 +64,32 @@ impl RequestId {
 
     pub fn trace_id(&self) -> Option<&str> {
         self.trace.trace_id()
+    }
+}
+
+/// What is counted of a route. Looked up when it first answers, so that `/metrics` is silent of what never happened.
+#[derive(Default)]
+struct Tally {
+    fine: OnceLock<IntCounter>,
+    duration: OnceLock<Histogram>,
+}
+
+/// One of each of [`ROUTES`], and the last for whatever else was asked for.
+#[derive(Default)]
+pub struct Tallies([Tally; ROUTES.len() + 1]);
+
+impl Tallies {
+    fn count(&self, route: Option<usize>, status: StatusCode, took: Duration, metrics: &Metrics) {
+        let name = route.map_or("other", |route| ROUTES[route].path);
+        let tally = &self.0[route.unwrap_or(ROUTES.len())];
+        let answers = || metrics.requests.with_label_values(&[name, status.as_str()]);
+        if status == StatusCode::OK {
+            tally.fine.get_or_init(answers).inc();
+        } else {
+            answers().inc();
+        }
+        let duration = tally.duration.get_or_init(|| metrics.request_duration.with_label_values(&[name]));
+        duration.observe(took.as_secs_f64());
     }
 }
 
@@ -117,12 +145,12 @@ where
     F: Future<Output = Result<Response, Infallible>>,
 {
     let start = Instant::now();
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let span = span(&request, path.as_ref());
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.and_then(|path| ROUTES.iter().position(|route| route.path == path.as_str()));
+    let span = span(&request, route);
     let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone());
     let has_body = has_body(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
-    let route = path.as_ref().map_or("other", |path| path.as_str());
 
     let answer = if too_large(request.headers()) {
         Refusal::HeadersTooLarge.into_response()
@@ -144,16 +172,14 @@ where
     }
 
     span.trace().note(Fact::Answer(answer.status().as_u16()));
-    service.metrics.requests.with_label_values(&[route, answer.status().as_str()]).inc();
-    service.metrics.request_duration.with_label_values(&[route]).observe(start.elapsed().as_secs_f64());
+    service.tallies.count(route, answer.status(), start.elapsed(), &service.metrics);
     answer
 }
 
 /// Only requests for tokens stand in a trace: a stranger who reads a JWKS has no say in what is recorded.
-fn span(request: &Request, path: Option<&MatchedPath>) -> Span {
-    let path = path.filter(|_| request.method() == Method::POST);
+fn span(request: &Request, route: Option<usize>) -> Span {
     let route =
-        path.and_then(|path| ROUTES.iter().find(|route| route.mints() && route.path == path.as_str()));
+        route.map(|route| &ROUTES[route]).filter(|route| route.mints() && request.method() == Method::POST);
     route.map_or_else(Span::default, |route| Trace::of_request(&route.method, route.path, request.headers()))
 }
 

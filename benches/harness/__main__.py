@@ -60,7 +60,7 @@ def main():
     command = " ".join([*(f"{name}={value}" for name, value in settings.items()), "make bench"])
     results = report.compose(targets, sections, command, time.monotonic() - begin, bench, tools.others)
     print(results)
-    report.write(README, results)
+    report.write_of_this_machine(README, results)
 
 
 main()

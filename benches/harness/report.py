@@ -196,12 +196,15 @@ def versions(binary, peers):
     ]
 
 
-def machine():
+def processor():
     info = pathlib.Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", info)
     ifma = "with" if "avx512ifma" in info else "without"
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {model[1] if model else platform.machine()}, {ifma} AVX-512 IFMA, Linux {platform.release()}"
+    return f"{model[1].replace('(R)', '') if model else platform.machine()} {ifma} AVX-512 IFMA"
+
+
+def machine():
+    return f"{len(os.sched_getaffinity(0))} cores of {processor()}, Linux {platform.release()}"
 
 
 def about(settings, took, others, *lines):
@@ -233,3 +236,11 @@ def around(page, what, target):
 def write(page, results, what="results", target="bench"):
     before, _, after = around(page, what, target)
     page.write_text(f"{before}{results}{after}")
+
+
+def write_of_this_machine(page, results):
+    """In place of what was measured on such a processor before; that of others stays."""
+    ours = f"## On {processor()}\n"
+    _, between, _ = around(page, "results", "bench")
+    others = [section.strip() for section in re.split(r"(?m)^(?=## On )", between) if section.strip()]
+    write(page, "\n\n".join([f"{ours}\n{results}", *(other for other in others if not other.startswith(ours))]))

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +12,6 @@ use crate::app::host;
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
 use crate::app::{self, App, Loaded, supervisor};
-use crate::clock::Randomness;
 use crate::config::AuditLog;
 use crate::http::Audit;
 use crate::traces::Export;
@@ -30,18 +28,10 @@ impl Serve {
         signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(Failure::failed)?;
         // And before any key is read.
         host::harden().map_err(Failure::failed)?;
-        seed(context.ambient.randomness.clone());
         let loaded = context.load()?;
         let reload = Reload { source: context.source(), hangup };
         run(loaded, Some(reload), context, Output::Stdout, |_| {})
     }
-}
-
-/// Asks for the first random byte on a thread of its own: aws-lc gathers the seed behind it from the jitter of the CPU, which takes
-/// longer than all the rest of starting, and that can go on beside it.
-fn seed(randomness: Arc<dyn Randomness>) {
-    // Without it, who needs the first byte waits for the seed.
-    let _ = thread::Builder::new().name("seed".to_owned()).spawn(move || randomness.fill(&mut [0]));
 }
 
 /// What is reloaded on SIGHUP.

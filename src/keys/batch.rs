@@ -228,17 +228,18 @@ impl Inner {
         Some(made.into_iter().zip(passed).map(judge).collect())
     }
 
-    /// Whether each signature that was made is, by the library's public operation, that of the message in its lane.
+    /// Whether each signature that was made is, by the library's public operation, that of the message in its lane
+    /// (RFC 8017, section 8.2.2).
     fn opens(&self, lanes: &[Lane<'_>], made: &[Option<Signature>]) -> Vec<bool> {
-        let zeros = vec![0; lanes[0].1.len()];
-        let signed = lanes.iter().zip(made);
+        let none = vec![0; lanes[0].1.len()];
+        let signed = made.iter().map(|made| made.as_ref().map_or(none.as_slice(), |made| made));
         let signed: Vec<Lane<'_>> =
-            signed.map(|((crt, _), made)| (*crt, made.as_ref().map_or(&*zeros, |made| made))).collect();
+            lanes.iter().zip(signed).map(|((crt, _), signed)| (*crt, signed)).collect();
         let opened = self.library.public(lanes[0].0.size, &signed);
-        let agrees = |((_, message), opened): (&Lane<'_>, &Option<Signature>)| {
-            opened.as_ref().is_some_and(|opened| opened.as_slice() == *message)
+        let agrees = |((lane, signed), opened): ((&Lane<'_>, &Lane<'_>), Option<Signature>)| {
+            signed.0.is_above(signed.1) && opened.is_some_and(|opened| opened.as_slice() == lane.1)
         };
-        lanes.iter().zip(&opened).map(agrees).collect()
+        lanes.iter().zip(&signed).zip(opened).map(agrees).collect()
     }
 
     fn distrust(&self, fault: &str) {

@@ -107,6 +107,15 @@ impl Crt {
         let private = [p?, q?, dp?, dq?, qinv?];
         (numbers.public_exponent == PUBLIC_EXPONENT).then_some(Self { size, private, modulus })
     }
+
+    /// Whether `signature`, of [`Size::bytes`], is below the modulus. The public operation takes one that is above as well, and
+    /// verifiers refuse it (RFC 8017, section 5.2.2).
+    pub fn is_above(&self, signature: &[u8]) -> bool {
+        let words = signature
+            .chunks_exact(8)
+            .map(|word| word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+        self.modulus.iter().rev().copied().gt(words)
+    }
 }
 
 /// Big-endian bytes as `count` words.
@@ -329,5 +338,24 @@ unsafe fn read_version(get_version: GetVersion) -> String {
             return "unknown".to_owned();
         }
         CStr::from_ptr((*version).text).to_string_lossy().into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_below_the_modulus_or_none() {
+        let mut modulus = [0x80; 256];
+        modulus[255] = 1;
+        let numbers = CrtNumbers { private: [&[3]; 5], modulus: &modulus, public_exponent: &PUBLIC_EXPONENT };
+        let crt = Crt::new(Size::Rsa2048, &numbers).expect("of that size");
+        assert!(crt.is_above(&[0; 256]));
+        assert!(!crt.is_above(&modulus));
+        modulus[255] = 0;
+        assert!(crt.is_above(&modulus));
+        modulus[0] = 0x81;
+        assert!(!crt.is_above(&modulus));
     }
 }

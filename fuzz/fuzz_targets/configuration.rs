@@ -1,3 +1,5 @@
+//! Hands what libFuzzer makes up to [`tokenmint_fuzz::configuration`], which says what holds.
+
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};

@@ -1,3 +1,5 @@
+//! Hands what libFuzzer makes up to [`tokenmint_fuzz::keyset_toml`], which says what holds.
+
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

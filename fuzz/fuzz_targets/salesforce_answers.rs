@@ -1,3 +1,5 @@
+//! Hands what libFuzzer makes up to [`tokenmint_fuzz::salesforce_answers`], which says what holds.
+
 #![no_main]
 
 use std::sync::LazyLock;

@@ -111,10 +111,7 @@ impl Crt {
     /// Whether `signature`, of [`Size::bytes`], is below the modulus. The public operation takes one that is above as well, and
     /// verifiers refuse it (RFC 8017, section 5.2.2).
     pub fn is_above(&self, signature: &[u8]) -> bool {
-        let words = signature
-            .chunks_exact(8)
-            .map(|word| word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
-        self.modulus.iter().rev().copied().gt(words)
+        self.modulus.iter().rev().copied().gt(signature.chunks_exact(8).map(word))
     }
 }
 
@@ -125,10 +122,15 @@ fn words(bytes: &[u8], count: usize) -> Option<Zeroizing<Vec<u64>>> {
     if bytes.len() - skip > count * 8 {
         return None;
     }
-    for (word, chunk) in words.iter_mut().zip(bytes[skip..].rchunks(8)) {
-        *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    for (into, chunk) in words.iter_mut().zip(bytes[skip..].rchunks(8)) {
+        *into = word(chunk);
     }
     Some(words)
+}
+
+/// Up to eight big-endian bytes.
+fn word(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// `mbxVersion`.

@@ -12,7 +12,6 @@ import os
 import pathlib
 import pwd
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from processes import tree
+
+sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests"))
+from ports import free_port  # noqa: E402
 
 PEERS = pathlib.Path(__file__).parent.parent / "peers"
 CORES = len(os.sched_getaffinity(0))
@@ -49,12 +51,6 @@ def make_key(path, bits):
         )
     )
     return key.public_key()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def http_request(method, path, body=None, key=None):

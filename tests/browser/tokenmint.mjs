@@ -1,6 +1,6 @@
 // A real tokenmint: set up as its README says, started, stopped, started again.
 import { execFileSync, spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomInt } from "node:crypto";
 import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -16,12 +16,22 @@ export const ISSUER = "intercom.com";
 // Ours without TOKENMINT_*: those are configuration to tokenmint.
 export const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("TOKENMINT_")));
 
+// As tests/ports.py: each once, below those that clients' ends get.
+const [firstPort, behindLastPort] = [15000, 32000];
+let nextPort = randomInt(firstPort, behindLastPort);
+
 export async function freePort() {
-  const probe = createServer().listen(0, "127.0.0.1");
-  await new Promise((done) => probe.once("listening", done));
-  const { port } = probe.address();
-  await new Promise((done) => probe.close(done));
-  return port;
+  for (;;) {
+    const port = nextPort++;
+    if (nextPort === behindLastPort) nextPort = firstPort;
+    const probe = createServer();
+    const isFree = await new Promise((done) => {
+      probe.once("error", () => done(false)).listen(port, "127.0.0.1", () => done(true));
+    });
+    if (!isFree) continue;
+    await new Promise((done) => probe.close(done));
+    return port;
+  }
 }
 
 export class Tokenmint {

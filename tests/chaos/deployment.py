@@ -10,10 +10,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(REPO / "tests"))
+
+from ports import free_port  # noqa: E402
+
 BINARY = pathlib.Path(os.environ.get("TOKENMINT_BIN", REPO / "target/debug/tokenmint")).resolve()
 TOOLS = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or REPO / "target/tools").resolve()
 FULL = os.environ.get("FULL") == "1"
@@ -23,12 +28,6 @@ AUDIENCE = "https://acme.my.salesforce-scrt.com"
 
 def amount(short, full):
     return full if FULL else short
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Fault(AssertionError):

@@ -6,14 +6,18 @@ import pathlib
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 
 import requests
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.append(str(REPO / "tests"))
+
+from ports import free_port  # noqa: E402
+
 TOOLS = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or REPO / "target" / "tools").resolve()
 
 # keyset -> key id. All are unlike, so that a mix-up cannot pass; the dots catch a file name cut at the first one.
@@ -99,12 +103,6 @@ allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
 
 def sha256(text):
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment():

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import requests
+from ports import free_port
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=opaque"}
@@ -173,13 +174,6 @@ def test_no_subject_claim_token_or_key_is_in_what_is_exported(serve, collector, 
     assert collector_key not in service.log.read_text()
 
 
-def dead():
-    """An address where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def hanging():
     """One that takes connections and never answers."""
@@ -217,7 +211,7 @@ def duration(service, count=300):
 
 @pytest.mark.parametrize("how", ["dead", "hanging"])
 def test_a_collector_that_is_away_costs_no_token_no_time_and_no_end(serve, hanging, how):
-    port = hanging if how == "hanging" else dead()
+    port = hanging if how == "hanging" else free_port()
     # Soon full, and always somebody who waits for the collector.
     small = {"OTEL_BSP_MAX_QUEUE_SIZE": "32", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
     service = serve(**SOON)

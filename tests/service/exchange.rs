@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
 
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, sha256_hex, unverified};
+use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, sha256_hex, until, unverified};
 
 /// How the fake answers the next requests.
 #[derive(Clone)]
@@ -305,6 +305,7 @@ async fn whoever_hangs_up_neither_cancels_nor_repeats_the_exchange() {
     let house = House::start().await;
     house.fake.is(Mood::Slow(Duration::from_millis(400)));
     let asks: Vec<_> = (0..1000).map(|_| tokio::spawn(house.oauth())).collect();
+    until("nobody asked Salesforce", async || house.fake.asked() > 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     asks.iter().for_each(tokio::task::JoinHandle::abort);
     tokio::time::sleep(Duration::from_millis(600)).await;

@@ -184,20 +184,20 @@ impl Exchanger {
             inner.reject(&key, &job, rejected).await;
         }
         let profile = job.profile().as_str();
-        let count = |result: &str| inner.metrics.cache_requests.with_label_values(&[profile, result]).inc();
+        let requests = |result: &str| inner.metrics.cache_requests.with_label_values(&[profile, result]);
         let (mut flight, begun) = match inner.find(&key, &job, trace) {
             Found::Token(token) => {
-                count("hit");
+                token.hits.get_or_init(|| requests("hit")).inc();
                 inner.renew_behind(&key, &job, &token, trace);
                 return Ok(Served { token, cached: true });
             }
             Found::Failure(error) => {
-                count("failure");
+                requests("failure").inc();
                 return Err(error);
             }
             Found::Flight { flight, begun } => (flight, begun),
         };
-        count(if begun { "miss" } else { "coalesced" });
+        requests(if begun { "miss" } else { "coalesced" }).inc();
         let outcome = flight.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         outcome.unwrap_or_else(|| Err(interrupted()))
     }

@@ -21,10 +21,11 @@ pub mod meaning;
 mod shared;
 mod upstream;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use prometheus::IntCounter;
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
@@ -53,6 +54,8 @@ pub struct AccessToken {
     expires_steady: Duration,
     renew_at: UnixTime,
     renew_steady: Duration,
+    /// Counts each time that it was there already. Looked up at the first of them.
+    hits: OnceLock<IntCounter>,
 }
 
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
@@ -101,6 +104,7 @@ impl AccessToken {
             expires_steady: steady.saturating_add(left),
             renew_at: now.plus(renew_after),
             renew_steady: steady.saturating_add(renew_after),
+            hits: OnceLock::new(),
         }
     }
 

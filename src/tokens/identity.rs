@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::claims::write_json;
 use super::jws::{Template, open_payload, write_times};
-use super::{Claims, Lifetime, MintError, Minted, Objection, Signer, Subject};
+use super::{Claims, Lifetime, MintError, Minted, Objection, Scope, Signer, Subject};
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
 use crate::json::Members;
@@ -20,6 +20,8 @@ pub struct IdentityProfile {
     pub audience: Option<String>,
     /// Where its tokens can be exchanged.
     pub messaging: Option<Messaging>,
+    /// Of the access tokens of all its subjects; as an [`OauthProfile`](super::OauthProfile)'s.
+    pub scope: Scope,
     template: Template,
     /// `{"iss":…,"aud":…,`
     opening: Vec<u8>,
@@ -31,8 +33,20 @@ pub struct IdentityProfile {
 
 impl IdentityProfile {
     pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
+        let name = ProfileName::new(Kind::Identity, profile.name.clone());
+        let channel = profile.messaging.as_ref();
+        let scope = Scope::of([
+            b"messaging",
+            name.as_str().as_bytes(),
+            profile.issuer.as_str().as_bytes(),
+            profile.audience.as_deref().unwrap_or_default().as_bytes(),
+            channel.map_or("", |channel| channel.scrt_url.as_str()).as_bytes(),
+            channel.map_or("", |channel| channel.org_id.as_str()).as_bytes(),
+            channel.map_or("", |channel| channel.es_developer_name.as_str()).as_bytes(),
+        ]);
         Self {
-            name: ProfileName::new(Kind::Identity, profile.name.clone()),
+            name,
+            scope,
             issuer: profile.issuer.as_str().to_owned(),
             audience: profile.audience.clone(),
             messaging: profile.messaging.clone(),

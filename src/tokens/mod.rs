@@ -12,6 +12,7 @@ mod identity;
 mod intercom;
 mod jws;
 mod line;
+mod scope;
 mod signer;
 mod subject;
 
@@ -26,6 +27,7 @@ pub use assertion::{Assertion, GRANT_TYPE, OauthProfile};
 pub use claims::Claims;
 pub use identity::IdentityProfile;
 pub use intercom::IntercomProfile;
+pub use scope::Scope;
 pub use signer::Signer;
 pub use subject::Subject;
 

@@ -1,0 +1,53 @@
+//! Whose access tokens a profile brings, hashed at load.
+//!
+//! Two profiles that differ in anything that an access token depends on have different scopes, under one name too: after a
+//! change of the configuration nobody gets what was exchanged for another user, org or app.
+
+use std::iter::once;
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+#[derive(Clone, Copy)]
+pub struct Scope([u8; 32]);
+
+impl Scope {
+    /// Each part goes in with its length, so that no two lists of parts are one.
+    pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.finish().as_ref());
+        Self(hash)
+    }
+
+    /// What in it is of those parts alone.
+    #[must_use]
+    pub fn within<'a>(&'a self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self::of(once(self.0.as_slice()).chain(parts))
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// `a|b` + `c` is not `a` + `b|c`.
+        #[test]
+        fn different_parts_never_make_one_scope(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
+            let bytes = |parts: &[String]| Scope::of(parts.iter().map(String::as_bytes)).0;
+            prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
+            let within = |parts: &[String]| Scope::of([]).within(parts.iter().map(String::as_bytes)).0;
+            prop_assert_eq!(within(&a) == within(&b), a == b);
+        }
+    }
+}

@@ -8,6 +8,12 @@ use tokenmint::app::Ambient;
 use tokenmint::cli;
 use tokenmint::config::Environment;
 
+/// musl's own allocator has one lock for all threads: with it the image's binary gives out kept tokens and JWKS at six tenths of the
+/// rate. glibc's is as quick as this one.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // First of all: which library does the cryptography must not depend on what other crates compile in.
     let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();

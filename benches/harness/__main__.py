@@ -23,7 +23,7 @@ README = build.ROOT / "benches/README.md"
 
 def main():
     peers = pathlib.Path(os.environ["TOKENMINT_TOOLS"]) / "bench"
-    binary, benches = build.service(), build.benches("load", "raw", "house")
+    binary, static, benches = build.service(), build.static_service(), build.benches("load", "raw", "house")
     quick = os.environ.get("BENCH_QUICK") == "1"
     settings = {
         "BENCH_ROUNDS": 1 if quick else 3,
@@ -41,7 +41,7 @@ def main():
         tools = Tools(benches["load"], benches["raw"], benches["house"])
         library = peers.parent / "crypto_mb/lib/libcrypto_mb.so.13"
         library = library if library.exists() else None
-        bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values(), library)
+        bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values(), library, static)
         started = measures.small(bench, say)
         minted, raws = measures.minting(bench, say)
         beside = measures.isolation(bench, say)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 
@@ -22,11 +23,16 @@ def built(*arguments, **environment):
     }
 
 
-def service():
+def service(*arguments):
     """The binary as it ships, in a copy: building the benches lays the original anew, with what they want of its
     dependencies."""
-    original = built("build", "--release", "--bin", "tokenmint")["tokenmint"]
+    original = built("build", "--release", "--bin", "tokenmint", *arguments)["tokenmint"]
     return pathlib.Path(shutil.copy2(original, original.with_name("tokenmint-as-it-ships")))
+
+
+def static_service():
+    """The binary that the image has."""
+    return service("--target", f"{platform.machine()}-unknown-linux-musl")
 
 
 def benches(*names):

@@ -13,15 +13,16 @@ CONNECTIONS = (1, 16, 64, 256)
 SATURATED = (16, 64, 256)
 OURS = "tokenmint"
 BATCHES = "tokenmint, eight at a time"
+IMAGE = "tokenmint, the image's binary"
 
 
 class Bench:
     """The binaries, a folder, the keys, and how much is to be done."""
 
-    def __init__(self, tools, binary, folder, peers, rounds, seconds, growth, tokens, library=None):
+    def __init__(self, tools, binary, folder, peers, rounds, seconds, growth, tokens, library=None, static=None):
         self.tools, self.binary, self.folder, self.peers = tools, binary, folder, peers
         self.rounds, self.seconds, self.growth, self.tokens = rounds, seconds, growth, tokens
-        self.library = library
+        self.library, self.static = library, static
         self.key = folder / "rsa2048.key"
         self.public_key = servers.make_key(self.key, 2048)
         self.key4096 = folder / "rsa4096.key"
@@ -33,9 +34,9 @@ class Bench:
         self.livez = write("livez.requests", "GET", "/livez")
         self.access_token = write("access-token.requests", "POST", "/oauth-access-token", "{}", api_key(0))
 
-    def tokenmint(self, name=OURS, key=None, kind=Tokenmint, **size):
+    def tokenmint(self, name=OURS, key=None, kind=Tokenmint, binary=None, **size):
         folder = self.folder / name.replace(" ", "-").replace(",", "")
-        return kind(name, self.binary, folder, key or self.key, **size)
+        return kind(name, binary or self.binary, folder, key or self.key, **size)
 
     def batching(self, name=BATCHES, **size):
         """With the library for batches, where there is one: none or one."""
@@ -50,7 +51,8 @@ def minting(bench, say):
 
     name -> connections -> [(driven, CPU over raw, throughput over raw)]; and the raw figures.
     """
-    contestants = [bench.tokenmint(), *bench.batching(), *servers.minting_peers(bench.folder, bench.key, bench.peers)]
+    contestants = [bench.tokenmint(), bench.tokenmint(IMAGE, binary=bench.static), *bench.batching()]
+    contestants += servers.minting_peers(bench.folder, bench.key, bench.peers)
     for contestant in contestants:
         say(f"checking {contestant.name}")
         with contestant as server:
@@ -132,9 +134,14 @@ def kept(bench, say):
     nginx = bench.peers / "bin/nginx"
     port = servers.free_port()
     figures = {}
-    with bench.tokenmint("memory", salesforce=f"http://127.0.0.1:{port}") as ours:
-        with Sandbox(bench.binary, ours.folder, port, ours.config, f"http://127.0.0.1:{ours.port}"):
-            first_access_token(ours)
+    salesforce = f"http://127.0.0.1:{port}"
+    with (
+        bench.tokenmint("memory", salesforce=salesforce) as ours,
+        bench.tokenmint("memory, image", binary=bench.static, salesforce=salesforce) as image,
+    ):
+        for server in (ours, image):
+            with Sandbox(bench.binary, server.folder, port, server.config, f"http://127.0.0.1:{server.port}"):
+                first_access_token(server)
         bytes_of_jwks = ours.ask("GET", "/keysets/k00000/jwks.json")[1]
         caching = "open_file_cache max=100;"
         with (
@@ -146,7 +153,9 @@ def kept(bench, say):
             asked = [
                 ("nginx, file", file, bench.jwks_file),
                 ("tokenmint, JWKS", ours, bench.jwks),
+                (f"{IMAGE}, JWKS", image, bench.jwks),
                 ("tokenmint, cached access token", ours, bench.access_token),
+                (f"{IMAGE}, cached access token", image, bench.access_token),
                 ("nginx, file, open_file_cache", cached_file, bench.jwks_file),
             ]
             for turn in range(bench.rounds):
@@ -194,13 +203,16 @@ def small(bench, say):
 
     what -> [figure]
     """
-    figures = {"ready_ms": [], "first_token_ms": [], "idle_mib": []}
+    figures = {"ready_ms": [], "first_token_ms": [], "idle_mib": [], "image_idle_mib": []}
     for turn in range(5 * bench.rounds):
         say(f"start {turn + 1} of {5 * bench.rounds}")
         with bench.tokenmint("ready") as server:
             figures["ready_ms"].append(server.ready_ms)
             time.sleep(0.2)
             figures["idle_mib"].append(memory_mib(server.pids()))
+        with bench.tokenmint("ready, image", binary=bench.static) as server:
+            time.sleep(0.2)
+            figures["image_idle_mib"].append(memory_mib(server.pids()))
         with FirstToken("first token", bench.binary, bench.folder / "first", bench.key) as server:
             figures["first_token_ms"].append(server.ready_ms)
     two = bench.folder / "two.requests"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import build
-from measures import BATCHES, CONNECTIONS, OURS, SATURATED
+from measures import BATCHES, CONNECTIONS, IMAGE, OURS, SATURATED
 
 
 def spread(values, form="{:.2f}"):
@@ -157,8 +157,10 @@ def growth(figures, starts, cache, targets):
 
 def small(figures, megabytes, minted, targets):
     targets.below("memory when idle", figures["idle_mib"], 12, unit=" MiB")
-    loaded = [driven.memory_mib for driven, _, _ in minted[OURS][256]]
-    targets.below("memory under 256 connections", loaded, 32, unit=" MiB")
+    targets.below("memory when idle, the image's binary", figures["image_idle_mib"], 12, unit=" MiB")
+    for name, which in ((OURS, ""), (IMAGE, ", the image's binary")):
+        loaded = [driven.memory_mib for driven, _, _ in minted[name][256]]
+        targets.below(f"memory under 256 connections{which}", loaded, 32, unit=" MiB")
     targets.below("binary", [megabytes], 10, unit=" MB")
     targets.below("exec to ready", figures["ready_ms"], 50, unit=" ms")
     targets.below("exec to the first token", figures["first_token_ms"], 60, unit=" ms")

@@ -7,15 +7,41 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # libraries, without the features that `unit` needs of them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 
-.PHONY: run test lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard capacity \
+.PHONY: run test tools lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
 run:
 	$(CARGO) run --locked --quiet -- dev
 
-# Everything that CI runs.
-test: lint unit guard interop drill-short chaos-short deploy-check examples browser image
+# Everything that CI runs. What waits, for downloads or for a key's time to come, runs beside what computes. What looks at times
+# is alone, or beside what gives way to it.
+test:
+	$(call beside,tools,lint)
+	$(MAKE) unit
+	$(call beside,guard interop,drill-short)
+	$(MAKE) chaos-short
+	$(call beside,image,deploy-check examples browser)
+
+# $(call beside,SOME,OTHERS): both; the first give way to the others, and what they print comes last.
+define beside
+	@mkdir -p target
+	@nice -n 19 $(MAKE) $(1) >target/$(firstword $(1)).log 2>&1 & some=$$!; \
+	$(MAKE) $(2); others=$$?; \
+	wait $$some; some=$$?; cat target/$(firstword $(1)).log; exit $$((some + others))
+endef
+
+# All that the targets of `test` would install one after the other.
+tools:
+	tests/batch/setup
+	tests/cache/setup
+	tests/interop/setup
+	tests/chaos/setup
+	tests/deploy/setup
+	tests/examples/setup
+	tests/browser/setup
+	benches/setup guard
+	tests/image tools
 
 lint:
 	$(CARGO) fmt --check

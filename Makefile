@@ -19,14 +19,14 @@ run:
 test:
 	$(call beside,tools,lint)
 	$(MAKE) unit
-	$(call beside,guard interop,drill-short)
+	$(call beside,guard interop,drill-short,nice -n 19)
 	$(MAKE) chaos-short
-	$(call beside,image,deploy-check examples browser)
+	$(call beside,image,deploy-check examples browser,nice -n 19)
 
-# $(call beside,SOME,OTHERS): both; the first give way to the others, and what they print comes last.
+# $(call beside,SOME,OTHERS,AS): both, the first by the command AS. What they print comes last.
 define beside
 	@mkdir -p target
-	@nice -n 19 $(MAKE) $(1) >target/$(firstword $(1)).log 2>&1 & some=$$!; \
+	@$(3) $(MAKE) $(1) >target/$(firstword $(1)).log 2>&1 & some=$$!; \
 	$(MAKE) $(2); others=$$?; \
 	wait $$some; some=$$?; cat target/$(firstword $(1)).log; exit $$((some + others))
 endef

@@ -8,7 +8,7 @@ use tokenmint::app::Ambient;
 use tokenmint::cli;
 use tokenmint::config::Environment;
 
-/// musl's own allocator has one lock for all threads: with it the image's binary gives out kept tokens and JWKS at six tenths of the
+/// musl's own allocator has one lock for all threads: with it the image's binary gives out kept tokens and JWKS at two thirds of the
 /// rate. glibc's is as quick as this one.
 #[cfg(target_env = "musl")]
 #[global_allocator]

@@ -121,13 +121,13 @@ impl Job {
 
     /// Whose token it is.
     pub fn cache_key(&self) -> CacheKey {
-        let scope = match self {
-            Self::Oauth(profile) => profile.scope,
+        let owner = match self {
+            Self::Oauth(profile) => profile.owner,
             Self::Messaging { profile, subject, claims } => {
-                profile.scope.within([subject.as_str().as_bytes(), &claims.sorted()])
+                profile.owner.within([subject.as_str().as_bytes(), &claims.sorted()])
             }
         };
-        CacheKey(*scope.as_bytes())
+        CacheKey(*owner.as_bytes())
     }
 
     /// Scheme, host and port of that: what fails together.

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::jws::{Template, open_payload, write_times};
-use super::{MintError, Minted, Scope, Signer};
+use super::{MintError, Minted, Owner, Signer};
 use crate::clock::{Randomness, UnixTime};
 use crate::config::{self, HttpsUrl, KeyId, Kind, ProfileName};
 use crate::keys::Keyset;
@@ -27,7 +27,7 @@ pub struct OauthProfile {
     pub token_url: HttpsUrl,
     /// Of its access tokens. Which key signs is no part of it: a token outlives the turn of its key, and a rotation
     /// doesn't send everybody to Salesforce at once.
-    pub scope: Scope,
+    pub owner: Owner,
     /// The life of an access token of which Salesforce says nothing.
     pub access_token_ttl: Duration,
     /// Our share of Salesforce's limit for a user.
@@ -47,7 +47,7 @@ pub struct Assertion<'a> {
 impl OauthProfile {
     pub(super) fn new(profile: &config::Oauth, keyset: Arc<Keyset>) -> Self {
         let name = ProfileName::new(Kind::Oauth, profile.name.clone());
-        let scope = Scope::of([
+        let owner = Owner::of([
             b"oauth",
             name.as_str().as_bytes(),
             profile.consumer_key.as_bytes(),
@@ -57,7 +57,7 @@ impl OauthProfile {
         ]);
         Self {
             name,
-            scope,
+            owner,
             consumer_key: profile.consumer_key.clone(),
             username: profile.username.clone(),
             audience: profile.audience.as_str().to_owned(),

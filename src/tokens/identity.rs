@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::claims::write_json;
 use super::jws::{Template, open_payload, write_times};
-use super::{Claims, Lifetime, MintError, Minted, Objection, Scope, Signer, Subject};
+use super::{Claims, Lifetime, MintError, Minted, Objection, Owner, Signer, Subject};
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
 use crate::json::Members;
@@ -21,7 +21,7 @@ pub struct IdentityProfile {
     /// Where its tokens can be exchanged.
     pub messaging: Option<Messaging>,
     /// Of the access tokens of all its subjects; as an [`OauthProfile`](super::OauthProfile)'s.
-    pub scope: Scope,
+    pub owner: Owner,
     template: Template,
     /// `{"iss":…,"aud":…,`
     opening: Vec<u8>,
@@ -35,7 +35,7 @@ impl IdentityProfile {
     pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
         let name = ProfileName::new(Kind::Identity, profile.name.clone());
         let channel = profile.messaging.as_ref();
-        let scope = Scope::of([
+        let owner = Owner::of([
             b"messaging",
             name.as_str().as_bytes(),
             profile.issuer.as_str().as_bytes(),
@@ -46,7 +46,7 @@ impl IdentityProfile {
         ]);
         Self {
             name,
-            scope,
+            owner,
             issuer: profile.issuer.as_str().to_owned(),
             audience: profile.audience.clone(),
             messaging: profile.messaging.clone(),

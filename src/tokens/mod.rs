@@ -12,7 +12,7 @@ mod identity;
 mod intercom;
 mod jws;
 mod line;
-mod scope;
+mod owner;
 mod signer;
 mod subject;
 
@@ -27,7 +27,7 @@ pub use assertion::{Assertion, GRANT_TYPE, OauthProfile};
 pub use claims::Claims;
 pub use identity::IdentityProfile;
 pub use intercom::IntercomProfile;
-pub use scope::Scope;
+pub use owner::Owner;
 pub use signer::Signer;
 pub use subject::Subject;
 

@@ -627,6 +627,35 @@ async fn no_token_ever_reaches_another_user() {
     assert!(served > 1000, "{served}");
 }
 
+/// Each setting that an access token depends on is part of whose it is; the name alone isn't.
+#[tokio::test]
+async fn a_profile_that_changes_under_its_name_gets_a_token_of_its_own() {
+    let house = House::start().await;
+    let file = house.workspace.path("tokenmint.toml");
+    let text = std::fs::read_to_string(&file).expect("a configuration");
+    let cached = async || {
+        let (oauth, messaging) = (house.oauth().await.ok(), house.messaging("user-1").await.ok());
+        [oauth["cached"] == true, messaging["cached"] == true]
+    };
+    assert_eq!(cached().await, [false, false]);
+    for (before, after, is_kept) in [
+        ("3MVG9.consumer", "3MVG9.other", [false, true]),
+        ("integration@acme.com", "other@acme.com", [false, true]),
+        ("https://login.salesforce.com", "https://test.salesforce.com", [false, true]),
+        ("issuer = \"intercom.com\"", "issuer = \"other.com\"", [true, false]),
+        ("keyset = \"web\"\n", "keyset = \"web\"\naudience = \"other\"\n", [true, false]),
+        ("00D000000000001", "00D000000000003", [true, false]),
+        ("Web_Channel", "Other_Channel", [true, false]),
+    ] {
+        house.workspace.configure(&text.replacen(before, after, 1));
+        house.reload();
+        assert_eq!(cached().await, is_kept, "{after}");
+        house.workspace.configure(&text);
+        house.reload();
+        assert_eq!(cached().await, [true, true], "as before {after}");
+    }
+}
+
 #[tokio::test]
 async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token() {
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));

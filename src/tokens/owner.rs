@@ -1,6 +1,6 @@
 //! Whose access tokens a profile brings, hashed at load.
 //!
-//! Two profiles that differ in anything that an access token depends on have different scopes, under one name too: after a
+//! Two profiles that differ in anything that an access token depends on have different owners, under one name too: after a
 //! change of the configuration nobody gets what was exchanged for another user, org or app.
 
 use std::iter::once;
@@ -8,9 +8,9 @@ use std::iter::once;
 use aws_lc_rs::digest::{Context, SHA256};
 
 #[derive(Clone, Copy)]
-pub struct Scope([u8; 32]);
+pub struct Owner([u8; 32]);
 
-impl Scope {
+impl Owner {
     /// Each part goes in with its length, so that no two lists of parts are one.
     pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut context = Context::new(&SHA256);
@@ -43,10 +43,10 @@ mod tests {
     proptest! {
         /// `a|b` + `c` is not `a` + `b|c`.
         #[test]
-        fn different_parts_never_make_one_scope(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
-            let bytes = |parts: &[String]| Scope::of(parts.iter().map(String::as_bytes)).0;
+        fn different_parts_never_make_one_owner(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
+            let bytes = |parts: &[String]| Owner::of(parts.iter().map(String::as_bytes)).0;
             prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
-            let within = |parts: &[String]| Scope::of([]).within(parts.iter().map(String::as_bytes)).0;
+            let within = |parts: &[String]| Owner::of([]).within(parts.iter().map(String::as_bytes)).0;
             prop_assert_eq!(within(&a) == within(&b), a == b);
         }
     }

@@ -120,7 +120,7 @@ impl Published {
 impl Face {
     fn new(keysets: Vec<Arc<Keyset>>, fetches: [IntCounter; Client::ALL.len()], now: UnixTime) -> Self {
         let document = ArcSwap::from_pointee(Document::new(&keysets, now));
-        let lead = keysets.iter().map(|keyset| keyset.publish_lead.as_secs()).min().unwrap_or_default();
+        let lead = keysets.iter().map(|keyset| keyset.rules.publish_lead.as_secs()).min().unwrap_or_default();
         let max_age = (lead / 4).min(LONGEST_MAX_AGE);
         let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
         let cache_control = cache_control.expect("a number is visible ASCII");

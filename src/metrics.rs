@@ -92,6 +92,8 @@ pub struct Metrics {
     pub config_current: IntGauge,
     /// When the configuration in force was loaded.
     pub config_loaded_at: IntGauge,
+    /// When a look at the files last ended.
+    pub config_looked_at: IntGauge,
     /// Log lines, audit lines among them, that were dropped because nobody read them in time.
     pub log_lines_dropped: IntCounter,
     /// Requests and exchanges that panicked; each is a bug.
@@ -260,6 +262,10 @@ impl Metrics {
             config_loaded_at: make.gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "When the configuration in force was loaded.",
+            ),
+            config_looked_at: make.gauge(
+                "config_last_look_timestamp_seconds",
+                "When a look at the files, for changes to take over, last ended.",
             ),
             log_lines_dropped: make
                 .counter("log_lines_dropped_total", "Log lines dropped because nobody read them in time."),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokenmint::clock::UnixTime;
 use tokenmint::config::KeyId;
-use tokenmint::keys::{State, lives, parse_schedule};
+use tokenmint::keys::{Rules, State, marks, parse_schedule};
 
 const LEAD: Duration = Duration::from_hours(24);
 const LIFE: Duration = Duration::from_hours(1);
@@ -22,28 +22,39 @@ pub fn feed(text: &str) {
             return;
         }
     };
-    let kids = schedule.entries.iter().map(|entry| &entry.kid).chain(&schedule.retired);
-    let kids: Vec<&KeyId> = kids.collect();
+    let kids: Vec<&KeyId> = schedule.entries.iter().map(|entry| &entry.kid).collect();
     assert_eq!(kids.iter().collect::<BTreeSet<_>>().len(), kids.len(), "a key twice");
     assert!(kids.iter().all(|kid| KeyId::parse(kid.as_str()).is_ok()));
-    for entry in &schedule.entries {
+    for entry in schedule.entries.iter().filter(|entry| entry.retired.is_none()) {
         let (sign_from, added) = (entry.sign_from.expect("a date"), entry.added);
         assert!(entry.emergency || added.is_none_or(|added| sign_from >= added.plus(LEAD)));
     }
-    let lives = lives(&schedule.entries, LIFE, MARGIN);
+    // What is taken away at once is found in the same text.
+    let marks = marks(text);
+    for entry in &schedule.entries {
+        let mark = marks.iter().find(|mark| mark.kid == entry.kid).expect("a mark for each entry");
+        assert_eq!(mark.retired, entry.retired);
+    }
+    let rules = Rules { publish_lead: LEAD, longest_life: LIFE, retire_margin: MARGIN };
     let second = |time: UnixTime, by: i64| UnixTime::from_seconds(time.seconds().saturating_add(by));
-    for life in &lives {
-        let start = life.signs_from.expect("a date");
-        for now in [second(start, -1), start, second(start, 1)] {
+    let moments = schedule.entries.iter().flat_map(|entry| [entry.sign_from, entry.retired]).flatten();
+    for moment in moments.collect::<BTreeSet<_>>() {
+        for now in [second(moment, -1), moment, second(moment, 1)] {
+            let lives = rules.lives(&schedule.entries, now);
             let signing = lives.iter().filter(|life| life.state(now) == State::Signing).count();
-            let begun = lives.iter().any(|life| life.signs_from.is_some_and(|from| from <= now));
-            assert_eq!(signing, usize::from(begun), "at {now}");
+            assert!(signing <= 1, "at {now}");
+            let latest = schedule.entries.iter().rposition(|entry| entry.sign_from.is_some_and(|from| from <= now));
+            if let Some(latest) = latest.filter(|latest| schedule.entries[*latest].retired.is_none()) {
+                assert_eq!(lives[latest].state(now), State::Signing, "the latest start at {now}");
+            }
+            for life in &lives {
+                let ended = life.turns.last().and_then(|turn| turn.until).filter(|_| life.retired.is_none());
+                if let Some(end) = ended {
+                    assert_ne!(life.state(second(end, -1).plus(LIFE)), State::Gone, "its tokens outlive it");
+                }
+                assert!(life.next_change(now).is_none_or(|change| change > now));
+            }
         }
-        if let Some(end) = life.signs_until {
-            let last_token = second(end, -1).plus(LIFE);
-            assert_ne!(life.state(last_token), State::Gone, "its tokens outlive it");
-        }
-        assert!(life.next_change(start).is_none_or(|change| change > start));
     }
     if let Ok(table) = text.parse::<toml::Table>() {
         let anew = toml::to_string(&table).expect("TOML");

@@ -9,6 +9,7 @@ pub mod json_lines;
 mod listen;
 pub mod logging;
 pub mod reload;
+mod retirement;
 pub mod supervisor;
 pub mod tls;
 mod watch;
@@ -32,7 +33,7 @@ use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
 use crate::config::{self, AuditLog, Config, Keyset, Limits, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, DroppedLines, Place, Rooms, Service, Tallies, router};
+use crate::http::{Audit, DroppedLines, LookReport, Place, Rooms, Service, Tallies, router};
 use crate::jwks::Published;
 use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
@@ -218,13 +219,13 @@ impl App {
                 "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
             );
         }
+        let config = Arc::new(config);
         let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
         let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
         if exchanges || !config.oauth.is_empty() {
             service.exchanger.prepare();
         }
-        let (server, cache) = (Arc::new(config.server), Arc::new(config.cache));
-        let in_force = InForce { service: service.clone(), server, cache, tls, public_tls, files, read };
+        let in_force = InForce { service: service.clone(), tls, public_tls, files, read };
         Ok(Self { service, listeners, in_force })
     }
 
@@ -235,6 +236,11 @@ impl App {
 
     pub const fn service(&self) -> &Arc<Service> {
         &self.service
+    }
+
+    /// Takes retired keys away, for as long as it runs.
+    pub fn retirements(&self) -> impl Future<Output = ()> + Send + use<> {
+        retirement::run(self.service.clone())
     }
 
     /// Takes over what changes at `source`, for as long as it runs.
@@ -281,7 +287,7 @@ impl App {
 }
 
 fn service(
-    config: &Config,
+    config: &Arc<Config>,
     ring: KeyRing,
     library: Option<Result<BatchLibrary, Unavailable>>,
     ambient: Ambient,
@@ -302,7 +308,7 @@ fn service(
     let batch = batch(library, &randomness, &metrics);
     metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
-    let rooms = rooms(config, ring, &metrics, now);
+    let rooms = rooms(config.clone(), ring, &metrics, now);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
     let tools = Tools {
         signer: signer.clone(),
@@ -330,17 +336,19 @@ fn service(
         audit,
         limits: config.server.limits.clone(),
         draining: AtomicBool::new(false),
+        last_look: ArcSwap::from_pointee(LookReport::default()),
         dropped_lines,
     })
 }
 
-fn rooms(config: &Config, ring: KeyRing, metrics: &Metrics, now: UnixTime) -> Rooms {
-    let profiles = Profiles::new(config, &ring);
+fn rooms(config: Arc<Config>, ring: KeyRing, metrics: &Metrics, now: UnixTime) -> Rooms {
+    let profiles = Profiles::new(&config, &ring);
     Rooms {
-        callers: Callers::new(config, &profiles, metrics),
+        callers: Callers::new(&config, &profiles, metrics),
         published: Published::new(&ring, metrics, now),
         profiles,
         ring,
+        config,
     }
 }
 

@@ -7,20 +7,21 @@
 //!   different moments never meet.
 //! - Signals that come while it works become one more reload, and reloads keep a distance from each other: a storm of
 //!   them costs little.
+//! - A retirement is none of this: [`retirement`] takes a key away whatever a reload says.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::listen::TlsInForce;
 use super::watch::{Fingerprint, Watched};
-use super::{Loaded, rooms, supervisor};
+use super::{Loaded, retirement, rooms, supervisor};
 use crate::callers::Rule;
-use crate::config::{Cache, Config, Environment, Invalid, KeyId, Problem, Server};
-use crate::http::{Rooms, Service};
+use crate::config::{Config, Environment, Invalid, KeyId, Problem};
+use crate::http::{LookReport, Rooms, Service};
 use crate::keys::State;
 use crate::metrics::{Client, Metrics};
 
@@ -28,6 +29,8 @@ use crate::metrics::{Client, Metrics};
 const POLL: Duration = Duration::from_secs(2);
 /// Looking takes at most this share of a core: a thousand keys are looked at less often than three.
 const POLL_SHARE: u32 = 20;
+/// A look that takes longer is reported: a mount may hang.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two reloads.
 const DISTANCE: Duration = Duration::from_millis(200);
 /// How often files that change while they are read are read again before the next look.
@@ -52,8 +55,6 @@ impl Source {
 #[derive(Clone)]
 pub(super) struct InForce {
     pub service: Arc<Service>,
-    pub server: Arc<Server>,
-    pub cache: Arc<Cache>,
     pub tls: Option<TlsInForce>,
     pub public_tls: Option<TlsInForce>,
     /// What was last read, whatever came of it.
@@ -65,17 +66,28 @@ pub(super) struct InForce {
 pub struct Reloader {
     source: Source,
     in_force: InForce,
+    /// What was wrong at the last reload that was refused, so that it is told once.
+    refused: Vec<Problem>,
 }
 
 enum Refused {
-    /// The files changed while they were read.
+    /// The files changed while they were read, or a key was retired meanwhile.
     Unsteady,
     Wrong(Vec<Problem>),
 }
 
+/// Why the files are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// A signal.
+    Request,
+    /// They have changed, or the clock was set back.
+    Change,
+}
+
 impl Reloader {
     pub(super) const fn new(source: Source, in_force: InForce) -> Self {
-        Self { source, in_force }
+        Self { source, in_force, refused: Vec::new() }
     }
 
     /// Reloads whenever `asked`, and whenever there is reason to, until `asked` is closed.
@@ -91,20 +103,27 @@ impl Reloader {
                 () = tokio::time::sleep(pause) => false,
             };
             // Parsing keys takes its time, and that is not the workers'.
-            let worked = tokio::task::spawn_blocking(move || {
-                let begin = Instant::now();
-                if by_request || reloader.has_reason() {
-                    supervisor::reloading();
-                    reloader.reload();
-                    supervisor::ready();
-                }
-                (reloader, begin.elapsed())
+            let mut looking = tokio::task::spawn_blocking(move || {
+                let took = reloader.look(by_request);
+                (reloader, took)
             });
-            let Ok((returned, took)) = worked.await else {
+            let looked = match tokio::time::timeout(LOOK_DEADLINE, &mut looking).await {
+                Ok(looked) => looked,
+                Err(_) => {
+                    tracing::error!(
+                        "the look at the files has not ended after {} s, perhaps because a mount hangs: until it ends, nothing \
+                         but retirements is taken over",
+                        LOOK_DEADLINE.as_secs()
+                    );
+                    looking.await
+                }
+            };
+            let Ok((returned, took)) = looked else {
                 tracing::error!("reloading has ended by a panic, a bug: restart to take over changed files");
                 return;
             };
             reloader = returned;
+            // Of the look alone: a reload that took long was needed, and the next may be.
             pause = POLL.max(took * POLL_SHARE);
             if by_request {
                 tokio::time::sleep(DISTANCE).await;
@@ -112,18 +131,45 @@ impl Reloader {
         }
     }
 
+    /// Looks at the files, and reloads if `by_request` or where they have changed. Returns how long the look took, the
+    /// reload left out.
+    fn look(&mut self, by_request: bool) -> Duration {
+        let service = self.in_force.service.clone();
+        let began_at = service.clock.now();
+        let begin = service.clock.steady();
+        service.rooms.load().ring.prepare(began_at);
+        let has_reason = self.has_reason();
+        let took = service.clock.steady().saturating_sub(begin);
+        if by_request || has_reason {
+            supervisor::reloading();
+            self.reload_for(if by_request { Reason::Request } else { Reason::Change });
+            supervisor::ready();
+        }
+        service.metrics.config_looked_at.set(service.clock.now().seconds());
+        let in_force = service.metrics.config_current.get() == 1;
+        let problems = if in_force { Vec::new() } else { self.refused.clone() };
+        service.last_look.store(Arc::new(LookReport { began_at: Some(began_at), in_force, problems }));
+        took
+    }
+
     fn has_reason(&self) -> bool {
         let InForce { service, files, read, .. } = &self.in_force;
-        files.fingerprint() != *read || service.rooms.load().ring.is_outdated(service.clock.now())
+        files.fingerprint() != *read || service.rooms.load().ring.lacks_a_key(service.clock.now())
     }
 
     /// Builds everything anew and puts it in force, or leaves all as it is.
     pub fn reload(&mut self) {
+        self.look(true);
+    }
+
+    fn reload_for(&mut self, reason: Reason) {
         let service = self.in_force.service.clone();
+        // First, and whatever becomes of the rest.
+        retirement::take_away_now(&service);
         let metrics = &service.metrics;
-        match self.build() {
-            Ok(loaded) => {
-                self.swap(loaded);
+        match self.replace() {
+            Ok(()) => {
+                self.refused = Vec::new();
                 metrics.config_reloads.inc();
                 metrics.config_current.set(1);
                 metrics.config_loaded_at.set(service.clock.now().seconds());
@@ -131,94 +177,112 @@ impl Reloader {
             // The next look finds them changed again.
             Err(Refused::Unsteady) => tracing::debug!("the files change while they are read"),
             Err(Refused::Wrong(problems)) => {
-                metrics.config_reload_failures.inc();
+                if reason == Reason::Request || problems != self.refused {
+                    metrics.config_reload_failures.inc();
+                    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                    tracing::error!(
+                        problems = told.join("; "),
+                        "the changed configuration is refused, and the one before stays in force"
+                    );
+                }
                 metrics.config_current.set(0);
-                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                tracing::error!(
-                    problems = problems.join("; "),
-                    "the changed configuration is refused, and the one before stays in force"
-                );
+                self.refused = problems;
             }
         }
     }
 
-    fn build(&mut self) -> Result<Loaded, Refused> {
+    fn replace(&mut self) -> Result<(), Refused> {
         for _ in 0..TRIES {
             let before = self.in_force.files.fingerprint();
-            let (files, built) = self.read();
+            let base = self.in_force.service.rooms.load_full();
+            let (files, built) = self.read(&base);
             if files == self.in_force.files && files.fingerprint() == before {
                 self.in_force.read = before;
-                return built.map_err(Refused::Wrong);
+                let loaded = built.map_err(Refused::Wrong)?;
+                if self.swap(&base, loaded) {
+                    return Ok(());
+                }
+                continue;
             }
             self.in_force.files = files;
         }
+        // What was read is not in force: the next look reads it again.
+        self.in_force.read = Fingerprint::of_nothing();
         Err(Refused::Unsteady)
     }
 
-    fn read(&self) -> (Watched, Result<Loaded, Vec<Problem>>) {
+    fn read(&self, base: &Rooms) -> (Watched, Result<Loaded, Vec<Problem>>) {
         let config = match self.source.load() {
             Ok(config) => config,
             Err(invalid) => return (Watched::of_invalid(&invalid), Err(invalid.problems)),
         };
         let files = Watched::of(&config);
-        let settled: Vec<Problem> = config
-            .server
-            .settled_differences(&self.in_force.server)
-            .into_iter()
-            .chain(config.cache.settled_differences(&self.in_force.cache))
-            .map(|field| {
-                let message = "can't change while the service runs: put it back, or restart";
-                Problem::new(field, "the configuration", message)
-            })
-            .collect();
+        let settled = config.settled_differences(&base.config);
         if !settled.is_empty() {
             return (files, Err(settled));
         }
-        let service = &self.in_force.service;
-        (files, Loaded::after(config, Some(&service.rooms.load().ring), &*service.clock))
+        (files, Loaded::after(config, Some(&base.ring), &*self.in_force.service.clock))
     }
 
-    fn swap(&self, loaded: Loaded) {
-        for warning in loaded.warnings() {
-            tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
-        }
+    /// Puts `loaded` in the place of `base`, unless that isn't in force any more.
+    fn swap(&self, base: &Arc<Rooms>, loaded: Loaded) -> bool {
+        let warnings: Vec<Problem> = loaded.warnings().cloned().collect();
         let Loaded { config, ring, tls, public_tls, .. } = loaded;
         let service = &self.in_force.service;
         let now = service.clock.now();
+        let new = Arc::new(rooms(Arc::new(config), ring, &service.metrics, now));
+        if !put_in_place(service, base, &new) {
+            return false;
+        }
         for (in_force, new) in [(&self.in_force.tls, tls), (&self.in_force.public_tls, public_tls)] {
             if let (Some(in_force), Some(new)) = (in_force, new) {
                 in_force.store(new);
             }
         }
-        let old = service.rooms.swap(Arc::new(rooms(&config, ring, &service.metrics, now)));
-        let new = service.rooms.load();
-
+        for warning in warnings {
+            tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
+        }
         let kids = |rooms: &Rooms| rooms.ring.keys().map(|(_, key)| key.kid.clone()).collect::<BTreeSet<_>>();
-        let (had, has) = (kids(&old), kids(&new));
-        // A key that is there no more, though its life was not over, was taken away.
-        let withdrawn: BTreeSet<KeyId> = old
-            .ring
-            .keys()
-            .filter(|(_, key)| !has.contains(&key.kid) && key.life.state(now) != State::Gone)
-            .inspect(|(keyset, key)| {
-                let live_tokens = key.usage.live(now);
-                tracing::warn!(
-                    keyset = %keyset.name, kid = %key.kid, live_tokens,
-                    "a key was taken away before its time: tokens that it signed fail from now on"
-                );
-            })
-            .map(|(_, key)| key.kid.clone())
-            .collect();
-        let access_tokens_dropped = service.exchanger.withdraw(withdrawn);
-        forget(&old, &new, &service.metrics);
+        let (had, has) = (kids(base), kids(&new));
         let listed = |kids: Vec<&KeyId>| kids.iter().map(|kid| kid.as_str()).collect::<Vec<_>>().join(" ");
         tracing::info!(
             keys_added = listed(has.difference(&had).collect()),
             keys_gone = listed(had.difference(&has).collect()),
-            access_tokens_dropped,
             "reloaded"
         );
+        true
     }
+}
+
+/// Puts `new` in the place of `base`, if that is in force, and lets go of what only `base` had: of a reload and a retirement
+/// at the same time, the second begins anew.
+pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms>) -> bool {
+    let before = service.rooms.compare_and_swap(base, new.clone());
+    if !Arc::ptr_eq(&before, base) {
+        return false;
+    }
+    let now = service.clock.now();
+    let has = |kid: &KeyId| new.ring.find(kid.as_str()).is_some();
+    // A key that is there no more, though its life was not over, was taken away.
+    let withdrawn: BTreeSet<KeyId> = base
+        .ring
+        .keys()
+        .filter(|(_, key)| !has(&key.kid) && key.life.state(now) != State::Gone)
+        .inspect(|(keyset, key)| {
+            let live_tokens = key.usage.live(now);
+            tracing::warn!(
+                keyset = %keyset.name, kid = %key.kid, live_tokens,
+                "a key was taken away before its time: tokens that it signed fail from now on"
+            );
+        })
+        .map(|(_, key)| key.kid.clone())
+        .collect();
+    let dropped = service.exchanger.withdraw(withdrawn);
+    if dropped > 0 {
+        tracing::info!(dropped, "access tokens that were got with a withdrawn key are dropped");
+    }
+    forget(base, new, &service.metrics);
+    true
 }
 
 /// Takes away the series of what isn't there any more, so that no number of reloads fills the metrics.

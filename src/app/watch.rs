@@ -2,18 +2,14 @@
 //! dates say nothing of a Kubernetes `..data` link that was turned to another folder.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::config::{Config, Invalid, KeySource, Keyset, Tls};
+use crate::files::{LARGEST, Opened};
 use crate::keys::SCHEDULE_FILE;
-
-/// No file of a configuration is longer.
-const LONGEST: u64 = 4 << 20;
 
 /// The files and folders that a configuration is made of.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -26,6 +22,13 @@ pub struct Watched {
 /// What they hold, who owns them, and who may read them: two are equal only where nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// That of no files, which differs from any that were read.
+    pub const fn of_nothing() -> Self {
+        Self([0; 32])
+    }
+}
 
 impl Watched {
     pub fn of(config: &Config) -> Self {
@@ -87,19 +90,16 @@ fn contents(directory: &Path) -> BTreeSet<PathBuf> {
 }
 
 fn look(context: &mut Context, path: &Path) {
-    let read = File::open(path).and_then(|file| {
-        let metadata = file.metadata()?;
-        note(context, &metadata.mode().to_be_bytes());
-        note(context, &metadata.uid().to_be_bytes());
-        // Room for all of it: a buffer that grows leaves what it held behind.
-        let length = usize::try_from(metadata.len().min(LONGEST)).unwrap_or_default();
-        let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(length + 1));
-        file.take(LONGEST).read_to_end(&mut bytes)?;
-        note(context, &bytes);
+    let read = Opened::open(path).and_then(|file| {
+        note(context, &file.stat.st_mode.to_be_bytes());
+        note(context, &file.stat.st_uid.to_be_bytes());
+        note(context, &file.stat.st_gid.to_be_bytes());
+        note(context, &file.read(LARGEST)?);
         Ok(())
     });
+    // What can't be read can't be in force: that it is so, and why, is all that counts.
     if let Err(error) = read {
-        note(context, format!("{:?}", error.kind()).as_bytes());
+        note(context, error.to_string().as_bytes());
     }
 }
 

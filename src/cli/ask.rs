@@ -1,6 +1,7 @@
-//! Asks the service that runs with a configuration, on this host.
+//! Asks a service that runs on this host what it has seen and done.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +14,19 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime as CertificateTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::app::tls::certificates;
 use crate::clock::UnixTime;
-use crate::config::{Config, KeyId, Listen, Name, Tls};
+use crate::config::{KeyId, Listen, Name, OpsAddress, OpsTls};
 
 /// The metrics of ten thousand keys are smaller.
 const LARGEST: usize = 32 << 20;
-/// Who lists keys waits no longer for what it can do without.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a running service says of its keys.
 pub(super) struct Seen(BTreeMap<(String, String), Key>);
@@ -77,24 +79,110 @@ impl Seen {
     }
 }
 
-/// What the service that runs with `config` has seen; `None` where it can't be asked.
-pub(super) fn seen(config: &Config) -> Option<Seen> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let asked = async { tokio::time::timeout(PATIENCE, get(config, "/metrics")).await };
-    let (status, body) = runtime.block_on(asked).ok()?.ok()?;
-    status.is_success().then(|| Seen::read(&String::from_utf8_lossy(&body)))
+/// What a running service says of itself at `/status`.
+#[derive(Deserialize)]
+pub(super) struct Status {
+    pub keysets: BTreeMap<String, KeysetStatus>,
+    pub reload: ReloadStatus,
+}
+
+#[derive(Deserialize)]
+pub(super) struct KeysetStatus {
+    pub signing: Option<String>,
+    pub published: Vec<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ReloadStatus {
+    /// When the last look at the files began.
+    pub looked_at: Option<i64>,
+    pub in_force: bool,
+    pub problems: Vec<FieldProblem>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(super) struct FieldProblem {
+    pub field: String,
+    pub message: String,
+}
+
+/// Why a running service said nothing.
+pub(super) enum Silence {
+    /// Nothing listens there.
+    NobodyThere,
+    /// Somebody does, and can't be asked.
+    Failed(String),
+}
+
+/// A service that runs on this host, where operators ask it.
+pub(super) struct RunningService(OpsAddress);
+
+impl RunningService {
+    pub const fn at(address: OpsAddress) -> Self {
+        Self(address)
+    }
+
+    pub fn address(&self) -> String {
+        self.0.listen.to_string()
+    }
+
+    /// What it has seen of its keys; `None` where it can't be asked.
+    pub fn seen(&self) -> Option<Seen> {
+        let body = self.ask("/metrics").ok()?;
+        Some(Seen::read(&String::from_utf8_lossy(&body)))
+    }
+
+    pub fn status(&self) -> Result<Status, Silence> {
+        let body = self.ask("/status")?;
+        serde_json::from_slice(&body).map_err(|_| {
+            let message = "what answers there is no tokenmint, or one of an older version".to_owned();
+            Silence::Failed(message)
+        })
+    }
+
+    /// Asks until `done` says so of the answer, for at most `patience`; the last answer then.
+    pub fn wait(
+        &self,
+        patience: Duration,
+        done: impl Fn(&Status) -> bool,
+    ) -> Result<(bool, Status), Silence> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        let begin = std::time::Instant::now();
+        loop {
+            let status = self.status()?;
+            let is_done = done(&status);
+            if is_done || begin.elapsed() > patience {
+                return Ok((is_done, status));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn ask(&self, path: &str) -> Result<Bytes, Silence> {
+        let failed = |error: &dyn std::fmt::Display| Silence::Failed(error.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| failed(&error))?;
+        let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(&self.0, path)).await };
+        match runtime.block_on(asked) {
+            Err(_) => Err(Silence::Failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+            Ok(Err(error)) => {
+                let nobody = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+                });
+                Err(if nobody { Silence::NobodyThere } else { failed(&error) })
+            }
+            Ok(Ok((status, body))) if status.is_success() => Ok(body),
+            Ok(Ok((status, _))) => Err(Silence::Failed(format!("{path} answered {status}"))),
+        }
+    }
 }
 
 pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The answer to `GET path`, of those that are on the ops listener where there is one.
-pub(super) async fn get(config: &Config, path: &str) -> Result<(StatusCode, Bytes), Error> {
-    let server = &config.server;
-    let (listen, tls) = match &server.ops {
-        Some(ops) => (ops, None),
-        None => (&server.listen, server.tls.as_ref()),
-    };
-    match listen {
+pub(super) async fn get(address: &OpsAddress, path: &str) -> Result<(StatusCode, Bytes), Error> {
+    let tls = address.tls.as_ref();
+    match &address.listen {
         Listen::Unix(socket) => over(UnixStream::connect(socket).await?, tls, path).await,
         Listen::Tcp(address) => over(TcpStream::connect(reachable(*address)).await?, tls, path).await,
     }
@@ -110,12 +198,12 @@ const fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn over<S>(stream: S, tls: Option<&Tls>, path: &str) -> Result<(StatusCode, Bytes), Error>
+async fn over<S>(stream: S, tls: Option<&OpsTls>, path: &str) -> Result<(StatusCode, Bytes), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(tls) = tls else { return send(stream, path).await };
-    if tls.client_ca_file.is_some() {
+    if tls.is_mutual {
         return Err("[server.tls] asks for a client certificate, which this command has none of; move health and metrics \
                     to a listener of their own with [server.ops]"
             .into());

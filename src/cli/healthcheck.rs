@@ -8,7 +8,8 @@ use super::{Context, Failure, ask, say};
 
 /// Ask the running service whether it is alive
 ///
-/// Reads where it listens from the configuration. Ends with 0 if it answers, with 1 if not.
+/// Reads nothing of the configuration but where it listens, so that a mistake in it says nothing of a service that runs.
+/// Ends with 0 if it answers, with 1 if not.
 #[derive(Args)]
 #[command(after_help = "Example: HEALTHCHECK CMD [\"/usr/local/bin/tokenmint\", \"healthcheck\"]\n\
                         From a shell: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]
@@ -20,11 +21,11 @@ pub(super) struct Healthcheck {
 
 impl Healthcheck {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let config = context.config()?;
+        let address = context.ops_address()?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
         let asked = async {
-            tokio::time::timeout(Duration::from_secs(self.timeout), ask::get(&config, "/livez")).await
+            tokio::time::timeout(Duration::from_secs(self.timeout), ask::get(&address, "/livez")).await
         };
         match runtime.block_on(asked) {
             Ok(Ok((status, _))) if status.is_success() => {

@@ -37,7 +37,7 @@ use serde::Serialize;
 use crate::app::reload::Source;
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{self, Config, Environment, Invalid, Keyset, Name, Problem};
+use crate::config::{self, Config, Environment, Invalid, Keyset, Name, OpsAddress, Problem};
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
@@ -124,6 +124,12 @@ impl Context<'_> {
     /// Where the configuration comes from.
     fn source(&self) -> Source {
         Source { file: self.config.clone(), environment: self.environment.clone() }
+    }
+
+    /// Where a service that runs with this configuration answers operators, whatever else is wrong with it.
+    fn ops_address(&self) -> Result<OpsAddress, Failure> {
+        OpsAddress::load(self.config.as_deref(), self.environment)
+            .map_err(|problem| Failure::of_files(vec![problem]))
     }
 
     /// The configuration alone; no key is opened.

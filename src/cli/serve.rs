@@ -85,6 +85,7 @@ pub(super) fn run(
                 let _ = ask.try_send(());
             }
             tokio::spawn(app.reloader(source).run(asked));
+            tokio::spawn(app.retirements());
         }
         app.run(signals.end(ask), hurry.second_end()).await;
         Ok(())

@@ -6,6 +6,7 @@
 
 mod cache;
 mod names;
+mod ops_address;
 mod parse;
 pub(crate) mod section;
 pub(crate) mod source;
@@ -24,6 +25,7 @@ pub use names::{
     Algorithm, ClientName, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern,
     plain_text,
 };
+pub use ops_address::{OpsAddress, OpsTls};
 use section::{Findings, Section};
 pub use source::{Environment, PREFIX, Problem};
 
@@ -119,6 +121,12 @@ pub enum AuditLog {
 pub enum Listen {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))
+    }
 }
 
 impl std::fmt::Display for Listen {
@@ -311,6 +319,16 @@ pub enum Policy {
 }
 
 impl Config {
+    /// What differs from `other` and is settled when the service starts.
+    pub fn settled_differences(&self, other: &Self) -> Vec<Problem> {
+        let differences = self.server.settled_differences(&other.server).into_iter();
+        let message = "can't change while the service runs: put it back, or restart";
+        differences
+            .chain(self.cache.settled_differences(&other.cache))
+            .map(|field| Problem::new(field, "the configuration", message))
+            .collect()
+    }
+
     /// Reads `file`, or [`DEFAULT_FILE`] where none is named, and lays `environment` over it.
     ///
     /// # Errors

@@ -101,6 +101,13 @@ pub(crate) fn read_toml(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
     Err(errors.iter().map(problem).collect())
 }
 
+/// Reads as much as can be read of a text that may not be TOML.
+pub(crate) fn read_broken_toml(name: &str, text: &str) -> Node {
+    let lines = Lines::of(name, text);
+    let (table, _) = DeTable::parse_recoverable(text);
+    Node { origin: lines.origin(0), value: table_value(table.get_ref(), &lines) }
+}
+
 /// Turns byte offsets into lines.
 struct Lines<'a> {
     name: &'a str,

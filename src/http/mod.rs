@@ -3,7 +3,7 @@
 //! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`,
 //!   `/oauth-access-token`, `/messaging-access-token`: for callers with an API key.
 //! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public; all that the public listener shows.
-//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`: on the ops listener, where there is one.
+//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener, where there is one.
 //! - `GET /openapi.yaml`: the description of all this; a test holds it against [`ROUTES`].
 //!
 //! Every answer of a handler carries `X-Request-Id`; every refusal is JSON. No CORS headers: no browser calls
@@ -20,6 +20,7 @@ mod policy;
 mod publish;
 mod refusal;
 mod request;
+mod status;
 mod strict;
 
 use std::sync::Arc;
@@ -36,10 +37,11 @@ pub use audit::{Audit, DroppedLines};
 pub use observe::Tallies;
 pub use refusal::Refusal;
 pub use request::LateBody;
+pub use status::LookReport;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, Randomness};
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::exchange::Exchanger;
 use crate::jwks::Published;
 use crate::keys::KeyRing;
@@ -51,6 +53,7 @@ pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
 /// What a request walks through; built whole from one configuration.
 pub struct Rooms {
+    pub config: Arc<Config>,
     pub ring: KeyRing,
     pub profiles: Profiles,
     pub callers: Callers,
@@ -73,6 +76,8 @@ pub struct Service {
     pub limits: Limits,
     /// Set at the end: no longer ready, though still answering.
     pub draining: AtomicBool,
+    /// What the last look at the files came to.
+    pub last_look: ArcSwap<LookReport>,
     /// Log lines dropped so far, asked at each scrape.
     pub dropped_lines: DroppedLines,
 }
@@ -105,7 +110,7 @@ pub struct Route {
 }
 
 /// All there is.
-pub static ROUTES: [Route; 13] = [
+pub static ROUTES: [Route; 14] = [
     Route::new(Method::POST, "/identity-token", Place::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", Place::Minting, || post(mint::oauth_assertion)),
     Route::new(Method::POST, "/intercom-user-jwt", Place::Minting, || post(mint::intercom_user_jwt)),
@@ -121,6 +126,7 @@ pub static ROUTES: [Route; 13] = [
     Route::new(Method::GET, "/readyz", Place::Ops, || get(operate::readyz)),
     Route::new(Method::GET, "/healthz", Place::Ops, || get(operate::readyz)),
     Route::new(Method::GET, "/metrics", Place::Ops, || get(operate::metrics)),
+    Route::new(Method::GET, "/status", Place::Ops, || get(status::status)),
 ];
 
 impl Route {

@@ -58,9 +58,9 @@ fn refresh(service: &Service) {
             let state = key.life.state(now);
             let published = state != KeyState::Gone;
             show(&metrics.certificate_remaining, published.then(|| key.certificate_not_after(now)));
-            let starts = key.life.signs_from.filter(|_| state == KeyState::Pending);
+            let starts = key.life.signs_from().filter(|_| state == KeyState::Pending);
             show(&metrics.key_starts_signing, starts);
-            let stops = key.life.signs_until.filter(|_| state == KeyState::Signing);
+            let stops = key.life.signs_until(now).filter(|_| state == KeyState::Signing);
             show(&metrics.key_stops_signing, stops);
             let live = i64::try_from(key.usage.live(now)).unwrap_or(i64::MAX);
             metrics.live_tokens.with_label_values(&labels).set(live);

@@ -63,9 +63,8 @@ impl Certificate {
         })
     }
 
-    /// The self-signed certificate of `key` in the calendar year of `now`.
-    pub fn derive(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
-        let year = year_of(now);
+    /// The self-signed certificate of `key` in the calendar year `year`. Costs a signature.
+    pub(super) fn derive(kid: &KeyId, key: &PrivateKey, year: i32) -> Self {
         let mut params = CertificateParams::default();
         params.not_before = new_year(year - 1);
         params.not_after = derived_end(year);
@@ -77,6 +76,11 @@ impl Certificate {
         let certificate =
             params.self_signed(key).expect("a checked key signs, and the fields are of constant shape");
         Self { der: certificate.der().to_vec(), not_before, not_after }
+    }
+
+    /// The self-signed certificate of a key that is in no keyset yet.
+    pub fn of_new_key(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
+        Self::derive(kid, key, year_of(now))
     }
 
     /// Whether Salesforce would take it now.
@@ -109,7 +113,8 @@ pub fn next_derivation(now: UnixTime) -> UnixTime {
     new_year(year_of(now) + 1).into()
 }
 
-fn year_of(now: UnixTime) -> i32 {
+/// The calendar year in which `now` lies, within the bounds of what a certificate can say.
+pub(super) fn year_of(now: UnixTime) -> i32 {
     now.date_time().year().clamp(1971, 9990)
 }
 

@@ -1,49 +1,36 @@
-//! Changes to a key directory's `keyset.toml`, which leave what its writer wrote around them as it is. The file is
-//! replaced in one step, so that a service that reads it meanwhile sees the old or the new one.
+//! Edits of a `keyset.toml`'s text, which leave what its writer wrote around them as it is.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml_edit::{ArrayOfTables, Datetime, DocumentMut, Item, Table, value};
+use toml_edit::{Array, ArrayOfTables, Datetime, DocumentMut, InlineTable, Item, TableLike, Value, value};
 
-use super::schedule::{self, Entry, FILE, Schedule};
+use super::schedule::{self, Change, Entry, Schedule};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
 
-pub struct ScheduleFile {
-    path: PathBuf,
+/// The text of a `keyset.toml`.
+#[derive(Clone)]
+pub struct ScheduleDocument {
+    /// What messages call it.
+    name: String,
     document: DocumentMut,
 }
 
-impl ScheduleFile {
-    /// That of `directory`; a new one that names the only key there is, if there is none.
-    ///
+impl ScheduleDocument {
     /// # Errors
-    /// It can't be read, or there are several keys or none and nothing says which of them signs.
-    pub fn open(directory: &Path, now: UnixTime) -> Result<Self, String> {
-        let path = directory.join(FILE);
-        let name = path.display().to_string();
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let document = text.parse().map_err(|error| format!("{name}: {error}"))?;
-                Ok(Self { path, document })
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let mut file = Self { path, document: DocumentMut::new() };
-                let sole = sole_key(directory)?;
-                // It has signed all along; only that the moment has passed matters.
-                let sign_from = UnixTime::from_seconds(now.seconds() - 86_400);
-                file.append(&Entry { sign_from: Some(sign_from), ..Entry::sole(sole) });
-                Ok(file)
-            }
-            Err(error) => Err(format!("{name} can't be read: {error}")),
-        }
+    /// It isn't TOML.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let document = text.parse().map_err(|error| format!("{name}: {error}"))?;
+        Ok(Self { name: name.to_owned(), document })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// One that lists no key yet.
+    pub fn empty(name: &str) -> Self {
+        Self { name: name.to_owned(), document: DocumentMut::new() }
+    }
+
+    pub fn text(&self) -> String {
+        self.document.to_string()
     }
 
     /// What it says now.
@@ -51,68 +38,54 @@ impl ScheduleFile {
     /// # Errors
     /// All that is wrong with it.
     pub fn schedule(&self, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
-        schedule::parse(&self.path.display().to_string(), &self.document.to_string(), publish_lead)
+        schedule::parse(&self.name, &self.text(), publish_lead)
     }
 
-    pub fn append(&mut self, entry: &Entry) {
-        let mut table = Table::new();
-        table.insert("kid", value(entry.kid.as_str()));
-        if let Some(added) = entry.added {
-            table.insert("added", moment(added));
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Add(entry) => self.append(entry),
+            Change::Retire { kid, at } => self.each(kid, |key| {
+                key.insert("retired", moment(*at));
+            }),
+            Change::Promote { kid, at } => self.each(kid, |key| {
+                key.insert("sign_from", moment(*at));
+                key.insert("emergency", value(true));
+            }),
         }
-        if let Some(sign_from) = entry.sign_from {
-            table.insert("sign_from", moment(sign_from));
-        }
-        if entry.emergency {
-            table.insert("emergency", value(true));
-        }
+    }
+
+    fn append(&mut self, entry: &Entry) {
+        let fields = [
+            ("added", entry.added.map(moment)),
+            ("sign_from", entry.sign_from.map(moment)),
+            ("emergency", entry.emergency.then(|| value(true))),
+        ];
+        let mut fields: Vec<(&str, Item)> =
+            fields.into_iter().filter_map(|(name, field)| Some((name, field?))).collect();
+        fields.insert(0, ("kid", value(entry.kid.as_str())));
         let keys = self.document.entry("key").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
         if let Some(keys) = keys.as_array_of_tables_mut() {
-            keys.push(table);
+            keys.push(fields.into_iter().collect());
+        } else if let Some(keys) = keys.as_array_mut() {
+            let fields = fields.into_iter().filter_map(|(name, field)| Some((name, field.into_value().ok()?)));
+            keys.push(fields.collect::<InlineTable>());
         }
     }
 
-    /// Takes `kid` out of use at once.
-    pub fn retire(&mut self, kid: &KeyId) {
-        self.change(kid, |key| _ = key.insert("retired", value(true)));
-    }
-
-    /// Lets `kid` sign at once.
-    pub fn promote(&mut self, kid: &KeyId, now: UnixTime) {
-        self.change(kid, |key| {
-            key.insert("sign_from", moment(now));
-            key.insert("emergency", value(true));
-        });
-    }
-
-    fn change(&mut self, kid: &KeyId, change: impl Fn(&mut Table)) {
-        let keys = self.document.get_mut("key").and_then(Item::as_array_of_tables_mut);
-        let entries = keys.into_iter().flat_map(ArrayOfTables::iter_mut);
-        let theirs = |key: &&mut Table| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
-        entries.filter(theirs).for_each(change);
-    }
-
-    /// # Errors
-    /// It can't be written.
-    pub fn save(&self) -> io::Result<()> {
-        let beside = self.path.with_extension("toml.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(self.document.to_string().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)
-    }
-}
-
-fn sole_key(directory: &Path) -> Result<KeyId, String> {
-    let name = directory.display();
-    let listing = fs::read_dir(directory).map_err(|error| format!("{name} can't be listed: {error}"))?;
-    let names = listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut kids = names.filter_map(|name| KeyId::parse(name.strip_suffix(".key")?).ok());
-    match (kids.next(), kids.next()) {
-        (Some(kid), None) => Ok(kid),
-        (None, _) => Err(format!("{name} holds no key; `tokenmint keys new` makes the first")),
-        (Some(_), Some(_)) => {
-            Err(format!("{name} holds several keys; write {FILE} to say from when each signs"))
+    /// Changes the entry of `kid`, whether it is written as `[[key]]` or inline.
+    fn each(&mut self, kid: &KeyId, change: impl Fn(&mut dyn TableLike)) {
+        let Some(keys) = self.document.get_mut("key") else { return };
+        let is_theirs =
+            |key: &dyn TableLike| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
+        let edit = |key: &mut dyn TableLike| {
+            if is_theirs(key) {
+                change(key);
+            }
+        };
+        if let Some(keys) = keys.as_array_of_tables_mut() {
+            keys.iter_mut().for_each(|key| edit(key));
+        } else if let Some(keys) = keys.as_array_mut() {
+            Array::iter_mut(keys).filter_map(Value::as_inline_table_mut).for_each(|key| edit(key));
         }
     }
 }
@@ -120,4 +93,36 @@ fn sole_key(directory: &Path) -> Result<KeyId, String> {
 fn moment(at: UnixTime) -> Item {
     let moment: Datetime = at.to_string().parse().expect("RFC 3339 is what TOML writes");
     value(moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAD: Duration = Duration::from_hours(24);
+
+    /// Each way to write the entries, and each edit: the text then says what was wanted, and what was around stays.
+    #[test]
+    fn an_edit_says_what_was_wanted_however_the_entries_are_written() {
+        let kid = |text: &str| KeyId::parse(text).expect("an id");
+        let at = UnixTime::from_seconds(1_796_083_200);
+        let changes = [
+            Change::Retire { kid: kid("a"), at },
+            Change::Promote { kid: kid("b"), at },
+            Change::Add(Entry { sign_from: Some(at), added: Some(at), emergency: true, ..Entry::sole(kid("c")) }),
+        ];
+        for written in [
+            "# ours\n[[key]]\nkid = \"a\" # first\nsign_from = 2026-01-01T00:00:00Z\n[[key]]\nkid = \"b\"\nsign_from = 2027-01-01T00:00:00Z\n",
+            "# ours\nkey = [{ kid = \"a\", sign_from = 2026-01-01T00:00:00Z }, { kid = \"b\", sign_from = 2027-01-01T00:00:00Z }] # first\n",
+            "# ours\nkey = [\n  { kid = 'a', sign_from = \"2026-01-01T00:00:00Z\" }, # first\n  { \"kid\" = \"b\", sign_from = 2027-01-01T00:00:00Z },\n]\n",
+        ] {
+            for change in &changes {
+                let mut document = ScheduleDocument::parse("keyset.toml", written).expect("TOML");
+                let before = document.schedule(LEAD).expect("valid");
+                document.apply(change);
+                assert_eq!(document.schedule(LEAD).expect("valid"), before.after(change), "{}", document.text());
+                assert!(document.text().contains("# ours") && document.text().contains("# first"));
+            }
+        }
+    }
 }

@@ -1,23 +1,26 @@
 //! Opens and checks the keys of all keysets, and says all that is wrong with any of them.
 //!
-//! A ring that takes the place of another is held to more: a key that verifiers have not met may not sign at once, and a
-//! key id stays with its key. What was parsed and checked before is not parsed again.
+//! A ring that takes the place of another is held to more: [`History`] says what. What was parsed and checked before is not
+//! parsed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::schedule::{self, Entry, Schedule, lives};
+use super::schedule::{self, Entry, Schedule};
+use super::transition::{AnnouncedKey, AnnouncedKeyset, History};
 use super::{
-    Certificate, Key, KeyRing, Keyset, Past, PrivateKey, PublicKey, SCHEDULE_FILE, SHORTEST_LIFE_LEFT, State,
-    Usage, WARN_LIFE_LEFT, file, pem,
+    Certificate, DerivedCertificates, Key, KeyRing, Keyset, Past, PrivateKey, PublicKey, Rules, SCHEDULE_FILE,
+    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem,
 };
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
+use crate::files::only_ours_replaces_files_in;
 
 impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring whose place it takes.
@@ -35,15 +38,46 @@ impl KeyRing {
         loader.distinct_kids(&sets);
         loader.one_door_per_key(&sets);
         if let Some(previous) = previous {
-            loader.no_surprise(&sets, previous);
+            loader.problems.extend(previous.history.check(&announced(&sets), now));
         }
-        if loader.problems.is_empty() {
-            let keysets = sets.into_iter().map(|keyset| (keyset.name.clone(), keyset)).collect();
-            Ok(Self { keysets, warnings: loader.warnings })
-        } else {
-            Err(loader.problems)
+        if !loader.problems.is_empty() {
+            return Err(loader.problems);
         }
+        let keysets = sets.into_iter().map(|keyset| (keyset.name.clone(), keyset)).collect();
+        let ring = Self::new(keysets, loader.warnings, previous, now);
+        ring.prepare(now);
+        Ok(ring)
     }
+
+    pub(super) fn new(
+        keysets: BTreeMap<Name, Arc<Keyset>>,
+        warnings: Vec<Problem>,
+        previous: Option<&Self>,
+        now: UnixTime,
+    ) -> Self {
+        let before = previous.map(|previous| previous.history.clone()).unwrap_or_default();
+        let history: History = before.after(&announced(keysets.values()), now);
+        Self { keysets, warnings, history }
+    }
+}
+
+/// What verifiers see of `keysets`.
+fn announced<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<AnnouncedKeyset<'a>> {
+    let key = |key: &'a Key| AnnouncedKey {
+        kid: &key.kid,
+        material: key.private.public.material(),
+        added: key.added,
+        emergency: key.emergency,
+        life: &key.life,
+    };
+    let keyset = |keyset: &'a Arc<Keyset>| AnnouncedKeyset {
+        name: &keyset.name,
+        used_by: &keyset.used_by,
+        publish_lead: keyset.rules.publish_lead,
+        keys: keyset.keys.iter().map(key).collect(),
+        gone: keyset.past.iter().map(|past| (&past.kid, &past.life)).collect(),
+    };
+    keysets.into_iter().map(keyset).collect()
 }
 
 struct Loader<'a> {
@@ -60,6 +94,8 @@ struct Found {
     usage: Arc<Usage>,
     source: [u8; 32],
     given: Option<Certificate>,
+    /// Under which id the key was known before, and the certificates that were made for it then.
+    derived: Option<(KeyId, Arc<DerivedCertificates>)>,
 }
 
 impl<'a> Loader<'a> {
@@ -79,14 +115,17 @@ impl<'a> Loader<'a> {
             KeySource::File { kid, path } => sole(kid, self.key_file(&field, path, keyset)?),
             KeySource::Directory(directory) => self.directory(&field, directory, keyset)?,
         };
-        let lives = lives(&schedule.entries, keyset.longest_life, keyset.retire_margin);
+        let rules = rules(keyset);
+        let lives = rules.lives(&schedule.entries, self.now);
         let mut keys = Vec::new();
-        let mut past: Vec<Past> = schedule.retired.into_iter().map(|kid| Past { kid, life: None }).collect();
+        let mut past = Vec::new();
         for (Entry { kid, added, emergency, .. }, life) in schedule.entries.into_iter().zip(lives) {
             if life.state(self.now) == State::Gone {
-                past.push(Past { kid, life: Some(life) });
-            } else if let Some(Found { private, usage, source, given }) = found.remove(&kid) {
-                keys.push(Key { kid, life, added, emergency, private, usage, source, given });
+                past.push(Past { kid, life });
+            } else if let Some(Found { private, usage, source, given, derived }) = found.remove(&kid) {
+                let derived = derived.filter(|(known_as, _)| *known_as == kid);
+                let derived = derived.map(|(_, derived)| derived).unwrap_or_default();
+                keys.push(Key { kid, life, added, emergency, private, usage, source, given, derived });
             }
         }
         let keyset = Keyset {
@@ -94,12 +133,12 @@ impl<'a> Loader<'a> {
             algorithm: keyset.algorithm,
             keys,
             past,
-            publish_lead: keyset.publish_lead,
+            rules,
             used_by: keyset.used_by.clone(),
         };
         self.emergencies(&field, &keyset);
         if keyset.signing(self.now).is_none() {
-            let first = keyset.keys.iter().filter_map(|key| key.life.signs_from).min();
+            let first = keyset.keys.iter().filter_map(|key| key.life.signs_from()).min();
             let when = first.map_or_else(
                 || "; `tokenmint keys rotate --emergency` makes one".to_owned(),
                 |first| format!(" until {first}"),
@@ -136,10 +175,11 @@ impl<'a> Loader<'a> {
                 usage: key.usage.clone(),
                 source,
                 given: None,
+                derived: Some((key.kid.clone(), key.derived.clone())),
             });
         }
         let private = self.noted(field, origin, PrivateKey::parse(text, passphrase))?;
-        Some(Found { private: Arc::new(private), usage: Arc::default(), source, given: None })
+        Some(Found { private: Arc::new(private), usage: Arc::default(), source, given: None, derived: None })
     }
 
     fn directory(
@@ -150,6 +190,7 @@ impl<'a> Loader<'a> {
     ) -> Option<(BTreeMap<KeyId, Found>, Schedule)> {
         let source = directory.display().to_string();
         let contents = self.noted(field, &source, Contents::of(directory, &keyset.name))?;
+        self.noted(field, &source, only_ours_replaces_files_in(directory))?;
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
@@ -180,7 +221,11 @@ impl<'a> Loader<'a> {
                 self.problems.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
             }
         }
-        for kid in contents.keys.keys().filter(|kid| !schedule.names(kid)) {
+        for (inside, message) in &schedule.warnings {
+            let problem = Problem::new(format!("{field}.{inside}"), directory.join(SCHEDULE_FILE).display(), message);
+            self.warnings.push(problem);
+        }
+        for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
             let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");
             self.warnings.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
         }
@@ -189,10 +234,10 @@ impl<'a> Loader<'a> {
 
     /// The keys of `schedule` that need not be opened, nor be there, any more.
     fn over(&self, schedule: &Schedule, keyset: &config::Keyset) -> BTreeSet<KeyId> {
-        let lives = lives(&schedule.entries, keyset.longest_life, keyset.retire_margin);
+        let lives = rules(keyset).lives(&schedule.entries, self.now);
         let entries = schedule.entries.iter().zip(lives);
         let gone = entries.filter(|(_, life)| life.state(self.now) == State::Gone);
-        gone.map(|(entry, _)| entry.kid.clone()).chain(schedule.retired.iter().cloned()).collect()
+        gone.map(|(entry, _)| entry.kid.clone()).collect()
     }
 
     fn schedule(
@@ -206,7 +251,7 @@ impl<'a> Loader<'a> {
         if !contents.has_schedule {
             let mut kids = contents.keys.keys();
             return match (kids.next(), kids.next()) {
-                (Some(kid), None) => Some(only(kid)),
+                (Some(kid), None) => Some(Schedule::of_sole(kid.clone())),
                 (Some(_), Some(_)) => {
                     let names: Vec<&str> = contents.keys.keys().map(KeyId::as_str).collect();
                     let message = format!(
@@ -220,7 +265,7 @@ impl<'a> Loader<'a> {
                 _ => None,
             };
         }
-        let text = self.noted(field, &path.display().to_string(), file::read_public(&path))?;
+        let text = self.noted(field, &path.display().to_string(), file::read_schedule(&path))?;
         match schedule::parse(&path.display().to_string(), &text, keyset.publish_lead) {
             Ok(schedule) => Some(schedule),
             Err(problems) => {
@@ -235,7 +280,8 @@ impl<'a> Loader<'a> {
     /// The certificate beside a key, if there is one. One that has run out is only warned of: the key is
     /// good, and a derived certificate takes its place.
     fn certificate_file(&mut self, field: &str, path: &Path, key: &PublicKey) -> Option<Certificate> {
-        if !path.exists() {
+        // A link that leads nowhere is a mistake to tell of, not the absence of a certificate.
+        if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return None;
         }
         let source = path.display().to_string();
@@ -265,10 +311,11 @@ impl<'a> Loader<'a> {
     /// A key that signs before verifiers can be sure to know it is said aloud as long as that holds.
     fn emergencies(&mut self, field: &str, keyset: &Keyset) {
         for key in keyset.keys.iter().filter(|key| key.emergency) {
-            let (Some(from), Some(added)) = (key.life.signs_from, key.added.or(key.life.signs_from)) else {
+            let from = key.life.signs_from();
+            let (Some(from), Some(added)) = (from, key.added.or(from)) else {
                 continue;
             };
-            let safe = added.plus(keyset.publish_lead);
+            let safe = added.plus(keyset.rules.publish_lead);
             if from < safe && self.now < safe {
                 let message = format!(
                     "`{}` signs from {from} by `emergency`: verifiers that keep a JWKS may not know it before {safe}",
@@ -279,58 +326,14 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// What must not happen to verifiers while the service runs: a key that they have never met signs, or a key that
-    /// they know becomes another.
-    fn no_surprise(&mut self, keysets: &[Arc<Keyset>], previous: &KeyRing) {
-        for keyset in keysets {
-            let Some(before) = previous.keysets.get(&keyset.name) else { continue };
-            // One that was gone by its dates comes back where the clock was set back.
-            let came_back =
-                |key: &Key| before.past.iter().any(|past| past.life.is_some() && past.kid == key.kid);
-            for key in keyset.keys.iter().filter(|key| !came_back(key)) {
-                let field = format!("keysets.{}", keyset.name);
-                if let Some(known) = before.keys.iter().find(|known| known.kid == key.kid) {
-                    if known.private.public.n != key.private.public.n {
-                        let message = format!(
-                            "`{}` is another key now; verifiers keep the old one under that id: give the new key an id of \
-                             its own",
-                            key.kid
-                        );
-                        self.problems.push(Problem::new(field, "keys", message));
-                    }
-                } else if key.added.is_none() && !key.emergency && key.life.state(self.now) == State::Signing
-                {
-                    let message = format!(
-                        "`{}` is new and would sign at once, before verifiers know it. In {SCHEDULE_FILE} give it added \
-                         = {} and sign_from = {} or later, or, knowingly, `emergency = true`; `tokenmint keys rotate` \
-                         writes such an entry",
-                        key.kid,
-                        self.now,
-                        self.now.plus(keyset.publish_lead)
-                    );
-                    self.problems.push(Problem::new(field, SCHEDULE_FILE, message));
-                } else if let Some(from) = key.life.signs_from.filter(|from| {
-                    key.added.is_none() && !key.emergency && *from < self.now.plus(keyset.publish_lead)
-                }) {
-                    let message = format!(
-                        "`{}` is new and signs from {from}, sooner than `publish_lead` allows; if it has been published \
-                         elsewhere, say since when: added = …",
-                        key.kid
-                    );
-                    self.warnings.push(Problem::new(field, SCHEDULE_FILE, message));
-                }
-            }
-        }
-    }
-
     fn distinct_kids(&mut self, keysets: &[Arc<Keyset>]) {
         let mut owners: BTreeMap<&KeyId, &Name> = BTreeMap::new();
         for keyset in keysets {
-            for key in &keyset.keys {
-                if let Some(other) = owners.insert(&key.kid, &keyset.name) {
+            let retired = keyset.past.iter().filter(|past| past.life.retired.is_some()).map(|past| &past.kid);
+            for kid in keyset.keys.iter().map(|key| &key.kid).chain(retired) {
+                if let Some(other) = owners.insert(kid, &keyset.name) {
                     let message = format!(
-                        "its key id `{}` is also in keyset `{other}`; key ids are unique across the service",
-                        key.kid
+                        "its key id `{kid}` is also in keyset `{other}`; key ids are unique across the service"
                     );
                     self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
                 }
@@ -362,11 +365,13 @@ impl<'a> Loader<'a> {
 }
 
 fn sole(kid: &KeyId, found: Found) -> (BTreeMap<KeyId, Found>, Schedule) {
-    (BTreeMap::from([(kid.clone(), found)]), only(kid))
+    (BTreeMap::from([(kid.clone(), found)]), Schedule::of_sole(kid.clone()))
 }
 
-fn only(kid: &KeyId) -> Schedule {
-    Schedule { entries: vec![Entry::sole(kid.clone())], retired: Vec::new() }
+/// How the keys of `keyset` come and go.
+pub fn rules(keyset: &config::Keyset) -> Rules {
+    let config::Keyset { publish_lead, longest_life, retire_margin, .. } = *keyset;
+    Rules { publish_lead, longest_life, retire_margin }
 }
 
 /// Tells apart what a key is read from.

@@ -3,35 +3,44 @@
 //!
 //! - Every key in a ring has passed the policy and a test signature.
 //! - Key ids are unique across the ring.
-//! - A ring never changes; a reload builds another.
+//! - A ring never changes; a reload builds another. So does a [`retirement`], from the ring that is in force and
+//!   `keyset.toml` alone.
 //! - A key that may neither sign nor be published is not opened, so that it leaves memory with the ring that had it.
 
 mod batch;
 mod certificate;
 #[allow(unsafe_code, reason = "the one place where foreign code is called")]
 mod crypto_mb;
+mod directory;
 mod edit;
 pub mod file;
 mod load;
 mod pem;
 mod policy;
 mod private;
+mod retirement;
 pub mod rotation;
 mod schedule;
+mod timeline;
+mod transition;
 mod usage;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use batch::{Batch, BatchLibrary, Fit, Standing, Wanted};
 pub use certificate::{Certificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, derived_not_after, next_derivation};
 pub use crypto_mb::Unavailable;
-pub use edit::ScheduleFile;
+pub use directory::{DirectoryError, KeyDirectory, ScheduleFile};
+pub use edit::ScheduleDocument;
+pub use load::rules;
 pub use pem::{Unreadable, first_private};
 pub use policy::Weakness;
 pub use private::{PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
-pub use schedule::{Entry, FILE as SCHEDULE_FILE, Life, Schedule, State, lives, parse as parse_schedule};
+pub use schedule::{Change, Entry, FILE as SCHEDULE_FILE, Mark, Schedule, marks, parse as parse_schedule};
+pub use timeline::{Life, Rules, State, Turn};
+pub use transition::{AnnouncedKey, AnnouncedKeyset, History, Material};
 pub use usage::Usage;
 
 use crate::clock::UnixTime;
@@ -40,6 +49,8 @@ use crate::config::{Algorithm, KeyId, Name, Problem, ProfileName};
 pub struct KeyRing {
     pub keysets: BTreeMap<Name, Arc<Keyset>>,
     pub warnings: Vec<Problem>,
+    /// What this process has published, this ring included.
+    history: History,
 }
 
 pub struct Keyset {
@@ -47,13 +58,13 @@ pub struct Keyset {
     pub algorithm: Algorithm,
     /// In order of `sign_from`. Empty where all are retired.
     pub keys: Vec<Key>,
-    /// Those whose life is over, which are not opened.
+    /// Keys that are retired or whose life is over. They are not opened.
     pub past: Vec<Past>,
-    /// A key is published for at least this long before it signs.
-    pub publish_lead: Duration,
+    pub rules: Rules,
     pub used_by: Vec<ProfileName>,
 }
 
+#[derive(Clone)]
 pub struct Key {
     pub kid: KeyId,
     pub life: Life,
@@ -67,28 +78,35 @@ pub struct Key {
     source: [u8; 32],
     /// That of `KID.crt`.
     given: Option<Certificate>,
+    derived: Arc<DerivedCertificates>,
 }
 
 /// A key that was.
+#[derive(Clone)]
 pub struct Past {
     pub kid: KeyId,
-    /// `None` where `keyset.toml` says that it is retired.
-    pub life: Option<Life>,
+    pub life: Life,
 }
 
+/// The self-signed certificates of one key under one id, by year. Each costs a signature and is made once.
+#[derive(Default)]
+struct DerivedCertificates(Mutex<BTreeMap<i32, Certificate>>);
+
+/// How long before it is published a certificate is made, so that no request has to.
+const PREPARATION: Duration = Duration::from_hours(24);
+
 impl Keyset {
-    /// The position of the key that signs now: the one with the latest `sign_from` that has passed. `None`
-    /// while all are pending.
+    /// The position of the key that signs at `now`; `None` where none does.
     ///
-    /// Where the clock was set back to the time of a key that is not open any more, the first of those that are: it has
+    /// Where the clock was set back to the turn of a key that is not open any more, the first of those that are: it has
     /// signed already, so verifiers know it. A reload opens the other in a moment.
     pub fn signing(&self, now: UnixTime) -> Option<usize> {
-        let begun = self.keys.partition_point(|key| key.life.signs_from.is_none_or(|from| from <= now));
-        match begun.checked_sub(1) {
-            Some(latest) => Some(latest),
-            None if self.keys.is_empty() => None,
-            None => self.past.iter().any(|past| past.life.is_some()).then_some(0),
-        }
+        let signs = |life: &Life| life.state(now) == State::Signing;
+        let open = self.keys.iter().position(|key| signs(&key.life));
+        open.or_else(|| {
+            let closed = self.past.iter().any(|past| signs(&past.life));
+            (closed && !self.keys.is_empty()).then_some(0)
+        })
     }
 
     /// The keys that verifiers must know now.
@@ -109,7 +127,14 @@ impl Key {
     pub fn certificate(&self, now: UnixTime) -> Certificate {
         match self.given_serving(now) {
             Some(given) => given.clone(),
-            None => Certificate::derive(&self.kid, &self.private, now),
+            None => self.derived.of_year(certificate::year_of(now), &self.kid, &self.private),
+        }
+    }
+
+    /// Makes the certificates that it will publish until a day after `now`.
+    fn prepare(&self, now: UnixTime) {
+        for moment in [now, now.plus(PREPARATION)] {
+            let _ = self.certificate(moment);
         }
     }
 
@@ -128,6 +153,13 @@ impl Key {
     }
 }
 
+impl DerivedCertificates {
+    fn of_year(&self, year: i32, kid: &KeyId, key: &PrivateKey) -> Certificate {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.entry(year).or_insert_with(|| Certificate::derive(kid, key, year)).clone()
+    }
+}
+
 impl KeyRing {
     /// The key of that id, and its keyset.
     pub fn find(&self, kid: &str) -> Option<(&Keyset, &Key)> {
@@ -138,11 +170,14 @@ impl KeyRing {
         self.keysets.values().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset.as_ref(), key)))
     }
 
-    /// Whether it holds a key whose life is over, or leaves out one whose life isn't: the clock has moved.
-    pub fn is_outdated(&self, now: UnixTime) -> bool {
-        let over = |life: &Life| life.state(now) == State::Gone;
-        let past = self.keysets.values().flat_map(|keyset| &keyset.past);
-        self.keys().any(|(_, key)| over(&key.life))
-            || past.filter_map(|past| past.life.as_ref()).any(|life| !over(life))
+    /// Makes the certificates that it will publish until a day after `now`, where they aren't made yet.
+    pub fn prepare(&self, now: UnixTime) {
+        self.keys().for_each(|(_, key)| key.prepare(now));
+    }
+
+    /// Whether it leaves out a key whose life isn't over, because the clock was set back.
+    pub fn lacks_a_key(&self, now: UnixTime) -> bool {
+        let mut past = self.keysets.values().flat_map(|keyset| &keyset.past);
+        past.any(|past| past.life.state(now) != State::Gone)
     }
 }

@@ -63,6 +63,15 @@ pub struct PublicKey {
     pub der: Vec<u8>,
 }
 
+impl PublicKey {
+    /// Tells keys apart: SHA-256 of the modulus.
+    pub fn material(&self) -> [u8; 32] {
+        let mut material = [0; 32];
+        material.copy_from_slice(digest(&SHA256, self.n.as_bytes()).as_ref());
+        material
+    }
+}
+
 impl PrivateKey {
     /// Reads PEM text as it stands in a file.
     ///

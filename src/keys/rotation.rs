@@ -4,20 +4,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::schedule::{Entry, Life, Schedule, State, lives};
+use super::schedule::{Change, Entry, Schedule};
+use super::timeline::{Rules, State};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 
 /// From an hour's lead on, dates are given in whole minutes: they are read by people.
 const LONG_LEAD: Duration = Duration::from_hours(1);
-
-/// How a keyset rotates.
-#[derive(Clone, Copy)]
-pub struct Rules {
-    pub publish_lead: Duration,
-    pub longest_life: Duration,
-    pub retire_margin: Duration,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NoRotation {
@@ -29,7 +22,7 @@ pub enum NoRotation {
         "--sign-from must be {earliest} or later, `publish_lead` from now, so that verifiers know the key before it signs; or say --emergency"
     )]
     TooSoon { earliest: UnixTime },
-    #[error("`{0}` is taken: a key id stays with its key for ever")]
+    #[error("`{0}` is taken: a key id stays with its key")]
     Taken(KeyId),
 }
 
@@ -42,18 +35,21 @@ pub enum Successor {
     Former(KeyId),
     /// One that was published and waited for its turn.
     Pending(KeyId),
+    /// None signed before, and none signs now.
+    Nobody,
     /// None is left; another must be made.
     New,
 }
 
 impl Rules {
-    pub fn lives(&self, schedule: &Schedule) -> Vec<Life> {
-        lives(&schedule.entries, self.longest_life, self.retire_margin)
+    /// The key that signs at `now`.
+    pub fn signing<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Option<&'a KeyId> {
+        self.states(schedule, now).into_iter().find(|(_, state)| *state == State::Signing).map(|(entry, _)| &entry.kid)
     }
 
-    fn states<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> impl Iterator<Item = (&'a Entry, State)> {
-        let lives = self.lives(schedule);
-        schedule.entries.iter().zip(lives).map(move |(entry, life)| (entry, life.state(now)))
+    fn states<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Vec<(&'a Entry, State)> {
+        let lives = self.lives(&schedule.entries, now);
+        schedule.entries.iter().zip(lives).map(|(entry, life)| (entry, life.state(now))).collect()
     }
 
     /// The entry of the next key, published from `now` on.
@@ -68,10 +64,11 @@ impl Rules {
         emergency: bool,
         now: UnixTime,
     ) -> Result<Entry, NoRotation> {
-        if schedule.names(&kid) {
+        if schedule.entry(&kid).is_some() {
             return Err(NoRotation::Taken(kid));
         }
-        let waiting = schedule.entries.iter().find(|entry| entry.sign_from.is_some_and(|from| from > now));
+        let states = self.states(schedule, now);
+        let waiting = states.into_iter().find(|(_, state)| *state == State::Pending).map(|(entry, _)| entry);
         if let Some(Entry { kid, sign_from: Some(sign_from), .. }) = waiting.filter(|_| !emergency) {
             return Err(NoRotation::UnderWay { kid: kid.clone(), sign_from: *sign_from });
         }
@@ -87,6 +84,7 @@ impl Rules {
             sign_from: Some(sign_from),
             added: Some(now),
             emergency: emergency && sign_from < earliest,
+            retired: None,
         })
     }
 
@@ -98,21 +96,26 @@ impl Rules {
         UnixTime::from_seconds((exact.seconds() + 59).div_euclid(60) * 60)
     }
 
-    /// Who signs once `kid` is retired at `now`. A key that verifiers know goes before one that they don't.
-    pub fn successor(&self, schedule: &Schedule, kid: &KeyId, now: UnixTime) -> Successor {
-        let others: Vec<(&Entry, State)> =
-            self.states(schedule, now).filter(|(entry, _)| entry.kid != *kid).collect();
-        let kid_of = |(entry, _): &(&Entry, State)| entry.kid.clone();
-        let is = |wanted: State| move |(_, state): &&(&Entry, State)| *state == wanted;
-        if let Some(signing) = others.iter().find(is(State::Signing)) {
-            Successor::Same(kid_of(signing))
-        } else if let Some(former) = others.iter().rfind(is(State::Retiring)) {
-            Successor::Former(kid_of(former))
-        } else if let Some(pending) = others.iter().find(is(State::Pending)) {
-            Successor::Pending(kid_of(pending))
-        } else {
-            Successor::New
-        }
+    /// What retiring `kid` at `now` takes, and who signs then. A key that verifiers know goes before one that they don't.
+    pub fn retire(&self, schedule: &Schedule, kid: &KeyId, now: UnixTime) -> (Vec<Change>, Successor) {
+        let retire = Change::Retire { kid: kid.clone(), at: now };
+        let before = self.signing(schedule, now);
+        let after = schedule.after(&retire);
+        let successor = match self.signing(&after, now) {
+            Some(signing) if before == Some(signing) => Successor::Same(signing.clone()),
+            Some(signing) => Successor::Former(signing.clone()),
+            None if before != Some(kid) => Successor::Nobody,
+            None => {
+                let states = self.states(&after, now);
+                let pending = states.into_iter().find(|(_, state)| *state == State::Pending);
+                let Some(next) = pending.map(|(entry, _)| entry.kid.clone()) else {
+                    return (vec![retire], Successor::New);
+                };
+                let promote = Change::Promote { kid: next.clone(), at: now };
+                return (vec![retire, promote], Successor::Pending(next));
+            }
+        };
+        (vec![retire], successor)
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
     fn schedule(entries: &[(&str, i64)]) -> Schedule {
         let entry =
             |(name, from): &(&str, i64)| Entry { sign_from: Some(at(*from)), ..Entry::sole(kid(name)) };
-        Schedule { entries: entries.iter().map(entry).collect(), retired: Vec::new() }
+        Schedule { entries: entries.iter().map(entry).collect(), warnings: Vec::new() }
     }
 
     #[test]
@@ -176,14 +179,24 @@ mod tests {
     #[test]
     fn whoever_verifiers_know_follows_a_retired_key() {
         let now = at(10 * DAY);
-        let successor =
-            |entries: &[(&str, i64)], gone: &str| RULES.successor(&schedule(entries), &kid(gone), now);
+        let successor = |entries: &[(&str, i64)], gone: &str| {
+            let schedule = schedule(entries);
+            let (changes, successor) = RULES.retire(&schedule, &kid(gone), now);
+            let after = changes.iter().fold(schedule, |schedule, change| schedule.after(change));
+            let signs = match &successor {
+                Successor::Same(kid) | Successor::Former(kid) | Successor::Pending(kid) => Some(kid),
+                Successor::Nobody | Successor::New => None,
+            };
+            assert_eq!(RULES.signing(&after, now), signs, "the changes do what is said");
+            successor
+        };
         let recent = 10 * DAY - 60;
         assert_eq!(successor(&[("a", 0), ("b", recent)], "a"), Successor::Same(kid("b")));
         assert_eq!(successor(&[("a", 0), ("b", recent), ("c", 11 * DAY)], "b"), Successor::Former(kid("a")));
         // `a` has left the JWKS long ago; `c` is in it.
         assert_eq!(successor(&[("a", 0), ("b", DAY), ("c", 11 * DAY)], "b"), Successor::Pending(kid("c")));
         assert_eq!(successor(&[("a", 0), ("b", DAY)], "b"), Successor::New);
+        assert_eq!(successor(&[("a", 11 * DAY), ("b", 12 * DAY)], "a"), Successor::Nobody);
     }
 
     #[test]

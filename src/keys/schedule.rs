@@ -1,5 +1,6 @@
-//! Which key of a keyset signs, and which are published: a pure function of the files and the clock, asked
-//! anew on each use, so that all replicas agree and a process that was stopped wakes up right.
+//! `keyset.toml`: what it says of each key, and the edits that commands make.
+//!
+//! A retired key keeps its place: [`lives`](super::lives) says from all entries together what each key is.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -25,95 +26,101 @@ pub struct Entry {
     pub added: Option<UnixTime>,
     /// It signs before verifiers can be sure to know it, knowingly.
     pub emergency: bool,
+    /// When it was taken away. From the moment that this is read, whatever the date, it neither signs nor is published;
+    /// the date says which other key took over.
+    pub retired: Option<UnixTime>,
 }
 
 impl Entry {
     /// A key that needs no schedule.
     pub const fn sole(kid: KeyId) -> Self {
-        Self { kid, sign_from: None, added: None, emergency: false }
-    }
-
-    /// The same as far apart, added at `now`.
-    #[must_use]
-    pub fn delayed_to(self, now: UnixTime) -> Self {
-        let delay = self.added.map_or(0, |added| added.seconds_until(now));
-        let later = |moment: UnixTime| UnixTime::from_seconds(moment.seconds() + delay);
-        Self { sign_from: self.sign_from.map(later), added: self.added.map(later), ..self }
+        Self { kid, sign_from: None, added: None, emergency: false, retired: None }
     }
 }
 
 /// A `keyset.toml`, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// In order of `sign_from`.
+    /// In order of `sign_from`, retired keys among them: what they did is history, which later edits don't change.
     pub entries: Vec<Entry>,
-    /// Keys that may neither sign nor be published any more, whatever their dates.
-    pub retired: Vec<KeyId>,
+    /// What is allowed, but probably not meant: field and message.
+    pub warnings: Vec<(&'static str, String)>,
 }
 
 impl Schedule {
-    pub fn names(&self, kid: &KeyId) -> bool {
-        self.entries.iter().any(|entry| entry.kid == *kid) || self.retired.contains(kid)
+    /// The schedule of a key that is alone and needs none.
+    pub fn of_sole(kid: KeyId) -> Self {
+        Self { entries: vec![Entry::sole(kid)], warnings: Vec::new() }
     }
-}
 
-/// What becomes of a key as time passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Published, so that verifiers know it before it signs.
-    Pending,
-    Signing,
-    /// Published while tokens that it signed may live.
-    Retiring,
-    /// Neither.
-    Gone,
-}
+    pub fn entry(&self, kid: &KeyId) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.kid == *kid)
+    }
 
-/// The life of one key within its keyset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
-    pub signs_from: Option<UnixTime>,
-    /// When the next key takes over.
-    pub signs_until: Option<UnixTime>,
-    pub published_until: Option<UnixTime>,
-}
-
-impl Life {
-    pub fn state(&self, now: UnixTime) -> State {
-        let passed = |moment: Option<UnixTime>| moment.is_some_and(|moment| moment <= now);
-        if passed(self.published_until) {
-            State::Gone
-        } else if passed(self.signs_until) {
-            State::Retiring
-        } else if self.signs_from.is_none() || passed(self.signs_from) {
-            State::Signing
-        } else {
-            State::Pending
+    /// What it says after `change`.
+    #[must_use]
+    pub fn after(&self, change: &Change) -> Self {
+        let mut entries = self.entries.clone();
+        match change {
+            Change::Add(entry) => entries.push(entry.clone()),
+            Change::Retire { kid, at } => {
+                for entry in entries.iter_mut().filter(|entry| entry.kid == *kid) {
+                    entry.retired = Some(*at);
+                }
+            }
+            Change::Promote { kid, at } => {
+                for entry in entries.iter_mut().filter(|entry| entry.kid == *kid) {
+                    entry.sign_from = Some(*at);
+                    entry.emergency = true;
+                }
+            }
         }
-    }
-
-    /// When its state changes next.
-    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
-        [self.signs_from, self.signs_until, self.published_until]
-            .into_iter()
-            .flatten()
-            .filter(|change| *change > now)
-            .min()
+        entries.sort_by_key(|entry| entry.sign_from);
+        Self { entries, warnings: Vec::new() }
     }
 }
 
-/// The lives of `entries`, which are in order of `sign_from`. A key stays published for `margin` beyond the last
-/// token that it may have signed.
-pub fn lives(entries: &[Entry], longest_token_life: Duration, margin: Duration) -> Vec<Life> {
-    let next = entries.iter().skip(1).map(|entry| entry.sign_from).chain([None]);
-    entries
-        .iter()
-        .zip(next)
-        .map(|(entry, signs_until)| Life {
-            signs_from: entry.sign_from,
-            signs_until,
-            published_until: signs_until.map(|until| until.plus(longest_token_life).plus(margin)),
+/// An edit of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One more key.
+    Add(Entry),
+    /// Takes a key away.
+    Retire { kid: KeyId, at: UnixTime },
+    /// Lets a key sign from `at` on, knowing that verifiers may not know it yet.
+    Promote { kid: KeyId, at: UnixTime },
+}
+
+/// What a line of `keyset.toml` says of a retirement, read without regard to any mistake around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub kid: KeyId,
+    pub retired: Option<UnixTime>,
+    /// The `sign_from` of an entry with `emergency = true`.
+    pub emergency_from: Option<UnixTime>,
+}
+
+/// Finds retirements in `keyset.toml`. Everything else may be wrong with it, but that it must be TOML.
+pub fn marks(document: &str) -> Vec<Mark> {
+    let Ok(root) = source::read_toml(FILE, document) else { return Vec::new() };
+    let Value::Table(root) = &root.value else { return Vec::new() };
+    let Some(Value::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
+    let tables = keys.iter().filter_map(|node| match &node.value {
+        Value::Table(table) => Some(table),
+        _ => None,
+    });
+    tables
+        .filter_map(|table| {
+            let sign_from = table.get("sign_from").and_then(|node| moment(node).ok());
+            let emergency = table.get("emergency").and_then(|node| flag(node).ok()).unwrap_or_default();
+            Some(Mark {
+                kid: KeyId::parse(&text(table.get("kid")?).ok()?).ok()?,
+                retired: table
+                    .get("retired")
+                    .and_then(|node| retirement(node).ok()?)
+                    .map(|retirement| retirement.date(sign_from)),
+                emergency_from: sign_from.filter(|_| emergency),
+            })
         })
         .collect()
 }
@@ -125,12 +132,16 @@ pub fn lives(entries: &[Entry], longest_token_life: Duration, margin: Duration) 
 pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
     let root = source::read_toml(name, text)?;
     let findings = Findings::new(PathBuf::new());
-    let read: Vec<Read> = Section::of("", &root, &findings)
-        .map(|root| root.tables("key").iter().filter_map(|key| entry(key, publish_lead)).collect())
+    let mut warnings = Vec::new();
+    let mut entries: Vec<Entry> = Section::of("", &root, &findings)
+        .map(|root| {
+            let keys = root.tables("key");
+            keys.iter().filter_map(|key| entry(key, publish_lead, &mut warnings)).collect()
+        })
         .unwrap_or_default();
     let (mut problems, ..) = findings.into_parts();
-    problems.extend(clashes(name, &read));
-    if read.is_empty() && problems.is_empty() {
+    problems.extend(clashes(name, &entries));
+    if entries.is_empty() && problems.is_empty() {
         problems.push(Problem::new(
             "key",
             name,
@@ -140,65 +151,86 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
     if !problems.is_empty() {
         return Err(problems);
     }
-    let mut schedule = Schedule { entries: Vec::new(), retired: Vec::new() };
-    for read in read {
-        match read {
-            Read::Scheduled(entry) => schedule.entries.push(entry),
-            Read::Retired(kid) => schedule.retired.push(kid),
-        }
-    }
-    schedule.entries.sort_by_key(|entry| entry.sign_from);
-    Ok(schedule)
+    entries.sort_by_key(|entry| entry.sign_from);
+    Ok(Schedule { entries, warnings })
 }
 
-/// One `[[key]]`.
-enum Read {
-    Scheduled(Entry),
-    Retired(KeyId),
-}
-
-fn entry(section: &Section<'_>, publish_lead: Duration) -> Option<Read> {
+fn entry(
+    section: &Section<'_>,
+    publish_lead: Duration,
+    warnings: &mut Vec<(&'static str, String)>,
+) -> Option<Entry> {
     let kid = section.required("kid", |node| KeyId::parse(&text(node)?), "the name of the KID.key file");
-    let retired = section.optional("retired", flag).unwrap_or_default();
     let sign_from = section.optional("sign_from", moment);
     let added = section.optional("added", moment);
     let emergency = section.optional("emergency", flag).unwrap_or_default();
-    if retired {
-        return kid.map(Read::Retired);
+    let retirement = section.optional("retired", retirement);
+    let retired = retirement.flatten().map(|retirement| retirement.date(sign_from));
+    if retired.is_none() && !section.has("sign_from") {
+        section.problem("sign_from", "is missing: when it starts to sign, for example 2026-12-01T00:00:00Z");
     }
-    if !section.has("sign_from") {
-        section.problem("sign_from", "is missing: when it starts to sign, as 2026-12-01T00:00:00Z");
+    let kid = kid?;
+    if retired.is_none() || section.has("sign_from") {
+        let sign_from = sign_from?;
+        if let Some(added) = added.filter(|added| sign_from < added.plus(publish_lead) && !emergency) {
+            let message = format!(
+                "comes before verifiers know the key: added {added}, it may sign from {} on (`publish_lead` later). If it \
+                 must sign sooner, say `emergency = true`: until they fetch the keys anew, its tokens fail",
+                added.plus(publish_lead)
+            );
+            section.problem("sign_from", message);
+            return None;
+        }
     }
-    let (kid, sign_from) = (kid?, sign_from?);
-    if let Some(added) = added.filter(|added| sign_from < added.plus(publish_lead) && !emergency) {
+    if retirement == Some(Some(Retirement::Undated)) {
         let message = format!(
-            "comes before verifiers know the key: added {added}, it may sign from {} on (`publish_lead` later). If it \
-             must sign sooner, say `emergency = true`: until they fetch the keys anew, its tokens fail",
-            added.plus(publish_lead)
+            "of `{kid}` gives no date, so the key before it takes its turn back: write when it was taken away, for \
+             example retired = 2026-11-30T12:00:00Z"
         );
-        section.problem("sign_from", message);
-        return None;
+        warnings.push(("key.retired", message));
     }
-    Some(Read::Scheduled(Entry { kid, sign_from: Some(sign_from), added, emergency }))
+    Some(Entry { kid, sign_from, added, emergency, retired })
 }
 
-fn clashes(name: &str, read: &[Read]) -> Vec<Problem> {
+fn clashes(name: &str, entries: &[Entry]) -> Vec<Problem> {
     let mut kids = BTreeSet::new();
     let mut starts = BTreeSet::new();
     let mut problems = Vec::new();
-    for read in read {
-        let (Read::Scheduled(Entry { kid, .. }) | Read::Retired(kid)) = read;
-        if !kids.insert(kid) {
-            problems.push(Problem::new("key.kid", name, format!("`{kid}` is listed twice")));
+    for entry in entries {
+        if !kids.insert(&entry.kid) {
+            problems.push(Problem::new("key.kid", name, format!("`{}` is listed twice", entry.kid)));
         }
-        if let Read::Scheduled(entry) = read
-            && !starts.insert(entry.sign_from)
-        {
+        if entry.retired.is_none() && !starts.insert(entry.sign_from) {
             let message = format!("`{}` signs from the same moment as another key", entry.kid);
             problems.push(Problem::new("key.sign_from", name, message));
         }
     }
     problems
+}
+
+/// What `retired = …` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retirement {
+    At(UnixTime),
+    /// `true`, as tokenmint 0.1 wrote it.
+    Undated,
+}
+
+impl Retirement {
+    /// Without a date the key counts as taken away before its turn began.
+    fn date(self, sign_from: Option<UnixTime>) -> UnixTime {
+        match self {
+            Self::At(at) => at,
+            Self::Undated => sign_from.unwrap_or(UnixTime::from_seconds(i64::MIN)),
+        }
+    }
+}
+
+fn retirement(node: &Node) -> Result<Option<Retirement>, String> {
+    match &node.value {
+        Value::Boolean(retired) => Ok(retired.then_some(Retirement::Undated)),
+        _ => moment(node).map(|at| Some(Retirement::At(at))),
+    }
 }
 
 fn flag(node: &Node) -> Result<bool, String> {
@@ -209,7 +241,7 @@ fn flag(node: &Node) -> Result<bool, String> {
 }
 
 fn moment(node: &Node) -> Result<UnixTime, String> {
-    const FORM: &str = "must be a date with time and zone, as 2026-12-01T00:00:00Z";
+    const FORM: &str = "must be a date with time and zone, for example 2026-12-01T00:00:00Z";
     let written = match &node.value {
         Value::Moment(written) => written.clone(),
         Value::Text(written) => written.to_string(),
@@ -224,30 +256,6 @@ mod tests {
 
     const LEAD: Duration = Duration::from_hours(24);
 
-    fn at(seconds: i64) -> UnixTime {
-        UnixTime::from_seconds(seconds)
-    }
-
-    #[test]
-    fn a_key_is_pending_then_signs_then_retires_then_is_gone() {
-        let schedule = "[[key]]\nkid = \"b\"\nsign_from = 1970-01-12T13:46:40Z\n\
-                        [[key]]\nkid = \"a\"\nsign_from = 1970-01-01T00:00:10Z\n";
-        let entries = parse("keyset.toml", schedule, LEAD).expect("valid").entries;
-        let lives = lives(&entries, Duration::from_mins(1), Duration::from_hours(1));
-        let (first, second) = (lives[0], lives[1]);
-        assert_eq!(entries[0].kid.as_str(), "a");
-        assert_eq!([first.state(at(9)), first.state(at(10))], [State::Pending, State::Signing]);
-        assert_eq!(
-            [second.state(at(999_999)), second.state(at(1_000_000))],
-            [State::Pending, State::Signing]
-        );
-        assert_eq!([first.state(at(999_999)), first.state(at(1_000_000))], [State::Signing, State::Retiring]);
-        // One second earlier and a verifier could meet a live token whose key is gone.
-        let last = 1_000_000 + 60 + 3600;
-        assert_eq!([first.state(at(last - 1)), first.state(at(last))], [State::Retiring, State::Gone]);
-        assert_eq!(first.next_change(at(10)), Some(at(1_000_000)));
-    }
-
     #[test]
     fn a_start_before_the_lead_is_refused_with_the_date_that_works() {
         let schedule =
@@ -259,12 +267,25 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_key_needs_no_dates_and_gives_its_turn_back() {
-        let schedule = "[[key]]\nkid = \"a\"\nsign_from = 2026-11-28T00:00:00Z\n\
-                        [[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\nretired = true\n\
+    fn a_retired_key_keeps_its_place_and_one_without_a_date_is_warned_of() {
+        let schedule = "[[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\nretired = 2026-11-30T00:00:00Z\n\
+                        [[key]]\nkid = \"a\"\nsign_from = 2026-11-28T00:00:00Z\n\
                         [[key]]\nkid = \"c\"\nretired = true\n";
-        let Schedule { entries, retired } = parse("keyset.toml", schedule, LEAD).expect("valid");
-        assert_eq!(retired.iter().map(KeyId::as_str).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(lives(&entries, LEAD, LEAD)[0].signs_until, None);
+        let Schedule { entries, warnings } = parse("keyset.toml", schedule, LEAD).expect("valid");
+        assert_eq!(entries.iter().map(|entry| entry.kid.as_str()).collect::<Vec<_>>(), ["c", "a", "b"]);
+        assert_eq!(entries[2].retired.map(|at| at.to_string()).as_deref(), Some("2026-11-30T00:00:00Z"));
+        assert!(warnings[0].1.contains("`c` gives no date"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_retirement_is_found_whatever_else_is_wrong() {
+        let broken = "nobody = \"knows\"\n[[key]]\nkid = \"a\"\nretired = 2026-11-30T00:00:00Z\nsign_from = 7\n\
+                      [[key]]\nkid = \"a\"\n[[key]]\nkid = 7\n";
+        assert!(parse("keyset.toml", broken, LEAD).is_err());
+        let found = marks(broken);
+        assert_eq!((found.len(), found[0].kid.as_str()), (2, "a"));
+        assert!(found[0].retired.is_some() && found[1].retired.is_none());
+        let inline = marks("key = [{ kid = \"a\", retired = true }]");
+        assert!(inline[0].retired.is_some());
     }
 }

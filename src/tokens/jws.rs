@@ -39,13 +39,13 @@ impl Template {
 
     /// Whether a key of that id is one of the set, or was until its life was over; a retired one is none.
     pub fn knows(&self, kid: &KeyId) -> bool {
-        let past = self.keyset.past.iter().filter(|past| past.life.is_some()).map(|past| &past.kid);
+        let past = self.keyset.past.iter().filter(|past| past.life.retired.is_none()).map(|past| &past.kid);
         self.keyset.keys.iter().map(|key| &key.kid).chain(past).any(|known| known == kid)
     }
 
     fn position(&self, now: UnixTime) -> Result<usize, MintError> {
         self.keyset.signing(now).ok_or_else(|| {
-            let next = self.keyset.keys.iter().filter_map(|key| key.life.signs_from).min();
+            let next = self.keyset.keys.iter().filter_map(|key| key.life.next_signature(now)).min();
             MintError::NoSigningKey { seconds: next.map(|next| now.seconds_until(next)) }
         })
     }

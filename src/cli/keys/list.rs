@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Failure, print_table};
-use crate::cli::ask::{self, Seen};
+use crate::cli::ask::{RunningService, Seen};
 use crate::cli::say_json;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
@@ -52,7 +52,7 @@ impl List {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = context.load()?;
         let now = context.ambient.clock.now();
-        let seen = ask::seen(&loaded.config);
+        let seen = RunningService::at(context.ops_address()?).seen();
         let listed = listed(&loaded, seen.as_ref(), now);
         if self.json {
             say_json(&listed);
@@ -91,7 +91,7 @@ fn listed(loaded: &app::Loaded, seen: Option<&Seen>, now: UnixTime) -> Vec<Liste
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {
-            let past = keyset.past.iter().map(|past| gone(keyset, past));
+            let past = keyset.past.iter().map(|past| gone(keyset, past, now));
             past.chain(keyset.keys.iter().map(|key| opened(keyset, key, seen, now))).collect::<Vec<_>>()
         })
         .collect()
@@ -109,8 +109,8 @@ fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Lis
         thumbprint: Some(jwks::thumbprint(&key.private.public)),
         used_by: used_by(keyset),
         added: key.added,
-        signs_from: key.life.signs_from,
-        signs_until: key.life.signs_until,
+        signs_from: key.life.signs_from(),
+        signs_until: key.life.signs_until(now),
         published_until: key.life.published_until,
         certificate_expires_at: Some(key.certificate_not_after(now)),
         fetched: seen.map(|seen| seen.fetched(&keyset.name, &key.kid)),
@@ -118,22 +118,22 @@ fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Lis
     }
 }
 
-fn gone(keyset: &Keyset, past: &Past) -> Listed {
-    let life = past.life.as_ref();
+fn gone(keyset: &Keyset, past: &Past, now: UnixTime) -> Listed {
+    let life = &past.life;
     Listed {
         keyset: keyset.name.clone(),
         kid: past.kid.clone(),
         state: State::Gone,
-        retired: past.life.is_none(),
+        retired: life.retired.is_some(),
         emergency: false,
         algorithm: keyset.algorithm,
         bits: None,
         thumbprint: None,
         used_by: used_by(keyset),
         added: None,
-        signs_from: life.and_then(|life| life.signs_from),
-        signs_until: life.and_then(|life| life.signs_until),
-        published_until: life.and_then(|life| life.published_until),
+        signs_from: life.signs_from(),
+        signs_until: life.signs_until(now),
+        published_until: life.published_until,
         certificate_expires_at: None,
         fetched: None,
         live_tokens: None,

@@ -9,17 +9,18 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
+use super::ask::{RunningService, Silence, Status};
 use super::{Context, Failure, complain, say};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset};
 use crate::jwks;
-use crate::keys::rotation::Rules;
-use crate::keys::{self, Certificate, PrivateKey, Schedule, ScheduleFile};
+use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
 
 /// Make keys, show what signs and what is published, and change that
 #[derive(Subcommand)]
@@ -44,34 +45,6 @@ impl Keys {
 
 fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
-}
-
-/// A keyset with a directory, and what its schedule says.
-struct Scheduled {
-    keyset: Keyset,
-    directory: PathBuf,
-    file: ScheduleFile,
-    schedule: Schedule,
-}
-
-impl Scheduled {
-    fn open(keyset: &Keyset, directory: &Path, now: UnixTime) -> Result<Self, Failure> {
-        let file = ScheduleFile::open(directory, now).map_err(Failure::Failed)?;
-        let schedule = file.schedule(keyset.publish_lead).map_err(Failure::of_files)?;
-        Ok(Self { keyset: keyset.clone(), directory: directory.to_path_buf(), file, schedule })
-    }
-
-    const fn rules(&self) -> Rules {
-        let Keyset { publish_lead, longest_life, retire_margin, .. } = self.keyset;
-        Rules { publish_lead, longest_life, retire_margin }
-    }
-
-    /// Puts the schedule, once it was tried, in the place of the one before.
-    fn save(&self) -> Result<(), Failure> {
-        self.file.schedule(self.keyset.publish_lead).map_err(Failure::of_files)?;
-        let failed = |error| Failure::Failed(format!("can't write {}: {error}", self.file.path().display()));
-        self.file.save().map_err(failed)
-    }
 }
 
 /// The keyset of that name, or the only one, that has a directory.
@@ -104,6 +77,13 @@ struct Made {
 }
 
 impl Made {
+    /// Takes the files back.
+    fn remove(&self) {
+        for path in [&self.private_key, &self.certificate, &self.jwk] {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     fn announce(&self) {
         say(&format!("{}  the private key; back it up, show it to nobody", self.private_key.display()));
         say(&format!("{}  its certificate, for an External Client App", self.certificate.display()));
@@ -114,35 +94,109 @@ impl Made {
 
 /// Makes a key, its certificate and its JWK in `directory`.
 pub(super) fn make_for_init(directory: &Path, kid: &KeyId, context: &Context<'_>) -> Result<(), Failure> {
-    make(directory, Some(kid.clone()), Algorithm::Rs256, 2048, context).map(|_| ())
+    let pair = KeyPair::generate(2048, context)?;
+    create_directory(directory)?;
+    pair.write(&KeyDirectory::lock(directory)?, kid, Algorithm::Rs256, context.ambient.clock.now()).map(|_| ())
 }
 
-fn make(
-    directory: &Path,
-    kid: Option<KeyId>,
-    algorithm: Algorithm,
-    bits: usize,
-    context: &Context<'_>,
-) -> Result<Made, Failure> {
-    let pem = keys::generate(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
-    let private = PrivateKey::parse(&pem, None).map_err(Failure::failed)?;
-    let kid = match kid {
-        Some(kid) => kid,
-        None => KeyId::parse(&jwks::thumbprint(&private.public)).map_err(Failure::failed)?,
-    };
-    let now = context.ambient.clock.now();
-    let certificate = Certificate::derive(&kid, &private, now);
-    let jwk = jwks::jwk_of(&kid, &private.public, &certificate, algorithm);
+/// A key that is on no disk yet. Making it takes seconds, in which no lock is held.
+struct KeyPair {
+    pem: SecretString,
+    private: PrivateKey,
+}
 
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(Failure::failed)?;
-    let path = |extension: &str| directory.join(format!("{kid}.{extension}"));
-    let made =
-        Made { private_key: path("key"), certificate: path("crt"), jwk: path("jwk"), kid: kid.clone() };
-    let jwk = SecretString::from(serde_json::to_string_pretty(&jwk).map_err(Failure::failed)? + "\n");
-    write_new(&made.private_key, 0o600, &pem)?;
-    write_new(&made.certificate, 0o644, &SecretString::from(certificate.pem()))?;
-    write_new(&made.jwk, 0o644, &jwk)?;
-    Ok(made)
+impl KeyPair {
+    fn generate(bits: usize, context: &Context<'_>) -> Result<Self, Failure> {
+        let pem = keys::generate(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
+        let private = PrivateKey::parse(&pem, None).map_err(Failure::failed)?;
+        Ok(Self { pem, private })
+    }
+
+    /// Its RFC 7638 thumbprint, as a key id.
+    fn thumbprint(&self) -> Result<KeyId, Failure> {
+        KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(Failure::failed)
+    }
+
+    /// Writes the key, its certificate and its JWK: all of them, or none.
+    fn write(
+        &self,
+        directory: &KeyDirectory,
+        kid: &KeyId,
+        algorithm: Algorithm,
+        now: UnixTime,
+    ) -> Result<Made, Failure> {
+        let certificate = Certificate::of_new_key(kid, &self.private, now);
+        let jwk = jwks::jwk_of(kid, &self.private.public, &certificate, algorithm);
+        let jwk = serde_json::to_string_pretty(&jwk).map_err(Failure::failed)? + "\n";
+        let files = [
+            ("key", self.pem.clone()),
+            ("crt", SecretString::from(certificate.pem())),
+            ("jwk", SecretString::from(jwk)),
+        ];
+        let mut made = Vec::new();
+        for (extension, content) in files {
+            match directory.create(&format!("{kid}.{extension}"), &content) {
+                Ok(path) => made.push(path),
+                Err(error) => {
+                    // Nothing half made is left for the service to find.
+                    made.iter().for_each(|path| _ = fs::remove_file(path));
+                    return Err(error.into());
+                }
+            }
+        }
+        let path = |extension: &str| directory.path().join(format!("{kid}.{extension}"));
+        Ok(Made { kid: kid.clone(), private_key: path("key"), certificate: path("crt"), jwk: path("jwk") })
+    }
+}
+
+fn create_directory(directory: &Path) -> Result<(), Failure> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| Failure::Failed(format!("can't make the folder {}: {error}", directory.display())))
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Schedule(problems) => Self::of_files(problems),
+            other => Self::failed(other),
+        }
+    }
+}
+
+/// How long a running service takes at most to take over what a command wrote.
+const TAKEOVER: Duration = Duration::from_secs(5);
+
+/// Waits until the service that runs on this host does what a command wrote; `false` where none runs.
+///
+/// `what` says what it doesn't do, where it doesn't: then the command has failed, whatever the files say.
+fn wait_for_service(
+    service: &RunningService,
+    what: &str,
+    done: impl Fn(&Status) -> bool,
+) -> Result<bool, Failure> {
+    let (is_done, status) = match service.wait(TAKEOVER, done) {
+        Ok(answer) => answer,
+        Err(Silence::NobodyThere) => return Ok(false),
+        Err(Silence::Failed(reason)) => {
+            return Err(Failure::Failed(format!(
+                "the files are written, but whether the service at {} has taken them over can't be said: {reason}",
+                service.address()
+            )));
+        }
+    };
+    if is_done {
+        return Ok(true);
+    }
+    let problems = status.reload.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
+    let reason = match problems.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => "it gives no reason: does it read these files?".to_owned(),
+        reasons => format!("it refuses the files: {reasons}"),
+    };
+    Err(Failure::Failed(format!(
+        "the files are written, but after {} s the service at {} {what}; {reason}",
+        TAKEOVER.as_secs(),
+        service.address()
+    )))
 }
 
 /// Writes a file that wasn't there before.

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Context, Failure, choose, complain, make, parse_kid};
+use super::{Context, Failure, KeyPair, choose, complain, create_directory, parse_kid};
 use crate::cli::say_json;
 use crate::config::{Algorithm, KeyId, PUBLISH_LEAD};
-use crate::keys::SCHEDULE_FILE;
+use crate::keys::{KeyDirectory, SCHEDULE_FILE};
 
 /// Make a key pair: the private key, its certificate, and the JWK to upload to Salesforce
 ///
@@ -56,7 +56,10 @@ impl New {
             )));
         }
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
-        let made = make(&directory, self.kid, algorithm, bits, context)?;
+        let pair = KeyPair::generate(bits, context)?;
+        let kid = self.kid.map_or_else(|| pair.thumbprint(), Ok)?;
+        create_directory(&directory)?;
+        let made = pair.write(&KeyDirectory::lock(&directory)?, &kid, algorithm, now)?;
         if self.json {
             say_json(&made);
             return Ok(());

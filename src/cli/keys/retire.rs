@@ -1,18 +1,24 @@
 //! `tokenmint keys retire`: takes a key away at once, whatever that breaks. For a key that others may have.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Failure, Made, Scheduled, make, parse_kid};
-use crate::cli::ask;
+use super::{Context, Failure, KeyPair, Made, parse_kid, wait_for_service};
+use crate::cli::ask::{KeysetStatus, RunningService, Status};
 use crate::cli::{say, say_json};
-use crate::config::{Config, KeyId, KeySource, Keyset};
-use crate::keys::Entry;
+use crate::clock::UnixTime;
+use crate::config::{Algorithm, KeyId, KeySource, Keyset, PUBLISH_LEAD, RETIRE_MARGIN};
 use crate::keys::rotation::{Successor, next_kid};
+use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Mark, Rules, SCHEDULE_FILE, Schedule, rules};
 
 /// Take a key out of signing and out of the JWKS at once: for a key that others may have
 ///
-/// Tokens that it signed fail from then on. In a rotation a key retires by itself when its time has come.
+/// Tokens that it signed fail from then on. In a rotation a key retires by itself when its time has come. Needs nothing of
+/// the configuration but where the key's folder is. Waits until the service that runs on this host has dropped the key, and
+/// ends with 1 where it hasn't.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys retire WebAppKey1 --now")]
 pub(in crate::cli) struct Retire {
@@ -22,6 +28,9 @@ pub(in crate::cli) struct Retire {
     /// At once, knowing that tokens that it signed fail
     #[arg(long)]
     now: bool,
+    /// The folder with the key, where the configuration can't be read
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
@@ -29,12 +38,36 @@ pub(in crate::cli) struct Retire {
 
 #[derive(Serialize)]
 struct Retired<'a> {
-    keyset: &'a str,
+    keyset: Option<&'a str>,
     kid: &'a KeyId,
-    signs_now: &'a KeyId,
+    signs_now: Option<&'a KeyId>,
     /// At most so many tokens may live that it signed, as the running service counts; `null` where it can't be asked.
     live_tokens: Option<u64>,
     files: Option<&'a Made>,
+    /// Whether the service that runs on this host has dropped it; `false` where none runs.
+    confirmed: bool,
+}
+
+/// Where the key is.
+struct Place {
+    /// Without one, the folder was named by hand.
+    keyset: Option<Keyset>,
+    directory: PathBuf,
+}
+
+impl Place {
+    fn rules(&self) -> Rules {
+        let by_hand = Rules {
+            publish_lead: PUBLISH_LEAD,
+            longest_life: Duration::from_hours(1),
+            retire_margin: RETIRE_MARGIN,
+        };
+        self.keyset.as_ref().map_or(by_hand, rules)
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.keyset.as_ref().map(|keyset| keyset.name.as_str())
+    }
 }
 
 impl Retire {
@@ -44,53 +77,127 @@ impl Retire {
                           break them, say --now";
             return Err(Failure::Usage(reason.to_owned()));
         }
-        let config = context.config()?;
-        let now = context.ambient.clock.now();
-        let mut scheduled = self.find(&config, context)?;
-        let keyset = scheduled.keyset.clone();
-        let live_tokens = ask::seen(&config).map(|seen| seen.live_tokens(&keyset.name, &self.kid));
+        let place = self.find(context)?;
+        let service = RunningService::at(context.ops_address()?);
+        let seen = service.seen();
+        let live_tokens = place.keyset.as_ref().zip(seen).map(|(keyset, seen)| seen.live_tokens(&keyset.name, &self.kid));
 
-        let successor = scheduled.rules().successor(&scheduled.schedule, &self.kid, now);
-        scheduled.file.retire(&self.kid);
-        let mut made = None;
-        let (signs_now, how) = match successor {
-            Successor::Same(kid) => (kid, "signs, as before"),
-            Successor::Former(kid) => (kid, "signs again; verifiers know it"),
-            Successor::Pending(kid) => {
-                scheduled.file.promote(&kid, now);
-                (kid, "signs from now on, before its time; verifiers that have fetched it know it")
-            }
-            Successor::New => {
-                // The leaked key goes first: making another takes a second.
-                scheduled.save()?;
-                let free = std::iter::successors(next_kid(&self.kid), next_kid)
-                    .find(|kid| !scheduled.schedule.names(kid));
-                let new = make(&scheduled.directory, free, keyset.algorithm, 2048, context)?;
-                let kid = new.kid.clone();
-                let sign_from = Some(now);
-                scheduled.file.append(&Entry {
-                    kid: kid.clone(),
-                    sign_from,
-                    added: sign_from,
-                    emergency: true,
-                });
-                made = Some(new);
-                (kid, "was made and signs from now on; chats are guests' until verifiers fetch it")
-            }
+        let (successor, schedule) = self.write(&place, context)?;
+        // The leaked key goes first: making another takes seconds.
+        let made = match &successor {
+            Ok(Successor::New) => Some(self.make_another(&place, &schedule, context)?),
+            _ => None,
         };
-        scheduled.save()?;
+        let signs_now = match &successor {
+            Ok(Successor::Same(kid) | Successor::Former(kid) | Successor::Pending(kid)) => Some(kid),
+            Ok(Successor::New) => made.as_ref().map(|made| &made.kid),
+            Ok(Successor::Nobody) | Err(_) => None,
+        };
+        let confirmed = self.confirm(&service, &place, signs_now)?;
         if self.json {
-            let (keyset, kid) = (keyset.name.as_str(), &self.kid);
-            say_json(&Retired { keyset, kid, signs_now: &signs_now, live_tokens, files: made.as_ref() });
-            return Ok(());
+            let (keyset, kid, files) = (place.name(), &self.kid, made.as_ref());
+            say_json(&Retired { keyset, kid, signs_now, live_tokens, files, confirmed });
+        } else {
+            self.report(&place, &service, &successor, signs_now, live_tokens, confirmed);
         }
+        match successor {
+            Ok(_) => Ok(()),
+            Err(problems) => Err(problems),
+        }
+    }
+
+    /// Writes the retirement. Where something else is wrong with `keyset.toml`, just that; the error says what.
+    fn write(
+        &self,
+        place: &Place,
+        context: &Context<'_>,
+    ) -> Result<(Result<Successor, Failure>, Schedule), Failure> {
+        let now = context.ambient.clock.now();
+        let rules = place.rules();
+        let directory = KeyDirectory::lock(&place.directory)?;
+        let mut file = directory.schedule(rules.publish_lead, now)?;
+        match file.schedule() {
+            Ok(schedule) => {
+                let (changes, successor) = rules.retire(&schedule, &self.kid, now);
+                let schedule = file.apply(&changes)?;
+                Ok((Ok(successor), schedule))
+            }
+            Err(problems) => {
+                file.mark_retired(&self.kid, now)?;
+                Ok((Err(Failure::of_files(problems)), Schedule::of_sole(self.kid.clone())))
+            }
+        }
+    }
+
+    fn make_another(&self, place: &Place, schedule: &Schedule, context: &Context<'_>) -> Result<Made, Failure> {
+        let algorithm = place.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
+        let pair = KeyPair::generate(2048, context)?;
+        let free = std::iter::successors(next_kid(&self.kid), next_kid).find(|kid| schedule.entry(kid).is_none());
+        let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
+        let now = context.ambient.clock.now();
+        let directory = KeyDirectory::lock(&place.directory)?;
+        let mut file = directory.schedule(place.rules().publish_lead, now)?;
+        let made = pair.write(&directory, &kid, algorithm, now)?;
+        let sign_from = Some(now);
+        let entry = Entry { kid, sign_from, added: sign_from, emergency: true, retired: None };
+        if let Err(error) = file.apply(&[Change::Add(entry)]) {
+            made.remove();
+            return Err(error.into());
+        }
+        Ok(made)
+    }
+
+    fn confirm(
+        &self,
+        service: &RunningService,
+        place: &Place,
+        signs_now: Option<&KeyId>,
+    ) -> Result<bool, Failure> {
+        let kid = self.kid.as_str();
+        let is_gone = |status: &Status| {
+            let uses = |keyset: &KeysetStatus| {
+                keyset.signing.as_deref() == Some(kid) || keyset.published.iter().any(|known| known == kid)
+            };
+            !status.keysets.values().any(uses)
+        };
+        let confirmed = wait_for_service(service, &format!("still uses `{kid}`"), is_gone)?;
+        let Some((successor, name)) = signs_now.zip(place.name()) else { return Ok(confirmed) };
+        let what = format!("has dropped `{kid}`, but `{successor}` doesn't sign in its place");
+        wait_for_service(service, &what, |status| {
+            let signing = status.keysets.get(name).and_then(|keyset| keyset.signing.as_deref());
+            signing == Some(successor.as_str())
+        })
+    }
+
+    fn report(
+        &self,
+        place: &Place,
+        service: &RunningService,
+        successor: &Result<Successor, Failure>,
+        signs_now: Option<&KeyId>,
+        live_tokens: Option<u64>,
+        confirmed: bool,
+    ) {
         let kid = &self.kid;
         say(&format!(
-            "{kid} is retired in {}: a service that reads this folder drops it within 5 seconds; bring the folder to \
-             every replica that has a copy of its own.",
-            scheduled.file.path().display()
+            "{kid} is retired in {}. {}; bring the folder to every replica that has a copy of its own.",
+            place.directory.join(SCHEDULE_FILE).display(),
+            if confirmed {
+                format!("The service at {} has dropped it", service.address())
+            } else {
+                format!("No service runs at {}; one that reads this folder drops it within 5 seconds", service.address())
+            }
         ));
-        say(&format!("{signs_now} {how}."));
+        let how = match successor {
+            Ok(Successor::Same(_)) => "signs, as before",
+            Ok(Successor::Former(_)) => "signs again; verifiers know it",
+            Ok(Successor::Pending(_)) => {
+                "signs from now on, before its time; verifiers that have fetched it know it"
+            }
+            Ok(Successor::New) => "was made and signs from now on; chats are anonymous until verifiers fetch it",
+            Ok(Successor::Nobody) | Err(_) => "No key signs: `tokenmint keys list` says why",
+        };
+        say(&signs_now.map_or_else(|| format!("{how}."), |kid| format!("{kid} {how}.")));
         say(&match live_tokens {
             Some(count) => format!(
                 "At most {count} live tokens that it signed fail from now on, as the service that runs here counts; every \
@@ -99,36 +206,76 @@ impl Retire {
             None => format!(
                 "How many live tokens that hits can't be said: the service that runs here could not be asked. It is all \
                  that {kid} signed in the last {}.",
-                humantime::format_duration(keyset.longest_life)
+                humantime::format_duration(place.rules().longest_life)
             ),
         });
         say(&format!(
             "In Salesforce, where {kid} was uploaded, deactivate it: Setup > Enhanced Chat User Verification > Keys; for \
              OAuth replace the app's certificate: Setup > External Client App Manager."
         ));
-        Ok(())
     }
 
-    /// The keyset that has the key in its directory.
-    fn find(&self, config: &Config, context: &Context<'_>) -> Result<Scheduled, Failure> {
-        let now = context.ambient.clock.now();
-        let directories = config.keysets.values().filter_map(|keyset: &Keyset| match &keyset.keys {
+    /// The directory that has the key.
+    fn find(&self, context: &Context<'_>) -> Result<Place, Failure> {
+        let kid = &self.kid;
+        if let Some(directory) = &self.directory {
+            return match self.look_in(directory)? {
+                Listed::Yes => Ok(Place { keyset: None, directory: directory.clone() }),
+                Listed::Retired(at) => Err(self.retired_already(at)),
+                Listed::No => Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display()))),
+            };
+        }
+        let keysets = context.keysets().map_err(|failure| match failure {
+            Failure::Configuration { problems, .. } => {
+                let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                let hint = "name the key's folder: --directory DIR";
+                Failure::Failed(format!(
+                    "nothing was changed, as the configuration can't be read ({problems}); {hint}"
+                ))
+            }
+            other => other,
+        })?;
+        let directories = keysets.values().filter_map(|keyset| match &keyset.keys {
             KeySource::Directory(directory) => Some((keyset, directory)),
             KeySource::File { .. } | KeySource::Text { .. } => None,
         });
+        // One directory that can't be read hides no other.
+        let mut unread = String::new();
         for (keyset, directory) in directories {
-            let scheduled = Scheduled::open(keyset, directory, now)?;
-            if scheduled.schedule.retired.contains(&self.kid) {
-                return Err(Failure::Failed(format!("`{}` is retired already", self.kid)));
-            }
-            if scheduled.schedule.names(&self.kid) {
-                return Ok(scheduled);
+            match self.look_in(directory) {
+                Ok(Listed::Yes) => {
+                    return Ok(Place { keyset: Some(keyset.clone()), directory: directory.clone() });
+                }
+                Ok(Listed::Retired(at)) => return Err(self.retired_already(at)),
+                Ok(Listed::No) => {}
+                Err(error) => unread.push_str(&format!("; {error}")),
             }
         }
         Err(Failure::Failed(format!(
-            "no keyset with a directory has a key `{}`; `tokenmint keys list` shows them all. A key that is given as text \
-             or file is retired by giving another, and a restart",
-            self.kid
+            "no keyset with a directory has a key `{kid}`; `tokenmint keys list` shows them all. A key that is given as \
+             text or file is retired by giving another, and a restart{unread}"
         )))
     }
+
+    fn retired_already(&self, at: UnixTime) -> Failure {
+        Failure::Failed(format!("`{}` is retired already, since {at}", self.kid))
+    }
+
+    /// Whether `directory` lists the key, whatever else is wrong there.
+    fn look_in(&self, directory: &Path) -> Result<Listed, DirectoryError> {
+        let locked = KeyDirectory::lock(directory)?;
+        let marks = locked.marks()?;
+        Ok(match marks.iter().find(|mark| mark.kid == self.kid) {
+            Some(Mark { retired: Some(at), .. }) => Listed::Retired(*at),
+            Some(_) => Listed::Yes,
+            None => Listed::No,
+        })
+    }
+}
+
+/// What a directory says of a key.
+enum Listed {
+    Yes,
+    Retired(UnixTime),
+    No,
 }

@@ -1,23 +1,25 @@
 //! `tokenmint keys rotate`: the next key of a keyset, published now and signing later.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Context, Failure, Made, Scheduled, choose, make, parse_kid};
+use super::{Context, Failure, KeyPair, Made, choose, parse_kid, wait_for_service};
+use crate::cli::ask::RunningService;
 use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
-use crate::config::KeyId;
+use crate::config::{KeyId, Keyset};
 use crate::doctor::dated;
 use crate::keys::rotation::next_kid;
-use crate::keys::{Entry, Life, Schedule};
+use crate::keys::{Change, Entry, KeyDirectory, Life, Rules, Schedule, rules};
 
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
-/// Writes the key, its certificate and JWK, and its entry in keyset.toml; a running service takes them over by itself.
+/// Writes the key, its certificate and JWK, and its entry in keyset.toml; a running service takes them over by itself, and
+/// the command waits until it has. Ends with 1 where it refuses them.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys rotate --plan")]
 pub(in crate::cli) struct Rotate {
@@ -71,76 +73,132 @@ struct Rotation<'a> {
 
 impl Rotate {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let config = context.config()?;
-        let now = context.ambient.clock.now();
-        let (keyset, directory) = choose(config.keysets.values(), self.keyset.as_deref())?;
-        let mut scheduled = Scheduled::open(keyset, directory, now)?;
-        let counted =
-            || scheduled.schedule.entries.last().and_then(|last| free_kid(&last.kid, &scheduled.schedule));
-        let kid = self.kid.clone().or_else(counted);
-
-        // A thumbprint is known once there is a key, and taken by none before it.
-        let stand_in = || KeyId::parse("NEW").expect("three letters are an id");
-        let named = kid.clone().unwrap_or_else(stand_in);
-        let entry = scheduled.rules().next(&scheduled.schedule, named, self.sign_from, self.emergency, now);
-        let mut entry =
-            entry.map_err(|reason| Failure::Usage(format!("keysets.{}: {reason}", keyset.name)))?;
-
-        let made = if self.plan {
-            None
-        } else {
-            // A second key beside a first that nobody says the turn of would be refused: its turn is written first.
-            scheduled.save()?;
-            let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
-            let made = make(directory, kid.clone(), keyset.algorithm, bits, context)?;
-            entry.kid = made.kid.clone();
-            if self.sign_from.is_none() {
-                // It is published from now on, and not from before it was made.
-                entry = entry.delayed_to(context.ambient.clock.now());
-            }
-            Some(made)
-        };
-        scheduled.file.append(&entry);
-        if !self.plan {
-            scheduled.save()?;
+        let keysets = context.keysets()?;
+        let (keyset, directory) = choose(keysets.values(), self.keyset.as_deref())?;
+        let rules = rules(keyset);
+        if self.plan {
+            let now = context.ambient.clock.now();
+            let directory = KeyDirectory::lock(directory)?;
+            let schedule = directory.schedule(rules.publish_lead, now)?;
+            let before = schedule.schedule().map_err(Failure::of_files)?;
+            let kid = self.kid_after(&before);
+            // A thumbprint is known once there is a key, and taken by none before it.
+            let stand_in = || KeyId::parse("NEW").expect("three letters are an id");
+            let entry = self.entry(&rules, &before, kid.clone().unwrap_or_else(stand_in), now, keyset)?;
+            let after = before.after(&Change::Add(entry.clone()));
+            let steps = steps(&rules, &after, &entry, now);
+            self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
+            return Ok(());
         }
-        let steps = steps(&scheduled, &entry, now)?;
+        // Refused before seconds are spent on a key, and decided again once the directory is locked.
+        {
+            let now = context.ambient.clock.now();
+            let directory = KeyDirectory::lock(directory)?;
+            let before = directory.schedule(rules.publish_lead, now)?.schedule().map_err(Failure::of_files)?;
+            let named = self.kid_after(&before).unwrap_or(KeyId::parse("NEW").map_err(Failure::failed)?);
+            self.entry(&rules, &before, named, now, keyset)?;
+        }
+        let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
+        let pair = KeyPair::generate(bits, context)?;
+
+        let now = context.ambient.clock.now();
+        let locked = KeyDirectory::lock(directory)?;
+        let mut schedule = locked.schedule(rules.publish_lead, now)?;
+        let before = schedule.schedule().map_err(Failure::of_files)?;
+        let kid = self.kid_after(&before).map_or_else(|| pair.thumbprint(), Ok)?;
+        let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
+        // A second key beside a first that nothing says the turn of would be refused: its turn is written first.
+        schedule.write_down()?;
+        let made = pair.write(&locked, &kid, keyset.algorithm, now)?;
+        let after = match schedule.apply(&[Change::Add(entry.clone())]) {
+            Ok(after) => after,
+            Err(error) => {
+                made.remove();
+                return Err(error.into());
+            }
+        };
+        let path = schedule.path().to_path_buf();
+        drop(locked);
+        let steps = steps(&rules, &after, &entry, now);
+        self.report(keyset, &path, Some(&kid), &entry, &steps, Some(&made), now);
+
+        let service = RunningService::at(context.ops_address()?);
+        let signs_now = entry.sign_from.is_some_and(|from| from <= now);
+        let taken = wait_for_service(&service, &format!("doesn't publish `{kid}`"), |status| {
+            status.keysets.get(keyset.name.as_str()).is_some_and(|keyset| {
+                keyset.published.iter().any(|known| known == kid.as_str())
+                    && (!signs_now || keyset.signing.as_deref() == Some(kid.as_str()))
+            })
+        })?;
+        if !self.json {
+            say(&if taken {
+                format!("The service at {} publishes {kid}.", service.address())
+            } else {
+                format!("No service runs at {}: nothing has taken this over yet.", service.address())
+            });
+        }
+        Ok(())
+    }
+
+    /// The id that the next key gets; `None` where it is the key's thumbprint.
+    fn kid_after(&self, schedule: &Schedule) -> Option<KeyId> {
+        self.kid.clone().or_else(|| free_kid(&schedule.entries.last()?.kid, schedule))
+    }
+
+    fn entry(
+        &self,
+        rules: &Rules,
+        schedule: &Schedule,
+        kid: KeyId,
+        now: UnixTime,
+        keyset: &Keyset,
+    ) -> Result<Entry, Failure> {
+        let entry = rules.next(schedule, kid, self.sign_from, self.emergency, now);
+        entry.map_err(|reason| Failure::Usage(format!("keysets.{}: {reason}", keyset.name)))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that a rotation is, printed in two forms")]
+    fn report(
+        &self,
+        keyset: &Keyset,
+        schedule: &Path,
+        kid: Option<&KeyId>,
+        entry: &Entry,
+        steps: &[Step],
+        files: Option<&Made>,
+        now: UnixTime,
+    ) {
         if self.json {
             say_json(&Rotation {
                 keyset: keyset.name.as_str(),
-                kid: made.as_ref().map(|made| &made.kid).or(kid.as_ref()),
+                kid,
                 sign_from: entry.sign_from,
                 emergency: entry.emergency,
-                steps: &steps,
-                files: made.as_ref(),
-                schedule: scheduled.file.path().to_path_buf(),
+                steps,
+                files,
+                schedule: schedule.to_path_buf(),
             });
-            return Ok(());
+            return;
         }
-        if let Some(made) = &made {
+        if let Some(made) = files {
             made.announce();
         }
-        let written = if self.plan { "would be written" } else { "says so" };
-        for Step { at, effect } in &steps {
+        for Step { at, effect } in steps {
             say(&format!("{}  {effect}", dated(*at, now)));
         }
-        say(&format!(
-            "{} {written}; a running service takes it over by itself.",
-            scheduled.file.path().display()
-        ));
-        Ok(())
+        let written = if self.plan { "would be written" } else { "says so" };
+        say(&format!("{} {written}; a running service takes it over by itself.", schedule.display()));
     }
 }
 
 /// The next id that nobody has.
 fn free_kid(last: &KeyId, schedule: &Schedule) -> Option<KeyId> {
-    std::iter::successors(next_kid(last), next_kid).find(|kid| !schedule.names(kid))
+    std::iter::successors(next_kid(last), next_kid).find(|kid| schedule.entry(kid).is_none())
 }
 
 /// What the rotation does, in order of time.
-fn steps(scheduled: &Scheduled, entry: &Entry, now: UnixTime) -> Result<Vec<Step>, Failure> {
-    let schedule = scheduled.file.schedule(scheduled.keyset.publish_lead).map_err(Failure::of_files)?;
-    let lives = scheduled.rules().lives(&schedule);
+fn steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTime) -> Vec<Step> {
+    let lives = rules.lives(&schedule.entries, now);
     let keys: Vec<(&KeyId, Life)> = schedule.entries.iter().map(|entry| &entry.kid).zip(lives).collect();
     let kid = &entry.kid;
     let mut steps = vec![Step {
@@ -151,7 +209,7 @@ fn steps(scheduled: &Scheduled, entry: &Entry, now: UnixTime) -> Result<Vec<Step
         ),
     }];
     let signs_from = entry.sign_from.unwrap_or(now);
-    let before = keys.iter().find(|(_, life)| life.signs_until == Some(signs_from));
+    let before = keys.iter().find(|(_, life)| life.turns.last().is_some_and(|turn| turn.until == Some(signs_from)));
     let before_kid = before.map(|(kid, _)| kid.as_str()).unwrap_or_default();
     let mut effect = match before {
         Some(_) => format!("{kid} signs in place of {before_kid}, which stays published"),
@@ -169,5 +227,5 @@ fn steps(scheduled: &Scheduled, entry: &Entry, now: UnixTime) -> Result<Vec<Step
             effect: format!("{before_kid} is gone; then remove its files and its entry"),
         });
     }
-    Ok(steps)
+    steps
 }

@@ -1,6 +1,6 @@
 //! `[server]`: where to listen, TLS, limits, signing.
 
-use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::super::section::{Section, byte_count, count, duration, text};
@@ -8,10 +8,9 @@ use super::super::{AuditLog, Batch, HttpsUrl, Limits, Listen, Pace, Public, Serv
 use super::{MINUTE, Wrong, small_count, within};
 
 pub(super) fn server(section: Option<&Section<'_>>) -> Option<Server> {
-    let default_listen = Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let Some(section) = section else {
         return Some(Server {
-            listen: default_listen,
+            listen: Listen::default(),
             tls: None,
             public: None,
             ops: None,
@@ -22,7 +21,7 @@ pub(super) fn server(section: Option<&Section<'_>>) -> Option<Server> {
             state_directory: None,
         });
     };
-    let listen = listen(section).or_else(|| (!section.has("listen")).then_some(default_listen));
+    let listen = listen(section).or_else(|| (!section.has("listen")).then(Listen::default));
     let tls = section.section("tls").map(|tls| self::tls(&tls).ok_or(Wrong)).transpose();
     let public = section.section("public").map(|public| -> Result<Public, Wrong> {
         let listen = required_listen(&public);
@@ -89,20 +88,22 @@ fn required_listen(section: &Section<'_>) -> Option<Listen> {
 
 fn listen(section: &Section<'_>) -> Option<Listen> {
     let written = section.optional("listen", text)?;
+    let listen = parse_listen(&written, &section.findings().base);
+    listen.map_err(|message| section.problem("listen", message)).ok()
+}
+
+/// `127.0.0.1:8080`, `localhost:8080`, `unix:/path`; a relative path starts at `base`.
+pub(in super::super) fn parse_listen(written: &str, base: &Path) -> Result<Listen, String> {
     if let Some(path) = written.strip_prefix("unix:") {
-        if path.is_empty() {
-            section.problem("listen", "names no socket: write unix:/run/tokenmint.sock");
-            return None;
-        }
-        return Some(Listen::Unix(section.findings().base.join(path)));
+        return match path {
+            "" => Err("names no socket: write unix:/run/tokenmint.sock".to_owned()),
+            path => Ok(Listen::Unix(base.join(path))),
+        };
     }
     let numeric = written.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    let address = numeric.as_deref().unwrap_or(&written).parse().ok();
-    if address.is_none() {
-        let form = r#"must be an address and a port, as "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#;
-        section.problem("listen", form);
-    }
-    address.map(Listen::Tcp)
+    numeric.as_deref().unwrap_or(written).parse().map(Listen::Tcp).map_err(|_| {
+        r#"must be an address and a port, as "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#.to_owned()
+    })
 }
 
 fn tls(section: &Section<'_>) -> Option<Tls> {

@@ -1,0 +1,105 @@
+//! Where a running service answers operators, read from these few settings alone: a mistake anywhere else in the
+//! configuration must not keep a health check or a retirement from the service that still runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::parse::parse_listen;
+use super::source::{self, Environment, Node, Problem, Value};
+use super::{DEFAULT_FILE, Listen};
+
+/// The address of the ops listener, or of the only one.
+pub struct OpsAddress {
+    pub listen: Listen,
+    pub tls: Option<OpsTls>,
+}
+
+/// TLS of that listener.
+pub struct OpsTls {
+    pub certificate_file: PathBuf,
+    /// Whether it asks for a client certificate.
+    pub is_mutual: bool,
+}
+
+impl OpsAddress {
+    /// Reads `file`, or the default one, and lays `environment` over it.
+    ///
+    /// # Errors
+    /// The file can't be read, or the address is written in a way that can't be understood.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
+        let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+        let name = path.display().to_string();
+        let text = match fs::read(path) {
+            Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
+            // The default file may be missing: everything may come from the environment, or from defaults.
+            Err(_) if file.is_none() => Zeroizing::default(),
+            Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
+        };
+        let mut root = source::read_broken_toml(&name, &text);
+        // What can't be laid over it is no setting of ours.
+        source::overlay(&mut root, environment, &mut Vec::new());
+        let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let server = child(&root, "server");
+        let ops = server.and_then(|server| child(child(server, "ops")?, "listen"));
+        let node = ops.or_else(|| child(server?, "listen"));
+        let listen = match node {
+            None => Listen::default(),
+            Some(node) => {
+                let field = if ops.is_some() { "server.ops.listen" } else { "server.listen" };
+                let written = text_of(node).ok_or("must be a string");
+                let listen = written.map_err(str::to_owned).and_then(|written| parse_listen(written, &base));
+                listen.map_err(|message| Problem::new(field, &node.origin, message))?
+            }
+        };
+        let tls = server.filter(|_| ops.is_none()).and_then(|server| child(server, "tls"));
+        let file = |tls: &Node, name: &str| Some(base.join(text_of(child(tls, name)?)?));
+        let tls = tls.and_then(|tls| {
+            Some(OpsTls {
+                certificate_file: file(tls, "certificate_file")?,
+                is_mutual: child(tls, "client_ca_file").is_some(),
+            })
+        });
+        Ok(Self { listen, tls })
+    }
+}
+
+fn child<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+    match &node.value {
+        Value::Table(table) => table.get(name),
+        _ => None,
+    }
+}
+
+fn text_of(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Text(text) | Value::Untyped(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str, environment: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokenmint.toml");
+        fs::write(&path, text).expect("written");
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let loaded = OpsAddress::load(Some(&path), &environment).map_err(|problem| problem.to_string());
+        loaded.expect("an address").listen.to_string()
+    }
+
+    #[test]
+    fn the_address_is_found_whatever_else_is_wrong() {
+        let ops = "[server]\nlisten = \"127.0.0.1:1\"\nnobody = \"knows\"\n[server.ops]\nlisten = \"127.0.0.1:2\"\n";
+        assert_eq!(address(ops, &[]), "127.0.0.1:2");
+        assert_eq!(address(&format!("{ops}[keysets.web\n= \n"), &[]), "127.0.0.1:2", "not even TOML behind it");
+        assert_eq!(address("[identity.web]\nttl = 7\n", &[]), "127.0.0.1:8080", "the default");
+        assert_eq!(address(ops, &[("TOKENMINT_SERVER__OPS__LISTEN", "127.0.0.1:3")]), "127.0.0.1:3");
+        assert!(address("[server]\nlisten = \"unix:run.sock\"\n", &[]).ends_with("/run.sock"));
+    }
+}

@@ -1,0 +1,270 @@
+//! What each key of a keyset is at a moment: the one function from a schedule and the clock to who signs and what is
+//! published. The service, `keys list`, `keys rotate --plan`, `keys retire` and `check` all ask it.
+//!
+//! The key that signs is the one with the latest `sign_from` that has passed. Where it was retired, the key that signed
+//! before it takes over, if verifiers still know that key at the moment of the retirement; otherwise none signs until the
+//! next `sign_from`. Everything follows from the files and the clock, so that all replicas agree.
+
+use std::time::Duration;
+
+use super::schedule::Entry;
+use crate::clock::UnixTime;
+
+/// What becomes of a key as time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Published, so that verifiers know it before it signs.
+    Pending,
+    Signing,
+    /// Published while tokens that it signed may live.
+    Retiring,
+    /// Neither.
+    Gone,
+}
+
+/// A time in which a key signs; open at an end that is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub from: Option<UnixTime>,
+    pub until: Option<UnixTime>,
+}
+
+impl Turn {
+    fn has_begun(&self, now: UnixTime) -> bool {
+        self.from.is_none_or(|from| from <= now)
+    }
+
+    fn has_ended(&self, now: UnixTime) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// The life of one key within its keyset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// What the schedule says.
+    pub sign_from: Option<UnixTime>,
+    pub retired: Option<UnixTime>,
+    /// When it signs, in order. A second turn comes where the key after it was retired.
+    pub turns: Vec<Turn>,
+    /// The margin included; `None` while no end is known.
+    pub published_until: Option<UnixTime>,
+}
+
+impl Life {
+    pub fn state(&self, now: UnixTime) -> State {
+        if self.retired.is_some() || self.published_until.is_some_and(|until| until <= now) {
+            State::Gone
+        } else if self.turns.iter().any(|turn| turn.has_begun(now) && !turn.has_ended(now)) {
+            State::Signing
+        } else if self.has_signed(now) {
+            State::Retiring
+        } else {
+            State::Pending
+        }
+    }
+
+    /// Whether its first turn has begun.
+    pub fn has_signed(&self, now: UnixTime) -> bool {
+        self.turns.first().is_some_and(|turn| turn.has_begun(now))
+    }
+
+    /// When it first signs.
+    pub fn signs_from(&self) -> Option<UnixTime> {
+        self.turns.first().map_or(self.sign_from, |turn| turn.from)
+    }
+
+    /// When the turn that runs at `now`, or the next one, ends.
+    pub fn signs_until(&self, now: UnixTime) -> Option<UnixTime> {
+        self.turns.iter().find(|turn| !turn.has_ended(now)).or_else(|| self.turns.last())?.until
+    }
+
+    /// The first moment from `now` on at which it signs.
+    pub fn next_signature(&self, now: UnixTime) -> Option<UnixTime> {
+        let turn = self.turns.iter().find(|turn| !turn.has_ended(now))?;
+        Some(turn.from.map_or(now, |from| from.max(now)))
+    }
+
+    /// When its state changes next.
+    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
+        let turns = self.turns.iter().flat_map(|turn| [turn.from, turn.until]);
+        turns.chain([self.published_until]).flatten().filter(|change| *change > now).min()
+    }
+}
+
+/// How long verifiers need a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A key is published for at least this long before it signs.
+    pub publish_lead: Duration,
+    /// The longest life of a token that the keys may have signed.
+    pub longest_life: Duration,
+    /// A key stays published for this long beyond the last token that it may have signed.
+    pub retire_margin: Duration,
+}
+
+impl Rules {
+    /// When a key whose turn ended at `until` leaves the JWKS.
+    fn gone_at(&self, until: UnixTime) -> UnixTime {
+        until.plus(self.longest_life).plus(self.retire_margin)
+    }
+
+    /// The lives of `entries`, which are in order of `sign_from`, at `now`.
+    pub fn lives(&self, entries: &[Entry], now: UnixTime) -> Vec<Life> {
+        // A retirement whose date lies ahead, by a clock that differs, has happened all the same.
+        let retired = |entry: &Entry| entry.retired.map(|at| at.min(now));
+        let mut events: Vec<(Option<UnixTime>, Event)> = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let never_signs = match (entry.sign_from, retired(entry)) {
+                (Some(from), Some(retired)) => retired <= from,
+                (None, retired) => retired.is_some(),
+                (Some(_), None) => false,
+            };
+            if !never_signs {
+                events.push((entry.sign_from, Event::Start(index)));
+                events.extend(retired(entry).map(|at| (Some(at), Event::Retirement(index))));
+            }
+        }
+        // Of one moment, a start comes before a retirement: who starts then takes over.
+        events.sort_by_key(|(at, event)| (*at, matches!(event, Event::Retirement(_))));
+
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); entries.len()];
+        let mut current: Option<usize> = None;
+        for (at, event) in events {
+            let next = match event {
+                Event::Start(index) => Some(index),
+                Event::Retirement(index) if current == Some(index) => {
+                    at.and_then(|at| self.successor(entries, &turns, index, at))
+                }
+                Event::Retirement(_) => continue,
+            };
+            if let Some(turn) = current.and_then(|index| turns[index].last_mut()) {
+                turn.until = at;
+            }
+            if let Some(index) = next {
+                turns[index].push(Turn { from: at, until: None });
+            }
+            current = next;
+        }
+        let lives = entries.iter().zip(turns).map(|(entry, mut turns)| {
+            turns.retain(|turn| turn.until.is_none() || turn.from < turn.until);
+            let published_until = turns.last().and_then(|turn| turn.until).map(|until| self.gone_at(until));
+            let retired = retired(entry);
+            Life {
+                sign_from: entry.sign_from,
+                retired,
+                turns,
+                published_until: [published_until, retired].into_iter().flatten().min(),
+            }
+        });
+        lives.collect()
+    }
+
+    /// Who signs once the key `gone` was retired at `at`: the last of those that signed before and that verifiers know.
+    fn successor(
+        &self,
+        entries: &[Entry],
+        turns: &[Vec<Turn>],
+        gone: usize,
+        at: UnixTime,
+    ) -> Option<usize> {
+        let ended = |index: usize| turns[index].last().and_then(|turn| turn.until);
+        (0..entries.len())
+            .filter(|index| *index != gone && entries[*index].retired.is_none_or(|retired| retired > at))
+            .filter(|index| ended(*index).is_some_and(|until| at < self.gone_at(until)))
+            .max_by_key(|index| ended(*index))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Event {
+    Start(usize),
+    Retirement(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KeyId;
+
+    const RULES: Rules = Rules {
+        publish_lead: Duration::from_hours(24),
+        longest_life: Duration::from_mins(1),
+        retire_margin: Duration::from_hours(1),
+    };
+    const MONTH: i64 = 30 * 86_400;
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_seconds(seconds)
+    }
+
+    fn entries(listed: &[(&str, i64, Option<i64>)]) -> Vec<Entry> {
+        let entry = |(kid, from, retired): &(&str, i64, Option<i64>)| Entry {
+            sign_from: Some(at(*from)),
+            retired: retired.map(at),
+            ..Entry::sole(KeyId::parse(kid).expect("an id"))
+        };
+        listed.iter().map(entry).collect()
+    }
+
+    /// The states of `listed` at `now`, in a word.
+    fn states(listed: &[(&str, i64, Option<i64>)], now: i64) -> String {
+        let lives = RULES.lives(&entries(listed), at(now));
+        let letter = |life: &Life| match life.state(at(now)) {
+            State::Pending => 'p',
+            State::Signing => 'S',
+            State::Retiring => 'r',
+            State::Gone => '-',
+        };
+        lives.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn a_key_is_pending_then_signs_then_retires_then_is_gone() {
+        let two = [("a", 10, None), ("b", 1_000_000, None)];
+        // One second earlier and a verifier could meet a live token whose key is gone.
+        let last = 1_000_000 + 60 + 3600;
+        for (now, expected) in
+            [(9, "pp"), (10, "Sp"), (999_999, "Sp"), (1_000_000, "rS"), (last - 1, "rS"), (last, "-S")]
+        {
+            assert_eq!(states(&two, now), expected, "at {now}");
+        }
+        assert_eq!(RULES.lives(&entries(&two), at(0))[0].next_change(at(10)), Some(at(1_000_000)));
+    }
+
+    /// Three entries: `a` signed for a month, `b` for another, `c` waits. Each row retires some.
+    #[test]
+    fn a_retirement_changes_nothing_that_was_before_it() {
+        let now = 2 * MONTH;
+        let (soon, recent) = (2 * MONTH + 86_400, 2 * MONTH - 60);
+        for (listed, expected) in [
+            // `a` left the JWKS a month ago: it doesn't come back.
+            ([("a", 0, None), ("b", MONTH, Some(now)), ("c", soon, None)], "--p"),
+            // `a` retires still, so verifiers know it.
+            ([("a", 0, None), ("b", recent, Some(now)), ("c", soon, None)], "S-p"),
+            // Retired a while ago, at a moment at which `a` was gone.
+            ([("a", 0, None), ("b", MONTH, Some(now - 86_400)), ("c", soon, None)], "--p"),
+            // Retired while it waited: nothing changes for the others.
+            ([("a", 0, None), ("b", MONTH, None), ("c", soon, Some(now))], "-S-"),
+            // Retired after its turn.
+            ([("a", 0, Some(now)), ("b", recent, None), ("c", soon, None)], "-Sp"),
+            // Both of those that verifiers know.
+            ([("a", 0, Some(now)), ("b", recent, Some(now)), ("c", soon, None)], "--p"),
+            // By a clock that is ahead.
+            ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", soon, None)], "S-p"),
+            // `c` was let forward in the same second.
+            ([("a", 0, None), ("b", MONTH, Some(now)), ("c", now, None)], "--S"),
+        ] {
+            assert_eq!(states(&listed, now), expected, "{listed:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_took_over_again_stays_published_for_its_last_tokens() {
+        let listed = [("a", 0, None), ("b", 1_000, Some(2_000)), ("c", 10_000, None)];
+        let life = &RULES.lives(&entries(&listed), at(20_000))[0];
+        assert_eq!(life.turns.len(), 2);
+        assert_eq!(life.published_until, Some(at(10_000 + 60 + 3600)));
+    }
+}

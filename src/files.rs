@@ -80,8 +80,7 @@ impl Opened {
     /// Says what to change.
     pub fn only_ours_reads(&self) -> Result<(), Unreadable> {
         let mode = Mode::from_raw_mode(self.stat.st_mode);
-        let shared_by_root =
-            self.stat.st_uid == 0 && !mode.intersects(Mode::WGRP | Mode::XGRP | Mode::RWXO);
+        let shared_by_root = self.stat.st_uid == 0 && !mode.intersects(Mode::WGRP | Mode::XGRP | Mode::RWXO);
         if mode.intersects(Mode::RWXG | Mode::RWXO) && !(shared_by_root && is_our_group(self.stat.st_gid)) {
             return Err(Unreadable::OpenToOthers(format!(
                 "is open to others (mode {:04o}); it must be readable by its owner only: chmod 600",

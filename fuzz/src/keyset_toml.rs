@@ -43,7 +43,8 @@ pub fn feed(text: &str) {
             let lives = rules.lives(&schedule.entries, now);
             let signing = lives.iter().filter(|life| life.state(now) == State::Signing).count();
             assert!(signing <= 1, "at {now}");
-            let latest = schedule.entries.iter().rposition(|entry| entry.sign_from.is_some_and(|from| from <= now));
+            let latest =
+                schedule.entries.iter().rposition(|entry| entry.sign_from.is_some_and(|from| from <= now));
             if let Some(latest) = latest.filter(|latest| schedule.entries[*latest].retired.is_none()) {
                 assert_eq!(lives[latest].state(now), State::Signing, "the latest start at {now}");
             }

@@ -59,7 +59,7 @@ impl Check {
             counted(config.callers.len(), "caller"),
         ));
         let Some(running) = running else {
-            say(NOT_JUDGED);
+            complain(NOT_JUDGED);
             return Ok(());
         };
         if running.in_force {
@@ -69,7 +69,9 @@ impl Check {
         for problem in &running.problems {
             complain(&format!("{}: {}", problem.field, problem.message));
         }
-        Err(Failure::Failed("the service that runs refuses these files, and goes on with those before".to_owned()))
+        Err(Failure::Failed(
+            "the service that runs refuses these files, and goes on with those before".to_owned(),
+        ))
     }
 }
 
@@ -85,7 +87,9 @@ fn ask(context: &Context<'_>) -> Result<ReloadStatus, Failure> {
             service.address(),
             NEXT_LOOK.as_secs()
         ))),
-        Err(Silence::NobodyThere) => Err(Failure::Failed(format!("no service runs at {}", service.address()))),
+        Err(Silence::NobodyThere) => {
+            Err(Failure::Failed(format!("no service runs at {}", service.address())))
+        }
         Err(Silence::Failed(reason)) => {
             Err(Failure::Failed(format!("the service at {} can't be asked: {reason}", service.address())))
         }

@@ -97,7 +97,11 @@ mod tests {
     fn the_address_is_found_whatever_else_is_wrong() {
         let ops = "[server]\nlisten = \"127.0.0.1:1\"\nnobody = \"knows\"\n[server.ops]\nlisten = \"127.0.0.1:2\"\n";
         assert_eq!(address(ops, &[]), "127.0.0.1:2");
-        assert_eq!(address(&format!("{ops}[keysets.web\n= \n"), &[]), "127.0.0.1:2", "not even TOML behind it");
+        assert_eq!(
+            address(&format!("{ops}[keysets.web\n= \n"), &[]),
+            "127.0.0.1:2",
+            "not even TOML behind it"
+        );
         assert_eq!(address("[identity.web]\nttl = 7\n", &[]), "127.0.0.1:8080", "the default");
         assert_eq!(address(ops, &[("TOKENMINT_SERVER__OPS__LISTEN", "127.0.0.1:3")]), "127.0.0.1:3");
         assert!(address("[server]\nlisten = \"unix:run.sock\"\n", &[]).ends_with("/run.sock"));

@@ -85,7 +85,11 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// It can't be read, or nothing says which of several keys signs.
-    pub fn schedule(&self, publish_lead: Duration, now: UnixTime) -> Result<ScheduleFile<'_>, DirectoryError> {
+    pub fn schedule(
+        &self,
+        publish_lead: Duration,
+        now: UnixTime,
+    ) -> Result<ScheduleFile<'_>, DirectoryError> {
         let path = self.path.join(FILE);
         let read = read(&path)?;
         let name = path.display().to_string();
@@ -151,7 +155,9 @@ impl KeyDirectory {
 
     /// A rename is on the disk once its directory is.
     fn sync(&self, path: &Path) -> Result<(), DirectoryError> {
-        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(|error| self.failed(path, &error))
+        File::open(&self.path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| self.failed(path, &error))
     }
 
     #[expect(clippy::unused_self, reason = "reads as a sentence where it is used")]
@@ -208,7 +214,8 @@ impl ScheduleFile<'_> {
     pub fn mark_retired(&mut self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
         let changes = [Change::Retire { kid: kid.clone(), at }];
         let document = self.changed(&changes);
-        let is_retired = marks(&document.text()).iter().any(|mark| mark.kid == *kid && mark.retired == Some(at));
+        let is_retired =
+            marks(&document.text()).iter().any(|mark| mark.kid == *kid && mark.retired == Some(at));
         if !is_retired {
             return Err(self.not_edited(&changes));
         }
@@ -270,7 +277,9 @@ fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
     const TRIES: u32 = 100;
     for _ in 0..TRIES {
         match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => std::thread::sleep(Duration::from_millis(100)),
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
+                std::thread::sleep(Duration::from_millis(100))
+            }
             Ok(()) | Err(_) => return Ok(()),
         }
     }

@@ -67,7 +67,8 @@ impl ScheduleDocument {
         if let Some(keys) = keys.as_array_of_tables_mut() {
             keys.push(fields.into_iter().collect());
         } else if let Some(keys) = keys.as_array_mut() {
-            let fields = fields.into_iter().filter_map(|(name, field)| Some((name, field.into_value().ok()?)));
+            let fields =
+                fields.into_iter().filter_map(|(name, field)| Some((name, field.into_value().ok()?)));
             keys.push(fields.collect::<InlineTable>());
         }
     }
@@ -75,8 +76,7 @@ impl ScheduleDocument {
     /// Changes the entry of `kid`, whether it is written as `[[key]]` or inline.
     fn each(&mut self, kid: &KeyId, change: impl Fn(&mut dyn TableLike)) {
         let Some(keys) = self.document.get_mut("key") else { return };
-        let is_theirs =
-            |key: &dyn TableLike| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
+        let is_theirs = |key: &dyn TableLike| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
         let edit = |key: &mut dyn TableLike| {
             if is_theirs(key) {
                 change(key);
@@ -109,7 +109,12 @@ mod tests {
         let changes = [
             Change::Retire { kid: kid("a"), at },
             Change::Promote { kid: kid("b"), at },
-            Change::Add(Entry { sign_from: Some(at), added: Some(at), emergency: true, ..Entry::sole(kid("c")) }),
+            Change::Add(Entry {
+                sign_from: Some(at),
+                added: Some(at),
+                emergency: true,
+                ..Entry::sole(kid("c"))
+            }),
         ];
         for written in [
             "# ours\n[[key]]\nkid = \"a\" # first\nsign_from = 2026-01-01T00:00:00Z\n[[key]]\nkid = \"b\"\nsign_from = 2027-01-01T00:00:00Z\n",
@@ -120,7 +125,12 @@ mod tests {
                 let mut document = ScheduleDocument::parse("keyset.toml", written).expect("TOML");
                 let before = document.schedule(LEAD).expect("valid");
                 document.apply(change);
-                assert_eq!(document.schedule(LEAD).expect("valid"), before.after(change), "{}", document.text());
+                assert_eq!(
+                    document.schedule(LEAD).expect("valid"),
+                    before.after(change),
+                    "{}",
+                    document.text()
+                );
                 assert!(document.text().contains("# ours") && document.text().contains("# first"));
             }
         }

@@ -32,7 +32,11 @@ pub fn read_private(path: &Path) -> Result<SecretString, String> {
 /// # Errors
 /// Says why the file can't be read.
 pub fn read_public(path: &Path) -> Result<String, String> {
-    text(Opened::open(path).map_err(|error| error.to_string())?, "it must be PEM")
+    let file = Opened::open(path).map_err(|error| match error {
+        Unreadable::Open(error) => format!("can't be read: {error}"),
+        other => other.to_string(),
+    })?;
+    text(file, "it must be PEM")
 }
 
 /// The text of `keyset.toml`, which nobody else may change.

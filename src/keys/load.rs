@@ -15,8 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::schedule::{self, Entry, Schedule};
 use super::transition::{AnnouncedKey, AnnouncedKeyset, History};
 use super::{
-    Certificate, DerivedCertificates, Key, KeyRing, Keyset, Past, PrivateKey, PublicKey, Rules, SCHEDULE_FILE,
-    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem,
+    Certificate, DerivedCertificates, Key, KeyRing, Keyset, Past, PrivateKey, PublicKey, Rules,
+    SCHEDULE_FILE, SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem,
 };
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
@@ -222,7 +222,8 @@ impl<'a> Loader<'a> {
             }
         }
         for (inside, message) in &schedule.warnings {
-            let problem = Problem::new(format!("{field}.{inside}"), directory.join(SCHEDULE_FILE).display(), message);
+            let problem =
+                Problem::new(format!("{field}.{inside}"), directory.join(SCHEDULE_FILE).display(), message);
             self.warnings.push(problem);
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {

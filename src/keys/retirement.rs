@@ -52,7 +52,13 @@ impl Keyset {
         entries.extend(self.keys.iter().map(|key| entry(&key.kid, &key.life)));
         entries.sort_by_key(|entry| entry.sign_from);
         let lives = self.rules.lives(&entries, now);
-        let mut new = Self { keys: Vec::new(), past: Vec::new(), name: self.name.clone(), used_by: self.used_by.clone(), ..*self };
+        let mut new = Self {
+            keys: Vec::new(),
+            past: Vec::new(),
+            name: self.name.clone(),
+            used_by: self.used_by.clone(),
+            ..*self
+        };
         for (entry, life) in entries.into_iter().zip(lives) {
             let key = self.keys.iter().find(|key| key.kid == entry.kid);
             match key.filter(|_| life.state(now) != State::Gone) {

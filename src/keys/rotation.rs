@@ -44,7 +44,10 @@ pub enum Successor {
 impl Rules {
     /// The key that signs at `now`.
     pub fn signing<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Option<&'a KeyId> {
-        self.states(schedule, now).into_iter().find(|(_, state)| *state == State::Signing).map(|(entry, _)| &entry.kid)
+        self.states(schedule, now)
+            .into_iter()
+            .find(|(_, state)| *state == State::Signing)
+            .map(|(entry, _)| &entry.kid)
     }
 
     fn states<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Vec<(&'a Entry, State)> {

@@ -162,13 +162,7 @@ impl Rules {
     }
 
     /// Who signs once the key `gone` was retired at `at`: the last of those that signed before and that verifiers know.
-    fn successor(
-        &self,
-        entries: &[Entry],
-        turns: &[Vec<Turn>],
-        gone: usize,
-        at: UnixTime,
-    ) -> Option<usize> {
+    fn successor(&self, entries: &[Entry], turns: &[Vec<Turn>], gone: usize, at: UnixTime) -> Option<usize> {
         let ended = |index: usize| turns[index].last().and_then(|turn| turn.until);
         (0..entries.len())
             .filter(|index| *index != gone && entries[*index].retired.is_none_or(|retired| retired > at))

@@ -125,11 +125,12 @@ impl History {
             return None;
         }
         let first = key.life.next_signature(now)?;
-        let has_signed = |profile: &ProfileName| {
-            record.and_then(|record| record.signs_from.get(profile)).is_some_and(|from| *from <= now)
+        // It has signed already, or signs no sooner than it was to.
+        let is_expected = |profile: &ProfileName| {
+            record.and_then(|record| record.signs_from.get(profile)).is_some_and(|from| *from <= first)
         };
         // A new profile has no verifiers yet that could be surprised.
-        let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !has_signed(profile);
+        let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
         keyset.used_by.iter().find(surprises)?;
         let seen = record.filter(|record| record.fate != Fate::Removed).map(|record| record.published_since);
         let since = [seen, key.added].into_iter().flatten().min().unwrap_or(now);
@@ -152,7 +153,9 @@ impl History {
         history.profiles.extend(keysets.iter().flat_map(|keyset| keyset.used_by).cloned());
         let listed: BTreeSet<&KeyId> = keysets
             .iter()
-            .flat_map(|keyset| keyset.keys.iter().map(|key| key.kid).chain(keyset.gone.iter().map(|(kid, _)| *kid)))
+            .flat_map(|keyset| {
+                keyset.keys.iter().map(|key| key.kid).chain(keyset.gone.iter().map(|(kid, _)| *kid))
+            })
             .collect();
         for (_, record) in history.keys.iter_mut().filter(|(kid, _)| !listed.contains(kid)) {
             if record.fate == Fate::Published {
@@ -191,7 +194,8 @@ impl History {
 impl Record {
     fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime) {
         let added = key.added.unwrap_or(now).min(now);
-        self.published_since = if self.fate == Fate::Removed { added } else { added.min(self.published_since) };
+        self.published_since =
+            if self.fate == Fate::Removed { added } else { added.min(self.published_since) };
         self.fate = Fate::Published;
         self.material = Some(key.material);
         let Some(first) = key.life.turns.first() else { return };

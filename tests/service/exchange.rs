@@ -682,7 +682,7 @@ async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token(
 pub fn two_keys(house: &InProcess, from: i64, first: &str) {
     house.workspace.write_key("keys/crm/CrmKey2.key", &KEYS.web512);
     let schedule = format!(
-        "[[key]]\nkid = \"CrmKey1\"\nsign_from = 2026-01-01T00:00:00Z\n{first}\n[[key]]\nkid = \"CrmKey2\"\nsign_from = {}\n",
+        "[[key]]\nkid = \"CrmKey1\"\nsign_from = 2026-01-01T00:00:00Z\n{first}\n[[key]]\nkid = \"CrmKey2\"\nsign_from = {}\nemergency = true\n",
         UnixTime::from_seconds(from)
     );
     house.workspace.write("keys/crm/keyset.toml", &schedule);

@@ -28,6 +28,7 @@ mod properties;
 mod publishing;
 mod refusals;
 mod reload;
+mod retirement;
 mod rooms;
 mod rotation;
 mod salesforce_metadata;

@@ -468,7 +468,8 @@ async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
     assert!(prime_in_memory(&service) > 0, "published still");
     tokio::time::sleep(Duration::from_secs(3)).await;
     within_five_seconds("the key is gone from memory", async || prime_in_memory(&service) == 0).await;
-    assert!(service.logged("\"reloaded\"").await.contains("\"keys_gone\":\"WebAppKey1\""));
+    let line = service.logged("whose life is over were taken away").await;
+    assert!(line.contains("\"keys_gone\":\"WebAppKey1\""), "{line}");
 }
 
 /// How often `needle` stands in the memory of a process.

@@ -96,7 +96,8 @@ impl Made {
 pub(super) fn make_for_init(directory: &Path, kid: &KeyId, context: &Context<'_>) -> Result<(), Failure> {
     let pair = KeyPair::generate(2048, context)?;
     create_directory(directory)?;
-    pair.write(&KeyDirectory::lock(directory)?, kid, Algorithm::Rs256, context.ambient.clock.now()).map(|_| ())
+    pair.write(&KeyDirectory::lock(directory)?, kid, Algorithm::Rs256, context.ambient.clock.now())
+        .map(|_| ())
 }
 
 /// A key that is on no disk yet. Making it takes seconds, in which no lock is held.
@@ -187,7 +188,8 @@ fn wait_for_service(
     if is_done {
         return Ok(true);
     }
-    let problems = status.reload.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
+    let problems =
+        status.reload.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
     let reason = match problems.collect::<Vec<_>>().join("; ") {
         none if none.is_empty() => "it gives no reason: does it read these files?".to_owned(),
         reasons => format!("it refuses the files: {reasons}"),

@@ -80,7 +80,8 @@ impl Retire {
         let place = self.find(context)?;
         let service = RunningService::at(context.ops_address()?);
         let seen = service.seen();
-        let live_tokens = place.keyset.as_ref().zip(seen).map(|(keyset, seen)| seen.live_tokens(&keyset.name, &self.kid));
+        let live_tokens =
+            place.keyset.as_ref().zip(seen).map(|(keyset, seen)| seen.live_tokens(&keyset.name, &self.kid));
 
         let (successor, schedule) = self.write(&place, context)?;
         // The leaked key goes first: making another takes seconds.
@@ -129,10 +130,16 @@ impl Retire {
         }
     }
 
-    fn make_another(&self, place: &Place, schedule: &Schedule, context: &Context<'_>) -> Result<Made, Failure> {
+    fn make_another(
+        &self,
+        place: &Place,
+        schedule: &Schedule,
+        context: &Context<'_>,
+    ) -> Result<Made, Failure> {
         let algorithm = place.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
         let pair = KeyPair::generate(2048, context)?;
-        let free = std::iter::successors(next_kid(&self.kid), next_kid).find(|kid| schedule.entry(kid).is_none());
+        let free =
+            std::iter::successors(next_kid(&self.kid), next_kid).find(|kid| schedule.entry(kid).is_none());
         let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
         let now = context.ambient.clock.now();
         let directory = KeyDirectory::lock(&place.directory)?;
@@ -185,7 +192,10 @@ impl Retire {
             if confirmed {
                 format!("The service at {} has dropped it", service.address())
             } else {
-                format!("No service runs at {}; one that reads this folder drops it within 5 seconds", service.address())
+                format!(
+                    "No service runs at {}; one that reads this folder drops it within 5 seconds",
+                    service.address()
+                )
             }
         ));
         let how = match successor {
@@ -194,7 +204,9 @@ impl Retire {
             Ok(Successor::Pending(_)) => {
                 "signs from now on, before its time; verifiers that have fetched it know it"
             }
-            Ok(Successor::New) => "was made and signs from now on; chats are anonymous until verifiers fetch it",
+            Ok(Successor::New) => {
+                "was made and signs from now on; chats are anonymous until verifiers fetch it"
+            }
             Ok(Successor::Nobody) | Err(_) => "No key signs: `tokenmint keys list` says why",
         };
         say(&signs_now.map_or_else(|| format!("{how}."), |kid| format!("{kid} {how}.")));

@@ -94,7 +94,8 @@ impl Rotate {
         {
             let now = context.ambient.clock.now();
             let directory = KeyDirectory::lock(directory)?;
-            let before = directory.schedule(rules.publish_lead, now)?.schedule().map_err(Failure::of_files)?;
+            let before =
+                directory.schedule(rules.publish_lead, now)?.schedule().map_err(Failure::of_files)?;
             let named = self.kid_after(&before).unwrap_or(KeyId::parse("NEW").map_err(Failure::failed)?);
             self.entry(&rules, &before, named, now, keyset)?;
         }
@@ -209,7 +210,8 @@ fn steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTime) -> Ve
         ),
     }];
     let signs_from = entry.sign_from.unwrap_or(now);
-    let before = keys.iter().find(|(_, life)| life.turns.last().is_some_and(|turn| turn.until == Some(signs_from)));
+    let before =
+        keys.iter().find(|(_, life)| life.turns.last().is_some_and(|turn| turn.until == Some(signs_from)));
     let before_kid = before.map(|(kid, _)| kid.as_str()).unwrap_or_default();
     let mut effect = match before {
         Some(_) => format!("{kid} signs in place of {before_kid}, which stays published"),

@@ -1,0 +1,627 @@
+//! A key that is taken away is away, in every state of the files around it; and the commands say what the service did.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokenmint::clock::{Clock as _, ManualClock, SystemClock, UnixTime};
+
+use crate::in_process::InProcess;
+use crate::support::{API_KEY, Answer, KEYS, Ran, Running, Workspace, configuration, until, user_1};
+
+/// 2026-12-01T00:00:00Z.
+const NOW: i64 = 1_796_083_200;
+const HOUR: i64 = 3_600;
+const DAY: i64 = 86_400;
+/// What the service promises.
+const PROMISED: Duration = Duration::from_secs(5);
+
+const fn at(seconds: i64) -> UnixTime {
+    UnixTime::from_seconds(seconds)
+}
+
+fn now() -> i64 {
+    SystemClock::default().now().seconds()
+}
+
+/// A configuration whose service can be asked by commands, though nobody knows its port.
+fn asked_over_a_socket(text: &str) -> String {
+    text.replace("[keysets.web]\n", "[server.ops]\nlisten = \"unix:ops.sock\"\n[keysets.web]\n")
+}
+
+/// `keyset.toml` of web: each key with its `sign_from` and more lines.
+fn schedule(workspace: &Workspace, entries: &[(&str, i64, &str)]) {
+    let entries = entries
+        .iter()
+        .map(|(kid, from, more)| format!("[[key]]\nkid = \"{kid}\"\nsign_from = {}\n{more}\n", at(*from)));
+    workspace.write("keys/web/keyset.toml", &entries.collect::<String>());
+}
+
+/// Keys 1, 2 and 3 of web, of three materials; other keysets have one of them each.
+fn three_keys(workspace: &Workspace) {
+    for (kid, pem) in [("WebAppKey1", &KEYS.web), ("WebAppKey2", &KEYS.web512), ("WebAppKey3", &KEYS.crm)] {
+        workspace.write_key(&format!("keys/web/{kid}.key"), pem);
+    }
+}
+
+/// A workspace in which key 1 retires, key 2 signs and key 3 waits, and its service.
+async fn serving() -> (Workspace, Running) {
+    let workspace = Workspace::bare();
+    workspace.configure(&asked_over_a_socket(&configuration()));
+    three_keys(&workspace);
+    let recent = now() - 60;
+    schedule(
+        &workspace,
+        &[("WebAppKey1", 0, ""), ("WebAppKey2", recent, ""), ("WebAppKey3", now() + 2 * DAY, "")],
+    );
+    let service = workspace.serve().await;
+    assert_eq!(kid(&service).await, "WebAppKey2");
+    (workspace, service)
+}
+
+async fn kid(service: &Running) -> String {
+    let minted = service.post("/identity-token", &user_1()).await.ok();
+    minted["kid"].as_str().expect("a kid").to_owned()
+}
+
+async fn is_published(service: &Running, kid: &str) -> bool {
+    service.jwks("/keysets/web/jwks.json").await.find(kid).is_some()
+}
+
+fn retire(workspace: &Workspace, kid: &str) -> Ran {
+    workspace.run(&["keys", "retire", kid, "--now"])
+}
+
+async fn state(service: &InProcess) -> (Option<String>, Vec<String>) {
+    let minted = service.post("/identity-token", API_KEY, &user_1()).await.json();
+    (minted["kid"].as_str().map(str::to_owned), service.published("web").await)
+}
+
+fn said(signing: Option<&str>, published: &[&str]) -> (Option<String>, Vec<String>) {
+    (signing.map(str::to_owned), published.iter().map(|kid| (*kid).to_owned()).collect())
+}
+
+/// In each state of the key: the command ends with 0, and then the service neither signs with it nor publishes it.
+#[tokio::test]
+async fn a_retired_key_is_gone_in_every_state_and_after_a_restart() {
+    for (leaked, signs_then) in
+        [("WebAppKey1", "WebAppKey2"), ("WebAppKey2", "WebAppKey1"), ("WebAppKey3", "WebAppKey2")]
+    {
+        let (workspace, service) = serving().await;
+        let begin = Instant::now();
+        let said = retire(&workspace, leaked).ok();
+        assert!(begin.elapsed() < PROMISED, "{leaked}: {:?}", begin.elapsed());
+        assert!(said.contains("has dropped it"), "{said}");
+        assert!(!is_published(&service, leaked).await, "{leaked}");
+        assert_eq!(kid(&service).await, signs_then, "after {leaked}");
+        drop(service);
+        let restarted = workspace.serve().await;
+        assert!(!is_published(&restarted, leaked).await, "{leaked}");
+        assert_eq!(kid(&restarted).await, signs_then, "{leaked}, after a restart");
+    }
+}
+
+/// Whatever else keeps the service from reloading: each row is a change of the files that it refuses.
+#[tokio::test]
+async fn no_refused_reload_keeps_a_retired_key() {
+    type Break = fn(&Workspace, &str);
+    let breaks: [(&str, Break); 7] = [
+        ("a limit that waits for a restart", |workspace, text| {
+            workspace.configure(&format!("{text}[server.limits]\nconnections = 7\n"));
+        }),
+        ("a cache that waits for a restart", |workspace, text| {
+            let key = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+            workspace
+                .configure(&format!("{text}[cache.redis]\nurl = \"redis://127.0.0.1:1\"\nkey = \"{key}\"\n"));
+        }),
+        ("an unknown key", |workspace, text| workspace.configure(&format!("{text}[nobody]\nknows = 1\n"))),
+        ("no TOML", |workspace, text| workspace.configure(&format!("{text}[[[\n"))),
+        ("a new key that would sign at once", |workspace, _| {
+            let path = workspace.path("keys/web/keyset.toml");
+            let text = fs::read_to_string(&path).expect("a schedule");
+            workspace.write_key("keys/web/New.key", &KEYS.web);
+            fs::write(path, format!("{text}[[key]]\nkid = \"New\"\nsign_from = {}\n", at(now() - 30)))
+                .expect("written");
+        }),
+        ("a key that others can read", |workspace, _| {
+            let path = workspace.path("keys/crm/CrmKey1.key");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("changed");
+        }),
+        ("a mistake in the same keyset.toml", |workspace, _| {
+            let path = workspace.path("keys/web/keyset.toml");
+            let text = fs::read_to_string(&path).expect("a schedule");
+            fs::write(path, format!("{text}[[key]]\nkid = \"Nobody\"\n")).expect("written");
+        }),
+    ];
+    for (what, break_it) in breaks {
+        let (workspace, service) = serving().await;
+        break_it(&workspace, &asked_over_a_socket(&configuration()));
+        let directory = workspace.path("keys/web").display().to_string();
+        let begin = Instant::now();
+        // Where the configuration can't be read at all, the folder is named by hand.
+        let ran = workspace.run(&["keys", "retire", "WebAppKey2", "--now", "--directory", &directory]);
+        assert!(begin.elapsed() < PROMISED + Duration::from_secs(1), "{what}: {:?}", begin.elapsed());
+        assert!(ran.stdout.contains("has dropped it"), "{what}: {}{}", ran.stdout, ran.stderr);
+        assert!(!is_published(&service, "WebAppKey2").await, "{what}");
+        assert_ne!(service.post("/identity-token", &user_1()).await.json()["kid"], "WebAppKey2", "{what}");
+    }
+}
+
+/// On the day when nobody has time: a mistake anywhere else doesn't keep the command from its work.
+#[tokio::test]
+async fn retire_needs_nothing_of_the_configuration_but_where_the_key_is() {
+    let (workspace, service) = serving().await;
+    workspace.configure(&format!(
+        "{}[oauth.broken]\nkeyset = \"nobody\"\n",
+        asked_over_a_socket(&configuration())
+    ));
+    retire(&workspace, "WebAppKey2").ok();
+    assert!(!is_published(&service, "WebAppKey2").await);
+    workspace.configure("[[[\n");
+    let unread = retire(&workspace, "WebAppKey1");
+    assert_eq!(unread.code(), 1);
+    assert!(unread.stderr.contains("--directory"), "{}", unread.stderr);
+}
+
+/// The commands believe the service and not the files.
+#[tokio::test]
+async fn a_command_ends_with_1_where_the_service_refuses_what_it_wrote() {
+    let workspace = Workspace::bare();
+    workspace.configure(&asked_over_a_socket(&configuration()));
+    let service = workspace.serve().await;
+    let waits_for_a_restart =
+        format!("{}[server.limits]\nconnections = 7\n", asked_over_a_socket(&configuration()));
+    workspace.configure(&waits_for_a_restart);
+    // `check` alone can't know, and says so.
+    let checked = workspace.run(&["check"]);
+    assert_eq!(checked.code(), 0);
+    assert!(
+        checked.stderr.contains("not judged") && checked.stderr.contains("check --running"),
+        "{}",
+        checked.stderr
+    );
+    let running = workspace.run(&["check", "--running"]);
+    assert_eq!(running.code(), 1);
+    assert!(running.stderr.contains("server.limits: can't change while"), "{}", running.stderr);
+    let told = workspace.run(&["check", "--running", "--json"]);
+    assert_eq!(told.code(), 1);
+    let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+    assert_eq!((&told["ok"], &told["problems"][0]["field"]), (&json!(false), &json!("server.limits")));
+
+    let rotated = workspace.run(&["keys", "rotate", "--keyset", "crm"]);
+    assert_eq!(rotated.code(), 1, "{}{}", rotated.stdout, rotated.stderr);
+    assert!(rotated.stderr.contains("server.limits: can't change while"), "{}", rotated.stderr);
+    // The leaked key goes all the same; the one that was made for it can't come.
+    let retired = retire(&workspace, "WebAppKey1");
+    assert_eq!(retired.code(), 1, "{}{}", retired.stdout, retired.stderr);
+    assert!(
+        retired.stderr.contains("has dropped `WebAppKey1`, but `WebAppKey2` doesn't sign"),
+        "{}",
+        retired.stderr
+    );
+    assert!(!is_published(&service, "WebAppKey1").await);
+    workspace.configure(&asked_over_a_socket(&configuration()));
+    workspace.run(&["check", "--running"]).ok();
+    assert_eq!(kid(&service).await, "WebAppKey2");
+    drop(service);
+    let nobody = workspace.run(&["check", "--running"]);
+    assert_eq!(nobody.code(), 1);
+    assert!(nobody.stderr.contains("no service runs at unix:"), "{}", nobody.stderr);
+}
+
+/// Three keys: 1 signed long ago, 2 signs, 3 waits. 2 is retired; 1 must not come back, whether its files are there or not.
+#[tokio::test]
+async fn retiring_a_key_brings_none_back_that_was_gone() {
+    for files_of_the_first in [true, false] {
+        let workspace = Workspace::new();
+        three_keys(&workspace);
+        let month = 30 * DAY;
+        let from =
+            [("WebAppKey1", 0, ""), ("WebAppKey2", now() - month, ""), ("WebAppKey3", now() + 2 * DAY, "")];
+        schedule(&workspace, &from);
+        if !files_of_the_first {
+            fs::remove_file(workspace.path("keys/web/WebAppKey1.key")).expect("removed");
+        }
+        let service = workspace.serve().await;
+        let said = retire(&workspace, "WebAppKey2").ok();
+        assert!(said.contains("WebAppKey3 signs from now on, before its time"), "{said}");
+        until("key 3 signs", async || {
+            service.post("/identity-token", &user_1()).await.json()["kid"] == "WebAppKey3"
+        })
+        .await;
+        for service in [service, workspace.serve().await] {
+            assert_eq!(kid(&service).await, "WebAppKey3");
+            assert!(
+                !is_published(&service, "WebAppKey1").await && !is_published(&service, "WebAppKey2").await
+            );
+        }
+        workspace.run(&["check"]).ok();
+    }
+}
+
+/// Two operators at once: what either wrote is there in the end.
+#[test]
+fn a_rotation_and_a_retirement_at_once_lose_nothing() {
+    for round in 0..4 {
+        let workspace = Arc::new(Workspace::new());
+        three_keys(&workspace);
+        let more = format!("retired = {}", at(now() - 100));
+        schedule(
+            &workspace,
+            &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, ""), ("WebAppKey3", now() - 1, &more)],
+        );
+        let other = workspace.clone();
+        let rotating = std::thread::spawn(move || other.run(&["keys", "rotate", "--keyset", "web"]));
+        std::thread::sleep(Duration::from_millis(40 * round));
+        retire(&workspace, "WebAppKey2").ok();
+        rotating.join().expect("it ends").ok();
+        let listed = workspace.run(&["keys", "list", "--json"]).json();
+        let web = |kid: &str| {
+            let found = listed.as_array().expect("keys").iter().find(|key| key["kid"] == kid).cloned();
+            found.unwrap_or_else(|| panic!("round {round}: no {kid} in {listed}"))
+        };
+        assert_eq!(web("WebAppKey2")["retired"], true, "round {round}");
+        assert_eq!(web("WebAppKey4")["state"], "pending", "round {round}");
+    }
+}
+
+/// An editor that held the old text writes it back: the retired key stays away.
+#[tokio::test]
+async fn a_key_that_this_process_has_seen_retired_never_comes_back() {
+    let clock = Arc::new(ManualClock::at(at(NOW)));
+    let workspace = Workspace::new();
+    three_keys(&workspace);
+    let before: [(&str, i64, &str); 2] = [("WebAppKey1", 0, ""), ("WebAppKey2", NOW - 60, "")];
+    schedule(&workspace, &before);
+    let service = InProcess::of(Arc::new(workspace), clock.clone()).await;
+    let retired = format!("retired = {}", at(NOW));
+    schedule(&service.workspace, &[before[0], ("WebAppKey2", NOW - 60, &retired)]);
+    service.reload();
+    let without = said(Some("WebAppKey1"), &["WebAppKey1"]);
+    assert_eq!(state(&service).await, without);
+    for (what, more) in [("as before", ""), ("with emergency", "emergency = true")] {
+        schedule(&service.workspace, &[before[0], ("WebAppKey2", NOW - 60, more)]);
+        service.reload();
+        assert_eq!(state(&service).await, without, "{what}");
+    }
+    // Under another name it is the same key.
+    service.workspace.write_key("keys/web/Other.key", &KEYS.web512);
+    schedule(&service.workspace, &[before[0], ("Other", NOW - 60, "emergency = true")]);
+    service.reload();
+    assert_eq!(state(&service).await, without);
+    // Nor by a clock that is set back to before the retirement.
+    schedule(&service.workspace, &[before[0], ("WebAppKey2", NOW - 60, &retired)]);
+    for step in [-30, -HOUR, DAY] {
+        clock.set(at(NOW + step));
+        service.reload();
+        assert!(!service.published("web").await.contains(&"WebAppKey2".to_owned()), "{step}");
+    }
+}
+
+/// What would take verifiers by surprise, whatever the keyset is called. Each row is one edit of a running service's files.
+#[tokio::test]
+async fn a_reload_surprises_no_verifier() {
+    struct Edit {
+        what: &'static str,
+        /// Of web's keys; `None` leaves it.
+        keys: Vec<(&'static str, i64, &'static str)>,
+        configuration: fn(String) -> String,
+        is_taken: bool,
+    }
+    let as_it_is: fn(String) -> String = |text| text;
+    let edits = [
+        Edit {
+            what: "a pending key whose date moves to the past",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW - 60, "")],
+            configuration: as_it_is,
+            is_taken: false,
+        },
+        Edit {
+            what: "the same, knowingly",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW - 60, "emergency = true")],
+            configuration: as_it_is,
+            is_taken: true,
+        },
+        Edit {
+            what: "a pending key that is let forward a little, still before the lead",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW + HOUR, "")],
+            configuration: as_it_is,
+            is_taken: false,
+        },
+        Edit {
+            what: "a pending key that is put off",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW + 9 * DAY, "")],
+            configuration: as_it_is,
+            is_taken: true,
+        },
+        Edit {
+            what: "a new key that signs in a moment",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey3", NOW + 10, "")],
+            configuration: as_it_is,
+            is_taken: false,
+        },
+        Edit {
+            what: "a keyset of another name with the same keys",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW + 2 * DAY, "")],
+            configuration: |text| {
+                text.replace("[keysets.web]", "[keysets.renamed]")
+                    .replace("keyset = \"web\"", "keyset = \"renamed\"")
+            },
+            is_taken: true,
+        },
+        Edit {
+            what: "a keyset of another name with a new key that signs",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey3", NOW - 60, "")],
+            configuration: |text| {
+                text.replace("[keysets.web]", "[keysets.renamed]")
+                    .replace("keyset = \"web\"", "keyset = \"renamed\"")
+            },
+            is_taken: false,
+        },
+        Edit {
+            what: "an old profile with a new keyset",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW + 2 * DAY, "")],
+            configuration: |text| {
+                let text = text.replace("keyset = \"web\"", "keyset = \"fresh\"");
+                format!("{text}[keysets.fresh]\ndirectory = \"keys/fresh\"\n")
+            },
+            is_taken: false,
+        },
+        Edit {
+            what: "a new profile with a new keyset",
+            keys: vec![("WebAppKey1", 0, ""), ("WebAppKey2", NOW + 2 * DAY, "")],
+            configuration: |text| {
+                format!(
+                    "{text}[keysets.fresh]\ndirectory = \"keys/fresh\"\n[identity.fresh]\nkeyset = \"fresh\"\nissuer = \"fresh\"\n"
+                )
+            },
+            is_taken: true,
+        },
+    ];
+    for Edit { what, keys, configuration: change, is_taken } in edits {
+        let workspace = Workspace::new();
+        three_keys(&workspace);
+        workspace.write_key("keys/fresh/Fresh1.key", &KEYS.crm);
+        schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", NOW + 2 * DAY, "")]);
+        let service = InProcess::of(Arc::new(workspace), Arc::new(ManualClock::at(at(NOW)))).await;
+        schedule(&service.workspace, &keys);
+        service.workspace.configure(&change(configuration()));
+        service.reload();
+        let current = service.metric("tokenmint_config_last_reload_successful").await;
+        let look = service.get("/status").await.ok();
+        assert_eq!(current.ends_with(" 1"), is_taken, "{what}: {look}");
+        assert_eq!(look["reload"]["in_force"], is_taken, "{what}: {look}");
+        if !is_taken {
+            let told = look["reload"]["problems"][0]["message"].as_str().expect("a message").to_owned();
+            assert!(told.contains("before verifiers know it"), "{what}: {told}");
+        }
+    }
+}
+
+/// Under a key id that was gone another key must not come, nor the same one without `emergency`.
+#[tokio::test]
+async fn a_key_id_that_was_gone_stays_gone() {
+    let clock = Arc::new(ManualClock::at(at(NOW)));
+    let workspace = Workspace::new();
+    three_keys(&workspace);
+    let rotated = [("WebAppKey1", 0, ""), ("WebAppKey2", NOW + DAY, "")];
+    schedule(&workspace, &rotated);
+    let service = InProcess::of(Arc::new(workspace), clock.clone()).await;
+    clock.set(at(NOW + DAY + 3 * HOUR));
+    service.reload();
+    let gone = said(Some("WebAppKey2"), &["WebAppKey2"]);
+    assert_eq!(state(&service).await, gone);
+    let later = NOW + 4 * DAY;
+    service.workspace.write_key("keys/web/WebAppKey1.key", &KEYS.crm);
+    schedule(&service.workspace, &[("WebAppKey2", NOW + DAY, ""), ("WebAppKey1", later, "")]);
+    service.reload();
+    assert_eq!(state(&service).await, gone, "new material");
+    service.workspace.write_key("keys/web/WebAppKey1.key", &KEYS.web);
+    service.reload();
+    assert_eq!(state(&service).await, gone, "the same, without a word");
+    schedule(&service.workspace, &[("WebAppKey2", NOW + DAY, ""), ("WebAppKey1", later, "emergency = true")]);
+    service.reload();
+    assert_eq!(state(&service).await, said(Some("WebAppKey2"), &["WebAppKey2", "WebAppKey1"]), "knowingly");
+}
+
+/// TOML has two ways to write a list of tables; an edit must do what it says in both.
+#[test]
+fn keys_that_are_listed_inline_are_retired_and_rotated_too() {
+    let workspace = Workspace::new();
+    let inline = format!("key = [{{ kid = \"WebAppKey1\", sign_from = {} }}]\n", at(0));
+    workspace.write("keys/web/keyset.toml", &inline);
+    workspace.run(&["keys", "rotate", "--keyset", "web"]).ok();
+    retire(&workspace, "WebAppKey1").ok();
+    let listed = workspace.run(&["keys", "list", "--json"]).json();
+    let of = |kid: &str| {
+        listed.as_array().expect("keys").iter().find(|key| key["kid"] == kid).cloned().expect("listed")
+    };
+    assert_eq!(of("WebAppKey1")["retired"], true);
+    assert_eq!(of("WebAppKey2")["state"], "signing");
+}
+
+/// New files can be read by whoever reads those beside them. `tests/deploy` plays the same with owners, as root.
+#[test]
+fn new_files_are_as_open_as_those_beside_them() {
+    let mode = |workspace: &Workspace, name: &str| {
+        let metadata = fs::metadata(workspace.path("keys/web").join(name)).expect(name);
+        metadata.permissions().mode() & 0o777
+    };
+    for open in [0o400, 0o440, 0o600] {
+        let workspace = Workspace::new();
+        let key = workspace.path("keys/web/WebAppKey1.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(open)).expect("changed");
+        let rotated = workspace.run(&["keys", "rotate", "--keyset", "web"]);
+        if open == 0o440 && rustix::process::geteuid().as_raw() != 0 {
+            continue;
+        }
+        rotated.ok();
+        assert_eq!(mode(&workspace, "WebAppKey2.key"), open, "{open:o}");
+        assert_eq!(mode(&workspace, "keyset.toml"), open | 0o044, "{open:o}");
+        // An edit leaves the mode of what it edits.
+        let schedule = workspace.path("keys/web/keyset.toml");
+        fs::set_permissions(&schedule, fs::Permissions::from_mode(0o640)).expect("changed");
+        retire(&workspace, "WebAppKey1").ok();
+        assert_eq!(mode(&workspace, "keyset.toml"), 0o640, "{open:o}");
+        let left: Vec<_> = fs::read_dir(workspace.path("keys/web")).expect("a folder").collect();
+        assert_eq!(left.len(), 5, "no temporary file is left");
+    }
+}
+
+/// Another user may have laid a link where a command writes: it must not be followed.
+#[test]
+fn no_link_in_a_key_folder_is_written_through() {
+    let workspace = Workspace::new();
+    workspace.write("victim", "untouched");
+    for name in ["keyset.toml.new", ".keyset.toml", "WebAppKey2.jwk"] {
+        symlink(workspace.path("victim"), workspace.path("keys/web").join(name)).expect("a link");
+    }
+    let ran = workspace.run(&["keys", "rotate", "--keyset", "web"]);
+    assert_eq!(ran.code(), 1, "the new key's name is taken");
+    assert!(ran.stderr.contains("nothing is overwritten"), "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(workspace.path("victim")).expect("a file"), "untouched");
+    let left = ["WebAppKey2.key", "WebAppKey2.crt"].map(|name| workspace.path("keys/web").join(name).exists());
+    assert_eq!(left, [false; 2], "nothing half made is left");
+}
+
+/// A FIFO in the place of any file is an error at once, and holds up nothing of what runs.
+#[tokio::test]
+async fn a_fifo_in_a_key_folder_holds_nobody_up() {
+    let (workspace, service) = serving().await;
+    let fifo = |name: &str| {
+        let path = workspace.path(name);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a FIFO");
+        path
+    };
+    for name in ["keys/web/Another.key", "keys/crm/CrmKey1.crt"] {
+        let path = fifo(name);
+        let begin = Instant::now();
+        let checked = workspace.run(&["check"]);
+        assert!(begin.elapsed() < PROMISED, "{name}: {:?}", begin.elapsed());
+        assert_eq!(checked.code(), 64, "{name}: {}", checked.stderr);
+        assert!(checked.stderr.contains("is a FIFO, not a regular file"), "{name}: {}", checked.stderr);
+        let running = workspace.run(&["check", "--running"]);
+        assert_ne!(running.code(), 0, "{name}");
+        fs::remove_file(path).expect("removed");
+    }
+    fifo("keys/crm/CrmKey1.crt");
+    retire(&workspace, "WebAppKey2").ok();
+    assert!(!is_published(&service, "WebAppKey2").await);
+}
+
+/// 200 keys without certificates: each is made once, and a change is live as soon as with one key.
+#[tokio::test]
+async fn a_change_is_live_in_five_seconds_however_many_keys_there_are() {
+    let workspace = Workspace::new();
+    let mut listed = vec![("WebAppKey1".to_owned(), 0)];
+    for n in 0..200 {
+        let kid = format!("Waiting{n}");
+        let pem = [&KEYS.web, &KEYS.web512, &KEYS.crm][n % 3];
+        // Each file is read anew; the key inside is one of three.
+        workspace.write_key(&format!("keys/web/{kid}.key"), &format!("{pem}\n{}", " ".repeat(n)));
+        listed.push((kid, 4_000_000_000 + i64::try_from(n).expect("small")));
+    }
+    let entries: Vec<_> = listed.iter().map(|(kid, from)| (kid.as_str(), *from, "")).collect();
+    schedule(&workspace, &entries);
+    let service = workspace.serve().await;
+    // Two changes: the second one waits for what the first one cost.
+    for (ttl, seconds) in [("20m", 1200), ("10m", 600)] {
+        workspace.configure(&configuration().replace("ttl = \"30m\"", &format!("ttl = \"{ttl}\"")));
+        let begin = Instant::now();
+        let mut asked = 0;
+        until("the new ttl", async || {
+            asked += 1;
+            // One subject may not ask so often.
+            let subject = json!({"sub": format!("user-{ttl}-{asked}")});
+            service.post("/identity-token", &subject).await.ok()["expires_in"] == seconds
+        })
+        .await;
+        assert!(begin.elapsed() < PROMISED, "{ttl}: {:?}", begin.elapsed());
+    }
+}
+
+/// While a key's life ends beside a broken file the service says so once, and the key goes.
+#[tokio::test]
+async fn a_life_that_ends_beside_a_broken_file_is_told_once() {
+    let workspace = Workspace::new();
+    three_keys(&workspace);
+    // An hour's life and an hour's margin after key 2 took over, which makes it some seconds from now.
+    let gone_soon = now() - 2 * HOUR + 4;
+    schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", gone_soon, "")]);
+    let service = workspace.serve().await;
+    workspace.configure(&format!("{}[nobody]\n", configuration()));
+    service.logged("the changed configuration is refused").await;
+    assert!(is_published(&service, "WebAppKey1").await);
+    until("the key is gone", async || !is_published(&service, "WebAppKey1").await).await;
+    service.logged("whose life is over were taken away").await;
+    // Two looks more.
+    let looked = async || {
+        let metrics = service.metrics().await;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("tokenmint_config_last_look_timestamp_seconds "))
+            .map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("a time")
+    };
+    let first = looked().await;
+    until("two looks", async || looked().await >= first + 4.0).await;
+    assert_eq!(service.log().matches("the changed configuration is refused").count(), 1, "{}", service.log());
+}
+
+/// What nobody else may change: the folder, and the file that says which key signs.
+#[test]
+fn a_folder_or_schedule_that_others_can_change_is_refused() {
+    let refused = |workspace: &Workspace| {
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64);
+        ran.stderr
+    };
+    let workspace = Workspace::new();
+    schedule(&workspace, &[("WebAppKey1", 0, "")]);
+    let change = |name: &str, mode: u32| {
+        fs::set_permissions(workspace.path(name), fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    workspace.run(&["check"]).ok();
+    change("keys/web", 0o777);
+    assert!(refused(&workspace).contains("others can replace files (mode 0777): chmod go-w"));
+    change("keys/web", 0o1777);
+    workspace.run(&["check"]).ok();
+    change("keys/web", 0o755);
+    change("keys/web/keyset.toml", 0o664);
+    assert!(refused(&workspace).contains("can be changed by others (mode 0664): chmod go-w"));
+}
+
+/// A mistake in the files says nothing of a service that runs, and that could not start again.
+#[tokio::test]
+async fn the_health_check_asks_the_service_whatever_the_configuration_says() {
+    let (workspace, service) = serving().await;
+    workspace.run(&["healthcheck"]).ok();
+    for broken in ["[nobody]\n", "[identity.web]\nkeyset = 7\n", "[[[\n", "\u{1}"] {
+        workspace.configure(&format!("{}{broken}", asked_over_a_socket(&configuration())));
+        assert_eq!(workspace.run(&["check"]).code(), 64, "{broken:?}");
+        workspace.run(&["healthcheck"]).ok();
+    }
+    drop(service);
+    assert_eq!(workspace.run(&["healthcheck"]).code(), 1);
+}
+
+/// `/status` shows what is in force, and no path.
+#[tokio::test]
+async fn the_status_says_which_keys_are_in_force() {
+    let service = InProcess::of(Arc::new(Workspace::new()), Arc::new(ManualClock::at(at(NOW)))).await;
+    let status = service.get("/status").await.ok();
+    assert_eq!(status["keysets"]["web"], json!({"signing": "WebAppKey1", "published": ["WebAppKey1"]}));
+    assert_eq!(status["reload"], json!({"looked_at": null, "in_force": true, "problems": []}));
+    service
+        .workspace
+        .write("keys/web/keyset.toml", "[[key]]\nkid = \"Nobody\"\nsign_from = 2026-01-01T00:00:00Z\n");
+    service.reload();
+    let answer: Answer = service.get("/status").await;
+    let status = answer.ok();
+    assert_eq!((&status["reload"]["looked_at"], &status["reload"]["in_force"]), (&json!(NOW), &json!(false)));
+    assert_eq!(status["reload"]["problems"][0]["field"], "keysets.web");
+    assert!(!answer.text.contains(&service.workspace.path("").display().to_string()), "{}", answer.text);
+}

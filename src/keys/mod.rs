@@ -181,3 +181,46 @@ impl KeyRing {
         past.any(|past| past.life.state(now) != State::Gone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemRandomness;
+    use crate::config::{self, KeySource, PUBLISH_LEAD, RETIRE_MARGIN};
+
+    /// No request for the JWKS has to sign a certificate, at the turn of the year neither.
+    #[test]
+    fn certificates_are_made_a_day_before_they_are_published_and_once_for_all_reloads() {
+        let kid = KeyId::parse("K1").expect("an id");
+        let name = Name::parse("web").expect("a name");
+        let pem = generate(2048, &SystemRandomness::default()).expect("random bytes");
+        let keyset = config::Keyset {
+            name: name.clone(),
+            keys: KeySource::Text { kid, pem, origin: "a test".to_owned() },
+            passphrase: None,
+            algorithm: Algorithm::Rs256,
+            longest_life: Duration::from_hours(1),
+            publish_lead: PUBLISH_LEAD,
+            retire_margin: RETIRE_MARGIN,
+            used_by: Vec::new(),
+        };
+        let keysets = BTreeMap::from([(name, keyset)]);
+        // 2026-12-30T12:00:00Z and a day later.
+        let (noon, eve) = (UnixTime::from_seconds(1_798_632_000), UnixTime::from_seconds(1_798_718_400));
+        let load = |now, previous: Option<&KeyRing>| {
+            KeyRing::load(&keysets, now, previous).unwrap_or_else(|problems| panic!("{problems:?}"))
+        };
+        let years = |ring: &KeyRing| {
+            let (_, key) = ring.keys().next().expect("a key");
+            let made = key.derived.0.lock().expect("not poisoned");
+            made.keys().copied().collect::<Vec<_>>()
+        };
+        let ring = load(noon, None);
+        assert_eq!(years(&ring), [2026]);
+        ring.prepare(eve);
+        assert_eq!(years(&ring), [2026, 2027]);
+        let reloaded = load(eve, Some(&ring));
+        let derived = |ring: &KeyRing| ring.keys().next().map(|(_, key)| key.derived.clone()).expect("a key");
+        assert!(Arc::ptr_eq(&derived(&ring), &derived(&reloaded)), "the same ones");
+    }
+}

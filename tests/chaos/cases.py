@@ -118,7 +118,8 @@ ROWS = [
      rust("key_files::the_service_does_not_open_a_port_with_a_bad_key", "reload::a_key_file_that_is_cut_off_at_any_byte_changes_nothing")),
     # B-3 Key files, configuration, reload
     (33, "key files that others can read or change", "refused, on the opened descriptor",
-     rust("key_files::a_key_that_others_can_read_is_refused_as_openssh_does", "key_files::a_key_of_root_that_only_our_group_can_read_is_fine")),
+     rust("key_files::a_key_that_others_can_read_is_refused_as_openssh_does", "key_files::a_key_of_root_that_only_our_group_can_read_is_fine"),
+     play("retire:in_each_state"), other("make deploy-check", "tests/deploy/test_owners.py")),
     (34, "a half-written key", "the old one stays", rust("reload::a_key_file_that_is_cut_off_at_any_byte_changes_nothing")),
     (35, "new key, old certificate", "refused until they fit", rust("reload::a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate")),
     (36, "Kubernetes turns `..data`", "taken over in five seconds, never mixed", rust("reload::a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate")),

@@ -118,6 +118,10 @@ def root_changes_keys(host, user, config, keys, more, of_service):
     took_over(["keys", "retire", "WebAppKey1", "--now"], ["WebAppKey2"])
     # No key is left that verifiers know: another is made.
     took_over(["keys", "retire", "WebAppKey2", "--now"], ["WebAppKey3"])
+    # As `systemctl reload` asks, as the service's user.
+    words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "/usr/local/bin/tokenmint", "check", "--running"]
+    asked = host.run(*words, more=of_service)
+    assert asked.returncode == 0 and "taken all of it over" in asked.stdout, asked.stdout + asked.stderr
     host.stop()
     host.serve(user, of_service)
     assert host.published() == ["WebAppKey3"]

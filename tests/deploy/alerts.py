@@ -74,6 +74,7 @@ SHED = 'tokenmint_signing_shed_total{job="tokenmint",instance="a",reason="late"}
 SUBJECTS = 'tokenmint_subjects_refused_total{caller="rails-web"}'
 SKEW = 'tokenmint_salesforce_clock_skew_seconds{instance="a"}'
 CURRENT = 'tokenmint_config_last_reload_successful{instance="a"}'
+LOOKED = 'tokenmint_config_last_look_timestamp_seconds{instance="a"}'
 DROPPED = 'tokenmint_log_lines_dropped_total{instance="a"}'
 PANICS = 'tokenmint_panics_total{instance="a"}'
 
@@ -146,6 +147,11 @@ CASES = [
     fires("TokenmintReloadFailing", 10, {CURRENT: "1 0x20"}, instance="a"),
     # Two files that were changed one after the other.
     quiet("TokenmintReloadFailing", 10, {CURRENT: "1 1 1 1 1 1 1 0 1x20"}),
+    # promtool's clock begins at 0: the last look was at 60 s.
+    fires("TokenmintFilesNotLookedAt", 10, {LOOKED: "0 60x20"}, instance="a"),
+    quiet("TokenmintFilesNotLookedAt", 10, {LOOKED: "0+60x20"}),
+    # It has just started.
+    quiet("TokenmintFilesNotLookedAt", 10, {LOOKED: "0x20"}),
     fires("TokenmintLogLinesDropped", 10, {DROPPED: "0 0 0 4x20"}, instance="a"),
     quiet("TokenmintLogLinesDropped", 30, {DROPPED: "4x40"}),
 ]

@@ -482,7 +482,8 @@ fn no_link_in_a_key_folder_is_written_through() {
     assert_eq!(ran.code(), 1, "the new key's name is taken");
     assert!(ran.stderr.contains("nothing is overwritten"), "{}", ran.stderr);
     assert_eq!(fs::read_to_string(workspace.path("victim")).expect("a file"), "untouched");
-    let left = ["WebAppKey2.key", "WebAppKey2.crt"].map(|name| workspace.path("keys/web").join(name).exists());
+    let left =
+        ["WebAppKey2.key", "WebAppKey2.crt"].map(|name| workspace.path("keys/web").join(name).exists());
     assert_eq!(left, [false; 2], "nothing half made is left");
 }
 

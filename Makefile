@@ -7,7 +7,7 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # libraries, without the features that `unit` needs of them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 
-.PHONY: run test tools lint unit interop examples browser image drill drill-short chaos chaos-short soak docs bench guard capacity \
+.PHONY: run test tools lint unit interop examples browser image drill drill-short chaos chaos-short soak model-keys docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
@@ -79,6 +79,10 @@ chaos chaos-short:
 	tests/chaos/setup
 	$(if $(FULL),$(CARGO) build --locked --release,$(BUILD))
 	FULL=$(FULL) TOKENMINT_BIN=$(CURDIR)/target/$(if $(FULL),release,debug)/tokenmint tests/chaos/run
+
+# A hundred thousand random histories of keysets, operators, hand edits, reloads and restarts: tests/keyset_model says what holds.
+model-keys:
+	MODEL_CASES=100000 $(CARGO) test --locked --test keyset_model -- --nocapture
 
 # Ten thousand reloads leave memory, descriptors and threads as they are.
 soak:

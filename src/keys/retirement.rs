@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::schedule::Mark;
-use super::{Entry, Key, KeyRing, Keyset, Life, Past, State};
+use super::{Entry, Key, KeyRing, Keyset, Life, Past, Rules, State};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name};
 
@@ -31,27 +31,9 @@ impl KeyRing {
 
 impl Keyset {
     fn without_gone(&self, marks: &[Mark], now: UnixTime) -> Option<Self> {
-        let mark = |kid: &KeyId| marks.iter().find(|mark| mark.kid == *kid);
-        let is_retired = |key: &Key| mark(&key.kid).is_some_and(|mark| mark.retired.is_some());
-        let goes = |key: &Key| is_retired(key) || key.life.state(now) == State::Gone;
-        if !self.keys.iter().any(goes) {
-            return None;
-        }
-        let retires = self.keys.iter().any(is_retired);
-        let entry = |kid: &KeyId, life: &Life| {
-            let mark = mark(kid);
-            // Where a key is retired, another may be let forward for it.
-            let emergency_from = mark.and_then(|mark| mark.emergency_from).filter(|_| retires);
-            Entry {
-                sign_from: emergency_from.or(life.sign_from),
-                retired: life.retired.or_else(|| mark?.retired),
-                ..Entry::sole(kid.clone())
-            }
-        };
-        let mut entries: Vec<Entry> = self.past.iter().map(|past| entry(&past.kid, &past.life)).collect();
-        entries.extend(self.keys.iter().map(|key| entry(&key.kid, &key.life)));
-        entries.sort_by_key(|entry| entry.sign_from);
-        let lives = self.rules.lives(&entries, now);
+        let open: Vec<_> = self.keys.iter().map(|key| (&key.kid, &key.life)).collect();
+        let past: Vec<_> = self.past.iter().map(|past| (&past.kid, &past.life)).collect();
+        let lives = self.rules.without_gone(&open, &past, marks, now)?;
         let mut new = Self {
             keys: Vec::new(),
             past: Vec::new(),
@@ -59,16 +41,49 @@ impl Keyset {
             used_by: self.used_by.clone(),
             ..*self
         };
-        for (entry, life) in entries.into_iter().zip(lives) {
-            let key = self.keys.iter().find(|key| key.kid == entry.kid);
+        for (kid, life) in lives {
+            let key = self.keys.iter().find(|key| key.kid == kid);
             match key.filter(|_| life.state(now) != State::Gone) {
                 Some(key) => {
                     let emergency = key.emergency || key.life.sign_from != life.sign_from;
                     new.keys.push(Key { life, emergency, ..key.clone() });
                 }
-                None => new.past.push(Past { kid: entry.kid, life }),
+                None => new.past.push(Past { kid, life }),
             }
         }
         Some(new)
+    }
+}
+
+impl Rules {
+    /// The lives of all keys after a retirement step: of those that are `open`, without those that `marks` retire or whose
+    /// life is over at `now`, and of those that are `past`. `None` where no open key goes.
+    pub fn without_gone(
+        &self,
+        open: &[(&KeyId, &Life)],
+        past: &[(&KeyId, &Life)],
+        marks: &[Mark],
+        now: UnixTime,
+    ) -> Option<Vec<(KeyId, Life)>> {
+        let mark = |kid: &KeyId| marks.iter().find(|mark| mark.kid == *kid);
+        let is_retired = |kid: &KeyId| mark(kid).is_some_and(|mark| mark.retired.is_some());
+        if !open.iter().any(|(kid, life)| is_retired(kid) || life.state(now) == State::Gone) {
+            return None;
+        }
+        let retires = open.iter().any(|(kid, _)| is_retired(kid));
+        let entry = |(kid, life): &(&KeyId, &Life)| {
+            let mark = mark(kid);
+            // Where a key is retired, another may be let forward for it.
+            let emergency_from = mark.and_then(|mark| mark.emergency_from).filter(|_| retires);
+            Entry {
+                sign_from: emergency_from.or(life.sign_from),
+                retired: life.retired.or_else(|| mark?.retired),
+                ..Entry::sole((*kid).clone())
+            }
+        };
+        let mut entries: Vec<Entry> = past.iter().chain(open).map(entry).collect();
+        entries.sort_by_key(|entry| entry.sign_from);
+        let lives = self.lives(&entries, now);
+        Some(entries.into_iter().map(|entry| entry.kid).zip(lives).collect())
     }
 }

@@ -135,7 +135,7 @@ impl Rules {
             let next = match event {
                 Event::Start(index) => Some(index),
                 Event::Retirement(index) if current == Some(index) => {
-                    at.and_then(|at| self.successor(entries, &turns, index, at))
+                    at.and_then(|at| self.successor(entries, &turns, index, at, now))
                 }
                 Event::Retirement(_) => continue,
             };
@@ -162,10 +162,19 @@ impl Rules {
     }
 
     /// Who signs once the key `gone` was retired at `at`: the last of those that signed before and that verifiers know.
-    fn successor(&self, entries: &[Entry], turns: &[Vec<Turn>], gone: usize, at: UnixTime) -> Option<usize> {
+    fn successor(
+        &self,
+        entries: &[Entry],
+        turns: &[Vec<Turn>],
+        gone: usize,
+        at: UnixTime,
+        now: UnixTime,
+    ) -> Option<usize> {
         let ended = |index: usize| turns[index].last().and_then(|turn| turn.until);
         (0..entries.len())
-            .filter(|index| *index != gone && entries[*index].retired.is_none_or(|retired| retired > at))
+            .filter(|index| {
+                *index != gone && entries[*index].retired.is_none_or(|retired| retired.min(now) > at)
+            })
             .filter(|index| ended(*index).is_some_and(|until| at < self.gone_at(until)))
             .max_by_key(|index| ended(*index))
     }
@@ -247,6 +256,8 @@ mod tests {
             ([("a", 0, Some(now)), ("b", recent, Some(now)), ("c", soon, None)], "--p"),
             // By a clock that is ahead.
             ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", soon, None)], "S-p"),
+            // One by a clock that is ahead, and the one after it: it doesn't take over.
+            ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", recent + 30, Some(now))], "S--"),
             // `c` was let forward in the same second.
             ([("a", 0, None), ("b", MONTH, Some(now)), ("c", now, None)], "--S"),
         ] {

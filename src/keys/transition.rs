@@ -55,8 +55,8 @@ struct Record {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Published,
-    /// Its files or its entry were removed, before its life was over.
-    Removed,
+    /// Its entry was removed then, before its life was over; `None` where it was never published.
+    Removed(Option<UnixTime>),
     /// Its life was over then.
     Gone(UnixTime),
     /// `keyset.toml` said so.
@@ -108,7 +108,7 @@ impl History {
                     );
                     return Some((SCHEDULE_FILE, message));
                 }
-                Fate::Gone(_) | Fate::Removed | Fate::Published => {}
+                Fate::Gone(_) | Fate::Removed(_) | Fate::Published => {}
             }
         }
         // Another key of the same material is the one that was taken away.
@@ -132,8 +132,7 @@ impl History {
         // A new profile has no verifiers yet that could be surprised.
         let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
         keyset.used_by.iter().find(surprises)?;
-        let seen = record.filter(|record| record.fate != Fate::Removed).map(|record| record.published_since);
-        let since = [seen, key.added].into_iter().flatten().min().unwrap_or(now);
+        let since = record.map_or_else(|| key.added.unwrap_or(now), |record| record.since(key.added, now));
         let safe_from = since.plus(keyset.publish_lead);
         (first < safe_from).then(|| {
             let when = if first <= now { "at once".to_owned() } else { format!("from {first}") };
@@ -160,7 +159,7 @@ impl History {
         for (_, record) in history.keys.iter_mut().filter(|(kid, _)| !listed.contains(kid)) {
             if record.fate == Fate::Published {
                 // Whoever fetches meanwhile drops it.
-                record.fate = Fate::Removed;
+                record.fate = Fate::Removed(Some(now));
                 record.signs_from.clear();
             }
         }
@@ -184,7 +183,7 @@ impl History {
     fn record(&mut self, kid: &KeyId, now: UnixTime) -> &mut Record {
         self.keys.entry(kid.clone()).or_insert_with(|| Record {
             material: None,
-            fate: Fate::Removed,
+            fate: Fate::Removed(None),
             published_since: now,
             signs_from: BTreeMap::new(),
         })
@@ -192,10 +191,19 @@ impl History {
 }
 
 impl Record {
+    /// Since when verifiers can know the key, whose entry says `added`.
+    fn since(&self, added: Option<UnixTime>, now: UnixTime) -> UnixTime {
+        match self.fate {
+            // Whoever fetched in between dropped it, whatever `added` says of the time before.
+            Fate::Removed(at) => added.filter(|added| at.is_none_or(|at| at <= *added)).unwrap_or(now),
+            Fate::Published | Fate::Gone(_) | Fate::Retired => {
+                added.map_or(self.published_since, |added| added.min(self.published_since))
+            }
+        }
+    }
+
     fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime) {
-        let added = key.added.unwrap_or(now).min(now);
-        self.published_since =
-            if self.fate == Fate::Removed { added } else { added.min(self.published_since) };
+        self.published_since = self.since(key.added, now).min(now);
         self.fate = Fate::Published;
         self.material = Some(key.material);
         let Some(first) = key.life.turns.first() else { return };
@@ -207,5 +215,52 @@ impl Record {
                 *from = first;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Kind;
+    use crate::keys::{Entry, Rules, State};
+
+    /// A pending key that was out of the JWKS for a moment is new to whoever fetched in that moment.
+    #[test]
+    fn a_key_that_was_removed_is_not_published_since_its_old_added() {
+        let rules = Rules {
+            publish_lead: Duration::from_secs(1000),
+            longest_life: Duration::from_secs(60),
+            retire_margin: Duration::from_secs(60),
+        };
+        let at = UnixTime::from_seconds;
+        let name = Name::parse("web").expect("a name");
+        let profiles = [ProfileName::new(Kind::Identity, name.clone())];
+        let entry = |kid: &str, from: i64, added: i64| Entry {
+            sign_from: Some(at(from)),
+            added: Some(at(added)),
+            ..Entry::sole(KeyId::parse(kid).expect("an id"))
+        };
+        let take = |history: &History, entries: &[Entry], now: i64| {
+            let lives = rules.lives(entries, at(now));
+            let keys = entries.iter().zip(&lives).map(|(entry, life)| AnnouncedKey {
+                kid: &entry.kid,
+                material: [entry.kid.as_str().as_bytes()[0]; 32],
+                added: entry.added,
+                emergency: entry.emergency,
+                life,
+            });
+            assert!(lives.iter().all(|life| life.state(at(now)) != State::Gone));
+            let keys = keys.collect();
+            let (name, used_by, publish_lead) = (&name, profiles.as_slice(), rules.publish_lead);
+            let keyset = [AnnouncedKeyset { name, used_by, publish_lead, keys, gone: Vec::new() }];
+            (history.check(&keyset, at(now)).is_empty(), history.after(&keyset, at(now)))
+        };
+        let (a, b) = (entry("a", -5000, -9000), entry("b", 1000, 0));
+        let both = [a.clone(), b];
+        let (_, history) = take(&History::default(), &both, 10);
+        let (_, history) = take(&history, &[a.clone()], 1000);
+        assert!(!take(&history, &both, 1010).0, "at once, by its old date");
+        let (is_taken, _) = take(&history, &[a, entry("b", 2005, 1005)], 1010);
+        assert!(is_taken, "added since");
     }
 }

@@ -1,0 +1,295 @@
+//! A replica's process: the real schedule, timeline, retirement step and history, and beside them what the oracle notes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokenmint::clock::UnixTime;
+use tokenmint::config::{KeyId, Kind, Name, ProfileName};
+use tokenmint::keys::{AnnouncedKey, AnnouncedKeyset, History, Life, Material, State};
+
+use super::Counts;
+use super::oracle::{Noted, expected};
+use super::world::{Directory, MAX_AGE, RULES};
+
+#[derive(Clone)]
+pub struct Key {
+    pub kid: KeyId,
+    pub life: Life,
+    added: Option<UnixTime>,
+    emergency: bool,
+    material: Material,
+}
+
+type Past = (KeyId, Life);
+type Jwks = BTreeMap<KeyId, Material>;
+
+pub struct Process {
+    pub number: u64,
+    pub keys: Vec<Key>,
+    past: Vec<Past>,
+    history: History,
+    read: (u64, bool),
+    notes: Notes,
+}
+
+/// What the oracle knows of a process.
+#[derive(Default)]
+struct Notes {
+    /// The entries in force, with the retirements that the process has read.
+    in_force: Vec<Noted>,
+    seen_retired: BTreeSet<KeyId>,
+    gone: BTreeMap<KeyId, UnixTime>,
+    fetched: Vec<(UnixTime, Jwks)>,
+    last_signed: BTreeMap<KeyId, UnixTime>,
+    published_since: BTreeMap<KeyId, UnixTime>,
+    withdrawn_at: BTreeMap<KeyId, UnixTime>,
+    /// The clock was set back, and no reload has come since.
+    is_set_back: bool,
+}
+
+impl Process {
+    /// `None` where the files are such that the service doesn't start.
+    pub fn start(number: u64, directory: &Directory, now: UnixTime, config_broken: bool) -> Option<Self> {
+        let (keys, past) = load(directory, now, config_broken)?;
+        let mut process = Self {
+            number,
+            keys: Vec::new(),
+            past: Vec::new(),
+            history: History::default(),
+            read: (directory.edition, config_broken),
+            notes: Notes::default(),
+        };
+        process.take_over(keys, past, directory, now);
+        Some(process)
+    }
+
+    pub fn signing(&self, now: UnixTime) -> Option<&Key> {
+        self.keys.iter().find(|key| key.life.state(now) == State::Signing)
+    }
+
+    pub fn published(&self, now: UnixTime) -> impl Iterator<Item = &Key> {
+        self.keys.iter().filter(move |key| key.life.state(now) != State::Gone)
+    }
+
+    pub fn publishes(&self, kid: &KeyId, now: UnixTime) -> bool {
+        self.published(now).any(|key| key.kid == *kid)
+    }
+
+    pub fn clock_is_set_back(&mut self) {
+        self.notes.is_set_back = true;
+        self.notes.fetched.clear();
+        self.notes.last_signed.clear();
+        self.notes.published_since.clear();
+    }
+
+    pub fn look(&mut self, directory: &Directory, now: UnixTime, config_broken: bool, counts: &mut Counts) {
+        self.retirement_step(directory, now, counts);
+        let lacks_a_key = self.past.iter().any(|(_, life)| life.state(now) != State::Gone);
+        let fingerprint = (directory.edition, config_broken);
+        if fingerprint == self.read && !lacks_a_key {
+            return;
+        }
+        self.read = fingerprint;
+        let taken = load(directory, now, config_broken).filter(|(keys, past)| {
+            let refused = !self.history.check(&[announced(keys, past)], now).is_empty();
+            counts.refused_by_history += u64::from(refused);
+            !refused
+        });
+        match taken {
+            Some((keys, past)) => {
+                counts.reloads += 1;
+                counts.rewritten += self.take_over(keys, past, directory, now);
+            }
+            None => counts.refused_reloads += 1,
+        }
+    }
+
+    fn take_over(&mut self, keys: Vec<Key>, past: Vec<Past>, directory: &Directory, now: UnixTime) -> u64 {
+        self.history = self.history.after(&[announced(&keys, &past)], now);
+        (self.keys, self.past) = (keys, past);
+        let mut noted = directory.version.noted.clone();
+        for entry in &mut noted {
+            entry.retired = entry.retired.map(|at| at.min(now));
+        }
+        let notes = &mut self.notes;
+        let listed: BTreeSet<&KeyId> = noted.iter().map(|entry| &entry.kid).collect();
+        for entry in notes.in_force.iter().filter(|entry| !listed.contains(&entry.kid)) {
+            notes.withdrawn_at.insert(entry.kid.clone(), now);
+            notes.published_since.remove(&entry.kid);
+            notes.last_signed.remove(&entry.kid);
+        }
+        let retired = noted.iter().filter(|entry| entry.retired.is_some());
+        notes.seen_retired.extend(retired.map(|entry| entry.kid.clone()));
+        // A known gap: where other dates are written over those by which a key has signed, or are brought late, the key leaves
+        // the JWKS by the new ones, though its tokens live.
+        let signed = notes.last_signed.len();
+        notes.last_signed.retain(|kid, at| expected(&noted, *at).signing.as_ref() == Some(kid));
+        let rewritten = signed - notes.last_signed.len();
+        notes.in_force = noted;
+        if std::mem::take(&mut notes.is_set_back) {
+            notes.fetched.clear();
+        }
+        rewritten as u64
+    }
+
+    fn retirement_step(&mut self, directory: &Directory, now: UnixTime, counts: &mut Counts) {
+        let none = Vec::new();
+        let marks = if directory.readable { &directory.version.marks } else { &none };
+        self.note_retirements(directory, now, counts);
+        let open: Vec<_> = self.keys.iter().map(|key| (&key.kid, &key.life)).collect();
+        let past: Vec<_> = self.past.iter().map(|(kid, life)| (kid, life)).collect();
+        let Some(lives) = RULES.without_gone(&open, &past, marks, now) else { return };
+        let (mut keys, mut past) = (Vec::new(), Vec::new());
+        for (kid, life) in lives {
+            match self.keys.iter().find(|key| key.kid == kid && life.state(now) != State::Gone) {
+                Some(key) => {
+                    let emergency = key.emergency || key.life.sign_from != life.sign_from;
+                    keys.push(Key { life, emergency, ..key.clone() });
+                }
+                None => past.push((kid, life)),
+            }
+        }
+        self.history = self.history.after(&[announced(&keys, &past)], now);
+        (self.keys, self.past) = (keys, past);
+    }
+
+    /// What `directory` retires of the keys that are open.
+    fn note_retirements(&mut self, directory: &Directory, now: UnixTime, counts: &mut Counts) {
+        if !directory.readable || !directory.version.is_toml {
+            return;
+        }
+        let written = |kid: &KeyId| directory.version.noted.iter().find(|entry| entry.kid == *kid);
+        let is_open = |kid: &KeyId| self.keys.iter().any(|key| key.kid == *kid);
+        let retires =
+            self.keys.iter().filter(|key| written(&key.kid).is_some_and(|entry| entry.retired.is_some()));
+        let retires: BTreeSet<KeyId> = retires.map(|key| key.kid.clone()).collect();
+        let ends = self.keys.iter().any(|key| key.life.state(now) == State::Gone);
+        if retires.is_empty() && !ends {
+            return;
+        }
+        counts.keys_taken_away += retires.len() as u64;
+        for entry in &mut self.notes.in_force {
+            let Some(written) = written(&entry.kid) else { continue };
+            entry.retired = entry.retired.or(written.retired.map(|at| at.min(now)));
+            if !retires.is_empty() && written.emergency {
+                entry.sign_from = written.sign_from;
+                entry.emergency |= is_open(&entry.kid);
+            }
+            if entry.retired.is_some() {
+                self.notes.seen_retired.insert(entry.kid.clone());
+            }
+        }
+        self.notes.in_force.sort_by_key(|entry| entry.sign_from);
+    }
+
+    /// Compares what the process does with what the oracle says.
+    pub fn check(&mut self, now: UnixTime, counts: &mut Counts) -> Result<(), String> {
+        let jwks: Jwks = self.published(now).map(|key| (key.kid.clone(), key.material)).collect();
+        let signing = self.signing(now).cloned();
+        let notes = &mut self.notes;
+        if !notes.is_set_back {
+            let mut expected = expected(&notes.in_force, now);
+            // A key that was gone stays away, also where a retirement with an earlier date gives it a turn.
+            let comes_back = |kid: &KeyId| !notes.gone.contains_key(kid) || jwks.contains_key(kid);
+            expected.signing = expected.signing.filter(comes_back);
+            expected.published.retain(comes_back);
+            let published: BTreeSet<KeyId> = jwks.keys().cloned().collect();
+            let signs = signing.as_ref().map(|key| key.kid.clone());
+            if (&expected.signing, &expected.published) != (&signs, &published) {
+                return Err(format!(
+                    "signs {signs:?}, publishes {published:?}, and {expected:?} at {now}: {:?}",
+                    notes.in_force
+                ));
+            }
+            counts.agreed_with_oracle += 1;
+            for entry in notes.in_force.iter().filter(|entry| !published.contains(&entry.kid)) {
+                notes.gone.entry(entry.kid.clone()).or_insert(now);
+            }
+        }
+        if let Some(kid) = notes.seen_retired.iter().find(|kid| jwks.contains_key(*kid)) {
+            return Err(format!("1: {kid} was retired and is published"));
+        }
+        counts.invariant_1 += u64::from(!notes.seen_retired.is_empty());
+        for key in self.keys.iter().filter(|key| jwks.contains_key(&key.kid)) {
+            // Where the clock was set back, it isn't gone yet.
+            if notes.gone.remove(&key.kid).is_some_and(|at| at <= now && !key.emergency) {
+                return Err(format!("2: {} was gone and comes back", key.kid));
+            }
+            notes.published_since.entry(key.kid.clone()).or_insert(now);
+        }
+        counts.invariant_2 += u64::from(!notes.gone.is_empty());
+        notes.fetched.retain(|(at, _)| now.seconds() - MAX_AGE <= at.seconds());
+        if let Some(key) = &signing {
+            let since = notes.published_since.get(&key.kid).copied().unwrap_or(now);
+            let withdrawn = notes.withdrawn_at.get(&key.kid);
+            // The schedule says that others have published it before this process did, and nothing shows that it is wrong.
+            let is_claimed =
+                key.added.is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
+            let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));
+            match unknown {
+                Some((at, _)) if !key.emergency && !is_claimed => {
+                    return Err(format!(
+                        "4: {} signs at {now}, and a verifier that fetched at {at} lacks it",
+                        key.kid
+                    ));
+                }
+                Some(_) => counts.knowingly_unknown += 1,
+                None => counts.invariant_4_signing += u64::from(!notes.fetched.is_empty()),
+            }
+            notes.last_signed.insert(key.kid.clone(), now);
+        }
+        for (kid, at) in &notes.last_signed {
+            let may_live = now < at.plus(RULES.longest_life);
+            if may_live && !jwks.contains_key(kid) && !notes.seen_retired.contains(kid) {
+                return Err(format!("4: {kid} signed at {at} and isn't published at {now}"));
+            }
+            let is_former = signing.as_ref().is_none_or(|key| key.kid != *kid);
+            counts.invariant_4_published += u64::from(may_live && is_former);
+        }
+        notes.fetched.push((now, jwks));
+        Ok(())
+    }
+}
+
+fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Vec<Key>, Vec<Past>)> {
+    let schedule = directory.version.schedule.as_ref().filter(|_| directory.readable && !config_broken)?;
+    let lives = RULES.lives(&schedule.entries, now);
+    let (mut keys, mut past) = (Vec::new(), Vec::new());
+    let mut over = BTreeSet::new();
+    for (entry, life) in schedule.entries.iter().zip(lives) {
+        if life.state(now) == State::Gone {
+            over.insert(&entry.kid);
+            past.push((entry.kid.clone(), life));
+        } else {
+            let material = directory.keys.get(&entry.kid)?.material;
+            let (kid, added, emergency) = (entry.kid.clone(), entry.added, entry.emergency);
+            keys.push(Key { kid, life, added, emergency, material });
+        }
+    }
+    let is_readable = directory.keys.iter().all(|(kid, file)| file.readable || over.contains(kid));
+    (is_readable && !directory.keys.is_empty()).then_some((keys, past))
+}
+
+fn announced<'a>(keys: &'a [Key], past: &'a [Past]) -> AnnouncedKeyset<'a> {
+    thread_local! {
+        static NAMES: (&'static Name, &'static [ProfileName]) = {
+            let name = Name::parse("web").expect("a name");
+            let profile = ProfileName::new(Kind::Identity, name.clone());
+            (Box::leak(Box::new(name)), Box::leak(Box::new([profile])))
+        };
+    }
+    let (name, used_by) = NAMES.with(|names| *names);
+    let key = |key: &'a Key| AnnouncedKey {
+        kid: &key.kid,
+        material: key.material,
+        added: key.added,
+        emergency: key.emergency,
+        life: &key.life,
+    };
+    AnnouncedKeyset {
+        name,
+        used_by,
+        publish_lead: RULES.publish_lead,
+        keys: keys.iter().map(key).collect(),
+        gone: past.iter().map(|(kid, life)| (kid, life)).collect(),
+    }
+}

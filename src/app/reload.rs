@@ -21,8 +21,9 @@ use super::{Loaded, rooms, supervisor};
 use crate::callers::Rule;
 use crate::config::{Cache, Config, Environment, Invalid, KeyId, Problem, Server};
 use crate::http::{Rooms, Service};
+use crate::jwks::Client;
 use crate::keys::State;
-use crate::metrics::{Client, Metrics};
+use crate::metrics::Metrics;
 
 /// How often the files are looked at.
 const POLL: Duration = Duration::from_secs(2);
@@ -190,7 +191,9 @@ impl Reloader {
                 in_force.store(new);
             }
         }
-        let old = service.rooms.swap(Arc::new(rooms(&config, ring, &service.metrics, now)));
+        let previous = service.rooms.load();
+        let replacing = rooms(&config, ring, &service.metrics, now, Some(&previous.callers));
+        let old = service.rooms.swap(Arc::new(replacing));
         let new = service.rooms.load();
 
         let kids = |rooms: &Rooms| rooms.ring.keys().map(|(_, key)| key.kid.clone()).collect::<BTreeSet<_>>();

@@ -672,6 +672,10 @@ async fn no_token_ever_reaches_another_user() {
         served += reader.await.expect("no token of another");
     }
     assert!(served > 1000, "{served}");
+    // A token takes more than 300 bytes, and there are 2,000 of them.
+    let entries = house.metric("tokenmint_token_cache_entries ").await;
+    let entries: usize = entries.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a number");
+    assert!((1..(256 << 10) / 300).contains(&entries), "the cache is bounded: {entries}");
 }
 
 /// Each setting that an access token depends on is part of whose it is; the name alone isn't.

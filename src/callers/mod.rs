@@ -49,7 +49,7 @@ pub struct Caller {
     pub subjects_refused: IntCounter,
     /// Counts what was let through, by [`Rule`].
     would_refuse: [IntCounter; 3],
-    /// Its own rate, and what it has used of it. A reload carries the latter over.
+    /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
     pace: Option<(Pace, Arc<Bucket>)>,
 }
 
@@ -382,7 +382,11 @@ impl Caller {
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
-        let bucket = || previous.and_then(|previous| Some(previous.pace.as_ref()?.1.clone()));
+        // What is owed to another rate says nothing of this one.
+        let bucket = |pace: Pace| {
+            let (before, bucket) = previous?.pace.as_ref()?;
+            (*before == pace).then(|| bucket.clone())
+        };
         let budget = || previous.and_then(|previous| Some(previous.budget.as_ref()?.1.clone()));
         let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
         let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
@@ -398,7 +402,7 @@ impl Caller {
             subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
             would_refuse: Rule::ALL
                 .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
-            pace: caller.pace.map(|pace| (pace, bucket().unwrap_or_default())),
+            pace: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
         }
     }
 

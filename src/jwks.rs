@@ -4,8 +4,10 @@
 //! The bytes follow from the files and the clock alone. They are made anew when a key comes or goes or a
 //! certificate changes, by whoever asks first after that moment.
 
+mod client;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
@@ -17,12 +19,13 @@ use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse, RSAKeyParameters,
     RSAKeyType, ThumbprintHash,
 };
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntGauge, IntGaugeVec};
 
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
-use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey, Usage};
-use crate::metrics::{Client, Metrics};
+use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
+use crate::metrics::Metrics;
+pub use client::Client;
 
 /// Long enough that a storm of verifiers is served by caches, in seconds.
 const LONGEST_MAX_AGE: u64 = 300;
@@ -81,7 +84,16 @@ pub struct Document {
     pub etag: HeaderValue,
     from: UnixTime,
     until: UnixTime,
-    usages: Vec<Arc<Usage>>,
+    /// Of each key in it.
+    fetched: Vec<FetchTimes>,
+}
+
+/// When each class of clients last fetched a key, in the metrics. Looked up at the first fetch, so that `/metrics` is
+/// silent of what never happened.
+struct FetchTimes {
+    keyset: Name,
+    kid: KeyId,
+    by_client: [OnceLock<IntGauge>; Client::ALL.len()],
 }
 
 /// What the union of all keysets is called among their names.
@@ -101,6 +113,7 @@ pub struct Face {
     /// it lacks signs.
     pub cache_control: HeaderValue,
     fetches: [IntCounter; Client::ALL.len()],
+    fetched_at: IntGaugeVec,
 }
 
 impl Published {
@@ -108,7 +121,7 @@ impl Published {
         let face = |name: &str, keysets: Vec<Arc<Keyset>>| {
             let fetches =
                 Client::ALL.map(|client| metrics.jwks_fetches.with_label_values(&[name, client.as_str()]));
-            Face::new(keysets, fetches, now)
+            Face::new(keysets, fetches, metrics.key_fetched_at.clone(), now)
         };
         let by_keyset = ring.keysets.iter();
         let by_keyset =
@@ -118,19 +131,28 @@ impl Published {
 }
 
 impl Face {
-    fn new(keysets: Vec<Arc<Keyset>>, fetches: [IntCounter; Client::ALL.len()], now: UnixTime) -> Self {
+    fn new(
+        keysets: Vec<Arc<Keyset>>,
+        fetches: [IntCounter; Client::ALL.len()],
+        fetched_at: IntGaugeVec,
+        now: UnixTime,
+    ) -> Self {
         let document = ArcSwap::from_pointee(Document::new(&keysets, now));
         let lead = keysets.iter().map(|keyset| keyset.rules.publish_lead.as_secs()).min().unwrap_or_default();
         let max_age = (lead / 4).min(LONGEST_MAX_AGE);
         let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
         let cache_control = cache_control.expect("a number is visible ASCII");
-        Self { keysets, document, cache_control, fetches }
+        Self { keysets, document, cache_control, fetches, fetched_at }
     }
 
     /// Counts that `client` has fetched `document` at `now`.
     pub fn fetched(&self, document: &Document, client: Client, now: UnixTime) {
         self.fetches[client as usize].inc();
-        document.usages.iter().for_each(|usage| usage.fetched(client, now));
+        for FetchTimes { keyset, kid, by_client } in &document.fetched {
+            let labels = [keyset.as_str(), kid.as_str(), client.as_str()];
+            let gauge = || self.fetched_at.with_label_values(&labels);
+            by_client[client as usize].get_or_init(gauge).set(now.seconds());
+        }
     }
 
     /// The set as it is at `now`.
@@ -148,14 +170,20 @@ impl Face {
 impl Document {
     fn new(keysets: &[Arc<Keyset>], now: UnixTime) -> Self {
         let body = serde_json::to_vec(&set(keysets, now)).expect("strings can be written to memory");
-        let usages = keysets.iter().flat_map(|keyset| keyset.published(now));
+        let fetched = keysets.iter().flat_map(|keyset| {
+            keyset.published(now).map(|key| FetchTimes {
+                keyset: keyset.name.clone(),
+                kid: key.kid.clone(),
+                by_client: Default::default(),
+            })
+        });
         let hash = URL_SAFE_NO_PAD.encode(&digest(&SHA256, &body).as_ref()[..16]);
         Self {
             etag: HeaderValue::from_str(&format!("\"{hash}\"")).expect("base64url is visible ASCII"),
             body: body.into(),
             from: now,
             until: keysets.iter().map(|keyset| keyset.next_change(now)).min().unwrap_or(now),
-            usages: usages.map(|key| key.usage.clone()).collect(),
+            fetched: fetched.collect(),
         }
     }
 }

@@ -5,16 +5,19 @@
 //! began are kept and tried again, so none is ever half written.
 //!
 //! Lines that come close together go out together: waking the thread for each would cost a token's request as much as all
-//! of its parsing.
+//! of its parsing. A write holds whole lines, and no more than a pipe takes whole or not at all: a process that ends while
+//! its reader hangs leaves no half of a line behind.
+//!
+//! [`Log::finish`] waits for what is still in the buffer, until a deadline, and says how much of it was lost.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -26,8 +29,8 @@ use super::json_lines::JsonLines;
 const BUFFERED_LINES: usize = 16_384;
 /// After a write, lines gather for so long: none waits longer, and where there are many they cost few writes.
 const GATHER: Duration = Duration::from_millis(5);
-/// Gathered bytes that are written at once.
-const ENOUGH: usize = 64 * 1024;
+/// Bytes of one write, but for a line that is longer: what a pipe takes whole (`PIPE_BUF`, pipe(7)).
+const ATOMIC_WRITE: usize = 4096;
 /// Between two tries to write where it failed.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where whoever started us made standard output non-blocking, and it is full.
@@ -42,11 +45,12 @@ pub enum Output {
     Stderr,
 }
 
-/// Keeps the log's thread running; what is buffered is written when it is dropped.
+/// The log of this process, and its thread.
 pub struct Log {
-    _guard: WorkerGuard,
-    buffer: ErrorCounter,
-    outage: Arc<Outage>,
+    lines: SyncSender<Vec<u8>>,
+    state: Arc<State>,
+    ends: Sender<()>,
+    ended: Receiver<()>,
 }
 
 impl Log {
@@ -61,16 +65,22 @@ impl Log {
             Output::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
             Output::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
         };
-        let outage = Arc::new(Outage::default());
-        let sink = Sink { into: File::from(descriptor), gathered: Vec::new(), outage: outage.clone() };
-        let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES);
-        let (lines, guard) = builder.finish(sink);
-        let buffer = lines.error_counter();
+        let state = Arc::new(State::default());
+        let (lines, waiting) = mpsc::sync_channel(BUFFERED_LINES);
+        let (ends, ended) = mpsc::channel();
+        let sink =
+            Sink { into: File::from(descriptor), gathered: Vec::new(), count: 0, state: state.clone() };
+        let done = ends.clone();
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            sink.run(&waiting);
+            // Without anybody who waits for it, it ends all the same.
+            let _ = done.send(());
+        })?;
         let asked = filter.unwrap_or("info");
         let read = asked.parse::<Targets>();
         let unreadable = read.is_err();
         let filter = read.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
-        let door = Door { lines, outage: outage.clone() };
+        let door = Door { lines: lines.clone(), state: state.clone() };
         let layer = tracing_subscriber::fmt::layer().with_writer(door).with_ansi(terminal);
         let registry = tracing_subscriber::registry().with(filter);
         // A second start in one process, as in tests, leaves the first log in place.
@@ -85,28 +95,51 @@ impl Log {
                 "isn't a filter such as `info` or `warn,tokenmint::audit=info`: taken for `info`"
             );
         }
-        Ok(Self { _guard: guard, buffer, outage })
+        Ok(Self { lines, state, ends, ended })
     }
 
     /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let (buffer, outage) = (self.buffer.clone(), self.outage.clone());
-        move || buffer.dropped_lines() as u64 + outage.dropped.load(Ordering::Acquire)
+        let state = self.state.clone();
+        move || state.dropped.load(Ordering::Acquire)
+    }
+
+    /// Ends a [`finish`](Self::finish) early.
+    pub fn hurry(&self) -> impl FnOnce() + Send + use<> {
+        let ends = self.ends.clone();
+        // Where it has ended already there is nobody to tell.
+        move || _ = ends.send(())
+    }
+
+    /// Waits until all lines are written, at most until `deadline`. How many were not: none of them in part.
+    pub fn finish(self, deadline: Instant) -> u64 {
+        self.state.finishing.store(true, Ordering::SeqCst);
+        // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
+        let _ = self.lines.try_send(Vec::new());
+        let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let taken = self.state.taken.load(Ordering::Acquire);
+        taken.saturating_sub(self.state.written.load(Ordering::Acquire))
     }
 }
 
-/// Whether lines can be written, and how many were turned away while they couldn't.
+/// What came in and went out, and whether it can.
 #[derive(Default)]
-struct Outage {
-    lasts: AtomicBool,
+struct State {
+    /// Lines can't be written at the moment.
+    outage: AtomicBool,
+    /// No more lines are taken, and the thread ends when the buffer is empty.
+    finishing: AtomicBool,
+    /// Lines that were turned away.
     dropped: AtomicU64,
+    taken: AtomicU64,
+    written: AtomicU64,
 }
 
 /// Where lines come in.
 #[derive(Clone)]
 struct Door {
-    lines: NonBlocking,
-    outage: Arc<Outage>,
+    lines: SyncSender<Vec<u8>>,
+    state: Arc<State>,
 }
 
 impl<'a> MakeWriter<'a> for Door {
@@ -118,12 +151,20 @@ impl<'a> MakeWriter<'a> for Door {
 }
 
 impl Write for Door {
+    /// Takes one line, whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.outage.lasts.load(Ordering::Acquire) {
-            self.outage.dropped.fetch_add(1, Ordering::AcqRel);
+        let state = &self.state;
+        if state.outage.load(Ordering::Acquire) || state.finishing.load(Ordering::SeqCst) {
+            state.dropped.fetch_add(1, Ordering::AcqRel);
             return Ok(line.len());
         }
-        self.lines.write(line)
+        // Counted first: else it could be written before it is counted.
+        state.taken.fetch_add(1, Ordering::AcqRel);
+        if self.lines.try_send(line.to_vec()).is_err() {
+            state.taken.fetch_sub(1, Ordering::AcqRel);
+            state.dropped.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -134,12 +175,48 @@ impl Write for Door {
 /// Where they go out, on the log's own thread: lines are written whole, however long that takes.
 struct Sink<W> {
     into: W,
-    /// Whole lines.
+    /// Whole lines, and how many.
     gathered: Vec<u8>,
-    outage: Arc<Outage>,
+    count: u64,
+    state: Arc<State>,
 }
 
 impl<W: Write> Sink<W> {
+    /// Until the log is finished and nothing waits any more.
+    fn run(mut self, waiting: &Receiver<Vec<u8>>) {
+        loop {
+            // Before the look: what was taken until then is written.
+            let finishing = self.state.finishing.load(Ordering::SeqCst);
+            let line = match waiting.try_recv() {
+                Ok(line) => line,
+                Err(TryRecvError::Disconnected) => return self.pour(),
+                Err(TryRecvError::Empty) => {
+                    let gathered = !self.gathered.is_empty();
+                    self.pour();
+                    if finishing {
+                        return;
+                    }
+                    if gathered {
+                        // While this thread sleeps here, a new line needs not wake it.
+                        std::thread::sleep(GATHER);
+                        continue;
+                    }
+                    let Ok(line) = waiting.recv() else { return };
+                    line
+                }
+            };
+            self.gather(&line);
+        }
+    }
+
+    fn gather(&mut self, line: &[u8]) {
+        if self.gathered.len() + line.len() > ATOMIC_WRITE {
+            self.pour();
+        }
+        self.gathered.extend_from_slice(line);
+        self.count += u64::from(!line.is_empty());
+    }
+
     fn pour(&mut self) {
         let mut rest = self.gathered.as_slice();
         while !rest.is_empty() {
@@ -147,33 +224,20 @@ impl<W: Write> Sink<W> {
                 Ok(written @ 1..) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                // At the end there is no time left in which that could change.
+                Ok(0) | Err(_) if self.state.finishing.load(Ordering::SeqCst) => break,
                 Ok(0) | Err(_) => {
-                    self.outage.lasts.store(true, Ordering::Release);
+                    self.state.outage.store(true, Ordering::Release);
                     std::thread::sleep(RETRY);
                 }
             }
         }
+        if rest.is_empty() {
+            self.state.written.fetch_add(self.count, Ordering::AcqRel);
+            self.state.outage.store(false, Ordering::Release);
+        }
         self.gathered.clear();
-        self.outage.lasts.store(false, Ordering::Release);
-    }
-}
-
-impl<W: Write> Write for Sink<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.gathered.extend_from_slice(line);
-        if self.gathered.len() >= ENOUGH {
-            self.pour();
-        }
-        Ok(line.len())
-    }
-
-    /// Comes whenever no more lines are waiting. While this thread sleeps here, a new one needs not wake it.
-    fn flush(&mut self) -> io::Result<()> {
-        if !self.gathered.is_empty() {
-            self.pour();
-            std::thread::sleep(GATHER);
-        }
-        Ok(())
+        self.count = 0;
     }
 }
 
@@ -211,15 +275,20 @@ mod tests {
         }
     }
 
+    fn sink<W: Write>(into: W) -> Sink<W> {
+        Sink { into, gathered: Vec::new(), count: 0, state: Arc::default() }
+    }
+
     #[test]
     fn a_line_is_written_whole_once_there_is_room_again() {
-        let mut sink = Sink { into: Failing::default(), gathered: Vec::new(), outage: Arc::default() };
+        let mut sink = sink(Failing::default());
         for line in ["one\n", "two too\n"] {
-            sink.write_all(line.as_bytes()).expect("in the end");
+            sink.gather(line.as_bytes());
         }
-        sink.flush().expect("in the end");
+        sink.pour();
         assert_eq!(String::from_utf8_lossy(&sink.into.0), "one\ntwo too\n");
-        assert!(!sink.outage.lasts.load(Ordering::Acquire));
+        assert!(!sink.state.outage.load(Ordering::Acquire));
+        assert_eq!(sink.state.written.load(Ordering::Acquire), 2);
     }
 
     /// Keeps each write apart.
@@ -238,18 +307,47 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_wait_together_are_one_write_and_many_are_several() {
-        let mut sink = Sink { into: Writes::default(), gathered: Vec::new(), outage: Arc::default() };
+    fn lines_that_wait_together_are_one_write_of_at_most_what_a_pipe_takes_whole() {
+        let mut sink = sink(Writes::default());
         for line in ["one\n", "two\n"] {
-            sink.write_all(line.as_bytes()).expect("gathered");
+            sink.gather(line.as_bytes());
         }
         assert!(sink.into.0.is_empty());
-        sink.flush().expect("written");
-        sink.flush().expect("nothing to write");
+        sink.pour();
+        sink.pour();
         assert_eq!(sink.into.0, [b"one\ntwo\n"]);
-        // Else a reader that is slower than its writers would find ever longer writes.
-        sink.write_all(&b"a".repeat(ENOUGH)).expect("written");
-        assert_eq!(sink.into.0.len(), 2);
+        for _ in 0..10 {
+            sink.gather(&[b"a".repeat(999).as_slice(), b"\n"].concat());
+        }
+        sink.gather(&b"b".repeat(2 * ATOMIC_WRITE));
+        sink.pour();
+        let lengths: Vec<usize> = sink.into.0.iter().map(Vec::len).collect();
+        assert_eq!(
+            lengths,
+            [8, 4000, 4000, 2000, 2 * ATOMIC_WRITE],
+            "whole lines, and a longer one by itself"
+        );
+    }
+
+    /// Lines that were not written at the end are lost and counted.
+    #[test]
+    fn the_end_is_not_waited_for_where_nothing_can_be_written() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (lines, waiting) = mpsc::sync_channel(8);
+        let state = Arc::new(State { finishing: AtomicBool::new(true), ..State::default() });
+        for line in ["one\n", "two\n"] {
+            lines.send(line.as_bytes().to_vec()).expect("room");
+        }
+        Sink { into: Full, gathered: Vec::new(), count: 0, state: state.clone() }.run(&waiting);
+        assert_eq!(state.written.load(Ordering::Acquire), 0);
     }
 
     #[derive(Clone, Default)]

@@ -308,7 +308,7 @@ fn service(
     let batch = batch(library, &randomness, &metrics);
     metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
-    let rooms = rooms(config.clone(), ring, &metrics, now);
+    let rooms = rooms(config.clone(), ring, &metrics, now, None);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
     let tools = Tools {
         signer: signer.clone(),
@@ -341,10 +341,16 @@ fn service(
     })
 }
 
-fn rooms(config: Arc<Config>, ring: KeyRing, metrics: &Metrics, now: UnixTime) -> Rooms {
+fn rooms(
+    config: Arc<Config>,
+    ring: KeyRing,
+    metrics: &Metrics,
+    now: UnixTime,
+    previous: Option<&Callers>,
+) -> Rooms {
     let profiles = Profiles::new(&config, &ring);
     Rooms {
-        callers: Callers::new(&config, &profiles, metrics),
+        callers: Callers::after(&config, &profiles, metrics, previous),
         published: Published::new(&ring, metrics, now),
         profiles,
         ring,

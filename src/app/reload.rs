@@ -22,8 +22,9 @@ use super::{Loaded, retirement, rooms, supervisor};
 use crate::callers::Rule;
 use crate::config::{Config, Environment, Invalid, KeyId, Problem};
 use crate::http::{LookReport, Rooms, Service};
+use crate::jwks::Client;
 use crate::keys::State;
-use crate::metrics::{Client, Metrics};
+use crate::metrics::Metrics;
 
 /// How often the files are looked at.
 const POLL: Duration = Duration::from_secs(2);
@@ -230,7 +231,7 @@ impl Reloader {
         let Loaded { config, ring, tls, public_tls, .. } = loaded;
         let service = &self.in_force.service;
         let now = service.clock.now();
-        let new = Arc::new(rooms(Arc::new(config), ring, &service.metrics, now));
+        let new = Arc::new(rooms(Arc::new(config), ring, &service.metrics, now, Some(&base.callers)));
         if !put_in_place(service, base, &new) {
             return false;
         }

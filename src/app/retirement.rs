@@ -53,7 +53,7 @@ fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
         let Some(ring) = base.ring.without_gone(found, now) else { return };
         let gone = base.ring.keys().filter(|(_, key)| ring.find(key.kid.as_str()).is_none());
         let gone = gone.map(|(_, key)| key.kid.as_str()).collect::<Vec<_>>().join(" ");
-        let new = Arc::new(rooms(base.config.clone(), ring, &service.metrics, now));
+        let new = Arc::new(rooms(base.config.clone(), ring, &service.metrics, now, Some(&base.callers)));
         if put_in_place(service, &base, &new) {
             tracing::info!(keys_gone = gone, "keys that are retired or whose life is over were taken away");
             return;

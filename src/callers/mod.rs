@@ -1,8 +1,10 @@
-//! Who may ask, and for what.
+//! Who may ask, and for what: authentication and authorization.
 //!
 //! - A caller is found by the SHA-256 of its API key, in a time that says nothing of how near a guess came; or, where
 //!   none is sent, by what its connection says of it.
 //! - What a caller may use is resolved at load: a request only picks from it.
+//! - [`Caller::authorize`] is the one gate. It is closed by default, and only its answer, [`Authorized`], leads from a
+//!   grant to the profile that mints: a handler that doesn't ask doesn't compile.
 //! - Nothing is minted for a profile or a subject that the policy doesn't name. Where the policy is to be tried
 //!   first (`audit`), what the caller's own settings say no to is let through and counted; what its profile says of
 //!   subjects holds all the same, and an integration user's login is never let through.
@@ -22,8 +24,11 @@ pub use credentials::Peer;
 pub use pace::{Bucket, Budget, Guard, TooOften};
 
 use crate::config::{self, Config, Kind, Name, Pace, Policy, ProfileName, SubjectPattern};
+use crate::json::Members;
 use crate::metrics::Metrics;
-use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
+use crate::tokens::{
+    Claims, IdentityProfile, IntercomProfile, Lifetime, OauthProfile, Objection, Profiles, Subject,
+};
 
 pub struct Callers {
     credentials: Credentials,
@@ -37,14 +42,15 @@ pub struct Caller {
     pub intercom: Grants<Grant<IntercomProfile>>,
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
-    budget: Option<Budget>,
+    /// How many different subjects in a minute, and those that were. A reload carries the latter over.
+    budget: Option<(u32, Arc<Budget>)>,
     policy: Policy,
     /// Counts those whom the budget refused.
     pub subjects_refused: IntCounter,
     /// Counts what was let through, by [`Rule`].
     would_refuse: [IntCounter; 3],
-    pace: Option<Pace>,
-    bucket: Bucket,
+    /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
+    pace: Option<(Pace, Arc<Bucket>)>,
 }
 
 /// What a caller's own settings can say no to.
@@ -81,12 +87,12 @@ pub struct Grants<G> {
 
 /// What one page load needs. A bundle opens no door of its own: each of its profiles must be allowed too.
 pub struct BundleGrant {
-    pub name: ProfileName,
+    name: ProfileName,
     entries: Vec<(Name, Entry)>,
     /// Profiles of the bundle that the caller may not use.
     closed: Vec<ProfileName>,
     /// Whether the policy names the bundle and all of its profiles.
-    pub allowed: bool,
+    allowed: bool,
 }
 
 pub enum Entry {
@@ -105,12 +111,194 @@ impl BundleGrant {
     }
 }
 
+/// A profile that a caller may use, once a request for it is [authorized](Caller::authorize).
+///
+/// ```compile_fail,E0616
+/// fn past_the_policy(grant: &tokenmint::callers::Grant<tokenmint::tokens::IdentityProfile>) {
+///     let _ = &grant.profile;
+/// }
+/// ```
 pub struct Grant<P> {
-    pub profile: Arc<P>,
+    profile: Arc<P>,
     /// Counts what was minted under it.
-    pub minted: IntCounter,
+    minted: IntCounter,
     /// Whether the policy names it; else it is let through while the policy is tried.
-    pub allowed: bool,
+    allowed: bool,
+}
+
+impl Grant<IdentityProfile> {
+    /// # Errors
+    /// As [`IdentityProfile::lifetime`].
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+        self.profile.lifetime(asked)
+    }
+
+    /// # Errors
+    /// As [`IdentityProfile::claims`].
+    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
+        self.profile.claims(asked)
+    }
+}
+
+impl Grant<IntercomProfile> {
+    /// # Errors
+    /// As [`IntercomProfile::lifetime`].
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+        self.profile.lifetime(asked)
+    }
+
+    /// # Errors
+    /// As [`IntercomProfile::claims`].
+    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
+        self.profile.claims(asked)
+    }
+}
+
+/// What a request can be authorized for.
+pub trait Permission {
+    fn name(&self) -> &ProfileName;
+    /// Whether the policy names it.
+    fn is_allowed(&self) -> bool;
+    /// Whether the profile, whoever asks, speaks of such subjects.
+    fn covers(&self, subject: &Subject) -> bool;
+}
+
+/// A profile as far as the policy is concerned.
+pub trait Profile {
+    fn name(&self) -> &ProfileName;
+    fn covers(&self, subject: &Subject) -> bool;
+}
+
+impl Profile for IdentityProfile {
+    fn name(&self) -> &ProfileName {
+        &self.name
+    }
+
+    fn covers(&self, subject: &Subject) -> bool {
+        Self::covers(self, subject)
+    }
+}
+
+impl Profile for IntercomProfile {
+    fn name(&self) -> &ProfileName {
+        &self.name
+    }
+
+    fn covers(&self, _: &Subject) -> bool {
+        true
+    }
+}
+
+impl Profile for OauthProfile {
+    fn name(&self) -> &ProfileName {
+        &self.name
+    }
+
+    /// It speaks of its one integration user.
+    fn covers(&self, _: &Subject) -> bool {
+        false
+    }
+}
+
+impl<P: Profile> Permission for Grant<P> {
+    fn name(&self) -> &ProfileName {
+        self.profile.name()
+    }
+
+    fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    fn covers(&self, subject: &Subject) -> bool {
+        self.profile.covers(subject)
+    }
+}
+
+impl Entry {
+    fn permission(&self) -> &dyn Permission {
+        match self {
+            Self::Identity(grant) => grant,
+            Self::Intercom(grant) => grant,
+        }
+    }
+}
+
+impl Permission for BundleGrant {
+    fn name(&self) -> &ProfileName {
+        &self.name
+    }
+
+    fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    fn covers(&self, subject: &Subject) -> bool {
+        self.closed.is_empty() && self.entries.iter().all(|(_, entry)| entry.permission().covers(subject))
+    }
+}
+
+/// The proof that the policy lets a request through.
+pub struct Authorized<'a, G> {
+    grant: &'a G,
+    /// What says no, where the policy is only tried.
+    pub let_through: Option<Violation>,
+}
+
+impl<G: Permission> Authorized<'_, G> {
+    pub fn name(&self) -> &ProfileName {
+        self.grant.name()
+    }
+}
+
+impl<P> Authorized<'_, Grant<P>> {
+    pub const fn profile(&self) -> &Arc<P> {
+        &self.grant.profile
+    }
+
+    /// Counts a token that leaves.
+    pub fn count(&self) {
+        self.grant.minted.inc();
+    }
+}
+
+impl<'a> Authorized<'a, BundleGrant> {
+    /// Its entries, each as authorized as the bundle.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
+        self.grant.entries.iter().map(|(name, entry)| {
+            let entry = match entry {
+                Entry::Identity(grant) => AuthorizedEntry::Identity(Authorized { grant, let_through: None }),
+                Entry::Intercom(grant) => AuthorizedEntry::Intercom(Authorized { grant, let_through: None }),
+            };
+            (name, entry)
+        })
+    }
+}
+
+pub enum AuthorizedEntry<'a> {
+    Identity(Authorized<'a, Grant<IdentityProfile>>),
+    Intercom(Authorized<'a, Grant<IntercomProfile>>),
+}
+
+/// What says no to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// What the profile itself says of subjects.
+    ProfileSubjects,
+    Allow,
+    Subjects,
+    Budget(TooOften),
+}
+
+impl Violation {
+    /// The caller's own setting, which can be tried; what its profile says can't.
+    pub const fn rule(&self) -> Option<Rule> {
+        match self {
+            Self::ProfileSubjects => None,
+            Self::Allow => Some(Rule::Profile),
+            Self::Subjects => Some(Rule::Subject),
+            Self::Budget(_) => Some(Rule::Budget),
+        }
+    }
 }
 
 /// What the policy says no to. The messages name only what the caller itself is allowed.
@@ -124,6 +312,8 @@ pub enum Denied {
     WrongKind(&'static str),
     #[error("this caller may not use that profile; it may use {0} (`allow` in its configuration)")]
     Profile(String),
+    #[error("this caller may not use that profile (`allow` in its configuration)")]
+    NotAllowed,
     #[error("this caller may not use `{0}`, which the bundle needs (`allow` in its configuration)")]
     Entry(String),
     #[error("this caller may not have a token for that subject (`subjects` of the profile or of the caller)")]
@@ -134,7 +324,23 @@ impl Callers {
     /// # Panics
     /// Where `profiles` were not made from the same configuration.
     pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
-        let caller = |caller| Arc::new(Caller::new(caller, &config.bundles, profiles, metrics));
+        Self::after(config, profiles, metrics, None)
+    }
+
+    /// As `new`, to take the place of `previous`: its callers go on with what they have used of their limits.
+    ///
+    /// # Panics
+    /// As `new`.
+    pub fn after(config: &Config, profiles: &Profiles, metrics: &Metrics, previous: Option<&Self>) -> Self {
+        let previous: BTreeMap<&Name, &Arc<Caller>> = previous
+            .into_iter()
+            .flat_map(|previous| &previous.callers)
+            .map(|caller| (&caller.name, caller))
+            .collect();
+        let caller = |caller: &config::Caller| {
+            let previous = previous.get(&caller.name).map(|previous| &***previous);
+            Arc::new(Caller::new(caller, &config.bundles, profiles, metrics, previous))
+        };
         Self {
             credentials: Credentials::of(config.callers.values()),
             callers: config.callers.values().map(caller).collect(),
@@ -174,7 +380,14 @@ impl Caller {
         bundles: &BTreeMap<Name, config::Bundle>,
         profiles: &Profiles,
         metrics: &Metrics,
+        previous: Option<&Self>,
     ) -> Self {
+        // What is owed to another rate says nothing of this one.
+        let bucket = |pace: Pace| {
+            let (before, bucket) = previous?.pace.as_ref()?;
+            (*before == pace).then(|| bucket.clone())
+        };
+        let budget = || previous.and_then(|previous| Some(previous.budget.as_ref()?.1.clone()));
         let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
         let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
         Self {
@@ -184,13 +397,12 @@ impl Caller {
             identity,
             intercom,
             subjects: caller.subjects.clone(),
-            budget: caller.subjects_per_minute.map(Budget::new),
+            budget: caller.subjects_per_minute.map(|most| (most, budget().unwrap_or_default())),
             policy: caller.policy,
             subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
             would_refuse: Rule::ALL
                 .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
-            pace: caller.pace,
-            bucket: Bucket::default(),
+            pace: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
         }
     }
 
@@ -199,7 +411,7 @@ impl Caller {
     /// # Errors
     /// It is exceeded; the time until it isn't.
     pub fn take_turn(&self, now: Duration) -> Result<(), Duration> {
-        self.pace.map_or(Ok(()), |pace| self.bucket.take(pace, now))
+        self.pace.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.take(*pace, now))
     }
 
     /// Whether its own settings let it speak of such subjects.
@@ -207,21 +419,45 @@ impl Caller {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// Counts `subject` against its budget of different ones, at the steady time `now`.
+    /// Whether it may have what `grant` gives, for `subject` where that speaks of one, at the steady time `now`. Counts
+    /// `subject` against its budget of different ones.
     ///
     /// # Errors
-    /// It is one too many in this minute.
-    pub fn spend(&self, subject: &Subject, now: Duration) -> Result<(), TooOften> {
-        self.budget.as_ref().map_or(Ok(()), |budget| budget.admit(subject, now))
+    /// The first rule that says no, unless the policy is only tried.
+    pub fn authorize<'a, G: Permission>(
+        &self,
+        grant: &'a G,
+        subject: Option<&Subject>,
+        now: Duration,
+    ) -> Result<Authorized<'a, G>, Violation> {
+        let Some(violation) = self.violation(grant, subject, now) else {
+            return Ok(Authorized { grant, let_through: None });
+        };
+        // Without a subject it is the login of an integration user, and never let through.
+        let tried = self.policy == Policy::Audit && subject.is_some();
+        let Some(rule) = violation.rule().filter(|_| tried) else { return Err(violation) };
+        self.would_refuse[rule as usize].inc();
+        Ok(Authorized { grant, let_through: Some(violation) })
     }
 
-    /// Whether what `rule` says no to is let through; if so it is counted.
-    pub fn lets_through(&self, rule: Rule) -> bool {
-        let audits = self.policy == Policy::Audit;
-        if audits {
-            self.would_refuse[rule as usize].inc();
+    fn violation(
+        &self,
+        grant: &impl Permission,
+        subject: Option<&Subject>,
+        now: Duration,
+    ) -> Option<Violation> {
+        if subject.is_some_and(|subject| !grant.covers(subject)) {
+            return Some(Violation::ProfileSubjects);
         }
-        audits
+        if !grant.is_allowed() {
+            return Some(Violation::Allow);
+        }
+        let subject = subject?;
+        if !self.may_name(subject) {
+            return Some(Violation::Subjects);
+        }
+        let (most, budget) = self.budget.as_ref()?;
+        budget.admit(subject, *most, now).err().map(Violation::Budget)
     }
 }
 
@@ -277,12 +513,12 @@ impl Grants<BundleGrant> {
                     Kind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
                     Kind::Oauth | Kind::Bundle => None,
                 };
-                match found {
-                    Some(grant) => {
-                        allowed &= grant.allowed();
-                        entries.push((entry.clone(), grant));
-                    }
-                    None => closed.push(profile.clone()),
+                if let Some(grant) = found {
+                    allowed &= grant.permission().is_allowed();
+                    entries.push((entry.clone(), grant));
+                } else {
+                    allowed = false;
+                    closed.push(profile.clone());
                 }
             }
             let full = ProfileName::new(Kind::Bundle, name.clone());
@@ -292,15 +528,6 @@ impl Grants<BundleGrant> {
             bundles.iter().map(grant).partition(|(name, _)| named.contains(name));
         let audited = if caller.policy == Policy::Audit { others } else { BTreeMap::new() };
         Self { kind: Kind::Bundle, by_name, audited }
-    }
-}
-
-impl Entry {
-    const fn allowed(&self) -> bool {
-        match self {
-            Self::Identity(grant) => grant.allowed,
-            Self::Intercom(grant) => grant.allowed,
-        }
     }
 }
 
@@ -341,5 +568,100 @@ impl<G> Grants<G> {
             return format!("no `{section}.` profile");
         }
         self.by_name.keys().map(|name| format!("`{section}.{name}`")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake {
+        name: ProfileName,
+        allowed: bool,
+        covers: bool,
+    }
+
+    impl Permission for Fake {
+        fn name(&self) -> &ProfileName {
+            &self.name
+        }
+
+        fn is_allowed(&self) -> bool {
+            self.allowed
+        }
+
+        fn covers(&self, _: &Subject) -> bool {
+            self.covers
+        }
+    }
+
+    fn caller(policy: Policy, metrics: &Metrics) -> Caller {
+        let caller = config::Caller {
+            name: Name::parse("one").expect("a name"),
+            api_key_sha256: Vec::new(),
+            client_san: Vec::new(),
+            peer_uid: None,
+            allow: Vec::new(),
+            subjects: Some(SubjectPattern::parse("user-[0-9]").expect("a pattern")),
+            subjects_per_minute: Some(1),
+            policy,
+            pace: None,
+        };
+        let profiles =
+            Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), intercom: BTreeMap::new() };
+        Caller::new(&caller, &BTreeMap::new(), &profiles, metrics, None)
+    }
+
+    /// Every mix of what the rules can say, under both policies.
+    #[test]
+    fn the_gate_opens_only_where_each_rule_says_yes_or_the_policy_is_tried() {
+        let subject = |text: &str| Subject::parse("sub", text.to_owned()).expect("a subject");
+        let truths = [false, true];
+        for policy in [Policy::Enforce, Policy::Audit] {
+            for (allowed, covers) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
+                let name = ProfileName::new(Kind::Identity, Name::parse("web").expect("a name"));
+                let fake = Fake { name, allowed, covers };
+                for (named, budget) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
+                    let metrics = Metrics::new();
+                    let caller = caller(policy, &metrics);
+                    let now = Duration::from_secs(7);
+                    if !budget {
+                        let spent = Fake { name: fake.name.clone(), allowed: true, covers: true };
+                        assert!(caller.authorize(&spent, Some(&subject("user-0")), now).is_ok());
+                    }
+                    let asked = subject(if named { "user-1" } else { "guest" });
+                    let got = caller.authorize(&fake, Some(&asked), now);
+                    let first = match (covers, allowed, named, budget) {
+                        (false, ..) => Some((Violation::ProfileSubjects, None)),
+                        (_, false, ..) => Some((Violation::Allow, Some(Rule::Profile))),
+                        (_, _, false, _) => Some((Violation::Subjects, Some(Rule::Subject))),
+                        (.., false) => {
+                            let too_often = TooOften { retry_after: Duration::from_mins(1), begins: true };
+                            Some((Violation::Budget(too_often), Some(Rule::Budget)))
+                        }
+                        _ => None,
+                    };
+                    let tried = policy == Policy::Audit;
+                    let context = format!("{policy:?} {covers} {allowed} {named} {budget}");
+                    match (first, got) {
+                        (Some((violation, rule)), Err(no)) => {
+                            assert!(!tried || rule.is_none(), "{context}");
+                            assert_eq!(no, violation, "{context}");
+                        }
+                        (first, got) => {
+                            let let_through = got.ok().map(|yes| yes.let_through);
+                            assert_eq!(let_through, Some(first.map(|(violation, _)| violation)), "{context}");
+                            let rule = first.and_then(|(_, rule)| rule);
+                            assert!(first.is_none() || (tried && rule.is_some()), "{context}");
+                            let counted = rule.map_or(0, |rule| caller.would_refuse[rule as usize].get());
+                            assert_eq!(counted, u64::from(first.is_some()), "{context}");
+                        }
+                    }
+                }
+                // The login of an integration user speaks of no subject, and is never let through.
+                let login = caller(policy, &Metrics::new()).authorize(&fake, None, Duration::ZERO).is_ok();
+                assert_eq!(login, allowed, "{policy:?}");
+            }
+        }
     }
 }

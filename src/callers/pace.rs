@@ -1,9 +1,13 @@
-//! How often may one ask: token buckets, for callers and for each subject of theirs; and for how many subjects.
+//! Rate limiting: how often a caller may ask, how often for one subject, and for how many subjects.
+//!
+//! - Requests are limited by token buckets (GCRA), different subjects by a sliding window. Neither has an edge at which
+//!   the count begins anew: what is allowed in a minute is allowed in any sixty seconds.
+//! - A reload carries the state over.
 //!
 //! A page whose token Salesforce refuses has been seen to ask for another forty times a second. That freezes
 //! its tab and hides the real fault; a person with many tabs asks a few times a minute.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,58 +123,65 @@ impl Guard {
     }
 }
 
-const MINUTE: u64 = 60;
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// How many different subjects a caller may name in a minute: what a stolen credential is worth.
 ///
-/// Minutes are those of the steady clock, one after the other, so that the count is exact and its memory bounded: one
-/// hash, salted anew for each caller and load, for each subject within the budget.
+/// A sliding window: a subject is counted until a minute after it was last served, so no sixty seconds see more different
+/// ones than are allowed. Its memory is bounded: two entries for each subject that is allowed, with salted hashes and no
+/// subject in them.
+#[derive(Default)]
 pub struct Budget {
-    most: usize,
     salt: RandomState,
-    minute: Mutex<Minute>,
+    window: Mutex<Window>,
 }
 
 #[derive(Default)]
-struct Minute {
-    number: u64,
-    seen: HashSet<u64>,
-    exceeded: bool,
-    storming: bool,
+struct Window {
+    /// When each subject was last served.
+    served: HashMap<u64, Duration>,
+    /// The same, the oldest first.
+    by_age: BTreeSet<(Duration, u64)>,
+    refused: Option<Duration>,
 }
 
 impl Budget {
-    pub fn new(subjects_per_minute: u32) -> Self {
-        let most = usize::try_from(subjects_per_minute).unwrap_or(usize::MAX);
-        Self { most, salt: RandomState::new(), minute: Mutex::default() }
-    }
-
-    /// Counts `subject` in the minute that the steady time `now` is in.
+    /// Counts `subject` at the steady time `now`, of `most` different ones in a minute.
     ///
     /// # Errors
-    /// It is one too many. A storm is over after a minute without.
-    pub fn admit(&self, subject: &Subject, now: Duration) -> Result<(), TooOften> {
+    /// It is one too many. A storm is over after a minute without a refusal.
+    pub fn admit(&self, subject: &Subject, most: u32, now: Duration) -> Result<(), TooOften> {
         let hash = self.salt.hash_one(subject.as_str());
-        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = now.as_secs() / MINUTE;
-        if number != minute.number {
-            minute.storming &= minute.exceeded && number == minute.number + 1;
-            minute.exceeded = false;
-            minute.number = number;
-            minute.seen.clear();
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let Window { served, by_age, refused } = &mut *window;
+        while let Some(&(at, oldest)) = by_age.first().filter(|(at, _)| now.saturating_sub(*at) >= MINUTE) {
+            by_age.remove(&(at, oldest));
+            served.remove(&oldest);
         }
-        if minute.seen.contains(&hash) || minute.seen.len() < self.most {
-            minute.seen.insert(hash);
-            return Ok(());
+        let known = served.get(&hash).copied();
+        if known.is_none() && served.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
+            let begins = refused.is_none_or(|last| now.saturating_sub(last) >= MINUTE);
+            *refused = Some(now);
+            // A lower setting than before may leave more than one to wait for.
+            let over = served.len().saturating_sub(most as usize);
+            let free_at = by_age.iter().nth(over).map_or(now, |(at, _)| *at) + MINUTE;
+            return Err(TooOften { retry_after: free_at.saturating_sub(now), begins });
         }
-        minute.exceeded = true;
-        let begins = !std::mem::replace(&mut minute.storming, true);
-        Err(TooOften { retry_after: Duration::from_secs((number + 1) * MINUTE).saturating_sub(now), begins })
+        if let Some(before) = known {
+            by_age.remove(&(before, hash));
+        }
+        // Requests that come together may bring their times in any order.
+        let at = known.map_or(now, |before| before.max(now));
+        served.insert(hash, at);
+        by_age.insert((at, hash));
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TWO_A_SECOND: Pace = Pace { requests: 2, window: Duration::from_secs(1), burst: 3 };
@@ -193,21 +204,72 @@ mod tests {
         assert!(take(60_000).is_err());
     }
 
+    fn subject(name: u8) -> Subject {
+        Subject::parse("sub", format!("user-{name}")).expect("a subject")
+    }
+
     #[test]
-    fn a_budget_counts_different_subjects_and_begins_anew_each_minute() {
-        let budget = Budget::new(2);
-        let admit = |sub: &str, seconds| {
-            let subject = Subject::parse("sub", sub.to_owned()).expect("a subject");
-            budget.admit(&subject, Duration::from_secs(seconds))
-        };
+    fn a_budget_counts_different_subjects_until_a_minute_after_each_was_last_served() {
+        let budget = Budget::default();
+        let admit = |name, seconds| budget.admit(&subject(name), 2, Duration::from_secs(seconds));
         let refused = |seconds, begins| Err(TooOften { retry_after: Duration::from_secs(seconds), begins });
-        assert!(["a", "b", "a", "b", "a"].into_iter().all(|sub| admit(sub, 10).is_ok()));
-        assert_eq!(admit("c", 10), refused(50, true));
-        assert_eq!(admit("d", 59), refused(1, false));
-        assert_eq!(admit("b", 59), Ok(()), "who was counted may come again");
-        assert!(admit("c", 60).is_ok() && admit("d", 60).is_ok());
-        assert_eq!(admit("e", 61), refused(59, false), "the same storm");
-        assert!(admit("e", 120).is_ok() && admit("f", 180).is_ok() && admit("g", 180).is_ok());
-        assert_eq!(admit("h", 180), refused(60, true), "another storm, after a minute without");
+        assert!([1, 2, 1, 2, 1].into_iter().all(|name| admit(name, 50).is_ok()));
+        assert_eq!(admit(3, 50), refused(60, true));
+        assert_eq!(admit(4, 61), refused(49, false), "a minute of the clock is no edge");
+        assert_eq!(admit(2, 70), Ok(()), "who was counted may come again");
+        assert_eq!(admit(3, 109), refused(1, false));
+        assert_eq!(admit(3, 110), Ok(()), "the first was last served a minute ago");
+        assert_eq!(admit(4, 111), refused(19, false), "the same storm");
+        assert!(admit(4, 170).is_ok() && admit(5, 170).is_ok());
+        assert_eq!(admit(6, 171), refused(59, true), "another storm, after a minute without");
+        assert_eq!(budget.admit(&subject(6), 1, Duration::from_secs(171)), refused(59, false));
+    }
+
+    proptest! {
+        /// What is served in any sixty seconds, and that nothing is refused that could be served.
+        #[test]
+        fn no_minute_sees_more_subjects_than_allowed(
+            most in 1..5_u32,
+            asked in prop::collection::vec((0..25_000_u64, 0..8_u8), 1..200),
+        ) {
+            let budget = Budget::default();
+            let mut served: Vec<(u64, u8)> = Vec::new();
+            let mut now = 0;
+            for (pause, name) in asked {
+                now += pause;
+                let lately = served.iter().filter(|(at, _)| now - at < 60_000).map(|(_, name)| *name);
+                let mut with: BTreeSet<u8> = lately.collect();
+                with.insert(name);
+                let fits = with.len() <= most as usize;
+                prop_assert_eq!(budget.admit(&subject(name), most, ms(now)).is_ok(), fits);
+                if fits {
+                    served.push((now, name));
+                }
+            }
+        }
+
+        #[test]
+        fn no_window_sees_more_requests_than_the_burst_and_the_rate(
+            burst in 1..6_u32,
+            requests in 1..10_u32,
+            pauses in prop::collection::vec(0..2_000_u64, 1..200),
+        ) {
+            let pace = Pace { requests, window: Duration::from_secs(1), burst };
+            let bucket = Bucket::default();
+            let mut now = 0;
+            let mut served: Vec<u64> = Vec::new();
+            for pause in pauses {
+                now += pause;
+                if bucket.take(pace, ms(now)).is_ok() {
+                    served.push(now);
+                }
+            }
+            for (first, from) in served.iter().enumerate() {
+                for (last, to) in served.iter().enumerate().skip(first) {
+                    let most = u64::from(burst) + (to - from) * u64::from(requests) / 1_000;
+                    prop_assert!(((last - first) as u64) < most, "{} to {}", from, to);
+                }
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::Failure;
+use super::{Failure, wrote};
 
 /// Print completions for a shell
 #[derive(Args)]
@@ -19,7 +19,7 @@ impl Completions {
     pub fn run(self, command: &mut Command) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, command, "tokenmint", &mut script);
-        let _ = std::io::stdout().write_all(&script);
+        wrote(std::io::stdout().write_all(&script));
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{Guests, org};
-use super::{Context, Failure, api_key_sha256, new_api_key, say, say_json, serve};
+use super::{Context, Failure, all_said, api_key_sha256, new_api_key, say, say_json, serve};
 use crate::app::Loaded;
 use crate::app::logging::Output;
 use crate::config::{Config, Environment};
@@ -59,6 +59,7 @@ impl Dev {
             }
             play(listener, Sandbox::new(org, clock, Settings::default()));
             self.introduce(&url, &salesforce, &api_key);
+            all_said()
         })
     }
 

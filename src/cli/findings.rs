@@ -6,7 +6,7 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::say_json;
+use super::{say_json, wrote};
 use crate::doctor::{CASES, Case, Finding, Outcome};
 
 /// How findings are written.
@@ -50,9 +50,8 @@ impl Page {
         Self { out: anstream::AutoStream::new(out, colour), width }
     }
 
-    /// A reader that has gone away is no failure of ours.
     pub fn line(&mut self, text: &str) {
-        let _ = writeln!(self.out, "{text}");
+        wrote(writeln!(self.out, "{text}"));
     }
 
     pub fn heading(&mut self, text: &str) {

@@ -24,9 +24,10 @@ mod verify;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{Write as _, stderr, stdout};
+use std::io::{self, Write as _, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -169,6 +170,11 @@ pub fn run(
 ) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
+        // Asked for, it goes to standard output.
+        Err(help) if help.exit_code() == 0 => {
+            wrote(help.print());
+            return exit(all_said());
+        }
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -193,6 +199,13 @@ pub fn run(
         Command::Openapi(command) => command.run(),
         Command::Completions(command) => command.run(&mut Cli::command()),
     };
+    exit(match done {
+        Ok(()) | Err(Failure::Found) => all_said().and(done),
+        failed => failed,
+    })
+}
+
+fn exit(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Found) => ExitCode::from(1),
@@ -221,9 +234,32 @@ pub fn run(
     }
 }
 
-/// Writes to standard output. A reader that has gone away is no failure of ours, and no panic.
+/// The first error of this process's standard output.
+static UNSAID: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes to standard output. What can't be written makes the command fail: [`run`] looks at it for all of them.
 fn say(text: &str) {
-    let _ = writeln!(stdout(), "{text}");
+    wrote(writeln!(stdout(), "{text}"));
+}
+
+/// Remembers what became of a write to standard output. A reader that has gone away is no failure of ours, and no panic.
+fn wrote(written: io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = UNSAID.set(error);
+    }
+}
+
+/// Whether all that was said could be written.
+fn all_said() -> Result<(), Failure> {
+    wrote(stdout().flush());
+    UNSAID.get().map_or(Ok(()), |error| {
+        Err(Failure::Failed(format!(
+            "standard output can't be written ({error}), and what it should have shown is lost: make room, then run \
+             the command again"
+        )))
+    })
 }
 
 fn complain(text: &str) {

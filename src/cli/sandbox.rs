@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, complain, say, say_json};
+use super::{Context, Failure, all_said, complain, say, say_json};
 use crate::app::{self, Loaded};
 use crate::clock::UnixTime;
 use crate::config::{Config, HttpsUrl, Listen, Oauth};
@@ -84,6 +84,7 @@ impl SandboxCommand {
             listener.map_err(|error| Failure::Failed(format!("can't listen on {}: {error}", self.listen)))?;
         let url = format!("http://{}", listener.local_addr().map_err(Failure::failed)?);
         self.introduce(config, &org, &url);
+        all_said()?;
         let sandbox = Sandbox::new(org, context.ambient.clock.clone(), Settings::default());
         let stop = CancellationToken::new();
         tokio::select! {

@@ -1,13 +1,16 @@
 //! `tokenmint serve`: runs the service.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure};
+use super::{Context, Failure, complain};
 use crate::app::host;
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
@@ -15,6 +18,12 @@ use crate::app::{self, App, Loaded, supervisor};
 use crate::config::AuditLog;
 use crate::http::Audit;
 use crate::traces::Export;
+
+/// From the signal until the process is gone, lines that wait for a slow reader included: whoever runs it kills it after ten
+/// seconds.
+const WHOLE_STOP: Duration = Duration::from_millis(9_500);
+/// For the last lines of a service that could not start.
+const SHORT_STOP: Duration = Duration::from_secs(1);
 
 /// Run the service
 #[derive(Args)]
@@ -30,7 +39,7 @@ impl Serve {
         host::harden().map_err(Failure::failed)?;
         let loaded = context.load()?;
         let reload = Reload { source: context.source(), hangup };
-        run(loaded, Some(reload), context, Output::Stdout, |_| {})
+        run(loaded, Some(reload), context, Output::Stdout, |_| Ok(()))
     }
 }
 
@@ -47,11 +56,41 @@ pub(super) fn run(
     reload: Option<Reload>,
     context: &Context<'_>,
     output: Output,
-    started: impl FnOnce(&App),
+    started: impl FnOnce(&App) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
     let log = log.map_err(Failure::failed)?;
     logging::log_panics();
+    let audit = loaded.config.server.audit;
+    let runtime = app::runtime().map_err(Failure::failed)?;
+    let stopped = OnceLock::new();
+    let done = answer(loaded, reload, context, started, (&log, &runtime), &stopped);
+    let deadline = stopped.get().map_or_else(|| Instant::now() + SHORT_STOP, |stop| *stop + WHOLE_STOP);
+    // A second signal ends this too, so the runtime goes on.
+    let lost = log.finish(deadline);
+    runtime.shutdown_background();
+    if lost == 0 {
+        return done;
+    }
+    let lines = format!(
+        "the last {lost} lines of the log, audit lines among them, were lost: nobody read standard output in time (docs/operating.md, \"The log has gaps\")"
+    );
+    if audit == AuditLog::Required && done.is_ok() {
+        return Err(Failure::Failed(lines));
+    }
+    complain(&format!("tokenmint: {lines}"));
+    done
+}
+
+/// From the start to the drain. `stopped` gets the moment of the signal.
+fn answer(
+    loaded: Loaded,
+    reload: Option<Reload>,
+    context: &Context<'_>,
+    started: impl FnOnce(&App) -> Result<(), Failure>,
+    (log, runtime): (&Log, &Runtime),
+    stopped: &OnceLock<Instant>,
+) -> Result<(), Failure> {
     for concern in host::concerns().filter(|_| reload.is_some()) {
         tracing::warn!("{concern}");
     }
@@ -62,9 +101,8 @@ pub(super) fn run(
         let reason = "RUST_LOG hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
         return Err(Failure::failed(reason));
     }
-    // Before the runtime, and finished behind it: its client is a blocking one, on a thread of its own.
+    // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
     let traces = Export::start(context.environment, context.ambient.randomness.clone());
-    let runtime = app::runtime().map_err(Failure::failed)?;
     let done = runtime.block_on(async {
         // Before the sockets: a signal must not find its default action, which is to kill.
         let mut signals = Signals::listen().map_err(Failure::failed)?;
@@ -73,11 +111,18 @@ pub(super) fn run(
         for (listener, scheme, address) in app.addresses() {
             tracing::info!(listener, scheme, %address, "listens");
         }
-        started(&app);
+        started(&app)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         supervisor::ready();
         tokio::spawn(supervisor::feed_watchdog());
-        let mut hurry = Signals::listen().map_err(Failure::failed)?;
+        let mut second = Signals::listen().map_err(Failure::failed)?;
+        let (hurry, hurry_log) = (CancellationToken::new(), log.hurry());
+        let hurried = hurry.clone();
+        tokio::spawn(async move {
+            second.second_end().await;
+            hurried.cancel();
+            hurry_log();
+        });
         // One request waits; those that come meanwhile are the same.
         let (ask, asked) = mpsc::channel(1);
         if let Some(Reload { source, hangup }) = reload {
@@ -87,14 +132,17 @@ pub(super) fn run(
             tokio::spawn(app.reloader(source).run(asked));
             tokio::spawn(app.retirements());
         }
-        app.run(signals.end(ask), hurry.second_end()).await;
+        let stop = async {
+            signals.end(ask).await;
+            let _ = stopped.set(Instant::now());
+        };
+        app.run(stop, hurry.cancelled()).await;
         Ok(())
     });
     traces.finish();
     if done.is_ok() {
         tracing::info!("stopped");
     }
-    runtime.shutdown_background();
     done
 }
 

@@ -8,13 +8,13 @@ use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::mint::{admit, never_stored};
-use super::policy::{self, Wish};
+use super::mint::never_stored;
+use super::policy::{AccessRequest, authorize};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal, Service};
-use crate::callers::{Entry, Grant};
+use crate::callers::{AuthorizedEntry, Entry};
 use crate::clock::UnixTime;
-use crate::config::{Name, ProfileName};
+use crate::config::Name;
 use crate::json::Members;
 use crate::tokens::{Claims, IdentityProfile, MintError, Minted, Objection, Subject};
 
@@ -24,26 +24,31 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
     let denied = |denied| Refusal::Denied { denied, field: "bundle" };
     let grant = asker.caller.bundles.choose(fields.string("bundle")?.as_deref()).map_err(denied)?;
     let entries = grant.entries().map_err(denied)?;
-    if entries.iter().filter(|(_, entry)| entry.identity().is_some()).count() > 1 {
+    if entries.iter().filter(|(_, entry)| matches!(entry, Entry::Identity(_))).count() > 1 {
         wake_another_thread();
     }
     let claims = claims_of(entries, fields.objects("claims")?)?;
-    let covered =
-        entries.iter().all(|(_, entry)| entry.identity().is_none_or(|profile| profile.covers(&subject)));
-    let (profile, allowed) = (&grant.name, grant.allowed);
-    policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
-    admit(&service, &asker, &grant.name, &subject)?;
+    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
+    let authorized = authorize(&service, &asker, &request)?;
+    let entries: Vec<_> = authorized.entries().collect();
 
     let signing = asker.trace().step("sign");
-    let minted = side_by_side(&service, entries, &subject, claims).await?;
+    let minted = side_by_side(&service, &entries, &subject, claims).await?;
     drop(signing);
-    for (minted, (_, entry)) in minted.iter().zip(entries) {
-        service.audit.minted(&asker, entry.profile(), minted, Some(&subject))?;
+    for (minted, (_, entry)) in minted.iter().zip(&entries) {
+        let profile = match entry {
+            AuthorizedEntry::Identity(authorized) => authorized.name(),
+            AuthorizedEntry::Intercom(authorized) => authorized.name(),
+        };
+        service.audit.minted(&asker, profile, minted, Some(&subject))?;
     }
-    for (_, entry) in entries {
-        entry.count();
+    for (_, entry) in &entries {
+        match entry {
+            AuthorizedEntry::Identity(authorized) => authorized.count(),
+            AuthorizedEntry::Intercom(authorized) => authorized.count(),
+        }
     }
-    Ok(answer(entries, &minted))
+    Ok(answer(&entries, &minted))
 }
 
 /// The extra claims of each entry, in their order; every one is checked before anything is signed.
@@ -61,8 +66,8 @@ fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Re
         let position = asked.iter().position(|(asked, _)| asked == name.as_str());
         let claims = position.map(|position| asked.swap_remove(position).1).unwrap_or_default();
         let chosen = match entry {
-            Entry::Identity(grant) => grant.profile.claims(claims),
-            Entry::Intercom(grant) => grant.profile.claims(claims),
+            Entry::Identity(grant) => grant.claims(claims),
+            Entry::Intercom(grant) => grant.claims(claims),
         };
         chosen.map_err(|objection| {
             let field = objection.field.replacen("claims.", &format!("claims.{name}."), 1);
@@ -81,7 +86,7 @@ fn wake_another_thread() {
 /// Signs each entry in a task of its own, so that two keys take two cores; a single one here.
 async fn side_by_side(
     service: &Arc<Service>,
-    entries: &[(Name, Entry)],
+    entries: &[(&Name, AuthorizedEntry<'_>)],
     subject: &Subject,
     claims: Vec<Claims>,
 ) -> Result<Vec<Minted>, MintError> {
@@ -90,11 +95,14 @@ async fn side_by_side(
     let mut signed = Vec::new();
     for (position, ((_, entry), claims)) in entries.iter().zip(claims).enumerate() {
         match entry {
-            Entry::Intercom(grant) => {
-                let lifetime = grant.profile.default_lifetime();
-                minted[position] = Some(grant.profile.mint(subject, lifetime, &claims, now));
+            AuthorizedEntry::Intercom(authorized) => {
+                let profile = authorized.profile();
+                let lifetime = profile.default_lifetime();
+                minted[position] = Some(profile.mint(subject, lifetime, &claims, now));
             }
-            Entry::Identity(grant) => signed.push((position, grant.profile.clone(), claims)),
+            AuthorizedEntry::Identity(authorized) => {
+                signed.push((position, authorized.profile().clone(), claims));
+            }
         }
     }
     if let [(position, profile, claims)] = signed.as_slice() {
@@ -131,29 +139,6 @@ async fn mint(
     profile.mint(subject, profile.default_lifetime(), claims, now, &service.signer).await
 }
 
-impl Entry {
-    fn identity(&self) -> Option<&IdentityProfile> {
-        match self {
-            Self::Identity(Grant { profile, .. }) => Some(profile),
-            Self::Intercom(_) => None,
-        }
-    }
-
-    fn profile(&self) -> &ProfileName {
-        match self {
-            Self::Identity(grant) => &grant.profile.name,
-            Self::Intercom(grant) => &grant.profile.name,
-        }
-    }
-
-    fn count(&self) {
-        match self {
-            Self::Identity(grant) => grant.minted.inc(),
-            Self::Intercom(grant) => grant.minted.inc(),
-        }
-    }
-}
-
 #[derive(Serialize)]
 struct BundleAnswer<'a> {
     tokens: BTreeMap<&'a str, &'a str>,
@@ -163,7 +148,7 @@ struct BundleAnswer<'a> {
     renew_at: UnixTime,
 }
 
-fn answer(entries: &[(Name, Entry)], minted: &[Minted]) -> Response {
+fn answer(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[Minted]) -> Response {
     let first = |time: fn(&Minted) -> UnixTime| minted.iter().map(time).min().expect("a bundle has an entry");
     let body = BundleAnswer {
         tokens: entries

@@ -7,13 +7,12 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::mint::never_stored;
-use super::policy::{self, Wish};
+use super::policy::{AccessRequest, authorize};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal};
 use crate::clock::UnixTime;
 use crate::exchange::{About, Served};
 use crate::tokens::{Objection, Subject};
-use crate::traces::Fact;
 
 pub(super) async fn oauth_access_token(
     State(service): Now,
@@ -23,10 +22,10 @@ pub(super) async fn oauth_access_token(
     let mut fields = fields.only(&["profile", "rejected_token"])?;
     let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
     let rejected = fields.secret("rejected_token")?;
-    asker.trace().note(Fact::Profile(&grant.profile.name));
+    let authorized = authorize(&service, &asker, &AccessRequest { grant, subject: None, mints: false })?;
 
-    let served = service.exchanger.oauth(&grant.profile, rejected.as_ref(), asker.trace()).await?;
-    service.audit.handed_out(&asker, &grant.profile.name, &served, None)?;
+    let served = service.exchanger.oauth(authorized.profile(), rejected.as_ref(), asker.trace()).await?;
+    service.audit.handed_out(&asker, authorized.name(), &served, None)?;
     Ok(answer(&served, service.clock.now()))
 }
 
@@ -38,21 +37,20 @@ pub(super) async fn messaging_access_token(
     let mut fields = fields.only(&["sub", "profile", "claims", "rejected_token"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
     let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
-    let claims = grant.profile.claims(fields.object("claims")?)?;
+    let claims = grant.claims(fields.object("claims")?)?;
     let rejected = fields.secret("rejected_token")?;
-    let covered = grant.profile.covers(&subject);
-    let (profile, allowed) = (&grant.profile.name, grant.allowed);
-    policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
-    if grant.profile.messaging.is_none() {
+    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: false };
+    let authorized = authorize(&service, &asker, &request)?;
+    if authorized.profile().messaging.is_none() {
         let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged";
         return Err(Objection::new("profile", message).into());
     }
 
     let exchanger = &service.exchanger;
     let served = exchanger
-        .messaging(&grant.profile, subject.clone(), claims, rejected.as_ref(), asker.trace())
+        .messaging(authorized.profile(), subject.clone(), claims, rejected.as_ref(), asker.trace())
         .await?;
-    service.audit.handed_out(&asker, &grant.profile.name, &served, Some(&subject))?;
+    service.audit.handed_out(&asker, authorized.name(), &served, Some(&subject))?;
     Ok(answer(&served, service.clock.now()))
 }
 

@@ -8,14 +8,12 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::accept::Form;
-use super::policy::{self, Wish};
+use super::policy::{AccessRequest, authorize};
 use super::request::{Asker, Fields};
-use super::{Now, Refusal, Service};
-use crate::callers::TooOften;
+use super::{Now, Refusal};
 use crate::clock::UnixTime;
-use crate::config::{KeyId, ProfileName};
+use crate::config::KeyId;
 use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
-use crate::traces::Fact;
 
 pub(super) async fn identity_token(
     State(service): Now,
@@ -26,19 +24,17 @@ pub(super) async fn identity_token(
     let mut fields = fields.only(&["sub", "profile", "ttl", "claims"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
     let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
-    let lifetime = grant.profile.lifetime(fields.seconds("ttl")?)?;
-    let claims = grant.profile.claims(fields.object("claims")?)?;
-    let covered = grant.profile.covers(&subject);
-    let (profile, allowed) = (&grant.profile.name, grant.allowed);
-    policy::admit(&service, &asker, &Wish { profile, allowed, covered, subject: &subject, field: "sub" })?;
-    admit(&service, &asker, &grant.profile.name, &subject)?;
+    let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
+    let claims = grant.claims(fields.object("claims")?)?;
+    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
+    let authorized = authorize(&service, &asker, &request)?;
 
     let now = service.clock.now();
     let signing = asker.trace().step("sign");
-    let minted = grant.profile.mint(&subject, lifetime, &claims, now, &service.signer).await?;
+    let minted = authorized.profile().mint(&subject, lifetime, &claims, now, &service.signer).await?;
     drop(signing);
-    service.audit.minted(&asker, &grant.profile.name, &minted, Some(&subject))?;
-    grant.minted.inc();
+    service.audit.minted(&asker, authorized.name(), &minted, Some(&subject))?;
+    authorized.count();
     Ok(token_answer(form, &minted))
 }
 
@@ -50,14 +46,14 @@ pub(super) async fn oauth_assertion(
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["profile"])?;
     let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
-    asker.trace().note(Fact::Profile(&grant.profile.name));
+    let authorized = authorize(&service, &asker, &AccessRequest { grant, subject: None, mints: true })?;
 
     let now = service.clock.now();
     let signing = asker.trace().step("sign");
-    let assertion = grant.profile.mint(now, &*service.randomness, &service.signer).await?;
+    let assertion = authorized.profile().mint(now, &*service.randomness, &service.signer).await?;
     drop(signing);
-    service.audit.minted(&asker, &grant.profile.name, &assertion.minted, None)?;
-    grant.minted.inc();
+    service.audit.minted(&asker, authorized.name(), &assertion.minted, None)?;
+    authorized.count();
     Ok(assertion_answer(form, &assertion))
 }
 
@@ -70,44 +66,15 @@ pub(super) async fn intercom_user_jwt(
     let mut fields = fields.only(&["user_id", "profile", "ttl", "claims"])?;
     let user_id = Subject::parse("user_id", fields.required_string("user_id")?)?;
     let grant = asker.caller.intercom.choose(fields.string("profile")?.as_deref())?;
-    let lifetime = grant.profile.lifetime(fields.seconds("ttl")?)?;
-    let claims = grant.profile.claims(fields.object("claims")?)?;
-    let (profile, allowed) = (&grant.profile.name, grant.allowed);
-    let wish = Wish { profile, allowed, covered: true, subject: &user_id, field: "user_id" };
-    policy::admit(&service, &asker, &wish)?;
-    admit(&service, &asker, &grant.profile.name, &user_id)?;
+    let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
+    let claims = grant.claims(fields.object("claims")?)?;
+    let request = AccessRequest { grant, subject: Some(("user_id", &user_id)), mints: true };
+    let authorized = authorize(&service, &asker, &request)?;
 
-    let minted = grant.profile.mint(&user_id, lifetime, &claims, service.clock.now());
-    service.audit.minted(&asker, &grant.profile.name, &minted, Some(&user_id))?;
-    grant.minted.inc();
+    let minted = authorized.profile().mint(&user_id, lifetime, &claims, service.clock.now());
+    service.audit.minted(&asker, authorized.name(), &minted, Some(&user_id))?;
+    authorized.count();
     Ok(token_answer(form, &minted))
-}
-
-/// Asks the guard; one line in the log for each storm.
-pub(super) fn admit(
-    service: &Service,
-    asker: &Asker,
-    profile: &ProfileName,
-    subject: &Subject,
-) -> Result<(), Refusal> {
-    let caller = &asker.caller.name;
-    service.guard.admit(caller, profile, subject, service.clock.steady()).map_err(
-        |TooOften { retry_after, begins }| {
-            service.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
-            if begins {
-                let subject = service.audit.hash(subject);
-                tracing::warn!(
-                    request_id = asker.id.as_str(),
-                    trace_id = asker.id.trace_id(),
-                    %caller,
-                    %profile,
-                    subject_hmac = subject,
-                    "a page asks for tokens again and again: Salesforce probably refuses them"
-                );
-            }
-            Refusal::RateLimited { retry_after, who: "one subject's page" }
-        },
-    )
 }
 
 #[derive(Serialize)]

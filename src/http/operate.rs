@@ -64,10 +64,6 @@ fn refresh(service: &Service) {
             show(&metrics.key_stops_signing, stops);
             let live = i64::try_from(key.usage.live(now)).unwrap_or(i64::MAX);
             metrics.live_tokens.with_label_values(&labels).set(live);
-            for (client, at) in key.usage.fetches() {
-                let labels = [labels[0], labels[1], client.as_str()];
-                metrics.key_fetched_at.with_label_values(&labels).set(at.seconds());
-            }
         }
     }
 }

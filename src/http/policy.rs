@@ -1,73 +1,105 @@
-//! The caller's policy, asked for every token that speaks of a subject, also for one that is kept: a cache never
-//! answers in its place.
+//! Authorization: the caller's policy, asked for every token, also for one that is kept: a cache never answers in its
+//! place. What it lets through is handed on as a proof, without which nothing can be minted.
 
 use super::audit::TARGET;
 use super::request::Asker;
 use super::{Refusal, Service};
-use crate::callers::{Denied, Rule, TooOften};
+use crate::callers::{Authorized, Denied, Permission, Rule, TooOften, Violation};
 use crate::config::ProfileName;
 use crate::tokens::Subject;
 use crate::traces::Fact;
 
-/// What a request asks for, as far as the policy is concerned.
-pub(super) struct Wish<'a> {
-    pub profile: &'a ProfileName,
-    /// Whether the caller's `allow` names it.
-    pub allowed: bool,
-    /// Whether the profile speaks of such subjects.
-    pub covered: bool,
-    pub subject: &'a Subject,
-    /// What the request calls the subject.
-    pub field: &'static str,
+/// What a request asks for.
+pub(super) struct AccessRequest<'a, G> {
+    pub grant: &'a G,
+    /// Whom it speaks of, and what it calls that. Without one it is the login of an integration user.
+    pub subject: Option<(&'static str, &'a Subject)>,
+    /// Whether a token is made for it, whatever is kept: then each subject has a rate of its own.
+    pub mints: bool,
 }
 
-/// Says no with the first rule that does, or lets it through and says which would have.
-pub(super) fn admit(service: &Service, asker: &Asker, wish: &Wish<'_>) -> Result<(), Refusal> {
-    asker.trace().note(Fact::Profile(wish.profile));
+/// The one gate. Says no with the first rule that does, or lets the request through and says which would have.
+pub(super) fn authorize<'a, G: Permission>(
+    service: &Service,
+    asker: &Asker,
+    request: &AccessRequest<'a, G>,
+) -> Result<Authorized<'a, G>, Refusal> {
+    let &AccessRequest { grant, subject, mints } = request;
+    asker.trace().note(Fact::Profile(grant.name()));
+    let now = service.clock.steady();
     let caller = &asker.caller;
-    let denied = || Refusal::Denied { denied: Denied::Subject, field: wish.field };
-    if !wish.covered {
-        return Err(denied());
-    }
-    if !wish.allowed && caller.lets_through(Rule::Profile) {
-        would_refuse(service, asker, wish, Rule::Profile);
-        return Ok(());
-    }
-    if !caller.may_name(wish.subject) {
-        if !caller.lets_through(Rule::Subject) {
-            return Err(denied());
+    let authorized = caller.authorize(grant, subject.map(|(_, subject)| subject), now);
+    let (violation, let_through) = match &authorized {
+        Ok(authorized) => (authorized.let_through, true),
+        Err(violation) => (Some(*violation), false),
+    };
+    match (violation, subject) {
+        (Some(Violation::Budget(TooOften { begins: true, .. })), _) => tracing::warn!(
+            request_id = asker.id.as_str(),
+            trace_id = asker.id.trace_id(),
+            caller = %caller.name,
+            let_through,
+            "names more different subjects than its subjects_per_minute: has its credential been stolen?"
+        ),
+        (Some(violation @ (Violation::Allow | Violation::Subjects)), Some((_, subject))) if let_through => {
+            if let Some(rule) = violation.rule() {
+                would_refuse(service, asker, grant.name(), subject, rule);
+            }
         }
-        would_refuse(service, asker, wish, Rule::Subject);
-        return Ok(());
+        _ => {}
     }
-    caller.spend(wish.subject, service.clock.steady()).or_else(|TooOften { retry_after, begins }| {
-        let let_through = caller.lets_through(Rule::Budget);
-        if begins {
-            tracing::warn!(
-                request_id = asker.id.as_str(),
-                trace_id = asker.id.trace_id(),
-                caller = %caller.name,
-                let_through,
-                "names more different subjects than its subjects_per_minute: has its credential been stolen?"
-            );
+    let authorized = authorized.map_err(|violation| match violation {
+        Violation::Allow => Refusal::Denied { denied: Denied::NotAllowed, field: "profile" },
+        Violation::ProfileSubjects | Violation::Subjects => {
+            Refusal::Denied { denied: Denied::Subject, field: subject.map_or("profile", |(field, _)| field) }
         }
-        if let_through {
-            return Ok(());
+        Violation::Budget(TooOften { retry_after, .. }) => {
+            caller.subjects_refused.inc();
+            Refusal::RateLimited { retry_after, who: "this caller, for so many different subjects," }
         }
-        caller.subjects_refused.inc();
-        Err(Refusal::RateLimited { retry_after, who: "this caller, for so many different subjects," })
-    })
+    })?;
+    if let Some((_, subject)) = subject.filter(|_| mints) {
+        check_remints(service, asker, grant.name(), subject)?;
+    }
+    Ok(authorized)
 }
 
-fn would_refuse(service: &Service, asker: &Asker, wish: &Wish<'_>, rule: Rule) {
+fn would_refuse(service: &Service, asker: &Asker, profile: &ProfileName, subject: &Subject, rule: Rule) {
     tracing::warn!(
         target: TARGET,
         request_id = asker.id.as_str(),
         trace_id = asker.id.trace_id(),
         caller = %asker.caller.name,
-        profile = %wish.profile,
-        subject_hmac = service.audit.hash(wish.subject),
+        %profile,
+        subject_hmac = service.audit.hash(subject),
         rule = rule.as_str(),
         "would be refused"
     );
+}
+
+/// How often one subject's tokens are asked for; one line in the log for each storm.
+fn check_remints(
+    service: &Service,
+    asker: &Asker,
+    profile: &ProfileName,
+    subject: &Subject,
+) -> Result<(), Refusal> {
+    let caller = &asker.caller.name;
+    service.guard.admit(caller, profile, subject, service.clock.steady()).map_err(
+        |TooOften { retry_after, begins }| {
+            service.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
+            if begins {
+                let subject = service.audit.hash(subject);
+                tracing::warn!(
+                    request_id = asker.id.as_str(),
+                    trace_id = asker.id.trace_id(),
+                    %caller,
+                    %profile,
+                    subject_hmac = subject,
+                    "a page asks for tokens again and again: Salesforce probably refuses them"
+                );
+            }
+            Refusal::RateLimited { retry_after, who: "one subject's page" }
+        },
+    )
 }

@@ -7,8 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 
 use super::{Now, OPENAPI, Refusal, Service};
-use crate::jwks::Face;
-use crate::metrics::Client;
+use crate::jwks::{Client, Face};
 
 pub(super) async fn union(State(service): Now, method: Method, headers: HeaderMap) -> Response {
     set(&service.rooms.load().published.union, &service, &method, &headers)

@@ -154,7 +154,9 @@ impl Refusal {
             Self::Denied { denied, field } => {
                 let status = match denied {
                     Denied::Ambiguous(_) | Denied::NotAName | Denied::WrongKind(_) => S::BAD_REQUEST,
-                    Denied::Profile(_) | Denied::Entry(_) | Denied::Subject => S::FORBIDDEN,
+                    Denied::Profile(_) | Denied::NotAllowed | Denied::Entry(_) | Denied::Subject => {
+                        S::FORBIDDEN
+                    }
                 };
                 let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
                 Verdict { field: Some(field.to_owned()), ..verdict(status, error, &denied.to_string()) }

@@ -172,7 +172,8 @@ impl History {
                 let record = history.record(kid, now);
                 match (life.retired, life.published_until) {
                     (Some(_), _) => record.fate = Fate::Retired,
-                    (None, Some(at)) if record.fate != Fate::Retired => record.fate = Fate::Gone(at),
+                    // A listed key that isn't open may live again by a schedule that is not in force yet.
+                    (None, Some(at)) if record.fate != Fate::Retired && at <= now => record.fate = Fate::Gone(at),
                     (None, _) => {}
                 }
             }

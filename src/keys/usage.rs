@@ -1,12 +1,11 @@
-//! What became of a key since the process started: how many tokens that it signed may still live, and who has fetched
-//! its public half. A reload carries it over to the same key.
+//! What became of a key since the process started: how many tokens that it signed may still live. A reload carries it over
+//! to the same key.
 //!
 //! Counts are for people and metrics; nothing is decided by them.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::UnixTime;
-use crate::metrics::Client;
 
 /// Tokens are counted by the ten minutes in which they expire.
 const WIDTH: i64 = 600;
@@ -17,16 +16,11 @@ const COUNT_BITS: u32 = 32;
 
 pub struct Usage {
     expiring: [AtomicU64; BUCKETS],
-    /// When each class of clients last fetched a JWKS with this key in it; 0 for never.
-    fetched: [AtomicI64; Client::ALL.len()],
 }
 
 impl Default for Usage {
     fn default() -> Self {
-        Self {
-            expiring: std::array::from_fn(|_| AtomicU64::new(0)),
-            fetched: std::array::from_fn(|_| AtomicI64::new(0)),
-        }
+        Self { expiring: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 }
 
@@ -47,17 +41,6 @@ impl Usage {
         let now = period(now);
         let buckets = self.expiring.iter().map(|bucket| bucket.load(Ordering::Relaxed));
         buckets.filter(|bucket| bucket >> COUNT_BITS >= now).map(|bucket| bucket & u64::from(u32::MAX)).sum()
-    }
-
-    pub fn fetched(&self, by: Client, now: UnixTime) {
-        self.fetched[by as usize].store(now.seconds(), Ordering::Relaxed);
-    }
-
-    /// Who fetched it, and when last.
-    pub fn fetches(&self) -> impl Iterator<Item = (Client, UnixTime)> {
-        let seconds =
-            Client::ALL.into_iter().map(|by| (by, self.fetched[by as usize].load(Ordering::Relaxed)));
-        seconds.filter(|(_, at)| *at != 0).map(|(by, at)| (by, UnixTime::from_seconds(at)))
     }
 }
 
@@ -83,13 +66,5 @@ mod tests {
         let again = 3_600 + WIDTH * i64::try_from(BUCKETS).expect("small");
         usage.signed(at(again));
         assert_eq!(usage.live(at(again)), 1);
-    }
-
-    #[test]
-    fn a_fetch_is_known_by_its_client() {
-        let usage = Usage::default();
-        assert_eq!(usage.fetches().count(), 0);
-        usage.fetched(Client::Java, UnixTime::from_seconds(7));
-        assert_eq!(usage.fetches().collect::<Vec<_>>(), [(Client::Java, UnixTime::from_seconds(7))]);
     }
 }

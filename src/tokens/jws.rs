@@ -60,11 +60,8 @@ impl Template {
     ) -> Result<(SecretString, KeyId), MintError> {
         let position = self.position(now)?;
         let key = &self.keyset.keys[position];
-        let signature_len = key.private.signature_len();
-        let mut token = begin(&self.heads[position], payload, signature_len);
-        // Not an array for the longest key: each request that waits would hold it, several times over.
-        let mut signature = vec![0; signature_len];
-        signer.sign(&key.private, self.keyset.algorithm, token.as_bytes(), &mut signature).await?;
+        let mut token = begin(&self.heads[position], payload, key.private.signature_len());
+        let signature = signer.sign(&key.private, self.keyset.algorithm, token.as_bytes()).await?;
         end(&mut token, &signature);
         key.usage.signed(expires_at);
         Ok((SecretString::from(std::mem::take(&mut *token)), key.kid.clone()))

@@ -36,20 +36,20 @@ struct Place<J, R> {
     ticket: u64,
     since: Instant,
     job: J,
-    turn: oneshot::Sender<Turn<J, R>>,
+    turn: oneshot::Sender<Result<Turn<J, R>, NoTurn>>,
 }
 
 /// A job that somebody else does.
 pub(super) struct Taken<J, R> {
     pub since: Instant,
     pub job: J,
-    turn: oneshot::Sender<Turn<J, R>>,
+    turn: oneshot::Sender<Result<Turn<J, R>, NoTurn>>,
 }
 
 impl<J, R> Taken<J, R> {
     pub fn done(self, outcome: R) {
         // Who has gone away meanwhile needs none.
-        let _ = self.turn.send(Turn::Done(outcome));
+        let _ = self.turn.send(Ok(Turn::Done(outcome)));
     }
 }
 
@@ -59,8 +59,6 @@ pub(super) enum Turn<J, R> {
     Core(Core<J, R>, J),
     /// Somebody who had a core did it too.
     Done(R),
-    /// Without: it took too long.
-    Late,
 }
 
 /// Why there is no turn.
@@ -68,6 +66,7 @@ pub(super) enum Turn<J, R> {
 pub(super) enum NoTurn {
     /// All places in line are taken.
     Full,
+    /// The wait took too long.
     Late,
     /// Who should have done it died over it.
     Lost,
@@ -102,11 +101,7 @@ impl<J, R> Line<J, R> {
         let turn = turn.await;
         // Whoever sent it took the place out of the line.
         std::mem::forget(leaving);
-        match turn {
-            Ok(Turn::Late) => Err(NoTurn::Late),
-            Ok(turn) => Ok(turn),
-            Err(_) => Err(NoTurn::Lost),
-        }
+        turn.unwrap_or(Err(NoTurn::Lost))
     }
 
     /// Takes out the first `most` jobs that are `alike`, if there are `least` of them, for who has a core to do them as
@@ -167,16 +162,23 @@ pub(super) struct Core<J, R> {
     line: Arc<Line<J, R>>,
 }
 
+impl<J, R> Core<J, R> {
+    /// The line that it came from.
+    pub fn line(&self) -> &Line<J, R> {
+        &self.line
+    }
+}
+
 impl<J, R> Drop for Core<J, R> {
     fn drop(&mut self) {
         let Popped { late, first } = self.line.pop();
         // Outside of the lock: if the receiver has just gone, its turn is dropped here, and goes to the next.
         for place in late {
-            let _ = place.turn.send(Turn::Late);
+            let _ = place.turn.send(Err(NoTurn::Late));
         }
         if let Some(Place { job, turn, .. }) = first {
             let core = Self { line: self.line.clone() };
-            let _ = turn.send(Turn::Core(core, job));
+            let _ = turn.send(Ok(Turn::Core(core, job)));
         }
     }
 }

@@ -13,6 +13,7 @@ mod intercom;
 mod jws;
 mod line;
 mod owner;
+mod pool;
 mod signer;
 mod subject;
 

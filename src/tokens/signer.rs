@@ -1,17 +1,19 @@
 //! Where signing runs, so that nothing else waits for it.
 //!
-//! A signature keeps a core busy for a third of a millisecond, of RSA-4096 for nearly two. At most as many run at
-//! once as there are cores, on the runtime's own threads; the rest stand in a [`Line`] for at most [`PATIENCE`].
+//! A signature of RSA-2048 keeps a core busy for a third of a millisecond, or for nearly one on a CPU without AVX-512
+//! IFMA; of RSA-4096 for two or for eleven. At most as many run at once as there are cores; the rest stand in a [`Line`]
+//! for at most [`PATIENCE`]. Where one runs is decided by the time that its key's own signature took when the key was
+//! loaded.
 //!
-//! - Who has a core [steps back](step_back) before it signs: all that is ready runs first. So health and JWKS
-//!   wait for one signature at most, every request reaches the line instead of an endless queue inside the runtime,
-//!   and the deadline counts from where it should. It needs a runtime that looks at its sockets after each task
-//!   (`event_interval(1)`, see `app`).
+//! - A short one runs on the runtime's own threads. Who has a core [steps back](step_back) before it signs: all that is
+//!   ready runs first. So health and JWKS wait for one signature at most, every request reaches the line instead of an
+//!   endless queue inside the runtime, and the deadline counts from where it should. It needs a runtime that looks at its
+//!   sockets after each task (`event_interval(1)`, see `app`). Of the ways measured this costs nothing in throughput, where
+//!   a pool of threads costs a tenth and signing without a bound makes JWKS wait a second.
+//! - A [long](LONGEST_INLINE) one runs on a [`Pool`] of threads of lower priority, and the runtime's own stay free.
 //! - With a library for [`Batch`]es, who has a core then signs for the others in line too: those that are there, up to
 //!   eight with itself, if so many pay. It never waits for more, and who is alone signs as ever. A batch that takes
-//!   long (RSA-4096: ten milliseconds) first hands the rest of the thread's work to another thread.
-//! - Of the ways measured this costs nothing in throughput, where a pool of threads costs a tenth and signing
-//!   without a bound makes JWKS wait a second.
+//!   long runs where a long signature does.
 //! - Refusing at once what can't be signed in time would have clients come back at once, and answering them takes
 //!   the time for signatures: the wait itself slows them down.
 
@@ -22,18 +24,22 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Digest, SHA256};
 use prometheus::{Histogram, IntCounter};
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::block_in_place;
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::MintError;
-use super::line::{Line, NoTurn, Taken, Turn};
+use super::line::{Core, Line, NoTurn, Taken, Turn};
+use super::pool::Pool;
 use crate::config::Algorithm;
 use crate::keys::{Batch, Fit, PrivateKey, SigningFailed, Wanted, hash};
 use crate::metrics::Metrics;
 
 /// How long a signature may wait for its turn.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Health and JWKS are to be answered within five milliseconds, whatever is signed: of a key whose signature takes longer
+/// than this, none is made on the threads that answer.
+const LONGEST_INLINE: Duration = Duration::from_millis(1);
 
 struct Job {
     key: Arc<PrivateKey>,
@@ -45,12 +51,19 @@ type Signature = Result<Zeroizing<Vec<u8>>, SigningFailed>;
 /// Who is signed for at the same time.
 struct Company<'a> {
     batch: &'a Batch,
-    fit: Fit,
     others: Vec<Taken<Job, Signature>>,
 }
 
 pub struct Signer {
     line: Arc<Line<Job, Signature>>,
+    pool: Pool,
+    maker: Arc<Maker>,
+    full: IntCounter,
+    late: IntCounter,
+}
+
+/// Makes signatures, wherever it is called.
+struct Maker {
     batch: Option<Batch>,
     wait: Histogram,
     rs256_duration: Histogram,
@@ -58,8 +71,6 @@ pub struct Signer {
     one: IntCounter,
     several: IntCounter,
     batch_size: Histogram,
-    full: IntCounter,
-    late: IntCounter,
 }
 
 impl Signer {
@@ -69,8 +80,7 @@ impl Signer {
             |algorithm: Algorithm| metrics.signing_duration.with_label_values(&[algorithm.as_str()]);
         let made = |path| metrics.signatures.with_label_values(&[path]);
         let shed = |reason| metrics.signing_shed.with_label_values(&[reason]);
-        Self {
-            line: Line::new(at_once, queue, PATIENCE, metrics.signing_queue_depth.clone()),
+        let maker = Maker {
             batch,
             wait: metrics.signing_wait.clone(),
             rs256_duration: duration(Algorithm::Rs256),
@@ -78,6 +88,11 @@ impl Signer {
             one: made("one"),
             several: made("batch"),
             batch_size: metrics.signing_batch_size.clone(),
+        };
+        Self {
+            line: Line::new(at_once, queue, PATIENCE, metrics.signing_queue_depth.clone()),
+            pool: Pool::new(at_once),
+            maker: Arc::new(maker),
             full: shed("full"),
             late: shed("late"),
         }
@@ -89,74 +104,31 @@ impl Signer {
         key: &Arc<PrivateKey>,
         algorithm: Algorithm,
         message: &[u8],
-        signature: &mut [u8],
-    ) -> Result<(), MintError> {
+    ) -> Result<Zeroizing<Vec<u8>>, MintError> {
         let asked = Instant::now();
         let job = Job { key: key.clone(), digest: hash(algorithm, message) };
-        match self.line.turn(job).await.map_err(|no_turn| self.refuse(no_turn))? {
-            Turn::Done(made) => signature.copy_from_slice(&made?),
-            Turn::Core(_core, job) => {
+        let made = match self.line.turn(job).await.map_err(|no_turn| self.refuse(no_turn))? {
+            Turn::Done(made) => made,
+            Turn::Core(core, job) if self.maker.is_long(&job.key) => {
+                let (sender, made) = oneshot::channel();
+                let maker = self.maker.clone();
+                self.pool.run(move || {
+                    let made = maker.lead(&core, &job, asked);
+                    drop(core);
+                    // Who has gone away meanwhile needs none.
+                    let _ = sender.send(made);
+                });
+                made.await.map_err(|_| self.refuse(NoTurn::Lost))?
+            }
+            Turn::Core(core, job) => {
                 // Also who is alone: on a host with one core everybody is.
-                for _ in 0..self.rounds(key) {
+                for _ in 0..self.maker.rounds(key) {
                     step_back().await;
                 }
-                self.lead(&job, asked, signature)?;
+                self.maker.lead(&core, &job, asked)
             }
-            Turn::Late => return Err(self.refuse(NoTurn::Late)),
-        }
-        Ok(())
-    }
-
-    /// Signs `job`, and with it what is waiting and pays.
-    fn lead(&self, job: &Job, asked: Instant, signature: &mut [u8]) -> Result<(), SigningFailed> {
-        let start = Instant::now();
-        self.wait.observe((start - asked).as_secs_f64());
-        let Some(Company { batch, fit, others }) = self.companions(job) else {
-            job.key.sign_digest(&job.digest, signature)?;
-            self.one.inc();
-            self.took(job, start);
-            return Ok(());
         };
-        let jobs = || std::iter::once(job).chain(others.iter().map(|taken| &taken.job));
-        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, digest }| Wanted { key, digest }).collect();
-        let mut made = if fit.long && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-            block_in_place(|| batch.sign(&wanted)).into_iter()
-        } else {
-            batch.sign(&wanted).into_iter()
-        };
-        jobs().for_each(|job| self.took(job, start));
-        for other in &others {
-            self.wait.observe((start - other.since).as_secs_f64());
-        }
-        let count = wanted.len();
-        self.several.inc_by(count as u64);
-        self.batch_size.observe(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
-        let own = made.next().unwrap_or(Err(SigningFailed));
-        others.into_iter().zip(made).for_each(|(other, made)| other.done(made));
-        signature.copy_from_slice(&own?);
-        Ok(())
-    }
-
-    /// Those in line that make a batch with `job`; `None` where it doesn't pay.
-    fn companions(&self, job: &Job) -> Option<Company<'_>> {
-        let batch = self.batch.as_ref()?;
-        let fit = batch.fit(&job.key)?;
-        let alike = |other: &Job| batch.fit(&other.key).is_some_and(|other| other.goes_with(fit));
-        let others = self.line.take(alike, fit.from - 1, Fit::MOST - 1);
-        (!others.is_empty()).then_some(Company { batch, fit, others })
-    }
-
-    /// How often to step back. It takes three rounds until a new connection is accepted, watched and read: beside a batch, or a
-    /// signature of a key that is longer than usual, they cost nothing.
-    fn rounds(&self, key: &PrivateKey) -> usize {
-        const USUAL: usize = 2048 / 8;
-        if self.batch.is_some() || key.signature_len() > USUAL { 3 } else { 1 }
-    }
-
-    fn took(&self, job: &Job, start: Instant) {
-        let sha256 = job.digest.algorithm() == &SHA256;
-        let duration = if sha256 { &self.rs256_duration } else { &self.rs512_duration };
-        duration.observe(start.elapsed().as_secs_f64());
+        Ok(made?)
     }
 
     fn refuse(&self, no_turn: NoTurn) -> MintError {
@@ -166,6 +138,64 @@ impl Signer {
             NoTurn::Lost => return MintError::Signing(SigningFailed),
         }
         MintError::Overloaded
+    }
+}
+
+impl Maker {
+    /// Whether nothing else may wait behind a signature by `key`, or behind the batch that it may lead.
+    fn is_long(&self, key: &Arc<PrivateKey>) -> bool {
+        let batch = self.batch.as_ref().and_then(|batch| batch.fit(key));
+        key.signing_time > LONGEST_INLINE || batch.is_some_and(|fit| fit.long)
+    }
+
+    /// Signs `job`, and with it what is waiting and pays.
+    fn lead(&self, core: &Core<Job, Signature>, job: &Job, asked: Instant) -> Signature {
+        let start = Instant::now();
+        self.wait.observe((start - asked).as_secs_f64());
+        let Some(Company { batch, others }) = self.companions(core, job) else {
+            let mut signature = Zeroizing::new(vec![0; job.key.signature_len()]);
+            job.key.sign_digest(&job.digest, &mut signature)?;
+            self.one.inc();
+            self.took(job, start.elapsed());
+            return Ok(signature);
+        };
+        let jobs = || std::iter::once(job).chain(others.iter().map(|taken| &taken.job));
+        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, digest }| Wanted { key, digest }).collect();
+        let mut made = batch.sign(&wanted).into_iter();
+        let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        let share = start.elapsed() / count;
+        jobs().for_each(|job| self.took(job, share));
+        for other in &others {
+            self.wait.observe((start - other.since).as_secs_f64());
+        }
+        self.several.inc_by(u64::from(count));
+        self.batch_size.observe(f64::from(count));
+        let own = made.next().unwrap_or(Err(SigningFailed));
+        others.into_iter().zip(made).for_each(|(other, made)| other.done(made));
+        own
+    }
+
+    /// Those in line that make a batch with `job`; `None` where it doesn't pay.
+    fn companions(&self, core: &Core<Job, Signature>, job: &Job) -> Option<Company<'_>> {
+        let batch = self.batch.as_ref()?;
+        let fit = batch.fit(&job.key)?;
+        let alike = |other: &Job| batch.fit(&other.key).is_some_and(|other| other.goes_with(fit));
+        let others = core.line().take(alike, fit.from - 1, Fit::MOST - 1);
+        (!others.is_empty()).then_some(Company { batch, others })
+    }
+
+    /// How often to step back. It takes three rounds until a new connection is accepted, watched and read: beside a batch, or a
+    /// signature of a key that is longer than usual, they cost nothing.
+    fn rounds(&self, key: &PrivateKey) -> usize {
+        const USUAL: usize = 2048 / 8;
+        if self.batch.is_some() || key.signature_len() > USUAL { 3 } else { 1 }
+    }
+
+    /// Counts the time of one signature; in a batch, its share.
+    fn took(&self, job: &Job, time: Duration) {
+        let sha256 = job.digest.algorithm() == &SHA256;
+        let duration = if sha256 { &self.rs256_duration } else { &self.rs512_duration };
+        duration.observe(time.as_secs_f64());
     }
 }
 

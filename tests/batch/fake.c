@@ -6,7 +6,7 @@
  * -DFAULT=name      what goes wrong, from the moment on that the file -DTRIGGER="path" exists:
  *                   wrong (a bit), swapped (lanes), partial (half of the lanes not written, all said to be good), failed
  *                   (a lane is said to have failed, and holds nothing), crazy (the status is nonsense), zero (no lane
- *                   written), liar (all lanes are wrong, and the public operation opens them to what should have been
+ *                   written), liar (the last lane is wrong, and the public operation opens it to what should have been
  *                   signed), unopened (the public operation writes nothing and says that all is good), shut (it fails)
  * -DREAL="path"     the arithmetic is the library's there, for its speed
  */
@@ -231,7 +231,7 @@ uint32_t mbx_rsa_private_crt_mb8(const uint8_t *const *from, uint8_t *const *to,
     case failed: memset(to[0], 0, bits / 8); status |= 8; break;
     case crazy: status = 0xffffffffu; break;
     case zero: for (int i = 0; i < lanes; i++) memset(to[i], 0, bits / 8); break;
-    case liar: for (int i = 0; i < lanes; i++) to[i][17] ^= 4; break;
+    case liar: to[lanes - 1][17] ^= 4; break;
     default: break;
     }
     return status;

@@ -20,6 +20,9 @@ PROFILES = {
     "/messaging-access-token": "identity.web",
 }
 
+# The service refuses unassigned characters, and no portable pattern says which those are.
+ASSIGNED = "^[!-~\u00a1-\u00ac\u00ae-\u0233\u0391-\u03a1\u0410-\u044f\u4e00-\u9fa5\U0001f600-\U0001f640]+$"
+
 
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
@@ -54,6 +57,7 @@ def narrow_body(document, operation, path):
     media = body["content"]["application/json"]
     schema = media["schema"] = resolved(document, media["schema"])
     properties = schema.get("properties", {})
+    narrow_subject(document, properties)
     if "profile" in properties:
         properties["profile"] = {"enum": [PROFILES[path]]}
     if "ttl" in properties:
@@ -69,11 +73,17 @@ def narrow_body(document, operation, path):
             del properties["claims"]  # none are configured there
 
 
+def narrow_subject(document, properties):
+    for name in {"sub", "user_id"} & properties.keys():
+        properties[name] = resolved(document, properties[name]) | {"pattern": ASSIGNED}
+
+
 def narrow_bundle(document, operation):
     """The one bundle that there is, and the one claim of one of its entries."""
     body = operation["requestBody"] = resolved(document, operation["requestBody"])
     media = body["content"]["application/json"]
     schema = media["schema"] = resolved(document, media["schema"])
+    narrow_subject(document, schema["properties"])
     claim = resolved(document, {"$ref": "#/components/schemas/ClaimValue"})
     claims = {"type": "object", "properties": {"locale": claim}, "additionalProperties": False}
     entries = {"type": "object", "properties": {"salesforce_identity_token": claims}, "additionalProperties": False}

@@ -152,3 +152,38 @@ async fn a_browser_is_given_no_leave() {
     answer.refused(405, "method_not_allowed", None);
     assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
 }
+
+/// reliability.md, case 15. Nothing that comes back, is logged or is counted has it from the request.
+#[tokio::test]
+async fn what_a_client_says_of_itself_and_of_the_host_is_never_read() {
+    let service = Workspace::new().serve().await;
+    let plain = |path: &'static str| service.request(Method::POST, path).bearer_auth(API_KEY);
+    let spoofed = |path: &'static str| {
+        let request =
+            plain(path).header("Host", "spoofed.example").header("Forwarded", "for=spoofed;host=spoofed");
+        ["For", "Host", "Proto", "Prefix", "Server"]
+            .into_iter()
+            .fold(request, |request, what| request.header(format!("X-Forwarded-{what}"), "spoofed.example"))
+    };
+    for (path, body) in
+        [("/oauth-assertion", json!({})), ("/identity-token", user_1()), ("/nothing", json!({}))]
+    {
+        let (with, without) =
+            (Answer::of(spoofed(path).json(&body)).await, Answer::of(plain(path).json(&body)).await);
+        assert_eq!(with.status, without.status, "{path}");
+        assert!(
+            !with.text.contains("spoofed") && !format!("{:?}", with.headers).contains("spoofed"),
+            "{path}"
+        );
+    }
+    let set = |request: reqwest::RequestBuilder| Answer::of(request);
+    let jwks = "/.well-known/jwks.json";
+    let spoofed = service
+        .request(Method::GET, jwks)
+        .header("Host", "spoofed.example")
+        .header("X-Forwarded-Host", "spoofed");
+    assert_eq!(set(spoofed).await.text, set(service.request(Method::GET, jwks)).await.text);
+    service.logged("minted").await;
+    let said = service.log() + &service.metrics().await;
+    assert!(!said.contains("spoofed"), "{said}");
+}

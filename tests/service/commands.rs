@@ -222,6 +222,61 @@ fn a_reader_that_goes_away_is_no_panic() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
+/// Else an API key that is shown once would be lost, and nobody told.
+#[tokio::test]
+async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_reader_that_goes_away() {
+    let serving = Workspace::new();
+    let service = serving.serve().await;
+    let token = serving.run(&["mint", "identity.web", "--sub", "user-1"]).ok();
+    let mut shown = std::collections::BTreeSet::new();
+    for (arguments, readable) in [
+        (&["init", "new"][..], Some(0)),
+        (&["init", "newer", "--json"], Some(0)),
+        (&["check"], Some(0)),
+        (&["check", "--json"], Some(0)),
+        (&["keys", "new", "K", "--directory", "fresh"], Some(0)),
+        (&["keys", "list"], Some(0)),
+        (&["keys", "rotate", "--keyset", "web", "--plan"], Some(0)),
+        (&["keys", "retire", "WebAppKey1", "--now"], Some(0)),
+        (&["jwk", "WebAppKey1"], Some(0)),
+        (&["jwks"], Some(0)),
+        (&["mint", "identity.web", "--sub", "user-1"], Some(0)),
+        (&["verify", token.trim()], None),
+        (&["doctor"], None),
+        (&["callers", "new", "rails"], Some(0)),
+        (&["callers", "new", "rails", "--json"], Some(0)),
+        (&["salesforce-metadata", "--out", "project"], Some(0)),
+        (&["healthcheck"], Some(0)),
+        (&["openapi"], Some(0)),
+        (&["completions", "bash"], Some(0)),
+        (&["--help"], Some(0)),
+        (&["--version"], Some(0)),
+        // These two would run on.
+        (&["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://127.0.0.1:1"], Some(124)),
+        (&["dev", "--listen", "127.0.0.1:0"], Some(124)),
+    ] {
+        shown.insert(arguments[0]);
+        let run = |redirect: &str| {
+            let workspace = Workspace::new();
+            workspace.configure(&configuration().replace("127.0.0.1:0", service.address("minting")));
+            workspace.run_in_shell(arguments, redirect)
+        };
+        let full = run("> /dev/full");
+        assert_eq!(full.code(), 1, "{arguments:?}: {}", full.stderr);
+        assert!(full.stderr.contains("standard output can't be written"), "{arguments:?}: {}", full.stderr);
+        let gone = run("| true; exit ${PIPESTATUS[0]}");
+        if let Some(code) = readable {
+            assert_eq!(gone.code(), code, "{arguments:?}: {}", gone.stderr);
+        }
+        assert!(!gone.stderr.contains("standard output"), "{arguments:?}: {}", gone.stderr);
+    }
+    let cli = <tokenmint::cli::Cli as clap::CommandFactory>::command();
+    let silent = ["serve"];
+    for command in cli.get_subcommands().map(clap::Command::get_name).filter(|name| !silent.contains(name)) {
+        assert!(shown.contains(command), "{command} isn't tried");
+    }
+}
+
 /// What `make run` does: the commands that `dev` prints are pasted into a shell, as a newcomer would.
 #[tokio::test]
 async fn what_dev_prints_can_be_pasted() {

@@ -563,6 +563,53 @@ async fn a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else() {
     assert_eq!(house.fake.asked(), 1);
 }
 
+/// Head and body, by its `Content-Length`.
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_ascii_lowercase();
+    text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        length.is_some_and(|length| length.parse() == Ok(body.len()))
+    })
+}
+
+/// reliability.md, case 85: kept connections are closed by the other side whenever it likes.
+#[tokio::test]
+async fn a_connection_that_salesforce_has_closed_costs_no_exchange() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let salesforce = format!("http://{}", listener.local_addr().expect("bound"));
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &salesforce, "").await;
+    let answers = tokio::spawn(async move {
+        for n in 0..20 {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !is_whole(&request) {
+                let mut piece = [0; 4096];
+                let length = connection.read(&mut piece).await.expect("a request");
+                request.extend(&piece[..length]);
+            }
+            let body = json!({
+                "access_token": format!("00D000000000001!token.{n}"), "token_type": "Bearer", "scope": "api",
+                "instance_url": salesforce, "id": "https://login.salesforce.com/id/00D/005",
+            });
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            // Promises to keep the connection, and closes it.
+            connection.write_all((head + &body).as_bytes()).await.expect("written");
+        }
+    });
+    for n in 0..20 {
+        let token = house.oauth().await.ok()["access_token"].clone();
+        assert_eq!(token, format!("00D000000000001!token.{n}"));
+        house.pass(101);
+    }
+    answers.await.expect("no panic");
+}
+
 #[tokio::test]
 async fn logins_are_budgeted_far_below_salesforce_s_limit() {
     let mut asked = 0;
@@ -625,6 +672,10 @@ async fn no_token_ever_reaches_another_user() {
         served += reader.await.expect("no token of another");
     }
     assert!(served > 1000, "{served}");
+    // A token takes more than 300 bytes, and there are 2,000 of them.
+    let entries = house.metric("tokenmint_token_cache_entries ").await;
+    let entries: usize = entries.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a number");
+    assert!((1..(256 << 10) / 300).contains(&entries), "the cache is bounded: {entries}");
 }
 
 /// Each setting that an access token depends on is part of whose it is; the name alone isn't.

@@ -180,3 +180,43 @@ fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
         "no key was opened"
     );
 }
+
+/// A signature that takes long is made where it holds up no answer: on threads of lower priority. What decides is the time
+/// that the key's own signature took.
+#[tokio::test]
+async fn long_signatures_run_on_threads_of_lower_priority() {
+    let made = Command::new("openssl").args(["genrsa", "4096"]).output().expect("openssl runs");
+    let workspace = Workspace::new();
+    workspace.write_key("keys/web/WebAppKey1.key", &String::from_utf8(made.stdout).expect("PEM"));
+    let service = workspace.serve().await;
+    let threads = || -> Vec<(String, i32, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", service.pid())).expect("the process");
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        let read = |stat: String| {
+            let (name, rest) = stat.split_once('(').expect("a name").1.rsplit_once(')').expect("its end");
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            // Nice value and user time, fields 19 and 14 of proc_pid_stat(5); the first behind the name is 3.
+            (name.to_owned(), fields[16].parse().expect("nice"), fields[11].parse().expect("ticks"))
+        };
+        stats.map(read).collect()
+    };
+    let long = |threads: &[(String, i32, u64)]| -> Vec<(i32, u64)> {
+        let named = threads.iter().filter(|(name, ..)| name.starts_with("long-signature"));
+        named.map(|(_, nice, ticks)| (*nice, *ticks)).collect()
+    };
+    assert!(long(&threads()).is_empty(), "none before the first");
+    let set = service.jwks("/keysets/web/jwks.json").await;
+    for _ in 0..60 {
+        let body = service.post("/identity-token", &user_1()).await.ok();
+        crate::support::verified(body["token"].as_str().expect("a token"), &set);
+    }
+    let all = threads();
+    let pool = long(&all);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_eq!(pool.len(), cores, "{all:?}");
+    assert!(pool.iter().all(|(nice, _)| *nice == 10), "{all:?}");
+    let workers = all.iter().filter(|(name, ..)| name.starts_with("tokio-rt"));
+    let workers: u64 = workers.map(|(.., ticks)| ticks).sum();
+    let signing: u64 = pool.iter().map(|(_, ticks)| ticks).sum();
+    assert!(signing > workers, "the signatures were made elsewhere: {all:?}");
+}

@@ -260,8 +260,8 @@ async fn every_usual_form_of_a_good_key_mints() {
 
 #[tokio::test]
 async fn an_encrypted_key_opens_with_a_passphrase_from_a_file_or_the_environment() {
-    let workspace = Workspace::new();
     for encryption in ["-aes256", "-aes-128-cbc"] {
+        let mut workspace = Workspace::new();
         workspace.write_key(
             "keys/web/WebAppKey1.key",
             &openssl(&format!("genpkey -algorithm RSA {encryption} -pass pass:open-sesame")),
@@ -274,16 +274,16 @@ async fn an_encrypted_key_opens_with_a_passphrase_from_a_file_or_the_environment
         service.post("/identity-token", &user_1()).await.ok();
 
         workspace.configure(&configuration);
-        let mut workspace = Workspace::new();
-        workspace.write_key(
-            "keys/web/WebAppKey1.key",
-            &openssl("genpkey -algorithm RSA -aes256 -pass pass:open-sesame"),
-        );
+        let ran = workspace.run(&["check"]);
+        assert!(ran.code() == 64 && ran.stderr.contains("passphrase_file"), "{}", ran.stderr);
         workspace.set("TOKENMINT_KEYSETS__WEB__PASSPHRASE", "open-sesame");
-        workspace.run(&["check"]).ok();
+        let service = workspace.serve().await;
+        let body = service.post("/identity-token", &user_1()).await.ok();
+        verified(body["token"].as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
+
         workspace.set("TOKENMINT_KEYSETS__WEB__PASSPHRASE", "wrong-passphrase");
         let ran = workspace.run(&["check"]);
-        assert_eq!(ran.code(), 64);
+        assert_eq!(ran.code(), 64, "{encryption}");
         assert!(ran.stderr.contains("the passphrase doesn't open it"), "{}", ran.stderr);
         assert!(!ran.stderr.contains("wrong-passphrase"), "{}", ran.stderr);
     }
@@ -383,7 +383,14 @@ fn a_key_directory_that_makes_no_sense_is_explained() {
             "holds 2 keys (Other, WebAppKey1) and no keyset.toml",
         ),
         ("a bad name", &|w| w.write_key("keys/web/My Key.key", &KEYS.crm), "a key id is 1 to 128"),
-        ("a kid twice", &|w| w.write_key("keys/web/CrmKey1.key", &KEYS.web512), "keyset.toml"),
+        (
+            "a kid twice",
+            &|w| {
+                let entry = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n";
+                w.write("keys/web/keyset.toml", &format!("{entry}{}", entry.replace("-01-01T", "-02-01T")));
+            },
+            "`WebAppKey1` is listed twice",
+        ),
         (
             "the same kid elsewhere",
             &|w| {

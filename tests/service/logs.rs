@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 use serde_json::json;
 
-use crate::support::{API_KEY, Answer, Workspace, configuration};
+use crate::support::{API_KEY, Answer, Workspace, configuration, signal};
 
 /// Of the bundle that makes many audit lines at a time.
 const ENTRIES: usize = 200;
@@ -44,7 +44,7 @@ impl Started {
             wrap.iter().copied().chain([env!("CARGO_BIN_EXE_tokenmint"), "serve"]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir(workspace.path("")).env_remove("RUST_LOG");
-        let child = command.stdout(stdout).stderr(Stdio::null()).spawn().expect("it runs");
+        let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it runs");
         let started =
             Self { child, url: format!("http://{port}"), client: Client::new(), _workspace: workspace };
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -64,6 +64,23 @@ impl Started {
     async fn mint_many(&self, sub: usize) -> Answer {
         let request = self.client.post(format!("{}/bundle", self.url)).bearer_auth(API_KEY);
         Answer::of(request.json(&json!({"sub": sub.to_string()}))).await
+    }
+
+    /// Sends SIGTERM, and waits for the end; its exit code, how long it took, and what it said of it.
+    async fn terminate(&mut self) -> (Option<i32>, Duration, String) {
+        let begin = Instant::now();
+        signal(self.child.id(), "TERM");
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                break status;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(20), "it doesn't end");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        };
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().expect("piped");
+        stderr.read_to_string(&mut said).expect("text");
+        (status.code(), begin.elapsed(), said)
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -160,4 +177,77 @@ async fn a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well() {
         assert!(Instant::now() < deadline, "it never recovers");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The audit lines of a log that must consist of whole lines.
+#[track_caller]
+fn audit_lines(log: &[u8]) -> usize {
+    assert!(
+        log.ends_with(b"\n"),
+        "the last line is cut: {:?}",
+        String::from_utf8_lossy(&log[log.len() - 80..])
+    );
+    let lines = std::str::from_utf8(log).expect("UTF-8").lines();
+    let parsed = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a whole line"));
+    parsed.filter(|line| line["message"] == "minted").count()
+}
+
+/// Reads slowly, from after the signal on.
+#[tokio::test]
+async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
+    let mut service = Started::with("required", Stdio::piped(), &[]).await;
+    for sub in 0..50 {
+        service.mint_many(sub).await.ok();
+    }
+    let mut log = service.child.stdout.take().expect("piped");
+    let reader = std::thread::spawn(move || {
+        let (mut read, mut piece) = (Vec::new(), vec![0; 65_536]);
+        loop {
+            std::thread::sleep(Duration::from_millis(60));
+            match log.read(&mut piece).expect("readable") {
+                0 => return read,
+                length => read.extend(&piece[..length]),
+            }
+        }
+    });
+    let (code, took, said) = service.terminate().await;
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(audit_lines(&reader.join().expect("no panic")), 50 * ENTRIES, "after {took:?}");
+}
+
+/// What can't be told any more is counted, and a failure where the audit is required. The last line that was written is
+/// whole.
+#[tokio::test]
+async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
+    for (audit, code) in [("required", 1), ("best-effort", 0)] {
+        let mut service = Started::with(audit, Stdio::piped(), &[]).await;
+        for sub in 0..20 {
+            service.mint_many(sub).await.ok();
+        }
+        let (ended, took, said) = service.terminate().await;
+        assert_eq!(ended, Some(code), "{audit}: {said}");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        let mut log = Vec::new();
+        service.child.stdout.take().expect("piped").read_to_end(&mut log).expect("what the pipe holds");
+        let written = audit_lines(&log);
+        let lost = said.split("the last ").nth(1).and_then(|rest| rest.split(' ').next());
+        let lost: usize = lost.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+        // Others than audit lines are lost as well: those of the stop.
+        let all = written + lost;
+        assert!((20 * ENTRIES..=20 * ENTRIES + 5).contains(&all), "{audit}: {written} + {lost}");
+    }
+}
+
+/// A second signal waits for nothing.
+#[tokio::test]
+async fn a_second_signal_ends_the_wait_for_a_reader() {
+    let mut service = Started::with("required", Stdio::piped(), &[]).await;
+    for sub in 0..20 {
+        service.mint_many(sub).await.ok();
+    }
+    signal(service.child.id(), "TERM");
+    let (code, took, _) = service.terminate().await;
+    assert_eq!(code, Some(1));
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

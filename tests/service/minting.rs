@@ -204,16 +204,19 @@ async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
     );
     workspace.write(
         "keys/web/keyset.toml",
-        "[[key]]\nkid = \"WebAppKey2\"\nsign_from = 2026-01-02T00:00:00Z\n\
-         [[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
-         [[key]]\nkid = \"WebAppKey3\"\nsign_from = 2999-01-01T00:00:00+01:00\n",
+        &format!(
+            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = {}\n\
+             [[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+             [[key]]\nkid = \"WebAppKey3\"\nsign_from = 2999-01-01T00:00:00+01:00\n",
+            tokenmint::clock::UnixTime::from_seconds(now() - 600),
+        ),
     );
     let service = workspace.serve().await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
-    // Key 1's last token has long expired, so it is gone; key 3 is known before it signs.
+    // Key 1's last token lives for most of an hour yet; key 3 is known before it signs.
     let set = service.get("/keysets/web/jwks.json").await.json();
     let kids: Vec<_> = set["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect();
-    assert_eq!(kids, ["WebAppKey2", "WebAppKey3"]);
+    assert_eq!(kids, ["WebAppKey1", "WebAppKey2", "WebAppKey3"]);
     let metrics = service.metrics().await;
     assert!(
         metrics.contains(r#"tokenmint_key_starts_signing_seconds{keyset="web",kid="WebAppKey3"}"#),

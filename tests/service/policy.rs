@@ -1,7 +1,11 @@
 //! What a caller's policy says no to, and what it only counts while it is tried.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
+use serde_json::{Value, json};
+use tokenmint::clock::{ManualClock, UnixTime};
+
+use crate::in_process::InProcess;
 use crate::support::{Running, Workspace, sha256_hex};
 
 fn caller(name: &str, more: &str) -> String {
@@ -36,6 +40,48 @@ async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
     assert!(metrics.contains("tokenmint_subjects_refused_total{caller=\"backend\"} 4"), "{metrics}");
     service.logged("names more different subjects").await;
     assert_eq!(service.log().matches("names more different subjects").count(), 1, "one line a storm");
+}
+
+/// Neither a reload nor the edge of a minute gives a caller, or a thief of its credential, the same once more.
+#[tokio::test]
+async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minutes() {
+    let few = "allow = [\"identity.web\"]\nsubjects_per_minute = 3";
+    let slow = "allow = [\"oauth.crm\"]\nrate = 1\nburst = 2";
+    let workspace = Workspace::with(&(caller("few", few) + &caller("slow", slow)));
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_796_083_200)));
+    let service = InProcess::of(Arc::new(workspace), clock).await;
+    let names =
+        async |sub: &str| service.post("/identity-token", "few", &json!({"sub": sub})).await.status.as_u16();
+    let asks = async || service.post("/oauth-assertion", "slow", &json!({})).await.status.as_u16();
+
+    // Just before the steady clock's first minute is over.
+    service.pass(59);
+    for sub in ["a", "b", "c"] {
+        assert_eq!(names(sub).await, 200, "{sub}");
+    }
+    assert_eq!([asks().await, asks().await, asks().await], [200, 200, 429]);
+    service.reload();
+    assert_eq!([names("d").await, names("a").await], [429, 200], "after a reload");
+    assert_eq!(asks().await, 429, "after a reload");
+    service.pass(2);
+    assert_eq!([names("d").await, names("b").await], [429, 200], "in the clock's next minute");
+    assert_eq!([asks().await, asks().await, asks().await], [200, 200, 429]);
+    service.pass(58);
+    let after = [names("d").await, names("e").await, names("f").await];
+    assert_eq!(after, [200, 200, 429], "a minute after a and c were last served, and not yet after b");
+
+    // Who comes with a reload begins anew, and a setting that changes counts at once.
+    let stricter = few.replace("= 3", "= 2");
+    service.workspace.configure(&format!(
+        "{}\n{}{}",
+        crate::support::configuration(),
+        caller("few", &stricter),
+        caller("new", few)
+    ));
+    service.reload();
+    assert_eq!([names("b").await, names("f").await], [200, 429]);
+    service.pass(60);
+    assert_eq!([names("x").await, names("y").await, names("z").await], [200, 200, 429]);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use tokenmint::callers::Callers;
+use tokenmint::callers::{Callers, Permission as _};
 use tokenmint::clock::UnixTime;
 use tokenmint::config::{Config, Environment, SubjectPattern};
 use tokenmint::keys::KeyRing;
@@ -80,10 +80,10 @@ proptest! {
         let caller = callers.by_api_key(API_KEY.as_bytes()).expect("its key");
         let asked = asked.as_deref();
         let got = [
-            ("identity", caller.identity.choose(asked).map(|grant| grant.profile.name.to_string())),
-            ("oauth", caller.oauth.choose(asked).map(|grant| grant.profile.name.to_string())),
-            ("intercom", caller.intercom.choose(asked).map(|grant| grant.profile.name.to_string())),
-            ("bundles", caller.bundles.choose(asked).map(|grant| grant.name.to_string())),
+            ("identity", caller.identity.choose(asked).map(|grant| grant.name().to_string())),
+            ("oauth", caller.oauth.choose(asked).map(|grant| grant.name().to_string())),
+            ("intercom", caller.intercom.choose(asked).map(|grant| grant.name().to_string())),
+            ("bundles", caller.bundles.choose(asked).map(|grant| grant.name().to_string())),
         ];
         for (kind, got) in got {
             let of_kind = || allow.iter().copied().filter(|name| name.split_once('.').expect("a kind").0 == kind);

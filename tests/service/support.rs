@@ -119,6 +119,15 @@ impl Workspace {
         Ran::of(output)
     }
 
+    /// The same, in a shell that redirects its output; killed after a while, which is code 124.
+    pub fn run_in_shell(&self, arguments: &[&str], redirect: &str) -> Ran {
+        let binary = self.command(arguments);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("timeout 10 \"$0\" \"$@\" {redirect}")]).arg(binary.get_program());
+        shell.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        Ran::of(shell.output().expect("bash runs"))
+    }
+
     /// The same, with something on standard input.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
         let mut command = self.command(arguments);

@@ -86,8 +86,7 @@ pub(super) fn run(
             }
             tokio::spawn(app.reloader(source).run(asked));
         }
-        app.run(signals.end(ask), hurry.second_end()).await;
-        Ok(())
+        app.run(signals.end(ask), hurry.second_end()).await.map_err(Failure::failed)
     });
     traces.finish();
     if done.is_ok() {

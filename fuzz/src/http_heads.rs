@@ -96,10 +96,11 @@ fn writes(data: &[u8]) -> Vec<Write> {
 
 /// All that the service says until it closes.
 fn answers(writes: &[Write]) -> Vec<u8> {
+    let served = HOUSE.served();
     let mut got = Vec::new();
     RUNTIME.block_on(async {
         let (mut client, theirs) = tokio::io::duplex(1 << 16);
-        let served = tokio::spawn(answer(theirs, HOUSE.served()));
+        let connection = tokio::spawn(answer(theirs, served));
         let start = Instant::now();
         let (mut reading, mut writing) = tokio::io::split(&mut client);
         let write = async {
@@ -117,9 +118,9 @@ fn answers(writes: &[Write]) -> Vec<u8> {
         };
         let (_, read) = tokio::join!(write, reading.read_to_end(&mut got));
         read.expect("memory can be read");
-        served.await.expect("no panic");
         let paused = PAUSE * u32::try_from(writes.iter().filter(|write| write.pauses).count()).unwrap_or(0);
         assert!(start.elapsed() < SIX_SECONDS + paused, "still open after {:?}", start.elapsed());
+        connection.await.expect("no panic");
     });
     got
 }

@@ -250,8 +250,15 @@ async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let ClientCertificate { names, not_after } =
         certificates.first().map(ClientCertificate::read).unwrap_or_default();
-    serve(http, stream, Client { peer: Some(Arc::new(Peer { names, uid })), not_after }, deadline, permit, stop)
-        .await;
+    serve(
+        http,
+        stream,
+        Client { peer: Some(Arc::new(Peer { names, uid })), not_after },
+        deadline,
+        permit,
+        stop,
+    )
+    .await;
 }
 
 /// What a connection says of its client.
@@ -296,7 +303,11 @@ impl Service<hyper::Request<Incoming>> for Connected {
             body: self.connection.body.clone(),
         };
         let mut request = request.map(|body| {
-            if body.is_end_stream() { Body::empty() } else { Body::new(GatedBody::new(body, arrival.body.clone())) }
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(GatedBody::new(body, arrival.body.clone()))
+            }
         });
         request.extensions_mut().insert(arrival);
         tower::Service::call(&mut self.router.clone(), request)

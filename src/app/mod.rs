@@ -198,7 +198,13 @@ impl App {
         };
         let mut wanted = vec![("minting", "server", &server.listen, tls.clone(), all)];
         if let Some(public) = &server.public {
-            wanted.push(("public", "server.public", &public.listen, public_tls.clone(), &[ListenerKind::Public]));
+            wanted.push((
+                "public",
+                "server.public",
+                &public.listen,
+                public_tls.clone(),
+                &[ListenerKind::Public],
+            ));
         }
         if let Some(listen) = &server.ops {
             wanted.push(("ops", "server.ops", listen, None, &[ListenerKind::Ops]));
@@ -298,7 +304,9 @@ impl App {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a listener ended by itself: {0}; this is a bug of tokenmint's, so report it, and start the service again")]
+#[error(
+    "a listener ended by itself: {0}; this is a bug of tokenmint's, so report it, and start the service again"
+)]
 pub struct ListenerFailed(String);
 
 /// Waits for `stop`. A listener that ends before, which only a panic does, ends the service: a supervisor starts it again, and
@@ -311,7 +319,8 @@ async fn until_stopped(
         () = stop => return Ok(()),
         Some(ended) = listeners.join_next() => ended,
     };
-    let failed = ListenerFailed(ended.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string()));
+    let failed =
+        ListenerFailed(ended.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string()));
     tracing::error!("{failed}");
     Err(failed)
 }
@@ -404,7 +413,7 @@ mod tests {
     async fn a_listener_that_panics_ends_the_service_with_a_failure() {
         let mut listeners = JoinSet::new();
         listeners.spawn(std::future::pending());
-        listeners.spawn(async { None.expect("a bug") });
+        listeners.spawn(async { std::iter::empty().next().expect("a bug") });
         let ended = until_stopped(std::future::pending(), &mut listeners).await;
         assert!(ended.is_err_and(|failed| failed.to_string().contains("a bug")));
         assert!(until_stopped(std::future::ready(()), &mut listeners).await.is_ok());

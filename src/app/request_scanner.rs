@@ -81,12 +81,16 @@ impl RequestScanner {
                 break;
             }
             if !pending[..end].ends_with(b"\r\n") {
-                return Some(Err(Refusal::Malformed("end each line of the head with CR LF, not with LF alone")));
+                return Some(Err(Refusal::Malformed(
+                    "end each line of the head with CR LF, not with LF alone",
+                )));
             }
             if pending[..end].ends_with(b"\r\n\r\n") {
                 let framing = check_head(&pending[..end]);
                 self.part = match framing {
-                    Ok(BodyFraming::Length(length)) => Part::Request { left: length.saturating_add(end as u64) },
+                    Ok(BodyFraming::Length(length)) => {
+                        Part::Request { left: length.saturating_add(end as u64) }
+                    }
                     _ => Part::Chunked,
                 };
                 return Some(framing);
@@ -203,7 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
         let lingers = is_answered && !matches!(self.scanner.part, Part::Head { .. });
         let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
         if lingers && matches!(ended, Ok(Ok(()))) {
-            let rest = async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };
+            let rest =
+                async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };
             let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
         }
     }
@@ -231,7 +236,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
             if self.give(buffer) {
                 return Poll::Ready(Ok(()));
             }
-            if let Part::Refused = self.scanner.part {
+            if matches!(self.scanner.part, Part::Refused) {
                 return Poll::Pending;
             }
             ready!(self.connection.body.poll_open(cx));
@@ -315,7 +320,7 @@ mod tests {
                     break;
                 }
             }
-            if let Part::Refused = scanned.scanner.part {
+            if matches!(scanned.scanner.part, Part::Refused) {
                 break;
             }
         }

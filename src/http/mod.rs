@@ -113,7 +113,9 @@ pub static ROUTES: [Route; 13] = [
     Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
     Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || post(mint::intercom_user_jwt)),
     Route::new(Method::POST, "/bundle", ListenerKind::Minting, || post(bundle::bundle)),
-    Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || post(exchange::oauth_access_token)),
+    Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || {
+        post(exchange::oauth_access_token)
+    }),
     Route::new(Method::POST, "/messaging-access-token", ListenerKind::Minting, || {
         post(exchange::messaging_access_token)
     }),

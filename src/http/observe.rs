@@ -4,8 +4,8 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::OnceLock;
-use std::task::{Context, Poll};
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::header::{CONNECTION, TRANSFER_ENCODING};

@@ -183,7 +183,9 @@ impl Refusal {
             Self::HeadTooLarge(limit) => verdict(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "request_headers_too_large",
-                &format!("send a shorter path, or fewer or shorter headers: the request head has more than {limit} bytes"),
+                &format!(
+                    "send a shorter path, or fewer or shorter headers: the request head has more than {limit} bytes"
+                ),
             ),
             Self::TooManyHeaders(limit) => verdict(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,

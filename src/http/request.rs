@@ -232,7 +232,9 @@ fn is_plain_json(headers: &HeaderMap) -> Result<(), Refusal> {
         charset.is_some() && !parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
     };
     if parts.any(is_another_charset) {
-        return unsupported("send the body in UTF-8: leave the parameter `charset` of Content-Type out, or say `charset=utf-8`");
+        return unsupported(
+            "send the body in UTF-8: leave the parameter `charset` of Content-Type out, or say `charset=utf-8`",
+        );
     }
     Ok(())
 }

@@ -30,12 +30,11 @@ pub fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(Refusal::Malformed(NOT_HTTP)),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooManyHeaders(MAX_HEADERS)),
         Err(httparse::Error::Version) => {
             return Err(Refusal::Malformed("use HTTP/1.1: this port speaks no other version"));
         }
-        Err(_) => return Err(Refusal::Malformed(NOT_HTTP)),
+        Ok(_) | Err(_) => return Err(Refusal::Malformed(NOT_HTTP)),
     }
     let is_http_1_0 = request.version == Some(0);
     if request.method == Some("CONNECT") {
@@ -55,7 +54,8 @@ pub fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
             length = Some(content_length(header.value)?);
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
             if chunked || is_http_1_0 || !header.value.eq_ignore_ascii_case(b"chunked") {
-                let message = "leave Transfer-Encoding out, or send `Transfer-Encoding: chunked` once, with HTTP/1.1";
+                let message =
+                    "leave Transfer-Encoding out, or send `Transfer-Encoding: chunked` once, with HTTP/1.1";
                 return Err(Refusal::Malformed(message));
             }
             chunked = true;
@@ -80,13 +80,17 @@ pub fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
 /// A path, perhaps with a query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
 fn check_target(target: &str) -> Result<(), Refusal> {
     if !target.starts_with('/') {
-        return Err(Refusal::Malformed("ask for a path, as in `POST /identity-token`: tokenmint is no proxy"));
+        return Err(Refusal::Malformed(
+            "ask for a path, as in `POST /identity-token`: tokenmint is no proxy",
+        ));
     }
     if target.contains('#') {
         return Err(Refusal::Malformed("leave the fragment out of the path, or write `#` as %23"));
     }
     if !target.bytes().all(|byte| is_of_host(byte) || b"/?!$&'()*+,;=@".contains(&byte)) {
-        return Err(Refusal::Malformed("percent-encode the characters of the path that RFC 3986 does not allow"));
+        return Err(Refusal::Malformed(
+            "percent-encode the characters of the path that RFC 3986 does not allow",
+        ));
     }
     Ok(())
 }
@@ -97,10 +101,11 @@ const fn is_of_host(byte: u8) -> bool {
 
 /// Digits alone: no sign, and no list of lengths.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
-    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(Refusal::Malformed("send the body's number of bytes as Content-Length: digits and nothing else"))
+    let digits =
+        std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(Refusal::Malformed(
+        "send the body's number of bytes as Content-Length: digits and nothing else",
+    ))
 }
 
 #[cfg(test)]

@@ -106,7 +106,11 @@ async fn a_request_that_comes_in_two_pieces_is_read_like_one_that_comes_whole_an
     let request = format!("{}{body}", head(body.len()));
     for follows in [
         "GET /livez HTTP/1.1\nHost: x\r\n\r\n".to_owned(),
-        head(5).replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n{\"sub\": \"user-1\"}\r\n0\r\n\r\n", 1),
+        head(5).replacen(
+            "\r\n\r\n",
+            "\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n{\"sub\": \"user-1\"}\r\n0\r\n\r\n",
+            1,
+        ),
     ] {
         let mut stream = say(&service, &format!("{request}{}", &request[..25])).await;
         assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));

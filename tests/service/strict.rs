@@ -69,7 +69,11 @@ async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answer
             ),
             400,
         ),
-        ("chunked by HTTP/1.0", post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n").replace("P/1.1", "P/1.0"), 400),
+        (
+            "chunked by HTTP/1.0",
+            post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n").replace("P/1.1", "P/1.0"),
+            400,
+        ),
         ("a fragment", get("GET /livez#x HTTP/1.1", host), 400),
         ("a space in the path", get("GET /livez x HTTP/1.1", host), 400),
         ("a path that is no ASCII", get("GET /é HTTP/1.1", host), 400),

@@ -100,7 +100,8 @@ async fn two_sockets_of_one_name_are_both_served() {
     workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
     for names in ["tokenmint.socket:tokenmint.socket", "minting:minting"] {
         let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let [first, second] = held.each_ref().map(|held| OwnedFd::from(held.try_clone().expect("a descriptor")));
+        let [first, second] =
+            held.each_ref().map(|held| OwnedFd::from(held.try_clone().expect("a descriptor")));
         let script = format!(
             "exec 3<&0 4<&2 </dev/null 2>/dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec \"$0\" serve"
         );

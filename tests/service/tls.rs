@@ -82,12 +82,20 @@ pub fn connector(workspace: &Workspace, identity: Option<&str>) -> TlsConnector 
     TlsConnector::from(Arc::new(config))
 }
 
-pub async fn handshake(workspace: &Workspace, stream: TcpStream, identity: Option<&str>) -> TlsStream<TcpStream> {
+pub async fn handshake(
+    workspace: &Workspace,
+    stream: TcpStream,
+    identity: Option<&str>,
+) -> TlsStream<TcpStream> {
     let host = "localhost".try_into().expect("a name");
     connector(workspace, identity).connect(host, stream).await.expect("TLS")
 }
 
-pub async fn tls_stream(workspace: &Workspace, address: &str, identity: Option<&str>) -> TlsStream<TcpStream> {
+pub async fn tls_stream(
+    workspace: &Workspace,
+    address: &str,
+    identity: Option<&str>,
+) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(address).await.expect("connected");
     handshake(workspace, stream, identity).await
 }

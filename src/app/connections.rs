@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use crate::http::{BodyGate, Refusal};
 
-/// What each connection of the limit may take on average. So ten thousand take 34 MiB at most.
-const BYTES_PER_CONNECTION: usize = 7 << 9;
+/// What each connection of the limit may take on average. So ten thousand take 30 MiB at most, and the process, with what
+/// its allocator keeps of connections that are gone, less than 48.
+const BYTES_PER_CONNECTION: usize = 3 << 10;
 /// What a listener may take that has few connections.
 const LEAST_BYTES: usize = 4 << 20;
 /// What an open connection takes: its task, its socket, its entry in the table. This and the next two were measured with a

@@ -116,7 +116,7 @@ fn answers(writes: &[Write]) -> Vec<u8> {
                 }
             }
         };
-        let (_, read) = tokio::join!(write, reading.read_to_end(&mut got));
+        let ((), read) = tokio::join!(write, reading.read_to_end(&mut got));
         read.expect("memory can be read");
         let paused = PAUSE * u32::try_from(writes.iter().filter(|write| write.pauses).count()).unwrap_or(0);
         assert!(start.elapsed() < SIX_SECONDS + paused, "still open after {:?}", start.elapsed());

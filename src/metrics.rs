@@ -206,7 +206,7 @@ impl Metrics {
             connections: make.int_gauges("connections", "Open connections, by listener.", &["listener"]),
             connections_refused: make.counters(
                 "connections_refused_total",
-                "Connections closed at once for being too many, by listener.",
+                "Connections closed for being too many, by listener: those that idled longest, or the new one where none idles.",
                 &["listener"],
             ),
             exchanges: make.counters(

@@ -25,7 +25,7 @@ use tokenmint::app::json_lines::JsonLines;
 use tokenmint::app::{Ambient, App, Loaded};
 use tokenmint::clock::{Clock as _, ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
-use tokenmint::http::{Place, Service, router};
+use tokenmint::http::{ListenerKind, Service, router};
 use tower::ServiceExt as _;
 
 /// In the middle of 2026.
@@ -69,7 +69,7 @@ impl House {
         let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Counter::default()) };
         let app = App::bind(loaded, ambient, || 0).await.expect("a port is free");
         let service = app.service().clone();
-        let router = router(&service, &[Place::Minting, Place::Public, Place::Ops]);
+        let router = router(&service, &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops]);
         Self { service, clock, router }
     }
 

@@ -1,8 +1,9 @@
 //! Bytes on a connection, through the same HTTP as a listener's, by a clock that jumps: `KEY` becomes the API key, and a line end
-//! is CR LF unless the text says otherwise.
+//! is CR LF unless the text says otherwise. `\s` splits the bytes into two writes, and `\p` puts a pause between them.
 //!
-//! Holds: the connection is closed within six seconds of the last byte, however long the client stays; never 5xx; without the
-//! API key no token; nothing that a client sent becomes a header of an answer.
+//! Holds: the answers are the same as if all bytes had come at once; the connection is closed within six seconds of the last
+//! byte, however long the client stays; never 5xx; without the API key no token; nothing that a client sent becomes a header of
+//! an answer.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -18,6 +19,9 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
 });
 
+/// What `\p` waits; two of them fit into the five seconds that a head or a body may take, and no more are waited for.
+const PAUSE: Duration = Duration::from_millis(1600);
+const MOST_PAUSES: usize = 2;
 /// Longer than the whole takes: 5 s for a head or a body, and the answer.
 const SIX_SECONDS: Duration = Duration::from_secs(6);
 /// How each token begins: `{"typ":"J`.
@@ -39,45 +43,93 @@ const HEADERS: [&str; 13] = [
 ];
 
 pub fn feed(data: &[u8]) {
-    let sent = bytes(data);
-    let router = HOUSE.router();
+    let writes = writes(data);
+    let sent: Vec<u8> = writes.iter().flat_map(|write| write.bytes.iter().copied()).collect();
+    let got = answers(&writes);
+    holds(&sent, &got);
+    if writes.len() > 1 {
+        let at_once = answers(&[Write { pauses: false, bytes: sent }]);
+        let (got, at_once) = (statuses(&got), statuses(&at_once));
+        assert_eq!(got, at_once, "the answers depend on how the bytes were split");
+    }
+}
+
+/// What is sent in one piece.
+#[derive(Default)]
+struct Write {
+    /// Whether the client waits before it.
+    pauses: bool,
+    bytes: Vec<u8>,
+}
+
+fn writes(data: &[u8]) -> Vec<Write> {
+    let mut writes = vec![Write::default()];
+    let mut pauses = 0;
+    let mut rest = data;
+    while let Some((&byte, after)) = rest.split_first() {
+        let bytes = &mut writes.last_mut().expect("there is one at first").bytes;
+        if let Some(after) = rest.strip_prefix(b"KEY") {
+            bytes.extend_from_slice(API_KEY.as_bytes());
+            rest = after;
+            continue;
+        }
+        let escape = rest.get(..2).filter(|escape| matches!(escape, [b'\\', b'n' | b'p' | b's']));
+        match escape {
+            // A line end that isn't to be told as CR LF.
+            Some(br"\n") => bytes.push(b'\n'),
+            Some(escape) => {
+                pauses += usize::from(escape == br"\p");
+                let pauses = escape == br"\p" && pauses <= MOST_PAUSES;
+                writes.push(Write { pauses, bytes: Vec::new() });
+            }
+            None => {
+                if byte == b'\n' {
+                    bytes.push(b'\r');
+                }
+                bytes.push(byte);
+            }
+        }
+        rest = if escape.is_some() { &rest[2..] } else { after };
+    }
+    writes
+}
+
+/// All that the service says until it closes.
+fn answers(writes: &[Write]) -> Vec<u8> {
+    let served = HOUSE.served();
     let mut got = Vec::new();
     RUNTIME.block_on(async {
         let (mut client, theirs) = tokio::io::duplex(1 << 16);
-        let served = tokio::spawn(answer(theirs, HOUSE.limits(), router));
+        let connection = tokio::spawn(answer(theirs, served));
         let start = Instant::now();
-        // It may close before it has read all.
         let (mut reading, mut writing) = tokio::io::split(&mut client);
-        let (_, read) = tokio::join!(writing.write_all(&sent), reading.read_to_end(&mut got));
+        let write = async {
+            for write in writes {
+                if write.pauses {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // It may close before it has read all.
+                let _ = writing.write_all(&write.bytes).await;
+                // Lets it read this piece by itself.
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let ((), read) = tokio::join!(write, reading.read_to_end(&mut got));
         read.expect("memory can be read");
-        served.await.expect("no panic");
-        assert!(start.elapsed() < SIX_SECONDS, "still open after {:?}", start.elapsed());
+        let paused = PAUSE * u32::try_from(writes.iter().filter(|write| write.pauses).count()).unwrap_or(0);
+        assert!(start.elapsed() < SIX_SECONDS + paused, "still open after {:?}", start.elapsed());
+        connection.await.expect("no panic");
     });
-    holds(&sent, &got);
+    got
 }
 
-fn bytes(data: &[u8]) -> Vec<u8> {
-    let mut sent = Vec::with_capacity(data.len() + 64);
-    let mut rest = data;
-    while let Some((&byte, after)) = rest.split_first() {
-        if let Some(after) = rest.strip_prefix(b"KEY") {
-            sent.extend_from_slice(API_KEY.as_bytes());
-            rest = after;
-            continue;
-        }
-        // `\n` written out is a bare one.
-        if let Some(after) = rest.strip_prefix(br"\n") {
-            sent.push(b'\n');
-            rest = after;
-            continue;
-        }
-        if byte == b'\n' {
-            sent.push(b'\r');
-        }
-        sent.push(byte);
-        rest = after;
-    }
-    sent
+/// Of each answer, as far as its head shows where it begins.
+fn statuses(got: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(got);
+    let lines = text.split("HTTP/1.").skip(1);
+    lines.map(|line| line.chars().skip(2).take(3).collect()).collect()
 }
 
 fn holds(sent: &[u8], got: &[u8]) {

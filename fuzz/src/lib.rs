@@ -30,10 +30,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::{Ambient, App, Loaded, Served};
 use tokenmint::clock::{ManualClock, NoRandomness, Randomness, UnixTime};
-use tokenmint::config::{Config, Environment, Limits};
-use tokenmint::http::{Place, Service, router};
+use tokenmint::config::{Config, Environment};
+use tokenmint::http::{ListenerKind, Service, router};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
@@ -44,6 +44,8 @@ use salesforce::Salesforce;
 pub const API_KEY: &str = "tm_canary-of-the-api-key";
 const HOST: &str = "tokens.example";
 pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789";
+
+const KINDS: [ListenerKind; 3] = [ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops];
 
 /// No chance at all, so that a run repeats.
 struct Sevens;
@@ -105,7 +107,7 @@ impl Default for House {
         let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Sevens) };
         let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("a port");
         let service = app.service().clone();
-        let router = router(&service, &[Place::Minting, Place::Public, Place::Ops]);
+        let router = router(&service, &KINDS);
         let mut house =
             Self { runtime, router, service, clock, salesforce, keys: Value::Null, _folder: folder };
         let published = Request::get("/.well-known/jwks.json").header("Host", HOST).body(Body::empty());
@@ -143,13 +145,14 @@ impl House {
         self.salesforce.say(None);
     }
 
-    /// The routes of all listeners.
-    pub fn router(&self) -> Router {
-        self.router.clone()
-    }
-
-    pub fn limits(&self) -> &Limits {
-        &self.service.limits
+    /// What a listener answers with that has the routes of all.
+    pub fn served(&self) -> Served {
+        Served {
+            kinds: &KINDS,
+            router: self.router.clone(),
+            metrics: self.service.metrics.clone(),
+            clock: self.clock.clone(),
+        }
     }
 
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
@@ -183,7 +186,7 @@ impl House {
 
     fn answer(&self, request: Request<Body>) -> Answer {
         self.run(async {
-            let Ok(answer) = self.router().oneshot(request).await;
+            let Ok(answer) = self.router.clone().oneshot(request).await;
             let (parts, body) = answer.into_parts();
             let body = body.collect().await.expect("a body from memory").to_bytes().to_vec();
             Answer { status: parts.status, headers: parts.headers, body }

@@ -1,10 +1,9 @@
 //! Listeners and their connections, over TCP or a Unix socket, with TLS or without.
 //!
-//! HTTP/1.1 only, from a hyper loop of our own, since `axum::serve` sets no timer and so leaves slow clients
-//! open for ever. A connection that sends no whole head for five seconds is closed, whether it never began,
-//! drips, or idles between requests; hyper has it only while there is a request to answer. There are at most
-//! `connections` of them; one more is closed at once. A TLS handshake runs in the connection's own task and holds
-//! up nobody. What a connection says of its client is read once, when it is made.
+//! HTTP/1.1 only, from a hyper loop of our own, since `axum::serve` sets no timers. A connection that sends no whole head
+//! for five seconds is closed, whether it never began, drips, or idles between requests. A TLS handshake runs in the
+//! connection's own task, and has the same five seconds as the first head. What a connection says of its client is read
+//! once, when it is made. [`connections`](super::connections) says which of too many is closed.
 
 use std::convert::Infallible;
 use std::fs;
@@ -15,8 +14,6 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,33 +21,39 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{IntCounter, IntGauge};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::connections::{BYTES_OF_HYPER, BYTES_OF_TLS, Connection, ConnectionPermit, Connections};
+use super::request_scanner::ScannedStream;
 use super::supervisor::Inherited;
-use super::tls;
-use super::wire::Wire;
+use super::tls::ClientCertificate;
 use crate::callers::Peer;
-use crate::config::{ClientName, Limits, Listen};
-use crate::http::LateBody;
+use crate::clock::{Clock, UnixTime};
+use crate::config::Listen;
+use crate::http::{Arrival, GatedBody, ListenerKind, Refusal};
 use crate::metrics::Metrics;
 
-/// For a whole request head, from the connection's start or the last answer on; and for a TLS handshake.
+/// For a whole request head, from the last answer on; and for a TLS handshake and the first head together.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection is idle before hyper's buffers are given back, or twice as long.
-const IDLE: Duration = Duration::from_millis(500);
-/// What hyper buffers of a head; the door allows half as much.
-const HEAD_BUFFER: usize = 16 << 10;
+/// Bytes of a request head.
+const MAX_HEAD: usize = 8 << 10;
+/// On a listener for the internet alone, where requests have no credential.
+const MAX_PUBLIC_HEAD: usize = 4 << 10;
+/// More than a whole head, which hyper is given at once.
+const HYPER_BUFFER: usize = 16 << 10;
+/// What a connection that idles is given at the end, so that a request that is on its way is answered.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// Connections that may wait to be accepted, or `net.core.somaxconn` if that is less. Of tokio's 128 a thousand verifiers that
 /// come at once find most taken, and who finds no place tries again only after a second.
 const BACKLOG: i32 = 4096;
@@ -145,61 +148,71 @@ impl Listener {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Answers connections with `router` until `stop`, at most `limits.connections` at a time; those that are open
-    /// then finish their request on `tasks`.
-    pub async fn run(
-        self,
-        router: Router,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) {
-        let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        let open = metrics.connections.with_label_values(&[self.name]);
-        let refused = metrics.connections_refused.with_label_values(&[self.name]);
-        let http = Http::new(&limits);
+    /// Answers at most so many connections until `stop`; those that are open then finish their request on `tasks`.
+    pub async fn run(self, served: Served, most: usize, tasks: TaskTracker, stop: CancellationToken) {
+        let opened = served.metrics.connections.with_label_values(&[self.name]);
+        let shed = served.metrics.connections_refused.with_label_values(&[self.name]);
+        let connections = Connections::new(most, opened, shed);
+        let http = Http::new(served);
         let mut pausing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
             };
-            let stream = match accepted {
+            match accepted {
                 Ok(stream) => {
                     pausing = false;
-                    stream
+                    self.start(stream, &http, &connections, &tasks, &stop).await;
                 }
-                Err(error) if is_about_the_peer(&error) => continue,
+                Err(error) if is_about_the_peer(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut pausing, true) {
                         tracing::warn!(listener = self.name, %error, "can't accept connections for a moment");
                     }
                     tokio::time::sleep(NO_DESCRIPTOR).await;
-                    continue;
                 }
-            };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                refused.inc();
-                continue;
-            };
-            let place = Place::take(place, open.clone());
-            let router = router.clone();
-            let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
-            let (http, stop) = (http.clone(), stop.clone());
-            tasks.spawn(async move {
-                let _place = place;
-                match stream {
-                    Stream::Tcp(stream) => connected(&http, stream, tls, None, router, stop).await,
-                    Stream::Unix(stream) => {
-                        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                        // In a box, or both would have a place in the task of each connection.
-                        Box::pin(connected(&http, stream, tls, uid, router, stop)).await;
-                    }
-                }
-            });
+            }
+        }
+        // The host has made these already: it would reset them.
+        for _ in 0..BACKLOG {
+            let Ok(Ok(stream)) = timeout(Duration::ZERO, self.socket.accept()).await else { return };
+            self.start(stream, &http, &connections, &tasks, &stop).await;
         }
     }
+
+    /// Serves a connection in a task of its own, if it is admitted.
+    async fn start(
+        &self,
+        stream: Stream,
+        http: &Http,
+        connections: &Arc<Connections>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let Some(permit) = connections.admit().await else { return };
+        let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+        let (http, stop) = (http.clone(), stop.clone());
+        tasks.spawn(async move {
+            match stream {
+                Stream::Tcp(stream) => connected(&http, stream, tls, None, &permit, &stop).await,
+                Stream::Unix(stream) => {
+                    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                    // In a box, or both would have a place in the task of each connection.
+                    Box::pin(connected(&http, stream, tls, uid, &permit, &stop)).await;
+                }
+            }
+        });
+    }
+}
+
+/// What a listener answers with.
+#[derive(Clone)]
+pub struct Served {
+    pub kinds: &'static [ListenerKind],
+    pub router: Router,
+    pub metrics: Arc<Metrics>,
+    pub clock: Arc<dyn Clock>,
 }
 
 async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
@@ -207,15 +220,16 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     tls: Option<TlsAcceptor>,
     uid: Option<u32>,
-    router: Router,
-    stop: CancellationToken,
+    permit: &ConnectionPermit,
+    stop: &CancellationToken,
 ) {
+    let deadline = Instant::now() + HEAD_TIMEOUT;
     if let Some(tls) = tls {
         // In a box of its own, and so at no cost to connections without.
-        return Box::pin(over_tls(http, stream, tls, uid, router, stop)).await;
+        return Box::pin(over_tls(http, stream, tls, uid, deadline, permit, stop)).await;
     }
     let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
-    serve(http, stream, Routes { router, peer }, stop).await;
+    serve(http, stream, Client { peer, not_after: None }, deadline, permit, stop).await;
 }
 
 async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
@@ -223,31 +237,57 @@ async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     tls: TlsAcceptor,
     uid: Option<u32>,
-    router: Router,
-    stop: CancellationToken,
+    deadline: Instant,
+    permit: &ConnectionPermit,
+    stop: &CancellationToken,
 ) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await else { return };
-    let peer = Some(Arc::new(Peer { names: names(&stream), uid }));
-    serve(http, stream, Routes { router, peer }, stop).await;
-}
-
-fn names<S>(stream: &TlsStream<S>) -> Vec<ClientName> {
+    permit.connection().takes(BYTES_OF_TLS);
+    let accepted = tokio::select! {
+        accepted = timeout_at(deadline, tls.accept(stream)) => accepted,
+        () = must_end(permit.connection(), stop) => return,
+    };
+    let Ok(Ok(stream)) = accepted else { return };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    certificates.first().map(tls::client_names).unwrap_or_default()
+    let ClientCertificate { names, not_after } =
+        certificates.first().map(ClientCertificate::read).unwrap_or_default();
+    serve(
+        http,
+        stream,
+        Client { peer: Some(Arc::new(Peer { names, uid })), not_after },
+        deadline,
+        permit,
+        stop,
+    )
+    .await;
 }
 
-/// The routes as one connection reaches them: what it says of its client goes with each request.
-#[derive(Clone)]
-struct Routes {
-    router: Router,
+/// What a connection says of its client.
+struct Client {
     peer: Option<Arc<Peer>>,
+    /// When the client's certificate expires.
+    not_after: Option<UnixTime>,
 }
 
 /// What hyper asks.
 struct Connected {
-    routes: Routes,
-    /// Whether the body of the request to come was waited for in vain.
-    late: AtomicBool,
+    router: Router,
+    clock: Arc<dyn Clock>,
+    client: Client,
+    connection: Arc<Connection>,
+}
+
+impl Connected {
+    /// Why the request that hyper has isn't looked at.
+    fn refusal(&self) -> Option<Refusal> {
+        if !self.connection.take_vetted() {
+            return Some(Refusal::Malformed("send a request behind which another begins as HTTP has it"));
+        }
+        let refused = self.connection.refusal.get().map(|refusal| Refusal::clone(refusal));
+        refused.or_else(|| {
+            let expired = self.client.not_after.is_some_and(|not_after| self.clock.now() > not_after);
+            expired.then_some(Refusal::CertificateExpired)
+        })
+    }
 }
 
 impl Service<hyper::Request<Incoming>> for Connected {
@@ -256,101 +296,98 @@ impl Service<hyper::Request<Incoming>> for Connected {
     type Future = RouteFuture<Infallible>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
-        let mut request = request.map(Body::new);
-        if let Some(peer) = &self.routes.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        if self.late.swap(false, Ordering::Relaxed) {
-            request.extensions_mut().insert(LateBody);
-        }
-        tower::Service::call(&mut self.routes.router.clone(), request)
+        let arrival = Arrival {
+            began: self.connection.began(),
+            refusal: self.refusal(),
+            peer: self.client.peer.clone(),
+            body: self.connection.body.clone(),
+        };
+        let mut request = request.map(|body| {
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(GatedBody::new(body, arrival.body.clone()))
+            }
+        });
+        request.extensions_mut().insert(arrival);
+        tower::Service::call(&mut self.router.clone(), request)
     }
 }
 
-/// How requests are read.
+/// How requests are read, and what answers them.
 #[derive(Clone)]
 struct Http {
     hyper: http1::Builder,
-    /// Bytes of a body.
-    body: usize,
-    body_timeout: Duration,
+    max_head: usize,
+    router: Router,
+    clock: Arc<dyn Clock>,
 }
 
 impl Http {
-    fn new(limits: &Limits) -> Self {
+    fn new(served: Served) -> Self {
         let mut hyper = http1::Builder::new();
-        hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BUFFER);
-        Self { hyper, body: limits.body, body_timeout: limits.body_timeout() }
+        hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HYPER_BUFFER);
+        let max_head = if served.kinds == [ListenerKind::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
+        Self { hyper, max_head, router: served.router, clock: served.clock }
     }
 }
 
-/// Answers one connection with `router` as a listener does: for who brings a stream of their own, as the fuzzer.
-pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, limits: &Limits, router: Router) {
-    serve(&Http::new(limits), stream, Routes { router, peer: None }, CancellationToken::new()).await;
+/// Answers one connection as a listener does: for who brings a stream of their own, as the fuzzer.
+///
+/// # Panics
+/// Never: it is the only connection.
+pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, served: Served) {
+    let opened = IntGauge::new("connections", "Open.").expect("a valid name");
+    let shed = IntCounter::new("connections_refused_total", "Closed.").expect("a valid name");
+    let permit = Connections::new(1, opened, shed).admit().await.expect("there is no other");
+    let client = Client { peer: None, not_after: None };
+    let deadline = Instant::now() + HEAD_TIMEOUT;
+    serve(&Http::new(served), stream, client, deadline, &permit, &CancellationToken::new()).await;
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     http: &Http,
     stream: S,
-    routes: Routes,
-    stop: CancellationToken,
+    client: Client,
+    deadline: Instant,
+    permit: &ConnectionPermit,
+    stop: &CancellationToken,
 ) {
-    let mut wire = Wire::new(stream);
-    let mut patience = HEAD_TIMEOUT;
-    // What goes wrong on a connection is the client's doing, and the client knows.
-    loop {
-        let head = tokio::select! {
-            head = tokio::time::timeout(patience, wire.head(HEAD_BUFFER)) => head,
-            () = stop.cancelled() => return,
-        };
-        let Ok(Ok(true)) = head else { return };
-        let body = tokio::time::timeout(http.body_timeout, wire.body(http.body)).await;
-        let late = AtomicBool::new(body.is_err());
-        let service = Connected { routes: routes.clone(), late };
-        // In a box, so that it has no place in the task while nothing is to be answered.
-        let Some(idle) = Box::pin(until_idle(http, wire, service, &stop)).await else { return };
-        wire = idle;
-        patience = HEAD_TIMEOUT.saturating_sub(IDLE);
+    let connection = permit.connection();
+    let mut stream = ScannedStream::new(stream, connection.clone(), http.max_head);
+    let head = tokio::select! {
+        biased;
+        head = timeout_at(deadline, poll_fn(|cx| stream.poll_head(cx))) => matches!(head, Ok(Ok(true))),
+        () = must_end(connection, stop) => false,
+    };
+    if !head {
+        return stream.close(false).await;
     }
+    connection.takes(BYTES_OF_HYPER);
+    let (router, clock) = (http.router.clone(), http.clock.clone());
+    let service = Connected { router, clock, client, connection: connection.clone() };
+    // In a box, so that it has no place in the task of a connection that asks for nothing.
+    let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), service));
+    // What goes wrong on a connection is the client's doing, and the client knows.
+    let is_answered = tokio::select! {
+        biased;
+        ended = poll_fn(|cx| hyper.poll_without_shutdown(cx)) => ended.is_ok(),
+        () = must_end(connection, stop) => false,
+    };
+    Pin::into_inner(hyper).into_parts().io.into_inner().close(is_answered).await;
 }
 
-/// Has hyper answer what comes; the connection, when it has been idle for [`IDLE`], and nothing where it is over.
-async fn until_idle<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &Http,
-    wire: Wire<S>,
-    service: Connected,
-    stop: &CancellationToken,
-) -> Option<Wire<S>> {
-    let activity = wire.activity();
-    // In a box of its own: pinned where it stands, it would be there twice.
-    let mut connection = Box::pin(http.hyper.serve_connection(TokioIo::new(wire), service));
-    let mut was = None;
-    loop {
-        tokio::select! {
-            // In this order: told to end before it has read the request, hyper drops it.
-            biased;
-            _ = connection.as_mut() => return None,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-                return None;
-            }
-            () = tokio::time::sleep(IDLE) => {}
-        }
-        let idle = activity.idle();
-        if idle.is_some() && idle == was {
-            break;
-        }
-        was = idle;
+/// Waits until a connection must be closed though nothing is wrong with it: in favour of others, or because the service
+/// stops and nothing of a request has come. After the stop each answer closes its connection.
+async fn must_end(connection: &Connection, stop: &CancellationToken) {
+    tokio::select! {
+        () = connection.evicted() => return,
+        () = stop.cancelled() => {}
     }
-    connection.as_mut().graceful_shutdown();
-    match poll_fn(|cx| Poll::Ready(connection.poll_without_shutdown(cx))).await {
-        Poll::Ready(Ok(())) => Some(Pin::into_inner(connection).into_parts().io.into_inner()),
-        Poll::Ready(Err(_)) => None,
-        // Not idle after all, but a second request of those that came together: it is the last.
-        Poll::Pending => {
-            let _ = connection.await;
-            None
+    loop {
+        tokio::time::sleep(LAST_LOOK).await;
+        if connection.is_unused() {
+            return;
         }
     }
 }
@@ -370,25 +407,6 @@ impl Socket {
             }
             Self::Unix { socket, .. } => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
         }
-    }
-}
-
-/// A place among the connections, counted while it is held.
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    open: prometheus::IntGauge,
-}
-
-impl Place {
-    fn take(permit: OwnedSemaphorePermit, open: prometheus::IntGauge) -> Self {
-        open.inc();
-        Self { _permit: permit, open }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.dec();
     }
 }
 

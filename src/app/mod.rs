@@ -4,16 +4,17 @@
 //! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
 //! within ten seconds whatever clients do; a second signal ends it at once.
 
+mod connections;
 pub mod host;
 pub mod json_lines;
 mod listen;
 pub mod logging;
 pub mod reload;
+mod request_scanner;
 mod retirement;
 pub mod supervisor;
 pub mod tls;
 mod watch;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -26,20 +27,21 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use secrecy::ExposeSecret as _;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, AuditLog, Config, Keyset, Limits, Listen, Name, Problem};
+use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, DroppedLines, LookReport, Place, Rooms, Service, Tallies, router};
+use crate::http::{Audit, DroppedLines, ListenerKind, LookReport, Rooms, Service, Tallies, router};
 use crate::jwks::Published;
 use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
-pub use listen::answer;
+pub use listen::{Served, answer};
 use reload::{InForce, Reloader, Source};
 use supervisor::Sockets;
 use watch::{Fingerprint, Watched};
@@ -161,7 +163,7 @@ pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<
 /// The service with its sockets bound, not yet answering.
 pub struct App {
     service: Arc<Service>,
-    listeners: Vec<(Listener, &'static [Place])>,
+    listeners: Vec<(Listener, &'static [ListenerKind])>,
     in_force: InForce,
 }
 
@@ -191,27 +193,35 @@ impl App {
         let replaceable = |tls: Option<Arc<ServerConfig>>| tls.map(|tls| Arc::new(ArcSwap::new(tls)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
-        let all: &[Place] = match &server.ops {
-            None => &[Place::Minting, Place::Public, Place::Ops],
-            Some(_) => &[Place::Minting, Place::Public],
+        let all: &[ListenerKind] = match &server.ops {
+            None => &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops],
+            Some(_) => &[ListenerKind::Minting, ListenerKind::Public],
         };
         let mut wanted = vec![("minting", "server", &server.listen, tls.clone(), all)];
         if let Some(public) = &server.public {
-            wanted.push(("public", "server.public", &public.listen, public_tls.clone(), &[Place::Public]));
+            wanted.push((
+                "public",
+                "server.public",
+                &public.listen,
+                public_tls.clone(),
+                &[ListenerKind::Public],
+            ));
         }
         if let Some(listen) = &server.ops {
-            wanted.push(("ops", "server.ops", listen, None, &[Place::Ops]));
+            wanted.push(("ops", "server.ops", listen, None, &[ListenerKind::Ops]));
         }
         let mut listeners = Vec::new();
         let mut inherited = Sockets::inherited().map_err(StartError::Inherited)?;
-        for (name, section, listen, tls, places) in wanted {
-            let bound = match inherited.take(name) {
-                Some(socket) => Listener::adopt(name, socket, tls),
-                None => Listener::bind(name, listen, tls).await,
-            };
-            let listener =
-                bound.map_err(|error| StartError::Bind { section, listen: listen.clone(), error })?;
-            listeners.push((listener, places));
+        for (name, section, listen, tls, kinds) in wanted {
+            let failed = |error| StartError::Bind { section, listen: listen.clone(), error };
+            let sockets = inherited.take(name);
+            if sockets.is_empty() {
+                listeners.push((Listener::bind(name, listen, tls).await.map_err(failed)?, kinds));
+                continue;
+            }
+            for socket in sockets {
+                listeners.push((Listener::adopt(name, socket, tls.clone()).map_err(failed)?, kinds));
+            }
         }
         for name in inherited.left() {
             tracing::warn!(
@@ -249,7 +259,14 @@ impl App {
     }
 
     /// Answers until `stop` ends, then drains. `hurry` ends the drain early.
-    pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// A listener ended by itself, and what still ran was drained.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), ListenerFailed> {
         let Self { service, listeners, .. } = self;
         let tasks = TaskTracker::new();
         let closing = CancellationToken::new();
@@ -261,19 +278,24 @@ impl App {
                 "the host gives fewer descriptors than server.limits.connections needs: raise its limit (ulimit -n)"
             );
         }
-        for (listener, places) in listeners {
-            let router = router(&service, places);
-            let metrics = service.metrics.clone();
-            // Among the tasks that are waited for: a Unix socket's file goes with its listener.
-            let limits = Limits { connections, ..service.limits.clone() };
-            tasks.spawn(listener.run(router, limits, metrics, tasks.clone(), closing.clone()));
+        let mut running = JoinSet::new();
+        for (listener, kinds) in listeners {
+            let served = Served {
+                kinds,
+                router: router(&service, kinds),
+                metrics: service.metrics.clone(),
+                clock: service.clock.clone(),
+            };
+            running.spawn(listener.run(served, connections, tasks.clone(), closing.clone()));
         }
-        stop.await;
+        let outcome = until_stopped(stop, &mut running).await;
         supervisor::stopping();
         service.draining.store(true, Ordering::Release);
         let drained = async {
             tokio::time::sleep(NOTICE).await;
             closing.cancel();
+            // A Unix socket's file goes with its listener.
+            while running.join_next().await.is_some() {}
             tasks.close();
             if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
                 tracing::warn!(connections = tasks.len(), "cut off clients that did not finish in time");
@@ -283,7 +305,30 @@ impl App {
             () = drained => {}
             () = hurry => closing.cancel(),
         }
+        outcome
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a listener ended by itself: {0}; this is a bug of tokenmint's, so report it, and start the service again"
+)]
+pub struct ListenerFailed(String);
+
+/// Waits for `stop`. A listener that ends before, which only a panic does, ends the service: a supervisor starts it again, and
+/// nobody waits on a port that answers no more.
+async fn until_stopped(
+    stop: impl Future<Output = ()>,
+    listeners: &mut JoinSet<()>,
+) -> Result<(), ListenerFailed> {
+    let ended = tokio::select! {
+        () = stop => return Ok(()),
+        Some(ended) = listeners.join_next() => ended,
+    };
+    let failed =
+        ListenerFailed(ended.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string()));
+    tracing::error!("{failed}");
+    Err(failed)
 }
 
 fn service(
@@ -372,4 +417,19 @@ pub fn state_directory(config: &Config) -> PathBuf {
 /// The host gives no threads.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_panics_ends_the_service_with_a_failure() {
+        let mut listeners = JoinSet::new();
+        listeners.spawn(std::future::pending());
+        listeners.spawn(async { std::iter::empty().next().expect("a bug") });
+        let ended = until_stopped(std::future::pending(), &mut listeners).await;
+        assert!(ended.is_err_and(|failed| failed.to_string().contains("a bug")));
+        assert!(until_stopped(std::future::ready(()), &mut listeners).await.is_ok());
+    }
 }

@@ -4,8 +4,9 @@
 //! - `READY=1` once it answers, `RELOADING=1` around a reload, `STOPPING=1` at the end.
 //! - The watchdog is fed by a task of the service's own runtime: one whose workers are stuck is not fed, and is started
 //!   anew.
-//! - A socket is taken by its name, `minting`, `public` or `ops` (`FileDescriptorName=`), in place of the configured
-//!   address; the only one without a name is `minting`.
+//! - Sockets are taken by their name, `minting`, `public` or `ops` (`FileDescriptorName=`), in place of the configured
+//!   address. Several of one name, for example of IPv4 and of IPv6, are all served. Where all have one name that isn't
+//!   among these, they are `minting`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -56,7 +57,7 @@ pub enum Inherited {
 
 /// Sockets that were handed over, by name.
 #[derive(Default)]
-pub struct Sockets(BTreeMap<String, Inherited>);
+pub struct Sockets(BTreeMap<String, Vec<Inherited>>);
 
 impl Sockets {
     /// Those of this process.
@@ -66,24 +67,24 @@ impl Sockets {
     pub fn inherited() -> io::Result<Self> {
         let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
         let mut handed = ListenFd::from_env();
-        let sole = names.len() == 1;
-        let mut sockets = BTreeMap::new();
-        for (at, name) in names.into_iter().enumerate() {
+        let sole = names.iter().all(|name| *name == names[0]);
+        let mut sockets: BTreeMap<String, Vec<Inherited>> = BTreeMap::new();
+        for (at, name) in names.iter().enumerate() {
             let socket = match handed.take_tcp_listener(at) {
                 Ok(tcp) => tcp.map(Inherited::Tcp),
                 Err(_) => handed.take_unix_listener(at)?.map(Inherited::Unix),
             };
             let known = ["minting", "public", "ops"].contains(&name.as_str());
-            let name = if known || !sole { name } else { "minting".to_owned() };
+            let name = if known || !sole { name.as_str() } else { "minting" };
             if let Some(socket) = socket {
-                sockets.insert(name, socket);
+                sockets.entry(name.to_owned()).or_default().push(socket);
             }
         }
         Ok(Self(sockets))
     }
 
-    pub fn take(&mut self, name: &str) -> Option<Inherited> {
-        self.0.remove(name)
+    pub fn take(&mut self, name: &str) -> Vec<Inherited> {
+        self.0.remove(name).unwrap_or_default()
     }
 
     /// Names that no listener of the configuration has.

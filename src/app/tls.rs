@@ -6,13 +6,14 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, crypto};
 use secrecy::SecretString;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use crate::clock::UnixTime;
 use crate::config::{ClientName, Problem, Tls};
 use crate::keys::{self, file};
 
@@ -44,6 +45,11 @@ pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if tls.client_ca_file.is_some() {
+        // A session that is resumed skips the client's certificate, which may have expired meanwhile.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(Arc::new(config))
 }
 
@@ -69,9 +75,24 @@ fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Res
     }
 }
 
-/// The names by which a client's certificate, already verified, can stand for a caller.
-pub fn client_names(certificate: &CertificateDer<'_>) -> Vec<ClientName> {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+/// What a client's certificate, already verified, says.
+#[derive(Default)]
+pub struct ClientCertificate {
+    /// The names by which it can stand for a caller.
+    pub names: Vec<ClientName>,
+    /// The last second of its validity.
+    pub not_after: Option<UnixTime>,
+}
+
+impl ClientCertificate {
+    pub fn read(certificate: &CertificateDer<'_>) -> Self {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Self::default() };
+        let not_after = UnixTime::from_seconds(certificate.validity().not_after.timestamp());
+        Self { names: client_names(&certificate), not_after: Some(not_after) }
+    }
+}
+
+fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientName> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
     let name = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some(ClientName::dns(name)),

@@ -136,8 +136,7 @@ fn answer(
             signals.end(ask).await;
             let _ = stopped.set(Instant::now());
         };
-        app.run(stop, hurry.cancelled()).await;
-        Ok(())
+        app.run(stop, hurry.cancelled()).await.map_err(Failure::failed)
     });
     traces.finish();
     if done.is_ok() {

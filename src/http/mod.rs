@@ -6,11 +6,12 @@
 //! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener, where there is one.
 //! - `GET /openapi.yaml`: the description of all this; a test holds it against [`ROUTES`].
 //!
-//! Every answer of a handler carries `X-Request-Id`; every refusal is JSON. No CORS headers: no browser calls
+//! Every answer carries `X-Request-Id`; every refusal is JSON. No CORS headers: no browser calls
 //! tokenmint.
 
 mod accept;
 mod audit;
+mod body_gate;
 mod bundle;
 mod exchange;
 mod mint;
@@ -20,8 +21,8 @@ mod policy;
 mod publish;
 mod refusal;
 mod request;
+mod request_head;
 mod status;
-mod strict;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,9 +35,11 @@ use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use audit::{Audit, DroppedLines};
+pub use body_gate::{BodyGate, GatedBody};
 pub use observe::Tallies;
 pub use refusal::Refusal;
-pub use request::LateBody;
+pub use request::Arrival;
+pub use request_head::{BodyFraming, check as check_head};
 pub use status::LookReport;
 
 use crate::callers::{Callers, Guard};
@@ -91,69 +94,74 @@ impl Service {
 
 type Shared = Arc<Service>;
 
-/// Where a route is served.
+/// For whom a route is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// With the callers.
+pub enum ListenerKind {
+    /// Callers.
     Minting,
-    /// For the internet.
+    /// The internet.
     Public,
-    /// For whoever watches.
+    /// Monitoring.
     Ops,
 }
 
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
-    pub place: Place,
+    pub kind: ListenerKind,
     handler: fn() -> MethodRouter<Shared>,
 }
 
 /// All there is.
 pub static ROUTES: [Route; 14] = [
-    Route::new(Method::POST, "/identity-token", Place::Minting, || post(mint::identity_token)),
-    Route::new(Method::POST, "/oauth-assertion", Place::Minting, || post(mint::oauth_assertion)),
-    Route::new(Method::POST, "/intercom-user-jwt", Place::Minting, || post(mint::intercom_user_jwt)),
-    Route::new(Method::POST, "/bundle", Place::Minting, || post(bundle::bundle)),
-    Route::new(Method::POST, "/oauth-access-token", Place::Minting, || post(exchange::oauth_access_token)),
-    Route::new(Method::POST, "/messaging-access-token", Place::Minting, || {
+    Route::new(Method::POST, "/identity-token", ListenerKind::Minting, || post(mint::identity_token)),
+    Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
+    Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || post(mint::intercom_user_jwt)),
+    Route::new(Method::POST, "/bundle", ListenerKind::Minting, || post(bundle::bundle)),
+    Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || {
+        post(exchange::oauth_access_token)
+    }),
+    Route::new(Method::POST, "/messaging-access-token", ListenerKind::Minting, || {
         post(exchange::messaging_access_token)
     }),
-    Route::new(Method::GET, "/openapi.yaml", Place::Minting, || get(publish::openapi)),
-    Route::new(Method::GET, "/.well-known/jwks.json", Place::Public, || get(publish::union)),
-    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", Place::Public, || get(publish::keyset)),
-    Route::new(Method::GET, "/livez", Place::Ops, || get(operate::livez)),
-    Route::new(Method::GET, "/readyz", Place::Ops, || get(operate::readyz)),
-    Route::new(Method::GET, "/healthz", Place::Ops, || get(operate::readyz)),
-    Route::new(Method::GET, "/metrics", Place::Ops, || get(operate::metrics)),
-    Route::new(Method::GET, "/status", Place::Ops, || get(status::status)),
+    Route::new(Method::GET, "/openapi.yaml", ListenerKind::Minting, || get(publish::openapi)),
+    Route::new(Method::GET, "/.well-known/jwks.json", ListenerKind::Public, || get(publish::union)),
+    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", ListenerKind::Public, || get(publish::keyset)),
+    Route::new(Method::GET, "/livez", ListenerKind::Ops, || get(operate::livez)),
+    Route::new(Method::GET, "/readyz", ListenerKind::Ops, || get(operate::readyz)),
+    Route::new(Method::GET, "/healthz", ListenerKind::Ops, || get(operate::readyz)),
+    Route::new(Method::GET, "/metrics", ListenerKind::Ops, || get(operate::metrics)),
+    Route::new(Method::GET, "/status", ListenerKind::Ops, || get(status::status)),
 ];
 
 impl Route {
     /// Whether it is for callers, with a key.
     fn mints(&self) -> bool {
-        self.place == Place::Minting && self.method == Method::POST
+        self.kind == ListenerKind::Minting && self.method == Method::POST
     }
 
     const fn new(
         method: Method,
         path: &'static str,
-        place: Place,
+        kind: ListenerKind,
         handler: fn() -> MethodRouter<Shared>,
     ) -> Self {
-        Self { method, path, place, handler }
+        Self { method, path, kind, handler }
     }
 }
 
-/// The routes of one listener: those at `places`.
-pub fn router(service: &Shared, places: &[Place]) -> Router {
+/// The routes of one listener: those of its `kinds`.
+pub fn router(service: &Shared, kinds: &[ListenerKind]) -> Router {
     let metrics = service.metrics.clone();
     ROUTES
         .iter()
-        .filter(|route| places.contains(&route.place))
+        .filter(|route| kinds.contains(&route.kind))
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
-        .fallback(|| async { Refusal::NotFound })
+        .fallback(|method: Method| async move {
+            // No path has TRACE, be it there or not.
+            if method == Method::TRACE { Refusal::UnknownMethod } else { Refusal::NotFound }
+        })
         .layer((
             observe::Door(service.clone()),
             CatchPanicLayer::custom(move |_| {

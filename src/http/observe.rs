@@ -1,13 +1,14 @@
 //! The door: every request passes here on its way in and every answer on its way out. Gives each a request
-//! id, bounds its head and its time, counts it, and writes refusals.
+//! id, bounds its time, counts it, writes refusals, and says which answers are the last of their connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use ::http::header::{CONNECTION, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
@@ -16,9 +17,10 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prometheus::{Histogram, IntCounter};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{ROUTES, Refusal, Shared, strict};
+use super::{Arrival, ROUTES, Refusal, Shared};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
 use crate::tokens::MintError;
@@ -26,8 +28,6 @@ use crate::traces::{Fact, Span, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-const MOST_HEADERS: usize = 64;
-const MOST_HEADER_BYTES: usize = 8 << 10;
 
 /// What ties an answer, its log lines and its audit line together.
 #[derive(Clone)]
@@ -144,35 +144,37 @@ async fn observe<F>(
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
-    let start = Instant::now();
+    let arrival = request.extensions().get::<Arrival>();
+    let began = arrival.map_or_else(Instant::now, |arrival| arrival.began);
+    let (refusal, body) =
+        arrival.map_or((None, None), |arrival| (arrival.refusal.clone(), Some(arrival.body.clone())));
     let path = request.extensions().get::<MatchedPath>();
     let route = path.and_then(|path| ROUTES.iter().position(|route| route.path == path.as_str()));
     let span = span(&request, route);
     let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone());
-    let has_body = has_body(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
-    let answer = if too_large(request.headers()) {
-        Refusal::HeadersTooLarge.into_response()
-    } else if let Some(refusal) = strict::refusal(&request) {
-        refusal
+    let is_refused = refusal.is_some();
+    let answer = if let Some(refusal) = refusal {
+        refusal.into_response()
     } else {
         request.extensions_mut().insert(id.clone());
-        let limit = service.limits.request_timeout;
-        match tokio::time::timeout(limit, inner(request)).await {
+        match tokio::time::timeout_at(began + service.limits.request_timeout, inner(request)).await {
             Ok(Ok(answer)) => answer,
             Err(_) => Refusal::TooSlow.into_response(),
         }
     };
-    let mut answer = written(answer, &id, has_body, &service.metrics);
+    let mut answer = written(answer, &id, &service.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, id.id);
-    // Where a chunked body ends is the one thing that `app::wire` leaves to hyper alone: nothing follows it.
-    if chunked {
+    // Said aloud: a client that used the connection again would find it closed. Where a chunked body ends is the one thing
+    // that `app::request_scanner` leaves to hyper alone, so nothing follows it.
+    let is_unread = body.is_some_and(|body| !body.is_read());
+    if is_refused || is_unread || chunked || service.draining.load(Ordering::Relaxed) {
         answer.headers_mut().insert(CONNECTION, CLOSE);
     }
 
     span.trace().note(Fact::Answer(answer.status().as_u16()));
-    service.tallies.count(route, answer.status(), start.elapsed(), &service.metrics);
+    service.tallies.count(route, answer.status(), began.elapsed(), &service.metrics);
     answer
 }
 
@@ -184,12 +186,8 @@ fn span(request: &Request, route: Option<usize>) -> Span {
 }
 
 /// A refusal is written out here; anything else stays as it is.
-fn written(mut answer: Response, id: &RequestId, has_body: bool, metrics: &Metrics) -> Response {
+fn written(mut answer: Response, id: &RequestId, metrics: &Metrics) -> Response {
     let Some(refusal) = answer.extensions_mut().remove::<Refusal>() else { return answer };
-    // Said aloud: a client that used the connection again would find it closed.
-    if (has_body && refusal.precedes_body()) || matches!(refusal, Refusal::Malformed(_)) {
-        answer.headers_mut().insert(CONNECTION, CLOSE);
-    }
     // Overload is counted; a line for each would make it worse.
     if let Refusal::Mint(error) = &refusal
         && *error != MintError::Overloaded
@@ -200,13 +198,4 @@ fn written(mut answer: Response, id: &RequestId, has_body: bool, metrics: &Metri
     metrics.refusals.with_label_values(&[verdict.error]).inc();
     tracing::debug!(request_id = id.as_str(), trace_id = id.trace_id(), error = verdict.error, "refused");
     verdict.into_response(answer, id.as_str())
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-}
-
-fn too_large(headers: &HeaderMap) -> bool {
-    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
-    headers.len() > MOST_HEADERS || bytes > MOST_HEADER_BYTES
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
+use ::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use ::http::{HeaderValue, StatusCode};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,8 @@ use crate::tokens::{MintError, Objection};
 pub enum Refusal {
     /// No credentials, or wrong ones: the answer doesn't tell which.
     InvalidClient,
+    /// The client's, since its connection was made.
+    CertificateExpired,
     SeveralCredentials,
     Denied {
         denied: Denied,
@@ -32,12 +34,17 @@ pub enum Refusal {
     /// The body as a whole.
     NotJson(String),
     NotFound,
+    /// Not at this path.
     MethodNotAllowed,
+    /// Not at any path.
+    UnknownMethod,
     NotAcceptable,
-    UnsupportedMediaType,
-    UnsupportedEncoding,
+    /// What is wrong with `Content-Type` or `Content-Encoding`.
+    UnsupportedMediaType(&'static str),
+    /// Above so many bytes.
     BodyTooLarge(usize),
-    HeadersTooLarge,
+    HeadTooLarge(usize),
+    TooManyHeaders(usize),
     BodyTooSlow,
     /// The connection broke within the body.
     BodyCutShort,
@@ -105,34 +112,6 @@ pub(super) struct Verdict {
 }
 
 impl Refusal {
-    /// Whether it may be said while the request's body is still on its way, so that the connection can't be
-    /// used again.
-    pub(super) const fn precedes_body(&self) -> bool {
-        match self {
-            Self::InvalidClient
-            | Self::Malformed(_)
-            | Self::SeveralCredentials
-            | Self::RateLimited { .. }
-            | Self::NotFound
-            | Self::MethodNotAllowed
-            | Self::NotAcceptable
-            | Self::UnsupportedMediaType
-            | Self::UnsupportedEncoding
-            | Self::BodyTooLarge(_)
-            | Self::HeadersTooLarge
-            | Self::BodyTooSlow
-            | Self::BodyCutShort
-            | Self::TooSlow
-            | Self::Panicked => true,
-            Self::Denied { .. }
-            | Self::Objection(_)
-            | Self::NotJson(_)
-            | Self::Mint(_)
-            | Self::Unaudited
-            | Self::Exchange(_) => false,
-        }
-    }
-
     pub(super) fn verdict(self) -> Verdict {
         use StatusCode as S;
         let verdict = |status, error, description: &str| Verdict {
@@ -149,6 +128,11 @@ impl Refusal {
                 S::UNAUTHORIZED,
                 "invalid_client",
                 "send a valid API key: `Authorization: Bearer KEY`; `tokenmint callers new NAME` makes one",
+            ),
+            Self::CertificateExpired => verdict(
+                S::UNAUTHORIZED,
+                "invalid_client",
+                "the client certificate of this connection has expired: connect again with a valid one",
             ),
             Self::SeveralCredentials => invalid("send one Authorization header, not several"),
             Self::Denied { denied, field } => {
@@ -180,7 +164,7 @@ impl Refusal {
                 "not_found",
                 "there is nothing at this path on this listener; `tokenmint openapi` lists what there is",
             ),
-            Self::MethodNotAllowed => verdict(
+            Self::MethodNotAllowed | Self::UnknownMethod => verdict(
                 S::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
                 "use the method that the Allow header names",
@@ -190,30 +174,30 @@ impl Refusal {
                 "not_acceptable",
                 "only application/json and application/jwt can be had; change the Accept header",
             ),
-            Self::UnsupportedMediaType => verdict(
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "send the body as JSON with `Content-Type: application/json`",
-            ),
-            Self::UnsupportedEncoding => verdict(
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "send the body as it is, without Content-Encoding",
-            ),
+            Self::UnsupportedMediaType(what) => {
+                verdict(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", what)
+            }
             Self::BodyTooLarge(limit) => verdict(
                 S::PAYLOAD_TOO_LARGE,
                 "request_too_large",
                 &format!("the body is larger than {limit} bytes; shorten it, or raise server.limits.body"),
             ),
-            Self::HeadersTooLarge => verdict(
+            Self::HeadTooLarge(limit) => verdict(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "request_headers_too_large",
-                "send fewer or shorter headers: at most 64, and 8 KiB in all",
+                &format!(
+                    "send a shorter path, or fewer or shorter headers: the request head has more than {limit} bytes"
+                ),
+            ),
+            Self::TooManyHeaders(limit) => verdict(
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "request_headers_too_large",
+                &format!("send fewer headers: there are more than {limit}"),
             ),
             Self::BodyTooSlow => verdict(
                 S::REQUEST_TIMEOUT,
                 "request_timeout",
-                "the body did not arrive within 5 seconds; send it at once",
+                "the body did not arrive in time: send it at once, within 5 seconds",
             ),
             Self::BodyCutShort => invalid("the body ended before it was whole"),
             Self::Mint(MintError::Overloaded) | Self::TooSlow => Verdict {
@@ -307,9 +291,13 @@ impl Verdict {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        // axum adds `Allow` to what leaves as 405 here.
-        if matches!(self, Self::MethodNotAllowed) {
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        match self {
+            // axum adds `Allow` to what leaves as 405 here.
+            Self::MethodNotAllowed => *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownMethod => {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET,HEAD,POST"));
+            }
+            _ => {}
         }
         response.extensions_mut().insert(self);
         response

@@ -9,18 +9,26 @@ use ::http::{HeaderMap, HeaderValue};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use secrecy::SecretString;
+use tokio::time::Instant;
 
 use super::accept::Form;
 use super::observe::RequestId;
-use super::{Refusal, Shared};
+use super::{BodyGate, Refusal, Shared};
 use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
 use crate::tokens::Objection;
 use crate::traces::{Fact, Trace};
 
-/// Goes with a request whose body was waited for in vain before anybody looked at its head.
+/// What the connection knows of a request.
 #[derive(Clone)]
-pub struct LateBody;
+pub struct Arrival {
+    /// When its first byte came.
+    pub began: Instant,
+    /// Why it isn't looked at.
+    pub refusal: Option<Refusal>,
+    pub peer: Option<Arc<Peer>>,
+    pub body: Arc<BodyGate>,
+}
 
 /// The caller behind a request, with all that it may use.
 pub(super) struct Asker {
@@ -42,7 +50,8 @@ impl FromRequestParts<Shared> for Asker {
             return Err(Refusal::SeveralCredentials);
         }
         let rooms = service.rooms.load();
-        let (credential, caller) = match (header, parts.extensions.get::<Arc<Peer>>()) {
+        let peer = parts.extensions.get::<Arrival>().and_then(|arrival| arrival.peer.as_ref());
+        let (credential, caller) = match (header, peer) {
             (Some(header), _) => {
                 ("api_key", bearer(header).and_then(|api_key| rooms.callers.by_api_key(api_key)))
             }
@@ -50,15 +59,17 @@ impl FromRequestParts<Shared> for Asker {
             (None, None) => return Err(Refusal::InvalidClient),
         };
         let caller = caller.cloned().ok_or(Refusal::InvalidClient)?;
-        caller
-            .take_turn(service.clock.steady())
-            .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" })?;
+        parts.extensions.insert(KnownCaller(caller.clone()));
         let id = parts.extensions.get::<RequestId>().cloned();
         let id = id.expect("the door gives every request an id");
         id.trace().note(Fact::Caller(&caller.name));
         Ok(Self { caller, credential, id })
     }
 }
+
+/// Goes with a request whose caller is known, so that its body may be read.
+#[derive(Clone)]
+struct KnownCaller(Arc<Caller>);
 
 impl Asker {
     /// Where the request stands in a trace.
@@ -87,30 +98,43 @@ pub(super) struct Fields(Members);
 impl FromRequest<Shared> for Fields {
     type Rejection = Refusal;
 
+    /// Reads a body only of a caller that is known. One that asks too often is told so behind the body, so that it can
+    /// use the connection again.
     async fn from_request(request: Request, service: &Shared) -> Result<Self, Refusal> {
+        let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(Refusal::InvalidClient)?;
+        let turn = caller
+            .take_turn(service.clock.steady())
+            .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" });
         is_plain_json(request.headers())?;
         let limit = service.limits.body;
         // At once, and not when the limit is reached.
         if declared_length(request.headers()).is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge(limit));
         }
-        if request.extensions().get::<LateBody>().is_some() {
-            return Err(Refusal::BodyTooSlow);
+        let mut deadline = Instant::now() + service.limits.body_timeout();
+        if let Some(arrival) = request.extensions().get::<Arrival>() {
+            deadline = deadline.min(arrival.began + service.limits.request_timeout);
         }
         let body = Limited::new(request.into_body(), limit).collect();
-        let body = tokio::time::timeout(service.limits.body_timeout(), body)
-            .await
-            .map_err(|_| Refusal::BodyTooSlow)?;
+        let body = tokio::time::timeout_at(deadline, body).await.map_err(|_| Refusal::BodyTooSlow)?;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => Refusal::BodyTooLarge(limit),
             None => Refusal::BodyCutShort,
         })?;
+        turn?;
         Self::parse(&body.to_bytes())
     }
 }
 
+/// Of UTF-8 and, in both orders, of UTF-16; no JSON begins with one (RFC 8259, section 8.1).
+const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
+
 impl Fields {
     fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        if BYTE_ORDER_MARKS.iter().any(|mark| body.starts_with(mark)) {
+            let message = "the body begins with a byte order mark (BOM): send JSON in UTF-8 without one";
+            return Err(Refusal::NotJson(message.to_owned()));
+        }
         let json =
             Json::parse(body).map_err(|error| Refusal::NotJson(format!("the body isn't JSON: {error}")))?;
         if let Some(field) = json.doubled() {
@@ -189,25 +213,30 @@ fn wrong_type(name: &str, wanted: &str, got: &Json) -> Refusal {
     Objection::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
 }
 
+/// `application/json`, in UTF-8 if it says in which (RFC 8259, section 8.1), and not compressed.
 fn is_plain_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let unsupported = |what| Err(Refusal::UnsupportedMediaType(what));
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(Refusal::UnsupportedEncoding);
+        return unsupported("send the body as it is, without Content-Encoding");
     }
     let mut types = headers.get_all(CONTENT_TYPE).iter();
-    match (types.next().and_then(|value| value.to_str().ok()), types.next()) {
-        (Some(media), None) if is_json(media) => Ok(()),
-        _ => Err(Refusal::UnsupportedMediaType),
+    let (Some(media), None) = (types.next(), types.next()) else {
+        return unsupported("send the body as JSON, with one header `Content-Type: application/json`");
+    };
+    let mut parts = media.to_str().unwrap_or_default().split(';').map(str::trim);
+    if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
+        return unsupported("send the body as JSON, with `Content-Type: application/json`");
     }
-}
-
-/// `application/json`, in UTF-8 if it says in which (RFC 8259, section 8.1).
-fn is_json(media: &str) -> bool {
-    let mut parts = media.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
-    json && parts.all(|parameter| {
+    let is_another_charset = |parameter: &str| {
         let charset = parameter.get(..8).filter(|name| name.eq_ignore_ascii_case("charset="));
-        charset.is_none() || parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
-    })
+        charset.is_some() && !parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
+    };
+    if parts.any(is_another_charset) {
+        return unsupported(
+            "send the body in UTF-8: leave the parameter `charset` of Content-Type out, or say `charset=utf-8`",
+        );
+    }
+    Ok(())
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<usize> {

@@ -33,6 +33,9 @@ def patterns(api_key):
         Slow("no body", head + b"\r\n\r\n"),
         Slow("a body that drips", head.replace(b"Content-Length: 17", b"Content-Length: 9000") + b"\r\n\r\n{", drips=b" "),
         Slow("idle after an answer", get("/.well-known/jwks.json")),
+        Slow("a fat head that never ends", b"GET /livez HTTP/1.1\r\nX-Fat: " + b"a" * 8000),
+        Slow("a fat head, and a fat body that nobody asked for", get("/livez", f"X-Fat: {'a' * 7000}\r\nContent-Length: 16000\r\n") + b"a" * 16000),
+        Slow("a fat body of a stranger", post("/identity-token", b"a" * 16000, "wrong")),
         Slow("reads nothing", get("/openapi.yaml") * 100, reads=False),
     ]
 
@@ -102,16 +105,16 @@ def slow_clients():
         expect(lasted[longest] < patient(GONE_WITHIN), f"{longest}: open for {lasted[longest]:.1f} s")
         expect(gone < patient(GONE_WITHIN), f"the last was closed after {gone:.1f} s")
         expect(after <= base + 2, f"{after} descriptors, {base} before")
-        # The goal is that of a release build with 10,000 of them; a debug build's tasks are larger.
+        # One that was answered takes 12.5 KiB. The goal is that of a release build with 10,000 of them.
         each = (max(memory) - memory[0]) / count / 2**10
-        expect(each < 8, f"{each:.1f} KiB a connection, {max(memory) / 2**20:.1f} MiB in all")
+        expect(each < 12.5, f"{each:.1f} KiB a connection, {max(memory) / 2**20:.1f} MiB in all")
         expect(not FULL or max(memory) < 48 * 2**20, f"{max(memory) / 2**20:.1f} MiB, {each:.1f} KiB a connection")
         expect(not seen_by_others.lost, f"others lost {seen_by_others.lost} answers")
         expect(set(seen_by_others.statuses) == {200}, f"others saw {seen_by_others.statuses}")
         expect(service.panics() == 0, "it panicked")
         seen = (
             f"{count} in {len(kinds)} patterns: each closed within {lasted[longest]:.1f} s, all {gone:.1f} s after the last came; "
-            f"{max(memory) / 2**20:.0f} MiB at most, {each:.1f} KiB for each (asserted: 8; by FULL=1, 48 MiB in all), "
+            f"{max(memory) / 2**20:.0f} MiB at most, {each:.1f} KiB for each (asserted: 12.5; by FULL=1, 48 MiB in all), "
             f"{after} descriptors ({base} before); others were served meanwhile, p99 {ms(percentile(seen_by_others.took, 0.99))}"
         )
         return seen, recovered
@@ -128,24 +131,30 @@ def ended(act, argument):
 
 
 def connection_cap():
+    """A flood of connections that ask for nothing closes its own; who asks is answered."""
     cap = 500
-    reserve_descriptors(cap + 500)
+    reserve_descriptors(2 * cap + 500)
     with Deployment(f"limits.connections = {cap}") as service:
         service.start()
         holding = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(cap)]
         time.sleep(0.3)
         begin = time.monotonic()
-        extra = socket.create_connection(("127.0.0.1", service.port), timeout=5)
-        expect(ended(extra.recv, 1), "one too many was told something")
-        closed_after = time.monotonic() - begin
-        expect(closed_after < 1, f"one too many was closed after {closed_after:.1f} s")
+        status, _, _ = Connection(service.port).ask(get("/keysets/web/jwks.json"))
+        answered_after = time.monotonic() - begin
+        expect(status == 200 and answered_after < 1, f"one more than {cap}: {status} after {answered_after:.1f} s")
+        holding[0].settimeout(1)
+        expect(ended(holding[0].recv, 1), "the one that idled longest was told something")
+        for _ in range(cap):
+            holding.append(socket.create_connection(("127.0.0.1", service.port)))
+        status, _, _ = Connection(service.port).ask(get("/keysets/web/jwks.json"))
+        expect(status == 200, f"behind a flood: {status}")
         status, _, _ = Connection(service.ops).ask(get("/livez"))
         expect(status == 200, f"/livez of the ops listener: {status}")
         refused = service.metrics()['tokenmint_connections_refused_total{listener="minting"}']
         expect(refused >= 1, "it was not counted")
         for client in holding:
             client.close()
-        return f"the {cap + 1}st closed after {ms(closed_after)} and counted; ops answers", service.recovers()
+        return f"the {cap + 1}st is answered after {ms(answered_after)}, the oldest closed and counted; ops answers", service.recovers()
 
 
 def no_descriptors_left():

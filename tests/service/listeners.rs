@@ -1,7 +1,7 @@
 //! Which listener shows what, over TCP, a Unix socket and TLS; and how the service ends.
 
 use std::os::unix::fs::FileTypeExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::{API_KEY, Answer, Running, Workspace, configuration, signal, user_1};
-use crate::tls::{certificates, client};
+use crate::tls::{certificates, client, connector, handshake, short_lived, tls_stream};
 
 /// One request over a stream that is closed behind it; the status and all of the answer.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
@@ -97,7 +97,7 @@ async fn tls_serves_those_who_verify_it_and_mutual_tls_those_who_show_a_certific
     certificates(&workspace, "ca", "server");
     certificates(&workspace, "clients", "backend");
     certificates(&workspace, "others", "stranger");
-    let tls = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";
+    let tls = TLS;
     workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", tls));
     let service = workspace.serve().await;
     let ask = |service: &Running, identity: Option<&str>| {
@@ -122,6 +122,96 @@ async fn tls_serves_those_who_verify_it_and_mutual_tls_those_who_show_a_certific
     assert_eq!(ask(&service, Some("backend.both")).await.expect("TLS").status().as_u16(), 200);
     assert!(ask(&service, None).await.is_err(), "no certificate");
     assert!(ask(&service, Some("stranger.both")).await.is_err(), "another authority's");
+}
+
+const TLS: &str = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";
+
+/// Else a client can't tell the end from one that somebody on the way made up.
+#[tokio::test]
+async fn tls_ends_with_close_notify() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "server");
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", TLS));
+    let service = workspace.serve().await;
+    let address = service.address("minting").to_owned();
+    let mut idle = tls_stream(&workspace, &address, None).await;
+    let mut used = tls_stream(&workspace, &address, None).await;
+    used.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+    assert!(used.read(&mut [0; 1024]).await.expect("read") > 0);
+    let ended = tokio::spawn(service.terminate());
+    for stream in [&mut idle, &mut used] {
+        let end = stream.read(&mut [0; 1024]).await;
+        assert!(matches!(end, Ok(0)), "{end:?}");
+    }
+    ended.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "server");
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", TLS));
+    let service = workspace.serve().await;
+    let stream = TcpStream::connect(service.address("minting")).await.expect("connected");
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let mut stream = handshake(&workspace, stream, None).await;
+    stream.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("written");
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.expect("closed");
+    let took = start.elapsed();
+    assert!(said.is_empty() && (4500..6500).contains(&took.as_millis()), "{took:?}");
+}
+
+/// Neither on the connection that it opened nor by a session of TLS that is resumed.
+#[tokio::test]
+async fn a_client_certificate_that_has_expired_mints_no_more() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "server");
+    short_lived(&workspace, "clients", "backend", Duration::from_secs(8));
+    workspace.configure(
+        &configuration()
+            .replace("listen = \"127.0.0.1:0\"\n", &format!("{TLS}client_ca_file = \"clients.crt\"\n")),
+    );
+    let service = workspace.serve().await;
+    let address = service.address("minting").to_owned();
+    // Its sessions are kept, and resumed where the server agrees.
+    let client = connector(&workspace, Some("backend.both"));
+    let connect = async || {
+        let stream = TcpStream::connect(&address).await.expect("connected");
+        client.connect("localhost".try_into().expect("a name"), stream).await
+    };
+    let mut kept = connect().await.expect("the certificate is valid");
+    let body = user_1().to_string();
+    let request = format!(
+        "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let begin = Instant::now();
+    loop {
+        kept.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = [0; 4096];
+        let length = kept.read(&mut answer).await.expect("read");
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        if answer.starts_with("HTTP/1.1 401") {
+            assert!(answer.contains("connection: close") && answer.contains("has expired"), "{answer}");
+            break;
+        }
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(begin.elapsed() < Duration::from_secs(20), "it goes on minting");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // TLS 1.3 tells the client of the refusal behind the handshake.
+    let resumed = async {
+        let mut stream = connect().await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let resumed = resumed.await;
+    assert!(resumed.is_err(), "{resumed:?}");
 }
 
 #[test]
@@ -193,6 +283,45 @@ async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
     let (status, took) = ended.await.expect("no panic");
     assert!(status.success());
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// A pool drops its connections before they are closed under it, and no request that has come is lost.
+#[tokio::test]
+async fn answers_close_their_connections_once_it_stops_and_a_request_that_has_begun_is_answered() {
+    let service = Workspace::new().serve().await;
+    let address = service.address("minting").to_owned();
+    let request = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(&address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).await.expect("read");
+        assert!(!String::from_utf8_lossy(&answer[..length]).contains("connection: close"));
+        open.push(stream);
+    }
+    // Half of them begin a second request, and end it behind the stop.
+    let (early, late) = open.split_at_mut(10);
+    for stream in &mut *late {
+        stream.write_all(&request.as_bytes()[..30]).await.expect("written");
+    }
+    let ended = tokio::spawn(service.terminate());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for stream in early {
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read, and closed");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    for stream in late {
+        stream.write_all(&request.as_bytes()[30..]).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read, and closed");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+    let (status, took) = ended.await.expect("no panic");
+    assert!(status.success() && took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test]

@@ -97,9 +97,14 @@ async fn a_bad_body_is_a_400_that_names_the_field() {
     }
     let deep = format!(r#"{{"sub":"a","claims":{{"plan":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
     service.post_text("/identity-token", API_KEY, deep).await.refused(400, "invalid_request", None);
+    for marked in [b"\xef\xbb\xbf{\"sub\":\"a\"}".to_vec(), b"\xff\xfe{\0}\0".to_vec()] {
+        let answer = service.post_text("/identity-token", API_KEY, marked).await;
+        let description = answer.refused(400, "invalid_request", None);
+        assert!(description.contains("byte order mark"), "{description}");
+    }
     let latin = service.post_text("/identity-token", API_KEY, b"{\"sub\":\"J\xfcrgen\"}".to_vec()).await;
     latin.refused(400, "invalid_request", None);
-    assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 66"#));
+    assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 68"#));
 }
 
 #[tokio::test]
@@ -144,9 +149,14 @@ async fn a_wrong_content_type_or_encoding_is_415() {
         Some("multipart/form-data; boundary=x"),
         Some("application/jwt"),
     ] {
-        post(media, None).await.refused(415, "unsupported_media_type", None);
+        let description = post(media, None).await.refused(415, "unsupported_media_type", None);
+        let charset = media.is_some_and(|media| media.contains("charset"));
+        assert_eq!(description.contains("`charset`"), charset, "{media:?}: {description}");
+        assert!(description.contains("Content-Type"), "{media:?}: {description}");
     }
-    post(Some("application/json"), Some("gzip")).await.refused(415, "unsupported_media_type", None);
+    let gzip = post(Some("application/json"), Some("gzip")).await;
+    let description = gzip.refused(415, "unsupported_media_type", None);
+    assert!(description.contains("Content-Encoding"), "{description}");
     for media in ["application/json", "Application/JSON; charset=utf-8", "application/json;charset=\"UTF-8\""]
     {
         post(Some(media), None).await.ok();
@@ -171,6 +181,7 @@ async fn what_http_itself_says_no_to_is_json_as_well() {
         "/keysets/%FF/jwks.json",
     ] {
         send(Method::GET, path, "*/*").await.refused(404, "not_found", None);
+        send(Method::TRACE, path, "*/*").await.refused(405, "method_not_allowed", None);
     }
     for method in [Method::GET, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH, Method::TRACE] {
         let answer = send(method.clone(), "/identity-token", "*/*").await;

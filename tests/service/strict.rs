@@ -1,5 +1,6 @@
 //! Bytes that servers and proxies understand differently: each is refused, and nothing behind it is answered.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,9 +30,6 @@ fn post(headers: &str, body: &str) -> String {
     )
 }
 
-/// Closed without an answer.
-const CLOSED: u16 = 0;
-
 const NEXT: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: smuggled\r\n\r\n";
 
 /// reliability.md, cases 54 to 58. The request behind each would be answered by a server that took it otherwise.
@@ -41,7 +39,7 @@ async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answer
     let body = r#"{"sub":"a"}"#;
     let get = |line: &str, headers: &str| format!("{line}\r\n{headers}\r\n");
     let host = "Host: x\r\n";
-    let mut wrong = Vec::new();
+    let (mut wrong, mut refused) = (Vec::new(), BTreeMap::new());
     for (name, request, status) in [
         (
             "CL and TE",
@@ -54,10 +52,32 @@ async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answer
             400,
         ),
         ("two lengths", post("Content-Length: 11\r\nContent-Length: 12\r\n", body), 400),
+        ("one length twice", post("Content-Length: 11\r\nContent-Length: 11\r\n", body), 400),
         ("a list of lengths", post("Content-Length: 11, 11\r\n", body), 400),
         ("a length with a sign", post("Content-Length: +11\r\n", body), 400),
-        ("a length far out", post(&format!("Content-Length:{}11\r\n", " ".repeat(60)), body), 400),
         ("another encoding", post("Transfer-Encoding: gzip\r\n", body), 400),
+        (
+            "another encoding and chunked",
+            post("Transfer-Encoding: gzip, chunked\r\n", "b\r\n{\"sub\":\"a\"}\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "chunked twice",
+            post(
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                "b\r\n{\"sub\":\"a\"}\r\n0\r\n\r\n",
+            ),
+            400,
+        ),
+        (
+            "chunked by HTTP/1.0",
+            post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n").replace("P/1.1", "P/1.0"),
+            400,
+        ),
+        ("a fragment", get("GET /livez#x HTTP/1.1", host), 400),
+        ("a space in the path", get("GET /livez x HTTP/1.1", host), 400),
+        ("a path that is no ASCII", get("GET /é HTTP/1.1", host), 400),
+        ("a quotation mark in the path", get("GET /\"livez\" HTTP/1.1", host), 400),
         ("chunked and then not", post("Transfer-Encoding: chunked, identity\r\n", body), 400),
         (
             "a chunk's size that overflows",
@@ -86,27 +106,35 @@ async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answer
         ("TRACE", get("TRACE /livez HTTP/1.1", host), 405),
         ("OPTIONS *", get("OPTIONS * HTTP/1.1", host), 400),
         ("HTTP/0.9", "GET /livez\r\n".to_owned(), 400),
-        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), CLOSED),
+        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400),
+        ("no HTTP", get("GET /livez HTTX/1.1", host), 400),
+        ("a header's name with a space", get("GET /livez HTTP/1.1", &format!("{host}A b: c\r\n")), 400),
         ("HTTP/1.9", get("GET /livez HTTP/1.9", host), 400),
         ("two keys", post("Authorization: Bearer x\r\nContent-Length: 11\r\n", body), 400),
         ("a long URI", get(&format!("GET /{} HTTP/1.1", "a".repeat(70_000)), host), 431),
         ("a long header", get("GET /livez HTTP/1.1", &format!("{host}X-A: {}\r\n", "a".repeat(20_000))), 431),
+        ("65 headers", get("GET /livez HTTP/1.1", &(host.to_owned() + &"X-A: b\r\n".repeat(64))), 431),
         ("101 headers", get("GET /livez HTTP/1.1", &(host.to_owned() + &"X-A: b\r\n".repeat(101))), 431),
         ("a body that is too large", post("Content-Length: 3000000\r\n", "{"), 413),
     ] {
         let (answer, closed) = said(&service, format!("{request}{NEXT}").as_bytes()).await;
-        let expected = match status {
-            // What is refused by its method alone leaves no doubt of where it ends.
-            405 => vec![405, 200],
-            CLOSED => Vec::new(),
-            status => vec![status],
-        };
-        let as_it_should = statuses(&answer) == expected && (closed || status == 405);
-        if !as_it_should || answer.contains("\"token\"") {
+        // A method that no route has leaves no doubt of where the request ends.
+        let goes_on = name == "TRACE";
+        let expected = if goes_on { vec![status, 200] } else { vec![status] };
+        let is_ours = answer.contains("\r\nx-request-id: ") && answer.contains("\"request_id\":\"");
+        if statuses(&answer) != expected || !is_ours || closed == goes_on || answer.contains("\"token\"") {
             wrong.push(format!("{name}: closed {closed}, {answer}"));
         }
+        *refused.entry(status).or_insert(0) += 1;
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let metrics = service.metrics().await;
+    for (status, error) in
+        [(400, "invalid_request"), (405, "method_not_allowed"), (431, "request_headers_too_large")]
+    {
+        let line = format!("tokenmint_refusals_total{{error=\"{error}\"}} {}", refused[&status]);
+        assert!(metrics.contains(&line), "no {line} in {metrics}");
+    }
     // TLS on a plain port: nothing that could be mistaken for an answer to it, and no wait.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh";
     let (answer, closed) = said(&service, hello).await;
@@ -137,6 +165,7 @@ async fn no_body_is_taken_for_a_request() {
     let service = Workspace::new().serve().await;
     let with_body = |head: &str| format!("{head}Content-Length: {}\r\n\r\n{NEXT}", NEXT.len());
     for (name, head, status) in [
+        ("TRACE at nothing", "TRACE /nothing HTTP/1.1\r\nHost: x\r\n".to_owned(), 405),
         ("a GET with a body", "GET /readyz HTTP/1.1\r\nHost: x\r\n".to_owned(), 200),
         ("nothing there", "POST /nothing HTTP/1.1\r\nHost: x\r\n".to_owned(), 404),
         ("not that method", "DELETE /livez HTTP/1.1\r\nHost: x\r\n".to_owned(), 405),

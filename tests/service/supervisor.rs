@@ -92,3 +92,30 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
     let _second = start();
     assert_eq!(waiting.await.expect("no panic").status, 200);
 }
+
+/// As where one unit has a `ListenStream=` for IPv4 and one for IPv6.
+#[tokio::test]
+async fn two_sockets_of_one_name_are_both_served() {
+    let mut workspace = Workspace::new();
+    workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
+    for names in ["tokenmint.socket:tokenmint.socket", "minting:minting"] {
+        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [first, second] =
+            held.each_ref().map(|held| OwnedFd::from(held.try_clone().expect("a descriptor")));
+        let script = format!(
+            "exec 3<&0 4<&2 </dev/null 2>/dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec \"$0\" serve"
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_tokenmint")]);
+        command.stdin(Stdio::from(first)).stderr(Stdio::from(second));
+        let _ = std::fs::remove_file(workspace.path("notify.sock"));
+        let service = Supervised::start(&workspace, &mut command);
+        service.says("READY=1");
+        for held in &held {
+            let address = held.local_addr().expect("bound");
+            let get = Answer::of(reqwest::Client::new().get(format!("http://{address}/livez")));
+            let answer = tokio::time::timeout(Duration::from_secs(5), get).await.expect("an answer in time");
+            assert_eq!(answer.status, 200, "{names}");
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Prevents request smuggling: a stream that gives hyper one request after the other, each head checked as a whole.
+//!
+//! - Bytes wait here until a whole head has come. `http::request_head` checks it, and says how long its body is. hyper is
+//!   given the bytes of that request, and none behind it: so the two can't disagree on where the next request begins.
+//! - A head that is refused never reaches hyper. hyper is given a plain request in its place, which the service answers
+//!   with the refusal; nothing behind it is read.
+//! - A body is read from the socket only once the service asks for it ([`BodyGate`](crate::http::BodyGate)).
+//! - A client that doesn't take an answer in time is cut off.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::Sleep;
+
+use super::connections::Connection;
+use crate::http::{BodyFraming, Refusal, check_head};
+
+/// From the moment at which the client takes no more until all that waits for it is written.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For reading what the client still sends behind the last answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// For what TLS says last.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
+/// What is read at once.
+const PIECE: usize = 4096;
+
+pub struct ScannedStream<S> {
+    stream: S,
+    /// Bytes that have come and that hyper hasn't been given.
+    pending: Vec<u8>,
+    scanner: RequestScanner,
+    connection: Arc<Connection>,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where in the stream of requests the bytes of `pending` begin.
+struct RequestScanner {
+    part: Part,
+    /// Bytes of a head, its request line and empty line included.
+    max_head: usize,
+}
+
+enum Part {
+    /// A head, in whose first `seen` bytes there is neither its end nor a bare LF.
+    Head { seen: usize, has_begun: bool },
+    /// A request of which hyper isn't given `left` bytes yet, body included.
+    Request { left: u64 },
+    /// A request with a chunked body, whose end only hyper finds: it is the last.
+    Chunked,
+    /// In the place of a request that is refused: nothing more is read.
+    Refused,
+}
+
+impl Part {
+    const NEXT: Self = Self::Head { seen: 0, has_begun: false };
+}
+
+impl RequestScanner {
+    /// Looks for the end of the head with which `pending` begins, and checks the head. `None` while it isn't whole.
+    /// What is refused is the same however the bytes were split.
+    fn scan(&mut self, pending: &mut Vec<u8>) -> Option<Result<BodyFraming, Refusal>> {
+        // Empty lines before a request are no head (RFC 9112, section 2.2).
+        while pending.starts_with(b"\r\n") {
+            pending.drain(..2);
+            self.part = Part::NEXT;
+        }
+        let Part::Head { seen, .. } = &mut self.part else { return None };
+        let first = pending.first()?;
+        if !(first.is_ascii_alphabetic() || *first == b'\r' && pending.len() == 1) {
+            // The first bytes of TLS, for example. Nothing more must come to tell.
+            return Some(Err(Refusal::Malformed("speak plain HTTP/1.1: a request begins with its method")));
+        }
+        while let Some(next) = pending[*seen..].iter().position(|byte| *byte == b'\n') {
+            let end = *seen + next + 1;
+            if end > self.max_head {
+                break;
+            }
+            if !pending[..end].ends_with(b"\r\n") {
+                return Some(Err(Refusal::Malformed(
+                    "end each line of the head with CR LF, not with LF alone",
+                )));
+            }
+            if pending[..end].ends_with(b"\r\n\r\n") {
+                let framing = check_head(&pending[..end]);
+                self.part = match framing {
+                    Ok(BodyFraming::Length(length)) => {
+                        Part::Request { left: length.saturating_add(end as u64) }
+                    }
+                    _ => Part::Chunked,
+                };
+                return Some(framing);
+            }
+            *seen = end;
+        }
+        if pending.len() >= self.max_head {
+            return Some(Err(Refusal::HeadTooLarge(self.max_head)));
+        }
+        None
+    }
+}
+
+impl<S> ScannedStream<S> {
+    pub const fn new(stream: S, connection: Arc<Connection>, max_head: usize) -> Self {
+        let scanner = RequestScanner { part: Part::NEXT, max_head };
+        Self { stream, pending: Vec::new(), scanner, connection, stalled: None }
+    }
+
+    /// Gives hyper what it may have; whether that was anything.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let most = match self.scanner.part {
+            Part::Head { .. } => return false,
+            Part::Request { left } => usize::try_from(left).unwrap_or(usize::MAX),
+            Part::Chunked | Part::Refused => usize::MAX,
+        };
+        let given = most.min(self.pending.len()).min(buffer.remaining());
+        buffer.put_slice(&self.pending[..given]);
+        if given == self.pending.len() {
+            // A connection that idles has no buffer.
+            self.pending = Vec::new();
+        } else {
+            self.pending.drain(..given);
+        }
+        if let Part::Request { left } = &mut self.scanner.part {
+            *left -= given as u64;
+            if *left == 0 {
+                self.scanner.part = Part::NEXT;
+            }
+        }
+        given > 0
+    }
+
+    /// Has hyper answer a request of ours with the refusal, and close the connection.
+    fn refuse(&mut self, refusal: Refusal) {
+        // No body follows the answer to HEAD.
+        let method = if self.pending.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
+        self.pending = format!("{method} / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n").into_bytes();
+        self.scanner.part = Part::Refused;
+        // It is the last: there is no other yet.
+        let _ = self.connection.refusal.set(Box::new(refusal));
+    }
+
+    /// Fails what has been pending for too long.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_pending() {
+            let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
+            ready!(stalled.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        poll
+    }
+}
+
+impl<S: AsyncRead + Unpin> ScannedStream<S> {
+    /// Waits until a whole head has come, or what can't become one. `false` where the stream ends before.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while let Part::Head { has_begun, .. } = &mut self.scanner.part {
+            if !*has_begun && !self.pending.is_empty() {
+                *has_begun = true;
+                self.connection.begins();
+            }
+            let Some(framing) = self.scanner.scan(&mut self.pending) else {
+                self.connection.holds(self.pending.capacity());
+                if !ready!(self.poll_piece(cx))? {
+                    return Poll::Ready(Ok(false));
+                }
+                continue;
+            };
+            self.connection.holds(0);
+            self.connection.vet(matches!(framing, Ok(BodyFraming::Length(1..) | BodyFraming::Chunked)));
+            if let Err(refusal) = framing {
+                self.refuse(refusal);
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Waits for the stream's end while a request is answered: what comes behind it is looked at once it has its answer.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.pending.len() < self.scanner.max_head {
+            if !ready!(self.poll_piece(cx))? {
+                return Poll::Ready(Ok(()));
+            }
+            self.connection.holds(self.pending.capacity());
+        }
+        Poll::Pending
+    }
+
+    /// Reads some more, so that nothing is set aside for a connection that says nothing; whether there was more.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut piece = [MaybeUninit::uninit(); PIECE];
+        let mut piece = ReadBuf::uninit(&mut piece);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+        self.pending.extend_from_slice(piece.filled());
+        Poll::Ready(Ok(!piece.filled().is_empty()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
+    /// Ends the connection: after an answer to a request that wasn't read whole, what the client still sends is read for
+    /// a moment. Otherwise the host would reset the connection, and the client might lose the answer.
+    pub async fn close(mut self, is_answered: bool) {
+        let lingers = is_answered && !matches!(self.scanner.part, Part::Head { .. });
+        let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
+        if lingers && matches!(ended, Ok(Ok(()))) {
+            let rest =
+                async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };
+            let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if let Part::Head { .. } = self.scanner.part {
+                if self.connection.is_vetted() {
+                    // hyper wants more of a request that is whole: it has read the head differently.
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                if self.connection.is_answered() {
+                    return self.poll_end(cx);
+                }
+                if !ready!(self.poll_head(cx))? {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if self.give(buffer) {
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(self.scanner.part, Part::Refused) {
+                return Poll::Pending;
+            }
+            ready!(self.connection.body.poll_open(cx));
+            if !ready!(self.poll_piece(cx))? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.connection.answers();
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_time(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.connection.answers();
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.in_time(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        ready!(self.in_time(cx, poll))?;
+        // All that waited is written: hyper flushes when it has nothing more.
+        self.stalled = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.in_time(cx, poll)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::super::connections::Connections;
+    use super::*;
+
+    const PLAIN: &str = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+    /// What hyper is given in the place of a request that is refused.
+    const IN_ITS_PLACE: &str = "GET / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n";
+
+    /// The requests that hyper is given of a stream that comes in pieces of that length, each as it is given.
+    fn given(stream: &str, piece: usize, buffer: usize) -> Vec<String> {
+        let mut scanned = scanned();
+        let mut given = vec![String::new()];
+        for piece in stream.as_bytes().chunks(piece) {
+            scanned.pending.extend_from_slice(piece);
+            loop {
+                if let Part::Head { .. } = scanned.scanner.part {
+                    if !given.last().is_some_and(String::is_empty) {
+                        given.push(String::new());
+                    }
+                    match scanned.scanner.scan(&mut scanned.pending) {
+                        None => break,
+                        Some(Ok(_)) => {}
+                        Some(Err(refusal)) => scanned.refuse(refusal),
+                    }
+                }
+                let mut buffer = vec![0; buffer];
+                let mut buffer = ReadBuf::new(&mut buffer);
+                let some = scanned.give(&mut buffer);
+                let last = given.last_mut().expect("there is one at first");
+                last.push_str(std::str::from_utf8(buffer.filled()).expect("ASCII"));
+                if !some {
+                    break;
+                }
+            }
+            if matches!(scanned.scanner.part, Part::Refused) {
+                break;
+            }
+        }
+        given.retain(|request| !request.is_empty());
+        given
+    }
+
+    fn scanned() -> ScannedStream<tokio::io::Empty> {
+        let gauge = prometheus::IntGauge::new("open", "open").expect("a gauge");
+        let counter = prometheus::IntCounter::new("shed", "shed").expect("a counter");
+        let permit = Connections::new(1, gauge, counter).admit().now_or_never().flatten().expect("a permit");
+        ScannedStream::new(tokio::io::empty(), permit.connection().clone(), 90)
+    }
+
+    proptest! {
+        /// However the bytes are split, and whatever lines the body seems to have.
+        #[test]
+        fn hyper_is_given_each_request_alone(
+            body in "[a-z:\r\n]{0,40}",
+            piece in 1_usize..200,
+            buffer in 1_usize..200,
+        ) {
+            let post =
+                format!("POST /b HTTP/1.1\r\nHost: x\r\ncONTENT-length:  {} \r\n\r\n{body}", body.len());
+            let stream = format!("{PLAIN}\r\n\r\n{post}{post}{PLAIN}");
+            prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, &post, &post, PLAIN]);
+            // The last, since only hyper knows where it ends.
+            let chunked = format!("POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+            let stream = format!("{post}{chunked}{PLAIN}");
+            prop_assert_eq!(given(&stream, piece, buffer), [post, format!("{chunked}{PLAIN}")]);
+        }
+
+        #[test]
+        fn what_is_refused_never_reaches_hyper_nor_does_anything_behind_it(piece in 1_usize..200, buffer in 1_usize..200) {
+            let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(90));
+            for bad in [
+                "GET /c HTTP/1.1\nHost: x\r\n\r\n",
+                "GET /c HTTP/1.1\r\nHost: x\r\n\n",
+                "\nGET",
+                "\u{16}\u{3}\u{1}",
+                "GET /c#d HTTP/1.1\r\nHost: x\r\n\r\n",
+                "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                &long,
+                &long[..91],
+            ] {
+                let stream = format!("{PLAIN}{bad}{PLAIN}");
+                prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, IN_ITS_PLACE], "{:?}", bad);
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_may_still_become_one_is_waited_for() {
+        for begun in ["", "\r", "\r\n\r", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n"] {
+            for piece in [1, 2, 3, 90] {
+                assert_eq!(given(begun, piece, 90), Vec::<String>::new(), "{begun:?}");
+            }
+        }
+    }
+}

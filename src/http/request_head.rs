@@ -1,0 +1,147 @@
+//! Prevents request smuggling: refuses every request head that a proxy in front may read differently.
+//!
+//! hyper accepts a bare LF, `Content-Length` beside `Transfer-Encoding`, and several lengths that agree. A proxy may see
+//! another request in the same bytes. So `app::request_scanner` gives each head to [`check`] before hyper sees it.
+//! The parser is hyper's own, httparse: a head that passes here is one that hyper accepts and reads in the same way.
+
+use std::mem::MaybeUninit;
+
+use super::Refusal;
+
+/// More headers than these are refused.
+const MAX_HEADERS: usize = 64;
+
+/// How long a request's body is (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// Bytes; 0 where there is no body.
+    Length(u64),
+    Chunked,
+}
+
+/// Checks a head that ends with its empty line and has no bare LF.
+///
+/// # Errors
+/// The refusal that the client gets.
+pub fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
+    const NOT_HTTP: &str = "send a request head as RFC 9112 has it: METHOD, one space, a path, one space, HTTP/1.1, and headers of \
+                            one line each";
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooManyHeaders(MAX_HEADERS)),
+        Err(httparse::Error::Version) => {
+            return Err(Refusal::Malformed("use HTTP/1.1: this port speaks no other version"));
+        }
+        Ok(_) | Err(_) => return Err(Refusal::Malformed(NOT_HTTP)),
+    }
+    let is_http_1_0 = request.version == Some(0);
+    if request.method == Some("CONNECT") {
+        return Err(Refusal::UnknownMethod);
+    }
+    check_target(request.path.unwrap_or_default())?;
+    let (mut host, mut length, mut chunked) = (None, None, false);
+    for header in &*request.headers {
+        if header.name.eq_ignore_ascii_case("host") {
+            if host.replace(header.value).is_some() {
+                return Err(Refusal::Malformed("send one Host header, not several"));
+            }
+        } else if header.name.eq_ignore_ascii_case("content-length") {
+            if length.is_some() {
+                return Err(Refusal::Malformed("send one Content-Length header, not several"));
+            }
+            length = Some(content_length(header.value)?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || is_http_1_0 || !header.value.eq_ignore_ascii_case(b"chunked") {
+                let message =
+                    "leave Transfer-Encoding out, or send `Transfer-Encoding: chunked` once, with HTTP/1.1";
+                return Err(Refusal::Malformed(message));
+            }
+            chunked = true;
+        }
+    }
+    match host {
+        None if !is_http_1_0 => return Err(Refusal::Malformed("send a Host header")),
+        Some(host) if !host.iter().all(|byte| is_of_host(*byte)) => {
+            return Err(Refusal::Malformed("send a host name, perhaps with a port, as Host header"));
+        }
+        _ => {}
+    }
+    match (length, chunked) {
+        (Some(_), true) => {
+            Err(Refusal::Malformed("send Content-Length or Transfer-Encoding: chunked, not both"))
+        }
+        (_, true) => Ok(BodyFraming::Chunked),
+        (length, false) => Ok(BodyFraming::Length(length.unwrap_or(0))),
+    }
+}
+
+/// A path, perhaps with a query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
+fn check_target(target: &str) -> Result<(), Refusal> {
+    if !target.starts_with('/') {
+        return Err(Refusal::Malformed(
+            "ask for a path, as in `POST /identity-token`: tokenmint is no proxy",
+        ));
+    }
+    if target.contains('#') {
+        return Err(Refusal::Malformed("leave the fragment out of the path, or write `#` as %23"));
+    }
+    if !target.bytes().all(|byte| is_of_host(byte) || b"/?!$&'()*+,;=@".contains(&byte)) {
+        return Err(Refusal::Malformed(
+            "percent-encode the characters of the path that RFC 3986 does not allow",
+        ));
+    }
+    Ok(())
+}
+
+const fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
+}
+
+/// Digits alone: no sign, and no list of lengths.
+fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+    let digits =
+        std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(Refusal::Malformed(
+        "send the body's number of bytes as Content-Length: digits and nothing else",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(lines: &str) -> Result<BodyFraming, Refusal> {
+        check(format!("{}\r\n\r\n", lines.replace('\n', "\r\n")).as_bytes())
+    }
+
+    #[test]
+    fn a_head_says_once_how_long_its_body_is() {
+        for (lines, framing) in [
+            ("GET / HTTP/1.1\nHost: x", BodyFraming::Length(0)),
+            ("GET / HTTP/1.0", BodyFraming::Length(0)),
+            ("POST / HTTP/1.1\nHost: x\ncONTENT-length:  12 ", BodyFraming::Length(12)),
+            ("POST / HTTP/1.1\nTransfer-Encoding: Chunked\nHost: x", BodyFraming::Chunked),
+        ] {
+            assert_eq!(checked(lines).ok(), Some(framing), "{lines}");
+        }
+        for lines in [
+            "Content-Length: 5\nContent-Length: 5",
+            "Content-Length: 5\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\nContent-Length: 5",
+            "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: \u{b}chunked",
+            "Content-Length: +5",
+            "Content-Length: 5, 5",
+            "Content-Length:",
+            "Content-Length: 18446744073709551616",
+        ] {
+            let refused = checked(&format!("POST / HTTP/1.1\nHost: x\n{lines}"));
+            assert!(matches!(refused, Err(Refusal::Malformed(_))), "{lines}: {refused:?}");
+        }
+        assert!(checked("POST / HTTP/1.0\nTransfer-Encoding: chunked").is_err());
+    }
+}

@@ -5,7 +5,7 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`clock`], [`metrics`], [`json`] | the time and chance that are handed in; the names of what is counted; strict JSON |
+//! | [`clock`], [`metrics`], [`json`], [`hash`] | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256 |
 //! | [`config`] | text and environment -> one validated `Config` |
 //! | [`traces`] | where a request stands in its caller's trace; spans, in a build that exports them |
 //! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
@@ -32,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod exchange;
+pub mod hash;
 pub mod http;
 pub mod json;
 pub mod jwks;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::listen::TlsInForce;
+use super::tls::{self, Leaves};
 use super::watch::{Fingerprint, Watched};
 use super::{Loaded, rooms, supervisor};
 use crate::callers::Rule;
@@ -56,6 +57,7 @@ pub(super) struct InForce {
     pub cache: Arc<Cache>,
     pub tls: Option<TlsInForce>,
     pub public_tls: Option<TlsInForce>,
+    pub leaves: Leaves,
     /// What was last read, whatever came of it.
     pub files: Watched,
     /// What that held then.
@@ -175,19 +177,25 @@ impl Reloader {
             return (files, Err(settled));
         }
         let service = &self.in_force.service;
-        (files, Loaded::after(config, Some(&service.rooms.load().ring), &*service.clock))
+        let loaded = Loaded::after(config, Some(&service.rooms.load().ring), &*service.clock);
+        let loaded = loaded.and_then(|loaded| {
+            let worse = tls::worse_than(&self.in_force.leaves, [&loaded.tls, &loaded.public_tls]);
+            if worse.is_empty() { Ok(loaded) } else { Err(worse) }
+        });
+        (files, loaded)
     }
 
-    fn swap(&self, loaded: Loaded) {
+    fn swap(&mut self, loaded: Loaded) {
         for warning in loaded.warnings() {
             tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
         }
         let Loaded { config, ring, tls, public_tls, .. } = loaded;
+        self.in_force.leaves = tls::leaves([&tls, &public_tls]);
         let service = &self.in_force.service;
         let now = service.clock.now();
         for (in_force, new) in [(&self.in_force.tls, tls), (&self.in_force.public_tls, public_tls)] {
             if let (Some(in_force), Some(new)) = (in_force, new) {
-                in_force.store(new);
+                in_force.store(new.config);
             }
         }
         let old = service.rooms.swap(Arc::new(rooms(&config, ring, &service.metrics, now)));

@@ -30,7 +30,7 @@ pub use crypto_mb::Unavailable;
 pub use edit::ScheduleFile;
 pub use pem::{Unreadable, first_private};
 pub use policy::Weakness;
-pub use private::{PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
+pub use private::{MessageHash, PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
 pub use schedule::{Entry, FILE as SCHEDULE_FILE, Life, Schedule, State, lives, parse as parse_schedule};
 pub use usage::Usage;
 

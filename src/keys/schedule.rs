@@ -128,6 +128,7 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
     let read: Vec<Read> = Section::of("", &root, &findings)
         .map(|root| root.tables("key").iter().filter_map(|key| entry(key, publish_lead)).collect())
         .unwrap_or_default();
+    findings.unknown_keys(&root);
     let (mut problems, ..) = findings.into_parts();
     problems.extend(clashes(name, &read));
     if read.is_empty() && problems.is_empty() {

@@ -63,7 +63,7 @@ impl Template {
         let signature_len = key.private.signature_len();
         let mut token = begin(&self.heads[position], payload, signature_len);
         // Not an array for the longest key: each request that waits would hold it, several times over.
-        let mut signature = vec![0; signature_len];
+        let mut signature = Zeroizing::new(vec![0; signature_len]);
         signer.sign(&key.private, self.keyset.algorithm, token.as_bytes(), &mut signature).await?;
         end(&mut token, &signature);
         key.usage.signed(expires_at);

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{Digest, SHA256};
 use prometheus::{Histogram, IntCounter};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
@@ -29,7 +28,7 @@ use zeroize::Zeroizing;
 use super::MintError;
 use super::line::{Line, NoTurn, Taken, Turn};
 use crate::config::Algorithm;
-use crate::keys::{Batch, Fit, PrivateKey, SigningFailed, Wanted, hash};
+use crate::keys::{Batch, Fit, MessageHash, PrivateKey, SigningFailed, Wanted, hash};
 use crate::metrics::Metrics;
 
 /// How long a signature may wait for its turn.
@@ -37,7 +36,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 struct Job {
     key: Arc<PrivateKey>,
-    digest: Digest,
+    hash: MessageHash,
 }
 
 type Signature = Result<Zeroizing<Vec<u8>>, SigningFailed>;
@@ -92,7 +91,7 @@ impl Signer {
         signature: &mut [u8],
     ) -> Result<(), MintError> {
         let asked = Instant::now();
-        let job = Job { key: key.clone(), digest: hash(algorithm, message) };
+        let job = Job { key: key.clone(), hash: hash(algorithm, message) };
         match self.line.turn(job).await.map_err(|no_turn| self.refuse(no_turn))? {
             Turn::Done(made) => signature.copy_from_slice(&made?),
             Turn::Core(_core, job) => {
@@ -112,13 +111,13 @@ impl Signer {
         let start = Instant::now();
         self.wait.observe((start - asked).as_secs_f64());
         let Some(Company { batch, fit, others }) = self.companions(job) else {
-            job.key.sign_digest(&job.digest, signature)?;
+            job.key.sign_hash(&job.hash, signature)?;
             self.one.inc();
             self.took(job, start);
             return Ok(());
         };
         let jobs = || std::iter::once(job).chain(others.iter().map(|taken| &taken.job));
-        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, digest }| Wanted { key, digest }).collect();
+        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, hash }| Wanted { key, hash }).collect();
         let mut made = if fit.long && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
             block_in_place(|| batch.sign(&wanted)).into_iter()
         } else {
@@ -154,8 +153,10 @@ impl Signer {
     }
 
     fn took(&self, job: &Job, start: Instant) {
-        let sha256 = job.digest.algorithm() == &SHA256;
-        let duration = if sha256 { &self.rs256_duration } else { &self.rs512_duration };
+        let duration = match job.hash.algorithm {
+            Algorithm::Rs256 => &self.rs256_duration,
+            Algorithm::Rs512 => &self.rs512_duration,
+        };
         duration.observe(start.elapsed().as_secs_f64());
     }
 

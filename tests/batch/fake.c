@@ -7,7 +7,7 @@
  *                   wrong (a bit), swapped (lanes), partial (half of the lanes not written, all said to be good), failed
  *                   (a lane is said to have failed, and holds nothing), crazy (the status is nonsense), zero (no lane
  *                   written), liar (all lanes are wrong, and the public operation opens them to what should have been
- *                   signed), unopened (the public operation writes nothing and says that all is good), shut (it fails)
+ *                   signed), sly (as liar, but for the first lane alone), unopened (the public operation writes nothing and says that all is good), shut (it fails)
  * -DREAL="path"     the arithmetic is the library's there, for its speed
  */
 #include <dlfcn.h>
@@ -18,7 +18,7 @@
 typedef unsigned __int128 wide;
 typedef uint64_t word;
 enum { MOST = 64 };
-enum fault { none, wrong, swapped, partial, failed, crazy, zero, liar, unopened, shut };
+enum fault { none, wrong, swapped, partial, failed, crazy, zero, liar, sly, unopened, shut };
 
 #ifndef VERSION
 #define VERSION "crypto_mb (fake) (ver: 0.0.0 (13.0) build: today)"
@@ -232,6 +232,7 @@ uint32_t mbx_rsa_private_crt_mb8(const uint8_t *const *from, uint8_t *const *to,
     case crazy: status = 0xffffffffu; break;
     case zero: for (int i = 0; i < lanes; i++) memset(to[i], 0, bits / 8); break;
     case liar: for (int i = 0; i < lanes; i++) to[i][17] ^= 4; break;
+    case sly: to[0][17] ^= 4; break;
     default: break;
     }
     return status;
@@ -245,7 +246,7 @@ uint32_t mbx_rsa_public_mb8(const uint8_t *const *from, uint8_t *const *to, cons
     (void)method;
     if (broken && FAULT == unopened) return 0;
     if (broken && FAULT == shut) return 0x88888888u;
-    if (broken && FAULT == liar) {
+    if (broken && (FAULT == liar || FAULT == sly)) {
         for (int i = 0; i < 8 && from[i]; i++) memcpy(to[i], asked[i], bits / 8);
         return 0;
     }

@@ -198,11 +198,13 @@ fn bad_keys() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         text("one prime twice", Numbers::from_primes(close.clone(), close, 65_537).pem(), "Fermat"),
         text("ROCA", bent(|k| k.n = roca_number() * roca_number()), "ROCA"),
-        text("another modulus", bent(|k| k.n = Numbers::of(&KEYS.crm).n), "primes don't multiply"),
-        text("another d", bent(|k| k.d += 2_u32), "private exponent"),
-        text("a bit in dP", bent(|k| k.dp += 1_u32), "CRT exponents"),
-        text("a bit in dQ", bent(|k| k.dq += 1_u32), "CRT exponents"),
-        text("a bit in qInv", bent(|k| k.qinv += 1_u32), "CRT coefficient"),
+        text("another modulus", bent(|k| k.n = Numbers::of(&KEYS.crm).n), "don't belong together"),
+        text("another d", bent(|k| k.d += 2_u32), "don't belong together"),
+        text("a bit in dP", bent(|k| k.dp += 1_u32), "don't belong together"),
+        text("a bit in dQ", bent(|k| k.dq += 1_u32), "don't belong together"),
+        text("a bit in qInv", bent(|k| k.qinv += 1_u32), "don't belong together"),
+        text("other CRT exponents", bent(|k| std::mem::swap(&mut k.dp, &mut k.dq)), "don't belong together"),
+        text("primes changed about", bent(|k| std::mem::swap(&mut k.p, &mut k.q)), "don't belong together"),
     ]
 }
 
@@ -273,14 +275,13 @@ async fn an_encrypted_key_opens_with_a_passphrase_from_a_file_or_the_environment
         let service = workspace.serve().await;
         service.post("/identity-token", &user_1()).await.ok();
 
-        workspace.configure(&configuration);
+        let key = fs::read_to_string(workspace.path("keys/web/WebAppKey1.key")).expect("PEM");
         let mut workspace = Workspace::new();
-        workspace.write_key(
-            "keys/web/WebAppKey1.key",
-            &openssl("genpkey -algorithm RSA -aes256 -pass pass:open-sesame"),
-        );
+        workspace.write_key("keys/web/WebAppKey1.key", &key);
+        assert_eq!(workspace.run(&["check"]).code(), 64, "without a passphrase");
         workspace.set("TOKENMINT_KEYSETS__WEB__PASSPHRASE", "open-sesame");
-        workspace.run(&["check"]).ok();
+        let service = workspace.serve().await;
+        service.post("/identity-token", &user_1()).await.ok();
         workspace.set("TOKENMINT_KEYSETS__WEB__PASSPHRASE", "wrong-passphrase");
         let ran = workspace.run(&["check"]);
         assert_eq!(ran.code(), 64);
@@ -345,6 +346,15 @@ fn a_key_of_root_that_only_our_group_can_read_is_fine() {
     }
 }
 
+/// The key's own certificate, and bytes that a verifier's parser may refuse.
+fn with_more_behind(workspace: &Workspace) -> String {
+    let key = workspace.path("keys/web/WebAppKey1.key");
+    let made = openssl(&format!("req -x509 -new -subj /CN=x -key {}", key.display()));
+    let mut der = pem::parse(made).expect("PEM").into_contents();
+    der.extend(b"\x05\0x");
+    block("CERTIFICATE", &der)
+}
+
 #[test]
 fn a_certificate_that_is_not_the_key_s_is_refused() {
     let workspace = Workspace::new();
@@ -359,6 +369,7 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
         (String::new(), "holds no PEM certificate"),
         (block("CERTIFICATE", b"x"), "broken certificate"),
         (block("PUBLIC KEY", b"x"), "holds a PUBLIC KEY"),
+        (with_more_behind(&workspace), "holds 3 bytes behind its certificate"),
     ] {
         workspace.write(certificate, &content);
         let ran = workspace.run(&["check"]);
@@ -383,7 +394,15 @@ fn a_key_directory_that_makes_no_sense_is_explained() {
             "holds 2 keys (Other, WebAppKey1) and no keyset.toml",
         ),
         ("a bad name", &|w| w.write_key("keys/web/My Key.key", &KEYS.crm), "a key id is 1 to 128"),
-        ("a kid twice", &|w| w.write_key("keys/web/CrmKey1.key", &KEYS.web512), "keyset.toml"),
+        (
+            "a kid twice",
+            &|w| {
+                let key = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = ";
+                let twice = format!("{key}2026-01-01T00:00:00Z\n{key}2026-02-01T00:00:00Z\n");
+                w.write("keys/web/keyset.toml", &twice);
+            },
+            "`WebAppKey1` is listed twice",
+        ),
         (
             "the same kid elsewhere",
             &|w| {

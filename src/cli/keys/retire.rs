@@ -113,7 +113,7 @@ impl Retire {
     fn find(&self, config: &Config, context: &Context<'_>) -> Result<Scheduled, Failure> {
         let now = context.ambient.clock.now();
         let directories = config.keysets.values().filter_map(|keyset: &Keyset| match &keyset.keys {
-            KeySource::Directory(directory) => Some((keyset, directory)),
+            KeySource::Directory(directory) => Some((keyset, directory.as_path())),
             KeySource::File { .. } | KeySource::Text { .. } => None,
         });
         for (keyset, directory) in directories {

@@ -267,51 +267,6 @@ async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
     }
 }
 
-/// A copy for each reload would never be wiped.
-#[tokio::test]
-async fn reloads_leave_no_copies_of_secrets() {
-    let workspace = Workspace::new();
-    let (audit, password) = ("canary-audit-key-that-is-compared", "canary-password-that-is-compared");
-    let with = |n: usize| {
-        let settings = format!(
-            "[server]\naudit_key_file = \"audit.secret\"\n[cache.redis]\nurl = \"redis://127.0.0.1:1\"\n\
-             key = \"{}\"\npassword_file = \"redis.secret\"\n",
-            "ab".repeat(32)
-        );
-        let text = configuration().replace("[server]\n", "").replace("listen = \"127.0.0.1:0\"\n", "");
-        format!(
-            "{}listen = \"127.0.0.1:0\"\n{}{text}\n[callers.n{n}]\npeer_uid = {n}\nallow = []\n",
-            &settings[..9],
-            &settings[9..]
-        )
-    };
-    workspace.write("audit.secret", audit);
-    workspace.write("redis.secret", password);
-    workspace.configure(&with(0));
-    let service = workspace.serve().await;
-    let copies =
-        || [audit, password].map(|secret| crate::reload::in_memory(service.pid(), &secret.as_bytes()[8..]));
-    let reloads = async |to: usize| {
-        for n in to - 10..to {
-            workspace.configure(&with(n));
-            let done = service.log().matches("\"reloaded\"").count();
-            until("it is reloaded", async || {
-                signal(service.pid(), "HUP");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                service.log().matches("\"reloaded\"").count() > done
-            })
-            .await;
-        }
-    };
-    reloads(11).await;
-    let before = copies();
-    println!("copies of the audit key and the password: {before:?}");
-    reloads(21).await;
-    reloads(31).await;
-    let after = copies();
-    assert!(before.iter().zip(after).all(|(before, after)| after <= *before), "{before:?}, {after:?}");
-}
-
 /// What a request says may be a token that Salesforce gave: nothing can print it.
 #[test]
 fn a_request_can_not_be_printed() {

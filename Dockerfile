@@ -92,7 +92,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 FROM ${PYTHON_IMAGE} AS crypto_mb
 COPY tests/batch/requirements.txt /
 RUN python3 -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --requirement /requirements.txt \
+    && /venv/bin/pip install --no-cache-dir --require-hashes --requirement /requirements.txt \
     && mkdir /out \
     && for library in crypto_mb.so.13 intlc.so.5 imf.so irng.so svml.so; do cp "/venv/lib/lib$library" /out/; done
 

@@ -13,7 +13,9 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 /// The members of an object, in the order of the text, doubles included.
 pub type Members = Vec<(String, Json)>;
 
-#[derive(Clone, Debug, PartialEq)]
+/// Not `Debug`: a request's may be a token.
+#[derive(Clone, PartialEq)]
+#[cfg_attr(test, derive(Debug))]
 pub enum Json {
     Null,
     Bool(bool),
@@ -29,7 +31,18 @@ impl Json {
     /// # Errors
     /// Says what is wrong and where, never with a value.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(text).map_err(|error| error.to_string())
+        let json = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        match numbers(text).find(|(_, number)| !comes_back(number)) {
+            None => Ok(json),
+            Some((at, _)) => {
+                let before = String::from_utf8_lossy(&text[..at]);
+                let line = before.matches('\n').count() + 1;
+                let column = before.rsplit('\n').next().unwrap_or_default().len() + 1;
+                Err(format!(
+                    "a number would be rounded: write it with at most 15 digits, or as a string, at line {line} column {column}"
+                ))
+            }
+        }
     }
 
     pub const fn type_name(&self) -> &'static str {
@@ -76,6 +89,59 @@ impl Json {
             _ => None,
         }
     }
+}
+
+/// The numbers in valid JSON, each with its place.
+fn numbers(text: &[u8]) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = text.get(at..)?;
+            let of_number = |b: &&u8| b.is_ascii_digit() || b"+-.eE".contains(b);
+            match rest.first()? {
+                b'"' => at += string_length(rest),
+                b'-' | b'0'..=b'9' => {
+                    let length = rest.iter().take_while(of_number).count();
+                    let begin = at;
+                    at += length;
+                    return Some((begin, std::str::from_utf8(&rest[..length]).ok()?));
+                }
+                _ => at += 1,
+            }
+        }
+    })
+}
+
+/// Of the string that `text` begins with, quotes included.
+fn string_length(text: &[u8]) -> usize {
+    let mut at = 1;
+    while text.get(at).is_some_and(|b| *b != b'"') {
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+/// Whether the number is written again with the same value: whole ones of 64 bits are kept, all others become a double.
+fn comes_back(number: &str) -> bool {
+    if number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok() {
+        return true;
+    }
+    let written = number.parse().ok().and_then(serde_json::Number::from_f64);
+    written.is_some_and(|written| {
+        decimal(number).is_some_and(|value| decimal(&written.to_string()) == Some(value))
+    })
+}
+
+/// The digits of a number without zeros at the ends, and the power of ten of the last.
+fn decimal(number: &str) -> Option<(String, i64)> {
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all = [whole.trim_start_matches('-'), fraction].concat();
+    let significant = all.trim_end_matches('0');
+    let places = i64::try_from(fraction.len()).ok()? - i64::try_from(all.len() - significant.len()).ok()?;
+    let exponent = exponent.parse::<i64>().ok()?.checked_sub(places)?;
+    let significant = significant.trim_start_matches('0');
+    Some((significant.to_owned(), if significant.is_empty() { 0 } else { exponent }))
 }
 
 impl Serialize for Json {
@@ -128,13 +194,9 @@ impl<'de> Visitor<'de> for Reader {
         Ok(Json::Number(value.into()))
     }
 
-    /// A whole number too large for 64 bits arrives here rounded; passing it on would alter it.
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Json, E> {
-        const EXACT: f64 = 9_007_199_254_740_992.0;
-        match serde_json::Number::from_f64(value) {
-            Some(number) if value.fract() != 0.0 || value.abs() < EXACT => Ok(Json::Number(number)),
-            _ => Err(E::custom("a number is too large to be passed on exactly")),
-        }
+        let number = serde_json::Number::from_f64(value);
+        number.map(Json::Number).ok_or_else(|| E::custom("a number is too large"))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Json, E> {
@@ -225,6 +287,42 @@ mod tests {
             prop_assert_eq!(Json::parse(text.as_bytes()), Ok(json));
         }
 
+        /// Compared with what came, by whole numbers: `digits` · 10^`exponent`.
+        #[test]
+        fn a_number_is_passed_on_with_its_value_or_refused(
+            negative: bool, whole in "0|[1-9][0-9]{0,25}", fraction in "[0-9]{0,25}", power in prop::option::of(-420..400_i64),
+        ) {
+            use num_bigint_dig::BigUint;
+            let sign = if negative { "-" } else { "" };
+            let point = if fraction.is_empty() { "" } else { "." };
+            let exponent = power.map(|power| format!("e{power}")).unwrap_or_default();
+            let text = format!("{sign}{whole}{point}{fraction}{exponent}");
+            // Both as whole numbers of 10^-600.
+            let value = |text: &str| {
+                let (digits, power) = text.split_once('e').unwrap_or((text, "0"));
+                let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+                let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+                let power = power.parse::<i64>().expect("small") - i64::try_from(fraction.len()).expect("short") + 600;
+                let zeros = "0".repeat(usize::try_from(power).expect("above 10^-600"));
+                BigUint::parse_bytes(format!("{digits}{zeros}").as_bytes(), 10).expect("digits")
+            };
+            let array = format!(r#"["1\"2\\",{text},{{"0.{fraction}9":{text}}}]"#);
+            let fits = serde_json::from_str::<f64>(&text).is_ok_and(|double| {
+                let whole = text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok();
+                whole || value(&format!("{double:e}")) == value(&text)
+            });
+            match Json::parse(array.as_bytes()) {
+                Ok(json) => {
+                    prop_assert!(fits, "{text} was taken");
+                    let number = if let Json::Array(items) = &json { items.get(1) } else { None };
+                    let written = serde_json::to_string(&number).expect("writable");
+                    prop_assert_eq!(value(&written), value(&text));
+                    prop_assert_eq!(written.starts_with('-'), negative && (value(&text) > BigUint::from(0_u32) || written.contains('.')));
+                }
+                Err(_) => prop_assert!(!fits, "{text} was refused"),
+            }
+        }
+
         #[test]
         fn a_double_is_found_wherever_it_stands(json in json(), nth in 0..8_usize, value in json()) {
             let mut doubled = json;
@@ -256,7 +354,18 @@ mod tests {
 
     #[test]
     fn what_would_be_altered_is_refused() {
-        for text in ["18446744073709551616", "1e400", "NaN", "{}{}", "\u{feff}{}", r#""\ud800""#, "[1,]"] {
+        for text in [
+            "18446744073709551616",
+            "0.1234567890123456789",
+            "1e-400",
+            "[1,{\"a\":9007199254740993.0}]",
+            "1e400",
+            "NaN",
+            "{}{}",
+            "\u{feff}{}",
+            r#""\ud800""#,
+            "[1,]",
+        ] {
             assert!(Json::parse(text.as_bytes()).is_err(), "{text}");
         }
         assert!(Json::parse("[".repeat(200).as_bytes()).is_err());

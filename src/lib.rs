@@ -5,7 +5,7 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`clock`], [`metrics`], [`json`], [`files`] | the time and chance that are handed in; the names of what is counted; strict JSON; the one opener of files |
+//! | [`clock`], [`metrics`], [`json`], [`hash`], [`files`] | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256; the one opener of files |
 //! | [`config`] | text and environment -> one validated `Config` |
 //! | [`traces`] | where a request stands in its caller's trace; spans, in a build that exports them |
 //! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
@@ -33,6 +33,7 @@ pub mod config;
 pub mod doctor;
 pub mod exchange;
 pub mod files;
+pub mod hash;
 pub mod http;
 pub mod json;
 pub mod jwks;

@@ -19,9 +19,6 @@ fn main() -> ExitCode {
     let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     installed.expect("nobody has installed a provider before main");
 
-    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    let environment: Environment = std::env::vars_os().filter_map(text).collect();
+    let environment: Environment = std::env::vars_os().collect();
     cli::run(std::env::args_os(), &environment, &Ambient::of_this_host())
 }

@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +43,7 @@ use listen::Listener;
 pub use listen::{Served, answer};
 use reload::{InForce, Reloader, Source};
 use supervisor::Sockets;
+use tls::ServerTls;
 use watch::{Fingerprint, Watched};
 
 /// Load balancers see that it isn't ready before connections are refused.
@@ -69,8 +69,8 @@ impl Ambient {
 pub struct Loaded {
     pub config: Config,
     pub ring: KeyRing,
-    tls: Option<Arc<ServerConfig>>,
-    public_tls: Option<Arc<ServerConfig>>,
+    tls: Option<ServerTls>,
+    public_tls: Option<ServerTls>,
     /// For the start; what runs has one or will never.
     batch: Option<Result<BatchLibrary, Unavailable>>,
     files: Watched,
@@ -92,20 +92,22 @@ impl Loaded {
     /// # Errors
     /// As `new`, and what must not change while verifiers know that ring.
     pub fn after(
-        config: Config,
+        mut config: Config,
         previous: Option<&KeyRing>,
         clock: &dyn Clock,
     ) -> Result<Self, Vec<Problem>> {
         let files = Watched::of(&config);
         let read = files.fingerprint();
         let mut problems = Vec::new();
-        let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls));
+        let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls, clock.now()));
         let public = config.server.public.as_ref().and_then(|public| public.tls.as_ref());
-        let public_tls = public.map(|tls| tls::load("server.public", tls));
+        let public_tls = public.map(|tls| tls::load("server.public", tls, clock.now()));
         let mut usable = |tls: Option<Result<_, Problem>>| {
             tls.and_then(|loaded| loaded.map_err(|problem| problems.push(problem)).ok())
         };
         let (tls, public_tls) = (usable(server_tls), usable(public_tls));
+        let concerns = [&tls, &public_tls].into_iter().flatten().filter_map(|tls| tls.concern.clone());
+        config.warnings.extend(concerns);
         let first = previous.is_none();
         let batch = first
             .then(|| batch_library(&config.server.signing))
@@ -122,17 +124,19 @@ impl Loaded {
     }
 }
 
-/// What signs several at a time, or why nothing does; `None` where it is switched off.
+/// What signs several at a time, or why nothing does; `None` where no library is named, or batches are switched off.
 fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
-    if signing.batch == config::Batch::Off {
+    let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::Batch::Off) else {
         return Ok(None);
-    }
-    let library = BatchLibrary::open(signing.library.as_deref());
+    };
+    // The loader's words have the path in them.
+    let library = if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(Unavailable::Missing) };
     if let (Err(reason), config::Batch::Required) = (&library, signing.batch) {
         let message = format!(
-            "needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: {reason}; see docs/signing.md, or set it to auto"
+            "can't be used: {reason}; `batch` needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: see \
+             docs/signing.md, or set it to auto"
         );
-        return Err(Problem::new("server.signing.batch", "this host", message));
+        return Err(Problem::new("server.signing.library", file, message));
     }
     Ok(Some(library))
 }
@@ -149,7 +153,7 @@ fn batch(
             Some(Batch::new(library, randomness.clone(), metrics))
         }
         Err(reason) => {
-            tracing::info!(%reason, "signs one at a time: there is no library for batches");
+            tracing::info!(%reason, "signs one at a time: `library` of [server.signing] can't be used");
             None
         }
     }
@@ -190,7 +194,8 @@ impl App {
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let Loaded { config, ring, tls, public_tls, batch, files, read } = loaded;
-        let replaceable = |tls: Option<Arc<ServerConfig>>| tls.map(|tls| Arc::new(ArcSwap::new(tls)));
+        let leaves = tls::leaves([&tls, &public_tls]);
+        let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
         let all: &[ListenerKind] = match &server.ops {
@@ -235,7 +240,7 @@ impl App {
         if exchanges || !config.oauth.is_empty() {
             service.exchanger.prepare();
         }
-        let in_force = InForce { service: service.clone(), tls, public_tls, files, read };
+        let in_force = InForce { service: service.clone(), tls, public_tls, leaves, files, read };
         Ok(Self { service, listeners, in_force })
     }
 
@@ -407,7 +412,8 @@ fn rooms(
 /// other share it.
 pub fn state_directory(config: &Config) -> PathBuf {
     let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
-    config.server.state_directory.clone().unwrap_or_else(default)
+    let configured = config.server.state_directory.as_ref();
+    configured.map_or_else(default, |path| path.as_path().to_path_buf())
 }
 
 /// The runtime that the service is measured on: after each task it looks at its sockets, so that health and

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::listen::TlsInForce;
+use super::tls::{self, Leaves};
 use super::watch::{Fingerprint, Watched};
 use super::{Loaded, retirement, rooms, supervisor};
 use crate::callers::Rule;
@@ -58,6 +59,7 @@ pub(super) struct InForce {
     pub service: Arc<Service>,
     pub tls: Option<TlsInForce>,
     pub public_tls: Option<TlsInForce>,
+    pub leaves: Leaves,
     /// What was last read, whatever came of it.
     pub files: Watched,
     /// What that held then.
@@ -222,13 +224,19 @@ impl Reloader {
         if !settled.is_empty() {
             return (files, Err(settled));
         }
-        (files, Loaded::after(config, Some(&base.ring), &*self.in_force.service.clock))
+        let loaded = Loaded::after(config, Some(&base.ring), &*self.in_force.service.clock);
+        let loaded = loaded.and_then(|loaded| {
+            let worse = tls::worse_than(&self.in_force.leaves, [&loaded.tls, &loaded.public_tls]);
+            if worse.is_empty() { Ok(loaded) } else { Err(worse) }
+        });
+        (files, loaded)
     }
 
     /// Puts `loaded` in the place of `base`, unless that isn't in force any more.
-    fn swap(&self, base: &Arc<Rooms>, loaded: Loaded) -> bool {
+    fn swap(&mut self, base: &Arc<Rooms>, loaded: Loaded) -> bool {
         let warnings: Vec<Problem> = loaded.warnings().cloned().collect();
         let Loaded { config, ring, tls, public_tls, .. } = loaded;
+        self.in_force.leaves = tls::leaves([&tls, &public_tls]);
         let service = &self.in_force.service;
         let now = service.clock.now();
         let new = Arc::new(rooms(Arc::new(config), ring, &service.metrics, now, Some(&base.callers)));
@@ -237,7 +245,7 @@ impl Reloader {
         }
         for (in_force, new) in [(&self.in_force.tls, tls), (&self.in_force.public_tls, public_tls)] {
             if let (Some(in_force), Some(new)) = (in_force, new) {
-                in_force.store(new);
+                in_force.store(new.config);
             }
         }
         for warning in warnings {

@@ -14,22 +14,48 @@ use secrecy::SecretString;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
-use crate::config::{ClientName, Problem, Tls};
+use crate::config::{ClientName, Problem, Tls, UnverifiedPath};
 use crate::keys::{self, file};
+
+/// TLS of one listener.
+pub struct ServerTls {
+    pub config: Arc<ServerConfig>,
+    /// The certificate that clients see.
+    leaf: CertificateDer<'static>,
+    /// Why clients refuse that certificate at the time that it was loaded.
+    pub concern: Option<Problem>,
+}
+
+/// The certificates that clients of the minting and of the public listener see.
+pub type Leaves = [Option<CertificateDer<'static>>; 2];
+
+pub fn leaves(all: [&Option<ServerTls>; 2]) -> Leaves {
+    all.map(|tls| tls.as_ref().map(|tls| tls.leaf.clone()))
+}
+
+/// Certificates that clients refuse and that would take the place of others. One that has run out while it was in use
+/// stays, so that it doesn't keep other changes from being taken over.
+pub fn worse_than(in_force: &Leaves, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
+    let news = in_force.iter().zip(all).filter_map(|(leaf, tls)| Some((leaf, tls.as_ref()?)));
+    let news = news.filter(|(leaf, tls)| leaf.as_ref() != Some(&tls.leaf));
+    news.filter_map(|(_, tls)| tls.concern.clone()).collect()
+}
 
 /// Reads the files of `[section.tls]`.
 ///
 /// # Errors
 /// Says which file is wrong, and how.
-pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
-    let problem = |field: &str, path: &Path, message: String| {
-        Problem::new(format!("{section}.tls.{field}"), path.display(), message)
+pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Problem> {
+    let problem = |field: &str, path: &UnverifiedPath, message: String| {
+        Problem::new(format!("{section}.tls.{field}"), path, message)
     };
     let at_certificate = |message| problem("certificate_file", &tls.certificate_file, message);
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
-    let chain = certificates(&tls.certificate_file).map_err(at_certificate)?;
-    let key = file::read_private(&tls.private_key_file).map_err(at_key)?;
+    let chain = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
+    let leaf = chain[0].clone();
+    let concern = concern(&leaf, now).map(at_certificate);
+    let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
     let certified = certified_key(chain, &key).map_err(|error| match error {
         NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),
         NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
@@ -37,7 +63,9 @@ pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
     })?;
     let verifier = match &tls.client_ca_file {
         None => WebPkiClientVerifier::no_client_auth(),
-        Some(path) => client_verifier(path).map_err(|message| problem("client_ca_file", path, message))?,
+        Some(path) => {
+            client_verifier(path.as_path()).map_err(|message| problem("client_ca_file", path, message))?
+        }
     };
     let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -50,7 +78,21 @@ pub fn load(section: &str, tls: &Tls) -> Result<Arc<ServerConfig>, Problem> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Arc::new(config))
+    Ok(ServerTls { config: Arc::new(config), leaf, concern })
+}
+
+/// Why clients refuse that certificate now.
+fn concern(leaf: &CertificateDer<'_>, now: UnixTime) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let [begin, end] = [certificate.validity().not_before, certificate.validity().not_after]
+        .map(|time| UnixTime::from_seconds(time.timestamp()));
+    if end < now {
+        Some(format!("expired at {end}, so clients refuse it: renew it"))
+    } else if now < begin {
+        Some(format!("isn't valid before {begin}, so clients refuse it until then"))
+    } else {
+        None
+    }
 }
 
 enum NoKey {

@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{Context, SHA256};
-
 use crate::config::{Config, Invalid, KeySource, Keyset, Tls};
 use crate::files::{LARGEST, Opened};
+use crate::hash::Parts;
 use crate::keys::SCHEDULE_FILE;
 
 /// The files and folders that a configuration is made of.
@@ -37,9 +36,8 @@ impl Watched {
         let server = &config.server;
         let public = server.public.as_ref().and_then(|public| public.tls.as_ref());
         for Tls { certificate_file, private_key_file, client_ca_file } in server.tls.iter().chain(public) {
-            watched
-                .files
-                .extend([certificate_file, private_key_file].into_iter().chain(client_ca_file).cloned());
+            let paths = [certificate_file, private_key_file].into_iter().chain(client_ca_file);
+            watched.files.extend(paths.map(|path| path.as_path().to_path_buf()));
         }
         watched
     }
@@ -55,23 +53,23 @@ impl Watched {
         self.files.extend(files.iter().cloned());
         for keyset in keysets {
             match &keyset.keys {
-                KeySource::Directory(directory) => _ = self.directories.insert(directory.clone()),
-                KeySource::File { path, .. } => _ = self.files.insert(path.clone()),
+                KeySource::Directory(directory) => {
+                    self.directories.insert(directory.as_path().to_path_buf());
+                }
+                KeySource::File { path, .. } => _ = self.files.insert(path.as_path().to_path_buf()),
                 KeySource::Text { .. } => {}
             }
         }
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut context = Context::new(&SHA256);
+        let mut hash = Parts::default();
         let inside = self.directories.iter().flat_map(|directory| contents(directory));
         for path in self.files.iter().cloned().chain(inside) {
-            note(&mut context, path.as_os_str().as_encoded_bytes());
-            look(&mut context, &path);
+            hash.add(path.as_os_str().as_encoded_bytes());
+            look(&mut hash, &path);
         }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        Fingerprint(digest)
+        Fingerprint(hash.finish())
     }
 }
 
@@ -89,22 +87,16 @@ fn contents(directory: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-fn look(context: &mut Context, path: &Path) {
+fn look(hash: &mut Parts, path: &Path) {
     let read = Opened::open(path).and_then(|file| {
-        note(context, &file.stat.st_mode.to_be_bytes());
-        note(context, &file.stat.st_uid.to_be_bytes());
-        note(context, &file.stat.st_gid.to_be_bytes());
-        note(context, &file.read(LARGEST)?);
+        hash.add(&file.stat.st_mode.to_be_bytes());
+        hash.add(&file.stat.st_uid.to_be_bytes());
+        hash.add(&file.stat.st_gid.to_be_bytes());
+        hash.add(&file.read(LARGEST)?);
         Ok(())
     });
     // What can't be read can't be in force: that it is so, and why, is all that counts.
     if let Err(error) = read {
-        note(context, error.to_string().as_bytes());
+        hash.add(error.to_string().as_bytes());
     }
-}
-
-/// Each part with its length, so that no two lists of parts are one.
-fn note(context: &mut Context, part: &[u8]) {
-    context.update(&(part.len() as u64).to_be_bytes());
-    context.update(part);
 }

@@ -9,15 +9,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
+use std::iter::once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use moka::sync::Cache;
 
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::{Name, Pace, ProfileName};
+use crate::hash::Parts;
 use crate::tokens::Subject;
 
 /// Subjects whose buckets are remembered; a forgotten one starts full.
@@ -111,15 +112,9 @@ impl Guard {
     }
 
     fn key(&self, parts: &[&str]) -> [u8; 16] {
-        let mut context = Context::new(&SHA256);
-        context.update(&self.salt);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part.as_bytes());
-        }
-        let mut key = [0; 16];
-        key.copy_from_slice(&context.finish().as_ref()[..16]);
-        key
+        let parts = parts.iter().map(|part| part.as_bytes());
+        let hash = Parts::of(once(self.salt.as_slice()).chain(parts));
+        *hash.first_chunk().expect("SHA-256 is longer")
     }
 }
 

@@ -32,13 +32,15 @@ use std::sync::OnceLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use crate::app::reload::Source;
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{self, Config, Environment, Invalid, Keyset, Name, OpsAddress, Problem};
+use crate::config::{Config, Environment, Invalid, Keyset, Name, OpsAddress, Problem};
+use crate::hash::sha256;
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
@@ -119,7 +121,7 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// Whether some setting comes from the environment.
     fn is_configured_by_environment(&self) -> bool {
-        self.environment.keys().any(|variable| config::is_override(variable))
+        self.environment.has_overrides()
     }
 
     /// Where the configuration comes from.
@@ -279,8 +281,7 @@ fn new_api_key(randomness: &dyn Randomness) -> Result<SecretString, NoRandomness
 
 /// What the configuration keeps of an API key.
 fn api_key_sha256(api_key: &SecretString) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, api_key.expose_secret().as_bytes());
-    digest.as_ref().iter().fold(String::with_capacity(64), |hex, byte| hex + &format!("{byte:02x}"))
+    HEXLOWER.encode(&sha256(api_key.expose_secret().as_bytes()))
 }
 
 #[cfg(test)]

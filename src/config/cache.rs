@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use url::Url;
 
@@ -25,6 +26,9 @@ pub struct Redis {
 impl Cache {
     /// What differs from `other`: all of it is settled at the start.
     pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
+        fn password(redis: &Redis) -> Option<&str> {
+            redis.password.as_ref().map(SecretString::expose_secret)
+        }
         let (Some(ours), Some(theirs)) = (&self.redis, &other.redis) else {
             return if self.redis.is_some() == other.redis.is_some() {
                 Vec::new()
@@ -32,7 +36,6 @@ impl Cache {
                 vec!["cache.redis"]
             };
         };
-        let password = |redis: &Redis| redis.password.as_ref().map(|text| text.expose_secret().to_owned());
         let differences = [
             ("cache.redis.url", ours.url != theirs.url),
             ("cache.redis.password", password(ours) != password(theirs)),
@@ -73,11 +76,13 @@ impl RedisUrl {
             "" => 0,
             number => number.parse().map_err(|_| "must end with its port or the number of a database")?,
         };
+        let user = percent_decode_str(url.username()).decode_utf8();
+        let user = user.map_err(|_| "must hold a user name that is UTF-8 text")?;
         Ok(Self {
             tls: url.scheme() == "rediss",
             host: host.trim_matches(['[', ']']).to_owned(),
             port: url.port().unwrap_or(6379),
-            user: Some(url.username()).filter(|user| !user.is_empty()).map(str::to_owned),
+            user: Some(user.into_owned()).filter(|user| !user.is_empty()),
             database,
         })
     }
@@ -112,5 +117,10 @@ mod tests {
         }
         let url = RedisUrl::parse("rediss://app@[::1]/2").expect("a URL");
         assert_eq!((url.host.as_str(), url.port, url.database), ("::1", 6379, 2));
+        let user = |text: &str| RedisUrl::parse(text).expect("a URL").user;
+        assert_eq!(user("rediss://app%40x@cache.example").as_deref(), Some("app@x"));
+        assert_eq!(user("rediss://b%C3%BCro@cache.example").as_deref(), Some("b\u{fc}ro"));
+        assert_eq!(user("rediss://cache.example"), None);
+        assert!(RedisUrl::parse("rediss://%ff@cache.example").is_err());
     }
 }

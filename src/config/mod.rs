@@ -8,11 +8,13 @@ mod cache;
 mod names;
 mod ops_address;
 mod parse;
+mod path;
 pub(crate) mod section;
 pub(crate) mod source;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +28,7 @@ pub use names::{
     plain_text,
 };
 pub use ops_address::{OpsAddress, OpsTls};
+pub use path::UnverifiedPath;
 use section::{Findings, Section};
 pub use source::{Environment, PREFIX, Problem};
 
@@ -81,7 +84,7 @@ pub struct Server {
     pub audit_key: Option<SecretString>,
     pub audit: AuditLog,
     /// Where the login budget is kept across restarts; ours alone.
-    pub state_directory: Option<PathBuf>,
+    pub state_directory: Option<UnverifiedPath>,
 }
 
 impl Server {
@@ -91,11 +94,28 @@ impl Server {
         fn public(server: &Server) -> Option<(&Listen, bool)> {
             server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
         }
-        let key = |server: &Self| server.audit_key.as_ref().map(|key| key.expose_secret().to_owned());
+        /// Without an authority for clients' certificates a listener is open to clients that have none.
+        fn asks_clients(tls: Option<&Tls>) -> bool {
+            tls.is_some_and(|tls| tls.client_ca_file.is_some())
+        }
+        fn public_tls(server: &Server) -> Option<&Tls> {
+            server.public.as_ref().and_then(|public| public.tls.as_ref())
+        }
+        fn key(server: &Server) -> Option<&str> {
+            server.audit_key.as_ref().map(SecretString::expose_secret)
+        }
         let differences = [
             ("server.listen", self.listen != other.listen),
             ("server.tls", self.tls.is_some() != other.tls.is_some()),
+            (
+                "server.tls.client_ca_file",
+                asks_clients(self.tls.as_ref()) != asks_clients(other.tls.as_ref()),
+            ),
             ("server.public", public(self) != public(other)),
+            (
+                "server.public.tls.client_ca_file",
+                asks_clients(public_tls(self)) != asks_clients(public_tls(other)),
+            ),
             ("server.ops", self.ops != other.ops),
             ("server.limits", self.limits != other.limits),
             ("server.signing", self.signing != other.signing),
@@ -141,10 +161,10 @@ impl std::fmt::Display for Listen {
 /// PEM files of one listener.
 #[derive(Clone)]
 pub struct Tls {
-    pub certificate_file: PathBuf,
-    pub private_key_file: PathBuf,
+    pub certificate_file: UnverifiedPath,
+    pub private_key_file: UnverifiedPath,
     /// With it, a client must show a certificate that this authority signed.
-    pub client_ca_file: Option<PathBuf>,
+    pub client_ca_file: Option<UnverifiedPath>,
 }
 
 /// The listener that shows the JWKS, and nothing else, to the internet.
@@ -189,14 +209,14 @@ pub struct Pace {
 #[derive(PartialEq, Eq)]
 pub struct Signing {
     pub batch: Batch,
-    /// Intel's `crypto_mb`; without it, where the loader finds one.
-    pub library: Option<PathBuf>,
+    /// Intel's `crypto_mb`; without it nothing is loaded.
+    pub library: Option<UnverifiedPath>,
 }
 
 /// Whether several signatures are made at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// Where the library is there and the CPU can.
+    /// Where there is a library that can be used.
     Auto,
     Off,
     /// Or the service doesn't start.
@@ -224,10 +244,10 @@ pub struct Keyset {
 #[derive(Clone)]
 pub enum KeySource {
     /// `KID.key`, `KID.crt`, `keyset.toml`.
-    Directory(PathBuf),
+    Directory(UnverifiedPath),
     File {
         kid: KeyId,
-        path: PathBuf,
+        path: UnverifiedPath,
     },
     Text {
         kid: KeyId,
@@ -336,12 +356,14 @@ impl Config {
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Invalid> {
         let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
-        let text = match fs::read_to_string(path) {
-            Ok(text) => Zeroizing::new(text),
-            // Everything may come from the environment, as on a platform without files.
-            Err(_) if file.is_none() && environment.keys().any(|variable| is_override(variable)) => {
-                Zeroizing::default()
-            }
+        // Everything may come from the environment, as on a platform without files. A link that leads nowhere is a file.
+        let may_be_absent = file.is_none() && environment.has_overrides();
+        let is_absent = |error: &io::Error| {
+            error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err()
+        };
+        let text = match source::read_file(path) {
+            Ok(text) => text,
+            Err(error) if may_be_absent && is_absent(&error) => Zeroizing::default(),
             Err(error) => {
                 let hint = match file {
                     None => "; write one with `tokenmint init`, or try `tokenmint dev`",
@@ -376,6 +398,7 @@ impl Config {
         findings.add(problems);
         parse::near_misses(environment, &findings);
         let parsed = Section::of("", &root, &findings).map(|section| parse::config(&section));
+        findings.unknown_keys(&root);
         let (problems, warnings, files) = findings.into_parts();
         match parsed {
             Some(parse::Parsed { rest: Some(rest), keysets }) if problems.is_empty() => {
@@ -389,11 +412,6 @@ impl Config {
             }),
         }
     }
-}
-
-/// Whether that variable sets some value of the configuration.
-pub fn is_override(variable: &str) -> bool {
-    source::override_path(variable).is_some()
 }
 
 impl Invalid {

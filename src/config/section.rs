@@ -1,17 +1,17 @@
 //! Reads one table of the configuration field by field, notes all that is wrong with it, and lets nothing
 //! pass that nobody asked for.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use toml::de::DeValue;
 use zeroize::Zeroizing;
 
-use super::source::{Node, Origin, Problem, Value};
+use super::path::UnverifiedPath;
+use super::source::{Node, Origin, Problem, Value, read_file};
 
 /// What was read along the way: everything that is wrong, and what is allowed but unwise.
 pub(crate) struct Findings {
@@ -19,6 +19,9 @@ pub(crate) struct Findings {
     warnings: RefCell<Vec<Problem>>,
     /// Files that were looked into, whether they could be read or not.
     files: RefCell<Vec<PathBuf>>,
+    /// The keys that were asked for in each table, by the table's path; `None` where their writer chose them, as in
+    /// `[callers.NAME]`.
+    asked: RefCell<BTreeMap<String, Option<BTreeSet<&'static str>>>>,
     /// Relative paths start here: the folder of the configuration file.
     pub base: PathBuf,
 }
@@ -29,7 +32,34 @@ impl Findings {
             problems: RefCell::new(Vec::new()),
             warnings: RefCell::new(Vec::new()),
             files: RefCell::new(Vec::new()),
+            asked: RefCell::new(BTreeMap::new()),
             base,
+        }
+    }
+
+    /// Reports each key below `root` that nothing asked for: a mistake in its name or its place. Comes after everything
+    /// was read.
+    pub fn unknown_keys(&self, root: &Node) {
+        self.unknown_below("", root);
+    }
+
+    fn unknown_below(&self, path: &str, node: &Node) {
+        let asked = self.asked.borrow();
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.unknown_below(path, item)),
+            Value::Table(table) => {
+                let Some(known) = asked.get(path) else { return };
+                for (name, node) in table {
+                    let field = inside(path, name);
+                    match known {
+                        Some(known) if !known.contains(name.as_str()) => {
+                            self.problem(field, &node.origin, format!("unknown key{}", hint(name, known)));
+                        }
+                        _ => self.unknown_below(&field, node),
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -58,9 +88,6 @@ pub(crate) struct Section<'a> {
     path: String,
     origin: Origin,
     table: &'a BTreeMap<String, Node>,
-    asked: RefCell<BTreeSet<&'static str>>,
-    /// Names of its own choosing, as in `[callers.NAME]`: no key is unknown.
-    open: Cell<bool>,
     findings: &'a Findings,
 }
 
@@ -71,14 +98,7 @@ impl<'a> Section<'a> {
             findings.problem(path, &node.origin, format!("must be a table, `[{path}]`"));
             return None;
         };
-        Some(Self {
-            path: path.to_owned(),
-            origin: node.origin.clone(),
-            table,
-            asked: RefCell::default(),
-            open: Cell::new(false),
-            findings,
-        })
+        Some(Self { path: path.to_owned(), origin: node.origin.clone(), table, findings })
     }
 
     pub const fn findings(&self) -> &'a Findings {
@@ -86,7 +106,7 @@ impl<'a> Section<'a> {
     }
 
     pub fn field(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        inside(&self.path, name)
     }
 
     pub fn origin_of(&self, name: &str) -> Origin {
@@ -106,14 +126,26 @@ impl<'a> Section<'a> {
     }
 
     fn node(&self, name: &'static str) -> Option<&'a Node> {
-        self.asked.borrow_mut().insert(name);
+        let mut asked = self.findings.asked.borrow_mut();
+        if let Some(known) = asked.entry(self.path.clone()).or_insert_with(|| Some(BTreeSet::new())) {
+            known.insert(name);
+        }
         self.table.get(name)
+    }
+
+    /// No key of this table is unknown.
+    fn open(&self) {
+        self.findings.asked.borrow_mut().insert(self.path.clone(), None);
     }
 
     /// The value, or `None` where it is absent or wrong; wrong is noted.
     pub fn optional<T>(&self, name: &'static str, parse: Parse<T>) -> Option<T> {
         let node = self.node(name)?;
-        parse(node).map_err(|message| self.problem(name, message)).ok()
+        let leftover = match &node.value {
+            Value::Text(text) | Value::Untyped(text) => leftover(name, text),
+            _ => None,
+        };
+        leftover.map_or_else(|| parse(node), Err).map_err(|message| self.problem(name, message)).ok()
     }
 
     /// As `optional`; absent is noted too.
@@ -126,38 +158,63 @@ impl<'a> Section<'a> {
 
     /// A list, from `["a", "b"]` or, in the environment, `a,b`. Each wrong entry is noted at its own line.
     pub fn list<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
+        self.items(name, parse).into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// Like `list`, of entries that differ from each other.
+    pub fn set<T: PartialEq>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
+        let mut set = Vec::new();
+        for (origin, item) in self.items(name, parse) {
+            if set.contains(&item) {
+                self.findings.problem(self.field(name), &origin, "lists the same entry twice: remove one");
+            } else {
+                set.push(item);
+            }
+        }
+        set
+    }
+
+    fn items<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<(Origin, T)> {
         let Some(node) = self.node(name) else { return Vec::new() };
-        let parse_item = |origin: &Origin, text: &str| {
-            parse(text).map_err(|message| self.findings.problem(self.field(name), origin, message)).ok()
-        };
-        match &node.value {
-            Value::List(items) => items
-                .iter()
-                .filter_map(|item| {
-                    text(item)
-                        .map_err(|message| self.findings.problem(self.field(name), &item.origin, message))
-                        .ok()
-                        .and_then(|value| parse_item(&item.origin, &value))
-                })
-                .collect(),
+        let texts: Vec<(&Origin, Result<Zeroizing<String>, String>)> = match &node.value {
+            Value::List(items) => items.iter().map(|item| (&item.origin, text(item))).collect(),
             Value::Untyped(value) => {
-                untyped_list(value).iter().filter_map(|item| parse_item(&node.origin, item)).collect()
+                let items = leftover(name, value).map_or_else(|| untyped_list(value), Err);
+                items.map_or_else(
+                    |message| vec![(&node.origin, Err(message))],
+                    |items| items.into_iter().map(|item| (&node.origin, Ok(item))).collect(),
+                )
             }
             other => {
                 self.problem(name, format!("must be a list of strings, not {}", other.type_name()));
                 Vec::new()
             }
-        }
+        };
+        let parse_item = |(origin, text): (&Origin, Result<Zeroizing<String>, String>)| {
+            let parsed = text.and_then(|text| leftover(name, &text).map_or_else(|| parse(&text), Err));
+            let noted =
+                parsed.map_err(|message| self.findings.problem(self.field(name), origin, message)).ok();
+            noted.map(|item| (origin.clone(), item))
+        };
+        texts.into_iter().filter_map(parse_item).collect()
     }
 
     /// A path, made absolute from the folder of the configuration file.
-    pub fn path(&self, name: &'static str) -> Option<PathBuf> {
+    pub fn path(&self, name: &'static str) -> Option<UnverifiedPath> {
         let written = self.optional(name, text)?;
         if written.is_empty() {
             self.problem(name, "must not be empty: give a path");
             return None;
         }
-        Some(self.findings.base.join(written.as_str()))
+        Some(UnverifiedPath::new(self.findings.base.join(written.as_str()), &self.origin_of(name)))
+    }
+
+    /// PEM text, around which white space means nothing.
+    pub fn pem(&self, name: &'static str) -> Option<SecretString> {
+        let pem = text(self.node(name)?)
+            .and_then(|text| leftover(name, text.trim()).map_or(Ok(text), Err))
+            .map_err(|message| self.problem(name, message));
+        pem.ok().map(|text| SecretString::from(text.as_str()))
     }
 
     /// A secret given as `name` or, in a file, as `name_file`; both at once is wrong. One trailing newline of
@@ -172,8 +229,8 @@ impl<'a> Section<'a> {
         let secret = match file {
             None => inline?,
             Some(path) => {
-                let content = read_secret(&path, &self.findings.base);
-                self.findings.files.borrow_mut().push(path);
+                let content = read_secret(name, &path);
+                self.findings.files.borrow_mut().push(path.as_path().to_path_buf());
                 content.map_err(|message| self.problem(name_file, message)).ok()?
             }
         };
@@ -191,7 +248,7 @@ impl<'a> Section<'a> {
 
     /// The tables inside this one, whose names their writer chose.
     pub fn sections(&self) -> Vec<(&'a str, Self)> {
-        self.open.set(true);
+        self.open();
         self.table
             .iter()
             .filter_map(|(name, node)| {
@@ -202,8 +259,17 @@ impl<'a> Section<'a> {
 
     /// The entries of this table, whose names their writer chose.
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Node)> {
-        self.open.set(true);
+        self.open();
         self.table.iter().map(|(name, node)| (name.as_str(), node))
+    }
+
+    /// The names in the table `name`, right or wrong.
+    pub fn names_in(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let table = match self.table.get(name).map(|node| &node.value) {
+            Some(Value::Table(table)) => Some(table),
+            _ => None,
+        };
+        table.into_iter().flat_map(|table| table.keys().map(String::as_str))
     }
 
     /// The list of tables under `name`, as in `[[key]]`.
@@ -221,45 +287,61 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A field that nobody asked for is a mistake: in the name, or in the place.
-impl Drop for Section<'_> {
-    fn drop(&mut self) {
-        if self.open.get() {
-            return;
-        }
-        let asked = self.asked.borrow();
-        for (name, node) in self.table {
-            if asked.contains(name.as_str()) {
-                continue;
-            }
-            let near = asked
-                .iter()
-                .map(|known| (strsim::damerau_levenshtein(known, name), known))
-                .filter(|(distance, _)| *distance <= 2)
-                .min();
-            let hint = match near {
-                Some((_, known)) => format!("; did you mean `{known}`?"),
-                None => format!("; known here: {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
-            };
-            self.findings.problem(self.field(name), &node.origin, format!("unknown key{hint}"));
-        }
+fn inside(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// What the writer of an unknown key may have meant.
+fn hint(name: &str, known: &BTreeSet<&'static str>) -> String {
+    let near = known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(known, name), known))
+        .filter(|(distance, _)| *distance <= 2)
+        .min();
+    match near {
+        Some((_, known)) => format!("; did you mean `{known}`?"),
+        None => format!("; known here: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
     }
 }
 
-/// Whether what should name a file looks like what the file should hold: long, and with no mark of a name or path.
-fn may_be_a_secret(written: &Path) -> bool {
-    let text = written.to_string_lossy();
-    written.is_relative() && text.len() >= 20 && !text.contains('.')
+/// What a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting has such a
+/// value, and one that did would go into tokens as it is.
+fn leftover(name: &str, text: &str) -> Option<String> {
+    const QUOTES: [(char, char); 5] =
+        [('"', '"'), ('\'', '\''), ('`', '`'), ('\u{201c}', '\u{201d}'), ('\u{2018}', '\u{2019}')];
+    let message = if text.starts_with('\u{feff}') {
+        "begins with a byte order mark: save it as UTF-8 without one"
+    } else if text.trim() != text {
+        "begins or ends with white space: remove it"
+    } else if QUOTES
+        .iter()
+        .any(|(open, close)| text.strip_prefix(*open).is_some_and(|rest| rest.ends_with(*close)))
+    {
+        "is in quotes that would be part of the value: remove them (docker --env-file keeps quotes)"
+    } else if begins_with_a_name(name, text) {
+        "begins with a name and `=`: give the value alone"
+    } else {
+        return None;
+    };
+    Some(message.to_owned())
 }
 
-fn read_secret(path: &Path, base: &Path) -> Result<Zeroizing<String>, String> {
-    let mut content = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
-        if may_be_a_secret(path.strip_prefix(base).unwrap_or(path)) {
-            return format!(
-                "names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file"
-            );
+/// `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=` and holds none before.
+fn begins_with_a_name(name: &str, text: &str) -> bool {
+    let assigned = text.strip_prefix("export ").unwrap_or(text).split_once('=');
+    assigned.is_some_and(|(left, value)| {
+        let variable = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        let is_variable = left.contains('_') && left.bytes().all(variable);
+        value.bytes().any(|b| b != b'=') && (is_variable || left.eq_ignore_ascii_case(name))
+    })
+}
+
+fn read_secret(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, String> {
+    let mut content = read_file(path.as_path()).map_err(|error| {
+        if path.exists() {
+            return format!("can't read {path}: {error}");
         }
-        format!("can't read {}: {error}", path.display())
+        format!("names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file")
     })?;
     if content.ends_with('\n') {
         content.pop();
@@ -267,17 +349,20 @@ fn read_secret(path: &Path, base: &Path) -> Result<Zeroizing<String>, String> {
             content.pop();
         }
     }
-    Ok(content)
+    leftover(name, &content).map_or(Ok(content), Err)
 }
 
 /// `["a", "b"]` or `a,b`.
-fn untyped_list(value: &str) -> Vec<String> {
-    if let Ok(parsed) = DeValue::parse(value)
-        && let DeValue::Array(items) = parsed.get_ref()
-    {
-        return items.iter().filter_map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
+fn untyped_list(value: &str) -> Result<Vec<Zeroizing<String>>, String> {
+    let own = |text: &str| Zeroizing::new(text.to_owned());
+    if !value.starts_with('[') {
+        return Ok(value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(own).collect());
     }
-    value.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+    let parsed = DeValue::parse(value).ok();
+    let items = parsed.as_ref().and_then(|parsed| parsed.get_ref().as_array());
+    let texts: Option<Vec<_>> =
+        items.and_then(|items| items.iter().map(|item| item.get_ref().as_str().map(own)).collect());
+    texts.ok_or_else(|| r#"must be a list of strings, ["a", "b"] or a,b"#.to_owned())
 }
 
 pub(crate) fn text(node: &Node) -> Result<Zeroizing<String>, String> {
@@ -316,6 +401,15 @@ pub(crate) fn byte_count(node: &Node) -> Result<usize, String> {
     };
     let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
     bytes.ok_or_else(|| FORM.to_owned())
+}
+
+/// `true` or `false`.
+pub(crate) fn flag(node: &Node) -> Result<bool, String> {
+    match &node.value {
+        Value::Boolean(flag) => Ok(*flag),
+        Value::Untyped(text) => text.parse().map_err(|_| "must be true or false".to_owned()),
+        _ => Err("must be true or false".to_owned()),
+    }
 }
 
 pub(crate) fn count(node: &Node) -> Result<usize, String> {

@@ -1,18 +1,90 @@
 //! Where settings come from: a TOML file and, over it, the environment, read into one tree in which each
 //! value knows its origin. Nothing here knows what a setting means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::ops::Deref;
+use std::path::Path;
 
 use serde::Serialize;
 use toml::de::{DeTable, DeValue};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Variables that begin with this and hold `__` override a setting.
 pub const PREFIX: &str = "TOKENMINT_";
 
 /// The process environment, handed in so that tests never touch the real one.
-pub type Environment = BTreeMap<String, String>;
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    /// Names of overrides that aren't UTF-8 text.
+    unreadable: BTreeSet<String>,
+}
+
+impl Environment {
+    pub const fn new() -> Self {
+        Self { variables: BTreeMap::new(), unreadable: BTreeSet::new() }
+    }
+
+    /// Whether some variable sets a value of the configuration.
+    pub fn has_overrides(&self) -> bool {
+        !self.unreadable.is_empty() || self.keys().any(|variable| override_path(variable).is_some())
+    }
+}
+
+impl Deref for Environment {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.variables
+    }
+}
+
+impl FromIterator<(String, String)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
+        Self { variables: variables.into_iter().collect(), unreadable: BTreeSet::new() }
+    }
+}
+
+/// Keeps the names of overrides that aren't UTF-8 text, so that they are refused, and leaves out other such variables.
+impl FromIterator<(OsString, OsString)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
+        let mut environment = Self::new();
+        for (name, value) in variables {
+            let shown = name.to_string_lossy().into_owned();
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => _ = environment.variables.insert(name, value),
+                _ if override_path(&shown).is_some() => _ = environment.unreadable.insert(shown),
+                _ => {}
+            }
+        }
+        environment
+    }
+}
+
+/// The largest file that is read.
+const LARGEST: u64 = 4 << 20;
+/// Room for a file whose length isn't known before, such as a pipe.
+const USUAL: u64 = 64 << 10;
+
+/// The text of a file, which may hold secrets: a buffer that grows would leave copies behind, so room for all of it is
+/// made at once.
+pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
+    let file = File::open(path)?;
+    let room = file.metadata()?.len().clamp(USUAL, LARGEST) + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or_default()));
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 4 MiB"));
+    }
+    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
+        error.into_bytes().zeroize();
+        io::Error::new(io::ErrorKind::InvalidData, "it isn't UTF-8 text")
+    })
+}
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +232,11 @@ fn plain_value(value: &DeValue<'_>, lines: &Lines<'_>) -> Value {
 ///
 /// A segment finds an existing name whatever its case, and `_` for `-`; otherwise it is taken in lower case.
 pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut Vec<Problem>) {
-    for (variable, text) in environment {
+    for variable in &environment.unreadable {
+        let field = override_path(variable).unwrap_or_default().join(".").to_lowercase();
+        problems.push(Problem::new(field, Origin::Variable(variable.clone()), "isn't UTF-8 text"));
+    }
+    for (variable, text) in &**environment {
         let Some(path) = override_path(variable) else { continue };
         if let Err(message) = set(root, &path, variable, text) {
             let field = path.join(".").to_lowercase();

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
 use base64::{alphabet, engine::DecodePaddingMode};
+use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::certificate::Certificate;
 use super::material::Numbers;
@@ -174,7 +175,10 @@ fn number(value: Option<&Json>) -> Number {
     };
     // Hexadecimal digits are base64url too, of another number.
     if text.len() >= 256 && text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
-        return Number { value: from_hex(text), fault: Some("is hexadecimal") };
+        return Number {
+            value: HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok(),
+            fault: Some("is hexadecimal"),
+        };
     }
     let fault = match URL_SAFE_NO_PAD.decode(text) {
         Ok(bytes) if bytes.first() == Some(&0) => Some("begins with a zero octet"),
@@ -186,11 +190,6 @@ fn number(value: Option<&Json>) -> Number {
         Err(_) => Some("isn't base64url"),
     };
     Number { value: lenient(text).filter(|value| !value.is_empty()), fault }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 fn x5c(value: Option<&Json>) -> X5c {

@@ -6,7 +6,6 @@
 //! Where no file can be kept, memory alone counts, and the log says so.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -14,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 
 use crate::clock::UnixTime;
+use crate::hash::sha256;
 
 /// So many requests in so long.
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +54,7 @@ impl Budget {
 
     /// Counts one more request of `who`, unless that would be too many. Blocks on a small file.
     pub fn take(&self, who: &str, allowance: Allowance, now: UnixTime) -> Taken {
-        let name =
-            digest(&SHA256, who.as_bytes()).as_ref()[..16].iter().fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
+        let name = HEXLOWER.encode(&sha256(who.as_bytes())[..16]);
         let window = i64::try_from(allowance.window.as_secs()).unwrap_or(i64::MAX);
         let now = now.seconds();
         let mut remembered = self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
+use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret as _;
 
 use super::Refusal;
@@ -121,13 +122,10 @@ struct Hex {
 
 impl Hex {
     fn of(bytes: &[u8]) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 64];
-        for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        Self { text, length: 2 * bytes.len().min(32) }
+        let length = 2 * bytes.len();
+        HEXLOWER.encode_mut(bytes, &mut text[..length]);
+        Self { text, length }
     }
 
     fn as_str(&self) -> &str {

@@ -11,29 +11,30 @@
 //! - From how many signatures a batch pays is measured in that trial, on the host that it is about.
 //! - The padding is ours to make: EMSA-PKCS1-v1_5 of RFC 8017, section 9.2.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{Digest, SHA256, SHA512, SHA512_OUTPUT_LEN, digest};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use zeroize::Zeroizing;
 
 use super::crypto_mb::{Crt, LANES, Lane, Library, Size, Unavailable};
-use super::{PrivateKey, SigningFailed};
+use super::{MessageHash, PrivateKey, SigningFailed, hash};
 use crate::clock::Randomness;
+use crate::config::Algorithm;
 use crate::metrics::Metrics;
 
 /// The library, loaded and fit for this host.
 pub struct BatchLibrary(Library);
 
 impl BatchLibrary {
-    /// Loads it from `file`, or from where the loader finds it.
+    /// Loads it from `file`.
     ///
     /// # Errors
     /// Why it can't be used.
-    pub fn open(file: Option<&Path>) -> Result<Self, Unavailable> {
+    pub fn open(file: &Path) -> Result<Self, Unavailable> {
         Library::open(file).map(Self)
     }
 
@@ -48,8 +49,7 @@ type Signature = Zeroizing<Vec<u8>>;
 /// One of the signatures of a batch.
 pub struct Wanted<'a> {
     pub key: &'a PrivateKey,
-    /// SHA-256 or SHA-512 of the message.
-    pub digest: &'a Digest,
+    pub hash: &'a MessageHash,
 }
 
 /// What may go into a batch with a key.
@@ -76,7 +76,7 @@ impl Fit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The library is right, and quicker from so many signatures on.
-    Pays { from: u8, long: bool },
+    Pays { from: usize, long: bool },
     /// It is right, but no quicker here.
     DoesNotPay,
     /// It can't take such a key, or was wrong.
@@ -84,29 +84,17 @@ pub enum Standing {
 }
 
 /// What came of a key's trial, kept in the key.
+#[derive(Default)]
 pub(super) struct Trial {
-    /// One of the constants below, or from how many signatures a batch pays, with [`LONG`] if it is.
-    stage: AtomicU8,
+    begun: AtomicBool,
     crt: OnceLock<Crt>,
-}
-
-const UNTRIED: u8 = 0;
-const LONG: u8 = 1 << 6;
-const AT_TRIAL: u8 = u8::MAX - 1;
-const NEVER: u8 = u8::MAX;
-
-impl Default for Trial {
-    fn default() -> Self {
-        Self { stage: AtomicU8::new(UNTRIED), crt: OnceLock::new() }
-    }
+    standing: OnceLock<Standing>,
 }
 
 impl Trial {
     fn fit(&self) -> Option<Fit> {
-        let stage = self.stage.load(Ordering::Acquire);
-        let from = usize::from(stage & !LONG);
-        let size = self.crt.get()?.size;
-        (1..=LANES).contains(&from).then_some(Fit { size, from, long: stage & LONG != 0 })
+        let Standing::Pays { from, long } = *self.standing.get()? else { return None };
+        Some(Fit { size: self.crt.get()?.size, from, long })
     }
 }
 
@@ -146,10 +134,15 @@ impl Batch {
         let started = std::thread::Builder::new().name("key-trial".to_owned()).spawn(move || {
             for key in trials {
                 // Half a core at most: what is signed meanwhile goes first.
-                examiner.examine(&key, std::thread::sleep);
+                let trial = AssertUnwindSafe(|| examiner.examine(&key, std::thread::sleep));
+                if catch_unwind(trial).is_err() {
+                    examiner.distrust("panicked");
+                }
             }
         });
         if let Err(error) = started {
+            inner.trusted.store(false, Ordering::Release);
+            inner.enabled.set(0);
             tracing::warn!(%error, "signs one at a time: no thread to try keys on");
         }
         Self { inner, candidates }
@@ -160,12 +153,11 @@ impl Batch {
         if !self.inner.trusted.load(Ordering::Acquire) {
             return None;
         }
-        let stage = &key.trial.stage;
-        if stage.load(Ordering::Relaxed) == UNTRIED
-            && stage.compare_exchange(UNTRIED, AT_TRIAL, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        {
-            // Without its thread no key passes, and all are signed with one at a time.
-            let _ = self.candidates.send(key.clone());
+        let Trial { begun, standing, .. } = &key.trial;
+        if standing.get().is_none() && !begun.swap(true, Ordering::AcqRel) {
+            self.candidates
+                .send(key.clone())
+                .expect("the thread of a trusted library ends when this sender goes");
         }
         key.trial.fit()
     }
@@ -185,7 +177,7 @@ impl Inner {
     fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Signature, SigningFailed>> {
         let alone = |wanted: &Wanted<'_>| {
             let mut signature = Zeroizing::new(vec![0; wanted.key.signature_len()]);
-            wanted.key.sign_digest(wanted.digest, &mut signature).map(|()| signature)
+            wanted.key.sign_hash(wanted.hash, &mut signature).map(|()| signature)
         };
         let Some(made) = self.verified(wanted) else { return wanted.iter().map(alone).collect() };
         let settle = |(wanted, made): (&Wanted<'_>, Result<_, &str>)| {
@@ -203,7 +195,7 @@ impl Inner {
             return None;
         }
         let messages: Vec<Vec<u8>> =
-            wanted.iter().map(|wanted| padded(wanted.digest, wanted.key.signature_len())).collect();
+            wanted.iter().map(|wanted| padded(wanted.hash, wanted.key.signature_len())).collect();
         let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(wanted.len());
         for (wanted, message) in wanted.iter().zip(&messages) {
             lanes.push((wanted.key.trial.crt.get()?, message));
@@ -212,8 +204,8 @@ impl Inner {
         let mut passed = self.opens(&lanes, &made);
 
         let stands = |lane: usize| {
-            let Wanted { key, digest } = &wanted[lane];
-            made[lane].as_ref().is_some_and(|signature| key.verifies(digest, signature))
+            let Wanted { key, hash } = &wanted[lane];
+            made[lane].as_ref().is_some_and(|signature| key.verifies(hash, signature))
         };
         let spot = self.batches.fetch_add(1, Ordering::Relaxed) % wanted.len();
         if passed[spot] && !stands(spot) {
@@ -258,13 +250,11 @@ impl Inner {
     /// Tries `key` and keeps what came of it. `rest` is told how long each piece of work took.
     fn examine(&self, key: &PrivateKey, rest: fn(Duration)) -> Standing {
         let standing = self.try_out(key, rest).unwrap_or(Standing::Unfit);
-        let stage = if let Standing::Pays { from, long } = standing {
+        if let Standing::Pays { .. } = standing {
             self.keys_ready.inc();
-            if long { from | LONG } else { from }
-        } else {
-            NEVER
-        };
-        key.trial.stage.store(stage, Ordering::Release);
+        }
+        // A second trial changes nothing.
+        let _ = key.trial.standing.set(standing);
         let (modulus, bits) = (key.public.n.get(..8).unwrap_or_default(), key.public.bits);
         tracing::info!(modulus, bits, ?standing, "a key was tried with the library for batch signing");
         standing
@@ -279,18 +269,18 @@ impl Inner {
         let mut tried = 0;
         for size in (2..=LANES).rev().cycle() {
             let begin = Instant::now();
-            let digests: Option<Vec<Digest>> = (0..size).map(|lane| self.message(tried + lane)).collect();
-            let digests = digests?;
-            let wanted: Vec<Wanted<'_>> = digests.iter().map(|digest| Wanted { key, digest }).collect();
+            let hashes: Option<Vec<MessageHash>> = (0..size).map(|lane| self.message(tried + lane)).collect();
+            let hashes = hashes?;
+            let wanted: Vec<Wanted<'_>> = hashes.iter().map(|hash| Wanted { key, hash }).collect();
             let start = Instant::now();
             let made = self.sign(&wanted);
             let took = start.elapsed();
             if size == LANES {
                 all = all.min(took);
             }
-            for (digest, made) in digests.iter().zip(made) {
+            for (hash, made) in hashes.iter().zip(made) {
                 let start = Instant::now();
-                key.sign_digest(digest, &mut signature).ok()?;
+                key.sign_hash(hash, &mut signature).ok()?;
                 one = one.min(start.elapsed());
                 // What `sign` lets out verifies, and of one message one signature does (RFC 8017, section 8.2).
                 if made.ok()? != signature {
@@ -311,12 +301,13 @@ impl Inner {
     }
 
     /// The first is known, the rest are random; half of them each for RS256 and RS512.
-    fn message(&self, number: usize) -> Option<Digest> {
-        let mut message = [0; SHA512_OUTPUT_LEN];
+    fn message(&self, number: usize) -> Option<MessageHash> {
+        let mut message = [0; 64];
         if number > 0 {
             self.randomness.fill(&mut message).ok()?;
         }
-        Some(digest(if number.is_multiple_of(2) { &SHA256 } else { &SHA512 }, &message))
+        let algorithm = if number.is_multiple_of(2) { Algorithm::Rs256 } else { Algorithm::Rs512 };
+        Some(hash(algorithm, &message))
     }
 }
 
@@ -326,26 +317,23 @@ const LONGEST: Duration = Duration::from_millis(3);
 const TRIAL_MESSAGES: usize = 1000;
 
 /// From how many signatures on a batch, which takes as long whatever is in it, is cheaper than one at a time.
-fn pays_from(one: Duration, batch: Duration) -> Option<u8> {
-    (2..=LANES)
-        .find(|count| one.saturating_mul(u32::try_from(*count).unwrap_or(u32::MAX)) > batch)
-        .and_then(|count| u8::try_from(count).ok())
+fn pays_from(one: Duration, batch: Duration) -> Option<usize> {
+    (2..=LANES).find(|count| one.saturating_mul(u32::try_from(*count).unwrap_or(u32::MAX)) > batch)
 }
 
 /// EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) of `length` bytes.
-fn padded(digest: &Digest, length: usize) -> Vec<u8> {
+fn padded(hash: &MessageHash, length: usize) -> Vec<u8> {
     // DigestInfo up to the hash, as in note 1 there.
-    let head: &[u8; 19] = if digest.algorithm() == &SHA256 {
-        b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"
-    } else {
-        b"\x30\x51\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03\x05\x00\x04\x40"
+    let head: &[u8; 19] = match hash.algorithm {
+        Algorithm::Rs256 => b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20",
+        Algorithm::Rs512 => b"\x30\x51\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03\x05\x00\x04\x40",
     };
-    let info = head.len() + digest.as_ref().len();
+    let info = head.len() + hash.as_bytes().len();
     let mut message = vec![0xff; length - info - 1];
     message[0] = 0;
     message[1] = 1;
     message.push(0);
     message.extend_from_slice(head);
-    message.extend_from_slice(digest.as_ref());
+    message.extend_from_slice(hash.as_bytes());
     message
 }

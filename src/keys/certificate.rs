@@ -47,8 +47,14 @@ impl Certificate {
         if block.label != "CERTIFICATE" {
             return Err(format!("holds a {}, not a certificate", block.label));
         }
-        let (_, certificate) = X509Certificate::from_der(&block.contents)
+        let (behind, certificate) = X509Certificate::from_der(&block.contents)
             .map_err(|_| "holds a broken certificate: it can't be parsed".to_owned())?;
+        if !behind.is_empty() {
+            return Err(format!(
+                "holds {} bytes behind its certificate, in the same PEM block",
+                behind.len()
+            ));
+        }
         let of_this_key = certificate.public_key().subject_public_key.data.as_ref() == key.der.as_slice();
         if !of_this_key {
             return Err("is the certificate of another key; make one from this key, or remove the file and \

@@ -25,8 +25,6 @@ pub const LANES: usize = 8;
 
 /// The interface that the declarations below are of, as the library writes it into its version: `(13.3)`.
 const INTERFACE: &str = "(13.";
-/// What the loader is asked for where no file is named.
-const USUAL_NAMES: [&str; 2] = ["libcrypto_mb.so.13", "libcrypto_mb.so"];
 /// Intel's compiler's own libraries. The loader looks for them in its usual places and not beside the library; one
 /// that is there is loaded first, and then it is the one that is found.
 const COMPANIONS: [&str; 4] = ["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"];
@@ -34,6 +32,8 @@ const COMPANIONS: [&str; 4] = ["libintlc.so.5", "libimf.so", "libirng.so", "libs
 /// Why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unavailable {
+    #[error("there is no such file")]
+    Missing,
     #[error("{0}")]
     NotLoaded(String),
     #[error("it has no {0}, so it isn't crypto_mb, or too old")]
@@ -183,18 +183,13 @@ pub struct Library {
 }
 
 impl Library {
-    /// Loads it from `file`, or from where the loader finds it.
-    pub fn open(file: Option<&Path>) -> Result<Self, Unavailable> {
-        let mut handles = Vec::new();
-        let library = if let Some(file) = file {
-            let folder = file.parent().unwrap_or_else(|| Path::new("/"));
-            let beside = COMPANIONS.iter().map(|name| folder.join(name));
-            handles.extend(beside.filter(|path| path.exists()).filter_map(|path| load(&path).ok()));
-            load(file)
-        } else {
-            let [first, second] = USUAL_NAMES.map(Path::new);
-            load(first).or_else(|reason| load(second).map_err(|_| reason))
-        };
+    /// Loads it from `file`.
+    pub fn open(file: &Path) -> Result<Self, Unavailable> {
+        let folder = file.parent().unwrap_or_else(|| Path::new("/"));
+        let beside = COMPANIONS.iter().map(|name| folder.join(name));
+        let mut handles: Vec<Handle> =
+            beside.filter(|path| path.exists()).filter_map(|path| load(&path).ok()).collect();
+        let library = load(file);
         // The loader's own words, with the name of what is missing, are the error's source.
         let words =
             |error: libloading::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -317,8 +312,9 @@ pub type Lane<'a> = (&'a Crt, &'a [u8]);
 const MOST_BUFFER: usize = 1 << 20;
 
 fn load(path: &Path) -> Result<Handle, libloading::Error> {
-    // SAFETY: loading runs the library's initialisers. Which file that is, is for whoever writes the configuration
-    // or sets up the loader's folders to say, as for the program itself.
+    // The loader searches its own folders for a name without a slash. An absolute path stays as it is.
+    let path = Path::new(".").join(path);
+    // SAFETY: loading runs the library's initialisers. Whoever writes the configuration says which file that is.
     unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
 }
 

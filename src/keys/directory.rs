@@ -31,6 +31,8 @@ use crate::config::{KeyId, Problem};
 pub enum DirectoryError {
     #[error("{}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
+    #[error("the key folder can't be opened ({0}): look at `directory` in the configuration")]
+    NoDirectory(io::Error),
     #[error("{}: another command is changing it; run this one again", .0.display())]
     Locked(PathBuf),
     #[error(
@@ -68,11 +70,13 @@ impl KeyDirectory {
     /// # Errors
     /// The directory can't be opened, or another command keeps it.
     pub fn lock(path: &Path) -> Result<Self, DirectoryError> {
-        let failed = |error: io::Error| DirectoryError::File {
-            path: path.to_path_buf(),
-            reason: format!("can't be opened: {error}"),
-        };
-        let lock = File::open(path).map_err(failed)?;
+        let lock = File::open(path).map_err(|error| match path.exists() {
+            true => {
+                DirectoryError::File { path: path.to_path_buf(), reason: format!("can't be opened: {error}") }
+            }
+            // What should be a path may be a key.
+            false => DirectoryError::NoDirectory(error),
+        })?;
         take_lock(&lock, path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }

@@ -9,8 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::schedule::{self, Entry, Schedule};
 use super::transition::{AnnouncedKey, AnnouncedKeyset, History};
@@ -21,6 +20,7 @@ use super::{
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
 use crate::files::only_ours_replaces_files_in;
+use crate::hash::Parts;
 
 impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring whose place it takes.
@@ -112,8 +112,12 @@ impl<'a> Loader<'a> {
                 let found = self.key(&format!("{field}.key"), origin, &pem::unfold(pem), keyset)?;
                 sole(kid, found)
             }
-            KeySource::File { kid, path } => sole(kid, self.key_file(&field, path, keyset)?),
-            KeySource::Directory(directory) => self.directory(&field, directory, keyset)?,
+            KeySource::File { kid, path } => {
+                sole(kid, self.key_file(&field, path.as_path(), &path.to_string(), keyset)?)
+            }
+            KeySource::Directory(directory) => {
+                self.directory(&field, directory.as_path(), &directory.to_string(), keyset)?
+            }
         };
         let rules = rules(keyset);
         let lives = rules.lives(&schedule.entries, self.now);
@@ -153,10 +157,9 @@ impl<'a> Loader<'a> {
         result.map_err(|error| self.problems.push(Problem::new(field, source, error.to_string()))).ok()
     }
 
-    fn key_file(&mut self, field: &str, path: &Path, keyset: &config::Keyset) -> Option<Found> {
-        let origin = path.display().to_string();
-        let text = self.noted(field, &origin, file::read_private(path))?;
-        self.key(field, &origin, &text, keyset)
+    fn key_file(&mut self, field: &str, path: &Path, origin: &str, keyset: &config::Keyset) -> Option<Found> {
+        let text = self.noted(field, origin, file::read_private(path))?;
+        self.key(field, origin, &text, keyset)
     }
 
     /// Parses and checks a key, unless just that text was parsed and checked before.
@@ -186,11 +189,11 @@ impl<'a> Loader<'a> {
         &mut self,
         field: &str,
         directory: &Path,
+        source: &str,
         keyset: &config::Keyset,
     ) -> Option<(BTreeMap<KeyId, Found>, Schedule)> {
-        let source = directory.display().to_string();
-        let contents = self.noted(field, &source, Contents::of(directory, &keyset.name))?;
-        self.noted(field, &source, only_ours_replaces_files_in(directory))?;
+        let contents = self.noted(field, source, Contents::of(directory, &keyset.name))?;
+        self.noted(field, source, only_ours_replaces_files_in(directory))?;
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
@@ -203,14 +206,16 @@ impl<'a> Loader<'a> {
                 "holds no key: put KID.key there, or `tokenmint keys new KID --keyset {}`",
                 keyset.name
             );
-            self.problems.push(Problem::new(field, &source, message));
+            self.problems.push(Problem::new(field, source, message));
             return None;
         }
         let schedule = self.schedule(field, directory, &contents, keyset);
         let over = schedule.as_ref().map(|schedule| self.over(schedule, keyset)).unwrap_or_default();
         let mut found = BTreeMap::new();
         for (kid, path) in contents.keys.iter().filter(|(kid, _)| !over.contains(kid)) {
-            let Some(mut key) = self.key_file(field, path, keyset) else { continue };
+            let Some(mut key) = self.key_file(field, path, &path.display().to_string(), keyset) else {
+                continue;
+            };
             key.given = self.certificate_file(field, &beside(path, kid), &key.private.public);
             found.insert(kid.clone(), key);
         }
@@ -377,14 +382,8 @@ pub fn rules(keyset: &config::Keyset) -> Rules {
 
 /// Tells apart what a key is read from.
 fn fingerprint(text: &SecretString, passphrase: Option<&SecretString>) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in [Some(text), passphrase].into_iter().flatten().map(ExposeSecret::expose_secret) {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
-    }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
+    let parts = [Some(text), passphrase].into_iter().flatten();
+    Parts::of(parts.map(|part| part.expose_secret().as_bytes()))
 }
 
 /// What lies in a key directory.

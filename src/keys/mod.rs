@@ -37,7 +37,7 @@ pub use edit::ScheduleDocument;
 pub use load::rules;
 pub use pem::{Unreadable, first_private};
 pub use policy::Weakness;
-pub use private::{PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
+pub use private::{MessageHash, PrivateKey, PublicKey, Refused, SigningFailed, generate, hash};
 pub use schedule::{Change, Entry, FILE as SCHEDULE_FILE, Mark, Schedule, marks, parse as parse_schedule};
 pub use timeline::{Life, Rules, State, Turn};
 pub use transition::{AnnouncedKey, AnnouncedKeyset, History, Material};

@@ -3,8 +3,8 @@
 //! PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
 //! with the schemes of RFC 8018). Every copy of the key made on the way is wiped.
 
-use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use base64::{Engine as _, decoded_len_estimate};
 use rsa::BigUint;
 use rsa::pkcs1::RsaPrivateKey as Pkcs1;
 use rsa::pkcs8::der::asn1::ObjectIdentifier;
@@ -13,8 +13,6 @@ use rsa::pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo};
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 use zeroize::Zeroizing;
-
-use super::policy::Numbers;
 
 /// What stands where an RSA private key should.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -69,29 +67,33 @@ pub enum Unreadable {
 pub(super) fn unfold(text: &SecretString) -> SecretString {
     let text = text.expose_secret().trim();
     if text.contains("-----BEGIN") {
-        let unix = Zeroizing::new(text.replace("\\r", ""));
-        let unfolded = Zeroizing::new(unix.replace("\\n", "\n"));
-        return SecretString::from(unfolded.as_str());
+        let lines = text.split("\\n").flat_map(|line| line.split("\\r").chain(["\n"]));
+        return SecretString::from(joined(lines, text.len() + 1).as_str());
     }
-    let compact: Zeroizing<String> = Zeroizing::new(text.split_whitespace().collect());
-    let decoded = STANDARD.decode(compact.as_bytes()).map(Zeroizing::new);
-    let decoded = decoded.ok().and_then(|bytes| std::str::from_utf8(&bytes).map(SecretString::from).ok());
-    decoded.unwrap_or_else(|| SecretString::from(text))
+    let compact = joined(text.split_whitespace(), text.len());
+    let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(compact.len())]);
+    let decoded = STANDARD.decode_slice(compact.as_bytes(), &mut bytes).ok();
+    let decoded = decoded.and_then(|length| std::str::from_utf8(&bytes[..length]).ok());
+    decoded.map_or_else(|| SecretString::from(text), SecretString::from)
 }
 
-/// The key's numbers and its PKCS#1 DER.
-pub(super) fn read(
-    text: &SecretString,
-    passphrase: Option<&SecretString>,
-) -> Result<(Numbers, SecretDocument), Unreadable> {
+/// `parts` behind each other, `length` bytes at most: a text that grew would leave copies behind.
+fn joined<'a>(parts: impl Iterator<Item = &'a str>, length: usize) -> Zeroizing<String> {
+    let mut joined = Zeroizing::new(String::with_capacity(length));
+    parts.for_each(|part| joined.push_str(part));
+    joined
+}
+
+/// Modulus, public exponent and PKCS#1 DER of a key.
+type Key = (BigUint, BigUint, SecretDocument);
+
+/// Reads the one private key in PEM text.
+pub(super) fn read(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Key, Unreadable> {
     let text = text.expose_secret();
     let label = sole_block(text)?;
     match label {
         "RSA PRIVATE KEY" if text.contains("Proc-Type:") => Err(Unreadable::LegacyEncryption),
-        "RSA PRIVATE KEY" => {
-            let document = decode(text)?;
-            numbers(document.as_bytes()).map(|numbers| (numbers, document))
-        }
+        "RSA PRIVATE KEY" => key(decode(text)?),
         "PRIVATE KEY" => from_pkcs8(&decode(text)?),
         "ENCRYPTED PRIVATE KEY" => {
             let document = decode(text)?;
@@ -151,7 +153,7 @@ const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
-fn from_pkcs8(document: &SecretDocument) -> Result<(Numbers, SecretDocument), Unreadable> {
+fn from_pkcs8(document: &SecretDocument) -> Result<Key, Unreadable> {
     let info = PrivateKeyInfo::try_from(document.as_bytes()).map_err(|_| Unreadable::BrokenDer)?;
     match info.algorithm.oid {
         RSA => {}
@@ -160,9 +162,7 @@ fn from_pkcs8(document: &SecretDocument) -> Result<(Numbers, SecretDocument), Un
         ED25519 => return Err(Unreadable::NotRsa("an Ed25519")),
         _ => return Err(Unreadable::NotRsa("some other kind of")),
     }
-    let numbers = numbers(info.private_key)?;
-    let pkcs1 = SecretDocument::try_from(info.private_key).map_err(|_| Unreadable::BrokenDer)?;
-    Ok((numbers, pkcs1))
+    key(SecretDocument::try_from(info.private_key).map_err(|_| Unreadable::BrokenDer)?)
 }
 
 /// Numbers of a key, big-endian.
@@ -185,20 +185,11 @@ pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T)
     }))
 }
 
-fn numbers(pkcs1: &[u8]) -> Result<Numbers, Unreadable> {
-    let key = Pkcs1::from_der(pkcs1).map_err(|_| Unreadable::BrokenDer)?;
+fn key(pkcs1: SecretDocument) -> Result<Key, Unreadable> {
+    let key = Pkcs1::from_der(pkcs1.as_bytes()).map_err(|_| Unreadable::BrokenDer)?;
     if key.other_prime_infos.is_some() {
         return Err(Unreadable::MultiPrime);
     }
     let number = |bytes: rsa::pkcs1::UintRef<'_>| BigUint::from_bytes_be(bytes.as_bytes());
-    Ok(Numbers {
-        modulus: number(key.modulus),
-        public_exponent: number(key.public_exponent),
-        private_exponent: number(key.private_exponent),
-        prime1: number(key.prime1),
-        prime2: number(key.prime2),
-        exponent1: number(key.exponent1),
-        exponent2: number(key.exponent2),
-        coefficient: number(key.coefficient),
-    })
+    Ok((number(key.modulus), number(key.public_exponent), pkcs1))
 }

@@ -1,13 +1,11 @@
-//! Which RSA keys are good enough to sign with: the policy of Boulder's `goodkey`, and that the numbers of a
-//! key belong together.
+//! Which RSA keys are good enough to sign with: the policy of Boulder's `goodkey`, which is about public numbers alone.
 //!
-//! A parser's success says little: several load a 512-bit key, a key with `e` = 3, or one whose CRT values
-//! are wrong, and show it at the first signature or never.
+//! A parser's success says little: several load a 512-bit key or one with `e` = 3. That the private numbers belong to the
+//! public ones is checked by aws-lc when it loads the key.
 
 use std::fmt;
 
 use rsa::BigUint;
-use zeroize::Zeroize as _;
 
 /// Moduli from here on are safe for RS256 (RFC 7518, section 3.3).
 pub const SHORTEST_MODULUS: usize = 2048;
@@ -19,35 +17,7 @@ const PUBLIC_EXPONENT: u32 = 65_537;
 const SMALL_FACTORS_BELOW: u32 = 752;
 const FERMAT_ROUNDS: usize = 110;
 
-/// The integers of an RSA private key, as RFC 8017, appendix A.1.2 names them.
-pub(super) struct Numbers {
-    pub modulus: BigUint,
-    pub public_exponent: BigUint,
-    pub private_exponent: BigUint,
-    pub prime1: BigUint,
-    pub prime2: BigUint,
-    pub exponent1: BigUint,
-    pub exponent2: BigUint,
-    pub coefficient: BigUint,
-}
-
-impl Drop for Numbers {
-    fn drop(&mut self) {
-        let secrets = [
-            &mut self.private_exponent,
-            &mut self.prime1,
-            &mut self.prime2,
-            &mut self.exponent1,
-            &mut self.exponent2,
-            &mut self.coefficient,
-        ];
-        for secret in secrets {
-            secret.zeroize();
-        }
-    }
-}
-
-/// Why a key is refused. Never holds one of its secret numbers.
+/// Why a key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weakness {
     TooShort(usize),
@@ -57,7 +27,6 @@ pub enum Weakness {
     SmallFactor(u32),
     CloseFactors,
     Roca,
-    Inconsistent(&'static str),
 }
 
 impl fmt::Display for Weakness {
@@ -82,18 +51,12 @@ impl fmt::Display for Weakness {
             Self::Roca => {
                 f.write_str("the modulus has the fingerprint of a ROCA-weak generator (CVE-2017-15361)")
             }
-            Self::Inconsistent(what) => write!(f, "the key is corrupt: {what}"),
         }
     }
 }
 
-/// Says why these numbers must not sign, if there is a reason.
-pub(super) fn examine(key: &Numbers) -> Result<(), Weakness> {
-    examine_public(&key.modulus, &key.public_exponent)?;
-    belong_together(key)
-}
-
-fn examine_public(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), Weakness> {
+/// Says why a key with these numbers must not sign, if there is a reason.
+pub(super) fn examine(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), Weakness> {
     match modulus.bits() {
         bits if bits < SHORTEST_MODULUS => return Err(Weakness::TooShort(bits)),
         bits if bits > LONGEST_MODULUS => return Err(Weakness::TooLong(bits)),
@@ -113,25 +76,6 @@ fn examine_public(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), We
     }
     if factors_by_fermat(modulus) {
         return Err(Weakness::CloseFactors);
-    }
-    Ok(())
-}
-
-fn belong_together(key: &Numbers) -> Result<(), Weakness> {
-    let one = BigUint::from(1_u32);
-    if key.prime1 <= one || key.prime2 <= one || &key.prime1 * &key.prime2 != key.modulus {
-        return Err(Weakness::Inconsistent("its primes don't multiply to its modulus"));
-    }
-    let (less1, less2) = (&key.prime1 - &one, &key.prime2 - &one);
-    let inverse = &key.private_exponent * &key.public_exponent;
-    if &inverse % &less1 != one || &inverse % &less2 != one {
-        return Err(Weakness::Inconsistent("its private exponent doesn't belong to its public one"));
-    }
-    if key.exponent1 != &key.private_exponent % &less1 || key.exponent2 != &key.private_exponent % &less2 {
-        return Err(Weakness::Inconsistent("its CRT exponents don't belong to its private exponent"));
-    }
-    if key.coefficient >= key.prime1 || (&key.coefficient * &key.prime2) % &key.prime1 != one {
-        return Err(Weakness::Inconsistent("its CRT coefficient doesn't belong to its primes"));
     }
     Ok(())
 }

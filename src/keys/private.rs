@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Digest, SHA256, SHA512, digest};
 use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::error::KeyRejected;
 use aws_lc_rs::signature::{
     KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256,
     RSA_PKCS1_SHA512, RsaKeyPair,
@@ -36,6 +37,10 @@ pub enum Refused {
     Unreadable(#[from] Unreadable),
     #[error("{0}; make another with `tokenmint keys new`")]
     Weak(Weakness),
+    #[error(
+        "its numbers don't belong together ({0}), so it is corrupt; restore it, or make another with `tokenmint keys new`"
+    )]
+    Inconsistent(KeyRejected),
     #[error("the cryptographic library refuses it ({0}); make another with `tokenmint keys new`")]
     Library(String),
     #[error("its own signature doesn't verify, so it is corrupt; restore it, or make another")]
@@ -82,14 +87,14 @@ impl PrivateKey {
     /// # Errors
     /// Says what is there instead of a good key, never what the key is.
     pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, Refused> {
-        let (numbers, document) = pem::read(text, passphrase)?;
-        policy::examine(&numbers).map_err(Refused::Weak)?;
-        let pair = RsaKeyPair::from_der(document.as_bytes())
-            .map_err(|reason| Refused::Library(reason.to_string()))?;
+        let (modulus, public_exponent, document) = pem::read(text, passphrase)?;
+        policy::examine(&modulus, &public_exponent).map_err(Refused::Weak)?;
+        // It sees whether the private numbers belong to each other and to the public ones, and wipes what it works with.
+        let pair = RsaKeyPair::from_der(document.as_bytes()).map_err(Refused::Inconsistent)?;
         let public = PublicKey {
-            n: URL_SAFE_NO_PAD.encode(numbers.modulus.to_bytes_be()),
-            e: URL_SAFE_NO_PAD.encode(numbers.public_exponent.to_bytes_be()),
-            bits: numbers.modulus.bits(),
+            n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
+            e: URL_SAFE_NO_PAD.encode(public_exponent.to_bytes_be()),
+            bits: modulus.bits(),
             der: pair.public_key().as_ref().to_vec(),
         };
         let verifier = |algorithm| {
@@ -127,23 +132,29 @@ impl PrivateKey {
         message: &[u8],
         signature: &mut [u8],
     ) -> Result<(), SigningFailed> {
-        self.sign_digest(&hash(algorithm, message), signature)
+        self.sign_hash(&hash(algorithm, message), signature)
     }
 
-    /// As [`sign`](Self::sign), of a message whose [`hash`] is known.
+    /// Like [`sign`](Self::sign), for a message whose [`hash`] is known.
     ///
     /// # Errors
     /// As there.
-    pub fn sign_digest(&self, digest: &Digest, signature: &mut [u8]) -> Result<(), SigningFailed> {
-        let padding = if digest.algorithm() == &SHA256 { &RSA_PKCS1_SHA256 } else { &RSA_PKCS1_SHA512 };
-        self.pair.sign_digest(padding, digest, signature).map_err(|_| SigningFailed)
+    pub fn sign_hash(&self, hash: &MessageHash, signature: &mut [u8]) -> Result<(), SigningFailed> {
+        let padding = match hash.algorithm {
+            Algorithm::Rs256 => &RSA_PKCS1_SHA256,
+            Algorithm::Rs512 => &RSA_PKCS1_SHA512,
+        };
+        self.pair.sign_digest(padding, &hash.digest, signature).map_err(|_| SigningFailed)
     }
 
     /// Whether `signature` is the one of a message with this [`hash`].
-    pub fn verifies(&self, digest: &Digest, signature: &[u8]) -> bool {
-        let [sha256, sha512] = &self.verifiers;
-        let verifier = if digest.algorithm() == &SHA256 { sha256 } else { sha512 };
-        verifier.verify_digest_sig(digest, signature).is_ok()
+    pub fn verifies(&self, hash: &MessageHash, signature: &[u8]) -> bool {
+        let [rs256, rs512] = &self.verifiers;
+        let verifier = match hash.algorithm {
+            Algorithm::Rs256 => rs256,
+            Algorithm::Rs512 => rs512,
+        };
+        verifier.verify_digest_sig(&hash.digest, signature).is_ok()
     }
 
     /// Its numbers as the library for batches wants them, where it is of a size and shape that it takes. They are
@@ -159,11 +170,11 @@ impl PrivateKey {
         let mut signature = vec![0; self.signature_len()];
         let mut shortest = Duration::MAX;
         for algorithm in [Algorithm::Rs256, Algorithm::Rs512, Algorithm::Rs256] {
-            let digest = hash(algorithm, MESSAGE);
+            let hash = hash(algorithm, MESSAGE);
             let start = Instant::now();
-            self.sign_digest(&digest, &mut signature).map_err(|_| Refused::SelfTest)?;
+            self.sign_hash(&hash, &mut signature).map_err(|_| Refused::SelfTest)?;
             shortest = shortest.min(start.elapsed());
-            if !self.verifies(&digest, &signature) {
+            if !self.verifies(&hash, &signature) {
                 return Err(Refused::SelfTest);
             }
         }
@@ -171,15 +182,24 @@ impl PrivateKey {
     }
 }
 
-/// What is signed of a message.
-pub fn hash(algorithm: Algorithm, message: &[u8]) -> Digest {
-    digest(
-        match algorithm {
-            Algorithm::Rs256 => &SHA256,
-            Algorithm::Rs512 => &SHA512,
-        },
-        message,
-    )
+/// What is signed of a message, and how.
+pub struct MessageHash {
+    pub algorithm: Algorithm,
+    digest: Digest,
+}
+
+impl MessageHash {
+    pub fn as_bytes(&self) -> &[u8] {
+        self.digest.as_ref()
+    }
+}
+
+pub fn hash(algorithm: Algorithm, message: &[u8]) -> MessageHash {
+    let function = match algorithm {
+        Algorithm::Rs256 => &SHA256,
+        Algorithm::Rs512 => &SHA512,
+    };
+    MessageHash { algorithm, digest: digest(function, message) }
 }
 
 /// Makes a private key: PKCS#8 PEM. Takes a second or so at 2048 bits, many at 4096.

@@ -139,6 +139,7 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
             keys.iter().filter_map(|key| entry(key, publish_lead, &mut warnings)).collect()
         })
         .unwrap_or_default();
+    findings.unknown_keys(&root);
     let (mut problems, ..) = findings.into_parts();
     problems.extend(clashes(name, &entries));
     if entries.is_empty() && problems.is_empty() {

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use data_encoding::HEXLOWER;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -310,6 +311,5 @@ pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap
 /// The same for the same user name, everywhere and always.
 fn user_id(user: &str) -> String {
     let digest = digest(&SHA256, user.as_bytes());
-    let hex = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-    id_18(&format!("005{}", &hex[..12]))
+    id_18(&format!("005{}", HEXLOWER.encode(&digest.as_ref()[..6])))
 }

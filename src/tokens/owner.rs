@@ -5,22 +5,14 @@
 
 use std::iter::once;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use crate::hash::Parts;
 
 #[derive(Clone, Copy)]
 pub struct Owner([u8; 32]);
 
 impl Owner {
-    /// Each part goes in with its length, so that no two lists of parts are one.
     pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut context = Context::new(&SHA256);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut hash = [0; 32];
-        hash.copy_from_slice(context.finish().as_ref());
-        Self(hash)
+        Self(Parts::of(parts))
     }
 
     /// What in it is of those parts alone.

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{Digest, SHA256};
 use prometheus::{Histogram, IntCounter};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -31,7 +30,7 @@ use super::MintError;
 use super::line::{Core, Line, NoTurn, Taken, Turn};
 use super::pool::Pool;
 use crate::config::Algorithm;
-use crate::keys::{Batch, Fit, PrivateKey, SigningFailed, Wanted, hash};
+use crate::keys::{Batch, Fit, MessageHash, PrivateKey, SigningFailed, Wanted, hash};
 use crate::metrics::Metrics;
 
 /// How long a signature may wait for its turn.
@@ -43,7 +42,7 @@ const LONGEST_INLINE: Duration = Duration::from_millis(1);
 
 struct Job {
     key: Arc<PrivateKey>,
-    digest: Digest,
+    hash: MessageHash,
 }
 
 type Signature = Result<Zeroizing<Vec<u8>>, SigningFailed>;
@@ -106,7 +105,7 @@ impl Signer {
         message: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, MintError> {
         let asked = Instant::now();
-        let job = Job { key: key.clone(), digest: hash(algorithm, message) };
+        let job = Job { key: key.clone(), hash: hash(algorithm, message) };
         let made = match self.line.turn(job).await.map_err(|no_turn| self.refuse(no_turn))? {
             Turn::Done(made) => made,
             Turn::Core(core, job) if self.maker.is_long(&job.key) => {
@@ -154,13 +153,13 @@ impl Maker {
         self.wait.observe((start - asked).as_secs_f64());
         let Some(Company { batch, others }) = self.companions(core, job) else {
             let mut signature = Zeroizing::new(vec![0; job.key.signature_len()]);
-            job.key.sign_digest(&job.digest, &mut signature)?;
+            job.key.sign_hash(&job.hash, &mut signature)?;
             self.one.inc();
             self.took(job, start.elapsed());
             return Ok(signature);
         };
         let jobs = || std::iter::once(job).chain(others.iter().map(|taken| &taken.job));
-        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, digest }| Wanted { key, digest }).collect();
+        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, hash }| Wanted { key, hash }).collect();
         let mut made = batch.sign(&wanted).into_iter();
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let share = start.elapsed() / count;
@@ -193,8 +192,10 @@ impl Maker {
 
     /// Counts the time of one signature; in a batch, its share.
     fn took(&self, job: &Job, time: Duration) {
-        let sha256 = job.digest.algorithm() == &SHA256;
-        let duration = if sha256 { &self.rs256_duration } else { &self.rs512_duration };
+        let duration = match job.hash.algorithm {
+            Algorithm::Rs256 => &self.rs256_duration,
+            Algorithm::Rs512 => &self.rs512_duration,
+        };
         duration.observe(time.as_secs_f64());
     }
 }

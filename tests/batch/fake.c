@@ -18,7 +18,7 @@
 typedef unsigned __int128 wide;
 typedef uint64_t word;
 enum { MOST = 64 };
-enum fault { none, wrong, swapped, partial, failed, crazy, zero, liar, unopened, shut };
+enum fault { none, wrong, swapped, partial, failed, crazy, zero, liar, sly, unopened, shut };
 
 #ifndef VERSION
 #define VERSION "crypto_mb (fake) (ver: 0.0.0 (13.0) build: today)"
@@ -245,7 +245,7 @@ uint32_t mbx_rsa_public_mb8(const uint8_t *const *from, uint8_t *const *to, cons
     (void)method;
     if (broken && FAULT == unopened) return 0;
     if (broken && FAULT == shut) return 0x88888888u;
-    if (broken && FAULT == liar) {
+    if (broken && (FAULT == liar || FAULT == sly)) {
         for (int i = 0; i < 8 && from[i]; i++) memcpy(to[i], asked[i], bits / 8);
         return 0;
     }

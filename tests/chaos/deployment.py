@@ -234,7 +234,7 @@ allow = ["identity.web"{', "oauth.crm", "intercom.fin"' if "[oauth.crm]" in more
             shutil.rmtree(self.folder)
 
 
-def salesforce_at(port, oauth="", intercom='secret = "intercom-messenger-api-secret"'):
+def salesforce_at(port, oauth="", intercom='secret = "intercom-messenger-api-secret-0123456789"'):
     """The configuration with which a deployment exchanges its assertions there, and Intercom's; with more lines for either."""
     return f"""
 [keysets.crm]

@@ -569,10 +569,16 @@ impl World {
                 !process.publishes(kid, clock) && successor.as_ref().is_none_or(|kid| signing == Some(kid))
             }
         });
+        // Somebody may have undone it by hand before the command saw that it was done.
+        let noted = &self.shared.version.noted;
+        let is_undone = matches!(wish, Wish::Retire { kid, .. }
+            if !noted.iter().any(|entry| entry.kid == *kid && entry.retired.is_some()));
         if is_done && !has_failed {
             counts.ended_with_0 += 1;
             let process = process.map_or(0, |process| process.number);
-            self.promises.push(Promise { wish: wish.clone(), at: self.now, process });
+            if !is_undone {
+                self.promises.push(Promise { wish: wish.clone(), at: self.now, process });
+            }
         } else if self.now < *until {
             return Ok(());
         } else {

@@ -12,14 +12,14 @@ use tokenmint::config::Algorithm;
 use tokenmint::keys::{self, Batch, BatchLibrary, PrivateKey, Standing, Unavailable, Wanted};
 use tokenmint::metrics::Metrics;
 
-use crate::support::{KEYS, Running, Workspace, configuration, user_1, verified};
+use crate::support::{KEYS, Running, Workspace, configuration, until, user_1, verified};
 
 /// Intel's library. Without it, or a CPU that it is for, a test says what it leaves out.
 fn real_library(left_out: &str) -> Option<PathBuf> {
     let tools = std::env::var_os("TOKENMINT_TOOLS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
     let library = tools.join("crypto_mb/lib/libcrypto_mb.so.13");
-    if library.exists() && BatchLibrary::open(Some(&library)).is_ok() {
+    if library.exists() && BatchLibrary::open(&library).is_ok() {
         return Some(library);
     }
     println!("left out, as {} isn't there or the CPU can't: {left_out}", library.display());
@@ -65,7 +65,7 @@ fn key(pem: &str) -> PrivateKey {
 }
 
 fn batch(library: &Path, metrics: &Metrics) -> Batch {
-    let library = BatchLibrary::open(Some(library)).unwrap_or_else(|reason| panic!("{reason}"));
+    let library = BatchLibrary::open(library).unwrap_or_else(|reason| panic!("{reason}"));
     Batch::new(library, Arc::new(SystemRandomness::default()), metrics)
 }
 
@@ -78,10 +78,9 @@ fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
 /// The signatures of a batch, each held against that of aws-lc.
 #[track_caller]
 fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
-    let digests: Vec<_> =
+    let hashes: Vec<_> =
         wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
-    let asked: Vec<_> =
-        wanted.iter().zip(&digests).map(|((key, ..), digest)| Wanted { key, digest }).collect();
+    let asked: Vec<_> = wanted.iter().zip(&hashes).map(|((key, ..), hash)| Wanted { key, hash }).collect();
     let made = batch.sign(&asked);
     assert_eq!(made.len(), wanted.len());
     for ((key, algorithm, message), made) in wanted.iter().zip(made) {
@@ -211,15 +210,15 @@ fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_pl
             sign_and_compare(&batch, &wanted);
         }
         fake.go_wrong();
-        let digests: Vec<_> =
+        let hashes: Vec<_> =
             wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
-        let asked: Vec<_> = digests.iter().map(|digest| Wanted { key: &web, digest }).collect();
+        let asked: Vec<_> = hashes.iter().map(|hash| Wanted { key: &web, hash }).collect();
         let mut batches = 0;
         while metrics.signing_batch_enabled.get() == 1 {
             batches += 1;
             let made = batch.sign(&asked);
             for (place, (asked, made)) in asked.iter().zip(made).enumerate() {
-                let good = web.verifies(asked.digest, &made.expect("signed"));
+                let good = web.verifies(asked.hash, &made.expect("signed"));
                 let last = metrics.signing_batch_enabled.get() == 0;
                 assert!(good || (place == PLACES - 1 && !last), "place {place} of batch {batches}");
             }
@@ -243,7 +242,7 @@ fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
 /// Not called at all: it may have other parameters.
 #[test]
 fn a_library_that_is_another_is_not_used() {
-    let reason = |fake: &Fake| BatchLibrary::open(Some(&fake.library())).err().expect("refused");
+    let reason = |fake: &Fake| BatchLibrary::open(&fake.library()).err().expect("refused");
     let older = Fake::new(&[r#"VERSION="crypto_mb (k1) (ver: 1.1.0 (12.1) build: Oct 28 2024)""#]);
     assert!(matches!(reason(&older), Unavailable::Version(version) if version.contains("(12.1)")));
     let lacking = Fake::new(&["WITHOUT_CRT"]);
@@ -251,7 +250,7 @@ fn a_library_that_is_another_is_not_used() {
     let incapable = Fake::new(&["WIDTHS=0"]);
     assert_eq!(reason(&incapable), Unavailable::Cpu);
     let text = tempfile::NamedTempFile::new().expect("a file");
-    assert!(matches!(BatchLibrary::open(Some(text.path())).err(), Some(Unavailable::NotLoaded(_))));
+    assert!(matches!(BatchLibrary::open(text.path()).err(), Some(Unavailable::NotLoaded(_))));
 }
 
 fn with_library(library: &Path, batch: &str) -> Workspace {
@@ -269,7 +268,7 @@ async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start(
     let nothing = Path::new("/nonexistent/libcrypto_mb.so.13");
     let service = with_library(nothing, "auto").serve().await;
     let why = service.logged("signs one at a time").await;
-    assert!(why.contains("/nonexistent/libcrypto_mb.so.13"), "{why}");
+    assert!(why.contains("there is no such file"), "{why}");
     let token = service.post("/identity-token", &user_1()).await.ok();
     verified(token["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
     let metrics = service.metrics().await;
@@ -281,11 +280,69 @@ async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start(
         let ran = required.run(&[command]);
         assert_eq!(ran.code(), 64, "{}{}", ran.stdout, ran.stderr);
         assert!(
-            ran.stderr.contains("server.signing.batch") && ran.stderr.contains("/nonexistent"),
+            ran.stderr.contains("server.signing.library (tokenmint.toml line ")
+                && ran.stderr.contains("there is no such file"),
             "{}",
             ran.stderr
         );
     }
+}
+
+/// Nor does the start say anything of it.
+#[tokio::test]
+async fn a_library_that_the_configuration_does_not_name_is_not_loaded() {
+    let fake = Fake::new(&[]);
+    std::fs::copy(fake.library(), fake.library().with_file_name("libcrypto_mb.so")).expect("copied");
+    let mut workspace = Workspace::new();
+    workspace.set("LD_LIBRARY_PATH", fake.folder.path().to_str().expect("text"));
+    for batch in ["", "[server.signing]\nbatch = \"auto\"\n", "[server.signing]\nbatch = \"off\"\n"] {
+        workspace.configure(&configuration().replacen(
+            "[keysets.web]\n",
+            &format!("{batch}[keysets.web]\n"),
+            1,
+        ));
+        let service = workspace.serve().await;
+        service.post("/identity-token", &user_1()).await.ok();
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.pid())).expect("our own child");
+        assert!(!maps.contains("crypto_mb"), "{maps}");
+        let log = service.log();
+        assert!(!log.contains("librar") && !log.contains("one at a time") && !log.contains("batch"), "{log}");
+    }
+    let required = "[server.signing]\nbatch = \"required\"\n[keysets.web]\n";
+    workspace.configure(&configuration().replacen("[keysets.web]\n", required, 1));
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 64, "{}", ran.stderr);
+    assert!(ran.stderr.contains("server.signing.library ("), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_relative_library_lies_beside_the_configuration() {
+    let fake = Fake::new(&[]);
+    let workspace = with_library(Path::new("libcrypto_mb.so.13"), "required");
+    std::fs::copy(fake.library(), workspace.path("libcrypto_mb.so.13")).expect("copied");
+    workspace.serve().await.logged("signs in batches").await;
+}
+
+/// Panics where the trial asks it for a message.
+struct NoChance;
+
+impl Randomness for NoChance {
+    fn fill(&self, _: &mut [u8]) -> Result<(), tokenmint::clock::NoRandomness> {
+        panic!("a bug in the trial");
+    }
+}
+
+#[tokio::test]
+async fn a_trial_that_panics_switches_batches_off_in_sight() {
+    let fake = Fake::new(&[]);
+    let metrics = Metrics::new();
+    let library = BatchLibrary::open(&fake.library()).unwrap_or_else(|reason| panic!("{reason}"));
+    let batch = Batch::new(library, Arc::new(NoChance), &metrics);
+    let key = Arc::new(key(&KEYS.web));
+    assert!(batch.fit(&key).is_none(), "on trial");
+    until("batches are off", async || metrics.signing_batch_enabled.get() == 0).await;
+    assert_eq!(metrics.signing_batch_faults.with_label_values(&["panicked"]).get(), 1);
+    assert!(batch.fit(&key).is_none());
 }
 
 /// A hundred at a time until `enough` says so; every token is verified, with the keys as published.

@@ -1,9 +1,10 @@
 //! Bad configurations: each refused with its field, its line and what to do.
 
-use crate::support::{KEYS, Workspace, configuration};
+use crate::support::{KEYS, Running, Workspace, configuration, signal};
+use crate::tls::certificates;
 
 /// What to change in a good configuration -> the field to blame and a part of the message.
-const BAD: [(&str, &str, &str, &str); 70] = [
+const BAD: [(&str, &str, &str, &str); 74] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -70,6 +71,8 @@ const BAD: [(&str, &str, &str, &str); 70] = [
         "server.audit_key",
         "given twice",
     ),
+    ("[server]\n", "[server]\nlimits.token_cache = 0\n", "server.limits.token_cache", "at least 64 KiB"),
+    ("[server]\n", "[server]\nsigning.batch = \"required\"\n", "server.signing.library", "is missing"),
     ("[server]\n", "server = 1\n[other]\n", "server", "must be a table"),
     ("[server]\n", "[serve]\n", "serve", "did you mean `server`?"),
     // [cache]
@@ -183,13 +186,25 @@ const BAD: [(&str, &str, &str, &str); 70] = [
         "secret_file = \"intercom.secret\"",
         "secret_file = \"none.secret\"",
         "intercom.fin.secret_file",
-        "can't read",
+        "names no file that can be read",
     ),
     (
         "secret_file = \"intercom.secret\"",
         "secret_file = \"canary/Zm9vYmFyYmF6cXV4Zm9v+w\"",
         "intercom.fin.secret_file",
         "may be the secret itself",
+    ),
+    (
+        "secret_file = \"intercom.secret\"",
+        "secret = \"canary-canary-canary-31-bytes--\"",
+        "intercom.fin.secret",
+        "RFC 7518, section 3.2",
+    ),
+    (
+        "secret_file = \"intercom.secret\"",
+        "secret_file = \"intercom.secret\"\nallow_short_secret = \"yes\"",
+        "intercom.fin.allow_short_secret",
+        "true or false",
     ),
     (
         "secret_file = \"intercom.secret\"",
@@ -237,6 +252,14 @@ fn callers_are_told_apart_by_their_keys() {
         (hash.as_str(), "", "callers.crm.api_key_sha256", "64 hexadecimal digits"),
         (&hash, "tm_the-key-of-crm", "callers.crm.api_key_sha256", "64 hexadecimal digits"),
         (&hash, &crate::support::sha256_hex(crate::support::API_KEY), "callers", "share an API key"),
+        (&hash, &format!("{hash}\", \"{hash}"), "callers.crm.api_key_sha256 (tokenmint.toml line ", "twice"),
+        (&hash, &format!("{hash}\", \"{}", hash.to_uppercase()), "callers.crm.api_key_sha256", "twice"),
+        (
+            "[callers.crm]",
+            "[callers.crm]\nclient_san = [\"crm.example\", \"CRM.example\"]",
+            "callers.crm.client_san",
+            "twice",
+        ),
         ("allow = [\"oauth.crm\"]", "", "callers.crm.allow", "is missing"),
         ("[callers.crm]\napi_key_sha256", "[callers.crm]\napi_key", "callers.crm.api_key", "unknown key"),
     ] {
@@ -359,4 +382,145 @@ fn a_key_can_stand_in_the_configuration_itself() {
     assert_eq!(ran.code(), 64);
     assert!(ran.stderr.contains("keysets.web.key (tokenmint.toml line "), "{}", ran.stderr);
     assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_section_that_is_none_is_reported_once() {
+    let workspace = Workspace::bare();
+    for section in ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"] {
+        workspace.configure(&format!("{section} = 1"));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{section}");
+        assert_eq!(ran.stderr.matches("must be a table").count(), 1, "{section}: {}", ran.stderr);
+    }
+}
+
+/// A name that is wrong says nothing of what is in its table.
+#[test]
+fn unknown_keys_are_reported_at_each_depth_and_once() {
+    let workspace = Workspace::bare();
+    workspace.configure(
+        "nothing = 1\n[server.limits]\nbodi = 1\n[[identity]]\n[callers.\"a b\"]\nallow = []\n[callers.c]\napi_key_sha256 = []\n\
+         allow = []\nallows.x = 1\n",
+    );
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 64);
+    let unknown = ran.stderr.lines().filter(|line| line.contains("unknown key"));
+    let fields: Vec<&str> = unknown.filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(fields, ["callers.c.allows", "nothing", "server.limits.bodi"], "{}", ran.stderr);
+}
+
+#[test]
+fn a_short_secret_is_taken_where_the_profile_says_so() {
+    let workspace = Workspace::new();
+    workspace.write("intercom.secret", "a-secret-of-31-bytes-0123456789\n");
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 64);
+    assert!(ran.stderr.contains("intercom.fin.secret_file (tokenmint.toml line "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("allow_short_secret") && !ran.stderr.contains("31-bytes"), "{}", ran.stderr);
+    let allowed = "[intercom.fin]\nallow_short_secret = true\n";
+    workspace.configure(&configuration().replace("[intercom.fin]\n", allowed));
+    workspace.run(&["check"]).ok();
+    workspace.configure(&configuration());
+    workspace.write("intercom.secret", "a-secret-of-32-bytes-01234567890\n");
+    workspace.run(&["check"]).ok();
+}
+
+/// Writes `tls.key` and `tls.crt`, valid between these years.
+fn certify(workspace: &Workspace, from: i32, to: i32) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    params.not_before = rcgen::date_time_ymd(from, 1, 1);
+    params.not_after = rcgen::date_time_ymd(to, 1, 1);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    workspace.write_key("tls.key", &key.serialize_pem());
+    workspace.write("tls.crt", &certificate.pem());
+}
+
+const TLS: &str = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n";
+
+#[tokio::test]
+async fn a_certificate_that_clients_refuse_never_takes_the_place_of_another() {
+    let workspace = Workspace::new();
+    let good = configuration().replace("listen = \"127.0.0.1:0\"\n", TLS);
+    workspace.configure(&good);
+    certify(&workspace, 2020, 2999);
+    let service = workspace.serve().await;
+    let shown = async || {
+        let client = reqwest::Client::builder().danger_accept_invalid_certs(true).tls_info(true).build();
+        let url = format!("https://{}/livez", service.address("minting"));
+        let answer = client.expect("a client").get(url).send().await.expect("an answer");
+        let info = answer.extensions().get::<reqwest::tls::TlsInfo>().expect("TLS").clone();
+        info.peer_certificate().expect("a certificate").to_vec()
+    };
+    let before = shown().await;
+    for (from, to, why) in [
+        (2020, 2021, "expired at 2021-01-01T00:00:00Z"),
+        (2998, 2999, "isn't valid before 2998-01-01T00:00:00Z"),
+    ] {
+        certify(&workspace, from, to);
+        signal(service.pid(), "HUP");
+        let line = service.logged(why).await;
+        assert!(line.contains("is refused") && line.contains("server.tls.certificate_file"), "{line}");
+        assert_eq!(shown().await, before);
+    }
+}
+
+/// A service that is started to renew its certificate, or that serves others as well, must start.
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_no_reload() {
+    let workspace = Workspace::new();
+    let good = configuration().replace("listen = \"127.0.0.1:0\"\n", TLS);
+    workspace.configure(&good);
+    certify(&workspace, 2020, 2021);
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("warning: server.tls.certificate_file (tls.crt): expired at 2021"),
+        "{}",
+        ran.stderr
+    );
+    let service = workspace.serve().await;
+    service.logged("expired at 2021-01-01").await;
+    workspace.configure(&good.replace("issuer = \"acme\"", "issuer = \"acme-two\""));
+    signal(service.pid(), "HUP");
+    service.logged("\"reloaded\"").await;
+}
+
+/// Without the authority, everybody who has an API key comes in.
+#[tokio::test]
+async fn whether_clients_show_certificates_is_settled_at_the_start() {
+    let workspace = Workspace::new();
+    certificates(&workspace, "ca", "tls");
+    let without = configuration().replace("listen = \"127.0.0.1:0\"\n", TLS);
+    let with = without.replace("tls.key\"\n", "tls.key\"\nclient_ca_file = \"ca.crt\"\n");
+    let refused = async |service: &Running, text: &str| {
+        workspace.configure(text);
+        signal(service.pid(), "HUP");
+        let line = service.logged("can't change while the service runs").await;
+        assert!(line.contains("server.tls.client_ca_file"), "{line}");
+    };
+    workspace.configure(&with);
+    let service = workspace.serve().await;
+    refused(&service, &without).await;
+    let anonymous = crate::tls::client(&workspace, None);
+    assert!(anonymous.get(format!("https://{}/livez", service.address("minting"))).send().await.is_err());
+    drop(service);
+    workspace.configure(&without);
+    refused(&workspace.serve().await, &with).await;
+}
+
+/// It went round for ever, and answered nothing.
+#[tokio::test]
+async fn a_digest_that_is_listed_twice_is_refused_by_a_reload_which_goes_on() {
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    let hash = crate::support::sha256_hex(crate::support::CRM_KEY);
+    workspace.configure(&configuration().replace(&hash, &format!("{hash}\", \"{hash}")));
+    signal(service.pid(), "HUP");
+    let line = service.logged("lists the same entry twice").await;
+    assert!(line.contains("callers.crm.api_key_sha256") && !line.contains(&hash), "{line}");
+    workspace.configure(&configuration());
+    signal(service.pid(), "HUP");
+    service.logged("\"reloaded\"").await;
 }

@@ -1,5 +1,10 @@
 //! Settings from the environment.
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::Command;
+
+use tokenmint::config::{Config, Environment};
+
 use crate::support::{KEYS, Workspace, configuration, sha256_hex, user_1, verified};
 
 #[tokio::test]
@@ -64,7 +69,7 @@ fn a_name_is_found_whatever_its_case_and_dashes() {
 fn a_secret_can_be_given_as_a_file_and_not_twice() {
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_INTERCOM__FIN__SECRET_FILE", "other.secret");
-    workspace.write("other.secret", "another\r\n");
+    workspace.write("other.secret", "another-messenger-api-secret-0123456789\r\n");
     workspace.run(&["check"]).ok();
     workspace.set("TOKENMINT_INTERCOM__FIN__SECRET", "canary-secret");
     let ran = workspace.run(&["check"]);
@@ -106,4 +111,204 @@ fn the_file_is_named_by_flag_or_variable_and_paths_start_beside_it() {
     workspace.run(&["check", "--config", "etc/tokenmint.toml"]).ok();
     workspace.set("TOKENMINT_CONFIG", "etc/tokenmint.toml");
     workspace.run(&["check"]).ok();
+}
+
+/// Else a file that can't be read would be an empty one, and the variables a configuration of their own.
+#[test]
+fn only_a_file_that_is_not_there_may_be_left_out() {
+    let mut workspace = Workspace::bare();
+    let file = workspace.path("tokenmint.toml");
+    workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:0");
+    workspace.run(&["check"]).ok();
+    let refused = |what: &str| {
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{what}: {}", ran.stderr);
+        assert!(ran.stderr.contains("tokenmint.toml: can't be read: "), "{what}: {}", ran.stderr);
+    };
+    std::fs::write(&file, b"[server]\n# caf\xe9\n").expect("written");
+    refused("Latin-1");
+    std::fs::remove_file(&file).expect("there");
+    std::fs::create_dir(&file).expect("made");
+    refused("a folder");
+    std::fs::remove_dir(&file).expect("there");
+    std::os::unix::fs::symlink("moved.toml", &file).expect("a link");
+    refused("a link that leads nowhere");
+    std::fs::remove_file(&file).expect("there");
+    std::os::unix::fs::symlink("tokenmint.toml", &file).expect("a link");
+    refused("a link to itself");
+    if !rustix::process::geteuid().is_root() {
+        std::fs::remove_file(&file).expect("there");
+        workspace.configure("");
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("ours");
+        refused("no permission");
+    }
+}
+
+/// Dropped, this one would let the caller name any subject.
+#[test]
+fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
+    let workspace = Workspace::new();
+    let check = |name: &[u8], value: &[u8]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenmint"));
+        command.arg("check").current_dir(workspace.path("")).env_clear();
+        command.env(std::ffi::OsStr::from_bytes(name), std::ffi::OsStr::from_bytes(value));
+        let output = command.output().expect("the binary runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let (code, said) = check(b"TOKENMINT_CALLERS__WEB__SUBJECTS", b"user-\xff");
+    assert_eq!(code, Some(64), "{said}");
+    let line = "callers.web.subjects (environment TOKENMINT_CALLERS__WEB__SUBJECTS): isn't UTF-8 text";
+    assert!(said.contains(line), "{said}");
+    let (code, said) = check(b"TOKENMINT_CALLERS__WEB\xff__SUBJECTS", b"user-1");
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("environment TOKENMINT_CALLERS__WEB\u{fffd}__SUBJECTS"), "{said}");
+    // Those of others are theirs.
+    assert_eq!(check(b"LS_COLORS", b"\xff").0, Some(0));
+}
+
+/// A setting, and a value of it that is good.
+const SETTINGS: [(&str, &str); 55] = [
+    ("SERVER__LISTEN", "127.0.0.1:0"),
+    ("SERVER__AUDIT", "required"),
+    ("SERVER__AUDIT_KEY", "an-audit-key-of-32-bytes-or-more"),
+    ("SERVER__AUDIT_KEY_FILE", "intercom.secret"),
+    ("SERVER__STATE_DIRECTORY", "state"),
+    ("SERVER__PUBLIC__LISTEN", "127.0.0.1:1"),
+    ("SERVER__PUBLIC__URL", "https://tokens.example.com"),
+    ("SERVER__OPS__LISTEN", "127.0.0.1:2"),
+    ("SERVER__TLS__CERTIFICATE_FILE", "tls.crt"),
+    ("SERVER__TLS__PRIVATE_KEY_FILE", "tls.key"),
+    ("SERVER__TLS__CLIENT_CA_FILE", "ca.crt"),
+    ("SERVER__LIMITS__REQUEST_TIMEOUT", "10s"),
+    ("SERVER__LIMITS__BODY", "16 KiB"),
+    ("SERVER__LIMITS__CONNECTIONS", "100"),
+    ("SERVER__LIMITS__SIGNING_QUEUE", "100"),
+    ("SERVER__LIMITS__TOKEN_CACHE", "1 MiB"),
+    ("SERVER__LIMITS__REMINTS_PER_MINUTE", "100"),
+    ("SERVER__LIMITS__REMINT_BURST", "100"),
+    ("SERVER__SIGNING__BATCH", "off"),
+    ("SERVER__SIGNING__LIBRARY", "libcrypto_mb.so.13"),
+    ("CACHE__REDIS__URL", "redis://127.0.0.1"),
+    ("CACHE__REDIS__KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("CACHE__REDIS__PASSWORD", "a=b_c"),
+    ("CACHE__REDIS__TIMEOUT", "50ms"),
+    ("KEYSETS__WEB__DIRECTORY", "keys/web"),
+    ("KEYSETS__TEXT__KEY", "-----BEGIN PRIVATE KEY-----"),
+    ("KEYSETS__TEXT__KEY_FILE", "web.key"),
+    ("KEYSETS__TEXT__KID", "Key=1"),
+    ("KEYSETS__WEB__PASSPHRASE", "open=sesame"),
+    ("KEYSETS__WEB__PUBLISH_LEAD", "24h"),
+    ("KEYSETS__WEB__RETIRE_MARGIN", "1h"),
+    ("IDENTITY__WEB__KEYSET", "web"),
+    ("IDENTITY__WEB__ISSUER", "intercom.com"),
+    ("IDENTITY__WEB__AUDIENCE", "https://acme.my.salesforce-scrt.com"),
+    ("IDENTITY__WEB__ALGORITHM", "RS256"),
+    ("IDENTITY__WEB__TTL", "10m"),
+    ("IDENTITY__WEB__MAX_TTL", "1h"),
+    ("IDENTITY__WEB__CLAIMS", "plan"),
+    ("IDENTITY__WEB__SUBJECTS", "user-[0-9]+"),
+    ("IDENTITY__WEB__MESSAGING__SCRT_URL", "https://acme.my.salesforce-scrt.com"),
+    ("IDENTITY__WEB__MESSAGING__ORG_ID", "00D000000000001"),
+    ("IDENTITY__WEB__MESSAGING__ES_DEVELOPER_NAME", "Web_Channel"),
+    ("OAUTH__CRM__CONSUMER_KEY", "3MVG9.consumer"),
+    ("OAUTH__CRM__USERNAME", "integration@acme.com"),
+    ("OAUTH__CRM__AUDIENCE", "https://login.salesforce.com"),
+    ("OAUTH__CRM__TOKEN_URL", "https://login.salesforce.com/services/oauth2/token"),
+    ("INTERCOM__FIN__SECRET", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("INTERCOM__FIN__SECRET_FILE", "intercom.secret"),
+    ("INTERCOM__FIN__ALLOW_SHORT_SECRET", "false"),
+    ("BUNDLES__FIN__ONE", "identity.web"),
+    ("CALLERS__WEB__API_KEY_SHA256", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+    ("CALLERS__WEB__CLIENT_SAN", "web.example"),
+    ("CALLERS__WEB__ALLOW", "identity.web"),
+    ("CALLERS__WEB__POLICY", "audit"),
+    ("CALLERS__WEB__RATE", "10"),
+];
+
+/// A shell takes them away, `docker --env-file` and systemd's `EnvironmentFile` in part, editors add them.
+#[test]
+fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
+    let workspace = Workspace::bare();
+    let text = configuration().replace("secret_file = \"intercom.secret\"\n", "");
+    // All that is said of that setting.
+    let said = |variable: &str, field: &str, value: &str| {
+        let environment: Environment = std::iter::once((variable.to_owned(), value.to_owned())).collect();
+        let parsed = Config::parse("tokenmint.toml", &text, workspace.path(""), &environment);
+        let problems = parsed.err().map(|invalid| invalid.problems).unwrap_or_default();
+        let source = format!("environment {variable}");
+        let of_it = problems.into_iter().filter(|problem| problem.source == source && problem.field == field);
+        of_it.map(|problem| problem.to_string()).collect::<Vec<_>>()
+    };
+    for (setting, good) in SETTINGS {
+        let variable = format!("TOKENMINT_{setting}");
+        let own = setting.rsplit("__").next().expect("a name");
+        let field = setting.replace("__", ".").to_lowercase();
+        let silent = said(&variable, &field, good);
+        assert!(silent.is_empty(), "{silent:?}");
+        let white = if own == "KEY" && setting.starts_with("KEYSETS") {
+            vec![]
+        } else {
+            vec![format!(" {good}"), format!("{good}\n")]
+        };
+        let left = [
+            format!("\"{good}\""),
+            format!("'{good}'"),
+            format!("\u{201c}{good}\u{201d}"),
+            format!("\u{feff}{good}"),
+            format!("{own}={good}"),
+            format!("{variable}={good}"),
+            format!("export ACME_{own}={good}"),
+        ];
+        for wrong in left.into_iter().chain(white) {
+            let problems = said(&variable, &field, &wrong);
+            assert_eq!(problems.len(), 1, "{wrong:?} as {setting}: {problems:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_around_a_secret_in_a_file_is_refused() {
+    let workspace = Workspace::new();
+    let secret = "intercom-messenger-api-secret-0123456789";
+    for (left, why) in [
+        (format!("\"{secret}\"\n"), "in quotes"),
+        (format!("{secret}\n\n"), "white space"),
+        (format!(" {secret}"), "white space"),
+        (format!("\u{feff}{secret}"), "byte order mark"),
+        (format!("SECRET={secret}\n"), "begins with a name"),
+        (format!("INTERCOM_SECRET={secret}\n"), "begins with a name"),
+    ] {
+        workspace.write("intercom.secret", &left);
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{why}");
+        let line =
+            ran.stderr.lines().find(|line| line.starts_with("intercom.fin.secret_file (tokenmint.toml"));
+        assert!(line.is_some_and(|line| line.contains(why)), "{why}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("messenger-api"), "{}", ran.stderr);
+    }
+    workspace.write("intercom.secret", &format!("{secret}==\n"));
+    workspace.run(&["check"]).ok();
+}
+
+#[test]
+fn a_list_is_one_of_texts_or_an_error() {
+    for (list, fine) in [
+        ("plan,locale", true),
+        ("plan, locale", true),
+        ("[\"plan\", \"locale\"]", true),
+        ("['plan']", true),
+        ("[]", true),
+        ("", true),
+        ("[plan, locale]", false),
+        ("[\"plan\", 1]", false),
+        ("[\"plan\"", false),
+        ("\"plan\",\"locale\"", false),
+    ] {
+        let mut workspace = Workspace::new();
+        workspace.set("TOKENMINT_IDENTITY__WEB__CLAIMS", list);
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), if fine { 0 } else { 64 }, "{list}: {}", ran.stderr);
+        let line = "identity.web.claims (environment TOKENMINT_IDENTITY__WEB__CLAIMS): ";
+        assert_eq!(ran.stderr.contains(line), !fine, "{list}: {}", ran.stderr);
+    }
 }

@@ -198,11 +198,13 @@ fn bad_keys() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         text("one prime twice", Numbers::from_primes(close.clone(), close, 65_537).pem(), "Fermat"),
         text("ROCA", bent(|k| k.n = roca_number() * roca_number()), "ROCA"),
-        text("another modulus", bent(|k| k.n = Numbers::of(&KEYS.crm).n), "primes don't multiply"),
-        text("another d", bent(|k| k.d += 2_u32), "private exponent"),
-        text("a bit in dP", bent(|k| k.dp += 1_u32), "CRT exponents"),
-        text("a bit in dQ", bent(|k| k.dq += 1_u32), "CRT exponents"),
-        text("a bit in qInv", bent(|k| k.qinv += 1_u32), "CRT coefficient"),
+        text("another modulus", bent(|k| k.n = Numbers::of(&KEYS.crm).n), "don't belong together"),
+        text("another d", bent(|k| k.d += 2_u32), "don't belong together"),
+        text("a bit in dP", bent(|k| k.dp += 1_u32), "don't belong together"),
+        text("a bit in dQ", bent(|k| k.dq += 1_u32), "don't belong together"),
+        text("a bit in qInv", bent(|k| k.qinv += 1_u32), "don't belong together"),
+        text("other CRT exponents", bent(|k| std::mem::swap(&mut k.dp, &mut k.dq)), "don't belong together"),
+        text("primes changed about", bent(|k| std::mem::swap(&mut k.p, &mut k.q)), "don't belong together"),
     ]
 }
 
@@ -345,6 +347,15 @@ fn a_key_of_root_that_only_our_group_can_read_is_fine() {
     }
 }
 
+/// The key's own certificate, and bytes that a verifier's parser may refuse.
+fn with_more_behind(workspace: &Workspace) -> String {
+    let key = workspace.path("keys/web/WebAppKey1.key");
+    let made = openssl(&format!("req -x509 -new -subj /CN=x -key {}", key.display()));
+    let mut der = pem::parse(made).expect("PEM").into_contents();
+    der.extend(b"\x05\0x");
+    block("CERTIFICATE", &der)
+}
+
 #[test]
 fn a_certificate_that_is_not_the_key_s_is_refused() {
     let workspace = Workspace::new();
@@ -359,6 +370,7 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
         (String::new(), "holds no PEM certificate"),
         (block("CERTIFICATE", b"x"), "broken certificate"),
         (block("PUBLIC KEY", b"x"), "holds a PUBLIC KEY"),
+        (with_more_behind(&workspace), "holds 3 bytes behind its certificate"),
     ] {
         workspace.write(certificate, &content);
         let ran = workspace.run(&["check"]);

@@ -202,21 +202,29 @@ async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
             .replacen("[keysets.web512]\ndirectory = \"keys/crm\"\n", "", 1)
             .replace("keyset = \"web512\"", "keyset = \"web\""),
     );
-    workspace.write(
-        "keys/web/keyset.toml",
-        &format!(
-            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = {}\n\
+    let scheduled = |second: &str| {
+        let schedule = format!(
+            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = {second}\n\
              [[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
-             [[key]]\nkid = \"WebAppKey3\"\nsign_from = 2999-01-01T00:00:00+01:00\n",
-            tokenmint::clock::UnixTime::from_seconds(now() - 600),
-        ),
-    );
+             [[key]]\nkid = \"WebAppKey3\"\nsign_from = 2999-01-01T00:00:00+01:00\n"
+        );
+        workspace.write("keys/web/keyset.toml", &schedule);
+    };
+    let published = async |service: &crate::support::Running| {
+        let set = service.get("/keysets/web/jwks.json").await.json();
+        set["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect::<Vec<_>>()
+    };
+    // Key 1 has signed until a minute ago; key 3 is known before it signs.
+    scheduled(&tokenmint::clock::UnixTime::from_seconds(now() - 60).to_string());
     let service = workspace.serve().await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
-    // Key 1's last token lives for most of an hour yet; key 3 is known before it signs.
-    let set = service.get("/keysets/web/jwks.json").await.json();
-    let kids: Vec<_> = set["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect();
-    assert_eq!(kids, ["WebAppKey1", "WebAppKey2", "WebAppKey3"]);
+    assert_eq!(published(&service).await, ["WebAppKey1", "WebAppKey2", "WebAppKey3"]);
+    drop(service);
+    // Key 1's last token has long expired, so it is gone.
+    scheduled("2026-01-02T00:00:00Z");
+    let service = workspace.serve().await;
+    assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
+    assert_eq!(published(&service).await, ["WebAppKey2", "WebAppKey3"]);
     let metrics = service.metrics().await;
     assert!(
         metrics.contains(r#"tokenmint_key_starts_signing_seconds{keyset="web",kid="WebAppKey3"}"#),
@@ -240,4 +248,40 @@ async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
     assert_eq!(refusal.header("retry-after"), "3600");
     assert_eq!(service.get("/livez").await.status.as_u16(), 200);
     assert_eq!(service.get("/readyz").await.status.as_u16(), 503);
+}
+
+/// A claim is signed with the value that came, to the last digit, or not at all.
+#[tokio::test]
+async fn a_number_in_a_claim_is_signed_as_it_came_or_refused() {
+    let service = Workspace::new().serve().await;
+    let mint = async |number: &str| {
+        let body = format!(r#"{{"sub":"user-1","claims":{{"plan":[{number}]}}}}"#);
+        service.post_text("/identity-token", API_KEY, body).await
+    };
+    for (number, signed) in [
+        ("0.1", "0.1"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("-9223372036854775808", "-9223372036854775808"),
+        ("1.50e2", "150.0"),
+        ("123456789.12345678", "123456789.12345678"),
+    ] {
+        let body = mint(number).await.ok();
+        let payload = body["token"].as_str().and_then(|token| token.split('.').nth(1)).expect("a token");
+        let payload = {
+            use base64::Engine as _;
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).expect("base64url")
+        };
+        let payload = String::from_utf8(payload).expect("text");
+        assert!(payload.contains(&format!("\"plan\":[{signed}]")), "{number}: {payload}");
+    }
+    for number in [
+        "0.1234567890123456789",
+        "1e-400",
+        "18446744073709551616",
+        "9007199254740993.0",
+        "-0.30000000000000001",
+    ] {
+        let description = mint(number).await.refused(400, "invalid_request", None);
+        assert!(description.contains("would be rounded"), "{number}: {description}");
+    }
 }

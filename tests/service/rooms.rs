@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down; those in one line may not import each other, but for what they are made of.
-const ORDER: [&str; 17] = [
-    "clock", "json", "files", "metrics", "config", "traces", "keys", "tokens", "jwks", "callers", "exchange",
+const ORDER: [&str; 18] = [
+    "clock", "json", "hash", "files", "metrics", "config", "traces", "keys", "tokens", "jwks", "callers", "exchange",
     "doctor", "metadata", "sandbox", "http", "app", "cli",
 ];
 

@@ -1,8 +1,11 @@
 //! Secrets stay where they are: canaries in each of them, and a look at everything that comes out.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use crate::support::{API_KEY, KEYS, Workspace, configuration, sha256_hex, user_1};
+use crate::support::{API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, until, user_1};
+use crate::tls::certificates;
 
 #[tokio::test]
 async fn each_mint_leaves_one_audit_line_without_the_token_or_the_subject() {
@@ -76,7 +79,6 @@ async fn no_secret_comes_out_anywhere() {
 /// Every number of a published JWK is public: none divides the modulus or stands in the private key.
 #[tokio::test]
 async fn no_private_number_is_published() {
-    use base64::Engine as _;
     use rsa::pkcs8::DecodePrivateKey as _;
     use rsa::traits::PrivateKeyParts as _;
     let service = Workspace::new().serve().await;
@@ -86,11 +88,202 @@ async fn no_private_number_is_published() {
     let text = service.get("/keysets/web/jwks.json").await.text;
     for number in private {
         let bytes = number.to_bytes_be();
-        for encoded in [
-            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&bytes),
-            base64::engine::general_purpose::STANDARD.encode(&bytes),
-        ] {
+        for encoded in [URL_SAFE_NO_PAD.encode(&bytes), STANDARD.encode(&bytes)] {
             assert!(!text.contains(&encoded));
         }
     }
+}
+
+/// What people put where a secret, its file or a key's path belongs: each form has random text of its own.
+fn wrong_forms() -> Vec<(&'static str, String)> {
+    let random = || {
+        let mut bytes = [0; 36];
+        aws_lc_rs::rand::fill(&mut bytes).expect("random bytes");
+        URL_SAFE_NO_PAD.encode(bytes)
+    };
+    let pem = || pem::encode(&pem::Pem::new("PRIVATE KEY", random().repeat(30).into_bytes()));
+    vec![
+        ("a secret", random()),
+        ("a short one", random()[..9].to_owned()),
+        ("in quotes", format!("\"{}\"", random())),
+        ("in single quotes", format!("'{}'", random())),
+        ("with white space", format!(" {}\t", random())),
+        ("on lines", format!("{}\n{}\r\n{}", random(), random(), random())),
+        ("with its name", format!("SECRET={}", random())),
+        ("with a variable's name", format!("export APP_SECRET={}", random())),
+        ("with a byte order mark", format!("\u{feff}{}", random())),
+        ("with a zero", format!("{}\0{}", random(), random())),
+        ("base64", STANDARD.encode(random())),
+        ("like a URL", format!("rediss://{}:{}@{}.example", random(), random(), random())),
+        ("a path", format!("/run/{}/{}.key", random(), random())),
+        ("a relative path", format!("{}/{}.pem", random(), random())),
+        ("with dots", format!("{}.{}", random(), random())),
+        ("a PEM", pem()),
+        ("a PEM on one line", pem().replace('\n', "\\n")),
+        ("a PEM in quotes", format!("\"{}\"", pem())),
+        ("a PEM in base64", STANDARD.encode(pem())),
+        ("a good key", KEYS.web512.clone()),
+        ("half a key", KEYS.crm[..KEYS.crm.len() / 2].to_owned()),
+        ("very long", random().repeat(200)),
+    ]
+}
+
+/// Every setting that takes a secret, a secret's file, or the path of a key or certificate; `V` is its value.
+const SECRET_PLACES: [&str; 20] = [
+    "[server]\naudit_key = V\n",
+    "[server]\naudit_key_file = V\n",
+    "[server.tls]\ncertificate_file = V\nprivate_key_file = 'tls.key'\n",
+    "[server.tls]\ncertificate_file = 'ca.crt'\nprivate_key_file = V\n",
+    "[server.tls]\ncertificate_file = 'ca.crt'\nprivate_key_file = 'ca.key'\nclient_ca_file = V\n",
+    "[server.public]\nlisten = '127.0.0.1:0'\ntls = { certificate_file = V, private_key_file = V, client_ca_file = V }\n",
+    "[server.signing]\nbatch = 'required'\nlibrary = V\n",
+    "[cache.redis]\nurl = V\n",
+    "[cache.redis]\nurl = 'redis://127.0.0.1'\nkey = V\n",
+    "[cache.redis]\nurl = 'redis://127.0.0.1'\nkey_file = V\n",
+    "[cache.redis]\nurl = 'redis://127.0.0.1'\npassword = V\n",
+    "[cache.redis]\nurl = 'redis://127.0.0.1'\npassword_file = V\n",
+    "[keysets.k]\ndirectory = V\n",
+    "[keysets.k]\nkid = 'k'\nkey = V\n",
+    "[keysets.k]\nkid = 'k'\nkey_file = V\n",
+    "[keysets.k]\ndirectory = 'keys/web'\npassphrase = V\n",
+    "[keysets.k]\ndirectory = 'keys/web'\npassphrase_file = V\n",
+    "[intercom.i]\nsecret = V\n",
+    "[intercom.i]\nsecret_file = V\n",
+    "[callers.c]\nallow = []\napi_key_sha256 = [V]\n",
+];
+
+/// TOML's basic strings escape like JSON's.
+fn filled(template: &str, value: &str) -> String {
+    template.replace('V', &json!(value).to_string().replace('\u{7f}', "\\u007f"))
+}
+
+/// Eight bytes in a row of `value`, if they stand in `text`. What begins and ends a PEM block is no secret.
+#[track_caller]
+fn assert_hidden(value: &str, text: &str, what: &str) {
+    let lines =
+        value.split(['\n', '\r']).flat_map(|line| line.split("\\n")).filter(|line| !line.contains("-----"));
+    // The names of the form itself.
+    let lines = lines
+        .map(|line| line.replace("export APP_SECRET=", "").replace("SECRET=", "").replace("rediss://", ""));
+    for line in lines {
+        for at in (0..line.len().saturating_sub(7)).filter(|at| line.is_char_boundary(*at)) {
+            if let Some(eight) = line.get(at..at + 8) {
+                assert!(!text.contains(eight), "{what} shows {eight:?}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_message_shows_what_stands_in_a_secret_s_place() {
+    let workspace = Workspace::bare();
+    certificates(&workspace, "ca", "tls");
+    for place in SECRET_PLACES {
+        for (form, value) in wrong_forms() {
+            workspace.configure(&filled(place, &value));
+            for arguments in [&["check"][..], &["check", "--json"]] {
+                let ran = workspace.run(arguments);
+                assert!([0, 64].contains(&ran.code()), "{form} as {place}: {}", ran.stderr);
+                assert_hidden(&value, &(ran.stdout + &ran.stderr), &format!("{form} as {place}"));
+            }
+        }
+    }
+    // The same in the environment, and from standard TOML errors: not closed, not quoted.
+    for (form, value) in wrong_forms() {
+        for text in [
+            format!("[intercom.i]\nsecret = {value}\n"),
+            format!("[keysets.k]\nkey = \"{value}\n"),
+            value.clone(),
+        ] {
+            workspace.configure(&text);
+            let ran = workspace.run(&["check"]);
+            assert_hidden(&value, &ran.stderr, form);
+        }
+    }
+    let mut workspace = Workspace::bare();
+    workspace.configure("");
+    for (form, value) in wrong_forms().into_iter().filter(|(_, value)| !value.contains('\0')) {
+        for variable in [
+            "INTERCOM__I__SECRET",
+            "KEYSETS__K__KEY_FILE",
+            "KEYSETS__K__DIRECTORY",
+            "CALLERS__C__API_KEY_SHA256",
+        ] {
+            workspace.set(&format!("TOKENMINT_{variable}"), &value);
+            let ran = workspace.run(&["check"]);
+            assert_hidden(&value, &(ran.stdout + &ran.stderr), &format!("{form} as {variable}"));
+        }
+    }
+}
+
+/// Sends SIGHUP until the log has `needle`, which stands in the message about this configuration alone.
+async fn reloaded(service: &Running, needle: &str) {
+    until(needle, async || {
+        signal(service.pid(), "HUP");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        service.log().contains(needle)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
+    let workspace = Workspace::bare();
+    certificates(&workspace, "ca", "tls");
+    let tls = |files: &str| {
+        format!(
+            "[server]\nlisten = '127.0.0.1:0'\n[server.ops]\nlisten = '127.0.0.1:0'\n[server.tls]\n{files}"
+        )
+    };
+    let good = tls("certificate_file = 'tls.crt'\nprivate_key_file = 'tls.key'\nclient_ca_file = 'ca.crt'\n");
+    workspace.configure(&good);
+    let service = workspace.serve().await;
+    let forms = wrong_forms();
+    for (n, (_, value)) in forms.iter().enumerate() {
+        // What is refused when it is read, all together; and what is refused when it is opened.
+        let read = filled(
+            &format!(
+                "[cache.redis]\nurl = V\nkey = V\npassword = V\n[intercom.x{n}]\nsecret_file = V\n[intercom.y{n}]\nsecret = V\nx = V\n\
+                 [keysets.k]\nkid = 'k'\nkey = V\npassphrase_file = V\n[callers.c]\nallow = []\napi_key_sha256 = [V]\n"
+            ),
+            value,
+        );
+        workspace.configure(&format!("{good}{read}"));
+        reloaded(&service, &format!("intercom.y{n}")).await;
+        let opened = tls(&filled("certificate_file = V\nprivate_key_file = V\nclient_ca_file = V\n", value));
+        let keysets = filled(
+            &format!(
+                "[keysets.d{n}]\ndirectory = V\n[keysets.e{n}]\nkid = 'e'\nkey_file = V\n[keysets.f{n}]\nkid = 'f'\nkey = V\n"
+            ),
+            value,
+        );
+        workspace.configure(&format!("{opened}{keysets}"));
+        reloaded(&service, &format!("keysets.d{n}")).await;
+    }
+    let ops = reqwest::get(format!("http://{}/metrics", service.address("ops"))).await.expect("an answer");
+    let seen = service.log() + &ops.text().await.expect("text");
+    for (form, value) in &forms {
+        assert_hidden(value, &seen, form);
+    }
+}
+
+/// What a request says may be a token that Salesforce gave: nothing can print it.
+#[test]
+fn a_request_can_not_be_printed() {
+    struct Of<T>(std::marker::PhantomData<T>);
+    impl<T: std::fmt::Debug> Of<T> {
+        #[expect(clippy::unused_self, reason = "a method goes before that of a trait")]
+        const fn can_be_printed(&self) -> bool {
+            true
+        }
+    }
+    trait Otherwise {
+        fn can_be_printed(&self) -> bool {
+            false
+        }
+    }
+    impl<T> Otherwise for Of<T> {}
+    assert!(Of::<String>(std::marker::PhantomData).can_be_printed());
+    assert!(!Of::<tokenmint::json::Json>(std::marker::PhantomData).can_be_printed());
+    assert!(!Of::<tokenmint::config::Config>(std::marker::PhantomData).can_be_printed());
 }

@@ -163,7 +163,7 @@ fn a_signature_takes_as_long_for_one_message_as_for_another() {
 fn a_batch_takes_as_long_for_one_message_as_for_others() {
     let tools = std::env::var_os("TOKENMINT_TOOLS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
-    let library = match BatchLibrary::open(Some(&tools.join("crypto_mb/lib/libcrypto_mb.so.13"))) {
+    let library = match BatchLibrary::open(&tools.join("crypto_mb/lib/libcrypto_mb.so.13")) {
         Ok(library) => library,
         Err(reason) => return println!("left out: {reason}"),
     };
@@ -171,8 +171,8 @@ fn a_batch_takes_as_long_for_one_message_as_for_others() {
     let key = private_key();
     assert_ne!(batch.examine(&key), Standing::Unfit);
     let seen = t("eight signatures", samples(1_000), messages(), |messages| {
-        let digests: [_; Fit::MOST] = std::array::from_fn(|n| keys::hash(Algorithm::Rs256, &messages[n]));
-        let wanted: Vec<_> = digests.iter().map(|digest| Wanted { key: &key, digest }).collect();
+        let hashes: [_; Fit::MOST] = std::array::from_fn(|n| keys::hash(Algorithm::Rs256, &messages[n]));
+        let wanted: Vec<_> = hashes.iter().map(|hash| Wanted { key: &key, hash }).collect();
         assert!(batch.sign(&wanted).iter().all(Result::is_ok), "a good key signs");
     });
     assert!(seen < LEAK, "t = {seen:.1}");

@@ -152,7 +152,7 @@ impl KeyPair {
 
 fn create_directory(directory: &Path) -> Result<(), Failure> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| Failure::Failed(format!("can't make the folder {}: {error}", directory.display())))
+    made.map_err(|error| Failure::Failed(format!("can't make the key folder: {error}")))
 }
 
 impl From<DirectoryError> for Failure {

@@ -248,7 +248,7 @@ impl Retire {
             other => other,
         })?;
         let directories = keysets.values().filter_map(|keyset| match &keyset.keys {
-            KeySource::Directory(directory) => Some((keyset, directory)),
+            KeySource::Directory(directory) => Some((keyset, directory.as_path())),
             KeySource::File { .. } | KeySource::Text { .. } => None,
         });
         // One directory that can't be read hides no other.
@@ -256,7 +256,7 @@ impl Retire {
         for (keyset, directory) in directories {
             match self.look_in(directory) {
                 Ok(Listed::Yes) => {
-                    return Ok(Place { keyset: Some(keyset.clone()), directory: directory.clone() });
+                    return Ok(Place { keyset: Some(keyset.clone()), directory: directory.to_path_buf() });
                 }
                 Ok(Listed::Retired(at)) => return Err(self.retired_already(at)),
                 Ok(Listed::No) => {}

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
+
 use super::super::section::{Section, text};
 use super::super::source::{Node, Value};
 use super::super::{Bundle, Caller, ClientName, Kind, Listen, Name, Pace, Policy, ProfileName, Server};
@@ -13,13 +15,13 @@ const OVERFLOW_UID: u32 = 65_534;
 
 #[expect(clippy::unnecessary_wraps, reason = "read_all takes it with the others")]
 pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Caller> {
-    let api_key_sha256 = section.list("api_key_sha256", |text| {
+    let api_key_sha256 = section.set("api_key_sha256", |text| {
         hex32(text).ok_or_else(|| {
             "must be the SHA-256 of an API key, 64 hexadecimal digits; `tokenmint callers new NAME` makes both"
                 .to_owned()
         })
     });
-    let client_san = section.list("client_san", ClientName::parse);
+    let client_san = section.set("client_san", ClientName::parse);
     let peer_uid = section.optional("peer_uid", uid);
     let allow = section.list("allow", ProfileName::parse);
     let subjects = subjects(section);
@@ -160,12 +162,5 @@ fn uid(node: &Node) -> Result<u32, String> {
 }
 
 pub(super) fn hex32(text: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }

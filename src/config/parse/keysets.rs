@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use std::time::Duration;
 
-use secrecy::SecretString;
-
 use super::super::section::{Section, duration, text};
 use super::super::source::Node;
 use super::super::{
@@ -16,7 +14,7 @@ use super::{HOUR, within};
 
 pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
     let directory = section.path("directory");
-    let key = section.optional("key", |node| Ok(SecretString::from(text(node)?.as_str())));
+    let key = section.pem("key");
     let key_file = section.path("key_file");
     let kid = section.optional("kid", |node| KeyId::parse(&text(node)?));
     let passphrase = section.secret("passphrase", "passphrase_file");

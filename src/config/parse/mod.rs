@@ -137,10 +137,7 @@ struct Existing(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl Existing {
     fn of(root: &Section<'_>) -> Self {
-        let names = |section: &'static str| {
-            let names = root.section(section).map(|s| s.entries().map(|(n, _)| n.to_owned()).collect());
-            (section, names.unwrap_or_default())
-        };
+        let names = |section: &'static str| (section, root.names_in(section).map(str::to_owned).collect());
         Self(["keysets", "identity", "oauth", "intercom", "bundles"].into_iter().map(names).collect())
     }
 

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
-use super::super::section::{Section, count, duration, text};
+use super::super::section::{Section, count, duration, flag, text};
 use super::super::source::Node;
 use super::super::{
     Algorithm, Bundle, HttpsUrl, Identity, Intercom, Issuer, Kind, Messaging, Name, Oauth, OrgId,
     ProfileName, REGISTERED_CLAIMS, SubjectPattern, plain_text,
 };
 use super::{Existing, HOUR, Wrong, within};
+
+/// As long as the output of HMAC-SHA256 (RFC 7518, section 3.2).
+const SHORTEST_SECRET: usize = 32;
 
 pub(super) fn identity_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Identity> {
     let keyset = keyset_of(section, exist);
@@ -192,15 +195,18 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
 
 pub(super) fn intercom_profile(name: &Name, section: &Section<'_>) -> Option<Intercom> {
     let secret = section.secret("secret", "secret_file");
+    let allow_short_secret = section.optional("allow_short_secret", flag);
     let lives = lives(section, |node| within(duration(node)?, 60, 30 * 86_400, "60s", "30 days"));
     let claims = claims(section, &["user_id"]);
     if !section.has("secret") && !section.has("secret_file") {
         section.problem("secret", "is missing: the Messenger API Secret (Settings > Messenger > Security)");
     }
-    if secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < 32) {
-        let message = "is shorter than 32 characters, so it can be guessed (RFC 7518, section 3.2); is it the \
-                       Messenger API Secret?";
-        section.warn("secret", message);
+    let is_short = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < SHORTEST_SECRET);
+    if is_short && !allow_short_secret.unwrap_or(false) {
+        let message = "is shorter than 32 bytes, the least for HS256 (RFC 7518, section 3.2); is it the Messenger API \
+                       Secret? If Intercom gave you such a short one, set `allow_short_secret = true`";
+        section.problem(if section.has("secret") { "secret" } else { "secret_file" }, message);
+        return None;
     }
     let (ttl, max_ttl) = lives?;
     Some(Intercom { name: name.clone(), secret: secret?, ttl, max_ttl, claims })

@@ -149,7 +149,13 @@ fn limits(section: &Section<'_>) -> Limits {
             window: MINUTE,
             burst: section.optional("remint_burst", small_count).unwrap_or(default.remints.burst),
         },
-        token_cache: section.optional("token_cache", byte_count).unwrap_or(default.token_cache),
+        // Less holds too few tokens: requests would become logins.
+        token_cache: section
+            .optional("token_cache", |node| match byte_count(node)? {
+                size @ 65_536.. => Ok(size),
+                _ => Err("must be at least 64 KiB: without a cache each request is a login".to_owned()),
+            })
+            .unwrap_or(default.token_cache),
     }
 }
 
@@ -160,5 +166,9 @@ fn signing(section: &Section<'_>) -> Signing {
         "required" => Ok(Batch::Required),
         _ => Err(r#"must be "auto", "off" or "required""#.to_owned()),
     });
-    Signing { batch: batch.unwrap_or(Batch::Auto), library: section.path("library") }
+    let library = section.path("library");
+    if batch == Some(Batch::Required) && !section.has("library") {
+        section.problem("library", "is missing, and `batch` is \"required\": the path of libcrypto_mb.so.13");
+    }
+    Signing { batch: batch.unwrap_or(Batch::Auto), library }
 }

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use redis::aio::MultiplexedConnection;
@@ -30,10 +30,11 @@ use super::job::{CacheKey, Job};
 use super::{AccessToken, Moment, chance};
 use crate::clock::{Clock, Randomness};
 use crate::config::Redis;
+use crate::hash::sha256;
 use crate::metrics::Metrics;
 use entry::Useless;
 use link::{Link, Trouble};
-use seal::{Bound, Seal, hex};
+use seal::{Bound, Seal};
 
 /// Longer than an exchange may take, signing included: then somebody else may try.
 const LOCK: Duration = Duration::from_secs(6);
@@ -251,7 +252,7 @@ impl SharedCache {
     /// Counts one more request of `who` by all replicas. `None` where Redis can't be asked.
     pub async fn spend(&self, who: &str, allowance: Allowance) -> Option<Taken> {
         // Under whichever key the replicas encrypt: the limit is Salesforce's.
-        let name = format!("tokenmint:budget:{}", hex(&digest(&SHA256, who.as_bytes()).as_ref()[..16]));
+        let name = format!("tokenmint:budget:{}", HEXLOWER.encode(&sha256(who.as_bytes())[..16]));
         let mut spend = script(SPEND, &[&name]);
         spend.arg(allowance.requests).arg(milliseconds(allowance.window)).arg(self.unique().ok()?);
         let (count, wait): (i64, u64) = self.link.ask(&spend).await.ok()?;
@@ -390,7 +391,7 @@ impl SharedCache {
     /// A name that nobody else has.
     fn unique(&self) -> Result<String, crate::clock::NoRandomness> {
         let mut bytes = [0; 16];
-        self.randomness.fill(&mut bytes).map(|()| hex(&bytes))
+        self.randomness.fill(&mut bytes).map(|()| HEXLOWER.encode(&bytes))
     }
 
     fn untold(&self) -> MutexGuard<'_, VecDeque<Dropped>> {
@@ -422,9 +423,7 @@ const fn word(trouble: Trouble) -> &'static str {
 
 /// SHA-256.
 pub(super) fn hash(secret: &SecretString) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, secret.expose_secret().as_bytes()).as_ref());
-    hash
+    sha256(secret.expose_secret().as_bytes())
 }
 
 pub(super) fn same(one: &SecretString, other: &SecretString) -> bool {

@@ -8,6 +8,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Prk};
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use super::super::job::CacheKey;
@@ -52,7 +53,7 @@ impl Seal {
         Self {
             encrypts: LessSafeKey::new(encrypts),
             names: hmac::Key::new(HMAC_SHA256, &*names),
-            key_id: hex(&id[..8]),
+            key_id: HEXLOWER.encode(&id[..8]),
         }
     }
 
@@ -63,7 +64,7 @@ impl Seal {
 
     /// What `key` is called in the store.
     pub fn name(&self, key: &CacheKey) -> String {
-        hex(hmac::sign(&self.names, key.as_bytes()).as_ref())
+        HEXLOWER.encode(hmac::sign(&self.names, key.as_bytes()).as_ref())
     }
 
     pub fn seal(
@@ -106,14 +107,6 @@ impl Seal {
 fn derive(secret: &Prk, purpose: &[u8], into: &mut [u8; 32]) {
     let derived = secret.expand(&[purpose], HKDF_SHA256).and_then(|output| output.fill(into));
     derived.expect("32 bytes are what HKDF-SHA256 gives");
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ faults! {
         Given::configured(&[(LISTEN, "[server]\nremints = 5\n")]);
     a_key_directory_that_is_not_there: "configuration", fail, "can't be listed",
         Given::configured(&[("keys/identity", "keys/elsewhere")]);
-    a_secret_that_can_be_guessed: "configuration-warnings", warn, "shorter than 32 characters",
+    a_secret_that_can_be_guessed: "configuration", fail, "shorter than 32 bytes",
         Given::configured(&[("intercom-messenger-api-secret-0123456789", "guess-me")]);
     a_key_file_that_is_never_read: "configuration-warnings", warn, "is ignored",
         {

@@ -209,7 +209,7 @@ impl Reloader {
             })
             .map(|(_, key)| key.kid.clone())
             .collect();
-        let access_tokens_dropped = service.exchanger.withdraw(withdrawn);
+        let access_tokens_dropped = service.exchanger.withdraw(&withdrawn);
         forget(&old, &new, &service.metrics);
         let listed = |kids: Vec<&KeyId>| kids.iter().map(|kid| kid.as_str()).collect::<Vec<_>>().join(" ");
         tracing::info!(

@@ -26,6 +26,8 @@ use crate::traces::{Fact, Span, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// What is left of a request's time once there is nothing more to wait for.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(250);
 const MOST_HEADERS: usize = 64;
 const MOST_HEADER_BYTES: usize = 8 << 10;
 
@@ -64,6 +66,17 @@ impl RequestId {
 
     pub fn trace_id(&self) -> Option<&str> {
         self.trace.trace_id()
+    }
+}
+
+/// When a request that waits for Salesforce must be answered: a little before it would be cut off as if this service
+/// were overloaded.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline(pub tokio::time::Instant);
+
+impl Deadline {
+    fn within(limit: Duration) -> Self {
+        Self(tokio::time::Instant::now() + limit - (limit / 10).min(TIME_TO_ANSWER))
     }
 }
 
@@ -159,6 +172,7 @@ where
     } else {
         request.extensions_mut().insert(id.clone());
         let limit = service.limits.request_timeout;
+        request.extensions_mut().insert(Deadline::within(limit));
         match tokio::time::timeout(limit, inner(request)).await {
             Ok(Ok(answer)) => answer,
             Err(_) => Refusal::TooSlow.into_response(),

@@ -504,10 +504,15 @@ impl Inner {
         drop(signing);
         let spend = self.spend(job).await?;
 
+        let start = Instant::now();
+        let within = deadline.saturating_duration_since(start);
+        if within.is_zero() {
+            self.give_back(spend).await;
+            return Err(ExchangeError::Interrupted);
+        }
         let span = trace.request_to(job.address(), &**randomness);
         request.headers = span.headers();
-        let start = Instant::now();
-        let reply = self.transport.send(request, deadline.saturating_duration_since(start)).await;
+        let reply = self.transport.send(request, within).await;
         let took = start.elapsed();
         let status = reply.as_ref().map_or_else(Fault::status, |reply| Some(reply.status));
         let read = self.read(job, kid, reply);

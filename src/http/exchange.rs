@@ -1,14 +1,12 @@
 //! The access-token endpoints: fields into the types of `tokens`, a word with `callers` on every request, and
 //! what `exchange` has.
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::mint::never_stored;
-use super::observe::Deadline;
 use super::policy::{self, Wish};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal};
@@ -19,7 +17,6 @@ use crate::traces::Fact;
 
 pub(super) async fn oauth_access_token(
     State(service): Now,
-    Extension(Deadline(deadline)): Extension<Deadline>,
     asker: Asker,
     fields: Fields,
 ) -> Result<Response, Refusal> {
@@ -28,7 +25,7 @@ pub(super) async fn oauth_access_token(
     let rejected = fields.secret("rejected_token")?;
     asker.trace().note(Fact::Profile(&grant.profile.name));
 
-    let ask = Ask { rejected: rejected.as_ref(), deadline, trace: asker.trace() };
+    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
     let served = service.exchanger.oauth(&grant.profile, ask).await?;
     service.audit.handed_out(&asker, &grant.profile.name, &served, None)?;
     Ok(answer(&served, &*service.clock))
@@ -36,7 +33,6 @@ pub(super) async fn oauth_access_token(
 
 pub(super) async fn messaging_access_token(
     State(service): Now,
-    Extension(Deadline(deadline)): Extension<Deadline>,
     asker: Asker,
     fields: Fields,
 ) -> Result<Response, Refusal> {
@@ -53,7 +49,7 @@ pub(super) async fn messaging_access_token(
         return Err(Objection::new("profile", message).into());
     }
 
-    let ask = Ask { rejected: rejected.as_ref(), deadline, trace: asker.trace() };
+    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
     let served = service.exchanger.messaging(&grant.profile, subject.clone(), claims, ask).await?;
     service.audit.handed_out(&asker, &grant.profile.name, &served, Some(&subject))?;
     Ok(answer(&served, &*service.clock))

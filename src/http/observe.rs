@@ -36,28 +36,40 @@ const MOST_HEADER_BYTES: usize = 8 << 10;
 pub(super) struct RequestId {
     id: HeaderValue,
     trace: Trace,
+    /// When a request that waits for Salesforce must be answered: a little before it would be cut off as if this service
+    /// were overloaded.
+    deadline: tokio::time::Instant,
 }
 
 impl RequestId {
     /// The client's, if it can do no harm in a log or a header; else a fresh one.
-    fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace) -> Self {
+    fn of(
+        headers: &HeaderMap,
+        randomness: &dyn Randomness,
+        trace: Trace,
+        deadline: tokio::time::Instant,
+    ) -> Self {
         let harmless = |id: &&HeaderValue| {
             (1..=64).contains(&id.len())
                 && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
         };
         if let Some(id) = headers.get(X_REQUEST_ID).filter(harmless) {
-            return Self { id: id.clone(), trace };
+            return Self { id: id.clone(), trace, deadline };
         }
         let mut bytes = [0; 16];
         // An id that isn't unique is no reason to refuse a request.
         let _ = randomness.fill(&mut bytes);
         let text = URL_SAFE_NO_PAD.encode(bytes);
         let id = HeaderValue::from_str(&text).expect("base64url is visible ASCII");
-        Self { id, trace }
+        Self { id, trace, deadline }
     }
 
     pub fn as_str(&self) -> &str {
         self.id.to_str().unwrap_or_default()
+    }
+
+    pub const fn deadline(&self) -> tokio::time::Instant {
+        self.deadline
     }
 
     pub const fn trace(&self) -> &Trace {
@@ -66,17 +78,6 @@ impl RequestId {
 
     pub fn trace_id(&self) -> Option<&str> {
         self.trace.trace_id()
-    }
-}
-
-/// When a request that waits for Salesforce must be answered: a little before it would be cut off as if this service
-/// were overloaded.
-#[derive(Clone, Copy)]
-pub(super) struct Deadline(pub tokio::time::Instant);
-
-impl Deadline {
-    fn within(limit: Duration) -> Self {
-        Self(tokio::time::Instant::now() + limit - (limit / 10).min(TIME_TO_ANSWER))
     }
 }
 
@@ -161,7 +162,9 @@ where
     let path = request.extensions().get::<MatchedPath>();
     let route = path.and_then(|path| ROUTES.iter().position(|route| route.path == path.as_str()));
     let span = span(&request, route);
-    let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone());
+    let limit = service.limits.request_timeout;
+    let deadline = (start + limit - (limit / 10).min(TIME_TO_ANSWER)).into();
+    let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone(), deadline);
     let has_body = has_body(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
@@ -171,8 +174,6 @@ where
         refusal
     } else {
         request.extensions_mut().insert(id.clone());
-        let limit = service.limits.request_timeout;
-        request.extensions_mut().insert(Deadline::within(limit));
         match tokio::time::timeout(limit, inner(request)).await {
             Ok(Ok(answer)) => answer,
             Err(_) => Refusal::TooSlow.into_response(),

@@ -92,7 +92,9 @@ impl ExchangeError {
             | Self::Unusable { retry_after, .. }
             | Self::Unreachable { retry_after, .. }
             | Self::Timeout { retry_after, .. } => *retry_after,
-            Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => Some(*retry_after),
+            Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => {
+                Some(*retry_after)
+            }
             Self::Interrupted => Some(Duration::from_secs(1)),
             Self::Unverified { .. } | Self::Mint(_) => None,
         }
@@ -105,7 +107,9 @@ impl ExchangeError {
             | Self::Unusable { retry_after, .. }
             | Self::Unreachable { retry_after, .. }
             | Self::Timeout { retry_after, .. } => *retry_after = Some(wait),
-            Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => *retry_after = wait,
+            Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => {
+                *retry_after = wait
+            }
             Self::Unverified { .. } | Self::Mint(_) | Self::Interrupted => {}
         }
         self

@@ -127,7 +127,8 @@ impl Exchanger {
     ) -> Self {
         let weigh = |_: &CacheKey, token: &Arc<AccessToken>| token.weight();
         // The least recently used goes first: moka's own choice would be not to take new ones.
-        let tokens = Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
+        let tokens =
+            Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
         let inner = Arc::new(Inner {
             transport,
             tokens: tokens.expire_after(ByLife).build(),
@@ -406,36 +407,36 @@ impl Inner {
             return exchanged.map(fresh).map_err(|failure| failure.error.clone());
         };
         let held = self.live(key, job);
-        let outcome =
-            match shared.turn(key, job, held.as_deref(), replaced, LONGEST_EXCHANGE, deadline).await {
-                Turn::Theirs(token) => {
-                    let token = Arc::new(token);
-                    self.keep(key, &token);
-                    // Somebody may have rejected it just now.
-                    if shared.was_dropped(token.hash()) {
-                        token.refuse();
-                    }
-                    Ok(Served { token, cached: true, rejected_token_kept: false })
+        let outcome = match shared.turn(key, job, held.as_deref(), replaced, LONGEST_EXCHANGE, deadline).await
+        {
+            Turn::Theirs(token) => {
+                let token = Arc::new(token);
+                self.keep(key, &token);
+                // Somebody may have rejected it just now.
+                if shared.was_dropped(token.hash()) {
+                    token.refuse();
                 }
-                Turn::TheirFailure(error, left) => {
-                    self.failures.insert_told(key, error.clone(), self.tools.clock.steady(), left);
-                    Err(error)
+                Ok(Served { token, cached: true, rejected_token_kept: false })
+            }
+            Turn::TheirFailure(error, left) => {
+                self.failures.insert_told(key, error.clone(), self.tools.clock.steady(), left);
+                Err(error)
+            }
+            Turn::Late => {
+                let retry_after = Some(SHORTEST_WAIT);
+                Err(ExchangeError::Timeout { waited_for: WaitedFor::Replica, retry_after })
+            }
+            Turn::Ours(lock) => match self.exchange(key, job, trace).await {
+                Ok(token) => {
+                    shared.keep(key, &token, lock).await;
+                    Ok(fresh(token))
                 }
-                Turn::Late => {
-                    let retry_after = Some(SHORTEST_WAIT);
-                    Err(ExchangeError::Timeout { waited_for: WaitedFor::Replica, retry_after })
+                Err(failure) => {
+                    shared.fail(key, Some(&failure), lock).await;
+                    Err(failure.error.clone())
                 }
-                Turn::Ours(lock) => match self.exchange(key, job, trace).await {
-                    Ok(token) => {
-                        shared.keep(key, &token, lock).await;
-                        Ok(fresh(token))
-                    }
-                    Err(failure) => {
-                        shared.fail(key, Some(&failure), lock).await;
-                        Err(failure.error.clone())
-                    }
-                },
-            };
+            },
+        };
         if let (Ok(served), Some(replaced)) = (&outcome, replaced)
             && served.token.hash() != replaced
         {
@@ -601,7 +602,8 @@ impl Inner {
             return used_up(retry_after);
         }
         let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
-        let here = tokio::task::spawn_blocking(move || budget.spend(&here, clock.now(), clock.steady())).await;
+        let here =
+            tokio::task::spawn_blocking(move || budget.spend(&here, clock.now(), clock.steady())).await;
         if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
             self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
         }

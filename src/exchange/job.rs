@@ -334,8 +334,14 @@ fn is_token(token: &str) -> bool {
 }
 
 /// Salesforce's own domains; the last two are those of Salesforce in China.
-const DOMAINS: [&str; 6] =
-    [".salesforce.com", ".force.com", ".salesforce.mil", ".cloudforce.com", ".sfcrmproducts.cn", ".sfcrmapps.cn"];
+const DOMAINS: [&str; 6] = [
+    ".salesforce.com",
+    ".force.com",
+    ".salesforce.mil",
+    ".cloudforce.com",
+    ".sfcrmproducts.cn",
+    ".sfcrmapps.cn",
+];
 
 /// An address in Salesforce's domains, or where the token came from. It must be written just as it is read: what one
 /// parser takes for a path, such as `\@evil.example`, another takes for a host.
@@ -444,7 +450,11 @@ mod tests {
         assert!(evil.contains("evil.example"), "the host that came is named: {evil}");
         let id = "https://login.salesforce.com/id/00D/005";
         assert_eq!(salesforce_url(id, &token_url).as_ref().map(Url::as_str), Ok(id));
-        for id in ["https://login.salesforce.com\\@evil.example/id", "https://evil.example/id", "https://login.salesforce.com/a/../id"] {
+        for id in [
+            "https://login.salesforce.com\\@evil.example/id",
+            "https://evil.example/id",
+            "https://login.salesforce.com/a/../id",
+        ] {
             assert!(salesforce_url(id, &token_url).is_err(), "{id}");
         }
     }

@@ -296,7 +296,8 @@ mod tests {
         let (one, other) = (budget(Some(&directory)), budget(Some(&directory)));
         at(&one, "user", 0);
         let file = |extension: &str| {
-            let mut files = fs::read_dir(&directory).expect("a folder").map(|file| file.expect("a file").path());
+            let mut files =
+                fs::read_dir(&directory).expect("a folder").map(|file| file.expect("a file").path());
             files.find(|path| path.extension().is_none()).expect("a file").with_extension(extension)
         };
         // Nothing can be written where a folder is in the way, not even by root.
@@ -306,7 +307,10 @@ mod tests {
         fs::remove_dir(file("new")).expect("gone");
         // The other replica knows of one only; then of its own, too.
         assert!(matches!(at(&other, "user", 2), Taken::Within { .. }));
-        assert!(matches!(at(&one, "user", 3), Taken::Exhausted { .. }), "one in the file, one of the other, one of ours");
+        assert!(
+            matches!(at(&one, "user", 3), Taken::Exhausted { .. }),
+            "one in the file, one of the other, one of ours"
+        );
         // Where the file is gone or unreadable, all that was seen counts on.
         fs::remove_file(file("")).expect("gone");
         assert!(matches!(at(&one, "user", 4), Taken::Exhausted { .. }));

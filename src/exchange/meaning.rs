@@ -76,9 +76,8 @@ impl Known {
 /// Whether `words` stand in `text`, not as a part of other words.
 fn has_words(text: &str, words: &str) -> bool {
     let inside = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(words).any(|(at, _)| {
-        !text[..at].ends_with(inside) && !text[at + words.len()..].starts_with(inside)
-    })
+    text.match_indices(words)
+        .any(|(at, _)| !text[..at].ends_with(inside) && !text[at + words.len()..].starts_with(inside))
 }
 
 use Class::{Limited, Permanent, Transient};
@@ -425,7 +424,8 @@ mod tests {
         assert_eq!(id("invalid_grant", "invalid user"), "invalid user");
         assert_eq!(id("invalid_grant", "ip restricted"), "ip restricted");
         assert_eq!(id("invalid_grant", "ip restricted by app developer"), "ip restricted by app developer");
-        let scope = "refresh_token scope is required and the connected app should be installed and preauthorized";
+        let scope =
+            "refresh_token scope is required and the connected app should be installed and preauthorized";
         assert_eq!(id("invalid_request", scope), "refresh_token scope is required");
         for (message, id) in [
             ("The token was forged", UNKNOWN_MESSAGING.id),

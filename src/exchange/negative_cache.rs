@@ -33,7 +33,7 @@ pub struct CachedFailure {
 }
 
 impl CachedFailure {
-    pub fn wait(&self) -> Duration {
+    pub const fn wait(&self) -> Duration {
         self.until.saturating_sub(self.at)
     }
 }
@@ -44,7 +44,12 @@ pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 struct ByWait;
 
 impl Expiry<CacheKey, Arc<CachedFailure>> for ByWait {
-    fn expire_after_create(&self, _: &CacheKey, failure: &Arc<CachedFailure>, _: Instant) -> Option<Duration> {
+    fn expire_after_create(
+        &self,
+        _: &CacheKey,
+        failure: &Arc<CachedFailure>,
+        _: Instant,
+    ) -> Option<Duration> {
         Some(failure.wait() + LONGEST_BACKOFF)
     }
 
@@ -78,7 +83,13 @@ impl NegativeCache {
 
     /// Keeps a failure for as long as asking again makes no sense. `chance` is between 0 and 1, and spreads those who
     /// come back.
-    pub fn insert(&self, key: &CacheKey, error: ExchangeError, now: Duration, chance: f64) -> Arc<CachedFailure> {
+    pub fn insert(
+        &self,
+        key: &CacheKey,
+        error: ExchangeError,
+        now: Duration,
+        chance: f64,
+    ) -> Arc<CachedFailure> {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
         let asked = error.retry_after().map(|wait| wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
         let (wait, streak) = match &error {

@@ -160,7 +160,8 @@ async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Re
         return Err(unusable("more than 16 KiB of headers".to_owned()));
     }
     if response.status().is_redirection() {
-        let location = response.headers().get(LOCATION).and_then(|value| Url::parse(value.to_str().ok()?).ok());
+        let location =
+            response.headers().get(LOCATION).and_then(|value| Url::parse(value.to_str().ok()?).ok());
         let host = location.as_ref().and_then(Url::host_str).map(quoted);
         let to = host.map_or_else(String::new, |host| format!(" to {host}"));
         return Err(unusable(format!("a redirect{to}, which is not followed")));

@@ -99,20 +99,22 @@ fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Cl
     let (cached, rejected_token_kept) = (*cached, *rejected_token_kept);
     let expires_in = token.expires_in(clock.now(), clock.steady());
     let body = match &token.about {
-        About::Oauth { instance_url, api_instance_url, token_format, scope, id } => serde_json::to_vec(&OauthAnswer {
-            access_token,
-            token_type: "Bearer",
-            instance_url,
-            api_instance_url: api_instance_url.as_deref(),
-            token_format: token_format.as_deref(),
-            scope: scope.as_deref(),
-            id: id.as_deref(),
-            obtained_at,
-            expires_at,
-            expires_in,
-            cached,
-            rejected_token_kept,
-        }),
+        About::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
+            serde_json::to_vec(&OauthAnswer {
+                access_token,
+                token_type: "Bearer",
+                instance_url,
+                api_instance_url: api_instance_url.as_deref(),
+                token_format: token_format.as_deref(),
+                scope: scope.as_deref(),
+                id: id.as_deref(),
+                obtained_at,
+                expires_at,
+                expires_in,
+                cached,
+                rejected_token_kept,
+            })
+        }
         About::Messaging { last_event_id, subject } => serde_json::to_vec(&MessagingAnswer {
             access_token,
             last_event_id,

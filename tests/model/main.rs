@@ -4,7 +4,11 @@
 //!
 //! `MODEL_CASES` says how many histories; `make model` takes 100,000. A history that breaks an invariant is shrunk.
 
-#![allow(clippy::panic, clippy::print_stdout, reason = "a test panics to fail, and says how much it has tried")]
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test panics to fail, and says how much it has tried"
+)]
 
 mod world;
 
@@ -20,11 +24,19 @@ use world::{Answer, Counts, Disk, Fixture, Reject, StoreMode, USERS, World};
 /// What happens next.
 #[derive(Clone, Debug)]
 enum Op {
-    Ask { replica: usize, user: usize, reject: Reject, hang_up: bool },
+    Ask {
+        replica: usize,
+        user: usize,
+        reject: Reject,
+        hang_up: bool,
+    },
     Pass(Duration),
     Salesforce(Answer, Duration),
     /// The same configuration anew, or one in which the first key is retired.
-    Reload { replica: usize, retire: bool },
+    Reload {
+        replica: usize,
+        retire: bool,
+    },
     StepClock(i64),
     Disk(Disk),
     Store(StoreMode),
@@ -109,7 +121,8 @@ fn no_history_breaks_a_promise() {
     let fixture = Fixture::new();
     let counts = Mutex::new(Counts::default());
     let histories = (prop::collection::vec(op(), 1..60), prop::bool::weighted(0.7));
-    let config = Config { cases: cases(), failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+    let config =
+        Config { cases: cases(), failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let tried = runner.run(&histories, |(history, shared)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();

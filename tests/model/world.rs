@@ -89,8 +89,23 @@ pub enum StoreMode {
 pub struct Counts(BTreeMap<&'static str, u64>);
 
 const COUNTED: [&str; 17] = [
-    "asks", "hits", "fresh", "theirs", "kept", "hang-ups", "sent", "not sent", "reloads", "rejected", "unusable",
-    "unreachable", "left alone", "budget", "timeout", "strict budgets", "single flights",
+    "asks",
+    "hits",
+    "fresh",
+    "theirs",
+    "kept",
+    "hang-ups",
+    "sent",
+    "not sent",
+    "reloads",
+    "rejected",
+    "unusable",
+    "unreachable",
+    "left alone",
+    "budget",
+    "timeout",
+    "strict budgets",
+    "single flights",
 ];
 
 impl Counts {
@@ -123,9 +138,6 @@ impl Fixture {
             let pem = tokenmint::keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
             for keyset in ["crm", "web"] {
                 write(&folder.path().join(format!("keys/{keyset}/{keyset}{kid}.key")), pem.expose_secret());
-                if keyset == "crm" {
-                    continue;
-                }
             }
         }
         let oauth = |name: &str, user: &str| {
@@ -149,7 +161,8 @@ impl Fixture {
                     "[[key]]\nkid = \"{keyset}Key1\"\nsign_from = 2026-01-01T00:00:00Z\n{first}\n[[key]]\nkid = \"{keyset}Key2\"\n\
                      sign_from = {second}\n"
                 );
-                std::fs::write(folder.path().join(format!("keys/{keyset}/keyset.toml")), schedule).expect("written");
+                std::fs::write(folder.path().join(format!("keys/{keyset}/keyset.toml")), schedule)
+                    .expect("written");
             }
             let config = Config::load(Some(&folder.path().join("tokenmint.toml")), &Environment::new());
             let config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
@@ -198,7 +211,7 @@ impl Randomness for Numbers {
             let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            *byte = (z >> 56) as u8;
+            *byte = z.to_be_bytes()[0];
         }
         Ok(())
     }
@@ -246,10 +259,13 @@ impl Salesforce {
     /// Whose request it is, by what it is signed for.
     fn user(body: &[u8]) -> usize {
         let text = String::from_utf8_lossy(body);
-        let jwt = text.split("assertion=").nth(1).map(str::to_owned).unwrap_or_else(|| {
-            let body: Value = serde_json::from_slice(body).expect("JSON");
-            body["customerIdentityToken"].as_str().expect("a token").to_owned()
-        });
+        let jwt = text.split("assertion=").nth(1).map_or_else(
+            || {
+                let body: Value = serde_json::from_slice(body).expect("JSON");
+                body["customerIdentityToken"].as_str().expect("a token").to_owned()
+            },
+            str::to_owned,
+        );
         let payload = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1).expect("a JWT")).expect("base64url");
         let claims: Value = serde_json::from_slice(&payload).expect("JSON");
         let sub = claims["sub"].as_str().expect("a sub");
@@ -300,17 +316,26 @@ impl Salesforce {
             Answer::Closed => Err(Fault::Closed("closed")),
             Answer::Broken => Err(Fault::Broken("broken")),
             Answer::NotReached => unreachable!("answered above"),
-            Answer::Html => {
-                Err(Fault::Unusable { status: 404, what: "a body that isn't JSON".to_owned(), retry_after: None })
-            }
+            Answer::Html => Err(Fault::Unusable {
+                status: 404,
+                what: "a body that isn't JSON".to_owned(),
+                retry_after: None,
+            }),
             Answer::Refused if user < 2 => {
                 let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
                 reply(400, &no)
             }
-            Answer::Refused => reply(400, &json!({"message": "User verification has no active AuthSchemes."})),
+            Answer::Refused => {
+                reply(400, &json!({"message": "User verification has no active AuthSchemes."}))
+            }
             Answer::Stopped => reply(400, &json!({"error": "LOGIN_RATE_EXCEEDED", "message": "rate"})),
             Answer::Trouble => reply(503, &json!({"error": "service_unavailable"})),
-            Answer::Token | Answer::TheSame | Answer::LivesFor(_) | Answer::Milliseconds | Answer::Foreign | Answer::Over => {
+            Answer::Token
+            | Answer::TheSame
+            | Answer::LivesFor(_)
+            | Answer::Milliseconds
+            | Answer::Foreign
+            | Answer::Over => {
                 let wall = self.clock.now().seconds();
                 let (exp, life) = match answer {
                     Answer::LivesFor(life) => (Some(wall + i64::try_from(life).expect("small")), life),
@@ -322,7 +347,10 @@ impl Salesforce {
                 let token = again.unwrap_or_else(|| {
                     let n = book.issued.len();
                     let claims = exp.map(|exp| URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string()));
-                    claims.map_or_else(|| format!("token-{user}-{n}"), |claims| format!("e30.{claims}.{user}x{n}"))
+                    claims.map_or_else(
+                        || format!("token-{user}-{n}"),
+                        |claims| format!("e30.{claims}.{user}x{n}"),
+                    )
                 });
                 let ends = self.clock.steady() + Duration::from_secs(life);
                 if !matches!(answer, Answer::Foreign | Answer::Over) {
@@ -332,12 +360,19 @@ impl Salesforce {
                     book.last.insert(user, token.clone());
                 }
                 if user < 2 {
-                    let host = if answer == Answer::Foreign { "evil.example" } else { "acme.my.salesforce.com" };
-                    return reply(200, &json!({"access_token": token, "instance_url": format!("https://{host}")}));
+                    let host =
+                        if answer == Answer::Foreign { "evil.example" } else { "acme.my.salesforce.com" };
+                    return reply(
+                        200,
+                        &json!({"access_token": token, "instance_url": format!("https://{host}")}),
+                    );
                 }
                 let who = if answer == Answer::Foreign { "somebody-else" } else { NAMES[user] };
                 let subject = format!("v2/iamessage/AUTH/Web/uid:{who}");
-                reply(200, &json!({"accessToken": token, "lastEventId": "0", "context": {"endUser": {"subject": subject}}}))
+                reply(
+                    200,
+                    &json!({"accessToken": token, "lastEventId": "0", "context": {"endUser": {"subject": subject}}}),
+                )
             }
         }
     }
@@ -356,7 +391,10 @@ impl Transport for Line {
 
     fn is_back<'a>(&'a self, _: &'a HttpsUrl) -> BoxFuture<'a, bool> {
         let (answer, _) = *self.salesforce.mood.lock().expect("not poisoned");
-        let down = matches!(answer, Answer::Hangs | Answer::Trouble | Answer::NotReached | Answer::Closed | Answer::Broken);
+        let down = matches!(
+            answer,
+            Answer::Hangs | Answer::Trouble | Answer::NotReached | Answer::Closed | Answer::Broken
+        );
         Box::pin(async move { !down })
     }
 }
@@ -369,8 +407,6 @@ struct Memory {
     sets: HashMap<String, Vec<(String, Instant)>>,
     messages: Vec<(u64, Vec<u8>)>,
     last_id: u64,
-    /// Another store, or the same with another memory, is another generation.
-    generation: u64,
 }
 
 impl Memory {
@@ -424,10 +460,13 @@ impl Link {
 impl SharedStore for Link {
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, Trouble>> {
         Box::pin(self.ask(move |memory| {
-            if let Some((entry, left)) = memory.get(&claim.names.token).filter(|(entry, _)| entry != claim.refused) {
+            if let Some((entry, left)) =
+                memory.get(&claim.names.token).filter(|(entry, _)| entry != claim.refused)
+            {
                 return Claimed::Entry(entry, Some(left));
             }
-            let failure = memory.get(&claim.names.failure).filter(|(failure, _)| failure != claim.refused_failure);
+            let failure =
+                memory.get(&claim.names.failure).filter(|(failure, _)| failure != claim.refused_failure);
             if let Some((failure, left)) = failure {
                 return Claimed::Failure(failure, Some(left));
             }
@@ -504,7 +543,8 @@ impl SharedStore for Link {
                     let id = memory.last_id;
                     memory.messages.push((id, message.clone()));
                 }
-                let fresh = memory.messages.iter().rev().take_while(|(id, _)| *id > since).take(MOST_MESSAGES);
+                let fresh =
+                    memory.messages.iter().rev().take_while(|(id, _)| *id > since).take(MOST_MESSAGES);
                 let mut messages: Vec<Vec<u8>> = fresh.map(|(_, message)| message.clone()).collect();
                 messages.reverse();
                 let seen = if messages.is_empty() { since } else { memory.last_id };
@@ -609,7 +649,8 @@ impl<'a> World<'a> {
         let variant = self.replicas[replica].variant;
         let profiles = &self.fixture.variants[variant];
         let exchanger = self.replicas[replica].exchanger.clone();
-        let oauth: Option<Arc<OauthProfile>> = profiles.oauth.values().nth(user).filter(|_| user < 2).cloned();
+        let oauth: Option<Arc<OauthProfile>> =
+            profiles.oauth.values().nth(user).filter(|_| user < 2).cloned();
         let web: Arc<IdentityProfile> = profiles.identity.values().next().expect("a profile").clone();
         let (secret, clock) = (rejected.clone().map(SecretString::from), self.clock.clone());
         let began = clock.steady();
@@ -688,13 +729,13 @@ impl<'a> World<'a> {
             memory.texts.clear();
             memory.sets.clear();
             memory.messages.clear();
-            memory.generation += 1;
         }
         let mut since = self.salesforce.store_well_since.lock().expect("not poisoned");
         let well = matches!(mode, StoreMode::Up | StoreMode::Slow);
         *since = match *since {
             Some(since) if well => Some(since),
-            _ => (self.shared && mode != StoreMode::Away && mode != StoreMode::Late).then(|| self.clock.steady()),
+            _ => (self.shared && mode != StoreMode::Away && mode != StoreMode::Late)
+                .then(|| self.clock.steady()),
         };
         // What was in flight, or locked, when it lost its memory is not known to it any more.
         if mode == StoreMode::Emptied {
@@ -707,7 +748,8 @@ impl<'a> World<'a> {
         if let Some(broken) = self.salesforce.book().broken.take() {
             return Err(broken);
         }
-        let (done, open) = std::mem::take(&mut self.asked).into_iter().partition(|asked| asked.task.is_finished());
+        let (done, open) =
+            std::mem::take(&mut self.asked).into_iter().partition(|asked| asked.task.is_finished());
         self.asked = open;
         let done: Vec<Asked> = done;
         for mut asked in done {
@@ -729,7 +771,7 @@ impl<'a> World<'a> {
         at: Duration,
         wall: UnixTime,
     ) -> Result<(), String> {
-        let Asked { replica, user, variant, rejected, held, began, .. } = asked;
+        let Asked { replica, user, variant, rejected, began, .. } = asked;
         let name = NAMES[*user];
         if at - *began > REQUEST + Duration::from_millis(1) {
             return Err(format!("{name} waited for {:?}", at - *began));
@@ -749,7 +791,10 @@ impl<'a> World<'a> {
             return Err(format!("{name} was handed a token of a retired key"));
         }
         if token.expires_at <= wall || issued.ends < at {
-            return Err(format!("{name} was handed a token past its life: {} {wall}, {:?} {at:?}", token.expires_at, issued.ends));
+            return Err(format!(
+                "{name} was handed a token past its life: {} {wall}, {:?} {at:?}",
+                token.expires_at, issued.ends
+            ));
         }
         if token.expires_in(wall, at) > DAY {
             return Err(format!("{name} was handed a token that lives for {} s", token.expires_in(wall, at)));
@@ -759,7 +804,6 @@ impl<'a> World<'a> {
             return Err(format!("rejected: {is_rejected}, said so: {}", served.rejected_token_kept));
         }
         drop(book);
-        let _ = held;
         self.counts.count(match (served.cached, served.rejected_token_kept) {
             (_, true) => "kept",
             (true, _) => "hits",
@@ -776,11 +820,18 @@ impl<'a> World<'a> {
     }
 
     /// A refused request names its true reason, and whoever had a good token still has it.
-    fn judge_refusal(&mut self, asked: &Asked, error: &ExchangeError, at: Duration, wall: UnixTime) -> Result<(), String> {
+    fn judge_refusal(
+        &mut self,
+        asked: &Asked,
+        error: &ExchangeError,
+        at: Duration,
+        wall: UnixTime,
+    ) -> Result<(), String> {
         let name = NAMES[asked.user];
         let good = asked.held.as_ref().filter(|held| {
             let token = &held.token;
-            let known = self.replicas[asked.replica].variant == 0 || !self.fixture.retired.contains(&token.kid);
+            let known =
+                self.replicas[asked.replica].variant == 0 || !self.fixture.retired.contains(&token.kid);
             known && token.expires_in(wall, at) > 0
         });
         if let Some(held) = good {
@@ -794,31 +845,46 @@ impl<'a> World<'a> {
         let said = book.said.get(&asked.user).cloned().unwrap_or_default();
         let has = |answers: &[Answer]| said.iter().any(|answer| answers.contains(answer));
         let (count, is_true) = match error {
-            ExchangeError::Rejected { upstream, .. } => ("rejected", match upstream.status {
-                503 => has(&[Answer::Trouble]),
-                _ => has(&[Answer::Refused, Answer::Stopped]),
-            }),
-            ExchangeError::Unusable { status, what, .. } => ("unusable", match status {
-                404 => has(&[Answer::Html]),
-                _ if what.contains("expired already") => has(&[Answer::Over]),
-                _ => has(&[Answer::Foreign]) && what.contains("evil.example"),
-            }),
+            ExchangeError::Rejected { upstream, .. } => (
+                "rejected",
+                match upstream.status {
+                    503 => has(&[Answer::Trouble]),
+                    _ => has(&[Answer::Refused, Answer::Stopped]),
+                },
+            ),
+            ExchangeError::Unusable { status, what, .. } => (
+                "unusable",
+                match status {
+                    404 => has(&[Answer::Html]),
+                    // The same one may be over by now.
+                    _ if what.contains("expired already") => has(&[Answer::Over, Answer::TheSame]),
+                    _ => has(&[Answer::Foreign]) && what.contains("evil.example"),
+                },
+            ),
             ExchangeError::Unverified { .. } => ("unusable", asked.user >= 2 && has(&[Answer::Foreign])),
-            ExchangeError::Unreachable { sent, .. } => ("unreachable", if *sent {
-                has(&[Answer::Closed, Answer::Broken])
-            } else {
-                has(&[Answer::NotReached])
-            }),
+            ExchangeError::Unreachable { sent, .. } => (
+                "unreachable",
+                if *sent { has(&[Answer::Closed, Answer::Broken]) } else { has(&[Answer::NotReached]) },
+            ),
             ExchangeError::LeftAlone { .. } => ("left alone", book.host_failures >= 3),
             ExchangeError::BudgetUsedUp { .. } => ("budget", {
                 // The file of another process may have more, by a wall clock that was stepped.
-                !self.strict || self.sent_within(&book, asked.user, at + Duration::from_secs(1), Duration::from_secs(11)) >= self.budget(asked.user)
+                !self.strict
+                    || self.sent_within(
+                        &book,
+                        asked.user,
+                        at + Duration::from_secs(1),
+                        Duration::from_secs(11),
+                    ) >= self.budget(asked.user)
             }),
-            ExchangeError::Timeout { waited_for, .. } => ("timeout", match waited_for {
-                WaitedFor::Salesforce => has(&[Answer::Hangs]),
-                WaitedFor::Replica => self.shared,
-                WaitedFor::Exchange => at - asked.began >= REQUEST,
-            }),
+            ExchangeError::Timeout { waited_for, .. } => (
+                "timeout",
+                match waited_for {
+                    WaitedFor::Salesforce => has(&[Answer::Hangs]),
+                    WaitedFor::Replica => self.shared,
+                    WaitedFor::Exchange => at - asked.began >= REQUEST,
+                },
+            ),
             ExchangeError::Interrupted | ExchangeError::Mint(_) => ("timeout", false),
         };
         drop(book);
@@ -867,10 +933,17 @@ impl<'a> World<'a> {
         for (user, end) in &book.sent {
             let from = end.saturating_sub(Self::window(*user).saturating_sub(second));
             let same = |other: usize| if *user < 2 { other == *user } else { other >= 2 };
-            let sent = book.sent.iter().filter(|(other, sent)| same(*other) && *sent > from && *sent <= *end).count();
+            let sent = book
+                .sent
+                .iter()
+                .filter(|(other, sent)| same(*other) && *sent > from && *sent <= *end)
+                .count();
             let most = self.budget(*user) * if self.strict { 1 } else { self.replicas.len() };
             if sent > most {
-                return Err(format!("{} requests for {} in a window, and {most} are allowed", sent, NAMES[*user]));
+                return Err(format!(
+                    "{} requests for {} in a window, and {most} are allowed",
+                    sent, NAMES[*user]
+                ));
             }
         }
         if self.strict {
@@ -894,7 +967,9 @@ impl<'a> World<'a> {
             let times = text.lines().filter_map(|line| line.split(' ').next()?.parse::<i64>().ok());
             let counted = times.filter(|time| *time > since).count();
             let same = |other: usize| if user < 2 { other == user } else { other >= 2 };
-            let after = |at: &Duration| BEGIN + i64::try_from(at.as_secs()).expect("hours") > since && *at + Self::window(user) > now;
+            let after = |at: &Duration| {
+                BEGIN + i64::try_from(at.as_secs()).expect("hours") > since && *at + Self::window(user) > now
+            };
             let sent = book.sent.iter().filter(|(other, at)| same(*other) && after(at)).count();
             if counted != sent {
                 return Err(format!("{counted} requests of {} were counted, and {sent} sent", NAMES[user]));
@@ -904,7 +979,8 @@ impl<'a> World<'a> {
             replica.exchanger.refresh_metrics(&self.fixture.variants[0]);
             let text = String::from_utf8(replica.metrics.render()).expect("text");
             let over = text.lines().filter(|line| line.starts_with("tokenmint_login_budget_used_ratio"));
-            let used = over.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, f64::max);
+            let used =
+                over.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, f64::max);
             if used > 1.0 {
                 return Err(format!("{used} of a budget are used"));
             }

@@ -581,7 +581,13 @@ async fn a_wrong_answer_is_never_kept_or_repeated() {
         let house = House::start().await;
         house.fake.is(mood);
         let answer = house.oauth().await;
-        let status = if name.ends_with("404") { 404 } else if name == "a redirect" { 307 } else { 200 };
+        let status = if name.ends_with("404") {
+            404
+        } else if name == "a redirect" {
+            307
+        } else {
+            200
+        };
         rejected(&answer, status);
         assert!(!answer.text.contains("canary-token"), "{name}: {}", answer.text);
         house.fake.is(Mood::Well);
@@ -655,7 +661,10 @@ async fn no_caller_takes_an_integration_from_the_others_by_calling_its_token_rej
     assert_eq!(house.fake.asked(), 4);
     house.pass(30);
     let next = house.reject(&token).await.ok();
-    assert!(next["access_token"] != token && next.get("rejected_token_kept").is_none(), "one in 30 s: {next}");
+    assert!(
+        next["access_token"] != token && next.get("rejected_token_kept").is_none(),
+        "one in 30 s: {next}"
+    );
     let kept = "tokenmint_rejected_tokens_kept_total{profile=\"oauth.crm\",reason=\"pace\"}";
     assert_eq!(value(&house, kept).await, Some(17.0));
 }
@@ -689,7 +698,11 @@ async fn what_is_never_sent_costs_no_login() {
     let used = "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}";
     for _ in 0..2 {
         let answer = house.oauth().await;
-        assert!(answer.refused(503, "upstream_unavailable", None).contains("can't be reached"), "{}", answer.text);
+        assert!(
+            answer.refused(503, "upstream_unavailable", None).contains("can't be reached"),
+            "{}",
+            answer.text
+        );
         house.pass(10);
     }
     assert_eq!(value(&house, used).await, Some(0.0));
@@ -755,7 +768,11 @@ async fn one_bad_profile_leaves_the_others_of_its_host_alone() {
             if answer.status.as_u16() == 502 {
                 house.pass(20);
                 house.oauth().await;
-                assert_eq!(house.fake.asked(), n, "{says}: what is permanent isn't tried again every few seconds");
+                assert_eq!(
+                    house.fake.asked(),
+                    n,
+                    "{says}: what is permanent isn't tried again every few seconds"
+                );
             }
             house.pass(60);
         }
@@ -778,7 +795,11 @@ async fn an_address_is_handed_out_as_it_was_judged() {
         assert_eq!(body[name], good[name], "{name}");
     }
     for name in ["instance_url", "api_instance_url", "id"] {
-        for bad in ["https://acme.my.salesforce.com\\@evil.example", "https://evil.example", "https:\\\\acme.my.salesforce.com"] {
+        for bad in [
+            "https://acme.my.salesforce.com\\@evil.example",
+            "https://evil.example",
+            "https:\\\\acme.my.salesforce.com",
+        ] {
             let house = House::start().await;
             let mut body = good.clone();
             body[name] = json!(bad);
@@ -855,12 +876,16 @@ async fn metrics_count_exchanges_that_were_made_of_profiles_that_are_there() {
         house.pass(11);
     }
     let text = Answer::of(house.client.get(format!("{}/metrics", house.url))).await.text;
-    let exchanges: Vec<&str> = text.lines().filter(|line| line.starts_with("tokenmint_exchanges_total")).collect();
+    let exchanges: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("tokenmint_exchanges_total")).collect();
     assert_eq!(exchanges, ["tokenmint_exchanges_total{outcome=\"success\",profile=\"oauth.crm\"} 1"]);
     assert_eq!(value(&house, "tokenmint_exchange_duration_seconds_count{").await, Some(1.0));
     let refused = "tokenmint_exchanges_not_sent_total{profile=\"oauth.crm\",reason=\"budget\"}";
     assert_eq!(value(&house, refused).await, Some(3.0));
-    house.reconfigure("allow = [\"identity.web\", \"oauth.crm\"]", "allow = [\"identity.web\", \"oauth.erp\"]");
+    house.reconfigure(
+        "allow = [\"identity.web\", \"oauth.crm\"]",
+        "allow = [\"identity.web\", \"oauth.erp\"]",
+    );
     house.reconfigure("[oauth.crm]", "[oauth.erp]");
     let text = Answer::of(house.client.get(format!("{}/metrics", house.url))).await.text;
     let left: Vec<&str> = text.lines().filter(|line| line.contains("profile=\"oauth.crm\"")).collect();
@@ -964,7 +989,13 @@ async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
                     let mut request = Vec::new();
                     let whole = |request: &[u8]| {
                         let text = String::from_utf8_lossy(request).to_lowercase();
-                        let length = text.split("content-length: ").nth(1)?.split('\r').next()?.parse::<usize>().ok()?;
+                        let length = text
+                            .split("content-length: ")
+                            .nth(1)?
+                            .split('\r')
+                            .next()?
+                            .parse::<usize>()
+                            .ok()?;
                         Some(request.len() >= text.find("\r\n\r\n")? + 4 + length)
                     };
                     while whole(&request) != Some(true) {
@@ -973,13 +1004,19 @@ async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
                         }
                     }
                     let text = String::from_utf8_lossy(&request).into_owned();
-                    seen.lock().expect("not poisoned").push(text.split("assertion=").nth(1).map(str::to_owned));
+                    seen.lock()
+                        .expect("not poisoned")
+                        .push(text.split("assertion=").nth(1).map(str::to_owned));
                     // The second request of each connection gets no byte.
                     if n == 2 {
                         return;
                     }
-                    let body = json!({"access_token": format!("token.{n}"), "instance_url": base}).to_string();
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+                    let body =
+                        json!({"access_token": format!("token.{n}"), "instance_url": base}).to_string();
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
                     connection.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
                 }
             });
@@ -1143,7 +1180,11 @@ async fn a_token_of_a_key_that_was_retired_meanwhile_is_handed_out_to_nobody() {
     two_keys(&house, now, "retired = true");
     let waiting = tokio::spawn(house.oauth());
     house.reload();
-    assert_eq!(asker.await.expect("no panic").ok()["access_token"], "00D000000000001!token.1", "it ends on the old state");
+    assert_eq!(
+        asker.await.expect("no panic").ok()["access_token"],
+        "00D000000000001!token.1",
+        "it ends on the old state"
+    );
     assert_eq!(waiting.await.expect("no panic").ok()["access_token"], "00D000000000001!token.2");
     assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.2");
 }

@@ -520,7 +520,14 @@ async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
     let mut connection = replicas.redis.connection().await;
     let () = cmd("DEL").arg(&name).query_async(&mut connection).await.expect("gone");
     let lock = name.replace(":token:", ":lock:");
-    let () = cmd("SET").arg(&lock).arg("dead").arg("PX").arg(3000).query_async(&mut connection).await.expect("locked");
+    let () = cmd("SET")
+        .arg(&lock)
+        .arg("dead")
+        .arg("PX")
+        .arg(3000)
+        .query_async(&mut connection)
+        .await
+        .expect("locked");
     let answer = replicas.all[1].messaging("user-1").await;
     answer.refused(504, "upstream_timeout", None);
     assert_eq!(answer.header("retry-after"), "1");
@@ -561,11 +568,23 @@ async fn a_huge_stream_of_somebody_else_s_is_not_read() {
     let mut connection = replicas.redis.connection().await;
     for _ in 0..8 {
         let huge = vec![b'x'; 2 << 20];
-        let () = cmd("XADD").arg(stream).arg("*").arg("d").arg(huge).query_async(&mut connection).await.expect("added");
+        let () = cmd("XADD")
+            .arg(stream)
+            .arg("*")
+            .arg("d")
+            .arg(huge)
+            .query_async(&mut connection)
+            .await
+            .expect("added");
     }
     let sent = async || {
-        let info: String = cmd("INFO").arg("stats").query_async(&mut replicas.redis.connection().await).await.expect("info");
-        let line = info.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).expect("a number").trim();
+        let info: String =
+            cmd("INFO").arg("stats").query_async(&mut replicas.redis.connection().await).await.expect("info");
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_net_output_bytes:"))
+            .expect("a number")
+            .trim();
         line.parse::<u64>().expect("a number")
     };
     let before = sent().await;

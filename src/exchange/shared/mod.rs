@@ -33,7 +33,10 @@ use crate::config::Redis;
 use entry::Useless;
 use redis::RedisStore;
 use seal::{Bound, Seal};
-use store::{Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, MOST_MESSAGES, Names, Released, SharedStore, Trouble};
+use store::{
+    Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, MOST_MESSAGES, Names, Released, SharedStore,
+    Trouble,
+};
 
 /// A lock outlives the longest exchange of its holder by so much.
 const LOCK_MARGIN: Duration = Duration::from_millis(500);
@@ -92,7 +95,8 @@ impl SharedCache {
 
     pub fn new(key: &[u8; 32], store: Box<dyn SharedStore>, tools: &Tools) -> Self {
         // The oldest go first: moka's own choice would be not to take new ones.
-        let dropped = Cache::builder().max_capacity(MOST_MESSAGES as u64).eviction_policy(EvictionPolicy::lru());
+        let dropped =
+            Cache::builder().max_capacity(MOST_MESSAGES as u64).eviction_policy(EvictionPolicy::lru());
         Self {
             seal: Seal::new(key),
             store,

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use super::super::upstream::BoxFuture;
 use super::store::{
-    Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, LONGEST_MESSAGE, MOST_MESSAGES, Names, News, Released,
-    SharedStore, Trouble,
+    Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, LONGEST_MESSAGE, MOST_MESSAGES, Names, News,
+    Released, SharedStore, Trouble,
 };
 use crate::config::Redis;
 

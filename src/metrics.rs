@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, MatchKind};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -322,7 +323,7 @@ fn forget_others(
     known: &BTreeSet<&str>,
     remove: impl Fn(&HashMap<&str, &str>) -> prometheus::Result<()>,
 ) {
-    for series in family.collect().iter().flat_map(|family| family.get_metric()) {
+    for series in family.collect().iter().flat_map(MetricFamily::get_metric) {
         let labels = series.get_label().iter().map(|label| (label.name(), label.value())).collect();
         let profile = HashMap::get(&labels, "profile");
         if profile.is_some_and(|profile| !known.contains(profile)) {

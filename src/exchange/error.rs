@@ -101,6 +101,7 @@ impl ExchangeError {
     }
 
     /// The same, to be asked about again after `wait`.
+    #[expect(clippy::missing_const_for_fn, reason = "an error can't be dropped in a constant")]
     pub(super) fn waiting(mut self, wait: Duration) -> Self {
         match &mut self {
             Self::Rejected { retry_after, .. }
@@ -108,7 +109,7 @@ impl ExchangeError {
             | Self::Unreachable { retry_after, .. }
             | Self::Timeout { retry_after, .. } => *retry_after = Some(wait),
             Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => {
-                *retry_after = wait
+                *retry_after = wait;
             }
             Self::Unverified { .. } | Self::Mint(_) | Self::Interrupted => {}
         }

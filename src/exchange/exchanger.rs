@@ -486,7 +486,7 @@ impl Inner {
             Err(Fault::Closed(_)) => self.attempt_once(job, deadline, trace).await?,
             first => first,
         }
-        .map_err(unreachable)
+        .map_err(|fault| unreachable(&fault))
     }
 
     /// Signs first and spends last. What can't be sent is given back.
@@ -671,9 +671,9 @@ fn outcome<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
     exchanged.as_ref().err().map_or("success", ExchangeError::outcome)
 }
 
-fn unreachable(fault: Fault) -> ExchangeError {
+const fn unreachable(fault: &Fault) -> ExchangeError {
     let sent = !matches!(fault, Fault::NotSent(_));
-    match fault {
+    match *fault {
         Fault::NotSent(reason) | Fault::Closed(reason) | Fault::Broken(reason) => {
             ExchangeError::Unreachable { reason, sent, retry_after: None }
         }

@@ -163,7 +163,7 @@ where
     let route = path.and_then(|path| ROUTES.iter().position(|route| route.path == path.as_str()));
     let span = span(&request, route);
     let limit = service.limits.request_timeout;
-    let deadline = (start + limit - (limit / 10).min(TIME_TO_ANSWER)).into();
+    let deadline = (start + limit.saturating_sub((limit / 10).min(TIME_TO_ANSWER))).into();
     let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone(), deadline);
     let has_body = has_body(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);

@@ -108,14 +108,14 @@ impl SharedCache {
     }
 
     /// Another replica's token for `key`, if it is better than `held` and isn't `replaced`, its failure, or the turn to
-    /// exchange, which takes no longer than `hold`. Waits until `deadline`.
+    /// exchange, which takes no longer than `longest`. Waits until `deadline`.
     pub async fn turn(
         &self,
         key: &CacheKey,
         job: &Job,
         held: Option<&AccessToken>,
         replaced: Option<TokenHash>,
-        hold: Duration,
+        longest: Duration,
         deadline: Instant,
     ) -> Turn {
         let Ok(owner) = self.tools.unique() else { return Turn::Ours(None) };
@@ -126,7 +126,7 @@ impl SharedCache {
             let claim = Claim {
                 names: &names,
                 owner: &owner,
-                lock_for: hold + LOCK_MARGIN,
+                lock_for: longest + LOCK_MARGIN,
                 refused: &refused,
                 refused_failure: &refused_failure,
             };

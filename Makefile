@@ -57,7 +57,7 @@ unit:
 	tests/cache/setup
 	$(CARGO) test --locked
 
-# Random histories of access tokens: 100,000 of them, where `unit` plays 300.
+# Random histories of access tokens: 100,000 of them, where `unit` plays 100.
 model: export MODEL_CASES ?= 100000
 model:
 	$(CARGO) test --locked --release --test model -- --nocapture

@@ -113,7 +113,7 @@ async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts,
 }
 
 fn cases() -> u32 {
-    std::env::var("MODEL_CASES").map_or(300, |cases| cases.parse().expect("MODEL_CASES is a number"))
+    std::env::var("MODEL_CASES").map_or(100, |cases| cases.parse().expect("MODEL_CASES is a number"))
 }
 
 #[test]

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 const BEGIN: i64 = 1_795_176_000;
 const LOGINS_PER_HOUR: usize = 8;
 const REQUESTS_PER_MINUTE: usize = 6;
-/// The default of server.limits.request_timeout, less what is left for the answer.
+/// The default of `server.limits.request_timeout`, less what is left for the answer.
 const REQUEST: Duration = Duration::from_millis(9_750);
 /// Two integrations, and two people who chat.
 const NAMES: [&str; 4] = ["crm@acme.com", "erp@acme.com", "user-1", "user-2"];
@@ -722,7 +722,7 @@ impl<'a> World<'a> {
         digest.as_ref()[..16].iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
-    pub fn store(&mut self, mode: StoreMode) {
+    pub fn store(&self, mode: StoreMode) {
         let mut memory = self.memory.lock().expect("not poisoned");
         memory.mode = Some(mode);
         if mode == StoreMode::Emptied {
@@ -773,8 +773,8 @@ impl<'a> World<'a> {
     ) -> Result<(), String> {
         let Asked { replica, user, variant, rejected, began, .. } = asked;
         let name = NAMES[*user];
-        if at - *began > REQUEST + Duration::from_millis(1) {
-            return Err(format!("{name} waited for {:?}", at - *began));
+        if at.saturating_sub(*began) > REQUEST + Duration::from_millis(1) {
+            return Err(format!("{name} waited for {:?}", at.saturating_sub(*began)));
         }
         let served = match answer {
             Ok(served) => served,
@@ -811,7 +811,7 @@ impl<'a> World<'a> {
         });
         let replica = &mut self.replicas[*replica];
         let theirs = served.cached
-            && !replica.last.get(user).is_some_and(|last| last.token.sha256 == served.token.sha256);
+            && replica.last.get(user).is_none_or(|last| last.token.sha256 != served.token.sha256);
         replica.last.insert(*user, served);
         if theirs {
             self.counts.count("theirs");
@@ -882,7 +882,7 @@ impl<'a> World<'a> {
                 match waited_for {
                     WaitedFor::Salesforce => has(&[Answer::Hangs]),
                     WaitedFor::Replica => self.shared,
-                    WaitedFor::Exchange => at - asked.began >= REQUEST,
+                    WaitedFor::Exchange => at.saturating_sub(asked.began) >= REQUEST,
                 },
             ),
             ExchangeError::Interrupted | ExchangeError::Mint(_) => ("timeout", false),
@@ -905,7 +905,7 @@ impl<'a> World<'a> {
         same && newest == Some(held.token.secret.expose_secret())
     }
 
-    fn window(user: usize) -> Duration {
+    const fn window(user: usize) -> Duration {
         if user < 2 { Duration::from_hours(1) } else { Duration::from_mins(1) }
     }
 

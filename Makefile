@@ -7,7 +7,7 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # libraries, without the features that `unit` needs of them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 
-.PHONY: run test tools lint unit interop examples browser image drill drill-short chaos chaos-short soak model-keys docs bench guard capacity \
+.PHONY: run test tools lint unit interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 # The main job with no Salesforce org, no key and no configuration: prints commands to paste.
@@ -56,6 +56,11 @@ unit:
 	command -v strace >/dev/null || (apt-get update && apt-get install -y --no-install-recommends strace)
 	tests/cache/setup
 	$(CARGO) test --locked
+
+# Random histories of access tokens: 100,000 of them, where `unit` plays 100.
+model: export MODEL_CASES ?= 100000
+model:
+	$(CARGO) test --locked --release --test model -- --nocapture
 
 # Other people's libraries and tools verify what it makes.
 interop:

@@ -4,8 +4,11 @@
 //! - Labels come from small closed sets: routes as they are written in the table, names from the
 //!   configuration, outcomes. Never anything that a caller sent.
 
+use std::collections::{BTreeSet, HashMap};
+
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -65,8 +68,10 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     /// Connections closed at once because there were too many, by `listener`.
     pub connections_refused: IntCounterVec,
-    /// Exchanges with Salesforce, by `profile` and `outcome`.
+    /// Requests sent to Salesforce, by `profile` and `outcome`.
     pub exchanges: IntCounterVec,
+    /// Exchanges that ended before anything was sent, by `profile` and `reason`.
+    pub exchanges_not_sent: IntCounterVec,
     /// From the request to Salesforce to its answer, by `profile`.
     pub exchange_duration: HistogramVec,
     /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
@@ -77,8 +82,12 @@ pub struct Metrics {
     pub shared_cache_requests: IntCounterVec,
     /// 1 while the shared cache answers, by `store`; there only where one is configured.
     pub shared_cache_up: IntGaugeVec,
+    /// Tokens handed out although they were called rejected, by `profile` and `reason`.
+    pub rejected_tokens_kept: IntCounterVec,
     /// The share of the login budget that is used, by `profile`.
     pub login_budget_used: GaugeVec,
+    /// Logins that couldn't be recorded in `state_directory`.
+    pub login_budget_write_failures: IntCounter,
     /// Our clock minus Salesforce's.
     pub clock_skew: Gauge,
     /// Reloads that took effect.
@@ -211,12 +220,17 @@ impl Metrics {
             ),
             exchanges: make.counters(
                 "exchanges_total",
-                "Exchanges with Salesforce, by profile and outcome.",
+                "Requests sent to Salesforce, by profile and outcome.",
                 &["profile", "outcome"],
+            ),
+            exchanges_not_sent: make.counters(
+                "exchanges_not_sent_total",
+                "Exchanges that ended before anything was sent, by profile and reason.",
+                &["profile", "reason"],
             ),
             exchange_duration: make.histograms(
                 "exchange_duration_seconds",
-                "Time of an exchange with Salesforce, by profile.",
+                "Time from a request to Salesforce to its whole answer, by profile.",
                 &["profile"],
             ),
             cache_requests: make.counters(
@@ -234,6 +248,15 @@ impl Metrics {
                 "shared_cache_up",
                 "1 while the cache that replicas share answers, 0 while each replica keeps its own tokens.",
                 &["store"],
+            ),
+            rejected_tokens_kept: make.counters(
+                "rejected_tokens_kept_total",
+                "Tokens handed out although they were called rejected, by profile and reason.",
+                &["profile", "reason"],
+            ),
+            login_budget_write_failures: make.counter(
+                "login_budget_write_failures_total",
+                "Logins that could not be recorded in the state directory: memory alone counts them.",
             ),
             login_budget_used: make.gauges(
                 "login_budget_used_ratio",
@@ -284,8 +307,34 @@ impl Metrics {
         text
     }
 
+    /// Takes away the series of access tokens of all profiles but these.
+    pub fn forget_other_profiles(&self, known: &BTreeSet<&str>) {
+        forget_others(&self.exchanges, known, |labels| self.exchanges.remove(labels));
+        forget_others(&self.exchanges_not_sent, known, |labels| self.exchanges_not_sent.remove(labels));
+        forget_others(&self.exchange_duration, known, |labels| self.exchange_duration.remove(labels));
+        forget_others(&self.cache_requests, known, |labels| self.cache_requests.remove(labels));
+        forget_others(&self.rejected_tokens_kept, known, |labels| self.rejected_tokens_kept.remove(labels));
+        forget_others(&self.login_budget_used, known, |labels| self.login_budget_used.remove(labels));
+    }
+
     /// What `render` is, in HTTP.
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+/// Removes each series whose `profile` isn't known.
+fn forget_others(
+    family: &impl Collector,
+    known: &BTreeSet<&str>,
+    remove: impl Fn(&HashMap<&str, &str>) -> prometheus::Result<()>,
+) {
+    for series in family.collect().iter().flat_map(MetricFamily::get_metric) {
+        let labels = series.get_label().iter().map(|label| (label.name(), label.value())).collect();
+        let profile = HashMap::get(&labels, "profile");
+        if profile.is_some_and(|profile| !known.contains(profile)) {
+            // Somebody else may have been faster.
+            let _ = remove(&labels);
+        }
+    }
 }
 
 struct Make<'a>(&'a Registry);

@@ -38,7 +38,8 @@ pub fn feed(text: &str) {
     let rules = Rules { publish_lead: LEAD, longest_life: LIFE, retire_margin: MARGIN };
     let second = |time: UnixTime, by: i64| UnixTime::from_seconds(time.seconds().saturating_add(by));
     let moments = schedule.entries.iter().flat_map(|entry| [entry.sign_from, entry.retired]).flatten();
-    for moment in moments.collect::<BTreeSet<_>>() {
+    let moments: BTreeSet<_> = moments.collect();
+    for moment in moments {
         for now in [second(moment, -1), moment, second(moment, 1)] {
             let lives = rules.lives(&schedule.entries, now);
             let signing = lives.iter().filter(|life| life.state(now) == State::Signing).count();

@@ -134,10 +134,10 @@ impl House {
             [("/oauth-access-token", b"{}"), ("/messaging-access-token", b"{\"sub\":\"user-1\"}")];
         for (route, asked) in ROUTES {
             self.salesforce.say(Some(answer.to_vec()));
-            // What it remembers of the last answer is over; a token is not kept, as its key counts as withdrawn.
+            // What it remembers of the last answer is over; a token is not kept, since all keys count as withdrawn.
             self.clock.advance(Duration::from_hours(1));
             let kids = self.service.rooms.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
-            self.service.exchanger.withdraw(kids);
+            self.service.exchanger.withdraw(&kids);
             let got = self.post(route, asked);
             self.hold(route, asked, &got);
             answers::exchanged(route, answer, body, &got);

@@ -7,7 +7,7 @@
 //!   different moments never meet.
 //! - Signals that come while it works become one more reload, and reloads keep a distance from each other: a storm of
 //!   them costs little.
-//! - A retirement is none of this: [`retirement`] takes a key away whatever a reload says.
+//! - A retirement is none of this: `retirement` takes a key away whatever a reload says.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -110,16 +110,15 @@ impl Reloader {
                 let took = reloader.look(by_request);
                 (reloader, took)
             });
-            let looked = match tokio::time::timeout(LOOK_DEADLINE, &mut looking).await {
-                Ok(looked) => looked,
-                Err(_) => {
-                    tracing::error!(
-                        "the look at the files has not ended after {} s, perhaps because a mount hangs: until it ends, nothing \
-                         but retirements is taken over",
-                        LOOK_DEADLINE.as_secs()
-                    );
-                    looking.await
-                }
+            let looked = if let Ok(looked) = tokio::time::timeout(LOOK_DEADLINE, &mut looking).await {
+                looked
+            } else {
+                tracing::error!(
+                    "the look at the files has not ended after {} s, perhaps because a mount hangs: until it ends, nothing \
+                     but retirements is taken over",
+                    LOOK_DEADLINE.as_secs()
+                );
+                looking.await
             };
             let Ok((returned, took)) = looked else {
                 tracing::error!("reloading has ended by a panic, a bug: restart to take over changed files");
@@ -286,7 +285,7 @@ pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms
         })
         .map(|(_, key)| key.kid.clone())
         .collect();
-    let dropped = service.exchanger.withdraw(withdrawn);
+    let dropped = service.exchanger.withdraw(&withdrawn);
     if dropped > 0 {
         tracing::info!(dropped, "access tokens that were got with a withdrawn key are dropped");
     }

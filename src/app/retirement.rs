@@ -65,7 +65,9 @@ fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
 fn schedules(service: &Service) -> Vec<(Name, PathBuf)> {
     let rooms = service.rooms.load();
     let schedule = |keyset: &crate::config::Keyset| match &keyset.keys {
-        KeySource::Directory(directory) => Some((keyset.name.clone(), directory.as_path().join(SCHEDULE_FILE))),
+        KeySource::Directory(directory) => {
+            Some((keyset.name.clone(), directory.as_path().join(SCHEDULE_FILE)))
+        }
         KeySource::File { .. } | KeySource::Text { .. } => None,
     };
     rooms.config.keysets.values().filter_map(schedule).collect()

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::JwkDocument;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, Name};
-use crate::exchange::{About, ExchangeError, Exchanger, NoClient, Tools, look};
+use crate::exchange::{About, Ask, ExchangeError, Exchanger, NoClient, Tools, look};
 use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 use crate::metrics::Metrics;
@@ -96,6 +98,9 @@ async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expe
     Fetched { url: url.to_owned(), reply, document, expected }
 }
 
+/// Longer than any exchange takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The subject of the doctor's own exchange: nobody's.
 const NOBODY: &str = "tokenmint-doctor";
 
@@ -131,15 +136,16 @@ pub async fn ask(
     let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
     let subject = subject.unwrap_or_else(nobody);
     let trace = Trace::default();
+    let ask = || Ask { rejected: None, deadline: Instant::now() + PATIENCE, trace: &trace };
     for (name, profile) in &profiles.identity {
         if profile.messaging.is_some() {
             let claims = profile.claims(Vec::new()).expect("no claim is always allowed");
-            let served = exchanger.messaging(profile, subject.clone(), claims, None, &trace).await;
+            let served = exchanger.messaging(profile, subject.clone(), claims, ask()).await;
             answers.push(exchanged("identity", name, served, &metrics));
         }
     }
     for (name, profile) in &profiles.oauth {
-        let served = exchanger.oauth(profile, None, &trace).await;
+        let served = exchanger.oauth(profile, ask()).await;
         answers.push(exchanged("oauth", name, served, &metrics));
     }
     Ok(answers)

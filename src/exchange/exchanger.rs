@@ -1,85 +1,86 @@
-//! The cache of access tokens and the exchanges behind it: who waits, who asks Salesforce, and what is kept.
+//! The exchanger: who waits, who asks Salesforce, and what is kept.
+//!
+//! One request walks through [`Exchanger::serve`]: a kept token, a remembered failure, or an exchange that is begun or
+//! joined. One exchange walks through [`Inner::obtain`]: another replica's token or the lock, and then, in `attempt`,
+//! circuit, signature, budget, request and answer, in this order: nothing is spent before all is ready to be sent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use secrecy::SecretString;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
-use super::budget::Budget;
-use super::circuit::Circuits;
+use super::circuit_breaker::{Admission, CircuitBreaker, Permit};
+use super::error::{ExchangeError, WaitedFor};
 use super::job::{self, CacheKey, Job};
-use super::meaning::Class;
-use super::shared::{self, Progress, SharedCache};
-use super::{AccessToken, ExchangeError, Served, chance, upstream};
-use crate::clock::{Clock, Randomness};
-use crate::config::{KeyId, Redis};
+use super::login_budget::{Allowance, LoginBudget, Spend, Taken};
+use super::negative_cache::{CachedFailure, NegativeCache, SHORTEST_WAIT};
+use super::rejection_limit::{REJECTIONS, RejectionLimit};
+use super::shared::store::SharedStore;
+use super::shared::{Progress, SharedCache, Turn};
+use super::single_flight::{InFlight, Joined, Landing, SingleFlight};
+use super::token::{AccessToken, ByLife, LONGEST_LIFE, Life, Obtained, Served, TokenHash};
+use super::tools::Tools;
+use super::upstream::{Fault, Network, Reply, TIMEOUT, Transport};
+use crate::clock::UnixTime;
+use crate::config::{KeyId, Pace, ProfileName, Redis};
 use crate::metrics::Metrics;
-use crate::tokens::{Claims, IdentityProfile, OauthProfile, Signer, Subject};
-use crate::traces::Trace;
+use crate::tokens::{Claims, IdentityProfile, MintError, OauthProfile, Profiles, Subject};
+use crate::traces::{Fact, Trace};
 
-/// A permanent refusal is remembered for so long: each failed login counts against the address.
-const PERMANENT: Duration = Duration::from_mins(1);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(45);
-/// Salesforce's `Retry-After`, as far as it is believed.
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_mins(15);
-/// Remembered failures; each is small.
-const MOST_FAILURES: u64 = 100_000;
-
-/// A failure that answers for Salesforce until it is over.
-pub(super) struct Remembered {
-    error: ExchangeError,
-    at: Duration,
-    until: Duration,
-    /// Failures in a row.
-    streak: u32,
-}
+/// The longest that one exchange takes: the request to Salesforce, and signing and counting it before.
+const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Requests for one key whose outcome may not be theirs: of an exchange that began before what they know.
+const ROUNDS: usize = 3;
+/// Other replicas are told of a token that isn't held here so often; it costs them a look.
+const TELLS: Pace = Pace { requests: 1, window: Duration::from_secs(1), burst: 10 };
 
 pub(super) type Outcome = Result<Served, ExchangeError>;
-type Flight = watch::Receiver<Option<Outcome>>;
 
 /// Exchanges tokens and keeps what it got. Cloned cheaply; all clones are one.
 #[derive(Clone)]
 pub struct Exchanger(Arc<Inner>);
 
-pub(super) struct Inner {
-    /// Made when it is first needed: reading the host's certificate authorities takes milliseconds that starting needn't wait for.
-    pub(super) client: LazyLock<reqwest::Client>,
-    pub(super) tokens: Cache<CacheKey, Arc<AccessToken>>,
-    pub(super) failures: Cache<CacheKey, Arc<Remembered>>,
-    /// What is being exchanged now. Held for a look only, never across an await.
-    flights: Mutex<HashMap<CacheKey, Flight>>,
-    pub(super) circuits: Circuits,
-    pub(super) budget: Budget,
-    pub(super) shared: Option<SharedCache>,
-    /// Keys that were taken away while tokens got with them may come in.
-    pub(super) withdrawn: ArcSwap<BTreeSet<KeyId>>,
-    pub(super) signer: Arc<Signer>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) randomness: Arc<dyn Randomness>,
-    pub(super) metrics: Arc<Metrics>,
+struct Inner {
+    transport: Box<dyn Transport>,
+    tokens: Cache<CacheKey, Arc<AccessToken>>,
+    failures: NegativeCache,
+    flights: Arc<SingleFlight<CacheKey, Outcome>>,
+    circuits: CircuitBreaker,
+    budget: Arc<LoginBudget>,
+    rejections: RejectionLimit,
+    tells: RejectionLimit,
+    shared: Option<SharedCache>,
+    tools: Tools,
+}
+
+/// How a token is asked for.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// The token that Salesforce has just refused.
+    pub rejected: Option<&'a SecretString>,
+    /// When the request must be answered.
+    pub deadline: Instant,
+    pub trace: &'a Trace,
 }
 
 /// What an asker finds.
 enum Found {
     Token(Arc<AccessToken>),
     Failure(ExchangeError),
-    Flight { flight: Flight, begun: bool },
+    Flight { flight: InFlight<Outcome>, begun: bool },
 }
 
-/// What the exchanger works with.
-pub struct Tools {
-    pub signer: Arc<Signer>,
-    pub clock: Arc<dyn Clock>,
-    pub randomness: Arc<dyn Randomness>,
-    pub metrics: Arc<Metrics>,
+/// What is to be done for an asker while no exchange is under way.
+enum Decision {
+    Settled(Found),
+    /// Exchange, and take any token but this one.
+    Exchange(Option<TokenHash>),
 }
 
 #[derive(Debug, Error)]
@@ -100,46 +101,64 @@ impl Exchanger {
         state: Option<&Path>,
         redis: Option<&Redis>,
     ) -> Result<Self, NoClient> {
-        let shared = redis.map(|redis| SharedCache::new(redis, &tools)).transpose()?;
-        let Tools { signer, clock, randomness, metrics } = tools;
+        let shared = redis.map(|redis| SharedCache::on_redis(redis, &tools)).transpose()?;
+        Ok(Self::of(tools, memory, state, Box::new(Network::default()), shared))
+    }
+
+    /// The same by another way to Salesforce and another store, whose entries `key` encrypts. Must be called in a Tokio
+    /// runtime where there is a store.
+    pub fn with(
+        tools: Tools,
+        memory: u64,
+        state: Option<&Path>,
+        transport: Box<dyn Transport>,
+        store: Option<(&[u8; 32], Box<dyn SharedStore>)>,
+    ) -> Self {
+        let shared = store.map(|(key, store)| SharedCache::new(key, store, &tools));
+        Self::of(tools, memory, state, transport, shared)
+    }
+
+    fn of(
+        tools: Tools,
+        memory: u64,
+        state: Option<&Path>,
+        transport: Box<dyn Transport>,
+        shared: Option<SharedCache>,
+    ) -> Self {
         let weigh = |_: &CacheKey, token: &Arc<AccessToken>| token.weight();
+        // The least recently used goes first: moka's own choice would be not to take new ones.
+        let tokens =
+            Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
         let inner = Arc::new(Inner {
-            client: LazyLock::new(upstream::client),
-            tokens: Cache::builder().max_capacity(memory).weigher(weigh).build(),
-            failures: Cache::builder().max_capacity(MOST_FAILURES).build(),
-            flights: Mutex::default(),
-            circuits: Circuits::default(),
-            budget: Budget::new(state),
+            transport,
+            tokens: tokens.expire_after(ByLife).build(),
+            failures: NegativeCache::default(),
+            flights: Arc::default(),
+            circuits: CircuitBreaker::default(),
+            budget: Arc::new(LoginBudget::new(state, tools.metrics.login_budget_write_failures.clone())),
+            rejections: RejectionLimit::new(REJECTIONS),
+            tells: RejectionLimit::new(TELLS),
             shared,
-            withdrawn: ArcSwap::default(),
-            signer,
-            clock,
-            randomness,
-            metrics,
+            tools,
         });
         if inner.shared.is_some() {
             tokio::spawn(attend(Arc::downgrade(&inner)));
         }
-        Ok(Self(inner))
+        Self(inner)
     }
 
     /// Makes ready what the first exchange needs, on a thread where that holds up nobody.
     pub fn prepare(&self) {
         let inner = self.0.clone();
-        tokio::task::spawn_blocking(move || _ = LazyLock::force(&inner.client));
+        tokio::task::spawn_blocking(move || inner.transport.prepare());
     }
 
-    /// The access token of `profile`'s user. `rejected` is one that Salesforce has just refused.
+    /// The access token of `profile`'s user.
     ///
     /// # Errors
     /// Salesforce's no, or that it can't be asked now.
-    pub async fn oauth(
-        &self,
-        profile: &Arc<OauthProfile>,
-        rejected: Option<&SecretString>,
-        trace: &Trace,
-    ) -> Result<Served, ExchangeError> {
-        self.serve(Job::Oauth(profile.clone()), rejected, trace).await
+    pub async fn oauth(&self, profile: &Arc<OauthProfile>, ask: Ask<'_>) -> Result<Served, ExchangeError> {
+        self.serve(Job::Oauth(profile.clone()), ask).await
     }
 
     /// The messaging access token of `subject`. `profile` must have `[messaging]`.
@@ -151,207 +170,540 @@ impl Exchanger {
         profile: &Arc<IdentityProfile>,
         subject: Subject,
         claims: Claims,
-        rejected: Option<&SecretString>,
-        trace: &Trace,
+        ask: Ask<'_>,
     ) -> Result<Served, ExchangeError> {
-        self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, rejected, trace).await
+        self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, ask).await
     }
 
-    /// Drops the tokens that were got with one of `kids`, also those still on their way. Says how many were kept.
-    pub fn withdraw(&self, kids: BTreeSet<KeyId>) -> usize {
+    /// Frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there
+    /// were. Nobody would be handed one of them anyway: that follows from the profile at each request.
+    pub fn withdraw(&self, kids: &BTreeSet<KeyId>) -> usize {
         let tokens = &self.0.tokens;
-        self.0.withdrawn.store(Arc::new(kids));
-        let kids = self.0.withdrawn.load();
         let theirs = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
         theirs.map(|(key, _)| tokens.invalidate(&*key)).count()
     }
 
-    /// Tokens that are kept now.
-    pub fn entries(&self) -> u64 {
-        self.0.tokens.run_pending_tasks();
-        self.0.tokens.entry_count()
+    /// Sets the metrics that follow from the state and the clock rather than from an event.
+    pub fn refresh_metrics(&self, profiles: &Profiles) {
+        let Inner { tokens, budget, tools, .. } = &*self.0;
+        tokens.run_pending_tasks();
+        tools.metrics.cache_entries.set(i64::try_from(tokens.entry_count()).unwrap_or(i64::MAX));
+        let (now, steady) = (tools.clock.now(), tools.clock.steady());
+        let show = |name: &ProfileName, (who, allowance): (String, Allowance)| {
+            if let Some(used) = budget.used(&who, allowance, now, steady) {
+                tools.metrics.login_budget_used.with_label_values(&[name.as_str()]).set(used);
+            }
+        };
+        for profile in profiles.oauth.values() {
+            show(&profile.name, job::login_allowance(profile));
+        }
+        for profile in profiles.identity.values() {
+            if let Some(channel) = &profile.messaging {
+                show(&profile.name, job::messaging_allowance(channel));
+            }
+        }
+        let oauth = profiles.oauth.values().map(|profile| profile.name.as_str());
+        let known = oauth.chain(profiles.identity.values().map(|profile| profile.name.as_str())).collect();
+        tools.metrics.forget_other_profiles(&known);
     }
 
-    async fn serve(
-        &self,
-        job: Job,
-        rejected: Option<&SecretString>,
-        trace: &Trace,
-    ) -> Result<Served, ExchangeError> {
+    async fn serve(&self, job: Job, ask: Ask<'_>) -> Outcome {
         let inner = &self.0;
         let key = job.cache_key();
-        if let Some(rejected) = rejected {
-            inner.reject(&key, &job, rejected).await;
+        let rejected = ask.rejected.map(TokenHash::of);
+        let metrics = &inner.tools.metrics;
+        let requests =
+            |result: &str| metrics.cache_requests.with_label_values(&[job.profile().as_str(), result]);
+        for _ in 0..ROUNDS {
+            let (flight, begun) = match inner.find(&key, &job, rejected, ask) {
+                Found::Token(token) => {
+                    token.hits.get_or_init(|| requests("hit")).inc();
+                    if let Some(other) = rejected.filter(|rejected| *rejected != token.hash()) {
+                        inner.tell(&key, other);
+                    }
+                    return Ok(served(token, true, rejected));
+                }
+                Found::Failure(error) => {
+                    requests("failure").inc();
+                    return Err(error);
+                }
+                Found::Flight { flight, begun } => (flight, begun),
+            };
+            requests(if begun { "miss" } else { "coalesced" }).inc();
+            let error = match timeout_at(ask.deadline, flight.outcome()).await {
+                Ok(Some(Ok(Served { token, cached, .. }))) => {
+                    // An exchange may have begun before a reload that took its key away, or before the rejection.
+                    let theirs = rejected == Some(token.hash()) && !begun;
+                    if !job.knows(&token.kid) || theirs {
+                        continue;
+                    }
+                    return Ok(served(token, cached, rejected));
+                }
+                Ok(Some(Err(error))) => error,
+                Ok(None) => ExchangeError::Interrupted,
+                Err(_) => {
+                    let retry_after = Some(SHORTEST_WAIT);
+                    ExchangeError::Timeout { waited_for: WaitedFor::Exchange, retry_after }
+                }
+            };
+            return match inner.live(&key, &job) {
+                Some(token) if inner.serves_despite(&token, rejected, &error, &job) => {
+                    Ok(served(token, true, rejected))
+                }
+                _ => Err(error),
+            };
         }
-        let profile = job.profile().as_str();
-        let requests = |result: &str| inner.metrics.cache_requests.with_label_values(&[profile, result]);
-        let (mut flight, begun) = match inner.find(&key, &job, trace) {
-            Found::Token(token) => {
-                token.hits.get_or_init(|| requests("hit")).inc();
-                inner.renew_behind(&key, &job, &token, trace);
-                return Ok(Served { token, cached: true });
-            }
-            Found::Failure(error) => {
-                requests("failure").inc();
-                return Err(error);
-            }
-            Found::Flight { flight, begun } => (flight, begun),
-        };
-        requests(if begun { "miss" } else { "coalesced" }).inc();
-        let outcome = flight.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        outcome.unwrap_or_else(|| Err(interrupted()))
+        Err(ExchangeError::Interrupted)
     }
 }
 
-pub(super) fn interrupted() -> ExchangeError {
-    let reason = "the exchange was interrupted".to_owned();
-    ExchangeError::Unavailable { reason, retry_after: Some(SHORTEST_WAIT) }
+fn served(token: Arc<AccessToken>, cached: bool, rejected: Option<TokenHash>) -> Served {
+    let rejected_token_kept = rejected == Some(token.hash());
+    Served { token, cached, rejected_token_kept }
+}
+
+/// Whether a token is to be replaced before it is handed out: the asker says so, or another replica has.
+fn is_refused(token: &AccessToken, rejected: Option<TokenHash>) -> bool {
+    token.is_refused() || rejected == Some(token.hash())
 }
 
 impl Inner {
-    pub(super) fn live(&self, key: &CacheKey) -> Option<Arc<AccessToken>> {
+    /// The kept token of that key, unless its life is over or its key isn't the profile's any more.
+    fn live(&self, key: &CacheKey, job: &Job) -> Option<Arc<AccessToken>> {
         let token = self.tokens.get(key)?;
-        token.lives(self.clock.now(), self.clock.steady()).then_some(token)
+        let lives = token.lives(self.tools.clock.now(), self.tools.clock.steady());
+        (lives && job.knows(&token.kid)).then_some(token)
     }
 
     /// The failure that stands for an answer now, unless its host has come back since.
     fn remembered(&self, key: &CacheKey, job: &Job) -> Option<ExchangeError> {
-        let failure = self.failures.get(key)?;
-        let now = self.clock.steady();
-        let over = failure.until <= now
-            || (!job::is_permanent(&failure.error) && self.circuits.is_past(&job.origin(), failure.at));
-        (!over).then(|| failure.error.clone().waiting(failure.until.saturating_sub(now).max(SHORTEST_WAIT)))
+        let (error, failure) = self.failures.get(key, self.tools.clock.steady())?;
+        let over = !error.is_permanent() && self.circuits.is_past(&job.origin(), failure.at);
+        (!over).then_some(error)
     }
 
-    /// Drops the token that was refused, here and everywhere; a fresher one that somebody else has fetched stays.
-    async fn reject(&self, key: &CacheKey, job: &Job, rejected: &SecretString) {
-        let was_here = self.drop_held(key, |held| shared::same(held, rejected));
-        let Some(shared) = &self.shared else { return };
-        if was_here || (self.live(key).is_none() && shared.holds(key, job, rejected).await) {
+    /// A token, a failure that stands, or the exchange that will bring one; begun here if there is none.
+    fn find(self: &Arc<Self>, key: &CacheKey, job: &Job, rejected: Option<TokenHash>, ask: Ask<'_>) -> Found {
+        if let Some(token) = self.live(key, job)
+            && !is_refused(&token, rejected)
+        {
+            if token.wants_renewal(self.tools.clock.now(), self.tools.clock.steady()) {
+                self.renew_behind(key, job, ask.trace);
+            }
+            return Found::Token(token);
+        }
+        let mut replaced = None;
+        let joined = self.flights.join(*key, || match self.decide(key, job, rejected) {
+            Decision::Settled(found) => Some(found),
+            Decision::Exchange(but) => {
+                replaced = but;
+                None
+            }
+        });
+        match joined {
+            Joined::Settled(found) => found,
+            Joined::Waiting(flight) => Found::Flight { flight, begun: false },
+            Joined::Begun(flight, landing) => {
+                self.begin(landing, *key, job.clone(), replaced, ask.deadline, ask.trace.clone());
+                Found::Flight { flight, begun: true }
+            }
+        }
+    }
+
+    /// Called under the lock of the single flight, so it sees what the last exchange has left.
+    fn decide(&self, key: &CacheKey, job: &Job, rejected: Option<TokenHash>) -> Decision {
+        let believed = || self.rejections.allows(key, self.tools.clock.steady());
+        let failure = self.remembered(key, job);
+        let Some(token) = self.live(key, job) else {
+            return failure.map_or_else(
+                // What other replicas have may be the very token that was rejected.
+                || Decision::Exchange(rejected.filter(|_| self.shared.is_some() && believed())),
+                |error| Decision::Settled(Found::Failure(error)),
+            );
+        };
+        match failure {
+            _ if !is_refused(&token, rejected) => Decision::Settled(Found::Token(token)),
+            Some(error) if self.serves_despite(&token, rejected, &error, job) => {
+                Decision::Settled(Found::Token(token))
+            }
+            Some(error) => Decision::Settled(Found::Failure(error)),
+            None if believed() => Decision::Exchange(Some(token.hash())),
+            None => {
+                self.count_kept(job, "pace");
+                Decision::Settled(Found::Token(token))
+            }
+        }
+    }
+
+    /// Whether a kept token is handed out although it couldn't be replaced. Whoever has just called it rejected is told
+    /// why, but where it is our own budget: then Salesforce may be well, and the token good.
+    fn serves_despite(
+        &self,
+        token: &AccessToken,
+        rejected: Option<TokenHash>,
+        error: &ExchangeError,
+        job: &Job,
+    ) -> bool {
+        let budget = matches!(error, ExchangeError::BudgetUsedUp { .. });
+        let serves = rejected != Some(token.hash()) || budget;
+        if serves && is_refused(token, rejected) {
+            self.count_kept(job, if budget { "budget" } else { "failure" });
+        }
+        serves
+    }
+
+    fn count_kept(&self, job: &Job, reason: &str) {
+        self.tools.metrics.rejected_tokens_kept.with_label_values(&[job.profile().as_str(), reason]).inc();
+    }
+
+    /// Has other replicas know that a token was rejected which isn't the one held here.
+    fn tell(&self, key: &CacheKey, rejected: TokenHash) {
+        if let Some(shared) = &self.shared
+            && !shared.was_dropped(rejected)
+            && self.tells.allows(key, self.tools.clock.steady())
+        {
             shared.drop_everywhere(key, rejected);
         }
     }
 
-    /// Drops the token that is held for `key`, if it is the one meant.
-    fn drop_held(&self, key: &CacheKey, is_meant: impl Fn(&SecretString) -> bool) -> bool {
-        let _flights = self.flights();
-        let drops = self.tokens.get(key).is_some_and(|held| is_meant(&held.secret));
-        if drops {
-            self.tokens.invalidate(key);
-        }
-        drops
-    }
-
-    fn flights(&self) -> MutexGuard<'_, HashMap<CacheKey, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A token, a failure that stands, or the flight that will bring one; begun here if there is none.
-    fn find(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) -> Found {
-        if let Some(token) = self.live(key) {
-            return Found::Token(token);
-        }
-        let mut flights = self.flights();
-        // Looked at again under the lock: a flight lands before it leaves the list.
-        if let Some(flight) = flights.get(key) {
-            return Found::Flight { flight: flight.clone(), begun: false };
-        }
-        if let Some(token) = self.live(key) {
-            return Found::Token(token);
-        }
-        if let Some(error) = self.remembered(key, job) {
-            return Found::Failure(error);
-        }
-        let flight = self.begin(&mut flights, *key, job.clone(), trace.clone());
-        Found::Flight { flight, begun: true }
-    }
-
-    /// Renews a token that serves, if it is time and nobody does.
-    fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, token: &AccessToken, trace: &Trace) {
-        if !token.wants_renewal(self.clock.now(), self.clock.steady()) {
-            return;
-        }
-        let mut flights = self.flights();
-        if !flights.contains_key(key) && self.remembered(key, job).is_none() {
-            self.begin(&mut flights, *key, job.clone(), trace.clone());
+    /// Renews a token that serves, if nobody does.
+    fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) {
+        let joined = self.flights.join(*key, || self.remembered(key, job).map(drop));
+        if let Joined::Begun(_, landing) = joined {
+            self.begin(landing, *key, job.clone(), None, Instant::now() + LONGEST_EXCHANGE, trace.clone());
         }
     }
 
     /// Starts an exchange in a task of its own, which no caller's going away ends. It stands in the trace of the request
-    /// that began it, whoever waits for it.
+    /// that began it, whoever waits for it; and it has the time of a whole exchange, however little that request has left.
     fn begin(
         self: &Arc<Self>,
-        flights: &mut HashMap<CacheKey, Flight>,
+        landing: Landing<CacheKey, Outcome>,
         key: CacheKey,
         job: Job,
+        replaced: Option<TokenHash>,
+        deadline: Instant,
         trace: Trace,
-    ) -> Flight {
-        let (sender, flight) = watch::channel(None);
-        flights.insert(key, flight.clone());
+    ) {
         let inner = self.clone();
+        let deadline = deadline.max(Instant::now() + LONGEST_EXCHANGE);
         tokio::spawn(async move {
-            // Leaves the list also if the task panics, so that the next asker begins anew.
-            let landing = Landing { inner: &inner, key };
-            let outcome = inner.obtain(&key, &job, &trace).await;
-            drop(landing);
-            let _ = sender.send(Some(outcome));
+            let _counted = CountPanic(&inner.tools.metrics);
+            landing.land(inner.obtain(&key, &job, replaced, deadline, &trace).await);
         });
-        flight
     }
 
-    /// Keeps a failure for as long as asking again makes no sense; the failure with that time.
-    pub(super) fn remember(&self, key: &CacheKey, error: ExchangeError) -> ExchangeError {
-        let streak = self.failures.get(key).map_or(1, |before| before.streak.saturating_add(1));
-        let asked_to_wait = error.retry_after().map(|wait| wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
-        let wait = match &error {
-            ExchangeError::Mint(_) => return error,
-            ExchangeError::Rejected { meaning, .. } if meaning.class == Class::Limited => {
-                // A user that Salesforce has stopped stays stopped for the hour.
-                let stopped = meaning.cause.contains("logged in");
-                asked_to_wait.unwrap_or(if stopped { LONGEST_WAIT } else { PERMANENT })
-            }
-            error if job::is_permanent(error) => PERMANENT,
-            _ => asked_to_wait.unwrap_or_else(|| self.backoff(streak)),
+    /// Another replica's token, or one of our own.
+    async fn obtain(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        job: &Job,
+        replaced: Option<TokenHash>,
+        deadline: Instant,
+        trace: &Trace,
+    ) -> Outcome {
+        let Some(shared) = &self.shared else {
+            let exchanged = self.exchange(key, job, trace).await;
+            return exchanged.map(fresh).map_err(|failure| failure.error.clone());
         };
-        let at = self.clock.steady();
-        let error = error.waiting(wait);
-        let remembered = Remembered { error: error.clone(), at, until: at + wait, streak };
-        self.failures.insert(*key, Arc::new(remembered));
-        error
+        let held = self.live(key, job);
+        let outcome = match shared.turn(key, job, held.as_deref(), replaced, LONGEST_EXCHANGE, deadline).await
+        {
+            Turn::Theirs(token) => {
+                let token = Arc::new(token);
+                self.keep(key, &token);
+                // Somebody may have rejected it just now.
+                if shared.was_dropped(token.hash()) {
+                    token.refuse();
+                }
+                Ok(Served { token, cached: true, rejected_token_kept: false })
+            }
+            Turn::TheirFailure(error, left) => {
+                self.failures.insert_told(key, error.clone(), self.tools.clock.steady(), left);
+                Err(error)
+            }
+            Turn::Late => {
+                let retry_after = Some(SHORTEST_WAIT);
+                Err(ExchangeError::Timeout { waited_for: WaitedFor::Replica, retry_after })
+            }
+            Turn::Ours(lock) => match self.exchange(key, job, trace).await {
+                Ok(token) => {
+                    shared.keep(key, &token, lock).await;
+                    Ok(fresh(token))
+                }
+                Err(failure) => {
+                    shared.fail(key, Some(&failure), lock).await;
+                    Err(failure.error.clone())
+                }
+            },
+        };
+        if let (Ok(served), Some(replaced)) = (&outcome, replaced)
+            && served.token.hash() != replaced
+        {
+            shared.drop_everywhere(key, replaced);
+        }
+        outcome
     }
 
-    /// 1 s, 2 s, 4 s … 45 s, each by a fifth more or less.
-    fn backoff(&self, streak: u32) -> Duration {
-        let doubled = FIRST_BACKOFF.saturating_mul(1_u32.checked_shl(streak - 1).unwrap_or(u32::MAX));
-        doubled.min(LONGEST_BACKOFF).mul_f64(0.4_f64.mul_add(chance(&*self.randomness), 0.8))
+    async fn exchange(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        job: &Job,
+        trace: &Trace,
+    ) -> Result<Arc<AccessToken>, Arc<CachedFailure>> {
+        let exchanged = self.attempt(job, trace).await;
+        let profile = job.profile().as_str();
+        let (outcome, trace_id) = (outcome(&exchanged), trace.trace_id());
+        match exchanged {
+            Ok(token) => {
+                let token = Arc::new(token);
+                let expires_at = token.expires_at.seconds();
+                tracing::info!(target: "tokenmint::audit", trace_id, profile, outcome, expires_at, "exchanged");
+                self.keep(key, &token);
+                Ok(token)
+            }
+            Err(error) => {
+                tracing::warn!(target: "tokenmint::audit", trace_id, profile, outcome, %error, "exchange failed");
+                if !error.was_sent() {
+                    self.tools.metrics.exchanges_not_sent.with_label_values(&[profile, outcome]).inc();
+                }
+                let (steady, chance) = (self.tools.clock.steady(), self.tools.chance());
+                Err(self.failures.insert(key, error, steady, chance))
+            }
+        }
+    }
+
+    fn keep(&self, key: &CacheKey, token: &Arc<AccessToken>) {
+        self.failures.forget(key);
+        self.tokens.insert(*key, token.clone());
+    }
+
+    /// Asks Salesforce; once more where the connection ended before the first byte of an answer, as an idle one does that
+    /// is closed at the same moment.
+    async fn attempt(self: &Arc<Self>, job: &Job, trace: &Trace) -> Result<AccessToken, ExchangeError> {
+        let deadline = Instant::now() + LONGEST_EXCHANGE;
+        match self.attempt_once(job, deadline, trace).await? {
+            Err(Fault::Closed(_)) => self.attempt_once(job, deadline, trace).await?,
+            first => first,
+        }
+        .map_err(|fault| unreachable(&fault))
+    }
+
+    /// Signs first and spends last. What can't be sent is given back.
+    async fn attempt_once(
+        self: &Arc<Self>,
+        job: &Job,
+        deadline: Instant,
+        trace: &Trace,
+    ) -> Result<Result<AccessToken, Fault>, ExchangeError> {
+        let Tools { signer, clock, randomness, metrics } = &self.tools;
+        let permit = self.admit(job)?;
+        let now = clock.now();
+        let kid = job.signing_kid(now)?.clone();
+        let signing = trace.step("sign");
+        let mut request = job.request(now, &**randomness, signer).await?;
+        drop(signing);
+        let spend = self.spend(job).await?;
+
+        let start = Instant::now();
+        let within = deadline.saturating_duration_since(start);
+        if within.is_zero() {
+            self.give_back(spend).await;
+            return Err(ExchangeError::Interrupted);
+        }
+        let span = trace.request_to(job.address(), &**randomness);
+        request.headers = span.headers();
+        let reply = self.transport.send(request, within).await;
+        let took = start.elapsed();
+        let status = reply.as_ref().map_or_else(Fault::status, |reply| Some(reply.status));
+        let read = self.read(job, kid, reply);
+        let (outcome, sent) = match &read {
+            Ok(read) => (outcome(read), true),
+            Err(fault) => ("unavailable", !matches!(fault, Fault::NotSent(_))),
+        };
+        let profile = job.profile();
+        let facts = [Fact::Profile(profile), Fact::Outcome(outcome)];
+        status.map(Fact::Reply).into_iter().chain(facts).for_each(|fact| span.trace().note(fact));
+        drop(span);
+        if sent {
+            metrics.exchanges.with_label_values(&[profile.as_str(), outcome]).inc();
+            metrics.exchange_duration.with_label_values(&[profile.as_str()]).observe(took.as_secs_f64());
+        } else {
+            self.give_back(spend).await;
+        }
+        match &read {
+            Ok(Err(error)) if error.blames_host() => permit.failed(clock.steady()),
+            Ok(_) => permit.answered(),
+            // It is tried again.
+            Err(Fault::Closed(_)) => drop(permit),
+            Err(_) => permit.failed(clock.steady()),
+        }
+        match read {
+            Ok(read) => read.map(Ok),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// What came of a request: a token or Salesforce's no, or a fault where nobody answered.
+    fn read(
+        &self,
+        job: &Job,
+        kid: KeyId,
+        reply: Result<Reply, Fault>,
+    ) -> Result<Result<AccessToken, ExchangeError>, Fault> {
+        match reply {
+            Ok(reply) => {
+                self.watch_clock(&reply);
+                Ok(job.read(&reply).and_then(|obtained| self.dated(job, &reply, obtained, kid)))
+            }
+            Err(Fault::Timeout) => {
+                Ok(Err(ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, retry_after: None }))
+            }
+            Err(Fault::Unusable { status, what, retry_after }) => {
+                Ok(Err(ExchangeError::Unusable { status, what, asked: job.asked(), retry_after }))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
+    fn admit(self: &Arc<Self>, job: &Job) -> Result<Permit<'_>, ExchangeError> {
+        match self.circuits.admit(&job.origin(), self.tools.clock.steady()) {
+            Admission::Go(permit) => Ok(permit),
+            Admission::Wait { retry_after, probe } => {
+                if probe {
+                    let (inner, job) = (self.clone(), job.clone());
+                    tokio::spawn(async move {
+                        if inner.transport.is_back(job.address()).await {
+                            inner.circuits.is_back(&job.origin(), inner.tools.clock.steady());
+                        }
+                    });
+                }
+                Err(ExchangeError::LeftAlone { host: job.origin(), retry_after })
+            }
+        }
+    }
+
+    /// Counts one more request against Salesforce's limits: those of all replicas, where they share a cache, and those of
+    /// this host. The stricter counts, and where one says no the other isn't charged.
+    async fn spend(self: &Arc<Self>, job: &Job) -> Result<Spend, ExchangeError> {
+        let (who, allowance) = job.allowance();
+        let id = self.tools.unique().map_err(MintError::from)?;
+        let spend = Spend { who, id, allowance };
+        let used_up = |retry_after| {
+            Err(ExchangeError::BudgetUsedUp { profile: job.profile().to_string(), retry_after })
+        };
+        let by_all = match &self.shared {
+            Some(shared) => shared.spend(&spend).await,
+            None => None,
+        };
+        if let Some(Taken::Exhausted { retry_after }) = by_all {
+            self.budget.note_shared(&spend.who, 1.0, self.tools.clock.steady() + retry_after);
+            return used_up(retry_after);
+        }
+        let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
+        let here =
+            tokio::task::spawn_blocking(move || budget.spend(&here, clock.now(), clock.steady())).await;
+        if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
+            self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
+        }
+        match here {
+            Ok(Taken::Within { .. }) => Ok(spend),
+            refused => {
+                if let (Some(shared), Some(_)) = (&self.shared, by_all) {
+                    shared.give_back(&spend).await;
+                }
+                match refused {
+                    Ok(Taken::Exhausted { retry_after }) => used_up(retry_after),
+                    _ => Err(ExchangeError::Interrupted),
+                }
+            }
+        }
+    }
+
+    /// What wasn't sent counts nowhere.
+    async fn give_back(&self, spend: Spend) {
+        if let Some(shared) = &self.shared {
+            shared.give_back(&spend).await;
+        }
+        let budget = self.budget.clone();
+        // Where that panics, the request counts on.
+        let _ = tokio::task::spawn_blocking(move || budget.give_back(&spend)).await;
+    }
+
+    /// Salesforce's clock is looked at when its answer is there, and never followed.
+    fn watch_clock(&self, reply: &Reply) {
+        if let Some(theirs) = reply.date {
+            #[expect(clippy::cast_precision_loss, reason = "a skew is small")]
+            self.tools.metrics.clock_skew.set((self.tools.clock.now().seconds() - theirs) as f64);
+        }
+    }
+
+    /// Gives a token its end.
+    fn dated(
+        &self,
+        job: &Job,
+        reply: &Reply,
+        obtained: Obtained,
+        kid: KeyId,
+    ) -> Result<AccessToken, ExchangeError> {
+        let moment = self.tools.moment();
+        let until = |end: UnixTime| u64::try_from(moment.now.seconds_until(end)).unwrap_or(0);
+        let life = match obtained.life {
+            Life::For(life) => life,
+            Life::Until(end) => Duration::from_secs(until(end)),
+            Life::Unsaid => job.assumed_life(),
+        };
+        if life.is_zero() {
+            let what = "a token that has expired already; compare this host's clock with Salesforce's (NTP)";
+            return Err(job.unusable(reply, what));
+        }
+        Ok(AccessToken::new(obtained, kid, moment.now, life.min(LONGEST_LIFE), &moment))
     }
 }
 
-/// Tells other replicas what was dropped here, and drops what they say, for as long as the exchanger is there.
+const fn fresh(token: Arc<AccessToken>) -> Served {
+    Served { token, cached: false, rejected_token_kept: false }
+}
+
+/// The word for metrics, logs and spans.
+fn outcome<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
+    exchanged.as_ref().err().map_or("success", ExchangeError::outcome)
+}
+
+const fn unreachable(fault: &Fault) -> ExchangeError {
+    let sent = !matches!(fault, Fault::NotSent(_));
+    match *fault {
+        Fault::NotSent(reason) | Fault::Closed(reason) | Fault::Broken(reason) => {
+            ExchangeError::Unreachable { reason, sent, retry_after: None }
+        }
+        // `read` has made errors of these.
+        Fault::Timeout | Fault::Unusable { .. } => ExchangeError::Interrupted,
+    }
+}
+
+/// Tells other replicas what was dropped here, and marks what they say, for as long as the exchanger is there.
 async fn attend(inner: Weak<Inner>) {
     let mut progress = Progress::default();
     while let Some(inner) = inner.upgrade() {
         let Some(shared) = &inner.shared else { return };
-        let drop = |key: &CacheKey, hash: &[u8; 32]| {
-            inner.drop_held(key, |held| shared::hash(held) == *hash);
+        let drop = |key: &CacheKey, hash: TokenHash| {
+            if let Some(held) = inner.tokens.get(key).filter(|held| held.hash() == hash) {
+                held.refuse();
+            }
         };
         shared.look(&mut progress, drop).await;
         shared.pause().await;
     }
 }
 
-/// Takes a flight off the list when it has landed, or crashed.
-struct Landing<'a> {
-    inner: &'a Inner,
-    key: CacheKey,
-}
+/// Counts a panic of the task that it lives in: no request is at the other end to count it.
+struct CountPanic<'a>(&'a Metrics);
 
-impl Drop for Landing<'_> {
+impl Drop for CountPanic<'_> {
     fn drop(&mut self) {
-        self.inner.flights().remove(&self.key);
-        // No request is at the other end of this task to count it.
         if std::thread::panicking() {
-            self.inner.metrics.panics.inc();
+            self.0.panics.inc();
         }
     }
 }

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use reqwest::{Client, RequestBuilder};
+use http::HeaderMap;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
+use url::Url;
+use url::form_urlencoded::Serializer;
 
-use super::budget::Allowance;
-use super::meaning::{self, Class, Meaning};
-use super::upstream::{Reply, quoted};
-use super::{About, ExchangeError, Upstream};
+use super::error::{ExchangeError, Upstream};
+use super::login_budget::Allowance;
+use super::meaning::{self, Meaning};
+use super::token::{About, Life, Obtained};
+use super::upstream::{Outgoing, Reply, quoted};
 use crate::clock::{Randomness, UnixTime};
 use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName};
 use crate::json::Json;
@@ -30,22 +33,6 @@ const LONGEST_TOKEN: usize = 12 << 10;
 pub(super) enum Job {
     Oauth(Arc<OauthProfile>),
     Messaging { profile: Arc<IdentityProfile>, subject: Subject, claims: Claims },
-}
-
-/// What an answer that counts gives.
-pub(super) struct Obtained {
-    pub secret: SecretString,
-    pub about: About,
-    /// As far as the answer says.
-    pub life: Life,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
-    Until(UnixTime),
-    For(Duration),
-    /// Nothing was said: the rule of the job holds.
-    Unsaid,
 }
 
 /// Everything that makes a token somebody's, hashed.
@@ -109,8 +96,11 @@ impl Job {
     pub fn accepts(&self, token: &str, about: &About) -> bool {
         is_token(token)
             && match (self, about) {
-                (Self::Oauth(profile), About::Oauth { instance_url, .. }) => {
-                    is_salesforce(instance_url, &profile.token_url)
+                (Self::Oauth(profile), About::Oauth { instance_url, api_instance_url, id, .. }) => {
+                    let origin = |url: &String| origin(url, &profile.token_url).is_ok();
+                    origin(instance_url)
+                        && api_instance_url.as_ref().is_none_or(origin)
+                        && id.as_ref().is_none_or(|id| salesforce_url(id, &profile.token_url).is_ok())
                 }
                 (Self::Messaging { subject, .. }, About::Messaging { subject: session, .. }) => {
                     is_verified(session, subject)
@@ -138,34 +128,30 @@ impl Job {
     /// Whose limit at Salesforce a request counts against, and how much of it is ours.
     pub fn allowance(&self) -> (String, Allowance) {
         match self {
-            Self::Oauth(profile) => (
-                format!("login {} {}", profile.token_url.as_str(), profile.username),
-                Allowance { requests: profile.logins_per_hour, window: Duration::from_hours(1) },
-            ),
-            Self::Messaging { profile, .. } => {
-                let channel = channel(profile);
-                (
-                    format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str()),
-                    Allowance { requests: channel.requests_per_minute, window: Duration::from_mins(1) },
-                )
-            }
+            Self::Oauth(profile) => login_allowance(profile),
+            Self::Messaging { profile, .. } => messaging_allowance(channel(profile)),
         }
     }
 
     /// The request, with an assertion or identity token made for it alone.
     pub async fn request(
         &self,
-        client: &Client,
         now: UnixTime,
         randomness: &dyn Randomness,
         signer: &Signer,
-    ) -> Result<RequestBuilder, MintError> {
+    ) -> Result<Outgoing, MintError> {
         match self {
             Self::Oauth(profile) => {
                 let assertion = profile.mint(now, randomness, signer).await?;
-                let form =
-                    [("grant_type", GRANT_TYPE), ("assertion", assertion.minted.token.expose_secret())];
-                Ok(client.post(profile.token_url.url().clone()).form(&form))
+                let mut form = Serializer::new(String::new());
+                form.append_pair("grant_type", GRANT_TYPE);
+                form.append_pair("assertion", assertion.minted.token.expose_secret());
+                Ok(Outgoing {
+                    url: profile.token_url.url().clone(),
+                    content_type: "application/x-www-form-urlencoded",
+                    body: form.finish().into_bytes(),
+                    headers: HeaderMap::new(),
+                })
             }
             Self::Messaging { profile, subject, claims } => {
                 let channel = channel(profile);
@@ -182,7 +168,12 @@ impl Job {
                     "authorizationType": "JWT",
                     "customerIdentityToken": minted.token.expose_secret(),
                 });
-                Ok(client.post(url).json(&body))
+                Ok(Outgoing {
+                    url,
+                    content_type: "application/json",
+                    body: body.to_string().into_bytes(),
+                    headers: HeaderMap::new(),
+                })
             }
         }
     }
@@ -199,9 +190,18 @@ impl Job {
             });
         }
         match self {
-            Self::Oauth(profile) => read_oauth(profile, reply),
-            Self::Messaging { subject, .. } => read_messaging(subject, reply),
+            Self::Oauth(profile) => read_oauth(profile, reply).map_err(|what| self.unusable(reply, what)),
+            Self::Messaging { subject, .. } => {
+                let obtained = read_messaging(subject, reply).map_err(|what| self.unusable(reply, what))?;
+                obtained.ok_or(ExchangeError::Unverified { meaning: &meaning::UNVERIFIED })
+            }
         }
+    }
+
+    /// Why a whole answer gives no token.
+    pub fn unusable(&self, reply: &Reply, what: impl Into<String>) -> ExchangeError {
+        let (status, retry_after) = (reply.status, reply.retry_after);
+        ExchangeError::Unusable { status, what: what.into(), asked: self.asked(), retry_after }
     }
 
     fn said(&self, reply: &Reply) -> Upstream {
@@ -246,29 +246,35 @@ impl Job {
     }
 }
 
+pub(super) fn login_allowance(profile: &OauthProfile) -> (String, Allowance) {
+    let who = format!("login {} {}", profile.token_url.as_str(), profile.username);
+    (who, Allowance { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
+}
+
+pub(super) fn messaging_allowance(channel: &Messaging) -> (String, Allowance) {
+    let who = format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str());
+    (who, Allowance { requests: channel.requests_per_minute, window: Duration::from_mins(1) })
+}
+
 const fn channel(profile: &IdentityProfile) -> &Messaging {
     profile.messaging.as_ref().expect("a messaging job is made only of a profile with [messaging]")
 }
 
-fn unusable(reply: &Reply, what: &str) -> ExchangeError {
-    ExchangeError::Unavailable {
-        reason: format!("Salesforce answered {} with {what}", reply.status),
-        retry_after: reply.retry_after,
-    }
-}
-
-fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, ExchangeError> {
+fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String> {
     let body = &reply.body;
-    let token = body.text("access_token").filter(|token| is_token(token));
-    let token = token.ok_or_else(|| unusable(reply, "no usable access_token"))?;
+    let token = body.text("access_token").filter(|token| is_token(token)).ok_or("no usable access_token")?;
     let bearer = body.text("token_type").is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
     if !bearer {
-        return Err(unusable(reply, "a token_type other than Bearer"));
+        return Err("a token_type other than Bearer".to_owned());
     }
-    let instance_url = body.text("instance_url").filter(|url| is_salesforce(url, &profile.token_url));
-    let instance_url = instance_url.ok_or_else(|| {
-        unusable(reply, "no instance_url of Salesforce's domains, so the token is not trusted")
-    })?;
+    let named = |name: &str, why: String| format!("{name} {why}, so the token is not trusted");
+    let origin_of = |name: &str| {
+        let text = body.text(name);
+        text.map(|url| origin(url, &profile.token_url).map_err(|why| named(name, why))).transpose()
+    };
+    let instance_url = origin_of("instance_url")?.ok_or("no instance_url, so the token is not trusted")?;
+    let id = body.text("id").map(|id| salesforce_url(id, &profile.token_url)).transpose();
+    let id = id.map_err(|why| named("id", why))?;
     let printable =
         |name| body.text(name).filter(|text| text.len() <= 2048 && !text.chars().any(char::is_control));
     let seconds = match body.member("expires_in") {
@@ -283,33 +289,35 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, Exchang
     Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Oauth {
-            instance_url: instance_url.to_owned(),
+            instance_url,
+            api_instance_url: origin_of("api_instance_url")?,
+            token_format: printable("token_format").map(str::to_owned),
             scope: printable("scope").map(str::to_owned),
-            id: printable("id").map(str::to_owned),
+            id: id.map(|id| id.to_string()),
         },
         life,
     })
 }
 
-fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Obtained, ExchangeError> {
+/// The token of a verified session; nothing where the session is anonymous, or another user's.
+fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Option<Obtained>, String> {
     let body = &reply.body;
-    let token = body.text("accessToken").filter(|token| is_token(token));
-    let token = token.ok_or_else(|| unusable(reply, "no usable accessToken"))?;
+    let token = body.text("accessToken").filter(|token| is_token(token)).ok_or("no usable accessToken")?;
     let session = body.member("context").and_then(|context| context.member("endUser")?.text("subject"));
-    let session = session.ok_or_else(|| unusable(reply, "no context.endUser.subject"))?;
+    let session = session.ok_or("no context.endUser.subject")?;
     if !is_verified(session, subject) {
-        return Err(ExchangeError::Unverified { meaning: &meaning::UNVERIFIED });
+        return Ok(None);
     }
     let last_event_id = match body.member("lastEventId") {
         Some(Json::String(id)) if id.len() <= 256 && !id.chars().any(char::is_control) => id.clone(),
         Some(Json::Number(id)) => id.to_string(),
-        _ => return Err(unusable(reply, "no usable lastEventId")),
+        _ => return Err("no usable lastEventId".to_owned()),
     };
-    Ok(Obtained {
+    Ok(Some(Obtained {
         secret: SecretString::from(token),
         about: About::Messaging { last_event_id, subject: session.to_owned() },
         life: expiry(token).map_or(Life::Unsaid, Life::Until),
-    })
+    }))
 }
 
 /// `…/AUTH/<configuration>/uid:<sub>`, and that very `sub`: the only proof that the session is the user's.
@@ -325,13 +333,41 @@ fn is_token(token: &str) -> bool {
     (1..=LONGEST_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Whether an `instance_url` lies in Salesforce's domains, or where the token came from.
-fn is_salesforce(url: &str, token_url: &HttpsUrl) -> bool {
-    const DOMAINS: [&str; 4] = [".salesforce.com", ".force.com", ".salesforce.mil", ".cloudforce.com"];
-    let Ok(url) = HttpsUrl::parse(url) else { return false };
-    let Some(host) = url.url().host_str() else { return false };
+/// Salesforce's own domains; the last two are those of Salesforce in China.
+const DOMAINS: [&str; 6] = [
+    ".salesforce.com",
+    ".force.com",
+    ".salesforce.mil",
+    ".cloudforce.com",
+    ".sfcrmproducts.cn",
+    ".sfcrmapps.cn",
+];
+
+/// An address in Salesforce's domains, or where the token came from. It must be written just as it is read: what one
+/// parser takes for a path, such as `\@evil.example`, another takes for a host.
+///
+/// # Errors
+/// Says what is wrong with it, and names the host that came.
+fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
+    let parsed = HttpsUrl::parse(written).map_err(|_| "that is no https URL".to_owned())?;
+    let url = parsed.url();
+    let host = url.host_str().ok_or("that names no host")?;
     let from_there = token_url.url().host_str() == Some(host);
-    from_there || (url.url().scheme() == "https" && DOMAINS.iter().any(|domain| host.ends_with(domain)))
+    let ours = url.scheme() == "https" && DOMAINS.iter().any(|domain| host.ends_with(domain));
+    if !from_there && !ours {
+        return Err(format!("of the host {}, which is none of Salesforce's", quoted(host)));
+    }
+    if url.as_str().trim_end_matches('/') != written {
+        return Err(format!("of the host {} that is not written as a URL is", quoted(host)));
+    }
+    Ok(url.clone())
+}
+
+/// The origin of such an address, which must name nothing else.
+fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
+    let url = salesforce_url(written, token_url)?;
+    let origin = url.origin().ascii_serialization();
+    if origin == written { Ok(origin) } else { Err("that names more than a host".to_owned()) }
 }
 
 /// The `exp` of an access token that is a JWT. Unverified: it is Salesforce's to us, and only shortens what we
@@ -343,15 +379,6 @@ pub(super) fn expiry(unverified_token: &str) -> Option<UnixTime> {
     match Json::parse(&payload).ok()?.member("exp")? {
         Json::Number(number) => number.as_i64().map(UnixTime::from_seconds),
         _ => None,
-    }
-}
-
-/// What stays wrong until somebody changes something.
-pub(super) fn is_permanent(error: &ExchangeError) -> bool {
-    match error {
-        ExchangeError::Rejected { meaning, .. } => meaning.class == Class::Permanent,
-        ExchangeError::Unverified { .. } => true,
-        ExchangeError::Unavailable { .. } | ExchangeError::Timeout { .. } | ExchangeError::Mint(_) => false,
     }
 }
 
@@ -387,25 +414,48 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_url_is_salesforce_s_or_the_token_s_own() {
+    fn an_instance_url_is_the_origin_of_salesforce_s_or_of_the_token_s_own_host() {
         let token_url =
             HttpsUrl::parse("https://acme.my.salesforce.com/services/oauth2/token").expect("a URL");
         for url in [
             "https://acme.my.salesforce.com",
             "https://na1.salesforce.com",
             "https://acme.lightning.force.com",
+            "https://acme.my.sfcrmproducts.cn",
+            "https://acme.my.sfcrmapps.cn",
         ] {
-            assert!(is_salesforce(url, &token_url), "{url}");
+            assert_eq!(origin(url, &token_url).as_deref(), Ok(url));
         }
         for url in [
             "http://acme.my.salesforce.com",
             "https://salesforce.com.evil.example",
             "https://evilsalesforce.com",
+            "https://acme.my.salesforce.com\\@evil.example",
+            "https://acme.my.salesforce.com\\.evil.example",
+            "https:\\\\acme.my.salesforce.com",
+            "https://acme.my.salesforce.com/",
+            "https://acme.my.salesforce.com/services",
+            "https://acme.my.salesforce.com?x",
+            "https://acme.my.salesforce.com:443",
+            "https://ACME.my.salesforce.com",
+            "https:acme.my.salesforce.com",
+            "https://acme%2emy.salesforce.com",
             "http://127.0.0.1",
             "x",
             "",
         ] {
-            assert!(!is_salesforce(url, &token_url), "{url}");
+            assert!(origin(url, &token_url).is_err(), "{url}");
+        }
+        let evil = origin("https://evil.example", &token_url).expect_err("foreign");
+        assert!(evil.contains("evil.example"), "the host that came is named: {evil}");
+        let id = "https://login.salesforce.com/id/00D/005";
+        assert_eq!(salesforce_url(id, &token_url).as_ref().map(Url::as_str), Ok(id));
+        for id in [
+            "https://login.salesforce.com\\@evil.example/id",
+            "https://evil.example/id",
+            "https://login.salesforce.com/a/../id",
+        ] {
+            assert!(salesforce_url(id, &token_url).is_err(), "{id}");
         }
     }
 }

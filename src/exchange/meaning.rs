@@ -2,7 +2,15 @@
 //! for it: the endpoints, the doctor and the docs say the same.
 //!
 //! Sources: Salesforce Help, "OAuth Authorization Errors"; the Mobile SDK's list of the server's error codes;
-//! practitioners' reports. Texts are compared in lower case and by part, since they differ between releases.
+//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases; where
+//! several fit, the longest counts, so that the order of the tables means nothing.
+
+use std::time::Duration;
+
+/// For a limit of which Salesforce doesn't say when it ends.
+const PAUSE: Duration = Duration::from_mins(1);
+/// A user that Salesforce has stopped stays stopped for an hour; asking again costs nothing before, and somebody may help.
+const STOPPED: Duration = Duration::from_mins(15);
 
 /// Whether asking again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +25,11 @@ pub enum Class {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meaning {
+    /// Tells it from all others, also between replicas.
+    pub id: &'static str,
     pub class: Class,
+    /// How long not to ask again, where Salesforce doesn't say and its limit is reached.
+    pub pause: Duration,
     pub cause: &'static str,
     pub fix: &'static str,
 }
@@ -36,19 +48,78 @@ const fn known(
     cause: &'static str,
     fix: &'static str,
 ) -> Known {
-    Known { error, description, meaning: Meaning { class, cause, fix } }
+    let id = if error.is_empty() { description } else { error };
+    Known { error, description, meaning: Meaning { id, class, pause: PAUSE, cause, fix } }
+}
+
+impl Known {
+    const fn pausing(mut self, pause: Duration) -> Self {
+        self.meaning.pause = pause;
+        self
+    }
+
+    /// The words by which it is known.
+    fn words(&self) -> impl Iterator<Item = &'static str> {
+        [self.error, self.description].into_iter().filter(|words| !words.is_empty())
+    }
+
+    /// How much of an answer it explains; nothing where it doesn't fit.
+    fn fits(&self, error: &str, description: &str) -> Option<(usize, usize)> {
+        let by_code = self.error.is_empty() || self.error == error;
+        let by_words = self.description.is_empty()
+            || has_words(description, self.description)
+            || has_words(error, self.description);
+        (by_code && by_words).then_some((self.description.len(), self.error.len()))
+    }
+}
+
+/// Whether `words` stand in `text`, not as a part of other words.
+fn has_words(text: &str, words: &str) -> bool {
+    let inside = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(words)
+        .any(|(at, _)| !text[..at].ends_with(inside) && !text[at + words.len()..].starts_with(inside))
 }
 
 use Class::{Limited, Permanent, Transient};
 
-/// The answers of `/services/oauth2/token`. The first that fits counts.
-static OAUTH: [Known; 26] = [
+/// The answers of `/services/oauth2/token`.
+static OAUTH: &[Known] = &[
     known(
         "",
         "login_rate_exceeded",
         Limited,
         "the user has logged in too often: Salesforce allows 3,600 logins an hour",
         "wait an hour, and find who logs in without a cache",
+    )
+    .pausing(STOPPED),
+    known(
+        "",
+        "inactive user",
+        Permanent,
+        "the user is inactive",
+        "activate the user, or set another `username`",
+    ),
+    known(
+        "",
+        "invalid user",
+        Permanent,
+        "Salesforce does not know the user, or it is no user of this org",
+        "compare `username` with the user's in Setup > Users; in a sandbox it mostly ends in the sandbox's name",
+    ),
+    known(
+        "",
+        "refresh_token scope is required",
+        Permanent,
+        "the app lacks a scope, or isn't installed and pre-authorized in the org",
+        "add the scope refresh_token, offline_access to the app, and set Permitted Users to \"Admin approved users are \
+         pre-authorized\" in its policies",
+    ),
+    known(
+        "",
+        "ip restricted by app developer",
+        Permanent,
+        "Salesforce takes the address of this host for an anonymizing or high-risk one, or the app's developer has barred it",
+        "ask from another address, or have the app's developer add this one to the app's IP ranges",
     ),
     known(
         "",
@@ -194,8 +265,14 @@ static OAUTH: [Known; 26] = [
     known("unknown_error", "", Transient, "Salesforce failed and does not say why", "wait"),
 ];
 
+/// Cause and fix.
+const NO_ORG: (&str, &str) = (
+    "Salesforce does not know the org",
+    "compare `org_id` with Setup > Company Information, and `scrt_url` with the deployment's code snippet",
+);
+
 /// The messages of the messaging access-token endpoint.
-static MESSAGING: [Known; 5] = [
+static MESSAGING: &[Known] = &[
     known(
         "",
         "no active authschemes",
@@ -219,13 +296,9 @@ static MESSAGING: [Known; 5] = [
         "compare `es_developer_name` with the API name in Setup > Embedded Service Deployments; it must be a Custom \
          Client and published, which takes up to ten minutes",
     ),
-    known(
-        "",
-        "org",
-        Permanent,
-        "Salesforce does not know the org",
-        "compare `org_id` with Setup > Company Information, and `scrt_url` with the deployment's code snippet",
-    ),
+    known("", "org", Permanent, NO_ORG.0, NO_ORG.1),
+    known("", "orgid", Permanent, NO_ORG.0, NO_ORG.1),
+    known("", "organization", Permanent, NO_ORG.0, NO_ORG.1),
     known(
         "",
         "expired",
@@ -236,13 +309,17 @@ static MESSAGING: [Known; 5] = [
 ];
 
 static UNKNOWN_OAUTH: Meaning = Meaning {
+    id: "unknown at the token endpoint",
     class: Permanent,
+    pause: PAUSE,
     cause: "Salesforce refused the assertion for a reason that tokenmint does not know",
     fix: "see the user's Login History in Setup",
 };
 
 static UNKNOWN_MESSAGING: Meaning = Meaning {
+    id: "unknown in messaging",
     class: Permanent,
+    pause: PAUSE,
     cause: "Salesforce refused the identity token",
     fix: "check keyset, issuer and key id in Setup > Enhanced Chat User Verification, and that Salesforce can reach \
           the JWKS",
@@ -250,34 +327,52 @@ static UNKNOWN_MESSAGING: Meaning = Meaning {
 
 /// Salesforce answered 200 with an anonymous session, or with another user's.
 pub static UNVERIFIED: Meaning = Meaning {
+    id: "unverified",
     class: Permanent,
+    pause: PAUSE,
     cause: "Salesforce took the request but did not verify the user: the session is anonymous",
     fix: "Salesforce must reach the keyset's JWKS without login or redirect; issuer and key id must be the same byte for \
           byte; the channel's User Verification must be Active and use this keyset",
 };
 
-static TROUBLE: Meaning =
-    Meaning { class: Transient, cause: "Salesforce is in trouble", fix: "wait; see status.salesforce.com" };
-static LIMIT: Meaning = Meaning { class: Limited, cause: "Salesforce's rate limit is reached", fix: "wait" };
+static TROUBLE: Meaning = Meaning {
+    id: "trouble",
+    class: Transient,
+    pause: PAUSE,
+    cause: "Salesforce is in trouble",
+    fix: "wait; see status.salesforce.com",
+};
+
+static LIMIT: Meaning = Meaning {
+    id: "limit",
+    class: Limited,
+    pause: PAUSE,
+    cause: "Salesforce's rate limit is reached",
+    fix: "wait",
+};
 
 /// What an error answer of the OAuth token endpoint means.
 pub fn of_oauth(status: u16, error: &str, description: &str) -> &'static Meaning {
-    find(&OAUTH, status, error, description, &UNKNOWN_OAUTH)
+    find(OAUTH, status, error, description, &UNKNOWN_OAUTH)
 }
 
 /// What an error answer of the messaging endpoint means.
 pub fn of_messaging(status: u16, message: &str) -> &'static Meaning {
-    find(&MESSAGING, status, "", message, &UNKNOWN_MESSAGING)
+    find(MESSAGING, status, "", message, &UNKNOWN_MESSAGING)
 }
 
 /// Every known answer: where it comes from, its words, and what it means.
 pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static Meaning)> {
     let of = |from: &'static str, table: &'static [Known]| {
-        let words =
-            |known: &'static Known| if known.error.is_empty() { known.description } else { known.error };
-        table.iter().map(move |known| (from, words(known), &known.meaning))
+        table.iter().map(move |known| (from, known.words().next().unwrap_or_default(), &known.meaning))
     };
-    of("token endpoint", &OAUTH).chain(of("messaging", &MESSAGING))
+    of("token endpoint", OAUTH).chain(of("messaging", MESSAGING))
+}
+
+/// The meaning of that id.
+pub fn by_id(id: &str) -> Option<&'static Meaning> {
+    let others = [&UNKNOWN_OAUTH, &UNKNOWN_MESSAGING, &UNVERIFIED, &TROUBLE, &LIMIT];
+    all().map(|(_, _, meaning)| meaning).chain(others).find(|meaning| meaning.id == id)
 }
 
 fn find(
@@ -288,14 +383,14 @@ fn find(
     unknown: &'static Meaning,
 ) -> &'static Meaning {
     let (error, description) = (error.to_lowercase(), description.to_lowercase().replace('\u{2019}', "'"));
-    let fits = |known: &&Known| {
-        (known.error.is_empty() || known.error == error)
-            && (description.contains(known.description) || error.contains(known.description))
-    };
-    match (status, table.iter().find(fits)) {
+    let fitting = table.iter().filter_map(|known| Some((known.fits(&error, &description)?, known)));
+    let found = fitting.max_by_key(|(length, _)| *length).map(|(_, known)| &known.meaning);
+    match (status, found) {
+        // A user that is stopped is told so with any status.
+        (_, Some(meaning)) if meaning.class == Limited => meaning,
         (429, _) => &LIMIT,
         (500.., _) => &TROUBLE,
-        (_, Some(known)) => &known.meaning,
+        (_, Some(meaning)) => meaning,
         (_, None) => unknown,
     }
 }
@@ -320,5 +415,32 @@ mod tests {
         assert_eq!(of_messaging(429, "").class, Limited);
         let inactive = of_messaging(400, "User verification configuration has no active AuthSchemes.");
         assert!(inactive.fix.contains("Messaging Settings"));
+    }
+
+    #[test]
+    fn an_answer_is_known_by_whole_words_and_the_longest_count() {
+        let id = |error, description| of_oauth(400, error, description).id;
+        assert_eq!(id("invalid_grant", "inactive user"), "inactive user");
+        assert_eq!(id("invalid_grant", "invalid user"), "invalid user");
+        assert_eq!(id("invalid_grant", "ip restricted"), "ip restricted");
+        assert_eq!(id("invalid_grant", "ip restricted by app developer"), "ip restricted by app developer");
+        let scope =
+            "refresh_token scope is required and the connected app should be installed and preauthorized";
+        assert_eq!(id("invalid_request", scope), "refresh_token scope is required");
+        for (message, id) in [
+            ("The token was forged", UNKNOWN_MESSAGING.id),
+            ("the redeployment failed", UNKNOWN_MESSAGING.id),
+            ("Unknown org", "org"),
+            ("The deployment of this org has no active AuthSchemes", "no active authschemes"),
+        ] {
+            assert_eq!(of_messaging(400, message).id, id, "{message}");
+        }
+    }
+
+    #[test]
+    fn each_meaning_has_an_id_of_its_own() {
+        for (_, _, meaning) in all() {
+            assert_eq!(by_id(meaning.id), Some(meaning));
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! One request to Salesforce: bounded in time and size, never redirected, and its answer read as strictly as
 //! our own callers' requests.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use reqwest::header::{DATE, LOCATION, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, RequestBuilder};
+use http::HeaderMap;
+use reqwest::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
+use reqwest::{Client, ClientBuilder};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
@@ -12,17 +17,43 @@ use crate::config::HttpsUrl;
 use crate::json::Json;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// No request to Salesforce takes longer, from connecting to the answer's last byte.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 /// No answer of Salesforce's token endpoints comes near.
 const LARGEST_ANSWER: usize = 64 << 10;
+/// Salesforce sends some 20 headers, 2 KiB in all.
+const MOST_HEADERS: usize = 64;
+const LARGEST_HEADERS: usize = 16 << 10;
 /// More than any JWKS needs.
 const LARGEST_LOOK: usize = 1 << 20;
 /// Of Salesforce's own words, as much as is passed on.
 const LONGEST_QUOTE: usize = 200;
 
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How Salesforce is asked: over the network, or in a test by what it is handed.
+pub trait Transport: Send + Sync + 'static {
+    /// Posts a request. It ends within that time.
+    fn send(&self, request: Outgoing, within: Duration) -> BoxFuture<'_, Result<Reply, Fault>>;
+
+    /// Whether the host answers at all; no login.
+    fn is_back<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool>;
+
+    /// Makes ready what the first request needs. May take milliseconds.
+    fn prepare(&self) {}
+}
+
+/// A request to Salesforce.
+pub struct Outgoing {
+    pub url: Url,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+    pub headers: HeaderMap,
+}
+
 /// Salesforce's answer, read whole.
-pub(super) struct Reply {
+pub struct Reply {
     pub status: u16,
     pub body: Json,
     pub retry_after: Option<Duration>,
@@ -35,8 +66,14 @@ pub(super) struct Reply {
 pub enum Fault {
     #[error("Salesforce did not answer within {} s", TIMEOUT.as_secs())]
     Timeout,
+    /// Nothing of the request has left.
     #[error("Salesforce can't be reached: {0}")]
-    Unreachable(&'static str),
+    NotSent(&'static str),
+    /// The connection ended before the first byte of an answer, as an idle one does that is closed at the same moment.
+    #[error("Salesforce can't be reached: {0}")]
+    Closed(&'static str),
+    #[error("Salesforce can't be reached: {0}")]
+    Broken(&'static str),
     #[error("Salesforce answered {status} with {what}")]
     Unusable { status: u16, what: String, retry_after: Option<Duration> },
 }
@@ -46,14 +83,44 @@ impl Fault {
     pub(super) const fn status(&self) -> Option<u16> {
         match self {
             Self::Unusable { status, .. } => Some(*status),
-            Self::Timeout | Self::Unreachable(_) => None,
+            Self::Timeout | Self::NotSent(_) | Self::Closed(_) | Self::Broken(_) => None,
         }
+    }
+}
+
+/// Over the network. The client is made when it is first needed: reading the host's certificate authorities takes
+/// milliseconds that starting needn't wait for.
+pub(super) struct Network(LazyLock<Client>);
+
+impl Default for Network {
+    fn default() -> Self {
+        Self(LazyLock::new(client))
+    }
+}
+
+impl Transport for Network {
+    fn send(&self, request: Outgoing, within: Duration) -> BoxFuture<'_, Result<Reply, Fault>> {
+        Box::pin(send(&self.0, request, within))
+    }
+
+    fn is_back<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
+        Box::pin(async {
+            let mut root = address.url().clone();
+            root.set_path("/");
+            root.set_query(None);
+            let answer = self.0.get(root).timeout(CONNECT_TIMEOUT).send().await;
+            answer.is_ok_and(|answer| !answer.status().is_server_error() && answer.status().as_u16() != 429)
+        })
+    }
+
+    fn prepare(&self) {
+        LazyLock::force(&self.0);
     }
 }
 
 /// A client that follows no redirect and takes no proxy from the environment. It trusts the host's
 /// certificate authorities; on a host without any, such as a bare image, it trusts nobody, and minting goes on.
-pub(super) fn client() -> Client {
+fn client() -> Client {
     let client = builder().build().or_else(|error| {
         tracing::warn!(
             %error,
@@ -69,20 +136,35 @@ fn builder() -> ClientBuilder {
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
         .pool_idle_timeout(IDLE)
+        .http1_max_headers(MOST_HEADERS)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
 }
 
-pub(super) async fn send(request: RequestBuilder) -> Result<Reply, Fault> {
-    let mut response = request.send().await.map_err(|error| fault(&error))?;
+async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Reply, Fault> {
+    let Outgoing { url, content_type, body, headers } = request;
+    let request = client.post(url).headers(headers).header(CONTENT_TYPE, content_type).body(body);
+    let sent = request.timeout(within.min(TIMEOUT)).send().await;
+    let mut response = sent.map_err(|error| match fault(&error) {
+        Fault::Broken(reason) => Fault::Closed(reason),
+        other => other,
+    })?;
     let status = response.status().as_u16();
     let date = response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
     let retry_after =
         response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, date));
     let unusable = |what: String| Fault::Unusable { status, what, retry_after };
+    let header_bytes = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    if header_bytes.sum::<usize>() > LARGEST_HEADERS {
+        return Err(unusable("more than 16 KiB of headers".to_owned()));
+    }
     if response.status().is_redirection() {
-        return Err(unusable("a redirect, which is not followed".to_owned()));
+        let location =
+            response.headers().get(LOCATION).and_then(|value| Url::parse(value.to_str().ok()?).ok());
+        let host = location.as_ref().and_then(Url::host_str).map(quoted);
+        let to = host.map_or_else(String::new, |host| format!(" to {host}"));
+        return Err(unusable(format!("a redirect{to}, which is not followed")));
     }
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|error| fault(&error))? {
@@ -120,7 +202,7 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
     let client = client();
     let failed = |error: reqwest::Error| match fault(&error) {
         Fault::Timeout => format!("does not answer within {} s", TIMEOUT.as_secs()),
-        Fault::Unreachable(why) => format!("can't be reached: {why}"),
+        Fault::NotSent(why) | Fault::Closed(why) | Fault::Broken(why) => format!("can't be reached: {why}"),
         unusable @ Fault::Unusable { .. } => unusable.to_string(),
     };
     let begun = clock.steady();
@@ -139,22 +221,13 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
     Ok(Seen { status, location, body, date, took: clock.steady().saturating_sub(begun) })
 }
 
-/// Whether the host answers at all; no login.
-pub(super) async fn is_back(client: &Client, url: &HttpsUrl) -> bool {
-    let mut root = url.url().clone();
-    root.set_path("/");
-    root.set_query(None);
-    let answer = client.get(root).timeout(CONNECT_TIMEOUT).send().await;
-    answer.is_ok_and(|answer| !answer.status().is_server_error() && answer.status().as_u16() != 429)
-}
-
 fn fault(error: &reqwest::Error) -> Fault {
     if error.is_timeout() {
         Fault::Timeout
     } else if error.is_connect() {
-        Fault::Unreachable("the connection or its TLS handshake failed; check DNS, firewall and certificates")
+        Fault::NotSent("the connection or its TLS handshake failed; check DNS, firewall and certificates")
     } else {
-        Fault::Unreachable("the connection broke before the answer was whole")
+        Fault::Broken("the connection broke before the answer was whole")
     }
 }
 

@@ -92,7 +92,7 @@ impl Audit {
         &self,
         asker: &Asker,
         profile: &ProfileName,
-        Served { token, cached }: &Served,
+        Served { token, cached, rejected_token_kept }: &Served,
         subject: Option<&Subject>,
     ) -> Result<(), Refusal> {
         let subject = subject.map(|subject| self.hash(subject));
@@ -107,6 +107,7 @@ impl Audit {
                 token_sha256 = Hex::of(&token.sha256).as_str(),
                 subject_hmac = subject,
                 cached,
+                rejected_token_kept,
                 expires_at = token.expires_at.seconds(),
                 "handed out"
             );

@@ -10,8 +10,8 @@ use super::mint::never_stored;
 use super::policy::{AccessRequest, authorize};
 use super::request::{Asker, Fields};
 use super::{Now, Refusal};
-use crate::clock::UnixTime;
-use crate::exchange::{About, Served};
+use crate::clock::{Clock, UnixTime};
+use crate::exchange::{About, Ask, Served};
 use crate::tokens::{Objection, Subject};
 
 pub(super) async fn oauth_access_token(
@@ -24,9 +24,10 @@ pub(super) async fn oauth_access_token(
     let rejected = fields.secret("rejected_token")?;
     let authorized = authorize(&service, &asker, &AccessRequest { grant, subject: None, mints: false })?;
 
-    let served = service.exchanger.oauth(authorized.profile(), rejected.as_ref(), asker.trace()).await?;
+    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
+    let served = service.exchanger.oauth(authorized.profile(), ask).await?;
     service.audit.handed_out(&asker, authorized.name(), &served, None)?;
-    Ok(answer(&served, service.clock.now()))
+    Ok(answer(&served, &*service.clock))
 }
 
 pub(super) async fn messaging_access_token(
@@ -46,12 +47,10 @@ pub(super) async fn messaging_access_token(
         return Err(Objection::new("profile", message).into());
     }
 
-    let exchanger = &service.exchanger;
-    let served = exchanger
-        .messaging(authorized.profile(), subject.clone(), claims, rejected.as_ref(), asker.trace())
-        .await?;
+    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
+    let served = service.exchanger.messaging(authorized.profile(), subject.clone(), claims, ask).await?;
     service.audit.handed_out(&asker, authorized.name(), &served, Some(&subject))?;
-    Ok(answer(&served, service.clock.now()))
+    Ok(answer(&served, &*service.clock))
 }
 
 #[derive(Serialize)]
@@ -60,6 +59,10 @@ struct OauthAnswer<'a> {
     token_type: &'static str,
     instance_url: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    api_instance_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_format: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -67,6 +70,9 @@ struct OauthAnswer<'a> {
     expires_at: UnixTime,
     expires_in: i64,
     cached: bool,
+    /// Only where it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rejected_token_kept: bool,
 }
 
 #[derive(Serialize)]
@@ -80,24 +86,33 @@ struct MessagingAnswer<'a> {
     expires_at: UnixTime,
     expires_in: i64,
     cached: bool,
+    /// Only where it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    rejected_token_kept: bool,
 }
 
-fn answer(Served { token, cached }: &Served, now: UnixTime) -> Response {
+fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Clock) -> Response {
     let access_token = token.secret.expose_secret();
-    let (obtained_at, expires_at, cached) = (token.obtained_at, token.expires_at, *cached);
-    let expires_in = now.seconds_until(expires_at).max(0);
+    let (obtained_at, expires_at) = (token.obtained_at, token.expires_at);
+    let (cached, rejected_token_kept) = (*cached, *rejected_token_kept);
+    let expires_in = token.expires_in(clock.now(), clock.steady());
     let body = match &token.about {
-        About::Oauth { instance_url, scope, id } => serde_json::to_vec(&OauthAnswer {
-            access_token,
-            token_type: "Bearer",
-            instance_url,
-            scope: scope.as_deref(),
-            id: id.as_deref(),
-            obtained_at,
-            expires_at,
-            expires_in,
-            cached,
-        }),
+        About::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
+            serde_json::to_vec(&OauthAnswer {
+                access_token,
+                token_type: "Bearer",
+                instance_url,
+                api_instance_url: api_instance_url.as_deref(),
+                token_format: token_format.as_deref(),
+                scope: scope.as_deref(),
+                id: id.as_deref(),
+                obtained_at,
+                expires_at,
+                expires_in,
+                cached,
+                rejected_token_kept,
+            })
+        }
         About::Messaging { last_event_id, subject } => serde_json::to_vec(&MessagingAnswer {
             access_token,
             last_event_id,
@@ -107,6 +122,7 @@ fn answer(Served { token, cached }: &Served, now: UnixTime) -> Response {
             expires_at,
             expires_in,
             cached,
+            rejected_token_kept,
         }),
     };
     never_stored("application/json", body.expect("strings can be written to memory"))

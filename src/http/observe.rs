@@ -28,34 +28,43 @@ use crate::traces::{Fact, Span, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// What is left of a request's time once there is nothing more to wait for.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(250);
 
 /// What ties an answer, its log lines and its audit line together.
 #[derive(Clone)]
 pub(super) struct RequestId {
     id: HeaderValue,
     trace: Trace,
+    /// When a request that waits for Salesforce must be answered: a little before it would be cut off as if this service
+    /// were overloaded.
+    deadline: Instant,
 }
 
 impl RequestId {
     /// The client's, if it can do no harm in a log or a header; else a fresh one.
-    fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace) -> Self {
+    fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace, deadline: Instant) -> Self {
         let harmless = |id: &&HeaderValue| {
             (1..=64).contains(&id.len())
                 && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
         };
         if let Some(id) = headers.get(X_REQUEST_ID).filter(harmless) {
-            return Self { id: id.clone(), trace };
+            return Self { id: id.clone(), trace, deadline };
         }
         let mut bytes = [0; 16];
         // An id that isn't unique is no reason to refuse a request.
         let _ = randomness.fill(&mut bytes);
         let text = URL_SAFE_NO_PAD.encode(bytes);
         let id = HeaderValue::from_str(&text).expect("base64url is visible ASCII");
-        Self { id, trace }
+        Self { id, trace, deadline }
     }
 
     pub fn as_str(&self) -> &str {
         self.id.to_str().unwrap_or_default()
+    }
+
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     pub const fn trace(&self) -> &Trace {
@@ -151,7 +160,9 @@ where
     let path = request.extensions().get::<MatchedPath>();
     let route = path.and_then(|path| ROUTES.iter().position(|route| route.path == path.as_str()));
     let span = span(&request, route);
-    let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone());
+    let limit = service.limits.request_timeout;
+    let deadline = began + limit.saturating_sub((limit / 10).min(TIME_TO_ANSWER));
+    let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone(), deadline);
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
     let is_refused = refusal.is_some();
@@ -159,7 +170,7 @@ where
         refusal.into_response()
     } else {
         request.extensions_mut().insert(id.clone());
-        match tokio::time::timeout_at(began + service.limits.request_timeout, inner(request)).await {
+        match tokio::time::timeout_at(began + limit, inner(request)).await {
             Ok(Ok(answer)) => answer,
             Err(_) => Refusal::TooSlow.into_response(),
         }

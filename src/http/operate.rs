@@ -43,7 +43,7 @@ fn refresh(service: &Service) {
     let dropped = (service.dropped_lines)().saturating_sub(metrics.log_lines_dropped.get());
     metrics.log_lines_dropped.inc_by(dropped);
 
-    metrics.cache_entries.set(i64::try_from(service.exchanger.entries()).unwrap_or(i64::MAX));
+    service.exchanger.refresh_metrics(&service.rooms.load().profiles);
     let now = service.clock.now();
     #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
     let until = |moment| now.seconds_until(moment) as f64;

@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::callers::Denied;
-use crate::exchange::meaning::Class;
 use crate::exchange::{ExchangeError, Upstream};
 use crate::tokens::{MintError, Objection};
 
@@ -243,18 +242,31 @@ fn whole_seconds(wait: Duration) -> u64 {
 fn exchange_verdict(error: ExchangeError) -> Verdict {
     let description = error.to_string();
     let seconds = error.retry_after().map(whole_seconds);
-    let (status, word, retry_after, upstream) = match error {
-        ExchangeError::Rejected { meaning, upstream, .. } => match meaning.class {
-            Class::Permanent => (StatusCode::BAD_GATEWAY, "upstream_rejected", None, Some(upstream)),
-            Class::Transient | Class::Limited => {
-                (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", seconds.or(Some(1)), Some(upstream))
-            }
-        },
-        ExchangeError::Unverified { .. } => (StatusCode::BAD_GATEWAY, "unverified", None, None),
-        ExchangeError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", seconds, None),
-        ExchangeError::Unavailable { .. } | ExchangeError::Mint(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", seconds.or(Some(1)), None)
+    let permanent = error.is_permanent();
+    let (status, word, upstream) = match error {
+        ExchangeError::Unverified { .. } => (StatusCode::BAD_GATEWAY, "unverified", None),
+        ExchangeError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", None),
+        ExchangeError::Rejected { upstream, .. } if permanent => {
+            (StatusCode::BAD_GATEWAY, "upstream_rejected", Some(upstream))
         }
+        ExchangeError::Unusable { status, .. } if permanent => {
+            let upstream = Upstream { status, error: None, error_description: None };
+            (StatusCode::BAD_GATEWAY, "upstream_rejected", Some(upstream))
+        }
+        ExchangeError::Rejected { upstream, .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", Some(upstream))
+        }
+        ExchangeError::Unusable { .. }
+        | ExchangeError::Unreachable { .. }
+        | ExchangeError::LeftAlone { .. }
+        | ExchangeError::BudgetUsedUp { .. }
+        | ExchangeError::Interrupted
+        | ExchangeError::Mint(_) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", None),
+    };
+    let retry_after = match status {
+        StatusCode::BAD_GATEWAY => None,
+        StatusCode::GATEWAY_TIMEOUT => seconds,
+        _ => seconds.or(Some(1)),
     };
     Verdict { status, error: word, description, field: None, retry_after, upstream }
 }

@@ -70,12 +70,14 @@ impl KeyDirectory {
     /// # Errors
     /// The directory can't be opened, or another command keeps it.
     pub fn lock(path: &Path) -> Result<Self, DirectoryError> {
-        let lock = File::open(path).map_err(|error| match path.exists() {
-            true => {
-                DirectoryError::File { path: path.to_path_buf(), reason: format!("can't be opened: {error}") }
+        let lock = File::open(path).map_err(|error| {
+            if path.exists() {
+                let reason = format!("can't be opened: {error}");
+                DirectoryError::File { path: path.to_path_buf(), reason }
+            } else {
+                // What should be a path may be a key.
+                DirectoryError::NoDirectory(error)
             }
-            // What should be a path may be a key.
-            false => DirectoryError::NoDirectory(error),
         })?;
         take_lock(&lock, path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
@@ -97,16 +99,15 @@ impl KeyDirectory {
         let path = self.path.join(FILE);
         let read = read(&path)?;
         let name = path.display().to_string();
-        let document = match &read {
-            Some(text) => ScheduleDocument::parse(&name, text)
-                .map_err(|message| DirectoryError::Unclear { path: self.path.clone(), message })?,
-            None => {
-                let mut document = ScheduleDocument::empty(&name);
-                // Only that the moment has passed matters.
-                let sign_from = Some(UnixTime::from_seconds(now.seconds() - 86_400));
-                document.apply(&Change::Add(Entry { sign_from, ..Entry::sole(sole_key(&self.path)?) }));
-                document
-            }
+        let document = if let Some(text) = &read {
+            ScheduleDocument::parse(&name, text)
+                .map_err(|message| DirectoryError::Unclear { path: self.path.clone(), message })?
+        } else {
+            let mut document = ScheduleDocument::empty(&name);
+            // Only that the moment has passed matters.
+            let sign_from = Some(UnixTime::from_seconds(now.seconds() - 86_400));
+            document.apply(&Change::Add(Entry { sign_from, ..Entry::sole(sole_key(&self.path)?) }));
+            document
         };
         Ok(ScheduleFile { directory: self, path, read, document, publish_lead })
     }
@@ -239,7 +240,9 @@ impl ScheduleFile<'_> {
 
     fn changed(&self, changes: &[Change]) -> ScheduleDocument {
         let mut document = self.document.clone();
-        changes.iter().for_each(|change| document.apply(change));
+        for change in changes {
+            document.apply(change);
+        }
         document
     }
 
@@ -282,7 +285,7 @@ fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
     for _ in 0..TRIES {
         match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
             Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-                std::thread::sleep(Duration::from_millis(100))
+                std::thread::sleep(Duration::from_millis(100));
             }
             Ok(()) | Err(_) => return Ok(()),
         }

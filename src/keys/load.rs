@@ -375,7 +375,7 @@ fn sole(kid: &KeyId, found: Found) -> (BTreeMap<KeyId, Found>, Schedule) {
 }
 
 /// How the keys of `keyset` come and go.
-pub fn rules(keyset: &config::Keyset) -> Rules {
+pub const fn rules(keyset: &config::Keyset) -> Rules {
     let config::Keyset { publish_lead, longest_life, retire_margin, .. } = *keyset;
     Rules { publish_lead, longest_life, retire_margin }
 }

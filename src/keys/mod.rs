@@ -3,7 +3,7 @@
 //!
 //! - Every key in a ring has passed the policy and a test signature.
 //! - Key ids are unique across the ring.
-//! - A ring never changes; a reload builds another. So does a [`retirement`], from the ring that is in force and
+//! - A ring never changes; a reload builds another. So does a `retirement`, from the ring that is in force and
 //!   `keyset.toml` alone.
 //! - A key that may neither sign nor be published is not opened, so that it leaves memory with the ring that had it.
 
@@ -208,7 +208,9 @@ mod tests {
         // 2026-12-30T12:00:00Z and a day later.
         let (noon, eve) = (UnixTime::from_seconds(1_798_632_000), UnixTime::from_seconds(1_798_718_400));
         let load = |now, previous: Option<&KeyRing>| {
-            KeyRing::load(&keysets, now, previous).unwrap_or_else(|problems| panic!("{problems:?}"))
+            KeyRing::load(&keysets, now, previous)
+                .map_err(|problems| format!("{problems:?}"))
+                .expect("a ring")
         };
         let years = |ring: &KeyRing| {
             let (_, key) = ring.keys().next().expect("a key");

@@ -29,6 +29,7 @@ use super::pem::{self, Unreadable};
 use super::policy::{self, Weakness};
 use crate::clock::Randomness;
 use crate::config::Algorithm;
+use crate::hash::sha256;
 
 /// Why there is no key.
 #[derive(Debug, Error)]
@@ -75,9 +76,7 @@ pub struct PublicKey {
 impl PublicKey {
     /// Tells keys apart: SHA-256 of the modulus.
     pub fn material(&self) -> [u8; 32] {
-        let mut material = [0; 32];
-        material.copy_from_slice(digest(&SHA256, self.n.as_bytes()).as_ref());
-        material
+        sha256(self.n.as_bytes())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `keyset.toml`: what it says of each key, and the edits that commands make.
 //!
-//! A retired key keeps its place: [`lives`](super::lives) says from all entries together what each key is.
+//! A retired key keeps its place: [`Rules::lives`](super::Rules::lives) says from all entries together what each key is.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -173,7 +173,9 @@ impl History {
                 match (life.retired, life.published_until) {
                     (Some(_), _) => record.fate = Fate::Retired,
                     // A listed key that isn't open may live again by a schedule that is not in force yet.
-                    (None, Some(at)) if record.fate != Fate::Retired && at <= now => record.fate = Fate::Gone(at),
+                    (None, Some(at)) if record.fate != Fate::Retired && at <= now => {
+                        record.fate = Fate::Gone(at);
+                    }
                     (None, _) => {}
                 }
             }
@@ -230,8 +232,8 @@ mod tests {
     fn a_key_that_was_removed_is_not_published_since_its_old_added() {
         let rules = Rules {
             publish_lead: Duration::from_secs(1000),
-            longest_life: Duration::from_secs(60),
-            retire_margin: Duration::from_secs(60),
+            longest_life: Duration::from_mins(1),
+            retire_margin: Duration::from_mins(1),
         };
         let at = UnixTime::from_seconds;
         let name = Name::parse("web").expect("a name");
@@ -259,7 +261,7 @@ mod tests {
         let (a, b) = (entry("a", -5000, -9000), entry("b", 1000, 0));
         let both = [a.clone(), b];
         let (_, history) = take(&History::default(), &both, 10);
-        let (_, history) = take(&history, &[a.clone()], 1000);
+        let (_, history) = take(&history, std::slice::from_ref(&a), 1000);
         assert!(!take(&history, &both, 1010).0, "at once, by its old date");
         let (is_taken, _) = take(&history, &[a, entry("b", 2005, 1005)], 1010);
         assert!(is_taken, "added since");

@@ -8,6 +8,8 @@
 //! 4. Whoever keeps a JWKS as long as it says verifies all that its process signs, emergencies excepted; and a key stays
 //!    published while a token that it signed may live, retirements excepted.
 
+#![allow(clippy::print_stdout, reason = "says what was tried")]
+
 mod oracle;
 mod process;
 mod world;
@@ -102,7 +104,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Plays random histories; the shortest that breaks an invariant, if one does.
 fn play(cases: u32, locks: bool) -> (Counts, Option<String>) {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
-    let seed: u8 = env::var("MODEL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed: u8 = env::var_os("MODEL_SEED").and_then(|seed| seed.to_str()?.parse().ok()).unwrap_or(1);
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]));
     let counts = RefCell::new(Counts::default());
     let result = runner.run(&vec(step(), 1..40), |steps| {
@@ -123,7 +125,7 @@ fn play(cases: u32, locks: bool) -> (Counts, Option<String>) {
 
 #[test]
 fn the_invariants_hold_in_random_histories() {
-    let cases = env::var("MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(3000);
+    let cases = env::var_os("MODEL_CASES").and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(3000);
     let (counts, failure) = play(cases, true);
     println!("{counts:#?}");
     assert!(failure.is_none(), "{}", failure.unwrap_or_default());

@@ -106,25 +106,25 @@ impl Process {
     fn take_over(&mut self, keys: Vec<Key>, past: Vec<Past>, directory: &Directory, now: UnixTime) -> u64 {
         self.history = self.history.after(&[announced(&keys, &past)], now);
         (self.keys, self.past) = (keys, past);
-        let mut noted = directory.version.noted.clone();
-        for entry in &mut noted {
+        let mut listed_entries = directory.version.noted.clone();
+        for entry in &mut listed_entries {
             entry.retired = entry.retired.map(|at| at.min(now));
         }
         let notes = &mut self.notes;
-        let listed: BTreeSet<&KeyId> = noted.iter().map(|entry| &entry.kid).collect();
+        let listed: BTreeSet<&KeyId> = listed_entries.iter().map(|entry| &entry.kid).collect();
         for entry in notes.in_force.iter().filter(|entry| !listed.contains(&entry.kid)) {
             notes.withdrawn_at.insert(entry.kid.clone(), now);
             notes.published_since.remove(&entry.kid);
             notes.last_signed.remove(&entry.kid);
         }
-        let retired = noted.iter().filter(|entry| entry.retired.is_some());
+        let retired = listed_entries.iter().filter(|entry| entry.retired.is_some());
         notes.seen_retired.extend(retired.map(|entry| entry.kid.clone()));
         // A known gap: where other dates are written over those by which a key has signed, or are brought late, the key leaves
         // the JWKS by the new ones, though its tokens live.
         let signed = notes.last_signed.len();
-        notes.last_signed.retain(|kid, at| expected(&noted, *at).signing.as_ref() == Some(kid));
+        notes.last_signed.retain(|kid, at| expected(&listed_entries, *at).signing.as_ref() == Some(kid));
         let rewritten = signed - notes.last_signed.len();
-        notes.in_force = noted;
+        notes.in_force = listed_entries;
         if std::mem::take(&mut notes.is_set_back) {
             notes.fetched.clear();
         }
@@ -169,7 +169,7 @@ impl Process {
         counts.keys_taken_away += retires.len() as u64;
         for entry in &mut self.notes.in_force {
             let Some(written) = written(&entry.kid) else { continue };
-            entry.retired = entry.retired.or(written.retired.map(|at| at.min(now)));
+            entry.retired = entry.retired.or_else(|| written.retired.map(|at| at.min(now)));
             if !retires.is_empty() && written.emergency {
                 entry.sign_from = written.sign_from;
                 entry.emergency |= is_open(&entry.kid);

@@ -18,7 +18,7 @@ use super::process::Process;
 
 pub const RULES: Rules = Rules {
     publish_lead: Duration::from_secs(1000),
-    longest_life: Duration::from_secs(300),
+    longest_life: Duration::from_mins(5),
     retire_margin: Duration::from_secs(100),
 };
 /// A quarter of the lead, as the JWKS says.
@@ -241,7 +241,7 @@ impl World {
                 self.start(*replica);
             }
             Step::Bring => self.replicas[2].copy = Some(self.shared.clone()),
-            Step::Run(operator, command) => self.run(*operator, *command, counts)?,
+            Step::Run(operator, command) => self.run(*operator, *command, counts),
             Step::Continue(operator) => self.go_on(*operator, counts)?,
             Step::Edit(edit) => self.edit(edit),
             Step::Configuration { replica, broken } => self.replicas[*replica].config_broken = *broken,
@@ -279,7 +279,10 @@ impl World {
         self.looked_at = self.now;
         (0..3).for_each(|replica| self.look(replica, counts));
         self.check(counts)?;
-        (0..2).try_for_each(|operator| self.confirm(operator, counts))
+        for operator in 0..2 {
+            self.confirm(operator, counts);
+        }
+        Ok(())
     }
 
     /// Time passes, and each process looks at its files as often as it does.
@@ -324,7 +327,7 @@ impl World {
                 process.check(now, counts).map_err(|problem| format!("replica {replica}: {problem}"))?;
             }
         }
-        let World { promises, replicas, shared, now, changed_at, .. } = self;
+        let Self { promises, replicas, shared, now, changed_at, .. } = self;
         // Whether no other key was to sign since.
         let is_last = |from: UnixTime, clock: UnixTime| {
             shared.version.noted.iter().all(|entry| entry.sign_from <= from || entry.sign_from > clock)
@@ -374,9 +377,9 @@ impl World {
 
     // Operators, as src/cli/keys and src/keys/directory.rs do it.
 
-    fn run(&mut self, operator: usize, command: Command, counts: &mut Counts) -> Checked {
+    fn run(&mut self, operator: usize, command: Command, counts: &mut Counts) {
         if !matches!(self.operators[operator], Stage::Idle) {
-            return Ok(());
+            return;
         }
         counts.commands += 1;
         let before = self.shared.version.clone();
@@ -385,7 +388,7 @@ impl World {
                 let work = Work::Rotate { emergency, ahead };
                 // Refused before a key is made.
                 if self.is_locked() || self.changes(&work, &before).is_none() {
-                    return Ok(());
+                    return;
                 }
                 self.operators[operator] = Stage::Making { work, before };
             }
@@ -393,14 +396,13 @@ impl World {
                 let kid = pick(&before.noted, key).map(|entry| entry.kid.clone());
                 let listed = kid
                     .filter(|kid| before.marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_none()));
-                let Some(kid) = listed else { return Ok(()) };
+                let Some(kid) = listed else { return };
                 if !self.is_locked() && before.is_toml {
                     self.lock = Some(operator);
                     self.operators[operator] = Stage::Holding { work: Work::Retire(kid), before };
                 }
             }
         }
-        Ok(())
     }
 
     const fn is_locked(&self) -> bool {
@@ -425,7 +427,7 @@ impl World {
             waiting @ Stage::Waiting { .. } => {
                 self.operators[operator] = waiting;
                 self.look(0, counts);
-                self.confirm(operator, counts)?;
+                self.confirm(operator, counts);
             }
         }
         Ok(())
@@ -470,7 +472,9 @@ impl World {
         let Ok(mut document) = ScheduleDocument::parse(SCHEDULE_FILE, &before.text) else {
             return Ok(Stage::Idle);
         };
-        changes.iter().for_each(|change| document.apply(change));
+        for change in &changes {
+            document.apply(change);
+        }
         let now_says = document.schedule(RULES.publish_lead).ok();
         let wanted = before
             .schedule
@@ -555,8 +559,8 @@ impl World {
     }
 
     /// Ends a command whose wish is fulfilled, with 0, or whose time is over, with 1.
-    fn confirm(&mut self, operator: usize, counts: &mut Counts) -> Checked {
-        let Stage::Waiting { wish, until, has_failed } = &self.operators[operator] else { return Ok(()) };
+    fn confirm(&mut self, operator: usize, counts: &mut Counts) {
+        let Stage::Waiting { wish, until, has_failed } = &self.operators[operator] else { return };
         let clock = self.clock_of(0);
         let process = self.replicas[0].process.as_ref();
         let is_done = process.is_none_or(|process| match wish {
@@ -580,12 +584,11 @@ impl World {
                 self.promises.push(Promise { wish: wish.clone(), at: self.now, process });
             }
         } else if self.now < *until {
-            return Ok(());
+            return;
         } else {
             counts.ended_with_1 += 1;
         }
         self.operators[operator] = Stage::Idle;
-        Ok(())
     }
 
     fn new_material(&mut self) -> Material {
@@ -687,7 +690,9 @@ impl World {
             }
             Edit::AllReadable => {
                 self.shared.readable = true;
-                keys.values_mut().for_each(|file| file.readable = true);
+                for file in keys.values_mut() {
+                    file.readable = true;
+                }
                 self.spoiled = Spoiled::No;
             }
         }

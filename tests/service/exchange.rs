@@ -2,6 +2,7 @@
 //! test sets and a Salesforce that counts.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +30,9 @@ pub enum Mood {
     Json(Value),
     Hang,
     Slow(Duration),
+    SlowError(Duration, u16, Value),
+    /// So many bytes of headers before a token.
+    Headers(usize),
     Endless,
     Redirect(String),
     Anonymous,
@@ -124,6 +128,16 @@ impl Fake {
                 tokio::time::sleep(wait).await;
                 self.token(messaging, &body, n, base, "AUTH", None)
             }
+            Mood::SlowError(wait, status, body) => {
+                tokio::time::sleep(wait).await;
+                (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
+            }
+            Mood::Headers(bytes) => {
+                let mut answer = self.token(messaging, &body, n, base, "AUTH", None);
+                let padding = "x".repeat(bytes).parse().expect("a value");
+                answer.headers_mut().insert("x-padding", padding);
+                answer
+            }
             Mood::Well => self.token(messaging, &body, n, base, "AUTH", None),
             Mood::Anonymous => self.token(messaging, &body, n, base, "ANON", None),
             Mood::OtherUser => self.token(messaging, &body, n, base, "AUTH", Some("somebody-else")),
@@ -187,6 +201,41 @@ impl House {
         let (fake, salesforce) = Fake::start(clock.clone()).await;
         Self { fake, service: InProcess::start(clock, &salesforce, more).await }
     }
+}
+
+impl House {
+    /// Changes a setting, which is taken over at once.
+    fn reconfigure(&self, from: &str, to: &str) {
+        let path = self.workspace.path("tokenmint.toml");
+        let text = std::fs::read_to_string(&path).expect("a configuration");
+        assert!(text.contains(from), "{from}");
+        self.workspace.configure(&text.replace(from, to));
+        self.reload();
+    }
+
+    /// Allows so many logins an hour.
+    fn budget(&self, logins: usize) {
+        let ttl = "access_token_ttl = \"100s\"\n";
+        self.reconfigure(ttl, &format!("{ttl}logins_per_hour = {logins}\n"));
+    }
+
+    fn reject(&self, token: &Value) -> impl Future<Output = Answer> + Send + use<> {
+        self.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token}))
+    }
+}
+
+/// The number behind a metric's name, where it is there.
+async fn value(house: &InProcess, name: &str) -> Option<f64> {
+    house.metric(name).await.rsplit(' ').next().and_then(|value| value.parse().ok())
+}
+
+/// A refusal with Salesforce's own words: the description.
+#[track_caller]
+fn rejected(answer: &Answer, status: u16) -> String {
+    let body = answer.json();
+    assert_eq!((answer.status.as_u16(), &body["error"]), (502, &json!("upstream_rejected")), "{body}");
+    assert_eq!(body["upstream"]["status"], status, "{body}");
+    body["error_description"].as_str().expect("text").to_owned()
 }
 
 /// Lets what runs behind the answers come to its end.
@@ -330,6 +379,7 @@ async fn a_token_is_renewed_behind_the_answer_and_the_old_one_serves_if_that_fai
         assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.1");
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    until("renewed", async || house.fake.asked() > 1).await;
     assert_eq!(house.fake.asked(), 2, "one renewal, however many hits");
     tokio::time::sleep(Duration::from_millis(5500)).await;
     house.fake.is(Mood::Well);
@@ -373,8 +423,7 @@ async fn the_life_is_salesforce_s_word_where_it_gives_one() {
     assert_eq!(house.oauth().await.ok()["expires_at"], exp);
     house.pass(501);
     let past = house.oauth().await;
-    past.refused(503, "upstream_unavailable", None);
-    assert!(past.text.contains("expired already"), "{}", past.text);
+    assert!(rejected(&past, 200).contains("expired already"), "{}", past.text);
 }
 
 #[tokio::test]
@@ -532,7 +581,14 @@ async fn a_wrong_answer_is_never_kept_or_repeated() {
         let house = House::start().await;
         house.fake.is(mood);
         let answer = house.oauth().await;
-        answer.refused(503, "upstream_unavailable", None);
+        let status = if name.ends_with("404") {
+            404
+        } else if name == "a redirect" {
+            307
+        } else {
+            200
+        };
+        rejected(&answer, status);
         assert!(!answer.text.contains("canary-token"), "{name}: {}", answer.text);
         house.fake.is(Mood::Well);
         house.pass(60);
@@ -612,26 +668,416 @@ async fn a_connection_that_salesforce_has_closed_costs_no_exchange() {
 
 #[tokio::test]
 async fn logins_are_budgeted_far_below_salesforce_s_limit() {
-    let mut asked = 0;
     let house = House::start().await;
-    // A caller that calls each token rejected makes it log in again and again.
-    for n in 1..=400 {
-        let before = format!("00D000000000001!token.{}", n - 1);
-        let answer = house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": before})).await;
+    house.budget(30);
+    let mut asked = 0;
+    // A token that lives for 100 s is exchanged 36 times within the hour.
+    for n in 1..=36 {
+        let answer = house.oauth().await;
         if answer.status.is_success() {
             asked = n;
-            assert_eq!(answer.json()["access_token"], format!("00D000000000001!token.{n}"));
         } else {
             answer.refused(503, "upstream_unavailable", None);
             assert!(answer.text.contains("budget"), "{}", answer.text);
             break;
         }
+        house.pass(100);
     }
-    assert_eq!((asked, house.fake.asked()), (360, 360));
-    let used = house.metric(r#"tokenmint_login_budget_used_ratio{profile="oauth.crm"}"#).await;
-    assert!(used.ends_with(" 1"), "{used}");
-    house.pass(3600);
+    assert_eq!((asked, house.fake.asked()), (30, 30));
+    let used = "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}";
+    assert_eq!(value(&house, used).await, Some(1.0));
+    // It is the clock's, not the next asker's, that it goes down again.
+    house.pass(1800);
+    assert!(value(&house, used).await.is_some_and(|used| used < 0.6));
     house.oauth().await.ok();
+}
+
+#[tokio::test]
+async fn no_caller_takes_an_integration_from_the_others_by_calling_its_token_rejected() {
+    let house = House::start().await;
+    house.budget(20);
+    let mut token = house.oauth().await.ok()["access_token"].clone();
+    for n in 0..20 {
+        let body = house.reject(&token).await.ok();
+        // Three are believed at once; from then on the token serves on, and that is said.
+        assert_eq!(body.get("rejected_token_kept"), (n >= 3).then_some(&json!(true)), "{n}: {body}");
+        assert_eq!(body["access_token"] == token, n >= 3, "{n}");
+        token = body["access_token"].clone();
+        assert_eq!(house.oauth().await.ok()["access_token"], token, "the others have it too");
+    }
+    assert_eq!(house.fake.asked(), 4);
+    house.pass(30);
+    let next = house.reject(&token).await.ok();
+    assert!(
+        next["access_token"] != token && next.get("rejected_token_kept").is_none(),
+        "one in 30 s: {next}"
+    );
+    let kept = "tokenmint_rejected_tokens_kept_total{profile=\"oauth.crm\",reason=\"pace\"}";
+    assert_eq!(value(&house, kept).await, Some(17.0));
+}
+
+#[tokio::test]
+async fn a_rejected_token_is_dropped_only_for_another_one() {
+    let house = House::start().await;
+    house.budget(2);
+    let first = house.oauth().await.ok()["access_token"].clone();
+    // Salesforce can't be asked: whoever rejects is told so, and the others keep what they have.
+    house.fake.is(Mood::Error(503, json!({"error": "service_unavailable"}), None));
+    assert_eq!(house.reject(&first).await.status.as_u16(), 503);
+    assert_eq!(house.oauth().await.ok()["access_token"], first);
+    house.fake.is(Mood::Well);
+    house.pass(31);
+    // The budget is used up by now: the token may be good, and serves on.
+    let body = house.reject(&first).await.ok();
+    assert_eq!([&body["access_token"], &body["rejected_token_kept"]], [&first, &json!(true)]);
+    assert_eq!(house.oauth().await.ok()["access_token"], first);
+    assert_eq!(house.fake.asked(), 2);
+}
+
+/// Neither a key that doesn't sign yet nor a host that can't be reached uses up a login.
+#[tokio::test]
+async fn what_is_never_sent_costs_no_login() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let nobody = format!("http://{}", closed.local_addr().expect("an address"));
+    drop(closed);
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &nobody, "").await;
+    let used = "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}";
+    for _ in 0..2 {
+        let answer = house.oauth().await;
+        assert!(
+            answer.refused(503, "upstream_unavailable", None).contains("can't be reached"),
+            "{}",
+            answer.text
+        );
+        house.pass(10);
+    }
+    assert_eq!(value(&house, used).await, Some(0.0));
+    let unsigned = House::start().await;
+    let from = UnixTime::from_seconds(unsigned.clock.now().seconds() + 1000);
+    let schedule = format!("[[key]]\nkid = \"CrmKey1\"\nsign_from = {from}\n");
+    unsigned.workspace.write("keys/crm/keyset.toml", &schedule);
+    unsigned.reload();
+    for _ in 0..5 {
+        unsigned.oauth().await.refused(503, "temporarily_unavailable", None);
+        unsigned.pass(2);
+    }
+    assert!(value(&unsigned, used).await.is_none_or(|used| used <= 0.0));
+    assert_eq!(unsigned.fake.asked(), 0);
+    let not_sent = "tokenmint_exchanges_not_sent_total{profile=\"oauth.crm\",reason=\"not_minted\"}";
+    assert_eq!(value(&unsigned, not_sent).await, Some(5.0));
+    assert_eq!(unsigned.metric("tokenmint_exchanges_total").await, "", "nothing was sent");
+}
+
+/// A file size of nothing is what a full disk is, and needs no root.
+#[tokio::test]
+async fn a_disk_that_takes_nothing_leaves_the_budget_in_force() {
+    let now = tokenmint::clock::SystemClock::default().now();
+    let (fake, salesforce) = Fake::start(Arc::new(ManualClock::at(now))).await;
+    let workspace = Workspace::new();
+    let channel = format!(
+        "[identity.web.messaging]\nscrt_url = \"{salesforce}\"\norg_id = \"00D000000000001\"\n\
+         es_developer_name = \"Web_Channel\"\nrequests_per_minute = 3\n"
+    );
+    let text = crate::support::configuration()
+        .replacen("[identity.web512]", &format!("{channel}[identity.web512]"), 1)
+        .replacen("[server]\n", "[server]\nstate_directory = \"state\"\n", 1);
+    workspace.configure(&text);
+    let service = workspace.serve_after("trap '' XFSZ; ulimit -f 0").await;
+    let mut served = 0;
+    for n in 0..12 {
+        let answer = service.post("/messaging-access-token", &json!({"sub": format!("user-{n}")})).await;
+        served += usize::from(answer.status.is_success());
+    }
+    assert_eq!((served, fake.asked()), (3, 3));
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("tokenmint_login_budget_write_failures_total 3"), "{metrics}");
+}
+
+/// What a bad profile gets says nothing of its host: a page that isn't there, another's host, a token that is over.
+#[tokio::test]
+async fn one_bad_profile_leaves_the_others_of_its_host_alone() {
+    let foreign = json!({"access_token": "x", "instance_url": "https://evil.example"});
+    let claims = URL_SAFE_NO_PAD.encode(json!({"exp": 1}).to_string());
+    let over = json!({"access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com"});
+    for (mood, says) in [
+        (Mood::Text(404, "<html>no such page</html>"), "404"),
+        (Mood::Json(foreign), "evil.example"),
+        (Mood::Json(over), "expired already"),
+        (Mood::Redirect("https://evil.example/x".to_owned()), "evil.example"),
+        (Mood::Error(400, json!({"error": "server_error"}), None), "Salesforce failed"),
+    ] {
+        let house = House::start().await;
+        house.fake.is(mood);
+        for n in 1..=4 {
+            let answer = house.oauth().await;
+            assert!(answer.text.contains(says), "{says}: {}", answer.text);
+            if answer.status.as_u16() == 502 {
+                house.pass(20);
+                house.oauth().await;
+                assert_eq!(
+                    house.fake.asked(),
+                    n,
+                    "{says}: what is permanent isn't tried again every few seconds"
+                );
+            }
+            house.pass(60);
+        }
+        house.fake.is(Mood::Well);
+        house.messaging("user-1").await.ok();
+    }
+}
+
+/// `\@` ends the host for one parser and begins it for another.
+#[tokio::test]
+async fn an_address_is_handed_out_as_it_was_judged() {
+    let good = json!({
+        "access_token": "x", "token_format": "jwt", "instance_url": "https://acme.my.salesforce.com",
+        "api_instance_url": "https://api.salesforce.com", "id": "https://login.salesforce.com/id/00D/005",
+    });
+    let house = House::start().await;
+    house.fake.is(Mood::Json(good.clone()));
+    let body = house.oauth().await.ok();
+    for name in ["token_format", "instance_url", "api_instance_url", "id"] {
+        assert_eq!(body[name], good[name], "{name}");
+    }
+    for name in ["instance_url", "api_instance_url", "id"] {
+        for bad in [
+            "https://acme.my.salesforce.com\\@evil.example",
+            "https://evil.example",
+            "https:\\\\acme.my.salesforce.com",
+        ] {
+            let house = House::start().await;
+            let mut body = good.clone();
+            body[name] = json!(bad);
+            house.fake.is(Mood::Json(body));
+            let answer = house.oauth().await;
+            assert!(rejected(&answer, 200).contains(name), "{name} {bad}: {}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_salesforce_keeps_waiting_is_a_timeout_and_no_overload() {
+    let house = House::with("[server.limits]\nrequest_timeout = \"1s\"\n").await;
+    house.fake.is(Mood::Slow(Duration::from_millis(1500)));
+    let answer = house.oauth().await;
+    answer.refused(504, "upstream_timeout", None);
+    assert_eq!(answer.header("retry-after"), "1");
+    // The exchange goes on, and is there for the next.
+    until("exchanged", async || house.oauth().await.status.is_success()).await;
+    assert_eq!(house.fake.asked(), 1);
+}
+
+/// Real seconds: the cache lets go of a token at its end, asked or not.
+#[tokio::test]
+async fn dead_tokens_leave_the_cache() {
+    let house = House::start().await;
+    house.fake.0.token_life.store(1, Ordering::SeqCst);
+    house.oauth().await.ok();
+    let entries = "tokenmint_token_cache_entries";
+    assert_eq!(value(&house, entries).await, Some(1.0));
+    until("gone", async || value(&house, entries).await == Some(0.0)).await;
+}
+
+#[tokio::test]
+async fn a_full_cache_takes_the_newcomer() {
+    let house = House::with("[server.limits]\ntoken_cache = \"64 KiB\"\n").await;
+    for n in 0..200 {
+        // Those that were there first are asked for again and again.
+        house.messaging(&format!("user-{}", n % 20)).await.ok();
+    }
+    house.pass(61);
+    for n in 0..150 {
+        let sub = format!("newcomer-{n}");
+        house.messaging(&sub).await.ok();
+        assert_eq!(house.messaging(&sub).await.ok()["cached"], true, "{sub}");
+    }
+}
+
+#[tokio::test]
+async fn a_life_that_salesforce_claims_is_bounded_and_told_by_the_clock_that_says_less() {
+    let house = House::start().await;
+    // In milliseconds, as Salesforce's own command line writes it.
+    let exp = (house.clock.now().seconds() + 7200) * 1000;
+    let claims = URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
+    house.fake.is(Mood::Json(
+        json!({"access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com"}),
+    ));
+    assert_eq!(house.oauth().await.ok()["expires_in"], 86_400);
+    house.pass(100);
+    // The wall clock is set back an hour.
+    house.clock.set(UnixTime::from_seconds(house.clock.now().seconds() - 3600));
+    assert_eq!(house.oauth().await.ok()["expires_in"], 86_300);
+}
+
+/// Metrics count what was sent, and families of profiles that are gone go with them.
+#[tokio::test]
+async fn metrics_count_exchanges_that_were_made_of_profiles_that_are_there() {
+    let house = House::start().await;
+    house.budget(1);
+    house.oauth().await.ok();
+    house.pass(101);
+    for _ in 0..3 {
+        house.oauth().await.refused(503, "upstream_unavailable", None);
+        house.pass(11);
+    }
+    let text = Answer::of(house.client.get(format!("{}/metrics", house.url))).await.text;
+    let exchanges: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("tokenmint_exchanges_total")).collect();
+    assert_eq!(exchanges, ["tokenmint_exchanges_total{outcome=\"success\",profile=\"oauth.crm\"} 1"]);
+    assert_eq!(value(&house, "tokenmint_exchange_duration_seconds_count{").await, Some(1.0));
+    let refused = "tokenmint_exchanges_not_sent_total{profile=\"oauth.crm\",reason=\"budget\"}";
+    assert_eq!(value(&house, refused).await, Some(3.0));
+    house.reconfigure(
+        "allow = [\"identity.web\", \"oauth.crm\"]",
+        "allow = [\"identity.web\", \"oauth.erp\"]",
+    );
+    house.reconfigure("[oauth.crm]", "[oauth.erp]");
+    let text = Answer::of(house.client.get(format!("{}/metrics", house.url))).await.text;
+    let left: Vec<&str> = text.lines().filter(|line| line.contains("profile=\"oauth.crm\"")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// By its words, whatever its status: that user isn't asked for again, and the others go on.
+#[tokio::test]
+async fn a_user_that_salesforce_has_stopped_is_left_alone() {
+    for (status, error, description) in [
+        (400, "LOGIN_RATE_EXCEEDED", "login rate exceeded"),
+        (400, "invalid_grant", "LOGIN_RATE_EXCEEDED"),
+        (503, "login_rate_exceeded", ""),
+    ] {
+        let house = House::start().await;
+        house.fake.is(Mood::Error(status, json!({"error": error, "error_description": description}), None));
+        let answer = house.oauth().await;
+        assert!(answer.text.contains("logged in too often"), "{}", answer.text);
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "900"));
+        house.fake.is(Mood::Well);
+        house.messaging("user-1").await.ok();
+        for _ in 0..14 {
+            house.pass(60);
+            assert_eq!(house.oauth().await.status.as_u16(), 503);
+        }
+        assert_eq!(house.fake.asked(), 2);
+        house.pass(60);
+        house.oauth().await.ok();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_endless_headers_is_none() {
+    let house = House::start().await;
+    house.fake.is(Mood::Headers(300 << 10));
+    let answer = house.oauth().await;
+    assert!(!answer.status.is_success() && !answer.text.contains("token.1"), "{}", answer.text);
+    house.fake.is(Mood::Headers(8 << 10));
+    house.pass(61);
+    house.oauth().await.ok();
+}
+
+/// A thousand users who come once: the cache and what is asked of Salesforce stay bounded.
+#[tokio::test]
+async fn one_off_users_neither_fill_the_memory_nor_outrun_the_budget() {
+    let house = House::with("[server.limits]\ntoken_cache = \"64 KiB\"\n").await;
+    let mut served = 0;
+    for n in 0..1000 {
+        let answer = house.messaging(&format!("user-{n}")).await;
+        if answer.status.is_success() {
+            served += 1;
+        } else {
+            answer.refused(503, "upstream_unavailable", None);
+        }
+        if n % 100 == 99 {
+            house.pass(20);
+        }
+    }
+    // 200 a minute, and the thousand take three minutes and a bit.
+    assert_eq!(served, house.fake.asked());
+    assert!((600..=800).contains(&served), "{served}");
+    let entries = value(&house, "tokenmint_token_cache_entries").await.expect("a number");
+    assert!(entries * 400.0 < f64::from(64 << 10), "{entries}");
+}
+
+/// A step of a day ends every token at once: each is exchanged once, within the budget, however many ask.
+#[tokio::test]
+async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
+    let house = House::start().await;
+    for n in 0..20 {
+        house.messaging(&format!("user-{n}")).await.ok();
+    }
+    assert_eq!(house.fake.asked(), 20);
+    house.clock.set(UnixTime::from_seconds(house.clock.now().seconds() + 86_400));
+    let asks: Vec<_> = (0..200).map(|n| tokio::spawn(house.messaging(&format!("user-{}", n % 20)))).collect();
+    for ask in asks {
+        ask.await.expect("no panic").ok();
+    }
+    assert_eq!(house.fake.asked(), 40);
+    // Only the steady clock tells how often Salesforce was asked within a minute: a jump makes no room.
+    for n in 20..200 {
+        house.messaging(&format!("user-{n}")).await;
+    }
+    assert_eq!(house.fake.asked(), 200);
+}
+
+/// Salesforce closes a kept connection just when the next request goes out on it: no byte of an answer comes, and the
+/// request is made once more.
+#[tokio::test]
+async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let (seen, base) = (requests.clone(), salesforce.clone());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let (seen, base) = (seen.clone(), base.clone());
+            tokio::spawn(async move {
+                for n in 1.. {
+                    let mut request = Vec::new();
+                    let whole = |request: &[u8]| {
+                        let text = String::from_utf8_lossy(request).to_lowercase();
+                        let length = text
+                            .split("content-length: ")
+                            .nth(1)?
+                            .split('\r')
+                            .next()?
+                            .parse::<usize>()
+                            .ok()?;
+                        Some(request.len() >= text.find("\r\n\r\n")? + 4 + length)
+                    };
+                    while whole(&request) != Some(true) {
+                        if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    let text = String::from_utf8_lossy(&request).into_owned();
+                    seen.lock()
+                        .expect("not poisoned")
+                        .push(text.split("assertion=").nth(1).map(str::to_owned));
+                    // The second request of each connection gets no byte.
+                    if n == 2 {
+                        return;
+                    }
+                    let body =
+                        json!({"access_token": format!("token.{n}"), "instance_url": base}).to_string();
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    connection.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
+                }
+            });
+        }
+    });
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &salesforce, "").await;
+    house.oauth().await.ok();
+    house.pass(101);
+    house.oauth().await.ok();
+    let assertions = requests.lock().expect("not poisoned").clone();
+    assert_eq!(assertions.len(), 3, "the first, one that got no byte, and that one again");
+    assert!(assertions[1] != assertions[2], "an assertion is never sent twice");
+    assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(2.0));
 }
 
 /// A thousand users of two profiles, read while tokens are renewed and pushed out: each token is its asker's.
@@ -771,4 +1217,25 @@ async fn access_tokens_that_were_got_with_a_retired_key_are_dropped() {
     assert_eq!(next["cached"], false);
     assert_ne!(next["access_token"], first);
     assert_eq!(house.metric("tokenmint_token_cache_entries").await, "tokenmint_token_cache_entries 1");
+}
+
+/// Its exchange began before the reload that took the key away, and another reload came before its end.
+#[tokio::test]
+async fn a_token_of_a_key_that_was_retired_meanwhile_is_handed_out_to_nobody() {
+    let house = House::start().await;
+    let now = house.clock.now().seconds();
+    two_keys(&house, now + 1_000_000, "");
+    house.fake.is(Mood::Slow(Duration::from_millis(500)));
+    let asker = tokio::spawn(house.oauth());
+    until("asked", async || house.fake.asked() == 1).await;
+    two_keys(&house, now, "retired = true");
+    let waiting = tokio::spawn(house.oauth());
+    house.reload();
+    assert_eq!(
+        asker.await.expect("no panic").ok()["access_token"],
+        "00D000000000001!token.1",
+        "it ends on the old state"
+    );
+    assert_eq!(waiting.await.expect("no panic").ok()["access_token"], "00D000000000001!token.2");
+    assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.2");
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// From the top down; those in one line may not import each other, but for what they are made of.
 const ORDER: [&str; 18] = [
-    "clock", "json", "hash", "files", "metrics", "config", "traces", "keys", "tokens", "jwks", "callers", "exchange",
-    "doctor", "metadata", "sandbox", "http", "app", "cli",
+    "clock", "json", "hash", "files", "metrics", "config", "traces", "keys", "tokens", "jwks", "callers",
+    "exchange", "doctor", "metadata", "sandbox", "http", "app", "cli",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -489,6 +489,112 @@ async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
     assert!(done.load(Ordering::SeqCst) > 100 && cold.load(Ordering::SeqCst) > 10, "there was a load");
 }
 
+/// Replicas that wait for another's exchange are told why it failed, and don't all try the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
+    let replicas = Replicas::start(PATIENT).await;
+    let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
+    replicas.fake.is(Mood::SlowError(Duration::from_millis(400), 400, no));
+    let asks: Vec<_> = (0..30).map(|n| tokio::spawn(replicas.all[n % 3].oauth())).collect();
+    for ask in asks {
+        let answer = ask.await.expect("no panic");
+        let body = answer.json();
+        assert_eq!((answer.status.as_u16(), &body["error"]), (502, &json!("upstream_rejected")), "{body}");
+        assert_eq!(body["upstream"]["error"], "invalid_grant");
+        assert!(answer.text.contains("pre-authorized"), "{}", answer.text);
+    }
+    assert_eq!(replicas.fake.asked(), 1);
+    // It is over for all at the same time.
+    replicas.fake.is(Mood::Well);
+    replicas.clock.advance(Duration::from_secs(61));
+    for replica in &replicas.all {
+        assert_eq!(replica.oauth().await.ok()["access_token"], "00D000000000001!token.2");
+    }
+}
+
+/// A lock whose holder was killed, and less time than it lasts: that is no overload.
+#[tokio::test]
+async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
+    let replicas = Replicas::start(&format!("{PATIENT}\n[server.limits]\nrequest_timeout = \"1s\"")).await;
+    let (name, _) = replicas.entry_of("user-1").await;
+    let mut connection = replicas.redis.connection().await;
+    let () = cmd("DEL").arg(&name).query_async(&mut connection).await.expect("gone");
+    let lock = name.replace(":token:", ":lock:");
+    let () = cmd("SET")
+        .arg(&lock)
+        .arg("dead")
+        .arg("PX")
+        .arg(3000)
+        .query_async(&mut connection)
+        .await
+        .expect("locked");
+    let answer = replicas.all[1].messaging("user-1").await;
+    answer.refused(504, "upstream_timeout", None);
+    assert_eq!(answer.header("retry-after"), "1");
+    until("exchanged", async || replicas.all[1].messaging("user-1").await.status.is_success()).await;
+    assert_eq!(replicas.fake.asked(), 2);
+}
+
+/// The replica that is told holds a fresher one already, since Redis lost its memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_too() {
+    let replicas = Replicas::start(PATIENT).await;
+    let (one, other) = (&replicas.all[0], &replicas.all[1]);
+    for replica in [one, other] {
+        assert_eq!(replica.oauth().await.ok()["access_token"], "00D000000000001!token.1");
+    }
+    let () = cmd("FLUSHALL").query_async(&mut replicas.redis.connection().await).await.expect("emptied");
+    let fresh = replicas.fresh().await;
+    assert_eq!(fresh.oauth().await.ok()["access_token"], "00D000000000001!token.2");
+    let rejected = json!({"rejected_token": "00D000000000001!token.1"});
+    let body = fresh.post("/oauth-access-token", API_KEY, &rejected).await.ok();
+    assert_eq!([&body["access_token"], &body["cached"]], [&json!("00D000000000001!token.2"), &json!(true)]);
+    for replica in [one, other] {
+        until("told", async || replica.oauth().await.ok()["access_token"] == "00D000000000001!token.2").await;
+    }
+    assert_eq!(replicas.fake.asked(), 2, "what another has is taken, and not exchanged again");
+}
+
+/// Whoever can write to Redis makes no replica read a stream of any size.
+#[tokio::test]
+async fn a_huge_stream_of_somebody_else_s_is_not_read() {
+    let replicas = Replicas::start(PATIENT).await;
+    replicas.all[0].oauth().await.ok();
+    let rejected = json!({"rejected_token": "00D000000000001!token.1"});
+    replicas.all[0].post("/oauth-access-token", API_KEY, &rejected).await.ok();
+    until("told", async || !replicas.redis.names(":dropped").await.is_empty()).await;
+    let names = replicas.redis.names(":dropped").await;
+    let stream = names.iter().find(|name| name.ends_with(":dropped")).expect("a stream");
+    let mut connection = replicas.redis.connection().await;
+    for _ in 0..8 {
+        let huge = vec![b'x'; 2 << 20];
+        let () = cmd("XADD")
+            .arg(stream)
+            .arg("*")
+            .arg("d")
+            .arg(huge)
+            .query_async(&mut connection)
+            .await
+            .expect("added");
+    }
+    let sent = async || {
+        let info: String =
+            cmd("INFO").arg("stats").query_async(&mut replicas.redis.connection().await).await.expect("info");
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_net_output_bytes:"))
+            .expect("a number")
+            .trim();
+        line.parse::<u64>().expect("a number")
+    };
+    let before = sent().await;
+    let fresh = replicas.fresh().await;
+    until("up", async || is_up(&fresh).await).await;
+    assert!(sent().await - before < 1 << 20, "it was read whole");
+    // What is ours in it counts.
+    assert_eq!(fresh.oauth().await.ok()["access_token"], "00D000000000001!token.2");
+}
+
 /// A replica dies while it exchanges: its lock ends, and another goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_without_an_owner_holds_nobody_up_for_long() {

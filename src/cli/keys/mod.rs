@@ -140,7 +140,9 @@ impl KeyPair {
                 Ok(path) => made.push(path),
                 Err(error) => {
                     // Nothing half made is left for the service to find.
-                    made.iter().for_each(|path| _ = fs::remove_file(path));
+                    for path in &made {
+                        let _ = fs::remove_file(path);
+                    }
                     return Err(error.into());
                 }
             }

@@ -252,7 +252,7 @@ impl Retire {
             KeySource::File { .. } | KeySource::Text { .. } => None,
         });
         // One directory that can't be read hides no other.
-        let mut unread = String::new();
+        let mut unread = Vec::new();
         for (keyset, directory) in directories {
             match self.look_in(directory) {
                 Ok(Listed::Yes) => {
@@ -260,9 +260,10 @@ impl Retire {
                 }
                 Ok(Listed::Retired(at)) => return Err(self.retired_already(at)),
                 Ok(Listed::No) => {}
-                Err(error) => unread.push_str(&format!("; {error}")),
+                Err(error) => unread.push(format!("; {error}")),
             }
         }
+        let unread = unread.concat();
         Err(Failure::Failed(format!(
             "no keyset with a directory has a key `{kid}`; `tokenmint keys list` shows them all. A key that is given as \
              text or file is retired by giving another, and a restart{unread}"

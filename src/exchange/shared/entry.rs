@@ -1,5 +1,5 @@
 //! An access token as text, and what must hold of one that another replica wrote: the same as of Salesforce's own
-//! answer, and never a longer life than the rules of this replica give it.
+//! answer, and never a longer life than the rules of this replica give it. And a failure as text.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,8 +8,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::super::job::{Job, Life, Obtained, expiry};
-use super::super::{About, AccessToken, Moment};
+use super::super::error::{ExchangeError, Upstream, WaitedFor};
+use super::super::job::{Job, expiry};
+use super::super::meaning;
+use super::super::negative_cache::LONGEST_WAIT;
+use super::super::token::{About, AccessToken, LONGEST_LIFE, Life, Obtained};
+use super::super::tools::Moment;
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 
@@ -49,12 +53,6 @@ pub fn write(token: &AccessToken) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// Whether `text` is an entry with the token of that SHA-256.
-pub fn is_of(text: &[u8], hash: &[u8; 32]) -> bool {
-    let entry = serde_json::from_slice::<Entry<'_>>(text);
-    entry.is_ok_and(|entry| super::hash(&SecretString::from(&*entry.token)) == *hash)
-}
-
 /// The token of `text`, if it counts for `job`. The store lets it go after `left`, if it says so.
 pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> Result<AccessToken, Useless> {
     let entry: Entry<'_> = serde_json::from_slice(text).map_err(|_| Useless::Unfit)?;
@@ -78,7 +76,7 @@ pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> 
     let obtained_at = obtained_at.min(moment.now);
     let end = obtained_at.plus(life).min(claimed_end);
     let end = expiry(&entry.token).map_or(end, |expiry| expiry.min(end));
-    let here = between(moment.now, end);
+    let here = between(moment.now, end).min(LONGEST_LIFE);
     let left = left.map_or(here, |left| left.min(here));
     if left < Duration::from_secs(1) {
         return Err(Useless::Stale);
@@ -87,4 +85,57 @@ pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> 
     let obtained =
         Obtained { secret: SecretString::from(&*entry.token), about: entry.about.into_owned(), life };
     Ok(AccessToken::new(obtained, kid, obtained_at, left, moment))
+}
+
+/// A failure that Salesforce's answer, or the lack of it, was; none of this replica's own.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+enum Failure {
+    Rejected { upstream: Upstream, meaning: String, asked: String },
+    Unusable { status: u16, what: String, asked: String },
+    Unverified { meaning: String },
+    Timeout,
+}
+
+/// With the wall time of its end.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    failure: Failure,
+    until: i64,
+}
+
+/// The failure as text, where it is one that others meet too.
+pub fn write_failure(error: &ExchangeError, until: UnixTime) -> Option<Vec<u8>> {
+    let failure = match error.clone() {
+        ExchangeError::Rejected { upstream, meaning, asked, .. } => {
+            Failure::Rejected { upstream, meaning: meaning.id.to_owned(), asked }
+        }
+        ExchangeError::Unusable { status, what, asked, .. } => Failure::Unusable { status, what, asked },
+        ExchangeError::Unverified { meaning } => Failure::Unverified { meaning: meaning.id.to_owned() },
+        ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, .. } => Failure::Timeout,
+        _ => return None,
+    };
+    let told = Told { failure, until: until.seconds() };
+    Some(serde_json::to_vec(&told).expect("strings can be written to memory"))
+}
+
+/// The failure of `text`, and how long it stands yet.
+pub fn read_failure(text: &[u8], left: Option<Duration>, now: UnixTime) -> Option<(ExchangeError, Duration)> {
+    let Told { failure, until } = serde_json::from_slice(text).ok()?;
+    let claimed = u64::try_from(now.seconds_until(UnixTime::from_seconds(until))).ok()?;
+    let claimed = Duration::from_secs(claimed).min(LONGEST_WAIT);
+    let left = left.map_or(claimed, |left| left.min(claimed));
+    let retry_after = Some(left);
+    let error = match failure {
+        Failure::Rejected { upstream, meaning, asked } => {
+            let meaning = meaning::by_id(&meaning)?;
+            ExchangeError::Rejected { upstream, meaning, asked, retry_after }
+        }
+        Failure::Unusable { status, what, asked } => {
+            ExchangeError::Unusable { status, what, asked, retry_after }
+        }
+        Failure::Unverified { meaning } => ExchangeError::Unverified { meaning: meaning::by_id(&meaning)? },
+        Failure::Timeout => ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, retry_after },
+    };
+    Some((error, left))
 }

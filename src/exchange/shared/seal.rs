@@ -15,7 +15,7 @@ use super::super::job::CacheKey;
 use crate::clock::{NoRandomness, Randomness};
 
 /// Of names and entries: another format is another name, so that versions beside each other don't meet.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 pub struct Seal {
     encrypts: LessSafeKey,
@@ -28,6 +28,8 @@ pub struct Seal {
 #[derive(Clone, Copy)]
 pub enum Bound<'a> {
     Token(&'a CacheKey),
+    /// Why an exchange for that key has failed.
+    Failure(&'a CacheKey),
     /// That a token was dropped.
     Drop,
 }
@@ -36,6 +38,7 @@ impl Bound<'_> {
     fn associated_data(self) -> Vec<u8> {
         let (kind, of): (&[u8], &[u8]) = match self {
             Self::Token(key) => (b"token ", key.as_bytes()),
+            Self::Failure(key) => (b"failure ", key.as_bytes()),
             Self::Drop => (b"drop", &[]),
         };
         [&[FORMAT], kind, of].concat()
@@ -130,6 +133,7 @@ mod tests {
             prop_assert!(open(of).is_some_and(|opened| *opened == plain));
             prop_assert_eq!(open(other).is_some(), of == other);
             prop_assert!(seal.open(Bound::Drop, &entry).is_none());
+            prop_assert!(seal.open(Bound::Failure(&CacheKey::from_bytes(of)), &entry).is_none());
         }
 
         #[test]

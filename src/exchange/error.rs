@@ -1,0 +1,149 @@
+//! Why there is no access token.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::meaning::{Class, Meaning};
+use crate::tokens::MintError;
+
+/// Salesforce's own words, shortened and printable.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Upstream {
+    pub status: u16,
+    pub error: Option<String>,
+    pub error_description: Option<String>,
+}
+
+/// What a request waited for in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitedFor {
+    Salesforce,
+    /// Another replica, which holds the lock on the exchange.
+    Replica,
+    /// The end of an exchange that goes on behind the answer.
+    Exchange,
+}
+
+impl WaitedFor {
+    const fn message(self) -> &'static str {
+        match self {
+            Self::Salesforce => "Salesforce did not answer in time",
+            Self::Replica => {
+                "another replica is exchanging this token and did not end in time; ask again as Retry-After says"
+            }
+            Self::Exchange => {
+                "Salesforce did not answer within this request's time (server.limits.request_timeout); the exchange goes \
+                 on, so ask again as Retry-After says"
+            }
+        }
+    }
+}
+
+/// Why there is no access token.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ExchangeError {
+    /// Salesforce said no.
+    #[error("{}: {} ({asked})", meaning.cause, meaning.fix)]
+    Rejected { upstream: Upstream, meaning: &'static Meaning, asked: String, retry_after: Option<Duration> },
+    /// Whoever answered gave neither a token nor a refusal.
+    #[error("Salesforce answered {status} with {what} ({asked})")]
+    Unusable { status: u16, what: String, asked: String, retry_after: Option<Duration> },
+    #[error("{}: {}", meaning.cause, meaning.fix)]
+    Unverified { meaning: &'static Meaning },
+    /// Nobody answered; where `sent` is false, nothing of the request has left.
+    #[error("Salesforce can't be reached: {reason}")]
+    Unreachable { reason: &'static str, sent: bool, retry_after: Option<Duration> },
+    /// The circuit of the host is open.
+    #[error("{host} fails again and again; it is left alone for a moment")]
+    LeftAlone { host: String, retry_after: Duration },
+    #[error(
+        "tokenmint's own budget of requests for {profile} is used up, so that Salesforce doesn't lock it out; find who \
+         asks so often"
+    )]
+    BudgetUsedUp { profile: String, retry_after: Duration },
+    #[error("{}", waited_for.message())]
+    Timeout { waited_for: WaitedFor, retry_after: Option<Duration> },
+    #[error("the exchange was interrupted")]
+    Interrupted,
+    #[error(transparent)]
+    Mint(#[from] MintError),
+}
+
+impl ExchangeError {
+    /// The word for metrics, logs and spans.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Rejected { .. } => "rejected",
+            Self::Unusable { .. } if self.is_permanent() => "rejected",
+            Self::Unverified { .. } => "unverified",
+            Self::Timeout { .. } => "timeout",
+            Self::Unusable { .. } | Self::Unreachable { .. } | Self::Interrupted => "unavailable",
+            Self::LeftAlone { .. } => "circuit",
+            Self::BudgetUsedUp { .. } => "budget",
+            Self::Mint(_) => "not_minted",
+        }
+    }
+
+    /// When to ask again, where that can help.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Rejected { retry_after, .. }
+            | Self::Unusable { retry_after, .. }
+            | Self::Unreachable { retry_after, .. }
+            | Self::Timeout { retry_after, .. } => *retry_after,
+            Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => {
+                Some(*retry_after)
+            }
+            Self::Interrupted => Some(Duration::from_secs(1)),
+            Self::Unverified { .. } | Self::Mint(_) => None,
+        }
+    }
+
+    /// The same, to be asked about again after `wait`.
+    #[expect(clippy::missing_const_for_fn, reason = "an error can't be dropped in a constant")]
+    pub(super) fn waiting(mut self, wait: Duration) -> Self {
+        match &mut self {
+            Self::Rejected { retry_after, .. }
+            | Self::Unusable { retry_after, .. }
+            | Self::Unreachable { retry_after, .. }
+            | Self::Timeout { retry_after, .. } => *retry_after = Some(wait),
+            Self::LeftAlone { retry_after, .. } | Self::BudgetUsedUp { retry_after, .. } => {
+                *retry_after = wait;
+            }
+            Self::Unverified { .. } | Self::Mint(_) | Self::Interrupted => {}
+        }
+        self
+    }
+
+    /// What stays wrong until somebody changes something.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Rejected { meaning, .. } => meaning.class == Class::Permanent,
+            Self::Unusable { status, .. } => *status < 500 && *status != 429,
+            Self::Unverified { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether Salesforce was asked for a token.
+    pub(super) const fn was_sent(&self) -> bool {
+        match self {
+            Self::Rejected { .. } | Self::Unusable { .. } | Self::Unverified { .. } => true,
+            Self::Unreachable { sent, .. } => *sent,
+            Self::Timeout { waited_for, .. } => matches!(waited_for, WaitedFor::Salesforce),
+            Self::LeftAlone { .. } | Self::BudgetUsedUp { .. } | Self::Interrupted | Self::Mint(_) => false,
+        }
+    }
+
+    /// Whether the host that was asked is in trouble: a whole answer below 500 means that it lives.
+    pub(super) const fn blames_host(&self) -> bool {
+        match self {
+            Self::Rejected { upstream, .. } => upstream.status >= 500,
+            Self::Unusable { status, .. } => *status >= 500,
+            Self::Unreachable { .. } => true,
+            Self::Timeout { waited_for, .. } => matches!(waited_for, WaitedFor::Salesforce),
+            _ => false,
+        }
+    }
+}

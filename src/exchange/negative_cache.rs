@@ -1,0 +1,132 @@
+//! Negative cache: a failure that answers for Salesforce until it is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::error::ExchangeError;
+use super::job::CacheKey;
+use super::meaning::Class;
+
+/// A permanent refusal is remembered for so long: each failed login counts against the address.
+pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(45);
+/// A refusal of our own, such as of the budget, is looked at again after so long: a reload may have changed it.
+const OWN_REFUSAL: Duration = Duration::from_secs(10);
+/// Salesforce's `Retry-After`, as far as it is believed.
+pub const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+pub const LONGEST_WAIT: Duration = Duration::from_mins(15);
+/// Remembered failures; each is small.
+const MOST_FAILURES: u64 = 100_000;
+
+/// A failure that stands for an answer. Times are steady ones.
+pub struct CachedFailure {
+    pub error: ExchangeError,
+    pub at: Duration,
+    until: Duration,
+    /// Transient failures in a row, for the next back-off.
+    streak: u32,
+}
+
+impl CachedFailure {
+    pub const fn wait(&self) -> Duration {
+        self.until.saturating_sub(self.at)
+    }
+}
+
+pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
+
+/// Failures leave a while after they are over, so that the next one knows the streak.
+struct ByWait;
+
+impl Expiry<CacheKey, Arc<CachedFailure>> for ByWait {
+    fn expire_after_create(
+        &self,
+        _: &CacheKey,
+        failure: &Arc<CachedFailure>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(failure.wait() + LONGEST_BACKOFF)
+    }
+
+    fn expire_after_update(
+        &self,
+        key: &CacheKey,
+        failure: &Arc<CachedFailure>,
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, failure, now)
+    }
+}
+
+impl Default for NegativeCache {
+    fn default() -> Self {
+        let cache = Cache::builder().max_capacity(MOST_FAILURES).eviction_policy(EvictionPolicy::lru());
+        Self(cache.expire_after(ByWait).build())
+    }
+}
+
+impl NegativeCache {
+    /// The failure that stands for an answer at `now`, with the time until it is over.
+    pub fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
+        let failure = self.0.get(key).filter(|failure| now < failure.until)?;
+        let past = now.saturating_sub(failure.at);
+        let asked = failure.error.retry_after().unwrap_or_default().saturating_sub(past);
+        let wait = failure.until.saturating_sub(now).max(asked).max(SHORTEST_WAIT);
+        Some((failure.error.clone().waiting(wait), failure))
+    }
+
+    /// Keeps a failure for as long as asking again makes no sense. `chance` is between 0 and 1, and spreads those who
+    /// come back.
+    pub fn insert(
+        &self,
+        key: &CacheKey,
+        error: ExchangeError,
+        now: Duration,
+        chance: f64,
+    ) -> Arc<CachedFailure> {
+        let streak = self.0.get(key).map_or(0, |before| before.streak);
+        let asked = error.retry_after().map(|wait| wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
+        let (wait, streak) = match &error {
+            ExchangeError::Rejected { meaning, .. } if meaning.class == Class::Limited => {
+                (asked.unwrap_or(meaning.pause), streak)
+            }
+            error if error.is_permanent() => (REJECTION_CACHE_TTL, streak),
+            ExchangeError::Mint(_) => (FIRST_BACKOFF, streak),
+            error if !error.was_sent() && asked.is_some() => {
+                (asked.unwrap_or(OWN_REFUSAL).min(OWN_REFUSAL), streak)
+            }
+            _ => (asked.unwrap_or_else(|| backoff(streak, chance)), streak.saturating_add(1)),
+        };
+        let own = matches!(error, ExchangeError::LeftAlone { .. } | ExchangeError::BudgetUsedUp { .. });
+        let error = if own { error } else { error.waiting(wait) };
+        self.keep(key, CachedFailure { error, at: now, until: now + wait, streak })
+    }
+
+    /// Keeps a failure that another replica has told, for the time that it has left.
+    pub fn insert_told(&self, key: &CacheKey, error: ExchangeError, now: Duration, left: Duration) {
+        let streak = self.0.get(key).map_or(0, |before| before.streak);
+        self.keep(key, CachedFailure { error, at: now, until: now + left.min(LONGEST_WAIT), streak });
+    }
+
+    fn keep(&self, key: &CacheKey, failure: CachedFailure) -> Arc<CachedFailure> {
+        let failure = Arc::new(failure);
+        self.0.insert(*key, failure.clone());
+        failure
+    }
+
+    pub fn forget(&self, key: &CacheKey) {
+        self.0.invalidate(key);
+    }
+}
+
+/// 1 s, 2 s, 4 s … 45 s, each by a fifth more or less.
+fn backoff(streak: u32, chance: f64) -> Duration {
+    let doubled = FIRST_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
+    doubled.min(LONGEST_BACKOFF).mul_f64(0.4_f64.mul_add(chance, 0.8))
+}

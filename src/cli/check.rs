@@ -11,9 +11,9 @@ use super::{Context, Failure, complain, say, say_json};
 /// How long `--running` waits for the service's next look at its files.
 const NEXT_LOOK: Duration = Duration::from_secs(15);
 
-/// What no look at the files alone can judge.
-const NOT_JUDGED: &str = "not judged: whether a service that runs takes this over, as it refuses changes of what is settled at its \
-                          start and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
+/// What no look at the files alone can judge, where a service runs.
+const NOT_JUDGED: &str = "not judged: whether the service that runs here takes this over, as it refuses changes of what is settled \
+                          at its start, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
 
 /// Load everything that `serve` would load, and say what is wrong
 ///
@@ -59,7 +59,9 @@ impl Check {
             counted(config.callers.len(), "caller"),
         ));
         let Some(running) = running else {
-            complain(NOT_JUDGED);
+            if !matches!(RunningService::at(context.ops_address()?).status(), Err(Silence::NobodyThere)) {
+                complain(NOT_JUDGED);
+            }
             return Ok(());
         };
         if running.in_force {

@@ -258,7 +258,10 @@ async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_r
         shown.insert(arguments[0]);
         let run = |redirect: &str| {
             let workspace = Workspace::new();
-            workspace.configure(&configuration().replace("127.0.0.1:0", service.address("minting")));
+            // Only this one asks for a service; another's, which reads other files, would rightly be no answer to the rest.
+            if arguments[0] == "healthcheck" {
+                workspace.configure(&configuration().replace("127.0.0.1:0", service.address("minting")));
+            }
             workspace.run_in_shell(arguments, redirect)
         };
         let full = run("> /dev/full");

@@ -31,6 +31,8 @@ use crate::metrics::Metrics;
 const POLL: Duration = Duration::from_secs(2);
 /// Looking takes at most this share of a core: a thousand keys are looked at less often than three.
 const POLL_SHARE: u32 = 20;
+/// However long looking takes, a change is seen in time for a command that waits for it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A look that takes longer is reported: a mount may hang.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two reloads.
@@ -84,8 +86,10 @@ enum Refused {
 enum Reason {
     /// A signal.
     Request,
-    /// They have changed, or the clock was set back.
+    /// They have changed.
     Change,
+    /// The clock was set back, to the life of a key that isn't open any more.
+    Clock,
 }
 
 impl Reloader {
@@ -126,7 +130,7 @@ impl Reloader {
             };
             reloader = returned;
             // Of the look alone: a reload that took long was needed, and the next may be.
-            pause = POLL.max(took * POLL_SHARE);
+            pause = (took * POLL_SHARE).clamp(POLL, LONGEST_PAUSE);
             if by_request {
                 tokio::time::sleep(DISTANCE).await;
             }
@@ -142,21 +146,30 @@ impl Reloader {
         service.rooms.load().ring.prepare(began_at);
         let has_reason = self.has_reason();
         let took = service.clock.steady().saturating_sub(begin);
-        if by_request || has_reason {
+        let mut is_steady = true;
+        let reason = if by_request { Some(Reason::Request) } else { has_reason };
+        if let Some(reason) = reason {
             supervisor::reloading();
-            self.reload_for(if by_request { Reason::Request } else { Reason::Change });
+            is_steady = self.reload_for(reason);
             supervisor::ready();
         }
         service.metrics.config_looked_at.set(service.clock.now().seconds());
-        let in_force = service.metrics.config_current.get() == 1;
-        let problems = if in_force { Vec::new() } else { self.refused.clone() };
-        service.last_look.store(Arc::new(LookReport { began_at: Some(began_at), in_force, problems }));
+        // Of files that change while they are read nothing can be said yet.
+        if is_steady {
+            let problems = self.refused.clone();
+            let in_force = problems.is_empty();
+            service.last_look.store(Arc::new(LookReport { began_at: Some(began_at), in_force, problems }));
+        }
         took
     }
 
-    fn has_reason(&self) -> bool {
+    fn has_reason(&self) -> Option<Reason> {
         let InForce { service, files, read, .. } = &self.in_force;
-        files.fingerprint() != *read || service.rooms.load().ring.lacks_a_key(service.clock.now())
+        if files.fingerprint() != *read {
+            return Some(Reason::Change);
+        }
+        let lacks_a_key = service.rooms.load().ring.lacks_a_key(service.clock.now());
+        lacks_a_key.then_some(Reason::Clock)
     }
 
     /// Builds everything anew and puts it in force, or leaves all as it is.
@@ -164,7 +177,8 @@ impl Reloader {
         self.look(true);
     }
 
-    fn reload_for(&mut self, reason: Reason) {
+    /// Returns false where the files change while they are read.
+    fn reload_for(&mut self, reason: Reason) -> bool {
         let service = self.in_force.service.clone();
         // First, and whatever becomes of the rest.
         retirement::take_away_now(&service);
@@ -175,11 +189,16 @@ impl Reloader {
                 metrics.config_reloads.inc();
                 metrics.config_current.set(1);
                 metrics.config_loaded_at.set(service.clock.now().seconds());
+                true
             }
             // The next look finds them changed again.
-            Err(Refused::Unsteady) => tracing::debug!("the files change while they are read"),
+            Err(Refused::Unsteady) => {
+                tracing::debug!("the files change while they are read");
+                false
+            }
             Err(Refused::Wrong(problems)) => {
-                if reason == Reason::Request || problems != self.refused {
+                // By the clock alone it is tried at each look, and told once.
+                if reason != Reason::Clock || self.refused.is_empty() {
                     metrics.config_reload_failures.inc();
                     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
                     tracing::error!(
@@ -189,6 +208,7 @@ impl Reloader {
                 }
                 metrics.config_current.set(0);
                 self.refused = problems;
+                true
             }
         }
     }

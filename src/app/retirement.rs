@@ -30,6 +30,10 @@ pub async fn run(service: Arc<Service>) {
         tokio::time::sleep(POLL).await;
         let mut found = BTreeMap::new();
         for (name, path) in schedules(&service) {
+            let hangs = reading.get(&name).is_some_and(|read| !read.is_finished());
+            if hangs {
+                continue;
+            }
             let read = reading.entry(name.clone()).or_insert_with(|| spawn_blocking(move || read(&path)));
             if let Ok(ended) = tokio::time::timeout(READ_DEADLINE, read).await {
                 reading.remove(&name);
@@ -73,7 +77,13 @@ fn schedules(service: &Service) -> Vec<(Name, PathBuf)> {
     rooms.config.keysets.values().filter_map(schedule).collect()
 }
 
+/// What a schedule retires, whoever may write it. Only from one that nobody else can change is taken which key signs instead.
 fn read(path: &std::path::Path) -> Vec<Mark> {
     let text = file::read_schedule_of_anyone(path).ok().flatten();
-    text.map(|text| marks(&text)).unwrap_or_default()
+    let is_ours = file::read_schedule(path).is_ok();
+    let found = text.map(|text| marks(&text)).unwrap_or_default();
+    found
+        .into_iter()
+        .map(|mark| Mark { emergency_from: mark.emergency_from.filter(|_| is_ours), ..mark })
+        .collect()
 }

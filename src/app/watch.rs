@@ -64,6 +64,16 @@ impl Watched {
 
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = Parts::default();
+        for directory in &self.directories {
+            // Who may replace files in it, or why it can't be looked at.
+            match rustix::fs::stat(directory) {
+                Ok(stat) => {
+                    hash.add(&stat.st_mode.to_be_bytes());
+                    hash.add(&stat.st_uid.to_be_bytes());
+                }
+                Err(error) => hash.add(&error.raw_os_error().to_be_bytes()),
+            }
+        }
         let inside = self.directories.iter().flat_map(|directory| contents(directory));
         for path in self.files.iter().cloned().chain(inside) {
             hash.add(path.as_os_str().as_encoded_bytes());

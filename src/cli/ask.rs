@@ -149,10 +149,14 @@ impl RunningService {
         const PAUSE: Duration = Duration::from_millis(100);
         let begin = std::time::Instant::now();
         loop {
-            let status = self.status()?;
-            let is_done = done(&status);
-            if is_done || begin.elapsed() > patience {
-                return Ok((is_done, status));
+            // A failure may pass, but for nobody's being there.
+            match self.status() {
+                Ok(status) if done(&status) => return Ok((true, status)),
+                Ok(status) if begin.elapsed() > patience => return Ok((false, status)),
+                Err(silence) if begin.elapsed() > patience || matches!(silence, Silence::NobodyThere) => {
+                    return Err(silence);
+                }
+                Ok(_) | Err(_) => {}
             }
             std::thread::sleep(PAUSE);
         }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -45,6 +46,8 @@ pub enum DirectoryError {
         .0.display()
     )]
     Overwritten(PathBuf),
+    #[error("{} is written, but may not outlast a power failure: {reason}", path.display())]
+    NotSynced { path: PathBuf, reason: String },
     #[error(
         "{} can't be edited as it is written: nothing was changed. Edit it by hand: {wanted}",
         path.display()
@@ -55,6 +58,13 @@ pub enum DirectoryError {
     /// What is wrong with `keyset.toml`.
     #[error("keyset.toml is wrong")]
     Schedule(Vec<Problem>),
+}
+
+impl DirectoryError {
+    /// Whether the file may hold what was to be written all the same.
+    pub const fn is_written(&self) -> bool {
+        matches!(self, Self::Overwritten(_) | Self::NotSynced { .. })
+    }
 }
 
 /// A key directory that this process alone changes, until it is dropped.
@@ -135,17 +145,26 @@ impl KeyDirectory {
         Ok(path)
     }
 
-    fn replace(&self, path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
-        let file = self.temporary(path, content)?;
-        file.persist(path).map_err(|error| self.failed(path, &error.error))?;
-        self.sync(path)
+    /// Replaces the file at `path`, and not a link to it, if it still holds `read`.
+    fn replace(&self, path: &Path, read: Option<&String>, content: &[u8]) -> Result<(), DirectoryError> {
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let file = self.temporary(&target, content)?;
+        // As late as can be: an editor takes no lock.
+        if self::read(path)?.as_ref() != read {
+            return Err(DirectoryError::ChangedMeanwhile(path.to_path_buf()));
+        }
+        file.persist(&target).map_err(|error| self.failed(path, &error.error))?;
+        self.sync(&target)
     }
 
     /// A file beside `path` that holds `content`, with the owner and mode that one at `path` should have.
     fn temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.failed(path, &error);
         let access = Access::beside(path).map_err(failed)?;
-        let mut file = tempfile::Builder::new().prefix(".keyset-").tempfile_in(&self.path).map_err(failed)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".keyset-")
+            .tempfile_in(path.parent().unwrap_or(&self.path))
+            .map_err(failed)?;
         access.give(file.as_file()).map_err(|error| DirectoryError::File {
             path: path.to_path_buf(),
             reason: format!(
@@ -160,9 +179,15 @@ impl KeyDirectory {
 
     /// A rename is on the disk once its directory is.
     fn sync(&self, path: &Path) -> Result<(), DirectoryError> {
-        File::open(&self.path)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| self.failed(path, &error))
+        let synced =
+            File::open(path.parent().unwrap_or(&self.path)).and_then(|directory| directory.sync_all());
+        match synced {
+            // Some network mounts have no such thing.
+            Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+                Err(DirectoryError::NotSynced { path: path.to_path_buf(), reason: error.to_string() })
+            }
+            _ => Ok(()),
+        }
     }
 
     #[expect(clippy::unused_self, reason = "reads as a sentence where it is used")]
@@ -253,11 +278,8 @@ impl ScheduleFile<'_> {
     }
 
     fn write(&mut self, document: ScheduleDocument) -> Result<(), DirectoryError> {
-        if read(&self.path)? != self.read {
-            return Err(DirectoryError::ChangedMeanwhile(self.path.clone()));
-        }
         let text = document.text();
-        self.directory.replace(&self.path, text.as_bytes())?;
+        self.directory.replace(&self.path, self.read.as_ref(), text.as_bytes())?;
         let written = read(&self.path)?;
         if written.as_ref() != Some(&text) {
             return Err(DirectoryError::Overwritten(self.path.clone()));
@@ -284,10 +306,12 @@ fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
     const TRIES: u32 = 100;
     for _ in 0..TRIES {
         match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-                std::thread::sleep(Duration::from_millis(100));
+            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::BADF) => return Ok(()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(Duration::from_millis(100)),
+            Err(error) => {
+                let reason = format!("can't be locked: {}", io::Error::from(error));
+                return Err(DirectoryError::File { path: path.to_path_buf(), reason });
             }
-            Ok(()) | Err(_) => return Ok(()),
         }
     }
     Err(DirectoryError::Locked(path.to_path_buf()))
@@ -318,17 +342,24 @@ impl Access {
             let like = paths.filter(|other| other.extension() == extension && is_visible(other));
             like.min().and_then(|other| fs::metadata(other).ok()).filter(fs::Metadata::is_file)
         };
+        let hides = path.extension() == Some(OsStr::new("key"));
         if let Some(metadata) = fs::metadata(path).ok().or_else(|| alike(path.extension())) {
-            return Ok(of(&metadata));
+            let access = of(&metadata);
+            return Ok(if hides { Self { mode: access.for_a_key(), ..access } } else { access });
         }
-        // Only private keys hide something.
-        let for_all = if path.extension() == Some(OsStr::new("key")) { 0 } else { 0o044 };
+        // Only private keys are confidential.
+        let for_all = if hides { 0 } else { 0o044 };
         if let Some(key) = alike(Some(OsStr::new("key"))) {
-            return Ok(Self { mode: key.mode() & 0o666 | for_all, ..of(&key) });
+            return Ok(Self { mode: of(&key).for_a_key() | for_all, ..of(&key) });
         }
         let metadata = fs::metadata(directory)?;
         let for_group = metadata.uid() == 0 && metadata.gid() != 0 && metadata.mode() & 0o040 != 0;
         Ok(Self { mode: if for_group { 0o440 } else { 0o600 } | for_all, ..of(&metadata) })
+    }
+
+    /// Its mode, or 0600 where that would show a private key to more than one group.
+    const fn for_a_key(&self) -> u32 {
+        if self.mode & 0o027 == 0 { self.mode } else { 0o600 }
     }
 
     /// Owner and group before mode: nobody reads it in between.

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -79,6 +80,9 @@ fn announced<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<Anno
     };
     keysets.into_iter().map(keyset).collect()
 }
+
+/// How far the clocks of two hosts may be apart.
+const CLOCK_DIFFERENCE: Duration = Duration::from_mins(1);
 
 struct Loader<'a> {
     now: UnixTime,
@@ -230,6 +234,19 @@ impl<'a> Loader<'a> {
             let problem =
                 Problem::new(format!("{field}.{inside}"), directory.join(SCHEDULE_FILE).display(), message);
             self.warnings.push(problem);
+        }
+        for entry in schedule
+            .entries
+            .iter()
+            .filter(|entry| entry.retired.is_some_and(|at| at > self.now.plus(CLOCK_DIFFERENCE)))
+        {
+            let message = format!(
+                "`{}` is retired from now on, but its date lies ahead: write when it was taken away, now or before (or is this \
+                 host's clock wrong?)",
+                entry.kid
+            );
+            let source = directory.join(SCHEDULE_FILE);
+            self.problems.push(Problem::new(format!("{field}.key.retired"), source.display(), message));
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
             let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");

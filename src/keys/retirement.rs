@@ -43,13 +43,15 @@ impl Keyset {
         };
         for (kid, life) in lives {
             let key = self.keys.iter().find(|key| key.kid == kid);
-            match key.filter(|_| life.state(now) != State::Gone) {
-                Some(key) => {
-                    let emergency = key.emergency || key.life.sign_from != life.sign_from;
-                    new.keys.push(Key { life, emergency, ..key.clone() });
-                }
-                None => new.past.push(Past { kid, life }),
+            if let Some(key) = key.filter(|_| life.state(now) != State::Gone) {
+                let emergency = key.emergency || key.life.sign_from != life.sign_from;
+                new.keys.push(Key { life, emergency, ..key.clone() });
+                continue;
             }
+            // A key that was gone stays so, whatever the turns of the others become.
+            let before = self.past.iter().find(|past| past.kid == kid).map(|past| &past.life);
+            let life = before.filter(|_| life.retired.is_none()).cloned().unwrap_or(life);
+            new.past.push(Past { kid, life });
         }
         Some(new)
     }
@@ -65,7 +67,15 @@ impl Rules {
         marks: &[Mark],
         now: UnixTime,
     ) -> Option<Vec<(KeyId, Life)>> {
-        let mark = |kid: &KeyId| marks.iter().find(|mark| mark.kid == *kid);
+        // Of a key that is listed twice, any line that retires it counts.
+        let mark = |kid: &KeyId| {
+            let mut found = marks.iter().filter(|mark| mark.kid == *kid);
+            let first = found.next();
+            first
+                .filter(|mark| mark.retired.is_some())
+                .or_else(|| found.find(|mark| mark.retired.is_some()))
+                .or(first)
+        };
         let is_retired = |kid: &KeyId| mark(kid).is_some_and(|mark| mark.retired.is_some());
         if !open.iter().any(|(kid, life)| is_retired(kid) || life.state(now) == State::Gone) {
             return None;
@@ -82,7 +92,7 @@ impl Rules {
             }
         };
         let mut entries: Vec<Entry> = past.iter().chain(open).map(entry).collect();
-        entries.sort_by_key(|entry| entry.sign_from);
+        entries.sort_by(Entry::in_order);
         let lives = self.lives(&entries, now);
         Some(entries.into_iter().map(|entry| entry.kid).zip(lives).collect())
     }

@@ -2,6 +2,7 @@
 //!
 //! A retired key keeps its place: [`Rules::lives`](super::Rules::lives) says from all entries together what each key is.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +36,11 @@ impl Entry {
     /// A key that needs no schedule.
     pub const fn sole(kid: KeyId) -> Self {
         Self { kid, sign_from: None, added: None, emergency: false, retired: None }
+    }
+
+    /// By `sign_from`; of one moment, by key id, wherever each stands in the file.
+    pub fn in_order(&self, other: &Self) -> Ordering {
+        (self.sign_from, &self.kid).cmp(&(other.sign_from, &other.kid))
     }
 }
 
@@ -75,7 +81,7 @@ impl Schedule {
                 }
             }
         }
-        entries.sort_by_key(|entry| entry.sign_from);
+        entries.sort_by(Entry::in_order);
         Self { entries, warnings: Vec::new() }
     }
 }
@@ -115,10 +121,12 @@ pub fn marks(document: &str) -> Vec<Mark> {
             let emergency = table.get("emergency").and_then(|node| flag(node).ok()).unwrap_or_default();
             Some(Mark {
                 kid: KeyId::parse(&text(table.get("kid")?).ok()?).ok()?,
-                retired: table
-                    .get("retired")
-                    .and_then(|node| retirement(node).ok()?)
-                    .map(|retirement| retirement.date(sign_from)),
+                // What can't be read as a date, or gives none, is a retirement all the same: now.
+                retired: table.get("retired").and_then(|node| match retirement(node) {
+                    Ok(None) => None,
+                    Ok(Some(Retirement::At(at))) => Some(at),
+                    Ok(Some(Retirement::Undated)) | Err(_) => Some(UnixTime::from_seconds(i64::MAX)),
+                }),
                 emergency_from: sign_from.filter(|_| emergency),
             })
         })
@@ -152,7 +160,7 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
     if !problems.is_empty() {
         return Err(problems);
     }
-    entries.sort_by_key(|entry| entry.sign_from);
+    entries.sort_by(Entry::in_order);
     Ok(Schedule { entries, warnings })
 }
 

@@ -126,8 +126,11 @@ impl Rules {
                 events.extend(retired(entry).map(|at| (Some(at), Event::Retirement(index))));
             }
         }
-        // Of one moment, a start comes before a retirement: who starts then takes over.
-        events.sort_by_key(|(at, event)| (*at, matches!(event, Event::Retirement(_))));
+        // Of one moment, a start comes before a retirement, and that of a key that stays comes last: it takes over.
+        events.sort_by_key(|(at, event)| match event {
+            Event::Start(index) => (*at, false, entries[*index].retired.is_none()),
+            Event::Retirement(_) => (*at, true, true),
+        });
 
         let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); entries.len()];
         let mut current: Option<usize> = None;

@@ -478,7 +478,7 @@ fn no_link_in_a_key_folder_is_written_through() {
     for name in ["keyset.toml.new", ".keyset.toml", "WebAppKey2.jwk"] {
         symlink(workspace.path("victim"), workspace.path("keys/web").join(name)).expect("a link");
     }
-    let ran = workspace.run(&["keys", "rotate", "--keyset", "web"]);
+    let ran = workspace.run(&["keys", "rotate", "--keyset", "web", "--kid", "WebAppKey2"]);
     assert_eq!(ran.code(), 1, "the new key's name is taken");
     assert!(ran.stderr.contains("nothing is overwritten"), "{}", ran.stderr);
     assert_eq!(fs::read_to_string(workspace.path("victim")).expect("a file"), "untouched");
@@ -625,4 +625,79 @@ async fn the_status_says_which_keys_are_in_force() {
     assert_eq!((&status["reload"]["looked_at"], &status["reload"]["in_force"]), (&json!(NOW), &json!(false)));
     assert_eq!(status["reload"]["problems"][0]["field"], "keysets.web");
     assert!(!answer.text.contains(&service.workspace.path("").display().to_string()), "{}", answer.text);
+}
+
+/// What somebody writes in a hurry: however `retired` is put, the key goes. Whether the file is right otherwise is another matter.
+#[tokio::test]
+async fn a_retirement_by_hand_counts_however_it_is_written() {
+    let listed = |more: &str| {
+        format!(
+            "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+             [[key]]\nkid = \"WebAppKey2\"\nsign_from = {}\n{more}\n",
+            at(now() - 60)
+        )
+    };
+    let mut services = Vec::new();
+    for (what, text) in [
+        ("a date", listed(&format!("retired = {}", at(now())))),
+        ("no date", listed("retired = true")),
+        ("a day", listed("retired = 2026-11-28")),
+        ("a date in text", listed("retired = \"2026-11-28T00:00:00+01:00\"")),
+        ("a date that lies ahead", listed("retired = 2999-01-01T00:00:00Z")),
+        ("nonsense", listed("retired = \"yes\"")),
+        ("a second entry", listed("[[key]]\nkid = \"WebAppKey2\"\nretired = true")),
+        ("line ends of Windows", listed("retired = true").replace('\n', "\r\n")),
+    ] {
+        let workspace = Workspace::new();
+        three_keys(&workspace);
+        workspace.write("keys/web/keyset.toml", &listed(""));
+        let service = workspace.serve().await;
+        assert_eq!(kid(&service).await, "WebAppKey2");
+        workspace.write("keys/web/keyset.toml", &text);
+        services.push((what, Instant::now(), workspace, service));
+    }
+    for (what, written, _workspace, service) in services {
+        until(what, async || !is_published(&service, "WebAppKey2").await).await;
+        assert!(written.elapsed() < PROMISED + Duration::from_secs(1), "{what}: {:?}", written.elapsed());
+        assert_ne!(service.post("/identity-token", &user_1()).await.json()["kid"], "WebAppKey2", "{what}");
+    }
+}
+
+/// The key that is made in place of a leaked one has an id that is free in all keysets and among the files.
+#[test]
+fn a_key_that_is_made_for_a_retired_one_takes_no_id_that_others_have() {
+    let workspace = Workspace::new();
+    workspace.write_key("keys/crm/WebAppKey2.key", &KEYS.crm);
+    fs::remove_file(workspace.path("keys/crm/CrmKey1.key")).expect("removed");
+    workspace.write_key("keys/web/WebAppKey3.key", &KEYS.crm);
+    schedule(&workspace, &[("WebAppKey1", 0, "")]);
+    let said = retire(&workspace, "WebAppKey1").ok();
+    assert!(said.contains("WebAppKey4 was made"), "{said}");
+    workspace.run(&["check"]).ok();
+}
+
+/// A mode that is put right is noticed like any other change.
+#[tokio::test]
+async fn a_folder_whose_mode_is_put_right_is_taken_over() {
+    let (workspace, _service) = serving().await;
+    let open = |mode: u32| {
+        fs::set_permissions(workspace.path("keys/web"), fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    open(0o777);
+    let refused = workspace.run(&["check", "--running"]);
+    assert_ne!(refused.code(), 0);
+    open(0o755);
+    workspace.run(&["check", "--running"]).ok();
+}
+
+/// Where the service listens is no reason to leave a leaked key where it is.
+#[test]
+fn a_key_is_retired_before_anybody_asks_where_the_service_is() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"", "listen = 7"));
+    let ran = workspace.run(&["keys", "retire", "WebAppKey1", "--now"]);
+    assert_eq!(ran.code(), 64, "{}", ran.stdout);
+    assert!(ran.stdout.contains("WebAppKey1 is retired in"), "{}{}", ran.stdout, ran.stderr);
+    let text = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("a schedule");
+    assert!(text.contains("retired = "), "{text}");
 }

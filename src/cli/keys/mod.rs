@@ -5,6 +5,7 @@ mod new;
 mod retire;
 mod rotate;
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -18,7 +19,7 @@ use serde::Serialize;
 use super::ask::{RunningService, Silence, Status};
 use super::{Context, Failure, complain, say};
 use crate::clock::UnixTime;
-use crate::config::{Algorithm, KeyId, KeySource, Keyset};
+use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name};
 use crate::jwks;
 use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
 
@@ -77,8 +78,11 @@ struct Made {
 }
 
 impl Made {
-    /// Takes the files back.
-    fn remove(&self) {
+    /// Takes the files back, unless the schedule may list them already.
+    fn remove_unless_listed(&self, error: &DirectoryError) {
+        if error.is_written() {
+            return;
+        }
         for path in [&self.private_key, &self.certificate, &self.jwk] {
             let _ = fs::remove_file(path);
         }
@@ -164,6 +168,24 @@ impl From<DirectoryError> for Failure {
             other => Self::failed(other),
         }
     }
+}
+
+/// Whether a key of `directory` can't have that id: a file of it lies there, or another keyset has it.
+fn is_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, Keyset>) -> bool {
+    let has = |directory: &Path| {
+        let is_there =
+            |extension: &str| fs::symlink_metadata(directory.join(format!("{kid}.{extension}"))).is_ok();
+        is_there("key") || is_there("crt") || is_there("jwk")
+    };
+    let in_keyset = |keyset: &Keyset| match &keyset.keys {
+        KeySource::Directory(directory) => {
+            let path = directory.as_path();
+            let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
+            has(path) || (keys::marks(&listed).iter().any(|mark| mark.kid == *kid))
+        }
+        KeySource::File { kid: other, .. } | KeySource::Text { kid: other, .. } => other == kid,
+    };
+    has(directory) || keysets.values().any(in_keyset)
 }
 
 /// How long a running service takes at most to take over what a command wrote.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Failure, KeyPair, Made, parse_kid, wait_for_service};
+use super::{Context, Failure, KeyPair, Made, is_taken, parse_kid, wait_for_service};
 use crate::cli::ask::{KeysetStatus, RunningService, Status};
 use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
@@ -78,8 +78,14 @@ impl Retire {
             return Err(Failure::Usage(reason.to_owned()));
         }
         let place = self.find(context)?;
-        let service = RunningService::at(context.ops_address()?);
-        let seen = service.seen();
+        // Nothing that goes wrong on the way to the service may keep the key from being taken away.
+        let service = context.ops_address().map(RunningService::at);
+        let seen = service.as_ref().ok().and_then(RunningService::seen);
+        let was_used = service
+            .as_ref()
+            .ok()
+            .and_then(|service| service.status().ok())
+            .map(|status| self.is_used(&status));
         let live_tokens =
             place.keyset.as_ref().zip(seen).map(|(keyset, seen)| seen.live_tokens(&keyset.name, &self.kid));
 
@@ -94,17 +100,19 @@ impl Retire {
             Ok(Successor::New) => made.as_ref().map(|made| &made.kid),
             Ok(Successor::Nobody) | Err(_) => None,
         };
-        let confirmed = self.confirm(&service, &place, signs_now)?;
+        let confirmed = service.and_then(|service| {
+            let address = service.address();
+            self.confirm(&service, &place, signs_now).map(|is_there| is_there.then_some(address))
+        });
         if self.json {
             let (keyset, kid, files) = (place.name(), &self.kid, made.as_ref());
+            let confirmed = matches!(confirmed, Ok(Some(_)));
             say_json(&Retired { keyset, kid, signs_now, live_tokens, files, confirmed });
         } else {
-            self.report(&place, &service, &successor, signs_now, live_tokens, confirmed);
+            self.report(&place, &confirmed, was_used == Some(true), &successor, signs_now, live_tokens);
         }
-        match successor {
-            Ok(_) => Ok(()),
-            Err(problems) => Err(problems),
-        }
+        successor?;
+        confirmed.map(|_| ())
     }
 
     /// Writes the retirement. Where something else is wrong with `keyset.toml`, just that; the error says what.
@@ -138,8 +146,9 @@ impl Retire {
     ) -> Result<Made, Failure> {
         let algorithm = place.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
         let pair = KeyPair::generate(2048, context)?;
-        let free =
-            std::iter::successors(next_kid(&self.kid), next_kid).find(|kid| schedule.entry(kid).is_none());
+        let others = context.keysets().unwrap_or_default();
+        let free = std::iter::successors(next_kid(&self.kid), next_kid)
+            .find(|kid| schedule.entry(kid).is_none() && !is_taken(kid, &place.directory, &others));
         let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
         let now = context.ambient.clock.now();
         let directory = KeyDirectory::lock(&place.directory)?;
@@ -148,10 +157,18 @@ impl Retire {
         let sign_from = Some(now);
         let entry = Entry { kid, sign_from, added: sign_from, emergency: true, retired: None };
         if let Err(error) = file.apply(&[Change::Add(entry)]) {
-            made.remove();
+            made.remove_unless_listed(&error);
             return Err(error.into());
         }
         Ok(made)
+    }
+
+    fn is_used(&self, status: &Status) -> bool {
+        let kid = self.kid.as_str();
+        let uses = |keyset: &KeysetStatus| {
+            keyset.signing.as_deref() == Some(kid) || keyset.published.iter().any(|known| known == kid)
+        };
+        status.keysets.values().any(uses)
     }
 
     fn confirm(
@@ -160,14 +177,9 @@ impl Retire {
         place: &Place,
         signs_now: Option<&KeyId>,
     ) -> Result<bool, Failure> {
-        let kid = self.kid.as_str();
-        let is_gone = |status: &Status| {
-            let uses = |keyset: &KeysetStatus| {
-                keyset.signing.as_deref() == Some(kid) || keyset.published.iter().any(|known| known == kid)
-            };
-            !status.keysets.values().any(uses)
-        };
-        let confirmed = wait_for_service(service, &format!("still uses `{kid}`"), is_gone)?;
+        let kid = &self.kid;
+        let confirmed =
+            wait_for_service(service, &format!("still uses `{kid}`"), |status| !self.is_used(status))?;
         let Some((successor, name)) = signs_now.zip(place.name()) else { return Ok(confirmed) };
         let what = format!("has dropped `{kid}`, but `{successor}` doesn't sign in its place");
         wait_for_service(service, &what, |status| {
@@ -179,23 +191,24 @@ impl Retire {
     fn report(
         &self,
         place: &Place,
-        service: &RunningService,
+        confirmed: &Result<Option<String>, Failure>,
+        was_used: bool,
         successor: &Result<Successor, Failure>,
         signs_now: Option<&KeyId>,
         live_tokens: Option<u64>,
-        confirmed: bool,
     ) {
         let kid = &self.kid;
         say(&format!(
             "{kid} is retired in {}. {}; bring the folder to every replica that has a copy of its own.",
             place.directory.join(SCHEDULE_FILE).display(),
-            if confirmed {
-                format!("The service at {} has dropped it", service.address())
-            } else {
-                format!(
-                    "No service runs at {}; one that reads this folder drops it within 5 seconds",
-                    service.address()
-                )
+            match confirmed {
+                Ok(Some(address)) if was_used => format!("The service at {address} has dropped it"),
+                Ok(Some(address)) => format!("The service at {address} doesn't use it"),
+                Ok(None) => {
+                    "No service runs here to confirm it; one that reads this folder drops it within 5 seconds"
+                        .to_owned()
+                }
+                Err(_) => "The service that runs here has not confirmed it".to_owned(),
             }
         ));
         let how = match successor {
@@ -271,7 +284,10 @@ impl Retire {
     }
 
     fn retired_already(&self, at: UnixTime) -> Failure {
-        Failure::Failed(format!("`{}` is retired already, since {at}", self.kid))
+        Failure::Failed(format!(
+            "`{}` is retired already, since {at}; where no key signs, `tokenmint keys rotate --emergency` makes one",
+            self.kid
+        ))
     }
 
     /// Whether `directory` lists the key, whatever else is wrong there.

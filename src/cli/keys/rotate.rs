@@ -1,5 +1,6 @@
 //! `tokenmint keys rotate`: the next key of a keyset, published now and signing later.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -7,11 +8,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Context, Failure, KeyPair, Made, choose, parse_kid, wait_for_service};
+use super::{Context, Failure, KeyPair, Made, choose, is_taken, parse_kid, wait_for_service};
 use crate::cli::ask::RunningService;
 use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
-use crate::config::{KeyId, Keyset};
+use crate::config::{KeyId, Keyset, Name};
 use crate::doctor::dated;
 use crate::keys::rotation::next_kid;
 use crate::keys::{Change, Entry, KeyDirectory, Life, Rules, Schedule, rules};
@@ -74,14 +75,14 @@ struct Rotation<'a> {
 impl Rotate {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let keysets = context.keysets()?;
-        let (keyset, directory) = choose(keysets.values(), self.keyset.as_deref())?;
+        let (keyset, directory_path) = choose(keysets.values(), self.keyset.as_deref())?;
         let rules = rules(keyset);
         if self.plan {
             let now = context.ambient.clock.now();
-            let directory = KeyDirectory::lock(directory)?;
+            let directory = KeyDirectory::lock(directory_path)?;
             let schedule = directory.schedule(rules.publish_lead, now)?;
             let before = schedule.schedule().map_err(Failure::of_files)?;
-            let kid = self.kid_after(&before);
+            let kid = self.kid_after(&before, directory_path, &keysets);
             // A thumbprint is known once there is a key, and taken by none before it.
             let stand_in = || KeyId::parse("NEW").expect("three letters are an id");
             let entry = self.entry(&rules, &before, kid.clone().unwrap_or_else(stand_in), now, keyset)?;
@@ -93,20 +94,22 @@ impl Rotate {
         // Refused before seconds are spent on a key, and decided again once the directory is locked.
         {
             let now = context.ambient.clock.now();
-            let directory = KeyDirectory::lock(directory)?;
+            let directory = KeyDirectory::lock(directory_path)?;
             let before =
                 directory.schedule(rules.publish_lead, now)?.schedule().map_err(Failure::of_files)?;
-            let named = self.kid_after(&before).unwrap_or(KeyId::parse("NEW").map_err(Failure::failed)?);
+            let named = self
+                .kid_after(&before, directory_path, &keysets)
+                .unwrap_or(KeyId::parse("NEW").map_err(Failure::failed)?);
             self.entry(&rules, &before, named, now, keyset)?;
         }
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
         let pair = KeyPair::generate(bits, context)?;
 
         let now = context.ambient.clock.now();
-        let locked = KeyDirectory::lock(directory)?;
+        let locked = KeyDirectory::lock(directory_path)?;
         let mut schedule = locked.schedule(rules.publish_lead, now)?;
         let before = schedule.schedule().map_err(Failure::of_files)?;
-        let kid = self.kid_after(&before).map_or_else(|| pair.thumbprint(), Ok)?;
+        let kid = self.kid_after(&before, directory_path, &keysets).map_or_else(|| pair.thumbprint(), Ok)?;
         let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
         // A second key beside a first that nothing says the turn of would be refused: its turn is written first.
         schedule.write_down()?;
@@ -114,7 +117,7 @@ impl Rotate {
         let after = match schedule.apply(&[Change::Add(entry.clone())]) {
             Ok(after) => after,
             Err(error) => {
-                made.remove();
+                made.remove_unless_listed(&error);
                 return Err(error.into());
             }
         };
@@ -142,8 +145,16 @@ impl Rotate {
     }
 
     /// The id that the next key gets; `None` where it is the key's thumbprint.
-    fn kid_after(&self, schedule: &Schedule) -> Option<KeyId> {
-        self.kid.clone().or_else(|| free_kid(&schedule.entries.last()?.kid, schedule))
+    fn kid_after(
+        &self,
+        schedule: &Schedule,
+        directory: &Path,
+        keysets: &BTreeMap<Name, Keyset>,
+    ) -> Option<KeyId> {
+        let is_free = |kid: &KeyId| schedule.entry(kid).is_none() && !is_taken(kid, directory, keysets);
+        let counted =
+            || std::iter::successors(next_kid(&schedule.entries.last()?.kid), next_kid).find(is_free);
+        self.kid.clone().or_else(counted)
     }
 
     fn entry(
@@ -190,11 +201,6 @@ impl Rotate {
         let written = if self.plan { "would be written" } else { "says so" };
         say(&format!("{} {written}; a running service takes it over by itself.", schedule.display()));
     }
-}
-
-/// The next id that nobody has.
-fn free_kid(last: &KeyId, schedule: &Schedule) -> Option<KeyId> {
-    std::iter::successors(next_kid(last), next_kid).find(|kid| schedule.entry(kid).is_none())
 }
 
 /// What the rotation does, in order of time.

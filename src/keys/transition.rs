@@ -148,6 +148,8 @@ impl History {
     /// What has been published once `keysets` are in force at `now`.
     #[must_use]
     pub fn after(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Self {
+        // What was before the process is what the files say of it.
+        let is_start = self.keys.is_empty();
         let mut history = self.clone();
         history.profiles.extend(keysets.iter().flat_map(|keyset| keyset.used_by).cloned());
         let listed: BTreeSet<&KeyId> = keysets
@@ -166,7 +168,7 @@ impl History {
         for keyset in keysets {
             for key in &keyset.keys {
                 let record = history.record(key.kid, now);
-                record.publish(key, keyset.used_by, now);
+                record.publish(key, keyset.used_by, now, is_start);
             }
             for (kid, life) in &keyset.gone {
                 let record = history.record(kid, now);
@@ -205,12 +207,13 @@ impl Record {
         }
     }
 
-    fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime) {
+    fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
         self.published_since = self.since(key.added, now).min(now);
         self.fate = Fate::Published;
         self.material = Some(key.material);
-        let Some(first) = key.life.turns.first() else { return };
-        let first = first.from.unwrap_or(UnixTime::from_seconds(i64::MIN));
+        let begun = key.life.turns.first().filter(|_| is_start);
+        let begun = begun.map(|turn| turn.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
+        let Some(first) = begun.or_else(|| key.life.next_signature(now)) else { return };
         for profile in used_by {
             // What it has signed stays; what it is to sign may be put off.
             let from = self.signs_from.entry(profile.clone()).or_insert(first);
@@ -227,43 +230,63 @@ mod tests {
     use crate::config::Kind;
     use crate::keys::{Entry, Rules, State};
 
+    const RULES: Rules = Rules {
+        publish_lead: Duration::from_secs(1000),
+        longest_life: Duration::from_mins(1),
+        retire_margin: Duration::from_mins(1),
+    };
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_seconds(seconds)
+    }
+
+    fn entry(kid: &str, from: i64) -> Entry {
+        Entry { sign_from: Some(at(from)), ..Entry::sole(KeyId::parse(kid).expect("an id")) }
+    }
+
+    /// Whether a process with that history takes `entries` at `now`, and its history if it does.
+    fn take(history: &History, entries: &[Entry], now: i64) -> (bool, History) {
+        let name = Name::parse("web").expect("a name");
+        let profiles = [ProfileName::new(Kind::Identity, name.clone())];
+        let lives = RULES.lives(entries, at(now));
+        assert!(lives.iter().all(|life| life.state(at(now)) != State::Gone));
+        let keys = entries.iter().zip(&lives).map(|(entry, life)| AnnouncedKey {
+            kid: &entry.kid,
+            material: [entry.kid.as_str().as_bytes()[0]; 32],
+            added: entry.added,
+            emergency: entry.emergency,
+            life,
+        });
+        let keyset = [AnnouncedKeyset {
+            name: &name,
+            used_by: &profiles,
+            publish_lead: RULES.publish_lead,
+            keys: keys.collect(),
+            gone: Vec::new(),
+        }];
+        (history.check(&keyset, at(now)).is_empty(), history.after(&keyset, at(now)))
+    }
+
     /// A pending key that was out of the JWKS for a moment is new to whoever fetched in that moment.
     #[test]
     fn a_key_that_was_removed_is_not_published_since_its_old_added() {
-        let rules = Rules {
-            publish_lead: Duration::from_secs(1000),
-            longest_life: Duration::from_mins(1),
-            retire_margin: Duration::from_mins(1),
-        };
-        let at = UnixTime::from_seconds;
-        let name = Name::parse("web").expect("a name");
-        let profiles = [ProfileName::new(Kind::Identity, name.clone())];
-        let entry = |kid: &str, from: i64, added: i64| Entry {
-            sign_from: Some(at(from)),
-            added: Some(at(added)),
-            ..Entry::sole(KeyId::parse(kid).expect("an id"))
-        };
-        let take = |history: &History, entries: &[Entry], now: i64| {
-            let lives = rules.lives(entries, at(now));
-            let keys = entries.iter().zip(&lives).map(|(entry, life)| AnnouncedKey {
-                kid: &entry.kid,
-                material: [entry.kid.as_str().as_bytes()[0]; 32],
-                added: entry.added,
-                emergency: entry.emergency,
-                life,
-            });
-            assert!(lives.iter().all(|life| life.state(at(now)) != State::Gone));
-            let keys = keys.collect();
-            let (name, used_by, publish_lead) = (&name, profiles.as_slice(), rules.publish_lead);
-            let keyset = [AnnouncedKeyset { name, used_by, publish_lead, keys, gone: Vec::new() }];
-            (history.check(&keyset, at(now)).is_empty(), history.after(&keyset, at(now)))
-        };
-        let (a, b) = (entry("a", -5000, -9000), entry("b", 1000, 0));
-        let both = [a.clone(), b];
+        let added = |from, added| Entry { added: Some(at(added)), ..entry("b", from) };
+        let a = entry("a", -5000);
+        let both = [a.clone(), added(1000, 0)];
         let (_, history) = take(&History::default(), &both, 10);
         let (_, history) = take(&history, std::slice::from_ref(&a), 1000);
         assert!(!take(&history, &both, 1010).0, "at once, by its old date");
-        let (is_taken, _) = take(&history, &[a, entry("b", 2005, 1005)], 1010);
+        let (is_taken, _) = take(&history, &[a, added(2005, 1005)], 1010);
         assert!(is_taken, "added since");
+    }
+
+    #[test]
+    fn a_key_whose_turn_was_over_when_it_came_has_signed_nothing() {
+        let (a, b) = (entry("a", -5000), entry("b", -60));
+        let urgent = Entry { emergency: true, ..entry("c", -10) };
+        let (_, history) = take(&History::default(), std::slice::from_ref(&a), 0);
+        let (is_taken, history) = take(&history, &[a.clone(), b.clone(), urgent], 10);
+        assert!(is_taken, "`b` doesn't sign");
+        assert!(!take(&history, &[a, b], 20).0, "now it would");
     }
 }

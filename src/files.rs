@@ -34,6 +34,15 @@ pub enum Unreadable {
     OpenToOthers(String),
 }
 
+impl From<Unreadable> for io::Error {
+    fn from(error: Unreadable) -> Self {
+        match error {
+            Unreadable::Open(error) | Unreadable::Read(error) => error,
+            other => Self::new(io::ErrorKind::InvalidData, format!("it {other}")),
+        }
+    }
+}
+
 /// A regular file that was opened, and what was known of it at that moment.
 pub struct Opened {
     file: File,

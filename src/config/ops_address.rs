@@ -1,7 +1,7 @@
 //! Where a running service answers operators, read from these few settings alone: a mistake anywhere else in the
 //! configuration must not keep a health check or a retirement from the service that still runs.
 
-use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::parse::parse_listen;
 use super::source::{self, Environment, Node, Problem, Value};
 use super::{DEFAULT_FILE, Listen};
+use crate::files::{LARGEST, Opened};
 
 /// The address of the ops listener, or of the only one.
 pub struct OpsAddress {
@@ -31,10 +32,10 @@ impl OpsAddress {
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
         let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
-        let text = match fs::read(path) {
+        let text = match Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from) {
             Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
             // The default file may be missing: everything may come from the environment, or from defaults.
-            Err(_) if file.is_none() => Zeroizing::default(),
+            Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => Zeroizing::default(),
             Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
         };
         let mut root = source::read_broken_toml(&name, &text);
@@ -86,7 +87,7 @@ mod tests {
     fn address(text: &str, environment: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tokenmint.toml");
-        fs::write(&path, text).expect("written");
+        std::fs::write(&path, text).expect("written");
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let loaded = OpsAddress::load(Some(&path), &environment).map_err(|problem| problem.to_string());

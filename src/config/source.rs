@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
 use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::files::{LARGEST, Opened};
 
 /// Variables that begin with this and hold `__` override a setting.
 pub const PREFIX: &str = "TOKENMINT_";
@@ -65,21 +66,9 @@ impl FromIterator<(OsString, OsString)> for Environment {
     }
 }
 
-/// The largest file that is read.
-const LARGEST: u64 = 4 << 20;
-/// Room for a file whose length isn't known before, such as a pipe.
-const USUAL: u64 = 64 << 10;
-
-/// The text of a file, which may hold secrets: a buffer that grows would leave copies behind, so room for all of it is
-/// made at once.
+/// The text of a file, which may hold secrets.
 pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let file = File::open(path)?;
-    let room = file.metadata()?.len().clamp(USUAL, LARGEST) + 1;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or_default()));
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 4 MiB"));
-    }
+    let mut bytes = Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from)?;
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
         error.into_bytes().zeroize();
         io::Error::new(io::ErrorKind::InvalidData, "it isn't UTF-8 text")

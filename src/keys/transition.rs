@@ -172,14 +172,14 @@ impl History {
             }
             for (kid, life) in &keyset.gone {
                 let record = history.record(kid, now);
-                match (life.retired, life.published_until) {
-                    (Some(_), _) => record.fate = Fate::Retired,
+                record.fate = match (life.retired, life.published_until, record.fate) {
+                    (Some(_), ..) | (.., Fate::Retired) => Fate::Retired,
+                    // Since the first moment: a later edit of dates doesn't make it less gone.
+                    (None, Some(at), Fate::Gone(since)) if at <= now => Fate::Gone(since.min(at)),
+                    (None, Some(at), _) if at <= now => Fate::Gone(at),
                     // A listed key that isn't open may live again by a schedule that is not in force yet.
-                    (None, Some(at)) if record.fate != Fate::Retired && at <= now => {
-                        record.fate = Fate::Gone(at);
-                    }
-                    (None, _) => {}
-                }
+                    (None, _, fate) => fate,
+                };
             }
         }
         history

@@ -701,3 +701,19 @@ fn a_key_is_retired_before_anybody_asks_where_the_service_is() {
     let text = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("a schedule");
     assert!(text.contains("retired = "), "{text}");
 }
+
+/// A change in a file is seen whatever its size, and one that is too large is refused and not read in part.
+#[tokio::test]
+async fn a_configuration_that_is_too_large_is_refused_and_seen_when_it_shrinks() {
+    let (workspace, service) = serving().await;
+    let text = asked_over_a_socket(&configuration());
+    workspace.configure(&format!("{text}\n#{}\n", "x".repeat(4 << 20)));
+    assert_eq!(workspace.run(&["check"]).code(), 64);
+    until("refused", async || service.log().contains("larger than 4096 KiB")).await;
+    // Behind the first 4 MiB, too.
+    workspace.configure(&text.replace("ttl = \"30m\"", "ttl = \"20m\""));
+    until("the new ttl", async || {
+        service.post("/identity-token", &user_1()).await.json()["expires_in"] == 1200
+    })
+    .await;
+}

@@ -33,7 +33,8 @@ def callgrind(house, operation, folder):
         return max((int(count.replace(",", "")) for count in found), default=0)
 
     total, signing = inclusive("house::counted"), inclusive(r"aws_lc_\w+_EVP_PKEY_sign")
-    if total == 0 or (signing > 0) != (operation == "mint"):
+    # Under callgrind a signature takes so long that a thread of the signer's makes it, which isn't counted at all.
+    if total == 0 or (signing > 0 and operation != "mint"):
         sys.exit(f"{operation}: {total} instructions, {signing} of them in signing: the symbols have other names now")
     return round((total - signing) / OPERATIONS)
 

@@ -22,7 +22,8 @@ def salesforce():
     return f"http://127.0.0.1:{free_port()}"
 
 
-@pytest.fixture(scope="module")
+# One for each test: a token may be rejected three times, and then once in half a minute.
+@pytest.fixture
 def circle(tmp_path_factory, run_service, salesforce):
     """A service whose Salesforce is the sandbox, made from the same configuration."""
     deployment = Deployment(tmp_path_factory.mktemp("circle"), f"{salesforce}/services/oauth2/token")

@@ -116,15 +116,19 @@ impl Opened {
 
 /// Refuses a directory in which another user could put a file in another's place.
 ///
-/// A directory that everybody may write to is fine where only a file's owner may replace it (sticky), as Kubernetes
-/// mounts secrets.
+/// A directory that everybody may write to is fine where only a file's owner may replace it (sticky), or where it is
+/// mounted read-only, as Kubernetes mounts secrets.
 ///
 /// # Errors
 /// Says what to change.
 pub fn only_ours_replaces_files_in(directory: &Path) -> Result<(), Unreadable> {
     let stat = rustix::fs::stat(directory).map_err(|error| Unreadable::Open(error.into()))?;
     let mode = Mode::from_raw_mode(stat.st_mode);
-    if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) {
+    let is_read_only = || {
+        let mount = rustix::fs::statvfs(directory);
+        mount.is_ok_and(|mount| mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) && !is_read_only() {
         return Err(Unreadable::OpenToOthers(format!(
             "is a folder in which others can replace files (mode {:04o}): chmod go-w",
             stat.st_mode & 0o7777

@@ -1,6 +1,6 @@
 //! A fixed pool of threads of low priority, for signatures that take so long that nothing may wait behind one.
 //!
-//! One thread for each core, at nice 10: a thread that answers health or a JWKS takes its core at once when there is
+//! One thread for each core, at nice 2: a thread that answers health or a JWKS takes its core at once when there is
 //! something to answer. The threads are there from the first long signature on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 type Task = Box<dyn FnOnce() + Send>;
 
 /// Of each thread's priority (nice(2)); the rest of the process has 0.
-const NICE: i32 = 10;
+const NICE: i32 = 2;
 
 pub(super) struct Pool {
     threads: usize,

@@ -62,7 +62,8 @@ class Pod:
         at.mkdir(parents=True)
         mount("-t", "tmpfs", volume["name"], str(at))
         os.chown(at, 0, self.group)
-        at.chmod(0o2777)
+        # As a memory-backed volume with an fsGroup is: a tmpfs keeps its sticky bit.
+        at.chmod(0o3777)
         if "configMap" in volume:
             write(at, self.maps[volume["configMap"]["name"]]["data"], 0o644, self.group)
         elif "projected" in volume:

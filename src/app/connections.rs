@@ -23,7 +23,7 @@ use crate::http::{BodyGate, Refusal};
 /// its allocator keeps of connections that are gone, less than 48.
 const BYTES_PER_CONNECTION: usize = 3 << 10;
 /// What a listener may take that has few connections.
-const LEAST_BYTES: usize = 4 << 20;
+const LEAST_BYTES: usize = 16 << 20;
 /// What an open connection takes: its task, its socket, its entry in the table. This and the next two were measured with a
 /// thousand of them, as the growth of `RssAnon`: 2.6 KiB, 9.2 KiB and 16.3 KiB.
 const BYTES_WHEN_OPEN: usize = 5 << 9;

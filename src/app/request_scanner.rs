@@ -23,7 +23,7 @@ use crate::http::{BodyFraming, Refusal, check_head};
 /// From the moment at which the client takes no more until all that waits for it is written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For reading what the client still sends behind the last answer.
-const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
+const LINGER_TIMEOUT: Duration = Duration::from_millis(250);
 /// For what TLS says last.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// What is read at once.

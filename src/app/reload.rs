@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 
 /// How often the files are looked at.
 const POLL: Duration = Duration::from_secs(2);
-/// Looking takes at most this share of a core: a thousand keys are looked at less often than three.
+/// A look that took long is followed by a longer pause, by this factor, up to `LONGEST_PAUSE`.
 const POLL_SHARE: u32 = 20;
 /// However long looking takes, a change is seen in time for a command that waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);

@@ -92,8 +92,9 @@ impl Opened {
         let shared_by_root = self.stat.st_uid == 0 && !mode.intersects(Mode::WGRP | Mode::XGRP | Mode::RWXO);
         if mode.intersects(Mode::RWXG | Mode::RWXO) && !(shared_by_root && is_our_group(self.stat.st_gid)) {
             return Err(Unreadable::OpenToOthers(format!(
-                "is open to others (mode {:04o}); it must be readable by its owner only: chmod 600",
-                self.stat.st_mode & 0o7777
+                "is open to others (mode {:04o}); it must be readable by its owner only: chmod 600{}",
+                self.stat.st_mode & 0o7777,
+                hint_for_root()
             )));
         }
         owned_by_us_or_root(&self.stat)
@@ -142,9 +143,20 @@ fn owned_by_us_or_root(stat: &Stat) -> Result<(), Unreadable> {
         return Ok(());
     }
     Err(Unreadable::OpenToOthers(format!(
-        "belongs to user {}, who could change it; it must belong to the user that runs tokenmint, or to root",
-        stat.st_uid
+        "belongs to user {}, who could change it; it must belong to the user that runs tokenmint, or to root{}",
+        stat.st_uid,
+        hint_for_root()
     )))
+}
+
+/// The service's own user and groups decide what it may read: root's command judges by root's.
+fn hint_for_root() -> &'static str {
+    if geteuid().is_root() {
+        ". Where the service runs as another user, run this command as that user: setpriv --reuid=USER --regid=GROUP \
+         --init-groups tokenmint …"
+    } else {
+        ""
+    }
 }
 
 fn is_our_group(gid: u32) -> bool {

@@ -100,25 +100,30 @@ impl Rules {
     }
 
     /// What retiring `kid` at `now` takes, and who signs then. A key that verifiers know goes before one that they don't.
+    /// Of a key that is retired already it takes what an interrupted retirement left undone.
     pub fn retire(&self, schedule: &Schedule, kid: &KeyId, now: UnixTime) -> (Vec<Change>, Successor) {
-        let retire = Change::Retire { kid: kid.clone(), at: now };
+        let is_retired = schedule.entry(kid).is_some_and(|entry| entry.retired.is_some());
+        let mut changes = Vec::new();
+        if !is_retired {
+            changes.push(Change::Retire { kid: kid.clone(), at: now });
+        }
         let before = self.signing(schedule, now);
-        let after = schedule.after(&retire);
+        let after = changes.iter().fold(schedule.clone(), |schedule, change| schedule.after(change));
         let successor = match self.signing(&after, now) {
             Some(signing) if before == Some(signing) => Successor::Same(signing.clone()),
             Some(signing) => Successor::Former(signing.clone()),
-            None if before != Some(kid) => Successor::Nobody,
+            None if before != Some(kid) && !is_retired => Successor::Nobody,
             None => {
                 let states = self.states(&after, now);
                 let pending = states.into_iter().find(|(_, state)| *state == State::Pending);
                 let Some(next) = pending.map(|(entry, _)| entry.kid.clone()) else {
-                    return (vec![retire], Successor::New);
+                    return (changes, Successor::New);
                 };
-                let promote = Change::Promote { kid: next.clone(), at: now };
-                return (vec![retire, promote], Successor::Pending(next));
+                changes.push(Change::Promote { kid: next.clone(), at: now });
+                Successor::Pending(next)
             }
         };
-        (vec![retire], successor)
+        (changes, successor)
     }
 }
 

@@ -394,8 +394,7 @@ impl World {
             }
             Command::Retire(key) => {
                 let kid = pick(&before.noted, key).map(|entry| entry.kid.clone());
-                let listed = kid
-                    .filter(|kid| before.marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_none()));
+                let listed = kid.filter(|kid| before.marks.iter().any(|mark| mark.kid == *kid));
                 let Some(kid) = listed else { return };
                 if !self.is_locked() && before.is_toml {
                     self.lock = Some(operator);

@@ -12,13 +12,14 @@ use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, PUBLISH_LEAD, RETIRE_MARGIN};
 use crate::keys::rotation::{Successor, next_kid};
-use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Mark, Rules, SCHEDULE_FILE, Schedule, rules};
+use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Rules, SCHEDULE_FILE, Schedule, rules};
 
 /// Take a key out of signing and out of the JWKS at once: for a key that others may have
 ///
 /// Tokens that it signed fail from then on. In a rotation a key retires by itself when its time has come. Needs nothing of
 /// the configuration but where the key's folder is. Waits until the service that runs on this host has dropped the key, and
-/// ends with 1 where it hasn't.
+/// ends with 1 where it hasn't. Of a key that is retired already, it does what is still to do: an earlier run may have been
+/// interrupted.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys retire WebAppKey1 --now")]
 pub(in crate::cli) struct Retire {
@@ -244,11 +245,10 @@ impl Retire {
     fn find(&self, context: &Context<'_>) -> Result<Place, Failure> {
         let kid = &self.kid;
         if let Some(directory) = &self.directory {
-            return match self.look_in(directory)? {
-                Listed::Yes => Ok(Place { keyset: None, directory: directory.clone() }),
-                Listed::Retired(at) => Err(self.retired_already(at)),
-                Listed::No => Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display()))),
-            };
+            if !self.is_listed_in(directory)? {
+                return Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display())));
+            }
+            return Ok(Place { keyset: None, directory: directory.clone() });
         }
         let keysets = context.keysets().map_err(|failure| match failure {
             Failure::Configuration { problems, .. } => {
@@ -267,12 +267,11 @@ impl Retire {
         // One directory that can't be read hides no other.
         let mut unread = Vec::new();
         for (keyset, directory) in directories {
-            match self.look_in(directory) {
-                Ok(Listed::Yes) => {
+            match self.is_listed_in(directory) {
+                Ok(true) => {
                     return Ok(Place { keyset: Some(keyset.clone()), directory: directory.to_path_buf() });
                 }
-                Ok(Listed::Retired(at)) => return Err(self.retired_already(at)),
-                Ok(Listed::No) => {}
+                Ok(false) => {}
                 Err(error) => unread.push(format!("; {error}")),
             }
         }
@@ -283,28 +282,9 @@ impl Retire {
         )))
     }
 
-    fn retired_already(&self, at: UnixTime) -> Failure {
-        Failure::Failed(format!(
-            "`{}` is retired already, since {at}; where no key signs, `tokenmint keys rotate --emergency` makes one",
-            self.kid
-        ))
-    }
-
     /// Whether `directory` lists the key, whatever else is wrong there.
-    fn look_in(&self, directory: &Path) -> Result<Listed, DirectoryError> {
-        let locked = KeyDirectory::lock(directory)?;
-        let marks = locked.marks()?;
-        Ok(match marks.iter().find(|mark| mark.kid == self.kid) {
-            Some(Mark { retired: Some(at), .. }) => Listed::Retired(*at),
-            Some(_) => Listed::Yes,
-            None => Listed::No,
-        })
+    fn is_listed_in(&self, directory: &Path) -> Result<bool, DirectoryError> {
+        let marks = KeyDirectory::lock(directory)?.marks()?;
+        Ok(marks.iter().any(|mark| mark.kid == self.kid))
     }
-}
-
-/// What a directory says of a key.
-enum Listed {
-    Yes,
-    Retired(UnixTime),
-    No,
 }

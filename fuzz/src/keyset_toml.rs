@@ -50,7 +50,8 @@ pub fn feed(text: &str) {
                 assert_eq!(lives[latest].state(now), State::Signing, "the latest start at {now}");
             }
             for life in &lives {
-                let ended = life.turns.last().and_then(|turn| turn.until).filter(|_| life.retired.is_none());
+                let ended =
+                    life.turns.last().and_then(|turn| turn.until).filter(|_| life.entry.retired.is_none());
                 if let Some(end) = ended {
                     assert_ne!(life.state(second(end, -1).plus(LIFE)), State::Gone, "its tokens outlive it");
                 }

@@ -67,8 +67,6 @@ fn announced<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<Anno
     let key = |key: &'a Key| AnnouncedKey {
         kid: &key.kid,
         material: key.private.public.material(),
-        added: key.added,
-        emergency: key.emergency,
         life: &key.life,
     };
     let keyset = |keyset: &'a Arc<Keyset>| AnnouncedKeyset {
@@ -127,13 +125,13 @@ impl<'a> Loader<'a> {
         let lives = rules.lives(&schedule.entries, self.now);
         let mut keys = Vec::new();
         let mut past = Vec::new();
-        for (Entry { kid, added, emergency, .. }, life) in schedule.entries.into_iter().zip(lives) {
+        for (Entry { kid, .. }, life) in schedule.entries.into_iter().zip(lives) {
             if life.state(self.now) == State::Gone {
                 past.push(Past { kid, life });
             } else if let Some(Found { private, usage, source, given, derived }) = found.remove(&kid) {
                 let derived = derived.filter(|(known_as, _)| *known_as == kid);
                 let derived = derived.map(|(_, derived)| derived).unwrap_or_default();
-                keys.push(Key { kid, life, added, emergency, private, usage, source, given, derived });
+                keys.push(Key { kid, life, private, usage, source, given, derived });
             }
         }
         let keyset = Keyset {
@@ -333,9 +331,9 @@ impl<'a> Loader<'a> {
 
     /// A key that signs before verifiers can be sure to know it is said aloud as long as that holds.
     fn emergencies(&mut self, field: &str, keyset: &Keyset) {
-        for key in keyset.keys.iter().filter(|key| key.emergency) {
+        for key in keyset.keys.iter().filter(|key| key.life.entry.emergency) {
             let from = key.life.signs_from();
-            let (Some(from), Some(added)) = (from, key.added.or(from)) else {
+            let (Some(from), Some(added)) = (from, key.life.entry.added.or(from)) else {
                 continue;
             };
             let safe = added.plus(keyset.rules.publish_lead);
@@ -352,7 +350,8 @@ impl<'a> Loader<'a> {
     fn distinct_kids(&mut self, keysets: &[Arc<Keyset>]) {
         let mut owners: BTreeMap<&KeyId, &Name> = BTreeMap::new();
         for keyset in keysets {
-            let retired = keyset.past.iter().filter(|past| past.life.retired.is_some()).map(|past| &past.kid);
+            let retired =
+                keyset.past.iter().filter(|past| past.life.entry.retired.is_some()).map(|past| &past.kid);
             for kid in keyset.keys.iter().map(|key| &key.kid).chain(retired) {
                 if let Some(other) = owners.insert(kid, &keyset.name) {
                     let message = format!(

@@ -68,10 +68,6 @@ pub struct Keyset {
 pub struct Key {
     pub kid: KeyId,
     pub life: Life,
-    /// Since when it has been published, as the schedule says.
-    pub added: Option<UnixTime>,
-    /// It signs sooner than `publish_lead` allows, knowingly.
-    pub emergency: bool,
     pub private: Arc<PrivateKey>,
     pub usage: Arc<Usage>,
     /// SHA-256 of what it was read from.

@@ -31,8 +31,8 @@ impl KeyRing {
 
 impl Keyset {
     fn without_gone(&self, marks: &[Mark], now: UnixTime) -> Option<Self> {
-        let open: Vec<_> = self.keys.iter().map(|key| (&key.kid, &key.life)).collect();
-        let past: Vec<_> = self.past.iter().map(|past| (&past.kid, &past.life)).collect();
+        let open: Vec<_> = self.keys.iter().map(|key| &key.life).collect();
+        let past: Vec<_> = self.past.iter().map(|past| &past.life).collect();
         let lives = self.rules.without_gone(&open, &past, marks, now)?;
         let mut new = Self {
             keys: Vec::new(),
@@ -41,16 +41,16 @@ impl Keyset {
             used_by: self.used_by.clone(),
             ..*self
         };
-        for (kid, life) in lives {
+        for life in lives {
+            let kid = life.entry.kid.clone();
             let key = self.keys.iter().find(|key| key.kid == kid);
             if let Some(key) = key.filter(|_| life.state(now) != State::Gone) {
-                let emergency = key.emergency || key.life.sign_from != life.sign_from;
-                new.keys.push(Key { life, emergency, ..key.clone() });
+                new.keys.push(Key { life, ..key.clone() });
                 continue;
             }
             // A key that was gone stays so, whatever the turns of the others become.
             let before = self.past.iter().find(|past| past.kid == kid).map(|past| &past.life);
-            let life = before.filter(|_| life.retired.is_none()).cloned().unwrap_or(life);
+            let life = before.filter(|_| life.entry.retired.is_none()).cloned().unwrap_or(life);
             new.past.push(Past { kid, life });
         }
         Some(new)
@@ -62,11 +62,11 @@ impl Rules {
     /// life is over at `now`, and of those that are `past`. `None` where no open key goes.
     pub fn without_gone(
         &self,
-        open: &[(&KeyId, &Life)],
-        past: &[(&KeyId, &Life)],
+        open: &[&Life],
+        past: &[&Life],
         marks: &[Mark],
         now: UnixTime,
-    ) -> Option<Vec<(KeyId, Life)>> {
+    ) -> Option<Vec<Life>> {
         // Of a key that is listed twice, any line that retires it counts.
         let mark = |kid: &KeyId| {
             let mut found = marks.iter().filter(|mark| mark.kid == *kid);
@@ -77,23 +77,22 @@ impl Rules {
                 .or(first)
         };
         let is_retired = |kid: &KeyId| mark(kid).is_some_and(|mark| mark.retired.is_some());
-        if !open.iter().any(|(kid, life)| is_retired(kid) || life.state(now) == State::Gone) {
+        if !open.iter().any(|life| is_retired(&life.entry.kid) || life.state(now) == State::Gone) {
             return None;
         }
-        let retires = open.iter().any(|(kid, _)| is_retired(kid));
-        let entry = |(kid, life): &(&KeyId, &Life)| {
-            let mark = mark(kid);
+        let retires = open.iter().any(|life| is_retired(&life.entry.kid));
+        let entry = |life: &&Life| {
+            let mut entry = life.entry.clone();
+            let mark = mark(&entry.kid);
             // Where a key is retired, another may be let forward for it.
-            let emergency_from = mark.and_then(|mark| mark.emergency_from).filter(|_| retires);
-            Entry {
-                sign_from: emergency_from.or(life.sign_from),
-                retired: life.retired.or_else(|| mark?.retired),
-                ..Entry::sole((*kid).clone())
+            if let Some(from) = mark.and_then(|mark| mark.emergency_from).filter(|_| retires) {
+                (entry.sign_from, entry.emergency) = (Some(from), true);
             }
+            entry.retired = entry.retired.or_else(|| mark?.retired);
+            entry
         };
         let mut entries: Vec<Entry> = past.iter().chain(open).map(entry).collect();
         entries.sort_by(Entry::in_order);
-        let lives = self.lives(&entries, now);
-        Some(entries.into_iter().map(|entry| entry.kid).zip(lives).collect())
+        Some(self.lives(&entries, now))
     }
 }

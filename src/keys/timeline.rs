@@ -2,8 +2,8 @@
 //! published. The service, `keys list`, `keys rotate --plan`, `keys retire` and `check` all ask it.
 //!
 //! The key that signs is the one with the latest `sign_from` that has passed. Where it was retired, the key that signed
-//! before it takes over, if verifiers still know that key at the moment of the retirement; otherwise none signs until the
-//! next `sign_from`. Everything follows from the files and the clock, so that all replicas agree.
+//! before it takes over, if verifiers know that key at the moment of the retirement: it has been published for the lead, or
+//! signed knowingly without, and hasn't left the JWKS. Otherwise none signs until the next `sign_from`. Everything follows from the files and the clock, so that all replicas agree.
 
 use std::time::Duration;
 
@@ -43,9 +43,8 @@ impl Turn {
 /// The life of one key within its keyset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// What the schedule says.
-    pub sign_from: Option<UnixTime>,
-    pub retired: Option<UnixTime>,
+    /// What the schedule says. A retirement whose date lies ahead has happened all the same.
+    pub entry: Entry,
     /// When it signs, in order. A second turn comes where the key after it was retired.
     pub turns: Vec<Turn>,
     /// The margin included; `None` while no end is known.
@@ -54,7 +53,7 @@ pub struct Life {
 
 impl Life {
     pub fn state(&self, now: UnixTime) -> State {
-        if self.retired.is_some() || self.published_until.is_some_and(|until| until <= now) {
+        if self.entry.retired.is_some() || self.published_until.is_some_and(|until| until <= now) {
             State::Gone
         } else if self.turns.iter().any(|turn| turn.has_begun(now) && !turn.has_ended(now)) {
             State::Signing
@@ -72,7 +71,7 @@ impl Life {
 
     /// When it first signs.
     pub fn signs_from(&self) -> Option<UnixTime> {
-        self.turns.first().map_or(self.sign_from, |turn| turn.from)
+        self.turns.first().map_or(self.entry.sign_from, |turn| turn.from)
     }
 
     /// When the turn that runs at `now`, or the next one, ends.
@@ -155,8 +154,7 @@ impl Rules {
             let published_until = turns.last().and_then(|turn| turn.until).map(|until| self.gone_at(until));
             let retired = retired(entry);
             Life {
-                sign_from: entry.sign_from,
-                retired,
+                entry: Entry { retired, ..entry.clone() },
                 turns,
                 published_until: [published_until, retired].into_iter().flatten().min(),
             }
@@ -178,8 +176,16 @@ impl Rules {
             .filter(|index| {
                 *index != gone && entries[*index].retired.is_none_or(|retired| retired.min(now) > at)
             })
+            .filter(|index| self.is_known(&entries[*index], at))
             .filter(|index| ended(*index).is_some_and(|until| at < self.gone_at(until)))
             .max_by_key(|index| ended(*index))
+    }
+
+    /// Whether a key that is published may sign at `at` without a surprise. One that was listed late, with a turn in the past,
+    /// may not.
+    fn is_known(&self, entry: &Entry, at: UnixTime) -> bool {
+        let since = entry.added.or(entry.sign_from);
+        entry.emergency || since.is_none_or(|since| since.plus(self.publish_lead) <= at)
     }
 }
 
@@ -261,6 +267,8 @@ mod tests {
             ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", soon, None)], "S-p"),
             // One by a clock that is ahead, and the one after it: it doesn't take over.
             ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", recent + 30, Some(now))], "S--"),
+            // `a` was listed a minute ago, as if it had signed before `b`: no verifier can be sure to know it.
+            ([("a", now - 60, None), ("b", now - 30, Some(now)), ("c", soon, None)], "r-p"),
             // `c` was let forward in the same second.
             ([("a", 0, None), ("b", MONTH, Some(now)), ("c", now, None)], "--S"),
         ] {
@@ -270,9 +278,9 @@ mod tests {
 
     #[test]
     fn a_key_that_took_over_again_stays_published_for_its_last_tokens() {
-        let listed = [("a", 0, None), ("b", 1_000, Some(2_000)), ("c", 10_000, None)];
-        let life = &RULES.lives(&entries(&listed), at(20_000))[0];
+        let listed = [("a", 0, None), ("b", MONTH, Some(MONTH + 1_000)), ("c", 2 * MONTH, None)];
+        let life = &RULES.lives(&entries(&listed), at(3 * MONTH))[0];
         assert_eq!(life.turns.len(), 2);
-        assert_eq!(life.published_until, Some(at(10_000 + 60 + 3600)));
+        assert_eq!(life.published_until, Some(at(2 * MONTH + 60 + 3600)));
     }
 }

@@ -29,8 +29,6 @@ pub struct AnnouncedKeyset<'a> {
 pub struct AnnouncedKey<'a> {
     pub kid: &'a KeyId,
     pub material: Material,
-    pub added: Option<UnixTime>,
-    pub emergency: bool,
     pub life: &'a Life,
 }
 
@@ -101,7 +99,7 @@ impl History {
                     return Some((SCHEDULE_FILE, message));
                 }
                 // Where the clock was set back, its life isn't over yet.
-                Fate::Gone(at) if at <= now && !key.emergency => {
+                Fate::Gone(at) if at <= now && !key.life.entry.emergency => {
                     let message = format!(
                         "`{kid}` was gone since {at} and would be published again, though verifiers have dropped it: remove its \
                          entry and files, or, knowingly, write `emergency = true` into its entry"
@@ -121,7 +119,7 @@ impl History {
             );
             return Some(("keys", message));
         }
-        if key.emergency {
+        if key.life.entry.emergency {
             return None;
         }
         let first = key.life.next_signature(now)?;
@@ -132,7 +130,8 @@ impl History {
         // A new profile has no verifiers yet that could be surprised.
         let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
         keyset.used_by.iter().find(surprises)?;
-        let since = record.map_or_else(|| key.added.unwrap_or(now), |record| record.since(key.added, now));
+        let added = key.life.entry.added;
+        let since = record.map_or_else(|| added.unwrap_or(now), |record| record.since(added, now));
         let safe_from = since.plus(keyset.publish_lead);
         (first < safe_from).then(|| {
             let when = if first <= now { "at once".to_owned() } else { format!("from {first}") };
@@ -172,7 +171,7 @@ impl History {
             }
             for (kid, life) in &keyset.gone {
                 let record = history.record(kid, now);
-                record.fate = match (life.retired, life.published_until, record.fate) {
+                record.fate = match (life.entry.retired, life.published_until, record.fate) {
                     (Some(_), ..) | (.., Fate::Retired) => Fate::Retired,
                     // Since the first moment: a later edit of dates doesn't make it less gone.
                     (None, Some(at), Fate::Gone(since)) if at <= now => Fate::Gone(since.min(at)),
@@ -208,7 +207,7 @@ impl Record {
     }
 
     fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
-        self.published_since = self.since(key.added, now).min(now);
+        self.published_since = self.since(key.life.entry.added, now).min(now);
         self.fate = Fate::Published;
         self.material = Some(key.material);
         let begun = key.life.turns.first().filter(|_| is_start);
@@ -253,8 +252,6 @@ mod tests {
         let keys = entries.iter().zip(&lives).map(|(entry, life)| AnnouncedKey {
             kid: &entry.kid,
             material: [entry.kid.as_str().as_bytes()[0]; 32],
-            added: entry.added,
-            emergency: entry.emergency,
             life,
         });
         let keyset = [AnnouncedKeyset {

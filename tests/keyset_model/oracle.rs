@@ -25,6 +25,10 @@ pub struct Expected {
 
 pub fn expected(entries: &[Noted], now: UnixTime) -> Expected {
     let needed = |stopped: UnixTime| stopped.plus(RULES.longest_life).plus(RULES.retire_margin);
+    let is_known = |index: usize, at: UnixTime| {
+        let Noted { sign_from, added, emergency, .. } = entries[index];
+        emergency || added.unwrap_or(sign_from).plus(RULES.publish_lead) <= at
+    };
     let is_retired = |index: usize, at: UnixTime| entries[index].retired.is_some_and(|retired| retired <= at);
     let mut moments: BTreeSet<UnixTime> = entries.iter().map(|entry| entry.sign_from).collect();
     moments.extend(entries.iter().filter_map(|entry| entry.retired));
@@ -37,7 +41,7 @@ pub fn expected(entries: &[Noted], now: UnixTime) -> Expected {
         let next = match (starts, signer) {
             (Some(index), _) => Some(index),
             (None, Some(index)) if is_retired(index, moment) => (0..entries.len())
-                .filter(|other| *other != index && !is_retired(*other, moment))
+                .filter(|other| *other != index && !is_retired(*other, moment) && is_known(*other, moment))
                 .filter(|other| stopped[*other].is_some_and(|stopped| moment < needed(stopped)))
                 .max_by_key(|other| stopped[*other]),
             (None, unchanged) => unchanged,

@@ -14,8 +14,6 @@ use super::world::{Directory, MAX_AGE, RULES};
 pub struct Key {
     pub kid: KeyId,
     pub life: Life,
-    added: Option<UnixTime>,
-    emergency: bool,
     material: Material,
 }
 
@@ -135,16 +133,14 @@ impl Process {
         let none = Vec::new();
         let marks = if directory.readable { &directory.version.marks } else { &none };
         self.note_retirements(directory, now, counts);
-        let open: Vec<_> = self.keys.iter().map(|key| (&key.kid, &key.life)).collect();
-        let past: Vec<_> = self.past.iter().map(|(kid, life)| (kid, life)).collect();
+        let open: Vec<_> = self.keys.iter().map(|key| &key.life).collect();
+        let past: Vec<_> = self.past.iter().map(|(_, life)| life).collect();
         let Some(lives) = RULES.without_gone(&open, &past, marks, now) else { return };
         let (mut keys, mut past) = (Vec::new(), Vec::new());
-        for (kid, life) in lives {
+        for life in lives {
+            let kid = life.entry.kid.clone();
             match self.keys.iter().find(|key| key.kid == kid && life.state(now) != State::Gone) {
-                Some(key) => {
-                    let emergency = key.emergency || key.life.sign_from != life.sign_from;
-                    keys.push(Key { life, emergency, ..key.clone() });
-                }
+                Some(key) => keys.push(Key { life, ..key.clone() }),
                 None => past.push((kid, life)),
             }
         }
@@ -211,7 +207,7 @@ impl Process {
         counts.invariant_1 += u64::from(!notes.seen_retired.is_empty());
         for key in self.keys.iter().filter(|key| jwks.contains_key(&key.kid)) {
             // Where the clock was set back, it isn't gone yet.
-            if notes.gone.remove(&key.kid).is_some_and(|at| at <= now && !key.emergency) {
+            if notes.gone.remove(&key.kid).is_some_and(|at| at <= now && !key.life.entry.emergency) {
                 return Err(format!("2: {} was gone and comes back", key.kid));
             }
             notes.published_since.entry(key.kid.clone()).or_insert(now);
@@ -222,11 +218,14 @@ impl Process {
             let since = notes.published_since.get(&key.kid).copied().unwrap_or(now);
             let withdrawn = notes.withdrawn_at.get(&key.kid);
             // The schedule says that others have published it before this process did, and nothing shows that it is wrong.
-            let is_claimed =
-                key.added.is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
+            let is_claimed = key
+                .life
+                .entry
+                .added
+                .is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
             let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));
             match unknown {
-                Some((at, _)) if !key.emergency && !is_claimed => {
+                Some((at, _)) if !key.life.entry.emergency && !is_claimed => {
                     return Err(format!(
                         "4: {} signs at {now}, and a verifier that fetched at {at} lacks it",
                         key.kid
@@ -261,8 +260,7 @@ fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Ve
             past.push((entry.kid.clone(), life));
         } else {
             let material = directory.keys.get(&entry.kid)?.material;
-            let (kid, added, emergency) = (entry.kid.clone(), entry.added, entry.emergency);
-            keys.push(Key { kid, life, added, emergency, material });
+            keys.push(Key { kid: entry.kid.clone(), life, material });
         }
     }
     let is_readable = directory.keys.iter().all(|(kid, file)| file.readable || over.contains(kid));
@@ -278,13 +276,7 @@ fn announced<'a>(keys: &'a [Key], past: &'a [Past]) -> AnnouncedKeyset<'a> {
         };
     }
     let (name, used_by) = NAMES.with(|names| *names);
-    let key = |key: &'a Key| AnnouncedKey {
-        kid: &key.kid,
-        material: key.material,
-        added: key.added,
-        emergency: key.emergency,
-        life: &key.life,
-    };
+    let key = |key: &'a Key| AnnouncedKey { kid: &key.kid, material: key.material, life: &key.life };
     AnnouncedKeyset {
         name,
         used_by,

@@ -9,7 +9,6 @@ use serde::Serialize;
 use super::{Context, Failure, KeyPair, Made, is_taken, parse_kid, wait_for_service};
 use crate::cli::ask::{KeysetStatus, RunningService, Status};
 use crate::cli::{say, say_json};
-use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, PUBLISH_LEAD, RETIRE_MARGIN};
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Rules, SCHEDULE_FILE, Schedule, rules};
@@ -214,7 +213,9 @@ impl Retire {
         ));
         let how = match successor {
             Ok(Successor::Same(_)) => "signs, as before",
-            Ok(Successor::Former(_)) => "signs again; verifiers know it",
+            Ok(Successor::Former(_)) => {
+                "signs again, as it did before; verifiers that have fetched it since know it"
+            }
             Ok(Successor::Pending(_)) => {
                 "signs from now on, before its time; verifiers that have fetched it know it"
             }

@@ -267,6 +267,31 @@ fn a_rotation_and_a_retirement_at_once_lose_nothing() {
     }
 }
 
+/// A loss of power leaves the old file or the new one: the content is on the disk before it has the name, and then the name is.
+#[test]
+fn what_a_command_wrote_is_on_the_disk_before_it_ends() {
+    let workspace = Workspace::new();
+    three_keys(&workspace);
+    schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
+    let output = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-y", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2"])
+        .args([env!("CARGO_BIN_EXE_tokenmint"), "keys", "retire", "WebAppKey2", "--now"])
+        .current_dir(workspace.path(""))
+        .output()
+        .expect("strace runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let folder = fs::canonicalize(workspace.path("keys/web")).expect("the folder");
+    let folder = folder.to_str().expect("text");
+    let calls: Vec<&str> =
+        said.lines().filter(|line| line.contains(folder) || line.contains("rename")).collect();
+    let place = |wanted: &dyn Fn(&str) -> bool| calls.iter().position(|line| wanted(line));
+    let content = place(&|line| line.contains("sync(") && line.contains(&format!("<{folder}/")));
+    let name = place(&|line| line.contains("rename") && line.contains("keyset.toml"));
+    let entry = place(&|line| line.contains("sync(") && line.contains(&format!("<{folder}>")));
+    assert!(content.is_some() && content < name && name < entry, "{said}");
+}
+
 /// An editor that held the old text writes it back: the retired key stays away.
 #[tokio::test]
 async fn a_key_that_this_process_has_seen_retired_never_comes_back() {

@@ -482,11 +482,16 @@ impl Inner {
     /// is closed at the same moment.
     async fn attempt(self: &Arc<Self>, job: &Job, trace: &Trace) -> Result<AccessToken, ExchangeError> {
         let deadline = Instant::now() + LONGEST_EXCHANGE;
-        match self.attempt_once(job, deadline, trace).await? {
-            Err(Fault::Closed(_)) => self.attempt_once(job, deadline, trace).await?,
-            first => first,
+        let first = match self.attempt_once(job, deadline, trace, Attempt::First).await? {
+            Err(fault @ Fault::Closed(_)) => unreachable(&fault),
+            first => return first.map_err(|fault| unreachable(&fault)),
+        };
+        match self.attempt_once(job, deadline, trace, Attempt::Last).await {
+            Ok(second) => second.map_err(|fault| unreachable(&fault)),
+            // What keeps it from being sent again isn't why there is no token.
+            Err(error) if !error.was_sent() => Err(first),
+            Err(error) => Err(error),
         }
-        .map_err(|fault| unreachable(&fault))
     }
 
     /// Signs first and spends last. What can't be sent is given back.
@@ -495,6 +500,7 @@ impl Inner {
         job: &Job,
         deadline: Instant,
         trace: &Trace,
+        attempt: Attempt,
     ) -> Result<Result<AccessToken, Fault>, ExchangeError> {
         let Tools { signer, clock, randomness, metrics } = &self.tools;
         let permit = self.admit(job)?;
@@ -535,7 +541,7 @@ impl Inner {
             Ok(Err(error)) if error.blames_host() => permit.failed(clock.steady()),
             Ok(_) => permit.answered(),
             // It is tried again.
-            Err(Fault::Closed(_)) => drop(permit),
+            Err(Fault::Closed(_)) if attempt == Attempt::First => drop(permit),
             Err(_) => permit.failed(clock.steady()),
         }
         match read {
@@ -660,6 +666,13 @@ impl Inner {
         }
         Ok(AccessToken::new(obtained, kid, moment.now, life.min(LONGEST_LIFE), &moment))
     }
+}
+
+/// An exchange is sent once more where the connection ended without a byte of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Last,
 }
 
 const fn fresh(token: Arc<AccessToken>) -> Served {

@@ -262,7 +262,8 @@ const fn channel(profile: &IdentityProfile) -> &Messaging {
 
 fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String> {
     let body = &reply.body;
-    let token = body.text("access_token").filter(|token| is_token(token)).ok_or("no usable access_token")?;
+    let token =
+        body.text("access_token").filter(|token| is_token(token)).ok_or_else(|| no_token("access_token"))?;
     let bearer = body.text("token_type").is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
     if !bearer {
         return Err("a token_type other than Bearer".to_owned());
@@ -277,15 +278,11 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String>
     let id = id.map_err(|why| named("id", why))?;
     let printable =
         |name| body.text(name).filter(|text| text.len() <= 2048 && !text.chars().any(char::is_control));
-    let seconds = match body.member("expires_in") {
-        Some(Json::Number(number)) => number.as_u64(),
-        Some(Json::String(text)) => text.parse().ok(),
-        _ => None,
-    };
-    let life = expiry(token)
-        .map(Life::Until)
-        .or_else(|| seconds.map(Duration::from_secs).map(Life::For))
-        .unwrap_or(Life::Unsaid);
+    let seconds = whole_seconds(body.member("expires_in")).map_err(|()| "an expires_in that is no number")?;
+    let life = expiry(token)?.map(Life::Until).or_else(|| {
+        let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or(0));
+        seconds.map(Duration::from_secs).map(Life::For)
+    });
     Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Oauth {
@@ -295,14 +292,15 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String>
             scope: printable("scope").map(str::to_owned),
             id: id.map(|id| id.to_string()),
         },
-        life,
+        life: life.unwrap_or(Life::Unsaid),
     })
 }
 
 /// The token of a verified session; nothing where the session is anonymous, or another user's.
 fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Option<Obtained>, String> {
     let body = &reply.body;
-    let token = body.text("accessToken").filter(|token| is_token(token)).ok_or("no usable accessToken")?;
+    let token =
+        body.text("accessToken").filter(|token| is_token(token)).ok_or_else(|| no_token("accessToken"))?;
     let session = body.member("context").and_then(|context| context.member("endUser")?.text("subject"));
     let session = session.ok_or("no context.endUser.subject")?;
     if !is_verified(session, subject) {
@@ -316,16 +314,20 @@ fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Option<Obtained>, 
     Ok(Some(Obtained {
         secret: SecretString::from(token),
         about: About::Messaging { last_event_id, subject: session.to_owned() },
-        life: expiry(token).map_or(Life::Unsaid, Life::Until),
+        life: expiry(token)?.map_or(Life::Unsaid, Life::Until),
     }))
 }
 
-/// `…/AUTH/<configuration>/uid:<sub>`, and that very `sub`: the only proof that the session is the user's.
+/// `v2/iamessage/AUTH/<configuration>/uid:<sub>`, whatever the first two, and that very `sub`: the only proof that the session
+/// is the user's.
 fn is_verified(session: &str, subject: &Subject) -> bool {
     let of_user = session.strip_suffix(subject.as_str()).and_then(|rest| rest.strip_suffix("/uid:"));
-    let mut segments = of_user.unwrap_or_default().rsplit('/');
-    let configuration = segments.next().unwrap_or_default();
-    !configuration.is_empty() && segments.next() == Some("AUTH")
+    let segments: Vec<&str> = of_user.unwrap_or_default().split('/').collect();
+    matches!(segments[..], [_, _, "AUTH", configuration] if !configuration.is_empty())
+}
+
+fn no_token(name: &str) -> String {
+    format!("no {name} of 1 to {LONGEST_TOKEN} visible ASCII characters")
 }
 
 /// Visible ASCII, fit for a header.
@@ -370,16 +372,30 @@ fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
     if origin == written { Ok(origin) } else { Err("that names more than a host".to_owned()) }
 }
 
-/// The `exp` of an access token that is a JWT. Unverified: it is Salesforce's to us, and only shortens what we
-/// keep.
-pub(super) fn expiry(unverified_token: &str) -> Option<UnixTime> {
-    let payload =
-        unverified_token.split('.').nth(1).filter(|_| unverified_token.matches('.').count() == 2)?;
-    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
-    match Json::parse(&payload).ok()?.member("exp")? {
-        Json::Number(number) => number.as_i64().map(UnixTime::from_seconds),
-        _ => None,
-    }
+/// The `exp` of an access token that is a JWT; `None` where it has none. Unverified: it is Salesforce's to us, and only
+/// shortens what we keep.
+///
+/// # Errors
+/// There is one that can't be read: nobody knows when the token ends.
+pub(super) fn expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'static str> {
+    let payload = unverified_token.split('.').nth(1).filter(|_| unverified_token.matches('.').count() == 2);
+    let payload = payload.and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
+    let Some(claims) = payload.and_then(|payload| Json::parse(&payload).ok()) else { return Ok(None) };
+    let seconds = whole_seconds(claims.member("exp")).map_err(|()| "a token whose exp is no number")?;
+    Ok(seconds.map(UnixTime::from_seconds))
+}
+
+/// Seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or its text, as Salesforce writes some.
+fn whole_seconds(member: Option<&Json>) -> Result<Option<i64>, ()> {
+    let seconds = match member {
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::Number(number)) => number.as_f64(),
+        Some(Json::String(text)) => text.trim().parse().ok(),
+        Some(_) => None,
+    };
+    let seconds = seconds.filter(|seconds: &f64| seconds.is_finite()).ok_or(())?;
+    #[expect(clippy::cast_possible_truncation, reason = "rounds down, and ends at the largest")]
+    Ok(Some(seconds.floor() as i64))
 }
 
 #[cfg(test)]
@@ -403,6 +419,8 @@ mod tests {
             "v2/iamessage/AUTH/uid:user-1",
             "v2/iamessage/auth/Web_Config/uid:user-1",
             "v2/iamessage/AUTH//uid:user-1",
+            "v2/iamessage/UNAUTH/AUTH/x/uid:user-1",
+            "v2/iamessage/ANON/AUTH/uid:z/uid:user-1",
             "uid:user-1",
             "",
         ] {
@@ -411,6 +429,31 @@ mod tests {
         // A subject that looks like a session makes none.
         let sneaky = subject("x/AUTH/y/uid:admin");
         assert!(!is_verified("v2/iamessage/ANON/uid:x/AUTH/y/uid:admin", &sneaky));
+    }
+
+    #[test]
+    fn a_life_is_read_as_whole_seconds_or_refused() {
+        let seconds = |json: &str| {
+            let json = Json::parse(format!("{{\"exp\": {json}}}").as_bytes()).expect("JSON");
+            whole_seconds(json.member("exp"))
+        };
+        for (written, read) in [
+            ("90", 90),
+            ("2.0", 2),
+            ("1795916839.5", 1_795_916_839),
+            ("1.79e9", 1_790_000_000),
+            ("-5", -5),
+            ("-0.5", -1),
+            ("\"90\"", 90),
+            ("\" 90.7 \"", 90),
+            ("1795916839000", 1_795_916_839_000),
+        ] {
+            assert_eq!(seconds(written), Ok(Some(read)), "{written}");
+        }
+        assert_eq!(seconds("null"), Ok(None));
+        for unclear in ["true", "\"soon\"", "\"\"", "\"inf\"", "[90]", "{}"] {
+            assert_eq!(seconds(unclear), Err(()), "{unclear}");
+        }
     }
 
     #[test]

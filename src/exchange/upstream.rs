@@ -1,6 +1,7 @@
 //! One request to Salesforce: bounded in time and size, never redirected, and its answer read as strictly as
 //! our own callers' requests.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::LazyLock;
@@ -22,13 +23,15 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 /// No answer of Salesforce's token endpoints comes near.
 const LARGEST_ANSWER: usize = 64 << 10;
-/// Salesforce sends some 20 headers, 2 KiB in all.
-const MOST_HEADERS: usize = 64;
+/// Salesforce sends some 20 headers, 2 KiB in all; proxies add theirs.
+const MOST_HEADERS: usize = 256;
 const LARGEST_HEADERS: usize = 16 << 10;
 /// More than any JWKS needs.
 const LARGEST_LOOK: usize = 1 << 20;
 /// Of Salesforce's own words, as much as is passed on.
 const LONGEST_QUOTE: usize = 200;
+
+const MALFORMED: &str = "the answer's head is not HTTP/1.1 as it should be, or has more than 256 headers";
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -147,6 +150,7 @@ async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Re
     let request = client.post(url).headers(headers).header(CONTENT_TYPE, content_type).body(body);
     let sent = request.timeout(within.min(TIMEOUT)).send().await;
     let mut response = sent.map_err(|error| match fault(&error) {
+        Fault::Broken(_) if is_malformed(&error) => Fault::Broken(MALFORMED),
         Fault::Broken(reason) => Fault::Closed(reason),
         other => other,
     })?;
@@ -221,11 +225,24 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
     Ok(Seen { status, location, body, date, took: clock.steady().saturating_sub(begun) })
 }
 
+/// Whether an answer came that isn't HTTP.
+fn is_malformed(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 fn fault(error: &reqwest::Error) -> Fault {
-    if error.is_timeout() {
-        Fault::Timeout
-    } else if error.is_connect() {
+    // A connection that isn't made in time is no answer that is late: nothing was sent.
+    if error.is_connect() {
         Fault::NotSent("the connection or its TLS handshake failed; check DNS, firewall and certificates")
+    } else if error.is_timeout() {
+        Fault::Timeout
     } else {
         Fault::Broken("the connection broke before the answer was whole")
     }

@@ -217,12 +217,12 @@ impl Process {
         if let Some(key) = &signing {
             let since = notes.published_since.get(&key.kid).copied().unwrap_or(now);
             let withdrawn = notes.withdrawn_at.get(&key.kid);
-            // The schedule says that others have published it before this process did, and nothing shows that it is wrong.
-            let is_claimed = key
-                .life
-                .entry
-                .added
-                .is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
+            // The schedule says that others have published it before this process did, or that it has had a turn before, and
+            // nothing shows that it is wrong.
+            let said = &key.life.entry;
+            let said_since = said.added.or(said.sign_from.filter(|_| key.life.turns.len() > 1));
+            let is_claimed =
+                said_since.is_some_and(|said| said < since && withdrawn.is_none_or(|at| *at <= said));
             let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));
             match unknown {
                 Some((at, _)) if !key.life.entry.emergency && !is_claimed => {

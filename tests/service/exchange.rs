@@ -33,6 +33,8 @@ pub enum Mood {
     SlowError(Duration, u16, Value),
     /// So many bytes of headers before a token.
     Headers(usize),
+    /// So many headers before Salesforce's no.
+    RefusedBehind(usize),
     Endless,
     Redirect(String),
     Anonymous,
@@ -136,6 +138,15 @@ impl Fake {
                 let mut answer = self.token(messaging, &body, n, base, "AUTH", None);
                 let padding = "x".repeat(bytes).parse().expect("a value");
                 answer.headers_mut().insert("x-padding", padding);
+                answer
+            }
+            Mood::RefusedBehind(count) => {
+                let no = json!({"error": "invalid_grant", "error_description": "invalid assertion"});
+                let mut answer = (StatusCode::BAD_REQUEST, Json(no)).into_response();
+                for n in 0..count {
+                    let name = axum::http::HeaderName::try_from(format!("x-{n}")).expect("a name");
+                    answer.headers_mut().insert(name, axum::http::HeaderValue::from_static("x"));
+                }
                 answer
             }
             Mood::Well => self.token(messaging, &body, n, base, "AUTH", None),
@@ -424,6 +435,97 @@ async fn the_life_is_salesforce_s_word_where_it_gives_one() {
     house.pass(501);
     let past = house.oauth().await;
     assert!(rejected(&past, 200).contains("expired already"), "{}", past.text);
+    for (expires_in, life) in [(json!(2.9), 2), (json!("90.0"), 90), (json!(9e1), 90)] {
+        house.pass(3700);
+        house.fake.is(Mood::Json(json!({
+            "access_token": "opaque", "instance_url": "https://acme.my.salesforce.com", "expires_in": expires_in,
+        })));
+        assert_eq!(house.oauth().await.ok()["expires_in"], life, "{expires_in}");
+    }
+    for (exp, expires_in) in
+        [(json!("soon"), json!(90)), (Value::Null, json!("soon")), (Value::Null, json!(true))]
+    {
+        house.pass(3700);
+        let claims = URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
+        house.fake.is(Mood::Json(json!({
+            "access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com",
+            "expires_in": expires_in,
+        })));
+        let unclear = house.oauth().await;
+        assert!(rejected(&unclear, 200).contains("is no number"), "{exp} {expires_in}: {}", unclear.text);
+    }
+}
+
+/// One that takes the connection and never answers its handshake: no login was made.
+#[tokio::test]
+async fn a_connection_that_is_never_made_costs_no_login() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("https://{}", silent.local_addr().expect("an address"));
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &address, "").await;
+    let answer = house.oauth().await;
+    let said = answer.refused(503, "upstream_unavailable", None);
+    assert!(said.contains("the connection or its TLS handshake failed"), "{said}");
+    let used = "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}";
+    assert_eq!(value(&house, used).await, Some(0.0));
+    assert_eq!(house.metric("tokenmint_exchanges_total").await, "", "nothing was sent");
+}
+
+/// What a host does that takes each login and ends the connection, and one whose answers are no HTTP.
+#[tokio::test]
+async fn a_host_that_ends_connections_without_an_answer_is_left_alone() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    for (answer, says, requests) in
+        [("", "can't be reached", 6), ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "not HTTP/1.1", 3)]
+    {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut request = vec![0; 8 << 10];
+                let length = connection.read(&mut request).await.unwrap_or(0);
+                counted.fetch_add(usize::from(request[..length].starts_with(b"POST")), Ordering::SeqCst);
+                let _ = connection.write_all(answer.as_bytes()).await;
+            }
+        });
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+        let house = InProcess::start(clock, &salesforce, "").await;
+        for _ in 0..3 {
+            let refused = house.oauth().await;
+            assert!(refused.refused(503, "upstream_unavailable", None).contains(says), "{}", refused.text);
+            house.pass(10);
+        }
+        for _ in 0..3 {
+            let refused = house.oauth().await;
+            assert!(refused.text.contains("left alone"), "{}", refused.text);
+            house.pass(10);
+        }
+        assert_eq!(seen.load(Ordering::SeqCst), requests, "{says}");
+    }
+}
+
+/// A budget of one login, and a connection that ends: the reason is the connection.
+#[tokio::test]
+async fn an_exchange_that_cannot_be_sent_again_says_why_it_failed() {
+    use tokio::io::AsyncReadExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = connection.read(&mut [0; 8 << 10]).await;
+        }
+    });
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &salesforce, "").await;
+    let path = house.workspace.path("tokenmint.toml");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    let ttl = "access_token_ttl = \"100s\"\n";
+    house.workspace.configure(&text.replace(ttl, &format!("{ttl}logins_per_hour = 1\n")));
+    house.reload();
+    let said = house.oauth().await.refused(503, "upstream_unavailable", None);
+    assert!(said.contains("the connection broke"), "{said}");
 }
 
 #[tokio::test]
@@ -973,6 +1075,12 @@ async fn an_answer_with_endless_headers_is_none() {
     house.fake.is(Mood::Headers(8 << 10));
     house.pass(61);
     house.oauth().await.ok();
+    house.pass(3600);
+    house.fake.is(Mood::RefusedBehind(100));
+    // Proxies add headers of their own.
+    let refused = house.oauth().await;
+    rejected(&refused, 400);
+    assert_eq!(refused.json()["upstream"]["error_description"], "invalid assertion");
 }
 
 /// A thousand users who come once: the cache and what is asked of Salesforce stay bounded.

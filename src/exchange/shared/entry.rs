@@ -75,7 +75,7 @@ pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> 
     // Whoever wrote it may have a clock that is ahead.
     let obtained_at = obtained_at.min(moment.now);
     let end = obtained_at.plus(life).min(claimed_end);
-    let end = expiry(&entry.token).map_or(end, |expiry| expiry.min(end));
+    let end = expiry(&entry.token).map_err(|_| Useless::Unfit)?.map_or(end, |expiry| expiry.min(end));
     let here = between(moment.now, end).min(LONGEST_LIFE);
     let left = left.map_or(here, |left| left.min(here));
     if left < Duration::from_secs(1) {

@@ -41,7 +41,8 @@ use single_flight::{Joined, Landing, SingleFlight};
 const THREADS: usize = 3;
 
 fn main() {
-    let cases = std::env::var("MODEL_CASES").map_or(10_000, |cases| cases.parse().expect("a number"));
+    let cases = std::env::var_os("MODEL_CASES");
+    let cases = cases.and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(10_000);
     for (name, model) in [("single flight", single_flight as fn()), ("signing queue", signing_queue)] {
         // Half of them at random, half with few changes of thread at the worst moments.
         shuttle::check_random(model, cases / 2);
@@ -113,12 +114,10 @@ fn single_flight() {
                 Joined::Begun(flight, landing) => {
                     salesforce.begun.fetch_add(1, SeqCst);
                     let salesforce = salesforce.clone();
-                    let end = if chance() {
-                        End::Token
-                    } else if chance() {
-                        End::Refusal
-                    } else {
-                        End::Panic
+                    let end = match shuttle::rand::thread_rng().gen_range(0..4) {
+                        0 => End::Refusal,
+                        1 => End::Panic,
+                        _ => End::Token,
                     };
                     (flight, Some(thread::spawn(move || salesforce.work(landing, &end))))
                 }

@@ -57,10 +57,10 @@ unit:
 	tests/cache/setup
 	$(CARGO) test --locked
 
-# Random histories of access tokens: 100,000 of them, where `unit` plays 100.
+# Random histories of access tokens, and orders of threads: 100,000 of them, where `unit` plays 100 and 10,000.
 model: export MODEL_CASES ?= 100000
 model:
-	$(CARGO) test --locked --release --test model -- --nocapture
+	$(CARGO) test --locked --release --test model --test schedules -- --nocapture
 
 # Other people's libraries and tools verify what it makes.
 interop:

@@ -5,7 +5,7 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`clock`], [`metrics`], [`json`], [`hash`], [`files`] | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256; the one opener of files |
+//! | [`clock`], [`metrics`], [`json`], [`hash`], [`files`], `sync` | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256; the one opener of files; a lock that tests exchange |
 //! | [`config`] | text and environment -> one validated `Config` |
 //! | [`traces`] | where a request stands in its caller's trace; spans, in a build that exports them |
 //! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
@@ -41,5 +41,6 @@ pub mod keys;
 pub mod metadata;
 pub mod metrics;
 pub mod sandbox;
+mod sync;
 pub mod tokens;
 pub mod traces;

@@ -3,7 +3,7 @@
 //! Written straight into one buffer: each token leaves a line, and the general formatter of `tracing-subscriber` takes
 //! five times the instructions. Whatever a field holds, a line stays one line of valid JSON.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
@@ -47,16 +47,14 @@ where
 struct Line(Vec<u8>);
 
 impl Line {
-    fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+    fn member<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
         if self.0.len() > 1 {
             self.0.push(b',');
         }
-        self.value(name);
-        self.0.push(b':');
-        self.value(value);
-    }
-
-    fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
+        // A name stands in the source and needs no escapes.
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
         serde_json::to_writer(&mut self.0, value).expect("text and numbers can be written to memory");
     }
 }
@@ -83,10 +81,7 @@ impl Visit for Line {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = String::with_capacity(64);
-        // Nothing that is logged here fails to be written.
-        let _ = write!(text, "{value:?}");
-        self.member(field.name(), &text);
+        self.member(field.name(), &format_args!("{value:?}"));
     }
 }
 

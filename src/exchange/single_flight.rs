@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// The work that is under way, by key.
 pub struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
@@ -75,7 +77,8 @@ impl<K: Eq + Hash + Copy, T> Landing<K, T> {
     /// Ends the work. What it has left for later askers must be there already.
     pub fn land(self, outcome: T) {
         self.flights.lock().remove(&self.key);
-        let _ = self.outcome.send(Some(outcome));
+        // Kept also where all have hung up: by it, `drop` knows that the work has landed.
+        self.outcome.send_replace(Some(outcome));
     }
 }
 

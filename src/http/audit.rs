@@ -52,8 +52,8 @@ impl Audit {
     }
 
     /// The keyed hash by which a subject's lines are found.
-    pub(super) fn hash(&self, subject: &Subject) -> String {
-        Hex::of(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16]).as_str().to_owned()
+    pub(super) fn hash(&self, subject: &Subject) -> Hex {
+        Hex::of(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16])
     }
 
     /// # Errors
@@ -77,7 +77,7 @@ impl Audit {
                 profile = profile.as_str(),
                 kid = minted.kid.as_ref().map(KeyId::as_str),
                 token_sha256 = Hex::of(token.as_ref()).as_str(),
-                subject_hmac = subject,
+                subject_hmac = subject.as_ref().map(Hex::as_str),
                 expires_at = minted.expires_at.seconds(),
                 "minted"
             );
@@ -105,7 +105,7 @@ impl Audit {
                 credential = asker.credential,
                 profile = profile.as_str(),
                 token_sha256 = Hex::of(&token.sha256).as_str(),
-                subject_hmac = subject,
+                subject_hmac = subject.as_ref().map(Hex::as_str),
                 cached,
                 rejected_token_kept,
                 expires_at = token.expires_at.seconds(),
@@ -116,7 +116,7 @@ impl Audit {
 }
 
 /// Up to 32 bytes in hexadecimal digits, without a detour through the general formatter.
-struct Hex {
+pub(super) struct Hex {
     text: [u8; 64],
     length: usize,
 }
@@ -129,7 +129,7 @@ impl Hex {
         Self { text, length }
     }
 
-    fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..self.length]).expect("hexadecimal digits are ASCII")
     }
 }

@@ -2,8 +2,9 @@
 
 use ::http::HeaderValue;
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA};
+use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
@@ -138,10 +139,10 @@ fn answer<T: Serialize>(form: Form, minted: &Minted, json: impl FnOnce() -> T) -
 
 /// An answer that holds a secret.
 pub(super) fn never_stored(media: &'static str, body: Vec<u8>) -> Response {
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static(media)),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        (PRAGMA, HeaderValue::from_static("no-cache")),
-    ];
-    (headers, body).into_response()
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    response
 }

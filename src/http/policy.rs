@@ -71,7 +71,7 @@ fn would_refuse(service: &Service, asker: &Asker, profile: &ProfileName, subject
         trace_id = asker.id.trace_id(),
         caller = %asker.caller.name,
         %profile,
-        subject_hmac = service.audit.hash(subject),
+        subject_hmac = service.audit.hash(subject).as_str(),
         rule = rule.as_str(),
         "would be refused"
     );
@@ -95,7 +95,7 @@ fn check_remints(
                     trace_id = asker.id.trace_id(),
                     %caller,
                     %profile,
-                    subject_hmac = subject,
+                    subject_hmac = subject.as_str(),
                     "a page asks for tokens again and again: Salesforce probably refuses them"
                 );
             }

@@ -9,11 +9,13 @@
 //! - Who has a core may answer others in line as well.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use tokio::sync::oneshot;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// `J` is what somebody wants done, `R` what becomes of it.
 pub(super) struct Line<J, R> {

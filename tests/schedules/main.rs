@@ -1,0 +1,225 @@
+//! The single flight and the signing queue at three threads, in many orders of their steps. shuttle runs the threads one at a
+//! time, chooses who goes on at each lock and each wait, and fails where everybody waits for ever: a lost wake-up.
+//!
+//! What runs is the service's own source, with shuttle's lock as its `crate::sync`. tokio's channels are real too, and one
+//! step each: what they do within is tokio's to test. That nobody is handed the very token that they rejected takes the
+//! exchanger as well, whose tasks tokio runs: `tests/model` holds that; here it is that who rejects a token and comes late
+//! finds the next one instead of beginning once more.
+//!
+//! `MODEL_CASES` says how many orders of each; `make model` takes 100,000. A failure prints the order that shows it.
+
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test panics to fail, and says how much it has tried"
+)]
+
+#[path = "../../src/tokens/line.rs"]
+#[allow(dead_code, unused_imports, reason = "its unit tests aren't run here")]
+mod line;
+#[path = "../../src/exchange/single_flight.rs"]
+mod single_flight;
+
+mod sync {
+    pub use shuttle::sync::{Mutex, MutexGuard};
+}
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use prometheus::IntGauge;
+use shuttle::future::block_on;
+use shuttle::rand::Rng as _;
+use shuttle::thread;
+
+use line::{Core, Line, NoTurn, Turn};
+use single_flight::{Joined, Landing, SingleFlight};
+
+const THREADS: usize = 3;
+
+fn main() {
+    let cases = std::env::var_os("MODEL_CASES");
+    let cases = cases.and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(10_000);
+    for (name, model) in [("single flight", single_flight as fn()), ("signing queue", signing_queue)] {
+        // Half of them at random, half with few changes of thread at the worst moments.
+        shuttle::check_random(model, cases / 2);
+        shuttle::check_pct(model, cases / 2, 3);
+        println!("{name}: {cases} orders of {THREADS} threads");
+    }
+}
+
+fn chance() -> bool {
+    shuttle::rand::thread_rng().gen_bool(0.5)
+}
+
+/// What the threads of the single flight share.
+#[derive(Default)]
+struct Salesforce {
+    /// The number of the token that is kept; each asker rejects the first, 0.
+    kept: shuttle::sync::Mutex<usize>,
+    under_way: AtomicUsize,
+    begun: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+/// What becomes of the work.
+enum End {
+    Token,
+    /// Nothing is kept: the next asker begins anew.
+    Refusal,
+    Panic,
+}
+
+impl Salesforce {
+    fn work(&self, landing: Landing<u8, Option<usize>>, end: &End) {
+        assert_eq!(self.under_way.fetch_add(1, SeqCst), 0, "one flight at a time");
+        thread::yield_now();
+        assert_eq!(self.under_way.fetch_sub(1, SeqCst), 1, "one flight at a time");
+        let token = self.begun.load(SeqCst);
+        match end {
+            End::Token => {
+                *self.kept.lock().expect("nothing panics") = token;
+                landing.land(Some(token));
+            }
+            End::Refusal => {
+                self.failed.fetch_add(1, SeqCst);
+                landing.land(None);
+            }
+            End::Panic => {
+                self.failed.fetch_add(1, SeqCst);
+                drop(landing);
+            }
+        }
+    }
+}
+
+/// All reject the kept token and ask for another; one may hang up, and work may fail.
+fn single_flight() {
+    let flights: Arc<SingleFlight<u8, Option<usize>>> = Arc::default();
+    let salesforce: Arc<Salesforce> = Arc::default();
+    let ask = |hangs_up: bool| {
+        let (flights, salesforce) = (flights.clone(), salesforce.clone());
+        move || {
+            let before = *salesforce.kept.lock().expect("nothing panics");
+            let kept = || Some(*salesforce.kept.lock().expect("nothing panics")).filter(|token| *token != 0);
+            let (flight, worker) = match flights.join(0, kept) {
+                Joined::Settled(token) => {
+                    assert!(token >= before, "the newest token");
+                    return;
+                }
+                Joined::Waiting(flight) => (flight, None),
+                Joined::Begun(flight, landing) => {
+                    salesforce.begun.fetch_add(1, SeqCst);
+                    let salesforce = salesforce.clone();
+                    let end = match shuttle::rand::thread_rng().gen_range(0..4) {
+                        0 => End::Refusal,
+                        1 => End::Panic,
+                        _ => End::Token,
+                    };
+                    (flight, Some(thread::spawn(move || salesforce.work(landing, &end))))
+                }
+            };
+            if hangs_up {
+                let _ = flight.outcome().now_or_never();
+            } else if let Some(token) = block_on(flight.outcome()).flatten() {
+                assert!(
+                    token > 0 && token >= before,
+                    "not the rejected token, and none older than was kept before"
+                );
+            } else {
+                assert!(
+                    salesforce.failed.load(SeqCst) > 0,
+                    "nobody goes without a token while all work brings one"
+                );
+            }
+            if let Some(worker) = worker {
+                worker.join().expect("the work ends");
+            }
+        }
+    };
+    let askers: Vec<_> = (0..THREADS).map(|asker| thread::spawn(ask(asker == 0 && chance()))).collect();
+    for asker in askers {
+        asker.join().expect("each asker ends");
+    }
+    let (begun, failed) = (salesforce.begun.load(SeqCst), salesforce.failed.load(SeqCst));
+    assert!(begun - failed <= 1, "{begun} began and {failed} failed: nobody repeats what has been done");
+    assert!(matches!(flights.join(0, || Some(())), Joined::Settled(())), "no flight is left over");
+}
+
+/// All want a signature of one or two cores; one may go away, who has a core may sign for others too, or die over it.
+fn signing_queue() {
+    let (cores, places) = (if chance() { 1 } else { 2 }, if chance() { 1 } else { THREADS });
+    let patience = if chance() { Duration::ZERO } else { Duration::MAX };
+    let line: Arc<Line<usize, usize>> =
+        Line::new(cores, places, patience, IntGauge::new("depth", "of the line").expect("a name"));
+    let busy = Arc::new(AtomicUsize::new(0));
+    let done: Arc<[AtomicUsize; THREADS]> = Arc::default();
+    let lost = Arc::new(AtomicUsize::new(0));
+
+    let ask = |own: usize, goes_away: bool| {
+        let (line, busy, done, lost) = (line.clone(), busy.clone(), done.clone(), lost.clone());
+        move || {
+            let mut turn = pin!(line.turn(own));
+            let turn = if goes_away {
+                let first = turn.as_mut().now_or_never();
+                thread::yield_now();
+                // Gone, though it may be their turn by now.
+                let Some(turn) = first else { return };
+                turn
+            } else {
+                block_on(turn)
+            };
+            let answered = match turn {
+                Ok(Turn::Core(core, job)) => {
+                    assert_eq!(job, own, "each does its own job");
+                    assert!(busy.fetch_add(1, SeqCst) < cores, "no core serves two");
+                    lead(&core, &done, &lost);
+                    done[own].fetch_add(1, SeqCst);
+                    busy.fetch_sub(1, SeqCst);
+                    drop(core);
+                    1
+                }
+                Ok(Turn::Done(answer)) => {
+                    assert_eq!(answer, own, "each gets its own answer");
+                    1
+                }
+                Err(refusal) => {
+                    match refusal {
+                        NoTurn::Full => assert!(places < THREADS, "there was a place"),
+                        NoTurn::Late => assert_eq!(patience, Duration::ZERO, "nobody waited for long"),
+                        NoTurn::Lost => assert!(lost.load(SeqCst) > 0, "nobody died over it"),
+                    }
+                    0
+                }
+            };
+            assert_eq!(done[own].load(SeqCst), answered, "done once where it is answered, and else never");
+        }
+    };
+    let askers: Vec<_> = (0..THREADS).map(|own| thread::spawn(ask(own, own == 1 && chance()))).collect();
+    for asker in askers {
+        asker.join().expect("each asker ends");
+    }
+    let free: Vec<_> = (0..cores).map(|_| line.turn(0).now_or_never()).collect();
+    assert!(free.iter().all(|turn| matches!(turn, Some(Ok(Turn::Core(..))))), "every core is free again");
+}
+
+/// Does nothing for others, does what they want, or takes it and dies.
+fn lead(core: &Core<usize, usize>, done: &[AtomicUsize; THREADS], lost: &AtomicUsize) {
+    thread::yield_now();
+    if chance() {
+        return;
+    }
+    for taken in core.line().take(|_| true, 1, THREADS) {
+        if chance() {
+            done[taken.job].fetch_add(1, SeqCst);
+            let answer = taken.job;
+            taken.done(answer);
+        } else {
+            lost.fetch_add(1, SeqCst);
+            drop(taken);
+        }
+    }
+}

@@ -8,14 +8,15 @@
 //! of its parsing. A write holds whole lines, and no more than a pipe takes whole or not at all: a process that ends while
 //! its reader hangs leaves no half of a line behind.
 //!
-//! [`Log::finish`] waits for what is still in the buffer, until a deadline, and says how much of it was lost.
+//! [`Log::finish`] waits for what is still in the buffer, until a deadline, and says how much was lost, and why.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal as _, Write, stderr, stdout};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -111,14 +112,38 @@ impl Log {
         move || _ = ends.send(())
     }
 
-    /// Waits until all lines are written, at most until `deadline`. How many were not: none of them in part.
-    pub fn finish(self, deadline: Instant) -> u64 {
+    /// Waits until all lines are written, at most until `deadline`. What was not: no line in part.
+    pub fn finish(self, deadline: Instant) -> Lost {
         self.state.finishing.store(true, Ordering::SeqCst);
         // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
         let _ = self.lines.try_send(Vec::new());
         let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         let taken = self.state.taken.load(Ordering::Acquire);
-        taken.saturating_sub(self.state.written.load(Ordering::Acquire))
+        let unwritten = taken.saturating_sub(self.state.written.load(Ordering::Acquire));
+        let lines = unwritten + self.state.dropped.load(Ordering::Acquire);
+        let why = self.state.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Lost { lines, unwritten, why }
+    }
+}
+
+/// What never came out of the log.
+pub struct Lost {
+    /// Since the start.
+    pub lines: u64,
+    /// Those of them that were taken, and left over at the end.
+    pub unwritten: u64,
+    /// The last error of a write; without one, nobody read in time.
+    why: Option<io::Error>,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lines, were) = if self.lines == 1 { ("line", "was") } else { ("lines", "were") };
+        write!(f, "{} {lines} of the log {were} lost, perhaps audit lines: ", self.lines)?;
+        match &self.why {
+            None => f.write_str("nobody read them in time"),
+            Some(error) => write!(f, "they couldn't be written: {error}"),
+        }
     }
 }
 
@@ -133,6 +158,8 @@ struct State {
     dropped: AtomicU64,
     taken: AtomicU64,
     written: AtomicU64,
+    /// Of the last write that failed.
+    failure: Mutex<Option<io::Error>>,
 }
 
 /// Where lines come in.
@@ -224,9 +251,12 @@ impl<W: Write> Sink<W> {
                 Ok(written @ 1..) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
-                // At the end there is no time left in which that could change.
-                Ok(0) | Err(_) if self.state.finishing.load(Ordering::SeqCst) => break,
-                Ok(0) | Err(_) => {
+                failed => {
+                    *self.state.failure.lock().unwrap_or_else(PoisonError::into_inner) = failed.err();
+                    // At the end there is no time left in which that could change.
+                    if self.state.finishing.load(Ordering::SeqCst) {
+                        break;
+                    }
                     self.state.outage.store(true, Ordering::Release);
                     std::thread::sleep(RETRY);
                 }
@@ -251,8 +281,6 @@ pub fn log_panics() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     /// Takes three bytes at a time, and fails each second time.
@@ -348,6 +376,17 @@ mod tests {
         }
         Sink { into: Full, gathered: Vec::new(), count: 0, state: state.clone() }.run(&waiting);
         assert_eq!(state.written.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn one_line_that_was_lost_is_one_line() {
+        let said = |lines, why| Lost { lines, unwritten: lines, why }.to_string();
+        assert!(said(1, None).starts_with("1 line of the log was lost"));
+        let full = Some(ErrorKind::StorageFull.into());
+        assert_eq!(
+            said(2, full),
+            "2 lines of the log were lost, perhaps audit lines: they couldn't be written: no storage space"
+        );
     }
 
     #[derive(Clone, Default)]

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use icu_properties::CodePointSetData;
+use icu_properties::props::{DefaultIgnorableCodePoint, QuotationMark};
 use secrecy::SecretString;
 use toml::de::DeValue;
 use zeroize::Zeroizing;
@@ -307,17 +309,17 @@ fn hint(name: &str, known: &BTreeSet<&'static str>) -> String {
 /// What a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting has such a
 /// value, and one that did would go into tokens as it is.
 fn leftover(name: &str, text: &str) -> Option<String> {
-    const QUOTES: [(char, char); 5] =
-        [('"', '"'), ('\'', '\''), ('`', '`'), ('\u{201c}', '\u{201d}'), ('\u{2018}', '\u{2019}')];
-    let message = if text.starts_with('\u{feff}') {
-        "begins with a byte order mark: save it as UTF-8 without one"
-    } else if text.trim() != text {
+    let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
+    let message = if at_an_end(|c| c == '\u{feff}') {
+        "begins or ends with a byte order mark: save it as UTF-8 without one"
+    } else if at_an_end(char::is_whitespace) {
         "begins or ends with white space: remove it"
-    } else if QUOTES
-        .iter()
-        .any(|(open, close)| text.strip_prefix(*open).is_some_and(|rest| rest.ends_with(*close)))
-    {
-        "is in quotes that would be part of the value: remove them (docker --env-file keeps quotes)"
+    } else if at_an_end(|c| CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)) {
+        "begins or ends with an invisible character: remove it"
+    } else if at_an_end(|c| {
+        matches!(c, '`' | '\u{b4}') || CodePointSetData::new::<QuotationMark>().contains(c)
+    }) {
+        "begins or ends with a quote that would be part of the value: remove it (docker --env-file keeps quotes)"
     } else if begins_with_a_name(name, text) {
         "begins with a name and `=`: give the value alone"
     } else {

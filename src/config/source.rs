@@ -21,7 +21,7 @@ pub const PREFIX: &str = "TOKENMINT_";
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
-    /// Names of overrides that aren't UTF-8 text.
+    /// Names of those that are read, and aren't UTF-8 text.
     unreadable: BTreeSet<String>,
 }
 
@@ -32,7 +32,7 @@ impl Environment {
 
     /// Whether some variable sets a value of the configuration.
     pub fn has_overrides(&self) -> bool {
-        !self.unreadable.is_empty() || self.keys().any(|variable| override_path(variable).is_some())
+        self.keys().chain(&self.unreadable).any(|variable| override_path(variable).is_some())
     }
 }
 
@@ -50,7 +50,8 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// Keeps the names of overrides that aren't UTF-8 text, so that they are refused, and leaves out other such variables.
+/// Keeps the names of variables that are read and aren't UTF-8 text, so that they are refused, and leaves out other such
+/// ones.
 impl FromIterator<(OsString, OsString)> for Environment {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
         let mut environment = Self::new();
@@ -58,7 +59,7 @@ impl FromIterator<(OsString, OsString)> for Environment {
             let shown = name.to_string_lossy().into_owned();
             match (name.into_string(), value.into_string()) {
                 (Ok(name), Ok(value)) => _ = environment.variables.insert(name, value),
-                _ if override_path(&shown).is_some() => _ = environment.unreadable.insert(shown),
+                _ if is_read(&shown) => _ = environment.unreadable.insert(shown),
                 _ => {}
             }
         }
@@ -232,6 +233,11 @@ pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut
             problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
         }
     }
+}
+
+/// Whether the variable is an override, or one whose text the service goes by in another way.
+fn is_read(variable: &str) -> bool {
+    override_path(variable).is_some() || variable == "RUST_LOG" || variable.starts_with("OTEL_")
 }
 
 /// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the

@@ -308,7 +308,7 @@ fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Option<Obtained>, 
     }
     let last_event_id = match body.member("lastEventId") {
         Some(Json::String(id)) if id.len() <= 256 && !id.chars().any(char::is_control) => id.clone(),
-        Some(Json::Number(id)) => id.to_string(),
+        Some(Json::Number(id)) if id.as_str().len() <= 256 => id.as_str().to_owned(),
         _ => return Err("no usable lastEventId".to_owned()),
     };
     Ok(Some(Obtained {

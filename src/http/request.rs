@@ -185,8 +185,10 @@ impl Fields {
     pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, Refusal> {
         match self.take(name) {
             None => Ok(None),
-            Some(Json::Number(number)) if number.is_u64() => Ok(number.as_u64()),
-            Some(Json::Number(_)) => Err(Objection::new(name, "must be a whole number of seconds").into()),
+            Some(Json::Number(number)) => match number.as_u64() {
+                None => Err(Objection::new(name, "must be a whole number of seconds").into()),
+                seconds => Ok(seconds),
+            },
             Some(other) => Err(wrong_type(name, "a whole number of seconds", &other)),
         }
     }

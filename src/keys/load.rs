@@ -115,7 +115,11 @@ impl<'a> Loader<'a> {
                 sole(kid, found)
             }
             KeySource::File { kid, path } => {
-                sole(kid, self.key_file(&field, path.as_path(), &path.to_string(), keyset)?)
+                let found = self.key_file(&field, path.as_path(), &path.to_string(), keyset)?;
+                // Comes second: the path of a file that isn't there may be a secret, and is not shown.
+                let folder = path.as_path().parent().unwrap_or_else(|| Path::new("/"));
+                self.noted(&field, &folder.display().to_string(), only_ours_replaces_files_in(folder))?;
+                sole(kid, found)
             }
             KeySource::Directory(directory) => {
                 self.directory(&field, directory.as_path(), &directory.to_string(), keyset)?

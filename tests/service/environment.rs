@@ -162,6 +162,11 @@ fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
     let (code, said) = check(b"TOKENMINT_CALLERS__WEB\xff__SUBJECTS", b"user-1");
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("environment TOKENMINT_CALLERS__WEB\u{fffd}__SUBJECTS"), "{said}");
+    for variable in ["RUST_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
+        let (code, said) = check(variable.as_bytes(), b"info\xff");
+        assert_eq!(code, Some(64), "{said}");
+        assert!(said.contains(&format!("environment {variable}: isn't UTF-8 text")), "{said}");
+    }
     // Those of others are theirs.
     assert_eq!(check(b"LS_COLORS", b"\xff").0, Some(0));
 }
@@ -255,6 +260,14 @@ fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
             format!("'{good}'"),
             format!("\u{201c}{good}\u{201d}"),
             format!("\u{feff}{good}"),
+            format!("{good}\u{feff}"),
+            format!("\"{good}"),
+            format!("{good}'"),
+            format!("{good}\u{201d}"),
+            format!("\u{bb}{good}"),
+            format!("`{good}"),
+            format!("\u{200b}{good}"),
+            format!("{good}\u{2060}"),
             format!("{own}={good}"),
             format!("{variable}={good}"),
             format!("export ACME_{own}={good}"),
@@ -271,7 +284,11 @@ fn what_is_left_around_a_secret_in_a_file_is_refused() {
     let workspace = Workspace::new();
     let secret = "intercom-messenger-api-secret-0123456789";
     for (left, why) in [
-        (format!("\"{secret}\"\n"), "in quotes"),
+        (format!("\"{secret}\"\n"), "a quote"),
+        (format!("{secret}'"), "a quote"),
+        (format!("\u{201e}{secret}"), "a quote"),
+        (format!("\u{200b}{secret}\n"), "invisible"),
+        (format!("{secret}\u{feff}\n"), "byte order mark"),
         (format!("{secret}\n\n"), "white space"),
         (format!(" {secret}"), "white space"),
         (format!("\u{feff}{secret}"), "byte order mark"),
@@ -286,8 +303,10 @@ fn what_is_left_around_a_secret_in_a_file_is_refused() {
         assert!(line.is_some_and(|line| line.contains(why)), "{why}: {}", ran.stderr);
         assert!(!ran.stderr.contains("messenger-api"), "{}", ran.stderr);
     }
-    workspace.write("intercom.secret", &format!("{secret}==\n"));
-    workspace.run(&["check"]).ok();
+    for good in [format!("{secret}==\n"), format!("{secret}\"'`\u{201c}\u{200b} {secret}")] {
+        workspace.write("intercom.secret", &good);
+        workspace.run(&["check"]).ok();
+    }
 }
 
 #[test]

@@ -216,6 +216,38 @@ async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
     assert_eq!(audit_lines(&reader.join().expect("no panic")), 50 * ENTRIES, "after {took:?}");
 }
 
+/// The number in what was said of lost lines.
+#[track_caller]
+fn lost_lines(said: &str) -> usize {
+    let count =
+        said.split_once(" lines of the log were lost").and_then(|(before, _)| before.split(' ').next_back());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+}
+
+/// All lines since the start are counted, also those that were turned away before the end.
+#[tokio::test]
+async fn a_log_that_could_not_be_written_is_told_with_the_error_and_all_that_was_lost() {
+    for (audit, code) in [("best-effort", 0), ("required", 1)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        let mut healthy = Started::with(audit, File::create(&path).expect("created"), &[]).await;
+        let full = File::options().write(true).open("/dev/full").expect("Linux");
+        let mut full = Started::with(audit, full, &[]).await;
+        if audit == "best-effort" {
+            for sub in 0..10 {
+                healthy.mint(sub).await.ok();
+                full.mint(sub).await.ok();
+            }
+        }
+        assert_eq!(healthy.terminate().await.0, Some(0));
+        let (ended, _, said) = full.terminate().await;
+        assert_eq!(ended, Some(code), "{audit}: {said}");
+        assert!(said.contains("couldn't be written: No space left on device"), "{audit}: {said}");
+        let all = std::fs::read_to_string(&path).expect("a log").lines().count();
+        assert_eq!(lost_lines(&said), all, "{audit}: {said}");
+    }
+}
+
 /// What can't be told any more is counted, and a failure where the audit is required. The last line that was written is
 /// whole.
 #[tokio::test]
@@ -231,8 +263,8 @@ async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
         let mut log = Vec::new();
         service.child.stdout.take().expect("piped").read_to_end(&mut log).expect("what the pipe holds");
         let written = audit_lines(&log);
-        let lost = said.split("the last ").nth(1).and_then(|rest| rest.split(' ').next());
-        let lost: usize = lost.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+        let lost = lost_lines(&said);
+        assert!(said.contains("nobody read them in time"), "{said}");
         // Others than audit lines are lost as well: those of the stop.
         let all = written + lost;
         assert!((20 * ENTRIES..=20 * ENTRIES + 5).contains(&all), "{audit}: {written} + {lost}");

@@ -250,38 +250,47 @@ async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
     assert_eq!(service.get("/readyz").await.status.as_u16(), 503);
 }
 
-/// A claim is signed with the value that came, to the last digit, or not at all.
+/// Character for character: no digit, sign, zero or exponent comes or goes.
 #[tokio::test]
 async fn a_number_in_a_claim_is_signed_as_it_came_or_refused() {
     let service = Workspace::new().serve().await;
-    let mint = async |number: &str| {
-        let body = format!(r#"{{"sub":"user-1","claims":{{"plan":[{number}]}}}}"#);
-        service.post_text("/identity-token", API_KEY, body).await
+    let mint = async |(path, subject, claim): (&str, &str, &str), number: &str| {
+        let claims = format!(r#"{{"{claim}":[{number},{{"a":-{number}}}]}}"#);
+        let body = format!(r#"{{"{subject}":"user-1","claims":{claims},"ttl":60}}"#);
+        service.post_text(path, API_KEY, body).await
     };
-    for (number, signed) in [
-        ("0.1", "0.1"),
-        ("18446744073709551615", "18446744073709551615"),
-        ("-9223372036854775808", "-9223372036854775808"),
-        ("1.50e2", "150.0"),
-        ("123456789.12345678", "123456789.12345678"),
-    ] {
-        let body = mint(number).await.ok();
-        let payload = body["token"].as_str().and_then(|token| token.split('.').nth(1)).expect("a token");
-        let payload = {
-            use base64::Engine as _;
-            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).expect("base64url")
-        };
-        let payload = String::from_utf8(payload).expect("text");
-        assert!(payload.contains(&format!("\"plan\":[{signed}]")), "{number}: {payload}");
-    }
+    let kinds = [("/identity-token", "sub", "plan"), ("/intercom-user-jwt", "user_id", "email")];
     for number in [
-        "0.1234567890123456789",
+        "0",
+        "0.0",
+        "0.1",
+        "1.50",
+        "1.50e2",
+        "1e2",
+        "1E+2",
+        "1e16",
+        "0.0000001",
         "1e-400",
-        "18446744073709551616",
         "9007199254740993.0",
-        "-0.30000000000000001",
+        "18446744073709551615",
+        "18446744073709551616",
+        "100000000000000000000",
+        "0.1234567890123456789",
     ] {
-        let description = mint(number).await.refused(400, "invalid_request", None);
-        assert!(description.contains("would be rounded"), "{number}: {description}");
+        for kind in kinds {
+            let body = mint(kind, number).await.ok();
+            let payload = body["token"].as_str().and_then(|token| token.split('.').nth(1)).expect("a token");
+            let payload = {
+                use base64::Engine as _;
+                base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).expect("base64url")
+            };
+            let payload = String::from_utf8(payload).expect("text");
+            let signed = format!(r#":[{number},{{"a":-{number}}}]"#);
+            assert!(payload.contains(&signed), "{number}: {payload}");
+        }
+    }
+    for kind in kinds {
+        let description = mint(kind, "1e400").await.refused(400, "invalid_request", None);
+        assert!(description.contains("number out of range"), "{description}");
     }
 }

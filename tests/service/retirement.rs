@@ -620,6 +620,26 @@ fn a_folder_or_schedule_that_others_can_change_is_refused() {
     assert!(refused(&workspace).contains("can be changed by others (mode 0664): chmod go-w"));
 }
 
+/// A key that is named as a file is held to the same as one in a key folder.
+#[test]
+fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
+    let workspace = Workspace::new();
+    let folder = "directory = \"keys/web\"";
+    let file = "kid = \"WebAppKey1\"\nkey_file = \"keys/web/WebAppKey1.key\"";
+    let configuration = configuration();
+    assert!(configuration.contains(folder));
+    workspace.configure(&configuration.replace(folder, file));
+    for (mode, fine) in [(0o700, true), (0o755, true), (0o777, false), (0o770, false), (0o1777, true)] {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(workspace.path("keys/web"), permissions).expect("changed");
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), if fine { 0 } else { 64 }, "{mode:o}: {}", ran.stderr);
+        let line = format!("others can replace files (mode {mode:04o}): chmod go-w");
+        assert_eq!(ran.stderr.contains(&line), !fine, "{mode:o}: {}", ran.stderr);
+        assert_eq!(ran.stderr.contains("keys/web): is a folder"), !fine, "{mode:o}: {}", ran.stderr);
+    }
+}
+
 /// A mistake in the files says nothing of a service that runs, and that could not start again.
 #[tokio::test]
 async fn the_health_check_asks_the_service_whatever_the_configuration_says() {

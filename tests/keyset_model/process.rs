@@ -220,7 +220,7 @@ impl Process {
             // The schedule says that others have published it before this process did, or that it has had a turn before, and
             // nothing shows that it is wrong.
             let said = &key.life.entry;
-            let said_since = said.added.or(said.sign_from.filter(|_| key.life.turns.len() > 1));
+            let said_since = said.added.or_else(|| said.sign_from.filter(|_| key.life.turns.len() > 1));
             let is_claimed =
                 said_since.is_some_and(|said| said < since && withdrawn.is_none_or(|at| *at <= said));
             let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));

@@ -144,8 +144,8 @@ impl Fake {
                 let no = json!({"error": "invalid_grant", "error_description": "invalid assertion"});
                 let mut answer = (StatusCode::BAD_REQUEST, Json(no)).into_response();
                 for n in 0..count {
-                    let name = axum::http::HeaderName::try_from(format!("x-{n}")).expect("a name");
-                    answer.headers_mut().insert(name, axum::http::HeaderValue::from_static("x"));
+                    let name = http::HeaderName::try_from(format!("x-{n}")).expect("a name");
+                    answer.headers_mut().insert(name, http::HeaderValue::from_static("x"));
                 }
                 answer
             }

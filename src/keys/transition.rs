@@ -122,7 +122,11 @@ impl History {
         if key.life.entry.emergency {
             return None;
         }
-        let first = key.life.next_signature(now)?;
+        // A new key with a turn in the past counts as one that has signed: it could take over from the next that is retired.
+        let first = match record {
+            None => key.life.signs_from().unwrap_or(now),
+            Some(_) => key.life.next_signature(now)?,
+        };
         // It has signed already, or signs no sooner than it was to.
         let is_expected = |profile: &ProfileName| {
             record.and_then(|record| record.signs_from.get(profile)).is_some_and(|from| *from <= first)
@@ -278,12 +282,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_turn_was_over_when_it_came_has_signed_nothing() {
+    fn a_key_that_comes_with_its_turn_over_is_refused_unless_others_have_published_it() {
         let (a, b) = (entry("a", -5000), entry("b", -60));
         let urgent = Entry { emergency: true, ..entry("c", -10) };
         let (_, history) = take(&History::default(), std::slice::from_ref(&a), 0);
-        let (is_taken, history) = take(&history, &[a.clone(), b.clone(), urgent], 10);
-        assert!(is_taken, "`b` doesn't sign");
-        assert!(!take(&history, &[a, b], 20).0, "now it would");
+        assert!(!take(&history, &[a.clone(), b.clone(), urgent.clone()], 10).0, "it would count as known");
+        let known = Entry { added: Some(at(-5000)), ..b };
+        assert!(take(&history, &[a, known, urgent], 10).0);
     }
 }

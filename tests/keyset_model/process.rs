@@ -44,6 +44,17 @@ struct Notes {
     is_set_back: bool,
 }
 
+impl Notes {
+    /// A known gap: where other dates are written over those by which a key has signed, or are brought late, the key leaves
+    /// the JWKS by the new ones, though its tokens live. Says of how many keys.
+    fn forget_rewritten_turns(&mut self) -> u64 {
+        let signed = self.last_signed.len();
+        let in_force = &self.in_force;
+        self.last_signed.retain(|kid, at| expected(in_force, *at).signing.as_ref() == Some(kid));
+        (signed - self.last_signed.len()) as u64
+    }
+}
+
 impl Process {
     /// `None` where the files are such that the service doesn't start.
     pub fn start(number: u64, directory: &Directory, now: UnixTime, config_broken: bool) -> Option<Self> {
@@ -117,16 +128,12 @@ impl Process {
         }
         let retired = listed_entries.iter().filter(|entry| entry.retired.is_some());
         notes.seen_retired.extend(retired.map(|entry| entry.kid.clone()));
-        // A known gap: where other dates are written over those by which a key has signed, or are brought late, the key leaves
-        // the JWKS by the new ones, though its tokens live.
-        let signed = notes.last_signed.len();
-        notes.last_signed.retain(|kid, at| expected(&listed_entries, *at).signing.as_ref() == Some(kid));
-        let rewritten = signed - notes.last_signed.len();
         notes.in_force = listed_entries;
+        let rewritten = notes.forget_rewritten_turns();
         if std::mem::take(&mut notes.is_set_back) {
             notes.fetched.clear();
         }
-        rewritten as u64
+        rewritten
     }
 
     fn retirement_step(&mut self, directory: &Directory, now: UnixTime, counts: &mut Counts) {
@@ -175,6 +182,7 @@ impl Process {
             }
         }
         self.notes.in_force.sort_by_key(|entry| entry.sign_from);
+        counts.rewritten += self.notes.forget_rewritten_turns();
     }
 
     /// Compares what the process does with what the oracle says.
@@ -217,12 +225,9 @@ impl Process {
         if let Some(key) = &signing {
             let since = notes.published_since.get(&key.kid).copied().unwrap_or(now);
             let withdrawn = notes.withdrawn_at.get(&key.kid);
-            // The schedule says that others have published it before this process did, or that it has had a turn before, and
-            // nothing shows that it is wrong.
-            let said = &key.life.entry;
-            let said_since = said.added.or_else(|| said.sign_from.filter(|_| key.life.turns.len() > 1));
-            let is_claimed =
-                said_since.is_some_and(|said| said < since && withdrawn.is_none_or(|at| *at <= said));
+            // The schedule says that others have published it before this process did, and nothing shows that it is wrong.
+            let is_claimed = (key.life.entry.added)
+                .is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
             let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));
             match unknown {
                 Some((at, _)) if !key.life.entry.emergency && !is_claimed => {

@@ -193,7 +193,7 @@ impl Job {
             Self::Oauth(profile) => read_oauth(profile, reply).map_err(|what| self.unusable(reply, what)),
             Self::Messaging { subject, .. } => {
                 let obtained = read_messaging(subject, reply).map_err(|what| self.unusable(reply, what))?;
-                obtained.ok_or(ExchangeError::Unverified { meaning: &meaning::UNVERIFIED })
+                obtained.map_err(|meaning| ExchangeError::Unverified { meaning })
             }
         }
     }
@@ -296,22 +296,23 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String>
     })
 }
 
-/// The token of a verified session; nothing where the session is anonymous, or another user's.
-fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Option<Obtained>, String> {
+/// The token of a verified session; what it means where the session is anonymous, or another user's.
+fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Result<Obtained, &'static Meaning>, String> {
     let body = &reply.body;
     let token =
         body.text("accessToken").filter(|token| is_token(token)).ok_or_else(|| no_token("accessToken"))?;
     let session = body.member("context").and_then(|context| context.member("endUser")?.text("subject"));
     let session = session.ok_or("no context.endUser.subject")?;
     if !is_verified(session, subject) {
-        return Ok(None);
+        let is_somebody_s = session.split('/').nth(2) == Some("AUTH");
+        return Ok(Err(if is_somebody_s { &meaning::ANOTHER_USER } else { &meaning::UNVERIFIED }));
     }
     let last_event_id = match body.member("lastEventId") {
         Some(Json::String(id)) if id.len() <= 256 && !id.chars().any(char::is_control) => id.clone(),
         Some(Json::Number(id)) if id.as_str().len() <= 256 => id.as_str().to_owned(),
         _ => return Err("no usable lastEventId".to_owned()),
     };
-    Ok(Some(Obtained {
+    Ok(Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Messaging { last_event_id, subject: session.to_owned() },
         life: expiry(token)?.map_or(Life::Unsaid, Life::Until),

@@ -325,7 +325,7 @@ static UNKNOWN_MESSAGING: Meaning = Meaning {
           the JWKS",
 };
 
-/// Salesforce answered 200 with an anonymous session, or with another user's.
+/// Salesforce answered 200 with an anonymous session.
 pub static UNVERIFIED: Meaning = Meaning {
     id: "unverified",
     class: Permanent,
@@ -333,6 +333,16 @@ pub static UNVERIFIED: Meaning = Meaning {
     cause: "Salesforce took the request but did not verify the user: the session is anonymous",
     fix: "Salesforce must reach the keyset's JWKS without login or redirect; issuer and key id must be the same byte for \
           byte; the channel's User Verification must be Active and use this keyset",
+};
+
+/// Salesforce answered 200 with a session that it has verified as somebody else's.
+pub static ANOTHER_USER: Meaning = Meaning {
+    id: "another_user",
+    class: Permanent,
+    pause: PAUSE,
+    cause: "Salesforce verified the session as another user's",
+    fix: "nobody is handed that session; if the two names differ in upper and lower case alone, give `sub` as Salesforce \
+          knows it; otherwise show Salesforce's support the request's time and org id",
 };
 
 static TROUBLE: Meaning = Meaning {
@@ -371,7 +381,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static Meani
 
 /// The meaning of that id.
 pub fn by_id(id: &str) -> Option<&'static Meaning> {
-    let others = [&UNKNOWN_OAUTH, &UNKNOWN_MESSAGING, &UNVERIFIED, &TROUBLE, &LIMIT];
+    let others = [&UNKNOWN_OAUTH, &UNKNOWN_MESSAGING, &UNVERIFIED, &ANOTHER_USER, &TROUBLE, &LIMIT];
     all().map(|(_, _, meaning)| meaning).chain(others).find(|meaning| meaning.id == id)
 }
 

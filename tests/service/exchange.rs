@@ -309,11 +309,11 @@ async fn a_messaging_access_token_is_the_user_s_own_and_verified() {
 #[tokio::test]
 async fn an_anonymous_session_or_another_user_s_is_unverified_and_kept_by_nobody() {
     let house = House::start().await;
-    for mood in [Mood::Anonymous, Mood::OtherUser] {
+    for (mood, says) in [(Mood::Anonymous, "JWKS"), (Mood::OtherUser, "another user's")] {
         house.fake.is(mood);
         let answer = house.messaging("user-1").await;
         let description = answer.refused(502, "unverified", None);
-        assert!(description.contains("JWKS"), "{description}");
+        assert!(description.contains(says), "{description}");
         assert!(!answer.text.contains("accessToken") && !answer.text.contains("somebody-else"));
         assert_eq!(house.metric("tokenmint_token_cache_entries").await, "tokenmint_token_cache_entries 0");
         house.pass(61);

@@ -36,19 +36,16 @@ impl Number {
         &self.0
     }
 
-    /// Of a whole number that is written without point and exponent, and fits.
+    /// The number, where it is whole, written without point and exponent, and fits.
     pub fn as_u64(&self) -> Option<u64> {
         self.0.parse().ok()
     }
 
-    /// As `as_u64`.
-    pub fn as_i64(&self) -> Option<i64> {
-        self.0.parse().ok()
-    }
-
-    /// The nearest double.
-    pub fn as_f64(&self) -> Option<f64> {
-        self.0.parse().ok()
+    /// The number without its fraction, rounded down; the nearest that fits.
+    pub fn floor(&self) -> i64 {
+        let double = || self.0.parse().map_or(0.0, f64::floor);
+        #[expect(clippy::cast_possible_truncation, reason = "ends at the least and the largest")]
+        self.0.parse().unwrap_or_else(|_| double() as i64)
     }
 }
 

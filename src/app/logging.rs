@@ -112,7 +112,7 @@ impl Log {
         move || _ = ends.send(())
     }
 
-    /// Waits until all lines are written, at most until `deadline`. What was not: no line in part.
+    /// Waits until all lines are written, at most until `deadline`, and says how many were lost. No line is written in part.
     pub fn finish(self, deadline: Instant) -> Lost {
         self.state.finishing.store(true, Ordering::SeqCst);
         // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
@@ -126,11 +126,11 @@ impl Log {
     }
 }
 
-/// What never came out of the log.
+/// How many lines of the log were lost, and why.
 pub struct Lost {
     /// Since the start.
     pub lines: u64,
-    /// Those of them that were taken, and left over at the end.
+    /// How many of them were still in the buffer at the end.
     pub unwritten: u64,
     /// The last error of a write; without one, nobody read in time.
     why: Option<io::Error>,
@@ -158,7 +158,7 @@ struct State {
     dropped: AtomicU64,
     taken: AtomicU64,
     written: AtomicU64,
-    /// Of the last write that failed.
+    /// The error of the last write that failed.
     failure: Mutex<Option<io::Error>>,
 }
 

@@ -1,8 +1,8 @@
 //! The exchanger: who waits, who asks Salesforce, and what is kept.
 //!
 //! One request walks through [`Exchanger::serve`]: a kept token, a remembered failure, or an exchange that is begun or
-//! joined. One exchange walks through [`Inner::obtain`]: another replica's token or the lock, and then, in `attempt`,
-//! circuit, signature, budget, request and answer, in this order: nothing is spent before all is ready to be sent.
+//! joined. One exchange walks through [`Inner::obtain`]: another replica's token or the lock, and then
+//! [`ExchangeClient::exchange`].
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,26 +15,24 @@ use secrecy::SecretString;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
-use super::circuit_breaker::{Admission, CircuitBreaker, Permit};
+use super::circuit_breaker::CircuitBreaker;
+use super::client::{ExchangeClient, LONGEST_EXCHANGE, outcome};
 use super::error::{ExchangeError, WaitedFor};
 use super::job::{self, CacheKey, Job};
-use super::login_budget::{Allowance, LoginBudget, Spend, Taken};
+use super::login_budget::{Allowance, LoginBudget};
 use super::negative_cache::{CachedFailure, NegativeCache, SHORTEST_WAIT};
 use super::rejection_limit::{REJECTIONS, RejectionLimit};
 use super::shared::store::SharedStore;
 use super::shared::{Progress, SharedCache, Turn};
 use super::single_flight::{InFlight, Joined, Landing, SingleFlight};
-use super::token::{AccessToken, ByLife, LONGEST_LIFE, Life, Obtained, Served, TokenHash};
+use super::token::{AccessToken, ByLife, Served, TokenHash};
 use super::tools::Tools;
-use super::upstream::{Fault, Network, Reply, TIMEOUT, Transport};
-use crate::clock::UnixTime;
+use super::upstream::{Network, Transport};
 use crate::config::{KeyId, Pace, ProfileName, Redis};
 use crate::metrics::Metrics;
-use crate::tokens::{Claims, IdentityProfile, MintError, OauthProfile, Profiles, Subject};
-use crate::traces::{Fact, Trace};
+use crate::tokens::{Claims, IdentityProfile, OauthProfile, Profiles, Subject};
+use crate::traces::Trace;
 
-/// The longest that one exchange takes: the request to Salesforce, and signing and counting it before.
-const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
 /// Requests for one key whose outcome may not be theirs: of an exchange that began before what they know.
 const ROUNDS: usize = 3;
 /// Other replicas are told of a token that isn't held here so often; it costs them a look.
@@ -47,15 +45,13 @@ pub(super) type Outcome = Result<Served, ExchangeError>;
 pub struct Exchanger(Arc<Inner>);
 
 struct Inner {
-    transport: Box<dyn Transport>,
+    client: Arc<ExchangeClient>,
     tokens: Cache<CacheKey, Arc<AccessToken>>,
     failures: NegativeCache,
     flights: Arc<SingleFlight<CacheKey, Outcome>>,
-    circuits: CircuitBreaker,
-    budget: Arc<LoginBudget>,
     rejections: RejectionLimit,
     tells: RejectionLimit,
-    shared: Option<SharedCache>,
+    shared: Option<Arc<SharedCache>>,
     tools: Tools,
 }
 
@@ -129,13 +125,20 @@ impl Exchanger {
         // The least recently used goes first: moka's own choice would be not to take new ones.
         let tokens =
             Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
-        let inner = Arc::new(Inner {
+        let shared = shared.map(Arc::new);
+        let budget = LoginBudget::new(state, tools.metrics.login_budget_write_failures.clone());
+        let client = ExchangeClient {
             transport,
+            circuits: CircuitBreaker::default(),
+            budget: Arc::new(budget),
+            shared: shared.clone(),
+            tools: tools.clone(),
+        };
+        let inner = Arc::new(Inner {
+            client: Arc::new(client),
             tokens: tokens.expire_after(ByLife).build(),
             failures: NegativeCache::default(),
             flights: Arc::default(),
-            circuits: CircuitBreaker::default(),
-            budget: Arc::new(LoginBudget::new(state, tools.metrics.login_budget_write_failures.clone())),
             rejections: RejectionLimit::new(REJECTIONS),
             tells: RejectionLimit::new(TELLS),
             shared,
@@ -150,7 +153,7 @@ impl Exchanger {
     /// Makes ready what the first exchange needs, on a thread where that holds up nobody.
     pub fn prepare(&self) {
         let inner = self.0.clone();
-        tokio::task::spawn_blocking(move || inner.transport.prepare());
+        tokio::task::spawn_blocking(move || inner.client.transport.prepare());
     }
 
     /// The access token of `profile`'s user.
@@ -185,12 +188,12 @@ impl Exchanger {
 
     /// Sets the metrics that follow from the state and the clock rather than from an event.
     pub fn refresh_metrics(&self, profiles: &Profiles) {
-        let Inner { tokens, budget, tools, .. } = &*self.0;
+        let Inner { tokens, client, tools, .. } = &*self.0;
         tokens.run_pending_tasks();
         tools.metrics.cache_entries.set(i64::try_from(tokens.entry_count()).unwrap_or(i64::MAX));
         let (now, steady) = (tools.clock.now(), tools.clock.steady());
         let show = |name: &ProfileName, (who, allowance): (String, Allowance)| {
-            if let Some(used) = budget.used(&who, allowance, now, steady) {
+            if let Some(used) = client.budget.used(&who, allowance, now, steady) {
                 tools.metrics.login_budget_used.with_label_values(&[name.as_str()]).set(used);
             }
         };
@@ -278,7 +281,7 @@ impl Inner {
     /// The failure that stands for an answer now, unless its host has come back since.
     fn remembered(&self, key: &CacheKey, job: &Job) -> Option<ExchangeError> {
         let (error, failure) = self.failures.get(key, self.tools.clock.steady())?;
-        let over = !error.is_permanent() && self.circuits.is_past(&job.origin(), failure.at);
+        let over = !error.is_permanent() && self.client.circuits.is_past(&job.origin(), failure.at);
         (!over).then_some(error)
     }
 
@@ -451,7 +454,7 @@ impl Inner {
         job: &Job,
         trace: &Trace,
     ) -> Result<Arc<AccessToken>, Arc<CachedFailure>> {
-        let exchanged = self.attempt(job, trace).await;
+        let exchanged = self.client.exchange(job, trace).await;
         let profile = job.profile().as_str();
         let (outcome, trace_id) = (outcome(&exchanged), trace.trace_id());
         match exchanged {
@@ -477,222 +480,10 @@ impl Inner {
         self.failures.forget(key);
         self.tokens.insert(*key, token.clone());
     }
-
-    /// Asks Salesforce; once more where the connection ended before the first byte of an answer, as an idle one does that
-    /// is closed at the same moment.
-    async fn attempt(self: &Arc<Self>, job: &Job, trace: &Trace) -> Result<AccessToken, ExchangeError> {
-        let deadline = Instant::now() + LONGEST_EXCHANGE;
-        let first = match self.attempt_once(job, deadline, trace, Attempt::First).await? {
-            Err(fault @ Fault::Closed(_)) => unreachable(&fault),
-            first => return first.map_err(|fault| unreachable(&fault)),
-        };
-        match self.attempt_once(job, deadline, trace, Attempt::Last).await {
-            Ok(second) => second.map_err(|fault| unreachable(&fault)),
-            // What keeps it from being sent again isn't why there is no token.
-            Err(error) if !error.was_sent() => Err(first),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Signs first and spends last. What can't be sent is given back.
-    async fn attempt_once(
-        self: &Arc<Self>,
-        job: &Job,
-        deadline: Instant,
-        trace: &Trace,
-        attempt: Attempt,
-    ) -> Result<Result<AccessToken, Fault>, ExchangeError> {
-        let Tools { signer, clock, randomness, metrics } = &self.tools;
-        let permit = self.admit(job)?;
-        let now = clock.now();
-        let kid = job.signing_kid(now)?.clone();
-        let signing = trace.step("sign");
-        let mut request = job.request(now, &**randomness, signer).await?;
-        drop(signing);
-        let spend = self.spend(job).await?;
-
-        let start = Instant::now();
-        let within = deadline.saturating_duration_since(start);
-        if within.is_zero() {
-            self.give_back(spend).await;
-            return Err(ExchangeError::Interrupted);
-        }
-        let span = trace.request_to(job.address(), &**randomness);
-        request.headers = span.headers();
-        let reply = self.transport.send(request, within).await;
-        let took = start.elapsed();
-        let status = reply.as_ref().map_or_else(Fault::status, |reply| Some(reply.status));
-        let read = self.read(job, kid, reply);
-        let (outcome, sent) = match &read {
-            Ok(read) => (outcome(read), true),
-            Err(fault) => ("unavailable", !matches!(fault, Fault::NotSent(_))),
-        };
-        let profile = job.profile();
-        let facts = [Fact::Profile(profile), Fact::Outcome(outcome)];
-        status.map(Fact::Reply).into_iter().chain(facts).for_each(|fact| span.trace().note(fact));
-        drop(span);
-        if sent {
-            metrics.exchanges.with_label_values(&[profile.as_str(), outcome]).inc();
-            metrics.exchange_duration.with_label_values(&[profile.as_str()]).observe(took.as_secs_f64());
-        } else {
-            self.give_back(spend).await;
-        }
-        match &read {
-            Ok(Err(error)) if error.blames_host() => permit.failed(clock.steady()),
-            Ok(_) => permit.answered(),
-            // It is tried again.
-            Err(Fault::Closed(_)) if attempt == Attempt::First => drop(permit),
-            Err(_) => permit.failed(clock.steady()),
-        }
-        match read {
-            Ok(read) => read.map(Ok),
-            Err(fault) => Ok(Err(fault)),
-        }
-    }
-
-    /// What came of a request: a token or Salesforce's no, or a fault where nobody answered.
-    fn read(
-        &self,
-        job: &Job,
-        kid: KeyId,
-        reply: Result<Reply, Fault>,
-    ) -> Result<Result<AccessToken, ExchangeError>, Fault> {
-        match reply {
-            Ok(reply) => {
-                self.watch_clock(&reply);
-                Ok(job.read(&reply).and_then(|obtained| self.dated(job, &reply, obtained, kid)))
-            }
-            Err(Fault::Timeout) => {
-                Ok(Err(ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, retry_after: None }))
-            }
-            Err(Fault::Unusable { status, what, retry_after }) => {
-                Ok(Err(ExchangeError::Unusable { status, what, asked: job.asked(), retry_after }))
-            }
-            Err(fault) => Err(fault),
-        }
-    }
-
-    /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
-    fn admit(self: &Arc<Self>, job: &Job) -> Result<Permit<'_>, ExchangeError> {
-        match self.circuits.admit(&job.origin(), self.tools.clock.steady()) {
-            Admission::Go(permit) => Ok(permit),
-            Admission::Wait { retry_after, probe } => {
-                if probe {
-                    let (inner, job) = (self.clone(), job.clone());
-                    tokio::spawn(async move {
-                        if inner.transport.is_back(job.address()).await {
-                            inner.circuits.is_back(&job.origin(), inner.tools.clock.steady());
-                        }
-                    });
-                }
-                Err(ExchangeError::LeftAlone { host: job.origin(), retry_after })
-            }
-        }
-    }
-
-    /// Counts one more request against Salesforce's limits: those of all replicas, where they share a cache, and those of
-    /// this host. The stricter counts, and where one says no the other isn't charged.
-    async fn spend(self: &Arc<Self>, job: &Job) -> Result<Spend, ExchangeError> {
-        let (who, allowance) = job.allowance();
-        let id = self.tools.unique().map_err(MintError::from)?;
-        let spend = Spend { who, id, allowance };
-        let used_up = |retry_after| {
-            Err(ExchangeError::BudgetUsedUp { profile: job.profile().to_string(), retry_after })
-        };
-        let by_all = match &self.shared {
-            Some(shared) => shared.spend(&spend).await,
-            None => None,
-        };
-        if let Some(Taken::Exhausted { retry_after }) = by_all {
-            self.budget.note_shared(&spend.who, 1.0, self.tools.clock.steady() + retry_after);
-            return used_up(retry_after);
-        }
-        let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
-        let here =
-            tokio::task::spawn_blocking(move || budget.spend(&here, clock.now(), clock.steady())).await;
-        if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
-            self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
-        }
-        match here {
-            Ok(Taken::Within { .. }) => Ok(spend),
-            refused => {
-                if let (Some(shared), Some(_)) = (&self.shared, by_all) {
-                    shared.give_back(&spend).await;
-                }
-                match refused {
-                    Ok(Taken::Exhausted { retry_after }) => used_up(retry_after),
-                    _ => Err(ExchangeError::Interrupted),
-                }
-            }
-        }
-    }
-
-    /// What wasn't sent counts nowhere.
-    async fn give_back(&self, spend: Spend) {
-        if let Some(shared) = &self.shared {
-            shared.give_back(&spend).await;
-        }
-        let budget = self.budget.clone();
-        // Where that panics, the request counts on.
-        let _ = tokio::task::spawn_blocking(move || budget.give_back(&spend)).await;
-    }
-
-    /// Salesforce's clock is looked at when its answer is there, and never followed.
-    fn watch_clock(&self, reply: &Reply) {
-        if let Some(theirs) = reply.date {
-            #[expect(clippy::cast_precision_loss, reason = "a skew is small")]
-            self.tools.metrics.clock_skew.set((self.tools.clock.now().seconds() - theirs) as f64);
-        }
-    }
-
-    /// Gives a token its end.
-    fn dated(
-        &self,
-        job: &Job,
-        reply: &Reply,
-        obtained: Obtained,
-        kid: KeyId,
-    ) -> Result<AccessToken, ExchangeError> {
-        let moment = self.tools.moment();
-        let until = |end: UnixTime| u64::try_from(moment.now.seconds_until(end)).unwrap_or(0);
-        let life = match obtained.life {
-            Life::For(life) => life,
-            Life::Until(end) => Duration::from_secs(until(end)),
-            Life::Unsaid => job.assumed_life(),
-        };
-        if life.is_zero() {
-            let what = "a token that has expired already; compare this host's clock with Salesforce's (NTP)";
-            return Err(job.unusable(reply, what));
-        }
-        Ok(AccessToken::new(obtained, kid, moment.now, life.min(LONGEST_LIFE), &moment))
-    }
-}
-
-/// An exchange is sent once more where the connection ended without a byte of an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Attempt {
-    First,
-    Last,
 }
 
 const fn fresh(token: Arc<AccessToken>) -> Served {
     Served { token, cached: false, rejected_token_kept: false }
-}
-
-/// The word for metrics, logs and spans.
-fn outcome<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
-    exchanged.as_ref().err().map_or("success", ExchangeError::outcome)
-}
-
-const fn unreachable(fault: &Fault) -> ExchangeError {
-    let sent = !matches!(fault, Fault::NotSent(_));
-    match *fault {
-        Fault::NotSent(reason) | Fault::Closed(reason) | Fault::Broken(reason) => {
-            ExchangeError::Unreachable { reason, sent, retry_after: None }
-        }
-        // `read` has made errors of these.
-        Fault::Timeout | Fault::Unusable { .. } => ExchangeError::Interrupted,
-    }
 }
 
 /// Tells other replicas what was dropped here, and marks what they say, for as long as the exchanger is there.

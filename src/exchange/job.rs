@@ -388,15 +388,15 @@ pub(super) fn expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'stati
 
 /// Seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or its text, as Salesforce writes some.
 fn whole_seconds(member: Option<&Json>) -> Result<Option<i64>, ()> {
-    let seconds = match member {
-        None | Some(Json::Null) => return Ok(None),
-        Some(Json::Number(number)) => number.as_f64(),
-        Some(Json::String(text)) => text.trim().parse().ok(),
-        Some(_) => None,
-    };
-    let seconds = seconds.filter(|seconds: &f64| seconds.is_finite()).ok_or(())?;
-    #[expect(clippy::cast_possible_truncation, reason = "rounds down, and ends at the largest")]
-    Ok(Some(seconds.floor() as i64))
+    match member {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Number(number)) => Ok(Some(number.floor())),
+        Some(Json::String(text)) => match Json::parse(text.as_bytes()) {
+            Ok(Json::Number(number)) => Ok(Some(number.floor())),
+            _ => Err(()),
+        },
+        Some(_) => Err(()),
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! `tests/model` drives all of it through random histories.
 
 mod circuit_breaker;
+mod client;
 mod error;
 mod exchanger;
 mod job;

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::schedule::{self, Entry, Schedule};
+use super::schedule::{self, Schedule};
 use super::transition::{AnnouncedKey, AnnouncedKeyset, History};
 use super::{
-    Certificate, DerivedCertificates, Key, KeyRing, Keyset, Past, PrivateKey, PublicKey, Rules,
-    SCHEDULE_FILE, SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem,
+    Certificate, DerivedCertificates, Key, KeyRing, Keyset, PrivateKey, PublicKey, Rules, SCHEDULE_FILE,
+    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem,
 };
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
@@ -64,17 +64,13 @@ impl KeyRing {
 
 /// What verifiers see of `keysets`.
 fn announced<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<AnnouncedKeyset<'a>> {
-    let key = |key: &'a Key| AnnouncedKey {
-        kid: &key.kid,
-        material: key.private.public.material(),
-        life: &key.life,
-    };
+    let key = |key: &'a Key| AnnouncedKey { material: key.private.public.material(), life: &key.life };
     let keyset = |keyset: &'a Arc<Keyset>| AnnouncedKeyset {
         name: &keyset.name,
         used_by: &keyset.used_by,
         publish_lead: keyset.rules.publish_lead,
         keys: keyset.keys.iter().map(key).collect(),
-        gone: keyset.past.iter().map(|past| (&past.kid, &past.life)).collect(),
+        gone: keyset.past.iter().collect(),
     };
     keysets.into_iter().map(keyset).collect()
 }
@@ -129,9 +125,10 @@ impl<'a> Loader<'a> {
         let lives = rules.lives(&schedule.entries, self.now);
         let mut keys = Vec::new();
         let mut past = Vec::new();
-        for (Entry { kid, .. }, life) in schedule.entries.into_iter().zip(lives) {
+        for life in lives {
+            let kid = life.entry.kid.clone();
             if life.state(self.now) == State::Gone {
-                past.push(Past { kid, life });
+                past.push(life);
             } else if let Some(Found { private, usage, source, given, derived }) = found.remove(&kid) {
                 let derived = derived.filter(|(known_as, _)| *known_as == kid);
                 let derived = derived.map(|(_, derived)| derived).unwrap_or_default();
@@ -354,8 +351,12 @@ impl<'a> Loader<'a> {
     fn distinct_kids(&mut self, keysets: &[Arc<Keyset>]) {
         let mut owners: BTreeMap<&KeyId, &Name> = BTreeMap::new();
         for keyset in keysets {
-            let retired =
-                keyset.past.iter().filter(|past| past.life.entry.retired.is_some()).map(|past| &past.kid);
+            let retired = keyset
+                .past
+                .iter()
+                .map(|life| &life.entry)
+                .filter(|entry| entry.retired.is_some())
+                .map(|entry| &entry.kid);
             for kid in keyset.keys.iter().map(|key| &key.kid).chain(retired) {
                 if let Some(other) = owners.insert(kid, &keyset.name) {
                     let message = format!(

@@ -59,7 +59,7 @@ pub struct Keyset {
     /// In order of `sign_from`. Empty where all are retired.
     pub keys: Vec<Key>,
     /// Keys that are retired or whose life is over. They are not opened.
-    pub past: Vec<Past>,
+    pub past: Vec<Life>,
     pub rules: Rules,
     pub used_by: Vec<ProfileName>,
 }
@@ -75,13 +75,6 @@ pub struct Key {
     /// That of `KID.crt`.
     given: Option<Certificate>,
     derived: Arc<DerivedCertificates>,
-}
-
-/// A key that was.
-#[derive(Clone)]
-pub struct Past {
-    pub kid: KeyId,
-    pub life: Life,
 }
 
 /// The self-signed certificates of one key under one id, by year. Each costs a signature and is made once.
@@ -100,7 +93,7 @@ impl Keyset {
         let signs = |life: &Life| life.state(now) == State::Signing;
         let open = self.keys.iter().position(|key| signs(&key.life));
         open.or_else(|| {
-            let closed = self.past.iter().any(|past| signs(&past.life));
+            let closed = self.past.iter().any(signs);
             (closed && !self.keys.is_empty()).then_some(0)
         })
     }
@@ -174,7 +167,7 @@ impl KeyRing {
     /// Whether it leaves out a key whose life isn't over, because the clock was set back.
     pub fn lacks_a_key(&self, now: UnixTime) -> bool {
         let mut past = self.keysets.values().flat_map(|keyset| &keyset.past);
-        past.any(|past| past.life.state(now) != State::Gone)
+        past.any(|life| life.state(now) != State::Gone)
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::schedule::Mark;
-use super::{Entry, Key, KeyRing, Keyset, Life, Past, Rules, State};
+use super::{Entry, Key, KeyRing, Keyset, Life, Rules, State};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name};
 
@@ -32,7 +32,7 @@ impl KeyRing {
 impl Keyset {
     fn without_gone(&self, marks: &[Mark], now: UnixTime) -> Option<Self> {
         let open: Vec<_> = self.keys.iter().map(|key| &key.life).collect();
-        let past: Vec<_> = self.past.iter().map(|past| &past.life).collect();
+        let past: Vec<_> = self.past.iter().collect();
         let lives = self.rules.without_gone(&open, &past, marks, now)?;
         let mut new = Self {
             keys: Vec::new(),
@@ -49,9 +49,9 @@ impl Keyset {
                 continue;
             }
             // A key that was gone stays so, whatever the turns of the others become.
-            let before = self.past.iter().find(|past| past.kid == kid).map(|past| &past.life);
+            let before = self.past.iter().find(|past| past.entry.kid == kid);
             let life = before.filter(|_| life.entry.retired.is_none()).cloned().unwrap_or(life);
-            new.past.push(Past { kid, life });
+            new.past.push(life);
         }
         Some(new)
     }

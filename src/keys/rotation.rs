@@ -100,7 +100,7 @@ impl Rules {
     }
 
     /// What retiring `kid` at `now` takes, and who signs then. A key that verifiers know goes before one that they don't.
-    /// Of a key that is retired already it takes what an interrupted retirement left undone.
+    /// Where `kid` is retired already, the changes are those that an interrupted retirement left undone.
     pub fn retire(&self, schedule: &Schedule, kid: &KeyId, now: UnixTime) -> (Vec<Change>, Successor) {
         let is_retired = schedule.entry(kid).is_some_and(|entry| entry.retired.is_some());
         let mut changes = Vec::new();

@@ -43,7 +43,8 @@ impl Turn {
 /// The life of one key within its keyset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// What the schedule says. A retirement whose date lies ahead has happened all the same.
+    /// The key's entry in the schedule. Its `retired` is at most the moment for which the life was computed: a retirement whose
+    /// date lies ahead has happened all the same.
     pub entry: Entry,
     /// When it signs, in order. A second turn comes where the key after it was retired.
     pub turns: Vec<Turn>,

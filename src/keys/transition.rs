@@ -23,11 +23,10 @@ pub struct AnnouncedKeyset<'a> {
     pub publish_lead: Duration,
     pub keys: Vec<AnnouncedKey<'a>>,
     /// Keys that are listed and neither sign nor are published.
-    pub gone: Vec<(&'a KeyId, &'a Life)>,
+    pub gone: Vec<&'a Life>,
 }
 
 pub struct AnnouncedKey<'a> {
-    pub kid: &'a KeyId,
     pub material: Material,
     pub life: &'a Life,
 }
@@ -81,7 +80,7 @@ impl History {
         key: &AnnouncedKey<'_>,
         now: UnixTime,
     ) -> Option<(&'static str, String)> {
-        let kid = key.kid;
+        let kid = &key.life.entry.kid;
         let record = self.keys.get(kid);
         if let Some(record) = record {
             if record.material.is_some_and(|material| material != key.material) {
@@ -158,7 +157,12 @@ impl History {
         let listed: BTreeSet<&KeyId> = keysets
             .iter()
             .flat_map(|keyset| {
-                keyset.keys.iter().map(|key| key.kid).chain(keyset.gone.iter().map(|(kid, _)| *kid))
+                keyset
+                    .keys
+                    .iter()
+                    .map(|key| key.life)
+                    .chain(keyset.gone.iter().copied())
+                    .map(|life| &life.entry.kid)
             })
             .collect();
         for (_, record) in history.keys.iter_mut().filter(|(kid, _)| !listed.contains(kid)) {
@@ -170,11 +174,11 @@ impl History {
         }
         for keyset in keysets {
             for key in &keyset.keys {
-                let record = history.record(key.kid, now);
+                let record = history.record(&key.life.entry.kid, now);
                 record.publish(key, keyset.used_by, now, is_start);
             }
-            for (kid, life) in &keyset.gone {
-                let record = history.record(kid, now);
+            for life in &keyset.gone {
+                let record = history.record(&life.entry.kid, now);
                 record.fate = match (life.entry.retired, life.published_until, record.fate) {
                     (Some(_), ..) | (.., Fate::Retired) => Fate::Retired,
                     // Since the first moment: a later edit of dates doesn't make it less gone.
@@ -253,11 +257,10 @@ mod tests {
         let profiles = [ProfileName::new(Kind::Identity, name.clone())];
         let lives = RULES.lives(entries, at(now));
         assert!(lives.iter().all(|life| life.state(at(now)) != State::Gone));
-        let keys = entries.iter().zip(&lives).map(|(entry, life)| AnnouncedKey {
-            kid: &entry.kid,
-            material: [entry.kid.as_str().as_bytes()[0]; 32],
-            life,
-        });
+        let keys = entries
+            .iter()
+            .zip(&lives)
+            .map(|(entry, life)| AnnouncedKey { material: [entry.kid.as_str().as_bytes()[0]; 32], life });
         let keyset = [AnnouncedKeyset {
             name: &name,
             used_by: &profiles,

@@ -39,8 +39,13 @@ impl Template {
 
     /// Whether a key of that id is one of the set, or was until its life was over; a retired one is none.
     pub fn knows(&self, kid: &KeyId) -> bool {
-        let past =
-            self.keyset.past.iter().filter(|past| past.life.entry.retired.is_none()).map(|past| &past.kid);
+        let past = self
+            .keyset
+            .past
+            .iter()
+            .map(|life| &life.entry)
+            .filter(|entry| entry.retired.is_none())
+            .map(|entry| &entry.kid);
         self.keyset.keys.iter().map(|key| &key.kid).chain(past).any(|known| known == kid)
     }
 

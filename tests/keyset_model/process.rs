@@ -17,13 +17,12 @@ pub struct Key {
     material: Material,
 }
 
-type Past = (KeyId, Life);
 type Jwks = BTreeMap<KeyId, Material>;
 
 pub struct Process {
     pub number: u64,
     pub keys: Vec<Key>,
-    past: Vec<Past>,
+    past: Vec<Life>,
     history: History,
     read: (u64, bool),
     notes: Notes,
@@ -92,7 +91,7 @@ impl Process {
 
     pub fn look(&mut self, directory: &Directory, now: UnixTime, config_broken: bool, counts: &mut Counts) {
         self.retirement_step(directory, now, counts);
-        let lacks_a_key = self.past.iter().any(|(_, life)| life.state(now) != State::Gone);
+        let lacks_a_key = self.past.iter().any(|life| life.state(now) != State::Gone);
         let fingerprint = (directory.edition, config_broken);
         if fingerprint == self.read && !lacks_a_key {
             return;
@@ -112,7 +111,7 @@ impl Process {
         }
     }
 
-    fn take_over(&mut self, keys: Vec<Key>, past: Vec<Past>, directory: &Directory, now: UnixTime) -> u64 {
+    fn take_over(&mut self, keys: Vec<Key>, past: Vec<Life>, directory: &Directory, now: UnixTime) -> u64 {
         self.history = self.history.after(&[announced(&keys, &past)], now);
         (self.keys, self.past) = (keys, past);
         let mut listed_entries = directory.version.noted.clone();
@@ -141,14 +140,14 @@ impl Process {
         let marks = if directory.readable { &directory.version.marks } else { &none };
         self.note_retirements(directory, now, counts);
         let open: Vec<_> = self.keys.iter().map(|key| &key.life).collect();
-        let past: Vec<_> = self.past.iter().map(|(_, life)| life).collect();
+        let past: Vec<_> = self.past.iter().collect();
         let Some(lives) = RULES.without_gone(&open, &past, marks, now) else { return };
         let (mut keys, mut past) = (Vec::new(), Vec::new());
         for life in lives {
             let kid = life.entry.kid.clone();
             match self.keys.iter().find(|key| key.kid == kid && life.state(now) != State::Gone) {
                 Some(key) => keys.push(Key { life, ..key.clone() }),
-                None => past.push((kid, life)),
+                None => past.push(life),
             }
         }
         self.history = self.history.after(&[announced(&keys, &past)], now);
@@ -254,7 +253,7 @@ impl Process {
     }
 }
 
-fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Vec<Key>, Vec<Past>)> {
+fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Vec<Key>, Vec<Life>)> {
     let schedule = directory.version.schedule.as_ref().filter(|_| directory.readable && !config_broken)?;
     let lives = RULES.lives(&schedule.entries, now);
     let (mut keys, mut past) = (Vec::new(), Vec::new());
@@ -262,7 +261,7 @@ fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Ve
     for (entry, life) in schedule.entries.iter().zip(lives) {
         if life.state(now) == State::Gone {
             over.insert(&entry.kid);
-            past.push((entry.kid.clone(), life));
+            past.push(life);
         } else {
             let material = directory.keys.get(&entry.kid)?.material;
             keys.push(Key { kid: entry.kid.clone(), life, material });
@@ -272,7 +271,7 @@ fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Ve
     (is_readable && !directory.keys.is_empty()).then_some((keys, past))
 }
 
-fn announced<'a>(keys: &'a [Key], past: &'a [Past]) -> AnnouncedKeyset<'a> {
+fn announced<'a>(keys: &'a [Key], past: &'a [Life]) -> AnnouncedKeyset<'a> {
     thread_local! {
         static NAMES: (&'static Name, &'static [ProfileName]) = {
             let name = Name::parse("web").expect("a name");
@@ -281,12 +280,12 @@ fn announced<'a>(keys: &'a [Key], past: &'a [Past]) -> AnnouncedKeyset<'a> {
         };
     }
     let (name, used_by) = NAMES.with(|names| *names);
-    let key = |key: &'a Key| AnnouncedKey { kid: &key.kid, material: key.material, life: &key.life };
+    let key = |key: &'a Key| AnnouncedKey { material: key.material, life: &key.life };
     AnnouncedKeyset {
         name,
         used_by,
         publish_lead: RULES.publish_lead,
         keys: keys.iter().map(key).collect(),
-        gone: past.iter().map(|(kid, life)| (kid, life)).collect(),
+        gone: past.iter().collect(),
     }
 }

@@ -1,8 +1,8 @@
-//! The single flight and the signing queue at three threads, in many orders of their steps. shuttle runs the threads one at a
-//! time, chooses who goes on at each lock and each wait, and fails where everybody waits for ever: a lost wake-up.
+//! Runs the single flight and the signing queue at three threads, in many orders of their steps. shuttle runs one thread at a
+//! time, chooses the next at each lock and each wait, and fails when all threads wait: a wake-up was lost.
 //!
-//! What runs is the service's own source, with shuttle's lock as its `crate::sync`. tokio's channels are real too, and one
-//! step each: what they do within is tokio's to test. That nobody is handed the very token that they rejected takes the
+//! The service's own source is compiled here, with shuttle's lock as its `crate::sync`. tokio's channels are the real ones,
+//! and each of their calls is one step: tokio tests what happens within. That nobody is handed the very token that they rejected takes the
 //! exchanger as well, whose tasks tokio runs: `tests/model` holds that; here it is that who rejects a token and comes late
 //! finds the next one instead of beginning once more.
 //!
@@ -55,7 +55,7 @@ fn chance() -> bool {
     shuttle::rand::thread_rng().gen_bool(0.5)
 }
 
-/// What the threads of the single flight share.
+/// The state that the three askers share.
 #[derive(Default)]
 struct Salesforce {
     /// The number of the token that is kept; each asker rejects the first, 0.
@@ -65,7 +65,7 @@ struct Salesforce {
     failed: AtomicUsize,
 }
 
-/// What becomes of the work.
+/// How the work ends.
 enum End {
     Token,
     /// Nothing is kept: the next asker begins anew.

@@ -510,7 +510,7 @@ async fn whether_clients_show_certificates_is_settled_at_the_start() {
     refused(&workspace.serve().await, &with).await;
 }
 
-/// The service never answered.
+/// Such a reload must leave the service answering: it once went round for ever.
 #[tokio::test]
 async fn a_digest_that_is_listed_twice_is_refused_by_a_reload_which_goes_on() {
     let workspace = Workspace::new();

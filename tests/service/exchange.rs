@@ -456,7 +456,7 @@ async fn the_life_is_salesforce_s_word_where_it_gives_one() {
     }
 }
 
-/// One that takes the connection and never answers its handshake: no login was made.
+/// A server accepts the connection and leaves the TLS handshake unanswered: no login was made.
 #[tokio::test]
 async fn a_connection_that_is_never_made_costs_no_login() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

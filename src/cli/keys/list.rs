@@ -10,7 +10,7 @@ use crate::cli::ask::{RunningService, Seen};
 use crate::cli::say_json;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
-use crate::keys::{Key, Keyset, Past, State};
+use crate::keys::{Key, Keyset, Life, State};
 use crate::{app, doctor, jwks};
 
 /// Show each key: what it signs, its state, and when that changes
@@ -91,7 +91,7 @@ fn listed(loaded: &app::Loaded, seen: Option<&Seen>, now: UnixTime) -> Vec<Liste
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {
-            let past = keyset.past.iter().map(|past| gone(keyset, past, now));
+            let past = keyset.past.iter().map(|life| gone(keyset, life, now));
             past.chain(keyset.keys.iter().map(|key| opened(keyset, key, seen, now))).collect::<Vec<_>>()
         })
         .collect()
@@ -118,11 +118,10 @@ fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Lis
     }
 }
 
-fn gone(keyset: &Keyset, past: &Past, now: UnixTime) -> Listed {
-    let life = &past.life;
+fn gone(keyset: &Keyset, life: &Life, now: UnixTime) -> Listed {
     Listed {
         keyset: keyset.name.clone(),
-        kid: past.kid.clone(),
+        kid: life.entry.kid.clone(),
         state: State::Gone,
         retired: life.entry.retired.is_some(),
         emergency: false,

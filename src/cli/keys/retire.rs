@@ -17,7 +17,7 @@ use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Rules, SCHEDULE_F
 ///
 /// Tokens that it signed fail from then on. In a rotation a key retires by itself when its time has come. Needs nothing of
 /// the configuration but where the key's folder is. Waits until the service that runs on this host has dropped the key, and
-/// ends with 1 where it hasn't. Of a key that is retired already, it does what is still to do: an earlier run may have been
+/// ends with 1 where it hasn't. Where the key is retired already, it does what is still to do: an earlier run may have been
 /// interrupted.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys retire WebAppKey1 --now")]

@@ -138,6 +138,12 @@ pub fn only_ours_replaces_files_in(directory: &Path) -> Result<(), Unreadable> {
     owned_by_us_or_root(&stat)
 }
 
+/// The folder that `path` is in; that of a bare name is the working directory.
+pub fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or_else(|| Path::new("."))
+}
+
 fn owned_by_us_or_root(stat: &Stat) -> Result<(), Unreadable> {
     if stat.st_uid == 0 || stat.st_uid == geteuid().as_raw() {
         return Ok(());

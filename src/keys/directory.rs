@@ -26,6 +26,7 @@ use super::file::read_schedule_of_anyone;
 use super::schedule::{Change, Entry, FILE, Mark, Schedule, marks};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
+use crate::files::folder_of;
 
 /// Why a directory was not changed.
 #[derive(Debug, Error)]
@@ -161,10 +162,8 @@ impl KeyDirectory {
     fn temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.failed(path, &error);
         let access = Access::beside(path).map_err(failed)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".keyset-")
-            .tempfile_in(path.parent().unwrap_or(&self.path))
-            .map_err(failed)?;
+        let mut file =
+            tempfile::Builder::new().prefix(".keyset-").tempfile_in(folder_of(path)).map_err(failed)?;
         access.give(file.as_file()).map_err(|error| DirectoryError::File {
             path: path.to_path_buf(),
             reason: format!(
@@ -179,8 +178,7 @@ impl KeyDirectory {
 
     /// A rename is on the disk once its directory is.
     fn sync(&self, path: &Path) -> Result<(), DirectoryError> {
-        let synced =
-            File::open(path.parent().unwrap_or(&self.path)).and_then(|directory| directory.sync_all());
+        let synced = File::open(folder_of(path)).and_then(|directory| directory.sync_all());
         match synced {
             // Some network mounts have no such thing.
             Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
@@ -336,7 +334,7 @@ impl Access {
             gid: metadata.gid(),
             mode: metadata.mode() & 0o666,
         };
-        let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        let directory = folder_of(path);
         let alike = |extension: Option<&OsStr>| {
             let paths = fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
             let like = paths.filter(|other| other.extension() == extension && is_visible(other));

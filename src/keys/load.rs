@@ -20,7 +20,7 @@ use super::{
 };
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
-use crate::files::only_ours_replaces_files_in;
+use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::hash::Parts;
 
 impl KeyRing {
@@ -113,7 +113,7 @@ impl<'a> Loader<'a> {
             KeySource::File { kid, path } => {
                 let found = self.key_file(&field, path.as_path(), &path.to_string(), keyset)?;
                 // Comes second: the path of a file that isn't there may be a secret, and is not shown.
-                let folder = path.as_path().parent().unwrap_or_else(|| Path::new("/"));
+                let folder = folder_of(path.as_path());
                 self.noted(&field, &folder.display().to_string(), only_ours_replaces_files_in(folder))?;
                 sole(kid, found)
             }

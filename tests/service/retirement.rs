@@ -638,6 +638,12 @@ fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
         assert_eq!(ran.stderr.contains(&line), !fine, "{mode:o}: {}", ran.stderr);
         assert_eq!(ran.stderr.contains("keys/web): is a folder"), !fine, "{mode:o}: {}", ran.stderr);
     }
+    // Beside the configuration, by its bare name.
+    let key = fs::read(workspace.path("keys/web/WebAppKey1.key")).expect("the key");
+    workspace.write_key("WebAppKey1.key", std::str::from_utf8(&key).expect("PEM"));
+    workspace
+        .configure(&configuration.replace(folder, "kid = \"WebAppKey1\"\nkey_file = \"WebAppKey1.key\""));
+    workspace.run(&["check"]).ok();
 }
 
 /// A mistake in the files says nothing of a service that runs, and that could not start again.

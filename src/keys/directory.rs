@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use super::edit::ScheduleDocument;
 use super::file::read_schedule_of_anyone;
-use super::schedule::{Change, Entry, FILE, Mark, Schedule, marks};
+use super::schedule::{Change, Entry, FILE, Schedule, marks};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
 use crate::files::folder_of;
@@ -57,7 +57,7 @@ pub enum DirectoryError {
     #[error("{}: {message}", path.display())]
     Unclear { path: PathBuf, message: String },
     /// What is wrong with `keyset.toml`.
-    #[error("keyset.toml is wrong")]
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Schedule(Vec<Problem>),
 }
 
@@ -111,8 +111,7 @@ impl KeyDirectory {
         let read = read(&path)?;
         let name = path.display().to_string();
         let document = if let Some(text) = &read {
-            ScheduleDocument::parse(&name, text)
-                .map_err(|message| DirectoryError::Unclear { path: self.path.clone(), message })?
+            ScheduleDocument::parse(&name, text).map_err(DirectoryError::Schedule)?
         } else {
             let mut document = ScheduleDocument::empty(&name);
             // Only that the moment has passed matters.
@@ -123,15 +122,15 @@ impl KeyDirectory {
         Ok(ScheduleFile { directory: self, path, read, document, publish_lead })
     }
 
-    /// What `keyset.toml` says of retirements, whatever else is wrong with it; of a key that is alone, that it isn't retired.
+    /// Whether `keyset.toml` lists the key, whatever else is wrong with that file; without one, whether it is the only key.
     ///
     /// # Errors
-    /// It can't be read.
-    pub fn marks(&self) -> Result<Vec<Mark>, DirectoryError> {
-        Ok(match read(&self.path.join(FILE))? {
-            Some(text) => marks(&text),
-            None => vec![Mark { kid: sole_key(&self.path)?, retired: None, emergency_from: None }],
-        })
+    /// `keyset.toml` can't be read, or isn't TOML.
+    pub fn lists(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
+        let path = self.path.join(FILE);
+        let Some(text) = read(&path)? else { return Ok(sole_key(&self.path)? == *kid) };
+        ScheduleDocument::parse(&path.display().to_string(), &text).map_err(DirectoryError::Schedule)?;
+        Ok(marks(&text).iter().any(|mark| mark.kid == *kid))
     }
 
     /// Writes a file that wasn't there before, for the service to read.

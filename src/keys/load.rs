@@ -418,7 +418,10 @@ struct Contents {
 impl Contents {
     fn of(directory: &Path, keyset: &Name) -> Result<Self, String> {
         let hint = format!("`tokenmint keys new KID --keyset {keyset}` makes it");
-        let listing = fs::read_dir(directory).map_err(|error| format!("can't be listed: {error}; {hint}"))?;
+        let listing = fs::read_dir(directory).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => format!("can't be listed: {error}; {hint}"),
+            _ => format!("can't be listed: {error}"),
+        })?;
         let mut contents =
             Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
         for item in listing {

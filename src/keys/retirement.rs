@@ -4,11 +4,11 @@
 //! is refused. So this step needs nothing but the ring and the marks in `keyset.toml`, and nothing can refuse it. The reload
 //! that follows takes over the rest, or refuses it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::schedule::Mark;
-use super::{Entry, Key, KeyRing, Keyset, Life, Rules, State};
+use super::{Entry, Key, KeyRing, Keyset, Life, Material, Rules, State};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name};
 
@@ -18,6 +18,7 @@ impl KeyRing {
     #[must_use]
     pub fn without_gone(&self, marks: &BTreeMap<Name, Vec<Mark>>, now: UnixTime) -> Option<Self> {
         let none = Vec::new();
+        let marks = &self.with_copies(marks, now);
         let mut changed = false;
         let keysets = self.keysets.iter().map(|(name, keyset)| {
             let new = keyset.without_gone(marks.get(name).unwrap_or(&none), now);
@@ -26,6 +27,27 @@ impl KeyRing {
         });
         let keysets: BTreeMap<_, _> = keysets.collect();
         changed.then(|| Self::new(keysets, self.warnings.clone(), Some(self), now))
+    }
+
+    /// The marks, and those of keys that are the same as one that is retired under another id: who has that one has these.
+    fn with_copies(&self, marks: &BTreeMap<Name, Vec<Mark>>, now: UnixTime) -> BTreeMap<Name, Vec<Mark>> {
+        let mut marks = marks.clone();
+        let is_retired = |name: &Name, kid: &KeyId| {
+            marks
+                .get(name)
+                .is_some_and(|marks| marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_some()))
+        };
+        let retired = self.keys().filter(|(keyset, key)| is_retired(&keyset.name, &key.kid));
+        let retired: BTreeSet<Material> = retired.map(|(_, key)| key.private.public.material()).collect();
+        if !retired.is_empty() {
+            for (keyset, key) in
+                self.keys().filter(|(_, key)| retired.contains(&key.private.public.material()))
+            {
+                let mark = Mark { kid: key.kid.clone(), retired: Some(now), emergency_from: None };
+                marks.entry(keyset.name.clone()).or_default().push(mark);
+            }
+        }
+        marks
     }
 }
 

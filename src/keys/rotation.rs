@@ -79,7 +79,7 @@ impl Rules {
         let sign_from = match sign_from {
             Some(chosen) if chosen < earliest && !emergency => return Err(NoRotation::TooSoon { earliest }),
             Some(chosen) => chosen,
-            None if emergency => now,
+            None if emergency => schedule.free_moment(now),
             None => earliest,
         };
         Ok(Entry {
@@ -119,7 +119,7 @@ impl Rules {
                 let Some(next) = pending.map(|(entry, _)| entry.kid.clone()) else {
                     return (changes, Successor::New);
                 };
-                changes.push(Change::Promote { kid: next.clone(), at: now });
+                changes.push(Change::Promote { kid: next.clone(), at: schedule.free_moment(now) });
                 Successor::Pending(next)
             }
         };

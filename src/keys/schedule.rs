@@ -63,6 +63,15 @@ impl Schedule {
         self.entries.iter().find(|entry| entry.kid == *kid)
     }
 
+    /// The first moment from `now` on at which no key starts to sign: two commands may come within one second.
+    pub fn free_moment(&self, now: UnixTime) -> UnixTime {
+        let mut moment = now;
+        while self.entries.iter().any(|entry| entry.sign_from == Some(moment)) {
+            moment = moment.plus(Duration::from_secs(1));
+        }
+        moment
+    }
+
     /// What it says after `change`.
     #[must_use]
     pub fn after(&self, change: &Change) -> Self {

@@ -165,6 +165,100 @@ async fn retire_needs_nothing_of_the_configuration_but_where_the_key_is() {
     assert!(unread.stderr.contains("--directory"), "{}", unread.stderr);
 }
 
+/// By the folder alone, as where the configuration can't be read: who signs then is asked of the service, too.
+#[tokio::test]
+async fn a_retirement_by_folder_believes_the_service() {
+    let workspace = Workspace::bare();
+    workspace.configure(&asked_over_a_socket(&configuration()));
+    let service = workspace.serve().await;
+    // The place of the service can still be read; the new key is refused with all the rest.
+    workspace.configure(&format!("{}[[[\n", asked_over_a_socket(&configuration())));
+    let ran = workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--directory", "keys/web"]);
+    assert_eq!(ran.code(), 1, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stderr.contains("has dropped `WebAppKey1`, but `WebAppKey2` doesn't sign"), "{}", ran.stderr);
+    assert!(!is_published(&service, "WebAppKey1").await);
+}
+
+/// Who has a key has it under each id: the retirement of one is that of the others.
+#[tokio::test]
+async fn a_copy_of_a_retired_key_goes_with_it() {
+    let (workspace, service) = serving().await;
+    workspace.write_key("keys/web/Copy.key", &KEYS.web512);
+    let added = format!("added = {}", at(now() - DAY - HOUR));
+    let recent = now() - 60;
+    schedule(
+        &workspace,
+        &[("WebAppKey1", 0, ""), ("WebAppKey2", recent, ""), ("Copy", now() + 2 * DAY, &added)],
+    );
+    workspace.run(&["check", "--running"]).ok();
+    assert!(is_published(&service, "Copy").await);
+    retire(&workspace, "WebAppKey2").ok();
+    until("the copy is gone", async || !is_published(&service, "Copy").await).await;
+    assert_eq!(kid(&service).await, "WebAppKey1");
+}
+
+/// The message names what is wrong with the file, and quotes none of it: a line of a key may have been pasted there.
+#[tokio::test]
+async fn commands_say_what_is_wrong_with_a_schedule_and_quote_nothing_of_it() {
+    let (workspace, service) = serving().await;
+    let line = KEYS.web.lines().nth(2).expect("a line of base64");
+    for broken in
+        [format!("{line}\n"), format!("[[key]]\nkid = \"{line}\n"), format!("[[key]]\nsign_from={line}\n")]
+    {
+        workspace.write("keys/web/keyset.toml", &broken);
+        for command in [
+            &["keys", "rotate", "--keyset", "web"][..],
+            &["keys", "rotate", "--keyset", "web", "--plan"],
+            &["keys", "retire", "WebAppKey2", "--now"],
+            &["keys", "retire", "WebAppKey2", "--now", "--directory", "keys/web"],
+            &["keys", "list"],
+            &["check"],
+        ] {
+            let ran = workspace.run(command);
+            assert_ne!(ran.code(), 0, "{command:?}");
+            assert!(ran.stderr.contains("keys/web/keyset.toml line "), "{command:?}: {}", ran.stderr);
+            assert!(!ran.stderr.contains(&line[..8]), "{command:?}: {}", ran.stderr);
+        }
+    }
+    drop(service);
+}
+
+/// Its files were removed first: the service, which refuses that, still uses it, and the command says so.
+#[tokio::test]
+async fn a_key_that_only_the_service_has_is_said_to_be_there() {
+    let workspace = Workspace::bare();
+    workspace.configure(&asked_over_a_socket(&configuration()));
+    let service = workspace.serve().await;
+    fs::remove_file(workspace.path("keys/web/WebAppKey1.key")).expect("removed");
+    let ran = retire(&workspace, "WebAppKey1");
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stderr.contains("uses it: list it in the keyset.toml of its folder"), "{}", ran.stderr);
+    let retired = format!("retired = {}", at(now()));
+    schedule(&workspace, &[("WebAppKey1", 0, &retired)]);
+    until("the service has dropped it", async || !is_published(&service, "WebAppKey1").await).await;
+}
+
+/// Two commands within a second, and a key that lies in two folders.
+#[test]
+fn commands_that_come_at_once_and_copies_of_a_folder_are_no_hindrance() {
+    let workspace = Workspace::new();
+    workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
+    workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
+    retire(&workspace, "WebAppKey1").ok();
+    retire(&workspace, "WebAppKey3").ok();
+    fs::create_dir(workspace.path("keys/copy")).expect("a folder");
+    for item in fs::read_dir(workspace.path("keys/web")).expect("a folder") {
+        let from = item.expect("an entry").path();
+        fs::copy(&from, workspace.path("keys/copy").join(from.file_name().expect("a name"))).expect("copied");
+    }
+    workspace.configure(&format!("{}[keysets.copy]\ndirectory = \"keys/copy\"\n", configuration()));
+    retire(&workspace, "WebAppKey2").ok();
+    for folder in ["keys/web", "keys/copy"] {
+        let text = fs::read_to_string(workspace.path(folder).join("keyset.toml")).expect("a schedule");
+        assert_eq!(text.matches("retired = ").count(), 3, "{folder}: {text}");
+    }
+}
+
 /// The commands believe the service and not the files.
 #[tokio::test]
 async fn a_command_ends_with_1_where_the_service_refuses_what_it_wrote() {

@@ -270,7 +270,11 @@ impl Running {
             child,
             addresses: BTreeMap::new(),
             log,
-            client: reqwest::Client::builder().build().expect("a client"),
+            // Below the five seconds after which the service closes a connection that idles, as any client should.
+            client: reqwest::Client::builder()
+                .pool_idle_timeout(Duration::from_secs(3))
+                .build()
+                .expect("a client"),
         };
         let deadline = Instant::now() + Duration::from_secs(20);
         // Every listener says where it is before any answers.

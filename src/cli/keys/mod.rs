@@ -193,13 +193,12 @@ const TAKEOVER: Duration = Duration::from_secs(5);
 
 /// Waits until the service that runs on this host does what a command wrote; `false` where none runs.
 ///
-/// `what` says what it doesn't do, where it doesn't: then the command has failed, whatever the files say.
+/// `missing` says what the service doesn't do, if anything: then the command has failed, whatever the files say.
 fn wait_for_service(
     service: &RunningService,
-    what: &str,
-    done: impl Fn(&Status) -> bool,
+    missing: impl Fn(&Status) -> Option<String>,
 ) -> Result<bool, Failure> {
-    let (is_done, status) = match service.wait(TAKEOVER, done) {
+    let (is_done, status) = match service.wait(TAKEOVER, |status| missing(status).is_none()) {
         Ok(answer) => answer,
         Err(Silence::NobodyThere) => return Ok(false),
         Err(Silence::Failed(reason)) => {
@@ -209,9 +208,7 @@ fn wait_for_service(
             )));
         }
     };
-    if is_done {
-        return Ok(true);
-    }
+    let Some(what) = missing(&status).filter(|_| !is_done) else { return Ok(true) };
     let problems =
         status.reload.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
     let reason = match problems.collect::<Vec<_>>().join("; ") {

@@ -1,5 +1,6 @@
 //! `tokenmint keys retire`: takes a key away at once, whatever that breaks. For a key that others may have.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,7 +78,6 @@ impl Retire {
                           break them, say --now";
             return Err(Failure::Usage(reason.to_owned()));
         }
-        let place = self.find(context)?;
         // Nothing that goes wrong on the way to the service may keep the key from being taken away.
         let service = context.ops_address().map(RunningService::at);
         let seen = service.as_ref().ok().and_then(RunningService::seen);
@@ -86,13 +86,30 @@ impl Retire {
             .ok()
             .and_then(|service| service.status().ok())
             .map(|status| self.is_used(&status));
+        let places = self.find(context).map_err(|failure| match (failure, &service) {
+            (Failure::Failed(reason), Ok(service)) if was_used == Some(true) => Failure::Failed(format!(
+                "{reason}. The service at {} uses it: list it in the keyset.toml of its folder, with kid = \"{}\" and \
+                 retired = {}, and the service drops it",
+                service.address(),
+                self.kid,
+                context.ambient.clock.now(),
+            )),
+            (failure, _) => failure,
+        })?;
+        let (place, others) = places.split_first().expect("find gives one, or an error");
         let live_tokens =
             place.keyset.as_ref().zip(seen).map(|(keyset, seen)| seen.live_tokens(&keyset.name, &self.kid));
 
-        let (successor, schedule) = self.write(&place, context)?;
+        let (successor, schedule) = self.write(place, context)?;
+        for other in others {
+            self.write(other, context)?.0?;
+        }
         // The leaked key goes first: making another takes seconds.
         let made = match &successor {
-            Ok(Successor::New) => Some(self.make_another(&place, &schedule, context)?),
+            Ok(Successor::New) => Some(
+                self.make_another(place, &schedule, context)
+                    .map_err(|failure| self.but_retired(place, failure))?,
+            ),
             _ => None,
         };
         let signs_now = match &successor {
@@ -100,16 +117,29 @@ impl Retire {
             Ok(Successor::New) => made.as_ref().map(|made| &made.kid),
             Ok(Successor::Nobody) | Err(_) => None,
         };
+        let dropped = Cell::new(false);
         let confirmed = service.and_then(|service| {
             let address = service.address();
-            self.confirm(&service, &place, signs_now).map(|is_there| is_there.then_some(address))
+            self.confirm(&service, signs_now, &dropped).map(|is_there| (is_there, address))
         });
         if self.json {
             let (keyset, kid, files) = (place.name(), &self.kid, made.as_ref());
-            let confirmed = matches!(confirmed, Ok(Some(_)));
+            let confirmed = matches!(confirmed, Ok((true, _)));
             say_json(&Retired { keyset, kid, signs_now, live_tokens, files, confirmed });
         } else {
-            self.report(&place, &confirmed, was_used == Some(true), &successor, signs_now, live_tokens);
+            let in_service = match &confirmed {
+                Ok((false, address)) => format!(
+                    "Nothing answers at {address} to confirm it; a service that reads this folder drops it within 5 seconds"
+                ),
+                Ok((true, _)) | Err(_) if !dropped.get() => {
+                    "The service that runs here has not confirmed it".to_owned()
+                }
+                _ if was_used == Some(true) => "The service that runs here has dropped it".to_owned(),
+                _ => "The service that runs here doesn't use it".to_owned(),
+            };
+            // Where the service refuses who should sign now, the error says so.
+            let signs = confirmed.is_ok().then_some((&successor, signs_now));
+            self.report(place, &in_service, signs, live_tokens);
         }
         successor?;
         confirmed.map(|_| ())
@@ -154,13 +184,26 @@ impl Retire {
         let directory = KeyDirectory::lock(&place.directory)?;
         let mut file = directory.schedule(place.rules().publish_lead, now)?;
         let made = pair.write(&directory, &kid, algorithm, now)?;
-        let sign_from = Some(now);
-        let entry = Entry { kid, sign_from, added: sign_from, emergency: true, retired: None };
+        let sign_from = Some(schedule.free_moment(now));
+        let entry = Entry { kid, sign_from, added: Some(now), emergency: true, retired: None };
         if let Err(error) = file.apply(&[Change::Add(entry)]) {
             made.remove_unless_listed(&error);
             return Err(error.into());
         }
         Ok(made)
+    }
+
+    /// What a failure is told with that comes once the key is retired.
+    fn but_retired(&self, place: &Place, failure: Failure) -> Failure {
+        let retired = format!(
+            "`{}` is retired in {}, but there is no other key yet; mend this, and run the command again",
+            self.kid,
+            place.directory.display()
+        );
+        match failure {
+            Failure::Failed(reason) => Failure::Failed(format!("{retired}: {reason}")),
+            other => other,
+        }
     }
 
     fn is_used(&self, status: &Status) -> bool {
@@ -171,68 +214,65 @@ impl Retire {
         status.keysets.values().any(uses)
     }
 
+    /// Waits until the service has dropped the key, and the other signs. Says of the first in `dropped`.
     fn confirm(
         &self,
         service: &RunningService,
-        place: &Place,
         signs_now: Option<&KeyId>,
+        dropped: &Cell<bool>,
     ) -> Result<bool, Failure> {
         let kid = &self.kid;
-        let confirmed =
-            wait_for_service(service, &format!("still uses `{kid}`"), |status| !self.is_used(status))?;
-        let Some((successor, name)) = signs_now.zip(place.name()) else { return Ok(confirmed) };
-        let what = format!("has dropped `{kid}`, but `{successor}` doesn't sign in its place");
-        wait_for_service(service, &what, |status| {
-            let signing = status.keysets.get(name).and_then(|keyset| keyset.signing.as_deref());
-            signing == Some(successor.as_str())
+        let signs = |status: &Status, kid: &KeyId| {
+            status.keysets.values().any(|keyset| keyset.signing.as_deref() == Some(kid.as_str()))
+        };
+        wait_for_service(service, |status| {
+            dropped.set(!self.is_used(status));
+            match signs_now {
+                _ if !dropped.get() => Some(format!("still uses `{kid}`")),
+                Some(successor) if !signs(status, successor) => {
+                    Some(format!("has dropped `{kid}`, but `{successor}` doesn't sign in its place"))
+                }
+                _ => None,
+            }
         })
     }
 
     fn report(
         &self,
         place: &Place,
-        confirmed: &Result<Option<String>, Failure>,
-        was_used: bool,
-        successor: &Result<Successor, Failure>,
-        signs_now: Option<&KeyId>,
+        in_service: &str,
+        signs: Option<(&Result<Successor, Failure>, Option<&KeyId>)>,
         live_tokens: Option<u64>,
     ) {
         let kid = &self.kid;
         say(&format!(
-            "{kid} is retired in {}. {}; bring the folder to every replica that has a copy of its own.",
+            "{kid} is retired in {}. {in_service}; bring the folder to every replica that has a copy of its own.",
             place.directory.join(SCHEDULE_FILE).display(),
-            match confirmed {
-                Ok(Some(address)) if was_used => format!("The service at {address} has dropped it"),
-                Ok(Some(address)) => format!("The service at {address} doesn't use it"),
-                Ok(None) => {
-                    "No service runs here to confirm it; one that reads this folder drops it within 5 seconds"
-                        .to_owned()
-                }
-                Err(_) => "The service that runs here has not confirmed it".to_owned(),
-            }
         ));
-        let how = match successor {
-            Ok(Successor::Same(_)) => "signs, as before",
-            Ok(Successor::Former(_)) => {
-                "signs again, as it did before; verifiers that have fetched it since know it"
-            }
-            Ok(Successor::Pending(_)) => {
-                "signs from now on, before its time; verifiers that have fetched it know it"
-            }
-            Ok(Successor::New) => {
-                "was made and signs from now on; chats are anonymous until verifiers fetch it"
-            }
-            Ok(Successor::Nobody) | Err(_) => "No key signs: `tokenmint keys list` says why",
-        };
-        say(&signs_now.map_or_else(|| format!("{how}."), |kid| format!("{kid} {how}.")));
+        if let Some((successor, signs_now)) = signs {
+            let how = match successor {
+                Ok(Successor::Same(_)) => "signs, as before",
+                Ok(Successor::Former(_)) => {
+                    "signs again, as it did before; verifiers that have fetched it since know it"
+                }
+                Ok(Successor::Pending(_)) => {
+                    "signs from now on, before its time; verifiers that have fetched it know it"
+                }
+                Ok(Successor::New) => {
+                    "was made and signs from now on; chats are anonymous until verifiers fetch it"
+                }
+                Ok(Successor::Nobody) | Err(_) => "No key signs: `tokenmint keys list` says why",
+            };
+            say(&signs_now.map_or_else(|| format!("{how}."), |kid| format!("{kid} {how}.")));
+        }
         say(&match live_tokens {
             Some(count) => format!(
                 "At most {count} live tokens that it signed fail from now on, as the service that runs here counts; every \
                  other replica has its own."
             ),
             None => format!(
-                "How many live tokens that hits can't be said: the service that runs here could not be asked. It is all \
-                 that {kid} signed in the last {}.",
+                "How many live tokens that hits can't be said without the configuration and a service that runs here. It is \
+                 all that {kid} signed in the last {}.",
                 humantime::format_duration(place.rules().longest_life)
             ),
         });
@@ -242,14 +282,14 @@ impl Retire {
         ));
     }
 
-    /// The directory that has the key.
-    fn find(&self, context: &Context<'_>) -> Result<Place, Failure> {
+    /// The directories that have the key: one, but for a mistake or a copy.
+    fn find(&self, context: &Context<'_>) -> Result<Vec<Place>, Failure> {
         let kid = &self.kid;
         if let Some(directory) = &self.directory {
             if !self.is_listed_in(directory)? {
                 return Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display())));
             }
-            return Ok(Place { keyset: None, directory: directory.clone() });
+            return Ok(vec![Place { keyset: None, directory: directory.clone() }]);
         }
         let keysets = context.keysets().map_err(|failure| match failure {
             Failure::Configuration { problems, .. } => {
@@ -265,27 +305,31 @@ impl Retire {
             KeySource::Directory(directory) => Some((keyset, directory.as_path())),
             KeySource::File { .. } | KeySource::Text { .. } => None,
         });
-        // One directory that can't be read hides no other.
-        let mut unread = Vec::new();
+        let (mut places, mut unread) = (Vec::<Place>::new(), Vec::new());
         for (keyset, directory) in directories {
             match self.is_listed_in(directory) {
-                Ok(true) => {
-                    return Ok(Place { keyset: Some(keyset.clone()), directory: directory.to_path_buf() });
+                Ok(true) if places.iter().all(|place| place.directory != directory) => {
+                    places.push(Place { keyset: Some(keyset.clone()), directory: directory.to_path_buf() });
                 }
-                Ok(false) => {}
-                Err(error) => unread.push(format!("; {error}")),
+                Ok(_) => {}
+                Err(error) => unread.push(error.to_string()),
             }
         }
-        let unread = unread.concat();
-        Err(Failure::Failed(format!(
-            "no keyset with a directory has a key `{kid}`; `tokenmint keys list` shows them all. A key that is given as \
-             text or file is retired by giving another, and a restart{unread}"
-        )))
+        match (places.is_empty(), unread.is_empty()) {
+            (false, _) => Ok(places),
+            (true, true) => Err(Failure::Failed(format!(
+                "no keyset with a directory has a key `{kid}`; `tokenmint keys list` shows them all. A key that is given as \
+                 text or file is retired by giving another, and a restart"
+            ))),
+            (true, false) => Err(Failure::Failed(format!(
+                "nothing was changed: no folder that can be read has a key `{kid}`; mend this first: {}",
+                unread.join("; ")
+            ))),
+        }
     }
 
     /// Whether `directory` lists the key, whatever else is wrong there.
     fn is_listed_in(&self, directory: &Path) -> Result<bool, DirectoryError> {
-        let marks = KeyDirectory::lock(directory)?.marks()?;
-        Ok(marks.iter().any(|mark| mark.kid == self.kid))
+        KeyDirectory::lock(directory)?.lists(&self.kid)
     }
 }

@@ -128,11 +128,18 @@ impl Rotate {
 
         let service = RunningService::at(context.ops_address()?);
         let signs_now = entry.sign_from.is_some_and(|from| from <= now);
-        let taken = wait_for_service(&service, &format!("doesn't publish `{kid}`"), |status| {
-            status.keysets.get(keyset.name.as_str()).is_some_and(|keyset| {
-                keyset.published.iter().any(|known| known == kid.as_str())
-                    && (!signs_now || keyset.signing.as_deref() == Some(kid.as_str()))
-            })
+        let taken = wait_for_service(&service, |status| {
+            let seen = status.keysets.get(keyset.name.as_str());
+            let publishes = seen.is_some_and(|seen| seen.published.iter().any(|known| known == kid.as_str()));
+            let signing = seen.and_then(|seen| seen.signing.as_deref());
+            match signing {
+                _ if !publishes => Some(format!("doesn't publish `{kid}`")),
+                Some(other) if signs_now && other != kid.as_str() => {
+                    Some(format!("publishes `{kid}`, but `{other}` signs"))
+                }
+                None if signs_now => Some(format!("publishes `{kid}`, but no key signs")),
+                _ => None,
+            }
         })?;
         if !self.json {
             say(&if taken {

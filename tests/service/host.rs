@@ -10,7 +10,7 @@ use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use rsa::pkcs8::DecodePrivateKey as _;
 use rsa::traits::PrivateKeyParts as _;
 
-use crate::reload::in_memory;
+use crate::reload::{in_memory, within_five_seconds};
 use crate::support::{KEYS, Workspace, configuration, signal, user_1};
 use crate::tls::{certificates, client};
 
@@ -70,6 +70,49 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     tokio::time::sleep(Duration::from_millis(2500)).await;
     mint().await;
     look("after a reload");
+}
+
+/// A reload reads all secrets anew, and nothing of the reading stays: one copy of each is in use, and none of the one before.
+#[tokio::test]
+async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
+    let workspace = Workspace::new();
+    let secrets = |fin: &str| {
+        [
+            ("intercom.secret", format!("{fin}-messenger-secret-0123456789")),
+            ("audit.secret", "audit-secret-that-is-read-at-each-reload".to_owned()),
+            ("redis.secret", "redis-password-that-is-read-at-each-reload".to_owned()),
+            ("redis.key", "0123456789abcdef".repeat(4)),
+        ]
+    };
+    let write = |fin: &str| {
+        for (name, secret) in secrets(fin) {
+            // Long, and looked for by its end: an allocator writes over the beginning of what is given back.
+            let before = if name == "redis.key" { String::new() } else { "=".repeat(150) };
+            workspace.write(name, &format!("{before}{secret}\n"));
+        }
+    };
+    write("first");
+    workspace.configure(&format!(
+        "{}[cache.redis]\nurl = \"redis://127.0.0.1:1/\"\npassword_file = \"redis.secret\"\n\
+         key_file = \"redis.key\"\n",
+        configuration().replace("[server]\n", "[server]\naudit_key_file = \"audit.secret\"\n")
+    ));
+    let service = workspace.serve().await;
+    let copies =
+        |fin: &str| secrets(fin).map(|(name, secret)| (name, in_memory(service.pid(), secret.as_bytes())));
+    // The library that speaks to Redis has the password once more; the key for Redis isn't kept as text.
+    let in_use = [("intercom.secret", 1), ("audit.secret", 1), ("redis.secret", 2), ("redis.key", 0)];
+    assert_eq!(copies("first"), in_use, "after the start");
+    for (reloads, (before, fin)) in
+        [("first", "second"), ("second", "third"), ("third", "fourth")].into_iter().enumerate()
+    {
+        write(fin);
+        signal(service.pid(), "HUP");
+        within_five_seconds("reloaded", async || service.log().matches("reloaded").count() > reloads).await;
+        within_five_seconds("no more is in memory than after the start", async || copies(fin) == in_use)
+            .await;
+        within_five_seconds("the secret before is gone", async || copies(before)[0].1 == 0).await;
+    }
 }
 
 /// Runs it as another user, with its standard output in `log`, and waits for "started".

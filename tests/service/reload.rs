@@ -20,7 +20,7 @@ fn clock() -> Arc<ManualClock> {
 }
 
 /// Waits until `done`, for five seconds at most.
-async fn within_five_seconds(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub async fn within_five_seconds(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let begin = Instant::now();
     while !done().await {
         assert!(begin.elapsed() < Duration::from_secs(5), "{what}");

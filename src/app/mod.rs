@@ -5,6 +5,7 @@
 //! within ten seconds whatever clients do; a second signal ends it at once.
 
 mod connections;
+pub mod discovery;
 pub mod host;
 pub mod json_lines;
 mod listen;
@@ -177,6 +178,8 @@ pub enum StartError {
     Bind { section: &'static str, listen: Listen, error: io::Error },
     #[error("the sockets that the supervisor handed over can't be used (LISTEN_FDS): {0}")]
     Inherited(io::Error),
+    #[error("can't make the socket by which commands on this host find this service: {0}")]
+    Discovery(io::Error),
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     #[error(transparent)]

@@ -35,6 +35,8 @@ const POLL_SHARE: u32 = 20;
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A look that takes longer is reported: a mount may hang.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
+/// How often what was refused is tried again though no file has changed: a date comes, a clock is put right.
+const RETRY: Duration = Duration::from_secs(10);
 /// Between two reloads.
 const DISTANCE: Duration = Duration::from_millis(200);
 /// How often files that change while they are read are read again before the next look.
@@ -73,6 +75,8 @@ pub struct Reloader {
     in_force: InForce,
     /// What was wrong at the last reload that was refused, so that it is told once.
     refused: Vec<Problem>,
+    /// When the files were last read, by the steady clock.
+    tried: Duration,
 }
 
 enum Refused {
@@ -88,13 +92,14 @@ enum Reason {
     Request,
     /// They have changed.
     Change,
-    /// The clock was set back, to the life of a key that isn't open any more.
+    /// Time alone: the clock was set back, to the life of a key that isn't open any more, or what was refused may not be wrong
+    /// any more.
     Clock,
 }
 
 impl Reloader {
     pub(super) const fn new(source: Source, in_force: InForce) -> Self {
-        Self { source, in_force, refused: Vec::new() }
+        Self { source, in_force, refused: Vec::new(), tried: Duration::ZERO }
     }
 
     /// Reloads whenever `asked`, and whenever there is reason to, until `asked` is closed.
@@ -169,7 +174,9 @@ impl Reloader {
             return Some(Reason::Change);
         }
         let lacks_a_key = service.rooms.load().ring.lacks_a_key(service.clock.now());
-        lacks_a_key.then_some(Reason::Clock)
+        let may_be_right =
+            !self.refused.is_empty() && service.clock.steady().saturating_sub(self.tried) >= RETRY;
+        (lacks_a_key || may_be_right).then_some(Reason::Clock)
     }
 
     /// Builds everything anew and puts it in force, or leaves all as it is.
@@ -180,6 +187,7 @@ impl Reloader {
     /// Returns false where the files change while they are read.
     fn reload_for(&mut self, reason: Reason) -> bool {
         let service = self.in_force.service.clone();
+        self.tried = service.clock.steady();
         // First, and whatever becomes of the rest.
         retirement::take_away_now(&service);
         let metrics = &service.metrics;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use super::{Context, Failure, PATIENCE, within};
+use crate::app::discovery;
 use crate::app::tls::certificates;
 use crate::clock::UnixTime;
-use crate::config::{KeyId, Listen, Name, OpsAddress, OpsTls};
+use crate::config::{DEFAULT_FILE, KeyId, Listen, Name, OpsAddress, OpsTls};
 
 /// The metrics of ten thousand keys are smaller.
 const LARGEST: usize = 32 << 20;
@@ -100,6 +103,14 @@ pub(super) struct ReloadStatus {
     pub problems: Vec<FieldProblem>,
 }
 
+impl ReloadStatus {
+    /// All problems in one line.
+    pub fn told(&self) -> String {
+        let told = self.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
+        told.collect::<Vec<_>>().join("; ")
+    }
+}
+
 #[derive(Deserialize, Serialize)]
 pub(super) struct FieldProblem {
     pub field: String,
@@ -114,33 +125,48 @@ pub(super) enum Silence {
     Failed(String),
 }
 
-/// A service that runs on this host, where operators ask it.
-pub(super) struct RunningService(OpsAddress);
+/// The service that runs on this host: mostly one, and several where replicas share its files.
+pub(super) struct RunningService(Vec<OpsAddress>);
 
 impl RunningService {
-    pub const fn at(address: OpsAddress) -> Self {
-        Self(address)
+    /// Those that run with the configuration of `context` or with one of `key_folders`, wherever they listen; where none is
+    /// found, one that listens where the configuration says, as in another container.
+    ///
+    /// # Errors
+    /// None is found, and where the configuration would have it can't be read.
+    pub fn find(context: &Context<'_>, key_folders: &[PathBuf]) -> Result<Self, Failure> {
+        let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let key_folders = key_folders.to_vec();
+        let found = within(PATIENCE, move || {
+            let running = block_on(discovery::running()).unwrap_or_default();
+            let ours = running.into_iter().filter(|service| service.reads(&configuration, &key_folders));
+            ours.filter_map(discovery::RunningService::ops_address).collect::<Vec<_>>()
+        });
+        match found.unwrap_or_default() {
+            none if none.is_empty() => Ok(Self(vec![context.ops_address()?])),
+            found => Ok(Self(found)),
+        }
     }
 
     pub fn address(&self) -> String {
-        self.0.listen.to_string()
+        self.0.iter().map(|address| address.listen.to_string()).collect::<Vec<_>>().join(" and ")
     }
 
     /// What it has seen of its keys; `None` where it can't be asked.
     pub fn seen(&self) -> Option<Seen> {
-        let body = self.ask("/metrics").ok()?;
+        let body = self.0.iter().find_map(|address| ask(address, "/metrics").ok())?;
         Some(Seen::read(&String::from_utf8_lossy(&body)))
     }
 
+    /// What the first says that runs.
     pub fn status(&self) -> Result<Status, Silence> {
-        let body = self.ask("/status")?;
-        serde_json::from_slice(&body).map_err(|_| {
-            let message = "what answers there is no tokenmint, or one of an older version".to_owned();
-            Silence::Failed(message)
-        })
+        let mut answers = self.0.iter().map(status);
+        answers
+            .find(|answer| !matches!(answer, Err(Silence::NobodyThere)))
+            .unwrap_or(Err(Silence::NobodyThere))
     }
 
-    /// Asks until `done` says so of the answer, for at most `patience`; the last answer then.
+    /// Asks until `done` says so of the answer of each that runs, for at most `patience`; the last answer then.
     pub fn wait(
         &self,
         patience: Duration,
@@ -148,37 +174,53 @@ impl RunningService {
     ) -> Result<(bool, Status), Silence> {
         const PAUSE: Duration = Duration::from_millis(100);
         let begin = std::time::Instant::now();
-        loop {
-            // A failure may pass, but for nobody's being there.
-            match self.status() {
-                Ok(status) if done(&status) => return Ok((true, status)),
-                Ok(status) if begin.elapsed() > patience => return Ok((false, status)),
-                Err(silence) if begin.elapsed() > patience || matches!(silence, Silence::NobodyThere) => {
-                    return Err(silence);
+        let mut answers = Err(Silence::NobodyThere);
+        for address in &self.0 {
+            loop {
+                // A failure may pass, but for nobody's being there.
+                match status(address) {
+                    Ok(status) if done(&status) => {
+                        answers = Ok((true, status));
+                        break;
+                    }
+                    Ok(status) if begin.elapsed() > patience => return Ok((false, status)),
+                    Err(Silence::NobodyThere) => break,
+                    Err(silence) if begin.elapsed() > patience => return Err(silence),
+                    Ok(_) | Err(_) => {}
                 }
-                Ok(_) | Err(_) => {}
+                std::thread::sleep(PAUSE);
             }
-            std::thread::sleep(PAUSE);
         }
+        answers
     }
+}
 
-    fn ask(&self, path: &str) -> Result<Bytes, Silence> {
-        let failed = |error: &dyn std::fmt::Display| Silence::Failed(error.to_string());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| failed(&error))?;
-        let asked = async { tokio::time::timeout(ANSWER_TIMEOUT, get(&self.0, path)).await };
-        match runtime.block_on(asked) {
-            Err(_) => Err(Silence::Failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
-            Ok(Err(error)) => {
-                let nobody = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
-                    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
-                });
-                Err(if nobody { Silence::NobodyThere } else { failed(&error) })
-            }
-            Ok(Ok((status, body))) if status.is_success() => Ok(body),
-            Ok(Ok((status, _))) => Err(Silence::Failed(format!("{path} answered {status}"))),
+fn status(address: &OpsAddress) -> Result<Status, Silence> {
+    let body = ask(address, "/status")?;
+    serde_json::from_slice(&body).map_err(|_| {
+        let message = "what answers there is no tokenmint, or one of an older version".to_owned();
+        Silence::Failed(message)
+    })
+}
+
+fn ask(address: &OpsAddress, path: &str) -> Result<Bytes, Silence> {
+    let failed = |error: &dyn std::fmt::Display| Silence::Failed(error.to_string());
+    let asked = block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, get(address, path)).await });
+    match asked.map_err(|error| failed(&error))? {
+        Err(_) => Err(Silence::Failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Ok(Err(error)) => {
+            let nobody = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+            });
+            Err(if nobody { Silence::NobodyThere } else { failed(&error) })
         }
+        Ok(Ok((status, body))) if status.is_success() => Ok(body),
+        Ok(Ok((status, _))) => Err(Silence::Failed(format!("{path} answered {status}"))),
     }
+}
+
+fn block_on<T>(asked: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asked))
 }
 
 pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;

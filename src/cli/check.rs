@@ -59,7 +59,7 @@ impl Check {
             counted(config.callers.len(), "caller"),
         ));
         let Some(running) = running else {
-            if !matches!(RunningService::at(context.ops_address()?).status(), Err(Silence::NobodyThere)) {
+            if !matches!(RunningService::find(context, &[])?.status(), Err(Silence::NobodyThere)) {
                 complain(NOT_JUDGED);
             }
             return Ok(());
@@ -79,7 +79,7 @@ impl Check {
 
 /// What the service that runs says once it has looked at the files as they are now.
 fn ask(context: &Context<'_>) -> Result<ReloadStatus, Failure> {
-    let service = RunningService::at(context.ops_address()?);
+    let service = RunningService::find(context, &[])?;
     let now = context.ambient.clock.now().seconds();
     let looked = service.wait(NEXT_LOOK, |status| status.reload.looked_at.is_some_and(|began| began > now));
     match looked {

@@ -27,7 +27,8 @@ use std::fmt::Display;
 use std::io::{self, Write as _, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -99,6 +100,19 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What is wrong, in one line.
+    fn reason(&self) -> String {
+        match self {
+            Self::Found => "problems were found".to_owned(),
+            Self::Failed(reason) | Self::Usage(reason) => reason.clone(),
+            Self::Configuration { problems, .. } => {
+                problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+}
+
 impl From<Invalid> for Failure {
     fn from(Invalid { problems, warnings, .. }: Invalid) -> Self {
         Self::Configuration { problems, warnings }
@@ -131,8 +145,9 @@ impl Context<'_> {
 
     /// Where a service that runs with this configuration answers operators, whatever else is wrong with it.
     fn ops_address(&self) -> Result<OpsAddress, Failure> {
-        OpsAddress::load(self.config.as_deref(), self.environment)
-            .map_err(|problem| Failure::of_files(vec![problem]))
+        let Source { file, environment } = self.source();
+        let address = within(PATIENCE, move || OpsAddress::load(file.as_deref(), &environment));
+        address.ok_or_else(hangs)?.map_err(|problem| Failure::of_files(vec![problem]))
     }
 
     /// The configuration alone; no key is opened.
@@ -143,7 +158,8 @@ impl Context<'_> {
 
     /// The keysets of the configuration, also where something else in it isn't right yet.
     fn keysets(&self) -> Result<BTreeMap<Name, Keyset>, Failure> {
-        match Config::load(self.config.as_deref(), self.environment) {
+        let source = self.source();
+        match within(PATIENCE, move || source.load()).ok_or_else(hangs)? {
             Ok(config) => Ok(config.keysets),
             Err(invalid) if !invalid.keysets.is_empty() => Ok(invalid.keysets),
             Err(invalid) => Err(invalid.into()),
@@ -162,6 +178,25 @@ impl Context<'_> {
             }
         }
     }
+}
+
+/// How long files may take that a command can do without.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs `act` in a thread of its own for at most `patience`: on a mount that hangs only that thread hangs.
+fn within<T: Send + 'static>(patience: Duration, act: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = tell.send(act());
+    });
+    told.recv_timeout(patience).ok()
+}
+
+fn hangs() -> Failure {
+    let seconds = PATIENCE.as_secs();
+    Failure::Failed(format!(
+        "a file that the configuration names is not read within {seconds} s: does a mount hang?"
+    ))
 }
 
 /// Runs the command that `arguments` name.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, complain};
+use crate::app::discovery::Announcement;
 use crate::app::host;
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
@@ -124,6 +125,12 @@ fn answer(
         // One request waits; those that come meanwhile are the same.
         let (ask, asked) = mpsc::channel(1);
         if let Some(Reload { source, hangup }) = reload {
+            match Announcement::bind(&app, &source) {
+                Ok(announcement) => _ = tokio::spawn(announcement.run()),
+                Err(error) => {
+                    tracing::warn!(%error, "commands find it only where its address is that of its file");
+                }
+            }
             if hangup.load(Ordering::Acquire) {
                 let _ = ask.try_send(());
             }

@@ -4,9 +4,9 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::parse::parse_listen;
 use super::source::{self, Environment, Node, Problem, Value};
 use super::{DEFAULT_FILE, Listen};
 use crate::files::{LARGEST, Opened};
@@ -18,6 +18,7 @@ pub struct OpsAddress {
 }
 
 /// TLS of that listener.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct OpsTls {
     pub certificate_file: PathBuf,
     /// Whether it asks for a client certificate.
@@ -50,7 +51,7 @@ impl OpsAddress {
             Some(node) => {
                 let field = if ops.is_some() { "server.ops.listen" } else { "server.listen" };
                 let written = text_of(node).ok_or("must be a string");
-                let listen = written.map_err(str::to_owned).and_then(|written| parse_listen(written, &base));
+                let listen = written.map_err(str::to_owned).and_then(|written| Listen::parse(written, &base));
                 listen.map_err(|message| Problem::new(field, &node.origin, message))?
             }
         };

@@ -373,12 +373,20 @@ fn is_visible(path: &Path) -> bool {
     path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
 }
 
+/// The ids of the keys whose files lie in `directory`.
+///
+/// # Errors
+/// It can't be listed.
+pub fn kids_in(directory: &Path) -> io::Result<Vec<KeyId>> {
+    let names = fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| KeyId::parse(name.strip_suffix(".key")?).ok()).collect())
+}
+
 /// The id of the only key in `directory`.
 fn sole_key(directory: &Path) -> Result<KeyId, DirectoryError> {
     let unclear = |message: String| DirectoryError::Unclear { path: directory.to_path_buf(), message };
-    let listing = fs::read_dir(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
-    let names = listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut kids = names.filter_map(|name| KeyId::parse(name.strip_suffix(".key")?).ok());
+    let kids = kids_in(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
+    let mut kids = kids.into_iter();
     match (kids.next(), kids.next()) {
         (Some(kid), None) => Ok(kid),
         (None, _) => Err(unclear("holds no key; `tokenmint keys new` makes the first".to_owned())),

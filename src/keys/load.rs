@@ -13,10 +13,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::schedule::{self, Schedule};
-use super::transition::{AnnouncedKey, AnnouncedKeyset, History};
+use super::transition::{AnnouncedKey, AnnouncedKeyset, History, Material};
 use super::{
     Certificate, DerivedCertificates, Key, KeyRing, Keyset, PrivateKey, PublicKey, Rules, SCHEDULE_FILE,
-    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem,
+    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem, private,
 };
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
@@ -37,6 +37,7 @@ impl KeyRing {
         let sets: Vec<Arc<Keyset>> =
             keysets.values().filter_map(|keyset| loader.keyset(keyset)).map(Arc::new).collect();
         loader.distinct_kids(&sets);
+        loader.no_copies_of_retired(&sets);
         loader.one_door_per_key(&sets);
         if let Some(previous) = previous {
             loader.problems.extend(previous.history.check(&announced(&sets), now));
@@ -82,6 +83,9 @@ struct Loader<'a> {
     now: UnixTime,
     /// Keys that are open already, by what they were read from.
     known: BTreeMap<[u8; 32], &'a Key>,
+    previous: Option<&'a KeyRing>,
+    /// Retired keys that this process never had, as far as their files are there, and under which id. [`History`] has the rest.
+    retired: BTreeMap<Material, KeyId>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -100,7 +104,7 @@ impl<'a> Loader<'a> {
     fn new(now: UnixTime, previous: Option<&'a KeyRing>) -> Self {
         let keys = previous.into_iter().flat_map(KeyRing::keys);
         let known = keys.map(|(_, key)| (key.source, key)).collect();
-        Self { now, known, problems: Vec::new(), warnings: Vec::new() }
+        Self { now, known, previous, retired: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
     }
 
     fn keyset(&mut self, keyset: &config::Keyset) -> Option<Keyset> {
@@ -215,7 +219,10 @@ impl<'a> Loader<'a> {
         let schedule = self.schedule(field, directory, &contents, keyset);
         let over = schedule.as_ref().map(|schedule| self.over(schedule, keyset)).unwrap_or_default();
         let mut found = BTreeMap::new();
-        for (kid, path) in contents.keys.iter().filter(|(kid, _)| !over.contains(kid)) {
+        // What isn't listed neither signs nor is published, and is nobody's concern.
+        let is_listed = |kid: &KeyId| schedule.as_ref().is_none_or(|schedule| schedule.entry(kid).is_some());
+        let wanted = contents.keys.iter().filter(|(kid, _)| is_listed(kid) && !over.contains(kid));
+        for (kid, path) in wanted {
             let Some(mut key) = self.key_file(field, path, &path.display().to_string(), keyset) else {
                 continue;
             };
@@ -246,6 +253,12 @@ impl<'a> Loader<'a> {
             );
             let source = directory.join(SCHEDULE_FILE);
             self.problems.push(Problem::new(format!("{field}.key.retired"), source.display(), message));
+        }
+        for entry in schedule.entries.iter().filter(|entry| entry.retired.is_some()) {
+            let is_known = self.previous.is_some_and(|previous| previous.history.knows(&entry.kid));
+            let path = contents.keys.get(&entry.kid).filter(|_| !is_known);
+            let material = path.and_then(|path| material_of(path, keyset.passphrase.as_ref()));
+            self.retired.extend(material.map(|material| (material, entry.kid.clone())));
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
             let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");
@@ -368,6 +381,21 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Whoever has a retired key has each copy of it.
+    fn no_copies_of_retired(&mut self, keysets: &[Arc<Keyset>]) {
+        for (keyset, key) in
+            keysets.iter().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
+        {
+            let Some(retired) = self.retired.get(&key.private.public.material()) else { continue };
+            let kid = &key.kid;
+            let message = format!(
+                "`{kid}` is the key that is retired as `{retired}`: `tokenmint keys retire {kid} --now` takes it away too; one that \
+                 is given as text or file must be another key"
+            );
+            self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
+        }
+    }
+
     /// RFC 8725, section 3.12: a key that signs identity tokens should not sign assertions too.
     fn one_door_per_key(&mut self, keysets: &[Arc<Keyset>]) {
         let signs = |kind: Kind| {
@@ -399,6 +427,11 @@ fn sole(kid: &KeyId, found: Found) -> (BTreeMap<KeyId, Found>, Schedule) {
 pub const fn rules(keyset: &config::Keyset) -> Rules {
     let config::Keyset { publish_lead, longest_life, retire_margin, .. } = *keyset;
     Rules { publish_lead, longest_life, retire_margin }
+}
+
+/// Which key lies at `path`; `None` where none can be read.
+pub fn material_of(path: &Path, passphrase: Option<&SecretString>) -> Option<Material> {
+    private::material(&file::read_private(path).ok()?, passphrase)
 }
 
 /// Tells apart what a key is read from.

@@ -64,7 +64,7 @@ pub enum Unreadable {
 }
 
 /// Key text as people paste it into a variable: real newlines, `\n` written out, or base64 of the PEM.
-pub(super) fn unfold(text: &SecretString) -> SecretString {
+pub fn unfold(text: &SecretString) -> SecretString {
     let text = text.expose_secret().trim();
     if text.contains("-----BEGIN") {
         let lines = text.split("\\n").flat_map(|line| line.split("\\r").chain(["\n"]));

@@ -80,6 +80,12 @@ impl PublicKey {
     }
 }
 
+/// The [`material`](PublicKey::material) of a key that may not be one to use; `None` where none can be read.
+pub fn material(text: &SecretString, passphrase: Option<&SecretString>) -> Option<[u8; 32]> {
+    let (modulus, ..) = pem::read(text, passphrase).ok()?;
+    Some(sha256(URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()).as_bytes()))
+}
+
 impl PrivateKey {
     /// Reads PEM text as it stands in a file.
     ///

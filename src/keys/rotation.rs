@@ -102,9 +102,11 @@ impl Rules {
     /// What retiring `kid` at `now` takes, and who signs then. A key that verifiers know goes before one that they don't.
     /// Where `kid` is retired already, the changes are those that an interrupted retirement left undone.
     pub fn retire(&self, schedule: &Schedule, kid: &KeyId, now: UnixTime) -> (Vec<Change>, Successor) {
-        let is_retired = schedule.entry(kid).is_some_and(|entry| entry.retired.is_some());
+        let retired = schedule.entry(kid).and_then(|entry| entry.retired);
+        let is_retired = retired.is_some();
         let mut changes = Vec::new();
-        if !is_retired {
+        // A date ahead, by another host's clock or a slip, is put right.
+        if retired.is_none_or(|at| at > now) {
             changes.push(Change::Retire { kid: kid.clone(), at: now });
         }
         let before = self.signing(schedule, now);

@@ -45,7 +45,7 @@ impl Entry {
 }
 
 /// A `keyset.toml`, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     /// In order of `sign_from`, retired keys among them: what they did is history, which later edits don't change.
     pub entries: Vec<Entry>,

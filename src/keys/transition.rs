@@ -74,6 +74,11 @@ impl History {
         problems
     }
 
+    /// Whether this process has had the key of that id.
+    pub fn knows(&self, kid: &KeyId) -> bool {
+        self.keys.get(kid).is_some_and(|record| record.material.is_some())
+    }
+
     fn objection(
         &self,
         keyset: &AnnouncedKeyset<'_>,

@@ -220,6 +220,8 @@ impl Randomness for Numbers {
 /// A token that Salesforce gave.
 struct Issued {
     user: usize,
+    /// What the token itself says, where it says so.
+    exp: Option<i64>,
     /// By the steady clock; never longer than a day.
     ends: Duration,
 }
@@ -337,13 +339,17 @@ impl Salesforce {
             | Answer::Foreign
             | Answer::Over => {
                 let wall = self.clock.now().seconds();
-                let (exp, life) = match answer {
-                    Answer::LivesFor(life) => (Some(wall + i64::try_from(life).expect("small")), life),
-                    Answer::Milliseconds => (Some((wall + 7200) * 1000), 86_400),
-                    Answer::Over => (Some(wall - 1), 0),
-                    _ => (None, if user < 2 { 300 } else { 3600 }),
-                };
                 let again = book.last.get(&user).filter(|_| answer == Answer::TheSame).cloned();
+                let exp = match answer {
+                    Answer::LivesFor(life) => Some(wall + i64::try_from(life).expect("small")),
+                    Answer::Milliseconds => Some((wall + 7200) * 1000),
+                    Answer::Over => Some(wall - 1),
+                    // By the clock as it is now, a token that is given again ends when it says so.
+                    Answer::TheSame => again.as_ref().and_then(|token| book.issued[token].exp),
+                    _ => None,
+                };
+                let unsaid = if user < 2 { 300 } else { 3600 };
+                let life = exp.map_or(unsaid, |exp| u64::try_from(exp - wall).unwrap_or(0).min(86_400));
                 let token = again.unwrap_or_else(|| {
                     let n = book.issued.len();
                     let claims = exp.map(|exp| URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string()));
@@ -355,7 +361,7 @@ impl Salesforce {
                 let ends = self.clock.steady() + Duration::from_secs(life);
                 if !matches!(answer, Answer::Foreign | Answer::Over) {
                     // The same one given again lives as long as it is said to, from then on.
-                    let issued = book.issued.entry(token.clone()).or_insert(Issued { user, ends });
+                    let issued = book.issued.entry(token.clone()).or_insert(Issued { user, exp, ends });
                     issued.ends = issued.ends.max(ends);
                     book.last.insert(user, token.clone());
                 }

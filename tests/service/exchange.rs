@@ -1285,7 +1285,7 @@ async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token(
 
 /// A key directory of `oauth.crm` with two keys, the second signing from `from`, and a word on the first.
 pub fn two_keys(house: &InProcess, from: i64, first: &str) {
-    house.workspace.write_key("keys/crm/CrmKey2.key", &KEYS.web512);
+    house.workspace.write_key("keys/crm/CrmKey2.key", &KEYS.spare[0]);
     let schedule = format!(
         "[[key]]\nkid = \"CrmKey1\"\nsign_from = 2026-01-01T00:00:00Z\n{first}\n[[key]]\nkid = \"CrmKey2\"\nsign_from = {}\nemergency = true\n",
         UnixTime::from_seconds(from)

@@ -33,9 +33,7 @@ fn schedule(workspace: &Workspace, entries: &[(&str, i64, &str)]) {
 /// A workspace with a second key for `identity.web`, whose tokens live for an hour at most.
 fn two_keys(second_from: i64) -> Workspace {
     let workspace = Workspace::new();
-    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.web512);
-    workspace.write_key("keys/web512/Web512.key", &KEYS.crm);
-    workspace.write_key("keys/crm/CrmKey1.key", &KEYS.web);
+    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", second_from, "")]);
     workspace
 }
@@ -162,8 +160,7 @@ async fn an_emergency_is_said_aloud_until_verifiers_must_know_the_key() {
 async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;
     let workspace = &service.workspace;
-    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.web512);
-    workspace.write_key("keys/web512/Web512.key", &KEYS.web512);
+    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
     let before = state(&service).await;
     let try_with = async |from: i64, more: &str| {
         schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", from, more)]);

@@ -25,6 +25,8 @@ pub struct Keys {
     pub web: String,
     pub web512: String,
     pub crm: String,
+    /// Of no keyset, for keys that come second.
+    pub spare: [String; 2],
 }
 
 pub static KEYS: LazyLock<Keys> = LazyLock::new(|| {
@@ -34,7 +36,7 @@ pub static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         let pem = tokenmint::keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
         pem.expose_secret().to_owned()
     };
-    Keys { web: key(), web512: key(), crm: key() }
+    Keys { web: key(), web512: key(), crm: key(), spare: [key(), key()] }
 });
 
 pub fn sha256_hex(text: &str) -> String {

@@ -52,7 +52,7 @@ impl List {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = context.load()?;
         let now = context.ambient.clock.now();
-        let seen = RunningService::at(context.ops_address()?).seen();
+        let seen = RunningService::find(context, &[])?.seen();
         let listed = listed(&loaded, seen.as_ref(), now);
         if self.json {
             say_json(&listed);

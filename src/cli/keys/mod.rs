@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use super::ask::{RunningService, Silence, Status};
-use super::{Context, Failure, complain, say};
+use super::{Context, Failure, PATIENCE, complain, say, within};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name};
 use crate::jwks;
@@ -170,22 +170,37 @@ impl From<DirectoryError> for Failure {
     }
 }
 
-/// Whether a key of `directory` can't have that id: a file of it lies there, or another keyset has it.
+/// Whether a key of `directory` can't have that id: a file of it lies there, or another keyset has it, as far as those answer.
 fn is_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, Keyset>) -> bool {
-    let has = |directory: &Path| {
+    let has = move |kid: &KeyId, directory: &Path| {
         let is_there =
             |extension: &str| fs::symlink_metadata(directory.join(format!("{kid}.{extension}"))).is_ok();
         is_there("key") || is_there("crt") || is_there("jwk")
     };
     let in_keyset = |keyset: &Keyset| match &keyset.keys {
         KeySource::Directory(directory) => {
-            let path = directory.as_path();
-            let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
-            has(path) || (keys::marks(&listed).iter().any(|mark| mark.kid == *kid))
+            let (kid, path) = (kid.clone(), directory.as_path().to_path_buf());
+            let looked = within(PATIENCE, move || {
+                let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
+                has(&kid, &path) || (keys::marks(&listed).iter().any(|mark| mark.kid == kid))
+            });
+            looked.unwrap_or(false)
         }
         KeySource::File { kid: other, .. } | KeySource::Text { kid: other, .. } => other == kid,
     };
-    has(directory) || keysets.values().any(in_keyset)
+    has(kid, directory) || keysets.values().any(in_keyset)
+}
+
+/// Says of a new key's file what its neighbours' aren't.
+fn warn_of_plain_text(keyset: Option<&Keyset>, made: &Made) {
+    if let Some(keyset) = keyset.filter(|keyset| keyset.passphrase.is_some()) {
+        complain(&format!(
+            "warning: {} isn't encrypted, though keysets.{} has a passphrase: only its mode protects it. To encrypt it: openssl \
+             pkey -aes256 -in OLD -out NEW",
+            made.private_key.display(),
+            keyset.name
+        ));
+    }
 }
 
 /// How long a running service takes at most to take over what a command wrote.
@@ -209,9 +224,7 @@ fn wait_for_service(
         }
     };
     let Some(what) = missing(&status).filter(|_| !is_done) else { return Ok(true) };
-    let problems =
-        status.reload.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
-    let reason = match problems.collect::<Vec<_>>().join("; ") {
+    let reason = match status.reload.told() {
         none if none.is_empty() => "it gives no reason: does it read these files?".to_owned(),
         reasons => format!("it refuses the files: {reasons}"),
     };

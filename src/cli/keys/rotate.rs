@@ -8,7 +8,9 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Context, Failure, KeyPair, Made, choose, is_taken, parse_kid, wait_for_service};
+use super::{
+    Context, Failure, KeyPair, Made, choose, is_taken, parse_kid, wait_for_service, warn_of_plain_text,
+};
 use crate::cli::ask::RunningService;
 use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
@@ -125,8 +127,9 @@ impl Rotate {
         drop(locked);
         let steps = steps(&rules, &after, &entry, now);
         self.report(keyset, &path, Some(&kid), &entry, &steps, Some(&made), now);
+        warn_of_plain_text(Some(keyset), &made);
 
-        let service = RunningService::at(context.ops_address()?);
+        let service = RunningService::find(context, &[directory_path.to_path_buf()])?;
         let signs_now = entry.sign_from.is_some_and(|from| from <= now);
         let taken = wait_for_service(&service, |status| {
             let seen = status.keysets.get(keyset.name.as_str());

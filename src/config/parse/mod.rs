@@ -19,7 +19,6 @@ use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oau
 use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
 use keysets::{keyset, share_out};
 use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
-pub(super) use server::parse_listen;
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);

@@ -1,6 +1,5 @@
 //! `[server]`: where to listen, TLS, limits, signing.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::super::section::{Section, byte_count, count, duration, text};
@@ -88,22 +87,8 @@ fn required_listen(section: &Section<'_>) -> Option<Listen> {
 
 fn listen(section: &Section<'_>) -> Option<Listen> {
     let written = section.optional("listen", text)?;
-    let listen = parse_listen(&written, &section.findings().base);
+    let listen = Listen::parse(&written, &section.findings().base);
     listen.map_err(|message| section.problem("listen", message)).ok()
-}
-
-/// `127.0.0.1:8080`, `localhost:8080`, `unix:/path`; a relative path starts at `base`.
-pub(in super::super) fn parse_listen(written: &str, base: &Path) -> Result<Listen, String> {
-    if let Some(path) = written.strip_prefix("unix:") {
-        return match path {
-            "" => Err("names no socket: write unix:/run/tokenmint.sock".to_owned()),
-            path => Ok(Listen::Unix(base.join(path))),
-        };
-    }
-    let numeric = written.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    numeric.as_deref().unwrap_or(written).parse().map(Listen::Tcp).map_err(|_| {
-        r#"must be an address and a port, as "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#.to_owned()
-    })
 }
 
 fn tls(section: &Section<'_>) -> Option<Tls> {

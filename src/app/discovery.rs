@@ -46,10 +46,17 @@ pub struct RunningService {
 }
 
 impl RunningService {
-    /// Whether it runs with that configuration file or one of those key folders.
+    /// Whether it runs with that configuration file or one of those key folders. What is equal as text isn't looked at: it may
+    /// lie on a mount that hangs.
     pub fn reads(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
-        let configured = self.configuration.as_deref().is_some_and(|own| is_same(own, configuration));
-        configured || self.key_folders.iter().any(|own| key_folders.iter().any(|folder| is_same(own, folder)))
+        let pairs = || {
+            let configured = self.configuration.iter().map(|own| (own.as_path(), configuration));
+            let folders =
+                self.key_folders.iter().flat_map(|own| key_folders.iter().map(move |other| (own, other)));
+            configured.chain(folders.map(|(own, other)| (own.as_path(), other.as_path())))
+        };
+        pairs().any(|(own, other)| absolute(other).is_ok_and(|other| own == other))
+            || pairs().any(|(own, other)| is_same(own, other))
     }
 
     /// Where it answers operators; `None` where that can't be understood.
@@ -62,7 +69,7 @@ impl RunningService {
 /// By device and inode, so that links and mounts of one file are the same.
 fn is_same(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    absolute(other).is_ok_and(|other| one == other) || id(one).is_some_and(|one| id(other) == Some(one))
+    id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 /// What a service tells of itself.

@@ -235,9 +235,9 @@ async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() 
 
     // Brought back under a name that nobody knows yet, the day after.
     workspace.write_key("keys/web/Back.key", &KEYS.web);
-    let mut listed = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("there");
-    listed += &format!("[[key]]\nkid = \"Back\"\nsign_from = {}\n", at(now() + 2 * DAY));
-    workspace.write("keys/web/keyset.toml", &listed);
+    let listed = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("there");
+    let back = format!("[[key]]\nkid = \"Back\"\nsign_from = {}\n", at(now() + 2 * DAY));
+    workspace.write("keys/web/keyset.toml", &(listed + &back));
     let refused = workspace.run(&["check", "--running"]);
     assert_eq!(refused.code(), 64, "{}", refused.stderr);
     service.logged("is the key that is retired as").await;

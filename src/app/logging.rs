@@ -19,6 +19,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::http::AUDIT_TARGET;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -97,6 +98,12 @@ impl Log {
             );
         }
         Ok(Self { lines, state, ends, ended })
+    }
+
+    /// Whether `filter`, that of `RUST_LOG`, takes audit lines.
+    pub fn takes_audit_lines(filter: Option<&str>) -> bool {
+        let read = filter.and_then(|filter| filter.parse::<Targets>().ok());
+        read.is_none_or(|filter| filter.would_enable(AUDIT_TARGET, &tracing::Level::INFO))
     }
 
     /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.

@@ -197,7 +197,7 @@ impl App {
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let Loaded { config, ring, tls, public_tls, batch, files, read } = loaded;
-        let leaves = tls::leaves([&tls, &public_tls]);
+        let chains = tls::chains([&tls, &public_tls]);
         let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
@@ -243,7 +243,7 @@ impl App {
         if exchanges || !config.oauth.is_empty() {
             service.exchanger.prepare();
         }
-        let in_force = InForce { service: service.clone(), tls, public_tls, leaves, files, read };
+        let in_force = InForce { service: service.clone(), tls, public_tls, chains, files, read };
         Ok(Self { service, listeners, in_force })
     }
 

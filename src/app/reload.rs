@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::listen::TlsInForce;
-use super::tls::{self, Leaves};
+use super::tls::{self, Chains};
 use super::watch::{Fingerprint, Watched};
 use super::{Loaded, retirement, rooms, supervisor};
 use crate::callers::Rule;
@@ -63,7 +63,7 @@ pub(super) struct InForce {
     pub service: Arc<Service>,
     pub tls: Option<TlsInForce>,
     pub public_tls: Option<TlsInForce>,
-    pub leaves: Leaves,
+    pub chains: Chains,
     /// What was last read, whatever came of it.
     pub files: Watched,
     /// What that held then.
@@ -179,7 +179,7 @@ impl Reloader {
         (lacks_a_key || may_be_right).then_some(Reason::Clock)
     }
 
-    /// Builds everything anew and puts it in force, or leaves all as it is.
+    /// Builds everything anew and puts it in force, or chains all as it is.
     pub fn reload(&mut self) {
         self.look(true);
     }
@@ -253,7 +253,7 @@ impl Reloader {
         }
         let loaded = Loaded::after(config, Some(&base.ring), &*self.in_force.service.clock);
         let loaded = loaded.and_then(|loaded| {
-            let worse = tls::worse_than(&self.in_force.leaves, [&loaded.tls, &loaded.public_tls]);
+            let worse = tls::worse_than(&self.in_force.chains, [&loaded.tls, &loaded.public_tls]);
             if worse.is_empty() { Ok(loaded) } else { Err(worse) }
         });
         (files, loaded)
@@ -263,7 +263,7 @@ impl Reloader {
     fn swap(&mut self, base: &Arc<Rooms>, loaded: Loaded) -> bool {
         let warnings: Vec<Problem> = loaded.warnings().cloned().collect();
         let Loaded { config, ring, tls, public_tls, .. } = loaded;
-        self.in_force.leaves = tls::leaves([&tls, &public_tls]);
+        self.in_force.chains = tls::chains([&tls, &public_tls]);
         let service = &self.in_force.service;
         let now = service.clock.now();
         let new = Arc::new(rooms(Arc::new(config), ring, &service.metrics, now, Some(&base.callers)));

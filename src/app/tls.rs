@@ -20,24 +20,24 @@ use crate::keys::{self, file};
 /// TLS of one listener.
 pub struct ServerTls {
     pub config: Arc<ServerConfig>,
-    /// The certificate that clients see.
-    leaf: CertificateDer<'static>,
+    /// The certificate that clients see, and those between it and its authority.
+    chain: Vec<CertificateDer<'static>>,
     /// Why clients refuse that certificate at the time that it was loaded.
     pub concern: Option<Problem>,
 }
 
-/// The certificates that clients of the minting and of the public listener see.
-pub type Leaves = [Option<CertificateDer<'static>>; 2];
+/// What clients of the minting and of the public listener see.
+pub type Chains = [Option<Vec<CertificateDer<'static>>>; 2];
 
-pub fn leaves(all: [&Option<ServerTls>; 2]) -> Leaves {
-    all.map(|tls| tls.as_ref().map(|tls| tls.leaf.clone()))
+pub fn chains(all: [&Option<ServerTls>; 2]) -> Chains {
+    all.map(|tls| tls.as_ref().map(|tls| tls.chain.clone()))
 }
 
 /// Certificates that clients refuse and that would take the place of others. One that has run out while it was in use
 /// stays, so that it doesn't keep other changes from being taken over.
-pub fn worse_than(in_force: &Leaves, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
-    let news = in_force.iter().zip(all).filter_map(|(leaf, tls)| Some((leaf, tls.as_ref()?)));
-    let news = news.filter(|(leaf, tls)| leaf.as_ref() != Some(&tls.leaf));
+pub fn worse_than(in_force: &Chains, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
+    let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
+    let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));
     news.filter_map(|(_, tls)| tls.concern.clone()).collect()
 }
 
@@ -53,10 +53,9 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
     let chain = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
-    let leaf = chain[0].clone();
-    let concern = concern(&leaf, now).map(at_certificate);
+    let concern = concern(&chain, now).map_err(at_certificate)?.map(at_certificate);
     let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
-    let certified = certified_key(chain, &key).map_err(|error| match error {
+    let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
         NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),
         NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
         NoKey::Stranger(error) => at_certificate(format!("doesn't go with the private key: {error}")),
@@ -78,21 +77,29 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(ServerTls { config: Arc::new(config), leaf, concern })
+    Ok(ServerTls { config: Arc::new(config), chain, concern })
 }
 
-/// Why clients refuse that certificate now.
-fn concern(leaf: &CertificateDer<'_>, now: UnixTime) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
-    let [begin, end] = [certificate.validity().not_before, certificate.validity().not_after]
-        .map(|time| UnixTime::from_seconds(time.timestamp()));
-    if end < now {
-        Some(format!("expired at {end}, so clients refuse it: renew it"))
-    } else if now < begin {
-        Some(format!("isn't valid before {begin}, so clients refuse it until then"))
-    } else {
-        None
+/// Why clients refuse that chain now.
+///
+/// # Errors
+/// Says of a certificate in it that it is none.
+fn concern(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
+    for (at, certificate) in chain.iter().enumerate() {
+        let which = if at == 0 { String::new() } else { format!("its certificate {} ", at + 1) };
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+            return Err(format!("{which}holds something else than a certificate"));
+        };
+        let [begin, end] = [certificate.validity().not_before, certificate.validity().not_after]
+            .map(|time| UnixTime::from_seconds(time.timestamp()));
+        if end < now {
+            return Ok(Some(format!("{which}expired at {end}, so clients refuse it: renew it")));
+        }
+        if now < begin {
+            return Ok(Some(format!("{which}isn't valid before {begin}, so clients refuse it until then")));
+        }
     }
+    Ok(None)
 }
 
 enum NoKey {
@@ -156,6 +163,14 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
+        let is_no_authority = X509Certificate::from_der(&certificate).is_ok_and(|(_, certificate)| {
+            certificate.basic_constraints().is_ok_and(|found| found.is_some_and(|found| !found.value.ca))
+        });
+        if is_no_authority {
+            return Err("holds a certificate that is no authority's (CA:FALSE): give that of the authority that signs \
+                        clients' certificates"
+                .to_owned());
+        }
         roots.add(certificate).map_err(|error| format!("holds an unusable certificate: {error}"))?;
     }
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());

@@ -37,10 +37,11 @@ use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
+use crate::app::logging::Log;
 use crate::app::reload::Source;
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{Config, Environment, Invalid, Keyset, Name, OpsAddress, Problem};
+use crate::config::{AuditLog, Config, Environment, Invalid, Keyset, Name, OpsAddress, Origin, Problem};
 use crate::hash::sha256;
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
@@ -171,6 +172,17 @@ impl Context<'_> {
     fn load(&self) -> Result<Loaded, Failure> {
         let clock = &*self.ambient.clock;
         match Config::load(self.config.as_deref(), self.environment) {
+            Ok(config)
+                if config.server.audit == AuditLog::Required
+                    && !Log::takes_audit_lines(self.environment.get("RUST_LOG").map(String::as_str)) =>
+            {
+                let message = "hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
+                Err(Failure::of_files(vec![Problem::new(
+                    "",
+                    Origin::Variable("RUST_LOG".to_owned()),
+                    message,
+                )]))
+            }
             Ok(config) => Loaded::new(config, clock).map_err(Failure::of_files),
             Err(Invalid { mut problems, warnings, keysets, .. }) => {
                 problems.extend(app::key_problems(&keysets, clock));
@@ -293,8 +305,8 @@ fn all_said() -> Result<(), Failure> {
     wrote(stdout().flush());
     UNSAID.get().map_or(Ok(()), |error| {
         Err(Failure::Failed(format!(
-            "standard output can't be written ({error}), and what it should have shown is lost: make room, then run \
-             the command again"
+            "standard output can't be written ({error}), and what it should have shown is lost. Files are written all the same: \
+             look at them before you run the command again; for an API key that was lost, `tokenmint callers new` makes another"
         )))
     })
 }

@@ -17,7 +17,6 @@ use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
 use crate::app::{self, App, Loaded, supervisor};
 use crate::config::AuditLog;
-use crate::http::Audit;
 use crate::traces::Export;
 
 /// From the signal until the process is gone, lines that wait for a slow reader included: whoever runs it kills it after ten
@@ -95,10 +94,6 @@ fn answer(
     }
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
-    }
-    if loaded.config.server.audit == AuditLog::Required && !Audit::is_logged() {
-        let reason = "RUST_LOG hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
-        return Err(Failure::failed(reason));
     }
     // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
     let traces = Export::start(context.environment, context.ambient.randomness.clone());

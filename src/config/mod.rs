@@ -30,7 +30,7 @@ pub use names::{
 pub use ops_address::{OpsAddress, OpsTls};
 pub use path::UnverifiedPath;
 use section::{Findings, Section};
-pub use source::{Environment, PREFIX, Problem};
+pub use source::{Environment, Origin, PREFIX, Problem};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "tokenmint.toml";
@@ -416,6 +416,7 @@ impl Config {
         let findings = Findings::new(base);
         findings.add(problems);
         parse::near_misses(environment, &findings);
+        parse::other_variables(environment, &findings);
         let parsed = Section::of("", &root, &findings).map(|section| parse::config(&section));
         findings.unknown_keys(&root);
         let (problems, warnings, files) = findings.into_parts();

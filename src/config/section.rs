@@ -127,6 +127,15 @@ impl<'a> Section<'a> {
         self.table.contains_key(name)
     }
 
+    /// Whether it is there as a list of nothing.
+    pub fn is_empty_list(&self, name: &str) -> bool {
+        match self.table.get(name).map(|node| &node.value) {
+            Some(Value::List(items)) => items.is_empty(),
+            Some(Value::Untyped(text)) => text.trim().is_empty(),
+            _ => false,
+        }
+    }
+
     fn node(&self, name: &'static str) -> Option<&'a Node> {
         let mut asked = self.findings.asked.borrow_mut();
         if let Some(known) = asked.entry(self.path.clone()).or_insert_with(|| Some(BTreeSet::new())) {
@@ -308,7 +317,7 @@ fn hint(name: &str, known: &BTreeSet<&'static str>) -> String {
 
 /// What a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting has such a
 /// value, and one that did would go into tokens as it is.
-fn leftover(name: &str, text: &str) -> Option<String> {
+pub fn leftover(name: &str, text: &str) -> Option<String> {
     let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
     let message = if at_an_end(|c| c == '\u{feff}') {
         "begins or ends with a byte order mark: save it as UTF-8 without one"

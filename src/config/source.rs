@@ -226,8 +226,15 @@ pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut
         let field = override_path(variable).unwrap_or_default().join(".").to_lowercase();
         problems.push(Problem::new(field, Origin::Variable(variable.clone()), "isn't UTF-8 text"));
     }
+    let mut named: BTreeMap<String, &str> = BTreeMap::new();
     for (variable, text) in &**environment {
         let Some(path) = override_path(variable) else { continue };
+        if let Some(other) = named.insert(folded(variable), variable) {
+            let field = path.join(".").to_lowercase();
+            let message = format!("sets what {other} sets too: remove one of them");
+            problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
+            continue;
+        }
         if let Err(message) = set(root, &path, variable, text) {
             let field = path.join(".").to_lowercase();
             problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
@@ -237,7 +244,12 @@ pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut
 
 /// Whether the variable is an override, or one whose text the service goes by in another way.
 fn is_read(variable: &str) -> bool {
-    override_path(variable).is_some() || variable == "RUST_LOG" || variable.starts_with("OTEL_")
+    override_path(variable).is_some() || is_other(variable)
+}
+
+/// Whether it is read and is no setting.
+pub(crate) fn is_other(variable: &str) -> bool {
+    variable == "RUST_LOG" || variable.starts_with("OTEL_")
 }
 
 /// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the
@@ -282,8 +294,12 @@ fn set(root: &mut Node, path: &[&str], variable: &str, text: &str) -> Result<(),
 }
 
 fn folds_to(key: &str, segment: &str) -> bool {
-    let fold = |b: u8| if b == b'-' { b'_' } else { b.to_ascii_lowercase() };
-    key.len() == segment.len() && key.bytes().map(fold).eq(segment.bytes().map(fold))
+    folded(key) == folded(segment)
+}
+
+/// What names have in common that mean one setting.
+fn folded(name: &str) -> String {
+    name.replace('-', "_").to_ascii_lowercase()
 }
 
 #[cfg(test)]

@@ -247,7 +247,8 @@ impl Job {
 }
 
 pub(super) fn login_allowance(profile: &OauthProfile) -> (String, Allowance) {
-    let who = format!("login {} {}", profile.token_url.as_str(), profile.username);
+    // Salesforce tells no `a@ACME.com` from `a@acme.com`.
+    let who = format!("login {} {}", profile.token_url.as_str(), profile.username.to_lowercase());
     (who, Allowance { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
 }
 
@@ -346,8 +347,8 @@ const DOMAINS: [&str; 6] = [
     ".sfcrmapps.cn",
 ];
 
-/// An address in Salesforce's domains, or where the token came from. It must be written just as it is read: what one
-/// parser takes for a path, such as `\@evil.example`, another takes for a host.
+/// An address in Salesforce's domains, or where the token came from, as it is read and not as it was written. What one parser
+/// takes for a path, such as `\@evil.example`, another takes for a host: such characters are refused.
 ///
 /// # Errors
 /// Says what is wrong with it, and names the host that came.
@@ -360,8 +361,12 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     if !from_there && !ours {
         return Err(format!("of the host {}, which is none of Salesforce's", quoted(host)));
     }
-    if url.as_str().trim_end_matches('/') != written {
-        return Err(format!("of the host {} that is not written as a URL is", quoted(host)));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]=&%+,;".contains(c);
+    if let Some(odd) = written.chars().find(|c| !is_plain(*c)) {
+        return Err(format!(
+            "of the host {} with {odd:?} in it, which other programs may read in another way",
+            quoted(host)
+        ));
     }
     Ok(url.clone())
 }
@@ -369,8 +374,12 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
 /// The origin of such an address, which must name nothing else.
 fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
     let url = salesforce_url(written, token_url)?;
-    let origin = url.origin().ascii_serialization();
-    if origin == written { Ok(origin) } else { Err("that names more than a host".to_owned()) }
+    let names_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+    if names_more {
+        Err("that names more than a host".to_owned())
+    } else {
+        Ok(url.origin().ascii_serialization())
+    }
 }
 
 /// The `exp` of an access token that is a JWT; `None` where it has none. Unverified: it is Salesforce's to us, and only

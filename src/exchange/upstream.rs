@@ -250,11 +250,13 @@ fn fault(error: &reqwest::Error) -> Fault {
 
 /// Seconds, or a date (RFC 9110, section 10.2.3), which counts from the answer's own.
 fn retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
-    let seconds = value.trim().parse().ok().or_else(|| {
-        let wait = http_date(value)? - date?;
-        Some(u64::try_from(wait).unwrap_or(0))
-    });
-    seconds.map(Duration::from_secs)
+    let value = value.trim();
+    let seconds = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        value.parse().unwrap_or(u64::MAX)
+    } else {
+        u64::try_from(http_date(value)? - date?).unwrap_or(0)
+    };
+    Some(Duration::from_secs(seconds))
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
@@ -280,7 +282,8 @@ mod tests {
         assert_eq!(retry_after(" 7 ", date), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("Fri, 20 Nov 2026 12:00:30 GMT", date), Some(Duration::from_secs(30)));
         assert_eq!(retry_after("Fri, 20 Nov 2026 11:00:00 GMT", date), Some(Duration::ZERO));
-        for garbage in ["", "-1", "soon", "1.5", "99999999999999999999"] {
+        assert_eq!(retry_after("99999999999999999999", date), Some(Duration::from_secs(u64::MAX)));
+        for garbage in ["", "-1", "soon", "1.5"] {
             assert_eq!(retry_after(garbage, date), None, "{garbage}");
         }
     }

@@ -34,7 +34,7 @@ use axum::extract::State;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use audit::{Audit, DroppedLines};
+pub use audit::{Audit, DroppedLines, TARGET as AUDIT_TARGET};
 pub use body_gate::{BodyGate, GatedBody};
 pub use observe::Tallies;
 pub use refusal::Refusal;

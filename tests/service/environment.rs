@@ -167,8 +167,31 @@ fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
         assert_eq!(code, Some(64), "{said}");
         assert!(said.contains(&format!("environment {variable}: isn't UTF-8 text")), "{said}");
     }
+    for (value, why) in
+        [("\"info\"", "a quote"), ("info ", "white space"), ("RUST_LOG=info", "a name and `=`")]
+    {
+        let (code, said) = check(b"RUST_LOG", value.as_bytes());
+        assert_eq!(code, Some(64), "{value}: {said}");
+        assert!(said.contains("environment RUST_LOG: ") && said.contains(why), "{value}: {said}");
+    }
     // Those of others are theirs.
     assert_eq!(check(b"LS_COLORS", b"\xff").0, Some(0));
+}
+
+/// Names of settings are the same in capitals and small letters, and one of two values would be dropped.
+#[test]
+fn two_variables_of_one_setting_are_refused() {
+    for (one, other) in [
+        ("TOKENMINT_IDENTITY__WEB__TTL", "TOKENMINT_IDENTITY__web__TTL"),
+        ("TOKENMINT_SERVER__LISTEN", "TOKENMINT_Server__Listen"),
+    ] {
+        let mut workspace = Workspace::new();
+        let value = if one.ends_with("TTL") { "20m" } else { "127.0.0.1:0" };
+        workspace.set(one, value).set(other, value);
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{}", ran.stderr);
+        assert!(ran.stderr.contains(one) && ran.stderr.contains(other), "{}", ran.stderr);
+    }
 }
 
 /// A setting, and a value of it that is good.

@@ -943,9 +943,18 @@ async fn an_address_is_handed_out_as_it_was_judged() {
     for name in ["token_format", "instance_url", "api_instance_url", "id"] {
         assert_eq!(body[name], good[name], "{name}");
     }
+    for written in ["https://ACME.my.salesforce.com:443", "https://acme.my.salesforce.com/"] {
+        let house = House::start().await;
+        let mut body = good.clone();
+        body["instance_url"] = json!(written);
+        house.fake.is(Mood::Json(body));
+        assert_eq!(house.oauth().await.ok()["instance_url"], good["instance_url"], "{written}");
+    }
     for name in ["instance_url", "api_instance_url", "id"] {
         for bad in [
             "https://acme.my.salesforce.com\\@evil.example",
+            "https://user@acme.my.salesforce.com",
+            "https://acme.my.salesforce.com\t",
             "https://evil.example",
             "https:\\\\acme.my.salesforce.com",
         ] {

@@ -218,7 +218,25 @@ async fn a_client_certificate_that_has_expired_mints_no_more() {
 fn bad_tls_files_are_refused_before_a_port_opens() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
+    let good = std::fs::read_to_string(workspace.path("server.crt")).expect("made");
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=end -addext basicConstraints=critical,CA:FALSE \
+                  -keyout end.key -out end.crt";
+    let made = std::process::Command::new("bash")
+        .args(["-ec", script])
+        .current_dir(workspace.path(""))
+        .output()
+        .expect("bash");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    workspace
+        .write("chain.crt", &format!("{good}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
     for (certificate, key, field, why) in [
+        ("chain.crt", "server.key", "server.tls.certificate_file", "its certificate 2 holds something else"),
+        (
+            "server.crt",
+            "server.key\"\nclient_ca_file = \"end.crt",
+            "server.tls.client_ca_file",
+            "is no authority's (CA:FALSE)",
+        ),
         ("none.crt", "server.key", "server.tls.certificate_file", "can't be read"),
         ("server.key", "server.key", "server.tls.certificate_file", "holds no certificate"),
         ("server.crt", "none.key", "server.tls.private_key_file", "can't be opened"),

@@ -135,8 +135,12 @@ async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
     let hidden = Workspace::new();
     hidden.configure(&configuration().replace("[server]\n", "[server]\naudit = \"required\"\n"));
     let mut hidden = hidden;
-    let ran = hidden.set("RUST_LOG", "warn").run(&["serve"]);
-    assert!(ran.code() == 1 && ran.stderr.contains("RUST_LOG hides audit lines"), "{}", ran.stderr);
+    for command in ["serve", "check"] {
+        let ran = hidden.set("RUST_LOG", "warn").run(&[command]);
+        assert_eq!(ran.code(), 64, "{command}: {}", ran.stderr);
+        assert!(ran.stderr.contains("environment RUST_LOG: hides audit lines"), "{command}: {}", ran.stderr);
+    }
+    assert_eq!(hidden.set("RUST_LOG", "warn,tokenmint::audit=info").run(&["check"]).code(), 0);
 }
 
 #[tokio::test]

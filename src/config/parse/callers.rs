@@ -46,11 +46,7 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
     if !["api_key_sha256", "client_san", "peer_uid"].iter().any(|credential| section.has(credential)) {
         let message = "is missing: without an API key, `client_san` or `peer_uid` nobody can be this caller";
         section.problem("api_key_sha256", message);
-    } else if section.has("api_key_sha256")
-        && api_key_sha256.is_empty()
-        && client_san.is_empty()
-        && peer_uid.is_none()
-    {
+    } else if section.is_empty_list("api_key_sha256") && client_san.is_empty() && peer_uid.is_none() {
         section.warn("api_key_sha256", "holds no key, so nobody can be this caller");
     }
     if peer_uid == Some(OVERFLOW_UID) {

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::section::{Findings, Section, count};
-use super::source::{Environment, Node, Origin, PREFIX, Problem};
+use super::section::{Findings, Section, count, leftover};
+use super::source::{Environment, Node, Origin, PREFIX, Problem, is_other};
 use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
 use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
 use keysets::{keyset, share_out};
@@ -68,6 +68,15 @@ pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
             let message =
                 format!("isn't read: levels are parted by two underscores, as in {PREFIX}{section}__{field}");
             findings.warn("", &Origin::Variable(variable.clone()), message);
+        }
+    }
+}
+
+/// Variables that are no settings, and are read all the same.
+pub(super) fn other_variables(environment: &Environment, findings: &Findings) {
+    for (variable, text) in environment.iter().filter(|(variable, _)| is_other(variable)) {
+        if let Some(message) = leftover(variable, text) {
+            findings.add(vec![Problem::new("", Origin::Variable(variable.clone()), message)]);
         }
     }
 }

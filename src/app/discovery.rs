@@ -19,6 +19,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::reload::Source;
@@ -148,16 +149,15 @@ pub async fn running() -> Vec<RunningService> {
     // A connection that is being made is listed under its listener's name.
     let names: BTreeSet<&str> =
         sockets.lines().filter_map(|line| line.split_once(" @")).map(|(_, name)| name).collect();
-    let mut found = Vec::new();
+    // All at once: whoever takes such a name and says nothing holds up no other.
+    let mut asked = JoinSet::new();
     for name in names.into_iter().filter(|name| name.starts_with(PREFIX)) {
-        if let Ok(Ok(service)) = timeout(PATIENCE, describe(name)).await {
-            found.push(service);
-        }
+        asked.spawn(timeout(PATIENCE, describe(name.to_owned())));
     }
-    found
+    asked.join_all().await.into_iter().flatten().flatten().collect()
 }
 
-async fn describe(name: &str) -> io::Result<RunningService> {
+async fn describe(name: String) -> io::Result<RunningService> {
     let stream = UnixStream::connect(format!("\0{name}")).await?;
     let mut told = Vec::new();
     stream.take(LARGEST).read_to_end(&mut told).await?;

@@ -75,8 +75,9 @@ enum Socket {
     Tcp(TcpListener),
     /// Its file is ours to remove, unless it was handed over.
     Unix {
-        socket: UnixListener,
+        /// Goes first: once the socket is closed, the file may be the next process's.
         _file: Option<SocketFile>,
+        socket: UnixListener,
     },
 }
 

@@ -219,7 +219,7 @@ impl App {
             wanted.push(("ops", "server.ops", listen, None, &[ListenerKind::Ops]));
         }
         let mut listeners = Vec::new();
-        let mut inherited = Sockets::inherited().map_err(StartError::Inherited)?;
+        let mut inherited = Sockets::inherited(wanted.len() == 1).map_err(StartError::Inherited)?;
         for (name, section, listen, tls, kinds) in wanted {
             let failed = |error| StartError::Bind { section, listen: listen.clone(), error };
             let sockets = inherited.take(name);

@@ -65,8 +65,9 @@ impl RequestScanner {
     /// What is refused is the same however the bytes were split.
     fn scan(&mut self, pending: &mut Vec<u8>) -> Option<Result<BodyFraming, Refusal>> {
         // Empty lines before a request are no head (RFC 9112, section 2.2).
-        while pending.starts_with(b"\r\n") {
-            pending.drain(..2);
+        let empty = pending.chunks_exact(2).take_while(|line| *line == b"\r\n").count() * 2;
+        if empty > 0 {
+            pending.drain(..empty);
             self.part = Part::NEXT;
         }
         let Part::Head { seen, .. } = &mut self.part else { return None };
@@ -247,9 +248,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
     }
 }
 
+/// What hyper writes before a body that the client holds back: it answers nothing yet.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.connection.answers();
+        if bytes != CONTINUE {
+            self.connection.answers();
+        }
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.in_time(cx, poll)
     }
@@ -259,7 +265,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.connection.answers();
+        if !parts.iter().flat_map(|part| part.iter()).eq(CONTINUE) {
+            self.connection.answers();
+        }
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
         self.in_time(cx, poll)
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout_at};
 
 use super::reload::put_in_place;
 use super::rooms;
@@ -28,18 +29,19 @@ pub async fn run(service: Arc<Service>) {
     let mut reading: BTreeMap<Name, JoinHandle<Vec<Mark>>> = BTreeMap::new();
     loop {
         tokio::time::sleep(POLL).await;
-        let mut found = BTreeMap::new();
         for (name, path) in schedules(&service) {
-            let hangs = reading.get(&name).is_some_and(|read| !read.is_finished());
-            if hangs {
-                continue;
-            }
-            let read = reading.entry(name.clone()).or_insert_with(|| spawn_blocking(move || read(&path)));
-            if let Ok(ended) = tokio::time::timeout(READ_DEADLINE, read).await {
-                reading.remove(&name);
-                found.insert(name, ended.unwrap_or_default());
+            // Mostly there is none: each has ended within the pause.
+            reading.entry(name).or_insert_with(|| spawn_blocking(move || read(&path)));
+        }
+        // Those that hang have one deadline together.
+        let deadline = Instant::now() + READ_DEADLINE;
+        let mut found = BTreeMap::new();
+        for (name, read) in &mut reading {
+            if let Ok(ended) = timeout_at(deadline, read).await {
+                found.insert(name.clone(), ended.unwrap_or_default());
             }
         }
+        reading.retain(|name, _| !found.contains_key(name));
         take_away(&service, &found);
     }
 }

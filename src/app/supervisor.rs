@@ -6,7 +6,7 @@
 //!   anew.
 //! - Sockets are taken by their name, `minting`, `public` or `ops` (`FileDescriptorName=`), in place of the configured
 //!   address. Several of one name, for example of IPv4 and of IPv6, are all served. Where all have one name that isn't
-//!   among these, they are `minting`.
+//!   among these, and only the minting listener is configured, they are its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -60,11 +60,11 @@ pub enum Inherited {
 pub struct Sockets(BTreeMap<String, Vec<Inherited>>);
 
 impl Sockets {
-    /// Those of this process.
+    /// Those of this process. `is_sole_listener` says that the configuration has the minting listener alone.
     ///
     /// # Errors
-    /// One of them listens neither on TCP nor on a Unix socket.
-    pub fn inherited() -> io::Result<Self> {
+    /// One of them listens neither on TCP nor on a Unix socket, or not at all.
+    pub fn inherited(is_sole_listener: bool) -> io::Result<Self> {
         let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
         let mut handed = ListenFd::from_env();
         let sole = names.iter().all(|name| *name == names[0]);
@@ -75,10 +75,17 @@ impl Sockets {
                 Err(_) => handed.take_unix_listener(at)?.map(Inherited::Unix),
             };
             let known = ["minting", "public", "ops"].contains(&name.as_str());
-            let name = if known || !sole { name.as_str() } else { "minting" };
-            if let Some(socket) = socket {
-                sockets.entry(name.to_owned()).or_default().push(socket);
+            let name = if known || !sole || !is_sole_listener { name.as_str() } else { "minting" };
+            let Some(socket) = socket else { continue };
+            let listens = match &socket {
+                Inherited::Tcp(socket) => rustix::net::sockopt::socket_acceptconn(socket),
+                Inherited::Unix(socket) => rustix::net::sockopt::socket_acceptconn(socket),
+            };
+            if !listens? {
+                let reason = format!("the socket {name} doesn't listen: in its unit, leave out Accept=yes");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
             }
+            sockets.entry(name.to_owned()).or_default().push(socket);
         }
         Ok(Self(sockets))
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::clock::{NoRandomness, Randomness};
@@ -84,7 +85,12 @@ impl Guard {
         randomness.fill(&mut salt)?;
         // Idle for so long, a bucket is full, and may be forgotten.
         let idle = pace.window.saturating_mul(pace.burst / pace.requests.max(1) + 1);
-        let buckets = Cache::builder().max_capacity(MOST_SUBJECTS).time_to_idle(idle).build();
+        let buckets = Cache::builder()
+            .max_capacity(MOST_SUBJECTS)
+            // The default keeps newcomers out, who would then start full each time.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_idle(idle)
+            .build();
         Ok(Self { buckets, pace, salt })
     }
 

@@ -130,7 +130,14 @@ fn answer(
                 let _ = ask.try_send(());
             }
             tokio::spawn(app.reloader(source).run(asked));
-            tokio::spawn(app.retirements());
+            let retirements = app.retirements();
+            tokio::spawn(async move {
+                let ended = tokio::spawn(retirements).await;
+                tracing::error!(
+                    error = ended.err().map(|error| error.to_string()),
+                    "looking for retired keys has ended, a bug: restart, and report it"
+                );
+            });
         }
         let stop = async {
             signals.end(ask).await;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::circuit_breaker::{Admission, CircuitBreaker, Permit};
@@ -27,6 +28,8 @@ pub(super) struct ExchangeClient {
     pub transport: Box<dyn Transport>,
     pub circuits: CircuitBreaker,
     pub budget: Arc<LoginBudget>,
+    /// Held while the budget's file is read and written, so that a disk that hangs has one thread and not all of them.
+    pub disk: Arc<Semaphore>,
     /// Where other replicas count, too.
     pub shared: Option<Arc<SharedCache>>,
     pub tools: Tools,
@@ -173,8 +176,12 @@ impl ExchangeClient {
             return used_up(retry_after);
         }
         let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
-        let here =
-            tokio::task::spawn_blocking(move || budget.spend(&here, clock.now(), clock.steady())).await;
+        let disk = self.disk.clone().acquire_owned().await;
+        let here = tokio::task::spawn_blocking(move || {
+            let _disk = disk;
+            budget.spend(&here, clock.now(), clock.steady())
+        });
+        let here = here.await;
         if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
             self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
         }
@@ -197,9 +204,13 @@ impl ExchangeClient {
         if let Some(shared) = &self.shared {
             shared.give_back(&spend).await;
         }
-        let budget = self.budget.clone();
+        let (budget, disk) = (self.budget.clone(), self.disk.clone().acquire_owned().await);
         // Where that panics, the request counts on.
-        let _ = tokio::task::spawn_blocking(move || budget.give_back(&spend)).await;
+        let given = tokio::task::spawn_blocking(move || {
+            let _disk = disk;
+            budget.give_back(&spend);
+        });
+        let _ = given.await;
     }
 
     /// Salesforce's clock is looked at when its answer is there, and never followed.

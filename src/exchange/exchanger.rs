@@ -13,6 +13,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use secrecy::SecretString;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::circuit_breaker::CircuitBreaker;
@@ -131,6 +132,7 @@ impl Exchanger {
             transport,
             circuits: CircuitBreaker::default(),
             budget: Arc::new(budget),
+            disk: Arc::new(Semaphore::new(1)),
             shared: shared.clone(),
             tools: tools.clone(),
         };

@@ -347,8 +347,8 @@ const DOMAINS: [&str; 6] = [
     ".sfcrmapps.cn",
 ];
 
-/// An address in Salesforce's domains, or where the token came from, as it is read and not as it was written. What one parser
-/// takes for a path, such as `\@evil.example`, another takes for a host: such characters are refused.
+/// An address in Salesforce's domains, or where the token came from, as it is read. It must be written like that: what one
+/// parser takes for a path, such as `\@evil.example`, another takes for a host.
 ///
 /// # Errors
 /// Says what is wrong with it, and names the host that came.
@@ -361,10 +361,11 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     if !from_there && !ours {
         return Err(format!("of the host {}, which is none of Salesforce's", quoted(host)));
     }
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]=&%+,;".contains(c);
-    if let Some(odd) = written.chars().find(|c| !is_plain(*c)) {
+    // The same but for capitals, its own port and a slash at the end.
+    let spelt = |url: &str| url.trim_end_matches('/').replace(":443", "").to_ascii_lowercase();
+    if spelt(url.as_str()) != spelt(written) {
         return Err(format!(
-            "of the host {} with {odd:?} in it, which other programs may read in another way",
+            "of the host {}, written in a way that other programs may read as another host's",
             quoted(host)
         ));
     }
@@ -480,17 +481,21 @@ mod tests {
             assert_eq!(origin(url, &token_url).as_deref(), Ok(url));
         }
         for url in [
+            "https://acme.my.salesforce.com/",
+            "https://acme.my.salesforce.com:443",
+            "https://ACME.my.salesforce.com:443/",
+        ] {
+            assert_eq!(origin(url, &token_url).as_deref(), Ok("https://acme.my.salesforce.com"), "{url}");
+        }
+        for url in [
             "http://acme.my.salesforce.com",
             "https://salesforce.com.evil.example",
             "https://evilsalesforce.com",
             "https://acme.my.salesforce.com\\@evil.example",
             "https://acme.my.salesforce.com\\.evil.example",
             "https:\\\\acme.my.salesforce.com",
-            "https://acme.my.salesforce.com/",
             "https://acme.my.salesforce.com/services",
             "https://acme.my.salesforce.com?x",
-            "https://acme.my.salesforce.com:443",
-            "https://ACME.my.salesforce.com",
             "https:acme.my.salesforce.com",
             "https://acme%2emy.salesforce.com",
             "http://127.0.0.1",

@@ -139,7 +139,16 @@ impl LoginBudget {
         let Some(directory) = &self.directory else { return act(None).0 };
         let path = directory.join(HEXLOWER.encode(&sha256(who.as_bytes())[..16]));
         let locked = lock(&path.with_extension("lock"));
-        let (result, content) = act(read(&path).ok());
+        let known = match read(&path) {
+            Ok(known) => Some(known),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.failed_writes.inc();
+                tracing::warn!(%error, path = %path.display(), "logins of other processes can't be read: memory alone counts");
+                None
+            }
+        };
+        let (result, content) = act(known);
         let written = match (&locked, &content) {
             (_, None) => Ok(()),
             (Ok(_), Some(content)) => write(&path, content),
@@ -168,8 +177,11 @@ impl Logins {
     fn forget_past(&mut self, window: Duration, now: UnixTime, steady: Duration) {
         self.own.retain(|_, time| steady.saturating_sub(*time) < window);
         let (own, window, now) = (&self.own, seconds(window), now.seconds());
-        // Another's in the future is one from before the clock was set back.
-        self.seen.retain(|id, time| own.contains_key(id) || (now - window + 1..=now).contains(time));
+        // Another's in the future is one from before the clock was set back, and by how much isn't known: it counts as one of now.
+        for (_, time) in self.seen.iter_mut().filter(|(id, time)| !own.contains_key(*id) && **time > now) {
+            *time = now;
+        }
+        self.seen.retain(|id, time| own.contains_key(id) || *time > now - window);
     }
 
     /// Until the first of them is past.
@@ -257,6 +269,23 @@ mod tests {
     fn at(budget: &LoginBudget, who: &str, seconds: i64) -> Taken {
         let steady = Duration::from_secs(u64::try_from(seconds).expect("after the start"));
         budget.spend(&spend(who, seconds), UnixTime::from_seconds(1_000_000 + seconds), steady)
+    }
+
+    /// As NTP does, a few seconds before a restart.
+    #[test]
+    fn a_clock_that_is_set_back_gives_no_restart_a_new_budget() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("logins");
+        let before = budget(Some(&directory));
+        for second in [0, 1, 2] {
+            assert!(matches!(at(&before, "a", 10 + second), Taken::Within { .. }));
+        }
+        let restarted = budget(Some(&directory));
+        assert!(matches!(at(&restarted, "a", 5), Taken::Exhausted { .. }));
+        assert!(
+            matches!(at(&restarted, "a", 5 + 3_700), Taken::Within { .. }),
+            "an hour later they are over"
+        );
     }
 
     #[test]

@@ -114,8 +114,10 @@ impl KeyDirectory {
             ScheduleDocument::parse(&name, text).map_err(DirectoryError::Schedule)?
         } else {
             let mut document = ScheduleDocument::empty(&name);
-            // Only that the moment has passed matters.
-            let sign_from = Some(UnixTime::from_seconds(now.seconds() - 86_400));
+            // So long ago that each verifier knows it.
+            let known = publish_lead + Duration::from_hours(24);
+            let lead = i64::try_from(known.as_secs()).unwrap_or(i64::MAX / 2);
+            let sign_from = Some(UnixTime::from_seconds(now.seconds() - lead));
             document.apply(&Change::Add(Entry { sign_from, ..Entry::sole(sole_key(&self.path)?) }));
             document
         };

@@ -22,6 +22,8 @@ pub enum NoRotation {
         "--sign-from must be {earliest} or later, `publish_lead` from now, so that verifiers know the key before it signs; or say --emergency"
     )]
     TooSoon { earliest: UnixTime },
+    #[error("--sign-from has passed: it is {now}")]
+    Past { now: UnixTime },
     #[error("`{0}` is taken: a key id stays with its key")]
     Taken(KeyId),
 }
@@ -78,6 +80,8 @@ impl Rules {
         let earliest = self.earliest(now);
         let sign_from = match sign_from {
             Some(chosen) if chosen < earliest && !emergency => return Err(NoRotation::TooSoon { earliest }),
+            // A turn that is over already would never come.
+            Some(chosen) if chosen < now => return Err(NoRotation::Past { now }),
             Some(chosen) => chosen,
             None if emergency => schedule.free_moment(now),
             None => earliest,
@@ -173,6 +177,8 @@ mod tests {
         );
         let soon = RULES.next(&schedule(&[("a", 0)]), kid("b"), Some(at(DAY)), false, at(30));
         assert_eq!(soon, Err(NoRotation::TooSoon { earliest: at(DAY + 60) }));
+        let past = RULES.next(&schedule(&[("a", 0)]), kid("b"), Some(at(20)), true, at(30));
+        assert_eq!(past, Err(NoRotation::Past { now: at(30) }));
         let now = RULES.next(&schedule(&[("a", 0)]), kid("b"), None, true, at(30)).expect("in an emergency");
         assert_eq!((now.sign_from, now.emergency), (Some(at(30)), true));
     }

@@ -342,6 +342,32 @@ async fn answers_close_their_connections_once_it_stops_and_a_request_that_has_be
     assert!(status.success() && took < Duration::from_secs(4), "{took:?}");
 }
 
+/// `100 Continue` answers nothing yet: whoever got it sends a body, and isn't idle.
+#[tokio::test]
+async fn a_request_that_was_told_to_continue_is_answered_after_the_stop() {
+    let service = Workspace::new().serve().await;
+    let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
+    let body = r#"{"sub":"user-1","profile":"identity.web"}"#;
+    let head = format!(
+        "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).await.expect("read");
+    assert!(told.starts_with(b"HTTP/1.1 100 Continue"));
+    let ended = tokio::spawn(service.terminate());
+    // Behind the notice, at which what idles is closed.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stream.write_all(body.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read, and closed");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    let (status, took) = ended.await.expect("no panic");
+    assert!(status.success() && took < Duration::from_secs(5), "{took:?}");
+}
+
 #[tokio::test]
 async fn sighup_never_kills() {
     let workspace = Workspace::new();

@@ -284,6 +284,52 @@ async fn a_retirement_says_what_else_the_service_refuses_and_needs_no_key_that_i
     assert_eq!(kid(&service).await, "WebAppKey1");
 }
 
+/// The folder that is named is one of the configuration: what is said there of it counts.
+#[tokio::test]
+async fn a_retirement_by_folder_goes_by_the_keyset_s_own_rules_where_they_can_be_read() {
+    let workspace = Workspace::bare();
+    workspace
+        .configure(&configuration().replace("[keysets.web]\n", "[keysets.web]\npublish_lead = \"1h\"\n"));
+    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
+    let added = format!("added = {}", at(now()));
+    schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() + 2 * HOUR, &added)]);
+    let service = workspace.serve().await;
+    workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--directory", "keys/web"]).ok();
+    assert_eq!(kid(&service).await, "WebAppKey2");
+}
+
+/// A key that was alone and had no schedule has signed all along, whatever the lead.
+#[test]
+fn a_key_without_a_schedule_takes_over_again() {
+    let workspace = Workspace::new();
+    workspace
+        .configure(&configuration().replace("[keysets.web]\n", "[keysets.web]\npublish_lead = \"3d\"\n"));
+    workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
+    let said = retire(&workspace, "WebAppKey2").ok();
+    assert!(said.contains("WebAppKey1 signs again"), "{said}");
+    let past = ["keys", "rotate", "--keyset", "web", "--emergency", "--sign-from", "2020-01-01T00:00:00Z"];
+    let ran = workspace.run(&past);
+    assert!(ran.code() == 2 && ran.stderr.contains("--sign-from has passed"), "{}", ran.stderr);
+}
+
+/// Any user of the host may take such a name, and say nothing.
+#[tokio::test]
+async fn sockets_that_say_nothing_do_not_hide_a_service() {
+    use std::os::linux::net::SocketAddrExt as _;
+    let workspace = Workspace::new();
+    let service = workspace.serve().await;
+    let silent: Vec<_> = (0..8)
+        .map(|n| {
+            let name = format!("tokenmint/!{}-{n}", std::process::id());
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
+            std::os::unix::net::UnixListener::bind_addr(&address).expect("free")
+        })
+        .collect();
+    let said = retire(&workspace, "WebAppKey1").ok();
+    assert!(said.contains("has dropped it"), "{said}");
+    drop((silent, service));
+}
+
 /// Two leaked keys, each retired by its own operator: who signs in the end is what the files say in the end.
 #[tokio::test]
 async fn two_retirements_at_once_both_end_well() {

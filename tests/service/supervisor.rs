@@ -1,12 +1,13 @@
 //! Under systemd: what it is told, and a socket that it holds. The tests play its part.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, Workspace, signal};
+use crate::support::{Answer, Workspace, configuration, signal};
 
 /// A supervised service; killed at the end.
 struct Supervised {
@@ -91,6 +92,34 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
     let waiting = tokio::spawn(get());
     let _second = start();
     assert_eq!(waiting.await.expect("no panic").status, 200);
+}
+
+/// A public socket whose unit has no name for it, or a wrong one, must not mint; one that can't accept is no listener.
+#[test]
+fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
+    let workspace = Workspace::new();
+    workspace.configure(&format!("{}[server.public]\nlisten = \"127.0.0.1:0\"\n", configuration()));
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$1 exec \"$0\" serve";
+    let start = |socket: OwnedFd, name: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_tokenmint"), name]).stdin(Stdio::from(socket));
+        command.current_dir(workspace.path("")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("it starts")
+    };
+    for name in ["tokenmint-public.socket", "Public"] {
+        let mut child = start(OwnedFd::from(held.try_clone().expect("a descriptor")), name);
+        let mut log = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let warned = log.find(|line| line.contains("a socket was handed over that no listener takes"));
+        assert!(warned.is_some_and(|line| line.contains(name)), "{name}");
+        child.kill().expect("ours");
+        child.wait().expect("ended");
+    }
+    let (connected, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let ended = start(OwnedFd::from(connected), "minting").wait_with_output().expect("ended");
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(said.contains("doesn't listen"), "{said}");
 }
 
 /// As where one unit has a `ListenStream=` for IPv4 and one for IPv6.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -362,7 +363,15 @@ impl Retire {
             if !is_listed(kid, directory)? {
                 return Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display())));
             }
-            return Ok(vec![Place { keyset: None, directory: directory.clone(), kids }]);
+            let is_it = |other: &&Path| {
+                fs::canonicalize(other)
+                    .ok()
+                    .is_some_and(|other| fs::canonicalize(directory).ok() == Some(other))
+            };
+            let keyset =
+                keysets.ok().and_then(|keysets| directories(keysets).find(|(_, other)| is_it(other)));
+            let keyset = keyset.map(|(keyset, _)| keyset.clone());
+            return Ok(vec![Place { keyset, directory: directory.clone(), kids }]);
         }
         let keysets = keysets.map_err(|failure| {
             Failure::Failed(format!(
@@ -412,7 +421,14 @@ impl Retire {
             material_of(&place.directory.join(format!("{}.key", self.kid)), passphrase)
         };
         let (mut copies, mut failures) = (Vec::<Place>::new(), Vec::new());
-        let Some(material) = places.iter().find_map(key) else { return (copies, failures) };
+        let Some(material) = places.iter().find_map(key) else {
+            complain(&format!(
+                "warning: whether other ids have the same key can't be said, as {}.key can't be read in {}",
+                self.kid,
+                places[0].directory.display()
+            ));
+            return (copies, failures);
+        };
         for keyset in keysets.values() {
             let (wanted, other) = (self.kid.clone(), keyset.clone());
             let Some(found) = within(PATIENCE, move || copies_in(&other, &wanted, material)) else {

@@ -85,9 +85,8 @@ impl Rotate {
             let schedule = directory.schedule(rules.publish_lead, now)?;
             let before = schedule.schedule().map_err(Failure::of_files)?;
             let kid = self.kid_after(&before, directory_path, &keysets);
-            // A thumbprint is known once there is a key, and taken by none before it.
-            let stand_in = || KeyId::parse("NEW").expect("three letters are an id");
-            let entry = self.entry(&rules, &before, kid.clone().unwrap_or_else(stand_in), now, keyset)?;
+            let entry =
+                self.entry(&rules, &before, kid.clone().unwrap_or_else(|| stand_in(&before)), now, keyset)?;
             let after = before.after(&Change::Add(entry.clone()));
             let steps = steps(&rules, &after, &entry, now);
             self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
@@ -99,9 +98,8 @@ impl Rotate {
             let directory = KeyDirectory::lock(directory_path)?;
             let before =
                 directory.schedule(rules.publish_lead, now)?.schedule().map_err(Failure::of_files)?;
-            let named = self
-                .kid_after(&before, directory_path, &keysets)
-                .unwrap_or(KeyId::parse("NEW").map_err(Failure::failed)?);
+            let named =
+                self.kid_after(&before, directory_path, &keysets).unwrap_or_else(|| stand_in(&before));
             self.entry(&rules, &before, named, now, keyset)?;
         }
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
@@ -211,6 +209,14 @@ impl Rotate {
         let written = if self.plan { "would be written" } else { "says so" };
         say(&format!("{} {written}; a running service takes it over by itself.", schedule.display()));
     }
+}
+
+/// An id that no key has, in the place of a thumbprint, which is known once there is a key.
+fn stand_in(schedule: &Schedule) -> KeyId {
+    let first = KeyId::parse("NEW0").expect("four letters are an id");
+    std::iter::successors(Some(first), next_kid)
+        .find(|kid| schedule.entry(kid).is_none())
+        .expect("there are more ids than keys")
 }
 
 /// What the rotation does, in order of time.

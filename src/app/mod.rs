@@ -313,6 +313,7 @@ impl App {
             () = drained => {}
             () = hurry => closing.cancel(),
         }
+        service.exchanger.finish().await;
         outcome
     }
 }

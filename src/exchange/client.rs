@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::circuit_breaker::{Admission, CircuitBreaker, Permit};
 use super::error::{ExchangeError, WaitedFor};
@@ -24,6 +24,9 @@ use crate::traces::{Fact, Trace};
 pub(super) const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
 
 /// Asks Salesforce for tokens, within what each host and each login can bear.
+/// How long an exchange waits for the budget's file.
+const DISK_DEADLINE: Duration = Duration::from_secs(1);
+
 pub(super) struct ExchangeClient {
     pub transport: Box<dyn Transport>,
     pub circuits: CircuitBreaker,
@@ -176,12 +179,18 @@ impl ExchangeClient {
             return used_up(retry_after);
         }
         let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
-        let disk = self.disk.clone().acquire_owned().await;
-        let here = tokio::task::spawn_blocking(move || {
-            let _disk = disk;
-            budget.spend(&here, clock.now(), clock.steady())
+        let on_disk = async {
+            let disk = self.disk.clone().acquire_owned().await;
+            let taken = tokio::task::spawn_blocking(move || {
+                let _disk = disk;
+                budget.spend(&here, clock.now(), clock.steady())
+            });
+            taken.await
+        };
+        let here = timeout(DISK_DEADLINE, on_disk).await.unwrap_or_else(|_| {
+            tracing::warn!("the disk of state_directory hangs: memory alone counts a login");
+            Ok(self.budget.spend_in_memory(&spend, self.tools.clock.now(), self.tools.clock.steady()))
         });
-        let here = here.await;
         if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
             self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
         }
@@ -204,13 +213,27 @@ impl ExchangeClient {
         if let Some(shared) = &self.shared {
             shared.give_back(&spend).await;
         }
-        let (budget, disk) = (self.budget.clone(), self.disk.clone().acquire_owned().await);
-        // Where that panics, the request counts on.
-        let given = tokio::task::spawn_blocking(move || {
-            let _disk = disk;
-            budget.give_back(&spend);
-        });
-        let _ = given.await;
+        let budget = self.budget.clone();
+        let on_disk = async {
+            let disk = self.disk.clone().acquire_owned().await;
+            // Where that panics, the request counts on.
+            let given = tokio::task::spawn_blocking(move || {
+                let _disk = disk;
+                budget.give_back(&spend);
+            });
+            let _ = given.await;
+        };
+        // On a disk that hangs it counts on.
+        let _ = timeout(DISK_DEADLINE, on_disk).await;
+    }
+
+    pub async fn flush_budget(&self) {
+        let budget = self.budget.clone();
+        let on_disk = async {
+            let _disk = self.disk.acquire().await;
+            let _ = tokio::task::spawn_blocking(move || budget.flush()).await;
+        };
+        let _ = timeout(DISK_DEADLINE, on_disk).await;
     }
 
     /// Salesforce's clock is looked at when its answer is there, and never followed.
@@ -230,14 +253,16 @@ impl ExchangeClient {
         kid: KeyId,
     ) -> Result<AccessToken, ExchangeError> {
         let moment = self.tools.moment();
-        let until = |end: UnixTime| u64::try_from(moment.now.seconds_until(end)).unwrap_or(0);
-        let life = match obtained.life {
-            Life::For(life) => life,
-            Life::Until(end) => Duration::from_secs(until(end)),
-            Life::Unsaid => job.assumed_life(),
-        };
+        let until =
+            |end: UnixTime| Duration::from_secs(u64::try_from(moment.now.seconds_until(end)).unwrap_or(0));
+        let Life { until: end, lasts } = obtained.life;
+        let life = end.map(until).into_iter().chain(lasts).min().unwrap_or_else(|| job.assumed_life());
         if life.is_zero() {
-            let what = "a token that has expired already; compare this host's clock with Salesforce's (NTP)";
+            let what = if lasts.is_some_and(|lasts| lasts.is_zero()) {
+                "a token with an expires_in of nothing"
+            } else {
+                "a token that has expired already; compare this host's clock with Salesforce's (NTP)"
+            };
             return Err(job.unusable(reply, what));
         }
         Ok(AccessToken::new(obtained, kid, moment.now, life.min(LONGEST_LIFE), &moment))

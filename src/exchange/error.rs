@@ -33,8 +33,8 @@ impl WaitedFor {
                 "another replica is exchanging this token and did not end in time; ask again as Retry-After says"
             }
             Self::Exchange => {
-                "Salesforce did not answer within this request's time (server.limits.request_timeout); the exchange goes \
-                 on, so ask again as Retry-After says"
+                "the exchange did not end within this request's time (server.limits.request_timeout): Salesforce, or another \
+                 replica that exchanges the same token, has not answered; it goes on, so ask again as Retry-After says"
             }
         }
     }

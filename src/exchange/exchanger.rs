@@ -158,6 +158,11 @@ impl Exchanger {
         tokio::task::spawn_blocking(move || inner.client.transport.prepare());
     }
 
+    /// Leaves the login budget on the disk, for the next process; gives up on one that hangs.
+    pub async fn finish(&self) {
+        self.0.client.flush_budget().await;
+    }
+
     /// The access token of `profile`'s user.
     ///
     /// # Errors

@@ -280,10 +280,8 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String>
     let printable =
         |name| body.text(name).filter(|text| text.len() <= 2048 && !text.chars().any(char::is_control));
     let seconds = whole_seconds(body.member("expires_in")).map_err(|()| "an expires_in that is no number")?;
-    let life = expiry(token)?.map(Life::Until).or_else(|| {
-        let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or(0));
-        seconds.map(Duration::from_secs).map(Life::For)
-    });
+    let lasts = seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let life = Life { until: expiry(token)?, lasts };
     Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Oauth {
@@ -293,7 +291,7 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String>
             scope: printable("scope").map(str::to_owned),
             id: id.map(|id| id.to_string()),
         },
-        life: life.unwrap_or(Life::Unsaid),
+        life,
     })
 }
 
@@ -316,7 +314,7 @@ fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Result<Obtained, &
     Ok(Ok(Obtained {
         secret: SecretString::from(token),
         about: About::Messaging { last_event_id, subject: session.to_owned() },
-        life: expiry(token)?.map_or(Life::Unsaid, Life::Until),
+        life: Life { until: expiry(token)?, lasts: None },
     }))
 }
 

@@ -84,19 +84,51 @@ impl LoginBudget {
 
     /// Counts one more request, unless that would be too many. Blocks on a small file.
     pub fn spend(&self, spend: &Spend, now: UnixTime, steady: Duration) -> Taken {
-        self.with_file(&spend.who, |file| {
-            let mut logins = self.logins();
-            let logins = logins.entry(spend.who.clone()).or_default();
-            logins.learn(file);
-            let allowance = spend.allowance;
-            logins.forget_past(allowance.window, now, steady);
+        self.with_file(&spend.who, |file| self.count(file, spend, now, steady))
+    }
+
+    /// As [`spend`](Self::spend), where the disk hangs.
+    pub fn spend_in_memory(&self, spend: &Spend, now: UnixTime, steady: Duration) -> Taken {
+        self.failed_writes.inc();
+        self.count(None, spend, now, steady).0
+    }
+
+    /// Also what the file should have then.
+    fn count(
+        &self,
+        file: Option<BTreeMap<String, i64>>,
+        spend: &Spend,
+        now: UnixTime,
+        steady: Duration,
+    ) -> (Taken, Option<BTreeMap<String, i64>>) {
+        let mut logins = self.logins();
+        let logins = logins.entry(spend.who.clone()).or_default();
+        logins.learn(file);
+        let allowance = spend.allowance;
+        logins.forget_past(allowance.window, now, steady);
+        // A disk that hung may come to it after memory has counted.
+        if !logins.seen.contains_key(&spend.id) {
             if logins.seen.len() >= allowance.requests {
                 return (Taken::Exhausted { retry_after: logins.wait(allowance.window, now, steady) }, None);
             }
             logins.own.insert(spend.id.clone(), steady);
             logins.seen.insert(spend.id.clone(), now.seconds());
-            (Taken::Within { used: share(logins.seen.len(), allowance) }, Some(logins.seen.clone()))
-        })
+        }
+        (Taken::Within { used: share(logins.seen.len(), allowance) }, Some(logins.seen.clone()))
+    }
+
+    /// Writes what a disk didn't take when it was counted. Blocks on small files.
+    pub fn flush(&self) {
+        let known: Vec<String> = self.logins().keys().cloned().collect();
+        for who in known {
+            self.with_file(&who, |file| {
+                let mut logins = self.logins();
+                let logins = logins.entry(who.clone()).or_default();
+                let known = file.clone().unwrap_or_default();
+                logins.learn(file);
+                ((), Some(logins.seen.clone()).filter(|seen| *seen != known))
+            });
+        }
     }
 
     /// Takes back a request that was counted and never sent. Blocks on a small file.
@@ -301,6 +333,22 @@ mod tests {
         assert_eq!(at(&start(), "user", 15), exhausted);
         assert!(matches!(at(&start(), "other", 15), Taken::Within { .. }));
         assert!(matches!(at(&start(), "user", 3600), Taken::Within { .. }));
+    }
+
+    /// As where a disk was full for a while, or hung.
+    #[test]
+    fn what_the_disk_did_not_take_is_written_at_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("logins");
+        let (before, moment) = (budget(Some(&directory)), UnixTime::from_seconds(1_000_000));
+        for id in [0, 1, 2] {
+            let taken = before.spend_in_memory(&spend("user", id), moment, Duration::ZERO);
+            assert!(matches!(taken, Taken::Within { .. }));
+        }
+        // A disk that hung and comes back counts none of them twice.
+        assert!(matches!(before.spend(&spend("user", 1), moment, Duration::ZERO), Taken::Within { .. }));
+        before.flush();
+        assert!(matches!(at(&budget(Some(&directory)), "user", 5), Taken::Exhausted { .. }));
     }
 
     #[test]

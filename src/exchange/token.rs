@@ -24,12 +24,11 @@ pub(super) struct Obtained {
     pub life: Life,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
-    Until(UnixTime),
-    For(Duration),
-    /// Nothing was said: the rule of the job holds.
-    Unsaid,
+/// What is said of a token's end: the sooner of the two, or the rule of the job where neither is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Life {
+    pub until: Option<UnixTime>,
+    pub lasts: Option<Duration>,
 }
 
 /// The SHA-256 of a token: it tells one token from another, and nothing else of it.
@@ -102,7 +101,7 @@ impl AccessToken {
             kid,
             obtained_at,
             expires_at: now.plus(left),
-            assumed: obtained.life == Life::Unsaid,
+            assumed: obtained.life == Life::default(),
             left,
             expires_steady: steady.saturating_add(left),
             renew_at: now.plus(renew_after),

@@ -208,7 +208,7 @@ impl Refusal {
                 )
             },
             Self::Mint(MintError::NoSigningKey { seconds }) => Verdict {
-                retry_after: Some(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(60).clamp(1, 3600)),
+                retry_after: Some(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(5).clamp(1, 3600)),
                 ..verdict(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",

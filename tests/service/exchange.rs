@@ -435,6 +435,13 @@ async fn the_life_is_salesforce_s_word_where_it_gives_one() {
     house.pass(501);
     let past = house.oauth().await;
     assert!(rejected(&past, 200).contains("expired already"), "{}", past.text);
+    house.pass(3700);
+    let claims = URL_SAFE_NO_PAD.encode(json!({"exp": house.clock.now().seconds() + 100}).to_string());
+    let sooner = json!({
+        "access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com", "expires_in": 50,
+    });
+    house.fake.is(Mood::Json(sooner));
+    assert_eq!(house.oauth().await.ok()["expires_in"], 50, "of two ends the sooner");
     for (expires_in, life) in [(json!(2.9), 2), (json!("90.0"), 90), (json!(9e1), 90)] {
         house.pass(3700);
         house.fake.is(Mood::Json(json!({

@@ -81,7 +81,7 @@ pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> 
     if left < Duration::from_secs(1) {
         return Err(Useless::Stale);
     }
-    let life = if entry.assumed { Life::Unsaid } else { Life::For(left) };
+    let life = Life { lasts: Some(left).filter(|_| !entry.assumed), until: None };
     let obtained =
         Obtained { secret: SecretString::from(&*entry.token), about: entry.about.into_owned(), life };
     Ok(AccessToken::new(obtained, kid, obtained_at, left, moment))

@@ -82,6 +82,11 @@ impl Process {
         self.published(now).any(|key| key.kid == *kid)
     }
 
+    /// Whether its clock was set back: a key that was gone by then isn't open until the next reload.
+    pub const fn is_set_back(&self) -> bool {
+        self.notes.is_set_back
+    }
+
     pub fn clock_is_set_back(&mut self) {
         self.notes.is_set_back = true;
         self.notes.fetched.clear();
@@ -227,9 +232,11 @@ impl Process {
             // The schedule says that others have published it before this process did, and nothing shows that it is wrong.
             let is_claimed = (key.life.entry.added)
                 .is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
+            // Somebody removed it and put it back, and then the signer was retired: most verifiers know it, and a new key none.
+            let is_last_resort = withdrawn.is_some() && !notes.seen_retired.is_empty();
             let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));
             match unknown {
-                Some((at, _)) if !key.life.entry.emergency && !is_claimed => {
+                Some((at, _)) if !key.life.entry.emergency && !is_claimed && !is_last_resort => {
                     return Err(format!(
                         "4: {} signs at {now}, and a verifier that fetched at {at} lacks it",
                         key.kid

@@ -356,6 +356,7 @@ impl World {
                         process.filter(|process| process.number == *number && *sign_from <= clock)
                     {
                         if is_last(*sign_from, clock)
+                            && !process.is_set_back()
                             && process.signing(clock).is_none_or(|key| key.kid != *kid)
                         {
                             return Err(format!("3: {kid} was to sign, and doesn't"));

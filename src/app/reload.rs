@@ -247,9 +247,10 @@ impl Reloader {
             Err(invalid) => return (Watched::of_invalid(&invalid), Err(invalid.problems)),
         };
         let files = Watched::of(&config);
-        let settled = config.settled_differences(&base.config);
-        if !settled.is_empty() {
-            return (files, Err(settled));
+        let mut refused = config.settled_differences(&base.config);
+        refused.extend(config.emptied(&base.config));
+        if !refused.is_empty() {
+            return (files, Err(refused));
         }
         let loaded = Loaded::after(config, Some(&base.ring), &*self.in_force.service.clock);
         let loaded = loaded.and_then(|loaded| {

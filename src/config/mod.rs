@@ -368,6 +368,17 @@ impl Config {
             .collect()
     }
 
+    /// What `other` has and this has none of at all, as of a file that was emptied or cut off.
+    pub fn emptied(&self, other: &Self) -> Vec<Problem> {
+        let emptied = [
+            ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),
+            ("callers", self.callers.is_empty() && !other.callers.is_empty()),
+        ];
+        let message = "has none left, as of a file that was emptied or cut off: put them back, or restart if that is meant";
+        let emptied = emptied.into_iter().filter(|(_, is_emptied)| *is_emptied);
+        emptied.map(|(field, _)| Problem::new(field, "the configuration", message)).collect()
+    }
+
     /// Reads `file`, or [`DEFAULT_FILE`] where none is named, and lays `environment` over it.
     ///
     /// # Errors

@@ -72,7 +72,8 @@ impl LoginBudget {
         let usable = directory.filter(|directory| match private_directory(directory) {
             Ok(()) => true,
             Err(reason) => {
-                let directory = directory.display();
+                // What should be a path may be a secret, and is shown only where it is one.
+                let directory = if directory.exists() { directory } else { Path::new("state_directory") }.display();
                 tracing::warn!(%directory, reason, "the login budget is kept in memory only: a restart forgets it");
                 failed_writes.inc();
                 false

@@ -28,6 +28,36 @@ pub async fn within_five_seconds(what: &str, mut done: impl AsyncFnMut() -> bool
     }
 }
 
+/// As by an editor on a full disk: what is left would be a configuration, and nobody could mint, nor bring the keys back.
+#[tokio::test]
+async fn a_file_that_was_emptied_or_cut_off_is_not_taken_over() {
+    let mut workspace = Workspace::new();
+    // Nothing of the server is in the file, so that it differs in nothing that is settled at the start.
+    let text = configuration().replace("[server]\nlisten = \"127.0.0.1:0\"\n", "");
+    workspace.configure(&text);
+    let service = workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:0").serve().await;
+    let (before_callers, _) = text.split_once("[callers.web]").expect("there");
+    for (left, gone) in [("", "keysets"), (before_callers, "callers")] {
+        workspace.configure(left);
+        let refused = format!("{gone} (the configuration): has none left");
+        within_five_seconds(gone, async || service.log().contains(&refused)).await;
+        service.post("/identity-token", &user_1()).await.ok();
+        workspace.configure(&text);
+        workspace.run(&["check", "--running"]).ok();
+    }
+}
+
+/// A key in the place of a folder: it can be none, and isn't shown.
+#[tokio::test]
+async fn what_stands_in_the_place_of_the_state_directory_is_not_shown() {
+    let mut workspace = Workspace::new();
+    workspace.configure(&configuration());
+    let line = KEYS.web.lines().nth(2).expect("a line of base64");
+    let service = workspace.set("TOKENMINT_SERVER__STATE_DIRECTORY", &format!("/proc/{line}")).serve().await;
+    service.logged("the login budget is kept in memory only").await;
+    assert!(!service.log().contains(&line[..8]), "{}", service.log());
+}
+
 async fn is_allowed(service: &Running, api_key: &str) -> bool {
     service.post_text("/identity-token", api_key, r#"{"sub":"user-1","profile":"web"}"#).await.status == 200
 }

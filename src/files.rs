@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
@@ -136,6 +136,12 @@ pub fn only_ours_replaces_files_in(directory: &Path) -> Result<(), Unreadable> {
         )));
     }
     owned_by_us_or_root(&stat)
+}
+
+/// Whether both paths lead to one file, by device and inode: links to it and mounts of it are the same.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 /// The folder that `path` is in; that of a bare name is the working directory.

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use tokio::time::timeout;
 use super::reload::Source;
 use super::{App, StartError};
 use crate::config::{DEFAULT_FILE, KeySource, Listen, OpsAddress, OpsTls};
+use crate::files::is_same;
 use crate::http::Service;
 
 /// How the name of each socket begins.
@@ -67,13 +67,7 @@ impl RunningService {
     }
 }
 
-/// By device and inode, so that links and mounts of one file are the same.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    id(one).is_some_and(|one| id(other) == Some(one))
-}
-
-/// What a service tells of itself.
+/// The socket by which commands find this service, and what they read there.
 pub struct Announcement {
     socket: UnixListener,
     service: Arc<Service>,
@@ -115,7 +109,7 @@ impl Announcement {
         Ok(Self { socket, service: service.clone(), configuration, listen, tls })
     }
 
-    /// Tells whoever connects, until the task is dropped.
+    /// Answers whoever connects, until the task is dropped.
     pub async fn run(self) {
         loop {
             let Ok((mut stream, _)) = self.socket.accept().await else {

@@ -19,13 +19,13 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::http::AUDIT_TARGET;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::json_lines::JsonLines;
+use crate::http::AUDIT_TARGET;
 
 /// Lines that may wait for a slow reader.
 const BUFFERED_LINES: usize = 16_384;

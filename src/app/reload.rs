@@ -179,7 +179,7 @@ impl Reloader {
         (lacks_a_key || may_be_right).then_some(Reason::Clock)
     }
 
-    /// Builds everything anew and puts it in force, or chains all as it is.
+    /// Builds everything anew and puts it in force, or leaves all as it is.
     pub fn reload(&mut self) {
         self.look(true);
     }

@@ -248,7 +248,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
     }
 }
 
-/// What hyper writes before a body that the client holds back: it answers nothing yet.
+/// The interim response that hyper writes for `Expect: 100-continue` (RFC 9110, section 15.2.1). The request has no answer yet.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {

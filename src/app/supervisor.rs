@@ -60,7 +60,7 @@ pub enum Inherited {
 pub struct Sockets(BTreeMap<String, Vec<Inherited>>);
 
 impl Sockets {
-    /// Those of this process. `is_sole_listener` says that the configuration has the minting listener alone.
+    /// Takes the sockets of this process. `is_sole_listener` says that the configuration has the minting listener alone.
     ///
     /// # Errors
     /// One of them listens neither on TCP nor on a Unix socket, or not at all.

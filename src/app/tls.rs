@@ -26,7 +26,7 @@ pub struct ServerTls {
     pub concern: Option<Problem>,
 }
 
-/// What clients of the minting and of the public listener see.
+/// The certificate chains of the minting and of the public listener.
 pub type Chains = [Option<Vec<CertificateDer<'static>>>; 2];
 
 pub fn chains(all: [&Option<ServerTls>; 2]) -> Chains {
@@ -80,13 +80,13 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     Ok(ServerTls { config: Arc::new(config), chain, concern })
 }
 
-/// Why clients refuse that chain now.
+/// Says why clients refuse that chain now.
 ///
 /// # Errors
-/// Says of a certificate in it that it is none.
+/// Names an entry of the chain that is no certificate.
 fn concern(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
     for (at, certificate) in chain.iter().enumerate() {
-        let which = if at == 0 { String::new() } else { format!("its certificate {} ", at + 1) };
+        let which = if at == 0 { String::new() } else { format!("its certificate number {} ", at + 1) };
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
             return Err(format!("{which}holds something else than a certificate"));
         };

@@ -129,11 +129,11 @@ pub(super) enum Silence {
 pub(super) struct RunningService(Vec<OpsAddress>);
 
 impl RunningService {
-    /// Those that run with the configuration of `context` or with one of `key_folders`, wherever they listen; where none is
-    /// found, one that listens where the configuration says, as in another container.
+    /// Finds the services that run with the configuration of `context` or with one of `key_folders`, wherever they listen. Where
+    /// there is none, it takes the address of the configuration: a service in another container may answer there.
     ///
     /// # Errors
-    /// None is found, and where the configuration would have it can't be read.
+    /// No service is found, and the address can't be read.
     pub fn find(context: &Context<'_>, key_folders: &[PathBuf]) -> Result<Self, Failure> {
         let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let key_folders = key_folders.to_vec();
@@ -158,7 +158,7 @@ impl RunningService {
         Some(Seen::read(&String::from_utf8_lossy(&body)))
     }
 
-    /// What the first says that runs.
+    /// The status of the first service that answers.
     pub fn status(&self) -> Result<Status, Silence> {
         let mut answers = self.0.iter().map(status);
         answers
@@ -166,7 +166,8 @@ impl RunningService {
             .unwrap_or(Err(Silence::NobodyThere))
     }
 
-    /// Asks until `done` says so of the answer of each that runs, for at most `patience`; the last answer then.
+    /// Asks each service until `done` holds of its answer, for at most `patience` in all. Returns the last answer, and whether
+    /// `done` holds of all.
     pub fn wait(
         &self,
         patience: Duration,

@@ -102,7 +102,7 @@ impl Failure {
 }
 
 impl Failure {
-    /// What is wrong, in one line.
+    /// The reason in one line.
     fn reason(&self) -> String {
         match self {
             Self::Found => "problems were found".to_owned(),

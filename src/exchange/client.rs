@@ -23,10 +23,10 @@ use crate::traces::{Fact, Trace};
 /// The longest that one exchange takes: the request to Salesforce, and signing and counting it before.
 pub(super) const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
 
-/// Asks Salesforce for tokens, within what each host and each login can bear.
 /// How long an exchange waits for the budget's file.
 const DISK_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Asks Salesforce for tokens, within what each host and each login can bear.
 pub(super) struct ExchangeClient {
     pub transport: Box<dyn Transport>,
     pub circuits: CircuitBreaker,
@@ -227,6 +227,7 @@ impl ExchangeClient {
         let _ = timeout(DISK_DEADLINE, on_disk).await;
     }
 
+    /// Writes what the disk didn't take. Gives up on one that hangs.
     pub async fn flush_budget(&self) {
         let budget = self.budget.clone();
         let on_disk = async {

@@ -185,9 +185,10 @@ impl Exchanger {
         self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, ask).await
     }
 
-    /// Frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there
+    /// Takes over a change of keys: forgets failures to mint, and frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there
     /// were. Nobody would be handed one of them anyway: that follows from the profile at each request.
     pub fn withdraw(&self, kids: &BTreeSet<KeyId>) -> usize {
+        self.0.failures.forget_unminted();
         let tokens = &self.0.tokens;
         let theirs = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
         theirs.map(|(key, _)| tokens.invalidate(&*key)).count()

@@ -120,6 +120,12 @@ impl NegativeCache {
         failure
     }
 
+    /// Forgets each failure to mint: other keys may sign now.
+    pub fn forget_unminted(&self) {
+        let unminted = self.0.iter().filter(|(_, failure)| matches!(failure.error, ExchangeError::Mint(_)));
+        unminted.for_each(|(key, _)| self.0.invalidate(&*key));
+    }
+
     pub fn forget(&self, key: &CacheKey) {
         self.0.invalidate(key);
     }

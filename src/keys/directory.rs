@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use super::edit::ScheduleDocument;
 use super::file::read_schedule_of_anyone;
+use super::folder::Contents;
 use super::schedule::{Change, Entry, FILE, Schedule, marks};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
@@ -375,20 +376,11 @@ fn is_visible(path: &Path) -> bool {
     path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// The ids of the keys whose files lie in `directory`.
-///
-/// # Errors
-/// It can't be listed.
-pub fn kids_in(directory: &Path) -> io::Result<Vec<KeyId>> {
-    let names = fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| KeyId::parse(name.strip_suffix(".key")?).ok()).collect())
-}
-
 /// The id of the only key in `directory`.
 fn sole_key(directory: &Path) -> Result<KeyId, DirectoryError> {
     let unclear = |message: String| DirectoryError::Unclear { path: directory.to_path_buf(), message };
-    let kids = kids_in(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
-    let mut kids = kids.into_iter();
+    let contents = Contents::of(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
+    let mut kids = contents.keys.into_keys();
     match (kids.next(), kids.next()) {
         (Some(kid), None) => Ok(kid),
         (None, _) => Err(unclear("holds no key; `tokenmint keys new` makes the first".to_owned())),

@@ -4,7 +4,6 @@
 //! parsed again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::folder::Contents;
 use super::schedule::{self, Schedule};
 use super::transition::{AnnouncedKey, AnnouncedKeyset, History, Material};
 use super::{
@@ -84,7 +84,8 @@ struct Loader<'a> {
     /// Keys that are open already, by what they were read from.
     known: BTreeMap<[u8; 32], &'a Key>,
     previous: Option<&'a KeyRing>,
-    /// Retired keys that this process never had, as far as their files are there, and under which id. [`History`] has the rest.
+    /// The ids of retired keys, by key: of those whose file is there and that this process hasn't published itself. [`History`]
+    /// knows the others.
     retired: BTreeMap<Material, KeyId>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
@@ -199,7 +200,16 @@ impl<'a> Loader<'a> {
         source: &str,
         keyset: &config::Keyset,
     ) -> Option<(BTreeMap<KeyId, Found>, Schedule)> {
-        let contents = self.noted(field, source, Contents::of(directory, &keyset.name))?;
+        let contents = Contents::of(directory).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                format!(
+                    "can't be listed: {error}; `tokenmint keys new KID --keyset {}` makes it",
+                    keyset.name
+                )
+            }
+            _ => format!("can't be listed: {error}"),
+        });
+        let contents = self.noted(field, source, contents)?;
         self.noted(field, source, only_ours_replaces_files_in(directory))?;
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
@@ -381,7 +391,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Whoever has a retired key has each copy of it.
+    /// A copy of a retired key is as leaked as that key.
     fn no_copies_of_retired(&mut self, keysets: &[Arc<Keyset>]) {
         for (keyset, key) in
             keysets.iter().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
@@ -438,41 +448,6 @@ pub fn material_of(path: &Path, passphrase: Option<&SecretString>) -> Option<Mat
 fn fingerprint(text: &SecretString, passphrase: Option<&SecretString>) -> [u8; 32] {
     let parts = [Some(text), passphrase].into_iter().flatten();
     Parts::of(parts.map(|part| part.expose_secret().as_bytes()))
-}
-
-/// What lies in a key directory.
-struct Contents {
-    keys: BTreeMap<KeyId, PathBuf>,
-    has_schedule: bool,
-    misnamed: Vec<(PathBuf, String)>,
-    ignored: Vec<PathBuf>,
-}
-
-impl Contents {
-    fn of(directory: &Path, keyset: &Name) -> Result<Self, String> {
-        let hint = format!("`tokenmint keys new KID --keyset {keyset}` makes it");
-        let listing = fs::read_dir(directory).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => format!("can't be listed: {error}; {hint}"),
-            _ => format!("can't be listed: {error}"),
-        })?;
-        let mut contents =
-            Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
-        for item in listing {
-            let path = item.map_err(|error| format!("can't be listed: {error}"))?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if let Some(kid) = name.strip_suffix(".key").filter(|_| !name.starts_with('.')) {
-                match KeyId::parse(kid) {
-                    Ok(kid) => _ = contents.keys.insert(kid, path),
-                    Err(message) => contents.misnamed.push((path, message)),
-                }
-            } else if name == SCHEDULE_FILE {
-                contents.has_schedule = true;
-            } else if name.ends_with(".pem") || name.ends_with(".p12") || name.ends_with(".pfx") {
-                contents.ignored.push(path);
-            }
-        }
-        Ok(contents)
-    }
 }
 
 /// The certificate beside a key. Not `with_extension`, which would cut a key id at its last dot.

@@ -1343,6 +1343,18 @@ async fn access_tokens_that_were_got_with_a_retired_key_are_dropped() {
     assert_eq!(house.metric("tokenmint_token_cache_entries").await, "tokenmint_token_cache_entries 1");
 }
 
+/// A retirement can leave a profile without a key until the reload brings the next: what failed in between is no answer then.
+#[tokio::test]
+async fn a_failure_to_mint_is_forgotten_once_other_keys_sign() {
+    let house = House::start().await;
+    let now = house.clock.now().seconds();
+    two_keys(&house, now + 1_000_000, "retired = true");
+    let none = house.oauth().await;
+    assert_eq!(none.status, 503, "{}", none.text);
+    two_keys(&house, now, "retired = true");
+    house.oauth().await.ok();
+}
+
 /// Its exchange began before the reload that took the key away, and another reload came before its end.
 #[tokio::test]
 async fn a_token_of_a_key_that_was_retired_meanwhile_is_handed_out_to_nobody() {

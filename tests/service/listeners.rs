@@ -230,7 +230,12 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
     workspace
         .write("chain.crt", &format!("{good}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
     for (certificate, key, field, why) in [
-        ("chain.crt", "server.key", "server.tls.certificate_file", "its certificate 2 holds something else"),
+        (
+            "chain.crt",
+            "server.key",
+            "server.tls.certificate_file",
+            "its certificate number 2 holds something else",
+        ),
         (
             "server.crt",
             "server.key\"\nclient_ca_file = \"end.crt",
@@ -357,9 +362,10 @@ async fn a_request_that_was_told_to_continue_is_answered_after_the_stop() {
     let mut told = [0; 25];
     stream.read_exact(&mut told).await.expect("read");
     assert!(told.starts_with(b"HTTP/1.1 100 Continue"));
+    let mut idle = TcpStream::connect(service.address("minting")).await.expect("connected");
     let ended = tokio::spawn(service.terminate());
-    // Behind the notice, at which what idles is closed.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // What idles is closed once the notice is over.
+    assert_eq!(idle.read(&mut told).await.expect("closed"), 0);
     stream.write_all(body.as_bytes()).await.expect("written");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("read, and closed");

@@ -219,7 +219,7 @@ async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() 
     for said in ["WebAppKey2 in ", "Copy in ", "WebAppKey3 was made and signs"] {
         assert!(ran.stdout.contains(said), "{said}: {}", ran.stdout);
     }
-    assert_eq!(ran.stdout.matches("was made and signs").count(), 3, "{}", ran.stdout);
+    assert_eq!(ran.stdout.matches("was made and signs").count(), 2, "one in each folder: {}", ran.stdout);
     assert!(ran.stderr.contains("`Third` of keysets.third is the same key"), "{}", ran.stderr);
 
     let check = workspace.run(&["check"]);

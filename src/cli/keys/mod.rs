@@ -1,5 +1,6 @@
 //! `tokenmint keys`: makes key pairs, shows what signs and what is published, and changes that.
 
+mod key_folder;
 mod list;
 mod new;
 mod retire;

@@ -1,0 +1,232 @@
+//! The folders with a key that is to be retired: where it is listed, what is written there, and which copies it has.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Context, Failure, KeyPair, Made, is_taken};
+use crate::cli::{PATIENCE, complain, within};
+use crate::clock::UnixTime;
+use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name, PUBLISH_LEAD, RETIRE_MARGIN};
+use crate::keys::rotation::{Successor, next_kid};
+use crate::keys::{
+    self, Change, Contents, Entry, KeyDirectory, Material, Rules, SCHEDULE_FILE, Schedule, file, material_of,
+    parse_schedule, rules,
+};
+
+/// A folder with the key.
+pub struct KeyFolder {
+    /// Without one, the folder was named by hand.
+    pub keyset: Option<Keyset>,
+    pub directory: PathBuf,
+    /// The key's id, or those of its copies; mostly one.
+    pub kids: Vec<KeyId>,
+}
+
+impl KeyFolder {
+    pub fn rules(&self) -> Rules {
+        let by_hand = Rules {
+            publish_lead: PUBLISH_LEAD,
+            longest_life: Duration::from_hours(1),
+            retire_margin: RETIRE_MARGIN,
+        };
+        self.keyset.as_ref().map_or(by_hand, rules)
+    }
+
+    pub fn name(&self) -> Option<&str> {
+        self.keyset.as_ref().map(|keyset| keyset.name.as_str())
+    }
+
+    pub fn schedule(&self) -> PathBuf {
+        self.directory.join(SCHEDULE_FILE)
+    }
+
+    /// The key that signs at `now` by what the files say.
+    pub fn signing(&self, now: UnixTime) -> Option<KeyId> {
+        let (path, rules) = (self.schedule(), self.rules());
+        let text = file::read_schedule_of_anyone(&path).ok()??;
+        let schedule = parse_schedule(&path.display().to_string(), &text, rules.publish_lead).ok()?;
+        rules.signing(&schedule, now).cloned()
+    }
+
+    /// Writes the retirements. Where something else is wrong with `keyset.toml`, just those; the error within says what.
+    pub fn write(&self, context: &Context<'_>) -> Result<Written, Failure> {
+        let now = context.ambient.clock.now();
+        let rules = self.rules();
+        let directory = KeyDirectory::lock(&self.directory)?;
+        let mut written =
+            Written { successor: Ok(Successor::Nobody), schedule: Schedule::default(), made: None };
+        for kid in &self.kids {
+            let mut file = directory.schedule(rules.publish_lead, now)?;
+            match file.schedule() {
+                Ok(schedule) => {
+                    let (changes, successor) = rules.retire(&schedule, kid, now);
+                    written.schedule = file.apply(&changes)?;
+                    written.successor = Ok(successor);
+                }
+                Err(problems) => {
+                    file.mark_retired(kid, now)?;
+                    written.successor = Err(Failure::of_files(problems));
+                }
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// The result of writing to a key folder.
+pub struct Written {
+    /// The key that signs now, or the other problems of the schedule.
+    pub successor: Result<Successor, Failure>,
+    pub schedule: Schedule,
+    /// A key that was made because there is no other.
+    pub made: Option<Made>,
+}
+
+impl Written {
+    pub fn signs_now(&self) -> Option<&KeyId> {
+        match &self.successor {
+            Ok(Successor::Same(kid) | Successor::Former(kid) | Successor::Pending(kid)) => Some(kid),
+            Ok(Successor::New) => self.made.as_ref().map(|made| &made.kid),
+            Ok(Successor::Nobody) | Err(_) => None,
+        }
+    }
+
+    pub fn says_who_signs(&self, is_confirmed: bool) -> String {
+        let how = match &self.successor {
+            Ok(Successor::Same(_)) => "signs, as before",
+            Ok(Successor::Former(_)) => {
+                "signs again, as it did before; verifiers that have fetched it since know it"
+            }
+            Ok(Successor::Pending(_)) => {
+                "signs from now on, before its time; verifiers that have fetched it know it"
+            }
+            Ok(Successor::New) => {
+                "was made and signs from now on; chats are anonymous until verifiers fetch it"
+            }
+            Ok(Successor::Nobody) | Err(_) => {
+                return "No key signs: `tokenmint keys list` says why.".to_owned();
+            }
+        };
+        let who = self.signs_now().map_or_else(String::new, |kid| format!("{kid} "));
+        if is_confirmed { format!("{who}{how}.") } else { format!("As the files say, {who}{how}.") }
+    }
+}
+
+/// Finds the folders with the same key under other ids, and says what can't be retired there: copies that are given as file or
+/// text, and folders that don't answer.
+pub fn copies_of(
+    kid: &KeyId,
+    folders: &[KeyFolder],
+    keysets: &BTreeMap<Name, Keyset>,
+) -> (Vec<KeyFolder>, Vec<String>) {
+    let key = |folder: &KeyFolder| {
+        let passphrase = folder.keyset.as_ref().and_then(|keyset| keyset.passphrase.as_ref());
+        material_of(&folder.directory.join(format!("{kid}.key")), passphrase)
+    };
+    let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
+    let Some(material) = folders.iter().find_map(key) else {
+        complain(&format!(
+            "warning: whether other ids have the same key can't be said, as {}.key can't be read in {}",
+            kid,
+            folders[0].directory.display()
+        ));
+        return (copies, failures);
+    };
+    for keyset in keysets.values() {
+        let (wanted, other) = (kid.clone(), keyset.clone());
+        let Some(found) = within(PATIENCE, move || copies_in(&other, &wanted, material)) else {
+            failures.push(format!(
+                "whether keysets.{} has it too can't be said: does a mount hang?",
+                keyset.name
+            ));
+            continue;
+        };
+        match &keyset.keys {
+            KeySource::Directory(directory) => {
+                let directory = directory.as_path().to_path_buf();
+                if !found.is_empty() && copies.iter().all(|copy| copy.directory != directory) {
+                    copies.push(KeyFolder { keyset: Some(keyset.clone()), directory, kids: found });
+                }
+            }
+            KeySource::File { .. } | KeySource::Text { .. } => failures.extend(found.iter().map(|kid| {
+                format!(
+                    "`{kid}` of keysets.{} is the same key, given as file or text: put another in its place, with an id of \
+                     its own, before the next start",
+                    keyset.name
+                )
+            })),
+        }
+    }
+    (copies, failures)
+}
+
+/// The ids, but for `kid`, under which `keyset` uses the key that is `material`.
+fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
+    let passphrase = keyset.passphrase.as_ref();
+    let is_it = |path: &Path| material_of(path, passphrase) == Some(material);
+    match &keyset.keys {
+        KeySource::Directory(directory) => {
+            let directory = directory.as_path();
+            let files = Contents::of(directory).map(|contents| contents.keys).unwrap_or_default();
+            let mut kids: Vec<KeyId> = files.into_keys().collect();
+            kids.retain(|other| {
+                other != kid
+                    && is_it(&directory.join(format!("{other}.key")))
+                    && is_listed(other, directory).unwrap_or(false)
+            });
+            kids
+        }
+        KeySource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
+        KeySource::Text { kid, pem, .. }
+            if keys::material(&keys::unfold(pem), passphrase) == Some(material) =>
+        {
+            vec![kid.clone()]
+        }
+        KeySource::File { .. } | KeySource::Text { .. } => Vec::new(),
+    }
+}
+
+pub fn directories(keysets: &BTreeMap<Name, Keyset>) -> impl Iterator<Item = (&Keyset, &Path)> {
+    keysets.values().filter_map(|keyset| match &keyset.keys {
+        KeySource::Directory(directory) => Some((keyset, directory.as_path())),
+        KeySource::File { .. } | KeySource::Text { .. } => None,
+    })
+}
+
+/// Whether `directory` lists the key, whatever else is wrong there.
+pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
+    let (kid, path) = (kid.clone(), directory.to_path_buf());
+    match within(PATIENCE, move || KeyDirectory::lock(&path)?.lists(&kid)) {
+        Some(listed) => Ok(listed?),
+        None => Err(Failure::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
+    }
+}
+
+/// Makes a key that signs at once in the place of the retired one.
+///
+/// # Errors
+/// It can't be made or written.
+pub fn make_another(
+    folder: &KeyFolder,
+    schedule: &Schedule,
+    keysets: &BTreeMap<Name, Keyset>,
+    context: &Context<'_>,
+) -> Result<Made, Failure> {
+    let algorithm = folder.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
+    let pair = KeyPair::generate(2048, context)?;
+    let free = std::iter::successors(next_kid(&folder.kids[0]), next_kid)
+        .find(|kid| schedule.entry(kid).is_none() && !is_taken(kid, &folder.directory, keysets));
+    let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
+    let now = context.ambient.clock.now();
+    let directory = KeyDirectory::lock(&folder.directory)?;
+    let mut file = directory.schedule(folder.rules().publish_lead, now)?;
+    let made = pair.write(&directory, &kid, algorithm, now)?;
+    let sign_from = Some(schedule.free_moment(now));
+    let entry = Entry { kid, sign_from, added: Some(now), emergency: true, retired: None };
+    if let Err(error) = file.apply(&[Change::Add(entry)]) {
+        made.remove_unless_listed(&error);
+        return Err(error.into());
+    }
+    Ok(made)
+}

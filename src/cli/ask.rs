@@ -106,7 +106,10 @@ pub(super) struct ReloadStatus {
 impl ReloadStatus {
     /// All problems in one line.
     pub fn told(&self) -> String {
-        let told = self.problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message));
+        let told = self.problems.iter().map(|FieldProblem { field, message }| match field.as_str() {
+            "" => message.clone(),
+            field => format!("{field}: {message}"),
+        });
         told.collect::<Vec<_>>().join("; ")
     }
 }
@@ -146,6 +149,15 @@ impl RunningService {
             none if none.is_empty() => Ok(Self(vec![context.ops_address()?])),
             found => Ok(Self(found)),
         }
+    }
+
+    /// The addresses of all services of this host of whose status `is_so` holds, whatever files they run with.
+    pub fn all_of_which(is_so: impl Fn(&Status) -> bool) -> Vec<String> {
+        let running =
+            within(PATIENCE, || block_on(discovery::running()).unwrap_or_default()).unwrap_or_default();
+        let addresses = running.into_iter().filter_map(discovery::RunningService::ops_address);
+        let such = addresses.filter(|address| status(address).is_ok_and(|status| is_so(&status)));
+        such.map(|address| address.listen.to_string()).collect()
     }
 
     pub fn address(&self) -> String {

@@ -17,6 +17,18 @@ const LARGEST_KEY_FILE: u64 = 64 << 10;
 pub fn read_private(path: &Path) -> Result<SecretString, String> {
     let file = Opened::open(path).map_err(|error| error.to_string())?;
     file.only_ours_reads().map_err(|error| error.to_string())?;
+    private(file)
+}
+
+/// The text of a private key file, whoever may read it: to tell which key it is, and not to use it.
+///
+/// # Errors
+/// Says why the file can't be read.
+pub fn read_private_of_anyone(path: &Path) -> Result<SecretString, String> {
+    private(Opened::open(path).map_err(|error| error.to_string())?)
+}
+
+fn private(file: Opened) -> Result<SecretString, String> {
     let bytes = match file.read(LARGEST_KEY_FILE) {
         Err(error @ Unreadable::TooLarge(_)) => return Err(format!("{error}, so it is no key")),
         other => other.map_err(|error| error.to_string())?,

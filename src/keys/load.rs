@@ -441,7 +441,7 @@ pub const fn rules(keyset: &config::Keyset) -> Rules {
 
 /// Which key lies at `path`; `None` where none can be read.
 pub fn material_of(path: &Path, passphrase: Option<&SecretString>) -> Option<Material> {
-    private::material(&file::read_private(path).ok()?, passphrase)
+    private::material(&file::read_private_of_anyone(path).ok()?, passphrase)
 }
 
 /// Tells apart what a key is read from.

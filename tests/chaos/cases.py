@@ -116,7 +116,7 @@ ROWS = [
     (28, "replicas out of step", "JWKS from files and clock alone", rust("rotation::replicas_publish_the_same_bytes_whenever_they_started"), DRILL),
     (29, "a leaked key", "gone from JWKS and signing in five seconds, its tokens dropped",
      rust("rotation::a_retired_key_leaves_signing_and_the_jwks_of_a_running_service", "exchange::access_tokens_that_were_got_with_a_retired_key_are_dropped"),
-     play("retire:in_each_state")),
+     play("retire:in_each_state"), play("retire:beside_a_mount_that_hangs"), play("retire:with_its_copies")),
     (30, "caching of the JWKS in the window", "max-age a quarter of the lead, ETag, 304",
      rust("rotation::caches_let_go_of_a_set_within_a_quarter_of_the_lead", "rotation::a_verifier_is_told_304_until_the_set_changes")),
     (31, "1,000 verifiers fetch at once", "all answered, one body", play("clients:jwks_storm")),

@@ -4,6 +4,7 @@ The service runs as a user of its own and the commands as root, as docs/operatin
 """
 
 import concurrent.futures
+import ctypes
 import json
 import os
 import pathlib
@@ -179,10 +180,91 @@ def retired(made, binary, state, way, has_gone_files):
         return took
 
 
+class Hanging:
+    """A FUSE mount at `path` that never answers, until it is left."""
+
+    def __init__(self, path):
+        self.path = str(path).encode()
+
+    def __enter__(self):
+        self.device = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+        if LIBC.mount(b"hangs", self.path, b"fuse", 0, options):
+            os.close(self.device)
+            raise OSError(ctypes.get_errno(), "mount")
+        return self
+
+    def __exit__(self, *_):
+        LIBC.umount2(self.path, 2)
+        os.close(self.device)
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def beside_a_mount_that_hangs():
+    """Another keyset's folder lies on a mount that hangs: by the configuration, and by the folder's own path."""
+    worst = 0.0
+    for more in ([], ["--directory", "keys/web"]):
+        with tempfile.TemporaryDirectory(prefix="tokenmint-chaos-keys-") as made, owned(pathlib.Path(made)) as service:
+            service.start()
+            try:
+                hanging = Hanging(service.folder / "keys/crm").__enter__()
+            except OSError as error:
+                return f"left out: this host gives no FUSE ({error})", None
+            try:
+                begin = time.monotonic()
+                said = service.folder / "said"
+                with said.open("w") as out:
+                    command = [BINARY, "keys", "retire", KEYS["signing"], "--now", *more]
+                    running = subprocess.Popen(command, cwd=service.folder, env=environment(), stdout=out, stderr=out)
+                while service.uses(KEYS["signing"]):
+                    expect(time.monotonic() - begin < 3 * PROMISED, f"still used after {3 * PROMISED} s: {said.read_text()}")
+                    time.sleep(0.02)
+                worst = max(worst, time.monotonic() - begin)
+                until(lambda: "has dropped it" in said.read_text(), "the command says nothing of it")
+                until(lambda: "whether keysets.crm has it too can't be said" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
+            finally:
+                hanging.__exit__()
+            expect("can't be read" not in said.read_text(), f"root can't tell the service's own keys: {said.read_text()}")
+            # A thread waited for the mount, and the process for the thread.
+            expect(running.wait(timeout=20) == 1, "it ended with 0 though one folder was never read")
+    return f"another folder hangs: gone {worst:.1f} s after the command's start, which waits 3 s for each file (asserted: 15 s)", worst
+
+
+def with_its_copies():
+    """The same key signs for another keyset under another id; root, who isn't in the service's group, retires both."""
+    with tempfile.TemporaryDirectory(prefix="tokenmint-chaos-keys-") as made, owned(pathlib.Path(made)) as service:
+        shutil.copy(service.web / "Web2.key", service.folder / "keys/crm/Crm1.key")
+        give(service.folder / "keys/crm/Crm1.key", 0o440)
+        service.start()
+        begin = time.monotonic()
+        ran = subprocess.run([BINARY, "keys", "retire", "Web2", "--now"], cwd=service.folder, env=environment(), capture_output=True, text=True)
+        took = time.monotonic() - begin
+        expect(ran.returncode == 0, f"it ended with {ran.returncode}: {ran.stdout}{ran.stderr}")
+        expect("Crm1 in " in ran.stdout and "is the same key, and is retired too" in ran.stdout, ran.stdout)
+        published = service.metrics()
+        expect(not any('kid="Crm1"' in line or 'kid="Web2"' in line for line in published), "one of them is still there")
+        service.stop()
+        service.start()
+        expect(not service.uses("Web2"), "it came back with a restart")
+    return f"both are gone when the command ends, after {took:.1f} s, and after a restart", took
+
+
+def owned(folder):
+    folder.chmod(0o755)
+    binary = folder / "tokenmint"
+    shutil.copy(BINARY, binary)
+    binary.chmod(0o755)
+    for kid in [*KEYS.values(), "Crm1"]:
+        subprocess.run([BINARY, "keys", "new", kid, "--directory", folder / kid], check=True, capture_output=True, env=environment())
+    return Owned(folder, binary, True)
+
+
 def until(true, otherwise):
     end = time.monotonic() + 10
     while not true():
-        expect(time.monotonic() < end, otherwise)
+        expect(time.monotonic() < end, otherwise() if callable(otherwise) else otherwise)
         time.sleep(0.05)
 
 

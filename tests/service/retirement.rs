@@ -233,6 +233,13 @@ async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() 
     let again = retire(&workspace, "WebAppKey1");
     assert_eq!(again.code(), 0, "{}", again.stderr);
 
+    // One folder by two paths is one folder.
+    let twice = configuration().replace("\"keys/web512\"", "\"keys/../keys/web\"");
+    workspace.configure(&asked_over_a_socket(&twice));
+    let said = retire(&workspace, "WebAppKey3").stdout;
+    assert_eq!(said.matches("was made and signs").count(), 1, "{said}");
+    workspace.configure(&asked_over_a_socket(&configuration()));
+
     // Brought back under a name that nobody knows yet, the day after.
     workspace.write_key("keys/web/Back.key", &KEYS.web);
     let listed = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("there");
@@ -341,6 +348,24 @@ async fn two_retirements_at_once_both_end_well() {
         }
     });
     assert_eq!(kid(&service).await, "WebAppKey3");
+}
+
+/// The folder is a copy that the service doesn't read, and there is no configuration to find the service by.
+#[tokio::test]
+async fn a_retirement_in_other_files_names_the_service_that_uses_such_a_key() {
+    let (workspace, backup) = (Workspace::new(), Workspace::new());
+    for of in [&workspace, &backup] {
+        fs::rename(of.path("keys/web/WebAppKey1.key"), of.path("keys/web/Leaked1.key")).expect("there");
+    }
+    let service = workspace.serve().await;
+    fs::remove_file(backup.path("tokenmint.toml")).expect("there");
+    let ran = backup.run(&["keys", "retire", "Leaked1", "--now", "--directory", "keys/web"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr);
+    let named = format!(
+        "the service at {} runs with other files and uses a key `Leaked1`",
+        service.address("minting")
+    );
+    assert!(ran.stderr.contains(&named), "{}", ran.stderr);
 }
 
 /// The file's address is another than the service's: edited, or set by a variable for the service alone.

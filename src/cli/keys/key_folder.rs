@@ -8,6 +8,7 @@ use super::{Context, Failure, KeyPair, Made, is_taken};
 use crate::cli::{PATIENCE, complain, within};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name, PUBLISH_LEAD, RETIRE_MARGIN};
+use crate::files::is_same;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
     self, Change, Contents, Entry, KeyDirectory, Material, Rules, SCHEDULE_FILE, Schedule, file, material_of,
@@ -145,7 +146,7 @@ pub fn copies_of(
         match &keyset.keys {
             KeySource::Directory(directory) => {
                 let directory = directory.as_path().to_path_buf();
-                if !found.is_empty() && copies.iter().all(|copy| copy.directory != directory) {
+                if !found.is_empty() && !copies.iter().any(|copy| is_same(&copy.directory, &directory)) {
                     copies.push(KeyFolder { keyset: Some(keyset.clone()), directory, kids: found });
                 }
             }
@@ -192,6 +193,12 @@ pub fn directories(keysets: &BTreeMap<Name, Keyset>) -> impl Iterator<Item = (&K
         KeySource::Directory(directory) => Some((keyset, directory.as_path())),
         KeySource::File { .. } | KeySource::Text { .. } => None,
     })
+}
+
+/// Whether both paths lead to one folder. One that doesn't answer is another.
+pub fn leads_to(other: &Path, directory: &Path) -> bool {
+    let (one, two) = (other.to_path_buf(), directory.to_path_buf());
+    one == two || within(PATIENCE, move || is_same(&one, &two)).unwrap_or(false)
 }
 
 /// Whether `directory` lists the key, whatever else is wrong there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::key_folder::{KeyFolder, Written, copies_of, directories, is_listed, make_another};
+use super::key_folder::{KeyFolder, Written, copies_of, directories, is_listed, leads_to, make_another};
 use super::{Context, Failure, Made, parse_kid, wait_for_service, warn_of_plain_text};
 use crate::cli::ask::{KeysetStatus, RunningService, Seen, Status};
 use crate::cli::{complain, say, say_json};
@@ -89,7 +89,7 @@ impl Retire {
         for other in folders.split_off(1).into_iter().chain(copies) {
             match (
                 other.write(context),
-                folders.iter().position(|folder| folder.directory == other.directory),
+                folders.iter().position(|folder| is_same(&folder.directory, &other.directory)),
             ) {
                 // Who signs there is reckoned anew.
                 (Ok(done), Some(at)) => {
@@ -139,6 +139,15 @@ impl Retire {
             _ => "The service that runs here doesn't use it",
         };
         self.report(&folders, &written, in_service, matches!(confirmed, Ok(true)), seen.as_ref());
+        if matches!(confirmed, Ok(false)) {
+            for address in RunningService::all_of_which(|status| is_used(status, &self.kid)) {
+                complain(&format!(
+                    "warning: the service at {address} runs with other files and uses a key `{}`: if it is this one, retire it in the \
+                     folder of that service too",
+                    self.kid
+                ));
+            }
+        }
         // All that was asked for is done; what else the service refuses would keep it from its next start.
         if let (Some(service), Ok(true)) = (service, &confirmed)
             && let Ok((true, status)) = service
@@ -268,8 +277,8 @@ impl Retire {
             if !is_listed(kid, directory)? {
                 return Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display())));
             }
-            let configured = keysets.ok().into_iter().flat_map(directories);
-            let keyset = configured.into_iter().find(|(_, other)| is_same(other, directory));
+            let mut configured = keysets.ok().into_iter().flat_map(directories);
+            let keyset = configured.find(|(_, other)| leads_to(other, directory));
             let keyset = keyset.map(|(keyset, _)| keyset.clone());
             return Ok(vec![KeyFolder { keyset, directory: directory.clone(), kids }]);
         }
@@ -282,7 +291,7 @@ impl Retire {
         let (mut folders, mut unread) = (Vec::<KeyFolder>::new(), Vec::new());
         for (keyset, directory) in directories(keysets) {
             match is_listed(kid, directory) {
-                Ok(true) if folders.iter().all(|folder| folder.directory != directory) => {
+                Ok(true) if !folders.iter().any(|folder| is_same(&folder.directory, directory)) => {
                     let (keyset, directory) = (Some(keyset.clone()), directory.to_path_buf());
                     folders.push(KeyFolder { keyset, directory, kids: kids.clone() });
                 }

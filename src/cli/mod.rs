@@ -170,6 +170,7 @@ impl Context<'_> {
     /// The configuration and all that it names. Where something is wrong with the one, the other is looked
     /// into as well, so that all is reported at once.
     fn load(&self) -> Result<Loaded, Failure> {
+        let _patience = Patience::begin();
         let clock = &*self.ambient.clock;
         match Config::load(self.config.as_deref(), self.environment) {
             Ok(config)
@@ -195,6 +196,9 @@ impl Context<'_> {
 /// How long files may take that a command can do without.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// After so long a command that waits for files says so.
+const LONG_READING: Duration = Duration::from_secs(10);
+
 /// Runs `act` in a thread of its own for at most `patience`: on a mount that hangs only that thread hangs.
 fn within<T: Send + 'static>(patience: Duration, act: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (tell, told) = mpsc::channel();
@@ -202,6 +206,24 @@ fn within<T: Send + 'static>(patience: Duration, act: impl FnOnce() -> T + Send 
         let _ = tell.send(act());
     });
     told.recv_timeout(patience).ok()
+}
+
+/// Says that reading takes long, where it does: a mount that hangs must not keep a command silent. It ends with its drop.
+struct Patience(#[expect(dead_code, reason = "its drop ends the thread")] mpsc::Sender<()>);
+
+impl Patience {
+    fn begin() -> Self {
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(LONG_READING) == Err(mpsc::RecvTimeoutError::Timeout) {
+                complain(&format!(
+                    "the files are not read after {} s: does a mount hang? `ls` on the folders of the configuration and the keys tells",
+                    LONG_READING.as_secs()
+                ));
+            }
+        });
+        Self(end)
+    }
 }
 
 fn hangs() -> Failure {

@@ -222,11 +222,15 @@ def beside_a_mount_that_hangs():
                     expect(time.monotonic() - begin < 3 * PROMISED, f"still used after {3 * PROMISED} s: {said.read_text()}")
                     time.sleep(0.02)
                 worst = max(worst, time.monotonic() - begin)
+                check = subprocess.Popen([BINARY, "check"], cwd=service.folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                line = check.stderr.readline()
+                expect("does a mount hang?" in line, f"check says {line!r}")
                 until(lambda: "has dropped it" in said.read_text(), "the command says nothing of it")
                 until(lambda: "whether keysets.crm has it too can't be said" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
             finally:
                 hanging.__exit__()
             expect("can't be read" not in said.read_text(), f"root can't tell the service's own keys: {said.read_text()}")
+            check.communicate(timeout=20)
             # A thread waited for the mount, and the process for the thread.
             expect(running.wait(timeout=20) == 1, "it ended with 0 though one folder was never read")
     return f"another folder hangs: gone {worst:.1f} s after the command's start, which waits 3 s for each file (asserted: 15 s)", worst

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
-use crate::config::{ClientName, Problem, Tls, UnverifiedPath};
+use crate::config::{ClientName, Code, Problem, Tls, UnverifiedPath};
 use crate::keys::{self, file};
 
 /// TLS of one listener.
@@ -53,7 +53,9 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
     let chain = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
-    let concern = concern(&chain, now).map_err(at_certificate)?.map(at_certificate);
+    let concern = concern(&chain, now)
+        .map_err(at_certificate)?
+        .map(|message| Problem { code: Some(Code::ListenerCertificate), ..at_certificate(message) });
     let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
         NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Failure, all_said, complain, say, say_json};
 use crate::app::{self, Loaded};
 use crate::clock::UnixTime;
+use crate::config::salesforce::{Host, HostKind};
 use crate::config::{Config, HttpsUrl, Listen, Oauth};
 use crate::sandbox::{self, App, Deployment, Keys, OnFailure, Org, Sandbox, Settings};
 
@@ -234,7 +235,7 @@ fn apps(loaded: &Loaded, now: UnixTime) -> Vec<App> {
             app.certificates.extend(keyset.published(now).map(|key| key.certificate(now).der));
         }
         // An Experience Cloud site is an audience of its own. A misspelt login host is a mistake.
-        if !host(&oauth.audience).ends_with("salesforce.com") {
+        if matches!(host(&oauth.audience).kind, HostKind::Site | HostKind::Foreign | HostKind::Loopback) {
             let usual = ["https://login.salesforce.com", "https://test.salesforce.com"].map(str::to_owned);
             app.audiences.extend(usual.into_iter().chain(my_domain(oauth)));
             app.audiences.push(oauth.audience.as_str().to_owned());
@@ -245,11 +246,11 @@ fn apps(loaded: &Loaded, now: UnixTime) -> Vec<App> {
 
 /// `https://acme.my.salesforce.com`, where the profile goes there.
 fn my_domain(oauth: &Oauth) -> Option<String> {
-    let named = |url: &&HttpsUrl| host(url).ends_with(".my.salesforce.com");
-    let url = [&oauth.audience, &oauth.token_url].into_iter().find(named)?;
-    Some(format!("https://{}", host(url)))
+    let mut hosts = [&oauth.audience, &oauth.token_url].into_iter().map(host);
+    let host = hosts.find(|host| host.kind == HostKind::MyDomain)?;
+    Some(format!("https://{}", host.name))
 }
 
-fn host(url: &HttpsUrl) -> &str {
-    url.url().host_str().unwrap_or_default()
+fn host(url: &HttpsUrl) -> Host {
+    Host::of(url.url())
 }

@@ -10,6 +10,7 @@ mod names;
 mod ops_address;
 mod parse;
 mod path;
+pub mod salesforce;
 pub(crate) mod section;
 pub(crate) mod source;
 
@@ -31,7 +32,7 @@ pub use names::{
 pub use ops_address::{OpsAddress, OpsTls};
 pub use path::UnverifiedPath;
 use section::{Findings, Section};
-pub use source::{Environment, Origin, PREFIX, Problem};
+pub use source::{Code, Environment, Origin, PREFIX, Problem};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "tokenmint.toml";

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::path::UnverifiedPath;
-use super::source::{Node, Origin, Problem, Value, read_file};
+use super::source::{Code, Node, Origin, Problem, Value, read_file};
 
 /// What was read along the way: everything that is wrong, and what is allowed but unwise.
 pub(crate) struct Findings {
@@ -69,8 +69,8 @@ impl Findings {
         self.problems.borrow_mut().push(Problem::new(field, origin, message));
     }
 
-    pub fn warn(&self, field: impl Into<String>, origin: &Origin, message: impl Into<String>) {
-        self.warnings.borrow_mut().push(Problem::new(field, origin, message));
+    pub fn warn(&self, code: Code, field: impl Into<String>, origin: &Origin, message: impl Into<String>) {
+        self.warnings.borrow_mut().push(Problem::warning(code, field, origin, message));
     }
 
     pub fn add(&self, problems: Vec<Problem>) {
@@ -119,8 +119,8 @@ impl<'a> Section<'a> {
         self.findings.problem(self.field(name), &self.origin_of(name), message);
     }
 
-    pub fn warn(&self, name: &str, message: impl Into<String>) {
-        self.findings.warn(self.field(name), &self.origin_of(name), message);
+    pub fn warn(&self, code: Code, name: &str, message: impl Into<String>) {
+        self.findings.warn(code, self.field(name), &self.origin_of(name), message);
     }
 
     pub fn has(&self, name: &str) -> bool {

@@ -98,11 +98,49 @@ pub struct Problem {
     pub field: String,
     pub source: String,
     pub message: String,
+    /// Of a warning: tells it apart, whatever its message says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+}
+
+/// What a warning is about. Programs and the doctor tell warnings apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// `audience` of an OAuth profile is no address that Salesforce takes.
+    Audience,
+    CallerCredential,
+    CertificateDates,
+    EmergencyKey,
+    IgnoredFile,
+    IssuerSlash,
+    ListenerCertificate,
+    NoCaller,
+    NoKeySigns,
+    /// One key signs identity tokens and assertions.
+    OneKeyForTwoKinds,
+    PolicyAudit,
+    PublishLead,
+    RetiredWithoutDate,
+    ScrtUrl,
+    TokenUrl,
+    UnlistedKey,
+    UnreachableBundle,
+    UnreadVariable,
 }
 
 impl Problem {
     pub fn new(field: impl Into<String>, source: impl fmt::Display, message: impl Into<String>) -> Self {
-        Self { field: field.into(), source: source.to_string(), message: message.into() }
+        Self { field: field.into(), source: source.to_string(), message: message.into(), code: None }
+    }
+
+    pub fn warning(
+        code: Code,
+        field: impl Into<String>,
+        source: impl fmt::Display,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { code: Some(code), ..Self::new(field, source, message) }
     }
 }
 

@@ -17,7 +17,7 @@ use super::meaning::{self, Meaning};
 use super::token::{About, Life, Obtained};
 use super::upstream::{Outgoing, Reply, quoted};
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName};
+use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName, salesforce};
 use crate::json::Json;
 use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
 
@@ -335,16 +335,6 @@ fn is_token(token: &str) -> bool {
     (1..=LONGEST_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Salesforce's own domains; the last two are those of Salesforce in China.
-const DOMAINS: [&str; 6] = [
-    ".salesforce.com",
-    ".force.com",
-    ".salesforce.mil",
-    ".cloudforce.com",
-    ".sfcrmproducts.cn",
-    ".sfcrmapps.cn",
-];
-
 /// An address in Salesforce's domains, or where the token came from, as it is read. It must be written like that: what one
 /// parser takes for a path, such as `\@evil.example`, another takes for a host.
 ///
@@ -355,7 +345,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     let url = parsed.url();
     let host = url.host_str().ok_or("that names no host")?;
     let from_there = token_url.url().host_str() == Some(host);
-    let ours = url.scheme() == "https" && DOMAINS.iter().any(|domain| host.ends_with(domain));
+    let ours = url.scheme() == "https" && salesforce::Host::of(url).may_answer();
     if !from_there && !ours {
         return Err(format!("of the host {}, which is none of Salesforce's", quoted(host)));
     }

@@ -42,14 +42,27 @@ struct Known {
 }
 
 const fn known(
+    id: &'static str,
     error: &'static str,
     description: &'static str,
     class: Class,
     cause: &'static str,
     fix: &'static str,
 ) -> Known {
-    let id = if error.is_empty() { description } else { error };
     Known { error, description, meaning: Meaning { id, class, pause: PAUSE, cause, fix } }
+}
+
+/// The ids that others than this module know.
+pub mod id {
+    pub const NO_AUTH_SCHEMES: &str = "no-auth-schemes";
+    pub const AUTH_MODE: &str = "auth-mode";
+    pub const DEPLOYMENT_UNKNOWN: &str = "deployment-unknown";
+    pub const AUDIENCE_REFUSED: &str = "audience-refused";
+    pub const APP_NOT_FOUND: &str = "app-not-found";
+    pub const USER_NOT_APPROVED: &str = "user-not-approved";
+    pub const APP_NOT_ASSIGNED: &str = "app-not-assigned";
+    pub const CLIENT_UNKNOWN: &str = "client-unknown";
+    pub const ASSERTION_INVALID: &str = "assertion-invalid";
 }
 
 impl Known {
@@ -85,6 +98,7 @@ use Class::{Limited, Permanent, Transient};
 /// The answers of `/services/oauth2/token`.
 static OAUTH: &[Known] = &[
     known(
+        "login-rate-exceeded",
         "",
         "login_rate_exceeded",
         Limited,
@@ -93,6 +107,7 @@ static OAUTH: &[Known] = &[
     )
     .pausing(STOPPED),
     known(
+        "user-inactive",
         "",
         "inactive user",
         Permanent,
@@ -100,6 +115,7 @@ static OAUTH: &[Known] = &[
         "activate the user, or set another `username`",
     ),
     known(
+        "user-unknown",
         "",
         "invalid user",
         Permanent,
@@ -107,6 +123,7 @@ static OAUTH: &[Known] = &[
         "compare `username` with the user's in Setup > Users; in a sandbox it mostly ends in the sandbox's name",
     ),
     known(
+        "scope-missing",
         "",
         "refresh_token scope is required",
         Permanent,
@@ -115,6 +132,7 @@ static OAUTH: &[Known] = &[
          pre-authorized\" in its policies",
     ),
     known(
+        "address-barred-by-app",
         "",
         "ip restricted by app developer",
         Permanent,
@@ -122,6 +140,7 @@ static OAUTH: &[Known] = &[
         "ask from another address, or have the app's developer add this one to the app's IP ranges",
     ),
     known(
+        id::USER_NOT_APPROVED,
         "",
         "hasn't approved this consumer",
         Permanent,
@@ -130,6 +149,7 @@ static OAUTH: &[Known] = &[
          user's profile or permission set; the app needs the scopes api and refresh_token, offline_access",
     ),
     known(
+        id::APP_NOT_ASSIGNED,
         "invalid_app_access",
         "",
         Permanent,
@@ -137,6 +157,7 @@ static OAUTH: &[Known] = &[
         "assign it in the app's policies (Manage Profiles, Manage Permission Sets)",
     ),
     known(
+        id::AUDIENCE_REFUSED,
         "",
         "audience",
         Permanent,
@@ -145,6 +166,7 @@ static OAUTH: &[Known] = &[
          Client Apps take the My Domain URL; without a slash at the end",
     ),
     known(
+        "assertion-expired",
         "",
         "expired authorization code",
         Permanent,
@@ -152,6 +174,7 @@ static OAUTH: &[Known] = &[
         "set this host's clock (NTP): Salesforce allows three minutes at most",
     ),
     known(
+        id::ASSERTION_INVALID,
         "",
         "invalid assertion",
         Permanent,
@@ -159,6 +182,7 @@ static OAUTH: &[Known] = &[
         "upload the certificate of this keyset's signing key to the app (`tokenmint keys list` says which signs)",
     ),
     known(
+        "address-restricted",
         "",
         "ip restricted",
         Permanent,
@@ -166,6 +190,7 @@ static OAUTH: &[Known] = &[
         "relax IP restrictions in the app's policies, or add the address to the user's login ranges",
     ),
     known(
+        id::APP_NOT_FOUND,
         "app_not_found",
         "",
         Permanent,
@@ -174,6 +199,7 @@ static OAUTH: &[Known] = &[
         "use the My Domain URL as `audience` and for `token_url`",
     ),
     known(
+        id::CLIENT_UNKNOWN,
         "invalid_client_id",
         "",
         Permanent,
@@ -181,6 +207,15 @@ static OAUTH: &[Known] = &[
         "compare `consumer_key` with the app's; wait, if it is new",
     ),
     known(
+        id::CLIENT_UNKNOWN,
+        "",
+        "client identifier invalid",
+        Permanent,
+        "Salesforce does not know this consumer key; a new app needs up to 30 minutes to be known",
+        "compare `consumer_key` with the app's; wait, if it is new",
+    ),
+    known(
+        "assertion-repeated",
         "bad_jti_claim",
         "",
         Transient,
@@ -188,14 +223,23 @@ static OAUTH: &[Known] = &[
         "nothing: the next one has another jti",
     ),
     known(
+        "user-inactive",
         "inactive_user",
         "",
         Permanent,
         "the user is inactive",
         "activate the user, or set another `username`",
     ),
-    known("inactive_org", "", Permanent, "the org is locked or closed", "ask Salesforce Support"),
     known(
+        "org-inactive",
+        "inactive_org",
+        "",
+        Permanent,
+        "the org is locked or closed",
+        "ask Salesforce Support",
+    ),
+    known(
+        "client-refused",
         "invalid_client",
         "",
         Permanent,
@@ -203,6 +247,7 @@ static OAUTH: &[Known] = &[
         "enable the JWT bearer flow in the app's OAuth settings",
     ),
     known(
+        "flow-disabled",
         "oauth_flow_disabled",
         "",
         Permanent,
@@ -210,6 +255,7 @@ static OAUTH: &[Known] = &[
         "enable it in the app's settings and in Setup > OAuth and OpenID Connect Settings",
     ),
     known(
+        "app-blocked",
         "app_blocked",
         "",
         Permanent,
@@ -217,6 +263,7 @@ static OAUTH: &[Known] = &[
         "unblock it in Setup > Connected Apps OAuth Usage",
     ),
     known(
+        "app-policy-missing",
         "oauth_policy_not_found",
         "",
         Permanent,
@@ -224,6 +271,7 @@ static OAUTH: &[Known] = &[
         "install the app and set its policies",
     ),
     known(
+        "external-app-policy-missing",
         "ecapp_policy_not_found",
         "",
         Permanent,
@@ -231,6 +279,7 @@ static OAUTH: &[Known] = &[
         "set the External Client App's policies",
     ),
     known(
+        "grant-type-unsupported",
         "unsupported_grant_type",
         "",
         Permanent,
@@ -238,31 +287,48 @@ static OAUTH: &[Known] = &[
         "compare `token_url`: it ends in /services/oauth2/token",
     ),
     known(
+        "scope-invalid",
         "invalid_scope",
         "",
         Permanent,
         "the app has no scope that a token could be given for",
         "add the scopes api and refresh_token, offline_access to the app",
     ),
-    known("rate_limit_exceeded", "", Limited, "Salesforce's rate limit is reached", "wait"),
-    known("slow_down", "", Transient, "Salesforce asks for fewer requests", "wait"),
+    known("rate-limited", "rate_limit_exceeded", "", Limited, "Salesforce's rate limit is reached", "wait"),
+    known("slow-down", "slow_down", "", Transient, "Salesforce asks for fewer requests", "wait"),
     known(
+        "login-error",
         "login_error",
         "",
         Transient,
         "Salesforce failed to log in",
         "wait; see the user's Login History if it stays",
     ),
-    known("server_error", "", Transient, "Salesforce failed", "wait; see status.salesforce.com"),
     known(
+        "server-error",
+        "server_error",
+        "",
+        Transient,
+        "Salesforce failed",
+        "wait; see status.salesforce.com",
+    ),
+    known(
+        "service-unavailable",
         "service_unavailable",
         "",
         Transient,
         "Salesforce is not available",
         "wait; see status.salesforce.com",
     ),
-    known("system_down", "", Transient, "Salesforce is down", "wait; see status.salesforce.com"),
-    known("unknown_error", "", Transient, "Salesforce failed and does not say why", "wait"),
+    known(
+        "system-down",
+        "system_down",
+        "",
+        Transient,
+        "Salesforce is down",
+        "wait; see status.salesforce.com",
+    ),
+    known("unknown-error", "unknown_error", "", Transient, "Salesforce failed and does not say why", "wait"),
 ];
 
 /// Cause and fix.
@@ -274,6 +340,7 @@ const NO_ORG: (&str, &str) = (
 /// The messages of the messaging access-token endpoint.
 static MESSAGING: &[Known] = &[
     known(
+        id::NO_AUTH_SCHEMES,
         "",
         "no active authschemes",
         Permanent,
@@ -282,6 +349,7 @@ static MESSAGING: &[Known] = &[
          and make it Active",
     ),
     known(
+        id::AUTH_MODE,
         "",
         "auth mode",
         Permanent,
@@ -289,6 +357,7 @@ static MESSAGING: &[Known] = &[
         "switch Add User Verification on for the channel, in Setup > Messaging Settings",
     ),
     known(
+        id::DEPLOYMENT_UNKNOWN,
         "",
         "deployment",
         Permanent,
@@ -296,10 +365,11 @@ static MESSAGING: &[Known] = &[
         "compare `es_developer_name` with the API name in Setup > Embedded Service Deployments; it must be a Custom \
          Client and published, which takes up to ten minutes",
     ),
-    known("", "org", Permanent, NO_ORG.0, NO_ORG.1),
-    known("", "orgid", Permanent, NO_ORG.0, NO_ORG.1),
-    known("", "organization", Permanent, NO_ORG.0, NO_ORG.1),
+    known("org-unknown", "", "org", Permanent, NO_ORG.0, NO_ORG.1),
+    known("org-unknown", "", "orgid", Permanent, NO_ORG.0, NO_ORG.1),
+    known("org-unknown", "", "organization", Permanent, NO_ORG.0, NO_ORG.1),
     known(
+        "identity-token-expired",
         "",
         "expired",
         Permanent,
@@ -309,7 +379,7 @@ static MESSAGING: &[Known] = &[
 ];
 
 static UNKNOWN_OAUTH: Meaning = Meaning {
-    id: "unknown at the token endpoint",
+    id: "unknown-at-token-endpoint",
     class: Permanent,
     pause: PAUSE,
     cause: "Salesforce refused the assertion for a reason that tokenmint does not know",
@@ -317,7 +387,7 @@ static UNKNOWN_OAUTH: Meaning = Meaning {
 };
 
 static UNKNOWN_MESSAGING: Meaning = Meaning {
-    id: "unknown in messaging",
+    id: "unknown-in-messaging",
     class: Permanent,
     pause: PAUSE,
     cause: "Salesforce refused the identity token",
@@ -337,7 +407,7 @@ pub static UNVERIFIED: Meaning = Meaning {
 
 /// Salesforce answered 200 with a session that it has verified as somebody else's.
 pub static ANOTHER_USER: Meaning = Meaning {
-    id: "another_user",
+    id: "another-user",
     class: Permanent,
     pause: PAUSE,
     cause: "Salesforce verified the session as another user's",
@@ -430,18 +500,18 @@ mod tests {
     #[test]
     fn an_answer_is_known_by_whole_words_and_the_longest_count() {
         let id = |error, description| of_oauth(400, error, description).id;
-        assert_eq!(id("invalid_grant", "inactive user"), "inactive user");
-        assert_eq!(id("invalid_grant", "invalid user"), "invalid user");
-        assert_eq!(id("invalid_grant", "ip restricted"), "ip restricted");
-        assert_eq!(id("invalid_grant", "ip restricted by app developer"), "ip restricted by app developer");
+        assert_eq!(id("invalid_grant", "inactive user"), "user-inactive");
+        assert_eq!(id("invalid_grant", "invalid user"), "user-unknown");
+        assert_eq!(id("invalid_grant", "ip restricted"), "address-restricted");
+        assert_eq!(id("invalid_grant", "ip restricted by app developer"), "address-barred-by-app");
         let scope =
             "refresh_token scope is required and the connected app should be installed and preauthorized";
-        assert_eq!(id("invalid_request", scope), "refresh_token scope is required");
+        assert_eq!(id("invalid_request", scope), "scope-missing");
         for (message, id) in [
             ("The token was forged", UNKNOWN_MESSAGING.id),
             ("the redeployment failed", UNKNOWN_MESSAGING.id),
-            ("Unknown org", "org"),
-            ("The deployment of this org has no active AuthSchemes", "no active authschemes"),
+            ("Unknown org", "org-unknown"),
+            ("The deployment of this org has no active AuthSchemes", id::NO_AUTH_SCHEMES),
         ] {
             assert_eq!(of_messaging(400, message).id, id, "{message}");
         }

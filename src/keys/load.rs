@@ -19,7 +19,7 @@ use super::{
     SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem, private,
 };
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, KeySource, Kind, Name, Problem};
+use crate::config::{self, Code, KeyId, KeySource, Kind, Name, Problem};
 use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::hash::Parts;
 
@@ -155,7 +155,12 @@ impl<'a> Loader<'a> {
                 || "; `tokenmint keys rotate --emergency` makes one".to_owned(),
                 |first| format!(" until {first}"),
             );
-            self.warnings.push(Problem::new(field, SCHEDULE_FILE, format!("no key signs{when}")));
+            self.warnings.push(Problem::warning(
+                Code::NoKeySigns,
+                field,
+                SCHEDULE_FILE,
+                format!("no key signs{when}"),
+            ));
         }
         Some(keyset)
     }
@@ -216,7 +221,7 @@ impl<'a> Loader<'a> {
         }
         for path in &contents.ignored {
             let message = "is ignored: keys are named KID.key, their certificates KID.crt";
-            self.warnings.push(Problem::new(field, path.display(), message));
+            self.warnings.push(Problem::warning(Code::IgnoredFile, field, path.display(), message));
         }
         if contents.keys.is_empty() && contents.misnamed.is_empty() {
             let message = format!(
@@ -247,8 +252,12 @@ impl<'a> Loader<'a> {
             }
         }
         for (inside, message) in &schedule.warnings {
-            let problem =
-                Problem::new(format!("{field}.{inside}"), directory.join(SCHEDULE_FILE).display(), message);
+            let problem = Problem::warning(
+                Code::RetiredWithoutDate,
+                format!("{field}.{inside}"),
+                directory.join(SCHEDULE_FILE).display(),
+                message,
+            );
             self.warnings.push(problem);
         }
         for entry in schedule
@@ -272,7 +281,12 @@ impl<'a> Loader<'a> {
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
             let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");
-            self.warnings.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
+            self.warnings.push(Problem::warning(
+                Code::UnlistedKey,
+                field,
+                directory.join(SCHEDULE_FILE).display(),
+                message,
+            ));
         }
         Some((found, schedule))
     }
@@ -349,7 +363,8 @@ impl<'a> Loader<'a> {
         } else {
             None
         };
-        self.warnings.extend(warning.map(|message| Problem::new(field, source, message)));
+        self.warnings
+            .extend(warning.map(|message| Problem::warning(Code::CertificateDates, field, source, message)));
         Some(certificate)
     }
 
@@ -366,7 +381,7 @@ impl<'a> Loader<'a> {
                     "`{}` signs from {from} by `emergency`: verifiers that keep a JWKS may not know it before {safe}",
                     key.kid
                 );
-                self.warnings.push(Problem::new(field, SCHEDULE_FILE, message));
+                self.warnings.push(Problem::warning(Code::EmergencyKey, field, SCHEDULE_FILE, message));
             }
         }
     }
@@ -422,7 +437,12 @@ impl<'a> Loader<'a> {
                          are signed by one key, and one leak opens both doors; make another for one of them",
                         key.kid, other.kid, oauth.name
                     );
-                    self.warnings.push(Problem::new(format!("keysets.{}", identity.name), "keys", message));
+                    self.warnings.push(Problem::warning(
+                        Code::OneKeyForTwoKinds,
+                        format!("keysets.{}", identity.name),
+                        "keys",
+                        message,
+                    ));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::super::section::{Section, text};
-use super::super::source::{Node, Value};
+use super::super::source::{Code, Node, Value};
 use super::super::{Bundle, Caller, ClientName, Kind, Listen, Name, Pace, Policy, ProfileName, Server};
 use super::profiles::{known, subjects};
 use super::{Existing, SECOND, small_count};
@@ -34,6 +34,7 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
     let policy = policy.unwrap_or(Policy::Enforce);
     if policy == Policy::Audit {
         section.warn(
+            Code::PolicyAudit,
             "policy",
             "lets through, and counts, what `allow`, `subjects` and `subjects_per_minute` say no to",
         );
@@ -47,10 +48,14 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
         let message = "is missing: without an API key, `client_san` or `peer_uid` nobody can be this caller";
         section.problem("api_key_sha256", message);
     } else if section.is_empty_list("api_key_sha256") && client_san.is_empty() && peer_uid.is_none() {
-        section.warn("api_key_sha256", "holds no key, so nobody can be this caller");
+        section.warn(Code::CallerCredential, "api_key_sha256", "holds no key, so nobody can be this caller");
     }
     if peer_uid == Some(OVERFLOW_UID) {
-        section.warn("peer_uid", "is what every user looks like that this user namespace doesn't know");
+        section.warn(
+            Code::CallerCredential,
+            "peer_uid",
+            "is what every user looks like that this user namespace doesn't know",
+        );
     }
     if !section.has("allow") {
         section.problem("allow", r#"is missing: name the profiles it may use, as ["identity.web"]"#);
@@ -88,7 +93,7 @@ pub(super) fn open_bundles(
                 let message = format!(
                     "may use `{name}` but not `{missing}`, which it needs: add it to `allow` as well"
                 );
-                section.warn(caller.name.as_str(), message);
+                section.warn(Code::UnreachableBundle, caller.name.as_str(), message);
             }
         }
     }
@@ -135,12 +140,12 @@ pub(super) fn usable_credentials(
         if !caller.client_san.is_empty() && !asks_for_certificates {
             let message =
                 "has a client_san, and nobody shows a certificate: set client_ca_file of [server.tls]";
-            section.warn(caller.name.as_str(), message);
+            section.warn(Code::CallerCredential, caller.name.as_str(), message);
         }
         if caller.peer_uid.is_some() && !by_path {
             let message =
                 "has a peer_uid, which only a Unix socket tells: listen = \"unix:PATH\" of [server]";
-            section.warn(caller.name.as_str(), message);
+            section.warn(Code::CallerCredential, caller.name.as_str(), message);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::section::{Section, duration, text};
-use super::super::source::Node;
+use super::super::source::{Code, Node};
 use super::super::{
     Algorithm, Identity, KeyId, KeySource, Keyset, Kind, Name, Oauth, PUBLISH_LEAD, ProfileName,
     RETIRE_MARGIN, SHORTEST_TTL,
@@ -22,6 +22,7 @@ pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
     let retire_margin = section.optional("retire_margin", months).unwrap_or(RETIRE_MARGIN);
     if publish_lead < HOUR {
         section.warn(
+            Code::PublishLead,
             "publish_lead",
             "is shorter than verifiers keep a JWKS: they meet keys that they don't know",
         );
@@ -96,7 +97,7 @@ pub(super) fn share_out(
                 "serves both `{other}` and `{profile}`; one leaked key would open both doors \
                  (RFC 8725, section 3.12): give each a keyset of its own"
             );
-            section.warn(keyset_name.as_str(), message);
+            section.warn(Code::OneKeyForTwoKinds, keyset_name.as_str(), message);
         }
         keyset.algorithm = algorithm;
         keyset.longest_life = keyset.longest_life.max(life);

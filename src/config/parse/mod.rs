@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section::{Findings, Section, count, leftover};
-use super::source::{Environment, Node, Origin, PREFIX, Problem, is_other};
+use super::source::{Code, Environment, Node, Origin, PREFIX, Problem, is_other};
 use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
 use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
 use keysets::{keyset, share_out};
@@ -67,7 +67,7 @@ pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
             let (section, field) = (&path[..length], &path[length + 1..]);
             let message =
                 format!("isn't read: levels are parted by two underscores, as in {PREFIX}{section}__{field}");
-            findings.warn("", &Origin::Variable(variable.clone()), message);
+            findings.warn(Code::UnreadVariable, "", &Origin::Variable(variable.clone()), message);
         }
     }
 }
@@ -103,6 +103,7 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
     usable_credentials(named_callers.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(
+            Code::NoCaller,
             "callers",
             "there is no caller, so nobody can ask for a token: `tokenmint callers new NAME`",
         );

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
+use super::super::salesforce::{self, Judgement};
 use super::super::section::{Section, count, duration, flag, text};
-use super::super::source::Node;
+use super::super::source::{Code, Node};
 use super::super::{
     Algorithm, Bundle, HttpsUrl, Identity, Intercom, Issuer, Kind, Messaging, Name, Oauth, OrgId,
     ProfileName, REGISTERED_CLAIMS, SubjectPattern, plain_text,
@@ -40,7 +41,7 @@ pub(super) fn identity_profile(name: &Name, section: &Section<'_>, exist: &Exist
     if issuer.as_ref().is_some_and(|issuer| issuer.as_str().ends_with('/')) {
         let message =
             "ends with a slash; Salesforce compares it byte for byte with the keyset's issuer in Setup";
-        section.warn("issuer", message);
+        section.warn(Code::IssuerSlash, "issuer", message);
     }
     let (ttl, max_ttl) = lives?;
     Some(Identity {
@@ -115,6 +116,9 @@ fn messaging(section: &Section<'_>) -> Option<Messaging> {
         },
         "https://….my.salesforce-scrt.com, from the deployment's code snippet",
     );
+    if let Some(url) = &scrt_url {
+        warn_of(section, Code::ScrtUrl, "scrt_url", &salesforce::scrt_url(url.url()).1);
+    }
     let org_id = section.required("org_id", |node| OrgId::parse(&text(node)?), "Setup > Company Information");
     let es_developer_name = section.required(
         "es_developer_name",
@@ -169,9 +173,7 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
     });
 
     let audience = audience?;
-    if audience.as_str().ends_with('/') {
-        section.warn("audience", "ends with a slash; Salesforce compares it byte for byte and takes none");
-    }
+    warn_of(section, Code::Audience, "audience", &salesforce::audience(audience.as_str()).1);
     let token_url = match (token_url, section.has("token_url")) {
         (Some(url), _) => url,
         (None, true) => return None,
@@ -180,6 +182,9 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
             .map_err(|message| section.problem("token_url", message))
             .ok()?,
     };
+    if section.has("token_url") {
+        warn_of(section, Code::TokenUrl, "token_url", &salesforce::token_url(token_url.url()).1);
+    }
     Some(Oauth {
         name: name.clone(),
         keyset: keyset?,
@@ -191,6 +196,13 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
         access_token_ttl: access_token_ttl.unwrap_or(Duration::from_mins(55)),
         logins_per_hour: logins_per_hour.unwrap_or(360),
     })
+}
+
+/// Warns of an address that Salesforce refuses.
+fn warn_of(section: &Section<'_>, code: Code, name: &str, judged: &Judgement) {
+    if !judged.faults.is_empty() {
+        section.warn(code, name, format!("can't be right: {}", judged.faults.join("; ")));
+    }
 }
 
 pub(super) fn intercom_profile(name: &Name, section: &Section<'_>) -> Option<Intercom> {

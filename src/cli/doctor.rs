@@ -6,7 +6,7 @@ use std::io::{Read as _, stdin};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
@@ -14,7 +14,9 @@ use super::findings::{self, Form, Page};
 use super::{Context, Failure, say_json};
 use crate::app::{self, Loaded};
 use crate::config::{Config, Problem};
-use crate::doctor::{self, Answer, CASES, JwkDocument, Known, Material, Outcome, UnverifiedToken};
+use crate::doctor::{
+    self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, UnverifiedToken,
+};
 use crate::tokens::Subject;
 
 /// No key, JWK Set or token comes near.
@@ -46,6 +48,9 @@ pub(super) struct Doctor {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
+    /// What the tokens are for [default: told from what stands in them]
+    #[arg(long = "as", value_name = "KIND")]
+    purpose: Option<Kind>,
     /// Ask: the JWKS at the public URL, and Salesforce for one token a profile
     #[arg(long)]
     online: bool,
@@ -70,33 +75,32 @@ impl Doctor {
             return Ok(());
         }
         let world = World::of(context, self.nothing_given())?;
-        let mut known = world.known(context);
-        known.issuer = self.issuer.as_deref();
+        let mut given =
+            Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
         for path in &self.files {
-            known.add(read(path)?);
+            given.add(read(path)?);
         }
         for path in &self.jwk {
-            known.jwks.push(jwk_file(path, false)?);
+            given.jwks.push(jwk_file(path, false)?);
         }
         if let Some(token) = &self.token {
-            known.tokens.push(token_argument(token)?);
+            given.tokens.push(token_argument(token)?);
         }
         let runtime = app::runtime().map_err(Failure::failed)?;
         for source in &self.jwks {
-            add_jwks(source, &mut known, &runtime, context)?;
+            add_jwks(source, &mut given, &runtime, context)?;
         }
-        if self.online {
-            known.answers.extend(runtime.block_on(self.ask(&world, context))?);
-        }
-        let findings = doctor::examine(&known);
-        let (outcome, verdict) = doctor::verdict(&findings);
+        let answers = self.online.then(|| runtime.block_on(self.ask(&world, context))).transpose()?;
+        let now = context.ambient.clock.now();
+        let report = doctor::examine(&Known { now, configured: world.configured(), given, answers });
+        let verdict = report.verdict();
         let form = match (self.json, self.sarif) {
             (true, _) => Form::Json,
             (_, true) => Form::Sarif,
             _ => Form::Text,
         };
-        findings::print(form, &findings, (outcome, &verdict), world.file.as_deref());
-        if outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+        findings::print(form, &report, &verdict, world.file.as_deref());
+        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
 
     const fn nothing_given(&self) -> bool {
@@ -153,13 +157,34 @@ impl World {
         Ok(world)
     }
 
-    pub fn known(&self, context: &Context<'_>) -> Known<'_> {
-        let mut known = Known::nothing(context.ambient.clock.now());
-        known.config = self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref());
-        known.ring = self.loaded.as_ref().map(|loaded| &loaded.ring);
-        known.problems = &self.problems;
-        known.warnings = self.warnings.iter().chain(self.loaded.iter().flat_map(Loaded::warnings)).collect();
-        known
+    pub fn configured(&self) -> Configured<'_> {
+        Configured {
+            config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
+            ring: self.loaded.as_ref().map(|loaded| &loaded.ring),
+            problems: &self.problems,
+            warnings: self.warnings.iter().chain(self.loaded.iter().flat_map(Loaded::warnings)).collect(),
+        }
+    }
+}
+
+/// What a token is for, as the command line names it.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Kind {
+    /// An identity token for a Salesforce channel
+    Identity,
+    /// An assertion of the OAuth 2.0 JWT bearer flow
+    Assertion,
+    /// An Intercom user JWT
+    Intercom,
+}
+
+impl From<Kind> for Purpose {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Identity => Self::Identity,
+            Kind::Assertion => Self::Assertion,
+            Kind::Intercom => Self::Intercom,
+        }
     }
 }
 
@@ -223,15 +248,15 @@ pub(super) fn token_argument(token: &SecretString) -> Result<UnverifiedToken, Fa
 
 pub(super) fn add_jwks(
     source: &str,
-    known: &mut Known<'_>,
+    given: &mut Given,
     runtime: &tokio::runtime::Runtime,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     if source.starts_with("https://") || source.starts_with("http://") {
         let fetched = runtime.block_on(doctor::fetch(source, &*context.ambient.clock));
-        known.answers.push(Answer::Jwks(fetched));
+        given.fetched.push(fetched);
     } else {
-        known.jwks.push(jwk_file(Path::new(source), true)?);
+        given.jwks.push(jwk_file(Path::new(source), true)?);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use super::{say_json, wrote};
-use crate::doctor::{CASES, Case, Finding, Outcome};
+use crate::doctor::{CASES, Case, Finding, Outcome, Report, Skipped, Verdict};
 
 /// How findings are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,24 +105,28 @@ const fn mark(outcome: Outcome) -> (char, Style) {
     }
 }
 
-pub(super) fn print(form: Form, findings: &[Finding], verdict: (Outcome, &str), config: Option<&Path>) {
+pub(super) fn print(form: Form, report: &Report, verdict: &Verdict, config: Option<&Path>) {
     match form {
         Form::Text => {
             let mut page = Page::new();
-            page.findings(findings);
-            page.verdict(verdict.0, verdict.1);
+            page.findings(&report.findings);
+            page.verdict(verdict.outcome, &verdict.text);
         }
-        Form::Json => {
-            say_json(&json!({"ok": verdict.0 != Outcome::Fail, "verdict": verdict.1, "findings": findings}));
-        }
-        Form::Sarif => say_json(&sarif(findings, config)),
+        Form::Json => say_json(&json!({
+            "ok": verdict.outcome != Outcome::Fail,
+            "verdict": verdict.text,
+            "findings": report.findings,
+            "not_looked_at": report.not_looked_at,
+        })),
+        Form::Sarif => say_json(&sarif(report, config)),
     }
 }
 
 /// The same as a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
-fn sarif(findings: &[Finding], config: Option<&Path>) -> Value {
+fn sarif(report: &Report, config: Option<&Path>) -> Value {
     let rules: Vec<Value> = CASES.iter().map(rule).collect();
-    let results: Vec<Value> = findings.iter().map(|finding| result(finding, config)).collect();
+    let results = report.findings.iter().map(|finding| result(finding, config));
+    let results: Vec<Value> = results.chain(report.not_looked_at.iter().map(skipped)).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -153,7 +157,6 @@ fn result(finding: &Finding, config: Option<&Path>) -> Value {
         Outcome::Warn => ("fail", "warning"),
         Outcome::Fail => ("fail", "error"),
     };
-    let rule = CASES.iter().position(|case| case.id == finding.check);
     let fix = finding.fix.as_ref().map(|fix| format!(" What to do: {fix}.")).unwrap_or_default();
     let mut location = json!({"logicalLocations": [{"fullyQualifiedName": finding.about}]});
     let file = finding.about.split(", `").next().map(Path::new).filter(|path| path.is_file());
@@ -162,12 +165,28 @@ fn result(finding: &Finding, config: Option<&Path>) -> Value {
     }
     json!({
         "ruleId": finding.check,
-        "ruleIndex": rule,
+        "ruleIndex": rule_index(finding.check),
         "kind": kind,
         "level": level,
         "message": {"text": format!("{}: {}.{fix}", finding.about, finding.seen)},
         "locations": [location],
     })
+}
+
+/// A check that could not look has a result too, so that no one takes its silence for a pass.
+fn skipped(skipped: &Skipped) -> Value {
+    let about = skipped.about.as_ref().map(|about| format!("{about}: ")).unwrap_or_default();
+    json!({
+        "ruleId": skipped.check,
+        "ruleIndex": rule_index(skipped.check),
+        "kind": "notApplicable",
+        "level": "none",
+        "message": {"text": format!("{about}not looked at: {}.", skipped.reason)},
+    })
+}
+
+fn rule_index(check: &str) -> Option<usize> {
+    CASES.iter().position(|case| case.id == check)
 }
 
 /// A path as a URI reference (RFC 3986, section 4.1).

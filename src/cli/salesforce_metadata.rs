@@ -138,6 +138,6 @@ fn sentence(Difference { file, field, configured, retrieved, in_what }: &Differe
             format!("{field} `{retrieved}`, which isn't published here")
         }
     };
-    let in_what = in_what.map(|what| format!(" ({what})")).unwrap_or_default();
+    let in_what = in_what.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
     format!("✗ {place}{seen}{in_what}")
 }

@@ -6,17 +6,18 @@ use clap::Args;
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::doctor::{World, add_jwks, jwk_file, read, token_argument};
+use super::doctor::{Kind, World, add_jwks, jwk_file, read, token_argument};
 use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
 use crate::clock::UnixTime;
-use crate::doctor::{self, Finding, Outcome, Parts, Purpose};
+use crate::doctor::{self, Given, JwkDocument, Known, Outcome, Parts};
 use crate::json::Json;
 
 /// Read a token and say, check by check, whether Salesforce would take it
 ///
-/// Works on this machine alone: no token leaves it. Keys come from the configuration, or from what you give.
+/// Works on this machine alone: no token leaves it. Keys come from what you give, or, where you give none, from the
+/// configuration.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify")]
 pub(super) struct Verify {
@@ -34,6 +35,9 @@ pub(super) struct Verify {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
+    /// What the token is for [default: told from what stands in it]
+    #[arg(long = "as", value_name = "KIND")]
+    purpose: Option<Kind>,
     /// Print the parts and the findings as JSON
     #[arg(long)]
     json: bool,
@@ -42,38 +46,42 @@ pub(super) struct Verify {
 impl Verify {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let world = World::of(context, false)?;
-        let mut known = world.known(context);
-        known.issuer = self.issuer.as_deref();
+        let mut given =
+            Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
         for path in &self.key {
-            known.add(read(path)?);
+            given.add(read(path)?);
         }
         for path in &self.jwk {
-            known.jwks.push(jwk_file(path, false)?);
+            let document = jwk_file(path, false)?;
+            // Nobody uploads it here, so that a set is as good as one of its keys.
+            let served = document.is_a_set();
+            given.jwks.push(JwkDocument { served, ..document });
         }
         let runtime = app::runtime().map_err(Failure::failed)?;
         for source in &self.jwks {
-            add_jwks(source, &mut known, &runtime, context)?;
+            add_jwks(source, &mut given, &runtime, context)?;
         }
         let token = self.token.unwrap_or_else(|| SecretString::from("-"));
-        known.tokens = vec![token_argument(&token)?];
-        let now = known.now;
+        given.tokens = vec![token_argument(&token)?];
+        let now = context.ambient.clock.now();
+        let known = Known { now, configured: world.configured(), given, answers: None };
 
-        let mut findings = doctor::examine(&known);
-        let [token] = known.tokens.as_slice() else {
+        let (report, verdict) = doctor::verify(&known);
+        let [token] = known.given.tokens.as_slice() else {
             return Err(Failure::Failed("there is no token".to_owned()));
         };
-        // What is wrong with the keys and the configuration is the doctor's.
-        findings.retain(|finding| finding.about == token.about);
-        let (outcome, verdict) = verdict(&findings, token.purpose());
+        let purpose = known.taken(token).purpose;
         match &token.parts {
             _ if self.json => {
                 let parts = token.parts.as_ref().ok();
                 say_json(&json!({
-                    "ok": outcome != Outcome::Fail,
-                    "verdict": verdict,
+                    "ok": verdict.outcome != Outcome::Fail,
+                    "verdict": verdict.text,
+                    "kind": purpose.word(),
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
-                    "findings": findings,
+                    "findings": report.findings,
+                    "not_looked_at": report.not_looked_at,
                 }));
             }
             parts => {
@@ -81,29 +89,11 @@ impl Verify {
                 if let Ok(parts) = parts {
                     show(parts, now, &mut page);
                 }
-                page.findings(&findings);
-                page.verdict(outcome, &verdict);
+                page.findings(&report.findings);
+                page.verdict(verdict.outcome, &verdict.text);
             }
         }
-        if outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
-    }
-}
-
-/// A token whose signature nobody looked at is never called good.
-fn verdict(findings: &[Finding], purpose: Purpose) -> (Outcome, String) {
-    let who = if purpose == Purpose::Intercom { "Intercom" } else { "Salesforce" };
-    let (worst, _) = doctor::verdict(findings);
-    let checked =
-        findings.iter().any(|finding| finding.check == "token-signature") || purpose == Purpose::Intercom;
-    match worst {
-        Outcome::Fail => (worst, format!("{who} would not take this token")),
-        _ if !checked => {
-            let verdict = "can't say: nothing speaks against it, but no key was there to check its signature; give \
-                           one with --key, --jwk or --jwks";
-            (Outcome::Fail, verdict.to_owned())
-        }
-        Outcome::Warn => (worst, format!("{who} would take this token; mind the warnings")),
-        Outcome::Pass => (worst, format!("{who} would take this token")),
+        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::JwkDocument;
+use super::jwk::JwkDocument;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, Name};
 use crate::exchange::{About, Ask, ExchangeError, Exchanger, NoClient, Tools, look};

@@ -1,15 +1,26 @@
-//! A certificate that somebody has: in a file, or in the `x5c` of a JWK.
+//! Certificates that somebody has: in a file, or in the `x5c` of a JWK.
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use aws_lc_rs::rsa::PublicKeyComponents;
+use aws_lc_rs::signature::{
+    RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
+    RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA384, RsaParameters,
+};
+use x509_parser::oid_registry::{
+    OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA1WITHRSA, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
+    OID_PKCS1_SHA512WITHRSA,
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::material::Numbers;
+use super::numbers::Numbers;
 use crate::clock::UnixTime;
 
+/// A file with one certificate, or with a chain.
 pub struct GivenCertificate {
     pub about: String,
-    /// `Err` says what is there instead.
-    pub read: Result<Certificate, String>,
+    /// Never empty. `Err` says what is there instead.
+    pub read: Result<Vec<Certificate>, String>,
 }
 
 /// What a certificate says.
@@ -20,6 +31,15 @@ pub struct Certificate {
     pub key: Option<Numbers>,
     /// Bytes of it as PEM text, which is what an app's upload measures.
     pub pem_size: usize,
+    pub sha1: [u8; 20],
+    pub sha256: [u8; 32],
+    /// What makes strict verifiers refuse it by itself.
+    pub faults: Vec<&'static str>,
+    /// Whether its signature could be checked, as it is its own key's.
+    pub is_own_authority: bool,
+    /// DER of the two names.
+    issuer: Vec<u8>,
+    subject: Vec<u8>,
 }
 
 impl GivenCertificate {
@@ -27,10 +47,24 @@ impl GivenCertificate {
         let read = pem::parse_many(text)
             .map_err(|_| "isn't whole PEM text: lines are missing or changed".to_owned())
             .and_then(|blocks| {
-                let first = blocks.first().ok_or_else(|| "holds no certificate".to_owned())?;
-                Certificate::read(first.contents())
+                if blocks.is_empty() {
+                    return Err("holds no certificate".to_owned());
+                }
+                // A block that was cut off or whose label is spoilt is none to the parser.
+                if blocks.len() != text.matches("-----BEGIN ").count() {
+                    return Err("isn't whole PEM text: a block has no end".to_owned());
+                }
+                if let Some(other) = blocks.iter().find(|block| block.tag() != "CERTIFICATE") {
+                    return Err(format!("holds a {} beside its certificate", other.tag()));
+                }
+                blocks.iter().map(|block| Certificate::read(block.contents())).collect()
             });
         Self { about: about.to_owned(), read }
+    }
+
+    /// The first one, which is that of the key where the file holds a chain.
+    pub fn first(&self) -> Option<&Certificate> {
+        self.read.as_ref().ok()?.first()
     }
 }
 
@@ -48,11 +82,93 @@ impl Certificate {
             _ => None,
         };
         let validity = certificate.validity();
+        let octets = |digest: aws_lc_rs::digest::Digest| digest.as_ref().to_vec();
         Ok(Self {
             not_before: UnixTime::from_seconds(validity.not_before.timestamp()),
             not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
+            faults: faults(der, &certificate, key.as_ref()),
+            is_own_authority: own_key(&certificate, key.as_ref()).is_some(),
             key,
             pem_size: pem::encode(&pem::Pem::new("CERTIFICATE", der)).len(),
+            sha1: octets(digest(&SHA1_FOR_LEGACY_USE_ONLY, der)).try_into().expect("SHA-1 has 20 octets"),
+            sha256: octets(digest(&SHA256, der)).try_into().expect("SHA-256 has 32 octets"),
+            issuer: certificate.issuer().as_raw().to_vec(),
+            subject: certificate.subject().as_raw().to_vec(),
         })
+    }
+
+    /// Whether `next` is the one that certifies it, by its name (RFC 5280, section 6.1).
+    pub fn is_issued_by(&self, next: &Self) -> bool {
+        self.issuer == next.subject
+    }
+}
+
+/// Why strict verifiers refuse a certificate, as far as it can be told from itself: a self-signed one carries its own
+/// signature's key.
+fn faults(der: &[u8], certificate: &X509Certificate<'_>, key: Option<&Numbers>) -> Vec<&'static str> {
+    let mut faults = Vec::new();
+    if !is_framed(der, certificate) {
+        faults.push("names two algorithms for its signature");
+    }
+    if certificate.validity().not_before.timestamp() > certificate.validity().not_after.timestamp() {
+        faults.push("ends before it begins");
+    }
+    match own_key(certificate, key).map(|key| signed_by(certificate, key)) {
+        Some(Signed::Otherwise) => {
+            faults.push("has a signature that isn't its own key's: it was altered, or another key signed it");
+        }
+        Some(Signed::InUnknownWay) => faults.push("is signed in a way that no RSA key signs"),
+        Some(Signed::ByKey | Signed::ByPss) | None => {}
+    }
+    faults
+}
+
+/// Its key, where that is its authority's too: by its names, or as it has made the signature.
+fn own_key<'a>(certificate: &X509Certificate<'_>, key: Option<&'a Numbers>) -> Option<&'a Numbers> {
+    let self_signed = certificate.issuer().as_raw() == certificate.subject().as_raw();
+    key.filter(|key| self_signed || key.made(&certificate.signature_value.data))
+}
+
+/// Whether the octets around what is signed, which no signature covers, are as they must be: the same algorithm as inside
+/// (RFC 5280, section 4.1.1.2), octet for octet, and a BIT STRING. The parser takes tags of other classes for them.
+fn is_framed(der: &[u8], certificate: &X509Certificate<'_>) -> bool {
+    let signed = certificate.tbs_certificate.as_ref();
+    let length_octets = der.get(1).map_or(0, |length| if length & 0x80 == 0 { 0 } else { length & 0x7f });
+    let behind = der.get(2 + usize::from(length_octets) + signed.len()..).unwrap_or_default();
+    let algorithm_length = behind.get(1).map_or(0, |length| usize::from(*length) + 2);
+    let Some((algorithm, signature)) = behind.split_at_checked(algorithm_length) else { return false };
+    let is_inside =
+        !algorithm.is_empty() && signed.windows(algorithm.len()).any(|octets| octets == algorithm);
+    let whole_octets = certificate.signature_value.unused_bits == 0;
+    der.starts_with(&[0x30]) && is_inside && signature.starts_with(&[0x03]) && whole_octets
+}
+
+enum Signed {
+    ByKey,
+    /// Parameters and all, which nothing here reads.
+    ByPss,
+    Otherwise,
+    InUnknownWay,
+}
+
+fn signed_by(certificate: &X509Certificate<'_>, key: &Numbers) -> Signed {
+    let algorithm = certificate.signature_algorithm.oid();
+    let known: [(_, &RsaParameters); 4] = [
+        (OID_PKCS1_SHA256WITHRSA, &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY),
+        (OID_PKCS1_SHA384WITHRSA, &RSA_PKCS1_2048_8192_SHA384),
+        (OID_PKCS1_SHA512WITHRSA, &RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY),
+        (OID_PKCS1_SHA1WITHRSA, &RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY),
+    ];
+    if *algorithm == OID_PKCS1_RSASSAPSS {
+        return Signed::ByPss;
+    }
+    let Some((_, padding)) = known.iter().find(|(oid, _)| oid == algorithm) else {
+        return Signed::InUnknownWay;
+    };
+    let components = PublicKeyComponents { n: &key.n, e: &key.e };
+    let signed = certificate.tbs_certificate.as_ref();
+    match components.verify(padding, signed, &certificate.signature_value.data) {
+        Ok(()) => Signed::ByKey,
+        Err(_) => Signed::Otherwise,
     }
 }

@@ -5,11 +5,12 @@
 //! public numbers are all that stays.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::certificate::GivenCertificate;
 use super::jwk::JwkDocument;
+use super::numbers::Numbers;
 use super::token::UnverifiedToken;
 use crate::keys::{PrivateKey, Refused, Unreadable};
 
@@ -21,39 +22,9 @@ pub enum Material {
     Token(UnverifiedToken),
 }
 
-/// The public numbers of an RSA key, big-endian, without leading zeros.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Numbers {
-    pub n: Vec<u8>,
-    pub e: Vec<u8>,
-}
-
-impl Numbers {
-    pub fn new(n: &[u8], e: &[u8]) -> Self {
-        Self { n: minimal(n), e: minimal(e) }
-    }
-
-    /// From base64url, as our own keys keep them.
-    pub fn of(key: &crate::keys::PublicKey) -> Self {
-        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-        Self::new(&decoded(&key.n), &decoded(&key.e))
-    }
-
-    pub fn bits(&self) -> usize {
-        let unused = self.n.first().map_or(0, |octet| octet.leading_zeros() as usize);
-        self.n.len() * 8 - unused
-    }
-}
-
-fn minimal(number: &[u8]) -> Vec<u8> {
-    number.iter().copied().skip_while(|octet| *octet == 0).collect()
-}
-
 /// A private key's file.
 pub struct GivenKey {
     pub about: String,
-    /// The key id that its name gives it, as `WebAppKey1.key`.
-    pub kid: Option<String>,
     pub read: Result<Numbers, Refused>,
     /// Its text works only after mending: `\n` written out, or base64 of the PEM.
     pub folded: bool,
@@ -72,14 +43,7 @@ impl GivenKey {
             }
             other => other,
         };
-        let name = about.rsplit('/').next().unwrap_or(about);
-        Self {
-            about: about.to_owned(),
-            kid: name.strip_suffix(".key").map(str::to_owned),
-            read: key.map(|key| Numbers::of(&key.public)),
-            folded,
-            open_mode,
-        }
+        Self { about: about.to_owned(), read: key.map(|key| Numbers::of(&key.public)), folded, open_mode }
     }
 }
 

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::material::Numbers;
+use super::numbers::Numbers;
 use crate::json::Json;
 
 /// Nothing in it is to be believed. It holds a credential: no `Debug`, and no message repeats it.
@@ -26,14 +26,6 @@ pub struct Parts {
     pub claims: Json,
     signed: SecretString,
     signature: Vec<u8>,
-}
-
-/// For whom a token is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    Identity,
-    Assertion,
-    Intercom,
 }
 
 impl UnverifiedToken {
@@ -55,18 +47,6 @@ impl UnverifiedToken {
             around = Some("it holds white space or line breaks");
         }
         Self { about: about.to_owned(), around, parts: Parts::read(&compact) }
-    }
-
-    pub fn purpose(&self) -> Purpose {
-        let Ok(parts) = &self.parts else { return Purpose::Identity };
-        let symmetric = parts.header("alg").is_some_and(|alg| alg.starts_with("HS"));
-        // Salesforce's consumer keys begin so.
-        let consumer = parts.claim("iss").is_some_and(|iss| iss.starts_with("3MVG9"));
-        match () {
-            () if symmetric && (parts.has_claim("user_id") || !parts.has_claim("iss")) => Purpose::Intercom,
-            () if consumer => Purpose::Assertion,
-            () => Purpose::Identity,
-        }
     }
 }
 

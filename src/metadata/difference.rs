@@ -21,7 +21,7 @@ pub struct Difference {
     pub retrieved: Option<String>,
     /// What a person would overlook, as a slash at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub in_what: Option<&'static str>,
+    pub in_what: Option<String>,
 }
 
 /// A component, by its API name.
@@ -198,7 +198,7 @@ fn of_keys(expected: &Expected, file: &str, set: &CertificateSet, retrieved: &Re
         found.extend(differs(&theirs.file, "kid", &key.kid, kid_of(&document).unwrap_or_default()));
         if numbers_of(&document) != numbers_of(&expected_jwk(key)) {
             found.push(Difference {
-                in_what: Some("another key"),
+                in_what: Some("another key".to_owned()),
                 ..missing(&theirs.file, "jsonWebKey", &key.kid)
             });
         }
@@ -215,7 +215,7 @@ fn of_keys(expected: &Expected, file: &str, set: &CertificateSet, retrieved: &Re
     }));
     let absent = set.keys.iter().filter(|key| !retrieved.keys.contains_key(&key.public_key_certificate));
     found.extend(absent.map(|key| Difference {
-        in_what: Some("the project hasn't that PublicKeyCertificate: retrieve it too"),
+        in_what: Some("the project hasn't that PublicKeyCertificate: retrieve it too".to_owned()),
         retrieved: Some(key.public_key_certificate.clone()),
         configured: None,
         ..missing(file, "publicKeyCertificate", "")

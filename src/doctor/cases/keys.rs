@@ -1,10 +1,10 @@
 //! What is wrong with private keys and certificates.
 
-use super::Case;
-use super::Source::{Doc, Field, Own, Rfc};
+use crate::doctor::case::Source::{Doc, Field, Own, Rfc};
+use crate::doctor::case::{Case, Needs};
 use crate::doctor::checks::keys;
 
-pub(super) const CASES: [Case; 9] = [
+pub(super) const CASES: &[Case] = &[
     Case {
         id: "key-form",
         title: "A private key is readable",
@@ -14,6 +14,7 @@ pub(super) const CASES: [Case; 9] = [
               Salesforce's own utility reads PKCS#8 only: `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW`",
         source: Field,
         online: false,
+        needs: Needs::Key,
         check: keys::form,
     },
     Case {
@@ -25,6 +26,7 @@ pub(super) const CASES: [Case; 9] = [
               rsa_keygen_bits:2048`, and upload its JWK and certificate",
         source: Doc,
         online: false,
+        needs: Needs::Key,
         check: keys::strength,
     },
     Case {
@@ -35,6 +37,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "chmod 600; if others may have read it, make another key",
         source: Own,
         online: false,
+        needs: Needs::PrivateKey,
         check: keys::file_mode,
     },
     Case {
@@ -45,6 +48,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "in keyset.toml give one key a `sign_from` that has passed; `tokenmint keys list` shows all dates",
         source: Own,
         online: false,
+        needs: Needs::Configuration,
         check: keys::schedule,
     },
     Case {
@@ -57,6 +61,7 @@ pub(super) const CASES: [Case; 9] = [
               the app > OAuth settings",
         source: Doc,
         online: false,
+        needs: Needs::Pair,
         check: keys::pair,
     },
     Case {
@@ -68,6 +73,7 @@ pub(super) const CASES: [Case; 9] = [
               in the [oauth] profiles; upload the new certificate to the app",
         source: Rfc,
         online: false,
+        needs: Needs::TwoKinds,
         check: keys::separate,
     },
     Case {
@@ -79,6 +85,7 @@ pub(super) const CASES: [Case; 9] = [
               it out and tokenmint derives one",
         source: Doc,
         online: false,
+        needs: Needs::Certificate,
         check: keys::certificate_form,
     },
     Case {
@@ -90,6 +97,7 @@ pub(super) const CASES: [Case; 9] = [
               anew: Setup > Enhanced Chat User Verification > Keys",
         source: Doc,
         online: false,
+        needs: Needs::Certificate,
         check: keys::certificate_dates,
     },
     Case {
@@ -100,6 +108,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "make it from a key of 2048 bits and without a chain: `tokenmint keys new`",
         source: Field,
         online: false,
+        needs: Needs::Certificate,
         check: keys::app_certificate,
     },
 ];

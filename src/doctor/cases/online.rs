@@ -1,10 +1,10 @@
 //! What only an answer tells.
 
-use super::Case;
-use super::Source::{Doc, Field};
+use crate::doctor::case::Source::{Doc, Field};
+use crate::doctor::case::{Case, Needs};
 use crate::doctor::checks::online;
 
-pub(super) const CASES: [Case; 10] = [
+pub(super) const CASES: &[Case] = &[
     Case {
         id: "jwks-reachable",
         title: "The JWKS answers 200 at once",
@@ -14,6 +14,7 @@ pub(super) const CASES: [Case; 10] = [
               in Setup > Enhanced Chat User Verification > Keysets is the same",
         source: Field,
         online: true,
+        needs: Needs::FetchedJwks,
         check: online::reachable,
     },
     Case {
@@ -25,6 +26,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "put a cache in front of it, near Salesforce; remove keys that are gone (`tokenmint keys list`)",
         source: Field,
         online: true,
+        needs: Needs::FetchedJwks,
         check: online::light,
     },
     Case {
@@ -35,6 +37,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "let every replica have the same key files, and no cache keep the answer for longer than its max-age",
         source: Field,
         online: true,
+        needs: Needs::OwnJwks,
         check: online::same,
     },
     Case {
@@ -45,6 +48,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "run NTP (chrony, systemd-timesyncd) on this host",
         source: Doc,
         online: true,
+        needs: Needs::Answer,
         check: online::clock,
     },
     Case {
@@ -55,6 +59,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "see the user's Login History in Setup, and the other findings",
         source: Field,
         online: true,
+        needs: Needs::Answer,
         check: online::exchange,
     },
     Case {
@@ -65,6 +70,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "Setup > Messaging Settings > the channel > User Verification > New: name, keyset, Active",
         source: Field,
         online: true,
+        needs: Needs::Answer,
         check: online::auth_schemes,
     },
     Case {
@@ -75,6 +81,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "Setup > Messaging Settings > Edit in the channel's row: Add User Verification",
         source: Field,
         online: true,
+        needs: Needs::Answer,
         check: online::mode,
     },
     Case {
@@ -87,6 +94,7 @@ pub(super) const CASES: [Case; 10] = [
               set; scopes api and refresh_token, offline_access",
         source: Doc,
         online: true,
+        needs: Needs::Answer,
         check: online::approval,
     },
     Case {
@@ -98,6 +106,7 @@ pub(super) const CASES: [Case; 10] = [
               `consumer_key` in [oauth.NAME] with Setup > External Client App Manager > the app > Consumer Key and Secret",
         source: Field,
         online: true,
+        needs: Needs::Answer,
         check: online::propagation,
     },
     Case {
@@ -108,6 +117,7 @@ pub(super) const CASES: [Case; 10] = [
         fix: "upload KID.crt to Setup > External Client App Manager > the app > OAuth settings > Use digital signatures",
         source: Field,
         online: true,
+        needs: Needs::Answer,
         check: online::certificate,
     },
 ];

@@ -1,10 +1,10 @@
 //! What is wrong with the configuration: profiles, limits, addresses.
 
-use super::Case;
-use super::Source::{Doc, Field, Own};
+use crate::doctor::case::Source::{Doc, Field, Own};
+use crate::doctor::case::{Case, Needs};
 use crate::doctor::checks::profiles;
 
-pub(super) const CASES: [Case; 11] = [
+pub(super) const CASES: &[Case] = &[
     Case {
         id: "configuration",
         title: "The configuration loads",
@@ -13,6 +13,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "mend the line that the message names; `tokenmint check` shows the same",
         source: Own,
         online: false,
+        needs: Needs::Configuration,
         check: profiles::configuration,
     },
     Case {
@@ -23,6 +24,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "mend what the message names, or leave it, knowingly",
         source: Own,
         online: false,
+        needs: Needs::Configuration,
         check: profiles::warnings,
     },
     Case {
@@ -33,6 +35,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "copy it from Setup > Embedded Service Deployments > the deployment > Install Code Snippet (`scrt2URL`)",
         source: Doc,
         online: false,
+        needs: Needs::Messaging,
         check: profiles::scrt_url,
     },
     Case {
@@ -43,6 +46,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "copy Organization ID from Setup > Company Information",
         source: Doc,
         online: false,
+        needs: Needs::Messaging,
         check: profiles::org_id,
     },
     Case {
@@ -54,17 +58,19 @@ pub(super) const CASES: [Case; 11] = [
               digits and `_`. Publish it, and wait ten minutes",
         source: Doc,
         online: false,
+        needs: Needs::Messaging,
         check: profiles::deployment,
     },
     Case {
         id: "audience",
         title: "`audience` fits the host and the user",
         sees: "`audience is invalid`",
-        answers: "Is `aud` https://login.salesforce.com, for a sandbox https://test.salesforce.com, or the My Domain \
-                  URL, without a slash at the end?",
+        answers: "Is `aud` one text: https://login.salesforce.com, for a sandbox https://test.salesforce.com, a site's \
+                  address, or the My Domain URL, without a slash at the end?",
         fix: "set `audience` in [oauth.NAME] to one of these, and `token_url` to the org's My Domain",
         source: Field,
         online: false,
+        needs: Needs::OauthProfile,
         check: profiles::audience,
     },
     Case {
@@ -76,7 +82,20 @@ pub(super) const CASES: [Case; 11] = [
               shows the name",
         source: Field,
         online: false,
+        needs: Needs::OauthProfile,
         check: profiles::audience_host,
+    },
+    Case {
+        id: "token-url",
+        title: "`token_url` is a token endpoint",
+        sees: "404, HTML, or no answer when an assertion is exchanged",
+        answers: "Is it the org's My Domain with /services/oauth2/token behind it?",
+        fix: "leave `token_url` out where `audience` is the My Domain URL; else it is \
+              https://ACME.my.salesforce.com/services/oauth2/token (Setup > My Domain shows the name)",
+        source: Field,
+        online: false,
+        needs: Needs::OauthProfile,
+        check: profiles::token_url,
     },
     Case {
         id: "username",
@@ -86,6 +105,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "copy Username from Setup > Users; a sandbox adds its name, as integration@acme.com.uat",
         source: Field,
         online: false,
+        needs: Needs::OauthProfile,
         check: profiles::username,
     },
     Case {
@@ -98,6 +118,7 @@ pub(super) const CASES: [Case; 11] = [
               several replicas, to their share",
         source: Doc,
         online: false,
+        needs: Needs::OauthProfile,
         check: profiles::limits,
     },
     Case {
@@ -109,6 +130,7 @@ pub(super) const CASES: [Case; 11] = [
               at their defaults, and use examples/browser/tokenmint.js in the page",
         source: Field,
         online: false,
+        needs: Needs::Configuration,
         check: profiles::runaway,
     },
     Case {
@@ -119,6 +141,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "`url` in [server.public] is what Salesforce asks: a host name of yours on 443, without a path",
         source: Field,
         online: false,
+        needs: Needs::PublicUrl,
         check: profiles::public_url,
     },
 ];

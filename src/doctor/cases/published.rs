@@ -1,12 +1,12 @@
 //! What is wrong with a JWK or a JWK Set, and with how a text was copied.
 
-use super::Case;
-use super::Source::{Doc, Rfc};
+use crate::doctor::case::Source::{Doc, Rfc};
+use crate::doctor::case::{Case, Needs};
 use crate::doctor::checks::published;
 
 const KEY_UPLOAD: &str = "Salesforce asks: Does your key follow the JWK structure?";
 
-pub(super) const CASES: [Case; 9] = [
+pub(super) const CASES: &[Case] = &[
     Case {
         id: "text",
         title: "A JWK or JWT is that and nothing else",
@@ -15,6 +15,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "copy the JSON from its first `{` to its last `}`, or the token alone",
         source: Doc,
         online: false,
+        needs: Needs::Token,
         check: published::text,
     },
     Case {
@@ -27,6 +28,7 @@ pub(super) const CASES: [Case; 9] = [
               Endpoint URL shows; to check one, use --jwks",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::single,
     },
     Case {
@@ -37,6 +39,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "take the output of `tokenmint jwk KID`",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::members,
     },
     Case {
@@ -48,6 +51,7 @@ pub(super) const CASES: [Case; 9] = [
               place of `+` and `/`, no `=`; or take the output of `tokenmint jwk KID`",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::numbers,
     },
     Case {
@@ -58,6 +62,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "make a self-signed certificate from the same key and add it; `tokenmint jwk KID` does both",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::x5c_missing,
     },
     Case {
@@ -69,7 +74,20 @@ pub(super) const CASES: [Case; 9] = [
               first and last line and without line breaks",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::x5c_form,
+    },
+    Case {
+        id: "jwk-thumbprint",
+        title: "`x5t` and `x5t#S256` are of its certificate",
+        sees: "a strict parser refuses the key",
+        answers: "Is `x5t` the SHA-1, and `x5t#S256` the SHA-256 of the certificate's DER, in base64url (RFC 7517, \
+                  sections 4.8 and 4.9)?",
+        fix: "leave both out, as no one needs them, or take the output of `tokenmint jwk KID`",
+        source: Rfc,
+        online: false,
+        needs: Needs::Thumbprint,
+        check: published::thumbprints,
     },
     Case {
         id: "jwk-placeholders",
@@ -80,6 +98,7 @@ pub(super) const CASES: [Case; 9] = [
               `tokenmint jwk KID`",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::placeholders,
     },
     Case {
@@ -92,6 +111,7 @@ pub(super) const CASES: [Case; 9] = [
               KID`), and delete this one in Setup > Enhanced Chat User Verification > Keys",
         source: Doc,
         online: false,
+        needs: Needs::Jwk,
         check: published::private,
     },
     Case {
@@ -102,6 +122,7 @@ pub(super) const CASES: [Case; 9] = [
         fix: "give one of the keys another id, in its JWK and in the tokens that it signs",
         source: Rfc,
         online: false,
+        needs: Needs::JwkSet,
         check: published::distinct,
     },
 ];

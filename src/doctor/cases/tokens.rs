@@ -1,10 +1,21 @@
 //! What is wrong with a JWT.
 
-use super::Case;
-use super::Source::{Doc, Field};
+use crate::doctor::case::Source::{Doc, Field, Own};
+use crate::doctor::case::{Case, Needs};
 use crate::doctor::checks::tokens;
 
-pub(super) const CASES: [Case; 11] = [
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "token-kind",
+        title: "It is clear what a token is for",
+        sees: "a token is judged by the rules of another kind",
+        answers: "Is it an identity token, an assertion, or Intercom's?",
+        fix: "say what it is for: --as identity, --as assertion or --as intercom",
+        source: Own,
+        online: false,
+        needs: Needs::Token,
+        check: tokens::kind,
+    },
     Case {
         id: "token-header",
         title: "A token's header has alg, typ and kid",
@@ -14,6 +25,7 @@ pub(super) const CASES: [Case; 11] = [
               own generator leaves `typ` out, and its tokens are taken",
         source: Doc,
         online: false,
+        needs: Needs::IdentityToken,
         check: tokens::header,
     },
     Case {
@@ -24,6 +36,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "set them where the token is made, each once; an assertion needs `aud` too (RFC 7523, section 3)",
         source: Doc,
         online: false,
+        needs: Needs::SalesforceToken,
         check: tokens::claims,
     },
     Case {
@@ -34,6 +47,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "sign with RS256 and the private RSA key; HS256 is Intercom's. `alg` of header and JWK are the same",
         source: Doc,
         online: false,
+        needs: Needs::SalesforceToken,
         check: tokens::algorithm,
     },
     Case {
@@ -45,6 +59,7 @@ pub(super) const CASES: [Case; 11] = [
               Verification > Keys, and add it to the keyset",
         source: Doc,
         online: false,
+        needs: Needs::IdentityToken,
         check: tokens::kid,
     },
     Case {
@@ -57,6 +72,7 @@ pub(super) const CASES: [Case; 11] = [
               User Verification > Keys",
         source: Doc,
         online: false,
+        needs: Needs::SalesforceToken,
         check: tokens::signature,
     },
     Case {
@@ -69,7 +85,21 @@ pub(super) const CASES: [Case; 11] = [
               upper and lower case too, and best without a slash at the end. Here it is `issuer` in [identity.NAME]",
         source: Doc,
         online: false,
+        needs: Needs::IdentityToken,
         check: tokens::issuer,
+    },
+    Case {
+        id: "consumer-key",
+        title: "An assertion's issuer is the app's consumer key",
+        sees: "`invalid_client_id`, or `invalid assertion`",
+        answers: "Is `iss` the consumer key, and `sub` the user name, and not the other way round (Salesforce Help, \
+                  \"OAuth 2.0 JWT Bearer Flow\")?",
+        fix: "set `iss` to Setup > External Client App Manager > the app > Consumer Key and Secret, and `sub` to the \
+              user name",
+        source: Doc,
+        online: false,
+        needs: Needs::Assertion,
+        check: tokens::consumer_key,
     },
     Case {
         id: "token-expiry",
@@ -79,6 +109,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "mint a new one; if it comes expired, set the clock of its maker (NTP)",
         source: Field,
         online: false,
+        needs: Needs::Token,
         check: tokens::expiry,
     },
     Case {
@@ -89,6 +120,7 @@ pub(super) const CASES: [Case; 11] = [
         fix: "set the clock of the token's maker (NTP); Salesforce is said to allow three minutes",
         source: Field,
         online: false,
+        needs: Needs::Token,
         check: tokens::not_yet,
     },
     Case {
@@ -100,6 +132,7 @@ pub(super) const CASES: [Case; 11] = [
               Messaging Settings",
         source: Field,
         online: false,
+        needs: Needs::IdentityToken,
         check: tokens::lifetime,
     },
     Case {
@@ -110,17 +143,31 @@ pub(super) const CASES: [Case; 11] = [
         fix: "take the id from the server's session, and mint no token for a visitor who isn't signed in",
         source: Field,
         online: false,
+        needs: Needs::IdentityToken,
         check: tokens::subject,
     },
     Case {
         id: "intercom",
-        title: "Intercom's token has its user_id and its secret",
+        title: "Intercom's token names one user by user_id",
         sees: "Intercom answers 403 or 400",
-        answers: "Has the token `user_id`, as text, signed with this platform's Messenger API secret?",
-        fix: "`user_id` is text, and the secret that of the platform (web, iOS, Android): Intercom > Settings > \
-              Messenger > Security; hand the token in again on every `update`",
+        answers: "Has the token `user_id`, as text, of a user who is signed in, by HS256?",
+        fix: "set `user_id` to the id of the signed-in user, as text, and make no token for a visitor; hand the token in \
+              again on every `update`",
         source: Doc,
         online: false,
+        needs: Needs::IntercomToken,
         check: tokens::intercom,
+    },
+    Case {
+        id: "intercom-secret",
+        title: "A Messenger API secret made Intercom's token",
+        sees: "Intercom answers 403 or 400",
+        answers: "Is it signed with this platform's Messenger API secret?",
+        fix: "the secret is that of the platform (web, iOS, Android): Intercom > Settings > Messenger > Security; \
+              `secret_file` in [intercom.NAME] holds the same",
+        source: Doc,
+        online: false,
+        needs: Needs::IntercomToken,
+        check: tokens::intercom_secret,
     },
 ];

@@ -1,11 +1,12 @@
 //! Private keys and certificates.
 
-use super::{Found, configured, dated, jwks, others, signs};
 use crate::clock::UnixTime;
 use crate::config::Kind;
 use crate::doctor::certificate::Certificate;
-use crate::doctor::material::Numbers;
-use crate::doctor::{Known, Observation};
+use crate::doctor::finding::{Observation, Observations, Outcome, Seen};
+use crate::doctor::known::{Known, signs};
+use crate::doctor::numbers::Numbers;
+use crate::doctor::wording::{dated, printable, span};
 use crate::keys::{Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
 
 /// An app's upload takes no more.
@@ -13,8 +14,8 @@ const LARGEST_UPLOAD: usize = 4 << 10;
 /// A certificate that outlives this was made to be forgotten.
 const LONG_LIFE: i64 = 20 * 365 * 86_400;
 
-pub fn form(known: &Known<'_>) -> Found {
-    let given = known.keys.iter().filter_map(|key| match &key.read {
+pub fn form(known: &Known<'_>) -> Observations {
+    let given = known.given.keys.iter().filter_map(|key| match &key.read {
         Ok(_) if key.folded => Some(
             Observation::fail(
                 &key.about,
@@ -30,11 +31,11 @@ pub fn form(known: &Known<'_>) -> Found {
         Err(Refused::Unreadable(why)) => Some(Observation::fail(&key.about, why.to_string())),
         Err(_) => None,
     });
-    given.chain(configured(known).map(|(about, ..)| Observation::pass(about, "loads"))).collect()
+    given.chain(known.configured.keys().map(|(about, ..)| Observation::pass(about, "loads"))).collect()
 }
 
-pub fn strength(known: &Known<'_>) -> Found {
-    let given = known.keys.iter().filter_map(|key| match &key.read {
+pub fn strength(known: &Known<'_>) -> Observations {
+    let given = known.given.keys.iter().filter_map(|key| match &key.read {
         Ok(numbers) => Some(Observation::pass(&key.about, format!("RSA, {} bits", numbers.bits()))),
         Err(Refused::Unreadable(
             why @ (Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime),
@@ -42,7 +43,7 @@ pub fn strength(known: &Known<'_>) -> Found {
         Err(Refused::Unreadable(_)) => None,
         Err(why) => Some(Observation::fail(&key.about, why.to_string())),
     });
-    let uploaded = jwks(known).filter_map(|(_, jwk)| {
+    let uploaded = known.jwks().filter_map(|(_, jwk)| {
         let about = &jwk.about;
         let numbers = jwk.numbers()?;
         if jwk.text("kty").is_some_and(|kty| kty != "RSA") {
@@ -56,121 +57,178 @@ pub fn strength(known: &Known<'_>) -> Found {
             bits => Observation::pass(about, format!("RSA, {bits} bits")),
         })
     });
-    let ring = configured(known)
+    let ring = known
+        .configured
+        .keys()
         .map(|(about, _, key)| Observation::pass(about, format!("RSA, {} bits", key.private.public.bits)));
     given.chain(uploaded).chain(ring).collect()
 }
 
-pub fn file_mode(known: &Known<'_>) -> Found {
-    let open = known.keys.iter().filter_map(|key| Some((key, key.open_mode?)));
-    open.map(|(key, mode)| Observation::warn(&key.about, format!("others can read it (mode {mode:04o})")))
+pub fn file_mode(known: &Known<'_>) -> Observations {
+    known
+        .given
+        .keys
+        .iter()
+        .map(|key| match key.open_mode {
+            Some(mode) => Observation::warn(&key.about, format!("others can read it (mode {mode:04o})")),
+            None => Observation::pass(&key.about, "nobody else can read it"),
+        })
         .collect()
 }
 
-/// Each certificate that is known, and what to call it.
-fn certificates<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a str, &'a Certificate)> {
-    let files = known.certificates.iter();
-    let files = files.filter_map(|given| Some((given.about.as_str(), given.read.as_ref().ok()?)));
-    let jwks = jwks(known).filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.certificate()?)));
-    files.chain(jwks)
+/// Each chain of certificates that is known, and what to call it.
+fn chains<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a str, &'a [Certificate])> {
+    let jwks = known.jwks().map(|(_, jwk)| (jwk.about.as_str(), jwk.chain()));
+    known.given.chains().chain(jwks.filter(|(_, chain)| !chain.is_empty()))
 }
 
-pub fn certificate_dates(known: &Known<'_>) -> Found {
+pub fn certificate_dates(known: &Known<'_>) -> Observations {
     let now = known.now;
-    let given = certificates(known)
-        .map(|(about, certificate)| dates(about, certificate.not_before, certificate.not_after, now));
-    let ring = configured(known).flat_map(|(about, _, key)| {
+    let given = chains(known).flat_map(|(about, chain)| {
+        chain.iter().enumerate().map(move |(at, certificate)| {
+            dates(about, &which(at), certificate.not_before, certificate.not_after, now)
+        })
+    });
+    let ring = known.configured.keys().flat_map(|(about, _, key)| {
         let published = key.certificate(now);
         let ours = (key.given().is_none() || key.given() == Some(&published))
-            .then(|| dates(&about, published.not_before, published.not_after, now));
+            .then(|| dates(&about, &which(0), published.not_before, published.not_after, now));
         let given = key.given().filter(|given| **given != published);
         let given = given.map(|given| {
-            let file = format!("{}.crt", key.kid);
-            let found = dates(&about, given.not_before, given.not_after, now);
-            Observation {
-                seen: format!("{file} {}; a derived one is published in its place", found.seen),
-                ..found
-            }
+            let subject = format!("{}.crt (a derived one is published in its place) ", key.kid);
+            dates(&about, &subject, given.not_before, given.not_after, now)
         });
         ours.into_iter().chain(given).collect::<Vec<_>>()
     });
     given.chain(ring).collect()
 }
 
-fn dates(about: &str, not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Observation {
+/// What to call the certificate at that place of a chain.
+fn which(at: usize) -> String {
+    if at == 0 { "its certificate ".to_owned() } else { format!("certificate {} of its chain ", at + 1) }
+}
+
+/// `which` begins what is said of it.
+fn dates(about: &str, which: &str, not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Observation {
     let left = now.seconds_until(not_after);
     let until = dated(not_after, now);
     match left {
         _ if not_before > now => {
-            Observation::fail(about, format!("its certificate isn't valid before {}", dated(not_before, now)))
+            Observation::fail(about, format!("{which}isn't valid before {}", dated(not_before, now)))
         }
-        ..=0 => Observation::fail(about, format!("its certificate ran out {until}")),
-        left if left <= SHORTEST_LIFE_LEFT => Observation::fail(
-            about,
-            format!("its certificate runs out {until}: fewer than ten days are left"),
-        ),
-        left if left <= WARN_LIFE_LEFT => {
-            Observation::warn(about, format!("its certificate runs out {until}"))
+        ..=0 => Observation::fail(about, format!("{which}ran out {until}")),
+        left if left <= SHORTEST_LIFE_LEFT => {
+            Observation::fail(about, format!("{which}runs out {until}: fewer than ten days are left"))
         }
-        _ => Observation::pass(about, format!("its certificate is valid until {until}")),
+        left if left <= WARN_LIFE_LEFT => Observation::warn(about, format!("{which}runs out {until}")),
+        _ => Observation::pass(about, format!("{which}is valid until {until}")),
     }
 }
 
-pub fn certificate_form(known: &Known<'_>) -> Found {
-    let read = known.certificates.iter().map(|given| match &given.read {
-        Ok(certificate) if certificate.key.is_none() => {
-            Observation::fail(&given.about, "certifies a key that isn't RSA")
-        }
-        Ok(_) => Observation::pass(&given.about, "holds an X.509 certificate of an RSA key"),
-        Err(why) => Observation::fail(&given.about, why.clone()),
+pub fn certificate_form(known: &Known<'_>) -> Observations {
+    let broken = known.given.certificates.iter().filter_map(|given| {
+        let why = given.read.as_ref().err()?;
+        Some(Observation::fail(&given.about, why.clone()))
     });
-    read.collect()
+    let read = chains(known).flat_map(|(about, chain)| {
+        let mut faults: Vec<String> = Vec::new();
+        if chain.first().is_some_and(|first| first.key.is_none()) {
+            faults.push("certifies a key that isn't RSA".to_owned());
+        }
+        for (at, certificate) in chain.iter().enumerate() {
+            faults.extend(certificate.faults.iter().map(|fault| format!("{}{fault}", which(at))));
+        }
+        let stranger =
+            chain.windows(2).position(|pair| matches!(pair, [one, next] if !one.is_issued_by(next)));
+        if let Some(at) = stranger {
+            faults.push(format!(
+                "{}is not certified by the one behind it: a chain goes from the key's certificate to its authority's",
+                which(at)
+            ));
+        }
+        let foreign = chain.iter().any(|certificate| certificate.key.is_some() && !certificate.is_own_authority);
+        let reason = "a signature in it is its authority's, whose key isn't here to check it by";
+        let unchecked = (foreign && faults.is_empty()).then(|| Observation::not_looked_at(about, reason));
+        let seen = Observation::of_faults(about, &faults, "holds an X.509 certificate of an RSA key");
+        std::iter::once(seen).chain(unchecked).collect::<Vec<_>>()
+    });
+    broken.chain(read).collect()
 }
 
 /// That what is public and what is private are one pair.
-pub fn pair(known: &Known<'_>) -> Found {
-    let certified = jwks(known).filter_map(|(_, jwk)| {
-        let about = &jwk.about;
-        let (numbers, certified) = (jwk.numbers()?, jwk.certified()?);
-        Some(if numbers == *certified {
-            Observation::pass(about, "`n`, `e` and its certificate are one key")
-        } else {
-            Observation::fail(about, "the certificate in `x5c` is of another key than `n` and `e`")
+pub fn pair(known: &Known<'_>) -> Observations {
+    let certified: Observations = known
+        .jwks()
+        .filter_map(|(_, jwk)| {
+            let numbers = jwk.numbers()?;
+            Some(of_chain(&jwk.about, &numbers, "`n` and `e`", jwk.chain())?.unwrap_or_else(|fault| fault))
         })
-    });
-    let found: Found = certified.collect();
-    if found.iter().any(|found| found.outcome != super::super::Outcome::Pass) {
-        return found;
+        .collect();
+    let fails = |observation: &Observation| matches!(observation, Observation::Seen(Seen { outcome, .. }) if *outcome != Outcome::Pass);
+    if certified.iter().any(fails) {
+        return certified;
     }
-    found.into_iter().chain(given_pairs(known)).chain(configured_pairs(known)).collect()
+    certified.into_iter().chain(given_pairs(known)).chain(configured_pairs(known)).collect()
+}
+
+/// Whether the first of a chain certifies the key of `numbers`, which is called `name`; `None` where there is no chain.
+fn of_chain(
+    about: &str,
+    numbers: &Numbers,
+    name: &str,
+    chain: &[Certificate],
+) -> Option<Result<Observation, Observation>> {
+    let place = chain.iter().position(|certificate| certificate.key.as_ref() == Some(numbers));
+    Some(match place {
+        None if chain.is_empty() => return None,
+        Some(0) => Ok(Observation::pass(about, format!("{name} and its certificate are one key"))),
+        Some(at) => Err(Observation::fail(
+            about,
+            format!(
+                "its chain is in the wrong order: the certificate of {name} is number {} and must come first",
+                at + 1
+            ),
+        )),
+        None => {
+            Err(Observation::fail(about, format!("the certificate in `x5c` is of another key than {name}")))
+        }
+    })
 }
 
 /// Private keys that were given beside JWKs and certificates.
-fn given_pairs(known: &Known<'_>) -> Found {
-    let privates: Vec<(&str, &Numbers)> =
-        known.keys.iter().filter_map(|key| Some((key.about.as_str(), key.read.as_ref().ok()?))).collect();
+fn given_pairs(known: &Known<'_>) -> Observations {
+    let privates: Vec<(&str, &Numbers)> = known.given.private_keys().collect();
     if privates.is_empty() {
         return Vec::new();
     }
     let names = privates.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
-    let jwks = jwks(known).filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.numbers()?)));
-    let files = known
-        .certificates
-        .iter()
-        .filter_map(|given| Some((given.about.as_str(), given.read.as_ref().ok()?.key.clone()?)));
-    jwks.chain(files)
-        .map(|(about, numbers)| match privates.iter().find(|(_, private)| **private == numbers) {
-            Some((name, _)) => Observation::pass(about, format!("is the public half of {name}")),
-            None => Observation::fail(about, format!("isn't the public half of {names}")),
-        })
-        .collect()
+    let stranger = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
+    let jwks = known.jwks().filter_map(|(_, jwk)| {
+        let (about, numbers) = (&jwk.about, jwk.numbers()?);
+        let own = privates.iter().find(|(_, private)| **private == numbers);
+        let half = |(name, _): &(&str, _)| Observation::pass(about, format!("is the public half of {name}"));
+        Some(own.map_or_else(|| stranger(about), half))
+    });
+    let files = known.given.chains().map(|(about, chain)| {
+        let found = privates.iter().find_map(|(name, numbers)| of_chain(about, numbers, name, chain)?.ok());
+        let in_another_place = || {
+            privates.iter().find_map(|(name, numbers)| {
+                let is_there = chain.iter().any(|certificate| certificate.key.as_ref() == Some(*numbers));
+                of_chain(about, numbers, name, chain).filter(|_| is_there)?.err()
+            })
+        };
+        found.or_else(in_another_place).unwrap_or_else(|| stranger(about))
+    });
+    jwks.chain(files).collect()
 }
 
 /// JWKs that have the id of a configured key.
-fn configured_pairs(known: &Known<'_>) -> Found {
-    others(known)
+fn configured_pairs(known: &Known<'_>) -> Observations {
+    known
+        .given
+        .jwks()
         .filter_map(|jwk| {
-            let (_, key) = known.ring?.find(jwk.kid()?)?;
+            let (_, key) = known.configured.ring?.find(jwk.kid()?)?;
             let same = jwk.numbers()? == Numbers::of(&key.private.public);
             Some(if same {
                 Observation::pass(&jwk.about, format!("is the public half of `{}`", key.kid))
@@ -182,17 +240,36 @@ fn configured_pairs(known: &Known<'_>) -> Found {
         .collect()
 }
 
-pub fn app_certificate(known: &Known<'_>) -> Found {
-    let files = known.certificates.iter().filter_map(|given| {
-        let certificate = given.read.as_ref().ok()?;
+/// A JWK under another id than that of the configured key whose half it is, and under no other key's.
+pub(super) fn ids_of_pairs(known: &Known<'_>) -> Observations {
+    known
+        .given
+        .jwks()
+        .filter_map(|jwk| {
+            let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
+            let same =
+                |(_, _, key): &(String, _, &crate::keys::Key)| Numbers::of(&key.private.public) == numbers;
+            let (about, _, key) = known.configured.keys().find(same)?;
+            let strange = key.kid.as_str() != kid && known.configured.ring?.find(kid).is_none();
+            strange.then(|| {
+                let seen = format!("is the public half of {about}, under the id `{}`", printable(kid));
+                Observation::fail(&jwk.about, seen)
+            })
+        })
+        .collect()
+}
+
+pub fn app_certificate(known: &Known<'_>) -> Observations {
+    let files = known.given.chains().filter_map(|(about, chain)| {
+        let certificate = chain.first()?;
         Some((
-            given.about.clone(),
-            certificate.pem_size,
+            about.to_owned(),
+            chain.iter().map(|certificate| certificate.pem_size).sum::<usize>(),
             certificate.not_before.seconds_until(certificate.not_after),
         ))
     });
     let ring =
-        configured(known).filter(|(_, keyset, _)| signs(keyset, Kind::Oauth)).map(|(about, _, key)| {
+        known.configured.keys().filter(|(_, keyset, _)| signs(keyset, Kind::Oauth)).map(|(about, _, key)| {
             let published = key.certificate(known.now);
             (about, published.pem().len(), published.not_before.seconds_until(published.not_after))
         });
@@ -204,7 +281,7 @@ pub fn app_certificate(known: &Known<'_>) -> Found {
             }
             (_, life) if life > LONG_LIFE => Observation::warn(
                 about,
-                format!("its certificate is made for {}, so its key will not be changed", super::span(life)),
+                format!("its certificate is made for {}, so its key will not be changed", span(life)),
             )
             .advising("make one for a few years: `tokenmint keys new`, or openssl's -days 1095"),
             _ => Observation::pass(about, "its certificate can be uploaded to an app"),
@@ -213,9 +290,10 @@ pub fn app_certificate(known: &Known<'_>) -> Found {
 }
 
 /// One key behind two doors (RFC 8725, section 3.12).
-pub fn separate(known: &Known<'_>) -> Found {
-    let of =
-        |kind: Kind| configured(known).filter(move |(_, keyset, _)| signs(keyset, kind)).collect::<Vec<_>>();
+pub fn separate(known: &Known<'_>) -> Observations {
+    let of = |kind: Kind| {
+        known.configured.keys().filter(move |(_, keyset, _)| signs(keyset, kind)).collect::<Vec<_>>()
+    };
     let oauth = of(Kind::Oauth);
     if oauth.is_empty() {
         return Vec::new();
@@ -234,8 +312,8 @@ pub fn separate(known: &Known<'_>) -> Found {
         .collect()
 }
 
-pub fn schedule(known: &Known<'_>) -> Found {
-    let Some(ring) = known.ring else { return Vec::new() };
+pub fn schedule(known: &Known<'_>) -> Observations {
+    let Some(ring) = known.configured.ring else { return Vec::new() };
     ring.keysets
         .values()
         .map(|keyset| {

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use super::Found;
-use crate::doctor::{Answer, Fetched, JwkDocument, Known, Observation, printable};
+use crate::doctor::answers::{Answer, Fetched, Reply};
+use crate::doctor::finding::{Observation, Observations};
+use crate::doctor::jwk::JwkDocument;
+use crate::doctor::known::Known;
+use crate::doctor::wording::printable;
 use crate::exchange::ExchangeError;
+use crate::exchange::meaning::id;
 
 /// What Nimbus, the library that Salesforce's Java most likely fetches with, allows by default for connecting and
 /// for reading, and how much it reads.
@@ -14,22 +18,16 @@ const SIZE_LIMIT: usize = 50 << 10;
 const WARN_SKEW: f64 = 30.0;
 const FAIL_SKEW: f64 = 180.0;
 
-fn fetched<'a>(known: &'a Known<'_>) -> impl Iterator<Item = &'a Fetched> {
-    known.answers.iter().filter_map(|answer| match answer {
-        Answer::Jwks(fetched) => Some(fetched),
-        Answer::Exchange { .. } => None,
-    })
-}
-
 fn exchanges<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a str, &'a Result<String, ExchangeError>)> {
-    known.answers.iter().filter_map(|answer| match answer {
+    known.answers.iter().flatten().filter_map(|answer| match answer {
         Answer::Exchange { profile, result, .. } => Some((profile.as_str(), result)),
         Answer::Jwks(_) => None,
     })
 }
 
-pub fn reachable(known: &Known<'_>) -> Found {
-    fetched(known)
+pub fn reachable(known: &Known<'_>) -> Observations {
+    known
+        .fetched()
         .map(|fetched| {
             let about = &fetched.url;
             match &fetched.reply {
@@ -53,15 +51,15 @@ pub fn reachable(known: &Known<'_>) -> Found {
         .collect()
 }
 
-fn whole<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a Fetched, &'a super::super::answers::Reply)> {
-    fetched(known).filter_map(|fetched| {
+fn whole<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a Fetched, &'a Reply)> {
+    known.fetched().filter_map(|fetched| {
         let reply = fetched.reply.as_ref().ok()?;
         fetched.document.as_ref().filter(|document| document.is_a_set())?;
         Some((fetched, reply))
     })
 }
 
-pub fn light(known: &Known<'_>) -> Found {
+pub fn light(known: &Known<'_>) -> Observations {
     whole(known)
         .map(|(fetched, reply)| {
             let (took, size) = (reply.took, reply.size);
@@ -79,7 +77,7 @@ pub fn light(known: &Known<'_>) -> Found {
         .collect()
 }
 
-pub fn same(known: &Known<'_>) -> Found {
+pub fn same(known: &Known<'_>) -> Observations {
     whole(known)
         .filter_map(|(fetched, _)| {
             let expected = fetched.expected.as_ref()?;
@@ -99,12 +97,16 @@ pub fn same(known: &Known<'_>) -> Found {
         .collect()
 }
 
-pub fn clock(known: &Known<'_>) -> Found {
-    let skews = known.answers.iter().filter_map(|answer| match answer {
-        Answer::Jwks(fetched) => Some((fetched.url.as_str(), fetched.reply.as_ref().ok()?.skew?)),
+pub fn clock(known: &Known<'_>) -> Observations {
+    let of_addresses = known
+        .fetched()
+        .filter_map(|fetched| Some((fetched.url.as_str(), fetched.reply.as_ref().ok()?.skew?)));
+    let of_exchanges = known.answers.iter().flatten().filter_map(|answer| match answer {
         Answer::Exchange { profile, skew, .. } => Some((profile.as_str(), (*skew)?)),
+        Answer::Jwks(_) => None,
     });
-    skews
+    of_addresses
+        .chain(of_exchanges)
         .map(|(about, skew)| {
             let seen = format!(
                 "this host's clock is {:.0} s {}",
@@ -120,43 +122,43 @@ pub fn clock(known: &Known<'_>) -> Found {
         .collect()
 }
 
-/// The finding that a refusal belongs to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Door {
-    AuthSchemes,
-    Mode,
-    Deployment,
-    Audience,
-    AppNotFound,
-    NotApproved,
-    Unknown,
-    Certificate,
-    Other,
-}
+/// The endpoint of an exchange, by the kind of profile.
+const MESSAGING: &str = "identity.";
+const OAUTH: &str = "oauth.";
 
-fn door(error: &ExchangeError) -> Door {
-    let ExchangeError::Rejected { upstream, .. } = error else { return Door::Other };
-    let words = [&upstream.error, &upstream.error_description].into_iter().flatten();
-    let words = words.map(|words| words.to_lowercase()).collect::<Vec<_>>().join(" ");
-    let says = |text: &str| words.contains(text);
-    match () {
-        () if says("authschemes") => Door::AuthSchemes,
-        () if says("auth mode") => Door::Mode,
-        () if says("deployment") => Door::Deployment,
-        () if says("audience") => Door::Audience,
-        () if says("app_not_found") => Door::AppNotFound,
-        () if says("approved") || says("invalid_app_access") => Door::NotApproved,
-        () if says("invalid_client_id") || says("client identifier invalid") => Door::Unknown,
-        () if says("invalid assertion") => Door::Certificate,
-        () => Door::Other,
+/// The answers that are another check's finding than `exchange`, by endpoint and the id of their meaning.
+const AUTH_SCHEMES: (&str, &[&str]) = (MESSAGING, &[id::NO_AUTH_SCHEMES]);
+const MODE: (&str, &[&str]) = (MESSAGING, &[id::AUTH_MODE]);
+const DEPLOYMENT: (&str, &[&str]) = (MESSAGING, &[id::DEPLOYMENT_UNKNOWN]);
+const AUDIENCE: (&str, &[&str]) = (OAUTH, &[id::AUDIENCE_REFUSED]);
+const APP_NOT_FOUND: (&str, &[&str]) = (OAUTH, &[id::APP_NOT_FOUND]);
+const APPROVAL: (&str, &[&str]) = (OAUTH, &[id::USER_NOT_APPROVED, id::APP_NOT_ASSIGNED]);
+const PROPAGATION: (&str, &[&str]) = (OAUTH, &[id::CLIENT_UNKNOWN]);
+const CERTIFICATE: (&str, &[&str]) = (OAUTH, &[id::ASSERTION_INVALID]);
+const ELSEWHERE: [(&str, &[&str]); 8] =
+    [AUTH_SCHEMES, MODE, DEPLOYMENT, AUDIENCE, APP_NOT_FOUND, APPROVAL, PROPAGATION, CERTIFICATE];
+
+/// The id of what a refusal means.
+const fn meaning(error: &ExchangeError) -> Option<&'static str> {
+    match error {
+        ExchangeError::Rejected { meaning, .. } => Some(meaning.id),
+        _ => None,
     }
 }
 
-fn refused(known: &Known<'_>, wanted: Door) -> Found {
+fn is_one_of(error: &ExchangeError, ids: &[&str]) -> bool {
+    meaning(error).is_some_and(|id| ids.contains(&id))
+}
+
+/// What each exchange at that endpoint says about one kind of refusal.
+fn refused(known: &Known<'_>, (endpoint, ids): (&'static str, &'static [&'static str])) -> Observations {
     exchanges(known)
-        .filter_map(|(profile, result)| Some((profile, result.as_ref().err()?)))
-        .filter(|(_, error)| door(error) == wanted)
-        .map(|(profile, error)| refusal(profile, error))
+        .filter(|(profile, _)| profile.starts_with(endpoint))
+        .map(|(profile, result)| match result {
+            Ok(_) => Observation::pass(profile, "Salesforce doesn't say so: the exchange works"),
+            Err(error) if is_one_of(error, ids) => refusal(profile, error),
+            Err(_) => Observation::not_looked_at(profile, "the exchange failed for another reason"),
+        })
         .collect()
 }
 
@@ -177,43 +179,65 @@ fn refusal(profile: &str, error: &ExchangeError) -> Observation {
     }
 }
 
-pub fn auth_schemes(known: &Known<'_>) -> Found {
-    refused(known, Door::AuthSchemes)
+pub fn auth_schemes(known: &Known<'_>) -> Observations {
+    refused(known, AUTH_SCHEMES)
 }
 
-pub fn mode(known: &Known<'_>) -> Found {
-    refused(known, Door::Mode)
+pub fn mode(known: &Known<'_>) -> Observations {
+    refused(known, MODE)
 }
 
-pub(super) fn deployment(known: &Known<'_>) -> Found {
-    refused(known, Door::Deployment)
+pub(super) fn deployment(known: &Known<'_>) -> Observations {
+    refused(known, DEPLOYMENT)
 }
 
-pub(super) fn audience(known: &Known<'_>) -> Found {
-    refused(known, Door::Audience)
+pub(super) fn audience(known: &Known<'_>) -> Observations {
+    refused(known, AUDIENCE)
 }
 
-pub(super) fn app_not_found(known: &Known<'_>) -> Found {
-    refused(known, Door::AppNotFound)
+pub(super) fn app_not_found(known: &Known<'_>) -> Observations {
+    refused(known, APP_NOT_FOUND)
 }
 
-pub fn approval(known: &Known<'_>) -> Found {
-    refused(known, Door::NotApproved)
+pub fn approval(known: &Known<'_>) -> Observations {
+    refused(known, APPROVAL)
 }
 
-pub fn propagation(known: &Known<'_>) -> Found {
-    refused(known, Door::Unknown)
+pub fn propagation(known: &Known<'_>) -> Observations {
+    refused(known, PROPAGATION)
 }
 
-pub fn certificate(known: &Known<'_>) -> Found {
-    refused(known, Door::Certificate)
+pub fn certificate(known: &Known<'_>) -> Observations {
+    refused(known, CERTIFICATE)
 }
 
-pub fn exchange(known: &Known<'_>) -> Found {
-    exchanges(known)
-        .filter_map(|(profile, result)| match result {
-            Ok(seen) => Some(Observation::pass(profile, seen.clone())),
-            Err(error) => (door(error) == Door::Other).then(|| refusal(profile, error)),
+pub fn exchange(known: &Known<'_>) -> Observations {
+    let asked = exchanges(known).map(|(profile, result)| match result {
+        Ok(seen) => Observation::pass(profile, seen.clone()),
+        Err(error) if ELSEWHERE.iter().any(|(_, ids)| is_one_of(error, ids)) => {
+            Observation::not_looked_at(profile, "Salesforce's refusal is another check's finding")
+        }
+        Err(error) => refusal(profile, error),
+    });
+    asked.chain(not_asked(known)).collect()
+}
+
+/// What there was nobody to ask about, though somebody wanted to know.
+fn not_asked(known: &Known<'_>) -> Observations {
+    let Some(answers) = &known.answers else { return Vec::new() };
+    if answers.is_empty() {
+        let seen = "nothing was asked: no configuration loads that has `url` in [server.public], an \
+                    [identity.NAME.messaging] or an [oauth.NAME]";
+        return vec![
+            Observation::warn("--online", seen)
+                .advising("name the configuration by --config, and set what the message names"),
+        ];
+    }
+    let silent = known.configured.identity().filter(|profile| profile.messaging.is_none());
+    silent
+        .map(|profile| {
+            let reason = "it has no [identity.NAME.messaging] section, so nobody could be asked";
+            Observation::not_looked_at(format!("identity.{}", profile.name), reason)
         })
         .collect()
 }

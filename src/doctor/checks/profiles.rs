@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use url::Url;
-
-use super::{Found, tokens};
-use crate::config::{Config, Oauth, Problem};
-use crate::doctor::{Known, Observation};
+use super::{audience, online, tokens};
+use crate::config::salesforce::{self, Host, HostKind};
+use crate::config::{Code, Oauth, Problem};
+use crate::doctor::finding::{Observation, Observations};
+use crate::doctor::known::Known;
 
 /// Salesforce's limits (Salesforce Help, "Monitor login activity"; "Messaging for In-App and Web rate limits").
 const LOGINS_PER_HOUR: usize = 3_600;
@@ -18,7 +18,7 @@ const RUNAWAY_PER_MINUTE: u64 = 40 * 60;
 const OWN: [&str; 3] = [".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
 
 fn refused<'a>(known: &'a Known<'_>, field: &'static str) -> impl Iterator<Item = Observation> + 'a {
-    let problems = known.problems.iter().filter(move |problem| problem.field.ends_with(field));
+    let problems = known.configured.problems.iter().filter(move |problem| problem.field.ends_with(field));
     problems.map(refusal)
 }
 
@@ -27,164 +27,115 @@ fn refusal(problem: &Problem) -> Observation {
     Observation::fail(about, problem.message.clone())
 }
 
-pub fn configuration(known: &Known<'_>) -> Found {
-    let problems =
-        known.problems.iter().filter(|problem| !OWN.iter().any(|own| problem.field.ends_with(own)));
-    let found: Found = problems.map(refusal).collect();
-    if found.is_empty() && known.config.is_some() {
+pub fn configuration(known: &Known<'_>) -> Observations {
+    let problems = known
+        .configured
+        .problems
+        .iter()
+        .filter(|problem| !OWN.iter().any(|own| problem.field.ends_with(own)));
+    let found: Observations = problems.map(refusal).collect();
+    if found.is_empty() && known.configured.config.is_some() {
         return vec![Observation::pass("configuration", "loads, with every file that it names")];
     }
     found
 }
 
-/// What other checks don't say in their own words.
-pub fn warnings(known: &Known<'_>) -> Found {
-    let elsewhere = [
-        "runs out ",
-        "isn't valid before",
-        "signed by one key",
-        "serves both",
-        "ends with a slash",
-        "no key signs",
-    ];
-    known
+/// Warnings that are a check's own finding.
+const ELSEWHERE: [Code; 7] = [
+    Code::Audience,
+    Code::CertificateDates,
+    Code::IssuerSlash,
+    Code::NoKeySigns,
+    Code::OneKeyForTwoKinds,
+    Code::ScrtUrl,
+    Code::TokenUrl,
+];
+
+pub fn warnings(known: &Known<'_>) -> Observations {
+    let is_told_elsewhere = |code: Code| ELSEWHERE.contains(&code) && known.configured.config.is_some();
+    let warnings: Observations = known
+        .configured
         .warnings
         .iter()
-        .filter(|warning| !elsewhere.iter().any(|words| warning.message.contains(words)))
+        .filter(|warning| !warning.code.is_some_and(is_told_elsewhere))
         .map(|warning| Observation::warn(&warning.field, format!("{}: {}", warning.source, warning.message)))
-        .collect()
+        .collect();
+    if warnings.is_empty() && known.configured.config.is_some() {
+        return vec![Observation::pass("configuration", "holds nothing odd")];
+    }
+    warnings
 }
 
-fn messaging(config: &Config) -> impl Iterator<Item = (String, &crate::config::Messaging)> {
-    let profiles = config.identity.values();
-    profiles.filter_map(|profile| {
-        Some((format!("identity.{}.messaging", profile.name), profile.messaging.as_ref()?))
-    })
-}
-
-fn host(url: &Url) -> &str {
-    url.host_str().unwrap_or_default()
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.scheme() == "http"
-}
-
-pub fn scrt_url(known: &Known<'_>) -> Found {
-    let profiles = known.config.into_iter().flat_map(messaging).map(|(about, messaging)| {
-        let url = messaging.scrt_url.url();
-        let host = host(url);
-        match () {
-            () if is_loopback(url) => Observation::pass(about, format!("`scrt_url` is a stand-in on {host}")),
-            () if host.ends_with(".my.salesforce-scrt.com") => {
-                Observation::pass(about, format!("`scrt_url` is on {host}"))
-            }
-            () => Observation::fail(
-                about,
-                format!("`scrt_url` is on {host}, which isn't …my.salesforce-scrt.com"),
-            ),
-        }
+pub fn scrt_url(known: &Known<'_>) -> Observations {
+    let profiles = known.configured.messaging().map(|(about, messaging)| {
+        let (host, judged) = salesforce::scrt_url(messaging.scrt_url.url());
+        let faults: Vec<String> =
+            judged.faults.iter().map(|fault| format!("`scrt_url` is on {}: {fault}", host.name)).collect();
+        let stand_in = if host.kind == HostKind::Loopback { "a stand-in on " } else { "on " };
+        Observation::of_faults(about, &faults, format!("`scrt_url` is {stand_in}{}", host.name))
     });
     profiles.chain(refused(known, OWN[0])).collect()
 }
 
-pub fn org_id(known: &Known<'_>) -> Found {
-    let profiles = known.config.into_iter().flat_map(messaging);
+pub fn token_url(known: &Known<'_>) -> Observations {
+    known
+        .configured
+        .oauth()
+        .map(|profile| {
+            let about = format!("oauth.{}", profile.name);
+            let (host, judged) = salesforce::token_url(profile.token_url.url());
+            // A host that `audience` names too is that one's fault.
+            let derived = profile.audience.url().host_str() == profile.token_url.url().host_str();
+            let (_, at_audience) = salesforce::audience(profile.audience.as_str());
+            let own = judged.faults.iter().filter(|fault| !(derived && at_audience.faults.contains(fault)));
+            let faults: Vec<String> =
+                own.map(|fault| format!("`token_url` {}: {fault}", profile.token_url.as_str())).collect();
+            Observation::of_faults(about, &faults, format!("the token endpoint is at {}", host.name))
+        })
+        .collect()
+}
+
+pub fn org_id(known: &Known<'_>) -> Observations {
+    let profiles = known.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         Observation::pass(about, format!("`org_id` is {}", messaging.org_id.as_str()))
     });
     fine.chain(refused(known, OWN[1])).collect()
 }
 
-pub fn deployment(known: &Known<'_>) -> Found {
-    let profiles = known.config.into_iter().flat_map(messaging);
+pub fn deployment(known: &Known<'_>) -> Observations {
+    let profiles = known.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         Observation::pass(
             about,
             format!("`es_developer_name` is the API name {}", messaging.es_developer_name),
         )
     });
-    fine.chain(refused(known, OWN[2])).chain(super::online::deployment(known)).collect()
+    fine.chain(refused(known, OWN[2])).chain(online::deployment(known)).collect()
 }
 
-/// Whether that host or user name is a sandbox's.
-fn is_sandbox(url: &Url) -> bool {
-    let host = host(url);
-    host == "test.salesforce.com" || host.contains(".sandbox.") || host.contains("--")
-}
-
-const LOGIN: &str = "login.salesforce.com";
-const TEST: &str = "test.salesforce.com";
-
-pub fn audience(known: &Known<'_>) -> Found {
-    let profiles = known.config.into_iter().flat_map(|config| config.oauth.values());
-    let profiles = profiles.map(|profile| {
+pub fn audience(known: &Known<'_>) -> Observations {
+    let profiles = known.configured.oauth().map(|profile| {
+        let host = Host::of(profile.token_url.url());
         let about = format!("oauth.{}", profile.name);
-        let (aud, host) = (profile.audience.as_str(), profile.token_url.url());
-        judged_audience(about, aud, Some(host), Some(&profile.username))
+        audience::judged(about, profile.audience.as_str(), Some(&host), Some(&profile.username))
     });
-    profiles.chain(tokens::audience(known)).chain(super::online::audience(known)).collect()
+    profiles.chain(tokens::audience(known)).chain(online::audience(known)).collect()
 }
 
-/// The `aud` of an assertion, beside the host that it goes to and the user it names.
-pub(super) fn judged_audience(
-    about: String,
-    aud: &str,
-    token_url: Option<&Url>,
-    username: Option<&str>,
-) -> Observation {
-    let asked = token_url.map(|url| format!(", asked at {}", host(url))).unwrap_or_default();
-    let pair = format!("`audience` {aud}{asked}");
-    let Ok(url) = Url::parse(aud) else {
-        return Observation::fail(about, format!("{pair}: no URL"));
-    };
-    let sandbox = token_url.is_some_and(is_sandbox);
-    match () {
-        () if aud.ends_with('/') => Observation::fail(about, format!("{pair}: a slash at the end")),
-        () if url.path() != "/" && url.path().contains("/services/") => Observation::fail(
-            about,
-            format!("{pair}: the address of the token endpoint, in place of the host"),
-        ),
-        () if host(&url) == LOGIN && sandbox => {
-            Observation::fail(about, format!("{pair}: a sandbox, with production's audience"))
-        }
-        () if host(&url) == TEST && token_url.is_some_and(|url| host(url) == LOGIN) => {
-            Observation::fail(about, format!("{pair}: production, with a sandbox's audience"))
-        }
-        () if username.is_some_and(|name| sandbox_suffix(name).is_some())
-            && host(&url) == LOGIN
-            && !sandbox =>
-        {
-            let name = username.unwrap_or_default();
-            Observation::warn(about, format!("{pair}, for {name}, which looks like a sandbox's user"))
-                .advising("of a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
-        }
-        () => Observation::pass(about, pair),
-    }
-}
-
-/// What is behind a top-level domain, as `uat` in `me@acme.com.uat`: a sandbox's name.
-fn sandbox_suffix(username: &str) -> Option<&str> {
-    let (_, domain) = username.rsplit_once('@')?;
-    let (rest, last) = domain.rsplit_once('.')?;
-    let (_, top) = rest.rsplit_once('.')?;
-    (matches!(top, "com" | "org" | "net" | "io" | "eu" | "de" | "fr" | "uk") && last.len() > 2)
-        .then_some(last)
-}
-
-pub fn audience_host(known: &Known<'_>) -> Found {
-    let found = known.config.into_iter().flat_map(|config| config.oauth.values()).filter_map(|profile| {
+pub fn audience_host(known: &Known<'_>) -> Observations {
+    let found = known.configured.oauth().filter_map(|profile| {
         let about = format!("oauth.{}", profile.name);
-        let general = |url: &Url| matches!(host(url), LOGIN | TEST);
-        let audience = profile.audience.url();
-        // A sandbox with production's audience has a finding of its own.
-        if host(audience) == LOGIN && is_sandbox(profile.token_url.url()) {
+        let (audience, asked) = (Host::of(profile.audience.url()), Host::of(profile.token_url.url()));
+        // One that doesn't fit its host has a finding of its own.
+        if salesforce::mismatch(&audience, &asked).is_some() {
             return None;
         }
-        Some(if general(audience) || general(profile.token_url.url()) {
+        let general = |host: &Host| matches!(host.kind, HostKind::Login | HostKind::Test);
+        Some(if general(&audience) || general(&asked) {
             let seen = format!(
                 "asks {} with `audience` {}, as connected apps may; an External Client App isn't found there",
-                host(profile.token_url.url()),
+                asked.name,
                 profile.audience.as_str()
             );
             Observation::warn(about, seen)
@@ -192,39 +143,34 @@ pub fn audience_host(known: &Known<'_>) -> Found {
             Observation::pass(about, "asks the org's own host")
         })
     });
-    found.chain(super::online::app_not_found(known)).collect()
+    found.chain(online::app_not_found(known)).collect()
 }
 
-pub fn username(known: &Known<'_>) -> Found {
-    let profiles = known.config.into_iter().flat_map(|config| config.oauth.values());
-    profiles
-        .map(|profile| {
-            let about = format!("oauth.{}", profile.name);
-            let name = &profile.username;
-            match sandbox_of(profile) {
-                _ if !name.contains('@') => Observation::fail(
-                    about,
-                    format!("`username` is {name}: a user name has the form of an e-mail address"),
-                ),
-                Some(sandbox) if !name.to_lowercase().ends_with(&format!(".{sandbox}")) => {
-                    let seen =
-                        format!("`username` is {name}, without the suffix `.{sandbox}` of the sandbox");
-                    Observation::warn(about, seen)
-                }
-                _ => Observation::pass(about, format!("`username` is {name}")),
+pub fn username(known: &Known<'_>) -> Observations {
+    let profiles = known.configured.oauth().map(|profile| {
+        let about = format!("oauth.{}", profile.name);
+        let name = &profile.username;
+        let faults: Vec<String> = tokens::user_name_faults(name)
+            .into_iter()
+            .map(|fault| format!("`username` is {name}: {fault}"))
+            .collect();
+        match sandbox_of(profile) {
+            Some(sandbox) if faults.is_empty() && !name.to_lowercase().ends_with(&format!(".{sandbox}")) => {
+                let seen = format!("`username` is {name}, without the suffix `.{sandbox}` of the sandbox");
+                Observation::warn(about, seen)
             }
-        })
-        .collect()
+            _ => Observation::of_faults(about, &faults, format!("`username` is {name}")),
+        }
+    });
+    profiles.chain(tokens::username(known)).collect()
 }
 
-/// The sandbox's name in a My Domain host, as `uat` in `acme--uat.sandbox.my.salesforce.com`.
 fn sandbox_of(profile: &Oauth) -> Option<String> {
-    let label = host(profile.token_url.url()).split('.').next()?;
-    label.split_once("--").map(|(_, sandbox)| sandbox.to_lowercase())
+    Host::of(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
 }
 
-pub fn limits(known: &Known<'_>) -> Found {
-    let Some(config) = known.config else { return Vec::new() };
+pub fn limits(known: &Known<'_>) -> Observations {
+    let Some(config) = known.configured.config else { return Vec::new() };
     let mut logins: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
     for profile in config.oauth.values() {
         let user = logins.entry(&profile.username).or_default();
@@ -232,7 +178,7 @@ pub fn limits(known: &Known<'_>) -> Found {
         user.1.push(format!("oauth.{}", profile.name));
     }
     let mut requests: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
-    for (about, messaging) in messaging(config) {
+    for (about, messaging) in known.configured.messaging() {
         let org = requests.entry(messaging.org_id.as_str()).or_default();
         org.0 += messaging.requests_per_minute;
         org.1.push(about);
@@ -249,8 +195,8 @@ pub fn limits(known: &Known<'_>) -> Found {
     logins.chain(requests).collect()
 }
 
-pub fn runaway(known: &Known<'_>) -> Found {
-    let Some(config) = known.config else { return Vec::new() };
+pub fn runaway(known: &Known<'_>) -> Observations {
+    let Some(config) = known.configured.config else { return Vec::new() };
     let pace = config.server.limits.remints;
     let minute = u64::from(pace.requests) * 60 / pace.window.as_secs().max(1);
     let about = "server.limits";
@@ -268,8 +214,8 @@ pub fn runaway(known: &Known<'_>) -> Found {
     }]
 }
 
-pub fn public_url(known: &Known<'_>) -> Found {
-    let Some(config) = known.config else { return Vec::new() };
+pub fn public_url(known: &Known<'_>) -> Observations {
+    let Some(config) = known.configured.config else { return Vec::new() };
     if config.identity.is_empty() {
         return Vec::new();
     }
@@ -279,7 +225,7 @@ pub fn public_url(known: &Known<'_>) -> Found {
     let about = "server.public.url";
     let parsed = url.url();
     vec![match parsed.port() {
-        _ if is_loopback(parsed) => {
+        _ if Host::of(parsed).kind == HostKind::Loopback => {
             Observation::warn(about, format!("is {}, which Salesforce can't reach", url.as_str()))
         }
         Some(port) => Observation::warn(

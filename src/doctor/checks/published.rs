@@ -2,24 +2,31 @@
 
 use std::collections::BTreeSet;
 
-use super::{Found, documents, jwks};
-use crate::doctor::jwk::{Shape, X5c};
-use crate::doctor::{Known, Observation, Outcome};
+use crate::doctor::finding::{Observation, Observations, Outcome};
+use crate::doctor::jwk::{Shape, Thumbprint, X5c};
+use crate::doctor::known::Known;
+use crate::doctor::wording::{listed, printable};
 
-pub fn text(known: &Known<'_>) -> Found {
-    let files = known.jwks.iter().map(|document| match (&document.shape, &document.around) {
+pub fn text(known: &Known<'_>) -> Observations {
+    let files = known.given.jwks.iter().map(|document| match (&document.shape, &document.around) {
         (Shape::NotJson(error), _) => Observation::fail(&document.about, format!("isn't JSON: {error}"))
             .advising(
                 "mend the text, or take `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
                  after the last member",
             ),
         (_, Some(around)) => {
-            let seen = format!("other text stands around the JSON: `{}`", crate::doctor::printable(around));
+            let seen = format!("other text stands around the JSON: `{}`", printable(around));
             Observation::fail(&document.about, seen)
+        }
+        (_, None) if document.served && !document.is_a_set() => {
+            Observation::fail(&document.about, "is no JWK Set (`{\"keys\": […]}`), or an empty one")
+        }
+        (_, None) if document.others > 0 => {
+            Observation::fail(&document.about, "has an entry among its keys that is no JWK")
         }
         (_, None) => Observation::pass(&document.about, "is JSON and nothing else"),
     });
-    let tokens = known.tokens.iter().map(|token| match (&token.parts, token.around) {
+    let tokens = known.given.tokens.iter().map(|token| match (&token.parts, token.around) {
         (Err(why), _) => Observation::fail(&token.about, why.clone())
             .advising("take the whole token, three parts with two dots, as the mint gave it"),
         (Ok(_), Some(around)) => Observation::fail(&token.about, around),
@@ -28,8 +35,9 @@ pub fn text(known: &Known<'_>) -> Found {
     files.chain(tokens).collect()
 }
 
-pub fn single(known: &Known<'_>) -> Found {
+pub fn single(known: &Known<'_>) -> Observations {
     known
+        .given
         .jwks
         .iter()
         .filter(|document| !document.served)
@@ -43,58 +51,61 @@ pub fn single(known: &Known<'_>) -> Found {
 }
 
 /// What Salesforce lists as required, but for `x5c`, and what an RSA key for signatures is.
-pub fn members(known: &Known<'_>) -> Found {
-    jwks(known)
+pub fn members(known: &Known<'_>) -> Observations {
+    known
+        .jwks()
         .map(|(_, jwk)| {
-            let about = &jwk.about;
-            let text = |name: &str| jwk.text(name).filter(|value| !value.is_empty());
+            let mut faults: Vec<String> =
+                jwk.doubled().into_iter().map(|name| format!("has `{}` twice", printable(&name))).collect();
             let missing: Vec<&str> =
-                ["kty", "kid", "alg"].into_iter().filter(|name| text(name).is_none()).collect();
+                ["kty", "kid", "alg"].into_iter().filter(|name| !jwk.has(name)).collect();
             if !missing.is_empty() {
-                return Observation::fail(about, format!("lacks {}", listed(&missing)));
+                faults.push(format!("lacks {}", listed(missing)));
             }
-            if let Some(name) = jwk.doubled() {
-                return Observation::fail(about, format!("has `{name}` twice"));
+            for name in ["kty", "kid", "alg"] {
+                faults.extend(jwk.no_text(name).map(|what| format!("its `{name}` {what}")));
             }
-            if text("kty") != Some("RSA") {
-                return Observation::fail(about, "its `kty` isn't RSA");
+            if jwk.text("kty").is_some_and(|kty| !matches!(kty, "" | "RSA")) {
+                faults.push("its `kty` isn't RSA".to_owned());
             }
-            if !matches!(text("alg"), Some("RS256" | "RS512")) {
-                return Observation::fail(about, "its `alg` is neither RS256 nor RS512");
+            if jwk.text("alg").is_some_and(|alg| !matches!(alg, "" | "RS256" | "RS512")) {
+                faults.push("its `alg` is neither RS256 nor RS512".to_owned());
             }
-            if jwk.has("use") && text("use") != Some("sig") {
-                return Observation::fail(about, "its `use` isn't sig");
+            if jwk.has("use") && jwk.text("use") != Some("sig") {
+                faults.push("its `use` isn't sig".to_owned());
+            }
+            if jwk.has("key_ops") && !jwk.lists("key_ops", "verify") {
+                faults.push("its `key_ops` don't list verify".to_owned());
             }
             let numbers: Vec<&str> = ["n", "e"].into_iter().filter(|name| !jwk.has(name)).collect();
             let certified = numbers.len() == 2 && jwk.certificate().is_some();
             if !numbers.is_empty() && !certified {
-                return Observation::fail(about, format!("lacks {}", listed(&numbers)));
+                faults.push(format!("lacks {}", listed(numbers)));
             }
-            Observation::pass(about, "has kty, kid and alg")
+            Observation::of_faults(&jwk.about, &faults, "has kty, kid and alg")
         })
         .collect()
 }
 
-fn listed(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
-pub fn numbers(known: &Known<'_>) -> Found {
-    jwks(known)
+pub fn numbers(known: &Known<'_>) -> Observations {
+    known
+        .jwks()
         .filter(|(_, jwk)| jwk.has("n") || jwk.has("e"))
         .map(|(_, jwk)| {
-            let faults = [("n", &jwk.n), ("e", &jwk.e)];
-            let fault = faults.iter().find_map(|(name, number)| Some(format!("`{name}` {}", number.fault?)));
-            match fault {
-                Some(fault) => Observation::fail(&jwk.about, fault),
-                None => Observation::pass(&jwk.about, "`n` and `e` are base64url without padding"),
-            }
+            let members = [("n", &jwk.n), ("e", &jwk.e)];
+            let faults: Vec<String> = members
+                .iter()
+                .filter(|(_, number)| !number.faults.is_empty())
+                .map(|(name, number)| format!("`{name}` {}", number.faults.join(" and ")))
+                .collect();
+            Observation::of_faults(&jwk.about, &faults, "`n` and `e` are base64url without padding")
         })
         .collect()
 }
 
-pub fn x5c_missing(known: &Known<'_>) -> Found {
-    jwks(known)
+pub fn x5c_missing(known: &Known<'_>) -> Observations {
+    known
+        .jwks()
         .map(|(document, jwk)| match &jwk.x5c {
             X5c::Missing if document.served => {
                 Observation::warn(&jwk.about, "has no `x5c`. Of a served set that is reported to work")
@@ -105,29 +116,50 @@ pub fn x5c_missing(known: &Known<'_>) -> Found {
         .collect()
 }
 
-pub fn x5c_form(known: &Known<'_>) -> Found {
-    jwks(known)
-        .filter_map(|(_, jwk)| {
-            let about = &jwk.about;
-            match &jwk.x5c {
-                X5c::Missing | X5c::PrivateKey => None,
-                X5c::Certificate(_, None) => {
-                    Some(Observation::pass(about, "`x5c` is plain base64 of a certificate"))
-                }
-                X5c::Certificate(_, Some(fault)) | X5c::Other(fault) => {
-                    Some(Observation::fail(about, format!("`x5c` {fault}")))
-                }
+pub fn x5c_form(known: &Known<'_>) -> Observations {
+    known
+        .jwks()
+        .filter_map(|(_, jwk)| match &jwk.x5c {
+            X5c::Missing | X5c::PrivateKey => None,
+            X5c::Chain { faults, .. } => {
+                let faults: Vec<String> = faults.iter().map(|fault| format!("`x5c` {fault}")).collect();
+                let pass = "`x5c` is plain base64 of a certificate";
+                Some(Observation::of_faults(&jwk.about, &faults, pass))
             }
         })
         .collect()
 }
 
+/// What `x5t` and `x5t#S256` say (RFC 7517, sections 4.8 and 4.9). Neither is needed.
+pub fn thumbprints(known: &Known<'_>) -> Observations {
+    known
+        .jwks()
+        .filter(|(_, jwk)| jwk.has("x5t") || jwk.has("x5t#S256"))
+        .map(|(_, jwk)| {
+            let Some(thumbprints) = jwk.thumbprints() else {
+                return Observation::not_looked_at(
+                    &jwk.about,
+                    "it has no certificate for its `x5t` to be compared with",
+                );
+            };
+            let faults: Vec<String> = thumbprints
+                .into_iter()
+                .filter_map(|(name, thumbprint)| match thumbprint {
+                    Thumbprint::Wrong(why) => Some(format!("`{name}` {why}")),
+                    Thumbprint::Missing | Thumbprint::Right => None,
+                })
+                .collect();
+            Observation::of_faults(&jwk.about, &faults, "its thumbprints are its certificate's")
+        })
+        .collect()
+}
+
 /// Salesforce's own page asks for them in what is uploaded; in a set that is served, others read them too.
-pub fn placeholders(known: &Known<'_>) -> Found {
-    jwks(known)
+pub fn placeholders(known: &Known<'_>) -> Observations {
+    known.jwks()
         .filter(|(_, jwk)| jwk.private_members().is_empty())
-        .filter_map(|(document, jwk)| match jwk.placeholders() {
-            names if names.is_empty() => None,
+        .map(|(document, jwk)| match jwk.placeholders() {
+            names if names.is_empty() => Observation::pass(&jwk.about, "holds no placeholder"),
             names => {
                 let names: Vec<String> = names.iter().map(|name| format!("\"{name}\":\"{name}\"")).collect();
                 let seen = format!(
@@ -136,14 +168,15 @@ pub fn placeholders(known: &Known<'_>) -> Found {
                     names.join(", ")
                 );
                 let outcome = if document.served { Outcome::Warn } else { Outcome::Pass };
-                Some(Observation::new(outcome, &jwk.about, seen))
+                Observation::new(outcome, &jwk.about, seen)
             }
         })
         .collect()
 }
 
-pub fn private(known: &Known<'_>) -> Found {
-    jwks(known)
+pub fn private(known: &Known<'_>) -> Observations {
+    known
+        .jwks()
         .map(|(_, jwk)| {
             let about = &jwk.about;
             match jwk.private_members() {
@@ -159,14 +192,15 @@ pub fn private(known: &Known<'_>) -> Found {
         .collect()
 }
 
-pub fn distinct(known: &Known<'_>) -> Found {
-    documents(known)
+pub fn distinct(known: &Known<'_>) -> Observations {
+    known
+        .documents()
         .filter(|document| document.keys.len() > 1)
         .map(|document| {
             let mut seen = BTreeSet::new();
             match document.keys.iter().filter_map(|jwk| jwk.kid()).find(|kid| !seen.insert(*kid)) {
                 Some(kid) => {
-                    let kid = crate::doctor::printable(kid);
+                    let kid = printable(kid);
                     Observation::fail(&document.about, format!("has two keys with the id `{kid}`"))
                 }
                 None => Observation::pass(&document.about, "its key ids differ"),

@@ -1,232 +1,245 @@
 //! JWTs: identity tokens, assertions of the JWT bearer flow, and Intercom's.
 
-use super::{Found, dated, jwks, jwts, others, public_keys, span};
 use crate::clock::UnixTime;
-use crate::config::SHORTEST_TTL;
-use crate::doctor::material::Numbers;
-use crate::doctor::{Known, Observation, Parts, Purpose, UnverifiedToken, printable};
+use crate::config::salesforce::{CONSUMER_KEY_PREFIX, is_record_id};
+use crate::config::{Identity, SHORTEST_TTL};
+use crate::doctor::finding::{Observation, Observations};
+use crate::doctor::known::{Known, Purpose, Verifier};
+use crate::doctor::numbers::Numbers;
+use crate::doctor::token::Parts;
+use crate::doctor::wording::{dated, difference, listed, printable, span};
 use crate::json::Json;
 use crate::tokens::Subject;
 
 /// Browsers' clocks err by minutes.
 const SHORT_LIFE: i64 = 300;
 /// The channel's default "Authorization Token Expiration Time for Verified Users".
-pub(super) const CHANNEL_LIFE: i64 = 3_600;
+const CHANNEL_LIFE: i64 = 3_600;
 /// What Salesforce is said to allow between its clock and ours.
 const SKEW: i64 = 180;
 const YEAR: i64 = 365 * 86_400;
 
-fn of<'a>(
-    known: &'a Known<'_>,
-    purposes: &'static [Purpose],
-) -> impl Iterator<Item = (&'a UnverifiedToken, &'a Parts)> {
-    jwts(known).filter(move |(token, _)| purposes.contains(&token.purpose()))
-}
-
 /// Those that go to Salesforce.
 const SALESFORCE: &[Purpose] = &[Purpose::Identity, Purpose::Assertion];
+const IDENTITY: &[Purpose] = &[Purpose::Identity];
+const ASSERTION: &[Purpose] = &[Purpose::Assertion];
+const INTERCOM: &[Purpose] = &[Purpose::Intercom];
 const ALL: &[Purpose] = &[Purpose::Identity, Purpose::Assertion, Purpose::Intercom];
 
-pub fn header(known: &Known<'_>) -> Found {
-    of(known, &[Purpose::Identity])
-        .map(|(token, parts)| {
+/// What each token was taken for, and why.
+pub fn kind(known: &Known<'_>) -> Observations {
+    known
+        .jwts()
+        .map(|(token, _)| {
+            let taken = known.taken(token);
+            let seen = format!("taken for {}: {}", taken.purpose.name(), taken.why);
+            match taken.doubt {
+                Some(doubt) => Observation::warn(&token.about, format!("{seen}; {doubt}")),
+                None => Observation::pass(&token.about, seen),
+            }
+        })
+        .collect()
+}
+
+/// Notes a member that has to be text and isn't.
+fn no_text(name: &str, value: &Json) -> Option<String> {
+    match value {
+        Json::String(text) if text.is_empty() => Some(format!("its `{name}` is empty")),
+        Json::String(_) => None,
+        other => Some(format!("its `{name}` is {}, not text", other.type_name())),
+    }
+}
+
+pub fn header(known: &Known<'_>) -> Observations {
+    const MEMBERS: [&str; 3] = ["alg", "typ", "kid"];
+    known
+        .tokens_for(IDENTITY)
+        .map(|(token, parts, _)| {
             let about = &token.about;
+            let missing: Vec<&str> =
+                MEMBERS.into_iter().filter(|name| parts.header.member(name).is_none()).collect();
+            let mut faults: Vec<String> =
+                MEMBERS.into_iter().filter_map(|name| no_text(name, parts.header.member(name)?)).collect();
             if parts.header.member("crit").is_some() {
-                return Observation::fail(
-                    about,
-                    "its header has `crit`, which Salesforce would have to know",
-                );
+                faults.push("its header has `crit`, which Salesforce would have to know".to_owned());
             }
-            let missing: Vec<String> = ["alg", "typ", "kid"]
-                .into_iter()
-                .filter(|name| parts.header(name).is_none_or(str::is_empty))
-                .map(|name| format!("`{name}`"))
-                .collect();
-            match missing.as_slice() {
-                [] => Observation::pass(about, "its header has alg, typ and kid"),
-                // Salesforce's own generator leaves it out.
-                [typ] if typ == "`typ`" => Observation::warn(about, "its header lacks `typ`"),
-                missing => Observation::fail(about, format!("its header lacks {}", missing.join(", "))),
+            // Salesforce's own generator leaves `typ` out.
+            if faults.is_empty() && missing == ["typ"] {
+                return Observation::warn(about, "its header lacks `typ`");
             }
-        })
-        .collect()
-}
-
-pub fn claims(known: &Known<'_>) -> Found {
-    of(known, SALESFORCE)
-        .map(|(token, parts)| {
-            let about = &token.about;
-            if let Some(name) = parts.claims.doubled().or_else(|| parts.header.doubled()) {
-                return Observation::fail(about, format!("has `{}` twice", printable(&name)));
-            }
-            let required: &[&str] = match token.purpose() {
-                Purpose::Assertion => &["iss", "sub", "aud", "exp"],
-                _ => &["sub", "iss", "exp"],
-            };
-            let missing: Vec<String> = required
-                .iter()
-                .filter(|name| !parts.has_claim(name))
-                .map(|name| format!("`{name}`"))
-                .collect();
             if !missing.is_empty() {
-                return Observation::fail(about, format!("its body lacks {}", missing.join(", ")));
+                faults.push(format!("its header lacks {}", listed(missing)));
             }
-            Observation::pass(about, format!("its body has {}", required.join(", ")))
+            Observation::of_faults(about, &faults, "its header has alg, typ and kid")
         })
         .collect()
 }
 
-pub fn algorithm(known: &Known<'_>) -> Found {
-    of(known, SALESFORCE)
-        .filter_map(|(token, parts)| {
-            let alg = parts.header("alg")?;
-            let allowed = match token.purpose() {
+pub fn claims(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(SALESFORCE)
+        .map(|(token, parts, purpose)| {
+            let required: &[&str] = match purpose {
+                Purpose::Assertion => &["iss", "sub", "aud", "exp"],
+                Purpose::Identity | Purpose::Intercom => &["sub", "iss", "exp"],
+            };
+            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::doubled);
+            let mut faults: Vec<String> =
+                doubled.map(|name| format!("has `{}` twice", printable(&name))).collect();
+            let missing: Vec<&&str> = required.iter().filter(|name| !parts.has_claim(name)).collect();
+            if !missing.is_empty() {
+                faults.push(format!("its body lacks {}", listed(missing)));
+            }
+            faults.extend(parts.claim_value("jti").and_then(|jti| no_text("jti", jti)));
+            if purpose == Purpose::Assertion && parts.header.member("crit").is_some() {
+                faults.push("its header has `crit`, which Salesforce would have to know".to_owned());
+            }
+            Observation::of_faults(&token.about, &faults, format!("its body has {}", required.join(", ")))
+        })
+        .collect()
+}
+
+pub fn algorithm(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(SALESFORCE)
+        .filter_map(|(token, parts, purpose)| {
+            let about = &token.about;
+            let Some(alg) = parts.header("alg") else {
+                // Of an identity token that is another check's.
+                return (purpose == Purpose::Assertion)
+                    .then(|| Observation::fail(about, "its header names no algorithm (`alg`)"));
+            };
+            let allowed = match purpose {
                 Purpose::Assertion => alg == "RS256",
-                _ => matches!(alg, "RS256" | "RS512"),
+                Purpose::Identity | Purpose::Intercom => matches!(alg, "RS256" | "RS512"),
             };
             if !allowed {
                 let seen = format!("its `alg` is {}; Salesforce takes RS256", printable(alg));
-                return Some(Observation::fail(&token.about, seen));
+                return Some(Observation::fail(about, seen));
             }
+            let verifiers = known.verifiers(purpose, parts);
             let kid = parts.header("kid");
-            let other = jwks(known)
-                .filter(|(_, jwk)| jwk.kid().is_some() && jwk.kid() == kid)
-                .find_map(|(_, jwk)| jwk.text("alg").filter(|other| *other != alg));
+            let named = verifiers.iter().filter(|verifier| kid.is_some() && verifier.kid == kid);
+            let other = named.filter_map(|verifier| verifier.algorithm).find(|other| *other != alg);
             Some(match other {
                 Some(other) => {
                     let seen = format!("its `alg` is {alg}, and that of its JWK {}", printable(other));
-                    Observation::fail(&token.about, seen)
+                    Observation::fail(about, seen)
                 }
-                None => Observation::pass(&token.about, format!("is signed by {alg}")),
+                None => Observation::pass(about, format!("is signed by {alg}")),
             })
         })
         .collect()
 }
 
-pub fn kid(known: &Known<'_>) -> Found {
-    let uploaded: Vec<&str> = jwks(known).filter_map(|(_, jwk)| jwk.kid()).collect();
-    let configured = super::configured(known).map(|(_, _, key)| key.kid.as_str());
-    let candidates: Vec<&str> = if uploaded.is_empty() { configured.collect() } else { uploaded };
-    let of_tokens = of(known, &[Purpose::Identity]).filter_map(|(token, parts)| {
+pub fn kid(known: &Known<'_>) -> Observations {
+    let of_tokens = known.tokens_for(IDENTITY).filter_map(|(token, parts, purpose)| {
+        let about = &token.about;
+        // One that is missing or no text is another check's.
         let kid = parts.header("kid").filter(|kid| !kid.is_empty())?;
-        if candidates.is_empty() {
-            return None;
-        }
-        Some(if candidates.contains(&kid) {
-            Observation::pass(&token.about, format!("its key id `{}` is known", printable(kid)))
-        } else {
-            let names = candidates.iter().map(|kid| printable(kid)).collect::<Vec<_>>().join("`, `");
-            let seen = format!("its `kid` is `{}`, and that of the JWK `{names}`", printable(kid));
-            Observation::fail(&token.about, seen)
+        let verifiers = known.verifiers(purpose, parts);
+        let kids: Vec<&str> = verifiers.iter().filter_map(|verifier| verifier.kid).collect();
+        Some(match kids.as_slice() {
+            [] => Observation::not_looked_at(about, "no JWK is known whose id could be its `kid`"),
+            kids if kids.contains(&kid) => {
+                Observation::pass(about, format!("its key id `{}` is known", printable(kid)))
+            }
+            kids => {
+                let near = kids.iter().find_map(|other| difference(kid, other));
+                let names = listed(kids.iter().map(|kid| printable(kid)));
+                let why = near.map(|why| format!(": they differ by {why}")).unwrap_or_default();
+                let seen = format!("its `kid` is `{}`, and that of the JWK {names}{why}", printable(kid));
+                Observation::fail(about, seen)
+            }
         })
     });
-    of_tokens.chain(ids_of_pairs(known)).collect()
+    of_tokens.chain(super::keys::ids_of_pairs(known)).collect()
 }
 
-/// A JWK under another id than that of the configured key whose half it is, and under no other key's.
-fn ids_of_pairs(known: &Known<'_>) -> Found {
-    others(known)
-        .filter_map(|jwk| {
-            let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
-            let same =
-                |(_, _, key): &(String, _, &crate::keys::Key)| Numbers::of(&key.private.public) == numbers;
-            let (about, _, key) = super::configured(known).find(same)?;
-            let strange = key.kid.as_str() != kid && known.ring?.find(kid).is_none();
-            strange.then(|| {
-                let seen = format!("is the public half of {about}, under the id `{}`", printable(kid));
-                Observation::fail(&jwk.about, seen)
-            })
-        })
-        .collect()
-}
-
-pub fn issuer(known: &Known<'_>) -> Found {
-    let configured = known.config.into_iter().flat_map(|config| config.identity.values());
-    let known_issuers: Vec<&str> =
-        configured.map(|profile| profile.issuer.as_str()).chain(known.issuer).collect();
-    of(known, &[Purpose::Identity])
-        .filter_map(|(token, parts)| {
+pub fn issuer(known: &Known<'_>) -> Observations {
+    let issuers = known.issuers();
+    known
+        .tokens_for(IDENTITY)
+        .flat_map(|(token, parts, _)| {
             let about = &token.about;
-            let iss = match parts.claim_value("iss")? {
-                Json::String(iss) => iss.as_str(),
-                other => {
-                    return Some(Observation::fail(about, format!("its `iss` is {}", other.type_name())));
-                }
+            let Some(iss) = parts.claim_value("iss") else { return Vec::new() };
+            let Json::String(iss) = iss else {
+                let seen = format!("its `iss` is {}, not text", iss.type_name());
+                return vec![Observation::fail(about, seen)];
             };
+            if issuers.is_empty() {
+                let odd = odd_issuer(about, iss);
+                let reason = "there is no issuer to compare its `iss` with: --issuer takes what Setup shows";
+                return odd.into_iter().chain([Observation::not_looked_at(about, reason)]).collect();
+            }
             let shown = printable(iss);
-            if known_issuers.is_empty() {
-                return Some(odd_issuer(about, iss));
+            if issuers.contains(&iss.as_str()) {
+                return vec![Observation::pass(about, format!("its issuer `{shown}` is the keyset's"))];
             }
-            if known_issuers.contains(&iss) {
-                return Some(Observation::pass(about, format!("its issuer `{shown}` is the keyset's")));
-            }
-            let nearest = known_issuers.iter().find_map(|other| Some((*other, difference(iss, other)?)));
+            let nearest = issuers.iter().find_map(|other| Some((*other, difference(iss, other)?)));
             let seen = match nearest {
                 Some((other, why)) => format!("its `iss` is `{shown}`, the keyset's `{other}`: {why}"),
-                None => {
-                    format!("its `iss` is `{shown}`, and the keyset's `{}`", known_issuers.join("` or `"))
-                }
+                None => format!("its `iss` is `{shown}`, and the keyset's `{}`", issuers.join("` or `")),
             };
-            Some(Observation::fail(about, seen))
+            vec![Observation::fail(about, seen)]
         })
         .chain(configured_issuers(known))
         .collect()
 }
 
-fn configured_issuers(known: &Known<'_>) -> Found {
-    let profiles = known.config.into_iter().flat_map(|config| config.identity.values());
-    profiles
+/// The configured issuers beside the one in Setup. Where several profiles have issuers of their own, Setup's is one of them.
+fn configured_issuers(known: &Known<'_>) -> Observations {
+    let setup = known.given.issuer.as_deref();
+    let is_setup_s = |profile: &Identity| setup == Some(profile.issuer.as_str());
+    let unknown = setup.filter(|_| !known.configured.identity().any(is_setup_s));
+    known
+        .configured
+        .identity()
         .map(|profile| {
             let about = format!("identity.{}", profile.name);
-            match known.issuer.and_then(|setup| Some((setup, difference(profile.issuer.as_str(), setup)?))) {
-                Some((setup, why)) => {
-                    let seen =
-                        format!("`issuer` is `{}`, in Setup `{setup}`: {why}", profile.issuer.as_str());
-                    Observation::fail(about, seen)
-                }
-                None => odd_issuer(&about, profile.issuer.as_str()),
+            let issuer = profile.issuer.as_str();
+            if let Some(setup) = unknown {
+                let why = difference(issuer, setup).map(|why| format!(": {why}")).unwrap_or_default();
+                let seen = format!("`issuer` is `{issuer}`, in Setup `{}`{why}", printable(setup));
+                return Observation::fail(about, seen);
             }
+            odd_issuer(&about, issuer)
+                .unwrap_or_else(|| Observation::pass(about, format!("its issuer is `{}`", printable(issuer))))
         })
         .collect()
 }
 
-/// In what two issuers, or two key ids, differ that a person takes for one; `None` where they are the same, or wholly others.
-pub fn difference(one: &str, other: &str) -> Option<&'static str> {
-    let bare = |text: &str| {
-        let text = text.trim().trim_end_matches('/').to_lowercase();
-        text.trim_start_matches("https://").trim_start_matches("http://").to_owned()
-    };
-    match () {
-        () if one == other || bare(one) != bare(other) => None,
-        () if one.trim() == other.trim() => Some("white space"),
-        () if one.trim_end_matches('/') == other.trim_end_matches('/') => Some("a slash at the end"),
-        () if one.eq_ignore_ascii_case(other) => Some("upper and lower case"),
-        () => Some("the `https://` before it"),
-    }
-}
-
-fn odd_issuer(about: &str, iss: &str) -> Observation {
+/// What is wrong with an issuer whatever Setup has.
+fn odd_issuer(about: &str, iss: &str) -> Option<Observation> {
     let host = iss.trim_start_matches("https://").split('/').next().unwrap_or_default();
-    let odd = match () {
-        () if iss.trim() != iss || iss.is_empty() => "begins or ends with white space, or is empty",
-        () if iss.ends_with('/') => "ends with a slash",
-        () if host.contains('.') && host.chars().any(char::is_uppercase) => "has capital letters in its host",
-        () => return Observation::pass(about, format!("its issuer is `{}`", printable(iss))),
-    };
-    Observation::warn(about, format!("its issuer `{}` {odd}", printable(iss)))
+    let shown = printable(iss);
+    if iss.trim() != iss || iss.is_empty() {
+        let seen = format!("its issuer `{shown}` begins or ends with white space, or is empty");
+        return Some(Observation::fail(about, seen));
+    }
+    let mut odd = Vec::new();
+    if iss.ends_with('/') {
+        odd.push("ends with a slash");
+    }
+    if host.contains('.') && host.chars().any(char::is_uppercase) {
+        odd.push("has capital letters in its host");
+    }
+    (!odd.is_empty()).then(|| Observation::warn(about, format!("its issuer `{shown}` {}", odd.join(" and "))))
 }
 
-pub fn expiry(known: &Known<'_>) -> Found {
+pub fn expiry(known: &Known<'_>) -> Observations {
     let now = known.now;
-    of(known, ALL)
-        .filter_map(|(token, parts)| {
+    known
+        .tokens_for(ALL)
+        .filter_map(|(token, parts, _)| {
             let about = &token.about;
             let exp = parts.claim_value("exp")?;
             let Json::Number(_) = exp else {
-                return Some(Observation::fail(
-                    about,
-                    format!("its `exp` is {}, not a number", exp.type_name()),
-                ));
+                let seen = format!("its `exp` is {}, not a number", exp.type_name());
+                return Some(
+                    Observation::fail(about, seen)
+                        .advising("write `exp` as a number, without quotes: seconds since 1970"),
+                );
             };
             let exp = parts.time("exp")?;
             let left = now.seconds_until(UnixTime::from_seconds(exp));
@@ -261,24 +274,36 @@ fn zone(parts: &Parts, now: UnixTime) -> Option<i64> {
     ((1..=14).contains(&hours) && (off - hours * 3_600).abs() < 120).then_some(hours)
 }
 
-pub fn not_yet(known: &Known<'_>) -> Found {
-    of(known, ALL)
-        .filter_map(|(token, parts)| {
-            let ahead = ["nbf", "iat"].into_iter().find_map(|name| {
-                let ahead = known.now.seconds_until(UnixTime::from_seconds(parts.time(name)?));
-                // In milliseconds it is for the eye; nobody checks it.
-                (ahead > SKEW && ahead < 20 * YEAR).then_some((name, ahead))
-            });
-            ahead.map(|(name, ahead)| {
-                Observation::fail(&token.about, format!("its `{name}` lies {} ahead", span(ahead)))
-            })
+pub fn not_yet(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(ALL)
+        .map(|(token, parts, _)| {
+            let about = &token.about;
+            let faults: Vec<String> = ["nbf", "iat"]
+                .into_iter()
+                .filter_map(|name| match parts.claim_value(name)? {
+                    Json::Number(_) => {
+                        let ahead = known.now.seconds_until(UnixTime::from_seconds(parts.time(name)?));
+                        (ahead > SKEW).then(|| format!("its `{name}` lies {} ahead", span(ahead)))
+                    }
+                    other => Some(format!("its `{name}` is {}, not a number", other.type_name())),
+                })
+                .collect();
+            Observation::of_faults(about, &faults, "it is valid from now on")
         })
         .collect()
 }
 
-pub fn lifetime(known: &Known<'_>) -> Found {
-    let tokens = of(known, &[Purpose::Identity]).filter_map(|(token, parts)| {
-        let (iat, exp) = (parts.time("iat")?, parts.time("exp")?);
+pub fn lifetime(known: &Known<'_>) -> Observations {
+    let tokens = known.tokens_for(IDENTITY).filter_map(|(token, parts, _)| {
+        let about = &token.about;
+        let exp = parts.time("exp")?;
+        let Some(iat) = parts.time("iat") else {
+            return Some(Observation::not_looked_at(
+                about,
+                "it has no `iat`, so nobody knows how long it lives",
+            ));
+        };
         let life = exp.checked_sub(iat)?;
         // Others' findings.
         if exp < YEAR || !(0..20 * YEAR).contains(&life) {
@@ -286,8 +311,7 @@ pub fn lifetime(known: &Known<'_>) -> Found {
         }
         Some(judged(token.about.clone(), life))
     });
-    let profiles = known.config.into_iter().flat_map(|config| config.identity.values());
-    let profiles = profiles.map(|profile| {
+    let profiles = known.configured.identity().map(|profile| {
         let life = i64::try_from(profile.ttl.as_secs()).unwrap_or(i64::MAX);
         judged(format!("identity.{}", profile.name), life)
     });
@@ -313,77 +337,232 @@ fn judged(about: String, life: i64) -> Observation {
     }
 }
 
-pub fn subject(known: &Known<'_>) -> Found {
-    of(known, &[Purpose::Identity])
-        .filter_map(|(token, parts)| {
+pub fn subject(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(IDENTITY)
+        .filter_map(|(token, parts, _)| {
+            let faults = person("sub", parts.claim_value("sub")?);
+            Some(Observation::of_faults(&token.about, &faults, "its `sub` names somebody"))
+        })
+        .collect()
+}
+
+/// Why a claim names nobody: the rules of the endpoints that mint.
+fn person(name: &str, value: &Json) -> Vec<String> {
+    let fault = match value {
+        Json::String(text) => Subject::parse(name, text.clone()).err().map(|objection| objection.message),
+        other => Some(format!("is {}, not text", other.type_name())),
+    };
+    fault.into_iter().map(|fault| format!("its `{name}` {fault}")).collect()
+}
+
+pub fn signature(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(SALESFORCE)
+        .map(|(token, parts, purpose)| {
+            let about = &token.about;
+            if !matches!(parts.header("alg"), Some("RS256" | "RS512")) {
+                return Observation::not_looked_at(about, "its algorithm is none that Salesforce takes");
+            }
+            let verifiers = known.verifiers(purpose, parts);
+            if verifiers.is_empty() {
+                let reason = "no key was there to check its signature; give one with --key, --jwk or --jwks";
+                return Observation::not_looked_at(about, reason);
+            }
+            let kid = parts.header("kid");
+            let candidates = candidates(&verifiers, kid, purpose);
+            if candidates.is_empty() {
+                let kid = kid.map(printable).unwrap_or_default();
+                let reason = format!("no key with its id `{kid}` is known to check its signature");
+                return Observation::not_looked_at(about, reason);
+            }
+            let keys = candidates.iter().filter_map(|verifier| Some((verifier, verifier.numbers.as_ref()?)));
+            let keys: Vec<_> = keys.collect();
+            if keys.is_empty() {
+                let reason = "the numbers of its JWK can't be read, so its signature can't be checked";
+                return Observation::not_looked_at(about, reason);
+            }
+            if let Some((signer, _)) = keys.iter().find(|(_, key)| parts.is_signed_by(key)) {
+                return Observation::pass(about, format!("is signed by the key of {}", signer.about));
+            }
+            let names: Vec<&str> = keys.iter().map(|(key, _)| key.about.as_str()).take(3).collect();
+            let more = if keys.len() > names.len() { ", …" } else { "" };
+            let other = other_signer(known, &verifiers, parts)
+                .map(|other| format!("; the key of {other} did, which isn't for this token"))
+                .unwrap_or_default();
+            let seen = format!("no known key signed it ({}{more}){other}", names.join("; "));
+            Observation::fail(about, seen)
+        })
+        .collect()
+}
+
+/// Salesforce finds the key of an identity token by its id, and that of an assertion through the consumer key. What has no
+/// id may be any key.
+fn candidates<'a, 'b>(
+    verifiers: &'b [Verifier<'a>],
+    kid: Option<&str>,
+    purpose: Purpose,
+) -> Vec<&'b Verifier<'a>> {
+    let Some(kid) = kid else { return verifiers.iter().collect() };
+    let named: Vec<&Verifier<'_>> =
+        verifiers.iter().filter(|verifier| verifier.kid.is_none_or(|other| other == kid)).collect();
+    if named.is_empty() && purpose == Purpose::Assertion { verifiers.iter().collect() } else { named }
+}
+
+/// Whose key signed, of all that are known.
+fn other_signer(known: &Known<'_>, verifiers: &[Verifier<'_>], parts: &Parts) -> Option<String> {
+    let given =
+        verifiers.iter().filter_map(|verifier| Some((verifier.about.clone(), verifier.numbers.clone()?)));
+    let configured = known.configured.keys().map(|(about, _, key)| (about, Numbers::of(&key.private.public)));
+    given.chain(configured).find(|(_, key)| parts.is_signed_by(key)).map(|(about, _)| about)
+}
+
+/// That `iss` is the app's.
+pub fn consumer_key(known: &Known<'_>) -> Observations {
+    let configured: Vec<&str> =
+        known.configured.oauth().map(|profile| profile.consumer_key.as_str()).collect();
+    known
+        .tokens_for(ASSERTION)
+        .filter_map(|(token, parts, _)| {
+            let about = &token.about;
+            let value = parts.claim_value("iss")?;
+            let Json::String(iss) = value else {
+                return Some(Observation::fail(
+                    about,
+                    format!("its `iss` is {}, not text", value.type_name()),
+                ));
+            };
+            let shown = printable(iss);
+            let consumer = |text: &str| text.starts_with(CONSUMER_KEY_PREFIX) || configured.contains(&text);
+            Some(match () {
+                () if configured.contains(&iss.as_str()) => {
+                    Observation::pass(about, "its `iss` is the consumer key of an [oauth] profile")
+                }
+                () if !consumer(iss) && parts.claim("sub").is_some_and(consumer) => Observation::fail(
+                    about,
+                    format!("its `iss` is `{shown}` and its `sub` the consumer key: they are swapped"),
+                ),
+                () if iss.trim() != iss => {
+                    Observation::fail(about, format!("its `iss` `{shown}` begins or ends with white space"))
+                }
+                () if !iss.starts_with(CONSUMER_KEY_PREFIX) => Observation::fail(
+                    about,
+                    format!(
+                        "its `iss` is `{shown}`, no consumer key: these begin with {CONSUMER_KEY_PREFIX}"
+                    ),
+                ),
+                () if !configured.is_empty() && !known.given.verifies() => Observation::fail(
+                    about,
+                    format!("its `iss` `{shown}` is the consumer key of no [oauth] profile"),
+                ),
+                () => Observation::pass(about, "its `iss` is a consumer key"),
+            })
+        })
+        .collect()
+}
+
+/// That `sub` of an assertion is a user name.
+pub(super) fn username(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(ASSERTION)
+        .filter_map(|(token, parts, _)| {
             let about = &token.about;
             Some(match parts.claim_value("sub")? {
-                Json::String(sub) => match Subject::parse("sub", sub.clone()) {
-                    Ok(_) => Observation::pass(about, "its `sub` names somebody"),
-                    Err(objection) => Observation::fail(about, format!("its `sub` {}", objection.message)),
-                },
+                // Swapped with `iss`, which is another check's.
+                Json::String(sub) if sub.starts_with(CONSUMER_KEY_PREFIX) => return None,
+                Json::String(sub) => {
+                    let faults: Vec<String> = user_name_faults(sub)
+                        .into_iter()
+                        .map(|fault| format!("its `sub` is `{}`: {fault}", printable(sub)))
+                        .collect();
+                    Observation::of_faults(about, &faults, "its `sub` is a user name")
+                }
                 other => Observation::fail(about, format!("its `sub` is {}, not text", other.type_name())),
             })
         })
         .collect()
 }
 
-pub fn signature(known: &Known<'_>) -> Found {
-    let keys = public_keys(known);
-    of(known, SALESFORCE)
-        .filter(|(_, parts)| matches!(parts.header("alg"), Some("RS256" | "RS512")))
-        .filter_map(|(token, parts)| {
-            if keys.is_empty() {
-                return None;
+/// Why a text is no Salesforce user name.
+pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
+    let mut faults = Vec::new();
+    if name.trim() != name || name.chars().any(char::is_control) {
+        faults.push("it begins or ends with white space, or holds a control character");
+    }
+    if is_record_id(name.trim(), "005") {
+        faults.push("that is a user's id, not the user name");
+    } else if !name.contains('@') {
+        faults.push("a user name has the form of an e-mail address");
+    }
+    faults
+}
+
+pub fn intercom(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(INTERCOM)
+        .map(|(token, parts, _)| {
+            let about = &token.about;
+            let mut faults = match parts.claim_value("user_id") {
+                None => vec!["has no `user_id`".to_owned()],
+                Some(value) => person("user_id", value),
+            };
+            if parts.header("alg") != Some("HS256") {
+                faults.push("its `alg` isn't HS256, which is what Intercom takes".to_owned());
             }
-            let signer = keys.iter().find(|(_, _, key)| parts.is_signed_by(key));
-            Some(if let Some((name, ..)) = signer {
-                Observation::pass(&token.about, format!("is signed by the key of {name}"))
-            } else {
-                let names: Vec<&str> = keys.iter().map(|(name, ..)| name.as_str()).take(3).collect();
-                let more = if keys.len() > names.len() { ", …" } else { "" };
-                let seen = format!("no known key signed it ({}{more})", names.join("; "));
-                Observation::fail(&token.about, seen)
-            })
+            if parts.header.member("crit").is_some() {
+                faults.push("its header has `crit`, which Intercom would have to know".to_owned());
+            }
+            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::doubled);
+            faults.extend(doubled.map(|name| format!("has `{}` twice", printable(&name))));
+            if faults.is_empty() && !parts.has_claim("exp") {
+                return Observation::warn(
+                    about,
+                    "has no `exp`, so whoever gets hold of it is that user for ever",
+                );
+            }
+            Observation::of_faults(about, &faults, "names its user by `user_id`")
         })
         .collect()
 }
 
-pub fn intercom(known: &Known<'_>) -> Found {
-    let secrets: Vec<_> = known.config.into_iter().flat_map(|config| config.intercom.values()).collect();
-    of(known, &[Purpose::Intercom])
-        .map(|(token, parts)| {
+/// That one of the configured secrets made it.
+pub fn intercom_secret(known: &Known<'_>) -> Observations {
+    let profiles: Vec<_> =
+        known.configured.config.into_iter().flat_map(|config| config.intercom.values()).collect();
+    known
+        .tokens_for(INTERCOM)
+        .map(|(token, parts, _)| {
             let about = &token.about;
-            match parts.claim_value("user_id") {
-                None => Observation::fail(about, "has no `user_id`"),
-                Some(Json::String(id)) if id.trim().is_empty() => {
-                    Observation::fail(about, "its `user_id` is empty")
+            if profiles.is_empty() {
+                let reason = "no Messenger API secret was there to check its signature: give a configuration with \
+                              [intercom.NAME] (--config)";
+                return Observation::not_looked_at(about, reason);
+            }
+            if parts.header("alg") != Some("HS256") {
+                return Observation::not_looked_at(about, "its algorithm isn't HS256");
+            }
+            match profiles.iter().find(|profile| parts.is_made_with(&profile.secret)) {
+                Some(profile) => {
+                    Observation::pass(about, format!("the secret of intercom.{} made it", profile.name))
                 }
-                Some(Json::String(_)) if parts.header("alg") != Some("HS256") => {
-                    Observation::fail(about, "its `alg` isn't HS256, which is what Intercom takes")
-                }
-                Some(Json::String(_))
-                    if !secrets.is_empty()
-                        && !secrets.iter().any(|profile| parts.is_made_with(&profile.secret)) =>
-                {
-                    Observation::fail(about, "no Messenger API secret of the configuration made it")
-                }
-                Some(Json::String(_)) if !parts.has_claim("exp") => {
-                    Observation::warn(about, "has no `exp`, so whoever gets hold of it is that user for ever")
-                }
-                Some(Json::String(_)) => Observation::pass(about, "names its user by `user_id`"),
-                Some(other) => {
-                    Observation::fail(about, format!("its `user_id` is {}, not text", other.type_name()))
-                }
+                None => Observation::fail(about, "no Messenger API secret of the configuration made it"),
             }
         })
         .collect()
 }
 
 /// Of an assertion that was given.
-pub fn audience(known: &Known<'_>) -> Found {
-    of(known, &[Purpose::Assertion])
-        .filter_map(|(token, parts)| Some((token, parts.claim("aud")?)))
-        .map(|(token, aud)| super::profiles::judged_audience(token.about.clone(), aud, None, None))
+pub(super) fn audience(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(ASSERTION)
+        .filter_map(|(token, parts, _)| {
+            Some(match parts.claim_value("aud")? {
+                Json::String(aud) => super::audience::judged(token.about.clone(), aud, None, None),
+                other => Observation::fail(
+                    &token.about,
+                    format!("its `aud` is {}; Salesforce compares it with one text", other.type_name()),
+                ),
+            })
+        })
         .collect()
 }

@@ -18,6 +18,15 @@ audience = "https://acme.my.salesforce.com"
 logins_per_hour = 3600
 [intercom.fin]"#;
 
+/// The audience of the sound configuration, and that `token_url`.
+fn token_url(url: &str) -> Given {
+    Given::configured(&[(AUDIENCE, &format!("{AUDIENCE}\ntoken_url = \"{url}\""))])
+}
+
+fn audience(url: &str) -> Given {
+    Given::configured(&[(AUDIENCE, &format!("audience = \"{url}\""))])
+}
+
 const SANDBOX: &str = "audience = \"https://acme--uat.sandbox.my.salesforce.com\"";
 
 faults! {
@@ -33,12 +42,16 @@ faults! {
             given.workspace.write("keys/identity/old.pem", "");
             given
         };
-    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "acme.my.salesforce.com, which isn't",
+    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "on acme.my.salesforce.com: no host of messaging",
         Given::configured(&[(SCRT, "https://acme.my.salesforce.com")]);
-    a_site_instead_of_the_messaging_host: "scrt-url", fail, "acme.my.site.com, which isn't",
+    a_site_instead_of_the_messaging_host: "scrt-url", fail, "on acme.my.site.com: no host of messaging",
         Given::configured(&[(SCRT, "https://acme.my.site.com")]);
     a_messaging_host_without_its_scheme: "scrt-url", fail, "isn't a URL",
         Given::configured(&[(SCRT, "acme.my.salesforce-scrt.com")]);
+    a_sandbox_s_old_messaging_host: "scrt-url", fail, "it is acme--uat.sandbox.my.salesforce-scrt.com now",
+        Given::configured(&[(SCRT, "https://acme--uat.my.salesforce-scrt.com")]);
+    a_typing_error_in_the_messaging_host: "scrt-url", fail, "no host of messaging",
+        Given::configured(&[(SCRT, "https://acme.my.saleforce-scrt.com")]);
     an_org_s_id_that_is_cut_short: "org-id", fail, "15 or 18",
         Given::configured(&[("00D000000000001", "00D00000000001")]);
     a_user_s_id_instead_of_the_org_s: "org-id", fail, "00D",
@@ -47,6 +60,33 @@ faults! {
         Given::configured(&[("Web_Channel", "Web Channel")]);
     an_audience_with_a_slash_at_its_end: "audience", fail, "a slash at the end",
         Given::configured(&[(AUDIENCE, "audience = \"https://acme.my.salesforce.com/\"")]);
+    an_audience_of_lightning_pages: "audience", fail, "a host of pages for signed-in users",
+        audience("https://acme.lightning.force.com");
+    an_audience_with_a_typing_error: "audience", fail, "a typing error?",
+        audience("https://acme.my.saleforce.com");
+    an_audience_without_its_my: "audience", fail, "no login host of Salesforce's",
+        audience("https://acme.salesforce.com");
+    an_audience_that_is_an_instance: "audience", fail, "which names no org",
+        audience("https://na1.salesforce.com");
+    an_audience_in_a_domain_of_somebody_else_s: "audience", warn, "none of Salesforce's domains",
+        Given::configured(&[
+            (AUDIENCE, "audience = \"https://community.acme.com\"\ntoken_url = \
+                        \"https://acme.my.salesforce.com/services/oauth2/token\""),
+        ]);
+    a_sandbox_s_old_host: "audience", fail, "it is acme--uat.sandbox.my.salesforce.com now",
+        Given::configured(&[
+            (AUDIENCE, "audience = \"https://acme--uat.my.salesforce.com\""),
+            (USERNAME, "username = \"integration@acme.com.uat\""),
+        ]);
+    the_audience_of_another_org: "audience", fail, "of one org, asked at another's host",
+        Given::configured(&[
+            (AUDIENCE, "audience = \"https://other.my.salesforce.com\"\ntoken_url = \
+                        \"https://acme.my.salesforce.com/services/oauth2/token\""),
+        ]);
+    a_host_in_place_of_the_token_endpoint: "token-url", fail, "the path isn't /services/oauth2/token",
+        token_url("https://acme.my.salesforce.com");
+    a_token_endpoint_on_lightning: "token-url", fail, "a host of pages for signed-in users",
+        token_url("https://acme.lightning.force.com/services/oauth2/token");
     a_sandbox_with_production_s_audience: "audience", fail, "a sandbox, with production's audience",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \
@@ -57,6 +97,8 @@ faults! {
         Given::configured(&[(AUDIENCE, "audience = \"https://login.salesforce.com\"")]);
     a_user_name_that_is_none: "username", fail, "has the form of an e-mail address",
         Given::configured(&[(USERNAME, "username = \"integration\"")]);
+    a_user_s_id_instead_of_the_name: "username", fail, "that is a user's id",
+        Given::configured(&[(USERNAME, "username = \"005000000000001AAA\"")]);
     a_sandbox_s_user_without_its_suffix: "username", warn, "without the suffix `.uat`",
         Given::configured(&[(AUDIENCE, SANDBOX)]);
     two_profiles_that_together_log_in_too_often: "limits", fail, "7200 logins an hour",
@@ -73,6 +115,8 @@ faults! {
         Given::configured(&[("ttl = \"1h\"", "ttl = \"3h\"")]);
     a_profile_s_issuer_with_a_slash_at_its_end: "issuer", warn, "ends with a slash",
         Given::configured(&[("https://acme.example", "https://acme.example/")]);
+    a_wholly_other_issuer_in_setup: "issuer", fail, "in Setup `intercom.com`",
+        Given::configured(&[]).with(&["--issuer", "intercom.com"]);
     another_issuer_in_setup_than_the_profile_s: "issuer", fail, "in Setup `https://acme.example/`",
         Given::configured(&[]).with(&["--issuer", "https://acme.example/"]);
 }

@@ -16,9 +16,9 @@ fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
     assert_eq!((ran.code(), ran.stderr.as_str()), (1, ""));
     assert!(!ran.stdout.contains('\u{1b}'), "{}", ran.stdout);
     assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
-    let verdict = ran.stdout.lines().last().expect("a verdict");
-    assert!(verdict.starts_with("✗ 1 fault to mend and 1 warning; "), "{verdict}");
     let lines: Vec<&str> = ran.stdout.lines().collect();
+    let verdict = lines.iter().rposition(|line| line.is_empty()).expect("a line before the verdict") + 1;
+    assert!(lines[verdict].starts_with("✗ 1 fault to mend and 1 warning; "), "{}", ran.stdout);
     let at = lines.iter().position(|line| line.contains("✗ jwk-x5c ")).expect("the fault");
     assert!(lines[at + 1].starts_with("      Salesforce asks: "), "{}", ran.stdout);
     assert!(lines[at + 2].starts_with("    → make a self-signed certificate"), "{}", ran.stdout);
@@ -28,7 +28,68 @@ fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
 fn a_warning_alone_is_no_failure() {
     let ran = Given::configured(&[("ttl = \"1h\"", "ttl = \"3h\"")]).run(&[]);
     assert_eq!(ran.code(), 0);
-    assert!(ran.stdout.lines().last().is_some_and(|line| line.starts_with("! no fault, 1 warning; ")));
+    assert!(ran.stdout.lines().any(|line| line.starts_with("! no fault, 1 warning; ")), "{}", ran.stdout);
+}
+
+/// Without the breaks of its lines.
+fn verdict(given: &Given, arguments: &[&str]) -> String {
+    given.run(arguments).ok().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What it says well of is named, and so is what nobody looked at, with the reason.
+#[test]
+fn a_verdict_names_what_is_well_and_what_was_not_looked_at() {
+    let jwk = Given::nothing().jwk(&utility_jwk());
+    let said = verdict(&jwk, &[]);
+    for part in [
+        "✓ all is well with Key1.jwk: ",
+        "Not looked at: ",
+        "checks (no token was given)",
+        "checks (there is no configuration that loads)",
+        "checks (nothing was asked; --online asks)",
+        "key-file-mode (no file with a private key was given)",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let configured = verdict(&Given::configured(&[]), &[]);
+    for part in ["all is well with ", "configuration", "oauth.crm", " more: ", "checks (no token was given)"]
+    {
+        assert!(configured.contains(part), "{part} in {configured}");
+    }
+}
+
+/// A check that has its thing and not what it would compare it with, is no pass, and the thing isn't called well.
+#[test]
+fn what_could_not_be_compared_is_not_called_well() {
+    let token = super::token(&json!({}));
+    let given = Given::nothing().token(&token);
+    let said = verdict(&given, &[]);
+    assert!(!said.contains("all is well"), "{said}");
+    assert!(said.contains("no fault was found in token.txt"), "{said}");
+    let skipped = given.not_looked_at();
+    for (check, reason) in [
+        ("token-signature", "no key was there"),
+        ("token-kid", "no JWK is known"),
+        ("issuer", "there is no issuer to compare"),
+    ] {
+        let found = skipped.iter().find(|skipped| skipped["check"] == check).expect("it was skipped");
+        assert_eq!(found["about"], "token.txt");
+        assert!(found["reason"].as_str().is_some_and(|said| said.contains(reason)), "{found}");
+    }
+}
+
+/// Each check ends in one of four ways, and none is left out.
+#[test]
+fn every_check_ends_or_says_why_it_did_not_look() {
+    for given in [Given::nothing().jwk(&utility_jwk()), Given::configured(&[]), ill()] {
+        let report: Value = serde_json::from_str(&given.run(&["--json"]).stdout).expect("JSON");
+        for case in &CASES {
+            let ended = ["findings", "not_looked_at"].iter().any(|list| {
+                report[list].as_array().expect("a list").iter().any(|item| item["check"] == case.id)
+            });
+            assert!(ended, "{}", case.id);
+        }
+    }
 }
 
 #[test]
@@ -43,7 +104,13 @@ fn json_and_sarif_say_what_the_text_says() {
     assert_eq!(json["ok"], false);
     let findings = json["findings"].as_array().expect("findings");
     let results = sarif["runs"][0]["results"].as_array().expect("results");
-    assert_eq!(findings.len(), results.len());
+    let skipped = json["not_looked_at"].as_array().expect("a list");
+    assert_eq!(findings.len() + skipped.len(), results.len());
+    for (skipped, result) in skipped.iter().zip(&results[findings.len()..]) {
+        assert_eq!((&skipped["check"], &json!("notApplicable")), (&result["ruleId"], &result["kind"]));
+        let reason = skipped["reason"].as_str().expect("text");
+        assert!(result["message"]["text"].as_str().is_some_and(|text| text.contains(reason)), "{result}");
+    }
     let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().expect("rules");
     assert_eq!(rules.len(), CASES.len());
     for (finding, result) in findings.iter().zip(results) {

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokenmint::sandbox::Keys;
 
 use super::online::{asking, org, played};
-use super::{Given, claims, good_certificate, raw_token, utility_jwk};
+use super::{Given, certificate, certificate_of, chain, claims, good_certificate, raw_token, utility_jwk};
 use crate::sandbox::{PAIRS, Publisher};
 
 /// As the Rails helper of Intercom's page makes it: header and claims in its order.
@@ -32,6 +32,12 @@ fn what_people_have_before_tokenmint_has_no_finding_alone_or_together() {
     token(Given::nothing()).is_well();
     token(jwk(certificate(key(Given::nothing())))).is_well();
     token(jwk(Given::configured(&[]))).is_well();
+}
+
+#[test]
+fn a_chain_in_its_order_has_no_finding() {
+    let (own, next) = (certificate(-1, 730, |_| ()), certificate_of(&PAIRS[1], -1, 730, |_| ()));
+    Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.crt", &chain(&[&own, &next])).is_well();
 }
 
 #[test]
@@ -69,8 +75,8 @@ async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_find
     let mut given = asking(played(org).await, &[]).beside("public-url");
     given.workspace.set("TOKENMINT_SERVER__PUBLIC__URL", &public);
     given.is_well();
-    // Without the breaks of its lines.
-    let text = given.run(&[]).ok().split_whitespace().collect::<Vec<_>>().join(" ");
+    let report = given.run(&["--json"]).json();
+    let text = report["findings"].to_string();
     for seen in [
         "answers 200 with a JWK Set, without login or redirect",
         "shows the keys that this configuration publishes",

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CustomExtension, KeyPair};
 
-use super::{Given, certificate, good_certificate, pem_of, token};
+use super::{Given, certificate, certificate_of, chain, good_certificate, pem_of, token};
 use crate::sandbox::{PAIRS, Pair, sign};
 
 /// A key of any kind with its certificate, as people make them.
@@ -58,6 +58,13 @@ faults! {
             .refused("doesn't verify");
     a_certificate_of_another_key: "key-pair", fail, "isn't the public half of Key1.key",
         Given::nothing().file("Key1.key", &PAIRS[1].pem).file("Key1.crt", &good_certificate());
+    a_chain_in_the_wrong_order: "key-pair", fail, "its chain is in the wrong order",
+        Given::nothing().file("Key1.key", &PAIRS[0].pem).file(
+            "Key1.crt",
+            &chain(&[&certificate_of(&PAIRS[1], -1, 730, |_| ()), &certificate(-1, 730, |_| ())]),
+        );
+    a_jwk_whose_chain_is_in_the_wrong_order: "key-pair", fail, "its chain is in the wrong order",
+        Given::nothing().jwk(&with_chain(&[&PAIRS[1], &PAIRS[0]])).refused("a certificate of another key");
     a_jwk_with_the_certificate_of_another_key: "key-pair", fail, "`x5c` is of another key",
         Given::nothing().jwk(&super::jwk(|jwk| jwk["x5c"] = PAIRS[1].jwk("x")["x5c"].clone()))
             .refused("a certificate of another key");
@@ -75,6 +82,14 @@ faults! {
         Given::nothing().file("Key1.crt", &pem::encode(&pem::Pem::new("CERTIFICATE", b"nonsense".to_vec())));
     a_certificate_of_an_elliptic_key: "certificate-form", fail, "isn't RSA",
         Given::nothing().file("Key1.crt", &pem_of(&openssl("ec -pkeyopt ec_paramgen_curve:P-256")));
+    a_certificate_that_was_altered: "certificate-form", fail, "a signature that isn't its own key's",
+        Given::nothing().file("Key1.crt", &pem_of(&spoilt(&certificate(-1, 730, |_| ()))));
+    a_jwk_whose_certificate_was_altered: "certificate-form", fail, "a signature that isn't its own key's",
+        Given::nothing().jwk(&with_chain(&[&spoilt(&PAIRS[0])]));
+    a_chain_of_strangers: "certificate-form", fail, "not certified by the one behind it",
+        Given::nothing().file("Key1.crt", &chain(&[&certificate(-1, 730, |_| ()), &named("another")]));
+    a_certificate_whose_authority_s_has_expired: "certificate-dates", fail, "certificate 2 of its chain ran out",
+        Given::nothing().file("Key1.crt", &chain(&[&certificate(-1, 730, |_| ()), &certificate(-400, -1, |_| ())]));
     a_certificate_that_has_expired: "certificate-dates", fail, "ran out",
         Given::nothing().file("Key1.crt", &pem_of(&certificate(-400, -1, |_| ())));
     an_uploaded_certificate_with_nine_days_left: "certificate-dates", fail, "fewer than ten days",
@@ -110,6 +125,26 @@ faults! {
             .refused("doesn't verify");
     a_token_that_was_altered: "token-signature", fail, "no known key signed it",
         Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(&altered()).refused("doesn't verify");
+}
+
+/// The first pair's key with those certificates.
+fn with_chain(pairs: &[&Pair]) -> serde_json::Value {
+    let entries: Vec<String> = pairs.iter().map(|pair| STANDARD.encode(&pair.certificate)).collect();
+    super::jwk(|jwk| jwk["x5c"] = serde_json::json!(entries))
+}
+
+/// Another signature than the key's.
+fn spoilt(pair: &Pair) -> Pair {
+    let mut certificate = pair.certificate.clone();
+    *certificate.last_mut().expect("octets") ^= 1;
+    Pair { pem: pair.pem.clone(), certificate }
+}
+
+fn named(name: &str) -> Pair {
+    certificate_of(&PAIRS[1], -1, 730, |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    })
 }
 
 /// Somebody else's name over the signature of the first.

@@ -193,6 +193,12 @@ impl Given {
         (ran.code(), findings.into_iter().filter(notable).collect())
     }
 
+    /// The checks that could not look, each with the thing, if there is one, and the reason.
+    pub fn not_looked_at(&self) -> Vec<Value> {
+        let report: Value = serde_json::from_str(&self.run(&["--json"]).stdout).expect("JSON");
+        report["not_looked_at"].as_array().expect("a list").clone()
+    }
+
     /// Asserts that all is well.
     #[track_caller]
     pub fn is_well(&self) {
@@ -291,13 +297,27 @@ pub fn assertion(changes: &Value) -> String {
 
 /// A certificate of the right key that is valid from and until so many days from now.
 pub fn certificate(from: i64, until: i64, change: impl FnOnce(&mut CertificateParams)) -> Pair {
-    let key = KeyPair::from_pem(&PAIRS[0].pem).expect("a key");
+    certificate_of(&PAIRS[0], from, until, change)
+}
+
+pub fn certificate_of(
+    pair: &Pair,
+    from: i64,
+    until: i64,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Pair {
+    let key = KeyPair::from_pem(&pair.pem).expect("a key");
     let mut params = CertificateParams::default();
     let now = time::OffsetDateTime::from_unix_timestamp(seconds()).expect("a date");
     (params.not_before, params.not_after) = (now + Duration::days(from), now + Duration::days(until));
     change(&mut params);
     let made = params.self_signed(&key).expect("a certificate");
-    Pair { pem: PAIRS[0].pem.clone(), certificate: made.der().to_vec() }
+    Pair { pem: pair.pem.clone(), certificate: made.der().to_vec() }
+}
+
+/// PEM text with one certificate after the other.
+pub fn chain(pairs: &[&Pair]) -> String {
+    pairs.iter().map(|pair| pem_of(pair)).collect()
 }
 
 /// One as it should be.

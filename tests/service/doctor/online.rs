@@ -125,6 +125,14 @@ async fn external_app() -> Given {
     asking(played(org).await, &[("audience = \"https://acme.my.salesforce.com\"", LOGIN)])
 }
 
+/// A configuration that names nobody who could be asked.
+fn nobody_to_ask() -> Given {
+    let given = Given::nothing().with(&["--online"]);
+    given.workspace.configure("[intercom.fin]\nsecret = \"intercom-messenger-api-secret-0123456789\"\n[callers.web]\n\
+         api_key_sha256 = [\"0000000000000000000000000000000000000000000000000000000000000000\"]\nallow = [\"intercom.fin\"]\n");
+    given
+}
+
 /// Nobody is there to exchange with.
 async fn unreachable() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -157,6 +165,7 @@ faults! {
         shown(200, &[(DATE, &http_date(seconds() + 600))], &good_set().to_string()).await;
     a_clock_that_is_a_minute_off: "clock", warn, "s ahead",
         shown(200, &[(DATE, &http_date(seconds() - 60))], &good_set().to_string()).await;
+    nothing_that_could_be_asked: "exchange", warn, "nothing was asked", nobody_to_ask();
     an_anonymous_session_instead_of_a_verified_one: "exchange", fail, "did not verify the user",
         against(|org| org.deployments[0].keys = Keys::Uploaded(with("Key1", 1))).await;
     a_refusal_that_nobody_has_documented: "exchange", fail, "401",

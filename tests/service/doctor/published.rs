@@ -24,6 +24,10 @@ fn standard() -> Value {
     })
 }
 
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().to_vec()
+}
+
 fn without(name: &str) -> Value {
     jwk(|jwk| _ = jwk.as_object_mut().expect("an object").remove(name))
 }
@@ -106,6 +110,27 @@ faults! {
                 rcgen::PublicKeyData::subject_public_key_info(&rcgen::KeyPair::from_pem(&PAIRS[0].pem).expect("a key")),
             )))
             .refused("holds no certificate");
+    a_number_with_several_faults: "jwk-numbers", fail,
+        "`n` is standard base64 and has padding (`=`) and holds white space; `e` has padding",
+        Given::nothing().jwk(&jwk(|jwk| {
+            jwk["n"] = json!(format!("{}\n", STANDARD.encode(bytes(jwk, "n"))));
+            jwk["e"] = json!("AQAB====");
+        }));
+    a_jwk_with_several_faults: "jwk-members", fail, "lacks `kid`; its `alg` is a number, not text; its `use` isn't sig",
+        Given::nothing().jwk(&jwk(|jwk| {
+            jwk.as_object_mut().expect("an object").remove("kid");
+            jwk["alg"] = json!(256);
+            jwk["use"] = json!("enc");
+        })).refused("lacks `kid`");
+    a_thumbprint_of_another_certificate: "jwk-thumbprint", fail, "`x5t#S256` is another certificate's",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5t#S256"] = json!(URL_SAFE_NO_PAD.encode([7; 32]))));
+    a_short_thumbprint_of_another_certificate: "jwk-thumbprint", fail, "`x5t` is another certificate's",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5t"] = json!(URL_SAFE_NO_PAD.encode([7; 20]))));
+    a_thumbprint_in_the_wrong_place: "jwk-thumbprint", fail, "belongs in the other",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5t"] = json!(URL_SAFE_NO_PAD.encode(sha256(&der())))));
+    a_thumbprint_in_hexadecimal: "jwk-thumbprint", fail, "is hexadecimal",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5t#S256"] = json!(hex(&sha256(&der())))));
+    a_served_set_without_any_key: "text", fail, "or an empty one", served(&json!({"keys": []}));
     a_served_set_with_salesforce_s_placeholders: "jwk-placeholders", warn, "nothing has leaked",
         served(&set_of(&utility_jwk()));
     a_jwk_with_the_private_key_in_it: "jwk-private", fail, "private members of the key: `d`, `p`",

@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::{Given, assertion, claims, jwk, raw_token, seconds, token};
-use crate::sandbox::{ISSUER, PAIRS, sign};
+use crate::sandbox::{CONSUMER_KEY, ISSUER, PAIRS, USER, sign};
 
 fn given(token: &str) -> Given {
     Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(token)
@@ -33,7 +33,60 @@ fn lived(from: i64, seconds: i64) -> Given {
     claiming(&json!({"iat": issued, "exp": issued + seconds}))
 }
 
+/// An assertion with these claims changed, and no key to check it by.
+fn asserting(changes: &Value) -> Given {
+    Given::nothing().token(&assertion(changes))
+}
+
 faults! {
+    a_token_that_could_be_for_two_things: "token-kind", warn, "it may as well be an assertion",
+        claiming(&json!({
+            "sub": "a@acme.example", "aud": "https://acme.my.salesforce.com", "iat": seconds(), "exp": seconds() + 300,
+        }));
+    a_key_id_that_is_a_number: "token-header", fail, "its `kid` is a number, not text",
+        headed(&json!({"alg": "RS256", "typ": "JWT", "kid": 1}));
+    an_issuer_that_differs_in_several_ways: "issuer", fail, "white space and the `https://` before it and upper and lower case",
+        claiming(&json!({"iss": " ACME.example"})).with(&["--issuer", ISSUER]).refused("byte for byte");
+    an_issuer_with_a_line_break_at_its_end: "issuer", fail, "begins or ends with white space",
+        claiming(&json!({"iss": format!("{ISSUER}\n")})).refused("byte for byte");
+    a_wholly_other_issuer_than_setup_s: "issuer", fail, "and the keyset's `intercom.com`",
+        claiming(&json!({})).with(&["--issuer", "intercom.com"]);
+    an_assertion_of_no_consumer_key: "consumer-key", fail, "no consumer key: these begin with 3MVG9",
+        asserting(&json!({"iss": "my-app"}));
+    an_assertion_of_an_app_s_address: "consumer-key", fail, "no consumer key",
+        asserting(&json!({"iss": "https://acme.example", "aud": "https://login.salesforce.com"}));
+    an_assertion_with_issuer_and_subject_swapped: "consumer-key", fail, "they are swapped",
+        asserting(&json!({"iss": USER, "sub": CONSUMER_KEY}));
+    an_assertion_of_another_app_than_the_configuration_s: "consumer-key", fail, "of no [oauth] profile",
+        Given::configured(&[]).token(&sign(&PAIRS[1], Algorithm::RS256, None, &json!({
+            "iss": "3MVG9.another", "sub": USER, "aud": "https://acme.my.salesforce.com", "exp": seconds() + 150,
+        })));
+    an_assertion_for_a_user_s_id: "username", fail, "that is a user's id",
+        asserting(&json!({"sub": "005000000000001AAA"}));
+    an_assertion_with_a_line_break_behind_its_user: "username", fail, "white space",
+        asserting(&json!({"sub": format!("{USER}\n")}));
+    an_assertion_for_several_audiences: "audience", fail, "its `aud` is an array",
+        asserting(&json!({"aud": ["https://login.salesforce.com"]}));
+    an_assertion_for_lightning: "audience", fail, "a host of pages for signed-in users",
+        asserting(&json!({"aud": "https://acme.lightning.force.com"}));
+    an_assertion_for_a_host_without_tls: "audience", fail, "`http:` in place of `https:`",
+        asserting(&json!({"aud": "http://login.salesforce.com"}));
+    an_assertion_for_a_sandbox_s_old_host: "audience", fail, "it is acme--uat.sandbox.my.salesforce.com now",
+        asserting(&json!({"aud": "https://acme--uat.cs42.my.salesforce.com"}));
+    an_assertion_for_a_host_with_a_typing_error: "audience", fail, "a typing error?",
+        asserting(&json!({"aud": "https://login.salesfroce.com"}));
+    an_assertion_with_a_line_break_behind_its_audience: "audience", fail, "white space at an end",
+        asserting(&json!({"aud": "https://login.salesforce.com\n"}));
+    an_assertion_for_an_audience_in_capitals: "audience", fail, "written otherwise than",
+        asserting(&json!({"aud": "https://Login.Salesforce.com"}));
+    an_intercom_token_of_nobody: "intercom", fail, "names nobody",
+        intercom(&json!({"user_id": "null", "exp": seconds() + 600}));
+    an_intercom_token_that_a_broken_page_asked_for: "intercom", fail, "names nobody",
+        intercom(&json!({"user_id": "undefined", "exp": seconds() + 600}));
+    an_intercom_token_with_two_faults: "intercom", fail, "isn't signed in; its `alg` isn't HS256",
+        Given::nothing().token(&raw_token(&json!({"alg": "RS256", "typ": "JWT"}), &json!({
+            "user_id": "null", "exp": seconds() + 600,
+        }).to_string()));
     a_token_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWT : `",
         Given::nothing().token(&format!("JWT : {}", token(&json!({})))).refused("");
     a_token_in_quotes: "text", fail, "in quotes",
@@ -96,6 +149,8 @@ faults! {
         Given::nothing().token(&assertion(&json!({"exp": seconds() - 10}))).refused("expired authorization code");
     a_token_of_tomorrow: "token-not-yet", fail, "`nbf` lies",
         claiming(&json!({"nbf": seconds() + 3600}));
+    a_token_issued_in_milliseconds: "token-not-yet", fail, "`iat` lies",
+        claiming(&json!({"iat": seconds() * 1000}));
     a_token_from_a_fast_clock: "token-not-yet", fail, "`iat` lies",
         lived(600, 600);
     a_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
@@ -114,7 +169,7 @@ faults! {
         intercom(&json!({"user_id": 42, "exp": seconds() + 600}));
     an_intercom_token_that_never_expires: "intercom", warn, "has no `exp`",
         intercom(&json!({"user_id": "42"}));
-    an_intercom_token_made_with_another_platform_s_secret: "intercom", fail, "no Messenger API secret",
+    an_intercom_token_made_with_another_platform_s_secret: "intercom-secret", fail, "no Messenger API secret",
         Given::configured(&[]).token(&symmetric(&json!({"user_id": "42", "exp": seconds() + 600}), "another"));
     an_assertion_for_the_token_endpoint_and_not_its_host: "audience", fail, "the address of the token endpoint",
         Given::nothing()

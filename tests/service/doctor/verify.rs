@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Given, claims, raw_token, seconds, token};
-use crate::sandbox::{PAIRS, Publisher, set_of};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+
+use super::{Given, assertion, claims, pem_of, raw_token, seconds, token};
+use crate::sandbox::{PAIRS, Publisher, set_of, sign};
 use crate::support::Ran;
 
 fn verify(given: &Given, token: &str, arguments: &[&str]) -> Ran {
@@ -25,12 +27,12 @@ fn a_good_token_is_read_from_standard_input_with_its_times_in_words() {
     }
     let expiry = text.lines().find(|line| line.trim_start().starts_with("exp ")).expect("the claim");
     assert!(expiry.contains("Z, in ") && expiry.ends_with(" minutes"), "{expiry}");
-    assert!(text.trim_end().ends_with("✓ Salesforce would take this token"), "{text}");
+    assert!(text.contains("\n✓ Salesforce would take this token. Taken for an identity token: "), "{text}");
 }
 
 #[test]
 fn a_token_is_verified_with_a_key_a_certificate_a_set_or_the_configuration() {
-    let given = Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.crt", &super::pem_of(&PAIRS[0]));
+    let given = Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.crt", &pem_of(&PAIRS[0]));
     given.workspace.write("set.json", &set_of(&PAIRS[0].jwk("Key1")).to_string());
     let token = token(&json!({}));
     for arguments in [["--key", "Key1.key"], ["--key", "Key1.crt"], ["--jwks", "set.json"]] {
@@ -48,6 +50,108 @@ async fn a_token_is_verified_with_the_keys_that_an_address_shows() {
     let ran = verify(&Given::nothing(), &token(&json!({})), &["--jwks", &publisher.url]);
     assert_eq!(ran.code(), 1);
     assert!(ran.stdout.contains("✗ token-signature "), "{}", ran.stdout);
+}
+
+/// What is given takes the place of what is configured: the token is the configuration's, and the key is another's.
+#[test]
+fn what_is_given_replaces_what_is_configured() {
+    let given = Given::configured(&[]);
+    given.workspace.write("other.jwk", &PAIRS[1].jwk("Key1").to_string());
+    given.workspace.write("set.json", &set_of(&PAIRS[1].jwk("Key1")).to_string());
+    given.workspace.write_key("other.key", &PAIRS[1].pem);
+    given.workspace.write("other.crt", &pem_of(&PAIRS[1]));
+    given.workspace.write("Key1.jwk", &PAIRS[0].jwk("Key1").to_string());
+    let token = token(&json!({}));
+    verify(&given, &token, &[]).ok();
+    verify(&given, &token, &["--jwk", "Key1.jwk"]).ok();
+    for arguments in [
+        ["--jwk", "other.jwk"],
+        ["--jwks", "set.json"],
+        ["--key", "other.key"],
+        ["--key", "other.crt"],
+        ["--issuer", "https://wholly.other.example"],
+    ] {
+        let ran = verify(&given, &token, &arguments);
+        assert_eq!(ran.code(), 1, "{arguments:?}: {}", ran.stdout);
+        assert!(ran.stdout.contains("Salesforce would not take this token"), "{arguments:?}: {}", ran.stdout);
+    }
+}
+
+/// The configuration's token, signed by a key that Salesforce doesn't look for.
+#[test]
+fn a_key_is_looked_for_by_its_id_among_the_keysets_of_its_kind() {
+    let given = Given::configured(&[]);
+    for (pair, kid, why) in [
+        (1, "Key1", "the key of keysets.crm, `CrmKey1` did, which isn't for this token"),
+        (1, "CrmKey1", "its `kid` is `CrmKey1`, and that of the JWK `Key1`"),
+        (0, "CrmKey1", "its `kid` is `CrmKey1`"),
+    ] {
+        let token = sign(&PAIRS[pair], Algorithm::RS256, Some(kid), &claims());
+        let ran = verify(&given, &token, &[]);
+        assert_eq!(ran.code(), 1, "{kid}: {}", ran.stdout);
+        let said = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(why), "{why} in {said}");
+    }
+}
+
+fn forged() -> String {
+    let claims = json!({"user_id": "42", "exp": seconds() + 600});
+    let key = EncodingKey::from_secret(b"not-the-secret-of-the-messenger-at-all");
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("a token")
+}
+
+#[test]
+fn an_intercom_token_whose_secret_nobody_has_is_never_called_good() {
+    let ran = verify(&Given::nothing(), &forged(), &[]);
+    assert_eq!(ran.code(), 1);
+    let said = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("can't say: nothing speaks against it, but no Messenger API secret"), "{said}");
+    let ran = verify(&Given::configured(&[]), &forged(), &[]);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stdout.contains("Intercom would not take this token"), "{}", ran.stdout);
+}
+
+/// What a token was taken for is said, with the reason; `--as` says otherwise.
+#[test]
+fn a_token_is_judged_as_what_it_looks_like_or_as_somebody_says() {
+    let given = with_jwk();
+    let read = |token: &str, arguments: &[&str]| -> (i32, Value) {
+        let all: Vec<&str> = ["--jwk", "Key1.jwk", "--json"].iter().chain(arguments).copied().collect();
+        let ran = verify(&given, token, &all);
+        (ran.code(), serde_json::from_str(&ran.stdout).expect("JSON"))
+    };
+    let assertion = assertion(&json!({}));
+    for (token, arguments, code, kind, why) in [
+        (token(&json!({})), &[][..], 0, "identity", "its `iss` reads like an address"),
+        (
+            assertion.clone(),
+            &[],
+            0,
+            "assertion",
+            "its `iss` is a consumer key, its `aud` is a host of an org",
+        ),
+        (forged(), &[], 1, "intercom", "it has `user_id`"),
+        (assertion.clone(), &["--as", "identity"], 1, "identity", "--as says so"),
+        (assertion, &["--as", "intercom"], 1, "intercom", "--as says so"),
+        (token(&json!({})), &["--as", "assertion"], 1, "assertion", "--as says so"),
+    ] {
+        let (ended, said) = read(&token, arguments);
+        assert_eq!((ended, &said["kind"]), (code, &json!(kind)), "{arguments:?}: {said:#}");
+        let findings = said["findings"].as_array().expect("findings");
+        let taken = findings.iter().find(|finding| finding["check"] == "token-kind").expect("it is said");
+        assert!(taken["seen"].as_str().is_some_and(|seen| seen.contains(why)), "{why} in {taken}");
+    }
+    let ran = verify(&given, &token(&json!({})), &["--as", "id-token"]);
+    assert_eq!(ran.code(), 2);
+    assert!(ran.stderr.contains("identity, assertion, intercom"), "{}", ran.stderr);
+}
+
+/// A JWK that Salesforce refuses verifies nothing, whatever its numbers say.
+#[test]
+fn a_token_is_not_called_good_by_a_jwk_that_is_ill() {
+    let given = Given::nothing().jwk(&super::jwk(|jwk| jwk["kty"] = json!("EC")));
+    let ran = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk"]);
+    assert_eq!(ran.code(), 1, "{}", ran.stdout);
 }
 
 /// Nothing speaks against it, and still it is not called good.

@@ -1,0 +1,43 @@
+//! The public numbers of an RSA key, whatever file they come from.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rsa::BigUint;
+
+use crate::keys::PublicKey;
+
+/// Modulus and public exponent, big-endian, without leading zeros.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Numbers {
+    pub n: Vec<u8>,
+    pub e: Vec<u8>,
+}
+
+impl Numbers {
+    pub fn new(n: &[u8], e: &[u8]) -> Self {
+        Self { n: minimal(n), e: minimal(e) }
+    }
+
+    /// From base64url, as our own keys keep them.
+    pub fn of(key: &PublicKey) -> Self {
+        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+        Self::new(&decoded(&key.n), &decoded(&key.e))
+    }
+
+    /// Whether the private half made that signature, of whatever text: what it encrypts has the padding of PKCS#1 (RFC 8017,
+    /// section 9.2). Chance makes no such padding.
+    pub fn made(&self, signature: &[u8]) -> bool {
+        let [n, e, signature] = [self.n.as_slice(), self.e.as_slice(), signature].map(BigUint::from_bytes_be);
+        let is_number = n.bits() > 0 && self.e.len() <= 8 && signature < n;
+        is_number && signature.modpow(&e, &n).to_bytes_be().starts_with(&[1, 0xff, 0xff, 0xff, 0xff])
+    }
+
+    pub fn bits(&self) -> usize {
+        let unused = self.n.first().map_or(0, |octet| octet.leading_zeros() as usize);
+        self.n.len() * 8 - unused
+    }
+}
+
+fn minimal(number: &[u8]) -> Vec<u8> {
+    number.iter().copied().skip_while(|octet| *octet == 0).collect()
+}

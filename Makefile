@@ -50,9 +50,11 @@ lint:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	tests/chaos/run --check
 
-# The service over real sockets, and the units. strace shows what the service asks of the kernel.
+# The service over real sockets, and the units. strace shows what the service asks of the kernel; Python's libraries judge what
+# the doctor calls well.
 unit:
 	tests/batch/setup
+	tests/interop/setup
 	command -v strace >/dev/null || (apt-get update && apt-get install -y --no-install-recommends strace)
 	tests/cache/setup
 	$(CARGO) test --locked

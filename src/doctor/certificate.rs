@@ -110,6 +110,9 @@ fn faults(der: &[u8], certificate: &X509Certificate<'_>, key: Option<&Numbers>) 
     if !is_framed(der, certificate) {
         faults.push("names two algorithms for its signature");
     }
+    if ![certificate.issuer(), certificate.subject()].iter().all(|name| is_name(name.as_raw())) {
+        faults.push("has a name that is no text");
+    }
     if certificate.validity().not_before.timestamp() > certificate.validity().not_after.timestamp() {
         faults.push("ends before it begins");
     }
@@ -121,6 +124,34 @@ fn faults(der: &[u8], certificate: &X509Certificate<'_>, key: Option<&Numbers>) 
         Some(Signed::ByKey | Signed::ByPss) | None => {}
     }
     faults
+}
+
+/// Whether DER is a name: sequences and sets of identifiers and text (RFC 5280, section 4.1.2.4). The parser takes any tag for
+/// text.
+fn is_name(mut octets: &[u8]) -> bool {
+    while let [tag, length, rest @ ..] = octets {
+        let more = if length & 0x80 == 0 { 0 } else { usize::from(length & 0x7f) };
+        let Some((long, rest)) = rest.split_at_checked(more) else { return false };
+        let short = if more == 0 { usize::from(*length) } else { 0 };
+        let length = long.iter().take(4).fold(short, |sum, octet| sum << 8 | usize::from(*octet));
+        let Some((content, behind)) = rest.split_at_checked(length) else { return false };
+        let is_fine = match tag {
+            0x30 | 0x31 => is_name(content),
+            0x06 => content.last().is_some_and(|last| last & 0x80 == 0),
+            0x0c => std::str::from_utf8(content).is_ok(),
+            // NumericString, PrintableString, TeletexString, IA5String.
+            0x12 | 0x13 | 0x14 | 0x16 => true,
+            // UniversalString and BMPString.
+            0x1c => length % 4 == 0,
+            0x1e => length % 2 == 0,
+            _ => false,
+        };
+        if !is_fine {
+            return false;
+        }
+        octets = behind;
+    }
+    octets.is_empty()
 }
 
 /// Its key, where that is its authority's too: by its names, or as it has made the signature.

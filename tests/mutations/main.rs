@@ -1,6 +1,7 @@
 //! Healthy sets (a key, its certificate, its JWK, a token, a configuration), each changed in one place at random: whatever a
 //! strict verifier of another library refuses, `verify` and `doctor` don't call well. The judges are `PyJWT`, joserfc, cryptography
-//! and OpenSSL, in judge.py. The seed is fixed, so that a failure comes back; MUTATIONS makes more of them.
+//! and OpenSSL, in judge.py. The dice are seeded and the keys are new each time, so a failure shows
+//! the file that was changed. MUTATIONS makes more of them.
 //!
 //! The checks run in process, as a process for each mutation would take minutes; every hundredth is shown to the binary, which
 //! must end as they do.
@@ -222,6 +223,17 @@ impl Set {
             jwk: right.jwk().to_string(),
             token,
             configuration: CONFIGURATION.to_owned(),
+        }
+    }
+
+    /// The file that was changed.
+    fn changed(&self) -> &str {
+        match self.kind {
+            Kind::Token | Kind::Intercom => &self.token,
+            Kind::Jwk => &self.jwk,
+            Kind::Certificate => &self.certificate,
+            Kind::Key => &self.key,
+            Kind::Configuration => &self.configuration,
         }
     }
 
@@ -692,11 +704,11 @@ fn what_a_strict_verifier_refuses_is_never_called_well() {
     });
 
     let mut wrong = Vec::new();
-    for (((seed, kind), why), [doctor, verify]) in seeds.iter().zip(&verdicts).zip(&ends) {
-        if let Some(why) = why {
-            let said = [(*doctor, "doctor"), (*verify, "verify")].into_iter().filter(|(well, _)| *well);
-            wrong.extend(said.map(|(_, who)| format!("{seed} {kind:?}: {who} says well of: {why}")));
-        }
+    for (at, (seed, kind)) in seeds.iter().enumerate() {
+        let Some(why) = &verdicts[at] else { continue };
+        let said = ["doctor", "verify"].into_iter().zip(ends[at]).filter(|(_, well)| *well);
+        let changed = sets[at].changed();
+        wrong.extend(said.map(|(who, _)| format!("{seed} {kind:?}: {who} says well of: {why}\n{changed}")));
     }
     assert!(
         wrong.is_empty(),

@@ -244,7 +244,8 @@ fn private_directory(directory: &Path) -> Result<(), String> {
     if metadata.is_dir() && ours {
         Ok(())
     } else {
-        Err("others may write there; it must be ours, mode 700".to_owned())
+        let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+        Err(format!("it must be this process's own, of mode 700, and is user {owner}'s, of mode {mode:o}"))
     }
 }
 

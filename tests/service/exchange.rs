@@ -478,6 +478,22 @@ async fn a_connection_that_is_never_made_costs_no_login() {
     assert_eq!(house.metric("tokenmint_exchanges_total").await, "", "nothing was sent");
 }
 
+/// One user whom Salesforce can't serve keeps no other waiting, and neither do its failures count as the host's.
+#[tokio::test]
+async fn what_fails_for_one_user_alone_holds_up_no_other() {
+    let house = House::start().await;
+    house.fake.is(Mood::Text(500, "trouble"));
+    for _ in 0..4 {
+        house.messaging("user-1").await.refused(503, "upstream_unavailable", None);
+        house.pass(10);
+    }
+    assert_eq!(house.fake.asked(), 3, "that one waits");
+    house.fake.is(Mood::Well);
+    house.messaging("user-2").await.ok();
+    house.messaging("user-3").await.ok();
+    assert_eq!(house.fake.asked(), 5);
+}
+
 /// What a host does that takes each login and ends the connection, and one whose answers are no HTTP.
 #[tokio::test]
 async fn a_host_that_ends_connections_without_an_answer_is_left_alone() {
@@ -1143,65 +1159,109 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
     assert_eq!(house.fake.asked(), 200);
 }
 
-/// Salesforce closes a kept connection just when the next request goes out on it: no byte of an answer comes, and the
-/// request is made once more.
-#[tokio::test]
-async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
+/// Salesforce as bytes: `answer` is given the number of a connection, of the request on it, and the request; what it says is
+/// written, and nothing ends the connection.
+async fn raw_salesforce<F: Future<Output = Option<String>> + Send>(
+    answer: impl Fn(usize, usize, String) -> F + Clone + Send + Sync + 'static,
+) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let (seen, base) = (requests.clone(), salesforce.clone());
     tokio::spawn(async move {
-        while let Ok((mut connection, _)) = listener.accept().await {
-            let (seen, base) = (seen.clone(), base.clone());
+        for number in 1.. {
+            let Ok((mut connection, _)) = listener.accept().await else { return };
+            let answer = answer.clone();
             tokio::spawn(async move {
                 for n in 1.. {
                     let mut request = Vec::new();
                     let whole = |request: &[u8]| {
                         let text = String::from_utf8_lossy(request).to_lowercase();
-                        let length = text
-                            .split("content-length: ")
-                            .nth(1)?
-                            .split('\r')
-                            .next()?
-                            .parse::<usize>()
-                            .ok()?;
-                        Some(request.len() >= text.find("\r\n\r\n")? + 4 + length)
+                        let length = text.split("content-length: ").nth(1)?.split('\r').next()?;
+                        Some(request.len() >= text.find("\r\n\r\n")? + 4 + length.parse::<usize>().ok()?)
                     };
                     while whole(&request) != Some(true) {
                         if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
                             return;
                         }
                     }
-                    let text = String::from_utf8_lossy(&request).into_owned();
-                    seen.lock()
-                        .expect("not poisoned")
-                        .push(text.split("assertion=").nth(1).map(str::to_owned));
-                    // The second request of each connection gets no byte.
-                    if n == 2 {
-                        return;
-                    }
-                    let body =
-                        json!({"access_token": format!("token.{n}"), "instance_url": base}).to_string();
-                    let head = format!(
-                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                        body.len()
-                    );
-                    connection.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
+                    let request = String::from_utf8_lossy(&request).into_owned();
+                    let Some(answer) = answer(number, n, request).await else { return };
+                    connection.write_all(answer.as_bytes()).await.expect("written");
                 }
             });
         }
     });
+    salesforce
+}
+
+fn raw_json(body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Salesforce closes kept connections just when the next request goes out on one: no byte of an answer comes, and the
+/// request is made once more, over a connection that isn't among them.
+#[tokio::test]
+async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let (seen, both_open) = (requests.clone(), Arc::new(tokio::sync::Barrier::new(2)));
+    let salesforce = raw_salesforce(move |connection, n, request| {
+        let identity_token = request.split("customerIdentityToken\":\"").nth(1).map(|rest| rest.to_owned());
+        let identity_token = identity_token.and_then(|rest| rest.split('"').next().map(str::to_owned));
+        let identity_token = identity_token.expect("a request for a messaging token");
+        let sub = unverified(&identity_token).1["sub"].as_str().expect("a subject").to_owned();
+        seen.lock().expect("not poisoned").push(identity_token);
+        let both_open = both_open.clone();
+        async move {
+            if connection <= 2 && n == 1 {
+                both_open.wait().await;
+            }
+            let session = format!("v2/iamessage/AUTH/Web_Config/uid:{sub}");
+            let body = json!({"accessToken": format!("token.{sub}"), "lastEventId": "0", "context": {"endUser": {"subject": session}}});
+            (n == 1).then(|| raw_json(&body))
+        }
+    })
+    .await;
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let house = InProcess::start(clock, &salesforce, "").await;
-    house.oauth().await.ok();
-    house.pass(101);
-    house.oauth().await.ok();
-    let assertions = requests.lock().expect("not poisoned").clone();
-    assert_eq!(assertions.len(), 3, "the first, one that got no byte, and that one again");
-    assert!(assertions[1] != assertions[2], "an assertion is never sent twice");
-    assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(2.0));
+    let (one, two) = tokio::join!(house.messaging("user-1"), house.messaging("user-2"));
+    one.ok();
+    two.ok();
+    house.pass(1);
+    house.messaging("user-3").await.ok();
+    let seen = requests.lock().expect("not poisoned").clone();
+    assert_eq!(seen.len(), 4, "two, one that got no byte, and that one again");
+    assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(3.0));
+}
+
+/// Nothing in an answer to a login tells whose it is: one that a proxy sends twice must be nobody's.
+#[tokio::test]
+async fn an_answer_that_is_sent_twice_is_never_the_next_login_s() {
+    let logins = Arc::new(Mutex::new(Vec::new()));
+    let seen = logins.clone();
+    let salesforce = raw_salesforce(move |connection, n, request| {
+        let base = request
+            .to_lowercase()
+            .split("host: ")
+            .nth(1)
+            .and_then(|rest| rest.split('\r').next().map(str::to_owned));
+        let base = format!("http://{}", base.expect("a host"));
+        seen.lock().expect("not poisoned").push((connection, n));
+        let body = json!({"access_token": format!("token.{connection}.{n}"), "instance_url": base});
+        std::future::ready(Some(raw_json(&body).repeat(2)))
+    })
+    .await;
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &salesforce, "").await;
+    for login in 1..=5 {
+        let token = house.oauth().await.ok()["access_token"].clone();
+        assert_eq!(token, format!("token.{login}.1"));
+        house.pass(101);
+    }
+    assert_eq!(*logins.lock().expect("not poisoned"), (1..=5).map(|n| (n, 1)).collect::<Vec<_>>());
 }
 
 /// A thousand users of two profiles, read while tokens are renewed and pushed out: each token is its asker's.

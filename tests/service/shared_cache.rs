@@ -439,6 +439,26 @@ async fn a_redis_that_hangs_is_waited_for_once() {
     until("shared", async || replicas.all[1].messaging("again").await.ok()["cached"] == true).await;
 }
 
+/// A replica that goes on alone meanwhile leaves its token, and its lock, to the others as soon as it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
+    let replicas = Replicas::start("timeout = \"300ms\"").await;
+    let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
+    for replica in [one, two] {
+        until("up", async || is_up(replica).await).await;
+    }
+    replicas.fake.is(Mood::Slow(Duration::from_millis(1500)));
+    let ask = tokio::spawn(one.messaging("user-1"));
+    until("locked", async || !replicas.redis.names(":lock:").await.is_empty()).await;
+    signal(replicas.redis.server.id(), "STOP");
+    ask.await.expect("no panic").ok();
+    assert!(!is_up(one).await, "it knows that Redis hangs, so it has told it nothing");
+    signal(replicas.redis.server.id(), "CONT");
+    until("back", async || is_up(two).await).await;
+    let answer = two.messaging("user-1").await.ok();
+    assert_eq!((&answer["cached"], replicas.fake.asked()), (&json!(true), 1), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
     let mut replicas = Replicas::start("").await;

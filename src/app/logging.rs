@@ -96,6 +96,11 @@ impl Log {
                 RUST_LOG = asked,
                 "isn't a filter such as `info` or `warn,tokenmint::audit=info`: taken for `info`"
             );
+        } else if let Some(word) = misspelt_level(asked) {
+            tracing::warn!(
+                RUST_LOG = asked,
+                "`{word}` is no level (off, error, warn, info, debug, trace), so it is taken for a target whose lines are all logged"
+            );
         }
         Ok(Self { lines, state, ends, ended })
     }
@@ -131,6 +136,12 @@ impl Log {
         let why = self.state.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         Lost { lines, unwritten, why }
     }
+}
+
+/// A word of `RUST_LOG` that stands alone and is neither a level nor a target of this service.
+fn misspelt_level(filter: &str) -> Option<&str> {
+    let mut words = filter.split(',').map(str::trim).filter(|word| !word.contains('=') && !word.is_empty());
+    words.find(|word| word.parse::<LevelFilter>().is_err() && !word.starts_with(env!("CARGO_CRATE_NAME")))
 }
 
 /// How many lines of the log were lost, and why.

@@ -356,8 +356,9 @@ impl Config {
             Err(error) if may_be_absent && is_absent(&error) => Zeroizing::default(),
             Err(error) => {
                 let hint = match file {
-                    None => "; write one with `tokenmint init`, or try `tokenmint dev`",
-                    Some(_) => "",
+                    None => "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned(),
+                    Some(_) => section::leftover("TOKENMINT_CONFIG", &name)
+                        .map_or_else(String::new, |left| format!("; its name {left}")),
                 };
                 let problem = Problem::new("", name, format!("can't be read: {error}{hint}"));
                 return Err(Invalid { files: vec![path.to_path_buf()], ..Invalid::of(vec![problem]) });

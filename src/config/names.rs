@@ -222,6 +222,11 @@ impl ClientName {
             let uri = text.len() <= 2048 && Url::parse(text).is_ok();
             return uri.then(|| Self::Uri(text.to_owned())).ok_or_else(|| "isn't a URI".to_owned());
         }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(
+                "is an IP address: a client is known by a host name or a URI in its certificate".to_owned()
+            );
+        }
         let label = |label: &str| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))

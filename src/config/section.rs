@@ -331,16 +331,21 @@ pub fn leftover(name: &str, text: &str) -> Option<String> {
         "begins or ends with a quote that would be part of the value: remove it (docker --env-file keeps quotes)"
     } else if begins_with_a_name(name, text) {
         "begins with a name and `=`: give the value alone"
+    } else if text.contains('\0') {
+        "holds a NUL character: save it as UTF-8 text (it may be UTF-16)"
     } else {
         return None;
     };
     Some(message.to_owned())
 }
 
-/// `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=` and holds none before.
+/// `export NAME=value`; or `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=`
+/// and holds none before.
 fn begins_with_a_name(name: &str, text: &str) -> bool {
-    let assigned = text.strip_prefix("export ").unwrap_or(text).split_once('=');
-    assigned.is_some_and(|(left, value)| {
+    if text.strip_prefix("export ").is_some_and(|exported| exported.contains('=')) {
+        return true;
+    }
+    text.split_once('=').is_some_and(|(left, value)| {
         let variable = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
         let is_variable = left.contains('_') && left.bytes().all(variable);
         value.bytes().any(|b| b != b'=') && (is_variable || left.eq_ignore_ascii_case(name))

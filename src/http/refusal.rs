@@ -44,7 +44,11 @@ pub enum Refusal {
     BodyTooLarge(usize),
     HeadTooLarge(usize),
     TooManyHeaders(usize),
-    BodyTooSlow,
+    /// The head since the connection's turn for it, or the body since its head.
+    ArrivedTooSlowly {
+        what: &'static str,
+        within: Duration,
+    },
     /// The connection broke within the body.
     BodyCutShort,
     RateLimited {
@@ -193,10 +197,10 @@ impl Refusal {
                 "request_headers_too_large",
                 &format!("send fewer headers: there are more than {limit}"),
             ),
-            Self::BodyTooSlow => verdict(
+            Self::ArrivedTooSlowly { what, within } => verdict(
                 S::REQUEST_TIMEOUT,
                 "request_timeout",
-                "the body did not arrive in time: send it at once, within 5 seconds",
+                &format!("the {what} did not arrive in time: send it at once, within {within:?}"),
             ),
             Self::BodyCutShort => invalid("the body ended before it was whole"),
             Self::Mint(MintError::Overloaded) | Self::TooSlow => Verdict {

@@ -487,6 +487,21 @@ async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_n
     service.logged("\"reloaded\"").await;
 }
 
+/// TLS takes no notice: an authority's own life is for whoever trusts it to look at.
+#[test]
+fn an_authority_of_clients_that_has_expired_is_warned_of() {
+    let workspace = Workspace::new();
+    certify(&workspace, 2020, 2021);
+    std::fs::rename(workspace.path("tls.crt"), workspace.path("clients.crt")).expect("renamed");
+    certify(&workspace, 2020, 2999);
+    let tls = format!("{TLS}client_ca_file = \"clients.crt\"\n");
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", &tls));
+    let ran = workspace.run(&["check"]);
+    let warning =
+        "warning: server.tls.client_ca_file (clients.crt): expired at 2021-01-01T00:00:00Z; clients";
+    assert!(ran.code() == 0 && ran.stderr.contains(warning), "{}", ran.stderr);
+}
+
 /// Without the authority, everybody who has an API key comes in.
 #[tokio::test]
 async fn whether_clients_show_certificates_is_settled_at_the_start() {

@@ -224,6 +224,13 @@ async fn the_time_of_a_request_begins_with_its_first_byte() {
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
     let took = start.elapsed();
     assert!((3900..5000).contains(&took.as_millis()), "{took:?}");
+
+    // A head that took all of the time is a client's doing, and not overload.
+    let mut late = say(&service, &request[..30]).await;
+    tokio::time::sleep(Duration::from_millis(4300)).await;
+    late.write_all(&request.as_bytes()[30..]).await.expect("written");
+    let (said, _) = until_closed(late).await;
+    assert!(said.starts_with("HTTP/1.1 408") && said.contains("the head did not arrive in time"), "{said}");
 }
 
 #[tokio::test]

@@ -317,6 +317,8 @@ fn what_is_left_around_a_secret_in_a_file_is_refused() {
         (format!("\u{feff}{secret}"), "byte order mark"),
         (format!("SECRET={secret}\n"), "begins with a name"),
         (format!("INTERCOM_SECRET={secret}\n"), "begins with a name"),
+        (format!("export S={secret}\n"), "begins with a name"),
+        (secret.chars().flat_map(|c| [c, '\0']).collect(), "may be UTF-16"),
     ] {
         workspace.write("intercom.secret", &left);
         let ran = workspace.run(&["check"]);
@@ -329,6 +331,19 @@ fn what_is_left_around_a_secret_in_a_file_is_refused() {
     for good in [format!("{secret}==\n"), format!("{secret}\"'`\u{201c}\u{200b} {secret}")] {
         workspace.write("intercom.secret", &good);
         workspace.run(&["check"]).ok();
+    }
+}
+
+#[test]
+fn what_is_left_around_the_name_of_the_configuration_is_told() {
+    for (name, why) in [
+        ("'tokenmint.toml'", "a quote"),
+        ("tokenmint.toml ", "white space"),
+        ("TOKENMINT_CONFIG=t", "a name"),
+    ] {
+        let ran = Workspace::new().set("TOKENMINT_CONFIG", name).run(&["check"]);
+        assert_eq!(ran.code(), 64, "{name}");
+        assert!(ran.stderr.contains("can't be read") && ran.stderr.contains(why), "{name}: {}", ran.stderr);
     }
 }
 

@@ -86,6 +86,16 @@ async fn a_unix_socket_serves_and_is_gone_at_the_end() {
     workspace.run(&["healthcheck"]).ok();
     let taken = workspace.run(&["serve"]);
     assert_eq!(taken.code(), 1, "somebody answers there, so the socket is not taken over");
+    let occupied = Workspace::new();
+    occupied.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
+    occupied.write("run.sock", "mine");
+    let ran = occupied.run(&["serve"]);
+    assert!(
+        ran.code() == 1 && ran.stderr.contains("something that is no socket is at this path"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(std::fs::read_to_string(occupied.path("run.sock")).expect("kept"), "mine");
     assert!(std::fs::metadata(&socket).expect("there").file_type().is_socket());
     let (status, _) = service.terminate().await;
     assert!(status.success() && !socket.exists());
@@ -163,12 +173,18 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
     assert!(said.is_empty() && (4500..6500).contains(&took.as_millis()), "{took:?}");
 }
 
-/// Neither on the connection that it opened nor by a session of TLS that is resumed.
+/// Neither on the connection that it opened nor by a session of TLS that is resumed; nor where one between it and its
+/// authority has expired.
 #[tokio::test]
 async fn a_client_certificate_that_has_expired_mints_no_more() {
+    let (life, long) = (Duration::from_secs(8), Duration::from_secs(3600));
+    tokio::join!(mints_until_it_expires(life, None), mints_until_it_expires(long, Some(life)));
+}
+
+async fn mints_until_it_expires(own: Duration, intermediate: Option<Duration>) {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
-    short_lived(&workspace, "clients", "backend", Duration::from_secs(8));
+    short_lived(&workspace, "clients", "backend", own, intermediate);
     workspace.configure(
         &configuration()
             .replace("listen = \"127.0.0.1:0\"\n", &format!("{TLS}client_ca_file = \"clients.crt\"\n")),
@@ -219,7 +235,8 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     let good = std::fs::read_to_string(workspace.path("server.crt")).expect("made");
-    let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=end -addext basicConstraints=critical,CA:FALSE \
+    let script = "mkdir open; cp server.key open; chmod 777 open
+                  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=end -addext basicConstraints=critical,CA:FALSE \
                   -keyout end.key -out end.crt";
     let made = std::process::Command::new("bash")
         .args(["-ec", script])
@@ -247,6 +264,7 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
         ("server.crt", "none.key", "server.tls.private_key_file", "can't be opened"),
         ("server.crt", "server.crt", "server.tls.private_key_file", "is open to others"),
         ("server.crt", "ca.key", "server.tls.certificate_file", "doesn't go with the private key"),
+        ("server.crt", "open/server.key", "server.tls.private_key_file", "others can replace files"),
     ] {
         workspace.configure(&configuration().replace(
             "listen = \"127.0.0.1:0\"\n",

@@ -150,6 +150,10 @@ async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
     let service = workspace.set("RUST_LOG", "tokenmint=loud").serve().await;
     let told = service.logged("isn't a filter").await;
     assert!(told.contains("tokenmint=loud") && told.contains("WARN"), "{told}");
+    drop(service);
+    let service = workspace.set("RUST_LOG", "info,hyper=warn,debgu").serve().await;
+    let told = service.logged("is no level").await;
+    assert!(told.contains("`debgu` is no level") && told.contains("WARN"), "{told}");
 }
 
 /// Mints more lines than the pipe and the buffer of 16,384 hold; the last answer.

@@ -1370,6 +1370,59 @@ pub fn two_keys(house: &InProcess, from: i64, first: &str) {
     house.reload();
 }
 
+/// A no that hinges on the key is asked about again as soon as another signs, and not because of a reload alone.
+#[tokio::test]
+async fn a_refusal_stands_while_the_key_that_signed_is_the_one_that_signs() {
+    let house = House::start().await;
+    let now = house.clock.now().seconds();
+    two_keys(&house, now + 10, "");
+    house.fake.is(Mood::Error(
+        400,
+        json!({"error": "invalid_grant", "error_description": "invalid assertion"}),
+        None,
+    ));
+    assert_eq!(house.oauth().await.json()["error"], "upstream_rejected");
+    house.fake.is(Mood::Well);
+    let path = house.workspace.path("tokenmint.toml");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    house.workspace.configure(&text.replace("requests_per_minute = 200", "requests_per_minute = 199"));
+    house.reload();
+    assert_eq!(house.oauth().await.json()["error"], "upstream_rejected");
+    assert_eq!(house.fake.asked(), 1, "a reload is no reason to ask again");
+    house.pass(11);
+    house.oauth().await.ok();
+    assert_eq!(house.fake.asked(), 2);
+}
+
+/// A user whom Salesforce can't serve, and a bare GET that finds the host well, say nothing of a login that Salesforce has
+/// limited.
+#[tokio::test]
+async fn a_host_that_is_back_ends_no_other_wait() {
+    let house = House::start().await;
+    house.fake.is(Mood::Error(403, json!({"error": "login_rate_exceeded"}), Some("900")));
+    assert_eq!(house.oauth().await.json()["upstream"]["error"], "login_rate_exceeded");
+    house.fake.is(Mood::Text(500, "trouble"));
+    for _ in 0..3 {
+        assert_eq!(house.messaging("user-1").await.status, 503);
+        house.pass(10);
+    }
+    until("the host is asked whether it is back", async || {
+        house.messaging("user-1").await;
+        house.pass(1);
+        house.fake.0.probed.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    house.fake.is(Mood::Well);
+    until("back", async || {
+        house.pass(1);
+        house.messaging("user-1").await.status.is_success()
+    })
+    .await;
+    let asked = house.fake.asked();
+    assert_eq!(house.oauth().await.json()["upstream"]["error"], "login_rate_exceeded");
+    assert_eq!(house.fake.asked(), asked);
+}
+
 /// Access tokens outlive the turn of the key that they were got with: a rotation is no storm of logins.
 #[tokio::test]
 async fn a_rotation_sends_nobody_to_salesforce() {

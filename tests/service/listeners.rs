@@ -326,6 +326,39 @@ async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
+/// Whoever takes a long answer slowly has all of it, though the service stops meanwhile.
+#[tokio::test]
+async fn an_answer_that_is_being_taken_is_taken_whole() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
+    let service = workspace.serve().await;
+    // The host takes some four answers by itself, so one of these is in the middle of its last.
+    let mut streams = Vec::new();
+    for count in 1..=10 {
+        let mut stream = UnixStream::connect(workspace.path("run.sock")).await.expect("connected");
+        let requests = "GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(count);
+        stream.write_all(requests.as_bytes()).await.expect("written");
+        stream.readable().await.expect("answered");
+        streams.push(stream);
+    }
+    let ended = tokio::spawn(service.terminate());
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let document = include_str!("../../openapi.yaml");
+    let mut taken = Vec::new();
+    for mut stream in streams {
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.expect("read");
+        let (begun, whole) = (answers.matches("HTTP/1.1 200 OK").count(), answers.matches(document).count());
+        assert_eq!(begun, whole, "each answer is whole");
+        taken.push(whole);
+    }
+    // Where fewer were asked for than the host and we take at once, none is missing.
+    let most = *taken.last().expect("ten");
+    let expected: Vec<usize> = (1..=10).map(|count| count.min(most)).collect();
+    assert!(most < 10 && taken == expected, "{taken:?}");
+    assert!(ended.await.expect("no panic").0.success());
+}
+
 /// A pool drops its connections before they are closed under it, and no request that has come is lost.
 #[tokio::test]
 async fn answers_close_their_connections_once_it_stops_and_a_request_that_has_begun_is_answered() {

@@ -459,6 +459,27 @@ async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
     assert_eq!((&answer["cached"], replicas.fake.asked()), (&json!(true), 1), "{answer}");
 }
 
+/// A lock that ended early, as by a Redis that lost its memory: whoever ends late must not hide what is newer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_ends_late_takes_nothing_s_place() {
+    let replicas = Replicas::start(PATIENT).await;
+    for replica in &replicas.all {
+        until("up", async || is_up(replica).await).await;
+    }
+    replicas.fake.is(Mood::Slow(Duration::from_secs(2)));
+    let late = tokio::spawn(replicas.all[0].oauth());
+    until("asked", async || replicas.fake.asked() == 1).await;
+    replicas.fake.is(Mood::Well);
+    let mut connection = replicas.redis.connection().await;
+    for lock in replicas.redis.names(":lock:").await {
+        let () = cmd("DEL").arg(lock).query_async(&mut connection).await.expect("gone");
+    }
+    let newer = replicas.all[1].oauth().await.ok();
+    let late = late.await.expect("no panic").ok();
+    assert_ne!(late["access_token"], newer["access_token"]);
+    assert_eq!(replicas.all[2].oauth().await.ok()["access_token"], newer["access_token"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
     let mut replicas = Replicas::start("").await;

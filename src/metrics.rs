@@ -126,7 +126,7 @@ impl Metrics {
             ),
             request_duration: make.histograms(
                 "request_duration_seconds",
-                "Time from a request's head to its answer, by route.",
+                "Time from a request's first byte to its answer, by route.",
                 &["route"],
             ),
             refusals: make.counters("refusals_total", "Requests refused, by error.", &["error"]),

@@ -355,7 +355,7 @@ fn begins_with_a_name(name: &str, text: &str) -> bool {
 fn read_secret(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, String> {
     let mut content = read_file(path.as_path()).map_err(|error| {
         if path.exists() {
-            return format!("can't read {path}: {error}");
+            return format!("can't be read: {error}");
         }
         format!("names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file")
     })?;

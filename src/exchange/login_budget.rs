@@ -240,12 +240,18 @@ fn private_directory(directory: &Path) -> Result<(), String> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| error.to_string())?;
     let metadata = fs::symlink_metadata(directory).map_err(|error| error.to_string())?;
+    if !metadata.is_dir() {
+        return Err("something that is no directory is at this path".to_owned());
+    }
     let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
-    if metadata.is_dir() && ours {
+    if ours {
         Ok(())
     } else {
-        let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-        Err(format!("it must be this process's own, of mode 700, and is user {owner}'s, of mode {mode:o}"))
+        Err(format!(
+            "it must be this process's own, of mode 700, and is user {}'s, of mode {:o}",
+            metadata.uid(),
+            metadata.mode() & 0o7777
+        ))
     }
 }
 

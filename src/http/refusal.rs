@@ -44,7 +44,7 @@ pub enum Refusal {
     BodyTooLarge(usize),
     HeadTooLarge(usize),
     TooManyHeaders(usize),
-    /// The head since the connection's turn for it, or the body since its head.
+    /// The head since its first byte, or the body since the caller was known.
     ArrivedTooSlowly {
         what: &'static str,
         within: Duration,

@@ -493,8 +493,8 @@ impl SharedStore for Link {
     ) -> BoxFuture<'a, Result<(), Trouble>> {
         Box::pin(self.ask(move |memory| {
             let holder = memory.get(&names.lock).map(|(lock, _)| lock);
-            let owned = holder.is_some() && holder.as_deref() == owner.map(str::as_bytes);
-            if !owned && (holder.is_some() || memory.get(&names.token).is_some()) {
+            let is_ours = holder.is_some() && holder.as_deref() == owner.map(str::as_bytes);
+            if !is_ours && (holder.is_some() || memory.get(&names.token).is_some()) {
                 return;
             }
             match released {
@@ -505,7 +505,7 @@ impl SharedStore for Link {
                 Released::Failure(failure, left) => memory.set(&names.failure, failure, *left),
                 Released::Nothing => {}
             }
-            if owned {
+            if is_ours {
                 memory.texts.remove(&names.lock);
             }
         }))

@@ -1209,7 +1209,7 @@ async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let (seen, both_open) = (requests.clone(), Arc::new(tokio::sync::Barrier::new(2)));
     let salesforce = raw_salesforce(move |connection, n, request| {
-        let identity_token = request.split("customerIdentityToken\":\"").nth(1).map(|rest| rest.to_owned());
+        let identity_token = request.split("customerIdentityToken\":\"").nth(1).map(str::to_owned);
         let identity_token = identity_token.and_then(|rest| rest.split('"').next().map(str::to_owned));
         let identity_token = identity_token.expect("a request for a messaging token");
         let sub = unverified(&identity_token).1["sub"].as_str().expect("a subject").to_owned();

@@ -177,7 +177,7 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
 /// authority has expired.
 #[tokio::test]
 async fn a_client_certificate_that_has_expired_mints_no_more() {
-    let (life, long) = (Duration::from_secs(8), Duration::from_secs(3600));
+    let (life, long) = (Duration::from_secs(8), Duration::from_hours(1));
     tokio::join!(mints_until_it_expires(life, None), mints_until_it_expires(long, Some(life)));
 }
 

@@ -156,7 +156,7 @@ pub struct Public {
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// From a request's head to its answer.
+    /// From a request's first byte to its answer.
     pub request_timeout: Duration,
     /// Bytes of a request's body.
     pub body: usize,

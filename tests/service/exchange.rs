@@ -1143,10 +1143,21 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
     assert_eq!(house.fake.asked(), 200);
 }
 
-/// Salesforce closes a kept connection just when the next request goes out on it: no byte of an answer comes, and the
-/// request is made once more.
+/// Salesforce closes a kept connection just when the next request goes out on it: no whole head of an answer comes, and the
+/// request is made once more, with an assertion of its own. Once there is a head, it isn't.
 #[tokio::test]
-async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
+async fn a_connection_that_ends_without_a_whole_head_costs_one_more_request() {
+    for (ending, requests) in [
+        ("", 3),
+        ("HTTP/1.1 200 OK\r\nContent-", 3),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"access_token\"", 2),
+    ] {
+        one_ends(ending, requests).await;
+    }
+}
+
+/// The second request of each connection gets `ending` and the connection's end. So many requests are made for two tokens.
+async fn one_ends(ending: &'static str, expected: usize) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
@@ -1178,8 +1189,8 @@ async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
                     seen.lock()
                         .expect("not poisoned")
                         .push(text.split("assertion=").nth(1).map(str::to_owned));
-                    // The second request of each connection gets no byte.
                     if n == 2 {
+                        connection.write_all(ending.as_bytes()).await.expect("written");
                         return;
                     }
                     let body =
@@ -1197,9 +1208,15 @@ async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
     let house = InProcess::start(clock, &salesforce, "").await;
     house.oauth().await.ok();
     house.pass(101);
-    house.oauth().await.ok();
+    let second = house.oauth().await;
     let assertions = requests.lock().expect("not poisoned").clone();
-    assert_eq!(assertions.len(), 3, "the first, one that got no byte, and that one again");
+    assert_eq!(assertions.len(), expected, "{ending:?}: {assertions:?}");
+    if expected == 2 {
+        second.refused(503, "upstream_unavailable", None);
+        second.header("retry-after");
+        return;
+    }
+    second.ok();
     assert!(assertions[1] != assertions[2], "an assertion is never sent twice");
     assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(2.0));
 }

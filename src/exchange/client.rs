@@ -35,7 +35,7 @@ pub(super) struct ExchangeClient {
     pub tools: Tools,
 }
 
-/// An exchange is sent once more where the connection ended without a byte of an answer.
+/// An exchange is sent once more where the connection ended before the whole head of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     First,
@@ -43,7 +43,7 @@ enum Attempt {
 }
 
 impl ExchangeClient {
-    /// Asks Salesforce; once more where the connection ended before the first byte of an answer, as an idle one does that
+    /// Asks Salesforce; once more where the connection ended before the whole head of an answer, as an idle one does that
     /// is closed at the same moment.
     ///
     /// # Errors

@@ -83,7 +83,7 @@ pub enum Fault {
     /// Nothing of the request has left.
     #[error("Salesforce can't be reached: {0}")]
     NotSent(&'static str),
-    /// The connection ended before the first byte of an answer, as an idle one does that is closed at the same moment.
+    /// The connection ended before the whole head of an answer, as an idle one does that is closed at the same moment.
     #[error("Salesforce can't be reached: {0}")]
     Closed(&'static str),
     #[error("Salesforce can't be reached: {0}")]

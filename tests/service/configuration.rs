@@ -245,6 +245,26 @@ fn each_bad_configuration_is_refused_by_field_and_line() {
 }
 
 #[test]
+fn no_registered_claim_can_be_listed_in_any_case() {
+    let workspace = Workspace::new();
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
+        for name in [name.to_owned(), name.to_uppercase()] {
+            for (from, field) in [
+                ("claims = [\"locale\", \"plan\"]", "identity.web.claims"),
+                ("claims = [\"email\"]", "intercom.fin.claims"),
+            ] {
+                let text = configuration().replacen(from, &format!("claims = [\"{name}\"]"), 1);
+                workspace.configure(&text);
+                let ran = workspace.run(&["check"]);
+                assert_eq!(ran.code(), 64, "{field} {name}");
+                let refused = format!("`{name}` is set by tokenmint");
+                assert!(ran.stderr.contains(field) && ran.stderr.contains(&refused), "{}", ran.stderr);
+            }
+        }
+    }
+}
+
+#[test]
 fn callers_are_told_apart_by_their_keys() {
     let hash = crate::support::sha256_hex(crate::support::CRM_KEY);
     let good = configuration();

@@ -77,6 +77,16 @@ fn a_secret_can_be_given_as_a_file_and_not_twice() {
     let line = "intercom.fin.secret (environment TOKENMINT_INTERCOM__FIN__SECRET): is given twice";
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
     assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
+    // Also where one of the two is in the file, which has `secret_file`.
+    let mut workspace = Workspace::new();
+    workspace.set("TOKENMINT_INTERCOM__FIN__SECRET", "another-messenger-api-secret-0123456789");
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 64);
+    assert!(
+        ran.stderr.contains("intercom.fin.secret") && ran.stderr.contains("given twice"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

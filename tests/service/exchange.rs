@@ -1160,8 +1160,8 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
 }
 
 /// Salesforce as bytes: `answer` is given the number of a connection, of the request on it, and the request; what it says is
-/// written, and nothing ends the connection.
-async fn raw_salesforce<F: Future<Output = Option<String>> + Send>(
+/// written, and whether the connection goes on.
+async fn raw_salesforce<F: Future<Output = (String, bool)> + Send>(
     answer: impl Fn(usize, usize, String) -> F + Clone + Send + Sync + 'static,
 ) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -1185,8 +1185,11 @@ async fn raw_salesforce<F: Future<Output = Option<String>> + Send>(
                         }
                     }
                     let request = String::from_utf8_lossy(&request).into_owned();
-                    let Some(answer) = answer(number, n, request).await else { return };
+                    let (answer, goes_on) = answer(number, n, request).await;
                     connection.write_all(answer.as_bytes()).await.expect("written");
+                    if !goes_on {
+                        return;
+                    }
                 }
             });
         }
@@ -1202,26 +1205,42 @@ fn raw_json(body: &Value) -> String {
     )
 }
 
-/// Salesforce closes kept connections just when the next request goes out on one: no byte of an answer comes, and the
-/// request is made once more, over a connection that isn't among them.
+/// Salesforce closes kept connections just when the next request goes out on one: no whole head of an answer comes, and the
+/// request is made once more, with a token of its own, over a connection that isn't among them. Once there is a head, it isn't.
 #[tokio::test]
-async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
+async fn a_connection_that_ends_without_a_whole_head_costs_one_more_request() {
+    for (ending, requests) in [
+        ("", 4),
+        ("HTTP/1.1 200 OK\r\nContent-", 4),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"accessToken\"", 3),
+    ] {
+        kept_connections_end(ending, requests).await;
+    }
+}
+
+/// The second request of each of two connections gets `ending` and the connection's end. So many requests are made for three
+/// tokens.
+async fn kept_connections_end(ending: &'static str, expected: usize) {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let (seen, both_open) = (requests.clone(), Arc::new(tokio::sync::Barrier::new(2)));
     let salesforce = raw_salesforce(move |connection, n, request| {
-        let identity_token = request.split("customerIdentityToken\":\"").nth(1).map(str::to_owned);
-        let identity_token = identity_token.and_then(|rest| rest.split('"').next().map(str::to_owned));
-        let identity_token = identity_token.expect("a request for a messaging token");
+        let body = request.split_once("\r\n\r\n").expect("a whole request").1;
+        let body: Value = serde_json::from_str(body).expect("a request for a messaging token");
+        let identity_token = body["customerIdentityToken"].as_str().expect("a token").to_owned();
         let sub = unverified(&identity_token).1["sub"].as_str().expect("a subject").to_owned();
         seen.lock().expect("not poisoned").push(identity_token);
         let both_open = both_open.clone();
         async move {
-            if connection <= 2 && n == 1 {
+            if n > 1 {
+                return (ending.to_owned(), false);
+            }
+            if connection <= 2 {
                 both_open.wait().await;
             }
             let session = format!("v2/iamessage/AUTH/Web_Config/uid:{sub}");
-            let body = json!({"accessToken": format!("token.{sub}"), "lastEventId": "0", "context": {"endUser": {"subject": session}}});
-            (n == 1).then(|| raw_json(&body))
+            let context = json!({"endUser": {"subject": session}});
+            let body = json!({"accessToken": format!("token.{sub}"), "lastEventId": "0", "context": context});
+            (raw_json(&body), true)
         }
     })
     .await;
@@ -1231,9 +1250,15 @@ async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
     one.ok();
     two.ok();
     house.pass(1);
-    house.messaging("user-3").await.ok();
-    let seen = requests.lock().expect("not poisoned").clone();
-    assert_eq!(seen.len(), 4, "two, one that got no byte, and that one again");
+    let third = house.messaging("user-3").await;
+    let tokens = requests.lock().expect("not poisoned").clone();
+    assert_eq!(tokens.len(), expected, "{ending:?}");
+    if expected == 3 {
+        third.refused(503, "upstream_unavailable", None);
+        third.header("retry-after");
+        return;
+    }
+    third.ok();
     assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(3.0));
 }
 
@@ -1251,7 +1276,7 @@ async fn an_answer_that_is_sent_twice_is_never_the_next_login_s() {
         let base = format!("http://{}", base.expect("a host"));
         seen.lock().expect("not poisoned").push((connection, n));
         let body = json!({"access_token": format!("token.{connection}.{n}"), "instance_url": base});
-        std::future::ready(Some(raw_json(&body).repeat(2)))
+        std::future::ready((raw_json(&body).repeat(2), true))
     })
     .await;
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));

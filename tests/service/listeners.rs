@@ -57,11 +57,45 @@ async fn the_public_listener_shows_keys_and_nothing_else_and_ops_moves_away() {
             assert_eq!(at(&service, listener, method, path).await, expected, "{path} at {listener}");
         }
     }
+    for path in [
+        "/oauth-assertion",
+        "/intercom-user-jwt",
+        "/bundle",
+        "/oauth-access-token",
+        "/messaging-access-token",
+    ] {
+        assert_ne!(at(&service, "minting", "POST", path).await, 404, "{path}");
+        for listener in ["public", "ops"] {
+            assert_eq!(at(&service, listener, "POST", path).await, 404, "{path} at {listener}");
+        }
+    }
+    for (listener, expected) in [("minting", 404), ("public", 404), ("ops", 200)] {
+        assert_eq!(at(&service, listener, "GET", "/status").await, expected, "/status at {listener}");
+    }
     workspace.configure(&configuration().replace(
         "listen = \"127.0.0.1:0\"\n",
         &format!("listen = \"127.0.0.1:1\"\n[server.ops]\nlisten = \"{}\"\n", service.address("ops")),
     ));
     workspace.run(&["healthcheck"]).ok();
+}
+
+/// What faces the internet takes half of the head that callers may send.
+#[tokio::test]
+async fn a_head_for_the_public_listener_is_at_most_4_kib() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace(
+        "listen = \"127.0.0.1:0\"\n",
+        "listen = \"127.0.0.1:0\"\n[server.public]\nlisten = \"127.0.0.1:0\"\n",
+    ));
+    let service = workspace.serve().await;
+    let ask = async |listener: &str, padding: usize| {
+        let url = format!("http://{}/.well-known/jwks.json", service.address(listener));
+        let request = reqwest::Client::new().get(url).header("X-Padding", "a".repeat(padding));
+        Answer::of(request).await.status.as_u16()
+    };
+    for (listener, taken, refused) in [("public", 3_900, 4_100), ("minting", 7_900, 8_200)] {
+        assert_eq!((ask(listener, taken).await, ask(listener, refused).await), (200, 431), "{listener}");
+    }
 }
 
 #[tokio::test]
@@ -425,6 +459,7 @@ async fn a_request_that_was_told_to_continue_is_answered_after_the_stop() {
     assert!(status.success() && took < Duration::from_secs(5), "{took:?}");
 }
 
+/// Neither while it runs nor while it ends, which an open connection makes last.
 #[tokio::test]
 async fn sighup_never_kills() {
     let workspace = Workspace::new();
@@ -434,8 +469,15 @@ async fn sighup_never_kills() {
     }
     service.logged("reloaded").await;
     service.post("/identity-token", &json!({"sub": "a"})).await.ok();
-    let (status, _) = service.terminate().await;
-    assert!(status.success());
+    let _idle = TcpStream::connect(service.address("minting")).await.expect("connected");
+    let pid = service.pid();
+    let ended = tokio::spawn(service.terminate());
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        signal(pid, "HUP");
+    }
+    let (status, _) = ended.await.expect("no panic");
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod listeners;
 mod logs;
 mod minting;
 mod openapi;
+mod outages;
 mod panics;
 mod policy;
 mod properties;

@@ -184,6 +184,7 @@ async fn a_lone_key_that_takes_another_s_place_is_refused_and_so_is_another_key_
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;
     let workspace = &service.workspace;
     let first = workspace.path("keys/web/WebAppKey1.key");
+    let before = service.get("/.well-known/jwks.json").await.text;
     std::fs::rename(&first, workspace.path("keys/web/WebAppKey2.key")).expect("renamed");
     service.reload();
     assert_eq!(state(&service).await, said("WebAppKey1", &["WebAppKey1"]));
@@ -194,6 +195,7 @@ async fn a_lone_key_that_takes_another_s_place_is_refused_and_so_is_another_key_
     let token = service.post("/identity-token", API_KEY, &user_1()).await.ok();
     let set = serde_json::from_value(service.get("/keysets/web/jwks.json").await.ok()).expect("a set");
     assert_eq!(verified(token["token"].as_str().expect("a token"), &set)["sub"], "user-1");
+    assert_eq!(service.get("/.well-known/jwks.json").await.text, before, "the keys are the same as before");
     assert!(service.metric("tokenmint_config_reload_failures_total").await.ends_with(" 2"));
 }
 

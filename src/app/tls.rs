@@ -74,7 +74,12 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
         NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),
         NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
-        NoKey::Stranger(error) => at_certificate(format!("doesn't go with the private key: {error}")),
+        NoKey::Stranger(error) => at_certificate(format!(
+            "doesn't go with the private key: {error}; the first in the file must be this server's own certificate"
+        )),
+        NoKey::Unreadable(error) => at_certificate(format!(
+            "can't be used ({error}): make one of X.509 version 3, as `openssl req -x509` does"
+        )),
     })?;
     let mut authority = None;
     let verifier = match &tls.client_ca_file {
@@ -131,6 +136,8 @@ enum NoKey {
     Unusable(rustls::Error),
     /// The certificate is another key's.
     Stranger(rustls::Error),
+    /// The certificate says nothing of its key, as one of X.509 version 1.
+    Unreadable(rustls::Error),
 }
 
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
@@ -144,7 +151,8 @@ fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Res
     let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error) => Err(NoKey::Stranger(error)),
+        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(NoKey::Stranger(error)),
+        Err(error) => Err(NoKey::Unreadable(error)),
     }
 }
 

@@ -82,7 +82,11 @@ fn a_secret_can_be_given_as_a_file_and_not_twice() {
     workspace.set("TOKENMINT_INTERCOM__FIN__SECRET", "another-messenger-api-secret-0123456789");
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 64);
-    assert!(ran.stderr.contains("intercom.fin.secret") && ran.stderr.contains("given twice"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("intercom.fin.secret") && ran.stderr.contains("given twice"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

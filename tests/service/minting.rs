@@ -175,7 +175,8 @@ async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
         let made = answer.header("x-request-id");
         assert_ne!(made, harmful);
         assert!(
-            (1..=64).contains(&made.len()) && made.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
+            (1..=64).contains(&made.len())
+                && made.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
             "{made}"
         );
     }

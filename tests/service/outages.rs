@@ -106,7 +106,7 @@ async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
     const MOST: usize = 64 << 10;
     for (length, is_taken) in [(MOST, true), (MOST + 1, false)] {
         let body = TOKEN.to_owned() + &" ".repeat(length - TOKEN.len());
-        let (salesforce, _) = host(ok(length) + &body, b"", Duration::from_secs(60)).await;
+        let (salesforce, _) = host(ok(length) + &body, b"", Duration::from_mins(1)).await;
         let answer = service_of(&salesforce).await.oauth().await;
         if is_taken {
             answer.ok();
@@ -116,7 +116,7 @@ async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
             assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
         }
     }
-    let (salesforce, written) = host(ok(1 << 30), &[b' '; 64 << 10], Duration::from_millis(1)).await;
+    let (salesforce, written) = host(ok(1 << 30), &[b' '; 8 << 10], Duration::from_millis(1)).await;
     let start = Instant::now();
     let answer = service_of(&salesforce).await.oauth().await;
     assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
@@ -199,12 +199,12 @@ async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
     ];
     let mut workspace = Workspace::bare();
     workspace.write("ca.crt", &known.0.self_signed(&known.1).expect("a certificate").pem());
-    let mut text = configuration().replace("[server]\n", "[server]\nstate_directory = \"state\"\n");
+    let mut sections = vec![configuration().replace("[server]\n", "[server]\nstate_directory = \"state\"\n")];
     let mut profile = |name: &str, token_url: &str| {
-        text += &format!(
+        sections.push(format!(
             "[oauth.{name}]\nkeyset = \"crm\"\nconsumer_key = \"3MVG9.{name}\"\nusername = \"{name}@acme.com\"\n\
              audience = \"https://login.salesforce.com\"\ntoken_url = \"{token_url}\"\n"
-        );
+        ));
     };
     let mut heard = Vec::new();
     for (name, config, _) in &hosts {
@@ -224,8 +224,9 @@ async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
     profile("nowhere", "https://nowhere.invalid/token");
     let names = hosts.iter().map(|(name, ..)| *name).chain(["nowhere"]);
     let allow = names.clone().map(|name| format!("\"oauth.{name}\"")).collect::<Vec<_>>().join(", ");
-    text += &format!("[callers.all]\napi_key_sha256 = [\"{}\"]\nallow = [{allow}]\n", sha256_hex("all"));
-    workspace.configure(&text);
+    let hash = sha256_hex("all");
+    sections.push(format!("[callers.all]\napi_key_sha256 = [\"{hash}\"]\nallow = [{allow}]\n"));
+    workspace.configure(&sections.concat());
     let authorities = workspace.path("ca.crt").display().to_string();
     let service = workspace.set("SSL_CERT_FILE", &authorities).serve().await;
     for name in names {

@@ -682,6 +682,21 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
     assert_eq!((served, replicas.fake.asked()), (10, 10));
 }
 
+/// Whoever can write to Redis can make each replica exchange anew, and no more often than alone.
+#[tokio::test]
+async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
+    let replicas = Replicas::start(PATIENT).await;
+    let replica = &replicas.all[0];
+    reconfigure(replica, "requests_per_minute = 200", "requests_per_minute = 3");
+    let mut connection = replicas.redis.connection().await;
+    let mut served = 0;
+    for n in 0..8 {
+        served += usize::from(replica.messaging(&format!("user-{n}")).await.status.is_success());
+        let () = cmd("FLUSHALL").query_async(&mut connection).await.expect("emptied");
+    }
+    assert_eq!((served, replicas.fake.asked()), (3, 3));
+}
+
 /// What was got with a key that others may have is served by no replica that knows of it.
 #[tokio::test]
 async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {

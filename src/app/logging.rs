@@ -148,7 +148,9 @@ fn targets(filter: &str) -> (Targets, Option<String>) {
     }
     match filter.parse() {
         Ok(targets) => (targets, None),
-        Err(error) => (info, Some(format!("isn't a filter such as `info` or `warn,tokenmint::audit=info` ({error})"))),
+        Err(error) => {
+            (info, Some(format!("isn't a filter such as `info` or `warn,tokenmint::audit=info` ({error})")))
+        }
     }
 }
 

@@ -168,7 +168,13 @@ impl SandboxCommand {
             }));
         }
         say(&format!("A Salesforce to test against listens on {url}; it plays the org {}.", org.org_id));
-        say("\nPut this into the configuration of the service:\n");
+        if config.oauth.is_empty() && deployments.clone().next().is_none() {
+            say(
+                "\nThe configuration exchanges no token yet: add [oauth.NAME], or [identity.NAME.messaging].",
+            );
+        } else {
+            say("\nPut this into the configuration of the service:\n");
+        }
         for oauth in config.oauth.values() {
             say(&format!("[oauth.{}]    # logs in {}", oauth.name, oauth.username));
             say(&format!("token_url = \"{token_url}\""));

@@ -344,7 +344,8 @@ impl Inner {
                 Decision::Settled(Found::Token(token))
             }
             Some(error) => Decision::Settled(Found::Failure(error)),
-            None if believed() => Decision::Exchange(Some(token.hash())),
+            // Where another replica has replaced it, there is a better one.
+            None if token.is_refused() || believed() => Decision::Exchange(Some(token.hash())),
             None => {
                 self.count_kept(job, "pace");
                 Decision::Settled(Found::Token(token))

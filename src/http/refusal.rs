@@ -216,7 +216,8 @@ impl Refusal {
                 ..verdict(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
-                    "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`",
+                    "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`, and with \
+                     `tokenmint check --running` whether the service has taken it over",
                 )
             },
             Self::Unaudited => Verdict {

@@ -151,7 +151,12 @@ async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
     let told = service.logged("taken for `info`").await;
     assert!(told.contains("tokenmint=loud") && told.contains("WARN"), "{told}");
     drop(service);
-    for (filter, word) in [("info,hyper=warn,debgu", "debgu"), ("debgu", "debgu"), ("[x", "[x"), ("info,[{caller}]=off", "[{caller}]=off")] {
+    for (filter, word) in [
+        ("info,hyper=warn,debgu", "debgu"),
+        ("debgu", "debgu"),
+        ("[x", "[x"),
+        ("info,[{caller}]=off", "[{caller}]=off"),
+    ] {
         let service = workspace.set("RUST_LOG", filter).serve().await;
         let told = service.logged("taken for `info`").await;
         assert!(told.contains(&format!("`{word}` isn't a level")) && told.contains("WARN"), "{told}");

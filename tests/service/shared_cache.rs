@@ -390,6 +390,25 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
     assert_eq!(replicas.fake.asked(), 5);
 }
 
+/// The pace of rejections holds up exchanges, and not the token that another replica has got meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_pace_is_used_up_follows_the_others() {
+    let replicas = Replicas::start(PATIENT).await;
+    let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
+    let token = |n: usize| format!("00D000000000001!token.{n}");
+    one.oauth().await.ok();
+    let reject = async |replica: &InProcess, n: usize| {
+        replica.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token(n)})).await.ok()
+    };
+    for n in 1..=3 {
+        assert_eq!(reject(one, n).await["access_token"], token(n + 1));
+    }
+    assert_eq!(reject(one, 4).await["rejected_token_kept"], true, "its pace is used up");
+    assert_eq!(reject(two, 4).await["access_token"], token(5));
+    until("followed", async || one.oauth().await.ok()["access_token"] == token(5)).await;
+    assert_eq!(replicas.fake.asked(), 5);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
     let replicas = Replicas::start("timeout = \"1s\"").await;

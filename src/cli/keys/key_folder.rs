@@ -103,7 +103,8 @@ impl Written {
                 "signs from now on, before its time; verifiers that have fetched it know it"
             }
             Ok(Successor::New) => {
-                "was made and signs from now on; chats are anonymous until verifiers fetch it"
+                "was made and signs from now on; chats are anonymous until verifiers fetch it, and logins fail until its \
+                 certificate is in the app"
             }
             Ok(Successor::Nobody) | Err(_) => {
                 return "No key signs: `tokenmint keys list` says why.".to_owned();

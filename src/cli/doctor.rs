@@ -2,7 +2,7 @@
 //! is.
 
 use std::fs::{self, File};
-use std::io::{Read as _, stdin};
+use std::io::{IsTerminal as _, Read as _, stdin};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use super::findings::{self, Form, Page};
-use super::{Context, Failure, say_json};
+use super::{Context, Failure, complain, say_json};
 use crate::app::{self, Loaded};
 use crate::config::{Config, Problem};
 use crate::doctor::{self, Answer, CASES, JwkDocument, Known, Material, Outcome, UnverifiedToken};
@@ -52,6 +52,9 @@ pub(super) struct Doctor {
     /// For whom the identity token of --online speaks [default: tokenmint-doctor]
     #[arg(long, value_name = "SUBJECT", requires = "online")]
     sub: Option<String>,
+    /// Print the checks that passed as well
+    #[arg(short, long)]
+    verbose: bool,
     /// Print the findings as JSON
     #[arg(long, conflicts_with = "sarif")]
     json: bool,
@@ -93,9 +96,9 @@ impl Doctor {
         let form = match (self.json, self.sarif) {
             (true, _) => Form::Json,
             (_, true) => Form::Sarif,
-            _ => Form::Text,
+            _ => Form::Text { all: self.verbose },
         };
-        findings::print(form, &findings, (outcome, &verdict), world.file.as_deref());
+        findings::print(form, &findings, (outcome, &verdict), &world);
         if outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
 
@@ -124,6 +127,8 @@ pub(super) struct World {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     pub file: Option<PathBuf>,
+    /// What the configuration was read from, if any was.
+    pub source: Option<String>,
 }
 
 impl World {
@@ -131,8 +136,14 @@ impl World {
     pub fn of(context: &Context<'_>, needed: bool) -> Result<Self, Failure> {
         let named = context.config.is_some();
         let file = context.config.clone().unwrap_or_else(|| PathBuf::from(crate::config::DEFAULT_FILE));
-        let mut world =
-            Self { loaded: None, config: None, problems: Vec::new(), warnings: Vec::new(), file: None };
+        let mut world = Self {
+            loaded: None,
+            config: None,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            file: None,
+            source: None,
+        };
         if !named && !needed && !file.exists() {
             return Ok(world);
         }
@@ -141,6 +152,7 @@ impl World {
                           --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
             return Err(Failure::Usage(reason.to_owned()));
         }
+        world.source = Some(context.configuration());
         world.file = Some(file).filter(|file| file.exists());
         match context.load() {
             Ok(loaded) => world.loaded = Some(loaded),
@@ -181,6 +193,9 @@ fn text_of(path: &Path) -> Result<(SecretString, Option<u32>), Failure> {
     let mut bytes = Zeroizing::new(Vec::new());
     let mut open_mode = None;
     if path == Path::new("-") {
+        if stdin().is_terminal() {
+            complain("waiting for standard input: paste the text here, then press Enter and Ctrl-D");
+        }
         stdin().take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
     } else {
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;

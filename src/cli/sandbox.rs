@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, all_said, complain, say, say_json};
+use super::{Context, Failure, all_said, complain, parse_address, say, say_json};
 use crate::app::{self, Loaded};
 use crate::clock::UnixTime;
 use crate::config::{Config, HttpsUrl, Listen, Oauth};
@@ -29,7 +29,7 @@ const MADE_UP_ORG: &str = "00D000000000001";
 #[command(after_help = "Example: tokenmint sandbox --jwks-base http://127.0.0.1:8080")]
 pub(super) struct SandboxCommand {
     /// Where to listen; loopback only
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090", value_parser = parse_address)]
     listen: SocketAddr,
     /// Where the service publishes its keys [default: server.public.url, else server.listen]
     #[arg(long, value_name = "URL")]

@@ -1,9 +1,9 @@
 //! `tokenmint verify`: reads a token and says, check by check, whether Salesforce would take it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
 use super::doctor::{World, add_jwks, jwk_file, read, token_argument};
@@ -11,17 +11,20 @@ use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
 use crate::clock::UnixTime;
-use crate::doctor::{self, Finding, Outcome, Parts, Purpose};
+use crate::doctor::{self, Finding, Material, Outcome, Parts, Purpose};
 use crate::json::Json;
 
 /// Read a token and say, check by check, whether Salesforce would take it
 ///
 /// Works on this machine alone: no token leaves it. Keys come from the configuration, or from what you give.
 #[derive(Args)]
-#[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify")]
+#[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify\n         \
+                        tokenmint verify token.txt WebAppKey1.jwk")]
 pub(super) struct Verify {
-    /// The token [default: read from standard input, which keeps it out of the shell's history]
-    token: Option<SecretString>,
+    /// The token, or files: with the token, and with private keys, certificates and JWKs that should verify it [default: the
+    /// token is read from standard input, which keeps it out of the shell's history]
+    #[arg(value_name = "TOKEN|FILE")]
+    given: Vec<SecretString>,
     /// A private key, certificate or JWK that should verify it
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
@@ -34,6 +37,9 @@ pub(super) struct Verify {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
+    /// Print the checks that passed as well
+    #[arg(short, long)]
+    verbose: bool,
     /// Print the parts and the findings as JSON
     #[arg(long)]
     json: bool,
@@ -54,13 +60,18 @@ impl Verify {
         for source in &self.jwks {
             add_jwks(source, &mut known, &runtime, context)?;
         }
-        let token = self.token.unwrap_or_else(|| SecretString::from("-"));
-        known.tokens = vec![token_argument(&token)?];
+        for argument in &self.given {
+            known.add(given(argument)?);
+        }
+        if known.tokens.is_empty() {
+            known.tokens = vec![token_argument(&SecretString::from("-"))?];
+        }
         let now = known.now;
 
         let mut findings = doctor::examine(&known);
         let [token] = known.tokens.as_slice() else {
-            return Err(Failure::Failed("there is no token".to_owned()));
+            let reason = "give one token; `tokenmint doctor` takes several";
+            return Err(Failure::Usage(reason.to_owned()));
         };
         // What is wrong with the keys and the configuration is the doctor's.
         findings.retain(|finding| finding.about == token.about);
@@ -71,6 +82,7 @@ impl Verify {
                 say_json(&json!({
                     "ok": outcome != Outcome::Fail,
                     "verdict": verdict,
+                    "configuration": world.source,
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
                     "findings": findings,
@@ -78,15 +90,31 @@ impl Verify {
             }
             parts => {
                 let mut page = Page::new();
+                page.configuration(world.source.as_deref());
                 if let Ok(parts) = parts {
                     show(parts, now, &mut page);
                 }
-                page.findings(&findings);
+                page.findings(&findings, self.verbose);
                 page.verdict(outcome, &verdict);
             }
         }
         if outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
+}
+
+/// What an argument names: a file, standard input (`-`), or the token itself.
+fn given(argument: &SecretString) -> Result<Material, Failure> {
+    let text = argument.expose_secret();
+    if text != "-" && Path::new(text).exists() {
+        return read(Path::new(text));
+    }
+    let token = token_argument(argument)?;
+    if token.parts.is_err() && text != "-" && !text.contains("eyJ") {
+        // It isn't shown: it may be a secret all the same.
+        let reason = "an argument is neither a token nor the name of a file that is there";
+        return Err(Failure::Failed(reason.to_owned()));
+    }
+    Ok(Material::Token(token))
 }
 
 /// A token whose signature nobody looked at is never called good.

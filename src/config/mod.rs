@@ -31,7 +31,7 @@ pub use names::{
 pub use ops_address::{OpsAddress, OpsTls};
 pub use path::UnverifiedPath;
 use section::{Findings, Section};
-pub use source::{Environment, Origin, PREFIX, Problem};
+pub use source::{CONFIG_VARIABLE, Environment, Origin, PREFIX, Problem};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "tokenmint.toml";
@@ -318,6 +318,14 @@ pub enum Policy {
 }
 
 impl Config {
+    /// The names of all profiles.
+    pub fn profiles(&self) -> impl Iterator<Item = ProfileName> {
+        let named = |kind| move |name: &Name| ProfileName::new(kind, name.clone());
+        let identity = self.identity.keys().map(named(Kind::Identity));
+        let oauth = self.oauth.keys().map(named(Kind::Oauth));
+        identity.chain(oauth).chain(self.intercom.keys().map(named(Kind::Intercom)))
+    }
+
     /// What differs from `other` and is settled when the service starts.
     pub fn settled_differences(&self, other: &Self) -> Vec<Problem> {
         let differences = self.server.settled_differences(&other.server).into_iter();

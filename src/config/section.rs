@@ -390,8 +390,14 @@ pub(crate) fn text(node: &Node) -> Result<Zeroizing<String>, String> {
 
 /// `"90s"`, `"1h"`, `"24h"`; whole seconds.
 pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
-    let duration =
-        brief_duration(node).map_err(|()| r#"must be a duration, as "90s", "55m" or "24h""#.to_owned())?;
+    whole_seconds(&text(node).map_err(|_| NO_DURATION.to_owned())?)
+}
+
+const NO_DURATION: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
+
+/// As [`duration`], from text.
+pub(crate) fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|_| NO_DURATION.to_owned())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }
 }
 

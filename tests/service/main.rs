@@ -7,6 +7,7 @@
 mod batch;
 mod bundle;
 mod callers;
+mod command_line;
 mod commands;
 mod configuration;
 mod connections;

@@ -1,6 +1,6 @@
 //! The folders with a key that is to be retired: where it is listed, what is written there, and which copies it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -209,6 +209,18 @@ pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
         Some(listed) => Ok(listed?),
         None => Err(Failure::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
     }
+}
+
+/// The ids of the keys that `directory` holds or lists, as far as it answers.
+pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
+    let path = directory.to_path_buf();
+    let found = within(PATIENCE, move || {
+        let held = Contents::of(&path).map(|contents| contents.keys).unwrap_or_default();
+        let listed = file::read_schedule_of_anyone(&path.join(SCHEDULE_FILE)).ok().flatten();
+        let listed = keys::marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
+        held.into_keys().chain(listed).collect()
+    });
+    found.unwrap_or_default()
 }
 
 /// Makes a key that signs at once in the place of the retired one.

@@ -70,7 +70,7 @@ async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_find
     given.workspace.set("TOKENMINT_SERVER__PUBLIC__URL", &public);
     given.is_well();
     // Without the breaks of its lines.
-    let text = given.run(&[]).ok().split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = given.run(&["-v"]).ok().split_whitespace().collect::<Vec<_>>().join(" ");
     for seen in [
         "answers 200 with a JWK Set, without login or redirect",
         "shows the keys that this configuration publishes",

@@ -219,8 +219,7 @@ fn name(path: &Path) -> String {
 /// A file, recognised by what it holds.
 pub(super) fn read(path: &Path) -> Result<Material, Failure> {
     let (bytes, exposed) = bytes_of(path)?;
-    doctor::recognise(&name(path), &bytes, exposed)
-        .map_err(|why| Failure::Failed(format!("{}: {why}", name(path))))
+    doctor::recognise(&name(path), &bytes, exposed).map_err(Failure::Failed)
 }
 
 /// A file that holds a key of any kind, to verify with.

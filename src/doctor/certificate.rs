@@ -50,7 +50,7 @@ impl Certificate {
         Self {
             not_before: read.certificate.not_before,
             not_after: read.certificate.not_after,
-            key: read.rsa().map(|(n, e)| Numbers::new(n, e)),
+            key: read.rsa.as_ref().map(|(n, e)| Numbers::new(n, e)),
             pem_size: read.certificate.pem().len(),
         }
     }

@@ -102,11 +102,13 @@ pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, 
 /// what they look like. `about` is what messages call it; `exposed` why others can read it.
 ///
 /// # Errors
-/// Says what it is instead of something that the doctor looks at.
+/// Says what it is instead of something that the doctor looks at, and its name.
 pub fn recognise(about: &str, bytes: &[u8], exposed: Option<String>) -> Result<Material, String> {
     let unreadable = |why: Unreadable| match why {
-        Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => Err(why.to_string()),
-        Unreadable::NotPem | Unreadable::Empty => Err(UNKNOWN.to_owned()),
+        Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => {
+            Err(format!("{about}: {why}"))
+        }
+        Unreadable::NotPem | Unreadable::Empty => Err(format!("{about} {UNKNOWN}")),
         Unreadable::BareCertificate | Unreadable::DerCertificate => {
             Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())))
         }

@@ -81,7 +81,7 @@ impl UnverifiedToken {
         let compact: String = rest.split_whitespace().collect();
         let is_alone = |c: char| c.is_ascii_alphanumeric() || "-_.=+/".contains(c);
         let about = about.to_owned();
-        if compact.chars().all(is_alone) {
+        if compact.chars().all(is_alone) && candidates(rest).count() < 2 {
             let within = (compact.len() != rest.len()).then_some("it holds white space or line breaks");
             return Self { about, around, within, parts: Parts::read(&compact) };
         }
@@ -181,16 +181,20 @@ impl Parts {
 
 /// The tokens in `text`, each once.
 fn found_in(text: &str) -> Vec<&str> {
+    let mut found: Vec<&str> = candidates(text).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// What in `text` has the parts of a token, the first of them a JSON object.
+fn candidates(text: &str) -> impl Iterator<Item = &str> {
     let is_jwt = |candidate: &&str| {
         let header = candidate.split('.').next().unwrap_or_default().trim_end_matches('=');
         let decoded = URL_SAFE_NO_PAD.decode(header);
         decoded.is_ok_and(|bytes| matches!(Json::parse(&bytes), Ok(Json::Object(_))))
     };
-    let mut found: Vec<&str> =
-        JWT.find_iter(text).map(|candidate| candidate.as_str()).filter(is_jwt).collect();
-    found.sort_unstable();
-    found.dedup();
-    found
+    JWT.find_iter(text).map(|candidate| candidate.as_str()).filter(is_jwt)
 }
 
 /// One of the three parts, decoded.

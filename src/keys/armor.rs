@@ -166,8 +166,9 @@ impl Armor {
                 return Err(Unreadable::BrokenPem);
             }
             let end = rest.split_once("-----END ");
+            let end = end.and_then(|(body, end)| Some((body, end.split_once(DASHES)?)));
             let body = end.map(|(body, _)| body);
-            if let Some((named, behind)) = end.and_then(|(_, end)| end.split_once(DASHES)) {
+            if let Some((_, (named, behind))) = end {
                 around.push(behind);
                 if named != label {
                     return Err(Unreadable::BrokenPem);

@@ -11,8 +11,6 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData,
     SerialNumber, SignatureAlgorithm, SigningKey,
 };
-use rsa::pkcs1::RsaPublicKey;
-use rsa::pkcs8::der::Decode as _;
 use time::{Date, Month, OffsetDateTime, Time};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey as AnyKey;
@@ -43,7 +41,8 @@ pub struct ReadCertificate {
     pub certificate: Certificate,
     /// What it certifies: the bits of its `subjectPublicKey`, which of an RSA key are an `RSAPublicKey` (RFC 8017).
     key: Vec<u8>,
-    is_rsa: bool,
+    /// Modulus and exponent of that key, big-endian; `None` where it isn't an RSA key.
+    pub rsa: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl ReadCertificate {
@@ -67,14 +66,12 @@ impl ReadCertificate {
             not_before: UnixTime::from_seconds(validity.not_before.timestamp()),
             not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
         };
-        let key = read.public_key().subject_public_key.data.to_vec();
-        Ok(Self { certificate, key, is_rsa: matches!(read.public_key().parsed(), Ok(AnyKey::RSA(_))) })
-    }
-
-    /// Modulus and exponent of the key that it certifies, big-endian; `None` where that isn't an RSA key.
-    pub fn rsa(&self) -> Option<(&[u8], &[u8])> {
-        let key = RsaPublicKey::from_der(&self.key).ok().filter(|_| self.is_rsa)?;
-        Some((key.modulus.as_bytes(), key.public_exponent.as_bytes()))
+        let key = read.public_key();
+        let rsa = match key.parsed() {
+            Ok(AnyKey::RSA(key)) => Some((key.modulus.to_vec(), key.exponent.to_vec())),
+            _ => None,
+        };
+        Ok(Self { certificate, key: key.subject_public_key.data.to_vec(), rsa })
     }
 }
 

@@ -238,7 +238,7 @@ impl Mount {
         /// 9p, which WSL shows Windows' drives by; WSL 1's own; FAT, exFAT, and SMB in its two versions (`linux/magic.h`).
         const WITHOUT_MODES: [i64; 6] =
             [0x0102_1997, 0x5346_4846, 0x4d44, 0x2011_bab0, 0xff53_4d42, 0xfe53_4d42];
-        let kind = rustix::fs::fstatfs(file).map(|mount| i64::from(mount.f_type) & 0xffff_ffff);
+        let kind = rustix::fs::fstatfs(file).map(|mount| mount.f_type & 0xffff_ffff);
         let flags = rustix::fs::fstatvfs(file).map(|mount| mount.f_flag);
         match (kind, flags) {
             (Ok(kind), _) if WITHOUT_MODES.contains(&kind) => Self::WithoutModes,
@@ -328,6 +328,7 @@ mod tests {
     #[test]
     fn who_may_read_a_file_follows_from_its_mode_or_its_access_list() {
         use Stranger::{Listed, Others};
+        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<Stranger>);
         const SERVICE: u32 = 65_532;
         let list = |entries: &[(u16, u16, u32)]| {
             let mut list = 2_u32.to_le_bytes().to_vec();
@@ -347,7 +348,7 @@ mod tests {
             ];
             list(&[named, &rest].concat())
         };
-        let rows: [(&str, u32, u32, u32, Option<Vec<u8>>, Option<Stranger>); 16] = [
+        let rows: [Row; 16] = [
             ("its owner's alone", SERVICE, SERVICE, 0o600, None, None),
             ("a secret of Kubernetes", 0, SERVICE, 0o440, None, None),
             ("one that the group can change", 0, SERVICE, 0o460, None, Some(Others)),

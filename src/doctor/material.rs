@@ -98,8 +98,9 @@ impl Material {
 /// Why a text is none of them.
 pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
 
-/// Says what the bytes of a file are: those of `KID.key` a key and those of `KID.crt` a certificate, as `serve` reads them; others
-/// what they look like. `about` is what messages call it; `exposed` why others can read it.
+/// Says what the bytes of a file are: of `KID.key` a key, of `KID.crt` a certificate, else what they look like.
+///
+/// `about` is what messages call it; `exposed` why others can read it.
 ///
 /// # Errors
 /// Says what it is instead of something that the doctor looks at, and its name.

@@ -48,8 +48,8 @@ fn body_in(columns: usize) -> String {
     format!("{}\n{}\n{}\n", lines[0], body.join("\n"), lines[lines.len() - 1])
 }
 
-fn each_line(change: impl Fn(&str) -> String) -> String {
-    lines().0.into_iter().map(change).collect()
+fn each_line(text: &str, change: impl Fn(&str) -> String) -> String {
+    text.lines().map(change).collect()
 }
 
 fn key() -> rsa::RsaPrivateKey {
@@ -98,10 +98,10 @@ fn shapes() -> Vec<Row> {
         text("no line end at the end", key.trim(), Taken),
         text("body in one line", body_in(10_000), Odd("its body in one line")),
         text("76 columns", body_in(76), Odd("lines of another length than 64")),
-        text("indented", each_line(|line| format!("    {line}\n")), Odd("indented lines")),
+        text("indented", each_line(key, |line| format!("    {line}\n")), Odd("indented lines")),
         text(
             "blanks at line ends",
-            each_line(|line| format!("{line}  \n")),
+            each_line(key, |line| format!("{line}  \n")),
             Odd("blanks at the ends of lines"),
         ),
         text("an empty line behind BEGIN", key.replacen('\n', "\n\n", 1), Odd("empty lines in its body")),
@@ -420,11 +420,7 @@ async fn check_serve_doctor_and_verify_read_each_certificate_alike() {
     let rows = [
         text("as it should be", &good, Taken),
         text("line ends of Windows", good.replace('\n', "\r\n"), Taken),
-        text(
-            "indented",
-            good.lines().map(|line| format!("  {line}\n")).collect::<String>(),
-            Odd("indented lines"),
-        ),
+        text("indented", each_line(&good, |line| format!("  {line}\n")), Odd("indented lines")),
         text("a byte order mark", format!("\u{feff}{good}"), Odd("a byte order mark")),
         text(
             "what openssl prints before it",

@@ -143,10 +143,11 @@ enum NoKey {
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
 fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Result<CertifiedKey, NoKey> {
     let (label, document) = keys::first_private(pem).ok_or(NoKey::Absent)?;
-    let der = match label {
-        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.as_bytes().into()),
-        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.as_bytes().into()),
-        _ => PrivateKeyDer::Pkcs8(document.as_bytes().into()),
+    let document = document.as_slice();
+    let der = match label.as_str() {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.into()),
+        _ => PrivateKeyDer::Pkcs8(document.into()),
     };
     let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
     match certified.keys_match() {

@@ -1,9 +1,9 @@
 //! `tokenmint doctor`: every question of Salesforce's troubleshooting page, and more, answered from what there
 //! is.
 
-use std::fs::{self, File};
-use std::io::{IsTerminal as _, Read as _, stdin};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fmt;
+use std::fs::File;
+use std::io::{IsTerminal as _, Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -15,6 +15,7 @@ use super::{Context, Failure, complain, say_json};
 use crate::app::{self, Loaded};
 use crate::config::{Config, Problem};
 use crate::doctor::{self, Answer, CASES, JwkDocument, Known, Material, Outcome, UnverifiedToken};
+use crate::files::{Opened, Unreadable};
 use crate::tokens::Subject;
 
 /// No key, JWK Set or token comes near.
@@ -187,28 +188,43 @@ fn list(json: bool) {
     }
 }
 
-/// What `path` holds, and its mode where others can read it.
-fn text_of(path: &Path) -> Result<(SecretString, Option<u32>), Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
-    let mut bytes = Zeroizing::new(Vec::new());
-    let mut open_mode = None;
+/// What `path` holds, and why the service would not open it as a key's file, where others can read it.
+fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), Failure> {
+    let failed = |error: &dyn fmt::Display| Failure::Failed(format!("{}: {error}", name(path)));
+    let pipe = |from: &mut dyn Read| {
+        let mut bytes =
+            Zeroizing::new(Vec::with_capacity(usize::try_from(LARGEST_FILE).unwrap_or_default() + 2));
+        from.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        if bytes.len() as u64 > LARGEST_FILE {
+            return Err(failed(&Unreadable::TooLarge(LARGEST_FILE)));
+        }
+        Ok((bytes, None))
+    };
     if path == Path::new("-") {
         if stdin().is_terminal() {
             complain("waiting for standard input: paste the text here, then press Enter and Ctrl-D");
         }
-        stdin().take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
-    } else {
-        let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
-        open_mode = Some(mode).filter(|mode| mode & 0o077 != 0);
-        File::open(path).map_err(failed)?.take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
+        return pipe(&mut stdin());
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| {
-        Failure::Failed(format!(
-            "{} isn't text. From DER to PEM: `openssl x509 -inform DER -in FILE`, `openssl pkey -inform DER -in FILE`",
-            path.display()
-        ))
-    })?;
-    Ok((SecretString::from(text), open_mode))
+    match Opened::open(path) {
+        Ok(file) => {
+            let exposed = file.only_ours_reads().err().map(|error| error.to_string());
+            Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, exposed))
+        }
+        Err(error @ Unreadable::NotRegular("a directory")) => {
+            let advice = "name the files in it, or with --config the configuration that names it";
+            Err(failed(&format_args!("{error}: {advice}")))
+        }
+        // A shell's `<(command)`.
+        Err(Unreadable::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn text_of(path: &Path) -> Result<SecretString, Failure> {
+    let (bytes, _) = bytes_of(path)?;
+    let text = crate::keys::text(&bytes);
+    text.map(SecretString::from).map_err(|why| Failure::Failed(format!("{}: {why}", name(path))))
 }
 
 fn name(path: &Path) -> String {
@@ -217,21 +233,30 @@ fn name(path: &Path) -> String {
 
 /// A file, recognised by what it holds.
 pub(super) fn read(path: &Path) -> Result<Material, Failure> {
-    let (text, open_mode) = text_of(path)?;
-    doctor::recognise(&name(path), &text, open_mode)
-        .map_err(|why| Failure::Failed(format!("{} {why}", name(path))))
+    let (bytes, exposed) = bytes_of(path)?;
+    doctor::recognise(&name(path), &bytes, exposed).map_err(Failure::Failed)
+}
+
+/// A file that holds a key of any kind, to verify with.
+pub(super) fn read_key(path: &Path) -> Result<Material, Failure> {
+    let material = read(path)?;
+    if let Some(why) = material.refusal() {
+        return Err(Failure::Failed(format!("{}: {why}", name(path))));
+    }
+    if let Some(warning) = material.warning() {
+        complain(&format!("warning: {} {warning}", name(path)));
+    }
+    Ok(material)
 }
 
 pub(super) fn jwk_file(path: &Path, served: bool) -> Result<JwkDocument, Failure> {
-    let (text, _) = text_of(path)?;
-    let document = JwkDocument::read(&name(path), text.expose_secret());
+    let document = JwkDocument::read(&name(path), text_of(path)?.expose_secret());
     Ok(JwkDocument { served, ..document })
 }
 
 pub(super) fn token_argument(token: &SecretString) -> Result<UnverifiedToken, Failure> {
     if token.expose_secret() == "-" {
-        let (text, _) = text_of(Path::new("-"))?;
-        return Ok(UnverifiedToken::read("the token", text.expose_secret()));
+        return Ok(UnverifiedToken::read("the token", text_of(Path::new("-"))?.expose_secret()));
     }
     Ok(UnverifiedToken::read("the token", token.expose_secret()))
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::doctor::{World, add_jwks, jwk_file, read, token_argument};
+use super::doctor::{World, add_jwks, jwk_file, read_key, token_argument};
 use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
@@ -51,7 +51,7 @@ impl Verify {
         let mut known = world.known(context);
         known.issuer = self.issuer.as_deref();
         for path in &self.key {
-            known.add(read(path)?);
+            known.add(read_key(path)?);
         }
         for path in &self.jwk {
             known.jwks.push(jwk_file(path, false)?);
@@ -106,7 +106,7 @@ impl Verify {
 fn given(argument: &SecretString) -> Result<Material, Failure> {
     let text = argument.expose_secret();
     if text != "-" && Path::new(text).exists() {
-        return read(Path::new(text));
+        return super::doctor::read(Path::new(text));
     }
     let token = token_argument(argument)?;
     if token.parts.is_err() && text != "-" && !text.contains("eyJ") {

@@ -220,11 +220,9 @@ impl<'a> Section<'a> {
         Some(UnverifiedPath::new(self.findings.base.join(written.as_str()), &self.origin_of(name)))
     }
 
-    /// PEM text, around which white space means nothing.
+    /// PEM text. What was left around it is for its reader, which knows where it begins and ends.
     pub fn pem(&self, name: &'static str) -> Option<SecretString> {
-        let pem = text(self.node(name)?)
-            .and_then(|text| leftover(name, text.trim()).map_or(Ok(text), Err))
-            .map_err(|message| self.problem(name, message));
+        let pem = text(self.node(name)?).map_err(|message| self.problem(name, message));
         pem.ok().map(|text| SecretString::from(text.as_str()))
     }
 

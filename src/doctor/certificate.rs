@@ -1,15 +1,14 @@
 //! A certificate that somebody has: in a file, or in the `x5c` of a JWK.
 
-use x509_parser::prelude::{FromDer as _, X509Certificate};
-use x509_parser::public_key::PublicKey;
-
 use super::material::Numbers;
 use crate::clock::UnixTime;
+use crate::keys::{Oddities, ReadCertificate, read_certificates};
 
 pub struct GivenCertificate {
     pub about: String,
     /// `Err` says what is there instead.
     pub read: Result<Certificate, String>,
+    pub oddities: Oddities,
 }
 
 /// What a certificate says.
@@ -24,13 +23,19 @@ pub struct Certificate {
 
 impl GivenCertificate {
     pub fn from_pem(about: &str, text: &str) -> Self {
-        let read = pem::parse_many(text)
-            .map_err(|_| "isn't whole PEM text: lines are missing or changed".to_owned())
-            .and_then(|blocks| {
-                let first = blocks.first().ok_or_else(|| "holds no certificate".to_owned())?;
-                Certificate::read(first.contents())
-            });
-        Self { about: about.to_owned(), read }
+        let (read, oddities) = match read_certificates(text) {
+            Ok((read, oddities)) => {
+                let first = read.first().map(Certificate::of);
+                (first.ok_or_else(|| "holds no certificate".to_owned()), oddities)
+            }
+            Err(why) => (Err(why), Oddities::default()),
+        };
+        Self { about: about.to_owned(), read, oddities }
+    }
+
+    /// What can't be read as one.
+    pub fn refused(about: &str, why: String) -> Self {
+        Self { about: about.to_owned(), read: Err(why), oddities: Oddities::default() }
     }
 }
 
@@ -38,21 +43,15 @@ impl Certificate {
     /// # Errors
     /// Says what `der` is, if it is no certificate.
     pub fn read(der: &[u8]) -> Result<Self, String> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| "holds no X.509 certificate".to_owned())?;
-        if !rest.is_empty() {
-            return Err("holds a certificate with something behind it".to_owned());
+        ReadCertificate::from_der(der).map(|read| Self::of(&read))
+    }
+
+    fn of(read: &ReadCertificate) -> Self {
+        Self {
+            not_before: read.certificate.not_before,
+            not_after: read.certificate.not_after,
+            key: read.rsa.as_ref().map(|(n, e)| Numbers::new(n, e)),
+            pem_size: read.certificate.pem().len(),
         }
-        let key = match certificate.public_key().parsed() {
-            Ok(PublicKey::RSA(key)) => Some(Numbers::new(key.modulus, key.exponent)),
-            _ => None,
-        };
-        let validity = certificate.validity();
-        Ok(Self {
-            not_before: UnixTime::from_seconds(validity.not_before.timestamp()),
-            not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
-            key,
-            pem_size: pem::encode(&pem::Pem::new("CERTIFICATE", der)).len(),
-        })
     }
 }

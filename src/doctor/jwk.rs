@@ -112,6 +112,11 @@ impl Jwk {
         self.json.text(name)
     }
 
+    /// What a member is that isn't text, as `a number`.
+    pub fn other_type(&self, name: &str) -> Option<&'static str> {
+        self.json.member(name).filter(|value| !matches!(value, Json::String(_))).map(Json::type_name)
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.json.member(name).is_some()
     }

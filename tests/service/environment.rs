@@ -283,11 +283,10 @@ fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
         let field = setting.replace("__", ".").to_lowercase();
         let silent = said(&variable, &field, good);
         assert!(silent.is_empty(), "{silent:?}");
-        let white = if own == "KEY" && setting.starts_with("KEYSETS") {
-            vec![]
-        } else {
-            vec![format!(" {good}"), format!("{good}\n")]
-        };
+        // Of a key's text its reader knows where it begins and ends: tests/service/readers.rs.
+        if setting == "KEYSETS__TEXT__KEY" {
+            continue;
+        }
         let left = [
             format!("\"{good}\""),
             format!("'{good}'"),
@@ -304,8 +303,10 @@ fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
             format!("{own}={good}"),
             format!("{variable}={good}"),
             format!("export ACME_{own}={good}"),
+            format!(" {good}"),
+            format!("{good}\n"),
         ];
-        for wrong in left.into_iter().chain(white) {
+        for wrong in left {
             let problems = said(&variable, &field, &wrong);
             assert_eq!(problems.len(), 1, "{wrong:?} as {setting}: {problems:?}");
         }

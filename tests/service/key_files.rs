@@ -83,12 +83,12 @@ fn bent(bend: impl FnOnce(&mut Numbers)) -> String {
     numbers.pem()
 }
 
-fn block(label: &str, contents: &[u8]) -> String {
+pub fn block(label: &str, contents: &[u8]) -> String {
     pem::encode(&pem::Pem::new(label, contents))
 }
 
 /// Another's tool makes what we can't.
-fn openssl(arguments: &str) -> String {
+pub fn openssl(arguments: &str) -> String {
     let made = Command::new("openssl").args(arguments.split(' ')).output().expect("openssl runs");
     assert!(made.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&made.stderr));
     String::from_utf8(made.stdout).expect("PEM")

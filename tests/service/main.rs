@@ -28,6 +28,7 @@ mod panics;
 mod policy;
 mod properties;
 mod publishing;
+mod readers;
 mod refusals;
 mod reload;
 mod retirement;

@@ -180,9 +180,7 @@ fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
             kids
         }
         KeySource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
-        KeySource::Text { kid, pem, .. }
-            if keys::material(&keys::unfold(pem), passphrase) == Some(material) =>
-        {
+        KeySource::Text { kid, pem, .. } if keys::material(pem, passphrase) == Some(material) => {
             vec![kid.clone()]
         }
         KeySource::File { .. } | KeySource::Text { .. } => Vec::new(),

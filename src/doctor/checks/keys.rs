@@ -15,15 +15,9 @@ const LONG_LIFE: i64 = 20 * 365 * 86_400;
 
 pub fn form(known: &Known<'_>) -> Found {
     let given = known.keys.iter().filter_map(|key| match &key.read {
-        Ok(_) if key.folded => Some(
-            Observation::fail(
-                &key.about,
-                "works only after mending: `\\n` written out, or base64 of the PEM",
-            )
-            .advising(
-                "write it with real line breaks: printf '%b' \"$KEY\" > KID.key. As `key` in the \
-                     configuration, or in the environment, tokenmint takes all three forms",
-            ),
+        Ok(_) if let Some(warning) = key.oddities.warning() => Some(
+            Observation::warn(&key.about, warning)
+                .advising("for Salesforce's utility and other tools write it as `openssl pkey` does"),
         ),
         Ok(_) => Some(Observation::pass(&key.about, "holds a private RSA key in PEM form")),
         Err(Refused::Unreadable(Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime)) => None,
@@ -62,9 +56,8 @@ pub fn strength(known: &Known<'_>) -> Found {
 }
 
 pub fn file_mode(known: &Known<'_>) -> Found {
-    let open = known.keys.iter().filter_map(|key| Some((key, key.open_mode?)));
-    open.map(|(key, mode)| Observation::warn(&key.about, format!("others can read it (mode {mode:04o})")))
-        .collect()
+    let exposed = known.keys.iter().filter_map(|key| Some((key, key.exposed.as_ref()?)));
+    exposed.map(|(key, why)| Observation::warn(&key.about, why.clone())).collect()
 }
 
 /// Each certificate that is known, and what to call it.
@@ -121,7 +114,11 @@ pub fn certificate_form(known: &Known<'_>) -> Found {
         Ok(certificate) if certificate.key.is_none() => {
             Observation::fail(&given.about, "certifies a key that isn't RSA")
         }
-        Ok(_) => Observation::pass(&given.about, "holds an X.509 certificate of an RSA key"),
+        Ok(_) => match given.oddities.warning() {
+            Some(warning) => Observation::warn(&given.about, warning)
+                .advising("for other tools write it anew: `openssl x509 -in FILE -out NEW`"),
+            None => Observation::pass(&given.about, "holds an X.509 certificate of an RSA key"),
+        },
         Err(why) => Observation::fail(&given.about, why.clone()),
     });
     read.collect()

@@ -19,11 +19,12 @@ pub fn text(known: &Known<'_>) -> Found {
         }
         (_, None) => Observation::pass(&document.about, "is JSON and nothing else"),
     });
-    let tokens = known.tokens.iter().map(|token| match (&token.parts, token.around) {
-        (Err(why), _) => Observation::fail(&token.about, why.clone())
-            .advising("take the whole token, three parts with two dots, as the mint gave it"),
-        (Ok(_), Some(around)) => Observation::fail(&token.about, around),
-        (Ok(_), None) => Observation::pass(&token.about, "is a JWT and nothing else"),
+    let tokens = known.tokens.iter().map(|token| match (&token.parts, token.within, token.around) {
+        (Err(no), ..) => Observation::fail(&token.about, no.why.clone()).advising(no.fix),
+        (Ok(_), Some(within), _) => Observation::fail(&token.about, within),
+        (Ok(_), None, Some(around)) => Observation::warn(&token.about, around)
+            .advising("the token was found, and is judged alone: see that nothing else is sent with it"),
+        (Ok(_), None, None) => Observation::pass(&token.about, "is a JWT and nothing else"),
     });
     files.chain(tokens).collect()
 }
@@ -48,6 +49,12 @@ pub fn members(known: &Known<'_>) -> Found {
         .map(|(_, jwk)| {
             let about = &jwk.about;
             let text = |name: &str| jwk.text(name).filter(|value| !value.is_empty());
+            let other =
+                ["kty", "kid", "alg"].into_iter().find_map(|name| Some((name, jwk.other_type(name)?)));
+            if let Some((name, type_name)) = other {
+                return Observation::fail(about, format!("its `{name}` is {type_name}, not text"))
+                    .advising(format!("write the value of `{name}` in quotes, as text"));
+            }
             let missing: Vec<&str> =
                 ["kty", "kid", "alg"].into_iter().filter(|name| text(name).is_none()).collect();
             if !missing.is_empty() {

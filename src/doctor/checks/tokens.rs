@@ -37,7 +37,14 @@ pub fn header(known: &Known<'_>) -> Found {
                     "its header has `crit`, which Salesforce would have to know",
                 );
             }
-            let missing: Vec<String> = ["alg", "typ", "kid"]
+            let names = ["alg", "typ", "kid"];
+            let other = names.into_iter().filter_map(|name| Some((name, parts.header.member(name)?)));
+            let mut other = other.filter(|(_, value)| !matches!(value, Json::String(_)));
+            if let Some((name, value)) = other.next() {
+                return Observation::fail(about, format!("its `{name}` is {}, not text", value.type_name()))
+                    .advising(format!("write the value of `{name}` in quotes where the token is made, the same text as in the JWK"));
+            }
+            let missing: Vec<String> = names
                 .into_iter()
                 .filter(|name| parts.header(name).is_none_or(str::is_empty))
                 .map(|name| format!("`{name}`"))
@@ -223,9 +230,9 @@ pub fn expiry(known: &Known<'_>) -> Found {
             let about = &token.about;
             let exp = parts.claim_value("exp")?;
             let Json::Number(_) = exp else {
-                return Some(Observation::fail(
-                    about,
-                    format!("its `exp` is {}, not a number", exp.type_name()),
+                let seen = format!("its `exp` is {}, not a number", exp.type_name());
+                return Some(Observation::fail(about, seen).advising(
+                    "where the token is made, write `exp` as a number of seconds since 1970, without quotes",
                 ));
             };
             let exp = parts.time("exp")?;

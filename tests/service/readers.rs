@@ -655,7 +655,7 @@ fn a_folder_and_a_file_of_another_kind_are_named_for_what_they_are() {
 #[test]
 fn a_key_is_read_from_a_pipe() {
     let workspace = Workspace::bare();
-    let ran = workspace.run_in_shell(&["doctor"], "<(cat keys/web/WebAppKey1.key)");
+    let ran = workspace.run_in_shell(&["doctor", "-v"], "<(cat keys/web/WebAppKey1.key)");
     assert_eq!(ran.code(), 0, "{}", ran.stderr);
     assert!(ran.stdout.contains("holds a private RSA key"), "{}", ran.stdout);
 }

@@ -24,7 +24,7 @@ pub struct Metrics {
     pub tokens_minted: IntCounterVec,
     /// Answers, by `route` as written in the route table (`other` for none of them) and `status`.
     pub requests: IntCounterVec,
-    /// From a request's head to its answer, by `route`.
+    /// From a request's first byte to its answer, by `route`.
     pub request_duration: HistogramVec,
     /// Refused requests, by `error`.
     pub refusals: IntCounterVec,
@@ -126,7 +126,7 @@ impl Metrics {
             ),
             request_duration: make.histograms(
                 "request_duration_seconds",
-                "Time from a request's head to its answer, by route.",
+                "Time from a request's first byte to its answer, by route.",
                 &["route"],
             ),
             refusals: make.counters("refusals_total", "Requests refused, by error.", &["error"]),

@@ -66,6 +66,8 @@ pub struct Connection {
     evicted: Notify,
     /// When the first byte of the request came, as `idle_since`.
     began: AtomicU64,
+    /// Whether the host has not taken all of an answer yet.
+    writing: AtomicBool,
     /// Whether hyper was given a head that passed all checks, and hasn't asked the service yet.
     vetted: AtomicBool,
     /// Why the connection's last request is refused.
@@ -106,6 +108,7 @@ impl Connections {
             partial: AtomicUsize::new(0),
             evicted: Notify::new(),
             began: AtomicU64::new(0),
+            writing: AtomicBool::new(false),
             vetted: AtomicBool::new(false),
             refusal: OnceLock::new(),
             body: Arc::default(),
@@ -227,16 +230,24 @@ impl Connection {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 
-    /// An answer is written.
+    /// An answer is written, until [`flushed`](Self::flushed).
     pub fn answers(&self) {
+        self.writing.store(true, Ordering::Relaxed);
         if !self.is_vetted() {
             self.idle_since.store(self.connections.now(), Ordering::Relaxed);
         }
     }
 
+    /// The host has taken all that was written.
+    pub fn flushed(&self) {
+        self.writing.store(false, Ordering::Relaxed);
+    }
+
     /// Whether it idles, and nothing of a request has come.
     pub fn is_unused(&self) -> bool {
-        self.idle_since.load(Ordering::Relaxed) != 0 && self.partial.load(Ordering::Relaxed) == 0
+        self.idle_since.load(Ordering::Relaxed) != 0
+            && !self.writing.load(Ordering::Relaxed)
+            && self.partial.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until it must be closed in favour of others.

@@ -101,7 +101,7 @@ impl Listener {
                 Socket::Tcp(socket)
             }
             Listen::Unix(path) => {
-                remove_stale(path);
+                remove_stale(path)?;
                 let socket = UnixListener::bind(path)?;
                 rustix::net::listen(&socket, BACKLOG)?;
                 let file = SocketFile(path.clone());
@@ -249,8 +249,7 @@ async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let Ok(Ok(stream)) = accepted else { return };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let ClientCertificate { names, not_after } =
-        certificates.first().map(ClientCertificate::read).unwrap_or_default();
+    let ClientCertificate { names, not_after } = ClientCertificate::read(certificates, http.clock.now());
     serve(
         http,
         stream,
@@ -416,11 +415,19 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::InvalidInput)
 }
 
-/// A socket file that a killed process left. One on which somebody still answers stays, and `bind` fails.
-fn remove_stale(path: &Path) {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+/// Removes a socket file that a killed process left. One on which somebody still answers stays, and `bind` fails.
+///
+/// # Errors
+/// Something else is at that path.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        let message = "something that is no socket is at this path: remove it, or choose another";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
+    if std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
         let _ = fs::remove_file(path);
     }
+    Ok(())
 }

@@ -78,10 +78,8 @@ impl Log {
             // Without anybody who waits for it, it ends all the same.
             let _ = done.send(());
         })?;
-        let asked = filter.unwrap_or("info");
-        let read = asked.parse::<Targets>();
-        let unreadable = read.is_err();
-        let filter = read.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+        let asked = filter.unwrap_or_default();
+        let (filter, problem) = targets(asked);
         let door = Door { lines: lines.clone(), state: state.clone() };
         let layer = tracing_subscriber::fmt::layer().with_writer(door).with_ansi(terminal);
         let registry = tracing_subscriber::registry().with(filter);
@@ -91,19 +89,15 @@ impl Log {
         } else {
             registry.with(layer.event_format(JsonLines)).try_init()
         };
-        if unreadable {
-            tracing::warn!(
-                RUST_LOG = asked,
-                "isn't a filter such as `info` or `warn,tokenmint::audit=info`: taken for `info`"
-            );
+        if let Some(problem) = problem {
+            tracing::warn!(RUST_LOG = asked, "{problem}: taken for `info`");
         }
         Ok(Self { lines, state, ends, ended })
     }
 
     /// Whether `filter`, that of `RUST_LOG`, takes audit lines.
     pub fn takes_audit_lines(filter: Option<&str>) -> bool {
-        let read = filter.and_then(|filter| filter.parse::<Targets>().ok());
-        read.is_none_or(|filter| filter.would_enable(AUDIT_TARGET, &tracing::Level::INFO))
+        targets(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
     }
 
     /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.
@@ -125,11 +119,38 @@ impl Log {
         // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
         let _ = self.lines.try_send(Vec::new());
         let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        // Whoever is in a hurry still gives the thread the moment that lines gather for.
+        let _ = self.ended.recv_timeout(4 * GATHER);
         let taken = self.state.taken.load(Ordering::Acquire);
         let unwritten = taken.saturating_sub(self.state.written.load(Ordering::Acquire));
         let lines = unwritten + self.state.dropped.load(Ordering::Acquire);
         let why = self.state.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         Lost { lines, unwritten, why }
+    }
+}
+
+/// What `filter` lets through: `info` where it is empty, or can't be read, and then why.
+fn targets(filter: &str) -> (Targets, Option<String>) {
+    let info = Targets::new().with_default(LevelFilter::INFO);
+    let words = || filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    if words().next().is_none() {
+        return (info, None);
+    }
+    let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-:.".contains(&b));
+    let is_known = |word: &str| match word.split_once('=') {
+        // Alone, a target's name lets all of its lines through; a misspelt level is no such name.
+        None => word.parse::<LevelFilter>().is_ok() || word.starts_with(env!("CARGO_CRATE_NAME")),
+        Some((target, level)) => is_name(target) && level.parse::<LevelFilter>().is_ok(),
+    };
+    if let Some(wrong) = words().find(|word| !is_known(word)) {
+        let levels = "a level (off, error, warn, info, debug, trace) or TARGET=LEVEL";
+        return (info, Some(format!("`{}` isn't {levels}", wrong.escape_debug())));
+    }
+    match filter.parse() {
+        Ok(targets) => (targets, None),
+        Err(error) => {
+            (info, Some(format!("isn't a filter such as `info` or `warn,tokenmint::audit=info` ({error})")))
+        }
     }
 }
 

@@ -107,8 +107,9 @@ impl Loaded {
             tls.and_then(|loaded| loaded.map_err(|problem| problems.push(problem)).ok())
         };
         let (tls, public_tls) = (usable(server_tls), usable(public_tls));
-        let concerns = [&tls, &public_tls].into_iter().flatten().filter_map(|tls| tls.concern.clone());
-        config.warnings.extend(concerns);
+        config
+            .warnings
+            .extend([&tls, &public_tls].into_iter().flatten().flat_map(ServerTls::warnings).cloned());
         let first = previous.is_none();
         let batch = first
             .then(|| batch_library(&config.server.signing))
@@ -302,10 +303,13 @@ impl App {
         let drained = async {
             tokio::time::sleep(NOTICE).await;
             closing.cancel();
-            // A Unix socket's file goes with its listener.
-            while running.join_next().await.is_some() {}
-            tasks.close();
-            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            let ended = async {
+                // A Unix socket's file goes with its listener.
+                while running.join_next().await.is_some() {}
+                tasks.close();
+                tasks.wait().await;
+            };
+            if tokio::time::timeout(DRAIN, ended).await.is_err() {
                 tracing::warn!(connections = tasks.len(), "cut off clients that did not finish in time");
             }
         };

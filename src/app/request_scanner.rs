@@ -281,6 +281,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
         ready!(self.in_time(cx, poll))?;
         // All that waited is written: hyper flushes when it has nothing more.
         self.stalled = None;
+        self.connection.flushed();
         Poll::Ready(Ok(()))
     }
 

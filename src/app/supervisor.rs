@@ -65,6 +65,10 @@ impl Sockets {
     /// # Errors
     /// One of them listens neither on TCP nor on a Unix socket, or not at all.
     pub fn inherited(is_sole_listener: bool) -> io::Result<Self> {
+        // Names without sockets are those of another process, which `LISTEN_PID` names: nothing is wrong with them.
+        if sd_notify::listen_fds()?.len() == 0 {
+            return Ok(Self::default());
+        }
         let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
         let mut handed = ListenFd::from_env();
         let sole = names.iter().all(|name| *name == names[0]);

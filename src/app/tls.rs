@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
 use crate::config::{ClientName, Code, Problem, Tls, UnverifiedPath};
+use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::keys::{self, file};
 
 /// TLS of one listener.
@@ -23,7 +24,16 @@ pub struct ServerTls {
     /// The certificate that clients see, and those between it and its authority.
     chain: Vec<CertificateDer<'static>>,
     /// Why clients refuse that certificate at the time that it was loaded.
-    pub concern: Option<Problem>,
+    refused: Option<Problem>,
+    /// What is wrong with the authority of clients' certificates at that time.
+    authority: Option<Problem>,
+}
+
+impl ServerTls {
+    /// What is allowed but unwise.
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.refused.iter().chain(&self.authority)
+    }
 }
 
 /// The certificate chains of the minting and of the public listener.
@@ -38,7 +48,7 @@ pub fn chains(all: [&Option<ServerTls>; 2]) -> Chains {
 pub fn worse_than(in_force: &Chains, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
     let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
     let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));
-    news.filter_map(|(_, tls)| tls.concern.clone()).collect()
+    news.filter_map(|(_, tls)| tls.refused.clone()).collect()
 }
 
 /// Reads the files of `[section.tls]`.
@@ -53,19 +63,39 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
     let chain = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
-    let concern = concern(&chain, now)
-        .map_err(at_certificate)?
-        .map(|message| Problem { code: Some(Code::ListenerCertificate), ..at_certificate(message) });
+    let refused = out_of_date(&chain, now).map_err(at_certificate)?.map(|message| Problem {
+        code: Some(Code::ListenerCertificate),
+        ..at_certificate(format!("{message}, so clients refuse it: renew it"))
+    });
     let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
+    // Comes second: the path of a file that isn't there may be a secret, and is not shown.
+    let folder = folder_of(tls.private_key_file.as_path());
+    only_ours_replaces_files_in(folder).map_err(|error| {
+        Problem::new(format!("{section}.tls.private_key_file"), folder.display(), error.to_string())
+    })?;
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
         NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),
         NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
-        NoKey::Stranger(error) => at_certificate(format!("doesn't go with the private key: {error}")),
+        NoKey::Stranger(error) => at_certificate(format!(
+            "doesn't go with the private key: {error}; the first in the file must be this server's own certificate"
+        )),
+        NoKey::Unreadable(error) => at_certificate(format!(
+            "can't be used ({error}): make one of X.509 version 3, as `openssl req -x509` does"
+        )),
     })?;
+    let mut authority = None;
     let verifier = match &tls.client_ca_file {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => {
-            client_verifier(path.as_path()).map_err(|message| problem("client_ca_file", path, message))?
+            let at_authority = |message| problem("client_ca_file", path, message);
+            let certificates = certificates(path.as_path()).map_err(at_authority)?;
+            authority = out_of_date(&certificates, now).map_err(at_authority)?.map(|message| Problem {
+                code: Some(Code::ClientAuthority),
+                ..at_authority(format!(
+                    "{message}; clients whose certificates it signed are let in all the same"
+                ))
+            });
+            client_verifier(certificates).map_err(at_authority)?
         }
     };
     let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()))
@@ -79,14 +109,14 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(ServerTls { config: Arc::new(config), chain, concern })
+    Ok(ServerTls { config: Arc::new(config), chain, refused, authority })
 }
 
-/// Says why clients refuse that chain now.
+/// Says which of these certificates isn't valid now.
 ///
 /// # Errors
-/// Names an entry of the chain that is no certificate.
-fn concern(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
+/// Names an entry that is no certificate.
+fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
     for (at, certificate) in chain.iter().enumerate() {
         let which = if at == 0 { String::new() } else { format!("its certificate number {} ", at + 1) };
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
@@ -95,10 +125,10 @@ fn concern(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>
         let [begin, end] = [certificate.validity().not_before, certificate.validity().not_after]
             .map(|time| UnixTime::from_seconds(time.timestamp()));
         if end < now {
-            return Ok(Some(format!("{which}expired at {end}, so clients refuse it: renew it")));
+            return Ok(Some(format!("{which}expired at {end}")));
         }
         if now < begin {
-            return Ok(Some(format!("{which}isn't valid before {begin}, so clients refuse it until then")));
+            return Ok(Some(format!("{which}isn't valid before {begin}")));
         }
     }
     Ok(None)
@@ -109,20 +139,24 @@ enum NoKey {
     Unusable(rustls::Error),
     /// The certificate is another key's.
     Stranger(rustls::Error),
+    /// The certificate says nothing of its key, as one of X.509 version 1.
+    Unreadable(rustls::Error),
 }
 
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
 fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Result<CertifiedKey, NoKey> {
     let (label, document) = keys::first_private(pem).ok_or(NoKey::Absent)?;
-    let der = match label {
-        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.as_bytes().into()),
-        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.as_bytes().into()),
-        _ => PrivateKeyDer::Pkcs8(document.as_bytes().into()),
+    let document = document.as_slice();
+    let der = match label.as_str() {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.into()),
+        _ => PrivateKeyDer::Pkcs8(document.into()),
     };
     let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error) => Err(NoKey::Stranger(error)),
+        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(NoKey::Stranger(error)),
+        Err(error) => Err(NoKey::Unreadable(error)),
     }
 }
 
@@ -131,15 +165,21 @@ fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Res
 pub struct ClientCertificate {
     /// The names by which it can stand for a caller.
     pub names: Vec<ClientName>,
-    /// The last second of its validity.
+    /// The last second in which all that the client sent beside it are valid too.
     pub not_after: Option<UnixTime>,
 }
 
 impl ClientCertificate {
-    pub fn read(certificate: &CertificateDer<'_>) -> Self {
-        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Self::default() };
-        let not_after = UnixTime::from_seconds(certificate.validity().not_after.timestamp());
-        Self { names: client_names(&certificate), not_after: Some(not_after) }
+    /// Reads what a client sent: its own certificate, and those between it and its authority.
+    pub fn read(chain: &[CertificateDer<'_>], now: UnixTime) -> Self {
+        let mut chain = chain.iter().map_while(|certificate| X509Certificate::from_der(certificate).ok());
+        let Some((_, own)) = chain.next() else { return Self::default() };
+        let end = |certificate: &X509Certificate<'_>| {
+            UnixTime::from_seconds(certificate.validity().not_after.timestamp())
+        };
+        // One that has expired already wasn't needed: the handshake would have failed.
+        let others = chain.map(|(_, other)| end(&other)).filter(|end| *end >= now);
+        Self { names: client_names(&own), not_after: others.chain([end(&own)]).min() }
     }
 }
 
@@ -162,9 +202,9 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn client_verifier(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in authorities {
         let is_no_authority = X509Certificate::from_der(&certificate).is_ok_and(|(_, certificate)| {
             certificate.basic_constraints().is_ok_and(|found| found.is_some_and(|found| !found.value.ca))
         });

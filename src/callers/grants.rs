@@ -310,11 +310,13 @@ impl<G> Grants<G> {
     /// None is allowed, several are, or that one isn't.
     pub fn choose(&self, requested: Option<&str>) -> Result<&G, Denied> {
         let Some(requested) = requested else {
-            let mut grants = self.by_name.values();
+            // A rule that is tried takes nothing from who names no profile.
+            let none_is_allowed = self.by_name.is_empty();
+            let mut grants = if none_is_allowed { &self.audited } else { &self.by_name }.values();
             return match (grants.next(), grants.next()) {
                 (Some(grant), None) => Ok(grant),
-                (None, _) => Err(Denied::Profile(self.listed())),
-                (Some(_), Some(_)) => Err(Denied::Ambiguous(self.listed())),
+                _ if none_is_allowed => Err(Denied::Profile(self.listed())),
+                _ => Err(Denied::Ambiguous(self.listed())),
             };
         };
         let name = match requested.split_once('.') {

@@ -1,38 +1,42 @@
 //! `tokenmint callers`: API keys for the programs that may ask for tokens.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
+use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::{Context, Failure, api_key_sha256, new_api_key, say, say_json};
-use crate::config::{Name, ProfileName};
+use super::{Context, Failure, Reads, api_key_sha256, complain, new_api_key, say, say_json, there_are};
+use crate::config::{Config, DEFAULT_FILE, Kind, Name, ProfileName};
 
 /// Make API keys for the programs that may ask for tokens
 #[derive(Subcommand)]
 #[command(after_help = "Example: tokenmint callers new rails-web")]
 pub(super) enum Callers {
-    New(New),
+    New(Reads<New>),
 }
 
 impl Callers {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         match self {
-            Self::New(command) => command.run(context),
+            Self::New(command) => command.run(context, New::run),
         }
     }
 }
 
 /// Make an API key, shown this once, and the lines for the configuration
 ///
-/// The configuration keeps its SHA-256 only. To change a key without a pause, list both hashes for a while.
+/// The configuration keeps its SHA-256 only. To change a key without a pause, list both hashes for a while. Where there is a
+/// configuration, it says which profiles there are; it is never written.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint callers new rails-web --allow identity.web")]
 pub(super) struct New {
     /// What the caller is called
     #[arg(value_parser = parse_name)]
     name: Name,
-    /// A profile that it may use; several times for several
-    #[arg(long, value_name = "PROFILE", value_parser = parse_profile)]
+    /// The profiles and bundles that it may use, as identity.web,bundles.fin
+    #[arg(long, value_name = "PROFILES", value_delimiter = ',', value_parser = parse_profile)]
     allow: Vec<ProfileName>,
     /// Print the key and its hash as JSON
     #[arg(long)]
@@ -44,11 +48,38 @@ fn parse_name(text: &str) -> Result<Name, String> {
 }
 
 fn parse_profile(text: &str) -> Result<ProfileName, String> {
-    ProfileName::parse(text)
+    ProfileName::parse(text.trim())
+}
+
+/// The configuration that the lines are for, if there is one that can be read.
+fn configuration(context: &Context<'_>) -> Option<Config> {
+    let is_named = context.config.is_some() || context.is_configured_by_environment();
+    if !is_named && !Path::new(DEFAULT_FILE).exists() {
+        return None;
+    }
+    let loaded = context.config();
+    if let Err(failure) = &loaded {
+        complain(&format!(
+            "warning: whether the profiles exist can't be said, as the configuration can't be used: {}",
+            failure.reason()
+        ));
+    }
+    loaded.ok()
 }
 
 impl New {
     fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+        let config = configuration(context);
+        if let Some(config) = &config {
+            let bundles = config.bundles.keys().map(|name| ProfileName::new(Kind::Bundle, name.clone()));
+            let known: Vec<ProfileName> = config.profiles().chain(bundles).collect();
+            if let Some(other) = self.allow.iter().find(|profile| !known.contains(profile)) {
+                let reason =
+                    format!("--allow: there is no `{other}` in the configuration; {}", there_are(known));
+                return Err(Failure::Usage(reason));
+            }
+        }
+        let before = config.as_ref().and_then(|config| config.callers.get(&self.name));
         let api_key = new_api_key(&*context.ambient.randomness)?;
         let digest = api_key_sha256(&api_key);
         let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
@@ -65,6 +96,12 @@ impl New {
         };
         say(&format!("API key, shown this once; give it to {} as a secret:\n", self.name));
         say(&format!("    {}\n", api_key.expose_secret()));
+        if let Some(caller) = before {
+            let hashes = caller.api_key_sha256.iter().map(|hash| HEXLOWER.encode(hash)).chain([digest]);
+            say(&format!("and its hash to [callers.{}], which is there already:\n", self.name));
+            say(&format!("api_key_sha256 = {:?}", hashes.collect::<Vec<_>>()));
+            return Ok(());
+        }
         say("and these lines to tokenmint.toml:\n");
         say(&format!("[callers.{}]\napi_key_sha256 = [\"{digest}\"]\nallow = {allow}", self.name));
         Ok(())

@@ -58,6 +58,7 @@ impl Check {
             counted(config.identity.len() + config.oauth.len() + config.intercom.len(), "profile"),
             counted(config.callers.len(), "caller"),
         ));
+        say(&format!("read from {}", context.configuration()));
         let Some(running) = running else {
             if !matches!(RunningService::find(context, &[])?.status(), Err(Silence::NobodyThere)) {
                 complain(NOT_JUDGED);

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{Guests, org};
-use super::{Context, Failure, all_said, api_key_sha256, new_api_key, say, say_json, serve};
+use super::{Context, Failure, all_said, api_key_sha256, new_api_key, parse_address, say, say_json, serve};
 use crate::app::Loaded;
 use crate::app::logging::Output;
 use crate::config::{Config, Environment};
@@ -25,7 +25,7 @@ use crate::sandbox::{self, Keys, Sandbox, Settings};
 #[command(after_help = "Example: tokenmint dev --listen 127.0.0.1:9000")]
 pub(super) struct Dev {
     /// Where to listen; loopback only
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = parse_address)]
     listen: SocketAddr,
     /// Print the address and the API key as JSON
     #[arg(long)]
@@ -93,9 +93,28 @@ impl Dev {
             "\n# the identity token exchanged for a messaging access token, the user verified through the keys above",
         );
         say(&ask("/messaging-access-token", r#"{"sub": "user-1"}"#));
+        say("\n# both tokens of a page with Fin, in one call");
+        say(&ask("/bundle", r#"{"sub": "user-1"}"#));
+        say(
+            "\n# an example of a backend, from the folder of tokenmint's repository. Its first lines say what it needs to be \
+             installed, and where it listens",
+        );
+        for (example, start) in EXAMPLES {
+            say(&format!(
+                "(cd examples/{example} && TOKENMINT_URL={url} TOKENMINT_API_KEY={api_key} {start})"
+            ));
+        }
         say("\nStop with Ctrl-C. For keys of your own: tokenmint init");
     }
 }
+
+/// How each of the example backends starts.
+const EXAMPLES: [(&str, &str); 4] = [
+    ("express", "node app.js"),
+    ("fastapi", "uvicorn app:app"),
+    ("sinatra", "ruby app.rb"),
+    ("curl", "./chat-tokens user-1"),
+];
 
 /// Plays Salesforce until the process ends.
 fn play(listener: TcpListener, sandbox: Sandbox) {
@@ -150,9 +169,12 @@ audience = "https://login.salesforce.com"
 token_url = "{salesforce}/services/oauth2/token"
 [intercom.fin]
 secret = "{secret}"
+[bundles.fin]
+salesforce_identity_token = "identity.web"
+intercom_user_jwt = "intercom.fin"
 [callers.dev]
 api_key_sha256 = ["{digest}"]
-allow = ["identity.web", "oauth.crm", "intercom.fin"]
+allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
 "#,
         web = web.expose_secret(),
         crm = crm.expose_secret(),

@@ -1,9 +1,9 @@
 //! `tokenmint doctor`: every question of Salesforce's troubleshooting page, and more, answered from what there
 //! is.
 
-use std::fs::{self, File};
-use std::io::{Read as _, stdin};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fmt;
+use std::fs::File;
+use std::io::{IsTerminal as _, Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -11,12 +11,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use super::findings::{self, Form, Page};
-use super::{Context, Failure, say_json};
+use super::{Context, Failure, complain, say_json};
 use crate::app::{self, Loaded};
 use crate::config::{Config, Problem};
 use crate::doctor::{
     self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, UnverifiedToken,
 };
+use crate::files::{Opened, Unreadable};
 use crate::tokens::Subject;
 
 /// No key, JWK Set or token comes near.
@@ -57,6 +58,9 @@ pub(super) struct Doctor {
     /// For whom the identity token of --online speaks [default: tokenmint-doctor]
     #[arg(long, value_name = "SUBJECT", requires = "online")]
     sub: Option<String>,
+    /// Print the checks that passed as well
+    #[arg(short, long)]
+    verbose: bool,
     /// Print the findings as JSON
     #[arg(long, conflicts_with = "sarif")]
     json: bool,
@@ -97,9 +101,9 @@ impl Doctor {
         let form = match (self.json, self.sarif) {
             (true, _) => Form::Json,
             (_, true) => Form::Sarif,
-            _ => Form::Text,
+            _ => Form::Text { all: self.verbose },
         };
-        findings::print(form, &report, &verdict, world.file.as_deref());
+        findings::print(form, &report, &verdict, world.source.as_deref(), world.file.as_deref());
         if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
 
@@ -128,6 +132,8 @@ pub(super) struct World {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     pub file: Option<PathBuf>,
+    /// What the configuration was read from, if any was.
+    pub source: Option<String>,
 }
 
 impl World {
@@ -135,8 +141,14 @@ impl World {
     pub fn of(context: &Context<'_>, needed: bool) -> Result<Self, Failure> {
         let named = context.config.is_some();
         let file = context.config.clone().unwrap_or_else(|| PathBuf::from(crate::config::DEFAULT_FILE));
-        let mut world =
-            Self { loaded: None, config: None, problems: Vec::new(), warnings: Vec::new(), file: None };
+        let mut world = Self {
+            loaded: None,
+            config: None,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            file: None,
+            source: None,
+        };
         if !named && !needed && !file.exists() {
             return Ok(world);
         }
@@ -145,6 +157,7 @@ impl World {
                           --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
             return Err(Failure::Usage(reason.to_owned()));
         }
+        world.source = Some(context.configuration());
         world.file = Some(file).filter(|file| file.exists());
         match context.load() {
             Ok(loaded) => world.loaded = Some(loaded),
@@ -200,25 +213,43 @@ fn list(json: bool) {
     }
 }
 
-/// What `path` holds, and its mode where others can read it.
-fn text_of(path: &Path) -> Result<(SecretString, Option<u32>), Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
-    let mut bytes = Zeroizing::new(Vec::new());
-    let mut open_mode = None;
+/// What `path` holds, and why the service would not open it as a key's file, where others can read it.
+fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), Failure> {
+    let failed = |error: &dyn fmt::Display| Failure::Failed(format!("{}: {error}", name(path)));
+    let pipe = |from: &mut dyn Read| {
+        let mut bytes =
+            Zeroizing::new(Vec::with_capacity(usize::try_from(LARGEST_FILE).unwrap_or_default() + 2));
+        from.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        if bytes.len() as u64 > LARGEST_FILE {
+            return Err(failed(&Unreadable::TooLarge(LARGEST_FILE)));
+        }
+        Ok((bytes, None))
+    };
     if path == Path::new("-") {
-        stdin().take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
-    } else {
-        let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
-        open_mode = Some(mode).filter(|mode| mode & 0o077 != 0);
-        File::open(path).map_err(failed)?.take(LARGEST_FILE).read_to_end(&mut bytes).map_err(failed)?;
+        if stdin().is_terminal() {
+            complain("waiting for standard input: paste the text here, then press Enter and Ctrl-D");
+        }
+        return pipe(&mut stdin());
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| {
-        Failure::Failed(format!(
-            "{} isn't text. From DER to PEM: `openssl x509 -inform DER -in FILE`, `openssl pkey -inform DER -in FILE`",
-            path.display()
-        ))
-    })?;
-    Ok((SecretString::from(text), open_mode))
+    match Opened::open(path) {
+        Ok(file) => {
+            let exposed = file.only_ours_reads().err().map(|error| error.to_string());
+            Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, exposed))
+        }
+        Err(error @ Unreadable::NotRegular("a directory")) => {
+            let advice = "name the files in it, or with --config the configuration that names it";
+            Err(failed(&format_args!("{error}: {advice}")))
+        }
+        // A shell's `<(command)`.
+        Err(Unreadable::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn text_of(path: &Path) -> Result<SecretString, Failure> {
+    let (bytes, _) = bytes_of(path)?;
+    let text = crate::keys::text(&bytes);
+    text.map(SecretString::from).map_err(|why| Failure::Failed(format!("{}: {why}", name(path))))
 }
 
 fn name(path: &Path) -> String {
@@ -227,21 +258,30 @@ fn name(path: &Path) -> String {
 
 /// A file, recognised by what it holds.
 pub(super) fn read(path: &Path) -> Result<Material, Failure> {
-    let (text, open_mode) = text_of(path)?;
-    doctor::recognise(&name(path), &text, open_mode)
-        .map_err(|why| Failure::Failed(format!("{} {why}", name(path))))
+    let (bytes, exposed) = bytes_of(path)?;
+    doctor::recognise(&name(path), &bytes, exposed).map_err(Failure::Failed)
+}
+
+/// A file that holds a key of any kind, to verify with.
+pub(super) fn read_key(path: &Path) -> Result<Material, Failure> {
+    let material = read(path)?;
+    if let Some(why) = material.refusal() {
+        return Err(Failure::Failed(format!("{}: {why}", name(path))));
+    }
+    if let Some(warning) = material.warning() {
+        complain(&format!("warning: {} {warning}", name(path)));
+    }
+    Ok(material)
 }
 
 pub(super) fn jwk_file(path: &Path, served: bool) -> Result<JwkDocument, Failure> {
-    let (text, _) = text_of(path)?;
-    let document = JwkDocument::read(&name(path), text.expose_secret());
+    let document = JwkDocument::read(&name(path), text_of(path)?.expose_secret());
     Ok(JwkDocument { served, ..document })
 }
 
 pub(super) fn token_argument(token: &SecretString) -> Result<UnverifiedToken, Failure> {
     if token.expose_secret() == "-" {
-        let (text, _) = text_of(Path::new("-"))?;
-        return Ok(UnverifiedToken::read("the token", text.expose_secret()));
+        return Ok(UnverifiedToken::read("the token", text_of(Path::new("-"))?.expose_secret()));
     }
     Ok(UnverifiedToken::read("the token", token.expose_secret()))
 }

@@ -1,25 +1,25 @@
 //! What the doctor found, for a person, a program, or a code scanner (SARIF 2.1.0).
 
+use std::cmp::Reverse;
 use std::io::Write as _;
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{say_json, wrote};
+use super::{say_json, width, wrote};
 use crate::doctor::{CASES, Case, Finding, Outcome, Report, Skipped, Verdict};
 
 /// How findings are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    Text,
+    /// `all` shows the checks that passed too.
+    Text {
+        all: bool,
+    },
     Json,
     Sarif,
 }
-
-/// Lines are broken here on a wider terminal, and where there is none.
-const WIDEST: usize = 100;
-const NARROWEST: usize = 40;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const ODD: Style = AnsiColor::Yellow.on_default();
@@ -36,7 +36,6 @@ pub(super) struct Page {
 
 impl Page {
     pub fn new() -> Self {
-        let width = textwrap::termwidth().clamp(NARROWEST, WIDEST);
         let out = std::io::stdout();
         let colour = match anstream::AutoStream::choice(&out) {
             // anstream takes a CI system for a terminal that knows colours, whatever TERM says.
@@ -47,7 +46,7 @@ impl Page {
             }
             choice => choice,
         };
-        Self { out: anstream::AutoStream::new(out, colour), width }
+        Self { out: anstream::AutoStream::new(out, colour), width: width() }
     }
 
     pub fn line(&mut self, text: &str) {
@@ -67,10 +66,22 @@ impl Page {
         }
     }
 
-    pub fn findings(&mut self, findings: &[Finding]) {
-        let longest = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+    /// Names what the configuration was read from.
+    pub fn configuration(&mut self, source: Option<&str>) {
+        let source =
+            source.map_or_else(|| "none was read".to_owned(), |source| format!("read from {source}"));
+        self.paragraph("", 0, FAINT, &format!("configuration: {source}"));
+        self.line("");
+    }
+
+    /// The worst first. Those that passed are only counted, unless `all` are wanted.
+    pub fn findings(&mut self, findings: &[Finding], all: bool) {
+        let is_shown = |finding: &&Finding| all || finding.outcome != Outcome::Pass;
+        let mut shown: Vec<&Finding> = findings.iter().filter(is_shown).collect();
+        shown.sort_by_key(|finding| Reverse(finding.outcome));
+        let longest = shown.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
         let mut thing = "";
-        for finding in findings {
+        for finding in &shown {
             if finding.about != thing {
                 if !thing.is_empty() {
                     self.line("");
@@ -87,6 +98,11 @@ impl Page {
                 self.paragraph("      ", 6, FAINT, finding.answers);
                 self.paragraph("    → ", 6, Style::new(), fix);
             }
+        }
+        match findings.len() - shown.len() {
+            0 => {}
+            1 => self.paragraph("", 0, FAINT, "1 check passes: -v shows it"),
+            passed => self.paragraph("", 0, FAINT, &format!("{passed} checks pass: -v shows them")),
         }
     }
 
@@ -105,20 +121,29 @@ const fn mark(outcome: Outcome) -> (char, Style) {
     }
 }
 
-pub(super) fn print(form: Form, report: &Report, verdict: &Verdict, config: Option<&Path>) {
+/// `configuration` is what was read as one, `file` its file.
+pub(super) fn print(
+    form: Form,
+    report: &Report,
+    verdict: &Verdict,
+    configuration: Option<&str>,
+    file: Option<&Path>,
+) {
     match form {
-        Form::Text => {
+        Form::Text { all } => {
             let mut page = Page::new();
-            page.findings(&report.findings);
+            page.configuration(configuration);
+            page.findings(&report.findings, all);
             page.verdict(verdict.outcome, &verdict.text);
         }
         Form::Json => say_json(&json!({
             "ok": verdict.outcome != Outcome::Fail,
             "verdict": verdict.text,
+            "configuration": configuration,
             "findings": report.findings,
             "not_looked_at": report.not_looked_at,
         })),
-        Form::Sarif => say_json(&sarif(report, config)),
+        Form::Sarif => say_json(&sarif(report, file)),
     }
 }
 

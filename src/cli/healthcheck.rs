@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Context, Failure, ask, say};
+use super::{Context, Failure, ask, parse_duration, say};
 
 /// Ask the running service whether it is alive
 ///
@@ -14,9 +14,9 @@ use super::{Context, Failure, ask, say};
 #[command(after_help = "Example: HEALTHCHECK CMD [\"/usr/local/bin/tokenmint\", \"healthcheck\"]\n\
                         From a shell: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]
 pub(super) struct Healthcheck {
-    /// How long to wait, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
-    timeout: u64,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
+    timeout: Duration,
 }
 
 impl Healthcheck {
@@ -24,9 +24,7 @@ impl Healthcheck {
         let address = context.ops_address()?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-        let asked = async {
-            tokio::time::timeout(Duration::from_secs(self.timeout), ask::get(&address, "/livez")).await
-        };
+        let asked = async { tokio::time::timeout(self.timeout, ask::get(&address, "/livez")).await };
         match runtime.block_on(asked) {
             Ok(Ok((status, _))) if status.is_success() => {
                 say("ok");
@@ -34,7 +32,9 @@ impl Healthcheck {
             }
             Ok(Ok((status, _))) => Err(Failure::Failed(format!("/livez answered {status}"))),
             Ok(Err(error)) => Err(Failure::Failed(format!("/livez can't be asked: {error}"))),
-            Err(_) => Err(Failure::Failed(format!("/livez did not answer within {} s", self.timeout))),
+            Err(_) => {
+                Err(Failure::Failed(format!("/livez did not answer within {} s", self.timeout.as_secs())))
+            }
         }
     }
 }

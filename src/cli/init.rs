@@ -1,21 +1,27 @@
 //! `tokenmint init`: a configuration, a key with its certificate, and an API key for a first caller.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::keys::{make_for_init, write_new};
-use super::{Context, Failure, api_key_sha256, new_api_key, say, say_json};
-use crate::config::{DEFAULT_FILE, Issuer, KeyId};
+use super::keys::{KeyPair, Made, check_free, create_directory, write_new};
+use super::{Context, Failure, api_key_sha256, complain, new_api_key, say, say_json};
+use crate::app::{self, Loaded};
+use crate::config::{Algorithm, Config, DEFAULT_FILE, Environment, Issuer, KeyId, Problem};
+use crate::keys::KeyDirectory;
 
 /// Write a configuration, a key with its certificate, and an API key for a first caller
 ///
-/// Nothing is overwritten.
+/// Nothing is overwritten. What was written is checked as `tokenmint check` does; what only you know is left empty, and
+/// listed.
 #[derive(Args)]
-#[command(after_help = "Example: tokenmint init /etc/tokenmint --issuer intercom.com --kid WebAppKey1")]
+#[command(
+    after_help = "Example: tokenmint init /etc/tokenmint --issuer intercom.com --kid WebAppKey1\n         \
+                  tokenmint init etc --key WebAppKey1.key --with fin,messaging"
+)]
 pub(super) struct Init {
     /// Where to write
     #[arg(default_value = ".")]
@@ -23,51 +29,77 @@ pub(super) struct Init {
     /// The JSON Web Key Issuer of the keyset in Salesforce Setup, byte for byte
     #[arg(long, default_value = "tokenmint")]
     issuer: String,
-    /// The key id of the first key
-    #[arg(long, default_value = "WebAppKey1", value_parser = parse_kid)]
-    kid: KeyId,
+    /// The key id of the first key [default: the name of the --key file without its `.key`, else `WebAppKey1`]
+    #[arg(long, value_parser = parse_kid)]
+    kid: Option<KeyId>,
+    /// A private key that you have, PEM: it is copied, in the place of a new one
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// What else to write sections for
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    with: Vec<With>,
     /// Print what was made as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum With {
+    /// Intercom's user JWT, and a bundle of both tokens for each page load
+    Fin,
+    /// The exchange of identity tokens for messaging access tokens
+    Messaging,
+    /// The OAuth 2.0 JWT bearer flow, with a key of its own
+    Oauth,
 }
 
 fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
 }
 
+/// The key of the OAuth flow.
+const OAUTH_KID: &str = "CrmKey1";
+
 impl Init {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let issuer =
             Issuer::parse(&self.issuer).map_err(|message| Failure::Usage(format!("--issuer {message}")))?;
         let file = self.directory.join(DEFAULT_FILE);
-        if file.exists() {
+        if fs::symlink_metadata(&file).is_ok() {
             return Err(Failure::Failed(format!("{} is there already; nothing was written", file.display())));
         }
+        let keys = self.keys(context)?;
         let api_key = new_api_key(&*context.ambient.randomness)?;
-        let keys = self.directory.join("keys/web");
         fs::create_dir_all(&self.directory)
             .map_err(|error| Failure::Failed(format!("{}: {error}", self.directory.display())))?;
-        let ignored = self.directory.join("keys/.gitignore");
-        make_for_init(&keys, &self.kid, context)?;
-        if !ignored.exists() {
-            write_new(&ignored, 0o644, &SecretString::from("*.key\n"))?;
-        }
-        write_new(&file, 0o644, &SecretString::from(configuration(&issuer, &api_key_sha256(&api_key))))?;
+        let mut written = Written::default();
+        let made = self.write(&keys, &issuer, &api_key, &file, context, &mut written)?;
+        let to_do = check(&file, context).inspect_err(|_| {
+            complain("tokenmint: what was written isn't sound, and was taken back:");
+        })?;
+        written.0.clear();
 
-        let (file, key) = (file.display(), keys.join(format!("{}.key", self.kid)));
-        let api_key = api_key.expose_secret();
+        let (web, api_key) = (&made[0], api_key.expose_secret());
         if self.json {
-            let made = json!({"config": file.to_string(), "private_key": key, "caller": "web-backend", "api_key": api_key});
-            say_json(&made);
+            say_json(&json!({
+                "config": file, "private_key": web.private_key, "caller": "web-backend", "api_key": api_key, "keys": made,
+                "to_do": to_do,
+            }));
             return Ok(());
         }
-        say(&format!(
-            "{file}  the configuration\n{}  the private key; back it up, show it to nobody",
-            key.display()
-        ));
-        let certificate = keys.join(format!("{}.crt", self.kid));
-        say(&format!("{}  its certificate; beside it the JWK for Salesforce Setup", certificate.display()));
+        let file = file.display();
+        say(&format!("{file}  the configuration"));
+        made.iter().for_each(Made::announce);
         say(&format!("\nAPI key of the caller `web-backend`, shown this once:\n\n    {api_key}\n"));
+        if to_do.is_empty() {
+            say("What was written is checked: it is sound.");
+        } else {
+            say("What was written is checked, and these values are missing, which only you know:\n");
+            for problem in &to_do {
+                say(&format!("    {problem}"));
+            }
+            say("");
+        }
         say(&format!(
             "Set the issuer, look with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"
         ));
@@ -77,28 +109,160 @@ impl Init {
         ));
         Ok(())
     }
-}
 
-fn configuration(issuer: &Issuer, digest: &str) -> String {
-    // A TOML basic string is escaped like a JSON one.
-    let issuer = serde_json::Value::from(issuer.as_str());
-    format!(
-        r#"# What tokenmint mints, and for whom. `tokenmint check` says what is wrong with it.
+    /// The keys, each with its folder and id. Refused before anything is written.
+    fn keys(&self, context: &Context<'_>) -> Result<Vec<(PathBuf, KeyId, KeyPair)>, Failure> {
+        let named = self.key.as_deref().and_then(|path| path.file_name()?.to_str()?.strip_suffix(".key"));
+        let kid = self.kid.clone().or_else(|| KeyId::parse(named?).ok());
+        let kid = kid.map_or_else(|| KeyId::parse("WebAppKey1"), Ok).map_err(Failure::failed)?;
+        let folder = |name: &str| self.directory.join("keys").join(name);
+        check_free(&folder("web"), &kid)?;
+        let pair = match &self.key {
+            Some(path) => KeyPair::read(path)?,
+            None => KeyPair::generate(2048, context)?,
+        };
+        let mut keys = vec![(folder("web"), kid, pair)];
+        if self.with.contains(&With::Oauth) {
+            let kid = KeyId::parse(OAUTH_KID).map_err(Failure::failed)?;
+            check_free(&folder("crm"), &kid)?;
+            keys.push((folder("crm"), kid, KeyPair::generate(2048, context)?));
+        }
+        Ok(keys)
+    }
+
+    fn write(
+        &self,
+        keys: &[(PathBuf, KeyId, KeyPair)],
+        issuer: &Issuer,
+        api_key: &SecretString,
+        file: &Path,
+        context: &Context<'_>,
+        written: &mut Written,
+    ) -> Result<Vec<Made>, Failure> {
+        let mut all_made = Vec::new();
+        for (folder, kid, pair) in keys {
+            create_directory(folder)?;
+            let now = context.ambient.clock.now();
+            let made = pair.write(&KeyDirectory::lock(folder)?, kid, Algorithm::Rs256, now)?;
+            written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
+            all_made.push(made);
+        }
+        let mut files =
+            vec![(file.to_path_buf(), 0o644, self.configuration(issuer, &api_key_sha256(api_key)))];
+        let ignored = self.directory.join("keys/.gitignore");
+        if !ignored.exists() {
+            files.push((ignored, 0o644, "*.key\n".to_owned()));
+        }
+        if self.with.contains(&With::Fin) && !self.directory.join(INTERCOM_SECRET).exists() {
+            files.push((self.directory.join(INTERCOM_SECRET), 0o600, String::new()));
+        }
+        for (path, mode, content) in files {
+            write_new(&path, mode, &SecretString::from(content))?;
+            written.0.push(path);
+        }
+        Ok(all_made)
+    }
+
+    fn configuration(&self, issuer: &Issuer, digest: &str) -> String {
+        // A TOML basic string is escaped like a JSON one.
+        let issuer = serde_json::Value::from(issuer.as_str());
+        let has = |what: With| self.with.contains(&what);
+        let section = |what: With, text: &'static str| if has(what) { text } else { "" };
+        let (fin, oauth) = (has(With::Fin), has(With::Oauth));
+        let allow =
+            [("identity.web", true), ("oauth.crm", oauth), ("intercom.fin", fin), ("bundles.fin", fin)];
+        let allow: Vec<&str> =
+            allow.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
+        format!(
+            r#"# What tokenmint mints, and for whom. `tokenmint check` says what is wrong with it.
 
 [server]
 listen = "127.0.0.1:8080"
 
 [keysets.web]
 directory = "keys/web"        # KID.key, KID.crt
-
+{crm}
 [identity.web]                # the identity token for Salesforce Enhanced Chat
 keyset = "web"
 issuer = {issuer}   # byte for byte the keyset's JSON Web Key Issuer in Salesforce Setup
 ttl = "1h"
-
+{messaging}{oauth}{fin}
 [callers.web-backend]         # `tokenmint callers new NAME` makes another
 api_key_sha256 = ["{digest}"]
-allow = ["identity.web"]
-"#
-    )
+allow = {allow:?}
+"#,
+            crm = section(With::Oauth, CRM_KEYSET),
+            messaging = section(With::Messaging, MESSAGING),
+            oauth = section(With::Oauth, OAUTH),
+            fin = section(With::Fin, FIN),
+        )
+    }
+}
+
+const CRM_KEYSET: &str = r#"
+[keysets.crm]
+directory = "keys/crm"        # CrmKey1.crt goes into the External Client App
+"#;
+
+const MESSAGING: &str = r#"
+[identity.web.messaging]      # its exchange for a messaging access token
+scrt_url = ""                 # https://MYDOMAIN.my.salesforce-scrt.com, from the deployment's code snippet
+org_id = ""                   # Setup > Company Information
+es_developer_name = ""        # the API name of the Embedded Service deployment
+"#;
+
+const OAUTH: &str = r#"
+[oauth.crm]                   # the OAuth 2.0 JWT bearer flow
+keyset = "crm"
+consumer_key = ""             # of the External Client App
+username = ""                 # the integration user's Salesforce user name
+audience = ""                 # https://MYDOMAIN.my.salesforce.com
+"#;
+
+const FIN: &str = r#"
+[intercom.fin]                # Intercom's user JWT
+secret_file = "intercom.secret"   # the Messenger API Secret: Settings > Messenger > Security
+
+[bundles.fin]                 # both tokens of a page load: POST /bundle
+salesforce_identity_token = "identity.web"
+intercom_user_jwt = "intercom.fin"
+"#;
+
+/// The file that [`FIN`] names.
+const INTERCOM_SECRET: &str = "intercom.secret";
+
+/// The files that are there now. Its drop takes them back, so that nothing half made stays.
+#[derive(Default)]
+struct Written(Vec<PathBuf>);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Loads what was written as `serve` would, but for the environment. Returns what has to be filled in.
+///
+/// # Errors
+/// Something else is wrong with it.
+fn check(file: &Path, context: &Context<'_>) -> Result<Vec<Problem>, Failure> {
+    let clock = &*context.ambient.clock;
+    match Config::load(Some(file), &Environment::new()) {
+        Ok(config) => Loaded::new(config, clock).map(|_| Vec::new()).map_err(Failure::of_files),
+        Err(invalid) => {
+            let (to_do, mut problems): (Vec<_>, Vec<_>) =
+                invalid.problems.into_iter().partition(|problem| is_to_fill_in(&problem.field));
+            problems.extend(app::key_problems(&invalid.keysets, clock));
+            if problems.is_empty() { Ok(to_do) } else { Err(Failure::of_files(problems)) }
+        }
+    }
+}
+
+/// Whether [`Init::configuration`] leaves that field empty.
+fn is_to_fill_in(field: &str) -> bool {
+    field == "intercom.fin.secret_file"
+        || field.starts_with("identity.web.messaging.")
+        || ["consumer_key", "username", "audience"].iter().any(|name| field == format!("oauth.crm.{name}"))
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Context, Failure, say_json};
+use super::{Context, Failure, say_json, there_are};
 use crate::jwks;
 
 /// Print the single JWK of a key, to upload to Salesforce
@@ -23,13 +23,9 @@ impl Jwk {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = context.load()?;
         let Some((keyset, key)) = loaded.ring.find(&self.kid) else {
-            let kids = loaded.ring.keysets.values().flat_map(|keyset| &keyset.keys);
-            let kids: Vec<&str> = kids.map(|key| key.kid.as_str()).collect();
-            return Err(Failure::Failed(format!(
-                "there is no key `{}`; there are: {}",
-                self.kid,
-                kids.join(", ")
-            )));
+            let keys = loaded.ring.keysets.values().flat_map(|keyset| &keyset.keys);
+            let known = there_are(keys.map(|key| &key.kid));
+            return Err(Failure::Failed(format!("there is no key `{}`; {known}", self.kid)));
         };
         let jwk = jwks::jwk(keyset, key, context.ambient.clock.now());
         let mut jwk = serde_json::to_value(jwk).map_err(Failure::failed)?;
@@ -68,7 +64,8 @@ impl Jwks {
             None => jwks::set(loaded.ring.keysets.values(), now),
             Some(name) => {
                 let keyset = loaded.ring.keysets.get(name.as_str());
-                let missing = || Failure::Failed(format!("there is no keyset `{name}`"));
+                let known = || there_are(loaded.ring.keysets.keys());
+                let missing = || Failure::Failed(format!("there is no keyset `{name}`; {}", known()));
                 jwks::set([keyset.ok_or_else(missing)?], now)
             }
         };

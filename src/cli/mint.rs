@@ -1,11 +1,13 @@
 //! `tokenmint mint`: a token, without a server.
 
+use std::time::Duration;
+
 use clap::Args;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::{Context, Failure, say, say_json};
-use crate::config::{Kind, ProfileName};
+use super::{Context, Failure, parse_duration, say, say_json, there_are};
+use crate::config::{Config, Kind, ProfileName};
 use crate::json::{Json, Members};
 use crate::metrics::Metrics;
 use crate::tokens::{GRANT_TYPE, Minted, Objection, Profiles, Signer, Subject};
@@ -19,9 +21,9 @@ pub(super) struct Mint {
     /// For whom: `sub` of an identity token, `user_id` of an Intercom user JWT
     #[arg(long, value_name = "SUBJECT")]
     sub: Option<String>,
-    /// How long it lives
-    #[arg(long, value_name = "SECONDS")]
-    ttl: Option<u64>,
+    /// How long it lives, as 1h or 90s [default: as the profile says]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
     /// Extra claims, a JSON object
     #[arg(long, value_name = "JSON")]
     claims: Option<String>,
@@ -32,11 +34,11 @@ pub(super) struct Mint {
 
 impl Mint {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let profile = ProfileName::parse(&self.profile).map_err(Failure::Usage)?;
         let loaded = context.load()?;
+        let profile = ProfileName::parse(&self.profile).map_err(|_| self.unknown(&loaded.config))?;
         let profiles = Profiles::new(&loaded.config, &loaded.ring);
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::failed)?;
-        let minted = runtime.block_on(self.mint(&profile, &profiles, context))?;
+        let minted = runtime.block_on(self.mint(&profile, &profiles, &loaded.config, context))?;
         if self.json && profile.kind == Kind::Oauth {
             let endpoint = profiles.oauth.get(&profile.name).map(|profile| profile.token_url.as_str());
             say_json(&json!({
@@ -64,15 +66,29 @@ impl Mint {
         Ok(())
     }
 
+    /// Of a name that is no profile's: says which there are.
+    fn unknown(&self, config: &Config) -> Failure {
+        let bundle = self.profile.strip_prefix("bundles.").and_then(|name| config.bundles.get(name));
+        Failure::Usage(match bundle {
+            Some(bundle) => {
+                let profiles = there_are(bundle.entries.values());
+                format!("`{}` is several tokens: name one of its profiles; {profiles}", self.profile)
+            }
+            None => format!("there is no profile `{}`; {}", self.profile, there_are(config.profiles())),
+        })
+    }
+
     async fn mint(
         &self,
         name: &ProfileName,
         profiles: &Profiles,
+        config: &Config,
         context: &Context<'_>,
     ) -> Result<Minted, Failure> {
         let now = context.ambient.clock.now();
         let signer = Signer::new(1, 1, None, &Metrics::new());
-        let unknown = || Failure::Usage(format!("there is no profile `{name}` in the configuration"));
+        let unknown = || self.unknown(config);
+        let ttl = self.ttl.map(|ttl| ttl.as_secs());
         let wrong = |objection: Objection| {
             let option = if objection.field == "user_id" { "sub" } else { &objection.field };
             Failure::Usage(format!("--{option} {}", objection.message))
@@ -84,14 +100,14 @@ impl Mint {
                 if !profile.covers(&subject) {
                     return Err(Failure::Usage(format!("--sub isn't what `{name}` lets subjects be")));
                 }
-                let lifetime = profile.lifetime(self.ttl).map_err(wrong)?;
+                let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
                 profile.mint(&subject, lifetime, &claims, now, &signer).await.map_err(Failure::failed)
             }
             Kind::Intercom => {
                 let profile = profiles.intercom.get(&name.name).ok_or_else(unknown)?;
                 let user_id = self.subject("user_id")?;
-                let lifetime = profile.lifetime(self.ttl).map_err(wrong)?;
+                let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
                 Ok(profile.mint(&user_id, lifetime, &claims, now))
             }
@@ -105,7 +121,7 @@ impl Mint {
                 let minted = profile.mint(now, &*context.ambient.randomness, &signer).await;
                 minted.map(|assertion| assertion.minted).map_err(Failure::failed)
             }
-            Kind::Bundle => Err(Failure::Usage("name one of the bundle's profiles".to_owned())),
+            Kind::Bundle => Err(unknown()),
         }
     }
 

@@ -25,14 +25,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write as _, stderr, stdout};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::builder::Styles;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -41,17 +44,23 @@ use crate::app::logging::Log;
 use crate::app::reload::Source;
 use crate::app::{self, Ambient, Loaded};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{AuditLog, Config, Environment, Invalid, Keyset, Name, OpsAddress, Origin, Problem};
+use crate::config::section::whole_seconds;
+use crate::config::{
+    AuditLog, CONFIG_VARIABLE, Config, DEFAULT_FILE, Environment, Invalid, Keyset, Listen, Name, OpsAddress,
+    Origin, Problem,
+};
 use crate::hash::sha256;
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
 #[derive(Parser)]
-#[command(name = "tokenmint", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Try it without any configuration: tokenmint dev")]
+#[command(name = "tokenmint", version, term_width = width(), arg_required_else_help = true)]
+#[command(help_template = grouped_help())]
+#[command(after_help = "Try it without any configuration: tokenmint dev\n\
+                        What a command does: tokenmint COMMAND --help")]
 pub struct Cli {
-    /// The configuration [default: tokenmint.toml]
-    #[arg(long, global = true, env = "TOKENMINT_CONFIG", value_name = "FILE", hide_env_values = true)]
+    /// The `--config` of the command, written before it
+    #[arg(long, hide = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -59,24 +68,95 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(Reads<serve::Serve>),
     Dev(dev::Dev),
     Init(init::Init),
-    Check(check::Check),
+    Check(Reads<check::Check>),
     #[command(subcommand)]
     Keys(keys::Keys),
-    Jwk(jwk::Jwk),
-    Jwks(jwk::Jwks),
-    Mint(mint::Mint),
-    Verify(verify::Verify),
-    Doctor(doctor::Doctor),
+    Jwk(Reads<jwk::Jwk>),
+    Jwks(Reads<jwk::Jwks>),
+    Mint(Reads<mint::Mint>),
+    Verify(Reads<verify::Verify>),
+    Doctor(Reads<doctor::Doctor>),
     #[command(subcommand)]
     Callers(callers::Callers),
-    SalesforceMetadata(salesforce_metadata::SalesforceMetadata),
-    Sandbox(sandbox::SandboxCommand),
-    Healthcheck(healthcheck::Healthcheck),
+    SalesforceMetadata(Reads<salesforce_metadata::SalesforceMetadata>),
+    Sandbox(Reads<sandbox::SandboxCommand>),
+    Healthcheck(Reads<healthcheck::Healthcheck>),
     Openapi(openapi::Openapi),
     Completions(completions::Completions),
+}
+
+/// The commands by what somebody wants to do.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Try it", &["dev", "sandbox"]),
+    ("Set it up", &["init", "callers", "check", "salesforce-metadata"]),
+    ("Run it", &["serve", "healthcheck"]),
+    ("Keys", &["keys", "jwk", "jwks"]),
+    ("Tokens, and why they are refused", &["mint", "verify", "doctor"]),
+];
+
+/// The template of `tokenmint --help`: clap knows no groups of commands.
+fn grouped_help() -> String {
+    let commands = Command::augment_subcommands(clap::Command::new("tokenmint"));
+    let about = |name: &str| {
+        let command = commands.find_subcommand(name).expect("each group has names of commands");
+        command.get_about().map(ToString::to_string).unwrap_or_default()
+    };
+    let names = || commands.get_subcommands().map(clap::Command::get_name);
+    let rest = names().filter(|name| !GROUPS.iter().any(|(_, group)| group.contains(name))).collect();
+    let longest = names().map(str::len).max().unwrap_or_default();
+    let styles = Styles::styled();
+    let (header, literal) = (styles.get_header(), styles.get_literal());
+    let command = |name: &str| {
+        let indent = longest + 4;
+        let about =
+            textwrap::wrap(&about(name), width().saturating_sub(indent)).join(&format!("\n{:indent$}", ""));
+        format!("  {literal}{name:longest$}{literal:#}  {about}\n")
+    };
+    let group = |(title, names): (&str, Vec<&str>)| {
+        let commands: String = names.into_iter().map(command).collect();
+        format!("\n{header}{title}:{header:#}\n{commands}")
+    };
+    let all = GROUPS.iter().map(|(title, names)| (*title, names.to_vec())).chain([("More", rest)]);
+    let groups: String = all.map(group).collect();
+    format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\n{header}Options:{header:#}\n{{options}}{{after-help}}\n"
+    )
+}
+
+/// Lines are broken here on a wider terminal.
+const WIDEST: usize = 100;
+const NARROWEST: usize = 40;
+
+/// How many columns a line of text may take: those of the terminal, 80 where there is none.
+fn width() -> usize {
+    textwrap::termwidth().clamp(NARROWEST, WIDEST)
+}
+
+// A command that reads the configuration; the others have no `--config`. A doc comment would take the place of the command's own.
+#[derive(Args)]
+struct Reads<C: Args> {
+    #[command(flatten)]
+    command: C,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "The configuration [env: TOKENMINT_CONFIG] [default: tokenmint.toml]"
+    )]
+    config: Option<PathBuf>,
+}
+
+impl<C: Args> Reads<C> {
+    fn run(
+        self,
+        context: &Context<'_>,
+        run: impl FnOnce(C, &Context<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let config = self.config.or_else(|| context.config.clone());
+        run(self.command, &Context { config, ..*context })
+    }
 }
 
 /// Why a command did not do what it was asked.
@@ -137,6 +217,16 @@ impl Context<'_> {
     /// Whether some setting comes from the environment.
     fn is_configured_by_environment(&self) -> bool {
         self.environment.has_overrides()
+    }
+
+    /// What the configuration is read from, for people: its file, or the environment alone.
+    fn configuration(&self) -> String {
+        let default = Path::new(DEFAULT_FILE);
+        if self.config.is_none() && !default.exists() && self.is_configured_by_environment() {
+            return "the environment".to_owned();
+        }
+        let file = self.config.as_deref().unwrap_or(default);
+        std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()).display().to_string()
     }
 
     /// Where the configuration comes from.
@@ -239,41 +329,102 @@ pub fn run(
     environment: &Environment,
     ambient: &Ambient,
 ) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         // Asked for, it goes to standard output.
         Err(help) if help.exit_code() == 0 => {
             wrote(help.print());
             return exit(all_said());
         }
-        Err(error) => {
+        Err(mut error) => {
+            list_known(&mut error, &arguments);
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let context = Context { config: cli.config, environment, ambient };
-    let done = match cli.command {
-        Command::Serve(command) => command.run(&context),
-        Command::Dev(command) => command.run(&context),
-        Command::Init(command) => command.run(&context),
-        Command::Check(command) => command.run(&context),
-        Command::Keys(command) => command.run(&context),
-        Command::Jwk(command) => command.run(&context),
-        Command::Jwks(command) => command.run(&context),
-        Command::Mint(command) => command.run(&context),
-        Command::Verify(command) => command.run(&context),
-        Command::Doctor(command) => command.run(&context),
-        Command::Callers(command) => command.run(&context),
-        Command::SalesforceMetadata(command) => command.run(&context),
-        Command::Sandbox(command) => command.run(&context),
-        Command::Healthcheck(command) => command.run(&context),
-        Command::Openapi(command) => command.run(),
-        Command::Completions(command) => command.run(&mut Cli::command()),
+    let code = exit(cli.run(environment, ambient));
+    all_said().map_or_else(|failure| exit(Err(failure)), |()| code)
+}
+
+impl Cli {
+    fn run(self, environment: &Environment, ambient: &Ambient) -> Result<(), Failure> {
+        let reads_none = matches!(
+            self.command,
+            Command::Dev(_) | Command::Init(_) | Command::Openapi(_) | Command::Completions(_)
+        );
+        if reads_none && self.config.is_some() {
+            return Err(Failure::Usage("this command reads no configuration: leave --config out".to_owned()));
+        }
+        let variable = || environment.get(CONFIG_VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
+        let context = &Context { config: self.config.or_else(variable), environment, ambient };
+        match self.command {
+            Command::Serve(command) => command.run(context, serve::Serve::run),
+            Command::Dev(command) => command.run(context),
+            Command::Init(command) => command.run(context),
+            Command::Check(command) => command.run(context, check::Check::run),
+            Command::Keys(command) => command.run(context),
+            Command::Jwk(command) => command.run(context, jwk::Jwk::run),
+            Command::Jwks(command) => command.run(context, jwk::Jwks::run),
+            Command::Mint(command) => command.run(context, mint::Mint::run),
+            Command::Verify(command) => command.run(context, verify::Verify::run),
+            Command::Doctor(command) => command.run(context, doctor::Doctor::run),
+            Command::Callers(command) => command.run(context),
+            Command::SalesforceMetadata(command) => {
+                command.run(context, salesforce_metadata::SalesforceMetadata::run)
+            }
+            Command::Sandbox(command) => command.run(context, sandbox::SandboxCommand::run),
+            Command::Healthcheck(command) => command.run(context, healthcheck::Healthcheck::run),
+            Command::Openapi(command) => command.run(),
+            Command::Completions(command) => command.run(&mut Self::command()),
+        }
+    }
+}
+
+/// Adds to a complaint about an unknown command or option those that there are.
+fn list_known(error: &mut clap::Error, arguments: &[OsString]) {
+    let root = Cli::command();
+    let named = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
+    let command = named.fold(&root, |command, name| command.find_subcommand(name).unwrap_or(command));
+    let known: Vec<String> = match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect()
+        }
+        ErrorKind::UnknownArgument => {
+            let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            shown.filter_map(clap::Arg::get_long).map(|name| format!("--{name}")).collect()
+        }
+        _ => return,
     };
-    exit(match done {
-        Ok(()) | Err(Failure::Found) => all_said().and(done),
-        failed => failed,
-    })
+    if known.is_empty() {
+        return;
+    }
+    let tip = textwrap::fill(&format!("there are: {}", known.join(", ")), width().saturating_sub(7));
+    let tip = tip.replace('\n', "\n       ").into();
+    let tips = match error.get(ContextKind::Suggested) {
+        Some(ContextValue::StyledStrs(tips)) => tips.iter().cloned().chain([tip]).collect(),
+        _ => vec![tip],
+    };
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+}
+
+/// The names that could have been meant, for the end of a message.
+fn there_are<T: Display>(known: impl IntoIterator<Item = T>) -> String {
+    let known: Vec<String> = known.into_iter().map(|name| name.to_string()).collect();
+    if known.is_empty() { "there is none".to_owned() } else { format!("there are: {}", known.join(", ")) }
+}
+
+/// `1h`, `90s`, or a number of seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| whole_seconds(text))
+}
+
+/// `127.0.0.1:8080`, `localhost:8080`.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    match Listen::parse(text, Path::new(""))? {
+        Listen::Tcp(address) => Ok(address),
+        Listen::Unix(_) => Err("must be an address and a port, as localhost:8080".to_owned()),
+    }
 }
 
 fn exit(done: Result<(), Failure>) -> ExitCode {
@@ -305,8 +456,8 @@ fn exit(done: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// The first error of this process's standard output.
-static UNSAID: OnceLock<io::Error> = OnceLock::new();
+/// The first error of this process's standard output that nobody was told of.
+static UNSAID: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Writes to standard output. What can't be written makes the command fail: [`run`] looks at it for all of them.
 fn say(text: &str) {
@@ -318,14 +469,15 @@ fn wrote(written: io::Result<()>) {
     if let Err(error) = written
         && error.kind() != io::ErrorKind::BrokenPipe
     {
-        let _ = UNSAID.set(error);
+        UNSAID.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
 
 /// Whether all that was said could be written.
 fn all_said() -> Result<(), Failure> {
     wrote(stdout().flush());
-    UNSAID.get().map_or(Ok(()), |error| {
+    let unsaid = UNSAID.lock().unwrap_or_else(PoisonError::into_inner).take();
+    unsaid.map_or(Ok(()), |error| {
         Err(Failure::Failed(format!(
             "standard output can't be written ({error}), and what it should have shown is lost. Files are written all the same: \
              look at them before you run the command again; for an API key that was lost, `tokenmint callers new` makes another"

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, all_said, complain, say, say_json};
+use super::{Context, Failure, all_said, complain, parse_address, say, say_json};
 use crate::app::{self, Loaded};
 use crate::clock::UnixTime;
 use crate::config::salesforce::{Host, HostKind};
@@ -30,7 +30,7 @@ const MADE_UP_ORG: &str = "00D000000000001";
 #[command(after_help = "Example: tokenmint sandbox --jwks-base http://127.0.0.1:8080")]
 pub(super) struct SandboxCommand {
     /// Where to listen; loopback only
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090", value_parser = parse_address)]
     listen: SocketAddr,
     /// Where the service publishes its keys [default: server.public.url, else server.listen]
     #[arg(long, value_name = "URL")]
@@ -169,7 +169,13 @@ impl SandboxCommand {
             }));
         }
         say(&format!("A Salesforce to test against listens on {url}; it plays the org {}.", org.org_id));
-        say("\nPut this into the configuration of the service:\n");
+        if config.oauth.is_empty() && deployments.clone().next().is_none() {
+            say(
+                "\nThe configuration exchanges no token yet: add [oauth.NAME], or [identity.NAME.messaging].",
+            );
+        } else {
+            say("\nPut this into the configuration of the service:\n");
+        }
         for oauth in config.oauth.values() {
             say(&format!("[oauth.{}]    # logs in {}", oauth.name, oauth.username));
             say(&format!("token_url = \"{token_url}\""));

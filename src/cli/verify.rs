@@ -1,17 +1,17 @@
 //! `tokenmint verify`: reads a token and says, check by check, whether Salesforce would take it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::doctor::{Kind, World, add_jwks, jwk_file, read, token_argument};
+use super::doctor::{Kind, World, add_jwks, jwk_file, read, read_key, token_argument};
 use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
 use crate::clock::UnixTime;
-use crate::doctor::{self, Given, JwkDocument, Known, Outcome, Parts};
+use crate::doctor::{self, Given, Known, Material, Outcome, Parts};
 use crate::json::Json;
 
 /// Read a token and say, check by check, whether Salesforce would take it
@@ -19,10 +19,13 @@ use crate::json::Json;
 /// Works on this machine alone: no token leaves it. Keys come from what you give, or, where you give none, from the
 /// configuration.
 #[derive(Args)]
-#[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify")]
+#[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify\n         \
+                        tokenmint verify token.txt WebAppKey1.jwk")]
 pub(super) struct Verify {
-    /// The token [default: read from standard input, which keeps it out of the shell's history]
-    token: Option<SecretString>,
+    /// The token, or files: with the token, and with private keys, certificates and JWKs that should verify it [default: the
+    /// token is read from standard input, which keeps it out of the shell's history]
+    #[arg(value_name = "TOKEN|FILE")]
+    given: Vec<SecretString>,
     /// A private key, certificate or JWK that should verify it
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
@@ -38,6 +41,9 @@ pub(super) struct Verify {
     /// What the token is for [default: told from what stands in it]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<Kind>,
+    /// Print the checks that passed as well
+    #[arg(short, long)]
+    verbose: bool,
     /// Print the parts and the findings as JSON
     #[arg(long)]
     json: bool,
@@ -49,27 +55,33 @@ impl Verify {
         let mut given =
             Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
         for path in &self.key {
-            given.add(read(path)?);
+            given.add(read_key(path)?);
         }
         for path in &self.jwk {
-            let document = jwk_file(path, false)?;
-            // Nobody uploads it here, so that a set is as good as one of its keys.
-            let served = document.is_a_set();
-            given.jwks.push(JwkDocument { served, ..document });
+            given.jwks.push(jwk_file(path, false)?);
         }
         let runtime = app::runtime().map_err(Failure::failed)?;
         for source in &self.jwks {
             add_jwks(source, &mut given, &runtime, context)?;
         }
-        let token = self.token.unwrap_or_else(|| SecretString::from("-"));
-        given.tokens = vec![token_argument(&token)?];
+        for argument in &self.given {
+            given.add(recognised(argument)?);
+        }
+        if given.tokens.is_empty() {
+            given.tokens.push(token_argument(&SecretString::from("-"))?);
+        }
+        for document in &mut given.jwks {
+            // Nobody uploads it here, so that a set is as good as one of its keys.
+            document.served |= document.is_a_set();
+        }
         let now = context.ambient.clock.now();
         let known = Known { now, configured: world.configured(), given, answers: None };
 
-        let (report, verdict) = doctor::verify(&known);
         let [token] = known.given.tokens.as_slice() else {
-            return Err(Failure::Failed("there is no token".to_owned()));
+            let reason = "give one token; `tokenmint doctor` takes several";
+            return Err(Failure::Usage(reason.to_owned()));
         };
+        let (report, verdict) = doctor::verify(&known);
         let purpose = known.taken(token).purpose;
         match &token.parts {
             _ if self.json => {
@@ -78,6 +90,7 @@ impl Verify {
                     "ok": verdict.outcome != Outcome::Fail,
                     "verdict": verdict.text,
                     "kind": purpose.word(),
+                    "configuration": world.source,
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
                     "findings": report.findings,
@@ -86,15 +99,31 @@ impl Verify {
             }
             parts => {
                 let mut page = Page::new();
+                page.configuration(world.source.as_deref());
                 if let Ok(parts) = parts {
                     show(parts, now, &mut page);
                 }
-                page.findings(&report.findings);
+                page.findings(&report.findings, self.verbose);
                 page.verdict(verdict.outcome, &verdict.text);
             }
         }
         if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
+}
+
+/// What an argument names: a file, standard input (`-`), or the token itself.
+fn recognised(argument: &SecretString) -> Result<Material, Failure> {
+    let text = argument.expose_secret();
+    if text != "-" && Path::new(text).exists() {
+        return read(Path::new(text));
+    }
+    let token = token_argument(argument)?;
+    if token.parts.is_err() && text != "-" && !text.contains("eyJ") {
+        // It isn't shown: it may be a secret all the same.
+        let reason = "an argument is neither a token nor the name of a file that is there";
+        return Err(Failure::Failed(reason.to_owned()));
+    }
+    Ok(Material::Token(token))
 }
 
 fn show(parts: &Parts, now: UnixTime, page: &mut Page) {

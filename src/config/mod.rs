@@ -32,7 +32,7 @@ pub use names::{
 pub use ops_address::{OpsAddress, OpsTls};
 pub use path::UnverifiedPath;
 use section::{Findings, Section};
-pub use source::{Code, Environment, Origin, PREFIX, Problem};
+pub use source::{CONFIG_VARIABLE, Code, Environment, Origin, PREFIX, Problem};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "tokenmint.toml";
@@ -157,7 +157,7 @@ pub struct Public {
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// From a request's head to its answer.
+    /// From a request's first byte to its answer.
     pub request_timeout: Duration,
     /// Bytes of a request's body.
     pub body: usize,
@@ -319,6 +319,14 @@ pub enum Policy {
 }
 
 impl Config {
+    /// The names of all profiles.
+    pub fn profiles(&self) -> impl Iterator<Item = ProfileName> {
+        let named = |kind| move |name: &Name| ProfileName::new(kind, name.clone());
+        let identity = self.identity.keys().map(named(Kind::Identity));
+        let oauth = self.oauth.keys().map(named(Kind::Oauth));
+        identity.chain(oauth).chain(self.intercom.keys().map(named(Kind::Intercom)))
+    }
+
     /// What differs from `other` and is settled when the service starts.
     pub fn settled_differences(&self, other: &Self) -> Vec<Problem> {
         let differences = self.server.settled_differences(&other.server).into_iter();
@@ -357,8 +365,9 @@ impl Config {
             Err(error) if may_be_absent && is_absent(&error) => Zeroizing::default(),
             Err(error) => {
                 let hint = match file {
-                    None => "; write one with `tokenmint init`, or try `tokenmint dev`",
-                    Some(_) => "",
+                    None => "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned(),
+                    Some(_) => section::leftover("TOKENMINT_CONFIG", &name)
+                        .map_or_else(String::new, |left| format!("; its name {left}")),
                 };
                 let problem = Problem::new("", name, format!("can't be read: {error}{hint}"));
                 return Err(Invalid { files: vec![path.to_path_buf()], ..Invalid::of(vec![problem]) });

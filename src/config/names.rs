@@ -222,6 +222,11 @@ impl ClientName {
             let uri = text.len() <= 2048 && Url::parse(text).is_ok();
             return uri.then(|| Self::Uri(text.to_owned())).ok_or_else(|| "isn't a URI".to_owned());
         }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(
+                "is an IP address: a client is known by a host name or a URI in its certificate".to_owned()
+            );
+        }
         let label = |label: &str| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
@@ -370,9 +375,28 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_only() {
-        assert!(HttpsUrl::parse("http://127.0.0.1:9000").is_ok());
-        assert!(HttpsUrl::parse("http://localhost.evil.example").is_err());
-        assert!(HttpsUrl::parse("https://user:pw@acme.my.salesforce.com").is_err());
-        assert!(HttpsUrl::parse("acme.my.salesforce.com").is_err());
+        for taken in
+            ["http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost", "https://10.0.0.1:8443"]
+        {
+            assert!(HttpsUrl::parse(taken).is_ok(), "{taken}");
+        }
+        for refused in [
+            "http://169.254.169.254/latest",
+            "http://10.0.0.1",
+            "http://0.0.0.0",
+            "http://[::ffff:169.254.169.254]",
+            "http://[fd00::1]",
+            "http://metadata.google.internal",
+            "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example",
+            "http://localhost@evil.example",
+            "https://user:pw@acme.my.salesforce.com",
+            "ftp://127.0.0.1",
+            "file:///etc/passwd",
+            "//127.0.0.1",
+            "acme.my.salesforce.com",
+        ] {
+            assert!(HttpsUrl::parse(refused).is_err(), "{refused}");
+        }
     }
 }

@@ -220,11 +220,9 @@ impl<'a> Section<'a> {
         Some(UnverifiedPath::new(self.findings.base.join(written.as_str()), &self.origin_of(name)))
     }
 
-    /// PEM text, around which white space means nothing.
+    /// PEM text. What was left around it is for its reader, which knows where it begins and ends.
     pub fn pem(&self, name: &'static str) -> Option<SecretString> {
-        let pem = text(self.node(name)?)
-            .and_then(|text| leftover(name, text.trim()).map_or(Ok(text), Err))
-            .map_err(|message| self.problem(name, message));
+        let pem = text(self.node(name)?).map_err(|message| self.problem(name, message));
         pem.ok().map(|text| SecretString::from(text.as_str()))
     }
 
@@ -331,16 +329,21 @@ pub fn leftover(name: &str, text: &str) -> Option<String> {
         "begins or ends with a quote that would be part of the value: remove it (docker --env-file keeps quotes)"
     } else if begins_with_a_name(name, text) {
         "begins with a name and `=`: give the value alone"
+    } else if text.contains('\0') {
+        "holds a NUL character: save it as UTF-8 text (it may be UTF-16)"
     } else {
         return None;
     };
     Some(message.to_owned())
 }
 
-/// `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=` and holds none before.
+/// `export NAME=value`; or `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=`
+/// and holds none before.
 fn begins_with_a_name(name: &str, text: &str) -> bool {
-    let assigned = text.strip_prefix("export ").unwrap_or(text).split_once('=');
-    assigned.is_some_and(|(left, value)| {
+    if text.strip_prefix("export ").is_some_and(|exported| exported.contains('=')) {
+        return true;
+    }
+    text.split_once('=').is_some_and(|(left, value)| {
         let variable = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
         let is_variable = left.contains('_') && left.bytes().all(variable);
         value.bytes().any(|b| b != b'=') && (is_variable || left.eq_ignore_ascii_case(name))
@@ -350,7 +353,7 @@ fn begins_with_a_name(name: &str, text: &str) -> bool {
 fn read_secret(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, String> {
     let mut content = read_file(path.as_path()).map_err(|error| {
         if path.exists() {
-            return format!("can't read {path}: {error}");
+            return format!("can't be read: {error}");
         }
         format!("names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file")
     })?;
@@ -385,8 +388,14 @@ pub(crate) fn text(node: &Node) -> Result<Zeroizing<String>, String> {
 
 /// `"90s"`, `"1h"`, `"24h"`; whole seconds.
 pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
-    let duration =
-        brief_duration(node).map_err(|()| r#"must be a duration, as "90s", "55m" or "24h""#.to_owned())?;
+    whole_seconds(&text(node).map_err(|_| NO_DURATION.to_owned())?)
+}
+
+const NO_DURATION: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
+
+/// As [`duration`], from text.
+pub(crate) fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|_| NO_DURATION.to_owned())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }
 }
 

@@ -17,6 +17,9 @@ use crate::files::{LARGEST, Opened};
 /// Variables that begin with this and hold `__` override a setting.
 pub const PREFIX: &str = "TOKENMINT_";
 
+/// Names the file, where the command line doesn't.
+pub const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
+
 /// The process environment, handed in so that tests never touch the real one.
 #[derive(Clone, Default)]
 pub struct Environment {
@@ -111,9 +114,15 @@ pub enum Code {
     Audience,
     CallerCredential,
     CertificateDates,
+    /// A certificate's file is written in an odd way, or holds more than one.
+    CertificateForm,
+    /// The authority of clients' certificates isn't valid now.
+    ClientAuthority,
     EmergencyKey,
     IgnoredFile,
     IssuerSlash,
+    /// A private key is written in an odd way.
+    KeyForm,
     ListenerCertificate,
     NoCaller,
     NoKeySigns,
@@ -287,7 +296,7 @@ fn is_read(variable: &str) -> bool {
 
 /// Whether it is read and is no setting.
 pub(crate) fn is_other(variable: &str) -> bool {
-    variable == "RUST_LOG" || variable.starts_with("OTEL_")
+    [CONFIG_VARIABLE, "RUST_LOG"].contains(&variable) || variable.starts_with("OTEL_")
 }
 
 /// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the

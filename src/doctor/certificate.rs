@@ -11,16 +11,17 @@ use x509_parser::oid_registry::{
     OID_PKCS1_SHA512WITHRSA,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
-use x509_parser::public_key::PublicKey;
 
 use super::numbers::Numbers;
 use crate::clock::UnixTime;
+use crate::keys::{Oddities, ReadCertificate, read_certificates};
 
 /// A file with one certificate, or with a chain.
 pub struct GivenCertificate {
     pub about: String,
     /// Never empty. `Err` says what is there instead.
     pub read: Result<Vec<Certificate>, String>,
+    pub oddities: Oddities,
 }
 
 /// What a certificate says.
@@ -44,22 +45,19 @@ pub struct Certificate {
 
 impl GivenCertificate {
     pub fn from_pem(about: &str, text: &str) -> Self {
-        let read = pem::parse_many(text)
-            .map_err(|_| "isn't whole PEM text: lines are missing or changed".to_owned())
-            .and_then(|blocks| {
-                if blocks.is_empty() {
-                    return Err("holds no certificate".to_owned());
-                }
-                // A block that was cut off or whose label is spoilt is none to the parser.
-                if blocks.len() != text.matches("-----BEGIN ").count() {
-                    return Err("isn't whole PEM text: a block has no end".to_owned());
-                }
-                if let Some(other) = blocks.iter().find(|block| block.tag() != "CERTIFICATE") {
-                    return Err(format!("holds a {} beside its certificate", other.tag()));
-                }
-                blocks.iter().map(|block| Certificate::read(block.contents())).collect()
-            });
-        Self { about: about.to_owned(), read }
+        match read_certificates(text) {
+            Ok((read, oddities)) => Self {
+                about: about.to_owned(),
+                read: Ok(read.iter().map(Certificate::of).collect()),
+                oddities,
+            },
+            Err(why) => Self::refused(about, why),
+        }
+    }
+
+    /// What can't be read as one.
+    pub fn refused(about: &str, why: String) -> Self {
+        Self { about: about.to_owned(), read: Err(why), oddities: Oddities::default() }
     }
 
     /// The first one, which is that of the key where the file holds a chain.
@@ -72,29 +70,26 @@ impl Certificate {
     /// # Errors
     /// Says what `der` is, if it is no certificate.
     pub fn read(der: &[u8]) -> Result<Self, String> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| "holds no X.509 certificate".to_owned())?;
-        if !rest.is_empty() {
-            return Err("holds a certificate with something behind it".to_owned());
-        }
-        let key = match certificate.public_key().parsed() {
-            Ok(PublicKey::RSA(key)) => Some(Numbers::new(key.modulus, key.exponent)),
-            _ => None,
-        };
-        let validity = certificate.validity();
+        ReadCertificate::from_der(der).map(|read| Self::of(&read))
+    }
+
+    fn of(read: &ReadCertificate) -> Self {
+        let der = read.certificate.der.as_slice();
+        let (_, certificate) = X509Certificate::from_der(der).expect("it was read as a certificate");
+        let key = read.rsa.as_ref().map(|(n, e)| Numbers::new(n, e));
         let octets = |digest: aws_lc_rs::digest::Digest| digest.as_ref().to_vec();
-        Ok(Self {
-            not_before: UnixTime::from_seconds(validity.not_before.timestamp()),
-            not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
+        Self {
+            not_before: read.certificate.not_before,
+            not_after: read.certificate.not_after,
             faults: faults(der, &certificate, key.as_ref()),
             is_own_authority: own_key(&certificate, key.as_ref()).is_some(),
             key,
-            pem_size: pem::encode(&pem::Pem::new("CERTIFICATE", der)).len(),
+            pem_size: read.certificate.pem().len(),
             sha1: octets(digest(&SHA1_FOR_LEGACY_USE_ONLY, der)).try_into().expect("SHA-1 has 20 octets"),
             sha256: octets(digest(&SHA256, der)).try_into().expect("SHA-256 has 32 octets"),
             issuer: certificate.issuer().as_raw().to_vec(),
             subject: certificate.subject().as_raw().to_vec(),
-        })
+        }
     }
 
     /// Whether `next` is the one that certifies it, by its name (RFC 5280, section 6.1).

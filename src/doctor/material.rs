@@ -1,18 +1,16 @@
-//! What people hold in their hands: PEM keys, certificates, JWKs and JWTs, recognised by what they are and
-//! read as forgivingly as can be, so that the checks can say all that is wrong and not only the first thing.
+//! What people hold in their hands: PEM keys, certificates, JWKs and JWTs, recognised by what they are. Keys and certificates are
+//! read by the code that `serve` reads them with, so that nothing is called well that `serve` refuses.
 //!
 //! Nothing here is to be believed: it is what somebody pasted. A private key is looked at and let go; its
 //! public numbers are all that stays.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::certificate::GivenCertificate;
 use super::jwk::JwkDocument;
 use super::numbers::Numbers;
 use super::token::UnverifiedToken;
-use crate::keys::{PrivateKey, Refused, Unreadable};
+use crate::keys::{Oddities, PrivateKey, Refused, Unreadable};
 
 /// A piece of what was given, and how it was named.
 pub enum Material {
@@ -26,53 +24,95 @@ pub enum Material {
 pub struct GivenKey {
     pub about: String,
     pub read: Result<Numbers, Refused>,
-    /// Its text works only after mending: `\n` written out, or base64 of the PEM.
-    pub folded: bool,
-    /// The file's mode, where others can read it.
-    pub open_mode: Option<u32>,
+    /// What is odd about its text.
+    pub oddities: Oddities,
+    /// Why the service would not open the file, where others can read it.
+    pub exposed: Option<String>,
 }
 
 impl GivenKey {
-    fn read(about: &str, text: &SecretString, open_mode: Option<u32>) -> Self {
-        let mut folded = false;
-        let key = match PrivateKey::parse(text, None) {
-            Err(Refused::Unreadable(Unreadable::BrokenPem | Unreadable::NotPem)) => {
-                let mended = PrivateKey::parse_pasted(text, None);
-                folded = mended.is_ok();
-                mended
-            }
-            other => other,
-        };
-        Self { about: about.to_owned(), read: key.map(|key| Numbers::of(&key.public)), folded, open_mode }
+    fn read(about: &str, key: Result<PrivateKey, Refused>, exposed: Option<String>) -> Self {
+        let oddities = key.as_ref().map(|key| key.oddities.clone()).unwrap_or_default();
+        let read = key.map(|key| Numbers::of(&key.public));
+        Self { about: about.to_owned(), read, oddities, exposed }
+    }
+}
+
+impl Material {
+    /// Why no key can be read from it.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Key(key) => key.read.as_ref().err().map(ToString::to_string),
+            Self::Certificate(certificate) => certificate.read.as_ref().err().cloned(),
+            Self::Jwk(_) | Self::Token(_) => None,
+        }
+    }
+
+    /// What is odd about how it is written.
+    pub fn warning(&self) -> Option<String> {
+        match self {
+            Self::Key(key) => key.oddities.warning(),
+            Self::Certificate(certificate) => certificate.oddities.warning(),
+            Self::Jwk(_) | Self::Token(_) => None,
+        }
     }
 }
 
 /// Why a text is none of them.
 pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
 
-/// Says what `text` is. `about` is what messages call it; `open_mode` the mode of its file, if others can read
-/// that.
+/// Says what the bytes of a file are: of `KID.key` a key, of `KID.crt` a certificate, else what they look like.
+///
+/// `about` is what messages call it; `exposed` why others can read it.
 ///
 /// # Errors
-/// It is nothing that the doctor knows.
-pub fn recognise(about: &str, text: &SecretString, open_mode: Option<u32>) -> Result<Material, &'static str> {
-    let plain = text.expose_secret().trim_start_matches('\u{feff}').trim();
-    let holds = |words: &str| plain.contains(words);
-    let key_in_base64 = || {
-        let decoded = STANDARD.decode(plain.split_whitespace().collect::<String>()).unwrap_or_default();
-        decoded.starts_with(b"-----BEGIN")
+/// Says what it is instead of something that the doctor looks at, and its name.
+pub fn recognise(about: &str, bytes: &[u8], exposed: Option<String>) -> Result<Material, String> {
+    let unreadable = |why: Unreadable| match why {
+        Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => {
+            Err(format!("{about}: {why}"))
+        }
+        Unreadable::NotPem | Unreadable::Empty => Err(format!("{about} {UNKNOWN}")),
+        Unreadable::BareCertificate | Unreadable::DerCertificate => {
+            Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())))
+        }
+        _ => Ok(Material::Key(GivenKey::read(about, Err(why.into()), exposed.clone()))),
     };
-    if plain.contains('{') && !holds("-----BEGIN") || plain.starts_with(['{', '[']) {
-        return Ok(Material::Jwk(JwkDocument::read(about, plain)));
+    let (is_key, is_certificate) = (about.ends_with(".key"), about.ends_with(".crt"));
+    let text = match crate::keys::text(bytes) {
+        Ok(text) => text,
+        Err(why) if is_certificate => {
+            return Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())));
+        }
+        Err(why) if is_key => return Ok(Material::Key(GivenKey::read(about, Err(why.into()), exposed))),
+        Err(why) => return unreadable(why),
+    };
+    let secret = SecretString::from(text);
+    let plain = text.trim_start_matches('\u{feff}').trim();
+    let holds = |words: &str| plain.contains(words);
+    let is_json = plain.starts_with(['{', '[']);
+    let token = || Ok(Material::Token(UnverifiedToken::read(about, plain)));
+    let certificate = || Ok(Material::Certificate(GivenCertificate::from_pem(about, text)));
+    let key = |read| Ok(Material::Key(GivenKey::read(about, read, exposed.clone())));
+    match () {
+        () if is_certificate => return certificate(),
+        () if is_key => return key(PrivateKey::parse(&secret, None)),
+        // PEM text may stand in it.
+        () if is_json && (holds("\"kty\"") || holds("\"keys\"")) => {
+            return Ok(Material::Jwk(JwkDocument::read(about, plain)));
+        }
+        () if !holds("-----BEGIN ") && UnverifiedToken::stands_in(plain) => return token(),
+        () => {}
     }
-    if holds("-----BEGIN CERTIFICATE-----") && !holds("PRIVATE KEY-----") {
-        return Ok(Material::Certificate(GivenCertificate::from_pem(about, plain)));
+    match PrivateKey::parse(&secret, None) {
+        Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if is_json || holds("{") => {
+            Ok(Material::Jwk(JwkDocument::read(about, plain)))
+        }
+        Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if plain.matches('.').count() >= 2 => {
+            token()
+        }
+        Err(Refused::Unreadable(Unreadable::Certificate | Unreadable::Chain(_))) => certificate(),
+        Err(Refused::Unreadable(why)) => unreadable(why),
+        read => key(read),
     }
-    if holds("-----BEGIN") || key_in_base64() {
-        return Ok(Material::Key(GivenKey::read(about, text, open_mode)));
-    }
-    if plain.matches('.').count() >= 2 {
-        return Ok(Material::Token(UnverifiedToken::read(about, plain)));
-    }
-    Err(UNKNOWN)
 }

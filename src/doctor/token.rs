@@ -1,5 +1,7 @@
 //! A JWT that somebody has, in its parts (RFC 7515, section 7.1), unverified.
 
+use std::sync::LazyLock;
+
 use aws_lc_rs::hmac;
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{
@@ -7,6 +9,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use regex::Regex;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::numbers::Numbers;
@@ -15,11 +18,34 @@ use crate::json::Json;
 /// Nothing in it is to be believed. It holds a credential: no `Debug`, and no message repeats it.
 pub struct UnverifiedToken {
     pub about: String,
-    /// What was taken away before it could be read: quotes, `JWT : `, line breaks.
+    /// What stands around it: quotes, `JWT : `, a call, an answer.
     pub around: Option<&'static str>,
-    /// `Err` says why it is no JWT.
-    pub parts: Result<Parts, String>,
+    /// What stands within it and had to be taken away.
+    pub within: Option<&'static str>,
+    pub parts: Result<Parts, NoJwt>,
 }
+
+/// Why a text is no JWT.
+pub struct NoJwt {
+    pub why: String,
+    pub fix: &'static str,
+}
+
+impl NoJwt {
+    fn new(why: impl Into<String>, fix: &'static str) -> Self {
+        Self { why: why.into(), fix }
+    }
+}
+
+const WHOLE: &str = "paste the token alone and whole: three parts with two dots, as the mint gave it";
+const BASE64URL: &str = "where the token is made, write each part as base64url without padding before it is signed (RFC 7515, section \
+                         2): in Node `toString('base64url')`, in Java `Base64.getUrlEncoder().withoutPadding()`, in Python \
+                         `.rstrip(b'=')`";
+
+/// What looks like a JWT, or an encrypted one, in some text.
+static JWT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"[A-Za-z0-9_-]{8,}={0,2}(?:\.[A-Za-z0-9_-]+={0,2}){2,4}").expect("a pattern")
+});
 
 pub struct Parts {
     pub header: Json,
@@ -29,9 +55,11 @@ pub struct Parts {
 }
 
 impl UnverifiedToken {
+    /// Reads a token that is alone in `text`, or the only one in what else people paste.
     pub fn read(about: &str, text: &str) -> Self {
+        let text = text.trim_start_matches('\u{feff}').trim();
         let mut around = None;
-        let mut rest = text.trim();
+        let mut rest = text;
         for (prefix, fault) in [
             ("JWT : ", "the words `JWT : ` of Salesforce's utility stand before it"),
             ("Bearer ", "the word `Bearer` stands before it"),
@@ -43,31 +71,42 @@ impl UnverifiedToken {
             }
         }
         let compact: String = rest.split_whitespace().collect();
-        if compact.len() != rest.len() {
-            around = Some("it holds white space or line breaks");
+        let is_alone = |c: char| c.is_ascii_alphanumeric() || "-_.=+/".contains(c);
+        let about = about.to_owned();
+        if compact.chars().all(is_alone) && candidates(rest).count() < 2 {
+            let within = (compact.len() != rest.len()).then_some("it holds white space or line breaks");
+            return Self { about, around, within, parts: Parts::read(&compact) };
         }
-        Self { about: about.to_owned(), around, parts: Parts::read(&compact) }
+        let found = found_in(text);
+        let parts = match found.as_slice() {
+            [] => Err(NoJwt::new("it has not the three parts of a JWT", WHOLE)),
+            [token] => Parts::read(token),
+            more => {
+                Err(NoJwt::new(format!("{} JWTs stand in it", more.len()), "paste one token, and that alone"))
+            }
+        };
+        Self { about, around: Some("other text stands around it"), within: None, parts }
+    }
+
+    /// Whether some JWT is in `text`.
+    pub fn stands_in(text: &str) -> bool {
+        !found_in(text).is_empty()
     }
 }
 
 impl Parts {
-    fn read(text: &str) -> Result<Self, String> {
-        let mut dots = text.split('.');
-        let (Some(header), Some(claims), Some(signature)) = (dots.next(), dots.next(), dots.next()) else {
-            return Err("it has not the three parts of a JWT".to_owned());
+    fn read(text: &str) -> Result<Self, NoJwt> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let [header, claims, signature] = parts.as_slice() else {
+            return Err(match parts.len() {
+                5 => NoJwt::new(
+                    "it has five parts: it is encrypted (JWE); Salesforce takes signed ones",
+                    "have it signed (JWS), not encrypted",
+                ),
+                _ => NoJwt::new("it has not the three parts of a JWT", WHOLE),
+            });
         };
-        match dots.count() {
-            0 => {}
-            2 => {
-                return Err(
-                    "it has five parts: it is encrypted (JWE); Salesforce takes signed ones".to_owned()
-                );
-            }
-            _ => return Err("it has not the three parts of a JWT".to_owned()),
-        }
-        let signature = URL_SAFE_NO_PAD
-            .decode(signature)
-            .map_err(|_| "its signature isn't base64url without padding".to_owned())?;
+        let signature = part("signature", signature)?;
         let signed_len = text.rfind('.').unwrap_or_default();
         Ok(Self {
             header: object("header", header)?,
@@ -120,11 +159,38 @@ impl Parts {
     }
 }
 
-fn object(what: &str, part: &str) -> Result<Json, String> {
-    let decoded = URL_SAFE_NO_PAD.decode(part);
-    let bytes = decoded.map_err(|_| format!("its {what} isn't base64url without padding"))?;
-    match Json::parse(&bytes) {
+/// The tokens in `text`, each once.
+fn found_in(text: &str) -> Vec<&str> {
+    let mut found: Vec<&str> = candidates(text).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// What in `text` has the parts of a token, the first of them a JSON object.
+fn candidates(text: &str) -> impl Iterator<Item = &str> {
+    let is_jwt = |candidate: &&str| {
+        let header = candidate.split('.').next().unwrap_or_default().trim_end_matches('=');
+        let decoded = URL_SAFE_NO_PAD.decode(header);
+        decoded.is_ok_and(|bytes| matches!(Json::parse(&bytes), Ok(Json::Object(_))))
+    };
+    JWT.find_iter(text).map(|candidate| candidate.as_str()).filter(is_jwt)
+}
+
+/// One of the three parts, decoded.
+fn part(what: &str, text: &str) -> Result<Vec<u8>, NoJwt> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| match text {
+        text if text.contains('=') => NoJwt::new(format!("its {what} has padding (`=`)"), BASE64URL),
+        text if text.contains(['+', '/']) => {
+            NoJwt::new(format!("its {what} is standard base64 (`+`, `/`)"), BASE64URL)
+        }
+        _ => NoJwt::new(format!("its {what} isn't base64url without padding"), WHOLE),
+    })
+}
+
+fn object(what: &str, text: &str) -> Result<Json, NoJwt> {
+    match Json::parse(&part(what, text)?) {
         Ok(object @ Json::Object(_)) => Ok(object),
-        _ => Err(format!("its {what} isn't a JSON object")),
+        _ => Err(NoJwt::new(format!("its {what} isn't a JSON object"), WHOLE)),
     }
 }

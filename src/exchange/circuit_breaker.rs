@@ -1,13 +1,18 @@
 //! Circuit breaker: when to leave a host of Salesforce alone. After three failures in a row nothing more is exchanged
 //! there, but for one trial a minute. Meanwhile a bare GET, which is no login, finds out within seconds that the host is
-//! back.
+//! back, and a trial is made at once: where the GET is answered and logins fail, that is one each ten seconds.
+//!
+//! Where all three were one asker's, a profile's or a user's, the fault may be its own: only that asker is kept waiting, until
+//! another's exchange fails too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::job::CacheKey;
+
 const FAILURES: u32 = 3;
-/// Between two trials: in half an hour of outage there are fewer than forty requests.
+/// Between two trials: in half an hour in which nothing answers there are fewer than forty requests.
 const TRIAL_EVERY: Duration = Duration::from_mins(1);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
@@ -24,6 +29,8 @@ pub enum Admission<'a> {
 #[derive(Default)]
 struct Circuit {
     failures: u32,
+    /// Whose failures all of them were, if they were one asker's.
+    sole: Option<CacheKey>,
     /// Open until then, if it is open.
     next_trial: Option<Duration>,
     next_probe: Duration,
@@ -38,6 +45,7 @@ pub struct CircuitBreaker(Mutex<HashMap<String, Circuit>>);
 pub struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     host: String,
+    asker: CacheKey,
     /// When it was taken, where the circuit is open.
     trial: Option<Duration>,
 }
@@ -52,10 +60,11 @@ impl CircuitBreaker {
     }
 
     /// Asks for one exchange.
-    pub fn admit(&self, host: &str, now: Duration) -> Admission<'_> {
-        let permit = |trial| Admission::Go(Permit { breaker: self, host: host.to_owned(), trial });
+    pub fn admit(&self, host: &str, asker: CacheKey, now: Duration) -> Admission<'_> {
+        let permit = |trial| Admission::Go(Permit { breaker: self, host: host.to_owned(), asker, trial });
         self.with(host, |circuit| match circuit.next_trial {
             None => permit(None),
+            Some(_) if circuit.sole.is_some_and(|sole| sole != asker) => permit(None),
             Some(trial) if trial <= now => {
                 // This one is the trial; the others go on waiting.
                 circuit.next_trial = Some(now + TRIAL_EVERY);
@@ -100,6 +109,8 @@ impl Permit<'_> {
     pub fn failed(mut self, now: Duration) {
         self.trial = None;
         self.breaker.with(&self.host, |circuit| {
+            let is_sole = circuit.failures == 0 || circuit.sole == Some(self.asker);
+            circuit.sole = is_sole.then_some(self.asker);
             circuit.failures = circuit.failures.saturating_add(1);
             if circuit.failures >= FAILURES {
                 circuit.next_trial = Some(now + TRIAL_EVERY);
@@ -128,15 +139,23 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    const fn asker(n: u8) -> CacheKey {
+        CacheKey::from_bytes([n; 32])
+    }
+
     fn go<'a>(breaker: &'a CircuitBreaker, host: &str, now: Duration) -> Option<Permit<'a>> {
-        match breaker.admit(host, now) {
+        match breaker.admit(host, asker(0), now) {
             Admission::Go(permit) => Some(permit),
             Admission::Wait { .. } => None,
         }
     }
 
     fn wait(breaker: &CircuitBreaker, now: Duration) -> Option<(Duration, bool)> {
-        match breaker.admit("h", now) {
+        wait_as(breaker, 0, now)
+    }
+
+    fn wait_as(breaker: &CircuitBreaker, n: u8, now: Duration) -> Option<(Duration, bool)> {
+        match breaker.admit("h", asker(n), now) {
             Admission::Go(_) => None,
             Admission::Wait { retry_after, probe } => Some((retry_after, probe)),
         }
@@ -158,6 +177,28 @@ mod tests {
         assert!(go(&breaker, "h", s(15)).is_none(), "one trial at a time");
         trial.answered();
         assert!(go(&breaker, "h", s(16)).is_some());
+    }
+
+    #[test]
+    fn one_asker_s_failures_keep_no_other_waiting_until_another_s_fails_too() {
+        let breaker = CircuitBreaker::default();
+        for n in 1..=3 {
+            go(&breaker, "h", s(n)).expect("closed").failed(s(n));
+        }
+        let as_other = |now| match breaker.admit("h", asker(1), now) {
+            Admission::Go(permit) => Some(permit),
+            Admission::Wait { .. } => None,
+        };
+        assert!(wait(&breaker, s(4)).is_some());
+        as_other(s(4)).expect("another's").answered();
+        go(&breaker, "h", s(5)).expect("the host answers").failed(s(5));
+        for n in 6..=7 {
+            go(&breaker, "h", s(n)).expect("closed").failed(s(n));
+        }
+        as_other(s(8)).expect("another's").failed(s(8));
+        for n in 0..=2 {
+            assert!(wait_as(&breaker, n, s(9)).is_some(), "{n}");
+        }
     }
 
     /// What ends before anything is sent, as with a budget that is used up, says nothing of the host.

@@ -14,14 +14,11 @@ use super::login_budget::{LoginBudget, Spend, Taken};
 use super::shared::SharedCache;
 use super::token::{AccessToken, LONGEST_LIFE, Life, Obtained};
 use super::tools::Tools;
-use super::upstream::{Fault, Reply, TIMEOUT, Transport};
+use super::upstream::{Fault, LONGEST_EXCHANGE, Reply, Transport, WhichConnection};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::tokens::MintError;
 use crate::traces::{Fact, Trace};
-
-/// The longest that one exchange takes: the request to Salesforce, and signing and counting it before.
-pub(super) const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
 
 /// How long an exchange waits for the budget's file.
 const DISK_DEADLINE: Duration = Duration::from_secs(1);
@@ -38,7 +35,7 @@ pub(super) struct ExchangeClient {
     pub tools: Tools,
 }
 
-/// An exchange is sent once more where the connection ended without a byte of an answer.
+/// An exchange is sent once more where the connection ended before the whole head of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     First,
@@ -46,7 +43,7 @@ enum Attempt {
 }
 
 impl ExchangeClient {
-    /// Asks Salesforce; once more where the connection ended before the first byte of an answer, as an idle one does that
+    /// Asks Salesforce; once more where the connection ended before the whole head of an answer, as an idle one does that
     /// is closed at the same moment.
     ///
     /// # Errors
@@ -89,7 +86,11 @@ impl ExchangeClient {
             return Err(ExchangeError::Interrupted);
         }
         let span = trace.request_to(job.address(), &**randomness);
-        request.headers = span.headers();
+        request.headers.extend(span.headers());
+        if attempt == Attempt::Last {
+            // Another that was kept may have ended as well.
+            request.connection = WhichConnection::New;
+        }
         let reply = self.transport.send(request, within).await;
         let took = start.elapsed();
         let status = reply.as_ref().map_or_else(Fault::status, |reply| Some(reply.status));
@@ -145,7 +146,7 @@ impl ExchangeClient {
 
     /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
     fn admit(self: &Arc<Self>, job: &Job) -> Result<Permit<'_>, ExchangeError> {
-        match self.circuits.admit(&job.origin(), self.tools.clock.steady()) {
+        match self.circuits.admit(&job.origin(), job.cache_key(), self.tools.clock.steady()) {
             Admission::Go(permit) => Ok(permit),
             Admission::Wait { retry_after, probe } => {
                 if probe {

@@ -55,7 +55,10 @@ pub enum ExchangeError {
     #[error("Salesforce can't be reached: {reason}")]
     Unreachable { reason: &'static str, sent: bool, retry_after: Option<Duration> },
     /// The circuit of the host is open.
-    #[error("{host} fails again and again; it is left alone for a moment")]
+    #[error(
+        "{host} fails again and again, so it is left alone for a moment; it is asked again by itself: look at \
+         status.salesforce.com, and at what the log says of the exchanges before"
+    )]
     LeftAlone { host: String, retry_after: Duration },
     #[error(
         "tokenmint's own budget of requests for {profile} is used up, so that Salesforce doesn't lock it out; find who \

@@ -17,18 +17,18 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::circuit_breaker::CircuitBreaker;
-use super::client::{ExchangeClient, LONGEST_EXCHANGE, outcome};
+use super::client::{ExchangeClient, outcome};
 use super::error::{ExchangeError, WaitedFor};
 use super::job::{self, CacheKey, Job};
 use super::login_budget::{Allowance, LoginBudget};
-use super::negative_cache::{CachedFailure, NegativeCache, SHORTEST_WAIT};
+use super::negative_cache::{CachedFailure, NegativeCache, SHORTEST_WAIT, ToldFailure};
 use super::rejection_limit::{REJECTIONS, RejectionLimit};
 use super::shared::store::SharedStore;
 use super::shared::{Progress, SharedCache, Turn};
 use super::single_flight::{InFlight, Joined, Landing, SingleFlight};
 use super::token::{AccessToken, ByLife, Served, TokenHash};
 use super::tools::Tools;
-use super::upstream::{Network, Transport};
+use super::upstream::{LONGEST_EXCHANGE, Network, Transport};
 use crate::config::{KeyId, Pace, ProfileName, Redis};
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Profiles, Subject};
@@ -147,7 +147,7 @@ impl Exchanger {
             tools,
         });
         if inner.shared.is_some() {
-            tokio::spawn(attend(Arc::downgrade(&inner)));
+            tokio::spawn(attend(Arc::downgrade(&inner), inner.tools.metrics.clone()));
         }
         Self(inner)
     }
@@ -185,10 +185,8 @@ impl Exchanger {
         self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, ask).await
     }
 
-    /// Takes over a change of keys: forgets failures to mint, and frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there
-    /// were. Nobody would be handed one of them anyway: that follows from the profile at each request.
+    /// Frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there were. Nobody would be handed one of them anyway: that follows from the profile at each request.
     pub fn withdraw(&self, kids: &BTreeSet<KeyId>) -> usize {
-        self.0.failures.forget_unminted();
         let tokens = &self.0.tokens;
         let theirs = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
         theirs.map(|(key, _)| tokens.invalidate(&*key)).count()
@@ -286,11 +284,19 @@ impl Inner {
         (lives && job.knows(&token.kid)).then_some(token)
     }
 
-    /// The failure that stands for an answer now, unless its host has come back since.
+    /// The failure that stands for an answer now.
     fn remembered(&self, key: &CacheKey, job: &Job) -> Option<ExchangeError> {
         let (error, failure) = self.failures.get(key, self.tools.clock.steady())?;
-        let over = !error.is_permanent() && self.client.circuits.is_past(&job.origin(), failure.at);
-        (!over).then_some(error)
+        self.stands(job, &error, failure.kid.as_ref(), failure.at).then_some(error)
+    }
+
+    /// Whether a failure says what would come of an exchange now: its host hasn't come back since, and the key that signed is
+    /// still the one that signs.
+    fn stands(&self, job: &Job, error: &ExchangeError, kid: Option<&KeyId>, at: Duration) -> bool {
+        let is_back = error.blames_host() && self.client.circuits.is_past(&job.origin(), at);
+        let hinges_on_key = error.is_permanent() || matches!(error, ExchangeError::Mint(_));
+        let signs = job.signing_kid(self.tools.clock.now()).ok();
+        !is_back && (!hinges_on_key || kid == signs)
     }
 
     /// A token, a failure that stands, or the exchange that will bring one; begun here if there is none.
@@ -338,7 +344,8 @@ impl Inner {
                 Decision::Settled(Found::Token(token))
             }
             Some(error) => Decision::Settled(Found::Failure(error)),
-            None if believed() => Decision::Exchange(Some(token.hash())),
+            // Where another replica has replaced it, there is a better one.
+            None if token.is_refused() || believed() => Decision::Exchange(Some(token.hash())),
             None => {
                 self.count_kept(job, "pace");
                 Decision::Settled(Found::Token(token))
@@ -379,7 +386,11 @@ impl Inner {
 
     /// Renews a token that serves, if nobody does.
     fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) {
-        let joined = self.flights.join(*key, || self.remembered(key, job).map(drop));
+        let joined = self.flights.join(*key, || {
+            let (now, steady) = (self.tools.clock.now(), self.tools.clock.steady());
+            let is_renewed = self.live(key, job).is_some_and(|token| !token.wants_renewal(now, steady));
+            (is_renewed || self.remembered(key, job).is_some()).then_some(())
+        });
         if let Joined::Begun(_, landing) = joined {
             self.begin(landing, *key, job.clone(), None, Instant::now() + LONGEST_EXCHANGE, trace.clone());
         }
@@ -418,8 +429,8 @@ impl Inner {
             return exchanged.map(fresh).map_err(|failure| failure.error.clone());
         };
         let held = self.live(key, job);
-        let outcome = match shared.turn(key, job, held.as_deref(), replaced, LONGEST_EXCHANGE, deadline).await
-        {
+        let stands = |told: &ToldFailure| self.stands(job, &told.error, told.kid.as_ref(), told.at);
+        let outcome = match shared.turn(key, job, held.as_deref(), replaced, &stands, deadline).await {
             Turn::Theirs(token) => {
                 let token = Arc::new(token);
                 self.keep(key, &token);
@@ -429,8 +440,9 @@ impl Inner {
                 }
                 Ok(Served { token, cached: true, rejected_token_kept: false })
             }
-            Turn::TheirFailure(error, left) => {
-                self.failures.insert_told(key, error.clone(), self.tools.clock.steady(), left);
+            Turn::TheirFailure(told) => {
+                let error = told.error.clone();
+                self.failures.insert_told(key, told, self.tools.clock.steady());
                 Err(error)
             }
             Turn::Late => {
@@ -462,6 +474,7 @@ impl Inner {
         job: &Job,
         trace: &Trace,
     ) -> Result<Arc<AccessToken>, Arc<CachedFailure>> {
+        let kid = job.signing_kid(self.tools.clock.now()).ok().cloned();
         let exchanged = self.client.exchange(job, trace).await;
         let profile = job.profile().as_str();
         let (outcome, trace_id) = (outcome(&exchanged), trace.trace_id());
@@ -479,7 +492,7 @@ impl Inner {
                     self.tools.metrics.exchanges_not_sent.with_label_values(&[profile, outcome]).inc();
                 }
                 let (steady, chance) = (self.tools.clock.steady(), self.tools.chance());
-                Err(self.failures.insert(key, error, steady, chance))
+                Err(self.failures.insert(key, error, kid, steady, chance))
             }
         }
     }
@@ -495,7 +508,8 @@ const fn fresh(token: Arc<AccessToken>) -> Served {
 }
 
 /// Tells other replicas what was dropped here, and marks what they say, for as long as the exchanger is there.
-async fn attend(inner: Weak<Inner>) {
+async fn attend(inner: Weak<Inner>, metrics: Arc<Metrics>) {
+    let _counted = CountPanic(&metrics);
     let mut progress = Progress::default();
     while let Some(inner) = inner.upgrade() {
         let Some(shared) = &inner.shared else { return };

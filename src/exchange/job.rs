@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::HeaderMap;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use url::Url;
@@ -15,7 +16,7 @@ use super::error::{ExchangeError, Upstream};
 use super::login_budget::Allowance;
 use super::meaning::{self, Meaning};
 use super::token::{About, Life, Obtained};
-use super::upstream::{Outgoing, Reply, quoted};
+use super::upstream::{Outgoing, Reply, WhichConnection, quoted};
 use crate::clock::{Randomness, UnixTime};
 use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName, salesforce};
 use crate::json::Json;
@@ -146,11 +147,14 @@ impl Job {
                 let mut form = Serializer::new(String::new());
                 form.append_pair("grant_type", GRANT_TYPE);
                 form.append_pair("assertion", assertion.minted.token.expose_secret());
+                // Nothing in an answer tells whose it is: one that a proxy sends twice must find no other profile's request.
+                let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
                 Ok(Outgoing {
                     url: profile.token_url.url().clone(),
                     content_type: "application/x-www-form-urlencoded",
                     body: form.finish().into_bytes(),
-                    headers: HeaderMap::new(),
+                    headers,
+                    connection: WhichConnection::Any,
                 })
             }
             Self::Messaging { profile, subject, claims } => {
@@ -173,6 +177,7 @@ impl Job {
                     content_type: "application/json",
                     body: body.to_string().into_bytes(),
                     headers: HeaderMap::new(),
+                    connection: WhichConnection::Any,
                 })
             }
         }

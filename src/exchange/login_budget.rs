@@ -106,11 +106,12 @@ impl LoginBudget {
         let logins = logins.entry(spend.who.clone()).or_default();
         logins.learn(file);
         let allowance = spend.allowance;
-        logins.forget_past(allowance.window, now, steady);
+        let is_mended = logins.forget_past(allowance.window, now, steady);
         // A disk that hung may come to it after memory has counted.
         if !logins.seen.contains_key(&spend.id) {
             if logins.seen.len() >= allowance.requests {
-                return (Taken::Exhausted { retry_after: logins.wait(allowance.window, now, steady) }, None);
+                let retry_after = logins.wait(allowance.window, now, steady);
+                return (Taken::Exhausted { retry_after }, is_mended.then(|| logins.seen.clone()));
             }
             logins.own.insert(spend.id.clone(), steady);
             logins.seen.insert(spend.id.clone(), now.seconds());
@@ -207,14 +208,18 @@ impl Logins {
         self.seen = file;
     }
 
-    fn forget_past(&mut self, window: Duration, now: UnixTime, steady: Duration) {
+    /// Whether the time of one was mended that is too far ahead to end by itself.
+    fn forget_past(&mut self, window: Duration, now: UnixTime, steady: Duration) -> bool {
         self.own.retain(|_, time| steady.saturating_sub(*time) < window);
         let (own, window, now) = (&self.own, seconds(window), now.seconds());
         // Another's in the future is one from before the clock was set back, and by how much isn't known: it counts as one of now.
+        let mut is_mended = false;
         for (_, time) in self.seen.iter_mut().filter(|(id, time)| !own.contains_key(*id) && **time > now) {
+            is_mended |= *time > now + window;
             *time = now;
         }
         self.seen.retain(|id, time| own.contains_key(id) || *time > now - window);
+        is_mended
     }
 
     /// Until the first of them is past.
@@ -240,11 +245,18 @@ fn private_directory(directory: &Path) -> Result<(), String> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| error.to_string())?;
     let metadata = fs::symlink_metadata(directory).map_err(|error| error.to_string())?;
+    if !metadata.is_dir() {
+        return Err("something that is no directory is at this path".to_owned());
+    }
     let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
-    if metadata.is_dir() && ours {
+    if ours {
         Ok(())
     } else {
-        Err("others may write there; it must be ours, mode 700".to_owned())
+        Err(format!(
+            "it must be this process's own, of mode 700, and is user {}'s, of mode {:o}",
+            metadata.uid(),
+            metadata.mode() & 0o7777
+        ))
     }
 }
 
@@ -319,6 +331,18 @@ mod tests {
             matches!(at(&restarted, "a", 5 + 3_700), Taken::Within { .. }),
             "an hour later they are over"
         );
+    }
+
+    /// A host that ran a year ahead for a moment: its logins count for a window from when the clock is right again.
+    #[test]
+    fn a_clock_that_was_ahead_locks_nobody_out_for_longer_than_a_window() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("logins");
+        for second in [0, 1, 2] {
+            at(&budget(Some(&directory)), "a", 365 * 86_400 + second);
+        }
+        assert!(matches!(at(&budget(Some(&directory)), "a", 10), Taken::Exhausted { .. }));
+        assert!(matches!(at(&budget(Some(&directory)), "a", 10 + 3_700), Taken::Within { .. }));
     }
 
     #[test]

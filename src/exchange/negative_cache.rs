@@ -10,6 +10,7 @@ use moka::sync::Cache;
 use super::error::ExchangeError;
 use super::job::CacheKey;
 use super::meaning::Class;
+use crate::config::KeyId;
 
 /// A permanent refusal is remembered for so long: each failed login counts against the address.
 pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
@@ -26,6 +27,8 @@ const MOST_FAILURES: u64 = 100_000;
 /// A failure that stands for an answer. Times are steady ones.
 pub struct CachedFailure {
     pub error: ExchangeError,
+    /// The key that signed, or would have; `None` where there was none.
+    pub kid: Option<KeyId>,
     pub at: Duration,
     until: Duration,
     /// Transient failures in a row, for the next back-off.
@@ -36,6 +39,15 @@ impl CachedFailure {
     pub const fn wait(&self) -> Duration {
         self.until.saturating_sub(self.at)
     }
+}
+
+/// A failure as another replica tells it, and for how long it stands yet.
+pub struct ToldFailure {
+    pub error: ExchangeError,
+    pub kid: Option<KeyId>,
+    /// Steady, as this replica counts.
+    pub at: Duration,
+    pub left: Duration,
 }
 
 pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
@@ -87,6 +99,7 @@ impl NegativeCache {
         &self,
         key: &CacheKey,
         error: ExchangeError,
+        kid: Option<KeyId>,
         now: Duration,
         chance: f64,
     ) -> Arc<CachedFailure> {
@@ -105,25 +118,20 @@ impl NegativeCache {
         };
         let own = matches!(error, ExchangeError::LeftAlone { .. } | ExchangeError::BudgetUsedUp { .. });
         let error = if own { error } else { error.waiting(wait) };
-        self.keep(key, CachedFailure { error, at: now, until: now + wait, streak })
+        self.keep(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
     }
 
     /// Keeps a failure that another replica has told, for the time that it has left.
-    pub fn insert_told(&self, key: &CacheKey, error: ExchangeError, now: Duration, left: Duration) {
+    pub fn insert_told(&self, key: &CacheKey, told: ToldFailure, now: Duration) {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
-        self.keep(key, CachedFailure { error, at: now, until: now + left.min(LONGEST_WAIT), streak });
+        let ToldFailure { error, kid, at, left } = told;
+        self.keep(key, CachedFailure { error, kid, at, until: now + left.min(LONGEST_WAIT), streak });
     }
 
     fn keep(&self, key: &CacheKey, failure: CachedFailure) -> Arc<CachedFailure> {
         let failure = Arc::new(failure);
         self.0.insert(*key, failure.clone());
         failure
-    }
-
-    /// Forgets each failure to mint: other keys may sign now.
-    pub fn forget_unminted(&self) {
-        let unminted = self.0.iter().filter(|(_, failure)| matches!(failure.error, ExchangeError::Mint(_)));
-        unminted.for_each(|(key, _)| self.0.invalidate(&*key));
     }
 
     pub fn forget(&self, key: &CacheKey) {

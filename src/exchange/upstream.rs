@@ -20,6 +20,8 @@ use crate::json::Json;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// No request to Salesforce takes longer, from connecting to the answer's last byte.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that one exchange takes: that, and signing and counting it before.
+pub(super) const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
 const IDLE: Duration = Duration::from_secs(30);
 /// No answer of Salesforce's token endpoints comes near.
 const LARGEST_ANSWER: usize = 64 << 10;
@@ -53,6 +55,15 @@ pub struct Outgoing {
     pub content_type: &'static str,
     pub body: Vec<u8>,
     pub headers: HeaderMap,
+    pub connection: WhichConnection,
+}
+
+/// Over which connection a request goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum WhichConnection {
+    /// One that is kept, or a new one.
+    Any,
+    New,
 }
 
 /// Salesforce's answer, read whole.
@@ -72,7 +83,7 @@ pub enum Fault {
     /// Nothing of the request has left.
     #[error("Salesforce can't be reached: {0}")]
     NotSent(&'static str),
-    /// The connection ended before the first byte of an answer, as an idle one does that is closed at the same moment.
+    /// The connection ended before the whole head of an answer, as an idle one does that is closed at the same moment.
     #[error("Salesforce can't be reached: {0}")]
     Closed(&'static str),
     #[error("Salesforce can't be reached: {0}")]
@@ -91,19 +102,30 @@ impl Fault {
     }
 }
 
-/// Over the network. The client is made when it is first needed: reading the host's certificate authorities takes
+/// Over the network. A client is made when it is first needed: reading the host's certificate authorities takes
 /// milliseconds that starting needn't wait for.
-pub(super) struct Network(LazyLock<Client>);
+pub(super) struct Network {
+    client: LazyLock<Client>,
+    /// Keeps no connection.
+    unpooled: LazyLock<Client>,
+}
 
 impl Default for Network {
     fn default() -> Self {
-        Self(LazyLock::new(client))
+        Self {
+            client: LazyLock::new(|| client(builder)),
+            unpooled: LazyLock::new(|| client(|| builder().pool_max_idle_per_host(0))),
+        }
     }
 }
 
 impl Transport for Network {
     fn send(&self, request: Outgoing, within: Duration) -> BoxFuture<'_, Result<Reply, Fault>> {
-        Box::pin(send(&self.0, request, within))
+        let client = match request.connection {
+            WhichConnection::Any => &self.client,
+            WhichConnection::New => &self.unpooled,
+        };
+        Box::pin(send(client, request, within))
     }
 
     fn is_back<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
@@ -111,19 +133,19 @@ impl Transport for Network {
             let mut root = address.url().clone();
             root.set_path("/");
             root.set_query(None);
-            let answer = self.0.get(root).timeout(CONNECT_TIMEOUT).send().await;
+            let answer = self.client.get(root).timeout(CONNECT_TIMEOUT).send().await;
             answer.is_ok_and(|answer| !answer.status().is_server_error() && answer.status().as_u16() != 429)
         })
     }
 
     fn prepare(&self) {
-        LazyLock::force(&self.0);
+        LazyLock::force(&self.client);
     }
 }
 
 /// A client that follows no redirect and takes no proxy from the environment. It trusts the host's
 /// certificate authorities; on a host without any, such as a bare image, it trusts nobody, and minting goes on.
-fn client() -> Client {
+fn client(builder: fn() -> ClientBuilder) -> Client {
     let client = builder().build().or_else(|error| {
         tracing::warn!(
             %error,
@@ -146,7 +168,7 @@ fn builder() -> ClientBuilder {
 }
 
 async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Reply, Fault> {
-    let Outgoing { url, content_type, body, headers } = request;
+    let Outgoing { url, content_type, body, headers, connection: _ } = request;
     let request = client.post(url).headers(headers).header(CONTENT_TYPE, content_type).body(body);
     let sent = request.timeout(within.min(TIMEOUT)).send().await;
     let mut response = sent.map_err(|error| match fault(&error) {
@@ -203,7 +225,7 @@ pub struct Seen {
 /// # Errors
 /// Says why there is no answer.
 pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
-    let client = client();
+    let client = client(builder);
     let failed = |error: reqwest::Error| match fault(&error) {
         Fault::Timeout => format!("does not answer within {} s", TIMEOUT.as_secs()),
         Fault::NotSent(why) | Fault::Closed(why) | Fault::Broken(why) => format!("can't be reached: {why}"),

@@ -165,6 +165,9 @@ where
     let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone(), deadline);
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
+    let is_late = || Instant::now() >= began + limit;
+    let refusal =
+        refusal.or_else(|| is_late().then_some(Refusal::ArrivedTooSlowly { what: "head", within: limit }));
     let is_refused = refusal.is_some();
     let answer = if let Some(refusal) = refusal {
         refusal.into_response()

@@ -33,20 +33,18 @@ pub(super) fn authorize<'a, G: Permission>(
         Ok(authorized) => (authorized.let_through, true),
         Err(violation) => (Some(*violation), false),
     };
-    match (violation, subject) {
-        (Some(Violation::Budget(TooOften { begins: true, .. })), _) => tracing::warn!(
+    if let Some(Violation::Budget(TooOften { begins: true, .. })) = violation {
+        tracing::warn!(
             request_id = asker.id.as_str(),
             trace_id = asker.id.trace_id(),
             caller = %caller.name,
             let_through,
             "names more different subjects than its subjects_per_minute: has its credential been stolen?"
-        ),
-        (Some(violation @ (Violation::Allow | Violation::Subjects)), Some((_, subject))) if let_through => {
-            if let Some(rule) = violation.rule() {
-                would_refuse(service, asker, grant.name(), subject, rule);
-            }
-        }
-        _ => {}
+        );
+    }
+    let rule = violation.filter(|_| let_through).and_then(|violation| violation.rule());
+    if let (Some(rule), Some((_, subject))) = (rule, subject) {
+        would_refuse(service, asker, grant.name(), subject, rule);
     }
     let authorized = authorized.map_err(|violation| match violation {
         Violation::Allow => Refusal::Denied { denied: Denied::NotAllowed, field: "profile" },

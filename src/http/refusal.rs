@@ -44,7 +44,11 @@ pub enum Refusal {
     BodyTooLarge(usize),
     HeadTooLarge(usize),
     TooManyHeaders(usize),
-    BodyTooSlow,
+    /// The head since its first byte, or the body since the caller was known.
+    ArrivedTooSlowly {
+        what: &'static str,
+        within: Duration,
+    },
     /// The connection broke within the body.
     BodyCutShort,
     RateLimited {
@@ -193,10 +197,10 @@ impl Refusal {
                 "request_headers_too_large",
                 &format!("send fewer headers: there are more than {limit}"),
             ),
-            Self::BodyTooSlow => verdict(
+            Self::ArrivedTooSlowly { what, within } => verdict(
                 S::REQUEST_TIMEOUT,
                 "request_timeout",
-                "the body did not arrive in time: send it at once, within 5 seconds",
+                &format!("the {what} did not arrive in time: send it at once, within {within:?}"),
             ),
             Self::BodyCutShort => invalid("the body ended before it was whole"),
             Self::Mint(MintError::Overloaded) | Self::TooSlow => Verdict {
@@ -212,7 +216,8 @@ impl Refusal {
                 ..verdict(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
-                    "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`",
+                    "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`, and with \
+                     `tokenmint check --running` whether the service has taken it over",
                 )
             },
             Self::Unaudited => Verdict {

@@ -111,12 +111,14 @@ impl FromRequest<Shared> for Fields {
         if declared_length(request.headers()).is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge(limit));
         }
-        let mut deadline = Instant::now() + service.limits.body_timeout();
+        let within = service.limits.body_timeout();
+        let mut deadline = Instant::now() + within;
         if let Some(arrival) = request.extensions().get::<Arrival>() {
             deadline = deadline.min(arrival.began + service.limits.request_timeout);
         }
         let body = Limited::new(request.into_body(), limit).collect();
-        let body = tokio::time::timeout_at(deadline, body).await.map_err(|_| Refusal::BodyTooSlow)?;
+        let body = tokio::time::timeout_at(deadline, body).await;
+        let body = body.map_err(|_| Refusal::ArrivedTooSlowly { what: "body", within })?;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => Refusal::BodyTooLarge(limit),
             None => Refusal::BodyCutShort,

@@ -12,10 +12,12 @@ use rcgen::{
     SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use time::{Date, Month, OffsetDateTime, Time};
-use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::public_key::PublicKey as AnyKey;
 
+use super::armor::{Armor, Block, Oddities};
 use super::private::{PrivateKey, PublicKey};
+use super::recognise::Unreadable;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId};
 
@@ -33,40 +35,102 @@ pub struct Certificate {
     pub not_after: UnixTime,
 }
 
-impl Certificate {
-    /// Reads the first certificate of a PEM file, which must be that of `key`.
+/// A certificate of any key, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadCertificate {
+    pub certificate: Certificate,
+    /// What it certifies: the bits of its `subjectPublicKey`, which of an RSA key are an `RSAPublicKey` (RFC 8017).
+    key: Vec<u8>,
+    /// Modulus and exponent of that key, big-endian; `None` where it isn't an RSA key.
+    pub rsa: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl ReadCertificate {
+    /// Reads DER.
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub fn parse(pem: &str, key: &PublicKey) -> Result<Self, String> {
-        if pem.contains("PRIVATE KEY-----") {
-            return Err("holds a private key; a certificate goes in this file, and only that".to_owned());
-        }
-        let (_, block) = parse_x509_pem(pem.as_bytes())
-            .map_err(|_| "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned())?;
-        if block.label != "CERTIFICATE" {
-            return Err(format!("holds a {}, not a certificate", block.label));
-        }
-        let (behind, certificate) = X509Certificate::from_der(&block.contents)
-            .map_err(|_| "holds a broken certificate: it can't be parsed".to_owned())?;
+    pub fn from_der(der: &[u8]) -> Result<Self, String> {
+        let (behind, read) = X509Certificate::from_der(der).map_err(|_| {
+            "holds no X.509 certificate that can be parsed, but a broken certificate".to_owned()
+        })?;
         if !behind.is_empty() {
             return Err(format!(
                 "holds {} bytes behind its certificate, in the same PEM block",
                 behind.len()
             ));
         }
-        let of_this_key = certificate.public_key().subject_public_key.data.as_ref() == key.der.as_slice();
-        if !of_this_key {
-            return Err("is the certificate of another key; make one from this key, or remove the file and \
-                        tokenmint derives one"
-                .to_owned());
-        }
-        let validity = certificate.validity();
-        Ok(Self {
+        let validity = read.validity();
+        let certificate = Certificate {
+            der: der.to_vec(),
             not_before: UnixTime::from_seconds(validity.not_before.timestamp()),
             not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
-            der: block.contents,
-        })
+        };
+        let key = read.public_key();
+        let rsa = match key.parsed() {
+            Ok(AnyKey::RSA(key)) => Some((key.modulus.to_vec(), key.exponent.to_vec())),
+            _ => None,
+        };
+        Ok(Self { certificate, key: key.subject_public_key.data.to_vec(), rsa })
+    }
+}
+
+/// Reads the certificates in PEM text, in their order, in any shape that leaves no doubt of what is meant. There is one at
+/// least.
+///
+/// # Errors
+/// Says what is there instead.
+pub fn read_certificates(text: &str) -> Result<(Vec<ReadCertificate>, Oddities), String> {
+    let armor = Armor::of(text);
+    let (blocks, mut oddities) = armor.blocks().map_err(|why| match why {
+        Unreadable::NotPem | Unreadable::Empty => {
+            "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned()
+        }
+        other => other.to_string(),
+    })?;
+    if blocks.iter().any(|block| block.label.ends_with("PRIVATE KEY")) {
+        return Err("holds a private key; a certificate goes in this file, and only that".to_owned());
+    }
+    let read = |block: &Block<'_>| match block.label {
+        "CERTIFICATE" | "X509 CERTIFICATE" => {
+            let der = block.decode(&mut oddities).map_err(|why| why.to_string())?;
+            ReadCertificate::from_der(&der)
+        }
+        label => Err(format!("holds a {label}, not a certificate")),
+    };
+    let certificates = blocks.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok((certificates, oddities))
+}
+
+impl Certificate {
+    /// Reads the certificate of `key` in PEM text, and says what is odd about that text. Of a chain the others are left out:
+    /// Salesforce is shown one.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str, key: &PublicKey) -> Result<(Self, Option<String>), String> {
+        let (read, oddities) = read_certificates(text)?;
+        let count = read.len();
+        let place = read.iter().position(|read| read.key == key.der);
+        let Some((at, own)) = place.and_then(|at| Some((at, read.into_iter().nth(at)?))) else {
+            return Err(match count {
+                1 => "is the certificate of another key; make one from this key, or remove the file and tokenmint derives one"
+                    .to_owned(),
+                _ => format!(
+                    "holds {count} certificates, and none of this key; make one from this key, or remove the file and tokenmint \
+                     derives one"
+                ),
+            });
+        };
+        let chain = (count > 1).then(|| {
+            format!(
+                "holds a chain of {count} certificates: number {}, that of this key, is published, and the others aren't, as \
+                 Salesforce looks at one",
+                at + 1
+            )
+        });
+        let said: Vec<String> = chain.into_iter().chain(oddities.warning()).collect();
+        Ok((own.certificate, (!said.is_empty()).then(|| said.join("; it "))))
     }
 
     /// The self-signed certificate of `key` in the calendar year `year`. Costs a signature.

@@ -5,10 +5,8 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
+use super::{pem, recognise};
 use crate::files::{LARGEST, Opened, Unreadable};
-
-/// An encrypted 8192-bit key takes less than 10 KiB.
-const LARGEST_KEY_FILE: u64 = 64 << 10;
 
 /// The text of a private key's file, which nobody else may read.
 ///
@@ -29,14 +27,13 @@ pub fn read_private_of_anyone(path: &Path) -> Result<SecretString, String> {
 }
 
 fn private(file: Opened) -> Result<SecretString, String> {
-    let bytes = match file.read(LARGEST_KEY_FILE) {
-        Err(error @ Unreadable::TooLarge(_)) => return Err(format!("{error}, so it is no key")),
+    let bytes = match file.read(pem::LARGEST) {
+        Err(Unreadable::TooLarge(largest)) => {
+            return Err(recognise::Unreadable::TooLarge(largest).to_string());
+        }
         other => other.map_err(|error| error.to_string())?,
     };
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(SecretString::from(text)),
-        Err(_) => Err(super::pem::Unreadable::NotPem.to_string()),
-    }
+    recognise::text(&bytes).map(SecretString::from).map_err(|why| why.to_string())
 }
 
 /// The text of a certificate, which hides nothing.
@@ -48,7 +45,8 @@ pub fn read_public(path: &Path) -> Result<String, String> {
         Unreadable::Open(error) => format!("can't be read: {error}"),
         other => other.to_string(),
     })?;
-    text(file, "it must be PEM")
+    let bytes = file.read(LARGEST).map_err(|error| error.to_string())?;
+    recognise::text(&bytes).map(str::to_owned).map_err(|why| why.to_string())
 }
 
 /// The text of `keyset.toml`, which nobody else may change.
@@ -58,7 +56,7 @@ pub fn read_public(path: &Path) -> Result<String, String> {
 pub fn read_schedule(path: &Path) -> Result<String, String> {
     let file = Opened::open(path).map_err(|error| error.to_string())?;
     file.only_ours_writes().map_err(|error| error.to_string())?;
-    text(file, "it must be TOML in UTF-8")
+    schedule(file)
 }
 
 /// The text of `keyset.toml`, for who edits it; `None` where there is none.
@@ -69,11 +67,11 @@ pub fn read_schedule_of_anyone(path: &Path) -> Result<Option<String>, String> {
     match Opened::open(path) {
         Err(Unreadable::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
-        Ok(file) => text(file, "it must be TOML in UTF-8").map(Some),
+        Ok(file) => schedule(file).map(Some),
     }
 }
 
-fn text(file: Opened, expected: &str) -> Result<String, String> {
+fn schedule(file: Opened) -> Result<String, String> {
     let bytes = file.read(LARGEST).map_err(|error| error.to_string())?;
-    String::from_utf8(bytes.to_vec()).map_err(|_| format!("isn't text; {expected}"))
+    String::from_utf8(bytes.to_vec()).map_err(|_| "isn't text; it must be TOML in UTF-8".to_owned())
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use super::SCHEDULE_FILE;
 use crate::config::KeyId;
 
+/// How the names of keys and keystores end elsewhere, in small letters.
+const MEANT_AS_KEYS: [&str; 7] = [".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
+
 /// The files that a key folder holds. No file is opened.
 pub struct Contents {
     /// Each `KID.key`.
@@ -28,17 +31,22 @@ impl Contents {
         for item in fs::read_dir(directory)? {
             let path = item?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if let Some(kid) = name.strip_suffix(".key").filter(|_| !name.starts_with('.')) {
+            // Editors' own.
+            if name.starts_with('.') {
+                continue;
+            }
+            if let Some(kid) = name.strip_suffix(".key") {
                 match KeyId::parse(kid) {
                     Ok(kid) => _ = contents.keys.insert(kid, path),
                     Err(message) => contents.misnamed.push((path, message)),
                 }
             } else if name == SCHEDULE_FILE {
                 contents.has_schedule = true;
-            } else if name.ends_with(".pem") || name.ends_with(".p12") || name.ends_with(".pfx") {
+            } else if MEANT_AS_KEYS.iter().any(|end| name.to_ascii_lowercase().ends_with(end)) {
                 contents.ignored.push(path);
             }
         }
+        contents.ignored.sort();
         Ok(contents)
     }
 }

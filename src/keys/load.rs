@@ -15,8 +15,8 @@ use super::folder::Contents;
 use super::schedule::{self, Schedule};
 use super::transition::{AnnouncedKey, AnnouncedKeyset, History, Material};
 use super::{
-    Certificate, DerivedCertificates, Key, KeyRing, Keyset, PrivateKey, PublicKey, Rules, SCHEDULE_FILE,
-    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, pem, private,
+    Certificate, DerivedCertificates, Key, KeyRing, Keyset, Oddity, PrivateKey, PublicKey, Rules,
+    SCHEDULE_FILE, SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, private,
 };
 use crate::clock::UnixTime;
 use crate::config::{self, Code, KeyId, KeySource, Kind, Name, Problem};
@@ -76,6 +76,9 @@ fn announced<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<Anno
     keysets.into_iter().map(keyset).collect()
 }
 
+/// How a key is written in a variable, which has no line breaks in many places where variables are set.
+const USUAL_IN_A_VARIABLE: [Oddity; 2] = [Oddity::EscapedBreaks, Oddity::Base64];
+
 /// How far the clocks of two hosts may be apart.
 const CLOCK_DIFFERENCE: Duration = Duration::from_mins(1);
 
@@ -112,7 +115,7 @@ impl<'a> Loader<'a> {
         let field = format!("keysets.{}", keyset.name);
         let (mut found, schedule) = match &keyset.keys {
             KeySource::Text { kid, pem, origin } => {
-                let found = self.key(&format!("{field}.key"), origin, &pem::unfold(pem), keyset)?;
+                let found = self.key(&format!("{field}.key"), origin, pem, keyset, &USUAL_IN_A_VARIABLE)?;
                 sole(kid, found)
             }
             KeySource::File { kid, path } => {
@@ -172,30 +175,32 @@ impl<'a> Loader<'a> {
 
     fn key_file(&mut self, field: &str, path: &Path, origin: &str, keyset: &config::Keyset) -> Option<Found> {
         let text = self.noted(field, origin, file::read_private(path))?;
-        self.key(field, origin, &text, keyset)
+        self.key(field, origin, &text, keyset, &[])
     }
 
-    /// Parses and checks a key, unless just that text was parsed and checked before.
+    /// Parses and checks a key, unless just that text was parsed and checked before. What is odd about the text, but for what is
+    /// `usual` there, is a warning.
     fn key(
         &mut self,
         field: &str,
         origin: &str,
         text: &SecretString,
         keyset: &config::Keyset,
+        usual: &[Oddity],
     ) -> Option<Found> {
         let passphrase = keyset.passphrase.as_ref();
         let source = fingerprint(text, passphrase);
-        if let Some(key) = self.known.get(&source) {
-            return Some(Found {
-                private: key.private.clone(),
-                usage: key.usage.clone(),
-                source,
-                given: None,
-                derived: Some((key.kid.clone(), key.derived.clone())),
-            });
-        }
-        let private = self.noted(field, origin, PrivateKey::parse(text, passphrase))?;
-        Some(Found { private: Arc::new(private), usage: Arc::default(), source, given: None, derived: None })
+        let found = if let Some(key) = self.known.get(&source) {
+            let derived = Some((key.kid.clone(), key.derived.clone()));
+            Found { private: key.private.clone(), usage: key.usage.clone(), source, given: None, derived }
+        } else {
+            let private = self.noted(field, origin, PrivateKey::parse(text, passphrase))?;
+            let (private, usage) = (Arc::new(private), Arc::default());
+            Found { private, usage, source, given: None, derived: None }
+        };
+        let warning = found.private.oddities.without(usual).warning();
+        self.warnings.extend(warning.map(|message| Problem::warning(Code::KeyForm, field, origin, message)));
+        Some(found)
     }
 
     fn directory(
@@ -219,17 +224,27 @@ impl<'a> Loader<'a> {
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
+        if contents.keys.is_empty() && contents.misnamed.is_empty() {
+            let there = contents.ignored.iter().filter_map(|path| path.file_name());
+            let there: Vec<String> = there.map(|name| format!("`{}`", name.display())).collect();
+            let message = if there.is_empty() {
+                format!(
+                    "holds no key: put KID.key there, or `tokenmint keys new KID --keyset {}`",
+                    keyset.name
+                )
+            } else {
+                format!(
+                    "holds no KID.key, but {}: a key file is PEM text, and its name is its key id and `.key`, as Salesforce Setup \
+                     has that id. Rename it, for example `mv server.pem WebAppKey1.key`",
+                    there.join(", ")
+                )
+            };
+            self.problems.push(Problem::new(field, source, message));
+            return None;
+        }
         for path in &contents.ignored {
             let message = "is ignored: keys are named KID.key, their certificates KID.crt";
             self.warnings.push(Problem::warning(Code::IgnoredFile, field, path.display(), message));
-        }
-        if contents.keys.is_empty() && contents.misnamed.is_empty() {
-            let message = format!(
-                "holds no key: put KID.key there, or `tokenmint keys new KID --keyset {}`",
-                keyset.name
-            );
-            self.problems.push(Problem::new(field, source, message));
-            return None;
         }
         let schedule = self.schedule(field, directory, &contents, keyset);
         let over = schedule.as_ref().map(|schedule| self.over(schedule, keyset)).unwrap_or_default();
@@ -345,7 +360,9 @@ impl<'a> Loader<'a> {
         }
         let source = path.display().to_string();
         let text = self.noted(field, &source, file::read_public(path))?;
-        let certificate = self.noted(field, &source, Certificate::parse(&text, key))?;
+        let (certificate, odd) = self.noted(field, &source, Certificate::parse(&text, key))?;
+        let odd = odd.map(|message| Problem::warning(Code::CertificateForm, field, &source, message));
+        self.warnings.extend(odd);
         let left = self.now.seconds_until(certificate.not_after);
         let until = certificate.not_after;
         let warning = if certificate.not_before > self.now {

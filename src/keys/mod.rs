@@ -7,6 +7,7 @@
 //!   `keyset.toml` alone.
 //! - A key that may neither sign nor be published is not opened, so that it leaves memory with the ring that had it.
 
+mod armor;
 mod batch;
 mod certificate;
 #[allow(unsafe_code, reason = "the one place where foreign code is called")]
@@ -19,6 +20,7 @@ mod load;
 mod pem;
 mod policy;
 mod private;
+mod recognise;
 mod retirement;
 pub mod rotation;
 mod schedule;
@@ -30,16 +32,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use armor::{Oddities, Oddity};
 pub use batch::{Batch, BatchLibrary, Fit, Standing, Wanted};
-pub use certificate::{Certificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, derived_not_after, next_derivation};
+pub use certificate::{
+    Certificate, ReadCertificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, derived_not_after, next_derivation,
+    read_certificates,
+};
 pub use crypto_mb::Unavailable;
 pub use directory::{DirectoryError, KeyDirectory, ScheduleFile};
 pub use edit::ScheduleDocument;
 pub use folder::Contents;
 pub use load::{material_of, rules};
-pub use pem::{Unreadable, first_private, unfold};
+pub use pem::first_private;
 pub use policy::Weakness;
 pub use private::{MessageHash, PrivateKey, PublicKey, Refused, SigningFailed, generate, hash, material};
+pub use recognise::{Unreadable, text};
 pub use schedule::{Change, Entry, FILE as SCHEDULE_FILE, Mark, Schedule, marks, parse as parse_schedule};
 pub use timeline::{Life, Rules, State, Turn};
 pub use transition::{AnnouncedKey, AnnouncedKeyset, History, Material};

@@ -23,10 +23,12 @@ use rsa::rand_core::{self, CryptoRng, RngCore};
 use secrecy::SecretString;
 use thiserror::Error;
 
+use super::armor::Oddities;
 use super::batch::Trial;
 use super::crypto_mb::{Crt, Size};
-use super::pem::{self, Unreadable};
+use super::pem;
 use super::policy::{self, Weakness};
+use super::recognise::Unreadable;
 use crate::clock::Randomness;
 use crate::config::Algorithm;
 use crate::hash::sha256;
@@ -61,6 +63,8 @@ pub struct PrivateKey {
     pub public: PublicKey,
     /// How long a signature took on this host when the key was loaded.
     pub signing_time: Duration,
+    /// What is odd about the text that it was read from.
+    pub oddities: Oddities,
 }
 
 /// The half of a key that everybody may see.
@@ -82,20 +86,20 @@ impl PublicKey {
 
 /// The [`material`](PublicKey::material) of a key that may not be one to use; `None` where none can be read.
 pub fn material(text: &SecretString, passphrase: Option<&SecretString>) -> Option<[u8; 32]> {
-    let (modulus, ..) = pem::read(text, passphrase).ok()?;
+    let ((modulus, ..), _) = pem::read(text, passphrase).ok()?;
     Some(sha256(URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()).as_bytes()))
 }
 
 impl PrivateKey {
-    /// Reads PEM text as it stands in a file.
+    /// Reads PEM text, in a file or a variable, in any shape that leaves no doubt of what is meant.
     ///
     /// # Errors
     /// Says what is there instead of a good key, never what the key is.
     pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, Refused> {
-        let (modulus, public_exponent, document) = pem::read(text, passphrase)?;
+        let ((modulus, public_exponent, document), oddities) = pem::read(text, passphrase)?;
         policy::examine(&modulus, &public_exponent).map_err(Refused::Weak)?;
         // It sees whether the private numbers belong to each other and to the public ones, and wipes what it works with.
-        let pair = RsaKeyPair::from_der(document.as_bytes()).map_err(Refused::Inconsistent)?;
+        let pair = RsaKeyPair::from_der(&document).map_err(Refused::Inconsistent)?;
         let public = PublicKey {
             n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
             e: URL_SAFE_NO_PAD.encode(public_exponent.to_bytes_be()),
@@ -107,17 +111,10 @@ impl PrivateKey {
                 .map_err(|reason| Refused::Library(reason.to_string()))
         };
         let verifiers = [verifier(&RSA_PKCS1_2048_8192_SHA256)?, verifier(&RSA_PKCS1_2048_8192_SHA512)?];
-        let key = Self { pair, verifiers, trial: Trial::default(), public, signing_time: Duration::ZERO };
+        let trial = Trial::default();
+        let key = Self { pair, verifiers, trial, public, signing_time: Duration::ZERO, oddities };
         let signing_time = key.self_test()?;
         Ok(Self { signing_time, ..key })
-    }
-
-    /// Reads PEM text as people put it into configuration: also with `\n` written out, or as base64 of the PEM.
-    ///
-    /// # Errors
-    /// As [`PrivateKey::parse`].
-    pub fn parse_pasted(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, Refused> {
-        Self::parse(&pem::unfold(text), passphrase)
     }
 
     /// Length of a signature in bytes: that of the modulus.

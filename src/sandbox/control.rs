@@ -22,6 +22,11 @@ pub(super) fn router() -> Router<Sandbox> {
         .route("/settings", post(settings))
         .route("/expire-sessions", post(expire_sessions))
         .route("/clock-skew", post(clock_skew))
+        .fallback(|| async {
+            let message = "there is nothing at this path; there are /__sandbox/state, reset, faults, settings, expire-sessions, \
+                           clock-skew";
+            answer(StatusCode::NOT_FOUND, &json!({"message": message}))
+        })
 }
 
 /// The counts, why tokens were refused, the faults that are left, and the settings.

@@ -42,6 +42,12 @@ pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) ->
     let known =
         sandbox.org().deployments.iter().find(|known| known.es_developer_name == request.es_developer_name);
     let Some(deployment) = known else {
+        let names = sandbox.org().deployments.iter().map(|known| known.es_developer_name.as_str());
+        let names: Vec<&str> = names.collect();
+        sandbox.note(format!(
+            "the esDeveloperName is no deployment's, of which there are: {}",
+            names.join(", ")
+        ));
         return refusal(StatusCode::NOT_FOUND, "No published deployment has this esDeveloperName.");
     };
     if !deployment.verification {

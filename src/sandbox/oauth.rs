@@ -132,7 +132,9 @@ impl Form {
 fn app_of<'a>(org: &'a Org, jwt: &Jwt<'_>) -> Result<&'a App, Refusal> {
     let key = jwt.claim("iss");
     org.apps.iter().find(|app| Some(app.consumer_key.as_str()) == key).ok_or_else(|| {
-        refuse("invalid_client_id", "client identifier invalid", "`iss` is no consumer key of this org")
+        let known: Vec<&str> = org.apps.iter().map(|app| app.consumer_key.as_str()).collect();
+        let why = format!("`iss` is no consumer key of this org, which has: {}", known.join(", "));
+        refuse("invalid_client_id", "client identifier invalid", why)
     })
 }
 
@@ -225,7 +227,10 @@ fn approved<'a>(app: &'a App, jwt: &Jwt<'_>) -> Result<&'a str, Refusal> {
         return Err(refuse("invalid_app_access", description, "no profile or permission set"));
     }
     let user = app.users.iter().find(|user| *user == name);
-    let user = user.ok_or_else(|| not_approved("`sub` is no user name that is pre-authorized"))?;
+    let user = user.ok_or_else(|| {
+        let known = app.users.join(", ");
+        not_approved(format!("`sub` is no user name that is pre-authorized, as these are: {known}"))
+    })?;
     let refresh = |scope: &str| matches!(scope, "refresh_token" | "offline_access");
     if !app.scopes().split(' ').any(refresh) {
         return Err(not_approved("the app has neither the scope refresh_token nor offline_access"));

@@ -121,10 +121,10 @@ def slow_clients():
 
 
 def ended(act, argument):
-    """Whether the connection is over."""
+    """Whether the connection is over. One on which nothing comes in time is not."""
     try:
         return act(argument) == b""
-    except BlockingIOError:
+    except (BlockingIOError, TimeoutError):
         return False
     except OSError:
         return True
@@ -143,7 +143,7 @@ def connection_cap():
         answered_after = time.monotonic() - begin
         expect(status == 200 and answered_after < 1, f"one more than {cap}: {status} after {answered_after:.1f} s")
         holding[0].settimeout(1)
-        expect(ended(holding[0].recv, 1), "the one that idled longest was told something")
+        expect(ended(holding[0].recv, 1), "the one that idled longest is still open, or was told something")
         for _ in range(cap):
             holding.append(socket.create_connection(("127.0.0.1", service.port)))
         status, _, _ = Connection(service.port).ask(get("/keysets/web/jwks.json"))
@@ -208,6 +208,9 @@ def strange_protocols():
                 client.sendall(text)
                 while b"\r\n\r\n" not in answer and (data := client.recv(4096)):
                     answer += data
+                # TRACE is a whole request, so that its connection goes on; whatever else this is, nothing may follow it.
+                while name != "TRACE" and client.recv(4096):
+                    pass
             except OSError as error:
                 expect(not isinstance(error, TimeoutError), f"{name}: open for {time.monotonic() - begin:.0f} s")
             client.close()

@@ -6,9 +6,11 @@ import random
 import selectors
 import socket
 import time
+import unicodedata
 from collections import Counter
 
 from deployment import SEED, Deployment, amount, expect, reserve_descriptors
+from host import claims
 
 METHODS = ["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "get", "P\0ST", "", "X" * 300]
 PATHS = [
@@ -117,6 +119,34 @@ ALLOWED_5XX = [b'"overloaded"']
 """It may say that it has too much to do; nothing else is ever its own fault."""
 
 
+def is_sound(request, body):
+    """Whether a token that came of it is what was asked, by another reader of JSON, and within the profile's rules."""
+
+    def once(members):
+        assert len(dict(members)) == len(members), "a member stands there twice"
+        return dict(members)
+
+    try:
+        asked = json.loads(request.partition(b"\r\n\r\n")[2], object_pairs_hook=once)
+        said = claims(json.loads(body)["token"])
+    except (ValueError, AssertionError):
+        return False
+    if not isinstance(asked, dict):
+        return False
+    sub = said["sub"]
+    hidden = any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") for letter in sub)
+    return (
+        said.keys() == {"iss", "sub", "aud", "iat", "exp"}
+        and sub == asked.get("sub") == sub.strip()
+        and 1 <= len(sub) <= 200
+        and not hidden
+        and said["exp"] - said["iat"] == asked.get("ttl", 3600)
+        and 60 <= said["exp"] - said["iat"] <= 3600
+        and asked.keys() <= {"sub", "profile", "ttl", "claims"}
+        and not asked.get("claims")
+    )
+
+
 CONNECTIONS = 1_500
 """Of each of two processes."""
 
@@ -128,7 +158,7 @@ the same moment, the last was seen to be read two seconds later where two cores 
 def storm(seed, port, api_key, count, results):
     """Sends `count` requests over many connections, as one in six waits five seconds; statuses, unexpected answers, hangs."""
     generate, selector = Generator(seed, api_key), selectors.DefaultSelector()
-    statuses, unexpected, hangs, closed, sent = Counter(), [], [], 0, 0
+    statuses, unexpected, hangs, closed, sent, tokens = Counter(), [], [], 0, 0, 0
 
     class Client:
         socket, since, request, data, is_kept = None, 0.0, b"", b"", False
@@ -155,6 +185,7 @@ def storm(seed, port, api_key, count, results):
 
     def read(client):
         """Whether the client is free for the next request."""
+        nonlocal tokens
         try:
             data = client.socket.recv(1 << 16)
         except BlockingIOError:
@@ -171,6 +202,10 @@ def storm(seed, port, api_key, count, results):
             statuses[status] += 1
             if status >= 500 and not any(allowed in body for allowed in ALLOWED_5XX) and len(unexpected) < 5:
                 unexpected.append(f"{client.request[:200]!r} got {head[:40]!r} {body[:100]!r}")
+            if status == 200 and body.startswith(b'{"token"'):
+                tokens += 1
+                if not is_sound(client.request, body) and len(unexpected) < 5:
+                    unexpected.append(f"{client.request[:600]!r} got a token: {body[:600]!r}")
         elif data:
             return False
         if not data or b"connection: close" in lower or len(body) > length:
@@ -199,7 +234,7 @@ def storm(seed, port, api_key, count, results):
                     close(client)
                     # A storm of hangs would take for ever.
                     count = count if len(hangs) < 20 else sent
-    results.put((sent, statuses, unexpected, hangs, closed))
+    results.put((sent, statuses, unexpected, hangs, closed, tokens))
 
 
 def malformed_requests():
@@ -222,19 +257,21 @@ def malformed_requests():
         ended = [results.get(timeout=30) for _ in storms]
         seconds = time.monotonic() - begin
         recovered = service.recovers()
-        sent, closed = sum(end[0] for end in ended), sum(end[4] for end in ended)
+        sent, closed, tokens = (sum(end[n] for end in ended) for n in (0, 4, 5))
         statuses = sum((end[1] for end in ended), Counter())
         unexpected, hangs = ([line for end in ended for line in end[n]] for n in (2, 3))
         half = len(memory) // 2
         grown = (max(memory[half:]) - max(memory[:half])) / 2**20
         by_status = " ".join(f"{status}:{statuses[status]}" for status in sorted(statuses))
-        expect(not unexpected, f"{len(unexpected)} unexpected 5xx: {unexpected}")
+        expect(not unexpected, f"{len(unexpected)} unexpected answers: {unexpected}")
         expect(not hangs, f"{len(hangs)} hangs: {hangs[:3]}")
         expect(service.panics() == 0, f"{service.panics()} panics")
         expect(sent >= count // 2 * 2, f"only {sent} were sent")
+        expect(tokens > 0, "no request was good: nothing was seen of what is taken")
         expect(grown < 8, f"memory grew by {grown:.1f} MiB in the second half of the storm")
         seen = (
-            f"{sent} in {seconds:.0f} s over {closed} connections, {by_status}; 0 panics, 0 unexpected 5xx, 0 hangs; memory "
+            f"{sent} in {seconds:.0f} s over {closed} connections, {by_status}; 0 panics, 0 unexpected 5xx, 0 hangs; {tokens} tokens, each as asked and within "
+            f"the rules; memory "
             f"{max(memory) / 2**20:.0f} MiB, {grown:+.1f} in the second half"
         )
         return seen, recovered

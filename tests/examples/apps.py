@@ -8,6 +8,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -83,25 +84,37 @@ class App:
     """One of the examples, running, for one tokenmint."""
 
     def __init__(self, name, folder, tokenmint_url, api_key):
+        self._copy(name, folder)
+        command = [word.format(port=self.port) for word in COMMANDS[name]]
+        settings = {"TOKENMINT_URL": tokenmint_url, "TOKENMINT_API_KEY": api_key, "SESSION_SECRET": secrets.token_hex(64)}
+        self._start(command, self.folder, settings)
+
+    @classmethod
+    def pasted(cls, name, folder, line):
+        """Started by a line for a shell in the repository's folder, with what the example needs installed."""
+        app = cls.__new__(cls)
+        app._copy(name, folder)
+        path = f"{INSTALLED / 'venv' / 'bin'}:{os.environ['PATH']}"
+        app._start(["bash", "-c", line], folder, {"PATH": path, "UVICORN_PORT": app.port})
+        return app
+
+    def _copy(self, name, folder):
+        """Its packages must lie beside it, and must not lie in the repository."""
         self.name = name
-        # Copied: its packages must lie beside it, and must not lie in the repository.
         shutil.copytree(EXAMPLES, folder / "examples")
         self.folder = folder / "examples" / name
         if name == "express":
             (self.folder / "node_modules").symlink_to(INSTALLED / "node" / "node_modules")
-        port = str(free_port())
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = str(free_port())
+        self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "app.log"
-        command = [word.format(port=port) for word in COMMANDS[name]]
-        settings = environment(
-            TOKENMINT_URL=tokenmint_url,
-            TOKENMINT_API_KEY=api_key,
-            SESSION_SECRET=secrets.token_hex(64),
-            PORT=port,
-        )
+
+    def _start(self, command, folder, settings):
+        settings = environment(PORT=self.port, **settings)
         with self.log.open("ab") as log:
+            # In a session of its own, so that what a shell has started ends with it.
             self.process = subprocess.Popen(
-                command, cwd=self.folder, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, cwd=folder, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self):
@@ -118,9 +131,9 @@ class App:
         return self.log.read_text(errors="replace")
 
     def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def visitor(self, user=None):
         """A browser, signed in as `user`."""

@@ -36,7 +36,7 @@ def files(tmp_path_factory, service, deployment):
 @pytest.fixture(scope="module")
 def ill(service, deployment, files):
     """The command line that finds a fault, some warnings, and much that is well."""
-    return [service.binary, "doctor", "--config", str(deployment.config), str(files / "bare.jwk")]
+    return [service.binary, "doctor", "-v", "--config", str(deployment.config), str(files / "bare.jwk")]
 
 
 def at_terminal(command, columns, **settings):

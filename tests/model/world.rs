@@ -236,7 +236,8 @@ struct Book {
     in_flight: HashMap<usize, Vec<usize>>,
     /// What each user has been answered.
     said: HashMap<usize, Vec<Answer>>,
-    host_failures: u64,
+    /// By which user each request failed that blames the host.
+    host_failures: Vec<usize>,
     broken: Option<String>,
     single_flights: u64,
 }
@@ -281,7 +282,7 @@ impl Salesforce {
         if answer == Answer::NotReached {
             let mut book = self.book();
             book.said.entry(user).or_default().push(answer);
-            book.host_failures += 1;
+            book.host_failures.push(user);
             book.not_sent += 1;
             return Err(Fault::NotSent("nobody is there"));
         }
@@ -307,7 +308,7 @@ impl Salesforce {
         let answer = if hangs { Answer::Hangs } else { answer };
         book.said.entry(user).or_default().push(answer);
         if matches!(answer, Answer::Hangs | Answer::Trouble | Answer::Closed | Answer::Broken) {
-            book.host_failures += 1;
+            book.host_failures.push(user);
         }
         let reply = |status: u16, body: &Value| {
             let body = Json::parse(body.to_string().as_bytes()).expect("JSON");
@@ -488,19 +489,23 @@ impl SharedStore for Link {
         &'a self,
         names: &'a Names,
         owner: Option<&'a str>,
-        released: Released<'a>,
+        released: &'a Released,
     ) -> BoxFuture<'a, Result<(), Trouble>> {
         Box::pin(self.ask(move |memory| {
+            let holder = memory.get(&names.lock).map(|(lock, _)| lock);
+            let is_ours = holder.is_some() && holder.as_deref() == owner.map(str::as_bytes);
+            if !is_ours && (holder.is_some() || memory.get(&names.token).is_some()) {
+                return;
+            }
             match released {
                 Released::Entry(entry, left) => {
-                    memory.set(&names.token, entry, left);
+                    memory.set(&names.token, entry, *left);
                     memory.texts.remove(&names.failure);
                 }
-                Released::Failure(failure, left) => memory.set(&names.failure, failure, left),
+                Released::Failure(failure, left) => memory.set(&names.failure, failure, *left),
                 Released::Nothing => {}
             }
-            let lock = memory.get(&names.lock);
-            if lock.is_some_and(|(lock, _)| Some(lock.as_slice()) == owner.map(str::as_bytes)) {
+            if is_ours {
                 memory.texts.remove(&names.lock);
             }
         }))
@@ -872,7 +877,12 @@ impl<'a> World<'a> {
                 "unreachable",
                 if *sent { has(&[Answer::Closed, Answer::Broken]) } else { has(&[Answer::NotReached]) },
             ),
-            ExchangeError::LeftAlone { .. } => ("left alone", book.host_failures >= 3),
+            // Three in a row, its own or of several users.
+            ExchangeError::LeftAlone { .. } => ("left alone", {
+                let own = book.host_failures.contains(&asked.user);
+                let others: BTreeSet<usize> = book.host_failures.iter().copied().collect();
+                book.host_failures.len() >= 3 && (own || others.len() >= 2)
+            }),
             ExchangeError::BudgetUsedUp { .. } => ("budget", {
                 // The file of another process may have more, by a wall clock that was stepped.
                 !self.strict

@@ -20,7 +20,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
-use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, SystemClock, UnixTime};
 use tokenmint::config::{Config, Environment};
@@ -316,7 +315,7 @@ impl Set {
         let (files, options) = self.files();
         let mut given = Given { issuer: issuer.clone(), ..Given::default() };
         let all_are_something = files.iter().all(|(name, text)| {
-            let found = recognise(name, &SecretString::from(*text), None);
+            let found = recognise(name, text.as_bytes(), None);
             found.map(|material| given.add(material)).is_ok()
         });
         let doctor = all_are_something && examine(&known(given)).verdict().outcome != Outcome::Fail;
@@ -328,9 +327,7 @@ impl Set {
                 given.jwks.push(JwkDocument { served, ..document });
                 true
             }
-            _ => {
-                recognise(name, &SecretString::from(*text), None).map(|material| given.add(material)).is_ok()
-            }
+            _ => recognise(name, text.as_bytes(), None).map(|material| given.add(material)).is_ok(),
         });
         given.tokens.push(UnverifiedToken::read("the token", &self.token));
         let verified = all_are_something && verify(&known(given)).1.outcome != Outcome::Fail;

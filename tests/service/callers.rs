@@ -80,12 +80,16 @@ async fn a_caller_gets_what_it_is_allowed_and_nothing_else() {
     ] {
         ask(CRM_KEY, path, body).await.refused(403, "access_denied", Some("profile"));
     }
+    ask(CRM_KEY, "/messaging-access-token", user_1()).await.refused(403, "access_denied", Some("profile"));
+    ask(CRM_KEY, "/bundle", user_1()).await.refused(403, "access_denied", Some("bundle"));
     // That a profile exists is nobody's business who may not use it.
     let there = ask(API_KEY, "/identity-token", json!({"sub": "user-1", "profile": "web512"})).await;
     let absent = ask(API_KEY, "/identity-token", json!({"sub": "user-1", "profile": "web513"})).await;
     let there = there.refused(403, "access_denied", Some("profile"));
     assert_eq!(there, absent.refused(403, "access_denied", Some("profile")));
     assert!(there.contains("`identity.web`"), "{there}");
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("tokenmint_refusals_total{error=\"access_denied\"} 9"), "{metrics}");
 }
 
 #[tokio::test]
@@ -150,7 +154,17 @@ async fn a_browser_is_given_no_leave() {
         .header("Access-Control-Request-Method", "POST");
     let answer = Answer::of(preflight).await;
     answer.refused(405, "method_not_allowed", None);
-    assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+    let from_a_page = |method: Method, path: &str| {
+        let request =
+            service.request(method, path).bearer_auth(API_KEY).header("Origin", "https://shop.example");
+        request.json(&user_1())
+    };
+    let minted = Answer::of(from_a_page(Method::POST, "/identity-token")).await;
+    minted.ok();
+    let keys = Answer::of(from_a_page(Method::GET, "/.well-known/jwks.json")).await;
+    for answer in [answer, minted, keys] {
+        assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+    }
 }
 
 /// reliability.md, case 15. Nothing that comes back, is logged or is counted has it from the request.

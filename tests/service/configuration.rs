@@ -245,6 +245,26 @@ fn each_bad_configuration_is_refused_by_field_and_line() {
 }
 
 #[test]
+fn no_registered_claim_can_be_listed_in_any_case() {
+    let workspace = Workspace::new();
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
+        for name in [name.to_owned(), name.to_uppercase()] {
+            for (from, field) in [
+                ("claims = [\"locale\", \"plan\"]", "identity.web.claims"),
+                ("claims = [\"email\"]", "intercom.fin.claims"),
+            ] {
+                let text = configuration().replacen(from, &format!("claims = [\"{name}\"]"), 1);
+                workspace.configure(&text);
+                let ran = workspace.run(&["check"]);
+                assert_eq!(ran.code(), 64, "{field} {name}");
+                let refused = format!("`{name}` is set by tokenmint");
+                assert!(ran.stderr.contains(field) && ran.stderr.contains(&refused), "{}", ran.stderr);
+            }
+        }
+    }
+}
+
+#[test]
 fn callers_are_told_apart_by_their_keys() {
     let hash = crate::support::sha256_hex(crate::support::CRM_KEY);
     let good = configuration();
@@ -485,6 +505,21 @@ async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_n
     workspace.configure(&good.replace("issuer = \"acme\"", "issuer = \"acme-two\""));
     signal(service.pid(), "HUP");
     service.logged("\"reloaded\"").await;
+}
+
+/// TLS takes no notice: an authority's own life is for whoever trusts it to look at.
+#[test]
+fn an_authority_of_clients_that_has_expired_is_warned_of() {
+    let workspace = Workspace::new();
+    certify(&workspace, 2020, 2021);
+    std::fs::rename(workspace.path("tls.crt"), workspace.path("clients.crt")).expect("renamed");
+    certify(&workspace, 2020, 2999);
+    let tls = format!("{TLS}client_ca_file = \"clients.crt\"\n");
+    workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", &tls));
+    let ran = workspace.run(&["check"]);
+    let warning =
+        "warning: server.tls.client_ca_file (clients.crt): expired at 2021-01-01T00:00:00Z; clients";
+    assert!(ran.code() == 0 && ran.stderr.contains(warning), "{}", ran.stderr);
 }
 
 /// Without the authority, everybody who has an API key comes in.

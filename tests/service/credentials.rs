@@ -164,6 +164,11 @@ fn a_caller_has_a_credential_and_no_two_have_the_same() {
             "a whole name",
         ),
         (
+            format!("[callers.a]\nclient_san = [\"10.0.0.7\"]\n{allow}"),
+            "callers.a.client_san",
+            "is an IP address",
+        ),
+        (
             format!("[callers.a]\nclient_san = [\"a b\"]\n{allow}"),
             "callers.a.client_san",
             "a host name, or a URI",

@@ -478,6 +478,22 @@ async fn a_connection_that_is_never_made_costs_no_login() {
     assert_eq!(house.metric("tokenmint_exchanges_total").await, "", "nothing was sent");
 }
 
+/// One user whom Salesforce can't serve keeps no other waiting, and neither do its failures count as the host's.
+#[tokio::test]
+async fn what_fails_for_one_user_alone_holds_up_no_other() {
+    let house = House::start().await;
+    house.fake.is(Mood::Text(500, "trouble"));
+    for _ in 0..4 {
+        house.messaging("user-1").await.refused(503, "upstream_unavailable", None);
+        house.pass(10);
+    }
+    assert_eq!(house.fake.asked(), 3, "that one waits");
+    house.fake.is(Mood::Well);
+    house.messaging("user-2").await.ok();
+    house.messaging("user-3").await.ok();
+    assert_eq!(house.fake.asked(), 5);
+}
+
 /// What a host does that takes each login and ends the connection, and one whose answers are no HTTP.
 #[tokio::test]
 async fn a_host_that_ends_connections_without_an_answer_is_left_alone() {
@@ -1143,65 +1159,134 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
     assert_eq!(house.fake.asked(), 200);
 }
 
-/// Salesforce closes a kept connection just when the next request goes out on it: no byte of an answer comes, and the
-/// request is made once more.
-#[tokio::test]
-async fn a_connection_that_ends_without_a_byte_costs_one_more_request() {
+/// Salesforce as bytes: `answer` is given the number of a connection, of the request on it, and the request; what it says is
+/// written, and whether the connection goes on.
+async fn raw_salesforce<F: Future<Output = (String, bool)> + Send>(
+    answer: impl Fn(usize, usize, String) -> F + Clone + Send + Sync + 'static,
+) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let (seen, base) = (requests.clone(), salesforce.clone());
     tokio::spawn(async move {
-        while let Ok((mut connection, _)) = listener.accept().await {
-            let (seen, base) = (seen.clone(), base.clone());
+        for number in 1.. {
+            let Ok((mut connection, _)) = listener.accept().await else { return };
+            let answer = answer.clone();
             tokio::spawn(async move {
                 for n in 1.. {
                     let mut request = Vec::new();
                     let whole = |request: &[u8]| {
                         let text = String::from_utf8_lossy(request).to_lowercase();
-                        let length = text
-                            .split("content-length: ")
-                            .nth(1)?
-                            .split('\r')
-                            .next()?
-                            .parse::<usize>()
-                            .ok()?;
-                        Some(request.len() >= text.find("\r\n\r\n")? + 4 + length)
+                        let length = text.split("content-length: ").nth(1)?.split('\r').next()?;
+                        Some(request.len() >= text.find("\r\n\r\n")? + 4 + length.parse::<usize>().ok()?)
                     };
                     while whole(&request) != Some(true) {
                         if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
                             return;
                         }
                     }
-                    let text = String::from_utf8_lossy(&request).into_owned();
-                    seen.lock()
-                        .expect("not poisoned")
-                        .push(text.split("assertion=").nth(1).map(str::to_owned));
-                    // The second request of each connection gets no byte.
-                    if n == 2 {
+                    let request = String::from_utf8_lossy(&request).into_owned();
+                    let (answer, goes_on) = answer(number, n, request).await;
+                    connection.write_all(answer.as_bytes()).await.expect("written");
+                    if !goes_on {
                         return;
                     }
-                    let body =
-                        json!({"access_token": format!("token.{n}"), "instance_url": base}).to_string();
-                    let head = format!(
-                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                        body.len()
-                    );
-                    connection.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
                 }
             });
         }
     });
+    salesforce
+}
+
+fn raw_json(body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Salesforce closes kept connections just when the next request goes out on one: no whole head of an answer comes, and the
+/// request is made once more, with a token of its own, over a connection that isn't among them. Once there is a head, it isn't.
+#[tokio::test]
+async fn a_connection_that_ends_without_a_whole_head_costs_one_more_request() {
+    for (ending, requests) in [
+        ("", 4),
+        ("HTTP/1.1 200 OK\r\nContent-", 4),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"accessToken\"", 3),
+    ] {
+        kept_connections_end(ending, requests).await;
+    }
+}
+
+/// The second request of each of two connections gets `ending` and the connection's end. So many requests are made for three
+/// tokens.
+async fn kept_connections_end(ending: &'static str, expected: usize) {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let (seen, both_open) = (requests.clone(), Arc::new(tokio::sync::Barrier::new(2)));
+    let salesforce = raw_salesforce(move |connection, n, request| {
+        let body = request.split_once("\r\n\r\n").expect("a whole request").1;
+        let body: Value = serde_json::from_str(body).expect("a request for a messaging token");
+        let identity_token = body["customerIdentityToken"].as_str().expect("a token").to_owned();
+        let sub = unverified(&identity_token).1["sub"].as_str().expect("a subject").to_owned();
+        seen.lock().expect("not poisoned").push(identity_token);
+        let both_open = both_open.clone();
+        async move {
+            if n > 1 {
+                return (ending.to_owned(), false);
+            }
+            if connection <= 2 {
+                both_open.wait().await;
+            }
+            let session = format!("v2/iamessage/AUTH/Web_Config/uid:{sub}");
+            let context = json!({"endUser": {"subject": session}});
+            let body = json!({"accessToken": format!("token.{sub}"), "lastEventId": "0", "context": context});
+            (raw_json(&body), true)
+        }
+    })
+    .await;
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let house = InProcess::start(clock, &salesforce, "").await;
-    house.oauth().await.ok();
-    house.pass(101);
-    house.oauth().await.ok();
-    let assertions = requests.lock().expect("not poisoned").clone();
-    assert_eq!(assertions.len(), 3, "the first, one that got no byte, and that one again");
-    assert!(assertions[1] != assertions[2], "an assertion is never sent twice");
-    assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(2.0));
+    let (one, two) = tokio::join!(house.messaging("user-1"), house.messaging("user-2"));
+    one.ok();
+    two.ok();
+    house.pass(1);
+    let third = house.messaging("user-3").await;
+    let tokens = requests.lock().expect("not poisoned").clone();
+    assert_eq!(tokens.len(), expected, "{ending:?}");
+    if expected == 3 {
+        third.refused(503, "upstream_unavailable", None);
+        third.header("retry-after");
+        return;
+    }
+    third.ok();
+    assert_eq!(value(&house, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(3.0));
+}
+
+/// Nothing in an answer to a login tells whose it is: one that a proxy sends twice must be nobody's.
+#[tokio::test]
+async fn an_answer_that_is_sent_twice_is_never_the_next_login_s() {
+    let logins = Arc::new(Mutex::new(Vec::new()));
+    let seen = logins.clone();
+    let salesforce = raw_salesforce(move |connection, n, request| {
+        let base = request
+            .to_lowercase()
+            .split("host: ")
+            .nth(1)
+            .and_then(|rest| rest.split('\r').next().map(str::to_owned));
+        let base = format!("http://{}", base.expect("a host"));
+        seen.lock().expect("not poisoned").push((connection, n));
+        let body = json!({"access_token": format!("token.{connection}.{n}"), "instance_url": base});
+        std::future::ready((raw_json(&body).repeat(2), true))
+    })
+    .await;
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let house = InProcess::start(clock, &salesforce, "").await;
+    for login in 1..=5 {
+        let token = house.oauth().await.ok()["access_token"].clone();
+        assert_eq!(token, format!("token.{login}.1"));
+        house.pass(101);
+    }
+    assert_eq!(*logins.lock().expect("not poisoned"), (1..=5).map(|n| (n, 1)).collect::<Vec<_>>());
 }
 
 /// A thousand users of two profiles, read while tokens are renewed and pushed out: each token is its asker's.
@@ -1308,6 +1393,59 @@ pub fn two_keys(house: &InProcess, from: i64, first: &str) {
     );
     house.workspace.write("keys/crm/keyset.toml", &schedule);
     house.reload();
+}
+
+/// A no that hinges on the key is asked about again as soon as another signs, and not because of a reload alone.
+#[tokio::test]
+async fn a_refusal_stands_while_the_key_that_signed_is_the_one_that_signs() {
+    let house = House::start().await;
+    let now = house.clock.now().seconds();
+    two_keys(&house, now + 10, "");
+    house.fake.is(Mood::Error(
+        400,
+        json!({"error": "invalid_grant", "error_description": "invalid assertion"}),
+        None,
+    ));
+    assert_eq!(house.oauth().await.json()["error"], "upstream_rejected");
+    house.fake.is(Mood::Well);
+    let path = house.workspace.path("tokenmint.toml");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    house.workspace.configure(&text.replace("requests_per_minute = 200", "requests_per_minute = 199"));
+    house.reload();
+    assert_eq!(house.oauth().await.json()["error"], "upstream_rejected");
+    assert_eq!(house.fake.asked(), 1, "a reload is no reason to ask again");
+    house.pass(11);
+    house.oauth().await.ok();
+    assert_eq!(house.fake.asked(), 2);
+}
+
+/// A user whom Salesforce can't serve, and a bare GET that finds the host well, say nothing of a login that Salesforce has
+/// limited.
+#[tokio::test]
+async fn a_host_that_is_back_ends_no_other_wait() {
+    let house = House::start().await;
+    house.fake.is(Mood::Error(403, json!({"error": "login_rate_exceeded"}), Some("900")));
+    assert_eq!(house.oauth().await.json()["upstream"]["error"], "login_rate_exceeded");
+    house.fake.is(Mood::Text(500, "trouble"));
+    for _ in 0..3 {
+        assert_eq!(house.messaging("user-1").await.status, 503);
+        house.pass(10);
+    }
+    until("the host is asked whether it is back", async || {
+        house.messaging("user-1").await;
+        house.pass(1);
+        house.fake.0.probed.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    house.fake.is(Mood::Well);
+    until("back", async || {
+        house.pass(1);
+        house.messaging("user-1").await.status.is_success()
+    })
+    .await;
+    let asked = house.fake.asked();
+    assert_eq!(house.oauth().await.json()["upstream"]["error"], "login_rate_exceeded");
+    assert_eq!(house.fake.asked(), asked);
 }
 
 /// Access tokens outlive the turn of the key that they were got with: a rotation is no storm of logins.

@@ -29,7 +29,7 @@ fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// reliability.md, case 44. What signs is in memory once, in the library's own form.
+/// reliability.md, case 44. What signs is in memory in the library's own form alone, twice at most.
 #[tokio::test]
 async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     let workspace = Workspace::new();
@@ -152,6 +152,9 @@ fn nobody_reads_its_memory_alive_or_dead() {
         &format!("cat /proc/{pid}/environ /proc/{pid}/maps; head -c1 /proc/{pid}/mem; ls /proc/{pid}/fd"),
     );
     assert_eq!(tried, "", "another process of the same user");
+    // strace attaches as a debugger does.
+    let attached = as_user(USER, &format!("timeout 3 strace -qq -o /dev/null -p {pid} 2>&1"));
+    assert!(attached.contains("Operation not permitted"), "{attached}");
     let own = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     assert!(own.contains("Umask:\t0077"), "{own}");
     let log = fs::read_to_string(workspace.path("log")).expect("the log");

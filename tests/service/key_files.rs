@@ -83,12 +83,12 @@ fn bent(bend: impl FnOnce(&mut Numbers)) -> String {
     numbers.pem()
 }
 
-fn block(label: &str, contents: &[u8]) -> String {
+pub fn block(label: &str, contents: &[u8]) -> String {
     pem::encode(&pem::Pem::new(label, contents))
 }
 
 /// Another's tool makes what we can't.
-fn openssl(arguments: &str) -> String {
+pub fn openssl(arguments: &str) -> String {
     let made = Command::new("openssl").args(arguments.split(' ')).output().expect("openssl runs");
     assert!(made.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&made.stderr));
     String::from_utf8(made.stdout).expect("PEM")
@@ -180,6 +180,7 @@ fn bad_keys() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         text("1024 bits", short(1024), "1024 bits; at least 2048"),
         text("2047 bits", bent(|k| k.n = odd(2047)), "2047 bits; at least 2048"),
         text("8193 bits", bent(|k| k.n = odd(8193)), "8193 bits; at most 8192"),
+        text("16384 bits", bent(|k| k.n = odd(16_384)), "16384 bits; at most 8192"),
         text("e = 3", bent(|k| k.e = BigUint::from(3_u32)), "exponent isn't 65537"),
         text("e = 1", bent(|k| k.e = BigUint::from(1_u32)), "exponent isn't 65537"),
         text("e even", bent(|k| k.e = BigUint::from(65_536_u32)), "exponent isn't 65537"),
@@ -226,14 +227,25 @@ fn each_bad_key_is_refused_by_name_and_never_shown() {
     }
 }
 
+/// The port is taken: a service that asked for it before it looked at its keys would say so, and end with 1.
 #[test]
 fn the_service_does_not_open_a_port_with_a_bad_key() {
-    let workspace = Workspace::new();
-    fs::write(workspace.path("keys/crm/CrmKey1.key"), "").expect("written");
-    let ran = workspace.run(&["serve"]);
-    assert_eq!(ran.code(), 64);
-    assert!(ran.stderr.contains("CrmKey1.key"), "{}", ran.stderr);
-    assert!(!ran.stdout.contains("listens"), "{}", ran.stdout);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for bad in [&["crm/CrmKey1.key"][..], &["crm/CrmKey1.key", "web/WebAppKey1.key", "web512/Web512.key"]] {
+        let workspace = Workspace::new();
+        workspace.configure(&crate::support::configuration().replace("127.0.0.1:0", &address));
+        assert_eq!(workspace.run(&["serve"]).code(), 1, "with good keys it asks for the port");
+        for key in bad {
+            fs::write(workspace.path(&format!("keys/{key}")), "").expect("written");
+        }
+        let ran = workspace.run(&["serve"]);
+        assert_eq!(ran.code(), 64, "{}", ran.stderr);
+        for key in bad {
+            assert!(ran.stderr.contains(key), "{key}: {}", ran.stderr);
+        }
+        assert!(!(ran.stdout + &ran.stderr).contains(&address));
+    }
 }
 
 #[tokio::test]
@@ -382,7 +394,7 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
 #[test]
 fn a_key_directory_that_makes_no_sense_is_explained() {
     type Spoil<'a> = &'a dyn Fn(&Workspace);
-    let cases: [(&str, Spoil<'_>, &str); 12] = [
+    let cases: [(&str, Spoil<'_>, &str); 13] = [
         ("no directory", &|w| fs::remove_dir_all(w.path("keys/web")).expect("there"), "can't be listed"),
         (
             "no key",
@@ -395,6 +407,11 @@ fn a_key_directory_that_makes_no_sense_is_explained() {
             "holds 2 keys (Other, WebAppKey1) and no keyset.toml",
         ),
         ("a bad name", &|w| w.write_key("keys/web/My Key.key", &KEYS.crm), "a key id is 1 to 128"),
+        (
+            "a long name",
+            &|w| w.write_key(&format!("keys/web/{}.key", "k".repeat(129)), &KEYS.crm),
+            "a key id is 1 to 128",
+        ),
         (
             "a kid twice",
             &|w| {

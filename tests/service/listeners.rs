@@ -57,11 +57,45 @@ async fn the_public_listener_shows_keys_and_nothing_else_and_ops_moves_away() {
             assert_eq!(at(&service, listener, method, path).await, expected, "{path} at {listener}");
         }
     }
+    for path in [
+        "/oauth-assertion",
+        "/intercom-user-jwt",
+        "/bundle",
+        "/oauth-access-token",
+        "/messaging-access-token",
+    ] {
+        assert_ne!(at(&service, "minting", "POST", path).await, 404, "{path}");
+        for listener in ["public", "ops"] {
+            assert_eq!(at(&service, listener, "POST", path).await, 404, "{path} at {listener}");
+        }
+    }
+    for (listener, expected) in [("minting", 404), ("public", 404), ("ops", 200)] {
+        assert_eq!(at(&service, listener, "GET", "/status").await, expected, "/status at {listener}");
+    }
     workspace.configure(&configuration().replace(
         "listen = \"127.0.0.1:0\"\n",
         &format!("listen = \"127.0.0.1:1\"\n[server.ops]\nlisten = \"{}\"\n", service.address("ops")),
     ));
     workspace.run(&["healthcheck"]).ok();
+}
+
+/// What faces the internet takes half of the head that callers may send.
+#[tokio::test]
+async fn a_head_for_the_public_listener_is_at_most_4_kib() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace(
+        "listen = \"127.0.0.1:0\"\n",
+        "listen = \"127.0.0.1:0\"\n[server.public]\nlisten = \"127.0.0.1:0\"\n",
+    ));
+    let service = workspace.serve().await;
+    let ask = async |listener: &str, padding: usize| {
+        let url = format!("http://{}/.well-known/jwks.json", service.address(listener));
+        let request = reqwest::Client::new().get(url).header("X-Padding", "a".repeat(padding));
+        Answer::of(request).await.status.as_u16()
+    };
+    for (listener, taken, refused) in [("public", 3_900, 4_100), ("minting", 7_900, 8_200)] {
+        assert_eq!((ask(listener, taken).await, ask(listener, refused).await), (200, 431), "{listener}");
+    }
 }
 
 #[tokio::test]
@@ -86,6 +120,16 @@ async fn a_unix_socket_serves_and_is_gone_at_the_end() {
     workspace.run(&["healthcheck"]).ok();
     let taken = workspace.run(&["serve"]);
     assert_eq!(taken.code(), 1, "somebody answers there, so the socket is not taken over");
+    let occupied = Workspace::new();
+    occupied.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
+    occupied.write("run.sock", "mine");
+    let ran = occupied.run(&["serve"]);
+    assert!(
+        ran.code() == 1 && ran.stderr.contains("something that is no socket is at this path"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(std::fs::read_to_string(occupied.path("run.sock")).expect("kept"), "mine");
     assert!(std::fs::metadata(&socket).expect("there").file_type().is_socket());
     let (status, _) = service.terminate().await;
     assert!(status.success() && !socket.exists());
@@ -163,12 +207,18 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
     assert!(said.is_empty() && (4500..6500).contains(&took.as_millis()), "{took:?}");
 }
 
-/// Neither on the connection that it opened nor by a session of TLS that is resumed.
+/// Neither on the connection that it opened nor by a session of TLS that is resumed; nor where one between it and its
+/// authority has expired.
 #[tokio::test]
 async fn a_client_certificate_that_has_expired_mints_no_more() {
+    let (life, long) = (Duration::from_secs(8), Duration::from_hours(1));
+    tokio::join!(mints_until_it_expires(life, None), mints_until_it_expires(long, Some(life)));
+}
+
+async fn mints_until_it_expires(own: Duration, intermediate: Option<Duration>) {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
-    short_lived(&workspace, "clients", "backend", Duration::from_secs(8));
+    short_lived(&workspace, "clients", "backend", own, intermediate);
     workspace.configure(
         &configuration()
             .replace("listen = \"127.0.0.1:0\"\n", &format!("{TLS}client_ca_file = \"clients.crt\"\n")),
@@ -219,7 +269,8 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     let good = std::fs::read_to_string(workspace.path("server.crt")).expect("made");
-    let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=end -addext basicConstraints=critical,CA:FALSE \
+    let script = "mkdir open; cp server.key open; chmod 777 open
+                  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=end -addext basicConstraints=critical,CA:FALSE \
                   -keyout end.key -out end.crt";
     let made = std::process::Command::new("bash")
         .args(["-ec", script])
@@ -247,6 +298,7 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
         ("server.crt", "none.key", "server.tls.private_key_file", "can't be opened"),
         ("server.crt", "server.crt", "server.tls.private_key_file", "is open to others"),
         ("server.crt", "ca.key", "server.tls.certificate_file", "doesn't go with the private key"),
+        ("server.crt", "open/server.key", "server.tls.private_key_file", "others can replace files"),
     ] {
         workspace.configure(&configuration().replace(
             "listen = \"127.0.0.1:0\"\n",
@@ -306,6 +358,39 @@ async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
     let (status, took) = ended.await.expect("no panic");
     assert!(status.success());
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// Whoever takes a long answer slowly has all of it, though the service stops meanwhile.
+#[tokio::test]
+async fn an_answer_that_is_being_taken_is_taken_whole() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
+    let service = workspace.serve().await;
+    // The host takes some four answers by itself, so one of these is in the middle of its last.
+    let mut streams = Vec::new();
+    for count in 1..=10 {
+        let mut stream = UnixStream::connect(workspace.path("run.sock")).await.expect("connected");
+        let requests = "GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(count);
+        stream.write_all(requests.as_bytes()).await.expect("written");
+        stream.readable().await.expect("answered");
+        streams.push(stream);
+    }
+    let ended = tokio::spawn(service.terminate());
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let document = include_str!("../../openapi.yaml");
+    let mut taken = Vec::new();
+    for mut stream in streams {
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.expect("read");
+        let (begun, whole) = (answers.matches("HTTP/1.1 200 OK").count(), answers.matches(document).count());
+        assert_eq!(begun, whole, "each answer is whole");
+        taken.push(whole);
+    }
+    // Where fewer were asked for than the host and we take at once, none is missing.
+    let most = *taken.last().expect("ten");
+    let expected: Vec<usize> = (1..=10).map(|count| count.min(most)).collect();
+    assert!(most < 10 && taken == expected, "{taken:?}");
+    assert!(ended.await.expect("no panic").0.success());
 }
 
 /// A pool drops its connections before they are closed under it, and no request that has come is lost.
@@ -374,6 +459,7 @@ async fn a_request_that_was_told_to_continue_is_answered_after_the_stop() {
     assert!(status.success() && took < Duration::from_secs(5), "{took:?}");
 }
 
+/// Neither while it runs nor while it ends, which an open connection makes last.
 #[tokio::test]
 async fn sighup_never_kills() {
     let workspace = Workspace::new();
@@ -383,8 +469,15 @@ async fn sighup_never_kills() {
     }
     service.logged("reloaded").await;
     service.post("/identity-token", &json!({"sub": "a"})).await.ok();
-    let (status, _) = service.terminate().await;
-    assert!(status.success());
+    let _idle = TcpStream::connect(service.address("minting")).await.expect("connected");
+    let pid = service.pid();
+    let ended = tokio::spawn(service.terminate());
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        signal(pid, "HUP");
+    }
+    let (status, _) = ended.await.expect("no panic");
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 use serde_json::json;
 
-use crate::support::{API_KEY, Answer, Workspace, configuration, signal};
+use crate::support::{API_KEY, Answer, Workspace, configuration, signal, user_1};
 
 /// Of the bundle that makes many audit lines at a time.
 const ENTRIES: usize = 200;
@@ -148,8 +148,23 @@ async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
     let mut workspace = Workspace::new();
     workspace.configure(&configuration());
     let service = workspace.set("RUST_LOG", "tokenmint=loud").serve().await;
-    let told = service.logged("isn't a filter").await;
+    let told = service.logged("taken for `info`").await;
     assert!(told.contains("tokenmint=loud") && told.contains("WARN"), "{told}");
+    drop(service);
+    for (filter, word) in [
+        ("info,hyper=warn,debgu", "debgu"),
+        ("debgu", "debgu"),
+        ("[x", "[x"),
+        ("info,[{caller}]=off", "[{caller}]=off"),
+    ] {
+        let service = workspace.set("RUST_LOG", filter).serve().await;
+        let told = service.logged("taken for `info`").await;
+        assert!(told.contains(&format!("`{word}` isn't a level")) && told.contains("WARN"), "{told}");
+    }
+    // As where an environment file leaves it empty.
+    let service = workspace.set("RUST_LOG", "").serve().await;
+    service.post("/identity-token", &user_1()).await.ok();
+    service.logged("minted").await;
 }
 
 /// Mints more lines than the pipe and the buffer of 16,384 hold; the last answer.
@@ -286,4 +301,11 @@ async fn a_second_signal_ends_the_wait_for_a_reader() {
     let (code, took, _) = service.terminate().await;
     assert_eq!(code, Some(1));
     assert!(took < Duration::from_secs(5), "{took:?}");
+    // Where the log takes all, none is lost by it.
+    let file = tempfile::tempfile().expect("a file");
+    let mut service = Started::with("required", file, &[]).await;
+    service.mint(1).await.ok();
+    signal(service.child.id(), "TERM");
+    let (code, _, said) = service.terminate().await;
+    assert!(code == Some(0) && !said.contains("lost"), "{code:?} {said}");
 }

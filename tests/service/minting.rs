@@ -94,6 +94,11 @@ async fn a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered() {
         verified(answer["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
     assert_eq!(minted["sub"], body["sub"]);
     assert_eq!([&minted["plan"], &minted["locale"]], [&claims["plan"], &claims["locale"]]);
+    // Two users to Salesforce, which compares bytes, though a normal form makes them one.
+    for sub in ["J\u{fc}rgen", "Ju\u{308}rgen"] {
+        let answer = service.post("/identity-token", &json!({"sub": sub})).await.ok();
+        assert_eq!(unverified(answer["token"].as_str().expect("a token")).1["sub"], sub);
+    }
     assert_eq!(answer["expires_in"], 60);
     assert_eq!(answer["renew_at"], answer["issued_at"].as_i64().expect("seconds") + 30);
 }
@@ -161,8 +166,19 @@ async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
     let with =
         |id: &str| Answer::of(service.request(Method::GET, "/livez").header("X-Request-Id", id.to_owned()));
     assert_eq!(with("page-load_7.1").await.header("x-request-id"), "page-load_7.1");
-    for harmful in ["a b", "\"", "<x>", &"x".repeat(65), ""] {
-        assert_ne!(with(harmful).await.header("x-request-id"), harmful);
+    let longest = "x".repeat(64);
+    assert_eq!(with(&longest).await.header("x-request-id"), longest);
+    for harmful in
+        ["a b", "\"", "<x>", &"x".repeat(65), "", "a\tb", "a;b", "a,b", "%0d%0aSet-Cookie:x=1", "\u{e9}"]
+    {
+        let answer = with(harmful).await;
+        let made = answer.header("x-request-id");
+        assert_ne!(made, harmful);
+        assert!(
+            (1..=64).contains(&made.len())
+                && made.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
+            "{made}"
+        );
     }
 }
 

@@ -84,6 +84,17 @@ async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minu
     assert_eq!([names("x").await, names("y").await, names("z").await], [200, 200, 429]);
 }
 
+/// Whoever named no profile, as there was but one, goes on so where `allow` is narrowed as a trial.
+#[tokio::test]
+async fn a_policy_that_is_tried_takes_nothing_from_who_names_no_profile() {
+    for (policy, expected) in [("audit", 200), ("enforce", 403)] {
+        let narrowed = format!("allow = [\"identity.web\"]\npolicy = \"{policy}\"");
+        let service = Workspace::with(&caller("trial", &narrowed)).serve().await;
+        let got = status(&service, "/intercom-user-jwt", "trial", json!({"user_id": "user-1"})).await;
+        assert_eq!(got, expected, "{policy}");
+    }
+}
+
 #[tokio::test]
 async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
     let bundle = "[bundles.fin]\nchat = \"identity.web\"\nfin = \"intercom.fin\"\n";
@@ -125,7 +136,7 @@ async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
     let line: Value = serde_json::from_str(&service.logged("would be refused").await).expect("JSON");
     assert_eq!([&line["caller"], &line["profile"], &line["rule"]], ["trial", "identity.web512", "allow"]);
     assert_eq!(line["subject_hmac"].as_str().map(str::len), Some(32));
-    assert_eq!(service.log().matches("would be refused").count(), 3);
+    assert_eq!(service.log().matches("would be refused").count(), 5);
     // Others are not tried.
     let other = service.post("/identity-token", &json!({"sub": "user-1", "profile": "web512"})).await;
     other.refused(403, "access_denied", Some("profile"));

@@ -111,6 +111,29 @@ async fn a_certificate_that_runs_out_gives_way_to_a_derived_one() {
     verified(token.as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
 }
 
+/// As one that Salesforce would refuse for its dates; the key signs on.
+#[tokio::test]
+async fn a_certificate_that_has_expired_or_is_not_valid_yet_gives_way_to_a_derived_one() {
+    for (name, from, to) in [("expired", 2019, 2020), ("not valid yet", 2090, 2095)] {
+        let workspace = Workspace::new();
+        let derived = workspace.run(&["jwk", "WebAppKey1"]).json();
+        let key = rcgen::KeyPair::from_pem(&crate::support::KEYS.web).expect("an RSA key");
+        let mut dates = rcgen::CertificateParams::default();
+        (dates.not_before, dates.not_after) =
+            (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        workspace.write("keys/web/WebAppKey1.crt", &dates.self_signed(&key).expect("a certificate").pem());
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 0, "{name}: {}", ran.stderr);
+        let warned =
+            ran.stderr.lines().any(|line| line.starts_with("warning: ") && line.contains("WebAppKey1.crt"));
+        assert!(warned, "{name}: {}", ran.stderr);
+        let service = workspace.serve().await;
+        assert_eq!(service.get("/keysets/web/jwks.json").await.ok()["keys"][0], derived, "{name}");
+        let token = service.post("/identity-token", &user_1()).await.ok()["token"].clone();
+        verified(token.as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
+    }
+}
+
 #[test]
 fn a_certificate_with_less_than_thirty_days_is_warned_of() {
     let workspace = Workspace::new();

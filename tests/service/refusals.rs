@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{API_KEY, Answer, Workspace, user_1};
 
 /// Body of `POST /identity-token` -> `field`, where one is to blame; all are 400 `invalid_request`.
-const BAD_IDENTITY: [(&str, Option<&str>); 58] = [
+const BAD_IDENTITY: [(&str, Option<&str>); 60] = [
     // not JSON, or not an object
     ("", None),
     ("x", None),
@@ -58,6 +58,8 @@ const BAD_IDENTITY: [(&str, Option<&str>); 58] = [
     (r#"{"sub":"a","ttl":-60}"#, Some("ttl")),
     (r#"{"sub":"a","ttl":3601}"#, Some("ttl")),
     (r#"{"sub":"a","ttl":18446744073709551615}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":9223372036854775808}"#, Some("ttl")),
+    (r#"{"sub":"a","ttl":1e3}"#, Some("ttl")),
     (r#"{"sub":"a","ttl":60.5}"#, Some("ttl")),
     (r#"{"sub":"a","ttl":"60"}"#, Some("ttl")),
     (r#"{"sub":"a","ttl":null}"#, Some("ttl")),
@@ -104,7 +106,45 @@ async fn a_bad_body_is_a_400_that_names_the_field() {
     }
     let latin = service.post_text("/identity-token", API_KEY, b"{\"sub\":\"J\xfcrgen\"}".to_vec()).await;
     latin.refused(400, "invalid_request", None);
-    assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 68"#));
+    assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 70"#));
+}
+
+/// Nor one that reads like it: in other letters, with something that nobody sees, or in the body itself.
+#[tokio::test]
+async fn a_registered_claim_is_set_by_nobody() {
+    let service = Workspace::new().serve().await;
+    for name in [
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "jti",
+        "kid",
+        "alg",
+        "typ",
+        "ISS",
+        "Exp",
+        "\u{455}ub",
+        "e\u{200b}xp",
+        "exp\0",
+        "exp ",
+        "",
+    ] {
+        for (path, subject) in [("/identity-token", "sub"), ("/intercom-user-jwt", "user_id")] {
+            let as_claim = json!({subject: "user-1", "claims": {name: 9_999_999_999_i64}}).to_string();
+            // By hand, as the member may be the subject's own.
+            let beside = format!("{{\"{subject}\":\"user-1\",{}:1}}", json!(name));
+            for (body, field) in [(as_claim, "claims."), (beside, "")] {
+                let answer = service.post_text(path, API_KEY, body).await;
+                assert_eq!(answer.status.as_u16(), 400, "{name:?} {path}: {}", answer.text);
+                let blamed = answer.json()["field"].as_str().map(str::to_owned);
+                let blamed = blamed.unwrap_or_else(|| panic!("{name:?} {path}: {}", answer.text));
+                assert!(blamed.starts_with(field), "{name:?} {path}: {}", answer.text);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -124,8 +164,20 @@ async fn the_other_endpoints_are_as_strict() {
         ("/oauth-assertion", json!({"profile": ["crm"]}), Some("profile")),
         ("/oauth-assertion", json!({"profile": "identity.web"}), Some("profile")),
         ("/oauth-assertion", json!([]), None),
+        ("/oauth-access-token", json!({"sub": "admin@acme.com"}), Some("sub")),
+        ("/messaging-access-token", json!({"sub": "a", "ttl": 60}), Some("ttl")),
     ] {
         service.post(path, &body).await.refused(400, "invalid_request", field);
+    }
+    for (path, body, field) in [
+        ("/intercom-user-jwt", r#"{"user_id":"1","user_id":"2"}"#, "user_id"),
+        ("/intercom-user-jwt", r#"{"user_id":"1","claims":{"email":{"a":1,"a":2}}}"#, "claims.email.a"),
+        ("/oauth-assertion", r#"{"profile":"crm","profile":"crm"}"#, "profile"),
+        ("/oauth-access-token", r#"{"rejected_token":"a","rejected_token":"b"}"#, "rejected_token"),
+        ("/messaging-access-token", r#"{"sub":"a","sub":"b"}"#, "sub"),
+        ("/bundle", r#"{"sub":"a","claims":{"x":{},"x":{}}}"#, "claims.x"),
+    ] {
+        service.post_text(path, API_KEY, body).await.refused(400, "invalid_request", Some(field));
     }
 }
 

@@ -324,23 +324,80 @@ fn write_private(path: &Path, content: &str) {
     std::io::Write::write_all(&mut file, content.as_bytes()).expect("written");
 }
 
+/// A certificate of that key by openssl; PEM.
+fn certificate_of(workspace: &Workspace, pem: &str) -> String {
+    workspace.write_key("made.key", pem);
+    let key = workspace.path("made.key").display().to_string();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-new", "-key", &key, "-days", "3650", "-subj", "/CN=x"])
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success());
+    String::from_utf8(made.stdout).expect("PEM")
+}
+
+/// By the service itself, which nobody tells of the turn.
+#[tokio::test]
+async fn a_turn_of_kubernetes_data_is_taken_over_within_five_seconds() {
+    let workspace = Workspace::bare();
+    workspace.configure(&configuration().replace("keys/web\"", "projected\""));
+    let mut projected = Projected::new(workspace.path("projected"));
+    let certificate = certificate_of(&workspace, &KEYS.web);
+    projected.turn(&[("a.key", &KEYS.web), ("a.crt", &certificate)]);
+    let service = workspace.serve().await;
+    let published = async || service.get("/keysets/web/jwks.json").await.ok()["keys"].clone();
+    let first = published().await;
+    assert_eq!((first.as_array().map(Vec::len), &first[0]["kid"]), (Some(1), &json!("a")));
+    // The certificate alone, and then a key that signs in years.
+    let another = certificate_of(&workspace, &KEYS.web);
+    projected.turn(&[("a.key", &KEYS.web), ("a.crt", &another)]);
+    within_five_seconds("the new certificate", async || published().await[0]["x5c"] != first[0]["x5c"]).await;
+    let entry =
+        |kid: &str, year: u32| format!("[[key]]\nkid = \"{kid}\"\nsign_from = {year}-01-01T00:00:00Z\n");
+    let schedule = entry("a", 2026) + &entry("b", 2999);
+    projected.turn(&[
+        ("a.key", &KEYS.web),
+        ("a.crt", &another),
+        ("b.key", &KEYS.spare[0]),
+        ("keyset.toml", &schedule),
+    ]);
+    within_five_seconds("the new key", async || published().await[1]["kid"] == "b").await;
+    assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "a");
+}
+
+/// Files that are copied one by one are there by halves for a while.
+#[tokio::test]
+async fn a_new_key_beside_an_old_certificate_is_refused_until_they_fit() {
+    let service = InProcess::of(Arc::new(Workspace::new()), clock()).await;
+    let workspace = &service.workspace;
+    let (old, fitting) = (certificate_of(workspace, &KEYS.web), certificate_of(workspace, &KEYS.spare[0]));
+    let before = service.get("/keysets/web/jwks.json").await.text;
+    workspace.write("keys/web/WebAppKey2.crt", &old);
+    workspace.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
+    workspace.write(
+        "keys/web/keyset.toml",
+        "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+         [[key]]\nkid = \"WebAppKey2\"\nsign_from = 2999-01-01T00:00:00Z\n",
+    );
+    service.reload();
+    assert_eq!(service.get("/keysets/web/jwks.json").await.text, before);
+    assert!(service.metric("tokenmint_config_reload_failures_total").await.ends_with(" 1"));
+    workspace.write("keys/web/WebAppKey2.crt", &fitting);
+    service.reload();
+    assert_eq!(service.published("web").await, ["WebAppKey1", "WebAppKey2"]);
+    let set = service.get("/keysets/web/jwks.json").await.ok();
+    let base64: String = fitting.lines().filter(|line| !line.starts_with("-----")).collect();
+    assert_eq!(set["keys"][1]["x5c"][0], base64);
+}
+
 /// Key and certificate are turned together, a thousand times, while they are read: they never mix.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate() {
     let workspace = Workspace::bare();
     workspace.configure(&with_probe(&configuration().replace("keys/web\"", "projected\"")));
-    let certified = |pem: &str, name: &str| {
-        workspace.write_key(&format!("made/{name}.key"), pem);
-        let key = workspace.path(&format!("made/{name}.key")).display().to_string();
-        let made = std::process::Command::new("openssl")
-            .args(["req", "-x509", "-new", "-key", &key, "-days", "3650", "-subj", "/CN=x"])
-            .output()
-            .expect("openssl runs");
-        assert!(made.status.success());
-        String::from_utf8(made.stdout).expect("PEM")
-    };
     // One key id for each key; they take turns, and the schedule names the one that is there.
-    let keys = [("a", &KEYS.web), ("b", &KEYS.web512)].map(|(kid, pem)| (kid, pem, certified(pem, kid)));
+    let keys = [("a", &KEYS.web), ("b", &KEYS.web512)];
+    let keys = keys.map(|(kid, pem)| (kid, pem, certificate_of(&workspace, pem)));
     workspace.write_key("keys/web512/Web512.key", &KEYS.crm);
     workspace.write_key("keys/crm/CrmKey1.key", &KEYS.web);
     let mut projected = Projected::new(workspace.path("projected"));

@@ -76,22 +76,52 @@ async fn no_secret_comes_out_anywhere() {
     }
 }
 
-/// Every number of a published JWK is public: none divides the modulus or stands in the private key.
+/// Every value of a published JWK is public: as a number it has no factor in common with a modulus, and no number of a
+/// private key stands in its bytes.
 #[tokio::test]
 async fn no_private_number_is_published() {
+    use rsa::BigUint;
     use rsa::pkcs8::DecodePrivateKey as _;
-    use rsa::traits::PrivateKeyParts as _;
+    use rsa::traits::{PrivateKeyParts as _, PublicKeyParts as _};
     let service = Workspace::new().serve().await;
-    let key = rsa::RsaPrivateKey::from_pkcs8_pem(&KEYS.web).expect("good");
-    let mut private = key.primes().to_vec();
-    private.push(key.d().clone());
-    let text = service.get("/keysets/web/jwks.json").await.text;
-    for number in private {
-        let bytes = number.to_bytes_be();
-        for encoded in [URL_SAFE_NO_PAD.encode(&bytes), STANDARD.encode(&bytes)] {
-            assert!(!text.contains(&encoded));
+    let one = BigUint::from(1_u32);
+    let key = |pem: &String| {
+        let key = rsa::RsaPrivateKey::from_pkcs8_pem(pem).expect("good");
+        let exponents = key.primes().iter().map(|prime| key.d() % (prime - &one));
+        let numbers: Vec<BigUint> = exponents.chain(key.primes().to_vec()).chain([key.d().clone()]).collect();
+        (key.n().clone(), numbers)
+    };
+    let keys = [&KEYS.web, &KEYS.web512, &KEYS.crm].map(key);
+    let common_divisor = |mut a: BigUint, mut b: BigUint| {
+        while b != BigUint::from(0_u32) {
+            (a, b) = (b.clone(), &a % &b);
+        }
+        a
+    };
+    let set = service.get("/.well-known/jwks.json").await.ok();
+    let jwks = set["keys"].as_array().expect("keys").iter().map(|jwk| jwk.as_object().expect("a JWK"));
+    let mut looked_at = 0;
+    for (member, value) in jwks.flatten() {
+        // RFC 7518, sections 6.3.2 and 6.4.1.
+        assert!(!["d", "p", "q", "dp", "dq", "qi", "oth", "k"].contains(&member.as_str()), "{member}");
+        let texts = value.as_array().map_or_else(|| vec![value], |list| list.iter().collect());
+        for text in texts.into_iter().filter_map(serde_json::Value::as_str) {
+            let decoded = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text));
+            // Not each value is base64.
+            let Ok(bytes) = decoded else { continue };
+            for (modulus, private) in &keys {
+                for number in private {
+                    for number in [number.to_bytes_be(), number.to_bytes_le()] {
+                        assert!(memchr::memmem::find(&bytes, &number).is_none(), "{member}");
+                    }
+                }
+                let common = common_divisor(modulus.clone(), BigUint::from_bytes_be(&bytes));
+                assert!(common == one || common == *modulus, "{member} has a factor of a key");
+            }
+            looked_at += 1;
         }
     }
+    assert!(looked_at >= 3 * ["n", "e", "x5c", "x5t#S256"].len(), "{looked_at}");
 }
 
 /// What people put where a secret, its file or a key's path belongs: each form has random text of its own.

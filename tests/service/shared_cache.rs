@@ -390,6 +390,25 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
     assert_eq!(replicas.fake.asked(), 5);
 }
 
+/// The pace of rejections holds up exchanges, and not the token that another replica has got meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_pace_is_used_up_follows_the_others() {
+    let replicas = Replicas::start(PATIENT).await;
+    let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
+    let token = |n: usize| format!("00D000000000001!token.{n}");
+    one.oauth().await.ok();
+    let reject = async |replica: &InProcess, n: usize| {
+        replica.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token(n)})).await.ok()
+    };
+    for n in 1..=3 {
+        assert_eq!(reject(one, n).await["access_token"], token(n + 1));
+    }
+    assert_eq!(reject(one, 4).await["rejected_token_kept"], true, "its pace is used up");
+    assert_eq!(reject(two, 4).await["access_token"], token(5));
+    until("followed", async || one.oauth().await.ok()["access_token"] == token(5)).await;
+    assert_eq!(replicas.fake.asked(), 5);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
     let replicas = Replicas::start("timeout = \"1s\"").await;
@@ -437,6 +456,47 @@ async fn a_redis_that_hangs_is_waited_for_once() {
     // And shared again.
     assert_eq!(replica.messaging("again").await.ok()["cached"], false);
     until("shared", async || replicas.all[1].messaging("again").await.ok()["cached"] == true).await;
+}
+
+/// A replica that goes on alone meanwhile leaves its token, and its lock, to the others as soon as it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
+    let replicas = Replicas::start("timeout = \"300ms\"").await;
+    let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
+    for replica in [one, two] {
+        until("up", async || is_up(replica).await).await;
+    }
+    replicas.fake.is(Mood::Slow(Duration::from_millis(1500)));
+    let ask = tokio::spawn(one.messaging("user-1"));
+    until("locked", async || !replicas.redis.names(":lock:").await.is_empty()).await;
+    signal(replicas.redis.server.id(), "STOP");
+    ask.await.expect("no panic").ok();
+    assert!(!is_up(one).await, "it knows that Redis hangs, so it has told it nothing");
+    signal(replicas.redis.server.id(), "CONT");
+    until("back", async || is_up(two).await).await;
+    let answer = two.messaging("user-1").await.ok();
+    assert_eq!((&answer["cached"], replicas.fake.asked()), (&json!(true), 1), "{answer}");
+}
+
+/// A lock that ended early, as by a Redis that lost its memory: whoever ends late must not hide what is newer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_ends_late_takes_nothing_s_place() {
+    let replicas = Replicas::start(PATIENT).await;
+    for replica in &replicas.all {
+        until("up", async || is_up(replica).await).await;
+    }
+    replicas.fake.is(Mood::Slow(Duration::from_secs(2)));
+    let late = tokio::spawn(replicas.all[0].oauth());
+    until("asked", async || replicas.fake.asked() == 1).await;
+    replicas.fake.is(Mood::Well);
+    let mut connection = replicas.redis.connection().await;
+    for lock in replicas.redis.names(":lock:").await {
+        let () = cmd("DEL").arg(lock).query_async(&mut connection).await.expect("gone");
+    }
+    let newer = replicas.all[1].oauth().await.ok();
+    let late = late.await.expect("no panic").ok();
+    assert_ne!(late["access_token"], newer["access_token"]);
+    assert_eq!(replicas.all[2].oauth().await.ok()["access_token"], newer["access_token"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -639,6 +699,21 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
     }
     // Each replica alone has asked six times.
     assert_eq!((served, replicas.fake.asked()), (10, 10));
+}
+
+/// Whoever can write to Redis can make each replica exchange anew, and no more often than alone.
+#[tokio::test]
+async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
+    let replicas = Replicas::start(PATIENT).await;
+    let replica = &replicas.all[0];
+    reconfigure(replica, "requests_per_minute = 200", "requests_per_minute = 3");
+    let mut connection = replicas.redis.connection().await;
+    let mut served = 0;
+    for n in 0..8 {
+        served += usize::from(replica.messaging(&format!("user-{n}")).await.status.is_success());
+        let () = cmd("FLUSHALL").query_async(&mut connection).await.expect("emptied");
+    }
+    assert_eq!((served, replicas.fake.asked()), (3, 3));
 }
 
 /// What was got with a key that others may have is served by no replica that knows of it.

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 use tokenmint::clock::{ManualClock, UnixTime};
 use tokenmint::sandbox::{self, App, Deployment, Door, Fault, Keys, Misdeed, Org, Sandbox, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::in_process::InProcess;
+use crate::sandbox::{MESSAGING, TOKEN, chat_request, subject};
 use crate::support::{API_KEY, Answer, unverified};
 
 /// Those that cost no time: a test of five thousand can't wait five seconds for each.
@@ -41,6 +44,7 @@ const FAULTS: [Misdeed; 22] = [
 struct Storm {
     sandbox: Sandbox,
     house: InProcess,
+    salesforce: String,
     seed: u64,
 }
 
@@ -50,9 +54,11 @@ impl Storm {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
         let house = InProcess::start(clock.clone(), &salesforce, "").await;
+        let published = house.get("/keysets/web/jwks.json").await.ok()["keys"][0]["x5c"][0].clone();
+        let published = STANDARD.decode(published.as_str().expect("a certificate")).expect("base64");
         let app = App {
             consumer_key: "3MVG9.consumer".to_owned(),
-            certificates: vec![house.certificate.clone()],
+            certificates: vec![house.certificate.clone(), published],
             users: vec!["integration@acme.com".to_owned()],
             ..App::default()
         };
@@ -66,7 +72,7 @@ impl Storm {
         let settings = Settings { jwks_cache: Duration::from_hours(1), ..Settings::default() };
         let sandbox = Sandbox::new(org, clock, settings);
         tokio::spawn(sandbox::serve(listener, sandbox.clone(), CancellationToken::new()));
-        Self { sandbox, house, seed }
+        Self { sandbox, house, salesforce, seed }
     }
 
     /// A repeatable number below `bound`.
@@ -146,4 +152,47 @@ async fn a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so() {
     let again = storm.house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token})).await;
     storm.is_sound(None, &again).await;
     assert_ne!(again.ok()["access_token"], token);
+}
+
+/// reliability.md, case 13: neither is any use at the other's door; nor where one key signs both, of which `check` warns.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token() {
+    let Storm { house, salesforce, .. } = Storm::begin(1).await;
+    let log_in = async |assertion: &Value| {
+        let grant = ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+        let form = [grant, ("assertion", assertion.as_str().expect("a token"))];
+        Answer::of(house.client.post(format!("{salesforce}{TOKEN}")).form(&form)).await
+    };
+    let chat = async |identity: &Value| {
+        let request = chat_request(identity.as_str().expect("a token"));
+        let answer = Answer::of(house.client.post(format!("{salesforce}{MESSAGING}")).json(&request)).await;
+        subject(&answer.ok()).to_owned()
+    };
+    for keyset in ["crm", "web"] {
+        let file = house.workspace.path("tokenmint.toml");
+        let text = std::fs::read_to_string(&file).expect("a configuration");
+        let profile = "[oauth.crm]\nkeyset = ";
+        house.workspace.configure(&text.replacen(
+            &format!("{profile}\"crm\""),
+            &format!("{profile}\"{keyset}\""),
+            1,
+        ));
+        // Else the service won't let a profile sign with a key that is new to it.
+        let schedule = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\nemergency = true\n";
+        house.workspace.write("keys/web/keyset.toml", schedule);
+        house.reload();
+        let asked = json!({"sub": "integration@acme.com", "profile": "web"});
+        let identity = house.post("/identity-token", API_KEY, &asked).await.ok();
+        let assertion = house.post("/oauth-assertion", API_KEY, &json!({})).await.ok();
+        assert_eq!(identity["kid"] == assertion["kid"], keyset == "web");
+
+        let refused = log_in(&identity["token"]).await;
+        assert_eq!(refused.status.as_u16(), 400, "{keyset}: {}", refused.text);
+        let guest = chat(&assertion["assertion"]).await;
+        assert!(guest.starts_with("v2/iamessage/ANON/"), "{keyset}: {guest}");
+        // Each is good at its own.
+        log_in(&assertion["assertion"]).await.ok();
+        let known = chat(&identity["token"]).await;
+        assert!(known.ends_with("uid:integration@acme.com"), "{keyset}: {known}");
+    }
 }

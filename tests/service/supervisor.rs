@@ -122,6 +122,15 @@ fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
     assert!(said.contains("doesn't listen"), "{said}");
 }
 
+/// As where a shell that systemd started runs it: the sockets are the shell's.
+#[tokio::test]
+async fn sockets_of_another_process_are_not_taken_and_keep_nobody_from_starting() {
+    let mut workspace = Workspace::new();
+    workspace.set("LISTEN_PID", "1").set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "minting");
+    let service = workspace.serve().await;
+    assert_eq!(service.get("/livez").await.status, 200);
+}
+
 /// As where one unit has a `ListenStream=` for IPv4 and one for IPv6.
 #[tokio::test]
 async fn two_sockets_of_one_name_are_both_served() {

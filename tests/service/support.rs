@@ -130,16 +130,40 @@ impl Workspace {
         Ran::of(shell.output().expect("bash runs"))
     }
 
+    /// The same, at a terminal that wide, where `typed` is typed. All that it shows comes in `stdout`.
+    pub fn run_at_terminal(&self, arguments: &[&str], columns: u16, typed: &str) -> Ran {
+        let binary = self.command(arguments);
+        let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
+        let words =
+            std::iter::once(env!("CARGO_BIN_EXE_tokenmint")).chain(arguments.iter().copied()).map(quoted);
+        let line = format!("stty rows 40 cols {columns}; exec {}", words.collect::<Vec<_>>().join(" "));
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(self.folder.path());
+        script.env("TERM", "dumb").envs(binary.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut ran = run_to_end(script, typed);
+        ran.stdout = ran.stdout.replace("\r\n", "\n");
+        ran
+    }
+
+    /// Starts what runs on, and ends it once it has printed its JSON.
+    pub fn begin(&self, arguments: &[&str]) -> Value {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("the binary runs");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&line);
+            if line == "}" {
+                break;
+            }
+        }
+        child.kill().expect("a child of ours");
+        let _ = child.wait();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
     /// The same, with something on standard input.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the binary runs");
-        // Less than a pipe holds, so that it can be written before anything is read.
-        let stdin = child.stdin.take().expect("piped");
-        let _ = std::io::Write::write_all(&mut &stdin, input.as_bytes());
-        drop(stdin);
-        Ran::of(child.wait_with_output().expect("it ends"))
+        run_to_end(self.command(arguments), input)
     }
 
     /// As `serve`, from a shell that has run `setting` before.
@@ -155,6 +179,16 @@ impl Workspace {
     pub async fn serve(&self) -> Running {
         Running::start(self.command(&["serve"])).await
     }
+}
+
+fn run_to_end(mut command: Command, input: &str) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    // Less than a pipe holds, so that it can be written before anything is read.
+    let stdin = child.stdin.take().expect("piped");
+    let _ = std::io::Write::write_all(&mut &stdin, input.as_bytes());
+    drop(stdin);
+    Ran::of(child.wait_with_output().expect("it ends"))
 }
 
 /// What a command came to.

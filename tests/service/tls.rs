@@ -43,20 +43,38 @@ pub fn client(workspace: &Workspace, identity: Option<&str>) -> reqwest::Client 
     builder.build().expect("a client")
 }
 
-/// A certificate of a new authority for this host that is valid for so long; `NAME.both` holds key and certificate.
+/// A certificate of a new authority for this host that is valid for so long, with one between the two where that has a
+/// life; `NAME.both` holds key and certificates.
 #[expect(clippy::disallowed_methods, reason = "TLS goes by the host's clock")]
-pub fn short_lived(workspace: &Workspace, authority: &str, name: &str, life: Duration) {
-    let ca_key = rcgen::KeyPair::generate().expect("a key");
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("no name");
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_certificate = ca.self_signed(&ca_key).expect("a certificate");
-    workspace.write(&format!("{authority}.crt"), &ca_certificate.pem());
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-    params.not_after = time::OffsetDateTime::now_utc() + life;
-    let issuer = rcgen::Issuer::from_params(&ca, &ca_key);
-    let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-    workspace.write_key(&format!("{name}.both"), &format!("{}{}", key.serialize_pem(), certificate.pem()));
+pub fn short_lived(
+    workspace: &Workspace,
+    authority: &str,
+    name: &str,
+    life: Duration,
+    intermediate: Option<Duration>,
+) {
+    let key = || rcgen::KeyPair::generate().expect("a key");
+    let ca = |name: &str| {
+        let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("no name");
+        ca.distinguished_name.push(rcgen::DnType::CommonName, name);
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca
+    };
+    let (root, root_key) = (ca("root"), key());
+    workspace.write(&format!("{authority}.crt"), &root.self_signed(&root_key).expect("a certificate").pem());
+    let mut issuer = rcgen::Issuer::new(root, root_key);
+    let mut chain = String::new();
+    if let Some(life) = intermediate {
+        let (mut between, between_key) = (ca("intermediate"), key());
+        between.not_after = time::OffsetDateTime::now_utc() + life;
+        chain = between.signed_by(&between_key, &issuer).expect("a certificate").pem();
+        issuer = rcgen::Issuer::new(between, between_key);
+    }
+    let own_key = key();
+    let mut own = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    own.not_after = time::OffsetDateTime::now_utc() + life;
+    let certificate = own.signed_by(&own_key, &issuer).expect("a certificate").pem();
+    workspace.write_key(&format!("{name}.both"), &format!("{}{certificate}{chain}", own_key.serialize_pem()));
 }
 
 /// Trusts `ca.crt`, shows the certificate of `identity`, and resumes its sessions.
@@ -75,8 +93,8 @@ pub fn connector(workspace: &Workspace, identity: Option<&str>) -> TlsConnector 
         Some(identity) => {
             let both = read(identity);
             let key = PrivateKeyDer::from_pem_slice(&both).expect("a key");
-            let certificate = CertificateDer::from_pem_slice(&both).expect("a certificate");
-            config.with_client_auth_cert(vec![certificate], key).expect("a pair")
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&both).collect();
+            config.with_client_auth_cert(chain.expect("certificates"), key).expect("a pair")
         }
     };
     TlsConnector::from(Arc::new(config))

@@ -1,6 +1,6 @@
 //! The folders with a key that is to be retired: where it is listed, what is written there, and which copies it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,7 +103,8 @@ impl Written {
                 "signs from now on, before its time; verifiers that have fetched it know it"
             }
             Ok(Successor::New) => {
-                "was made and signs from now on; chats are anonymous until verifiers fetch it"
+                "was made and signs from now on; chats are anonymous until verifiers fetch it, and logins fail until its \
+                 certificate is in the app"
             }
             Ok(Successor::Nobody) | Err(_) => {
                 return "No key signs: `tokenmint keys list` says why.".to_owned();
@@ -179,9 +180,7 @@ fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
             kids
         }
         KeySource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
-        KeySource::Text { kid, pem, .. }
-            if keys::material(&keys::unfold(pem), passphrase) == Some(material) =>
-        {
+        KeySource::Text { kid, pem, .. } if keys::material(pem, passphrase) == Some(material) => {
             vec![kid.clone()]
         }
         KeySource::File { .. } | KeySource::Text { .. } => Vec::new(),
@@ -208,6 +207,18 @@ pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
         Some(listed) => Ok(listed?),
         None => Err(Failure::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
     }
+}
+
+/// The ids of the keys that `directory` holds or lists, as far as it answers.
+pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
+    let path = directory.to_path_buf();
+    let found = within(PATIENCE, move || {
+        let held = Contents::of(&path).map(|contents| contents.keys).unwrap_or_default();
+        let listed = file::read_schedule_of_anyone(&path.join(SCHEDULE_FILE)).ok().flatten();
+        let listed = keys::marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
+        held.into_keys().chain(listed).collect()
+    });
+    found.unwrap_or_default()
 }
 
 /// Makes a key that signs at once in the place of the retired one.

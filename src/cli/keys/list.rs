@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::{Context, Failure, print_table};
 use crate::cli::ask::{RunningService, Seen};
-use crate::cli::say_json;
+use crate::cli::{WIDEST, say, say_json};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
 use crate::keys::{Key, Keyset, Life, State};
-use crate::{app, doctor, jwks};
+use crate::{app, jwks};
 
 /// Show each key: what it signs, its state, and when that changes
 ///
@@ -63,27 +63,52 @@ impl List {
                 key.keyset.to_string(),
                 key.kid.to_string(),
                 state(key),
-                key.bits.map(|bits| format!("{} {bits}", key.algorithm.as_str())).unwrap_or_default(),
-                key.signs_from.map_or_else(|| "always".to_owned(), |from| from.to_string()),
-                until(key),
-                key.certificate_expires_at.map(|until| until.to_string()).unwrap_or_default(),
+                key.next_change().map_or_else(|| "-".to_owned(), |when| when.to_string()),
+                key.bits.map_or_else(|| "-".to_owned(), |bits| format!("{} {bits}", key.algorithm.as_str())),
+                key.certificate_expires_at
+                    .map_or_else(|| "-".to_owned(), |until| until.date_time().date().to_string()),
                 fetched(key, now),
                 key.used_by.join(" "),
             ]
         });
-        let head = [
-            "KEYSET",
-            "KID",
-            "STATE",
-            "KEY",
-            "SIGNS FROM",
-            "NEXT CHANGE",
-            "CERTIFICATE UNTIL",
-            "FETCHED",
-            "USED BY",
-        ];
+        let head = ["KEYSET", "KID", "STATE", "NEXT CHANGE", "KEY", "CERT UNTIL", "FETCHED", "USED BY"];
         print_table(&std::iter::once(head.map(str::to_owned)).chain(rows).collect::<Vec<_>>());
+        say("");
+        legend(&listed);
         Ok(())
+    }
+}
+
+/// Explains the signs that the table has.
+fn legend(listed: &[Listed]) {
+    let has = |holds: fn(&Listed) -> bool| listed.iter().any(holds);
+    let is = |state: State| listed.iter().any(|key| key.state == state && !key.retired);
+    let lines = [
+        (is(State::Signing), "signing: signs, and is published; another key takes over at NEXT CHANGE"),
+        (is(State::Pending), "pending: is published, and signs from NEXT CHANGE on"),
+        (
+            is(State::Retiring),
+            "retiring: signs no more, and is published until NEXT CHANGE for tokens that live",
+        ),
+        (is(State::Gone), "gone: neither signs nor is published; its files can be removed"),
+        (
+            has(|key| key.retired),
+            "retired: taken away by `tokenmint keys retire`; neither signs nor is published",
+        ),
+        (has(|key| key.emergency), "!: `emergency` is set: it may sign before verifiers know it"),
+        (
+            has(|key| key.fetched.is_some()),
+            "FETCHED: the kind of client that has last fetched the key from the service that runs here, and how long ago \
+             (s, m, h, d); never: nobody since it started",
+        ),
+        (
+            has(|key| key.fetched.is_none() && key.state != State::Gone),
+            "?: no service that runs here could be asked",
+        ),
+        (has(|key| key.next_change().is_none()), "-: none"),
+    ];
+    for (_, line) in lines.iter().filter(|(applies, _)| *applies) {
+        say(&textwrap::fill(line, textwrap::Options::new(WIDEST).subsequent_indent("  ")));
     }
 }
 
@@ -147,28 +172,42 @@ fn state(key: &Listed) -> String {
     let state = format!("{:?}", key.state).to_lowercase();
     match (key.retired, key.emergency) {
         (true, _) => "retired".to_owned(),
-        (false, true) => format!("{state} (emergency)"),
+        (false, true) => format!("{state}!"),
         (false, false) => state,
     }
 }
 
-fn until(key: &Listed) -> String {
-    let (what, when) = match key.state {
-        State::Pending => ("signs from", key.signs_from),
-        State::Signing => ("signs until", key.signs_until),
-        State::Retiring => ("published until", key.published_until),
-        State::Gone => return "none; remove its files".to_owned(),
-    };
-    when.map_or_else(|| "none planned".to_owned(), |when| format!("{what} {when}"))
+impl Listed {
+    /// When its state changes, if that is planned.
+    const fn next_change(&self) -> Option<UnixTime> {
+        match self.state {
+            State::Pending => self.signs_from,
+            State::Signing => self.signs_until,
+            State::Retiring => self.published_until,
+            State::Gone => None,
+        }
+    }
 }
 
 /// The last fetch, and by whom.
 fn fetched(key: &Listed, now: UnixTime) -> String {
     match &key.fetched {
+        None if key.state == State::Gone => "-".to_owned(),
         None => "?".to_owned(),
         Some(fetched) => fetched.iter().max_by_key(|(_, at)| **at).map_or_else(
             || "never".to_owned(),
-            |(client, at)| format!("{client}, {} ago", doctor::span(at.seconds_until(now))),
+            |(client, at)| format!("{client} {}", age(at.seconds_until(now))),
         ),
     }
+}
+
+/// So many seconds, in the largest unit of which there are two.
+fn age(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        ..120 => (seconds.max(0), "s"),
+        120..7_200 => (seconds / 60, "m"),
+        7_200..172_800 => (seconds / 3_600, "h"),
+        _ => (seconds / 86_400, "d"),
+    };
+    format!("{count}{unit}")
 }

@@ -7,6 +7,7 @@ mod retire;
 mod rotate;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -18,7 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use super::ask::{RunningService, Silence, Status};
-use super::{Context, Failure, PATIENCE, complain, say, within};
+use super::{Context, Failure, PATIENCE, Reads, WIDEST, complain, say, there_are, within};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name};
 use crate::jwks;
@@ -28,19 +29,19 @@ use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
 #[derive(Subcommand)]
 #[command(after_help = "Example: tokenmint keys list")]
 pub(super) enum Keys {
-    New(new::New),
-    List(list::List),
-    Rotate(rotate::Rotate),
-    Retire(retire::Retire),
+    New(Reads<new::New>),
+    List(Reads<list::List>),
+    Rotate(Reads<rotate::Rotate>),
+    Retire(Reads<retire::Retire>),
 }
 
 impl Keys {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         match self {
-            Self::New(command) => command.run(context),
-            Self::List(command) => command.run(context),
-            Self::Rotate(command) => command.run(context),
-            Self::Retire(command) => command.run(context),
+            Self::New(command) => command.run(context, new::New::run),
+            Self::List(command) => command.run(context, list::List::run),
+            Self::Rotate(command) => command.run(context, rotate::Rotate::run),
+            Self::Retire(command) => command.run(context, retire::Retire::run),
         }
     }
 }
@@ -51,31 +52,40 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
 
 /// The keyset of that name, or the only one, that has a directory.
 fn choose<'a>(
-    keysets: impl Iterator<Item = &'a Keyset>,
+    keysets: &'a BTreeMap<Name, Keyset>,
     wanted: Option<&str>,
+    context: &Context<'_>,
 ) -> Result<(&'a Keyset, &'a Path), Failure> {
-    let mut keysets = keysets.filter_map(|keyset| match &keyset.keys {
-        KeySource::Directory(directory) => Some((keyset, directory.as_path())),
-        KeySource::File { .. } | KeySource::Text { .. } => None,
-    });
-    let chosen = match wanted {
-        Some(name) => keysets.find(|(keyset, _)| keyset.name.as_str() == name),
-        None => keysets.next().filter(|_| keysets.next().is_none()),
-    };
-    chosen.ok_or_else(|| {
-        Failure::Usage(match wanted {
-            Some(name) => format!("there is no sound [keysets.{name}] with a directory in the configuration"),
-            None => "name the keyset with --keyset, or a folder with --directory".to_owned(),
-        })
+    let with_directory: Vec<_> = key_folder::directories(keysets).collect();
+    match (wanted, with_directory.as_slice()) {
+        (None, [only]) => return Ok(*only),
+        (None, [_, _, ..]) => {
+            let known = there_are(with_directory.iter().map(|(keyset, _)| &keyset.name));
+            return Err(Failure::Usage(format!("name the keyset with --keyset; {known}")));
+        }
+        _ => {}
+    }
+    let chosen = with_directory.iter().find(|(keyset, _)| Some(keyset.name.as_str()) == wanted);
+    if let Some(chosen) = chosen {
+        return Ok(*chosen);
+    }
+    // A keyset with a mistake in it is missing here too.
+    context.config()?;
+    Err(match wanted {
+        Some(name) if keysets.contains_key(name) => Failure::Failed(format!(
+            "keysets.{name} has one key, given as file or text: give it a `directory` for several"
+        )),
+        Some(name) => Failure::Usage(format!("there is no keyset `{name}`; {}", there_are(keysets.keys()))),
+        None => Failure::Failed("no keyset of the configuration has a `directory`".to_owned()),
     })
 }
 
 #[derive(Serialize)]
-struct Made {
+pub(super) struct Made {
     kid: KeyId,
-    private_key: PathBuf,
-    certificate: PathBuf,
-    jwk: PathBuf,
+    pub private_key: PathBuf,
+    pub certificate: PathBuf,
+    pub jwk: PathBuf,
 }
 
 impl Made {
@@ -89,7 +99,7 @@ impl Made {
         }
     }
 
-    fn announce(&self) {
+    pub(super) fn announce(&self) {
         say(&format!("{}  the private key; back it up, show it to nobody", self.private_key.display()));
         say(&format!("{}  its certificate, for an External Client App", self.certificate.display()));
         let jwk = self.jwk.display();
@@ -97,22 +107,22 @@ impl Made {
     }
 }
 
-/// Makes a key, its certificate and its JWK in `directory`.
-pub(super) fn make_for_init(directory: &Path, kid: &KeyId, context: &Context<'_>) -> Result<(), Failure> {
-    let pair = KeyPair::generate(2048, context)?;
-    create_directory(directory)?;
-    pair.write(&KeyDirectory::lock(directory)?, kid, Algorithm::Rs256, context.ambient.clock.now())
-        .map(|_| ())
-}
-
-/// A key that is on no disk yet. Making it takes seconds, in which no lock is held.
-struct KeyPair {
+/// A key that is in no key folder yet. Making it takes seconds, in which no lock is held.
+pub(super) struct KeyPair {
     pem: SecretString,
     private: PrivateKey,
 }
 
 impl KeyPair {
-    fn generate(bits: usize, context: &Context<'_>) -> Result<Self, Failure> {
+    /// Reads a key that somebody has.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let failed = |reason: &dyn Display| Failure::Failed(format!("{}: {reason}", path.display()));
+        let pem = keys::file::read_private_of_anyone(path).map_err(|reason| failed(&reason))?;
+        let private = PrivateKey::parse(&pem, None).map_err(|reason| failed(&reason))?;
+        Ok(Self { pem, private })
+    }
+
+    pub(super) fn generate(bits: usize, context: &Context<'_>) -> Result<Self, Failure> {
         let pem = keys::generate(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
         let private = PrivateKey::parse(&pem, None).map_err(Failure::failed)?;
         Ok(Self { pem, private })
@@ -123,8 +133,8 @@ impl KeyPair {
         KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(Failure::failed)
     }
 
-    /// Writes the key, its certificate and its JWK: all of them, or none.
-    fn write(
+    /// Writes the certificate, the JWK and then the key, so that a service that reads the key finds all of them; or none.
+    pub(super) fn write(
         &self,
         directory: &KeyDirectory,
         kid: &KeyId,
@@ -135,21 +145,24 @@ impl KeyPair {
         let jwk = jwks::jwk_of(kid, &self.private.public, &certificate, algorithm);
         let jwk = serde_json::to_string_pretty(&jwk).map_err(Failure::failed)? + "\n";
         let files = [
-            ("key", self.pem.clone()),
             ("crt", SecretString::from(certificate.pem())),
             ("jwk", SecretString::from(jwk)),
+            ("key", self.pem.clone()),
         ];
+        check_free(directory.path(), kid)?;
         let mut made = Vec::new();
         for (extension, content) in files {
-            match directory.create(&format!("{kid}.{extension}"), &content) {
-                Ok(path) => made.push(path),
-                Err(error) => {
-                    // Nothing half made is left for the service to find.
-                    for path in &made {
-                        let _ = fs::remove_file(path);
-                    }
-                    return Err(error.into());
+            let name = format!("{kid}.{extension}");
+            let created = directory.create(&name, &content);
+            if created.as_ref().map_or_else(DirectoryError::is_written, |_| true) {
+                made.push(directory.path().join(name));
+            }
+            if let Err(error) = created {
+                // Nothing half made is left.
+                for path in &made {
+                    let _ = fs::remove_file(path);
                 }
+                return Err(error.into());
             }
         }
         let path = |extension: &str| directory.path().join(format!("{kid}.{extension}"));
@@ -157,7 +170,22 @@ impl KeyPair {
     }
 }
 
-fn create_directory(directory: &Path) -> Result<(), Failure> {
+/// What a key of that id is made of, in its folder.
+const EXTENSIONS: [&str; 3] = ["key", "crt", "jwk"];
+
+/// Refuses a key id of which a file is there already, before anything is written.
+pub(super) fn check_free(directory: &Path, kid: &KeyId) -> Result<(), Failure> {
+    let paths = EXTENSIONS.map(|extension| directory.join(format!("{kid}.{extension}")));
+    match paths.iter().find(|path| fs::symlink_metadata(path).is_ok()) {
+        None => Ok(()),
+        Some(path) => Err(Failure::Failed(format!(
+            "{} is there already, and nothing is overwritten; nothing was written. Move it away, or give the new key another id",
+            path.display()
+        ))),
+    }
+}
+
+pub(super) fn create_directory(directory: &Path) -> Result<(), Failure> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| Failure::Failed(format!("can't make the key folder: {error}")))
 }
@@ -173,11 +201,7 @@ impl From<DirectoryError> for Failure {
 
 /// Whether a key of `directory` can't have that id: a file of it lies there, or another keyset has it, as far as those answer.
 fn is_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, Keyset>) -> bool {
-    let has = move |kid: &KeyId, directory: &Path| {
-        let is_there =
-            |extension: &str| fs::symlink_metadata(directory.join(format!("{kid}.{extension}"))).is_ok();
-        is_there("key") || is_there("crt") || is_there("jwk")
-    };
+    let has = |kid: &KeyId, directory: &Path| check_free(directory, kid).is_err();
     let in_keyset = |keyset: &Keyset| match &keyset.keys {
         KeySource::Directory(directory) => {
             let (kid, path) = (kid.clone(), directory.as_path().to_path_buf());
@@ -240,15 +264,39 @@ fn wait_for_service(
 pub(super) fn write_new(path: &Path, mode: u32, content: &SecretString) -> Result<(), Failure> {
     let failed = |error| Failure::Failed(format!("can't write {}: {error}", path.display()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
-    file.write_all(content.expose_secret().as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    let written = file.write_all(content.expose_secret().as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(|error| {
+        let _ = fs::remove_file(path);
+        failed(error)
+    })
 }
 
+/// Prints lines of at most [`WIDEST`] columns: where the cells need more, the widest columns are broken at blanks, and
+/// inside of words where that isn't enough.
 fn print_table<const N: usize>(rows: &[[String; N]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
+    let widest = |length: fn(&str) -> usize| -> [usize; N] {
+        std::array::from_fn(|column| rows.iter().map(|row| length(&row[column])).max().unwrap_or_default())
+    };
+    let mut widths = widest(textwrap::core::display_width);
+    let words = widest(|cell| cell.split(' ').map(textwrap::core::display_width).max().unwrap_or_default());
+    for least in [words, [1; N]] {
+        while widths.iter().sum::<usize>() + 2 * (N - 1) > WIDEST {
+            let broken =
+                (0..N).filter(|column| widths[*column] > least[*column]).max_by_key(|column| widths[*column]);
+            let Some(column) = broken else { break };
+            widths[column] -= 1;
+        }
+    }
+    let wrapped = |cell: &str, width: usize| {
+        let options = textwrap::Options::new(width).word_splitter(textwrap::WordSplitter::NoHyphenation);
+        textwrap::wrap(cell, options).into_iter().map(std::borrow::Cow::into_owned).collect::<Vec<_>>()
+    };
     for row in rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        say(cells.collect::<Vec<_>>().join("  ").trim_end());
+        let cells: [Vec<String>; N] = std::array::from_fn(|column| wrapped(&row[column], widths[column]));
+        for line in 0..cells.iter().map(Vec::len).max().unwrap_or_default() {
+            let part = |column: usize| cells[column].get(line).map_or("", String::as_str);
+            let parts = (0..N).map(|column| format!("{:1$}", part(column), widths[column]));
+            say(parts.collect::<Vec<_>>().join("  ").trim_end());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Context, Failure, KeyPair, choose, complain, create_directory, parse_kid};
+use super::{Context, Failure, KeyPair, check_free, choose, complain, create_directory, parse_kid};
 use crate::cli::say_json;
 use crate::config::{Algorithm, KeyId, PUBLISH_LEAD};
 use crate::keys::{KeyDirectory, SCHEDULE_FILE};
@@ -41,7 +41,7 @@ impl New {
             (directory, Algorithm::Rs256)
         } else {
             let keysets = context.keysets()?;
-            let (keyset, directory) = choose(keysets.values(), self.keyset.as_deref())?;
+            let (keyset, directory) = choose(&keysets, self.keyset.as_deref(), context)?;
             (directory.to_path_buf(), keyset.algorithm)
         };
         if let Some(other) = lone_key(&directory)? {
@@ -54,6 +54,10 @@ impl New {
                 self.kid.as_ref().map_or("NEW", KeyId::as_str),
                 now.plus(PUBLISH_LEAD),
             )));
+        }
+        // Refused before seconds are spent on a key, and looked at again once the directory is locked.
+        if let Some(kid) = &self.kid {
+            check_free(&directory, kid)?;
         }
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
         let pair = KeyPair::generate(bits, context)?;

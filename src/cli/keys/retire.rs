@@ -8,10 +8,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::key_folder::{KeyFolder, Written, copies_of, directories, is_listed, leads_to, make_another};
+use super::key_folder::{
+    KeyFolder, Written, copies_of, directories, is_listed, kids_in, leads_to, make_another,
+};
 use super::{Context, Failure, Made, parse_kid, wait_for_service, warn_of_plain_text};
 use crate::cli::ask::{KeysetStatus, RunningService, Seen, Status};
-use crate::cli::{complain, say, say_json};
+use crate::cli::{complain, say, say_json, there_are};
 use crate::clock::Clock;
 use crate::config::{KeyId, KeySource, Keyset, Name};
 use crate::files::is_same;
@@ -275,7 +277,8 @@ impl Retire {
         let kids = vec![kid.clone()];
         if let Some(directory) = &self.directory {
             if !is_listed(kid, directory)? {
-                return Err(Failure::Failed(format!("{} has no key `{kid}`", directory.display())));
+                let known = there_are(kids_in(directory));
+                return Err(Failure::Failed(format!("{} has no key `{kid}`; {known}", directory.display())));
             }
             let mut configured = keysets.ok().into_iter().flat_map(directories);
             let keyset = configured.find(|(_, other)| leads_to(other, directory));
@@ -313,7 +316,8 @@ impl Retire {
                 keyset.name
             ),
             None if unread.is_empty() => {
-                format!("no keyset has a key `{kid}`; `tokenmint keys list` shows them all")
+                let known = directories(keysets).flat_map(|(_, directory)| kids_in(directory));
+                format!("no keyset has a key `{kid}`; {}", there_are(known))
             }
             None => format!(
                 "nothing was changed: no folder that can be read has a key `{kid}`; mend this first: {}",

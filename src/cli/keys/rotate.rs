@@ -9,20 +9,21 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{
-    Context, Failure, KeyPair, Made, choose, is_taken, parse_kid, wait_for_service, warn_of_plain_text,
+    Context, Failure, KeyPair, Made, check_free, choose, is_taken, parse_kid, wait_for_service,
+    warn_of_plain_text,
 };
 use crate::cli::ask::RunningService;
 use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
-use crate::config::{KeyId, Keyset, Name};
+use crate::config::{KeyId, Keyset, Name, Problem};
 use crate::doctor::dated;
-use crate::keys::rotation::next_kid;
-use crate::keys::{Change, Entry, KeyDirectory, Life, Rules, Schedule, rules};
+use crate::keys::rotation::{NoRotation, next_kid};
+use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Life, Rules, Schedule, rules};
 
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
 /// Writes the key, its certificate and JWK, and its entry in keyset.toml; a running service takes them over by itself, and
-/// the command waits until it has. Ends with 1 where it refuses them.
+/// the command waits until it has. Ends with 1 where it refuses them, or where another key is on its way already.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys rotate --plan")]
 pub(in crate::cli) struct Rotate {
@@ -77,14 +78,15 @@ struct Rotation<'a> {
 impl Rotate {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let keysets = context.keysets()?;
-        let (keyset, directory_path) = choose(keysets.values(), self.keyset.as_deref())?;
+        let (keyset, directory_path) = choose(&keysets, self.keyset.as_deref(), context)?;
         let rules = rules(keyset);
         if self.plan {
             let now = context.ambient.clock.now();
-            let directory = KeyDirectory::lock(directory_path)?;
-            let schedule = directory.schedule(rules.publish_lead, now)?;
+            let directory = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
+            let schedule =
+                directory.schedule(rules.publish_lead, now).map_err(|error| refused(keyset, error))?;
             let before = schedule.schedule().map_err(Failure::of_files)?;
-            let kid = self.kid_after(&before, directory_path, &keysets);
+            let kid = self.kid_after(&before, directory_path, &keysets)?;
             let entry =
                 self.entry(&rules, &before, kid.clone().unwrap_or_else(|| stand_in(&before)), now, keyset)?;
             let after = before.after(&Change::Add(entry.clone()));
@@ -95,21 +97,23 @@ impl Rotate {
         // Refused before seconds are spent on a key, and decided again once the directory is locked.
         {
             let now = context.ambient.clock.now();
-            let directory = KeyDirectory::lock(directory_path)?;
-            let before =
-                directory.schedule(rules.publish_lead, now)?.schedule().map_err(Failure::of_files)?;
+            let directory = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
+            let schedule =
+                directory.schedule(rules.publish_lead, now).map_err(|error| refused(keyset, error))?;
+            let before = schedule.schedule().map_err(Failure::of_files)?;
             let named =
-                self.kid_after(&before, directory_path, &keysets).unwrap_or_else(|| stand_in(&before));
+                self.kid_after(&before, directory_path, &keysets)?.unwrap_or_else(|| stand_in(&before));
             self.entry(&rules, &before, named, now, keyset)?;
         }
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
         let pair = KeyPair::generate(bits, context)?;
 
         let now = context.ambient.clock.now();
-        let locked = KeyDirectory::lock(directory_path)?;
-        let mut schedule = locked.schedule(rules.publish_lead, now)?;
+        let locked = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
+        let mut schedule =
+            locked.schedule(rules.publish_lead, now).map_err(|error| refused(keyset, error))?;
         let before = schedule.schedule().map_err(Failure::of_files)?;
-        let kid = self.kid_after(&before, directory_path, &keysets).map_or_else(|| pair.thumbprint(), Ok)?;
+        let kid = self.kid_after(&before, directory_path, &keysets)?.map_or_else(|| pair.thumbprint(), Ok)?;
         let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
         // A second key beside a first that nothing says the turn of would be refused: its turn is written first.
         schedule.write_down()?;
@@ -158,11 +162,19 @@ impl Rotate {
         schedule: &Schedule,
         directory: &Path,
         keysets: &BTreeMap<Name, Keyset>,
-    ) -> Option<KeyId> {
+    ) -> Result<Option<KeyId>, Failure> {
         let is_free = |kid: &KeyId| schedule.entry(kid).is_none() && !is_taken(kid, directory, keysets);
-        let counted =
-            || std::iter::successors(next_kid(&schedule.entries.last()?.kid), next_kid).find(is_free);
-        self.kid.clone().or_else(counted)
+        let Some(kid) = &self.kid else {
+            let last = schedule.entries.last();
+            return Ok(
+                last.and_then(|last| std::iter::successors(next_kid(&last.kid), next_kid).find(is_free))
+            );
+        };
+        check_free(directory, kid)?;
+        if is_free(kid) {
+            return Ok(Some(kid.clone()));
+        }
+        Err(Failure::Failed(format!("a keyset has `{kid}` already: a key id stays with its key")))
     }
 
     fn entry(
@@ -174,7 +186,13 @@ impl Rotate {
         keyset: &Keyset,
     ) -> Result<Entry, Failure> {
         let entry = rules.next(schedule, kid, self.sign_from, self.emergency, now);
-        entry.map_err(|reason| Failure::Usage(format!("keysets.{}: {reason}", keyset.name)))
+        entry.map_err(|reason| {
+            let message = format!("keysets.{}: {reason}", keyset.name);
+            match reason {
+                NoRotation::TooSoon { .. } | NoRotation::Past { .. } => Failure::Usage(message),
+                NoRotation::UnderWay { .. } | NoRotation::Taken(_) => Failure::Failed(message),
+            }
+        })
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a rotation is, printed in two forms")]
@@ -208,6 +226,17 @@ impl Rotate {
         }
         let written = if self.plan { "would be written" } else { "says so" };
         say(&format!("{} {written}; a running service takes it over by itself.", schedule.display()));
+    }
+}
+
+/// A folder that `serve` would not load either is bad configuration.
+fn refused(keyset: &Keyset, error: DirectoryError) -> Failure {
+    match error {
+        DirectoryError::NoDirectory(_) | DirectoryError::Unclear { .. } => {
+            let field = format!("keysets.{}.directory", keyset.name);
+            Failure::of_files(vec![Problem::new(field, "the configuration", error.to_string())])
+        }
+        other => other.into(),
     }
 }
 

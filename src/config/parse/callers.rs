@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+use zeroize::Zeroizing;
 
 use super::super::section::{Section, text};
 use super::super::source::{Code, Node, Value};
@@ -163,5 +164,7 @@ fn uid(node: &Node) -> Result<u32, String> {
 }
 
 pub(super) fn hex32(text: &str) -> Option<[u8; 32]> {
-    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
+    // It may be a key.
+    let bytes = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?);
+    bytes.as_slice().try_into().ok()
 }

@@ -16,15 +16,9 @@ const LONG_LIFE: i64 = 20 * 365 * 86_400;
 
 pub fn form(known: &Known<'_>) -> Observations {
     let given = known.given.keys.iter().filter_map(|key| match &key.read {
-        Ok(_) if key.folded => Some(
-            Observation::fail(
-                &key.about,
-                "works only after mending: `\\n` written out, or base64 of the PEM",
-            )
-            .advising(
-                "write it with real line breaks: printf '%b' \"$KEY\" > KID.key. As `key` in the \
-                     configuration, or in the environment, tokenmint takes all three forms",
-            ),
+        Ok(_) if let Some(warning) = key.oddities.warning() => Some(
+            Observation::warn(&key.about, warning)
+                .advising("for Salesforce's utility and other tools write it as `openssl pkey` does"),
         ),
         Ok(_) => Some(Observation::pass(&key.about, "holds a private RSA key in PEM form")),
         Err(Refused::Unreadable(Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime)) => None,
@@ -69,8 +63,8 @@ pub fn file_mode(known: &Known<'_>) -> Observations {
         .given
         .keys
         .iter()
-        .map(|key| match key.open_mode {
-            Some(mode) => Observation::warn(&key.about, format!("others can read it (mode {mode:04o})")),
+        .map(|key| match &key.exposed {
+            Some(why) => Observation::warn(&key.about, why.clone()),
             None => Observation::pass(&key.about, "nobody else can read it"),
         })
         .collect()
@@ -152,7 +146,11 @@ pub fn certificate_form(known: &Known<'_>) -> Observations {
         let seen = Observation::of_faults(about, &faults, "holds an X.509 certificate of an RSA key");
         std::iter::once(seen).chain(unchecked).collect::<Vec<_>>()
     });
-    broken.chain(read).collect()
+    let odd = known.given.certificates.iter().filter_map(|given| {
+        let odd = Observation::warn(&given.about, given.oddities.warning()?);
+        Some(odd.advising("for other tools write it anew: `openssl x509 -in FILE -out NEW`"))
+    });
+    broken.chain(read).chain(odd).collect()
 }
 
 /// That what is public and what is private are one pair.

@@ -26,11 +26,12 @@ pub fn text(known: &Known<'_>) -> Observations {
         }
         (_, None) => Observation::pass(&document.about, "is JSON and nothing else"),
     });
-    let tokens = known.given.tokens.iter().map(|token| match (&token.parts, token.around) {
-        (Err(why), _) => Observation::fail(&token.about, why.clone())
-            .advising("take the whole token, three parts with two dots, as the mint gave it"),
-        (Ok(_), Some(around)) => Observation::fail(&token.about, around),
-        (Ok(_), None) => Observation::pass(&token.about, "is a JWT and nothing else"),
+    let tokens = known.given.tokens.iter().map(|token| match (&token.parts, token.within, token.around) {
+        (Err(no), ..) => Observation::fail(&token.about, no.why.clone()).advising(no.fix),
+        (Ok(_), Some(within), _) => Observation::fail(&token.about, within),
+        (Ok(_), None, Some(around)) => Observation::warn(&token.about, around)
+            .advising("the token was found, and is judged alone: see that nothing else is sent with it"),
+        (Ok(_), None, None) => Observation::pass(&token.about, "is a JWT and nothing else"),
     });
     files.chain(tokens).collect()
 }
@@ -82,7 +83,16 @@ pub fn members(known: &Known<'_>) -> Observations {
             if !numbers.is_empty() && !certified {
                 faults.push(format!("lacks {}", listed(numbers)));
             }
-            Observation::of_faults(&jwk.about, &faults, "has kty, kid and alg")
+            let seen = Observation::of_faults(&jwk.about, &faults, "has kty, kid and alg");
+            let unquoted: Vec<&str> = ["kty", "kid", "alg"]
+                .into_iter()
+                .filter(|name| jwk.has(name) && jwk.text(name).is_none())
+                .collect();
+            // Another fault needs the general advice.
+            if unquoted.is_empty() || unquoted.len() < faults.len() {
+                return seen;
+            }
+            seen.advising(format!("write the value of {} in quotes, as text", listed(unquoted)))
         })
         .collect()
 }

@@ -70,7 +70,18 @@ pub fn header(known: &Known<'_>) -> Observations {
             if !missing.is_empty() {
                 faults.push(format!("its header lacks {}", listed(missing)));
             }
-            Observation::of_faults(about, &faults, "its header has alg, typ and kid")
+            let seen = Observation::of_faults(about, &faults, "its header has alg, typ and kid");
+            let is_no_text =
+                |name: &&str| parts.header.member(name).is_some() && parts.header(name).is_none();
+            let unquoted: Vec<&str> = MEMBERS.into_iter().filter(is_no_text).collect();
+            // Another fault needs the general advice.
+            if unquoted.is_empty() || unquoted.len() < faults.len() {
+                return seen;
+            }
+            seen.advising(format!(
+                "write the value of {} in quotes where the token is made, the same text as in the JWK",
+                listed(unquoted)
+            ))
         })
         .collect()
 }
@@ -236,10 +247,9 @@ pub fn expiry(known: &Known<'_>) -> Observations {
             let exp = parts.claim_value("exp")?;
             let Json::Number(_) = exp else {
                 let seen = format!("its `exp` is {}, not a number", exp.type_name());
-                return Some(
-                    Observation::fail(about, seen)
-                        .advising("write `exp` as a number, without quotes: seconds since 1970"),
-                );
+                return Some(Observation::fail(about, seen).advising(
+                    "where the token is made, write `exp` as a number of seconds since 1970, without quotes",
+                ));
             };
             let exp = parts.time("exp")?;
             let left = now.seconds_until(UnixTime::from_seconds(exp));

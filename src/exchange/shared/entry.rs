@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::super::error::{ExchangeError, Upstream, WaitedFor};
 use super::super::job::{Job, expiry};
 use super::super::meaning;
-use super::super::negative_cache::LONGEST_WAIT;
+use super::super::negative_cache::{CachedFailure, LONGEST_WAIT, ToldFailure};
 use super::super::token::{About, AccessToken, LONGEST_LIFE, Life, Obtained};
 use super::super::tools::Moment;
 use crate::clock::UnixTime;
@@ -97,16 +97,18 @@ enum Failure {
     Timeout,
 }
 
-/// With the wall time of its end.
+/// With the wall time of its beginning and end.
 #[derive(Serialize, Deserialize)]
 struct Told {
     failure: Failure,
+    kid: Option<String>,
+    at: i64,
     until: i64,
 }
 
-/// The failure as text, where it is one that others meet too.
-pub fn write_failure(error: &ExchangeError, until: UnixTime) -> Option<Vec<u8>> {
-    let failure = match error.clone() {
+/// The failure as text, where it is one that others meet too. It has just come.
+pub fn write_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8>> {
+    let failure = match failed.error.clone() {
         ExchangeError::Rejected { upstream, meaning, asked, .. } => {
             Failure::Rejected { upstream, meaning: meaning.id.to_owned(), asked }
         }
@@ -115,14 +117,18 @@ pub fn write_failure(error: &ExchangeError, until: UnixTime) -> Option<Vec<u8>> 
         ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, .. } => Failure::Timeout,
         _ => return None,
     };
-    let told = Told { failure, until: until.seconds() };
+    let kid = failed.kid.as_ref().map(|kid| kid.as_str().to_owned());
+    let told = Told { failure, kid, at: now.seconds(), until: now.plus(failed.wait()).seconds() };
     Some(serde_json::to_vec(&told).expect("strings can be written to memory"))
 }
 
 /// The failure of `text`, and how long it stands yet.
-pub fn read_failure(text: &[u8], left: Option<Duration>, now: UnixTime) -> Option<(ExchangeError, Duration)> {
-    let Told { failure, until } = serde_json::from_slice(text).ok()?;
-    let claimed = u64::try_from(now.seconds_until(UnixTime::from_seconds(until))).ok()?;
+pub fn read_failure(text: &[u8], left: Option<Duration>, moment: &Moment) -> Option<ToldFailure> {
+    let Told { failure, kid, at, until } = serde_json::from_slice(text).ok()?;
+    let kid = kid.map(|kid| KeyId::parse(&kid)).transpose().ok()?;
+    let past = UnixTime::from_seconds(at).seconds_until(moment.now);
+    let past = Duration::from_secs(u64::try_from(past).unwrap_or(0));
+    let claimed = u64::try_from(moment.now.seconds_until(UnixTime::from_seconds(until))).ok()?;
     let claimed = Duration::from_secs(claimed).min(LONGEST_WAIT);
     let left = left.map_or(claimed, |left| left.min(claimed));
     let retry_after = Some(left);
@@ -137,5 +143,5 @@ pub fn read_failure(text: &[u8], left: Option<Duration>, now: UnixTime) -> Optio
         Failure::Unverified { meaning } => ExchangeError::Unverified { meaning: meaning::by_id(&meaning)? },
         Failure::Timeout => ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, retry_after },
     };
-    Some((error, left))
+    Some(ToldFailure { error, kid, at: moment.steady.saturating_sub(past), left })
 }

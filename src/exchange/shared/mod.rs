@@ -12,8 +12,8 @@ mod redis;
 mod seal;
 pub mod store;
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::RedisError;
@@ -23,12 +23,12 @@ use moka::sync::Cache;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::error::ExchangeError;
 use super::job::{CacheKey, Job};
 use super::login_budget::{Spend, Taken};
-use super::negative_cache::CachedFailure;
+use super::negative_cache::{CachedFailure, ToldFailure};
 use super::token::{AccessToken, TokenHash};
 use super::tools::Tools;
+use super::upstream::LONGEST_EXCHANGE;
 use crate::config::Redis;
 use crate::hash::sha256;
 use entry::Useless;
@@ -41,6 +41,7 @@ use store::{
 
 /// A lock outlives the longest exchange of its holder by so much.
 const LOCK_MARGIN: Duration = Duration::from_millis(500);
+const LONGEST_LOCK: Duration = LONGEST_EXCHANGE.saturating_add(LOCK_MARGIN);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 /// Between two looks at what others have dropped, and at whether the store is back.
@@ -65,9 +66,9 @@ pub struct SharedCache {
 pub enum Turn {
     /// Somebody has: here is the token.
     Theirs(AccessToken),
-    /// Somebody has tried: here is why there is none, and for how long that stands.
-    TheirFailure(ExchangeError, Duration),
-    /// This replica; with the lock, unless the store can't be asked.
+    /// Somebody has tried: here is why there is none.
+    TheirFailure(ToldFailure),
+    /// This replica; with the lock, where the store was asked.
     Ours(Option<Lock>),
     /// Another replica, which didn't end in time.
     Late,
@@ -108,15 +109,15 @@ impl SharedCache {
         }
     }
 
-    /// Another replica's token for `key`, if it is better than `held` and isn't `replaced`, its failure, or the turn to
-    /// exchange, which takes no longer than `longest`. Waits until `deadline`.
+    /// Another replica's token for `key`, if it is better than `held` and isn't `replaced`, its failure, if that `stands`, or
+    /// the turn to exchange. Waits until `deadline`.
     pub async fn turn(
         &self,
         key: &CacheKey,
         job: &Job,
         held: Option<&AccessToken>,
         replaced: Option<TokenHash>,
-        longest: Duration,
+        stands: &(dyn Fn(&ToldFailure) -> bool + Sync),
         deadline: Instant,
     ) -> Turn {
         let Ok(owner) = self.tools.unique() else { return Turn::Ours(None) };
@@ -127,14 +128,15 @@ impl SharedCache {
             let claim = Claim {
                 names: &names,
                 owner: &owner,
-                lock_for: longest + LOCK_MARGIN,
+                lock_for: LONGEST_LOCK,
                 refused: &refused,
                 refused_failure: &refused_failure,
             };
             match self.store.claim(claim).await {
                 Err(trouble) => {
                     self.count(word(trouble));
-                    return Turn::Ours(None);
+                    // A store that was asked may have done what it didn't answer.
+                    return Turn::Ours((trouble == Trouble::Failed).then_some(Lock(owner)));
                 }
                 Ok(Claimed::Locked) => {
                     if refused.is_empty() {
@@ -153,9 +155,9 @@ impl SharedCache {
                     refused = entry;
                 }
                 Ok(Claimed::Failure(failure, left)) => {
-                    if let Some((error, left)) = self.judge_failure(key, &failure, left) {
+                    if let Some(told) = self.judge_failure(key, &failure, left).filter(stands) {
                         self.count("failure");
-                        return Turn::TheirFailure(error, left);
+                        return Turn::TheirFailure(told);
                     }
                     refused_failure = failure;
                 }
@@ -197,47 +199,58 @@ impl SharedCache {
         if worse || replaced == Some(hash) || self.was_dropped(hash) { Err("stale") } else { Ok(token) }
     }
 
-    fn judge_failure(
-        &self,
-        key: &CacheKey,
-        failure: &[u8],
-        left: Option<Duration>,
-    ) -> Option<(ExchangeError, Duration)> {
+    fn judge_failure(&self, key: &CacheKey, failure: &[u8], left: Option<Duration>) -> Option<ToldFailure> {
         let plain = self.seal.open(Bound::Failure(key), failure)?;
-        entry::read_failure(&plain, left, self.tools.clock.now()).filter(|(_, left)| !left.is_zero())
+        entry::read_failure(&plain, left, &self.tools.moment()).filter(|told| !told.left.is_zero())
     }
 
     /// Keeps a token for all, and gives the lock back.
-    pub async fn keep(&self, key: &CacheKey, token: &AccessToken, lock: Option<Lock>) {
+    pub async fn keep(self: &Arc<Self>, key: &CacheKey, token: &AccessToken, lock: Option<Lock>) {
         let now = self.tools.clock.now();
         let left = Duration::from_secs(u64::try_from(now.seconds_until(token.expires_at)).unwrap_or(0));
         let entry = self.seal.seal(Bound::Token(key), &entry::write(token), &*self.tools.randomness);
         match entry {
-            Ok(entry) if !left.is_zero() => self.release(key, lock, Released::Entry(&entry, left)).await,
+            Ok(entry) if !left.is_zero() => self.release(key, lock, Released::Entry(entry, left)).await,
             _ => self.release(key, lock, Released::Nothing).await,
         }
     }
 
     /// Gives the lock back without a token, and tells those who wait why, where that is so for them too.
-    pub async fn fail(&self, key: &CacheKey, failure: Option<&CachedFailure>, lock: Option<Lock>) {
+    pub async fn fail(self: &Arc<Self>, key: &CacheKey, failure: Option<&CachedFailure>, lock: Option<Lock>) {
         if lock.is_none() {
             return;
         }
         let told = failure.and_then(|failure| {
-            let plain = entry::write_failure(&failure.error, self.tools.clock.now().plus(failure.wait()))?;
+            let plain = entry::write_failure(failure, self.tools.clock.now())?;
             let sealed = self.seal.seal(Bound::Failure(key), &plain, &*self.tools.randomness).ok()?;
             Some((sealed, failure.wait()))
         });
         match told {
-            Some((failure, left)) => self.release(key, lock, Released::Failure(&failure, left)).await,
+            Some((failure, left)) => self.release(key, lock, Released::Failure(failure, left)).await,
             None => self.release(key, lock, Released::Nothing).await,
         }
     }
 
-    async fn release(&self, key: &CacheKey, lock: Option<Lock>, released: Released<'_>) {
-        let owner = lock.as_ref().map(|Lock(owner)| owner.as_str());
-        // If that fails, the others find the lock to be over, and exchange themselves.
-        let _ = self.store.release(&self.names(key), owner, released).await;
+    /// Where the store can't be asked now, it is told behind the request once it answers, for as long as the others may wait
+    /// for the lock.
+    async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<Lock>, released: Released) {
+        let names = self.names(key);
+        let owner = lock.map(|Lock(owner)| owner);
+        let is_told = self.store.release(&names, owner.as_deref(), &released).await.is_ok();
+        // Without a lock nobody waits.
+        if is_told || owner.is_none() {
+            return;
+        }
+        let (shared, began) = (self.clone(), Instant::now());
+        tokio::spawn(async move {
+            while began.elapsed() < LONGEST_LOCK {
+                tokio::time::sleep(LOOK).await;
+                let released = released.after(began.elapsed());
+                if shared.store.release(&names, owner.as_deref(), &released).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Counts one more request by all replicas. `None` where the store can't be asked.
@@ -285,12 +298,14 @@ impl SharedCache {
 
     /// Tells and reads what was dropped. `drop` is told of each of the others'.
     pub async fn look(&self, progress: &mut Progress, drop: impl Fn(&CacheKey, TokenHash)) {
-        let telling = self.untold().clone();
-        let sealed = |(key, TokenHash(hash)): &Dropped| {
+        let sealed = |dropped: &Dropped| {
+            let (key, TokenHash(hash)) = dropped;
             let plain = [key.as_bytes().as_slice(), hash].concat();
-            self.seal.seal(Bound::Drop, &plain, &*self.tools.randomness).ok()
+            let sealed = self.seal.seal(Bound::Drop, &plain, &*self.tools.randomness).ok()?;
+            Some((*dropped, sealed))
         };
-        let tell: Vec<Vec<u8>> = telling.iter().filter_map(sealed).collect();
+        let untold = self.untold().clone();
+        let (telling, tell): (HashSet<Dropped>, Vec<Vec<u8>>) = untold.iter().filter_map(sealed).unzip();
         let name = format!("{}:dropped", self.seal.prefix());
         let Ok(news) = self.store.synchronize(&name, &tell, &progress.0).await else { return };
         self.untold().retain(|dropped| !telling.contains(dropped));

@@ -4,6 +4,7 @@
 //! answers: whatever happens to Redis, a request waits for it once, and no longer than the configured time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntGauge;
@@ -24,7 +25,7 @@ use super::store::{
 };
 use crate::config::Redis;
 
-/// Behind the requests there is time.
+/// To connect, and to read what others have left. Behind the requests there is time.
 const CONNECT: Duration = Duration::from_secs(1);
 /// No access token lives longer, so nobody needs to know longer that it was dropped.
 const MESSAGES_KEPT: Duration = Duration::from_hours(24);
@@ -46,13 +47,16 @@ return {redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and 3 or 0, '',
 
 /// Keeps what there is to keep, and gives the lock back, if it is still the owner's.
 const RELEASE: &str = "
+local holder = redis.pcall('GET', KEYS[2])
+local owned = holder == ARGV[1]
+if not owned and (holder or redis.call('EXISTS', KEYS[1]) == 1) then return end
 if ARGV[2] == 'entry' then
   redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
   redis.call('DEL', KEYS[3])
 elseif ARGV[2] == 'failure' then
   redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
 end
-if redis.pcall('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end";
+if owned then redis.call('DEL', KEYS[2]) end";
 
 const TELL: &str = "
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'd', ARGV[1])
@@ -96,6 +100,7 @@ pub struct RedisStore {
     patience: Duration,
     state: watch::Sender<State>,
     connections: AtomicU64,
+    last_reason: Mutex<String>,
     up: IntGauge,
 }
 
@@ -121,7 +126,8 @@ impl RedisStore {
         up.set(0);
         let state = watch::Sender::new(State::Starting);
         let client = Client::open(info)?;
-        Ok(Self { client, patience: redis.timeout, state, connections: AtomicU64::new(0), up })
+        let last_reason = Mutex::default();
+        Ok(Self { client, patience: redis.timeout, state, connections: AtomicU64::new(0), last_reason, up })
     }
 
     /// Asks, if that makes sense now.
@@ -143,7 +149,7 @@ impl RedisStore {
             }),
             Ok(Err(trouble)) => Err(trouble),
             Err(_) => {
-                self.lost(number, &self.late());
+                self.lost(number, &late(self.patience));
                 Err(Trouble::Failed)
             }
         }
@@ -154,15 +160,12 @@ impl RedisStore {
         &self,
         connection: &mut MultiplexedConnection,
         command: &Cmd,
+        patience: Duration,
     ) -> Result<T, String> {
-        match timeout(self.patience, command.query_async(connection)).await {
+        match timeout(patience, command.query_async(connection)).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(self.late()),
+            Err(_) => Err(late(patience)),
         }
-    }
-
-    fn late(&self) -> String {
-        format!("no answer within {:?}", self.patience)
     }
 
     /// The connection that requests use, and its number.
@@ -206,6 +209,11 @@ impl RedisStore {
         });
         if changed {
             self.up.set(0);
+        }
+        let mut last = self.last_reason.lock().unwrap_or_else(PoisonError::into_inner);
+        // What keeps it away now may be another thing than what it began with: a password, a certificate.
+        if changed || *last != reason {
+            reason.clone_into(&mut last);
             tracing::warn!(
                 reason,
                 "the shared cache doesn't answer; until it does, this replica uses its own memory"
@@ -228,7 +236,7 @@ impl RedisStore {
             let mut connection = self.connect().await?;
             let mut write = cmd("SET");
             write.arg(format!("{name}:probe")).arg("").arg("PX").arg(1000);
-            self.ask_on::<()>(&mut connection, &write).await?;
+            self.ask_on::<()>(&mut connection, &write, self.patience).await?;
             let news = self.tell_and_read(&mut connection, name, tell, FROM_THE_FIRST).await?;
             Ok::<_, String>((connection, news))
         };
@@ -254,11 +262,11 @@ impl RedisStore {
         for message in tell {
             let mut tell = script(TELL, &[name]);
             tell.arg(message).arg(MOST_MESSAGES).arg(milliseconds(MESSAGES_KEPT));
-            self.ask_on::<()>(connection, &tell).await?;
+            self.ask_on::<()>(connection, &tell, CONNECT).await?;
         }
         let mut read = script(NEWS, &[name]);
         read.arg(seen).arg(MOST_MESSAGES).arg(LONGEST_MESSAGE);
-        let mut messages: Vec<Vec<u8>> = self.ask_on(connection, &read).await?;
+        let mut messages: Vec<Vec<u8>> = self.ask_on(connection, &read, CONNECT).await?;
         if messages.is_empty() {
             return Ok(News { messages, seen: seen.to_owned() });
         }
@@ -290,13 +298,13 @@ impl SharedStore for RedisStore {
         &'a self,
         names: &'a Names,
         owner: Option<&'a str>,
-        released: Released<'a>,
+        released: &'a Released,
     ) -> BoxFuture<'a, Result<(), Trouble>> {
         Box::pin(async move {
             let Names { token, lock, failure } = names;
             let (what, content, left) = match released {
-                Released::Entry(entry, left) => ("entry", entry, left),
-                Released::Failure(failure, left) => ("failure", failure, left),
+                Released::Entry(entry, left) => ("entry", entry.as_slice(), *left),
+                Released::Failure(failure, left) => ("failure", failure.as_slice(), *left),
                 Released::Nothing => ("", [].as_slice(), Duration::ZERO),
             };
             let mut release = script(RELEASE, &[token, lock, failure]);
@@ -337,6 +345,10 @@ impl SharedStore for RedisStore {
     ) -> BoxFuture<'a, Result<News, Trouble>> {
         Box::pin(self.exchange_messages(name, tell, seen))
     }
+}
+
+fn late(patience: Duration) -> String {
+    format!("no answer within {patience:?}")
 }
 
 /// `EVAL`, and not by hash: a Redis that was restarted knows no script.

@@ -44,10 +44,25 @@ pub enum Claimed {
 }
 
 /// What an exchange leaves behind.
-pub enum Released<'a> {
-    Entry(&'a [u8], Duration),
-    Failure(&'a [u8], Duration),
+pub enum Released {
+    /// For how long it is to be kept.
+    Entry(Vec<u8>, Duration),
+    Failure(Vec<u8>, Duration),
     Nothing,
+}
+
+impl Released {
+    /// The same so much later: nothing, where it is over by then.
+    pub(super) fn after(&self, past: Duration) -> Self {
+        // A store counts milliseconds.
+        let rest = |left: &Duration| left.checked_sub(past).filter(|rest| rest.as_millis() > 0);
+        match self {
+            Self::Entry(entry, left) => rest(left).map(|rest| Self::Entry(entry.clone(), rest)),
+            Self::Failure(failure, left) => rest(left).map(|rest| Self::Failure(failure.clone(), rest)),
+            Self::Nothing => None,
+        }
+        .unwrap_or(Self::Nothing)
+    }
 }
 
 /// What one more request comes to.
@@ -78,12 +93,14 @@ pub const LONGEST_MESSAGE: usize = 256;
 pub trait SharedStore: Send + Sync + 'static {
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, Trouble>>;
 
-    /// Leaves something, and gives the lock back if it is still the owner's. An entry takes the place of a failure.
+    /// Leaves something, and gives the lock back if it is still the owner's; if it isn't, leaves something only where there is
+    /// no entry, and nobody has the lock: an exchange that ended late must not hide a later one's. An entry takes the place of a
+    /// failure.
     fn release<'a>(
         &'a self,
         names: &'a Names,
         owner: Option<&'a str>,
-        released: Released<'a>,
+        released: &'a Released,
     ) -> BoxFuture<'a, Result<(), Trouble>>;
 
     /// Counts one more request under `id` in a sliding window, unless there are `most`.

@@ -24,6 +24,66 @@ fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
     assert!(lines[at + 2].starts_with("    → make a self-signed certificate"), "{}", ran.stdout);
 }
 
+/// Both commands that print findings; JSON has all of them in any case.
+#[test]
+fn faults_come_first_and_checks_that_passed_where_they_are_wanted() {
+    let mut given = ill();
+    let token = super::token(&json!({"iss": "elsewhere"}));
+    given.workspace.write("token.txt", &token);
+    let outcomes = |text: &str| -> Vec<char> {
+        let marks = text.lines().filter_map(|line| line.strip_prefix("  ")?.chars().next());
+        marks.filter(|mark| ['✓', '!', '✗'].contains(mark)).collect()
+    };
+    for command in [&["doctor", "Key1.jwk"][..], &["verify", "token.txt"]] {
+        let run = |more: &[&str]| given.workspace.run(&[command, more].concat()).stdout;
+        let (brief, whole) = (run(&[]), run(&["-v"]));
+        let (shown, all) = (outcomes(&brief), outcomes(&whole));
+        assert!(shown[0] == '✗' && !shown.contains(&'✓'), "{brief}");
+        assert!(all.contains(&'✓') && all.starts_with(&shown), "{whole}");
+        assert!(
+            all.is_sorted_by_key(|mark| ['✗', '!', '✓'].iter().position(|known| known == mark)),
+            "{whole}"
+        );
+        let passed = all.len() - shown.len();
+        assert!(brief.contains(&format!("{passed} check")) && brief.contains("-v shows"), "{brief}");
+        assert_eq!(run(&["--verbose"]), whole);
+        let json: Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
+        let json = json["findings"].as_array().expect("findings").clone();
+        assert_eq!(json.len(), all.len(), "{json:#?}");
+    }
+    given = Given::configured(&[]);
+    assert_eq!(outcomes(&given.run(&[]).ok()), Vec::<char>::new());
+}
+
+#[test]
+fn the_configuration_that_was_read_is_named() {
+    let mut given = Given::configured(&[]);
+    given.workspace.write("token.txt", &super::token(&json!({})));
+    let path = given.workspace.path("tokenmint.toml").canonicalize().expect("the file").display().to_string();
+    let commands = [&["doctor", "token.txt"][..], &["verify", "token.txt"]];
+    let says = |given: &Given, source: &str, json: &Value| {
+        for command in commands {
+            let text = given.workspace.run(command).stdout.split_whitespace().collect::<String>();
+            assert!(
+                text.contains(&format!("configuration:{}", source.replace(' ', ""))),
+                "{command:?}: {text}"
+            );
+            let report: Value =
+                serde_json::from_str(&given.workspace.run(&[command, &["--json"]].concat()).stdout)
+                    .expect("JSON");
+            assert_eq!(&report["configuration"], json, "{command:?}");
+        }
+    };
+    says(&given, &format!("read from {path}"), &json!(path));
+    given.workspace.set("TOKENMINT_CONFIG", "other.toml");
+    std::fs::rename(given.workspace.path("tokenmint.toml"), given.workspace.path("other.toml"))
+        .expect("renamed");
+    let other = path.replace("tokenmint.toml", "other.toml");
+    says(&given, &format!("read from {other}"), &json!(other));
+    given.workspace.set("TOKENMINT_CONFIG", "");
+    says(&given, "none was read", &Value::Null);
+}
+
 #[test]
 fn a_warning_alone_is_no_failure() {
     let ran = Given::configured(&[("ttl = \"1h\"", "ttl = \"3h\"")]).run(&[]);

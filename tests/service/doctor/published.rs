@@ -166,7 +166,7 @@ fn the_sandbox_s_setup_says_why_a_key_fails_to_upload() {
 fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
     let given = Given::nothing().jwk(&utility_jwk()).token(&token(&json!({})));
     given.is_well();
-    let text = given.run(&[]).ok();
+    let text = given.run(&["-v"]).ok();
     let line = text.lines().find(|line| line.contains("jwk-placeholders")).expect("it is mentioned");
     assert!(line.contains(r#""y":"y", "crv":"crv", "d":"d", "k":"k""#), "{line}");
     assert!(text.contains("holds no private member"), "{text}");

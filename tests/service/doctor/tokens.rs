@@ -87,9 +87,9 @@ faults! {
         Given::nothing().token(&raw_token(&json!({"alg": "RS256", "typ": "JWT"}), &json!({
             "user_id": "null", "exp": seconds() + 600,
         }).to_string()));
-    a_token_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWT : `",
+    a_token_behind_the_words_of_salesforce_s_utility: "text", warn, "`JWT : `",
         Given::nothing().token(&format!("JWT : {}", token(&json!({})))).refused("");
-    a_token_in_quotes: "text", fail, "in quotes",
+    a_token_in_quotes: "text", warn, "in quotes",
         Given::nothing().token(&format!("\"{}\"", token(&json!({})))).refused("");
     an_encrypted_token: "text", fail, "encrypted",
         Given::nothing().token("eyJhbGciOiJSU0EtT0FFUCJ9.a.b.c.d").refused("");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
-use super::{Given, assertion, claims, pem_of, raw_token, seconds, token};
+use super::{Given, assertion, claims, good_certificate, pem_of, raw_token, seconds, token};
 use crate::sandbox::{PAIRS, Publisher, set_of, sign};
 use crate::support::Ran;
 
@@ -20,7 +20,7 @@ fn with_jwk() -> Given {
 #[test]
 fn a_good_token_is_read_from_standard_input_with_its_times_in_words() {
     let given = with_jwk();
-    let ran = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk"]);
+    let ran = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk", "-v"]);
     let text = ran.ok();
     for part in ["kid  Key1", "alg  RS256", "sub  user-1", "is signed by the key of Key1.jwk"] {
         assert!(text.contains(part), "{part} in {text}");
@@ -175,6 +175,47 @@ fn a_token_that_salesforce_would_refuse_is_called_that_with_the_reason() {
         assert_eq!(ran.code(), 1, "{reason}");
         assert!(ran.stdout.contains(&format!("✗ {reason} ")), "{reason} in {}", ran.stdout);
         assert!(ran.stdout.contains("Salesforce would not take this token"), "{}", ran.stdout);
+    }
+}
+
+#[test]
+fn files_are_taken_as_the_doctor_takes_them() {
+    let given =
+        with_jwk().token(&token(&json!({}))).file("Key1.key", &PAIRS[0].pem).file("Other.key", &PAIRS[1].pem);
+    let given = given.file("Key1.crt", &good_certificate()).file("notes.txt", "buy milk");
+    given.workspace.write("set.json", &set_of(&PAIRS[0].jwk("Key1")).to_string());
+    let argument = token(&json!({}));
+    for arguments in [
+        &["token.txt", "Key1.jwk"][..],
+        &["token.txt", "set.json"],
+        &["Key1.jwk", "token.txt"],
+        &["token.txt", "Key1.key"],
+        &["Key1.crt", "./token.txt"],
+        &["token.txt", "--jwk", "Key1.jwk"],
+        &[&argument, "Key1.jwk"],
+        // The token comes from standard input where no argument is one.
+        &["Key1.jwk"],
+        &["Key1.jwk", "-"],
+    ] {
+        let ran = verify(&given, &token(&json!({})), arguments);
+        let verdict = "\n✓ Salesforce would take this token. Taken for an identity token: ";
+        assert!(ran.stdout.contains(verdict), "{arguments:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(ran.code(), 0, "{arguments:?}");
+    }
+    for (arguments, code, reason) in [
+        (&["token.txt", "Other.key"][..], 1, "token-signature"),
+        (&["tokens.txt"], 1, "neither a token nor the name of a file that is there"),
+        (&["notes.txt"], 1, "notes.txt holds no PEM key"),
+        (&["token.txt", &argument], 2, "give one token"),
+    ] {
+        let ran = verify(&given, "", arguments);
+        assert_eq!(ran.code(), code, "{arguments:?}: {}", ran.stderr);
+        assert!(
+            format!("{}{}", ran.stdout, ran.stderr).contains(reason),
+            "{arguments:?}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
     }
 }
 

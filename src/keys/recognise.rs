@@ -1,0 +1,260 @@
+//! Recognises by their bytes the files that people put where a key or a certificate belongs, and says what to do with each.
+
+use rsa::pkcs8::AlgorithmIdentifierRef;
+use rsa::pkcs8::der::asn1::{AnyRef, ObjectIdentifier};
+use rsa::pkcs8::der::{Decode as _, Reader as _, Tag, Tagged as _};
+use thiserror::Error;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Why a file or a text can't be read as a private key or a certificate. Every command says it in these words.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    #[error("it is empty")]
+    Empty,
+    #[error("it is larger than {} KiB, so it is no key", .0 >> 10)]
+    TooLarge(u64),
+    #[error("it isn't PEM text: a key file begins with -----BEGIN PRIVATE KEY-----")]
+    NotPem,
+    #[error("it holds {0} PEM blocks; a key file holds one private key and nothing else")]
+    SeveralBlocks(usize),
+    #[error("it is cut short: the PEM block has no end")]
+    CutShort,
+    #[error("it is a certificate, not a private key; a certificate goes beside the key, as KID.crt")]
+    Certificate,
+    #[error(
+        "it is a chain of {0} certificates, not a private key; certificates go beside the key, as KID.crt"
+    )]
+    Chain(usize),
+    #[error("it is a certificate request, not a private key")]
+    CertificateRequest,
+    #[error("it is a public key; signing needs the private key of the pair")]
+    PublicKey,
+    #[error("it is {0} key; Salesforce takes RS256 and RS512, which need an RSA key")]
+    NotRsa(&'static str),
+    #[error("it is an RSA-PSS key, which can't sign RS256; make a plain RSA key")]
+    Pss,
+    #[error("it is in OpenSSH's own format; convert it with `ssh-keygen -p -m PKCS8 -f KEY`")]
+    OpenSsh,
+    #[error(
+        "it is encrypted in the old OpenSSL way (Proc-Type: 4,ENCRYPTED); convert it with `openssl pkcs8 -topk8 -in KEY -out NEW`"
+    )]
+    LegacyEncryption,
+    #[error(
+        "it is encrypted and there is no passphrase; set `passphrase_file` (or `passphrase`) of its keyset"
+    )]
+    NoPassphrase,
+    #[error("the passphrase doesn't open it")]
+    WrongPassphrase,
+    /// With the options that OpenSSL needs to open it.
+    #[error(
+        "it is encrypted in a way that can't be read; convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -in \
+         KEY -out NEW{0}`"
+    )]
+    UnknownEncryption(&'static str),
+    #[error("it is a PEM block of another kind, not a private key")]
+    OtherBlock,
+    #[error("its PEM text is broken: lines are missing or changed")]
+    BrokenPem,
+    #[error("its contents are broken: it is no whole RSA private key")]
+    BrokenDer,
+    #[error("it has more than two primes, which Salesforce's verifiers and ours don't expect")]
+    MultiPrime,
+
+    #[error(
+        "it isn't PEM text but UTF-16, as Windows writes it; convert it with `iconv -f {0} -t UTF-8 FILE > NEW`"
+    )]
+    Utf16(&'static str),
+    #[error("it isn't PEM text but binary data of an unknown kind")]
+    Binary,
+    #[error(
+        "it isn't PEM text but a Java keystore; convert it with `keytool -importkeystore -srckeystore FILE -destkeystore NEW.p12 \
+         -deststoretype PKCS12`, and then with `openssl pkcs12 -in NEW.p12 -nocerts -nodes | openssl pkey -out KID.key`"
+    )]
+    JavaKeystore,
+    #[error(
+        "it isn't PEM text but a PKCS#12 keystore (.p12, .pfx); convert it with `openssl pkcs12 -in FILE -nocerts -nodes | openssl \
+         pkey -out KID.key`"
+    )]
+    Pkcs12,
+    #[error(
+        "it isn't PEM text but a private key in DER form; convert it with `openssl pkey -inform DER -in FILE -out KID.key`"
+    )]
+    DerKey,
+    #[error(
+        "it isn't PEM text but an encrypted private key in DER form; convert it with `openssl pkcs8 -topk8 -inform DER -in FILE -out \
+         KID.key`"
+    )]
+    DerEncryptedKey,
+    #[error(
+        "it isn't PEM text but a certificate in DER form; convert it with `openssl x509 -inform DER -in FILE -out KID.crt`"
+    )]
+    DerCertificate,
+    #[error("it isn't PEM text but a public key in DER form; signing needs the private key of the pair")]
+    DerPublicKey,
+    #[error(
+        "it is the base64 of a private key without the lines -----BEGIN and -----END; convert it with `base64 -d FILE | openssl pkey \
+         -inform DER -out KID.key`"
+    )]
+    BareKey,
+    #[error(
+        "it is the base64 of a certificate without the lines -----BEGIN and -----END; convert it with `base64 -d FILE | openssl x509 \
+         -inform DER -out KID.crt`"
+    )]
+    BareCertificate,
+    #[error(
+        "it is a public SSH key; signing needs the private key, and that as PEM: `ssh-keygen -p -m PKCS8 -f KEY` converts it in its \
+         place"
+    )]
+    SshPublicKey,
+    #[error(
+        "it is a key of PuTTY; convert it with `puttygen FILE -O private-openssh -o NEW`, and then with `ssh-keygen -p -m PKCS8 -f NEW`"
+    )]
+    Putty,
+    #[error("it is a JWK, not PEM text; signing needs the private key as PEM")]
+    Jwk,
+    #[error("it is a JWK Set, which holds public keys; signing needs the private key, as PEM")]
+    JwkSet,
+    #[error("it is a JWT, not a key")]
+    Jwt,
+    #[error(
+        "it is a configuration of tokenmint; name it with --config, as in `tokenmint check --config FILE`"
+    )]
+    Configuration,
+    #[error(
+        "it is a keyset.toml, which says when keys sign; it goes beside the key files, in the `directory` of a keyset"
+    )]
+    Schedule,
+}
+
+/// The text that `bytes` are.
+///
+/// # Errors
+/// Says what other bytes are.
+pub fn text(bytes: &[u8]) -> Result<&str, Unreadable> {
+    let other = || match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Unreadable::Utf16("UTF-16"),
+        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Unreadable::JavaKeystore,
+        [_, 0, _, 0, ..] => Unreadable::Utf16("UTF-16LE"),
+        [0, _, 0, _, ..] => Unreadable::Utf16("UTF-16BE"),
+        _ => match Der::of(bytes) {
+            Some(Der::Pkcs1 | Der::Pkcs8 | Der::Ec) => Unreadable::DerKey,
+            Some(Der::EncryptedPkcs8) => Unreadable::DerEncryptedKey,
+            Some(Der::PublicKey) => Unreadable::DerPublicKey,
+            Some(Der::Certificate) => Unreadable::DerCertificate,
+            Some(Der::Pkcs12) => Unreadable::Pkcs12,
+            None => Unreadable::Binary,
+        },
+    };
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => Ok(text),
+        _ => Err(other()),
+    }
+}
+
+/// What a text without PEM blocks is. `decoded`: what it is in base64, where it is that and no text.
+pub(super) fn without_blocks(text: &str, decoded: Option<&[u8]>) -> Unreadable {
+    match decoded.and_then(Der::of) {
+        Some(Der::Certificate) => return Unreadable::BareCertificate,
+        Some(Der::Pkcs1 | Der::Pkcs8 | Der::EncryptedPkcs8 | Der::Ec) => return Unreadable::BareKey,
+        Some(Der::PublicKey) => return Unreadable::PublicKey,
+        Some(Der::Pkcs12) => return Unreadable::Pkcs12,
+        None => {}
+    }
+    let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
+    // Sections that nothing but a configuration of ours has.
+    let is_section = |line: &str| {
+        ["[server", "[keysets.", "[identity.", "[oauth.", "[intercom.", "[bundles.", "[callers."]
+            .iter()
+            .any(|section| line.starts_with(section))
+    };
+    let mut lines = text.lines().map(str::trim);
+    match () {
+        () if text.is_empty() => Unreadable::Empty,
+        () if begins(&["ssh-", "ecdsa-sha2-", "---- BEGIN SSH2"]) => Unreadable::SshPublicKey,
+        () if begins(&["PuTTY-User-Key-File-"]) => Unreadable::Putty,
+        // Not parsed: it may hold a private key, of which copies would stay in memory.
+        () if begins(&["{", "["]) && text.contains("\"keys\"") => Unreadable::JwkSet,
+        () if begins(&["{"]) && text.contains("\"kty\"") => Unreadable::Jwk,
+        () if begins(&["eyJ"]) && text.matches('.').count() == 2 => Unreadable::Jwt,
+        () if lines.clone().any(|line| line == "[[key]]") => Unreadable::Schedule,
+        () if lines.any(is_section) => Unreadable::Configuration,
+        () => Unreadable::NotPem,
+    }
+}
+
+/// What DER holds, as its outermost members tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Der {
+    /// `RSAPrivateKey` (RFC 8017).
+    Pkcs1,
+    /// `PrivateKeyInfo` (RFC 5958).
+    Pkcs8,
+    /// `EncryptedPrivateKeyInfo` (RFC 5958).
+    EncryptedPkcs8,
+    /// `ECPrivateKey` (RFC 5915).
+    Ec,
+    /// `SubjectPublicKeyInfo` or `RSAPublicKey`.
+    PublicKey,
+    Certificate,
+    /// `PFX` (RFC 7292).
+    Pkcs12,
+}
+
+impl Der {
+    pub fn of(der: &[u8]) -> Option<Self> {
+        match members(der)?.as_slice() {
+            [Tag::Integer, Tag::Integer] | [Tag::Sequence, Tag::BitString] => Some(Self::PublicKey),
+            [Tag::Integer, Tag::Integer, ..] => Some(Self::Pkcs1),
+            [Tag::Integer, Tag::Sequence, Tag::OctetString, ..] => Some(Self::Pkcs8),
+            [Tag::Integer, Tag::OctetString, ..] => Some(Self::Ec),
+            [Tag::Integer, Tag::Sequence, ..] => Some(Self::Pkcs12),
+            [Tag::Sequence, Tag::OctetString] => Some(Self::EncryptedPkcs8),
+            [Tag::Sequence, Tag::Sequence, Tag::BitString] => {
+                X509Certificate::from_der(der).is_ok().then_some(Self::Certificate)
+            }
+            _ => None,
+        }
+    }
+
+    /// The label of its PEM block (RFC 7468), where it is one of a private key.
+    pub const fn label(self) -> Option<&'static str> {
+        match self {
+            Self::Pkcs1 => Some("RSA PRIVATE KEY"),
+            Self::Pkcs8 => Some("PRIVATE KEY"),
+            Self::EncryptedPkcs8 => Some("ENCRYPTED PRIVATE KEY"),
+            Self::Ec => Some("EC PRIVATE KEY"),
+            Self::PublicKey | Self::Certificate | Self::Pkcs12 => None,
+        }
+    }
+}
+
+/// The scheme of an `EncryptedPrivateKeyInfo`, and of PBES2 its cipher (RFC 8018, section 6.2).
+pub(super) fn encryption(der: &[u8]) -> Option<(ObjectIdentifier, Option<ObjectIdentifier>)> {
+    let algorithm = AnyRef::from_der(der).ok()?.sequence(|reader| {
+        let algorithm = AlgorithmIdentifierRef::decode(reader)?;
+        AnyRef::decode(reader)?;
+        Ok(algorithm)
+    });
+    let algorithm = algorithm.ok()?;
+    let cipher = algorithm.parameters.and_then(|parameters| {
+        let cipher = parameters.sequence(|reader| {
+            AnyRef::decode(reader)?;
+            Ok(AlgorithmIdentifierRef::decode(reader)?.oid)
+        });
+        cipher.ok()
+    });
+    Some((algorithm.oid, cipher))
+}
+
+/// The tags of the members of a SEQUENCE.
+fn members(der: &[u8]) -> Option<Vec<Tag>> {
+    let sequence = AnyRef::from_der(der).ok()?;
+    let tags = sequence.sequence(|reader| {
+        let mut tags = Vec::new();
+        while !reader.is_finished() {
+            tags.push(AnyRef::decode(reader)?.tag());
+        }
+        Ok(tags)
+    });
+    tags.ok()
+}

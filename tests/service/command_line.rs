@@ -1,0 +1,564 @@
+//! Where people tripped: what the command line takes, what it says, and what it leaves behind.
+
+use std::mem::MaybeUninit;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use rustix::fs::inotify;
+use serde_json::{Value, json};
+
+use crate::support::{KEYS, Workspace, configuration, unverified, verified};
+
+/// The words of each command, those that only hold others included.
+fn commands() -> Vec<Vec<String>> {
+    fn below(command: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {
+        for inner in command.get_subcommands() {
+            let path = [path, &[inner.get_name().to_owned()]].concat();
+            below(inner, &path, all);
+            all.push(path);
+        }
+    }
+    let mut all = vec![Vec::new()];
+    below(&tokenmint::cli::Cli::command(), &[], &mut all);
+    all
+}
+
+fn with<'a>(path: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+    path.iter().map(String::as_str).chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn help_is_as_wide_as_the_terminal_and_no_wider_than_a_person_reads() {
+    let workspace = Workspace::bare();
+    for (columns, widest) in [(60, 60), (200, 100)] {
+        for path in commands() {
+            let shown = workspace.run_at_terminal(&with(&path, &["--help"]), columns, "").ok();
+            let longest = shown.lines().map(|line| line.chars().count()).max().expect("help");
+            assert!(longest <= widest, "{path:?} at {columns}: {longest} columns\n{shown}");
+        }
+    }
+    // The room that there is, is used.
+    let shown = workspace.run_at_terminal(&["verify", "--help"], 200, "").ok();
+    assert!(shown.lines().any(|line| line.chars().count() > 80), "{shown}");
+}
+
+#[test]
+fn the_commands_in_the_help_are_grouped_and_none_is_left_out() {
+    let help = Workspace::bare().run(&["--help"]).ok();
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for line in help.lines() {
+        if let Some(title) = line.strip_suffix(':').filter(|title| !title.starts_with(' ')) {
+            groups.push((title, Vec::new()));
+        } else if let (Some((_, names)), Some(name)) = (groups.last_mut(), line.strip_prefix("  ")) {
+            names.extend(name.split_whitespace().next().filter(|_| !name.starts_with([' ', '-'])));
+        }
+    }
+    let (options, groups) = groups.split_last().expect("options");
+    assert_eq!(options.0, "Options");
+    assert!(groups.len() >= 4 && groups.iter().all(|(_, names)| (1..=6).contains(&names.len())), "{help}");
+    let mut listed: Vec<&str> = groups.iter().flat_map(|(_, names)| names.clone()).collect();
+    let cli = tokenmint::cli::Cli::command();
+    let mut all: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    listed.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(listed, all);
+}
+
+#[test]
+fn config_is_an_option_where_a_configuration_is_read_and_nowhere_else() {
+    const READ_NONE: [&str; 4] = ["dev", "init", "openapi", "completions"];
+    let workspace = Workspace::bare();
+    let cli = tokenmint::cli::Cli::command();
+    for path in commands().iter().filter(|path| !path.is_empty()) {
+        let command =
+            path.iter().fold(&cli, |command, name| command.find_subcommand(name).expect("a command"));
+        if command.has_subcommands() {
+            continue;
+        }
+        let help = workspace.run(&with(path, &["--help"])).ok();
+        let reads = !READ_NONE.contains(&path[0].as_str());
+        assert_eq!(help.contains("--config <FILE>"), reads, "{path:?}: {help}");
+        if !reads {
+            for wrong in [
+                with(path, &["--config", "x.toml"]),
+                [&["--config", "x.toml"][..], &with(path, &[])].concat(),
+            ] {
+                let ran = workspace.run(&wrong);
+                assert_eq!(ran.code(), 2, "{wrong:?}: {}", ran.stderr);
+            }
+        }
+    }
+    let mut workspace = Workspace::bare();
+    workspace.write(
+        "etc/tokenmint.toml",
+        &configuration().replace("\"keys/", "\"../keys/").replace("\"intercom.s", "\"../intercom.s"),
+    );
+    for arguments in
+        [["check", "--config", "etc/tokenmint.toml"], ["--config", "etc/tokenmint.toml", "check"]]
+    {
+        assert!(workspace.run(&arguments).ok().contains("etc/tokenmint.toml"), "{arguments:?}");
+    }
+    workspace.set("TOKENMINT_CONFIG", "etc/tokenmint.toml");
+    workspace.run(&["check"]).ok();
+    for arguments in [["check", "--config", "none.toml"], ["--config", "none.toml", "check"]] {
+        let ran = workspace.run(&arguments);
+        assert!(ran.code() == 64 && ran.stderr.contains("none.toml"), "{arguments:?}: {}", ran.stderr);
+    }
+    // As `docker --env-file` leaves it.
+    let ran = workspace.set("TOKENMINT_CONFIG", "\"etc/tokenmint.toml\"").run(&[
+        "check",
+        "--config",
+        "etc/tokenmint.toml",
+    ]);
+    assert!(ran.code() == 64 && ran.stderr.contains("TOKENMINT_CONFIG"), "{}", ran.stderr);
+}
+
+/// Whoever writes a name that isn't there is shown those that are.
+#[test]
+fn an_unknown_name_is_answered_with_the_known_ones() {
+    let workspace = Workspace::with("[bundles.page]\na = \"identity.web\"\nb = \"intercom.fin\"\n");
+    workspace.write_key("keys/spare/Spare1.key", &KEYS.spare[0]);
+    let profiles = ["identity.web", "identity.web512", "oauth.crm", "intercom.fin"];
+    for (arguments, code, known) in [
+        (&["mint", "identity.wbe", "--sub", "a"][..], 2, &profiles[..]),
+        (&["mint", "web", "--sub", "a"], 2, &profiles),
+        (&["mint", "bundles.page", "--sub", "a"], 2, &["identity.web", "intercom.fin"]),
+        (&["mint", "identity.web", "--sub", "a", "--claims", r#"{"x":1}"#], 2, &["locale", "plan"]),
+        (&["callers", "new", "shop", "--allow", "identity.wbe"], 2, &["identity.web512", "bundles.page"]),
+        (&["jwk", "WebAppKey9"], 1, &["WebAppKey1", "Web512", "CrmKey1"]),
+        (&["jwks", "--keyset", "wbe"], 1, &["web", "web512", "crm"]),
+        (&["keys", "new", "--keyset", "wbe"], 2, &["web", "web512", "crm"]),
+        (&["keys", "new"], 2, &["--keyset", "web, web512"]),
+        (&["keys", "rotate", "--keyset", "wbe"], 2, &["web", "web512", "crm"]),
+        (&["keys", "rotate"], 2, &["--keyset", "web, web512"]),
+        (&["keys", "retire", "WebAppKey9", "--now"], 1, &["WebAppKey1", "Web512", "CrmKey1"]),
+        (&["keys", "retire", "WebAppKey9", "--now", "--directory", "keys/spare"], 1, &["Spare1"]),
+        (&["minted"], 2, &["mint", "doctor", "sandbox", "healthcheck"]),
+        (&["keys", "rename"], 2, &["new", "list", "rotate", "retire"]),
+        (&["callers", "list"], 2, &["new"]),
+        (
+            &["mint", "identity.web", "--subject", "a"],
+            2,
+            &["--sub", "--ttl", "--claims", "--json", "--config"],
+        ),
+        (&["keys", "rotate", "--when", "now"], 2, &["--keyset", "--kid", "--sign-from", "--plan"]),
+        (&["sandbox", "--on-failure", "anon"], 2, &["anonymous", "unauthenticated", "refuse"]),
+        (&["completions", "tcsh"], 2, &["bash", "zsh", "fish"]),
+        (&["init", "new", "--with", "chat"], 2, &["fin", "messaging", "oauth"]),
+    ] {
+        let ran = workspace.run(arguments);
+        assert_eq!(ran.code(), code, "{arguments:?}: {}", ran.stderr);
+        let said = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        for name in known {
+            assert!(said.contains(name), "{name} for {arguments:?}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_duration_a_list_and_an_address_are_taken_as_people_write_them() {
+    let mut workspace = Workspace::new();
+    for (written, seconds) in [("600", 600), ("600s", 600), ("10m", 600), ("1h", 3600), ("1h 0m", 3600)] {
+        let minted =
+            workspace.run(&["mint", "identity.web", "--sub", "a", "--ttl", written, "--json"]).json();
+        assert_eq!(minted["expires_in"], seconds, "{written}");
+    }
+    for wrong in ["soon", "1.5s", "90ms", "-1"] {
+        let ran = workspace.run(&["mint", "identity.web", "--sub", "a", &format!("--ttl={wrong}")]);
+        assert_eq!(ran.code(), 2, "{wrong}: {}", ran.stderr);
+        assert!(ran.stderr.contains("90s") || ran.stderr.contains("whole seconds"), "{}", ran.stderr);
+    }
+    for list in [
+        &["--allow", "identity.web,oauth.crm"][..],
+        &["--allow", "identity.web, oauth.crm"],
+        &["--allow", "identity.web", "--allow", "oauth.crm"],
+    ] {
+        let made = workspace.run(&[&["callers", "new", "shop", "--json"], list].concat()).json();
+        assert_eq!(made["allow"], json!(["identity.web", "oauth.crm"]), "{list:?}");
+    }
+    let service = workspace.serve().await;
+    let port = service.address("minting").rsplit(':').next().expect("a port").to_owned();
+    workspace.set("TOKENMINT_SERVER__LISTEN", &format!("localhost:{port}"));
+    for timeout in ["5", "5s", "1m"] {
+        workspace.run(&["healthcheck", "--timeout", timeout]).ok();
+    }
+    let jwks_base = format!("http://localhost:{port}");
+    for (command, more) in [("dev", &[][..]), ("sandbox", &["--jwks-base", &jwks_base])] {
+        let said = workspace.begin(&[&[command, "--json", "--listen", "localhost:0"], more].concat());
+        let url = said["url"].as_str().expect("a URL");
+        assert!(url.starts_with("http://127.0.0.1:") && !url.ends_with(":0"), "{said}");
+        let ran = workspace.run(&[&[command, "--listen", "example.com"], more].concat());
+        assert!(ran.code() == 2 && ran.stderr.contains("127.0.0.1:8080"), "{}", ran.stderr);
+    }
+}
+
+/// All names that appear in a folder while something runs.
+fn appearing(folder: &Path, act: impl FnOnce()) -> Vec<String> {
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("a watch");
+    inotify::add_watch(&watch, folder, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
+        .expect("watched");
+    act();
+    let mut buffer = [MaybeUninit::uninit(); 16 << 10];
+    let mut reader = inotify::Reader::new(&watch, &mut buffer);
+    let mut names = Vec::new();
+    while let Ok(event) = reader.next() {
+        names.extend(event.file_name().map(|name| name.to_string_lossy().into_owned()));
+    }
+    names
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+/// A service that reads the folder must not see a key that is taken away again, nor one beside another's certificate.
+#[test]
+fn a_file_in_the_way_of_a_new_key_leaves_nothing_half_made_at_any_moment() {
+    for (arguments, folder, kid) in [
+        (&["keys", "new", "Next", "--directory", "fresh"][..], "fresh", "Next"),
+        (&["keys", "rotate", "--keyset", "web", "--kid", "Next"], "keys/web", "Next"),
+        (&["keys", "rotate", "--keyset", "web", "--kid", "Next", "--plan"], "keys/web", "Next"),
+        (&["init", "fresh"], "fresh/keys/web", "WebAppKey1"),
+    ] {
+        for extension in ["key", "crt", "jwk"] {
+            let workspace = Workspace::new();
+            let old = format!("{folder}/{kid}.{extension}");
+            workspace.write(&old, "old\n");
+            if folder == "keys/web" && extension == "key" {
+                let schedule = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n";
+                workspace.write("keys/web/keyset.toml", schedule);
+            }
+            let folder = workspace.path(folder);
+            let before = files(&folder);
+            let appeared = appearing(&folder, || {
+                let ran = workspace.run(arguments);
+                assert_eq!(ran.code(), 1, "{arguments:?}: {}", ran.stderr);
+                assert!(ran.stderr.contains(kid), "{}", ran.stderr);
+            });
+            // The temporary file of a key is no half of it, but there is none either.
+            assert_eq!((appeared, files(&folder)), (Vec::new(), before), "{arguments:?}, .{extension}");
+            assert_eq!(std::fs::read_to_string(workspace.path(&old)).expect("the old file"), "old\n");
+            assert!(!workspace.path("fresh/tokenmint.toml").exists());
+        }
+    }
+    // Where nothing is in the way, the key comes last: whoever finds it finds its certificate.
+    let workspace = Workspace::bare();
+    workspace.write("fresh/keyset.toml", "");
+    let appeared = appearing(&workspace.path("fresh"), || {
+        workspace.run(&["keys", "new", "Next", "--directory", "fresh"]).ok();
+    });
+    let made: Vec<&String> = appeared.iter().filter(|name| name.starts_with("Next")).collect();
+    assert_eq!(made.last().map(|name| name.as_str()), Some("Next.key"), "{appeared:?}");
+}
+
+#[tokio::test]
+async fn init_takes_a_key_that_somebody_has() {
+    for (file, options, kid) in [
+        ("WebAppKey7.key", &[][..], "WebAppKey7"),
+        ("server.pem", &[], "WebAppKey1"),
+        ("WebAppKey7.key", &["--kid", "Mine"], "Mine"),
+    ] {
+        let workspace = Workspace::bare();
+        workspace.write(file, &KEYS.spare[0]);
+        let made = workspace.run(&[&["init", "new", "--key", file, "--json"], options].concat()).json();
+        assert_eq!((&made["to_do"], &made["keys"][0]["kid"]), (&json!([]), &json!(kid)), "{made}");
+        let copy = workspace.path(&format!("new/keys/web/{kid}.key"));
+        assert_eq!(std::fs::read_to_string(&copy).expect("the copy"), KEYS.spare[0]);
+        assert_eq!(std::fs::metadata(&copy).expect("the copy").permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            files(&workspace.path("new/keys/web")),
+            ["crt", "jwk", "key"].map(|extension| format!("{kid}.{extension}"))
+        );
+        workspace.write(
+            "tokenmint.toml",
+            &std::fs::read_to_string(workspace.path("new/tokenmint.toml"))
+                .expect("a configuration")
+                .replace("127.0.0.1:8080", "127.0.0.1:0")
+                .replace("keys/web", "new/keys/web"),
+        );
+        let service = workspace.serve().await;
+        let api_key = made["api_key"].as_str().expect("a key");
+        let token =
+            service.post_text("/identity-token", api_key, r#"{"sub":"user-1"}"#).await.ok()["token"].clone();
+        let token = token.as_str().expect("a token");
+        assert_eq!(verified(token, &service.jwks("/keysets/web/jwks.json").await)["sub"], "user-1");
+        assert_eq!(unverified(token).0["kid"], kid);
+    }
+    // What is no key is refused before anything is written.
+    let workspace = Workspace::bare();
+    workspace.write("notes.key", "buy milk");
+    for file in ["notes.key", "none.key"] {
+        let ran = workspace.run(&["init", "new", "--key", file]);
+        assert!(ran.code() == 1 && ran.stderr.contains(file), "{}", ran.stderr);
+        assert!(!workspace.path("new").exists(), "{file}");
+    }
+}
+
+#[test]
+fn init_writes_what_it_is_asked_for_and_says_what_only_its_user_knows() {
+    let messaging =
+        ["scrt_url", "org_id", "es_developer_name"].map(|name| format!("identity.web.messaging.{name}"));
+    let oauth = ["audience", "consumer_key", "username"].map(|name| format!("oauth.crm.{name}"));
+    let fin = ["intercom.fin.secret_file".to_owned()];
+    for (with, to_do, allowed) in [
+        ("fin", fin.to_vec(), json!(["identity.web", "intercom.fin", "bundles.fin"])),
+        ("messaging", messaging.to_vec(), json!(["identity.web"])),
+        ("oauth", oauth.to_vec(), json!(["identity.web", "oauth.crm"])),
+        (
+            "fin,messaging,oauth",
+            [&fin[..], &messaging, &oauth].concat(),
+            json!(["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]),
+        ),
+    ] {
+        let workspace = Workspace::bare();
+        let text = workspace.run(&["init", "text", "--with", with]).ok();
+        let made = workspace.run(&["init", "new", "--with", with, "--json"]).json();
+        let mut fields: Vec<&str> = made["to_do"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|problem| problem["field"].as_str().expect("a field"))
+            .collect();
+        let mut expected: Vec<&str> = to_do.iter().map(String::as_str).collect();
+        fields.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(fields, expected, "{with}");
+        assert!(expected.iter().all(|field| text.contains(field)), "{text}");
+        // `check` says the same, and is content once the values are there.
+        let ran = workspace.run(&["check", "--config", "new/tokenmint.toml", "--json"]);
+        assert_eq!(ran.code(), 64);
+        let said: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(said["problems"].as_array().map(Vec::len), Some(expected.len()), "{said}");
+        let mut config =
+            std::fs::read_to_string(workspace.path("new/tokenmint.toml")).expect("a configuration");
+        for (name, value) in [
+            ("scrt_url", "https://acme.my.salesforce-scrt.com"),
+            ("org_id", "00D000000000001"),
+            ("es_developer_name", "Web_Channel"),
+            ("consumer_key", "3MVG9.consumer"),
+            ("username", "integration@acme.com"),
+            ("audience", "https://acme.my.salesforce.com"),
+        ] {
+            config = config.replace(&format!("{name} = \"\""), &format!("{name} = \"{value}\""));
+        }
+        workspace.write("new/tokenmint.toml", &config);
+        if with.contains("fin") {
+            let secret = workspace.path("new/intercom.secret");
+            assert_eq!(std::fs::metadata(&secret).expect("the file").permissions().mode() & 0o777, 0o600);
+            std::fs::write(secret, "intercom-messenger-api-secret-0123456789\n").expect("written");
+        }
+        let checked = workspace.run(&["check", "--config", "new/tokenmint.toml"]);
+        assert!(!checked.stderr.contains("warning"), "{}", checked.stderr);
+        checked.ok();
+        let written: toml::Table = config.parse().expect("TOML");
+        let allow = serde_json::to_value(&written["callers"]["web-backend"]["allow"]).expect("a list");
+        assert_eq!(allow, allowed, "{with}");
+    }
+}
+
+#[test]
+fn init_checks_what_it_wrote_and_takes_back_what_is_not_sound() {
+    let workspace = Workspace::bare();
+    // A key that is there already, and nothing that says which of both signs.
+    workspace.write_key("new/keys/web/Other.key", &KEYS.spare[0]);
+    let ran = workspace.run(&["init", "new"]);
+    assert_eq!(ran.code(), 64, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stderr.contains("keyset.toml") && ran.stderr.contains("taken back"), "{}", ran.stderr);
+    assert_eq!(files(&workspace.path("new/keys/web")), ["Other.key"]);
+    assert_eq!(files(&workspace.path("new")), ["keys"]);
+    assert!(Workspace::bare().run(&["init", "new"]).ok().contains("is checked"));
+}
+
+#[test]
+fn keys_list_fits_a_hundred_columns_whatever_things_are_called_and_explains_its_signs() {
+    let plain = Workspace::new();
+    plain.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
+    plain.write(
+        "keys/web/keyset.toml",
+        "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
+         [[key]]\nkid = \"WebAppKey2\"\nsign_from = 2999-01-01T00:00:00Z\n\
+         [[key]]\nkid = \"WebAppKey0\"\nsign_from = 2025-01-01T00:00:00Z\n\
+         [[key]]\nkid = \"Leaked\"\nsign_from = 2025-06-01T00:00:00Z\nretired = 2025-07-01T00:00:00Z\n",
+    );
+    let long = Workspace::bare();
+    let (keyset, kid, profile) = ("k".repeat(64), "i".repeat(128), "p".repeat(64));
+    long.write_key(&format!("keys/long/{kid}.key"), &KEYS.spare[0]);
+    let profile =
+        |number: u8| format!("[identity.{number}{}]\nkeyset = \"{keyset}\"\nissuer = \"a\"\n", &profile[1..]);
+    long.configure(&format!("[keysets.{keyset}]\ndirectory = \"keys/long\"\n{}{}", profile(1), profile(2)));
+    for (workspace, kids) in [(&plain, &["WebAppKey1", "WebAppKey2", "CrmKey1", "Web512"][..]), (&long, &[])]
+    {
+        let text = workspace.run(&["keys", "list"]).ok();
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(kids.iter().all(|kid| text.contains(kid)), "{text}");
+    }
+    let text = plain.run(&["keys", "list"]).ok();
+    let (table, legend) = text.split_once("\n\n").expect("a table and what its signs mean");
+    for (sign, kid) in
+        [("signing", "WebAppKey1"), ("pending", "WebAppKey2"), ("gone", "WebAppKey0"), ("retired", "Leaked")]
+    {
+        let row = table.lines().find(|line| line.split_whitespace().nth(1) == Some(kid));
+        assert!(row.is_some_and(|row| row.contains(sign)), "{sign} in {table}");
+        assert!(legend.contains(&format!("{sign}: ")), "{sign} in {legend}");
+    }
+    assert!(
+        table.contains(" ? ") && legend.contains("?: no service that runs here could be asked"),
+        "{text}"
+    );
+    assert!(
+        !legend.contains("retiring") && !legend.contains('!'),
+        "only what is there is explained: {legend}"
+    );
+}
+
+/// What is done to a workspace before.
+type Prepare<'a> = &'a dyn Fn(&Workspace);
+
+/// 2 is wrong usage and nothing else; what `serve` would not load is 64.
+#[test]
+fn rotate_ends_with_the_code_that_the_contract_has_for_it() {
+    let rotate = |workspace: &Workspace, more: &[&str]| {
+        workspace.run(&[&["keys", "rotate", "--keyset", "web"], more].concat())
+    };
+    let several = |workspace: &Workspace| workspace.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
+    let under_way: Prepare<'_> = &|workspace| drop(rotate(workspace, &[]).ok());
+    let rows: &[(&str, Prepare<'_>, &[&str], i32)] = &[
+        ("nothing in the way", &|_| (), &[], 0),
+        ("another key is on its way", under_way, &[], 1),
+        ("the same, planned", under_way, &["--plan"], 1),
+        ("an id that is taken", &|_| (), &["--kid", "WebAppKey1"], 1),
+        ("an id of another keyset", &|_| (), &["--kid", "CrmKey1"], 1),
+        ("a date too soon", &|_| (), &["--sign-from", "2026-01-01T00:00:00Z"], 2),
+        ("a date that has passed", &|_| (), &["--sign-from", "2026-01-01T00:00:00Z", "--emergency"], 2),
+        ("no date", &|_| (), &["--sign-from", "tomorrow"], 2),
+        ("several keys and no schedule", &several, &[], 64),
+        (
+            "a schedule that is wrong",
+            &|workspace| workspace.write("keys/web/keyset.toml", "[[key]]\nkid = 5\n"),
+            &[],
+            64,
+        ),
+        (
+            "no folder",
+            &|workspace| std::fs::remove_dir_all(workspace.path("keys/web")).expect("removed"),
+            &[],
+            64,
+        ),
+        (
+            "a keyset that is wrong",
+            &|workspace| workspace.configure(&configuration().replace("\"keys/web\"", "5")),
+            &[],
+            64,
+        ),
+        (
+            "a key given as a file",
+            &|workspace| {
+                workspace.configure(&configuration().replace(
+                    "directory = \"keys/web\"",
+                    "kid = \"WebAppKey1\"\nkey_file = \"keys/web/WebAppKey1.key\"",
+                ));
+            },
+            &[],
+            1,
+        ),
+    ];
+    for (what, prepare, more, code) in rows {
+        let workspace = Workspace::new();
+        prepare(&workspace);
+        let ran = rotate(&workspace, more);
+        assert_eq!(ran.code(), *code, "{what}: {}{}", ran.stdout, ran.stderr);
+    }
+}
+
+/// A command that fails in another way, too, says that its output is lost.
+#[test]
+fn output_that_cannot_be_written_is_said_also_where_the_command_fails_in_another_way() {
+    let workspace = Workspace::new();
+    for (arguments, reason) in [
+        (&["check", "--json", "--config", "none.toml"][..], "none.toml"),
+        (&["doctor", "--list"], ""),
+        (&["doctor", "--json", "--config", "none.toml"], ""),
+        (&["verify", "eyJ", "--json"], ""),
+        (&["help"], ""),
+        (&["keys", "--help"], ""),
+        (&["keys", "list", "--json"], ""),
+        (&["keys", "rotate", "--keyset", "web", "--json"], ""),
+        (&["callers", "new", "web"], ""),
+    ] {
+        let ran = workspace.run_in_shell(arguments, "> /dev/full");
+        assert_eq!(ran.code(), 1, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("standard output can't be written"), "{arguments:?}: {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("standard output").count(), 1, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(reason), "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+/// `callers new` prints a table that would be there twice, but for a name that is taken.
+#[test]
+fn a_second_key_of_a_caller_comes_with_the_line_that_lists_both() {
+    let workspace = Workspace::new();
+    let text = workspace.run(&["callers", "new", "web"]).ok();
+    assert!(!text.contains("[callers.web]\n"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("api_key_sha256 = [")).expect("the line");
+    let mut changed = configuration();
+    let old =
+        changed.lines().find(|line| line.starts_with("api_key_sha256")).expect("the first caller").to_owned();
+    changed = changed.replacen(&old, line, 1);
+    workspace.configure(&changed);
+    workspace.run(&["check"]).ok();
+    assert_eq!(line.matches('"').count(), 4, "the old hash and the new: {line}");
+    // Without a configuration, or with one that is broken, a key can be made all the same.
+    Workspace::bare().run(&["callers", "new", "shop", "--allow", "identity.any"]).ok();
+    workspace.configure("broken");
+    let ran = workspace.run(&["callers", "new", "shop", "--allow", "identity.any"]);
+    assert!(ran.stderr.contains("warning"), "{}", ran.stderr);
+    ran.ok();
+}
+
+/// The control paths of the sandbox, as a person or a test mistypes them.
+#[tokio::test]
+async fn the_sandbox_answers_an_unknown_name_with_the_known_ones() {
+    let played = crate::sandbox::play(crate::sandbox::org()).await;
+    for (path, body, known) in [
+        ("/__sandbox/faults", r#"[{"fault": "timeout"}]"#, &["latency", "no_answer", "merge"][..]),
+        ("/__sandbox/faults", r#"[{"fault": "reset", "path": "login"}]"#, &["token", "messaging", "data"]),
+        ("/__sandbox/faults", r#"[{"fault": "reset", "count": 2}]"#, &["times", "milliseconds"]),
+        ("/__sandbox/settings", r#"{"life": 5}"#, &["session_life", "messaging_life"]),
+        (
+            "/__sandbox/fault",
+            "[]",
+            &["faults", "settings", "state", "reset", "expire-sessions", "clock-skew"],
+        ),
+    ] {
+        let answer = played.post(path, &serde_json::from_str::<Value>(body).expect("JSON")).await;
+        assert!(answer.status.is_client_error(), "{path} {body}: {}", answer.text);
+        for name in known {
+            assert!(answer.text.contains(name), "{name} for {path} {body}: {}", answer.text);
+        }
+    }
+}
+
+#[test]
+fn a_command_that_waits_for_a_terminal_says_so() {
+    let workspace = Workspace::new();
+    let token = workspace.run(&["mint", "identity.web", "--sub", "user-1"]).ok();
+    for arguments in
+        [&["verify"][..], &["verify", "-"], &["doctor", "-", "-v"], &["doctor", "--token", "-", "-v"]]
+    {
+        let ran = workspace.run_at_terminal(arguments, 100, &token);
+        assert!(ran.stdout.contains("waiting for standard input"), "{arguments:?}: {}", ran.stdout);
+        assert!(
+            ran.stdout.contains("token-signature") || arguments[0] == "verify",
+            "it is read: {}",
+            ran.stdout
+        );
+    }
+    // From a pipe nobody is kept waiting.
+    let ran = workspace.run_with_input(&["verify"], &token);
+    assert_eq!((ran.code(), ran.stderr.as_str()), (0, ""));
+}

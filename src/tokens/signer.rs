@@ -64,6 +64,8 @@ pub struct Signer {
 /// Makes signatures, wherever it is called.
 struct Maker {
     batch: Option<Batch>,
+    /// Signatures that take longer are made on threads of their own.
+    longest_inline: Duration,
     wait: Histogram,
     rs256_duration: Histogram,
     rs512_duration: Histogram,
@@ -75,12 +77,28 @@ struct Maker {
 impl Signer {
     /// `at_once` signatures run, `queue` wait.
     pub fn new(at_once: usize, queue: usize, batch: Option<Batch>, metrics: &Metrics) -> Self {
+        Self::with(at_once, queue, batch, metrics, LONGEST_INLINE)
+    }
+
+    /// As `new`, without any thread: for tests in which time goes on whenever no task is ready, though a thread works.
+    pub fn without_threads(at_once: usize, queue: usize, metrics: &Metrics) -> Self {
+        Self::with(at_once, queue, None, metrics, Duration::MAX)
+    }
+
+    fn with(
+        at_once: usize,
+        queue: usize,
+        batch: Option<Batch>,
+        metrics: &Metrics,
+        longest_inline: Duration,
+    ) -> Self {
         let duration =
             |algorithm: Algorithm| metrics.signing_duration.with_label_values(&[algorithm.as_str()]);
         let made = |path| metrics.signatures.with_label_values(&[path]);
         let shed = |reason| metrics.signing_shed.with_label_values(&[reason]);
         let maker = Maker {
             batch,
+            longest_inline,
             wait: metrics.signing_wait.clone(),
             rs256_duration: duration(Algorithm::Rs256),
             rs512_duration: duration(Algorithm::Rs512),
@@ -144,7 +162,7 @@ impl Maker {
     /// Whether nothing else may wait behind a signature by `key`, or behind the batch that it may lead.
     fn is_long(&self, key: &Arc<PrivateKey>) -> bool {
         let batch = self.batch.as_ref().and_then(|batch| batch.fit(key));
-        key.signing_time > LONGEST_INLINE || batch.is_some_and(|fit| fit.long)
+        key.signing_time > self.longest_inline || batch.is_some_and(|fit| fit.long)
     }
 
     /// Signs `job`, and with it what is waiting and pays.

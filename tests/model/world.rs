@@ -618,7 +618,7 @@ impl<'a> World<'a> {
         let replica = |number: usize| {
             let metrics = Arc::new(Metrics::new());
             let tools = Tools {
-                signer: Arc::new(Signer::new(1, 1024, None, &metrics)),
+                signer: Arc::new(Signer::without_threads(1, 1024, &metrics)),
                 clock: clock.clone(),
                 randomness: Arc::new(Numbers(AtomicU64::new(number as u64 * 7 + 1))),
                 metrics: metrics.clone(),

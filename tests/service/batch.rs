@@ -305,7 +305,7 @@ async fn a_library_that_the_configuration_does_not_name_is_not_loaded() {
         service.post("/identity-token", &user_1()).await.ok();
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.pid())).expect("our own child");
         assert!(!maps.contains("crypto_mb"), "{maps}");
-        let log = service.log();
+        let log = service.whole_log().await;
         assert!(!log.contains("librar") && !log.contains("one at a time") && !log.contains("batch"), "{log}");
     }
     let required = "[server.signing]\nbatch = \"required\"\n[keysets.web]\n";

@@ -197,7 +197,7 @@ async fn what_a_client_says_of_itself_and_of_the_host_is_never_read() {
         .header("Host", "spoofed.example")
         .header("X-Forwarded-Host", "spoofed");
     assert_eq!(set(spoofed).await.text, set(service.request(Method::GET, jwks)).await.text);
-    service.logged("minted").await;
-    let said = service.log() + &service.metrics().await;
+    let metrics = service.metrics().await;
+    let said = service.whole_log().await + &metrics;
     assert!(!said.contains("spoofed"), "{said}");
 }

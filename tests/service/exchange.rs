@@ -1381,7 +1381,7 @@ async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token(
     let handed_out = read(service.logged("handed out").await);
     assert_eq!([&handed_out["caller"], &handed_out["profile"]], ["web", "oauth.crm"]);
     assert_eq!(handed_out["token_sha256"], sha256_hex(token));
-    assert!(!service.log().contains(token));
+    assert!(!service.whole_log().await.contains(token));
 }
 
 /// A key directory of `oauth.crm` with two keys, the second signing from `from`, and a word on the first.

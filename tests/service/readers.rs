@@ -400,7 +400,7 @@ impl Case {
         let body = service.post("/identity-token", &user_1()).await.ok();
         verified(body["token"].as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
         if let Odd(words) = answer {
-            let log = service.log();
+            let log = service.whole_log().await;
             assert_eq!(log.lines().filter(|line| line.contains(words)).count(), 1, "{name}: {log}");
         }
     }

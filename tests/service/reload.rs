@@ -55,7 +55,8 @@ async fn what_stands_in_the_place_of_the_state_directory_is_not_shown() {
     let line = KEYS.web.lines().nth(2).expect("a line of base64");
     let service = workspace.set("TOKENMINT_SERVER__STATE_DIRECTORY", &format!("/proc/{line}")).serve().await;
     service.logged("the login budget is kept in memory only").await;
-    assert!(!service.log().contains(&line[..8]), "{}", service.log());
+    let log = service.whole_log().await;
+    assert!(!log.contains(&line[..8]), "{log}");
 }
 
 async fn is_allowed(service: &Running, api_key: &str) -> bool {

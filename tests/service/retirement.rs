@@ -897,7 +897,8 @@ async fn a_life_that_ends_beside_a_broken_file_is_told_once() {
     };
     let first = looked().await;
     until("two looks", async || looked().await >= first + 4.0).await;
-    assert_eq!(service.log().matches("the changed configuration is refused").count(), 1, "{}", service.log());
+    let log = service.whole_log().await;
+    assert_eq!(log.matches("the changed configuration is refused").count(), 1, "{log}");
 }
 
 /// What nobody else may change: the folder, and the file that says which key signs.

@@ -224,6 +224,28 @@ async fn what_another_replica_exchanged_is_served_as_it_was_got() {
     assert_ne!(replicas.all[1].messaging("user-2").await.ok()["access_token"], first["access_token"]);
 }
 
+/// By Redis's own count of the reads of an entry.
+#[tokio::test]
+async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
+    let replicas = Replicas::start(PATIENT).await;
+    let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
+    one.messaging("user-1").await.ok();
+    let reads = async || {
+        let mut connection = replicas.redis.connection().await;
+        let info: String =
+            cmd("INFO").arg("commandstats").query_async(&mut connection).await.expect("its statistics");
+        let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_getrange:calls=")).unwrap_or("0,");
+        line.split(',').next().expect("a count").parse::<usize>().expect("a number")
+    };
+    let before = reads().await;
+    for _ in 0..20 {
+        assert_eq!(one.messaging("user-1").await.ok()["cached"], true);
+    }
+    assert_eq!(reads().await, before);
+    assert_eq!(two.messaging("user-1").await.ok()["cached"], true);
+    assert_eq!(reads().await, before + 1, "what another replica exchanged is read there");
+}
+
 #[tokio::test]
 async fn nothing_that_lies_in_redis_says_anything() {
     let replicas = Replicas::start(PATIENT).await;
@@ -786,7 +808,7 @@ async fn redis_is_reached_over_tls_with_a_password() {
     other.logged("the shared cache doesn't answer").await;
     // Two more looks, and no more to say.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    for log in [service.log(), other.log()] {
+    for log in [service.whole_log().await, other.whole_log().await] {
         assert_eq!(log.matches("the shared cache").count(), 1, "{log}");
         assert!(!log.contains("canary") && !log.contains(&KEY[..16]), "{log}");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -97,7 +97,7 @@ impl Workspace {
         let _ = fs::remove_file(&path);
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).expect("a new file");
-        std::io::Write::write_all(&mut file, pem.as_bytes()).expect("written");
+        file.write_all(pem.as_bytes()).expect("written");
     }
 
     pub fn set(&mut self, variable: &str, value: &str) -> &mut Self {
@@ -132,17 +132,29 @@ impl Workspace {
 
     /// The same, at a terminal that wide, where `typed` is typed. All that it shows comes in `stdout`.
     pub fn run_at_terminal(&self, arguments: &[&str], columns: u16, typed: &str) -> Ran {
-        let binary = self.command(arguments);
-        let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
-        let words =
-            std::iter::once(env!("CARGO_BIN_EXE_tokenmint")).chain(arguments.iter().copied()).map(quoted);
-        let line = format!("stty rows 40 cols {columns}; exec {}", words.collect::<Vec<_>>().join(" "));
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(self.folder.path());
-        script.env("TERM", "dumb").envs(binary.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut ran = run_to_end(script, typed);
-        ran.stdout = ran.stdout.replace("\r\n", "\n");
-        ran
+        use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+        // Closed on exec: else a child of another test would hold this terminal open.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags).expect("a terminal");
+        grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal of ours");
+        let size = rustix::termios::Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&ours, size).expect("a size");
+        let theirs = ioctl_tiocgptpeer(&ours, flags).expect("its other end");
+        let again = || Stdio::from(theirs.try_clone().expect("a descriptor"));
+        let mut command = self.command(arguments);
+        command.env("TERM", "dumb").stdin(again()).stdout(again()).stderr(again());
+        let mut child = command.spawn().expect("the binary runs");
+        drop((command, theirs));
+        let mut ours = fs::File::from(ours);
+        if !typed.is_empty() {
+            // Control-D ends the input at the begin of a line.
+            ours.write_all(format!("{typed}\n\u{4}").as_bytes()).expect("less than a terminal holds");
+        }
+        // Once nobody has its other end open any more, reading a terminal fails (EIO).
+        let mut shown = Vec::new();
+        let _ = ours.read_to_end(&mut shown);
+        let stdout = String::from_utf8(shown).expect("UTF-8").replace("\r\n", "\n");
+        Ran { status: child.wait().expect("a child of ours"), stdout, stderr: String::new() }
     }
 
     /// Starts what runs on, and ends it once it has printed its JSON.
@@ -186,7 +198,7 @@ fn run_to_end(mut command: Command, input: &str) -> Ran {
     let mut child = command.spawn().expect("the program runs");
     // Less than a pipe holds, so that it can be written before anything is read.
     let stdin = child.stdin.take().expect("piped");
-    let _ = std::io::Write::write_all(&mut &stdin, input.as_bytes());
+    let _ = (&stdin).write_all(input.as_bytes());
     drop(stdin);
     Ran::of(child.wait_with_output().expect("it ends"))
 }
@@ -269,6 +281,7 @@ pub struct Running {
     child: Child,
     addresses: BTreeMap<String, String>,
     log: Arc<Mutex<String>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
     client: reqwest::Client,
 }
 
@@ -288,7 +301,7 @@ impl Running {
         let log = Arc::new(Mutex::new(String::new()));
         let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
         let kept = log.clone();
-        std::thread::spawn(move || {
+        let of_stdout = std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 let mut log = kept.lock().expect("not poisoned");
                 log.push_str(&line);
@@ -297,7 +310,7 @@ impl Running {
             }
         });
         let kept = log.clone();
-        std::thread::spawn(move || {
+        let of_stderr = std::thread::spawn(move || {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
             kept.lock().expect("not poisoned").push_str(&text);
@@ -306,22 +319,16 @@ impl Running {
             child,
             addresses: BTreeMap::new(),
             log,
+            readers: vec![of_stdout, of_stderr],
             // Below the five seconds after which the service closes a connection that idles, as any client should.
             client: reqwest::Client::builder()
                 .pool_idle_timeout(Duration::from_secs(3))
                 .build()
                 .expect("a client"),
         };
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         // Every listener says where it is before any answers.
-        while Instant::now() < deadline {
-            let Ok(line) = tokio::time::timeout(Duration::from_millis(300), lines.recv()).await else {
-                if running.addresses.is_empty() {
-                    continue;
-                }
-                return running;
-            };
-            let Some(line) = line else { break };
+        while let Ok(Some(line)) = tokio::time::timeout_at(deadline, lines.recv()).await {
             let line: Value = serde_json::from_str(&line).expect("a log line is JSON");
             if let (Some(listener), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
                 running.addresses.insert(listener.to_owned(), address.to_owned());
@@ -333,6 +340,8 @@ impl Running {
         panic!("the service did not start: {}", running.log());
     }
 
+    /// What it has logged until now: it logs behind the answers, so wait for what is to be there (`logged`),
+    /// and take the `whole_log` for what is counted or must not be there.
     pub fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()
     }
@@ -389,6 +398,19 @@ impl Running {
 
     /// Sends SIGTERM and waits for the end.
     pub async fn terminate(mut self) -> (ExitStatus, Duration) {
+        self.end().await
+    }
+
+    /// All that it has logged, to its end.
+    pub async fn whole_log(mut self) -> String {
+        self.end().await;
+        for reader in self.readers.drain(..) {
+            reader.join().expect("it reads to the end");
+        }
+        self.log()
+    }
+
+    async fn end(&mut self) -> (ExitStatus, Duration) {
         let start = Instant::now();
         signal(self.pid(), "TERM");
         for _ in 0..600 {

@@ -287,7 +287,7 @@ async fn a_build_that_exports_no_traces_says_so_to_who_waits_for_them() {
     const SAID: &str = "exports no traces";
     let mut workspace = Workspace::new();
     workspace.set("OTEL_EXPORTER_OTLP_ENDPOINT", "");
-    assert!(!workspace.serve().await.log().contains(SAID));
+    assert!(!workspace.serve().await.whole_log().await.contains(SAID));
     for variable in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
         workspace.set(variable, "http://127.0.0.1:4318");
         let line = workspace.serve().await.logged(SAID).await;

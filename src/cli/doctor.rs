@@ -15,7 +15,8 @@ use super::{Context, Failure, complain, say_json};
 use crate::app::{self, Loaded};
 use crate::config::{Config, Problem};
 use crate::doctor::{
-    self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, UnverifiedToken,
+    self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, Readers,
+    UnverifiedToken,
 };
 use crate::files::{Opened, Unreadable};
 use crate::tokens::Subject;
@@ -213,8 +214,8 @@ fn list(json: bool) {
     }
 }
 
-/// What `path` holds, and why the service would not open it as a key's file, where others can read it.
-fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), Failure> {
+/// What `path` holds, and who can read it.
+fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
     let failed = |error: &dyn fmt::Display| Failure::Failed(format!("{}: {error}", name(path)));
     let pipe = |from: &mut dyn Read| {
         let mut bytes =
@@ -223,7 +224,7 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), Failure
         if bytes.len() as u64 > LARGEST_FILE {
             return Err(failed(&Unreadable::TooLarge(LARGEST_FILE)));
         }
-        Ok((bytes, None))
+        Ok((bytes, Readers::Unknown))
     };
     if path == Path::new("-") {
         if stdin().is_terminal() {
@@ -233,8 +234,9 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), Failure
     }
     match Opened::open(path) {
         Ok(file) => {
-            let exposed = file.only_ours_reads().err().map(|error| error.to_string());
-            Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, exposed))
+            let refused = file.only_ours_reads().err();
+            let readers = refused.map_or(Readers::Ours, |error| Readers::Others(error.to_string()));
+            Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, readers))
         }
         Err(error @ Unreadable::NotRegular("a directory")) => {
             let advice = "name the files in it, or with --config the configuration that names it";
@@ -258,8 +260,8 @@ fn name(path: &Path) -> String {
 
 /// A file, recognised by what it holds.
 pub(super) fn read(path: &Path) -> Result<Material, Failure> {
-    let (bytes, exposed) = bytes_of(path)?;
-    doctor::recognise(&name(path), &bytes, exposed).map_err(Failure::Failed)
+    let (bytes, readers) = bytes_of(path)?;
+    doctor::recognise(&name(path), &bytes, readers).map_err(Failure::Failed)
 }
 
 /// A file that holds a key of any kind, to verify with.

@@ -133,8 +133,8 @@ fn show(parts: &Parts, now: UnixTime, page: &mut Page) {
         let longest = members.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         for (name, value) in members {
             let written = match value {
-                Json::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
-                other => serde_json::to_string(other).unwrap_or_default(),
+                Json::String(text) => doctor::visible(text),
+                other => doctor::visible(&serde_json::to_string(other).unwrap_or_default()),
             };
             let when = match parts.time(name) {
                 Some(seconds) if ["exp", "iat", "nbf"].contains(&name.as_str()) => {
@@ -142,7 +142,7 @@ fn show(parts: &Parts, now: UnixTime, page: &mut Page) {
                 }
                 _ => String::new(),
             };
-            let name: String = name.chars().filter(|c| !c.is_control()).collect();
+            let name = doctor::visible(name);
             page.line(&format!("  {name:longest$}  {written}{when}"));
         }
     }

@@ -121,9 +121,14 @@ fn faults(der: &[u8], certificate: &X509Certificate<'_>, key: Option<&Numbers>) 
     faults
 }
 
-/// Whether DER is a name: sequences and sets of identifiers and text (RFC 5280, section 4.1.2.4). The parser takes any tag for
-/// text.
-fn is_name(mut octets: &[u8]) -> bool {
+/// Whether DER is a name: a sequence of sets of pairs of an identifier and a text (RFC 5280, section 4.1.2.4). The parser takes
+/// any tag for text.
+fn is_name(octets: &[u8]) -> bool {
+    is_of_names(octets, 3)
+}
+
+/// Whether each element of DER may stand in a name, and holds others no deeper than `depth`.
+fn is_of_names(mut octets: &[u8], depth: usize) -> bool {
     while let [tag, length, rest @ ..] = octets {
         let more = if length & 0x80 == 0 { 0 } else { usize::from(length & 0x7f) };
         let Some((long, rest)) = rest.split_at_checked(more) else { return false };
@@ -131,7 +136,7 @@ fn is_name(mut octets: &[u8]) -> bool {
         let length = long.iter().take(4).fold(short, |sum, octet| sum << 8 | usize::from(*octet));
         let Some((content, behind)) = rest.split_at_checked(length) else { return false };
         let is_fine = match tag {
-            0x30 | 0x31 => is_name(content),
+            0x30 | 0x31 => depth > 0 && is_of_names(content, depth - 1),
             0x06 => content.last().is_some_and(|last| last & 0x80 == 0),
             0x0c => std::str::from_utf8(content).is_ok(),
             // NumericString, PrintableString, TeletexString, IA5String.

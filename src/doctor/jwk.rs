@@ -15,8 +15,8 @@ use crate::json::Json;
 pub struct JwkDocument {
     pub about: String,
     pub shape: Shape,
-    /// What stands around the JSON, as `JWK : ` from Salesforce's command line utility.
-    pub around: Option<String>,
+    /// What stands around the JSON. Never its words: they may be a secret.
+    pub around: Option<&'static str>,
     /// Whether it is what an endpoint serves; else it goes through an upload form.
     pub served: bool,
     pub keys: Vec<Jwk>,
@@ -71,7 +71,7 @@ pub enum Thumbprint {
 }
 
 /// Members that hold a private or symmetric key (RFC 7518, sections 6.3.2 and 6.4.1).
-const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "k"];
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 /// Members whose value in Salesforce's sample, and in the output of its utility, is their own name.
 const PLACEHOLDERS: [&str; 4] = ["y", "crv", "d", "k"];
 
@@ -83,8 +83,14 @@ impl JwkDocument {
             (Some(before), Some(json), Some(after)) => (before.trim(), json, after.trim()),
             _ => ("", text, ""),
         };
-        let around = format!("{before}{after}");
-        let around = Some(around).filter(|around| !around.is_empty());
+        let around = match (before, after) {
+            ("", "") => None,
+            _ if [before, after].iter().any(|text| text.contains("PRIVATE KEY-----")) => {
+                Some("a private key stands beside the JSON: give the files one by one")
+            }
+            ("JWK :", "") => Some("the words `JWK : ` of Salesforce's utility stand before the JSON"),
+            _ => Some("other text stands around the JSON"),
+        };
         let (shape, items) = match Json::parse(json.as_bytes()) {
             Err(error) => (Shape::NotJson(error), Vec::new()),
             Ok(Json::Array(items)) => (Shape::Array, items),
@@ -195,7 +201,8 @@ impl Jwk {
 
     /// Members with a private number in them. The placeholders of Salesforce's sample are none.
     pub fn private_members(&self) -> Vec<&'static str> {
-        let secret = |name: &&str| self.has(name) && self.text(name) != Some(*name);
+        let is_null = |name: &str| matches!(self.json.member(name), Some(Json::Null));
+        let secret = |name: &&str| self.has(name) && !is_null(name) && self.text(name) != Some(*name);
         PRIVATE.into_iter().filter(secret).collect()
     }
 
@@ -386,6 +393,8 @@ mod tests {
         let sample = read(r#"{"kid":"1","y":"y","crv":"crv","d":"d","k":"k"}"#);
         assert!(sample.private_members().is_empty());
         assert_eq!(sample.placeholders(), ["y", "crv", "d", "k"]);
-        assert_eq!(read(r#"{"d":"AAAA","p":"BBBB"}"#).private_members(), ["d", "p"]);
+        // As serializers write what isn't there.
+        assert!(read(r#"{"kid":"1","d":null,"p":null}"#).private_members().is_empty());
+        assert_eq!(read(r#"{"d":"AAAA","p":"BBBB","oth":[{}]}"#).private_members(), ["d", "p", "oth"]);
     }
 }

@@ -26,15 +26,24 @@ pub struct GivenKey {
     pub read: Result<Numbers, Refused>,
     /// What is odd about its text.
     pub oddities: Oddities,
-    /// Why the service would not open the file, where others can read it.
-    pub exposed: Option<String>,
+    pub readers: Readers,
+}
+
+/// Who can read a private key's file.
+#[derive(Clone)]
+pub enum Readers {
+    Ours,
+    /// Others too: why the service would not open it.
+    Others(String),
+    /// It came through a pipe.
+    Unknown,
 }
 
 impl GivenKey {
-    fn read(about: &str, key: Result<PrivateKey, Refused>, exposed: Option<String>) -> Self {
+    fn read(about: &str, key: Result<PrivateKey, Refused>, readers: Readers) -> Self {
         let oddities = key.as_ref().map(|key| key.oddities.clone()).unwrap_or_default();
         let read = key.map(|key| Numbers::of(&key.public));
-        Self { about: about.to_owned(), read, oddities, exposed }
+        Self { about: about.to_owned(), read, oddities, readers }
     }
 }
 
@@ -63,11 +72,11 @@ pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, 
 
 /// Says what the bytes of a file are: of `KID.key` a key, of `KID.crt` a certificate, else what they look like.
 ///
-/// `about` is what messages call it; `exposed` why others can read it.
+/// `about` is what messages call it.
 ///
 /// # Errors
 /// Says what it is instead of something that the doctor looks at, and its name.
-pub fn recognise(about: &str, bytes: &[u8], exposed: Option<String>) -> Result<Material, String> {
+pub fn recognise(about: &str, bytes: &[u8], readers: Readers) -> Result<Material, String> {
     let unreadable = |why: Unreadable| match why {
         Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => {
             Err(format!("{about}: {why}"))
@@ -76,7 +85,7 @@ pub fn recognise(about: &str, bytes: &[u8], exposed: Option<String>) -> Result<M
         Unreadable::BareCertificate | Unreadable::DerCertificate => {
             Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())))
         }
-        _ => Ok(Material::Key(GivenKey::read(about, Err(why.into()), exposed.clone()))),
+        _ => Ok(Material::Key(GivenKey::read(about, Err(why.into()), readers.clone()))),
     };
     let (is_key, is_certificate) = (about.ends_with(".key"), about.ends_with(".crt"));
     let text = match crate::keys::text(bytes) {
@@ -84,7 +93,7 @@ pub fn recognise(about: &str, bytes: &[u8], exposed: Option<String>) -> Result<M
         Err(why) if is_certificate => {
             return Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())));
         }
-        Err(why) if is_key => return Ok(Material::Key(GivenKey::read(about, Err(why.into()), exposed))),
+        Err(why) if is_key => return Ok(Material::Key(GivenKey::read(about, Err(why.into()), readers))),
         Err(why) => return unreadable(why),
     };
     let secret = SecretString::from(text);
@@ -93,7 +102,7 @@ pub fn recognise(about: &str, bytes: &[u8], exposed: Option<String>) -> Result<M
     let is_json = plain.starts_with(['{', '[']);
     let token = || Ok(Material::Token(UnverifiedToken::read(about, plain)));
     let certificate = || Ok(Material::Certificate(GivenCertificate::from_pem(about, text)));
-    let key = |read| Ok(Material::Key(GivenKey::read(about, read, exposed.clone())));
+    let key = |read| Ok(Material::Key(GivenKey::read(about, read, readers.clone())));
     match () {
         () if is_certificate => return certificate(),
         () if is_key => return key(PrivateKey::parse(&secret, None)),

@@ -77,9 +77,9 @@ impl Known<'_> {
                 purpose = other;
             }
         }
-        let rival = Purpose::ALL
-            .into_iter()
-            .find(|other| *other != purpose && weight(*other) == weight(purpose) && weight(*other) > TELLING);
+        let rival = Purpose::ALL.into_iter().find(|other| {
+            *other != purpose && weight(*other) + 1 >= weight(purpose) && weight(*other) > TELLING
+        });
         let doubt = rival.map(|rival| format!("it may as well be {} ({})", rival.name(), why(rival)));
         Taken { purpose, why: why(purpose), doubt }
     }
@@ -135,6 +135,7 @@ impl Known<'_> {
             ),
             sign(Purpose::Identity, 2, "its `iss` reads like an address", is_address && !consumer(iss)),
             sign(Purpose::Identity, 1, "it has a `kid`", kid.is_some()),
+            sign(Purpose::Identity, 1, "its `iss` is no consumer key", !iss.is_empty() && !consumer(iss)),
             sign(Purpose::Identity, 1, "it is signed by a key", !symmetric),
             sign(Purpose::Assertion, 5, "its `iss` is a consumer key", consumer(iss)),
             sign(Purpose::Assertion, 5, "its `sub` is a consumer key", consumer(sub)),

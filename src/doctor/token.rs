@@ -58,22 +58,13 @@ impl UnverifiedToken {
     /// Reads a token that is alone in `text`, or the only one in what else people paste.
     pub fn read(about: &str, text: &str) -> Self {
         let text = text.trim_start_matches('\u{feff}').trim();
-        let mut around = None;
-        let mut rest = text;
-        for (prefix, fault) in [
-            ("JWT : ", "the words `JWT : ` of Salesforce's utility stand before it"),
-            ("Bearer ", "the word `Bearer` stands before it"),
-            ("\"", "it stands in quotes"),
-            ("'", "it stands in quotes"),
-        ] {
-            if let Some(stripped) = rest.strip_prefix(prefix) {
-                (rest, around) = (stripped.trim_end_matches(['"', '\'']).trim(), Some(fault));
-            }
-        }
+        let (rest, around) = unwrapped(text);
         let compact: String = rest.split_whitespace().collect();
         let is_alone = |c: char| c.is_ascii_alphanumeric() || "-_.=+/".contains(c);
         let about = about.to_owned();
-        if compact.chars().all(is_alone) && candidates(rest).count() < 2 {
+        // Where words stand before it, what is left without white space begins with them, and so with no header.
+        let begins = compact.len() == rest.len() || candidates(&compact).next().is_some();
+        if begins && compact.chars().all(is_alone) && candidates(rest).count() < 2 {
             let within = (compact.len() != rest.len()).then_some("it holds white space or line breaks");
             return Self { about, around, within, parts: Parts::read(&compact) };
         }
@@ -91,6 +82,29 @@ impl UnverifiedToken {
     /// Whether some JWT is in `text`.
     pub fn stands_in(text: &str) -> bool {
         !found_in(text).is_empty()
+    }
+}
+
+/// A text without what people copy together with a token, and what that was.
+fn unwrapped(text: &str) -> (&str, Option<&'static str>) {
+    let (mut rest, mut around) = (text, None);
+    loop {
+        let unquoted = rest.trim_matches(['"', '\'']).trim();
+        if unquoted.len() < rest.len() {
+            (rest, around) = (unquoted, Some("it stands in quotes"));
+        }
+        let prefixes = [
+            ("JWT : ", "the words `JWT : ` of Salesforce's utility stand before it"),
+            ("Bearer ", "the word `Bearer` stands before it"),
+        ];
+        let found = prefixes.into_iter().find_map(|(prefix, fault)| {
+            let (start, behind) = rest.split_at_checked(prefix.len())?;
+            start.eq_ignore_ascii_case(prefix).then_some((behind.trim(), fault))
+        });
+        match found {
+            Some((behind, fault)) => (rest, around) = (behind, Some(fault)),
+            None => return (rest, around),
+        }
     }
 }
 

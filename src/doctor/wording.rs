@@ -23,13 +23,26 @@ pub fn dated(when: UnixTime, now: UnixTime) -> String {
     }
 }
 
-/// Somebody else's text, fit for a terminal and a log: short, and printable.
+/// Somebody else's text, fit for a terminal and a log: short, and each character that shows nothing, or does something to a
+/// terminal, as its number.
 pub fn printable(text: &str) -> String {
-    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
-    }
-    shown
+    const LONGEST: usize = 80;
+    let shown: String = text.chars().take(LONGEST).collect();
+    let more = if shown.len() < text.len() { "…" } else { "" };
+    visible(&shown) + more
+}
+
+/// The same of any length.
+pub fn visible(text: &str) -> String {
+    let is_syntax = |c: char| matches!(c, '"' | '\'' | '\\');
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if is_syntax(c) {
+            shown.push(c)
+        } else {
+            shown.extend(c.escape_debug())
+        }
+        shown
+    })
 }
 
 /// Names in backquotes, with commas between them.
@@ -40,8 +53,11 @@ pub fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
 type Strip = fn(&str) -> String;
 
 /// What a person overlooks in an issuer or a key id, and a text without it.
-const OVERLOOKED: [(&str, Strip); 4] = [
+const OVERLOOKED: [(&str, Strip); 5] = [
     ("white space", |text| text.chars().filter(|c| !c.is_whitespace()).collect()),
+    ("invisible characters", |text| {
+        text.chars().filter(|c| c.is_whitespace() || !is_invisible(*c)).collect()
+    }),
     ("the `https://` before it", |text| {
         let scheme = ["https://", "http://"].iter().find_map(|scheme| {
             text.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(str::len)
@@ -51,6 +67,11 @@ const OVERLOOKED: [(&str, Strip); 4] = [
     ("upper and lower case", str::to_lowercase),
     ("a slash at the end", |text| text.trim_end_matches('/').to_owned()),
 ];
+
+/// Whether a character shows nothing, as its standard escape tells: joiners, marks of direction, a byte order mark.
+fn is_invisible(c: char) -> bool {
+    !c.is_ascii() && c.escape_debug().len() > 1
+}
 
 /// All in which two issuers, or two key ids, differ that a person takes for one. `None` where they are the same, or
 /// differ in more than that.
@@ -72,6 +93,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_does_something_to_a_terminal_or_shows_nothing_is_written_out() {
+        for (text, shown) in [
+            ("O'Néill \"日本\" \\", "O'Néill \"日本\" \\"),
+            ("a\u{200b}b\u{202e}c", "a\\u{200b}b\\u{202e}c"),
+            ("\u{1b}[31m\u{9b}31m\u{7f}\n", "\\u{1b}[31m\\u{9b}31m\\u{7f}\\n"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+        assert_eq!(printable(&"é".repeat(100)), "é".repeat(80) + "…");
+    }
+
+    #[test]
     fn a_difference_names_all_that_a_person_overlooks() {
         let setup = "https://acme.example";
         for (iss, seen) in [
@@ -82,6 +115,8 @@ mod tests {
             ("acme.example", Some("the `https://` before it")),
             ("http://acme.example", Some("the `https://` before it")),
             ("https://acme.example\n", Some("white space")),
+            ("https://acme\u{200b}.example", Some("invisible characters")),
+            ("\u{feff}https://acme.example/", Some("invisible characters and a slash at the end")),
             ("acme.example/", Some("the `https://` before it and a slash at the end")),
             ("https://ACME.example/", Some("upper and lower case and a slash at the end")),
             (

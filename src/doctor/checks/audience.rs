@@ -2,10 +2,11 @@
 
 use crate::config::salesforce::{self, Host, HostKind};
 use crate::doctor::finding::Observation;
+use crate::doctor::wording::printable;
 
 pub fn judged(about: String, aud: &str, token_host: Option<&Host>, username: Option<&str>) -> Observation {
     let asked = token_host.map(|host| format!(", asked at {}", host.name)).unwrap_or_default();
-    let pair = format!("`audience` {}{asked}", aud.escape_debug());
+    let pair = format!("`audience` {}{asked}", printable(aud));
     let (host, judged) = salesforce::audience(aud);
     let mut faults = judged.faults;
     let Some(host) = host else { return Observation::fail(about, format!("{pair}: {}", faults.join("; "))) };

@@ -5,6 +5,7 @@ use crate::config::Kind;
 use crate::doctor::certificate::Certificate;
 use crate::doctor::finding::{Observation, Observations, Outcome, Seen};
 use crate::doctor::known::{Known, signs};
+use crate::doctor::material::Readers;
 use crate::doctor::numbers::Numbers;
 use crate::doctor::wording::{dated, printable, span};
 use crate::keys::{Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
@@ -43,19 +44,26 @@ pub fn strength(known: &Known<'_>) -> Observations {
         if jwk.text("kty").is_some_and(|kty| kty != "RSA") {
             return None;
         }
-        Some(match numbers.bits() {
-            bits if bits < 2048 => {
-                Observation::fail(about, format!("an RSA key of {bits} bits; at least 2048 are needed"))
-            }
-            _ if numbers.e != [1, 0, 1] => Observation::fail(about, "its public exponent isn't 65537"),
-            bits => Observation::pass(about, format!("RSA, {bits} bits")),
-        })
+        Some(of_public(about, &numbers))
+    });
+    let certified = known.given.chains().flat_map(|(about, chain)| {
+        chain.iter().filter_map(move |certificate| Some(of_public(about, certificate.key.as_ref()?)))
     });
     let ring = known
         .configured
         .keys()
         .map(|(about, _, key)| Observation::pass(about, format!("RSA, {} bits", key.private.public.bits)));
-    given.chain(uploaded).chain(ring).collect()
+    given.chain(uploaded).chain(certified).chain(ring).collect()
+}
+
+fn of_public(about: &str, numbers: &Numbers) -> Observation {
+    match numbers.bits() {
+        bits if bits < 2048 => {
+            Observation::fail(about, format!("an RSA key of {bits} bits; at least 2048 are needed"))
+        }
+        _ if numbers.e != [1, 0, 1] => Observation::fail(about, "its public exponent isn't 65537"),
+        bits => Observation::pass(about, format!("RSA, {bits} bits")),
+    }
 }
 
 pub fn file_mode(known: &Known<'_>) -> Observations {
@@ -63,9 +71,12 @@ pub fn file_mode(known: &Known<'_>) -> Observations {
         .given
         .keys
         .iter()
-        .map(|key| match &key.exposed {
-            Some(why) => Observation::warn(&key.about, why.clone()),
-            None => Observation::pass(&key.about, "nobody else can read it"),
+        .map(|key| match &key.readers {
+            Readers::Ours => Observation::pass(&key.about, "nobody else can read it"),
+            Readers::Others(why) => Observation::warn(&key.about, why.clone()),
+            Readers::Unknown => {
+                Observation::not_looked_at(&key.about, "it came through a pipe, from no file")
+            }
         })
         .collect()
 }
@@ -162,11 +173,18 @@ pub fn pair(known: &Known<'_>) -> Observations {
             Some(of_chain(&jwk.about, &numbers, "`n` and `e`", jwk.chain())?.unwrap_or_else(|fault| fault))
         })
         .collect();
-    let fails = |observation: &Observation| matches!(observation, Observation::Seen(Seen { outcome, .. }) if *outcome != Outcome::Pass);
-    if certified.iter().any(fails) {
-        return certified;
-    }
-    certified.into_iter().chain(given_pairs(known)).chain(configured_pairs(known)).collect()
+    let fails = |observation: &Observation| match observation {
+        Observation::Seen(Seen { outcome, about, .. }) if *outcome != Outcome::Pass => Some(about.clone()),
+        _ => None,
+    };
+    let broken: Vec<String> = certified.iter().filter_map(fails).collect();
+    // One fault is one finding: of a JWK that contradicts itself, what else it isn't the half of says nothing.
+    let is_sound = |observation: &Observation| match observation {
+        Observation::Seen(Seen { about, .. }) => !broken.contains(about),
+        Observation::NotLookedAt(_) => true,
+    };
+    let others = given_pairs(known).into_iter().chain(configured_pairs(known)).filter(is_sound);
+    certified.into_iter().chain(others).collect()
 }
 
 /// Whether the first of a chain certifies the key of `numbers`, which is called `name`; `None` where there is no chain.
@@ -193,11 +211,11 @@ fn of_chain(
     })
 }
 
-/// Private keys that were given beside JWKs and certificates.
+/// Private keys that were given beside JWKs and certificates, or JWKs beside certificates.
 fn given_pairs(known: &Known<'_>) -> Observations {
     let privates: Vec<(&str, &Numbers)> = known.given.private_keys().collect();
     if privates.is_empty() {
-        return Vec::new();
+        return certificates_of_jwks(known);
     }
     let names = privates.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
     let stranger = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
@@ -218,6 +236,23 @@ fn given_pairs(known: &Known<'_>) -> Observations {
         found.or_else(in_another_place).unwrap_or_else(|| stranger(about))
     });
     jwks.chain(files).collect()
+}
+
+fn certificates_of_jwks(known: &Known<'_>) -> Observations {
+    let jwks: Vec<(&str, Numbers)> =
+        known.given.jwks().filter_map(|jwk| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
+    if jwks.is_empty() {
+        return Vec::new();
+    }
+    let names = jwks.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
+    known
+        .given
+        .chains()
+        .map(|(about, chain)| {
+            let found = jwks.iter().find_map(|(name, numbers)| of_chain(about, numbers, name, chain)?.ok());
+            found.unwrap_or_else(|| Observation::fail(about, format!("is of another key than {names}")))
+        })
+        .collect()
 }
 
 /// JWKs that have the id of a configured key.

@@ -14,10 +14,7 @@ pub fn text(known: &Known<'_>) -> Observations {
                 "mend the text, or take `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
                  after the last member",
             ),
-        (_, Some(around)) => {
-            let seen = format!("other text stands around the JSON: `{}`", printable(around));
-            Observation::fail(&document.about, seen)
-        }
+        (_, Some(around)) => Observation::fail(&document.about, *around),
         (_, None) if document.served && !document.is_a_set() => {
             Observation::fail(&document.about, "is no JWK Set (`{\"keys\": […]}`), or an empty one")
         }

@@ -1,7 +1,7 @@
 //! JWTs: identity tokens, assertions of the JWT bearer flow, and Intercom's.
 
 use crate::clock::UnixTime;
-use crate::config::salesforce::{CONSUMER_KEY_PREFIX, is_record_id};
+use crate::config::salesforce::{CONSUMER_KEY_PREFIX, is_record_id, may_be_consumer_key};
 use crate::config::{Identity, SHORTEST_TTL};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::known::{Known, Purpose, Verifier};
@@ -11,6 +11,7 @@ use crate::doctor::wording::{dated, difference, listed, printable, span};
 use crate::json::Json;
 use crate::tokens::Subject;
 
+const LONGEST_ASSERTION: i64 = 300;
 /// Browsers' clocks err by minutes.
 const SHORT_LIFE: i64 = 300;
 /// The channel's default "Authorization Token Expiration Time for Verified Users".
@@ -242,7 +243,7 @@ pub fn expiry(known: &Known<'_>) -> Observations {
     let now = known.now;
     known
         .tokens_for(ALL)
-        .filter_map(|(token, parts, _)| {
+        .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let exp = parts.claim_value("exp")?;
             let Json::Number(_) = exp else {
@@ -260,28 +261,34 @@ pub fn expiry(known: &Known<'_>) -> Observations {
                     Observation::fail(about, seen).advising("`exp` = seconds since 1970 + lifetime")
                 }
                 left if left > 20 * YEAR => {
-                    Observation::fail(about, format!("its `exp` is {exp}: milliseconds"))
-                        .advising("divide by 1,000: `exp` is in seconds")
+                    let seen = format!("its `exp` is {exp}: milliseconds");
+                    // Salesforce's own command line sends such assertions, and logs in.
+                    let outcome =
+                        if purpose == Purpose::Assertion { Observation::warn } else { Observation::fail };
+                    outcome(about, seen).advising("divide by 1,000: `exp` is in seconds")
                 }
-                ..=0 => match zone(parts, now) {
-                    Some(hours) => Observation::fail(
-                        about,
-                        format!("it expired {}, and was issued {hours} h before it could have been", when()),
-                    )
-                    .advising("the clock that made it takes local time for UTC; use seconds since 1970"),
-                    None => Observation::fail(about, format!("it expired {}", when())),
-                },
+                ..=0 => {
+                    let seen = Observation::fail(about, format!("it expired {}", when()));
+                    match hours_behind(parts, now) {
+                        Some(hours) => seen.advising(format!(
+                            "mint a new one. If this one was made just now, its maker's clock is {hours} h behind, as where \
+                             local time is taken for UTC: use seconds since 1970"
+                        )),
+                        None => seen,
+                    }
+                }
                 _ => Observation::pass(about, format!("it expires {}", when())),
             })
         })
         .collect()
 }
 
-/// A whole number of hours between `iat` and now, as a time zone makes.
-fn zone(parts: &Parts, now: UnixTime) -> Option<i64> {
-    let off = UnixTime::from_seconds(parts.time("iat")?).seconds_until(now);
-    let hours = (off + 900) / 3_600;
-    ((1..=14).contains(&hours) && (off - hours * 3_600).abs() < 120).then_some(hours)
+/// The whole hours between `iat` and now, as a time zone makes. Age makes them too.
+fn hours_behind(parts: &Parts, now: UnixTime) -> Option<i64> {
+    let age = UnixTime::from_seconds(parts.time("iat")?).seconds_until(now);
+    let is_near = |hours: &i64| (age - hours * 3_600).abs() < 120;
+    (0..=15 * 3_600).contains(&age).then_some(())?;
+    (1..=14).find(is_near)
 }
 
 pub fn not_yet(known: &Known<'_>) -> Observations {
@@ -305,27 +312,46 @@ pub fn not_yet(known: &Known<'_>) -> Observations {
 }
 
 pub fn lifetime(known: &Known<'_>) -> Observations {
-    let tokens = known.tokens_for(IDENTITY).filter_map(|(token, parts, _)| {
+    let tokens = known.tokens_for(ALL).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
         let exp = parts.time("exp")?;
-        let Some(iat) = parts.time("iat") else {
-            return Some(Observation::not_looked_at(
-                about,
-                "it has no `iat`, so nobody knows how long it lives",
-            ));
-        };
-        let life = exp.checked_sub(iat)?;
-        // Others' findings.
-        if exp < YEAR || !(0..20 * YEAR).contains(&life) {
+        let life = parts.time("iat").map(|iat| exp.saturating_sub(iat));
+        // A duration, and milliseconds: another check's findings.
+        if exp < YEAR || life.is_some_and(|life| life.unsigned_abs() > 20 * YEAR.unsigned_abs()) {
             return None;
         }
-        Some(judged(token.about.clone(), life))
+        if life.is_some_and(|life| life <= 0) {
+            return Some(
+                Observation::fail(about, "its `exp` isn't later than its `iat`: it was never valid")
+                    .advising("where the token is made, set `exp` to `iat` + lifetime"),
+            );
+        }
+        match (purpose, life) {
+            // `iat` may be missing: it lives as long as this at least.
+            (Purpose::Assertion, life) => {
+                Some(of_assertion(about, life.unwrap_or(exp.saturating_sub(known.now.seconds()))))
+            }
+            (Purpose::Intercom, _) => None,
+            (Purpose::Identity, Some(life)) => Some(judged(token.about.clone(), life)),
+            (Purpose::Identity, None) => {
+                Some(Observation::not_looked_at(about, "it has no `iat`, so nobody knows how long it lives"))
+            }
+        }
     });
     let profiles = known.configured.identity().map(|profile| {
         let life = i64::try_from(profile.ttl.as_secs()).unwrap_or(i64::MAX);
         judged(format!("identity.{}", profile.name), life)
     });
     tokens.chain(profiles).collect()
+}
+
+/// The sources contradict each other: 3 minutes, 5 minutes, or no bound at all.
+fn of_assertion(about: &str, life: i64) -> Observation {
+    if life <= LONGEST_ASSERTION {
+        return Observation::pass(about, "it lives for minutes");
+    }
+    let seen = format!("it lives for {}; Salesforce is said to take 3 to 5 minutes at most", span(life));
+    Observation::warn(about, seen).advising("where the assertion is made, set `exp` to now + 150 seconds")
 }
 
 fn judged(about: String, life: i64) -> Observation {
@@ -444,18 +470,24 @@ pub fn consumer_key(known: &Known<'_>) -> Observations {
             };
             let shown = printable(iss);
             let consumer = |text: &str| text.starts_with(CONSUMER_KEY_PREFIX) || configured.contains(&text);
+            let sub_is_consumer = parts.claim("sub").is_some_and(consumer);
             Some(match () {
+                () if consumer(iss) && sub_is_consumer => Observation::fail(
+                    about,
+                    "its `iss` and its `sub` are consumer keys, as an app has them that authenticates itself (RFC 7523, \
+                     section 2.2); for the JWT bearer flow `sub` is the user name",
+                ),
                 () if configured.contains(&iss.as_str()) => {
                     Observation::pass(about, "its `iss` is the consumer key of an [oauth] profile")
                 }
-                () if !consumer(iss) && parts.claim("sub").is_some_and(consumer) => Observation::fail(
+                () if sub_is_consumer => Observation::fail(
                     about,
                     format!("its `iss` is `{shown}` and its `sub` the consumer key: they are swapped"),
                 ),
                 () if iss.trim() != iss => {
                     Observation::fail(about, format!("its `iss` `{shown}` begins or ends with white space"))
                 }
-                () if !iss.starts_with(CONSUMER_KEY_PREFIX) => Observation::fail(
+                () if !iss.starts_with(CONSUMER_KEY_PREFIX) && !may_be_consumer_key(iss) => Observation::fail(
                     about,
                     format!(
                         "its `iss` is `{shown}`, no consumer key: these begin with {CONSUMER_KEY_PREFIX}"
@@ -464,6 +496,13 @@ pub fn consumer_key(known: &Known<'_>) -> Observations {
                 () if !configured.is_empty() && !known.given.verifies() => Observation::fail(
                     about,
                     format!("its `iss` `{shown}` is the consumer key of no [oauth] profile"),
+                ),
+                () if !iss.starts_with(CONSUMER_KEY_PREFIX) => Observation::warn(
+                    about,
+                    format!(
+                        "its `iss` is `{shown}`, and consumer keys begin with {CONSUMER_KEY_PREFIX}, but for those that \
+                         somebody has named in an app's metadata"
+                    ),
                 ),
                 () => Observation::pass(about, "its `iss` is a consumer key"),
             })
@@ -478,7 +517,7 @@ pub(super) fn username(known: &Known<'_>) -> Observations {
         .filter_map(|(token, parts, _)| {
             let about = &token.about;
             Some(match parts.claim_value("sub")? {
-                // Swapped with `iss`, which is another check's.
+                // Another check's.
                 Json::String(sub) if sub.starts_with(CONSUMER_KEY_PREFIX) => return None,
                 Json::String(sub) => {
                     let faults: Vec<String> = user_name_faults(sub)

@@ -4,19 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, crypto};
-use secrecy::SecretString;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
 use crate::config::{ClientName, Code, Problem, Tls, UnverifiedPath};
 use crate::files::{folder_of, only_ours_replaces_files_in};
-use crate::keys::{self, file};
+use crate::keys::{self, KeyOfListener, Oddities, file};
 
 /// TLS of one listener.
 pub struct ServerTls {
@@ -27,12 +25,14 @@ pub struct ServerTls {
     refused: Option<Problem>,
     /// What is wrong with the authority of clients' certificates at that time.
     authority: Option<Problem>,
+    /// What is odd about how the files are written.
+    odd: Vec<Problem>,
 }
 
 impl ServerTls {
     /// What is allowed but unwise.
     pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
-        self.refused.iter().chain(&self.authority)
+        self.refused.iter().chain(&self.authority).chain(&self.odd)
     }
 }
 
@@ -62,7 +62,13 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let at_certificate = |message| problem("certificate_file", &tls.certificate_file, message);
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
-    let chain = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
+    let mut odd = Vec::new();
+    let (chain, shape) = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
+    odd.extend(
+        shape
+            .warning()
+            .map(|message| Problem { code: Some(Code::CertificateForm), ..at_certificate(message) }),
+    );
     let refused = out_of_date(&chain, now).map_err(at_certificate)?.map(|message| Problem {
         code: Some(Code::ListenerCertificate),
         ..at_certificate(format!("{message}, so clients refuse it: renew it"))
@@ -73,8 +79,11 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     only_ours_replaces_files_in(folder).map_err(|error| {
         Problem::new(format!("{section}.tls.private_key_file"), folder.display(), error.to_string())
     })?;
+    let key = keys::key_of_listener(&key).map_err(|why| at_key(why.to_string()))?;
+    odd.extend(
+        key.oddities.warning().map(|message| Problem { code: Some(Code::KeyForm), ..at_key(message) }),
+    );
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
-        NoKey::Absent => at_key("holds no private key in PEM form".to_owned()),
         NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
         NoKey::Stranger(error) => at_certificate(format!(
             "doesn't go with the private key: {error}; the first in the file must be this server's own certificate"
@@ -88,7 +97,12 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => {
             let at_authority = |message| problem("client_ca_file", path, message);
-            let certificates = certificates(path.as_path()).map_err(at_authority)?;
+            let (certificates, shape) = certificates(path.as_path()).map_err(at_authority)?;
+            odd.extend(
+                shape
+                    .warning()
+                    .map(|message| Problem { code: Some(Code::CertificateForm), ..at_authority(message) }),
+            );
             authority = out_of_date(&certificates, now).map_err(at_authority)?.map(|message| Problem {
                 code: Some(Code::ClientAuthority),
                 ..at_authority(format!(
@@ -109,7 +123,7 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(ServerTls { config: Arc::new(config), chain, refused, authority })
+    Ok(ServerTls { config: Arc::new(config), chain, refused, authority, odd })
 }
 
 /// Says which of these certificates isn't valid now.
@@ -135,7 +149,6 @@ fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<Str
 }
 
 enum NoKey {
-    Absent,
     Unusable(rustls::Error),
     /// The certificate is another key's.
     Stranger(rustls::Error),
@@ -144,10 +157,9 @@ enum NoKey {
 }
 
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
-fn certified_key(chain: Vec<CertificateDer<'static>>, pem: &SecretString) -> Result<CertifiedKey, NoKey> {
-    let (label, document) = keys::first_private(pem).ok_or(NoKey::Absent)?;
-    let document = document.as_slice();
-    let der = match label.as_str() {
+fn certified_key(chain: Vec<CertificateDer<'static>>, key: &KeyOfListener) -> Result<CertifiedKey, NoKey> {
+    let document = key.der.as_slice();
+    let der = match key.label.as_str() {
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.into()),
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.into()),
         _ => PrivateKeyDer::Pkcs8(document.into()),
@@ -193,13 +205,11 @@ fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientName> {
     extension.value.general_names.iter().filter_map(name).collect()
 }
 
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates in a file, and what is odd about how they are written.
+pub(crate) fn certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Oddities), String> {
     let pem = file::read_public(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err("holds no certificate in PEM form".to_owned()),
-    }
+    let (found, oddities) = keys::certificates_of_listener(&pem)?;
+    Ok((found.into_iter().map(CertificateDer::from).collect(), oddities))
 }
 
 fn client_verifier(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ClientCertVerifier>, String> {

@@ -267,7 +267,7 @@ where
                     to a listener of their own with [server.ops]"
             .into());
     }
-    let own = certificates(tls.certificate_file.as_path())?;
+    let (own, _) = certificates(tls.certificate_file.as_path())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?

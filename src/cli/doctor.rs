@@ -79,11 +79,13 @@ impl Doctor {
             list(self.json);
             return Ok(());
         }
+        let given = self.files.iter().chain(&self.jwk);
+        given.enumerate().try_for_each(|(at, path)| is_there(at, path))?;
         let world = World::of(context, self.nothing_given())?;
         let mut given =
             Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
         for path in &self.files {
-            given.add(read(path)?);
+            given.add(read(path, &world)?);
         }
         for path in &self.jwk {
             given.jwks.push(jwk_file(path, false)?);
@@ -150,10 +152,10 @@ impl World {
             file: None,
             source: None,
         };
-        if !named && !needed && !file.exists() {
-            return Ok(world);
-        }
         if !named && !file.exists() && !context.is_configured_by_environment() {
+            if !needed {
+                return Ok(world);
+            }
             let reason = "there is no tokenmint.toml here, and nothing else to look at: name a configuration with \
                           --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
             return Err(Failure::Usage(reason.to_owned()));
@@ -165,10 +167,24 @@ impl World {
             Err(Failure::Configuration { problems, warnings }) => {
                 (world.problems, world.warnings) = (problems, warnings);
                 world.config = context.config().ok();
+                let source = context.configuration();
+                world.source = Some(format!("{source}, which doesn't load (`tokenmint check` says why)"));
             }
             Err(other) => return Err(other),
         }
         Ok(world)
+    }
+
+    /// Those of its keysets: an encrypted key that was given may be one of theirs.
+    fn passphrases(&self) -> Vec<&SecretString> {
+        let config = self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref());
+        let keysets = config.into_iter().flat_map(|config| config.keysets.values());
+        keysets.filter_map(|keyset| keyset.passphrase.as_ref()).collect()
+    }
+
+    /// Why it doesn't load.
+    pub fn refused(self) -> Failure {
+        Failure::Configuration { problems: self.problems, warnings: self.warnings }
     }
 
     pub fn configured(&self) -> Configured<'_> {
@@ -254,19 +270,38 @@ fn text_of(path: &Path) -> Result<SecretString, Failure> {
     text.map(SecretString::from).map_err(|why| Failure::Failed(format!("{}: {why}", name(path))))
 }
 
+/// Before any path is shown: people give a token or a key where its file belongs.
+///
+/// # Errors
+/// Says which argument names no file.
+pub(super) fn is_there(at: usize, path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") || path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let reason = format!(
+        "argument {} names no file that is there. It isn't shown, as it may be a secret; a token goes in by a pipe: \
+         `… | tokenmint doctor --token -`",
+        at + 1
+    );
+    Err(Failure::Failed(reason))
+}
+
 fn name(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// A file, recognised by what it holds.
-pub(super) fn read(path: &Path) -> Result<Material, Failure> {
+pub(super) fn read(path: &Path, world: &World) -> Result<Material, Failure> {
     let (bytes, readers) = bytes_of(path)?;
-    doctor::recognise(&name(path), &bytes, readers).map_err(Failure::Failed)
+    doctor::recognise(&name(path), &bytes, readers, &world.passphrases()).map_err(Failure::Failed)
 }
 
 /// A file that holds a key of any kind, to verify with.
-pub(super) fn read_key(path: &Path) -> Result<Material, Failure> {
-    let material = read(path)?;
+pub(super) fn read_key(path: &Path, world: &World) -> Result<Material, Failure> {
+    let material = read(path, world)?;
+    if matches!(material, Material::Token(_)) {
+        return Err(Failure::Failed(format!("{}: it is a JWT, not a key to verify one with", name(path))));
+    }
     if let Some(why) = material.refusal() {
         return Err(Failure::Failed(format!("{}: {why}", name(path))));
     }
@@ -298,7 +333,9 @@ pub(super) fn add_jwks(
         let fetched = runtime.block_on(doctor::fetch(source, &*context.ambient.clock));
         given.fetched.push(fetched);
     } else {
-        given.jwks.push(jwk_file(Path::new(source), true)?);
+        let path = Path::new(source);
+        is_there(given.jwks.len(), path)?;
+        given.jwks.push(jwk_file(path, true)?);
     }
     Ok(())
 }

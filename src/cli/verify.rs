@@ -6,7 +6,7 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::doctor::{Kind, World, add_jwks, jwk_file, read, read_key, token_argument};
+use super::doctor::{Kind, World, add_jwks, is_there, jwk_file, read, read_key, token_argument};
 use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
@@ -52,10 +52,19 @@ pub(super) struct Verify {
 impl Verify {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let world = World::of(context, false)?;
-        let mut given =
-            Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
+        if context.config.is_some() && world.loaded.is_none() {
+            // Whoever names one wants the token judged by it.
+            return Err(world.refused());
+        }
+        self.key.iter().chain(&self.jwk).enumerate().try_for_each(|(at, path)| is_there(at, path))?;
+        let mut given = Given {
+            issuer: self.issuer.clone(),
+            purpose: self.purpose.map(Into::into),
+            verifies_only: true,
+            ..Given::default()
+        };
         for path in &self.key {
-            given.add(read_key(path)?);
+            given.add(read_key(path, &world)?);
         }
         for path in &self.jwk {
             given.jwks.push(jwk_file(path, false)?);
@@ -65,7 +74,7 @@ impl Verify {
             add_jwks(source, &mut given, &runtime, context)?;
         }
         for argument in &self.given {
-            given.add(recognised(argument)?);
+            given.add(recognised(argument, &world)?);
         }
         if given.tokens.is_empty() {
             given.tokens.push(token_argument(&SecretString::from("-"))?);
@@ -112,10 +121,10 @@ impl Verify {
 }
 
 /// What an argument names: a file, standard input (`-`), or the token itself.
-fn recognised(argument: &SecretString) -> Result<Material, Failure> {
+fn recognised(argument: &SecretString, world: &World) -> Result<Material, Failure> {
     let text = argument.expose_secret();
     if text != "-" && Path::new(text).exists() {
-        return read(Path::new(text));
+        return read(Path::new(text), world);
     }
     let token = token_argument(argument)?;
     if token.parts.is_err() && text != "-" && !text.contains("eyJ") {

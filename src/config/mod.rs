@@ -365,7 +365,10 @@ impl Config {
             Err(error) if may_be_absent && is_absent(&error) => Zeroizing::default(),
             Err(error) => {
                 let hint = match file {
-                    None => "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned(),
+                    None if is_absent(&error) => {
+                        "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned()
+                    }
+                    None => "; run this as the user whose file it is".to_owned(),
                     Some(_) => section::leftover("TOKENMINT_CONFIG", &name)
                         .map_or_else(String::new, |left| format!("; its name {left}")),
                 };

@@ -344,11 +344,41 @@ pub fn is_record_id(text: &str, prefix: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
+/// Whether the last three of the 18 characters of a record's id contradict the others.
+///
+/// They say which of the first 15 are capital letters (Salesforce Help, "What's the difference between 15 and 18 character record IDs?").
+pub fn has_wrong_suffix(id: &str) -> bool {
+    const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
+    let Some((short, suffix)) = id.split_at_checked(15).filter(|(_, suffix)| suffix.len() == 3) else {
+        return false;
+    };
+    let digit = |five: &[u8]| {
+        let capitals = five.iter().enumerate().filter(|(_, octet)| octet.is_ascii_uppercase());
+        DIGITS[capitals.map(|(at, _)| 1 << at).sum::<usize>()]
+    };
+    let right: Vec<u8> = short.as_bytes().chunks(5).map(digit).collect();
+    !suffix.as_bytes().eq_ignore_ascii_case(&right)
+}
+
 /// What a consumer key begins with that Salesforce made.
 pub const CONSUMER_KEY_PREFIX: &str = "3MVG9";
 
-/// Whether somebody may have named that consumer key when they made the app: 8 to 256 letters and digits (Metadata API
-/// Developer Guide, `ConnectedAppOauthConfig`). That of Salesforce's own command line is `PlatformCLI`.
+/// Why a text is no consumer key, as far as its form tells.
+pub fn consumer_key_fault(text: &str) -> Option<&'static str> {
+    match text {
+        _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+            Some("it holds white space or a control character")
+        }
+        _ if text.contains('@') => Some("it reads like a user name, which is `username`"),
+        _ if text.contains("://") => Some("it is an address"),
+        _ if text.starts_with(CONSUMER_KEY_PREFIX) || may_be_consumer_key(text) => None,
+        _ => Some("consumer keys begin with 3MVG9, or are 8 letters and digits at least"),
+    }
+}
+
+/// Whether somebody may have named that consumer key when they made the app.
+///
+/// It has 8 to 256 letters and digits (Metadata API Developer Guide, `ConnectedAppOauthConfig`). That of Salesforce's own command line is `PlatformCLI`.
 pub fn may_be_consumer_key(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
@@ -388,6 +418,20 @@ mod tests {
             let host = Host::named(name);
             let seen = (host.kind, host.my_domain.as_deref(), host.sandbox.as_deref());
             assert_eq!(seen, (kind, org, sandbox), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_id_of_eighteen_characters_checks_itself() {
+        for (id, is_wrong) in [
+            ("00D5g000004XyZa", false),
+            ("00D000000000001EAA", false),
+            ("00D000000000001eaa", false),
+            ("0015000000Gv7qJAAR", false),
+            ("00D5g000004XyZaEAA", true),
+            ("00D000000000001AAA", true),
+        ] {
+            assert_eq!(has_wrong_suffix(id), is_wrong, "{id}");
         }
     }
 

@@ -118,6 +118,8 @@ pub enum Code {
     CertificateForm,
     /// The authority of clients' certificates isn't valid now.
     ClientAuthority,
+    /// `consumer_key` hasn't the form of one.
+    ConsumerKey,
     EmergencyKey,
     IgnoredFile,
     IssuerSlash,

@@ -1,6 +1,6 @@
 //! Runs the checks and sums up how they ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::case::Case;
 use super::cases::CASES;
@@ -11,19 +11,21 @@ use super::purpose::Taken;
 /// Things that a verdict names one by one.
 const NAMED: usize = 8;
 
+/// Reasons that a verdict names: more than the checks can give where they have nothing to look at.
+const REASONS: usize = 64;
+
 /// Runs every check on what is known. Of one thing a check says the worst alone. A check that sees nothing says why.
 pub fn examine(known: &Known<'_>) -> Report {
     let mut report = Report { findings: Vec::new(), not_looked_at: Vec::new() };
     for case in &CASES {
         run(case, known, &mut report);
     }
-    let mut things: Vec<String> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for finding in &report.findings {
-        if !things.contains(&finding.about) {
-            things.push(finding.about.clone());
-        }
+        let next = places.len();
+        places.entry(finding.about.clone()).or_insert(next);
     }
-    report.findings.sort_by_key(|finding| things.iter().position(|thing| *thing == finding.about));
+    report.findings.sort_by_key(|finding| places.get(&finding.about).copied());
     report
 }
 
@@ -94,12 +96,9 @@ impl Report {
 
     /// What was looked at, by name.
     fn things(&self) -> String {
-        let mut things: Vec<&str> = Vec::new();
-        for finding in &self.findings {
-            if !things.contains(&finding.about.as_str()) {
-                things.push(&finding.about);
-            }
-        }
+        let mut seen = HashSet::new();
+        let about = self.findings.iter().map(|finding| finding.about.as_str());
+        let things: Vec<&str> = about.filter(|about| seen.insert(*about)).collect();
         let named = things.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
         match things.len().saturating_sub(NAMED) {
             0 => named,
@@ -110,12 +109,14 @@ impl Report {
     /// What wasn't looked at, by reason; empty where all was.
     pub fn skipped(&self) -> String {
         let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         for skipped in &self.not_looked_at {
             let reason = match &skipped.about {
                 Some(about) => format!("{about}: {}", skipped.reason),
                 None => skipped.reason.clone(),
             };
-            match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            let place = *places.entry(reason.clone()).or_insert(reasons.len());
+            match reasons.get_mut(place) {
                 Some((_, checks)) => checks.push(skipped.check),
                 None => reasons.push((reason, vec![skipped.check])),
             }
@@ -123,12 +124,16 @@ impl Report {
         if reasons.is_empty() {
             return String::new();
         }
+        let more = match reasons.len().saturating_sub(REASONS) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
         let listed = |(reason, checks): &(String, Vec<&str>)| match checks.as_slice() {
             [check] => format!("{check} ({reason})"),
             checks => format!("{} checks ({reason})", checks.len()),
         };
-        let reasons = reasons.iter().map(listed).collect::<Vec<_>>().join(", ");
-        format!(". Not looked at: {reasons}")
+        let reasons = reasons.iter().take(REASONS).map(listed).collect::<Vec<_>>().join(", ");
+        format!(". Not looked at: {reasons}{more}")
     }
 }
 
@@ -143,7 +148,7 @@ pub fn verify(known: &Known<'_>) -> (Report, Verdict) {
         let text = "can't say: there is no token".to_owned();
         return (report, Verdict { outcome: Outcome::Fail, text });
     };
-    let given = known.given.names();
+    let given: HashSet<&str> = known.given.names_for(token).into_iter().collect();
     report.findings.retain(|finding| given.contains(&finding.about.as_str()));
     report.not_looked_at.retain(|skipped| skipped.about.as_ref() == Some(&token.about));
     let Taken { purpose, why, .. } = known.taken(token);

@@ -60,6 +60,17 @@ impl Observation {
         if faults.is_empty() { Self::pass(about, pass) } else { Self::fail(about, faults.join("; ")) }
     }
 
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::Seen(Seen { outcome: Outcome::Pass, .. }))
+    }
+
+    pub fn at_most(mut self, outcome: Outcome) -> Self {
+        if let Self::Seen(seen) = &mut self {
+            seen.outcome = seen.outcome.min(outcome);
+        }
+        self
+    }
+
     pub fn advising(mut self, text: impl Into<String>) -> Self {
         if let Self::Seen(seen) = &mut self {
             seen.advice = Some(text.into());

@@ -7,9 +7,9 @@ use base64::{alphabet, engine::DecodePaddingMode};
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::certificate::Certificate;
-use super::numbers::Numbers;
 use super::wording::printable;
 use crate::json::Json;
+use crate::keys::Numbers;
 
 /// A file or an answer with one JWK or a set of them.
 pub struct JwkDocument {
@@ -77,6 +77,7 @@ const PLACEHOLDERS: [&str; 4] = ["y", "crv", "d", "k"];
 
 impl JwkDocument {
     pub fn read(about: &str, text: &str) -> Self {
+        let (text, marked) = text.strip_prefix('\u{feff}').map_or((text, false), |text| (text, true));
         let start = text.find(['{', '[']).unwrap_or(0);
         let end = text.rfind(['}', ']']).map_or(text.len(), |end| end + 1);
         let (before, json, after) = match (text.get(..start), text.get(start..end), text.get(end..)) {
@@ -84,6 +85,9 @@ impl JwkDocument {
             _ => ("", text, ""),
         };
         let around = match (before, after) {
+            ("", "") if marked => {
+                Some("a byte order mark (BOM) stands before the JSON: save the file without it")
+            }
             ("", "") => None,
             _ if [before, after].iter().any(|text| text.contains("PRIVATE KEY-----")) => {
                 Some("a private key stands beside the JSON: give the files one by one")
@@ -165,6 +169,7 @@ impl Jwk {
     pub fn numbers(&self) -> Option<Numbers> {
         match (&self.n.value, &self.e.value) {
             (Some(n), Some(e)) => Some(Numbers::new(n, e)),
+            _ if self.has("n") || self.has("e") => None,
             _ => self.certified().cloned(),
         }
     }
@@ -247,8 +252,8 @@ fn number(value: Option<&Json>) -> Number {
         Some(Json::String(text)) => text,
         Some(_) => return Number { value: None, faults: vec!["isn't text"] },
     };
-    // Hexadecimal digits are base64url too, of another number.
-    if text.len() >= 256 && text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+    // Hexadecimal digits are base64url too, of another number. The short one is 65537, the usual exponent.
+    if text == "010001" || text.len() >= 256 && text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
         return Number {
             value: HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok(),
             faults: vec!["is hexadecimal"],

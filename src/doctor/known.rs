@@ -5,11 +5,10 @@ use super::answers::{Answer, Fetched};
 use super::certificate::{Certificate, GivenCertificate};
 use super::jwk::{Jwk, JwkDocument};
 use super::material::{GivenKey, Material};
-use super::numbers::Numbers;
 use super::token::{Parts, UnverifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{Config, Identity, Kind, Messaging, Oauth, Problem};
-use crate::keys::{Key, KeyRing, Keyset, State};
+use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
 
 /// For whom a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +46,22 @@ pub struct Given {
     /// What the tokens are for, as somebody said.
     pub purpose: Option<Purpose>,
     pub keys: Vec<GivenKey>,
+    /// What a file with a public key alone is called, and that key.
+    pub public_keys: Vec<(String, Numbers)>,
     pub certificates: Vec<GivenCertificate>,
     pub jwks: Vec<JwkDocument>,
     /// JWK Sets of addresses that were given.
     pub fetched: Vec<Fetched>,
     pub tokens: Vec<UnverifiedToken>,
+    /// Whether the public halves only verify here, and nobody uploads them.
+    pub verifies_only: bool,
 }
 
 impl Given {
     pub fn add(&mut self, material: Material) {
         match material {
             Material::Key(key) => self.keys.push(key),
+            Material::PublicKey { about, numbers } => self.public_keys.push((about, numbers)),
             Material::Certificate(certificate) => self.certificates.push(certificate),
             Material::Jwk(document) => self.jwks.push(document),
             Material::Token(token) => self.tokens.push(token),
@@ -83,21 +87,33 @@ impl Given {
         self.certificates.iter().filter_map(|given| Some((given.about.as_str(), given.read.as_deref().ok()?)))
     }
 
-    /// What everything that was given is called.
-    pub fn names(&self) -> Vec<&str> {
-        let keys = self.keys.iter().map(|key| &key.about);
-        let certificates = self.certificates.iter().map(|certificate| &certificate.about);
-        let documents = self.documents().map(|document| &document.about);
-        let jwks = self.jwks().map(|jwk| &jwk.about);
+    /// What everything that was given to judge `token` is called. Where the key that made its signature is known, whatever is of
+    /// another key says nothing of the token: a set may hold keys for other tokens, and for other uses (RFC 7517, section 5).
+    pub fn names_for<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
+        let parts = token.parts.as_ref().ok();
+        let signed = |numbers: &Numbers| parts.is_some_and(|parts| parts.is_signed_by(numbers));
+        let keys = self.keys.iter().map(|key| (&key.about, key.read.as_ref().ok().cloned()));
+        let public_keys = self.public_keys.iter().map(|(about, numbers)| (about, Some(numbers.clone())));
+        let certificates = self.certificates.iter();
+        let certificates = certificates
+            .map(|given| (&given.about, given.first().and_then(|certificate| certificate.key.clone())));
+        let jwks = self.jwks().map(|jwk| (&jwk.about, jwk.numbers()));
+        let all: Vec<(&String, Option<Numbers>)> =
+            keys.chain(public_keys).chain(certificates).chain(jwks).collect();
+        let signer = all.iter().find_map(|(_, numbers)| numbers.as_ref().filter(|numbers| signed(numbers)));
+        let is_for_it =
+            |numbers: &Option<Numbers>| signer.is_none_or(|signer| numbers.as_ref() == Some(signer));
+        let of_keys = all.iter().filter(|(_, numbers)| is_for_it(numbers)).map(|(about, _)| *about);
+        // What is wrong with a set as a whole is of no key.
+        let documents = self.documents().filter(|_| signer.is_none()).map(|document| &document.about);
         let addresses = self.fetched.iter().map(|fetched| &fetched.url);
-        let tokens = self.tokens.iter().map(|token| &token.about);
-        let all = keys.chain(certificates).chain(documents).chain(jwks).chain(addresses).chain(tokens);
-        all.map(String::as_str).collect()
+        of_keys.chain(documents).chain(addresses).chain([&token.about]).map(String::as_str).collect()
     }
 
     /// Whether something was given that may verify a token, readable or not.
     pub const fn verifies(&self) -> bool {
         !(self.keys.is_empty()
+            && self.public_keys.is_empty()
             && self.certificates.is_empty()
             && self.jwks.is_empty()
             && self.fetched.is_empty())
@@ -179,10 +195,18 @@ impl Known<'_> {
     /// The keys that may have signed a token: those that were given, or else those of the configuration that the relying
     /// party of such a token has.
     pub fn verifiers(&self, purpose: Purpose, parts: &Parts) -> Vec<Verifier<'_>> {
-        if self.given.verifies() { self.given_verifiers() } else { self.configured_verifiers(purpose, parts) }
+        if self.given.verifies() {
+            self.given_verifiers(purpose)
+        } else {
+            self.configured_verifiers(purpose, parts)
+        }
     }
 
-    fn given_verifiers(&self) -> Vec<Verifier<'_>> {
+    fn given_verifiers(&self, purpose: Purpose) -> Vec<Verifier<'_>> {
+        // A file that has no id may be a configured key's. Then it is for what that is for, under its id.
+        let configured = |numbers: &Numbers| {
+            self.configured.keys().find(|(_, _, key)| key.private.public.numbers() == *numbers)
+        };
         let nameless = |about: &str, numbers: Option<&Numbers>| Verifier {
             about: about.to_owned(),
             kid: None,
@@ -196,11 +220,25 @@ impl Known<'_> {
             numbers: jwk.numbers(),
         });
         let keys = self.given.private_keys().map(|(about, numbers)| nameless(about, Some(numbers)));
+        let public_keys = self.given.public_keys.iter();
+        let public_keys = public_keys.map(|(about, numbers)| nameless(about, Some(numbers)));
         let chains = self.given.chains();
         let certificates = chains.map(|(about, chain)| {
             nameless(about, chain.first().and_then(|certificate| certificate.key.as_ref()))
         });
-        jwks.chain(keys).chain(certificates).collect()
+        jwks.chain(keys)
+            .chain(public_keys)
+            .chain(certificates)
+            .filter_map(|mut verifier| {
+                let numbers = verifier.numbers.as_ref().filter(|_| verifier.kid.is_none());
+                if let Some((_, keyset, key)) = numbers.and_then(configured) {
+                    verifier.kid = Some(key.kid.as_str());
+                    // An assertion is for its app's key, whatever its id.
+                    return (purpose != Purpose::Assertion || signs(keyset, Kind::Oauth)).then_some(verifier);
+                }
+                Some(verifier)
+            })
+            .collect()
     }
 
     /// Salesforce looks for the key of an identity token in the keyset of its issuer, and for that of an assertion in the
@@ -229,9 +267,16 @@ impl Known<'_> {
                 about,
                 kid: Some(key.kid.as_str()),
                 algorithm: Some(keyset.algorithm.as_str()),
-                numbers: Some(Numbers::of(&key.private.public)),
+                numbers: Some(key.private.public.numbers()),
             })
             .collect()
+    }
+
+    /// When the configuration's key of that id was retired, if it was.
+    pub fn retired(&self, kid: &str) -> Option<UnixTime> {
+        let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
+        let mut entries = keysets.flat_map(|keyset| &keyset.past).map(|life| &life.entry);
+        entries.find(|entry| entry.kid.as_str() == kid)?.retired
     }
 
     /// The issuers that an identity token may have: the one that was given, or else those of the configuration.

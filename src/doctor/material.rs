@@ -8,13 +8,17 @@ use secrecy::SecretString;
 
 use super::certificate::GivenCertificate;
 use super::jwk::JwkDocument;
-use super::numbers::Numbers;
 use super::token::UnverifiedToken;
-use crate::keys::{Oddities, PrivateKey, Refused, Unreadable};
+use crate::keys::{Numbers, Oddities, PrivateKey, Refused, Unreadable, public_numbers};
 
 /// A piece of what was given, and how it was named.
 pub enum Material {
     Key(GivenKey),
+    /// A public key alone, as `openssl pkey -pubout` writes it.
+    PublicKey {
+        about: String,
+        numbers: Numbers,
+    },
     Certificate(GivenCertificate),
     Jwk(JwkDocument),
     Token(UnverifiedToken),
@@ -42,7 +46,7 @@ pub enum Readers {
 impl GivenKey {
     fn read(about: &str, key: Result<PrivateKey, Refused>, readers: Readers) -> Self {
         let oddities = key.as_ref().map(|key| key.oddities.clone()).unwrap_or_default();
-        let read = key.map(|key| Numbers::of(&key.public));
+        let read = key.map(|key| key.public.numbers());
         Self { about: about.to_owned(), read, oddities, readers }
     }
 }
@@ -53,7 +57,7 @@ impl Material {
         match self {
             Self::Key(key) => key.read.as_ref().err().map(ToString::to_string),
             Self::Certificate(certificate) => certificate.read.as_ref().err().cloned(),
-            Self::Jwk(_) | Self::Token(_) => None,
+            Self::Jwk(_) | Self::Token(_) | Self::PublicKey { .. } => None,
         }
     }
 
@@ -62,7 +66,7 @@ impl Material {
         match self {
             Self::Key(key) => key.oddities.warning(),
             Self::Certificate(certificate) => certificate.oddities.warning(),
-            Self::Jwk(_) | Self::Token(_) => None,
+            Self::Jwk(_) | Self::Token(_) | Self::PublicKey { .. } => None,
         }
     }
 }
@@ -72,11 +76,16 @@ pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, 
 
 /// Says what the bytes of a file are: of `KID.key` a key, of `KID.crt` a certificate, else what they look like.
 ///
-/// `about` is what messages call it.
+/// `about` is what messages call it; `passphrases` are tried where it is encrypted.
 ///
 /// # Errors
 /// Says what it is instead of something that the doctor looks at, and its name.
-pub fn recognise(about: &str, bytes: &[u8], readers: Readers) -> Result<Material, String> {
+pub fn recognise(
+    about: &str,
+    bytes: &[u8],
+    readers: Readers,
+    passphrases: &[&SecretString],
+) -> Result<Material, String> {
     let unreadable = |why: Unreadable| match why {
         Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => {
             Err(format!("{about}: {why}"))
@@ -97,30 +106,44 @@ pub fn recognise(about: &str, bytes: &[u8], readers: Readers) -> Result<Material
         Err(why) => return unreadable(why),
     };
     let secret = SecretString::from(text);
+    let private_key = || match PrivateKey::parse(&secret, None) {
+        Err(Refused::Unreadable(Unreadable::NoPassphrase)) if !passphrases.is_empty() => {
+            let mut opened =
+                passphrases.iter().map(|passphrase| PrivateKey::parse(&secret, Some(passphrase)));
+            let is_open = |read: &Result<_, Refused>| {
+                !matches!(read, Err(Refused::Unreadable(Unreadable::WrongPassphrase)))
+            };
+            opened.find(is_open).unwrap_or(Err(Refused::Unreadable(Unreadable::WrongPassphrase)))
+        }
+        read => read,
+    };
     let plain = text.trim_start_matches('\u{feff}').trim();
     let holds = |words: &str| plain.contains(words);
     let is_json = plain.starts_with(['{', '[']);
-    let token = || Ok(Material::Token(UnverifiedToken::read(about, plain)));
+    let token = || Ok(Material::Token(UnverifiedToken::read(about, text)));
     let certificate = || Ok(Material::Certificate(GivenCertificate::from_pem(about, text)));
     let key = |read| Ok(Material::Key(GivenKey::read(about, read, readers.clone())));
     match () {
         () if is_certificate => return certificate(),
-        () if is_key => return key(PrivateKey::parse(&secret, None)),
+        () if is_key => return key(private_key()),
         // PEM text may stand in it.
         () if is_json && (holds("\"kty\"") || holds("\"keys\"")) => {
-            return Ok(Material::Jwk(JwkDocument::read(about, plain)));
+            return Ok(Material::Jwk(JwkDocument::read(about, text.trim())));
         }
         () if !holds("-----BEGIN ") && UnverifiedToken::stands_in(plain) => return token(),
         () => {}
     }
-    match PrivateKey::parse(&secret, None) {
+    match private_key() {
         Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if is_json || holds("{") => {
-            Ok(Material::Jwk(JwkDocument::read(about, plain)))
+            Ok(Material::Jwk(JwkDocument::read(about, text.trim())))
         }
         Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if plain.matches('.').count() >= 2 => {
             token()
         }
         Err(Refused::Unreadable(Unreadable::Certificate | Unreadable::Chain(_))) => certificate(),
+        Err(Refused::Unreadable(Unreadable::PublicKey)) if let Some(numbers) = public_numbers(plain) => {
+            Ok(Material::PublicKey { about: about.to_owned(), numbers })
+        }
         Err(Refused::Unreadable(why)) => unreadable(why),
         read => key(read),
     }

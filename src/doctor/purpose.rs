@@ -43,32 +43,32 @@ pub struct Taken {
     pub doubt: Option<String>,
 }
 
-/// One sign of what a token is for. What only one kind has weighs more than what is usual for it.
-struct Sign {
+/// One clue of what a token is for. What only one kind has weighs more than what is usual for it.
+struct Clue {
     of: Purpose,
     weight: u32,
     says: &'static str,
     holds: bool,
 }
 
-/// Signs below this weight are no reason worth telling.
+/// Clues below this weight are no reason worth telling.
 const TELLING: u32 = 2;
 
 impl Known<'_> {
-    /// What that token is for, as somebody said or as it looks. No JWT is taken for an identity token.
+    /// What that token is for, as somebody said or as it looks. A text that isn't a JWT counts as an identity token.
     pub fn taken(&self, token: &UnverifiedToken) -> Taken {
         if let Some(purpose) = self.given.purpose {
             return Taken { purpose, why: "--as says so".to_owned(), doubt: None };
         }
         let Ok(parts) = &token.parts else {
-            return Taken { purpose: Purpose::Identity, why: "it is no JWT".to_owned(), doubt: None };
+            return Taken { purpose: Purpose::Identity, why: "it isn't a JWT".to_owned(), doubt: None };
         };
-        let signs = self.signs(parts);
-        let held = |purpose: Purpose| signs.iter().filter(move |sign| sign.holds && sign.of == purpose);
-        let weight = |purpose| held(purpose).map(|sign| sign.weight).sum::<u32>();
+        let clues = self.clues(parts);
+        let held = |purpose: Purpose| clues.iter().filter(move |clue| clue.holds && clue.of == purpose);
+        let weight = |purpose| held(purpose).map(|clue| clue.weight).sum::<u32>();
         let why = |purpose| {
             let reasons: Vec<&str> =
-                held(purpose).filter(|sign| sign.weight >= TELLING).map(|sign| sign.says).collect();
+                held(purpose).filter(|clue| clue.weight >= TELLING).map(|clue| clue.says).collect();
             if reasons.is_empty() { "nothing in it says otherwise".to_owned() } else { reasons.join(", ") }
         };
         let mut purpose = Purpose::Identity;
@@ -84,8 +84,8 @@ impl Known<'_> {
         Taken { purpose, why: why(purpose), doubt }
     }
 
-    fn signs(&self, parts: &Parts) -> Vec<Sign> {
-        let sign = |of, weight, says, holds| Sign { of, weight, says, holds };
+    fn clues(&self, parts: &Parts) -> Vec<Clue> {
+        let clue = |of, weight, says, holds| Clue { of, weight, says, holds };
         let text = |name: &str| parts.claim(name).unwrap_or_default().trim();
         let (iss, sub) = (text("iss"), text("sub"));
         let consumer = |text: &str| {
@@ -125,31 +125,36 @@ impl Known<'_> {
         let short = matches!((parts.time("iat"), parts.time("exp")), (Some(iat), Some(exp)) if exp.saturating_sub(iat) <= 300);
         let is_address = iss.contains("://") || iss.contains('.');
         vec![
-            sign(Purpose::Identity, 5, "its `iss` is the keyset's issuer", self.issuers().contains(&iss)),
-            sign(Purpose::Identity, 4, "its `aud` is a messaging host", hosts.contains(&HostKind::Messaging)),
-            sign(
+            clue(Purpose::Identity, 5, "its `iss` is the keyset's issuer", self.issuers().contains(&iss)),
+            clue(Purpose::Identity, 4, "its `aud` is a messaging host", hosts.contains(&HostKind::Messaging)),
+            clue(
                 Purpose::Identity,
                 3,
                 "its `kid` is in a keyset for identity tokens",
                 of_keyset(Kind::Identity),
             ),
-            sign(Purpose::Identity, 2, "its `iss` reads like an address", is_address && !consumer(iss)),
-            sign(Purpose::Identity, 1, "it has a `kid`", kid.is_some()),
-            sign(Purpose::Identity, 1, "its `iss` is no consumer key", !iss.is_empty() && !consumer(iss)),
-            sign(Purpose::Identity, 1, "it is signed by a key", !symmetric),
-            sign(Purpose::Assertion, 5, "its `iss` is a consumer key", consumer(iss)),
-            sign(Purpose::Assertion, 5, "its `sub` is a consumer key", consumer(sub)),
-            sign(Purpose::Assertion, 5, "its `aud` is where Salesforce logs users in", to_login),
-            sign(Purpose::Assertion, 3, "it names the user of an [oauth] profile", is_user),
-            sign(Purpose::Assertion, 3, "its `kid` is in a keyset for assertions", of_keyset(Kind::Oauth)),
-            sign(Purpose::Assertion, 3, "it has `prn`, the old name of `sub`", parts.has_claim("prn")),
-            sign(Purpose::Assertion, 2, "its `aud` is a host of an org", to_an_org && !to_login),
-            sign(Purpose::Assertion, 1, "its `sub` reads like a user name", sub.contains('@')),
-            sign(Purpose::Assertion, 1, "it has no `kid`", kid.is_none()),
-            sign(Purpose::Assertion, 1, "it lives for minutes", short),
-            sign(Purpose::Intercom, 4, "it has `user_id`", parts.has_claim("user_id")),
-            sign(Purpose::Intercom, 2, "it is made with a shared secret (HS256)", symmetric),
-            sign(Purpose::Intercom, 2, "it has no `iss`", !parts.has_claim("iss")),
+            clue(Purpose::Identity, 2, "its `iss` reads like an address", is_address && !consumer(iss)),
+            clue(Purpose::Identity, 1, "it has a `kid`", kid.is_some()),
+            clue(Purpose::Identity, 1, "its `iss` is no consumer key", !iss.is_empty() && !consumer(iss)),
+            clue(Purpose::Identity, 1, "it is signed by a key", !symmetric),
+            clue(Purpose::Assertion, 5, "its `iss` is a consumer key", consumer(iss)),
+            clue(Purpose::Assertion, 5, "its `sub` is a consumer key", consumer(sub)),
+            clue(Purpose::Assertion, 5, "its `aud` is where Salesforce logs users in", to_login),
+            clue(Purpose::Assertion, 3, "it names the user of an [oauth] profile", is_user),
+            clue(Purpose::Assertion, 3, "its `kid` is in a keyset for assertions", of_keyset(Kind::Oauth)),
+            clue(Purpose::Assertion, 3, "it has `prn`, the old name of `sub`", parts.has_claim("prn")),
+            clue(Purpose::Assertion, 2, "its `aud` is a host of an org", to_an_org && !to_login),
+            clue(Purpose::Assertion, 1, "its `sub` reads like a user name", sub.contains('@')),
+            clue(Purpose::Assertion, 1, "it has no `kid`", kid.is_none()),
+            clue(Purpose::Assertion, 1, "it lives for minutes", short),
+            clue(
+                Purpose::Intercom,
+                4,
+                "it has `user_id`",
+                parts.has_claim("user_id") && (symmetric || kid.is_none()),
+            ),
+            clue(Purpose::Intercom, 2, "it is made with a shared secret (HS256)", symmetric),
+            clue(Purpose::Intercom, 2, "it has no `iss`", !parts.has_claim("iss")),
         ]
     }
 

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use regex::Regex;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::numbers::Numbers;
 use crate::json::Json;
+use crate::keys::Numbers;
 
 /// Nothing in it is to be believed. It holds a credential: no `Debug`, and no message repeats it.
 pub struct UnverifiedToken {
@@ -57,13 +57,16 @@ pub struct Parts {
 impl UnverifiedToken {
     /// Reads a token that is alone in `text`, or the only one in what else people paste.
     pub fn read(about: &str, text: &str) -> Self {
-        let text = text.trim_start_matches('\u{feff}').trim();
+        let text = text.trim_ascii();
         let (rest, around) = unwrapped(text);
         let compact: String = rest.split_whitespace().collect();
         let is_alone = |c: char| c.is_ascii_alphanumeric() || "-_.=+/".contains(c);
         let about = about.to_owned();
-        // Where words stand before it, what is left without white space begins with them, and so with no header.
-        let begins = compact.len() == rest.len() || candidates(&compact).next().is_some();
+        // Words before a token would become part of its header.
+        let begins = match candidates(&compact).next() {
+            Some(token) => compact.starts_with(token),
+            None => candidates(rest).next().is_none(),
+        };
         if begins && compact.chars().all(is_alone) && candidates(rest).count() < 2 {
             let within = (compact.len() != rest.len()).then_some("it holds white space or line breaks");
             return Self { about, around, within, parts: Parts::read(&compact) };
@@ -88,6 +91,10 @@ impl UnverifiedToken {
 /// A text without what people copy together with a token, and what that was.
 fn unwrapped(text: &str) -> (&str, Option<&'static str>) {
     let (mut rest, mut around) = (text, None);
+    let bare = text.trim_start_matches('\u{feff}').trim();
+    if bare.len() < text.len() {
+        (rest, around) = (bare, Some("a byte order mark or a no-break space stands around it"));
+    }
     loop {
         let unquoted = rest.trim_matches(['"', '\'']).trim();
         if unquoted.len() < rest.len() {
@@ -152,6 +159,11 @@ impl Parts {
             Some(Json::Number(number)) => Some(number.floor()),
             _ => None,
         }
+    }
+
+    /// Octets of its signature: as many as the modulus of the key that made it has.
+    pub const fn signature_len(&self) -> usize {
+        self.signature.len()
     }
 
     /// Whether the key of those numbers signed it. Short keys count here: that they are short is for another

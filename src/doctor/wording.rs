@@ -69,7 +69,7 @@ const OVERLOOKED: [(&str, Strip); 5] = [
 ];
 
 /// Whether a character shows nothing, as its standard escape tells: joiners, marks of direction, a byte order mark.
-fn is_invisible(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     !c.is_ascii() && c.escape_debug().len() > 1
 }
 

@@ -241,9 +241,9 @@ impl Exchanger {
             requests(if begun { "miss" } else { "coalesced" }).inc();
             let error = match timeout_at(ask.deadline, flight.outcome()).await {
                 Ok(Some(Ok(Served { token, cached, .. }))) => {
-                    // An exchange may have begun before a reload that took its key away, or before the rejection.
+                    // Meanwhile a reload may have taken its key away, somebody may have rejected it, or the clock was set.
                     let theirs = rejected == Some(token.hash()) && !begun;
-                    if !job.knows(&token.kid) || theirs {
+                    if theirs || !inner.is_alive(&token, &job) {
                         continue;
                     }
                     return Ok(served(token, cached, rejected));
@@ -279,9 +279,12 @@ fn is_refused(token: &AccessToken, rejected: Option<TokenHash>) -> bool {
 impl Inner {
     /// The kept token of that key, unless its life is over or its key isn't the profile's any more.
     fn live(&self, key: &CacheKey, job: &Job) -> Option<Arc<AccessToken>> {
-        let token = self.tokens.get(key)?;
-        let lives = token.lives(self.tools.clock.now(), self.tools.clock.steady());
-        (lives && job.knows(&token.kid)).then_some(token)
+        self.tokens.get(key).filter(|token| self.is_alive(token, job))
+    }
+
+    /// Whether a token may be handed out: by its life, and by the keys that the profile has now.
+    fn is_alive(&self, token: &AccessToken, job: &Job) -> bool {
+        token.lives(self.tools.clock.now(), self.tools.clock.steady()) && job.knows(&token.kid)
     }
 
     /// The failure that stands for an answer now.

@@ -226,7 +226,7 @@ fn note_shape(body: &str, oddities: &mut Oddities) {
     let (shortest, full) = lengths.split_last().map_or((0, [].as_slice()), |(last, full)| (*last, full));
     let begins_and_ends = lines.len() > 1 && first.trim().is_empty() && last.trim().is_empty();
     let has_blanks = lines.iter().any(|line| line.trim().contains(char::is_whitespace));
-    let blank = |c: char| c == ' ' || c == '\t';
+    let blank = char::is_whitespace;
     for (is, oddity) in [
         (unix.into_iter().any(|line| line.contains('\r')), Oddity::CarriageReturns),
         (has_blanks, Oddity::BlanksForBreaks),

@@ -16,6 +16,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey as AnyKey;
 
 use super::armor::{Armor, Block, Oddities};
+use super::certificate_checks::{self, CertificateSignature, SignatureOfCertificate};
+use super::numbers::Numbers;
 use super::private::{PrivateKey, PublicKey};
 use super::recognise::Unreadable;
 use crate::clock::UnixTime;
@@ -36,13 +38,20 @@ pub struct Certificate {
 }
 
 /// A certificate of any key, as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ReadCertificate {
     pub certificate: Certificate,
     /// What it certifies: the bits of its `subjectPublicKey`, which of an RSA key are an `RSAPublicKey` (RFC 8017).
     key: Vec<u8>,
-    /// Modulus and exponent of that key, big-endian; `None` where it isn't an RSA key.
-    pub rsa: Option<(Vec<u8>, Vec<u8>)>,
+    /// The numbers of that key; `None` where it isn't an RSA key.
+    pub rsa: Option<Numbers>,
+    /// What makes strict verifiers refuse it by itself.
+    pub faults: Vec<&'static str>,
+    /// DER of the two names.
+    pub issuer: Vec<u8>,
+    pub subject: Vec<u8>,
+    signature: SignatureOfCertificate,
+    by_itself: Option<CertificateSignature>,
 }
 
 impl ReadCertificate {
@@ -68,11 +77,46 @@ impl ReadCertificate {
         };
         let key = read.public_key();
         let rsa = match key.parsed() {
-            Ok(AnyKey::RSA(key)) => Some((key.modulus.to_vec(), key.exponent.to_vec())),
+            Ok(AnyKey::RSA(key)) => Some(Numbers::new(key.modulus, key.exponent)),
             _ => None,
         };
-        Ok(Self { certificate, key: key.subject_public_key.data.to_vec(), rsa })
+        let signature = SignatureOfCertificate::of(&read);
+        let by_itself = signature.by_itself(&read, rsa.as_ref());
+        Ok(Self {
+            faults: certificate_checks::faults(der, &read, by_itself),
+            certificate,
+            key: key.subject_public_key.data.to_vec(),
+            rsa,
+            issuer: read.issuer().as_raw().to_vec(),
+            subject: read.subject().as_raw().to_vec(),
+            signature,
+            by_itself,
+        })
     }
+
+    /// Checks its signature: by its own key where it is self-signed, else by its authority's.
+    pub fn signature_by(&self, authority: Option<&Numbers>) -> CertificateSignature {
+        let by_authority = || authority.map_or(CertificateSignature::NoKey, |key| self.signature.by(key));
+        self.by_itself.unwrap_or_else(by_authority)
+    }
+}
+
+/// The certificates in PEM text among whatever else stands there, in DER, and what is odd about that text; for TLS.
+///
+/// # Errors
+/// Says what is there instead.
+pub fn certificates_of_listener(text: &str) -> Result<(Vec<Vec<u8>>, Oddities), String> {
+    let armor = Armor::of(text);
+    let none = "holds no certificate in PEM form";
+    let (blocks, mut oddities) = armor.blocks().map_err(|why| match why {
+        Unreadable::NotPem | Unreadable::Empty => none.to_owned(),
+        other => other.to_string(),
+    })?;
+    let is_certificate = |block: &&Block<'_>| matches!(block.label, "CERTIFICATE" | "X509 CERTIFICATE");
+    let decoded = blocks.iter().filter(is_certificate).map(|block| block.decode(&mut oddities));
+    let decoded: Result<Vec<_>, _> = decoded.map(|der| der.map(|der| der.to_vec())).collect();
+    let found = decoded.map_err(|why| why.to_string())?;
+    if found.is_empty() { Err(none.to_owned()) } else { Ok((found, oddities)) }
 }
 
 /// Reads the certificates in PEM text, in their order, in any shape that leaves no doubt of what is meant. There is one at
@@ -122,6 +166,12 @@ impl Certificate {
                 ),
             });
         };
+        if !own.faults.is_empty() {
+            return Err(format!(
+                "{}; make one from this key, or remove the file and tokenmint derives one",
+                own.faults.join("; ")
+            ));
+        }
         let chain = (count > 1).then(|| {
             format!(
                 "holds a chain of {count} certificates: number {}, that of this key, is published, and the others aren't, as \

@@ -235,8 +235,9 @@ impl<'a> Loader<'a> {
             } else {
                 format!(
                     "holds no KID.key, but {}: a key file is PEM text, and its name is its key id and `.key`, as Salesforce Setup \
-                     has that id. Rename it, for example `mv server.pem WebAppKey1.key`",
-                    there.join(", ")
+                     has that id. Rename it, for example `mv {} WebAppKey1.key`",
+                    there.join(", "),
+                    there[0].trim_matches('`')
                 )
             };
             self.problems.push(Problem::new(field, source, message));

@@ -10,6 +10,7 @@
 mod armor;
 mod batch;
 mod certificate;
+mod certificate_checks;
 #[allow(unsafe_code, reason = "the one place where foreign code is called")]
 mod crypto_mb;
 mod directory;
@@ -17,6 +18,7 @@ mod edit;
 pub mod file;
 mod folder;
 mod load;
+mod numbers;
 mod pem;
 mod policy;
 mod private;
@@ -35,15 +37,17 @@ use std::time::Duration;
 pub use armor::{Oddities, Oddity};
 pub use batch::{Batch, BatchLibrary, Fit, Standing, Wanted};
 pub use certificate::{
-    Certificate, ReadCertificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, derived_not_after, next_derivation,
-    read_certificates,
+    Certificate, ReadCertificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, certificates_of_listener,
+    derived_not_after, next_derivation, read_certificates,
 };
+pub use certificate_checks::CertificateSignature;
 pub use crypto_mb::Unavailable;
 pub use directory::{DirectoryError, KeyDirectory, ScheduleFile};
 pub use edit::ScheduleDocument;
 pub use folder::Contents;
 pub use load::{material_of, rules};
-pub use pem::first_private;
+pub use numbers::Numbers;
+pub use pem::{KeyOfListener, key_of_listener, public_numbers};
 pub use policy::Weakness;
 pub use private::{MessageHash, PrivateKey, PublicKey, Refused, SigningFailed, generate, hash, material};
 pub use recognise::{Unreadable, text};

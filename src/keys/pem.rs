@@ -4,16 +4,17 @@
 //! with the schemes of RFC 8018), known by their contents. Every copy of the key made on the way is wiped.
 
 use rsa::BigUint;
-use rsa::pkcs1::RsaPrivateKey as Pkcs1;
+use rsa::pkcs1::{RsaPrivateKey as Pkcs1, RsaPublicKey as PublicPkcs1};
 use rsa::pkcs8::der::Decode as _;
 use rsa::pkcs8::der::asn1::ObjectIdentifier;
 use rsa::pkcs8::pkcs5::EncryptionScheme;
 use rsa::pkcs8::pkcs5::pbes2::{Kdf, Pbkdf2Prf};
-use rsa::pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo};
+use rsa::pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo, SubjectPublicKeyInfoRef};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use super::armor::{Armor, Block, Oddities, Oddity};
+use super::numbers::Numbers;
 use super::recognise::{self, Der, Unreadable};
 
 /// An encrypted 8192-bit key takes less than 10 KiB.
@@ -47,6 +48,7 @@ pub(super) fn read(
                 Some(Der::PublicKey) => Err(Unreadable::PublicKey),
                 Some(Der::Certificate) => Err(Unreadable::Certificate),
                 Some(Der::Pkcs12) => Err(Unreadable::Pkcs12),
+                Some(Der::Pkcs7) => Err(Unreadable::Pkcs7(" -inform DER")),
                 None if block.label == "ENCRYPTED PRIVATE KEY" => Err(Unreadable::UnknownEncryption("")),
                 None => Err(Unreadable::BrokenDer),
             }?;
@@ -58,11 +60,23 @@ pub(super) fn read(
         "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => Err(Unreadable::Certificate),
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Err(Unreadable::CertificateRequest),
         "PUBLIC KEY" | "RSA PUBLIC KEY" => Err(Unreadable::PublicKey),
+        "PKCS7" | "CMS" => Err(Unreadable::Pkcs7("")),
         "EC PRIVATE KEY" | "EC PARAMETERS" => Err(Unreadable::NotRsa("an elliptic-curve (EC)")),
         "DSA PRIVATE KEY" => Err(Unreadable::NotRsa("a DSA")),
         "OPENSSH PRIVATE KEY" => Err(Unreadable::OpenSsh),
         _ => Err(Unreadable::OtherBlock),
     }
+}
+
+/// The numbers of PEM text with an RSA public key alone; `None` where it is something else.
+pub fn public_numbers(text: &str) -> Option<Numbers> {
+    let armor = Armor::of(text);
+    let (blocks, mut oddities) = armor.blocks().ok()?;
+    let der = sole(&blocks).ok()?.decode(&mut oddities).ok()?;
+    let info = SubjectPublicKeyInfoRef::try_from(der.as_slice()).ok();
+    let of_info = info.as_ref().and_then(|info| info.subject_public_key.as_bytes());
+    let key = PublicPkcs1::from_der(of_info.unwrap_or(&der)).ok()?;
+    Some(Numbers::new(key.modulus.as_bytes(), key.public_exponent.as_bytes()))
 }
 
 fn sole<'a>(blocks: &[Block<'a>]) -> Result<Block<'a>, Unreadable> {
@@ -77,12 +91,31 @@ fn sole<'a>(blocks: &[Block<'a>]) -> Result<Block<'a>, Unreadable> {
     }
 }
 
-/// The first private key of any kind in a text, and its label; for TLS. Every copy is wiped.
-pub fn first_private(text: &SecretString) -> Option<(String, Zeroizing<Vec<u8>>)> {
+/// A private key of any kind, as a listener has it.
+pub struct KeyOfListener {
+    /// Of its PEM block.
+    pub label: String,
+    pub der: Zeroizing<Vec<u8>>,
+    /// What is odd about its text.
+    pub oddities: Oddities,
+}
+
+/// The first private key in a text; for TLS. Every copy is wiped.
+///
+/// # Errors
+/// Says what is there instead.
+pub fn key_of_listener(text: &SecretString) -> Result<KeyOfListener, Unreadable> {
     let armor = Armor::of(text.expose_secret());
-    let (blocks, mut oddities) = armor.blocks().ok()?;
-    let block = blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY"))?;
-    Some((block.label.to_owned(), block.decode(&mut oddities).ok()?))
+    let (blocks, mut oddities) = armor.blocks()?;
+    let block = blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")).ok_or(Unreadable::NotPem)?;
+    match block.label {
+        "ENCRYPTED PRIVATE KEY" => return Err(Unreadable::EncryptedKeyOfListener),
+        _ if block.is_encrypted_by_header() => return Err(Unreadable::EncryptedKeyOfListener),
+        "OPENSSH PRIVATE KEY" => return Err(Unreadable::OpenSsh),
+        _ => {}
+    }
+    let der = block.decode(&mut oddities)?;
+    Ok(KeyOfListener { label: block.label.to_owned(), der, oddities })
 }
 
 fn decrypt(document: &[u8], passphrase: Option<&SecretString>) -> Result<Key, Unreadable> {

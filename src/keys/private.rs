@@ -26,6 +26,7 @@ use thiserror::Error;
 use super::armor::Oddities;
 use super::batch::Trial;
 use super::crypto_mb::{Crt, Size};
+use super::numbers::Numbers;
 use super::pem;
 use super::policy::{self, Weakness};
 use super::recognise::Unreadable;
@@ -78,6 +79,11 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
+    pub fn numbers(&self) -> Numbers {
+        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+        Numbers::new(&decoded(&self.n), &decoded(&self.e))
+    }
+
     /// Tells keys apart: SHA-256 of the modulus.
     pub fn material(&self) -> [u8; 32] {
         sha256(self.n.as_bytes())
@@ -97,9 +103,16 @@ impl PrivateKey {
     /// Says what is there instead of a good key, never what the key is.
     pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, Refused> {
         let ((modulus, public_exponent, document), oddities) = pem::read(text, passphrase)?;
-        policy::examine(&modulus, &public_exponent).map_err(Refused::Weak)?;
         // It sees whether the private numbers belong to each other and to the public ones, and wipes what it works with.
-        let pair = RsaKeyPair::from_der(&document).map_err(Refused::Inconsistent)?;
+        let pair = RsaKeyPair::from_der(&document);
+        match (policy::examine(&modulus, &public_exponent), &pair) {
+            // A damaged copy of a good key has such numbers too.
+            (Err(Weakness::SmallFactor(_)), Err(_)) => {
+                return Err(Refused::Unreadable(Unreadable::BrokenDer));
+            }
+            (examined, _) => examined.map_err(Refused::Weak)?,
+        }
+        let pair = pair.map_err(Refused::Inconsistent)?;
         let public = PublicKey {
             n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
             e: URL_SAFE_NO_PAD.encode(public_exponent.to_bytes_be()),

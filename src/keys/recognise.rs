@@ -43,6 +43,10 @@ pub enum Unreadable {
         "it is encrypted and there is no passphrase; set `passphrase_file` (or `passphrase`) of its keyset"
     )]
     NoPassphrase,
+    #[error(
+        "it is encrypted, and a listener has no passphrase; decrypt it with `openssl pkey -in KEY -out NEW`"
+    )]
+    EncryptedKeyOfListener,
     #[error("the passphrase doesn't open it")]
     WrongPassphrase,
     /// With the options that OpenSSL needs to open it.
@@ -73,9 +77,14 @@ pub enum Unreadable {
     JavaKeystore,
     #[error(
         "it isn't PEM text but a PKCS#12 keystore (.p12, .pfx); convert it with `openssl pkcs12 -in FILE -nocerts -nodes | openssl \
-         pkey -out KID.key`"
+         pkey -out KID.key`, and with -legacy behind pkcs12 where OpenSSL says `unsupported`"
     )]
     Pkcs12,
+    /// With the option that OpenSSL needs to read it.
+    #[error(
+        "it is a PKCS#7 bundle of certificates (.p7b); convert it with `openssl pkcs7{0} -in FILE -print_certs -out KID.crt`"
+    )]
+    Pkcs7(&'static str),
     #[error(
         "it isn't PEM text but a private key in DER form; convert it with `openssl pkey -inform DER -in FILE -out KID.key`"
     )]
@@ -142,6 +151,7 @@ pub fn text(bytes: &[u8]) -> Result<&str, Unreadable> {
             Some(Der::PublicKey) => Unreadable::DerPublicKey,
             Some(Der::Certificate) => Unreadable::DerCertificate,
             Some(Der::Pkcs12) => Unreadable::Pkcs12,
+            Some(Der::Pkcs7) => Unreadable::Pkcs7(" -inform DER"),
             None => Unreadable::Binary,
         },
     };
@@ -158,6 +168,7 @@ pub(super) fn without_blocks(text: &str, decoded: Option<&[u8]>) -> Unreadable {
         Some(Der::Pkcs1 | Der::Pkcs8 | Der::EncryptedPkcs8 | Der::Ec) => return Unreadable::BareKey,
         Some(Der::PublicKey) => return Unreadable::PublicKey,
         Some(Der::Pkcs12) => return Unreadable::Pkcs12,
+        Some(Der::Pkcs7) => return Unreadable::Pkcs7(" -inform DER"),
         None => {}
     }
     let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
@@ -198,6 +209,8 @@ pub(super) enum Der {
     Certificate,
     /// `PFX` (RFC 7292).
     Pkcs12,
+    /// `ContentInfo` (RFC 2315).
+    Pkcs7,
 }
 
 impl Der {
@@ -209,6 +222,7 @@ impl Der {
             [Tag::Integer, Tag::OctetString, ..] => Some(Self::Ec),
             [Tag::Integer, Tag::Sequence, ..] => Some(Self::Pkcs12),
             [Tag::Sequence, Tag::OctetString] => Some(Self::EncryptedPkcs8),
+            [Tag::ObjectIdentifier, Tag::ContextSpecific { .. }] => Some(Self::Pkcs7),
             [Tag::Sequence, Tag::Sequence, Tag::BitString] => {
                 X509Certificate::from_der(der).is_ok().then_some(Self::Certificate)
             }
@@ -223,7 +237,7 @@ impl Der {
             Self::Pkcs8 => Some("PRIVATE KEY"),
             Self::EncryptedPkcs8 => Some("ENCRYPTED PRIVATE KEY"),
             Self::Ec => Some("EC PRIVATE KEY"),
-            Self::PublicKey | Self::Certificate | Self::Pkcs12 => None,
+            Self::PublicKey | Self::Certificate | Self::Pkcs12 | Self::Pkcs7 => None,
         }
     }
 }

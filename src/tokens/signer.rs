@@ -77,12 +77,13 @@ struct Maker {
 impl Signer {
     /// `at_once` signatures run, `queue` wait.
     pub fn new(at_once: usize, queue: usize, batch: Option<Batch>, metrics: &Metrics) -> Self {
-        Self::with(at_once, queue, batch, metrics, LONGEST_INLINE)
+        Self::with(at_once, queue, batch, metrics, (LONGEST_INLINE, PATIENCE))
     }
 
-    /// As `new`, without any thread: for tests in which time goes on whenever no task is ready, though a thread works.
+    /// As `new`, without any thread or bound on the wait: for tests that hand time in. There it goes on whenever no task is ready,
+    /// though a thread works, and stands still however long the machine takes.
     pub fn without_threads(at_once: usize, queue: usize, metrics: &Metrics) -> Self {
-        Self::with(at_once, queue, None, metrics, Duration::MAX)
+        Self::with(at_once, queue, None, metrics, (Duration::MAX, Duration::MAX))
     }
 
     fn with(
@@ -90,7 +91,7 @@ impl Signer {
         queue: usize,
         batch: Option<Batch>,
         metrics: &Metrics,
-        longest_inline: Duration,
+        (longest_inline, patience): (Duration, Duration),
     ) -> Self {
         let duration =
             |algorithm: Algorithm| metrics.signing_duration.with_label_values(&[algorithm.as_str()]);
@@ -107,7 +108,7 @@ impl Signer {
             batch_size: metrics.signing_batch_size.clone(),
         };
         Self {
-            line: Line::new(at_once, queue, PATIENCE, metrics.signing_queue_depth.clone()),
+            line: Line::new(at_once, queue, patience, metrics.signing_queue_depth.clone()),
             pool: Pool::new(at_once),
             maker: Arc::new(maker),
             full: shed("full"),

@@ -7,7 +7,7 @@ use super::Objection;
 
 /// Placeholders that broken front ends send instead of a user's id, in any letter case: what JavaScript, Java, Python,
 /// Ruby, Go and C print for a missing value, and the name that Spring Security gives to a visitor.
-const NOBODY: [&str; 11] = [
+const NOBODY: [&str; 12] = [
     "null",
     "(null)",
     "<null>",
@@ -19,7 +19,10 @@ const NOBODY: [&str; 11] = [
     "anonymous",
     "anonymousUser",
     "[object Object]",
+    "[object Promise]",
 ];
+/// Parts of a template that nobody has filled in: Handlebars, JavaScript, ERB.
+const TEMPLATES: [&str; 3] = ["{{", "${", "<%"];
 /// JavaScript's, in its own letter case only: a person may be called Nan.
 const NOT_A_NUMBER: &str = "NaN";
 
@@ -51,6 +54,9 @@ impl Subject {
         }
         if text == NOT_A_NUMBER || NOBODY.iter().any(|nobody| nobody.eq_ignore_ascii_case(&text)) {
             return wrong("names nobody; mint no token for a visitor who isn't signed in");
+        }
+        if TEMPLATES.iter().any(|template| text.contains(template)) {
+            return wrong("is a template that nobody has filled in; every user would be the same person");
         }
         Ok(Self(text))
     }
@@ -128,6 +134,10 @@ mod tests {
             "#<nil>",
             "NaN",
             "[object Object]",
+            "[object promise]",
+            "{{user_id}}",
+            "user-${user.id}",
+            "<%= current_user.id %>",
         ] {
             assert!(Subject::parse("sub", text.to_owned()).is_err(), "{text:?}");
         }

@@ -112,6 +112,36 @@ async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts,
     world.end().await
 }
 
+/// Histories that broke a promise once.
+fn once_broken() -> Vec<Vec<Op>> {
+    let ask = Op::Ask { replica: 0, user: 0, reject: Reject::Nothing, hang_up: false };
+    let millis = Duration::from_millis;
+    vec![
+        // The clock goes on by a whole life while an exchange waits for the shared store.
+        vec![
+            Op::Store(StoreMode::Slow),
+            Op::Salesforce(Answer::Token, millis(18)),
+            Op::Pass(millis(30)),
+            ask,
+            Op::Pass(millis(79)),
+            Op::StepClock(300),
+        ],
+    ]
+}
+
+#[test]
+fn no_history_that_broke_a_promise_once_breaks_it_again() {
+    let fixture = Fixture::new();
+    for history in once_broken() {
+        run(&fixture, &history, true).unwrap_or_else(|broken| panic!("{broken}: {history:?}"));
+    }
+}
+
+fn run(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(play(fixture, history, shared))
+}
+
 fn cases() -> u32 {
     std::env::var_os("MODEL_CASES").and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(100)
 }
@@ -125,9 +155,7 @@ fn no_history_breaks_a_promise() {
         Config { cases: cases(), failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let tried = runner.run(&histories, |(history, shared)| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let played = runtime.expect("a runtime").block_on(play(&fixture, &history, shared));
-        let played = played.map_err(TestCaseError::fail)?;
+        let played = run(&fixture, &history, shared).map_err(TestCaseError::fail)?;
         counts.lock().expect("not poisoned").add(&played);
         Ok(())
     });

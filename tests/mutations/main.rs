@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, SystemClock, UnixTime};
 use tokenmint::config::{Config, Environment};
 use tokenmint::doctor::{
-    Configured, Given, JwkDocument, Known, Outcome, UnverifiedToken, examine, recognise, verify,
+    Configured, Given, JwkDocument, Known, Outcome, Readers, UnverifiedToken, examine, recognise, verify,
 };
 use tokenmint::keys::KeyRing;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -315,7 +315,7 @@ impl Set {
         let (files, options) = self.files();
         let mut given = Given { issuer: issuer.clone(), ..Given::default() };
         let all_are_something = files.iter().all(|(name, text)| {
-            let found = recognise(name, text.as_bytes(), None);
+            let found = recognise(name, text.as_bytes(), Readers::Ours, &[]);
             found.map(|material| given.add(material)).is_ok()
         });
         let doctor = all_are_something && examine(&known(given)).verdict().outcome != Outcome::Fail;
@@ -327,7 +327,9 @@ impl Set {
                 given.jwks.push(JwkDocument { served, ..document });
                 true
             }
-            _ => recognise(name, text.as_bytes(), None).map(|material| given.add(material)).is_ok(),
+            _ => recognise(name, text.as_bytes(), Readers::Ours, &[])
+                .map(|material| given.add(material))
+                .is_ok(),
         });
         given.tokens.push(UnverifiedToken::read("the token", &self.token));
         let verified = all_are_something && verify(&known(given)).1.outcome != Outcome::Fail;

@@ -754,6 +754,11 @@ fn a_token_is_found_in_what_people_paste() {
         ("double quotes", format!("\"{good}\""), true, "in quotes"),
         ("single quotes and a line end", format!("'{good}'\n"), true, "in quotes"),
         ("Bearer", format!("Bearer {good}"), true, "`Bearer`"),
+        ("bearer", format!("bearer {good}"), true, "`Bearer`"),
+        ("Bearer in quotes", format!("\"Bearer {good}\""), true, "`Bearer`"),
+        ("a line of .env", format!("TOKEN={good}\n"), true, "other text stands around it"),
+        ("words before it", format!("my token is {good}"), true, "other text stands around it"),
+        ("words around it", format!("token {good} ok"), true, "other text stands around it"),
         (
             "a header",
             format!("Authorization: Bearer {good}\r\nHost: tokens.acme.example\r\n"),
@@ -898,4 +903,45 @@ fn the_fix_for_a_token_says_what_to_do_about_just_that() {
     let given = Given::nothing().jwk(&crate::doctor::jwk(|jwk| jwk["kid"] = json!(1)));
     let (_, findings) = given.examined();
     assert!(format!("{findings:?}").contains("its `kid` is a number, not text"), "{findings:#?}");
+}
+
+/// The files of a listener go through the same reader.
+#[test]
+fn the_files_of_a_listener_are_read_as_keys_and_certificates_are() {
+    let workspace = Workspace::new();
+    crate::tls::certificates(&workspace, "ca", "tls");
+    let listens = "listen = \"127.0.0.1:0\"\n";
+    let tls =
+        format!("{listens}[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n");
+    workspace.configure(&configuration().replace(listens, &tls));
+    let good = |name: &str| fs::read_to_string(workspace.path(name)).expect("a file of ours");
+    let (certificate, key) = (good("tls.crt"), good("tls.key"));
+    for (name, words) in
+        [("tls.crt", "server.tls.certificate_file"), ("tls.key", "server.tls.private_key_file")]
+    {
+        let text = if name == "tls.crt" { &certificate } else { &key };
+        for (shape, odd) in [
+            (format!("\u{feff}{text}"), "a byte order mark before it"),
+            (text.lines().map(|line| format!("  {line}\n")).collect(), "indented lines"),
+            (STANDARD.encode(text), "base64 around the whole text"),
+        ] {
+            workspace.write_key("tls.crt", &certificate);
+            workspace.write_key("tls.key", &key);
+            workspace.write_key(name, &shape);
+            let ran = workspace.run(&["check"]);
+            assert_eq!(ran.code(), 0, "{name}, {odd}: {}", ran.stderr);
+            assert!(ran.stderr.contains(words) && ran.stderr.contains(odd), "{name}, {odd}: {}", ran.stderr);
+        }
+    }
+    workspace.write_key("tls.crt", &certificate);
+    let clear = workspace.path("clear.key");
+    workspace.write_key("clear.key", &key);
+    let made = Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-passout", "pass:x", "-in"])
+        .arg(&clear)
+        .output()
+        .expect("openssl runs");
+    workspace.write_key("tls.key", &String::from_utf8(made.stdout).expect("PEM"));
+    let ran = workspace.run(&["check"]);
+    assert!(ran.code() == 64 && ran.stderr.contains("`openssl pkey -in KEY -out NEW`"), "{}", ran.stderr);
 }

@@ -34,12 +34,12 @@ fn locked(file: &str) -> BTreeMap<(String, String), Vec<String>> {
 #[test]
 fn nothing_signs_or_decrypts_with_the_crate_rsa() {
     const READS: [&str; 6] = [
+        "keys/numbers.rs",
         "keys/pem.rs",
         "keys/policy.rs",
         "keys/private.rs",
         "keys/recognise.rs",
         "doctor/jwk.rs",
-        "doctor/numbers.rs",
     ];
     let uses = Regex::new(r"(^|[^\w:])rsa::").expect("a pattern");
     let secret = Regex::new(

@@ -172,6 +172,9 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
         _ => Err("must be at most 3600, Salesforce's limit for a user".to_owned()),
     });
 
+    if let Some(fault) = consumer_key.as_deref().and_then(salesforce::consumer_key_fault) {
+        section.warn(Code::ConsumerKey, "consumer_key", format!("is no consumer key: {fault}"));
+    }
     let audience = audience?;
     warn_of(section, Code::Audience, "audience", &salesforce::audience(audience.as_str()).1);
     let token_url = match (token_url, section.has("token_url")) {

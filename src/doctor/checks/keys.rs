@@ -5,10 +5,9 @@ use crate::config::Kind;
 use crate::doctor::certificate::Certificate;
 use crate::doctor::finding::{Observation, Observations, Outcome, Seen};
 use crate::doctor::known::{Known, signs};
-use crate::doctor::material::Readers;
-use crate::doctor::numbers::Numbers;
+use crate::doctor::material::{GivenKey, Readers};
 use crate::doctor::wording::{dated, printable, span};
-use crate::keys::{Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
+use crate::keys::{CertificateSignature, Numbers, Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
 
 /// An app's upload takes no more.
 const LARGEST_UPLOAD: usize = 4 << 10;
@@ -53,7 +52,8 @@ pub fn strength(known: &Known<'_>) -> Observations {
         .configured
         .keys()
         .map(|(about, _, key)| Observation::pass(about, format!("RSA, {} bits", key.private.public.bits)));
-    given.chain(uploaded).chain(certified).chain(ring).collect()
+    let public = known.given.public_keys.iter().map(|(about, numbers)| of_public(about, numbers));
+    given.chain(uploaded).chain(public).chain(certified).chain(ring).collect()
 }
 
 fn of_public(about: &str, numbers: &Numbers) -> Observation {
@@ -67,13 +67,23 @@ fn of_public(about: &str, numbers: &Numbers) -> Observation {
 }
 
 pub fn file_mode(known: &Known<'_>) -> Observations {
+    let is_private = |key: &&GivenKey| match &key.read {
+        Ok(_) => true,
+        Err(Refused::Unreadable(why)) => {
+            matches!(why, Unreadable::NoPassphrase | Unreadable::WrongPassphrase | Unreadable::NotRsa(_))
+        }
+        Err(_) => true,
+    };
     known
         .given
         .keys
         .iter()
+        .filter(is_private)
         .map(|key| match &key.readers {
             Readers::Ours => Observation::pass(&key.about, "nobody else can read it"),
-            Readers::Others(why) => Observation::warn(&key.about, why.clone()),
+            // The service wouldn't open it; a token that it has signed is good all the same.
+            Readers::Others(why) if known.given.verifies_only => Observation::warn(&key.about, why.clone()),
+            Readers::Others(why) => Observation::fail(&key.about, why.clone()),
             Readers::Unknown => {
                 Observation::not_looked_at(&key.about, "it came through a pipe, from no file")
             }
@@ -91,7 +101,10 @@ pub fn certificate_dates(known: &Known<'_>) -> Observations {
     let now = known.now;
     let given = chains(known).flat_map(|(about, chain)| {
         chain.iter().enumerate().map(move |(at, certificate)| {
-            dates(about, &which(at), certificate.not_before, certificate.not_after, now)
+            let seen = dates(about, &which(at), certificate.not_before, certificate.not_after, now);
+            let ends_soon = now.seconds_until(certificate.not_after) > 0;
+            // Ten days are what an upload asks for.
+            if known.given.verifies_only && ends_soon { seen.at_most(Outcome::Warn) } else { seen }
         })
     });
     let ring = known.configured.keys().flat_map(|(about, _, key)| {
@@ -141,7 +154,7 @@ pub fn certificate_form(known: &Known<'_>) -> Observations {
             faults.push("certifies a key that isn't RSA".to_owned());
         }
         for (at, certificate) in chain.iter().enumerate() {
-            faults.extend(certificate.faults.iter().map(|fault| format!("{}{fault}", which(at))));
+            faults.extend(certificate.faults().iter().map(|fault| format!("{}{fault}", which(at))));
         }
         let stranger =
             chain.windows(2).position(|pair| matches!(pair, [one, next] if !one.is_issued_by(next)));
@@ -151,9 +164,24 @@ pub fn certificate_form(known: &Known<'_>) -> Observations {
                 which(at)
             ));
         }
-        let foreign = chain.iter().any(|certificate| certificate.key.is_some() && !certificate.is_own_authority);
-        let reason = "a signature in it is its authority's, whose key isn't here to check it by";
-        let unchecked = (foreign && faults.is_empty()).then(|| Observation::not_looked_at(about, reason));
+        let mut unchecked = None;
+        for (at, certificate) in chain.iter().enumerate() {
+            let authority = chain.get(at + 1).filter(|next| certificate.is_issued_by(next));
+            match certificate.signature_by(authority) {
+                CertificateSignature::Bad if authority.is_some() => {
+                    faults.push(format!("{}isn't signed by the one behind it, which has its authority's name", which(at)));
+                }
+                // What its own key says of it is one of its faults.
+                CertificateSignature::Good | CertificateSignature::Bad => {}
+                CertificateSignature::NoKey => {
+                    unchecked = Some("a signature in it is its authority's, whose key isn't here to check it by");
+                }
+                CertificateSignature::UnknownAlgorithm => {
+                    unchecked = Some("a signature in it is made in a way that can't be checked here: use openssl verify");
+                }
+            }
+        }
+        let unchecked = unchecked.filter(|_| faults.is_empty()).map(|reason| Observation::not_looked_at(about, reason));
         let seen = Observation::of_faults(about, &faults, "holds an X.509 certificate of an RSA key");
         std::iter::once(seen).chain(unchecked).collect::<Vec<_>>()
     });
@@ -219,11 +247,15 @@ fn given_pairs(known: &Known<'_>) -> Observations {
     }
     let names = privates.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
     let stranger = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
-    let jwks = known.jwks().filter_map(|(_, jwk)| {
-        let (about, numbers) = (&jwk.about, jwk.numbers()?);
-        let own = privates.iter().find(|(_, private)| **private == numbers);
-        let half = |(name, _): &(&str, _)| Observation::pass(about, format!("is the public half of {name}"));
-        Some(own.map_or_else(|| stranger(about), half))
+    let jwks: Vec<(&str, Numbers)> =
+        known.jwks().filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
+    let private_of = |numbers: &Numbers| privates.iter().find(|(_, private)| *private == numbers);
+    let has_half = jwks.iter().any(|(_, numbers)| private_of(numbers).is_some());
+    let jwks = jwks.iter().map(|(about, numbers)| match private_of(numbers) {
+        Some((name, _)) => Observation::pass(*about, format!("is the public half of {name}")),
+        // The one before, or the next one.
+        None if has_half => Observation::not_looked_at(*about, "no private key of it was given"),
+        None => stranger(about),
     });
     let files = known.given.chains().map(|(about, chain)| {
         let found = privates.iter().find_map(|(name, numbers)| of_chain(about, numbers, name, chain)?.ok());
@@ -257,16 +289,30 @@ fn certificates_of_jwks(known: &Known<'_>) -> Observations {
 
 /// JWKs that have the id of a configured key.
 fn configured_pairs(known: &Known<'_>) -> Observations {
+    if known.given.verifies_only {
+        return Vec::new();
+    }
     known
         .given
         .jwks()
         .filter_map(|jwk| {
-            let (_, key) = known.configured.ring?.find(jwk.kid()?)?;
-            let same = jwk.numbers()? == Numbers::of(&key.private.public);
+            let (keyset, key) = known.configured.ring?.find(jwk.kid()?)?;
+            let same = jwk.numbers()? == key.private.public.numbers();
+            let alg = jwk.text("alg").filter(|alg| *alg != keyset.algorithm.as_str());
+            if let Some(alg) = alg.filter(|_| same) {
+                let (alg, signs) = (printable(alg), keyset.algorithm.as_str());
+                let seen = format!("its `alg` is {alg}, and keysets.{} signs with {signs}", keyset.name);
+                return Some(Observation::fail(&jwk.about, seen).advising(
+                    "upload the JWK that `tokenmint jwk KID` prints, or take `algorithm` of the profile back",
+                ));
+            }
             Some(if same {
                 Observation::pass(&jwk.about, format!("is the public half of `{}`", key.kid))
             } else {
-                let seen = format!("has the key id `{}`, but isn't the public half of that key", key.kid);
+                let seen = format!(
+                    "has the key id `{}`, but isn't the public half of that key of the configuration (keysets.{})",
+                    key.kid, keyset.name
+                );
                 Observation::fail(&jwk.about, seen)
             })
         })
@@ -275,13 +321,15 @@ fn configured_pairs(known: &Known<'_>) -> Observations {
 
 /// A JWK under another id than that of the configured key whose half it is, and under no other key's.
 pub(super) fn ids_of_pairs(known: &Known<'_>) -> Observations {
+    if known.given.verifies_only {
+        return Vec::new();
+    }
     known
         .given
         .jwks()
         .filter_map(|jwk| {
             let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
-            let same =
-                |(_, _, key): &(String, _, &crate::keys::Key)| Numbers::of(&key.private.public) == numbers;
+            let same = |(_, _, key): &(String, _, &crate::keys::Key)| key.private.public.numbers() == numbers;
             let (about, _, key) = known.configured.keys().find(same)?;
             let strange = key.kid.as_str() != kid && known.configured.ring?.find(kid).is_none();
             strange.then(|| {
@@ -293,6 +341,9 @@ pub(super) fn ids_of_pairs(known: &Known<'_>) -> Observations {
 }
 
 pub fn app_certificate(known: &Known<'_>) -> Observations {
+    if known.given.verifies_only {
+        return Vec::new();
+    }
     let files = known.given.chains().filter_map(|(about, chain)| {
         let certificate = chain.first()?;
         Some((

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use url::Url;
+
 use super::{audience, online, tokens};
 use crate::config::salesforce::{self, Host, HostKind};
 use crate::config::{Code, Oauth, Problem};
@@ -24,7 +26,12 @@ fn refused<'a>(known: &'a Known<'_>, field: &'static str) -> impl Iterator<Item 
 
 fn refusal(problem: &Problem) -> Observation {
     let about = if problem.field.is_empty() { problem.source.clone() } else { problem.field.clone() };
-    Observation::fail(about, problem.message.clone())
+    let seen = if problem.field.is_empty() || problem.source.is_empty() {
+        problem.message.clone()
+    } else {
+        format!("{}: {}", problem.source, problem.message)
+    };
+    Observation::fail(about, seen)
 }
 
 pub fn configuration(known: &Known<'_>) -> Observations {
@@ -41,9 +48,10 @@ pub fn configuration(known: &Known<'_>) -> Observations {
 }
 
 /// Warnings that are a check's own finding.
-const ELSEWHERE: [Code; 7] = [
+const ELSEWHERE: [Code; 8] = [
     Code::Audience,
     Code::CertificateDates,
+    Code::ConsumerKey,
     Code::IssuerSlash,
     Code::NoKeySigns,
     Code::OneKeyForTwoKinds,
@@ -58,7 +66,12 @@ pub fn warnings(known: &Known<'_>) -> Observations {
         .warnings
         .iter()
         .filter(|warning| !warning.code.is_some_and(is_told_elsewhere))
-        .map(|warning| Observation::warn(&warning.field, format!("{}: {}", warning.source, warning.message)))
+        .map(|warning| {
+            // Nobody gets through to what it stands before.
+            let is_fatal = warning.code == Some(Code::ListenerCertificate);
+            let outcome = if is_fatal { Observation::fail } else { Observation::warn };
+            outcome(warning.field.clone(), format!("{}: {}", warning.source, warning.message))
+        })
         .collect();
     if warnings.is_empty() && known.configured.config.is_some() {
         return vec![Observation::pass("configuration", "holds nothing odd")];
@@ -98,7 +111,14 @@ pub fn token_url(known: &Known<'_>) -> Observations {
 pub fn org_id(known: &Known<'_>) -> Observations {
     let profiles = known.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
-        Observation::pass(about, format!("`org_id` is {}", messaging.org_id.as_str()))
+        let id = messaging.org_id.as_str();
+        if salesforce::has_wrong_suffix(id) {
+            let seen = format!(
+                "`org_id` is {id}, whose last three characters don't fit the others: a typing error?"
+            );
+            return Observation::warn(about, seen);
+        }
+        Observation::pass(about, format!("`org_id` is {id}"))
     });
     fine.chain(refused(known, OWN[1])).collect()
 }
@@ -171,15 +191,16 @@ fn sandbox_of(profile: &Oauth) -> Option<String> {
 
 pub fn limits(known: &Known<'_>) -> Observations {
     let Some(config) = known.configured.config else { return Vec::new() };
-    let mut logins: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
+    // Salesforce tells no upper from lower case in user names, and an id's first 15 characters are the id.
+    let mut logins: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
     for profile in config.oauth.values() {
-        let user = logins.entry(&profile.username).or_default();
+        let user = logins.entry(profile.username.to_lowercase()).or_default();
         user.0 += profile.logins_per_hour;
         user.1.push(format!("oauth.{}", profile.name));
     }
     let mut requests: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
     for (about, messaging) in known.configured.messaging() {
-        let org = requests.entry(messaging.org_id.as_str()).or_default();
+        let org = requests.entry(messaging.org_id.as_str().get(..15).unwrap_or_default()).or_default();
         org.0 += messaging.requests_per_minute;
         org.1.push(about);
     }
@@ -225,7 +246,7 @@ pub fn public_url(known: &Known<'_>) -> Observations {
     let about = "server.public.url";
     let parsed = url.url();
     vec![match parsed.port() {
-        _ if Host::of(parsed).kind == HostKind::Loopback => {
+        _ if !is_reachable(parsed) => {
             Observation::warn(about, format!("is {}, which Salesforce can't reach", url.as_str()))
         }
         Some(port) => Observation::warn(
@@ -234,4 +255,29 @@ pub fn public_url(known: &Known<'_>) -> Observations {
         ),
         None => Observation::pass(about, format!("is {}", url.as_str())),
     }]
+}
+
+/// Whether a host may be reached from outside: no address of a private network (RFC 1918, RFC 4193), and no name that only such a
+/// network has.
+fn is_reachable(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => {
+            !(address.is_loopback()
+                || address.is_private()
+                || address.is_link_local()
+                || address.is_unspecified())
+        }
+        Some(url::Host::Ipv6(address)) => {
+            !(address.is_loopback()
+                || address.is_unique_local()
+                || address.is_unicast_link_local()
+                || address.is_unspecified())
+        }
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            let inner = ["localhost", "local", "internal", "lan", "home", "corp", "test"];
+            name.rsplit_once('.').is_some_and(|(_, last)| !inner.contains(&last))
+        }
+        None => false,
+    }
 }

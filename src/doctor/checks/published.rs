@@ -1,11 +1,14 @@
 //! JWKs and JWK Sets: those that go through an upload form, and those that an endpoint serves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::Kind;
 
 use crate::doctor::finding::{Observation, Observations, Outcome};
-use crate::doctor::jwk::{Shape, Thumbprint, X5c};
-use crate::doctor::known::Known;
+use crate::doctor::jwk::{Jwk, JwkDocument, Shape, Thumbprint, X5c};
+use crate::doctor::known::{Known, signs};
 use crate::doctor::wording::{listed, printable};
+use crate::keys::Numbers;
 
 pub fn text(known: &Known<'_>) -> Observations {
     let files = known.given.jwks.iter().map(|document| match (&document.shape, &document.around) {
@@ -199,7 +202,65 @@ pub fn private(known: &Known<'_>) -> Observations {
         .collect()
 }
 
+/// A set that was given as what an endpoint serves, beside the configuration whose keys it is to show.
+pub(super) fn lacks_configured(known: &Known<'_>) -> Observations {
+    let Some(ring) = known.configured.ring.filter(|_| !known.given.verifies_only) else { return Vec::new() };
+    let keysets = ring.keysets.values().filter(|keyset| signs(keyset, Kind::Identity));
+    let signers: Vec<(&str, Numbers)> = keysets
+        .filter_map(|keyset| keyset.keys.get(keyset.signing(known.now)?))
+        .map(|key| (key.kid.as_str(), key.private.public.numbers()))
+        .collect();
+    let served = known.given.documents().filter(|document| document.served && document.is_a_set());
+    served
+        .filter(|_| !signers.is_empty())
+        .map(|document| {
+            let shows = |(kid, numbers): &&(&str, Numbers)| {
+                document
+                    .keys
+                    .iter()
+                    .any(|jwk| jwk.kid() == Some(kid) && jwk.numbers().as_ref() == Some(numbers))
+            };
+            match signers.iter().find(shows) {
+                Some((kid, _)) => {
+                    Observation::pass(&document.about, format!("shows `{kid}`, which signs now"))
+                }
+                None => Observation::fail(
+                    &document.about,
+                    format!(
+                        "shows none of the keys that sign now: {}",
+                        listed(signers.iter().map(|(kid, _)| kid))
+                    ),
+                ),
+            }
+        })
+        .collect()
+}
+
 pub fn distinct(known: &Known<'_>) -> Observations {
+    within_sets(known).into_iter().chain(across_documents(known)).collect()
+}
+
+/// JWKs of different keys that have one id, though each is alone in its file.
+fn across_documents(known: &Known<'_>) -> Observations {
+    let mut first: BTreeMap<&str, (&JwkDocument, &Jwk)> = BTreeMap::new();
+    let mut found = Vec::new();
+    for document in known.given.documents() {
+        for jwk in &document.keys {
+            let (Some(kid), Some(numbers)) = (jwk.kid(), jwk.numbers()) else { continue };
+            let (other_document, other) = *first.entry(kid).or_insert((document, jwk));
+            let is_elsewhere = !std::ptr::eq(other_document, document);
+            if is_elsewhere && other.numbers().is_some_and(|other| other != numbers) {
+                let kid = printable(kid);
+                let seen =
+                    format!("has the key id `{kid}`, as {} has, which is another key", other_document.about);
+                found.push(Observation::fail(&jwk.about, seen));
+            }
+        }
+    }
+    found
+}
+
+fn within_sets(known: &Known<'_>) -> Observations {
     known
         .documents()
         .filter(|document| document.keys.len() > 1)

@@ -1,14 +1,16 @@
 //! JWTs: identity tokens, assertions of the JWT bearer flow, and Intercom's.
 
 use crate::clock::UnixTime;
-use crate::config::salesforce::{CONSUMER_KEY_PREFIX, is_record_id, may_be_consumer_key};
-use crate::config::{Identity, SHORTEST_TTL};
+use crate::config::salesforce::{
+    CONSUMER_KEY_PREFIX, Host, consumer_key_fault, is_record_id, may_be_consumer_key,
+};
+use crate::config::{Identity, Oauth, SHORTEST_TTL};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::known::{Known, Purpose, Verifier};
-use crate::doctor::numbers::Numbers;
 use crate::doctor::token::Parts;
-use crate::doctor::wording::{dated, difference, listed, printable, span};
+use crate::doctor::wording::{dated, difference, is_invisible, listed, printable, span};
 use crate::json::Json;
+use crate::keys::Numbers;
 use crate::tokens::Subject;
 
 const LONGEST_ASSERTION: i64 = 300;
@@ -51,6 +53,15 @@ fn no_text(name: &str, value: &Json) -> Option<String> {
     }
 }
 
+/// Why an `aud` is none (RFC 7519, section 4.1.3): a text, or an array of texts.
+fn no_audience(aud: &Json) -> Option<String> {
+    match aud {
+        Json::Array(items) if items.is_empty() => Some("its `aud` is an empty array".to_owned()),
+        Json::Array(items) => items.iter().find_map(|item| no_text("aud", item)),
+        other => no_text("aud", other),
+    }
+}
+
 pub fn header(known: &Known<'_>) -> Observations {
     const MEMBERS: [&str; 3] = ["alg", "typ", "kid"];
     known
@@ -68,6 +79,16 @@ pub fn header(known: &Known<'_>) -> Observations {
             if faults.is_empty() && missing == ["typ"] {
                 return Observation::warn(about, "its header lacks `typ`");
             }
+            let typ = parts.header("typ").filter(|typ| !typ.eq_ignore_ascii_case("JWT"));
+            let nested = ["cty", "zip"].into_iter().filter(|name| parts.header.member(name).is_some());
+            let nested: Vec<&str> = nested.collect();
+            if faults.is_empty() && missing.is_empty() && !nested.is_empty() {
+                let seen = format!("its header has {}, as tokens within tokens have", listed(nested));
+                return Observation::warn(about, seen);
+            }
+            if let Some(typ) = typ.filter(|_| faults.is_empty() && missing.is_empty()) {
+                return Observation::warn(about, format!("its `typ` is `{}`, not `JWT`", printable(typ)));
+            }
             if !missing.is_empty() {
                 faults.push(format!("its header lacks {}", listed(missing)));
             }
@@ -79,8 +100,9 @@ pub fn header(known: &Known<'_>) -> Observations {
             if unquoted.is_empty() || unquoted.len() < faults.len() {
                 return seen;
             }
+            let same = if unquoted == ["typ"] { "" } else { ", the same text as in the JWK" };
             seen.advising(format!(
-                "write the value of {} in quotes where the token is made, the same text as in the JWK",
+                "write the value of {} in quotes where the token is made{same}",
                 listed(unquoted)
             ))
         })
@@ -103,6 +125,9 @@ pub fn claims(known: &Known<'_>) -> Observations {
                 faults.push(format!("its body lacks {}", listed(missing)));
             }
             faults.extend(parts.claim_value("jti").and_then(|jti| no_text("jti", jti)));
+            if purpose == Purpose::Identity {
+                faults.extend(parts.claim_value("aud").and_then(no_audience));
+            }
             if purpose == Purpose::Assertion && parts.header.member("crit").is_some() {
                 faults.push("its header has `crit`, which Salesforce would have to know".to_owned());
             }
@@ -151,6 +176,13 @@ pub fn kid(known: &Known<'_>) -> Observations {
         let kid = parts.header("kid").filter(|kid| !kid.is_empty())?;
         let verifiers = known.verifiers(purpose, parts);
         let kids: Vec<&str> = verifiers.iter().filter_map(|verifier| verifier.kid).collect();
+        if let Some(when) = known.retired(kid) {
+            let seen = format!("its `kid` is `{}`, a key that was retired {when}", printable(kid));
+            return Some(Observation::fail(about, seen).advising(
+                "whoever made this token still signs with that key: have them take the one that signs now (`tokenmint keys list`). \
+                 Don't upload the retired one again",
+            ));
+        }
         Some(match kids.as_slice() {
             [] => Observation::not_looked_at(about, "no JWK is known whose id could be its `kid`"),
             kids if kids.contains(&kid) => {
@@ -177,7 +209,7 @@ pub fn issuer(known: &Known<'_>) -> Observations {
             let Some(iss) = parts.claim_value("iss") else { return Vec::new() };
             let Json::String(iss) = iss else {
                 let seen = format!("its `iss` is {}, not text", iss.type_name());
-                return vec![Observation::fail(about, seen)];
+                return vec![Observation::fail(about, seen).advising(in_quotes("iss"))];
             };
             if issuers.is_empty() {
                 let odd = odd_issuer(about, iss);
@@ -229,6 +261,9 @@ fn odd_issuer(about: &str, iss: &str) -> Option<Observation> {
         let seen = format!("its issuer `{shown}` begins or ends with white space, or is empty");
         return Some(Observation::fail(about, seen));
     }
+    if iss.chars().any(is_invisible) {
+        return Some(Observation::fail(about, format!("its issuer `{shown}` holds an invisible character")));
+    }
     let mut odd = Vec::new();
     if iss.ends_with('/') {
         odd.push("ends with a slash");
@@ -259,6 +294,10 @@ pub fn expiry(known: &Known<'_>) -> Observations {
                 _ if exp < YEAR => {
                     let seen = format!("its `exp` is {exp}: a duration, not a moment");
                     Observation::fail(about, seen).advising("`exp` = seconds since 1970 + lifetime")
+                }
+                left if left > 20 * YEAR && (exp / 1000 - now.seconds()).abs() > 20 * YEAR => {
+                    Observation::fail(about, format!("its `exp` is {exp}: {} ahead", span(left)))
+                        .advising("`exp` = seconds since 1970 + lifetime")
                 }
                 left if left > 20 * YEAR => {
                     let seen = format!("its `exp` is {exp}: milliseconds");
@@ -296,17 +335,30 @@ pub fn not_yet(known: &Known<'_>) -> Observations {
         .tokens_for(ALL)
         .map(|(token, parts, _)| {
             let about = &token.about;
-            let faults: Vec<String> = ["nbf", "iat"]
-                .into_iter()
-                .filter_map(|name| match parts.claim_value(name)? {
-                    Json::Number(_) => {
-                        let ahead = known.now.seconds_until(UnixTime::from_seconds(parts.time(name)?));
-                        (ahead > SKEW).then(|| format!("its `{name}` lies {} ahead", span(ahead)))
+            let (mut faults, mut unquoted) = (Vec::new(), Vec::new());
+            for name in ["nbf", "iat"] {
+                match (parts.claim_value(name), parts.time(name)) {
+                    (None, _) => {}
+                    (Some(_), Some(time)) => {
+                        let ahead = known.now.seconds_until(UnixTime::from_seconds(time));
+                        if ahead > SKEW {
+                            faults.push(format!("its `{name}` lies {} ahead", span(ahead)));
+                        }
                     }
-                    other => Some(format!("its `{name}` is {}, not a number", other.type_name())),
-                })
-                .collect();
-            Observation::of_faults(about, &faults, "it is valid from now on")
+                    (Some(other), None) => {
+                        faults.push(format!("its `{name}` is {}, not a number", other.type_name()));
+                        unquoted.push(name);
+                    }
+                }
+            }
+            let seen = Observation::of_faults(about, &faults, "it is valid from now on");
+            if unquoted.is_empty() {
+                return seen;
+            }
+            seen.advising(format!(
+                "where the token is made, write {} as a number of seconds since 1970, without quotes",
+                listed(unquoted)
+            ))
         })
         .collect()
 }
@@ -315,7 +367,12 @@ pub fn lifetime(known: &Known<'_>) -> Observations {
     let tokens = known.tokens_for(ALL).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
         let exp = parts.time("exp")?;
-        let life = parts.time("iat").map(|iat| exp.saturating_sub(iat));
+        let life = match (parts.time("iat"), purpose) {
+            (Some(iat), _) => Some(exp.saturating_sub(iat)),
+            // As long as this at least.
+            (None, Purpose::Assertion) => Some(exp.saturating_sub(known.now.seconds()).max(1)),
+            (None, _) => None,
+        };
         // A duration, and milliseconds: another check's findings.
         if exp < YEAR || life.is_some_and(|life| life.unsigned_abs() > 20 * YEAR.unsigned_abs()) {
             return None;
@@ -327,15 +384,13 @@ pub fn lifetime(known: &Known<'_>) -> Observations {
             );
         }
         match (purpose, life) {
-            // `iat` may be missing: it lives as long as this at least.
-            (Purpose::Assertion, life) => {
-                Some(of_assertion(about, life.unwrap_or(exp.saturating_sub(known.now.seconds()))))
-            }
-            (Purpose::Intercom, _) => None,
+            (Purpose::Assertion, Some(life)) => Some(of_assertion(about, life)),
             (Purpose::Identity, Some(life)) => Some(judged(token.about.clone(), life)),
-            (Purpose::Identity, None) => {
-                Some(Observation::not_looked_at(about, "it has no `iat`, so nobody knows how long it lives"))
-            }
+            (Purpose::Intercom, _) => None,
+            (_, None) => Some(Observation::not_looked_at(
+                about,
+                "it has no `iat` that is a number, so nobody knows how long it lives",
+            )),
         }
     });
     let profiles = known.configured.identity().map(|profile| {
@@ -377,10 +432,15 @@ pub fn subject(known: &Known<'_>) -> Observations {
     known
         .tokens_for(IDENTITY)
         .filter_map(|(token, parts, _)| {
-            let faults = person("sub", parts.claim_value("sub")?);
-            Some(Observation::of_faults(&token.about, &faults, "its `sub` names somebody"))
+            let sub = parts.claim_value("sub")?;
+            let seen = Observation::of_faults(&token.about, &person("sub", sub), "its `sub` names somebody");
+            Some(if matches!(sub, Json::String(_)) { seen } else { seen.advising(in_quotes("sub")) })
         })
         .collect()
+}
+
+fn in_quotes(name: &str) -> String {
+    format!("where the token is made, write `{name}` as text, in quotes")
 }
 
 /// Why a claim names nobody: the rules of the endpoints that mint.
@@ -401,8 +461,14 @@ pub fn signature(known: &Known<'_>) -> Observations {
                 return Observation::not_looked_at(about, "its algorithm is none that Salesforce takes");
             }
             let verifiers = known.verifiers(purpose, parts);
+            if verifiers.is_empty() && !known.given.verifies() && !known.configured.problems.is_empty() {
+                let reason = "the configuration doesn't load (`tokenmint check` says why), and no key was given to check its \
+                              signature";
+                return Observation::not_looked_at(about, reason);
+            }
             if verifiers.is_empty() {
-                let reason = "no key was there to check its signature; give one with --key, --jwk or --jwks";
+                let reason = "no key was there to check its signature: give the file of its key, certificate or JWK, or the address of its \
+                              JWK Set (--jwks)";
                 return Observation::not_looked_at(about, reason);
             }
             let kid = parts.header("kid");
@@ -421,6 +487,16 @@ pub fn signature(known: &Known<'_>) -> Observations {
             if let Some((signer, _)) = keys.iter().find(|(_, key)| parts.is_signed_by(key)) {
                 return Observation::pass(about, format!("is signed by the key of {}", signer.about));
             }
+            if !keys.iter().any(|(_, key)| key.n.len() == parts.signature_len()) {
+                let seen = format!(
+                    "its signature has {} octets, and those of the key of {} have {}",
+                    parts.signature_len(),
+                    keys[0].0.about,
+                    keys[0].1.n.len()
+                );
+                return Observation::fail(about, seen)
+                    .advising("copy the token whole: its end is missing, or too much");
+            }
             let names: Vec<&str> = keys.iter().map(|(key, _)| key.about.as_str()).take(3).collect();
             let more = if keys.len() > names.len() { ", …" } else { "" };
             let other = other_signer(known, &verifiers, parts)
@@ -433,28 +509,48 @@ pub fn signature(known: &Known<'_>) -> Observations {
 }
 
 /// Salesforce finds the key of an identity token by its id, and that of an assertion through the consumer key. What has no
-/// id may be any key.
+/// id may be any key, where none has the token's.
 fn candidates<'a, 'b>(
     verifiers: &'b [Verifier<'a>],
     kid: Option<&str>,
     purpose: Purpose,
 ) -> Vec<&'b Verifier<'a>> {
     let Some(kid) = kid else { return verifiers.iter().collect() };
-    let named: Vec<&Verifier<'_>> =
-        verifiers.iter().filter(|verifier| verifier.kid.is_none_or(|other| other == kid)).collect();
-    if named.is_empty() && purpose == Purpose::Assertion { verifiers.iter().collect() } else { named }
+    let of_id = |id: Option<&str>| -> Vec<&'b Verifier<'a>> {
+        verifiers.iter().filter(|verifier| verifier.kid == id).collect()
+    };
+    let (named, nameless) = (of_id(Some(kid)), of_id(None));
+    match purpose {
+        _ if !named.is_empty() => named,
+        Purpose::Assertion if nameless.is_empty() => verifiers.iter().collect(),
+        _ => nameless,
+    }
 }
 
 /// Whose key signed, of all that are known.
 fn other_signer(known: &Known<'_>, verifiers: &[Verifier<'_>], parts: &Parts) -> Option<String> {
     let given =
         verifiers.iter().filter_map(|verifier| Some((verifier.about.clone(), verifier.numbers.clone()?)));
-    let configured = known.configured.keys().map(|(about, _, key)| (about, Numbers::of(&key.private.public)));
+    let configured = known.configured.keys().map(|(about, _, key)| (about, key.private.public.numbers()));
     given.chain(configured).find(|(_, key)| parts.is_signed_by(key)).map(|(about, _)| about)
 }
 
-/// That `iss` is the app's.
+/// That `iss` is the app's, here and in the tokens.
 pub fn consumer_key(known: &Known<'_>) -> Observations {
+    let profiles = known.configured.oauth().map(|profile| {
+        let about = format!("oauth.{}", profile.name);
+        match consumer_key_fault(&profile.consumer_key) {
+            Some(fault) => {
+                // Not shown: the consumer secret may have been pasted in its place.
+                Observation::fail(about, format!("`consumer_key` is none: {fault}"))
+            }
+            None => Observation::pass(about, "`consumer_key` has the form of one"),
+        }
+    });
+    profiles.chain(issuers_of_assertions(known)).collect()
+}
+
+fn issuers_of_assertions(known: &Known<'_>) -> Observations {
     let configured: Vec<&str> =
         known.configured.oauth().map(|profile| profile.consumer_key.as_str()).collect();
     known
@@ -524,6 +620,20 @@ pub(super) fn username(known: &Known<'_>) -> Observations {
                         .into_iter()
                         .map(|fault| format!("its `sub` is `{}`: {fault}", printable(sub)))
                         .collect();
+                    let users: Vec<&str> = oauth_profiles(known, parts)
+                        .iter()
+                        .map(|profile| profile.username.as_str())
+                        .collect();
+                    let is_known =
+                        users.is_empty() || users.iter().any(|user| user.eq_ignore_ascii_case(sub));
+                    if faults.is_empty() && !is_known {
+                        let seen = format!(
+                            "its `sub` is `{}`, and `username` of its profile {}",
+                            printable(sub),
+                            listed(users)
+                        );
+                        return Some(Observation::warn(about, seen));
+                    }
                     Observation::of_faults(about, &faults, "its `sub` is a user name")
                 }
                 other => Observation::fail(about, format!("its `sub` is {}, not text", other.type_name())),
@@ -535,8 +645,11 @@ pub(super) fn username(known: &Known<'_>) -> Observations {
 /// Why a text is no Salesforce user name.
 pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     let mut faults = Vec::new();
-    if name.trim() != name || name.chars().any(char::is_control) {
-        faults.push("it begins or ends with white space, or holds a control character");
+    if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        faults.push("it holds white space or a control character");
+    }
+    if name.contains([',', ';', ':', '<', '>']) || name.matches('@').count() > 1 {
+        faults.push("it is more than one e-mail address");
     }
     if is_record_id(name.trim(), "005") {
         faults.push("that is a user's id, not the user name");
@@ -600,13 +713,68 @@ pub fn intercom_secret(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-/// Of an assertion that was given.
+/// The profiles of the configuration that make such assertions; none where the token is judged by what was given.
+fn oauth_profiles<'a>(known: &'a Known<'_>, parts: &Parts) -> Vec<&'a Oauth> {
+    let consumer_key = parts.claim("iss").filter(|_| !known.given.verifies());
+    known.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
+}
+
+/// Of a token that was given.
 pub(super) fn audience(known: &Known<'_>) -> Observations {
+    of_assertions(known).into_iter().chain(of_identity_tokens(known)).collect()
+}
+
+/// What an identity token is for is written nowhere as necessary; where the configuration says it, the token does too.
+fn of_identity_tokens(known: &Known<'_>) -> Observations {
+    known
+        .tokens_for(IDENTITY)
+        .filter(|_| !known.given.verifies())
+        .filter_map(|(token, parts, _)| {
+            let iss = parts.claim("iss")?;
+            let profiles = known.configured.identity().filter(|profile| profile.issuer.as_str() == iss);
+            let audiences: Vec<Option<&str>> = profiles.map(|profile| profile.audience.as_deref()).collect();
+            let is_right = |audience: Option<&str>| match (audience, parts.claim_value("aud")) {
+                (None, _) => true,
+                (Some(right), Some(Json::Array(items))) => {
+                    items.iter().any(|item| matches!(item, Json::String(text) if text == right))
+                }
+                (Some(right), Some(Json::String(text))) => text == right,
+                (Some(_), _) => false,
+            };
+            if audiences.is_empty() || audiences.iter().copied().any(is_right) {
+                return None;
+            }
+            let right = listed(audiences.into_iter().flatten());
+            let seen = format!("its `aud` isn't `audience` of [identity.NAME]: {right}");
+            Some(
+                Observation::warn(&token.about, seen)
+                    .advising("where the token is made, set `aud` to the same"),
+            )
+        })
+        .collect()
+}
+
+fn of_assertions(known: &Known<'_>) -> Observations {
     known
         .tokens_for(ASSERTION)
         .filter_map(|(token, parts, _)| {
+            let profiles = oauth_profiles(known, parts);
             Some(match parts.claim_value("aud")? {
-                Json::String(aud) => super::audience::judged(token.about.clone(), aud, None, None),
+                Json::String(aud) => {
+                    let right = profiles.iter().find(|profile| profile.audience.as_str() == aud);
+                    let host = right.or(profiles.first()).map(|profile| Host::of(profile.token_url.url()));
+                    let seen =
+                        super::audience::judged(token.about.clone(), aud, host.as_ref(), parts.claim("sub"));
+                    if right.is_none() && !profiles.is_empty() && seen.passes() {
+                        let names = listed(profiles.iter().map(|profile| profile.audience.as_str()));
+                        let seen = format!(
+                            "its `aud` is `{}`, and `audience` of its profile {names}",
+                            printable(aud)
+                        );
+                        return Some(Observation::warn(&token.about, seen));
+                    }
+                    seen
+                }
                 other => Observation::fail(
                     &token.about,
                     format!("its `aud` is {}; Salesforce compares it with one text", other.type_name()),

@@ -29,6 +29,12 @@ fn audience(url: &str) -> Given {
 
 const SANDBOX: &str = "audience = \"https://acme--uat.sandbox.my.salesforce.com\"";
 
+/// The same user's other profile, in other letters.
+const TWICE: &str = "[oauth.other]\nkeyset = \"crm\"\nconsumer_key = \"3MVG9.other\"\nusername = \"Integration@ACME.com\"\n\
+                     audience = \"https://acme.my.salesforce.com\"\nlogins_per_hour = 3600\n[callers.web]";
+
+use crate::sandbox::PAIRS;
+
 faults! {
     a_setting_that_there_is_not: "configuration", fail, "unknown key",
         Given::configured(&[(LISTEN, "[server]\nremints = 5\n")]);
@@ -52,6 +58,35 @@ faults! {
         Given::configured(&[(SCRT, "https://acme--uat.my.salesforce-scrt.com")]);
     a_typing_error_in_the_messaging_host: "scrt-url", fail, "no host of messaging",
         Given::configured(&[(SCRT, "https://acme.my.saleforce-scrt.com")]);
+    a_user_name_in_the_place_of_the_consumer_key: "consumer-key", fail, "it reads like a user name",
+        Given::configured(&[("3MVG9.sandbox", "integration@acme.com")]);
+    an_address_in_the_place_of_the_consumer_key: "consumer-key", fail, "it is an address",
+        Given::configured(&[("3MVG9.sandbox", "https://acme.my.salesforce.com")]);
+    a_consumer_key_with_a_blank: "consumer-key", fail, "white space",
+        Given::configured(&[("3MVG9.sandbox", "3MVG9abc def")]);
+    a_consumer_key_that_is_too_short: "consumer-key", fail, "8 letters and digits",
+        Given::configured(&[("3MVG9.sandbox", "abc")]);
+    two_users_in_the_place_of_one: "username", fail, "more than one e-mail address",
+        Given::configured(&[("integration@acme.com", "a@acme.com,b@acme.com")]);
+    an_org_s_id_with_a_typing_error: "org-id", warn, "don't fit the others",
+        Given::configured(&[("00D000000000001", "00D5g000004XyZaEAA")]);
+    an_issuer_with_an_invisible_character_inside: "issuer", fail, "holds an invisible character",
+        Given::configured(&[("issuer = \"https://acme.example\"", "issuer = \"https://acme\\u200b.example\"")]);
+    a_public_url_of_a_private_network: "public-url", warn, "which Salesforce can't reach",
+        Given::configured(&[("https://tokens.acme.example", "https://10.0.0.1")]);
+    a_public_url_without_a_domain: "public-url", warn, "which Salesforce can't reach",
+        Given::configured(&[("https://tokens.acme.example", "https://tokens.internal")]);
+    one_user_in_two_spellings_over_the_limit: "limits", fail, "logins an hour",
+        Given::configured(&[("[callers.web]", TWICE)]);
+    a_jwk_of_another_algorithm_than_the_profile_s: "key-pair", fail, "its `alg` is RS256, and keysets.web signs with RS512",
+        Given::configured(&[("ttl = \"1h\"", "ttl = \"1h\"\nalgorithm = \"RS512\"")]).jwk(&PAIRS[0].jwk("Key1"));
+    a_certificate_of_the_public_listener_that_has_expired: "configuration-warnings", fail, "so clients refuse it",
+        {
+            let given = Given::configured(&[("url = \"https://tokens", "tls = { certificate_file = \"public.crt\", private_key_file = \"public.key\" }\nurl = \"https://tokens")]);
+            given.workspace.write_key("public.key", &PAIRS[1].pem);
+            given.workspace.write("public.crt", &super::pem_of(&super::certificate_of(&PAIRS[1], -400, -1, |_| ())));
+            given
+        };
     an_org_s_id_that_is_cut_short: "org-id", fail, "15 or 18",
         Given::configured(&[("00D000000000001", "00D00000000001")]);
     a_user_s_id_instead_of_the_org_s: "org-id", fail, "00D",

@@ -40,6 +40,38 @@ fn a_chain_in_its_order_has_no_finding() {
     Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.crt", &chain(&[&own, &next])).is_well();
 }
 
+/// As serializers write what isn't there; and a claim that Intercom has too.
+#[test]
+fn what_merely_looks_like_another_thing_has_no_finding() {
+    Given::nothing().jwk(&super::jwk(|jwk| jwk["d"] = json!(null))).is_well();
+    let mut claims = claims();
+    claims["user_id"] = json!("42");
+    let header = json!({"alg": "RS256", "typ": "JWT", "kid": "Key1"});
+    Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(&raw_token(&header, &claims.to_string())).is_well();
+}
+
+/// The key before, or the next one: a public half alone is nothing ill.
+#[test]
+fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
+    let given = Given::nothing().file("Key1.key", &PAIRS[0].pem).jwk(&PAIRS[0].jwk("Key1"));
+    let given = given.file("old.jwk", &certificate_of(&PAIRS[1], -1, 730, |_| ()).jwk("Old").to_string());
+    given.is_well();
+    let skipped = given.not_looked_at();
+    let is_pair =
+        |skipped: &serde_json::Value| skipped["check"] == "key-pair" && skipped["about"] == "old.jwk";
+    assert!(skipped.iter().any(is_pair), "{skipped:#?}");
+}
+
+/// Up to the authority, each signature is checked by the next.
+#[test]
+fn a_whole_chain_is_looked_at_whole() {
+    let authority = super::keys::named("authority");
+    let given = Given::nothing().file("Key1.crt", &chain(&[&super::keys::issued(&authority), &authority]));
+    given.is_well();
+    let skipped = given.not_looked_at();
+    assert!(!skipped.iter().any(|skipped| skipped["check"] == "certificate-form"), "{skipped:#?}");
+}
+
 #[test]
 fn what_init_writes_has_no_finding() {
     let given = Given::nothing();

@@ -51,11 +51,19 @@ faults! {
         Given::nothing().file("Key1.key", &KeyPair::generate().expect("a key").serialize_pem());
     a_jwk_of_1024_bits: "key-strength", fail, "1024 bits",
         Given::nothing().jwk(&openssl("rsa:1024").jwk("Key1")).refused("shorter than 2048 bits");
-    a_key_that_everybody_can_read: "key-file-mode", warn, "mode 0644",
+    a_certificate_of_1024_bits: "key-strength", fail, "1024 bits",
+        Given::nothing().file("app.crt", &pem_of(&openssl("rsa:1024")));
+    a_certificate_of_a_small_exponent: "key-strength", fail, "isn't 65537",
+        Given::nothing().file("app.crt", &pem_of(&openssl("rsa:2048 -pkeyopt rsa_keygen_pubexp:3")));
+    a_public_key_of_1024_bits: "key-strength", fail, "1024 bits",
+        Given::nothing().file("app.pem", &public_key(&openssl("rsa:1024")));
+    a_key_that_everybody_can_read: "key-file-mode", fail, "mode 0644",
         open_key();
     a_jwk_of_another_key: "key-pair", fail, "isn't the public half of Key1.key",
         Given::nothing().file("Key1.key", &PAIRS[0].pem).jwk(&PAIRS[1].jwk("Key1"))
             .refused("doesn't verify");
+    a_certificate_of_another_key_than_the_jwk: "key-pair", fail, "is of another key than Key1.jwk",
+        Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("app.crt", &pem_of(&certificate_of(&PAIRS[1], -1, 730, |_| ())));
     a_certificate_of_another_key: "key-pair", fail, "isn't the public half of Key1.key",
         Given::nothing().file("Key1.key", &PAIRS[1].pem).file("Key1.crt", &good_certificate());
     a_chain_in_the_wrong_order: "key-pair", fail, "its chain is in the wrong order",
@@ -88,6 +96,10 @@ faults! {
         Given::nothing().jwk(&with_chain(&[&spoilt(&PAIRS[0])]));
     a_chain_of_strangers: "certificate-form", fail, "not certified by the one behind it",
         Given::nothing().file("Key1.crt", &chain(&[&certificate(-1, 730, |_| ()), &named("another")]));
+    a_certificate_behind_another_authority_of_the_same_name: "certificate-form", fail, "isn't signed by the one behind it",
+        Given::nothing().file("Key1.crt", &chain(&[&issued(&named("authority")), &authority_of(&openssl("rsa:2048"))]));
+    a_certificate_that_names_another_algorithm_outside: "certificate-form", fail, "names two algorithms",
+        Given::nothing().file("Key1.crt", &chain(&[&as_sha1(&issued(&named("authority"))), &named("authority")]));
     a_certificate_whose_authority_s_has_expired: "certificate-dates", fail, "certificate 2 of its chain ran out",
         Given::nothing().file("Key1.crt", &chain(&[&certificate(-1, 730, |_| ()), &certificate(-400, -1, |_| ())]));
     a_certificate_that_has_expired: "certificate-dates", fail, "ran out",
@@ -102,6 +114,12 @@ faults! {
         {
             let given = Given::configured(&[]);
             given.workspace.write("keys/identity/Key1.crt", &pem_of(&certificate(-400, -1, |_| ())));
+            given
+        };
+    a_configured_certificate_that_was_altered: "configuration", fail, "a signature that isn't its own key's",
+        {
+            let given = Given::configured(&[]);
+            given.workspace.write("keys/identity/Key1.crt", &pem_of(&spoilt(&certificate(-1, 730, |_| ()))));
             given
         };
     a_certificate_for_a_hundred_years: "app-certificate", warn, "made for 100 years",
@@ -140,11 +158,161 @@ fn spoilt(pair: &Pair) -> Pair {
     Pair { pem: pair.pem.clone(), certificate }
 }
 
-fn named(name: &str) -> Pair {
+pub fn named(name: &str) -> Pair {
     certificate_of(&PAIRS[1], -1, 730, |params| {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
     })
+}
+
+/// Another key's certificate by the same name.
+fn authority_of(pair: &Pair) -> Pair {
+    certificate_of(pair, -1, 730, |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+    })
+}
+
+/// The first key's certificate, signed by that authority.
+pub fn issued(authority: &Pair) -> Pair {
+    let mut name = rcgen::CertificateParams::default();
+    let day = time::Duration::DAY;
+    let now = time::OffsetDateTime::now_utc();
+    (name.not_before, name.not_after) = (now - day, now + day * 730);
+    let mut of_authority = rcgen::CertificateParams::default();
+    of_authority.distinguished_name = rcgen::DistinguishedName::new();
+    of_authority.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+    let key = KeyPair::from_pem(&authority.pem).expect("a key");
+    let issuer = rcgen::Issuer::new(of_authority, key);
+    let made = name.signed_by(&KeyPair::from_pem(&PAIRS[0].pem).expect("a key"), &issuer);
+    Pair { pem: PAIRS[0].pem.clone(), certificate: made.expect("a certificate").der().to_vec() }
+}
+
+/// With the identifier of another algorithm (1.2.840.113549.1.1.5) where no signature covers it.
+fn as_sha1(pair: &Pair) -> Pair {
+    let sha256 = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+    let mut certificate = pair.certificate.clone();
+    let place =
+        certificate.windows(sha256.len()).rposition(|octets| octets == sha256).expect("the algorithm");
+    certificate[place + sha256.len() - 1] = 0x05;
+    Pair { pem: pair.pem.clone(), certificate }
+}
+
+pub fn public_key(pair: &Pair) -> String {
+    use rsa::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _, LineEnding};
+    let key = rsa::RsaPrivateKey::from_pkcs8_pem(&pair.pem).expect("a key");
+    key.to_public_key().to_public_key_pem(LineEnding::LF).expect("PEM")
+}
+
+/// The service's own reader doesn't check such a signature, and says so.
+#[test]
+fn a_certificate_that_is_signed_by_pss_is_never_called_well() {
+    let pair = openssl("rsa:2048 -sigopt rsa_padding_mode:pss");
+    for certificate in [pem_of(&pair), pem_of(&spoilt(&pair))] {
+        let given = Given::nothing().file("app.crt", &certificate);
+        let ran = given.run(&[]);
+        let said = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains("no fault was found in app.crt") && said.contains("openssl verify"), "{said}");
+    }
+}
+
+/// One element of DER.
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length: Vec<u8> = content.len().to_be_bytes().into_iter().skip_while(|octet| *octet == 0).collect();
+    let header = match (content.len(), length.as_slice()) {
+        (0..128, octets) => vec![tag, octets.first().copied().unwrap_or_default()],
+        (_, octets) => [&[tag, 0x80 | u8::try_from(octets.len()).expect("a few")][..], octets].concat(),
+    };
+    [header, content.to_vec()].concat()
+}
+
+/// A certificate that nobody signed, of an authority with that value in its name, for a key with that modulus.
+fn unsigned(value: &[u8], modulus: &[u8]) -> String {
+    let name = |value: &[u8]| {
+        let pair = [&[0x06, 0x03, 0x55, 0x04, 0x03], value].concat();
+        tlv(0x30, &tlv(0x31, &tlv(0x30, &pair)))
+    };
+    let algorithm = |last: u8| {
+        let id = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, last, 0x05, 0x00];
+        tlv(0x30, &id)
+    };
+    let number = |octets: &[u8]| tlv(0x02, &[&[0], octets].concat());
+    let bits = |octets: &[u8]| tlv(0x03, &[&[0], octets].concat());
+    let dates = [tlv(0x17, b"250101000000Z"), tlv(0x17, b"490101000000Z")].concat();
+    let key = tlv(0x30, &[number(modulus), tlv(0x02, &[1, 0, 1])].concat());
+    let inside = [
+        tlv(0xa0, &tlv(0x02, &[2])),
+        tlv(0x02, &[1]),
+        algorithm(0x0b),
+        name(value),
+        tlv(0x30, &dates),
+        name(&tlv(0x0c, b"acme")),
+        tlv(0x30, &[algorithm(0x01), bits(&key)].concat()),
+    ];
+    let der = tlv(0x30, &[tlv(0x30, &inside.concat()), algorithm(0x0b), bits(&[2])].concat());
+    pem::encode(&pem::Pem::new("CERTIFICATE", der))
+}
+
+/// So many sequences, each within the one before.
+fn nested(depth: usize) -> Vec<u8> {
+    let (mut headers, mut length) = (Vec::new(), 0);
+    for _ in 0..depth {
+        let header = tlv(0x30, &vec![0; length])[..].to_vec();
+        let header = header[..header.len() - length].to_vec();
+        length += header.len();
+        headers.push(header);
+    }
+    headers.into_iter().rev().flatten().collect()
+}
+
+/// Names of any depth, and numbers of any size, from somebody else's file: the first overflowed the stack, the second took an
+/// hour.
+#[test]
+fn a_certificate_that_is_made_to_take_long_is_refused_at_once() {
+    for certificate in
+        [unsigned(&nested(5_000), &[0xff; 256]), unsigned(&tlv(0x0c, b"authority"), &[0xff; 60_000])]
+    {
+        let given = Given::nothing().file("app.crt", &certificate);
+        let begin = std::time::Instant::now();
+        let ran = given.run(&[]);
+        assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
+        assert_eq!(ran.code(), 1, "{}{}", ran.stdout, ran.stderr);
+    }
+}
+
+/// A damaged copy mostly has a modulus with a small factor: who makes another key for that has lost a day.
+#[test]
+fn a_key_of_which_two_lines_were_swapped_is_called_damaged_and_never_weak() {
+    let lines: Vec<&str> = PAIRS[0].pem.lines().collect();
+    for other in 3..6 {
+        let mut damaged = lines.clone();
+        damaged.swap(2, other);
+        let given = Given::nothing().file("Key1.key", &(damaged.join("\n") + "\n"));
+        let (code, findings) = given.examined();
+        assert_eq!(code, 1);
+        let said = format!("{findings:#?}");
+        assert!(said.contains("broken") || said.contains("don't belong together"), "{said}");
+        assert!(!said.contains("divisible"), "{said}");
+    }
+}
+
+/// The configured passphrase opens a key that is given too.
+#[test]
+fn an_encrypted_key_is_opened_by_the_passphrase_of_the_configuration() {
+    let given = Given::configured(&[("[keysets.web]", "[keysets.web]\npassphrase_file = \"pass\"")]);
+    given.workspace.write_key("pass", "a passphrase\n");
+    let clear = given.workspace.path("keys/identity/Key1.key");
+    let arguments = ["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:a passphrase", "-in"];
+    let made = Command::new("openssl").args(arguments).arg(&clear).output().expect("openssl runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    given.workspace.write_key("keys/identity/Key1.key", &String::from_utf8(made.stdout).expect("PEM"));
+    given.workspace.run(&["check"]).ok();
+    let key = "keys/identity/Key1.key";
+    let ran = given.workspace.run(&["doctor", key, "--json"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stdout);
+    let token = given.workspace.run(&["mint", "identity.web", "--sub", "user-1"]).ok();
+    let ran = given.workspace.run_with_input(&["verify", "--key", key], &token);
+    assert_eq!(ran.code(), 0, "{}{}", ran.stdout, ran.stderr);
 }
 
 /// Somebody else's name over the signature of the first.

@@ -58,8 +58,20 @@ fn served(set: &Value) -> Given {
 }
 
 faults! {
-    a_jwk_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWK :`",
+    a_jwk_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWK : `",
         Given::nothing().jwk_text(&format!("JWK : {}", PAIRS[0].jwk("Key1"))).refused("isn't JSON");
+    a_private_key_behind_a_jwk: "text", fail, "a private key stands beside the JSON",
+        Given::nothing().jwk_text(&format!("{}\n{}", PAIRS[0].jwk("Key1"), PAIRS[0].pem)).refused("isn't JSON");
+    an_api_key_before_a_jwk: "text", fail, "other text stands around the JSON",
+        Given::nothing()
+            .jwk_text(&format!("X-Api-Key: tm_0123456789012345678901234567890123456789\n{}", PAIRS[0].jwk("Key1")))
+            .refused("isn't JSON");
+    an_exponent_in_hexadecimal: "jwk-numbers", fail, "`e` is hexadecimal",
+        Given::nothing().jwk(&jwk(|jwk| jwk["e"] = json!("010001")));
+    a_jwk_with_the_primes_that_are_left: "jwk-private", fail, "`oth`",
+        Given::nothing().jwk(&jwk(|jwk| jwk["oth"] = json!([{"r": "AQ", "d": "AQ", "t": "AQ"}])));
+    two_jwks_of_one_id: "jwk-distinct", fail, "as Key1.jwk has, which is another key",
+        Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("other.jwk", &PAIRS[1].jwk("Key1").to_string());
     a_jwk_with_curly_quotes: "text", fail, "isn't JSON",
         Given::nothing().jwk_text(&PAIRS[0].jwk("Key1").to_string().replace('"', "\u{201d}")).refused("isn't JSON");
     a_set_of_keys_in_the_upload_form: "jwk-single", fail, "is a set of keys",

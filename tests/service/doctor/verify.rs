@@ -237,7 +237,139 @@ fn no_control_character_of_a_token_reaches_the_terminal() {
     let mut claims = claims();
     claims["sub"] = json!("\u{1b}]0;pwned\u{7}user");
     claims["\u{1b}[31mname"] = json!("\u{9b}x");
+    claims["list"] = json!(["\u{9b}31m\u{7f}\u{202e}"]);
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": "Key1"});
     let ran = verify(&with_jwk(), &raw_token(&header, &claims.to_string()), &["--jwk", "Key1.jwk"]);
-    assert!(ran.stdout.chars().all(|c| !c.is_control() || c == '\n'), "{:?}", ran.stdout);
+    let is_fine = |c: char| c == '\n' || !c.is_control() && c != '\u{202e}';
+    assert!(ran.stdout.chars().all(is_fine), "{:?}", ran.stdout);
+}
+
+/// RFC 7517, section 5: a set may hold what is for others.
+#[test]
+fn other_keys_of_a_set_say_nothing_of_a_token() {
+    let mut set = set_of(&PAIRS[0].jwk("Key1"));
+    let keys = set["keys"].as_array_mut().expect("keys");
+    keys.push(json!({"kty": "EC", "kid": "Other1", "crv": "P-256", "x": "AQ", "y": "AQ"}));
+    let mut encryption = PAIRS[1].jwk("Other2");
+    encryption["use"] = json!("enc");
+    keys.push(encryption);
+    let given = Given::nothing();
+    given.workspace.write("set.json", &set.to_string());
+    verify(&given, &token(&json!({})), &["--jwks", "set.json"]).ok();
+    let by_the_other = sign(&PAIRS[1], Algorithm::RS256, Some("Other2"), &claims());
+    let ran = verify(&given, &by_the_other, &["--jwks", "set.json"]);
+    assert_eq!(ran.code(), 1, "{}", ran.stdout);
+}
+
+#[test]
+fn a_token_is_verified_with_a_public_key_alone_and_with_a_certificate_that_ends_soon() {
+    let given = Given::nothing();
+    given.workspace.write("app.pem", &super::keys::public_key(&PAIRS[0]));
+    given.workspace.write("app.crt", &pem_of(&super::certificate(-1, 9, |_| ())));
+    given.workspace.write("other.pem", &super::keys::public_key(&PAIRS[1]));
+    given.workspace.write("token.txt", &token(&json!({})));
+    for file in ["app.pem", "app.crt"] {
+        verify(&given, &token(&json!({})), &["--key", file]).ok();
+    }
+    for (file, words) in [("other.pem", "token-signature"), ("token.txt", "it is a JWT, not a key")] {
+        let ran = verify(&given, &token(&json!({})), &["--key", file]);
+        assert_eq!(ran.code(), 1, "{file}: {}", ran.stdout);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains(words), "{file}: {said}");
+    }
+}
+
+/// Whoever names a configuration wants the token judged by it.
+#[test]
+fn a_configuration_that_does_not_load_is_never_left_out_in_silence() {
+    let given = with_jwk();
+    given.workspace.write("broken.toml", "[server\n");
+    for file in ["broken.toml", "absent.toml"] {
+        let ran = verify(&given, &token(&json!({})), &["--config", file, "--jwk", "Key1.jwk"]);
+        assert_eq!(ran.code(), 64, "{file}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains(file), "{file}: {}", ran.stderr);
+    }
+    given.workspace.write("tokenmint.toml", "[server\n");
+    let said = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk"]).ok();
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("tokenmint.toml, which doesn't load (`tokenmint check` says why)"), "{said}");
+}
+
+#[test]
+fn a_configuration_of_the_environment_alone_is_read() {
+    let mut given = Given::nothing();
+    given.workspace.write_key("Key1.key", &PAIRS[0].pem);
+    for (name, value) in [
+        ("KEYSETS__WEB__KID", "Key1"),
+        ("KEYSETS__WEB__KEY_FILE", "Key1.key"),
+        ("IDENTITY__WEB__KEYSET", "web"),
+        ("IDENTITY__WEB__ISSUER", crate::sandbox::ISSUER),
+    ] {
+        given.workspace.set(&format!("TOKENMINT_{name}"), value);
+    }
+    verify(&given, &token(&json!({})), &[]).ok();
+}
+
+/// A token in the place of its file's name.
+#[test]
+fn an_argument_that_names_no_file_is_not_shown() {
+    let token = token(&json!({}));
+    let given = Given::nothing();
+    for arguments in [
+        &["doctor", &token][..],
+        &["doctor", "--jwk", &token],
+        &["doctor", "--jwks", &token],
+        &["verify", "--key", &token],
+        &["verify", "--jwk", &token],
+        &["verify", "--jwks", &token],
+    ] {
+        let ran = given.workspace.run(arguments);
+        assert_eq!(ran.code(), 1, "{}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains("argument 1 names no file that is there"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains(&token[..20]) && !ran.stdout.contains(&token[..20]), "{}", ran.stderr);
+    }
+}
+
+/// With all files at hand, in any order, as people give them: the key of the token's id counts, and no other.
+#[test]
+fn another_key_s_file_never_vouches_for_a_token() {
+    let given = Given::configured(&[]);
+    given.workspace.write("Key1.jwk", &PAIRS[0].jwk("Key1").to_string());
+    given.workspace.write_key("crm.key", &PAIRS[1].pem);
+    given.workspace.write("crm.crt", &pem_of(&super::certificate_of(&PAIRS[1], -1, 730, |_| ())));
+    let identity = sign(&PAIRS[1], Algorithm::RS256, Some("Key1"), &claims());
+    let assertion = |kid| {
+        let claims = json!({
+            "iss": crate::sandbox::CONSUMER_KEY, "sub": "integration@acme.com",
+            "aud": "https://acme.my.salesforce.com", "exp": seconds() + 150,
+        });
+        sign(&PAIRS[0], Algorithm::RS256, kid, &claims)
+    };
+    for (token, arguments) in [
+        (identity.clone(), &["--jwk", "Key1.jwk", "--key", "crm.crt"][..]),
+        (identity.clone(), &["--key", "crm.key", "--jwk", "Key1.jwk"]),
+        (identity.clone(), &["--key", "crm.crt"]),
+        (identity.clone(), &["--key", "crm.key"]),
+        (identity, &["--config", "nothing.toml", "--jwk", "Key1.jwk", "--key", "crm.crt"]),
+        (assertion(Some("CrmKey1")), &["--key", "keys/identity/Key1.key"]),
+        (assertion(None), &["--key", "keys/identity/Key1.key"]),
+    ] {
+        given.workspace.write("nothing.toml", "[server]\nlisten = \"127.0.0.1:0\"\n");
+        let ran = verify(&given, &token, arguments);
+        assert_eq!(ran.code(), 1, "{arguments:?}: {}{}", ran.stdout, ran.stderr);
+    }
+    verify(&given, &token(&json!({})), &["--key", "crm.crt", "--jwk", "Key1.jwk"]).ok();
+}
+
+/// What is wrong with another key's files is no fault of the token.
+#[test]
+fn what_is_ill_beside_the_key_that_signed_says_nothing_of_the_token() {
+    let given = with_jwk();
+    given.workspace.write("old.crt", &pem_of(&super::certificate_of(&PAIRS[1], -400, -1, |_| ())));
+    let mut bare = PAIRS[1].jwk("Other");
+    bare.as_object_mut().expect("an object").remove("x5c");
+    given.workspace.write("bare.jwk", &bare.to_string());
+    for file in ["old.crt", "bare.jwk"] {
+        verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk", "--key", file]).ok();
+    }
 }

@@ -1,10 +1,6 @@
 //! The public numbers of an RSA key, whatever file they come from.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rsa::BigUint;
-
-use crate::keys::PublicKey;
 
 /// Modulus and public exponent, big-endian, without leading zeros.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,12 +12,6 @@ pub struct Numbers {
 impl Numbers {
     pub fn new(n: &[u8], e: &[u8]) -> Self {
         Self { n: minimal(n), e: minimal(e) }
-    }
-
-    /// From base64url, as our own keys keep them.
-    pub fn of(key: &PublicKey) -> Self {
-        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-        Self::new(&decoded(&key.n), &decoded(&key.e))
     }
 
     /// Whether the private half made that signature, of whatever text: what it encrypts has the padding of PKCS#1 (RFC 8017,

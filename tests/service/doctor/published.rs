@@ -171,3 +171,29 @@ fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
     assert!(line.contains(r#""y":"y", "crv":"crv", "d":"d", "k":"k""#), "{line}");
     assert!(text.contains("holds no private member"), "{text}");
 }
+
+/// A report says of what there was none.
+#[test]
+fn what_a_jwk_lacks_is_named_where_nothing_was_looked_at() {
+    let broken = || Given::nothing().jwk_text("{\"kty\": broken");
+    for (given, check, reason) in [
+        (broken(), "jwk-members", "what was given as a JWK isn't JSON, or holds no JWK"),
+        (broken(), "jwk-x5c-form", "what was given as a JWK isn't JSON, or holds no JWK"),
+        (broken(), "jwk-single", "what was given as a JWK isn't JSON, or holds no JWK"),
+        (Given::nothing().jwk(&without("x5c")), "jwk-x5c-form", "the JWK has no certificate (`x5c`)"),
+        (
+            Given::nothing().jwk(&without("x5c")),
+            "jwk-thumbprint",
+            "the JWK has no thumbprint (`x5t`, `x5t#S256`)",
+        ),
+        (Given::nothing().jwk(&private()), "jwk-placeholders", "the JWK holds the private key"),
+        (served(&set_of(&PAIRS[0].jwk("Key1"))), "jwk-single", "each JWK was given as one of a served set"),
+        (served(&set_of(&PAIRS[0].jwk("Key1"))), "token-claims", "no token was given"),
+        (Given::nothing().token(&token(&json!({"exp": null}))), "token-expiry", "the token has no `exp`"),
+    ] {
+        let skipped = given.not_looked_at();
+        let found = skipped.iter().find(|skipped| skipped["check"] == check);
+        let found = found.unwrap_or_else(|| panic!("{check}: {skipped:?}"));
+        assert_eq!(found["reason"], reason, "{check}");
+    }
+}

@@ -1,10 +1,11 @@
 //! Words of the commands that messages show.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 /// A word of a command, quoted where a POSIX shell would take it for something else when it is pasted.
 pub fn quoted(word: impl Display) -> String {
-    shlex::try_quote(&word.to_string()).map_or_else(|_| word.to_string(), |quoted| quoted.into_owned())
+    shlex::try_quote(&word.to_string()).map_or_else(|_| word.to_string(), Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -394,8 +394,9 @@ pub fn is_record_id(text: &str, prefix: &str) -> bool {
 /// What a consumer key begins with that Salesforce made.
 pub const CONSUMER_KEY_PREFIX: &str = "3MVG9";
 
-/// Whether somebody may have named that consumer key when they made the app: 8 to 256 letters and digits (Metadata API
-/// Developer Guide, `ConnectedAppOauthConfig`). That of Salesforce's own command line is `PlatformCLI`.
+/// Whether somebody may have named that consumer key when they made the app: 8 to 256 letters and digits.
+///
+/// So the Metadata API Developer Guide has it, `ConnectedAppOauthConfig`. That of Salesforce's own command line is `PlatformCLI`.
 pub fn may_be_consumer_key(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }

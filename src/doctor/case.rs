@@ -125,7 +125,7 @@ impl Needs {
         }
     }
 
-    fn not_configured(self, known: &Known<'_>) -> &'static str {
+    const fn not_configured(self, known: &Known<'_>) -> &'static str {
         match self {
             _ if known.configured.config.is_none() => "there is no configuration that loads",
             Self::Messaging => "no [identity.NAME.messaging] is configured",

@@ -88,9 +88,15 @@ pub fn token_url(known: &Known<'_>) -> Observations {
             // A host that `audience` names too is that one's fault.
             let derived = profile.audience.url().host_str() == profile.token_url.url().host_str();
             let (_, at_audience) = salesforce::audience(profile.audience.as_str());
-            let own = judged.faults.iter().filter(|fault| !(derived && at_audience.faults.contains(fault)));
-            let faults: Vec<String> =
-                own.map(|fault| format!("`token_url` {}: {fault}", profile.token_url.as_str())).collect();
+            let own = |said: &[String], at_audience: &[String]| -> Vec<String> {
+                let own = said.iter().filter(|said| !(derived && at_audience.contains(said)));
+                own.map(|said| format!("`token_url` {}: {said}", profile.token_url.as_str())).collect()
+            };
+            let faults = own(&judged.faults, &at_audience.faults);
+            let doubts = own(&judged.doubts, &at_audience.doubts);
+            if faults.is_empty() && !doubts.is_empty() {
+                return Observation::warn(about, doubts.join("; "));
+            }
             Observation::of_faults(about, &faults, format!("the token endpoint is at {}", host.name))
         })
         .collect()

@@ -89,6 +89,8 @@ faults! {
         token_url("https://acme.my.salesforce.com");
     a_token_endpoint_on_lightning: "token-url", fail, "a host of pages for signed-in users",
         token_url("https://acme.lightning.force.com/services/oauth2/token");
+    a_token_endpoint_of_somebody_else_s: "token-url", warn, "none of Salesforce's domains",
+        token_url("https://community.acme.com/services/oauth2/token");
     a_sandbox_with_production_s_audience: "audience", fail, "a sandbox, with production's audience",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \

@@ -5,7 +5,7 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`clock`], [`metrics`], [`json`], [`hash`], [`files`], `sync` | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256; the one opener of files; a lock that tests exchange |
+//! | [`clock`], [`metrics`], [`json`], [`hash`], [`files`], [`shell`], `sync` | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256; the one opener of files; words of commands to paste; a lock that tests exchange |
 //! | [`config`] | text and environment -> one validated `Config` |
 //! | [`traces`] | where a request stands in its caller's trace; spans, in a build that exports them |
 //! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
@@ -41,6 +41,7 @@ pub mod keys;
 pub mod metadata;
 pub mod metrics;
 pub mod sandbox;
+pub mod shell;
 mod sync;
 pub mod tokens;
 pub mod traces;

@@ -17,6 +17,7 @@ use crate::app::logging::Output;
 use crate::config::{Config, Environment};
 use crate::keys;
 use crate::sandbox::{self, Keys, Sandbox, Settings};
+use crate::shell;
 
 /// Run the service with made-up keys, one caller and the sandbox, on loopback; prints commands to paste
 ///
@@ -70,8 +71,8 @@ impl Dev {
         }
         let ask = |path: &str, body: &str| {
             format!(
-                "curl -s {url}{path} -H 'Authorization: Bearer {api_key}' \
-                 -H 'Content-Type: application/json' -d '{body}'"
+                "curl -s {} -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'",
+                shell::quoted(format_args!("{url}{path}"))
             )
         };
         say(&format!(
@@ -82,7 +83,7 @@ impl Dev {
         say("# who is chatting: the identity token for Salesforce Enhanced Chat");
         say(&ask("/identity-token", r#"{"sub": "user-1"}"#));
         say("\n# the keys with which Salesforce verifies it");
-        say(&format!("curl -s {url}/keysets/web/jwks.json"));
+        say(&format!("curl -s {}", shell::quoted(format_args!("{url}/keysets/web/jwks.json"))));
         say("\n# Intercom's user JWT");
         say(&ask("/intercom-user-jwt", r#"{"user_id": "user-1"}"#));
         say("\n# the assertion of the OAuth 2.0 JWT bearer flow");
@@ -101,7 +102,8 @@ impl Dev {
         );
         for (example, start) in EXAMPLES {
             say(&format!(
-                "(cd examples/{example} && TOKENMINT_URL={url} TOKENMINT_API_KEY={api_key} {start})"
+                "(cd examples/{example} && TOKENMINT_URL={} TOKENMINT_API_KEY={api_key} {start})",
+                shell::quoted(url)
             ));
         }
         say("\nStop with Ctrl-C. For keys of your own: tokenmint init");

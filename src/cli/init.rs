@@ -12,6 +12,7 @@ use super::{Context, Failure, api_key_sha256, complain, new_api_key, say, say_js
 use crate::app::{self, Loaded};
 use crate::config::{Algorithm, Config, DEFAULT_FILE, Environment, Issuer, KeyId, Problem};
 use crate::keys::KeyDirectory;
+use crate::shell;
 
 /// Write a configuration, a key with its certificate, and an API key for a first caller
 ///
@@ -26,9 +27,9 @@ pub(super) struct Init {
     /// Where to write
     #[arg(default_value = ".")]
     directory: PathBuf,
-    /// The JSON Web Key Issuer of the keyset in Salesforce Setup, byte for byte
-    #[arg(long, default_value = "tokenmint")]
-    issuer: String,
+    /// The JSON Web Key Issuer of the keyset in Salesforce Setup, byte for byte [default: `tokenmint`]
+    #[arg(long)]
+    issuer: Option<String>,
     /// The key id of the first key [default: the name of the --key file without its `.key`, else `WebAppKey1`]
     #[arg(long, value_parser = parse_kid)]
     kid: Option<KeyId>,
@@ -62,16 +63,14 @@ const OAUTH_KID: &str = "CrmKey1";
 
 impl Init {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let issuer =
-            Issuer::parse(&self.issuer).map_err(|message| Failure::Usage(format!("--issuer {message}")))?;
+        let issuer = Issuer::parse(self.issuer.as_deref().unwrap_or("tokenmint"))
+            .map_err(|message| Failure::Usage(format!("--issuer {message}")))?;
         let file = self.directory.join(DEFAULT_FILE);
         if fs::symlink_metadata(&file).is_ok() {
             return Err(Failure::Failed(format!("{} is there already; nothing was written", file.display())));
         }
         let keys = self.keys(context)?;
         let api_key = new_api_key(&*context.ambient.randomness)?;
-        fs::create_dir_all(&self.directory)
-            .map_err(|error| Failure::Failed(format!("{}: {error}", self.directory.display())))?;
         let mut written = Written::default();
         let made = self.write(&keys, &issuer, &api_key, &file, context, &mut written)?;
         let to_do = check(&file, context).inspect_err(|_| {
@@ -87,8 +86,7 @@ impl Init {
             }));
             return Ok(());
         }
-        let file = file.display();
-        say(&format!("{file}  the configuration"));
+        say(&format!("{}  the configuration", file.display()));
         made.iter().for_each(Made::announce);
         say(&format!("\nAPI key of the caller `web-backend`, shown this once:\n\n    {api_key}\n"));
         if to_do.is_empty() {
@@ -100,8 +98,10 @@ impl Init {
             }
             say("");
         }
+        let look = if self.issuer.is_none() { "Set the issuer, look" } else { "Look" };
+        let file = shell::quoted(file.display());
         say(&format!(
-            "Set the issuer, look with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"
+            "{look} with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"
         ));
         say(&format!(
             "    curl -s http://127.0.0.1:8080/identity-token -H 'Authorization: Bearer {api_key}' \
@@ -116,16 +116,23 @@ impl Init {
         let kid = self.kid.clone().or_else(|| KeyId::parse(named?).ok());
         let kid = kid.map_or_else(|| KeyId::parse("WebAppKey1"), Ok).map_err(Failure::failed)?;
         let folder = |name: &str| self.directory.join("keys").join(name);
+        let oauth_kid = KeyId::parse(OAUTH_KID).map_err(Failure::failed)?;
+        let with_oauth = self.with.contains(&With::Oauth);
+        if with_oauth && kid == oauth_kid {
+            return Err(Failure::Usage(format!(
+                "`{kid}` is the id of the key that --with oauth makes, and no two keys have one id: give the key of identity \
+                 tokens another with --kid; nothing was written"
+            )));
+        }
         check_free(&folder("web"), &kid)?;
         let pair = match &self.key {
             Some(path) => KeyPair::read(path)?,
             None => KeyPair::generate(2048, context)?,
         };
         let mut keys = vec![(folder("web"), kid, pair)];
-        if self.with.contains(&With::Oauth) {
-            let kid = KeyId::parse(OAUTH_KID).map_err(Failure::failed)?;
-            check_free(&folder("crm"), &kid)?;
-            keys.push((folder("crm"), kid, KeyPair::generate(2048, context)?));
+        if with_oauth {
+            check_free(&folder("crm"), &oauth_kid)?;
+            keys.push((folder("crm"), oauth_kid, KeyPair::generate(2048, context)?));
         }
         Ok(keys)
     }
@@ -140,8 +147,11 @@ impl Init {
         written: &mut Written,
     ) -> Result<Vec<Made>, Failure> {
         let mut all_made = Vec::new();
+        written.directory(&self.directory, |path| {
+            fs::create_dir_all(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
+        })?;
         for (folder, kid, pair) in keys {
-            create_directory(folder)?;
+            written.directory(folder, create_directory)?;
             let now = context.ambient.clock.now();
             let made = pair.write(&KeyDirectory::lock(folder)?, kid, Algorithm::Rs256, now)?;
             written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
@@ -149,12 +159,23 @@ impl Init {
         }
         let mut files =
             vec![(file.to_path_buf(), 0o644, self.configuration(issuer, &api_key_sha256(api_key)))];
-        let ignored = self.directory.join("keys/.gitignore");
-        if !ignored.exists() {
-            files.push((ignored, 0o644, "*.key\n".to_owned()));
+        let mut ignored = vec![("keys/.gitignore", "*.key")];
+        if self.with.contains(&With::Fin) {
+            ignored.push((".gitignore", INTERCOM_SECRET));
+            if !self.directory.join(INTERCOM_SECRET).exists() {
+                files.push((self.directory.join(INTERCOM_SECRET), 0o600, String::new()));
+            }
         }
-        if self.with.contains(&With::Fin) && !self.directory.join(INTERCOM_SECRET).exists() {
-            files.push((self.directory.join(INTERCOM_SECRET), 0o600, String::new()));
+        for (name, secret) in ignored {
+            let path = self.directory.join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) if text.lines().any(|line| line.trim_start_matches('/') == secret) => {}
+                Ok(_) => complain(&format!(
+                    "warning: {} is there already and doesn't name {secret}: add that, so that no secret is committed",
+                    path.display()
+                )),
+                Err(_) => files.push((path, 0o644, format!("{secret}\n"))),
+            }
         }
         for (path, mode, content) in files {
             write_new(&path, mode, &SecretString::from(content))?;
@@ -231,14 +252,31 @@ intercom_user_jwt = "intercom.fin"
 /// The file that [`FIN`] names.
 const INTERCOM_SECRET: &str = "intercom.secret";
 
-/// The files that are there now. Its drop takes them back, so that nothing half made stays.
+/// The files and folders that were made so far. Its drop removes them, so that nothing half made stays.
 #[derive(Default)]
 struct Written(Vec<PathBuf>);
 
+impl Written {
+    /// Makes a folder, and those above it that aren't there.
+    fn directory(
+        &mut self,
+        path: &Path,
+        make: impl FnOnce(&Path) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let is_absent = |path: &&Path| !path.as_os_str().is_empty() && fs::symlink_metadata(path).is_err();
+        let mut absent: Vec<PathBuf> =
+            path.ancestors().take_while(is_absent).map(Path::to_path_buf).collect();
+        absent.reverse();
+        self.0.extend(absent);
+        make(path)
+    }
+}
+
 impl Drop for Written {
     fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = fs::remove_file(path);
+        for path in self.0.iter().rev() {
+            // A folder that somebody else has put a file into stays.
+            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Context, Failure, say, say_json};
 use crate::app::Loaded;
 use crate::metadata::{self, Difference, Expected, Retrieved};
+use crate::shell;
 
 /// Write the keysets as deployable Salesforce metadata, or compare a retrieved project with them
 ///
@@ -110,7 +111,7 @@ impl SalesforceMetadata {
             say(&format!(
                 "\nDeploy: (cd {} && sf project deploy start). Then merge fragments/ into the channel's own file, \
                  which the org knows more of, and deploy that.",
-                folder.display()
+                shell::quoted(folder.display())
             ));
         }
         for difference in differences {

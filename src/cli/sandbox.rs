@@ -17,6 +17,7 @@ use crate::clock::UnixTime;
 use crate::config::salesforce::{Host, HostKind};
 use crate::config::{Config, HttpsUrl, Listen, Oauth};
 use crate::sandbox::{self, App, Deployment, Keys, OnFailure, Org, Sandbox, Settings};
+use crate::shell;
 
 /// The org of a configuration that names none.
 const MADE_UP_ORG: &str = "00D000000000001";
@@ -185,14 +186,15 @@ impl SandboxCommand {
             say(&format!("scrt_url = \"{url}\""));
         }
         say("\n# what it has seen, and why it refused");
-        say(&format!("curl -s {url}/__sandbox/state"));
+        let at = |path: &str| shell::quoted(format_args!("{url}/__sandbox/{path}"));
+        say(&format!("curl -s {}", at("state")));
         say("\n# the next login fails, and asks for a pause");
         say(&format!(
-            "curl -s {url}/__sandbox/faults -d \
-             '[{{\"path\": \"token\", \"fault\": \"status\", \"status\": 503, \"retry_after\": \"5\"}}]'"
+            "curl -s {} -d '[{{\"path\": \"token\", \"fault\": \"status\", \"status\": 503, \"retry_after\": \"5\"}}]'",
+            at("faults")
         ));
         say("\n# every session ends: access tokens are dead");
-        say(&format!("curl -s -X POST {url}/__sandbox/expire-sessions"));
+        say(&format!("curl -s -X POST {}", at("expire-sessions")));
         say("\nStop with Ctrl-C.");
     }
 }

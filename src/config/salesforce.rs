@@ -160,6 +160,18 @@ impl Host {
         self.kind == HostKind::Test || self.sandbox.is_some() || self.partition.as_deref() == Some("sandbox")
     }
 
+    /// The kind of org whose host it is, or whose users log in there, as far as its name tells.
+    fn org_kind(&self) -> Option<OrgKind> {
+        match (self.kind, self.partition.as_deref()) {
+            (HostKind::Login, _) => Some(OrgKind::Production),
+            _ if self.is_sandbox() => Some(OrgKind::Sandbox),
+            (HostKind::MyDomain, None) => Some(OrgKind::Production),
+            (HostKind::MyDomain, Some("develop")) => Some(OrgKind::DeveloperEdition),
+            (HostKind::MyDomain, Some("scratch")) => Some(OrgKind::Scratch),
+            _ => None,
+        }
+    }
+
     /// The present name of a host whose name is from before enhanced domains.
     fn renamed(&self) -> Option<String> {
         let is_old = match self.partition.as_deref() {
@@ -190,15 +202,30 @@ fn is_instance(label: &str) -> bool {
     (2..=4).contains(&letters) && (1..=4).contains(&digits) && label.len() <= letters + digits + 1
 }
 
-/// Whether a label has Salesforce's name in it, or differs from it by one or two letters.
+/// Whether a name was registered that has Salesforce's in it, or differs from it by one or two letters; or whether Salesforce's
+/// whole domain stands before somebody else's. A label below a domain of one's own is no such thing: `salesforce.acme.com`.
 fn reads_like_salesforce(name: &str) -> bool {
+    /// What stands in the place of `com` below the top-level domain of a country.
+    const SECOND_LEVEL: [&str; 7] = ["ac", "co", "com", "edu", "gov", "net", "org"];
     if name.parse::<IpAddr>().is_ok() {
         return false;
     }
     let like = |label: &str| {
-        ["salesforce", "salesforce-scrt"].iter().any(|own| strsim::damerau_levenshtein(label, own) <= 2)
+        label.contains("salesforce")
+            || ["salesforce", "salesforce-scrt"]
+                .iter()
+                .any(|own| strsim::damerau_levenshtein(label, own) <= 2)
     };
-    name.split('.').any(|label| label.contains("salesforce") || like(label))
+    let labels: Vec<&str> = name.split('.').collect();
+    let (registered, top) = match labels.as_slice() {
+        [.., label, second, top] if top.len() == 2 && SECOND_LEVEL.contains(second) => (*label, *top),
+        [.., label, top] => (*label, *top),
+        [top] => ("", *top),
+        [] => return false,
+    };
+    like(registered)
+        || like(top)
+        || labels.windows(2).any(|pair| like(pair[0]) && matches!(pair[1], "com" | "mil"))
 }
 
 /// What is wrong with an address in its place. Empty where nothing is.
@@ -310,30 +337,50 @@ pub fn scrt_url(url: &Url) -> (Host, Judgement) {
     (host, judged)
 }
 
-/// Why an assertion for `audience` isn't taken at `token_host`, where both are known hosts.
+/// Why an assertion for `audience` isn't taken at `token_host`, where it is known of both hosts where their users log in.
 pub fn mismatch(audience: &Host, token_host: &Host) -> Option<String> {
     use HostKind::{Login, MyDomain, Test};
-    let orgs = (audience.my_domain.as_deref(), token_host.my_domain.as_deref());
-    let salesforce_s = |host: &Host| matches!(host.kind, Login | Test | MyDomain);
-    if !salesforce_s(audience) || !salesforce_s(token_host) {
+    let is_login_host = |host: &Host| matches!(host.kind, Login | Test | MyDomain);
+    if !is_login_host(audience) || !is_login_host(token_host) {
         return None;
     }
-    match (audience.kind, token_host.kind) {
-        _ if audience.cloud != token_host.cloud => {
-            Some("an audience of another cloud of Salesforce's than the host".to_owned())
+    if audience.cloud != token_host.cloud {
+        return Some("an audience of another cloud of Salesforce's than the host".to_owned());
+    }
+    if let (Some(wanted), Some(asked)) = (&audience.my_domain, &token_host.my_domain)
+        && (wanted, &audience.sandbox) != (asked, &token_host.sandbox)
+    {
+        return Some("the audience of one org, asked at another's host".to_owned());
+    }
+    let (wanted, asked) = (audience.org_kind()?, token_host.org_kind()?);
+    (wanted.login_host() != asked.login_host())
+        .then(|| format!("{}, with {}'s audience", asked.name(), wanted.name()))
+}
+
+/// The kinds of orgs whose users log in at different general hosts (Salesforce Help, "My Domain URL Formats").
+#[derive(Clone, Copy)]
+enum OrgKind {
+    Production,
+    DeveloperEdition,
+    Sandbox,
+    Scratch,
+}
+
+impl OrgKind {
+    const fn login_host(self) -> HostKind {
+        match self {
+            Self::Production | Self::DeveloperEdition => HostKind::Login,
+            Self::Sandbox | Self::Scratch => HostKind::Test,
         }
-        (Login, _) if token_host.is_sandbox() => Some("a sandbox, with production's audience".to_owned()),
-        (Test, Login) => Some("production, with a sandbox's audience".to_owned()),
-        (Test, MyDomain) if token_host.partition.is_none() && !token_host.is_sandbox() => {
-            Some("production, with a sandbox's audience".to_owned())
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::DeveloperEdition => "a Developer Edition org",
+            Self::Sandbox => "a sandbox",
+            Self::Scratch => "a scratch org",
         }
-        (MyDomain, MyDomain) if orgs.0 != orgs.1 || audience.sandbox != token_host.sandbox => {
-            Some("the audience of one org, asked at another's host".to_owned())
-        }
-        (MyDomain, Login) if audience.is_sandbox() => {
-            Some("a sandbox's audience, asked at production's host".to_owned())
-        }
-        _ => None,
     }
 }
 
@@ -376,9 +423,9 @@ pub fn consumer_key_fault(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether somebody may have named that consumer key when they made the app.
+/// Whether somebody may have named that consumer key when they made the app: 8 to 256 letters and digits.
 ///
-/// It has 8 to 256 letters and digits (Metadata API Developer Guide, `ConnectedAppOauthConfig`). That of Salesforce's own command line is `PlatformCLI`.
+/// So the Metadata API Developer Guide has it, `ConnectedAppOauthConfig`. That of Salesforce's own command line is `PlatformCLI`.
 pub fn may_be_consumer_key(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
@@ -412,7 +459,14 @@ mod tests {
             ("login.salesfroce.com", LookAlike, None, None),
             ("acme.my.salesforce.com.evil.example", LookAlike, None, None),
             ("evilsalesforce.com", LookAlike, None, None),
+            ("salesforce.co.uk", LookAlike, None, None),
+            ("login.saleforce.com.au", LookAlike, None, None),
+            ("acme.my.salesforce", LookAlike, None, None),
             ("community.acme.com", Foreign, None, None),
+            ("salesforce.acme.com", Foreign, None, None),
+            ("salesforce.acme.co.uk", Foreign, None, None),
+            ("my.salesforce.acme.com", Foreign, None, None),
+            ("salesforce.ibm.com", Foreign, None, None),
             ("my.salesforce.com", Other, None, None),
         ] {
             let host = Host::named(name);
@@ -461,6 +515,7 @@ mod tests {
             ("https://acme.my.salesforce-scrt.com", &["a messaging host"]),
             ("https://login.saleforce.com", &["a typing error?"]),
             ("https://na1.salesforce.com", &["an instance's host"]),
+            ("https://salesforce.acme.com/customers", &[]),
             ("login.salesforce.com", &["no URL"]),
         ] {
             let (_, judged) = audience(wrong);
@@ -496,20 +551,36 @@ mod tests {
             ("acme.my.salesforce.com", "login.salesforce.com"),
             ("test.salesforce.com", "acme--uat.sandbox.my.salesforce.com"),
             ("test.salesforce.com", "acme-dev.scratch.my.salesforce.com"),
+            ("acme-dev.scratch.my.salesforce.com", "test.salesforce.com"),
+            ("login.salesforce.com", "acme-dev-ed.develop.my.salesforce.com"),
+            ("acme-dev-ed.develop.my.salesforce.com", "login.salesforce.com"),
+            ("test.salesforce.com", "acme.somewhere.my.salesforce.com"),
+            ("acme--uat.sandbox.my.salesforce.com", "test.salesforce.com"),
             ("login.salesforce.com", "community.acme.com"),
         ] {
             assert_eq!(pair(audience, host), None, "{audience} at {host}");
         }
-        for (audience, host) in [
-            ("login.salesforce.com", "acme--uat.sandbox.my.salesforce.com"),
-            ("login.salesforce.com", "test.salesforce.com"),
-            ("test.salesforce.com", "login.salesforce.com"),
-            ("test.salesforce.com", "acme.my.salesforce.com"),
-            ("other.my.salesforce.com", "acme.my.salesforce.com"),
-            ("acme--dev.sandbox.my.salesforce.com", "acme--uat.sandbox.my.salesforce.com"),
-            ("login.salesforce.com", "acme.my.sfcrmproducts.cn"),
+        for (audience, host, why) in [
+            ("login", "acme--uat.sandbox.my", "a sandbox, with production's audience"),
+            ("login", "test", "a sandbox, with production's audience"),
+            ("login", "acme-dev.scratch.my", "a scratch org, with production's audience"),
+            ("test", "login", "production, with a sandbox's audience"),
+            ("test", "acme.my", "production, with a sandbox's audience"),
+            ("test", "acme-dev-ed.develop.my", "a Developer Edition org, with a sandbox's audience"),
+            ("acme.my", "test", "a sandbox, with production's audience"),
+            ("acme-dev-ed.develop.my", "test", "a sandbox, with a Developer Edition org's audience"),
+            ("acme--uat.sandbox.my", "login", "production, with a sandbox's audience"),
+            ("acme-dev.scratch.my", "login", "production, with a scratch org's audience"),
+            ("other.my", "acme.my", "the audience of one org, asked at another's host"),
+            (
+                "acme--dev.sandbox.my",
+                "acme--uat.sandbox.my",
+                "the audience of one org, asked at another's host",
+            ),
         ] {
-            assert!(pair(audience, host).is_some(), "{audience} at {host}");
+            let (audience, host) = (format!("{audience}.salesforce.com"), format!("{host}.salesforce.com"));
+            assert_eq!(pair(&audience, &host).as_deref(), Some(why), "{audience} at {host}");
         }
+        assert!(pair("login.salesforce.com", "acme.my.sfcrmproducts.cn").is_some());
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::jwk::JwkDocument;
@@ -23,7 +24,7 @@ pub enum Answer {
         profile: String,
         /// On success, whose session it is.
         result: Result<String, ExchangeError>,
-        /// Our clock minus theirs, in seconds.
+        /// Our clock minus theirs, in seconds, where an answer came that says what their time is.
         skew: Option<f64>,
     },
 }
@@ -40,31 +41,59 @@ pub struct Fetched {
 pub struct Reply {
     pub status: u16,
     pub location: Option<String>,
+    pub content_type: Option<String>,
     pub size: usize,
     pub took: Duration,
     pub skew: Option<f64>,
 }
 
-/// What an address should show.
+/// The JWKs that an address should show, and those that it shows.
 pub struct Expected {
-    pub kids: String,
-    set: serde_json::Value,
-    shown: Option<serde_json::Value>,
+    expected: Vec<Value>,
+    shown: Vec<Value>,
 }
 
-impl Fetched {
-    /// Whether it shows the keys that it should, whatever else may stand in the answer.
-    pub fn is_expected(&self) -> bool {
-        self.expected.as_ref().is_some_and(|expected| expected.shown.as_ref() == Some(&expected.set))
-    }
+/// How the JWKs that an address shows differ from those that it should.
+pub enum Difference<'a> {
+    /// The key ids of those that it shows, and of those that it should.
+    Kids { shown: Vec<&'a str>, expected: Vec<&'a str> },
+    /// The key ids of those that are other keys, or have another certificate.
+    Content(Vec<&'a str>),
 }
 
 impl Expected {
     fn of(keyset: &Arc<Keyset>, now: UnixTime) -> Self {
-        let kids = keyset.published(now).map(|key| key.kid.to_string()).collect::<Vec<_>>().join(", ");
         let set = serde_json::to_value(jwks::set([keyset], now)).unwrap_or_default();
-        Self { kids, set, shown: None }
+        Self { expected: keys(&set), shown: Vec::new() }
     }
+
+    /// Compares key by key. The order of the keys means nothing, and a member that nobody knows is to be ignored, of the set and
+    /// of a key (RFC 7517, sections 4 and 5).
+    pub fn difference(&self) -> Option<Difference<'_>> {
+        let (shown, expected) = (kids(&self.shown), kids(&self.expected));
+        if shown != expected {
+            return Some(Difference::Kids { shown, expected });
+        }
+        let has = |shown: &Value, expected: &Value| {
+            expected
+                .as_object()
+                .is_some_and(|members| members.iter().all(|(name, value)| shown.get(name) == Some(value)))
+        };
+        let is_shown = |key: &&Value| self.shown.iter().any(|shown| has(shown, key));
+        let other: Vec<&str> =
+            self.expected.iter().filter(|key| !is_shown(key)).filter_map(|key| key["kid"].as_str()).collect();
+        (!other.is_empty()).then_some(Difference::Content(other))
+    }
+}
+
+fn keys(set: &Value) -> Vec<Value> {
+    set["keys"].as_array().cloned().unwrap_or_default()
+}
+
+fn kids(keys: &[Value]) -> Vec<&str> {
+    let mut kids: Vec<&str> = keys.iter().map(|key| key["kid"].as_str().unwrap_or_default()).collect();
+    kids.sort_unstable();
+    kids
 }
 
 /// Fetches a JWKS once, as Salesforce does: no redirect, no login.
@@ -81,13 +110,14 @@ async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expe
                 JwkDocument { served: true, ..JwkDocument::read(url, &text) }
             });
             if let Some(expected) = &mut expected {
-                expected.shown = serde_json::from_slice(&answer.body).ok();
+                expected.shown = serde_json::from_slice(&answer.body).as_ref().map(keys).unwrap_or_default();
             }
             #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
             let skew = answer.date.map(|date| (clock.now().seconds() - date) as f64);
             let reply = Reply {
                 status: answer.status,
                 location: answer.location,
+                content_type: answer.content_type,
                 size: answer.body.len(),
                 took: answer.took,
                 skew,
@@ -136,7 +166,11 @@ pub async fn ask(
     let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
     let subject = subject.unwrap_or_else(nobody);
     let trace = Trace::default();
-    let ask = || Ask { rejected: None, deadline: Instant::now() + PATIENCE, trace: &trace };
+    let ask = || {
+        // The gauge keeps the last answer's: none is there until the next answer says what the time is.
+        metrics.clock_skew.set(f64::NAN);
+        Ask { rejected: None, deadline: Instant::now() + PATIENCE, trace: &trace }
+    };
     for (name, profile) in &profiles.identity {
         if profile.messaging.is_some() {
             let claims = profile.claims(Vec::new()).expect("no claim is always allowed");
@@ -157,12 +191,10 @@ fn exchanged(
     served: Result<crate::exchange::Served, ExchangeError>,
     metrics: &Metrics,
 ) -> Answer {
-    let answered =
-        matches!(&served, Ok(_) | Err(ExchangeError::Rejected { .. } | ExchangeError::Unverified { .. }));
     let result = served.map(|served| match &served.token.about {
         About::Oauth { instance_url, .. } => format!("Salesforce gave an access token for {instance_url}"),
         About::Messaging { subject, .. } => format!("Salesforce verified the user: the session is {subject}"),
     });
-    let skew = answered.then(|| metrics.clock_skew.get());
+    let skew = Some(metrics.clock_skew.get()).filter(|skew| !skew.is_nan());
     Answer::Exchange { profile: format!("{kind}.{name}"), result, skew }
 }

@@ -139,10 +139,13 @@ impl ExchangeError {
         }
     }
 
-    /// Whether the host that was asked is in trouble: a whole answer below 500 means that it lives.
+    /// Whether the host that was asked is in trouble. A whole answer below 500 means that it lives, and so does one that names
+    /// what is wrong with the configuration.
     pub(super) const fn blames_host(&self) -> bool {
         match self {
-            Self::Rejected { upstream, .. } => upstream.status >= 500,
+            Self::Rejected { upstream, meaning, .. } => {
+                upstream.status >= 500 && !matches!(meaning.class, Class::Permanent)
+            }
             Self::Unusable { status, .. } => *status >= 500,
             Self::Unreachable { .. } => true,
             Self::Timeout { waited_for, .. } => matches!(waited_for, WaitedFor::Salesforce),

@@ -185,11 +185,10 @@ impl Job {
 
     /// What `reply` gives, if it counts.
     pub fn read(&self, reply: &Reply) -> Result<Obtained, ExchangeError> {
-        let said = self.said(reply);
         if !(200..300).contains(&reply.status) {
             return Err(ExchangeError::Rejected {
-                meaning: self.meaning(reply, &said),
-                upstream: said,
+                meaning: self.meaning(reply),
+                upstream: self.said(reply),
                 asked: self.asked(),
                 retry_after: reply.retry_after,
             });
@@ -209,13 +208,18 @@ impl Job {
         ExchangeError::Unusable { status, what: what.into(), asked: self.asked(), retry_after }
     }
 
-    fn said(&self, reply: &Reply) -> Upstream {
-        let (error, description) = match self {
+    /// The code and the description of an error answer, in full.
+    fn words<'a>(&self, reply: &'a Reply) -> (Option<&'a str>, Option<&'a str>) {
+        match self {
             Self::Oauth(_) => (reply.body.text("error"), reply.body.text("error_description")),
             Self::Messaging { .. } => {
                 (reply.body.text("error").or_else(|| reply.body.text("code")), reply.body.text("message"))
             }
-        };
+        }
+    }
+
+    fn said(&self, reply: &Reply) -> Upstream {
+        let (error, description) = self.words(reply);
         Upstream {
             status: reply.status,
             error: error.map(quoted),
@@ -223,9 +227,9 @@ impl Job {
         }
     }
 
-    fn meaning(&self, reply: &Reply, said: &Upstream) -> &'static Meaning {
-        let error = said.error.as_deref().unwrap_or_default();
-        let description = said.error_description.as_deref().unwrap_or_default();
+    fn meaning(&self, reply: &Reply) -> &'static Meaning {
+        let (error, description) = self.words(reply);
+        let (error, description) = (error.unwrap_or_default(), description.unwrap_or_default());
         match self {
             Self::Oauth(_) => meaning::of_oauth(reply.status, error, description),
             Self::Messaging { .. } => meaning::of_messaging(reply.status, &format!("{error} {description}")),

@@ -2,14 +2,16 @@
 //! for it: the endpoints, the doctor and the docs say the same.
 //!
 //! Sources: Salesforce Help, "OAuth Authorization Errors"; the Mobile SDK's list of the server's error codes;
-//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases; where
-//! several fit, the longest counts, so that the order of the tables means nothing.
+//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The first
+//! row of a table that fits counts: Salesforce's own sentences come before codes, which stand for several causes, and both
+//! before single words, which only hint at a cause.
 
 use std::time::Duration;
 
 /// For a limit of which Salesforce doesn't say when it ends.
 const PAUSE: Duration = Duration::from_mins(1);
-/// A user that Salesforce has stopped stays stopped for an hour; asking again costs nothing before, and somebody may help.
+/// Salesforce refuses a user's logins for an hour once there were too many. A quarter of that is the longest that a service
+/// goes on refusing after an administrator has ended it earlier.
 const STOPPED: Duration = Duration::from_mins(15);
 
 /// Whether asking again can help.
@@ -38,6 +40,9 @@ pub struct Meaning {
 struct Known {
     error: &'static str,
     description: &'static str,
+    /// Whether it is a guess by a single word. A server in trouble uses such words for other things, so that a guess doesn't
+    /// count with a status of 500 or more.
+    is_guess: bool,
     meaning: Meaning,
 }
 
@@ -49,7 +54,7 @@ const fn known(
     cause: &'static str,
     fix: &'static str,
 ) -> Known {
-    Known { error, description, meaning: Meaning { id, class, pause: PAUSE, cause, fix } }
+    Known { error, description, is_guess: false, meaning: Meaning { id, class, pause: PAUSE, cause, fix } }
 }
 
 /// The ids that others than this module know.
@@ -71,18 +76,23 @@ impl Known {
         self
     }
 
+    const fn guessed(mut self) -> Self {
+        self.is_guess = true;
+        self
+    }
+
     /// The words by which it is known.
     fn words(&self) -> impl Iterator<Item = &'static str> {
         [self.error, self.description].into_iter().filter(|words| !words.is_empty())
     }
 
-    /// How much of an answer it explains; nothing where it doesn't fit.
-    fn fits(&self, error: &str, description: &str) -> Option<(usize, usize)> {
+    /// Whether an answer in lower case has its code and its words.
+    fn fits(&self, error: &str, description: &str) -> bool {
         let by_code = self.error.is_empty() || self.error == error;
         let by_words = self.description.is_empty()
             || has_words(description, self.description)
             || has_words(error, self.description);
-        (by_code && by_words).then_some((self.description.len(), self.error.len()))
+        by_code && by_words
     }
 }
 
@@ -97,6 +107,7 @@ use Class::{Limited, Permanent, Transient};
 
 /// The answers of `/services/oauth2/token`.
 static OAUTH: &[Known] = &[
+    // Sentences.
     known(
         "login-rate-exceeded",
         "",
@@ -136,8 +147,10 @@ static OAUTH: &[Known] = &[
         "",
         "ip restricted by app developer",
         Permanent,
-        "Salesforce takes the address of this host for an anonymizing or high-risk one, or the app's developer has barred it",
-        "ask from another address, or have the app's developer add this one to the app's IP ranges",
+        "the app's developer allows other addresses than this host's, or Salesforce takes this one for that of an anonymizer or \
+         a high-risk network, which it blocks since April 2026",
+        "have the app's developer add this host's address to the app's IP ranges, and ask from a fixed address of your own, \
+         through no VPN or anonymizing proxy",
     ),
     known(
         id::USER_NOT_APPROVED,
@@ -148,23 +161,8 @@ static OAUTH: &[Known] = &[
         "in the app's policies set Permitted Users to \"Admin approved users are pre-authorized\" and assign the \
          user's profile or permission set; the app needs the scopes api and refresh_token, offline_access",
     ),
-    known(
-        id::APP_NOT_ASSIGNED,
-        "invalid_app_access",
-        "",
-        Permanent,
-        "the user's profile or permission set is not assigned to the app",
-        "assign it in the app's policies (Manage Profiles, Manage Permission Sets)",
-    ),
-    known(
-        id::AUDIENCE_REFUSED,
-        "",
-        "audience",
-        Permanent,
-        "Salesforce does not take this `audience`",
-        "connected apps take https://login.salesforce.com, or https://test.salesforce.com for a sandbox; External \
-         Client Apps take the My Domain URL; without a slash at the end",
-    ),
+    known(id::AUDIENCE_REFUSED, "", "audience is invalid", Permanent, AUDIENCE.0, AUDIENCE.1),
+    known(id::AUDIENCE_REFUSED, "", "audience validation failed", Permanent, AUDIENCE.0, AUDIENCE.1),
     known(
         "assertion-expired",
         "",
@@ -189,6 +187,16 @@ static OAUTH: &[Known] = &[
         "the address of this host is not allowed to log in",
         "relax IP restrictions in the app's policies, or add the address to the user's login ranges",
     ),
+    known(id::CLIENT_UNKNOWN, "", "client identifier invalid", Permanent, NO_CLIENT.0, NO_CLIENT.1),
+    // Codes.
+    known(
+        id::APP_NOT_ASSIGNED,
+        "invalid_app_access",
+        "",
+        Permanent,
+        "the user's profile or permission set is not assigned to the app",
+        "assign it in the app's policies (Manage Profiles, Manage Permission Sets)",
+    ),
     known(
         id::APP_NOT_FOUND,
         "app_not_found",
@@ -198,22 +206,7 @@ static OAUTH: &[Known] = &[
          test.salesforce.com",
         "use the My Domain URL as `audience` and for `token_url`",
     ),
-    known(
-        id::CLIENT_UNKNOWN,
-        "invalid_client_id",
-        "",
-        Permanent,
-        "Salesforce does not know this consumer key; a new app needs up to 30 minutes to be known",
-        "compare `consumer_key` with the app's; wait, if it is new",
-    ),
-    known(
-        id::CLIENT_UNKNOWN,
-        "",
-        "client identifier invalid",
-        Permanent,
-        "Salesforce does not know this consumer key; a new app needs up to 30 minutes to be known",
-        "compare `consumer_key` with the app's; wait, if it is new",
-    ),
+    known(id::CLIENT_UNKNOWN, "invalid_client_id", "", Permanent, NO_CLIENT.0, NO_CLIENT.1),
     known(
         "assertion-repeated",
         "bad_jti_claim",
@@ -329,9 +322,20 @@ static OAUTH: &[Known] = &[
         "wait; see status.salesforce.com",
     ),
     known("unknown-error", "unknown_error", "", Transient, "Salesforce failed and does not say why", "wait"),
+    // Guesses.
+    known(id::AUDIENCE_REFUSED, "", "audience", Permanent, AUDIENCE.0, AUDIENCE.1).guessed(),
 ];
 
-/// Cause and fix.
+/// Causes and fixes of several rows.
+const AUDIENCE: (&str, &str) = (
+    "Salesforce does not take this `audience`",
+    "connected apps take https://login.salesforce.com, or https://test.salesforce.com for a sandbox; External Client Apps take \
+     the My Domain URL; without a slash at the end",
+);
+const NO_CLIENT: (&str, &str) = (
+    "Salesforce does not know this consumer key; a new app needs up to 30 minutes to be known",
+    "compare `consumer_key` with the app's; wait, if it is new",
+);
 const NO_ORG: (&str, &str) = (
     "Salesforce does not know the org",
     "compare `org_id` with Setup > Company Information, and `scrt_url` with the deployment's code snippet",
@@ -339,6 +343,7 @@ const NO_ORG: (&str, &str) = (
 
 /// The messages of the messaging access-token endpoint.
 static MESSAGING: &[Known] = &[
+    // Sentences.
     known(
         id::NO_AUTH_SCHEMES,
         "",
@@ -356,6 +361,7 @@ static MESSAGING: &[Known] = &[
         "the deployment and the endpoint disagree on user verification",
         "switch Add User Verification on for the channel, in Setup > Messaging Settings",
     ),
+    // Guesses. Whatever an answer says of a deployment, it may name its org as well.
     known(
         id::DEPLOYMENT_UNKNOWN,
         "",
@@ -364,10 +370,8 @@ static MESSAGING: &[Known] = &[
         "Salesforce does not know the deployment",
         "compare `es_developer_name` with the API name in Setup > Embedded Service Deployments; it must be a Custom \
          Client and published, which takes up to ten minutes",
-    ),
-    known("org-unknown", "", "org", Permanent, NO_ORG.0, NO_ORG.1),
-    known("org-unknown", "", "orgid", Permanent, NO_ORG.0, NO_ORG.1),
-    known("org-unknown", "", "organization", Permanent, NO_ORG.0, NO_ORG.1),
+    )
+    .guessed(),
     known(
         "identity-token-expired",
         "",
@@ -375,7 +379,11 @@ static MESSAGING: &[Known] = &[
         Permanent,
         "the identity token had expired when it arrived",
         "set this host's clock (NTP)",
-    ),
+    )
+    .guessed(),
+    known("org-unknown", "", "org", Permanent, NO_ORG.0, NO_ORG.1).guessed(),
+    known("org-unknown", "", "orgid", Permanent, NO_ORG.0, NO_ORG.1).guessed(),
+    known("org-unknown", "", "organization", Permanent, NO_ORG.0, NO_ORG.1).guessed(),
 ];
 
 static UNKNOWN_OAUTH: Meaning = Meaning {
@@ -455,6 +463,11 @@ pub fn by_id(id: &str) -> Option<&'static Meaning> {
     all().map(|(_, _, meaning)| meaning).chain(others).find(|meaning| meaning.id == id)
 }
 
+/// The two texts of an answer as the tables have them.
+fn in_lower_case(error: &str, description: &str) -> (String, String) {
+    (error.to_lowercase(), description.to_lowercase().replace('\u{2019}', "'"))
+}
+
 fn find(
     table: &'static [Known],
     status: u16,
@@ -462,15 +475,19 @@ fn find(
     description: &str,
     unknown: &'static Meaning,
 ) -> &'static Meaning {
-    let (error, description) = (error.to_lowercase(), description.to_lowercase().replace('\u{2019}', "'"));
-    let fitting = table.iter().filter_map(|known| Some((known.fits(&error, &description)?, known)));
-    let found = fitting.max_by_key(|(length, _)| *length).map(|(_, known)| &known.meaning);
+    let (error, description) = in_lower_case(error, description);
+    let found = table
+        .iter()
+        .filter(|known| !(known.is_guess && status >= 500))
+        .find(|known| known.fits(&error, &description))
+        .map(|known| &known.meaning);
     match (status, found) {
         // A user that is stopped is told so with any status.
         (_, Some(meaning)) if meaning.class == Limited => meaning,
         (429, _) => &LIMIT,
-        (500.., _) => &TROUBLE,
+        // A cause that Salesforce names is the cause, also with a 500: waiting doesn't mend a configuration.
         (_, Some(meaning)) => meaning,
+        (500.., None) => &TROUBLE,
         (_, None) => unknown,
     }
 }
@@ -498,22 +515,88 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_known_by_whole_words_and_the_longest_count() {
-        let id = |error, description| of_oauth(400, error, description).id;
-        assert_eq!(id("invalid_grant", "inactive user"), "user-inactive");
-        assert_eq!(id("invalid_grant", "invalid user"), "user-unknown");
-        assert_eq!(id("invalid_grant", "ip restricted"), "address-restricted");
-        assert_eq!(id("invalid_grant", "ip restricted by app developer"), "address-barred-by-app");
-        let scope =
-            "refresh_token scope is required and the connected app should be installed and preauthorized";
-        assert_eq!(id("invalid_request", scope), "scope-missing");
-        for (message, id) in [
-            ("The token was forged", UNKNOWN_MESSAGING.id),
-            ("the redeployment failed", UNKNOWN_MESSAGING.id),
-            ("Unknown org", "org-unknown"),
-            ("The deployment of this org has no active AuthSchemes", id::NO_AUTH_SCHEMES),
+    fn an_answer_is_known_by_whole_words_and_by_the_first_row_that_fits() {
+        for (status, message, id) in [
+            (400, "The token was forged", UNKNOWN_MESSAGING.id),
+            (400, "the redeployment failed", UNKNOWN_MESSAGING.id),
+            (400, "Unknown org", "org-unknown"),
+            (400, "Deployment Web_Channel not found in this organization", id::DEPLOYMENT_UNKNOWN),
+            (404, "No deployment for orgId 00D000000000001", id::DEPLOYMENT_UNKNOWN),
+            (400, "The deployment of this org has no active AuthSchemes", id::NO_AUTH_SCHEMES),
+            (500, "User verification configuration has no active AuthSchemes.", id::NO_AUTH_SCHEMES),
+            (503, "Unavailable during a deployment in this organization", TROUBLE.id),
+            (429, "no active AuthSchemes", LIMIT.id),
         ] {
-            assert_eq!(of_messaging(400, message).id, id, "{message}");
+            assert_eq!(of_messaging(status, message).id, id, "{status} {message}");
+        }
+        for (status, error, description, id) in [
+            (500, "invalid_grant", "audience is invalid", id::AUDIENCE_REFUSED),
+            (400, "invalid_grant", "no such audience", id::AUDIENCE_REFUSED),
+            (503, "invalid_grant", "no audience today", TROUBLE.id),
+            (503, "service_unavailable", "", "service-unavailable"),
+        ] {
+            assert_eq!(of_oauth(status, error, description).id, id, "{status} {error}: {description}");
+        }
+    }
+
+    /// An answer for each row of a table, in the words that are reported, in the order of the rows.
+    const OF_OAUTH: [(&str, &str); 33] = [
+        ("invalid_grant", "LOGIN_RATE_EXCEEDED"),
+        ("invalid_grant", "inactive user"),
+        ("invalid_grant", "invalid user"),
+        (
+            "invalid_request",
+            "refresh_token scope is required and the connected app should be installed and preauthorized",
+        ),
+        ("invalid_grant", "ip restricted by app developer"),
+        ("invalid_grant", "user hasn\u{2019}t approved this consumer"),
+        ("invalid_grant", "audience is invalid"),
+        ("invalid_grant", "Audience validation failed"),
+        ("invalid_grant", "expired authorization code"),
+        ("invalid_grant", "invalid assertion"),
+        ("invalid_grant", "ip restricted"),
+        ("invalid_client_id", "client identifier invalid"),
+        ("invalid_app_access", "user is not admin approved to access this app"),
+        ("app_not_found", "External client app is not installed in this org"),
+        ("invalid_client_id", ""),
+        ("bad_jti_claim", ""),
+        ("inactive_user", ""),
+        ("inactive_org", ""),
+        ("invalid_client", "invalid client credentials"),
+        ("oauth_flow_disabled", ""),
+        ("app_blocked", ""),
+        ("oauth_policy_not_found", ""),
+        ("ecapp_policy_not_found", ""),
+        ("unsupported_grant_type", "grant type not supported"),
+        ("invalid_scope", ""),
+        ("rate_limit_exceeded", ""),
+        ("slow_down", ""),
+        ("login_error", ""),
+        ("server_error", ""),
+        ("service_unavailable", ""),
+        ("system_down", ""),
+        ("unknown_error", "retry your request"),
+        ("invalid_grant", "no such audience"),
+    ];
+    const OF_MESSAGING: [(&str, &str); 7] = [
+        ("", "User verification configuration has no active AuthSchemes."),
+        ("BAD_REQUEST", "Set the auth mode to false"),
+        ("NOT_FOUND", "No published deployment has this esDeveloperName."),
+        ("", "The customer identity token has expired"),
+        ("", "Unknown org"),
+        ("BAD_REQUEST", "orgId is invalid"),
+        ("", "This organization does not exist"),
+    ];
+
+    #[test]
+    fn no_row_is_shadowed_by_an_earlier_one() {
+        for (table, samples) in [(OAUTH, &OF_OAUTH[..]), (MESSAGING, &OF_MESSAGING)] {
+            assert_eq!(table.len(), samples.len(), "each row has its sample");
+            for (row, (error, description)) in samples.iter().enumerate() {
+                let (error, description) = in_lower_case(error, description);
+                let found = table.iter().position(|known| known.fits(&error, &description));
+                assert_eq!(found, Some(row), "{error}: {description}");
+            }
         }
     }
 

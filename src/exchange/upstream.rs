@@ -213,6 +213,7 @@ async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Re
 pub struct Seen {
     pub status: u16,
     pub location: Option<String>,
+    pub content_type: Option<String>,
     pub body: Vec<u8>,
     /// Of the `Date` header, seconds since the epoch.
     pub date: Option<i64>,
@@ -236,6 +237,7 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     let date = header(DATE).and_then(http_date);
     let location = header(LOCATION).map(str::to_owned);
+    let content_type = header(CONTENT_TYPE).map(str::to_owned);
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -244,7 +246,7 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
             break;
         }
     }
-    Ok(Seen { status, location, body, date, took: clock.steady().saturating_sub(begun) })
+    Ok(Seen { status, location, content_type, body, date, took: clock.steady().saturating_sub(begun) })
 }
 
 /// Whether an answer came that isn't HTTP.

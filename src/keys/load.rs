@@ -22,6 +22,7 @@ use crate::clock::UnixTime;
 use crate::config::{self, Code, KeyId, KeySource, Kind, Name, Problem};
 use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::hash::Parts;
+use crate::shell;
 
 impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring whose place it takes.
@@ -432,8 +433,9 @@ impl<'a> Loader<'a> {
             let Some(retired) = self.retired.get(&key.private.public.material()) else { continue };
             let kid = &key.kid;
             let message = format!(
-                "`{kid}` is the key that is retired as `{retired}`: `tokenmint keys retire {kid} --now` takes it away too; one that \
-                 is given as text or file must be another key"
+                "`{kid}` is the key that is retired as `{retired}`: `tokenmint keys retire {} --now` takes it away too; one that \
+                 is given as text or file must be another key",
+                shell::quoted(kid)
             );
             self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
         }

@@ -43,7 +43,10 @@ impl fmt::Display for Weakness {
             }
             Self::EvenModulus => f.write_str("the modulus is even, so it is no RSA key"),
             Self::SmallFactor(prime) => {
-                write!(f, "the modulus is divisible by {prime}, so anybody can factor it")
+                write!(
+                    f,
+                    "the modulus is divisible by {prime}: the text was damaged on its way, so copy it anew, or anybody can factor it"
+                )
             }
             Self::CloseFactors => {
                 f.write_str("the primes lie so close together that Fermat's method factors the modulus")

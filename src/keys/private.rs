@@ -103,16 +103,9 @@ impl PrivateKey {
     /// Says what is there instead of a good key, never what the key is.
     pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, Refused> {
         let ((modulus, public_exponent, document), oddities) = pem::read(text, passphrase)?;
+        policy::examine(&modulus, &public_exponent).map_err(Refused::Weak)?;
         // It sees whether the private numbers belong to each other and to the public ones, and wipes what it works with.
-        let pair = RsaKeyPair::from_der(&document);
-        match (policy::examine(&modulus, &public_exponent), &pair) {
-            // A damaged copy of a good key has such numbers too.
-            (Err(Weakness::SmallFactor(_)), Err(_)) => {
-                return Err(Refused::Unreadable(Unreadable::BrokenDer));
-            }
-            (examined, _) => examined.map_err(Refused::Weak)?,
-        }
-        let pair = pair.map_err(Refused::Inconsistent)?;
+        let pair = RsaKeyPair::from_der(&document).map_err(Refused::Inconsistent)?;
         let public = PublicKey {
             n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
             e: URL_SAFE_NO_PAD.encode(public_exponent.to_bytes_be()),

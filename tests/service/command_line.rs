@@ -372,6 +372,67 @@ fn init_checks_what_it_wrote_and_takes_back_what_is_not_sound() {
     assert_eq!(files(&workspace.path("new/keys/web")), ["Other.key"]);
     assert_eq!(files(&workspace.path("new")), ["keys"]);
     assert!(Workspace::bare().run(&["init", "new"]).ok().contains("is checked"));
+
+    // What is in the way of the second key: the folders of the first go as well, and those above it that init made.
+    let workspace = Workspace::bare();
+    workspace.write("new/keys/crm", "");
+    let ran = workspace.run(&["init", "new", "--with", "oauth"]);
+    assert_eq!(
+        (ran.code(), files(&workspace.path("new/keys"))),
+        (1, vec!["crm".to_owned()]),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// The key of the OAuth flow has its id, which no other key can have.
+#[test]
+fn init_refuses_two_keys_of_one_id_before_anything_is_written() {
+    for arguments in [&["--kid", "CrmKey1"][..], &["--key", "CrmKey1.key"]] {
+        let workspace = Workspace::bare();
+        workspace.write("CrmKey1.key", &KEYS.spare[0]);
+        let ran = workspace.run(&[&["init", "new", "--with", "fin,oauth"], arguments].concat());
+        assert_eq!(ran.code(), 2, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("--with oauth") && ran.stderr.contains("--kid"), "{}", ran.stderr);
+        assert!(!workspace.path("new").exists(), "{arguments:?}");
+        workspace.run(&[&["init", "new", "--with", "fin"], arguments].concat()).ok();
+    }
+}
+
+#[test]
+fn what_init_says_to_do_can_be_pasted_and_is_left_to_do() {
+    let workspace = Workspace::bare();
+    let said = workspace.run(&["init", "my $HOME dir"]).ok();
+    for command in ["check", "serve"] {
+        let line = format!("tokenmint {command} --config 'my $HOME dir/tokenmint.toml'");
+        assert!(said.contains(&line), "{said}");
+    }
+    assert!(said.contains("Set the issuer, look with"), "{said}");
+    let said = workspace.run(&["init", "plain", "--issuer", "acme.example"]).ok();
+    assert!(said.contains("\nLook with `tokenmint check --config plain/tokenmint.toml`"), "{said}");
+    assert!(!said.contains("Set the issuer"), "{said}");
+}
+
+#[test]
+fn init_tells_git_of_every_secret_that_it_writes() {
+    for (with, before, ignored, warns) in [
+        (&[][..], None, None, false),
+        (&["--with", "fin"], None, Some("intercom.secret\n"), false),
+        (&["--with", "fin"], Some("target\n/intercom.secret\n"), Some("target\n/intercom.secret\n"), false),
+        (&["--with", "fin"], Some("target\n"), Some("target\n"), true),
+    ] {
+        let workspace = Workspace::bare();
+        if let Some(before) = before {
+            workspace.write("new/.gitignore", before);
+        }
+        let ran = workspace.run(&[&["init", "new"], with].concat());
+        let warned = ran.stderr.contains("new/.gitignore is there already and doesn't name intercom.secret");
+        assert_eq!(warned, warns, "{}", ran.stderr);
+        ran.ok();
+        let read = |path: &str| std::fs::read_to_string(workspace.path(path)).ok();
+        assert_eq!(read("new/.gitignore").as_deref(), ignored, "{with:?}");
+        assert_eq!(read("new/keys/.gitignore").as_deref(), Some("*.key\n"));
+    }
 }
 
 #[test]

@@ -925,7 +925,11 @@ async fn one_bad_profile_leaves_the_others_of_its_host_alone() {
     let foreign = json!({"access_token": "x", "instance_url": "https://evil.example"});
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": 1}).to_string());
     let over = json!({"access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com"});
+    // Its cause stands behind what is shown of it, and the status is a server's in trouble.
+    let long = format!("{} audience is invalid", "so sorry ".repeat(40));
+    let wordy = json!({"error": "invalid_grant", "error_description": long});
     for (mood, says) in [
+        (Mood::Error(500, wordy, None), "does not take this `audience`"),
         (Mood::Text(404, "<html>no such page</html>"), "404"),
         (Mood::Json(foreign), "evil.example"),
         (Mood::Json(over), "expired already"),

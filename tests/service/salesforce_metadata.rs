@@ -367,6 +367,12 @@ fn two_issuers_of_one_keyset_are_two_sets_with_the_same_keys() {
 }
 
 #[test]
+fn the_command_that_deploys_can_be_pasted() {
+    let said = Given::configured(&[]).workspace.run(&["salesforce-metadata", "--out", "my project"]).ok();
+    assert!(said.contains("(cd 'my project' && sf project deploy start)"), "{said}");
+}
+
+#[test]
 fn what_can_t_be_deployed_is_not_written() {
     let refused = |workspace: &Workspace, code: i32, why: &str| {
         let ran = workspace.run(&["salesforce-metadata", "--out", "project"]);

@@ -794,6 +794,8 @@ async fn redis_is_reached_over_tls_with_a_password() {
     ];
     let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
     let _redis = Redis::with(port, options);
+    until("redis-server listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+        .await;
     workspace.configure(&format!(
         "{}\n[cache.redis]\nurl = \"rediss://default@localhost:{port}/3\"\npassword_file = \"redis.secret\"\n\
          key_file = \"cache.secret\"\ntimeout = \"1s\"\n",

@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case] = &[
         fix: "in keyset.toml give one key a `sign_from` that has passed; `tokenmint keys list` shows all dates",
         source: Own,
         online: false,
-        needs: Needs::Configuration,
+        needs: Needs::Keysets,
         check: keys::schedule,
     },
     Case {

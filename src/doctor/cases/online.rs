@@ -10,7 +10,7 @@ pub(super) const CASES: &[Case] = &[
         title: "The JWKS answers 200 at once",
         sees: "every chat is a guest's, and every status is 200",
         answers: "Is the Endpoint URL behind a login, a redirect, or down?",
-        fix: "make `curl -i URL` from outside answer 200 and JSON: no login, no redirect, no bot protection; the URL \
+        fix: "make `curl -i URL` from outside answer 200 and JSON, over https: no login, no redirect, no bot protection; the URL \
               in Setup > Enhanced Chat User Verification > Keysets is the same",
         source: Field,
         online: true,

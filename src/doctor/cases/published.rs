@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
               Endpoint URL shows; to check one, use --jwks",
         source: Doc,
         online: false,
-        needs: Needs::Jwk,
+        needs: Needs::UploadedJwk,
         check: published::single,
     },
     Case {
@@ -51,7 +51,7 @@ pub(super) const CASES: &[Case] = &[
               place of `+` and `/`, no `=`; or take the output of `tokenmint jwk KID`",
         source: Doc,
         online: false,
-        needs: Needs::Jwk,
+        needs: Needs::Numbers,
         check: published::numbers,
     },
     Case {
@@ -74,7 +74,7 @@ pub(super) const CASES: &[Case] = &[
               first and last line and without line breaks",
         source: Doc,
         online: false,
-        needs: Needs::Jwk,
+        needs: Needs::X5c,
         check: published::x5c_form,
     },
     Case {
@@ -98,7 +98,7 @@ pub(super) const CASES: &[Case] = &[
               `tokenmint jwk KID`",
         source: Doc,
         online: false,
-        needs: Needs::Jwk,
+        needs: Needs::PublicJwk,
         check: published::placeholders,
     },
     Case {

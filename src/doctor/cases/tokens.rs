@@ -109,7 +109,7 @@ pub(super) const CASES: &[Case] = &[
         fix: "mint a new one; if it comes expired, set the clock of its maker (NTP)",
         source: Field,
         online: false,
-        needs: Needs::Token,
+        needs: Needs::Expiry,
         check: tokens::expiry,
     },
     Case {

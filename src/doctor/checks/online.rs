@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::doctor::answers::{Answer, Fetched, Reply};
+use url::Url;
+
+use crate::config::salesforce::{Host, HostKind};
+use crate::doctor::answers::{Answer, Difference, Fetched, Reply};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::jwk::JwkDocument;
 use crate::doctor::known::Known;
@@ -30,25 +33,49 @@ pub fn reachable(known: &Known<'_>) -> Observations {
         .fetched()
         .map(|fetched| {
             let about = &fetched.url;
-            match &fetched.reply {
-                Err(why) => Observation::fail(about, why.clone()),
-                Ok(reply) if reply.location.is_some() => {
-                    let to = printable(reply.location.as_deref().unwrap_or_default());
-                    Observation::fail(about, format!("answers {} and sends on to {to}", reply.status))
-                }
-                Ok(reply) if matches!(reply.status, 401 | 403) => {
-                    Observation::fail(about, format!("answers {}: it wants a login", reply.status))
-                }
-                Ok(reply) if reply.status != 200 => {
-                    Observation::fail(about, format!("answers {}", reply.status))
-                }
-                Ok(_) if !fetched.document.as_ref().is_some_and(JwkDocument::is_a_set) => {
-                    Observation::fail(about, "answers 200 with something that is no JWK Set, or an empty one")
-                }
-                Ok(_) => Observation::pass(about, "answers 200 with a JWK Set, without login or redirect"),
+            let in_the_clear = asks_in_the_clear(about).then(|| {
+                "is asked over http, so that anybody on the way can put a key of theirs in; Salesforce asks over https only"
+                    .to_owned()
+            });
+            let faults: Vec<String> = in_the_clear.into_iter().chain(no_set(fetched)).collect();
+            let pass = "answers 200 with a JWK Set, without login or redirect";
+            let kind = fetched.reply.as_ref().ok().and_then(|reply| reply.content_type.as_deref());
+            if !faults.is_empty() || is_json(kind) {
+                return Observation::of_faults(about, &faults, pass);
             }
+            let kind = kind.map_or_else(|| "no Content-Type".to_owned(), |kind| format!("Content-Type {}", printable(kind)));
+            Observation::warn(about, format!("answers 200 with a JWK Set, but with {kind}")).advising(
+                "send `Content-Type: application/json`, or application/jwk-set+json (RFC 7517, section 8.5.2): a strict client \
+                 reads nothing else, and whether Salesforce does is written nowhere",
+            )
         })
         .collect()
+}
+
+/// Why an answer shows no keys.
+fn no_set(fetched: &Fetched) -> Option<String> {
+    let reply = match &fetched.reply {
+        Ok(reply) => reply,
+        Err(why) => return Some(why.clone()),
+    };
+    match (reply.status, &reply.location) {
+        (200, _) if fetched.document.as_ref().is_some_and(JwkDocument::is_a_set) => None,
+        (200, _) => Some("answers 200 with something that is no JWK Set, or an empty one".to_owned()),
+        (status @ 300..=399, Some(to)) => Some(format!("answers {status} and sends on to {}", printable(to))),
+        (status @ (401 | 403), _) => Some(format!("answers {status}: it wants a login")),
+        (status, _) => Some(format!("answers {status}")),
+    }
+}
+
+/// Whether an address is asked without TLS, by a network.
+fn asks_in_the_clear(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.scheme() == "http" && Host::of(&url).kind != HostKind::Loopback)
+}
+
+/// Whether a Content-Type is that of JSON, or of a JWK Set.
+fn is_json(content_type: Option<&str>) -> bool {
+    let media = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    ["application/json", "application/jwk-set+json"].iter().any(|json| media.eq_ignore_ascii_case(json))
 }
 
 fn whole<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a Fetched, &'a Reply)> {
@@ -78,36 +105,49 @@ pub fn light(known: &Known<'_>) -> Observations {
 }
 
 pub fn same(known: &Known<'_>) -> Observations {
+    of_addresses(known).into_iter().chain(super::published::lacks_configured(known)).collect()
+}
+
+fn of_addresses(known: &Known<'_>) -> Observations {
     whole(known)
         .filter_map(|(fetched, _)| {
-            let expected = fetched.expected.as_ref()?;
-            Some(if fetched.is_expected() {
-                Observation::pass(&fetched.url, "shows the keys that this configuration publishes")
-            } else {
-                let keys = fetched.document.iter().flat_map(|document| &document.keys);
-                let kids = keys.filter_map(|jwk| jwk.kid()).map(printable).collect::<Vec<_>>().join(", ");
-                let seen = if kids == expected.kids {
+            let seen = match fetched.expected.as_ref()?.difference() {
+                None => {
+                    let seen = "shows the keys that this configuration publishes";
+                    return Some(Observation::pass(&fetched.url, seen));
+                }
+                Some(Difference::Content(kids)) => {
+                    let kids = names(&kids);
                     format!("shows another key or certificate as {kids} than this configuration publishes")
-                } else {
-                    format!("shows other keys ({kids}) than this configuration publishes ({})", expected.kids)
-                };
-                Observation::fail(&fetched.url, seen)
-            })
+                }
+                Some(Difference::Kids { shown, expected }) => {
+                    let (shown, expected) = (names(&shown), names(&expected));
+                    format!("shows other keys ({shown}) than this configuration publishes ({expected})")
+                }
+            };
+            Some(Observation::fail(&fetched.url, seen))
         })
         .collect()
+}
+
+fn names(kids: &[&str]) -> String {
+    kids.iter().map(|kid| printable(kid)).collect::<Vec<_>>().join(", ")
 }
 
 pub fn clock(known: &Known<'_>) -> Observations {
     let of_addresses = known
         .fetched()
-        .filter_map(|fetched| Some((fetched.url.as_str(), fetched.reply.as_ref().ok()?.skew?)));
+        .map(|fetched| (fetched.url.as_str(), fetched.reply.as_ref().ok().and_then(|reply| reply.skew)));
     let of_exchanges = known.answers.iter().flatten().filter_map(|answer| match answer {
-        Answer::Exchange { profile, skew, .. } => Some((profile.as_str(), (*skew)?)),
+        Answer::Exchange { profile, skew, .. } => Some((profile.as_str(), *skew)),
         Answer::Jwks(_) => None,
     });
     of_addresses
         .chain(of_exchanges)
         .map(|(about, skew)| {
+            let Some(skew) = skew else {
+                return Observation::not_looked_at(about, "no answer came that says what the time is there");
+            };
             let seen = format!(
                 "this host's clock is {:.0} s {}",
                 skew.abs(),

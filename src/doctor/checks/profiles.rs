@@ -1,12 +1,13 @@
 //! The configuration: profiles, limits, and addresses.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use url::Url;
 
 use super::{audience, online, tokens};
 use crate::config::salesforce::{self, Host, HostKind};
-use crate::config::{Code, Oauth, Problem};
+use crate::config::{Code, Oauth, Pace, Problem};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::known::Known;
 
@@ -14,7 +15,7 @@ use crate::doctor::known::Known;
 const LOGINS_PER_HOUR: usize = 3_600;
 const MESSAGING_PER_MINUTE: usize = 200;
 /// A page that asks without end was seen to ask forty times a second; a guard above that guards nothing.
-const RUNAWAY_PER_MINUTE: u64 = 40 * 60;
+const RUNAWAY_PER_MINUTE: u128 = 40 * 60;
 
 /// Fields whose problems are a check's own finding.
 const OWN: [&str; 3] = [".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
@@ -100,9 +101,15 @@ pub fn token_url(known: &Known<'_>) -> Observations {
             // A host that `audience` names too is that one's fault.
             let derived = profile.audience.url().host_str() == profile.token_url.url().host_str();
             let (_, at_audience) = salesforce::audience(profile.audience.as_str());
-            let own = judged.faults.iter().filter(|fault| !(derived && at_audience.faults.contains(fault)));
-            let faults: Vec<String> =
-                own.map(|fault| format!("`token_url` {}: {fault}", profile.token_url.as_str())).collect();
+            let own = |said: &[String], at_audience: &[String]| -> Vec<String> {
+                let own = said.iter().filter(|said| !(derived && at_audience.contains(said)));
+                own.map(|said| format!("`token_url` {}: {said}", profile.token_url.as_str())).collect()
+            };
+            let faults = own(&judged.faults, &at_audience.faults);
+            let doubts = own(&judged.doubts, &at_audience.doubts);
+            if faults.is_empty() && !doubts.is_empty() {
+                return Observation::warn(about, doubts.join("; "));
+            }
             Observation::of_faults(about, &faults, format!("the token endpoint is at {}", host.name))
         })
         .collect()
@@ -144,24 +151,32 @@ pub fn audience(known: &Known<'_>) -> Observations {
 }
 
 pub fn audience_host(known: &Known<'_>) -> Observations {
-    let found = known.configured.oauth().filter_map(|profile| {
+    let found = known.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         let (audience, asked) = (Host::of(profile.audience.url()), Host::of(profile.token_url.url()));
-        // One that doesn't fit its host has a finding of its own.
         if salesforce::mismatch(&audience, &asked).is_some() {
-            return None;
+            return Observation::not_looked_at(about, "its `audience` and host don't fit each other");
         }
         let general = |host: &Host| matches!(host.kind, HostKind::Login | HostKind::Test);
-        Some(if general(&audience) || general(&asked) {
+        if general(&audience) || general(&asked) {
             let seen = format!(
                 "asks {} with `audience` {}, as connected apps may; an External Client App isn't found there",
                 asked.name,
                 profile.audience.as_str()
             );
-            Observation::warn(about, seen)
-        } else {
-            Observation::pass(about, "asks the org's own host")
-        })
+            return Observation::warn(about, seen);
+        }
+        let name = &asked.name;
+        match asked.kind {
+            HostKind::MyDomain => Observation::pass(about, format!("asks the org's own host, {name}")),
+            HostKind::Site => Observation::pass(about, format!("asks {name}, a site of the org")),
+            HostKind::Loopback => Observation::pass(about, format!("asks a stand-in on {name}")),
+            HostKind::Foreign => {
+                let reason = format!("whether {name} is a site of the org can't be told by its name");
+                Observation::not_looked_at(about, reason)
+            }
+            _ => Observation::not_looked_at(about, format!("nobody logs in at {name}")),
+        }
     });
     found.chain(online::app_not_found(known)).collect()
 }
@@ -216,10 +231,15 @@ pub fn limits(known: &Known<'_>) -> Observations {
     logins.chain(requests).collect()
 }
 
+/// How many requests a minute a pace lets through in the long run.
+fn per_minute(pace: Pace) -> u128 {
+    u128::from(pace.requests) * Duration::from_mins(1).as_nanos() / pace.window.as_nanos().max(1)
+}
+
 pub fn runaway(known: &Known<'_>) -> Observations {
     let Some(config) = known.configured.config else { return Vec::new() };
     let pace = config.server.limits.remints;
-    let minute = u64::from(pace.requests) * 60 / pace.window.as_secs().max(1);
+    let minute = per_minute(pace);
     let about = "server.limits";
     vec![if minute >= RUNAWAY_PER_MINUTE {
         let seen = format!(
@@ -279,5 +299,20 @@ fn is_reachable(url: &Url) -> bool {
             name.rsplit_once('.').is_some_and(|(_, last)| !inner.contains(&last))
         }
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_counted_by_the_minute_whatever_its_window() {
+        for (requests, milliseconds, minute) in
+            [(120, 60_000, 120), (100, 100, 60_000), (100, 1_500, 4_000), (1, 90_000, 0), (90, 90_000, 60)]
+        {
+            let pace = Pace { requests, window: Duration::from_millis(milliseconds), burst: 1 };
+            assert_eq!(per_minute(pace), minute, "{requests} in {milliseconds} ms");
+        }
     }
 }

@@ -10,7 +10,6 @@ use crate::doctor::known::{Known, Purpose, Verifier};
 use crate::doctor::token::Parts;
 use crate::doctor::wording::{dated, difference, is_invisible, listed, printable, span};
 use crate::json::Json;
-use crate::keys::Numbers;
 use crate::tokens::Subject;
 
 const LONGEST_ASSERTION: i64 = 300;

@@ -1,5 +1,7 @@
 //! Profiles, limits and addresses.
 
+use serde_json::Value;
+
 use super::Given;
 
 const AUDIENCE: &str = "audience = \"https://acme.my.salesforce.com\"";
@@ -122,12 +124,30 @@ faults! {
         token_url("https://acme.my.salesforce.com");
     a_token_endpoint_on_lightning: "token-url", fail, "a host of pages for signed-in users",
         token_url("https://acme.lightning.force.com/services/oauth2/token");
+    a_token_endpoint_of_somebody_else_s: "token-url", warn, "none of Salesforce's domains",
+        token_url("https://community.acme.com/services/oauth2/token");
     a_sandbox_with_production_s_audience: "audience", fail, "a sandbox, with production's audience",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \
                         \"https://acme--uat.sandbox.my.salesforce.com/services/oauth2/token\""),
             (USERNAME, "username = \"integration@acme.com.uat\""),
         ]);
+    a_production_org_asked_at_the_sandboxes_host: "audience", fail, "a sandbox, with production's audience",
+        Given::configured(&[
+            (AUDIENCE, &format!("{AUDIENCE}\ntoken_url = \"https://test.salesforce.com/services/oauth2/token\"")),
+        ]);
+    a_developer_edition_with_the_sandboxes_audience: "audience", fail, "a Developer Edition org, with a sandbox's audience",
+        Given::configured(&[
+            (AUDIENCE, "audience = \"https://test.salesforce.com\"\ntoken_url = \
+                        \"https://acme-dev-ed.develop.my.salesforce.com/services/oauth2/token\""),
+        ]);
+    a_scratch_org_with_production_s_audience: "audience", fail, "a scratch org, with production's audience",
+        Given::configured(&[
+            (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \
+                        \"https://acme-dev.scratch.my.salesforce.com/services/oauth2/token\""),
+        ]);
+    a_site_of_a_domain_of_its_own_with_salesforce_in_its_name: "audience", warn, "none of Salesforce's domains",
+        audience("https://salesforce.acme.com/customers");
     production_s_host_for_an_external_client_app: "audience-host", warn, "isn't found there",
         Given::configured(&[(AUDIENCE, "audience = \"https://login.salesforce.com\"")]);
     a_user_name_that_is_none: "username", fail, "has the form of an e-mail address",
@@ -154,4 +174,21 @@ faults! {
         Given::configured(&[]).with(&["--issuer", "intercom.com"]);
     another_issuer_in_setup_than_the_profile_s: "issuer", fail, "in Setup `https://acme.example/`",
         Given::configured(&[]).with(&["--issuer", "https://acme.example/"]);
+}
+
+/// What is said of the host that an app is asked at, by what is known of it.
+#[test]
+fn an_org_s_own_host_is_told_from_others() {
+    for (url, said, list) in [
+        ("https://acme.my.salesforce.com", "asks the org's own host, acme.my.salesforce.com", "findings"),
+        ("https://acme.my.site.com", "a site of the org", "findings"),
+        ("https://salesforce.acme.com", "can't be told by its name", "not_looked_at"),
+        ("https://acme.my.saleforce.com", "nobody logs in at", "not_looked_at"),
+        ("https://acme.lightning.force.com", "nobody logs in at", "not_looked_at"),
+    ] {
+        let report: Value = serde_json::from_str(&audience(url).run(&["--json"]).stdout).expect("JSON");
+        let one = report[list].as_array().expect("a list").iter().find(|one| one["check"] == "audience-host");
+        let one = one.unwrap_or_else(|| panic!("{url}: {report}")).to_string();
+        assert!(one.contains("oauth.crm") && one.contains(said), "{url}: {one}");
+    }
 }

@@ -1,11 +1,12 @@
 //! Where all is well the doctor finds nothing: a fixture that yields a finding by itself would hide which fault it was.
 
-use serde_json::json;
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use serde_json::{Value, json};
 use tokenmint::sandbox::Keys;
 
-use super::online::{asking, org, played};
+use super::online::{asking, dateless, good_set, org, played, published, shown};
 use super::{Given, certificate, certificate_of, chain, claims, good_certificate, raw_token, utility_jwk};
-use crate::sandbox::{PAIRS, Publisher};
+use crate::sandbox::{PAIRS, Publisher, TOKEN};
 
 /// As the Rails helper of Intercom's page makes it: header and claims in its order.
 fn rails_token() -> String {
@@ -58,7 +59,7 @@ fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
     given.is_well();
     let skipped = given.not_looked_at();
     let is_pair =
-        |skipped: &serde_json::Value| skipped["check"] == "key-pair" && skipped["about"] == "old.jwk";
+        |skipped: &Value| skipped["check"] == "key-pair" && skipped["about"] == "old.jwk";
     assert!(skipped.iter().any(is_pair), "{skipped:#?}");
 }
 
@@ -117,4 +118,50 @@ async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_find
     ] {
         assert!(text.contains(seen), "{text}");
     }
+}
+
+/// What nobody has to send, and nobody has to heed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_served_set_is_well_whatever_a_reader_has_to_ignore() {
+    shown(200, &[(LOCATION, "https://tokens.acme.example/jwks.json")], &good_set().to_string())
+        .await
+        .is_well();
+    let own_type = [(CONTENT_TYPE, "Application/JWK-Set+JSON;charset=utf-8")];
+    shown(200, &own_type, &good_set().to_string()).await.is_well();
+
+    // The same keys as the service's, in another order and with members that nobody knows.
+    let service = Given::configured(&[]).workspace;
+    let two = "[[key]]\nkid = \"Key1\"\nsign_from = 2026-01-01T00:00:00Z\n[[key]]\nkid = \"Key2\"\nsign_from = 2099-01-01T00:00:00Z\n";
+    let write = |workspace: &crate::support::Workspace| {
+        workspace.write_key("keys/identity/Key2.key", &crate::support::KEYS.spare[0]);
+        workspace.write("keys/identity/keyset.toml", two);
+    };
+    write(&service);
+    let running = service.serve().await;
+    let address = format!("http://{}/keysets/web/jwks.json", running.address("public"));
+    let mut set: Value = reqwest::get(&address).await.expect("an answer").json().await.expect("JSON");
+    let keys = set["keys"].as_array_mut().expect("keys");
+    assert_eq!(keys.len(), 2);
+    keys.reverse();
+    keys[0]["acme:made"] = json!("by hand");
+    set["cached_at"] = json!(1);
+    let given = published(&set).await;
+    write(&given.workspace);
+    given.is_well();
+}
+
+/// An answer without a date says nothing of the clock, and least of all what the answer before said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_is_judged_by_an_answer_s_own_date() {
+    let silent = dateless(400, &json!({"error": "invalid_client_id"})).await;
+    let played = played(org()).await;
+    let there = played.at(TOKEN);
+    let given = asking(played, &[(there.as_str(), &format!("{silent}/services/oauth2/token"))]);
+    let skipped = given.not_looked_at();
+    let clock: Vec<&Value> = skipped
+        .iter()
+        .filter(|skipped| skipped["check"] == "clock")
+        .map(|skipped| &skipped["about"])
+        .collect();
+    assert_eq!(clock, ["oauth.crm"]);
 }

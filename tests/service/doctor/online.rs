@@ -2,22 +2,24 @@
 
 use std::time::Duration;
 
-use axum::http::header::{DATE, LOCATION};
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, DATE, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokenmint::sandbox::{Door, Fault, Keys, Misdeed, OnFailure, Org};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::{Given, now, seconds};
 use crate::sandbox::{PAIRS, Played, Publisher, TOKEN, chat_org, play, set_of};
 
-fn good_set() -> Value {
+pub fn good_set() -> Value {
     set_of(&PAIRS[0].jwk("Key1"))
 }
 
 /// Asks an address that answers so.
-async fn shown(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
+pub async fn shown(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
     let publisher = Publisher::of(&json!({})).await;
     let status = StatusCode::from_u16(status).expect("a status");
     let value = |text: &str| HeaderValue::from_str(text).expect("a header");
@@ -40,10 +42,39 @@ async fn slow() -> Given {
     let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
     let answers = axum::Router::new().fallback(async || {
         tokio::time::sleep(Duration::from_millis(700)).await;
-        good_set().to_string()
+        Json(good_set())
     });
     tokio::spawn(async move { axum::serve(listener, answers).await });
     Given::nothing().with(&["--jwks", &url])
+}
+
+/// Asks an address that isn't this host's own, and that it answers nevertheless.
+async fn over_http(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
+    let mut given = shown(status, headers, body).await;
+    given.arguments[1] = given.arguments[1].replace("127.0.0.1", "0.0.0.0");
+    given
+}
+
+/// An address that answers so, without a Date.
+pub async fn dateless(status: u16, body: &Value) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let body = body.to_string();
+    let answer = format!(
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 16 << 10];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    url
 }
 
 /// RFC 9110, section 5.6.7.
@@ -105,12 +136,27 @@ async fn answering(message: &str) -> Given {
 }
 
 /// The configuration's own public address shows that set.
-async fn published(set: &Value) -> Given {
+pub async fn published(set: &Value) -> Given {
+    published_for(set, org()).await
+}
+
+async fn published_for(set: &Value, org: Org) -> Given {
     let publisher = Publisher::of(set).await;
     let url = publisher.url.trim_end_matches("/jwks.json");
     let public = format!("[server.public]\nurl = \"{url}\"\n");
-    let given = asking(played(org()).await, &[("[server.public]\n", &public)]);
+    let given = asking(played(org).await, &[("[server.public]\n", &public)]);
     given.beside("public-url")
+}
+
+/// A key whose id is longer than what is shown of it, and another key of that id.
+async fn long_id() -> Given {
+    let kid = format!("Key{}", "1".repeat(100));
+    let mut org = org();
+    org.deployments[0].keys = Keys::Uploaded(with(&kid, 0));
+    let given = published_for(&with(&kid, 1), org).await;
+    let keys = given.workspace.path("keys/identity");
+    std::fs::rename(keys.join("Key1.key"), keys.join(format!("{kid}.key"))).expect("renamed");
+    given
 }
 
 fn with(kid: &str, pair: usize) -> Value {
@@ -154,11 +200,20 @@ faults! {
     a_jwks_that_is_a_single_key: "jwks-reachable", fail, "no JWK Set",
         shown(200, &[], &PAIRS[0].jwk("Key1").to_string()).await;
     a_jwks_without_any_key: "jwks-reachable", fail, "or an empty one", shown(200, &[], r#"{"keys":[]}"#).await;
+    a_jwks_over_http: "jwks-reachable", fail, "is asked over http, ", over_http(200, &[], &good_set().to_string()).await;
+    a_jwks_over_http_that_sends_on_to_https: "jwks-reachable", fail, "over https only; answers 301 and sends on to https://",
+        over_http(301, &[(LOCATION, "https://tokens.acme.example/")], "").await;
+    a_jwks_that_calls_itself_a_page: "jwks-reachable", warn, "with Content-Type text/html; charset=utf-8",
+        shown(200, &[(CONTENT_TYPE, "text/html; charset=utf-8")], &good_set().to_string()).await;
     a_jwks_that_is_down: "jwks-reachable", fail, "can't be reached", down().await;
     a_jwks_that_is_too_slow: "jwks-light", warn, "500 ms are the limit", slow().await;
     a_jwks_that_is_too_large: "jwks-light", fail, "50 KiB are the limit",
         shown(200, &[], &format!("{}{}", good_set(), " ".repeat(60 << 10))).await;
     a_jwks_with_other_keys: "jwks-current", fail, "shows other keys (Old)", published(&with("Old", 1)).await;
+    a_jwks_with_a_key_too_many: "jwks-current", fail, "shows other keys (Key1, Old)",
+        published(&json!({"keys": [PAIRS[1].jwk("Old"), PAIRS[0].jwk("Key1")]})).await;
+    a_jwks_with_another_key_under_the_same_long_id: "jwks-current", fail, "another key or certificate as Key",
+        long_id().await;
     a_jwks_with_another_key_under_the_same_id: "jwks-current", fail, "another key or certificate as Key1",
         published(&with("Key1", 1)).await;
     a_clock_that_is_ten_minutes_off: "clock", fail, "s behind",

@@ -72,6 +72,12 @@ faults! {
         Given::nothing().jwk(&jwk(|jwk| jwk["oth"] = json!([{"r": "AQ", "d": "AQ", "t": "AQ"}])));
     two_jwks_of_one_id: "jwk-distinct", fail, "as Key1.jwk has, which is another key",
         Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("other.jwk", &PAIRS[1].jwk("Key1").to_string());
+    a_served_set_without_the_key_that_signs: "jwks-current", fail, "shows none of the keys that sign now: `Key1`",
+        {
+            let given = Given::configured(&[]).with(&["--jwks", "set.json"]);
+            given.workspace.write("set.json", &set_of(&PAIRS[1].jwk("Other")).to_string());
+            given
+        };
     a_jwk_with_curly_quotes: "text", fail, "isn't JSON",
         Given::nothing().jwk_text(&PAIRS[0].jwk("Key1").to_string().replace('"', "\u{201d}")).refused("isn't JSON");
     a_set_of_keys_in_the_upload_form: "jwk-single", fail, "is a set of keys",
@@ -182,4 +188,30 @@ fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
     let line = text.lines().find(|line| line.contains("jwk-placeholders")).expect("it is mentioned");
     assert!(line.contains(r#""y":"y", "crv":"crv", "d":"d", "k":"k""#), "{line}");
     assert!(text.contains("holds no private member"), "{text}");
+}
+
+/// A report says of what there was none.
+#[test]
+fn what_a_jwk_lacks_is_named_where_nothing_was_looked_at() {
+    let broken = || Given::nothing().jwk_text("{\"kty\": broken");
+    for (given, check, reason) in [
+        (broken(), "jwk-members", "what was given as a JWK isn't JSON, or holds no JWK"),
+        (broken(), "jwk-x5c-form", "what was given as a JWK isn't JSON, or holds no JWK"),
+        (broken(), "jwk-single", "what was given as a JWK isn't JSON, or holds no JWK"),
+        (Given::nothing().jwk(&without("x5c")), "jwk-x5c-form", "the JWK has no certificate (`x5c`)"),
+        (
+            Given::nothing().jwk(&without("x5c")),
+            "jwk-thumbprint",
+            "the JWK has no thumbprint (`x5t`, `x5t#S256`)",
+        ),
+        (Given::nothing().jwk(&private()), "jwk-placeholders", "the JWK holds the private key"),
+        (served(&set_of(&PAIRS[0].jwk("Key1"))), "jwk-single", "each JWK was given as one of a served set"),
+        (served(&set_of(&PAIRS[0].jwk("Key1"))), "token-claims", "no token was given"),
+        (Given::nothing().token(&token(&json!({"exp": null}))), "token-expiry", "the token has no `exp`"),
+    ] {
+        let skipped = given.not_looked_at();
+        let found = skipped.iter().find(|skipped| skipped["check"] == check);
+        let found = found.unwrap_or_else(|| panic!("{check}: {skipped:?}"));
+        assert_eq!(found["reason"], reason, "{check}");
+    }
 }

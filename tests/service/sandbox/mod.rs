@@ -9,7 +9,8 @@ mod login;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::IntoResponse as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -208,7 +209,7 @@ impl Publisher {
     pub async fn of(set: &Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
-        let says = Arc::new(Mutex::new((StatusCode::OK, HeaderMap::new(), set.to_string())));
+        let says = Arc::new(Mutex::new((StatusCode::OK, as_json(HeaderMap::new()), set.to_string())));
         let publisher = Self { url, says, hits: Arc::default() };
         let kept = publisher.clone();
         let answers = axum::Router::new().fallback(move || {
@@ -228,7 +229,7 @@ impl Publisher {
     }
 
     pub fn say(&self, status: StatusCode, headers: HeaderMap, body: &str) {
-        *self.says.lock().expect("not poisoned") = (status, headers, body.to_owned());
+        *self.says.lock().expect("not poisoned") = (status, as_json(headers), body.to_owned());
     }
 
     pub fn publish(&self, set: &Value) {
@@ -238,6 +239,12 @@ impl Publisher {
     pub fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
+}
+
+/// With the Content-Type of JSON, where none is given.
+fn as_json(mut headers: HeaderMap) -> HeaderMap {
+    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+    headers
 }
 
 pub fn set_of(jwk: &Value) -> Value {

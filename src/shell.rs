@@ -1,0 +1,31 @@
+//! Words of the commands that messages show.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+
+/// A word of a command, quoted where a POSIX shell would take it for something else when it is pasted.
+pub fn quoted(word: impl Display) -> String {
+    shlex::try_quote(&word.to_string()).map_or_else(|_| word.to_string(), Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_change_it() {
+        for (word, quoted_word) in [
+            ("etc/tokenmint.toml", "etc/tokenmint.toml"),
+            ("http://127.0.0.1:8080/bundle", "http://127.0.0.1:8080/bundle"),
+            ("WebAppKey1", "WebAppKey1"),
+            ("my dir/tokenmint.toml", "'my dir/tokenmint.toml'"),
+            ("~Key", "'~Key'"),
+            ("$(reboot)", "'$(reboot)'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), quoted_word, "{word}");
+        }
+        // A quote in it: whatever the form, a shell reads the same word.
+        assert_eq!(shlex::split(&quoted("it's; rm -r x")), Some(vec!["it's; rm -r x".to_owned()]));
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 use thiserror::Error;
 
-use super::Violation;
+use super::violation::Violation;
 use crate::config::{self, Kind, Name, Policy, ProfileName};
 use crate::json::Members;
 use crate::metrics::Metrics;

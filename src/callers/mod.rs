@@ -12,6 +12,7 @@
 mod credentials;
 mod grants;
 mod pace;
+mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use grants::{
     Authorized, AuthorizedEntry, BundleGrant, Denied, Entry, Grant, Grants, Permission, Profile,
 };
 pub use pace::{Bucket, Budget, Guard, TooOften};
+pub use violation::{Rule, Violation};
 
 use crate::config::{self, Config, Kind, Name, Pace, Policy, SubjectPattern};
 use crate::metrics::Metrics;
@@ -51,52 +53,6 @@ pub struct Caller {
     would_refuse: [IntCounter; 3],
     /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
     pace: Option<(Pace, Arc<Bucket>)>,
-}
-
-/// What a caller's own settings can say no to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// `allow`
-    Profile,
-    /// `subjects`
-    Subject,
-    /// `subjects_per_minute`
-    Budget,
-}
-
-impl Rule {
-    pub const ALL: [Self; 3] = [Self::Profile, Self::Subject, Self::Budget];
-
-    /// The value of the label `rule`: the setting's name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Profile => "allow",
-            Self::Subject => "subjects",
-            Self::Budget => "subjects_per_minute",
-        }
-    }
-}
-
-/// What says no to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// What the profile itself says of subjects.
-    ProfileSubjects,
-    Allow,
-    Subjects,
-    Budget(TooOften),
-}
-
-impl Violation {
-    /// The caller's own setting, which can be tried; what its profile says can't.
-    pub const fn rule(&self) -> Option<Rule> {
-        match self {
-            Self::ProfileSubjects => None,
-            Self::Allow => Some(Rule::Profile),
-            Self::Subjects => Some(Rule::Subject),
-            Self::Budget(_) => Some(Rule::Budget),
-        }
-    }
 }
 
 impl Callers {

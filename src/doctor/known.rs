@@ -100,12 +100,12 @@ impl Given {
         let jwks = self.jwks().map(|jwk| (&jwk.about, jwk.numbers()));
         let all: Vec<(&String, Option<Numbers>)> =
             keys.chain(public_keys).chain(certificates).chain(jwks).collect();
-        let signer = all.iter().find_map(|(_, numbers)| numbers.as_ref().filter(|numbers| signed(numbers)));
+        let maker = all.iter().find_map(|(_, numbers)| numbers.as_ref().filter(|numbers| signed(numbers)));
         let is_for_it =
-            |numbers: &Option<Numbers>| signer.is_none_or(|signer| numbers.as_ref() == Some(signer));
+            |numbers: &Option<Numbers>| maker.is_none_or(|maker| numbers.as_ref() == Some(maker));
         let of_keys = all.iter().filter(|(_, numbers)| is_for_it(numbers)).map(|(about, _)| *about);
         // What is wrong with a set as a whole is of no key.
-        let documents = self.documents().filter(|_| signer.is_none()).map(|document| &document.about);
+        let documents = self.documents().filter(|_| maker.is_none()).map(|document| &document.about);
         let addresses = self.fetched.iter().map(|fetched| &fetched.url);
         of_keys.chain(documents).chain(addresses).chain([&token.about]).map(String::as_str).collect()
     }

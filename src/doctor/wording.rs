@@ -37,9 +37,9 @@ pub fn visible(text: &str) -> String {
     let is_syntax = |c: char| matches!(c, '"' | '\'' | '\\');
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         if is_syntax(c) {
-            shown.push(c)
+            shown.push(c);
         } else {
-            shown.extend(c.escape_debug())
+            shown.extend(c.escape_debug());
         }
         shown
     })

@@ -12,11 +12,12 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::folder::Contents;
+use super::ring::DerivedCertificates;
 use super::schedule::{self, Schedule};
 use super::transition::{AnnouncedKey, AnnouncedKeyset, History, Material};
 use super::{
-    Certificate, DerivedCertificates, Key, KeyRing, Keyset, Oddity, PrivateKey, PublicKey, Rules,
-    SCHEDULE_FILE, SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, private,
+    Certificate, Key, KeyRing, Keyset, Oddity, PrivateKey, PublicKey, Rules, SCHEDULE_FILE,
+    SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, private,
 };
 use crate::clock::UnixTime;
 use crate::config::{self, Code, KeyId, KeySource, Kind, Name, Problem};

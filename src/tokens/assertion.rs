@@ -11,7 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::jws::{Template, open_payload, write_times};
-use super::{MintError, Minted, Owner, Signer};
+use super::minted::{MintError, Minted};
+use super::owner::Owner;
+use super::signer::Signer;
 use crate::clock::{Randomness, UnixTime};
 use crate::config::{self, HttpsUrl, KeyId, Kind, ProfileName};
 use crate::keys::Keyset;

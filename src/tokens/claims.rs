@@ -1,6 +1,6 @@
 //! The extra claims that a caller may set.
 
-use super::Objection;
+use super::objection::Objection;
 use crate::json::Members;
 
 /// Claims that the profile lists, in the caller's order, unaltered. None of the registered ones can be here:

@@ -6,9 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::claims::write_json;
+use super::claims::{Claims, write_json};
 use super::jws::{Template, open_payload, write_times};
-use super::{Claims, Lifetime, MintError, Minted, Objection, Owner, Signer, Subject};
+use super::lifetime::Lifetime;
+use super::minted::{MintError, Minted};
+use super::objection::Objection;
+use super::owner::Owner;
+use super::signer::Signer;
+use super::subject::Subject;
 use crate::clock::UnixTime;
 use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
 use crate::json::Members;

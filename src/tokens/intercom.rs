@@ -6,9 +6,12 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use secrecy::ExposeSecret as _;
 
-use super::claims::write_json;
+use super::claims::{Claims, write_json};
 use super::jws::{begin, end, head, write_times};
-use super::{Claims, Lifetime, Minted, Objection, Subject};
+use super::lifetime::Lifetime;
+use super::minted::Minted;
+use super::objection::Objection;
+use super::subject::Subject;
 use crate::clock::UnixTime;
 use crate::config::{self, Kind, ProfileName};
 use crate::json::Members;

@@ -10,7 +10,8 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::claims::write_json;
-use super::{MintError, Signer};
+use super::minted::MintError;
+use super::signer::Signer;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId};
 use crate::keys::Keyset;

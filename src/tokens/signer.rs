@@ -26,8 +26,8 @@ use prometheus::{Histogram, IntCounter};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::MintError;
 use super::line::{Core, Line, NoTurn, Taken, Turn};
+use super::minted::MintError;
 use super::pool::Pool;
 use crate::config::Algorithm;
 use crate::keys::{Batch, Fit, MessageHash, PrivateKey, SigningFailed, Wanted, hash};

@@ -3,7 +3,7 @@
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-use super::Objection;
+use super::objection::Objection;
 
 /// Placeholders that broken front ends send instead of a user's id, in any letter case: what JavaScript, Java, Python,
 /// Ruby, Go and C print for a missing value, and the name that Spring Security gives to a visitor.

@@ -80,7 +80,7 @@ ROWS = [
      rust("refusals::a_registered_claim_is_set_by_nobody", "configuration::no_registered_claim_can_be_listed_in_any_case",
           "minting::a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered"), STORM),
     (8, "strange ttl", "400; exp at most iat + max", rust("refusals::a_bad_body_is_a_400_that_names_the_field"),
-     other("make unit", "src/tokens/mod.rs::a_life_is_what_was_asked_within_the_bounds_or_none"), STORM),
+     other("make unit", "src/tokens/lifetime.rs::a_life_is_what_was_asked_within_the_bounds_or_none"), STORM),
     (9, "strange subjects", "400, never normalised",
      rust("refusals::a_bad_body_is_a_400_that_names_the_field", "minting::a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered"),
      other("make unit", "src/tokens/subject.rs::a_character_that_nobody_sees_spoils_it_wherever_it_stands"),

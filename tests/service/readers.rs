@@ -922,7 +922,7 @@ fn the_files_of_a_listener_are_read_as_keys_and_certificates_are() {
         let text = if name == "tls.crt" { &certificate } else { &key };
         for (shape, odd) in [
             (format!("\u{feff}{text}"), "a byte order mark before it"),
-            (text.lines().map(|line| format!("  {line}\n")).collect(), "indented lines"),
+            (format!("  {}\n", text.trim_end().replace('\n', "\n  ")), "indented lines"),
             (STANDARD.encode(text), "base64 around the whole text"),
         ] {
             workspace.write_key("tls.crt", &certificate);

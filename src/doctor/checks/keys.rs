@@ -68,11 +68,10 @@ fn of_public(about: &str, numbers: &Numbers) -> Observation {
 
 pub fn file_mode(known: &Known<'_>) -> Observations {
     let is_private = |key: &&GivenKey| match &key.read {
-        Ok(_) => true,
         Err(Refused::Unreadable(why)) => {
             matches!(why, Unreadable::NoPassphrase | Unreadable::WrongPassphrase | Unreadable::NotRsa(_))
         }
-        Err(_) => true,
+        Ok(_) | Err(_) => true,
     };
     known
         .given

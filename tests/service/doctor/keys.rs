@@ -177,7 +177,7 @@ fn authority_of(pair: &Pair) -> Pair {
 pub fn issued(authority: &Pair) -> Pair {
     let mut name = rcgen::CertificateParams::default();
     let day = time::Duration::DAY;
-    let now = time::OffsetDateTime::now_utc();
+    let now = time::OffsetDateTime::from_unix_timestamp(super::seconds()).expect("a date");
     (name.not_before, name.not_after) = (now - day, now + day * 730);
     let mut of_authority = rcgen::CertificateParams::default();
     of_authority.distinguished_name = rcgen::DistinguishedName::new();
@@ -270,7 +270,7 @@ fn nested(depth: usize) -> Vec<u8> {
 #[test]
 fn a_certificate_that_is_made_to_take_long_is_refused_at_once() {
     for certificate in
-        [unsigned(&nested(5_000), &[0xff; 256]), unsigned(&tlv(0x0c, b"authority"), &[0xff; 60_000])]
+        [unsigned(&nested(5_000), &[0xff; 256]), unsigned(&tlv(0x0c, b"authority"), &vec![0xff; 60_000])]
     {
         let given = Given::nothing().file("app.crt", &certificate);
         let begin = std::time::Instant::now();

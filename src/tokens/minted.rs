@@ -1,0 +1,61 @@
+//! What minting ends with: a token, or why there is none.
+
+use secrecy::SecretString;
+use thiserror::Error;
+
+use crate::clock::{NoRandomness, UnixTime};
+use crate::config::KeyId;
+use crate::keys::SigningFailed;
+
+/// A token as it leaves.
+pub struct Minted {
+    pub token: SecretString,
+    /// The key that signed; Intercom's secrets have no id.
+    pub kid: Option<KeyId>,
+    pub issued_at: UnixTime,
+    pub expires_at: UnixTime,
+}
+
+impl Minted {
+    /// Seconds that it lives.
+    pub const fn expires_in(&self) -> i64 {
+        self.issued_at.seconds_until(self.expires_at)
+    }
+
+    /// When to fetch the next one: at four fifths of its life, and at least 30 seconds before its end, the
+    /// time in which a page must answer `onEmbeddedMessagingIdentityTokenExpired`.
+    pub fn renew_at(&self) -> UnixTime {
+        let before = (self.expires_in() / 5).max(30);
+        UnixTime::from_seconds(self.expires_at.seconds() - before)
+    }
+}
+
+/// Why a valid request got no token.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MintError {
+    #[error("no key of the keyset signs yet")]
+    NoSigningKey { seconds: Option<i64> },
+    #[error("more signatures are waiting than the service can make in time")]
+    Overloaded,
+    #[error(transparent)]
+    Signing(#[from] SigningFailed),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minted(life: i64) -> Minted {
+        let issued_at = UnixTime::from_seconds(1_000);
+        let expires_at = UnixTime::from_seconds(1_000 + life);
+        Minted { token: SecretString::from("t"), kid: None, issued_at, expires_at }
+    }
+
+    #[test]
+    fn a_token_is_renewed_thirty_seconds_before_its_end_or_earlier() {
+        assert_eq!(minted(60).renew_at().seconds(), 1_030);
+        assert_eq!(minted(3_600).renew_at().seconds(), 1_000 + 2_880);
+    }
+}

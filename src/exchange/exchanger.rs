@@ -223,7 +223,7 @@ impl Exchanger {
         let metrics = &inner.tools.metrics;
         let requests =
             |result: &str| metrics.cache_requests.with_label_values(&[job.profile().as_str(), result]);
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let (flight, begun) = match inner.find(&key, &job, rejected, ask) {
                 Found::Token(token) => {
                     token.hits.get_or_init(|| requests("hit")).inc();
@@ -241,9 +241,11 @@ impl Exchanger {
             requests(if begun { "miss" } else { "coalesced" }).inc();
             let error = match timeout_at(ask.deadline, flight.outcome()).await {
                 Ok(Some(Ok(Served { token, cached, .. }))) => {
-                    // Meanwhile a reload may have taken its key away, somebody may have rejected it, or the clock was set.
-                    let theirs = rejected == Some(token.hash()) && !begun;
-                    if theirs || !inner.is_alive(&token, &job) {
+                    // Who came in the middle of an exchange may know more than it: that a token like its own is rejected. One
+                    // that has begun since knows the same, and Salesforce gives the same token again.
+                    let knows_less = round == 0 && !begun && rejected == Some(token.hash());
+                    // Meanwhile a reload may have taken its key away, or the clock was set.
+                    if knows_less || !inner.is_alive(&token, &job) {
                         continue;
                     }
                     return Ok(served(token, cached, rejected));

@@ -112,28 +112,40 @@ async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts,
     world.end().await
 }
 
-/// Histories that broke a promise once.
-fn once_broken() -> Vec<Vec<Op>> {
-    let ask = Op::Ask { replica: 0, user: 0, reject: Reject::Nothing, hang_up: false };
+/// Histories that broke a promise once, and whether the replicas share a store in them.
+fn once_broken() -> Vec<(Vec<Op>, bool)> {
+    let ask = |user, reject| Op::Ask { replica: 0, user, reject, hang_up: false };
     let millis = Duration::from_millis;
     vec![
         // The clock goes on by a whole life while an exchange waits for the shared store.
-        vec![
-            Op::Store(StoreMode::Slow),
-            Op::Salesforce(Answer::Token, millis(18)),
-            Op::Pass(millis(30)),
-            ask,
-            Op::Pass(millis(79)),
-            Op::StepClock(300),
-        ],
+        (
+            vec![
+                Op::Store(StoreMode::Slow),
+                Op::Salesforce(Answer::Token, millis(18)),
+                Op::Pass(millis(30)),
+                ask(0, Reject::Nothing),
+                Op::Pass(millis(79)),
+                Op::StepClock(300),
+            ],
+            true,
+        ),
+        // Many reject one token at once, and Salesforce gives the same one again.
+        (
+            [
+                vec![ask(3, Reject::Nothing), Op::Pass(millis(200)), Op::Salesforce(Answer::TheSame, millis(28))],
+                vec![ask(3, Reject::Last); 8],
+            ]
+            .concat(),
+            false,
+        ),
     ]
 }
 
 #[test]
 fn no_history_that_broke_a_promise_once_breaks_it_again() {
     let fixture = Fixture::new();
-    for history in once_broken() {
-        run(&fixture, &history, true).unwrap_or_else(|broken| panic!("{broken}: {history:?}"));
+    for (history, shared) in once_broken() {
+        run(&fixture, &history, shared).unwrap_or_else(|broken| panic!("{broken}: {history:?}"));
     }
 }
 

@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::{Given, certificate, jwk, pem_of, token, utility_jwk};
-use crate::sandbox::{PAIRS, set_of};
+use super::{Given, certificate, certificate_of, jwk, pem_of, token, utility_jwk};
+use crate::sandbox::{PAIRS, Pair, set_of};
 
 fn bytes(jwk: &Value, name: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(jwk[name].as_str().expect("text")).expect("base64url")
@@ -57,6 +57,12 @@ fn served(set: &Value) -> Given {
     given
 }
 
+/// Of a key that no configuration has.
+fn a_third() -> Pair {
+    let pair = Pair { pem: crate::support::KEYS.spare[0].clone(), certificate: Vec::new() };
+    certificate_of(&pair, -1, 730, |_| ())
+}
+
 faults! {
     a_jwk_behind_the_words_of_salesforce_s_utility: "text", fail, "`JWK : `",
         Given::nothing().jwk_text(&format!("JWK : {}", PAIRS[0].jwk("Key1"))).refused("isn't JSON");
@@ -75,7 +81,7 @@ faults! {
     a_served_set_without_the_key_that_signs: "jwks-current", fail, "shows none of the keys that sign now: `Key1`",
         {
             let given = Given::configured(&[]).with(&["--jwks", "set.json"]);
-            given.workspace.write("set.json", &set_of(&PAIRS[1].jwk("Other")).to_string());
+            given.workspace.write("set.json", &set_of(&a_third().jwk("Other")).to_string());
             given
         };
     a_jwk_with_curly_quotes: "text", fail, "isn't JSON",

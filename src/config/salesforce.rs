@@ -143,6 +143,10 @@ impl Host {
             return Self { kind, cloud, ..host };
         }
         let (org, partition) = labels.split_once('.').map_or((labels, None), |(org, rest)| (org, Some(rest)));
+        if org.starts_with("xn--") {
+            // No org has a name with letters of another script; one of them looks like a Latin one.
+            return Self { kind: HostKind::LookAlike, cloud, ..host };
+        }
         let (org, sandbox) = org.split_once("--").map_or((org, None), |(org, name)| (org, Some(name)));
         let owned = |text: &str| text.to_owned();
         Self {
@@ -244,6 +248,12 @@ impl Judgement {
 
     /// Notes what makes a host unfit for logging in.
     fn login_host(&mut self, host: &Host) {
+        if host.name.ends_with('.') {
+            return self.fault("a dot at the end of the host");
+        }
+        if host.my_domain.as_deref() == Some("mydomain") {
+            return self.fault("the placeholder MYDOMAIN, in place of the org's own name");
+        }
         match host.kind {
             HostKind::Login | HostKind::Test | HostKind::Site | HostKind::Loopback => {}
             HostKind::MyDomain => {
@@ -297,13 +307,14 @@ pub fn audience(written: &str) -> (Option<Host>, Judgement) {
     {
         judged.fault("a path behind the host");
     }
-    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+    let has_more = url.query().is_some() || url.fragment().is_some() || !url.username().is_empty();
+    if has_more {
         judged.fault("more than a host");
     }
     if trimmed.ends_with('/') {
         judged.fault("a slash at the end");
     }
-    if trimmed.trim_end_matches('/') != url.as_str().trim_end_matches('/') {
+    if !has_more && trimmed.trim_end_matches('/') != url.as_str().trim_end_matches('/') {
         judged.fault(format!("written otherwise than `{}`", url.as_str().trim_end_matches('/')));
     }
     judged.login_host(&host);
@@ -315,8 +326,11 @@ pub fn token_url(url: &Url) -> (Host, Judgement) {
     let mut judged = Judgement::default();
     let host = Host::of(url);
     judged.login_host(&host);
-    if host.kind != HostKind::Loopback && (!url.path().ends_with(TOKEN_PATH) || url.query().is_some()) {
+    if host.kind != HostKind::Loopback && (!url.path().ends_with(TOKEN_PATH) || url.path().contains("//")) {
         judged.fault(format!("the path isn't {TOKEN_PATH}, where the token endpoint is"));
+    }
+    if host.kind != HostKind::Loopback && (url.query().is_some() || url.fragment().is_some()) {
+        judged.fault("more than a path behind the host");
     }
     (host, judged)
 }
@@ -515,6 +529,10 @@ mod tests {
             ("https://acme.my.salesforce-scrt.com", &["a messaging host"]),
             ("https://login.saleforce.com", &["a typing error?"]),
             ("https://na1.salesforce.com", &["an instance's host"]),
+            ("https://\u{430}cme.my.salesforce.com", &["written otherwise", "a typing error?"]),
+            ("https://mydomain.my.salesforce.com", &["the placeholder MYDOMAIN"]),
+            ("https://acme.my.salesforce.com?x=1", &["more than a host"]),
+            ("https://acme.my.salesforce.com.", &["a dot at the end of the host"]),
             ("https://salesforce.acme.com/customers", &[]),
             ("login.salesforce.com", &["no URL"]),
         ] {
@@ -537,6 +555,8 @@ mod tests {
             "https://acme.my.salesforce.com/",
             "https://acme.lightning.force.com/services/oauth2/token",
             "https://acme.my.saleforce.com/services/oauth2/token",
+            "https://acme.my.salesforce.com/services/oauth2/token?x",
+            "https://acme.my.salesforce.com//services/oauth2/token",
         ] {
             assert_eq!(judged(wrong).faults.len(), 1, "{wrong}");
         }

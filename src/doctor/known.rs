@@ -87,27 +87,26 @@ impl Given {
         self.certificates.iter().filter_map(|given| Some((given.about.as_str(), given.read.as_deref().ok()?)))
     }
 
-    /// What everything that was given to judge `token` is called. Where the key that made its signature is known, whatever is of
-    /// another key says nothing of the token: a set may hold keys for other tokens, and for other uses (RFC 7517, section 5).
+    /// What everything that was given to judge `token` is called. A set may hold keys for other tokens, and for other uses (RFC
+    /// 7517, section 5): where one of its keys made the signature, the others say nothing of the token.
     pub fn names_for<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
-        let signed = |numbers: &Numbers| parts.is_some_and(|parts| parts.is_signed_by(numbers));
-        let keys = self.keys.iter().map(|key| (&key.about, key.read.as_ref().ok().cloned()));
-        let public_keys = self.public_keys.iter().map(|(about, numbers)| (about, Some(numbers.clone())));
-        let certificates = self.certificates.iter();
-        let certificates = certificates
-            .map(|given| (&given.about, given.first().and_then(|certificate| certificate.key.clone())));
-        let jwks = self.jwks().map(|jwk| (&jwk.about, jwk.numbers()));
-        let all: Vec<(&String, Option<Numbers>)> =
-            keys.chain(public_keys).chain(certificates).chain(jwks).collect();
-        let maker = all.iter().find_map(|(_, numbers)| numbers.as_ref().filter(|numbers| signed(numbers)));
-        let is_for_it =
-            |numbers: &Option<Numbers>| maker.is_none_or(|maker| numbers.as_ref() == Some(maker));
-        let of_keys = all.iter().filter(|(_, numbers)| is_for_it(numbers)).map(|(about, _)| *about);
-        // What is wrong with a set as a whole is of no key.
-        let documents = self.documents().filter(|_| maker.is_none()).map(|document| &document.about);
+        let signed = |jwk: &&Jwk| {
+            parts.is_some_and(|parts| jwk.numbers().is_some_and(|numbers| parts.is_signed_by(&numbers)))
+        };
+        let of_documents = self.documents().flat_map(|document| {
+            let maker = document.keys.iter().find(signed).filter(|_| document.keys.len() > 1);
+            let jwks = document.keys.iter().map(|jwk| &jwk.about);
+            let is_for_it = move |about: &&String| maker.is_none_or(|maker| maker.about == **about);
+            let own = maker.is_none().then_some(&document.about);
+            jwks.filter(is_for_it).chain(own)
+        });
+        let keys = self.keys.iter().map(|key| &key.about);
+        let public_keys = self.public_keys.iter().map(|(about, _)| about);
+        let certificates = self.certificates.iter().map(|certificate| &certificate.about);
         let addresses = self.fetched.iter().map(|fetched| &fetched.url);
-        of_keys.chain(documents).chain(addresses).chain([&token.about]).map(String::as_str).collect()
+        let all = keys.chain(public_keys).chain(certificates).chain(of_documents).chain(addresses);
+        all.chain([&token.about]).map(String::as_str).collect()
     }
 
     /// Whether something was given that may verify a token, readable or not.

@@ -10,6 +10,7 @@ use x509_parser::oid_registry::{
     OID_PKCS1_SHA1WITHRSA, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA,
 };
 use x509_parser::prelude::X509Certificate;
+use x509_parser::public_key::PublicKey as AnyKey;
 
 use super::numbers::Numbers;
 
@@ -93,6 +94,11 @@ pub(super) fn faults(
     }
     if certificate.validity().not_before.timestamp() > certificate.validity().not_after.timestamp() {
         faults.push("ends before it begins");
+    }
+    let key = certificate.public_key();
+    let is_edwards = key.algorithm.algorithm.to_id_string().starts_with("1.3.101.");
+    if !is_edwards && matches!(key.parsed(), Err(_) | Ok(AnyKey::Unknown(_))) {
+        faults.push("certifies a key of an unknown kind");
     }
     if own == Some(CertificateSignature::Bad) {
         faults.push("has a signature that isn't its own key's: it was altered, or another key signed it");

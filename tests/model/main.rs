@@ -132,7 +132,11 @@ fn once_broken() -> Vec<(Vec<Op>, bool)> {
         // Many reject one token at once, and Salesforce gives the same one again.
         (
             [
-                vec![ask(3, Reject::Nothing), Op::Pass(millis(200)), Op::Salesforce(Answer::TheSame, millis(28))],
+                vec![
+                    ask(3, Reject::Nothing),
+                    Op::Pass(millis(200)),
+                    Op::Salesforce(Answer::TheSame, millis(28)),
+                ],
                 vec![ask(3, Reject::Last); 8],
             ]
             .concat(),

@@ -87,7 +87,7 @@ fn messenger(dice: &mut Dice) -> Set {
 pub const ARMS: &[Arm] = &[
     // Identity tokens, on their way.
     arm("token: text", 1_800, Sometimes, published, |set, dice| {
-        set.token = dice.changed(&set.token, BASE64URL)
+        set.token = dice.changed(&set.token, BASE64URL);
     }),
     arm("token: order of parts", 150, Always, published, |set, dice| {
         let order = dice.pick(&[[1, 0, 2], [0, 2, 1], [2, 1, 0], [0, 0, 2], [0, 1, 1]]);
@@ -156,7 +156,7 @@ pub const ARMS: &[Arm] = &[
         set.resign(|_, claims| claims["sub"] = json!(sub));
     }),
     arm("token: white space in JSON", 40, Never, published, |set, dice| {
-        rewrite_token(set, Style::Space, dice)
+        rewrite_token(set, Style::Space, dice);
     }),
     arm("token: order of members", 40, Never, published, |set, dice| rewrite_token(set, Style::Order, dice)),
     arm("token: escapes in JSON", 40, Never, published, |set, dice| rewrite_token(set, Style::Escapes, dice)),
@@ -172,7 +172,7 @@ pub const ARMS: &[Arm] = &[
         set.change_jwk(|jwk| take_away(jwk, dice));
     }),
     arm("JWK: member renamed", 150, Sometimes, published, |set, dice| {
-        set.change_jwk(|jwk| rename(jwk, dice))
+        set.change_jwk(|jwk| rename(jwk, dice));
     }),
     arm("JWK: member of another value", 300, Sometimes, published, |set, dice| {
         set.change_jwk(|jwk| set_strangely(jwk, &JWK_MEMBERS, dice));
@@ -198,15 +198,16 @@ pub const ARMS: &[Arm] = &[
         change_number(set, "n", |octets| format!("{}==", URL_SAFE_NO_PAD.encode(octets)));
     }),
     arm("JWK: n or e with a wrong padding", 30, Always, published, |set, dice| {
-        change_number(set, *dice.pick(&["n", "e"]), |octets| format!("{}=", URL_SAFE_NO_PAD.encode(octets)));
+        let name = *dice.pick(&["n", "e"]);
+        change_number(set, name, |octets| format!("{}=", URL_SAFE_NO_PAD.encode(octets)));
     }),
     arm("JWK: n or e with a leading zero", 30, Always, published, |set, dice| {
-        change_number(set, *dice.pick(&["n", "e"]), |octets| URL_SAFE_NO_PAD.encode([&[0], octets].concat()));
+        let name = *dice.pick(&["n", "e"]);
+        change_number(set, name, |octets| URL_SAFE_NO_PAD.encode([&[0], octets].concat()));
     }),
     arm("JWK: n or e in hexadecimal", 30, Always, published, |set, dice| {
-        change_number(set, *dice.pick(&["n", "e"]), |octets| {
-            octets.iter().map(|octet| format!("{octet:02x}")).collect()
-        });
+        let name = *dice.pick(&["n", "e"]);
+        change_number(set, name, |octets| data_encoding::HEXLOWER.encode(octets));
     }),
     arm("JWK: e as a number", 20, Always, published, |set, _| set.change_jwk(|jwk| jwk["e"] = json!(65_537))),
     arm("JWK: x5c in another form", 150, Always, published, |set, dice| {
@@ -296,16 +297,12 @@ pub const ARMS: &[Arm] = &[
         set.sign_weakly_by(&EXPONENT_3);
     }),
     // Other certificates of the same key.
-    arm("certificate: by RSASSA-PSS", 20, Never, uploaded, |set, _| {
-        set.certificate = Some(pem_of(&CERTIFICATES.pss));
-    }),
     arm("certificate: by RSASSA-PSS, its last octet altered", 40, Always, uploaded, |set, dice| {
         set.certificate = Some(pem_of(&with_last_octet_altered(&CERTIFICATES.pss, dice)));
     }),
     arm("certificate: by RSASSA-PSS, altered", 100, Sometimes, uploaded, |set, dice| {
         set.certificate = Some(pem_of(&changed(&CERTIFICATES.pss, OCTETS, dice)));
     }),
-    arm("JWK: x5c by RSASSA-PSS", 20, Never, published, |set, _| set_x5c(set, &[&CERTIFICATES.pss])),
     arm("JWK: x5c by RSASSA-PSS, its last octet altered", 40, Always, published, |set, dice| {
         set_x5c(set, &[&with_last_octet_altered(&CERTIFICATES.pss, dice)]);
     }),
@@ -438,22 +435,21 @@ pub const ARMS: &[Arm] = &[
             }
         });
     }),
-    arm("assertion: aud of the login host", 30, Never, asserted, |set, dice| {
-        let aud = *dice.pick(&["https://login.salesforce.com", "https://test.salesforce.com"]);
-        set.resign(|_, claims| claims["aud"] = json!(aud));
+    arm("assertion: aud of the login host", 30, Never, asserted, |set, _| {
+        set.resign(|_, claims| claims["aud"] = json!("https://login.salesforce.com"));
     }),
     arm("assertion: white space in JSON", 20, Never, asserted, |set, dice| {
         rewrite_token(set, Style::Space, dice);
     }),
     arm("assertion: order of members", 20, Never, asserted, |set, dice| {
-        rewrite_token(set, Style::Order, dice)
+        rewrite_token(set, Style::Order, dice);
     }),
     arm("assertion: escapes in JSON", 20, Never, asserted, |set, dice| {
         rewrite_token(set, Style::Escapes, dice);
     }),
     // Intercom's.
     arm("Intercom: text", 450, Sometimes, messenger, |set, dice| {
-        set.token = dice.changed(&set.token, BASE64URL)
+        set.token = dice.changed(&set.token, BASE64URL);
     }),
     arm("Intercom: secret", 80, Sometimes, messenger, |set, dice| {
         let [header, claims] = set.parts();
@@ -490,7 +486,7 @@ pub const ARMS: &[Arm] = &[
         rewrite_token(set, Style::Space, dice);
     }),
     arm("Intercom: order of members", 20, Never, messenger, |set, dice| {
-        rewrite_token(set, Style::Order, dice)
+        rewrite_token(set, Style::Order, dice);
     }),
     arm("Intercom: escapes in JSON", 20, Never, messenger, |set, dice| {
         rewrite_token(set, Style::Escapes, dice);

@@ -244,7 +244,7 @@ fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
     let all_are_something = doctor.into_iter().all(|(name, text)| add(&mut given, name, text));
     let doctor = all_are_something && examine(&known(given)).verdict().outcome != Outcome::Fail;
 
-    let mut given = Given { issuer: issuer(set), ..Given::default() };
+    let mut given = Given { issuer: issuer(set), verifies_only: true, ..Given::default() };
     let all_are_something = files.iter().all(|(option, name, text)| {
         if *option == "--jwk" {
             let document = JwkDocument::read(name, text);
@@ -252,7 +252,13 @@ fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
             given.jwks.push(JwkDocument { served, ..document });
             return true;
         }
-        add(&mut given, name, text)
+        // What can't be read, `--key` refuses.
+        let material = recognise(name, text.as_bytes(), Readers::Ours, &[]);
+        material.is_ok_and(|material| {
+            let is_read = material.refusal().is_none();
+            given.add(material);
+            is_read
+        })
     });
     given.tokens.push(UnverifiedToken::read("the token", &set.token));
     let verified = all_are_something && verify(&known(given)).1.outcome != Outcome::Fail;
@@ -304,7 +310,7 @@ fn faults(arm: &Arm, mutation: &Mutation, verdict: &Verdict, ends_well: [bool; 2
     for ((command, reason), ends_well) in COMMANDS.iter().zip(reasons).zip(ends_well) {
         match reason {
             Some(why) if ends_well => {
-                faults.push(format!("{command} ends with 0, and a judge refuses: {why}"))
+                faults.push(format!("{command} ends with 0, and a judge refuses: {why}"));
             }
             None if is_harmless && !ends_well => faults.push(format!("{command} calls ill what is well")),
             _ => {}

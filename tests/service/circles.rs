@@ -182,7 +182,8 @@ fn the_files_of_a_module_form_no_circle() {
 /// Each row: what it is about, the files, and those of them that form a circle.
 #[test]
 fn a_circle_is_found_however_an_import_is_written() {
-    const ROWS: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    const ROWS: &[Row] = &[
         (
             "imports",
             &[("a/mod", "mod b;\nmod c;"), ("a/b", "use super::c::C;"), ("a/c", "use crate::a::b::B;")],

@@ -101,7 +101,7 @@ pub fn certificate_dates(known: &Known<'_>) -> Observations {
     let given = chains(known).flat_map(|(about, chain)| {
         chain.iter().enumerate().map(move |(at, certificate)| {
             let seen = dates(about, &which(at), certificate.not_before, certificate.not_after, now);
-            let ends_soon = now.seconds_until(certificate.not_after) > 0;
+            let ends_soon = certificate.not_before <= now && now.seconds_until(certificate.not_after) > 0;
             // Ten days are what an upload asks for.
             if known.given.verifies_only && ends_soon { seen.at_most(Outcome::Warn) } else { seen }
         })
@@ -175,6 +175,11 @@ pub fn certificate_form(known: &Known<'_>) -> Observations {
                 CertificateSignature::NoKey => {
                     unchecked = Some("a signature in it is its authority's, whose key isn't here to check it by");
                 }
+                CertificateSignature::UnknownAlgorithm if authority.is_none() => faults.push(format!(
+                    "{}is signed in a way that can't be checked here (RSASSA-PSS?), and that not every tool reads: make it as \
+                     `openssl req -x509` does",
+                    which(at)
+                )),
                 CertificateSignature::UnknownAlgorithm => {
                     unchecked = Some("a signature in it is made in a way that can't be checked here: use openssl verify");
                 }

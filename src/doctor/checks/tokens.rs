@@ -761,7 +761,8 @@ fn of_assertions(known: &Known<'_>) -> Observations {
             Some(match parts.claim_value("aud")? {
                 Json::String(aud) => {
                     let right = profiles.iter().find(|profile| profile.audience.as_str() == aud);
-                    let host = right.or_else(|| profiles.first()).map(|profile| Host::of(profile.token_url.url()));
+                    let host =
+                        right.or_else(|| profiles.first()).map(|profile| Host::of(profile.token_url.url()));
                     let seen =
                         super::audience::judged(token.about.clone(), aud, host.as_ref(), parts.claim("sub"));
                     if right.is_none() && !profiles.is_empty() && seen.passes() {

@@ -58,8 +58,7 @@ fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
     let given = given.file("old.jwk", &certificate_of(&PAIRS[1], -1, 730, |_| ()).jwk("Old").to_string());
     given.is_well();
     let skipped = given.not_looked_at();
-    let is_pair =
-        |skipped: &Value| skipped["check"] == "key-pair" && skipped["about"] == "old.jwk";
+    let is_pair = |skipped: &Value| skipped["check"] == "key-pair" && skipped["about"] == "old.jwk";
     assert!(skipped.iter().any(is_pair), "{skipped:#?}");
 }
 

@@ -358,18 +358,4 @@ fn another_key_s_file_never_vouches_for_a_token() {
         let ran = verify(&given, &token, arguments);
         assert_eq!(ran.code(), 1, "{arguments:?}: {}{}", ran.stdout, ran.stderr);
     }
-    verify(&given, &token(&json!({})), &["--key", "crm.crt", "--jwk", "Key1.jwk"]).ok();
-}
-
-/// What is wrong with another key's files is no fault of the token.
-#[test]
-fn what_is_ill_beside_the_key_that_signed_says_nothing_of_the_token() {
-    let given = with_jwk();
-    given.workspace.write("old.crt", &pem_of(&super::certificate_of(&PAIRS[1], -400, -1, |_| ())));
-    let mut bare = PAIRS[1].jwk("Other");
-    bare.as_object_mut().expect("an object").remove("x5c");
-    given.workspace.write("bare.jwk", &bare.to_string());
-    for file in ["old.crt", "bare.jwk"] {
-        verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk", "--key", file]).ok();
-    }
 }

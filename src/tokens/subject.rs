@@ -21,8 +21,8 @@ const NOBODY: [&str; 12] = [
     "[object Object]",
     "[object Promise]",
 ];
-/// Parts of a template that nobody has filled in: Handlebars, JavaScript, ERB.
-const TEMPLATES: [&str; 3] = ["{{", "${", "<%"];
+/// Begin and end of a template that nobody has filled in: Handlebars, JavaScript, ERB.
+const TEMPLATES: [(&str, &str); 3] = [("{{", "}}"), ("${", "}"), ("<%", "%>")];
 /// JavaScript's, in its own letter case only: a person may be called Nan.
 const NOT_A_NUMBER: &str = "NaN";
 
@@ -55,7 +55,7 @@ impl Subject {
         if text == NOT_A_NUMBER || NOBODY.iter().any(|nobody| nobody.eq_ignore_ascii_case(&text)) {
             return wrong("names nobody; mint no token for a visitor who isn't signed in");
         }
-        if TEMPLATES.iter().any(|template| text.contains(template)) {
+        if TEMPLATES.iter().any(|(begin, end)| text.starts_with(begin) && text.ends_with(end)) {
             return wrong("is a template that nobody has filled in; every user would be the same person");
         }
         Ok(Self(text))
@@ -136,7 +136,7 @@ mod tests {
             "[object Object]",
             "[object promise]",
             "{{user_id}}",
-            "user-${user.id}",
+            "${user.id}",
             "<%= current_user.id %>",
         ] {
             assert!(Subject::parse("sub", text.to_owned()).is_err(), "{text:?}");
@@ -146,6 +146,7 @@ mod tests {
             "a",
             "user@example.com",
             "0",
+            "a {{b}} c",
             "Jürgen Groß",
             "Nan",
             "nan",

@@ -6,7 +6,7 @@
 //! a lock that all processes of this host take. Where it can't be read or written, memory alone counts, and a metric says
 //! so. The file holds times and random ids; its name is a hash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -53,6 +53,8 @@ struct Logins {
     own: HashMap<String, Duration>,
     /// All that the file had when it could last be read, and our own since then; by id, at wall times.
     seen: BTreeMap<String, i64>,
+    /// Those that were given back, as long as a file has them that couldn't be written.
+    given_back: BTreeSet<String>,
     /// What the replicas that share a cache have used, and until when that may be so.
     shared: Option<(f64, Duration)>,
 }
@@ -138,6 +140,7 @@ impl LoginBudget {
         self.with_file(&spend.who, |file| {
             let mut logins = self.logins();
             let logins = logins.entry(spend.who.clone()).or_default();
+            logins.given_back.insert(spend.id.clone());
             logins.learn(file);
             logins.own.remove(&spend.id);
             logins.seen.remove(&spend.id);
@@ -200,6 +203,8 @@ impl Logins {
     /// The file's logins count, and our own, whether or not they could be written.
     fn learn(&mut self, file: Option<BTreeMap<String, i64>>) {
         let Some(mut file) = file else { return };
+        // A file without them was written since.
+        self.given_back.retain(|id| file.remove(id).is_some());
         for id in self.own.keys() {
             if let Some(time) = self.seen.get(id) {
                 file.entry(id.clone()).or_insert(*time);
@@ -388,6 +393,25 @@ mod tests {
             let taken = budget.spend(&spend("user", 9), UnixTime::from_seconds(wall), Duration::from_secs(5));
             assert!(matches!(taken, Taken::Exhausted { .. }), "{wall}");
         }
+    }
+
+    /// It was never sent: a disk that is full then doesn't make it a login.
+    #[test]
+    fn what_was_given_back_counts_no_more_though_the_disk_did_not_take_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("logins");
+        let budget = budget(Some(&directory));
+        for id in [0, 1, 2] {
+            at(&budget, "user", id);
+        }
+        let mut files = fs::read_dir(&directory).expect("a folder").map(|file| file.expect("a file").path());
+        let file = files.find(|path| path.extension().is_none()).expect("a file");
+        fs::create_dir(file.with_extension("new")).expect("in the way, even of root");
+        budget.give_back(&spend("user", 2));
+        assert_eq!(budget.failed_writes.get(), 1);
+        assert!(matches!(at(&budget, "user", 3), Taken::Within { .. }));
+        fs::remove_dir(file.with_extension("new")).expect("gone");
+        assert!(matches!(at(&budget, "user", 4), Taken::Exhausted { .. }));
     }
 
     /// A disk that is full or read-only, and one that comes back: the file has what others did, memory what we did.

@@ -88,14 +88,16 @@ impl Given {
     }
 
     /// What everything that was given to judge `token` is called. A set may hold keys for other tokens, and for other uses (RFC
-    /// 7517, section 5): where one of its keys made the signature, the others say nothing of the token.
+    /// 7517, section 5): where one of its keys made the signature, and none other has its id, the others say nothing of the token.
     pub fn names_for<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
         let signed = |jwk: &&Jwk| {
             parts.is_some_and(|parts| jwk.numbers().is_some_and(|numbers| parts.is_signed_by(&numbers)))
         };
         let of_documents = self.documents().flat_map(|document| {
+            let with_id = |kid| document.keys.iter().filter(move |jwk| jwk.kid() == kid).count();
             let maker = document.keys.iter().find(signed).filter(|_| document.keys.len() > 1);
+            let maker = maker.filter(|maker| with_id(maker.kid()) == 1);
             let jwks = document.keys.iter().map(|jwk| &jwk.about);
             let is_for_it = move |about: &&String| maker.is_none_or(|maker| maker.about == **about);
             let own = maker.is_none().then_some(&document.about);

@@ -2,7 +2,7 @@
 
 use crate::doctor::case::Source::{Doc, Field, Own};
 use crate::doctor::case::{Case, Needs};
-use crate::doctor::checks::tokens;
+use crate::doctor::checks::{assertions, intercom, signatures, tokens};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case] = &[
         source: Doc,
         online: false,
         needs: Needs::SalesforceToken,
-        check: tokens::algorithm,
+        check: signatures::algorithm,
     },
     Case {
         id: "token-kid",
@@ -60,7 +60,7 @@ pub(super) const CASES: &[Case] = &[
         source: Doc,
         online: false,
         needs: Needs::IdentityToken,
-        check: tokens::kid,
+        check: signatures::kid,
     },
     Case {
         id: "token-signature",
@@ -73,7 +73,7 @@ pub(super) const CASES: &[Case] = &[
         source: Doc,
         online: false,
         needs: Needs::SalesforceToken,
-        check: tokens::signature,
+        check: signatures::signature,
     },
     Case {
         id: "issuer",
@@ -99,7 +99,7 @@ pub(super) const CASES: &[Case] = &[
         source: Doc,
         online: false,
         needs: Needs::Assertion,
-        check: tokens::consumer_key,
+        check: assertions::consumer_key,
     },
     Case {
         id: "token-expiry",
@@ -156,7 +156,7 @@ pub(super) const CASES: &[Case] = &[
         source: Doc,
         online: false,
         needs: Needs::IntercomToken,
-        check: tokens::intercom,
+        check: intercom::named,
     },
     Case {
         id: "intercom-secret",
@@ -168,6 +168,6 @@ pub(super) const CASES: &[Case] = &[
         source: Doc,
         online: false,
         needs: Needs::IntercomToken,
-        check: tokens::intercom_secret,
+        check: intercom::secret,
     },
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{audience, online, tokens};
+use super::{assertions, audience, online};
 use crate::config::salesforce::{self, Host, HostKind};
 use crate::config::{Code, Oauth, Pace, Problem};
 use crate::doctor::finding::{Observation, Observations};
@@ -147,7 +147,7 @@ pub fn audience(known: &Known<'_>) -> Observations {
         let about = format!("oauth.{}", profile.name);
         audience::judged(about, profile.audience.as_str(), Some(&host), Some(&profile.username))
     });
-    profiles.chain(tokens::audience(known)).chain(online::audience(known)).collect()
+    profiles.chain(assertions::audience(known)).chain(online::audience(known)).collect()
 }
 
 pub fn audience_host(known: &Known<'_>) -> Observations {
@@ -185,7 +185,7 @@ pub fn username(known: &Known<'_>) -> Observations {
     let profiles = known.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         let name = &profile.username;
-        let faults: Vec<String> = tokens::user_name_faults(name)
+        let faults: Vec<String> = assertions::user_name_faults(name)
             .into_iter()
             .map(|fault| format!("`username` is {name}: {fault}"))
             .collect();
@@ -197,7 +197,7 @@ pub fn username(known: &Known<'_>) -> Observations {
             _ => Observation::of_faults(about, &faults, format!("`username` is {name}")),
         }
     });
-    profiles.chain(tokens::username(known)).collect()
+    profiles.chain(assertions::username(known)).collect()
 }
 
 fn sandbox_of(profile: &Oauth) -> Option<String> {

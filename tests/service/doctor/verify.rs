@@ -256,6 +256,11 @@ fn other_keys_of_a_set_say_nothing_of_a_token() {
     let given = Given::nothing();
     given.workspace.write("set.json", &set.to_string());
     verify(&given, &token(&json!({})), &["--jwks", "set.json"]).ok();
+    // Whoever looks for a key by its id may find the wrong one.
+    set["keys"].as_array_mut().expect("keys").push(PAIRS[1].jwk("Key1"));
+    given.workspace.write("twice.json", &set.to_string());
+    let ran = verify(&given, &token(&json!({})), &["--jwks", "twice.json"]);
+    assert!(ran.code() == 1 && ran.stdout.contains("two keys with the id `Key1`"), "{}", ran.stdout);
     let by_the_other = sign(&PAIRS[1], Algorithm::RS256, Some("Other2"), &claims());
     let ran = verify(&given, &by_the_other, &["--jwks", "set.json"]);
     assert_eq!(ran.code(), 1, "{}", ran.stdout);

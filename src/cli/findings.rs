@@ -27,6 +27,16 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const THING: Style = Style::new().bold();
 const FAINT: Style = Style::new().dimmed();
 
+/// Whether a command may write in colour where its output is a terminal: not where `TERM` is `dumb` or unset. anstream, which
+/// clap uses too, writes colours to such a terminal where `CI` is set.
+pub(super) fn color_choice() -> clap::ColorChoice {
+    if anstyle_query::term_supports_color() || anstyle_query::clicolor_force() {
+        clap::ColorChoice::Auto
+    } else {
+        clap::ColorChoice::Never
+    }
+}
+
 /// A page of text on standard output: colour on a terminal only, and neither with `NO_COLOR` nor on a dumb one; lines no
 /// longer than it is wide.
 pub(super) struct Page {
@@ -37,14 +47,9 @@ pub(super) struct Page {
 impl Page {
     pub fn new() -> Self {
         let out = std::io::stdout();
-        let colour = match anstream::AutoStream::choice(&out) {
-            // anstream takes a CI system for a terminal that knows colours, whatever TERM says.
-            anstream::ColorChoice::Always
-                if !anstyle_query::term_supports_color() && !anstyle_query::clicolor_force() =>
-            {
-                anstream::ColorChoice::Never
-            }
-            choice => choice,
+        let colour = match color_choice() {
+            clap::ColorChoice::Never => anstream::ColorChoice::Never,
+            _ => anstream::AutoStream::choice(&out),
         };
         Self { out: anstream::AutoStream::new(out, colour), width: width() }
     }

@@ -232,7 +232,8 @@ struct Book {
     last: HashMap<usize, String>,
     /// When a request of that user was sent.
     sent: Vec<(usize, Duration)>,
-    not_sent: u64,
+    /// When a request of that user could not be sent.
+    not_sent: Vec<(usize, Duration)>,
     in_flight: HashMap<usize, Vec<usize>>,
     /// What each user has been answered.
     said: HashMap<usize, Vec<Answer>>,
@@ -283,7 +284,7 @@ impl Salesforce {
             let mut book = self.book();
             book.said.entry(user).or_default().push(answer);
             book.host_failures.push(user);
-            book.not_sent += 1;
+            book.not_sent.push((user, now));
             return Err(Fault::NotSent("nobody is there"));
         }
         {
@@ -885,13 +886,7 @@ impl<'a> World<'a> {
             }),
             ExchangeError::BudgetUsedUp { .. } => ("budget", {
                 // The file of another process may have more, by a wall clock that was stepped.
-                !self.strict
-                    || self.sent_within(
-                        &book,
-                        asked.user,
-                        at + Duration::from_secs(1),
-                        Duration::from_secs(11),
-                    ) >= self.budget(asked.user)
+                !self.strict || self.counted_until(&book, asked.user, at) >= self.budget(asked.user)
             }),
             ExchangeError::Timeout { waited_for, .. } => (
                 "timeout",
@@ -929,12 +924,17 @@ impl<'a> World<'a> {
         if user < 2 { LOGINS_PER_HOUR } else { REQUESTS_PER_MINUTE }
     }
 
-    /// Requests that count against the same budget, in the window that ends then, which is longer by `slack`: a failure
-    /// is remembered.
-    fn sent_within(&self, book: &Book, user: usize, end: Duration, slack: Duration) -> usize {
-        let from = end.saturating_sub(Self::window(user) + slack);
-        let same = |other: usize| if user < 2 { other == user } else { other >= 2 };
-        book.sent.iter().filter(|(other, sent)| same(*other) && *sent >= from && *sent <= end).count()
+    /// How many requests can have counted against the budget of `user` when one was refused that was told so at `at`: a refusal
+    /// is remembered for ten seconds. One that couldn't be sent counts until it has been given back.
+    fn counted_until(&self, book: &Book, user: usize, at: Duration) -> usize {
+        const REMEMBERED: Duration = Duration::from_secs(11);
+        const GIVING_BACK: Duration = Duration::from_secs(3);
+        let within = |requests: &[(usize, Duration)], longest: Duration| {
+            let window = at.saturating_sub(longest)..=at + Duration::from_secs(1);
+            let same = |other: usize| if user < 2 { other == user } else { other >= 2 };
+            requests.iter().filter(|(other, time)| same(*other) && window.contains(time)).count()
+        };
+        within(&book.sent, Self::window(user) + REMEMBERED) + within(&book.not_sent, REMEMBERED + GIVING_BACK)
     }
 
     pub async fn end(mut self) -> Result<Counts, String> {
@@ -967,7 +967,7 @@ impl<'a> World<'a> {
             self.spent_is_sent(&book)?;
         }
         *self.counts.0.entry("sent").or_default() += book.sent.len() as u64;
-        *self.counts.0.entry("not sent").or_default() += book.not_sent;
+        *self.counts.0.entry("not sent").or_default() += book.not_sent.len() as u64;
         *self.counts.0.entry("single flights").or_default() += book.single_flights;
         drop(book);
         Ok(self.counts)

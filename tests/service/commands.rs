@@ -205,8 +205,8 @@ fn every_command_has_help_with_an_example_and_says_its_version() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenmint"))
-        .arg("openapi")
+    let mut child = Workspace::bare()
+        .command(&["openapi"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -278,8 +278,8 @@ async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_r
 #[tokio::test]
 async fn what_dev_prints_can_be_pasted() {
     use std::io::{BufRead as _, BufReader};
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenmint"))
-        .args(["dev", "--listen", "127.0.0.1:0"])
+    let mut child = Workspace::bare()
+        .command(&["dev", "--listen", "127.0.0.1:0"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::Client;
@@ -42,8 +42,8 @@ impl Started {
         workspace.configure(&(configuration + &bundle));
         let words: Vec<&str> =
             wrap.iter().copied().chain([env!("CARGO_BIN_EXE_tokenmint"), "serve"]).collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).current_dir(workspace.path("")).env_remove("RUST_LOG");
+        let mut command = workspace.program(words[0]);
+        command.args(&words[1..]);
         let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it runs");
         let started =
             Self { child, url: format!("http://{port}"), client: Client::new(), _workspace: workspace };

@@ -479,12 +479,8 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
 #[tokio::test]
 async fn a_sighup_before_the_start_is_over_is_kept() {
     let workspace = Workspace::new();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tokenmint"))
-        .args(["serve"])
-        .current_dir(workspace.path(""))
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
+    let mut child =
+        workspace.command(&["serve"]).stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let status = format!("/proc/{}/status", child.id());
     let handled = || {
         let text = fs::read_to_string(&status).unwrap_or_default();

@@ -27,12 +27,8 @@ impl Supervised {
         let path = workspace.path("notify.sock");
         let told = UnixDatagram::bind(&path).expect("a socket");
         told.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
-        let child = command
-            .current_dir(workspace.path(""))
-            .env("NOTIFY_SOCKET", &path)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
+        let child =
+            command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().expect("the binary runs");
         Self { child, told }
     }
 
@@ -54,8 +50,8 @@ impl Supervised {
 #[test]
 fn systemd_is_told_of_start_reload_and_end_and_that_all_is_alive() {
     let workspace = Workspace::new();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenmint"));
-    let service = Supervised::start(&workspace, command.arg("serve").env("WATCHDOG_USEC", "400000"));
+    let mut command = workspace.command(&["serve"]);
+    let service = Supervised::start(&workspace, command.env("WATCHDOG_USEC", "400000"));
     service.says("READY=1");
     service.says("WATCHDOG=1");
     service.says("WATCHDOG=1");
@@ -77,7 +73,7 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
     let script =
         "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tokenmint.socket exec \"$0\" serve";
     let start = || {
-        let mut command = Command::new("sh");
+        let mut command = workspace.program("sh");
         let held = OwnedFd::from(held.try_clone().expect("a descriptor"));
         command.args(["-c", script, env!("CARGO_BIN_EXE_tokenmint")]).stdin(Stdio::from(held));
         let _ = std::fs::remove_file(workspace.path("notify.sock"));
@@ -102,10 +98,9 @@ fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$1 exec \"$0\" serve";
     let start = |socket: OwnedFd, name: &str| {
-        let mut command = Command::new("sh");
+        let mut command = workspace.program("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_tokenmint"), name]).stdin(Stdio::from(socket));
-        command.current_dir(workspace.path("")).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("it starts")
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
     };
     for name in ["tokenmint-public.socket", "Public"] {
         let mut child = start(OwnedFd::from(held.try_clone().expect("a descriptor")), name);
@@ -143,7 +138,7 @@ async fn two_sockets_of_one_name_are_both_served() {
         let script = format!(
             "exec 3<&0 4<&2 </dev/null 2>/dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec \"$0\" serve"
         );
-        let mut command = Command::new("sh");
+        let mut command = workspace.program("sh");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_tokenmint")]);
         command.stdin(Stdio::from(first)).stderr(Stdio::from(second));
         let _ = std::fs::remove_file(workspace.path("notify.sock"));

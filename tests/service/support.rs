@@ -105,13 +105,18 @@ impl Workspace {
         self
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenmint"));
-        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        let foreign =
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TOKENMINT_"));
-        foreign.for_each(|(name, _)| _ = command.env_remove(name));
-        command.env_remove("RUST_LOG").envs(&self.environment);
+    /// A program in the workspace's folder, with the workspace's environment and nothing of the machine's but `PATH`: what a
+    /// test finds must not depend on who runs it.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).envs(&self.environment);
+        command
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program(env!("CARGO_BIN_EXE_tokenmint"));
+        command.args(arguments);
         command
     }
 
@@ -124,9 +129,9 @@ impl Workspace {
     /// The same, in a shell that redirects its output; killed after a while, which is code 124.
     pub fn run_in_shell(&self, arguments: &[&str], redirect: &str) -> Ran {
         let binary = self.command(arguments);
-        let mut shell = Command::new("bash");
+        let mut shell = self.program("bash");
         shell.args(["-c", &format!("timeout 10 \"$0\" \"$@\" {redirect}")]).arg(binary.get_program());
-        shell.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        shell.args(arguments);
         Ran::of(shell.output().expect("bash runs"))
     }
 
@@ -181,9 +186,8 @@ impl Workspace {
     /// As `serve`, from a shell that has run `setting` before.
     pub async fn serve_after(&self, setting: &str) -> Running {
         let binary = self.command(&["serve"]);
-        let mut shell = Command::new("bash");
+        let mut shell = self.program("bash");
         shell.args(["-c", &format!("{setting}; exec \"$0\" serve")]).arg(binary.get_program());
-        shell.current_dir(self.folder.path()).stdin(Stdio::null()).env_remove("RUST_LOG");
         Running::start(shell).await
     }
 

@@ -1,7 +1,7 @@
 //! `tokenmint sandbox`, and what it makes of a configuration.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
@@ -17,9 +17,8 @@ es_developer_name = "Web_Channel"
 
 /// The process, and the JSON that it begins with.
 fn start(workspace: &Workspace, arguments: &[&str]) -> (Child, Value) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tokenmint"))
-        .args(["sandbox", "--listen", "127.0.0.1:0", "--json", "--config"])
-        .arg(workspace.path("tokenmint.toml"))
+    let mut child = workspace
+        .command(&["sandbox", "--listen", "127.0.0.1:0", "--json"])
         .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -71,9 +70,8 @@ async fn what_the_service_mints_is_taken_by_the_org_of_its_configuration() {
 #[test]
 fn it_says_what_to_put_into_the_configuration() {
     let workspace = Workspace::with(MESSAGING_SECTION);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tokenmint"))
-        .args(["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://localhost:8080/", "--config"])
-        .arg(workspace.path("tokenmint.toml"))
+    let mut child = workspace
+        .command(&["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://localhost:8080/"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the binary runs");

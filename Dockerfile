@@ -38,9 +38,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     target="$(uname -m)-unknown-linux-musl" \
     && find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --bin tokenmint --features "$FEATURES" --target "$target" \
+    && cargo build --locked --profile dist --bin tokenmint --features "$FEATURES" --target "$target" \
     && mkdir /out \
-    && cp "target/$target/release/tokenmint" /out/ \
+    && cp "target/$target/dist/tokenmint" /out/ \
     && chroot /out /tokenmint --version
 
 FROM scratch AS prebuilt
@@ -85,9 +85,9 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --bin tokenmint --features "$FEATURES" \
+    && cargo build --locked --profile dist --bin tokenmint --features "$FEATURES" \
     && mkdir /out \
-    && cp target/release/tokenmint /out/
+    && cp target/dist/tokenmint /out/
 
 FROM ${PYTHON_IMAGE} AS crypto_mb
 COPY tests/batch/requirements.txt /

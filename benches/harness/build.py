@@ -26,7 +26,7 @@ def built(*arguments, **environment):
 def service(*arguments):
     """The binary as it ships, in a copy: building the benches lays the original anew, with what they want of its
     dependencies."""
-    original = built("build", "--release", "--bin", "tokenmint", *arguments)["tokenmint"]
+    original = built("build", "--profile", "dist", "--bin", "tokenmint", *arguments)["tokenmint"]
     return pathlib.Path(shutil.copy2(original, original.with_name("tokenmint-as-it-ships")))
 
 
@@ -37,9 +37,9 @@ def static_service():
 
 def benches(*names):
     """Bench targets, built as the service is."""
-    return built("bench", "--no-run", *(part for name in names for part in ("--bench", name)))
+    return built("bench", "--profile", "dist", "--no-run", *(part for name in names for part in ("--bench", name)))
 
 
 def counted_house():
-    """`house` for callgrind: with symbols, and over dependencies that `cargo test` has built already."""
-    return built("build", "--bench", "house", CARGO_PROFILE_DEV_OPT_LEVEL="3")["house"]
+    """`house` for callgrind: a release with symbols."""
+    return built("build", "--release", "--bench", "house", CARGO_PROFILE_RELEASE_STRIP="none")["house"]

@@ -7,7 +7,7 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # libraries, without the features that `unit` needs of them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 
-.PHONY: help run test tools lint unit interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
+.PHONY: help run test tools lint unit system interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 ## Start tokenmint with made-up keys and a sandbox of Salesforce, and print commands to paste.
@@ -27,6 +27,7 @@ help:
 test:
 	$(call beside,tools,lint)
 	$(MAKE) unit
+	$(MAKE) system
 	$(call beside,guard interop,drill-short,nice -n 19)
 	$(MAKE) chaos-short
 	$(call beside,image,deploy-check examples browser,nice -n 19)
@@ -59,15 +60,19 @@ lint:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	tests/chaos/run --check
 
-# The service over real sockets, and the units. strace shows what the service asks of the kernel; Python's libraries judge what
-# the doctor calls well.
+# Neither root nor the network is needed but to get the library of batches, whose tests say so where it isn't there.
 ## Run the Rust tests: units, and the service over real sockets.
 unit:
 	tests/batch/setup
+	$(CARGO) test --locked
+
+# strace shows what the service asks of the kernel; Python's libraries judge what the doctor calls well.
+## Run the Rust tests that need root, strace, redis-server or Python's libraries.
+system:
 	tests/interop/setup
 	command -v strace >/dev/null || (apt-get update && apt-get install -y --no-install-recommends strace)
 	tests/cache/setup
-	$(CARGO) test --locked
+	$(CARGO) test --locked --test service --test mutations -- --ignored
 
 # Random histories of access tokens, and orders of threads: 100,000 of them, where `unit` plays 100 and 10,000.
 model: export MODEL_CASES ?= 100000

@@ -290,6 +290,7 @@ async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start(
 
 /// Nor does the start say anything of it.
 #[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
 async fn a_library_that_the_configuration_does_not_name_is_not_loaded() {
     let fake = Fake::new(&[]);
     std::fs::copy(fake.library(), fake.library().with_file_name("libcrypto_mb.so")).expect("copied");

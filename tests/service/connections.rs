@@ -415,6 +415,7 @@ async fn who_takes_no_answer_is_cut_off() {
 
 /// Goal G-19, in the form that CI runs; `make chaos FULL=1` has ten thousand, in more patterns.
 #[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
 async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
     use std::io::Write as _;
 

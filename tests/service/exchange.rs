@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
 
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, sha256_hex, until, unverified};
+use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, free_port, sha256_hex, until, unverified};
 
 /// How the fake answers the next requests.
 #[derive(Clone)]
@@ -862,9 +862,7 @@ async fn a_rejected_token_is_dropped_only_for_another_one() {
 /// Neither a key that doesn't sign yet nor a host that can't be reached uses up a login.
 #[tokio::test]
 async fn what_is_never_sent_costs_no_login() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}", closed.local_addr().expect("an address"));
-    drop(closed);
+    let nobody = format!("http://127.0.0.1:{}", free_port());
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let house = InProcess::start(clock, &nobody, "").await;
     let used = "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}";

@@ -31,6 +31,7 @@ fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
 
 /// reliability.md, case 44. What signs is in memory in the library's own form alone, twice at most.
 #[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
 async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
@@ -74,6 +75,7 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
 
 /// A reload reads all secrets anew, and nothing of the reading stays: one copy of each is in use, and none of the one before.
 #[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
 async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     let workspace = Workspace::new();
     let secrets = |fin: &str| {
@@ -143,6 +145,7 @@ fn as_user(uid: u32, script: &str) -> String {
 
 /// Cases 42, 43 and 49.
 #[test]
+#[ignore = "needs root and strace: make system"]
 fn nobody_reads_its_memory_alive_or_dead() {
     const USER: u32 = 21_001;
     let workspace = Workspace::new();
@@ -175,6 +178,7 @@ fn nobody_reads_its_memory_alive_or_dead() {
 }
 
 #[tokio::test]
+#[ignore = "needs root and strace: make system"]
 async fn root_is_told_that_it_is_root() {
     let service = Workspace::new().serve().await;
     service.logged("runs as root").await;
@@ -182,6 +186,7 @@ async fn root_is_told_that_it_is_root() {
 
 /// Case 50, and what happens where the kernel refuses.
 #[test]
+#[ignore = "needs root and strace: make system"]
 fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
     let workspace = Workspace::new();
     let trace = workspace.path("trace");
@@ -260,7 +265,8 @@ async fn long_signatures_run_on_threads_of_lower_priority() {
     let pool = long(&all);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     assert_eq!(pool.len(), cores, "{all:?}");
-    assert!(pool.iter().all(|(nice, _)| *nice == 2), "{all:?}");
+    let own = all.iter().find(|(name, ..)| name == "log").expect("it writes a log").1;
+    assert!(pool.iter().all(|(nice, _)| *nice == own + 2), "{all:?}");
     let workers = all.iter().filter(|(name, ..)| name.starts_with("tokio-rt"));
     let workers: u64 = workers.map(|(.., ticks)| ticks).sum();
     let signing: u64 = pool.iter().map(|(_, ticks)| ticks).sum();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 use serde_json::json;
 
-use crate::support::{API_KEY, Answer, Workspace, configuration, signal, user_1};
+use crate::support::{API_KEY, Answer, Workspace, configuration, free_port, signal, user_1};
 
 /// Of the bundle that makes many audit lines at a time.
 const ENTRIES: usize = 200;
@@ -30,13 +30,13 @@ impl Drop for Started {
 
 impl Started {
     async fn with(audit: &str, stdout: impl Into<Stdio>, wrap: &[&str]) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let port = free_port();
         let workspace = Workspace::new();
         let server = format!("[server]\naudit = \"{audit}\"\n");
         let entries: Vec<String> = (0..ENTRIES).map(|n| format!("e{n} = \"intercom.fin\"\n")).collect();
         let bundle = format!("[bundles.many]\n{}", entries.concat());
         let configuration = configuration()
-            .replace("127.0.0.1:0", &port.to_string())
+            .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))
             .replace("[server]\n", &server)
             .replace("\"intercom.fin\"]", "\"intercom.fin\", \"bundles.many\"]");
         workspace.configure(&(configuration + &bundle));
@@ -45,8 +45,12 @@ impl Started {
         let mut command = workspace.program(words[0]);
         command.args(&words[1..]);
         let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it runs");
-        let started =
-            Self { child, url: format!("http://{port}"), client: Client::new(), _workspace: workspace };
+        let started = Self {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+            client: Client::new(),
+            _workspace: workspace,
+        };
         let deadline = Instant::now() + Duration::from_secs(20);
         while started.client.get(format!("{}/livez", started.url)).send().await.is_err() {
             assert!(Instant::now() < deadline, "not started");

@@ -531,6 +531,7 @@ fn prime_in_memory(service: &Running) -> usize {
 }
 
 #[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
 async fn a_retired_key_leaves_memory() {
     let (workspace, service) = with_two_keys(UnixTime::from_seconds(4_000_000_000)).await;
     assert!(prime_in_memory(&service) > 0, "the scanner finds a key that is in use");
@@ -545,6 +546,7 @@ async fn a_retired_key_leaves_memory() {
 
 /// Nothing changes in the files, and nobody sends a signal.
 #[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
 async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
     // The second took over so long ago that the first is gone in three seconds: an hour's life, an hour's margin.
     let gone_in_three_seconds = SystemClock::default().now().seconds() - 7_200 + 3;

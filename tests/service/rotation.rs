@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, SystemClock, UnixTime};
 
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, KEYS, Workspace, signal, until, unverified, user_1, verified};
+use crate::support::{
+    API_KEY, Answer, KEYS, Workspace, free_port, signal, until, unverified, user_1, verified,
+};
 
 /// 2026-12-01T00:00:00Z.
 const NOW: i64 = 1_796_083_200;
@@ -260,9 +262,7 @@ async fn who_has_fetched_a_pending_key_is_known() {
     let workspace = two_keys(i64::MAX / 1_000_000_000_000);
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", 4_000_000_000, "")]);
     let mut workspace = workspace;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", free_port());
     workspace.set("TOKENMINT_SERVER__LISTEN", &address);
     let unasked = workspace.run(&["keys", "list", "--json"]).json();
     assert_eq!(unasked[1]["fetched"], Value::Null, "nobody runs who could be asked");
@@ -391,9 +391,7 @@ async fn a_retired_key_leaves_signing_and_the_jwks_of_a_running_service() {
 #[tokio::test]
 async fn retiring_the_only_key_makes_another_and_says_how_many_tokens_it_hits() {
     let mut workspace = Workspace::new();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", free_port());
     workspace.set("TOKENMINT_SERVER__LISTEN", &address);
     let service = workspace.serve().await;
     for _ in 0..3 {

@@ -14,7 +14,7 @@ use tokenmint::clock::{ManualClock, UnixTime};
 
 use crate::exchange::{Fake, Mood, two_keys};
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Workspace, configuration, signal, until};
+use crate::support::{API_KEY, Workspace, configuration, free_port, signal, until};
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -38,9 +38,7 @@ impl Drop for Redis {
 
 impl Redis {
     async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
+        let port = free_port();
         let redis = Self::with(port, vec!["--port".to_owned(), port.to_string()]);
         redis.answers().await;
         redis
@@ -169,6 +167,7 @@ async fn is_up(replica: &InProcess) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_thousand_cold_callers_of_three_replicas_are_one_exchange() {
     let replicas = Replicas::start(PATIENT).await;
     for round in 1..=2 {
@@ -190,6 +189,7 @@ async fn a_thousand_cold_callers_of_three_replicas_are_one_exchange() {
 
 /// Renewals too: else each replica logs in for itself at two thirds of a token's life.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn a_token_is_renewed_by_one_replica_for_all() {
     let replicas = Replicas::start(PATIENT).await;
     for replica in &replicas.all {
@@ -204,6 +204,7 @@ async fn a_token_is_renewed_by_one_replica_for_all() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn what_another_replica_exchanged_is_served_as_it_was_got() {
     let replicas = Replicas::start(PATIENT).await;
     let mut first = replicas.all[0].messaging("user-1").await.ok();
@@ -226,6 +227,7 @@ async fn what_another_replica_exchanged_is_served_as_it_was_got() {
 
 /// By Redis's own count of the reads of an entry.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
     let replicas = Replicas::start(PATIENT).await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
@@ -247,6 +249,7 @@ async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn nothing_that_lies_in_redis_says_anything() {
     let replicas = Replicas::start(PATIENT).await;
     let token = replicas.all[0].oauth().await.ok()["access_token"].clone();
@@ -275,6 +278,7 @@ async fn nothing_that_lies_in_redis_says_anything() {
 type Spoil = fn(&mut Vec<u8>);
 
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn an_entry_that_somebody_has_touched_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let ways: [(&str, Spoil); 9] = [
@@ -311,6 +315,7 @@ async fn an_entry_that_somebody_has_touched_is_a_miss() {
 
 /// The only case that tells an entry that is bound to its name from one that is merely encrypted.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn an_entry_under_another_name_or_another_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let (name, ours) = replicas.entry_of("user-1").await;
@@ -337,6 +342,7 @@ async fn an_entry_under_another_name_or_another_key_is_a_miss() {
 
 /// Whatever the store says of an entry's end, and whatever other rules its writer had.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn no_entry_outlives_the_rules_of_the_replica_that_reads_it() {
     let replicas = Replicas::start(PATIENT).await;
     assert_eq!(replicas.all[0].oauth().await.ok()["expires_in"], 100);
@@ -372,6 +378,7 @@ fn reconfigure(replica: &InProcess, from: &str, to: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_rejected_token_is_dropped_by_all_replicas() {
     let replicas = Replicas::start(PATIENT).await;
     for replica in &replicas.all {
@@ -414,6 +421,7 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
 
 /// The pace of rejections holds up exchanges, and not the token that another replica has got meanwhile.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_replica_whose_pace_is_used_up_follows_the_others() {
     let replicas = Replicas::start(PATIENT).await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
@@ -432,6 +440,7 @@ async fn a_replica_whose_pace_is_used_up_follows_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
     let replicas = Replicas::start("timeout = \"1s\"").await;
     let (one, other) = (&replicas.all[0], &replicas.all[1]);
@@ -453,6 +462,7 @@ async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
 /// Fifty milliseconds are for the first that finds it out; a busy machine makes them more, so what is counted is how
 /// many wait.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_redis_that_hangs_is_waited_for_once() {
     let replicas = Replicas::start("timeout = \"700ms\"").await;
     let replica = &replicas.all[0];
@@ -482,6 +492,7 @@ async fn a_redis_that_hangs_is_waited_for_once() {
 
 /// A replica that goes on alone meanwhile leaves its token, and its lock, to the others as soon as it can.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
     let replicas = Replicas::start("timeout = \"300ms\"").await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
@@ -502,6 +513,7 @@ async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
 
 /// A lock that ended early, as by a Redis that lost its memory: whoever ends late must not hide what is newer.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn an_exchange_that_ends_late_takes_nothing_s_place() {
     let replicas = Replicas::start(PATIENT).await;
     for replica in &replicas.all {
@@ -522,6 +534,7 @@ async fn an_exchange_that_ends_late_takes_nothing_s_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
     let mut replicas = Replicas::start("").await;
     for replica in &replicas.all {
@@ -573,6 +586,7 @@ async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
 
 /// Replicas that wait for another's exchange are told why it failed, and don't all try the same.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
     let replicas = Replicas::start(PATIENT).await;
     let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
@@ -596,6 +610,7 @@ async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
 
 /// A lock whose holder was killed, and less time than it lasts: that is no overload.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
     let replicas = Replicas::start(&format!("{PATIENT}\n[server.limits]\nrequest_timeout = \"1s\"")).await;
     let (name, _) = replicas.entry_of("user-1").await;
@@ -619,6 +634,7 @@ async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
 
 /// The replica that is told holds a fresher one already, since Redis lost its memory.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_too() {
     let replicas = Replicas::start(PATIENT).await;
     let (one, other) = (&replicas.all[0], &replicas.all[1]);
@@ -639,6 +655,7 @@ async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_
 
 /// Whoever can write to Redis makes no replica read a stream of any size.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn a_huge_stream_of_somebody_else_s_is_not_read() {
     let replicas = Replicas::start(PATIENT).await;
     replicas.all[0].oauth().await.ok();
@@ -679,6 +696,7 @@ async fn a_huge_stream_of_somebody_else_s_is_not_read() {
 
 /// A replica dies while it exchanges: its lock ends, and another goes on.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: make system"]
 async fn a_lock_without_an_owner_holds_nobody_up_for_long() {
     let replicas = Replicas::start(PATIENT).await;
     let (name, _) = replicas.entry_of("user-1").await;
@@ -702,6 +720,7 @@ async fn a_lock_without_an_owner_holds_nobody_up_for_long() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn the_budget_of_requests_is_one_for_all_replicas() {
     let replicas = Replicas::start(PATIENT).await;
     let mut served = 0;
@@ -725,6 +744,7 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
 
 /// Whoever can write to Redis can make each replica exchange anew, and no more often than alone.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
@@ -740,6 +760,7 @@ async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
 
 /// What was got with a key that others may have is served by no replica that knows of it.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let first = replicas.all[0].oauth().await.ok()["access_token"].clone();
@@ -753,6 +774,7 @@ async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn the_shared_cache_is_settled_at_the_start() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
@@ -772,6 +794,7 @@ async fn the_shared_cache_is_settled_at_the_start() {
 
 /// TLS by the host's authorities, a user and a password, in the binary itself; and not a word of the secrets.
 #[tokio::test]
+#[ignore = "needs redis-server: make system"]
 async fn redis_is_reached_over_tls_with_a_password() {
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let mut workspace = Workspace::bare();
@@ -779,9 +802,7 @@ async fn redis_is_reached_over_tls_with_a_password() {
     workspace.write("redis.key", &certified.signing_key.serialize_pem());
     workspace.write("redis.secret", "canary-password\n");
     workspace.write("cache.secret", &format!("{KEY}\n"));
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = free.local_addr().expect("an address").port();
-    drop(free);
+    let port = free_port();
     let path = |name: &str| workspace.path(name).display().to_string();
     let options = [
         ("--port", "0".to_owned()),

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -205,6 +206,23 @@ fn run_to_end(mut command: Command, input: &str) -> Ran {
     let _ = (&stdin).write_all(input.as_bytes());
     drop(stdin);
     Ran::of(child.wait_with_output().expect("it ends"))
+}
+
+/// Returns a port on which nobody listens on loopback, for a service that is configured with it; each once in this process. One
+/// that the kernel picks (bind to 0) may be given to a client's end of a connection as soon as it is closed.
+pub fn free_port() -> u16 {
+    // Below those that Linux gives to clients' ends (net.ipv4.ip_local_port_range, 32768 and up).
+    const PORTS: std::ops::Range<u32> = 15_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Test programs run one after the other, and in parallel where somebody starts two.
+    let first = std::process::id().wrapping_mul(97);
+    let port = || {
+        let offset = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        u16::try_from(PORTS.start + offset).expect("below 32,000")
+    };
+    std::iter::repeat_with(port)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("it repeats without an end")
 }
 
 /// What a command came to.

@@ -6,6 +6,8 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # The binary that the tests in other languages run. Asked for beside a test of Rust's, so that Cargo makes no second set of the
 # libraries, without the features that `unit` needs of them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
+# The same for targets that measure times, with what `guard` builds.
+BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench house
 
 .PHONY: help run test tools lint unit system interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
@@ -97,14 +99,14 @@ drill drill-short:
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python tests/drill/run
 
-# Every fault of our list, by its number: what was seen, and how long until all was well. FULL=1 takes the full counts and a
-# release build. chaos-short leaves out the tests of tests/service, which `unit` runs.
+# Injects every fault of our list, by its number, and prints what happened and how long the recovery took. FULL=1 takes the full
+# counts. chaos-short leaves out the tests of tests/service, which `unit` runs.
 chaos-short: export CHAOS_SCENARIOS_ONLY = 1
-## Cause each known fault, and check what users see; FULL=1 takes the full counts and a release build.
+## Cause each known fault, and check what users see; FULL=1 takes the full counts.
 chaos chaos-short:
 	tests/chaos/setup
-	$(if $(FULL),$(CARGO) build --locked --release,$(BUILD))
-	FULL=$(FULL) TOKENMINT_BIN=$(CURDIR)/target/$(if $(FULL),release,debug)/tokenmint tests/chaos/run
+	$(BUILD_RELEASE)
+	TOKENMINT_BIN=$(CURDIR)/target/release/tokenmint tests/chaos/run
 
 # A hundred thousand random histories of keysets, operators, hand edits, reloads and restarts: tests/keyset_model says what holds.
 ## Play 100,000 random histories of keysets.

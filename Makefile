@@ -14,7 +14,7 @@ BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench house
 
 ## Start tokenmint with made-up keys and a sandbox of Salesforce, and print commands to paste.
 run:
-	@test -e target/debug/tokenmint || echo "Needs Rust, a C compiler and 1 GB of disk. The first build downloads and \
+	@test -e target/debug/tokenmint || echo "Needs Rust, a C compiler and 1.5 GB of disk. The first build downloads and \
 	compiles some 300 crates: about 4 minutes on two cores."
 	$(CARGO) run --locked -- dev
 

@@ -1,12 +1,12 @@
-# What people and CI run. Each target installs what it needs, on a machine with Rust, Python, Node and apt. `make help` lists the
+# The commands for people and CI. Each target installs its tools, on a machine with Rust, Python, Node and apt. `make help` lists the
 # targets: a line that begins with `## ` describes the target below it.
 
 CARGO ?= cargo
 export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
-# The binary that the tests in other languages run. Asked for beside a test of Rust's, so that Cargo makes no second set of the
-# libraries, without the features that `unit` needs of them.
+# Builds the binary that the tests in other languages run. It also builds a Rust test: otherwise Cargo would build the
+# libraries again, without the features that `unit` enables in them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
-# The same for targets that measure times, with what `guard` builds.
+# The same for targets that measure times, together with the bench that `guard` builds.
 BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench house
 
 .PHONY: help run test tools lint unit system interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
@@ -23,8 +23,8 @@ help:
 	@awk '/^## /{text=substr($$0,4); next} text!="" && /^[a-z][a-z -]*:/{split($$0,name,":"); printf "make %-22s %s\n", name[1], text} \
 	{text=""}' Makefile
 
-# Everything that CI runs. What waits, for downloads or for a key's time to come, runs beside what computes. What looks at times
-# is alone, or beside what gives way to it.
+# Everything that CI runs. Targets that wait, for downloads or for a key's date, run beside targets that compute. A target that
+# measures times runs alone, or beside one of lower priority.
 ## Run everything that CI runs (30 minutes on two cores).
 test:
 	$(call beside,tools,lint)
@@ -34,7 +34,7 @@ test:
 	$(MAKE) chaos-short
 	$(call beside,image,deploy-check examples browser,nice -n 19)
 
-# $(call beside,SOME,OTHERS,AS): both, the first by the command AS. What they print comes last.
+# $(call beside,SOME,OTHERS,PREFIX): runs SOME in the background, with PREFIX before the command, and OTHERS. The output of SOME comes last.
 define beside
 	@mkdir -p target
 	@$(3) $(MAKE) $(1) >target/$(firstword $(1)).log 2>&1 & some=$$!; \
@@ -42,7 +42,7 @@ define beside
 	wait $$some; some=$$?; cat target/$(firstword $(1)).log; exit $$((some + others))
 endef
 
-# All that the targets of `test` would install one after the other.
+# Installs the tools of all targets of `test`.
 tools:
 	tests/batch/setup
 	tests/cache/setup
@@ -62,13 +62,13 @@ lint:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	tests/chaos/run --check
 
-# Neither root nor the network is needed but to get the library of batches, whose tests say so where it isn't there.
+# Needs no root, and the network only for the library of batch signing. Without that library its tests are skipped, with a message.
 ## Run the Rust tests: units, and the service over real sockets.
 unit:
 	tests/batch/setup
 	$(CARGO) test --locked
 
-# strace shows what the service asks of the kernel; Python's libraries judge what the doctor calls well.
+# strace shows the service's system calls; Python's libraries check the artifacts that the doctor passes.
 ## Run the Rust tests that need root, strace, redis-server or Python's libraries.
 system:
 	tests/interop/setup
@@ -76,20 +76,19 @@ system:
 	tests/cache/setup
 	$(CARGO) test --locked --test service --test mutations -- --ignored
 
-# Random histories of access tokens, and orders of threads: 100,000 of them, where `unit` plays 100 and 10,000.
+# Random histories of access tokens, and interleavings of threads: 100,000 each; `unit` runs 100 and 10,000.
 model: export MODEL_CASES ?= 100000
 ## Play 100,000 random histories of access tokens (30 minutes).
 model:
 	$(CARGO) test --locked --release --test model --test schedules -- --nocapture
 
-# Other people's libraries and tools verify what it makes.
-## Let other libraries and tools verify what tokenmint makes.
+## Verify tokenmint's output with third-party libraries and tools.
 interop:
 	tests/interop/setup
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/interop
 
-# Keys rotate under load, and no relying party meets a token that it can't verify: a hundred rotations, some 17 minutes.
+# Keys rotate under load, and every relying party can verify every token: a hundred rotations, some 17 minutes.
 drill: export DRILL_ROTATIONS = 100
 drill: export DRILL_RESTARTS = 20
 drill: export DRILL_TOKENS = 1000000
@@ -99,26 +98,26 @@ drill drill-short:
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python tests/drill/run
 
-# Injects every fault of our list, by its number, and prints what happened and how long the recovery took. FULL=1 takes the full
+# Goes through every case of the list of faults, by its number, and prints what happened and how long the recovery took. FULL=1 uses the full
 # counts. chaos-short leaves out the tests of tests/service, which `unit` runs.
 chaos-short: export CHAOS_SCENARIOS_ONLY = 1
-## Cause each known fault, and check what users see; FULL=1 takes the full counts.
+## Inject each known fault, and check what users see; FULL=1 uses the full counts.
 chaos chaos-short:
 	tests/chaos/setup
 	$(BUILD_RELEASE)
 	TOKENMINT_BIN=$(CURDIR)/target/release/tokenmint tests/chaos/run
 
-# A hundred thousand random histories of keysets, operators, hand edits, reloads and restarts: tests/keyset_model says what holds.
+# A hundred thousand random histories of keysets, operators, hand edits, reloads and restarts: tests/keyset_model has the invariants.
 ## Play 100,000 random histories of keysets.
 model-keys:
 	MODEL_CASES=100000 $(CARGO) test --locked --test keyset_model -- --nocapture
 
-# Ten thousand reloads leave memory, descriptors and threads as they are.
+# Ten thousand reloads must not increase memory, descriptors or threads.
 ## Reload ten thousand times.
 soak:
 	RELOADS=10000 $(CARGO) test --locked --release --test soak -- --nocapture
 
-# Each door from a stranger's hand: what libFuzzer makes of fuzz/seeds, for FUZZ_SECONDS (60) each. fuzz/run says more. `unit` has a
+# Each parser of untrusted input: libFuzzer mutates fuzz/seeds, for FUZZ_SECONDS (60) each. fuzz/run has the details. `unit` has a
 # short form without libFuzzer: tests/fuzz.
 ## Fuzz each parser for FUZZ_SECONDS (60) with libFuzzer.
 fuzz:
@@ -128,17 +127,16 @@ fuzz:
 fuzz-short:
 	FUZZ_PROFILE=short FUZZ_SECONDS=5 fuzz/run
 
-# Licences, bans and sources of all that is built in.
 ## Check licences, bans and sources of the dependencies.
 deny: $(TOKENMINT_TOOLS)/bin/cargo-deny
 	$< --locked check --deny warnings bans licenses sources
 
-# Against the RustSec database, which is fetched from GitHub.
+# Fetches the RustSec database from GitHub.
 ## Check the dependencies against the RustSec database.
 advisories: $(TOKENMINT_TOOLS)/bin/cargo-deny
 	$< --locked check advisories
 
-# All that the binary is made of, as CycloneDX, in target/tokenmint.cdx.json. The same commit gives the same file.
+# Lists all dependencies of the binary, as CycloneDX. The same commit gives the same file.
 ## Write the bill of materials to target/tokenmint.cdx.json.
 sbom: $(TOKENMINT_TOOLS)/bin/cargo-cyclonedx
 	$(CARGO) fetch --locked --quiet
@@ -151,20 +149,20 @@ CARGO_DENY = 0.20.2
 CARGO_CYCLONEDX = 0.5.9
 $(TOKENMINT_TOOLS)/bin/cargo-deny: TOOL = cargo-deny@$(CARGO_DENY)
 $(TOKENMINT_TOOLS)/bin/cargo-cyclonedx: TOOL = cargo-cyclonedx@$(CARGO_CYCLONEDX)
-# Not optimized: they run for a second.
+# Without optimization: each tool runs for a second.
 $(TOKENMINT_TOOLS)/bin/cargo-%:
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
 		$(CARGO) install --locked --quiet --root $(TOKENMINT_TOOLS) $(TOOL)
 
-# The backends of examples/, each started as its reader would, with a service behind it.
+# The backends of examples/, each started like a reader would start it, with a real service.
 ## Test the backends of examples/.
 examples:
 	tests/examples/setup
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/examples
 
-# The browser helper and the page of each backend, in headless Chromium, with stand-ins for Salesforce and Fin. One file
-# at a time: some of it measures seconds.
+# The browser helper and the page of each backend, in headless Chromium, with mocks of Salesforce and Fin. One file
+# at a time, since some tests measure seconds.
 ## Test the browser helper in headless Chromium.
 browser:
 	tests/browser/setup
@@ -172,7 +170,7 @@ browser:
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test --test-concurrency=1 tests/browser/*.test.mjs
 
-# deploy/: manifests, alert rules, dashboard, units, Compose file and nginx, each by the real tool and beside the real
+# Tests the manifests, alert rules, dashboard, units, Compose file and nginx of deploy/, each with the real tool and the real
 # service; and every command of docs/operating.md.
 ## Test deploy/ with the real tools.
 deploy-check:
@@ -181,7 +179,7 @@ deploy-check:
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy
 
-# The feature `otel`: OpenTelemetry's own decoder reads what a collector gets.
+# OpenTelemetry's own decoder reads the bytes that a collector gets.
 ## Test the feature `otel`.
 otel-check:
 	tests/otel/setup
@@ -189,33 +187,32 @@ otel-check:
 	$(CARGO) build --locked --features otel
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/otel
 
-# The image: linted, built, run read-only, asked for its health.
+# Lints and builds the image, runs it read-only, and checks its health.
 ## Build and test the container image.
 image:
 	tests/image lint
 	tests/image
 
-# The tables that docs/troubleshooting.md has of the checks and of Salesforce's answers.
+# The tables of the doctor's checks and of Salesforce's answers.
 ## Write the generated tables of docs/troubleshooting.md.
 docs:
 	UPDATE_DOCS=1 $(CARGO) test --locked --test service troubleshooting::
 
-# tokenmint beside what people would use instead: see benches/README.md, which gets the table. BENCH_QUICK=1 takes
-# three minutes.
+# Compares tokenmint with alternatives and writes the tables of benches/README.md.
 ## Measure tokenmint beside its alternatives; BENCH_QUICK=1 takes three minutes.
 bench:
 	tests/batch/setup
 	benches/setup
 	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness
 
-# What a core signs, how many replicas that makes, and what a thousand of them ask of Salesforce: docs/capacity.md gets it.
+# Writes the tables of docs/capacity.md: the rate of a core, the number of replicas, and the simulated requests to Salesforce.
 ## Measure for docs/capacity.md.
 capacity:
 	benches/setup
 	tests/cache/setup
 	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness/capacity.py
 
-# The simulation alone, held against real replicas; deploy-check has it too. UPDATE_DOCS=1 writes its part of docs/capacity.md.
+# The simulation alone, compared with real replicas; deploy-check runs it too. UPDATE_DOCS=1 writes its part of docs/capacity.md.
 ## Run the simulation of docs/capacity.md alone.
 capacity-short:
 	tests/deploy/setup
@@ -223,7 +220,6 @@ capacity-short:
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/deploy/test_capacity.py
 
-# Instructions of the hot paths, against benches/instructions.toml.
 ## Count instructions of the hot paths against benches/instructions.toml.
 guard:
 	benches/setup guard

@@ -1,4 +1,4 @@
-/** What tokenmint's `POST /bundle` answers, passed through by your backend. */
+/** The tokens in the answer of tokenmint's `POST /bundle`, which your backend passes on. */
 export interface ChatTokens {
   salesforce_identity_token?: string;
   intercom_user_jwt?: string;
@@ -11,7 +11,7 @@ export interface TokenAnswer {
   renew_at: number;
 }
 
-/** What `POST /identity-token` answers: enough where there is no Fin. */
+/** The answer of `POST /identity-token`: enough without Fin. */
 export interface IdentityTokenAnswer {
   token: string;
   expires_at: number;
@@ -19,15 +19,15 @@ export interface IdentityTokenAnswer {
   renew_at: number;
 }
 
-/** What `report` hears, and what comes with it. For your log: a token has no business there. */
+/** The arguments of `report`: an event and its detail. If you log them, leave out the tokens. */
 export type Report =
-  /** New tokens were handed to the chat. */
+  /** The chat got new tokens. */
   | [event: "tokens", detail: ChatTokens]
-  /** None came: HTTP status, or undefined if there was no answer. It asks again by itself, after a pause. */
+  /** No tokens came: HTTP status, or undefined if there was no answer. It tries again after a pause. */
   | [event: "failed", detail: number | undefined]
-  /** 401: the app's session is over. It asks no more. */
+  /** 401: the app's session is over. It makes no more requests. */
   | [event: "signed-out", detail: undefined]
-  /** The route gave another user's tokens, as after a new login in another tab. They were not used; it asks no more. */
+  /** The route gave another user's tokens, for example after a new login in another tab. It didn't use them, and makes no more requests. */
   | [event: "other-user", detail: undefined]
   /** `stop` or `logout` was called. */
   | [event: "stopped", detail: undefined];
@@ -36,13 +36,13 @@ export interface Options {
   /** The route of your app that gives the signed-in user's tokens. Default: `/chat-tokens` */
   url?: string;
   /**
-   * The tokens that the server wrote into this page: then nothing is asked for at load. `null`: it tried in vain, so the
-   * first request waits two seconds. Left out: they are asked for at once.
+   * The tokens that the server wrote into this page: then it makes no request at load. `null`: the server got none, so the
+   * first request waits two seconds. Omitted: it requests them at once.
    */
   initial?: TokenAnswer | IdentityTokenAnswer | null;
-  /** Goes into `intercomSettings` and into every `update`, beside both tokens. */
+  /** Added to `intercomSettings` and to every `update`, beside both tokens. */
   fin?: { user_id?: string; [setting: string]: unknown };
-  /** `true` if `onEmbeddedMessagingReady` came before this call. If that is not known, it is taken for granted after 5 s. */
+  /** `true` if `onEmbeddedMessagingReady` came before this call. If omitted, the helper assumes it after 5 s without the event. */
   ready?: boolean;
   report?: (...report: Report) => void;
 }
@@ -50,9 +50,9 @@ export interface Options {
 export interface Chat {
   /** The newest tokens: `Intercom("update", { ...chat.tokens, page: 2 })`. */
   readonly tokens?: ChatTokens;
-  /** Ends all requests and timers. The chat keeps the token that it has. */
+  /** Ends all requests and timers. The chat keeps its current token. */
   stop(): void;
-  /** `stop`, and ends the chat's session: Salesforce's `clearSession(true)`, Fin's `shutdown`. Takes 3 s at most. */
+  /** Calls `stop`, and ends the chat's session: Salesforce's `clearSession(true)`, Fin's `shutdown`. Takes at most 3 s. */
   logout(): Promise<void>;
 }
 

@@ -1,13 +1,13 @@
 // Keeps the chat tokens of a page fresh, for Salesforce Enhanced Chat and for Fin: see README.md
 
-// Whose tokens they are; throws if they are none.
+// The user of these tokens; throws if they aren't JWTs.
 const subjectOf = ({ salesforce_identity_token: identity, intercom_user_jwt: jwt }) => {
   const payload = (identity ?? jwt).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
   const { sub, user_id } = JSON.parse(atob(payload));
   return sub ?? user_id;
 };
 
-// What others throw must not end us.
+// Errors of other code must not stop the helper.
 const attempt = async (action) => {
   try {
     await action();
@@ -21,15 +21,15 @@ const REQUESTS = 5; // a minute
 export function chatTokens({ url = "/chat-tokens", initial, fin, ready, report = () => {} } = {}) {
   const life = new AbortController();
   const { signal } = life;
-  // Since the page's start. One clock may stop in the computer's sleep, the other can be set.
+  // Since the page's start. performance.now() may stop while the computer sleeps; Date.now() can be set.
   const skew = Date.now() - performance.now();
   const clock = () => Math.max(performance.now(), Date.now() - skew);
 
   const chat = { stop, logout };
   let subject, timer, asking, expired;
-  let since = 0; // when the tokens were asked for
-  let due = initial === null ? PAUSE : 0; // when to ask next
-  let barred = 0; // until then Retry-After forbids it
+  let since = 0; // when the tokens were requested
+  let due = initial === null ? PAUSE : 0; // when to request next
+  let barred = 0; // no request before this, by Retry-After
   let asked = [];
   let failures = 0;
   let refusals = 0;
@@ -90,11 +90,11 @@ export function chatTokens({ url = "/chat-tokens", initial, fin, ready, report =
     if (asking || signal.aborted) return;
     const now = performance.now();
     const wait = Math.max(due - clock(), barred - now, asked.length < REQUESTS ? 0 : asked[0] + MINUTE - now);
-    if (wait > 0) timer = setTimeout(check, Math.min(wait, 60 * MINUTE)); // of 25 days it would be 0
+    if (wait > 0) timer = setTimeout(check, Math.min(wait, 60 * MINUTE)); // 25 days would overflow
     else ask();
   }
 
-  // One answer to a storm of events; longer and longer pauses while new tokens are refused.
+  // Many events cause one request; the pauses grow while new tokens are rejected.
   function expire() {
     if (expired) return;
     expired = true;
@@ -116,7 +116,7 @@ export function chatTokens({ url = "/chat-tokens", initial, fin, ready, report =
     const { intercom_user_jwt, salesforce_identity_token, ...rest } = window.intercomSettings ?? {};
     if (intercom_user_jwt) window.intercomSettings = rest;
     attempt(() => window.Intercom?.("shutdown"));
-    const enough = new Promise((done) => setTimeout(done, 3_000)); // the user gets out in any case
+    const enough = new Promise((done) => setTimeout(done, 3_000)); // signing out never waits longer
     await Promise.race([attempt(() => salesforce()?.clearSession(true)), enough]);
   }
 
@@ -126,7 +126,7 @@ export function chatTokens({ url = "/chat-tokens", initial, fin, ready, report =
     offer();
   };
   on("onEmbeddedMessagingReady", onReady);
-  setTimeout(() => ready || onReady(), 5_000); // the event was before us
+  setTimeout(() => ready || onReady(), 5_000); // the event came before this ran
   on("onEmbeddedMessagingIdentityTokenExpired", expire);
   on("visibilitychange", check);
   if (initial) attempt(() => take(initial, 0));

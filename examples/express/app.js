@@ -11,21 +11,21 @@ import { page } from "./page.js";
 const { TOKENMINT_URL, TOKENMINT_API_KEY, SESSION_SECRET, PORT = "3000" } = process.env;
 if (!TOKENMINT_URL || !TOKENMINT_API_KEY) throw new Error("set TOKENMINT_URL and TOKENMINT_API_KEY");
 
-// What GET /chat-tokens answers. `userId` is the session's, never the browser's word.
+// The answer of GET /chat-tokens. `userId` comes from the session, never from the browser.
 async function askTokenmint(userId) {
   try {
     const response = await fetch(`${TOKENMINT_URL}/bundle`, {
       method: "POST",
       headers: { Authorization: `Bearer ${TOKENMINT_API_KEY}`, "Content-Type": "application/json" },
       body: JSON.stringify({ sub: userId }),
-      signal: AbortSignal.timeout(1000), // in all, the body too
+      signal: AbortSignal.timeout(1000), // for the whole request, with its body
     });
     const body = await response.text();
     if (response.status === 200) return { status: 200, tokens: JSON.parse(body) };
     if (response.status === 429) return { status: 429, retryAfter: response.headers.get("Retry-After") ?? "60" };
     console.warn(`tokenmint: no tokens, HTTP ${response.status}`);
   } catch (error) {
-    console.warn(`tokenmint: no tokens, ${error.name}`); // down or slow. The message may quote the API key: not logged
+    console.warn(`tokenmint: no tokens, ${error.name}`); // down or slow. The message may quote the API key, so log only the name
   }
   return { status: 204 };
 }
@@ -53,7 +53,7 @@ app.get("/chat-tokens", async (request, response) => {
 });
 
 app.post("/login", (request, response) => {
-  // Your own login, with a password, goes here.
+  // Put your own login, with a password, here.
   if (request.body?.user) request.session.user = String(request.body.user);
   response.redirect(303, "/");
 });

@@ -1,5 +1,5 @@
 const html = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-const json = (value) => JSON.stringify(value ?? null).replaceAll("<", "\\u003c"); // nothing in it can end a <script>
+const json = (value) => JSON.stringify(value ?? null).replaceAll("<", "\\u003c"); // the value can't end a <script>
 
 export const page = (user, tokens) => `<!doctype html>
 <html lang="en">
@@ -13,7 +13,7 @@ const signedIn = (user, tokens) => `
 <script type="application/json" id="chat-tokens">${json(tokens)}</script>
 <script>
   const user = ${json(user)};
-  const chat = JSON.parse(document.getElementById("chat-tokens").textContent); // null: as a guest, until there are some
+  const chat = JSON.parse(document.getElementById("chat-tokens").textContent); // null: anonymous, until there are some
   window.intercomSettings = {
     api_base: "https://api-iam.intercom.io",
     app_id: "your-app-id-here",
@@ -29,7 +29,7 @@ const signedIn = (user, tokens) => `
     fresh.logout().finally(() => form.submit());
   });
 </script>
-<!-- Here, unchanged: Intercom's snippet, and Salesforce's if you have it. -->
+<!-- Put Intercom's snippet here, unchanged, and Salesforce's if you have it. -->
 `;
 
 const signedOut = `

@@ -26,14 +26,14 @@ templates = Jinja2Templates(HERE)
 tokenmint = httpx.AsyncClient(
     base_url=os.environ["TOKENMINT_URL"],
     headers={"Authorization": f"Bearer {os.environ['TOKENMINT_API_KEY']}"},
-    limits=httpx.Limits(keepalive_expiry=4),  # tokenmint closes a connection that idles for 5 s
+    limits=httpx.Limits(keepalive_expiry=4),  # tokenmint closes a connection that is idle for 5 s
 )
 
 
 async def ask_tokenmint(user_id: str):
-    """(status, tokens, headers): what GET /chat-tokens answers. `user_id` is the session's, never the browser's."""
+    """Returns (status, tokens, headers) for GET /chat-tokens. `user_id` comes from the session, never from the browser."""
     try:
-        async with asyncio.timeout(1):  # in all; a timeout of httpx counts each step anew
+        async with asyncio.timeout(1):  # for the whole request; a timeout of httpx restarts at each step
             answer = await tokenmint.post("/bundle", json={"sub": user_id})
         if answer.status_code == 200:
             return 200, answer.json(), NO_STORE
@@ -41,14 +41,14 @@ async def ask_tokenmint(user_id: str):
             return 429, None, NO_STORE | {"Retry-After": answer.headers.get("Retry-After", "60")}
         log.warning("tokenmint: no tokens, HTTP %s", answer.status_code)
     except (httpx.HTTPError, TimeoutError, ValueError) as error:
-        log.warning("tokenmint: no tokens, %s", type(error).__name__)  # its message may quote the API key
+        log.warning("tokenmint: no tokens, %s", type(error).__name__)  # the message may quote the API key
     return 204, None, NO_STORE
 
 
 @app.get("/")
 async def page(request: Request):
     user = request.session.get("user")
-    tokens = (await ask_tokenmint(user))[1] if user else None  # None: the page loads without
+    tokens = (await ask_tokenmint(user))[1] if user else None  # None: the page loads without tokens
     return templates.TemplateResponse(request, "page.html", {"user": user, "tokens": tokens}, headers=NO_STORE)
 
 
@@ -62,7 +62,7 @@ async def chat_tokens(request: Request):
 
 @app.post("/login")
 def login(request: Request, user: Annotated[str, Form()] = ""):
-    if user:  # your own login, with a password, goes here
+    if user:  # put your own login, with a password, here
         request.session["user"] = user
     return RedirectResponse("/", 303)
 

@@ -3,7 +3,7 @@
 #   apt install ruby-sinatra puma        (or: gem install sinatra puma)
 #   TOKENMINT_URL=http://127.0.0.1:8080 TOKENMINT_API_KEY=... SESSION_SECRET=... ruby app.rb    (PORT, default 4567)
 #
-# In Rails: `ask_tokenmint` and `chat_tokens` go into a helper and take the place of Intercom's `intercom_jwt` and
+# In Rails: put `ask_tokenmint` and `chat_tokens` into a helper. They replace Intercom's `intercom_jwt` and
 # `salesforce_jwt`; `json` is `json_escape(value.to_json)`. Rails adds ETags: `config.middleware.delete Rack::ETag`.
 require "sinatra"
 require "json"
@@ -17,10 +17,10 @@ set :sessions, same_site: :lax # signed with SESSION_SECRET. Behind https add: s
 set :views, __dir__
 
 helpers do
-  # [status, tokens, Retry-After]: what GET /chat-tokens answers. `user_id` is the session's, never the browser's word.
+  # [status, tokens, Retry-After] for GET /chat-tokens. `user_id` comes from the session, never from the browser.
   def ask_tokenmint(user_id)
     headers = { "Authorization" => "Bearer #{API_KEY}", "Content-Type" => "application/json" }
-    answer = Timeout.timeout(1) do # in all; open_timeout and read_timeout count each step anew
+    answer = Timeout.timeout(1) do # for the whole request; open_timeout and read_timeout restart at each step
       Net::HTTP.start(TOKENMINT.host, TOKENMINT.port, use_ssl: TOKENMINT.scheme == "https") do |http|
         http.post(TOKENMINT.path, { sub: user_id }.to_json, headers)
       end
@@ -29,14 +29,14 @@ helpers do
     return [429, nil, answer["Retry-After"] || "60"] if answer.code == "429"
     warn "tokenmint: no tokens, HTTP #{answer.code}"
     [204]
-  rescue StandardError => error # down or slow. Its message may quote the API key, so only its name is logged
+  rescue StandardError => error # down or slow. The message may quote the API key, so log only the class
     warn "tokenmint: no tokens, #{error.class}"
     [204]
   end
 
-  def chat_tokens(user_id) = ask_tokenmint(user_id)[1] # nil: the page loads without
+  def chat_tokens(user_id) = ask_tokenmint(user_id)[1] # nil: the page loads without tokens
 
-  def json(value) = JSON.generate(value).gsub("<", '\u003c') # for a <script>: nothing in it can end the element
+  def json(value) = JSON.generate(value).gsub("<", '\u003c') # for a <script>: the value can't end the element
 end
 
 before { headers "Cache-Control" => "no-store" }
@@ -51,7 +51,7 @@ get "/chat-tokens" do
   [code, tokens ? tokens.to_json : ""]
 end
 
-post "/login" do # your own login, with a password, goes here
+post "/login" do # put your own login, with a password, here
   session[:user] = params["user"].to_s unless params["user"].to_s.empty?
   redirect "/", 303
 end

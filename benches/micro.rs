@@ -25,7 +25,7 @@ fn runtime() -> Runtime {
 }
 
 fn key() -> String {
-    let key = keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
+    let key = keys::generate_private_key(2048, &SystemRandomness::default()).expect("random bytes");
     key.expose_secret().to_owned()
 }
 

@@ -23,7 +23,7 @@ use prometheus::{IntCounter, IntGauge, IntGaugeVec};
 
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
-use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
+use crate::keys::{KeyCertificate, KeyRing, Keyset, KeysetKey, PublicKey};
 use crate::metrics::Metrics;
 pub use client::Client;
 
@@ -32,12 +32,12 @@ const LONGEST_MAX_AGE: u64 = 300;
 
 /// A public key as Salesforce reads it: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC
 /// 7518, section 6.3.1). `x5c` is plain base64 of the DER (section 4.7), the leaf alone.
-pub fn jwk(keyset: &Keyset, key: &Key, now: UnixTime) -> Jwk {
+pub fn jwk(keyset: &Keyset, key: &KeysetKey, now: UnixTime) -> Jwk {
     jwk_of(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
 }
 
 /// As [`jwk`], of a key that is in no keyset yet.
-pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm: Algorithm) -> Jwk {
+pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &KeyCertificate, algorithm: Algorithm) -> Jwk {
     Jwk {
         common: CommonParameters {
             public_key_use: Some(PublicKeyUse::Signature),

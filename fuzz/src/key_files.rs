@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use tokenmint::config::Algorithm;
-use tokenmint::keys::{Certificate, PrivateKey};
+use tokenmint::keys::{KeyCertificate, PrivateKey};
 
 static DER: LazyLock<Vec<u8>> = LazyLock::new(|| pem::parse(KEY.as_str()).expect("PEM").into_contents());
 pub static GOOD: LazyLock<PrivateKey> = LazyLock::new(|| {
@@ -53,12 +53,12 @@ fn signs(key: &PrivateKey) {
 }
 
 fn certificate(text: &str) {
-    match Certificate::parse(text, &GOOD.public) {
+    match KeyCertificate::parse(text, &GOOD.public) {
         Ok((certificate, odd)) => {
             quotes_nothing(&odd.unwrap_or_default(), text);
             let mut parts = certificate.der.windows(GOOD.public.der.len());
             assert!(parts.any(|part| part == GOOD.public.der), "another key's certificate");
-            assert_eq!(Certificate::parse(&certificate.pem(), &GOOD.public), Ok((certificate, None)));
+            assert_eq!(KeyCertificate::parse(&certificate.pem(), &GOOD.public), Ok((certificate, None)));
         }
         Err(message) => quotes_nothing(&message, text),
     }

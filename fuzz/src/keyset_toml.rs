@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokenmint::clock::UnixTime;
 use tokenmint::config::KeyId;
-use tokenmint::keys::{Rules, State, marks, parse_schedule};
+use tokenmint::keys::{KeyState, RotationRules, parse_schedule, retirement_marks};
 
 const LEAD: Duration = Duration::from_hours(24);
 const LIFE: Duration = Duration::from_hours(1);
@@ -30,30 +30,37 @@ pub fn feed(text: &str) {
         assert!(entry.emergency || added.is_none_or(|added| sign_from >= added.plus(LEAD)));
     }
     // What is taken away at once is found in the same text.
-    let marks = marks(text);
+    let marks = retirement_marks(text);
     for entry in &schedule.entries {
         let mark = marks.iter().find(|mark| mark.kid == entry.kid).expect("a mark for each entry");
         assert_eq!(mark.retired.is_some(), entry.retired.is_some());
     }
-    let rules = Rules { publish_lead: LEAD, longest_life: LIFE, retire_margin: MARGIN };
+    let rules = RotationRules { publish_lead: LEAD, longest_life: LIFE, retire_margin: MARGIN };
     let second = |time: UnixTime, by: i64| UnixTime::from_seconds(time.seconds().saturating_add(by));
     let moments = schedule.entries.iter().flat_map(|entry| [entry.sign_from, entry.retired]).flatten();
     let moments: BTreeSet<_> = moments.collect();
     for moment in moments {
         for now in [second(moment, -1), moment, second(moment, 1)] {
-            let lives = rules.lives(&schedule.entries, now);
-            let signing = lives.iter().filter(|life| life.state(now) == State::Signing).count();
+            let lives = rules.validities(&schedule.entries, now);
+            let signing = lives.iter().filter(|life| life.state(now) == KeyState::Signing).count();
             assert!(signing <= 1, "at {now}");
             let latest =
                 schedule.entries.iter().rposition(|entry| entry.sign_from.is_some_and(|from| from <= now));
             if let Some(latest) = latest.filter(|latest| schedule.entries[*latest].retired.is_none()) {
-                assert_eq!(lives[latest].state(now), State::Signing, "the latest start at {now}");
+                assert_eq!(lives[latest].state(now), KeyState::Signing, "the latest start at {now}");
             }
             for life in &lives {
-                let ended =
-                    life.turns.last().and_then(|turn| turn.until).filter(|_| life.entry.retired.is_none());
+                let ended = life
+                    .signing_periods
+                    .last()
+                    .and_then(|turn| turn.until)
+                    .filter(|_| life.entry.retired.is_none());
                 if let Some(end) = ended {
-                    assert_ne!(life.state(second(end, -1).plus(LIFE)), State::Gone, "its tokens outlive it");
+                    assert_ne!(
+                        life.state(second(end, -1).plus(LIFE)),
+                        KeyState::Gone,
+                        "its tokens outlive it"
+                    );
                 }
                 assert!(life.next_change(now).is_none_or(|change| change > now));
             }

@@ -37,7 +37,7 @@ use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
 use crate::http::{Audit, DroppedLines, ListenerKind, LookReport, Rooms, Service, Tallies, router};
 use crate::jwks::Published;
-use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
+use crate::keys::{BatchLibrary, BatchLibraryError, BatchSigner, KeyRing};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 use listen::Listener;
@@ -73,7 +73,7 @@ pub struct Loaded {
     tls: Option<ServerTls>,
     public_tls: Option<ServerTls>,
     /// For the start; what runs has one or will never.
-    batch: Option<Result<BatchLibrary, Unavailable>>,
+    batch: Option<Result<BatchLibrary, BatchLibraryError>>,
     files: Watched,
     /// What they held before they were read.
     read: Fingerprint,
@@ -127,12 +127,15 @@ impl Loaded {
 }
 
 /// What signs several at a time, or why nothing does; `None` where no library is named, or batches are switched off.
-fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
+fn batch_library(
+    signing: &config::Signing,
+) -> Result<Option<Result<BatchLibrary, BatchLibraryError>>, Problem> {
     let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::Batch::Off) else {
         return Ok(None);
     };
     // The loader's words have the path in them.
-    let library = if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(Unavailable::Missing) };
+    let library =
+        if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(BatchLibraryError::Missing) };
     if let (Err(reason), config::Batch::Required) = (&library, signing.batch) {
         let message = format!(
             "can't be used: {reason}; `batch` needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: see \
@@ -145,14 +148,14 @@ fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary
 
 /// What signs in batches from now on. One line of the log says what it is, or why it isn't.
 fn batch(
-    library: Option<Result<BatchLibrary, Unavailable>>,
+    library: Option<Result<BatchLibrary, BatchLibraryError>>,
     randomness: &Arc<dyn Randomness>,
     metrics: &Metrics,
-) -> Option<Batch> {
+) -> Option<BatchSigner> {
     match library? {
         Ok(library) => {
             tracing::info!(library = library.version(), "signs in batches, once a key has stood its trial");
-            Some(Batch::new(library, randomness.clone(), metrics))
+            Some(BatchSigner::new(library, randomness.clone(), metrics))
         }
         Err(reason) => {
             tracing::info!(%reason, "signs one at a time: `library` of [server.signing] can't be used");
@@ -347,7 +350,7 @@ async fn until_stopped(
 fn service(
     config: &Arc<Config>,
     ring: KeyRing,
-    library: Option<Result<BatchLibrary, Unavailable>>,
+    library: Option<Result<BatchLibrary, BatchLibraryError>>,
     ambient: Ambient,
     dropped_lines: DroppedLines,
 ) -> Result<Service, StartError> {

@@ -24,7 +24,7 @@ use crate::callers::Rule;
 use crate::config::{Config, Environment, Invalid, KeyId, Problem};
 use crate::http::{LookReport, Rooms, Service};
 use crate::jwks::Client;
-use crate::keys::State;
+use crate::keys::KeyState;
 use crate::metrics::Metrics;
 
 /// How often the files are looked at.
@@ -173,7 +173,7 @@ impl Reloader {
         if files.fingerprint() != *read {
             return Some(Reason::Change);
         }
-        let lacks_a_key = service.rooms.load().ring.lacks_a_key(service.clock.now());
+        let lacks_a_key = service.rooms.load().ring.lacks_valid_key(service.clock.now());
         let may_be_right =
             !self.refused.is_empty() && service.clock.steady().saturating_sub(self.tried) >= RETRY;
         (lacks_a_key || may_be_right).then_some(Reason::Clock)
@@ -304,9 +304,9 @@ pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms
     let withdrawn: BTreeSet<KeyId> = base
         .ring
         .keys()
-        .filter(|(_, key)| !has(&key.kid) && key.life.state(now) != State::Gone)
+        .filter(|(_, key)| !has(&key.kid) && key.validity.state(now) != KeyState::Gone)
         .inspect(|(keyset, key)| {
-            let live_tokens = key.usage.live(now);
+            let live_tokens = key.live_tokens.count(now);
             tracing::warn!(
                 keyset = %keyset.name, kid = %key.kid, live_tokens,
                 "a key was taken away before its time: tokens that it signed fail from now on"

@@ -16,7 +16,7 @@ use super::reload::put_in_place;
 use super::rooms;
 use crate::config::{KeySource, Name};
 use crate::http::Service;
-use crate::keys::{Mark, SCHEDULE_FILE, file, marks};
+use crate::keys::{RetirementMark, SCHEDULE_FILE, key_file, retirement_marks};
 
 /// How often each `keyset.toml` is read. A retired key is gone five seconds after its file was written.
 const POLL: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const READ_DEADLINE: Duration = Duration::from_millis(500);
 /// Looks for retirements until the task is dropped.
 pub async fn run(service: Arc<Service>) {
     // At most one read of each file: one that hangs is waited for, and not repeated.
-    let mut reading: BTreeMap<Name, JoinHandle<Vec<Mark>>> = BTreeMap::new();
+    let mut reading: BTreeMap<Name, JoinHandle<Vec<RetirementMark>>> = BTreeMap::new();
     loop {
         tokio::time::sleep(POLL).await;
         for (name, path) in schedules(&service) {
@@ -52,11 +52,11 @@ pub(super) fn take_away_now(service: &Service) {
     take_away(service, &found);
 }
 
-fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
+fn take_away(service: &Service, found: &BTreeMap<Name, Vec<RetirementMark>>) {
     loop {
         let base = service.rooms.load_full();
         let now = service.clock.now();
-        let Some(ring) = base.ring.without_gone(found, now) else { return };
+        let Some(ring) = base.ring.without_retired(found, now) else { return };
         let gone = base.ring.keys().filter(|(_, key)| ring.find(key.kid.as_str()).is_none());
         let gone = gone.map(|(_, key)| key.kid.as_str()).collect::<Vec<_>>().join(" ");
         let new = Arc::new(rooms(base.config.clone(), ring, &service.metrics, now, Some(&base.callers)));
@@ -80,12 +80,12 @@ fn schedules(service: &Service) -> Vec<(Name, PathBuf)> {
 }
 
 /// What a schedule retires, whoever may write it. Only from one that nobody else can change is taken which key signs instead.
-fn read(path: &std::path::Path) -> Vec<Mark> {
-    let text = file::read_schedule_of_anyone(path).ok().flatten();
-    let is_ours = file::read_schedule(path).is_ok();
-    let found = text.map(|text| marks(&text)).unwrap_or_default();
+fn read(path: &std::path::Path) -> Vec<RetirementMark> {
+    let text = key_file::read_schedule_unchecked(path).ok().flatten();
+    let is_ours = key_file::read_schedule(path).is_ok();
+    let found = text.map(|text| retirement_marks(&text)).unwrap_or_default();
     found
         .into_iter()
-        .map(|mark| Mark { emergency_from: mark.emergency_from.filter(|_| is_ours), ..mark })
+        .map(|mark| RetirementMark { emergency_from: mark.emergency_from.filter(|_| is_ours), ..mark })
         .collect()
 }

@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use crate::clock::UnixTime;
 use crate::config::{ClientName, Code, Problem, Tls, UnverifiedPath};
 use crate::files::{folder_of, only_ours_replaces_files_in};
-use crate::keys::{self, KeyOfListener, Oddities, file};
+use crate::keys::{self, ListenerKey, PemQuirks, key_file};
 
 /// TLS of one listener.
 pub struct ServerTls {
@@ -73,22 +73,22 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         code: Some(Code::ListenerCertificate),
         ..at_certificate(format!("{message}, so clients refuse it: renew it"))
     });
-    let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
+    let key = key_file::read_private_key(tls.private_key_file.as_path()).map_err(at_key)?;
     // Comes second: the path of a file that isn't there may be a secret, and is not shown.
     let folder = folder_of(tls.private_key_file.as_path());
     only_ours_replaces_files_in(folder).map_err(|error| {
         Problem::new(format!("{section}.tls.private_key_file"), folder.display(), error.to_string())
     })?;
-    let key = keys::key_of_listener(&key).map_err(|why| at_key(why.to_string()))?;
+    let key = keys::parse_listener_key(&key).map_err(|why| at_key(why.to_string()))?;
     odd.extend(
-        key.oddities.warning().map(|message| Problem { code: Some(Code::KeyForm), ..at_key(message) }),
+        key.pem_quirks.warning().map(|message| Problem { code: Some(Code::KeyForm), ..at_key(message) }),
     );
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
-        NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
-        NoKey::Stranger(error) => at_certificate(format!(
+        ListenerKeyError::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
+        ListenerKeyError::WrongKey(error) => at_certificate(format!(
             "doesn't go with the private key: {error}; the first in the file must be this server's own certificate"
         )),
-        NoKey::Unreadable(error) => at_certificate(format!(
+        ListenerKeyError::Unreadable(error) => at_certificate(format!(
             "can't be used ({error}): make one of X.509 version 3, as `openssl req -x509` does"
         )),
     })?;
@@ -148,27 +148,30 @@ fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<Str
     Ok(None)
 }
 
-enum NoKey {
+enum ListenerKeyError {
     Unusable(rustls::Error),
     /// The certificate is another key's.
-    Stranger(rustls::Error),
+    WrongKey(rustls::Error),
     /// The certificate says nothing of its key, as one of X.509 version 1.
     Unreadable(rustls::Error),
 }
 
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
-fn certified_key(chain: Vec<CertificateDer<'static>>, key: &KeyOfListener) -> Result<CertifiedKey, NoKey> {
+fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: &ListenerKey,
+) -> Result<CertifiedKey, ListenerKeyError> {
     let document = key.der.as_slice();
     let der = match key.label.as_str() {
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.into()),
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.into()),
         _ => PrivateKeyDer::Pkcs8(document.into()),
     };
-    let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
+    let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(ListenerKeyError::Unusable)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(NoKey::Stranger(error)),
-        Err(error) => Err(NoKey::Unreadable(error)),
+        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(ListenerKeyError::WrongKey(error)),
+        Err(error) => Err(ListenerKeyError::Unreadable(error)),
     }
 }
 
@@ -206,10 +209,10 @@ fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientName> {
 }
 
 /// The certificates in a file, and what is odd about how they are written.
-pub(crate) fn certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Oddities), String> {
-    let pem = file::read_public(path)?;
-    let (found, oddities) = keys::certificates_of_listener(&pem)?;
-    Ok((found.into_iter().map(CertificateDer::from).collect(), oddities))
+pub(crate) fn certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, PemQuirks), String> {
+    let pem = key_file::read_certificate_text(path)?;
+    let (found, pem_quirks) = keys::parse_listener_certificates(&pem)?;
+    Ok((found.into_iter().map(CertificateDer::from).collect(), pem_quirks))
 }
 
 fn client_verifier(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ClientCertVerifier>, String> {

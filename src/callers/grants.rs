@@ -10,7 +10,9 @@ use super::violation::Violation;
 use crate::config::{self, Kind, Name, Policy, ProfileName};
 use crate::json::Members;
 use crate::metrics::Metrics;
-use crate::tokens::{Claims, IdentityProfile, IntercomProfile, Lifetime, OauthProfile, Objection, Subject};
+use crate::tokens::{
+    Claims, IdentityProfile, IntercomProfile, InvalidField, Lifetime, OauthProfile, Subject,
+};
 
 /// The profiles, or bundles, of one kind that a caller may use.
 pub struct Grants<G> {
@@ -64,13 +66,13 @@ pub struct Grant<P> {
 impl Grant<IdentityProfile> {
     /// # Errors
     /// As [`IdentityProfile::lifetime`].
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
         self.profile.lifetime(asked)
     }
 
     /// # Errors
     /// As [`IdentityProfile::claims`].
-    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
+    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
         self.profile.claims(asked)
     }
 }
@@ -78,13 +80,13 @@ impl Grant<IdentityProfile> {
 impl Grant<IntercomProfile> {
     /// # Errors
     /// As [`IntercomProfile::lifetime`].
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
         self.profile.lifetime(asked)
     }
 
     /// # Errors
     /// As [`IntercomProfile::claims`].
-    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
+    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
         self.profile.claims(asked)
     }
 }
@@ -95,13 +97,13 @@ pub trait Permission {
     /// Whether the policy names it.
     fn is_allowed(&self) -> bool;
     /// Whether the profile, whoever asks, speaks of such subjects.
-    fn covers(&self, subject: &Subject) -> bool;
+    fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
 /// A profile as far as the policy is concerned.
 pub trait Profile {
     fn name(&self) -> &ProfileName;
-    fn covers(&self, subject: &Subject) -> bool;
+    fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
 impl Profile for IdentityProfile {
@@ -109,8 +111,8 @@ impl Profile for IdentityProfile {
         &self.name
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        Self::covers(self, subject)
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        Self::matches_subject(self, subject)
     }
 }
 
@@ -119,7 +121,7 @@ impl Profile for IntercomProfile {
         &self.name
     }
 
-    fn covers(&self, _: &Subject) -> bool {
+    fn matches_subject(&self, _: &Subject) -> bool {
         true
     }
 }
@@ -130,7 +132,7 @@ impl Profile for OauthProfile {
     }
 
     /// It speaks of its one integration user.
-    fn covers(&self, _: &Subject) -> bool {
+    fn matches_subject(&self, _: &Subject) -> bool {
         false
     }
 }
@@ -144,8 +146,8 @@ impl<P: Profile> Permission for Grant<P> {
         self.allowed
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        self.profile.covers(subject)
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        self.profile.matches_subject(subject)
     }
 }
 
@@ -167,8 +169,9 @@ impl Permission for BundleGrant {
         self.allowed
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        self.closed.is_empty() && self.entries.iter().all(|(_, entry)| entry.permission().covers(subject))
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        self.closed.is_empty()
+            && self.entries.iter().all(|(_, entry)| entry.permission().matches_subject(subject))
     }
 }
 

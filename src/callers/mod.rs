@@ -181,7 +181,7 @@ impl Caller {
         subject: Option<&Subject>,
         now: Duration,
     ) -> Option<Violation> {
-        if subject.is_some_and(|subject| !grant.covers(subject)) {
+        if subject.is_some_and(|subject| !grant.matches_subject(subject)) {
             return Some(Violation::ProfileSubjects);
         }
         if !grant.is_allowed() {
@@ -216,7 +216,7 @@ mod tests {
             self.allowed
         }
 
-        fn covers(&self, _: &Subject) -> bool {
+        fn matches_subject(&self, _: &Subject) -> bool {
             self.covers
         }
     }

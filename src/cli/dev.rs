@@ -140,7 +140,7 @@ fn made_up(
     context: &Context<'_>,
 ) -> Result<SecretString, Failure> {
     let randomness = &*context.ambient.randomness;
-    let key = || keys::generate(2048, randomness).map_err(Failure::failed);
+    let key = || keys::generate_private_key(2048, randomness).map_err(Failure::failed);
     let (web, crm) = (key()?, key()?);
     let mut secret = [0; 32];
     randomness.fill(&mut secret)?;

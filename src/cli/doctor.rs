@@ -266,7 +266,7 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
 
 fn text_of(path: &Path) -> Result<SecretString, Failure> {
     let (bytes, _) = bytes_of(path)?;
-    let text = crate::keys::text(&bytes);
+    let text = crate::keys::decode_key_text(&bytes);
     text.map(SecretString::from).map_err(|why| Failure::Failed(format!("{}: {why}", name(path))))
 }
 

@@ -10,7 +10,7 @@ use super::{Context, Failure, parse_duration, say, say_json, there_are};
 use crate::config::{Config, Kind, ProfileName};
 use crate::json::{Json, Members};
 use crate::metrics::Metrics;
-use crate::tokens::{GRANT_TYPE, Minted, Objection, Profiles, Signer, Subject};
+use crate::tokens::{GRANT_TYPE, InvalidField, MintedToken, Profiles, Signer, Subject};
 
 /// Mint a token, without a server
 #[derive(Args)]
@@ -84,12 +84,12 @@ impl Mint {
         profiles: &Profiles,
         config: &Config,
         context: &Context<'_>,
-    ) -> Result<Minted, Failure> {
+    ) -> Result<MintedToken, Failure> {
         let now = context.ambient.clock.now();
         let signer = Signer::new(1, 1, None, &Metrics::new());
         let unknown = || self.unknown(config);
         let ttl = self.ttl.map(|ttl| ttl.as_secs());
-        let wrong = |objection: Objection| {
+        let wrong = |objection: InvalidField| {
             let option = if objection.field == "user_id" { "sub" } else { &objection.field };
             Failure::Usage(format!("--{option} {}", objection.message))
         };
@@ -97,7 +97,7 @@ impl Mint {
             Kind::Identity => {
                 let profile = profiles.identity.get(&name.name).ok_or_else(unknown)?;
                 let subject = self.subject("sub")?;
-                if !profile.covers(&subject) {
+                if !profile.matches_subject(&subject) {
                     return Err(Failure::Usage(format!("--sub isn't what `{name}` lets subjects be")));
                 }
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;

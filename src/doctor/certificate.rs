@@ -3,14 +3,14 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
 use crate::clock::UnixTime;
-use crate::keys::{CertificateSignature, Numbers, Oddities, ReadCertificate, read_certificates};
+use crate::keys::{ParsedCertificate, PemQuirks, PublicNumbers, SignatureStatus, parse_certificates};
 
 /// A file with one certificate, or with a chain.
 pub struct GivenCertificate {
     pub about: String,
     /// Never empty. `Err` says what is there instead.
     pub read: Result<Vec<Certificate>, String>,
-    pub oddities: Oddities,
+    pub pem_quirks: PemQuirks,
 }
 
 /// What a certificate says.
@@ -18,21 +18,21 @@ pub struct Certificate {
     pub not_before: UnixTime,
     pub not_after: UnixTime,
     /// `None` where it certifies another kind of key.
-    pub key: Option<Numbers>,
+    pub key: Option<PublicNumbers>,
     /// Bytes of it as PEM text, which is what an app's upload measures.
     pub pem_size: usize,
     pub sha1: [u8; 20],
     pub sha256: [u8; 32],
-    read: ReadCertificate,
+    read: ParsedCertificate,
 }
 
 impl GivenCertificate {
     pub fn from_pem(about: &str, text: &str) -> Self {
-        match read_certificates(text) {
-            Ok((read, oddities)) => Self {
+        match parse_certificates(text) {
+            Ok((read, pem_quirks)) => Self {
                 about: about.to_owned(),
                 read: Ok(read.into_iter().map(Certificate::of).collect()),
-                oddities,
+                pem_quirks,
             },
             Err(why) => Self::refused(about, why),
         }
@@ -40,7 +40,7 @@ impl GivenCertificate {
 
     /// What can't be read as one.
     pub fn refused(about: &str, why: String) -> Self {
-        Self { about: about.to_owned(), read: Err(why), oddities: Oddities::default() }
+        Self { about: about.to_owned(), read: Err(why), pem_quirks: PemQuirks::default() }
     }
 
     /// The first one, which is that of the key where the file holds a chain.
@@ -53,10 +53,10 @@ impl Certificate {
     /// # Errors
     /// Says what `der` is, if it is no certificate.
     pub fn read(der: &[u8]) -> Result<Self, String> {
-        ReadCertificate::from_der(der).map(Self::of)
+        ParsedCertificate::from_der(der).map(Self::of)
     }
 
-    fn of(read: ReadCertificate) -> Self {
+    fn of(read: ParsedCertificate) -> Self {
         let der = read.certificate.der.as_slice();
         let octets = |digest: aws_lc_rs::digest::Digest| digest.as_ref().to_vec();
         Self {
@@ -81,7 +81,7 @@ impl Certificate {
     }
 
     /// Checks its signature: by its own key where it is self-signed, else by its authority's.
-    pub fn signature_by(&self, authority: Option<&Self>) -> CertificateSignature {
+    pub fn signature_by(&self, authority: Option<&Self>) -> SignatureStatus {
         self.read.signature_by(authority.and_then(|authority| authority.key.as_ref()))
     }
 }

@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use super::certificate::Certificate;
 use super::wording::printable;
 use crate::json::Json;
-use crate::keys::Numbers;
+use crate::keys::PublicNumbers;
 
 /// A file or an answer with one JWK or a set of them.
 pub struct JwkDocument {
@@ -166,16 +166,16 @@ impl Jwk {
     }
 
     /// From `n` and `e`, or from the certificate where there are none.
-    pub fn numbers(&self) -> Option<Numbers> {
+    pub fn numbers(&self) -> Option<PublicNumbers> {
         match (&self.n.value, &self.e.value) {
-            (Some(n), Some(e)) => Some(Numbers::new(n, e)),
+            (Some(n), Some(e)) => Some(PublicNumbers::new(n, e)),
             _ if self.has("n") || self.has("e") => None,
             _ => self.certified().cloned(),
         }
     }
 
     /// The key that its certificate is for.
-    pub fn certified(&self) -> Option<&Numbers> {
+    pub fn certified(&self) -> Option<&PublicNumbers> {
         self.certificate().and_then(|certificate| certificate.key.as_ref())
     }
 

@@ -8,7 +8,7 @@ use super::material::{GivenKey, Material};
 use super::token::{Parts, UnverifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{Config, Identity, Kind, Messaging, Oauth, Problem};
-use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
+use crate::keys::{KeyRing, KeyState, Keyset, KeysetKey, PublicNumbers};
 
 /// For whom a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Given {
     pub purpose: Option<Purpose>,
     pub keys: Vec<GivenKey>,
     /// What a file with a public key alone is called, and that key.
-    pub public_keys: Vec<(String, Numbers)>,
+    pub public_keys: Vec<(String, PublicNumbers)>,
     pub certificates: Vec<GivenCertificate>,
     pub jwks: Vec<JwkDocument>,
     /// JWK Sets of addresses that were given.
@@ -78,7 +78,7 @@ impl Given {
     }
 
     /// The private keys that could be read.
-    pub fn private_keys(&self) -> impl Iterator<Item = (&str, &Numbers)> {
+    pub fn private_keys(&self) -> impl Iterator<Item = (&str, &PublicNumbers)> {
         self.keys.iter().filter_map(|key| Some((key.about.as_str(), key.read.as_ref().ok()?)))
     }
 
@@ -137,10 +137,10 @@ impl<'a> Configured<'a> {
     }
 
     /// The keys, each with its keyset and what to call it.
-    pub fn keys(&self) -> impl Iterator<Item = (String, &'a Keyset, &'a Key)> + use<'a> {
+    pub fn keys(&self) -> impl Iterator<Item = (String, &'a Keyset, &'a KeysetKey)> + use<'a> {
         let keysets = self.ring.into_iter().flat_map(|ring| ring.keysets.values());
         keysets.flat_map(|keyset| {
-            let about = move |key: &Key| format!("keysets.{}, `{}`", keyset.name, key.kid);
+            let about = move |key: &KeysetKey| format!("keysets.{}, `{}`", keyset.name, key.kid);
             keyset.keys.iter().map(move |key| (about(key), &**keyset, key))
         })
     }
@@ -157,7 +157,7 @@ pub struct Verifier<'a> {
     /// `None` where it has none: a private key's or a certificate's file.
     pub kid: Option<&'a str>,
     pub algorithm: Option<&'a str>,
-    pub numbers: Option<Numbers>,
+    pub numbers: Option<PublicNumbers>,
 }
 
 impl Known<'_> {
@@ -205,10 +205,10 @@ impl Known<'_> {
 
     fn given_verifiers(&self, purpose: Purpose) -> Vec<Verifier<'_>> {
         // A file that has no id may be a configured key's. Then it is for what that is for, under its id.
-        let configured = |numbers: &Numbers| {
+        let configured = |numbers: &PublicNumbers| {
             self.configured.keys().find(|(_, _, key)| key.private.public.numbers() == *numbers)
         };
-        let nameless = |about: &str, numbers: Option<&Numbers>| Verifier {
+        let nameless = |about: &str, numbers: Option<&PublicNumbers>| Verifier {
             about: about.to_owned(),
             kid: None,
             algorithm: None,
@@ -263,7 +263,9 @@ impl Known<'_> {
         };
         self.configured
             .keys()
-            .filter(|(_, keyset, key)| may_have_signed(keyset) && key.life.state(self.now) != State::Gone)
+            .filter(|(_, keyset, key)| {
+                may_have_signed(keyset) && key.validity.state(self.now) != KeyState::Gone
+            })
             .map(|(about, keyset, key)| Verifier {
                 about,
                 kid: Some(key.kid.as_str()),
@@ -276,7 +278,7 @@ impl Known<'_> {
     /// When the configuration's key of that id was retired, if it was.
     pub fn retired(&self, kid: &str) -> Option<UnixTime> {
         let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
-        let mut entries = keysets.flat_map(|keyset| &keyset.past).map(|life| &life.entry);
+        let mut entries = keysets.flat_map(|keyset| &keyset.expired).map(|life| &life.entry);
         entries.find(|entry| entry.kid.as_str() == kid)?.retired
     }
 

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::certificate::GivenCertificate;
 use super::jwk::JwkDocument;
 use super::token::UnverifiedToken;
-use crate::keys::{Numbers, Oddities, PrivateKey, Refused, Unreadable, public_numbers};
+use crate::keys::{PemQuirks, PrivateKey, PrivateKeyError, PublicNumbers, UnreadableKey, parse_public_key};
 
 /// A piece of what was given, and how it was named.
 pub enum Material {
@@ -17,7 +17,7 @@ pub enum Material {
     /// A public key alone, as `openssl pkey -pubout` writes it.
     PublicKey {
         about: String,
-        numbers: Numbers,
+        numbers: PublicNumbers,
     },
     Certificate(GivenCertificate),
     Jwk(JwkDocument),
@@ -27,9 +27,9 @@ pub enum Material {
 /// A private key's file.
 pub struct GivenKey {
     pub about: String,
-    pub read: Result<Numbers, Refused>,
+    pub read: Result<PublicNumbers, PrivateKeyError>,
     /// What is odd about its text.
-    pub oddities: Oddities,
+    pub pem_quirks: PemQuirks,
     pub readers: Readers,
 }
 
@@ -44,10 +44,10 @@ pub enum Readers {
 }
 
 impl GivenKey {
-    fn read(about: &str, key: Result<PrivateKey, Refused>, readers: Readers) -> Self {
-        let oddities = key.as_ref().map(|key| key.oddities.clone()).unwrap_or_default();
+    fn read(about: &str, key: Result<PrivateKey, PrivateKeyError>, readers: Readers) -> Self {
+        let pem_quirks = key.as_ref().map(|key| key.pem_quirks.clone()).unwrap_or_default();
         let read = key.map(|key| key.public.numbers());
-        Self { about: about.to_owned(), read, oddities, readers }
+        Self { about: about.to_owned(), read, pem_quirks, readers }
     }
 }
 
@@ -64,8 +64,8 @@ impl Material {
     /// What is odd about how it is written.
     pub fn warning(&self) -> Option<String> {
         match self {
-            Self::Key(key) => key.oddities.warning(),
-            Self::Certificate(certificate) => certificate.oddities.warning(),
+            Self::Key(key) => key.pem_quirks.warning(),
+            Self::Certificate(certificate) => certificate.pem_quirks.warning(),
             Self::Jwk(_) | Self::Token(_) | Self::PublicKey { .. } => None,
         }
     }
@@ -86,18 +86,18 @@ pub fn recognise(
     readers: Readers,
     passphrases: &[&SecretString],
 ) -> Result<Material, String> {
-    let unreadable = |why: Unreadable| match why {
-        Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => {
+    let unreadable = |why: UnreadableKey| match why {
+        UnreadableKey::Configuration | UnreadableKey::Schedule | UnreadableKey::Binary => {
             Err(format!("{about}: {why}"))
         }
-        Unreadable::NotPem | Unreadable::Empty => Err(format!("{about} {UNKNOWN}")),
-        Unreadable::BareCertificate | Unreadable::DerCertificate => {
+        UnreadableKey::NotPem | UnreadableKey::Empty => Err(format!("{about} {UNKNOWN}")),
+        UnreadableKey::BareCertificate | UnreadableKey::DerCertificate => {
             Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())))
         }
         _ => Ok(Material::Key(GivenKey::read(about, Err(why.into()), readers.clone()))),
     };
     let (is_key, is_certificate) = (about.ends_with(".key"), about.ends_with(".crt"));
-    let text = match crate::keys::text(bytes) {
+    let text = match crate::keys::decode_key_text(bytes) {
         Ok(text) => text,
         Err(why) if is_certificate => {
             return Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())));
@@ -107,13 +107,13 @@ pub fn recognise(
     };
     let secret = SecretString::from(text);
     let private_key = || match PrivateKey::parse(&secret, None) {
-        Err(Refused::Unreadable(Unreadable::NoPassphrase)) if !passphrases.is_empty() => {
+        Err(PrivateKeyError::Unreadable(UnreadableKey::NoPassphrase)) if !passphrases.is_empty() => {
             let mut opened =
                 passphrases.iter().map(|passphrase| PrivateKey::parse(&secret, Some(passphrase)));
-            let is_open = |read: &Result<_, Refused>| {
-                !matches!(read, Err(Refused::Unreadable(Unreadable::WrongPassphrase)))
+            let is_open = |read: &Result<_, PrivateKeyError>| {
+                !matches!(read, Err(PrivateKeyError::Unreadable(UnreadableKey::WrongPassphrase)))
             };
-            opened.find(is_open).unwrap_or(Err(Refused::Unreadable(Unreadable::WrongPassphrase)))
+            opened.find(is_open).unwrap_or(Err(PrivateKeyError::Unreadable(UnreadableKey::WrongPassphrase)))
         }
         read => read,
     };
@@ -134,17 +134,25 @@ pub fn recognise(
         () => {}
     }
     match private_key() {
-        Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if is_json || holds("{") => {
+        Err(PrivateKeyError::Unreadable(UnreadableKey::NotPem | UnreadableKey::Jwt))
+            if is_json || holds("{") =>
+        {
             Ok(Material::Jwk(JwkDocument::read(about, text.trim())))
         }
-        Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if plain.matches('.').count() >= 2 => {
+        Err(PrivateKeyError::Unreadable(UnreadableKey::NotPem | UnreadableKey::Jwt))
+            if plain.matches('.').count() >= 2 =>
+        {
             token()
         }
-        Err(Refused::Unreadable(Unreadable::Certificate | Unreadable::Chain(_))) => certificate(),
-        Err(Refused::Unreadable(Unreadable::PublicKey)) if let Some(numbers) = public_numbers(plain) => {
+        Err(PrivateKeyError::Unreadable(UnreadableKey::Certificate | UnreadableKey::Chain(_))) => {
+            certificate()
+        }
+        Err(PrivateKeyError::Unreadable(UnreadableKey::PublicKey))
+            if let Some(numbers) = parse_public_key(plain) =>
+        {
             Ok(Material::PublicKey { about: about.to_owned(), numbers })
         }
-        Err(Refused::Unreadable(why)) => unreadable(why),
+        Err(PrivateKeyError::Unreadable(why)) => unreadable(why),
         read => key(read),
     }
 }

@@ -13,7 +13,7 @@ use regex::Regex;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::json::Json;
-use crate::keys::Numbers;
+use crate::keys::PublicNumbers;
 
 /// Nothing in it is to be believed. It holds a credential: no `Debug`, and no message repeats it.
 pub struct UnverifiedToken {
@@ -168,7 +168,7 @@ impl Parts {
 
     /// Whether the key of those numbers signed it. Short keys count here: that they are short is for another
     /// check to say.
-    pub fn is_signed_by(&self, key: &Numbers) -> bool {
+    pub fn is_signed_by(&self, key: &PublicNumbers) -> bool {
         let padding = match self.header("alg") {
             Some("RS256") => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
             Some("RS512") => &RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,

@@ -286,7 +286,7 @@ impl Inner {
 
     /// Whether a token may be handed out: by its life, and by the keys that the profile has now.
     fn is_alive(&self, token: &AccessToken, job: &Job) -> bool {
-        token.lives(self.tools.clock.now(), self.tools.clock.steady()) && job.knows(&token.kid)
+        token.lives(self.tools.clock.now(), self.tools.clock.steady()) && job.contains_kid(&token.kid)
     }
 
     /// The failure that stands for an answer now.

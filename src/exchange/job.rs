@@ -78,10 +78,10 @@ impl Job {
     }
 
     /// Whether a token that was got with that key may be handed out: it isn't retired, nor of another keyset.
-    pub fn knows(&self, kid: &KeyId) -> bool {
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
         match self {
-            Self::Oauth(profile) => profile.knows(kid),
-            Self::Messaging { profile, .. } => profile.knows(kid),
+            Self::Oauth(profile) => profile.contains_kid(kid),
+            Self::Messaging { profile, .. } => profile.contains_kid(kid),
         }
     }
 
@@ -112,13 +112,13 @@ impl Job {
 
     /// Whose token it is.
     pub fn cache_key(&self) -> CacheKey {
-        let owner = match self {
-            Self::Oauth(profile) => profile.owner,
+        let scope = match self {
+            Self::Oauth(profile) => profile.cache_scope,
             Self::Messaging { profile, subject, claims } => {
-                profile.owner.within([subject.as_str().as_bytes(), &claims.sorted()])
+                profile.cache_scope.subscope([subject.as_str().as_bytes(), &claims.canonical_bytes()])
             }
         };
-        CacheKey(*owner.as_bytes())
+        CacheKey(*scope.as_bytes())
     }
 
     /// Scheme, host and port of that: what fails together.

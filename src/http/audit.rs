@@ -14,7 +14,7 @@ use super::Refusal;
 use super::request::Asker;
 use crate::config::{KeyId, ProfileName};
 use crate::exchange::Served;
-use crate::tokens::{Minted, Subject};
+use crate::tokens::{MintedToken, Subject};
 
 /// Where audit lines go, among the others.
 pub const TARGET: &str = "tokenmint::audit";
@@ -62,7 +62,7 @@ impl Audit {
         &self,
         asker: &Asker,
         profile: &ProfileName,
-        minted: &Minted,
+        minted: &MintedToken,
         subject: Option<&Subject>,
     ) -> Result<(), Refusal> {
         let token = digest(&SHA256, minted.token.expose_secret().as_bytes());

@@ -16,7 +16,7 @@ use crate::callers::{AuthorizedEntry, Entry};
 use crate::clock::UnixTime;
 use crate::config::Name;
 use crate::json::Members;
-use crate::tokens::{Claims, IdentityProfile, MintError, Minted, Objection, Subject};
+use crate::tokens::{Claims, IdentityProfile, InvalidField, MintError, MintedToken, Subject};
 
 pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["sub", "bundle", "claims"])?;
@@ -52,12 +52,15 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
 }
 
 /// The extra claims of each entry, in their order; every one is checked before anything is signed.
-fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Result<Vec<Claims>, Objection> {
+fn claims_of(
+    entries: &[(Name, Entry)],
+    mut asked: Vec<(String, Members)>,
+) -> Result<Vec<Claims>, InvalidField> {
     if let Some((unknown, _)) =
         asked.iter().find(|(name, _)| !entries.iter().any(|(entry, _)| entry.as_str() == name))
     {
         let names = entries.iter().map(|(entry, _)| entry.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Objection::new(
+        return Err(InvalidField::new(
             format!("claims.{unknown}"),
             format!("is no entry of the bundle; it has {names}"),
         ));
@@ -71,7 +74,7 @@ fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Re
         };
         chosen.map_err(|objection| {
             let field = objection.field.replacen("claims.", &format!("claims.{name}."), 1);
-            Objection::new(field, objection.message)
+            InvalidField::new(field, objection.message)
         })
     };
     entries.iter().map(of_entry).collect()
@@ -89,9 +92,9 @@ async fn side_by_side(
     entries: &[(&Name, AuthorizedEntry<'_>)],
     subject: &Subject,
     claims: Vec<Claims>,
-) -> Result<Vec<Minted>, MintError> {
+) -> Result<Vec<MintedToken>, MintError> {
     let now = service.clock.now();
-    let mut minted: Vec<Option<Minted>> = entries.iter().map(|_| None).collect();
+    let mut minted: Vec<Option<MintedToken>> = entries.iter().map(|_| None).collect();
     let mut signed = Vec::new();
     for (position, ((_, entry), claims)) in entries.iter().zip(claims).enumerate() {
         match entry {
@@ -135,7 +138,7 @@ async fn mint(
     subject: &Subject,
     claims: &Claims,
     now: UnixTime,
-) -> Result<Minted, MintError> {
+) -> Result<MintedToken, MintError> {
     profile.mint(subject, profile.default_lifetime(), claims, now, &service.signer).await
 }
 
@@ -148,8 +151,9 @@ struct BundleAnswer<'a> {
     renew_at: UnixTime,
 }
 
-fn answer(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[Minted]) -> Response {
-    let first = |time: fn(&Minted) -> UnixTime| minted.iter().map(time).min().expect("a bundle has an entry");
+fn answer(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[MintedToken]) -> Response {
+    let first =
+        |time: fn(&MintedToken) -> UnixTime| minted.iter().map(time).min().expect("a bundle has an entry");
     let body = BundleAnswer {
         tokens: entries
             .iter()
@@ -157,8 +161,8 @@ fn answer(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[Minted]) -> Respon
             .map(|((name, _), m)| (name.as_str(), m.token.expose_secret()))
             .collect(),
         expires_at: first(|minted| minted.expires_at),
-        expires_in: minted.iter().map(Minted::expires_in).min().unwrap_or(0),
-        renew_at: first(Minted::renew_at),
+        expires_in: minted.iter().map(MintedToken::expires_in).min().unwrap_or(0),
+        renew_at: first(MintedToken::renew_at),
     };
     never_stored("application/json", serde_json::to_vec(&body).expect("strings can be written to memory"))
 }

@@ -12,7 +12,7 @@ use super::request::{Asker, Fields};
 use super::{Now, Refusal};
 use crate::clock::{Clock, UnixTime};
 use crate::exchange::{About, Ask, Served};
-use crate::tokens::{Objection, Subject};
+use crate::tokens::{InvalidField, Subject};
 
 pub(super) async fn oauth_access_token(
     State(service): Now,
@@ -44,7 +44,7 @@ pub(super) async fn messaging_access_token(
     let authorized = authorize(&service, &asker, &request)?;
     if authorized.profile().messaging.is_none() {
         let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged";
-        return Err(Objection::new("profile", message).into());
+        return Err(InvalidField::new("profile", message).into());
     }
 
     let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };

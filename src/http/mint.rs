@@ -14,7 +14,7 @@ use super::request::{Asker, Fields};
 use super::{Now, Refusal};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
-use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
+use crate::tokens::{Assertion, GRANT_TYPE, MintedToken, Subject};
 
 pub(super) async fn identity_token(
     State(service): Now,
@@ -90,7 +90,7 @@ struct TokenAnswer<'a> {
     renew_at: UnixTime,
 }
 
-fn token_answer(form: Form, minted: &Minted) -> Response {
+fn token_answer(form: Form, minted: &MintedToken) -> Response {
     answer(form, minted, || TokenAnswer {
         token: minted.token.expose_secret(),
         token_type: "JWT",
@@ -127,7 +127,7 @@ fn assertion_answer(form: Form, Assertion { minted, token_endpoint }: &Assertion
 
 /// A token is never stored on its way (RFC 6749, section 5.1), and has no `ETag`: a page that is told its
 /// token has not changed would show Salesforce an old one for ever.
-fn answer<T: Serialize>(form: Form, minted: &Minted, json: impl FnOnce() -> T) -> Response {
+fn answer<T: Serialize>(form: Form, minted: &MintedToken, json: impl FnOnce() -> T) -> Response {
     let (media, body) = match form {
         Form::Jwt => ("application/jwt", minted.token.expose_secret().as_bytes().to_vec()),
         Form::Json => {

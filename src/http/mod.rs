@@ -88,7 +88,7 @@ pub struct Service {
 impl Service {
     /// Whether it can mint: whatever Salesforce does.
     pub fn ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.rooms.load().profiles.ready(self.clock.now())
+        !self.draining.load(Ordering::Acquire) && self.rooms.load().profiles.is_ready(self.clock.now())
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Now, Service};
 use crate::clock::UnixTime;
-use crate::keys::State as KeyState;
+use crate::keys::KeyState;
 use crate::metrics::Metrics;
 
 const FRESH: [(::http::HeaderName, HeaderValue); 1] = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
@@ -55,14 +55,14 @@ fn refresh(service: &Service) {
                 // One that was never shown can't be removed, and needn't.
                 None => _ = gauge.remove_label_values(&labels),
             };
-            let state = key.life.state(now);
+            let state = key.validity.state(now);
             let published = state != KeyState::Gone;
             show(&metrics.certificate_remaining, published.then(|| key.certificate_not_after(now)));
-            let starts = key.life.signs_from().filter(|_| state == KeyState::Pending);
+            let starts = key.validity.signs_from().filter(|_| state == KeyState::Pending);
             show(&metrics.key_starts_signing, starts);
-            let stops = key.life.signs_until(now).filter(|_| state == KeyState::Signing);
+            let stops = key.validity.signs_until(now).filter(|_| state == KeyState::Signing);
             show(&metrics.key_stops_signing, stops);
-            let live = i64::try_from(key.usage.live(now)).unwrap_or(i64::MAX);
+            let live = i64::try_from(key.live_tokens.count(now)).unwrap_or(i64::MAX);
             metrics.live_tokens.with_label_values(&labels).set(live);
         }
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::callers::Denied;
 use crate::exchange::{ExchangeError, Upstream};
-use crate::tokens::{MintError, Objection};
+use crate::tokens::{InvalidField, MintError};
 
 /// Why a request isn't answered as it wished.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub enum Refusal {
         denied: Denied,
         field: &'static str,
     },
-    Objection(Objection),
+    InvalidField(InvalidField),
     /// The request as HTTP has it.
     Malformed(&'static str),
     /// The body as a whole.
@@ -64,9 +64,9 @@ pub enum Refusal {
     Panicked,
 }
 
-impl From<Objection> for Refusal {
-    fn from(objection: Objection) -> Self {
-        Self::Objection(objection)
+impl From<InvalidField> for Refusal {
+    fn from(objection: InvalidField) -> Self {
+        Self::InvalidField(objection)
     }
 }
 
@@ -148,7 +148,7 @@ impl Refusal {
                 let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
                 Verdict { field: Some(field.to_owned()), ..verdict(status, error, &denied.to_string()) }
             }
-            Self::Objection(objection) => Verdict {
+            Self::InvalidField(objection) => Verdict {
                 field: Some(objection.field.clone()),
                 ..invalid(&format!("`{}` {}", objection.field, objection.message))
             },

@@ -16,7 +16,7 @@ use super::observe::RequestId;
 use super::{BodyGate, Refusal, Shared};
 use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
-use crate::tokens::Objection;
+use crate::tokens::InvalidField;
 use crate::traces::{Fact, Trace};
 
 /// What the connection knows of a request.
@@ -140,7 +140,7 @@ impl Fields {
         let json =
             Json::parse(body).map_err(|error| Refusal::NotJson(format!("the body isn't JSON: {error}")))?;
         if let Some(field) = json.doubled() {
-            return Err(Objection::new(field, "is given twice").into());
+            return Err(InvalidField::new(field, "is given twice").into());
         }
         match json {
             Json::Object(members) => Ok(Self(members)),
@@ -157,7 +157,7 @@ impl Fields {
             None => Ok(self),
             Some((name, _)) => {
                 let message = format!("isn't a field of this request; it has {}", known.join(", "));
-                Err(Objection::new(name, message).into())
+                Err(InvalidField::new(name, message).into())
             }
         }
     }
@@ -168,7 +168,7 @@ impl Fields {
     }
 
     pub fn required_string(&mut self, name: &str) -> Result<String, Refusal> {
-        self.string(name)?.ok_or_else(|| Objection::new(name, "is missing").into())
+        self.string(name)?.ok_or_else(|| InvalidField::new(name, "is missing").into())
     }
 
     pub fn string(&mut self, name: &str) -> Result<Option<String>, Refusal> {
@@ -188,7 +188,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Json::Number(number)) => match number.as_u64() {
-                None => Err(Objection::new(name, "must be a whole number of seconds").into()),
+                None => Err(InvalidField::new(name, "must be a whole number of seconds").into()),
                 seconds => Ok(seconds),
             },
             Some(other) => Err(wrong_type(name, "a whole number of seconds", &other)),
@@ -214,7 +214,7 @@ impl Fields {
 }
 
 fn wrong_type(name: &str, wanted: &str, got: &Json) -> Refusal {
-    Objection::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
+    InvalidField::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
 }
 
 /// `application/json`, in UTF-8 if it says in which (RFC 8259, section 8.1), and not compressed.

@@ -66,7 +66,7 @@ impl Status {
     fn of(service: &Service) -> Self {
         let now = service.clock.now();
         let keyset = |keyset: &Keyset| KeysetStatus {
-            signing: keyset.signing(now).map(|position| keyset.keys[position].kid.clone()),
+            signing: keyset.signing_position(now).map(|position| keyset.keys[position].kid.clone()),
             published: keyset.published(now).map(|key| key.kid.clone()).collect(),
         };
         let keysets = &service.rooms.load().ring.keysets;

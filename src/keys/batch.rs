@@ -4,7 +4,7 @@
 //!   operation, which takes a quarter of the time, and one of each batch, each place in turn, by aws-lc as well. Where the two
 //!   disagree, aws-lc looks at the whole batch. A signature that is missing or wrong is made again by aws-lc; it is counted, and
 //!   from the first on the library is not used again until a restart.
-//! - A key comes to the library only after its [trial](Batch::examine): a thousand random messages, in batches of
+//! - A key comes to the library only after its [trial](BatchSigner::self_test): a thousand random messages, in batches of
 //!   every size, signed by both, to the same bytes (RSASSA-PKCS1-v1_5 is deterministic). That takes a second or so of
 //!   half a core, so it is done beside, from a key's first signature on, and the start of the service waits for
 //!   nothing.
@@ -20,22 +20,22 @@ use std::time::{Duration, Instant};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use zeroize::Zeroizing;
 
-use super::crypto_mb::{Crt, LANES, Lane, Library, Size, Unavailable};
-use super::{MessageHash, PrivateKey, SigningFailed, hash};
+use super::crypto_mb::{BatchLibraryError, CrtKey, CryptoMb, LANES, Lane, ModulusSize};
+use super::{MessageHash, PrivateKey, SigningFailed, hash_message};
 use crate::clock::Randomness;
 use crate::config::Algorithm;
 use crate::metrics::Metrics;
 
 /// The library, loaded and fit for this host.
-pub struct BatchLibrary(Library);
+pub struct BatchLibrary(CryptoMb);
 
 impl BatchLibrary {
     /// Loads it from `file`.
     ///
     /// # Errors
     /// Why it can't be used.
-    pub fn open(file: &Path) -> Result<Self, Unavailable> {
-        Library::open(file).map(Self)
+    pub fn open(file: &Path) -> Result<Self, BatchLibraryError> {
+        CryptoMb::open(file).map(Self)
     }
 
     pub fn version(&self) -> &str {
@@ -44,39 +44,39 @@ impl BatchLibrary {
 }
 
 /// Wiped when it goes, as whoever has one is its subject.
-type Signature = Zeroizing<Vec<u8>>;
+type SignatureBytes = Zeroizing<Vec<u8>>;
 
 /// One of the signatures of a batch.
-pub struct Wanted<'a> {
+pub struct SignRequest<'a> {
     pub key: &'a PrivateKey,
     pub hash: &'a MessageHash,
 }
 
 /// What may go into a batch with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
+pub struct BatchParams {
     /// Only with keys of the same size.
-    size: Size,
+    size: ModulusSize,
     /// As few signatures as it takes for a batch to be cheaper than one after the other.
-    pub from: usize,
+    pub min_size: usize,
     /// It takes longer than anything else may wait for the thread that it runs on.
-    pub long: bool,
+    pub is_slow: bool,
 }
 
-impl Fit {
+impl BatchParams {
     /// As many as go into one batch.
-    pub const MOST: usize = LANES;
+    pub const MAX_SIZE: usize = LANES;
 
-    pub fn goes_with(&self, other: Self) -> bool {
+    pub fn is_compatible_with(&self, other: Self) -> bool {
         self.size == other.size
     }
 }
 
 /// What a trial found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum SelfTestResult {
     /// The library is right, and quicker from so many signatures on.
-    Pays { from: usize, long: bool },
+    Pays { min_size: usize, is_slow: bool },
     /// It is right, but no quicker here.
     DoesNotPay,
     /// It can't take such a key, or was wrong.
@@ -85,27 +85,27 @@ pub enum Standing {
 
 /// What came of a key's trial, kept in the key.
 #[derive(Default)]
-pub(super) struct Trial {
-    begun: AtomicBool,
-    crt: OnceLock<Crt>,
-    standing: OnceLock<Standing>,
+pub(super) struct SelfTest {
+    started: AtomicBool,
+    crt: OnceLock<CrtKey>,
+    result: OnceLock<SelfTestResult>,
 }
 
-impl Trial {
-    fn fit(&self) -> Option<Fit> {
-        let Standing::Pays { from, long } = *self.standing.get()? else { return None };
-        Some(Fit { size: self.crt.get()?.size, from, long })
+impl SelfTest {
+    fn params(&self) -> Option<BatchParams> {
+        let SelfTestResult::Pays { min_size, is_slow } = *self.result.get()? else { return None };
+        Some(BatchParams { size: self.crt.get()?.size, min_size, is_slow })
     }
 }
 
 /// Signs in batches with the keys that have stood their trial.
-pub struct Batch {
-    inner: Arc<Inner>,
+pub struct BatchSigner {
+    inner: Arc<BatchEngine>,
     candidates: mpsc::Sender<Arc<PrivateKey>>,
 }
 
-struct Inner {
-    library: Library,
+struct BatchEngine {
+    library: CryptoMb,
     randomness: Arc<dyn Randomness>,
     /// Until the first fault.
     trusted: AtomicBool,
@@ -116,10 +116,10 @@ struct Inner {
     keys_ready: IntCounter,
 }
 
-impl Batch {
+impl BatchSigner {
     /// Tries keys on a thread of its own, which ends with it.
     pub fn new(library: BatchLibrary, randomness: Arc<dyn Randomness>, metrics: &Metrics) -> Self {
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(BatchEngine {
             library: library.0,
             randomness,
             trusted: AtomicBool::new(true),
@@ -134,9 +134,9 @@ impl Batch {
         let started = std::thread::Builder::new().name("key-trial".to_owned()).spawn(move || {
             for key in trials {
                 // Half a core at most: what is signed meanwhile goes first.
-                let trial = AssertUnwindSafe(|| examiner.examine(&key, std::thread::sleep));
+                let trial = AssertUnwindSafe(|| examiner.self_test(&key, std::thread::sleep));
                 if catch_unwind(trial).is_err() {
-                    examiner.distrust("panicked");
+                    examiner.disable("panicked");
                 }
             }
         });
@@ -149,40 +149,40 @@ impl Batch {
     }
 
     /// Whether signatures by `key` can go into a batch now. A key that is seen for the first time is put on trial.
-    pub fn fit(&self, key: &Arc<PrivateKey>) -> Option<Fit> {
+    pub fn params_for(&self, key: &Arc<PrivateKey>) -> Option<BatchParams> {
         if !self.inner.trusted.load(Ordering::Acquire) {
             return None;
         }
-        let Trial { begun, standing, .. } = &key.trial;
-        if standing.get().is_none() && !begun.swap(true, Ordering::AcqRel) {
+        let SelfTest { started, result, .. } = &key.self_test;
+        if result.get().is_none() && !started.swap(true, Ordering::AcqRel) {
             self.candidates
                 .send(key.clone())
                 .expect("the thread of a trusted library ends when this sender goes");
         }
-        key.trial.fit()
+        key.self_test.params()
     }
 
     /// The trial of a key, here and now.
-    pub fn examine(&self, key: &PrivateKey) -> Standing {
-        self.inner.examine(key, |_| {})
+    pub fn self_test(&self, key: &PrivateKey) -> SelfTestResult {
+        self.inner.self_test(key, |_| {})
     }
 
-    /// Signs all, each with its key. All keys have [passed](Self::fit), and go with each other.
-    pub fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Signature, SigningFailed>> {
+    /// Signs all, each with its key. All keys have [passed](Self::params_for), and go with each other.
+    pub fn sign(&self, wanted: &[SignRequest<'_>]) -> Vec<Result<SignatureBytes, SigningFailed>> {
         self.inner.sign(wanted)
     }
 }
 
-impl Inner {
-    fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Signature, SigningFailed>> {
-        let alone = |wanted: &Wanted<'_>| {
+impl BatchEngine {
+    fn sign(&self, wanted: &[SignRequest<'_>]) -> Vec<Result<SignatureBytes, SigningFailed>> {
+        let alone = |wanted: &SignRequest<'_>| {
             let mut signature = Zeroizing::new(vec![0; wanted.key.signature_len()]);
             wanted.key.sign_hash(wanted.hash, &mut signature).map(|()| signature)
         };
-        let Some(made) = self.verified(wanted) else { return wanted.iter().map(alone).collect() };
-        let settle = |(wanted, made): (&Wanted<'_>, Result<_, &str>)| {
+        let Some(made) = self.sign_and_verify(wanted) else { return wanted.iter().map(alone).collect() };
+        let settle = |(wanted, made): (&SignRequest<'_>, Result<_, &str>)| {
             made.or_else(|fault| {
-                self.distrust(fault);
+                self.disable(fault);
                 alone(wanted)
             })
         };
@@ -190,21 +190,24 @@ impl Inner {
     }
 
     /// What the library makes of it, verified; the fault where a signature isn't right. `None` where the library isn't asked.
-    fn verified(&self, wanted: &[Wanted<'_>]) -> Option<Vec<Result<Signature, &'static str>>> {
+    fn sign_and_verify(
+        &self,
+        wanted: &[SignRequest<'_>],
+    ) -> Option<Vec<Result<SignatureBytes, &'static str>>> {
         if !self.trusted.load(Ordering::Acquire) {
             return None;
         }
         let messages: Vec<Vec<u8>> =
-            wanted.iter().map(|wanted| padded(wanted.hash, wanted.key.signature_len())).collect();
+            wanted.iter().map(|wanted| emsa_pkcs1_v1_5(wanted.hash, wanted.key.signature_len())).collect();
         let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(wanted.len());
         for (wanted, message) in wanted.iter().zip(&messages) {
-            lanes.push((wanted.key.trial.crt.get()?, message));
+            lanes.push((wanted.key.self_test.crt.get()?, message));
         }
         let made = self.library.private(lanes.first()?.0.size, &lanes);
-        let mut passed = self.opens(&lanes, &made);
+        let mut passed = self.verify_with_library(&lanes, &made);
 
         let stands = |lane: usize| {
-            let Wanted { key, hash } = &wanted[lane];
+            let SignRequest { key, hash } = &wanted[lane];
             made[lane].as_ref().is_some_and(|signature| key.verifies(hash, signature))
         };
         let spot = self.batches.fetch_add(1, Ordering::Relaxed) % wanted.len();
@@ -212,7 +215,7 @@ impl Inner {
             // What the library says of the others is worth nothing either.
             passed = (0..wanted.len()).map(stands).collect();
         }
-        let judge = |(made, passed): (Option<Signature>, bool)| match made {
+        let judge = |(made, passed): (Option<SignatureBytes>, bool)| match made {
             Some(signature) if passed => Ok(signature),
             Some(_) => Err("wrong"),
             None => Err("failed"),
@@ -222,19 +225,19 @@ impl Inner {
 
     /// Whether each signature that was made is, by the library's public operation, that of the message in its lane
     /// (RFC 8017, section 8.2.2).
-    fn opens(&self, lanes: &[Lane<'_>], made: &[Option<Signature>]) -> Vec<bool> {
+    fn verify_with_library(&self, lanes: &[Lane<'_>], made: &[Option<SignatureBytes>]) -> Vec<bool> {
         let none = vec![0; lanes[0].1.len()];
         let signed = made.iter().map(|made| made.as_ref().map_or(none.as_slice(), |made| made));
         let signed: Vec<Lane<'_>> =
             lanes.iter().zip(signed).map(|((crt, _), signed)| (*crt, signed)).collect();
         let opened = self.library.public(lanes[0].0.size, &signed);
-        let agrees = |((lane, signed), opened): ((&Lane<'_>, &Lane<'_>), Option<Signature>)| {
-            signed.0.is_above(signed.1) && opened.is_some_and(|opened| opened.as_slice() == lane.1)
+        let agrees = |((lane, signed), opened): ((&Lane<'_>, &Lane<'_>), Option<SignatureBytes>)| {
+            signed.0.modulus_exceeds(signed.1) && opened.is_some_and(|opened| opened.as_slice() == lane.1)
         };
         lanes.iter().zip(&signed).zip(opened).map(agrees).collect()
     }
 
-    fn distrust(&self, fault: &str) {
+    fn disable(&self, fault: &str) {
         self.faults.with_label_values(&[fault]).inc();
         if self.trusted.swap(false, Ordering::AcqRel) {
             self.enabled.set(0);
@@ -248,22 +251,22 @@ impl Inner {
     }
 
     /// Tries `key` and keeps what came of it. `rest` is told how long each piece of work took.
-    fn examine(&self, key: &PrivateKey, rest: fn(Duration)) -> Standing {
-        let standing = self.try_out(key, rest).unwrap_or(Standing::Unfit);
-        if let Standing::Pays { .. } = standing {
+    fn self_test(&self, key: &PrivateKey, rest: fn(Duration)) -> SelfTestResult {
+        let result = self.run_self_test(key, rest).unwrap_or(SelfTestResult::Unfit);
+        if let SelfTestResult::Pays { .. } = result {
             self.keys_ready.inc();
         }
         // A second trial changes nothing.
-        let _ = key.trial.standing.set(standing);
+        let _ = key.self_test.result.set(result);
         let (modulus, bits) = (key.public.n.get(..8).unwrap_or_default(), key.public.bits);
-        tracing::info!(modulus, bits, ?standing, "a key was tried with the library for batch signing");
-        standing
+        tracing::info!(modulus, bits, standing = ?result, "a key was tried with the library for batch signing");
+        result
     }
 
     /// `None` where the library can't have such a key, or had to be given up.
-    fn try_out(&self, key: &PrivateKey, rest: fn(Duration)) -> Option<Standing> {
+    fn run_self_test(&self, key: &PrivateKey, rest: fn(Duration)) -> Option<SelfTestResult> {
         let crt = key.crt().filter(|crt| self.library.supports(crt.size))?;
-        let _ = key.trial.crt.set(crt);
+        let _ = key.self_test.crt.set(crt);
         let mut signature = Zeroizing::new(vec![0; key.signature_len()]);
         let (mut one, mut all) = (Duration::MAX, Duration::MAX);
         let mut tried = 0;
@@ -271,7 +274,7 @@ impl Inner {
             let begin = Instant::now();
             let hashes: Option<Vec<MessageHash>> = (0..size).map(|lane| self.message(tried + lane)).collect();
             let hashes = hashes?;
-            let wanted: Vec<Wanted<'_>> = hashes.iter().map(|hash| Wanted { key, hash }).collect();
+            let wanted: Vec<SignRequest<'_>> = hashes.iter().map(|hash| SignRequest { key, hash }).collect();
             let start = Instant::now();
             let made = self.sign(&wanted);
             let took = start.elapsed();
@@ -284,20 +287,20 @@ impl Inner {
                 one = one.min(start.elapsed());
                 // What `sign` lets out verifies, and of one message one signature does (RFC 8017, section 8.2).
                 if made.ok()? != signature {
-                    self.distrust("wrong");
+                    self.disable("wrong");
                 }
             }
             if !self.trusted.load(Ordering::Acquire) {
                 return None;
             }
             tried += size;
-            if tried >= TRIAL_MESSAGES {
+            if tried >= SELF_TEST_MESSAGES {
                 break;
             }
             rest(begin.elapsed());
         }
-        let pays = |from| Standing::Pays { from, long: all > LONGEST };
-        Some(pays_from(one, all).map_or(Standing::DoesNotPay, pays))
+        let pays = |min_size| SelfTestResult::Pays { min_size, is_slow: all > SLOW_BATCH_TIME };
+        Some(break_even_size(one, all).map_or(SelfTestResult::DoesNotPay, pays))
     }
 
     /// The first is known, the rest are random; half of them each for RS256 and RS512.
@@ -307,22 +310,22 @@ impl Inner {
             self.randomness.fill(&mut message).ok()?;
         }
         let algorithm = if number.is_multiple_of(2) { Algorithm::Rs256 } else { Algorithm::Rs512 };
-        Some(hash(algorithm, &message))
+        Some(hash_message(algorithm, &message))
     }
 }
 
 /// Health and JWKS are to be answered within five milliseconds, whatever is signed.
-const LONGEST: Duration = Duration::from_millis(3);
+const SLOW_BATCH_TIME: Duration = Duration::from_millis(3);
 
-const TRIAL_MESSAGES: usize = 1000;
+const SELF_TEST_MESSAGES: usize = 1000;
 
 /// From how many signatures on a batch, which takes as long whatever is in it, is cheaper than one at a time.
-fn pays_from(one: Duration, batch: Duration) -> Option<usize> {
+fn break_even_size(one: Duration, batch: Duration) -> Option<usize> {
     (2..=LANES).find(|count| one.saturating_mul(u32::try_from(*count).unwrap_or(u32::MAX)) > batch)
 }
 
 /// EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) of `length` bytes.
-fn padded(hash: &MessageHash, length: usize) -> Vec<u8> {
+fn emsa_pkcs1_v1_5(hash: &MessageHash, length: usize) -> Vec<u8> {
     // DigestInfo up to the hash, as in note 1 there.
     let head: &[u8; 19] = match hash.algorithm {
         Algorithm::Rs256 => b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20",

@@ -12,10 +12,10 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::X509Certificate;
 use x509_parser::public_key::PublicKey as AnyKey;
 
-use super::numbers::Numbers;
+use super::public_numbers::PublicNumbers;
 
 #[derive(Clone)]
-pub(super) struct SignatureOfCertificate {
+pub(super) struct TbsSignature {
     signed: Vec<u8>,
     octets: Vec<u8>,
     /// `None` for what can't be checked here: RSA-PSS, and keys that aren't RSA.
@@ -24,15 +24,15 @@ pub(super) struct SignatureOfCertificate {
 
 /// How a certificate's signature was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateSignature {
-    Good,
-    Bad,
+pub enum SignatureStatus {
+    Valid,
+    Invalid,
     /// The key that made it isn't there.
     NoKey,
     UnknownAlgorithm,
 }
 
-impl SignatureOfCertificate {
+impl TbsSignature {
     pub fn of(certificate: &X509Certificate<'_>) -> Self {
         Self {
             signed: certificate.tbs_certificate.as_ref().to_vec(),
@@ -42,24 +42,24 @@ impl SignatureOfCertificate {
     }
 
     /// Checks that `key` made it.
-    pub fn by(&self, key: &Numbers) -> CertificateSignature {
-        let Some(padding) = self.padding else { return CertificateSignature::UnknownAlgorithm };
+    pub fn verify_with(&self, key: &PublicNumbers) -> SignatureStatus {
+        let Some(padding) = self.padding else { return SignatureStatus::UnknownAlgorithm };
         let components = PublicKeyComponents { n: &key.n, e: &key.e };
         match components.verify(padding, &self.signed, &self.octets) {
-            Ok(()) => CertificateSignature::Good,
-            Err(_) => CertificateSignature::Bad,
+            Ok(()) => SignatureStatus::Valid,
+            Err(_) => SignatureStatus::Invalid,
         }
     }
 
     /// What the certificate's own key says of it; `None` where another key made it. One whose name was altered is still known by
     /// its signature.
-    pub fn by_itself(
+    pub fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,
-        key: Option<&Numbers>,
-    ) -> Option<CertificateSignature> {
+        key: Option<&PublicNumbers>,
+    ) -> Option<SignatureStatus> {
         let self_issued = certificate.issuer().as_raw() == certificate.subject().as_raw();
-        key.filter(|key| self_issued || key.made(&self.octets)).map(|key| self.by(key))
+        key.filter(|key| self_issued || key.is_signer_of(&self.octets)).map(|key| self.verify_with(key))
     }
 }
 
@@ -81,7 +81,7 @@ fn padding(certificate: &X509Certificate<'_>) -> Option<&'static RsaParameters> 
 pub(super) fn faults(
     der: &[u8],
     certificate: &X509Certificate<'_>,
-    own: Option<CertificateSignature>,
+    own: Option<SignatureStatus>,
 ) -> Vec<&'static str> {
     let mut faults = Vec::new();
     if certificate.signature_algorithm != certificate.tbs_certificate.signature {
@@ -100,7 +100,7 @@ pub(super) fn faults(
     if !is_edwards && matches!(key.parsed(), Err(_) | Ok(AnyKey::Unknown(_))) {
         faults.push("certifies a key of an unknown kind");
     }
-    if own == Some(CertificateSignature::Bad) {
+    if own == Some(SignatureStatus::Invalid) {
         faults.push("has a signature that isn't its own key's: it was altered, or another key signed it");
     }
     faults

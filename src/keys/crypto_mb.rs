@@ -3,9 +3,9 @@
 //! The only `unsafe` of the house is here. The declarations are ours, after the headers `rsa.h`, `version.h`,
 //! `status.h` and `cpu_features.h` of interface version 13 (github.com/intel/cryptography-primitives).
 //!
-//! - A [`Library`] exists only if it says that it has that interface, has every function, and supports this CPU.
-//! - Lengths are settled by types before anything is called: all lanes are of one [`Size`], so each message and
-//!   signature has its bytes and each number of a [`Crt`] its words.
+//! - A [`CryptoMb`] exists only if it says that it has that interface, has every function, and supports this CPU.
+//! - Lengths are settled by types before anything is called: all lanes are of one [`ModulusSize`], so each message and
+//!   signature has its bytes and each number of a [`CrtKey`] its words.
 //! - What the library answers is not to be trusted; see [`super::batch`].
 //! - The numbers of a key are wiped when they go, and the library's working memory, which is ours, after each call.
 
@@ -24,35 +24,35 @@ use super::pem::CrtNumbers;
 pub const LANES: usize = 8;
 
 /// The interface that the declarations below are of, as the library writes it into its version: `(13.3)`.
-const INTERFACE: &str = "(13.";
+const INTERFACE_PREFIX: &str = "(13.";
 /// Intel's compiler's own libraries. The loader looks for them in its usual places and not beside the library; one
 /// that is there is loaded first, and then it is the one that is found.
-const COMPANIONS: [&str; 4] = ["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"];
+const COMPILER_RUNTIME_LIBRARIES: [&str; 4] = ["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"];
 
 /// Why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unavailable {
+pub enum BatchLibraryError {
     #[error("there is no such file")]
     Missing,
     #[error("{0}")]
     NotLoaded(String),
     #[error("it has no {0}, so it isn't crypto_mb, or too old")]
-    Symbol(String),
+    MissingSymbol(String),
     #[error("its version is `{0}`, and not one with interface 13; take the wheel ipp-crypto 2026.2.0")]
-    Version(String),
+    UnsupportedVersion(String),
     #[error("it says that this CPU has no AVX-512 IFMA")]
-    Cpu,
+    UnsupportedCpu,
 }
 
 /// The lengths of a modulus that it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
+pub enum ModulusSize {
     Rsa2048,
     Rsa3072,
     Rsa4096,
 }
 
-impl Size {
+impl ModulusSize {
     const ALL: [Self; 3] = [Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
 
     pub fn of(bits: usize) -> Option<Self> {
@@ -72,7 +72,7 @@ impl Size {
         self.bits() / 8
     }
 
-    /// Of each number of a [`Crt`]: half of the modulus.
+    /// Of each number of a [`CrtKey`]: half of the modulus.
     const fn words(self) -> usize {
         self.bits() / 2 / 64
     }
@@ -88,29 +88,29 @@ impl Size {
 }
 
 /// A private key as the Chinese remainder theorem wants it (RFC 8017, section 3.2), and its public half: least word first.
-pub struct Crt {
-    pub size: Size,
-    /// `p`, `q`, `dP`, `dQ`, `qInv`, each of [`Size::words`].
+pub struct CrtKey {
+    pub size: ModulusSize,
+    /// `p`, `q`, `dP`, `dQ`, `qInv`, each of [`ModulusSize::words`].
     private: [Zeroizing<Vec<u64>>; 5],
     /// Of twice as many.
     modulus: Zeroizing<Vec<u64>>,
 }
 
 /// The one public exponent that the library has.
-const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
+const PUBLIC_EXPONENT_BYTES: [u8; 3] = [1, 0, 1];
 
-impl Crt {
+impl CrtKey {
     /// `None` where the public exponent isn't 65537, or a number is longer than `size` says.
-    pub fn new(size: Size, numbers: &CrtNumbers<'_>) -> Option<Self> {
+    pub fn new(size: ModulusSize, numbers: &CrtNumbers<'_>) -> Option<Self> {
         let [p, q, dp, dq, qinv] = numbers.private.map(|number| words(number, size.words()));
         let modulus = words(numbers.modulus, 2 * size.words())?;
         let private = [p?, q?, dp?, dq?, qinv?];
-        (numbers.public_exponent == PUBLIC_EXPONENT).then_some(Self { size, private, modulus })
+        (numbers.public_exponent == PUBLIC_EXPONENT_BYTES).then_some(Self { size, private, modulus })
     }
 
-    /// Whether `signature`, of [`Size::bytes`], is below the modulus. The public operation takes one that is above as well, and
+    /// Whether `signature`, of [`ModulusSize::bytes`], is below the modulus. The public operation takes one that is above as well, and
     /// verifiers refuse it (RFC 8017, section 5.2.2).
-    pub fn is_above(&self, signature: &[u8]) -> bool {
+    pub fn modulus_exceeds(&self, signature: &[u8]) -> bool {
         self.modulus.iter().rev().copied().gt(signature.chunks_exact(8).map(word))
     }
 }
@@ -135,7 +135,7 @@ fn word(bytes: &[u8]) -> u64 {
 
 /// `mbxVersion`.
 #[repr(C)]
-struct Version {
+struct MbxVersion {
     major: c_int,
     minor: c_int,
     patch: c_int,
@@ -145,36 +145,36 @@ struct Version {
     text: *const c_char,
 }
 
-type GetVersion = unsafe extern "C" fn() -> *const Version;
+type GetVersion = unsafe extern "C" fn() -> *const MbxVersion;
 type AlgorithmInfo = unsafe extern "C" fn(c_int) -> u64;
 type Method = unsafe extern "C" fn(c_int) -> *const c_void;
 type MethodBufferSize = unsafe extern "C" fn(*const c_void) -> c_int;
-type Number = *const [*const u64; LANES];
-type Public = unsafe extern "C" fn(
+type NumberLanes = *const [*const u64; LANES];
+type PublicOperation = unsafe extern "C" fn(
     from: *const [*const u8; LANES],
     to: *const [*mut u8; LANES],
-    modulus: Number,
+    modulus: NumberLanes,
     bits: c_int,
     method: *const c_void,
     buffer: *mut u8,
 ) -> u32;
-type PrivateCrt = unsafe extern "C" fn(
+type PrivateCrtOperation = unsafe extern "C" fn(
     from: *const [*const u8; LANES],
     to: *const [*mut u8; LANES],
-    p: Number,
-    q: Number,
-    dp: Number,
-    dq: Number,
-    qinv: Number,
+    p: NumberLanes,
+    q: NumberLanes,
+    dp: NumberLanes,
+    dq: NumberLanes,
+    qinv: NumberLanes,
     bits: c_int,
     method: *const c_void,
     buffer: *mut u8,
 ) -> u32;
 
-pub struct Library {
-    private_crt: PrivateCrt,
-    public: Public,
-    /// Words of working memory, for whichever operation takes more, by size in the order of [`Size::ALL`]; `None` where
+pub struct CryptoMb {
+    private_crt: PrivateCrtOperation,
+    public: PublicOperation,
+    /// Words of working memory, for whichever operation takes more, by size in the order of [`ModulusSize::ALL`]; `None` where
     /// the CPU can't.
     buffers: [Option<usize>; 3],
     pub version: String,
@@ -182,45 +182,45 @@ pub struct Library {
     _handles: Vec<Handle>,
 }
 
-impl Library {
+impl CryptoMb {
     /// Loads it from `file`.
-    pub fn open(file: &Path) -> Result<Self, Unavailable> {
+    pub fn open(file: &Path) -> Result<Self, BatchLibraryError> {
         let folder = file.parent().unwrap_or_else(|| Path::new("/"));
-        let beside = COMPANIONS.iter().map(|name| folder.join(name));
+        let beside = COMPILER_RUNTIME_LIBRARIES.iter().map(|name| folder.join(name));
         let mut handles: Vec<Handle> =
-            beside.filter(|path| path.exists()).filter_map(|path| load(&path).ok()).collect();
-        let library = load(file);
+            beside.filter(|path| path.exists()).filter_map(|path| load_library(&path).ok()).collect();
+        let library = load_library(file);
         // The loader's own words, with the name of what is missing, are the error's source.
         let words =
             |error: libloading::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        let library = library.map_err(|error| Unavailable::NotLoaded(words(error)))?;
+        let library = library.map_err(|error| BatchLibraryError::NotLoaded(words(error)))?;
 
         // SAFETY: the type is that of `mbx_getversion` in version.h, which has been the same in all versions.
         let version = unsafe {
-            let get_version: GetVersion = symbol(&library, "mbx_getversion")?;
+            let get_version: GetVersion = resolve_symbol(&library, "mbx_getversion")?;
             read_version(get_version)
         };
-        if !version.contains(INTERFACE) {
-            return Err(Unavailable::Version(version));
+        if !version.contains(INTERFACE_PREFIX) {
+            return Err(BatchLibraryError::UnsupportedVersion(version));
         }
         // SAFETY: the types are those of the headers of the interface that was just seen.
         let (info, methods, buffer_size, private_crt, public) = unsafe {
-            let info: AlgorithmInfo = symbol(&library, "mbx_get_algo_info")?;
+            let info: AlgorithmInfo = resolve_symbol(&library, "mbx_get_algo_info")?;
             let methods: [Method; 2] = [
-                symbol(&library, "mbx_RSA_private_crt_Method")?,
-                symbol(&library, "mbx_RSA_pub65537_Method")?,
+                resolve_symbol(&library, "mbx_RSA_private_crt_Method")?,
+                resolve_symbol(&library, "mbx_RSA_pub65537_Method")?,
             ];
-            let buffer_size: MethodBufferSize = symbol(&library, "mbx_RSA_Method_BufSize")?;
-            let private_crt: PrivateCrt = symbol(&library, "mbx_rsa_private_crt_mb8")?;
-            let public: Public = symbol(&library, "mbx_rsa_public_mb8")?;
+            let buffer_size: MethodBufferSize = resolve_symbol(&library, "mbx_RSA_Method_BufSize")?;
+            let private_crt: PrivateCrtOperation = resolve_symbol(&library, "mbx_rsa_private_crt_mb8")?;
+            let public: PublicOperation = resolve_symbol(&library, "mbx_rsa_public_mb8")?;
             (info, methods, buffer_size, private_crt, public)
         };
-        let buffers = Size::ALL.map(|size| {
+        let buffers = ModulusSize::ALL.map(|size| {
             let bits = c_int::try_from(size.bits()).expect("a few thousand");
             let bytes = |method: Method| {
                 // SAFETY: both take any value. `method` answers with a pointer to static data, or null.
                 let bytes = unsafe { buffer_size(method(bits)) };
-                usize::try_from(bytes).ok().filter(|bytes| (1..=MOST_BUFFER).contains(bytes))
+                usize::try_from(bytes).ok().filter(|bytes| (1..=MAX_BUFFER_BYTES).contains(bytes))
             };
             let [private, public] = methods.map(bytes);
             // SAFETY: it takes any value.
@@ -228,14 +228,14 @@ impl Library {
             (widths & LANES as u64 != 0).then_some(private?.max(public?).div_ceil(8))
         });
         if buffers.iter().all(Option::is_none) {
-            return Err(Unavailable::Cpu);
+            return Err(BatchLibraryError::UnsupportedCpu);
         }
         handles.push(library);
         Ok(Self { private_crt, public, buffers, version, _handles: handles })
     }
 
     /// Whether it can sign with keys of that size here.
-    pub const fn supports(&self, size: Size) -> bool {
+    pub const fn supports(&self, size: ModulusSize) -> bool {
         self.buffers[size as usize].is_some()
     }
 
@@ -244,7 +244,7 @@ impl Library {
     ///
     /// # Panics
     /// More than [`LANES`] lanes, a size that it doesn't support, or lanes that aren't all of `size`.
-    pub fn private(&self, size: Size, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+    pub fn private(&self, size: ModulusSize, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
         let mut numbers = [[ptr::null(); LANES]; 5];
         for (lane, (crt, _)) in lanes.iter().enumerate() {
             for (pointers, number) in numbers.iter_mut().zip(&crt.private) {
@@ -253,7 +253,7 @@ impl Library {
         }
         let [p, q, dp, dq, qinv] = &numbers;
         self.run(size, lanes, |from, to, bits, buffer| {
-            // SAFETY: as `run` says, and the five numbers of each lane have the words of `size`, as `Crt::new` makes them.
+            // SAFETY: as `run` says, and the five numbers of each lane have the words of `size`, as `CrtKey::new` makes them.
             // A null method means the one for `bits`.
             unsafe { (self.private_crt)(from, to, p, q, dp, dq, qinv, bits, ptr::null(), buffer) }
         })
@@ -263,13 +263,13 @@ impl Library {
     ///
     /// # Panics
     /// As there.
-    pub fn public(&self, size: Size, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+    pub fn public(&self, size: ModulusSize, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
         let mut moduli = [ptr::null(); LANES];
         for (pointer, (crt, _)) in moduli.iter_mut().zip(lanes) {
             *pointer = crt.modulus.as_ptr();
         }
         self.run(size, lanes, |from, to, bits, buffer| {
-            // SAFETY: as `run` says, and each modulus has the words of `size`, as `Crt::new` makes it. A null method means
+            // SAFETY: as `run` says, and each modulus has the words of `size`, as `CrtKey::new` makes it. A null method means
             // the one for `bits`.
             unsafe { (self.public)(from, to, &raw const moduli, bits, ptr::null(), buffer) }
         })
@@ -280,7 +280,7 @@ impl Library {
     /// has the bytes that the library asked for; it aligns within.
     fn run(
         &self,
-        size: Size,
+        size: ModulusSize,
         lanes: &[Lane<'_>],
         operation: impl FnOnce(*const [*const u8; LANES], *const [*mut u8; LANES], c_int, *mut u8) -> u32,
     ) -> Vec<Option<Zeroizing<Vec<u8>>>> {
@@ -306,12 +306,12 @@ impl Library {
 }
 
 /// A key, and what it is used on: as many bytes as its modulus has.
-pub type Lane<'a> = (&'a Crt, &'a [u8]);
+pub type Lane<'a> = (&'a CrtKey, &'a [u8]);
 
 /// Bytes of working memory that are believed; 4096 bits take some 100 KiB.
-const MOST_BUFFER: usize = 1 << 20;
+const MAX_BUFFER_BYTES: usize = 1 << 20;
 
-fn load(path: &Path) -> Result<Handle, libloading::Error> {
+fn load_library(path: &Path) -> Result<Handle, libloading::Error> {
     // The loader searches its own folders for a name without a slash. An absolute path stays as it is.
     let path = Path::new(".").join(path);
     // SAFETY: loading runs the library's initialisers. Whoever writes the configuration says which file that is.
@@ -320,10 +320,10 @@ fn load(path: &Path) -> Result<Handle, libloading::Error> {
 
 /// # Safety
 /// `T` is the type of that function.
-unsafe fn symbol<T: Copy>(library: &Handle, name: &str) -> Result<T, Unavailable> {
+unsafe fn resolve_symbol<T: Copy>(library: &Handle, name: &str) -> Result<T, BatchLibraryError> {
     // SAFETY: the caller's.
     let found = unsafe { library.get::<T>(name.as_bytes()) };
-    found.map(|symbol| *symbol).map_err(|_| Unavailable::Symbol(name.to_owned()))
+    found.map(|symbol| *symbol).map_err(|_| BatchLibraryError::MissingSymbol(name.to_owned()))
 }
 
 /// # Safety
@@ -347,13 +347,14 @@ mod tests {
     fn a_signature_is_below_the_modulus_or_none() {
         let mut modulus = [0x80; 256];
         modulus[255] = 1;
-        let numbers = CrtNumbers { private: [&[3]; 5], modulus: &modulus, public_exponent: &PUBLIC_EXPONENT };
-        let crt = Crt::new(Size::Rsa2048, &numbers).expect("of that size");
-        assert!(crt.is_above(&[0; 256]));
-        assert!(!crt.is_above(&modulus));
+        let numbers =
+            CrtNumbers { private: [&[3]; 5], modulus: &modulus, public_exponent: &PUBLIC_EXPONENT_BYTES };
+        let crt = CrtKey::new(ModulusSize::Rsa2048, &numbers).expect("of that size");
+        assert!(crt.modulus_exceeds(&[0; 256]));
+        assert!(!crt.modulus_exceeds(&modulus));
         modulus[255] = 0;
-        assert!(crt.is_above(&modulus));
+        assert!(crt.modulus_exceeds(&modulus));
         modulus[0] = 0x81;
-        assert!(!crt.is_above(&modulus));
+        assert!(!crt.modulus_exceeds(&modulus));
     }
 }

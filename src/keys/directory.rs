@@ -21,10 +21,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use super::edit::ScheduleDocument;
-use super::file::read_schedule_of_anyone;
-use super::folder::Contents;
-use super::schedule::{Change, Entry, FILE, Schedule, marks};
+use super::directory_contents::DirectoryContents;
+use super::key_file::read_schedule_unchecked;
+use super::schedule::{SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, retirement_marks};
+use super::schedule_document::ScheduleDocument;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
 use crate::files::folder_of;
@@ -91,7 +91,7 @@ impl KeyDirectory {
                 DirectoryError::NoDirectory(error)
             }
         })?;
-        take_lock(&lock, path)?;
+        acquire_lock(&lock, path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -108,7 +108,7 @@ impl KeyDirectory {
         publish_lead: Duration,
         now: UnixTime,
     ) -> Result<ScheduleFile<'_>, DirectoryError> {
-        let path = self.path.join(FILE);
+        let path = self.path.join(SCHEDULE_FILE);
         let read = read(&path)?;
         let name = path.display().to_string();
         let document = if let Some(text) = &read {
@@ -119,7 +119,10 @@ impl KeyDirectory {
             let known = publish_lead + Duration::from_hours(24);
             let lead = i64::try_from(known.as_secs()).unwrap_or(i64::MAX / 2);
             let sign_from = Some(UnixTime::from_seconds(now.seconds() - lead));
-            document.apply(&Change::Add(Entry { sign_from, ..Entry::sole(sole_key(&self.path)?) }));
+            document.apply(&ScheduleChange::Add(ScheduleEntry {
+                sign_from,
+                ..ScheduleEntry::without_dates(only_key(&self.path)?)
+            }));
             document
         };
         Ok(ScheduleFile { directory: self, path, read, document, publish_lead })
@@ -129,11 +132,11 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// `keyset.toml` can't be read, or isn't TOML.
-    pub fn lists(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
-        let path = self.path.join(FILE);
-        let Some(text) = read(&path)? else { return Ok(sole_key(&self.path)? == *kid) };
+    pub fn lists_kid(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
+        let path = self.path.join(SCHEDULE_FILE);
+        let Some(text) = read(&path)? else { return Ok(only_key(&self.path)? == *kid) };
         ScheduleDocument::parse(&path.display().to_string(), &text).map_err(DirectoryError::Schedule)?;
-        Ok(marks(&text).iter().any(|mark| mark.kid == *kid))
+        Ok(retirement_marks(&text).iter().any(|mark| mark.kid == *kid))
     }
 
     /// Writes a file that wasn't there before, for the service to read.
@@ -163,10 +166,10 @@ impl KeyDirectory {
     /// A file beside `path` that holds `content`, with the owner and mode that one at `path` should have.
     fn temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.failed(path, &error);
-        let access = Access::beside(path).map_err(failed)?;
+        let access = FilePermissions::for_file(path).map_err(failed)?;
         let mut file =
             tempfile::Builder::new().prefix(".keyset-").tempfile_in(folder_of(path)).map_err(failed)?;
-        access.give(file.as_file()).map_err(|error| DirectoryError::File {
+        access.apply_to(file.as_file()).map_err(|error| DirectoryError::File {
             path: path.to_path_buf(),
             reason: format!(
                 "can't be given to user {} and group {}, who own the files beside it ({error}): run this as root",
@@ -225,9 +228,9 @@ impl ScheduleFile<'_> {
     ///
     /// # Errors
     /// Nothing was changed, but where the error says that somebody else has written meanwhile.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<Schedule, DirectoryError> {
+    pub fn apply(&mut self, changes: &[ScheduleChange]) -> Result<Schedule, DirectoryError> {
         let before = self.schedule().map_err(DirectoryError::Schedule)?;
-        let wanted = changes.iter().fold(before, |schedule, change| schedule.after(change));
+        let wanted = changes.iter().fold(before, |schedule, change| schedule.with_change(change));
         let document = self.changed(changes);
         let now_says = document.schedule(self.publish_lead).map_err(DirectoryError::Schedule)?;
         if now_says.entries != wanted.entries {
@@ -242,10 +245,11 @@ impl ScheduleFile<'_> {
     /// # Errors
     /// As of [`apply`](Self::apply).
     pub fn mark_retired(&mut self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
-        let changes = [Change::Retire { kid: kid.clone(), at }];
+        let changes = [ScheduleChange::Retire { kid: kid.clone(), at }];
         let document = self.changed(&changes);
-        let is_retired =
-            marks(&document.text()).iter().any(|mark| mark.kid == *kid && mark.retired == Some(at));
+        let is_retired = retirement_marks(&document.text())
+            .iter()
+            .any(|mark| mark.kid == *kid && mark.retired == Some(at));
         if !is_retired {
             return Err(self.not_edited(&changes));
         }
@@ -256,14 +260,14 @@ impl ScheduleFile<'_> {
     ///
     /// # Errors
     /// It can't be written.
-    pub fn write_down(&mut self) -> Result<(), DirectoryError> {
+    pub fn write_if_missing(&mut self) -> Result<(), DirectoryError> {
         match self.read {
             None => self.write(self.document.clone()),
             Some(_) => Ok(()),
         }
     }
 
-    fn changed(&self, changes: &[Change]) -> ScheduleDocument {
+    fn changed(&self, changes: &[ScheduleChange]) -> ScheduleDocument {
         let mut document = self.document.clone();
         for change in changes {
             document.apply(change);
@@ -272,8 +276,8 @@ impl ScheduleFile<'_> {
     }
 
     /// Of a file that is written in a way that the editor doesn't know.
-    fn not_edited(&self, changes: &[Change]) -> DirectoryError {
-        let wanted = changes.iter().map(Change::by_hand).collect::<Vec<_>>().join("; ");
+    fn not_edited(&self, changes: &[ScheduleChange]) -> DirectoryError {
+        let wanted = changes.iter().map(ScheduleChange::manual_edit).collect::<Vec<_>>().join("; ");
         DirectoryError::NotEdited { path: self.path.clone(), wanted }
     }
 
@@ -289,9 +293,9 @@ impl ScheduleFile<'_> {
     }
 }
 
-impl Change {
+impl ScheduleChange {
     /// What somebody would write.
-    fn by_hand(&self) -> String {
+    fn manual_edit(&self) -> String {
         match self {
             Self::Add(entry) => format!("a [[key]] with kid = \"{}\"", entry.kid),
             Self::Retire { kid, at } => format!("retired = {at} for `{kid}`"),
@@ -302,9 +306,9 @@ impl Change {
 
 /// Waits a moment for another command's lock. A file system without locks, as some network mounts, is no hindrance: the
 /// comparison before the write stays.
-fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
-    const TRIES: u32 = 100;
-    for _ in 0..TRIES {
+fn acquire_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
+    const LOCK_ATTEMPTS: u32 = 100;
+    for _ in 0..LOCK_ATTEMPTS {
         match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
             Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::BADF) => return Ok(()),
             Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(Duration::from_millis(100)),
@@ -318,19 +322,19 @@ fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, DirectoryError> {
-    read_schedule_of_anyone(path).map_err(|reason| DirectoryError::File { path: path.to_path_buf(), reason })
+    read_schedule_unchecked(path).map_err(|reason| DirectoryError::File { path: path.to_path_buf(), reason })
 }
 
 /// Who may read a file.
-struct Access {
+struct FilePermissions {
     uid: u32,
     gid: u32,
     mode: u32,
 }
 
-impl Access {
+impl FilePermissions {
     /// That of the file at `path`; or of one like it; or of a key beside it; or what the directory lets its group do.
-    fn beside(path: &Path) -> io::Result<Self> {
+    fn for_file(path: &Path) -> io::Result<Self> {
         let of = |metadata: &fs::Metadata| Self {
             uid: metadata.uid(),
             gid: metadata.gid(),
@@ -345,12 +349,12 @@ impl Access {
         let hides = path.extension() == Some(OsStr::new("key"));
         if let Some(metadata) = fs::metadata(path).ok().or_else(|| alike(path.extension())) {
             let access = of(&metadata);
-            return Ok(if hides { Self { mode: access.for_a_key(), ..access } } else { access });
+            return Ok(if hides { Self { mode: access.key_mode(), ..access } } else { access });
         }
         // Only private keys are confidential.
         let for_all = if hides { 0 } else { 0o044 };
         if let Some(key) = alike(Some(OsStr::new("key"))) {
-            return Ok(Self { mode: of(&key).for_a_key() | for_all, ..of(&key) });
+            return Ok(Self { mode: of(&key).key_mode() | for_all, ..of(&key) });
         }
         let metadata = fs::metadata(directory)?;
         let for_group = metadata.uid() == 0 && metadata.gid() != 0 && metadata.mode() & 0o040 != 0;
@@ -358,12 +362,12 @@ impl Access {
     }
 
     /// Its mode, or 0600 where that would show a private key to more than one group.
-    const fn for_a_key(&self) -> u32 {
+    const fn key_mode(&self) -> u32 {
         if self.mode & 0o027 == 0 { self.mode } else { 0o600 }
     }
 
     /// Owner and group before mode: nobody reads it in between.
-    fn give(&self, file: &File) -> io::Result<()> {
+    fn apply_to(&self, file: &File) -> io::Result<()> {
         let now = file.metadata()?;
         if (now.uid(), now.gid()) != (self.uid, self.gid) {
             fchown(file, Some(self.uid), Some(self.gid))?;
@@ -377,15 +381,16 @@ fn is_visible(path: &Path) -> bool {
 }
 
 /// The id of the only key in `directory`.
-fn sole_key(directory: &Path) -> Result<KeyId, DirectoryError> {
+fn only_key(directory: &Path) -> Result<KeyId, DirectoryError> {
     let unclear = |message: String| DirectoryError::Unclear { path: directory.to_path_buf(), message };
-    let contents = Contents::of(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
+    let contents =
+        DirectoryContents::list(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
     let mut kids = contents.keys.into_keys();
     match (kids.next(), kids.next()) {
         (Some(kid), None) => Ok(kid),
         (None, _) => Err(unclear("holds no key; `tokenmint keys new` makes the first".to_owned())),
         (Some(_), Some(_)) => {
-            Err(unclear(format!("holds several keys; write {FILE} to say from when each signs")))
+            Err(unclear(format!("holds several keys; write {SCHEDULE_FILE} to say from when each signs")))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `keyset.toml`: what it says of each key, and the edits that commands make.
 //!
-//! A retired key keeps its place: [`Rules::lives`](super::Rules::lives) says from all entries together what each key is.
+//! A retired key keeps its place: [`RotationRules::validities`](super::RotationRules::validities) says from all entries together what each key is.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -16,11 +16,11 @@ use crate::config::source::{self, Node, Value};
 use crate::config::{KeyId, Problem};
 
 /// The name of the schedule beside the keys.
-pub const FILE: &str = "keyset.toml";
+pub const SCHEDULE_FILE: &str = "keyset.toml";
 
 /// When a key signs. With one key and no schedule, always.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ScheduleEntry {
     pub kid: KeyId,
     pub sign_from: Option<UnixTime>,
     /// Since when it has been published, as its writer says.
@@ -32,14 +32,14 @@ pub struct Entry {
     pub retired: Option<UnixTime>,
 }
 
-impl Entry {
+impl ScheduleEntry {
     /// A key that needs no schedule.
-    pub const fn sole(kid: KeyId) -> Self {
+    pub const fn without_dates(kid: KeyId) -> Self {
         Self { kid, sign_from: None, added: None, emergency: false, retired: None }
     }
 
     /// By `sign_from`; of one moment, by key id, wherever each stands in the file.
-    pub fn in_order(&self, other: &Self) -> Ordering {
+    pub fn cmp_by_start(&self, other: &Self) -> Ordering {
         (self.sign_from, &self.kid).cmp(&(other.sign_from, &other.kid))
     }
 }
@@ -48,23 +48,23 @@ impl Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     /// In order of `sign_from`, retired keys among them: what they did is history, which later edits don't change.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ScheduleEntry>,
     /// What is allowed, but probably not meant: field and message.
     pub warnings: Vec<(&'static str, String)>,
 }
 
 impl Schedule {
     /// The schedule of a key that is alone and needs none.
-    pub fn of_sole(kid: KeyId) -> Self {
-        Self { entries: vec![Entry::sole(kid)], warnings: Vec::new() }
+    pub fn for_single_key(kid: KeyId) -> Self {
+        Self { entries: vec![ScheduleEntry::without_dates(kid)], warnings: Vec::new() }
     }
 
-    pub fn entry(&self, kid: &KeyId) -> Option<&Entry> {
+    pub fn entry(&self, kid: &KeyId) -> Option<&ScheduleEntry> {
         self.entries.iter().find(|entry| entry.kid == *kid)
     }
 
     /// The first moment from `now` on at which no key starts to sign: two commands may come within one second.
-    pub fn free_moment(&self, now: UnixTime) -> UnixTime {
+    pub fn first_free_second(&self, now: UnixTime) -> UnixTime {
         let mut moment = now;
         while self.entries.iter().any(|entry| entry.sign_from == Some(moment)) {
             moment = moment.plus(Duration::from_secs(1));
@@ -74,32 +74,32 @@ impl Schedule {
 
     /// What it says after `change`.
     #[must_use]
-    pub fn after(&self, change: &Change) -> Self {
+    pub fn with_change(&self, change: &ScheduleChange) -> Self {
         let mut entries = self.entries.clone();
         match change {
-            Change::Add(entry) => entries.push(entry.clone()),
-            Change::Retire { kid, at } => {
+            ScheduleChange::Add(entry) => entries.push(entry.clone()),
+            ScheduleChange::Retire { kid, at } => {
                 for entry in entries.iter_mut().filter(|entry| entry.kid == *kid) {
                     entry.retired = Some(*at);
                 }
             }
-            Change::Promote { kid, at } => {
+            ScheduleChange::Promote { kid, at } => {
                 for entry in entries.iter_mut().filter(|entry| entry.kid == *kid) {
                     entry.sign_from = Some(*at);
                     entry.emergency = true;
                 }
             }
         }
-        entries.sort_by(Entry::in_order);
+        entries.sort_by(ScheduleEntry::cmp_by_start);
         Self { entries, warnings: Vec::new() }
     }
 }
 
 /// An edit of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum ScheduleChange {
     /// One more key.
-    Add(Entry),
+    Add(ScheduleEntry),
     /// Takes a key away.
     Retire { kid: KeyId, at: UnixTime },
     /// Lets a key sign from `at` on, knowing that verifiers may not know it yet.
@@ -108,7 +108,7 @@ pub enum Change {
 
 /// What a line of `keyset.toml` says of a retirement, read without regard to any mistake around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct RetirementMark {
     pub kid: KeyId,
     pub retired: Option<UnixTime>,
     /// The `sign_from` of an entry with `emergency = true`.
@@ -116,8 +116,8 @@ pub struct Mark {
 }
 
 /// Finds retirements in `keyset.toml`. Everything else may be wrong with it, but that it must be TOML.
-pub fn marks(document: &str) -> Vec<Mark> {
-    let Ok(root) = source::read_toml(FILE, document) else { return Vec::new() };
+pub fn retirement_marks(document: &str) -> Vec<RetirementMark> {
+    let Ok(root) = source::read_toml(SCHEDULE_FILE, document) else { return Vec::new() };
     let Value::Table(root) = &root.value else { return Vec::new() };
     let Some(Value::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
     let tables = keys.iter().filter_map(|node| match &node.value {
@@ -128,7 +128,7 @@ pub fn marks(document: &str) -> Vec<Mark> {
         .filter_map(|table| {
             let sign_from = table.get("sign_from").and_then(|node| moment(node).ok());
             let emergency = table.get("emergency").and_then(|node| flag(node).ok()).unwrap_or_default();
-            Some(Mark {
+            Some(RetirementMark {
                 kid: KeyId::parse(&text(table.get("kid")?).ok()?).ok()?,
                 // What can't be read as a date, or gives none, is a retirement all the same: now.
                 retired: table.get("retired").and_then(|node| match retirement(node) {
@@ -146,11 +146,11 @@ pub fn marks(document: &str) -> Vec<Mark> {
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
+pub fn parse_schedule(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
     let root = source::read_toml(name, text)?;
     let findings = Findings::new(PathBuf::new());
     let mut warnings = Vec::new();
-    let mut entries: Vec<Entry> = Section::of("", &root, &findings)
+    let mut entries: Vec<ScheduleEntry> = Section::of("", &root, &findings)
         .map(|root| {
             let keys = root.tables("key");
             keys.iter().filter_map(|key| entry(key, publish_lead, &mut warnings)).collect()
@@ -158,7 +158,7 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
         .unwrap_or_default();
     findings.unknown_keys(&root);
     let (mut problems, ..) = findings.into_parts();
-    problems.extend(clashes(name, &entries));
+    problems.extend(find_conflicts(name, &entries));
     if entries.is_empty() && problems.is_empty() {
         problems.push(Problem::new(
             "key",
@@ -169,7 +169,7 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
     if !problems.is_empty() {
         return Err(problems);
     }
-    entries.sort_by(Entry::in_order);
+    entries.sort_by(ScheduleEntry::cmp_by_start);
     Ok(Schedule { entries, warnings })
 }
 
@@ -177,7 +177,7 @@ fn entry(
     section: &Section<'_>,
     publish_lead: Duration,
     warnings: &mut Vec<(&'static str, String)>,
-) -> Option<Entry> {
+) -> Option<ScheduleEntry> {
     let kid = section.required("kid", |node| KeyId::parse(&text(node)?), "the name of the KID.key file");
     let sign_from = section.optional("sign_from", moment);
     let added = section.optional("added", moment);
@@ -207,10 +207,10 @@ fn entry(
         );
         warnings.push(("key.retired", message));
     }
-    Some(Entry { kid, sign_from, added, emergency, retired })
+    Some(ScheduleEntry { kid, sign_from, added, emergency, retired })
 }
 
-fn clashes(name: &str, entries: &[Entry]) -> Vec<Problem> {
+fn find_conflicts(name: &str, entries: &[ScheduleEntry]) -> Vec<Problem> {
     let mut kids = BTreeSet::new();
     let mut starts = BTreeSet::new();
     let mut problems = Vec::new();
@@ -278,10 +278,10 @@ mod tests {
     fn a_start_before_the_lead_is_refused_with_the_date_that_works() {
         let schedule =
             "[[key]]\nkid = \"a\"\nadded = 2026-11-28T00:00:00Z\nsign_from = 2026-11-28T12:00:00Z\n";
-        let problems = parse("keyset.toml", schedule, LEAD).expect_err("too soon");
+        let problems = parse_schedule("keyset.toml", schedule, LEAD).expect_err("too soon");
         assert!(problems[0].message.contains("2026-11-29T00:00:00Z"), "{problems:?}");
         let knowingly = format!("{schedule}emergency = true\n");
-        assert!(parse("keyset.toml", &knowingly, LEAD).expect("allowed").entries[0].emergency);
+        assert!(parse_schedule("keyset.toml", &knowingly, LEAD).expect("allowed").entries[0].emergency);
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
         let schedule = "[[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\nretired = 2026-11-30T00:00:00Z\n\
                         [[key]]\nkid = \"a\"\nsign_from = 2026-11-28T00:00:00Z\n\
                         [[key]]\nkid = \"c\"\nretired = true\n";
-        let Schedule { entries, warnings } = parse("keyset.toml", schedule, LEAD).expect("valid");
+        let Schedule { entries, warnings } = parse_schedule("keyset.toml", schedule, LEAD).expect("valid");
         assert_eq!(entries.iter().map(|entry| entry.kid.as_str()).collect::<Vec<_>>(), ["c", "a", "b"]);
         assert_eq!(entries[2].retired.map(|at| at.to_string()).as_deref(), Some("2026-11-30T00:00:00Z"));
         assert!(warnings[0].1.contains("`c` gives no date"), "{warnings:?}");
@@ -299,11 +299,11 @@ mod tests {
     fn a_retirement_is_found_whatever_else_is_wrong() {
         let broken = "nobody = \"knows\"\n[[key]]\nkid = \"a\"\nretired = 2026-11-30T00:00:00Z\nsign_from = 7\n\
                       [[key]]\nkid = \"a\"\n[[key]]\nkid = 7\n";
-        assert!(parse("keyset.toml", broken, LEAD).is_err());
-        let found = marks(broken);
+        assert!(parse_schedule("keyset.toml", broken, LEAD).is_err());
+        let found = retirement_marks(broken);
         assert_eq!((found.len(), found[0].kid.as_str()), (2, "a"));
         assert!(found[0].retired.is_some() && found[1].retired.is_none());
-        let inline = marks("key = [{ kid = \"a\", retired = true }]");
+        let inline = retirement_marks("key = [{ kid = \"a\", retired = true }]");
         assert!(inline[0].retired.is_some());
     }
 }

@@ -125,7 +125,7 @@ fn kid_of(document: &JwkDocument) -> Option<&str> {
     document.keys.first()?.kid()
 }
 
-fn numbers_of(document: &JwkDocument) -> Option<crate::keys::Numbers> {
+fn numbers_of(document: &JwkDocument) -> Option<crate::keys::PublicNumbers> {
     document.keys.first()?.numbers()
 }
 

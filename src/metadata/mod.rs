@@ -112,7 +112,7 @@ impl Names {
 }
 
 fn keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
-    let key = |key: &crate::keys::Key| ExpectedKey {
+    let key = |key: &crate::keys::KeysetKey| ExpectedKey {
         name: api_name(key.kid.as_str()),
         kid: key.kid.to_string(),
         jwk: serde_json::to_value(jwks::jwk(keyset, key, now)).expect("strings can be written to memory"),

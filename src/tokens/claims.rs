@@ -1,6 +1,6 @@
 //! The extra claims that a caller may set.
 
-use super::objection::Objection;
+use super::invalid_field::InvalidField;
 use crate::json::Members;
 
 /// Claims that the profile lists, in the caller's order, unaltered. None of the registered ones can be here:
@@ -11,7 +11,7 @@ pub struct Claims(Members);
 impl Claims {
     /// # Errors
     /// The first claim that `allowed` doesn't list.
-    pub fn choose(asked: Members, allowed: &[String]) -> Result<Self, Objection> {
+    pub fn validate(asked: Members, allowed: &[String]) -> Result<Self, InvalidField> {
         match asked.iter().find(|(name, _)| !allowed.contains(name)) {
             None => Ok(Self(asked)),
             Some((name, _)) => {
@@ -20,13 +20,13 @@ impl Claims {
                 } else {
                     format!("isn't allowed: callers of this profile may set {}", allowed.join(", "))
                 };
-                Err(Objection::new(format!("claims.{name}"), message))
+                Err(InvalidField::new(format!("claims.{name}"), message))
             }
         }
     }
 
     /// The same claims, in whatever order they came, as the same bytes.
-    pub fn sorted(&self) -> Vec<u8> {
+    pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<_> = self.0.iter().collect();
         sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut bytes = Vec::new();

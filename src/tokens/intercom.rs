@@ -7,10 +7,10 @@ use aws_lc_rs::hmac;
 use secrecy::ExposeSecret as _;
 
 use super::claims::{Claims, write_json};
-use super::jws::{begin, end, head, write_times};
+use super::invalid_field::InvalidField;
+use super::jws::{append_signature, encode_header, signing_input, write_time_claims};
 use super::lifetime::Lifetime;
-use super::minted::Minted;
-use super::objection::Objection;
+use super::minted::MintedToken;
 use super::subject::Subject;
 use crate::clock::UnixTime;
 use crate::config::{self, Kind, ProfileName};
@@ -18,7 +18,7 @@ use crate::json::Members;
 
 pub struct IntercomProfile {
     pub name: ProfileName,
-    head: String,
+    header: String,
     key: hmac::Key,
     ttl: Duration,
     max_ttl: Duration,
@@ -29,7 +29,7 @@ impl IntercomProfile {
     pub(super) fn new(profile: &config::Intercom) -> Self {
         Self {
             name: ProfileName::new(Kind::Intercom, profile.name.clone()),
-            head: head(jsonwebtoken::Algorithm::HS256, None),
+            header: encode_header(jsonwebtoken::Algorithm::HS256, None),
             key: hmac::Key::new(hmac::HMAC_SHA256, profile.secret.expose_secret().as_bytes()),
             ttl: profile.ttl,
             max_ttl: profile.max_ttl,
@@ -44,29 +44,29 @@ impl IntercomProfile {
 
     /// # Errors
     /// A `ttl` out of bounds.
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
-        Lifetime::choose(asked, self.ttl, self.max_ttl)
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
+        Lifetime::validate(asked, self.ttl, self.max_ttl)
     }
 
     /// # Errors
     /// A claim that it doesn't list.
-    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
-        Claims::choose(asked, &self.claims)
+    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
+        Claims::validate(asked, &self.claims)
     }
 
     /// Costs a microsecond, so it waits for nobody.
-    pub fn mint(&self, user_id: &Subject, lifetime: Lifetime, claims: &Claims, now: UnixTime) -> Minted {
+    pub fn mint(&self, user_id: &Subject, lifetime: Lifetime, claims: &Claims, now: UnixTime) -> MintedToken {
         let expires_at = now.plus(lifetime.0);
         let mut payload = Vec::with_capacity(user_id.as_str().len() + 128);
         payload.extend_from_slice(b"{\"user_id\":");
         write_json(&mut payload, user_id.as_str());
         payload.push(b',');
-        write_times(&mut payload, now, expires_at);
+        write_time_claims(&mut payload, now, expires_at);
         claims.write(&mut payload);
         payload.push(b'}');
-        let mut token = begin(&self.head, &payload, 32);
+        let mut token = signing_input(&self.header, &payload, 32);
         let tag = hmac::sign(&self.key, token.as_bytes());
-        end(&mut token, tag.as_ref());
-        Minted { token: std::mem::take(&mut *token).into(), kid: None, issued_at: now, expires_at }
+        append_signature(&mut token, tag.as_ref());
+        MintedToken { token: std::mem::take(&mut *token).into(), kid: None, issued_at: now, expires_at }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::objection::Objection;
+use super::invalid_field::InvalidField;
 use crate::config::SHORTEST_TTL;
 
 /// How long a token lives: at least a minute, at most what its profile allows.
@@ -14,13 +14,13 @@ impl Lifetime {
     ///
     /// # Errors
     /// The bounds, under the field's name.
-    pub fn choose(asked: Option<u64>, ttl: Duration, max_ttl: Duration) -> Result<Self, Objection> {
+    pub fn validate(asked: Option<u64>, ttl: Duration, max_ttl: Duration) -> Result<Self, InvalidField> {
         match asked.map(Duration::from_secs) {
             None => Ok(Self(ttl)),
             Some(asked) if (SHORTEST_TTL..=max_ttl).contains(&asked) => Ok(Self(asked)),
             Some(_) => {
                 let (from, to) = (SHORTEST_TTL.as_secs(), max_ttl.as_secs());
-                Err(Objection::new(
+                Err(InvalidField::new(
                     "ttl",
                     format!("must be between {from} and {to} seconds, the profile's max_ttl"),
                 ))
@@ -42,7 +42,7 @@ mod tests {
             longer in 0..86_400_u64,
         ) {
             let max_ttl = ttl + longer;
-            let life = Lifetime::choose(asked, Duration::from_secs(ttl), Duration::from_secs(max_ttl));
+            let life = Lifetime::validate(asked, Duration::from_secs(ttl), Duration::from_secs(max_ttl));
             let wanted = asked.unwrap_or(ttl);
             let expected = (60..=max_ttl).contains(&wanted).then_some(Lifetime(Duration::from_secs(wanted)));
             prop_assert_eq!(life.ok(), expected);
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_life_keeps_within_a_minute_and_the_profile_s_bound() {
-        let choose = |asked| Lifetime::choose(asked, Duration::from_mins(10), Duration::from_mins(15));
+        let choose = |asked| Lifetime::validate(asked, Duration::from_mins(10), Duration::from_mins(15));
         assert_eq!(choose(None), Ok(Lifetime(Duration::from_mins(10))));
         assert!(choose(Some(60)).is_ok() && choose(Some(900)).is_ok());
         for wrong in [0, 59, 901, u64::MAX] {

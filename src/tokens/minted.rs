@@ -8,7 +8,7 @@ use crate::config::KeyId;
 use crate::keys::SigningFailed;
 
 /// A token as it leaves.
-pub struct Minted {
+pub struct MintedToken {
     pub token: SecretString,
     /// The key that signed; Intercom's secrets have no id.
     pub kid: Option<KeyId>,
@@ -16,7 +16,7 @@ pub struct Minted {
     pub expires_at: UnixTime,
 }
 
-impl Minted {
+impl MintedToken {
     /// Seconds that it lives.
     pub const fn expires_in(&self) -> i64 {
         self.issued_at.seconds_until(self.expires_at)
@@ -47,10 +47,10 @@ pub enum MintError {
 mod tests {
     use super::*;
 
-    fn minted(life: i64) -> Minted {
+    fn minted(life: i64) -> MintedToken {
         let issued_at = UnixTime::from_seconds(1_000);
         let expires_at = UnixTime::from_seconds(1_000 + life);
-        Minted { token: SecretString::from("t"), kid: None, issued_at, expires_at }
+        MintedToken { token: SecretString::from("t"), kid: None, issued_at, expires_at }
     }
 
     #[test]

@@ -7,30 +7,30 @@
 //! - A minted token is a secret until it is on the wire.
 
 mod assertion;
+mod cache_scope;
 mod claims;
 mod identity;
 mod intercom;
+mod invalid_field;
 mod jws;
 mod lifetime;
-mod line;
 mod minted;
-mod objection;
-mod owner;
-mod pool;
+mod queue;
 mod signer;
 mod subject;
+mod thread_pool;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use assertion::{Assertion, GRANT_TYPE, OauthProfile};
+pub use cache_scope::CacheScope;
 pub use claims::Claims;
 pub use identity::IdentityProfile;
 pub use intercom::IntercomProfile;
+pub use invalid_field::InvalidField;
 pub use lifetime::Lifetime;
-pub use minted::{MintError, Minted};
-pub use objection::Objection;
-pub use owner::Owner;
+pub use minted::{MintError, MintedToken};
 pub use signer::Signer;
 pub use subject::Subject;
 
@@ -66,7 +66,7 @@ impl Profiles {
     }
 
     /// Whether every profile could mint now.
-    pub fn ready(&self, now: UnixTime) -> bool {
+    pub fn is_ready(&self, now: UnixTime) -> bool {
         self.identity.values().all(|profile| profile.signing_kid(now).is_ok())
             && self.oauth.values().all(|profile| profile.signing_kid(now).is_ok())
     }

@@ -3,11 +3,11 @@
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-use super::objection::Objection;
+use super::invalid_field::InvalidField;
 
 /// Placeholders that broken front ends send instead of a user's id, in any letter case: what JavaScript, Java, Python,
 /// Ruby, Go and C print for a missing value, and the name that Spring Security gives to a visitor.
-const NOBODY: [&str; 12] = [
+const PLACEHOLDERS: [&str; 12] = [
     "null",
     "(null)",
     "<null>",
@@ -22,7 +22,7 @@ const NOBODY: [&str; 12] = [
     "[object Promise]",
 ];
 /// Begin and end of a template that nobody has filled in: Handlebars, JavaScript, ERB.
-const TEMPLATES: [(&str, &str); 3] = [("{{", "}}"), ("${", "}"), ("<%", "%>")];
+const TEMPLATE_DELIMITERS: [(&str, &str); 3] = [("{{", "}}"), ("${", "}"), ("<%", "%>")];
 /// JavaScript's, in its own letter case only: a person may be called Nan.
 const NOT_A_NUMBER: &str = "NaN";
 
@@ -38,8 +38,8 @@ impl Subject {
     ///
     /// # Errors
     /// Says what a subject may be, under that field's name.
-    pub fn parse(field: &str, text: String) -> Result<Self, Objection> {
-        let wrong = |message: &str| Err(Objection::new(field, message));
+    pub fn parse(field: &str, text: String) -> Result<Self, InvalidField> {
+        let wrong = |message: &str| Err(InvalidField::new(field, message));
         if text.is_empty() {
             return wrong("is empty; give the id of the signed-in user, or mint no token for a visitor");
         }
@@ -52,10 +52,10 @@ impl Subject {
         if text.trim() != text {
             return wrong("begins or ends with a space; the same user would become another");
         }
-        if text == NOT_A_NUMBER || NOBODY.iter().any(|nobody| nobody.eq_ignore_ascii_case(&text)) {
+        if text == NOT_A_NUMBER || PLACEHOLDERS.iter().any(|nobody| nobody.eq_ignore_ascii_case(&text)) {
             return wrong("names nobody; mint no token for a visitor who isn't signed in");
         }
-        if TEMPLATES.iter().any(|(begin, end)| text.starts_with(begin) && text.ends_with(end)) {
+        if TEMPLATE_DELIMITERS.iter().any(|(begin, end)| text.starts_with(begin) && text.ends_with(end)) {
             return wrong("is a template that nobody has filled in; every user would be the same person");
         }
         Ok(Self(text))

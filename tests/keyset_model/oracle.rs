@@ -1,4 +1,4 @@
-//! Who signs and what is published, computed from what happened, without `Rules::lives`: the schedule is played moment by moment.
+//! Who signs and what is published, computed from what happened, without `Rules::validities`: the schedule is played moment by moment.
 
 use std::collections::BTreeSet;
 

@@ -9,14 +9,15 @@ use tokenmint::clock::UnixTime;
 use tokenmint::config::KeyId;
 use tokenmint::keys::rotation::{Successor, next_kid};
 use tokenmint::keys::{
-    Change, Entry, Mark, Material, Rules, SCHEDULE_FILE, Schedule, ScheduleDocument, marks, parse_schedule,
+    ModulusHash, RetirementMark, RotationRules, SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleDocument,
+    ScheduleEntry, parse_schedule, retirement_marks,
 };
 
 use super::Counts;
 use super::oracle::Noted;
 use super::process::Process;
 
-pub const RULES: Rules = Rules {
+pub const RULES: RotationRules = RotationRules {
     publish_lead: Duration::from_secs(1000),
     longest_life: Duration::from_mins(5),
     retire_margin: Duration::from_secs(100),
@@ -83,7 +84,7 @@ pub enum Spoiled {
 /// One text of `keyset.toml`, and what its writers meant.
 pub struct Version {
     text: String,
-    pub marks: Vec<Mark>,
+    pub marks: Vec<RetirementMark>,
     pub schedule: Option<Schedule>,
     pub noted: Vec<Noted>,
     pub is_toml: bool,
@@ -91,7 +92,7 @@ pub struct Version {
 
 impl Version {
     fn new(text: String, noted: Vec<Noted>) -> Rc<Self> {
-        let marks = marks(&text);
+        let marks = retirement_marks(&text);
         let schedule = parse_schedule(SCHEDULE_FILE, &text, RULES.publish_lead).ok();
         let is_toml = ScheduleDocument::parse(SCHEDULE_FILE, &text).is_ok();
         Rc::new(Self { text, marks, schedule, noted, is_toml })
@@ -110,7 +111,7 @@ pub struct Directory {
 
 #[derive(Clone, Copy)]
 pub struct KeyFile {
-    pub material: Material,
+    pub material: ModulusHash,
     pub readable: bool,
 }
 
@@ -313,7 +314,7 @@ impl World {
         let of = |replica: &Replica| {
             let now = UnixTime::from_seconds(self.now + replica.clock_offset);
             let keys = replica.process.iter().flat_map(|process| &process.keys);
-            keys.filter_map(|key| key.life.next_change(now))
+            keys.filter_map(|key| key.validity.next_change(now))
                 .min()
                 .map(|at| at.seconds() - replica.clock_offset)
         };
@@ -434,7 +435,7 @@ impl World {
     }
 
     /// What `work` changes in `before`, and who signs then.
-    fn changes(&self, work: &Work, before: &Version) -> Option<(Vec<Change>, Option<Successor>)> {
+    fn changes(&self, work: &Work, before: &Version) -> Option<(Vec<ScheduleChange>, Option<Successor>)> {
         let now = UnixTime::from_seconds(self.now);
         let schedule = before.schedule.as_ref();
         match work {
@@ -442,21 +443,25 @@ impl World {
                 let schedule = schedule?;
                 let kid = free_kid(&schedule.entries.last()?.kid, schedule)?;
                 let sign_from = ahead.map(|ahead| UnixTime::from_seconds(self.now + ahead));
-                let entry = RULES.next(schedule, kid, sign_from, *emergency, now).ok()?;
-                Some((vec![Change::Add(entry)], None))
+                let entry = RULES.plan_next_key(schedule, kid, sign_from, *emergency, now).ok()?;
+                Some((vec![ScheduleChange::Add(entry)], None))
             }
             Work::Retire(kid) => Some(match schedule {
                 Some(schedule) => {
-                    let (changes, successor) = RULES.retire(schedule, kid, now);
+                    let (changes, successor) = RULES.plan_retirement(schedule, kid, now);
                     (changes, Some(successor))
                 }
-                None => (vec![Change::Retire { kid: kid.clone(), at: now }], None),
+                None => (vec![ScheduleChange::Retire { kid: kid.clone(), at: now }], None),
             }),
             Work::Replace(kid) => {
                 let kid = free_kid(kid, schedule?)?;
-                let entry =
-                    Entry { sign_from: Some(now), added: Some(now), emergency: true, ..Entry::sole(kid) };
-                Some((vec![Change::Add(entry)], None))
+                let entry = ScheduleEntry {
+                    sign_from: Some(now),
+                    added: Some(now),
+                    emergency: true,
+                    ..ScheduleEntry::without_dates(kid)
+                };
+                Some((vec![ScheduleChange::Add(entry)], None))
             }
         }
     }
@@ -476,10 +481,9 @@ impl World {
             document.apply(change);
         }
         let now_says = document.schedule(RULES.publish_lead).ok();
-        let wanted = before
-            .schedule
-            .as_ref()
-            .map(|before| changes.iter().fold(before.clone(), |schedule, change| schedule.after(change)));
+        let wanted = before.schedule.as_ref().map(|before| {
+            changes.iter().fold(before.clone(), |schedule, change| schedule.with_change(change))
+        });
         match (&wanted, &now_says) {
             (Some(wanted), Some(now_says)) if wanted.entries == now_says.entries => {}
             (Some(_), None) => return Ok(Stage::Idle),
@@ -492,7 +496,7 @@ impl World {
         for change in &changes {
             note(&mut noted, change);
         }
-        if let Some(Change::Add(entry)) = changes.first() {
+        if let Some(ScheduleChange::Add(entry)) = changes.first() {
             let beside = self.shared.keys.values().next().map(|file| file.readable);
             if self.shared.keys.contains_key(&entry.kid) {
                 return Ok(Stage::Idle);
@@ -527,7 +531,7 @@ impl World {
                 Stage::Waiting { wish: Wish::Retire { kid, successor }, until, has_failed }
             }
             (Work::Rotate { .. } | Work::Replace(_), _) => match changes.into_iter().next() {
-                Some(Change::Add(Entry { kid, sign_from: Some(sign_from), .. })) => {
+                Some(ScheduleChange::Add(ScheduleEntry { kid, sign_from: Some(sign_from), .. })) => {
                     let wish = Wish::Publish { kid, sign_from, edition: self.shared.edition };
                     Stage::Waiting { wish, until, has_failed }
                 }
@@ -540,7 +544,7 @@ impl World {
     fn says_what_was_meant(&self) -> Checked {
         let version = &self.shared.version;
         let Some(schedule) = &version.schedule else { return Ok(()) };
-        let says = |entry: &Entry| Noted {
+        let says = |entry: &ScheduleEntry| Noted {
             kid: entry.kid.clone(),
             sign_from: entry.sign_from.unwrap_or(UnixTime::from_seconds(0)),
             added: entry.added,
@@ -591,7 +595,7 @@ impl World {
         self.operators[operator] = Stage::Idle;
     }
 
-    fn new_material(&mut self) -> Material {
+    fn new_material(&mut self) -> ModulusHash {
         self.made += 1;
         let mut material = [0; 32];
         material[..4].copy_from_slice(&self.made.to_be_bytes());
@@ -715,19 +719,19 @@ fn free_kid(last: &KeyId, schedule: &Schedule) -> Option<KeyId> {
     std::iter::successors(next_kid(last), next_kid).find(|kid| schedule.entry(kid).is_none())
 }
 
-fn note(noted: &mut Vec<Noted>, change: &Change) {
+fn note(noted: &mut Vec<Noted>, change: &ScheduleChange) {
     match change {
-        Change::Add(entry) => noted.push(Noted {
+        ScheduleChange::Add(entry) => noted.push(Noted {
             kid: entry.kid.clone(),
             sign_from: entry.sign_from.expect("commands give a date"),
             added: entry.added,
             emergency: entry.emergency,
             retired: None,
         }),
-        Change::Retire { kid, at } => {
+        ScheduleChange::Retire { kid, at } => {
             noted.iter_mut().filter(|entry| entry.kid == *kid).for_each(|entry| entry.retired = Some(*at));
         }
-        Change::Promote { kid, at } => {
+        ScheduleChange::Promote { kid, at } => {
             for entry in noted.iter_mut().filter(|entry| entry.kid == *kid) {
                 (entry.sign_from, entry.emergency) = (*at, true);
             }

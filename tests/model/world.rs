@@ -135,7 +135,8 @@ impl Fixture {
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let folder = tempfile::tempdir().expect("a folder");
         for kid in ["Key1", "Key2"] {
-            let pem = tokenmint::keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
+            let pem = tokenmint::keys::generate_private_key(2048, &SystemRandomness::default())
+                .expect("random bytes");
             for keyset in ["crm", "web"] {
                 write(&folder.path().join(format!("keys/{keyset}/{keyset}{kid}.key")), pem.expose_secret());
             }

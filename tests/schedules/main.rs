@@ -14,9 +14,9 @@
     reason = "a test panics to fail, and says how much it has tried"
 )]
 
-#[path = "../../src/tokens/line.rs"]
+#[path = "../../src/tokens/queue.rs"]
 #[allow(dead_code, unused_imports, reason = "its unit tests aren't run here")]
-mod line;
+mod queue;
 #[path = "../../src/exchange/single_flight.rs"]
 mod single_flight;
 
@@ -35,7 +35,7 @@ use shuttle::future::block_on;
 use shuttle::rand::Rng as _;
 use shuttle::thread;
 
-use line::{Core, Line, NoTurn, Turn};
+use queue::{AcquireError, Acquired, Permit, SigningQueue};
 use single_flight::{Joined, Landing, SingleFlight};
 
 const THREADS: usize = 3;
@@ -151,18 +151,18 @@ fn single_flight() {
 
 /// All want a signature of one or two cores; one may go away, who has a core may sign for others too, or die over it.
 fn signing_queue() {
-    let (cores, places) = (if chance() { 1 } else { 2 }, if chance() { 1 } else { THREADS });
-    let patience = if chance() { Duration::ZERO } else { Duration::MAX };
-    let line: Arc<Line<usize, usize>> =
-        Line::new(cores, places, patience, IntGauge::new("depth", "of the line").expect("a name"));
+    let (cores, capacity) = (if chance() { 1 } else { 2 }, if chance() { 1 } else { THREADS });
+    let max_wait = if chance() { Duration::ZERO } else { Duration::MAX };
+    let queue: Arc<SigningQueue<usize, usize>> =
+        SigningQueue::new(cores, capacity, max_wait, IntGauge::new("depth", "of the line").expect("a name"));
     let busy = Arc::new(AtomicUsize::new(0));
     let done: Arc<[AtomicUsize; THREADS]> = Arc::default();
     let lost = Arc::new(AtomicUsize::new(0));
 
     let ask = |own: usize, goes_away: bool| {
-        let (line, busy, done, lost) = (line.clone(), busy.clone(), done.clone(), lost.clone());
+        let (queue, busy, done, lost) = (queue.clone(), busy.clone(), done.clone(), lost.clone());
         move || {
-            let mut turn = pin!(line.turn(own));
+            let mut turn = pin!(queue.acquire(own));
             let turn = if goes_away {
                 let first = turn.as_mut().now_or_never();
                 thread::yield_now();
@@ -173,7 +173,7 @@ fn signing_queue() {
                 block_on(turn)
             };
             let answered = match turn {
-                Ok(Turn::Core(core, job)) => {
+                Ok(Acquired::Permit(core, job)) => {
                     assert_eq!(job, own, "each does its own job");
                     assert!(busy.fetch_add(1, SeqCst) < cores, "no core serves two");
                     lead(&core, &done, &lost);
@@ -182,15 +182,17 @@ fn signing_queue() {
                     drop(core);
                     1
                 }
-                Ok(Turn::Done(answer)) => {
+                Ok(Acquired::Done(answer)) => {
                     assert_eq!(answer, own, "each gets its own answer");
                     1
                 }
                 Err(refusal) => {
                     match refusal {
-                        NoTurn::Full => assert!(places < THREADS, "there was a place"),
-                        NoTurn::Late => assert_eq!(patience, Duration::ZERO, "nobody waited for long"),
-                        NoTurn::Lost => assert!(lost.load(SeqCst) > 0, "nobody died over it"),
+                        AcquireError::Full => assert!(capacity < THREADS, "there was a place"),
+                        AcquireError::TimedOut => {
+                            assert_eq!(max_wait, Duration::ZERO, "nobody waited for long")
+                        }
+                        AcquireError::Abandoned => assert!(lost.load(SeqCst) > 0, "nobody died over it"),
                     }
                     0
                 }
@@ -202,21 +204,24 @@ fn signing_queue() {
     for asker in askers {
         asker.join().expect("each asker ends");
     }
-    let free: Vec<_> = (0..cores).map(|_| line.turn(0).now_or_never()).collect();
-    assert!(free.iter().all(|turn| matches!(turn, Some(Ok(Turn::Core(..))))), "every core is free again");
+    let free: Vec<_> = (0..cores).map(|_| queue.acquire(0).now_or_never()).collect();
+    assert!(
+        free.iter().all(|turn| matches!(turn, Some(Ok(Acquired::Permit(..))))),
+        "every core is free again"
+    );
 }
 
 /// Does nothing for others, does what they want, or takes it and dies.
-fn lead(core: &Core<usize, usize>, done: &[AtomicUsize; THREADS], lost: &AtomicUsize) {
+fn lead(core: &Permit<usize, usize>, done: &[AtomicUsize; THREADS], lost: &AtomicUsize) {
     thread::yield_now();
     if chance() {
         return;
     }
-    for taken in core.line().take(|_| true, 1, THREADS) {
+    for taken in core.queue().take_matching(|_| true, 1, THREADS) {
         if chance() {
             done[taken.job].fetch_add(1, SeqCst);
             let answer = taken.job;
-            taken.done(answer);
+            taken.complete(answer);
         } else {
             lost.fetch_add(1, SeqCst);
             drop(taken);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde_json::json;
 use tokenmint::clock::{Randomness, SystemRandomness};
 use tokenmint::config::Algorithm;
-use tokenmint::keys::{self, Batch, BatchLibrary, PrivateKey, Standing, Unavailable, Wanted};
+use tokenmint::keys::{
+    self, BatchLibrary, BatchLibraryError, BatchSigner, PrivateKey, SelfTestResult, SignRequest,
+};
 use tokenmint::metrics::Metrics;
 
 use crate::support::{KEYS, Running, Workspace, configuration, until, user_1, verified};
@@ -64,9 +66,9 @@ fn key(pem: &str) -> PrivateKey {
     PrivateKey::parse(&pem.to_owned().into(), None).unwrap_or_else(|refused| panic!("{refused}"))
 }
 
-fn batch(library: &Path, metrics: &Metrics) -> Batch {
+fn batch(library: &Path, metrics: &Metrics) -> BatchSigner {
     let library = BatchLibrary::open(library).unwrap_or_else(|reason| panic!("{reason}"));
-    Batch::new(library, Arc::new(SystemRandomness::default()), metrics)
+    BatchSigner::new(library, Arc::new(SystemRandomness::default()), metrics)
 }
 
 fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
@@ -77,10 +79,11 @@ fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
 
 /// The signatures of a batch, each held against that of aws-lc.
 #[track_caller]
-fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
+fn sign_and_compare(batch: &BatchSigner, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
     let hashes: Vec<_> =
-        wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
-    let asked: Vec<_> = wanted.iter().zip(&hashes).map(|((key, ..), hash)| Wanted { key, hash }).collect();
+        wanted.iter().map(|(_, algorithm, message)| keys::hash_message(*algorithm, message)).collect();
+    let asked: Vec<_> =
+        wanted.iter().zip(&hashes).map(|((key, ..), hash)| SignRequest { key, hash }).collect();
     let made = batch.sign(&asked);
     assert_eq!(made.len(), wanted.len());
     for ((key, algorithm, message), made) in wanted.iter().zip(made) {
@@ -98,7 +101,7 @@ fn a_batch_has_the_bytes_of_aws_lc() {
     let metrics = Metrics::new();
     let batch = batch(&library, &metrics);
     let larger = |bits| {
-        let pem = keys::generate(bits, &randomness).expect("random bytes");
+        let pem = keys::generate_private_key(bits, &randomness).expect("random bytes");
         PrivateKey::parse(&pem, None).unwrap_or_else(|refused| panic!("{refused}"))
     };
     let sizes = [
@@ -107,8 +110,8 @@ fn a_batch_has_the_bytes_of_aws_lc() {
         vec![larger(4096)],
     ];
     for key in sizes.iter().flatten() {
-        let standing = batch.examine(key);
-        assert!(matches!(standing, Standing::Pays { .. } | Standing::DoesNotPay), "{standing:?}");
+        let result = batch.self_test(key);
+        assert!(matches!(result, SelfTestResult::Pays { .. } | SelfTestResult::DoesNotPay), "{result:?}");
     }
     let mut done = 0;
     while done < tokens {
@@ -144,7 +147,7 @@ fn the_padding_is_that_of_rfc_8017() {
     let fake = Fake::new(&[]);
     let (metrics, web) = (Metrics::new(), key(&KEYS.web));
     let batch = batch(&fake.library(), &metrics);
-    assert_ne!(batch.examine(&web), Standing::Unfit);
+    assert_ne!(batch.self_test(&web), SelfTestResult::Unfit);
     let wanted: Vec<_> = [Algorithm::Rs256, Algorithm::Rs512]
         .into_iter()
         .flat_map(|algorithm| [(&web, algorithm, Vec::new()), (&web, algorithm, vec![7; 999])])
@@ -160,8 +163,8 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
     let good = Fake::new(&[]);
     for key in &keys {
         // Once for all: the stand-in is slow, and a key that was tried stays so.
-        let standing = batch(&good.library(), &Metrics::new()).examine(key);
-        assert_ne!(standing, Standing::Unfit);
+        let result = batch(&good.library(), &Metrics::new()).self_test(key);
+        assert_ne!(result, SelfTestResult::Unfit);
     }
     for (fault, counted) in [
         ("wrong", "wrong"),
@@ -188,7 +191,7 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
         assert!((1..=5).contains(&faults), "{fault}: {faults}");
 
         sign_and_compare(&batch, &wanted);
-        assert!(batch.fit(&Arc::new(key(&KEYS.web))).is_none(), "{fault}: nor for other keys");
+        assert!(batch.params_for(&Arc::new(key(&KEYS.web))).is_none(), "{fault}: nor for other keys");
         assert_eq!(metrics.signing_batch_faults.with_label_values(&[counted]).get(), faults, "{fault}");
     }
 }
@@ -200,7 +203,7 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
 fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_place_has_its_turn() {
     const PLACES: usize = 5;
     let web = key(&KEYS.web);
-    assert_ne!(batch(&Fake::new(&[]).library(), &Metrics::new()).examine(&web), Standing::Unfit);
+    assert_ne!(batch(&Fake::new(&[]).library(), &Metrics::new()).self_test(&web), SelfTestResult::Unfit);
     for made_before in 0..PLACES {
         let fake = Fake::new(&["FAULT=liar"]);
         let metrics = Metrics::new();
@@ -211,8 +214,8 @@ fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_pl
         }
         fake.go_wrong();
         let hashes: Vec<_> =
-            wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
-        let asked: Vec<_> = hashes.iter().map(|hash| Wanted { key: &web, hash }).collect();
+            wanted.iter().map(|(_, algorithm, message)| keys::hash_message(*algorithm, message)).collect();
+        let asked: Vec<_> = hashes.iter().map(|hash| SignRequest { key: &web, hash }).collect();
         let mut batches = 0;
         while metrics.signing_batch_enabled.get() == 1 {
             batches += 1;
@@ -234,7 +237,7 @@ fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
     fake.go_wrong();
     let metrics = Metrics::new();
     let batch = batch(&fake.library(), &metrics);
-    assert_eq!(batch.examine(&key(&KEYS.web)), Standing::Unfit);
+    assert_eq!(batch.self_test(&key(&KEYS.web)), SelfTestResult::Unfit);
     assert_eq!(metrics.signing_batch_enabled.get(), 0);
     assert_eq!(metrics.signing_batch_keys.get(), 0);
 }
@@ -244,13 +247,15 @@ fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
 fn a_library_that_is_another_is_not_used() {
     let reason = |fake: &Fake| BatchLibrary::open(&fake.library()).err().expect("refused");
     let older = Fake::new(&[r#"VERSION="crypto_mb (k1) (ver: 1.1.0 (12.1) build: Oct 28 2024)""#]);
-    assert!(matches!(reason(&older), Unavailable::Version(version) if version.contains("(12.1)")));
+    assert!(
+        matches!(reason(&older), BatchLibraryError::UnsupportedVersion(version) if version.contains("(12.1)"))
+    );
     let lacking = Fake::new(&["WITHOUT_CRT"]);
-    assert_eq!(reason(&lacking), Unavailable::Symbol("mbx_rsa_private_crt_mb8".to_owned()));
+    assert_eq!(reason(&lacking), BatchLibraryError::MissingSymbol("mbx_rsa_private_crt_mb8".to_owned()));
     let incapable = Fake::new(&["WIDTHS=0"]);
-    assert_eq!(reason(&incapable), Unavailable::Cpu);
+    assert_eq!(reason(&incapable), BatchLibraryError::UnsupportedCpu);
     let text = tempfile::NamedTempFile::new().expect("a file");
-    assert!(matches!(BatchLibrary::open(text.path()).err(), Some(Unavailable::NotLoaded(_))));
+    assert!(matches!(BatchLibrary::open(text.path()).err(), Some(BatchLibraryError::NotLoaded(_))));
 }
 
 fn with_library(library: &Path, batch: &str) -> Workspace {
@@ -338,12 +343,12 @@ async fn a_trial_that_panics_switches_batches_off_in_sight() {
     let fake = Fake::new(&[]);
     let metrics = Metrics::new();
     let library = BatchLibrary::open(&fake.library()).unwrap_or_else(|reason| panic!("{reason}"));
-    let batch = Batch::new(library, Arc::new(NoChance), &metrics);
+    let batch = BatchSigner::new(library, Arc::new(NoChance), &metrics);
     let key = Arc::new(key(&KEYS.web));
-    assert!(batch.fit(&key).is_none(), "on trial");
+    assert!(batch.params_for(&key).is_none(), "on trial");
     until("batches are off", async || metrics.signing_batch_enabled.get() == 0).await;
     assert_eq!(metrics.signing_batch_faults.with_label_values(&["panicked"]).get(), 1);
-    assert!(batch.fit(&key).is_none());
+    assert!(batch.params_for(&key).is_none());
 }
 
 /// A hundred at a time until `enough` says so; every token is verified, with the keys as published.

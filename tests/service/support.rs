@@ -34,7 +34,8 @@ pub static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     // Whichever crate compiles in which back end: what `main` does first.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let key = || {
-        let pem = tokenmint::keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
+        let pem =
+            tokenmint::keys::generate_private_key(2048, &SystemRandomness::default()).expect("random bytes");
         pem.expose_secret().to_owned()
     };
     Keys { web: key(), web512: key(), crm: key(), spare: [key(), key()] }

@@ -44,7 +44,12 @@ fn ten_thousand_reloads_leave_nothing_behind() {
         std::env::var_os("RELOADS").and_then(|count| count.to_str()?.parse().ok()).unwrap_or(400);
     let randomness = SystemRandomness::default();
     let keys: Vec<String> = (0..4)
-        .map(|_| tokenmint::keys::generate(2048, &randomness).expect("a key").expose_secret().to_owned())
+        .map(|_| {
+            tokenmint::keys::generate_private_key(2048, &randomness)
+                .expect("a key")
+                .expose_secret()
+                .to_owned()
+        })
         .collect();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);

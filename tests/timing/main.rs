@@ -20,7 +20,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use support::{House, api_key};
 use tokenmint::clock::{Randomness as _, SystemRandomness};
 use tokenmint::config::Algorithm;
-use tokenmint::keys::{self, Batch, BatchLibrary, Fit, PrivateKey, Standing, Wanted};
+use tokenmint::keys::{
+    self, BatchLibrary, BatchParams, BatchSigner, PrivateKey, SelfTestResult, SignRequest,
+};
 use tokenmint::metrics::Metrics;
 
 /// dudect takes 10 for proof of a leak; chance alone comes there once in 10^22 runs.
@@ -101,7 +103,7 @@ fn welch(times: &[(f64, bool)], most: f64) -> f64 {
 }
 
 fn key() -> SecretString {
-    keys::generate(2048, &SystemRandomness::default()).expect("random bytes")
+    keys::generate_private_key(2048, &SystemRandomness::default()).expect("random bytes")
 }
 
 fn private_key() -> PrivateKey {
@@ -176,13 +178,14 @@ fn a_batch_takes_as_long_for_one_message_as_for_others() {
         Ok(library) => library,
         Err(reason) => return println!("left out: {reason}"),
     };
-    let batch = Batch::new(library, Arc::new(SystemRandomness::default()), &Metrics::new());
+    let batch = BatchSigner::new(library, Arc::new(SystemRandomness::default()), &Metrics::new());
     let key = private_key();
-    assert_ne!(batch.examine(&key), Standing::Unfit);
+    assert_ne!(batch.self_test(&key), SelfTestResult::Unfit);
     let samples = samples(1_000);
     let seen = t("eight signatures", samples, messages(), |messages| {
-        let hashes: [_; Fit::MOST] = std::array::from_fn(|n| keys::hash(Algorithm::Rs256, &messages[n]));
-        let wanted: Vec<_> = hashes.iter().map(|hash| Wanted { key: &key, hash }).collect();
+        let hashes: [_; BatchParams::MAX_SIZE] =
+            std::array::from_fn(|n| keys::hash_message(Algorithm::Rs256, &messages[n]));
+        let wanted: Vec<_> = hashes.iter().map(|hash| SignRequest { key: &key, hash }).collect();
         assert!(batch.sign(&wanted).iter().all(Result::is_ok), "a good key signs");
     });
     assert!(seen < bound(samples), "t = {seen:.1}");

@@ -11,8 +11,8 @@ use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name, PUBLISH_LEAD, RET
 use crate::files::is_same;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
-    self, Change, Contents, Entry, KeyDirectory, Material, Rules, SCHEDULE_FILE, Schedule, file, material_of,
-    parse_schedule, rules,
+    self, DirectoryContents, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE, Schedule,
+    ScheduleChange, ScheduleEntry, key_file, modulus_hash_of_file, parse_schedule, rotation_rules,
 };
 
 /// A folder with the key.
@@ -25,13 +25,13 @@ pub struct KeyFolder {
 }
 
 impl KeyFolder {
-    pub fn rules(&self) -> Rules {
-        let by_hand = Rules {
+    pub fn rules(&self) -> RotationRules {
+        let by_hand = RotationRules {
             publish_lead: PUBLISH_LEAD,
             longest_life: Duration::from_hours(1),
             retire_margin: RETIRE_MARGIN,
         };
-        self.keyset.as_ref().map_or(by_hand, rules)
+        self.keyset.as_ref().map_or(by_hand, rotation_rules)
     }
 
     pub fn name(&self) -> Option<&str> {
@@ -45,9 +45,9 @@ impl KeyFolder {
     /// The key that signs at `now` by what the files say.
     pub fn signing(&self, now: UnixTime) -> Option<KeyId> {
         let (path, rules) = (self.schedule(), self.rules());
-        let text = file::read_schedule_of_anyone(&path).ok()??;
+        let text = key_file::read_schedule_unchecked(&path).ok()??;
         let schedule = parse_schedule(&path.display().to_string(), &text, rules.publish_lead).ok()?;
-        rules.signing(&schedule, now).cloned()
+        rules.signing_kid(&schedule, now).cloned()
     }
 
     /// Writes the retirements. Where something else is wrong with `keyset.toml`, just those; the error within says what.
@@ -61,7 +61,7 @@ impl KeyFolder {
             let mut file = directory.schedule(rules.publish_lead, now)?;
             match file.schedule() {
                 Ok(schedule) => {
-                    let (changes, successor) = rules.retire(&schedule, kid, now);
+                    let (changes, successor) = rules.plan_retirement(&schedule, kid, now);
                     written.schedule = file.apply(&changes)?;
                     written.successor = Ok(successor);
                 }
@@ -124,7 +124,7 @@ pub fn copies_of(
 ) -> (Vec<KeyFolder>, Vec<String>) {
     let key = |folder: &KeyFolder| {
         let passphrase = folder.keyset.as_ref().and_then(|keyset| keyset.passphrase.as_ref());
-        material_of(&folder.directory.join(format!("{kid}.key")), passphrase)
+        modulus_hash_of_file(&folder.directory.join(format!("{kid}.key")), passphrase)
     };
     let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
     let Some(material) = folders.iter().find_map(key) else {
@@ -164,13 +164,13 @@ pub fn copies_of(
 }
 
 /// The ids, but for `kid`, under which `keyset` uses the key that is `material`.
-fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
+fn copies_in(keyset: &Keyset, kid: &KeyId, material: ModulusHash) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
-    let is_it = |path: &Path| material_of(path, passphrase) == Some(material);
+    let is_it = |path: &Path| modulus_hash_of_file(path, passphrase) == Some(material);
     match &keyset.keys {
         KeySource::Directory(directory) => {
             let directory = directory.as_path();
-            let files = Contents::of(directory).map(|contents| contents.keys).unwrap_or_default();
+            let files = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
             let mut kids: Vec<KeyId> = files.into_keys().collect();
             kids.retain(|other| {
                 other != kid
@@ -180,7 +180,7 @@ fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
             kids
         }
         KeySource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
-        KeySource::Text { kid, pem, .. } if keys::material(pem, passphrase) == Some(material) => {
+        KeySource::Text { kid, pem, .. } if keys::modulus_hash_of_pem(pem, passphrase) == Some(material) => {
             vec![kid.clone()]
         }
         KeySource::File { .. } | KeySource::Text { .. } => Vec::new(),
@@ -203,7 +203,7 @@ pub fn leads_to(other: &Path, directory: &Path) -> bool {
 /// Whether `directory` lists the key, whatever else is wrong there.
 pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
     let (kid, path) = (kid.clone(), directory.to_path_buf());
-    match within(PATIENCE, move || KeyDirectory::lock(&path)?.lists(&kid)) {
+    match within(PATIENCE, move || KeyDirectory::lock(&path)?.lists_kid(&kid)) {
         Some(listed) => Ok(listed?),
         None => Err(Failure::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
     }
@@ -213,9 +213,9 @@ pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
 pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
     let found = within(PATIENCE, move || {
-        let held = Contents::of(&path).map(|contents| contents.keys).unwrap_or_default();
-        let listed = file::read_schedule_of_anyone(&path.join(SCHEDULE_FILE)).ok().flatten();
-        let listed = keys::marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
+        let held = DirectoryContents::list(&path).map(|contents| contents.keys).unwrap_or_default();
+        let listed = key_file::read_schedule_unchecked(&path.join(SCHEDULE_FILE)).ok().flatten();
+        let listed = keys::retirement_marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
         held.into_keys().chain(listed).collect()
     });
     found.unwrap_or_default()
@@ -240,9 +240,9 @@ pub fn make_another(
     let directory = KeyDirectory::lock(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
     let made = pair.write(&directory, &kid, algorithm, now)?;
-    let sign_from = Some(schedule.free_moment(now));
-    let entry = Entry { kid, sign_from, added: Some(now), emergency: true, retired: None };
-    if let Err(error) = file.apply(&[Change::Add(entry)]) {
+    let sign_from = Some(schedule.first_free_second(now));
+    let entry = ScheduleEntry { kid, sign_from, added: Some(now), emergency: true, retired: None };
+    if let Err(error) = file.apply(&[ScheduleChange::Add(entry)]) {
         made.remove_unless_listed(&error);
         return Err(error.into());
     }

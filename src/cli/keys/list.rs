@@ -10,7 +10,7 @@ use crate::cli::ask::{RunningService, Seen};
 use crate::cli::{WIDEST, say, say_json};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
-use crate::keys::{Key, Keyset, Life, State};
+use crate::keys::{KeyState, KeyValidity, Keyset, KeysetKey};
 use crate::{app, jwks};
 
 /// Show each key: what it signs, its state, and when that changes
@@ -28,7 +28,7 @@ pub(in crate::cli) struct List {
 struct Listed {
     keyset: Name,
     kid: KeyId,
-    state: State,
+    state: KeyState,
     /// By `retired` in keyset.toml, not by its dates.
     retired: bool,
     emergency: bool,
@@ -82,15 +82,15 @@ impl List {
 /// Explains the signs that the table has.
 fn legend(listed: &[Listed]) {
     let has = |holds: fn(&Listed) -> bool| listed.iter().any(holds);
-    let is = |state: State| listed.iter().any(|key| key.state == state && !key.retired);
+    let is = |state: KeyState| listed.iter().any(|key| key.state == state && !key.retired);
     let lines = [
-        (is(State::Signing), "signing: signs, and is published; another key takes over at NEXT CHANGE"),
-        (is(State::Pending), "pending: is published, and signs from NEXT CHANGE on"),
+        (is(KeyState::Signing), "signing: signs, and is published; another key takes over at NEXT CHANGE"),
+        (is(KeyState::Pending), "pending: is published, and signs from NEXT CHANGE on"),
         (
-            is(State::Retiring),
+            is(KeyState::Retiring),
             "retiring: signs no more, and is published until NEXT CHANGE for tokens that live",
         ),
-        (is(State::Gone), "gone: neither signs nor is published; its files can be removed"),
+        (is(KeyState::Gone), "gone: neither signs nor is published; its files can be removed"),
         (
             has(|key| key.retired),
             "retired: taken away by `tokenmint keys retire`; neither signs nor is published",
@@ -102,7 +102,7 @@ fn legend(listed: &[Listed]) {
              (s, m, h, d); never: nobody since it started",
         ),
         (
-            has(|key| key.fetched.is_none() && key.state != State::Gone),
+            has(|key| key.fetched.is_none() && key.state != KeyState::Gone),
             "?: no service that runs here could be asked",
         ),
         (has(|key| key.next_change().is_none()), "-: none"),
@@ -116,38 +116,38 @@ fn listed(loaded: &app::Loaded, seen: Option<&Seen>, now: UnixTime) -> Vec<Liste
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {
-            let past = keyset.past.iter().map(|life| gone(keyset, life, now));
+            let past = keyset.expired.iter().map(|life| gone(keyset, life, now));
             past.chain(keyset.keys.iter().map(|key| opened(keyset, key, seen, now))).collect::<Vec<_>>()
         })
         .collect()
 }
 
-fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Listed {
+fn opened(keyset: &Keyset, key: &KeysetKey, seen: Option<&Seen>, now: UnixTime) -> Listed {
     Listed {
         keyset: keyset.name.clone(),
         kid: key.kid.clone(),
-        state: key.life.state(now),
+        state: key.validity.state(now),
         retired: false,
-        emergency: key.life.entry.emergency,
+        emergency: key.validity.entry.emergency,
         algorithm: keyset.algorithm,
         bits: Some(key.private.public.bits),
         thumbprint: Some(jwks::thumbprint(&key.private.public)),
         used_by: used_by(keyset),
-        added: key.life.entry.added,
-        signs_from: key.life.signs_from(),
-        signs_until: key.life.signs_until(now),
-        published_until: key.life.published_until,
+        added: key.validity.entry.added,
+        signs_from: key.validity.signs_from(),
+        signs_until: key.validity.signs_until(now),
+        published_until: key.validity.published_until,
         certificate_expires_at: Some(key.certificate_not_after(now)),
         fetched: seen.map(|seen| seen.fetched(&keyset.name, &key.kid)),
         live_tokens: seen.map(|seen| seen.live_tokens(&keyset.name, &key.kid)),
     }
 }
 
-fn gone(keyset: &Keyset, life: &Life, now: UnixTime) -> Listed {
+fn gone(keyset: &Keyset, life: &KeyValidity, now: UnixTime) -> Listed {
     Listed {
         keyset: keyset.name.clone(),
         kid: life.entry.kid.clone(),
-        state: State::Gone,
+        state: KeyState::Gone,
         retired: life.entry.retired.is_some(),
         emergency: false,
         algorithm: keyset.algorithm,
@@ -181,10 +181,10 @@ impl Listed {
     /// When its state changes, if that is planned.
     const fn next_change(&self) -> Option<UnixTime> {
         match self.state {
-            State::Pending => self.signs_from,
-            State::Signing => self.signs_until,
-            State::Retiring => self.published_until,
-            State::Gone => None,
+            KeyState::Pending => self.signs_from,
+            KeyState::Signing => self.signs_until,
+            KeyState::Retiring => self.published_until,
+            KeyState::Gone => None,
         }
     }
 }
@@ -192,7 +192,7 @@ impl Listed {
 /// The last fetch, and by whom.
 fn fetched(key: &Listed, now: UnixTime) -> String {
     match &key.fetched {
-        None if key.state == State::Gone => "-".to_owned(),
+        None if key.state == KeyState::Gone => "-".to_owned(),
         None => "?".to_owned(),
         Some(fetched) => fetched.iter().max_by_key(|(_, at)| **at).map_or_else(
             || "never".to_owned(),

@@ -23,7 +23,7 @@ use super::{Context, Failure, PATIENCE, Reads, WIDEST, complain, say, there_are,
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name};
 use crate::jwks;
-use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
+use crate::keys::{self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey};
 
 /// Make keys, show what signs and what is published, and change that
 #[derive(Subcommand)]
@@ -117,13 +117,13 @@ impl KeyPair {
     /// Reads a key that somebody has.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let failed = |reason: &dyn Display| Failure::Failed(format!("{}: {reason}", path.display()));
-        let pem = keys::file::read_private_of_anyone(path).map_err(|reason| failed(&reason))?;
+        let pem = keys::key_file::read_private_key_unchecked(path).map_err(|reason| failed(&reason))?;
         let private = PrivateKey::parse(&pem, None).map_err(|reason| failed(&reason))?;
         Ok(Self { pem, private })
     }
 
     pub(super) fn generate(bits: usize, context: &Context<'_>) -> Result<Self, Failure> {
-        let pem = keys::generate(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
+        let pem = keys::generate_private_key(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
         let private = PrivateKey::parse(&pem, None).map_err(Failure::failed)?;
         Ok(Self { pem, private })
     }
@@ -141,7 +141,7 @@ impl KeyPair {
         algorithm: Algorithm,
         now: UnixTime,
     ) -> Result<Made, Failure> {
-        let certificate = Certificate::of_new_key(kid, &self.private, now);
+        let certificate = KeyCertificate::for_new_key(kid, &self.private, now);
         let jwk = jwks::jwk_of(kid, &self.private.public, &certificate, algorithm);
         let jwk = serde_json::to_string_pretty(&jwk).map_err(Failure::failed)? + "\n";
         let files = [
@@ -207,7 +207,7 @@ fn is_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, Keyset>) -> 
             let (kid, path) = (kid.clone(), directory.as_path().to_path_buf());
             let looked = within(PATIENCE, move || {
                 let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
-                has(&kid, &path) || (keys::marks(&listed).iter().any(|mark| mark.kid == kid))
+                has(&kid, &path) || (keys::retirement_marks(&listed).iter().any(|mark| mark.kid == kid))
             });
             looked.unwrap_or(false)
         }

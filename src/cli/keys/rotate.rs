@@ -17,8 +17,11 @@ use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Keyset, Name, Problem};
 use crate::doctor::dated;
-use crate::keys::rotation::{NoRotation, next_kid};
-use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Life, Rules, Schedule, rules};
+use crate::keys::rotation::{RotationError, next_kid};
+use crate::keys::{
+    DirectoryError, KeyDirectory, KeyValidity, RotationRules, Schedule, ScheduleChange, ScheduleEntry,
+    rotation_rules,
+};
 
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
@@ -79,7 +82,7 @@ impl Rotate {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let keysets = context.keysets()?;
         let (keyset, directory_path) = choose(&keysets, self.keyset.as_deref(), context)?;
-        let rules = rules(keyset);
+        let rules = rotation_rules(keyset);
         if self.plan {
             let now = context.ambient.clock.now();
             let directory = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
@@ -89,7 +92,7 @@ impl Rotate {
             let kid = self.kid_after(&before, directory_path, &keysets)?;
             let entry =
                 self.entry(&rules, &before, kid.clone().unwrap_or_else(|| stand_in(&before)), now, keyset)?;
-            let after = before.after(&Change::Add(entry.clone()));
+            let after = before.with_change(&ScheduleChange::Add(entry.clone()));
             let steps = steps(&rules, &after, &entry, now);
             self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
             return Ok(());
@@ -116,9 +119,9 @@ impl Rotate {
         let kid = self.kid_after(&before, directory_path, &keysets)?.map_or_else(|| pair.thumbprint(), Ok)?;
         let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
         // A second key beside a first that nothing says the turn of would be refused: its turn is written first.
-        schedule.write_down()?;
+        schedule.write_if_missing()?;
         let made = pair.write(&locked, &kid, keyset.algorithm, now)?;
-        let after = match schedule.apply(&[Change::Add(entry.clone())]) {
+        let after = match schedule.apply(&[ScheduleChange::Add(entry.clone())]) {
             Ok(after) => after,
             Err(error) => {
                 made.remove_unless_listed(&error);
@@ -179,18 +182,18 @@ impl Rotate {
 
     fn entry(
         &self,
-        rules: &Rules,
+        rules: &RotationRules,
         schedule: &Schedule,
         kid: KeyId,
         now: UnixTime,
         keyset: &Keyset,
-    ) -> Result<Entry, Failure> {
-        let entry = rules.next(schedule, kid, self.sign_from, self.emergency, now);
+    ) -> Result<ScheduleEntry, Failure> {
+        let entry = rules.plan_next_key(schedule, kid, self.sign_from, self.emergency, now);
         entry.map_err(|reason| {
             let message = format!("keysets.{}: {reason}", keyset.name);
             match reason {
-                NoRotation::TooSoon { .. } | NoRotation::Past { .. } => Failure::Usage(message),
-                NoRotation::UnderWay { .. } | NoRotation::Taken(_) => Failure::Failed(message),
+                RotationError::TooSoon { .. } | RotationError::InThePast { .. } => Failure::Usage(message),
+                RotationError::UnderWay { .. } | RotationError::KidTaken(_) => Failure::Failed(message),
             }
         })
     }
@@ -201,7 +204,7 @@ impl Rotate {
         keyset: &Keyset,
         schedule: &Path,
         kid: Option<&KeyId>,
-        entry: &Entry,
+        entry: &ScheduleEntry,
         steps: &[Step],
         files: Option<&Made>,
         now: UnixTime,
@@ -249,9 +252,10 @@ fn stand_in(schedule: &Schedule) -> KeyId {
 }
 
 /// What the rotation does, in order of time.
-fn steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTime) -> Vec<Step> {
-    let lives = rules.lives(&schedule.entries, now);
-    let keys: Vec<(&KeyId, Life)> = schedule.entries.iter().map(|entry| &entry.kid).zip(lives).collect();
+fn steps(rules: &RotationRules, schedule: &Schedule, entry: &ScheduleEntry, now: UnixTime) -> Vec<Step> {
+    let lives = rules.validities(&schedule.entries, now);
+    let keys: Vec<(&KeyId, KeyValidity)> =
+        schedule.entries.iter().map(|entry| &entry.kid).zip(lives).collect();
     let kid = &entry.kid;
     let mut steps = vec![Step {
         at: now,
@@ -261,8 +265,9 @@ fn steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTime) -> Ve
         ),
     }];
     let signs_from = entry.sign_from.unwrap_or(now);
-    let before =
-        keys.iter().find(|(_, life)| life.turns.last().is_some_and(|turn| turn.until == Some(signs_from)));
+    let before = keys
+        .iter()
+        .find(|(_, life)| life.signing_periods.last().is_some_and(|turn| turn.until == Some(signs_from)));
     let before_kid = before.map(|(kid, _)| kid.as_str()).unwrap_or_default();
     let mut effect = match before {
         Some(_) => format!("{kid} signs in place of {before_kid}, which stays published"),

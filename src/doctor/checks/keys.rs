@@ -7,7 +7,10 @@ use crate::doctor::finding::{Observation, Observations, Outcome, Seen};
 use crate::doctor::known::{Known, signs};
 use crate::doctor::material::{GivenKey, Readers};
 use crate::doctor::wording::{dated, printable, span};
-use crate::keys::{CertificateSignature, Numbers, Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
+use crate::keys::{
+    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, PrivateKeyError, PublicNumbers,
+    SignatureStatus, UnreadableKey,
+};
 
 /// An app's upload takes no more.
 const LARGEST_UPLOAD: usize = 4 << 10;
@@ -16,13 +19,15 @@ const LONG_LIFE: i64 = 20 * 365 * 86_400;
 
 pub fn form(known: &Known<'_>) -> Observations {
     let given = known.given.keys.iter().filter_map(|key| match &key.read {
-        Ok(_) if let Some(warning) = key.oddities.warning() => Some(
+        Ok(_) if let Some(warning) = key.pem_quirks.warning() => Some(
             Observation::warn(&key.about, warning)
                 .advising("for Salesforce's utility and other tools write it as `openssl pkey` does"),
         ),
         Ok(_) => Some(Observation::pass(&key.about, "holds a private RSA key in PEM form")),
-        Err(Refused::Unreadable(Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime)) => None,
-        Err(Refused::Unreadable(why)) => Some(Observation::fail(&key.about, why.to_string())),
+        Err(PrivateKeyError::Unreadable(
+            UnreadableKey::NotRsa(_) | UnreadableKey::Pss | UnreadableKey::MultiPrime,
+        )) => None,
+        Err(PrivateKeyError::Unreadable(why)) => Some(Observation::fail(&key.about, why.to_string())),
         Err(_) => None,
     });
     given.chain(known.configured.keys().map(|(about, ..)| Observation::pass(about, "loads"))).collect()
@@ -31,10 +36,10 @@ pub fn form(known: &Known<'_>) -> Observations {
 pub fn strength(known: &Known<'_>) -> Observations {
     let given = known.given.keys.iter().filter_map(|key| match &key.read {
         Ok(numbers) => Some(Observation::pass(&key.about, format!("RSA, {} bits", numbers.bits()))),
-        Err(Refused::Unreadable(
-            why @ (Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime),
+        Err(PrivateKeyError::Unreadable(
+            why @ (UnreadableKey::NotRsa(_) | UnreadableKey::Pss | UnreadableKey::MultiPrime),
         )) => Some(Observation::fail(&key.about, why.to_string())),
-        Err(Refused::Unreadable(_)) => None,
+        Err(PrivateKeyError::Unreadable(_)) => None,
         Err(why) => Some(Observation::fail(&key.about, why.to_string())),
     });
     let uploaded = known.jwks().filter_map(|(_, jwk)| {
@@ -56,7 +61,7 @@ pub fn strength(known: &Known<'_>) -> Observations {
     given.chain(uploaded).chain(public).chain(certified).chain(ring).collect()
 }
 
-fn of_public(about: &str, numbers: &Numbers) -> Observation {
+fn of_public(about: &str, numbers: &PublicNumbers) -> Observation {
     match numbers.bits() {
         bits if bits < 2048 => {
             Observation::fail(about, format!("an RSA key of {bits} bits; at least 2048 are needed"))
@@ -68,8 +73,11 @@ fn of_public(about: &str, numbers: &Numbers) -> Observation {
 
 pub fn file_mode(known: &Known<'_>) -> Observations {
     let is_private = |key: &&GivenKey| match &key.read {
-        Err(Refused::Unreadable(why)) => {
-            matches!(why, Unreadable::NoPassphrase | Unreadable::WrongPassphrase | Unreadable::NotRsa(_))
+        Err(PrivateKeyError::Unreadable(why)) => {
+            matches!(
+                why,
+                UnreadableKey::NoPassphrase | UnreadableKey::WrongPassphrase | UnreadableKey::NotRsa(_)
+            )
         }
         Ok(_) | Err(_) => true,
     };
@@ -108,9 +116,10 @@ pub fn certificate_dates(known: &Known<'_>) -> Observations {
     });
     let ring = known.configured.keys().flat_map(|(about, _, key)| {
         let published = key.certificate(now);
-        let ours = (key.given().is_none() || key.given() == Some(&published))
-            .then(|| dates(&about, &which(0), published.not_before, published.not_after, now));
-        let given = key.given().filter(|given| **given != published);
+        let ours = (key.configured_certificate().is_none()
+            || key.configured_certificate() == Some(&published))
+        .then(|| dates(&about, &which(0), published.not_before, published.not_after, now));
+        let given = key.configured_certificate().filter(|given| **given != published);
         let given = given.map(|given| {
             let subject = format!("{}.crt (a derived one is published in its place) ", key.kid);
             dates(&about, &subject, given.not_before, given.not_after, now)
@@ -134,10 +143,12 @@ fn dates(about: &str, which: &str, not_before: UnixTime, not_after: UnixTime, no
             Observation::fail(about, format!("{which}isn't valid before {}", dated(not_before, now)))
         }
         ..=0 => Observation::fail(about, format!("{which}ran out {until}")),
-        left if left <= SHORTEST_LIFE_LEFT => {
+        left if left <= CERTIFICATE_MIN_SECONDS_LEFT => {
             Observation::fail(about, format!("{which}runs out {until}: fewer than ten days are left"))
         }
-        left if left <= WARN_LIFE_LEFT => Observation::warn(about, format!("{which}runs out {until}")),
+        left if left <= CERTIFICATE_WARN_SECONDS_LEFT => {
+            Observation::warn(about, format!("{which}runs out {until}"))
+        }
         _ => Observation::pass(about, format!("{which}is valid until {until}")),
     }
 }
@@ -167,20 +178,20 @@ pub fn certificate_form(known: &Known<'_>) -> Observations {
         for (at, certificate) in chain.iter().enumerate() {
             let authority = chain.get(at + 1).filter(|next| certificate.is_issued_by(next));
             match certificate.signature_by(authority) {
-                CertificateSignature::Bad if authority.is_some() => {
+                SignatureStatus::Invalid if authority.is_some() => {
                     faults.push(format!("{}isn't signed by the one behind it, which has its authority's name", which(at)));
                 }
                 // What its own key says of it is one of its faults.
-                CertificateSignature::Good | CertificateSignature::Bad => {}
-                CertificateSignature::NoKey => {
+                SignatureStatus::Valid | SignatureStatus::Invalid => {}
+                SignatureStatus::NoKey => {
                     unchecked = Some("a signature in it is its authority's, whose key isn't here to check it by");
                 }
-                CertificateSignature::UnknownAlgorithm if authority.is_none() => faults.push(format!(
+                SignatureStatus::UnknownAlgorithm if authority.is_none() => faults.push(format!(
                     "{}is signed in a way that can't be checked here (RSASSA-PSS?), and that not every tool reads: make it as \
                      `openssl req -x509` does",
                     which(at)
                 )),
-                CertificateSignature::UnknownAlgorithm => {
+                SignatureStatus::UnknownAlgorithm => {
                     unchecked = Some("a signature in it is made in a way that can't be checked here: use openssl verify");
                 }
             }
@@ -190,7 +201,7 @@ pub fn certificate_form(known: &Known<'_>) -> Observations {
         std::iter::once(seen).chain(unchecked).collect::<Vec<_>>()
     });
     let odd = known.given.certificates.iter().filter_map(|given| {
-        let odd = Observation::warn(&given.about, given.oddities.warning()?);
+        let odd = Observation::warn(&given.about, given.pem_quirks.warning()?);
         Some(odd.advising("for other tools write it anew: `openssl x509 -in FILE -out NEW`"))
     });
     broken.chain(read).chain(odd).collect()
@@ -222,7 +233,7 @@ pub fn pair(known: &Known<'_>) -> Observations {
 /// Whether the first of a chain certifies the key of `numbers`, which is called `name`; `None` where there is no chain.
 fn of_chain(
     about: &str,
-    numbers: &Numbers,
+    numbers: &PublicNumbers,
     name: &str,
     chain: &[Certificate],
 ) -> Option<Result<Observation, Observation>> {
@@ -245,15 +256,15 @@ fn of_chain(
 
 /// Private keys that were given beside JWKs and certificates, or JWKs beside certificates.
 fn given_pairs(known: &Known<'_>) -> Observations {
-    let privates: Vec<(&str, &Numbers)> = known.given.private_keys().collect();
+    let privates: Vec<(&str, &PublicNumbers)> = known.given.private_keys().collect();
     if privates.is_empty() {
         return certificates_of_jwks(known);
     }
     let names = privates.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
     let stranger = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
-    let jwks: Vec<(&str, Numbers)> =
+    let jwks: Vec<(&str, PublicNumbers)> =
         known.jwks().filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
-    let private_of = |numbers: &Numbers| privates.iter().find(|(_, private)| *private == numbers);
+    let private_of = |numbers: &PublicNumbers| privates.iter().find(|(_, private)| *private == numbers);
     let has_half = jwks.iter().any(|(_, numbers)| private_of(numbers).is_some());
     let jwks = jwks.iter().map(|(about, numbers)| match private_of(numbers) {
         Some((name, _)) => Observation::pass(*about, format!("is the public half of {name}")),
@@ -275,7 +286,7 @@ fn given_pairs(known: &Known<'_>) -> Observations {
 }
 
 fn certificates_of_jwks(known: &Known<'_>) -> Observations {
-    let jwks: Vec<(&str, Numbers)> =
+    let jwks: Vec<(&str, PublicNumbers)> =
         known.given.jwks().filter_map(|jwk| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
     if jwks.is_empty() {
         return Vec::new();
@@ -333,7 +344,8 @@ pub(super) fn ids_of_pairs(known: &Known<'_>) -> Observations {
         .jwks()
         .filter_map(|jwk| {
             let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
-            let same = |(_, _, key): &(String, _, &crate::keys::Key)| key.private.public.numbers() == numbers;
+            let same =
+                |(_, _, key): &(String, _, &crate::keys::KeysetKey)| key.private.public.numbers() == numbers;
             let (about, _, key) = known.configured.keys().find(same)?;
             let strange = key.kid.as_str() != kid && known.configured.ring?.find(kid).is_none();
             strange.then(|| {
@@ -406,7 +418,7 @@ pub fn schedule(known: &Known<'_>) -> Observations {
         .values()
         .map(|keyset| {
             let about = format!("keysets.{}", keyset.name);
-            match keyset.signing(known.now).and_then(|at| keyset.keys.get(at)) {
+            match keyset.signing_position(known.now).and_then(|at| keyset.keys.get(at)) {
                 Some(key) => Observation::pass(about, format!("`{}` signs", key.kid)),
                 None => Observation::fail(about, "no key signs now"),
             }

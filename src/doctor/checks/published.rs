@@ -8,7 +8,7 @@ use crate::doctor::finding::{Observation, Observations, Outcome};
 use crate::doctor::jwk::{Jwk, JwkDocument, Shape, Thumbprint, X5c};
 use crate::doctor::known::{Known, signs};
 use crate::doctor::wording::{listed, printable};
-use crate::keys::Numbers;
+use crate::keys::PublicNumbers;
 
 pub fn text(known: &Known<'_>) -> Observations {
     let files = known.given.jwks.iter().map(|document| match (&document.shape, &document.around) {
@@ -206,15 +206,15 @@ pub fn private(known: &Known<'_>) -> Observations {
 pub(super) fn lacks_configured(known: &Known<'_>) -> Observations {
     let Some(ring) = known.configured.ring.filter(|_| !known.given.verifies_only) else { return Vec::new() };
     let keysets = ring.keysets.values().filter(|keyset| signs(keyset, Kind::Identity));
-    let signers: Vec<(&str, Numbers)> = keysets
-        .filter_map(|keyset| keyset.keys.get(keyset.signing(known.now)?))
+    let signers: Vec<(&str, PublicNumbers)> = keysets
+        .filter_map(|keyset| keyset.keys.get(keyset.signing_position(known.now)?))
         .map(|key| (key.kid.as_str(), key.private.public.numbers()))
         .collect();
     let served = known.given.documents().filter(|document| document.served && document.is_a_set());
     served
         .filter(|_| !signers.is_empty())
         .map(|document| {
-            let shows = |(kid, numbers): &&(&str, Numbers)| {
+            let shows = |(kid, numbers): &&(&str, PublicNumbers)| {
                 document
                     .keys
                     .iter()

@@ -60,7 +60,7 @@ pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> 
     if !job.accepts(&entry.token, &entry.about) {
         return Err(Useless::Unfit);
     }
-    if !job.knows(&kid) {
+    if !job.contains_kid(&kid) {
         return Err(Useless::Stale);
     }
     let between = |from: UnixTime, to: UnixTime| {

@@ -1,6 +1,6 @@
 //! Finds the PEM blocks (RFC 7468) in a text as people have it: copied from a page, mailed, or put in a variable.
 //!
-//! Each shape that it takes has one meaning. What is odd about a text is kept as [`Oddities`], to be told once. Every copy of
+//! Each shape that it takes has one meaning. What is odd about a text is kept as [`PemQuirks`], to be told once. Every copy of
 //! the text that it makes is wiped.
 
 use std::collections::BTreeSet;
@@ -9,11 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 use base64::{Engine as _, decoded_len_estimate};
 use zeroize::Zeroizing;
 
-use super::recognise::{Unreadable, without_blocks};
+use super::key_formats::{UnreadableKey, identify_text};
 
 /// How PEM text differs from what openssl writes, and says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Oddity {
+pub enum PemQuirk {
     ByteOrderMark,
     Quotes,
     Base64,
@@ -32,7 +32,7 @@ pub enum Oddity {
     Label,
 }
 
-impl Oddity {
+impl PemQuirk {
     const fn words(self) -> &'static str {
         match self {
             Self::ByteOrderMark => "a byte order mark before it",
@@ -58,22 +58,22 @@ impl Oddity {
 
 /// All that is odd about a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Oddities(BTreeSet<Oddity>);
+pub struct PemQuirks(BTreeSet<PemQuirk>);
 
-impl Oddities {
-    pub(super) fn note(&mut self, oddity: Oddity) {
-        self.0.insert(oddity);
+impl PemQuirks {
+    pub(super) fn note(&mut self, quirk: PemQuirk) {
+        self.0.insert(quirk);
     }
 
     /// Without those that are usual where the text comes from.
     #[must_use]
-    pub fn without(&self, usual: &[Oddity]) -> Self {
-        Self(self.0.iter().copied().filter(|oddity| !usual.contains(oddity)).collect())
+    pub fn without(&self, usual: &[PemQuirk]) -> Self {
+        Self(self.0.iter().copied().filter(|quirk| !usual.contains(quirk)).collect())
     }
 
     /// One sentence about all of them; `None` where there are none.
     pub fn warning(&self) -> Option<String> {
-        let words: Vec<&str> = self.0.iter().map(|oddity| oddity.words()).collect();
+        let words: Vec<&str> = self.0.iter().map(|quirk| quirk.words()).collect();
         let (last, others) = words.split_last()?;
         let listed =
             if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) };
@@ -85,16 +85,16 @@ impl Oddities {
 }
 
 /// A text, taken out of the quotes and the base64 that it was put in.
-pub(super) struct Armor {
+pub(super) struct PemText {
     text: Zeroizing<String>,
     /// What the base64 of something else than text holds.
     binary: Option<Zeroizing<Vec<u8>>>,
-    oddities: Oddities,
+    pem_quirks: PemQuirks,
 }
 
 /// A block of PEM text, not decoded.
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a> {
+pub(super) struct PemBlock<'a> {
     pub label: &'a str,
     /// `None` where it has no end.
     body: Option<&'a str>,
@@ -102,13 +102,13 @@ pub(super) struct Block<'a> {
 
 const BEGIN: &str = "-----BEGIN ";
 const DASHES: &str = "-----";
-const LONGEST_LABEL: usize = 40;
+const MAX_LABEL_LENGTH: usize = 40;
 
-impl Armor {
-    pub fn of(text: &str) -> Self {
+impl PemText {
+    pub fn parse(text: &str) -> Self {
         let mut armor =
-            Self { text: Zeroizing::new(text.to_owned()), binary: None, oddities: Oddities::default() };
-        for layer in [Oddity::Base64, Oddity::Base64Twice] {
+            Self { text: Zeroizing::new(text.to_owned()), binary: None, pem_quirks: PemQuirks::default() };
+        for layer in [PemQuirk::Base64, PemQuirk::Base64Twice] {
             armor.strip();
             if armor.text.contains(BEGIN) || !armor.decode(layer) {
                 break;
@@ -124,14 +124,15 @@ impl Armor {
         let plain = text.trim_start_matches('\u{feff}').trim_start();
         let inner = ['"', '\''].iter().find_map(|quote| plain.strip_prefix(*quote)?.strip_suffix(*quote));
         let stripped = Zeroizing::new(inner.unwrap_or(plain).trim().to_owned());
-        let noted = [(plain.len() < text.len(), Oddity::ByteOrderMark), (inner.is_some(), Oddity::Quotes)];
-        noted.into_iter().filter(|(is, _)| *is).for_each(|(_, oddity)| self.oddities.note(oddity));
+        let noted =
+            [(plain.len() < text.len(), PemQuirk::ByteOrderMark), (inner.is_some(), PemQuirk::Quotes)];
+        noted.into_iter().filter(|(is, _)| *is).for_each(|(_, quirk)| self.pem_quirks.note(quirk));
         self.text = stripped;
     }
 
     /// Takes away one layer of base64, where that is one. Whether there is text below it.
-    fn decode(&mut self, layer: Oddity) -> bool {
-        let compact = joined(self.text.split_whitespace(), self.text.len());
+    fn decode(&mut self, layer: PemQuirk) -> bool {
+        let compact = concat_zeroizing(self.text.split_whitespace(), self.text.len());
         let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(compact.len())]);
         let Ok(length) = STANDARD.decode_slice(compact.as_bytes(), &mut bytes) else { return false };
         bytes.truncate(length);
@@ -143,8 +144,8 @@ impl Armor {
             return false;
         };
         self.text = Zeroizing::new(text.to_owned());
-        self.oddities.0.remove(&Oddity::Base64);
-        self.oddities.note(layer);
+        self.pem_quirks.0.remove(&PemQuirk::Base64);
+        self.pem_quirks.note(layer);
         true
     }
 
@@ -152,18 +153,18 @@ impl Armor {
     ///
     /// # Errors
     /// There are none: says what the text is.
-    pub fn blocks(&self) -> Result<(Vec<Block<'_>>, Oddities), Unreadable> {
-        let mut oddities = self.oddities.clone();
+    pub fn blocks(&self) -> Result<(Vec<PemBlock<'_>>, PemQuirks), UnreadableKey> {
+        let mut pem_quirks = self.pem_quirks.clone();
         let mut parts = self.text.split(BEGIN);
         let mut around = vec![parts.next().unwrap_or_default()];
         let mut blocks = Vec::new();
         for part in parts {
-            let (label, rest) = part.split_once(DASHES).ok_or(Unreadable::CutShort)?;
+            let (label, rest) = part.split_once(DASHES).ok_or(UnreadableKey::CutShort)?;
             // Messages name it, so it is a label and nothing else.
-            if label.len() > LONGEST_LABEL
+            if label.len() > MAX_LABEL_LENGTH
                 || !label.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ')
             {
-                return Err(Unreadable::BrokenPem);
+                return Err(UnreadableKey::BrokenPem);
             }
             let end = rest.split_once("-----END ");
             let end = end.and_then(|(body, end)| Some((body, end.split_once(DASHES)?)));
@@ -171,38 +172,38 @@ impl Armor {
             if let Some((_, (named, behind))) = end {
                 around.push(behind);
                 if named != label {
-                    return Err(Unreadable::BrokenPem);
+                    return Err(UnreadableKey::BrokenPem);
                 }
             }
-            blocks.push(Block { label, body });
+            blocks.push(PemBlock { label, body });
         }
         if blocks.is_empty() {
-            return Err(without_blocks(&self.text, self.binary.as_ref().map(|bytes| bytes.as_slice())));
+            return Err(identify_text(&self.text, self.binary.as_ref().map(|bytes| bytes.as_slice())));
         }
-        let around = around.into_iter().map(unescaped);
+        let around = around.into_iter().map(unescape);
         if around.into_iter().any(|text| !text.trim().is_empty()) {
-            oddities.note(Oddity::TextAround);
+            pem_quirks.note(PemQuirk::TextAround);
         }
-        Ok((blocks, oddities))
+        Ok((blocks, pem_quirks))
     }
 }
 
-impl Block<'_> {
+impl PemBlock<'_> {
     /// What it holds.
     ///
     /// # Errors
     /// It has no end, or its body isn't base64.
-    pub fn decode(&self, oddities: &mut Oddities) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
-        let written = self.body.ok_or(Unreadable::CutShort)?;
-        let body = unescaped(written);
+    pub fn decode(&self, pem_quirks: &mut PemQuirks) -> Result<Zeroizing<Vec<u8>>, UnreadableKey> {
+        let written = self.body.ok_or(UnreadableKey::CutShort)?;
+        let body = unescape(written);
         if body.len() < written.len() {
-            oddities.note(Oddity::EscapedBreaks);
+            pem_quirks.note(PemQuirk::EscapedBreaks);
         }
-        note_shape(&body, oddities);
-        let compact = joined(body.split_whitespace(), body.len());
+        note_line_quirks(&body, pem_quirks);
+        let compact = concat_zeroizing(body.split_whitespace(), body.len());
         let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(compact.len())]);
         let length = STANDARD.decode_slice(compact.as_bytes(), &mut bytes);
-        bytes.truncate(length.map_err(|_| Unreadable::BrokenPem)?);
+        bytes.truncate(length.map_err(|_| UnreadableKey::BrokenPem)?);
         Ok(bytes)
     }
 
@@ -213,7 +214,7 @@ impl Block<'_> {
 }
 
 /// Notes how the lines between BEGIN and END differ from what openssl writes.
-fn note_shape(body: &str, oddities: &mut Oddities) {
+fn note_line_quirks(body: &str, pem_quirks: &mut PemQuirks) {
     let breaks = body.matches('\n').count();
     let unix = body.split('\n').enumerate();
     let unix =
@@ -227,27 +228,30 @@ fn note_shape(body: &str, oddities: &mut Oddities) {
     let begins_and_ends = lines.len() > 1 && first.trim().is_empty() && last.trim().is_empty();
     let has_blanks = lines.iter().any(|line| line.trim().contains(char::is_whitespace));
     let blank = char::is_whitespace;
-    for (is, oddity) in [
-        (unix.into_iter().any(|line| line.contains('\r')), Oddity::CarriageReturns),
-        (has_blanks, Oddity::BlanksForBreaks),
-        (!begins_and_ends && !has_blanks, Oddity::NoBreaks),
-        (full.is_empty() && shortest > 64, Oddity::OneLine),
-        (!full.is_empty() && (shortest > 64 || full.iter().any(|length| *length != 64)), Oddity::LineLength),
-        (begins_and_ends && lines[1..].iter().any(|line| line.starts_with(blank)), Oddity::Indented),
+    for (is, quirk) in [
+        (unix.into_iter().any(|line| line.contains('\r')), PemQuirk::CarriageReturns),
+        (has_blanks, PemQuirk::BlanksForBreaks),
+        (!begins_and_ends && !has_blanks, PemQuirk::NoBreaks),
+        (full.is_empty() && shortest > 64, PemQuirk::OneLine),
+        (
+            !full.is_empty() && (shortest > 64 || full.iter().any(|length| *length != 64)),
+            PemQuirk::LineLength,
+        ),
+        (begins_and_ends && lines[1..].iter().any(|line| line.starts_with(blank)), PemQuirk::Indented),
         (
             begins_and_ends && lines[..lines.len() - 1].iter().any(|line| line.ends_with(blank)),
-            Oddity::BlanksAtLineEnds,
+            PemQuirk::BlanksAtLineEnds,
         ),
-        (inside.iter().any(|line| line.trim().is_empty()), Oddity::EmptyLines),
+        (inside.iter().any(|line| line.trim().is_empty()), PemQuirk::EmptyLines),
     ] {
         if is {
-            oddities.note(oddity);
+            pem_quirks.note(quirk);
         }
     }
 }
 
 /// `text` with its escapes of JSON and shells undone: `\n` and `\r` are line breaks, before anything else a backslash goes.
-fn unescaped(text: &str) -> Zeroizing<String> {
+fn unescape(text: &str) -> Zeroizing<String> {
     let mut plain = Zeroizing::new(String::with_capacity(text.len()));
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -266,7 +270,7 @@ fn unescaped(text: &str) -> Zeroizing<String> {
 }
 
 /// `parts` behind each other, `length` bytes at most: a text that grew would leave copies behind.
-fn joined<'a>(parts: impl Iterator<Item = &'a str>, length: usize) -> Zeroizing<String> {
+fn concat_zeroizing<'a>(parts: impl Iterator<Item = &'a str>, length: usize) -> Zeroizing<String> {
     let mut joined = Zeroizing::new(String::with_capacity(length));
     parts.for_each(|part| joined.push_str(part));
     joined

@@ -12,12 +12,12 @@ type Task = Box<dyn FnOnce() + Send>;
 /// Of each thread's priority (nice(2)); the rest of the process has 0.
 const NICE: i32 = 2;
 
-pub(super) struct Pool {
+pub(super) struct ThreadPool {
     threads: usize,
     tasks: OnceLock<Sender<Task>>,
 }
 
-impl Pool {
+impl ThreadPool {
     pub const fn new(threads: usize) -> Self {
         Self { threads, tasks: OnceLock::new() }
     }

@@ -23,24 +23,24 @@ use rsa::rand_core::{self, CryptoRng, RngCore};
 use secrecy::SecretString;
 use thiserror::Error;
 
-use super::armor::Oddities;
-use super::batch::Trial;
-use super::crypto_mb::{Crt, Size};
-use super::numbers::Numbers;
+use super::batch::SelfTest;
+use super::crypto_mb::{CrtKey, ModulusSize};
+use super::key_formats::UnreadableKey;
+use super::key_strength::{self, KeyWeakness};
 use super::pem;
-use super::policy::{self, Weakness};
-use super::recognise::Unreadable;
+use super::pem_text::PemQuirks;
+use super::public_numbers::PublicNumbers;
 use crate::clock::Randomness;
 use crate::config::Algorithm;
 use crate::hash::sha256;
 
 /// Why there is no key.
 #[derive(Debug, Error)]
-pub enum Refused {
+pub enum PrivateKeyError {
     #[error(transparent)]
-    Unreadable(#[from] Unreadable),
+    Unreadable(#[from] UnreadableKey),
     #[error("{0}; make another with `tokenmint keys new`")]
-    Weak(Weakness),
+    Weak(KeyWeakness),
     #[error(
         "its numbers don't belong together ({0}), so it is corrupt; restore it, or make another with `tokenmint keys new`"
     )]
@@ -48,7 +48,7 @@ pub enum Refused {
     #[error("the cryptographic library refuses it ({0}); make another with `tokenmint keys new`")]
     Library(String),
     #[error("its own signature doesn't verify, so it is corrupt; restore it, or make another")]
-    SelfTest,
+    SignatureMismatch,
 }
 
 /// The library could not sign. It has no reason to with a key that has passed its checks.
@@ -60,12 +60,12 @@ pub struct PrivateKey {
     pair: RsaKeyPair,
     /// Parsed, as every signature of a batch is verified: for SHA-256 and SHA-512.
     verifiers: [ParsedPublicKey; 2],
-    pub(super) trial: Trial,
+    pub(super) self_test: SelfTest,
     pub public: PublicKey,
     /// How long a signature took on this host when the key was loaded.
     pub signing_time: Duration,
     /// What is odd about the text that it was read from.
-    pub oddities: Oddities,
+    pub pem_quirks: PemQuirks,
 }
 
 /// The half of a key that everybody may see.
@@ -79,20 +79,20 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    pub fn numbers(&self) -> Numbers {
+    pub fn numbers(&self) -> PublicNumbers {
         let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-        Numbers::new(&decoded(&self.n), &decoded(&self.e))
+        PublicNumbers::new(&decoded(&self.n), &decoded(&self.e))
     }
 
     /// Tells keys apart: SHA-256 of the modulus.
-    pub fn material(&self) -> [u8; 32] {
+    pub fn modulus_hash(&self) -> [u8; 32] {
         sha256(self.n.as_bytes())
     }
 }
 
 /// The [`material`](PublicKey::material) of a key that may not be one to use; `None` where none can be read.
-pub fn material(text: &SecretString, passphrase: Option<&SecretString>) -> Option<[u8; 32]> {
-    let ((modulus, ..), _) = pem::read(text, passphrase).ok()?;
+pub fn modulus_hash_of_pem(text: &SecretString, passphrase: Option<&SecretString>) -> Option<[u8; 32]> {
+    let ((modulus, ..), _) = pem::parse_private_key(text, passphrase).ok()?;
     Some(sha256(URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()).as_bytes()))
 }
 
@@ -101,11 +101,11 @@ impl PrivateKey {
     ///
     /// # Errors
     /// Says what is there instead of a good key, never what the key is.
-    pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, Refused> {
-        let ((modulus, public_exponent, document), oddities) = pem::read(text, passphrase)?;
-        policy::examine(&modulus, &public_exponent).map_err(Refused::Weak)?;
+    pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, PrivateKeyError> {
+        let ((modulus, public_exponent, document), pem_quirks) = pem::parse_private_key(text, passphrase)?;
+        key_strength::check_strength(&modulus, &public_exponent).map_err(PrivateKeyError::Weak)?;
         // It sees whether the private numbers belong to each other and to the public ones, and wipes what it works with.
-        let pair = RsaKeyPair::from_der(&document).map_err(Refused::Inconsistent)?;
+        let pair = RsaKeyPair::from_der(&document).map_err(PrivateKeyError::Inconsistent)?;
         let public = PublicKey {
             n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
             e: URL_SAFE_NO_PAD.encode(public_exponent.to_bytes_be()),
@@ -114,12 +114,12 @@ impl PrivateKey {
         };
         let verifier = |algorithm| {
             ParsedPublicKey::new(algorithm, &public.der)
-                .map_err(|reason| Refused::Library(reason.to_string()))
+                .map_err(|reason| PrivateKeyError::Library(reason.to_string()))
         };
         let verifiers = [verifier(&RSA_PKCS1_2048_8192_SHA256)?, verifier(&RSA_PKCS1_2048_8192_SHA512)?];
-        let trial = Trial::default();
-        let key = Self { pair, verifiers, trial, public, signing_time: Duration::ZERO, oddities };
-        let signing_time = key.self_test()?;
+        let self_test = SelfTest::default();
+        let key = Self { pair, verifiers, self_test, public, signing_time: Duration::ZERO, pem_quirks };
+        let signing_time = key.test_signature()?;
         Ok(Self { signing_time, ..key })
     }
 
@@ -140,7 +140,7 @@ impl PrivateKey {
         message: &[u8],
         signature: &mut [u8],
     ) -> Result<(), SigningFailed> {
-        self.sign_hash(&hash(algorithm, message), signature)
+        self.sign_hash(&hash_message(algorithm, message), signature)
     }
 
     /// Like [`sign`](Self::sign), for a message whose [`hash`] is known.
@@ -167,23 +167,23 @@ impl PrivateKey {
 
     /// Its numbers as the library for batches wants them, where it is of a size and shape that it takes. They are
     /// read out of aws-lc, as nothing else keeps them.
-    pub(super) fn crt(&self) -> Option<Crt> {
-        let size = Size::of(self.public.bits)?;
-        pem::with_crt(self.pair.as_der().ok()?.as_ref(), |numbers| Crt::new(size, numbers))?
+    pub(super) fn crt(&self) -> Option<CrtKey> {
+        let size = ModulusSize::of(self.public.bits)?;
+        pem::with_crt(self.pair.as_der().ok()?.as_ref(), |numbers| CrtKey::new(size, numbers))?
     }
 
     /// The shortest time that a signature took: the first of a parsed key takes twice as long, and any may be interrupted.
-    fn self_test(&self) -> Result<Duration, Refused> {
+    fn test_signature(&self) -> Result<Duration, PrivateKeyError> {
         const MESSAGE: &[u8] = b"tokenmint tries a key before it trusts it";
         let mut signature = vec![0; self.signature_len()];
         let mut shortest = Duration::MAX;
         for algorithm in [Algorithm::Rs256, Algorithm::Rs512, Algorithm::Rs256] {
-            let hash = hash(algorithm, MESSAGE);
+            let hash = hash_message(algorithm, MESSAGE);
             let start = Instant::now();
-            self.sign_hash(&hash, &mut signature).map_err(|_| Refused::SelfTest)?;
+            self.sign_hash(&hash, &mut signature).map_err(|_| PrivateKeyError::SignatureMismatch)?;
             shortest = shortest.min(start.elapsed());
             if !self.verifies(&hash, &signature) {
-                return Err(Refused::SelfTest);
+                return Err(PrivateKeyError::SignatureMismatch);
             }
         }
         Ok(shortest)
@@ -202,7 +202,7 @@ impl MessageHash {
     }
 }
 
-pub fn hash(algorithm: Algorithm, message: &[u8]) -> MessageHash {
+pub fn hash_message(algorithm: Algorithm, message: &[u8]) -> MessageHash {
     let function = match algorithm {
         Algorithm::Rs256 => &SHA256,
         Algorithm::Rs512 => &SHA512,
@@ -214,16 +214,16 @@ pub fn hash(algorithm: Algorithm, message: &[u8]) -> MessageHash {
 ///
 /// # Errors
 /// Where the host gives no randomness.
-pub fn generate(bits: usize, randomness: &dyn Randomness) -> Result<SecretString, rsa::Error> {
-    let key = rsa::RsaPrivateKey::new(&mut Generator(randomness), bits)?;
+pub fn generate_private_key(bits: usize, randomness: &dyn Randomness) -> Result<SecretString, rsa::Error> {
+    let key = rsa::RsaPrivateKey::new(&mut RandomnessAdapter(randomness), bits)?;
     let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(rsa::Error::Pkcs8)?;
     Ok(SecretString::from(pem.as_str()))
 }
 
 /// Our randomness in the shape that `rsa` takes it.
-struct Generator<'a>(&'a dyn Randomness);
+struct RandomnessAdapter<'a>(&'a dyn Randomness);
 
-impl RngCore for Generator<'_> {
+impl RngCore for RandomnessAdapter<'_> {
     fn next_u32(&mut self) -> u32 {
         rand_core::impls::next_u32_via_fill(self)
     }
@@ -242,4 +242,4 @@ impl RngCore for Generator<'_> {
     }
 }
 
-impl CryptoRng for Generator<'_> {}
+impl CryptoRng for RandomnessAdapter<'_> {}

@@ -8,17 +8,17 @@ use std::iter::once;
 use crate::hash::Parts;
 
 #[derive(Clone, Copy)]
-pub struct Owner([u8; 32]);
+pub struct CacheScope([u8; 32]);
 
-impl Owner {
-    pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+impl CacheScope {
+    pub(super) fn from_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self(Parts::of(parts))
     }
 
     /// What in it is of those parts alone.
     #[must_use]
-    pub fn within<'a>(&'a self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        Self::of(once(self.0.as_slice()).chain(parts))
+    pub fn subscope<'a>(&'a self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self::from_parts(once(self.0.as_slice()).chain(parts))
     }
 
     pub const fn as_bytes(&self) -> &[u8; 32] {
@@ -36,9 +36,9 @@ mod tests {
         /// `a|b` + `c` is not `a` + `b|c`.
         #[test]
         fn different_parts_never_make_one_owner(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
-            let bytes = |parts: &[String]| Owner::of(parts.iter().map(String::as_bytes)).0;
+            let bytes = |parts: &[String]| CacheScope::from_parts(parts.iter().map(String::as_bytes)).0;
             prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
-            let within = |parts: &[String]| Owner::of([]).within(parts.iter().map(String::as_bytes)).0;
+            let within = |parts: &[String]| CacheScope::from_parts([]).subscope(parts.iter().map(String::as_bytes)).0;
             prop_assert_eq!(within(&a) == within(&b), a == b);
         }
     }

@@ -9,10 +9,10 @@ use super::SCHEDULE_FILE;
 use crate::config::KeyId;
 
 /// How the names of keys and keystores end elsewhere, in small letters.
-const MEANT_AS_KEYS: [&str; 7] = [".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
+const FOREIGN_KEY_EXTENSIONS: [&str; 7] = [".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
 
 /// The files that a key folder holds. No file is opened.
-pub struct Contents {
+pub struct DirectoryContents {
     /// Each `KID.key`.
     pub keys: BTreeMap<KeyId, PathBuf>,
     pub has_schedule: bool,
@@ -22,10 +22,10 @@ pub struct Contents {
     pub ignored: Vec<PathBuf>,
 }
 
-impl Contents {
+impl DirectoryContents {
     /// # Errors
     /// The folder can't be listed.
-    pub fn of(directory: &Path) -> io::Result<Self> {
+    pub fn list(directory: &Path) -> io::Result<Self> {
         let mut contents =
             Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
         for item in fs::read_dir(directory)? {
@@ -42,7 +42,7 @@ impl Contents {
                 }
             } else if name == SCHEDULE_FILE {
                 contents.has_schedule = true;
-            } else if MEANT_AS_KEYS.iter().any(|end| name.to_ascii_lowercase().ends_with(end)) {
+            } else if FOREIGN_KEY_EXTENSIONS.iter().any(|end| name.to_ascii_lowercase().ends_with(end)) {
                 contents.ignored.push(path);
             }
         }

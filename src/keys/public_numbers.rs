@@ -4,19 +4,19 @@ use rsa::BigUint;
 
 /// Modulus and public exponent, big-endian, without leading zeros.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Numbers {
+pub struct PublicNumbers {
     pub n: Vec<u8>,
     pub e: Vec<u8>,
 }
 
-impl Numbers {
+impl PublicNumbers {
     pub fn new(n: &[u8], e: &[u8]) -> Self {
-        Self { n: minimal(n), e: minimal(e) }
+        Self { n: strip_leading_zeros(n), e: strip_leading_zeros(e) }
     }
 
     /// Whether the private half made that signature, of whatever text: what it encrypts has the padding of PKCS#1 (RFC 8017,
     /// section 9.2). Chance makes no such padding.
-    pub fn made(&self, signature: &[u8]) -> bool {
+    pub fn is_signer_of(&self, signature: &[u8]) -> bool {
         /// The time that it takes grows with the cube of a number that somebody else has written.
         const MOST_BITS: usize = 16_384;
         let [n, e, signature] = [self.n.as_slice(), self.e.as_slice(), signature].map(BigUint::from_bytes_be);
@@ -30,6 +30,6 @@ impl Numbers {
     }
 }
 
-fn minimal(number: &[u8]) -> Vec<u8> {
+fn strip_leading_zeros(number: &[u8]) -> Vec<u8> {
     number.iter().copied().skip_while(|octet| *octet == 0).collect()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml_edit::{Array, ArrayOfTables, Datetime, DocumentMut, InlineTable, Item, TableLike, Value, value};
 
-use super::schedule::{self, Change, Entry, Schedule};
+use super::schedule::{self, Schedule, ScheduleChange, ScheduleEntry};
 use crate::clock::UnixTime;
 use crate::config::source::read_toml;
 use crate::config::{KeyId, Problem};
@@ -40,23 +40,23 @@ impl ScheduleDocument {
     /// # Errors
     /// All that is wrong with it.
     pub fn schedule(&self, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
-        schedule::parse(&self.name, &self.text(), publish_lead)
+        schedule::parse_schedule(&self.name, &self.text(), publish_lead)
     }
 
-    pub fn apply(&mut self, change: &Change) {
+    pub fn apply(&mut self, change: &ScheduleChange) {
         match change {
-            Change::Add(entry) => self.append(entry),
-            Change::Retire { kid, at } => self.each(kid, |key| {
+            ScheduleChange::Add(entry) => self.append(entry),
+            ScheduleChange::Retire { kid, at } => self.each(kid, |key| {
                 key.insert("retired", moment(*at));
             }),
-            Change::Promote { kid, at } => self.each(kid, |key| {
+            ScheduleChange::Promote { kid, at } => self.each(kid, |key| {
                 key.insert("sign_from", moment(*at));
                 key.insert("emergency", value(true));
             }),
         }
     }
 
-    fn append(&mut self, entry: &Entry) {
+    fn append(&mut self, entry: &ScheduleEntry) {
         let fields = [
             ("added", entry.added.map(moment)),
             ("sign_from", entry.sign_from.map(moment)),
@@ -109,13 +109,13 @@ mod tests {
         let kid = |text: &str| KeyId::parse(text).expect("an id");
         let at = UnixTime::from_seconds(1_796_083_200);
         let changes = [
-            Change::Retire { kid: kid("a"), at },
-            Change::Promote { kid: kid("b"), at },
-            Change::Add(Entry {
+            ScheduleChange::Retire { kid: kid("a"), at },
+            ScheduleChange::Promote { kid: kid("b"), at },
+            ScheduleChange::Add(ScheduleEntry {
                 sign_from: Some(at),
                 added: Some(at),
                 emergency: true,
-                ..Entry::sole(kid("c"))
+                ..ScheduleEntry::without_dates(kid("c"))
             }),
         ];
         for written in [
@@ -129,7 +129,7 @@ mod tests {
                 document.apply(change);
                 assert_eq!(
                     document.schedule(LEAD).expect("valid"),
-                    before.after(change),
+                    before.with_change(change),
                     "{}",
                     document.text()
                 );

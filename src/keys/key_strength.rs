@@ -8,9 +8,9 @@ use std::fmt;
 use rsa::BigUint;
 
 /// Moduli from here on are safe for RS256 (RFC 7518, section 3.3).
-pub const SHORTEST_MODULUS: usize = 2048;
+pub const MIN_MODULUS_BITS: usize = 2048;
 /// Longer ones cost a tenth of a second a signature, and aws-lc takes none.
-pub const LONGEST_MODULUS: usize = 8192;
+pub const MAX_MODULUS_BITS: usize = 8192;
 
 const PUBLIC_EXPONENT: u32 = 65_537;
 /// Boulder's bound: trial division by every prime below it.
@@ -19,7 +19,7 @@ const FERMAT_ROUNDS: usize = 110;
 
 /// Why a key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weakness {
+pub enum KeyWeakness {
     TooShort(usize),
     TooLong(usize),
     PublicExponent,
@@ -29,14 +29,14 @@ pub enum Weakness {
     Roca,
 }
 
-impl fmt::Display for Weakness {
+impl fmt::Display for KeyWeakness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort(bits) => {
-                write!(f, "the key has {bits} bits; at least {SHORTEST_MODULUS} are needed")
+                write!(f, "the key has {bits} bits; at least {MIN_MODULUS_BITS} are needed")
             }
             Self::TooLong(bits) => {
-                write!(f, "the key has {bits} bits; at most {LONGEST_MODULUS} can be used")
+                write!(f, "the key has {bits} bits; at most {MAX_MODULUS_BITS} can be used")
             }
             Self::PublicExponent => {
                 write!(f, "the public exponent isn't {PUBLIC_EXPONENT}")
@@ -59,26 +59,26 @@ impl fmt::Display for Weakness {
 }
 
 /// Says why a key with these numbers must not sign, if there is a reason.
-pub(super) fn examine(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), Weakness> {
+pub(super) fn check_strength(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), KeyWeakness> {
     match modulus.bits() {
-        bits if bits < SHORTEST_MODULUS => return Err(Weakness::TooShort(bits)),
-        bits if bits > LONGEST_MODULUS => return Err(Weakness::TooLong(bits)),
+        bits if bits < MIN_MODULUS_BITS => return Err(KeyWeakness::TooShort(bits)),
+        bits if bits > MAX_MODULUS_BITS => return Err(KeyWeakness::TooLong(bits)),
         _ => {}
     }
     if *public_exponent != BigUint::from(PUBLIC_EXPONENT) {
-        return Err(Weakness::PublicExponent);
+        return Err(KeyWeakness::PublicExponent);
     }
     if remainder(modulus, 2) == 0 {
-        return Err(Weakness::EvenModulus);
+        return Err(KeyWeakness::EvenModulus);
     }
     if let Some(prime) = primes().find(|&prime| remainder(modulus, prime) == 0) {
-        return Err(Weakness::SmallFactor(prime));
+        return Err(KeyWeakness::SmallFactor(prime));
     }
     if has_roca_fingerprint(modulus) {
-        return Err(Weakness::Roca);
+        return Err(KeyWeakness::Roca);
     }
     if factors_by_fermat(modulus) {
-        return Err(Weakness::CloseFactors);
+        return Err(KeyWeakness::CloseFactors);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Why a file or a text can't be read as a private key or a certificate. Every command says it in these words.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unreadable {
+pub enum UnreadableKey {
     #[error("it is empty")]
     Empty,
     #[error("it is larger than {} KiB, so it is no key", .0 >> 10)]
@@ -46,7 +46,7 @@ pub enum Unreadable {
     #[error(
         "it is encrypted, and a listener has no passphrase; decrypt it with `openssl pkey -in KEY -out NEW`"
     )]
-    EncryptedKeyOfListener,
+    EncryptedListenerKey,
     #[error("the passphrase doesn't open it")]
     WrongPassphrase,
     /// With the options that OpenSSL needs to open it.
@@ -139,20 +139,20 @@ pub enum Unreadable {
 ///
 /// # Errors
 /// Says what other bytes are.
-pub fn text(bytes: &[u8]) -> Result<&str, Unreadable> {
+pub fn decode_key_text(bytes: &[u8]) -> Result<&str, UnreadableKey> {
     let other = || match bytes {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Unreadable::Utf16("UTF-16"),
-        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Unreadable::JavaKeystore,
-        [_, 0, _, 0, ..] => Unreadable::Utf16("UTF-16LE"),
-        [0, _, 0, _, ..] => Unreadable::Utf16("UTF-16BE"),
-        _ => match Der::of(bytes) {
-            Some(Der::Pkcs1 | Der::Pkcs8 | Der::Ec) => Unreadable::DerKey,
-            Some(Der::EncryptedPkcs8) => Unreadable::DerEncryptedKey,
-            Some(Der::PublicKey) => Unreadable::DerPublicKey,
-            Some(Der::Certificate) => Unreadable::DerCertificate,
-            Some(Der::Pkcs12) => Unreadable::Pkcs12,
-            Some(Der::Pkcs7) => Unreadable::Pkcs7(" -inform DER"),
-            None => Unreadable::Binary,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UnreadableKey::Utf16("UTF-16"),
+        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => UnreadableKey::JavaKeystore,
+        [_, 0, _, 0, ..] => UnreadableKey::Utf16("UTF-16LE"),
+        [0, _, 0, _, ..] => UnreadableKey::Utf16("UTF-16BE"),
+        _ => match DerKind::of(bytes) {
+            Some(DerKind::Pkcs1 | DerKind::Pkcs8 | DerKind::Ec) => UnreadableKey::DerKey,
+            Some(DerKind::EncryptedPkcs8) => UnreadableKey::DerEncryptedKey,
+            Some(DerKind::PublicKey) => UnreadableKey::DerPublicKey,
+            Some(DerKind::Certificate) => UnreadableKey::DerCertificate,
+            Some(DerKind::Pkcs12) => UnreadableKey::Pkcs12,
+            Some(DerKind::Pkcs7) => UnreadableKey::Pkcs7(" -inform DER"),
+            None => UnreadableKey::Binary,
         },
     };
     match std::str::from_utf8(bytes) {
@@ -162,13 +162,15 @@ pub fn text(bytes: &[u8]) -> Result<&str, Unreadable> {
 }
 
 /// What a text without PEM blocks is. `decoded`: what it is in base64, where it is that and no text.
-pub(super) fn without_blocks(text: &str, decoded: Option<&[u8]>) -> Unreadable {
-    match decoded.and_then(Der::of) {
-        Some(Der::Certificate) => return Unreadable::BareCertificate,
-        Some(Der::Pkcs1 | Der::Pkcs8 | Der::EncryptedPkcs8 | Der::Ec) => return Unreadable::BareKey,
-        Some(Der::PublicKey) => return Unreadable::PublicKey,
-        Some(Der::Pkcs12) => return Unreadable::Pkcs12,
-        Some(Der::Pkcs7) => return Unreadable::Pkcs7(" -inform DER"),
+pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey {
+    match decoded.and_then(DerKind::of) {
+        Some(DerKind::Certificate) => return UnreadableKey::BareCertificate,
+        Some(DerKind::Pkcs1 | DerKind::Pkcs8 | DerKind::EncryptedPkcs8 | DerKind::Ec) => {
+            return UnreadableKey::BareKey;
+        }
+        Some(DerKind::PublicKey) => return UnreadableKey::PublicKey,
+        Some(DerKind::Pkcs12) => return UnreadableKey::Pkcs12,
+        Some(DerKind::Pkcs7) => return UnreadableKey::Pkcs7(" -inform DER"),
         None => {}
     }
     let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
@@ -180,22 +182,22 @@ pub(super) fn without_blocks(text: &str, decoded: Option<&[u8]>) -> Unreadable {
     };
     let mut lines = text.lines().map(str::trim);
     match () {
-        () if text.is_empty() => Unreadable::Empty,
-        () if begins(&["ssh-", "ecdsa-sha2-", "---- BEGIN SSH2"]) => Unreadable::SshPublicKey,
-        () if begins(&["PuTTY-User-Key-File-"]) => Unreadable::Putty,
+        () if text.is_empty() => UnreadableKey::Empty,
+        () if begins(&["ssh-", "ecdsa-sha2-", "---- BEGIN SSH2"]) => UnreadableKey::SshPublicKey,
+        () if begins(&["PuTTY-User-Key-File-"]) => UnreadableKey::Putty,
         // Not parsed: it may hold a private key, of which copies would stay in memory.
-        () if begins(&["{", "["]) && text.contains("\"keys\"") => Unreadable::JwkSet,
-        () if begins(&["{"]) && text.contains("\"kty\"") => Unreadable::Jwk,
-        () if begins(&["eyJ"]) && text.matches('.').count() == 2 => Unreadable::Jwt,
-        () if lines.clone().any(|line| line == "[[key]]") => Unreadable::Schedule,
-        () if lines.any(is_section) => Unreadable::Configuration,
-        () => Unreadable::NotPem,
+        () if begins(&["{", "["]) && text.contains("\"keys\"") => UnreadableKey::JwkSet,
+        () if begins(&["{"]) && text.contains("\"kty\"") => UnreadableKey::Jwk,
+        () if begins(&["eyJ"]) && text.matches('.').count() == 2 => UnreadableKey::Jwt,
+        () if lines.clone().any(|line| line == "[[key]]") => UnreadableKey::Schedule,
+        () if lines.any(is_section) => UnreadableKey::Configuration,
+        () => UnreadableKey::NotPem,
     }
 }
 
 /// What DER holds, as its outermost members tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Der {
+pub(super) enum DerKind {
     /// `RSAPrivateKey` (RFC 8017).
     Pkcs1,
     /// `PrivateKeyInfo` (RFC 5958).
@@ -213,7 +215,7 @@ pub(super) enum Der {
     Pkcs7,
 }
 
-impl Der {
+impl DerKind {
     pub fn of(der: &[u8]) -> Option<Self> {
         match members(der)?.as_slice() {
             [Tag::Integer, Tag::Integer] | [Tag::Sequence, Tag::BitString] => Some(Self::PublicKey),
@@ -243,7 +245,7 @@ impl Der {
 }
 
 /// The scheme of an `EncryptedPrivateKeyInfo`, and of PBES2 its cipher (RFC 8018, section 6.2).
-pub(super) fn encryption(der: &[u8]) -> Option<(ObjectIdentifier, Option<ObjectIdentifier>)> {
+pub(super) fn encryption_scheme(der: &[u8]) -> Option<(ObjectIdentifier, Option<ObjectIdentifier>)> {
     let algorithm = AnyRef::from_der(der).ok()?.sequence(|reader| {
         let algorithm = AlgorithmIdentifierRef::decode(reader)?;
         AnyRef::decode(reader)?;

@@ -2,19 +2,19 @@
 //! a key id to another key.
 //!
 //! The rule goes by profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
-//! directory. [`History`] remembers what this process has published, from its start on. After a restart the files alone
+//! directory. [`PublicationHistory`] remembers what this process has published, from its start on. After a restart the files alone
 //! count: nothing is known then of what verifiers have fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::SCHEDULE_FILE;
-use super::timeline::Life;
+use super::timeline::KeyValidity;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem, ProfileName};
 
 /// SHA-256 of a public modulus: the same for the same key, whatever its name.
-pub type Material = [u8; 32];
+pub type ModulusHash = [u8; 32];
 
 /// A keyset as verifiers see it.
 pub struct AnnouncedKeyset<'a> {
@@ -23,34 +23,34 @@ pub struct AnnouncedKeyset<'a> {
     pub publish_lead: Duration,
     pub keys: Vec<AnnouncedKey<'a>>,
     /// Keys that are listed and neither sign nor are published.
-    pub gone: Vec<&'a Life>,
+    pub gone: Vec<&'a KeyValidity>,
 }
 
 pub struct AnnouncedKey<'a> {
-    pub material: Material,
-    pub life: &'a Life,
+    pub modulus_hash: ModulusHash,
+    pub validity: &'a KeyValidity,
 }
 
 /// What this process has published so far.
 #[derive(Clone, Default)]
-pub struct History {
-    keys: BTreeMap<KeyId, Record>,
+pub struct PublicationHistory {
+    keys: BTreeMap<KeyId, KeyRecord>,
     /// Those that some keyset has served.
     profiles: BTreeSet<ProfileName>,
 }
 
 #[derive(Clone)]
-struct Record {
+struct KeyRecord {
     /// `None` where the key was gone before this process could open it.
-    material: Option<Material>,
-    fate: Fate,
+    modulus_hash: Option<ModulusHash>,
+    fate: KeyFate,
     published_since: UnixTime,
     /// When it first signed, or is to sign, for each profile.
     signs_from: BTreeMap<ProfileName, UnixTime>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum KeyFate {
     Published,
     /// Its entry was removed then, before its life was over; `None` where it was never published.
     Removed(Option<UnixTime>),
@@ -60,13 +60,13 @@ enum Fate {
     Retired,
 }
 
-impl History {
+impl PublicationHistory {
     /// What is wrong with putting `keysets` in force at `now`.
-    pub fn check(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
+    pub fn check_transition(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
         let mut problems = Vec::new();
         for keyset in keysets {
             for key in &keyset.keys {
-                if let Some((source, message)) = self.objection(keyset, key, now) {
+                if let Some((source, message)) = self.find_problem(keyset, key, now) {
                     problems.push(Problem::new(format!("keysets.{}", keyset.name), source, message));
                 }
             }
@@ -75,27 +75,27 @@ impl History {
     }
 
     /// Whether this process has had the key of that id.
-    pub fn knows(&self, kid: &KeyId) -> bool {
-        self.keys.get(kid).is_some_and(|record| record.material.is_some())
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+        self.keys.get(kid).is_some_and(|record| record.modulus_hash.is_some())
     }
 
-    fn objection(
+    fn find_problem(
         &self,
         keyset: &AnnouncedKeyset<'_>,
         key: &AnnouncedKey<'_>,
         now: UnixTime,
     ) -> Option<(&'static str, String)> {
-        let kid = &key.life.entry.kid;
+        let kid = &key.validity.entry.kid;
         let record = self.keys.get(kid);
         if let Some(record) = record {
-            if record.material.is_some_and(|material| material != key.material) {
+            if record.modulus_hash.is_some_and(|material| material != key.modulus_hash) {
                 let message = format!(
                     "`{kid}` is another key now; verifiers keep the old one under that id: give the new key an id of its own"
                 );
                 return Some(("keys", message));
             }
             match record.fate {
-                Fate::Retired => {
+                KeyFate::Retired => {
                     let message = format!(
                         "`{kid}` was retired and would come back: a retired key may be in others' hands. Write `retired` into \
                          its entry again, with the date, and make another key with `tokenmint keys rotate`"
@@ -103,19 +103,19 @@ impl History {
                     return Some((SCHEDULE_FILE, message));
                 }
                 // Where the clock was set back, its life isn't over yet.
-                Fate::Gone(at) if at <= now && !key.life.entry.emergency => {
+                KeyFate::Gone(at) if at <= now && !key.validity.entry.emergency => {
                     let message = format!(
                         "`{kid}` was gone since {at} and would be published again, though verifiers have dropped it: remove its \
                          entry and files, or, knowingly, write `emergency = true` into its entry"
                     );
                     return Some((SCHEDULE_FILE, message));
                 }
-                Fate::Gone(_) | Fate::Removed(_) | Fate::Published => {}
+                KeyFate::Gone(_) | KeyFate::Removed(_) | KeyFate::Published => {}
             }
         }
         // Another key of the same material is the one that was taken away.
         let twin = self.keys.iter().find(|(other, record)| {
-            *other != kid && record.fate == Fate::Retired && record.material == Some(key.material)
+            *other != kid && record.fate == KeyFate::Retired && record.modulus_hash == Some(key.modulus_hash)
         });
         if let Some((other, _)) = twin {
             let message = format!(
@@ -123,13 +123,13 @@ impl History {
             );
             return Some(("keys", message));
         }
-        if key.life.entry.emergency {
+        if key.validity.entry.emergency {
             return None;
         }
         // A new key with a turn in the past counts as one that has signed: it could take over from the next that is retired.
         let first = match record {
-            None => key.life.signs_from().unwrap_or(now),
-            Some(_) => key.life.next_signature(now)?,
+            None => key.validity.signs_from().unwrap_or(now),
+            Some(_) => key.validity.next_signature(now)?,
         };
         // It has signed already, or signs no sooner than it was to.
         let is_expected = |profile: &ProfileName| {
@@ -138,7 +138,7 @@ impl History {
         // A new profile has no verifiers yet that could be surprised.
         let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
         keyset.used_by.iter().find(surprises)?;
-        let added = key.life.entry.added;
+        let added = key.validity.entry.added;
         let since = record.map_or_else(|| added.unwrap_or(now), |record| record.since(added, now));
         let safe_from = since.plus(keyset.publish_lead);
         (first < safe_from).then(|| {
@@ -154,7 +154,7 @@ impl History {
 
     /// What has been published once `keysets` are in force at `now`.
     #[must_use]
-    pub fn after(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Self {
+    pub fn with_published(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Self {
         // What was before the process is what the files say of it.
         let is_start = self.keys.is_empty();
         let mut history = self.clone();
@@ -165,30 +165,30 @@ impl History {
                 keyset
                     .keys
                     .iter()
-                    .map(|key| key.life)
+                    .map(|key| key.validity)
                     .chain(keyset.gone.iter().copied())
-                    .map(|life| &life.entry.kid)
+                    .map(|validity| &validity.entry.kid)
             })
             .collect();
         for (_, record) in history.keys.iter_mut().filter(|(kid, _)| !listed.contains(kid)) {
-            if record.fate == Fate::Published {
+            if record.fate == KeyFate::Published {
                 // Whoever fetches meanwhile drops it.
-                record.fate = Fate::Removed(Some(now));
+                record.fate = KeyFate::Removed(Some(now));
                 record.signs_from.clear();
             }
         }
         for keyset in keysets {
             for key in &keyset.keys {
-                let record = history.record(&key.life.entry.kid, now);
+                let record = history.record(&key.validity.entry.kid, now);
                 record.publish(key, keyset.used_by, now, is_start);
             }
-            for life in &keyset.gone {
-                let record = history.record(&life.entry.kid, now);
-                record.fate = match (life.entry.retired, life.published_until, record.fate) {
-                    (Some(_), ..) | (.., Fate::Retired) => Fate::Retired,
+            for validity in &keyset.gone {
+                let record = history.record(&validity.entry.kid, now);
+                record.fate = match (validity.entry.retired, validity.published_until, record.fate) {
+                    (Some(_), ..) | (.., KeyFate::Retired) => KeyFate::Retired,
                     // Since the first moment: a later edit of dates doesn't make it less gone.
-                    (None, Some(at), Fate::Gone(since)) if at <= now => Fate::Gone(since.min(at)),
-                    (None, Some(at), _) if at <= now => Fate::Gone(at),
+                    (None, Some(at), KeyFate::Gone(since)) if at <= now => KeyFate::Gone(since.min(at)),
+                    (None, Some(at), _) if at <= now => KeyFate::Gone(at),
                     // A listed key that isn't open may live again by a schedule that is not in force yet.
                     (None, _, fate) => fate,
                 };
@@ -197,35 +197,35 @@ impl History {
         history
     }
 
-    fn record(&mut self, kid: &KeyId, now: UnixTime) -> &mut Record {
-        self.keys.entry(kid.clone()).or_insert_with(|| Record {
-            material: None,
-            fate: Fate::Removed(None),
+    fn record(&mut self, kid: &KeyId, now: UnixTime) -> &mut KeyRecord {
+        self.keys.entry(kid.clone()).or_insert_with(|| KeyRecord {
+            modulus_hash: None,
+            fate: KeyFate::Removed(None),
             published_since: now,
             signs_from: BTreeMap::new(),
         })
     }
 }
 
-impl Record {
+impl KeyRecord {
     /// Since when verifiers can know the key, whose entry says `added`.
     fn since(&self, added: Option<UnixTime>, now: UnixTime) -> UnixTime {
         match self.fate {
             // Whoever fetched in between dropped it, whatever `added` says of the time before.
-            Fate::Removed(at) => added.filter(|added| at.is_none_or(|at| at <= *added)).unwrap_or(now),
-            Fate::Published | Fate::Gone(_) | Fate::Retired => {
+            KeyFate::Removed(at) => added.filter(|added| at.is_none_or(|at| at <= *added)).unwrap_or(now),
+            KeyFate::Published | KeyFate::Gone(_) | KeyFate::Retired => {
                 added.map_or(self.published_since, |added| added.min(self.published_since))
             }
         }
     }
 
     fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
-        self.published_since = self.since(key.life.entry.added, now).min(now);
-        self.fate = Fate::Published;
-        self.material = Some(key.material);
-        let begun = key.life.turns.first().filter(|_| is_start);
+        self.published_since = self.since(key.validity.entry.added, now).min(now);
+        self.fate = KeyFate::Published;
+        self.modulus_hash = Some(key.modulus_hash);
+        let begun = key.validity.signing_periods.first().filter(|_| is_start);
         let begun = begun.map(|turn| turn.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
-        let Some(first) = begun.or_else(|| key.life.next_signature(now)) else { return };
+        let Some(first) = begun.or_else(|| key.validity.next_signature(now)) else { return };
         for profile in used_by {
             // What it has signed stays; what it is to sign may be put off.
             let from = self.signs_from.entry(profile.clone()).or_insert(first);
@@ -240,9 +240,9 @@ impl Record {
 mod tests {
     use super::*;
     use crate::config::Kind;
-    use crate::keys::{Entry, Rules, State};
+    use crate::keys::{KeyState, RotationRules, ScheduleEntry};
 
-    const RULES: Rules = Rules {
+    const RULES: RotationRules = RotationRules {
         publish_lead: Duration::from_secs(1000),
         longest_life: Duration::from_mins(1),
         retire_margin: Duration::from_mins(1),
@@ -252,20 +252,23 @@ mod tests {
         UnixTime::from_seconds(seconds)
     }
 
-    fn entry(kid: &str, from: i64) -> Entry {
-        Entry { sign_from: Some(at(from)), ..Entry::sole(KeyId::parse(kid).expect("an id")) }
+    fn entry(kid: &str, from: i64) -> ScheduleEntry {
+        ScheduleEntry {
+            sign_from: Some(at(from)),
+            ..ScheduleEntry::without_dates(KeyId::parse(kid).expect("an id"))
+        }
     }
 
     /// Whether a process with that history takes `entries` at `now`, and its history if it does.
-    fn take(history: &History, entries: &[Entry], now: i64) -> (bool, History) {
+    fn take(history: &PublicationHistory, entries: &[ScheduleEntry], now: i64) -> (bool, PublicationHistory) {
         let name = Name::parse("web").expect("a name");
         let profiles = [ProfileName::new(Kind::Identity, name.clone())];
-        let lives = RULES.lives(entries, at(now));
-        assert!(lives.iter().all(|life| life.state(at(now)) != State::Gone));
-        let keys = entries
-            .iter()
-            .zip(&lives)
-            .map(|(entry, life)| AnnouncedKey { material: [entry.kid.as_str().as_bytes()[0]; 32], life });
+        let validities = RULES.validities(entries, at(now));
+        assert!(validities.iter().all(|validity| validity.state(at(now)) != KeyState::Gone));
+        let keys = entries.iter().zip(&validities).map(|(entry, validity)| AnnouncedKey {
+            modulus_hash: [entry.kid.as_str().as_bytes()[0]; 32],
+            validity,
+        });
         let keyset = [AnnouncedKeyset {
             name: &name,
             used_by: &profiles,
@@ -273,16 +276,16 @@ mod tests {
             keys: keys.collect(),
             gone: Vec::new(),
         }];
-        (history.check(&keyset, at(now)).is_empty(), history.after(&keyset, at(now)))
+        (history.check_transition(&keyset, at(now)).is_empty(), history.with_published(&keyset, at(now)))
     }
 
     /// A pending key that was out of the JWKS for a moment is new to whoever fetched in that moment.
     #[test]
     fn a_key_that_was_removed_is_not_published_since_its_old_added() {
-        let added = |from, added| Entry { added: Some(at(added)), ..entry("b", from) };
+        let added = |from, added| ScheduleEntry { added: Some(at(added)), ..entry("b", from) };
         let a = entry("a", -5000);
         let both = [a.clone(), added(1000, 0)];
-        let (_, history) = take(&History::default(), &both, 10);
+        let (_, history) = take(&PublicationHistory::default(), &both, 10);
         let (_, history) = take(&history, std::slice::from_ref(&a), 1000);
         assert!(!take(&history, &both, 1010).0, "at once, by its old date");
         let (is_taken, _) = take(&history, &[a, added(2005, 1005)], 1010);
@@ -292,10 +295,10 @@ mod tests {
     #[test]
     fn a_key_that_comes_with_its_turn_over_is_refused_unless_others_have_published_it() {
         let (a, b) = (entry("a", -5000), entry("b", -60));
-        let urgent = Entry { emergency: true, ..entry("c", -10) };
-        let (_, history) = take(&History::default(), std::slice::from_ref(&a), 0);
+        let urgent = ScheduleEntry { emergency: true, ..entry("c", -10) };
+        let (_, history) = take(&PublicationHistory::default(), std::slice::from_ref(&a), 0);
         assert!(!take(&history, &[a.clone(), b.clone(), urgent.clone()], 10).0, "it would count as known");
-        let known = Entry { added: Some(at(-5000)), ..b };
+        let known = ScheduleEntry { added: Some(at(-5000)), ..b };
         assert!(take(&history, &[a, known, urgent], 10).0);
     }
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::{pem, recognise};
+use super::{key_formats, pem};
 use crate::files::{LARGEST, Opened, Unreadable};
 
 /// The text of a private key's file, which nobody else may read.
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
-pub fn read_private(path: &Path) -> Result<SecretString, String> {
+pub fn read_private_key(path: &Path) -> Result<SecretString, String> {
     let file = Opened::open(path).map_err(|error| error.to_string())?;
     file.only_ours_reads().map_err(|error| error.to_string())?;
     private(file)
@@ -22,31 +22,31 @@ pub fn read_private(path: &Path) -> Result<SecretString, String> {
 ///
 /// # Errors
 /// Says why the file can't be read.
-pub fn read_private_of_anyone(path: &Path) -> Result<SecretString, String> {
+pub fn read_private_key_unchecked(path: &Path) -> Result<SecretString, String> {
     private(Opened::open(path).map_err(|error| error.to_string())?)
 }
 
 fn private(file: Opened) -> Result<SecretString, String> {
-    let bytes = match file.read(pem::LARGEST) {
+    let bytes = match file.read(pem::MAX_KEY_FILE_BYTES) {
         Err(Unreadable::TooLarge(largest)) => {
-            return Err(recognise::Unreadable::TooLarge(largest).to_string());
+            return Err(key_formats::UnreadableKey::TooLarge(largest).to_string());
         }
         other => other.map_err(|error| error.to_string())?,
     };
-    recognise::text(&bytes).map(SecretString::from).map_err(|why| why.to_string())
+    key_formats::decode_key_text(&bytes).map(SecretString::from).map_err(|why| why.to_string())
 }
 
 /// The text of a certificate, which hides nothing.
 ///
 /// # Errors
 /// Says why the file can't be read.
-pub fn read_public(path: &Path) -> Result<String, String> {
+pub fn read_certificate_text(path: &Path) -> Result<String, String> {
     let file = Opened::open(path).map_err(|error| match error {
         Unreadable::Open(error) => format!("can't be read: {error}"),
         other => other.to_string(),
     })?;
     let bytes = file.read(LARGEST).map_err(|error| error.to_string())?;
-    recognise::text(&bytes).map(str::to_owned).map_err(|why| why.to_string())
+    key_formats::decode_key_text(&bytes).map(str::to_owned).map_err(|why| why.to_string())
 }
 
 /// The text of `keyset.toml`, which nobody else may change.
@@ -63,7 +63,7 @@ pub fn read_schedule(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// Says why the file can't be read.
-pub fn read_schedule_of_anyone(path: &Path) -> Result<Option<String>, String> {
+pub fn read_schedule_unchecked(path: &Path) -> Result<Option<String>, String> {
     match Opened::open(path) {
         Err(Unreadable::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),

@@ -119,7 +119,8 @@ impl Doctor {
             return Ok(Vec::new());
         };
         let subject = self.sub.clone().map(|sub| Subject::parse("sub", sub)).transpose();
-        let subject = subject.map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))?;
+        let subject =
+            subject.map_err(|invalid_field| Failure::Usage(format!("--sub {}", invalid_field.message)))?;
         let ambient = (context.ambient.clock.clone(), context.ambient.randomness.clone());
         let state = app::state_directory(&loaded.config);
         let answers = doctor::ask(&loaded.config, &loaded.ring, ambient, Some(state), subject);

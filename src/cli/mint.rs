@@ -89,9 +89,9 @@ impl Mint {
         let signer = Signer::new(1, 1, None, &Metrics::new());
         let unknown = || self.unknown(config);
         let ttl = self.ttl.map(|ttl| ttl.as_secs());
-        let wrong = |objection: InvalidField| {
-            let option = if objection.field == "user_id" { "sub" } else { &objection.field };
-            Failure::Usage(format!("--{option} {}", objection.message))
+        let wrong = |invalid_field: InvalidField| {
+            let option = if invalid_field.field == "user_id" { "sub" } else { &invalid_field.field };
+            Failure::Usage(format!("--{option} {}", invalid_field.message))
         };
         match name.kind {
             Kind::Identity => {
@@ -127,7 +127,8 @@ impl Mint {
 
     fn subject(&self, field: &str) -> Result<Subject, Failure> {
         let sub = self.sub.clone().ok_or_else(|| Failure::Usage("say for whom with --sub".to_owned()))?;
-        Subject::parse(field, sub).map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))
+        Subject::parse(field, sub)
+            .map_err(|invalid_field| Failure::Usage(format!("--sub {}", invalid_field.message)))
     }
 
     fn claims(&self) -> Result<Members, Failure> {

@@ -62,7 +62,7 @@ impl Certificate {
         Self {
             not_before: read.certificate.not_before,
             not_after: read.certificate.not_after,
-            key: read.rsa.clone(),
+            key: read.rsa_numbers.clone(),
             pem_size: read.certificate.pem().len(),
             sha1: octets(digest(&SHA1_FOR_LEGACY_USE_ONLY, der)).try_into().expect("SHA-1 has 20 octets"),
             sha256: octets(digest(&SHA256, der)).try_into().expect("SHA-256 has 32 octets"),
@@ -82,6 +82,6 @@ impl Certificate {
 
     /// Checks its signature: by its own key where it is self-signed, else by its authority's.
     pub fn signature_by(&self, authority: Option<&Self>) -> SignatureStatus {
-        self.read.signature_by(authority.and_then(|authority| authority.key.as_ref()))
+        self.read.verify_signature(authority.and_then(|authority| authority.key.as_ref()))
     }
 }

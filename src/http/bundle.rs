@@ -72,9 +72,9 @@ fn claims_of(
             Entry::Identity(grant) => grant.claims(claims),
             Entry::Intercom(grant) => grant.claims(claims),
         };
-        chosen.map_err(|objection| {
-            let field = objection.field.replacen("claims.", &format!("claims.{name}."), 1);
-            InvalidField::new(field, objection.message)
+        chosen.map_err(|invalid_field| {
+            let field = invalid_field.field.replacen("claims.", &format!("claims.{name}."), 1);
+            InvalidField::new(field, invalid_field.message)
         })
     };
     entries.iter().map(of_entry).collect()

@@ -65,8 +65,8 @@ pub enum Refusal {
 }
 
 impl From<InvalidField> for Refusal {
-    fn from(objection: InvalidField) -> Self {
-        Self::InvalidField(objection)
+    fn from(invalid_field: InvalidField) -> Self {
+        Self::InvalidField(invalid_field)
     }
 }
 
@@ -148,9 +148,9 @@ impl Refusal {
                 let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
                 Verdict { field: Some(field.to_owned()), ..verdict(status, error, &denied.to_string()) }
             }
-            Self::InvalidField(objection) => Verdict {
-                field: Some(objection.field.clone()),
-                ..invalid(&format!("`{}` {}", objection.field, objection.message))
+            Self::InvalidField(invalid_field) => Verdict {
+                field: Some(invalid_field.field.clone()),
+                ..invalid(&format!("`{}` {}", invalid_field.field, invalid_field.message))
             },
             Self::RateLimited { retry_after, who } => Verdict {
                 retry_after: Some(whole_seconds(retry_after)),
@@ -211,7 +211,7 @@ impl Refusal {
                     "more is asked than can be signed in time; try again, or run more replicas",
                 )
             },
-            Self::Mint(MintError::NoSigningKey { seconds }) => Verdict {
+            Self::Mint(MintError::NoSigningKey { seconds_until_next: seconds }) => Verdict {
                 retry_after: Some(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(5).clamp(1, 3600)),
                 ..verdict(
                     S::SERVICE_UNAVAILABLE,

@@ -44,7 +44,7 @@ pub struct ParsedCertificate {
     /// What it certifies: the bits of its `subjectPublicKey`, which of an RSA key are an `RSAPublicKey` (RFC 8017).
     key: Vec<u8>,
     /// The numbers of that key; `None` where it isn't an RSA key.
-    pub rsa: Option<PublicNumbers>,
+    pub rsa_numbers: Option<PublicNumbers>,
     /// What makes strict verifiers refuse it by itself.
     pub faults: Vec<&'static str>,
     /// DER of the two names.
@@ -76,17 +76,17 @@ impl ParsedCertificate {
             not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
         };
         let key = read.public_key();
-        let rsa = match key.parsed() {
+        let rsa_numbers = match key.parsed() {
             Ok(AnyKey::RSA(key)) => Some(PublicNumbers::new(key.modulus, key.exponent)),
             _ => None,
         };
         let signature = TbsSignature::of(&read);
-        let self_signature = signature.self_signature(&read, rsa.as_ref());
+        let self_signature = signature.self_signature(&read, rsa_numbers.as_ref());
         Ok(Self {
             faults: certificate_checks::faults(der, &read, self_signature),
             certificate,
             key: key.subject_public_key.data.to_vec(),
-            rsa,
+            rsa_numbers,
             issuer: read.issuer().as_raw().to_vec(),
             subject: read.subject().as_raw().to_vec(),
             signature,
@@ -95,7 +95,7 @@ impl ParsedCertificate {
     }
 
     /// Checks its signature: by its own key where it is self-signed, else by its authority's.
-    pub fn signature_by(&self, authority: Option<&PublicNumbers>) -> SignatureStatus {
+    pub fn verify_signature(&self, authority: Option<&PublicNumbers>) -> SignatureStatus {
         let by_authority = || authority.map_or(SignatureStatus::NoKey, |key| self.signature.verify_with(key));
         self.self_signature.unwrap_or_else(by_authority)
     }

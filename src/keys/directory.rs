@@ -143,7 +143,7 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// It is there already, or can't be written.
-    pub fn create(&self, name: &str, content: &SecretString) -> Result<PathBuf, DirectoryError> {
+    pub fn create_file(&self, name: &str, content: &SecretString) -> Result<PathBuf, DirectoryError> {
         let path = self.path.join(name);
         let file = self.temporary(&path, content.expose_secret().as_bytes())?;
         file.persist_noclobber(&path).map_err(|error| self.failed(&path, &error.error))?;

@@ -129,7 +129,7 @@ impl PublicationHistory {
         // A new key with a turn in the past counts as one that has signed: it could take over from the next that is retired.
         let first = match record {
             None => key.validity.signs_from().unwrap_or(now),
-            Some(_) => key.validity.next_signature(now)?,
+            Some(_) => key.validity.next_signing_time(now)?,
         };
         // It has signed already, or signs no sooner than it was to.
         let is_expected = |profile: &ProfileName| {
@@ -225,7 +225,7 @@ impl KeyRecord {
         self.modulus_hash = Some(key.modulus_hash);
         let begun = key.validity.signing_periods.first().filter(|_| is_start);
         let begun = begun.map(|turn| turn.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
-        let Some(first) = begun.or_else(|| key.validity.next_signature(now)) else { return };
+        let Some(first) = begun.or_else(|| key.validity.next_signing_time(now)) else { return };
         for profile in used_by {
             // What it has signed stays; what it is to sign may be put off.
             let from = self.signs_from.entry(profile.clone()).or_insert(first);

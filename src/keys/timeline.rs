@@ -85,7 +85,7 @@ impl KeyValidity {
     }
 
     /// The first moment from `now` on at which it signs.
-    pub fn next_signature(&self, now: UnixTime) -> Option<UnixTime> {
+    pub fn next_signing_time(&self, now: UnixTime) -> Option<UnixTime> {
         let turn = self.signing_periods.iter().find(|turn| !turn.has_ended(now))?;
         Some(turn.from.map_or(now, |from| from.max(now)))
     }

@@ -34,7 +34,7 @@ impl MintedToken {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MintError {
     #[error("no key of the keyset signs yet")]
-    NoSigningKey { seconds: Option<i64> },
+    NoSigningKey { seconds_until_next: Option<i64> },
     #[error("more signatures are waiting than the service can make in time")]
     Overloaded,
     #[error(transparent)]

@@ -153,7 +153,7 @@ impl KeyPair {
         let mut made = Vec::new();
         for (extension, content) in files {
             let name = format!("{kid}.{extension}");
-            let created = directory.create(&name, &content);
+            let created = directory.create_file(&name, &content);
             if created.as_ref().map_or_else(DirectoryError::is_written, |_| true) {
                 made.push(directory.path().join(name));
             }

@@ -378,7 +378,9 @@ fn in_quotes(name: &str) -> String {
 /// Why a claim names nobody: the rules of the endpoints that mint.
 pub(super) fn person(name: &str, value: &Json) -> Vec<String> {
     let fault = match value {
-        Json::String(text) => Subject::parse(name, text.clone()).err().map(|objection| objection.message),
+        Json::String(text) => {
+            Subject::parse(name, text.clone()).err().map(|invalid_field| invalid_field.message)
+        }
         other => Some(format!("is {}, not text", other.type_name())),
     };
     fault.into_iter().map(|fault| format!("its `{name}` {fault}")).collect()

@@ -84,11 +84,11 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         key.pem_quirks.warning().map(|message| Problem { code: Some(Code::KeyForm), ..at_key(message) }),
     );
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
-        ListenerKeyError::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
-        ListenerKeyError::WrongKey(error) => at_certificate(format!(
+        NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
+        NoKey::Stranger(error) => at_certificate(format!(
             "doesn't go with the private key: {error}; the first in the file must be this server's own certificate"
         )),
-        ListenerKeyError::Unreadable(error) => at_certificate(format!(
+        NoKey::Unreadable(error) => at_certificate(format!(
             "can't be used ({error}): make one of X.509 version 3, as `openssl req -x509` does"
         )),
     })?;
@@ -148,30 +148,27 @@ fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<Str
     Ok(None)
 }
 
-enum ListenerKeyError {
+enum NoKey {
     Unusable(rustls::Error),
     /// The certificate is another key's.
-    WrongKey(rustls::Error),
+    Stranger(rustls::Error),
     /// The certificate says nothing of its key, as one of X.509 version 1.
     Unreadable(rustls::Error),
 }
 
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
-fn certified_key(
-    chain: Vec<CertificateDer<'static>>,
-    key: &ListenerKey,
-) -> Result<CertifiedKey, ListenerKeyError> {
+fn certified_key(chain: Vec<CertificateDer<'static>>, key: &ListenerKey) -> Result<CertifiedKey, NoKey> {
     let document = key.der.as_slice();
     let der = match key.label.as_str() {
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.into()),
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.into()),
         _ => PrivateKeyDer::Pkcs8(document.into()),
     };
-    let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(ListenerKeyError::Unusable)?);
+    let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(ListenerKeyError::WrongKey(error)),
-        Err(error) => Err(ListenerKeyError::Unreadable(error)),
+        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(NoKey::Stranger(error)),
+        Err(error) => Err(NoKey::Unreadable(error)),
     }
 }
 

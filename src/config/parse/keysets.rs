@@ -64,7 +64,7 @@ fn months(node: &Node) -> Result<Duration, String> {
 }
 
 /// Gives each keyset the algorithm and the longest token life of the profiles that sign with it.
-pub(super) fn assign_algorithms(
+pub(super) fn share_out(
     section: Option<&Section<'_>>,
     keysets: &mut BTreeMap<Name, Keyset>,
     identity: &BTreeMap<Name, Identity>,

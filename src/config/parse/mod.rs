@@ -17,7 +17,7 @@ use super::section::{Findings, Section, count, leftover};
 use super::source::{Code, Environment, Node, Origin, PREFIX, Problem, is_other};
 use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
 use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
-use keysets::{assign_algorithms, keyset};
+use keysets::{keyset, share_out};
 use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -98,7 +98,7 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
     let callers = read_all(named_callers.as_ref(), |name, section| caller(name, section, &exist));
 
     open_bundles(named_callers.as_ref(), &callers, &bundles);
-    assign_algorithms(named.as_ref(), &mut keysets, &identity, &oauth);
+    share_out(named.as_ref(), &mut keysets, &identity, &oauth);
     distinct_credentials(root, &callers);
     usable_credentials(named_callers.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {

@@ -1,12 +1,12 @@
-//! Whose access tokens a profile brings, hashed at load.
-//!
-//! Two profiles that differ in anything that an access token depends on have different owners, under one name too: after a
-//! change of the configuration nobody gets what was exchanged for another user, org or app.
+//! The scope of access tokens' cache keys.
 
 use std::iter::once;
 
 use crate::hash::Parts;
 
+/// A hash of every setting that affects an access token, used as the scope of its cache key.
+///
+/// Changing any of them invalidates the cached tokens: nobody gets a token that was exchanged for another user, org or app.
 #[derive(Clone, Copy)]
 pub struct CacheScope([u8; 32]);
 
@@ -15,7 +15,7 @@ impl CacheScope {
         Self(Parts::of(parts))
     }
 
-    /// What in it is of those parts alone.
+    /// Derives a narrower scope from this scope and `parts`, for example for one subject of a profile.
     #[must_use]
     pub fn subscope<'a>(&'a self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self::from_parts(once(self.0.as_slice()).chain(parts))
@@ -35,7 +35,7 @@ mod tests {
     proptest! {
         /// `a|b` + `c` is not `a` + `b|c`.
         #[test]
-        fn different_parts_never_make_one_owner(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
+        fn different_parts_never_give_the_same_scope(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
             let bytes = |parts: &[String]| CacheScope::from_parts(parts.iter().map(String::as_bytes)).0;
             prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
             let within = |parts: &[String]| CacheScope::from_parts([]).subscope(parts.iter().map(String::as_bytes)).0;

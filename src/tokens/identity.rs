@@ -1,7 +1,7 @@
 //! The identity token with which Salesforce Enhanced Chat verifies a user (Salesforce Help, "Set Up
-//! Token-Based User Verification"); Fin calls it `salesforce_identity_token`.
+//! Token-Based User Verification"). Fin calls it `salesforce_identity_token`.
 //!
-//! Header `alg`, `typ`, `kid`; body `iss`, `sub`, `exp`, `iat`, `aud` where configured, and extra claims.
+//! Header: `alg`, `typ`, `kid`. Body: `iss`, `sub`, `exp`, `iat`, `aud` where configured, and extra claims.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,15 @@ use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
 use crate::json::Members;
 use crate::keys::Keyset;
 
+/// An `[identity.NAME]` profile, ready to mint identity tokens.
 pub struct IdentityProfile {
     pub name: ProfileName,
     pub issuer: String,
     pub audience: Option<String>,
-    /// Where its tokens can be exchanged.
+    /// The messaging channel at which its tokens can be exchanged.
     pub messaging: Option<Messaging>,
-    /// Of the access tokens of all its subjects; as an [`OauthProfile`](super::OauthProfile)'s.
+    /// The scope of its access tokens' cache keys, for all its subjects. As in [`OauthProfile`](super::OauthProfile), the signing
+    /// key isn't part of it.
     pub cache_scope: CacheScope,
     keyset_signer: KeysetSigner,
     /// `{"iss":…,"aud":…,`
@@ -67,43 +69,49 @@ impl IdentityProfile {
         }
     }
 
-    /// The key that signs at `now`.
+    /// Returns the id of the key that signs at `now`.
     ///
     /// # Errors
-    /// None does yet.
+    /// No key signs at `now`.
     pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         self.keyset_signer.signing_kid(now)
     }
 
-    /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
+    /// Whether its keyset has a key of that id, expired keys included and retired keys excluded.
     pub fn contains_kid(&self, kid: &KeyId) -> bool {
         self.keyset_signer.contains_kid(kid)
     }
 
-    /// Whether it speaks of such subjects at all.
+    /// Whether the profile's `subjects` pattern matches. A profile without a pattern matches every subject.
     pub fn matches_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// That of a token whose asker names none.
+    /// The lifetime of a token when the request names none.
     pub const fn default_lifetime(&self) -> Lifetime {
         Lifetime(self.ttl)
     }
 
+    /// Validates a requested `ttl`, in seconds; `None` means the default.
+    ///
     /// # Errors
-    /// A `ttl` out of bounds.
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
-        Lifetime::validate(asked, self.ttl, self.max_ttl)
+    /// The `ttl` is out of bounds.
+    pub fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
+        Lifetime::validate(requested, self.ttl, self.max_ttl)
     }
 
+    /// Validates requested claims against those that the profile lists.
+    ///
     /// # Errors
-    /// A claim that it doesn't list.
-    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
-        Claims::validate(asked, &self.claims)
+    /// Names the first claim that the profile doesn't list.
+    pub fn claims(&self, requested: Members) -> Result<Claims, InvalidField> {
+        Claims::validate(requested, &self.claims)
     }
 
+    /// Mints an identity token.
+    ///
     /// # Errors
-    /// No key signs now, or the signer is overloaded.
+    /// No key signs at `now`, the request was shed, or signing failed.
     pub async fn mint(
         &self,
         subject: &Subject,

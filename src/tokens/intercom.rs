@@ -1,5 +1,5 @@
 //! Intercom's user JWT (Intercom Help, "Authenticating users in the Messenger with JWTs"): HS256 with the
-//! Messenger API Secret; `user_id` as a string, `exp`, `iat`, and extra claims.
+//! Messenger API Secret. Body: `user_id` as a string, `exp`, `iat`, and extra claims.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::clock::UnixTime;
 use crate::config::{self, Kind, ProfileName};
 use crate::json::Members;
 
+/// An `[intercom.NAME]` profile, ready to mint user JWTs.
 pub struct IntercomProfile {
     pub name: ProfileName,
     header: String,
@@ -37,24 +38,28 @@ impl IntercomProfile {
         }
     }
 
-    /// That of a token whose asker names none.
+    /// The lifetime of a token when the request names none.
     pub const fn default_lifetime(&self) -> Lifetime {
         Lifetime(self.ttl)
     }
 
+    /// Validates a requested `ttl`, in seconds; `None` means the default.
+    ///
     /// # Errors
-    /// A `ttl` out of bounds.
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
-        Lifetime::validate(asked, self.ttl, self.max_ttl)
+    /// The `ttl` is out of bounds.
+    pub fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
+        Lifetime::validate(requested, self.ttl, self.max_ttl)
     }
 
+    /// Validates requested claims against those that the profile lists.
+    ///
     /// # Errors
-    /// A claim that it doesn't list.
-    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
-        Claims::validate(asked, &self.claims)
+    /// Names the first claim that the profile doesn't list.
+    pub fn claims(&self, requested: Members) -> Result<Claims, InvalidField> {
+        Claims::validate(requested, &self.claims)
     }
 
-    /// Costs a microsecond, so it waits for nobody.
+    /// Mints a user JWT. It takes about a microsecond, so it doesn't go through the signing queue.
     pub fn mint(&self, user_id: &Subject, lifetime: Lifetime, claims: &Claims, now: UnixTime) -> MintedToken {
         let expires_at = now.plus(lifetime.0);
         let mut payload = Vec::with_capacity(user_id.as_str().len() + 128);

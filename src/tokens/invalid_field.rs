@@ -1,21 +1,21 @@
-//! Why a request gets no token, by the field at fault.
+//! A validation error of a request, with the field at fault.
 
 use thiserror::Error;
 
-/// Characters of a field's name that a refusal shows.
+/// The most characters of a field's name that an error message shows.
 const MAX_FIELD_CHARS: usize = 64;
 
-/// Something in a request that no token is minted for.
+/// A field of a request with a missing or invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{field}: {message}")]
 pub struct InvalidField {
     pub field: String,
-    /// Says what the field should be; doesn't repeat it.
+    /// Says what the field must be, without repeating its value.
     pub message: String,
 }
 
 impl InvalidField {
-    /// `field` may be a name that the request made up: of an endless one only the beginning is kept.
+    /// `field` may come from the request itself, so it is cut to `MAX_FIELD_CHARS`.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         let mut field = field.into();
         if let Some((end, _)) = field.char_indices().nth(MAX_FIELD_CHARS) {

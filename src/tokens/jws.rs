@@ -1,4 +1,4 @@
-//! The compact serialisation of RFC 7515, section 7.1, in one pass: a head that was made at load, the payload
+//! The JWS Compact Serialization (RFC 7515, section 7.1) in one pass: a header that was encoded at load, the payload
 //! in base64url behind it, then the signature over both.
 
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId};
 use crate::keys::Keyset;
 
-/// A keyset as a profile signs with it.
+/// Signs a profile's tokens with its keyset.
 pub(super) struct KeysetSigner {
     keyset: Arc<Keyset>,
-    /// `base64url(header).`, one for each key of the set, in its order.
+    /// `base64url(header).` of each key, in the order of `keyset.keys`.
     headers: Vec<String>,
 }
 
@@ -33,21 +33,21 @@ impl KeysetSigner {
         Self { keyset, headers }
     }
 
-    /// The key whose turn it is at `now`.
+    /// Returns the id of the key that signs at `now`.
     pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         self.signing_position(now).map(|position| &self.keyset.keys[position].kid)
     }
 
-    /// Whether a key of that id is one of the set, or was until its life was over; a retired one is none.
+    /// Whether the keyset has a key of that id, expired keys included and retired keys excluded.
     pub fn contains_kid(&self, kid: &KeyId) -> bool {
-        let past = self
+        let expired = self
             .keyset
             .expired
             .iter()
             .map(|life| &life.entry)
             .filter(|entry| entry.retired.is_none())
             .map(|entry| &entry.kid);
-        self.keyset.keys.iter().map(|key| &key.kid).chain(past).any(|known| known == kid)
+        self.keyset.keys.iter().map(|key| &key.kid).chain(expired).any(|one| one == kid)
     }
 
     fn signing_position(&self, now: UnixTime) -> Result<usize, MintError> {
@@ -57,7 +57,7 @@ impl KeysetSigner {
         })
     }
 
-    /// Signs `payload`, which says that it ends at `expires_at`, with the key whose turn it is at `now`.
+    /// Signs `payload` with the key that signs at `now`, and counts the token until `expires_at`, the payload's `exp`.
     pub async fn sign(
         &self,
         payload: &[u8],
@@ -75,31 +75,32 @@ impl KeysetSigner {
     }
 }
 
-/// `alg`, `typ` and, where the key has one, `kid`.
+/// Encodes the header `alg`, `typ` and, where the key has one, `kid`, with the dot behind it.
 pub(super) fn encode_header(algorithm: jsonwebtoken::Algorithm, kid: Option<&KeyId>) -> String {
     let header = Header { kid: kid.map(KeyId::to_string), ..Header::new(algorithm) };
     let header = serde_json::to_vec(&header).expect("strings can be written to memory");
-    let mut head = URL_SAFE_NO_PAD.encode(header);
-    head.push('.');
-    head
+    let mut header = URL_SAFE_NO_PAD.encode(header);
+    header.push('.');
+    header
 }
 
-/// The signing input, with room for the signature, so that nothing is copied later.
-pub(super) fn signing_input(head: &str, payload: &[u8], signature_len: usize) -> Zeroizing<String> {
+/// Returns the JWS signing input, with capacity for the signature, so that the token is never copied.
+pub(super) fn signing_input(header: &str, payload: &[u8], signature_len: usize) -> Zeroizing<String> {
     let encoded = |len: usize| len.div_ceil(3) * 4;
-    let capacity = head.len() + encoded(payload.len()) + 1 + encoded(signature_len);
+    let capacity = header.len() + encoded(payload.len()) + 1 + encoded(signature_len);
     let mut token = Zeroizing::new(String::with_capacity(capacity));
-    token.push_str(head);
+    token.push_str(header);
     URL_SAFE_NO_PAD.encode_string(payload, &mut token);
     token
 }
 
+/// Appends the dot and the encoded signature.
 pub(super) fn append_signature(token: &mut String, signature: &[u8]) {
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, token);
 }
 
-/// The fixed claims of a profile, `{"name":"value",…`, open at the end.
+/// Encodes a profile's fixed claims as the beginning of a JSON object: `{"name":"value",`.
 pub(super) fn encode_fixed_claims(fixed: &[(&str, Option<&str>)]) -> Vec<u8> {
     let mut payload = vec![b'{'];
     for (name, value) in fixed.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
@@ -111,7 +112,7 @@ pub(super) fn encode_fixed_claims(fixed: &[(&str, Option<&str>)]) -> Vec<u8> {
     payload
 }
 
-/// `"iat":…,"exp":…` (RFC 7519, sections 4.1.4 and 4.1.6).
+/// Appends `"iat":…,"exp":…` (RFC 7519, sections 4.1.4 and 4.1.6).
 pub(super) fn write_time_claims(payload: &mut Vec<u8>, issued_at: UnixTime, expires_at: UnixTime) {
     payload.extend_from_slice(b"\"iat\":");
     write_json(payload, &issued_at);

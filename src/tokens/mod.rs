@@ -1,10 +1,10 @@
-//! What each kind of token says, and signing it: request + key ring + clock -> token. The one hot path; knows
-//! nothing of HTTP or of Salesforce's servers.
+//! The contents of each kind of token, and signing it: request + key ring + clock -> token. This is the hot path. It doesn't
+//! know HTTP or Salesforce's servers.
 //!
-//! - All that can be made ready at load is: header, fixed claims and keys of a profile. A mint writes the
-//!   rest, signs, and is done.
-//! - A [`Subject`], [`Lifetime`] or [`Claims`] is valid once it exists; a profile trusts it.
-//! - A minted token is a secret until it is on the wire.
+//! - Each profile prepares at load everything that doesn't change: header, fixed claims and keys. A mint appends the
+//!   rest and signs.
+//! - A [`Subject`], [`Lifetime`] or [`Claims`] is validated when it is constructed, so profiles don't check it again.
+//! - A minted token is a secret until it is sent.
 
 mod assertion;
 mod cache_scope;
@@ -38,7 +38,7 @@ use crate::clock::UnixTime;
 use crate::config::{Config, Name};
 use crate::keys::KeyRing;
 
-/// What may be minted, ready to mint.
+/// All profiles of the configuration, ready to mint.
 pub struct Profiles {
     pub identity: BTreeMap<Name, Arc<IdentityProfile>>,
     pub oauth: BTreeMap<Name, Arc<OauthProfile>>,
@@ -47,7 +47,7 @@ pub struct Profiles {
 
 impl Profiles {
     /// # Panics
-    /// Where `ring` was not loaded from `config`.
+    /// Panics if `ring` was not loaded from `config`.
     pub fn new(config: &Config, ring: &KeyRing) -> Self {
         let keyset = |name: &Name| {
             ring.keysets.get(name).expect("a validated configuration names only keysets that it has").clone()
@@ -65,7 +65,7 @@ impl Profiles {
         }
     }
 
-    /// Whether every profile could mint now.
+    /// Whether every profile has a key that signs at `now`. Intercom profiles always do: they sign with a secret.
     pub fn is_ready(&self, now: UnixTime) -> bool {
         self.identity.values().all(|profile| profile.signing_kid(now).is_ok())
             && self.oauth.values().all(|profile| profile.signing_kid(now).is_ok())

@@ -1,12 +1,12 @@
-//! The line before the cores: first come, first served, and nobody waits for long.
+//! A bounded FIFO queue in front of a fixed number of CPU permits.
 //!
-//! - A [`Permit`] is the right to keep one core busy. There are so many and no more; it goes, when dropped, to
-//!   whoever stands first, or lies free. It lies free only while nobody waits.
-//! - Who has waited too long is sent away when it would be their turn, so no timer is needed: as the first is
-//!   always the oldest, that is at most one signature late.
-//! - Who goes away while waiting leaves the line at once, and a core that was already on its way to them goes on to
-//!   the next.
-//! - Who has a core may answer others in line as well.
+//! - A [`Permit`] is the right to keep one core busy. Dropping a permit hands it to the oldest waiter, or returns it to
+//!   the queue when nobody waits. So a permit is only free while the queue is empty.
+//! - Expired waiters are rejected when they reach the front, so no timer is needed. The front waiter is always the
+//!   oldest, so the rejection comes at most one signature late.
+//! - A cancelled waiter leaves the queue at once. A permit that was already on its way to it goes to the next waiter.
+//! - The holder of a permit may complete the jobs of other waiters too ([`SigningQueue::take_matching`]), which is how a
+//!   batch is collected.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,115 +17,119 @@ use tokio::sync::oneshot;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// `J` is what somebody wants done, `R` what becomes of it.
+/// A job is a `J`; its outcome is an `R`.
 pub(super) struct SigningQueue<J, R> {
     state: Mutex<QueueState<J, R>>,
-    /// How many may wait.
+    /// The most waiters at a time.
     capacity: usize,
-    /// For how long.
+    /// A waiter that has waited for longer is rejected.
     max_wait: Duration,
     depth: IntGauge,
 }
 
 struct QueueState<J, R> {
-    free: usize,
-    tickets: u64,
-    /// By ticket, and so by age.
-    waiting: VecDeque<Waiter<J, R>>,
+    free_permits: usize,
+    next_ticket: u64,
+    /// In order of `ticket`, the oldest first.
+    waiters: VecDeque<Waiter<J, R>>,
 }
 
 struct Waiter<J, R> {
     ticket: u64,
     enqueued_at: Instant,
     job: J,
-    turn: oneshot::Sender<Result<Acquired<J, R>, AcquireError>>,
+    sender: oneshot::Sender<Result<Acquired<J, R>, AcquireError>>,
 }
 
-/// A job that somebody else does.
+/// A waiter whose job the holder of a permit does for it.
 pub(super) struct TakenWaiter<J, R> {
     pub enqueued_at: Instant,
     pub job: J,
-    turn: oneshot::Sender<Result<Acquired<J, R>, AcquireError>>,
+    sender: oneshot::Sender<Result<Acquired<J, R>, AcquireError>>,
 }
 
 impl<J, R> TakenWaiter<J, R> {
+    /// Ends the wait with `outcome`.
     pub fn complete(self, outcome: R) {
-        // Who has gone away meanwhile needs none.
-        let _ = self.turn.send(Ok(Acquired::Done(outcome)));
+        // The send fails if the waiter was cancelled meanwhile, and then nobody needs the outcome.
+        let _ = self.sender.send(Ok(Acquired::Done(outcome)));
     }
 }
 
-/// How a wait ends.
+/// The successful end of a wait.
 pub(super) enum Acquired<J, R> {
-    /// With a core, to do it oneself.
+    /// A permit, and the job back: the caller does it itself.
     Permit(Permit<J, R>, J),
-    /// Somebody who had a core did it too.
+    /// The holder of another permit did the job in its batch.
     Done(R),
 }
 
-/// Why there is no turn.
+/// The reasons why a wait ends without a permit or an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcquireError {
-    /// All places in line are taken.
+    /// `capacity` waiters are there already.
     Full,
-    /// The wait took too long.
+    /// The wait took longer than `max_wait`.
     TimedOut,
-    /// Who should have done it died over it.
+    /// The permit holder that took the job dropped it without an outcome, for example by a panic.
     Abandoned,
 }
 
 impl<J, R> SigningQueue<J, R> {
-    pub fn new(cores: usize, capacity: usize, max_wait: Duration, depth: IntGauge) -> Arc<Self> {
-        let state = QueueState { free: cores, tickets: 0, waiting: VecDeque::new() };
+    pub fn new(permits: usize, capacity: usize, max_wait: Duration, depth: IntGauge) -> Arc<Self> {
+        let state = QueueState { free_permits: permits, next_ticket: 0, waiters: VecDeque::new() };
         Arc::new(Self { state: Mutex::new(state), capacity, max_wait, depth })
     }
 
-    /// Waits until it is `job`'s turn, or somebody else has done it.
+    /// Waits for a permit for `job`, or until the holder of another permit has done the job.
+    ///
+    /// # Errors
+    /// The queue is full, the wait took too long, or the job was taken and dropped.
     pub async fn acquire(self: &Arc<Self>, job: J) -> Result<Acquired<J, R>, AcquireError> {
-        let (ticket, turn) = {
+        let (ticket, receiver) = {
             let mut state = self.state();
-            if let Some(free) = state.free.checked_sub(1) {
-                state.free = free;
+            if let Some(free_permits) = state.free_permits.checked_sub(1) {
+                state.free_permits = free_permits;
                 drop(state);
                 return Ok(Acquired::Permit(Permit { queue: self.clone() }, job));
             }
-            if state.waiting.len() >= self.capacity {
+            if state.waiters.len() >= self.capacity {
                 return Err(AcquireError::Full);
             }
-            let (sender, turn) = oneshot::channel();
-            let ticket = state.tickets;
-            state.tickets += 1;
-            state.waiting.push_back(Waiter { ticket, enqueued_at: Instant::now(), job, turn: sender });
+            let (sender, receiver) = oneshot::channel();
+            let ticket = state.next_ticket;
+            state.next_ticket += 1;
+            state.waiters.push_back(Waiter { ticket, enqueued_at: Instant::now(), job, sender });
             self.report_depth(&state);
-            (ticket, turn)
+            (ticket, receiver)
         };
-        let leaving = CancelGuard { queue: self, ticket };
-        let turn = turn.await;
-        // Whoever sent it took the place out of the line.
-        std::mem::forget(leaving);
-        turn.unwrap_or(Err(AcquireError::Abandoned))
+        let guard = CancelGuard { queue: self, ticket };
+        let acquired = receiver.await;
+        // The sender removed the waiter from the queue already.
+        std::mem::forget(guard);
+        acquired.unwrap_or(Err(AcquireError::Abandoned))
     }
 
-    /// Takes out the first `most` jobs that are `alike`, if there are `least` of them, for who has a core to do them as
-    /// well: each with how long it has waited and where its outcome goes.
+    /// Removes the oldest waiters whose jobs match, at most `max`, for the holder of a permit to do their jobs too.
+    /// Removes none if fewer than `min` match.
     pub fn take_matching(
         &self,
-        alike: impl Fn(&J) -> bool,
-        least: usize,
-        most: usize,
+        matches: impl Fn(&J) -> bool,
+        min: usize,
+        max: usize,
     ) -> Vec<TakenWaiter<J, R>> {
         let mut state = self.state();
         let found: Vec<usize> =
-            (0..state.waiting.len()).filter(|at| alike(&state.waiting[*at].job)).take(most).collect();
-        if found.len() < least {
+            (0..state.waiters.len()).filter(|at| matches(&state.waiters[*at].job)).take(max).collect();
+        if found.len() < min {
             return Vec::new();
         }
-        // From the back, so that the positions hold.
+        // From the back, so that the earlier positions stay valid.
         let mut taken: Vec<TakenWaiter<J, R>> = found
             .into_iter()
             .rev()
-            .filter_map(|at| state.waiting.remove(at))
-            .map(|Waiter { enqueued_at, job, turn, .. }| TakenWaiter { enqueued_at, job, turn })
+            .filter_map(|at| state.waiters.remove(at))
+            .map(|Waiter { enqueued_at, job, sender, .. }| TakenWaiter { enqueued_at, job, sender })
             .collect();
         taken.reverse();
         self.report_depth(&state);
@@ -133,44 +137,46 @@ impl<J, R> SigningQueue<J, R> {
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState<J, R>> {
-        self.state.lock().expect("nothing panics while it holds the line")
+        self.state.lock().expect("nothing panics while it holds the lock")
     }
 
     fn report_depth(&self, state: &QueueState<J, R>) {
-        self.depth.set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
+        self.depth.set(i64::try_from(state.waiters.len()).unwrap_or(i64::MAX));
     }
 
-    /// Takes out the first, and all before it who have waited too long; where nobody is left, a core lies free.
+    /// Removes the expired waiters at the front and the first that is not expired. If none is left, one more permit is free.
     fn pop_waiter(&self) -> PoppedWaiters<J, R> {
         let mut state = self.state();
-        let mut late = Vec::new();
+        let mut expired = Vec::new();
         let now = Instant::now();
-        let first = loop {
-            match state.waiting.pop_front() {
-                Some(place) if now.duration_since(place.enqueued_at) > self.max_wait => late.push(place),
-                first => break first,
+        let next = loop {
+            match state.waiters.pop_front() {
+                Some(waiter) if now.duration_since(waiter.enqueued_at) > self.max_wait => {
+                    expired.push(waiter);
+                }
+                next => break next,
             }
         };
-        if first.is_none() {
-            state.free += 1;
+        if next.is_none() {
+            state.free_permits += 1;
         }
         self.report_depth(&state);
-        PoppedWaiters { late, first }
+        PoppedWaiters { expired, next }
     }
 }
 
 struct PoppedWaiters<J, R> {
-    late: Vec<Waiter<J, R>>,
-    first: Option<Waiter<J, R>>,
+    expired: Vec<Waiter<J, R>>,
+    next: Option<Waiter<J, R>>,
 }
 
-/// The right to keep one core busy.
+/// The right to keep one core busy. Dropping it hands it to the oldest waiter.
 pub(super) struct Permit<J, R> {
     queue: Arc<SigningQueue<J, R>>,
 }
 
 impl<J, R> Permit<J, R> {
-    /// The line that it came from.
+    /// The queue that handed it out.
     pub fn queue(&self) -> &SigningQueue<J, R> {
         &self.queue
     }
@@ -178,19 +184,19 @@ impl<J, R> Permit<J, R> {
 
 impl<J, R> Drop for Permit<J, R> {
     fn drop(&mut self) {
-        let PoppedWaiters { late, first } = self.queue.pop_waiter();
-        // Outside of the lock: if the receiver has just gone, its turn is dropped here, and goes to the next.
-        for place in late {
-            let _ = place.turn.send(Err(AcquireError::TimedOut));
+        let PoppedWaiters { expired, next } = self.queue.pop_waiter();
+        // Outside of the lock: if the receiver was just cancelled, the send drops the new permit here, and it goes to the next.
+        for waiter in expired {
+            let _ = waiter.sender.send(Err(AcquireError::TimedOut));
         }
-        if let Some(Waiter { job, turn, .. }) = first {
-            let core = Self { queue: self.queue.clone() };
-            let _ = turn.send(Ok(Acquired::Permit(core, job)));
+        if let Some(Waiter { job, sender, .. }) = next {
+            let permit = Self { queue: self.queue.clone() };
+            let _ = sender.send(Ok(Acquired::Permit(permit, job)));
         }
     }
 }
 
-/// One who waits, and goes away before it is their turn.
+/// Removes a waiter that is cancelled before its wait ends.
 struct CancelGuard<'a, J, R> {
     queue: &'a SigningQueue<J, R>,
     ticket: u64,
@@ -199,12 +205,12 @@ struct CancelGuard<'a, J, R> {
 impl<J, R> Drop for CancelGuard<'_, J, R> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
-        let place = state.waiting.binary_search_by_key(&self.ticket, |place| place.ticket);
-        let place = place.ok().and_then(|position| state.waiting.remove(position));
+        let position = state.waiters.binary_search_by_key(&self.ticket, |waiter| waiter.ticket);
+        let waiter = position.ok().and_then(|position| state.waiters.remove(position));
         self.queue.report_depth(&state);
         drop(state);
-        // Not under the lock: it may hold the last reference to a key.
-        drop(place);
+        // Outside of the lock: the waiter's job may hold the last reference to a private key.
+        drop(waiter);
     }
 }
 
@@ -218,81 +224,81 @@ mod tests {
 
     type TestQueue = Arc<SigningQueue<u32, u32>>;
 
-    fn queue(cores: usize, capacity: usize) -> TestQueue {
+    fn queue(permits: usize, capacity: usize) -> TestQueue {
         SigningQueue::new(
-            cores,
+            permits,
             capacity,
             Duration::from_mins(1),
-            IntGauge::new("depth", "of the line").expect("a name"),
+            IntGauge::new("depth", "waiters").expect("a name"),
         )
     }
 
     #[track_caller]
-    fn core(turn: Option<Result<Acquired<u32, u32>, AcquireError>>, job: u32) -> Permit<u32, u32> {
-        let Some(Ok(Acquired::Permit(core, own))) = turn else { unreachable!("no core for {job}") };
+    fn permit(acquired: Option<Result<Acquired<u32, u32>, AcquireError>>, job: u32) -> Permit<u32, u32> {
+        let Some(Ok(Acquired::Permit(permit, own))) = acquired else { unreachable!("no permit for {job}") };
         assert_eq!(own, job);
-        core
+        permit
     }
 
     #[test]
-    fn who_comes_first_is_served_first_and_no_core_serves_two() {
+    fn the_oldest_waiter_gets_the_permit_first() {
         let queue = queue(2, 10);
-        let first = core(queue.acquire(1).now_or_never(), 1);
-        let second = core(queue.acquire(2).now_or_never(), 2);
+        let first = permit(queue.acquire(1).now_or_never(), 1);
+        let second = permit(queue.acquire(2).now_or_never(), 2);
         let (mut third, mut fourth) = (pin!(queue.acquire(3)), pin!(queue.acquire(4)));
         assert!(third.as_mut().now_or_never().is_none() && fourth.as_mut().now_or_never().is_none());
         assert_eq!(queue.depth.get(), 2);
         drop(second);
         assert!(fourth.as_mut().now_or_never().is_none(), "the third came first");
-        let third = core(third.now_or_never(), 3);
+        let third = permit(third.now_or_never(), 3);
         drop((first, third));
-        drop(core(fourth.now_or_never(), 4));
-        assert_eq!((queue.depth.get(), queue.state().free), (0, 2));
+        drop(permit(fourth.now_or_never(), 4));
+        assert_eq!((queue.depth.get(), queue.state().free_permits), (0, 2));
     }
 
     #[test]
-    fn a_full_line_refuses_at_once() {
+    fn a_full_queue_rejects_at_once() {
         let queue = queue(1, 1);
-        let _busy = core(queue.acquire(1).now_or_never(), 1);
+        let _busy = permit(queue.acquire(1).now_or_never(), 1);
         let mut second = pin!(queue.acquire(2));
         assert!(second.as_mut().now_or_never().is_none());
         assert_eq!(queue.acquire(3).now_or_never().and_then(Result::err), Some(AcquireError::Full));
     }
 
-    /// The place is given back too: else clients that give up would fill the line for those who stay.
+    /// Otherwise clients that give up would fill the queue.
     #[test]
-    fn who_goes_away_leaves_the_line() {
+    fn a_cancelled_waiter_leaves_the_queue_at_once() {
         let queue = queue(1, 1);
-        let busy = core(queue.acquire(1).now_or_never(), 1);
+        let busy = permit(queue.acquire(1).now_or_never(), 1);
         for impatient in 2..100 {
-            assert!(queue.acquire(impatient).now_or_never().is_none(), "{impatient} waits, and goes");
+            assert!(queue.acquire(impatient).now_or_never().is_none(), "{impatient} waits, and is cancelled");
             assert_eq!(queue.depth.get(), 0);
         }
         let mut last = pin!(queue.acquire(100));
         assert!(last.as_mut().now_or_never().is_none());
         drop(busy);
-        drop(core(last.now_or_never(), 100));
+        drop(permit(last.now_or_never(), 100));
     }
 
-    /// Else a core would be lost for ever with each client that hangs up at the wrong moment.
+    /// Otherwise each client that hangs up at the wrong moment would lose a permit.
     #[test]
-    fn a_core_on_its_way_to_one_who_has_gone_goes_to_the_next() {
+    fn a_permit_sent_to_a_cancelled_waiter_goes_to_the_next() {
         let queue = queue(1, 10);
-        let busy = core(queue.acquire(1).now_or_never(), 1);
+        let busy = permit(queue.acquire(1).now_or_never(), 1);
         let mut gone = Box::pin(queue.acquire(2));
         let mut next = pin!(queue.acquire(3));
         assert!(gone.as_mut().now_or_never().is_none() && next.as_mut().now_or_never().is_none());
         drop(busy);
         drop(gone);
-        drop(core(next.now_or_never(), 3));
-        assert_eq!(queue.state().free, 1);
+        drop(permit(next.now_or_never(), 3));
+        assert_eq!(queue.state().free_permits, 1);
     }
 
     #[test]
-    fn who_has_waited_too_long_is_sent_away_when_the_turn_comes() {
+    fn an_expired_waiter_is_rejected_when_it_reaches_the_front() {
         let queue: TestQueue =
             SigningQueue::new(1, 10, Duration::from_millis(20), IntGauge::new("d", "d").expect("a name"));
-        let busy = core(queue.acquire(1).now_or_never(), 1);
+        let busy = permit(queue.acquire(1).now_or_never(), 1);
         let mut old = pin!(queue.acquire(2));
         assert!(old.as_mut().now_or_never().is_none());
         std::thread::sleep(Duration::from_millis(30));
@@ -300,14 +306,15 @@ mod tests {
         assert!(young.as_mut().now_or_never().is_none());
         drop(busy);
         assert_eq!(old.now_or_never().expect("at once").err(), Some(AcquireError::TimedOut));
-        drop(core(young.now_or_never(), 3));
+        drop(permit(young.now_or_never(), 3));
     }
+
     #[test]
-    fn who_has_a_core_may_do_what_others_want() {
+    fn a_permit_holder_completes_the_jobs_of_matching_waiters() {
         let queue = queue(1, 20);
-        let busy = core(queue.acquire(0).now_or_never(), 0);
+        let busy = permit(queue.acquire(0).now_or_never(), 0);
         let mut waiting: Vec<_> = (1..=10).map(|job| Box::pin(queue.acquire(job))).collect();
-        assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
+        assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
         assert!(queue.take_matching(|job| job % 2 == 1, 6, 7).is_empty(), "there are five");
         let odd = queue.take_matching(|job| job % 2 == 1, 2, 3);
         assert_eq!(odd.iter().map(|taken| taken.job).collect::<Vec<_>>(), [1, 3, 5], "the oldest, in order");
@@ -321,13 +328,13 @@ mod tests {
         assert!(matches!(waiting.remove(2).now_or_never(), Some(Ok(Acquired::Done(300)))));
         assert!(matches!(waiting.remove(0).now_or_never(), Some(Ok(Acquired::Done(100)))));
         drop(busy);
-        drop(core(waiting.remove(0).now_or_never(), 2));
+        drop(permit(waiting.remove(0).now_or_never(), 2));
     }
 
     #[test]
-    fn who_is_let_down_hears_of_it() {
+    fn dropping_a_taken_waiter_ends_its_wait_with_an_error() {
         let queue = queue(1, 20);
-        let _busy = core(queue.acquire(0).now_or_never(), 0);
+        let _busy = permit(queue.acquire(0).now_or_never(), 0);
         let mut waiting = pin!(queue.acquire(1));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(queue.take_matching(|_| true, 1, 7));

@@ -1,7 +1,7 @@
-//! A fixed pool of threads of low priority, for signatures that take so long that nothing may wait behind one.
+//! A fixed pool of threads of low priority, for signatures that take too long for the runtime's own threads.
 //!
-//! One thread for each core, at nice 2: a thread that answers health or a JWKS takes its core at once when there is
-//! something to answer. The threads are there from the first long signature on.
+//! It has one thread for each core, at nice 2. A thread that answers a health check or a JWKS request takes its core at once when
+//! there is something to answer. The threads start with the first long signature.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Of each thread's priority (nice(2)); the rest of the process has 0.
+/// The niceness of each thread (nice(2)); the rest of the process has 0.
 const NICE: i32 = 2;
 
 pub(super) struct ThreadPool {
@@ -22,7 +22,7 @@ impl ThreadPool {
         Self { threads, tasks: OnceLock::new() }
     }
 
-    /// Runs `task` on one of the threads; here, where the host gives none.
+    /// Runs `task` on one of the threads, or on the calling thread if none could be started.
     pub fn run(&self, task: impl FnOnce() + Send + 'static) {
         let tasks = self.tasks.get_or_init(|| start(self.threads));
         if let Err(mpsc::SendError(task)) = tasks.send(Box::new(task)) {
@@ -45,14 +45,14 @@ fn start(threads: usize) -> Sender<Task> {
     tasks
 }
 
-/// Until the pool is dropped.
+/// Runs tasks until the pool is dropped.
 fn work(waiting: &Mutex<Receiver<Task>>) {
-    // Of this thread alone (setpriority(2), "C library/kernel differences"). Without it it is only less polite.
+    // On Linux this affects the calling thread alone (setpriority(2), "C library/kernel differences"). A failure is harmless.
     let _ = rustix::process::setpriority_process(None, NICE);
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = next else { return };
-        // A panic is logged by its hook, and whoever waits for the task hears that it is lost.
+        // The panic hook logs a panic. The task's dropped sender tells its receiver.
         let _ = catch_unwind(AssertUnwindSafe(task));
     }
 }

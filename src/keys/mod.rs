@@ -1,16 +1,16 @@
 //! PEM files -> [`KeyRing`]: keysets, private keys, certificates, and the schedule that says which key signs
-//! when. Knows nothing of tokens or HTTP.
+//! when. It doesn't know tokens or HTTP.
 //!
-//! - Every key in a ring has passed the policy and a test signature.
+//! - Every key in a ring has passed the strength checks and a test signature.
 //! - Key ids are unique across the ring.
-//! - A ring never changes; a reload builds another. So does a `retirement`, from the ring that is in force and
+//! - A ring never changes; a reload builds another. A `retirement` builds another too, from the ring in force and
 //!   `keyset.toml` alone.
-//! - A key that may neither sign nor be published is not opened, so that it leaves memory with the ring that had it.
+//! - A key that may neither sign nor be published is not opened, so that it leaves memory with the last ring that had it.
 
 mod batch;
 mod certificate;
 mod certificate_checks;
-#[allow(unsafe_code, reason = "the one place where foreign code is called")]
+#[allow(unsafe_code, reason = "the only module that calls a C library directly")]
 mod crypto_mb;
 mod directory;
 mod directory_contents;

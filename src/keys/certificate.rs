@@ -108,9 +108,9 @@ impl ParsedCertificate {
 /// # Errors
 /// Says what the text holds instead.
 pub fn parse_listener_certificates(text: &str) -> Result<(Vec<Vec<u8>>, PemQuirks), String> {
-    let armor = PemText::parse(text);
+    let pem_text = PemText::parse(text);
     let none = "holds no certificate in PEM form";
-    let (blocks, mut pem_quirks) = armor.blocks().map_err(|why| match why {
+    let (blocks, mut pem_quirks) = pem_text.blocks().map_err(|why| match why {
         UnreadableKey::NotPem | UnreadableKey::Empty => none.to_owned(),
         other => other.to_string(),
     })?;
@@ -126,8 +126,8 @@ pub fn parse_listener_certificates(text: &str) -> Result<(Vec<Vec<u8>>, PemQuirk
 /// # Errors
 /// Says what the text holds instead.
 pub fn parse_certificates(text: &str) -> Result<(Vec<ParsedCertificate>, PemQuirks), String> {
-    let armor = PemText::parse(text);
-    let (blocks, mut pem_quirks) = armor.blocks().map_err(|why| match why {
+    let pem_text = PemText::parse(text);
+    let (blocks, mut pem_quirks) = pem_text.blocks().map_err(|why| match why {
         UnreadableKey::NotPem | UnreadableKey::Empty => {
             "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned()
         }

@@ -1,4 +1,4 @@
-//! The files of a key folder, by their names.
+//! The files of a key directory, sorted by their names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,30 +8,32 @@ use std::path::{Path, PathBuf};
 use super::SCHEDULE_FILE;
 use crate::config::KeyId;
 
-/// How the names of keys and keystores end elsewhere, in small letters.
+/// The extensions of key and keystore files of other tools, in lower case.
 const FOREIGN_KEY_EXTENSIONS: [&str; 7] = [".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
 
-/// The files that a key folder holds. No file is opened.
+/// A listing of a key directory. No file is opened.
 pub struct DirectoryContents {
     /// Each `KID.key`.
     pub keys: BTreeMap<KeyId, PathBuf>,
     pub has_schedule: bool,
-    /// Key files whose name is no key id, and why.
+    /// Key files whose name isn't a valid key id, with the reason.
     pub misnamed: Vec<(PathBuf, String)>,
-    /// Files that may be meant as keys, and aren't read.
+    /// Files that look like keys by their extension, and are ignored.
     pub ignored: Vec<PathBuf>,
 }
 
 impl DirectoryContents {
+    /// Lists `directory`.
+    ///
     /// # Errors
-    /// The folder can't be listed.
+    /// The directory can't be listed.
     pub fn list(directory: &Path) -> io::Result<Self> {
         let mut contents =
             Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
         for item in fs::read_dir(directory)? {
             let path = item?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            // Editors' own.
+            // Hidden files, for example an editor's.
             if name.starts_with('.') {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Reads key files the way OpenSSH does: one that others can read is not used.
+//! Reads key files with OpenSSH's rule: a private key that others can read is rejected.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,25 +8,25 @@ use secrecy::SecretString;
 use super::{key_formats, pem};
 use crate::files::{LARGEST, Opened, Unreadable};
 
-/// The text of a private key's file, which nobody else may read.
+/// Reads a private key's file. Rejects one that others can read.
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
 pub fn read_private_key(path: &Path) -> Result<SecretString, String> {
     let file = Opened::open(path).map_err(|error| error.to_string())?;
     file.only_ours_reads().map_err(|error| error.to_string())?;
-    private(file)
+    private_key_text(file)
 }
 
-/// The text of a private key file, whoever may read it: to tell which key it is, and not to use it.
+/// Reads a private key's file without checking its permissions: to identify the key, never to use it.
 ///
 /// # Errors
 /// Says why the file can't be read.
 pub fn read_private_key_unchecked(path: &Path) -> Result<SecretString, String> {
-    private(Opened::open(path).map_err(|error| error.to_string())?)
+    private_key_text(Opened::open(path).map_err(|error| error.to_string())?)
 }
 
-fn private(file: Opened) -> Result<SecretString, String> {
+fn private_key_text(file: Opened) -> Result<SecretString, String> {
     let bytes = match file.read(pem::MAX_KEY_FILE_BYTES) {
         Err(Unreadable::TooLarge(largest)) => {
             return Err(key_formats::UnreadableKey::TooLarge(largest).to_string());
@@ -36,7 +36,7 @@ fn private(file: Opened) -> Result<SecretString, String> {
     key_formats::decode_key_text(&bytes).map(SecretString::from).map_err(|why| why.to_string())
 }
 
-/// The text of a certificate, which hides nothing.
+/// Reads a certificate's file, which isn't confidential.
 ///
 /// # Errors
 /// Says why the file can't be read.
@@ -49,17 +49,17 @@ pub fn read_certificate_text(path: &Path) -> Result<String, String> {
     key_formats::decode_key_text(&bytes).map(str::to_owned).map_err(|why| why.to_string())
 }
 
-/// The text of `keyset.toml`, which nobody else may change.
+/// Reads `keyset.toml`. Rejects one that others can change.
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
 pub fn read_schedule(path: &Path) -> Result<String, String> {
     let file = Opened::open(path).map_err(|error| error.to_string())?;
     file.only_ours_writes().map_err(|error| error.to_string())?;
-    schedule(file)
+    schedule_text(file)
 }
 
-/// The text of `keyset.toml`, for who edits it; `None` where there is none.
+/// Reads `keyset.toml` without checking its permissions, to edit it or to find retirements. `None` if there is no such file.
 ///
 /// # Errors
 /// Says why the file can't be read.
@@ -67,11 +67,11 @@ pub fn read_schedule_unchecked(path: &Path) -> Result<Option<String>, String> {
     match Opened::open(path) {
         Err(Unreadable::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
-        Ok(file) => schedule(file).map(Some),
+        Ok(file) => schedule_text(file).map(Some),
     }
 }
 
-fn schedule(file: Opened) -> Result<String, String> {
+fn schedule_text(file: Opened) -> Result<String, String> {
     let bytes = file.read(LARGEST).map_err(|error| error.to_string())?;
     String::from_utf8(bytes.to_vec()).map_err(|_| "isn't text; it must be TOML in UTF-8".to_owned())
 }

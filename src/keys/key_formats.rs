@@ -1,4 +1,4 @@
-//! Recognises by their bytes the files that people put where a key or a certificate belongs, and says what to do with each.
+//! Identifies by its bytes a file that somebody put in the place of a key or a certificate, and says how to convert it.
 
 use rsa::pkcs8::AlgorithmIdentifierRef;
 use rsa::pkcs8::der::asn1::{AnyRef, ObjectIdentifier};
@@ -6,7 +6,7 @@ use rsa::pkcs8::der::{Decode as _, Reader as _, Tag, Tagged as _};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Why a file or a text can't be read as a private key or a certificate. Every command says it in these words.
+/// The reasons why a file or a text can't be read as a private key or a certificate. All commands use these messages.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UnreadableKey {
     #[error("it is empty")]
@@ -49,7 +49,7 @@ pub enum UnreadableKey {
     EncryptedListenerKey,
     #[error("the passphrase doesn't open it")]
     WrongPassphrase,
-    /// With the options that OpenSSL needs to open it.
+    /// Holds the options that OpenSSL needs to decrypt it.
     #[error(
         "it is encrypted in a way that can't be read; convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -in \
          KEY -out NEW{0}`"
@@ -80,7 +80,7 @@ pub enum UnreadableKey {
          pkey -out KID.key`, and with -legacy behind pkcs12 where OpenSSL says `unsupported`"
     )]
     Pkcs12,
-    /// With the option that OpenSSL needs to read it.
+    /// Holds the option that OpenSSL needs to read it.
     #[error(
         "it is a PKCS#7 bundle of certificates (.p7b); convert it with `openssl pkcs7{0} -in FILE -print_certs -out KID.crt`"
     )]
@@ -135,10 +135,10 @@ pub enum UnreadableKey {
     Schedule,
 }
 
-/// The text that `bytes` are.
+/// Decodes `bytes` as UTF-8 text without null characters.
 ///
 /// # Errors
-/// Says what other bytes are.
+/// Says what the bytes are instead.
 pub fn decode_key_text(bytes: &[u8]) -> Result<&str, UnreadableKey> {
     let other = || match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UnreadableKey::Utf16("UTF-16"),
@@ -161,7 +161,7 @@ pub fn decode_key_text(bytes: &[u8]) -> Result<&str, UnreadableKey> {
     }
 }
 
-/// What a text without PEM blocks is. `decoded`: what it is in base64, where it is that and no text.
+/// Identifies a text without PEM blocks. `decoded` holds the binary data if the text is its base64.
 pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey {
     match decoded.and_then(DerKind::of) {
         Some(DerKind::Certificate) => return UnreadableKey::BareCertificate,
@@ -174,7 +174,7 @@ pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey
         None => {}
     }
     let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
-    // Sections that nothing but a configuration of ours has.
+    // Sections of tokenmint's own configuration.
     let is_section = |line: &str| {
         ["[server", "[keysets.", "[identity.", "[oauth.", "[intercom.", "[bundles.", "[callers."]
             .iter()
@@ -185,7 +185,7 @@ pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey
         () if text.is_empty() => UnreadableKey::Empty,
         () if begins(&["ssh-", "ecdsa-sha2-", "---- BEGIN SSH2"]) => UnreadableKey::SshPublicKey,
         () if begins(&["PuTTY-User-Key-File-"]) => UnreadableKey::Putty,
-        // Not parsed: it may hold a private key, of which copies would stay in memory.
+        // Not parsed: it may hold a private key, and a parser would leave copies in memory.
         () if begins(&["{", "["]) && text.contains("\"keys\"") => UnreadableKey::JwkSet,
         () if begins(&["{"]) && text.contains("\"kty\"") => UnreadableKey::Jwk,
         () if begins(&["eyJ"]) && text.matches('.').count() == 2 => UnreadableKey::Jwt,
@@ -195,7 +195,7 @@ pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey
     }
 }
 
-/// What DER holds, as its outermost members tell.
+/// The kind of a DER structure, by its outermost members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DerKind {
     /// `RSAPrivateKey` (RFC 8017).
@@ -217,7 +217,7 @@ pub(super) enum DerKind {
 
 impl DerKind {
     pub fn of(der: &[u8]) -> Option<Self> {
-        match members(der)?.as_slice() {
+        match member_tags(der)?.as_slice() {
             [Tag::Integer, Tag::Integer] | [Tag::Sequence, Tag::BitString] => Some(Self::PublicKey),
             [Tag::Integer, Tag::Integer, ..] => Some(Self::Pkcs1),
             [Tag::Integer, Tag::Sequence, Tag::OctetString, ..] => Some(Self::Pkcs8),
@@ -232,7 +232,7 @@ impl DerKind {
         }
     }
 
-    /// The label of its PEM block (RFC 7468), where it is one of a private key.
+    /// The label of its PEM block (RFC 7468) if it is a private key.
     pub const fn label(self) -> Option<&'static str> {
         match self {
             Self::Pkcs1 => Some("RSA PRIVATE KEY"),
@@ -244,7 +244,7 @@ impl DerKind {
     }
 }
 
-/// The scheme of an `EncryptedPrivateKeyInfo`, and of PBES2 its cipher (RFC 8018, section 6.2).
+/// The scheme of an `EncryptedPrivateKeyInfo`, and the cipher if that scheme is PBES2 (RFC 8018, section 6.2).
 pub(super) fn encryption_scheme(der: &[u8]) -> Option<(ObjectIdentifier, Option<ObjectIdentifier>)> {
     let algorithm = AnyRef::from_der(der).ok()?.sequence(|reader| {
         let algorithm = AlgorithmIdentifierRef::decode(reader)?;
@@ -262,8 +262,8 @@ pub(super) fn encryption_scheme(der: &[u8]) -> Option<(ObjectIdentifier, Option<
     Some((algorithm.oid, cipher))
 }
 
-/// The tags of the members of a SEQUENCE.
-fn members(der: &[u8]) -> Option<Vec<Tag>> {
+/// The tags of a SEQUENCE's members.
+fn member_tags(der: &[u8]) -> Option<Vec<Tag>> {
     let sequence = AnyRef::from_der(der).ok()?;
     let tags = sequence.sequence(|reader| {
         let mut tags = Vec::new();

@@ -1,23 +1,23 @@
-//! Which RSA keys are good enough to sign with: the policy of Boulder's `goodkey`, which is about public numbers alone.
+//! Rejects weak RSA keys, with the checks of Boulder's `goodkey` on the public numbers.
 //!
-//! A parser's success says little: several load a 512-bit key or one with `e` = 3. That the private numbers belong to the
-//! public ones is checked by aws-lc when it loads the key.
+//! A successful parse says little: several parsers load a 512-bit key, or one with `e` = 3. aws-lc checks that the private numbers
+//! match the public ones when it loads the key.
 
 use std::fmt;
 
 use rsa::BigUint;
 
-/// Moduli from here on are safe for RS256 (RFC 7518, section 3.3).
+/// The shortest modulus that RS256 allows (RFC 7518, section 3.3).
 pub const MIN_MODULUS_BITS: usize = 2048;
-/// Longer ones cost a tenth of a second a signature, and aws-lc takes none.
+/// The longest modulus that aws-lc supports. A signature with a longer one would take a tenth of a second.
 pub const MAX_MODULUS_BITS: usize = 8192;
 
 const PUBLIC_EXPONENT: u32 = 65_537;
-/// Boulder's bound: trial division by every prime below it.
+/// Boulder's bound for trial division: every prime below it is tried.
 const SMALL_FACTORS_BELOW: u32 = 752;
 const FERMAT_ROUNDS: usize = 110;
 
-/// Why a key is refused.
+/// The reasons why a key is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyWeakness {
     TooShort(usize),
@@ -58,7 +58,10 @@ impl fmt::Display for KeyWeakness {
     }
 }
 
-/// Says why a key with these numbers must not sign, if there is a reason.
+/// Checks that a key with these numbers is strong enough to sign.
+///
+/// # Errors
+/// Returns the first weakness that it finds.
 pub(super) fn check_strength(modulus: &BigUint, public_exponent: &BigUint) -> Result<(), KeyWeakness> {
     match modulus.bits() {
         bits if bits < MIN_MODULUS_BITS => return Err(KeyWeakness::TooShort(bits)),
@@ -71,7 +74,7 @@ pub(super) fn check_strength(modulus: &BigUint, public_exponent: &BigUint) -> Re
     if remainder(modulus, 2) == 0 {
         return Err(KeyWeakness::EvenModulus);
     }
-    if let Some(prime) = primes().find(|&prime| remainder(modulus, prime) == 0) {
+    if let Some(prime) = small_primes().find(|&prime| remainder(modulus, prime) == 0) {
         return Err(KeyWeakness::SmallFactor(prime));
     }
     if has_roca_fingerprint(modulus) {
@@ -83,7 +86,7 @@ pub(super) fn check_strength(modulus: &BigUint, public_exponent: &BigUint) -> Re
     Ok(())
 }
 
-/// Fermat's method finds p and q from n = a² - b² with a = (p+q)/2 near √n.
+/// Whether Fermat's method factors the modulus within [`FERMAT_ROUNDS`]. It finds p and q from n = a² - b² with a = (p+q)/2 near √n.
 fn factors_by_fermat(modulus: &BigUint) -> bool {
     let mut a = modulus.sqrt();
     if &a * &a < *modulus {
@@ -100,20 +103,21 @@ fn factors_by_fermat(modulus: &BigUint) -> bool {
     false
 }
 
-/// ROCA's generator makes primes p = k·M + 65537^a mod M, M being the product of the first primes. Then n is
-/// a power of 65537 modulo each of them, which befalls an honest modulus once in 2^27.
+/// Whether the modulus has the fingerprint of the ROCA generator (CVE-2017-15361). It makes primes p = k·M + 65537^a mod M, where
+/// M is the product of the first primes. Then n is a power of 65537 modulo each of them. For any other modulus this holds
+/// with a probability of 2^-27.
 fn has_roca_fingerprint(modulus: &BigUint) -> bool {
-    primes()
+    small_primes()
         .filter(|prime| (3..=167).contains(prime))
         .all(|prime| powers(PUBLIC_EXPONENT % prime, prime).any(|power| power == remainder(modulus, prime)))
 }
 
-/// The subgroup that `generator` makes modulo `prime`.
+/// The subgroup that `generator` generates modulo `prime`.
 fn powers(generator: u32, prime: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(1), move |power| Some(power * generator % prime)).take(prime as usize)
 }
 
-fn primes() -> impl Iterator<Item = u32> {
+fn small_primes() -> impl Iterator<Item = u32> {
     (3..SMALL_FACTORS_BELOW).step_by(2).filter(|candidate| {
         (3..).step_by(2).take_while(|d| d * d <= *candidate).all(|d| !candidate.is_multiple_of(d))
     })
@@ -130,14 +134,14 @@ mod tests {
 
     #[test]
     fn the_small_primes_are_those_below_752() {
-        assert_eq!(primes().take(5).collect::<Vec<_>>(), [3, 5, 7, 11, 13]);
-        assert_eq!(primes().last(), Some(751));
-        assert_eq!(primes().count(), 132);
+        assert_eq!(small_primes().take(5).collect::<Vec<_>>(), [3, 5, 7, 11, 13]);
+        assert_eq!(small_primes().last(), Some(751));
+        assert_eq!(small_primes().count(), 132);
     }
 
     #[test]
-    fn a_power_of_65537_modulo_the_first_primes_has_the_fingerprint() {
-        let product = primes().filter(|p| *p <= 167).fold(BigUint::from(2_u32), |m, p| m * p);
+    fn a_power_of_65537_modulo_the_first_primes_has_the_roca_fingerprint() {
+        let product = small_primes().filter(|p| *p <= 167).fold(BigUint::from(2_u32), |m, p| m * p);
         let prime =
             &product * 12_345_u32 + BigUint::from(65_537_u32).modpow(&BigUint::from(77_u32), &product);
         assert!(has_roca_fingerprint(&prime));

@@ -1,19 +1,20 @@
-//! What became of a key since the process started: how many tokens that it signed may still live. A reload carries it over
+//! Counts the tokens that a key has signed since the process started and that may still be valid. A reload carries the count over
 //! to the same key.
 //!
-//! Counts are for people and metrics; nothing is decided by them.
+//! The counts are for people and metrics; no decision depends on them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::UnixTime;
 
-/// Tokens are counted by the ten minutes in which they expire.
+/// Tokens are counted by the period of ten minutes in which they expire.
 const BUCKET_SECONDS: i64 = 600;
-/// Enough of them for a token of a day's life.
+/// The number of buckets, enough for a lifetime of a day.
 const BUCKETS: usize = 160;
-/// A bucket holds which ten minutes it counts, and the count.
+/// A bucket holds its period in the upper bits and the count in these lower bits.
 const COUNT_BITS: u32 = 32;
 
+/// Counts tokens by the time at which they expire.
 pub struct LiveTokenCounter {
     expiring: [AtomicU64; BUCKETS],
 }
@@ -25,7 +26,7 @@ impl Default for LiveTokenCounter {
 }
 
 impl LiveTokenCounter {
-    /// One more token that expires then.
+    /// Counts a token that expires at `expires_at`.
     pub fn record(&self, expires_at: UnixTime) {
         let period = period(expires_at);
         let slot = usize::try_from(period).unwrap_or_default() % BUCKETS;
@@ -36,7 +37,7 @@ impl LiveTokenCounter {
         let _ = self.expiring[slot].fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
     }
 
-    /// How many tokens may live: at most this many, and at least those of them that don't end within ten minutes.
+    /// Returns an upper bound of the tokens that are valid at `now`. It includes tokens that expired in the current ten minutes.
     pub fn count(&self, now: UnixTime) -> u64 {
         let now = period(now);
         let buckets = self.expiring.iter().map(|bucket| bucket.load(Ordering::Relaxed));
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_count_while_they_live_and_no_longer() {
+    fn a_token_counts_until_the_period_of_its_expiry_is_over() {
         let at = UnixTime::from_seconds;
         let counter = LiveTokenCounter::default();
         counter.record(at(3_600));
@@ -62,7 +63,7 @@ mod tests {
         assert_eq!(counter.count(at(0)), 3);
         assert_eq!(counter.count(at(3_599)), 3);
         assert_eq!(counter.count(at(4_200)), 1);
-        // A bucket that comes round again forgets what it counted.
+        // A reused bucket starts from zero.
         let again = 3_600 + BUCKET_SECONDS * i64::try_from(BUCKETS).expect("small");
         counter.record(at(again));
         assert_eq!(counter.count(at(again)), 1);

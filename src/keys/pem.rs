@@ -1,7 +1,7 @@
-//! PEM text -> the numbers of one RSA private key, or the name of what was found in its place.
+//! PEM text -> the numbers of one RSA private key, or an error that names the actual contents.
 //!
-//! PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
-//! with the schemes of RFC 8018), known by their contents. Every copy of the key made on the way is wiped.
+//! It reads PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
+//! with the schemes of RFC 8018), identified by their contents. Every copy of the key made meanwhile is wiped.
 
 use rsa::BigUint;
 use rsa::pkcs1::{RsaPrivateKey as Pkcs1, RsaPublicKey as PublicPkcs1};
@@ -17,13 +17,13 @@ use super::key_formats::{self, DerKind, UnreadableKey};
 use super::pem_text::{PemBlock, PemQuirk, PemQuirks, PemText};
 use super::public_numbers::PublicNumbers;
 
-/// An encrypted 8192-bit key takes less than 10 KiB.
+/// The largest private key file that is read. An encrypted 8192-bit key takes less than 10 KiB.
 pub(super) const MAX_KEY_FILE_BYTES: u64 = 64 << 10;
 
 /// Modulus, public exponent and PKCS#1 DER of a key.
 type ParsedKey = (BigUint, BigUint, Zeroizing<Vec<u8>>);
 
-/// Reads the one private key in a text, and says what is odd about the text.
+/// Parses the only private key in a text, and lists the text's quirks.
 pub(super) fn parse_private_key(
     text: &SecretString,
     passphrase: Option<&SecretString>,
@@ -32,8 +32,8 @@ pub(super) fn parse_private_key(
     if text.len() as u64 > MAX_KEY_FILE_BYTES {
         return Err(UnreadableKey::TooLarge(MAX_KEY_FILE_BYTES));
     }
-    let armor = PemText::parse(text);
-    let (blocks, mut pem_quirks) = armor.blocks()?;
+    let pem_text = PemText::parse(text);
+    let (blocks, mut pem_quirks) = pem_text.blocks()?;
     let block = only_block(&blocks)?;
     match block.label {
         "RSA PRIVATE KEY" if block.is_encrypted_by_header() => Err(UnreadableKey::LegacyEncryption),
@@ -41,9 +41,9 @@ pub(super) fn parse_private_key(
             let document = block.decode(&mut pem_quirks)?;
             let kind = DerKind::of(&document);
             let key = match kind {
-                Some(DerKind::Pkcs1) => key(document),
+                Some(DerKind::Pkcs1) => from_pkcs1(document),
                 Some(DerKind::Pkcs8) => from_pkcs8(&document),
-                Some(DerKind::EncryptedPkcs8) => decrypt(&document, passphrase),
+                Some(DerKind::EncryptedPkcs8) => decrypt_pkcs8(&document, passphrase),
                 Some(DerKind::Ec) => Err(UnreadableKey::NotRsa("an elliptic-curve (EC)")),
                 Some(DerKind::PublicKey) => Err(UnreadableKey::PublicKey),
                 Some(DerKind::Certificate) => Err(UnreadableKey::Certificate),
@@ -53,7 +53,7 @@ pub(super) fn parse_private_key(
                 None => Err(UnreadableKey::BrokenDer),
             }?;
             if kind.and_then(DerKind::label) != Some(block.label) {
-                pem_quirks.note(PemQuirk::Label);
+                pem_quirks.add(PemQuirk::Label);
             }
             Ok((key, pem_quirks))
         }
@@ -68,10 +68,10 @@ pub(super) fn parse_private_key(
     }
 }
 
-/// The numbers of PEM text with an RSA public key alone; `None` where it is something else.
+/// Parses PEM text that holds one RSA public key; `None` if it holds something else.
 pub fn parse_public_key(text: &str) -> Option<PublicNumbers> {
-    let armor = PemText::parse(text);
-    let (blocks, mut pem_quirks) = armor.blocks().ok()?;
+    let pem_text = PemText::parse(text);
+    let (blocks, mut pem_quirks) = pem_text.blocks().ok()?;
     let der = only_block(&blocks).ok()?.decode(&mut pem_quirks).ok()?;
     let info = SubjectPublicKeyInfoRef::try_from(der.as_slice()).ok();
     let of_info = info.as_ref().and_then(|info| info.subject_public_key.as_bytes());
@@ -91,22 +91,22 @@ fn only_block<'a>(blocks: &[PemBlock<'a>]) -> Result<PemBlock<'a>, UnreadableKey
     }
 }
 
-/// A private key of any kind, as a listener has it.
+/// The private key of a TLS listener, of any kind.
 pub struct ListenerKey {
-    /// Of its PEM block.
+    /// The label of its PEM block.
     pub label: String,
     pub der: Zeroizing<Vec<u8>>,
-    /// What is odd about its text.
+    /// The quirks of its text.
     pub pem_quirks: PemQuirks,
 }
 
-/// The first private key in a text; for TLS. Every copy is wiped.
+/// Parses the first private key in a TLS listener's text. Every copy is wiped.
 ///
 /// # Errors
-/// Says what is there instead.
+/// Says what the text holds instead.
 pub fn parse_listener_key(text: &SecretString) -> Result<ListenerKey, UnreadableKey> {
-    let armor = PemText::parse(text.expose_secret());
-    let (blocks, mut pem_quirks) = armor.blocks()?;
+    let pem_text = PemText::parse(text.expose_secret());
+    let (blocks, mut pem_quirks) = pem_text.blocks()?;
     let block =
         blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")).ok_or(UnreadableKey::NotPem)?;
     match block.label {
@@ -119,8 +119,8 @@ pub fn parse_listener_key(text: &SecretString) -> Result<ListenerKey, Unreadable
     Ok(ListenerKey { label: block.label.to_owned(), der, pem_quirks })
 }
 
-fn decrypt(document: &[u8], passphrase: Option<&SecretString>) -> Result<ParsedKey, UnreadableKey> {
-    // What rsa's PKCS#5 has no code for. No passphrase would help.
+fn decrypt_pkcs8(document: &[u8], passphrase: Option<&SecretString>) -> Result<ParsedKey, UnreadableKey> {
+    // The crate rsa can't decrypt other schemes, with any passphrase.
     let is_known = |scheme: &EncryptionScheme<'_>| match scheme.pbes2().map(|scheme| &scheme.kdf) {
         Some(Kdf::Pbkdf2(parameters)) => parameters.prf != Pbkdf2Prf::HmacWithSha1,
         kdf => kdf.is_some(),
@@ -128,9 +128,9 @@ fn decrypt(document: &[u8], passphrase: Option<&SecretString>) -> Result<ParsedK
     let encrypted = EncryptedPrivateKeyInfo::try_from(document).ok();
     let encrypted = encrypted
         .filter(|encrypted| is_known(&encrypted.encryption_algorithm))
-        .ok_or_else(|| UnreadableKey::UnknownEncryption(options_of_openssl(document)))?;
+        .ok_or_else(|| UnreadableKey::UnknownEncryption(openssl_options(document)))?;
     let passphrase = passphrase.ok_or(UnreadableKey::NoPassphrase)?;
-    // The wrong one rarely gives bytes that look right at their end.
+    // With a wrong passphrase, decryption mostly fails at the padding. Rarely it succeeds, and then the key doesn't parse.
     let opened = encrypted.decrypt(passphrase.expose_secret()).map_err(|_| UnreadableKey::WrongPassphrase)?;
     from_pkcs8(opened.as_bytes()).map_err(|why| match why {
         UnreadableKey::BrokenDer => UnreadableKey::WrongPassphrase,
@@ -138,8 +138,8 @@ fn decrypt(document: &[u8], passphrase: Option<&SecretString>) -> Result<ParsedK
     })
 }
 
-/// What `openssl` needs behind its options to open an encrypted key: version 3 has moved the weakest ways out of sight.
-fn options_of_openssl(document: &[u8]) -> &'static str {
+/// The further options with which `openssl` opens an encrypted key: version 3 has moved the weakest schemes to another provider.
+fn openssl_options(document: &[u8]) -> &'static str {
     const LEGACY: &str = " -provider legacy -provider default";
     match key_formats::encryption_scheme(document) {
         Some((PBES2, Some(DES_CBC | RC2_CBC))) => LEGACY,
@@ -168,10 +168,10 @@ fn from_pkcs8(document: &[u8]) -> Result<ParsedKey, UnreadableKey> {
         ED25519 => return Err(UnreadableKey::NotRsa("an Ed25519")),
         _ => return Err(UnreadableKey::NotRsa("some other kind of")),
     }
-    key(Zeroizing::new(info.private_key.to_vec()))
+    from_pkcs1(Zeroizing::new(info.private_key.to_vec()))
 }
 
-/// Numbers of a key, big-endian.
+/// The numbers of a private key in Chinese remainder form, big-endian.
 pub(super) struct CrtNumbers<'a> {
     /// `p`, `q`, `dP`, `dQ` and `qInv`.
     pub private: [&'a [u8]; 5],
@@ -179,8 +179,8 @@ pub(super) struct CrtNumbers<'a> {
     pub public_exponent: &'a [u8],
 }
 
-/// Hands out what Chinese remainders need of a key in PKCS#8 DER.
-pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T) -> Option<T> {
+/// Calls `take` with the numbers of a key in PKCS#8 DER.
+pub(super) fn with_crt_numbers<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T) -> Option<T> {
     let info = PrivateKeyInfo::try_from(pkcs8).ok()?;
     let key = Pkcs1::from_der(info.private_key).ok()?;
     let private = [key.prime1, key.prime2, key.exponent1, key.exponent2, key.coefficient];
@@ -191,7 +191,7 @@ pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T)
     }))
 }
 
-fn key(pkcs1: Zeroizing<Vec<u8>>) -> Result<ParsedKey, UnreadableKey> {
+fn from_pkcs1(pkcs1: Zeroizing<Vec<u8>>) -> Result<ParsedKey, UnreadableKey> {
     let key = Pkcs1::from_der(&pkcs1).map_err(|_| UnreadableKey::BrokenDer)?;
     if key.other_prime_infos.is_some() {
         return Err(UnreadableKey::MultiPrime);

@@ -1,7 +1,7 @@
-//! Finds the PEM blocks (RFC 7468) in a text as people have it: copied from a page, mailed, or put in a variable.
+//! Finds the PEM blocks (RFC 7468) in text that was copied from a page, sent by mail, or put in an environment variable.
 //!
-//! Each shape that it takes has one meaning. What is odd about a text is kept as [`PemQuirks`], to be told once. Every copy of
-//! the text that it makes is wiped.
+//! Each accepted form is unambiguous. Deviations from openssl's form are collected as [`PemQuirks`], for one warning. Every copy of
+//! the text is wiped.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::key_formats::{UnreadableKey, identify_text};
 
-/// How PEM text differs from what openssl writes, and says the same.
+/// A harmless deviation of PEM text from the form that openssl writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PemQuirk {
     ByteOrderMark,
@@ -28,12 +28,12 @@ pub enum PemQuirk {
     BlanksAtLineEnds,
     EmptyLines,
     CarriageReturns,
-    /// The body is PKCS#1 under the label of PKCS#8, or the like.
+    /// The label doesn't match the contents, for example PKCS#1 under the label of PKCS#8.
     Label,
 }
 
 impl PemQuirk {
-    const fn words(self) -> &'static str {
+    const fn description(self) -> &'static str {
         match self {
             Self::ByteOrderMark => "a byte order mark before it",
             Self::Quotes => "quotes around it",
@@ -56,25 +56,25 @@ impl PemQuirk {
     }
 }
 
-/// All that is odd about a text.
+/// All deviations of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PemQuirks(BTreeSet<PemQuirk>);
 
 impl PemQuirks {
-    pub(super) fn note(&mut self, quirk: PemQuirk) {
+    pub(super) fn add(&mut self, quirk: PemQuirk) {
         self.0.insert(quirk);
     }
 
-    /// Without those that are usual where the text comes from.
+    /// Removes the quirks that are usual for the source of the text.
     #[must_use]
     pub fn without(&self, usual: &[PemQuirk]) -> Self {
         Self(self.0.iter().copied().filter(|quirk| !usual.contains(quirk)).collect())
     }
 
-    /// One sentence about all of them; `None` where there are none.
+    /// Describes all of them in one warning; `None` if there are none.
     pub fn warning(&self) -> Option<String> {
-        let words: Vec<&str> = self.0.iter().map(|quirk| quirk.words()).collect();
-        let (last, others) = words.split_last()?;
+        let descriptions: Vec<&str> = self.0.iter().map(|quirk| quirk.description()).collect();
+        let (last, others) = descriptions.split_last()?;
         let listed =
             if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) };
         Some(format!(
@@ -84,19 +84,19 @@ impl PemQuirks {
     }
 }
 
-/// A text, taken out of the quotes and the base64 that it was put in.
+/// A text without the quotes, the byte order mark and the base64 around it.
 pub(super) struct PemText {
     text: Zeroizing<String>,
-    /// What the base64 of something else than text holds.
+    /// The decoded data if the text was the base64 of something other than text.
     binary: Option<Zeroizing<Vec<u8>>>,
     pem_quirks: PemQuirks,
 }
 
-/// A block of PEM text, not decoded.
+/// An undecoded block of PEM text.
 #[derive(Clone, Copy)]
 pub(super) struct PemBlock<'a> {
     pub label: &'a str,
-    /// `None` where it has no end.
+    /// `None` if the END line is missing.
     body: Option<&'a str>,
 }
 
@@ -106,32 +106,32 @@ const MAX_LABEL_LENGTH: usize = 40;
 
 impl PemText {
     pub fn parse(text: &str) -> Self {
-        let mut armor =
+        let mut pem_text =
             Self { text: Zeroizing::new(text.to_owned()), binary: None, pem_quirks: PemQuirks::default() };
         for layer in [PemQuirk::Base64, PemQuirk::Base64Twice] {
-            armor.strip();
-            if armor.text.contains(BEGIN) || !armor.decode(layer) {
+            pem_text.strip_wrapping();
+            if pem_text.text.contains(BEGIN) || !pem_text.decode_layer(layer) {
                 break;
             }
         }
-        armor.strip();
-        armor
+        pem_text.strip_wrapping();
+        pem_text
     }
 
-    /// Takes away a byte order mark and quotes.
-    fn strip(&mut self) {
+    /// Removes a byte order mark and quotes.
+    fn strip_wrapping(&mut self) {
         let text = self.text.trim();
         let plain = text.trim_start_matches('\u{feff}').trim_start();
         let inner = ['"', '\''].iter().find_map(|quote| plain.strip_prefix(*quote)?.strip_suffix(*quote));
         let stripped = Zeroizing::new(inner.unwrap_or(plain).trim().to_owned());
-        let noted =
+        let found =
             [(plain.len() < text.len(), PemQuirk::ByteOrderMark), (inner.is_some(), PemQuirk::Quotes)];
-        noted.into_iter().filter(|(is, _)| *is).for_each(|(_, quirk)| self.pem_quirks.note(quirk));
+        found.into_iter().filter(|(is, _)| *is).for_each(|(_, quirk)| self.pem_quirks.add(quirk));
         self.text = stripped;
     }
 
-    /// Takes away one layer of base64, where that is one. Whether there is text below it.
-    fn decode(&mut self, layer: PemQuirk) -> bool {
+    /// Removes one layer of base64, if the text is base64. Returns whether the result is text.
+    fn decode_layer(&mut self, layer: PemQuirk) -> bool {
         let compact = concat_zeroizing(self.text.split_whitespace(), self.text.len());
         let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(compact.len())]);
         let Ok(length) = STANDARD.decode_slice(compact.as_bytes(), &mut bytes) else { return false };
@@ -145,14 +145,14 @@ impl PemText {
         };
         self.text = Zeroizing::new(text.to_owned());
         self.pem_quirks.0.remove(&PemQuirk::Base64);
-        self.pem_quirks.note(layer);
+        self.pem_quirks.add(layer);
         true
     }
 
-    /// The blocks, and what is odd about the text around them.
+    /// Splits the text into its blocks, and lists the quirks of the text around them.
     ///
     /// # Errors
-    /// There are none: says what the text is.
+    /// The text has no block (the error says what it is), or a broken one.
     pub fn blocks(&self) -> Result<(Vec<PemBlock<'_>>, PemQuirks), UnreadableKey> {
         let mut pem_quirks = self.pem_quirks.clone();
         let mut parts = self.text.split(BEGIN);
@@ -160,7 +160,7 @@ impl PemText {
         let mut blocks = Vec::new();
         for part in parts {
             let (label, rest) = part.split_once(DASHES).ok_or(UnreadableKey::CutShort)?;
-            // Messages name it, so it is a label and nothing else.
+            // Messages show the label, so it must not be something else, like a secret.
             if label.len() > MAX_LABEL_LENGTH
                 || !label.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ')
             {
@@ -182,22 +182,22 @@ impl PemText {
         }
         let around = around.into_iter().map(unescape);
         if around.into_iter().any(|text| !text.trim().is_empty()) {
-            pem_quirks.note(PemQuirk::TextAround);
+            pem_quirks.add(PemQuirk::TextAround);
         }
         Ok((blocks, pem_quirks))
     }
 }
 
 impl PemBlock<'_> {
-    /// What it holds.
+    /// Decodes the body.
     ///
     /// # Errors
-    /// It has no end, or its body isn't base64.
+    /// The END line is missing, or the body isn't base64.
     pub fn decode(&self, pem_quirks: &mut PemQuirks) -> Result<Zeroizing<Vec<u8>>, UnreadableKey> {
         let written = self.body.ok_or(UnreadableKey::CutShort)?;
         let body = unescape(written);
         if body.len() < written.len() {
-            pem_quirks.note(PemQuirk::EscapedBreaks);
+            pem_quirks.add(PemQuirk::EscapedBreaks);
         }
         note_line_quirks(&body, pem_quirks);
         let compact = concat_zeroizing(body.split_whitespace(), body.len());
@@ -207,13 +207,13 @@ impl PemBlock<'_> {
         Ok(bytes)
     }
 
-    /// Whether the headers of its body (RFC 1421) say that it is encrypted.
+    /// Whether its RFC 1421 headers say that it is encrypted.
     pub fn is_encrypted_by_header(&self) -> bool {
         self.body.is_some_and(|body| body.contains("Proc-Type:"))
     }
 }
 
-/// Notes how the lines between BEGIN and END differ from what openssl writes.
+/// Records how the lines between BEGIN and END differ from openssl's.
 fn note_line_quirks(body: &str, pem_quirks: &mut PemQuirks) {
     let breaks = body.matches('\n').count();
     let unix = body.split('\n').enumerate();
@@ -245,12 +245,12 @@ fn note_line_quirks(body: &str, pem_quirks: &mut PemQuirks) {
         (inside.iter().any(|line| line.trim().is_empty()), PemQuirk::EmptyLines),
     ] {
         if is {
-            pem_quirks.note(quirk);
+            pem_quirks.add(quirk);
         }
     }
 }
 
-/// `text` with its escapes of JSON and shells undone: `\n` and `\r` are line breaks, before anything else a backslash goes.
+/// Undoes the escapes of JSON and shells: `\n` and `\r` become line breaks, and other backslashes are removed.
 fn unescape(text: &str) -> Zeroizing<String> {
     let mut plain = Zeroizing::new(String::with_capacity(text.len()));
     let mut rest = text.chars().peekable();
@@ -269,7 +269,7 @@ fn unescape(text: &str) -> Zeroizing<String> {
     plain
 }
 
-/// `parts` behind each other, `length` bytes at most: a text that grew would leave copies behind.
+/// Concatenates `parts` into a buffer of `length` bytes. A buffer that grew would leave unwiped copies.
 fn concat_zeroizing<'a>(parts: impl Iterator<Item = &'a str>, length: usize) -> Zeroizing<String> {
     let mut joined = Zeroizing::new(String::with_capacity(length));
     parts.for_each(|part| joined.push_str(part));

@@ -1,11 +1,11 @@
 //! One RSA private key, checked and ready to sign.
 //!
-//! - It exists only if it passed [`policy`] and has signed and been verified once, which also
-//!   warms it: the first signature of a parsed key costs twice.
+//! - It exists only if it passed [`key_strength`] and has made signatures that verify. Those also warm it up: the first signature of a
+//!   parsed key takes twice as long.
 //! - The parsed aws-lc key pair is kept. `jsonwebtoken::encode` would parse the key for each signature (2.5
-//!   times the work), and the signing of the crate `rsa` is open to RUSTSEC-2023-0071; `rsa` only reads,
-//!   checks and makes keys here.
-//! - Nothing in it can be printed.
+//!   times the work). Signing with the crate `rsa` is vulnerable to RUSTSEC-2023-0071; here `rsa` only reads, checks and
+//!   generates keys.
+//! - It implements neither `Debug` nor `Display`, so it can't be printed.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use crate::clock::Randomness;
 use crate::config::Algorithm;
 use crate::hash::sha256;
 
-/// Why there is no key.
+/// The reasons why a private key is rejected.
 #[derive(Debug, Error)]
 pub enum PrivateKeyError {
     #[error(transparent)]
@@ -51,30 +51,31 @@ pub enum PrivateKeyError {
     SignatureMismatch,
 }
 
-/// The library could not sign. It has no reason to with a key that has passed its checks.
+/// The cryptographic library failed to sign, which isn't expected with a key that has passed its checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the cryptographic library failed to sign")]
 pub struct SigningFailed;
 
+/// A private key, with its public half.
 pub struct PrivateKey {
     pair: RsaKeyPair,
-    /// Parsed, as every signature of a batch is verified: for SHA-256 and SHA-512.
+    /// The parsed public key, for SHA-256 and for SHA-512. Batches verify signatures with it.
     verifiers: [ParsedPublicKey; 2],
     pub(super) self_test: SelfTest,
     pub public: PublicKey,
-    /// How long a signature took on this host when the key was loaded.
+    /// The duration of a signature on this host, measured when the key was loaded.
     pub signing_time: Duration,
-    /// What is odd about the text that it was read from.
+    /// The quirks of the text that it was read from.
     pub pem_quirks: PemQuirks,
 }
 
-/// The half of a key that everybody may see.
+/// The public half of a key.
 pub struct PublicKey {
-    /// Base64url without padding or leading zero octet (RFC 7518, section 6.3.1).
+    /// The modulus in base64url, without padding or leading zero octet (RFC 7518, section 6.3.1). `e` has the same form.
     pub n: String,
     pub e: String,
     pub bits: usize,
-    /// `RSAPublicKey` of RFC 8017, DER.
+    /// The `RSAPublicKey` of RFC 8017 in DER.
     pub der: Vec<u8>,
 }
 
@@ -84,7 +85,7 @@ impl PublicKey {
         PublicNumbers::new(&decoded(&self.n), &decoded(&self.e))
     }
 
-    /// Tells keys apart: SHA-256 of the modulus.
+    /// SHA-256 of the modulus' base64url, which identifies the key whatever its key id.
     pub fn modulus_hash(&self) -> [u8; 32] {
         sha256(self.n.as_bytes())
     }
@@ -97,14 +98,14 @@ pub fn modulus_hash_of_pem(text: &SecretString, passphrase: Option<&SecretString
 }
 
 impl PrivateKey {
-    /// Reads PEM text, in a file or a variable, in any shape that leaves no doubt of what is meant.
+    /// Parses and checks PEM text from a file or a variable, in any unambiguous form.
     ///
     /// # Errors
-    /// Says what is there instead of a good key, never what the key is.
+    /// Says what is wrong with the text or the key, without quoting it.
     pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, PrivateKeyError> {
         let ((modulus, public_exponent, document), pem_quirks) = pem::parse_private_key(text, passphrase)?;
         key_strength::check_strength(&modulus, &public_exponent).map_err(PrivateKeyError::Weak)?;
-        // It sees whether the private numbers belong to each other and to the public ones, and wipes what it works with.
+        // aws-lc checks that the private numbers match each other and the public ones, and wipes its temporary values.
         let pair = RsaKeyPair::from_der(&document).map_err(PrivateKeyError::Inconsistent)?;
         let public = PublicKey {
             n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
@@ -169,7 +170,7 @@ impl PrivateKey {
     /// read out of aws-lc, as nothing else keeps them.
     pub(super) fn crt(&self) -> Option<CrtKey> {
         let size = ModulusSize::of(self.public.bits)?;
-        pem::with_crt(self.pair.as_der().ok()?.as_ref(), |numbers| CrtKey::new(size, numbers))?
+        pem::with_crt_numbers(self.pair.as_der().ok()?.as_ref(), |numbers| CrtKey::new(size, numbers))?
     }
 
     /// The shortest time that a signature took: the first of a parsed key takes twice as long, and any may be interrupted.

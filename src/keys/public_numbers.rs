@@ -1,4 +1,4 @@
-//! The public numbers of an RSA key, whatever file they come from.
+//! The public numbers of an RSA key, from any kind of file.
 
 use rsa::BigUint;
 
@@ -14,13 +14,13 @@ impl PublicNumbers {
         Self { n: strip_leading_zeros(n), e: strip_leading_zeros(e) }
     }
 
-    /// Whether the private half made that signature, of whatever text: what it encrypts has the padding of PKCS#1 (RFC 8017,
-    /// section 9.2). Chance makes no such padding.
+    /// Whether this key's private half made the signature, of any message: the decrypted signature begins with PKCS#1 padding (RFC
+    /// 8017, section 9.2). Another key's signature doesn't, except by a negligible chance.
     pub fn is_signer_of(&self, signature: &[u8]) -> bool {
-        /// The time that it takes grows with the cube of a number that somebody else has written.
-        const MOST_BITS: usize = 16_384;
+        /// Bounds the time, which grows with the cube of the length of an untrusted number.
+        const MAX_CHECKED_BITS: usize = 16_384;
         let [n, e, signature] = [self.n.as_slice(), self.e.as_slice(), signature].map(BigUint::from_bytes_be);
-        let is_number = (1..=MOST_BITS).contains(&n.bits()) && self.e.len() <= 8 && signature < n;
+        let is_number = (1..=MAX_CHECKED_BITS).contains(&n.bits()) && self.e.len() <= 8 && signature < n;
         is_number && signature.modpow(&e, &n).to_bytes_be().starts_with(&[1, 0xff, 0xff, 0xff, 0xff])
     }
 

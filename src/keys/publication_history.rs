@@ -1,9 +1,9 @@
-//! What a reload may not do to verifiers: let a key sign that they have never met, bring a key back that was gone, or give
-//! a key id to another key.
+//! Rejects a reload that verifiers couldn't follow. A key must not sign before verifiers know it, a key that left the JWKS must not
+//! come back, and a key id must not change to another key.
 //!
-//! The rule goes by profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
-//! directory. [`PublicationHistory`] remembers what this process has published, from its start on. After a restart the files alone
-//! count: nothing is known then of what verifiers have fetched.
+//! The rule applies per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
+//! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files alone
+//! count, as the new process doesn't know which keys verifiers have fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,55 +13,58 @@ use super::timeline::KeyValidity;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem, ProfileName};
 
-/// SHA-256 of a public modulus: the same for the same key, whatever its name.
+/// SHA-256 of a public modulus, which identifies a key whatever its key id.
 pub type ModulusHash = [u8; 32];
 
-/// A keyset as verifiers see it.
+/// The keys of one keyset that verifiers can see, and those that they no longer can.
 pub struct AnnouncedKeyset<'a> {
     pub name: &'a Name,
     pub used_by: &'a [ProfileName],
     pub publish_lead: Duration,
     pub keys: Vec<AnnouncedKey<'a>>,
-    /// Keys that are listed and neither sign nor are published.
+    /// Listed keys that neither sign nor are published.
     pub gone: Vec<&'a KeyValidity>,
 }
 
+/// A key that signs or is published.
 pub struct AnnouncedKey<'a> {
     pub modulus_hash: ModulusHash,
     pub validity: &'a KeyValidity,
 }
 
-/// What this process has published so far.
+/// The keys that this process has published so far.
 #[derive(Clone, Default)]
 pub struct PublicationHistory {
     keys: BTreeMap<KeyId, KeyRecord>,
-    /// Those that some keyset has served.
+    /// The profiles that have used a keyset.
     profiles: BTreeSet<ProfileName>,
 }
 
+/// What is known of one key id.
 #[derive(Clone)]
 struct KeyRecord {
-    /// `None` where the key was gone before this process could open it.
+    /// `None` if the key was gone before this process could open it.
     modulus_hash: Option<ModulusHash>,
     fate: KeyFate,
     published_since: UnixTime,
-    /// When it first signed, or is to sign, for each profile.
+    /// The time of its first signature for each profile, past or scheduled.
     signs_from: BTreeMap<ProfileName, UnixTime>,
 }
 
+/// What became of a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum KeyFate {
     Published,
-    /// Its entry was removed then, before its life was over; `None` where it was never published.
+    /// Its entry was removed at that time, before the key expired; `None` if it was never published.
     Removed(Option<UnixTime>),
-    /// Its life was over then.
+    /// It expired at that time.
     Gone(UnixTime),
-    /// `keyset.toml` said so.
+    /// `keyset.toml` marked it as retired.
     Retired,
 }
 
 impl PublicationHistory {
-    /// What is wrong with putting `keysets` in force at `now`.
+    /// Checks the transition from the keys published so far to `keysets` at `now`. Returns the problems.
     pub fn check_transition(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
         let mut problems = Vec::new();
         for keyset in keysets {
@@ -74,11 +77,12 @@ impl PublicationHistory {
         problems
     }
 
-    /// Whether this process has had the key of that id.
+    /// Whether this process has opened a key of that id.
     pub fn contains_kid(&self, kid: &KeyId) -> bool {
         self.keys.get(kid).is_some_and(|record| record.modulus_hash.is_some())
     }
 
+    /// Returns the source and the message of the first problem with `key`.
     fn find_problem(
         &self,
         keyset: &AnnouncedKeyset<'_>,
@@ -102,7 +106,7 @@ impl PublicationHistory {
                     );
                     return Some((SCHEDULE_FILE, message));
                 }
-                // Where the clock was set back, its life isn't over yet.
+                // If the clock was set back before `at`, the key isn't expired yet.
                 KeyFate::Gone(at) if at <= now && !key.validity.entry.emergency => {
                     let message = format!(
                         "`{kid}` was gone since {at} and would be published again, though verifiers have dropped it: remove its \
@@ -113,11 +117,11 @@ impl PublicationHistory {
                 KeyFate::Gone(_) | KeyFate::Removed(_) | KeyFate::Published => {}
             }
         }
-        // Another key of the same material is the one that was taken away.
-        let twin = self.keys.iter().find(|(other, record)| {
+        // A key with the same modulus as a retired one is that key, under another id.
+        let retired_copy = self.keys.iter().find(|(other, record)| {
             *other != kid && record.fate == KeyFate::Retired && record.modulus_hash == Some(key.modulus_hash)
         });
-        if let Some((other, _)) = twin {
+        if let Some((other, _)) = retired_copy {
             let message = format!(
                 "`{kid}` is the key that was retired as `{other}`: make another with `tokenmint keys rotate`"
             );
@@ -126,20 +130,20 @@ impl PublicationHistory {
         if key.validity.entry.emergency {
             return None;
         }
-        // A new key with a turn in the past counts as one that has signed: it could take over from the next that is retired.
+        // A new key with a signing period in the past counts from then: it could take over from the next key that is retired.
         let first = match record {
             None => key.validity.signs_from().unwrap_or(now),
             Some(_) => key.validity.next_signing_time(now)?,
         };
-        // It has signed already, or signs no sooner than it was to.
+        // Expected: it has signed already, or signs no sooner than it was scheduled to.
         let is_expected = |profile: &ProfileName| {
             record.and_then(|record| record.signs_from.get(profile)).is_some_and(|from| *from <= first)
         };
-        // A new profile has no verifiers yet that could be surprised.
+        // A new profile has no verifiers yet.
         let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
         keyset.used_by.iter().find(surprises)?;
         let added = key.validity.entry.added;
-        let since = record.map_or_else(|| added.unwrap_or(now), |record| record.since(added, now));
+        let since = record.map_or_else(|| added.unwrap_or(now), |record| record.known_since(added, now));
         let safe_from = since.plus(keyset.publish_lead);
         (first < safe_from).then(|| {
             let when = if first <= now { "at once".to_owned() } else { format!("from {first}") };
@@ -152,10 +156,10 @@ impl PublicationHistory {
         })
     }
 
-    /// What has been published once `keysets` are in force at `now`.
+    /// Returns the history after `keysets` took effect at `now`.
     #[must_use]
     pub fn with_published(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Self {
-        // What was before the process is what the files say of it.
+        // The first ring of the process: the files alone tell what happened before.
         let is_start = self.keys.is_empty();
         let mut history = self.clone();
         history.profiles.extend(keysets.iter().flat_map(|keyset| keyset.used_by).cloned());
@@ -172,7 +176,7 @@ impl PublicationHistory {
             .collect();
         for (_, record) in history.keys.iter_mut().filter(|(kid, _)| !listed.contains(kid)) {
             if record.fate == KeyFate::Published {
-                // Whoever fetches meanwhile drops it.
+                // A verifier that fetches the JWKS from now on drops the key.
                 record.fate = KeyFate::Removed(Some(now));
                 record.signs_from.clear();
             }
@@ -186,10 +190,10 @@ impl PublicationHistory {
                 let record = history.record(&validity.entry.kid, now);
                 record.fate = match (validity.entry.retired, validity.published_until, record.fate) {
                     (Some(_), ..) | (.., KeyFate::Retired) => KeyFate::Retired,
-                    // Since the first moment: a later edit of dates doesn't make it less gone.
+                    // The earliest time counts: a later edit of the dates doesn't undo the expiry.
                     (None, Some(at), KeyFate::Gone(since)) if at <= now => KeyFate::Gone(since.min(at)),
                     (None, Some(at), _) if at <= now => KeyFate::Gone(at),
-                    // A listed key that isn't open may live again by a schedule that is not in force yet.
+                    // The key isn't open, but a schedule that isn't in force yet may publish it again.
                     (None, _, fate) => fate,
                 };
             }
@@ -208,10 +212,10 @@ impl PublicationHistory {
 }
 
 impl KeyRecord {
-    /// Since when verifiers can know the key, whose entry says `added`.
-    fn since(&self, added: Option<UnixTime>, now: UnixTime) -> UnixTime {
+    /// The time since which verifiers can know the key. `added` is its entry's.
+    fn known_since(&self, added: Option<UnixTime>, now: UnixTime) -> UnixTime {
         match self.fate {
-            // Whoever fetched in between dropped it, whatever `added` says of the time before.
+            // A verifier that fetched meanwhile has dropped it, so an `added` from before the removal doesn't count.
             KeyFate::Removed(at) => added.filter(|added| at.is_none_or(|at| at <= *added)).unwrap_or(now),
             KeyFate::Published | KeyFate::Gone(_) | KeyFate::Retired => {
                 added.map_or(self.published_since, |added| added.min(self.published_since))
@@ -220,14 +224,14 @@ impl KeyRecord {
     }
 
     fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
-        self.published_since = self.since(key.validity.entry.added, now).min(now);
+        self.published_since = self.known_since(key.validity.entry.added, now).min(now);
         self.fate = KeyFate::Published;
         self.modulus_hash = Some(key.modulus_hash);
         let begun = key.validity.signing_periods.first().filter(|_| is_start);
         let begun = begun.map(|turn| turn.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
         let Some(first) = begun.or_else(|| key.validity.next_signing_time(now)) else { return };
         for profile in used_by {
-            // What it has signed stays; what it is to sign may be put off.
+            // A past first signature stays; a scheduled one may be postponed.
             let from = self.signs_from.entry(profile.clone()).or_insert(first);
             if *from > now {
                 *from = first;
@@ -259,8 +263,12 @@ mod tests {
         }
     }
 
-    /// Whether a process with that history takes `entries` at `now`, and its history if it does.
-    fn take(history: &PublicationHistory, entries: &[ScheduleEntry], now: i64) -> (bool, PublicationHistory) {
+    /// Whether a process with that history accepts `entries` at `now`, and its history afterwards.
+    fn accept(
+        history: &PublicationHistory,
+        entries: &[ScheduleEntry],
+        now: i64,
+    ) -> (bool, PublicationHistory) {
         let name = Name::parse("web").expect("a name");
         let profiles = [ProfileName::new(Kind::Identity, name.clone())];
         let validities = RULES.validities(entries, at(now));
@@ -279,26 +287,26 @@ mod tests {
         (history.check_transition(&keyset, at(now)).is_empty(), history.with_published(&keyset, at(now)))
     }
 
-    /// A pending key that was out of the JWKS for a moment is new to whoever fetched in that moment.
+    /// A pending key that was out of the JWKS for a moment is new to a verifier that fetched in that moment.
     #[test]
-    fn a_key_that_was_removed_is_not_published_since_its_old_added() {
+    fn a_key_that_was_removed_and_comes_back_needs_a_new_added() {
         let added = |from, added| ScheduleEntry { added: Some(at(added)), ..entry("b", from) };
         let a = entry("a", -5000);
         let both = [a.clone(), added(1000, 0)];
-        let (_, history) = take(&PublicationHistory::default(), &both, 10);
-        let (_, history) = take(&history, std::slice::from_ref(&a), 1000);
-        assert!(!take(&history, &both, 1010).0, "at once, by its old date");
-        let (is_taken, _) = take(&history, &[a, added(2005, 1005)], 1010);
-        assert!(is_taken, "added since");
+        let (_, history) = accept(&PublicationHistory::default(), &both, 10);
+        let (_, history) = accept(&history, std::slice::from_ref(&a), 1000);
+        assert!(!accept(&history, &both, 1010).0, "at once, by its old date");
+        let (is_accepted, _) = accept(&history, &[a, added(2005, 1005)], 1010);
+        assert!(is_accepted, "added since");
     }
 
     #[test]
-    fn a_key_that_comes_with_its_turn_over_is_refused_unless_others_have_published_it() {
+    fn a_new_key_with_a_past_signing_period_is_rejected_unless_it_was_published_before() {
         let (a, b) = (entry("a", -5000), entry("b", -60));
         let urgent = ScheduleEntry { emergency: true, ..entry("c", -10) };
-        let (_, history) = take(&PublicationHistory::default(), std::slice::from_ref(&a), 0);
-        assert!(!take(&history, &[a.clone(), b.clone(), urgent.clone()], 10).0, "it would count as known");
+        let (_, history) = accept(&PublicationHistory::default(), std::slice::from_ref(&a), 0);
+        assert!(!accept(&history, &[a.clone(), b.clone(), urgent.clone()], 10).0, "it would count as known");
         let known = ScheduleEntry { added: Some(at(-5000)), ..b };
-        assert!(take(&history, &[a, known, urgent], 10).0);
+        assert!(accept(&history, &[a, known, urgent], 10).0);
     }
 }

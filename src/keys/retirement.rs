@@ -1,8 +1,8 @@
-//! Takes retired keys out of the ring that is in force, by `keyset.toml` alone.
+//! Revokes retired keys in the ring that is in force, by `keyset.toml` alone.
 //!
-//! A leaked key must go whatever else is wrong: a broken configuration, a setting that waits for a restart, a new key that
-//! is refused. So this step needs nothing but the ring and the marks in `keyset.toml`, and nothing can refuse it. The reload
-//! that follows takes over the rest, or refuses it.
+//! A leaked key must go even if something else is wrong: a broken configuration, a setting that needs a restart, a new key that is
+//! rejected. So this step needs only the ring and the retirement marks in `keyset.toml`, and nothing can reject it. The reload
+//! that follows applies or rejects the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use crate::clock::UnixTime;
 use crate::config::{KeyId, Name};
 
 impl KeyRing {
-    /// The ring without the keys that `marks` retire and without those whose life is over at `now`; `None` where it has none
-    /// of them.
+    /// Returns the ring without the keys that `marks` retire and the keys that are expired at `now`. `None` if it has no such keys.
     #[must_use]
     pub fn without_retired(
         &self,
@@ -33,7 +32,7 @@ impl KeyRing {
         changed.then(|| Self::new(keysets, self.warnings.clone(), Some(self), now))
     }
 
-    /// The marks, and those of keys that are the same as one that is retired under another id: who has that one has these.
+    /// Adds marks for copies of retired keys under other ids: the holder of a leaked key can sign with its copies' ids too.
     fn with_marks_for_copies(
         &self,
         marks: &BTreeMap<Name, Vec<RetirementMark>>,
@@ -79,8 +78,8 @@ impl Keyset {
                 new.keys.push(KeysetKey { validity, ..key.clone() });
                 continue;
             }
-            // A key that was gone stays so, whatever the turns of the others become.
-            let before = self.expired.iter().find(|past| past.entry.kid == kid);
+            // A key that was expired stays expired, whatever the other keys' signing periods become.
+            let before = self.expired.iter().find(|expired| expired.entry.kid == kid);
             let validity = before.filter(|_| validity.entry.retired.is_none()).cloned().unwrap_or(validity);
             new.expired.push(validity);
         }
@@ -89,8 +88,8 @@ impl Keyset {
 }
 
 impl RotationRules {
-    /// The lives of all keys after a retirement step: of those that are `open`, without those that `marks` retire or whose
-    /// life is over at `now`, and of those that are `past`. `None` where no open key goes.
+    /// Computes the validities of all keys after the retirements of `marks` at `now`. `open` are the ring's keys, `expired` the others of
+    /// its keyset. `None` if no open key is retired or expired.
     pub fn validities_after_retirement(
         &self,
         open: &[&KeyValidity],
@@ -98,7 +97,7 @@ impl RotationRules {
         marks: &[RetirementMark],
         now: UnixTime,
     ) -> Option<Vec<KeyValidity>> {
-        // Of a key that is listed twice, any line that retires it counts.
+        // If a key is listed twice, one entry that retires it is enough.
         let mark = |kid: &KeyId| {
             let mut found = marks.iter().filter(|mark| mark.kid == *kid);
             let first = found.next();
@@ -118,7 +117,7 @@ impl RotationRules {
         let entry = |validity: &&KeyValidity| {
             let mut entry = validity.entry.clone();
             let mark = mark(&entry.kid);
-            // Where a key is retired, another may be let forward for it.
+            // The command that retires a key may promote another in its place.
             if let Some(from) = mark.and_then(|mark| mark.emergency_from).filter(|_| retires) {
                 (entry.sign_from, entry.emergency) = (Some(from), true);
             }

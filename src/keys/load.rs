@@ -1,6 +1,6 @@
-//! Opens and checks the keys of all keysets, and says all that is wrong with any of them.
+//! Opens and checks the keys of all keysets, and reports every problem of any of them.
 //!
-//! A ring that takes the place of another is held to more: [`PublicationHistory`] says what. What was parsed and checked before is not
+//! A ring that replaces another is checked further, see [`PublicationHistory`]. A key that was parsed and checked before isn't
 //! parsed again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +27,10 @@ use crate::hash::Parts;
 use crate::shell;
 
 impl KeyRing {
-    /// Opens and checks the keys of all keysets. `previous` is the ring whose place it takes.
+    /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces.
     ///
     /// # Errors
-    /// All that is wrong with any of them, each with its file.
+    /// Lists every problem of any of them, each with its file.
     pub fn load(
         keysets: &BTreeMap<Name, config::Keyset>,
         now: UnixTime,
@@ -66,7 +66,7 @@ impl KeyRing {
     }
 }
 
-/// What verifiers see of `keysets`.
+/// Collects the keys of `keysets` that verifiers see, and those that they no longer see.
 fn announced_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<AnnouncedKeyset<'a>> {
     let key = |key: &'a KeysetKey| AnnouncedKey {
         modulus_hash: key.private.public.modulus_hash(),
@@ -82,39 +82,39 @@ fn announced_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
     keysets.into_iter().map(keyset).collect()
 }
 
-/// How a key is written in a variable, which has no line breaks in many places where variables are set.
+/// The usual quirks of a key in an environment variable: many tools can't put line breaks into variables.
 const USUAL_TEXT_QUIRKS: [PemQuirk; 2] = [PemQuirk::EscapedBreaks, PemQuirk::Base64];
 
-/// How far the clocks of two hosts may be apart.
+/// The largest expected difference between the clocks of two hosts.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 struct Loader<'a> {
     now: UnixTime,
-    /// Keys that are open already, by what they were read from.
-    known: BTreeMap<[u8; 32], &'a KeysetKey>,
+    /// The keys of the previous ring, by [`source_fingerprint`].
+    opened: BTreeMap<[u8; 32], &'a KeysetKey>,
     previous: Option<&'a KeyRing>,
-    /// The ids of retired keys, by key: of those whose file is there and that this process hasn't published itself. [`PublicationHistory`]
-    /// knows the others.
+    /// The key ids of retired keys, by modulus. It has the keys whose file still exists and that this process hasn't published;
+    /// [`PublicationHistory`] has the others.
     retired: BTreeMap<ModulusHash, KeyId>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
-/// A key as it was found, before the schedule gave it a place.
+/// An opened key whose validity isn't computed yet.
 struct LoadedKey {
     private: Arc<PrivateKey>,
     live_tokens: Arc<LiveTokenCounter>,
     source: [u8; 32],
     configured_certificate: Option<KeyCertificate>,
-    /// Under which id the key was known before, and the certificates that were made for it then.
+    /// The key id in the previous ring, and the certificates that were derived for it.
     derived: Option<(KeyId, Arc<DerivedCertificateCache>)>,
 }
 
 impl<'a> Loader<'a> {
     fn new(now: UnixTime, previous: Option<&'a KeyRing>) -> Self {
         let keys = previous.into_iter().flat_map(KeyRing::keys);
-        let known = keys.map(|(_, key)| (key.source, key)).collect();
-        Self { now, known, previous, retired: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
+        let opened = keys.map(|(_, key)| (key.source, key)).collect();
+        Self { now, opened, previous, retired: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
     }
 
     fn keyset(&mut self, keyset: &config::Keyset) -> Option<Keyset> {
@@ -126,7 +126,7 @@ impl<'a> Loader<'a> {
             }
             KeySource::File { kid, path } => {
                 let found = self.key_file(&field, path.as_path(), &path.to_string(), keyset)?;
-                // Comes second: the path of a file that isn't there may be a secret, and is not shown.
+                // After the file: if the file doesn't exist, the path may be a misplaced secret and must not be shown.
                 let folder = folder_of(path.as_path());
                 self.ok_or_record(
                     &field,
@@ -150,7 +150,7 @@ impl<'a> Loader<'a> {
             } else if let Some(LoadedKey { private, live_tokens, source, configured_certificate, derived }) =
                 found.remove(&kid)
             {
-                let derived = derived.filter(|(known_as, _)| *known_as == kid);
+                let derived = derived.filter(|(previous_kid, _)| *previous_kid == kid);
                 let derived = derived.map(|(_, derived)| derived).unwrap_or_default();
                 keys.push(KeysetKey {
                     kid,
@@ -188,7 +188,7 @@ impl<'a> Loader<'a> {
         Some(keyset)
     }
 
-    /// Notes why there is none.
+    /// Returns the value, or records the error as a problem.
     fn ok_or_record<T, E: ToString>(&mut self, field: &str, source: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.problems.push(Problem::new(field, source, error.to_string()))).ok()
     }
@@ -204,8 +204,7 @@ impl<'a> Loader<'a> {
         self.key(field, origin, &text, keyset, &[])
     }
 
-    /// Parses and checks a key, unless just that text was parsed and checked before. What is odd about the text, but for what is
-    /// `usual` there, is a warning.
+    /// Parses and checks a key, unless the same text was parsed and checked before. Warns of quirks of the text that aren't `usual`.
     fn key(
         &mut self,
         field: &str,
@@ -216,7 +215,7 @@ impl<'a> Loader<'a> {
     ) -> Option<LoadedKey> {
         let passphrase = keyset.passphrase.as_ref();
         let source = source_fingerprint(text, passphrase);
-        let found = if let Some(key) = self.known.get(&source) {
+        let found = if let Some(key) = self.opened.get(&source) {
             let derived = Some((key.kid.clone(), key.derived.clone()));
             LoadedKey {
                 private: key.private.clone(),
@@ -283,7 +282,7 @@ impl<'a> Loader<'a> {
         let expired_kids =
             schedule.as_ref().map(|schedule| self.expired_kids(schedule, keyset)).unwrap_or_default();
         let mut found = BTreeMap::new();
-        // What isn't listed neither signs nor is published, and is nobody's concern.
+        // An unlisted key neither signs nor is published, so its file isn't read.
         let is_listed = |kid: &KeyId| schedule.as_ref().is_none_or(|schedule| schedule.entry(kid).is_some());
         let wanted = contents.keys.iter().filter(|(kid, _)| is_listed(kid) && !expired_kids.contains(kid));
         for (kid, path) in wanted {
@@ -326,8 +325,8 @@ impl<'a> Loader<'a> {
         for entry in schedule.entries.iter().filter(|entry| entry.retired.is_some()) {
             let is_known = self.previous.is_some_and(|previous| previous.history.contains_kid(&entry.kid));
             let path = contents.keys.get(&entry.kid).filter(|_| !is_known);
-            let material = path.and_then(|path| modulus_hash_of_file(path, keyset.passphrase.as_ref()));
-            self.retired.extend(material.map(|material| (material, entry.kid.clone())));
+            let modulus_hash = path.and_then(|path| modulus_hash_of_file(path, keyset.passphrase.as_ref()));
+            self.retired.extend(modulus_hash.map(|modulus_hash| (modulus_hash, entry.kid.clone())));
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
             let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");
@@ -341,7 +340,7 @@ impl<'a> Loader<'a> {
         Some((found, schedule))
     }
 
-    /// The keys of `schedule` that need not be opened, nor be there, any more.
+    /// The keys of `schedule` that are retired or expired: their files aren't opened and may be missing.
     fn expired_kids(&self, schedule: &Schedule, keyset: &config::Keyset) -> BTreeSet<KeyId> {
         let validities = rotation_rules(keyset).validities(&schedule.entries, self.now);
         let entries = schedule.entries.iter().zip(validities);
@@ -386,10 +385,10 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The certificate beside a key, if there is one. One that has run out is only warned of: the key is
-    /// good, and a derived certificate takes its place.
+    /// Reads the certificate beside a key, if there is one. An expired one is only a warning: the key is good, and a derived
+    /// certificate is published instead.
     fn certificate_file(&mut self, field: &str, path: &Path, key: &PublicKey) -> Option<KeyCertificate> {
-        // A link that leads nowhere is a mistake to tell of, not the absence of a certificate.
+        // A broken symbolic link is reported as an error, not treated as a missing certificate.
         if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return None;
         }
@@ -420,7 +419,7 @@ impl<'a> Loader<'a> {
         Some(certificate)
     }
 
-    /// A key that signs before verifiers can be sure to know it is said aloud as long as that holds.
+    /// Warns of a key that signs before verifiers are sure to know it, until they are.
     fn warn_of_emergencies(&mut self, field: &str, keyset: &Keyset) {
         for key in keyset.keys.iter().filter(|key| key.validity.entry.emergency) {
             let from = key.validity.signs_from();
@@ -438,8 +437,9 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Rejects a key id that two keysets use.
     fn reject_duplicate_kids(&mut self, keysets: &[Arc<Keyset>]) {
-        let mut owners: BTreeMap<&KeyId, &Name> = BTreeMap::new();
+        let mut keyset_by_kid: BTreeMap<&KeyId, &Name> = BTreeMap::new();
         for keyset in keysets {
             let retired = keyset
                 .expired
@@ -448,7 +448,7 @@ impl<'a> Loader<'a> {
                 .filter(|entry| entry.retired.is_some())
                 .map(|entry| &entry.kid);
             for kid in keyset.keys.iter().map(|key| &key.kid).chain(retired) {
-                if let Some(other) = owners.insert(kid, &keyset.name) {
+                if let Some(other) = keyset_by_kid.insert(kid, &keyset.name) {
                     let message = format!(
                         "its key id `{kid}` is also in keyset `{other}`; key ids are unique across the service"
                     );
@@ -458,7 +458,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// A copy of a retired key is as leaked as that key.
+    /// Rejects a copy of a retired key under another id: it is as compromised as that key.
     fn reject_copies_of_retired(&mut self, keysets: &[Arc<Keyset>]) {
         for (keyset, key) in
             keysets.iter().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
@@ -474,7 +474,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// RFC 8725, section 3.12: a key that signs identity tokens should not sign assertions too.
+    /// Warns if one key signs identity tokens and OAuth assertions, in different keysets (RFC 8725, section 3.12).
     fn warn_of_shared_keys(&mut self, keysets: &[Arc<Keyset>]) {
         let signs = |kind: Kind| {
             let used = move |keyset: &&Arc<Keyset>| keyset.used_by.iter().any(|user| user.kind == kind);
@@ -487,7 +487,7 @@ impl<'a> Loader<'a> {
                 if same && identity.name != oauth.name && warned.insert(&key.kid) {
                     let message = format!(
                         "its key `{}` is the same as `{}` of keyset `{}`: identity tokens and OAuth assertions \
-                         are signed by one key, and one leak opens both doors; make another for one of them",
+                         are signed by one key, so one leak exposes both; make another key for one of them",
                         key.kid, other.kid, oauth.name
                     );
                     self.warnings.push(Problem::warning(
@@ -506,24 +506,24 @@ fn single_key(kid: &KeyId, found: LoadedKey) -> (BTreeMap<KeyId, LoadedKey>, Sch
     (BTreeMap::from([(kid.clone(), found)]), Schedule::for_single_key(kid.clone()))
 }
 
-/// How the keys of `keyset` come and go.
+/// The rotation rules of `keyset`.
 pub const fn rotation_rules(keyset: &config::Keyset) -> RotationRules {
     let config::Keyset { publish_lead, longest_life, retire_margin, .. } = *keyset;
     RotationRules { publish_lead, longest_life, retire_margin }
 }
 
-/// Which key lies at `path`; `None` where none can be read.
+/// The modulus hash of the private key in a file; `None` if it can't be read.
 pub fn modulus_hash_of_file(path: &Path, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
     private_key::modulus_hash_of_pem(&key_file::read_private_key_unchecked(path).ok()?, passphrase)
 }
 
-/// Tells apart what a key is read from.
+/// Hashes the text and the passphrase that a key is read from.
 fn source_fingerprint(text: &SecretString, passphrase: Option<&SecretString>) -> [u8; 32] {
     let parts = [Some(text), passphrase].into_iter().flatten();
     Parts::of(parts.map(|part| part.expose_secret().as_bytes()))
 }
 
-/// The certificate beside a key. Not `with_extension`, which would cut a key id at its last dot.
+/// The path of the certificate beside a key. `with_extension` would cut a key id at its last dot.
 fn certificate_path(key: &Path, kid: &KeyId) -> PathBuf {
     key.with_file_name(format!("{kid}.crt"))
 }

@@ -124,17 +124,17 @@ impl PrivateKey {
         Ok(Self { signing_time, ..key })
     }
 
-    /// Length of a signature in bytes: that of the modulus.
+    /// The length of a signature in bytes, equal to the length of the modulus.
     pub fn signature_len(&self) -> usize {
         self.pair.public_modulus_len()
     }
 
-    /// RSASSA-PKCS1-v1_5 (RFC 8017, section 8.2) over `message`, into `signature` of
-    /// [`signature_len`](Self::signature_len) bytes. Costs a third of a millisecond of a core at 2048 bits,
-    /// nearly two at 4096. aws-lc checks each signature with the public key before it lets it out.
+    /// Signs `message` by RSASSA-PKCS1-v1_5 (RFC 8017, section 8.2) into `signature`, which must have
+    /// [`signature_len`](Self::signature_len) bytes. It takes a third of a millisecond of a core at 2048 bits, and nearly two
+    /// milliseconds at 4096. aws-lc verifies each signature with the public key before it returns it.
     ///
     /// # Errors
-    /// Where the library fails, which it doesn't with a checked key.
+    /// The library failed, which isn't expected with a checked key.
     pub fn sign(
         &self,
         algorithm: Algorithm,
@@ -144,10 +144,10 @@ impl PrivateKey {
         self.sign_hash(&hash_message(algorithm, message), signature)
     }
 
-    /// Like [`sign`](Self::sign), for a message whose [`hash`] is known.
+    /// Like [`sign`](Self::sign), for a message whose [hash](hash_message) is known.
     ///
     /// # Errors
-    /// As there.
+    /// The same as for `sign`.
     pub fn sign_hash(&self, hash: &MessageHash, signature: &mut [u8]) -> Result<(), SigningFailed> {
         let padding = match hash.algorithm {
             Algorithm::Rs256 => &RSA_PKCS1_SHA256,
@@ -156,7 +156,7 @@ impl PrivateKey {
         self.pair.sign_digest(padding, &hash.digest, signature).map_err(|_| SigningFailed)
     }
 
-    /// Whether `signature` is the one of a message with this [`hash`].
+    /// Whether `signature` is a valid signature of the message with this [hash](hash_message).
     pub fn verifies(&self, hash: &MessageHash, signature: &[u8]) -> bool {
         let [rs256, rs512] = &self.verifiers;
         let verifier = match hash.algorithm {
@@ -166,14 +166,14 @@ impl PrivateKey {
         verifier.verify_digest_sig(&hash.digest, signature).is_ok()
     }
 
-    /// Its numbers as the library for batches wants them, where it is of a size and shape that it takes. They are
-    /// read out of aws-lc, as nothing else keeps them.
+    /// Returns the key in the form of the batch library; `None` if that library doesn't support its size or exponent. The numbers are
+    /// read from aws-lc, which has the only copy.
     pub(super) fn crt(&self) -> Option<CrtKey> {
         let size = ModulusSize::of(self.public.bits)?;
         pem::with_crt_numbers(self.pair.as_der().ok()?.as_ref(), |numbers| CrtKey::new(size, numbers))?
     }
 
-    /// The shortest time that a signature took: the first of a parsed key takes twice as long, and any may be interrupted.
+    /// Makes and verifies three signatures. Returns the shortest time: the first takes twice as long, and any may be interrupted.
     fn test_signature(&self) -> Result<Duration, PrivateKeyError> {
         const MESSAGE: &[u8] = b"tokenmint tries a key before it trusts it";
         let mut signature = vec![0; self.signature_len()];
@@ -191,7 +191,7 @@ impl PrivateKey {
     }
 }
 
-/// What is signed of a message, and how.
+/// The hash of a message, and the signature algorithm that it is for.
 pub struct MessageHash {
     pub algorithm: Algorithm,
     digest: Digest,
@@ -203,6 +203,7 @@ impl MessageHash {
     }
 }
 
+/// Hashes a message with the algorithm's hash function.
 pub fn hash_message(algorithm: Algorithm, message: &[u8]) -> MessageHash {
     let function = match algorithm {
         Algorithm::Rs256 => &SHA256,
@@ -211,17 +212,17 @@ pub fn hash_message(algorithm: Algorithm, message: &[u8]) -> MessageHash {
     MessageHash { algorithm, digest: digest(function, message) }
 }
 
-/// Makes a private key: PKCS#8 PEM. Takes a second or so at 2048 bits, many at 4096.
+/// Generates a private key in PKCS#8 PEM. It takes about a second at 2048 bits, and many seconds at 4096.
 ///
 /// # Errors
-/// Where the host gives no randomness.
+/// The host gives no randomness.
 pub fn generate_private_key(bits: usize, randomness: &dyn Randomness) -> Result<SecretString, rsa::Error> {
     let key = rsa::RsaPrivateKey::new(&mut RandomnessAdapter(randomness), bits)?;
     let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(rsa::Error::Pkcs8)?;
     Ok(SecretString::from(pem.as_str()))
 }
 
-/// Our randomness in the shape that `rsa` takes it.
+/// Adapts [`Randomness`] to the trait of the crate `rsa`.
 struct RandomnessAdapter<'a>(&'a dyn Randomness);
 
 impl RngCore for RandomnessAdapter<'_> {
@@ -234,7 +235,7 @@ impl RngCore for RandomnessAdapter<'_> {
     }
 
     fn fill_bytes(&mut self, into: &mut [u8]) {
-        // The trait has no room for a failure here, and a key from anything less must not exist.
+        // The trait's signature has no error, and a key without full randomness must not exist.
         self.0.fill(into).expect("the host gives random bytes while a key is made");
     }
 

@@ -1,5 +1,8 @@
-//! Rejects a reload that verifiers couldn't follow. A key must not sign before verifiers know it, a key that left the JWKS must not
-//! come back, and a key id must not change to another key.
+//! Rejects a reload that verifiers couldn't follow.
+//!
+//! - A key must not sign before verifiers know it.
+//! - A key that left the JWKS must not come back.
+//! - A key id must not change to another key.
 //!
 //! The rule applies per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
 //! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files alone
@@ -13,7 +16,7 @@ use super::timeline::KeyValidity;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem, ProfileName};
 
-/// SHA-256 of a public modulus, which identifies a key whatever its key id.
+/// SHA-256 of a public modulus in base64url, which identifies a key whatever its key id.
 pub type ModulusHash = [u8; 32];
 
 /// The keys of one keyset that verifiers can see, and those that they no longer can.
@@ -40,7 +43,7 @@ pub struct PublicationHistory {
     profiles: BTreeSet<ProfileName>,
 }
 
-/// What is known of one key id.
+/// The history of one key id.
 #[derive(Clone)]
 struct KeyRecord {
     /// `None` if the key was gone before this process could open it.
@@ -51,7 +54,7 @@ struct KeyRecord {
     signs_from: BTreeMap<ProfileName, UnixTime>,
 }
 
-/// What became of a key.
+/// The present state of a key in the history.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum KeyFate {
     Published,
@@ -77,7 +80,7 @@ impl PublicationHistory {
         problems
     }
 
-    /// Whether this process has opened a key of that id.
+    /// Whether this process has published a key of that id.
     pub fn contains_kid(&self, kid: &KeyId) -> bool {
         self.keys.get(kid).is_some_and(|record| record.modulus_hash.is_some())
     }
@@ -193,7 +196,7 @@ impl PublicationHistory {
                     // The earliest time counts: a later edit of the dates doesn't undo the expiry.
                     (None, Some(at), KeyFate::Gone(since)) if at <= now => KeyFate::Gone(since.min(at)),
                     (None, Some(at), _) if at <= now => KeyFate::Gone(at),
-                    // The key isn't open, but a schedule that isn't in force yet may publish it again.
+                    // A schedule that isn't in force yet may publish the key again.
                     (None, _, fate) => fate,
                 };
             }

@@ -1,4 +1,4 @@
-//! What comes next in a keyset, and what that does to verifiers: pure functions from a schedule to another, and to dates.
+//! Plans rotations and retirements: pure functions from a schedule to changes of it, without reading a clock or a file.
 
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use super::timeline::{KeyState, RotationRules};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 
-/// From an hour's lead on, dates are given in whole minutes: they are read by people.
+/// With at least this lead, planned dates are whole minutes, for people to read.
 const WHOLE_MINUTES_FROM_LEAD: Duration = Duration::from_hours(1);
 
+/// The reasons why a rotation can't be planned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RotationError {
     #[error(
@@ -28,23 +29,23 @@ pub enum RotationError {
     KidTaken(KeyId),
 }
 
-/// Who signs after a key was retired.
+/// The key that signs after a retirement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Successor {
-    /// As before: it wasn't the one that signs.
+    /// The same key as before: the retired key wasn't signing.
     Same(KeyId),
-    /// One that signed before, and that verifiers know.
+    /// A key that signed earlier, and that verifiers know.
     Former(KeyId),
-    /// One that was published and waited for its turn.
+    /// A key that was published and waited to sign.
     Pending(KeyId),
-    /// None signed before, and none signs now.
+    /// No key: none signed before either.
     Nobody,
-    /// None is left; another must be made.
+    /// No key is left, so a new one must be made.
     New,
 }
 
 impl RotationRules {
-    /// The key that signs at `now`.
+    /// Returns the id of the key that signs at `now`.
     pub fn signing_kid<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Option<&'a KeyId> {
         self.states(schedule, now)
             .into_iter()
@@ -62,10 +63,11 @@ impl RotationRules {
             .collect()
     }
 
-    /// The entry of the next key, published from `now` on.
+    /// Plans the entry of the next key, published from `now` on.
     ///
     /// # Errors
-    /// It would take verifiers by surprise, or another key already waits for its turn.
+    /// The key id is in use, another key already waits to sign, or the chosen `sign_from` is too early. `emergency` allows a second
+    /// waiting key and any `sign_from` from `now` on.
     pub fn plan_next_key(
         &self,
         schedule: &Schedule,
@@ -83,12 +85,12 @@ impl RotationRules {
         if let Some(ScheduleEntry { kid, sign_from: Some(sign_from), .. }) = waiting.filter(|_| !emergency) {
             return Err(RotationError::UnderWay { kid: kid.clone(), sign_from: *sign_from });
         }
-        let earliest = self.earliest(now);
+        let earliest = self.earliest_sign_from(now);
         let sign_from = match sign_from {
             Some(chosen) if chosen < earliest && !emergency => {
                 return Err(RotationError::TooSoon { earliest });
             }
-            // A turn that is over already would never come.
+            // Even in an emergency, a key can't begin to sign in the past.
             Some(chosen) if chosen < now => return Err(RotationError::InThePast { now }),
             Some(chosen) => chosen,
             None if emergency => schedule.first_free_second(now),
@@ -103,7 +105,8 @@ impl RotationRules {
         })
     }
 
-    fn earliest(&self, now: UnixTime) -> UnixTime {
+    /// The earliest `sign_from` of a key that is published from `now` on.
+    fn earliest_sign_from(&self, now: UnixTime) -> UnixTime {
         let exact = now.plus(self.publish_lead);
         if self.publish_lead < WHOLE_MINUTES_FROM_LEAD {
             return exact;
@@ -111,8 +114,8 @@ impl RotationRules {
         UnixTime::from_seconds((exact.seconds() + 59).div_euclid(60) * 60)
     }
 
-    /// What retiring `kid` at `now` takes, and who signs then. A key that verifiers know goes before one that they don't.
-    /// Where `kid` is retired already, the changes are those that an interrupted retirement left undone.
+    /// Plans the changes that retire `kid` at `now`, and says which key signs then. A key that verifiers know is preferred.
+    /// If `kid` is retired already, the changes are the rest of an interrupted retirement.
     pub fn plan_retirement(
         &self,
         schedule: &Schedule,
@@ -122,7 +125,7 @@ impl RotationRules {
         let retired = schedule.entry(kid).and_then(|entry| entry.retired);
         let is_retired = retired.is_some();
         let mut changes = Vec::new();
-        // A date ahead, by another host's clock or a slip, is put right.
+        // A date in the future, from another host's clock or by mistake, is corrected.
         if retired.is_none_or(|at| at > now) {
             changes.push(ScheduleChange::Retire { kid: kid.clone(), at: now });
         }
@@ -147,7 +150,7 @@ impl RotationRules {
     }
 }
 
-/// The id after `kid`: its number at the end, one higher. `None` where it has none.
+/// The key id after `kid`, with the number at its end increased by one. `None` if it doesn't end with a number.
 pub fn next_kid(kid: &KeyId) -> Option<KeyId> {
     let text = kid.as_str();
     let digits = text.len() - text.trim_end_matches(|c: char| c.is_ascii_digit()).len();
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_under_way_and_a_taken_id_stand_in_the_way() {
+    fn a_rotation_under_way_and_a_taken_kid_are_rejected() {
         let waiting = schedule(&[("a", 0), ("b", DAY)]);
         let next = |name: &str, emergency| RULES.plan_next_key(&waiting, kid(name), None, emergency, at(30));
         assert_eq!(next("c", false), Err(RotationError::UnderWay { kid: kid("b"), sign_from: at(DAY) }));
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_verifiers_know_follows_a_retired_key() {
+    fn a_key_that_verifiers_know_succeeds_a_retired_key() {
         let now = at(10 * DAY);
         let successor = |entries: &[(&str, i64)], gone: &str| {
             let schedule = schedule(entries);
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_counts_on() {
+    fn the_next_kid_counts_up() {
         let next = |text: &str| next_kid(&kid(text)).map(|kid| kid.to_string());
         assert_eq!(next("WebAppKey1").as_deref(), Some("WebAppKey2"));
         assert_eq!(next("key-09").as_deref(), Some("key-10"));

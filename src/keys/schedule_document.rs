@@ -1,4 +1,4 @@
-//! Edits of a `keyset.toml`'s text, which leave what its writer wrote around them as it is.
+//! Edits the text of a `keyset.toml` in place: comments and formatting around an edit stay.
 
 use std::time::Duration;
 
@@ -12,21 +12,23 @@ use crate::config::{KeyId, Problem};
 /// The text of a `keyset.toml`.
 #[derive(Clone)]
 pub struct ScheduleDocument {
-    /// What messages call it.
+    /// The name of the file in messages.
     name: String,
     document: DocumentMut,
 }
 
 impl ScheduleDocument {
+    /// Parses the text.
+    ///
     /// # Errors
-    /// It isn't TOML. The editor's own message would quote the line, which may hold a key.
+    /// The text isn't TOML. The editor's own message isn't shown, as it quotes the line, which may hold a key.
     pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Problem>> {
         read_toml(name, text)?;
         let document = text.parse().map_err(|_| vec![Problem::new("", name, "isn't TOML")])?;
         Ok(Self { name: name.to_owned(), document })
     }
 
-    /// One that lists no key yet.
+    /// A document without keys.
     pub fn empty(name: &str) -> Self {
         Self { name: name.to_owned(), document: DocumentMut::new() }
     }
@@ -35,10 +37,10 @@ impl ScheduleDocument {
         self.document.to_string()
     }
 
-    /// What it says now.
+    /// Parses the schedule that the text states now.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// Lists every problem.
     pub fn schedule(&self, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
         schedule::parse_schedule(&self.name, &self.text(), publish_lead)
     }
@@ -46,11 +48,11 @@ impl ScheduleDocument {
     pub fn apply(&mut self, change: &ScheduleChange) {
         match change {
             ScheduleChange::Add(entry) => self.append(entry),
-            ScheduleChange::Retire { kid, at } => self.each(kid, |key| {
-                key.insert("retired", moment(*at));
+            ScheduleChange::Retire { kid, at } => self.edit_entries(kid, |key| {
+                key.insert("retired", datetime_item(*at));
             }),
-            ScheduleChange::Promote { kid, at } => self.each(kid, |key| {
-                key.insert("sign_from", moment(*at));
+            ScheduleChange::Promote { kid, at } => self.edit_entries(kid, |key| {
+                key.insert("sign_from", datetime_item(*at));
                 key.insert("emergency", value(true));
             }),
         }
@@ -58,8 +60,8 @@ impl ScheduleDocument {
 
     fn append(&mut self, entry: &ScheduleEntry) {
         let fields = [
-            ("added", entry.added.map(moment)),
-            ("sign_from", entry.sign_from.map(moment)),
+            ("added", entry.added.map(datetime_item)),
+            ("sign_from", entry.sign_from.map(datetime_item)),
             ("emergency", entry.emergency.then(|| value(true))),
         ];
         let mut fields: Vec<(&str, Item)> =
@@ -75,12 +77,12 @@ impl ScheduleDocument {
         }
     }
 
-    /// Changes the entry of `kid`, whether it is written as `[[key]]` or inline.
-    fn each(&mut self, kid: &KeyId, change: impl Fn(&mut dyn TableLike)) {
+    /// Edits each entry of `kid`, whether it is written as `[[key]]` or inline.
+    fn edit_entries(&mut self, kid: &KeyId, change: impl Fn(&mut dyn TableLike)) {
         let Some(keys) = self.document.get_mut("key") else { return };
-        let is_theirs = |key: &dyn TableLike| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
+        let is_of_kid = |key: &dyn TableLike| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
         let edit = |key: &mut dyn TableLike| {
-            if is_theirs(key) {
+            if is_of_kid(key) {
                 change(key);
             }
         };
@@ -92,7 +94,7 @@ impl ScheduleDocument {
     }
 }
 
-fn moment(at: UnixTime) -> Item {
+fn datetime_item(at: UnixTime) -> Item {
     let moment: Datetime = at.to_string().parse().expect("RFC 3339 is what TOML writes");
     value(moment)
 }
@@ -103,9 +105,9 @@ mod tests {
 
     const LEAD: Duration = Duration::from_hours(24);
 
-    /// Each way to write the entries, and each edit: the text then says what was wanted, and what was around stays.
+    /// For each way to write the entries and each edit: the text then states the change, and the comments stay.
     #[test]
-    fn an_edit_says_what_was_wanted_however_the_entries_are_written() {
+    fn an_edit_changes_the_schedule_however_the_entries_are_written() {
         let kid = |text: &str| KeyId::parse(text).expect("an id");
         let at = UnixTime::from_seconds(1_796_083_200);
         let changes = [

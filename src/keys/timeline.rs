@@ -1,29 +1,33 @@
-//! What each key of a keyset is at a moment: the one function from a schedule and the clock to who signs and what is
-//! published. The service, `keys list`, `keys rotate --plan`, `keys retire` and `check` all ask it.
+//! Computes which key signs and which keys are published, from a schedule and the clock alone. The service, `keys list`,
+//! `keys rotate --plan`, `keys retire` and `check` all use it.
 //!
-//! The key that signs is the one with the latest `sign_from` that has passed. Where it was retired, the key that signed
-//! before it takes over, if verifiers know that key at the moment of the retirement: it has been published for the lead, or
-//! signed knowingly without, and hasn't left the JWKS. Otherwise none signs until the next `sign_from`. Everything follows from the files and the clock, so that all replicas agree.
+//! - The key with the latest `sign_from` that has passed signs.
+//! - If that key was retired, the key that signed before it takes over, if verifiers know it at the time of the retirement. They
+//!   do if it has been published for the lead, or signed without the lead in an emergency, and hasn't left the JWKS.
+//! - Otherwise no key signs until the next `sign_from`.
+//!
+//! The result depends on nothing else, so all replicas agree.
 
 use std::time::Duration;
 
 use super::schedule::ScheduleEntry;
 use crate::clock::UnixTime;
 
-/// What becomes of a key as time passes.
+/// The state of a key at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// Published, so that verifiers know it before it signs.
+    /// Published so that verifiers know it before it signs.
     Pending,
+    /// Published, and signs.
     Signing,
-    /// Published while tokens that it signed may live.
+    /// Published while tokens that it signed may be valid.
     Retiring,
-    /// Neither.
+    /// Neither published nor signing.
     Gone,
 }
 
-/// A time in which a key signs; open at an end that is `None`.
+/// A period in which a key signs. `None` means no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SigningPeriod {
     pub from: Option<UnixTime>,
@@ -40,15 +44,15 @@ impl SigningPeriod {
     }
 }
 
-/// The life of one key within its keyset.
+/// When one key signs and until when it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValidity {
-    /// The key's entry in the schedule. Its `retired` is at most the moment for which the life was computed: a retirement whose
-    /// date lies ahead has happened all the same.
+    /// The key's entry in the schedule. A `retired` in the future is set to the time of the computation: the retirement has happened
+    /// all the same.
     pub entry: ScheduleEntry,
-    /// When it signs, in order. A second turn comes where the key after it was retired.
+    /// The periods in which it signs, in order. It gets a second one if the key after it was retired.
     pub signing_periods: Vec<SigningPeriod>,
-    /// The margin included; `None` while no end is known.
+    /// When it leaves the JWKS, margin included; `None` while no end is known.
     pub published_until: Option<UnixTime>,
 }
 
@@ -56,7 +60,7 @@ impl KeyValidity {
     pub fn state(&self, now: UnixTime) -> KeyState {
         if self.entry.retired.is_some() || self.published_until.is_some_and(|until| until <= now) {
             KeyState::Gone
-        } else if self.signing_periods.iter().any(|turn| turn.has_begun(now) && !turn.has_ended(now)) {
+        } else if self.signing_periods.iter().any(|period| period.has_begun(now) && !period.has_ended(now)) {
             KeyState::Signing
         } else if self.has_signed(now) {
             KeyState::Retiring
@@ -65,58 +69,58 @@ impl KeyValidity {
         }
     }
 
-    /// Whether its first turn has begun.
+    /// Whether its first signing period has begun.
     pub fn has_signed(&self, now: UnixTime) -> bool {
-        self.signing_periods.first().is_some_and(|turn| turn.has_begun(now))
+        self.signing_periods.first().is_some_and(|period| period.has_begun(now))
     }
 
-    /// When it first signs.
+    /// The beginning of its first signing period.
     pub fn signs_from(&self) -> Option<UnixTime> {
-        self.signing_periods.first().map_or(self.entry.sign_from, |turn| turn.from)
+        self.signing_periods.first().map_or(self.entry.sign_from, |period| period.from)
     }
 
-    /// When the turn that runs at `now`, or the next one, ends.
+    /// The end of the signing period at `now`, or of the next one, or of the last one if all have ended.
     pub fn signs_until(&self, now: UnixTime) -> Option<UnixTime> {
         self.signing_periods
             .iter()
-            .find(|turn| !turn.has_ended(now))
+            .find(|period| !period.has_ended(now))
             .or_else(|| self.signing_periods.last())?
             .until
     }
 
-    /// The first moment from `now` on at which it signs.
+    /// The first time from `now` on at which it signs.
     pub fn next_signing_time(&self, now: UnixTime) -> Option<UnixTime> {
-        let turn = self.signing_periods.iter().find(|turn| !turn.has_ended(now))?;
-        Some(turn.from.map_or(now, |from| from.max(now)))
+        let period = self.signing_periods.iter().find(|period| !period.has_ended(now))?;
+        Some(period.from.map_or(now, |from| from.max(now)))
     }
 
-    /// When its state changes next.
+    /// The next time after `now` at which its state may change.
     pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
-        let signing_periods = self.signing_periods.iter().flat_map(|turn| [turn.from, turn.until]);
+        let signing_periods = self.signing_periods.iter().flat_map(|period| [period.from, period.until]);
         signing_periods.chain([self.published_until]).flatten().filter(|change| *change > now).min()
     }
 }
 
-/// How long verifiers need a key.
+/// The durations that govern rotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationRules {
     /// A key is published for at least this long before it signs.
     pub publish_lead: Duration,
-    /// The longest life of a token that the keys may have signed.
+    /// The longest lifetime of a token that the keys may have signed.
     pub longest_life: Duration,
     /// A key stays published for this long beyond the last token that it may have signed.
     pub retire_margin: Duration,
 }
 
 impl RotationRules {
-    /// When a key whose turn ended at `until` leaves the JWKS.
+    /// The time at which a key whose signing period ended at `until` leaves the JWKS.
     fn leaves_jwks_at(&self, until: UnixTime) -> UnixTime {
         until.plus(self.longest_life).plus(self.retire_margin)
     }
 
-    /// The lives of `entries`, which are in order of `sign_from`, at `now`.
+    /// Computes the validity of each of `entries` at `now`. They must be in order of `sign_from`.
     pub fn validities(&self, entries: &[ScheduleEntry], now: UnixTime) -> Vec<KeyValidity> {
-        // A retirement whose date lies ahead, by a clock that differs, has happened all the same.
+        // A retirement with a date in the future, by another clock, has happened all the same.
         let retired = |entry: &ScheduleEntry| entry.retired.map(|at| at.min(now));
         let mut events: Vec<(Option<UnixTime>, TimelineEvent)> = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
@@ -130,7 +134,7 @@ impl RotationRules {
                 events.extend(retired(entry).map(|at| (Some(at), TimelineEvent::Retirement(index))));
             }
         }
-        // Of one moment, a start comes before a retirement, and that of a key that stays comes last: it takes over.
+        // At the same time, starts come before retirements. Among starts, a key that isn't retired comes last, so that it takes over.
         events.sort_by_key(|(at, event)| match event {
             TimelineEvent::Start(index) => (*at, false, entries[*index].retired.is_none()),
             TimelineEvent::Retirement(_) => (*at, true, true),
@@ -146,8 +150,8 @@ impl RotationRules {
                 }
                 TimelineEvent::Retirement(_) => continue,
             };
-            if let Some(turn) = current.and_then(|index| signing_periods[index].last_mut()) {
-                turn.until = at;
+            if let Some(period) = current.and_then(|index| signing_periods[index].last_mut()) {
+                period.until = at;
             }
             if let Some(index) = next {
                 signing_periods[index].push(SigningPeriod { from: at, until: None });
@@ -155,9 +159,11 @@ impl RotationRules {
             current = next;
         }
         let validities = entries.iter().zip(signing_periods).map(|(entry, mut signing_periods)| {
-            signing_periods.retain(|turn| turn.until.is_none() || turn.from < turn.until);
-            let published_until =
-                signing_periods.last().and_then(|turn| turn.until).map(|until| self.leaves_jwks_at(until));
+            signing_periods.retain(|period| period.until.is_none() || period.from < period.until);
+            let published_until = signing_periods
+                .last()
+                .and_then(|period| period.until)
+                .map(|until| self.leaves_jwks_at(until));
             let retired = retired(entry);
             KeyValidity {
                 entry: ScheduleEntry { retired, ..entry.clone() },
@@ -168,7 +174,7 @@ impl RotationRules {
         validities.collect()
     }
 
-    /// Who signs once the key `gone` was retired at `at`: the last of those that signed before and that verifiers know.
+    /// Chooses the key that signs after the key `gone` was retired at `at`: the latest earlier signer that verifiers know.
     fn successor(
         &self,
         entries: &[ScheduleEntry],
@@ -177,19 +183,18 @@ impl RotationRules {
         at: UnixTime,
         now: UnixTime,
     ) -> Option<usize> {
-        let ended = |index: usize| signing_periods[index].last().and_then(|turn| turn.until);
+        let ended = |index: usize| signing_periods[index].last().and_then(|period| period.until);
         (0..entries.len())
             .filter(|index| {
                 *index != gone && entries[*index].retired.is_none_or(|retired| retired.min(now) > at)
             })
-            .filter(|index| self.is_known(&entries[*index], at))
+            .filter(|index| self.is_known_to_verifiers(&entries[*index], at))
             .filter(|index| ended(*index).is_some_and(|until| at < self.leaves_jwks_at(until)))
             .max_by_key(|index| ended(*index))
     }
 
-    /// Whether a key that is published may sign at `at` without a surprise. One that was listed late, with a turn in the past,
-    /// may not.
-    fn is_known(&self, entry: &ScheduleEntry, at: UnixTime) -> bool {
+    /// Whether verifiers know a published key at `at`. They may not know one that was listed late, with a signing period in the past.
+    fn is_known_to_verifiers(&self, entry: &ScheduleEntry, at: UnixTime) -> bool {
         let since = entry.added.or(entry.sign_from);
         entry.emergency || since.is_none_or(|since| since.plus(self.publish_lead) <= at)
     }
@@ -251,31 +256,31 @@ mod tests {
         assert_eq!(RULES.validities(&entries(&two), at(0))[0].next_change(at(10)), Some(at(1_000_000)));
     }
 
-    /// Three entries: `a` signed for a month, `b` for another, `c` waits. Each row retires some.
+    /// Three entries: `a` signed for a month, then `b`, and `c` waits. Each row retires some of them.
     #[test]
-    fn a_retirement_changes_nothing_that_was_before_it() {
+    fn a_retirement_changes_nothing_before_its_date() {
         let now = 2 * MONTH;
         let (soon, recent) = (2 * MONTH + 86_400, 2 * MONTH - 60);
         for (listed, expected) in [
             // `a` left the JWKS a month ago: it doesn't come back.
             ([("a", 0, None), ("b", MONTH, Some(now)), ("c", soon, None)], "--p"),
-            // `a` retires still, so verifiers know it.
+            // `a` is still retiring, so verifiers know it.
             ([("a", 0, None), ("b", recent, Some(now)), ("c", soon, None)], "S-p"),
-            // Retired a while ago, at a moment at which `a` was gone.
+            // `b` was retired a day ago, when `a` was gone already.
             ([("a", 0, None), ("b", MONTH, Some(now - 86_400)), ("c", soon, None)], "--p"),
-            // Retired while it waited: nothing changes for the others.
+            // `c` was retired while it waited: nothing changes for the others.
             ([("a", 0, None), ("b", MONTH, None), ("c", soon, Some(now))], "-S-"),
-            // Retired after its turn.
+            // `a` was retired after its signing period.
             ([("a", 0, Some(now)), ("b", recent, None), ("c", soon, None)], "-Sp"),
-            // Both of those that verifiers know.
+            // Both keys that verifiers know were retired.
             ([("a", 0, Some(now)), ("b", recent, Some(now)), ("c", soon, None)], "--p"),
-            // By a clock that is ahead.
+            // `b` was retired by a clock that is ahead.
             ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", soon, None)], "S-p"),
-            // One by a clock that is ahead, and the one after it: it doesn't take over.
+            // `b` was retired by a clock that is ahead, and `c` after it: `b` doesn't take over.
             ([("a", 0, None), ("b", recent, Some(now + 3600)), ("c", recent + 30, Some(now))], "S--"),
             // `a` was listed a minute ago, as if it had signed before `b`: no verifier can be sure to know it.
             ([("a", now - 60, None), ("b", now - 30, Some(now)), ("c", soon, None)], "r-p"),
-            // `c` was let forward in the same second.
+            // `c` was promoted in the same second.
             ([("a", 0, None), ("b", MONTH, Some(now)), ("c", now, None)], "--S"),
         ] {
             assert_eq!(states(&listed, now), expected, "{listed:?}");

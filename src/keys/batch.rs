@@ -145,7 +145,7 @@ impl BatchSigner {
         if let Err(error) = started {
             inner.trusted.store(false, Ordering::Release);
             inner.enabled.set(0);
-            tracing::warn!(%error, "signs one at a time: no thread to try keys on");
+            tracing::warn!(%error, "signs one at a time: the thread that tests keys can't be started");
         }
         Self { inner, candidates }
     }
@@ -252,8 +252,8 @@ impl BatchEngine {
             tracing::error!(
                 fault,
                 library = self.library.version,
-                "the library for batch signing is broken: what it made was thrown away and signed again, and from now \
-                 on tokenmint signs one at a time; replace the library or the host, then restart"
+                "the library for batch signing is broken: its signatures were discarded and made again, and tokenmint signs one \
+                 at a time from now on; replace the library or the host, then restart"
             );
         }
     }
@@ -267,7 +267,7 @@ impl BatchEngine {
         // A second self-test keeps the first result.
         let _ = key.self_test.result.set(result);
         let (modulus, bits) = (key.public.n.get(..8).unwrap_or_default(), key.public.bits);
-        tracing::info!(modulus, bits, standing = ?result, "a key was tried with the library for batch signing");
+        tracing::info!(modulus, bits, standing = ?result, "a key was tested with the library for batch signing");
         result
     }
 

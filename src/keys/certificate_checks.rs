@@ -91,7 +91,7 @@ pub(super) fn faults(
         faults.push("is malformed around its signature");
     }
     if ![certificate.issuer(), certificate.subject()].iter().all(|name| is_valid_name(name.as_raw())) {
-        faults.push("has a name that is no text");
+        faults.push("has a name that isn't text");
     }
     if certificate.validity().not_before.timestamp() > certificate.validity().not_after.timestamp() {
         faults.push("ends before it begins");

@@ -37,11 +37,11 @@ pub enum BatchLibraryError {
     Missing,
     #[error("{0}")]
     NotLoaded(String),
-    #[error("it has no {0}, so it isn't crypto_mb, or too old")]
+    #[error("it has no {0}, so it isn't crypto_mb or is too old")]
     MissingSymbol(String),
     #[error("its version is `{0}`, and not one with interface 13; take the wheel ipp-crypto 2026.2.0")]
     UnsupportedVersion(String),
-    #[error("it says that this CPU has no AVX-512 IFMA")]
+    #[error("it reports that this CPU has no AVX-512 IFMA")]
     UnsupportedCpu,
 }
 

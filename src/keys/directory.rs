@@ -44,11 +44,11 @@ pub enum DirectoryError {
     )]
     ChangedMeanwhile(PathBuf),
     #[error(
-        "{} was overwritten by somebody else in the same moment: look what it says, and run the command again",
+        "{} was overwritten by another program at the same moment: check its contents, then run the command again",
         .0.display()
     )]
     Overwritten(PathBuf),
-    #[error("{} is written, but may not outlast a power failure: {reason}", path.display())]
+    #[error("{} is written, but may be lost in a power failure: {reason}", path.display())]
     NotSynced { path: PathBuf, reason: String },
     #[error(
         "{} can't be edited as it is written: nothing was changed. Edit it by hand: {wanted}",

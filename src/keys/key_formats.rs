@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 pub enum UnreadableKey {
     #[error("it is empty")]
     Empty,
-    #[error("it is larger than {} KiB, so it is no key", .0 >> 10)]
+    #[error("it is larger than {} KiB, so it isn't a key", .0 >> 10)]
     TooLarge(u64),
     #[error("it isn't PEM text: a key file begins with -----BEGIN PRIVATE KEY-----")]
     NotPem,
@@ -59,7 +59,7 @@ pub enum UnreadableKey {
     OtherBlock,
     #[error("its PEM text is broken: lines are missing or changed")]
     BrokenPem,
-    #[error("its contents are broken: it is no whole RSA private key")]
+    #[error("its contents are broken: not a complete RSA private key")]
     BrokenDer,
     #[error("it has more than two primes, which Salesforce's verifiers and ours don't expect")]
     MultiPrime,

@@ -41,7 +41,7 @@ impl fmt::Display for KeyWeakness {
             Self::PublicExponent => {
                 write!(f, "the public exponent isn't {PUBLIC_EXPONENT}")
             }
-            Self::EvenModulus => f.write_str("the modulus is even, so it is no RSA key"),
+            Self::EvenModulus => f.write_str("the modulus is even, so it isn't an RSA key"),
             Self::SmallFactor(prime) => {
                 write!(
                     f,
@@ -49,7 +49,7 @@ impl fmt::Display for KeyWeakness {
                 )
             }
             Self::CloseFactors => {
-                f.write_str("the primes lie so close together that Fermat's method factors the modulus")
+                f.write_str("the primes are so close together that Fermat's method factors the modulus")
             }
             Self::Roca => {
                 f.write_str("the modulus has the fingerprint of a ROCA-weak generator (CVE-2017-15361)")

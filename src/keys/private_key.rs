@@ -91,7 +91,7 @@ impl PublicKey {
     }
 }
 
-/// The [`material`](PublicKey::material) of a key that may not be one to use; `None` where none can be read.
+/// The [`modulus_hash`](PublicKey::modulus_hash) of a key that isn't checked further; `None` if it can't be read.
 pub fn modulus_hash_of_pem(text: &SecretString, passphrase: Option<&SecretString>) -> Option<[u8; 32]> {
     let ((modulus, ..), _) = pem::parse_private_key(text, passphrase).ok()?;
     Some(sha256(URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()).as_bytes()))

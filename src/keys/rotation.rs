@@ -16,7 +16,7 @@ const WHOLE_MINUTES_FROM_LEAD: Duration = Duration::from_hours(1);
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RotationError {
     #[error(
-        "`{kid}` is on its way already and signs from {sign_from}; one rotation at a time, or --emergency"
+        "`{kid}` is already waiting to sign, from {sign_from} on; one rotation at a time, or --emergency"
     )]
     UnderWay { kid: KeyId, sign_from: UnixTime },
     #[error(

@@ -203,7 +203,7 @@ fn parse_entry(
     }
     if retirement == Some(Some(Retirement::Undated)) {
         let message = format!(
-            "of `{kid}` gives no date, so the key before it takes its turn back: write when it was taken away, for \
+            "of `{kid}` gives no date, so the key before it signs again: write when it was retired, for \
              example retired = 2026-11-30T12:00:00Z"
         );
         warnings.push(("key.retired", message));

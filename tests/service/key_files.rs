@@ -475,7 +475,7 @@ fn one_key_behind_two_doors_is_a_warning() {
     workspace.write_key("keys/crm/CrmKey1.key", &KEYS.web);
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 0);
-    assert!(ran.stderr.contains("one leak opens both doors"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("one leak exposes both"), "{}", ran.stderr);
 
     let workspace = Workspace::new();
     workspace.configure(&crate::support::configuration().replace("keyset = \"crm\"", "keyset = \"web\""));

@@ -329,7 +329,7 @@ fn rotate_plans_without_writing_and_then_writes_what_it_planned() {
 
     let twice = workspace.run(&["keys", "rotate", "--keyset", "web"]);
     assert_eq!(twice.code(), 1);
-    assert!(twice.stderr.contains("`WebAppKey2` is on its way already"), "{}", twice.stderr);
+    assert!(twice.stderr.contains("`WebAppKey2` is already waiting to sign"), "{}", twice.stderr);
     let soon = workspace.run(&["keys", "rotate", "--keyset", "crm", "--sign-from", "2026-01-01T00:00:00Z"]);
     assert_eq!(soon.code(), 2);
     assert!(soon.stderr.contains("--sign-from must be"), "{}", soon.stderr);

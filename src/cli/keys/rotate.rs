@@ -26,7 +26,7 @@ use crate::keys::{
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
 /// Writes the key, its certificate and JWK, and its entry in keyset.toml; a running service takes them over by itself, and
-/// the command waits until it has. Ends with 1 where it refuses them, or where another key is on its way already.
+/// the command waits until it has. Ends with 1 where it refuses them, or where another key is already waiting to sign.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys rotate --plan")]
 pub(in crate::cli) struct Rotate {

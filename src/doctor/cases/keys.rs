@@ -67,7 +67,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "separate-keys",
         title: "Identity tokens and OAuth assertions have keys of their own",
-        sees: "nothing, until one leak opens both doors",
+        sees: "nothing, until one leak exposes both",
         answers: "Are different kinds of JWT signed by different keys (RFC 8725, section 3.12)?",
         fix: "a keyset for each: `tokenmint keys new KID --directory keys/crm`, [keysets.crm], and `keyset = \"crm\"` \
               in the [oauth] profiles; upload the new certificate to the app",

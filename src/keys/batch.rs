@@ -60,7 +60,7 @@ pub struct BatchParams {
     size: ModulusSize,
     /// The fewest signatures for which a batch is faster than single signatures.
     pub min_size: usize,
-    /// Whether a batch takes longer than [`SLOW_BATCH_TIME`], too long for the runtime's own threads.
+    /// Whether a batch takes longer than `SLOW_BATCH_TIME`, too long for the runtime's own threads.
     pub is_slow: bool,
 }
 

@@ -231,7 +231,7 @@ impl KeyRecord {
         self.fate = KeyFate::Published;
         self.modulus_hash = Some(key.modulus_hash);
         let begun = key.validity.signing_periods.first().filter(|_| is_start);
-        let begun = begun.map(|turn| turn.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
+        let begun = begun.map(|period| period.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
         let Some(first) = begun.or_else(|| key.validity.next_signing_time(now)) else { return };
         for profile in used_by {
             // A past first signature stays; a scheduled one may be postponed.

@@ -130,7 +130,7 @@ impl KeyRing {
         self.keysets.values().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset.as_ref(), key)))
     }
 
-    /// Derives the certificates that it will publish until [`CERTIFICATE_LEAD`] after `now`, unless they exist.
+    /// Derives the certificates that it will publish until `CERTIFICATE_LEAD` after `now`, unless they exist.
     pub fn prepare(&self, now: UnixTime) {
         self.keys().for_each(|(_, key)| key.prepare(now));
     }

@@ -44,7 +44,7 @@ impl KeysetSigner {
             .keyset
             .expired
             .iter()
-            .map(|life| &life.entry)
+            .map(|validity| &validity.entry)
             .filter(|entry| entry.retired.is_none())
             .map(|entry| &entry.kid);
         self.keyset.keys.iter().map(|key| &key.kid).chain(expired).any(|one| one == kid)

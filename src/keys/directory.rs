@@ -167,7 +167,7 @@ impl KeyDirectory {
     /// Writes `content` to a temporary file beside `path`, with the owner and mode of the file at `path`.
     fn write_temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.write_error(path, &error);
-        let access = FilePermissions::for_file(path).map_err(failed)?;
+        let access = OwnerAndMode::for_file(path).map_err(failed)?;
         let mut file =
             tempfile::Builder::new().prefix(".keyset-").tempfile_in(folder_of(path)).map_err(failed)?;
         access.apply_to(file.as_file()).map_err(|error| DirectoryError::File {
@@ -329,13 +329,13 @@ fn read_schedule_text(path: &Path) -> Result<Option<String>, DirectoryError> {
 }
 
 /// The owner, group and mode of a file.
-struct FilePermissions {
+struct OwnerAndMode {
     uid: u32,
     gid: u32,
     mode: u32,
 }
 
-impl FilePermissions {
+impl OwnerAndMode {
     /// Chooses the permissions for a file at `path`. The first of these that exists decides: that file, a file with the same
     /// extension beside it, a key beside it, the directory's group.
     fn for_file(path: &Path) -> io::Result<Self> {

@@ -4,7 +4,7 @@
 //! The bytes follow from the files and the clock alone. They are made anew when a key comes or goes or a
 //! certificate changes, by whoever asks first after that moment.
 
-mod client;
+mod client_class;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -25,19 +25,19 @@ use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
 use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
 use crate::metrics::Metrics;
-pub use client::Client;
+pub use client_class::ClientClass;
 
 /// Long enough that a storm of verifiers is served by caches, in seconds.
-const LONGEST_MAX_AGE: u64 = 300;
+const MAX_AGE_LIMIT_SECONDS: u64 = 300;
 
 /// A public key as Salesforce reads it: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC
 /// 7518, section 6.3.1). `x5c` is plain base64 of the DER (section 4.7), the leaf alone.
 pub fn jwk(keyset: &Keyset, key: &Key, now: UnixTime) -> Jwk {
-    jwk_of(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
+    jwk_from_parts(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
 }
 
 /// As [`jwk`], of a key that is in no keyset yet.
-pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm: Algorithm) -> Jwk {
+pub fn jwk_from_parts(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm: Algorithm) -> Jwk {
     Jwk {
         common: CommonParameters {
             public_key_use: Some(PublicKeyUse::Signature),
@@ -50,12 +50,12 @@ pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm
             x509_sha256_fingerprint: Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate.der))),
             ..CommonParameters::default()
         },
-        algorithm: AlgorithmParameters::RSA(numbers(key)),
+        algorithm: AlgorithmParameters::RSA(rsa_parameters(key)),
     }
 }
 
 /// What `keyset` publishes at `now`.
-pub fn set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
+pub fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
     let keys = keysets
         .into_iter()
         .flat_map(|keyset| keyset.published(now).map(move |key| jwk(keyset, key, now)))
@@ -70,82 +70,85 @@ pub fn thumbprint(key: &PublicKey) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()))
 }
 
-fn numbers(key: &PublicKey) -> RSAKeyParameters {
+fn rsa_parameters(key: &PublicKey) -> RSAKeyParameters {
     RSAKeyParameters { key_type: RSAKeyType::RSA, n: key.n.clone(), e: key.e.clone() }
 }
 
 /// A JWK Set ready to send.
-pub struct Document {
+pub struct JwksResponse {
     pub body: Bytes,
     /// Strong (RFC 9110, section 8.8.3).
     pub etag: HeaderValue,
     from: UnixTime,
     until: UnixTime,
     /// Of each key in it.
-    fetched: Vec<FetchTimes>,
+    fetch_gauges: Vec<FetchGauges>,
 }
 
 /// When each class of clients last fetched a key, in the metrics. Looked up at the first fetch, so that `/metrics` is
 /// silent of what never happened.
-struct FetchTimes {
+struct FetchGauges {
     keyset: Name,
     kid: KeyId,
-    by_client: [OnceLock<IntGauge>; Client::ALL.len()],
+    by_client: [OnceLock<IntGauge>; ClientClass::ALL.len()],
 }
 
 /// What the union of all keysets is called among their names.
-pub const UNION: &str = "*";
+pub const ALL_KEYSETS: &str = "*";
 
 /// The documents of a ring: one for each keyset, and their union.
-pub struct Published {
-    pub by_keyset: BTreeMap<Name, Face>,
-    pub union: Face,
+pub struct PublishedJwks {
+    pub by_keyset: BTreeMap<Name, CachedJwks>,
+    pub union: CachedJwks,
 }
 
 /// What some keysets show, as it is now.
-pub struct Face {
+pub struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
-    document: ArcSwap<Document>,
+    response: ArcSwap<JwksResponse>,
     /// `Cache-Control`: at most a quarter of the shortest lead, so that caches let go of a set well before a key that
     /// it lacks signs.
     pub cache_control: HeaderValue,
-    fetches: [IntCounter; Client::ALL.len()],
+    fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,
 }
 
-impl Published {
+impl PublishedJwks {
     pub fn new(ring: &KeyRing, metrics: &Metrics, now: UnixTime) -> Self {
-        let face = |name: &str, keysets: Vec<Arc<Keyset>>| {
-            let fetches =
-                Client::ALL.map(|client| metrics.jwks_fetches.with_label_values(&[name, client.as_str()]));
-            Face::new(keysets, fetches, metrics.key_fetched_at.clone(), now)
+        let cached = |name: &str, keysets: Vec<Arc<Keyset>>| {
+            let fetches = ClientClass::ALL
+                .map(|client| metrics.jwks_fetches.with_label_values(&[name, client.as_str()]));
+            CachedJwks::new(keysets, fetches, metrics.key_fetched_at.clone(), now)
         };
         let by_keyset = ring.keysets.iter();
         let by_keyset =
-            by_keyset.map(|(name, keyset)| (name.clone(), face(name.as_str(), vec![keyset.clone()])));
-        Self { by_keyset: by_keyset.collect(), union: face(UNION, ring.keysets.values().cloned().collect()) }
+            by_keyset.map(|(name, keyset)| (name.clone(), cached(name.as_str(), vec![keyset.clone()])));
+        Self {
+            by_keyset: by_keyset.collect(),
+            union: cached(ALL_KEYSETS, ring.keysets.values().cloned().collect()),
+        }
     }
 }
 
-impl Face {
+impl CachedJwks {
     fn new(
         keysets: Vec<Arc<Keyset>>,
-        fetches: [IntCounter; Client::ALL.len()],
+        fetches: [IntCounter; ClientClass::ALL.len()],
         fetched_at: IntGaugeVec,
         now: UnixTime,
     ) -> Self {
-        let document = ArcSwap::from_pointee(Document::new(&keysets, now));
+        let response = ArcSwap::from_pointee(JwksResponse::new(&keysets, now));
         let lead = keysets.iter().map(|keyset| keyset.rules.publish_lead.as_secs()).min().unwrap_or_default();
-        let max_age = (lead / 4).min(LONGEST_MAX_AGE);
+        let max_age = (lead / 4).min(MAX_AGE_LIMIT_SECONDS);
         let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
         let cache_control = cache_control.expect("a number is visible ASCII");
-        Self { keysets, document, cache_control, fetches, fetched_at }
+        Self { keysets, response, cache_control, fetches, fetched_at }
     }
 
-    /// Counts that `client` has fetched `document` at `now`.
-    pub fn fetched(&self, document: &Document, client: Client, now: UnixTime) {
+    /// Counts that `client` has fetched `response` at `now`.
+    pub fn record_fetch(&self, response: &JwksResponse, client: ClientClass, now: UnixTime) {
         self.fetches[client as usize].inc();
-        for FetchTimes { keyset, kid, by_client } in &document.fetched {
+        for FetchGauges { keyset, kid, by_client } in &response.fetch_gauges {
             let labels = [keyset.as_str(), kid.as_str(), client.as_str()];
             let gauge = || self.fetched_at.with_label_values(&labels);
             by_client[client as usize].get_or_init(gauge).set(now.seconds());
@@ -153,22 +156,22 @@ impl Face {
     }
 
     /// The set as it is at `now`.
-    pub fn document(&self, now: UnixTime) -> Arc<Document> {
-        let document = self.document.load_full();
-        if document.from <= now && now < document.until {
-            return document;
+    pub fn response(&self, now: UnixTime) -> Arc<JwksResponse> {
+        let response = self.response.load_full();
+        if response.from <= now && now < response.until {
+            return response;
         }
-        let fresh = Arc::new(Document::new(&self.keysets, now));
-        self.document.store(fresh.clone());
+        let fresh = Arc::new(JwksResponse::new(&self.keysets, now));
+        self.response.store(fresh.clone());
         fresh
     }
 }
 
-impl Document {
+impl JwksResponse {
     fn new(keysets: &[Arc<Keyset>], now: UnixTime) -> Self {
-        let body = serde_json::to_vec(&set(keysets, now)).expect("strings can be written to memory");
-        let fetched = keysets.iter().flat_map(|keyset| {
-            keyset.published(now).map(|key| FetchTimes {
+        let body = serde_json::to_vec(&jwk_set(keysets, now)).expect("strings can be written to memory");
+        let gauges = keysets.iter().flat_map(|keyset| {
+            keyset.published(now).map(|key| FetchGauges {
                 keyset: keyset.name.clone(),
                 kid: key.kid.clone(),
                 by_client: Default::default(),
@@ -180,7 +183,7 @@ impl Document {
             body: body.into(),
             from: now,
             until: keysets.iter().map(|keyset| keyset.next_change(now)).min().unwrap_or(now),
-            fetched: fetched.collect(),
+            fetch_gauges: gauges.collect(),
         }
     }
 }

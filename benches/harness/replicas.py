@@ -175,7 +175,7 @@ def rules(binary, folder, key):
             raise SystemExit(f"no metric shows the budget of {profile}")
         return round(1 / float(used[1]))
 
-    more, least = sourced("src/exchange/token.rs", r"([\d.]+)_f64\.mul_add\(chance, ([\d.]+)\)")
+    more, least = sourced("src/exchange/token.rs", r"([\d.]+)_f64\.mul_add\(fraction, ([\d.]+)\)")
     return Rules(
         logins_per_hour=budget("oauth.crm"),
         requests_per_minute=budget("identity.p00000"),
@@ -183,8 +183,8 @@ def rules(binary, folder, key):
         messaging_life=chat["expires_at"] - chat["obtained_at"],
         renew_from=float(least),
         renew_to=float(least) + float(more),
-        shortest_wait=duration("src/exchange/negative_cache.rs", "SHORTEST_WAIT"),
-        longest_wait=duration("src/exchange/negative_cache.rs", "LONGEST_WAIT"),
+        shortest_wait=duration("src/exchange/negative_cache.rs", "MIN_RETRY_AFTER"),
+        longest_wait=duration("src/exchange/negative_cache.rs", "MAX_RETRY_AFTER"),
         max_age=int(re.search(r"max-age=(\d+)", jwks.headers["Cache-Control"])[1]),
         salesforce_logins=settings["logins_per_hour"],
         salesforce_messaging=settings["messaging_per_minute"],

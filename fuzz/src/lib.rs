@@ -137,7 +137,7 @@ impl House {
             // What it remembers of the last answer is over; a token is not kept, since all keys count as withdrawn.
             self.clock.advance(Duration::from_hours(1));
             let kids = self.service.rooms.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
-            self.service.exchanger.withdraw(&kids);
+            self.service.exchanger.revoke_keys(&kids);
             let got = self.post(route, asked);
             self.hold(route, asked, &got);
             answers::exchanged(route, answer, body, &got);

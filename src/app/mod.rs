@@ -31,12 +31,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::callers::{Callers, Guard};
+use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
 use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
-use crate::exchange::{Exchanger, NoClient, Tools};
+use crate::exchange::{Exchanger, ExchangerBuildError, ExchangerDeps};
 use crate::http::{Audit, DroppedLines, ListenerKind, LookReport, Rooms, Service, Tallies, router};
-use crate::jwks::Published;
+use crate::jwks::PublishedJwks;
 use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
@@ -184,7 +184,7 @@ pub enum StartError {
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     #[error(transparent)]
-    Client(#[from] NoClient),
+    Client(#[from] ExchangerBuildError),
 }
 
 impl App {
@@ -317,7 +317,7 @@ impl App {
             () = drained => {}
             () = hurry => closing.cancel(),
         }
-        service.exchanger.finish().await;
+        service.exchanger.shut_down().await;
         outcome
     }
 }
@@ -368,7 +368,7 @@ fn service(
     metrics.config_loaded_at.set(now.seconds());
     let rooms = rooms(config.clone(), ring, &metrics, now, None);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
-    let tools = Tools {
+    let deps = ExchangerDeps {
         signer: signer.clone(),
         clock: clock.clone(),
         randomness: randomness.clone(),
@@ -376,17 +376,17 @@ fn service(
     };
     let state = state_directory(config);
     let exchanger = Exchanger::new(
-        tools,
+        deps,
         config.server.limits.token_cache as u64,
         Some(&state),
         config.cache.redis.as_ref(),
     )?;
-    let guard = Guard::new(config.server.limits.remints, &*randomness)?;
+    let subject_rate_limiter = SubjectRateLimiter::new(config.server.limits.remints, &*randomness)?;
     Ok(Service {
         rooms: ArcSwap::from_pointee(rooms),
         signer,
         exchanger,
-        guard,
+        subject_rate_limiter,
         clock,
         randomness,
         metrics,
@@ -408,8 +408,8 @@ fn rooms(
 ) -> Rooms {
     let profiles = Profiles::new(&config, &ring);
     Rooms {
-        callers: Callers::after(&config, &profiles, metrics, previous),
-        published: Published::new(&ring, metrics, now),
+        callers: Callers::with_previous(&config, &profiles, metrics, previous),
+        published: PublishedJwks::new(&ring, metrics, now),
         profiles,
         ring,
         config,

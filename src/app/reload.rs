@@ -20,10 +20,10 @@ use super::listen::TlsInForce;
 use super::tls::{self, Chains};
 use super::watch::{Fingerprint, Watched};
 use super::{Loaded, retirement, rooms, supervisor};
-use crate::callers::Rule;
+use crate::callers::PolicyRule;
 use crate::config::{Config, Environment, Invalid, KeyId, Problem};
 use crate::http::{LookReport, Rooms, Service};
-use crate::jwks::Client;
+use crate::jwks::ClientClass;
 use crate::keys::State;
 use crate::metrics::Metrics;
 
@@ -314,7 +314,7 @@ pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms
         })
         .map(|(_, key)| key.kid.clone())
         .collect();
-    let dropped = service.exchanger.withdraw(&withdrawn);
+    let dropped = service.exchanger.revoke_keys(&withdrawn);
     if dropped > 0 {
         tracing::info!(dropped, "access tokens that were got with a withdrawn key are dropped");
     }
@@ -324,7 +324,7 @@ pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms
 
 /// Takes away the series of what isn't there any more, so that no number of reloads fills the metrics.
 fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
-    let clients = Client::ALL.map(Client::as_str);
+    let clients = ClientClass::ALL.map(ClientClass::as_str);
     for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {
         let labels = [keyset.name.as_str(), key.kid.as_str()];
         for gauge in [&metrics.certificate_remaining, &metrics.key_starts_signing, &metrics.key_stops_signing]
@@ -343,12 +343,12 @@ fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
     }
     for caller in old.callers.names().difference(&new.callers.names()) {
         let _ = metrics.subjects_refused.remove_label_values(&[caller.as_str()]);
-        for rule in Rule::ALL {
+        for rule in PolicyRule::ALL {
             let _ = metrics.would_refuse.remove_label_values(&[caller.as_str(), rule.as_str()]);
         }
     }
-    let kept = new.callers.granted();
-    for (caller, profile) in old.callers.granted().difference(&kept) {
+    let kept = new.callers.granted_profiles();
+    for (caller, profile) in old.callers.granted_profiles().difference(&kept) {
         let _ = metrics.tokens_minted.remove_label_values(&[profile.as_str(), caller.as_str()]);
     }
 }

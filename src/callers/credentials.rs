@@ -29,10 +29,10 @@ pub(super) struct Credentials {
 impl Credentials {
     pub fn of<'a>(callers: impl Iterator<Item = &'a Caller>) -> Self {
         let mut credentials = Self::default();
-        for (caller, owner) in callers.zip(0..) {
-            credentials.keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, owner)));
-            credentials.names.extend(caller.client_san.iter().map(|name| (name.clone(), owner)));
-            credentials.uids.extend(caller.peer_uid.map(|uid| (uid, owner)));
+        for (caller, caller_index) in callers.zip(0..) {
+            credentials.keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, caller_index)));
+            credentials.names.extend(caller.client_san.iter().map(|name| (name.clone(), caller_index)));
+            credentials.uids.extend(caller.peer_uid.map(|uid| (uid, caller_index)));
         }
         credentials
     }
@@ -45,9 +45,9 @@ impl Credentials {
     /// Nobody, where what is known of the peer speaks of several callers.
     pub fn by_peer(&self, peer: &Peer) -> Option<u32> {
         let by_name = peer.names.iter().filter_map(|name| self.names.get(name));
-        let mut owners = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));
-        let owner = *owners.next()?;
-        owners.all(|other| *other == owner).then_some(owner)
+        let mut caller_indices = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));
+        let caller_index = *caller_indices.next()?;
+        caller_indices.all(|other| *other == caller_index).then_some(caller_index)
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use crate::config::Policy;
 
     #[test]
-    fn each_of_many_keys_is_its_caller_s_and_no_other_is_anybody_s() {
+    fn each_api_key_finds_its_caller_and_an_unknown_key_finds_none() {
         let hash = |n: u32| sha256(format!("key {n}").as_bytes());
         let caller = |n: u32| Caller {
             name: crate::config::Name::parse(&format!("c{n}")).expect("a name"),

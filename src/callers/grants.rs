@@ -17,20 +17,20 @@ pub struct Grants<G> {
     kind: Kind,
     by_name: BTreeMap<Name, G>,
     /// Those that it may not, and is let use while its policy is tried.
-    audited: BTreeMap<Name, G>,
+    audit_only: BTreeMap<Name, G>,
 }
 
 /// What one page load needs. A bundle opens no door of its own: each of its profiles must be allowed too.
 pub struct BundleGrant {
     name: ProfileName,
-    entries: Vec<(Name, Entry)>,
+    entries: Vec<(Name, BundleEntry)>,
     /// Profiles of the bundle that the caller may not use.
-    closed: Vec<ProfileName>,
+    denied_profiles: Vec<ProfileName>,
     /// Whether the policy names the bundle and all of its profiles.
     allowed: bool,
 }
 
-pub enum Entry {
+pub enum BundleEntry {
     Identity(Grant<IdentityProfile>),
     Intercom(Grant<IntercomProfile>),
 }
@@ -38,10 +38,10 @@ pub enum Entry {
 impl BundleGrant {
     /// # Errors
     /// The caller may not use one of its profiles.
-    pub fn entries(&self) -> Result<&[(Name, Entry)], Denied> {
-        match self.closed.first() {
+    pub fn entries(&self) -> Result<&[(Name, BundleEntry)], Denied> {
+        match self.denied_profiles.first() {
             None => Ok(&self.entries),
-            Some(closed) => Err(Denied::Entry(closed.to_string())),
+            Some(profile) => Err(Denied::BundleEntry(profile.to_string())),
         }
     }
 }
@@ -95,47 +95,47 @@ pub trait Permission {
     /// Whether the policy names it.
     fn is_allowed(&self) -> bool;
     /// Whether the profile, whoever asks, speaks of such subjects.
-    fn covers(&self, subject: &Subject) -> bool;
+    fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
 /// A profile as far as the policy is concerned.
-pub trait Profile {
+pub trait PolicyProfile {
     fn name(&self) -> &ProfileName;
-    fn covers(&self, subject: &Subject) -> bool;
+    fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
-impl Profile for IdentityProfile {
+impl PolicyProfile for IdentityProfile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        Self::covers(self, subject)
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        Self::matches_subject(self, subject)
     }
 }
 
-impl Profile for IntercomProfile {
+impl PolicyProfile for IntercomProfile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
 
-    fn covers(&self, _: &Subject) -> bool {
+    fn matches_subject(&self, _: &Subject) -> bool {
         true
     }
 }
 
-impl Profile for OauthProfile {
+impl PolicyProfile for OauthProfile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
 
     /// It speaks of its one integration user.
-    fn covers(&self, _: &Subject) -> bool {
+    fn matches_subject(&self, _: &Subject) -> bool {
         false
     }
 }
 
-impl<P: Profile> Permission for Grant<P> {
+impl<P: PolicyProfile> Permission for Grant<P> {
     fn name(&self) -> &ProfileName {
         self.profile.name()
     }
@@ -144,12 +144,12 @@ impl<P: Profile> Permission for Grant<P> {
         self.allowed
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        self.profile.covers(subject)
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        self.profile.matches_subject(subject)
     }
 }
 
-impl Entry {
+impl BundleEntry {
     fn permission(&self) -> &dyn Permission {
         match self {
             Self::Identity(grant) => grant,
@@ -167,8 +167,9 @@ impl Permission for BundleGrant {
         self.allowed
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        self.closed.is_empty() && self.entries.iter().all(|(_, entry)| entry.permission().covers(subject))
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        self.denied_profiles.is_empty()
+            && self.entries.iter().all(|(_, entry)| entry.permission().matches_subject(subject))
     }
 }
 
@@ -176,7 +177,7 @@ impl Permission for BundleGrant {
 pub struct Authorized<'a, G> {
     pub(super) grant: &'a G,
     /// What says no, where the policy is only tried.
-    pub let_through: Option<Violation>,
+    pub audit_violation: Option<Violation>,
 }
 
 impl<G: Permission> Authorized<'_, G> {
@@ -191,7 +192,7 @@ impl<P> Authorized<'_, Grant<P>> {
     }
 
     /// Counts a token that leaves.
-    pub fn count(&self) {
+    pub fn count_minted(&self) {
         self.grant.minted.inc();
     }
 }
@@ -201,8 +202,12 @@ impl<'a> Authorized<'a, BundleGrant> {
     pub fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
         self.grant.entries.iter().map(|(name, entry)| {
             let entry = match entry {
-                Entry::Identity(grant) => AuthorizedEntry::Identity(Authorized { grant, let_through: None }),
-                Entry::Intercom(grant) => AuthorizedEntry::Intercom(Authorized { grant, let_through: None }),
+                BundleEntry::Identity(grant) => {
+                    AuthorizedEntry::Identity(Authorized { grant, audit_violation: None })
+                }
+                BundleEntry::Intercom(grant) => {
+                    AuthorizedEntry::Intercom(Authorized { grant, audit_violation: None })
+                }
             };
             (name, entry)
         })
@@ -228,7 +233,7 @@ pub enum Denied {
     #[error("this caller may not use that profile (`allow` in its configuration)")]
     NotAllowed,
     #[error("this caller may not use `{0}`, which the bundle needs (`allow` in its configuration)")]
-    Entry(String),
+    BundleEntry(String),
     #[error("this caller may not have a token for that subject (`subjects` of the profile or of the caller)")]
     Subject,
 }
@@ -254,12 +259,12 @@ impl<P> Grants<Grant<P>> {
         let allowed = allowed(caller, kind);
         let tried = caller.policy == Policy::Audit && kind != Kind::Oauth;
         let others = profiles.iter().filter(|(name, _)| tried && !allowed.contains(name));
-        let audited = others.map(|(name, profile)| grant(name, profile, false)).collect();
+        let audit_only = others.map(|(name, profile)| grant(name, profile, false)).collect();
         let profile = |name: &Name| {
             let profile = profiles.get(name);
             grant(name, profile.expect("a validated configuration allows only profiles that it has"), true)
         };
-        Self { kind, by_name: allowed.into_iter().map(profile).collect(), audited }
+        Self { kind, by_name: allowed.into_iter().map(profile).collect(), audit_only }
     }
 }
 
@@ -269,7 +274,7 @@ fn allowed(caller: &config::Caller, kind: Kind) -> BTreeSet<&Name> {
 }
 
 impl Grants<BundleGrant> {
-    pub(super) fn of_bundles(
+    pub(super) fn for_bundles(
         caller: &config::Caller,
         bundles: &BTreeMap<Name, config::Bundle>,
         identity: &Grants<Grant<IdentityProfile>>,
@@ -277,12 +282,12 @@ impl Grants<BundleGrant> {
     ) -> Self {
         let named = allowed(caller, Kind::Bundle);
         let grant = |(name, bundle): (&Name, &config::Bundle)| {
-            let (mut entries, mut closed) = (Vec::new(), Vec::new());
+            let (mut entries, mut denied_profiles) = (Vec::new(), Vec::new());
             let mut allowed = named.contains(name);
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
-                    Kind::Identity => identity.get(&profile.name).cloned().map(Entry::Identity),
-                    Kind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
+                    Kind::Identity => identity.get(&profile.name).cloned().map(BundleEntry::Identity),
+                    Kind::Intercom => intercom.get(&profile.name).cloned().map(BundleEntry::Intercom),
                     Kind::Oauth | Kind::Bundle => None,
                 };
                 if let Some(grant) = found {
@@ -290,16 +295,16 @@ impl Grants<BundleGrant> {
                     entries.push((entry.clone(), grant));
                 } else {
                     allowed = false;
-                    closed.push(profile.clone());
+                    denied_profiles.push(profile.clone());
                 }
             }
             let full = ProfileName::new(Kind::Bundle, name.clone());
-            (name.clone(), BundleGrant { name: full, entries, closed, allowed })
+            (name.clone(), BundleGrant { name: full, entries, denied_profiles, allowed })
         };
         let (by_name, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             bundles.iter().map(grant).partition(|(name, _)| named.contains(name));
-        let audited = if caller.policy == Policy::Audit { others } else { BTreeMap::new() };
-        Self { kind: Kind::Bundle, by_name, audited }
+        let audit_only = if caller.policy == Policy::Audit { others } else { BTreeMap::new() };
+        Self { kind: Kind::Bundle, by_name, audit_only }
     }
 }
 
@@ -308,15 +313,15 @@ impl<G> Grants<G> {
     ///
     /// # Errors
     /// None is allowed, several are, or that one isn't.
-    pub fn choose(&self, requested: Option<&str>) -> Result<&G, Denied> {
+    pub fn select(&self, requested: Option<&str>) -> Result<&G, Denied> {
         let Some(requested) = requested else {
             // A rule that is tried takes nothing from who names no profile.
             let none_is_allowed = self.by_name.is_empty();
-            let mut grants = if none_is_allowed { &self.audited } else { &self.by_name }.values();
+            let mut grants = if none_is_allowed { &self.audit_only } else { &self.by_name }.values();
             return match (grants.next(), grants.next()) {
                 (Some(grant), None) => Ok(grant),
-                _ if none_is_allowed => Err(Denied::Profile(self.listed())),
-                _ => Err(Denied::Ambiguous(self.listed())),
+                _ if none_is_allowed => Err(Denied::Profile(self.allowed_names())),
+                _ => Err(Denied::Ambiguous(self.allowed_names())),
             };
         };
         let name = match requested.split_once('.') {
@@ -325,18 +330,18 @@ impl<G> Grants<G> {
             Some(_) => return Err(Denied::WrongKind(self.kind.section())),
         };
         let name = Name::parse(name).map_err(|_| Denied::NotAName)?;
-        self.get(&name).ok_or_else(|| Denied::Profile(self.listed()))
+        self.get(&name).ok_or_else(|| Denied::Profile(self.allowed_names()))
     }
 
     fn get(&self, name: &Name) -> Option<&G> {
-        self.by_name.get(name).or_else(|| self.audited.get(name))
+        self.by_name.get(name).or_else(|| self.audit_only.get(name))
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &G> {
-        self.by_name.values().chain(self.audited.values())
+        self.by_name.values().chain(self.audit_only.values())
     }
 
-    fn listed(&self) -> String {
+    fn allowed_names(&self) -> String {
         let section = self.kind.section();
         if self.by_name.is_empty() {
             return format!("no `{section}.` profile");

@@ -11,7 +11,7 @@
 
 mod credentials;
 mod grants;
-mod pace;
+mod rate_limit;
 mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +23,10 @@ use prometheus::IntCounter;
 use credentials::Credentials;
 pub use credentials::Peer;
 pub use grants::{
-    Authorized, AuthorizedEntry, BundleGrant, Denied, Entry, Grant, Grants, Permission, Profile,
+    Authorized, AuthorizedEntry, BundleEntry, BundleGrant, Denied, Grant, Grants, Permission, PolicyProfile,
 };
-pub use pace::{Bucket, Budget, Guard, TooOften};
-pub use violation::{Rule, Violation};
+pub use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
+pub use violation::{PolicyRule, Violation};
 
 use crate::config::{self, Config, Kind, Name, Pace, Policy, SubjectPattern};
 use crate::metrics::Metrics;
@@ -45,28 +45,33 @@ pub struct Caller {
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
     /// How many different subjects in a minute, and those that were. A reload carries the latter over.
-    budget: Option<(u32, Arc<Budget>)>,
+    subject_limit: Option<(u32, Arc<DistinctSubjectLimit>)>,
     policy: Policy,
     /// Counts those whom the budget refused.
     pub subjects_refused: IntCounter,
-    /// Counts what was let through, by [`Rule`].
+    /// Counts what was let through, by [`PolicyRule`].
     would_refuse: [IntCounter; 3],
     /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
-    pace: Option<(Pace, Arc<Bucket>)>,
+    rate_limit: Option<(Pace, Arc<TokenBucket>)>,
 }
 
 impl Callers {
     /// # Panics
     /// Where `profiles` were not made from the same configuration.
     pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
-        Self::after(config, profiles, metrics, None)
+        Self::with_previous(config, profiles, metrics, None)
     }
 
     /// As `new`, to take the place of `previous`: its callers go on with what they have used of their limits.
     ///
     /// # Panics
     /// As `new`.
-    pub fn after(config: &Config, profiles: &Profiles, metrics: &Metrics, previous: Option<&Self>) -> Self {
+    pub fn with_previous(
+        config: &Config,
+        profiles: &Profiles,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Self {
         let previous: BTreeMap<&Name, &Arc<Caller>> = previous
             .into_iter()
             .flat_map(|previous| &previous.callers)
@@ -87,7 +92,7 @@ impl Callers {
     }
 
     /// Who is granted what, in the words of the metrics.
-    pub fn granted(&self) -> BTreeSet<(String, String)> {
+    pub fn granted_profiles(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
             let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
@@ -100,12 +105,12 @@ impl Callers {
 
     /// The caller who has this API key.
     pub fn by_api_key(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
-        self.credentials.by_api_key(api_key).map(|owner| &self.callers[owner as usize])
+        self.credentials.by_api_key(api_key).map(|index| &self.callers[index as usize])
     }
 
     /// The caller at the other end of a connection.
     pub fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
-        self.credentials.by_peer(peer).map(|owner| &self.callers[owner as usize])
+        self.credentials.by_peer(peer).map(|index| &self.callers[index as usize])
     }
 }
 
@@ -119,25 +124,28 @@ impl Caller {
     ) -> Self {
         // What is owed to another rate says nothing of this one.
         let bucket = |pace: Pace| {
-            let (before, bucket) = previous?.pace.as_ref()?;
+            let (before, bucket) = previous?.rate_limit.as_ref()?;
             (*before == pace).then(|| bucket.clone())
         };
-        let budget = || previous.and_then(|previous| Some(previous.budget.as_ref()?.1.clone()));
+        let previous_limit =
+            || previous.and_then(|previous| Some(previous.subject_limit.as_ref()?.1.clone()));
         let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
         let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
         Self {
             name: caller.name.clone(),
-            bundles: Grants::of_bundles(caller, bundles, &identity, &intercom),
+            bundles: Grants::for_bundles(caller, bundles, &identity, &intercom),
             oauth: Grants::new(Kind::Oauth, caller, &profiles.oauth, metrics),
             identity,
             intercom,
             subjects: caller.subjects.clone(),
-            budget: caller.subjects_per_minute.map(|most| (most, budget().unwrap_or_default())),
+            subject_limit: caller
+                .subjects_per_minute
+                .map(|most| (most, previous_limit().unwrap_or_default())),
             policy: caller.policy,
             subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
-            would_refuse: Rule::ALL
+            would_refuse: PolicyRule::ALL
                 .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
-            pace: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
+            rate_limit: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
         }
     }
 
@@ -145,12 +153,12 @@ impl Caller {
     ///
     /// # Errors
     /// It is exceeded; the time until it isn't.
-    pub fn take_turn(&self, now: Duration) -> Result<(), Duration> {
-        self.pace.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.take(*pace, now))
+    pub fn check_rate_limit(&self, now: Duration) -> Result<(), Duration> {
+        self.rate_limit.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.try_acquire(*pace, now))
     }
 
     /// Whether its own settings let it speak of such subjects.
-    pub fn may_name(&self, subject: &Subject) -> bool {
+    pub fn may_use_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
@@ -165,34 +173,34 @@ impl Caller {
         subject: Option<&Subject>,
         now: Duration,
     ) -> Result<Authorized<'a, G>, Violation> {
-        let Some(violation) = self.violation(grant, subject, now) else {
-            return Ok(Authorized { grant, let_through: None });
+        let Some(violation) = self.find_violation(grant, subject, now) else {
+            return Ok(Authorized { grant, audit_violation: None });
         };
         // Without a subject it is the login of an integration user, and never let through.
-        let tried = self.policy == Policy::Audit && subject.is_some();
-        let Some(rule) = violation.rule().filter(|_| tried) else { return Err(violation) };
+        let is_audited = self.policy == Policy::Audit && subject.is_some();
+        let Some(rule) = violation.rule().filter(|_| is_audited) else { return Err(violation) };
         self.would_refuse[rule as usize].inc();
-        Ok(Authorized { grant, let_through: Some(violation) })
+        Ok(Authorized { grant, audit_violation: Some(violation) })
     }
 
-    fn violation(
+    fn find_violation(
         &self,
         grant: &impl Permission,
         subject: Option<&Subject>,
         now: Duration,
     ) -> Option<Violation> {
-        if subject.is_some_and(|subject| !grant.covers(subject)) {
+        if subject.is_some_and(|subject| !grant.matches_subject(subject)) {
             return Some(Violation::ProfileSubjects);
         }
         if !grant.is_allowed() {
             return Some(Violation::Allow);
         }
         let subject = subject?;
-        if !self.may_name(subject) {
+        if !self.may_use_subject(subject) {
             return Some(Violation::Subjects);
         }
-        let (most, budget) = self.budget.as_ref()?;
-        budget.admit(subject, *most, now).err().map(Violation::Budget)
+        let (most, limit) = self.subject_limit.as_ref()?;
+        limit.check_subject_limit(subject, *most, now).err().map(Violation::SubjectLimit)
     }
 }
 
@@ -204,7 +212,7 @@ mod tests {
     struct Fake {
         name: ProfileName,
         allowed: bool,
-        covers: bool,
+        matches_subject: bool,
     }
 
     impl Permission for Fake {
@@ -216,8 +224,8 @@ mod tests {
             self.allowed
         }
 
-        fn covers(&self, _: &Subject) -> bool {
-            self.covers
+        fn matches_subject(&self, _: &Subject) -> bool {
+            self.matches_subject
         }
     }
 
@@ -240,45 +248,50 @@ mod tests {
 
     /// Every mix of what the rules can say, under both policies.
     #[test]
-    fn the_gate_opens_only_where_each_rule_says_yes_or_the_policy_is_tried() {
+    fn authorize_allows_only_when_every_rule_passes_or_the_policy_is_audited() {
         let subject = |text: &str| Subject::parse("sub", text.to_owned()).expect("a subject");
         let truths = [false, true];
         for policy in [Policy::Enforce, Policy::Audit] {
-            for (allowed, covers) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
+            for (allowed, matches_subject) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
                 let name = ProfileName::new(Kind::Identity, Name::parse("web").expect("a name"));
-                let fake = Fake { name, allowed, covers };
+                let fake = Fake { name, allowed, matches_subject };
                 for (named, budget) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
                     let metrics = Metrics::new();
                     let caller = caller(policy, &metrics);
                     let now = Duration::from_secs(7);
                     if !budget {
-                        let spent = Fake { name: fake.name.clone(), allowed: true, covers: true };
+                        let spent = Fake { name: fake.name.clone(), allowed: true, matches_subject: true };
                         assert!(caller.authorize(&spent, Some(&subject("user-0")), now).is_ok());
                     }
                     let asked = subject(if named { "user-1" } else { "guest" });
                     let got = caller.authorize(&fake, Some(&asked), now);
-                    let first = match (covers, allowed, named, budget) {
+                    let first = match (matches_subject, allowed, named, budget) {
                         (false, ..) => Some((Violation::ProfileSubjects, None)),
-                        (_, false, ..) => Some((Violation::Allow, Some(Rule::Profile))),
-                        (_, _, false, _) => Some((Violation::Subjects, Some(Rule::Subject))),
+                        (_, false, ..) => Some((Violation::Allow, Some(PolicyRule::Profile))),
+                        (_, _, false, _) => Some((Violation::Subjects, Some(PolicyRule::Subject))),
                         (.., false) => {
-                            let too_often = TooOften { retry_after: Duration::from_mins(1), begins: true };
-                            Some((Violation::Budget(too_often), Some(Rule::Budget)))
+                            let too_often =
+                                RateLimited { retry_after: Duration::from_mins(1), is_first: true };
+                            Some((Violation::SubjectLimit(too_often), Some(PolicyRule::SubjectLimit)))
                         }
                         _ => None,
                     };
-                    let tried = policy == Policy::Audit;
-                    let context = format!("{policy:?} {covers} {allowed} {named} {budget}");
+                    let is_audited = policy == Policy::Audit;
+                    let context = format!("{policy:?} {matches_subject} {allowed} {named} {budget}");
                     match (first, got) {
                         (Some((violation, rule)), Err(no)) => {
-                            assert!(!tried || rule.is_none(), "{context}");
+                            assert!(!is_audited || rule.is_none(), "{context}");
                             assert_eq!(no, violation, "{context}");
                         }
                         (first, got) => {
-                            let let_through = got.ok().map(|yes| yes.let_through);
-                            assert_eq!(let_through, Some(first.map(|(violation, _)| violation)), "{context}");
+                            let audit_violation = got.ok().map(|yes| yes.audit_violation);
+                            assert_eq!(
+                                audit_violation,
+                                Some(first.map(|(violation, _)| violation)),
+                                "{context}"
+                            );
                             let rule = first.and_then(|(_, rule)| rule);
-                            assert!(first.is_none() || (tried && rule.is_some()), "{context}");
+                            assert!(first.is_none() || (is_audited && rule.is_some()), "{context}");
                             let counted = rule.map_or(0, |rule| caller.would_refuse[rule as usize].get());
                             assert_eq!(counted, u64::from(first.is_some()), "{context}");
                         }

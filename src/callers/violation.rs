@@ -1,27 +1,27 @@
 //! Why a request is refused, and by which setting.
 
-use super::pace::TooOften;
+use super::rate_limit::RateLimited;
 
 /// What a caller's own settings can say no to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum PolicyRule {
     /// `allow`
     Profile,
     /// `subjects`
     Subject,
     /// `subjects_per_minute`
-    Budget,
+    SubjectLimit,
 }
 
-impl Rule {
-    pub const ALL: [Self; 3] = [Self::Profile, Self::Subject, Self::Budget];
+impl PolicyRule {
+    pub const ALL: [Self; 3] = [Self::Profile, Self::Subject, Self::SubjectLimit];
 
     /// The value of the label `rule`: the setting's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Profile => "allow",
             Self::Subject => "subjects",
-            Self::Budget => "subjects_per_minute",
+            Self::SubjectLimit => "subjects_per_minute",
         }
     }
 }
@@ -33,17 +33,17 @@ pub enum Violation {
     ProfileSubjects,
     Allow,
     Subjects,
-    Budget(TooOften),
+    SubjectLimit(RateLimited),
 }
 
 impl Violation {
     /// The caller's own setting, which can be tried; what its profile says can't.
-    pub const fn rule(&self) -> Option<Rule> {
+    pub const fn rule(&self) -> Option<PolicyRule> {
         match self {
             Self::ProfileSubjects => None,
-            Self::Allow => Some(Rule::Profile),
-            Self::Subjects => Some(Rule::Subject),
-            Self::Budget(_) => Some(Rule::Budget),
+            Self::Allow => Some(PolicyRule::Profile),
+            Self::Subjects => Some(PolicyRule::Subject),
+            Self::SubjectLimit(_) => Some(PolicyRule::SubjectLimit),
         }
     }
 }

@@ -61,12 +61,12 @@ impl Jwks {
         let loaded = context.load()?;
         let now = context.ambient.clock.now();
         let set = match &self.keyset {
-            None => jwks::set(loaded.ring.keysets.values(), now),
+            None => jwks::jwk_set(loaded.ring.keysets.values(), now),
             Some(name) => {
                 let keyset = loaded.ring.keysets.get(name.as_str());
                 let known = || there_are(loaded.ring.keysets.keys());
                 let missing = || Failure::Failed(format!("there is no keyset `{name}`; {}", known()));
-                jwks::set([keyset.ok_or_else(missing)?], now)
+                jwks::jwk_set([keyset.ok_or_else(missing)?], now)
             }
         };
         say_json(&set);

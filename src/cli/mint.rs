@@ -97,7 +97,7 @@ impl Mint {
             Kind::Identity => {
                 let profile = profiles.identity.get(&name.name).ok_or_else(unknown)?;
                 let subject = self.subject("sub")?;
-                if !profile.covers(&subject) {
+                if !profile.matches_subject(&subject) {
                     return Err(Failure::Usage(format!("--sub isn't what `{name}` lets subjects be")));
                 }
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Context, Failure, say, say_json};
 use crate::app::Loaded;
-use crate::metadata::{self, Difference, Expected, Retrieved};
+use crate::metadata::{self, ExpectedKeyset, MetadataDifference, RetrievedProject};
 use crate::shell;
 
 /// Write the keysets as deployable Salesforce metadata, or compare a retrieved project with them
@@ -52,8 +52,8 @@ impl SalesforceMetadata {
         let loaded = context.load()?;
         let public_url = self.public_url(&loaded)?;
         let now = context.ambient.clock.now();
-        let sets =
-            metadata::expected(&loaded.config, &loaded.ring, public_url, now).map_err(Failure::Failed)?;
+        let sets = metadata::expected_keysets(&loaded.config, &loaded.ring, public_url, now)
+            .map_err(Failure::Failed)?;
         if sets.is_empty() {
             let reason =
                 "no [identity.NAME] is configured, and only identity tokens have keysets in Salesforce";
@@ -64,7 +64,9 @@ impl SalesforceMetadata {
             None => Vec::new(),
         };
         let differences = match &self.diff {
-            Some(folder) => metadata::differences(&sets, &Retrieved::read(folder).map_err(Failure::Failed)?),
+            Some(folder) => {
+                metadata::differences(&sets, &RetrievedProject::read(folder).map_err(Failure::Failed)?)
+            }
             None => Vec::new(),
         };
         if self.json {
@@ -88,11 +90,11 @@ impl SalesforceMetadata {
         }
     }
 
-    fn write(&self, sets: &[Expected], folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    fn write(&self, sets: &[ExpectedKeyset], folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         let mut written = Vec::new();
-        for component in metadata::project(sets, self.configuration_name.as_deref()) {
+        for component in metadata::build_project(sets, self.configuration_name.as_deref()) {
             let path = folder.join(component.path);
-            if component.once && path.exists() {
+            if component.only_if_absent && path.exists() {
                 continue;
             }
             let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
@@ -103,7 +105,7 @@ impl SalesforceMetadata {
         Ok(written)
     }
 
-    fn tell(&self, written: &[PathBuf], differences: &[Difference]) {
+    fn tell(&self, written: &[PathBuf], differences: &[MetadataDifference]) {
         for path in written {
             say(&path.display().to_string());
         }
@@ -127,7 +129,9 @@ impl SalesforceMetadata {
     }
 }
 
-fn sentence(Difference { file, field, configured, retrieved, in_what }: &Difference) -> String {
+fn sentence(
+    MetadataDifference { file, field, configured, retrieved, in_what }: &MetadataDifference,
+) -> String {
     let place = if file.is_empty() { String::new() } else { format!("{file}: ") };
     let seen = match (configured, retrieved) {
         (Some(configured), Some(retrieved)) => {

@@ -17,7 +17,7 @@ use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
 use crate::app::{self, App, Loaded, supervisor};
 use crate::config::AuditLog;
-use crate::traces::Export;
+use crate::traces::TraceExporter;
 
 /// From the signal until the process is gone, lines that wait for a slow reader included: whoever runs it kills it after ten
 /// seconds.
@@ -96,7 +96,7 @@ fn answer(
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
     }
     // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
-    let traces = Export::start(context.environment, context.ambient.randomness.clone());
+    let traces = TraceExporter::start(context.environment, context.ambient.randomness.clone());
     let done = runtime.block_on(async {
         // Before the sockets: a signal must not find its default action, which is to kill.
         let mut signals = Signals::listen().map_err(Failure::failed)?;

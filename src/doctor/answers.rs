@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::jwk::JwkDocument;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, Name};
-use crate::exchange::{About, Ask, ExchangeError, Exchanger, NoClient, Tools, look};
+use crate::exchange::{
+    ExchangeError, Exchanger, ExchangerBuildError, ExchangerDeps, FetchOptions, TokenMetadata, probe,
+};
 use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 use crate::metrics::Metrics;
@@ -63,7 +65,7 @@ pub enum Difference<'a> {
 
 impl Expected {
     fn of(keyset: &Arc<Keyset>, now: UnixTime) -> Self {
-        let set = serde_json::to_value(jwks::set([keyset], now)).unwrap_or_default();
+        let set = serde_json::to_value(jwks::jwk_set([keyset], now)).unwrap_or_default();
         Self { expected: keys(&set), shown: Vec::new() }
     }
 
@@ -102,7 +104,7 @@ pub async fn fetch(url: &str, clock: &dyn Clock) -> Fetched {
 }
 
 async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expected>) -> Fetched {
-    let (reply, document) = match look(url, clock).await {
+    let (reply, document) = match probe(url, clock).await {
         Err(why) => (Err(why), None),
         Ok(answer) => {
             let document = (answer.status == 200).then(|| {
@@ -145,7 +147,7 @@ pub async fn ask(
     ambient: (Arc<dyn Clock>, Arc<dyn crate::clock::Randomness>),
     state: Option<PathBuf>,
     subject: Option<Subject>,
-) -> Result<Vec<Answer>, NoClient> {
+) -> Result<Vec<Answer>, ExchangerBuildError> {
     let (clock, randomness) = ambient;
     let now = clock.now();
     let mut answers = Vec::new();
@@ -160,8 +162,8 @@ pub async fn ask(
     }
     let metrics = Arc::new(Metrics::new());
     let signer = Arc::new(Signer::new(1, 1, None, &metrics));
-    let tools = Tools { signer, clock: clock.clone(), randomness, metrics: metrics.clone() };
-    let exchanger = Exchanger::new(tools, 1 << 20, state.as_deref(), None)?;
+    let deps = ExchangerDeps { signer, clock: clock.clone(), randomness, metrics: metrics.clone() };
+    let exchanger = Exchanger::new(deps, 1 << 20, state.as_deref(), None)?;
     let profiles = Profiles::new(config, ring);
     let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
     let subject = subject.unwrap_or_else(nobody);
@@ -169,17 +171,17 @@ pub async fn ask(
     let ask = || {
         // The gauge keeps the last answer's: none is there until the next answer says what the time is.
         metrics.clock_skew.set(f64::NAN);
-        Ask { rejected: None, deadline: Instant::now() + PATIENCE, trace: &trace }
+        FetchOptions { rejected: None, deadline: Instant::now() + PATIENCE, trace: &trace }
     };
     for (name, profile) in &profiles.identity {
         if profile.messaging.is_some() {
             let claims = profile.claims(Vec::new()).expect("no claim is always allowed");
-            let served = exchanger.messaging(profile, subject.clone(), claims, ask()).await;
+            let served = exchanger.messaging_token(profile, subject.clone(), claims, ask()).await;
             answers.push(exchanged("identity", name, served, &metrics));
         }
     }
     for (name, profile) in &profiles.oauth {
-        let served = exchanger.oauth(profile, ask()).await;
+        let served = exchanger.oauth_token(profile, ask()).await;
         answers.push(exchanged("oauth", name, served, &metrics));
     }
     Ok(answers)
@@ -188,12 +190,16 @@ pub async fn ask(
 fn exchanged(
     kind: &str,
     name: &Name,
-    served: Result<crate::exchange::Served, ExchangeError>,
+    served: Result<crate::exchange::ServedToken, ExchangeError>,
     metrics: &Metrics,
 ) -> Answer {
-    let result = served.map(|served| match &served.token.about {
-        About::Oauth { instance_url, .. } => format!("Salesforce gave an access token for {instance_url}"),
-        About::Messaging { subject, .. } => format!("Salesforce verified the user: the session is {subject}"),
+    let result = served.map(|served| match &served.token.metadata {
+        TokenMetadata::Oauth { instance_url, .. } => {
+            format!("Salesforce gave an access token for {instance_url}")
+        }
+        TokenMetadata::Messaging { subject, .. } => {
+            format!("Salesforce verified the user: the session is {subject}")
+        }
     });
     let skew = Some(metrics.clock_skew.get()).filter(|skew| !skew.is_nan());
     Answer::Exchange { profile: format!("{kind}.{name}"), result, skew }

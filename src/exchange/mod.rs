@@ -18,22 +18,24 @@
 
 mod circuit_breaker;
 mod client;
-mod error;
+mod deps;
+pub mod errors;
+mod exchange_error;
 mod exchanger;
-mod job;
-mod login_budget;
-pub mod meaning;
+mod login_rate_limit;
 mod negative_cache;
 mod rejection_limit;
+mod request;
 mod shared;
 mod single_flight;
 mod token;
-mod tools;
 mod upstream;
 
-pub use error::{ExchangeError, Upstream, WaitedFor};
-pub use exchanger::{Ask, Exchanger, NoClient};
+pub use deps::ExchangerDeps;
+pub use exchange_error::{ExchangeError, SalesforceError, TimeoutCause};
+pub use exchanger::{Exchanger, ExchangerBuildError, FetchOptions};
 pub use shared::store;
-pub use token::{About, AccessToken, Served};
-pub use tools::Tools;
-pub use upstream::{BoxFuture, Fault, Outgoing, Reply, Seen, Transport, look};
+pub use token::{AccessToken, ServedToken, TokenMetadata};
+pub use upstream::{
+    BoxFuture, ProbeResponse, Transport, UpstreamError, UpstreamRequest, UpstreamResponse, probe,
+};

@@ -7,22 +7,22 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::error::ExchangeError;
-use super::job::CacheKey;
-use super::meaning::Class;
+use super::errors::ErrorClass;
+use super::exchange_error::ExchangeError;
+use super::request::CacheKey;
 use crate::config::KeyId;
 
 /// A permanent refusal is remembered for so long: each failed login counts against the address.
 pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(45);
+const BASE_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(45);
 /// A refusal of our own, such as of the budget, is looked at again after so long: a reload may have changed it.
-const OWN_REFUSAL: Duration = Duration::from_secs(10);
+const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// Salesforce's `Retry-After`, as far as it is believed.
-pub const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-pub const LONGEST_WAIT: Duration = Duration::from_mins(15);
+pub const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
 /// Remembered failures; each is small.
-const MOST_FAILURES: u64 = 100_000;
+const MAX_CACHED_FAILURES: u64 = 100_000;
 
 /// A failure that stands for an answer. Times are steady ones.
 pub struct CachedFailure {
@@ -36,33 +36,33 @@ pub struct CachedFailure {
 }
 
 impl CachedFailure {
-    pub const fn wait(&self) -> Duration {
+    pub const fn ttl(&self) -> Duration {
         self.until.saturating_sub(self.at)
     }
 }
 
 /// A failure as another replica tells it, and for how long it stands yet.
-pub struct ToldFailure {
+pub struct SharedFailure {
     pub error: ExchangeError,
     pub kid: Option<KeyId>,
     /// Steady, as this replica counts.
     pub at: Duration,
-    pub left: Duration,
+    pub remaining: Duration,
 }
 
 pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 
 /// Failures leave a while after they are over, so that the next one knows the streak.
-struct ByWait;
+struct FailureExpiry;
 
-impl Expiry<CacheKey, Arc<CachedFailure>> for ByWait {
+impl Expiry<CacheKey, Arc<CachedFailure>> for FailureExpiry {
     fn expire_after_create(
         &self,
         _: &CacheKey,
         failure: &Arc<CachedFailure>,
         _: Instant,
     ) -> Option<Duration> {
-        Some(failure.wait() + LONGEST_BACKOFF)
+        Some(failure.ttl() + MAX_BACKOFF)
     }
 
     fn expire_after_update(
@@ -78,8 +78,8 @@ impl Expiry<CacheKey, Arc<CachedFailure>> for ByWait {
 
 impl Default for NegativeCache {
     fn default() -> Self {
-        let cache = Cache::builder().max_capacity(MOST_FAILURES).eviction_policy(EvictionPolicy::lru());
-        Self(cache.expire_after(ByWait).build())
+        let cache = Cache::builder().max_capacity(MAX_CACHED_FAILURES).eviction_policy(EvictionPolicy::lru());
+        Self(cache.expire_after(FailureExpiry).build())
     }
 }
 
@@ -89,11 +89,11 @@ impl NegativeCache {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
         let past = now.saturating_sub(failure.at);
         let asked = failure.error.retry_after().unwrap_or_default().saturating_sub(past);
-        let wait = failure.until.saturating_sub(now).max(asked).max(SHORTEST_WAIT);
-        Some((failure.error.clone().waiting(wait), failure))
+        let wait = failure.until.saturating_sub(now).max(asked).max(MIN_RETRY_AFTER);
+        Some((failure.error.clone().with_retry_after(wait), failure))
     }
 
-    /// Keeps a failure for as long as asking again makes no sense. `chance` is between 0 and 1, and spreads those who
+    /// Keeps a failure for as long as asking again makes no sense. `fraction` is between 0 and 1, and spreads those who
     /// come back.
     pub fn insert(
         &self,
@@ -101,46 +101,50 @@ impl NegativeCache {
         error: ExchangeError,
         kid: Option<KeyId>,
         now: Duration,
-        chance: f64,
+        fraction: f64,
     ) -> Arc<CachedFailure> {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
-        let asked = error.retry_after().map(|wait| wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
+        let asked = error.retry_after().map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
         let (wait, streak) = match &error {
-            ExchangeError::Rejected { meaning, .. } if meaning.class == Class::Limited => {
-                (asked.unwrap_or(meaning.pause), streak)
+            ExchangeError::Rejected { diagnosis, .. } if diagnosis.class == ErrorClass::Limited => {
+                (asked.unwrap_or(diagnosis.backoff), streak)
             }
             error if error.is_permanent() => (REJECTION_CACHE_TTL, streak),
-            ExchangeError::Mint(_) => (FIRST_BACKOFF, streak),
+            ExchangeError::Mint(_) => (BASE_BACKOFF, streak),
             error if !error.was_sent() && asked.is_some() => {
-                (asked.unwrap_or(OWN_REFUSAL).min(OWN_REFUSAL), streak)
+                (asked.unwrap_or(LOCAL_REFUSAL_TTL).min(LOCAL_REFUSAL_TTL), streak)
             }
-            _ => (asked.unwrap_or_else(|| backoff(streak, chance)), streak.saturating_add(1)),
+            _ => (asked.unwrap_or_else(|| backoff(streak, fraction)), streak.saturating_add(1)),
         };
-        let own = matches!(error, ExchangeError::LeftAlone { .. } | ExchangeError::BudgetUsedUp { .. });
-        let error = if own { error } else { error.waiting(wait) };
-        self.keep(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
+        let is_local =
+            matches!(error, ExchangeError::CircuitOpen { .. } | ExchangeError::LoginRateLimited { .. });
+        let error = if is_local { error } else { error.with_retry_after(wait) };
+        self.insert_entry(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
     }
 
     /// Keeps a failure that another replica has told, for the time that it has left.
-    pub fn insert_told(&self, key: &CacheKey, told: ToldFailure, now: Duration) {
+    pub fn insert_shared(&self, key: &CacheKey, shared: SharedFailure, now: Duration) {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
-        let ToldFailure { error, kid, at, left } = told;
-        self.keep(key, CachedFailure { error, kid, at, until: now + left.min(LONGEST_WAIT), streak });
+        let SharedFailure { error, kid, at, remaining } = shared;
+        self.insert_entry(
+            key,
+            CachedFailure { error, kid, at, until: now + remaining.min(MAX_RETRY_AFTER), streak },
+        );
     }
 
-    fn keep(&self, key: &CacheKey, failure: CachedFailure) -> Arc<CachedFailure> {
+    fn insert_entry(&self, key: &CacheKey, failure: CachedFailure) -> Arc<CachedFailure> {
         let failure = Arc::new(failure);
         self.0.insert(*key, failure.clone());
         failure
     }
 
-    pub fn forget(&self, key: &CacheKey) {
+    pub fn remove(&self, key: &CacheKey) {
         self.0.invalidate(key);
     }
 }
 
 /// 1 s, 2 s, 4 s … 45 s, each by a fifth more or less.
-fn backoff(streak: u32, chance: f64) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
-    doubled.min(LONGEST_BACKOFF).mul_f64(0.4_f64.mul_add(chance, 0.8))
+fn backoff(streak: u32, fraction: f64) -> Duration {
+    let doubled = BASE_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
+    doubled.min(MAX_BACKOFF).mul_f64(0.4_f64.mul_add(fraction, 0.8))
 }

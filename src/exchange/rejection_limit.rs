@@ -7,17 +7,17 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::job::CacheKey;
-use crate::callers::Bucket;
+use super::request::CacheKey;
+use crate::callers::TokenBucket;
 use crate::config::Pace;
 
 /// Three rejections are believed at once, and then one in 30 s.
-pub const REJECTIONS: Pace = Pace { requests: 1, window: Duration::from_secs(30), burst: 3 };
+pub const REJECTION_RATE: Pace = Pace { requests: 1, window: Duration::from_secs(30), burst: 3 };
 /// Keys that are remembered; a forgotten one starts anew.
-const MOST_KEYS: u64 = 100_000;
+const MAX_TRACKED_KEYS: u64 = 100_000;
 
 pub struct RejectionLimit {
-    buckets: Cache<CacheKey, Arc<Bucket>>,
+    buckets: Cache<CacheKey, Arc<TokenBucket>>,
     pace: Pace,
 }
 
@@ -25,12 +25,12 @@ impl RejectionLimit {
     pub fn new(pace: Pace) -> Self {
         // Idle for so long, a bucket is full, and may be forgotten.
         let idle = pace.window.saturating_mul(pace.burst);
-        let buckets = Cache::builder().max_capacity(MOST_KEYS).time_to_idle(idle);
+        let buckets = Cache::builder().max_capacity(MAX_TRACKED_KEYS).time_to_idle(idle);
         Self { buckets: buckets.eviction_policy(EvictionPolicy::lru()).build(), pace }
     }
 
     /// Whether one more rejection for this key is believed at the steady time `now`.
     pub fn allows(&self, key: &CacheKey, now: Duration) -> bool {
-        self.buckets.get_with(*key, Arc::default).take(self.pace, now).is_ok()
+        self.buckets.get_with(*key, Arc::default).try_acquire(self.pace, now).is_ok()
     }
 }

@@ -19,19 +19,19 @@ pub struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
 pub struct InFlight<T>(watch::Receiver<Option<T>>);
 
 /// The duty to end the work. Dropping it without an outcome, as a panic does, lets the next asker begin anew.
-pub struct Landing<K: Eq + Hash + Copy, T> {
-    flights: Arc<SingleFlight<K, T>>,
+pub struct InFlightGuard<K: Eq + Hash + Copy, T> {
+    in_flight: Arc<SingleFlight<K, T>>,
     key: K,
     outcome: watch::Sender<Option<T>>,
 }
 
 pub enum Joined<K: Eq + Hash + Copy, T, R> {
     /// Somebody has begun.
-    Waiting(InFlight<T>),
+    Follower(InFlight<T>),
     /// The asker has to do the work.
-    Begun(InFlight<T>, Landing<K, T>),
+    Leader(InFlight<T>, InFlightGuard<K, T>),
     /// No work is needed.
-    Settled(R),
+    Resolved(R),
 }
 
 impl<K, T> Default for SingleFlight<K, T> {
@@ -41,20 +41,20 @@ impl<K, T> Default for SingleFlight<K, T> {
 }
 
 impl<K: Eq + Hash + Copy, T: Clone> SingleFlight<K, T> {
-    /// Joins the work for `key`, or begins it unless `settled` gives an outcome. `settled` is called under the lock, so it
+    /// Joins the work for `key`, or begins it unless `resolve` gives an outcome. `resolve` is called under the lock, so it
     /// sees what the last work has left, and blocks nobody for long.
-    pub fn join<R>(self: &Arc<Self>, key: K, settled: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
-        let mut flights = self.lock();
-        match flights.entry(key) {
-            Entry::Occupied(flight) => Joined::Waiting(InFlight(flight.get().clone())),
-            Entry::Vacant(place) => {
-                if let Some(settled) = settled() {
-                    return Joined::Settled(settled);
+    pub fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
+        let mut in_flight = self.lock();
+        match in_flight.entry(key) {
+            Entry::Occupied(flight) => Joined::Follower(InFlight(flight.get().clone())),
+            Entry::Vacant(slot) => {
+                if let Some(resolve) = resolve() {
+                    return Joined::Resolved(resolve);
                 }
                 let (outcome, flight) = watch::channel(None);
-                place.insert(flight.clone());
-                drop(flights);
-                Joined::Begun(InFlight(flight), Landing { flights: self.clone(), key, outcome })
+                slot.insert(flight.clone());
+                drop(in_flight);
+                Joined::Leader(InFlight(flight), InFlightGuard { in_flight: self.clone(), key, outcome })
             }
         }
     }
@@ -73,20 +73,20 @@ impl<T: Clone> InFlight<T> {
     }
 }
 
-impl<K: Eq + Hash + Copy, T> Landing<K, T> {
+impl<K: Eq + Hash + Copy, T> InFlightGuard<K, T> {
     /// Ends the work. What it has left for later askers must be there already.
-    pub fn land(self, outcome: T) {
-        self.flights.lock().remove(&self.key);
+    pub fn complete(self, outcome: T) {
+        self.in_flight.lock().remove(&self.key);
         // Kept also where all have hung up: by it, `drop` knows that the work has landed.
         self.outcome.send_replace(Some(outcome));
     }
 }
 
-impl<K: Eq + Hash + Copy, T> Drop for Landing<K, T> {
+impl<K: Eq + Hash + Copy, T> Drop for InFlightGuard<K, T> {
     fn drop(&mut self) {
         // Work that landed is off the list, and the next may be on it by now.
         if self.outcome.borrow().is_none() {
-            self.flights.lock().remove(&self.key);
+            self.in_flight.lock().remove(&self.key);
         }
     }
 }

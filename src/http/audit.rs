@@ -11,9 +11,9 @@ use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret as _;
 
 use super::Refusal;
-use super::request::Asker;
+use super::request::AuthenticatedCaller;
 use crate::config::{KeyId, ProfileName};
-use crate::exchange::Served;
+use crate::exchange::ServedToken;
 use crate::tokens::{Minted, Subject};
 
 /// Where audit lines go, among the others.
@@ -60,7 +60,7 @@ impl Audit {
     /// It must not leave: its line was not taken.
     pub(super) fn minted(
         &self,
-        asker: &Asker,
+        asker: &AuthenticatedCaller,
         profile: &ProfileName,
         minted: &Minted,
         subject: Option<&Subject>,
@@ -90,9 +90,9 @@ impl Audit {
     /// As `minted`.
     pub(super) fn handed_out(
         &self,
-        asker: &Asker,
+        asker: &AuthenticatedCaller,
         profile: &ProfileName,
-        Served { token, cached, rejected_token_kept }: &Served,
+        ServedToken { token, cached, rejected_token_kept }: &ServedToken,
         subject: Option<&Subject>,
     ) -> Result<(), Refusal> {
         let subject = subject.map(|subject| self.hash(subject));

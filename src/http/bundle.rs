@@ -10,21 +10,25 @@ use serde::Serialize;
 
 use super::mint::never_stored;
 use super::policy::{AccessRequest, authorize};
-use super::request::{Asker, Fields};
+use super::request::{AuthenticatedCaller, Fields};
 use super::{Now, Refusal, Service};
-use crate::callers::{AuthorizedEntry, Entry};
+use crate::callers::{AuthorizedEntry, BundleEntry};
 use crate::clock::UnixTime;
 use crate::config::Name;
 use crate::json::Members;
 use crate::tokens::{Claims, IdentityProfile, MintError, Minted, Objection, Subject};
 
-pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) -> Result<Response, Refusal> {
+pub(super) async fn bundle(
+    State(service): Now,
+    asker: AuthenticatedCaller,
+    fields: Fields,
+) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["sub", "bundle", "claims"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
     let denied = |denied| Refusal::Denied { denied, field: "bundle" };
-    let grant = asker.caller.bundles.choose(fields.string("bundle")?.as_deref()).map_err(denied)?;
+    let grant = asker.caller.bundles.select(fields.string("bundle")?.as_deref()).map_err(denied)?;
     let entries = grant.entries().map_err(denied)?;
-    if entries.iter().filter(|(_, entry)| matches!(entry, Entry::Identity(_))).count() > 1 {
+    if entries.iter().filter(|(_, entry)| matches!(entry, BundleEntry::Identity(_))).count() > 1 {
         wake_another_thread();
     }
     let claims = claims_of(entries, fields.objects("claims")?)?;
@@ -32,7 +36,7 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
     let authorized = authorize(&service, &asker, &request)?;
     let entries: Vec<_> = authorized.entries().collect();
 
-    let signing = asker.trace().step("sign");
+    let signing = asker.trace().child_span("sign");
     let minted = side_by_side(&service, &entries, &subject, claims).await?;
     drop(signing);
     for (minted, (_, entry)) in minted.iter().zip(&entries) {
@@ -44,15 +48,18 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
     }
     for (_, entry) in &entries {
         match entry {
-            AuthorizedEntry::Identity(authorized) => authorized.count(),
-            AuthorizedEntry::Intercom(authorized) => authorized.count(),
+            AuthorizedEntry::Identity(authorized) => authorized.count_minted(),
+            AuthorizedEntry::Intercom(authorized) => authorized.count_minted(),
         }
     }
     Ok(answer(&entries, &minted))
 }
 
 /// The extra claims of each entry, in their order; every one is checked before anything is signed.
-fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Result<Vec<Claims>, Objection> {
+fn claims_of(
+    entries: &[(Name, BundleEntry)],
+    mut asked: Vec<(String, Members)>,
+) -> Result<Vec<Claims>, Objection> {
     if let Some((unknown, _)) =
         asked.iter().find(|(name, _)| !entries.iter().any(|(entry, _)| entry.as_str() == name))
     {
@@ -62,12 +69,12 @@ fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Re
             format!("is no entry of the bundle; it has {names}"),
         ));
     }
-    let of_entry = |(name, entry): &(Name, Entry)| {
+    let of_entry = |(name, entry): &(Name, BundleEntry)| {
         let position = asked.iter().position(|(asked, _)| asked == name.as_str());
         let claims = position.map(|position| asked.swap_remove(position).1).unwrap_or_default();
         let chosen = match entry {
-            Entry::Identity(grant) => grant.claims(claims),
-            Entry::Intercom(grant) => grant.claims(claims),
+            BundleEntry::Identity(grant) => grant.claims(claims),
+            BundleEntry::Intercom(grant) => grant.claims(claims),
         };
         chosen.map_err(|objection| {
             let field = objection.field.replacen("claims.", &format!("claims.{name}."), 1);

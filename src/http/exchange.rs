@@ -8,36 +8,37 @@ use serde::Serialize;
 
 use super::mint::never_stored;
 use super::policy::{AccessRequest, authorize};
-use super::request::{Asker, Fields};
+use super::request::{AuthenticatedCaller, Fields};
 use super::{Now, Refusal};
 use crate::clock::{Clock, UnixTime};
-use crate::exchange::{About, Ask, Served};
+use crate::exchange::{FetchOptions, ServedToken, TokenMetadata};
 use crate::tokens::{Objection, Subject};
 
 pub(super) async fn oauth_access_token(
     State(service): Now,
-    asker: Asker,
+    asker: AuthenticatedCaller,
     fields: Fields,
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["profile", "rejected_token"])?;
-    let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
+    let grant = asker.caller.oauth.select(fields.string("profile")?.as_deref())?;
     let rejected = fields.secret("rejected_token")?;
     let authorized = authorize(&service, &asker, &AccessRequest { grant, subject: None, mints: false })?;
 
-    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
-    let served = service.exchanger.oauth(authorized.profile(), ask).await?;
+    let options =
+        FetchOptions { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
+    let served = service.exchanger.oauth_token(authorized.profile(), options).await?;
     service.audit.handed_out(&asker, authorized.name(), &served, None)?;
     Ok(answer(&served, &*service.clock))
 }
 
 pub(super) async fn messaging_access_token(
     State(service): Now,
-    asker: Asker,
+    asker: AuthenticatedCaller,
     fields: Fields,
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["sub", "profile", "claims", "rejected_token"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
-    let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
+    let grant = asker.caller.identity.select(fields.string("profile")?.as_deref())?;
     let claims = grant.claims(fields.object("claims")?)?;
     let rejected = fields.secret("rejected_token")?;
     let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: false };
@@ -47,8 +48,10 @@ pub(super) async fn messaging_access_token(
         return Err(Objection::new("profile", message).into());
     }
 
-    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
-    let served = service.exchanger.messaging(authorized.profile(), subject.clone(), claims, ask).await?;
+    let options =
+        FetchOptions { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
+    let served =
+        service.exchanger.messaging_token(authorized.profile(), subject.clone(), claims, options).await?;
     service.audit.handed_out(&asker, authorized.name(), &served, Some(&subject))?;
     Ok(answer(&served, &*service.clock))
 }
@@ -91,13 +94,13 @@ struct MessagingAnswer<'a> {
     rejected_token_kept: bool,
 }
 
-fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Clock) -> Response {
+fn answer(ServedToken { token, cached, rejected_token_kept }: &ServedToken, clock: &dyn Clock) -> Response {
     let access_token = token.secret.expose_secret();
     let (obtained_at, expires_at) = (token.obtained_at, token.expires_at);
     let (cached, rejected_token_kept) = (*cached, *rejected_token_kept);
     let expires_in = token.expires_in(clock.now(), clock.steady());
-    let body = match &token.about {
-        About::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
+    let body = match &token.metadata {
+        TokenMetadata::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
             serde_json::to_vec(&OauthAnswer {
                 access_token,
                 token_type: "Bearer",
@@ -113,7 +116,7 @@ fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Cl
                 rejected_token_kept,
             })
         }
-        About::Messaging { last_event_id, subject } => serde_json::to_vec(&MessagingAnswer {
+        TokenMetadata::Messaging { last_event_id, subject } => serde_json::to_vec(&MessagingAnswer {
             access_token,
             last_event_id,
             subject,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::accept::Form;
 use super::policy::{AccessRequest, authorize};
-use super::request::{Asker, Fields};
+use super::request::{AuthenticatedCaller, Fields};
 use super::{Now, Refusal};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
@@ -18,55 +18,55 @@ use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
 
 pub(super) async fn identity_token(
     State(service): Now,
-    asker: Asker,
+    asker: AuthenticatedCaller,
     form: Form,
     fields: Fields,
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["sub", "profile", "ttl", "claims"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
-    let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
+    let grant = asker.caller.identity.select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
     let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
     let authorized = authorize(&service, &asker, &request)?;
 
     let now = service.clock.now();
-    let signing = asker.trace().step("sign");
+    let signing = asker.trace().child_span("sign");
     let minted = authorized.profile().mint(&subject, lifetime, &claims, now, &service.signer).await?;
     drop(signing);
     service.audit.minted(&asker, authorized.name(), &minted, Some(&subject))?;
-    authorized.count();
+    authorized.count_minted();
     Ok(token_answer(form, &minted))
 }
 
 pub(super) async fn oauth_assertion(
     State(service): Now,
-    asker: Asker,
+    asker: AuthenticatedCaller,
     form: Form,
     fields: Fields,
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["profile"])?;
-    let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
+    let grant = asker.caller.oauth.select(fields.string("profile")?.as_deref())?;
     let authorized = authorize(&service, &asker, &AccessRequest { grant, subject: None, mints: true })?;
 
     let now = service.clock.now();
-    let signing = asker.trace().step("sign");
+    let signing = asker.trace().child_span("sign");
     let assertion = authorized.profile().mint(now, &*service.randomness, &service.signer).await?;
     drop(signing);
     service.audit.minted(&asker, authorized.name(), &assertion.minted, None)?;
-    authorized.count();
+    authorized.count_minted();
     Ok(assertion_answer(form, &assertion))
 }
 
 pub(super) async fn intercom_user_jwt(
     State(service): Now,
-    asker: Asker,
+    asker: AuthenticatedCaller,
     form: Form,
     fields: Fields,
 ) -> Result<Response, Refusal> {
     let mut fields = fields.only(&["user_id", "profile", "ttl", "claims"])?;
     let user_id = Subject::parse("user_id", fields.required_string("user_id")?)?;
-    let grant = asker.caller.intercom.choose(fields.string("profile")?.as_deref())?;
+    let grant = asker.caller.intercom.select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
     let request = AccessRequest { grant, subject: Some(("user_id", &user_id)), mints: true };
@@ -74,7 +74,7 @@ pub(super) async fn intercom_user_jwt(
 
     let minted = authorized.profile().mint(&user_id, lifetime, &claims, service.clock.now());
     service.audit.minted(&asker, authorized.name(), &minted, Some(&user_id))?;
-    authorized.count();
+    authorized.count_minted();
     Ok(token_answer(form, &minted))
 }
 

@@ -42,11 +42,11 @@ pub use request::Arrival;
 pub use request_head::{BodyFraming, check as check_head};
 pub use status::LookReport;
 
-use crate::callers::{Callers, Guard};
+use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, Randomness};
 use crate::config::{Config, Limits};
 use crate::exchange::Exchanger;
-use crate::jwks::Published;
+use crate::jwks::PublishedJwks;
 use crate::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
@@ -60,7 +60,7 @@ pub struct Rooms {
     pub ring: KeyRing,
     pub profiles: Profiles,
     pub callers: Callers,
-    pub published: Published,
+    pub published: PublishedJwks,
 }
 
 /// What every handler is given: the rooms as they are now, and what outlives them.
@@ -69,7 +69,7 @@ pub struct Service {
     pub signer: Arc<Signer>,
     pub exchanger: Exchanger,
     /// Against pages that ask again and again.
-    pub guard: Guard,
+    pub subject_rate_limiter: SubjectRateLimiter,
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,

@@ -24,7 +24,7 @@ use super::{Arrival, ROUTES, Refusal, Shared};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
 use crate::tokens::MintError;
-use crate::traces::{Fact, Span, Trace};
+use crate::traces::{Span, SpanAttribute, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -187,7 +187,7 @@ where
         answer.headers_mut().insert(CONNECTION, CLOSE);
     }
 
-    span.trace().note(Fact::Answer(answer.status().as_u16()));
+    span.trace().set_attribute(SpanAttribute::ResponseStatus(answer.status().as_u16()));
     service.tallies.count(route, answer.status(), began.elapsed(), &service.metrics);
     answer
 }
@@ -196,7 +196,7 @@ where
 fn span(request: &Request, route: Option<usize>) -> Span {
     let route =
         route.map(|route| &ROUTES[route]).filter(|route| route.mints() && request.method() == Method::POST);
-    route.map_or_else(Span::default, |route| Trace::of_request(&route.method, route.path, request.headers()))
+    route.map_or_else(Span::default, |route| Trace::server_span(&route.method, route.path, request.headers()))
 }
 
 /// A refusal is written out here; anything else stays as it is.

@@ -2,12 +2,12 @@
 //! place. What it lets through is handed on as a proof, without which nothing can be minted.
 
 use super::audit::TARGET;
-use super::request::Asker;
+use super::request::AuthenticatedCaller;
 use super::{Refusal, Service};
-use crate::callers::{Authorized, Denied, Permission, Rule, TooOften, Violation};
+use crate::callers::{Authorized, Denied, Permission, PolicyRule, RateLimited, Violation};
 use crate::config::ProfileName;
 use crate::tokens::Subject;
-use crate::traces::Fact;
+use crate::traces::SpanAttribute;
 
 /// What a request asks for.
 pub(super) struct AccessRequest<'a, G> {
@@ -21,19 +21,19 @@ pub(super) struct AccessRequest<'a, G> {
 /// The one gate. Says no with the first rule that does, or lets the request through and says which would have.
 pub(super) fn authorize<'a, G: Permission>(
     service: &Service,
-    asker: &Asker,
+    asker: &AuthenticatedCaller,
     request: &AccessRequest<'a, G>,
 ) -> Result<Authorized<'a, G>, Refusal> {
     let &AccessRequest { grant, subject, mints } = request;
-    asker.trace().note(Fact::Profile(grant.name()));
+    asker.trace().set_attribute(SpanAttribute::Profile(grant.name()));
     let now = service.clock.steady();
     let caller = &asker.caller;
     let authorized = caller.authorize(grant, subject.map(|(_, subject)| subject), now);
     let (violation, let_through) = match &authorized {
-        Ok(authorized) => (authorized.let_through, true),
+        Ok(authorized) => (authorized.audit_violation, true),
         Err(violation) => (Some(*violation), false),
     };
-    if let Some(Violation::Budget(TooOften { begins: true, .. })) = violation {
+    if let Some(Violation::SubjectLimit(RateLimited { is_first: true, .. })) = violation {
         tracing::warn!(
             request_id = asker.id.as_str(),
             trace_id = asker.id.trace_id(),
@@ -51,7 +51,7 @@ pub(super) fn authorize<'a, G: Permission>(
         Violation::ProfileSubjects | Violation::Subjects => {
             Refusal::Denied { denied: Denied::Subject, field: subject.map_or("profile", |(field, _)| field) }
         }
-        Violation::Budget(TooOften { retry_after, .. }) => {
+        Violation::SubjectLimit(RateLimited { retry_after, .. }) => {
             caller.subjects_refused.inc();
             Refusal::RateLimited { retry_after, who: "this caller, for so many different subjects," }
         }
@@ -62,7 +62,13 @@ pub(super) fn authorize<'a, G: Permission>(
     Ok(authorized)
 }
 
-fn would_refuse(service: &Service, asker: &Asker, profile: &ProfileName, subject: &Subject, rule: Rule) {
+fn would_refuse(
+    service: &Service,
+    asker: &AuthenticatedCaller,
+    profile: &ProfileName,
+    subject: &Subject,
+    rule: PolicyRule,
+) {
     tracing::warn!(
         target: TARGET,
         request_id = asker.id.as_str(),
@@ -78,15 +84,15 @@ fn would_refuse(service: &Service, asker: &Asker, profile: &ProfileName, subject
 /// How often one subject's tokens are asked for; one line in the log for each storm.
 fn check_remints(
     service: &Service,
-    asker: &Asker,
+    asker: &AuthenticatedCaller,
     profile: &ProfileName,
     subject: &Subject,
 ) -> Result<(), Refusal> {
     let caller = &asker.caller.name;
-    service.guard.admit(caller, profile, subject, service.clock.steady()).map_err(
-        |TooOften { retry_after, begins }| {
+    service.subject_rate_limiter.check_subject_rate(caller, profile, subject, service.clock.steady()).map_err(
+        |RateLimited { retry_after, is_first }| {
             service.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
-            if begins {
+            if is_first {
                 let subject = service.audit.hash(subject);
                 tracing::warn!(
                     request_id = asker.id.as_str(),

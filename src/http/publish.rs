@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 
 use super::{Now, OPENAPI, Refusal, Service};
-use crate::jwks::{Client, Face};
+use crate::jwks::{CachedJwks, ClientClass};
 
 pub(super) async fn union(State(service): Now, method: Method, headers: HeaderMap) -> Response {
     set(&service.rooms.load().published.union, &service, &method, &headers)
@@ -22,24 +22,24 @@ pub(super) async fn keyset(
     // A name that isn't even UTF-8 is just another that doesn't exist.
     let Path(name) = name.map_err(|_| Refusal::NotFound)?;
     let rooms = service.rooms.load();
-    let face = rooms.published.by_keyset.get(name.as_str()).ok_or(Refusal::NotFound)?;
-    Ok(set(face, &service, &method, &headers))
+    let cached = rooms.published.by_keyset.get(name.as_str()).ok_or(Refusal::NotFound)?;
+    Ok(set(cached, &service, &method, &headers))
 }
 
-fn set(face: &Face, service: &Service, method: &Method, headers: &HeaderMap) -> Response {
+fn set(cached: &CachedJwks, service: &Service, method: &Method, headers: &HeaderMap) -> Response {
     let now = service.clock.now();
-    let document = face.document(now);
+    let response = cached.response(now);
     // Who asks by HEAD has not got the keys.
     if method == Method::GET {
-        let client = Client::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
-        face.fetched(&document, client, now);
+        let client = ClientClass::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
+        cached.record_fetch(&response, client, now);
     }
-    let caching = [(ETAG, document.etag.clone()), (CACHE_CONTROL, face.cache_control.clone())];
-    if matches(headers, &document.etag) {
+    let caching = [(ETAG, response.etag.clone()), (CACHE_CONTROL, cached.cache_control.clone())];
+    if matches(headers, &response.etag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (caching, json, document.body.clone()).into_response()
+    (caching, json, response.body.clone()).into_response()
 }
 
 /// `If-None-Match`, by weak comparison (RFC 9110, section 13.1.2).

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::callers::Denied;
-use crate::exchange::{ExchangeError, Upstream};
+use crate::exchange::{ExchangeError, SalesforceError};
 use crate::tokens::{MintError, Objection};
 
 /// Why a request isn't answered as it wished.
@@ -99,7 +99,7 @@ struct ErrorBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<&'a Upstream>,
+    upstream: Option<&'a SalesforceError>,
 }
 
 /// A refusal as HTTP has it.
@@ -111,7 +111,7 @@ pub(super) struct Verdict {
     field: Option<String>,
     retry_after: Option<u64>,
     /// Salesforce's own words.
-    upstream: Option<Upstream>,
+    upstream: Option<SalesforceError>,
 }
 
 impl Refusal {
@@ -141,7 +141,7 @@ impl Refusal {
             Self::Denied { denied, field } => {
                 let status = match denied {
                     Denied::Ambiguous(_) | Denied::NotAName | Denied::WrongKind(_) => S::BAD_REQUEST,
-                    Denied::Profile(_) | Denied::NotAllowed | Denied::Entry(_) | Denied::Subject => {
+                    Denied::Profile(_) | Denied::NotAllowed | Denied::BundleEntry(_) | Denied::Subject => {
                         S::FORBIDDEN
                     }
                 };
@@ -255,7 +255,7 @@ fn exchange_verdict(error: ExchangeError) -> Verdict {
             (StatusCode::BAD_GATEWAY, "upstream_rejected", Some(upstream))
         }
         ExchangeError::Unusable { status, .. } if permanent => {
-            let upstream = Upstream { status, error: None, error_description: None };
+            let upstream = SalesforceError { status, error: None, error_description: None };
             (StatusCode::BAD_GATEWAY, "upstream_rejected", Some(upstream))
         }
         ExchangeError::Rejected { upstream, .. } => {
@@ -263,8 +263,8 @@ fn exchange_verdict(error: ExchangeError) -> Verdict {
         }
         ExchangeError::Unusable { .. }
         | ExchangeError::Unreachable { .. }
-        | ExchangeError::LeftAlone { .. }
-        | ExchangeError::BudgetUsedUp { .. }
+        | ExchangeError::CircuitOpen { .. }
+        | ExchangeError::LoginRateLimited { .. }
         | ExchangeError::Interrupted
         | ExchangeError::Mint(_) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", None),
     };

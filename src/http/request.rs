@@ -17,7 +17,7 @@ use super::{BodyGate, Refusal, Shared};
 use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
 use crate::tokens::Objection;
-use crate::traces::{Fact, Trace};
+use crate::traces::{SpanAttribute, Trace};
 
 /// What the connection knows of a request.
 #[derive(Clone)]
@@ -31,14 +31,14 @@ pub struct Arrival {
 }
 
 /// The caller behind a request, with all that it may use.
-pub(super) struct Asker {
+pub(super) struct AuthenticatedCaller {
     pub caller: Arc<Caller>,
     /// By what it is known, for the audit line.
     pub credential: &'static str,
     pub id: RequestId,
 }
 
-impl FromRequestParts<Shared> for Asker {
+impl FromRequestParts<Shared> for AuthenticatedCaller {
     type Rejection = Refusal;
 
     /// No key, a wrong key and a malformed header are told apart by nobody. Who sends a key is the caller of that
@@ -62,7 +62,7 @@ impl FromRequestParts<Shared> for Asker {
         parts.extensions.insert(KnownCaller(caller.clone()));
         let id = parts.extensions.get::<RequestId>().cloned();
         let id = id.expect("the door gives every request an id");
-        id.trace().note(Fact::Caller(&caller.name));
+        id.trace().set_attribute(SpanAttribute::Caller(&caller.name));
         Ok(Self { caller, credential, id })
     }
 }
@@ -71,7 +71,7 @@ impl FromRequestParts<Shared> for Asker {
 #[derive(Clone)]
 struct KnownCaller(Arc<Caller>);
 
-impl Asker {
+impl AuthenticatedCaller {
     /// Where the request stands in a trace.
     pub const fn trace(&self) -> &Trace {
         self.id.trace()
@@ -103,7 +103,7 @@ impl FromRequest<Shared> for Fields {
     async fn from_request(request: Request, service: &Shared) -> Result<Self, Refusal> {
         let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(Refusal::InvalidClient)?;
         let turn = caller
-            .take_turn(service.clock.steady())
+            .check_rate_limit(service.clock.steady())
             .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" });
         is_plain_json(request.headers())?;
         let limit = service.limits.body;

@@ -15,12 +15,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-pub use difference::{Difference, Retrieved, differences};
+pub use difference::{MetadataDifference, RetrievedProject, differences};
 use types::{
-    AuthorizationType, Certificate, CertificateSet, Channel, EmbeddedConfig, MessagingAuthorization, Mode,
-    SetKey, SetType,
+    AuthMode, AuthorizationType, CertificateSetType, EmbeddedConfig, MessagingAuthorization,
+    MessagingChannel, PublicKeyCertificate, PublicKeyCertificateSet, SetKeyReference,
 };
-pub use types::{NAMESPACE, Unreadable};
+pub use types::{InvalidMetadata, NAMESPACE};
 
 use crate::clock::UnixTime;
 use crate::config::{Config, Kind};
@@ -33,7 +33,7 @@ pub const API_VERSION: &str = "62.0";
 const SOURCE: &str = "force-app/main/default";
 
 /// A keyset as it should be in the org.
-pub struct Expected {
+pub struct ExpectedKeyset {
     /// API name of the `PublicKeyCertificateSet`.
     pub name: String,
     /// Byte for byte.
@@ -55,7 +55,7 @@ pub struct Component {
     pub path: PathBuf,
     pub text: String,
     /// Made for a project that is new; one that is there stays.
-    pub once: bool,
+    pub only_if_absent: bool,
 }
 
 /// What the org should have: a set for each keyset that signs identity tokens, and for each of its issuers.
@@ -63,14 +63,14 @@ pub struct Component {
 ///
 /// # Errors
 /// Two of them would have the same API name.
-pub fn expected(
+pub fn expected_keysets(
     config: &Config,
     ring: &KeyRing,
     public_url: Option<&str>,
     now: UnixTime,
-) -> Result<Vec<Expected>, String> {
-    let mut sets: Vec<Expected> = Vec::new();
-    let mut names = Names::default();
+) -> Result<Vec<ExpectedKeyset>, String> {
+    let mut sets: Vec<ExpectedKeyset> = Vec::new();
+    let mut names = ApiNames::default();
     for keyset in ring.keysets.values() {
         let profiles = keyset.used_by.iter().filter(|user| user.kind == Kind::Identity);
         let mut issuers: BTreeMap<&str, &str> = BTreeMap::new();
@@ -78,17 +78,22 @@ pub fn expected(
             issuers.entry(profile.issuer.as_str()).or_insert(profile.name.as_str());
         }
         for key in keyset.published(now).filter(|_| !issuers.is_empty()) {
-            names.take(&api_name(key.kid.as_str()), &format!("the key `{}`", key.kid))?;
+            names.reserve(&api_name(key.kid.as_str()), &format!("the key `{}`", key.kid))?;
         }
         for (&issuer, profile) in &issuers {
             let name = match issuers.len() {
                 1 => api_name(keyset.name.as_str()),
                 _ => api_name(&format!("{}_{profile}", keyset.name)),
             };
-            names.take(&format!("set {name}"), &format!("the keyset `{}`", keyset.name))?;
+            names.reserve(&format!("set {name}"), &format!("the keyset `{}`", keyset.name))?;
             let endpoint = public_url
                 .map(|url| format!("{}/keysets/{}/jwks.json", url.trim_end_matches('/'), keyset.name));
-            sets.push(Expected { name, issuer: issuer.to_owned(), endpoint, keys: keys(keyset, now) });
+            sets.push(ExpectedKeyset {
+                name,
+                issuer: issuer.to_owned(),
+                endpoint,
+                keys: expected_keys(keyset, now),
+            });
         }
     }
     Ok(sets)
@@ -96,10 +101,10 @@ pub fn expected(
 
 /// What is called how, so that nothing is called like something else.
 #[derive(Default)]
-struct Names(BTreeMap<String, String>);
+struct ApiNames(BTreeMap<String, String>);
 
-impl Names {
-    fn take(&mut self, name: &str, what: &str) -> Result<(), String> {
+impl ApiNames {
+    fn reserve(&mut self, name: &str, what: &str) -> Result<(), String> {
         // Salesforce doesn't tell names apart by case.
         match self.0.insert(name.to_lowercase(), what.to_owned()) {
             Some(other) => {
@@ -111,7 +116,7 @@ impl Names {
     }
 }
 
-fn keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
+fn expected_keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
     let key = |key: &crate::keys::Key| ExpectedKey {
         name: api_name(key.kid.as_str()),
         kid: key.kid.to_string(),
@@ -133,24 +138,32 @@ fn api_name(text: &str) -> String {
 
 /// The project: components to deploy, and beside them what goes into each channel. `configuration` is the name of
 /// the User Verification configuration; each set has one of its own otherwise.
-pub fn project(sets: &[Expected], configuration: Option<&str>) -> Vec<Component> {
-    let mut files = vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), once: true }];
-    files.push(Component { path: "manifest/package.xml".into(), text: types::manifest(), once: true });
+pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
+    let mut files =
+        vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), only_if_absent: true }];
+    files.push(Component {
+        path: "manifest/package.xml".into(),
+        text: types::manifest(),
+        only_if_absent: true,
+    });
     for set in sets {
         let uploaded = set.endpoint.is_none();
         let keys: &[ExpectedKey] = if uploaded { &set.keys } else { &[] };
         for key in keys {
-            let component = Certificate::new(&key.kid, &key.jwk).to_xml();
+            let component = PublicKeyCertificate::new(&key.kid, &key.jwk).to_xml();
             files.push(Component::new("PublicKeyCertificate", &key.name, component));
         }
-        let component = CertificateSet {
+        let component = PublicKeyCertificateSet {
             xmlns: NAMESPACE.to_owned(),
             description: Some("Made by tokenmint from its configuration".to_owned()),
             jwks_end_point: set.endpoint.clone(),
             jwt_issuer: set.issuer.clone(),
             master_label: set.name.clone(),
-            keys: keys.iter().map(|key| SetKey { public_key_certificate: key.name.clone() }).collect(),
-            kind: if uploaded { SetType::Jwks } else { SetType::JwksUrl },
+            keys: keys
+                .iter()
+                .map(|key| SetKeyReference { public_key_certificate: key.name.clone() })
+                .collect(),
+            kind: if uploaded { CertificateSetType::Jwks } else { CertificateSetType::JwksUrl },
         };
         files.push(Component::new("PublicKeyCertificateSet", &set.name, component.to_xml()));
         let authorization = MessagingAuthorization {
@@ -160,15 +173,15 @@ pub fn project(sets: &[Expected], configuration: Option<&str>) -> Vec<Component>
             enabled: true,
             public_key_certificate_set_name: set.name.clone(),
         };
-        let channel = Channel {
+        let channel = MessagingChannel {
             xmlns: NAMESPACE.to_owned(),
             embedded_config: Some(EmbeddedConfig {
-                auth_mode: Mode::Auth,
+                auth_mode: AuthMode::Auth,
                 messaging_authorizations: vec![authorization],
             }),
         };
         let path = format!("fragments/{}.messagingChannel.xml", set.name).into();
-        files.push(Component { path, text: channel.to_xml(), once: false });
+        files.push(Component { path, text: channel.to_xml(), only_if_absent: false });
     }
     // Two issuers of one keyset upload its keys once.
     files.sort_by(|one, other| one.path.cmp(&other.path));
@@ -180,7 +193,7 @@ impl Component {
     fn new(kind: &str, name: &str, text: String) -> Self {
         // Folder and suffix are spelt like the type; in other letters the `sf` command infers none.
         let path = format!("{SOURCE}/{kind}/{name}.{kind}-meta.xml").into();
-        Self { path, text, once: false }
+        Self { path, text, only_if_absent: false }
     }
 }
 
@@ -197,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_api_name_is_one_whatever_it_is_made_from() {
+    fn any_text_becomes_a_valid_api_name() {
         for (text, name) in [
             ("web", "web"),
             ("WebAppKey1", "WebAppKey1"),

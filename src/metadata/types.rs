@@ -10,12 +10,12 @@ pub const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
 
 #[derive(Debug, thiserror::Error)]
 #[error("isn't the metadata that its name says: {0}")]
-pub struct Unreadable(#[from] quick_xml::DeError);
+pub struct InvalidMetadata(#[from] quick_xml::DeError);
 
 /// A keyset of Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificateSet", rename_all = "camelCase")]
-pub(super) struct CertificateSet {
+pub(super) struct PublicKeyCertificateSet {
     #[serde(rename = "@xmlns", default)]
     pub xmlns: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -27,20 +27,20 @@ pub(super) struct CertificateSet {
     #[serde(default)]
     pub master_label: String,
     #[serde(rename = "publicKeyCertificateSetKeys", skip_serializing_if = "Vec::is_empty", default)]
-    pub keys: Vec<SetKey>,
+    pub keys: Vec<SetKeyReference>,
     #[serde(rename = "type")]
-    pub kind: SetType,
+    pub kind: CertificateSetType,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SetKey {
+pub(super) struct SetKeyReference {
     pub public_key_certificate: String,
 }
 
 /// Where a set has its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum SetType {
+pub(super) enum CertificateSetType {
     /// Uploaded. People have seen the other spelling.
     #[serde(rename = "JWKS", alias = "Jwks")]
     Jwks,
@@ -48,7 +48,7 @@ pub(super) enum SetType {
     JwksUrl,
 }
 
-impl SetType {
+impl CertificateSetType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jwks => "JWKS",
@@ -60,7 +60,7 @@ impl SetType {
 /// An uploaded key of Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificate", rename_all = "camelCase")]
-pub(super) struct Certificate {
+pub(super) struct PublicKeyCertificate {
     #[serde(rename = "@xmlns", default)]
     xmlns: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -75,7 +75,7 @@ pub(super) struct Certificate {
     master_label: String,
 }
 
-impl Certificate {
+impl PublicKeyCertificate {
     pub fn new(kid: &str, jwk: &Value) -> Self {
         Self {
             xmlns: NAMESPACE.to_owned(),
@@ -90,7 +90,7 @@ impl Certificate {
 /// Of a messaging channel, who verifies its users.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "MessagingChannel", rename_all = "camelCase")]
-pub(super) struct Channel {
+pub(super) struct MessagingChannel {
     #[serde(rename = "@xmlns", default)]
     pub xmlns: String,
     pub embedded_config: Option<EmbeddedConfig>,
@@ -99,13 +99,13 @@ pub(super) struct Channel {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EmbeddedConfig {
-    pub auth_mode: Mode,
+    pub auth_mode: AuthMode,
     #[serde(default)]
     pub messaging_authorizations: Vec<MessagingAuthorization>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Mode {
+pub(super) enum AuthMode {
     Auth,
     UnAuth,
 }
@@ -131,7 +131,7 @@ pub(super) enum AuthorizationType {
     AuthProvider,
 }
 
-macro_rules! written_and_read {
+macro_rules! impl_xml {
     ($($kind:ty),*) => {
         $(impl $kind {
             pub fn to_xml(&self) -> String {
@@ -140,13 +140,13 @@ macro_rules! written_and_read {
 
             /// # Errors
             /// Says what is missing or no XML.
-            pub fn read(text: &str) -> Result<Self, Unreadable> {
+            pub fn read(text: &str) -> Result<Self, InvalidMetadata> {
                 Ok(quick_xml::de::from_str(text)?)
             }
         })*
     };
 }
-written_and_read!(CertificateSet, Certificate, Channel);
+impl_xml!(PublicKeyCertificateSet, PublicKeyCertificate, MessagingChannel);
 
 /// With four spaces a level, as an org gives it.
 fn to_xml(value: &impl Serialize) -> String {
@@ -190,16 +190,16 @@ mod tests {
     #[test]
     fn an_issuer_is_written_and_read_byte_for_byte() {
         for issuer in ["https://acme.example/", " acme ", "a&b <c> \"d\" 'e'", "Ümlaut"] {
-            let set = CertificateSet {
+            let set = PublicKeyCertificateSet {
                 xmlns: NAMESPACE.to_owned(),
                 description: None,
                 jwks_end_point: None,
                 jwt_issuer: issuer.to_owned(),
                 master_label: "web".to_owned(),
                 keys: Vec::new(),
-                kind: SetType::Jwks,
+                kind: CertificateSetType::Jwks,
             };
-            assert_eq!(CertificateSet::read(&set.to_xml()).expect("our own").jwt_issuer, issuer);
+            assert_eq!(PublicKeyCertificateSet::read(&set.to_xml()).expect("our own").jwt_issuer, issuer);
         }
     }
 }

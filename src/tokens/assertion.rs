@@ -85,8 +85,8 @@ impl OauthProfile {
     }
 
     /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
-    pub fn knows(&self, kid: &KeyId) -> bool {
-        self.template.knows(kid)
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+        self.template.contains_kid(kid)
     }
 
     /// # Errors

@@ -76,12 +76,12 @@ impl IdentityProfile {
     }
 
     /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
-    pub fn knows(&self, kid: &KeyId) -> bool {
-        self.template.knows(kid)
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+        self.template.contains_kid(kid)
     }
 
     /// Whether it speaks of such subjects at all.
-    pub fn covers(&self, subject: &Subject) -> bool {
+    pub fn matches_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 

@@ -39,7 +39,7 @@ impl Template {
     }
 
     /// Whether a key of that id is one of the set, or was until its life was over; a retired one is none.
-    pub fn knows(&self, kid: &KeyId) -> bool {
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
         let past = self
             .keyset
             .past

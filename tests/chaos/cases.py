@@ -223,7 +223,7 @@ ROWS = [
      "exchange::the_life_is_salesforce_s_word_where_it_gives_one",
      "exchange::a_rejected_token_is_dropped_once_however_many_say_so", "storm::a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so")),
     (82, "a cache full of one-off users", "bounded; the budget holds", rust("exchange::one_off_users_neither_fill_the_memory_nor_outrun_the_budget", "exchange::a_full_cache_takes_the_newcomer")),
-    (83, "restart storm", "budget across restarts", other("make unit", "src/exchange/login_budget.rs::a_crash_loop_and_a_second_replica_share_one_budget"),
+    (83, "restart storm", "budget across restarts", other("make unit", "src/exchange/login_rate_limit.rs::a_crash_loop_and_a_second_replica_share_one_budget"),
      rust("outages::a_restart_leaves_the_budget_as_it_is", "exchange::a_disk_that_takes_nothing_leaves_the_budget_in_force")),
     (84, "clock skew to Salesforce", "shown, never followed", play("scarce:another_clock")),
     (85, "Salesforce closes an idle connection", "one retry, with an assertion of its own, where no whole head of an answer came; else 503",

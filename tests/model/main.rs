@@ -24,7 +24,7 @@ use world::{Answer, Counts, Disk, Fixture, Reject, StoreMode, USERS, World};
 /// What happens next.
 #[derive(Clone, Debug)]
 enum Op {
-    Ask {
+    FetchOptions {
         replica: usize,
         user: usize,
         reject: Reject,
@@ -50,7 +50,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Reject::Made),
     ];
     let ask = (0..2_usize, 0..USERS, reject, prop::bool::weighted(0.1))
-        .prop_map(|(replica, user, reject, hang_up)| Op::Ask { replica, user, reject, hang_up });
+        .prop_map(|(replica, user, reject, hang_up)| Op::FetchOptions { replica, user, reject, hang_up });
     let pass = prop_oneof![
         12 => (1..2_000_u64).prop_map(Duration::from_millis),
         12 => (1..40_u64).prop_map(Duration::from_secs),
@@ -97,7 +97,9 @@ async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts,
     let mut world = World::new(fixture, shared);
     for op in history {
         match op {
-            Op::Ask { replica, user, reject, hang_up } => world.ask(*replica, *user, *reject, *hang_up),
+            Op::FetchOptions { replica, user, reject, hang_up } => {
+                world.ask(*replica, *user, *reject, *hang_up)
+            }
             Op::Pass(time) => tokio::time::sleep(*time).await,
             Op::Salesforce(answer, latency) => world.salesforce.answers(*answer, *latency),
             Op::Reload { replica, retire } => world.reload(*replica, *retire),
@@ -114,7 +116,7 @@ async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts,
 
 /// Histories that broke a promise once, and whether the replicas share a store in them.
 fn once_broken() -> Vec<(Vec<Op>, bool)> {
-    let ask = |user, reject| Op::Ask { replica: 0, user, reject, hang_up: false };
+    let ask = |user, reject| Op::FetchOptions { replica: 0, user, reject, hang_up: false };
     let millis = Duration::from_millis;
     vec![
         // The clock goes on by a whole life while an exchange waits for the shared store.

@@ -15,10 +15,11 @@ use tokenmint::app::Loaded;
 use tokenmint::clock::{Clock, ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
 use tokenmint::config::{Config, Environment, HttpsUrl, KeyId};
 use tokenmint::exchange::store::{
-    Claim, Claimed, Counted, FROM_THE_FIRST, MOST_MESSAGES, Names, News, Released, SharedStore, Trouble,
+    Claim, Claimed, MAX_MESSAGES, Messages, Released, STREAM_START, SharedStore, SharedStoreError, StoreKeys, WindowCount,
 };
 use tokenmint::exchange::{
-    Ask, BoxFuture, ExchangeError, Exchanger, Fault, Outgoing, Reply, Served, Tools, Transport, WaitedFor,
+    BoxFuture, ExchangeError, Exchanger, ExchangerDeps, FetchOptions, ServedToken, TimeoutCause, Transport,
+    UpstreamError, UpstreamRequest, UpstreamResponse,
 };
 use tokenmint::json::Json;
 use tokenmint::metrics::Metrics;
@@ -276,7 +277,12 @@ impl Salesforce {
         NAMES.iter().position(|name| *name == sub).expect("one of us")
     }
 
-    async fn answer(&self, replica: usize, request: Outgoing, within: Duration) -> Result<Reply, Fault> {
+    async fn answer(
+        &self,
+        replica: usize,
+        request: UpstreamRequest,
+        within: Duration,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let user = Self::user(&request.body);
         let (answer, latency) = *self.mood.lock().expect("not poisoned");
         let now = self.clock.steady();
@@ -285,7 +291,7 @@ impl Salesforce {
             book.said.entry(user).or_default().push(answer);
             book.host_failures.push(user);
             book.not_sent.push((user, now));
-            return Err(Fault::NotSent("nobody is there"));
+            return Err(UpstreamError::NotSent("nobody is there"));
         }
         {
             let mut book = self.book();
@@ -313,14 +319,14 @@ impl Salesforce {
         }
         let reply = |status: u16, body: &Value| {
             let body = Json::parse(body.to_string().as_bytes()).expect("JSON");
-            Ok(Reply { status, body, retry_after: None, date: Some(self.clock.now().seconds()) })
+            Ok(UpstreamResponse { status, body, retry_after: None, date: Some(self.clock.now().seconds()) })
         };
         match answer {
-            Answer::Hangs => Err(Fault::Timeout),
-            Answer::Closed => Err(Fault::Closed("closed")),
-            Answer::Broken => Err(Fault::Broken("broken")),
+            Answer::Hangs => Err(UpstreamError::Timeout),
+            Answer::Closed => Err(UpstreamError::Closed("closed")),
+            Answer::Broken => Err(UpstreamError::Broken("broken")),
             Answer::NotReached => unreachable!("answered above"),
-            Answer::Html => Err(Fault::Unusable {
+            Answer::Html => Err(UpstreamError::Unusable {
                 status: 404,
                 what: "a body that isn't JSON".to_owned(),
                 retry_after: None,
@@ -393,11 +399,15 @@ struct Line {
 }
 
 impl Transport for Line {
-    fn send(&self, request: Outgoing, within: Duration) -> BoxFuture<'_, Result<Reply, Fault>> {
+    fn send(
+        &self,
+        request: UpstreamRequest,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<UpstreamResponse, UpstreamError>> {
         Box::pin(self.salesforce.answer(self.replica, request, within))
     }
 
-    fn is_back<'a>(&'a self, _: &'a HttpsUrl) -> BoxFuture<'a, bool> {
+    fn is_reachable<'a>(&'a self, _: &'a HttpsUrl) -> BoxFuture<'a, bool> {
         let (answer, _) = *self.salesforce.mood.lock().expect("not poisoned");
         let down = matches!(
             answer,
@@ -440,17 +450,17 @@ struct Link {
 }
 
 impl Link {
-    async fn ask<T>(&self, act: impl FnOnce(&mut Memory) -> T + Send) -> Result<T, Trouble> {
+    async fn ask<T>(&self, act: impl FnOnce(&mut Memory) -> T + Send) -> Result<T, SharedStoreError> {
         if !self.up.load(Ordering::SeqCst) {
-            return Err(Trouble::Away);
+            return Err(SharedStoreError::Unavailable);
         }
         self.reach(act).await.inspect_err(|_| self.up.store(false, Ordering::SeqCst))
     }
 
-    async fn reach<T>(&self, act: impl FnOnce(&mut Memory) -> T + Send) -> Result<T, Trouble> {
+    async fn reach<T>(&self, act: impl FnOnce(&mut Memory) -> T + Send) -> Result<T, SharedStoreError> {
         let mode = self.memory.lock().expect("not poisoned").mode.unwrap_or(StoreMode::Up);
         match mode {
-            StoreMode::Away => Err(Trouble::Failed),
+            StoreMode::Away => Err(SharedStoreError::Failed),
             StoreMode::Slow => {
                 tokio::time::sleep(Duration::from_millis(30)).await;
                 Ok(act(&mut self.memory.lock().expect("not poisoned")))
@@ -458,7 +468,7 @@ impl Link {
             StoreMode::Late => {
                 act(&mut self.memory.lock().expect("not poisoned"));
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                Err(Trouble::Failed)
+                Err(SharedStoreError::Failed)
             }
             StoreMode::Up | StoreMode::Emptied => Ok(act(&mut self.memory.lock().expect("not poisoned"))),
         }
@@ -466,73 +476,73 @@ impl Link {
 }
 
 impl SharedStore for Link {
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, Trouble>> {
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>> {
         Box::pin(self.ask(move |memory| {
             if let Some((entry, left)) =
-                memory.get(&claim.names.token).filter(|(entry, _)| entry != claim.refused)
+                memory.get(&claim.keys.token).filter(|(entry, _)| entry != claim.rejected_entry)
             {
                 return Claimed::Entry(entry, Some(left));
             }
             let failure =
-                memory.get(&claim.names.failure).filter(|(failure, _)| failure != claim.refused_failure);
+                memory.get(&claim.keys.failure).filter(|(failure, _)| failure != claim.rejected_failure);
             if let Some((failure, left)) = failure {
                 return Claimed::Failure(failure, Some(left));
             }
-            if memory.get(&claim.names.lock).is_some() {
+            if memory.get(&claim.keys.lock).is_some() {
                 return Claimed::Busy;
             }
-            memory.set(&claim.names.lock, claim.owner.as_bytes(), claim.lock_for);
+            memory.set(&claim.keys.lock, claim.owner.as_bytes(), claim.lock_ttl);
             Claimed::Locked
         }))
     }
 
     fn release<'a>(
         &'a self,
-        names: &'a Names,
+        keys: &'a StoreKeys,
         owner: Option<&'a str>,
         released: &'a Released,
-    ) -> BoxFuture<'a, Result<(), Trouble>> {
+    ) -> BoxFuture<'a, Result<(), SharedStoreError>> {
         Box::pin(self.ask(move |memory| {
-            let holder = memory.get(&names.lock).map(|(lock, _)| lock);
+            let holder = memory.get(&keys.lock).map(|(lock, _)| lock);
             let is_ours = holder.is_some() && holder.as_deref() == owner.map(str::as_bytes);
-            if !is_ours && (holder.is_some() || memory.get(&names.token).is_some()) {
+            if !is_ours && (holder.is_some() || memory.get(&keys.token).is_some()) {
                 return;
             }
             match released {
                 Released::Entry(entry, left) => {
-                    memory.set(&names.token, entry, *left);
-                    memory.texts.remove(&names.failure);
+                    memory.set(&keys.token, entry, *left);
+                    memory.texts.remove(&keys.failure);
                 }
-                Released::Failure(failure, left) => memory.set(&names.failure, failure, *left),
+                Released::Failure(failure, left) => memory.set(&keys.failure, failure, *left),
                 Released::Nothing => {}
             }
             if is_ours {
-                memory.texts.remove(&names.lock);
+                memory.texts.remove(&keys.lock);
             }
         }))
     }
 
-    fn spend<'a>(
+    fn count_request<'a>(
         &'a self,
         name: &'a str,
         id: &'a str,
         most: usize,
         window: Duration,
-    ) -> BoxFuture<'a, Result<Counted, Trouble>> {
+    ) -> BoxFuture<'a, Result<WindowCount, SharedStoreError>> {
         Box::pin(self.ask(move |memory| {
             let now = Instant::now();
             let set = memory.sets.entry(name.to_owned()).or_default();
             set.retain(|(_, at)| now.duration_since(*at) < window);
             if set.len() >= most {
                 let oldest = set.iter().map(|(_, at)| *at).min().expect("there are some");
-                return Counted::Exhausted((oldest + window - now).max(Duration::from_secs(1)));
+                return WindowCount::Exhausted((oldest + window - now).max(Duration::from_secs(1)));
             }
             set.push((id.to_owned(), now));
-            Counted::Within(set.len() as u64)
+            WindowCount::Allowed(set.len() as u64)
         }))
     }
 
-    fn give_back<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+    fn refund<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), SharedStoreError>> {
         Box::pin(self.ask(move |memory| {
             if let Some(set) = memory.sets.get_mut(name) {
                 set.retain(|(other, _)| other != id);
@@ -540,27 +550,26 @@ impl SharedStore for Link {
         }))
     }
 
-    fn synchronize<'a>(
+    fn sync_messages<'a>(
         &'a self,
         _: &'a str,
-        tell: &'a [Vec<u8>],
-        seen: &'a str,
-    ) -> BoxFuture<'a, Result<News, Trouble>> {
+        payloads: &'a [Vec<u8>],
+        cursor: &'a str,
+    ) -> BoxFuture<'a, Result<Messages, SharedStoreError>> {
         Box::pin(async move {
-            let seen = if self.up.load(Ordering::SeqCst) { seen } else { FROM_THE_FIRST };
-            let since: u64 = seen.split('-').next().and_then(|id| id.parse().ok()).expect("an id");
+            let cursor = if self.up.load(Ordering::SeqCst) { cursor } else { STREAM_START };
+            let since: u64 = cursor.split('-').next().and_then(|id| id.parse().ok()).expect("an id");
             let news = self.reach(move |memory| {
-                for message in tell {
+                for message in payloads {
                     memory.last_id += 1;
                     let id = memory.last_id;
                     memory.messages.push((id, message.clone()));
                 }
-                let fresh =
-                    memory.messages.iter().rev().take_while(|(id, _)| *id > since).take(MOST_MESSAGES);
+                let fresh = memory.messages.iter().rev().take_while(|(id, _)| *id > since).take(MAX_MESSAGES);
                 let mut messages: Vec<Vec<u8>> = fresh.map(|(_, message)| message.clone()).collect();
                 messages.reverse();
                 let seen = if messages.is_empty() { since } else { memory.last_id };
-                News { messages, seen: format!("{seen}-0") }
+                Messages { payloads: messages, cursor: format!("{seen}-0") }
             });
             let news = news.await;
             self.up.store(news.is_ok(), Ordering::SeqCst);
@@ -574,7 +583,7 @@ struct Replica {
     metrics: Arc<Metrics>,
     variant: usize,
     /// The last good answer for each user.
-    last: HashMap<usize, Served>,
+    last: HashMap<usize, ServedToken>,
 }
 
 struct Asked {
@@ -583,9 +592,9 @@ struct Asked {
     variant: usize,
     rejected: Option<String>,
     /// What the replica has had for that user, as it was asked.
-    held: Option<Served>,
+    held: Option<ServedToken>,
     began: Duration,
-    task: JoinHandle<(Result<Served, ExchangeError>, Duration, UnixTime)>,
+    task: JoinHandle<(Result<ServedToken, ExchangeError>, Duration, UnixTime)>,
 }
 
 pub struct World<'a> {
@@ -618,7 +627,7 @@ impl<'a> World<'a> {
         let memory: Arc<Mutex<Memory>> = Arc::default();
         let replica = |number: usize| {
             let metrics = Arc::new(Metrics::new());
-            let tools = Tools {
+            let deps = ExchangerDeps {
                 signer: Arc::new(Signer::without_threads(1, 1024, &metrics)),
                 clock: clock.clone(),
                 randomness: Arc::new(Numbers(AtomicU64::new(number as u64 * 7 + 1))),
@@ -627,7 +636,7 @@ impl<'a> World<'a> {
             let transport = Box::new(Line { salesforce: salesforce.clone(), replica: number });
             let link = || Box::new(Link { memory: memory.clone(), up: AtomicBool::new(false) });
             let store = shared.then(|| -> (_, Box<dyn SharedStore>) { (&[7; 32], link()) });
-            let exchanger = Exchanger::with(tools, 1 << 20, Some(&state), transport, store);
+            let exchanger = Exchanger::with_transport(deps, 1 << 20, Some(&state), transport, store);
             Replica { exchanger, metrics, variant: 0, last: HashMap::new() }
         };
         let replicas = vec![replica(0), replica(1)];
@@ -668,13 +677,14 @@ impl<'a> World<'a> {
         let began = clock.steady();
         let task = tokio::spawn(async move {
             let trace = Trace::default();
-            let ask = Ask { rejected: secret.as_ref(), deadline: Instant::now() + REQUEST, trace: &trace };
+            let options =
+                FetchOptions { rejected: secret.as_ref(), deadline: Instant::now() + REQUEST, trace: &trace };
             let answer = if let Some(profile) = oauth {
-                exchanger.oauth(&profile, ask).await
+                exchanger.oauth_token(&profile, options).await
             } else {
                 let subject = Subject::parse("sub", NAMES[user].to_owned()).expect("a subject");
                 let claims = web.claims(Vec::new()).expect("no claim is always allowed");
-                exchanger.messaging(&web, subject, claims, ask).await
+                exchanger.messaging_token(&web, subject, claims, options).await
             };
             (answer, clock.steady(), clock.now())
         });
@@ -692,9 +702,9 @@ impl<'a> World<'a> {
         let replica = &mut self.replicas[replica];
         if retire {
             replica.variant = 1;
-            replica.exchanger.withdraw(&self.fixture.retired);
+            replica.exchanger.revoke_keys(&self.fixture.retired);
         } else {
-            replica.exchanger.withdraw(&BTreeSet::new());
+            replica.exchanger.revoke_keys(&BTreeSet::new());
         }
     }
 
@@ -779,7 +789,7 @@ impl<'a> World<'a> {
     fn judge(
         &mut self,
         asked: &Asked,
-        answer: Result<Served, ExchangeError>,
+        answer: Result<ServedToken, ExchangeError>,
         at: Duration,
         wall: UnixTime,
     ) -> Result<(), String> {
@@ -879,21 +889,21 @@ impl<'a> World<'a> {
                 if *sent { has(&[Answer::Closed, Answer::Broken]) } else { has(&[Answer::NotReached]) },
             ),
             // Three in a row, its own or of several users.
-            ExchangeError::LeftAlone { .. } => ("left alone", {
+            ExchangeError::CircuitOpen { .. } => ("left alone", {
                 let own = book.host_failures.contains(&asked.user);
                 let others: BTreeSet<usize> = book.host_failures.iter().copied().collect();
                 book.host_failures.len() >= 3 && (own || others.len() >= 2)
             }),
-            ExchangeError::BudgetUsedUp { .. } => ("budget", {
+            ExchangeError::LoginRateLimited { .. } => ("budget", {
                 // The file of another process may have more, by a wall clock that was stepped.
                 !self.strict || self.counted_until(&book, asked.user, at) >= self.budget(asked.user)
             }),
             ExchangeError::Timeout { waited_for, .. } => (
                 "timeout",
                 match waited_for {
-                    WaitedFor::Salesforce => has(&[Answer::Hangs]),
-                    WaitedFor::Replica => self.shared,
-                    WaitedFor::Exchange => at.saturating_sub(asked.began) >= REQUEST,
+                    TimeoutCause::Salesforce => has(&[Answer::Hangs]),
+                    TimeoutCause::Replica => self.shared,
+                    TimeoutCause::Exchange => at.saturating_sub(asked.began) >= REQUEST,
                 },
             ),
             ExchangeError::Interrupted | ExchangeError::Mint(_) => ("timeout", false),
@@ -907,7 +917,7 @@ impl<'a> World<'a> {
     }
 
     /// Whether the replica still has what it handed out: it may have exchanged it for one that is over by now.
-    fn has_kept(&self, asked: &Asked, held: &Served) -> bool {
+    fn has_kept(&self, asked: &Asked, held: &ServedToken) -> bool {
         let last = self.replicas[asked.replica].last.get(&asked.user);
         let same = last.is_some_and(|last| last.token.sha256 == held.token.sha256);
         // An answer to nobody, as for whoever hangs up, may have taken its place.

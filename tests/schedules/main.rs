@@ -36,7 +36,7 @@ use shuttle::rand::Rng as _;
 use shuttle::thread;
 
 use line::{Core, Line, NoTurn, Turn};
-use single_flight::{Joined, Landing, SingleFlight};
+use single_flight::{InFlightGuard, Joined, SingleFlight};
 
 const THREADS: usize = 3;
 
@@ -74,7 +74,7 @@ enum End {
 }
 
 impl Salesforce {
-    fn work(&self, landing: Landing<u8, Option<usize>>, end: &End) {
+    fn work(&self, guard: InFlightGuard<u8, Option<usize>>, end: &End) {
         assert_eq!(self.under_way.fetch_add(1, SeqCst), 0, "one flight at a time");
         thread::yield_now();
         assert_eq!(self.under_way.fetch_sub(1, SeqCst), 1, "one flight at a time");
@@ -82,15 +82,15 @@ impl Salesforce {
         match end {
             End::Token => {
                 *self.kept.lock().expect("nothing panics") = token;
-                landing.land(Some(token));
+                guard.complete(Some(token));
             }
             End::Refusal => {
                 self.failed.fetch_add(1, SeqCst);
-                landing.land(None);
+                guard.complete(None);
             }
             End::Panic => {
                 self.failed.fetch_add(1, SeqCst);
-                drop(landing);
+                drop(guard);
             }
         }
     }
@@ -106,12 +106,12 @@ fn single_flight() {
             let before = *salesforce.kept.lock().expect("nothing panics");
             let kept = || Some(*salesforce.kept.lock().expect("nothing panics")).filter(|token| *token != 0);
             let (flight, worker) = match flights.join(0, kept) {
-                Joined::Settled(token) => {
+                Joined::Resolved(token) => {
                     assert!(token >= before, "the newest token");
                     return;
                 }
-                Joined::Waiting(flight) => (flight, None),
-                Joined::Begun(flight, landing) => {
+                Joined::Follower(flight) => (flight, None),
+                Joined::Leader(flight, guard) => {
                     salesforce.begun.fetch_add(1, SeqCst);
                     let salesforce = salesforce.clone();
                     let end = match shuttle::rand::thread_rng().gen_range(0..4) {
@@ -119,7 +119,7 @@ fn single_flight() {
                         1 => End::Panic,
                         _ => End::Token,
                     };
-                    (flight, Some(thread::spawn(move || salesforce.work(landing, &end))))
+                    (flight, Some(thread::spawn(move || salesforce.work(guard, &end))))
                 }
             };
             if hangs_up {
@@ -146,7 +146,7 @@ fn single_flight() {
     }
     let (begun, failed) = (salesforce.begun.load(SeqCst), salesforce.failed.load(SeqCst));
     assert!(begun - failed <= 1, "{begun} began and {failed} failed: nobody repeats what has been done");
-    assert!(matches!(flights.join(0, || Some(())), Joined::Settled(())), "no flight is left over");
+    assert!(matches!(flights.join(0, || Some(())), Joined::Resolved(())), "no flight is left over");
 }
 
 /// All want a signature of one or two cores; one may go away, who has a core may sign for others too, or die over it.

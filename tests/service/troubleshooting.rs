@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use tokenmint::doctor::{CASES, Source};
-use tokenmint::exchange::meaning::{self, Class};
+use tokenmint::exchange::errors::{self, ErrorClass};
 
 fn checks() -> String {
     let mut table =
@@ -27,13 +27,13 @@ fn checks() -> String {
 fn answers() -> String {
     let mut table =
         "| from | Salesforce says | why | what to do | again |\n|---|---|---|---|---|\n".to_owned();
-    for (from, words, meaning) in meaning::all() {
-        let again = match meaning.class {
-            Class::Permanent => "never",
-            Class::Transient => "soon",
-            Class::Limited => "later",
+    for (from, words, diagnosis) in errors::known_errors() {
+        let again = match diagnosis.class {
+            ErrorClass::Permanent => "never",
+            ErrorClass::Transient => "soon",
+            ErrorClass::Limited => "later",
         };
-        write_row(&mut table, &[from, &format!("`{words}`"), meaning.cause, meaning.fix, again]);
+        write_row(&mut table, &[from, &format!("`{words}`"), diagnosis.cause, diagnosis.fix, again]);
     }
     table
 }

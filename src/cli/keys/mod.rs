@@ -142,7 +142,7 @@ impl KeyPair {
         now: UnixTime,
     ) -> Result<Made, Failure> {
         let certificate = Certificate::of_new_key(kid, &self.private, now);
-        let jwk = jwks::jwk_of(kid, &self.private.public, &certificate, algorithm);
+        let jwk = jwks::jwk_from_parts(kid, &self.private.public, &certificate, algorithm);
         let jwk = serde_json::to_string_pretty(&jwk).map_err(Failure::failed)? + "\n";
         let files = [
             ("crt", SecretString::from(certificate.pem())),

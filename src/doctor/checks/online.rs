@@ -11,7 +11,7 @@ use crate::doctor::jwk::JwkDocument;
 use crate::doctor::known::Known;
 use crate::doctor::wording::printable;
 use crate::exchange::ExchangeError;
-use crate::exchange::meaning::id;
+use crate::exchange::errors::id;
 
 /// What Nimbus, the library that Salesforce's Java most likely fetches with, allows by default for connecting and
 /// for reading, and how much it reads.
@@ -179,15 +179,15 @@ const ELSEWHERE: [(&str, &[&str]); 8] =
     [AUTH_SCHEMES, MODE, DEPLOYMENT, AUDIENCE, APP_NOT_FOUND, APPROVAL, PROPAGATION, CERTIFICATE];
 
 /// The id of what a refusal means.
-const fn meaning(error: &ExchangeError) -> Option<&'static str> {
+const fn diagnosis_id(error: &ExchangeError) -> Option<&'static str> {
     match error {
-        ExchangeError::Rejected { meaning, .. } => Some(meaning.id),
+        ExchangeError::Rejected { diagnosis, .. } => Some(diagnosis.id),
         _ => None,
     }
 }
 
 fn is_one_of(error: &ExchangeError, ids: &[&str]) -> bool {
-    meaning(error).is_some_and(|id| ids.contains(&id))
+    diagnosis_id(error).is_some_and(|id| ids.contains(&id))
 }
 
 /// What each exchange at that endpoint says about one kind of refusal.
@@ -205,15 +205,17 @@ fn refused(known: &Known<'_>, (endpoint, ids): (&'static str, &'static [&'static
 /// In Salesforce's words, with what `exchange` knows of them.
 fn refusal(profile: &str, error: &ExchangeError) -> Observation {
     match error {
-        ExchangeError::Rejected { upstream, meaning, asked, .. } => {
+        ExchangeError::Rejected { upstream, diagnosis, request_summary, .. } => {
             let words = [&upstream.error, &upstream.error_description].into_iter().flatten();
             let words = words.map(|words| printable(words)).collect::<Vec<_>>().join(": ");
-            let seen =
-                format!("Salesforce answers {} ({words}), {asked}: {}", upstream.status, meaning.cause);
-            Observation::fail(profile, seen).advising(meaning.fix)
+            let seen = format!(
+                "Salesforce answers {} ({words}), {request_summary}: {}",
+                upstream.status, diagnosis.cause
+            );
+            Observation::fail(profile, seen).advising(diagnosis.fix)
         }
-        ExchangeError::Unverified { meaning } => {
-            Observation::fail(profile, meaning.cause).advising(meaning.fix)
+        ExchangeError::Unverified { diagnosis } => {
+            Observation::fail(profile, diagnosis.cause).advising(diagnosis.fix)
         }
         other => Observation::fail(profile, other.to_string()),
     }

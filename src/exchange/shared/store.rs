@@ -7,15 +7,15 @@ use super::super::upstream::BoxFuture;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum SharedStoreError {
     /// It was not asked.
-    Away,
+    Unavailable,
     /// It was, in vain.
     Failed,
 }
 
 /// The names of what lies there for one cache key.
-pub struct Names {
+pub struct StoreKeys {
     pub token: String,
     pub lock: String,
     pub failure: String,
@@ -23,14 +23,14 @@ pub struct Names {
 
 /// Asks for an entry, a failure, or the lock.
 pub struct Claim<'a> {
-    pub names: &'a Names,
+    pub keys: &'a StoreKeys,
     /// Who wants the lock.
     pub owner: &'a str,
     /// The lock ends by itself after so long.
-    pub lock_for: Duration,
+    pub lock_ttl: Duration,
     /// An entry and a failure that were looked at already and are of no use.
-    pub refused: &'a [u8],
-    pub refused_failure: &'a [u8],
+    pub rejected_entry: &'a [u8],
+    pub rejected_failure: &'a [u8],
 }
 
 /// What is found, and for how long the store will keep it; `None` where it says nothing of that.
@@ -67,60 +67,60 @@ impl Released {
 
 /// What one more request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counted {
+pub enum WindowCount {
     /// So many there are in the window, this one included.
-    Within(u64),
+    Allowed(u64),
     /// There may be another after so long.
     Exhausted(Duration),
 }
 
 /// Messages since one that was seen.
-pub struct News {
-    pub messages: Vec<Vec<u8>>,
+pub struct Messages {
+    pub payloads: Vec<Vec<u8>>,
     /// The last of them, or what was asked with.
-    pub seen: String,
+    pub cursor: String,
 }
 
 /// Where messages begin.
-pub const FROM_THE_FIRST: &str = "0-0";
+pub const STREAM_START: &str = "0-0";
 /// As many messages are kept as there are; each is a hash.
-pub const MOST_MESSAGES: usize = 10_000;
+pub const MAX_MESSAGES: usize = 10_000;
 /// No entry of ours is longer: a token of 12 KiB, and what came with it. Nothing longer is read.
-pub const LONGEST_ENTRY: usize = 64 << 10;
+pub const MAX_ENTRY_BYTES: usize = 64 << 10;
 /// Nor is a message.
-pub const LONGEST_MESSAGE: usize = 256;
+pub const MAX_MESSAGE_BYTES: usize = 256;
 
 pub trait SharedStore: Send + Sync + 'static {
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, Trouble>>;
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>>;
 
     /// Leaves something, and gives the lock back if it is still the owner's; if it isn't, leaves something only where there is
     /// no entry, and nobody has the lock: an exchange that ended late must not hide a later one's. An entry takes the place of a
     /// failure.
     fn release<'a>(
         &'a self,
-        names: &'a Names,
+        keys: &'a StoreKeys,
         owner: Option<&'a str>,
         released: &'a Released,
-    ) -> BoxFuture<'a, Result<(), Trouble>>;
+    ) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
     /// Counts one more request under `id` in a sliding window, unless there are `most`.
-    fn spend<'a>(
+    fn count_request<'a>(
         &'a self,
         name: &'a str,
         id: &'a str,
-        most: usize,
+        limit: usize,
         window: Duration,
-    ) -> BoxFuture<'a, Result<Counted, Trouble>>;
+    ) -> BoxFuture<'a, Result<WindowCount, SharedStoreError>>;
 
     /// Uncounts the request of that id.
-    fn give_back<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Trouble>>;
+    fn refund<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
     /// Leaves `tell` for the others, and reads what they have left since `seen`; from the first, over a connection that is
     /// new, because it may be another store now, or the same with an older memory. Requests use it from then on.
-    fn synchronize<'a>(
+    fn sync_messages<'a>(
         &'a self,
         name: &'a str,
-        tell: &'a [Vec<u8>],
-        seen: &'a str,
-    ) -> BoxFuture<'a, Result<News, Trouble>>;
+        payloads: &'a [Vec<u8>],
+        cursor: &'a str,
+    ) -> BoxFuture<'a, Result<Messages, SharedStoreError>>;
 }

@@ -23,27 +23,29 @@ use crate::hash::Parts;
 use crate::tokens::Subject;
 
 /// Subjects whose buckets are remembered; a forgotten one starts full.
-const MOST_SUBJECTS: u64 = 200_000;
+const MAX_TRACKED_SUBJECTS: u64 = 200_000;
 
 /// A token bucket as one number, the moment at which it will be full again (the generic cell rate algorithm).
 #[derive(Default)]
-pub struct Bucket(AtomicU64);
+pub struct TokenBucket(AtomicU64);
 
-impl Bucket {
+impl TokenBucket {
     /// Takes a token at the steady time `now`.
     ///
     /// # Errors
     /// There is none; the time until there is.
-    pub fn take(&self, pace: Pace, now: Duration) -> Result<(), Duration> {
+    pub fn try_acquire(&self, pace: Pace, now: Duration) -> Result<(), Duration> {
         let now = nanoseconds(now);
         let interval = nanoseconds(pace.window) / u64::from(pace.requests).max(1);
-        let depth = interval.saturating_mul(u64::from(pace.burst));
+        let tolerance = interval.saturating_mul(u64::from(pace.burst));
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at| {
             let full_at = full_at.max(now).saturating_add(interval);
-            (full_at - now <= depth).then_some(full_at)
+            (full_at - now <= tolerance).then_some(full_at)
         });
         taken.map(|_| ()).map_err(|full_at| {
-            Duration::from_nanos(full_at.saturating_add(interval).saturating_sub(now).saturating_sub(depth))
+            Duration::from_nanos(
+                full_at.saturating_add(interval).saturating_sub(now).saturating_sub(tolerance),
+            )
         })
     }
 
@@ -57,27 +59,27 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// A bucket for each caller, profile and subject. Holds hashes, salted anew at each start, and no subject.
-pub struct Guard {
-    buckets: Cache<[u8; 16], Arc<Watched>>,
+pub struct SubjectRateLimiter {
+    buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
     pace: Pace,
     salt: [u8; 16],
 }
 
 #[derive(Default)]
-struct Watched {
-    bucket: Bucket,
-    storming: AtomicBool,
+struct SubjectBucket {
+    bucket: TokenBucket,
+    is_limited: AtomicBool,
 }
 
 /// One subject is asked for too often, or too many are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooOften {
+pub struct RateLimited {
     pub retry_after: Duration,
     /// The first refusal of a storm: the one to log.
-    pub begins: bool,
+    pub is_first: bool,
 }
 
-impl Guard {
+impl SubjectRateLimiter {
     /// # Errors
     /// No randomness for the salt.
     pub fn new(pace: Pace, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
@@ -86,7 +88,7 @@ impl Guard {
         // Idle for so long, a bucket is full, and may be forgotten.
         let idle = pace.window.saturating_mul(pace.burst / pace.requests.max(1) + 1);
         let buckets = Cache::builder()
-            .max_capacity(MOST_SUBJECTS)
+            .max_capacity(MAX_TRACKED_SUBJECTS)
             // The default keeps newcomers out, who would then start full each time.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(idle)
@@ -98,22 +100,22 @@ impl Guard {
     ///
     /// # Errors
     /// It has had too many lately.
-    pub fn admit(
+    pub fn check_subject_rate(
         &self,
         caller: &Name,
         profile: &ProfileName,
         subject: &Subject,
         now: Duration,
-    ) -> Result<(), TooOften> {
+    ) -> Result<(), RateLimited> {
         let key =
             self.key(&[caller.as_str(), profile.kind.section(), profile.name.as_str(), subject.as_str()]);
-        let watched = self.buckets.get_with(key, Arc::default);
-        if watched.bucket.is_full(now) {
-            watched.storming.store(false, Ordering::Release);
+        let entry = self.buckets.get_with(key, Arc::default);
+        if entry.bucket.is_full(now) {
+            entry.is_limited.store(false, Ordering::Release);
         }
-        watched.bucket.take(self.pace, now).map_err(|retry_after| TooOften {
+        entry.bucket.try_acquire(self.pace, now).map_err(|retry_after| RateLimited {
             retry_after,
-            begins: !watched.storming.swap(true, Ordering::AcqRel),
+            is_first: !entry.is_limited.swap(true, Ordering::AcqRel),
         })
     }
 
@@ -124,7 +126,7 @@ impl Guard {
     }
 }
 
-const MINUTE: Duration = Duration::from_mins(1);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// How many different subjects a caller may name in a minute: what a stolen credential is worth.
 ///
@@ -132,41 +134,46 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// ones than are allowed. Its memory is bounded: two entries for each subject that is allowed, with salted hashes and no
 /// subject in them.
 #[derive(Default)]
-pub struct Budget {
+pub struct DistinctSubjectLimit {
     salt: RandomState,
-    window: Mutex<Window>,
+    window: Mutex<SubjectWindow>,
 }
 
 #[derive(Default)]
-struct Window {
+struct SubjectWindow {
     /// When each subject was last served.
     served: HashMap<u64, Duration>,
     /// The same, the oldest first.
     by_age: BTreeSet<(Duration, u64)>,
-    refused: Option<Duration>,
+    last_rejected: Option<Duration>,
 }
 
-impl Budget {
+impl DistinctSubjectLimit {
     /// Counts `subject` at the steady time `now`, of `most` different ones in a minute.
     ///
     /// # Errors
     /// It is one too many. A storm is over after a minute without a refusal.
-    pub fn admit(&self, subject: &Subject, most: u32, now: Duration) -> Result<(), TooOften> {
+    pub fn check_subject_limit(
+        &self,
+        subject: &Subject,
+        most: u32,
+        now: Duration,
+    ) -> Result<(), RateLimited> {
         let hash = self.salt.hash_one(subject.as_str());
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let Window { served, by_age, refused } = &mut *window;
-        while let Some(&(at, oldest)) = by_age.first().filter(|(at, _)| now.saturating_sub(*at) >= MINUTE) {
+        let SubjectWindow { served, by_age, last_rejected } = &mut *window;
+        while let Some(&(at, oldest)) = by_age.first().filter(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
             by_age.remove(&(at, oldest));
             served.remove(&oldest);
         }
         let known = served.get(&hash).copied();
         if known.is_none() && served.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
-            let begins = refused.is_none_or(|last| now.saturating_sub(last) >= MINUTE);
-            *refused = Some(now);
+            let is_first = last_rejected.is_none_or(|last| now.saturating_sub(last) >= WINDOW);
+            *last_rejected = Some(now);
             // A lower setting than before may leave more than one to wait for.
             let over = served.len().saturating_sub(most as usize);
-            let free_at = by_age.iter().nth(over).map_or(now, |(at, _)| *at) + MINUTE;
-            return Err(TooOften { retry_after: free_at.saturating_sub(now), begins });
+            let free_at = by_age.iter().nth(over).map_or(now, |(at, _)| *at) + WINDOW;
+            return Err(RateLimited { retry_after: free_at.saturating_sub(now), is_first });
         }
         if let Some(before) = known {
             by_age.remove(&(before, hash));
@@ -192,17 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let bucket = Bucket::default();
-        let take = |at| bucket.take(TWO_A_SECOND, ms(at));
-        assert!([0, 0, 0].into_iter().all(|at| take(at).is_ok()));
-        assert_eq!(take(0), Err(ms(500)));
-        assert_eq!(take(400), Err(ms(100)));
-        assert_eq!(take(500), Ok(()));
-        assert!(take(999).is_err());
+    fn a_bucket_allows_its_burst_and_then_its_rate() {
+        let bucket = TokenBucket::default();
+        let acquire = |at| bucket.try_acquire(TWO_A_SECOND, ms(at));
+        assert!([0, 0, 0].into_iter().all(|at| acquire(at).is_ok()));
+        assert_eq!(acquire(0), Err(ms(500)));
+        assert_eq!(acquire(400), Err(ms(100)));
+        assert_eq!(acquire(500), Ok(()));
+        assert!(acquire(999).is_err());
         // Full again, and never fuller than its burst.
-        assert!([60_000, 60_000, 60_000].into_iter().all(|at| take(at).is_ok()));
-        assert!(take(60_000).is_err());
+        assert!([60_000, 60_000, 60_000].into_iter().all(|at| acquire(at).is_ok()));
+        assert!(acquire(60_000).is_err());
     }
 
     fn subject(name: u8) -> Subject {
@@ -210,30 +217,32 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_counts_different_subjects_until_a_minute_after_each_was_last_served() {
-        let budget = Budget::default();
-        let admit = |name, seconds| budget.admit(&subject(name), 2, Duration::from_secs(seconds));
-        let refused = |seconds, begins| Err(TooOften { retry_after: Duration::from_secs(seconds), begins });
-        assert!([1, 2, 1, 2, 1].into_iter().all(|name| admit(name, 50).is_ok()));
-        assert_eq!(admit(3, 50), refused(60, true));
-        assert_eq!(admit(4, 61), refused(49, false), "a minute of the clock is no edge");
-        assert_eq!(admit(2, 70), Ok(()), "who was counted may come again");
-        assert_eq!(admit(3, 109), refused(1, false));
-        assert_eq!(admit(3, 110), Ok(()), "the first was last served a minute ago");
-        assert_eq!(admit(4, 111), refused(19, false), "the same storm");
-        assert!(admit(4, 170).is_ok() && admit(5, 170).is_ok());
-        assert_eq!(admit(6, 171), refused(59, true), "another storm, after a minute without");
-        assert_eq!(budget.admit(&subject(6), 1, Duration::from_secs(171)), refused(59, false));
+    fn a_subject_counts_until_a_minute_after_it_was_last_served() {
+        let limit = DistinctSubjectLimit::default();
+        let check =
+            |name, seconds| limit.check_subject_limit(&subject(name), 2, Duration::from_secs(seconds));
+        let refused =
+            |seconds, is_first| Err(RateLimited { retry_after: Duration::from_secs(seconds), is_first });
+        assert!([1, 2, 1, 2, 1].into_iter().all(|name| check(name, 50).is_ok()));
+        assert_eq!(check(3, 50), refused(60, true));
+        assert_eq!(check(4, 61), refused(49, false), "a minute of the clock is no edge");
+        assert_eq!(check(2, 70), Ok(()), "who was counted may come again");
+        assert_eq!(check(3, 109), refused(1, false));
+        assert_eq!(check(3, 110), Ok(()), "the first was last served a minute ago");
+        assert_eq!(check(4, 111), refused(19, false), "the same storm");
+        assert!(check(4, 170).is_ok() && check(5, 170).is_ok());
+        assert_eq!(check(6, 171), refused(59, true), "another storm, after a minute without");
+        assert_eq!(limit.check_subject_limit(&subject(6), 1, Duration::from_secs(171)), refused(59, false));
     }
 
     proptest! {
         /// What is served in any sixty seconds, and that nothing is refused that could be served.
         #[test]
-        fn no_minute_sees_more_subjects_than_allowed(
+        fn no_minute_has_more_subjects_than_allowed(
             most in 1..5_u32,
             asked in prop::collection::vec((0..25_000_u64, 0..8_u8), 1..200),
         ) {
-            let budget = Budget::default();
+            let limit = DistinctSubjectLimit::default();
             let mut served: Vec<(u64, u8)> = Vec::new();
             let mut now = 0;
             for (pause, name) in asked {
@@ -242,7 +251,7 @@ mod tests {
                 let mut with: BTreeSet<u8> = lately.collect();
                 with.insert(name);
                 let fits = with.len() <= most as usize;
-                prop_assert_eq!(budget.admit(&subject(name), most, ms(now)).is_ok(), fits);
+                prop_assert_eq!(limit.check_subject_limit(&subject(name), most, ms(now)).is_ok(), fits);
                 if fits {
                     served.push((now, name));
                 }
@@ -250,18 +259,18 @@ mod tests {
         }
 
         #[test]
-        fn no_window_sees_more_requests_than_the_burst_and_the_rate(
+        fn no_window_has_more_requests_than_the_burst_and_the_rate(
             burst in 1..6_u32,
             requests in 1..10_u32,
             pauses in prop::collection::vec(0..2_000_u64, 1..200),
         ) {
             let pace = Pace { requests, window: Duration::from_secs(1), burst };
-            let bucket = Bucket::default();
+            let bucket = TokenBucket::default();
             let mut now = 0;
             let mut served: Vec<u64> = Vec::new();
             for pause in pauses {
                 now += pause;
-                if bucket.take(pace, ms(now)).is_ok() {
+                if bucket.try_acquire(pace, ms(now)).is_ok() {
                     served.push(now);
                 }
             }

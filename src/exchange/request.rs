@@ -12,26 +12,26 @@ use serde_json::json;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
-use super::error::{ExchangeError, Upstream};
-use super::login_budget::Allowance;
-use super::meaning::{self, Meaning};
-use super::token::{About, Life, Obtained};
-use super::upstream::{Outgoing, Reply, WhichConnection, quoted};
+use super::errors::{self, Diagnosis};
+use super::exchange_error::{ExchangeError, SalesforceError};
+use super::login_rate_limit::RequestQuota;
+use super::token::{ObtainedToken, ReportedExpiry, TokenMetadata};
+use super::upstream::{ConnectionChoice, UpstreamRequest, UpstreamResponse, quote};
 use crate::clock::{Randomness, UnixTime};
 use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName, salesforce};
 use crate::json::Json;
 use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
 
 /// The life of a messaging access token that says nothing of it: the channel's default for verified users.
-const CHANNEL_DEFAULT: Duration = Duration::from_hours(1);
+const DEFAULT_MESSAGING_LIFETIME: Duration = Duration::from_hours(1);
 
 /// Longer than any access token that Salesforce is known to give, and short enough to be sent back as
 /// `rejected_token`.
-const LONGEST_TOKEN: usize = 12 << 10;
+const MAX_TOKEN_BYTES: usize = 12 << 10;
 
 /// One exchange that can be made, again and again.
 #[derive(Clone)]
-pub(super) enum Job {
+pub(super) enum TokenRequest {
     Oauth(Arc<OauthProfile>),
     Messaging { profile: Arc<IdentityProfile>, subject: Subject, claims: Claims },
 }
@@ -50,7 +50,7 @@ impl CacheKey {
     }
 }
 
-impl Job {
+impl TokenRequest {
     pub fn profile(&self) -> &ProfileName {
         match self {
             Self::Oauth(profile) => &profile.name,
@@ -59,7 +59,7 @@ impl Job {
     }
 
     /// Where the request goes.
-    pub fn address(&self) -> &HttpsUrl {
+    pub fn endpoint(&self) -> &HttpsUrl {
         match self {
             Self::Oauth(profile) => &profile.token_url,
             Self::Messaging { profile, .. } => &channel(profile).scrt_url,
@@ -78,32 +78,32 @@ impl Job {
     }
 
     /// Whether a token that was got with that key may be handed out: it isn't retired, nor of another keyset.
-    pub fn knows(&self, kid: &KeyId) -> bool {
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
         match self {
-            Self::Oauth(profile) => profile.knows(kid),
-            Self::Messaging { profile, .. } => profile.knows(kid),
+            Self::Oauth(profile) => profile.contains_kid(kid),
+            Self::Messaging { profile, .. } => profile.contains_kid(kid),
         }
     }
 
     /// The life of a token of which Salesforce says nothing.
-    pub fn assumed_life(&self) -> Duration {
+    pub fn default_lifetime(&self) -> Duration {
         match self {
             Self::Oauth(profile) => profile.access_token_ttl,
-            Self::Messaging { .. } => CHANNEL_DEFAULT,
+            Self::Messaging { .. } => DEFAULT_MESSAGING_LIFETIME,
         }
     }
 
     /// Whether a token and what came with it are what Salesforce gives for this job, and for nobody else.
-    pub fn accepts(&self, token: &str, about: &About) -> bool {
+    pub fn accepts(&self, token: &str, metadata: &TokenMetadata) -> bool {
         is_token(token)
-            && match (self, about) {
-                (Self::Oauth(profile), About::Oauth { instance_url, api_instance_url, id, .. }) => {
+            && match (self, metadata) {
+                (Self::Oauth(profile), TokenMetadata::Oauth { instance_url, api_instance_url, id, .. }) => {
                     let origin = |url: &String| origin(url, &profile.token_url).is_ok();
                     origin(instance_url)
                         && api_instance_url.as_ref().is_none_or(origin)
                         && id.as_ref().is_none_or(|id| salesforce_url(id, &profile.token_url).is_ok())
                 }
-                (Self::Messaging { subject, .. }, About::Messaging { subject: session, .. }) => {
+                (Self::Messaging { subject, .. }, TokenMetadata::Messaging { subject: session, .. }) => {
                     is_verified(session, subject)
                 }
                 _ => false,
@@ -123,24 +123,24 @@ impl Job {
 
     /// Scheme, host and port of that: what fails together.
     pub fn origin(&self) -> String {
-        self.address().url().origin().ascii_serialization()
+        self.endpoint().url().origin().ascii_serialization()
     }
 
     /// Whose limit at Salesforce a request counts against, and how much of it is ours.
-    pub fn allowance(&self) -> (String, Allowance) {
+    pub fn quota(&self) -> (String, RequestQuota) {
         match self {
-            Self::Oauth(profile) => login_allowance(profile),
-            Self::Messaging { profile, .. } => messaging_allowance(channel(profile)),
+            Self::Oauth(profile) => login_quota(profile),
+            Self::Messaging { profile, .. } => messaging_quota(channel(profile)),
         }
     }
 
     /// The request, with an assertion or identity token made for it alone.
-    pub async fn request(
+    pub async fn to_upstream_request(
         &self,
         now: UnixTime,
         randomness: &dyn Randomness,
         signer: &Signer,
-    ) -> Result<Outgoing, MintError> {
+    ) -> Result<UpstreamRequest, MintError> {
         match self {
             Self::Oauth(profile) => {
                 let assertion = profile.mint(now, randomness, signer).await?;
@@ -149,12 +149,12 @@ impl Job {
                 form.append_pair("assertion", assertion.minted.token.expose_secret());
                 // Nothing in an answer tells whose it is: one that a proxy sends twice must find no other profile's request.
                 let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
-                Ok(Outgoing {
+                Ok(UpstreamRequest {
                     url: profile.token_url.url().clone(),
                     content_type: "application/x-www-form-urlencoded",
                     body: form.finish().into_bytes(),
                     headers,
-                    connection: WhichConnection::Any,
+                    connection: ConnectionChoice::Any,
                 })
             }
             Self::Messaging { profile, subject, claims } => {
@@ -172,72 +172,78 @@ impl Job {
                     "authorizationType": "JWT",
                     "customerIdentityToken": minted.token.expose_secret(),
                 });
-                Ok(Outgoing {
+                Ok(UpstreamRequest {
                     url,
                     content_type: "application/json",
                     body: body.to_string().into_bytes(),
                     headers: HeaderMap::new(),
-                    connection: WhichConnection::Any,
+                    connection: ConnectionChoice::Any,
                 })
             }
         }
     }
 
-    /// What `reply` gives, if it counts.
-    pub fn read(&self, reply: &Reply) -> Result<Obtained, ExchangeError> {
-        if !(200..300).contains(&reply.status) {
+    /// What `response` gives, if it counts.
+    pub fn parse_response(&self, response: &UpstreamResponse) -> Result<ObtainedToken, ExchangeError> {
+        if !(200..300).contains(&response.status) {
             return Err(ExchangeError::Rejected {
-                meaning: self.meaning(reply),
-                upstream: self.said(reply),
-                asked: self.asked(),
-                retry_after: reply.retry_after,
+                diagnosis: self.diagnosis(response),
+                upstream: self.salesforce_error(response),
+                request_summary: self.summary(),
+                retry_after: response.retry_after,
             });
         }
         match self {
-            Self::Oauth(profile) => read_oauth(profile, reply).map_err(|what| self.unusable(reply, what)),
+            Self::Oauth(profile) => {
+                parse_oauth(profile, response).map_err(|what| self.unusable_response(response, what))
+            }
             Self::Messaging { subject, .. } => {
-                let obtained = read_messaging(subject, reply).map_err(|what| self.unusable(reply, what))?;
-                obtained.map_err(|meaning| ExchangeError::Unverified { meaning })
+                let obtained = parse_messaging(subject, response)
+                    .map_err(|what| self.unusable_response(response, what))?;
+                obtained.map_err(|diagnosis| ExchangeError::Unverified { diagnosis })
             }
         }
     }
 
     /// Why a whole answer gives no token.
-    pub fn unusable(&self, reply: &Reply, what: impl Into<String>) -> ExchangeError {
-        let (status, retry_after) = (reply.status, reply.retry_after);
-        ExchangeError::Unusable { status, what: what.into(), asked: self.asked(), retry_after }
+    pub fn unusable_response(&self, response: &UpstreamResponse, what: impl Into<String>) -> ExchangeError {
+        let (status, retry_after) = (response.status, response.retry_after);
+        ExchangeError::Unusable { status, what: what.into(), request_summary: self.summary(), retry_after }
     }
 
     /// The code and the description of an error answer, in full.
-    fn words<'a>(&self, reply: &'a Reply) -> (Option<&'a str>, Option<&'a str>) {
+    fn error_fields<'a>(&self, response: &'a UpstreamResponse) -> (Option<&'a str>, Option<&'a str>) {
         match self {
-            Self::Oauth(_) => (reply.body.text("error"), reply.body.text("error_description")),
+            Self::Oauth(_) => (response.body.text("error"), response.body.text("error_description")),
+            Self::Messaging { .. } => (
+                response.body.text("error").or_else(|| response.body.text("code")),
+                response.body.text("message"),
+            ),
+        }
+    }
+
+    fn salesforce_error(&self, response: &UpstreamResponse) -> SalesforceError {
+        let (error, description) = self.error_fields(response);
+        SalesforceError {
+            status: response.status,
+            error: error.map(quote),
+            error_description: description.map(quote),
+        }
+    }
+
+    fn diagnosis(&self, response: &UpstreamResponse) -> &'static Diagnosis {
+        let (error, description) = self.error_fields(response);
+        let (error, description) = (error.unwrap_or_default(), description.unwrap_or_default());
+        match self {
+            Self::Oauth(_) => errors::diagnose_oauth(response.status, error, description),
             Self::Messaging { .. } => {
-                (reply.body.text("error").or_else(|| reply.body.text("code")), reply.body.text("message"))
+                errors::diagnose_messaging(response.status, &format!("{error} {description}"))
             }
         }
     }
 
-    fn said(&self, reply: &Reply) -> Upstream {
-        let (error, description) = self.words(reply);
-        Upstream {
-            status: reply.status,
-            error: error.map(quoted),
-            error_description: description.map(quoted),
-        }
-    }
-
-    fn meaning(&self, reply: &Reply) -> &'static Meaning {
-        let (error, description) = self.words(reply);
-        let (error, description) = (error.unwrap_or_default(), description.unwrap_or_default());
-        match self {
-            Self::Oauth(_) => meaning::of_oauth(reply.status, error, description),
-            Self::Messaging { .. } => meaning::of_messaging(reply.status, &format!("{error} {description}")),
-        }
-    }
-
     /// The pair that matters when Salesforce says no.
-    pub fn asked(&self) -> String {
+    pub fn summary(&self) -> String {
         match self {
             Self::Oauth(profile) => {
                 format!("asked {} with aud {}", profile.token_url.as_str(), profile.audience)
@@ -255,25 +261,27 @@ impl Job {
     }
 }
 
-pub(super) fn login_allowance(profile: &OauthProfile) -> (String, Allowance) {
+pub(super) fn login_quota(profile: &OauthProfile) -> (String, RequestQuota) {
     // Salesforce tells no `a@ACME.com` from `a@acme.com`.
     let who = format!("login {} {}", profile.token_url.as_str(), profile.username.to_lowercase());
-    (who, Allowance { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
+    (who, RequestQuota { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
 }
 
-pub(super) fn messaging_allowance(channel: &Messaging) -> (String, Allowance) {
+pub(super) fn messaging_quota(channel: &Messaging) -> (String, RequestQuota) {
     let who = format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str());
-    (who, Allowance { requests: channel.requests_per_minute, window: Duration::from_mins(1) })
+    (who, RequestQuota { requests: channel.requests_per_minute, window: Duration::from_mins(1) })
 }
 
 const fn channel(profile: &IdentityProfile) -> &Messaging {
     profile.messaging.as_ref().expect("a messaging job is made only of a profile with [messaging]")
 }
 
-fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String> {
-    let body = &reply.body;
-    let token =
-        body.text("access_token").filter(|token| is_token(token)).ok_or_else(|| no_token("access_token"))?;
+fn parse_oauth(profile: &OauthProfile, response: &UpstreamResponse) -> Result<ObtainedToken, String> {
+    let body = &response.body;
+    let token = body
+        .text("access_token")
+        .filter(|token| is_token(token))
+        .ok_or_else(|| missing_token("access_token"))?;
     let bearer = body.text("token_type").is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
     if !bearer {
         return Err("a token_type other than Bearer".to_owned());
@@ -289,41 +297,50 @@ fn read_oauth(profile: &OauthProfile, reply: &Reply) -> Result<Obtained, String>
     let printable =
         |name| body.text(name).filter(|text| text.len() <= 2048 && !text.chars().any(char::is_control));
     let seconds = whole_seconds(body.member("expires_in")).map_err(|()| "an expires_in that is no number")?;
-    let lasts = seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-    let life = Life { until: expiry(token)?, lasts };
-    Ok(Obtained {
+    let expires_in = seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let reported_expiry = ReportedExpiry { expires_at: jwt_expiry(token)?, expires_in };
+    Ok(ObtainedToken {
         secret: SecretString::from(token),
-        about: About::Oauth {
+        metadata: TokenMetadata::Oauth {
             instance_url,
             api_instance_url: origin_of("api_instance_url")?,
             token_format: printable("token_format").map(str::to_owned),
             scope: printable("scope").map(str::to_owned),
             id: id.map(|id| id.to_string()),
         },
-        life,
+        reported_expiry,
     })
 }
 
 /// The token of a verified session; what it means where the session is anonymous, or another user's.
-fn read_messaging(subject: &Subject, reply: &Reply) -> Result<Result<Obtained, &'static Meaning>, String> {
-    let body = &reply.body;
-    let token =
-        body.text("accessToken").filter(|token| is_token(token)).ok_or_else(|| no_token("accessToken"))?;
+fn parse_messaging(
+    subject: &Subject,
+    response: &UpstreamResponse,
+) -> Result<Result<ObtainedToken, &'static Diagnosis>, String> {
+    let body = &response.body;
+    let token = body
+        .text("accessToken")
+        .filter(|token| is_token(token))
+        .ok_or_else(|| missing_token("accessToken"))?;
     let session = body.member("context").and_then(|context| context.member("endUser")?.text("subject"));
     let session = session.ok_or("no context.endUser.subject")?;
     if !is_verified(session, subject) {
-        let is_somebody_s = session.split('/').nth(2) == Some("AUTH");
-        return Ok(Err(if is_somebody_s { &meaning::ANOTHER_USER } else { &meaning::UNVERIFIED }));
+        let is_authenticated = session.split('/').nth(2) == Some("AUTH");
+        return Ok(Err(if is_authenticated {
+            &errors::SESSION_OF_ANOTHER_USER
+        } else {
+            &errors::UNVERIFIED_SESSION
+        }));
     }
     let last_event_id = match body.member("lastEventId") {
         Some(Json::String(id)) if id.len() <= 256 && !id.chars().any(char::is_control) => id.clone(),
         Some(Json::Number(id)) if id.as_str().len() <= 256 => id.as_str().to_owned(),
         _ => return Err("no usable lastEventId".to_owned()),
     };
-    Ok(Ok(Obtained {
+    Ok(Ok(ObtainedToken {
         secret: SecretString::from(token),
-        about: About::Messaging { last_event_id, subject: session.to_owned() },
-        life: Life { until: expiry(token)?, lasts: None },
+        metadata: TokenMetadata::Messaging { last_event_id, subject: session.to_owned() },
+        reported_expiry: ReportedExpiry { expires_at: jwt_expiry(token)?, expires_in: None },
     }))
 }
 
@@ -335,13 +352,13 @@ fn is_verified(session: &str, subject: &Subject) -> bool {
     matches!(segments[..], [_, _, "AUTH", configuration] if !configuration.is_empty())
 }
 
-fn no_token(name: &str) -> String {
-    format!("no {name} of 1 to {LONGEST_TOKEN} visible ASCII characters")
+fn missing_token(name: &str) -> String {
+    format!("no {name} of 1 to {MAX_TOKEN_BYTES} visible ASCII characters")
 }
 
 /// Visible ASCII, fit for a header.
 fn is_token(token: &str) -> bool {
-    (1..=LONGEST_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
+    (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// An address in Salesforce's domains, or where the token came from, as it is read. It must be written like that: what one
@@ -353,17 +370,17 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     let parsed = HttpsUrl::parse(written).map_err(|_| "that is no https URL".to_owned())?;
     let url = parsed.url();
     let host = url.host_str().ok_or("that names no host")?;
-    let from_there = token_url.url().host_str() == Some(host);
-    let ours = url.scheme() == "https" && salesforce::Host::of(url).may_answer();
-    if !from_there && !ours {
-        return Err(format!("of the host {}, which is none of Salesforce's", quoted(host)));
+    let is_token_host = token_url.url().host_str() == Some(host);
+    let is_salesforce_host = url.scheme() == "https" && salesforce::Host::of(url).may_answer();
+    if !is_token_host && !is_salesforce_host {
+        return Err(format!("of the host {}, which is none of Salesforce's", quote(host)));
     }
     // The same but for capitals, its own port and a slash at the end.
-    let spelt = |url: &str| url.trim_end_matches('/').replace(":443", "").to_ascii_lowercase();
-    if spelt(url.as_str()) != spelt(written) {
+    let normalized = |url: &str| url.trim_end_matches('/').replace(":443", "").to_ascii_lowercase();
+    if normalized(url.as_str()) != normalized(written) {
         return Err(format!(
             "of the host {}, written in a way that other programs may read as another host's",
-            quoted(host)
+            quote(host)
         ));
     }
     Ok(url.clone())
@@ -385,7 +402,7 @@ fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
 ///
 /// # Errors
 /// There is one that can't be read: nobody knows when the token ends.
-pub(super) fn expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'static str> {
+pub(super) fn jwt_expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'static str> {
     let payload = unverified_token.split('.').nth(1).filter(|_| unverified_token.matches('.').count() == 2);
     let payload = payload.and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
     let Some(claims) = payload.and_then(|payload| Json::parse(&payload).ok()) else { return Ok(None) };
@@ -415,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_user_s_session_is_verified() {
+    fn only_a_session_of_exactly_that_user_is_verified() {
         let verified = |session: &str| is_verified(session, &subject("user-1"));
         assert!(verified("v2/iamessage/AUTH/Web_Config/uid:user-1"));
         for session in [
@@ -440,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_is_read_as_whole_seconds_or_refused() {
+    fn seconds_are_rounded_down_and_anything_unclear_is_rejected() {
         let seconds = |json: &str| {
             let json = Json::parse(format!("{{\"exp\": {json}}}").as_bytes()).expect("JSON");
             whole_seconds(json.member("exp"))
@@ -465,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_url_is_the_origin_of_salesforce_s_or_of_the_token_s_own_host() {
+    fn an_instance_url_must_be_an_origin_of_salesforce_or_of_the_token_host() {
         let token_url =
             HttpsUrl::parse("https://acme.my.salesforce.com/services/oauth2/token").expect("a URL");
         for url in [

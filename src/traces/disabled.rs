@@ -6,40 +6,40 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::context::Context;
-use super::{Fact, endpoint};
+use super::context::TraceContext;
+use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
 use crate::config::{Environment, HttpsUrl};
 
 /// No span.
 #[derive(Clone, Default)]
-pub(super) struct Recording(());
+pub(super) struct RecordedSpan(());
 
-impl Recording {
-    pub fn server(_: Option<&Context>, _: &Method, _: &'static str) -> Option<(Self, Context)> {
+impl RecordedSpan {
+    pub fn server(_: Option<&TraceContext>, _: &Method, _: &'static str) -> Option<(Self, TraceContext)> {
         None
     }
 
-    pub fn step(&self, _: &'static str) -> Option<Self> {
+    pub fn child_span(&self, _: &'static str) -> Option<Self> {
         None
     }
 
-    pub fn client(&self, _: &Context, _: &HttpsUrl) -> Option<(Self, Context)> {
+    pub fn client(&self, _: &TraceContext, _: &HttpsUrl) -> Option<(Self, TraceContext)> {
         None
     }
 
-    pub fn note(&self, _: Fact<'_>) {}
+    pub fn set_attribute(&self, _: SpanAttribute<'_>) {}
 
     pub fn end(&self) {}
 }
 
 /// No export.
-pub struct Export;
+pub struct TraceExporter;
 
-impl Export {
+impl TraceExporter {
     /// Says in the log if somebody waits for spans.
     pub fn start(environment: &Environment, _: Arc<dyn Randomness>) -> Self {
-        if let Some(variable) = endpoint(environment) {
+        if let Some(variable) = otlp_endpoint_variable(environment) {
             tracing::warn!(
                 variable,
                 "is set, but this build of tokenmint exports no traces: build it with `--features otel`, or leave the variable out"

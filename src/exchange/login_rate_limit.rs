@@ -22,56 +22,56 @@ use crate::clock::UnixTime;
 use crate::hash::sha256;
 
 /// How long to wait for another process that holds the lock: it writes a few kilobytes.
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// So many requests in so long.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
+pub struct RequestQuota {
     pub requests: usize,
     pub window: Duration,
 }
 
 /// How much of an allowance is used, or how long until there is some again.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Taken {
-    Within { used: f64 },
+pub enum QuotaCheck {
+    Allowed { used: f64 },
     Exhausted { retry_after: Duration },
 }
 
-/// One more request of `who`, under an id that nobody else has.
+/// One more request of `account`, under an id that nobody else has.
 #[derive(Clone)]
-pub struct Spend {
-    pub who: String,
+pub struct CountedRequest {
+    pub account: String,
     pub id: String,
-    pub allowance: Allowance,
+    pub quota: RequestQuota,
 }
 
 #[derive(Default)]
-struct Logins {
+struct LoginLog {
     /// This process's own, by id, at steady times: no step of the wall clock makes them fewer.
     own: HashMap<String, Duration>,
     /// All that the file had when it could last be read, and our own since then; by id, at wall times.
-    seen: BTreeMap<String, i64>,
+    known: BTreeMap<String, i64>,
     /// Those that were given back, as long as a file has them that couldn't be written.
-    given_back: BTreeSet<String>,
+    refunded: BTreeSet<String>,
     /// What the replicas that share a cache have used, and until when that may be so.
     shared: Option<(f64, Duration)>,
 }
 
-pub struct LoginBudget {
+pub struct LoginRateLimit {
     /// Where the files are, if they can be.
     directory: Option<PathBuf>,
     /// Held while a file is read and written, so that nobody who looks at `logins` waits for a disk.
     files: Mutex<()>,
-    logins: Mutex<HashMap<String, Logins>>,
+    logins: Mutex<HashMap<String, LoginLog>>,
     failed_writes: IntCounter,
 }
 
-impl LoginBudget {
+impl LoginRateLimit {
     /// Keeps its files in `directory`, which must be ours alone.
     pub fn new(directory: Option<&Path>, failed_writes: IntCounter) -> Self {
-        let usable = directory.filter(|directory| match private_directory(directory) {
+        let usable = directory.filter(|directory| match ensure_private_directory(directory) {
             Ok(()) => true,
             Err(reason) => {
                 // What should be a path may be a secret, and is shown only where it is one.
@@ -86,97 +86,108 @@ impl LoginBudget {
     }
 
     /// Counts one more request, unless that would be too many. Blocks on a small file.
-    pub fn spend(&self, spend: &Spend, now: UnixTime, steady: Duration) -> Taken {
-        self.with_file(&spend.who, |file| self.count(file, spend, now, steady))
+    pub fn try_acquire(&self, counted: &CountedRequest, now: UnixTime, monotonic: Duration) -> QuotaCheck {
+        self.with_file(&counted.account, |file| self.count(file, counted, now, monotonic))
     }
 
-    /// As [`spend`](Self::spend), where the disk hangs.
-    pub fn spend_in_memory(&self, spend: &Spend, now: UnixTime, steady: Duration) -> Taken {
+    /// As [`try_acquire`](Self::spend), where the disk hangs.
+    pub fn try_acquire_in_memory(
+        &self,
+        counted: &CountedRequest,
+        now: UnixTime,
+        monotonic: Duration,
+    ) -> QuotaCheck {
         self.failed_writes.inc();
-        self.count(None, spend, now, steady).0
+        self.count(None, counted, now, monotonic).0
     }
 
     /// Also what the file should have then.
     fn count(
         &self,
         file: Option<BTreeMap<String, i64>>,
-        spend: &Spend,
+        counted: &CountedRequest,
         now: UnixTime,
-        steady: Duration,
-    ) -> (Taken, Option<BTreeMap<String, i64>>) {
+        monotonic: Duration,
+    ) -> (QuotaCheck, Option<BTreeMap<String, i64>>) {
         let mut logins = self.logins();
-        let logins = logins.entry(spend.who.clone()).or_default();
-        logins.learn(file);
-        let allowance = spend.allowance;
-        let is_mended = logins.forget_past(allowance.window, now, steady);
+        let logins = logins.entry(counted.account.clone()).or_default();
+        logins.merge_file(file);
+        let quota = counted.quota;
+        let is_corrected = logins.expire(quota.window, now, monotonic);
         // A disk that hung may come to it after memory has counted.
-        if !logins.seen.contains_key(&spend.id) {
-            if logins.seen.len() >= allowance.requests {
-                let retry_after = logins.wait(allowance.window, now, steady);
-                return (Taken::Exhausted { retry_after }, is_mended.then(|| logins.seen.clone()));
+        if !logins.known.contains_key(&counted.id) {
+            if logins.known.len() >= quota.requests {
+                let retry_after = logins.time_until_free(quota.window, now, monotonic);
+                return (QuotaCheck::Exhausted { retry_after }, is_corrected.then(|| logins.known.clone()));
             }
-            logins.own.insert(spend.id.clone(), steady);
-            logins.seen.insert(spend.id.clone(), now.seconds());
+            logins.own.insert(counted.id.clone(), monotonic);
+            logins.known.insert(counted.id.clone(), now.seconds());
         }
-        (Taken::Within { used: share(logins.seen.len(), allowance) }, Some(logins.seen.clone()))
+        (QuotaCheck::Allowed { used: used_fraction(logins.known.len(), quota) }, Some(logins.known.clone()))
     }
 
     /// Writes what a disk didn't take when it was counted. Blocks on small files.
     pub fn flush(&self) {
         let known: Vec<String> = self.logins().keys().cloned().collect();
-        for who in known {
-            self.with_file(&who, |file| {
+        for account in known {
+            self.with_file(&account, |file| {
                 let mut logins = self.logins();
-                let logins = logins.entry(who.clone()).or_default();
+                let logins = logins.entry(account.clone()).or_default();
                 let known = file.clone().unwrap_or_default();
-                logins.learn(file);
-                ((), Some(logins.seen.clone()).filter(|seen| *seen != known))
+                logins.merge_file(file);
+                ((), Some(logins.known.clone()).filter(|seen| *seen != known))
             });
         }
     }
 
     /// Takes back a request that was counted and never sent. Blocks on a small file.
-    pub fn give_back(&self, spend: &Spend) {
-        self.with_file(&spend.who, |file| {
+    pub fn refund(&self, counted: &CountedRequest) {
+        self.with_file(&counted.account, |file| {
             let mut logins = self.logins();
-            let logins = logins.entry(spend.who.clone()).or_default();
-            logins.given_back.insert(spend.id.clone());
-            logins.learn(file);
-            logins.own.remove(&spend.id);
-            logins.seen.remove(&spend.id);
-            ((), Some(logins.seen.clone()))
+            let logins = logins.entry(counted.account.clone()).or_default();
+            logins.refunded.insert(counted.id.clone());
+            logins.merge_file(file);
+            logins.own.remove(&counted.id);
+            logins.known.remove(&counted.id);
+            ((), Some(logins.known.clone()))
         });
     }
 
     /// Keeps what all replicas together have used, for the metric.
-    pub fn note_shared(&self, who: &str, used: f64, until: Duration) {
-        self.logins().entry(who.to_owned()).or_default().shared = Some((used, until));
+    pub fn record_shared_usage(&self, account: &str, used: f64, until: Duration) {
+        self.logins().entry(account.to_owned()).or_default().shared = Some((used, until));
     }
 
     /// The used share at this time, as far as memory knows.
-    pub fn used(&self, who: &str, allowance: Allowance, now: UnixTime, steady: Duration) -> Option<f64> {
+    pub fn usage(
+        &self,
+        account: &str,
+        quota: RequestQuota,
+        now: UnixTime,
+        monotonic: Duration,
+    ) -> Option<f64> {
         let mut logins = self.logins();
-        let logins = logins.get_mut(who)?;
-        logins.forget_past(allowance.window, now, steady);
-        let shared = logins.shared.filter(|(_, until)| steady < *until).map_or(0.0, |(used, _)| used);
-        Some(share(logins.seen.len(), allowance).max(shared))
+        let logins = logins.get_mut(account)?;
+        logins.expire(quota.window, now, monotonic);
+        let shared = logins.shared.filter(|(_, until)| monotonic < *until).map_or(0.0, |(used, _)| used);
+        Some(used_fraction(logins.known.len(), quota).max(shared))
     }
 
-    fn logins(&self) -> MutexGuard<'_, HashMap<String, Logins>> {
+    fn logins(&self) -> MutexGuard<'_, HashMap<String, LoginLog>> {
         self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the file of `who`, and writes what `act` leaves there, alone of all processes.
+    /// Reads the file of `account`, and writes what `act` leaves there, alone of all processes.
     fn with_file<T>(
         &self,
-        who: &str,
+        account: &str,
         act: impl FnOnce(Option<BTreeMap<String, i64>>) -> (T, Option<BTreeMap<String, i64>>),
     ) -> T {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(directory) = &self.directory else { return act(None).0 };
-        let path = directory.join(HEXLOWER.encode(&sha256(who.as_bytes())[..16]));
-        let locked = lock(&path.with_extension("lock"));
-        let known = match read(&path) {
+        let path = directory.join(HEXLOWER.encode(&sha256(account.as_bytes())[..16]));
+        let locked = acquire_lock(&path.with_extension("lock"));
+        let known = match read_logins(&path) {
             Ok(known) => Some(known),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
@@ -188,7 +199,7 @@ impl LoginBudget {
         let (result, content) = act(known);
         let written = match (&locked, &content) {
             (_, None) => Ok(()),
-            (Ok(_), Some(content)) => write(&path, content),
+            (Ok(_), Some(content)) => write_logins(&path, content),
             (Err(error), Some(_)) => Err(io::Error::new(error.kind(), error.to_string())),
         };
         if let Err(error) = written {
@@ -199,41 +210,41 @@ impl LoginBudget {
     }
 }
 
-impl Logins {
+impl LoginLog {
     /// The file's logins count, and our own, whether or not they could be written.
-    fn learn(&mut self, file: Option<BTreeMap<String, i64>>) {
+    fn merge_file(&mut self, file: Option<BTreeMap<String, i64>>) {
         let Some(mut file) = file else { return };
         // A file without them was written since.
-        self.given_back.retain(|id| file.remove(id).is_some());
+        self.refunded.retain(|id| file.remove(id).is_some());
         for id in self.own.keys() {
-            if let Some(time) = self.seen.get(id) {
+            if let Some(time) = self.known.get(id) {
                 file.entry(id.clone()).or_insert(*time);
             }
         }
-        self.seen = file;
+        self.known = file;
     }
 
     /// Whether the time of one was mended that is too far ahead to end by itself.
-    fn forget_past(&mut self, window: Duration, now: UnixTime, steady: Duration) -> bool {
-        self.own.retain(|_, time| steady.saturating_sub(*time) < window);
+    fn expire(&mut self, window: Duration, now: UnixTime, monotonic: Duration) -> bool {
+        self.own.retain(|_, time| monotonic.saturating_sub(*time) < window);
         let (own, window, now) = (&self.own, seconds(window), now.seconds());
         // Another's in the future is one from before the clock was set back, and by how much isn't known: it counts as one of now.
-        let mut is_mended = false;
-        for (_, time) in self.seen.iter_mut().filter(|(id, time)| !own.contains_key(*id) && **time > now) {
-            is_mended |= *time > now + window;
+        let mut is_corrected = false;
+        for (_, time) in self.known.iter_mut().filter(|(id, time)| !own.contains_key(*id) && **time > now) {
+            is_corrected |= *time > now + window;
             *time = now;
         }
-        self.seen.retain(|id, time| own.contains_key(id) || *time > now - window);
-        is_mended
+        self.known.retain(|id, time| own.contains_key(id) || *time > now - window);
+        is_corrected
     }
 
     /// Until the first of them is past.
-    fn wait(&self, window: Duration, now: UnixTime, steady: Duration) -> Duration {
+    fn time_until_free(&self, window: Duration, now: UnixTime, monotonic: Duration) -> Duration {
         let wait = |(id, time): (&String, &i64)| match self.own.get(id) {
-            Some(own) => (*own + window).saturating_sub(steady),
+            Some(own) => (*own + window).saturating_sub(monotonic),
             None => Duration::from_secs(u64::try_from(time + seconds(window) - now.seconds()).unwrap_or(1)),
         };
-        self.seen.iter().map(wait).min().unwrap_or_default().max(Duration::from_secs(1))
+        self.known.iter().map(wait).min().unwrap_or_default().max(Duration::from_secs(1))
     }
 }
 
@@ -242,11 +253,11 @@ fn seconds(window: Duration) -> i64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "thousands at most")]
-pub fn share(count: usize, allowance: Allowance) -> f64 {
-    count as f64 / allowance.requests as f64
+pub fn used_fraction(count: usize, quota: RequestQuota) -> f64 {
+    count as f64 / quota.requests as f64
 }
 
-fn private_directory(directory: &Path) -> Result<(), String> {
+fn ensure_private_directory(directory: &Path) -> Result<(), String> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| error.to_string())?;
     let metadata = fs::symlink_metadata(directory).map_err(|error| error.to_string())?;
@@ -266,12 +277,12 @@ fn private_directory(directory: &Path) -> Result<(), String> {
 }
 
 /// The lock of a file that is renamed can't be the file itself. It is given back when it is closed.
-fn lock(path: &Path) -> io::Result<File> {
+fn acquire_lock(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    for _ in 0..LOCK_TRIES {
+    for _ in 0..LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY_INTERVAL),
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
     }
@@ -279,7 +290,7 @@ fn lock(path: &Path) -> io::Result<File> {
 }
 
 /// A line is a time and an id. In files of earlier versions it is a time alone.
-fn read(path: &Path) -> io::Result<BTreeMap<String, i64>> {
+fn read_logins(path: &Path) -> io::Result<BTreeMap<String, i64>> {
     let text = fs::read_to_string(path)?;
     let login = |(number, line): (usize, &str)| {
         let (time, id) = line.split_once(' ').unwrap_or((line, ""));
@@ -289,7 +300,7 @@ fn read(path: &Path) -> io::Result<BTreeMap<String, i64>> {
     Ok(text.lines().enumerate().filter_map(login).collect())
 }
 
-fn write(path: &Path, logins: &BTreeMap<String, i64>) -> io::Result<()> {
+fn write_logins(path: &Path, logins: &BTreeMap<String, i64>) -> io::Result<()> {
     let text = logins.iter().fold(String::new(), |mut text, (id, time)| {
         let _ = writeln!(text, "{time} {id}");
         text
@@ -305,49 +316,49 @@ fn write(path: &Path, logins: &BTreeMap<String, i64>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const HOURLY: Allowance = Allowance { requests: 3, window: Duration::from_hours(1) };
+    const HOURLY: RequestQuota = RequestQuota { requests: 3, window: Duration::from_hours(1) };
 
-    fn budget(directory: Option<&Path>) -> LoginBudget {
-        LoginBudget::new(directory, IntCounter::new("failed", "Failed writes.").expect("a counter"))
+    fn budget(directory: Option<&Path>) -> LoginRateLimit {
+        LoginRateLimit::new(directory, IntCounter::new("failed", "Failed writes.").expect("a counter"))
     }
 
-    fn spend(who: &str, id: i64) -> Spend {
-        Spend { who: who.to_owned(), id: format!("id{id}"), allowance: HOURLY }
+    fn request(account: &str, id: i64) -> CountedRequest {
+        CountedRequest { account: account.to_owned(), id: format!("id{id}"), quota: HOURLY }
     }
 
     /// At so many seconds by both clocks.
-    fn at(budget: &LoginBudget, who: &str, seconds: i64) -> Taken {
-        let steady = Duration::from_secs(u64::try_from(seconds).expect("after the start"));
-        budget.spend(&spend(who, seconds), UnixTime::from_seconds(1_000_000 + seconds), steady)
+    fn acquire_at(budget: &LoginRateLimit, account: &str, seconds: i64) -> QuotaCheck {
+        let monotonic = Duration::from_secs(u64::try_from(seconds).expect("after the start"));
+        budget.try_acquire(&request(account, seconds), UnixTime::from_seconds(1_000_000 + seconds), monotonic)
     }
 
     /// As NTP does, a few seconds before a restart.
     #[test]
-    fn a_clock_that_is_set_back_gives_no_restart_a_new_budget() {
+    fn setting_the_clock_back_gives_a_restart_no_new_budget() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let before = budget(Some(&directory));
         for second in [0, 1, 2] {
-            assert!(matches!(at(&before, "a", 10 + second), Taken::Within { .. }));
+            assert!(matches!(acquire_at(&before, "a", 10 + second), QuotaCheck::Allowed { .. }));
         }
         let restarted = budget(Some(&directory));
-        assert!(matches!(at(&restarted, "a", 5), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&restarted, "a", 5), QuotaCheck::Exhausted { .. }));
         assert!(
-            matches!(at(&restarted, "a", 5 + 3_700), Taken::Within { .. }),
+            matches!(acquire_at(&restarted, "a", 5 + 3_700), QuotaCheck::Allowed { .. }),
             "an hour later they are over"
         );
     }
 
     /// A host that ran a year ahead for a moment: its logins count for a window from when the clock is right again.
     #[test]
-    fn a_clock_that_was_ahead_locks_nobody_out_for_longer_than_a_window() {
+    fn a_clock_that_ran_ahead_blocks_logins_for_one_window_at_most() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         for second in [0, 1, 2] {
-            at(&budget(Some(&directory)), "a", 365 * 86_400 + second);
+            acquire_at(&budget(Some(&directory)), "a", 365 * 86_400 + second);
         }
-        assert!(matches!(at(&budget(Some(&directory)), "a", 10), Taken::Exhausted { .. }));
-        assert!(matches!(at(&budget(Some(&directory)), "a", 10 + 3_700), Taken::Within { .. }));
+        assert!(matches!(acquire_at(&budget(Some(&directory)), "a", 10), QuotaCheck::Exhausted { .. }));
+        assert!(matches!(acquire_at(&budget(Some(&directory)), "a", 10 + 3_700), QuotaCheck::Allowed { .. }));
     }
 
     #[test]
@@ -357,70 +368,74 @@ mod tests {
         let start = || budget(Some(&directory));
         // Each login is the first of its process.
         for n in 0..3 {
-            assert!(matches!(at(&start(), "user", n * 5), Taken::Within { .. }), "{n}");
+            assert!(matches!(acquire_at(&start(), "user", n * 5), QuotaCheck::Allowed { .. }), "{n}");
         }
-        let exhausted = Taken::Exhausted { retry_after: Duration::from_secs(3585) };
-        assert_eq!(at(&start(), "user", 15), exhausted);
-        assert!(matches!(at(&start(), "other", 15), Taken::Within { .. }));
-        assert!(matches!(at(&start(), "user", 3600), Taken::Within { .. }));
+        let exhausted = QuotaCheck::Exhausted { retry_after: Duration::from_secs(3585) };
+        assert_eq!(acquire_at(&start(), "user", 15), exhausted);
+        assert!(matches!(acquire_at(&start(), "other", 15), QuotaCheck::Allowed { .. }));
+        assert!(matches!(acquire_at(&start(), "user", 3600), QuotaCheck::Allowed { .. }));
     }
 
     /// As where a disk was full for a while, or hung.
     #[test]
-    fn what_the_disk_did_not_take_is_written_at_the_end() {
+    fn flush_writes_the_logins_that_were_counted_in_memory_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let (before, moment) = (budget(Some(&directory)), UnixTime::from_seconds(1_000_000));
         for id in [0, 1, 2] {
-            let taken = before.spend_in_memory(&spend("user", id), moment, Duration::ZERO);
-            assert!(matches!(taken, Taken::Within { .. }));
+            let taken = before.try_acquire_in_memory(&request("user", id), moment, Duration::ZERO);
+            assert!(matches!(taken, QuotaCheck::Allowed { .. }));
         }
         // A disk that hung and comes back counts none of them twice.
-        assert!(matches!(before.spend(&spend("user", 1), moment, Duration::ZERO), Taken::Within { .. }));
+        assert!(matches!(
+            before.try_acquire(&request("user", 1), moment, Duration::ZERO),
+            QuotaCheck::Allowed { .. }
+        ));
         before.flush();
-        assert!(matches!(at(&budget(Some(&directory)), "user", 5), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&budget(Some(&directory)), "user", 5), QuotaCheck::Exhausted { .. }));
     }
 
     #[test]
-    fn without_a_place_for_files_memory_counts() {
+    fn without_a_state_directory_logins_are_counted_in_memory() {
         let budget = budget(None);
         for n in 0..3 {
-            at(&budget, "user", n);
+            acquire_at(&budget, "user", n);
         }
-        assert!(matches!(at(&budget, "user", 4), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&budget, "user", 4), QuotaCheck::Exhausted { .. }));
         // A step of the wall clock makes none of our own logins undone.
         for wall in [0, 2_000_000] {
-            let taken = budget.spend(&spend("user", 9), UnixTime::from_seconds(wall), Duration::from_secs(5));
-            assert!(matches!(taken, Taken::Exhausted { .. }), "{wall}");
+            let taken =
+                budget.try_acquire(&request("user", 9), UnixTime::from_seconds(wall), Duration::from_secs(5));
+            assert!(matches!(taken, QuotaCheck::Exhausted { .. }), "{wall}");
         }
     }
 
     /// It was never sent: a disk that is full then doesn't make it a login.
     #[test]
-    fn what_was_given_back_counts_no_more_though_the_disk_did_not_take_it() {
+    fn a_refund_counts_although_it_could_not_be_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let budget = budget(Some(&directory));
         for id in [0, 1, 2] {
-            at(&budget, "user", id);
+            acquire_at(&budget, "user", id);
         }
         let mut files = fs::read_dir(&directory).expect("a folder").map(|file| file.expect("a file").path());
         let file = files.find(|path| path.extension().is_none()).expect("a file");
         fs::create_dir(file.with_extension("new")).expect("in the way, even of root");
-        budget.give_back(&spend("user", 2));
+        budget.refund(&request("user", 2));
         assert_eq!(budget.failed_writes.get(), 1);
-        assert!(matches!(at(&budget, "user", 3), Taken::Within { .. }));
+        assert!(matches!(acquire_at(&budget, "user", 3), QuotaCheck::Allowed { .. }));
         fs::remove_dir(file.with_extension("new")).expect("gone");
-        assert!(matches!(at(&budget, "user", 4), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&budget, "user", 4), QuotaCheck::Exhausted { .. }));
     }
 
     /// A disk that is full or read-only, and one that comes back: the file has what others did, memory what we did.
     #[test]
-    fn what_the_file_has_and_what_memory_has_count_together() {
+    fn logins_in_the_file_and_in_memory_are_added_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let (one, other) = (budget(Some(&directory)), budget(Some(&directory)));
-        at(&one, "user", 0);
+        acquire_at(&one, "user", 0);
         let file = |extension: &str| {
             let mut files =
                 fs::read_dir(&directory).expect("a folder").map(|file| file.expect("a file").path());
@@ -428,42 +443,42 @@ mod tests {
         };
         // Nothing can be written where a folder is in the way, not even by root.
         fs::create_dir(file("new")).expect("a folder");
-        at(&one, "user", 1);
+        acquire_at(&one, "user", 1);
         assert_eq!(one.failed_writes.get(), 1);
         fs::remove_dir(file("new")).expect("gone");
         // The other replica knows of one only; then of its own, too.
-        assert!(matches!(at(&other, "user", 2), Taken::Within { .. }));
+        assert!(matches!(acquire_at(&other, "user", 2), QuotaCheck::Allowed { .. }));
         assert!(
-            matches!(at(&one, "user", 3), Taken::Exhausted { .. }),
+            matches!(acquire_at(&one, "user", 3), QuotaCheck::Exhausted { .. }),
             "one in the file, one of the other, one of ours"
         );
         // Where the file is gone or unreadable, all that was seen counts on.
         fs::remove_file(file("")).expect("gone");
-        assert!(matches!(at(&one, "user", 4), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&one, "user", 4), QuotaCheck::Exhausted { .. }));
     }
 
     #[test]
-    fn what_was_not_sent_is_given_back_here_and_in_the_file() {
+    fn a_refund_is_written_to_the_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let (one, other) = (budget(Some(&directory)), budget(Some(&directory)));
         for n in 0..3 {
-            at(&one, "user", n);
+            acquire_at(&one, "user", n);
         }
-        assert!(matches!(at(&other, "user", 3), Taken::Exhausted { .. }));
-        one.give_back(&spend("user", 1));
-        assert!(matches!(at(&other, "user", 4), Taken::Within { .. }));
-        assert!(matches!(at(&one, "user", 5), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&other, "user", 3), QuotaCheck::Exhausted { .. }));
+        one.refund(&request("user", 1));
+        assert!(matches!(acquire_at(&other, "user", 4), QuotaCheck::Allowed { .. }));
+        assert!(matches!(acquire_at(&one, "user", 5), QuotaCheck::Exhausted { .. }));
     }
 
     #[test]
-    fn a_file_of_an_earlier_version_counts() {
+    fn a_file_of_an_earlier_version_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let budget = budget(Some(&directory));
         let name = HEXLOWER.encode(&sha256(b"user")[..16]);
         fs::write(directory.join(name), "1000000\n1000000\n").expect("written");
-        assert!(matches!(at(&budget, "user", 1), Taken::Within { .. }));
-        assert!(matches!(at(&budget, "user", 2), Taken::Exhausted { .. }));
+        assert!(matches!(acquire_at(&budget, "user", 1), QuotaCheck::Allowed { .. }));
+        assert!(matches!(acquire_at(&budget, "user", 2), QuotaCheck::Exhausted { .. }));
     }
 }

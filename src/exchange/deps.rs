@@ -11,7 +11,7 @@ use crate::tokens::Signer;
 
 /// What the exchanger works with.
 #[derive(Clone)]
-pub struct Tools {
+pub struct ExchangerDeps {
     pub signer: Arc<Signer>,
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
@@ -19,25 +19,29 @@ pub struct Tools {
 }
 
 /// When something is looked at, by both clocks, and a number between 0 and 1.
-pub(super) struct Moment {
+pub(super) struct ClockReading {
     pub now: UnixTime,
-    pub steady: Duration,
-    pub chance: f64,
+    pub monotonic: Duration,
+    pub fraction: f64,
 }
 
-impl Tools {
-    pub(super) fn moment(&self) -> Moment {
-        Moment { now: self.clock.now(), steady: self.clock.steady(), chance: self.chance() }
+impl ExchangerDeps {
+    pub(super) fn clock_reading(&self) -> ClockReading {
+        ClockReading {
+            now: self.clock.now(),
+            monotonic: self.clock.steady(),
+            fraction: self.random_fraction(),
+        }
     }
 
     /// Between 0 and 1; without randomness just in between, because only spreading depends on it.
-    pub(super) fn chance(&self) -> f64 {
+    pub(super) fn random_fraction(&self) -> f64 {
         let mut byte = [0];
         self.randomness.fill(&mut byte).map_or(0.5, |()| f64::from(byte[0]) / 255.0)
     }
 
     /// A name that nobody else has.
-    pub(super) fn unique(&self) -> Result<String, NoRandomness> {
+    pub(super) fn unique_id(&self) -> Result<String, NoRandomness> {
         let mut bytes = [0; 16];
         self.randomness.fill(&mut bytes).map(|()| HEXLOWER.encode(&bytes))
     }

@@ -9,14 +9,14 @@
 use std::time::Duration;
 
 /// For a limit of which Salesforce doesn't say when it ends.
-const PAUSE: Duration = Duration::from_mins(1);
+const DEFAULT_BACKOFF: Duration = Duration::from_mins(1);
 /// Salesforce refuses a user's logins for an hour once there were too many. A quarter of that is the longest that a service
 /// goes on refusing after an administrator has ended it earlier.
-const STOPPED: Duration = Duration::from_mins(15);
+const LOGIN_LIMIT_BACKOFF: Duration = Duration::from_mins(15);
 
 /// Whether asking again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum ErrorClass {
     /// Not before somebody changes something. Failed logins can get the address blocked.
     Permanent,
     /// Soon.
@@ -26,35 +26,40 @@ pub enum Class {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meaning {
+pub struct Diagnosis {
     /// Tells it from all others, also between replicas.
     pub id: &'static str,
-    pub class: Class,
+    pub class: ErrorClass,
     /// How long not to ask again, where Salesforce doesn't say and its limit is reached.
-    pub pause: Duration,
+    pub backoff: Duration,
     pub cause: &'static str,
     pub fix: &'static str,
 }
 
 /// A known answer: its `error` and a part of its description, either of which may be anything (`""`).
-struct Known {
+struct KnownError {
     error: &'static str,
     description: &'static str,
     /// Whether it is a guess by a single word. A server in trouble uses such words for other things, so that a guess doesn't
     /// count with a status of 500 or more.
     is_guess: bool,
-    meaning: Meaning,
+    diagnosis: Diagnosis,
 }
 
-const fn known(
+const fn known_error(
     id: &'static str,
     error: &'static str,
     description: &'static str,
-    class: Class,
+    class: ErrorClass,
     cause: &'static str,
     fix: &'static str,
-) -> Known {
-    Known { error, description, is_guess: false, meaning: Meaning { id, class, pause: PAUSE, cause, fix } }
+) -> KnownError {
+    KnownError {
+        error,
+        description,
+        is_guess: false,
+        diagnosis: Diagnosis { id, class, backoff: DEFAULT_BACKOFF, cause, fix },
+    }
 }
 
 /// The ids that others than this module know.
@@ -70,45 +75,45 @@ pub mod id {
     pub const ASSERTION_INVALID: &str = "assertion-invalid";
 }
 
-impl Known {
-    const fn pausing(mut self, pause: Duration) -> Self {
-        self.meaning.pause = pause;
+impl KnownError {
+    const fn with_backoff(mut self, backoff: Duration) -> Self {
+        self.diagnosis.backoff = backoff;
         self
     }
 
-    const fn guessed(mut self) -> Self {
+    const fn as_guess(mut self) -> Self {
         self.is_guess = true;
         self
     }
 
     /// The words by which it is known.
-    fn words(&self) -> impl Iterator<Item = &'static str> {
+    fn patterns(&self) -> impl Iterator<Item = &'static str> {
         [self.error, self.description].into_iter().filter(|words| !words.is_empty())
     }
 
     /// Whether an answer in lower case has its code and its words.
-    fn fits(&self, error: &str, description: &str) -> bool {
+    fn matches(&self, error: &str, description: &str) -> bool {
         let by_code = self.error.is_empty() || self.error == error;
         let by_words = self.description.is_empty()
-            || has_words(description, self.description)
-            || has_words(error, self.description);
+            || contains_words(description, self.description)
+            || contains_words(error, self.description);
         by_code && by_words
     }
 }
 
 /// Whether `words` stand in `text`, not as a part of other words.
-fn has_words(text: &str, words: &str) -> bool {
+fn contains_words(text: &str, words: &str) -> bool {
     let inside = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(words)
         .any(|(at, _)| !text[..at].ends_with(inside) && !text[at + words.len()..].starts_with(inside))
 }
 
-use Class::{Limited, Permanent, Transient};
+use ErrorClass::{Limited, Permanent, Transient};
 
 /// The answers of `/services/oauth2/token`.
-static OAUTH: &[Known] = &[
+static OAUTH_ERRORS: &[KnownError] = &[
     // Sentences.
-    known(
+    known_error(
         "login-rate-exceeded",
         "",
         "login_rate_exceeded",
@@ -116,8 +121,8 @@ static OAUTH: &[Known] = &[
         "the user has logged in too often: Salesforce allows 3,600 logins an hour",
         "wait an hour, and find who logs in without a cache",
     )
-    .pausing(STOPPED),
-    known(
+    .with_backoff(LOGIN_LIMIT_BACKOFF),
+    known_error(
         "user-inactive",
         "",
         "inactive user",
@@ -125,7 +130,7 @@ static OAUTH: &[Known] = &[
         "the user is inactive",
         "activate the user, or set another `username`",
     ),
-    known(
+    known_error(
         "user-unknown",
         "",
         "invalid user",
@@ -133,7 +138,7 @@ static OAUTH: &[Known] = &[
         "Salesforce does not know the user, or it is no user of this org",
         "compare `username` with the user's in Setup > Users; in a sandbox it mostly ends in the sandbox's name",
     ),
-    known(
+    known_error(
         "scope-missing",
         "",
         "refresh_token scope is required",
@@ -142,7 +147,7 @@ static OAUTH: &[Known] = &[
         "add the scope refresh_token, offline_access to the app, and set Permitted Users to \"Admin approved users are \
          pre-authorized\" in its policies",
     ),
-    known(
+    known_error(
         "address-barred-by-app",
         "",
         "ip restricted by app developer",
@@ -152,7 +157,7 @@ static OAUTH: &[Known] = &[
         "have the app's developer add this host's address to the app's IP ranges, and ask from a fixed address of your own, \
          through no VPN or anonymizing proxy",
     ),
-    known(
+    known_error(
         id::USER_NOT_APPROVED,
         "",
         "hasn't approved this consumer",
@@ -161,9 +166,23 @@ static OAUTH: &[Known] = &[
         "in the app's policies set Permitted Users to \"Admin approved users are pre-authorized\" and assign the \
          user's profile or permission set; the app needs the scopes api and refresh_token, offline_access",
     ),
-    known(id::AUDIENCE_REFUSED, "", "audience is invalid", Permanent, AUDIENCE.0, AUDIENCE.1),
-    known(id::AUDIENCE_REFUSED, "", "audience validation failed", Permanent, AUDIENCE.0, AUDIENCE.1),
-    known(
+    known_error(
+        id::AUDIENCE_REFUSED,
+        "",
+        "audience is invalid",
+        Permanent,
+        INVALID_AUDIENCE.0,
+        INVALID_AUDIENCE.1,
+    ),
+    known_error(
+        id::AUDIENCE_REFUSED,
+        "",
+        "audience validation failed",
+        Permanent,
+        INVALID_AUDIENCE.0,
+        INVALID_AUDIENCE.1,
+    ),
+    known_error(
         "assertion-expired",
         "",
         "expired authorization code",
@@ -171,7 +190,7 @@ static OAUTH: &[Known] = &[
         "the assertion had expired when it arrived",
         "set this host's clock (NTP): Salesforce allows three minutes at most",
     ),
-    known(
+    known_error(
         id::ASSERTION_INVALID,
         "",
         "invalid assertion",
@@ -179,7 +198,7 @@ static OAUTH: &[Known] = &[
         "the signature does not fit the certificate of the app",
         "upload the certificate of this keyset's signing key to the app (`tokenmint keys list` says which signs)",
     ),
-    known(
+    known_error(
         "address-restricted",
         "",
         "ip restricted",
@@ -187,9 +206,16 @@ static OAUTH: &[Known] = &[
         "the address of this host is not allowed to log in",
         "relax IP restrictions in the app's policies, or add the address to the user's login ranges",
     ),
-    known(id::CLIENT_UNKNOWN, "", "client identifier invalid", Permanent, NO_CLIENT.0, NO_CLIENT.1),
+    known_error(
+        id::CLIENT_UNKNOWN,
+        "",
+        "client identifier invalid",
+        Permanent,
+        UNKNOWN_CONSUMER_KEY.0,
+        UNKNOWN_CONSUMER_KEY.1,
+    ),
     // Codes.
-    known(
+    known_error(
         id::APP_NOT_ASSIGNED,
         "invalid_app_access",
         "",
@@ -197,7 +223,7 @@ static OAUTH: &[Known] = &[
         "the user's profile or permission set is not assigned to the app",
         "assign it in the app's policies (Manage Profiles, Manage Permission Sets)",
     ),
-    known(
+    known_error(
         id::APP_NOT_FOUND,
         "app_not_found",
         "",
@@ -206,8 +232,15 @@ static OAUTH: &[Known] = &[
          test.salesforce.com",
         "use the My Domain URL as `audience` and for `token_url`",
     ),
-    known(id::CLIENT_UNKNOWN, "invalid_client_id", "", Permanent, NO_CLIENT.0, NO_CLIENT.1),
-    known(
+    known_error(
+        id::CLIENT_UNKNOWN,
+        "invalid_client_id",
+        "",
+        Permanent,
+        UNKNOWN_CONSUMER_KEY.0,
+        UNKNOWN_CONSUMER_KEY.1,
+    ),
+    known_error(
         "assertion-repeated",
         "bad_jti_claim",
         "",
@@ -215,7 +248,7 @@ static OAUTH: &[Known] = &[
         "the assertion was taken for a repeated one",
         "nothing: the next one has another jti",
     ),
-    known(
+    known_error(
         "user-inactive",
         "inactive_user",
         "",
@@ -223,7 +256,7 @@ static OAUTH: &[Known] = &[
         "the user is inactive",
         "activate the user, or set another `username`",
     ),
-    known(
+    known_error(
         "org-inactive",
         "inactive_org",
         "",
@@ -231,7 +264,7 @@ static OAUTH: &[Known] = &[
         "the org is locked or closed",
         "ask Salesforce Support",
     ),
-    known(
+    known_error(
         "client-refused",
         "invalid_client",
         "",
@@ -239,7 +272,7 @@ static OAUTH: &[Known] = &[
         "the app refuses this kind of client",
         "enable the JWT bearer flow in the app's OAuth settings",
     ),
-    known(
+    known_error(
         "flow-disabled",
         "oauth_flow_disabled",
         "",
@@ -247,7 +280,7 @@ static OAUTH: &[Known] = &[
         "the JWT bearer flow is switched off for the app or the org",
         "enable it in the app's settings and in Setup > OAuth and OpenID Connect Settings",
     ),
-    known(
+    known_error(
         "app-blocked",
         "app_blocked",
         "",
@@ -255,7 +288,7 @@ static OAUTH: &[Known] = &[
         "an administrator has blocked the app",
         "unblock it in Setup > Connected Apps OAuth Usage",
     ),
-    known(
+    known_error(
         "app-policy-missing",
         "oauth_policy_not_found",
         "",
@@ -263,7 +296,7 @@ static OAUTH: &[Known] = &[
         "the app has no policies in this org",
         "install the app and set its policies",
     ),
-    known(
+    known_error(
         "external-app-policy-missing",
         "ecapp_policy_not_found",
         "",
@@ -271,7 +304,7 @@ static OAUTH: &[Known] = &[
         "the app has no policies in this org",
         "set the External Client App's policies",
     ),
-    known(
+    known_error(
         "grant-type-unsupported",
         "unsupported_grant_type",
         "",
@@ -279,7 +312,7 @@ static OAUTH: &[Known] = &[
         "the address asked is no OAuth token endpoint of Salesforce",
         "compare `token_url`: it ends in /services/oauth2/token",
     ),
-    known(
+    known_error(
         "scope-invalid",
         "invalid_scope",
         "",
@@ -287,9 +320,16 @@ static OAUTH: &[Known] = &[
         "the app has no scope that a token could be given for",
         "add the scopes api and refresh_token, offline_access to the app",
     ),
-    known("rate-limited", "rate_limit_exceeded", "", Limited, "Salesforce's rate limit is reached", "wait"),
-    known("slow-down", "slow_down", "", Transient, "Salesforce asks for fewer requests", "wait"),
-    known(
+    known_error(
+        "rate-limited",
+        "rate_limit_exceeded",
+        "",
+        Limited,
+        "Salesforce's rate limit is reached",
+        "wait",
+    ),
+    known_error("slow-down", "slow_down", "", Transient, "Salesforce asks for fewer requests", "wait"),
+    known_error(
         "login-error",
         "login_error",
         "",
@@ -297,7 +337,7 @@ static OAUTH: &[Known] = &[
         "Salesforce failed to log in",
         "wait; see the user's Login History if it stays",
     ),
-    known(
+    known_error(
         "server-error",
         "server_error",
         "",
@@ -305,7 +345,7 @@ static OAUTH: &[Known] = &[
         "Salesforce failed",
         "wait; see status.salesforce.com",
     ),
-    known(
+    known_error(
         "service-unavailable",
         "service_unavailable",
         "",
@@ -313,7 +353,7 @@ static OAUTH: &[Known] = &[
         "Salesforce is not available",
         "wait; see status.salesforce.com",
     ),
-    known(
+    known_error(
         "system-down",
         "system_down",
         "",
@@ -321,30 +361,38 @@ static OAUTH: &[Known] = &[
         "Salesforce is down",
         "wait; see status.salesforce.com",
     ),
-    known("unknown-error", "unknown_error", "", Transient, "Salesforce failed and does not say why", "wait"),
+    known_error(
+        "unknown-error",
+        "unknown_error",
+        "",
+        Transient,
+        "Salesforce failed and does not say why",
+        "wait",
+    ),
     // Guesses.
-    known(id::AUDIENCE_REFUSED, "", "audience", Permanent, AUDIENCE.0, AUDIENCE.1).guessed(),
+    known_error(id::AUDIENCE_REFUSED, "", "audience", Permanent, INVALID_AUDIENCE.0, INVALID_AUDIENCE.1)
+        .as_guess(),
 ];
 
 /// Causes and fixes of several rows.
-const AUDIENCE: (&str, &str) = (
+const INVALID_AUDIENCE: (&str, &str) = (
     "Salesforce does not take this `audience`",
     "connected apps take https://login.salesforce.com, or https://test.salesforce.com for a sandbox; External Client Apps take \
      the My Domain URL; without a slash at the end",
 );
-const NO_CLIENT: (&str, &str) = (
+const UNKNOWN_CONSUMER_KEY: (&str, &str) = (
     "Salesforce does not know this consumer key; a new app needs up to 30 minutes to be known",
     "compare `consumer_key` with the app's; wait, if it is new",
 );
-const NO_ORG: (&str, &str) = (
+const UNKNOWN_ORG: (&str, &str) = (
     "Salesforce does not know the org",
     "compare `org_id` with Setup > Company Information, and `scrt_url` with the deployment's code snippet",
 );
 
 /// The messages of the messaging access-token endpoint.
-static MESSAGING: &[Known] = &[
+static MESSAGING_ERRORS: &[KnownError] = &[
     // Sentences.
-    known(
+    known_error(
         id::NO_AUTH_SCHEMES,
         "",
         "no active authschemes",
@@ -353,7 +401,7 @@ static MESSAGING: &[Known] = &[
         "in Setup > Messaging Settings open the channel, add a User Verification configuration with the keyset, \
          and make it Active",
     ),
-    known(
+    known_error(
         id::AUTH_MODE,
         "",
         "auth mode",
@@ -362,7 +410,7 @@ static MESSAGING: &[Known] = &[
         "switch Add User Verification on for the channel, in Setup > Messaging Settings",
     ),
     // Guesses. Whatever an answer says of a deployment, it may name its org as well.
-    known(
+    known_error(
         id::DEPLOYMENT_UNKNOWN,
         "",
         "deployment",
@@ -371,8 +419,8 @@ static MESSAGING: &[Known] = &[
         "compare `es_developer_name` with the API name in Setup > Embedded Service Deployments; it must be a Custom \
          Client and published, which takes up to ten minutes",
     )
-    .guessed(),
-    known(
+    .as_guess(),
+    known_error(
         "identity-token-expired",
         "",
         "expired",
@@ -380,114 +428,121 @@ static MESSAGING: &[Known] = &[
         "the identity token had expired when it arrived",
         "set this host's clock (NTP)",
     )
-    .guessed(),
-    known("org-unknown", "", "org", Permanent, NO_ORG.0, NO_ORG.1).guessed(),
-    known("org-unknown", "", "orgid", Permanent, NO_ORG.0, NO_ORG.1).guessed(),
-    known("org-unknown", "", "organization", Permanent, NO_ORG.0, NO_ORG.1).guessed(),
+    .as_guess(),
+    known_error("org-unknown", "", "org", Permanent, UNKNOWN_ORG.0, UNKNOWN_ORG.1).as_guess(),
+    known_error("org-unknown", "", "orgid", Permanent, UNKNOWN_ORG.0, UNKNOWN_ORG.1).as_guess(),
+    known_error("org-unknown", "", "organization", Permanent, UNKNOWN_ORG.0, UNKNOWN_ORG.1).as_guess(),
 ];
 
-static UNKNOWN_OAUTH: Meaning = Meaning {
+static UNKNOWN_OAUTH_ERROR: Diagnosis = Diagnosis {
     id: "unknown-at-token-endpoint",
     class: Permanent,
-    pause: PAUSE,
+    backoff: DEFAULT_BACKOFF,
     cause: "Salesforce refused the assertion for a reason that tokenmint does not know",
     fix: "see the user's Login History in Setup",
 };
 
-static UNKNOWN_MESSAGING: Meaning = Meaning {
+static UNKNOWN_MESSAGING_ERROR: Diagnosis = Diagnosis {
     id: "unknown-in-messaging",
     class: Permanent,
-    pause: PAUSE,
+    backoff: DEFAULT_BACKOFF,
     cause: "Salesforce refused the identity token",
     fix: "check keyset, issuer and key id in Setup > Enhanced Chat User Verification, and that Salesforce can reach \
           the JWKS",
 };
 
 /// Salesforce answered 200 with an anonymous session.
-pub static UNVERIFIED: Meaning = Meaning {
+pub static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
     id: "unverified",
     class: Permanent,
-    pause: PAUSE,
+    backoff: DEFAULT_BACKOFF,
     cause: "Salesforce took the request but did not verify the user: the session is anonymous",
     fix: "Salesforce must reach the keyset's JWKS without login or redirect; issuer and key id must be the same byte for \
           byte; the channel's User Verification must be Active and use this keyset",
 };
 
 /// Salesforce answered 200 with a session that it has verified as somebody else's.
-pub static ANOTHER_USER: Meaning = Meaning {
+pub static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
     id: "another-user",
     class: Permanent,
-    pause: PAUSE,
+    backoff: DEFAULT_BACKOFF,
     cause: "Salesforce verified the session as another user's",
     fix: "nobody is handed that session; if the two names differ in upper and lower case alone, give `sub` as Salesforce \
           knows it; otherwise show Salesforce's support the request's time and org id",
 };
 
-static TROUBLE: Meaning = Meaning {
+static SERVER_ERROR: Diagnosis = Diagnosis {
     id: "trouble",
     class: Transient,
-    pause: PAUSE,
+    backoff: DEFAULT_BACKOFF,
     cause: "Salesforce is in trouble",
     fix: "wait; see status.salesforce.com",
 };
 
-static LIMIT: Meaning = Meaning {
+static RATE_LIMIT: Diagnosis = Diagnosis {
     id: "limit",
     class: Limited,
-    pause: PAUSE,
+    backoff: DEFAULT_BACKOFF,
     cause: "Salesforce's rate limit is reached",
     fix: "wait",
 };
 
 /// What an error answer of the OAuth token endpoint means.
-pub fn of_oauth(status: u16, error: &str, description: &str) -> &'static Meaning {
-    find(OAUTH, status, error, description, &UNKNOWN_OAUTH)
+pub fn diagnose_oauth(status: u16, error: &str, description: &str) -> &'static Diagnosis {
+    look_up(OAUTH_ERRORS, status, error, description, &UNKNOWN_OAUTH_ERROR)
 }
 
 /// What an error answer of the messaging endpoint means.
-pub fn of_messaging(status: u16, message: &str) -> &'static Meaning {
-    find(MESSAGING, status, "", message, &UNKNOWN_MESSAGING)
+pub fn diagnose_messaging(status: u16, message: &str) -> &'static Diagnosis {
+    look_up(MESSAGING_ERRORS, status, "", message, &UNKNOWN_MESSAGING_ERROR)
 }
 
 /// Every known answer: where it comes from, its words, and what it means.
-pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static Meaning)> {
-    let of = |from: &'static str, table: &'static [Known]| {
-        table.iter().map(move |known| (from, known.words().next().unwrap_or_default(), &known.meaning))
+pub fn known_errors() -> impl Iterator<Item = (&'static str, &'static str, &'static Diagnosis)> {
+    let of = |from: &'static str, table: &'static [KnownError]| {
+        table.iter().map(move |known| (from, known.patterns().next().unwrap_or_default(), &known.diagnosis))
     };
-    of("token endpoint", OAUTH).chain(of("messaging", MESSAGING))
+    of("token endpoint", OAUTH_ERRORS).chain(of("messaging", MESSAGING_ERRORS))
 }
 
 /// The meaning of that id.
-pub fn by_id(id: &str) -> Option<&'static Meaning> {
-    let others = [&UNKNOWN_OAUTH, &UNKNOWN_MESSAGING, &UNVERIFIED, &ANOTHER_USER, &TROUBLE, &LIMIT];
-    all().map(|(_, _, meaning)| meaning).chain(others).find(|meaning| meaning.id == id)
+pub fn by_id(id: &str) -> Option<&'static Diagnosis> {
+    let others = [
+        &UNKNOWN_OAUTH_ERROR,
+        &UNKNOWN_MESSAGING_ERROR,
+        &UNVERIFIED_SESSION,
+        &SESSION_OF_ANOTHER_USER,
+        &SERVER_ERROR,
+        &RATE_LIMIT,
+    ];
+    known_errors().map(|(_, _, diagnosis)| diagnosis).chain(others).find(|diagnosis| diagnosis.id == id)
 }
 
 /// The two texts of an answer as the tables have them.
-fn in_lower_case(error: &str, description: &str) -> (String, String) {
+fn normalize(error: &str, description: &str) -> (String, String) {
     (error.to_lowercase(), description.to_lowercase().replace('\u{2019}', "'"))
 }
 
-fn find(
-    table: &'static [Known],
+fn look_up(
+    table: &'static [KnownError],
     status: u16,
     error: &str,
     description: &str,
-    unknown: &'static Meaning,
-) -> &'static Meaning {
-    let (error, description) = in_lower_case(error, description);
+    unknown: &'static Diagnosis,
+) -> &'static Diagnosis {
+    let (error, description) = normalize(error, description);
     let found = table
         .iter()
         .filter(|known| !(known.is_guess && status >= 500))
-        .find(|known| known.fits(&error, &description))
-        .map(|known| &known.meaning);
+        .find(|known| known.matches(&error, &description))
+        .map(|known| &known.diagnosis);
     match (status, found) {
         // A user that is stopped is told so with any status.
-        (_, Some(meaning)) if meaning.class == Limited => meaning,
-        (429, _) => &LIMIT,
+        (_, Some(diagnosis)) if diagnosis.class == Limited => diagnosis,
+        (429, _) => &RATE_LIMIT,
         // A cause that Salesforce names is the cause, also with a 500: waiting doesn't mend a configuration.
-        (_, Some(meaning)) => meaning,
-        (500.., None) => &TROUBLE,
+        (_, Some(diagnosis)) => diagnosis,
+        (500.., None) => &SERVER_ERROR,
         (_, None) => unknown,
     }
 }
@@ -497,50 +552,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_known_answer_has_its_cause() {
-        let meaning = |error, description| of_oauth(400, error, description);
+    fn known_errors_map_to_their_causes() {
+        let diagnosis = |error, description| diagnose_oauth(400, error, description);
         assert!(
-            meaning("invalid_grant", "user hasn\u{2019}t approved this consumer")
+            diagnosis("invalid_grant", "user hasn\u{2019}t approved this consumer")
                 .fix
                 .contains("pre-authorized")
         );
-        assert!(meaning("invalid_grant", "Audience validation failed").fix.contains("My Domain"));
-        assert!(meaning("invalid_grant", "invalid assertion").cause.contains("certificate"));
-        assert_eq!(meaning("LOGIN_RATE_EXCEEDED", "").class, Limited);
-        assert_eq!(meaning("invalid_grant", "something new"), &UNKNOWN_OAUTH);
-        assert_eq!(of_oauth(503, "invalid_grant", "").class, Transient);
-        assert_eq!(of_messaging(429, "").class, Limited);
-        let inactive = of_messaging(400, "User verification configuration has no active AuthSchemes.");
+        assert!(diagnosis("invalid_grant", "Audience validation failed").fix.contains("My Domain"));
+        assert!(diagnosis("invalid_grant", "invalid assertion").cause.contains("certificate"));
+        assert_eq!(diagnosis("LOGIN_RATE_EXCEEDED", "").class, Limited);
+        assert_eq!(diagnosis("invalid_grant", "something new"), &UNKNOWN_OAUTH_ERROR);
+        assert_eq!(diagnose_oauth(503, "invalid_grant", "").class, Transient);
+        assert_eq!(diagnose_messaging(429, "").class, Limited);
+        let inactive = diagnose_messaging(400, "User verification configuration has no active AuthSchemes.");
         assert!(inactive.fix.contains("Messaging Settings"));
     }
 
     #[test]
-    fn an_answer_is_known_by_whole_words_and_by_the_first_row_that_fits() {
+    fn errors_match_by_whole_words_and_the_first_matching_row_counts() {
         for (status, message, id) in [
-            (400, "The token was forged", UNKNOWN_MESSAGING.id),
-            (400, "the redeployment failed", UNKNOWN_MESSAGING.id),
+            (400, "The token was forged", UNKNOWN_MESSAGING_ERROR.id),
+            (400, "the redeployment failed", UNKNOWN_MESSAGING_ERROR.id),
             (400, "Unknown org", "org-unknown"),
             (400, "Deployment Web_Channel not found in this organization", id::DEPLOYMENT_UNKNOWN),
             (404, "No deployment for orgId 00D000000000001", id::DEPLOYMENT_UNKNOWN),
             (400, "The deployment of this org has no active AuthSchemes", id::NO_AUTH_SCHEMES),
             (500, "User verification configuration has no active AuthSchemes.", id::NO_AUTH_SCHEMES),
-            (503, "Unavailable during a deployment in this organization", TROUBLE.id),
-            (429, "no active AuthSchemes", LIMIT.id),
+            (503, "Unavailable during a deployment in this organization", SERVER_ERROR.id),
+            (429, "no active AuthSchemes", RATE_LIMIT.id),
         ] {
-            assert_eq!(of_messaging(status, message).id, id, "{status} {message}");
+            assert_eq!(diagnose_messaging(status, message).id, id, "{status} {message}");
         }
         for (status, error, description, id) in [
             (500, "invalid_grant", "audience is invalid", id::AUDIENCE_REFUSED),
             (400, "invalid_grant", "no such audience", id::AUDIENCE_REFUSED),
-            (503, "invalid_grant", "no audience today", TROUBLE.id),
+            (503, "invalid_grant", "no audience today", SERVER_ERROR.id),
             (503, "service_unavailable", "", "service-unavailable"),
         ] {
-            assert_eq!(of_oauth(status, error, description).id, id, "{status} {error}: {description}");
+            assert_eq!(diagnose_oauth(status, error, description).id, id, "{status} {error}: {description}");
         }
     }
 
     /// An answer for each row of a table, in the words that are reported, in the order of the rows.
-    const OF_OAUTH: [(&str, &str); 33] = [
+    const OAUTH_SAMPLES: [(&str, &str); 33] = [
         ("invalid_grant", "LOGIN_RATE_EXCEEDED"),
         ("invalid_grant", "inactive user"),
         ("invalid_grant", "invalid user"),
@@ -578,7 +633,7 @@ mod tests {
         ("unknown_error", "retry your request"),
         ("invalid_grant", "no such audience"),
     ];
-    const OF_MESSAGING: [(&str, &str); 7] = [
+    const MESSAGING_SAMPLES: [(&str, &str); 7] = [
         ("", "User verification configuration has no active AuthSchemes."),
         ("BAD_REQUEST", "Set the auth mode to false"),
         ("NOT_FOUND", "No published deployment has this esDeveloperName."),
@@ -590,20 +645,20 @@ mod tests {
 
     #[test]
     fn no_row_is_shadowed_by_an_earlier_one() {
-        for (table, samples) in [(OAUTH, &OF_OAUTH[..]), (MESSAGING, &OF_MESSAGING)] {
+        for (table, samples) in [(OAUTH_ERRORS, &OAUTH_SAMPLES[..]), (MESSAGING_ERRORS, &MESSAGING_SAMPLES)] {
             assert_eq!(table.len(), samples.len(), "each row has its sample");
             for (row, (error, description)) in samples.iter().enumerate() {
-                let (error, description) = in_lower_case(error, description);
-                let found = table.iter().position(|known| known.fits(&error, &description));
+                let (error, description) = normalize(error, description);
+                let found = table.iter().position(|known| known.matches(&error, &description));
                 assert_eq!(found, Some(row), "{error}: {description}");
             }
         }
     }
 
     #[test]
-    fn each_meaning_has_an_id_of_its_own() {
-        for (_, _, meaning) in all() {
-            assert_eq!(by_id(meaning.id), Some(meaning));
+    fn every_diagnosis_is_found_by_its_id() {
+        for (_, _, diagnosis) in known_errors() {
+            assert_eq!(by_id(diagnosis.id), Some(diagnosis));
         }
     }
 }

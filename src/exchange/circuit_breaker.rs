@@ -1,9 +1,12 @@
-//! Circuit breaker: when to leave a host of Salesforce alone. After three failures in a row nothing more is exchanged
-//! there, but for one trial a minute. Meanwhile a bare GET, which is no login, finds out within seconds that the host is
-//! back, and a trial is made at once: where the GET is answered and logins fail, that is one each ten seconds.
+//! Circuit breaker for each Salesforce host.
 //!
-//! Where all three were one asker's, a profile's or a user's, the fault may be its own: only that asker is kept waiting, until
-//! another's exchange fails too.
+//! [`FAILURE_THRESHOLD`] consecutive failures open the circuit. While it is open, one trial exchange is allowed per
+//! [`TRIAL_INTERVAL`] (half-open state). A request that is turned away also triggers a health probe, at most one per
+//! [`PROBE_INTERVAL`]: a bare GET, which isn't a login. If the probe succeeds, the next request is a trial at once. A host that answers
+//! probes but fails logins therefore gets one trial per [`PROBE_INTERVAL`].
+//!
+//! If all failures were those of one cache key, its profile or user may be the cause. Then the circuit is open for that key
+//! alone, until an exchange for another key fails too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,14 +15,14 @@ use std::time::Duration;
 use super::request::CacheKey;
 
 const FAILURE_THRESHOLD: u32 = 3;
-/// Between two trials: in half an hour in which nothing answers there are fewer than forty requests.
+/// Minimum time between two trials. Half an hour without any answer causes at most forty exchanges.
 const TRIAL_INTERVAL: Duration = Duration::from_mins(1);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What may be done now.
+/// Result of [`CircuitBreaker::check`].
 pub enum CircuitCheck<'a> {
     Allowed(CircuitPermit<'a>),
-    /// Not now; ask the host whether it is back, where `probe`.
+    /// No exchange now. If `probe` is set, the caller must send a health probe.
     Open {
         retry_after: Duration,
         probe: bool,
@@ -29,24 +32,25 @@ pub enum CircuitCheck<'a> {
 #[derive(Default)]
 struct Circuit {
     failures: u32,
-    /// Whose failures all of them were, if they were one asker's.
+    /// The cache key of all consecutive failures, if they have the same one.
     sole_key: Option<CacheKey>,
-    /// Open until then, if it is open.
+    /// When the next trial is allowed; `None` while the circuit is closed.
     next_trial: Option<Duration>,
     next_probe: Duration,
     recovered_at: Duration,
 }
 
-/// One circuit a host. Times are steady ones.
+/// The circuits, by host. All times are from the monotonic clock.
 #[derive(Default)]
 pub struct CircuitBreaker(Mutex<HashMap<String, Circuit>>);
 
-/// One request that may be sent. Dropped without a word of what came of it, it is another's.
+/// Permission to send one request. Dropping the permit of a trial without recording a result allows the next request to
+/// be the trial.
 pub struct CircuitPermit<'a> {
     breaker: &'a CircuitBreaker,
     host: String,
     cache_key: CacheKey,
-    /// When it was taken, where the circuit is open.
+    /// If this is a trial: when it was taken.
     trial: Option<Duration>,
 }
 
@@ -56,10 +60,10 @@ impl CircuitBreaker {
         if !circuits.contains_key(host) {
             circuits.insert(host.to_owned(), Circuit::default());
         }
-        act(circuits.get_mut(host).expect("it was just put there"))
+        act(circuits.get_mut(host).expect("inserted above"))
     }
 
-    /// Asks for one exchange.
+    /// Checks whether an exchange for `cache_key` with `host` is allowed.
     pub fn check(&self, host: &str, cache_key: CacheKey, now: Duration) -> CircuitCheck<'_> {
         let permit = |trial| {
             CircuitCheck::Allowed(CircuitPermit { breaker: self, host: host.to_owned(), cache_key, trial })
@@ -68,7 +72,7 @@ impl CircuitBreaker {
             None => permit(None),
             Some(_) if circuit.sole_key.is_some_and(|sole_key| sole_key != cache_key) => permit(None),
             Some(trial) if trial <= now => {
-                // This one is the trial; the others go on waiting.
+                // This request is the trial; the circuit stays open for the others.
                 circuit.next_trial = Some(now + TRIAL_INTERVAL);
                 permit(Some(now))
             }
@@ -82,7 +86,7 @@ impl CircuitBreaker {
         })
     }
 
-    /// The host answers again: the next exchange is a trial, and what failed before it is forgotten.
+    /// Records a successful health probe: the next exchange is a trial, and cached failures from before no longer apply.
     pub fn record_recovery(&self, host: &str, now: Duration) {
         self.with_circuit(host, |circuit| {
             if circuit.next_trial.is_some() {
@@ -92,14 +96,14 @@ impl CircuitBreaker {
         });
     }
 
-    /// Whether a failure at `when` was before the host came back.
+    /// Whether a health probe has succeeded after a failure at `when`.
     pub fn has_recovered_since(&self, host: &str, when: Duration) -> bool {
         self.with_circuit(host, |circuit| circuit.recovered_at > when)
     }
 }
 
 impl CircuitPermit<'_> {
-    /// The host has answered, whatever it said.
+    /// Closes the circuit: the host has answered, even if with a refusal.
     pub fn record_answer(mut self) {
         self.trial = None;
         self.breaker.with_circuit(&self.host, |circuit| {
@@ -108,6 +112,7 @@ impl CircuitPermit<'_> {
         });
     }
 
+    /// Counts a failure at `now`; opens the circuit at the threshold.
     pub fn record_failure(mut self, now: Duration) {
         self.trial = None;
         self.breaker.with_circuit(&self.host, |circuit| {
@@ -192,18 +197,18 @@ mod tests {
             CircuitCheck::Open { .. } => None,
         };
         assert!(open(&breaker, s(4)).is_some());
-        allowed_for_other(s(4)).expect("another's").record_answer();
+        allowed_for_other(s(4)).expect("allowed for another key").record_answer();
         allowed(&breaker, "h", s(5)).expect("the host answers").record_failure(s(5));
         for n in 6..=7 {
             allowed(&breaker, "h", s(n)).expect("closed").record_failure(s(n));
         }
-        allowed_for_other(s(8)).expect("another's").record_failure(s(8));
+        allowed_for_other(s(8)).expect("allowed for another key").record_failure(s(8));
         for n in 0..=2 {
             assert!(open_for(&breaker, n, s(9)).is_some(), "{n}");
         }
     }
 
-    /// What ends before anything is sent, as with a budget that is used up, says nothing of the host.
+    /// For example, the login rate limit can stop a trial before anything is sent. That says nothing about the host.
     #[test]
     fn an_unused_trial_goes_to_the_next_request() {
         let breaker = CircuitBreaker::default();
@@ -211,7 +216,7 @@ mod tests {
             allowed(&breaker, "h", s(n)).expect("closed").record_failure(s(n));
         }
         drop(allowed(&breaker, "h", s(63)).expect("a trial"));
-        allowed(&breaker, "h", s(64)).expect("the trial of another").record_answer();
+        allowed(&breaker, "h", s(64)).expect("another trial").record_answer();
         assert!(allowed(&breaker, "h", s(64)).is_some());
     }
 

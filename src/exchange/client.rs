@@ -1,5 +1,5 @@
-//! One exchange with Salesforce: circuit, signature, budget, request and answer, in this order. Nothing is spent before all is
-//! ready to be sent, and what wasn't sent is given back.
+//! One exchange with Salesforce: checks the circuit breaker, signs, counts the request against the rate limits, sends it,
+//! and reads the response. The request is counted last before it is sent; if it isn't sent, the count is refunded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,22 +20,23 @@ use crate::config::KeyId;
 use crate::tokens::MintError;
 use crate::traces::{SpanAttribute, Trace};
 
-/// How long an exchange waits for the budget's file.
+/// How long an exchange waits for the login rate limit's file.
 const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks Salesforce for tokens, within what each host and each login can bear.
+/// Sends exchanges to Salesforce, subject to the circuit breaker and the rate limits.
 pub(super) struct ExchangeClient {
     pub transport: Box<dyn Transport>,
     pub circuits: CircuitBreaker,
     pub login_limit: Arc<LoginRateLimit>,
-    /// Held while the budget's file is read and written, so that a disk that hangs has one thread and not all of them.
+    /// Has one permit, held during access to the rate limit's file: a hanging disk blocks one thread instead of the whole
+    /// blocking pool.
     pub disk_permit: Arc<Semaphore>,
-    /// Where other replicas count, too.
+    /// Counts requests across replicas, if configured.
     pub shared: Option<Arc<SharedCache>>,
     pub deps: ExchangerDeps,
 }
 
-/// An exchange is sent once more where the connection ended before the whole head of an answer.
+/// An exchange is retried once if the connection closed before a complete response head arrived.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     First,
@@ -43,11 +44,11 @@ enum Attempt {
 }
 
 impl ExchangeClient {
-    /// Asks Salesforce; once more where the connection ended before the whole head of an answer, as an idle one does that
-    /// is closed at the same moment.
+    /// Exchanges a signed JWT for an access token. Retries once if the connection closed before a complete response head
+    /// arrived: Salesforce may close an idle connection at the moment it is reused.
     ///
     /// # Errors
-    /// Salesforce's no, or why it wasn't asked or didn't answer.
+    /// Salesforce refused, didn't answer, or couldn't be asked.
     pub async fn exchange(
         self: &Arc<Self>,
         token_request: &TokenRequest,
@@ -60,13 +61,13 @@ impl ExchangeClient {
         };
         match self.attempt(token_request, deadline, trace, Attempt::Last).await {
             Ok(second) => second.map_err(|error| to_exchange_error(&error)),
-            // What keeps it from being sent again isn't why there is no token.
+            // The first failure is the cause; that the retry couldn't be sent would mislead.
             Err(error) if !error.was_sent() => Err(first),
             Err(error) => Err(error),
         }
     }
 
-    /// Signs first and spends last. What can't be sent is given back.
+    /// Makes one attempt. The outer `Err` is final; the inner one is a transport error, which may be retried.
     async fn attempt(
         self: &Arc<Self>,
         token_request: &TokenRequest,
@@ -92,7 +93,7 @@ impl ExchangeClient {
         let span = trace.client_span(token_request.endpoint(), &**randomness);
         request.headers.extend(span.headers());
         if attempt == Attempt::Last {
-            // Another that was kept may have ended as well.
+            // Other pooled connections may be closed as well.
             request.connection = ConnectionChoice::New;
         }
         let response = self.transport.send(request, within).await;
@@ -120,7 +121,7 @@ impl ExchangeClient {
         match &read {
             Ok(Err(error)) if error.is_host_failure() => permit.record_failure(clock.steady()),
             Ok(_) => permit.record_answer(),
-            // It is tried again.
+            // The retry decides.
             Err(UpstreamError::Closed(_)) if attempt == Attempt::First => drop(permit),
             Err(_) => permit.record_failure(clock.steady()),
         }
@@ -130,7 +131,7 @@ impl ExchangeClient {
         }
     }
 
-    /// What came of a request: a token or Salesforce's no, or a fault where nobody answered.
+    /// Turns a response into a token or an [`ExchangeError`]. The outer `Err` means that there was no response.
     fn interpret(
         &self,
         token_request: &TokenRequest,
@@ -157,7 +158,7 @@ impl ExchangeClient {
         }
     }
 
-    /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
+    /// Takes a permit from the circuit breaker. If the circuit is open, probes the host in the background when due.
     fn check_circuit(
         self: &Arc<Self>,
         token_request: &TokenRequest,
@@ -184,8 +185,8 @@ impl ExchangeClient {
         }
     }
 
-    /// Counts one more request against Salesforce's limits: those of all replicas, where they share a cache, and those of
-    /// this host. The stricter counts, and where one says no the other isn't charged.
+    /// Counts a request against the rate limits: that of all replicas, if they share a cache, and that of this host. Both must allow
+    /// it; if this host's limit doesn't, the shared count is refunded.
     async fn count_request(
         self: &Arc<Self>,
         token_request: &TokenRequest,
@@ -246,7 +247,7 @@ impl ExchangeClient {
         }
     }
 
-    /// What wasn't sent counts nowhere.
+    /// Removes a request that wasn't sent from the counts.
     async fn refund(&self, counted: CountedRequest) {
         if let Some(shared) = &self.shared {
             shared.refund(&counted).await;
@@ -254,18 +255,18 @@ impl ExchangeClient {
         let login_limit = self.login_limit.clone();
         let on_disk = async {
             let disk = self.disk_permit.clone().acquire_owned().await;
-            // Where that panics, the request counts on.
+            // If the task panics, the request stays counted.
             let given = tokio::task::spawn_blocking(move || {
                 let _disk = disk;
                 login_limit.refund(&counted);
             });
             let _ = given.await;
         };
-        // On a disk that hangs it counts on.
+        // If the disk hangs, the request stays counted.
         let _ = timeout(DISK_TIMEOUT, on_disk).await;
     }
 
-    /// Writes what the disk didn't take. Gives up on one that hangs.
+    /// Writes logins that couldn't be written before. Gives up after [`DISK_TIMEOUT`].
     pub async fn flush_login_log(&self) {
         let login_limit = self.login_limit.clone();
         let on_disk = async {
@@ -275,7 +276,7 @@ impl ExchangeClient {
         let _ = timeout(DISK_TIMEOUT, on_disk).await;
     }
 
-    /// Salesforce's clock is looked at when its answer is there, and never followed.
+    /// Exports the clock skew to Salesforce as a metric. Nothing else uses it.
     fn record_clock_skew(&self, response: &UpstreamResponse) {
         if let Some(theirs) = response.date {
             #[expect(clippy::cast_precision_loss, reason = "a skew is small")]
@@ -283,7 +284,7 @@ impl ExchangeClient {
         }
     }
 
-    /// Gives a token its end.
+    /// Computes when the token expires, from what the response reports or the profile's default.
     fn with_expiry(
         &self,
         token_request: &TokenRequest,
@@ -313,7 +314,7 @@ impl ExchangeClient {
     }
 }
 
-/// The word for metrics, logs and spans.
+/// The value of the label `outcome` in metrics, logs and spans.
 pub(super) fn outcome_label<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
     exchanged.as_ref().err().map_or("success", ExchangeError::outcome_label)
 }
@@ -324,7 +325,7 @@ const fn to_exchange_error(error: &UpstreamError) -> ExchangeError {
         UpstreamError::NotSent(reason) | UpstreamError::Closed(reason) | UpstreamError::Broken(reason) => {
             ExchangeError::Unreachable { reason, sent, retry_after: None }
         }
-        // `read` has made errors of these.
+        // `interpret` has turned these into other errors.
         UpstreamError::Timeout | UpstreamError::Unusable { .. } => ExchangeError::Interrupted,
     }
 }

@@ -1,4 +1,4 @@
-//! Why there is no access token.
+//! [`ExchangeError`]: why an exchange gave no access token.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::errors::{Diagnosis, ErrorClass};
 use crate::tokens::MintError;
 
-/// Salesforce's own words, shortened and printable.
+/// The error response of Salesforce, with its texts truncated and without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SalesforceError {
     pub status: u16,
@@ -15,13 +15,13 @@ pub struct SalesforceError {
     pub error_description: Option<String>,
 }
 
-/// What a request waited for in vain.
+/// What a request was waiting for when it timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeoutCause {
     Salesforce,
-    /// Another replica, which holds the lock on the exchange.
+    /// Another replica, which holds the lock of this exchange.
     Replica,
-    /// The end of an exchange that goes on behind the answer.
+    /// An exchange that continues in the background.
     Exchange,
 }
 
@@ -40,10 +40,10 @@ impl TimeoutCause {
     }
 }
 
-/// Why there is no access token.
+/// Why an exchange gave no access token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ExchangeError {
-    /// Salesforce said no.
+    /// Salesforce answered with an error.
     #[error("{}: {} ({request_summary})", diagnosis.cause, diagnosis.fix)]
     Rejected {
         upstream: SalesforceError,
@@ -51,15 +51,15 @@ pub enum ExchangeError {
         request_summary: String,
         retry_after: Option<Duration>,
     },
-    /// Whoever answered gave neither a token nor a refusal.
+    /// The response was neither a valid token response nor a valid error response.
     #[error("Salesforce answered {status} with {what} ({request_summary})")]
     Unusable { status: u16, what: String, request_summary: String, retry_after: Option<Duration> },
     #[error("{}: {}", diagnosis.cause, diagnosis.fix)]
     Unverified { diagnosis: &'static Diagnosis },
-    /// Nobody answered; where `sent` is false, nothing of the request has left.
+    /// There was no response. If `sent` is false, no byte of the request was sent.
     #[error("Salesforce can't be reached: {reason}")]
     Unreachable { reason: &'static str, sent: bool, retry_after: Option<Duration> },
-    /// The circuit of the host is open.
+    /// The host's circuit breaker is open.
     #[error(
         "{host} fails again and again, so it is left alone for a moment; it is asked again by itself: look at \
          status.salesforce.com, and at what the log says of the exchanges before"
@@ -79,7 +79,7 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// The word for metrics, logs and spans.
+    /// The value of the label `outcome` in metrics, logs and spans.
     pub(super) fn outcome_label(&self) -> &'static str {
         match self {
             Self::Rejected { .. } => "rejected",
@@ -93,7 +93,7 @@ impl ExchangeError {
         }
     }
 
-    /// When to ask again, where that can help.
+    /// When to retry; `None` if no time is known, or retrying can't help.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected { retry_after, .. }
@@ -108,7 +108,7 @@ impl ExchangeError {
         }
     }
 
-    /// The same, to be asked about again after `wait`.
+    /// Sets the time to retry, on the variants that have one.
     #[expect(clippy::missing_const_for_fn, reason = "an error can't be dropped in a constant")]
     pub(super) fn with_retry_after(mut self, wait: Duration) -> Self {
         match &mut self {
@@ -124,7 +124,7 @@ impl ExchangeError {
         self
     }
 
-    /// What stays wrong until somebody changes something.
+    /// Whether the error persists until somebody changes the configuration, here or in Salesforce.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Rejected { diagnosis, .. } => diagnosis.class == ErrorClass::Permanent,
@@ -134,7 +134,7 @@ impl ExchangeError {
         }
     }
 
-    /// Whether Salesforce was asked for a token.
+    /// Whether the request was sent to Salesforce, and so counts against its limits.
     pub(super) const fn was_sent(&self) -> bool {
         match self {
             Self::Rejected { .. } | Self::Unusable { .. } | Self::Unverified { .. } => true,
@@ -146,8 +146,8 @@ impl ExchangeError {
         }
     }
 
-    /// Whether the host that was asked is in trouble. A whole answer below 500 means that it lives, and so does one that names
-    /// what is wrong with the configuration.
+    /// Whether the circuit breaker counts this as a failure of the host. A complete response below 500 isn't one, nor is an
+    /// error that names a known permanent cause, whatever its status.
     pub(super) const fn is_host_failure(&self) -> bool {
         match self {
             Self::Rejected { upstream, diagnosis, .. } => {

@@ -30,11 +30,11 @@ impl TimeoutCause {
         match self {
             Self::Salesforce => "Salesforce did not answer in time",
             Self::Replica => {
-                "another replica is exchanging this token and did not end in time; ask again as Retry-After says"
+                "another replica is exchanging this token and did not finish in time; retry after Retry-After"
             }
             Self::Exchange => {
-                "the exchange did not end within this request's time (server.limits.request_timeout): Salesforce, or another \
-                 replica that exchanges the same token, has not answered; it goes on, so ask again as Retry-After says"
+                "the exchange did not finish within server.limits.request_timeout: Salesforce, or another replica that exchanges \
+                 the same token, has not answered; it continues in the background, so retry after Retry-After"
             }
         }
     }
@@ -61,13 +61,13 @@ pub enum ExchangeError {
     Unreachable { reason: &'static str, sent: bool, retry_after: Option<Duration> },
     /// The host's circuit breaker is open.
     #[error(
-        "{host} fails again and again, so it is left alone for a moment; it is asked again by itself: look at \
-         status.salesforce.com, and at what the log says of the exchanges before"
+        "{host} failed repeatedly, so tokenmint sends it no requests for a moment and retries by itself: check \
+         status.salesforce.com, and the log for the errors of earlier exchanges"
     )]
     CircuitOpen { host: String, retry_after: Duration },
     #[error(
-        "tokenmint's own budget of requests for {profile} is used up, so that Salesforce doesn't lock it out; find who \
-         asks so often"
+        "tokenmint's own budget of requests for {profile} is used up, which prevents a lockout by Salesforce: find the caller \
+         that asks so often"
     )]
     LoginRateLimited { profile: String, retry_after: Duration },
     #[error("{}", waited_for.message())]

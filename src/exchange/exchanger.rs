@@ -1,7 +1,7 @@
-//! The exchanger: who waits, who asks Salesforce, and what is kept.
+//! The exchanger: a read-through cache of access tokens, with stale-while-revalidate and single-flight.
 //!
-//! One request walks through [`Exchanger::get_token`]: a kept token, a remembered failure, or an exchange that is begun or
-//! joined. One exchange walks through [`Inner::fetch_token`]: another replica's token or the lock, and then
+//! [`Exchanger::get_token`] serves one request: from the cache, from the negative cache, or by starting or joining an
+//! exchange. [`Inner::fetch_token`] runs one exchange: it takes another replica's token, or acquires the lock and calls
 //! [`ExchangeClient::exchange`].
 
 use std::collections::BTreeSet;
@@ -34,14 +34,15 @@ use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Profiles, Subject};
 use crate::traces::Trace;
 
-/// Requests for one key whose outcome may not be theirs: of an exchange that began before what they know.
+/// How many exchanges a request joins or starts before it gives up. It retries if the outcome doesn't fit: for example, if
+/// the exchange began before the request reported that very token as rejected.
 const MAX_ROUNDS: usize = 3;
-/// Other replicas are told of a token that isn't held here so often; it costs them a look.
+/// How often, per cache key, a rejected token that isn't in this replica's cache is announced to the others.
 const ANNOUNCEMENT_RATE: Pace = Pace { requests: 1, window: Duration::from_secs(1), burst: 10 };
 
 pub(super) type Outcome = Result<ServedToken, ExchangeError>;
 
-/// Exchanges tokens and keeps what it got. Cloned cheaply; all clones are one.
+/// Provides access tokens from its cache or by an exchange. Clones are cheap and share their state.
 #[derive(Clone)]
 pub struct Exchanger(Arc<Inner>);
 
@@ -56,27 +57,27 @@ struct Inner {
     deps: ExchangerDeps,
 }
 
-/// How a token is asked for.
+/// The options of one request for a token.
 #[derive(Clone, Copy)]
 pub struct FetchOptions<'a> {
-    /// The token that Salesforce has just refused.
+    /// The token that Salesforce has just rejected, according to the caller.
     pub rejected: Option<&'a SecretString>,
-    /// When the request must be answered.
+    /// When to stop waiting. The exchange itself continues in the background.
     pub deadline: Instant,
     pub trace: &'a Trace,
 }
 
-/// What an asker finds.
+/// Result of [`Inner::lookup`].
 enum Lookup {
     Token(Arc<AccessToken>),
     Failure(ExchangeError),
     InFlight { flight: InFlight<Outcome>, is_leader: bool },
 }
 
-/// What is to be done for an asker while no exchange is under way.
+/// What to do for a request if no exchange is in flight.
 enum Decision {
     Resolved(Lookup),
-    /// Exchange, and take any token but this one.
+    /// Start an exchange. A shared token with this hash isn't accepted.
     Exchange(Option<TokenHash>),
 }
 
@@ -87,11 +88,11 @@ pub enum ExchangerBuildError {
 }
 
 impl Exchanger {
-    /// Keeps tokens of at most `memory` bytes, the login budget in `state` where that can be, and shares both with
-    /// other replicas where there is a `redis`; then it must be called in a Tokio runtime.
+    /// Caches up to `memory` bytes of tokens and stores login counts in the directory `state`. With `redis`, shares both with
+    /// other replicas, and must be called in a Tokio runtime.
     ///
     /// # Errors
-    /// What is said of `redis` can't be.
+    /// The settings of `redis` make no valid client.
     pub fn new(
         deps: ExchangerDeps,
         memory: u64,
@@ -102,8 +103,8 @@ impl Exchanger {
         Ok(Self::build(deps, memory, state, Box::new(HttpTransport::default()), shared))
     }
 
-    /// The same by another way to Salesforce and another store, whose entries `key` encrypts. Must be called in a Tokio
-    /// runtime where there is a store.
+    /// Like [`new`](Self::new), with another transport and another shared store, whose entries are encrypted with the key. With a
+    /// store, must be called in a Tokio runtime.
     pub fn with_transport(
         deps: ExchangerDeps,
         memory: u64,
@@ -123,7 +124,7 @@ impl Exchanger {
         shared: Option<SharedCache>,
     ) -> Self {
         let weigh = |_: &CacheKey, token: &Arc<AccessToken>| token.weight();
-        // The least recently used goes first: moka's own choice would be not to take new ones.
+        // moka's default policy, TinyLFU, may refuse new entries instead of evicting old ones.
         let tokens =
             Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
         let shared = shared.map(Arc::new);
@@ -152,21 +153,21 @@ impl Exchanger {
         Self(inner)
     }
 
-    /// Makes ready what the first exchange needs, on a thread where that holds up nobody.
+    /// Initializes the transport on a blocking thread, so that the first exchange doesn't wait for it.
     pub fn prepare(&self) {
         let inner = self.0.clone();
         tokio::task::spawn_blocking(move || inner.client.transport.prepare());
     }
 
-    /// Leaves the login budget on the disk, for the next process; gives up on one that hangs.
+    /// Writes the login counts to disk, for the next process. Gives up if the disk hangs.
     pub async fn shut_down(&self) {
         self.0.client.flush_login_log().await;
     }
 
-    /// The access token of `profile`'s user.
+    /// Returns an access token for `profile`'s integration user.
     ///
     /// # Errors
-    /// Salesforce's no, or that it can't be asked now.
+    /// Salesforce refused, or couldn't be asked.
     pub async fn oauth_token(
         &self,
         profile: &Arc<OauthProfile>,
@@ -175,10 +176,10 @@ impl Exchanger {
         self.get_token(TokenRequest::Oauth(profile.clone()), options).await
     }
 
-    /// The messaging access token of `subject`. `profile` must have `[messaging]`.
+    /// Returns a messaging access token for `subject`. `profile` must have `[messaging]`.
     ///
     /// # Errors
-    /// Salesforce's no, a session that isn't the user's, or that it can't be asked now.
+    /// Salesforce refused, couldn't be asked, or gave a session that isn't verified as that user's.
     pub async fn messaging_token(
         &self,
         profile: &Arc<IdentityProfile>,
@@ -189,14 +190,15 @@ impl Exchanger {
         self.get_token(TokenRequest::Messaging { profile: profile.clone(), subject, claims }, options).await
     }
 
-    /// Frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there were. Nobody would be handed one of them anyway: that follows from the profile at each request.
+    /// Drops cached tokens that were obtained with one of `kids`, which no profile has any more, and returns their number. This only
+    /// frees memory: each request checks the key against its profile, so such a token isn't served anyway.
     pub fn revoke_keys(&self, kids: &BTreeSet<KeyId>) -> usize {
         let tokens = &self.0.tokens;
-        let theirs = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
-        theirs.map(|(key, _)| tokens.invalidate(&*key)).count()
+        let revoked = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
+        revoked.map(|(key, _)| tokens.invalidate(&*key)).count()
     }
 
-    /// Sets the metrics that follow from the state and the clock rather than from an event.
+    /// Updates the gauges that depend on the state and the clock.
     pub fn refresh_metrics(&self, profiles: &Profiles) {
         let Inner { tokens, client, deps, .. } = &*self.0;
         tokens.run_pending_tasks();
@@ -246,11 +248,11 @@ impl Exchanger {
             requests(if is_leader { "miss" } else { "coalesced" }).inc();
             let error = match timeout_at(options.deadline, flight.outcome()).await {
                 Ok(Some(Ok(ServedToken { token, cached, .. }))) => {
-                    // Who came in the middle of an exchange may know more than it: that a token like its own is rejected. One
-                    // that has begun since knows the same, and Salesforce gives the same token again.
-                    let knows_less = round == 0 && !is_leader && rejected == Some(token.hash());
-                    // Meanwhile a reload may have taken its key away, or the clock was set.
-                    if knows_less || !inner.is_usable(&token, &token_request) {
+                    // This request joined an exchange that began before, and got the very token that it reports as rejected. It
+                    // tries once more. If a later exchange gives that token too, Salesforce insists on it.
+                    let is_outdated = round == 0 && !is_leader && rejected == Some(token.hash());
+                    // A reload may have revoked the key in the meantime, or the clock was set.
+                    if is_outdated || !inner.is_usable(&token, &token_request) {
                         continue;
                     }
                     return Ok(serve(token, cached, rejected));
@@ -278,31 +280,31 @@ fn serve(token: Arc<AccessToken>, cached: bool, rejected: Option<TokenHash>) -> 
     ServedToken { token, cached, rejected_token_kept }
 }
 
-/// Whether a token is to be replaced before it is handed out: the asker says so, or another replica has.
+/// Whether a token must be replaced before it is served: this request or another replica reported it as rejected.
 fn needs_replacement(token: &AccessToken, rejected: Option<TokenHash>) -> bool {
     token.is_marked_rejected() || rejected == Some(token.hash())
 }
 
 impl Inner {
-    /// The kept token of that key, unless its life is over or its key isn't the profile's any more.
+    /// Returns the cached token, unless it has expired or its signing key was revoked.
     fn live_token(&self, key: &CacheKey, token_request: &TokenRequest) -> Option<Arc<AccessToken>> {
         self.tokens.get(key).filter(|token| self.is_usable(token, token_request))
     }
 
-    /// Whether a token may be handed out: by its life, and by the keys that the profile has now.
+    /// Whether a token may be served: it hasn't expired, and the profile still has the key that signed for it.
     fn is_usable(&self, token: &AccessToken, token_request: &TokenRequest) -> bool {
         token.is_live(self.deps.clock.now(), self.deps.clock.steady())
             && token_request.contains_kid(&token.kid)
     }
 
-    /// The failure that stands for an answer now.
+    /// Returns the cached failure, if it still applies.
     fn cached_failure(&self, key: &CacheKey, token_request: &TokenRequest) -> Option<ExchangeError> {
         let (error, failure) = self.failures.get(key, self.deps.clock.steady())?;
         self.still_applies(token_request, &error, failure.kid.as_ref(), failure.at).then_some(error)
     }
 
-    /// Whether a failure says what would come of an exchange now: its host hasn't come back since, and the key that signed is
-    /// still the one that signs.
+    /// Whether an earlier failure predicts the result of an exchange now. A failure of the host stops applying when the host has
+    /// recovered. A permanent one stops applying when another key signs.
     fn still_applies(
         &self,
         token_request: &TokenRequest,
@@ -317,7 +319,7 @@ impl Inner {
         !is_back && (!depends_on_key || kid == signs)
     }
 
-    /// A token, a failure that stands, or the exchange that will bring one; begun here if there is none.
+    /// Returns the cached token, the cached failure, or the exchange in flight. Starts an exchange if there is none.
     fn lookup(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -358,13 +360,14 @@ impl Inner {
         }
     }
 
-    /// Called under the lock of the single flight, so it sees what the last exchange has left.
+    /// Decides what to do if no exchange is in flight. Called under the single-flight lock, so it sees the result of the last
+    /// exchange.
     fn decide(&self, key: &CacheKey, token_request: &TokenRequest, rejected: Option<TokenHash>) -> Decision {
         let rejection_allowed = || self.rejection_limit.allows(key, self.deps.clock.steady());
         let failure = self.cached_failure(key, token_request);
         let Some(token) = self.live_token(key, token_request) else {
             return failure.map_or_else(
-                // What other replicas have may be the very token that was rejected.
+                // The shared cache may still hold the rejected token.
                 || Decision::Exchange(rejected.filter(|_| self.shared.is_some() && rejection_allowed())),
                 |error| Decision::Resolved(Lookup::Failure(error)),
             );
@@ -375,7 +378,7 @@ impl Inner {
                 Decision::Resolved(Lookup::Token(token))
             }
             Some(error) => Decision::Resolved(Lookup::Failure(error)),
-            // Where another replica has replaced it, there is a better one.
+            // Marked by another replica, so the shared cache probably has a replacement: the rate limit doesn't apply.
             None if token.is_marked_rejected() || rejection_allowed() => {
                 Decision::Exchange(Some(token.hash()))
             }
@@ -386,8 +389,8 @@ impl Inner {
         }
     }
 
-    /// Whether a kept token is handed out although it couldn't be replaced. Whoever has just called it rejected is told
-    /// why, but where it is our own budget: then Salesforce may be well, and the token good.
+    /// Whether the cached token is served after a failed exchange. A request that reports this token as rejected gets the
+    /// error instead. The exception is our own login rate limit: then the token may well be valid.
     fn serves_stale_after(
         &self,
         token: &AccessToken,
@@ -411,7 +414,7 @@ impl Inner {
             .inc();
     }
 
-    /// Has other replicas know that a token was rejected which isn't the one held here.
+    /// Announces a rejected token that isn't in this replica's cache to the other replicas.
     fn announce(&self, key: &CacheKey, rejected: TokenHash) {
         if let Some(shared) = &self.shared
             && !shared.was_rejected(rejected)
@@ -421,7 +424,7 @@ impl Inner {
         }
     }
 
-    /// Renews a token that serves, if nobody does.
+    /// Starts a refresh of a token that is still served, unless one is in flight.
     fn refresh_in_background(self: &Arc<Self>, key: &CacheKey, token_request: &TokenRequest, trace: &Trace) {
         let joined = self.in_flight.join(*key, || {
             let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.steady());
@@ -441,8 +444,8 @@ impl Inner {
         }
     }
 
-    /// Starts an exchange in a task of its own, which no caller's going away ends. It stands in the trace of the request
-    /// that began it, whoever waits for it; and it has the time of a whole exchange, however little that request has left.
+    /// Starts an exchange in its own task, so that no disconnect cancels it. It belongs to the trace of the request
+    /// that started it. Its deadline is at least [`MAX_EXCHANGE_TIME`] away, even if that request has less time left.
     fn spawn_exchange(
         self: &Arc<Self>,
         guard: InFlightGuard<CacheKey, Outcome>,
@@ -460,7 +463,7 @@ impl Inner {
         });
     }
 
-    /// Another replica's token, or one of our own.
+    /// Gets a token from the shared cache or from an exchange, and stores and announces the result.
     async fn fetch_token(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -489,7 +492,7 @@ impl Inner {
             ClaimResult::Token(token) => {
                 let token = Arc::new(token);
                 self.store_token(key, &token);
-                // Somebody may have rejected it just now.
+                // It may have been reported as rejected in the meantime.
                 if shared.was_rejected(token.hash()) {
                     token.mark_rejected();
                 }
@@ -562,7 +565,7 @@ const fn fresh_token(token: Arc<AccessToken>) -> ServedToken {
     ServedToken { token, cached: false, rejected_token_kept: false }
 }
 
-/// Tells other replicas what was dropped here, and marks what they say, for as long as the exchanger is there.
+/// Exchanges announcements of rejected tokens with other replicas in the background, until the exchanger is dropped.
 async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
     let _counted = PanicCounter(&metrics);
     let mut cursor = MessageCursor::default();
@@ -578,7 +581,7 @@ async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Counts a panic of the task that it lives in: no request is at the other end to count it.
+/// Counts a panic of the task that owns it. Background tasks have no request whose middleware would count it.
 struct PanicCounter<'a>(&'a Metrics);
 
 impl Drop for PanicCounter<'_> {

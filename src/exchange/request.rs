@@ -1,4 +1,4 @@
-//! The two exchanges: what is asked of Salesforce, and what its answer must be to count.
+//! The two kinds of exchange, OAuth JWT bearer and messaging: builds the request, and validates the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,21 +22,21 @@ use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName, salesforce};
 use crate::json::Json;
 use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
 
-/// The life of a messaging access token that says nothing of it: the channel's default for verified users.
+/// Lifetime assumed for a messaging access token without an `exp`: the channel's default for verified users.
 const DEFAULT_MESSAGING_LIFETIME: Duration = Duration::from_hours(1);
 
-/// Longer than any access token that Salesforce is known to give, and short enough to be sent back as
+/// Longer than any access token that Salesforce is known to issue, and short enough to fit a request body as
 /// `rejected_token`.
 const MAX_TOKEN_BYTES: usize = 12 << 10;
 
-/// One exchange that can be made, again and again.
+/// Parameters of an exchange. Each attempt signs a new JWT for them.
 #[derive(Clone)]
 pub(super) enum TokenRequest {
     Oauth(Arc<OauthProfile>),
     Messaging { profile: Arc<IdentityProfile>, subject: Subject, claims: Claims },
 }
 
-/// Everything that makes a token somebody's, hashed.
+/// Cache key of a token: a hash of the profile's settings, the subject and the claims.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey([u8; 32]);
 
@@ -58,7 +58,7 @@ impl TokenRequest {
         }
     }
 
-    /// Where the request goes.
+    /// The URL of the request.
     pub fn endpoint(&self) -> &HttpsUrl {
         match self {
             Self::Oauth(profile) => &profile.token_url,
@@ -66,10 +66,10 @@ impl TokenRequest {
         }
     }
 
-    /// The key that signs at `now`.
+    /// Returns the id of the key that signs at `now`.
     ///
     /// # Errors
-    /// None does yet.
+    /// No key signs yet.
     pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         match self {
             Self::Oauth(profile) => profile.signing_kid(now),
@@ -77,7 +77,7 @@ impl TokenRequest {
         }
     }
 
-    /// Whether a token that was got with that key may be handed out: it isn't retired, nor of another keyset.
+    /// Whether the profile's keyset contains this key. A token obtained with another key isn't served.
     pub fn contains_kid(&self, kid: &KeyId) -> bool {
         match self {
             Self::Oauth(profile) => profile.contains_kid(kid),
@@ -85,7 +85,7 @@ impl TokenRequest {
         }
     }
 
-    /// The life of a token of which Salesforce says nothing.
+    /// The lifetime of a token whose expiry Salesforce doesn't report.
     pub fn default_lifetime(&self) -> Duration {
         match self {
             Self::Oauth(profile) => profile.access_token_ttl,
@@ -93,7 +93,7 @@ impl TokenRequest {
         }
     }
 
-    /// Whether a token and what came with it are what Salesforce gives for this job, and for nobody else.
+    /// Whether a token from the shared cache is valid for this request: the same checks as for Salesforce's response.
     pub fn accepts(&self, token: &str, metadata: &TokenMetadata) -> bool {
         is_token(token)
             && match (self, metadata) {
@@ -110,7 +110,7 @@ impl TokenRequest {
             }
     }
 
-    /// Whose token it is.
+    /// The cache key of the token.
     pub fn cache_key(&self) -> CacheKey {
         let owner = match self {
             Self::Oauth(profile) => profile.owner,
@@ -121,12 +121,12 @@ impl TokenRequest {
         CacheKey(*owner.as_bytes())
     }
 
-    /// Scheme, host and port of that: what fails together.
+    /// Scheme, host and port of the endpoint, the scope of its circuit breaker.
     pub fn origin(&self) -> String {
         self.endpoint().url().origin().ascii_serialization()
     }
 
-    /// Whose limit at Salesforce a request counts against, and how much of it is ours.
+    /// The account whose limit at Salesforce the request counts against, and our own quota for it.
     pub fn quota(&self) -> (String, RequestQuota) {
         match self {
             Self::Oauth(profile) => login_quota(profile),
@@ -134,7 +134,7 @@ impl TokenRequest {
         }
     }
 
-    /// The request, with an assertion or identity token made for it alone.
+    /// Builds the HTTP request, with a newly signed assertion or identity token.
     pub async fn to_upstream_request(
         &self,
         now: UnixTime,
@@ -147,7 +147,8 @@ impl TokenRequest {
                 let mut form = Serializer::new(String::new());
                 form.append_pair("grant_type", GRANT_TYPE);
                 form.append_pair("assertion", assertion.minted.token.expose_secret());
-                // Nothing in an answer tells whose it is: one that a proxy sends twice must find no other profile's request.
+                // A response doesn't say which request it belongs to. If a proxy sent one twice on a kept-alive connection, another
+                // profile's request would take the duplicate.
                 let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
                 Ok(UpstreamRequest {
                     url: profile.token_url.url().clone(),
@@ -183,7 +184,10 @@ impl TokenRequest {
         }
     }
 
-    /// What `response` gives, if it counts.
+    /// Parses and validates a response.
+    ///
+    /// # Errors
+    /// Salesforce refused, the response is malformed or has a foreign URL, or the messaging session isn't verified.
     pub fn parse_response(&self, response: &UpstreamResponse) -> Result<ObtainedToken, ExchangeError> {
         if !(200..300).contains(&response.status) {
             return Err(ExchangeError::Rejected {
@@ -205,13 +209,13 @@ impl TokenRequest {
         }
     }
 
-    /// Why a whole answer gives no token.
+    /// Makes the error for a complete response without a usable token.
     pub fn unusable_response(&self, response: &UpstreamResponse, what: impl Into<String>) -> ExchangeError {
         let (status, retry_after) = (response.status, response.retry_after);
         ExchangeError::Unusable { status, what: what.into(), request_summary: self.summary(), retry_after }
     }
 
-    /// The code and the description of an error answer, in full.
+    /// The error code and the description of an error response.
     fn error_fields<'a>(&self, response: &'a UpstreamResponse) -> (Option<&'a str>, Option<&'a str>) {
         match self {
             Self::Oauth(_) => (response.body.text("error"), response.body.text("error_description")),
@@ -242,7 +246,7 @@ impl TokenRequest {
         }
     }
 
-    /// The pair that matters when Salesforce says no.
+    /// The endpoint and the setting that Salesforce compares, for error messages.
     pub fn summary(&self) -> String {
         match self {
             Self::Oauth(profile) => {
@@ -262,18 +266,18 @@ impl TokenRequest {
 }
 
 pub(super) fn login_quota(profile: &OauthProfile) -> (String, RequestQuota) {
-    // Salesforce tells no `a@ACME.com` from `a@acme.com`.
-    let who = format!("login {} {}", profile.token_url.as_str(), profile.username.to_lowercase());
-    (who, RequestQuota { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
+    // Salesforce compares user names without regard to case.
+    let account = format!("login {} {}", profile.token_url.as_str(), profile.username.to_lowercase());
+    (account, RequestQuota { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
 }
 
 pub(super) fn messaging_quota(channel: &Messaging) -> (String, RequestQuota) {
-    let who = format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str());
-    (who, RequestQuota { requests: channel.requests_per_minute, window: Duration::from_mins(1) })
+    let account = format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str());
+    (account, RequestQuota { requests: channel.requests_per_minute, window: Duration::from_mins(1) })
 }
 
 const fn channel(profile: &IdentityProfile) -> &Messaging {
-    profile.messaging.as_ref().expect("a messaging job is made only of a profile with [messaging]")
+    profile.messaging.as_ref().expect("a messaging request has a profile with [messaging]")
 }
 
 fn parse_oauth(profile: &OauthProfile, response: &UpstreamResponse) -> Result<ObtainedToken, String> {
@@ -312,7 +316,7 @@ fn parse_oauth(profile: &OauthProfile, response: &UpstreamResponse) -> Result<Ob
     })
 }
 
-/// The token of a verified session; what it means where the session is anonymous, or another user's.
+/// Parses a messaging response. The inner `Err` is a session that is anonymous or another user's.
 fn parse_messaging(
     subject: &Subject,
     response: &UpstreamResponse,
@@ -344,8 +348,8 @@ fn parse_messaging(
     }))
 }
 
-/// `v2/iamessage/AUTH/<configuration>/uid:<sub>`, whatever the first two, and that very `sub`: the only proof that the session
-/// is the user's.
+/// Whether a session subject has the form `v2/iamessage/AUTH/<configuration>/uid:<sub>` with exactly this `sub`. The first
+/// two segments may be anything. Only this proves that Salesforce verified the user.
 fn is_verified(session: &str, subject: &Subject) -> bool {
     let of_user = session.strip_suffix(subject.as_str()).and_then(|rest| rest.strip_suffix("/uid:"));
     let segments: Vec<&str> = of_user.unwrap_or_default().split('/').collect();
@@ -356,16 +360,16 @@ fn missing_token(name: &str) -> String {
     format!("no {name} of 1 to {MAX_TOKEN_BYTES} visible ASCII characters")
 }
 
-/// Visible ASCII, fit for a header.
+/// Whether a token is 1 to [`MAX_TOKEN_BYTES`] visible ASCII characters, so that it fits a header.
 fn is_token(token: &str) -> bool {
     (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// An address in Salesforce's domains, or where the token came from, as it is read. It must be written like that: what one
-/// parser takes for a path, such as `\@evil.example`, another takes for a host.
+/// Parses a URL in Salesforce's domains or on the host of `token_url`. It must be written in normalized form, because
+/// parsers differ: for example, some read `\@evil.example` as part of the path, and some as the host.
 ///
 /// # Errors
-/// Says what is wrong with it, and names the host that came.
+/// The URL is malformed, ambiguous, or has a foreign host. The message names that host.
 fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     let parsed = HttpsUrl::parse(written).map_err(|_| "that is no https URL".to_owned())?;
     let url = parsed.url();
@@ -375,7 +379,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     if !is_token_host && !is_salesforce_host {
         return Err(format!("of the host {}, which is none of Salesforce's", quote(host)));
     }
-    // The same but for capitals, its own port and a slash at the end.
+    // Differences in case, the default port and a trailing slash are allowed.
     let normalized = |url: &str| url.trim_end_matches('/').replace(":443", "").to_ascii_lowercase();
     if normalized(url.as_str()) != normalized(written) {
         return Err(format!(
@@ -386,7 +390,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     Ok(url.clone())
 }
 
-/// The origin of such an address, which must name nothing else.
+/// Parses such a URL that must be an origin alone, without path, query or fragment.
 fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
     let url = salesforce_url(written, token_url)?;
     let names_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
@@ -397,11 +401,11 @@ fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
     }
 }
 
-/// The `exp` of an access token that is a JWT; `None` where it has none. Unverified: it is Salesforce's to us, and only
-/// shortens what we keep.
+/// Reads the `exp` of an access token that is a JWT; `None` if it isn't a JWT or has no `exp`. The signature isn't verified:
+/// Salesforce issued the token and is the only one that accepts it.
 ///
 /// # Errors
-/// There is one that can't be read: nobody knows when the token ends.
+/// `exp` isn't a number, so the expiry is unknown.
 pub(super) fn jwt_expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'static str> {
     let payload = unverified_token.split('.').nth(1).filter(|_| unverified_token.matches('.').count() == 2);
     let payload = payload.and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
@@ -410,7 +414,8 @@ pub(super) fn jwt_expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'s
     Ok(seconds.map(UnixTime::from_seconds))
 }
 
-/// Seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or its text, as Salesforce writes some.
+/// Reads seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or a string that contains one, as
+/// in some of Salesforce's responses.
 fn whole_seconds(member: Option<&Json>) -> Result<Option<i64>, ()> {
     match member {
         None | Some(Json::Null) => Ok(None),
@@ -451,7 +456,7 @@ mod tests {
         ] {
             assert!(!verified(session), "{session}");
         }
-        // A subject that looks like a session makes none.
+        // A subject that looks like a session subject doesn't count as one.
         let sneaky = subject("x/AUTH/y/uid:admin");
         assert!(!is_verified("v2/iamessage/ANON/uid:x/AUTH/y/uid:admin", &sneaky));
     }

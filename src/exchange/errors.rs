@@ -1,47 +1,48 @@
-//! Salesforce's errors in plain words: what each known answer means, and what to do about it. The one place
-//! for it: the endpoints, the doctor and the docs say the same.
+//! Known error responses of Salesforce: maps each to a cause, a fix, and whether retrying can help. The endpoints, the doctor
+//! and the table in `docs/troubleshooting.md` all take their texts from here.
 //!
 //! Sources: Salesforce Help, "OAuth Authorization Errors"; the Mobile SDK's list of the server's error codes;
-//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The first
-//! row of a table that fits counts: Salesforce's own sentences come before codes, which stand for several causes, and both
-//! before single words, which only hint at a cause.
+//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The first matching
+//! row counts, so the order matters. Sentences come first. Error codes come next, because one code has several causes. Guesses by a
+//! single word come last.
 
 use std::time::Duration;
 
-/// For a limit of which Salesforce doesn't say when it ends.
+/// Back-off after a rate limit if Salesforce sends no `Retry-After`.
 const DEFAULT_BACKOFF: Duration = Duration::from_mins(1);
-/// Salesforce refuses a user's logins for an hour once there were too many. A quarter of that is the longest that a service
-/// goes on refusing after an administrator has ended it earlier.
+/// Back-off after Salesforce's login limit. Salesforce refuses the user for an hour, but an administrator can end that earlier;
+/// with a quarter of an hour, tokenmint notices soon.
 const LOGIN_LIMIT_BACKOFF: Duration = Duration::from_mins(15);
 
-/// Whether asking again can help.
+/// Whether retrying can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Not before somebody changes something. Failed logins can get the address blocked.
+    /// Not until somebody changes the configuration. Repeated failed logins can get this host's address blocked.
     Permanent,
-    /// Soon.
+    /// Retrying soon can help.
     Transient,
-    /// Salesforce's limit is reached.
+    /// A rate limit of Salesforce is reached; retrying helps after a back-off.
     Limited,
 }
 
+/// The meaning of an error response: cause, fix, and when to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// Tells it from all others, also between replicas.
+    /// Stable identifier. Replicas exchange it through the shared cache.
     pub id: &'static str,
     pub class: ErrorClass,
-    /// How long not to ask again, where Salesforce doesn't say and its limit is reached.
+    /// For [`ErrorClass::Limited`]: how long not to retry if Salesforce sends no `Retry-After`.
     pub backoff: Duration,
     pub cause: &'static str,
     pub fix: &'static str,
 }
 
-/// A known answer: its `error` and a part of its description, either of which may be anything (`""`).
+/// A row of the tables: matches an error response by its `error` code and words of its description. `""` matches anything.
 struct KnownError {
     error: &'static str,
     description: &'static str,
-    /// Whether it is a guess by a single word. A server in trouble uses such words for other things, so that a guess doesn't
-    /// count with a status of 500 or more.
+    /// Whether it is a guess by a single word. Guesses don't apply to statuses from 500 on: messages of server errors contain such
+    /// words with other meanings.
     is_guess: bool,
     diagnosis: Diagnosis,
 }
@@ -62,7 +63,7 @@ const fn known_error(
     }
 }
 
-/// The ids that others than this module know.
+/// The ids that other modules refer to.
 pub mod id {
     pub const NO_AUTH_SCHEMES: &str = "no-auth-schemes";
     pub const AUTH_MODE: &str = "auth-mode";
@@ -86,12 +87,12 @@ impl KnownError {
         self
     }
 
-    /// The words by which it is known.
+    /// The non-empty patterns of the row.
     fn patterns(&self) -> impl Iterator<Item = &'static str> {
         [self.error, self.description].into_iter().filter(|words| !words.is_empty())
     }
 
-    /// Whether an answer in lower case has its code and its words.
+    /// Whether the row matches. Both arguments must be in lower case.
     fn matches(&self, error: &str, description: &str) -> bool {
         let by_code = self.error.is_empty() || self.error == error;
         let by_words = self.description.is_empty()
@@ -101,7 +102,7 @@ impl KnownError {
     }
 }
 
-/// Whether `words` stand in `text`, not as a part of other words.
+/// Whether `text` contains `words` as whole words.
 fn contains_words(text: &str, words: &str) -> bool {
     let inside = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(words)
@@ -110,7 +111,7 @@ fn contains_words(text: &str, words: &str) -> bool {
 
 use ErrorClass::{Limited, Permanent, Transient};
 
-/// The answers of `/services/oauth2/token`.
+/// Errors of `/services/oauth2/token`.
 static OAUTH_ERRORS: &[KnownError] = &[
     // Sentences.
     known_error(
@@ -374,7 +375,7 @@ static OAUTH_ERRORS: &[KnownError] = &[
         .as_guess(),
 ];
 
-/// Causes and fixes of several rows.
+/// Causes and fixes that several rows share.
 const INVALID_AUDIENCE: (&str, &str) = (
     "Salesforce does not take this `audience`",
     "connected apps take https://login.salesforce.com, or https://test.salesforce.com for a sandbox; External Client Apps take \
@@ -389,7 +390,7 @@ const UNKNOWN_ORG: (&str, &str) = (
     "compare `org_id` with Setup > Company Information, and `scrt_url` with the deployment's code snippet",
 );
 
-/// The messages of the messaging access-token endpoint.
+/// Errors of the messaging access-token endpoint.
 static MESSAGING_ERRORS: &[KnownError] = &[
     // Sentences.
     known_error(
@@ -409,7 +410,7 @@ static MESSAGING_ERRORS: &[KnownError] = &[
         "the deployment and the endpoint disagree on user verification",
         "switch Add User Verification on for the channel, in Setup > Messaging Settings",
     ),
-    // Guesses. Whatever an answer says of a deployment, it may name its org as well.
+    // Guesses. A message about the deployment may also mention the org, so the deployment comes first.
     known_error(
         id::DEPLOYMENT_UNKNOWN,
         "",
@@ -451,7 +452,7 @@ static UNKNOWN_MESSAGING_ERROR: Diagnosis = Diagnosis {
           the JWKS",
 };
 
-/// Salesforce answered 200 with an anonymous session.
+/// Salesforce answered 200, but with an anonymous session.
 pub static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
     id: "unverified",
     class: Permanent,
@@ -461,7 +462,7 @@ pub static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
           byte; the channel's User Verification must be Active and use this keyset",
 };
 
-/// Salesforce answered 200 with a session that it has verified as somebody else's.
+/// Salesforce answered 200, but with a session that it verified as another user's.
 pub static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
     id: "another-user",
     class: Permanent,
@@ -487,17 +488,17 @@ static RATE_LIMIT: Diagnosis = Diagnosis {
     fix: "wait",
 };
 
-/// What an error answer of the OAuth token endpoint means.
+/// Diagnoses an error response of the OAuth token endpoint.
 pub fn diagnose_oauth(status: u16, error: &str, description: &str) -> &'static Diagnosis {
     look_up(OAUTH_ERRORS, status, error, description, &UNKNOWN_OAUTH_ERROR)
 }
 
-/// What an error answer of the messaging endpoint means.
+/// Diagnoses an error response of the messaging endpoint.
 pub fn diagnose_messaging(status: u16, message: &str) -> &'static Diagnosis {
     look_up(MESSAGING_ERRORS, status, "", message, &UNKNOWN_MESSAGING_ERROR)
 }
 
-/// Every known answer: where it comes from, its words, and what it means.
+/// Lists all rows: endpoint, first pattern, and diagnosis.
 pub fn known_errors() -> impl Iterator<Item = (&'static str, &'static str, &'static Diagnosis)> {
     let of = |from: &'static str, table: &'static [KnownError]| {
         table.iter().map(move |known| (from, known.patterns().next().unwrap_or_default(), &known.diagnosis))
@@ -505,7 +506,7 @@ pub fn known_errors() -> impl Iterator<Item = (&'static str, &'static str, &'sta
     of("token endpoint", OAUTH_ERRORS).chain(of("messaging", MESSAGING_ERRORS))
 }
 
-/// The meaning of that id.
+/// Finds a diagnosis by its id.
 pub fn by_id(id: &str) -> Option<&'static Diagnosis> {
     let others = [
         &UNKNOWN_OAUTH_ERROR,
@@ -518,7 +519,7 @@ pub fn by_id(id: &str) -> Option<&'static Diagnosis> {
     known_errors().map(|(_, _, diagnosis)| diagnosis).chain(others).find(|diagnosis| diagnosis.id == id)
 }
 
-/// The two texts of an answer as the tables have them.
+/// Converts an error response to the form of the tables: lower case, with ASCII apostrophes.
 fn normalize(error: &str, description: &str) -> (String, String) {
     (error.to_lowercase(), description.to_lowercase().replace('\u{2019}', "'"))
 }
@@ -537,10 +538,10 @@ fn look_up(
         .find(|known| known.matches(&error, &description))
         .map(|known| &known.diagnosis);
     match (status, found) {
-        // A user that is stopped is told so with any status.
+        // Salesforce may report its rate limits with any status.
         (_, Some(diagnosis)) if diagnosis.class == Limited => diagnosis,
         (429, _) => &RATE_LIMIT,
-        // A cause that Salesforce names is the cause, also with a 500: waiting doesn't mend a configuration.
+        // A known cause counts even with a status of 500: waiting doesn't fix a configuration.
         (_, Some(diagnosis)) => diagnosis,
         (500.., None) => &SERVER_ERROR,
         (_, None) => unknown,
@@ -594,7 +595,7 @@ mod tests {
         }
     }
 
-    /// An answer for each row of a table, in the words that are reported, in the order of the rows.
+    /// A reported error response for each row, in the order of the table.
     const OAUTH_SAMPLES: [(&str, &str); 33] = [
         ("invalid_grant", "LOGIN_RATE_EXCEEDED"),
         ("invalid_grant", "inactive user"),

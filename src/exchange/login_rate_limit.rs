@@ -1,10 +1,10 @@
-//! Rate limit of logins: far below Salesforce's own, so that a bug here never locks a user out of every integration for an
-//! hour.
+//! Login rate limit: a sliding window for each account, far below Salesforce's own limit. Salesforce locks a user that exceeds its
+//! limit out of every integration for an hour; this limit keeps a bug from causing that.
 //!
-//! Logins of the last window are counted in memory and in a small file for each user, so that neither a crash loop nor a
-//! second replica on the host outruns the budget: what either has, counts. The file is written anew and renamed, under
-//! a lock that all processes of this host take. Where it can't be read or written, memory alone counts, and a metric says
-//! so. The file holds times and random ids; its name is a hash.
+//! Requests of the last window are counted in memory and in a small file for each account. The file makes the count survive restarts and
+//! crash loops, and all processes on the host share it. It is replaced atomically (write and rename), under a file lock. If it can't
+//! be read or written, memory alone counts, and a metric reports that. The file contains times and random ids. Its name is a hash of
+//! the account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -21,25 +21,25 @@ use prometheus::IntCounter;
 use crate::clock::UnixTime;
 use crate::hash::sha256;
 
-/// How long to wait for another process that holds the lock: it writes a few kilobytes.
+/// Attempts to take the file lock. Another process holds it only while it writes a few kilobytes.
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// So many requests in so long.
+/// At most `requests` in each `window`.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestQuota {
     pub requests: usize,
     pub window: Duration,
 }
 
-/// How much of an allowance is used, or how long until there is some again.
+/// Result of counting a request against a [`RequestQuota`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum QuotaCheck {
     Allowed { used: f64 },
     Exhausted { retry_after: Duration },
 }
 
-/// One more request of `account`, under an id that nobody else has.
+/// A request to count against the quota of `account`, with a unique id.
 #[derive(Clone)]
 pub struct CountedRequest {
     pub account: String,
@@ -49,32 +49,33 @@ pub struct CountedRequest {
 
 #[derive(Default)]
 struct LoginLog {
-    /// This process's own, by id, at steady times: no step of the wall clock makes them fewer.
+    /// This process's own requests: id and monotonic time, so that a step of the wall clock expires none of them.
     own: HashMap<String, Duration>,
-    /// All that the file had when it could last be read, and our own since then; by id, at wall times.
+    /// All known requests, those of the file as last read and this process's own: id and wall-clock time.
     known: BTreeMap<String, i64>,
-    /// Those that were given back, as long as a file has them that couldn't be written.
+    /// Ids of refunded requests, until a file without them was read.
     refunded: BTreeSet<String>,
-    /// What the replicas that share a cache have used, and until when that may be so.
+    /// The fraction that all replicas together have used, and until when that is current (monotonic).
     shared: Option<(f64, Duration)>,
 }
 
 pub struct LoginRateLimit {
-    /// Where the files are, if they can be.
+    /// The directory of the files; `None` to count in memory alone.
     directory: Option<PathBuf>,
-    /// Held while a file is read and written, so that nobody who looks at `logins` waits for a disk.
+    /// Held during file access, so that `logins` isn't locked while waiting for the disk.
     files: Mutex<()>,
     logins: Mutex<HashMap<String, LoginLog>>,
     failed_writes: IntCounter,
 }
 
 impl LoginRateLimit {
-    /// Keeps its files in `directory`, which must be ours alone.
+    /// Stores the files in `directory`, which must belong to this process's user with mode 700. Otherwise logs a warning, and counts
+    /// in memory alone.
     pub fn new(directory: Option<&Path>, failed_writes: IntCounter) -> Self {
         let usable = directory.filter(|directory| match ensure_private_directory(directory) {
             Ok(()) => true,
             Err(reason) => {
-                // What should be a path may be a secret, and is shown only where it is one.
+                // A misconfigured path may be a secret, so only an existing path is logged.
                 let directory = if directory.exists() { directory } else { Path::new("state_directory") }.display();
                 tracing::warn!(%directory, reason, "the login budget is kept in memory only: a restart forgets it");
                 failed_writes.inc();
@@ -85,12 +86,12 @@ impl LoginRateLimit {
         Self { directory, files: Mutex::default(), logins: Mutex::default(), failed_writes }
     }
 
-    /// Counts one more request, unless that would be too many. Blocks on a small file.
+    /// Counts a request if the quota allows it. Blocks on file access.
     pub fn try_acquire(&self, counted: &CountedRequest, now: UnixTime, monotonic: Duration) -> QuotaCheck {
         self.with_file(&counted.account, |file| self.count(file, counted, now, monotonic))
     }
 
-    /// As [`try_acquire`](Self::spend), where the disk hangs.
+    /// Like [`try_acquire`](Self::try_acquire) without the file, for when the disk hangs.
     pub fn try_acquire_in_memory(
         &self,
         counted: &CountedRequest,
@@ -101,7 +102,7 @@ impl LoginRateLimit {
         self.count(None, counted, now, monotonic).0
     }
 
-    /// Also what the file should have then.
+    /// Counts a request, and returns the new content of the file; `None` if it doesn't change.
     fn count(
         &self,
         file: Option<BTreeMap<String, i64>>,
@@ -114,7 +115,7 @@ impl LoginRateLimit {
         logins.merge_file(file);
         let quota = counted.quota;
         let is_corrected = logins.expire(quota.window, now, monotonic);
-        // A disk that hung may come to it after memory has counted.
+        // If the disk hung, the request has already been counted in memory.
         if !logins.known.contains_key(&counted.id) {
             if logins.known.len() >= quota.requests {
                 let retry_after = logins.time_until_free(quota.window, now, monotonic);
@@ -126,7 +127,7 @@ impl LoginRateLimit {
         (QuotaCheck::Allowed { used: used_fraction(logins.known.len(), quota) }, Some(logins.known.clone()))
     }
 
-    /// Writes what a disk didn't take when it was counted. Blocks on small files.
+    /// Writes counts that couldn't be written before. Blocks on file access.
     pub fn flush(&self) {
         let known: Vec<String> = self.logins().keys().cloned().collect();
         for account in known {
@@ -140,7 +141,7 @@ impl LoginRateLimit {
         }
     }
 
-    /// Takes back a request that was counted and never sent. Blocks on a small file.
+    /// Removes a request that was counted but not sent. Blocks on file access.
     pub fn refund(&self, counted: &CountedRequest) {
         self.with_file(&counted.account, |file| {
             let mut logins = self.logins();
@@ -153,12 +154,12 @@ impl LoginRateLimit {
         });
     }
 
-    /// Keeps what all replicas together have used, for the metric.
+    /// Records the fraction that all replicas together have used, for the metric.
     pub fn record_shared_usage(&self, account: &str, used: f64, until: Duration) {
         self.logins().entry(account.to_owned()).or_default().shared = Some((used, until));
     }
 
-    /// The used share at this time, as far as memory knows.
+    /// The used fraction of the quota, from memory.
     pub fn usage(
         &self,
         account: &str,
@@ -177,7 +178,8 @@ impl LoginRateLimit {
         self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the file of `account`, and writes what `act` leaves there, alone of all processes.
+    /// Reads the file of `account`, calls `act` with its content, and writes what `act` returns, under the file lock. If the lock can't
+    /// be taken, doesn't write.
     fn with_file<T>(
         &self,
         account: &str,
@@ -211,10 +213,10 @@ impl LoginRateLimit {
 }
 
 impl LoginLog {
-    /// The file's logins count, and our own, whether or not they could be written.
+    /// Merges the file's requests with this process's own, which may be missing from the file if it couldn't be written.
     fn merge_file(&mut self, file: Option<BTreeMap<String, i64>>) {
         let Some(mut file) = file else { return };
-        // A file without them was written since.
+        // Ids that the file no longer has need no further removal.
         self.refunded.retain(|id| file.remove(id).is_some());
         for id in self.own.keys() {
             if let Some(time) = self.known.get(id) {
@@ -224,11 +226,11 @@ impl LoginLog {
         self.known = file;
     }
 
-    /// Whether the time of one was mended that is too far ahead to end by itself.
+    /// Removes requests older than `window`. Returns whether it corrected a time more than `window` in the future.
     fn expire(&mut self, window: Duration, now: UnixTime, monotonic: Duration) -> bool {
         self.own.retain(|_, time| monotonic.saturating_sub(*time) < window);
         let (own, window, now) = (&self.own, seconds(window), now.seconds());
-        // Another's in the future is one from before the clock was set back, and by how much isn't known: it counts as one of now.
+        // Another process's request in the future is from before the clock was set back by an unknown amount: treat it as made now.
         let mut is_corrected = false;
         for (_, time) in self.known.iter_mut().filter(|(id, time)| !own.contains_key(*id) && **time > now) {
             is_corrected |= *time > now + window;
@@ -238,7 +240,7 @@ impl LoginLog {
         is_corrected
     }
 
-    /// Until the first of them is past.
+    /// Returns the time until the oldest request leaves the window, at least one second.
     fn time_until_free(&self, window: Duration, now: UnixTime, monotonic: Duration) -> Duration {
         let wait = |(id, time): (&String, &i64)| match self.own.get(id) {
             Some(own) => (*own + window).saturating_sub(monotonic),
@@ -252,31 +254,33 @@ fn seconds(window: Duration) -> i64 {
     i64::try_from(window.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// The fraction of `quota` that `count` requests use.
 #[expect(clippy::cast_precision_loss, reason = "thousands at most")]
 pub fn used_fraction(count: usize, quota: RequestQuota) -> f64 {
     count as f64 / quota.requests as f64
 }
 
+/// Creates the directory if needed, and checks that it belongs to this process's user and that no one else has access.
 fn ensure_private_directory(directory: &Path) -> Result<(), String> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|error| error.to_string())?;
     let metadata = fs::symlink_metadata(directory).map_err(|error| error.to_string())?;
     if !metadata.is_dir() {
-        return Err("something that is no directory is at this path".to_owned());
+        return Err("this path exists and is not a directory".to_owned());
     }
     let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
     if ours {
         Ok(())
     } else {
         Err(format!(
-            "it must be this process's own, of mode 700, and is user {}'s, of mode {:o}",
+            "it must belong to this process's user with mode 700, but belongs to user {} with mode {:o}",
             metadata.uid(),
             metadata.mode() & 0o7777
         ))
     }
 }
 
-/// The lock of a file that is renamed can't be the file itself. It is given back when it is closed.
+/// Takes the lock, a separate file because the locked file itself is replaced by a rename. Closing the returned file releases it.
 fn acquire_lock(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     for _ in 0..LOCK_ATTEMPTS {
@@ -289,7 +293,7 @@ fn acquire_lock(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds its lock"))
 }
 
-/// A line is a time and an id. In files of earlier versions it is a time alone.
+/// Reads the file: each line has a time and an id. Earlier versions wrote the time alone.
 fn read_logins(path: &Path) -> io::Result<BTreeMap<String, i64>> {
     let text = fs::read_to_string(path)?;
     let login = |(number, line): (usize, &str)| {
@@ -326,13 +330,13 @@ mod tests {
         CountedRequest { account: account.to_owned(), id: format!("id{id}"), quota: HOURLY }
     }
 
-    /// At so many seconds by both clocks.
+    /// Acquires at a time of `seconds` by both clocks.
     fn acquire_at(budget: &LoginRateLimit, account: &str, seconds: i64) -> QuotaCheck {
         let monotonic = Duration::from_secs(u64::try_from(seconds).expect("after the start"));
         budget.try_acquire(&request(account, seconds), UnixTime::from_seconds(1_000_000 + seconds), monotonic)
     }
 
-    /// As NTP does, a few seconds before a restart.
+    /// For example by NTP, a few seconds before a restart.
     #[test]
     fn setting_the_clock_back_gives_a_restart_no_new_budget() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -345,11 +349,11 @@ mod tests {
         assert!(matches!(acquire_at(&restarted, "a", 5), QuotaCheck::Exhausted { .. }));
         assert!(
             matches!(acquire_at(&restarted, "a", 5 + 3_700), QuotaCheck::Allowed { .. }),
-            "an hour later they are over"
+            "an hour later they have expired"
         );
     }
 
-    /// A host that ran a year ahead for a moment: its logins count for a window from when the clock is right again.
+    /// If the clock was a year ahead for a moment, the logins of that time count for one window after it is right again.
     #[test]
     fn a_clock_that_ran_ahead_blocks_logins_for_one_window_at_most() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -366,7 +370,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let start = || budget(Some(&directory));
-        // Each login is the first of its process.
+        // A new process for each login.
         for n in 0..3 {
             assert!(matches!(acquire_at(&start(), "user", n * 5), QuotaCheck::Allowed { .. }), "{n}");
         }
@@ -376,7 +380,7 @@ mod tests {
         assert!(matches!(acquire_at(&start(), "user", 3600), QuotaCheck::Allowed { .. }));
     }
 
-    /// As where a disk was full for a while, or hung.
+    /// For example if the disk was full for a while, or hung.
     #[test]
     fn flush_writes_the_logins_that_were_counted_in_memory_alone() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -386,7 +390,7 @@ mod tests {
             let taken = before.try_acquire_in_memory(&request("user", id), moment, Duration::ZERO);
             assert!(matches!(taken, QuotaCheck::Allowed { .. }));
         }
-        // A disk that hung and comes back counts none of them twice.
+        // When the disk works again, no request is counted twice.
         assert!(matches!(
             before.try_acquire(&request("user", 1), moment, Duration::ZERO),
             QuotaCheck::Allowed { .. }
@@ -402,7 +406,7 @@ mod tests {
             acquire_at(&budget, "user", n);
         }
         assert!(matches!(acquire_at(&budget, "user", 4), QuotaCheck::Exhausted { .. }));
-        // A step of the wall clock makes none of our own logins undone.
+        // A step of the wall clock expires none of this process's own logins.
         for wall in [0, 2_000_000] {
             let taken =
                 budget.try_acquire(&request("user", 9), UnixTime::from_seconds(wall), Duration::from_secs(5));
@@ -410,7 +414,7 @@ mod tests {
         }
     }
 
-    /// It was never sent: a disk that is full then doesn't make it a login.
+    /// The request was never sent, so it isn't a login, even if the disk is full when it is refunded.
     #[test]
     fn a_refund_counts_although_it_could_not_be_written() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -429,7 +433,7 @@ mod tests {
         assert!(matches!(acquire_at(&budget, "user", 4), QuotaCheck::Exhausted { .. }));
     }
 
-    /// A disk that is full or read-only, and one that comes back: the file has what others did, memory what we did.
+    /// If the disk is full or read-only for a while, the file has the other processes' logins, and memory has this one's.
     #[test]
     fn logins_in_the_file_and_in_memory_are_added_up() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -441,18 +445,18 @@ mod tests {
                 fs::read_dir(&directory).expect("a folder").map(|file| file.expect("a file").path());
             files.find(|path| path.extension().is_none()).expect("a file").with_extension(extension)
         };
-        // Nothing can be written where a folder is in the way, not even by root.
+        // A folder at the path of the new file blocks writing, even by root.
         fs::create_dir(file("new")).expect("a folder");
         acquire_at(&one, "user", 1);
         assert_eq!(one.failed_writes.get(), 1);
         fs::remove_dir(file("new")).expect("gone");
-        // The other replica knows of one only; then of its own, too.
+        // The other replica has seen one login in the file, and adds its own.
         assert!(matches!(acquire_at(&other, "user", 2), QuotaCheck::Allowed { .. }));
         assert!(
             matches!(acquire_at(&one, "user", 3), QuotaCheck::Exhausted { .. }),
-            "one in the file, one of the other, one of ours"
+            "one in the file, one of the other replica, one of this one"
         );
-        // Where the file is gone or unreadable, all that was seen counts on.
+        // If the file is gone or unreadable, the known logins still count.
         fs::remove_file(file("")).expect("gone");
         assert!(matches!(acquire_at(&one, "user", 4), QuotaCheck::Exhausted { .. }));
     }

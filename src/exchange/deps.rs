@@ -1,4 +1,4 @@
-//! What the exchanger and the shared cache are both handed.
+//! Dependencies of the exchanger and the shared cache: signer, clock, randomness and metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::clock::{Clock, NoRandomness, Randomness, UnixTime};
 use crate::metrics::Metrics;
 use crate::tokens::Signer;
 
-/// What the exchanger works with.
+/// The dependencies that are injected into the exchanger.
 #[derive(Clone)]
 pub struct ExchangerDeps {
     pub signer: Arc<Signer>,
@@ -18,7 +18,7 @@ pub struct ExchangerDeps {
     pub metrics: Arc<Metrics>,
 }
 
-/// When something is looked at, by both clocks, and a number between 0 and 1.
+/// The current time on both clocks, and a random number from 0 to 1 for jitter.
 pub(super) struct ClockReading {
     pub now: UnixTime,
     pub monotonic: Duration,
@@ -34,13 +34,13 @@ impl ExchangerDeps {
         }
     }
 
-    /// Between 0 and 1; without randomness just in between, because only spreading depends on it.
+    /// Returns a random number from 0 to 1 for jitter; 0.5 if no randomness is available.
     pub(super) fn random_fraction(&self) -> f64 {
         let mut byte = [0];
         self.randomness.fill(&mut byte).map_or(0.5, |()| f64::from(byte[0]) / 255.0)
     }
 
-    /// A name that nobody else has.
+    /// Returns a random 128-bit id in hexadecimal.
     pub(super) fn unique_id(&self) -> Result<String, NoRandomness> {
         let mut bytes = [0; 16];
         self.randomness.fill(&mut bytes).map(|()| HEXLOWER.encode(&bytes))

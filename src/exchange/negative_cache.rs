@@ -1,4 +1,5 @@
-//! Negative cache: a failure that answers for Salesforce until it is over.
+//! Negative cache: stores failures and answers requests with them until they expire, instead of asking Salesforce again.
+//! Transient failures back off exponentially, with jitter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,26 +13,27 @@ use super::exchange_error::ExchangeError;
 use super::request::CacheKey;
 use crate::config::KeyId;
 
-/// A permanent refusal is remembered for so long: each failed login counts against the address.
+/// How long a permanent error is cached. Repeated failed logins can get this host's address blocked.
 pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
 const BASE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(45);
-/// A refusal of our own, such as of the budget, is looked at again after so long: a reload may have changed it.
+/// Longest time that an error is cached whose request wasn't sent, for example because the login rate limit was reached. A reload may
+/// have changed the limit.
 const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
-/// Salesforce's `Retry-After`, as far as it is believed.
+/// Bounds of Salesforce's `Retry-After`; values outside are clamped.
 pub const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
-/// Remembered failures; each is small.
+/// Maximum number of cached failures; each is small.
 const MAX_CACHED_FAILURES: u64 = 100_000;
 
-/// A failure that stands for an answer. Times are steady ones.
+/// A cached failure. Times are from the monotonic clock.
 pub struct CachedFailure {
     pub error: ExchangeError,
-    /// The key that signed, or would have; `None` where there was none.
+    /// The key that signed, or would have; `None` if no key was active.
     pub kid: Option<KeyId>,
     pub at: Duration,
     until: Duration,
-    /// Transient failures in a row, for the next back-off.
+    /// Number of consecutive transient failures, for the next back-off.
     streak: u32,
 }
 
@@ -41,18 +43,18 @@ impl CachedFailure {
     }
 }
 
-/// A failure as another replica tells it, and for how long it stands yet.
+/// A failure that another replica stored in the shared cache.
 pub struct SharedFailure {
     pub error: ExchangeError,
     pub kid: Option<KeyId>,
-    /// Steady, as this replica counts.
+    /// On this replica's monotonic clock.
     pub at: Duration,
     pub remaining: Duration,
 }
 
 pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 
-/// Failures leave a while after they are over, so that the next one knows the streak.
+/// Evicts a failure [`MAX_BACKOFF`] after it has expired, so that the next failure can continue the streak.
 struct FailureExpiry;
 
 impl Expiry<CacheKey, Arc<CachedFailure>> for FailureExpiry {
@@ -84,7 +86,7 @@ impl Default for NegativeCache {
 }
 
 impl NegativeCache {
-    /// The failure that stands for an answer at `now`, with the time until it is over.
+    /// Returns the failure that hasn't expired at `now`. The error's `retry_after` is updated to the remaining time.
     pub fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
         let past = now.saturating_sub(failure.at);
@@ -93,8 +95,7 @@ impl NegativeCache {
         Some((failure.error.clone().with_retry_after(wait), failure))
     }
 
-    /// Keeps a failure for as long as asking again makes no sense. `fraction` is between 0 and 1, and spreads those who
-    /// come back.
+    /// Caches a failure for a time that depends on its kind. `fraction`, between 0 and 1, gives the back-off its jitter.
     pub fn insert(
         &self,
         key: &CacheKey,
@@ -122,7 +123,7 @@ impl NegativeCache {
         self.insert_entry(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
     }
 
-    /// Keeps a failure that another replica has told, for the time that it has left.
+    /// Caches a failure of another replica for its remaining time.
     pub fn insert_shared(&self, key: &CacheKey, shared: SharedFailure, now: Duration) {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
         let SharedFailure { error, kid, at, remaining } = shared;
@@ -143,7 +144,7 @@ impl NegativeCache {
     }
 }
 
-/// 1 s, 2 s, 4 s … 45 s, each by a fifth more or less.
+/// Exponential back-off: doubles from [`BASE_BACKOFF`] up to [`MAX_BACKOFF`], with ±20 % jitter.
 fn backoff(streak: u32, fraction: f64) -> Duration {
     let doubled = BASE_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
     doubled.min(MAX_BACKOFF).mul_f64(0.4_f64.mul_add(fraction, 0.8))

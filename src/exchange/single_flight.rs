@@ -1,7 +1,7 @@
-//! Single-flight: however many ask for one key, one of them begins the work and all get its outcome.
+//! Single-flight (request coalescing): concurrent requests for one key share one execution of the work and its outcome.
 //!
-//! The work runs in a task of its own, so that nobody's going away ends it. moka's own coalescing drops the work together
-//! with its first asker: twenty hang-ups were twenty logins.
+//! The caller runs the work in its own task, so that a disconnect doesn't cancel it. moka's `get_with` isn't used because it
+//! drops the work together with the request that started it: twenty disconnects caused twenty logins.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,25 +12,27 @@ use tokio::sync::watch;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// The work that is under way, by key.
+/// The work in flight, by key.
 pub struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
 
-/// Waits for the outcome of work that is under way.
+/// Waits for the outcome of work in flight.
 pub struct InFlight<T>(watch::Receiver<Option<T>>);
 
-/// The duty to end the work. Dropping it without an outcome, as a panic does, lets the next asker begin anew.
+/// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an outcome, for
+/// example in a panic, fails the followers and lets the next request start the work again.
 pub struct InFlightGuard<K: Eq + Hash + Copy, T> {
     in_flight: Arc<SingleFlight<K, T>>,
     key: K,
     outcome: watch::Sender<Option<T>>,
 }
 
+/// Result of [`SingleFlight::join`].
 pub enum Joined<K: Eq + Hash + Copy, T, R> {
-    /// Somebody has begun.
+    /// Another request has started the work.
     Follower(InFlight<T>),
-    /// The asker has to do the work.
+    /// This request must start the work.
     Leader(InFlight<T>, InFlightGuard<K, T>),
-    /// No work is needed.
+    /// No work is needed: `resolve` gave a result.
     Resolved(R),
 }
 
@@ -41,15 +43,15 @@ impl<K, T> Default for SingleFlight<K, T> {
 }
 
 impl<K: Eq + Hash + Copy, T: Clone> SingleFlight<K, T> {
-    /// Joins the work for `key`, or begins it unless `resolve` gives an outcome. `resolve` is called under the lock, so it
-    /// sees what the last work has left, and blocks nobody for long.
+    /// Joins the work for `key`. If there is none, calls `resolve`, and starts the work unless that gives a result. `resolve` is called
+    /// under the lock, so it sees what earlier work has stored. It must be fast.
     pub fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
         let mut in_flight = self.lock();
         match in_flight.entry(key) {
             Entry::Occupied(flight) => Joined::Follower(InFlight(flight.get().clone())),
             Entry::Vacant(slot) => {
-                if let Some(resolve) = resolve() {
-                    return Joined::Resolved(resolve);
+                if let Some(result) = resolve() {
+                    return Joined::Resolved(result);
                 }
                 let (outcome, flight) = watch::channel(None);
                 slot.insert(flight.clone());
@@ -67,24 +69,24 @@ impl<K, T> SingleFlight<K, T> {
 }
 
 impl<T: Clone> InFlight<T> {
-    /// The outcome; `None` where the work has ended without one.
+    /// Waits for the outcome; `None` if the guard was dropped without one.
     pub async fn outcome(mut self) -> Option<T> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
     }
 }
 
 impl<K: Eq + Hash + Copy, T> InFlightGuard<K, T> {
-    /// Ends the work. What it has left for later askers must be there already.
+    /// Publishes the outcome and removes the key. The work must have stored its result before, where `resolve` finds it.
     pub fn complete(self, outcome: T) {
         self.in_flight.lock().remove(&self.key);
-        // Kept also where all have hung up: by it, `drop` knows that the work has landed.
+        // `send_replace` stores the outcome even if nobody waits: `drop` checks it.
         self.outcome.send_replace(Some(outcome));
     }
 }
 
 impl<K: Eq + Hash + Copy, T> Drop for InFlightGuard<K, T> {
     fn drop(&mut self) {
-        // Work that landed is off the list, and the next may be on it by now.
+        // After `complete` the key is removed already, and may belong to the next work.
         if self.outcome.borrow().is_none() {
             self.in_flight.lock().remove(&self.key);
         }

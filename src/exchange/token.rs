@@ -1,4 +1,4 @@
-//! An access token as it is kept and handed out.
+//! Access tokens with their metadata and expiry.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,25 +13,25 @@ use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::hash::sha256;
 
-/// No access token is kept longer, whatever Salesforce claims of its life: `access_token_ttl` has the same bound.
+/// Maximum lifetime of a cached access token, whatever Salesforce reports. `access_token_ttl` has the same bound.
 pub(super) const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
-/// What an answer that counts gives.
+/// The content of a valid token response.
 pub(super) struct ObtainedToken {
     pub secret: SecretString,
     pub metadata: TokenMetadata,
-    /// As far as the answer says.
     pub reported_expiry: ReportedExpiry,
 }
 
-/// What is said of a token's end: the sooner of the two, or the rule of the job where neither is.
+/// The expiry that Salesforce reports: `exp` of the token, `expires_in` of the response, both, or neither. The earlier one counts.
+/// If there is neither, the profile's default applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ReportedExpiry {
     pub expires_at: Option<UnixTime>,
     pub expires_in: Option<Duration>,
 }
 
-/// The SHA-256 of a token: it tells one token from another, and nothing else of it.
+/// The SHA-256 of a token, to compare tokens without storing them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TokenHash(pub [u8; 32]);
 
@@ -41,30 +41,31 @@ impl TokenHash {
     }
 }
 
-/// An access token and what came with it.
+/// An access token with its metadata and expiry.
 pub struct AccessToken {
     pub secret: SecretString,
-    /// Of the token, for the audit line of each time that it is handed out.
+    /// SHA-256 of the token, for the audit line of each response that contains it.
     pub sha256: [u8; 32],
     pub metadata: TokenMetadata,
-    /// The key that signed what it was exchanged for.
+    /// The key that signed the JWT that was exchanged for it.
     pub kid: KeyId,
     pub obtained_at: UnixTime,
     pub expires_at: UnixTime,
-    /// Salesforce said nothing of its life.
+    /// Salesforce reported no expiry, so the profile's default applies.
     pub(super) is_default_lifetime: bool,
-    /// What was left of its life when this value was made.
+    /// The remaining lifetime when this value was created.
     remaining: Duration,
-    /// The steady clock's view of `expires_at`.
+    /// `expires_at` on the monotonic clock.
     expires_monotonic: Duration,
     renew_at: UnixTime,
     renew_monotonic: Duration,
-    /// Another replica was told that Salesforce refuses it: it serves only until there is a better one.
+    /// Another replica announced that Salesforce rejects it. The next request starts an exchange for a replacement.
     rejected: AtomicBool,
-    /// Counts each time that it was there already. Looked up at the first of them.
+    /// Counts cache hits. Looked up at the first hit.
     pub(super) hits: OnceLock<IntCounter>,
 }
 
+/// The fields of a token response that callers get along with the token.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum TokenMetadata {
@@ -82,16 +83,16 @@ pub enum TokenMetadata {
 }
 
 impl AccessToken {
-    /// A token that was obtained then and lives for `remaining` from now on; with a moment for its renewal that differs a
-    /// little from the others'.
+    /// Creates a token that expires `remaining` from now. Its refresh is due at 65 to 75 % of its whole lifetime, with jitter so
+    /// that not all tokens are refreshed at once.
     pub(super) fn new(
         obtained: ObtainedToken,
         kid: KeyId,
         obtained_at: UnixTime,
         remaining: Duration,
-        moment: &ClockReading,
+        reading: &ClockReading,
     ) -> Self {
-        let ClockReading { now, monotonic, fraction } = *moment;
+        let ClockReading { now, monotonic, fraction } = *reading;
         let age = Duration::from_secs(u64::try_from(obtained_at.seconds_until(now)).unwrap_or(0));
         let renew_after =
             age.saturating_add(remaining).mul_f64(0.1_f64.mul_add(fraction, 0.65)).saturating_sub(age);
@@ -116,11 +117,12 @@ impl AccessToken {
         now < self.expires_at && monotonic < self.expires_monotonic
     }
 
+    /// Whether the background refresh is due.
     pub(super) fn needs_refresh(&self, now: UnixTime, monotonic: Duration) -> bool {
         now >= self.renew_at || monotonic >= self.renew_monotonic
     }
 
-    /// Whole seconds that are left of its life by the clock that says less.
+    /// Returns the remaining lifetime in whole seconds, by the clock that says less.
     pub fn expires_in(&self, now: UnixTime, monotonic: Duration) -> i64 {
         let by_monotonic = i64::try_from(self.expires_monotonic.saturating_sub(monotonic).as_secs());
         now.seconds_until(self.expires_at).min(by_monotonic.unwrap_or(i64::MAX)).max(0)
@@ -138,7 +140,7 @@ impl AccessToken {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// What it costs to keep, in bytes.
+    /// Approximate memory use in bytes.
     pub(super) fn weight(&self) -> u32 {
         let metadata = match &self.metadata {
             TokenMetadata::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
@@ -151,7 +153,7 @@ impl AccessToken {
     }
 }
 
-/// Lets a token leave the cache at its end, so that dead ones push no live one out.
+/// Evicts a token from the cache when it expires, so that expired tokens don't displace valid ones.
 pub(super) struct TokenExpiry;
 
 impl<K> Expiry<K, Arc<AccessToken>> for TokenExpiry {
@@ -170,12 +172,12 @@ impl<K> Expiry<K, Arc<AccessToken>> for TokenExpiry {
     }
 }
 
-/// A token as it is handed out.
+/// A token that is served to a caller.
 #[derive(Clone)]
 pub struct ServedToken {
     pub token: Arc<AccessToken>,
-    /// Whether it was there before this request, here or in the shared cache.
+    /// Whether it came from this replica's cache or the shared cache.
     pub cached: bool,
-    /// Whether it is the very one that the caller has called rejected.
+    /// Whether it is the same token that the caller reported as rejected.
     pub rejected_token_kept: bool,
 }

@@ -1,5 +1,5 @@
-//! One request to Salesforce: bounded in time and size, never redirected, and its answer read as strictly as
-//! our own callers' requests.
+//! HTTP transport to Salesforce: limits the time and size of each request, follows no redirects, and parses responses as
+//! strictly as callers' requests.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -18,19 +18,19 @@ use crate::config::HttpsUrl;
 use crate::json::Json;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// No request to Salesforce takes longer, from connecting to the answer's last byte.
+/// Timeout of a request to Salesforce, from connecting to the last byte of the response.
 pub(super) const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest that one exchange takes: that, and signing and counting it before.
+/// Timeout of an exchange: the request, plus a second to sign and count it before.
 pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// No answer of Salesforce's token endpoints comes near.
+/// Maximum body of a token response; real ones are far smaller.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
-/// Salesforce sends some 20 headers, 2 KiB in all; proxies add theirs.
+/// Maximum number of headers. Salesforce sends about 20, 2 KiB in all; proxies add more.
 const MAX_HEADERS: usize = 256;
 const MAX_HEADER_BYTES: usize = 16 << 10;
-/// More than any JWKS needs.
+/// Maximum body that [`probe`] reads, more than any JWKS needs.
 const MAX_PROBE_BYTES: usize = 1 << 20;
-/// Of Salesforce's own words, as much as is passed on.
+/// Maximum length of texts of Salesforce that are passed on.
 const MAX_QUOTE_CHARS: usize = 200;
 
 const MALFORMED_RESPONSE: &str =
@@ -38,19 +38,19 @@ const MALFORMED_RESPONSE: &str =
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How Salesforce is asked: over the network, or in a test by what it is handed.
+/// Sends requests to Salesforce: over the network, or to a fake in tests.
 pub trait Transport: Send + Sync + 'static {
-    /// Posts a request. It ends within that time.
+    /// Sends a POST request. Must end within the given time.
     fn send(
         &self,
         request: UpstreamRequest,
         within: Duration,
     ) -> BoxFuture<'_, Result<UpstreamResponse, UpstreamError>>;
 
-    /// Whether the host answers at all; no login.
+    /// Health probe for the circuit breaker: whether the host answers. Must not be a login.
     fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool>;
 
-    /// Makes ready what the first request needs. May take milliseconds.
+    /// Initializes what the first request needs. May block for milliseconds.
     fn prepare(&self) {}
 }
 
@@ -63,32 +63,33 @@ pub struct UpstreamRequest {
     pub connection: ConnectionChoice,
 }
 
-/// Over which connection a request goes.
+/// Which connection a request may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionChoice {
-    /// One that is kept, or a new one.
+    /// A pooled connection, or a new one.
     Any,
     New,
 }
 
-/// Salesforce's answer, read whole.
+/// A complete response of Salesforce.
 pub struct UpstreamResponse {
     pub status: u16,
     pub body: Json,
     pub retry_after: Option<Duration>,
-    /// Of the `Date` header, seconds since the epoch.
+    /// The `Date` header, in seconds since the epoch.
     pub date: Option<i64>,
 }
 
-/// Why there is no usable answer. Says what came, never its content.
+/// Why there is no usable response. The message describes the response, but never quotes its body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     #[error("Salesforce did not answer within {} s", UPSTREAM_TIMEOUT.as_secs())]
     Timeout,
-    /// Nothing of the request has left.
+    /// No byte of the request was sent.
     #[error("Salesforce can't be reached: {0}")]
     NotSent(&'static str),
-    /// The connection ended before the whole head of an answer, as an idle one does that is closed at the same moment.
+    /// The connection closed before a complete response head arrived. For example, Salesforce closes an idle connection at the
+    /// moment it is reused.
     #[error("Salesforce can't be reached: {0}")]
     Closed(&'static str),
     #[error("Salesforce can't be reached: {0}")]
@@ -98,7 +99,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// Of the answer, where there is one.
+    /// The status of the response, if there was one.
     pub(super) const fn status(&self) -> Option<u16> {
         match self {
             Self::Unusable { status, .. } => Some(*status),
@@ -107,11 +108,11 @@ impl UpstreamError {
     }
 }
 
-/// Over the network. A client is made when it is first needed: reading the host's certificate authorities takes
-/// milliseconds that starting needn't wait for.
+/// Transport over the network. The clients are created lazily: loading the host's certificate authorities takes
+/// milliseconds, which would delay startup.
 pub(super) struct HttpTransport {
     client: LazyLock<Client>,
-    /// Keeps no connection.
+    /// Opens a new connection for each request.
     unpooled: LazyLock<Client>,
 }
 
@@ -154,8 +155,9 @@ impl Transport for HttpTransport {
     }
 }
 
-/// A client that follows no redirect and takes no proxy from the environment. It trusts the host's
-/// certificate authorities; on a host without any, such as a bare image, it trusts nobody, and minting goes on.
+/// Builds a client that follows no redirects and ignores proxy settings of the environment. It trusts the host's
+/// certificate authorities. On a host without any, for example a bare image, it trusts none: exchanges fail, but minting
+/// works.
 fn build_client(builder: fn() -> ClientBuilder) -> Client {
     let client = builder().build().or_else(|error| {
         tracing::warn!(
@@ -224,22 +226,22 @@ async fn send_with(
     Ok(UpstreamResponse { status, body: json, retry_after, date })
 }
 
-/// An answer to a look at some address: nothing of it is followed or believed.
+/// The response to [`probe`]. It is untrusted, and redirects aren't followed.
 pub struct ProbeResponse {
     pub status: u16,
     pub location: Option<String>,
     pub content_type: Option<String>,
     pub body: Vec<u8>,
-    /// Of the `Date` header, seconds since the epoch.
+    /// The `Date` header, in seconds since the epoch.
     pub date: Option<i64>,
-    /// From connecting to the last byte.
+    /// Time from connecting to the last byte read.
     pub took: Duration,
 }
 
-/// What a GET answers, redirects included.
+/// Sends a GET request to `url` and returns the response, even if it is a redirect. The body is cut off after about 1 MiB.
 ///
 /// # Errors
-/// Says why there is no answer.
+/// There was no response; the message says why.
 pub async fn probe(url: &str, clock: &dyn Clock) -> Result<ProbeResponse, String> {
     let client = build_client(client_builder);
     let failed = |error: reqwest::Error| match classify(&error) {
@@ -273,7 +275,7 @@ pub async fn probe(url: &str, clock: &dyn Clock) -> Result<ProbeResponse, String
     })
 }
 
-/// Whether an answer came that isn't HTTP.
+/// Whether a response arrived that isn't valid HTTP.
 fn is_malformed(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -286,7 +288,7 @@ fn is_malformed(error: &reqwest::Error) -> bool {
 }
 
 fn classify(error: &reqwest::Error) -> UpstreamError {
-    // A connection that isn't made in time is no answer that is late: nothing was sent.
+    // A connect timeout isn't a late response: nothing was sent.
     if error.is_connect() {
         UpstreamError::NotSent(
             "the connection or its TLS handshake failed; check DNS, firewall and certificates",
@@ -298,7 +300,7 @@ fn classify(error: &reqwest::Error) -> UpstreamError {
     }
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3), which counts from the answer's own.
+/// Parses `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3), which is compared with the response's `Date`.
 fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
     let value = value.trim();
     let seconds = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -309,14 +311,14 @@ fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+/// Parses a date like `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
 fn parse_http_date(value: &str) -> Option<i64> {
     let moment =
         time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
     moment.map(time::OffsetDateTime::unix_timestamp)
 }
 
-/// Salesforce's own words, fit for a log and a header: short, and printable.
+/// Truncates a text of Salesforce and removes control characters, so that it fits logs and headers.
 pub(super) fn quote(words: &str) -> String {
     words.chars().filter(|c| !c.is_control()).take(MAX_QUOTE_CHARS).collect()
 }

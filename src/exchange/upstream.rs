@@ -34,7 +34,7 @@ const MAX_PROBE_BYTES: usize = 1 << 20;
 const MAX_QUOTE_CHARS: usize = 200;
 
 const MALFORMED_RESPONSE: &str =
-    "the answer's head is not HTTP/1.1 as it should be, or has more than 256 headers";
+    "the response head is not HTTP/1.1, or has more than 256 headers";
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -296,7 +296,7 @@ fn classify(error: &reqwest::Error) -> UpstreamError {
     } else if error.is_timeout() {
         UpstreamError::Timeout
     } else {
-        UpstreamError::Broken("the connection broke before the answer was whole")
+        UpstreamError::Broken("the connection broke before the response was complete")
     }
 }
 
@@ -313,9 +313,9 @@ fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
 
 /// Parses a date like `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
 fn parse_http_date(value: &str) -> Option<i64> {
-    let moment =
+    let date =
         time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
-    moment.map(time::OffsetDateTime::unix_timestamp)
+    date.map(time::OffsetDateTime::unix_timestamp)
 }
 
 /// Truncates a text of Salesforce and removes control characters, so that it fits logs and headers.

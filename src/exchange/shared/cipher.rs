@@ -1,9 +1,9 @@
-//! What lies in the shared cache, encrypted: whoever reads the store learns no token and no subject, and whoever writes
-//! to it makes nothing that would be taken.
+//! Encryption of the shared cache's entries. Read access to the store reveals no token and no subject. Write access can't
+//! forge an entry.
 //!
-//! AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits: format, nonce, ciphertext, tag. What an entry is and
-//! whose is bound as associated data, so that it opens nowhere but where it belongs. Two keys are derived from the
-//! configured one (HKDF, RFC 5869): one encrypts, the other makes names that say nothing to who hasn't got it.
+//! Each entry is a format byte, a random 96-bit nonce, the AES-256-GCM ciphertext (NIST SP 800-38D) and its tag. Its kind and cache key
+//! are authenticated as associated data, so an entry is valid only for its own cache key. Three values are derived from the configured key
+//! by HKDF (RFC 5869): the encryption key, the HMAC key that makes store keys, and an id of the configured key.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Prk};
@@ -14,24 +14,24 @@ use zeroize::Zeroizing;
 use super::super::request::CacheKey;
 use crate::clock::{NoRandomness, Randomness};
 
-/// Of names and entries: another format is another name, so that versions beside each other don't meet.
+/// Version of the entry format. It is part of the store keys, so that different versions don't read each other's entries.
 const FORMAT: u8 = 2;
 
 pub struct EntryCipher {
     cipher: LessSafeKey,
     name_key: hmac::Key,
-    /// Says which key is used, and nothing else of it.
+    /// Identifies the configured key without revealing it.
     key_id: String,
 }
 
-/// What an entry is and whose.
+/// The kind and cache key of an entry, authenticated as associated data.
 #[derive(Clone, Copy)]
 pub enum EntryContext<'a> {
     Token(&'a CacheKey),
-    /// Why an exchange for that key has failed.
+    /// The failure of an exchange for that key.
     Failure(&'a CacheKey),
-    /// That a token was dropped.
-    Drop,
+    /// The announcement of a rejected token.
+    Rejection,
 }
 
 impl EntryContext<'_> {
@@ -39,7 +39,7 @@ impl EntryContext<'_> {
         let (kind, of): (&[u8], &[u8]) = match self {
             Self::Token(key) => (b"token ", key.as_bytes()),
             Self::Failure(key) => (b"failure ", key.as_bytes()),
-            Self::Drop => (b"drop", &[]),
+            Self::Rejection => (b"drop", &[]),
         };
         [&[FORMAT], kind, of].concat()
     }
@@ -60,12 +60,12 @@ impl EntryCipher {
         }
     }
 
-    /// The beginning of all names.
+    /// The prefix of all store keys.
     pub fn prefix(&self) -> String {
         format!("tokenmint:{FORMAT}:{}", self.key_id)
     }
 
-    /// What `key` is called in the store.
+    /// The store key of a cache key: its HMAC, without the prefix.
     pub fn store_key(&self, key: &CacheKey) -> String {
         HEXLOWER.encode(hmac::sign(&self.name_key, key.as_bytes()).as_ref())
     }
@@ -91,7 +91,7 @@ impl EntryCipher {
         Ok(sealed)
     }
 
-    /// What was sealed with this key, for this place; `None` for anything else.
+    /// Decrypts an entry; `None` if it is of another format, or wasn't encrypted with this key and for this context.
     pub fn decrypt(&self, context: EntryContext<'_>, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (format, rest) = sealed.split_first()?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>()?;
@@ -126,7 +126,7 @@ mod tests {
     }
 
     proptest! {
-        /// An entry that was moved under the name of another is nobody's.
+        /// An entry that was moved to another store key is invalid.
         #[test]
         fn an_entry_decrypts_only_for_its_own_cache_key(of: [u8; 32], other: [u8; 32], secret: [u8; 32], plaintext: Vec<u8>) {
             let cipher = EntryCipher::new(&secret);
@@ -134,7 +134,7 @@ mod tests {
             let open = |key| cipher.decrypt(EntryContext::Token(&CacheKey::from_bytes(key)), &entry);
             prop_assert!(open(of).is_some_and(|opened| *opened == plaintext));
             prop_assert_eq!(open(other).is_some(), of == other);
-            prop_assert!(cipher.decrypt(EntryContext::Drop, &entry).is_none());
+            prop_assert!(cipher.decrypt(EntryContext::Rejection, &entry).is_none());
             prop_assert!(cipher.decrypt(EntryContext::Failure(&CacheKey::from_bytes(of)), &entry).is_none());
         }
 
@@ -160,7 +160,7 @@ mod tests {
         }
     }
 
-    /// Else two entries under one nonce would tell each other's content.
+    /// Each encryption has a new nonce. Two entries with one nonce would reveal the XOR of their contents.
     #[test]
     fn the_same_entry_encrypted_twice_differs() {
         let cipher = EntryCipher::new(&[7; 32]);

@@ -1,5 +1,5 @@
-//! An access token as text, and what must hold of one that another replica wrote: the same as of Salesforce's own
-//! answer, and never a longer life than the rules of this replica give it. And a failure as text.
+//! Serialization of tokens and failures for the shared cache. An entry is validated like a response of Salesforce, and its lifetime
+//! is limited by this replica's own settings.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -26,16 +26,16 @@ struct CachedEntry<'a> {
     kid: Cow<'a, str>,
     obtained_at: i64,
     expires_at: i64,
-    /// Salesforce said nothing of its life.
+    /// Whether the lifetime is the profile's default, because Salesforce reported none.
     assumed: bool,
 }
 
-/// Why an entry that is authentic is of no use here.
+/// Why an authentic entry was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryRejected {
-    /// Not what Salesforce would give for this job.
+    /// It isn't a valid response for this request.
     Invalid,
-    /// Its life is over, or its key was taken away.
+    /// It has expired, or its signing key was revoked.
     Stale,
 }
 
@@ -53,7 +53,7 @@ pub fn serialize_token(token: &AccessToken) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// The token of `text`, if it counts for `token_request`. The store lets it go after `left`, if it says so.
+/// Parses a token and validates it for `token_request`. `left` is the remaining time in the store, if known.
 pub fn parse_token(
     text: &[u8],
     token_request: &TokenRequest,
@@ -77,7 +77,7 @@ pub fn parse_token(
     if entry.assumed {
         life = life.min(token_request.default_lifetime());
     }
-    // Whoever wrote it may have a clock that is ahead.
+    // The writer's clock may be ahead.
     let obtained_at = obtained_at.min(reading.now);
     let end = obtained_at.plus(life).min(claimed_end);
     let end =
@@ -97,7 +97,7 @@ pub fn parse_token(
     Ok(AccessToken::new(obtained, kid, obtained_at, left, reading))
 }
 
-/// A failure that Salesforce's answer, or the lack of it, was; none of this replica's own.
+/// A failure that concerns all replicas: an error response of Salesforce, or a timeout. Serialized.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 enum FailureRecord {
@@ -107,7 +107,7 @@ enum FailureRecord {
     Timeout,
 }
 
-/// With the wall time of its beginning and end.
+/// A failure with its time and its expiry by the wall clock. Serialized.
 #[derive(Serialize, Deserialize)]
 struct SharedFailureRecord {
     failure: FailureRecord,
@@ -116,7 +116,7 @@ struct SharedFailureRecord {
     until: i64,
 }
 
-/// The failure as text, where it is one that others meet too. It has just come.
+/// Serializes a failure that happened at `now`; `None` if it doesn't concern other replicas.
 pub fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8>> {
     let failure = match failed.error.clone() {
         ExchangeError::Rejected { upstream, diagnosis, request_summary, .. } => {
@@ -137,7 +137,7 @@ pub fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8
     Some(serde_json::to_vec(&record).expect("strings can be written to memory"))
 }
 
-/// The failure of `text`, and how long it stands yet.
+/// Parses a failure. `left` is the remaining time in the store, if known.
 pub fn parse_failure(text: &[u8], left: Option<Duration>, reading: &ClockReading) -> Option<SharedFailure> {
     let SharedFailureRecord { failure, kid, at, until } = serde_json::from_slice(text).ok()?;
     let kid = kid.map(|kid| KeyId::parse(&kid)).transpose().ok()?;

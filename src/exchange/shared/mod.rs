@@ -1,11 +1,10 @@
-//! The token cache that replicas share, on Redis or Valkey (`[cache.redis]`), behind each replica's own memory.
+//! Second-level token cache, shared by replicas through Redis or Valkey (`[cache.redis]`).
 //!
-//! - One exchange per key across replicas, by a lock with a deadline; the others wait for its token, or are told why there
-//!   is none.
-//! - What lies there is encrypted and bound to its place ([`cipher`]), and what is read there is judged as Salesforce's own
-//!   answer is ([`entry`]). Anything else there is nothing.
-//! - That a token was rejected is told to each other replica, which learns it at its next look.
-//! - The store is a convenience: when it fails or is late, requests go on without it ([`redis`]).
+//! - A distributed lock with an expiry makes one replica exchange per key. The others poll for its token, or its failure.
+//! - Entries are encrypted and bound to their cache key ([`cipher`]). Decrypted entries are validated like a response of
+//!   Salesforce ([`entry`]). Everything else in the store is ignored.
+//! - Rejected tokens are announced to the other replicas through a stream, which each reads every [`SYNC_INTERVAL`].
+//! - Fail-open: if the store fails or is slow, requests proceed without it ([`redis`]).
 
 mod cipher;
 mod entry;
@@ -39,45 +38,45 @@ use store::{
     StoreKeys, WindowCount,
 };
 
-/// A lock outlives the longest exchange of its holder by so much.
+/// How much longer than the longest exchange a lock lasts.
 const LOCK_MARGIN: Duration = Duration::from_millis(500);
 const LOCK_TTL: Duration = MAX_EXCHANGE_TIME.saturating_add(LOCK_MARGIN);
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(160);
-/// Between two looks at what others have dropped, and at whether the store is back.
+/// Interval at which announcements are read, and an unavailable store is checked.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A token that was dropped, and whose.
+/// A rejected token with its cache key.
 type RejectedToken = (CacheKey, TokenHash);
 
 pub struct SharedCache {
     cipher: EntryCipher,
     store: Box<dyn SharedStore>,
-    /// None of these is taken again, wherever it still lies.
+    /// Tokens that aren't accepted from the store any more.
     rejected: Cache<TokenHash, ()>,
-    /// Those that the others don't know of yet. Held for a look only.
+    /// Rejected tokens to announce to the other replicas. The lock is never held across an await.
     unannounced: Mutex<VecDeque<RejectedToken>>,
-    /// There is something to tell.
+    /// Wakes the background sync when there is something to announce.
     wake: Notify,
     deps: ExchangerDeps,
 }
 
-/// Who exchanges.
+/// Result of [`SharedCache::claim_exchange`].
 pub enum ClaimResult {
-    /// Somebody has: here is the token.
+    /// Another replica's token.
     Token(AccessToken),
-    /// Somebody has tried: here is why there is none.
+    /// Another replica's failure, which still applies.
     Failure(SharedFailure),
-    /// This replica; with the lock, where the store was asked.
+    /// This replica must exchange. `None`: without a lock, because the store is unavailable.
     Exchange(Option<LockOwner>),
-    /// Another replica, which didn't end in time.
+    /// Another replica holds the lock and didn't finish before the deadline.
     TimedOut,
 }
 
-/// By the name of its owner.
+/// The random id with which this replica holds a lock.
 pub struct LockOwner(String);
 
-/// Where the look behind the requests has got to: the last message that was read.
+/// The id of the last announcement that the background sync has read.
 pub struct MessageCursor(String);
 
 impl Default for MessageCursor {
@@ -87,8 +86,10 @@ impl Default for MessageCursor {
 }
 
 impl SharedCache {
+    /// Creates a shared cache on Redis.
+    ///
     /// # Errors
-    /// What is said of `redis` can't be.
+    /// The settings of `redis` make no valid client.
     pub fn with_redis(redis: &Redis, deps: &ExchangerDeps) -> Result<Self, RedisError> {
         use secrecy::ExposeSecret as _;
         let store = RedisStore::new(redis, deps.metrics.shared_cache_up.with_label_values(&["redis"]))?;
@@ -96,7 +97,7 @@ impl SharedCache {
     }
 
     pub fn new(key: &[u8; 32], store: Box<dyn SharedStore>, deps: &ExchangerDeps) -> Self {
-        // The oldest go first: moka's own choice would be not to take new ones.
+        // moka's default policy, TinyLFU, may refuse new entries instead of evicting old ones.
         let rejected =
             Cache::builder().max_capacity(MAX_MESSAGES as u64).eviction_policy(EvictionPolicy::lru());
         Self {
@@ -109,8 +110,8 @@ impl SharedCache {
         }
     }
 
-    /// Another replica's token for `key`, if it is better than `held` and isn't `replaced`, its failure, if that `still_applies`, or
-    /// the turn to exchange. Waits until `deadline`.
+    /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another replica holds the
+    /// lock. A token must expire later than `held` and not be `replaced`; a failure must pass `still_applies`.
     pub async fn claim_exchange(
         &self,
         key: &CacheKey,
@@ -135,7 +136,7 @@ impl SharedCache {
             match self.store.claim(claim).await {
                 Err(error) => {
                     self.count(error_label(error));
-                    // A store that was asked may have done what it didn't answer.
+                    // A failed command may have taken the lock all the same, so it must be released.
                     return ClaimResult::Exchange(
                         (error == SharedStoreError::Failed).then_some(LockOwner(owner)),
                     );
@@ -179,7 +180,7 @@ impl SharedCache {
         }
     }
 
-    /// The token of an entry; else the word that counts it.
+    /// Decrypts and validates an entry. `Err` is the value of the label `result` that counts it.
     fn validate(
         &self,
         key: &CacheKey,
@@ -201,7 +202,7 @@ impl SharedCache {
                     EntryRejected::Stale => "stale",
                 },
             )?;
-        // Where the held one was refused, any other is better.
+        // If the held token was rejected, any other is better.
         let is_no_better = replaced.is_none() && held.is_some_and(|held| held.expires_at >= token.expires_at);
         let hash = token.hash();
         if is_no_better || replaced == Some(hash) || self.was_rejected(hash) {
@@ -222,7 +223,7 @@ impl SharedCache {
             .filter(|shared_failure| !shared_failure.remaining.is_zero())
     }
 
-    /// Keeps a token for all, and gives the lock back.
+    /// Stores a token for all replicas and releases the lock.
     pub async fn publish_token(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -242,7 +243,7 @@ impl SharedCache {
         }
     }
 
-    /// Gives the lock back without a token, and tells those who wait why, where that is so for them too.
+    /// Releases the lock without a token, and stores the failure if it concerns other replicas.
     pub async fn publish_failure(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -264,13 +265,13 @@ impl SharedCache {
         }
     }
 
-    /// Where the store can't be asked now, it is told behind the request once it answers, for as long as the others may wait
-    /// for the lock.
+    /// Releases the lock and stores the result. If the store is unavailable, retries in the background while other replicas may
+    /// wait for the lock, at most [`LOCK_TTL`].
     async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, released: Released) {
         let keys = self.store_keys(key);
         let owner = lock.map(|LockOwner(owner)| owner);
         let is_released = self.store.release(&keys, owner.as_deref(), &released).await.is_ok();
-        // Without a lock nobody waits.
+        // Without a lock, no replica waits for this result.
         if is_released || owner.is_none() {
             return;
         }
@@ -286,7 +287,7 @@ impl SharedCache {
         });
     }
 
-    /// Counts one more request by all replicas. `None` where the store can't be asked.
+    /// Counts a request against the rate limit of all replicas. `None` if the store is unavailable.
     pub async fn count_request(&self, request: &CountedRequest) -> Option<QuotaCheck> {
         let quota = request.quota;
         let name = login_limit_key(&request.account);
@@ -302,11 +303,11 @@ impl SharedCache {
     }
 
     pub async fn refund(&self, request: &CountedRequest) {
-        // If that fails, one request fewer may be sent in this window.
+        // If this fails, the request stays counted until the window ends.
         let _ = self.store.refund(&login_limit_key(&request.account), &request.id).await;
     }
 
-    /// Takes that token from no one any more, and has the others know, once.
+    /// Stops accepting this token from the store, and queues an announcement to the other replicas, once.
     pub fn announce_rejected(&self, key: &CacheKey, token: TokenHash) {
         if self.was_rejected(token) {
             return;
@@ -325,17 +326,17 @@ impl SharedCache {
         self.rejected.contains_key(&token)
     }
 
-    /// Until the next look is due.
+    /// Waits for [`SYNC_INTERVAL`], or until there is something to announce.
     pub async fn wait_for_sync(&self) {
         let _ = tokio::time::timeout(SYNC_INTERVAL, self.wake.notified()).await;
     }
 
-    /// Tells and reads what was dropped. `drop` is told of each of the others'.
+    /// Publishes this replica's announcements and reads those of others. Calls `drop` for each token that was announced.
     pub async fn sync_rejected(&self, cursor: &mut MessageCursor, drop: impl Fn(&CacheKey, TokenHash)) {
         let sealed = |rejected: &RejectedToken| {
             let (key, TokenHash(hash)) = rejected;
             let plaintext = [key.as_bytes().as_slice(), hash].concat();
-            let sealed = self.cipher.encrypt(EntryContext::Drop, &plaintext, &*self.deps.randomness).ok()?;
+            let sealed = self.cipher.encrypt(EntryContext::Rejection, &plaintext, &*self.deps.randomness).ok()?;
             Some((*rejected, sealed))
         };
         let unannounced = self.unannounced().clone();
@@ -346,7 +347,7 @@ impl SharedCache {
         self.unannounced().retain(|rejected| !published.contains(rejected));
         cursor.0 = messages.cursor;
         for message in messages.payloads {
-            let Some(plaintext) = self.cipher.decrypt(EntryContext::Drop, &message) else { continue };
+            let Some(plaintext) = self.cipher.decrypt(EntryContext::Rejection, &message) else { continue };
             let Some((key, hash)) = plaintext.split_first_chunk() else { continue };
             let Ok(hash) = <[u8; 32]>::try_from(hash) else { continue };
             self.rejected.insert(TokenHash(hash), ());
@@ -369,7 +370,7 @@ impl SharedCache {
     }
 }
 
-/// Under whichever key the replicas encrypt: the limit is Salesforce's.
+/// The store key of a rate limit. It doesn't depend on the encryption key, because the limit is Salesforce's.
 fn login_limit_key(account: &str) -> String {
     format!("tokenmint:budget:{}", HEXLOWER.encode(&sha256(account.as_bytes())[..16]))
 }

@@ -1,7 +1,7 @@
-//! Redis or Valkey as the shared store, and whether it is worth asking.
+//! Redis or Valkey as the shared store, with a circuit breaker.
 //!
-//! After one failure or one answer that is late nobody asks again until a look behind the requests has found that it
-//! answers: whatever happens to Redis, a request waits for it once, and no longer than the configured time.
+//! After one error or timeout, Redis is marked unavailable and requests skip it until a background health check
+//! succeeds. A request waits for Redis at most once, up to the configured timeout.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -25,13 +25,13 @@ use super::store::{
 };
 use crate::config::Redis;
 
-/// To connect, and to read what others have left. Behind the requests there is time.
+/// Timeout to connect and to exchange messages, in the background.
 const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// No access token lives longer, so nobody needs to know longer that it was dropped.
+/// How long announcements are kept: the maximum lifetime of an access token.
 const MESSAGE_TTL: Duration = Duration::from_hours(24);
 
-/// An entry or a failure that isn't the refused one; else the lock, if nobody has it. A lock that would outlive its
-/// deadline isn't ours.
+/// Returns the entry or failure that isn't the rejected one, or else acquires the lock if it is free. A lock without expiry, or with a
+/// longer one than ours have, wasn't set by tokenmint and is deleted.
 const CLAIM_SCRIPT: &str = "
 local function get(key)
   local text = redis.pcall('GETRANGE', key, 0, ARGV[5])
@@ -45,7 +45,7 @@ local left = redis.call('PTTL', KEYS[2])
 if left == -1 or left > tonumber(ARGV[2]) then redis.call('DEL', KEYS[2]) end
 return {redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and 3 or 0, '', 0}";
 
-/// Keeps what there is to keep, and gives the lock back, if it is still the owner's.
+/// Stores the result and releases the lock, as [`SharedStore::release`] says.
 const RELEASE_SCRIPT: &str = "
 local holder = redis.pcall('GET', KEYS[2])
 local owned = holder == ARGV[1]
@@ -62,7 +62,7 @@ const PUBLISH_SCRIPT: &str = "
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'd', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])";
 
-/// The last of the messages since, newest first: their ids, and what they say unless somebody else has put it there.
+/// Returns the id of the newest message, then the payloads after the cursor, newest first. Skips those that are too long to be ours.
 const READ_SCRIPT: &str = "
 local news = {}
 for at, message in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '(' .. ARGV[1], 'COUNT', ARGV[2])) do
@@ -72,8 +72,8 @@ for at, message in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '(' .. ARGV[1], 
 end
 return news";
 
-/// Counts one more request in a sliding window by Redis's clock: how many there are, or -1 and the milliseconds until
-/// there may be one.
+/// Counts a request in a sliding window by Redis's clock. Returns the count, or -1 and the milliseconds until the oldest one leaves
+/// the window.
 const COUNT_SCRIPT: &str = "
 local time = redis.call('TIME')
 local now, window = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[2])
@@ -88,9 +88,9 @@ return {count + 1, 0}";
 
 #[derive(Clone)]
 enum ConnectionState {
-    /// Not known yet: whoever asks waits, as for an answer.
+    /// The first connection isn't established yet. Requests wait for it, up to their timeout.
     Starting,
-    /// With a number of its own, so that what failed before it came back doesn't count against it.
+    /// With its generation, so that late errors of an older connection don't mark a newer one as down.
     Up(u64, MultiplexedConnection),
     Down,
 }
@@ -105,7 +105,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects to nothing yet.
+    /// Creates the store without connecting.
     pub fn new(redis: &Redis, up: IntGauge) -> Result<Self, RedisError> {
         let (host, port) = (redis.url.host.clone(), redis.url.port);
         let address = if redis.url.tls {
@@ -120,7 +120,7 @@ impl RedisStore {
         if let Some(password) = &redis.password {
             settings = settings.set_password(password.expose_secret());
         }
-        // Without it a small packet may wait for the acknowledgement of another, as long as all the time there is.
+        // Nagle's algorithm can delay a small packet until the previous one is acknowledged, beyond our timeout.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = address.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp);
         up.set(0);
@@ -137,7 +137,7 @@ impl RedisStore {
         })
     }
 
-    /// Asks, if that makes sense now.
+    /// Sends a command, unless Redis is marked unavailable.
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, SharedStoreError> {
         let mut generation = 0;
         let asked = timeout(self.request_timeout, async {
@@ -164,7 +164,7 @@ impl RedisStore {
         }
     }
 
-    /// Asks on that connection, behind the requests.
+    /// Sends a command on a given connection, in the background.
     async fn query_on<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
@@ -177,7 +177,7 @@ impl RedisStore {
         }
     }
 
-    /// The connection that requests use, and its number.
+    /// Returns the connection that requests use, and its number.
     fn current_connection(&self) -> Option<(u64, MultiplexedConnection)> {
         match &*self.state.borrow() {
             ConnectionState::Up(generation, connection) => Some((*generation, connection.clone())),
@@ -185,7 +185,7 @@ impl RedisStore {
         }
     }
 
-    /// A new connection, which no request uses yet.
+    /// Opens a new connection. Requests don't use it before [`mark_up`](Self::mark_up).
     async fn connect(&self) -> Result<MultiplexedConnection, String> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
@@ -197,14 +197,14 @@ impl RedisStore {
         }
     }
 
-    /// From now on requests use this connection.
+    /// Makes requests use this connection.
     fn mark_up(&self, generation: u64, connection: MultiplexedConnection) {
         self.state.send_replace(ConnectionState::Up(generation, connection));
         self.up.set(1);
         tracing::info!("the shared cache answers");
     }
 
-    /// From now on nobody asks, unless what failed is past already. The connection of the beginning is number 0.
+    /// Marks Redis unavailable, unless the error is of an older generation. Before the first connection, the generation is 0.
     fn mark_down(&self, generation: u64, reason: &str) {
         let changed = self.state.send_if_modified(|state| {
             let current = match state {
@@ -221,7 +221,7 @@ impl RedisStore {
             self.up.set(0);
         }
         let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        // What keeps it away now may be another thing than what it began with: a password, a certificate.
+        // Log a new reason as well: for example, a wrong password after a refused connection.
         if changed || *last != reason {
             reason.clone_into(&mut last);
             tracing::warn!(
@@ -233,7 +233,8 @@ impl RedisStore {
 }
 
 impl RedisStore {
-    /// Over the connection that requests use, or a new one that they use from then on.
+    /// Publishes and reads messages over the current connection. Without one, opens a new connection and tests it with a write;
+    /// requests use it from then on.
     async fn sync_over_connection(
         &self,
         name: &str,
@@ -370,7 +371,7 @@ fn timeout_message(time_limit: Duration) -> String {
     format!("no answer within {time_limit:?}")
 }
 
-/// `EVAL`, and not by hash: a Redis that was restarted knows no script.
+/// Builds an `EVAL` command. `EVALSHA` would fail after a restart of Redis, which forgets its scripts.
 fn script(text: &str, keys: &[&str]) -> Cmd {
     let mut eval = cmd("EVAL");
     eval.arg(text).arg(keys.len()).arg(keys);

@@ -1,26 +1,26 @@
-//! By what a caller is known: an API key, a name in its certificate, or the user that it runs as.
+//! Authentication: finds the caller by its API key, by a name in its client certificate, or by the user of its process.
 //!
-//! Each credential is one caller's; the configuration sees to that.
+//! Each credential belongs to one caller, which the configuration's validation ensures.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::config::{Caller, ClientName};
 use crate::hash::sha256;
 
-/// What a connection says of who is at its other end, as it was verified when it was made.
+/// The verified identity of a connection's client.
 #[derive(Default)]
 pub struct Peer {
-    /// The names in the client's certificate.
+    /// The subject alternative names of the client certificate.
     pub names: Vec<ClientName>,
-    /// Of a Unix socket: the user that the client ran as when it connected.
+    /// On a Unix socket: the user id of the client process when it connected.
     pub uid: Option<u32>,
 }
 
-/// Whose each credential is, by the caller's place in the list.
+/// Maps each credential to the index of its caller.
 #[derive(Default)]
 pub(super) struct Credentials {
-    /// By the SHA-256 of each API key. How long a look takes says nothing of a key: whoever sends one can't choose its
-    /// digest, and knows none that would come near.
+    /// By SHA-256 of the API key. A lookup's timing reveals nothing useful about a key: an attacker can't choose digests
+    /// that share a prefix with an unknown one.
     keys: HashMap<[u8; 32], u32>,
     names: BTreeMap<ClientName, u32>,
     uids: BTreeMap<u32, u32>,
@@ -37,12 +37,12 @@ impl Credentials {
         credentials
     }
 
-    /// One look, however many callers there are.
+    /// Finds the caller with this API key by one hash lookup.
     pub fn by_api_key(&self, api_key: &[u8]) -> Option<u32> {
         self.keys.get(&sha256(api_key)).copied()
     }
 
-    /// Nobody, where what is known of the peer speaks of several callers.
+    /// Finds the caller of a connection; `None` if its names and user id belong to different callers.
     pub fn by_peer(&self, peer: &Peer) -> Option<u32> {
         let by_name = peer.names.iter().filter_map(|name| self.names.get(name));
         let mut caller_indices = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));

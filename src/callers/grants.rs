@@ -1,4 +1,5 @@
-//! What a caller may use, resolved at load: a request picks from it, and gets at a profile only once it is authorized.
+//! Grants: the profiles and bundles that each caller may use, resolved when the configuration is loaded. A request selects a grant,
+//! and reaches its profile only after authorization.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,21 +13,21 @@ use crate::json::Members;
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, IntercomProfile, Lifetime, OauthProfile, Objection, Subject};
 
-/// The profiles, or bundles, of one kind that a caller may use.
+/// The profiles or bundles of one kind that a caller may use.
 pub struct Grants<G> {
     kind: Kind,
     by_name: BTreeMap<Name, G>,
-    /// Those that it may not, and is let use while its policy is tried.
+    /// Those that `allow` doesn't contain, usable while `policy = "audit"`.
     audit_only: BTreeMap<Name, G>,
 }
 
-/// What one page load needs. A bundle opens no door of its own: each of its profiles must be allowed too.
+/// A bundle that a caller may use. This doesn't include its profiles: each must be allowed as well.
 pub struct BundleGrant {
     name: ProfileName,
     entries: Vec<(Name, BundleEntry)>,
     /// Profiles of the bundle that the caller may not use.
     denied_profiles: Vec<ProfileName>,
-    /// Whether the policy names the bundle and all of its profiles.
+    /// Whether `allow` contains the bundle and all of its profiles.
     allowed: bool,
 }
 
@@ -36,6 +37,8 @@ pub enum BundleEntry {
 }
 
 impl BundleGrant {
+    /// Returns the bundle's entries.
+    ///
     /// # Errors
     /// The caller may not use one of its profiles.
     pub fn entries(&self) -> Result<&[(Name, BundleEntry)], Denied> {
@@ -55,50 +58,58 @@ impl BundleGrant {
 /// ```
 pub struct Grant<P> {
     pub(super) profile: Arc<P>,
-    /// Counts what was minted under it.
+    /// Counts the tokens minted with this profile for this caller.
     minted: IntCounter,
-    /// Whether the policy names it; else it is let through while the policy is tried.
+    /// Whether `allow` contains it. If not, it is usable only while `policy = "audit"`.
     allowed: bool,
 }
 
 impl Grant<IdentityProfile> {
+    /// Validates the requested lifetime.
+    ///
     /// # Errors
-    /// As [`IdentityProfile::lifetime`].
+    /// See [`IdentityProfile::lifetime`].
     pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
         self.profile.lifetime(asked)
     }
 
+    /// Validates the requested extra claims.
+    ///
     /// # Errors
-    /// As [`IdentityProfile::claims`].
+    /// See [`IdentityProfile::claims`].
     pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
         self.profile.claims(asked)
     }
 }
 
 impl Grant<IntercomProfile> {
+    /// Validates the requested lifetime.
+    ///
     /// # Errors
-    /// As [`IntercomProfile::lifetime`].
+    /// See [`IntercomProfile::lifetime`].
     pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
         self.profile.lifetime(asked)
     }
 
+    /// Validates the requested extra claims.
+    ///
     /// # Errors
-    /// As [`IntercomProfile::claims`].
+    /// See [`IntercomProfile::claims`].
     pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
         self.profile.claims(asked)
     }
 }
 
-/// What a request can be authorized for.
+/// A grant that [`Caller::authorize`](super::Caller::authorize) can check.
 pub trait Permission {
     fn name(&self) -> &ProfileName;
-    /// Whether the policy names it.
+    /// Whether the caller's `allow` contains it.
     fn is_allowed(&self) -> bool;
-    /// Whether the profile, whoever asks, speaks of such subjects.
+    /// Whether the profile's own `subjects` allows this subject, for any caller.
     fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
-/// A profile as far as the policy is concerned.
+/// The part of a profile that the policy needs.
 pub trait PolicyProfile {
     fn name(&self) -> &ProfileName;
     fn matches_subject(&self, subject: &Subject) -> bool;
@@ -129,7 +140,7 @@ impl PolicyProfile for OauthProfile {
         &self.name
     }
 
-    /// It speaks of its one integration user.
+    /// Always false: the token is for the one integration user, so a request names no subject.
     fn matches_subject(&self, _: &Subject) -> bool {
         false
     }
@@ -173,10 +184,10 @@ impl Permission for BundleGrant {
     }
 }
 
-/// The proof that the policy lets a request through.
+/// Proof that the policy allows a request. Only this gives access to the profile that mints.
 pub struct Authorized<'a, G> {
     pub(super) grant: &'a G,
-    /// What says no, where the policy is only tried.
+    /// The violation that would deny the request, if `policy = "audit"`.
     pub audit_violation: Option<Violation>,
 }
 
@@ -191,14 +202,14 @@ impl<P> Authorized<'_, Grant<P>> {
         &self.grant.profile
     }
 
-    /// Counts a token that leaves.
+    /// Counts a minted token.
     pub fn count_minted(&self) {
         self.grant.minted.inc();
     }
 }
 
 impl<'a> Authorized<'a, BundleGrant> {
-    /// Its entries, each as authorized as the bundle.
+    /// Returns the bundle's entries. The authorization of the bundle covers them.
     pub fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
         self.grant.entries.iter().map(|(name, entry)| {
             let entry = match entry {
@@ -219,7 +230,7 @@ pub enum AuthorizedEntry<'a> {
     Intercom(Authorized<'a, Grant<IntercomProfile>>),
 }
 
-/// What the policy says no to. The messages name only what the caller itself is allowed.
+/// Why a request is denied. The messages name only profiles that the caller may use, and those of its bundles.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     #[error("name a profile: this caller may use {0}")]
@@ -268,7 +279,7 @@ impl<P> Grants<Grant<P>> {
     }
 }
 
-/// The names of the profiles of that kind that a caller's policy names.
+/// Returns the names of this kind in the caller's `allow`.
 fn allowed(caller: &config::Caller, kind: Kind) -> BTreeSet<&Name> {
     caller.allow.iter().filter(|allowed| allowed.kind == kind).map(|allowed| &allowed.name).collect()
 }
@@ -309,13 +320,13 @@ impl Grants<BundleGrant> {
 }
 
 impl<G> Grants<G> {
-    /// The profile that a request names, `web` or `identity.web`; the only one there is where it names none.
+    /// Returns the grant for a requested profile, for example `web` or `identity.web`. Without a name, returns the only grant.
     ///
     /// # Errors
-    /// None is allowed, several are, or that one isn't.
+    /// The profile isn't allowed, or no name was given and there isn't exactly one grant.
     pub fn select(&self, requested: Option<&str>) -> Result<&G, Denied> {
         let Some(requested) = requested else {
-            // A rule that is tried takes nothing from who names no profile.
+            // Audited grants aren't counted here, so that `policy = "audit"` makes no request ambiguous.
             let none_is_allowed = self.by_name.is_empty();
             let mut grants = if none_is_allowed { &self.audit_only } else { &self.by_name }.values();
             return match (grants.next(), grants.next()) {

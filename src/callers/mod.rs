@@ -1,13 +1,12 @@
-//! Who may ask, and for what: authentication and authorization.
+//! Authentication and authorization of callers.
 //!
-//! - A caller is found by the SHA-256 of its API key, in a time that says nothing of how near a guess came; or, where
-//!   none is sent, by what its connection says of it.
-//! - What a caller may use is resolved at load: a request only picks from it.
-//! - [`Caller::authorize`] is the one gate. It is closed by default, and only its answer, [`Authorized`], leads from a
-//!   grant to the profile that mints: a handler that doesn't ask doesn't compile.
-//! - Nothing is minted for a profile or a subject that the policy doesn't name. Where the policy is to be tried
-//!   first (`audit`), what the caller's own settings say no to is let through and counted; what its profile says of
-//!   subjects holds all the same, and an integration user's login is never let through.
+//! - A caller is authenticated by the SHA-256 of its API key, with a timing that reveals nothing useful about keys. Without
+//!   an API key, it is authenticated by its connection: client certificate or Unix user.
+//! - The profiles that a caller may use are resolved when the configuration is loaded. A request selects one of them.
+//! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives access to the
+//!   profile that mints. A handler that skips it doesn't compile.
+//! - With `policy = "audit"`, requests that the caller's own settings would deny are allowed, counted and logged. The
+//!   `subjects` of a profile are enforced all the same, and so is `allow` for OAuth profiles.
 
 mod credentials;
 mod grants;
@@ -32,11 +31,13 @@ use crate::config::{self, Config, Kind, Name, Pace, Policy, SubjectPattern};
 use crate::metrics::Metrics;
 use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
 
+/// All callers of a configuration, with their credentials.
 pub struct Callers {
     credentials: Credentials,
     callers: Vec<Arc<Caller>>,
 }
 
+/// A caller with its grants, its policy and the state of its rate limits.
 pub struct Caller {
     pub name: Name,
     pub identity: Grants<Grant<IdentityProfile>>,
@@ -44,28 +45,30 @@ pub struct Caller {
     pub intercom: Grants<Grant<IntercomProfile>>,
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
-    /// How many different subjects in a minute, and those that were. A reload carries the latter over.
+    /// `subjects_per_minute` and its state. A reload keeps the state.
     subject_limit: Option<(u32, Arc<DistinctSubjectLimit>)>,
     policy: Policy,
-    /// Counts those whom the budget refused.
+    /// Counts requests denied by `subjects_per_minute`.
     pub subjects_refused: IntCounter,
-    /// Counts what was let through, by [`PolicyRule`].
+    /// Counts requests that only `policy = "audit"` allowed, by [`PolicyRule`].
     would_refuse: [IntCounter; 3],
-    /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
+    /// The caller's request rate and its bucket. A reload keeps the bucket if the rate is the same.
     rate_limit: Option<(Pace, Arc<TokenBucket>)>,
 }
 
 impl Callers {
+    /// Resolves the callers of a configuration.
+    ///
     /// # Panics
-    /// Where `profiles` were not made from the same configuration.
+    /// If `profiles` doesn't belong to the same configuration.
     pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
         Self::with_previous(config, profiles, metrics, None)
     }
 
-    /// As `new`, to take the place of `previous`: its callers go on with what they have used of their limits.
+    /// Like [`new`](Self::new), but takes over the state of the rate limits from `previous`, for a reload.
     ///
     /// # Panics
-    /// As `new`.
+    /// Like [`new`](Self::new).
     pub fn with_previous(
         config: &Config,
         profiles: &Profiles,
@@ -91,7 +94,7 @@ impl Callers {
         self.callers.iter().map(|caller| &caller.name).collect()
     }
 
-    /// Who is granted what, in the words of the metrics.
+    /// Returns the pairs of caller and profile that are granted, as labels of metrics.
     pub fn granted_profiles(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
@@ -103,12 +106,12 @@ impl Callers {
         granted.collect()
     }
 
-    /// The caller who has this API key.
+    /// Finds the caller with this API key.
     pub fn by_api_key(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
         self.credentials.by_api_key(api_key).map(|index| &self.callers[index as usize])
     }
 
-    /// The caller at the other end of a connection.
+    /// Finds the caller of a connection.
     pub fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
         self.credentials.by_peer(peer).map(|index| &self.callers[index as usize])
     }
@@ -122,7 +125,7 @@ impl Caller {
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
-        // What is owed to another rate says nothing of this one.
+        // The state of a bucket depends on its rate, so a bucket with another rate isn't reused.
         let bucket = |pace: Pace| {
             let (before, bucket) = previous?.rate_limit.as_ref()?;
             (*before == pace).then(|| bucket.clone())
@@ -149,24 +152,24 @@ impl Caller {
         }
     }
 
-    /// Counts one more request against the caller's own rate, at the steady time `now`.
+    /// Counts a request against the caller's rate limit, at the monotonic time `now`.
     ///
     /// # Errors
-    /// It is exceeded; the time until it isn't.
+    /// The limit is exceeded. The value is the time until the next request is allowed.
     pub fn check_rate_limit(&self, now: Duration) -> Result<(), Duration> {
         self.rate_limit.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.try_acquire(*pace, now))
     }
 
-    /// Whether its own settings let it speak of such subjects.
+    /// Whether the caller's `subjects` allows this subject.
     pub fn may_use_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// Whether it may have what `grant` gives, for `subject` where that speaks of one, at the steady time `now`. Counts
-    /// `subject` against its budget of different ones.
+    /// Authorizes a request for `grant`, and for `subject` if there is one, at the monotonic time `now`. Counts `subject`
+    /// against `subjects_per_minute`.
     ///
     /// # Errors
-    /// The first rule that says no, unless the policy is only tried.
+    /// The first rule that denies the request, unless `policy = "audit"` applies to it.
     pub fn authorize<'a, G: Permission>(
         &self,
         grant: &'a G,
@@ -176,7 +179,7 @@ impl Caller {
         let Some(violation) = self.find_violation(grant, subject, now) else {
             return Ok(Authorized { grant, audit_violation: None });
         };
-        // Without a subject it is the login of an integration user, and never let through.
+        // A request without a subject is for an OAuth profile, to which `policy = "audit"` doesn't apply.
         let is_audited = self.policy == Policy::Audit && subject.is_some();
         let Some(rule) = violation.rule().filter(|_| is_audited) else { return Err(violation) };
         self.would_refuse[rule as usize].inc();
@@ -246,7 +249,7 @@ mod tests {
         Caller::new(&caller, &BTreeMap::new(), &profiles, metrics, None)
     }
 
-    /// Every mix of what the rules can say, under both policies.
+    /// All combinations of the rules' results, with both policies.
     #[test]
     fn authorize_allows_only_when_every_rule_passes_or_the_policy_is_audited() {
         let subject = |text: &str| Subject::parse("sub", text.to_owned()).expect("a subject");
@@ -297,7 +300,7 @@ mod tests {
                         }
                     }
                 }
-                // The login of an integration user speaks of no subject, and is never let through.
+                // A request for an OAuth profile has no subject, and `allow` is enforced for it.
                 let login = caller(policy, &Metrics::new()).authorize(&fake, None, Duration::ZERO).is_ok();
                 assert_eq!(login, allowed, "{policy:?}");
             }

@@ -1,11 +1,11 @@
-//! Rate limiting: how often a caller may ask, how often for one subject, and for how many subjects.
+//! Rate limits: requests per caller, requests per subject, and distinct subjects per caller.
 //!
-//! - Requests are limited by token buckets (GCRA), different subjects by a sliding window. Neither has an edge at which
-//!   the count begins anew: what is allowed in a minute is allowed in any sixty seconds.
-//! - A reload carries the state over.
+//! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst plus its rate.
+//! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit.
+//! - A reload keeps the state, except the bucket of a caller whose rate has changed.
 //!
-//! A page whose token Salesforce refuses has been seen to ask for another forty times a second. That freezes
-//! its tab and hides the real fault; a person with many tabs asks a few times a minute.
+//! The limit per subject stops pages that retry in a loop. A page whose token Salesforce rejects was seen to request 40 new
+//! ones per second, which froze its tab and hid the cause. A user with many tabs needs a few tokens per minute.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -22,18 +22,18 @@ use crate::config::{Name, Pace, ProfileName};
 use crate::hash::Parts;
 use crate::tokens::Subject;
 
-/// Subjects whose buckets are remembered; a forgotten one starts full.
+/// Maximum number of buckets. The bucket of an evicted subject starts full again.
 const MAX_TRACKED_SUBJECTS: u64 = 200_000;
 
-/// A token bucket as one number, the moment at which it will be full again (the generic cell rate algorithm).
+/// A token bucket, stored as the time when it will be full again (generic cell rate algorithm, GCRA).
 #[derive(Default)]
 pub struct TokenBucket(AtomicU64);
 
 impl TokenBucket {
-    /// Takes a token at the steady time `now`.
+    /// Takes a token at the monotonic time `now`.
     ///
     /// # Errors
-    /// There is none; the time until there is.
+    /// The bucket is empty. The value is the time until the next token.
     pub fn try_acquire(&self, pace: Pace, now: Duration) -> Result<(), Duration> {
         let now = nanoseconds(now);
         let interval = nanoseconds(pace.window) / u64::from(pace.requests).max(1);
@@ -58,7 +58,8 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A bucket for each caller, profile and subject. Holds hashes, salted anew at each start, and no subject.
+/// Limits requests with one token bucket for each caller, profile and subject. Stores salted hashes instead of subjects; each process
+/// has its own salt.
 pub struct SubjectRateLimiter {
     buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
     pace: Pace,
@@ -71,35 +72,37 @@ struct SubjectBucket {
     is_limited: AtomicBool,
 }
 
-/// One subject is asked for too often, or too many are.
+/// A rate limit is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimited {
     pub retry_after: Duration,
-    /// The first refusal of a storm: the one to log.
+    /// Whether this is the first rejection in a row, which should be logged.
     pub is_first: bool,
 }
 
 impl SubjectRateLimiter {
+    /// Creates the limiter with a random salt.
+    ///
     /// # Errors
-    /// No randomness for the salt.
+    /// No randomness is available.
     pub fn new(pace: Pace, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
         let mut salt = [0; 16];
         randomness.fill(&mut salt)?;
-        // Idle for so long, a bucket is full, and may be forgotten.
+        // After this idle time a bucket is full, so it can be evicted.
         let idle = pace.window.saturating_mul(pace.burst / pace.requests.max(1) + 1);
         let buckets = Cache::builder()
             .max_capacity(MAX_TRACKED_SUBJECTS)
-            // The default keeps newcomers out, who would then start full each time.
+            // moka's default policy may refuse new entries. Then a new subject's bucket would be full at each request.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(idle)
             .build();
         Ok(Self { buckets, pace, salt })
     }
 
-    /// Lets `caller` have one more token of `profile` for `subject`.
+    /// Counts one request of `caller` for `subject` and `profile`.
     ///
     /// # Errors
-    /// It has had too many lately.
+    /// The rate is exceeded.
     pub fn check_subject_rate(
         &self,
         caller: &Name,
@@ -128,11 +131,10 @@ impl SubjectRateLimiter {
 
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// How many different subjects a caller may name in a minute: what a stolen credential is worth.
+/// Limits how many distinct subjects a caller can request per minute. This bounds the damage of a stolen credential.
 ///
-/// A sliding window: a subject is counted until a minute after it was last served, so no sixty seconds see more different
-/// ones than are allowed. Its memory is bounded: two entries for each subject that is allowed, with salted hashes and no
-/// subject in them.
+/// A sliding window: a subject counts until a minute after its last allowed request. Memory is bounded to two entries per
+/// allowed subject, which contain salted hashes instead of subjects.
 #[derive(Default)]
 pub struct DistinctSubjectLimit {
     salt: RandomState,
@@ -141,18 +143,18 @@ pub struct DistinctSubjectLimit {
 
 #[derive(Default)]
 struct SubjectWindow {
-    /// When each subject was last served.
+    /// The time of each subject's last allowed request.
     served: HashMap<u64, Duration>,
-    /// The same, the oldest first.
+    /// The same entries, oldest first.
     by_age: BTreeSet<(Duration, u64)>,
     last_rejected: Option<Duration>,
 }
 
 impl DistinctSubjectLimit {
-    /// Counts `subject` at the steady time `now`, of `most` different ones in a minute.
+    /// Counts `subject` at the monotonic time `now`, if there are no more than `most` distinct subjects in the window.
     ///
     /// # Errors
-    /// It is one too many. A storm is over after a minute without a refusal.
+    /// The limit is exceeded. After a minute without a rejection, the next one counts as the first again.
     pub fn check_subject_limit(
         &self,
         subject: &Subject,
@@ -170,7 +172,7 @@ impl DistinctSubjectLimit {
         if known.is_none() && served.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
             let is_first = last_rejected.is_none_or(|last| now.saturating_sub(last) >= WINDOW);
             *last_rejected = Some(now);
-            // A lower setting than before may leave more than one to wait for.
+            // After a reload with a lower limit, several subjects must leave the window first.
             let over = served.len().saturating_sub(most as usize);
             let free_at = by_age.iter().nth(over).map_or(now, |(at, _)| *at) + WINDOW;
             return Err(RateLimited { retry_after: free_at.saturating_sub(now), is_first });
@@ -178,7 +180,7 @@ impl DistinctSubjectLimit {
         if let Some(before) = known {
             by_age.remove(&(before, hash));
         }
-        // Requests that come together may bring their times in any order.
+        // Concurrent requests may arrive out of order.
         let at = known.map_or(now, |before| before.max(now));
         served.insert(hash, at);
         by_age.insert((at, hash));
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(acquire(400), Err(ms(100)));
         assert_eq!(acquire(500), Ok(()));
         assert!(acquire(999).is_err());
-        // Full again, and never fuller than its burst.
+        // Full again, up to its burst and no more.
         assert!([60_000, 60_000, 60_000].into_iter().all(|at| acquire(at).is_ok()));
         assert!(acquire(60_000).is_err());
     }
@@ -225,18 +227,18 @@ mod tests {
             |seconds, is_first| Err(RateLimited { retry_after: Duration::from_secs(seconds), is_first });
         assert!([1, 2, 1, 2, 1].into_iter().all(|name| check(name, 50).is_ok()));
         assert_eq!(check(3, 50), refused(60, true));
-        assert_eq!(check(4, 61), refused(49, false), "a minute of the clock is no edge");
-        assert_eq!(check(2, 70), Ok(()), "who was counted may come again");
+        assert_eq!(check(4, 61), refused(49, false), "a new minute of the clock resets nothing");
+        assert_eq!(check(2, 70), Ok(()), "a counted subject is still allowed");
         assert_eq!(check(3, 109), refused(1, false));
-        assert_eq!(check(3, 110), Ok(()), "the first was last served a minute ago");
-        assert_eq!(check(4, 111), refused(19, false), "the same storm");
+        assert_eq!(check(3, 110), Ok(()), "the first subject left the window");
+        assert_eq!(check(4, 111), refused(19, false), "not the first rejection in a row");
         assert!(check(4, 170).is_ok() && check(5, 170).is_ok());
-        assert_eq!(check(6, 171), refused(59, true), "another storm, after a minute without");
+        assert_eq!(check(6, 171), refused(59, true), "the first again, after a minute without a rejection");
         assert_eq!(limit.check_subject_limit(&subject(6), 1, Duration::from_secs(171)), refused(59, false));
     }
 
     proptest! {
-        /// What is served in any sixty seconds, and that nothing is refused that could be served.
+        /// Any sixty seconds have at most `most` subjects, and no request is rejected that would fit.
         #[test]
         fn no_minute_has_more_subjects_than_allowed(
             most in 1..5_u32,

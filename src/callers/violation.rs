@@ -1,8 +1,8 @@
-//! Why a request is refused, and by which setting.
+//! [`Violation`]: which rule of the policy denies a request.
 
 use super::rate_limit::RateLimited;
 
-/// What a caller's own settings can say no to.
+/// A setting of a caller that can deny a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyRule {
     /// `allow`
@@ -26,18 +26,22 @@ impl PolicyRule {
     }
 }
 
-/// What says no to a request.
+/// Why the policy denies a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// What the profile itself says of subjects.
+    /// The profile's own `subjects` doesn't match.
     ProfileSubjects,
+    /// The caller's `allow` doesn't contain the profile.
     Allow,
+    /// The caller's `subjects` doesn't match.
     Subjects,
+    /// The caller's `subjects_per_minute` is exceeded.
     SubjectLimit(RateLimited),
 }
 
 impl Violation {
-    /// The caller's own setting, which can be tried; what its profile says can't.
+    /// The caller's setting that denies the request, to which `policy = "audit"` applies. `None` for a rule of the profile,
+    /// which is always enforced.
     pub const fn rule(&self) -> Option<PolicyRule> {
         match self {
             Self::ProfileSubjects => None,

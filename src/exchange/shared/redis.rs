@@ -1,7 +1,7 @@
 //! Redis or Valkey as the shared store, with a circuit breaker.
 //!
 //! After one error or timeout, Redis is marked unavailable and requests skip it until a background health check
-//! succeeds. A request waits for Redis at most once, up to the configured timeout.
+//! succeeds. A request waits for an unresponsive Redis at most once, up to the configured timeout.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

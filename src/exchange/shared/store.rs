@@ -90,6 +90,7 @@ pub const MAX_ENTRY_BYTES: usize = 64 << 10;
 /// Maximum size of a message. Longer ones are ignored.
 pub const MAX_MESSAGE_BYTES: usize = 256;
 
+/// A key-value store with locks, counters and a message stream.
 pub trait SharedStore: Send + Sync + 'static {
     /// Reads the entry or the failure, or else tries to acquire the lock.
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>>;
@@ -103,7 +104,7 @@ pub trait SharedStore: Send + Sync + 'static {
         released: &'a Released,
     ) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
-    /// Counts one more request under `id` in a sliding window, unless there are `most`.
+    /// Counts a request under `id` in a sliding window, unless the window has `limit` already.
     fn count_request<'a>(
         &'a self,
         name: &'a str,
@@ -115,8 +116,9 @@ pub trait SharedStore: Send + Sync + 'static {
     /// Removes the request `id` from the window.
     fn refund<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
-    /// Leaves `tell` for the others, and reads what they have left since `seen`; from the first, over a connection that is
-    /// new, because it may be another store now, or the same with an older memory. Requests use it from then on.
+    /// Publishes `payloads`, and reads the messages after `cursor`. Also acts as the health check: if the store was unavailable, it
+    /// opens a new connection, which requests use from then on. Over a new connection it reads from the start, because the
+    /// store may have lost messages or be another one.
     fn sync_messages<'a>(
         &'a self,
         name: &'a str,

@@ -1,8 +1,8 @@
-//! A key ring's public face: the JWK Set of RFC 7517, section 5, as bytes with their `ETag`, made once and
-//! not per request. A JWK's type here has no field that a private member could go into.
+//! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, serialized once and cached with their
+//! `ETag`. The type of a JWK has no fields for private members.
 //!
-//! The bytes follow from the files and the clock alone. They are made anew when a key comes or goes or a
-//! certificate changes, by whoever asks first after that moment.
+//! The bytes depend only on the key files and the clock. When a key is added or removed or a certificate changes, the next request
+//! serializes them again.
 
 mod client_class;
 
@@ -27,16 +27,16 @@ use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
 use crate::metrics::Metrics;
 pub use client_class::ClientClass;
 
-/// Long enough that a storm of verifiers is served by caches, in seconds.
+/// Upper bound of `max-age` in seconds.
 const MAX_AGE_LIMIT_SECONDS: u64 = 300;
 
-/// A public key as Salesforce reads it: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC
-/// 7518, section 6.3.1). `x5c` is plain base64 of the DER (section 4.7), the leaf alone.
+/// Builds the JWK of a key: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC 7518, section 6.3.1). `x5c`
+/// contains the leaf certificate alone, as plain base64 of its DER (RFC 7517, section 4.7).
 pub fn jwk(keyset: &Keyset, key: &Key, now: UnixTime) -> Jwk {
     jwk_from_parts(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
 }
 
-/// As [`jwk`], of a key that is in no keyset yet.
+/// Like [`jwk`], for a key that isn't in a keyset yet.
 pub fn jwk_from_parts(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm: Algorithm) -> Jwk {
     Jwk {
         common: CommonParameters {
@@ -54,7 +54,7 @@ pub fn jwk_from_parts(kid: &KeyId, key: &PublicKey, certificate: &Certificate, a
     }
 }
 
-/// What `keyset` publishes at `now`.
+/// Builds the JWK Set of the keys that `keysets` publish at `now`.
 pub fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
     let keys = keysets
         .into_iter()
@@ -63,9 +63,9 @@ pub fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: Unix
     JwkSet { keys }
 }
 
-/// The thumbprint of RFC 7638 (SHA-256, base64url): the same for the same key, whatever its name.
+/// Computes the JWK thumbprint (RFC 7638, with SHA-256, in base64url). It depends on the key alone, not on its key id.
 pub fn thumbprint(key: &PublicKey) -> String {
-    // Base64url needs no escaping. The members stand in the order of their names (section 3.2).
+    // Base64url needs no escaping. Members are in lexicographic order (section 3.2).
     let members = format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, key.e, key.n);
     URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()))
 }
@@ -74,40 +74,40 @@ fn rsa_parameters(key: &PublicKey) -> RSAKeyParameters {
     RSAKeyParameters { key_type: RSAKeyType::RSA, n: key.n.clone(), e: key.e.clone() }
 }
 
-/// A JWK Set ready to send.
+/// A serialized JWK Set, valid from `from` until `until`.
 pub struct JwksResponse {
     pub body: Bytes,
-    /// Strong (RFC 9110, section 8.8.3).
+    /// A strong validator (RFC 9110, section 8.8.3).
     pub etag: HeaderValue,
     from: UnixTime,
     until: UnixTime,
-    /// Of each key in it.
+    /// The gauges of each key in the set.
     fetch_gauges: Vec<FetchGauges>,
 }
 
-/// When each class of clients last fetched a key, in the metrics. Looked up at the first fetch, so that `/metrics` is
-/// silent of what never happened.
+/// Gauges of when each class of clients last fetched a key. Created at the first fetch, so that `/metrics` has no
+/// series for clients that never fetched it.
 struct FetchGauges {
     keyset: Name,
     kid: KeyId,
     by_client: [OnceLock<IntGauge>; ClientClass::ALL.len()],
 }
 
-/// What the union of all keysets is called among their names.
+/// The value of the label `keyset` for the union of all keysets.
 pub const ALL_KEYSETS: &str = "*";
 
-/// The documents of a ring: one for each keyset, and their union.
+/// The JWK Sets of a key ring: one for each keyset, and their union.
 pub struct PublishedJwks {
     pub by_keyset: BTreeMap<Name, CachedJwks>,
     pub union: CachedJwks,
 }
 
-/// What some keysets show, as it is now.
+/// The cached JWK Set of one or more keysets.
 pub struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
     response: ArcSwap<JwksResponse>,
-    /// `Cache-Control`: at most a quarter of the shortest lead, so that caches let go of a set well before a key that
-    /// it lacks signs.
+    /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set before a new key
+    /// starts to sign.
     pub cache_control: HeaderValue,
     fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,
@@ -145,7 +145,7 @@ impl CachedJwks {
         Self { keysets, response, cache_control, fetches, fetched_at }
     }
 
-    /// Counts that `client` has fetched `response` at `now`.
+    /// Records in the metrics that `client` fetched `response` at `now`.
     pub fn record_fetch(&self, response: &JwksResponse, client: ClientClass, now: UnixTime) {
         self.fetches[client as usize].inc();
         for FetchGauges { keyset, kid, by_client } in &response.fetch_gauges {
@@ -155,7 +155,7 @@ impl CachedJwks {
         }
     }
 
-    /// The set as it is at `now`.
+    /// Returns the JWK Set at `now`, serialized again if it has changed.
     pub fn response(&self, now: UnixTime) -> Arc<JwksResponse> {
         let response = self.response.load_full();
         if response.from <= now && now < response.until {

@@ -1,15 +1,15 @@
-//! Classes of clients, by their `User-Agent`.
+//! Classifies the clients that fetch a JWK Set, by their `User-Agent`.
 
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-/// Who fetches a JWKS, coarsely, by its `User-Agent`: a closed set, so that a label can hold it.
+/// Class of a client by its `User-Agent`: a small closed set, fit for a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientClass {
-    /// Names Salesforce.
+    /// The `User-Agent` names Salesforce.
     Salesforce,
-    /// A Java library, as Salesforce's servers are likely to use.
+    /// A Java HTTP client, which Salesforce's servers probably use.
     Java,
     Browser,
     /// A command-line tool or the HTTP library of another language.
@@ -17,7 +17,7 @@ pub enum ClientClass {
     /// A health check or monitor.
     Probe,
     Other,
-    /// Says nothing.
+    /// No `User-Agent`, or an empty one.
     None,
 }
 
@@ -47,7 +47,7 @@ impl ClientClass {
     }
 }
 
-/// Where several fit, the first in the text counts.
+/// If several words match, the one that comes first in the `User-Agent` counts.
 static CLIENT_WORD_MATCHER: LazyLock<AhoCorasick> = LazyLock::new(|| {
     let words = CLIENT_WORDS.map(|(word, _)| word);
     let built =
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(of("kube-probe/1.31"), ClientClass::Probe);
         assert_eq!(of("curl/8.5"), ClientClass::Tool);
         assert_eq!(of("\u{ff}?"), ClientClass::Other);
-        // A label's value is the enum's position too.
+        // `ALL` is indexed by the enum's discriminant.
         assert!(ClientClass::ALL.iter().enumerate().all(|(at, client)| *client as usize == at));
     }
 }

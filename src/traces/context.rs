@@ -1,4 +1,4 @@
-//! `traceparent` and `tracestate` (W3C Trace Context, level 1), read whole or not at all.
+//! Parses and writes `traceparent` and `tracestate` (W3C Trace Context, level 1). Malformed values are ignored.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -6,23 +6,23 @@ use crate::clock::Randomness;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// `00-` trace id `-` span id `-` flags.
+/// Length of version 00: `00-`, trace id, `-`, span id, `-`, flags.
 const TRACEPARENT_LENGTH: usize = 55;
-/// What everybody must pass on (section 3.3.1.5). More is left out, as that allows.
+/// Limits of `tracestate`: the minimum that must be propagated (section 3.3.1.5). A longer one is dropped.
 const MAX_TRACESTATE_BYTES: usize = 512;
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// A span, by its ids. Both are lower-case hexadecimal digits, not all of them 0.
+/// The context of a span. Both ids are lower-case hexadecimal digits, not all of them 0.
 pub(super) struct TraceContext {
     pub trace_id: [u8; 32],
     pub span_id: [u8; 16],
     pub sampled: bool,
-    /// What others have to say to each other.
+    /// Vendor data, passed on unchanged.
     pub tracestate: Option<HeaderValue>,
 }
 
 impl TraceContext {
-    /// What a request says; `None` unless it says one thing, and says it well.
+    /// Reads the context of a request; `None` unless it has exactly one `traceparent`, well-formed.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (parent, None) = (parents.next()?, parents.next()) else { return None };
@@ -30,7 +30,7 @@ impl TraceContext {
         Some(Self { tracestate: parse_tracestate(headers), ..context })
     }
 
-    /// Versions to come may have more behind what is known (section 3.2.4).
+    /// Parses `traceparent`. Future versions may append fields (section 3.2.4).
     fn parse(parent: &[u8]) -> Option<Self> {
         let (known, more) = parent.split_at_checked(TRACEPARENT_LENGTH)?;
         let dashed = [2, 35, 52].iter().all(|&at| known[at] == b'-');
@@ -61,11 +61,11 @@ impl TraceContext {
         std::str::from_utf8(&self.span_id).expect("hexadecimal digits are ASCII")
     }
 
-    /// A span below this one; none where the host gives no randomness.
+    /// Creates the context of a child span; `None` if no randomness is available.
     pub fn child(&self, randomness: &dyn Randomness) -> Option<Self> {
         let mut bytes = [0; 8];
         randomness.fill(&mut bytes).ok()?;
-        // All zeros would be no id.
+        // An id of zeros is invalid.
         let id = format!("{:016x}", u64::from_be_bytes(bytes).max(1));
         let span_id = id.as_bytes().try_into().ok()?;
         Some(Self {
@@ -76,7 +76,7 @@ impl TraceContext {
         })
     }
 
-    /// Both headers. Of the flags, level 1 knows one; the others must be 0 (section 3.2.2.5).
+    /// Returns both headers. Level 1 defines one flag, `sampled`; the others must be 0 (section 3.2.2.5).
     pub fn headers(&self) -> HeaderMap {
         let parent = format!("00-{}-{}-{:02x}", self.trace_id(), self.span_id(), u8::from(self.sampled));
         let parent = HeaderValue::from_str(&parent).expect("hexadecimal digits and dashes");
@@ -85,7 +85,7 @@ impl TraceContext {
     }
 }
 
-/// `tracestate`, in however many headers.
+/// Reads `tracestate`, which may be split into several headers.
 fn parse_tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
     let values = headers.get_all(TRACESTATE).iter().map(HeaderValue::to_str);
     let text = values.collect::<Result<Vec<_>, _>>().ok()?.join(",");
@@ -98,7 +98,7 @@ fn parse_tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
     good.then(|| HeaderValue::from_str(&text).ok())?
 }
 
-/// `key`, or `tenant@system` (section 3.3.1.3.1).
+/// Whether a key is valid: a simple key, or `tenant@system` (section 3.3.1.3.1).
 fn is_key(key: &str) -> bool {
     let part = |text: &str, most: usize, digit_first: bool| {
         let first = text.bytes().next();
@@ -112,7 +112,7 @@ fn is_key(key: &str) -> bool {
     }
 }
 
-/// Printable, without a comma or an equals sign (section 3.3.1.3.2).
+/// Whether a value is valid: printable ASCII without comma and equals sign (section 3.3.1.3.2).
 fn is_value(value: &str) -> bool {
     (1..=256).contains(&value.len())
         && value.bytes().all(|b| matches!(b, b' '..=b'~') && b != b',' && b != b'=')

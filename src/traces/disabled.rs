@@ -1,6 +1,6 @@
-//! A build without the feature `otel`: nothing is recorded, which costs nothing.
+//! No-op implementation of span recording, for a build without the feature `otel`.
 
-#![expect(clippy::missing_const_for_fn, reason = "what records isn't const either")]
+#![expect(clippy::missing_const_for_fn, reason = "the recording implementation isn't const either")]
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
 use crate::config::{Environment, HttpsUrl};
 
-/// No span.
+/// A span that isn't recorded.
 #[derive(Clone, Default)]
 pub(super) struct RecordedSpan(());
 
@@ -33,11 +33,11 @@ impl RecordedSpan {
     pub fn end(&self) {}
 }
 
-/// No export.
+/// An exporter that exports nothing.
 pub struct TraceExporter;
 
 impl TraceExporter {
-    /// Says in the log if somebody waits for spans.
+    /// Logs a warning if the environment sets an OTLP endpoint.
     pub fn start(environment: &Environment, _: Arc<dyn Randomness>) -> Self {
         if let Some(variable) = otlp_endpoint_variable(environment) {
             tracing::warn!(

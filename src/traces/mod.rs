@@ -1,10 +1,11 @@
-//! Where a request stands in its caller's trace, as W3C Trace Context (level 1) has it; and, in a build with the feature
-//! `otel`, the spans of it, which `otlp` exports.
+//! Distributed tracing: propagates W3C Trace Context (level 1) from callers to Salesforce. In a build with the feature `otel`,
+//! records spans, which `otlp` exports.
 //!
-//! - What a caller sends counts only if it is well-formed to its last byte: 32 hexadecimal digits are all of it that a log
-//!   line gets, and two headers of bounded length all that Salesforce gets.
-//! - A span can hold a [`SpanAttribute`] and nothing else, so no subject, claim, token, key or URL.
-//! - Nothing here fails a request or makes it wait. Who sends no `traceparent` pays for a look at the headers.
+//! - A caller's `traceparent` is used only if it is well-formed. Log lines get only its trace id, 32 hexadecimal digits.
+//!   Salesforce gets two headers of bounded length.
+//! - A span's attributes are a [`SpanAttribute`], method, route, server address and port. So it contains no subject, claim, token, key
+//!   or URL.
+//! - Tracing never fails or delays a request.
 
 mod context;
 #[cfg(not(feature = "otel"))]
@@ -28,32 +29,32 @@ use otlp::RecordedSpan;
 #[cfg(feature = "otel")]
 pub use otlp::TraceExporter;
 
-/// What a span says of itself.
+/// An attribute that a span can have.
 #[derive(Clone, Copy)]
 pub enum SpanAttribute<'a> {
     Caller(&'a Name),
     Profile(&'a ProfileName),
-    /// The status of our answer.
+    /// The status of tokenmint's response.
     ResponseStatus(u16),
-    /// The status of Salesforce's.
+    /// The status of Salesforce's response.
     UpstreamStatus(u16),
-    /// What came of an exchange: `success`, or the word that metrics have for its failure.
+    /// The outcome of an exchange: `success`, or the label of its failure in the metrics.
     Outcome(&'static str),
 }
 
-/// A place in a trace, or in none. Cloned cheaply.
+/// The position of a request in its trace, if it has one. Clones are cheap.
 #[derive(Clone, Default)]
 pub struct Trace {
     context: Option<Arc<TraceContext>>,
     span: RecordedSpan,
 }
 
-/// A piece of work, which ends when this is dropped.
+/// A span, which ends when it is dropped.
 #[derive(Default)]
 pub struct Span(Trace);
 
 impl Trace {
-    /// The place of a request with these headers, at `route`; its own span where spans are recorded.
+    /// Starts the server span of a request. If spans aren't recorded, only takes over the caller's trace context.
     pub fn server_span(method: &Method, route: &'static str, headers: &HeaderMap) -> Span {
         let sent = TraceContext::of(headers);
         let (span, context) = RecordedSpan::server(sent.as_ref(), method, route)
@@ -61,7 +62,7 @@ impl Trace {
         Span(Self { context: context.map(Arc::new), span })
     }
 
-    /// 32 hexadecimal digits.
+    /// The trace id, 32 hexadecimal digits.
     pub fn trace_id(&self) -> Option<&str> {
         Some(self.context.as_ref()?.trace_id())
     }
@@ -70,13 +71,13 @@ impl Trace {
         self.span.set_attribute(attribute);
     }
 
-    /// A step of the work.
+    /// Starts an internal child span.
     pub fn child_span(&self, name: &'static str) -> Span {
         let span = self.span.child_span(name);
         span.map_or_else(Span::default, |span| Span(Self { context: None, span }))
     }
 
-    /// A request to Salesforce: a span of its own, whether or not it is recorded.
+    /// Starts the client span of a request to Salesforce. It has its own span id even if spans aren't recorded.
     pub fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
         let (span, context) = self.span.client(here, address).map_or_else(
@@ -92,7 +93,7 @@ impl Span {
         &self.0
     }
 
-    /// What tells whoever is asked where this span is.
+    /// The headers that propagate this span's context.
     pub fn headers(&self) -> HeaderMap {
         self.0.context.as_ref().map(|context| context.headers()).unwrap_or_default()
     }
@@ -104,7 +105,7 @@ impl Drop for Span {
     }
 }
 
-/// Of the variables that OpenTelemetry knows, one that says where spans go; an empty one says nothing.
+/// Returns the name of the OpenTelemetry variable that sets the OTLP endpoint, if one is set and not empty.
 fn otlp_endpoint_variable(environment: &Environment) -> Option<&'static str> {
     let set = |name: &&str| environment.get(*name).is_some_and(|value| !value.is_empty());
     ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find(set)

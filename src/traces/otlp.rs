@@ -1,10 +1,10 @@
-//! Spans by OpenTelemetry's SDK, exported over OTLP/HTTP by a thread of its own from a bounded queue: what a collector
-//! doesn't take in time is dropped, and minting never waits.
+//! Records spans with the OpenTelemetry SDK and exports them over OTLP/HTTP. A separate thread exports them from a bounded queue. If the
+//! collector is too slow, spans are dropped, so minting never waits.
 //!
-//! All is set by the variables of the OpenTelemetry specification, which the SDK reads: endpoint, headers, timeout, sampler,
-//! batches, name of the service. Attributes are those of its semantic conventions for HTTP, without any URL.
+//! The SDK reads its settings from the variables of the OpenTelemetry specification: endpoint, headers, timeout, sampler, batches, service
+//! name. Attributes follow the semantic conventions for HTTP, without URLs.
 //!
-//! The tracer is the process's, as the log is: set once, at the start.
+//! The tracer is global and set once, at startup.
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -26,16 +26,16 @@ use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
 use crate::config::{Environment, HttpsUrl};
 
-/// At the end, what is in the queue may take so long: with all the rest, less than ten seconds.
+/// How long shutdown waits for the export of queued spans. The whole shutdown should take less than ten seconds.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// The export of this process, where its environment names an endpoint.
+/// The exporter of this process, if the environment sets an endpoint.
 pub struct TraceExporter(Option<SdkTracerProvider>);
 
 impl TraceExporter {
-    /// Must not be called in an asynchronous runtime. What can't be understood of the environment is said in the log.
+    /// Starts the exporter. Logs a warning if the settings are invalid. Must not be called in an asynchronous runtime.
     pub fn start(environment: &Environment, randomness: Arc<dyn Randomness>) -> Self {
         let Some(variable) = otlp_endpoint_variable(environment) else { return Self(None) };
         match provider(randomness) {
@@ -52,7 +52,7 @@ impl TraceExporter {
         }
     }
 
-    /// Exports what is left. Must not be called in an asynchronous runtime.
+    /// Exports the queued spans. Must not be called in an asynchronous runtime.
     pub fn finish(self) {
         if let Some(Err(error)) = self.0.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT)) {
             tracing::warn!(%error, "the last spans were not exported");
@@ -67,7 +67,7 @@ fn provider(randomness: Arc<dyn Randomness>) -> Result<SdkTracerProvider, Export
     Ok(provider.with_resource(resource()).build())
 }
 
-/// This service, unless the environment calls it something else.
+/// The resource attributes: name and version of the service, unless the environment sets them.
 fn resource() -> Resource {
     let detected = Resource::builder().build();
     let said = |key: &'static str| detected.get(&Key::new(key)).map(|value| value.to_string());
@@ -81,7 +81,7 @@ fn resource() -> Resource {
     Resource::builder().with_attributes(ours).build()
 }
 
-/// Ids from the chance of the house. Without any they are zeros, which the SDK takes for no span.
+/// Generates span and trace ids from the injected randomness. If that fails, the id is zero, which the SDK treats as invalid.
 struct RandomIds(Arc<dyn Randomness>);
 
 impl RandomIds {
@@ -107,7 +107,7 @@ impl fmt::Debug for RandomIds {
     }
 }
 
-/// A span, with the place below it; or none.
+/// A recorded span as an OpenTelemetry context, or none.
 #[derive(Clone, Default)]
 pub(super) struct RecordedSpan(Option<opentelemetry::Context>);
 
@@ -150,7 +150,7 @@ impl RecordedSpan {
         Self::start_span(tracer, span, parent, Some(here))
     }
 
-    /// `None` where the SDK makes no span, as after its end.
+    /// Starts a span; `None` if the SDK creates none, for example after its shutdown.
     fn start_span(
         tracer: &SdkTracer,
         span: SpanBuilder,
@@ -184,7 +184,7 @@ impl RecordedSpan {
             }
             SpanAttribute::ResponseStatus(status) => {
                 span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
-                // What is the caller's own fault is no error of a server (semantic conventions, HTTP spans, status).
+                // A 4xx isn't an error of a server span (OpenTelemetry semantic conventions, HTTP spans, status).
                 if status >= 500 {
                     fails(status.to_string());
                 }

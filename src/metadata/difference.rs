@@ -1,4 +1,4 @@
-//! A retrieved project beside what the configuration says: issuer and key id byte for byte.
+//! Compares a retrieved project with the configuration. Issuers and key ids must match byte for byte.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,27 +12,27 @@ use super::types::{
 use super::{ExpectedKey, ExpectedKeyset};
 use crate::doctor::{JwkDocument, difference};
 
-/// One thing that isn't there as it is here.
+/// One difference between the retrieved project and the configuration.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct MetadataDifference {
-    /// Below the project's folder; empty where there is none.
+    /// Path relative to the project's folder; empty if there is no such file.
     pub file: String,
-    /// Of the metadata type, or `kid` of the JWK.
+    /// The field of the metadata type, or `kid` of the JWK.
     pub field: &'static str,
     pub configured: Option<String>,
     pub retrieved: Option<String>,
-    /// What a person would overlook, as a slash at the end.
+    /// What is easy to overlook, for example a trailing slash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_what: Option<String>,
 }
 
-/// A component, by its API name.
+/// A component of the retrieved project, with its file.
 struct RetrievedComponent<T> {
     file: String,
     component: T,
 }
 
-/// What a project has of our three types.
+/// The components of a retrieved project, by type and API name.
 #[derive(Default)]
 pub struct RetrievedProject {
     sets: BTreeMap<String, RetrievedComponent<PublicKeyCertificateSet>>,
@@ -41,10 +41,10 @@ pub struct RetrievedProject {
 }
 
 impl RetrievedProject {
-    /// Reads a project, in source format or as the Metadata API gives it.
+    /// Reads a project in source format or Metadata API format.
     ///
     /// # Errors
-    /// Names the file that can't be read.
+    /// A file can't be read or parsed; the message names it.
     pub fn read(folder: &Path) -> Result<Self, String> {
         let mut retrieved = Self::default();
         retrieved.read_folder(folder, folder)?;
@@ -91,8 +91,7 @@ impl RetrievedProject {
         Ok(())
     }
 
-    /// The set that is meant for `expected`, whatever it is called: by its keys or their address first, since names
-    /// are anybody's.
+    /// Finds the set that corresponds to `expected`. Its keys and its JWKS URL count more than its name, which users choose freely.
     fn find_set(
         &self,
         expected: &ExpectedKeyset,
@@ -116,7 +115,7 @@ impl RetrievedProject {
             .or_else(|| find(&issued))
     }
 
-    /// The keys that a set names and that are there.
+    /// Returns the keys that a set refers to, as far as the project contains them.
     fn keys_of<'a>(
         &'a self,
         set: &'a PublicKeyCertificateSet,
@@ -141,14 +140,14 @@ fn expected_jwk(key: &ExpectedKey) -> JwkDocument {
     JwkDocument::read(&key.kid, &key.jwk.to_string())
 }
 
-/// Whether both are one key, or called so.
+/// Whether both have the same key id or the same public key.
 fn is_same_key(found: &RetrievedComponent<PublicKeyCertificate>, expected_key: &ExpectedKey) -> bool {
     let theirs = retrieved_jwk(found);
     kid_of(&theirs) == Some(expected_key.kid.as_str())
         || numbers_of(&theirs) == numbers_of(&expected_jwk(expected_key))
 }
 
-/// All that `retrieved` has otherwise than the configuration.
+/// Lists all differences between `retrieved` and the configuration.
 pub fn differences(expected: &[ExpectedKeyset], retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
     expected.iter().flat_map(|set| compare_set(set, retrieved)).collect()
 }
@@ -242,7 +241,7 @@ fn compare_keys(
     found
 }
 
-/// Where channels were retrieved, that one of them verifies its users by this set.
+/// Checks that a channel verifies its users with this set. If the project contains no channel, there is nothing to check.
 fn compare_channels(set: &str, retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
     let configs = retrieved
         .channels

@@ -1,11 +1,12 @@
-//! The keysets as Salesforce metadata: what `sf project deploy start` takes, and what a retrieved project has.
+//! Salesforce metadata: writes the keysets as a project for `sf project deploy start`, and compares a retrieved project with the
+//! configuration.
 //!
-//! Knows the types `PublicKeyCertificateSet`, `PublicKeyCertificate` and, of `MessagingChannel`, the link
-//! to the keyset (Metadata API Developer Guide, version 62.0 and later).
+//! Supports `PublicKeyCertificateSet`, `PublicKeyCertificate`, and the link to the keyset in `MessagingChannel`
+//! (Metadata API Developer Guide, version 62.0 and later).
 //!
-//! - A component's members stand in the order of the alphabet, as in what an org gives.
-//! - Nothing private is in it: a key is its JWK.
-//! - Names are API names; issuer and key id keep their bytes.
+//! - Elements are in alphabetical order, like in metadata that an org returns.
+//! - The project contains no private key: a key is written as its JWK.
+//! - Names are converted to API names. Issuers and key ids are written byte for byte.
 
 mod difference;
 mod types;
@@ -27,18 +28,17 @@ use crate::config::{Config, Kind};
 use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 
-/// The first that knows these types.
+/// The first API version that has these types.
 pub const API_VERSION: &str = "62.0";
-/// Where a project has its components, as `sf project generate` makes it.
+/// The folder of components in a project, as `sf project generate` creates it.
 const SOURCE: &str = "force-app/main/default";
 
-/// A keyset as it should be in the org.
+/// A keyset as the org should have it.
 pub struct ExpectedKeyset {
     /// API name of the `PublicKeyCertificateSet`.
     pub name: String,
-    /// Byte for byte.
     pub issuer: String,
-    /// The address of its JWKS; `None`: its keys are uploaded.
+    /// The URL of its JWKS; `None` if its keys are uploaded.
     pub endpoint: Option<String>,
     pub keys: Vec<ExpectedKey>,
 }
@@ -50,19 +50,19 @@ pub struct ExpectedKey {
     pub jwk: Value,
 }
 
-/// A file of the project, below its folder.
+/// A file of the project, with its path relative to the project's folder.
 pub struct Component {
     pub path: PathBuf,
     pub text: String,
-    /// Made for a project that is new; one that is there stays.
+    /// Whether an existing file is kept.
     pub only_if_absent: bool,
 }
 
-/// What the org should have: a set for each keyset that signs identity tokens, and for each of its issuers.
-/// `public_url` is where Salesforce asks for their JWKS.
+/// Lists the keysets that the org should have: one for each pair of a keyset that signs identity tokens and an issuer. `public_url`
+/// is the base URL of their JWKS.
 ///
 /// # Errors
-/// Two of them would have the same API name.
+/// Two components would have the same API name.
 pub fn expected_keysets(
     config: &Config,
     ring: &KeyRing,
@@ -99,13 +99,13 @@ pub fn expected_keysets(
     Ok(sets)
 }
 
-/// What is called how, so that nothing is called like something else.
+/// The API names in use, to detect duplicates.
 #[derive(Default)]
 struct ApiNames(BTreeMap<String, String>);
 
 impl ApiNames {
     fn reserve(&mut self, name: &str, what: &str) -> Result<(), String> {
-        // Salesforce doesn't tell names apart by case.
+        // Salesforce compares API names without regard to case.
         match self.0.insert(name.to_lowercase(), what.to_owned()) {
             Some(other) => {
                 let name = name.trim_start_matches("set ");
@@ -125,7 +125,8 @@ fn expected_keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
     keyset.published(now).map(key).collect()
 }
 
-/// An API name: letters, digits and single underscores, a letter first and no underscore last, 80 at most.
+/// Converts a text to an API name: letters, digits and single underscores, with a letter first and no underscore last, at most 80
+/// characters.
 fn api_name(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let mut name = words.collect::<Vec<_>>().join("_");
@@ -136,8 +137,8 @@ fn api_name(text: &str) -> String {
     name.trim_end_matches('_').to_owned()
 }
 
-/// The project: components to deploy, and beside them what goes into each channel. `configuration` is the name of
-/// the User Verification configuration; each set has one of its own otherwise.
+/// Builds the project: components to deploy, and fragments to merge into each channel's file. `configuration` is the name of the User
+/// Verification configuration; without it, each set gets its own.
 pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
     let mut files =
         vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), only_if_absent: true }];
@@ -183,7 +184,7 @@ pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Ve
         let path = format!("fragments/{}.messagingChannel.xml", set.name).into();
         files.push(Component { path, text: channel.to_xml(), only_if_absent: false });
     }
-    // Two issuers of one keyset upload its keys once.
+    // If a keyset has several issuers, its keys are written once.
     files.sort_by(|one, other| one.path.cmp(&other.path));
     files.dedup_by(|one, other| one.path == other.path);
     files
@@ -191,7 +192,7 @@ pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Ve
 
 impl Component {
     fn new(kind: &str, name: &str, text: String) -> Self {
-        // Folder and suffix are spelt like the type; in other letters the `sf` command infers none.
+        // Folder and suffix have the exact case of the type: otherwise the `sf` command doesn't recognize it.
         let path = format!("{SOURCE}/{kind}/{name}.{kind}-meta.xml").into();
         Self { path, text, only_if_absent: false }
     }

@@ -1,4 +1,4 @@
-//! The metadata types, field for field. What else a retrieved file has is passed over.
+//! The metadata types as XML. Unknown elements of a retrieved file are ignored.
 
 use quick_xml::se::Serializer;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ pub const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
 #[error("isn't the metadata that its name says: {0}")]
 pub struct InvalidMetadata(#[from] quick_xml::DeError);
 
-/// A keyset of Setup.
+/// A keyset in Salesforce Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificateSet", rename_all = "camelCase")]
 pub(super) struct PublicKeyCertificateSet {
@@ -38,10 +38,10 @@ pub(super) struct SetKeyReference {
     pub public_key_certificate: String,
 }
 
-/// Where a set has its keys.
+/// Source of a set's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum CertificateSetType {
-    /// Uploaded. People have seen the other spelling.
+    /// Uploaded keys. Both spellings were seen in practice.
     #[serde(rename = "JWKS", alias = "Jwks")]
     Jwks,
     #[serde(rename = "JWKS_URL")]
@@ -57,7 +57,7 @@ impl CertificateSetType {
     }
 }
 
-/// An uploaded key of Setup.
+/// An uploaded key in Salesforce Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificate", rename_all = "camelCase")]
 pub(super) struct PublicKeyCertificate {
@@ -65,10 +65,10 @@ pub(super) struct PublicKeyCertificate {
     xmlns: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     description: Option<String>,
-    /// Where it is not said, a key isn't.
+    /// A key without this element is inactive.
     #[serde(default)]
     pub is_active: bool,
-    /// One JWK, as JSON.
+    /// A JWK as JSON.
     #[serde(default)]
     pub json_web_key: String,
     #[serde(default)]
@@ -87,7 +87,7 @@ impl PublicKeyCertificate {
     }
 }
 
-/// Of a messaging channel, who verifies its users.
+/// A messaging channel, reduced to its user verification.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "MessagingChannel", rename_all = "camelCase")]
 pub(super) struct MessagingChannel {
@@ -114,11 +114,11 @@ pub(super) enum AuthMode {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MessagingAuthorization {
-    /// Its name; in the subject of every verified conversation.
+    /// The name of the configuration, which is part of the subject of each verified conversation.
     #[serde(default)]
     pub auth_identifier: String,
     pub authorization_type: AuthorizationType,
-    /// Where it is not said, it isn't.
+    /// A configuration without this element is disabled.
     #[serde(default)]
     pub enabled: bool,
     #[serde(default)]
@@ -138,8 +138,10 @@ macro_rules! impl_xml {
                 to_xml(self)
             }
 
+            /// Parses the XML.
+            ///
             /// # Errors
-            /// Says what is missing or no XML.
+            /// The XML is malformed, or an element is missing.
             pub fn read(text: &str) -> Result<Self, InvalidMetadata> {
                 Ok(quick_xml::de::from_str(text)?)
             }
@@ -148,7 +150,7 @@ macro_rules! impl_xml {
 }
 impl_xml!(PublicKeyCertificateSet, PublicKeyCertificate, MessagingChannel);
 
-/// With four spaces a level, as an org gives it.
+/// Serializes to XML with an indentation of four spaces, like an org does.
 fn to_xml(value: &impl Serialize) -> String {
     let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_owned();
     let mut serializer = Serializer::new(&mut text);
@@ -172,7 +174,7 @@ struct PackageTypes {
     name: &'static str,
 }
 
-/// package.xml: all components of both types.
+/// Builds `package.xml`, which selects all components of both types.
 pub(super) fn manifest() -> String {
     let all = |name| PackageTypes { members: "*", name };
     to_xml(&Package {
@@ -186,7 +188,7 @@ pub(super) fn manifest() -> String {
 mod tests {
     use super::*;
 
-    /// A slash, a space, a letter: what differs must survive the reading.
+    /// For example, a trailing slash or a space must not get lost.
     #[test]
     fn an_issuer_is_written_and_read_byte_for_byte() {
         for issuer in ["https://acme.example/", " acme ", "a&b <c> \"d\" 'e'", "Ümlaut"] {

@@ -77,7 +77,7 @@ impl Trace {
         span.map_or_else(Span::default, |span| Span(Self { context: None, span }))
     }
 
-    /// Starts the client span of a request to Salesforce. It has its own span id even if spans aren't recorded.
+    /// Starts the client span of a request to Salesforce. In a trace, it gets its own span id even if spans aren't recorded.
     pub fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
         let (span, context) = self.span.client(here, address).map_or_else(

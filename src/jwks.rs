@@ -1,8 +1,8 @@
 //! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, serialized once and cached with their
 //! `ETag`. The type of a JWK has no fields for private members.
 //!
-//! The bytes depend only on the key files and the clock. When a key is added or removed or a certificate changes, the next request
-//! serializes them again.
+//! The bytes depend only on the key files and the clock. When a key is added or removed or a certificate changes, the
+//! next request serializes them again.
 
 mod client_class;
 
@@ -106,8 +106,8 @@ pub struct PublishedJwks {
 pub struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
     response: ArcSwap<JwksResponse>,
-    /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set before a new key
-    /// starts to sign.
+    /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set
+    /// before a new key starts to sign.
     pub cache_control: HeaderValue,
     fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,

@@ -1,5 +1,5 @@
-//! Grants: the profiles and bundles that each caller may use, resolved when the configuration is loaded. A request selects a grant,
-//! and reaches its profile only after authorization.
+//! Grants: the profiles and bundles that each caller may use, resolved when the configuration is loaded. A request
+//! selects a grant, and reaches its profile only after authorization.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -230,7 +230,7 @@ pub enum AuthorizedEntry<'a> {
     Intercom(Authorized<'a, Grant<IntercomProfile>>),
 }
 
-/// Why a request is denied. The messages name only profiles that the caller may use, and those of its bundles.
+/// Why a request is denied. The messages name only profiles that the caller may use, or that its bundles contain.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     #[error("name a profile: this caller may use {0}")]
@@ -320,7 +320,8 @@ impl Grants<BundleGrant> {
 }
 
 impl<G> Grants<G> {
-    /// Returns the grant for a requested profile, for example `web` or `identity.web`. Without a name, returns the only grant.
+    /// Returns the grant for a requested profile, for example `web` or `identity.web`. Without a name, returns the only
+    /// grant.
     ///
     /// # Errors
     /// The profile isn't allowed, or no name was given and there isn't exactly one grant.

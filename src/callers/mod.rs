@@ -3,8 +3,8 @@
 //! - A caller is authenticated by the SHA-256 of its API key, with a timing that reveals nothing useful about keys. Without
 //!   an API key, it is authenticated by its connection: client certificate or Unix user.
 //! - The profiles that a caller may use are resolved when the configuration is loaded. A request selects one of them.
-//! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives access to the
-//!   profile that mints. A handler that skips it doesn't compile.
+//! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives
+//!   access to the profile that mints. A handler that skips it doesn't compile.
 //! - With `policy = "audit"`, requests that the caller's own settings would deny are allowed, counted and logged. The
 //!   `subjects` of a profile are enforced all the same, and so is `allow` for OAuth profiles.
 

@@ -2,10 +2,10 @@
 //!
 //! [`FAILURE_THRESHOLD`] consecutive failures open the circuit. While it is open, one trial exchange is allowed per
 //! [`TRIAL_INTERVAL`] (half-open state). A request that is turned away also triggers a health probe, at most one per
-//! [`PROBE_INTERVAL`]: a bare GET, which isn't a login. If the probe succeeds, the next request is a trial at once. A host that answers
-//! probes but fails logins therefore gets one trial per [`PROBE_INTERVAL`].
+//! [`PROBE_INTERVAL`]: a bare GET, which isn't a login. If the probe succeeds, the next request is a trial at once. A
+//! host that answers probes but fails logins therefore gets one trial per [`PROBE_INTERVAL`].
 //!
-//! If all failures were those of one cache key, its profile or user may be the cause. Then the circuit is open for that key
+//! If all failures have the same cache key, its profile or user may be the cause. Then the circuit is open for that key
 //! alone, until an exchange for another key fails too.
 
 use std::collections::HashMap;

@@ -185,8 +185,8 @@ impl ExchangeClient {
         }
     }
 
-    /// Counts a request against the rate limits: that of all replicas, if they share a cache, and that of this host. Both must allow
-    /// it; if this host's limit doesn't, the shared count is refunded.
+    /// Counts a request against the rate limit of this host and, if replicas share a cache, against their common limit.
+    /// Both must allow it. If this host's limit doesn't, the common count is refunded.
     async fn count_request(
         self: &Arc<Self>,
         token_request: &TokenRequest,

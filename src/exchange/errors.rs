@@ -1,17 +1,17 @@
-//! Known error responses of Salesforce: maps each to a cause, a fix, and whether retrying can help. The endpoints, the doctor
-//! and the table in `docs/troubleshooting.md` all take their texts from here.
+//! Known error responses of Salesforce: maps each to a cause, a fix, and whether retrying can help. The endpoints, the
+//! doctor and the table in `docs/troubleshooting.md` all take their texts from here.
 //!
 //! Sources: Salesforce Help, "OAuth Authorization Errors"; the Mobile SDK's list of the server's error codes;
-//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The first matching
-//! row counts, so the order matters. Sentences come first. Error codes come next, because one code has several causes. Guesses by a
-//! single word come last.
+//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The
+//! first matching row counts, so the order matters. Sentences come first. Error codes come next, because one code has
+//! several causes. Guesses by a single word come last.
 
 use std::time::Duration;
 
 /// Back-off after a rate limit if Salesforce sends no `Retry-After`.
 const DEFAULT_BACKOFF: Duration = Duration::from_mins(1);
-/// Back-off after Salesforce's login limit. Salesforce refuses the user for an hour, but an administrator can end that earlier;
-/// with a quarter of an hour, tokenmint notices soon.
+/// Back-off after Salesforce's login limit. Salesforce refuses the user for an hour, but an administrator can end that
+/// earlier; with a quarter of an hour, tokenmint notices soon.
 const LOGIN_LIMIT_BACKOFF: Duration = Duration::from_mins(15);
 
 /// Whether retrying can help.
@@ -41,8 +41,8 @@ pub struct Diagnosis {
 struct KnownError {
     error: &'static str,
     description: &'static str,
-    /// Whether it is a guess by a single word. Guesses don't apply to statuses from 500 on: messages of server errors contain such
-    /// words with other meanings.
+    /// Whether it is a guess by a single word. Guesses don't apply to statuses from 500 on: messages of server errors
+    /// contain such words with other meanings.
     is_guess: bool,
     diagnosis: Diagnosis,
 }

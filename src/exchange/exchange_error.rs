@@ -15,7 +15,7 @@ pub struct SalesforceError {
     pub error_description: Option<String>,
 }
 
-/// What a request was waiting for when it timed out.
+/// The operation that a request was waiting for when it timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeoutCause {
     Salesforce,

@@ -74,7 +74,7 @@ enum Lookup {
     InFlight { flight: InFlight<Outcome>, is_leader: bool },
 }
 
-/// What to do for a request if no exchange is in flight.
+/// The decision of [`Inner::decide`] for a request, if no exchange is in flight.
 enum Decision {
     Resolved(Lookup),
     /// Start an exchange. A shared token with this hash isn't accepted.
@@ -88,8 +88,8 @@ pub enum ExchangerBuildError {
 }
 
 impl Exchanger {
-    /// Caches up to `memory` bytes of tokens and stores login counts in the directory `state`. With `redis`, shares both with
-    /// other replicas, and must be called in a Tokio runtime.
+    /// Caches up to `memory` bytes of tokens and stores login counts in the directory `state`. With `redis`, shares
+    /// both with other replicas, and must be called in a Tokio runtime.
     ///
     /// # Errors
     /// The settings of `redis` make no valid client.
@@ -103,8 +103,8 @@ impl Exchanger {
         Ok(Self::build(deps, memory, state, Box::new(HttpTransport::default()), shared))
     }
 
-    /// Like [`new`](Self::new), with another transport and another shared store, whose entries are encrypted with the key. With a
-    /// store, must be called in a Tokio runtime.
+    /// Like [`new`](Self::new), with another transport and another shared store, whose entries are encrypted with the
+    /// key. With a store, must be called in a Tokio runtime.
     pub fn with_transport(
         deps: ExchangerDeps,
         memory: u64,
@@ -190,8 +190,9 @@ impl Exchanger {
         self.get_token(TokenRequest::Messaging { profile: profile.clone(), subject, claims }, options).await
     }
 
-    /// Drops cached tokens that were obtained with one of `kids`, which no profile has any more, and returns their number. This only
-    /// frees memory: each request checks the key against its profile, so such a token isn't served anyway.
+    /// Drops cached tokens that were obtained with one of `kids`, which no profile has any more, and returns their
+    /// number. This only frees memory: each request checks the key against its profile, so such a token isn't served
+    /// anyway.
     pub fn revoke_keys(&self, kids: &BTreeSet<KeyId>) -> usize {
         let tokens = &self.0.tokens;
         let revoked = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
@@ -248,8 +249,8 @@ impl Exchanger {
             requests(if is_leader { "miss" } else { "coalesced" }).inc();
             let error = match timeout_at(options.deadline, flight.outcome()).await {
                 Ok(Some(Ok(ServedToken { token, cached, .. }))) => {
-                    // This request joined an exchange that began before, and got the very token that it reports as rejected. It
-                    // tries once more. If a later exchange gives that token too, Salesforce insists on it.
+                    // This request joined an exchange that began before, and got the very token that it reports as
+                    // rejected. It tries once more. If a later exchange gives that token too, Salesforce insists on it.
                     let is_outdated = round == 0 && !is_leader && rejected == Some(token.hash());
                     // A reload may have revoked the key in the meantime, or the clock was set.
                     if is_outdated || !inner.is_usable(&token, &token_request) {
@@ -303,8 +304,8 @@ impl Inner {
         self.still_applies(token_request, &error, failure.kid.as_ref(), failure.at).then_some(error)
     }
 
-    /// Whether an earlier failure predicts the result of an exchange now. A failure of the host stops applying when the host has
-    /// recovered. A permanent one stops applying when another key signs.
+    /// Whether an earlier failure predicts the result of an exchange now. A failure of the host stops applying when the
+    /// host has recovered. A permanent one stops applying when another key signs.
     fn still_applies(
         &self,
         token_request: &TokenRequest,
@@ -360,8 +361,8 @@ impl Inner {
         }
     }
 
-    /// Decides what to do if no exchange is in flight. Called under the single-flight lock, so it sees the result of the last
-    /// exchange.
+    /// Decides what to do if no exchange is in flight. Called under the single-flight lock, so it sees the result of
+    /// the last exchange.
     fn decide(&self, key: &CacheKey, token_request: &TokenRequest, rejected: Option<TokenHash>) -> Decision {
         let rejection_allowed = || self.rejection_limit.allows(key, self.deps.clock.steady());
         let failure = self.cached_failure(key, token_request);

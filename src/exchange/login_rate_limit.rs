@@ -1,10 +1,10 @@
-//! Login rate limit: a sliding window for each account, far below Salesforce's own limit. Salesforce locks a user that exceeds its
-//! limit out of every integration for an hour; this limit keeps a bug from causing that.
+//! Login rate limit: a sliding window for each account, far below Salesforce's own limit. Salesforce locks a user that
+//! exceeds its limit out of every integration for an hour; this limit keeps a bug from causing that.
 //!
-//! Requests of the last window are counted in memory and in a small file for each account. The file makes the count survive restarts and
-//! crash loops, and all processes on the host share it. It is replaced atomically (write and rename), under a file lock. If it can't
-//! be read or written, memory alone counts, and a metric reports that. The file contains times and random ids. Its name is a hash of
-//! the account.
+//! Requests of the last window are counted in memory and in a small file for each account. The file makes the count
+//! survive restarts and crash loops, and all processes on the host share it. It is replaced atomically (write and
+//! rename), under a file lock. If it can't be read or written, memory alone counts, and a metric reports that. The file
+//! contains times and random ids. Its name is a hash of the account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -51,7 +51,7 @@ pub struct CountedRequest {
 struct LoginLog {
     /// This process's own requests: id and monotonic time, so that a step of the wall clock expires none of them.
     own: HashMap<String, Duration>,
-    /// All known requests, those of the file as last read and this process's own: id and wall-clock time.
+    /// All known requests, from the file as last read and from this process: id and wall-clock time.
     known: BTreeMap<String, i64>,
     /// Ids of refunded requests, until a file without them was read.
     refunded: BTreeSet<String>,
@@ -69,8 +69,8 @@ pub struct LoginRateLimit {
 }
 
 impl LoginRateLimit {
-    /// Stores the files in `directory`, which must belong to this process's user with mode 700. Otherwise logs a warning, and counts
-    /// in memory alone.
+    /// Stores the files in `directory`, which must belong to this process's user with mode 700. Otherwise logs a
+    /// warning, and counts in memory alone.
     pub fn new(directory: Option<&Path>, failed_writes: IntCounter) -> Self {
         let usable = directory.filter(|directory| match ensure_private_directory(directory) {
             Ok(()) => true,
@@ -178,8 +178,8 @@ impl LoginRateLimit {
         self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the file of `account`, calls `act` with its content, and writes what `act` returns, under the file lock. If the lock can't
-    /// be taken, doesn't write.
+    /// Reads the file of `account`, calls `act` with its content, and writes what `act` returns, under the file lock.
+    /// If the lock can't be taken, doesn't write.
     fn with_file<T>(
         &self,
         account: &str,
@@ -230,7 +230,8 @@ impl LoginLog {
     fn expire(&mut self, window: Duration, now: UnixTime, monotonic: Duration) -> bool {
         self.own.retain(|_, time| monotonic.saturating_sub(*time) < window);
         let (own, window, now) = (&self.own, seconds(window), now.seconds());
-        // Another process's request in the future is from before the clock was set back by an unknown amount: treat it as made now.
+        // Another process's request in the future is from before the clock was set back by an unknown amount: treat it
+        // as made now.
         let mut is_corrected = false;
         for (_, time) in self.known.iter_mut().filter(|(id, time)| !own.contains_key(*id) && **time > now) {
             is_corrected |= *time > now + window;
@@ -280,7 +281,8 @@ fn ensure_private_directory(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Takes the lock, a separate file because the locked file itself is replaced by a rename. Closing the returned file releases it.
+/// Takes the lock, a separate file because the locked file itself is replaced by a rename. Closing the returned file
+/// releases it.
 fn acquire_lock(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     for _ in 0..LOCK_ATTEMPTS {

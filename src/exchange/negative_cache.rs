@@ -17,8 +17,8 @@ use crate::config::KeyId;
 pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
 const BASE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(45);
-/// Longest time that an error is cached whose request wasn't sent, for example because the login rate limit was reached. A reload may
-/// have changed the limit.
+/// Longest time that an error is cached whose request wasn't sent, for example because the login rate limit was
+/// reached. A reload may have changed the limit.
 const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// Bounds of Salesforce's `Retry-After`; values outside are clamped.
 pub const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);

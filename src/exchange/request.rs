@@ -147,8 +147,8 @@ impl TokenRequest {
                 let mut form = Serializer::new(String::new());
                 form.append_pair("grant_type", GRANT_TYPE);
                 form.append_pair("assertion", assertion.minted.token.expose_secret());
-                // A response doesn't say which request it belongs to. If a proxy sent one twice on a kept-alive connection, another
-                // profile's request would take the duplicate.
+                // A response doesn't say which request it belongs to. If a proxy sent one twice on a kept-alive
+                // connection, another profile's request would take the duplicate.
                 let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
                 Ok(UpstreamRequest {
                     url: profile.token_url.url().clone(),
@@ -379,7 +379,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     if !is_token_host && !is_salesforce_host {
         return Err(format!("of the host {}, which is none of Salesforce's", quote(host)));
     }
-    // Differences in case, the default port and a trailing slash are allowed.
+    // Differences between upper and lower case, the default port and a trailing slash are allowed.
     let normalized = |url: &str| url.trim_end_matches('/').replace(":443", "").to_ascii_lowercase();
     if normalized(url.as_str()) != normalized(written) {
         return Err(format!(
@@ -401,8 +401,8 @@ fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
     }
 }
 
-/// Reads the `exp` of an access token that is a JWT; `None` if it isn't a JWT or has no `exp`. The signature isn't verified:
-/// Salesforce issued the token and is the only one that accepts it.
+/// Reads the `exp` of an access token that is a JWT; `None` if it isn't a JWT or has no `exp`. The signature isn't
+/// verified: Salesforce issued the token and is the only one that accepts it.
 ///
 /// # Errors
 /// `exp` isn't a number, so the expiry is unknown.
@@ -414,8 +414,8 @@ pub(super) fn jwt_expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'s
     Ok(seconds.map(UnixTime::from_seconds))
 }
 
-/// Reads seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or a string that contains one, as
-/// in some of Salesforce's responses.
+/// Reads seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or a string that contains
+/// one, as in some of Salesforce's responses.
 fn whole_seconds(member: Option<&Json>) -> Result<Option<i64>, ()> {
     match member {
         None | Some(Json::Null) => Ok(None),

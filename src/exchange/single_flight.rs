@@ -1,7 +1,7 @@
 //! Single-flight (request coalescing): concurrent requests for one key share one execution of the work and its outcome.
 //!
-//! The caller runs the work in its own task, so that a disconnect doesn't cancel it. moka's `get_with` isn't used because it
-//! drops the work together with the request that started it: twenty disconnects caused twenty logins.
+//! The caller runs the work in its own task, so that a disconnect doesn't cancel it. moka's `get_with` isn't used
+//! because it drops the work together with the request that started it: twenty disconnects caused twenty logins.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,8 +18,8 @@ pub struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
 /// Waits for the outcome of work in flight.
 pub struct InFlight<T>(watch::Receiver<Option<T>>);
 
-/// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an outcome, for
-/// example in a panic, fails the followers and lets the next request start the work again.
+/// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an
+/// outcome, for example in a panic, fails the followers and lets the next request start the work again.
 pub struct InFlightGuard<K: Eq + Hash + Copy, T> {
     in_flight: Arc<SingleFlight<K, T>>,
     key: K,
@@ -43,8 +43,8 @@ impl<K, T> Default for SingleFlight<K, T> {
 }
 
 impl<K: Eq + Hash + Copy, T: Clone> SingleFlight<K, T> {
-    /// Joins the work for `key`. If there is none, calls `resolve`, and starts the work unless that gives a result. `resolve` is called
-    /// under the lock, so it sees what earlier work has stored. It must be fast.
+    /// Joins the work for `key`. If there is none, calls `resolve`, and starts the work unless that gives a result.
+    /// `resolve` is called under the lock, so it sees what earlier work has stored. It must be fast.
     pub fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
         let mut in_flight = self.lock();
         match in_flight.entry(key) {

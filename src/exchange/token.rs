@@ -23,8 +23,8 @@ pub(super) struct ObtainedToken {
     pub reported_expiry: ReportedExpiry,
 }
 
-/// The expiry that Salesforce reports: `exp` of the token, `expires_in` of the response, both, or neither. The earlier one counts.
-/// If there is neither, the profile's default applies.
+/// The expiry that Salesforce reports: `exp` of the token, `expires_in` of the response, both, or neither. The earlier
+/// one counts. If there is neither, the profile's default applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ReportedExpiry {
     pub expires_at: Option<UnixTime>,
@@ -83,8 +83,8 @@ pub enum TokenMetadata {
 }
 
 impl AccessToken {
-    /// Creates a token that expires `remaining` from now. Its refresh is due at 65 to 75 % of its whole lifetime, with jitter so
-    /// that not all tokens are refreshed at once.
+    /// Creates a token that expires `remaining` from now. Its refresh is due at 65 to 75 % of its whole lifetime, with
+    /// jitter so that not all tokens are refreshed at once.
     pub(super) fn new(
         obtained: ObtainedToken,
         kid: KeyId,

@@ -88,8 +88,8 @@ pub enum UpstreamError {
     /// No byte of the request was sent.
     #[error("Salesforce can't be reached: {0}")]
     NotSent(&'static str),
-    /// The connection closed before a complete response head arrived. For example, Salesforce closes an idle connection at the
-    /// moment it is reused.
+    /// The connection closed before a complete response head arrived. For example, Salesforce closes an idle connection
+    /// at the moment it is reused.
     #[error("Salesforce can't be reached: {0}")]
     Closed(&'static str),
     #[error("Salesforce can't be reached: {0}")]

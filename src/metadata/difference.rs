@@ -21,7 +21,7 @@ pub struct MetadataDifference {
     pub field: &'static str,
     pub configured: Option<String>,
     pub retrieved: Option<String>,
-    /// What is easy to overlook, for example a trailing slash.
+    /// A detail that is easy to overlook, for example a trailing slash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_what: Option<String>,
 }
@@ -91,7 +91,8 @@ impl RetrievedProject {
         Ok(())
     }
 
-    /// Finds the set that corresponds to `expected`. Its keys and its JWKS URL count more than its name, which users choose freely.
+    /// Finds the set that corresponds to `expected`. Its keys and its JWKS URL count more than its name, which users
+    /// choose freely.
     fn find_set(
         &self,
         expected: &ExpectedKeyset,

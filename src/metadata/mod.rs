@@ -1,5 +1,5 @@
-//! Salesforce metadata: writes the keysets as a project for `sf project deploy start`, and compares a retrieved project with the
-//! configuration.
+//! Salesforce metadata: writes the keysets as a project for `sf project deploy start`, and compares a retrieved project
+//! with the configuration.
 //!
 //! Supports `PublicKeyCertificateSet`, `PublicKeyCertificate`, and the link to the keyset in `MessagingChannel`
 //! (Metadata API Developer Guide, version 62.0 and later).
@@ -58,8 +58,8 @@ pub struct Component {
     pub only_if_absent: bool,
 }
 
-/// Lists the keysets that the org should have: one for each pair of a keyset that signs identity tokens and an issuer. `public_url`
-/// is the base URL of their JWKS.
+/// Lists the keysets that the org should have: one for each pair of a keyset that signs identity tokens and an issuer.
+/// `public_url` is the base URL of their JWKS.
 ///
 /// # Errors
 /// Two components would have the same API name.
@@ -125,8 +125,8 @@ fn expected_keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
     keyset.published(now).map(key).collect()
 }
 
-/// Converts a text to an API name: letters, digits and single underscores, with a letter first and no underscore last, at most 80
-/// characters.
+/// Converts a text to an API name: letters, digits and single underscores, with a letter first and no underscore last,
+/// at most 80 characters.
 fn api_name(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let mut name = words.collect::<Vec<_>>().join("_");
@@ -137,8 +137,8 @@ fn api_name(text: &str) -> String {
     name.trim_end_matches('_').to_owned()
 }
 
-/// Builds the project: components to deploy, and fragments to merge into each channel's file. `configuration` is the name of the User
-/// Verification configuration; without it, each set gets its own.
+/// Builds the project: components to deploy, and fragments to merge into each channel's file. `configuration` is the
+/// name of the User Verification configuration; without it, each set gets its own.
 pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
     let mut files =
         vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), only_if_absent: true }];

@@ -1,10 +1,10 @@
-//! Distributed tracing: propagates W3C Trace Context (level 1) from callers to Salesforce. In a build with the feature `otel`,
-//! records spans, which `otlp` exports.
+//! Distributed tracing: propagates W3C Trace Context (level 1) from callers to Salesforce. In a build with the feature
+//! `otel`, records spans, which `otlp` exports.
 //!
 //! - A caller's `traceparent` is used only if it is well-formed. Log lines get only its trace id, 32 hexadecimal digits.
 //!   Salesforce gets two headers of bounded length.
-//! - A span's attributes are a [`SpanAttribute`], method, route, server address and port. So it contains no subject, claim, token, key
-//!   or URL.
+//! - A span's attributes are a [`SpanAttribute`], method, route, server address and port. So it contains no subject,
+//!   claim, token, key or URL.
 //! - Tracing never fails or delays a request.
 
 mod context;
@@ -77,7 +77,8 @@ impl Trace {
         span.map_or_else(Span::default, |span| Span(Self { context: None, span }))
     }
 
-    /// Starts the client span of a request to Salesforce. In a trace, it gets its own span id even if spans aren't recorded.
+    /// Starts the client span of a request to Salesforce. In a trace, it gets its own span id even if spans aren't
+    /// recorded.
     pub fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
         let (span, context) = self.span.client(here, address).map_or_else(

@@ -1,8 +1,8 @@
-//! Records spans with the OpenTelemetry SDK and exports them over OTLP/HTTP. A separate thread exports them from a bounded queue. If the
-//! collector is too slow, spans are dropped, so minting never waits.
+//! Records spans with the OpenTelemetry SDK and exports them over OTLP/HTTP. A separate thread exports them from a
+//! bounded queue. If the collector is too slow, spans are dropped, so minting never waits.
 //!
-//! The SDK reads its settings from the variables of the OpenTelemetry specification: endpoint, headers, timeout, sampler, batches, service
-//! name. Attributes follow the semantic conventions for HTTP, without URLs.
+//! The SDK reads its settings from the variables of the OpenTelemetry specification: endpoint, headers, timeout,
+//! sampler, batches, service name. Attributes follow the semantic conventions for HTTP, without URLs.
 //!
 //! The tracer is global and set once, at startup.
 
@@ -81,7 +81,8 @@ fn resource() -> Resource {
     Resource::builder().with_attributes(ours).build()
 }
 
-/// Generates span and trace ids from the injected randomness. If that fails, the id is zero, which the SDK treats as invalid.
+/// Generates span and trace ids from the injected randomness. If that fails, the id is zero, which the SDK treats as
+/// invalid.
 struct RandomIds(Arc<dyn Randomness>);
 
 impl RandomIds {

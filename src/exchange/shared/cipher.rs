@@ -1,9 +1,10 @@
 //! Encryption of the shared cache's entries. Read access to the store reveals no token and no subject. Write access can't
 //! forge an entry.
 //!
-//! Each entry is a format byte, a random 96-bit nonce, the AES-256-GCM ciphertext (NIST SP 800-38D) and its tag. Its kind and cache key
-//! are authenticated as associated data, so an entry is valid only for its own cache key. Three values are derived from the configured key
-//! by HKDF (RFC 5869): the encryption key, the HMAC key that makes store keys, and an id of the configured key.
+//! Each entry is a format byte, a random 96-bit nonce, the AES-256-GCM ciphertext (NIST SP 800-38D) and its tag. Its
+//! kind and cache key are authenticated as associated data, so an entry is valid only for its own cache key. Three
+//! values are derived from the configured key by HKDF (RFC 5869): the encryption key, the HMAC key that makes store
+//! keys, and an id of the configured key.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Prk};

@@ -1,5 +1,5 @@
-//! Serialization of tokens and failures for the shared cache. An entry is validated like a response of Salesforce, and its lifetime
-//! is limited by this replica's own settings.
+//! Serialization of tokens and failures for the shared cache. An entry is validated like a response of Salesforce, and
+//! its lifetime is limited by this replica's own settings.
 
 use std::borrow::Cow;
 use std::time::Duration;

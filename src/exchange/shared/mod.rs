@@ -110,8 +110,9 @@ impl SharedCache {
         }
     }
 
-    /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another replica holds the
-    /// lock. A token must expire later than `held` and not be `replaced`; a failure must pass `still_applies`.
+    /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another
+    /// replica holds the lock. A token must expire later than `held` and not be `replaced`; a failure must pass
+    /// `still_applies`.
     pub async fn claim_exchange(
         &self,
         key: &CacheKey,
@@ -265,8 +266,8 @@ impl SharedCache {
         }
     }
 
-    /// Releases the lock and stores the result. If the store is unavailable, retries in the background while other replicas may
-    /// wait for the lock, at most [`LOCK_TTL`].
+    /// Releases the lock and stores the result. If the store is unavailable, retries in the background while other
+    /// replicas may wait for the lock, at most [`LOCK_TTL`].
     async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, released: Released) {
         let keys = self.store_keys(key);
         let owner = lock.map(|LockOwner(owner)| owner);

@@ -30,8 +30,8 @@ const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long announcements are kept: the maximum lifetime of an access token.
 const MESSAGE_TTL: Duration = Duration::from_hours(24);
 
-/// Returns the entry or failure that isn't the rejected one, or else acquires the lock if it is free. A lock without expiry, or with a
-/// longer one than ours have, wasn't set by tokenmint and is deleted.
+/// Returns the entry or failure that isn't the rejected one, or else acquires the lock if it is free. A lock without
+/// expiry, or with a longer one than ours have, wasn't set by tokenmint and is deleted.
 const CLAIM_SCRIPT: &str = "
 local function get(key)
   local text = redis.pcall('GETRANGE', key, 0, ARGV[5])
@@ -62,7 +62,8 @@ const PUBLISH_SCRIPT: &str = "
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'd', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])";
 
-/// Returns the id of the newest message, then the payloads after the cursor, newest first. Skips those that are too long to be ours.
+/// Returns the id of the newest message, then the payloads after the cursor, newest first. Skips those that are too
+/// long to be ours.
 const READ_SCRIPT: &str = "
 local news = {}
 for at, message in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '(' .. ARGV[1], 'COUNT', ARGV[2])) do
@@ -72,8 +73,8 @@ for at, message in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '(' .. ARGV[1], 
 end
 return news";
 
-/// Counts a request in a sliding window by Redis's clock. Returns the count, or -1 and the milliseconds until the oldest one leaves
-/// the window.
+/// Counts a request in a sliding window by Redis's clock. Returns the count, or -1 and the milliseconds until the
+/// oldest one leaves the window.
 const COUNT_SCRIPT: &str = "
 local time = redis.call('TIME')
 local now, window = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[2])
@@ -204,7 +205,8 @@ impl RedisStore {
         tracing::info!("the shared cache answers");
     }
 
-    /// Marks Redis unavailable, unless the error is of an older generation. Before the first connection, the generation is 0.
+    /// Marks Redis unavailable, unless the error is of an older generation. Before the first connection, the generation
+    /// is 0.
     fn mark_down(&self, generation: u64, reason: &str) {
         let changed = self.state.send_if_modified(|state| {
             let current = match state {
@@ -233,8 +235,8 @@ impl RedisStore {
 }
 
 impl RedisStore {
-    /// Publishes and reads messages over the current connection. Without one, opens a new connection and tests it with a write;
-    /// requests use it from then on.
+    /// Publishes and reads messages over the current connection. Without one, opens a new connection and tests it with
+    /// a write; requests use it from then on.
     async fn sync_over_connection(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! Interface of a store for the shared cache: a few atomic operations on opaque bytes. It is implemented by Redis, and in memory
-//! for tests.
+//! Interface of a store for the shared cache: a few atomic operations on opaque bytes. It is implemented by Redis, and
+//! in memory for tests.
 
 use std::time::Duration;
 
@@ -95,8 +95,9 @@ pub trait SharedStore: Send + Sync + 'static {
     /// Reads the entry or the failure, or else tries to acquire the lock.
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>>;
 
-    /// Stores the result and releases the lock, if `owner` still holds it. Otherwise stores the result only if there is no entry and
-    /// no lock, so that a late exchange doesn't overwrite a later one's result (fencing). An entry replaces a failure.
+    /// Stores the result and releases the lock, if `owner` still holds it. Otherwise stores the result only if there is
+    /// no entry and no lock, so that a late exchange doesn't overwrite a later one's result (fencing). An entry
+    /// replaces a failure.
     fn release<'a>(
         &'a self,
         keys: &'a StoreKeys,
@@ -116,9 +117,9 @@ pub trait SharedStore: Send + Sync + 'static {
     /// Removes the request `id` from the window.
     fn refund<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
-    /// Publishes `payloads`, and reads the messages after `cursor`. Also acts as the health check: if the store was unavailable, it
-    /// opens a new connection, which requests use from then on. Over a new connection it reads from the start, because the
-    /// store may have lost messages or be another one.
+    /// Publishes `payloads`, and reads the messages after `cursor`. Also acts as the health check: if the store was
+    /// unavailable, it opens a new connection, which requests use from then on. Over a new connection it reads from the
+    /// start, because the store may have lost messages or be another one.
     fn sync_messages<'a>(
         &'a self,
         name: &'a str,

@@ -75,7 +75,7 @@ fn rsa_parameters(key: &PublicKey) -> RSAKeyParameters {
 }
 
 /// A serialized JWK Set, valid from `from` until `until`.
-pub struct JwksResponse {
+pub struct SerializedJwkSet {
     pub body: Bytes,
     /// A strong validator (RFC 9110, section 8.8.3).
     pub etag: HeaderValue,
@@ -105,7 +105,7 @@ pub struct PublishedJwks {
 /// The cached JWK Set of one or more keysets.
 pub struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
-    response: ArcSwap<JwksResponse>,
+    serialized: ArcSwap<SerializedJwkSet>,
     /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set
     /// before a new key starts to sign.
     pub cache_control: HeaderValue,
@@ -137,18 +137,18 @@ impl CachedJwks {
         fetched_at: IntGaugeVec,
         now: UnixTime,
     ) -> Self {
-        let response = ArcSwap::from_pointee(JwksResponse::new(&keysets, now));
+        let serialized = ArcSwap::from_pointee(SerializedJwkSet::new(&keysets, now));
         let lead = keysets.iter().map(|keyset| keyset.rules.publish_lead.as_secs()).min().unwrap_or_default();
         let max_age = (lead / 4).min(MAX_AGE_LIMIT_SECONDS);
         let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
         let cache_control = cache_control.expect("a number is visible ASCII");
-        Self { keysets, response, cache_control, fetches, fetched_at }
+        Self { keysets, serialized, cache_control, fetches, fetched_at }
     }
 
-    /// Records in the metrics that `client` fetched `response` at `now`.
-    pub fn record_fetch(&self, response: &JwksResponse, client: ClientClass, now: UnixTime) {
+    /// Records in the metrics that `client` fetched `serialized` at `now`.
+    pub fn record_fetch(&self, serialized: &SerializedJwkSet, client: ClientClass, now: UnixTime) {
         self.fetches[client as usize].inc();
-        for FetchGauges { keyset, kid, by_client } in &response.fetch_gauges {
+        for FetchGauges { keyset, kid, by_client } in &serialized.fetch_gauges {
             let labels = [keyset.as_str(), kid.as_str(), client.as_str()];
             let gauge = || self.fetched_at.with_label_values(&labels);
             by_client[client as usize].get_or_init(gauge).set(now.seconds());
@@ -156,18 +156,18 @@ impl CachedJwks {
     }
 
     /// Returns the JWK Set at `now`, serialized again if it has changed.
-    pub fn response(&self, now: UnixTime) -> Arc<JwksResponse> {
-        let response = self.response.load_full();
-        if response.from <= now && now < response.until {
-            return response;
+    pub fn serialized(&self, now: UnixTime) -> Arc<SerializedJwkSet> {
+        let serialized = self.serialized.load_full();
+        if serialized.from <= now && now < serialized.until {
+            return serialized;
         }
-        let fresh = Arc::new(JwksResponse::new(&self.keysets, now));
-        self.response.store(fresh.clone());
+        let fresh = Arc::new(SerializedJwkSet::new(&self.keysets, now));
+        self.serialized.store(fresh.clone());
         fresh
     }
 }
 
-impl JwksResponse {
+impl SerializedJwkSet {
     fn new(keysets: &[Arc<Keyset>], now: UnixTime) -> Self {
         let body = serde_json::to_vec(&jwk_set(keysets, now)).expect("strings can be written to memory");
         let gauges = keysets.iter().flat_map(|keyset| {

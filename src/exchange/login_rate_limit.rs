@@ -22,8 +22,8 @@ use crate::clock::UnixTime;
 use crate::hash::sha256;
 
 /// Attempts to take the file lock. Another process holds it only while it writes a few kilobytes.
-const LOCK_ATTEMPTS: u32 = 40;
-const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
+const FILE_LOCK_ATTEMPTS: u32 = 40;
+const FILE_LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// At most `requests` in each `window`.
 #[derive(Clone, Copy, Debug)]
@@ -285,10 +285,10 @@ fn ensure_private_directory(directory: &Path) -> Result<(), String> {
 /// releases it.
 fn acquire_lock(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    for _ in 0..LOCK_ATTEMPTS {
+    for _ in 0..FILE_LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY_INTERVAL),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(FILE_LOCK_RETRY_INTERVAL),
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
     }

@@ -24,17 +24,16 @@ pub(super) const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum body of a token response; real ones are far smaller.
-const MAX_RESPONSE_BYTES: usize = 64 << 10;
+const MAX_TOKEN_RESPONSE_BYTES: usize = 64 << 10;
 /// Maximum number of headers. Salesforce sends about 20, 2 KiB in all; proxies add more.
-const MAX_HEADERS: usize = 256;
-const MAX_HEADER_BYTES: usize = 16 << 10;
+const MAX_RESPONSE_HEADERS: usize = 256;
+const MAX_RESPONSE_HEADER_BYTES: usize = 16 << 10;
 /// Maximum body that [`probe`] reads, more than any JWKS needs.
 const MAX_PROBE_BYTES: usize = 1 << 20;
 /// Maximum length of texts of Salesforce that are passed on.
 const MAX_QUOTE_CHARS: usize = 200;
 
-const MALFORMED_RESPONSE: &str =
-    "the response head is not HTTP/1.1, or has more than 256 headers";
+const MALFORMED_RESPONSE: &str = "the response head is not HTTP/1.1, or has more than 256 headers";
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -174,7 +173,7 @@ fn client_builder() -> ClientBuilder {
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(UPSTREAM_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .http1_max_headers(MAX_HEADERS)
+        .http1_max_headers(MAX_RESPONSE_HEADERS)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
@@ -199,7 +198,7 @@ async fn send_with(
         response.headers().get(RETRY_AFTER).and_then(|value| parse_retry_after(value.to_str().ok()?, date));
     let unusable = |what: String| UpstreamError::Unusable { status, what, retry_after };
     let header_bytes = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-    if header_bytes.sum::<usize>() > MAX_HEADER_BYTES {
+    if header_bytes.sum::<usize>() > MAX_RESPONSE_HEADER_BYTES {
         return Err(unusable("more than 16 KiB of headers".to_owned()));
     }
     if response.status().is_redirection() {
@@ -211,7 +210,7 @@ async fn send_with(
     }
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
-        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
+        if body.len() + chunk.len() > MAX_TOKEN_RESPONSE_BYTES {
             return Err(unusable("more than 64 KiB".to_owned()));
         }
         body.extend_from_slice(&chunk);
@@ -313,8 +312,7 @@ fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
 
 /// Parses a date like `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
 fn parse_http_date(value: &str) -> Option<i64> {
-    let date =
-        time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
+    let date = time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
     date.map(time::OffsetDateTime::unix_timestamp)
 }
 

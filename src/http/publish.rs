@@ -28,18 +28,18 @@ pub(super) async fn keyset(
 
 fn set(cached: &CachedJwks, service: &Service, method: &Method, headers: &HeaderMap) -> Response {
     let now = service.clock.now();
-    let response = cached.response(now);
+    let serialized = cached.serialized(now);
     // Who asks by HEAD has not got the keys.
     if method == Method::GET {
         let client = ClientClass::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
-        cached.record_fetch(&response, client, now);
+        cached.record_fetch(&serialized, client, now);
     }
-    let caching = [(ETAG, response.etag.clone()), (CACHE_CONTROL, cached.cache_control.clone())];
-    if matches(headers, &response.etag) {
+    let caching = [(ETAG, serialized.etag.clone()), (CACHE_CONTROL, cached.cache_control.clone())];
+    if matches(headers, &serialized.etag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (caching, json, response.body.clone()).into_response()
+    (caching, json, serialized.body.clone()).into_response()
 }
 
 /// `If-None-Match`, by weak comparison (RFC 9110, section 13.1.2).

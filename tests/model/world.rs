@@ -15,7 +15,8 @@ use tokenmint::app::Loaded;
 use tokenmint::clock::{Clock, ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
 use tokenmint::config::{Config, Environment, HttpsUrl, KeyId};
 use tokenmint::exchange::store::{
-    Claim, Claimed, MAX_MESSAGES, Messages, Released, STREAM_START, SharedStore, SharedStoreError, StoreKeys, WindowCount,
+    Claim, Claimed, MAX_MESSAGES, Messages, Released, STREAM_START, SharedStore, SharedStoreError, StoreKeys,
+    WindowCount,
 };
 use tokenmint::exchange::{
     BoxFuture, ExchangeError, Exchanger, ExchangerDeps, FetchOptions, ServedToken, TimeoutCause, Transport,

@@ -41,8 +41,8 @@ use store::{
 /// How much longer than the longest exchange a lock lasts.
 const LOCK_MARGIN: Duration = Duration::from_millis(500);
 const LOCK_TTL: Duration = MAX_EXCHANGE_TIME.saturating_add(LOCK_MARGIN);
-const MIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
-const MAX_POLL_INTERVAL: Duration = Duration::from_millis(160);
+const MIN_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(160);
 /// Interval at which announcements are read, and an unavailable store is checked.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -124,7 +124,7 @@ impl SharedCache {
     ) -> ClaimResult {
         let Ok(owner) = self.deps.unique_id() else { return ClaimResult::Exchange(None) };
         let keys = self.store_keys(key);
-        let (mut pause, mut waited) = (MIN_POLL_INTERVAL, false);
+        let (mut pause, mut waited) = (MIN_LOCK_POLL_INTERVAL, false);
         let (mut rejected_entry, mut rejected_failure) = (Vec::new(), Vec::new());
         loop {
             let claim = Claim {
@@ -175,7 +175,7 @@ impl SharedCache {
                         return ClaimResult::TimedOut;
                     }
                     tokio::time::sleep(pause_now).await;
-                    pause = MAX_POLL_INTERVAL.min(pause * 2);
+                    pause = MAX_LOCK_POLL_INTERVAL.min(pause * 2);
                 }
             }
         }
@@ -337,7 +337,8 @@ impl SharedCache {
         let sealed = |rejected: &RejectedToken| {
             let (key, TokenHash(hash)) = rejected;
             let plaintext = [key.as_bytes().as_slice(), hash].concat();
-            let sealed = self.cipher.encrypt(EntryContext::Rejection, &plaintext, &*self.deps.randomness).ok()?;
+            let sealed =
+                self.cipher.encrypt(EntryContext::Rejection, &plaintext, &*self.deps.randomness).ok()?;
             Some((*rejected, sealed))
         };
         let unannounced = self.unannounced().clone();

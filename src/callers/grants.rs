@@ -268,8 +268,8 @@ impl<P> Grants<Grant<P>> {
             (name.clone(), Grant { profile: profile.clone(), minted, allowed })
         };
         let allowed = allowed(caller, kind);
-        let tried = caller.policy == Policy::Audit && kind != Kind::Oauth;
-        let others = profiles.iter().filter(|(name, _)| tried && !allowed.contains(name));
+        let is_audited = caller.policy == Policy::Audit && kind != Kind::Oauth;
+        let others = profiles.iter().filter(|(name, _)| is_audited && !allowed.contains(name));
         let audit_only = others.map(|(name, profile)| grant(name, profile, false)).collect();
         let profile = |name: &Name| {
             let profile = profiles.get(name);

@@ -197,11 +197,11 @@ impl ExchangeClient {
         let used_up = |retry_after| {
             Err(ExchangeError::LoginRateLimited { profile: token_request.profile().to_string(), retry_after })
         };
-        let by_all = match &self.shared {
+        let shared_check = match &self.shared {
             Some(shared) => shared.count_request(&counted).await,
             None => None,
         };
-        if let Some(QuotaCheck::Exhausted { retry_after }) = by_all {
+        if let Some(QuotaCheck::Exhausted { retry_after }) = shared_check {
             self.login_limit.record_shared_usage(
                 &counted.account,
                 1.0,
@@ -209,16 +209,17 @@ impl ExchangeClient {
             );
             return used_up(retry_after);
         }
-        let (login_limit, here, clock) = (self.login_limit.clone(), counted.clone(), self.deps.clock.clone());
+        let (login_limit, local_request, clock) =
+            (self.login_limit.clone(), counted.clone(), self.deps.clock.clone());
         let on_disk = async {
             let disk = self.disk_permit.clone().acquire_owned().await;
             let taken = tokio::task::spawn_blocking(move || {
                 let _disk = disk;
-                login_limit.try_acquire(&here, clock.now(), clock.steady())
+                login_limit.try_acquire(&local_request, clock.now(), clock.steady())
             });
             taken.await
         };
-        let here = timeout(DISK_TIMEOUT, on_disk).await.unwrap_or_else(|_| {
+        let local_check = timeout(DISK_TIMEOUT, on_disk).await.unwrap_or_else(|_| {
             tracing::warn!("the disk of state_directory hangs: memory alone counts a login");
             Ok(self.login_limit.try_acquire_in_memory(
                 &counted,
@@ -226,20 +227,22 @@ impl ExchangeClient {
                 self.deps.clock.steady(),
             ))
         });
-        if let (Ok(QuotaCheck::Allowed { .. }), Some(QuotaCheck::Allowed { used })) = (&here, by_all) {
+        if let (Ok(QuotaCheck::Allowed { .. }), Some(QuotaCheck::Allowed { used })) =
+            (&local_check, shared_check)
+        {
             self.login_limit.record_shared_usage(
                 &counted.account,
                 used,
                 self.deps.clock.steady() + quota.window,
             );
         }
-        match here {
+        match local_check {
             Ok(QuotaCheck::Allowed { .. }) => Ok(counted),
-            refused => {
-                if let (Some(shared), Some(_)) = (&self.shared, by_all) {
+            rejected => {
+                if let (Some(shared), Some(_)) = (&self.shared, shared_check) {
                     shared.refund(&counted).await;
                 }
-                match refused {
+                match rejected {
                     Ok(QuotaCheck::Exhausted { retry_after }) => used_up(retry_after),
                     _ => Err(ExchangeError::Interrupted),
                 }
@@ -256,11 +259,11 @@ impl ExchangeClient {
         let on_disk = async {
             let disk = self.disk_permit.clone().acquire_owned().await;
             // If the task panics, the request stays counted.
-            let given = tokio::task::spawn_blocking(move || {
+            let refunded = tokio::task::spawn_blocking(move || {
                 let _disk = disk;
                 login_limit.refund(&counted);
             });
-            let _ = given.await;
+            let _ = refunded.await;
         };
         // If the disk hangs, the request stays counted.
         let _ = timeout(DISK_TIMEOUT, on_disk).await;

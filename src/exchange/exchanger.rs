@@ -81,6 +81,7 @@ enum Decision {
     Exchange(Option<TokenHash>),
 }
 
+/// Why an [`Exchanger`] can't be created.
 #[derive(Debug, Error)]
 pub enum ExchangerBuildError {
     #[error("the client of [cache.redis] can't be made: {0}")]

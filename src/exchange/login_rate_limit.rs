@@ -47,6 +47,7 @@ pub struct CountedRequest {
     pub quota: RequestQuota,
 }
 
+/// The counted requests of one account.
 #[derive(Default)]
 struct LoginLog {
     /// This process's own requests: id and monotonic time, so that a step of the wall clock expires none of them.
@@ -59,6 +60,7 @@ struct LoginLog {
     shared: Option<(f64, Duration)>,
 }
 
+/// The login rate limit of all accounts.
 pub struct LoginRateLimit {
     /// The directory of the files; `None` to count in memory alone.
     directory: Option<PathBuf>,
@@ -129,14 +131,14 @@ impl LoginRateLimit {
 
     /// Writes counts that couldn't be written before. Blocks on file access.
     pub fn flush(&self) {
-        let known: Vec<String> = self.logins().keys().cloned().collect();
-        for account in known {
+        let accounts: Vec<String> = self.logins().keys().cloned().collect();
+        for account in accounts {
             self.with_file(&account, |file| {
                 let mut logins = self.logins();
                 let logins = logins.entry(account.clone()).or_default();
-                let known = file.clone().unwrap_or_default();
+                let in_file = file.clone().unwrap_or_default();
                 logins.merge_file(file);
-                ((), Some(logins.known.clone()).filter(|seen| *seen != known))
+                ((), Some(logins.known.clone()).filter(|merged| *merged != in_file))
             });
         }
     }

@@ -52,6 +52,7 @@ pub struct SharedFailure {
     pub remaining: Duration,
 }
 
+/// Cached failures by cache key.
 pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 
 /// Evicts a failure [`MAX_BACKOFF`] after it has expired, so that the next failure can continue the streak.
@@ -89,9 +90,9 @@ impl NegativeCache {
     /// Returns the failure that hasn't expired at `now`. The error's `retry_after` is updated to the remaining time.
     pub fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
-        let past = now.saturating_sub(failure.at);
-        let asked = failure.error.retry_after().unwrap_or_default().saturating_sub(past);
-        let wait = failure.until.saturating_sub(now).max(asked).max(MIN_RETRY_AFTER);
+        let age = now.saturating_sub(failure.at);
+        let requested = failure.error.retry_after().unwrap_or_default().saturating_sub(age);
+        let wait = failure.until.saturating_sub(now).max(requested).max(MIN_RETRY_AFTER);
         Some((failure.error.clone().with_retry_after(wait), failure))
     }
 
@@ -105,17 +106,17 @@ impl NegativeCache {
         fraction: f64,
     ) -> Arc<CachedFailure> {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
-        let asked = error.retry_after().map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
+        let requested = error.retry_after().map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
         let (wait, streak) = match &error {
             ExchangeError::Rejected { diagnosis, .. } if diagnosis.class == ErrorClass::Limited => {
-                (asked.unwrap_or(diagnosis.backoff), streak)
+                (requested.unwrap_or(diagnosis.backoff), streak)
             }
             error if error.is_permanent() => (REJECTION_CACHE_TTL, streak),
             ExchangeError::Mint(_) => (BASE_BACKOFF, streak),
-            error if !error.was_sent() && asked.is_some() => {
-                (asked.unwrap_or(LOCAL_REFUSAL_TTL).min(LOCAL_REFUSAL_TTL), streak)
+            error if !error.was_sent() && requested.is_some() => {
+                (requested.unwrap_or(LOCAL_REFUSAL_TTL).min(LOCAL_REFUSAL_TTL), streak)
             }
-            _ => (asked.unwrap_or_else(|| backoff(streak, fraction)), streak.saturating_add(1)),
+            _ => (requested.unwrap_or_else(|| backoff(streak, fraction)), streak.saturating_add(1)),
         };
         let is_local =
             matches!(error, ExchangeError::CircuitOpen { .. } | ExchangeError::LoginRateLimited { .. });

@@ -16,6 +16,7 @@ pub const REJECTION_RATE: Pace = Pace { requests: 1, window: Duration::from_secs
 /// Maximum number of buckets. The bucket of an evicted key starts full again.
 const MAX_TRACKED_KEYS: u64 = 100_000;
 
+/// A token bucket for each cache key.
 pub struct RejectionLimit {
     buckets: Cache<CacheKey, Arc<TokenBucket>>,
     pace: Pace,

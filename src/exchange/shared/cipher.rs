@@ -18,6 +18,7 @@ use crate::clock::{NoRandomness, Randomness};
 /// Version of the entry format. It is part of the store keys, so that different versions don't read each other's entries.
 const FORMAT: u8 = 2;
 
+/// Encrypts entries and derives their store keys.
 pub struct EntryCipher {
     cipher: LessSafeKey,
     name_key: hmac::Key,
@@ -71,6 +72,7 @@ impl EntryCipher {
         HEXLOWER.encode(hmac::sign(&self.name_key, key.as_bytes()).as_ref())
     }
 
+    /// Encrypts an entry for its context.
     pub fn encrypt(
         &self,
         context: EntryContext<'_>,

@@ -49,6 +49,7 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 /// A rejected token with its cache key.
 type RejectedToken = (CacheKey, TokenHash);
 
+/// The shared token cache of all replicas.
 pub struct SharedCache {
     cipher: EntryCipher,
     store: Box<dyn SharedStore>,

@@ -96,6 +96,7 @@ enum ConnectionState {
     Down,
 }
 
+/// A Redis or Valkey server as a [`SharedStore`].
 pub struct RedisStore {
     client: Client,
     request_timeout: Duration,

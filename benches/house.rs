@@ -89,7 +89,7 @@ fn cache(tokens: usize, rounds: usize, key: &str) {
         let before = resident_bytes();
         fill(&many, some, tokens).await;
         let per_token = (resident_bytes().saturating_sub(before)) / (tokens - some).max(1);
-        many.service.exchanger.refresh_metrics(&many.service.rooms.load().profiles);
+        many.service.exchanger.refresh_metrics(&many.service.snapshot.load().profiles);
         assert_eq!(
             many.service.metrics.cache_entries.get(),
             i64::try_from(tokens).expect("small"),

@@ -32,8 +32,8 @@ fn key() -> String {
 fn mint(criterion: &mut Criterion) {
     let runtime = runtime();
     let house = runtime.block_on(House::build(&key(), 1));
-    let rooms = house.service.rooms.load();
-    let profile = &rooms.profiles.identity[&Name::parse("web").expect("a name")];
+    let snapshot = house.service.snapshot.load();
+    let profile = &snapshot.profiles.identity[&Name::parse("web").expect("a name")];
     let user = Subject::parse("sub", subject(1)).expect("a subject");
     let (lifetime, claims, now) = (profile.default_lifetime(), Claims::default(), house.clock.now());
     let mut group = criterion.benchmark_group("mint");
@@ -50,7 +50,7 @@ fn mint(criterion: &mut Criterion) {
     group.bench_function("identity token", |bench| {
         bench.to_async(&runtime).iter(|| profile.mint(&user, lifetime, &claims, now, signer));
     });
-    let key = &rooms.ring.find("WebAppKey1").expect("the only key").1.private;
+    let key = &snapshot.ring.find("WebAppKey1").expect("the only key").1.private;
     let mut signature = vec![0; key.signature_len()];
     group.bench_function("signature alone", |bench| {
         bench.iter(|| key.sign(Algorithm::Rs256, black_box(&[b'x'; 260]), &mut signature));
@@ -63,10 +63,10 @@ fn authenticate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("authenticate");
     for callers in [1, 100, 10_000] {
         let house = runtime.block_on(House::build(&key, callers));
-        let rooms = house.service.rooms.load();
+        let snapshot = house.service.snapshot.load();
         let api_key = api_key(callers / 2);
         group.bench_function(format!("one of {callers}"), |bench| {
-            bench.iter(|| assert!(rooms.callers.by_api_key(black_box(api_key.as_bytes())).is_some()));
+            bench.iter(|| assert!(snapshot.callers.by_api_key(black_box(api_key.as_bytes())).is_some()));
         });
     }
     group.finish();

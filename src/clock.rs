@@ -66,23 +66,23 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> UnixTime;
 
     /// Time since some fixed moment, which no correction of the wall clock moves.
-    fn steady(&self) -> Duration;
+    fn monotonic(&self) -> Duration;
 }
 
 /// The host's clocks.
 pub struct SystemClock {
-    begin: Instant,
+    started: Instant,
 }
 
 impl Default for SystemClock {
     fn default() -> Self {
-        Self { begin: Instant::now() }
+        Self { started: Instant::now() }
     }
 }
 
 impl Clock for SystemClock {
-    fn steady(&self) -> Duration {
-        self.begin.elapsed()
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that asks the host")]
@@ -98,12 +98,12 @@ impl Clock for SystemClock {
 /// A clock that a test sets.
 pub struct ManualClock {
     wall: AtomicI64,
-    steady: AtomicU64,
+    monotonic: AtomicU64,
 }
 
 impl ManualClock {
     pub const fn at(now: UnixTime) -> Self {
-        Self { wall: AtomicI64::new(now.0), steady: AtomicU64::new(0) }
+        Self { wall: AtomicI64::new(now.0), monotonic: AtomicU64::new(0) }
     }
 
     /// Sets the wall clock alone, as a correction of the host's time does.
@@ -114,7 +114,7 @@ impl ManualClock {
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
         self.set(self.now().plus(by));
-        self.steady.fetch_add(by.as_secs(), Ordering::SeqCst);
+        self.monotonic.fetch_add(by.as_secs(), Ordering::SeqCst);
     }
 }
 
@@ -123,8 +123,8 @@ impl Clock for ManualClock {
         UnixTime(self.wall.load(Ordering::SeqCst))
     }
 
-    fn steady(&self) -> Duration {
-        Duration::from_secs(self.steady.load(Ordering::SeqCst))
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.monotonic.load(Ordering::SeqCst))
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_reads_as_rfc_3339_and_outlives_2038() {
+    fn a_time_is_written_as_rfc_3339_also_after_2038() {
         assert_eq!(UnixTime::from_seconds(2_208_988_800).to_string(), "2040-01-01T00:00:00Z");
         assert_eq!(UnixTime::from_seconds(0).plus(Duration::from_millis(1999)).seconds(), 1);
     }

@@ -18,11 +18,11 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// No file that configures the service is larger, in bytes.
-pub const LARGEST: u64 = 4 << 20;
+pub const MAX_FILE_SIZE: u64 = 4 << 20;
 
 /// Why a file has no content for us.
 #[derive(Debug, Error)]
-pub enum Unreadable {
+pub enum FileError {
     #[error("can't be opened: {0}")]
     Open(io::Error),
     #[error("can't be read: {0}")]
@@ -32,39 +32,39 @@ pub enum Unreadable {
     #[error("is larger than {} KiB", .0 >> 10)]
     TooLarge(u64),
     #[error("{0}")]
-    OpenToOthers(String),
+    InsecurePermissions(String),
 }
 
-impl From<Unreadable> for io::Error {
-    fn from(error: Unreadable) -> Self {
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
         match error {
-            Unreadable::Open(error) | Unreadable::Read(error) => error,
+            FileError::Open(error) | FileError::Read(error) => error,
             other => Self::new(io::ErrorKind::InvalidData, format!("it {other}")),
         }
     }
 }
 
 /// A regular file that was opened, and what was known of it at that moment.
-pub struct Opened {
+pub struct OpenedFile {
     file: File,
     pub stat: Stat,
 }
 
-impl Opened {
+impl OpenedFile {
     /// # Errors
     /// The file isn't there, can't be opened, or isn't a regular file.
-    pub fn open(path: &Path) -> Result<Self, Unreadable> {
+    pub fn open(path: &Path) -> Result<Self, FileError> {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let flags = i32::try_from(flags.bits()).expect("flags of open(2) are an int");
         let file =
-            fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(Unreadable::Open)?;
-        let stat = fstat(file.as_fd()).map_err(|error| Unreadable::Read(error.into()))?;
+            fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(FileError::Open)?;
+        let stat = fstat(file.as_fd()).map_err(|error| FileError::Read(error.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(Self { file, stat }),
-            FileType::Directory => Err(Unreadable::NotRegular("a directory")),
-            FileType::Fifo => Err(Unreadable::NotRegular("a FIFO")),
-            FileType::Socket => Err(Unreadable::NotRegular("a socket")),
-            _ => Err(Unreadable::NotRegular("a device")),
+            FileType::Directory => Err(FileError::NotRegular("a directory")),
+            FileType::Fifo => Err(FileError::NotRegular("a FIFO")),
+            FileType::Socket => Err(FileError::NotRegular("a socket")),
+            _ => Err(FileError::NotRegular("a device")),
         }
     }
 
@@ -72,13 +72,13 @@ impl Opened {
     ///
     /// # Errors
     /// The file can't be read, or holds more.
-    pub fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+    pub fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let expected = u64::try_from(self.stat.st_size).unwrap_or(0).min(largest);
         // Room for all of it: a buffer that grows leaves copies of a secret behind.
         let room = usize::try_from(expected).unwrap_or_default() + 2;
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-        self.file.take(largest + 1).read_to_end(&mut bytes).map_err(Unreadable::Read)?;
-        if bytes.len() as u64 > largest { Err(Unreadable::TooLarge(largest)) } else { Ok(bytes) }
+        self.file.take(largest + 1).read_to_end(&mut bytes).map_err(FileError::Read)?;
+        if bytes.len() as u64 > largest { Err(FileError::TooLarge(largest)) } else { Ok(bytes) }
     }
 
     /// Refuses a file that another user could read, as OpenSSH does: for private keys.
@@ -89,11 +89,12 @@ impl Opened {
     ///
     /// # Errors
     /// Says what to change.
-    pub fn only_ours_reads(&self) -> Result<(), Unreadable> {
-        let access = Access::of(&self.file, &self.stat);
-        if let Some(who) = access.stranger(&self.stat, geteuid().as_raw(), is_our_group) {
-            let (mode, advice) = (self.stat.st_mode & 0o7777, Mount::of(&self.file).how_to_close(who));
-            return Err(Unreadable::OpenToOthers(format!(
+    pub fn reject_readable_by_others(&self) -> Result<(), FileError> {
+        let access = FileAccess::of(&self.file, &self.stat);
+        if let Some(who) = access.readable_by(&self.stat, geteuid().as_raw(), is_our_group) {
+            let (mode, advice) =
+                (self.stat.st_mode & 0o7777, MountKind::of(&self.file).permission_advice(who));
+            return Err(FileError::InsecurePermissions(format!(
                 "is open to {who} (mode {mode:04o}); it must be readable by its owner only: {advice}{}",
                 hint_for_root()
             )));
@@ -105,9 +106,9 @@ impl Opened {
     ///
     /// # Errors
     /// Says what to change.
-    pub fn only_ours_writes(&self) -> Result<(), Unreadable> {
+    pub fn reject_writable_by_others(&self) -> Result<(), FileError> {
         if Mode::from_raw_mode(self.stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
-            return Err(Unreadable::OpenToOthers(format!(
+            return Err(FileError::InsecurePermissions(format!(
                 "can be changed by others (mode {:04o}): chmod go-w",
                 self.stat.st_mode & 0o7777
             )));
@@ -123,19 +124,19 @@ impl Opened {
 ///
 /// # Errors
 /// Says what to change.
-pub fn only_ours_replaces_files_in(directory: &Path) -> Result<(), Unreadable> {
-    let stat = rustix::fs::stat(directory).map_err(|error| Unreadable::Open(error.into()))?;
+pub fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileError> {
+    let stat = rustix::fs::stat(directory).map_err(|error| FileError::Open(error.into()))?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     let is_read_only = || {
         let mount = rustix::fs::statvfs(directory);
         mount.is_ok_and(|mount| mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
     };
     if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) && !is_read_only() {
-        let advice = match File::open(directory).map(|folder| Mount::of(&folder)) {
-            Ok(Mount::WithoutModes) => Mount::WithoutModes.how_to_close(Stranger::Others),
+        let advice = match File::open(directory).map(|folder| MountKind::of(&folder)) {
+            Ok(MountKind::WithoutModes) => MountKind::WithoutModes.permission_advice(ReadableBy::Others),
             _ => "chmod go-w",
         };
-        return Err(Unreadable::OpenToOthers(format!(
+        return Err(FileError::InsecurePermissions(format!(
             "is a folder in which others can replace files (mode {:04o}): {advice}",
             stat.st_mode & 0o7777
         )));
@@ -144,7 +145,7 @@ pub fn only_ours_replaces_files_in(directory: &Path) -> Result<(), Unreadable> {
 }
 
 /// What users other than its owner may do with a file: the bits of `rwx`.
-struct Access {
+struct FileAccess {
     owning_group: u32,
     others: u32,
     /// The users and groups that an access list names, and what they may do.
@@ -154,13 +155,13 @@ struct Access {
 
 /// Who could read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stranger {
+enum ReadableBy {
     Others,
     /// Somebody whom the access list names.
     Listed,
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for ReadableBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Others => "others",
@@ -169,22 +170,22 @@ impl fmt::Display for Stranger {
     }
 }
 
-impl Access {
+impl FileAccess {
     fn of(file: &File, stat: &Stat) -> Self {
         let mut list = [0; 4096];
         let length = rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut list[..]);
-        let listed = length.ok().and_then(|length| Self::listed(list.get(..length)?));
+        let listed = length.ok().and_then(|length| Self::from_acl(list.get(..length)?));
         // Without a list, or with one that can't be read, the mode is what counts.
-        listed.unwrap_or_else(|| Self::of_mode(stat.st_mode))
+        listed.unwrap_or_else(|| Self::from_mode(stat.st_mode))
     }
 
-    const fn of_mode(mode: u32) -> Self {
+    const fn from_mode(mode: u32) -> Self {
         Self { owning_group: mode >> 3 & 7, others: mode & 7, users: Vec::new(), groups: Vec::new() }
     }
 
     /// Reads a POSIX access list as Linux stores it (`linux/posix_acl_xattr.h`). Where there is one, the mode's bits for the
     /// group are its mask: what is allowed at most, and to nobody by itself.
-    fn listed(list: &[u8]) -> Option<Self> {
+    fn from_acl(list: &[u8]) -> Option<Self> {
         let entries = list.strip_prefix(&2_u32.to_le_bytes())?.chunks_exact(8).map(|entry| {
             let short = |at: usize| u32::from(u16::from_le_bytes([entry[at], entry[at + 1]]));
             let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
@@ -208,17 +209,17 @@ impl Access {
     }
 
     /// Who but its owner, root and the user `us` could read the file. Groups of ours may, where the file is root's.
-    fn stranger(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<Stranger> {
+    fn readable_by(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<ReadableBy> {
         const READ: u32 = 4;
         let open =
             |group: u32, may: u32| may != 0 && !(stat.st_uid == 0 && may == READ && is_our_group(group));
-        let is_strange = |user: u32| ![0, us, stat.st_uid].contains(&user);
+        let is_other = |user: u32| ![0, us, stat.st_uid].contains(&user);
         match () {
-            () if self.others != 0 || open(stat.st_gid, self.owning_group) => Some(Stranger::Others),
-            () if self.users.iter().any(|(user, may)| *may != 0 && is_strange(*user)) => {
-                Some(Stranger::Listed)
+            () if self.others != 0 || open(stat.st_gid, self.owning_group) => Some(ReadableBy::Others),
+            () if self.users.iter().any(|(user, may)| *may != 0 && is_other(*user)) => {
+                Some(ReadableBy::Listed)
             }
-            () if self.groups.iter().any(|(group, may)| open(*group, *may)) => Some(Stranger::Listed),
+            () if self.groups.iter().any(|(group, may)| open(*group, *may)) => Some(ReadableBy::Listed),
             () => None,
         }
     }
@@ -226,14 +227,14 @@ impl Access {
 
 /// What a mount makes of chmod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mount {
+enum MountKind {
     Ordinary,
     ReadOnly,
     /// All its files have one mode, which the mount sets.
     WithoutModes,
 }
 
-impl Mount {
+impl MountKind {
     fn of(file: &File) -> Self {
         /// 9p, which WSL shows Windows' drives by; WSL 1's own; FAT, exFAT, and SMB in its two versions (`linux/magic.h`).
         const WITHOUT_MODES: [i64; 6] =
@@ -248,10 +249,10 @@ impl Mount {
     }
 
     /// What can be done there so that `who` can't read a file.
-    const fn how_to_close(self, who: Stranger) -> &'static str {
+    const fn permission_advice(self, who: ReadableBy) -> &'static str {
         match (self, who) {
-            (Self::Ordinary, Stranger::Others) => "chmod 600",
-            (Self::Ordinary, Stranger::Listed) => "setfacl -b, then chmod 600",
+            (Self::Ordinary, ReadableBy::Others) => "chmod 600",
+            (Self::Ordinary, ReadableBy::Listed) => "setfacl -b, then chmod 600",
             (Self::ReadOnly, _) => {
                 "this mount can't be written to, so set it where the mount comes from: for a secret of Docker `mode: 0400` and the \
                  `uid` of the service's user, in Kubernetes `defaultMode: 0440` and `fsGroup`, for a bind mount chmod 600 of its \
@@ -266,22 +267,22 @@ impl Mount {
 }
 
 /// Whether both paths lead to one file, by device and inode: links to it and mounts of it are the same.
-pub fn is_same(one: &Path, other: &Path) -> bool {
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
     id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 /// The folder that `path` is in; that of a bare name is the working directory.
-pub fn folder_of(path: &Path) -> &Path {
+pub fn parent_directory(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or_else(|| Path::new("."))
 }
 
-fn owned_by_us_or_root(stat: &Stat) -> Result<(), Unreadable> {
+fn owned_by_us_or_root(stat: &Stat) -> Result<(), FileError> {
     if stat.st_uid == 0 || stat.st_uid == geteuid().as_raw() {
         return Ok(());
     }
-    Err(Unreadable::OpenToOthers(format!(
+    Err(FileError::InsecurePermissions(format!(
         "belongs to user {}, who could change it; it must belong to the user that runs tokenmint, or to root{}",
         stat.st_uid,
         hint_for_root()
@@ -312,23 +313,26 @@ mod tests {
     fn only_a_regular_file_of_a_bounded_size_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
-        let read = |largest| Opened::open(&path).and_then(|file| file.read(largest));
-        assert!(matches!(read(9), Err(Unreadable::Open(_))), "absent");
+        let read = |largest| OpenedFile::open(&path).and_then(|file| file.read(largest));
+        assert!(matches!(read(9), Err(FileError::Open(_))), "absent");
         fs::write(&path, "0123456789").expect("written");
-        assert!(matches!(read(9), Err(Unreadable::TooLarge(9))));
+        assert!(matches!(read(9), Err(FileError::TooLarge(9))));
         assert_eq!(read(10).expect("whole").as_slice(), b"0123456789");
-        assert!(matches!(Opened::open(folder.path()), Err(Unreadable::NotRegular("a directory"))));
+        assert!(matches!(OpenedFile::open(folder.path()), Err(FileError::NotRegular("a directory"))));
 
         let fifo = folder.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).expect("a FIFO");
-        assert!(matches!(Opened::open(&fifo), Err(Unreadable::NotRegular("a FIFO"))), "and it doesn't wait");
+        assert!(
+            matches!(OpenedFile::open(&fifo), Err(FileError::NotRegular("a FIFO"))),
+            "and it doesn't wait"
+        );
     }
 
     /// A file's owner, group and mode, its access list, and who asks; and who could read it that shouldn't.
     #[test]
     fn who_may_read_a_file_follows_from_its_mode_or_its_access_list() {
-        use Stranger::{Listed, Others};
-        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<Stranger>);
+        use ReadableBy::{Listed, Others};
+        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<ReadableBy>);
         const SERVICE: u32 = 65_532;
         let list = |entries: &[(u16, u16, u32)]| {
             let mut list = 2_u32.to_le_bytes().to_vec();
@@ -384,20 +388,21 @@ mod tests {
         for (name, uid, gid, mode, list, expected) in rows {
             let mut stat = fstat(&file).expect("its status");
             (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
-            let access = list.and_then(|list| Access::listed(&list));
-            let access = access.unwrap_or_else(|| Access::of_mode(mode));
-            assert_eq!(access.stranger(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
+            let access = list.and_then(|list| FileAccess::from_acl(&list));
+            let access = access.unwrap_or_else(|| FileAccess::from_mode(mode));
+            assert_eq!(access.readable_by(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
         }
     }
 
     #[test]
-    fn the_advice_can_be_followed_on_the_mount() {
-        let advice = |mount: Mount| mount.how_to_close(Stranger::Others);
-        assert_eq!(advice(Mount::Ordinary), "chmod 600");
+    fn the_permission_advice_fits_the_kind_of_mount() {
+        let advice = |mount: MountKind| mount.permission_advice(ReadableBy::Others);
+        assert_eq!(advice(MountKind::Ordinary), "chmod 600");
         assert!(
-            advice(Mount::ReadOnly).contains("`mode: 0400`") && advice(Mount::ReadOnly).contains("`fsGroup`")
+            advice(MountKind::ReadOnly).contains("`mode: 0400`")
+                && advice(MountKind::ReadOnly).contains("`fsGroup`")
         );
-        assert!(advice(Mount::WithoutModes).contains("metadata,umask=077"));
+        assert!(advice(MountKind::WithoutModes).contains("metadata,umask=077"));
     }
 
     #[test]
@@ -407,7 +412,7 @@ mod tests {
             [(0o700, true), (0o750, true), (0o755, true), (0o770, false), (0o757, false), (0o1777, true)]
         {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("changed");
-            assert_eq!(only_ours_replaces_files_in(folder.path()).is_ok(), right, "{mode:o}");
+            assert_eq!(reject_replaceable_by_others(folder.path()).is_ok(), right, "{mode:o}");
         }
     }
 }

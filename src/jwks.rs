@@ -9,12 +9,12 @@ mod client;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use http::HeaderValue;
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse, RSAKeyParameters,
     RSAKeyType,

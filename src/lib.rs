@@ -16,7 +16,7 @@
 //! | [`doctor`] | checks, each a pure function from what is known to a finding |
 //! | [`metadata`] | the keysets as deployable Salesforce metadata, and a retrieved project beside them |
 //! | [`sandbox`] | Salesforce as a server, on loopback, sharing no code with `tokens` |
-//! | [`http`] | routes, handlers that only translate, errors into statuses |
+//! | [`api`] | routes, handlers that only translate, errors into statuses |
 //! | [`app`] | builds the rooms, runs them, stops |
 //! | [`cli`] | one file a command |
 //!
@@ -25,6 +25,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod app;
 pub mod callers;
 pub mod cli;
@@ -34,7 +35,6 @@ pub mod doctor;
 pub mod exchange;
 pub mod files;
 pub mod hash;
-pub mod http;
 pub mod json;
 pub mod jwks;
 pub mod keys;

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use tokenmint::app::Ambient;
+use tokenmint::app::ClockAndRng;
 use tokenmint::cli;
 use tokenmint::config::Environment;
 
@@ -20,5 +20,5 @@ fn main() -> ExitCode {
     installed.expect("nobody has installed a provider before main");
 
     let environment: Environment = std::env::vars_os().collect();
-    cli::run(std::env::args_os(), &environment, &Ambient::of_this_host())
+    cli::run(std::env::args_os(), &environment, &ClockAndRng::system())
 }

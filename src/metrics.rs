@@ -15,7 +15,7 @@ use prometheus::{
 };
 
 /// Requests and signatures take from a tenth of a millisecond to seconds.
-const SECONDS: [f64; 14] =
+const DURATION_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 pub struct Metrics {
@@ -112,189 +112,189 @@ impl Metrics {
     #[expect(clippy::new_without_default, reason = "a registry is handed in; it must not appear by itself")]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let make = Make(&registry);
+        let builder = MetricsBuilder(&registry);
         let metrics = Self {
-            tokens_minted: make.counters(
+            tokens_minted: builder.counters(
                 "tokens_minted_total",
                 "Tokens minted, by profile and caller.",
                 &["profile", "caller"],
             ),
-            requests: make.counters(
+            requests: builder.counters(
                 "requests_total",
                 "HTTP answers, by route and status.",
                 &["route", "status"],
             ),
-            request_duration: make.histograms(
+            request_duration: builder.histograms(
                 "request_duration_seconds",
                 "Time from a request's first byte to its answer, by route.",
                 &["route"],
             ),
-            refusals: make.counters("refusals_total", "Requests refused, by error.", &["error"]),
-            remints_refused: make.counters(
+            refusals: builder.counters("refusals_total", "Requests refused, by error.", &["error"]),
+            remints_refused: builder.counters(
                 "remints_refused_total",
                 "Tokens refused because one subject's were asked for too often, by profile and caller.",
                 &["profile", "caller"],
             ),
-            subjects_refused: make.counters(
+            subjects_refused: builder.counters(
                 "subjects_refused_total",
                 "Tokens refused because the caller named too many different subjects in a minute.",
                 &["caller"],
             ),
-            would_refuse: make.counters(
+            would_refuse: builder.counters(
                 "would_refuse_total",
                 "Requests let through by policy = audit, by caller and the rule that says no.",
                 &["caller", "rule"],
             ),
-            signing_duration: make.histograms(
+            signing_duration: builder.histograms(
                 "signing_duration_seconds",
                 "Time of one RSA signature without its wait, by algorithm; in a batch, its share.",
                 &["algorithm"],
             ),
-            signing_queue_depth: make.gauge("signing_queue_depth", "Signatures that wait for a core."),
-            signing_wait: make.histogram(
+            signing_queue_depth: builder.gauge("signing_queue_depth", "Signatures that wait for a core."),
+            signing_wait: builder.histogram(
                 "signing_wait_seconds",
                 "Time from when a signature was wanted until it began.",
-                &SECONDS,
+                &DURATION_BUCKETS,
             ),
-            signatures: make.counters(
+            signatures: builder.counters(
                 "signatures_total",
                 "Signatures made, by path: one (at a time) or batch.",
                 &["path"],
             ),
-            signing_batch_size: make.histogram(
+            signing_batch_size: builder.histogram(
                 "signing_batch_size",
                 "Signatures in each batch.",
                 &[2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
             ),
-            signing_batch_enabled: make.gauge(
+            signing_batch_enabled: builder.gauge(
                 "signing_batch_enabled",
                 "1 while the library for batch signing is in use, 0 without it or after its first fault.",
             ),
-            signing_batch_keys: make
+            signing_batch_keys: builder
                 .counter("signing_batch_keys_total", "Keys that passed their trial for batch signing."),
-            signing_batch_faults: make.counters(
+            signing_batch_faults: builder.counters(
                 "signing_batch_faults_total",
                 "Signatures that the library got wrong or failed to make; none has left.",
                 &["fault"],
             ),
-            signing_shed: make.counters(
+            signing_shed: builder.counters(
                 "signing_shed_total",
                 "Signatures refused, by reason: full (too many wait) or late (waited too long).",
                 &["reason"],
             ),
-            jwks_fetches: make.counters(
+            jwks_fetches: builder.counters(
                 "jwks_fetches_total",
                 "JWKS fetches, by keyset (* is the union of all) and class of client.",
                 &["keyset", "client"],
             ),
-            key_fetched_at: make.int_gauges(
+            key_fetched_at: builder.int_gauges(
                 "key_fetched_timestamp_seconds",
                 "When a JWKS with this key in it was last fetched, by class of client.",
                 &["keyset", "kid", "client"],
             ),
-            live_tokens: make.int_gauges(
+            live_tokens: builder.int_gauges(
                 "live_tokens",
                 "Tokens signed with this key since the start that may still live.",
                 &["keyset", "kid"],
             ),
-            certificate_remaining: make.gauges(
+            certificate_remaining: builder.gauges(
                 "certificate_remaining_seconds",
                 "Seconds until the published certificate of a key expires.",
                 &["keyset", "kid"],
             ),
-            key_starts_signing: make.gauges(
+            key_starts_signing: builder.gauges(
                 "key_starts_signing_seconds",
                 "Seconds until a pending key starts to sign.",
                 &["keyset", "kid"],
             ),
-            key_stops_signing: make.gauges(
+            key_stops_signing: builder.gauges(
                 "key_stops_signing_seconds",
                 "Seconds until the next key takes over from this one.",
                 &["keyset", "kid"],
             ),
-            connections: make.int_gauges("connections", "Open connections, by listener.", &["listener"]),
-            connections_refused: make.counters(
+            connections: builder.int_gauges("connections", "Open connections, by listener.", &["listener"]),
+            connections_refused: builder.counters(
                 "connections_refused_total",
                 "Connections closed for being too many, by listener: those that idled longest, or the new one where none idles.",
                 &["listener"],
             ),
-            exchanges: make.counters(
+            exchanges: builder.counters(
                 "exchanges_total",
                 "Requests sent to Salesforce, by profile and outcome.",
                 &["profile", "outcome"],
             ),
-            exchanges_not_sent: make.counters(
+            exchanges_not_sent: builder.counters(
                 "exchanges_not_sent_total",
                 "Exchanges that ended before anything was sent, by profile and reason.",
                 &["profile", "reason"],
             ),
-            exchange_duration: make.histograms(
+            exchange_duration: builder.histograms(
                 "exchange_duration_seconds",
                 "Time from a request to Salesforce to its whole answer, by profile.",
                 &["profile"],
             ),
-            cache_requests: make.counters(
+            cache_requests: builder.counters(
                 "token_cache_requests_total",
                 "Requests for access tokens, by profile and result.",
                 &["profile", "result"],
             ),
-            cache_entries: make.gauge("token_cache_entries", "Access tokens that are kept."),
-            shared_cache_requests: make.counters(
+            cache_entries: builder.gauge("token_cache_entries", "Access tokens that are kept."),
+            shared_cache_requests: builder.counters(
                 "shared_cache_requests_total",
                 "Questions to the cache that replicas share, by result.",
                 &["result"],
             ),
-            shared_cache_up: make.int_gauges(
+            shared_cache_up: builder.int_gauges(
                 "shared_cache_up",
                 "1 while the cache that replicas share answers, 0 while each replica keeps its own tokens.",
                 &["store"],
             ),
-            rejected_tokens_kept: make.counters(
+            rejected_tokens_kept: builder.counters(
                 "rejected_tokens_kept_total",
                 "Tokens handed out although they were called rejected, by profile and reason.",
                 &["profile", "reason"],
             ),
-            login_budget_write_failures: make.counter(
+            login_budget_write_failures: builder.counter(
                 "login_budget_write_failures_total",
                 "Logins that could not be recorded in the state directory: memory alone counts them.",
             ),
-            login_budget_used: make.gauges(
+            login_budget_used: builder.gauges(
                 "login_budget_used_ratio",
                 "Used share of the budget of requests to Salesforce, by profile.",
                 &["profile"],
             ),
-            clock_skew: make.add(
-                Gauge::with_opts(Make::opts(
+            clock_skew: builder.add(
+                Gauge::with_opts(MetricsBuilder::opts(
                     "salesforce_clock_skew_seconds",
                     "Our clock minus that of Salesforce's last answer.",
                 ))
                 .expect("constant and valid"),
             ),
-            config_reloads: make.counter("config_reloads_total", "Reloads that took effect."),
-            config_reload_failures: make.counter(
+            config_reloads: builder.counter("config_reloads_total", "Reloads that took effect."),
+            config_reload_failures: builder.counter(
                 "config_reload_failures_total",
                 "Reloads that were refused; what ran before goes on.",
             ),
-            config_current: make.gauge(
+            config_current: builder.gauge(
                 "config_last_reload_successful",
                 "1 while the configuration in force is that of the files, 0 after a refused reload.",
             ),
-            config_loaded_at: make.gauge(
+            config_loaded_at: builder.gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "When the configuration in force was loaded.",
             ),
-            config_looked_at: make.gauge(
+            config_looked_at: builder.gauge(
                 "config_last_look_timestamp_seconds",
                 "When a look at the files, for changes to take over, last ended.",
             ),
-            log_lines_dropped: make
+            log_lines_dropped: builder
                 .counter("log_lines_dropped_total", "Log lines dropped because nobody read them in time."),
-            panics: make.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
+            panics: builder.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
             registry: registry.clone(),
         };
-        let build = make.int_gauges("build_info", "The version that runs.", &["version"]);
+        let build = builder.int_gauges("build_info", "The version that runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        make.add_boxed(Box::new(ProcessCollector::for_self()));
+        builder.add_boxed(Box::new(ProcessCollector::for_self()));
         metrics
     }
 
@@ -337,9 +337,9 @@ fn forget_others(
     }
 }
 
-struct Make<'a>(&'a Registry);
+struct MetricsBuilder<'a>(&'a Registry);
 
-impl Make<'_> {
+impl MetricsBuilder<'_> {
     fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
         self.add_boxed(Box::new(collector.clone()));
         collector
@@ -379,7 +379,7 @@ impl Make<'_> {
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(SECONDS.to_vec());
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DURATION_BUCKETS.to_vec());
         self.add(HistogramVec::new(opts, labels).expect("constant and valid"))
     }
 }

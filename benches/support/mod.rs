@@ -21,11 +21,11 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokenmint::api::{AppState, ListenerKind, router};
 use tokenmint::app::json_lines::JsonLines;
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::{Clock as _, ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
-use tokenmint::http::{ListenerKind, Service, router};
 use tower::ServiceExt as _;
 
 /// In the middle of 2026.
@@ -34,7 +34,7 @@ const NOW: UnixTime = UnixTime::from_seconds(1_782_000_000);
 const ACCESS_TOKEN_BYTES: usize = 1000;
 
 pub struct House {
-    pub service: Arc<Service>,
+    pub service: Arc<AppState>,
     pub clock: Arc<ManualClock>,
     router: Router,
 }
@@ -65,10 +65,10 @@ impl House {
         config.identity.values_mut().filter_map(|profile| profile.messaging.as_mut()).for_each(|messaging| {
             messaging.requests_per_minute = usize::MAX;
         });
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Counter::default()) };
-        let app = App::bind(loaded, ambient, || 0).await.expect("a port is free");
-        let service = app.service().clone();
+        let loaded = LoadedConfig::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let clock_and_rng = ClockAndRng { clock: clock.clone(), randomness: Arc::new(Counter::default()) };
+        let app = App::bind(loaded, clock_and_rng, || 0).await.expect("a port is free");
+        let service = app.state().clone();
         let router = router(&service, &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops]);
         Self { service, clock, router }
     }

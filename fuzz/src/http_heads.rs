@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::{API_KEY, House, SECRETS};
-use tokenmint::app::answer;
+use tokenmint::app::serve_stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -96,11 +96,11 @@ fn writes(data: &[u8]) -> Vec<Write> {
 
 /// All that the service says until it closes.
 fn answers(writes: &[Write]) -> Vec<u8> {
-    let served = HOUSE.served();
+    let served = HOUSE.listener_deps();
     let mut got = Vec::new();
     RUNTIME.block_on(async {
         let (mut client, theirs) = tokio::io::duplex(1 << 16);
-        let connection = tokio::spawn(answer(theirs, served));
+        let connection = tokio::spawn(serve_stream(theirs, served));
         let start = Instant::now();
         let (mut reading, mut writing) = tokio::io::split(&mut client);
         let write = async {

@@ -30,10 +30,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tokenmint::app::{Ambient, App, Loaded, Served};
+use tokenmint::api::{AppState, ListenerKind, router};
+use tokenmint::app::{App, ClockAndRng, ListenerDeps, LoadedConfig};
 use tokenmint::clock::{ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
-use tokenmint::http::{ListenerKind, Service, router};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
@@ -71,7 +71,7 @@ fn new_key() -> String {
 pub struct House {
     runtime: Runtime,
     router: Router,
-    service: Arc<Service>,
+    service: Arc<AppState>,
     clock: Arc<ManualClock>,
     salesforce: Arc<Salesforce>,
     /// What it publishes.
@@ -103,10 +103,10 @@ impl Default for House {
         let parsed = Config::parse("tokenmint.toml", &text, folder.path().into(), &Environment::new());
         let config = parsed.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_800_000_000)));
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Sevens) };
-        let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("a port");
-        let service = app.service().clone();
+        let loaded = LoadedConfig::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let clock_and_rng = ClockAndRng { clock: clock.clone(), randomness: Arc::new(Sevens) };
+        let app = runtime.block_on(App::bind(loaded, clock_and_rng, || 0)).expect("a port");
+        let service = app.state().clone();
         let router = router(&service, &KINDS);
         let mut house =
             Self { runtime, router, service, clock, salesforce, keys: Value::Null, _folder: folder };
@@ -136,7 +136,7 @@ impl House {
             self.salesforce.say(Some(answer.to_vec()));
             // What it remembers of the last answer is over; a token is not kept, since all keys count as withdrawn.
             self.clock.advance(Duration::from_hours(1));
-            let kids = self.service.rooms.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
+            let kids = self.service.snapshot.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
             self.service.exchanger.withdraw(&kids);
             let got = self.post(route, asked);
             self.hold(route, asked, &got);
@@ -146,8 +146,8 @@ impl House {
     }
 
     /// What a listener answers with that has the routes of all.
-    pub fn served(&self) -> Served {
-        Served {
+    pub fn listener_deps(&self) -> ListenerDeps {
+        ListenerDeps {
             kinds: &KINDS,
             router: self.router.clone(),
             metrics: self.service.metrics.clone(),

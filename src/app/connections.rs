@@ -17,22 +17,22 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::http::{BodyGate, Refusal};
+use crate::api::{ApiError, BodyGate};
 
 /// What each connection of the limit may take on average. So ten thousand take 30 MiB at most, and the process, with what
 /// its allocator keeps of connections that are gone, less than 48.
 const BYTES_PER_CONNECTION: usize = 3 << 10;
 /// What a listener may take that has few connections.
-const LEAST_BYTES: usize = 16 << 20;
+const MIN_LISTENER_BYTES: usize = 16 << 20;
 /// What an open connection takes: its task, its socket, its entry in the table. This and the next two were measured with a
 /// thousand of them, as the growth of `RssAnon`: 2.6 KiB, 9.2 KiB and 16.3 KiB.
-const BYTES_WHEN_OPEN: usize = 5 << 9;
+const OPEN_BYTES: usize = 5 << 9;
 /// What hyper takes as well, from a connection's first request on: a read buffer of 8 KiB, and its state.
-pub const BYTES_OF_HYPER: usize = 10 << 10;
+pub const HYPER_BYTES: usize = 10 << 10;
 /// What TLS takes as well: its state and a buffer for a record.
-pub const BYTES_OF_TLS: usize = 16 << 10;
+pub const TLS_BYTES: usize = 16 << 10;
 /// Of how many connections one is closed at a time, so that the table isn't searched for each new connection of a flood.
-const EVICTED_AT_ONCE: usize = 100;
+const EVICTION_DIVISOR: usize = 100;
 
 /// The connections of one listener.
 pub struct Connections {
@@ -44,9 +44,9 @@ pub struct Connections {
     budget: usize,
     bytes: AtomicUsize,
     table: Mutex<Table>,
-    begin: Instant,
-    opened: IntGauge,
-    shed: IntCounter,
+    epoch: Instant,
+    open_gauge: IntGauge,
+    shed_counter: IntCounter,
 }
 
 #[derive(Default)]
@@ -58,7 +58,7 @@ struct Table {
 /// What the parts of one connection share: its task, the stream under hyper, and the service above hyper.
 pub struct Connection {
     connections: Arc<Connections>,
-    /// Microseconds since `connections.begin`; 0 while a request is answered.
+    /// Microseconds since `connections.epoch`; 0 while a request is answered.
     idle_since: AtomicU64,
     bytes: AtomicUsize,
     /// Bytes of a head that isn't whole yet.
@@ -69,32 +69,32 @@ pub struct Connection {
     /// Whether the host has not taken all of an answer yet.
     writing: AtomicBool,
     /// Whether hyper was given a head that passed all checks, and hasn't asked the service yet.
-    vetted: AtomicBool,
+    head_checked: AtomicBool,
     /// Why the connection's last request is refused.
-    pub refusal: OnceLock<Box<Refusal>>,
+    pub error: OnceLock<Box<ApiError>>,
     pub body: Arc<BodyGate>,
 }
 
 impl Connections {
-    pub fn new(limit: usize, opened: IntGauge, shed: IntCounter) -> Arc<Self> {
+    pub fn new(limit: usize, open_gauge: IntGauge, shed_counter: IntCounter) -> Arc<Self> {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             limit,
             slots: Arc::new(Semaphore::new(limit)),
-            budget: limit.saturating_mul(BYTES_PER_CONNECTION).max(LEAST_BYTES),
+            budget: limit.saturating_mul(BYTES_PER_CONNECTION).max(MIN_LISTENER_BYTES),
             bytes: AtomicUsize::new(0),
             table: Mutex::default(),
-            begin: Instant::now(),
-            opened,
-            shed,
+            epoch: Instant::now(),
+            open_gauge,
+            shed_counter,
         })
     }
 
     /// A permit for one more connection, in whose favour the one that idled longest is closed where there are too many;
     /// `None` where none idles.
-    pub async fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        if !self.makes_room() {
-            self.shed.inc();
+    pub async fn acquire_permit(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        if !self.ensure_capacity() {
+            self.shed_counter.inc();
             return None;
         }
         let slot = self.slots.clone().acquire_owned().await.ok()?;
@@ -109,19 +109,19 @@ impl Connections {
             evicted: Notify::new(),
             began: AtomicU64::new(0),
             writing: AtomicBool::new(false),
-            vetted: AtomicBool::new(false),
-            refusal: OnceLock::new(),
+            head_checked: AtomicBool::new(false),
+            error: OnceLock::new(),
             body: Arc::default(),
         });
         table.open.insert(id, connection.clone());
         drop(table);
-        self.opened.inc();
-        connection.takes(BYTES_WHEN_OPEN);
+        self.open_gauge.inc();
+        connection.charge(OPEN_BYTES);
         Some(ConnectionPermit { id, connection, _slot: slot })
     }
 
     /// Whether there is room for one more, or will be once those are gone that it evicts.
-    fn makes_room(&self) -> bool {
+    fn ensure_capacity(&self) -> bool {
         let mut table = self.table();
         table.open.len() < self.limit || self.evict(&mut table) > 0
     }
@@ -132,7 +132,7 @@ impl Connections {
 
     /// Microseconds, and never 0.
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     /// Has the connections closed that have been idle for the longest time; how many.
@@ -143,7 +143,7 @@ impl Connections {
             .map(|(id, connection)| (connection.idle_since.load(Ordering::Relaxed), *id))
             .filter(|(since, _)| *since != 0)
             .collect();
-        let count = (table.open.len() / EVICTED_AT_ONCE).max(1).min(idle.len());
+        let count = (table.open.len() / EVICTION_DIVISOR).max(1).min(idle.len());
         if count == 0 {
             return 0;
         }
@@ -152,7 +152,7 @@ impl Connections {
             if let Some(connection) = table.open.remove(id) {
                 self.bytes.fetch_sub(connection.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
                 connection.evicted.notify_one();
-                self.shed.inc();
+                self.shed_counter.inc();
             }
         }
         count
@@ -166,7 +166,7 @@ impl Connections {
 
 impl Connection {
     /// Counts what the connection takes more. Where all of them take too much, those that idled longest are closed.
-    pub fn takes(&self, bytes: usize) {
+    pub fn charge(&self, bytes: usize) {
         let connections = &*self.connections;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if connections.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= connections.budget {
@@ -180,7 +180,7 @@ impl Connection {
         }
     }
 
-    fn gives_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         // What was evicted has given back all.
         let given =
             self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(bytes));
@@ -190,39 +190,39 @@ impl Connection {
     }
 
     /// How many bytes of a head wait for the rest of it.
-    pub fn holds(&self, bytes: usize) {
+    pub fn set_partial_head(&self, bytes: usize) {
         let before = self.partial.swap(bytes, Ordering::Relaxed);
         if bytes > before {
-            self.takes(bytes - before);
+            self.charge(bytes - before);
         } else if bytes < before {
-            self.gives_back(before - bytes);
+            self.release(before - bytes);
         }
     }
 
     /// The first byte of a request came.
-    pub fn begins(&self) {
+    pub fn start_request(&self) {
         self.began.store(self.connections.now(), Ordering::Relaxed);
     }
 
     /// When the first byte of the request came.
-    pub fn began(&self) -> Instant {
-        self.connections.begin + Duration::from_micros(self.began.load(Ordering::Relaxed))
+    pub fn request_started_at(&self) -> Instant {
+        self.connections.epoch + Duration::from_micros(self.began.load(Ordering::Relaxed))
     }
 
     /// hyper is given a head that passed all checks.
-    pub fn vet(&self, has_body: bool) {
+    pub fn mark_head_checked(&self, has_body: bool) {
         self.body.close(has_body);
         self.idle_since.store(0, Ordering::Relaxed);
-        self.vetted.store(true, Ordering::Relaxed);
+        self.head_checked.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_vetted(&self) -> bool {
-        self.vetted.load(Ordering::Relaxed)
+    pub fn has_checked_head(&self) -> bool {
+        self.head_checked.load(Ordering::Relaxed)
     }
 
-    /// Whether the request that hyper has is the one that was vetted.
-    pub fn take_vetted(&self) -> bool {
-        self.vetted.swap(false, Ordering::Relaxed)
+    /// Whether the request that hyper has is the one that was head_checked.
+    pub fn take_checked_head(&self) -> bool {
+        self.head_checked.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a request of it is being answered.
@@ -230,16 +230,16 @@ impl Connection {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 
-    /// An answer is written, until [`flushed`](Self::flushed).
-    pub fn answers(&self) {
+    /// An answer is written, until [`finish_response`](Self::finish_response).
+    pub fn start_response(&self) {
         self.writing.store(true, Ordering::Relaxed);
-        if !self.is_vetted() {
+        if !self.has_checked_head() {
             self.idle_since.store(self.connections.now(), Ordering::Relaxed);
         }
     }
 
     /// The host has taken all that was written.
-    pub fn flushed(&self) {
+    pub fn finish_response(&self) {
         self.writing.store(false, Ordering::Relaxed);
     }
 
@@ -272,7 +272,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let connections = &self.connection.connections;
-        connections.opened.dec();
+        connections.open_gauge.dec();
         connections.table().open.remove(&self.id);
         connections.bytes.fetch_sub(self.connection.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -283,12 +283,12 @@ mod tests {
     use super::*;
 
     fn connections(limit: usize) -> Arc<Connections> {
-        let opened = IntGauge::new("open", "open").expect("a gauge");
-        Connections::new(limit, opened, IntCounter::new("shed", "shed").expect("a counter"))
+        let open_gauge = IntGauge::new("open", "open").expect("a gauge");
+        Connections::new(limit, open_gauge, IntCounter::new("shed", "shed").expect("a counter"))
     }
 
     async fn admitted(connections: &Arc<Connections>) -> ConnectionPermit {
-        tokio::time::timeout(Duration::from_secs(5), connections.admit())
+        tokio::time::timeout(Duration::from_secs(5), connections.acquire_permit())
             .await
             .expect("in time")
             .expect("a permit")
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_connection_that_idled_longest_gives_way_once_it_is_gone_and_none_that_is_answered() {
+    async fn the_longest_idle_connection_is_evicted_and_none_that_is_being_answered() {
         let connections = connections(3);
         let step = || tokio::time::advance(Duration::from_millis(1));
         let busy = admitted(&connections).await;
@@ -307,17 +307,17 @@ mod tests {
         let first = admitted(&connections).await;
         step().await;
         let second = admitted(&connections).await;
-        busy.connection.vet(false);
-        assert!(busy.connection.take_vetted());
+        busy.connection.mark_head_checked(false);
+        assert!(busy.connection.take_checked_head());
         step().await;
-        let waits = tokio::time::timeout(Duration::from_secs(1), connections.admit()).await;
+        let waits = tokio::time::timeout(Duration::from_secs(1), connections.acquire_permit()).await;
         assert!(waits.is_err() && is_evicted(&first).await, "there are no more than three at any time");
         drop(first);
         let third = admitted(&connections).await;
         assert!(!is_evicted(&second).await && !is_evicted(&busy).await);
         step().await;
         // An answer makes it the youngest of those that idle.
-        busy.connection.answers();
+        busy.connection.start_response();
         step().await;
         let mut more = Vec::new();
         for permit in [second, third, busy] {
@@ -328,39 +328,39 @@ mod tests {
             more.push(new);
             step().await;
         }
-        assert_eq!((connections.shed.get(), connections.opened.get()), (4, 3));
+        assert_eq!((connections.shed_counter.get(), connections.open_gauge.get()), (4, 3));
         drop(more);
-        assert_eq!((connections.opened.get(), connections.bytes()), (0, 0));
+        assert_eq!((connections.open_gauge.get(), connections.bytes()), (0, 0));
     }
 
     #[tokio::test]
-    async fn where_none_idles_the_new_one_is_refused() {
+    async fn a_new_connection_is_refused_when_none_is_idle() {
         let connections = connections(2);
         let busy = [admitted(&connections).await, admitted(&connections).await];
         for permit in &busy {
-            permit.connection.vet(false);
+            permit.connection.mark_head_checked(false);
         }
-        assert!(connections.admit().await.is_none());
-        assert_eq!((connections.shed.get(), connections.opened.get()), (1, 2));
+        assert!(connections.acquire_permit().await.is_none());
+        assert_eq!((connections.shed_counter.get(), connections.open_gauge.get()), (1, 2));
     }
 
     #[tokio::test]
-    async fn all_that_waits_takes_no_more_than_the_budget() {
+    async fn waiting_connections_stay_within_the_memory_budget() {
         let connections = connections(10_000);
         let mut open = Vec::new();
         for n in 0..10_000_usize {
             let permit = admitted(&connections).await;
             // A head of up to 8 KiB that isn't whole, or a request that was answered.
-            permit.connection.holds(n % 8192);
+            permit.connection.set_partial_head(n % 8192);
             if n % 3 == 0 {
-                permit.connection.holds(0);
-                permit.connection.takes(BYTES_OF_HYPER);
+                permit.connection.set_partial_head(0);
+                permit.connection.charge(HYPER_BYTES);
             }
             assert!(connections.bytes() <= 10_000 * BYTES_PER_CONNECTION);
             open.push(permit);
         }
-        assert!(connections.shed.get() > 1000);
+        assert!(connections.shed_counter.get() > 1000);
         drop(open);
-        assert_eq!((connections.opened.get(), connections.bytes()), (0, 0));
+        assert_eq!((connections.open_gauge.get(), connections.bytes()), (0, 0));
     }
 }

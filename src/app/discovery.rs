@@ -21,20 +21,20 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::reload::Source;
+use super::reload::ConfigSource;
 use super::{App, StartError};
+use crate::api::AppState;
 use crate::config::{DEFAULT_FILE, KeySource, Listen, OpsAddress, OpsTls};
-use crate::files::is_same;
-use crate::http::Service;
+use crate::files::is_same_file;
 
 /// How the name of each socket begins.
-const PREFIX: &str = "tokenmint/";
+const SOCKET_NAME_PREFIX: &str = "tokenmint/";
 /// How long one side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(1);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a description: 10,000 key folders are less.
-const LARGEST: u64 = 4 << 20;
+const MAX_DESCRIPTION_SIZE: u64 = 4 << 20;
 /// Without a descriptor left.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A service that runs on this host.
 #[derive(Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct RunningService {
 impl RunningService {
     /// Whether it runs with that configuration file or one of those key folders. What is equal as text isn't looked at: it may
     /// lie on a mount that hangs.
-    pub fn reads(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
+    pub fn uses(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
         let pairs = || {
             let configured = self.configuration.iter().map(|own| (own.as_path(), configuration));
             let folders =
@@ -57,7 +57,7 @@ impl RunningService {
             configured.chain(folders.map(|(own, other)| (own.as_path(), other.as_path())))
         };
         pairs().any(|(own, other)| absolute(other).is_ok_and(|other| own == other))
-            || pairs().any(|(own, other)| is_same(own, other))
+            || pairs().any(|(own, other)| is_same_file(own, other))
     }
 
     /// Where it answers operators; `None` where that can't be understood.
@@ -70,7 +70,7 @@ impl RunningService {
 /// The socket by which commands find this service, and what they read there.
 pub struct Announcement {
     socket: UnixListener,
-    service: Arc<Service>,
+    state: Arc<AppState>,
     configuration: Option<PathBuf>,
     listen: Listen,
     tls: Option<OpsTls>,
@@ -79,11 +79,11 @@ pub struct Announcement {
 impl Announcement {
     /// # Errors
     /// The socket can't be bound, or there is no randomness for its name.
-    pub fn bind(app: &App, source: &Source) -> Result<Self, StartError> {
-        let service = app.service().clone();
+    pub fn bind(app: &App, source: &ConfigSource) -> Result<Self, StartError> {
+        let state = app.state().clone();
         let mut bytes = [0; 8];
-        service.randomness.fill(&mut bytes)?;
-        let name = format!("{PREFIX}{}", HEXLOWER.encode(&bytes));
+        state.randomness.fill(&mut bytes)?;
+        let name = format!("{SOCKET_NAME_PREFIX}{}", HEXLOWER.encode(&bytes));
         let bound = std::os::unix::net::SocketAddr::from_abstract_name(name)
             .and_then(|name| std::os::unix::net::UnixListener::bind_addr(&name))
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
@@ -92,7 +92,7 @@ impl Announcement {
         let file =
             source.file.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists()));
         let configuration = file.and_then(|file| absolute(file).ok());
-        let server = &service.rooms.load().config.server;
+        let server = &state.snapshot.load().config.server;
         let wanted = if server.ops.is_some() { "ops" } else { "minting" };
         let listen = app.addresses().find(|(name, ..)| *name == wanted).map(|(.., address)| address);
         let listen = match listen.unwrap_or_default() {
@@ -106,25 +106,25 @@ impl Announcement {
                 is_mutual: tls.client_ca_file.is_some(),
             }
         });
-        Ok(Self { socket, service: service.clone(), configuration, listen, tls })
+        Ok(Self { socket, state: state.clone(), configuration, listen, tls })
     }
 
     /// Answers whoever connects, until the task is dropped.
     pub async fn run(self) {
         loop {
             let Ok((mut stream, _)) = self.socket.accept().await else {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if let Ok(told) = serde_json::to_vec(&self.now()) {
-                let _ = timeout(PATIENCE, stream.write_all(&told)).await;
+            if let Ok(told) = serde_json::to_vec(&self.description()) {
+                let _ = timeout(DISCOVERY_TIMEOUT, stream.write_all(&told)).await;
             }
         }
     }
 
-    fn now(&self) -> RunningService {
-        let rooms = self.service.rooms.load();
-        let folders = rooms.config.keysets.values().filter_map(|keyset| match &keyset.keys {
+    fn description(&self) -> RunningService {
+        let snapshot = self.state.snapshot.load();
+        let folders = snapshot.config.keysets.values().filter_map(|keyset| match &keyset.keys {
             KeySource::Directory(directory) => absolute(directory.as_path()).ok(),
             KeySource::File { .. } | KeySource::Text { .. } => None,
         });
@@ -138,22 +138,22 @@ impl Announcement {
 }
 
 /// The services that run on this host and can be asked. One that ends meanwhile is left out.
-pub async fn running() -> Vec<RunningService> {
+pub async fn find_running() -> Vec<RunningService> {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     // A connection that is being made is listed under its listener's name.
     let names: BTreeSet<&str> =
         sockets.lines().filter_map(|line| line.split_once(" @")).map(|(_, name)| name).collect();
     // All at once: whoever takes such a name and says nothing holds up no other.
     let mut asked = JoinSet::new();
-    for name in names.into_iter().filter(|name| name.starts_with(PREFIX)) {
-        asked.spawn(timeout(PATIENCE, describe(name.to_owned())));
+    for name in names.into_iter().filter(|name| name.starts_with(SOCKET_NAME_PREFIX)) {
+        asked.spawn(timeout(DISCOVERY_TIMEOUT, read_description(name.to_owned())));
     }
     asked.join_all().await.into_iter().flatten().flatten().collect()
 }
 
-async fn describe(name: String) -> io::Result<RunningService> {
+async fn read_description(name: String) -> io::Result<RunningService> {
     let stream = UnixStream::connect(format!("\0{name}")).await?;
     let mut told = Vec::new();
-    stream.take(LARGEST).read_to_end(&mut told).await?;
+    stream.take(MAX_DESCRIPTION_SIZE).read_to_end(&mut told).await?;
     Ok(serde_json::from_slice(&told)?)
 }

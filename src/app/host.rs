@@ -10,7 +10,7 @@ use rustix::process::{
 
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {error}; it won't hold private keys whose memory others may read")]
-pub struct Unsafe {
+pub struct HardeningError {
     what: &'static str,
     error: io::Error,
 }
@@ -20,12 +20,12 @@ pub struct Unsafe {
 ///
 /// # Errors
 /// The host refuses, so no key may be read.
-pub fn harden() -> Result<(), Unsafe> {
-    let because = |what| move |error: rustix::io::Errno| Unsafe { what, error: error.into() };
+pub fn harden() -> Result<(), HardeningError> {
+    let hardening_error = |what| move |error: rustix::io::Errno| HardeningError { what, error: error.into() };
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(because("can't turn off core dumps"))?;
+    setrlimit(Resource::Core, none).map_err(hardening_error("can't turn off core dumps"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(because("can't close its memory to other processes"))?;
+        .map_err(hardening_error("can't close its memory to other processes"))?;
     umask(Mode::RWXG | Mode::RWXO);
     let descriptors = getrlimit(Resource::Nofile);
     // Where it may not, fewer connections find room.
@@ -34,18 +34,18 @@ pub fn harden() -> Result<(), Unsafe> {
 }
 
 /// Descriptors for all that isn't a connection from outside: files, sockets to Salesforce, the runtime's own.
-const RESERVED: u64 = 64;
+const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// How many connections each of `listeners` may have, so that none takes the last descriptor from another: health and
 /// metrics are answered also while strangers hold all that the minting listener has.
-pub fn room_for_connections(listeners: usize) -> usize {
+pub fn max_connections_per_listener(listeners: usize) -> usize {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };
-    let room = descriptors - RESERVED.min(descriptors / 2);
+    let room = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(room).unwrap_or(usize::MAX) / listeners.max(1)
 }
 
 /// What is safe enough to start with, and should be mended.
-pub fn concerns() -> impl Iterator<Item = &'static str> {
+pub fn warnings() -> impl Iterator<Item = &'static str> {
     let root = geteuid()
         .is_root()
         .then_some("runs as root, whom nothing on this host is closed to; give it a user of its own");

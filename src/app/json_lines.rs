@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Longer than most lines.
-const USUAL_LENGTH: usize = 512;
+const TYPICAL_LENGTH: usize = 512;
 
 pub struct JsonLines;
 
@@ -32,7 +32,7 @@ where
         let metadata = event.metadata();
         let mut now = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut now))?;
-        let mut line = Line(Vec::with_capacity(USUAL_LENGTH));
+        let mut line = JsonLine(Vec::with_capacity(TYPICAL_LENGTH));
         line.0.push(b'{');
         line.member("timestamp", &now);
         line.member("level", metadata.level().as_str());
@@ -44,9 +44,9 @@ where
     }
 }
 
-struct Line(Vec<u8>);
+struct JsonLine(Vec<u8>);
 
-impl Line {
+impl JsonLine {
     fn member<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
         if self.0.len() > 1 {
             self.0.push(b',');
@@ -59,7 +59,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for JsonLine {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.member(field.name(), value);
     }
@@ -93,9 +93,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl io::Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("not poisoned").extend(bytes);
             Ok(bytes.len())
@@ -107,8 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_an_event_holds_it_is_one_line_of_json() {
-        let kept = Kept::default();
+    fn every_event_is_one_line_of_valid_json() {
+        let kept = Captured::default();
         let writer = kept.clone();
         let log =
             tracing_subscriber::fmt().event_format(JsonLines).with_writer(move || writer.clone()).finish();

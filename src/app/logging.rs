@@ -25,22 +25,22 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::json_lines::JsonLines;
-use crate::http::AUDIT_TARGET;
+use crate::api::AUDIT_TARGET;
 
 /// Lines that may wait for a slow reader.
 const BUFFERED_LINES: usize = 16_384;
 /// After a write, lines gather for so long: none waits longer, and where there are many they cost few writes.
-const GATHER: Duration = Duration::from_millis(5);
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 /// Bytes of one write, but for a line that is longer: what a pipe takes whole (`PIPE_BUF`, pipe(7)).
 const ATOMIC_WRITE: usize = 4096;
 /// Between two tries to write where it failed.
-const RETRY: Duration = Duration::from_millis(100);
+const WRITE_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Where whoever started us made standard output non-blocking, and it is full.
-const FULL_PIPE: Duration = Duration::from_millis(5);
+const FULL_PIPE_DELAY: Duration = Duration::from_millis(5);
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum LogOutput {
     /// For `serve`.
     Stdout,
     /// For `dev`, whose standard output is for the person who pastes from it.
@@ -50,7 +50,7 @@ pub enum Output {
 /// The log of this process, and its thread.
 pub struct Log {
     lines: SyncSender<Vec<u8>>,
-    state: Arc<State>,
+    state: Arc<LogState>,
     ends: Sender<()>,
     ended: Receiver<()>,
 }
@@ -61,17 +61,17 @@ impl Log {
     ///
     /// # Errors
     /// There is no descriptor for it.
-    pub fn start(output: Output, filter: Option<&str>) -> io::Result<Self> {
+    pub fn start(output: LogOutput, filter: Option<&str>) -> io::Result<Self> {
         // A descriptor of our own, without the buffer and lock of the standard library's handle.
         let (descriptor, terminal) = match output {
-            Output::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
-            Output::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
+            LogOutput::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
+            LogOutput::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
         };
-        let state = Arc::new(State::default());
+        let state = Arc::new(LogState::default());
         let (lines, waiting) = mpsc::sync_channel(BUFFERED_LINES);
         let (ends, ended) = mpsc::channel();
         let sink =
-            Sink { into: File::from(descriptor), gathered: Vec::new(), count: 0, state: state.clone() };
+            LogSink { into: File::from(descriptor), gathered: Vec::new(), count: 0, state: state.clone() };
         let done = ends.clone();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             sink.run(&waiting);
@@ -79,12 +79,12 @@ impl Log {
             let _ = done.send(());
         })?;
         let asked = filter.unwrap_or_default();
-        let (filter, problem) = targets(asked);
-        let door = Door { lines: lines.clone(), state: state.clone() };
-        let layer = tracing_subscriber::fmt::layer().with_writer(door).with_ansi(terminal);
+        let (filter, problem) = parse_filter(asked);
+        let writer = LogWriter { lines: lines.clone(), state: state.clone() };
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(terminal);
         let registry = tracing_subscriber::registry().with(filter);
         // A second start in one process, as in tests, leaves the first log in place.
-        let _ = if terminal || output == Output::Stderr {
+        let _ = if terminal || output == LogOutput::Stderr {
             registry.with(layer.with_target(false)).try_init()
         } else {
             registry.with(layer.event_format(JsonLines)).try_init()
@@ -96,8 +96,8 @@ impl Log {
     }
 
     /// Whether `filter`, that of `RUST_LOG`, takes audit lines.
-    pub fn takes_audit_lines(filter: Option<&str>) -> bool {
-        targets(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
+    pub fn enables_audit(filter: Option<&str>) -> bool {
+        parse_filter(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
     }
 
     /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.
@@ -107,30 +107,30 @@ impl Log {
     }
 
     /// Ends a [`finish`](Self::finish) early.
-    pub fn hurry(&self) -> impl FnOnce() + Send + use<> {
+    pub fn stop_waiting(&self) -> impl FnOnce() + Send + use<> {
         let ends = self.ends.clone();
         // Where it has ended already there is nobody to tell.
         move || _ = ends.send(())
     }
 
     /// Waits until all lines are written, at most until `deadline`, and says how many were lost. No line is written in part.
-    pub fn finish(self, deadline: Instant) -> Lost {
+    pub fn finish(self, deadline: Instant) -> LostLines {
         self.state.finishing.store(true, Ordering::SeqCst);
         // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
         let _ = self.lines.try_send(Vec::new());
         let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         // Whoever is in a hurry still gives the thread the moment that lines gather for.
-        let _ = self.ended.recv_timeout(4 * GATHER);
+        let _ = self.ended.recv_timeout(4 * BATCH_DELAY);
         let taken = self.state.taken.load(Ordering::Acquire);
         let unwritten = taken.saturating_sub(self.state.written.load(Ordering::Acquire));
         let lines = unwritten + self.state.dropped.load(Ordering::Acquire);
         let why = self.state.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Lost { lines, unwritten, why }
+        LostLines { lines, unwritten, why }
     }
 }
 
 /// What `filter` lets through: `info` where it is empty, or can't be read, and then why.
-fn targets(filter: &str) -> (Targets, Option<String>) {
+fn parse_filter(filter: &str) -> (Targets, Option<String>) {
     let info = Targets::new().with_default(LevelFilter::INFO);
     let words = || filter.split(',').map(str::trim).filter(|word| !word.is_empty());
     if words().next().is_none() {
@@ -155,7 +155,7 @@ fn targets(filter: &str) -> (Targets, Option<String>) {
 }
 
 /// How many lines of the log were lost, and why.
-pub struct Lost {
+pub struct LostLines {
     /// Since the start.
     pub lines: u64,
     /// How many of them were still in the buffer at the end.
@@ -164,7 +164,7 @@ pub struct Lost {
     why: Option<io::Error>,
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for LostLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (lines, were) = if self.lines == 1 { ("line", "was") } else { ("lines", "were") };
         write!(f, "{} {lines} of the log {were} lost, perhaps audit lines: ", self.lines)?;
@@ -177,7 +177,7 @@ impl fmt::Display for Lost {
 
 /// What came in and went out, and whether it can.
 #[derive(Default)]
-struct State {
+struct LogState {
     /// Lines can't be written at the moment.
     outage: AtomicBool,
     /// No more lines are taken, and the thread ends when the buffer is empty.
@@ -192,12 +192,12 @@ struct State {
 
 /// Where lines come in.
 #[derive(Clone)]
-struct Door {
+struct LogWriter {
     lines: SyncSender<Vec<u8>>,
-    state: Arc<State>,
+    state: Arc<LogState>,
 }
 
-impl<'a> MakeWriter<'a> for Door {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -205,7 +205,7 @@ impl<'a> MakeWriter<'a> for Door {
     }
 }
 
-impl Write for Door {
+impl Write for LogWriter {
     /// Takes one line, whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let state = &self.state;
@@ -228,15 +228,15 @@ impl Write for Door {
 }
 
 /// Where they go out, on the log's own thread: lines are written whole, however long that takes.
-struct Sink<W> {
+struct LogSink<W> {
     into: W,
     /// Whole lines, and how many.
     gathered: Vec<u8>,
     count: u64,
-    state: Arc<State>,
+    state: Arc<LogState>,
 }
 
-impl<W: Write> Sink<W> {
+impl<W: Write> LogSink<W> {
     /// Until the log is finished and nothing waits any more.
     fn run(mut self, waiting: &Receiver<Vec<u8>>) {
         loop {
@@ -244,16 +244,16 @@ impl<W: Write> Sink<W> {
             let finishing = self.state.finishing.load(Ordering::SeqCst);
             let line = match waiting.try_recv() {
                 Ok(line) => line,
-                Err(TryRecvError::Disconnected) => return self.pour(),
+                Err(TryRecvError::Disconnected) => return self.write_out(),
                 Err(TryRecvError::Empty) => {
                     let gathered = !self.gathered.is_empty();
-                    self.pour();
+                    self.write_out();
                     if finishing {
                         return;
                     }
                     if gathered {
                         // While this thread sleeps here, a new line needs not wake it.
-                        std::thread::sleep(GATHER);
+                        std::thread::sleep(BATCH_DELAY);
                         continue;
                     }
                     let Ok(line) = waiting.recv() else { return };
@@ -266,19 +266,19 @@ impl<W: Write> Sink<W> {
 
     fn gather(&mut self, line: &[u8]) {
         if self.gathered.len() + line.len() > ATOMIC_WRITE {
-            self.pour();
+            self.write_out();
         }
         self.gathered.extend_from_slice(line);
         self.count += u64::from(!line.is_empty());
     }
 
-    fn pour(&mut self) {
+    fn write_out(&mut self) {
         let mut rest = self.gathered.as_slice();
         while !rest.is_empty() {
             match self.into.write(rest) {
                 Ok(written @ 1..) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE_DELAY),
                 failed => {
                     *self.state.failure.lock().unwrap_or_else(PoisonError::into_inner) = failed.err();
                     // At the end there is no time left in which that could change.
@@ -286,7 +286,7 @@ impl<W: Write> Sink<W> {
                         break;
                     }
                     self.state.outage.store(true, Ordering::Release);
-                    std::thread::sleep(RETRY);
+                    std::thread::sleep(WRITE_RETRY_DELAY);
                 }
             }
         }
@@ -331,17 +331,17 @@ mod tests {
         }
     }
 
-    fn sink<W: Write>(into: W) -> Sink<W> {
-        Sink { into, gathered: Vec::new(), count: 0, state: Arc::default() }
+    fn sink<W: Write>(into: W) -> LogSink<W> {
+        LogSink { into, gathered: Vec::new(), count: 0, state: Arc::default() }
     }
 
     #[test]
-    fn a_line_is_written_whole_once_there_is_room_again() {
+    fn a_line_is_written_whole_after_a_failed_write() {
         let mut sink = sink(Failing::default());
         for line in ["one\n", "two too\n"] {
             sink.gather(line.as_bytes());
         }
-        sink.pour();
+        sink.write_out();
         assert_eq!(String::from_utf8_lossy(&sink.into.0), "one\ntwo too\n");
         assert!(!sink.state.outage.load(Ordering::Acquire));
         assert_eq!(sink.state.written.load(Ordering::Acquire), 2);
@@ -363,20 +363,20 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_wait_together_are_one_write_of_at_most_what_a_pipe_takes_whole() {
+    fn waiting_lines_share_one_write_up_to_the_atomic_size_of_a_pipe() {
         let mut sink = sink(Writes::default());
         for line in ["one\n", "two\n"] {
             sink.gather(line.as_bytes());
         }
         assert!(sink.into.0.is_empty());
-        sink.pour();
-        sink.pour();
+        sink.write_out();
+        sink.write_out();
         assert_eq!(sink.into.0, [b"one\ntwo\n"]);
         for _ in 0..10 {
             sink.gather(&[b"a".repeat(999).as_slice(), b"\n"].concat());
         }
         sink.gather(&b"b".repeat(2 * ATOMIC_WRITE));
-        sink.pour();
+        sink.write_out();
         let lengths: Vec<usize> = sink.into.0.iter().map(Vec::len).collect();
         assert_eq!(
             lengths,
@@ -387,7 +387,7 @@ mod tests {
 
     /// Lines that were not written at the end are lost and counted.
     #[test]
-    fn the_end_is_not_waited_for_where_nothing_can_be_written() {
+    fn finish_does_not_wait_when_writes_fail() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -398,17 +398,17 @@ mod tests {
             }
         }
         let (lines, waiting) = mpsc::sync_channel(8);
-        let state = Arc::new(State { finishing: AtomicBool::new(true), ..State::default() });
+        let state = Arc::new(LogState { finishing: AtomicBool::new(true), ..LogState::default() });
         for line in ["one\n", "two\n"] {
             lines.send(line.as_bytes().to_vec()).expect("room");
         }
-        Sink { into: Full, gathered: Vec::new(), count: 0, state: state.clone() }.run(&waiting);
+        LogSink { into: Full, gathered: Vec::new(), count: 0, state: state.clone() }.run(&waiting);
         assert_eq!(state.written.load(Ordering::Acquire), 0);
     }
 
     #[test]
-    fn one_line_that_was_lost_is_one_line() {
-        let said = |lines, why| Lost { lines, unwritten: lines, why }.to_string();
+    fn lost_lines_are_reported_in_the_singular_or_the_plural() {
+        let said = |lines, why| LostLines { lines, unwritten: lines, why }.to_string();
         assert!(said(1, None).starts_with("1 line of the log was lost"));
         let full = Some(ErrorKind::StorageFull.into());
         assert_eq!(
@@ -418,9 +418,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("not poisoned").extend(bytes);
             Ok(bytes.len())
@@ -432,8 +432,8 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_logged_by_its_place_and_without_its_words() {
-        let kept = Kept::default();
+    fn a_panic_is_logged_with_its_location_but_not_its_message() {
+        let kept = Captured::default();
         let writer = kept.clone();
         let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let usual = std::panic::take_hook();

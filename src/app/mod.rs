@@ -6,16 +6,16 @@
 
 mod connections;
 pub mod discovery;
+mod fingerprint;
 pub mod host;
 pub mod json_lines;
-mod listen;
+mod listener;
 pub mod logging;
 pub mod reload;
 mod request_scanner;
-mod retirement;
-pub mod supervisor;
+mod retirement_watcher;
+pub mod systemd;
 pub mod tls;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,74 +31,76 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::{
+    AppState, Audit, ConfigSnapshot, DroppedLineCounter, ListenerKind, ReloadReport, RequestMetrics, router,
+};
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
 use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, DroppedLines, ListenerKind, LookReport, Rooms, Service, Tallies, router};
 use crate::jwks::Published;
 use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
-use listen::Listener;
-pub use listen::{Served, answer};
-use reload::{InForce, Reloader, Source};
-use supervisor::Sockets;
+use fingerprint::{Fingerprint, WatchedFiles};
+use listener::Listener;
+pub use listener::{ListenerDeps, serve_stream};
+use reload::{ConfigSource, ReloadTarget, Reloader};
+use systemd::InheritedSockets;
 use tls::ServerTls;
-use watch::{Fingerprint, Watched};
 
 /// Load balancers see that it isn't ready before connections are refused.
-const NOTICE: Duration = Duration::from_secs(1);
+const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 /// What is still open then is cut off: with the notice, less than ten seconds in all.
-const DRAIN: Duration = Duration::from_secs(7);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// The time and chance that the house runs on.
 #[derive(Clone)]
-pub struct Ambient {
+pub struct ClockAndRng {
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
 }
 
-impl Ambient {
+impl ClockAndRng {
     /// Those of this host.
-    pub fn of_this_host() -> Self {
+    pub fn system() -> Self {
         Self { clock: Arc::new(SystemClock::default()), randomness: Arc::new(SystemRandomness::default()) }
     }
 }
 
 /// A configuration with everything that it names loaded and checked.
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
     pub ring: KeyRing,
     tls: Option<ServerTls>,
     public_tls: Option<ServerTls>,
     /// For the start; what runs has one or will never.
     batch: Option<Result<BatchLibrary, Unavailable>>,
-    files: Watched,
+    files: WatchedFiles,
     /// What they held before they were read.
-    read: Fingerprint,
+    fingerprint: Fingerprint,
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// Opens every file that `config` names.
     ///
     /// # Errors
     /// All that is wrong with them.
     pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
-        Self::after(config, None, clock)
+        Self::replacing(config, None, clock)
     }
 
     /// As `new`, to take the place of what runs with `previous`.
     ///
     /// # Errors
     /// As `new`, and what must not change while verifiers know that ring.
-    pub fn after(
+    pub fn replacing(
         mut config: Config,
         previous: Option<&KeyRing>,
         clock: &dyn Clock,
     ) -> Result<Self, Vec<Problem>> {
-        let files = Watched::of(&config);
-        let read = files.fingerprint();
+        let files = WatchedFiles::of(&config);
+        let fingerprint = files.fingerprint();
         let mut problems = Vec::new();
         let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls, clock.now()));
         let public = config.server.public.as_ref().and_then(|public| public.tls.as_ref());
@@ -115,7 +117,9 @@ impl Loaded {
             .then(|| batch_library(&config.server.signing))
             .and_then(|library| library.map_err(|problem| problems.push(problem)).ok().flatten());
         match KeyRing::load(&config.keysets, clock.now(), previous) {
-            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls, batch, files, read }),
+            Ok(ring) if problems.is_empty() => {
+                Ok(Self { config, ring, tls, public_tls, batch, files, fingerprint })
+            }
             Ok(_) => Err(problems),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
@@ -144,7 +148,7 @@ fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary
 }
 
 /// What signs in batches from now on. One line of the log says what it is, or why it isn't.
-fn batch(
+fn start_batch_signing(
     library: Option<Result<BatchLibrary, Unavailable>>,
     randomness: &Arc<dyn Randomness>,
     metrics: &Metrics,
@@ -168,9 +172,9 @@ pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<
 
 /// The service with its sockets bound, not yet answering.
 pub struct App {
-    service: Arc<Service>,
+    state: Arc<AppState>,
     listeners: Vec<(Listener, &'static [ListenerKind])>,
-    in_force: InForce,
+    target: ReloadTarget,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -193,12 +197,12 @@ impl App {
     /// # Errors
     /// A socket can't be bound.
     pub async fn bind(
-        loaded: Loaded,
-        ambient: Ambient,
+        loaded: LoadedConfig,
+        clock_and_rng: ClockAndRng,
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let Loaded { config, ring, tls, public_tls, batch, files, read } = loaded;
-        let chains = tls::chains([&tls, &public_tls]);
+        let LoadedConfig { config, ring, tls, public_tls, batch, files, fingerprint } = loaded;
+        let chains = tls::certificate_chains([&tls, &public_tls]);
         let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
@@ -220,7 +224,7 @@ impl App {
             wanted.push(("ops", "server.ops", listen, None, &[ListenerKind::Ops]));
         }
         let mut listeners = Vec::new();
-        let mut inherited = Sockets::inherited(wanted.len() == 1).map_err(StartError::Inherited)?;
+        let mut inherited = InheritedSockets::inherited(wanted.len() == 1).map_err(StartError::Inherited)?;
         for (name, section, listen, tls, kinds) in wanted {
             let failed = |error| StartError::Bind { section, listen: listen.clone(), error };
             let sockets = inherited.take(name);
@@ -229,23 +233,23 @@ impl App {
                 continue;
             }
             for socket in sockets {
-                listeners.push((Listener::adopt(name, socket, tls.clone()).map_err(failed)?, kinds));
+                listeners.push((Listener::from_inherited(name, socket, tls.clone()).map_err(failed)?, kinds));
             }
         }
-        for name in inherited.left() {
+        for name in inherited.unclaimed() {
             tracing::warn!(
                 name,
                 "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
             );
         }
         let config = Arc::new(config);
-        let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
+        let state = Arc::new(build_state(&config, ring, batch, clock_and_rng, Arc::new(dropped_lines))?);
         let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
         if exchanges || !config.oauth.is_empty() {
-            service.exchanger.prepare();
+            state.exchanger.prepare();
         }
-        let in_force = InForce { service: service.clone(), tls, public_tls, chains, files, read };
-        Ok(Self { service, listeners, in_force })
+        let target = ReloadTarget { state: state.clone(), tls, public_tls, chains, files, fingerprint };
+        Ok(Self { state, listeners, target })
     }
 
     /// Name, scheme and address of each listener.
@@ -253,71 +257,71 @@ impl App {
         self.listeners.iter().map(|(listener, _)| (listener.name, listener.scheme(), listener.address()))
     }
 
-    pub const fn service(&self) -> &Arc<Service> {
-        &self.service
+    pub const fn state(&self) -> &Arc<AppState> {
+        &self.state
     }
 
     /// Takes retired keys away, for as long as it runs.
-    pub fn retirements(&self) -> impl Future<Output = ()> + Send + use<> {
-        retirement::run(self.service.clone())
+    pub fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
+        retirement_watcher::run(self.state.clone())
     }
 
     /// Takes over what changes at `source`, for as long as it runs.
-    pub fn reloader(&self, source: Source) -> Reloader {
-        Reloader::new(source, self.in_force.clone())
+    pub fn reloader(&self, source: ConfigSource) -> Reloader {
+        Reloader::new(source, self.target.clone())
     }
 
-    /// Answers until `stop` ends, then drains. `hurry` ends the drain early.
+    /// Answers until `stop` ends, then drains. `force` ends the drain early.
     ///
     /// # Errors
     /// A listener ended by itself, and what still ran was drained.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
-        hurry: impl Future<Output = ()>,
+        force: impl Future<Output = ()>,
     ) -> Result<(), ListenerFailed> {
-        let Self { service, listeners, .. } = self;
+        let Self { state, listeners, .. } = self;
         let tasks = TaskTracker::new();
         let closing = CancellationToken::new();
-        let room = host::room_for_connections(listeners.len());
-        let connections = service.limits.connections.min(room);
-        if connections < service.limits.connections {
+        let max_by_descriptors = host::max_connections_per_listener(listeners.len());
+        let connections = state.limits.connections.min(max_by_descriptors);
+        if connections < state.limits.connections {
             tracing::warn!(
                 connections,
                 "the host gives fewer descriptors than server.limits.connections needs: raise its limit (ulimit -n)"
             );
         }
-        let mut running = JoinSet::new();
+        let mut listener_tasks = JoinSet::new();
         for (listener, kinds) in listeners {
-            let served = Served {
+            let deps = ListenerDeps {
                 kinds,
-                router: router(&service, kinds),
-                metrics: service.metrics.clone(),
-                clock: service.clock.clone(),
+                router: router(&state, kinds),
+                metrics: state.metrics.clone(),
+                clock: state.clock.clone(),
             };
-            running.spawn(listener.run(served, connections, tasks.clone(), closing.clone()));
+            listener_tasks.spawn(listener.run(deps, connections, tasks.clone(), closing.clone()));
         }
-        let outcome = until_stopped(stop, &mut running).await;
-        supervisor::stopping();
-        service.draining.store(true, Ordering::Release);
+        let outcome = until_stopped(stop, &mut listener_tasks).await;
+        systemd::notify_stopping();
+        state.draining.store(true, Ordering::Release);
         let drained = async {
-            tokio::time::sleep(NOTICE).await;
+            tokio::time::sleep(DRAIN_NOTICE).await;
             closing.cancel();
             let ended = async {
                 // A Unix socket's file goes with its listener.
-                while running.join_next().await.is_some() {}
+                while listener_tasks.join_next().await.is_some() {}
                 tasks.close();
                 tasks.wait().await;
             };
-            if tokio::time::timeout(DRAIN, ended).await.is_err() {
+            if tokio::time::timeout(DRAIN_TIMEOUT, ended).await.is_err() {
                 tracing::warn!(connections = tasks.len(), "cut off clients that did not finish in time");
             }
         };
         tokio::select! {
             () = drained => {}
-            () = hurry => closing.cancel(),
+            () = force => closing.cancel(),
         }
-        service.exchanger.finish().await;
+        state.exchanger.finish().await;
         outcome
     }
 }
@@ -344,14 +348,14 @@ async fn until_stopped(
     Err(failed)
 }
 
-fn service(
+fn build_state(
     config: &Arc<Config>,
     ring: KeyRing,
     library: Option<Result<BatchLibrary, Unavailable>>,
-    ambient: Ambient,
-    dropped_lines: DroppedLines,
-) -> Result<Service, StartError> {
-    let Ambient { clock, randomness } = ambient;
+    clock_and_rng: ClockAndRng,
+    dropped_lines: DroppedLineCounter,
+) -> Result<AppState, StartError> {
+    let ClockAndRng { clock, randomness } = clock_and_rng;
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -363,10 +367,10 @@ fn service(
         randomness.fill(&mut key)?;
         Audit::new(&key, required)
     };
-    let batch = batch(library, &randomness, &metrics);
+    let batch = start_batch_signing(library, &randomness, &metrics);
     metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
-    let rooms = rooms(config.clone(), ring, &metrics, now, None);
+    let snapshot = build_snapshot(config.clone(), ring, &metrics, now, None);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
     let tools = Tools {
         signer: signer.clone(),
@@ -374,40 +378,40 @@ fn service(
         randomness: randomness.clone(),
         metrics: metrics.clone(),
     };
-    let state = state_directory(config);
+    let state_directory = state_directory(config);
     let exchanger = Exchanger::new(
         tools,
         config.server.limits.token_cache as u64,
-        Some(&state),
+        Some(&state_directory),
         config.cache.redis.as_ref(),
     )?;
-    let guard = Guard::new(config.server.limits.remints, &*randomness)?;
-    Ok(Service {
-        rooms: ArcSwap::from_pointee(rooms),
+    let subject_rate_limiter = Guard::new(config.server.limits.remints, &*randomness)?;
+    Ok(AppState {
+        snapshot: ArcSwap::from_pointee(snapshot),
         signer,
         exchanger,
-        guard,
+        subject_rate_limiter,
         clock,
         randomness,
         metrics,
-        tallies: Tallies::default(),
+        request_metrics: RequestMetrics::default(),
         audit,
         limits: config.server.limits.clone(),
         draining: AtomicBool::new(false),
-        last_look: ArcSwap::from_pointee(LookReport::default()),
+        last_reload_check: ArcSwap::from_pointee(ReloadReport::default()),
         dropped_lines,
     })
 }
 
-fn rooms(
+fn build_snapshot(
     config: Arc<Config>,
     ring: KeyRing,
     metrics: &Metrics,
     now: UnixTime,
     previous: Option<&Callers>,
-) -> Rooms {
+) -> ConfigSnapshot {
     let profiles = Profiles::new(&config, &ring);
-    Rooms {
+    ConfigSnapshot {
         callers: Callers::after(&config, &profiles, metrics, previous),
         published: Published::new(&ring, metrics, now),
         profiles,
@@ -438,7 +442,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_listener_that_panics_ends_the_service_with_a_failure() {
+    async fn a_listener_that_panics_stops_the_service_with_an_error() {
         let mut listeners = JoinSet::new();
         listeners.spawn(std::future::pending());
         listeners.spawn(async { std::iter::empty().next().expect("a bug") });

@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
 use crate::config::{ClientName, Code, Problem, Tls, UnverifiedPath};
-use crate::files::{folder_of, only_ours_replaces_files_in};
+use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::keys::{self, KeyOfListener, Oddities, file};
 
 /// TLS of one listener.
@@ -37,15 +37,15 @@ impl ServerTls {
 }
 
 /// The certificate chains of the minting and of the public listener.
-pub type Chains = [Option<Vec<CertificateDer<'static>>>; 2];
+pub type CertificateChains = [Option<Vec<CertificateDer<'static>>>; 2];
 
-pub fn chains(all: [&Option<ServerTls>; 2]) -> Chains {
+pub fn certificate_chains(all: [&Option<ServerTls>; 2]) -> CertificateChains {
     all.map(|tls| tls.as_ref().map(|tls| tls.chain.clone()))
 }
 
 /// Certificates that clients refuse and that would take the place of others. One that has run out while it was in use
 /// stays, so that it doesn't keep other changes from being taken over.
-pub fn worse_than(in_force: &Chains, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
+pub fn newly_invalid_chains(in_force: &CertificateChains, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
     let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
     let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));
     news.filter_map(|(_, tls)| tls.refused.clone()).collect()
@@ -63,20 +63,20 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
     let mut odd = Vec::new();
-    let (chain, shape) = certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
+    let (chain, shape) = read_certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
     odd.extend(
         shape
             .warning()
             .map(|message| Problem { code: Some(Code::CertificateForm), ..at_certificate(message) }),
     );
-    let refused = out_of_date(&chain, now).map_err(at_certificate)?.map(|message| Problem {
+    let refused = validity_problem(&chain, now).map_err(at_certificate)?.map(|message| Problem {
         code: Some(Code::ListenerCertificate),
         ..at_certificate(format!("{message}, so clients refuse it: renew it"))
     });
     let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
     // Comes second: the path of a file that isn't there may be a secret, and is not shown.
-    let folder = folder_of(tls.private_key_file.as_path());
-    only_ours_replaces_files_in(folder).map_err(|error| {
+    let folder = parent_directory(tls.private_key_file.as_path());
+    reject_replaceable_by_others(folder).map_err(|error| {
         Problem::new(format!("{section}.tls.private_key_file"), folder.display(), error.to_string())
     })?;
     let key = keys::key_of_listener(&key).map_err(|why| at_key(why.to_string()))?;
@@ -84,11 +84,11 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         key.oddities.warning().map(|message| Problem { code: Some(Code::KeyForm), ..at_key(message) }),
     );
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
-        NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
-        NoKey::Stranger(error) => at_certificate(format!(
+        CertifiedKeyError::UnusableKey(error) => at_key(format!("holds a private key that can't be used: {error}")),
+        CertifiedKeyError::KeyMismatch(error) => at_certificate(format!(
             "doesn't go with the private key: {error}; the first in the file must be this server's own certificate"
         )),
-        NoKey::Unreadable(error) => at_certificate(format!(
+        CertifiedKeyError::UnreadableCertificate(error) => at_certificate(format!(
             "can't be used ({error}): make one of X.509 version 3, as `openssl req -x509` does"
         )),
     })?;
@@ -97,13 +97,13 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => {
             let at_authority = |message| problem("client_ca_file", path, message);
-            let (certificates, shape) = certificates(path.as_path()).map_err(at_authority)?;
+            let (certificates, shape) = read_certificates(path.as_path()).map_err(at_authority)?;
             odd.extend(
                 shape
                     .warning()
                     .map(|message| Problem { code: Some(Code::CertificateForm), ..at_authority(message) }),
             );
-            authority = out_of_date(&certificates, now).map_err(at_authority)?.map(|message| Problem {
+            authority = validity_problem(&certificates, now).map_err(at_authority)?.map(|message| Problem {
                 code: Some(Code::ClientAuthority),
                 ..at_authority(format!(
                     "{message}; clients whose certificates it signed are let in all the same"
@@ -130,7 +130,7 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
 ///
 /// # Errors
 /// Names an entry that is no certificate.
-fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
+fn validity_problem(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
     for (at, certificate) in chain.iter().enumerate() {
         let which = if at == 0 { String::new() } else { format!("its certificate number {} ", at + 1) };
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
@@ -148,27 +148,31 @@ fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<Str
     Ok(None)
 }
 
-enum NoKey {
-    Unusable(rustls::Error),
+enum CertifiedKeyError {
+    UnusableKey(rustls::Error),
     /// The certificate is another key's.
-    Stranger(rustls::Error),
+    KeyMismatch(rustls::Error),
     /// The certificate says nothing of its key, as one of X.509 version 1.
-    Unreadable(rustls::Error),
+    UnreadableCertificate(rustls::Error),
 }
 
 /// As rustls' own loader, but that no copy of the key's text or DER is left in memory.
-fn certified_key(chain: Vec<CertificateDer<'static>>, key: &KeyOfListener) -> Result<CertifiedKey, NoKey> {
+fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyOfListener,
+) -> Result<CertifiedKey, CertifiedKeyError> {
     let document = key.der.as_slice();
     let der = match key.label.as_str() {
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(document.into()),
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(document.into()),
         _ => PrivateKeyDer::Pkcs8(document.into()),
     };
-    let certified = CertifiedKey::new(chain, any_supported_type(&der).map_err(NoKey::Unusable)?);
+    let certified =
+        CertifiedKey::new(chain, any_supported_type(&der).map_err(CertifiedKeyError::UnusableKey)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(NoKey::Stranger(error)),
-        Err(error) => Err(NoKey::Unreadable(error)),
+        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(CertifiedKeyError::KeyMismatch(error)),
+        Err(error) => Err(CertifiedKeyError::UnreadableCertificate(error)),
     }
 }
 
@@ -206,7 +210,7 @@ fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientName> {
 }
 
 /// The certificates in a file, and what is odd about how they are written.
-pub(crate) fn certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Oddities), String> {
+pub(crate) fn read_certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Oddities), String> {
     let pem = file::read_public(path)?;
     let (found, oddities) = keys::certificates_of_listener(&pem)?;
     Ok((found.into_iter().map(CertificateDer::from).collect(), oddities))

@@ -141,7 +141,7 @@ impl Caller {
         }
     }
 
-    /// Counts one more request against the caller's own rate, at the steady time `now`.
+    /// Counts one more request against the caller's own rate, at the monotonic time `now`.
     ///
     /// # Errors
     /// It is exceeded; the time until it isn't.
@@ -154,7 +154,7 @@ impl Caller {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// Whether it may have what `grant` gives, for `subject` where that speaks of one, at the steady time `now`. Counts
+    /// Whether it may have what `grant` gives, for `subject` where that speaks of one, at the monotonic time `now`. Counts
     /// `subject` against its budget of different ones.
     ///
     /// # Errors

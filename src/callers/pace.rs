@@ -19,7 +19,7 @@ use moka::sync::Cache;
 
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::{Name, Pace, ProfileName};
-use crate::hash::Parts;
+use crate::hash::PartsHasher;
 use crate::tokens::Subject;
 
 /// Subjects whose buckets are remembered; a forgotten one starts full.
@@ -30,7 +30,7 @@ const MOST_SUBJECTS: u64 = 200_000;
 pub struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes a token at the steady time `now`.
+    /// Takes a token at the monotonic time `now`.
     ///
     /// # Errors
     /// There is none; the time until there is.
@@ -119,7 +119,7 @@ impl Guard {
 
     fn key(&self, parts: &[&str]) -> [u8; 16] {
         let parts = parts.iter().map(|part| part.as_bytes());
-        let hash = Parts::of(once(self.salt.as_slice()).chain(parts));
+        let hash = PartsHasher::of(once(self.salt.as_slice()).chain(parts));
         *hash.first_chunk().expect("SHA-256 is longer")
     }
 }
@@ -147,7 +147,7 @@ struct Window {
 }
 
 impl Budget {
-    /// Counts `subject` at the steady time `now`, of `most` different ones in a minute.
+    /// Counts `subject` at the monotonic time `now`, of `most` different ones in a minute.
     ///
     /// # Errors
     /// It is one too many. A storm is over after a minute without a refusal.

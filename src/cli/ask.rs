@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{Context, Failure, PATIENCE, within};
 use crate::app::discovery;
-use crate::app::tls::certificates;
+use crate::app::tls::read_certificates;
 use crate::clock::UnixTime;
 use crate::config::{DEFAULT_FILE, KeyId, Listen, Name, OpsAddress, OpsTls};
 
@@ -141,8 +141,8 @@ impl RunningService {
         let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let key_folders = key_folders.to_vec();
         let found = within(PATIENCE, move || {
-            let running = block_on(discovery::running()).unwrap_or_default();
-            let ours = running.into_iter().filter(|service| service.reads(&configuration, &key_folders));
+            let running = block_on(discovery::find_running()).unwrap_or_default();
+            let ours = running.into_iter().filter(|service| service.uses(&configuration, &key_folders));
             ours.filter_map(discovery::RunningService::ops_address).collect::<Vec<_>>()
         });
         match found.unwrap_or_default() {
@@ -154,7 +154,7 @@ impl RunningService {
     /// The addresses of all services of this host of whose status `is_so` holds, whatever files they run with.
     pub fn all_of_which(is_so: impl Fn(&Status) -> bool) -> Vec<String> {
         let running =
-            within(PATIENCE, || block_on(discovery::running()).unwrap_or_default()).unwrap_or_default();
+            within(PATIENCE, || block_on(discovery::find_running()).unwrap_or_default()).unwrap_or_default();
         let addresses = running.into_iter().filter_map(discovery::RunningService::ops_address);
         let such = addresses.filter(|address| status(address).is_ok_and(|status| is_so(&status)));
         such.map(|address| address.listen.to_string()).collect()
@@ -267,7 +267,7 @@ where
                     to a listener of their own with [server.ops]"
             .into());
     }
-    let (own, _) = certificates(tls.certificate_file.as_path())?;
+    let (own, _) = read_certificates(tls.certificate_file.as_path())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?

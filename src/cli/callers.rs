@@ -80,7 +80,7 @@ impl New {
             }
         }
         let before = config.as_ref().and_then(|config| config.callers.get(&self.name));
-        let api_key = new_api_key(&*context.ambient.randomness)?;
+        let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
         let digest = api_key_sha256(&api_key);
         let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
         if self.json {

@@ -81,7 +81,7 @@ impl Check {
 /// What the service that runs says once it has looked at the files as they are now.
 fn ask(context: &Context<'_>) -> Result<ReloadStatus, Failure> {
     let service = RunningService::find(context, &[])?;
-    let now = context.ambient.clock.now().seconds();
+    let now = context.clock_and_rng.clock.now().seconds();
     let looked = service.wait(NEXT_LOOK, |status| status.reload.looked_at.is_some_and(|began| began > now));
     match looked {
         Ok((true, status)) => Ok(status.reload),

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{Guests, org};
 use super::{Context, Failure, all_said, api_key_sha256, new_api_key, parse_address, say, say_json, serve};
-use crate::app::Loaded;
-use crate::app::logging::Output;
+use crate::app::LoadedConfig;
+use crate::app::logging::LogOutput;
 use crate::config::{Config, Environment};
 use crate::keys;
 use crate::sandbox::{self, Keys, Sandbox, Settings};
@@ -39,7 +39,7 @@ impl Dev {
             let reason = "dev listens on loopback only: everybody who reaches it can be any customer";
             return Err(Failure::Usage(reason.to_owned()));
         }
-        let api_key = new_api_key(&*context.ambient.randomness)?;
+        let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
         let sandbox = TcpListener::bind("127.0.0.1:0").and_then(|listener| {
             listener.set_nonblocking(true)?;
             Ok((format!("http://{}", listener.local_addr()?), listener))
@@ -49,10 +49,10 @@ impl Dev {
         // Only its own text counts, whatever the shell has set.
         let config = Config::parse("dev", text.expose_secret(), PathBuf::new(), &Environment::new());
         let config = config.map_err(Failure::from)?;
-        let loaded = Loaded::new(config, &*context.ambient.clock).map_err(Failure::of_files)?;
-        let clock = context.ambient.clock.clone();
+        let loaded = LoadedConfig::new(config, &*context.clock_and_rng.clock).map_err(Failure::of_files)?;
+        let clock = context.clock_and_rng.clock.clone();
         let mut org = org(&loaded, "", Guests::Anonymous, clock.now());
-        serve::run(loaded, None, context, Output::Stderr, |app| {
+        serve::run(loaded, None, context, LogOutput::Stderr, |app| {
             let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
             let url = url.unwrap_or_default();
             for deployment in &mut org.deployments {
@@ -72,7 +72,7 @@ impl Dev {
         let ask = |path: &str, body: &str| {
             format!(
                 "curl -s {} -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'",
-                shell::quoted(format_args!("{url}{path}"))
+                shell::quote(format_args!("{url}{path}"))
             )
         };
         say(&format!(
@@ -83,7 +83,7 @@ impl Dev {
         say("# who is chatting: the identity token for Salesforce Enhanced Chat");
         say(&ask("/identity-token", r#"{"sub": "user-1"}"#));
         say("\n# the keys with which Salesforce verifies it");
-        say(&format!("curl -s {}", shell::quoted(format_args!("{url}/keysets/web/jwks.json"))));
+        say(&format!("curl -s {}", shell::quote(format_args!("{url}/keysets/web/jwks.json"))));
         say("\n# Intercom's user JWT");
         say(&ask("/intercom-user-jwt", r#"{"user_id": "user-1"}"#));
         say("\n# the assertion of the OAuth 2.0 JWT bearer flow");
@@ -103,7 +103,7 @@ impl Dev {
         for (example, start) in EXAMPLES {
             say(&format!(
                 "(cd examples/{example} && TOKENMINT_URL={} TOKENMINT_API_KEY={api_key} {start})",
-                shell::quoted(url)
+                shell::quote(url)
             ));
         }
         say("\nStop with Ctrl-C. For keys of your own: tokenmint init");
@@ -139,7 +139,7 @@ fn made_up(
     api_key: &SecretString,
     context: &Context<'_>,
 ) -> Result<SecretString, Failure> {
-    let randomness = &*context.ambient.randomness;
+    let randomness = &*context.clock_and_rng.randomness;
     let key = || keys::generate(2048, randomness).map_err(Failure::failed);
     let (web, crm) = (key()?, key()?);
     let mut secret = [0; 32];

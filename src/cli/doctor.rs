@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 
 use super::findings::{self, Form, Page};
 use super::{Context, Failure, complain, say_json};
-use crate::app::{self, Loaded};
+use crate::app::{self, LoadedConfig};
 use crate::config::{Config, Problem};
 use crate::doctor::{
     self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, Readers,
     UnverifiedToken,
 };
-use crate::files::{Opened, Unreadable};
+use crate::files::{FileError, OpenedFile};
 use crate::tokens::Subject;
 
 /// No key, JWK Set or token comes near.
@@ -98,7 +98,7 @@ impl Doctor {
             add_jwks(source, &mut given, &runtime, context)?;
         }
         let answers = self.online.then(|| runtime.block_on(self.ask(&world, context))).transpose()?;
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let report = doctor::examine(&Known { now, configured: world.configured(), given, answers });
         let verdict = report.verdict();
         let form = match (self.json, self.sarif) {
@@ -120,16 +120,16 @@ impl Doctor {
         };
         let subject = self.sub.clone().map(|sub| Subject::parse("sub", sub)).transpose();
         let subject = subject.map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))?;
-        let ambient = (context.ambient.clock.clone(), context.ambient.randomness.clone());
+        let clock_and_rng = (context.clock_and_rng.clock.clone(), context.clock_and_rng.randomness.clone());
         let state = app::state_directory(&loaded.config);
-        let answers = doctor::ask(&loaded.config, &loaded.ring, ambient, Some(state), subject);
+        let answers = doctor::ask(&loaded.config, &loaded.ring, clock_and_rng, Some(state), subject);
         answers.await.map_err(Failure::failed)
     }
 }
 
 /// The configuration as far as there is one.
 pub(super) struct World {
-    pub loaded: Option<Loaded>,
+    pub loaded: Option<LoadedConfig>,
     /// Where it is sound and its files aren't.
     config: Option<Config>,
     problems: Vec<Problem>,
@@ -192,7 +192,11 @@ impl World {
             config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
             ring: self.loaded.as_ref().map(|loaded| &loaded.ring),
             problems: &self.problems,
-            warnings: self.warnings.iter().chain(self.loaded.iter().flat_map(Loaded::warnings)).collect(),
+            warnings: self
+                .warnings
+                .iter()
+                .chain(self.loaded.iter().flat_map(LoadedConfig::warnings))
+                .collect(),
         }
     }
 }
@@ -238,7 +242,7 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
             Zeroizing::new(Vec::with_capacity(usize::try_from(LARGEST_FILE).unwrap_or_default() + 2));
         from.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
         if bytes.len() as u64 > LARGEST_FILE {
-            return Err(failed(&Unreadable::TooLarge(LARGEST_FILE)));
+            return Err(failed(&FileError::TooLarge(LARGEST_FILE)));
         }
         Ok((bytes, Readers::Unknown))
     };
@@ -248,18 +252,18 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
         }
         return pipe(&mut stdin());
     }
-    match Opened::open(path) {
+    match OpenedFile::open(path) {
         Ok(file) => {
-            let refused = file.only_ours_reads().err();
+            let refused = file.reject_readable_by_others().err();
             let readers = refused.map_or(Readers::Ours, |error| Readers::Others(error.to_string()));
             Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, readers))
         }
-        Err(error @ Unreadable::NotRegular("a directory")) => {
+        Err(error @ FileError::NotRegular("a directory")) => {
             let advice = "name the files in it, or with --config the configuration that names it";
             Err(failed(&format_args!("{error}: {advice}")))
         }
         // A shell's `<(command)`.
-        Err(Unreadable::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
+        Err(FileError::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
         Err(error) => Err(failed(&error)),
     }
 }
@@ -330,7 +334,7 @@ pub(super) fn add_jwks(
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     if source.starts_with("https://") || source.starts_with("http://") {
-        let fetched = runtime.block_on(doctor::fetch(source, &*context.ambient.clock));
+        let fetched = runtime.block_on(doctor::fetch(source, &*context.clock_and_rng.clock));
         given.fetched.push(fetched);
     } else {
         let path = Path::new(source);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::keys::{KeyPair, Made, check_free, create_directory, write_new};
 use super::{Context, Failure, api_key_sha256, complain, new_api_key, say, say_json};
-use crate::app::{self, Loaded};
+use crate::app::{self, LoadedConfig};
 use crate::config::{Algorithm, Config, DEFAULT_FILE, Environment, Issuer, KeyId, Problem};
 use crate::keys::KeyDirectory;
 use crate::shell;
@@ -70,7 +70,7 @@ impl Init {
             return Err(Failure::Failed(format!("{} is there already; nothing was written", file.display())));
         }
         let keys = self.keys(context)?;
-        let api_key = new_api_key(&*context.ambient.randomness)?;
+        let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
         let mut written = Written::default();
         let made = self.write(&keys, &issuer, &api_key, &file, context, &mut written)?;
         let to_do = check(&file, context).inspect_err(|_| {
@@ -99,7 +99,7 @@ impl Init {
             say("");
         }
         let look = if self.issuer.is_none() { "Set the issuer, look" } else { "Look" };
-        let file = shell::quoted(file.display());
+        let file = shell::quote(file.display());
         say(&format!(
             "{look} with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"
         ));
@@ -152,7 +152,7 @@ impl Init {
         })?;
         for (folder, kid, pair) in keys {
             written.directory(folder, create_directory)?;
-            let now = context.ambient.clock.now();
+            let now = context.clock_and_rng.clock.now();
             let made = pair.write(&KeyDirectory::lock(folder)?, kid, Algorithm::Rs256, now)?;
             written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
             all_made.push(made);
@@ -286,9 +286,9 @@ impl Drop for Written {
 /// # Errors
 /// Something else is wrong with it.
 fn check(file: &Path, context: &Context<'_>) -> Result<Vec<Problem>, Failure> {
-    let clock = &*context.ambient.clock;
+    let clock = &*context.clock_and_rng.clock;
     match Config::load(Some(file), &Environment::new()) {
-        Ok(config) => Loaded::new(config, clock).map(|_| Vec::new()).map_err(Failure::of_files),
+        Ok(config) => LoadedConfig::new(config, clock).map(|_| Vec::new()).map_err(Failure::of_files),
         Err(invalid) => {
             let (to_do, mut problems): (Vec<_>, Vec<_>) =
                 invalid.problems.into_iter().partition(|problem| is_to_fill_in(&problem.field));

@@ -27,7 +27,7 @@ impl Jwk {
             let known = there_are(keys.map(|key| &key.kid));
             return Err(Failure::Failed(format!("there is no key `{}`; {known}", self.kid)));
         };
-        let jwk = jwks::jwk(keyset, key, context.ambient.clock.now());
+        let jwk = jwks::jwk(keyset, key, context.clock_and_rng.clock.now());
         let mut jwk = serde_json::to_value(jwk).map_err(Failure::failed)?;
         if self.upload_form {
             add_placeholders(&mut jwk);
@@ -59,7 +59,7 @@ pub(super) struct Jwks {
 impl Jwks {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = context.load()?;
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let set = match &self.keyset {
             None => jwks::set(loaded.ring.keysets.values(), now),
             Some(name) => {

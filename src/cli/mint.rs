@@ -85,7 +85,7 @@ impl Mint {
         config: &Config,
         context: &Context<'_>,
     ) -> Result<Minted, Failure> {
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let signer = Signer::new(1, 1, None, &Metrics::new());
         let unknown = || self.unknown(config);
         let ttl = self.ttl.map(|ttl| ttl.as_secs());
@@ -118,7 +118,7 @@ impl Mint {
                         "an assertion's claims are those of its profile: leave out --sub, --ttl and --claims";
                     return Err(Failure::Usage(reason.to_owned()));
                 }
-                let minted = profile.mint(now, &*context.ambient.randomness, &signer).await;
+                let minted = profile.mint(now, &*context.clock_and_rng.randomness, &signer).await;
                 minted.map(|assertion| assertion.minted).map_err(Failure::failed)
             }
             Kind::Bundle => Err(unknown()),
@@ -133,7 +133,7 @@ impl Mint {
     fn claims(&self) -> Result<Members, Failure> {
         let Some(text) = &self.claims else { return Ok(Vec::new()) };
         match Json::parse(text.as_bytes()) {
-            Ok(json) if json.doubled().is_some() => {
+            Ok(json) if json.duplicate_key().is_some() => {
                 Err(Failure::Usage("--claims names one twice".to_owned()))
             }
             Ok(Json::Object(claims)) => Ok(claims),

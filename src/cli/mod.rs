@@ -41,8 +41,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use crate::app::logging::Log;
-use crate::app::reload::Source;
-use crate::app::{self, Ambient, Loaded};
+use crate::app::reload::ConfigSource;
+use crate::app::{self, ClockAndRng, LoadedConfig};
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::section::whole_seconds;
 use crate::config::{
@@ -210,7 +210,7 @@ impl From<NoRandomness> for Failure {
 pub(crate) struct Context<'a> {
     config: Option<PathBuf>,
     environment: &'a Environment,
-    ambient: &'a Ambient,
+    clock_and_rng: &'a ClockAndRng,
 }
 
 impl Context<'_> {
@@ -230,13 +230,13 @@ impl Context<'_> {
     }
 
     /// Where the configuration comes from.
-    fn source(&self) -> Source {
-        Source { file: self.config.clone(), environment: self.environment.clone() }
+    fn source(&self) -> ConfigSource {
+        ConfigSource { file: self.config.clone(), environment: self.environment.clone() }
     }
 
     /// Where a service that runs with this configuration answers operators, whatever else is wrong with it.
     fn ops_address(&self) -> Result<OpsAddress, Failure> {
-        let Source { file, environment } = self.source();
+        let ConfigSource { file, environment } = self.source();
         let address = within(PATIENCE, move || OpsAddress::load(file.as_deref(), &environment));
         address.ok_or_else(hangs)?.map_err(|problem| Failure::of_files(vec![problem]))
     }
@@ -259,13 +259,13 @@ impl Context<'_> {
 
     /// The configuration and all that it names. Where something is wrong with the one, the other is looked
     /// into as well, so that all is reported at once.
-    fn load(&self) -> Result<Loaded, Failure> {
+    fn load(&self) -> Result<LoadedConfig, Failure> {
         let _patience = Patience::begin();
-        let clock = &*self.ambient.clock;
+        let clock = &*self.clock_and_rng.clock;
         match Config::load(self.config.as_deref(), self.environment) {
             Ok(config)
                 if config.server.audit == AuditLog::Required
-                    && !Log::takes_audit_lines(self.environment.get("RUST_LOG").map(String::as_str)) =>
+                    && !Log::enables_audit(self.environment.get("RUST_LOG").map(String::as_str)) =>
             {
                 let message = "hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
                 Err(Failure::of_files(vec![Problem::new(
@@ -274,7 +274,7 @@ impl Context<'_> {
                     message,
                 )]))
             }
-            Ok(config) => Loaded::new(config, clock).map_err(Failure::of_files),
+            Ok(config) => LoadedConfig::new(config, clock).map_err(Failure::of_files),
             Err(Invalid { mut problems, warnings, keysets, .. }) => {
                 problems.extend(app::key_problems(&keysets, clock));
                 Err(Failure::Configuration { problems, warnings })
@@ -327,7 +327,7 @@ fn hangs() -> Failure {
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
-    ambient: &Ambient,
+    clock_and_rng: &ClockAndRng,
 ) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = Cli::command().color(findings::color_choice());
@@ -345,12 +345,12 @@ pub fn run(
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let code = exit(cli.run(environment, ambient));
+    let code = exit(cli.run(environment, clock_and_rng));
     all_said().map_or_else(|failure| exit(Err(failure)), |()| code)
 }
 
 impl Cli {
-    fn run(self, environment: &Environment, ambient: &Ambient) -> Result<(), Failure> {
+    fn run(self, environment: &Environment, clock_and_rng: &ClockAndRng) -> Result<(), Failure> {
         let reads_none = matches!(
             self.command,
             Command::Dev(_) | Command::Init(_) | Command::Openapi(_) | Command::Completions(_)
@@ -359,7 +359,7 @@ impl Cli {
             return Err(Failure::Usage("this command reads no configuration: leave --config out".to_owned()));
         }
         let variable = || environment.get(CONFIG_VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
-        let context = &Context { config: self.config.or_else(variable), environment, ambient };
+        let context = &Context { config: self.config.or_else(variable), environment, clock_and_rng };
         match self.command {
             Command::Serve(command) => command.run(context, serve::Serve::run),
             Command::Dev(command) => command.run(context),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Failure, say};
-use crate::http::OPENAPI;
+use crate::api::OPENAPI;
 
 /// Print the description of the HTTP interface (`OpenAPI` 3.1), as GET /openapi.yaml serves it
 #[derive(Args)]

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Context, Failure, say, say_json};
-use crate::app::Loaded;
+use crate::app::LoadedConfig;
 use crate::metadata::{self, Difference, Expected, Retrieved};
 use crate::shell;
 
@@ -51,7 +51,7 @@ impl SalesforceMetadata {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = context.load()?;
         let public_url = self.public_url(&loaded)?;
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let sets =
             metadata::expected(&loaded.config, &loaded.ring, public_url, now).map_err(Failure::Failed)?;
         if sets.is_empty() {
@@ -76,7 +76,7 @@ impl SalesforceMetadata {
     }
 
     /// Where Salesforce fetches the keys, if it does.
-    fn public_url<'a>(&self, loaded: &'a Loaded) -> Result<Option<&'a str>, Failure> {
+    fn public_url<'a>(&self, loaded: &'a LoadedConfig) -> Result<Option<&'a str>, Failure> {
         let url = loaded.config.server.public.as_ref().and_then(|public| public.url.as_ref());
         match url.filter(|_| !self.upload) {
             Some(url) if url.url().scheme() != "https" => Err(Failure::Usage(format!(
@@ -111,7 +111,7 @@ impl SalesforceMetadata {
             say(&format!(
                 "\nDeploy: (cd {} && sf project deploy start). Then merge fragments/ into the channel's own file, \
                  which the org knows more of, and deploy that.",
-                shell::quoted(folder.display())
+                shell::quote(folder.display())
             ));
         }
         for difference in differences {

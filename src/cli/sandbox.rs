@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, all_said, complain, parse_address, say, say_json};
-use crate::app::{self, Loaded};
+use crate::app::{self, LoadedConfig};
 use crate::clock::UnixTime;
 use crate::config::salesforce::{Host, HostKind};
 use crate::config::{Config, HttpsUrl, Listen, Oauth};
@@ -64,7 +64,7 @@ impl SandboxCommand {
             return Err(Failure::Usage(reason.to_owned()));
         }
         let loaded = context.load()?;
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let uploaded = self.uploaded(now)?;
         let base = if uploaded.is_some() { String::new() } else { self.jwks_base(&loaded.config)? };
         let mut org = org(&loaded, &base, self.on_failure, now);
@@ -87,7 +87,7 @@ impl SandboxCommand {
         let url = format!("http://{}", listener.local_addr().map_err(Failure::failed)?);
         self.introduce(config, &org, &url);
         all_said()?;
-        let sandbox = Sandbox::new(org, context.ambient.clock.clone(), Settings::default());
+        let sandbox = Sandbox::new(org, context.clock_and_rng.clock.clone(), Settings::default());
         let stop = CancellationToken::new();
         tokio::select! {
             served = sandbox::serve(listener, sandbox, stop.clone()) => served.map_err(Failure::failed),
@@ -186,7 +186,7 @@ impl SandboxCommand {
             say(&format!("scrt_url = \"{url}\""));
         }
         say("\n# what it has seen, and why it refused");
-        let at = |path: &str| shell::quoted(format_args!("{url}/__sandbox/{path}"));
+        let at = |path: &str| shell::quote(format_args!("{url}/__sandbox/{path}"));
         say(&format!("curl -s {}", at("state")));
         say("\n# the next login fails, and asks for a pause");
         say(&format!(
@@ -200,7 +200,7 @@ impl SandboxCommand {
 }
 
 /// The org that `loaded` is meant for.
-pub(super) fn org(loaded: &Loaded, jwks_base: &str, on_failure: Guests, now: UnixTime) -> Org {
+pub(super) fn org(loaded: &LoadedConfig, jwks_base: &str, on_failure: Guests, now: UnixTime) -> Org {
     let config = &loaded.config;
     let messaging = || config.identity.values().filter_map(|identity| identity.messaging.as_ref());
     let org_id = messaging().next().map_or(MADE_UP_ORG, |messaging| messaging.org_id.as_str());
@@ -233,7 +233,7 @@ pub(super) fn org(loaded: &Loaded, jwks_base: &str, on_failure: Guests, now: Uni
 }
 
 /// One app per consumer key, with all the users that log in through it.
-fn apps(loaded: &Loaded, now: UnixTime) -> Vec<App> {
+fn apps(loaded: &LoadedConfig, now: UnixTime) -> Vec<App> {
     let mut apps: BTreeMap<&str, App> = BTreeMap::new();
     for oauth in loaded.config.oauth.values() {
         let app = apps.entry(&oauth.consumer_key).or_default();

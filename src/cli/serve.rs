@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Failure, complain};
 use crate::app::discovery::Announcement;
 use crate::app::host;
-use crate::app::logging::{self, Log, Output};
-use crate::app::reload::Source;
-use crate::app::{self, App, Loaded, supervisor};
+use crate::app::logging::{self, Log, LogOutput};
+use crate::app::reload::ConfigSource;
+use crate::app::{self, App, LoadedConfig, systemd};
 use crate::config::AuditLog;
 use crate::traces::Export;
 
@@ -39,23 +39,23 @@ impl Serve {
         host::harden().map_err(Failure::failed)?;
         let loaded = context.load()?;
         let reload = Reload { source: context.source(), hangup };
-        run(loaded, Some(reload), context, Output::Stdout, |_| Ok(()))
+        run(loaded, Some(reload), context, LogOutput::Stdout, |_| Ok(()))
     }
 }
 
 /// What is reloaded on SIGHUP.
 pub(super) struct Reload {
-    source: Source,
+    source: ConfigSource,
     /// Set by a SIGHUP that came early.
     hangup: Arc<AtomicBool>,
 }
 
 /// Runs `loaded` until a signal ends it. `started` is called once it answers.
 pub(super) fn run(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     reload: Option<Reload>,
     context: &Context<'_>,
-    output: Output,
+    output: LogOutput,
     started: impl FnOnce(&App) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
@@ -82,40 +82,40 @@ pub(super) fn run(
 
 /// From the start to the drain. `stopped` gets the moment of the signal.
 fn answer(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     reload: Option<Reload>,
     context: &Context<'_>,
     started: impl FnOnce(&App) -> Result<(), Failure>,
     (log, runtime): (&Log, &Runtime),
     stopped: &OnceLock<Instant>,
 ) -> Result<(), Failure> {
-    for concern in host::concerns().filter(|_| reload.is_some()) {
+    for concern in host::warnings().filter(|_| reload.is_some()) {
         tracing::warn!("{concern}");
     }
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
     }
     // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
-    let traces = Export::start(context.environment, context.ambient.randomness.clone());
+    let traces = Export::start(context.environment, context.clock_and_rng.randomness.clone());
     let done = runtime.block_on(async {
         // Before the sockets: a signal must not find its default action, which is to kill.
         let mut signals = Signals::listen().map_err(Failure::failed)?;
-        let app = App::bind(loaded, context.ambient.clone(), log.dropped_lines());
+        let app = App::bind(loaded, context.clock_and_rng.clone(), log.dropped_lines());
         let app = app.await.map_err(Failure::failed)?;
         for (listener, scheme, address) in app.addresses() {
             tracing::info!(listener, scheme, %address, "listens");
         }
         started(&app)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-        supervisor::ready();
-        tokio::spawn(supervisor::feed_watchdog());
+        systemd::notify_ready();
+        tokio::spawn(systemd::feed_watchdog());
         let mut second = Signals::listen().map_err(Failure::failed)?;
-        let (hurry, hurry_log) = (CancellationToken::new(), log.hurry());
-        let hurried = hurry.clone();
+        let (force, stop_waiting_for_log) = (CancellationToken::new(), log.stop_waiting());
+        let forced = force.clone();
         tokio::spawn(async move {
             second.second_end().await;
-            hurried.cancel();
-            hurry_log();
+            forced.cancel();
+            stop_waiting_for_log();
         });
         // One request waits; those that come meanwhile are the same.
         let (ask, asked) = mpsc::channel(1);
@@ -130,7 +130,7 @@ fn answer(
                 let _ = ask.try_send(());
             }
             tokio::spawn(app.reloader(source).run(asked));
-            let retirements = app.retirements();
+            let retirements = app.watch_retirements();
             tokio::spawn(async move {
                 let ended = tokio::spawn(retirements).await;
                 tracing::error!(
@@ -143,7 +143,7 @@ fn answer(
             signals.end(ask).await;
             let _ = stopped.set(Instant::now());
         };
-        app.run(stop, hurry.cancelled()).await.map_err(Failure::failed)
+        app.run(stop, force.cancelled()).await.map_err(Failure::failed)
     });
     traces.finish();
     if done.is_ok() {

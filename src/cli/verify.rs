@@ -83,7 +83,7 @@ impl Verify {
             // Nobody uploads it here, so that a set is as good as one of its keys.
             document.served |= document.is_a_set();
         }
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let known = Known { now, configured: world.configured(), given, answers: None };
 
         let [token] = known.given.tokens.as_slice() else {

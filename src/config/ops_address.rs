@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::source::{self, Environment, Node, Problem, Value};
 use super::{DEFAULT_FILE, Listen};
-use crate::files::{LARGEST, Opened};
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
 /// The address of the ops listener, or of the only one.
 pub struct OpsAddress {
@@ -33,12 +33,13 @@ impl OpsAddress {
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
         let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
-        let text = match Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from) {
-            Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
-            // The default file may be missing: everything may come from the environment, or from defaults.
-            Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => Zeroizing::default(),
-            Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
-        };
+        let text =
+            match OpenedFile::open(path).and_then(|file| file.read(MAX_FILE_SIZE)).map_err(io::Error::from) {
+                Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
+                // The default file may be missing: everything may come from the environment, or from defaults.
+                Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => Zeroizing::default(),
+                Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
+            };
         let mut root = source::read_broken_toml(&name, &text);
         // What can't be laid over it is no setting of ours.
         source::overlay(&mut root, environment, &mut Vec::new());

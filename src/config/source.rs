@@ -12,7 +12,7 @@ use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::files::{LARGEST, Opened};
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
 /// Variables that begin with this and hold `__` override a setting.
 pub const PREFIX: &str = "TOKENMINT_";
@@ -72,7 +72,8 @@ impl FromIterator<(OsString, OsString)> for Environment {
 
 /// The text of a file, which may hold secrets.
 pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let mut bytes = Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from)?;
+    let mut bytes =
+        OpenedFile::open(path).and_then(|file| file.read(MAX_FILE_SIZE)).map_err(io::Error::from)?;
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
         error.into_bytes().zeroize();
         io::Error::new(io::ErrorKind::InvalidData, "it isn't UTF-8 text")

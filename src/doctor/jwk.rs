@@ -161,8 +161,8 @@ impl Jwk {
         self.text("kid")
     }
 
-    pub fn doubled(&self) -> Option<String> {
-        self.json.doubled()
+    pub fn duplicate_key(&self) -> Option<String> {
+        self.json.duplicate_key()
     }
 
     /// From `n` and `e`, or from the certificate where there are none.

@@ -110,11 +110,11 @@ impl ExchangeClient {
             self.give_back(spend).await;
         }
         match &read {
-            Ok(Err(error)) if error.blames_host() => permit.failed(clock.steady()),
+            Ok(Err(error)) if error.blames_host() => permit.failed(clock.monotonic()),
             Ok(_) => permit.answered(),
             // It is tried again.
             Err(Fault::Closed(_)) if attempt == Attempt::First => drop(permit),
-            Err(_) => permit.failed(clock.steady()),
+            Err(_) => permit.failed(clock.monotonic()),
         }
         match read {
             Ok(read) => read.map(Ok),
@@ -146,14 +146,14 @@ impl ExchangeClient {
 
     /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
     fn admit(self: &Arc<Self>, job: &Job) -> Result<Permit<'_>, ExchangeError> {
-        match self.circuits.admit(&job.origin(), job.cache_key(), self.tools.clock.steady()) {
+        match self.circuits.admit(&job.origin(), job.cache_key(), self.tools.clock.monotonic()) {
             Admission::Go(permit) => Ok(permit),
             Admission::Wait { retry_after, probe } => {
                 if probe {
                     let (client, job) = (self.clone(), job.clone());
                     tokio::spawn(async move {
                         if client.transport.is_back(job.address()).await {
-                            client.circuits.is_back(&job.origin(), client.tools.clock.steady());
+                            client.circuits.is_back(&job.origin(), client.tools.clock.monotonic());
                         }
                     });
                 }
@@ -176,7 +176,7 @@ impl ExchangeClient {
             None => None,
         };
         if let Some(Taken::Exhausted { retry_after }) = by_all {
-            self.budget.note_shared(&spend.who, 1.0, self.tools.clock.steady() + retry_after);
+            self.budget.note_shared(&spend.who, 1.0, self.tools.clock.monotonic() + retry_after);
             return used_up(retry_after);
         }
         let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
@@ -184,16 +184,16 @@ impl ExchangeClient {
             let disk = self.disk.clone().acquire_owned().await;
             let taken = tokio::task::spawn_blocking(move || {
                 let _disk = disk;
-                budget.spend(&here, clock.now(), clock.steady())
+                budget.spend(&here, clock.now(), clock.monotonic())
             });
             taken.await
         };
         let here = timeout(DISK_DEADLINE, on_disk).await.unwrap_or_else(|_| {
             tracing::warn!("the disk of state_directory hangs: memory alone counts a login");
-            Ok(self.budget.spend_in_memory(&spend, self.tools.clock.now(), self.tools.clock.steady()))
+            Ok(self.budget.spend_in_memory(&spend, self.tools.clock.now(), self.tools.clock.monotonic()))
         });
         if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
-            self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
+            self.budget.note_shared(&spend.who, used, self.tools.clock.monotonic() + allowance.window);
         }
         match here {
             Ok(Taken::Within { .. }) => Ok(spend),

@@ -197,7 +197,7 @@ impl Exchanger {
         let Inner { tokens, client, tools, .. } = &*self.0;
         tokens.run_pending_tasks();
         tools.metrics.cache_entries.set(i64::try_from(tokens.entry_count()).unwrap_or(i64::MAX));
-        let (now, steady) = (tools.clock.now(), tools.clock.steady());
+        let (now, steady) = (tools.clock.now(), tools.clock.monotonic());
         let show = |name: &ProfileName, (who, allowance): (String, Allowance)| {
             if let Some(used) = client.budget.used(&who, allowance, now, steady) {
                 tools.metrics.login_budget_used.with_label_values(&[name.as_str()]).set(used);
@@ -286,12 +286,12 @@ impl Inner {
 
     /// Whether a token may be handed out: by its life, and by the keys that the profile has now.
     fn is_alive(&self, token: &AccessToken, job: &Job) -> bool {
-        token.lives(self.tools.clock.now(), self.tools.clock.steady()) && job.knows(&token.kid)
+        token.lives(self.tools.clock.now(), self.tools.clock.monotonic()) && job.knows(&token.kid)
     }
 
     /// The failure that stands for an answer now.
     fn remembered(&self, key: &CacheKey, job: &Job) -> Option<ExchangeError> {
-        let (error, failure) = self.failures.get(key, self.tools.clock.steady())?;
+        let (error, failure) = self.failures.get(key, self.tools.clock.monotonic())?;
         self.stands(job, &error, failure.kid.as_ref(), failure.at).then_some(error)
     }
 
@@ -309,7 +309,7 @@ impl Inner {
         if let Some(token) = self.live(key, job)
             && !is_refused(&token, rejected)
         {
-            if token.wants_renewal(self.tools.clock.now(), self.tools.clock.steady()) {
+            if token.wants_renewal(self.tools.clock.now(), self.tools.clock.monotonic()) {
                 self.renew_behind(key, job, ask.trace);
             }
             return Found::Token(token);
@@ -334,7 +334,7 @@ impl Inner {
 
     /// Called under the lock of the single flight, so it sees what the last exchange has left.
     fn decide(&self, key: &CacheKey, job: &Job, rejected: Option<TokenHash>) -> Decision {
-        let believed = || self.rejections.allows(key, self.tools.clock.steady());
+        let believed = || self.rejections.allows(key, self.tools.clock.monotonic());
         let failure = self.remembered(key, job);
         let Some(token) = self.live(key, job) else {
             return failure.map_or_else(
@@ -383,7 +383,7 @@ impl Inner {
     fn tell(&self, key: &CacheKey, rejected: TokenHash) {
         if let Some(shared) = &self.shared
             && !shared.was_dropped(rejected)
-            && self.tells.allows(key, self.tools.clock.steady())
+            && self.tells.allows(key, self.tools.clock.monotonic())
         {
             shared.drop_everywhere(key, rejected);
         }
@@ -392,7 +392,7 @@ impl Inner {
     /// Renews a token that serves, if nobody does.
     fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) {
         let joined = self.flights.join(*key, || {
-            let (now, steady) = (self.tools.clock.now(), self.tools.clock.steady());
+            let (now, steady) = (self.tools.clock.now(), self.tools.clock.monotonic());
             let is_renewed = self.live(key, job).is_some_and(|token| !token.wants_renewal(now, steady));
             (is_renewed || self.remembered(key, job).is_some()).then_some(())
         });
@@ -447,7 +447,7 @@ impl Inner {
             }
             Turn::TheirFailure(told) => {
                 let error = told.error.clone();
-                self.failures.insert_told(key, told, self.tools.clock.steady());
+                self.failures.insert_told(key, told, self.tools.clock.monotonic());
                 Err(error)
             }
             Turn::Late => {
@@ -496,7 +496,7 @@ impl Inner {
                 if !error.was_sent() {
                     self.tools.metrics.exchanges_not_sent.with_label_values(&[profile, outcome]).inc();
                 }
-                let (steady, chance) = (self.tools.clock.steady(), self.tools.chance());
+                let (steady, chance) = (self.tools.clock.monotonic(), self.tools.chance());
                 Err(self.failures.insert(key, error, kid, steady, chance))
             }
         }

@@ -29,7 +29,7 @@ impl RejectionLimit {
         Self { buckets: buckets.eviction_policy(EvictionPolicy::lru()).build(), pace }
     }
 
-    /// Whether one more rejection for this key is believed at the steady time `now`.
+    /// Whether one more rejection for this key is believed at the monotonic time `now`.
     pub fn allows(&self, key: &CacheKey, now: Duration) -> bool {
         self.buckets.get_with(*key, Arc::default).take(self.pace, now).is_ok()
     }

@@ -55,7 +55,7 @@ pub struct AccessToken {
     pub(super) assumed: bool,
     /// What was left of its life when this value was made.
     left: Duration,
-    /// The steady clock's view of `expires_at`.
+    /// The monotonic clock's view of `expires_at`.
     expires_steady: Duration,
     renew_at: UnixTime,
     renew_steady: Duration,

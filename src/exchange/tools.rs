@@ -27,7 +27,7 @@ pub(super) struct Moment {
 
 impl Tools {
     pub(super) fn moment(&self) -> Moment {
-        Moment { now: self.clock.now(), steady: self.clock.steady(), chance: self.chance() }
+        Moment { now: self.clock.now(), steady: self.clock.monotonic(), chance: self.chance() }
     }
 
     /// Between 0 and 1; without randomness just in between, because only spreading depends on it.

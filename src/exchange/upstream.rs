@@ -203,7 +203,7 @@ async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Re
         return Err(unusable("no body".to_owned()));
     }
     let json = Json::parse(&body).map_err(|_| unusable("a body that isn't JSON".to_owned()))?;
-    if json.doubled().is_some() {
+    if json.duplicate_key().is_some() {
         return Err(unusable("JSON that names a member twice".to_owned()));
     }
     Ok(Reply { status, body: json, retry_after, date })
@@ -232,7 +232,7 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
         Fault::NotSent(why) | Fault::Closed(why) | Fault::Broken(why) => format!("can't be reached: {why}"),
         unusable @ Fault::Unusable { .. } => unusable.to_string(),
     };
-    let begun = clock.steady();
+    let begun = clock.monotonic();
     let mut response = client.get(url).send().await.map_err(failed)?;
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     let date = header(DATE).and_then(http_date);
@@ -246,7 +246,7 @@ pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
             break;
         }
     }
-    Ok(Seen { status, location, content_type, body, date, took: clock.steady().saturating_sub(begun) })
+    Ok(Seen { status, location, content_type, body, date, took: clock.monotonic().saturating_sub(begun) })
 }
 
 /// Whether an answer came that isn't HTTP.

@@ -27,7 +27,7 @@ use super::folder::Contents;
 use super::schedule::{Change, Entry, FILE, Schedule, marks};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
-use crate::files::folder_of;
+use crate::files::parent_directory;
 
 /// Why a directory was not changed.
 #[derive(Debug, Error)]
@@ -164,8 +164,10 @@ impl KeyDirectory {
     fn temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.failed(path, &error);
         let access = Access::beside(path).map_err(failed)?;
-        let mut file =
-            tempfile::Builder::new().prefix(".keyset-").tempfile_in(folder_of(path)).map_err(failed)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".keyset-")
+            .tempfile_in(parent_directory(path))
+            .map_err(failed)?;
         access.give(file.as_file()).map_err(|error| DirectoryError::File {
             path: path.to_path_buf(),
             reason: format!(
@@ -180,7 +182,7 @@ impl KeyDirectory {
 
     /// A rename is on the disk once its directory is.
     fn sync(&self, path: &Path) -> Result<(), DirectoryError> {
-        let synced = File::open(folder_of(path)).and_then(|directory| directory.sync_all());
+        let synced = File::open(parent_directory(path)).and_then(|directory| directory.sync_all());
         match synced {
             // Some network mounts have no such thing.
             Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
@@ -336,7 +338,7 @@ impl Access {
             gid: metadata.gid(),
             mode: metadata.mode() & 0o666,
         };
-        let directory = folder_of(path);
+        let directory = parent_directory(path);
         let alike = |extension: Option<&OsStr>| {
             let paths = fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
             let like = paths.filter(|other| other.extension() == extension && is_visible(other));

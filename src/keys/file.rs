@@ -6,15 +6,15 @@ use std::path::Path;
 use secrecy::SecretString;
 
 use super::{pem, recognise};
-use crate::files::{LARGEST, Opened, Unreadable};
+use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
 
 /// The text of a private key's file, which nobody else may read.
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
 pub fn read_private(path: &Path) -> Result<SecretString, String> {
-    let file = Opened::open(path).map_err(|error| error.to_string())?;
-    file.only_ours_reads().map_err(|error| error.to_string())?;
+    let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
+    file.reject_readable_by_others().map_err(|error| error.to_string())?;
     private(file)
 }
 
@@ -23,12 +23,12 @@ pub fn read_private(path: &Path) -> Result<SecretString, String> {
 /// # Errors
 /// Says why the file can't be read.
 pub fn read_private_of_anyone(path: &Path) -> Result<SecretString, String> {
-    private(Opened::open(path).map_err(|error| error.to_string())?)
+    private(OpenedFile::open(path).map_err(|error| error.to_string())?)
 }
 
-fn private(file: Opened) -> Result<SecretString, String> {
+fn private(file: OpenedFile) -> Result<SecretString, String> {
     let bytes = match file.read(pem::LARGEST) {
-        Err(Unreadable::TooLarge(largest)) => {
+        Err(FileError::TooLarge(largest)) => {
             return Err(recognise::Unreadable::TooLarge(largest).to_string());
         }
         other => other.map_err(|error| error.to_string())?,
@@ -41,11 +41,11 @@ fn private(file: Opened) -> Result<SecretString, String> {
 /// # Errors
 /// Says why the file can't be read.
 pub fn read_public(path: &Path) -> Result<String, String> {
-    let file = Opened::open(path).map_err(|error| match error {
-        Unreadable::Open(error) => format!("can't be read: {error}"),
+    let file = OpenedFile::open(path).map_err(|error| match error {
+        FileError::Open(error) => format!("can't be read: {error}"),
         other => other.to_string(),
     })?;
-    let bytes = file.read(LARGEST).map_err(|error| error.to_string())?;
+    let bytes = file.read(MAX_FILE_SIZE).map_err(|error| error.to_string())?;
     recognise::text(&bytes).map(str::to_owned).map_err(|why| why.to_string())
 }
 
@@ -54,8 +54,8 @@ pub fn read_public(path: &Path) -> Result<String, String> {
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
 pub fn read_schedule(path: &Path) -> Result<String, String> {
-    let file = Opened::open(path).map_err(|error| error.to_string())?;
-    file.only_ours_writes().map_err(|error| error.to_string())?;
+    let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
+    file.reject_writable_by_others().map_err(|error| error.to_string())?;
     schedule(file)
 }
 
@@ -64,14 +64,14 @@ pub fn read_schedule(path: &Path) -> Result<String, String> {
 /// # Errors
 /// Says why the file can't be read.
 pub fn read_schedule_of_anyone(path: &Path) -> Result<Option<String>, String> {
-    match Opened::open(path) {
-        Err(Unreadable::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+    match OpenedFile::open(path) {
+        Err(FileError::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
         Ok(file) => schedule(file).map(Some),
     }
 }
 
-fn schedule(file: Opened) -> Result<String, String> {
-    let bytes = file.read(LARGEST).map_err(|error| error.to_string())?;
+fn schedule(file: OpenedFile) -> Result<String, String> {
+    let bytes = file.read(MAX_FILE_SIZE).map_err(|error| error.to_string())?;
     String::from_utf8(bytes.to_vec()).map_err(|_| "isn't text; it must be TOML in UTF-8".to_owned())
 }

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::clock::UnixTime;
 use crate::config::{self, Code, KeyId, KeySource, Kind, Name, Problem};
-use crate::files::{folder_of, only_ours_replaces_files_in};
-use crate::hash::Parts;
+use crate::files::{parent_directory, reject_replaceable_by_others};
+use crate::hash::PartsHasher;
 use crate::shell;
 
 impl KeyRing {
@@ -123,8 +123,8 @@ impl<'a> Loader<'a> {
             KeySource::File { kid, path } => {
                 let found = self.key_file(&field, path.as_path(), &path.to_string(), keyset)?;
                 // Comes second: the path of a file that isn't there may be a secret, and is not shown.
-                let folder = folder_of(path.as_path());
-                self.noted(&field, &folder.display().to_string(), only_ours_replaces_files_in(folder))?;
+                let folder = parent_directory(path.as_path());
+                self.noted(&field, &folder.display().to_string(), reject_replaceable_by_others(folder))?;
                 sole(kid, found)
             }
             KeySource::Directory(directory) => {
@@ -222,7 +222,7 @@ impl<'a> Loader<'a> {
             _ => format!("can't be listed: {error}"),
         });
         let contents = self.noted(field, source, contents)?;
-        self.noted(field, source, only_ours_replaces_files_in(directory))?;
+        self.noted(field, source, reject_replaceable_by_others(directory))?;
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
@@ -436,7 +436,7 @@ impl<'a> Loader<'a> {
             let message = format!(
                 "`{kid}` is the key that is retired as `{retired}`: `tokenmint keys retire {} --now` takes it away too; one that \
                  is given as text or file must be another key",
-                shell::quoted(kid)
+                shell::quote(kid)
             );
             self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
         }
@@ -488,7 +488,7 @@ pub fn material_of(path: &Path, passphrase: Option<&SecretString>) -> Option<Mat
 /// Tells apart what a key is read from.
 fn fingerprint(text: &SecretString, passphrase: Option<&SecretString>) -> [u8; 32] {
     let parts = [Some(text), passphrase].into_iter().flatten();
-    Parts::of(parts.map(|part| part.expose_secret().as_bytes()))
+    PartsHasher::of(parts.map(|part| part.expose_secret().as_bytes()))
 }
 
 /// The certificate beside a key. Not `with_extension`, which would cut a key id at its last dot.

@@ -1,7 +1,7 @@
 //! Salesforce's side of the exchanges on loopback: for tests, for `tokenmint dev` and for users' own CI.
 //!
 //! - It is written from what Salesforce documents and what people have seen it do. It shares no code with
-//!   `tokens`, `jwks`, `callers` or `http`, or the two would agree on the same mistake.
+//!   `tokens`, `jwks`, `callers` or `api`, or the two would agree on the same mistake.
 //! - Where sources disagree, [`Settings`] say which is played; what nobody documents is marked in the code.
 //! - [`Fault`]s make it misbehave; `/__sandbox/` is where a test asks for them.
 //! - It proves nothing about who calls it, so [`serve`] refuses to listen on anything but loopback.

@@ -5,14 +5,14 @@
 
 use std::iter::once;
 
-use crate::hash::Parts;
+use crate::hash::PartsHasher;
 
 #[derive(Clone, Copy)]
 pub struct Owner([u8; 32]);
 
 impl Owner {
     pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        Self(Parts::of(parts))
+        Self(PartsHasher::of(parts))
     }
 
     /// What in it is of those parts alone.

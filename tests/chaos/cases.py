@@ -160,7 +160,7 @@ ROWS = [
     (46, "swap", "warned of", play("scarce:swapping")),
     (47, "secrets in a panic, in Debug, in errors", "none",
      rust("panics::a_panic_is_one_500_that_says_nothing_and_is_counted", "secrecy::a_request_can_not_be_printed"),
-     other("make unit", "src/app/logging.rs::a_panic_is_logged_by_its_place_and_without_its_words"), LEAKS),
+     other("make unit", "src/app/logging.rs::a_panic_is_logged_with_its_location_but_not_its_message"), LEAKS),
     (48, "secrets in metrics, errors, traces", "none",
      rust("refusals::no_refusal_repeats_what_was_sent", "secrecy::no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place"),
      other("make otel-check", "tests/otel/test_traces.py"), LEAKS),

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use tokenmint::app::Loaded;
+use tokenmint::app::LoadedConfig;
 use tokenmint::clock::{Clock, ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
 use tokenmint::config::{Config, Environment, HttpsUrl, KeyId};
 use tokenmint::exchange::store::{
@@ -167,7 +167,7 @@ impl Fixture {
             let config = Config::load(Some(&folder.path().join("tokenmint.toml")), &Environment::new());
             let config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
             let clock = ManualClock::at(UnixTime::from_seconds(BEGIN));
-            let loaded = Loaded::new(config, &clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+            let loaded = LoadedConfig::new(config, &clock).unwrap_or_else(|problems| panic!("{problems:?}"));
             Profiles::new(&loaded.config, &loaded.ring)
         };
         let before = load("", "2027-06-01T00:00:00Z");
@@ -192,11 +192,11 @@ struct ModelClock {
 
 impl Clock for ModelClock {
     fn now(&self) -> UnixTime {
-        let passed = i64::try_from(self.steady().as_secs()).expect("a history of hours");
+        let passed = i64::try_from(self.monotonic().as_secs()).expect("a history of hours");
         UnixTime::from_seconds(BEGIN + passed + self.step.load(Ordering::SeqCst))
     }
 
-    fn steady(&self) -> Duration {
+    fn monotonic(&self) -> Duration {
         self.begin.elapsed()
     }
 }
@@ -222,7 +222,7 @@ struct Issued {
     user: usize,
     /// What the token itself says, where it says so.
     exp: Option<i64>,
-    /// By the steady clock; never longer than a day.
+    /// By the monotonic clock; never longer than a day.
     ends: Duration,
 }
 
@@ -279,7 +279,7 @@ impl Salesforce {
     async fn answer(&self, replica: usize, request: Outgoing, within: Duration) -> Result<Reply, Fault> {
         let user = Self::user(&request.body);
         let (answer, latency) = *self.mood.lock().expect("not poisoned");
-        let now = self.clock.steady();
+        let now = self.clock.monotonic();
         if answer == Answer::NotReached {
             let mut book = self.book();
             book.said.entry(user).or_default().push(answer);
@@ -360,7 +360,7 @@ impl Salesforce {
                         |claims| format!("e30.{claims}.{user}x{n}"),
                     )
                 });
-                let ends = self.clock.steady() + Duration::from_secs(life);
+                let ends = self.clock.monotonic() + Duration::from_secs(life);
                 if !matches!(answer, Answer::Foreign | Answer::Over) {
                     // The same one given again lives as long as it is said to, from then on.
                     let issued = book.issued.entry(token.clone()).or_insert(Issued { user, exp, ends });
@@ -665,7 +665,7 @@ impl<'a> World<'a> {
             profiles.oauth.values().nth(user).filter(|_| user < 2).cloned();
         let web: Arc<IdentityProfile> = profiles.identity.values().next().expect("a profile").clone();
         let (secret, clock) = (rejected.clone().map(SecretString::from), self.clock.clone());
-        let began = clock.steady();
+        let began = clock.monotonic();
         let task = tokio::spawn(async move {
             let trace = Trace::default();
             let ask = Ask { rejected: secret.as_ref(), deadline: Instant::now() + REQUEST, trace: &trace };
@@ -676,7 +676,7 @@ impl<'a> World<'a> {
                 let claims = web.claims(Vec::new()).expect("no claim is always allowed");
                 exchanger.messaging(&web, subject, claims, ask).await
             };
-            (answer, clock.steady(), clock.now())
+            (answer, clock.monotonic(), clock.now())
         });
         let held = self.replicas[replica].last.get(&user).cloned();
         if hang_up {
@@ -746,11 +746,11 @@ impl<'a> World<'a> {
         *since = match *since {
             Some(since) if well => Some(since),
             _ => (self.shared && mode != StoreMode::Away && mode != StoreMode::Late)
-                .then(|| self.clock.steady()),
+                .then(|| self.clock.monotonic()),
         };
         // What was in flight, or locked, when it lost its memory is not known to it any more.
         if mode == StoreMode::Emptied {
-            *since = self.shared.then(|| self.clock.steady());
+            *since = self.shared.then(|| self.clock.monotonic());
         }
     }
 
@@ -975,7 +975,7 @@ impl<'a> World<'a> {
 
     /// What the files have counted is what Salesforce has seen.
     fn spent_is_sent(&self, book: &Book) -> Result<(), String> {
-        let now = self.clock.steady();
+        let now = self.clock.monotonic();
         for user in [0, 1, 2] {
             let text = std::fs::read_to_string(self.state.join(self.budget_file(user))).unwrap_or_default();
             let window = i64::try_from(Self::window(user).as_secs()).expect("an hour");

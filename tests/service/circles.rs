@@ -17,11 +17,14 @@ type Imports = BTreeMap<Module, BTreeSet<Module>>;
 
 /// Top-level modules in which an import from a module into one below it doesn't count: there `mod.rs` calls its files and holds what
 /// they share as well, so it imports from them and they from it. Every other import counts there as elsewhere. None is to be added.
-const COMPOSED: [&str; 7] = ["app", "cli", "config", "http", "metadata", "sandbox", "traces"];
+const COMPOSED: [&str; 7] = ["app", "cli", "config", "api", "metadata", "sandbox", "traces"];
 
 /// Circles that were there before anybody looked. None is to be added.
-const OLD: [&[&str]; 3] =
-    [&["app/reload", "app/retirement"], &["http/observe", "http/request"], &["keys/batch", "keys/private"]];
+const OLD: [&[&str]; 3] = [
+    &["app/reload", "app/retirement_watcher"],
+    &["api/middleware", "api/request"],
+    &["keys/batch", "keys/private"],
+];
 
 struct Source {
     /// What it re-exports: a name, and the path of what it is.

@@ -1154,7 +1154,7 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
         ask.await.expect("no panic").ok();
     }
     assert_eq!(house.fake.asked(), 40);
-    // Only the steady clock tells how often Salesforce was asked within a minute: a jump makes no room.
+    // Only the monotonic clock tells how often Salesforce was asked within a minute: a jump makes no room.
     for n in 20..200 {
         house.messaging(&format!("user-{n}")).await;
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokenmint::app::reload::{Reloader, Source};
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::reload::{ConfigSource, Reloader};
+use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::{Clock as _, ManualClock, Randomness, SystemRandomness};
 use tokenmint::config::Environment;
 
@@ -91,13 +91,14 @@ allow = ["identity.plain"]
         clock: Arc<ManualClock>,
         randomness: Arc<dyn Randomness>,
     ) -> Self {
-        let source = Source { file: Some(workspace.path("tokenmint.toml")), environment: Environment::new() };
+        let source =
+            ConfigSource { file: Some(workspace.path("tokenmint.toml")), environment: Environment::new() };
         let config = source.load().unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let loaded = LoadedConfig::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
         let crm = loaded.ring.find("CrmKey1");
         let certificate = crm.map(|(_, key)| key.certificate(clock.now()).der).unwrap_or_default();
-        let ambient = Ambient { clock: clock.clone(), randomness };
-        let app = App::bind(loaded, ambient, || 0).await.expect("bound");
+        let clock_and_rng = ClockAndRng { clock: clock.clone(), randomness };
+        let app = App::bind(loaded, clock_and_rng, || 0).await.expect("bound");
         let url =
             app.addresses().next().map(|(_, _, address)| format!("http://{address}")).expect("a listener");
         let reloader = Mutex::new(app.reloader(source));

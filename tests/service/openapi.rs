@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tokenmint::http::ROUTES;
+use tokenmint::api::ROUTES;
 
 use crate::support::Workspace;
 
@@ -10,7 +10,7 @@ use crate::support::Workspace;
 fn described() -> BTreeSet<(String, String)> {
     let mut path = String::new();
     let mut operations = BTreeSet::new();
-    let paths = tokenmint::http::OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1);
+    let paths = tokenmint::api::OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1);
     for line in paths.take_while(|line| line.is_empty() || line.starts_with(' ')) {
         let name = line.trim().trim_end_matches(':').trim_matches('\'');
         match line.len() - line.trim_start().len() {

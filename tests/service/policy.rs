@@ -54,7 +54,7 @@ async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minu
         async |sub: &str| service.post("/identity-token", "few", &json!({"sub": sub})).await.status.as_u16();
     let asks = async || service.post("/oauth-assertion", "slow", &json!({})).await.status.as_u16();
 
-    // Just before the steady clock's first minute is over.
+    // Just before the monotonic clock's first minute is over.
     service.pass(59);
     for sub in ["a", "b", "c"] {
         assert_eq!(names(sub).await, 200, "{sub}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the top down; those in one line may not import each other, but for what they are made of.
 const ORDER: [&str; 20] = [
     "clock", "json", "hash", "files", "shell", "sync", "metrics", "config", "traces", "keys", "tokens",
-    "jwks", "callers", "exchange", "doctor", "metadata", "sandbox", "http", "app", "cli",
+    "jwks", "callers", "exchange", "doctor", "metadata", "sandbox", "api", "app", "cli",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -144,13 +144,13 @@ async fn an_emergency_is_said_aloud_until_verifiers_must_know_the_key() {
     let knowingly = format!("added = {}\nemergency = true", at(NOW));
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", NOW, &knowingly)]);
     let warned = |seconds: i64| {
-        let source = tokenmint::app::reload::Source {
+        let source = tokenmint::app::reload::ConfigSource {
             file: Some(workspace.path("tokenmint.toml")),
             environment: tokenmint::config::Environment::new(),
         };
         let config = source.load().unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
         let loaded =
-            tokenmint::app::Loaded::new(config, &*clock(seconds)).unwrap_or_else(|p| panic!("{p:?}"));
+            tokenmint::app::LoadedConfig::new(config, &*clock(seconds)).unwrap_or_else(|p| panic!("{p:?}"));
         loaded.warnings().any(|warning| warning.message.contains("by `emergency`"))
     };
     assert!(warned(NOW));

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
-use tokenmint::app::reload::Source;
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::reload::ConfigSource;
+use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::SystemRandomness;
 use tokenmint::config::Environment;
 
@@ -71,14 +71,16 @@ fn ten_thousand_reloads_leave_nothing_behind() {
         let _ = fs::remove_file(file(&format!("keys/web/Key{}.key", (round + 3) % keys.len())));
     };
     turn(0);
-    let source = Source { file: Some(file("tokenmint.toml")), environment: Environment::new() };
-    let ambient = Ambient::of_this_host();
+    let source = ConfigSource { file: Some(file("tokenmint.toml")), environment: Environment::new() };
+    let clock_and_rng = ClockAndRng::system();
     let Ok(config) = source.load() else { unreachable!("the configuration is good") };
-    let Ok(loaded) = Loaded::new(config, &*ambient.clock) else { unreachable!("and so are its keys") };
+    let Ok(loaded) = LoadedConfig::new(config, &*clock_and_rng.clock) else {
+        unreachable!("and so are its keys")
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
-    let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("bound");
-    let service = Arc::clone(app.service());
+    let app = runtime.block_on(App::bind(loaded, clock_and_rng, || 0)).expect("bound");
+    let service = Arc::clone(app.state());
     let mut reloader = app.reloader(source);
     // What is allocated once and kept is not counted.
     let warm = (reloads / 4).max(100);

@@ -141,7 +141,7 @@ fn a_comparison_that_stops_at_the_first_difference_is_seen() {
 #[tokio::test]
 async fn an_api_key_that_is_nearly_right_is_refused_as_fast_as_any() {
     let house = House::build(key().expose_secret(), 100).await;
-    let callers = &house.service.rooms.load().callers;
+    let callers = &house.service.snapshot.load().callers;
     let right = api_key(7);
     assert!(callers.by_api_key(right.as_bytes()).is_some());
     let wrong = |far: bool| {

@@ -8,7 +8,7 @@ use super::{Context, Failure, KeyPair, Made, is_taken};
 use crate::cli::{PATIENCE, complain, within};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name, PUBLISH_LEAD, RETIRE_MARGIN};
-use crate::files::is_same;
+use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
     self, Change, Contents, Entry, KeyDirectory, Material, Rules, SCHEDULE_FILE, Schedule, file, material_of,
@@ -52,7 +52,7 @@ impl KeyFolder {
 
     /// Writes the retirements. Where something else is wrong with `keyset.toml`, just those; the error within says what.
     pub fn write(&self, context: &Context<'_>) -> Result<Written, Failure> {
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let rules = self.rules();
         let directory = KeyDirectory::lock(&self.directory)?;
         let mut written =
@@ -147,7 +147,7 @@ pub fn copies_of(
         match &keyset.keys {
             KeySource::Directory(directory) => {
                 let directory = directory.as_path().to_path_buf();
-                if !found.is_empty() && !copies.iter().any(|copy| is_same(&copy.directory, &directory)) {
+                if !found.is_empty() && !copies.iter().any(|copy| is_same_file(&copy.directory, &directory)) {
                     copies.push(KeyFolder { keyset: Some(keyset.clone()), directory, kids: found });
                 }
             }
@@ -197,7 +197,7 @@ pub fn directories(keysets: &BTreeMap<Name, Keyset>) -> impl Iterator<Item = (&K
 /// Whether both paths lead to one folder. One that doesn't answer is another.
 pub fn leads_to(other: &Path, directory: &Path) -> bool {
     let (one, two) = (other.to_path_buf(), directory.to_path_buf());
-    one == two || within(PATIENCE, move || is_same(&one, &two)).unwrap_or(false)
+    one == two || within(PATIENCE, move || is_same_file(&one, &two)).unwrap_or(false)
 }
 
 /// Whether `directory` lists the key, whatever else is wrong there.
@@ -236,7 +236,7 @@ pub fn make_another(
     let free = std::iter::successors(next_kid(&folder.kids[0]), next_kid)
         .find(|kid| schedule.entry(kid).is_none() && !is_taken(kid, &folder.directory, keysets));
     let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
-    let now = context.ambient.clock.now();
+    let now = context.clock_and_rng.clock.now();
     let directory = KeyDirectory::lock(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
     let made = pair.write(&directory, &kid, algorithm, now)?;

@@ -51,7 +51,7 @@ struct Listed {
 impl List {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
         let loaded = context.load()?;
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let seen = RunningService::find(context, &[])?.seen();
         let listed = listed(&loaded, seen.as_ref(), now);
         if self.json {
@@ -112,7 +112,7 @@ fn legend(listed: &[Listed]) {
     }
 }
 
-fn listed(loaded: &app::Loaded, seen: Option<&Seen>, now: UnixTime) -> Vec<Listed> {
+fn listed(loaded: &app::LoadedConfig, seen: Option<&Seen>, now: UnixTime) -> Vec<Listed> {
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {

@@ -123,7 +123,7 @@ impl KeyPair {
     }
 
     pub(super) fn generate(bits: usize, context: &Context<'_>) -> Result<Self, Failure> {
-        let pem = keys::generate(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
+        let pem = keys::generate(bits, &*context.clock_and_rng.randomness).map_err(Failure::failed)?;
         let private = PrivateKey::parse(&pem, None).map_err(Failure::failed)?;
         Ok(Self { pem, private })
     }

@@ -36,7 +36,7 @@ pub(in crate::cli) struct New {
 
 impl New {
     pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let (directory, algorithm) = if let Some(directory) = self.directory {
             (directory, Algorithm::Rs256)
         } else {

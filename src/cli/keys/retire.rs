@@ -16,7 +16,7 @@ use crate::cli::ask::{KeysetStatus, RunningService, Seen, Status};
 use crate::cli::{complain, say, say_json, there_are};
 use crate::clock::Clock;
 use crate::config::{KeyId, KeySource, Keyset, Name};
-use crate::files::is_same;
+use crate::files::is_same_file;
 use crate::keys::rotation::Successor;
 
 /// How long the service may take to look at the files once more.
@@ -91,7 +91,7 @@ impl Retire {
         for other in folders.split_off(1).into_iter().chain(copies) {
             match (
                 other.write(context),
-                folders.iter().position(|folder| is_same(&folder.directory, &other.directory)),
+                folders.iter().position(|folder| is_same_file(&folder.directory, &other.directory)),
             ) {
                 // Who signs there is reckoned anew.
                 (Ok(done), Some(at)) => {
@@ -127,7 +127,7 @@ impl Retire {
         }
         let gone: Vec<&KeyId> = folders.iter().flat_map(|folder| &folder.kids).collect();
         let dropped = Cell::new(false);
-        let clock = &*context.ambient.clock;
+        let clock = &*context.clock_and_rng.clock;
         let written_at = clock.now().seconds();
         let confirmed =
             service.map_or(Ok(false), |service| confirm(service, &gone, &folders, clock, &dropped));
@@ -197,7 +197,7 @@ impl Retire {
                  \"{}\" and retired = {}, and the service drops it",
                 service.address(),
                 self.kid,
-                context.ambient.clock.now(),
+                context.clock_and_rng.clock.now(),
             )),
             (failure, _) => failure,
         }
@@ -294,7 +294,7 @@ impl Retire {
         let (mut folders, mut unread) = (Vec::<KeyFolder>::new(), Vec::new());
         for (keyset, directory) in directories(keysets) {
             match is_listed(kid, directory) {
-                Ok(true) if !folders.iter().any(|folder| is_same(&folder.directory, directory)) => {
+                Ok(true) if !folders.iter().any(|folder| is_same_file(&folder.directory, directory)) => {
                     let (keyset, directory) = (Some(keyset.clone()), directory.to_path_buf());
                     folders.push(KeyFolder { keyset, directory, kids: kids.clone() });
                 }

@@ -81,7 +81,7 @@ impl Rotate {
         let (keyset, directory_path) = choose(&keysets, self.keyset.as_deref(), context)?;
         let rules = rules(keyset);
         if self.plan {
-            let now = context.ambient.clock.now();
+            let now = context.clock_and_rng.clock.now();
             let directory = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
             let schedule =
                 directory.schedule(rules.publish_lead, now).map_err(|error| refused(keyset, error))?;
@@ -96,7 +96,7 @@ impl Rotate {
         }
         // Refused before seconds are spent on a key, and decided again once the directory is locked.
         {
-            let now = context.ambient.clock.now();
+            let now = context.clock_and_rng.clock.now();
             let directory = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
             let schedule =
                 directory.schedule(rules.publish_lead, now).map_err(|error| refused(keyset, error))?;
@@ -108,7 +108,7 @@ impl Rotate {
         let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
         let pair = KeyPair::generate(bits, context)?;
 
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let locked = KeyDirectory::lock(directory_path).map_err(|error| refused(keyset, error))?;
         let mut schedule =
             locked.schedule(rules.publish_lead, now).map_err(|error| refused(keyset, error))?;

@@ -22,7 +22,7 @@ pub fn named(known: &Known<'_>) -> Observations {
             if parts.header.member("crit").is_some() {
                 faults.push("its header has `crit`, which Intercom would have to know".to_owned());
             }
-            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::doubled);
+            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::duplicate_key);
             faults.extend(doubled.map(|name| format!("has `{}` twice", printable(&name))));
             if faults.is_empty() && !parts.has_claim("exp") {
                 return Observation::warn(

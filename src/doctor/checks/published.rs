@@ -56,8 +56,11 @@ pub fn members(known: &Known<'_>) -> Observations {
     known
         .jwks()
         .map(|(_, jwk)| {
-            let mut faults: Vec<String> =
-                jwk.doubled().into_iter().map(|name| format!("has `{}` twice", printable(&name))).collect();
+            let mut faults: Vec<String> = jwk
+                .duplicate_key()
+                .into_iter()
+                .map(|name| format!("has `{}` twice", printable(&name)))
+                .collect();
             let missing: Vec<&str> =
                 ["kty", "kid", "alg"].into_iter().filter(|name| !jwk.has(name)).collect();
             if !missing.is_empty() {

@@ -113,7 +113,7 @@ pub fn claims(known: &Known<'_>) -> Observations {
                 Purpose::Assertion => &["iss", "sub", "aud", "exp"],
                 Purpose::Identity | Purpose::Intercom => &["sub", "iss", "exp"],
             };
-            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::doubled);
+            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::duplicate_key);
             let mut faults: Vec<String> =
                 doubled.map(|name| format!("has `{}` twice", printable(&name))).collect();
             let missing: Vec<&&str> = required.iter().filter(|name| !parts.has_claim(name)).collect();

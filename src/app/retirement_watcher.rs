@@ -12,26 +12,26 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
-use super::reload::put_in_place;
-use super::rooms;
+use super::build_snapshot;
+use super::reload::activate_snapshot;
+use crate::api::AppState;
 use crate::config::{KeySource, Name};
-use crate::http::Service;
 use crate::keys::{Mark, SCHEDULE_FILE, file, marks};
 
 /// How often each `keyset.toml` is read. A retired key is gone five seconds after its file was written.
-const POLL: Duration = Duration::from_secs(2);
+const RETIREMENT_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the directories that answer wait for one that doesn't.
 const READ_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Looks for retirements until the task is dropped.
-pub async fn run(service: Arc<Service>) {
+pub async fn run(state: Arc<AppState>) {
     // At most one read of each file: one that hangs is waited for, and not repeated.
     let mut reading: BTreeMap<Name, JoinHandle<Vec<Mark>>> = BTreeMap::new();
     loop {
-        tokio::time::sleep(POLL).await;
-        for (name, path) in schedules(&service) {
+        tokio::time::sleep(RETIREMENT_POLL_INTERVAL).await;
+        for (name, path) in schedule_files(&state) {
             // Mostly there is none: each has ended within the pause.
-            reading.entry(name).or_insert_with(|| spawn_blocking(move || read(&path)));
+            reading.entry(name).or_insert_with(|| spawn_blocking(move || read_marks(&path)));
         }
         // Those that hang have one deadline together.
         let deadline = Instant::now() + READ_DEADLINE;
@@ -42,25 +42,26 @@ pub async fn run(service: Arc<Service>) {
             }
         }
         reading.retain(|name, _| !found.contains_key(name));
-        take_away(&service, &found);
+        apply_retirements(&state, &found);
     }
 }
 
 /// Reads all schedules now and takes away what they retire.
-pub(super) fn take_away_now(service: &Service) {
-    let found = schedules(service).into_iter().map(|(name, path)| (name, read(&path))).collect();
-    take_away(service, &found);
+pub(super) fn apply_now(state: &AppState) {
+    let found = schedule_files(state).into_iter().map(|(name, path)| (name, read_marks(&path))).collect();
+    apply_retirements(state, &found);
 }
 
-fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
+fn apply_retirements(state: &AppState, found: &BTreeMap<Name, Vec<Mark>>) {
     loop {
-        let base = service.rooms.load_full();
-        let now = service.clock.now();
+        let base = state.snapshot.load_full();
+        let now = state.clock.now();
         let Some(ring) = base.ring.without_gone(found, now) else { return };
         let gone = base.ring.keys().filter(|(_, key)| ring.find(key.kid.as_str()).is_none());
         let gone = gone.map(|(_, key)| key.kid.as_str()).collect::<Vec<_>>().join(" ");
-        let new = Arc::new(rooms(base.config.clone(), ring, &service.metrics, now, Some(&base.callers)));
-        if put_in_place(service, &base, &new) {
+        let new =
+            Arc::new(build_snapshot(base.config.clone(), ring, &state.metrics, now, Some(&base.callers)));
+        if activate_snapshot(state, &base, &new) {
             tracing::info!(keys_gone = gone, "keys that are retired or whose life is over were taken away");
             return;
         }
@@ -68,19 +69,19 @@ fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
 }
 
 /// Where each keyset of the configuration in force has its `keyset.toml`.
-fn schedules(service: &Service) -> Vec<(Name, PathBuf)> {
-    let rooms = service.rooms.load();
+fn schedule_files(state: &AppState) -> Vec<(Name, PathBuf)> {
+    let snapshot = state.snapshot.load();
     let schedule = |keyset: &crate::config::Keyset| match &keyset.keys {
         KeySource::Directory(directory) => {
             Some((keyset.name.clone(), directory.as_path().join(SCHEDULE_FILE)))
         }
         KeySource::File { .. } | KeySource::Text { .. } => None,
     };
-    rooms.config.keysets.values().filter_map(schedule).collect()
+    snapshot.config.keysets.values().filter_map(schedule).collect()
 }
 
 /// What a schedule retires, whoever may write it. Only from one that nobody else can change is taken which key signs instead.
-fn read(path: &std::path::Path) -> Vec<Mark> {
+fn read_marks(path: &std::path::Path) -> Vec<Mark> {
     let text = file::read_schedule_of_anyone(path).ok().flatten();
     let is_ours = file::read_schedule(path).is_ok();
     let found = text.map(|text| marks(&text)).unwrap_or_default();

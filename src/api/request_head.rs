@@ -1,12 +1,12 @@
 //! Prevents request smuggling: refuses every request head that a proxy in front may read differently.
 //!
 //! hyper accepts a bare LF, `Content-Length` beside `Transfer-Encoding`, and several lengths that agree. A proxy may see
-//! another request in the same bytes. So `app::request_scanner` gives each head to [`check`] before hyper sees it.
+//! another request in the same bytes. So `app::request_scanner` gives each head to [`check_head`] before hyper sees it.
 //! The parser is hyper's own, httparse: a head that passes here is one that hyper accepts and reads in the same way.
 
 use std::mem::MaybeUninit;
 
-use super::Refusal;
+use super::ApiError;
 
 /// More headers than these are refused.
 const MAX_HEADERS: usize = 64;
@@ -23,54 +23,54 @@ pub enum BodyFraming {
 ///
 /// # Errors
 /// The refusal that the client gets.
-pub fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
+pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     const NOT_HTTP: &str = "send a request head as RFC 9112 has it: METHOD, one space, a path, one space, HTTP/1.1, and headers of \
                             one line each";
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooManyHeaders(MAX_HEADERS)),
+        Err(httparse::Error::TooManyHeaders) => return Err(ApiError::TooManyHeaders(MAX_HEADERS)),
         Err(httparse::Error::Version) => {
-            return Err(Refusal::Malformed("use HTTP/1.1: this port speaks no other version"));
+            return Err(ApiError::Malformed("use HTTP/1.1: this port speaks no other version"));
         }
-        Ok(_) | Err(_) => return Err(Refusal::Malformed(NOT_HTTP)),
+        Ok(_) | Err(_) => return Err(ApiError::Malformed(NOT_HTTP)),
     }
     let is_http_1_0 = request.version == Some(0);
     if request.method == Some("CONNECT") {
-        return Err(Refusal::UnknownMethod);
+        return Err(ApiError::UnknownMethod);
     }
     check_target(request.path.unwrap_or_default())?;
     let (mut host, mut length, mut chunked) = (None, None, false);
     for header in &*request.headers {
         if header.name.eq_ignore_ascii_case("host") {
             if host.replace(header.value).is_some() {
-                return Err(Refusal::Malformed("send one Host header, not several"));
+                return Err(ApiError::Malformed("send one Host header, not several"));
             }
         } else if header.name.eq_ignore_ascii_case("content-length") {
             if length.is_some() {
-                return Err(Refusal::Malformed("send one Content-Length header, not several"));
+                return Err(ApiError::Malformed("send one Content-Length header, not several"));
             }
             length = Some(content_length(header.value)?);
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
             if chunked || is_http_1_0 || !header.value.eq_ignore_ascii_case(b"chunked") {
                 let message =
                     "leave Transfer-Encoding out, or send `Transfer-Encoding: chunked` once, with HTTP/1.1";
-                return Err(Refusal::Malformed(message));
+                return Err(ApiError::Malformed(message));
             }
             chunked = true;
         }
     }
     match host {
-        None if !is_http_1_0 => return Err(Refusal::Malformed("send a Host header")),
-        Some(host) if !host.iter().all(|byte| is_of_host(*byte)) => {
-            return Err(Refusal::Malformed("send a host name, perhaps with a port, as Host header"));
+        None if !is_http_1_0 => return Err(ApiError::Malformed("send a Host header")),
+        Some(host) if !host.iter().all(|byte| is_host_byte(*byte)) => {
+            return Err(ApiError::Malformed("send a host name, perhaps with a port, as Host header"));
         }
         _ => {}
     }
     match (length, chunked) {
         (Some(_), true) => {
-            Err(Refusal::Malformed("send Content-Length or Transfer-Encoding: chunked, not both"))
+            Err(ApiError::Malformed("send Content-Length or Transfer-Encoding: chunked, not both"))
         }
         (_, true) => Ok(BodyFraming::Chunked),
         (length, false) => Ok(BodyFraming::Length(length.unwrap_or(0))),
@@ -78,32 +78,32 @@ pub fn check(head: &[u8]) -> Result<BodyFraming, Refusal> {
 }
 
 /// A path, perhaps with a query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
-fn check_target(target: &str) -> Result<(), Refusal> {
+fn check_target(target: &str) -> Result<(), ApiError> {
     if !target.starts_with('/') {
-        return Err(Refusal::Malformed(
+        return Err(ApiError::Malformed(
             "ask for a path, as in `POST /identity-token`: tokenmint is no proxy",
         ));
     }
     if target.contains('#') {
-        return Err(Refusal::Malformed("leave the fragment out of the path, or write `#` as %23"));
+        return Err(ApiError::Malformed("leave the fragment out of the path, or write `#` as %23"));
     }
-    if !target.bytes().all(|byte| is_of_host(byte) || b"/?!$&'()*+,;=@".contains(&byte)) {
-        return Err(Refusal::Malformed(
+    if !target.bytes().all(|byte| is_host_byte(byte) || b"/?!$&'()*+,;=@".contains(&byte)) {
+        return Err(ApiError::Malformed(
             "percent-encode the characters of the path that RFC 3986 does not allow",
         ));
     }
     Ok(())
 }
 
-const fn is_of_host(byte: u8) -> bool {
+const fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
 }
 
 /// Digits alone: no sign, and no list of lengths.
-fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+fn content_length(value: &[u8]) -> Result<u64, ApiError> {
     let digits =
         std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.and_then(|digits| digits.parse().ok()).ok_or(Refusal::Malformed(
+    digits.and_then(|digits| digits.parse().ok()).ok_or(ApiError::Malformed(
         "send the body's number of bytes as Content-Length: digits and nothing else",
     ))
 }
@@ -112,12 +112,12 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
 mod tests {
     use super::*;
 
-    fn checked(lines: &str) -> Result<BodyFraming, Refusal> {
-        check(format!("{}\r\n\r\n", lines.replace('\n', "\r\n")).as_bytes())
+    fn checked(lines: &str) -> Result<BodyFraming, ApiError> {
+        check_head(format!("{}\r\n\r\n", lines.replace('\n', "\r\n")).as_bytes())
     }
 
     #[test]
-    fn a_head_says_once_how_long_its_body_is() {
+    fn a_head_with_an_ambiguous_body_length_is_rejected() {
         for (lines, framing) in [
             ("GET / HTTP/1.1\nHost: x", BodyFraming::Length(0)),
             ("GET / HTTP/1.0", BodyFraming::Length(0)),
@@ -140,7 +140,7 @@ mod tests {
             "Content-Length: 18446744073709551616",
         ] {
             let refused = checked(&format!("POST / HTTP/1.1\nHost: x\n{lines}"));
-            assert!(matches!(refused, Err(Refusal::Malformed(_))), "{lines}: {refused:?}");
+            assert!(matches!(refused, Err(ApiError::Malformed(_))), "{lines}: {refused:?}");
         }
         assert!(checked("POST / HTTP/1.0\nTransfer-Encoding: chunked").is_err());
     }

@@ -1,9 +1,9 @@
 //! Authorization: the caller's policy, asked for every token, also for one that is kept: a cache never answers in its
 //! place. What it lets through is handed on as a proof, without which nothing can be minted.
 
-use super::audit::TARGET;
-use super::request::Asker;
-use super::{Refusal, Service};
+use super::audit::AUDIT_TARGET;
+use super::request::AuthenticatedCaller;
+use super::{ApiError, AppState};
 use crate::callers::{Authorized, Denied, Permission, Rule, TooOften, Violation};
 use crate::config::ProfileName;
 use crate::tokens::Subject;
@@ -20,14 +20,14 @@ pub(super) struct AccessRequest<'a, G> {
 
 /// The one gate. Says no with the first rule that does, or lets the request through and says which would have.
 pub(super) fn authorize<'a, G: Permission>(
-    service: &Service,
-    asker: &Asker,
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
     request: &AccessRequest<'a, G>,
-) -> Result<Authorized<'a, G>, Refusal> {
+) -> Result<Authorized<'a, G>, ApiError> {
     let &AccessRequest { grant, subject, mints } = request;
-    asker.trace().note(Fact::Profile(grant.name()));
-    let now = service.clock.steady();
-    let caller = &asker.caller;
+    authenticated.trace().note(Fact::Profile(grant.name()));
+    let now = state.clock.monotonic();
+    let caller = &authenticated.caller;
     let authorized = caller.authorize(grant, subject.map(|(_, subject)| subject), now);
     let (violation, let_through) = match &authorized {
         Ok(authorized) => (authorized.let_through, true),
@@ -35,8 +35,8 @@ pub(super) fn authorize<'a, G: Permission>(
     };
     if let Some(Violation::Budget(TooOften { begins: true, .. })) = violation {
         tracing::warn!(
-            request_id = asker.id.as_str(),
-            trace_id = asker.id.trace_id(),
+            request_id = authenticated.id.as_str(),
+            trace_id = authenticated.id.trace_id(),
             caller = %caller.name,
             let_through,
             "names more different subjects than its subjects_per_minute: has its credential been stolen?"
@@ -44,60 +44,66 @@ pub(super) fn authorize<'a, G: Permission>(
     }
     let rule = violation.filter(|_| let_through).and_then(|violation| violation.rule());
     if let (Some(rule), Some((_, subject))) = (rule, subject) {
-        would_refuse(service, asker, grant.name(), subject, rule);
+        log_audit_only_violation(state, authenticated, grant.name(), subject, rule);
     }
     let authorized = authorized.map_err(|violation| match violation {
-        Violation::Allow => Refusal::Denied { denied: Denied::NotAllowed, field: "profile" },
+        Violation::Allow => ApiError::Denied { denied: Denied::NotAllowed, field: "profile" },
         Violation::ProfileSubjects | Violation::Subjects => {
-            Refusal::Denied { denied: Denied::Subject, field: subject.map_or("profile", |(field, _)| field) }
+            ApiError::Denied { denied: Denied::Subject, field: subject.map_or("profile", |(field, _)| field) }
         }
         Violation::Budget(TooOften { retry_after, .. }) => {
             caller.subjects_refused.inc();
-            Refusal::RateLimited { retry_after, who: "this caller, for so many different subjects," }
+            ApiError::RateLimited { retry_after, who: "this caller, for so many different subjects," }
         }
     })?;
     if let Some((_, subject)) = subject.filter(|_| mints) {
-        check_remints(service, asker, grant.name(), subject)?;
+        check_subject_rate_limit(state, authenticated, grant.name(), subject)?;
     }
     Ok(authorized)
 }
 
-fn would_refuse(service: &Service, asker: &Asker, profile: &ProfileName, subject: &Subject, rule: Rule) {
+fn log_audit_only_violation(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
+    profile: &ProfileName,
+    subject: &Subject,
+    rule: Rule,
+) {
     tracing::warn!(
-        target: TARGET,
-        request_id = asker.id.as_str(),
-        trace_id = asker.id.trace_id(),
-        caller = %asker.caller.name,
+        target: AUDIT_TARGET,
+        request_id = authenticated.id.as_str(),
+        trace_id = authenticated.id.trace_id(),
+        caller = %authenticated.caller.name,
         %profile,
-        subject_hmac = service.audit.hash(subject).as_str(),
+        subject_hmac = state.audit.subject_hmac(subject).as_str(),
         rule = rule.as_str(),
         "would be refused"
     );
 }
 
 /// How often one subject's tokens are asked for; one line in the log for each storm.
-fn check_remints(
-    service: &Service,
-    asker: &Asker,
+fn check_subject_rate_limit(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
     profile: &ProfileName,
     subject: &Subject,
-) -> Result<(), Refusal> {
-    let caller = &asker.caller.name;
-    service.guard.admit(caller, profile, subject, service.clock.steady()).map_err(
+) -> Result<(), ApiError> {
+    let caller = &authenticated.caller.name;
+    state.subject_rate_limiter.admit(caller, profile, subject, state.clock.monotonic()).map_err(
         |TooOften { retry_after, begins }| {
-            service.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
+            state.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
             if begins {
-                let subject = service.audit.hash(subject);
+                let subject = state.audit.subject_hmac(subject);
                 tracing::warn!(
-                    request_id = asker.id.as_str(),
-                    trace_id = asker.id.trace_id(),
+                    request_id = authenticated.id.as_str(),
+                    trace_id = authenticated.id.trace_id(),
                     %caller,
                     %profile,
                     subject_hmac = subject.as_str(),
                     "a page asks for tokens again and again: Salesforce probably refuses them"
                 );
             }
-            Refusal::RateLimited { retry_after, who: "one subject's page" }
+            ApiError::RateLimited { retry_after, who: "one subject's page" }
         },
     )
 }

@@ -6,55 +6,64 @@ use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::mint::never_stored;
-use super::policy::{AccessRequest, authorize};
-use super::request::{Asker, Fields};
-use super::{Now, Refusal};
+use super::authorization::{AccessRequest, authorize};
+use super::mint::no_store_response;
+use super::request::{AuthenticatedCaller, RequestFields};
+use super::{ApiError, SharedState};
 use crate::clock::{Clock, UnixTime};
 use crate::exchange::{About, Ask, Served};
 use crate::tokens::{Objection, Subject};
 
 pub(super) async fn oauth_access_token(
-    State(service): Now,
-    asker: Asker,
-    fields: Fields,
-) -> Result<Response, Refusal> {
-    let mut fields = fields.only(&["profile", "rejected_token"])?;
-    let grant = asker.caller.oauth.choose(fields.string("profile")?.as_deref())?;
+    State(state): State<SharedState>,
+    authenticated: AuthenticatedCaller,
+    fields: RequestFields,
+) -> Result<Response, ApiError> {
+    let mut fields = fields.allow_only(&["profile", "rejected_token"])?;
+    let grant = authenticated.caller.oauth.choose(fields.string("profile")?.as_deref())?;
     let rejected = fields.secret("rejected_token")?;
-    let authorized = authorize(&service, &asker, &AccessRequest { grant, subject: None, mints: false })?;
+    let authorized =
+        authorize(&state, &authenticated, &AccessRequest { grant, subject: None, mints: false })?;
 
-    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
-    let served = service.exchanger.oauth(authorized.profile(), ask).await?;
-    service.audit.handed_out(&asker, authorized.name(), &served, None)?;
-    Ok(answer(&served, &*service.clock))
+    let ask = Ask {
+        rejected: rejected.as_ref(),
+        deadline: authenticated.id.deadline(),
+        trace: authenticated.trace(),
+    };
+    let served = state.exchanger.oauth(authorized.profile(), ask).await?;
+    state.audit.log_access_token(&authenticated, authorized.name(), &served, None)?;
+    Ok(access_token_response(&served, &*state.clock))
 }
 
 pub(super) async fn messaging_access_token(
-    State(service): Now,
-    asker: Asker,
-    fields: Fields,
-) -> Result<Response, Refusal> {
-    let mut fields = fields.only(&["sub", "profile", "claims", "rejected_token"])?;
+    State(state): State<SharedState>,
+    authenticated: AuthenticatedCaller,
+    fields: RequestFields,
+) -> Result<Response, ApiError> {
+    let mut fields = fields.allow_only(&["sub", "profile", "claims", "rejected_token"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
-    let grant = asker.caller.identity.choose(fields.string("profile")?.as_deref())?;
+    let grant = authenticated.caller.identity.choose(fields.string("profile")?.as_deref())?;
     let claims = grant.claims(fields.object("claims")?)?;
     let rejected = fields.secret("rejected_token")?;
     let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: false };
-    let authorized = authorize(&service, &asker, &request)?;
+    let authorized = authorize(&state, &authenticated, &request)?;
     if authorized.profile().messaging.is_none() {
         let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged";
         return Err(Objection::new("profile", message).into());
     }
 
-    let ask = Ask { rejected: rejected.as_ref(), deadline: asker.id.deadline(), trace: asker.trace() };
-    let served = service.exchanger.messaging(authorized.profile(), subject.clone(), claims, ask).await?;
-    service.audit.handed_out(&asker, authorized.name(), &served, Some(&subject))?;
-    Ok(answer(&served, &*service.clock))
+    let ask = Ask {
+        rejected: rejected.as_ref(),
+        deadline: authenticated.id.deadline(),
+        trace: authenticated.trace(),
+    };
+    let served = state.exchanger.messaging(authorized.profile(), subject.clone(), claims, ask).await?;
+    state.audit.log_access_token(&authenticated, authorized.name(), &served, Some(&subject))?;
+    Ok(access_token_response(&served, &*state.clock))
 }
 
 #[derive(Serialize)]
-struct OauthAnswer<'a> {
+struct OauthTokenResponse<'a> {
     access_token: &'a str,
     token_type: &'static str,
     instance_url: &'a str,
@@ -76,7 +85,7 @@ struct OauthAnswer<'a> {
 }
 
 #[derive(Serialize)]
-struct MessagingAnswer<'a> {
+struct MessagingTokenResponse<'a> {
     access_token: &'a str,
     last_event_id: &'a str,
     subject: &'a str,
@@ -91,14 +100,17 @@ struct MessagingAnswer<'a> {
     rejected_token_kept: bool,
 }
 
-fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Clock) -> Response {
+fn access_token_response(
+    Served { token, cached, rejected_token_kept }: &Served,
+    clock: &dyn Clock,
+) -> Response {
     let access_token = token.secret.expose_secret();
     let (obtained_at, expires_at) = (token.obtained_at, token.expires_at);
     let (cached, rejected_token_kept) = (*cached, *rejected_token_kept);
-    let expires_in = token.expires_in(clock.now(), clock.steady());
+    let expires_in = token.expires_in(clock.now(), clock.monotonic());
     let body = match &token.about {
         About::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
-            serde_json::to_vec(&OauthAnswer {
+            serde_json::to_vec(&OauthTokenResponse {
                 access_token,
                 token_type: "Bearer",
                 instance_url,
@@ -113,7 +125,7 @@ fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Cl
                 rejected_token_kept,
             })
         }
-        About::Messaging { last_event_id, subject } => serde_json::to_vec(&MessagingAnswer {
+        About::Messaging { last_event_id, subject } => serde_json::to_vec(&MessagingTokenResponse {
             access_token,
             last_event_id,
             subject,
@@ -125,5 +137,5 @@ fn answer(Served { token, cached, rejected_token_kept }: &Served, clock: &dyn Cl
             rejected_token_kept,
         }),
     };
-    never_stored("application/json", body.expect("strings can be written to memory"))
+    no_store_response("application/json", body.expect("strings can be written to memory"))
 }

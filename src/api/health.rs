@@ -2,52 +2,53 @@
 
 use std::sync::atomic::Ordering;
 
-use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use ::http::{HeaderValue, StatusCode};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 use prometheus::GaugeVec;
 use serde_json::json;
 
-use super::{Now, Service};
+use super::{AppState, SharedState};
 use crate::clock::UnixTime;
 use crate::keys::State as KeyState;
 use crate::metrics::Metrics;
 
-const FRESH: [(::http::HeaderName, HeaderValue); 1] = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+const NO_STORE: [(http::HeaderName, HeaderValue); 1] =
+    [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 pub(super) async fn livez() -> Response {
-    (FRESH, Json(json!({"status": "ok"}))).into_response()
+    (NO_STORE, Json(json!({"status": "ok"}))).into_response()
 }
 
 /// Ready means that it can mint, not that Salesforce can be reached.
-pub(super) async fn readyz(State(service): Now) -> Response {
-    if service.ready() {
-        return (FRESH, Json(json!({"status": "ready"}))).into_response();
+pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
+    if state.ready() {
+        return (NO_STORE, Json(json!({"status": "ready"}))).into_response();
     }
-    let status = if service.draining.load(Ordering::Acquire) { "draining" } else { "no key signs yet" };
+    let status = if state.draining.load(Ordering::Acquire) { "draining" } else { "no key signs yet" };
     let retry = [(RETRY_AFTER, HeaderValue::from_static("1"))];
-    (StatusCode::SERVICE_UNAVAILABLE, FRESH, retry, Json(json!({"status": status}))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, NO_STORE, retry, Json(json!({"status": status}))).into_response()
 }
 
-pub(super) async fn metrics(State(service): Now) -> Response {
-    refresh(&service);
-    let text = service.metrics.render();
-    ([(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))], FRESH, text).into_response()
+pub(super) async fn metrics(State(state): State<SharedState>) -> Response {
+    refresh_gauges(&state);
+    let text = state.metrics.render();
+    ([(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))], NO_STORE, text).into_response()
 }
 
 /// Sets what follows from the clock rather than from an event.
-fn refresh(service: &Service) {
-    let metrics = &service.metrics;
-    let dropped = (service.dropped_lines)().saturating_sub(metrics.log_lines_dropped.get());
+fn refresh_gauges(state: &AppState) {
+    let metrics = &state.metrics;
+    let dropped = (state.dropped_lines)().saturating_sub(metrics.log_lines_dropped.get());
     metrics.log_lines_dropped.inc_by(dropped);
 
-    service.exchanger.refresh_metrics(&service.rooms.load().profiles);
-    let now = service.clock.now();
+    state.exchanger.refresh_metrics(&state.snapshot.load().profiles);
+    let now = state.clock.now();
     #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
     let until = |moment| now.seconds_until(moment) as f64;
-    for keyset in service.rooms.load().ring.keysets.values() {
+    for keyset in state.snapshot.load().ring.keysets.values() {
         for key in &keyset.keys {
             let labels = [keyset.name.as_str(), key.kid.as_str()];
             let show = |gauge: &GaugeVec, moment: Option<UnixTime>| match moment {

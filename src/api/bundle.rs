@@ -8,39 +8,43 @@ use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::mint::never_stored;
-use super::policy::{AccessRequest, authorize};
-use super::request::{Asker, Fields};
-use super::{Now, Refusal, Service};
+use super::authorization::{AccessRequest, authorize};
+use super::mint::no_store_response;
+use super::request::{AuthenticatedCaller, RequestFields};
+use super::{ApiError, AppState, SharedState};
 use crate::callers::{AuthorizedEntry, Entry};
 use crate::clock::UnixTime;
 use crate::config::Name;
 use crate::json::Members;
 use crate::tokens::{Claims, IdentityProfile, MintError, Minted, Objection, Subject};
 
-pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) -> Result<Response, Refusal> {
-    let mut fields = fields.only(&["sub", "bundle", "claims"])?;
+pub(super) async fn bundle(
+    State(state): State<SharedState>,
+    authenticated: AuthenticatedCaller,
+    fields: RequestFields,
+) -> Result<Response, ApiError> {
+    let mut fields = fields.allow_only(&["sub", "bundle", "claims"])?;
     let subject = Subject::parse("sub", fields.required_string("sub")?)?;
-    let denied = |denied| Refusal::Denied { denied, field: "bundle" };
-    let grant = asker.caller.bundles.choose(fields.string("bundle")?.as_deref()).map_err(denied)?;
+    let denied = |denied| ApiError::Denied { denied, field: "bundle" };
+    let grant = authenticated.caller.bundles.choose(fields.string("bundle")?.as_deref()).map_err(denied)?;
     let entries = grant.entries().map_err(denied)?;
     if entries.iter().filter(|(_, entry)| matches!(entry, Entry::Identity(_))).count() > 1 {
         wake_another_thread();
     }
-    let claims = claims_of(entries, fields.objects("claims")?)?;
+    let claims = claims_per_entry(entries, fields.objects("claims")?)?;
     let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
-    let authorized = authorize(&service, &asker, &request)?;
+    let authorized = authorize(&state, &authenticated, &request)?;
     let entries: Vec<_> = authorized.entries().collect();
 
-    let signing = asker.trace().step("sign");
-    let minted = side_by_side(&service, &entries, &subject, claims).await?;
+    let signing = authenticated.trace().step("sign");
+    let minted = mint_all(&state, &entries, &subject, claims).await?;
     drop(signing);
     for (minted, (_, entry)) in minted.iter().zip(&entries) {
         let profile = match entry {
             AuthorizedEntry::Identity(authorized) => authorized.name(),
             AuthorizedEntry::Intercom(authorized) => authorized.name(),
         };
-        service.audit.minted(&asker, profile, minted, Some(&subject))?;
+        state.audit.log_minted(&authenticated, profile, minted, Some(&subject))?;
     }
     for (_, entry) in &entries {
         match entry {
@@ -48,11 +52,14 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
             AuthorizedEntry::Intercom(authorized) => authorized.count(),
         }
     }
-    Ok(answer(&entries, &minted))
+    Ok(bundle_response(&entries, &minted))
 }
 
 /// The extra claims of each entry, in their order; every one is checked before anything is signed.
-fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Result<Vec<Claims>, Objection> {
+fn claims_per_entry(
+    entries: &[(Name, Entry)],
+    mut asked: Vec<(String, Members)>,
+) -> Result<Vec<Claims>, Objection> {
     if let Some((unknown, _)) =
         asked.iter().find(|(name, _)| !entries.iter().any(|(entry, _)| entry.as_str() == name))
     {
@@ -84,13 +91,13 @@ fn wake_another_thread() {
 }
 
 /// Signs each entry in a task of its own, so that two keys take two cores; a single one here.
-async fn side_by_side(
-    service: &Arc<Service>,
+async fn mint_all(
+    state: &Arc<AppState>,
     entries: &[(&Name, AuthorizedEntry<'_>)],
     subject: &Subject,
     claims: Vec<Claims>,
 ) -> Result<Vec<Minted>, MintError> {
-    let now = service.clock.now();
+    let now = state.clock.now();
     let mut minted: Vec<Option<Minted>> = entries.iter().map(|_| None).collect();
     let mut signed = Vec::new();
     for (position, ((_, entry), claims)) in entries.iter().zip(claims).enumerate() {
@@ -106,7 +113,7 @@ async fn side_by_side(
         }
     }
     if let [(position, profile, claims)] = signed.as_slice() {
-        minted[*position] = Some(mint(service, profile, subject, claims, now).await?);
+        minted[*position] = Some(mint_identity_token(state, profile, subject, claims, now).await?);
         return Ok(minted.into_iter().flatten().collect());
     }
     // All of them, also the last: a runtime keeps the newest task of a thread for that thread, and gives only
@@ -114,8 +121,13 @@ async fn side_by_side(
     let tasks: Vec<_> = signed
         .into_iter()
         .map(|(position, profile, claims)| {
-            let (service, subject) = (service.clone(), subject.clone());
-            (position, tokio::spawn(async move { mint(&service, &profile, &subject, &claims, now).await }))
+            let (state, subject) = (state.clone(), subject.clone());
+            (
+                position,
+                tokio::spawn(
+                    async move { mint_identity_token(&state, &profile, &subject, &claims, now).await },
+                ),
+            )
         })
         .collect();
     for (position, task) in tasks {
@@ -129,18 +141,18 @@ async fn side_by_side(
     Ok(minted.into_iter().flatten().collect())
 }
 
-async fn mint(
-    service: &Service,
+async fn mint_identity_token(
+    state: &AppState,
     profile: &IdentityProfile,
     subject: &Subject,
     claims: &Claims,
     now: UnixTime,
 ) -> Result<Minted, MintError> {
-    profile.mint(subject, profile.default_lifetime(), claims, now, &service.signer).await
+    profile.mint(subject, profile.default_lifetime(), claims, now, &state.signer).await
 }
 
 #[derive(Serialize)]
-struct BundleAnswer<'a> {
+struct BundleResponse<'a> {
     tokens: BTreeMap<&'a str, &'a str>,
     /// The first of them to expire, and to be renewed.
     expires_at: UnixTime,
@@ -148,9 +160,9 @@ struct BundleAnswer<'a> {
     renew_at: UnixTime,
 }
 
-fn answer(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[Minted]) -> Response {
+fn bundle_response(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[Minted]) -> Response {
     let first = |time: fn(&Minted) -> UnixTime| minted.iter().map(time).min().expect("a bundle has an entry");
-    let body = BundleAnswer {
+    let body = BundleResponse {
         tokens: entries
             .iter()
             .zip(minted)
@@ -160,5 +172,8 @@ fn answer(entries: &[(&Name, AuthorizedEntry<'_>)], minted: &[Minted]) -> Respon
         expires_in: minted.iter().map(Minted::expires_in).min().unwrap_or(0),
         renew_at: first(Minted::renew_at),
     };
-    never_stored("application/json", serde_json::to_vec(&body).expect("strings can be written to memory"))
+    no_store_response(
+        "application/json",
+        serde_json::to_vec(&body).expect("strings can be written to memory"),
+    )
 }

@@ -18,48 +18,48 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 /// A message that doesn't arrive is the supervisor's loss.
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-pub fn ready() {
-    tell(&[NotifyState::Ready]);
+pub fn notify_ready() {
+    notify(&[NotifyState::Ready]);
 }
 
-/// To be followed by [`ready`].
-pub fn reloading() {
+/// To be followed by [`notify_ready`].
+pub fn notify_reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+        notify(&[NotifyState::Reloading, now]);
     }
 }
 
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Feeds the watchdog, if there is one, for ever.
 pub async fn feed_watchdog() {
-    let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| *patience > Duration::ZERO) else {
+    let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| *timeout > Duration::ZERO) else {
         return;
     };
     loop {
-        tell(&[NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
         // Twice as often as asked for (`sd_watchdog_enabled(3)`).
-        tokio::time::sleep(patience / 2).await;
+        tokio::time::sleep(timeout / 2).await;
     }
 }
 
 /// A socket that listens already.
-pub enum Inherited {
+pub enum InheritedSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 /// Sockets that were handed over, by name.
 #[derive(Default)]
-pub struct Sockets(BTreeMap<String, Vec<Inherited>>);
+pub struct InheritedSockets(BTreeMap<String, Vec<InheritedSocket>>);
 
-impl Sockets {
+impl InheritedSockets {
     /// Takes the sockets of this process. `is_sole_listener` says that the configuration has the minting listener alone.
     ///
     /// # Errors
@@ -72,18 +72,18 @@ impl Sockets {
         let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
         let mut handed = ListenFd::from_env();
         let sole = names.iter().all(|name| *name == names[0]);
-        let mut sockets: BTreeMap<String, Vec<Inherited>> = BTreeMap::new();
+        let mut sockets: BTreeMap<String, Vec<InheritedSocket>> = BTreeMap::new();
         for (at, name) in names.iter().enumerate() {
             let socket = match handed.take_tcp_listener(at) {
-                Ok(tcp) => tcp.map(Inherited::Tcp),
-                Err(_) => handed.take_unix_listener(at)?.map(Inherited::Unix),
+                Ok(tcp) => tcp.map(InheritedSocket::Tcp),
+                Err(_) => handed.take_unix_listener(at)?.map(InheritedSocket::Unix),
             };
             let known = ["minting", "public", "ops"].contains(&name.as_str());
             let name = if known || !sole || !is_sole_listener { name.as_str() } else { "minting" };
             let Some(socket) = socket else { continue };
             let listens = match &socket {
-                Inherited::Tcp(socket) => rustix::net::sockopt::socket_acceptconn(socket),
-                Inherited::Unix(socket) => rustix::net::sockopt::socket_acceptconn(socket),
+                InheritedSocket::Tcp(socket) => rustix::net::sockopt::socket_acceptconn(socket),
+                InheritedSocket::Unix(socket) => rustix::net::sockopt::socket_acceptconn(socket),
             };
             if !listens? {
                 let reason = format!("the socket {name} doesn't listen: in its unit, leave out Accept=yes");
@@ -94,12 +94,12 @@ impl Sockets {
         Ok(Self(sockets))
     }
 
-    pub fn take(&mut self, name: &str) -> Vec<Inherited> {
+    pub fn take(&mut self, name: &str) -> Vec<InheritedSocket> {
         self.0.remove(name).unwrap_or_default()
     }
 
     /// Names that no listener of the configuration has.
-    pub fn left(&self) -> impl Iterator<Item = &str> {
+    pub fn unclaimed(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 }

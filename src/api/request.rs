@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use ::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use ::http::request::Parts;
-use ::http::{HeaderMap, HeaderValue};
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use secrecy::SecretString;
 use tokio::time::Instant;
 
-use super::accept::Form;
-use super::observe::RequestId;
-use super::{BodyGate, Refusal, Shared};
+use super::content_negotiation::ResponseFormat;
+use super::middleware::RequestId;
+use super::{ApiError, BodyGate, SharedState};
 use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
 use crate::tokens::Objection;
@@ -21,44 +21,44 @@ use crate::traces::{Fact, Trace};
 
 /// What the connection knows of a request.
 #[derive(Clone)]
-pub struct Arrival {
+pub struct RequestContext {
     /// When its first byte came.
-    pub began: Instant,
+    pub started_at: Instant,
     /// Why it isn't looked at.
-    pub refusal: Option<Refusal>,
+    pub error: Option<ApiError>,
     pub peer: Option<Arc<Peer>>,
-    pub body: Arc<BodyGate>,
+    pub body_gate: Arc<BodyGate>,
 }
 
 /// The caller behind a request, with all that it may use.
-pub(super) struct Asker {
+pub(super) struct AuthenticatedCaller {
     pub caller: Arc<Caller>,
     /// By what it is known, for the audit line.
     pub credential: &'static str,
     pub id: RequestId,
 }
 
-impl FromRequestParts<Shared> for Asker {
-    type Rejection = Refusal;
+impl FromRequestParts<SharedState> for AuthenticatedCaller {
+    type Rejection = ApiError;
 
     /// No key, a wrong key and a malformed header are told apart by nobody. Who sends a key is the caller of that
     /// key or nobody: with a wrong one, the connection's own caller must not take its place unnoticed.
-    async fn from_request_parts(parts: &mut Parts, service: &Shared) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
         let header = headers.next();
         if headers.next().is_some() {
-            return Err(Refusal::SeveralCredentials);
+            return Err(ApiError::MultipleCredentials);
         }
-        let rooms = service.rooms.load();
-        let peer = parts.extensions.get::<Arrival>().and_then(|arrival| arrival.peer.as_ref());
+        let snapshot = state.snapshot.load();
+        let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
         let (credential, caller) = match (header, peer) {
             (Some(header), _) => {
-                ("api_key", bearer(header).and_then(|api_key| rooms.callers.by_api_key(api_key)))
+                ("api_key", bearer(header).and_then(|api_key| snapshot.callers.by_api_key(api_key)))
             }
-            (None, Some(peer)) => ("connection", rooms.callers.by_peer(peer)),
-            (None, None) => return Err(Refusal::InvalidClient),
+            (None, Some(peer)) => ("connection", snapshot.callers.by_peer(peer)),
+            (None, None) => return Err(ApiError::InvalidClient),
         };
-        let caller = caller.cloned().ok_or(Refusal::InvalidClient)?;
+        let caller = caller.cloned().ok_or(ApiError::InvalidClient)?;
         parts.extensions.insert(KnownCaller(caller.clone()));
         let id = parts.extensions.get::<RequestId>().cloned();
         let id = id.expect("the door gives every request an id");
@@ -71,7 +71,7 @@ impl FromRequestParts<Shared> for Asker {
 #[derive(Clone)]
 struct KnownCaller(Arc<Caller>);
 
-impl Asker {
+impl AuthenticatedCaller {
     /// Where the request stands in a trace.
     pub const fn trace(&self) -> &Trace {
         self.id.trace()
@@ -84,44 +84,44 @@ fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-impl FromRequestParts<Shared> for Form {
-    type Rejection = Refusal;
+impl FromRequestParts<SharedState> for ResponseFormat {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Refusal> {
-        Self::accepted(&parts.headers).ok_or(Refusal::NotAcceptable)
+    async fn from_request_parts(parts: &mut Parts, _: &SharedState) -> Result<Self, ApiError> {
+        Self::negotiate(&parts.headers).ok_or(ApiError::NotAcceptable)
     }
 }
 
 /// The members of the JSON object that is a request's body.
-pub(super) struct Fields(Members);
+pub(super) struct RequestFields(Members);
 
-impl FromRequest<Shared> for Fields {
-    type Rejection = Refusal;
+impl FromRequest<SharedState> for RequestFields {
+    type Rejection = ApiError;
 
     /// Reads a body only of a caller that is known. One that asks too often is told so behind the body, so that it can
     /// use the connection again.
-    async fn from_request(request: Request, service: &Shared) -> Result<Self, Refusal> {
-        let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(Refusal::InvalidClient)?;
+    async fn from_request(request: Request, state: &SharedState) -> Result<Self, ApiError> {
+        let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(ApiError::InvalidClient)?;
         let turn = caller
-            .take_turn(service.clock.steady())
-            .map_err(|retry_after| Refusal::RateLimited { retry_after, who: "this caller" });
+            .take_turn(state.clock.monotonic())
+            .map_err(|retry_after| ApiError::RateLimited { retry_after, who: "this caller" });
         is_plain_json(request.headers())?;
-        let limit = service.limits.body;
+        let limit = state.limits.body;
         // At once, and not when the limit is reached.
         if declared_length(request.headers()).is_some_and(|length| length > limit) {
-            return Err(Refusal::BodyTooLarge(limit));
+            return Err(ApiError::BodyTooLarge(limit));
         }
-        let within = service.limits.body_timeout();
+        let within = state.limits.body_timeout();
         let mut deadline = Instant::now() + within;
-        if let Some(arrival) = request.extensions().get::<Arrival>() {
-            deadline = deadline.min(arrival.began + service.limits.request_timeout);
+        if let Some(context) = request.extensions().get::<RequestContext>() {
+            deadline = deadline.min(context.started_at + state.limits.request_timeout);
         }
         let body = Limited::new(request.into_body(), limit).collect();
         let body = tokio::time::timeout_at(deadline, body).await;
-        let body = body.map_err(|_| Refusal::ArrivedTooSlowly { what: "body", within })?;
+        let body = body.map_err(|_| ApiError::ReceiveTimeout { what: "body", within })?;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => Refusal::BodyTooLarge(limit),
-            None => Refusal::BodyCutShort,
+            Some(_) => ApiError::BodyTooLarge(limit),
+            None => ApiError::IncompleteBody,
         })?;
         turn?;
         Self::parse(&body.to_bytes())
@@ -131,28 +131,28 @@ impl FromRequest<Shared> for Fields {
 /// Of UTF-8 and, in both orders, of UTF-16; no JSON begins with one (RFC 8259, section 8.1).
 const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
 
-impl Fields {
-    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+impl RequestFields {
+    fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if BYTE_ORDER_MARKS.iter().any(|mark| body.starts_with(mark)) {
             let message = "the body begins with a byte order mark (BOM): send JSON in UTF-8 without one";
-            return Err(Refusal::NotJson(message.to_owned()));
+            return Err(ApiError::NotJson(message.to_owned()));
         }
         let json =
-            Json::parse(body).map_err(|error| Refusal::NotJson(format!("the body isn't JSON: {error}")))?;
-        if let Some(field) = json.doubled() {
+            Json::parse(body).map_err(|error| ApiError::NotJson(format!("the body isn't JSON: {error}")))?;
+        if let Some(field) = json.duplicate_key() {
             return Err(Objection::new(field, "is given twice").into());
         }
         match json {
             Json::Object(members) => Ok(Self(members)),
             other => {
                 let message = format!("the body must be a JSON object, not {}", other.type_name());
-                Err(Refusal::NotJson(message))
+                Err(ApiError::NotJson(message))
             }
         }
     }
 
     /// Refuses every field but `known`.
-    pub fn only(self, known: &[&str]) -> Result<Self, Refusal> {
+    pub fn allow_only(self, known: &[&str]) -> Result<Self, ApiError> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(self),
             Some((name, _)) => {
@@ -167,11 +167,11 @@ impl Fields {
         Some(self.0.swap_remove(at).1)
     }
 
-    pub fn required_string(&mut self, name: &str) -> Result<String, Refusal> {
+    pub fn required_string(&mut self, name: &str) -> Result<String, ApiError> {
         self.string(name)?.ok_or_else(|| Objection::new(name, "is missing").into())
     }
 
-    pub fn string(&mut self, name: &str) -> Result<Option<String>, Refusal> {
+    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Json::String(text)) => Ok(Some(text)),
@@ -180,11 +180,11 @@ impl Fields {
     }
 
     /// A token or the like; taken out of the text at once.
-    pub fn secret(&mut self, name: &str) -> Result<Option<SecretString>, Refusal> {
+    pub fn secret(&mut self, name: &str) -> Result<Option<SecretString>, ApiError> {
         Ok(self.string(name)?.map(SecretString::from))
     }
 
-    pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, Refusal> {
+    pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Json::Number(number)) => match number.as_u64() {
@@ -196,7 +196,7 @@ impl Fields {
     }
 
     /// An object of objects, each under its name.
-    pub fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, Refusal> {
+    pub fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, ApiError> {
         let inner = |(entry, value): (String, Json)| match value {
             Json::Object(members) => Ok((entry, members)),
             other => Err(wrong_type(&format!("{name}.{entry}"), "an object", &other)),
@@ -204,7 +204,7 @@ impl Fields {
         self.object(name)?.into_iter().map(inner).collect()
     }
 
-    pub fn object(&mut self, name: &str) -> Result<Members, Refusal> {
+    pub fn object(&mut self, name: &str) -> Result<Members, ApiError> {
         match self.take(name) {
             None => Ok(Vec::new()),
             Some(Json::Object(members)) => Ok(members),
@@ -213,13 +213,13 @@ impl Fields {
     }
 }
 
-fn wrong_type(name: &str, wanted: &str, got: &Json) -> Refusal {
+fn wrong_type(name: &str, wanted: &str, got: &Json) -> ApiError {
     Objection::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
 }
 
 /// `application/json`, in UTF-8 if it says in which (RFC 8259, section 8.1), and not compressed.
-fn is_plain_json(headers: &HeaderMap) -> Result<(), Refusal> {
-    let unsupported = |what| Err(Refusal::UnsupportedMediaType(what));
+fn is_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let unsupported = |what| Err(ApiError::UnsupportedMediaType(what));
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return unsupported("send the body as it is, without Content-Encoding");
     }

@@ -3,20 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use ::http::HeaderValue;
-use ::http::header::CACHE_CONTROL;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use http::HeaderValue;
+use http::header::CACHE_CONTROL;
 use serde::Serialize;
 
-use super::{Now, Service};
+use super::{AppState, SharedState};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem};
 use crate::keys::Keyset;
 
 /// What a look at the files came to.
-pub struct LookReport {
+pub struct ReloadReport {
     /// `None` before the first look.
     pub began_at: Option<UnixTime>,
     /// Whether the files, as they were then, are in force.
@@ -25,14 +25,14 @@ pub struct LookReport {
     pub problems: Vec<Problem>,
 }
 
-impl Default for LookReport {
+impl Default for ReloadReport {
     fn default() -> Self {
         Self { began_at: None, in_force: true, problems: Vec::new() }
     }
 }
 
 #[derive(Serialize)]
-struct Status {
+struct StatusResponse {
     version: &'static str,
     keysets: BTreeMap<Name, KeysetStatus>,
     reload: ReloadStatus,
@@ -48,30 +48,31 @@ struct KeysetStatus {
 struct ReloadStatus {
     looked_at: Option<UnixTime>,
     in_force: bool,
-    problems: Vec<FieldProblem>,
+    problems: Vec<ReportedProblem>,
 }
 
 /// A [`Problem`] without the file's path: where there is no listener for operators, callers can ask too.
 #[derive(Serialize)]
-struct FieldProblem {
+struct ReportedProblem {
     field: String,
     message: String,
 }
 
-pub(super) async fn status(State(service): Now) -> Response {
-    ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(Status::of(&service))).into_response()
+pub(super) async fn status(State(state): State<SharedState>) -> Response {
+    ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(StatusResponse::of(&state)))
+        .into_response()
 }
 
-impl Status {
-    fn of(service: &Service) -> Self {
-        let now = service.clock.now();
+impl StatusResponse {
+    fn of(state: &AppState) -> Self {
+        let now = state.clock.now();
         let keyset = |keyset: &Keyset| KeysetStatus {
             signing: keyset.signing(now).map(|position| keyset.keys[position].kid.clone()),
             published: keyset.published(now).map(|key| key.kid.clone()).collect(),
         };
-        let keysets = &service.rooms.load().ring.keysets;
-        let look = service.last_look.load();
-        let problem = |problem: &Problem| FieldProblem {
+        let keysets = &state.snapshot.load().ring.keysets;
+        let check = state.last_reload_check.load();
+        let problem = |problem: &Problem| ReportedProblem {
             field: problem.field.clone(),
             message: problem.message.clone(),
         };
@@ -79,9 +80,9 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             keysets: keysets.iter().map(|(name, set)| (name.clone(), keyset(set))).collect(),
             reload: ReloadStatus {
-                looked_at: look.began_at,
-                in_force: look.in_force,
-                problems: look.problems.iter().map(problem).collect(),
+                looked_at: check.began_at,
+                in_force: check.in_force,
+                problems: check.problems.iter().map(problem).collect(),
             },
         }
     }

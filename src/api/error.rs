@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use ::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
-use ::http::{HeaderValue, StatusCode};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::callers::Denied;
@@ -17,12 +17,12 @@ use crate::tokens::{MintError, Objection};
 
 /// Why a request isn't answered as it wished.
 #[derive(Clone, Debug)]
-pub enum Refusal {
+pub enum ApiError {
     /// No credentials, or wrong ones: the answer doesn't tell which.
     InvalidClient,
     /// The client's, since its connection was made.
     CertificateExpired,
-    SeveralCredentials,
+    MultipleCredentials,
     Denied {
         denied: Denied,
         field: &'static str,
@@ -45,12 +45,12 @@ pub enum Refusal {
     HeadTooLarge(usize),
     TooManyHeaders(usize),
     /// The head since its first byte, or the body since the caller was known.
-    ArrivedTooSlowly {
+    ReceiveTimeout {
         what: &'static str,
         within: Duration,
     },
     /// The connection broke within the body.
-    BodyCutShort,
+    IncompleteBody,
     RateLimited {
         retry_after: Duration,
         /// Who asks too often: the caller, or one subject's page.
@@ -59,24 +59,24 @@ pub enum Refusal {
     Mint(MintError),
     Exchange(ExchangeError),
     /// The log doesn't take the token's audit line, and must.
-    Unaudited,
-    TooSlow,
+    AuditUnavailable,
+    RequestTimeout,
     Panicked,
 }
 
-impl From<Objection> for Refusal {
+impl From<Objection> for ApiError {
     fn from(objection: Objection) -> Self {
         Self::Objection(objection)
     }
 }
 
-impl From<MintError> for Refusal {
+impl From<MintError> for ApiError {
     fn from(error: MintError) -> Self {
         Self::Mint(error)
     }
 }
 
-impl From<ExchangeError> for Refusal {
+impl From<ExchangeError> for ApiError {
     fn from(error: ExchangeError) -> Self {
         match error {
             ExchangeError::Mint(error) => Self::Mint(error),
@@ -85,7 +85,7 @@ impl From<ExchangeError> for Refusal {
     }
 }
 
-impl From<Denied> for Refusal {
+impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         Self::Denied { denied, field: "profile" }
     }
@@ -103,7 +103,7 @@ struct ErrorBody<'a> {
 }
 
 /// A refusal as HTTP has it.
-pub(super) struct Verdict {
+pub(super) struct ErrorResponse {
     pub status: StatusCode,
     /// RFC 6749's word, or the contract's.
     pub error: &'static str,
@@ -114,10 +114,10 @@ pub(super) struct Verdict {
     upstream: Option<Upstream>,
 }
 
-impl Refusal {
-    pub(super) fn verdict(self) -> Verdict {
+impl ApiError {
+    pub(super) fn error_response(self) -> ErrorResponse {
         use StatusCode as S;
-        let verdict = |status, error, description: &str| Verdict {
+        let error_response = |status, error, description: &str| ErrorResponse {
             status,
             error,
             description: description.to_owned(),
@@ -125,19 +125,19 @@ impl Refusal {
             retry_after: None,
             upstream: None,
         };
-        let invalid = |description: &str| verdict(S::BAD_REQUEST, "invalid_request", description);
+        let invalid = |description: &str| error_response(S::BAD_REQUEST, "invalid_request", description);
         match self {
-            Self::InvalidClient => verdict(
+            Self::InvalidClient => error_response(
                 S::UNAUTHORIZED,
                 "invalid_client",
                 "send a valid API key: `Authorization: Bearer KEY`; `tokenmint callers new NAME` makes one",
             ),
-            Self::CertificateExpired => verdict(
+            Self::CertificateExpired => error_response(
                 S::UNAUTHORIZED,
                 "invalid_client",
                 "the client certificate of this connection has expired: connect again with a valid one",
             ),
-            Self::SeveralCredentials => invalid("send one Authorization header, not several"),
+            Self::MultipleCredentials => invalid("send one Authorization header, not several"),
             Self::Denied { denied, field } => {
                 let status = match denied {
                     Denied::Ambiguous(_) | Denied::NotAName | Denied::WrongKind(_) => S::BAD_REQUEST,
@@ -146,15 +146,18 @@ impl Refusal {
                     }
                 };
                 let error = if status == S::FORBIDDEN { "access_denied" } else { "invalid_request" };
-                Verdict { field: Some(field.to_owned()), ..verdict(status, error, &denied.to_string()) }
+                ErrorResponse {
+                    field: Some(field.to_owned()),
+                    ..error_response(status, error, &denied.to_string())
+                }
             }
-            Self::Objection(objection) => Verdict {
+            Self::Objection(objection) => ErrorResponse {
                 field: Some(objection.field.clone()),
                 ..invalid(&format!("`{}` {}", objection.field, objection.message))
             },
-            Self::RateLimited { retry_after, who } => Verdict {
-                retry_after: Some(whole_seconds(retry_after)),
-                ..verdict(
+            Self::RateLimited { retry_after, who } => ErrorResponse {
+                retry_after: Some(retry_after_seconds(retry_after)),
+                ..error_response(
                     S::TOO_MANY_REQUESTS,
                     "rate_limited",
                     &format!("{who} asks too often; wait as Retry-After says"),
@@ -162,74 +165,74 @@ impl Refusal {
             },
             Self::Malformed(message) => invalid(message),
             Self::NotJson(reason) => invalid(&reason),
-            Self::NotFound => verdict(
+            Self::NotFound => error_response(
                 S::NOT_FOUND,
                 "not_found",
                 "there is nothing at this path on this listener; `tokenmint openapi` lists what there is",
             ),
-            Self::MethodNotAllowed | Self::UnknownMethod => verdict(
+            Self::MethodNotAllowed | Self::UnknownMethod => error_response(
                 S::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
                 "use the method that the Allow header names",
             ),
-            Self::NotAcceptable => verdict(
+            Self::NotAcceptable => error_response(
                 S::NOT_ACCEPTABLE,
                 "not_acceptable",
                 "only application/json and application/jwt can be had; change the Accept header",
             ),
             Self::UnsupportedMediaType(what) => {
-                verdict(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", what)
+                error_response(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", what)
             }
-            Self::BodyTooLarge(limit) => verdict(
+            Self::BodyTooLarge(limit) => error_response(
                 S::PAYLOAD_TOO_LARGE,
                 "request_too_large",
                 &format!("the body is larger than {limit} bytes; shorten it, or raise server.limits.body"),
             ),
-            Self::HeadTooLarge(limit) => verdict(
+            Self::HeadTooLarge(limit) => error_response(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "request_headers_too_large",
                 &format!(
                     "send a shorter path, or fewer or shorter headers: the request head has more than {limit} bytes"
                 ),
             ),
-            Self::TooManyHeaders(limit) => verdict(
+            Self::TooManyHeaders(limit) => error_response(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "request_headers_too_large",
                 &format!("send fewer headers: there are more than {limit}"),
             ),
-            Self::ArrivedTooSlowly { what, within } => verdict(
+            Self::ReceiveTimeout { what, within } => error_response(
                 S::REQUEST_TIMEOUT,
                 "request_timeout",
                 &format!("the {what} did not arrive in time: send it at once, within {within:?}"),
             ),
-            Self::BodyCutShort => invalid("the body ended before it was whole"),
-            Self::Mint(MintError::Overloaded) | Self::TooSlow => Verdict {
+            Self::IncompleteBody => invalid("the body ended before it was whole"),
+            Self::Mint(MintError::Overloaded) | Self::RequestTimeout => ErrorResponse {
                 retry_after: Some(1),
-                ..verdict(
+                ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "overloaded",
                     "more is asked than can be signed in time; try again, or run more replicas",
                 )
             },
-            Self::Mint(MintError::NoSigningKey { seconds }) => Verdict {
+            Self::Mint(MintError::NoSigningKey { seconds }) => ErrorResponse {
                 retry_after: Some(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(5).clamp(1, 3600)),
-                ..verdict(
+                ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
                     "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`, and with \
                      `tokenmint check --running` whether the service has taken it over",
                 )
             },
-            Self::Unaudited => Verdict {
+            Self::AuditUnavailable => ErrorResponse {
                 retry_after: Some(1),
-                ..verdict(
+                ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
                     "the log takes no audit line, so nothing leaves (audit = \"required\"): is its disk full, or its reader gone?",
                 )
             },
-            Self::Exchange(error) => exchange_verdict(error),
-            Self::Mint(MintError::Signing(_) | MintError::Randomness(_)) | Self::Panicked => verdict(
+            Self::Exchange(error) => exchange_error_response(error),
+            Self::Mint(MintError::Signing(_) | MintError::Randomness(_)) | Self::Panicked => error_response(
                 S::INTERNAL_SERVER_ERROR,
                 "server_error",
                 "tokenmint failed; its log has a line with this request id",
@@ -239,14 +242,14 @@ impl Refusal {
 }
 
 /// Rounded up: who comes back in time must not be refused for the same reason again.
-fn whole_seconds(wait: Duration) -> u64 {
+fn retry_after_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 /// What Salesforce, or the lack of it, means for the caller.
-fn exchange_verdict(error: ExchangeError) -> Verdict {
+fn exchange_error_response(error: ExchangeError) -> ErrorResponse {
     let description = error.to_string();
-    let seconds = error.retry_after().map(whole_seconds);
+    let seconds = error.retry_after().map(retry_after_seconds);
     let permanent = error.is_permanent();
     let (status, word, upstream) = match error {
         ExchangeError::Unverified { .. } => (StatusCode::BAD_GATEWAY, "unverified", None),
@@ -273,10 +276,10 @@ fn exchange_verdict(error: ExchangeError) -> Verdict {
         StatusCode::GATEWAY_TIMEOUT => seconds,
         _ => seconds.or(Some(1)),
     };
-    Verdict { status, error: word, description, field: None, retry_after, upstream }
+    ErrorResponse { status, error: word, description, field: None, retry_after, upstream }
 }
 
-impl Verdict {
+impl ErrorResponse {
     /// The answer, on top of what `answer` has (such as `Allow`).
     pub fn into_response(self, mut answer: Response, request_id: &str) -> Response {
         let body = ErrorBody {
@@ -290,7 +293,7 @@ impl Verdict {
         *answer.status_mut() = self.status;
         *answer.body_mut() = Body::from(body);
         let headers = answer.headers_mut();
-        headers.remove(::http::header::CONTENT_LENGTH);
+        headers.remove(http::header::CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
@@ -305,7 +308,7 @@ impl Verdict {
 }
 
 /// Carried to the door as it is: only `observe` knows the request's id.
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
         match self {

@@ -1,41 +1,41 @@
 //! What everybody may see: the JWK Sets that Salesforce pulls, and the description of the interface.
 
-use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
-use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::{Now, OPENAPI, Refusal, Service};
+use super::{ApiError, AppState, OPENAPI, SharedState};
 use crate::jwks::{Client, Face};
 
-pub(super) async fn union(State(service): Now, method: Method, headers: HeaderMap) -> Response {
-    set(&service.rooms.load().published.union, &service, &method, &headers)
+pub(super) async fn union(State(state): State<SharedState>, method: Method, headers: HeaderMap) -> Response {
+    jwks_response(&state.snapshot.load().published.union, &state, &method, &headers)
 }
 
 pub(super) async fn keyset(
-    State(service): Now,
+    State(state): State<SharedState>,
     name: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     // A name that isn't even UTF-8 is just another that doesn't exist.
-    let Path(name) = name.map_err(|_| Refusal::NotFound)?;
-    let rooms = service.rooms.load();
-    let face = rooms.published.by_keyset.get(name.as_str()).ok_or(Refusal::NotFound)?;
-    Ok(set(face, &service, &method, &headers))
+    let Path(name) = name.map_err(|_| ApiError::NotFound)?;
+    let snapshot = state.snapshot.load();
+    let jwks = snapshot.published.by_keyset.get(name.as_str()).ok_or(ApiError::NotFound)?;
+    Ok(jwks_response(jwks, &state, &method, &headers))
 }
 
-fn set(face: &Face, service: &Service, method: &Method, headers: &HeaderMap) -> Response {
-    let now = service.clock.now();
-    let document = face.document(now);
+fn jwks_response(jwks: &Face, state: &AppState, method: &Method, headers: &HeaderMap) -> Response {
+    let now = state.clock.now();
+    let document = jwks.document(now);
     // Who asks by HEAD has not got the keys.
     if method == Method::GET {
         let client = Client::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
-        face.fetched(&document, client, now);
+        jwks.fetched(&document, client, now);
     }
-    let caching = [(ETAG, document.etag.clone()), (CACHE_CONTROL, face.cache_control.clone())];
-    if matches(headers, &document.etag) {
+    let caching = [(ETAG, document.etag.clone()), (CACHE_CONTROL, jwks.cache_control.clone())];
+    if matches_etag(headers, &document.etag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
@@ -43,7 +43,7 @@ fn set(face: &Face, service: &Service, method: &Method, headers: &HeaderMap) -> 
 }
 
 /// `If-None-Match`, by weak comparison (RFC 9110, section 13.1.2).
-fn matches(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+fn matches_etag(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
         .iter()

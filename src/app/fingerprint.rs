@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Invalid, KeySource, Keyset, Tls};
-use crate::files::{LARGEST, Opened};
-use crate::hash::Parts;
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
+use crate::hash::PartsHasher;
 use crate::keys::SCHEDULE_FILE;
 
 /// The files and folders that a configuration is made of.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Watched {
+pub struct WatchedFiles {
     files: BTreeSet<PathBuf>,
     /// Key directories.
     directories: BTreeSet<PathBuf>,
@@ -29,7 +29,7 @@ impl Fingerprint {
     }
 }
 
-impl Watched {
+impl WatchedFiles {
     pub fn of(config: &Config) -> Self {
         let mut watched = Self::default();
         watched.add(&config.files, config.keysets.values());
@@ -63,7 +63,7 @@ impl Watched {
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut hash = Parts::default();
+        let mut hash = PartsHasher::default();
         for directory in &self.directories {
             // Who may replace files in it, or why it can't be looked at.
             match rustix::fs::stat(directory) {
@@ -74,17 +74,17 @@ impl Watched {
                 Err(error) => hash.add(&error.raw_os_error().to_be_bytes()),
             }
         }
-        let inside = self.directories.iter().flat_map(|directory| contents(directory));
+        let inside = self.directories.iter().flat_map(|directory| key_directory_files(directory));
         for path in self.files.iter().cloned().chain(inside) {
             hash.add(path.as_os_str().as_encoded_bytes());
-            look(&mut hash, &path);
+            add_file(&mut hash, &path);
         }
         Fingerprint(hash.finish())
     }
 }
 
 /// The files of a key directory that count, in order.
-fn contents(directory: &Path) -> BTreeSet<PathBuf> {
+fn key_directory_files(directory: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     paths
@@ -97,12 +97,12 @@ fn contents(directory: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-fn look(hash: &mut Parts, path: &Path) {
-    let read = Opened::open(path).and_then(|file| {
+fn add_file(hash: &mut PartsHasher, path: &Path) {
+    let read = OpenedFile::open(path).and_then(|file| {
         hash.add(&file.stat.st_mode.to_be_bytes());
         hash.add(&file.stat.st_uid.to_be_bytes());
         hash.add(&file.stat.st_gid.to_be_bytes());
-        hash.add(&file.read(LARGEST)?);
+        hash.add(&file.read(MAX_FILE_SIZE)?);
         Ok(())
     });
     // What can't be read can't be in force: that it is so, and why, is all that counts.

@@ -9,17 +9,17 @@
 //! Every answer carries `X-Request-Id`; every refusal is JSON. No CORS headers: no browser calls
 //! tokenmint.
 
-mod accept;
+mod access_tokens;
 mod audit;
+mod authorization;
 mod body_gate;
 mod bundle;
-mod exchange;
+mod content_negotiation;
+mod error;
+mod health;
+mod jwks;
+mod middleware;
 mod mint;
-mod observe;
-mod operate;
-mod policy;
-mod publish;
-mod refusal;
 mod request;
 mod request_head;
 mod status;
@@ -27,20 +27,19 @@ mod status;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::http::Method;
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::State;
 use axum::routing::{MethodRouter, get, post};
+use http::Method;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use audit::{Audit, DroppedLines, TARGET as AUDIT_TARGET};
+pub use audit::{AUDIT_TARGET, Audit, DroppedLineCounter};
 pub use body_gate::{BodyGate, GatedBody};
-pub use observe::Tallies;
-pub use refusal::Refusal;
-pub use request::Arrival;
-pub use request_head::{BodyFraming, check as check_head};
-pub use status::LookReport;
+pub use error::ApiError;
+pub use middleware::RequestMetrics;
+pub use request::RequestContext;
+pub use request_head::{BodyFraming, check_head};
+pub use status::ReloadReport;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, Randomness};
@@ -55,7 +54,7 @@ use crate::tokens::{Profiles, Signer};
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
 /// What a request walks through; built whole from one configuration.
-pub struct Rooms {
+pub struct ConfigSnapshot {
     pub config: Arc<Config>,
     pub ring: KeyRing,
     pub profiles: Profiles,
@@ -64,35 +63,35 @@ pub struct Rooms {
 }
 
 /// What every handler is given: the rooms as they are now, and what outlives them.
-pub struct Service {
-    pub rooms: ArcSwap<Rooms>,
+pub struct AppState {
+    pub snapshot: ArcSwap<ConfigSnapshot>,
     pub signer: Arc<Signer>,
     pub exchanger: Exchanger,
     /// Against pages that ask again and again.
-    pub guard: Guard,
+    pub subject_rate_limiter: Guard,
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
     /// Of `metrics`, what each request counts.
-    pub tallies: Tallies,
+    pub request_metrics: RequestMetrics,
     pub audit: Audit,
     pub limits: Limits,
     /// Set at the end: no longer ready, though still answering.
     pub draining: AtomicBool,
     /// What the last look at the files came to.
-    pub last_look: ArcSwap<LookReport>,
+    pub last_reload_check: ArcSwap<ReloadReport>,
     /// Log lines dropped so far, asked at each scrape.
-    pub dropped_lines: DroppedLines,
+    pub dropped_lines: DroppedLineCounter,
 }
 
-impl Service {
+impl AppState {
     /// Whether it can mint: whatever Salesforce does.
     pub fn ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.rooms.load().profiles.ready(self.clock.now())
+        !self.draining.load(Ordering::Acquire) && self.snapshot.load().profiles.ready(self.clock.now())
     }
 }
 
-type Shared = Arc<Service>;
+type SharedState = Arc<AppState>;
 
 /// For whom a route is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +108,7 @@ pub struct Route {
     pub method: Method,
     pub path: &'static str,
     pub kind: ListenerKind,
-    handler: fn() -> MethodRouter<Shared>,
+    handler: fn() -> MethodRouter<SharedState>,
 }
 
 /// All there is.
@@ -119,24 +118,24 @@ pub static ROUTES: [Route; 14] = [
     Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || post(mint::intercom_user_jwt)),
     Route::new(Method::POST, "/bundle", ListenerKind::Minting, || post(bundle::bundle)),
     Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || {
-        post(exchange::oauth_access_token)
+        post(access_tokens::oauth_access_token)
     }),
     Route::new(Method::POST, "/messaging-access-token", ListenerKind::Minting, || {
-        post(exchange::messaging_access_token)
+        post(access_tokens::messaging_access_token)
     }),
-    Route::new(Method::GET, "/openapi.yaml", ListenerKind::Minting, || get(publish::openapi)),
-    Route::new(Method::GET, "/.well-known/jwks.json", ListenerKind::Public, || get(publish::union)),
-    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", ListenerKind::Public, || get(publish::keyset)),
-    Route::new(Method::GET, "/livez", ListenerKind::Ops, || get(operate::livez)),
-    Route::new(Method::GET, "/readyz", ListenerKind::Ops, || get(operate::readyz)),
-    Route::new(Method::GET, "/healthz", ListenerKind::Ops, || get(operate::readyz)),
-    Route::new(Method::GET, "/metrics", ListenerKind::Ops, || get(operate::metrics)),
+    Route::new(Method::GET, "/openapi.yaml", ListenerKind::Minting, || get(jwks::openapi)),
+    Route::new(Method::GET, "/.well-known/jwks.json", ListenerKind::Public, || get(jwks::union)),
+    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", ListenerKind::Public, || get(jwks::keyset)),
+    Route::new(Method::GET, "/livez", ListenerKind::Ops, || get(health::livez)),
+    Route::new(Method::GET, "/readyz", ListenerKind::Ops, || get(health::readyz)),
+    Route::new(Method::GET, "/healthz", ListenerKind::Ops, || get(health::readyz)),
+    Route::new(Method::GET, "/metrics", ListenerKind::Ops, || get(health::metrics)),
     Route::new(Method::GET, "/status", ListenerKind::Ops, || get(status::status)),
 ];
 
 impl Route {
     /// Whether it is for callers, with a key.
-    fn mints(&self) -> bool {
+    fn is_minting(&self) -> bool {
         self.kind == ListenerKind::Minting && self.method == Method::POST
     }
 
@@ -144,32 +143,30 @@ impl Route {
         method: Method,
         path: &'static str,
         kind: ListenerKind,
-        handler: fn() -> MethodRouter<Shared>,
+        handler: fn() -> MethodRouter<SharedState>,
     ) -> Self {
         Self { method, path, kind, handler }
     }
 }
 
 /// The routes of one listener: those of its `kinds`.
-pub fn router(service: &Shared, kinds: &[ListenerKind]) -> Router {
-    let metrics = service.metrics.clone();
+pub fn router(state: &SharedState, kinds: &[ListenerKind]) -> Router {
+    let metrics = state.metrics.clone();
     ROUTES
         .iter()
         .filter(|route| kinds.contains(&route.kind))
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
-        .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .fallback(|method: Method| async move {
             // No path has TRACE, be it there or not.
-            if method == Method::TRACE { Refusal::UnknownMethod } else { Refusal::NotFound }
+            if method == Method::TRACE { ApiError::UnknownMethod } else { ApiError::NotFound }
         })
         .layer((
-            observe::Door(service.clone()),
+            middleware::RequestLayer(state.clone()),
             CatchPanicLayer::custom(move |_| {
                 metrics.panics.inc();
-                axum::response::IntoResponse::into_response(Refusal::Panicked)
+                axum::response::IntoResponse::into_response(ApiError::Panicked)
             }),
         ))
-        .with_state(service.clone())
+        .with_state(state.clone())
 }
-
-type Now = State<Shared>;

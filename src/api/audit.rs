@@ -10,70 +10,70 @@ use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret as _;
 
-use super::Refusal;
-use super::request::Asker;
+use super::ApiError;
+use super::request::AuthenticatedCaller;
 use crate::config::{KeyId, ProfileName};
 use crate::exchange::Served;
 use crate::tokens::{Minted, Subject};
 
 /// Where audit lines go, among the others.
-pub const TARGET: &str = "tokenmint::audit";
+pub const AUDIT_TARGET: &str = "tokenmint::audit";
 
 /// Asks how many lines were dropped so far; a line is counted before the call that logs it returns.
-pub type DroppedLines = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub type DroppedLineCounter = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 pub struct Audit {
     key: hmac::Key,
     /// Where the audit is required.
-    dropped: Option<DroppedLines>,
+    dropped: Option<DroppedLineCounter>,
 }
 
 impl Audit {
     /// `key` keys the hash of subjects: the same key finds the same person's lines. With `required`, no token leaves
     /// without its line.
-    pub fn new(key: &[u8], required: Option<DroppedLines>) -> Self {
+    pub fn new(key: &[u8], required: Option<DroppedLineCounter>) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), dropped: required }
     }
 
     /// Whether the log takes audit lines at all, which `RUST_LOG` can forbid.
-    pub fn is_logged() -> bool {
-        tracing::enabled!(target: TARGET, tracing::Level::INFO)
+    pub fn is_enabled() -> bool {
+        tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO)
     }
 
     /// Logs a line. A line of another that is dropped meanwhile counts as this one: too strict, and never too lax.
-    fn log(&self, line: impl FnOnce()) -> Result<(), Refusal> {
+    fn log(&self, line: impl FnOnce()) -> Result<(), ApiError> {
         let Some(dropped) = &self.dropped else {
             line();
             return Ok(());
         };
         let before = dropped();
         line();
-        if dropped() == before && Self::is_logged() { Ok(()) } else { Err(Refusal::Unaudited) }
+        if dropped() == before && Self::is_enabled() { Ok(()) } else { Err(ApiError::AuditUnavailable) }
     }
 
     /// The keyed hash by which a subject's lines are found.
-    pub(super) fn hash(&self, subject: &Subject) -> Hex {
+    pub(super) fn subject_hmac(&self, subject: &Subject) -> Hex {
         Hex::of(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16])
     }
 
     /// # Errors
     /// It must not leave: its line was not taken.
-    pub(super) fn minted(
+    pub(super) fn log_minted(
         &self,
-        asker: &Asker,
+        authenticated: &AuthenticatedCaller,
         profile: &ProfileName,
         minted: &Minted,
         subject: Option<&Subject>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ApiError> {
         let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
-        let subject = subject.map(|subject| self.hash(subject));
+        let subject = subject.map(|subject| self.subject_hmac(subject));
         self.log(|| {
             tracing::info!(
-                target: TARGET,
-                request_id = asker.id.as_str(),
-                trace_id = asker.id.trace_id(),
-                caller = asker.caller.name.as_str(),
-                credential = asker.credential,
+                target: AUDIT_TARGET,
+                request_id = authenticated.id.as_str(),
+                trace_id = authenticated.id.trace_id(),
+                caller = authenticated.caller.name.as_str(),
+                credential = authenticated.credential,
                 profile = profile.as_str(),
                 kid = minted.kid.as_ref().map(KeyId::as_str),
                 token_sha256 = Hex::of(token.as_ref()).as_str(),
@@ -87,22 +87,22 @@ impl Audit {
     /// An access token that a caller is given, fresh or kept.
     ///
     /// # Errors
-    /// As `minted`.
-    pub(super) fn handed_out(
+    /// As `log_minted`.
+    pub(super) fn log_access_token(
         &self,
-        asker: &Asker,
+        authenticated: &AuthenticatedCaller,
         profile: &ProfileName,
         Served { token, cached, rejected_token_kept }: &Served,
         subject: Option<&Subject>,
-    ) -> Result<(), Refusal> {
-        let subject = subject.map(|subject| self.hash(subject));
+    ) -> Result<(), ApiError> {
+        let subject = subject.map(|subject| self.subject_hmac(subject));
         self.log(|| {
             tracing::info!(
-                target: TARGET,
-                request_id = asker.id.as_str(),
-                trace_id = asker.id.trace_id(),
-                caller = asker.caller.name.as_str(),
-                credential = asker.credential,
+                target: AUDIT_TARGET,
+                request_id = authenticated.id.as_str(),
+                trace_id = authenticated.id.trace_id(),
+                caller = authenticated.caller.name.as_str(),
+                credential = authenticated.credential,
                 profile = profile.as_str(),
                 token_sha256 = Hex::of(&token.sha256).as_str(),
                 subject_hmac = subject.as_ref().map(Hex::as_str),

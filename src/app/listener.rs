@@ -34,14 +34,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connections::{BYTES_OF_HYPER, BYTES_OF_TLS, Connection, ConnectionPermit, Connections};
+use super::connections::{Connection, ConnectionPermit, Connections, HYPER_BYTES, TLS_BYTES};
 use super::request_scanner::ScannedStream;
-use super::supervisor::Inherited;
+use super::systemd::InheritedSocket;
 use super::tls::ClientCertificate;
+use crate::api::{ApiError, GatedBody, ListenerKind, RequestContext};
 use crate::callers::Peer;
 use crate::clock::{Clock, UnixTime};
 use crate::config::Listen;
-use crate::http::{Arrival, GatedBody, ListenerKind, Refusal};
 use crate::metrics::Metrics;
 
 /// For a whole request head, from the last answer on; and for a TLS handshake and the first head together.
@@ -53,23 +53,23 @@ const MAX_PUBLIC_HEAD: usize = 4 << 10;
 /// More than a whole head, which hyper is given at once.
 const HYPER_BUFFER: usize = 16 << 10;
 /// What a connection that idles is given at the end, so that a request that is on its way is answered.
-const LAST_LOOK: Duration = Duration::from_millis(100);
+const STOP_GRACE: Duration = Duration::from_millis(100);
 /// Connections that may wait to be accepted, or `net.core.somaxconn` if that is less. Of tokio's 128 a thousand verifiers that
 /// come at once find most taken, and who finds no place tries again only after a second.
 const BACKLOG: i32 = 4096;
 /// How long to wait when the host has no descriptor left for another connection.
-const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound socket, not yet answering.
 pub struct Listener {
     /// `minting`, `public` or `ops`.
     pub name: &'static str,
     socket: Socket,
-    tls: Option<TlsInForce>,
+    tls: Option<SharedTlsConfig>,
 }
 
 /// The TLS of a listener, which a reload replaces for connections to come.
-pub type TlsInForce = Arc<ArcSwap<ServerConfig>>;
+pub type SharedTlsConfig = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
@@ -93,7 +93,7 @@ impl Drop for SocketFile {
 impl Listener {
     /// # Errors
     /// The address is taken or not ours.
-    pub async fn bind(name: &'static str, listen: &Listen, tls: Option<TlsInForce>) -> io::Result<Self> {
+    pub async fn bind(name: &'static str, listen: &Listen, tls: Option<SharedTlsConfig>) -> io::Result<Self> {
         let socket = match listen {
             Listen::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
@@ -101,7 +101,7 @@ impl Listener {
                 Socket::Tcp(socket)
             }
             Listen::Unix(path) => {
-                remove_stale(path)?;
+                remove_stale_socket(path)?;
                 let socket = UnixListener::bind(path)?;
                 rustix::net::listen(&socket, BACKLOG)?;
                 let file = SocketFile(path.clone());
@@ -116,13 +116,17 @@ impl Listener {
     ///
     /// # Errors
     /// The runtime can't take it.
-    pub fn adopt(name: &'static str, socket: Inherited, tls: Option<TlsInForce>) -> io::Result<Self> {
+    pub fn from_inherited(
+        name: &'static str,
+        socket: InheritedSocket,
+        tls: Option<SharedTlsConfig>,
+    ) -> io::Result<Self> {
         let socket = match socket {
-            Inherited::Tcp(socket) => {
+            InheritedSocket::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
                 Socket::Tcp(TcpListener::from_std(socket)?)
             }
-            Inherited::Unix(socket) => {
+            InheritedSocket::Unix(socket) => {
                 socket.set_nonblocking(true)?;
                 Socket::Unix { socket: UnixListener::from_std(socket)?, _file: None }
             }
@@ -150,12 +154,18 @@ impl Listener {
     }
 
     /// Answers at most so many connections until `stop`; those that are open then finish their request on `tasks`.
-    pub async fn run(self, served: Served, most: usize, tasks: TaskTracker, stop: CancellationToken) {
-        let opened = served.metrics.connections.with_label_values(&[self.name]);
-        let shed = served.metrics.connections_refused.with_label_values(&[self.name]);
-        let connections = Connections::new(most, opened, shed);
-        let http = Http::new(served);
-        let mut pausing = false;
+    pub async fn run(
+        self,
+        deps: ListenerDeps,
+        max_connections: usize,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let open_gauge = deps.metrics.connections.with_label_values(&[self.name]);
+        let shed_counter = deps.metrics.connections_refused.with_label_values(&[self.name]);
+        let connections = Connections::new(max_connections, open_gauge, shed_counter);
+        let http = HttpServer::new(deps);
+        let mut is_pausing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -163,44 +173,44 @@ impl Listener {
             };
             match accepted {
                 Ok(stream) => {
-                    pausing = false;
-                    self.start(stream, &http, &connections, &tasks, &stop).await;
+                    is_pausing = false;
+                    self.spawn_connection(stream, &http, &connections, &tasks, &stop).await;
                 }
-                Err(error) if is_about_the_peer(&error) => {}
+                Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut pausing, true) {
+                    if !std::mem::replace(&mut is_pausing, true) {
                         tracing::warn!(listener = self.name, %error, "can't accept connections for a moment");
                     }
-                    tokio::time::sleep(NO_DESCRIPTOR).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
         // The host has made these already: it would reset them.
         for _ in 0..BACKLOG {
             let Ok(Ok(stream)) = timeout(Duration::ZERO, self.socket.accept()).await else { return };
-            self.start(stream, &http, &connections, &tasks, &stop).await;
+            self.spawn_connection(stream, &http, &connections, &tasks, &stop).await;
         }
     }
 
     /// Serves a connection in a task of its own, if it is admitted.
-    async fn start(
+    async fn spawn_connection(
         &self,
         stream: Stream,
-        http: &Http,
+        http: &HttpServer,
         connections: &Arc<Connections>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Some(permit) = connections.admit().await else { return };
+        let Some(permit) = connections.acquire_permit().await else { return };
         let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
         let (http, stop) = (http.clone(), stop.clone());
         tasks.spawn(async move {
             match stream {
-                Stream::Tcp(stream) => connected(&http, stream, tls, None, &permit, &stop).await,
+                Stream::Tcp(stream) => serve_connection(&http, stream, tls, None, &permit, &stop).await,
                 Stream::Unix(stream) => {
                     let uid = stream.peer_cred().ok().map(|peer| peer.uid());
                     // In a box, or both would have a place in the task of each connection.
-                    Box::pin(connected(&http, stream, tls, uid, &permit, &stop)).await;
+                    Box::pin(serve_connection(&http, stream, tls, uid, &permit, &stop)).await;
                 }
             }
         });
@@ -209,15 +219,15 @@ impl Listener {
 
 /// What a listener answers with.
 #[derive(Clone)]
-pub struct Served {
+pub struct ListenerDeps {
     pub kinds: &'static [ListenerKind],
     pub router: Router,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
 }
 
-async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &Http,
+async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &HttpServer,
     stream: S,
     tls: Option<TlsAcceptor>,
     uid: Option<u32>,
@@ -227,14 +237,14 @@ async fn connected<S: AsyncRead + AsyncWrite + Unpin>(
     let deadline = Instant::now() + HEAD_TIMEOUT;
     if let Some(tls) = tls {
         // In a box of its own, and so at no cost to connections without.
-        return Box::pin(over_tls(http, stream, tls, uid, deadline, permit, stop)).await;
+        return Box::pin(serve_tls(http, stream, tls, uid, deadline, permit, stop)).await;
     }
     let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
-    serve(http, stream, Client { peer, not_after: None }, deadline, permit, stop).await;
+    serve_http(http, stream, ClientIdentity { peer, not_after: None }, deadline, permit, stop).await;
 }
 
-async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &Http,
+async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &HttpServer,
     stream: S,
     tls: TlsAcceptor,
     uid: Option<u32>,
@@ -242,18 +252,18 @@ async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
     permit: &ConnectionPermit,
     stop: &CancellationToken,
 ) {
-    permit.connection().takes(BYTES_OF_TLS);
+    permit.connection().charge(TLS_BYTES);
     let accepted = tokio::select! {
         accepted = timeout_at(deadline, tls.accept(stream)) => accepted,
-        () = must_end(permit.connection(), stop) => return,
+        () = wait_for_close(permit.connection(), stop) => return,
     };
     let Ok(Ok(stream)) = accepted else { return };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let ClientCertificate { names, not_after } = ClientCertificate::read(certificates, http.clock.now());
-    serve(
+    serve_http(
         http,
         stream,
-        Client { peer: Some(Arc::new(Peer { names, uid })), not_after },
+        ClientIdentity { peer: Some(Arc::new(Peer { names, uid })), not_after },
         deadline,
         permit,
         stop,
@@ -262,73 +272,73 @@ async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What a connection says of its client.
-struct Client {
+struct ClientIdentity {
     peer: Option<Arc<Peer>>,
     /// When the client's certificate expires.
     not_after: Option<UnixTime>,
 }
 
 /// What hyper asks.
-struct Connected {
+struct ConnectionService {
     router: Router,
     clock: Arc<dyn Clock>,
-    client: Client,
+    client: ClientIdentity,
     connection: Arc<Connection>,
 }
 
-impl Connected {
+impl ConnectionService {
     /// Why the request that hyper has isn't looked at.
-    fn refusal(&self) -> Option<Refusal> {
-        if !self.connection.take_vetted() {
-            return Some(Refusal::Malformed("send a request behind which another begins as HTTP has it"));
+    fn error(&self) -> Option<ApiError> {
+        if !self.connection.take_checked_head() {
+            return Some(ApiError::Malformed("send a request behind which another begins as HTTP has it"));
         }
-        let refused = self.connection.refusal.get().map(|refusal| Refusal::clone(refusal));
+        let refused = self.connection.error.get().map(|error| ApiError::clone(error));
         refused.or_else(|| {
             let expired = self.client.not_after.is_some_and(|not_after| self.clock.now() > not_after);
-            expired.then_some(Refusal::CertificateExpired)
+            expired.then_some(ApiError::CertificateExpired)
         })
     }
 }
 
-impl Service<hyper::Request<Incoming>> for Connected {
+impl Service<hyper::Request<Incoming>> for ConnectionService {
     type Response = Response;
     type Error = Infallible;
     type Future = RouteFuture<Infallible>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
-        let arrival = Arrival {
-            began: self.connection.began(),
-            refusal: self.refusal(),
+        let context = RequestContext {
+            started_at: self.connection.request_started_at(),
+            error: self.error(),
             peer: self.client.peer.clone(),
-            body: self.connection.body.clone(),
+            body_gate: self.connection.body.clone(),
         };
         let mut request = request.map(|body| {
             if body.is_end_stream() {
                 Body::empty()
             } else {
-                Body::new(GatedBody::new(body, arrival.body.clone()))
+                Body::new(GatedBody::new(body, context.body_gate.clone()))
             }
         });
-        request.extensions_mut().insert(arrival);
+        request.extensions_mut().insert(context);
         tower::Service::call(&mut self.router.clone(), request)
     }
 }
 
 /// How requests are read, and what answers them.
 #[derive(Clone)]
-struct Http {
+struct HttpServer {
     hyper: http1::Builder,
     max_head: usize,
     router: Router,
     clock: Arc<dyn Clock>,
 }
 
-impl Http {
-    fn new(served: Served) -> Self {
+impl HttpServer {
+    fn new(deps: ListenerDeps) -> Self {
         let mut hyper = http1::Builder::new();
         hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HYPER_BUFFER);
-        let max_head = if served.kinds == [ListenerKind::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
-        Self { hyper, max_head, router: served.router, clock: served.clock }
+        let max_head = if deps.kinds == [ListenerKind::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
+        Self { hyper, max_head, router: deps.router, clock: deps.clock }
     }
 }
 
@@ -336,19 +346,20 @@ impl Http {
 ///
 /// # Panics
 /// Never: it is the only connection.
-pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, served: Served) {
-    let opened = IntGauge::new("connections", "Open.").expect("a valid name");
-    let shed = IntCounter::new("connections_refused_total", "Closed.").expect("a valid name");
-    let permit = Connections::new(1, opened, shed).admit().await.expect("there is no other");
-    let client = Client { peer: None, not_after: None };
+pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: S, deps: ListenerDeps) {
+    let open_gauge = IntGauge::new("connections", "Open.").expect("a valid name");
+    let shed_counter = IntCounter::new("connections_refused_total", "Closed.").expect("a valid name");
+    let permit =
+        Connections::new(1, open_gauge, shed_counter).acquire_permit().await.expect("there is no other");
+    let client = ClientIdentity { peer: None, not_after: None };
     let deadline = Instant::now() + HEAD_TIMEOUT;
-    serve(&Http::new(served), stream, client, deadline, &permit, &CancellationToken::new()).await;
+    serve_http(&HttpServer::new(deps), stream, client, deadline, &permit, &CancellationToken::new()).await;
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    http: &Http,
+async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &HttpServer,
     stream: S,
-    client: Client,
+    client: ClientIdentity,
     deadline: Instant,
     permit: &ConnectionPermit,
     stop: &CancellationToken,
@@ -358,34 +369,34 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let head = tokio::select! {
         biased;
         head = timeout_at(deadline, poll_fn(|cx| stream.poll_head(cx))) => matches!(head, Ok(Ok(true))),
-        () = must_end(connection, stop) => false,
+        () = wait_for_close(connection, stop) => false,
     };
     if !head {
         return stream.close(false).await;
     }
-    connection.takes(BYTES_OF_HYPER);
+    connection.charge(HYPER_BYTES);
     let (router, clock) = (http.router.clone(), http.clock.clone());
-    let service = Connected { router, clock, client, connection: connection.clone() };
+    let service = ConnectionService { router, clock, client, connection: connection.clone() };
     // In a box, so that it has no place in the task of a connection that asks for nothing.
     let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), service));
     // What goes wrong on a connection is the client's doing, and the client knows.
     let is_answered = tokio::select! {
         biased;
         ended = poll_fn(|cx| hyper.poll_without_shutdown(cx)) => ended.is_ok(),
-        () = must_end(connection, stop) => false,
+        () = wait_for_close(connection, stop) => false,
     };
     Pin::into_inner(hyper).into_parts().io.into_inner().close(is_answered).await;
 }
 
 /// Waits until a connection must be closed though nothing is wrong with it: in favour of others, or because the service
 /// stops and nothing of a request has come. After the stop each answer closes its connection.
-async fn must_end(connection: &Connection, stop: &CancellationToken) {
+async fn wait_for_close(connection: &Connection, stop: &CancellationToken) {
     tokio::select! {
         () = connection.evicted() => return,
         () = stop.cancelled() => {}
     }
     loop {
-        tokio::time::sleep(LAST_LOOK).await;
+        tokio::time::sleep(STOP_GRACE).await;
         if connection.is_unused() {
             return;
         }
@@ -410,7 +421,7 @@ impl Socket {
     }
 }
 
-fn is_about_the_peer(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::InvalidInput)
 }
@@ -419,7 +430,7 @@ fn is_about_the_peer(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// Something else is at that path.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
         let message = "something that is no socket is at this path: remove it, or choose another";

@@ -8,19 +8,19 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::header::{CONNECTION, TRANSFER_ENCODING};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use prometheus::{Histogram, IntCounter};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{Arrival, ROUTES, Refusal, Shared};
+use super::{ApiError, ROUTES, RequestContext, SharedState};
 use crate::clock::Randomness;
 use crate::metrics::Metrics;
 use crate::tokens::MintError;
@@ -29,7 +29,7 @@ use crate::traces::{Fact, Span, Trace};
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// What is left of a request's time once there is nothing more to wait for.
-const TIME_TO_ANSWER: Duration = Duration::from_millis(250);
+const RESPONSE_MARGIN: Duration = Duration::from_millis(250);
 
 /// What ties an answer, its log lines and its audit line together.
 #[derive(Clone)]
@@ -78,51 +78,52 @@ impl RequestId {
 
 /// What is counted of a route. Looked up when it first answers, so that `/metrics` is silent of what never happened.
 #[derive(Default)]
-struct Tally {
-    fine: OnceLock<IntCounter>,
+struct RouteMetrics {
+    ok_count: OnceLock<IntCounter>,
     duration: OnceLock<Histogram>,
 }
 
-/// One of each of [`ROUTES`], and the last for whatever else was asked for.
+/// One of each of [`ROUTES`], and the last for whatever else was respond for.
 #[derive(Default)]
-pub struct Tallies([Tally; ROUTES.len() + 1]);
+pub struct RequestMetrics([RouteMetrics; ROUTES.len() + 1]);
 
-impl Tallies {
+impl RequestMetrics {
     fn count(&self, route: Option<usize>, status: StatusCode, took: Duration, metrics: &Metrics) {
         let name = route.map_or("other", |route| ROUTES[route].path);
-        let tally = &self.0[route.unwrap_or(ROUTES.len())];
+        let route_metrics = &self.0[route.unwrap_or(ROUTES.len())];
         let answers = || metrics.requests.with_label_values(&[name, status.as_str()]);
         if status == StatusCode::OK {
-            tally.fine.get_or_init(answers).inc();
+            route_metrics.ok_count.get_or_init(answers).inc();
         } else {
             answers().inc();
         }
-        let duration = tally.duration.get_or_init(|| metrics.request_duration.with_label_values(&[name]));
+        let duration =
+            route_metrics.duration.get_or_init(|| metrics.request_duration.with_label_values(&[name]));
         duration.observe(took.as_secs_f64());
     }
 }
 
 /// The door as a layer.
 #[derive(Clone)]
-pub(super) struct Door(pub Shared);
+pub(super) struct RequestLayer(pub SharedState);
 
 #[derive(Clone)]
-pub(super) struct Observed<S> {
-    door: Door,
+pub(super) struct RequestMiddleware<S> {
+    layer: RequestLayer,
     inner: S,
 }
 
-impl<S> Layer<S> for Door {
-    type Service = Observed<S>;
+impl<S> Layer<S> for RequestLayer {
+    type Service = RequestMiddleware<S>;
 
-    fn layer(&self, inner: S) -> Observed<S> {
-        Observed { door: self.clone(), inner }
+    fn layer(&self, inner: S) -> RequestMiddleware<S> {
+        RequestMiddleware { layer: self.clone(), inner }
     }
 }
 
-impl<S, B> Service<Request> for Observed<S>
+impl<S, B> Service<Request> for RequestMiddleware<S>
 where
-    S: Service<Request, Response = ::http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
@@ -135,81 +136,87 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let service = self.door.0.clone();
+        let state = self.layer.0.clone();
         // The one that was polled, and a fresh one for the next request.
         let inner = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, inner);
-        let asked =
+        let respond =
             move |request| async move { inner.call(request).await.map(|answer| answer.map(Body::new)) };
-        Box::pin(async move { Ok(observe(&service, request, asked).await) })
+        Box::pin(async move { Ok(process_request(&state, request, respond).await) })
     }
 }
 
-async fn observe<F>(
-    service: &super::Service,
+async fn process_request<F>(
+    state: &super::AppState,
     mut request: Request,
     inner: impl FnOnce(Request) -> F,
 ) -> Response
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
-    let arrival = request.extensions().get::<Arrival>();
-    let began = arrival.map_or_else(Instant::now, |arrival| arrival.began);
-    let (refusal, body) =
-        arrival.map_or((None, None), |arrival| (arrival.refusal.clone(), Some(arrival.body.clone())));
+    let context = request.extensions().get::<RequestContext>();
+    let started_at = context.map_or_else(Instant::now, |context| context.started_at);
+    let (error, body) =
+        context.map_or((None, None), |context| (context.error.clone(), Some(context.body_gate.clone())));
     let path = request.extensions().get::<MatchedPath>();
     let route = path.and_then(|path| ROUTES.iter().position(|route| route.path == path.as_str()));
-    let span = span(&request, route);
-    let limit = service.limits.request_timeout;
-    let deadline = began + limit.saturating_sub((limit / 10).min(TIME_TO_ANSWER));
-    let id = RequestId::of(request.headers(), &*service.randomness, span.trace().clone(), deadline);
+    let span = request_span(&request, route);
+    let limit = state.limits.request_timeout;
+    let deadline = started_at + limit.saturating_sub((limit / 10).min(RESPONSE_MARGIN));
+    let id = RequestId::of(request.headers(), &*state.randomness, span.trace().clone(), deadline);
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
-    let is_late = || Instant::now() >= began + limit;
-    let refusal =
-        refusal.or_else(|| is_late().then_some(Refusal::ArrivedTooSlowly { what: "head", within: limit }));
-    let is_refused = refusal.is_some();
-    let answer = if let Some(refusal) = refusal {
-        refusal.into_response()
+    let is_late = || Instant::now() >= started_at + limit;
+    let error =
+        error.or_else(|| is_late().then_some(ApiError::ReceiveTimeout { what: "head", within: limit }));
+    let is_refused = error.is_some();
+    let answer = if let Some(error) = error {
+        error.into_response()
     } else {
         request.extensions_mut().insert(id.clone());
-        match tokio::time::timeout_at(began + limit, inner(request)).await {
+        match tokio::time::timeout_at(started_at + limit, inner(request)).await {
             Ok(Ok(answer)) => answer,
-            Err(_) => Refusal::TooSlow.into_response(),
+            Err(_) => ApiError::RequestTimeout.into_response(),
         }
     };
-    let mut answer = written(answer, &id, &service.metrics);
+    let mut answer = render_error(answer, &id, &state.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, id.id);
     // Said aloud: a client that used the connection again would find it closed. Where a chunked body ends is the one thing
     // that `app::request_scanner` leaves to hyper alone, so nothing follows it.
     let is_unread = body.is_some_and(|body| !body.is_read());
-    if is_refused || is_unread || chunked || service.draining.load(Ordering::Relaxed) {
+    if is_refused || is_unread || chunked || state.draining.load(Ordering::Relaxed) {
         answer.headers_mut().insert(CONNECTION, CLOSE);
     }
 
     span.trace().note(Fact::Answer(answer.status().as_u16()));
-    service.tallies.count(route, answer.status(), began.elapsed(), &service.metrics);
+    state.request_metrics.count(route, answer.status(), started_at.elapsed(), &state.metrics);
     answer
 }
 
 /// Only requests for tokens stand in a trace: a stranger who reads a JWKS has no say in what is recorded.
-fn span(request: &Request, route: Option<usize>) -> Span {
-    let route =
-        route.map(|route| &ROUTES[route]).filter(|route| route.mints() && request.method() == Method::POST);
+fn request_span(request: &Request, route: Option<usize>) -> Span {
+    let route = route
+        .map(|route| &ROUTES[route])
+        .filter(|route| route.is_minting() && request.method() == Method::POST);
     route.map_or_else(Span::default, |route| Trace::of_request(&route.method, route.path, request.headers()))
 }
 
 /// A refusal is written out here; anything else stays as it is.
-fn written(mut answer: Response, id: &RequestId, metrics: &Metrics) -> Response {
-    let Some(refusal) = answer.extensions_mut().remove::<Refusal>() else { return answer };
+fn render_error(mut answer: Response, id: &RequestId, metrics: &Metrics) -> Response {
+    let Some(error) = answer.extensions_mut().remove::<ApiError>() else { return answer };
     // Overload is counted; a line for each would make it worse.
-    if let Refusal::Mint(error) = &refusal
+    if let ApiError::Mint(error) = &error
         && *error != MintError::Overloaded
     {
         tracing::warn!(request_id = id.as_str(), trace_id = id.trace_id(), %error, "no token was minted");
     }
-    let verdict = refusal.verdict();
-    metrics.refusals.with_label_values(&[verdict.error]).inc();
-    tracing::debug!(request_id = id.as_str(), trace_id = id.trace_id(), error = verdict.error, "refused");
-    verdict.into_response(answer, id.as_str())
+    let error_response = error.error_response();
+    metrics.refusals.with_label_values(&[error_response.error]).inc();
+    tracing::debug!(
+        request_id = id.as_str(),
+        trace_id = id.trace_id(),
+        error = error_response.error,
+        "refused"
+    );
+    error_response.into_response(answer, id.as_str())
 }

@@ -1,0 +1,155 @@
+//! The minting endpoints: fields into the types of `tokens`, a word with `callers`, and the answer.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA};
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
+
+use super::authorization::{AccessRequest, authorize};
+use super::content_negotiation::ResponseFormat;
+use super::request::{AuthenticatedCaller, RequestFields};
+use super::{ApiError, SharedState};
+use crate::clock::UnixTime;
+use crate::config::KeyId;
+use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
+
+pub(super) async fn identity_token(
+    State(state): State<SharedState>,
+    authenticated: AuthenticatedCaller,
+    format: ResponseFormat,
+    fields: RequestFields,
+) -> Result<Response, ApiError> {
+    let mut fields = fields.allow_only(&["sub", "profile", "ttl", "claims"])?;
+    let subject = Subject::parse("sub", fields.required_string("sub")?)?;
+    let grant = authenticated.caller.identity.choose(fields.string("profile")?.as_deref())?;
+    let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
+    let claims = grant.claims(fields.object("claims")?)?;
+    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
+    let authorized = authorize(&state, &authenticated, &request)?;
+
+    let now = state.clock.now();
+    let signing = authenticated.trace().step("sign");
+    let minted = authorized.profile().mint(&subject, lifetime, &claims, now, &state.signer).await?;
+    drop(signing);
+    state.audit.log_minted(&authenticated, authorized.name(), &minted, Some(&subject))?;
+    authorized.count();
+    Ok(token_response(format, &minted))
+}
+
+pub(super) async fn oauth_assertion(
+    State(state): State<SharedState>,
+    authenticated: AuthenticatedCaller,
+    format: ResponseFormat,
+    fields: RequestFields,
+) -> Result<Response, ApiError> {
+    let mut fields = fields.allow_only(&["profile"])?;
+    let grant = authenticated.caller.oauth.choose(fields.string("profile")?.as_deref())?;
+    let authorized = authorize(&state, &authenticated, &AccessRequest { grant, subject: None, mints: true })?;
+
+    let now = state.clock.now();
+    let signing = authenticated.trace().step("sign");
+    let assertion = authorized.profile().mint(now, &*state.randomness, &state.signer).await?;
+    drop(signing);
+    state.audit.log_minted(&authenticated, authorized.name(), &assertion.minted, None)?;
+    authorized.count();
+    Ok(assertion_response(format, &assertion))
+}
+
+pub(super) async fn intercom_user_jwt(
+    State(state): State<SharedState>,
+    authenticated: AuthenticatedCaller,
+    format: ResponseFormat,
+    fields: RequestFields,
+) -> Result<Response, ApiError> {
+    let mut fields = fields.allow_only(&["user_id", "profile", "ttl", "claims"])?;
+    let user_id = Subject::parse("user_id", fields.required_string("user_id")?)?;
+    let grant = authenticated.caller.intercom.choose(fields.string("profile")?.as_deref())?;
+    let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
+    let claims = grant.claims(fields.object("claims")?)?;
+    let request = AccessRequest { grant, subject: Some(("user_id", &user_id)), mints: true };
+    let authorized = authorize(&state, &authenticated, &request)?;
+
+    let minted = authorized.profile().mint(&user_id, lifetime, &claims, state.clock.now());
+    state.audit.log_minted(&authenticated, authorized.name(), &minted, Some(&user_id))?;
+    authorized.count();
+    Ok(token_response(format, &minted))
+}
+
+#[derive(Serialize)]
+struct TokenResponse<'a> {
+    token: &'a str,
+    token_type: &'static str,
+    /// `null` for Intercom, whose secrets have no id.
+    kid: Option<&'a KeyId>,
+    issued_at: UnixTime,
+    expires_at: UnixTime,
+    expires_in: i64,
+    renew_at: UnixTime,
+}
+
+fn token_response(format: ResponseFormat, minted: &Minted) -> Response {
+    format_response(format, minted, || TokenResponse {
+        token: minted.token.expose_secret(),
+        token_type: "JWT",
+        kid: minted.kid.as_ref(),
+        issued_at: minted.issued_at,
+        expires_at: minted.expires_at,
+        expires_in: minted.expires_in(),
+        renew_at: minted.renew_at(),
+    })
+}
+
+#[derive(Serialize)]
+struct AssertionResponse<'a> {
+    assertion: &'a str,
+    grant_type: &'static str,
+    token_endpoint: &'a str,
+    kid: Option<&'a KeyId>,
+    issued_at: UnixTime,
+    expires_at: UnixTime,
+    expires_in: i64,
+}
+
+fn assertion_response(
+    format: ResponseFormat,
+    Assertion { minted, token_endpoint }: &Assertion<'_>,
+) -> Response {
+    format_response(format, minted, || AssertionResponse {
+        assertion: minted.token.expose_secret(),
+        grant_type: GRANT_TYPE,
+        token_endpoint,
+        kid: minted.kid.as_ref(),
+        issued_at: minted.issued_at,
+        expires_at: minted.expires_at,
+        expires_in: minted.expires_in(),
+    })
+}
+
+/// A token is never stored on its way (RFC 6749, section 5.1), and has no `ETag`: a page that is told its
+/// token has not changed would show Salesforce an old one for ever.
+fn format_response<T: Serialize>(
+    format: ResponseFormat,
+    minted: &Minted,
+    json: impl FnOnce() -> T,
+) -> Response {
+    let (media, body) = match format {
+        ResponseFormat::Jwt => ("application/jwt", minted.token.expose_secret().as_bytes().to_vec()),
+        ResponseFormat::Json => {
+            ("application/json", serde_json::to_vec(&json()).expect("strings can be written to memory"))
+        }
+    };
+    no_store_response(media, body)
+}
+
+/// An answer that holds a secret.
+pub(super) fn no_store_response(media: &'static str, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}

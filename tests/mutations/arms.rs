@@ -599,7 +599,7 @@ fn set_strangely(object: &mut Value, names: &[&str], dice: &mut Dice) {
 }
 
 /// The text of an object in which one member stands twice, before the others or behind them.
-fn duplicate_key(object: &Value, dice: &mut Dice) -> String {
+fn doubled(object: &Value, dice: &mut Dice) -> String {
     let member = format!("{}:{}", json!(dice.pick(&names(object))), strange(dice));
     let text = object.to_string();
     let members = &text[1..text.len() - 1];

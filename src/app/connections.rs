@@ -220,7 +220,7 @@ impl Connection {
         self.head_checked.load(Ordering::Relaxed)
     }
 
-    /// Whether the request that hyper has is the one that was head_checked.
+    /// Whether the request that hyper has is the one whose head was checked.
     pub fn take_checked_head(&self) -> bool {
         self.head_checked.swap(false, Ordering::Relaxed)
     }

@@ -63,7 +63,7 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     let at_key = |message| problem("private_key_file", &tls.private_key_file, message);
 
     let mut odd = Vec::new();
-    let (chain, shape) = read_certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
+    let (chain, shape) = load_certificates(tls.certificate_file.as_path()).map_err(at_certificate)?;
     odd.extend(
         shape
             .warning()
@@ -97,7 +97,7 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => {
             let at_authority = |message| problem("client_ca_file", path, message);
-            let (certificates, shape) = read_certificates(path.as_path()).map_err(at_authority)?;
+            let (certificates, shape) = load_certificates(path.as_path()).map_err(at_authority)?;
             odd.extend(
                 shape
                     .warning()
@@ -210,7 +210,7 @@ fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientName> {
 }
 
 /// The certificates in a file, and what is odd about how they are written.
-pub(crate) fn read_certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Oddities), String> {
+pub(crate) fn load_certificates(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Oddities), String> {
     let pem = file::read_public(path)?;
     let (found, oddities) = keys::certificates_of_listener(&pem)?;
     Ok((found.into_iter().map(CertificateDer::from).collect(), oddities))

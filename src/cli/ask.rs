@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{Context, Failure, PATIENCE, within};
 use crate::app::discovery;
-use crate::app::tls::read_certificates;
+use crate::app::tls::load_certificates;
 use crate::clock::UnixTime;
 use crate::config::{DEFAULT_FILE, KeyId, Listen, Name, OpsAddress, OpsTls};
 
@@ -267,7 +267,7 @@ where
                     to a listener of their own with [server.ops]"
             .into());
     }
-    let (own, _) = read_certificates(tls.certificate_file.as_path())?;
+    let (own, _) = load_certificates(tls.certificate_file.as_path())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?

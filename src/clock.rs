@@ -1,7 +1,7 @@
-//! The time and chance of the house. Both are handed in, never reached for, so that a test can
-//! stop the one and fix the other.
+//! Wall clock, monotonic clock and random number generator, as traits that are injected: tests can set the time and fix
+//! the randomness.
 //!
-//! Times are whole seconds since the Unix epoch, as in a JWT's `NumericDate` (RFC 7519, section 2).
+//! Wall-clock times are whole seconds since the Unix epoch, like a JWT's `NumericDate` (RFC 7519, section 2).
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Seconds since the Unix epoch. Signed 64 bits: 2038 is a year like any other.
+/// Seconds since the Unix epoch, in 64 bits, so that no time overflows in 2038.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct UnixTime(i64);
@@ -26,19 +26,19 @@ impl UnixTime {
         self.0
     }
 
-    /// This time, later by `duration`, of which only whole seconds count.
+    /// Adds the whole seconds of `duration`. Saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(seconds))
     }
 
-    /// Seconds from `self` until `later`; negative where `later` has passed.
+    /// Seconds from `self` until `later`; negative if `later` is the earlier of the two.
     pub const fn seconds_until(self, later: Self) -> i64 {
         later.0.saturating_sub(self.0)
     }
 
-    /// The calendar's view of this time, in UTC; the nearest it has beyond year 9999.
+    /// This time as date and time in UTC. A time that the calendar can't represent becomes the end of the year 9999.
     pub fn date_time(self) -> OffsetDateTime {
         let latest = time::macros::datetime!(9999-12-31 23:59:59 UTC);
         OffsetDateTime::from_unix_timestamp(self.0).unwrap_or(latest)
@@ -51,7 +51,7 @@ impl From<OffsetDateTime> for UnixTime {
     }
 }
 
-/// Writes RFC 3339 in UTC, as configuration and people do.
+/// Writes RFC 3339 in UTC.
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.date_time().format(&Rfc3339) {
@@ -61,11 +61,12 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// What time it is.
+/// A wall clock together with a monotonic clock.
 pub trait Clock: Send + Sync + 'static {
+    /// The wall-clock time. It jumps when the host's time is corrected.
     fn now(&self) -> UnixTime;
 
-    /// Time since some fixed moment, which no correction of the wall clock moves.
+    /// The monotonic time: time since a fixed moment, unaffected by corrections of the wall clock.
     fn monotonic(&self) -> Duration;
 }
 
@@ -85,7 +86,7 @@ impl Clock for SystemClock {
         self.started.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the host")]
+    #[expect(clippy::disallowed_methods, reason = "the only reader of the host's wall clock")]
     fn now(&self) -> UnixTime {
         let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -95,7 +96,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that a test sets.
+/// A clock for tests, which moves only when a test sets it.
 pub struct ManualClock {
     wall: AtomicI64,
     monotonic: AtomicU64,
@@ -106,12 +107,12 @@ impl ManualClock {
         Self { wall: AtomicI64::new(now.0), monotonic: AtomicU64::new(0) }
     }
 
-    /// Sets the wall clock alone, as a correction of the host's time does.
+    /// Sets the wall clock only, like a correction of the host's time.
     pub fn set(&self, now: UnixTime) {
         self.wall.store(now.0, Ordering::SeqCst);
     }
 
-    /// Lets time pass.
+    /// Advances both clocks by the whole seconds of `by`.
     pub fn advance(&self, by: Duration) {
         self.set(self.now().plus(by));
         self.monotonic.fetch_add(by.as_secs(), Ordering::SeqCst);
@@ -128,12 +129,12 @@ impl Clock for ManualClock {
     }
 }
 
-/// Where unpredictable bytes come from.
+/// A cryptographically secure random number generator.
 pub trait Randomness: Send + Sync + 'static {
     /// Fills `into` with unpredictable bytes.
     ///
     /// # Errors
-    /// The host gave none; nothing that needs them may go on with less.
+    /// The generator failed. The content of `into` must not be used then.
     fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness>;
 }
 
@@ -141,7 +142,7 @@ pub trait Randomness: Send + Sync + 'static {
 #[error("the host gave no random bytes")]
 pub struct NoRandomness;
 
-/// The cryptographic library's generator, seeded by the host.
+/// The random number generator of aws-lc, seeded by the host.
 #[derive(Default)]
 pub struct SystemRandomness(SystemRandom);
 

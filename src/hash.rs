@@ -1,4 +1,4 @@
-//! SHA-256 (FIPS 180-4), of bytes and of lists of parts.
+//! SHA-256 (FIPS 180-4) of bytes, and of lists of byte strings.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
@@ -6,7 +6,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     array(digest(&SHA256, bytes).as_ref())
 }
 
-/// The hash of a list of parts. Each goes in with its length before it, so that no two lists have the same hash.
+/// Hashes a list of byte strings. Each is prefixed with its length, so that lists like `ab, c` and `a, bc` differ.
 pub struct PartsHasher(Context);
 
 impl Default for PartsHasher {
@@ -42,7 +42,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// `ab|c` is not `a|bc`.
         #[test]
         fn different_lists_have_different_hashes(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
             let hash = |parts: &[String]| PartsHasher::of(parts.iter().map(String::as_bytes));
@@ -50,7 +49,6 @@ mod tests {
         }
     }
 
-    /// The example of FIPS 180-4.
     #[test]
     fn sha256_matches_the_example_of_fips_180_4() {
         let hex = data_encoding::HEXLOWER.encode(&sha256(b"abc"));

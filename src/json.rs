@@ -1,8 +1,8 @@
-//! JSON as strictly as a token service needs it: what is accepted is passed on unaltered, and nothing is
-//! silently dropped, doubled or rounded.
+//! A strict JSON reader and writer: accepted values are passed on unaltered. It keeps the order of members, duplicate
+//! keys, and the text of numbers.
 //!
-//! `serde_json::Value` keeps the last of two members of one name, and derived structs take arrays for
-//! objects; here order and doubles are kept, so that the reader can refuse them by name.
+//! `serde_json::Value` drops the first of two members with the same key and rounds large numbers. Derived structs also accept
+//! arrays in place of objects. Here a caller can find a duplicate key with [`Json::duplicate_key`] and reject it by name.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,10 +11,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde::ser::{Error as _, Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
-/// The members of an object, in the order of the text, doubles included.
+/// The members of an object, in the order of the text, duplicate keys included.
 pub type Members = Vec<(String, Json)>;
 
-/// Not `Debug`: a request's may be a token.
+/// A JSON value. It isn't `Debug` outside tests, because a value from a request may be a token.
 #[derive(Clone, PartialEq)]
 #[cfg_attr(test, derive(Debug))]
 pub enum Json {
@@ -26,7 +26,7 @@ pub enum Json {
     Object(Members),
 }
 
-/// A number as it was written: `1.50` stays `1.50`, and no digit is rounded away.
+/// A number, kept as the text it was written as: `1.50` stays `1.50`, and no digit is lost.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub struct JsonNumber(Box<str>);
@@ -36,24 +36,24 @@ impl JsonNumber {
         &self.0
     }
 
-    /// The number, where it is whole, written without point and exponent, and fits.
+    /// The value, if the number is written as digits only and fits.
     pub fn as_u64(&self) -> Option<u64> {
         self.0.parse().ok()
     }
 
-    /// The number without its fraction, rounded down; the nearest that fits.
+    /// The number rounded down to an integer. Saturates at the bounds of `i64`.
     pub fn floor(&self) -> i64 {
         let double = || self.0.parse().map_or(0.0, f64::floor);
-        #[expect(clippy::cast_possible_truncation, reason = "ends at the least and the largest")]
+        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
         self.0.parse().unwrap_or_else(|_| double() as i64)
     }
 }
 
 impl Json {
-    /// Reads one JSON value that fills all of `text`. Depth is bounded (128 levels).
+    /// Parses `text` as exactly one JSON value, nested at most 127 levels deep (`serde_json`'s recursion limit).
     ///
     /// # Errors
-    /// Says what is wrong and where, never with a value.
+    /// Says what is wrong and at which line and column, without quoting a value.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let mut deserializer = serde_json::Deserializer::from_slice(text);
         let json = JsonVisitor(&mut number_tokens(text)).deserialize(&mut deserializer);
@@ -72,13 +72,13 @@ impl Json {
         }
     }
 
-    /// The member of that name; of two, the first.
+    /// The member with the key `name`; the first one if the key is duplicate.
     pub fn member(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
     }
 
-    /// The member of that name, where it is text.
+    /// The member with the key `name`, if it is a string.
     pub fn text(&self, name: &str) -> Option<&str> {
         match self.member(name) {
             Some(Self::String(text)) => Some(text),
@@ -86,7 +86,7 @@ impl Json {
         }
     }
 
-    /// The path of the first member that stands twice in its object, as `claims.locale`.
+    /// The path of the first duplicate key, for example `claims.locale`.
     pub fn duplicate_key(&self) -> Option<String> {
         match self {
             Self::Object(members) => {
@@ -107,7 +107,7 @@ impl Json {
     }
 }
 
-/// The numbers in valid JSON, in their order.
+/// Iterates over the text of each number in `text`, which must be valid JSON.
 fn number_tokens(text: &[u8]) -> impl Iterator<Item = &str> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -127,7 +127,7 @@ fn number_tokens(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Of the string that `text` begins with, quotes included.
+/// The length of the JSON string that `text` begins with, including its quotes.
 fn string_length(text: &[u8]) -> usize {
     let mut at = 1;
     while text.get(at).is_some_and(|b| *b != b'"') {
@@ -158,7 +158,7 @@ impl Serialize for Json {
     }
 }
 
-/// Reads a value whose numbers, in their order, are written as the iterator says: serde passes on their values alone.
+/// Deserializes a value. It takes the text of each number from the iterator, because serde passes on numbers as values only.
 struct JsonVisitor<'a, N>(&'a mut N);
 
 impl<'a, N: Iterator<Item = &'a str>> JsonVisitor<'_, N> {
@@ -222,7 +222,7 @@ impl<'de, N: Iterator<Item = &'de str>> Visitor<'de> for JsonVisitor<'_, N> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
         let mut object = Vec::new();
         while let Some(name) = members.next_key::<String>()? {
-            // Far more than any request has; keeps the search for doubles cheap.
+            // No valid request has that many. The limit bounds the search for duplicate keys.
             if object.len() == 1000 {
                 return Err(A::Error::custom("an object has more than 1,000 members"));
             }
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Any value whose objects have no doubles.
+    /// Generates values without duplicate keys.
     fn json() -> impl Strategy<Value = Json> {
         let leaf = prop_oneof![
             Just(Json::Null),
@@ -255,8 +255,7 @@ mod tests {
         })
     }
 
-    /// Puts a member of an object in it a second time, before or behind the first; where that may be done in
-    /// several places, in the `nth`. The path of the double.
+    /// Duplicates a key of the `nth` object in `json` by appending a member. Returns the path of the duplicate key.
     fn double(json: &mut Json, nth: &mut usize, value: &Json) -> Option<String> {
         match json {
             Json::Object(members) => {
@@ -299,7 +298,7 @@ mod tests {
             }
         }
 
-        /// Whatever the bytes: no panic, and what is taken means the same to a reader of the usual kind.
+        /// Random bytes never cause a panic, and accepted JSON has the same meaning for `serde_json`.
         #[test]
         fn accepted_json_means_the_same_to_serde_json(text in "[\\[\\]{}\",:0-9eE.+\\-a\\\\u ]{0,12}") {
             if let Ok(json) = Json::parse(text.as_bytes()) && json.duplicate_key().is_none() {
@@ -315,7 +314,7 @@ mod tests {
         assert_eq!(duplicate_key(r#"{"a":1,"b":{"a":2}}"#), None);
         assert_eq!(duplicate_key(r#"{"a":1,"a":1}"#).as_deref(), Some("a"));
         assert_eq!(duplicate_key(r#"{"claims":{"x":[{"y":1,"y":2}]}}"#).as_deref(), Some("claims.x.0.y"));
-        // Escapes don't hide it.
+        // Escapes don't hide a duplicate.
         assert_eq!(duplicate_key(r#"{"sub":1,"s\u0075b":2}"#).as_deref(), Some("sub"));
     }
 

@@ -1,5 +1,7 @@
-//! The access-token endpoints: fields into the types of `tokens`, a word with `callers` on every request, and
-//! what `exchange` has.
+//! The access-token endpoints: `POST /oauth-access-token` and `POST /messaging-access-token`.
+//!
+//! Each handler parses the fields, has the caller authorized, and requests the access token from `exchange`. A cached token
+//! needs the same authorization as a new one.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -48,7 +50,8 @@ pub(super) async fn messaging_access_token(
     let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: false };
     let authorized = authorize(&state, &authenticated, &request)?;
     if authorized.profile().messaging.is_none() {
-        let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged";
+        let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged: add that section, \
+                       or name another profile";
         return Err(Objection::new("profile", message).into());
     }
 
@@ -79,7 +82,7 @@ struct OauthTokenResponse<'a> {
     expires_at: UnixTime,
     expires_in: i64,
     cached: bool,
-    /// Only where it is.
+    /// Present only if true.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     rejected_token_kept: bool,
 }
@@ -89,13 +92,13 @@ struct MessagingTokenResponse<'a> {
     access_token: &'a str,
     last_event_id: &'a str,
     subject: &'a str,
-    /// Always: an unverified session is never handed out.
+    /// Always true: an unverified session is an error.
     verified: bool,
     obtained_at: UnixTime,
     expires_at: UnixTime,
     expires_in: i64,
     cached: bool,
-    /// Only where it is.
+    /// Present only if true.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     rejected_token_kept: bool,
 }

@@ -1,7 +1,7 @@
-//! One line for each token that leaves: who got it, for whom, signed by which key. The subject is in it only
-//! as a keyed hash, the token as its SHA-256, so that a line can be matched with a token but not be one.
+//! The audit log: one line for each token that a caller gets, with the caller, the subject and the signing key.
 //!
-//! Where the audit is required, a token whose line the log doesn't take doesn't leave.
+//! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither.
+//! If the audit is required, a request whose line the log drops fails, and the token isn't returned.
 
 use std::sync::Arc;
 
@@ -16,31 +16,38 @@ use crate::config::{KeyId, ProfileName};
 use crate::exchange::Served;
 use crate::tokens::{Minted, Subject};
 
-/// Where audit lines go, among the others.
+/// The `tracing` target of audit lines.
 pub const AUDIT_TARGET: &str = "tokenmint::audit";
 
-/// Asks how many lines were dropped so far; a line is counted before the call that logs it returns.
+/// Returns the number of log lines dropped so far. A dropped line is counted before the call that logs it returns.
 pub type DroppedLineCounter = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// Writes audit lines.
 pub struct Audit {
     key: hmac::Key,
-    /// Where the audit is required.
+    /// Set if the audit is required.
     dropped: Option<DroppedLineCounter>,
 }
 
 impl Audit {
-    /// `key` keys the hash of subjects: the same key finds the same person's lines. With `required`, no token leaves
-    /// without its line.
+    /// `key` is the HMAC key for subjects: with the same key, a subject has the same HMAC in all lines. With `required`, no
+    /// token is returned without its audit line.
     pub fn new(key: &[u8], required: Option<DroppedLineCounter>) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), dropped: required }
     }
 
-    /// Whether the log takes audit lines at all, which `RUST_LOG` can forbid.
+    /// Whether the log accepts audit lines at all; `RUST_LOG` can exclude them.
     pub fn is_enabled() -> bool {
         tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO)
     }
 
-    /// Logs a line. A line of another that is dropped meanwhile counts as this one: too strict, and never too lax.
+    /// Logs a line by calling `line`.
+    ///
+    /// A line that another thread drops meanwhile also counts as a failure. This can fail a request needlessly, but never
+    /// misses a dropped line.
+    ///
+    /// # Errors
+    /// The audit is required, and a line was dropped or audit lines are excluded.
     fn log(&self, line: impl FnOnce()) -> Result<(), ApiError> {
         let Some(dropped) = &self.dropped else {
             line();
@@ -51,13 +58,15 @@ impl Audit {
         if dropped() == before && Self::is_enabled() { Ok(()) } else { Err(ApiError::AuditUnavailable) }
     }
 
-    /// The keyed hash by which a subject's lines are found.
+    /// The first 16 bytes of the subject's HMAC-SHA-256, in hexadecimal.
     pub(super) fn subject_hmac(&self, subject: &Subject) -> Hex {
         Hex::of(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16])
     }
 
+    /// Logs a newly minted token.
+    ///
     /// # Errors
-    /// It must not leave: its line was not taken.
+    /// The audit is required and the line was dropped; the token must not be returned.
     pub(super) fn log_minted(
         &self,
         authenticated: &AuthenticatedCaller,
@@ -84,10 +93,10 @@ impl Audit {
         })
     }
 
-    /// An access token that a caller is given, fresh or kept.
+    /// Logs an access token that a caller gets, whether new or cached.
     ///
     /// # Errors
-    /// As `log_minted`.
+    /// The audit is required and the line was dropped; the token must not be returned.
     pub(super) fn log_access_token(
         &self,
         authenticated: &AuthenticatedCaller,
@@ -115,7 +124,7 @@ impl Audit {
     }
 }
 
-/// Up to 32 bytes in hexadecimal digits, without a detour through the general formatter.
+/// Up to 32 bytes in hexadecimal, in a buffer on the stack.
 pub(super) struct Hex {
     text: [u8; 64],
     length: usize,

@@ -1,5 +1,7 @@
-//! Authorization: the caller's policy, asked for every token, also for one that is kept: a cache never answers in its
-//! place. What it lets through is handed on as a proof, without which nothing can be minted.
+//! Authorizes each request for a token by the caller's policy, and applies the rate limits for subjects.
+//!
+//! Every token needs an authorization, including one from the cache. The result is an [`Authorized`] value, which the
+//! minting functions require as proof.
 
 use super::audit::AUDIT_TARGET;
 use super::request::AuthenticatedCaller;
@@ -9,16 +11,21 @@ use crate::config::ProfileName;
 use crate::tokens::Subject;
 use crate::traces::Fact;
 
-/// What a request asks for.
+/// A request for a token, to be authorized.
 pub(super) struct AccessRequest<'a, G> {
     pub grant: &'a G,
-    /// Whom it speaks of, and what it calls that. Without one it is the login of an integration user.
+    /// The subject, with the name of its field in the request. `None` for the login of an integration user.
     pub subject: Option<(&'static str, &'a Subject)>,
-    /// Whether a token is made for it, whatever is kept: then each subject has a rate of its own.
+    /// Whether the request always mints a new token. If so, the subject's own rate limit applies.
     pub mints: bool,
 }
 
-/// The one gate. Says no with the first rule that does, or lets the request through and says which would have.
+/// Checks `request` against the policy of the caller, and against the rate limit of the subject if it always mints.
+///
+/// In audit mode, a violation of the policy is logged and the request is allowed.
+///
+/// # Errors
+/// The first rule that rejects the request.
 pub(super) fn authorize<'a, G: Permission>(
     state: &AppState,
     authenticated: &AuthenticatedCaller,
@@ -39,7 +46,7 @@ pub(super) fn authorize<'a, G: Permission>(
             trace_id = authenticated.id.trace_id(),
             caller = %caller.name,
             let_through,
-            "names more different subjects than its subjects_per_minute: has its credential been stolen?"
+            "the caller names more different subjects than its subjects_per_minute: has its credential been stolen?"
         );
     }
     let rule = violation.filter(|_| let_through).and_then(|violation| violation.rule());
@@ -53,7 +60,7 @@ pub(super) fn authorize<'a, G: Permission>(
         }
         Violation::Budget(TooOften { retry_after, .. }) => {
             caller.subjects_refused.inc();
-            ApiError::RateLimited { retry_after, who: "this caller, for so many different subjects," }
+            ApiError::RateLimited { retry_after, who: "this caller, for too many different subjects," }
         }
     })?;
     if let Some((_, subject)) = subject.filter(|_| mints) {
@@ -81,7 +88,7 @@ fn log_audit_only_violation(
     );
 }
 
-/// How often one subject's tokens are asked for; one line in the log for each storm.
+/// Limits how often one subject's tokens are minted. Logs one line when a series of rejections begins.
 fn check_subject_rate_limit(
     state: &AppState,
     authenticated: &AuthenticatedCaller,

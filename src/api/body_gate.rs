@@ -1,8 +1,8 @@
-//! Holds a request's body back until somebody asks for it, so that a stranger's costs nothing: the answer to a request
-//! without a credential is made from its head alone.
+//! Delays reading a request body from the socket until a handler reads it. So an unauthenticated request is rejected from
+//! its head alone, and its body costs nothing.
 //!
-//! An answer that is made before the whole body was read ends the connection. Otherwise the rest of that body would have
-//! to be read first, or would stand where the next request begins.
+//! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be
+//! parsed as the next request.
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -12,22 +12,23 @@ use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body, Frame, SizeHint};
 
-/// Of one connection, for the request that it reads.
+/// Says whether the body of a connection's current request may be read from the socket. One per connection.
 #[derive(Default)]
 pub struct BodyGate {
     open: AtomicBool,
+    /// Whether the body was read to its end, or there is none.
     read: AtomicBool,
     waiting: Mutex<Option<Waker>>,
 }
 
 impl BodyGate {
-    /// Closes it, for a request that begins.
+    /// Closes the gate at the start of a request.
     pub fn close(&self, has_body: bool) {
         self.open.store(false, Ordering::Relaxed);
         self.read.store(!has_body, Ordering::Relaxed);
     }
 
-    /// Waits until the body is asked for.
+    /// Waits until a handler reads the body.
     pub fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.open.load(Ordering::Relaxed) {
@@ -48,13 +49,13 @@ impl BodyGate {
         }
     }
 
-    /// Whether nothing is left of the body, or there was none.
+    /// Whether the body was read to its end, or there was none.
     pub fn is_read(&self) -> bool {
         self.read.load(Ordering::Relaxed)
     }
 }
 
-/// A body that opens its gate when it is read.
+/// A body that opens its gate when it is polled.
 pub struct GatedBody<B> {
     body: B,
     gate: Arc<BodyGate>,

@@ -1,4 +1,4 @@
-//! `POST /bundle`: all tokens that one page load needs, or none of them.
+//! `POST /bundle`: mints all tokens that one page load needs, or none of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub(super) async fn bundle(
     Ok(bundle_response(&entries, &minted))
 }
 
-/// The extra claims of each entry, in their order; every one is checked before anything is signed.
+/// Checks the extra claims of all entries before anything is signed. Returns them in the order of `entries`.
 fn claims_per_entry(
     entries: &[(Name, Entry)],
     mut asked: Vec<(String, Members)>,
@@ -66,7 +66,7 @@ fn claims_per_entry(
         let names = entries.iter().map(|(entry, _)| entry.as_str()).collect::<Vec<_>>().join(", ");
         return Err(Objection::new(
             format!("claims.{unknown}"),
-            format!("is no entry of the bundle; it has {names}"),
+            format!("is not an entry of the bundle; its entries are {names}"),
         ));
     }
     let of_entry = |(name, entry): &(Name, Entry)| {
@@ -84,13 +84,13 @@ fn claims_per_entry(
     entries.iter().map(of_entry).collect()
 }
 
-/// A thread that sleeps takes tens of microseconds to wake, a tenth of a signature: it may as well do so while this one looks
-/// at the claims and asks the policy. A new task is what wakes one.
+/// Wakes a sleeping worker thread by spawning an empty task. Waking takes tens of microseconds, a tenth of a signature, so the
+/// thread wakes while this one checks claims and policy.
 fn wake_another_thread() {
     drop(tokio::spawn(async {}));
 }
 
-/// Signs each entry in a task of its own, so that two keys take two cores; a single one here.
+/// Mints all entries. Two or more RSA signatures run in separate tasks, so that they can use several cores.
 async fn mint_all(
     state: &Arc<AppState>,
     entries: &[(&Name, AuthorizedEntry<'_>)],
@@ -116,8 +116,8 @@ async fn mint_all(
         minted[*position] = Some(mint_identity_token(state, profile, subject, claims, now).await?);
         return Ok(minted.into_iter().flatten().collect());
     }
-    // All of them, also the last: a runtime keeps the newest task of a thread for that thread, and gives only
-    // the others to a thread that is idle.
+    // Every signature gets a task, including the last. tokio keeps the newest task of a thread for that thread, and lets
+    // idle threads take only the others.
     let tasks: Vec<_> = signed
         .into_iter()
         .map(|(position, profile, claims)| {
@@ -132,7 +132,7 @@ async fn mint_all(
         .collect();
     for (position, task) in tasks {
         let ended = task.await.unwrap_or_else(|error| match error.try_into_panic() {
-            // A bug is a bug in whichever task it shows: the door makes it one 500, and counts it.
+            // Passes the panic on to the middleware, which answers 500 and counts it.
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(MintError::Overloaded),
         });
@@ -154,7 +154,7 @@ async fn mint_identity_token(
 #[derive(Serialize)]
 struct BundleResponse<'a> {
     tokens: BTreeMap<&'a str, &'a str>,
-    /// The first of them to expire, and to be renewed.
+    /// The earliest of the tokens' times, like the next two fields.
     expires_at: UnixTime,
     expires_in: i64,
     renew_at: UnixTime,

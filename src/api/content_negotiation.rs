@@ -1,19 +1,20 @@
-//! Which form of an answer a request accepts (RFC 9110, section 12.5.1).
+//! Content negotiation: chooses JSON or a bare JWT by the `Accept` header (RFC 9110, section 12.5.1).
 
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// How a minted token is answered.
+/// The format of a response with a minted token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResponseFormat {
-    /// `application/json`: the token with its times.
+    /// `application/json`: the token and its metadata.
     Json,
     /// `application/jwt`: the bare token.
     Jwt,
 }
 
 impl ResponseFormat {
-    /// JSON, unless `application/jwt` is preferred or named where JSON isn't; `None` where neither will do.
+    /// Chooses the format with the higher quality. If both have the same, the more specific media range decides, then JSON.
+    /// Returns `None` if neither is acceptable.
     pub fn negotiate(headers: &HeaderMap) -> Option<Self> {
         if !headers.contains_key(ACCEPT) {
             return Some(Self::Json);
@@ -38,7 +39,7 @@ impl ResponseFormat {
     }
 }
 
-/// How a media range fits a type: the closest range counts, with its quality in thousandths.
+/// The most specific media range that matches a type: its specificity, and its quality in thousandths.
 #[derive(Clone, Copy)]
 struct MediaRangeMatch {
     specificity: u8,
@@ -63,6 +64,7 @@ impl MediaRangeMatch {
     }
 }
 
+/// Parses a quality like `0.5` into thousandths. An invalid one counts as 0.
 fn parse_qvalue(weight: &str) -> u16 {
     match weight.parse::<f32>() {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1000")]
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// RFC 9110, section 12.5.1, in another way: the quality of a type is that of the closest range.
+    /// An independent implementation of RFC 9110, section 12.5.1: the most specific range sets the quality of a type.
     fn quality(ranges: &[(usize, u16)], subtype: usize) -> (u16, usize) {
         let closest = ranges.iter().filter(|(range, _)| [0, 1, subtype].contains(range)).max();
         closest.map_or((0, 0), |(range, quality)| (*quality, (*range).min(2)))

@@ -1,7 +1,8 @@
-//! The one place where an error becomes a status.
+//! Maps every error of the API to its HTTP status and JSON body.
 //!
-//! `{"error", "error_description", "request_id"}`, and `field` where one is to blame. The description says what
-//! to do and never repeats what was sent; what went wrong inside stays in the log.
+//! The body is `{"error", "error_description", "request_id"}`, plus `field` if one field is wrong, and `upstream` with
+//! Salesforce's error. The description says what to do. It never repeats a secret, and details of internal errors go to the
+//! log only.
 
 use std::time::Duration;
 
@@ -15,51 +16,56 @@ use crate::callers::Denied;
 use crate::exchange::{ExchangeError, Upstream};
 use crate::tokens::{MintError, Objection};
 
-/// Why a request isn't answered as it wished.
+/// Why a request fails.
 #[derive(Clone, Debug)]
 pub enum ApiError {
-    /// No credentials, or wrong ones: the answer doesn't tell which.
+    /// Missing or wrong credentials. The response doesn't say which.
     InvalidClient,
-    /// The client's, since its connection was made.
+    /// The client certificate expired after the connection was made.
     CertificateExpired,
+    /// Several `Authorization` headers.
     MultipleCredentials,
     Denied {
         denied: Denied,
         field: &'static str,
     },
     Objection(Objection),
-    /// The request as HTTP has it.
+    /// The request violates HTTP. The message says what to send instead.
     Malformed(&'static str),
-    /// The body as a whole.
+    /// The body isn't a JSON object.
     NotJson(String),
     NotFound,
-    /// Not at this path.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
-    /// Not at any path.
+    /// No path has this method.
     UnknownMethod,
     NotAcceptable,
-    /// What is wrong with `Content-Type` or `Content-Encoding`.
+    /// The message says what is wrong with `Content-Type` or `Content-Encoding`.
     UnsupportedMediaType(&'static str),
-    /// Above so many bytes.
+    /// The limit, in bytes.
     BodyTooLarge(usize),
+    /// The limit, in bytes.
     HeadTooLarge(usize),
+    /// The limit.
     TooManyHeaders(usize),
-    /// The head since its first byte, or the body since the caller was known.
+    /// The head or the body didn't arrive in time.
     ReceiveTimeout {
+        /// `head` or `body`.
         what: &'static str,
         within: Duration,
     },
-    /// The connection broke within the body.
+    /// The body ended early, or its framing is invalid.
     IncompleteBody,
     RateLimited {
         retry_after: Duration,
-        /// Who asks too often: the caller, or one subject's page.
+        /// The subject of the message "… requests tokens too often".
         who: &'static str,
     },
     Mint(MintError),
     Exchange(ExchangeError),
-    /// The log doesn't take the token's audit line, and must.
+    /// The audit is required, and the log dropped the audit line.
     AuditUnavailable,
+    /// The request wasn't answered within `request_timeout`.
     RequestTimeout,
     Panicked,
 }
@@ -102,15 +108,16 @@ struct ErrorBody<'a> {
     upstream: Option<&'a Upstream>,
 }
 
-/// A refusal as HTTP has it.
+/// An error as an HTTP response.
 pub(super) struct ErrorResponse {
     pub status: StatusCode,
-    /// RFC 6749's word, or the contract's.
+    /// The error code: one of RFC 6749, or one that `openapi.yaml` defines.
     pub error: &'static str,
     description: String,
     field: Option<String>,
+    /// Seconds.
     retry_after: Option<u64>,
-    /// Salesforce's own words.
+    /// The error that Salesforce answered.
     upstream: Option<Upstream>,
 }
 
@@ -160,7 +167,7 @@ impl ApiError {
                 ..error_response(
                     S::TOO_MANY_REQUESTS,
                     "rate_limited",
-                    &format!("{who} asks too often; wait as Retry-After says"),
+                    &format!("{who} requests tokens too often; retry after the seconds in Retry-After"),
                 )
             },
             Self::Malformed(message) => invalid(message),
@@ -168,7 +175,7 @@ impl ApiError {
             Self::NotFound => error_response(
                 S::NOT_FOUND,
                 "not_found",
-                "there is nothing at this path on this listener; `tokenmint openapi` lists what there is",
+                "this listener has nothing at this path; `tokenmint openapi` lists all paths",
             ),
             Self::MethodNotAllowed | Self::UnknownMethod => error_response(
                 S::METHOD_NOT_ALLOWED,
@@ -178,7 +185,7 @@ impl ApiError {
             Self::NotAcceptable => error_response(
                 S::NOT_ACCEPTABLE,
                 "not_acceptable",
-                "only application/json and application/jwt can be had; change the Accept header",
+                "only application/json and application/jwt are available; change the Accept header",
             ),
             Self::UnsupportedMediaType(what) => {
                 error_response(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", what)
@@ -205,13 +212,15 @@ impl ApiError {
                 "request_timeout",
                 &format!("the {what} did not arrive in time: send it at once, within {within:?}"),
             ),
-            Self::IncompleteBody => invalid("the body ended before it was whole"),
+            Self::IncompleteBody => invalid(
+                "the body is incomplete: send as many bytes as Content-Length says, or end it with an empty chunk",
+            ),
             Self::Mint(MintError::Overloaded) | Self::RequestTimeout => ErrorResponse {
                 retry_after: Some(1),
                 ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "overloaded",
-                    "more is asked than can be signed in time; try again, or run more replicas",
+                    "the service is overloaded and can't answer in time; try again, or run more replicas",
                 )
             },
             Self::Mint(MintError::NoSigningKey { seconds }) => ErrorResponse {
@@ -219,8 +228,8 @@ impl ApiError {
                 ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
-                    "no key of this profile's keyset signs yet; look at its keyset.toml with `tokenmint keys list`, and with \
-                     `tokenmint check --running` whether the service has taken it over",
+                    "no key of this profile's keyset signs yet; see `tokenmint keys list` for the dates in its keyset.toml, and \
+                     `tokenmint check --running` for whether the service has taken them over",
                 )
             },
             Self::AuditUnavailable => ErrorResponse {
@@ -228,25 +237,26 @@ impl ApiError {
                 ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
-                    "the log takes no audit line, so nothing leaves (audit = \"required\"): is its disk full, or its reader gone?",
+                    "the audit line can't be logged, so no token is returned (audit = \"required\"): is the log's disk full, or its \
+                     reader gone?",
                 )
             },
             Self::Exchange(error) => exchange_error_response(error),
             Self::Mint(MintError::Signing(_) | MintError::Randomness(_)) | Self::Panicked => error_response(
                 S::INTERNAL_SERVER_ERROR,
                 "server_error",
-                "tokenmint failed; its log has a line with this request id",
+                "internal error of tokenmint; its log has a line with this request ID",
             ),
         }
     }
 }
 
-/// Rounded up: who comes back in time must not be refused for the same reason again.
+/// `wait` in seconds for `Retry-After`, rounded up so that a client that waits isn't rejected again for the same reason.
 fn retry_after_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-/// What Salesforce, or the lack of it, means for the caller.
+/// Maps an error of the exchange with Salesforce.
 fn exchange_error_response(error: ExchangeError) -> ErrorResponse {
     let description = error.to_string();
     let seconds = error.retry_after().map(retry_after_seconds);
@@ -280,7 +290,7 @@ fn exchange_error_response(error: ExchangeError) -> ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// The answer, on top of what `answer` has (such as `Allow`).
+    /// Writes the error into `answer`, and keeps headers that are already there, for example `Allow`.
     pub fn into_response(self, mut answer: Response, request_id: &str) -> Response {
         let body = ErrorBody {
             error: self.error,
@@ -307,12 +317,12 @@ impl ErrorResponse {
     }
 }
 
-/// Carried to the door as it is: only `observe` knows the request's id.
+/// Attaches the error to a placeholder response. `middleware` writes the real one, because only it knows the request ID.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
         match self {
-            // axum adds `Allow` to what leaves as 405 here.
+            // axum adds `Allow` to a response with status 405.
             Self::MethodNotAllowed => *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownMethod => {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET,HEAD,POST"));

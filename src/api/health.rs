@@ -1,4 +1,4 @@
-//! For whoever watches: is it alive, can it mint, what has it counted.
+//! Health checks and metrics: `GET /livez`, `/readyz`, `/healthz` and `/metrics`.
 
 use std::sync::atomic::Ordering;
 
@@ -22,7 +22,7 @@ pub(super) async fn livez() -> Response {
     (NO_STORE, Json(json!({"status": "ok"}))).into_response()
 }
 
-/// Ready means that it can mint, not that Salesforce can be reached.
+/// Ready means that the service can mint tokens. Whether Salesforce can be reached doesn't matter.
 pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
     if state.ready() {
         return (NO_STORE, Json(json!({"status": "ready"}))).into_response();
@@ -38,7 +38,7 @@ pub(super) async fn metrics(State(state): State<SharedState>) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))], NO_STORE, text).into_response()
 }
 
-/// Sets what follows from the clock rather than from an event.
+/// Updates the gauges that depend on the current time, before each scrape.
 fn refresh_gauges(state: &AppState) {
     let metrics = &state.metrics;
     let dropped = (state.dropped_lines)().saturating_sub(metrics.log_lines_dropped.get());
@@ -53,7 +53,7 @@ fn refresh_gauges(state: &AppState) {
             let labels = [keyset.name.as_str(), key.kid.as_str()];
             let show = |gauge: &GaugeVec, moment: Option<UnixTime>| match moment {
                 Some(moment) => gauge.with_label_values(&labels).set(until(moment)),
-                // One that was never shown can't be removed, and needn't.
+                // An error means that the series never existed.
                 None => _ = gauge.remove_label_values(&labels),
             };
             let state = key.life.state(now);

@@ -1,4 +1,4 @@
-//! What everybody may see: the JWK Sets that Salesforce pulls, and the description of the interface.
+//! The public endpoints: the JWK Sets that Salesforce fetches, and `GET /openapi.yaml`.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -19,7 +19,7 @@ pub(super) async fn keyset(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    // A name that isn't even UTF-8 is just another that doesn't exist.
+    // A name that isn't UTF-8 is the name of no keyset.
     let Path(name) = name.map_err(|_| ApiError::NotFound)?;
     let snapshot = state.snapshot.load();
     let jwks = snapshot.published.by_keyset.get(name.as_str()).ok_or(ApiError::NotFound)?;
@@ -29,7 +29,7 @@ pub(super) async fn keyset(
 fn jwks_response(jwks: &Face, state: &AppState, method: &Method, headers: &HeaderMap) -> Response {
     let now = state.clock.now();
     let document = jwks.document(now);
-    // Who asks by HEAD has not got the keys.
+    // A HEAD request doesn't deliver the keys, so it isn't counted as a fetch.
     if method == Method::GET {
         let client = Client::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
         jwks.fetched(&document, client, now);
@@ -42,7 +42,7 @@ fn jwks_response(jwks: &Face, state: &AppState, method: &Method, headers: &Heade
     (caching, json, document.body.clone()).into_response()
 }
 
-/// `If-None-Match`, by weak comparison (RFC 9110, section 13.1.2).
+/// Whether `If-None-Match` contains `etag`, by weak comparison (RFC 9110, section 13.1.2).
 fn matches_etag(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     headers
         .get_all(IF_NONE_MATCH)

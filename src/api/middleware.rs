@@ -1,5 +1,10 @@
-//! The door: every request passes here on its way in and every answer on its way out. Gives each a request
-//! id, bounds its time, counts it, writes refusals, and says which answers are the last of their connection.
+//! The middleware of all routes, a tower layer. For each request it
+//!
+//! - sets the request ID and starts the trace span,
+//! - enforces `request_timeout`,
+//! - writes the error response, if the handler returned an error,
+//! - updates the metrics,
+//! - closes the connection after the response where the connection can't be reused.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -28,21 +33,22 @@ use crate::traces::{Fact, Span, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// What is left of a request's time once there is nothing more to wait for.
+/// The time that is reserved for writing the response: a wait for Salesforce ends this long before `request_timeout`, or by a
+/// tenth of `request_timeout` if that is less.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(250);
 
-/// What ties an answer, its log lines and its audit line together.
+/// The request ID, with the trace and the deadline of the request. Response, log lines and audit line carry the ID.
 #[derive(Clone)]
 pub(super) struct RequestId {
     id: HeaderValue,
     trace: Trace,
-    /// When a request that waits for Salesforce must be answered: a little before it would be cut off as if this service
-    /// were overloaded.
+    /// When a wait for Salesforce must end. It is a little before the request times out, because the timeout answers
+    /// `overloaded`, which would blame this service.
     deadline: Instant,
 }
 
 impl RequestId {
-    /// The client's, if it can do no harm in a log or a header; else a fresh one.
+    /// Uses the client's `X-Request-Id` if it has 1 to 64 letters, digits and `._-`. Otherwise makes a random one.
     fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace, deadline: Instant) -> Self {
         let harmless = |id: &&HeaderValue| {
             (1..=64).contains(&id.len())
@@ -52,7 +58,7 @@ impl RequestId {
             return Self { id: id.clone(), trace, deadline };
         }
         let mut bytes = [0; 16];
-        // An id that isn't unique is no reason to refuse a request.
+        // Without randomness the ID isn't unique, which is no reason to reject the request.
         let _ = randomness.fill(&mut bytes);
         let text = URL_SAFE_NO_PAD.encode(bytes);
         let id = HeaderValue::from_str(&text).expect("base64url is visible ASCII");
@@ -76,14 +82,15 @@ impl RequestId {
     }
 }
 
-/// What is counted of a route. Looked up when it first answers, so that `/metrics` is silent of what never happened.
+/// The metrics of one route. Each series is created with the first response, so that `/metrics` has no series of routes that
+/// nobody requested.
 #[derive(Default)]
 struct RouteMetrics {
     ok_count: OnceLock<IntCounter>,
     duration: OnceLock<Histogram>,
 }
 
-/// One of each of [`ROUTES`], and the last for whatever else was respond for.
+/// The metrics of each of [`ROUTES`], in order. The last entry counts requests without a route.
 #[derive(Default)]
 pub struct RequestMetrics([RouteMetrics; ROUTES.len() + 1]);
 
@@ -103,10 +110,11 @@ impl RequestMetrics {
     }
 }
 
-/// The door as a layer.
+/// The tower layer that adds [`RequestMiddleware`].
 #[derive(Clone)]
 pub(super) struct RequestLayer(pub SharedState);
 
+/// The tower service around the router.
 #[derive(Clone)]
 pub(super) struct RequestMiddleware<S> {
     layer: RequestLayer,
@@ -137,7 +145,7 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let state = self.layer.0.clone();
-        // The one that was polled, and a fresh one for the next request.
+        // Takes the service that was polled ready, and leaves a clone for the next request.
         let inner = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, inner);
         let respond =
@@ -181,8 +189,8 @@ where
     };
     let mut answer = render_error(answer, &id, &state.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, id.id);
-    // Said aloud: a client that used the connection again would find it closed. Where a chunked body ends is the one thing
-    // that `app::request_scanner` leaves to hyper alone, so nothing follows it.
+    // Tells the client not to reuse a connection that this service closes. After a chunked body it closes always:
+    // `app::request_scanner` doesn't know where such a body ends, so it gives hyper no request after it.
     let is_unread = body.is_some_and(|body| !body.is_read());
     if is_refused || is_unread || chunked || state.draining.load(Ordering::Relaxed) {
         answer.headers_mut().insert(CONNECTION, CLOSE);
@@ -193,7 +201,8 @@ where
     answer
 }
 
-/// Only requests for tokens stand in a trace: a stranger who reads a JWKS has no say in what is recorded.
+/// Starts a span for requests to token endpoints only. So a trace header of an anonymous request, for example for a JWKS, has
+/// no effect.
 fn request_span(request: &Request, route: Option<usize>) -> Span {
     let route = route
         .map(|route| &ROUTES[route])
@@ -201,10 +210,10 @@ fn request_span(request: &Request, route: Option<usize>) -> Span {
     route.map_or_else(Span::default, |route| Trace::of_request(&route.method, route.path, request.headers()))
 }
 
-/// A refusal is written out here; anything else stays as it is.
+/// Replaces `answer` by the error response if the handler returned an error, and counts it.
 fn render_error(mut answer: Response, id: &RequestId, metrics: &Metrics) -> Response {
     let Some(error) = answer.extensions_mut().remove::<ApiError>() else { return answer };
-    // Overload is counted; a line for each would make it worse.
+    // Overload is only counted: a log line for each rejected request would add load.
     if let ApiError::Mint(error) = &error
         && *error != MintError::Overloaded
     {

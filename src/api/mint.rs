@@ -1,4 +1,6 @@
-//! The minting endpoints: fields into the types of `tokens`, a word with `callers`, and the answer.
+//! The endpoints that mint one token: `POST /identity-token`, `/oauth-assertion` and `/intercom-user-jwt`.
+//!
+//! Each handler parses the fields, has the caller authorized, mints, writes the audit line, and responds.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -82,7 +84,7 @@ pub(super) async fn intercom_user_jwt(
 struct TokenResponse<'a> {
     token: &'a str,
     token_type: &'static str,
-    /// `null` for Intercom, whose secrets have no id.
+    /// `null` for Intercom, whose secrets have no key ID.
     kid: Option<&'a KeyId>,
     issued_at: UnixTime,
     expires_at: UnixTime,
@@ -128,8 +130,7 @@ fn assertion_response(
     })
 }
 
-/// A token is never stored on its way (RFC 6749, section 5.1), and has no `ETag`: a page that is told its
-/// token has not changed would show Salesforce an old one for ever.
+/// Responds with the minted token in the negotiated format.
 fn format_response<T: Serialize>(
     format: ResponseFormat,
     minted: &Minted,
@@ -144,7 +145,8 @@ fn format_response<T: Serialize>(
     no_store_response(media, body)
 }
 
-/// An answer that holds a secret.
+/// A response that contains a secret, so no cache may store it (RFC 6749, section 5.1). It has no `ETag`: a page that got
+/// 304 would keep using an expired token.
 pub(super) fn no_store_response(media: &'static str, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();

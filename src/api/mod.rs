@@ -1,13 +1,13 @@
-//! Routes, handlers that only translate, and the one place where an error becomes a status.
+//! The HTTP API: the route table, the handlers, the middleware, and the mapping of errors to statuses.
 //!
-//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`,
-//!   `/oauth-access-token`, `/messaging-access-token`: for callers with an API key.
-//! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public; all that the public listener shows.
-//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener, where there is one.
-//! - `GET /openapi.yaml`: the description of all this; a test holds it against [`ROUTES`].
+//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`, `/oauth-access-token`,
+//!   `/messaging-access-token`: for authenticated callers.
+//! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public, and the only routes of the public listener.
+//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener if there is one.
+//! - `GET /openapi.yaml`: the description of the API. A test compares it with [`ROUTES`].
 //!
-//! Every answer carries `X-Request-Id`; every refusal is JSON. No CORS headers: no browser calls
-//! tokenmint.
+//! `middleware` gives every response an `X-Request-Id`. Every error response is JSON. There are no CORS headers, because
+//! browsers don't call tokenmint.
 
 mod access_tokens;
 mod audit;
@@ -50,10 +50,11 @@ use crate::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 
-/// The description of the interface, as it stands at the repository's root.
+/// The OpenAPI description, `openapi.yaml` at the repository's root.
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
-/// What a request walks through; built whole from one configuration.
+/// Everything that follows from one configuration and its key files. A reload replaces it as a whole; a request that has
+/// loaded it keeps the old one.
 pub struct ConfigSnapshot {
     pub config: Arc<Config>,
     pub ring: KeyRing,
@@ -62,30 +63,30 @@ pub struct ConfigSnapshot {
     pub published: Published,
 }
 
-/// What every handler is given: the rooms as they are now, and what outlives them.
+/// The state that all handlers share: the current [`ConfigSnapshot`], and the parts that outlive a reload.
 pub struct AppState {
     pub snapshot: ArcSwap<ConfigSnapshot>,
     pub signer: Arc<Signer>,
     pub exchanger: Exchanger,
-    /// Against pages that ask again and again.
+    /// Limits how often one subject's tokens are minted, against pages that reload in a loop.
     pub subject_rate_limiter: Guard,
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
-    /// Of `metrics`, what each request counts.
+    /// The metrics that every request updates, looked up once.
     pub request_metrics: RequestMetrics,
     pub audit: Audit,
     pub limits: Limits,
-    /// Set at the end: no longer ready, though still answering.
+    /// Set at shutdown: the service still answers, but isn't ready any more.
     pub draining: AtomicBool,
-    /// What the last look at the files came to.
+    /// The result of the last check of the files for changes.
     pub last_reload_check: ArcSwap<ReloadReport>,
-    /// Log lines dropped so far, asked at each scrape.
+    /// The number of log lines dropped so far, read at each scrape.
     pub dropped_lines: DroppedLineCounter,
 }
 
 impl AppState {
-    /// Whether it can mint: whatever Salesforce does.
+    /// Whether the service can mint tokens. Whether Salesforce can be reached doesn't matter.
     pub fn ready(&self) -> bool {
         !self.draining.load(Ordering::Acquire) && self.snapshot.load().profiles.ready(self.clock.now())
     }
@@ -93,17 +94,18 @@ impl AppState {
 
 type SharedState = Arc<AppState>;
 
-/// For whom a route is served.
+/// The kinds of listeners; each route belongs to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
-    /// Callers.
+    /// For callers: `[server]`.
     Minting,
-    /// The internet.
+    /// For the internet: `[server.public]`.
     Public,
-    /// Monitoring.
+    /// For monitoring and operators: `[server.ops]`.
     Ops,
 }
 
+/// A row of the route table.
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
@@ -111,7 +113,7 @@ pub struct Route {
     handler: fn() -> MethodRouter<SharedState>,
 }
 
-/// All there is.
+/// The route table.
 pub static ROUTES: [Route; 14] = [
     Route::new(Method::POST, "/identity-token", ListenerKind::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
@@ -134,7 +136,7 @@ pub static ROUTES: [Route; 14] = [
 ];
 
 impl Route {
-    /// Whether it is for callers, with a key.
+    /// Whether the route requires an authenticated caller.
     fn is_minting(&self) -> bool {
         self.kind == ListenerKind::Minting && self.method == Method::POST
     }
@@ -149,7 +151,7 @@ impl Route {
     }
 }
 
-/// The routes of one listener: those of its `kinds`.
+/// Builds the router of a listener that serves the routes of `kinds`.
 pub fn router(state: &SharedState, kinds: &[ListenerKind]) -> Router {
     let metrics = state.metrics.clone();
     ROUTES
@@ -158,7 +160,7 @@ pub fn router(state: &SharedState, kinds: &[ListenerKind]) -> Router {
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .fallback(|method: Method| async move {
-            // No path has TRACE, be it there or not.
+            // No path has TRACE, so 405 is right even for a path that doesn't exist.
             if method == Method::TRACE { ApiError::UnknownMethod } else { ApiError::NotFound }
         })
         .layer((

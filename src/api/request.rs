@@ -1,5 +1,4 @@
-//! A request as handlers take it: who asks, in which form they want the answer, and the fields of the body,
-//! each of the right type or refused by name.
+//! The axum extractors: the authenticated caller, the response format, and the fields of the JSON body.
 
 use std::sync::Arc;
 
@@ -19,21 +18,22 @@ use crate::json::{Json, Members};
 use crate::tokens::Objection;
 use crate::traces::{Fact, Trace};
 
-/// What the connection knows of a request.
+/// Facts about a request from its connection. The listener adds them as a request extension.
 #[derive(Clone)]
 pub struct RequestContext {
-    /// When its first byte came.
+    /// When the first byte of the request arrived.
     pub started_at: Instant,
-    /// Why it isn't looked at.
+    /// Set if the request is rejected before any handler runs.
     pub error: Option<ApiError>,
+    /// The identity of the client by its certificate or its Unix user.
     pub peer: Option<Arc<Peer>>,
     pub body_gate: Arc<BodyGate>,
 }
 
-/// The caller behind a request, with all that it may use.
+/// The authenticated caller of a request.
 pub(super) struct AuthenticatedCaller {
     pub caller: Arc<Caller>,
-    /// By what it is known, for the audit line.
+    /// How the caller authenticated, for the audit line: `api_key` or `connection`.
     pub credential: &'static str,
     pub id: RequestId,
 }
@@ -41,8 +41,10 @@ pub(super) struct AuthenticatedCaller {
 impl FromRequestParts<SharedState> for AuthenticatedCaller {
     type Rejection = ApiError;
 
-    /// No key, a wrong key and a malformed header are told apart by nobody. Who sends a key is the caller of that
-    /// key or nobody: with a wrong one, the connection's own caller must not take its place unnoticed.
+    /// Authenticates the caller by its API key, or without an `Authorization` header by its connection.
+    ///
+    /// A missing key, a wrong key and a malformed header give the same error. A request with a wrong key is rejected even if
+    /// its connection belongs to a caller.
     async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
         let header = headers.next();
@@ -61,18 +63,18 @@ impl FromRequestParts<SharedState> for AuthenticatedCaller {
         let caller = caller.cloned().ok_or(ApiError::InvalidClient)?;
         parts.extensions.insert(KnownCaller(caller.clone()));
         let id = parts.extensions.get::<RequestId>().cloned();
-        let id = id.expect("the door gives every request an id");
+        let id = id.expect("the middleware gives every request an ID");
         id.trace().note(Fact::Caller(&caller.name));
         Ok(Self { caller, credential, id })
     }
 }
 
-/// Goes with a request whose caller is known, so that its body may be read.
+/// The request extension that says that the caller is authenticated. Without it [`RequestFields`] doesn't read the body.
 #[derive(Clone)]
 struct KnownCaller(Arc<Caller>);
 
 impl AuthenticatedCaller {
-    /// Where the request stands in a trace.
+    /// The trace of the request.
     pub const fn trace(&self) -> &Trace {
         self.id.trace()
     }
@@ -92,14 +94,14 @@ impl FromRequestParts<SharedState> for ResponseFormat {
     }
 }
 
-/// The members of the JSON object that is a request's body.
+/// The fields of the request body, a JSON object. Each is checked for its type when it is taken.
 pub(super) struct RequestFields(Members);
 
 impl FromRequest<SharedState> for RequestFields {
     type Rejection = ApiError;
 
-    /// Reads a body only of a caller that is known. One that asks too often is told so behind the body, so that it can
-    /// use the connection again.
+    /// Reads and parses the body of an authenticated caller. Also counts the request against the caller's rate limit. A caller
+    /// above its limit gets the error only after its body was read, so that the connection can be reused.
     async fn from_request(request: Request, state: &SharedState) -> Result<Self, ApiError> {
         let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(ApiError::InvalidClient)?;
         let turn = caller
@@ -107,7 +109,7 @@ impl FromRequest<SharedState> for RequestFields {
             .map_err(|retry_after| ApiError::RateLimited { retry_after, who: "this caller" });
         is_plain_json(request.headers())?;
         let limit = state.limits.body;
-        // At once, and not when the limit is reached.
+        // Rejects a body that is declared too large before any of it is read.
         if declared_length(request.headers()).is_some_and(|length| length > limit) {
             return Err(ApiError::BodyTooLarge(limit));
         }
@@ -128,7 +130,7 @@ impl FromRequest<SharedState> for RequestFields {
     }
 }
 
-/// Of UTF-8 and, in both orders, of UTF-16; no JSON begins with one (RFC 8259, section 8.1).
+/// The byte order marks of UTF-8, UTF-16BE and UTF-16LE. JSON must not begin with one (RFC 8259, section 8.1).
 const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
 
 impl RequestFields {
@@ -151,12 +153,12 @@ impl RequestFields {
         }
     }
 
-    /// Refuses every field but `known`.
+    /// Rejects fields that aren't in `known`.
     pub fn allow_only(self, known: &[&str]) -> Result<Self, ApiError> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(self),
             Some((name, _)) => {
-                let message = format!("isn't a field of this request; it has {}", known.join(", "));
+                let message = format!("isn't a field of this request; its fields are {}", known.join(", "));
                 Err(Objection::new(name, message).into())
             }
         }
@@ -179,7 +181,7 @@ impl RequestFields {
         }
     }
 
-    /// A token or the like; taken out of the text at once.
+    /// Takes a string that is a secret, for example a token.
     pub fn secret(&mut self, name: &str) -> Result<Option<SecretString>, ApiError> {
         Ok(self.string(name)?.map(SecretString::from))
     }
@@ -195,7 +197,7 @@ impl RequestFields {
         }
     }
 
-    /// An object of objects, each under its name.
+    /// Takes an object of objects.
     pub fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, ApiError> {
         let inner = |(entry, value): (String, Json)| match value {
             Json::Object(members) => Ok((entry, members)),
@@ -217,7 +219,7 @@ fn wrong_type(name: &str, wanted: &str, got: &Json) -> ApiError {
     Objection::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
 }
 
-/// `application/json`, in UTF-8 if it says in which (RFC 8259, section 8.1), and not compressed.
+/// Checks that the body is declared as uncompressed `application/json`, in UTF-8 if it names a charset.
 fn is_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let unsupported = |what| Err(ApiError::UnsupportedMediaType(what));
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {

@@ -1,31 +1,31 @@
-//! Prevents request smuggling: refuses every request head that a proxy in front may read differently.
+//! Prevents request smuggling: rejects every request head that a proxy in front of the service may read differently.
 //!
-//! hyper accepts a bare LF, `Content-Length` beside `Transfer-Encoding`, and several lengths that agree. A proxy may see
-//! another request in the same bytes. So `app::request_scanner` gives each head to [`check_head`] before hyper sees it.
-//! The parser is hyper's own, httparse: a head that passes here is one that hyper accepts and reads in the same way.
+//! hyper accepts a bare LF, `Content-Length` together with `Transfer-Encoding`, and several equal lengths. A proxy may
+//! see another request in the same bytes. So `app::request_scanner` passes each head to [`check_head`] before hyper gets it.
+//! The parser is httparse, which hyper uses too, so both read an accepted head in the same way.
 
 use std::mem::MaybeUninit;
 
 use super::ApiError;
 
-/// More headers than these are refused.
+/// The largest number of headers.
 const MAX_HEADERS: usize = 64;
 
-/// How long a request's body is (RFC 9112, section 6).
+/// How the length of a request's body is given (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// Bytes; 0 where there is no body.
+    /// In bytes; 0 if there is no body.
     Length(u64),
     Chunked,
 }
 
-/// Checks a head that ends with its empty line and has no bare LF.
+/// Checks a request head and returns the framing of its body. `head` must end with the empty line and contain no bare LF.
 ///
 /// # Errors
-/// The refusal that the client gets.
+/// The error that the client gets.
 pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
-    const NOT_HTTP: &str = "send a request head as RFC 9112 has it: METHOD, one space, a path, one space, HTTP/1.1, and headers of \
-                            one line each";
+    const NOT_HTTP: &str = "send a request head that is valid by RFC 9112: METHOD, one space, a path, one space, HTTP/1.1, and \
+                            headers of one line each";
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut headers) {
@@ -64,7 +64,7 @@ pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     match host {
         None if !is_http_1_0 => return Err(ApiError::Malformed("send a Host header")),
         Some(host) if !host.iter().all(|byte| is_host_byte(*byte)) => {
-            return Err(ApiError::Malformed("send a host name, perhaps with a port, as Host header"));
+            return Err(ApiError::Malformed("send a host name, optionally with a port, in the Host header"));
         }
         _ => {}
     }
@@ -77,11 +77,11 @@ pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     }
 }
 
-/// A path, perhaps with a query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
+/// Checks that the target is a path with an optional query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
 fn check_target(target: &str) -> Result<(), ApiError> {
     if !target.starts_with('/') {
         return Err(ApiError::Malformed(
-            "ask for a path, as in `POST /identity-token`: tokenmint is no proxy",
+            "request a path, for example `POST /identity-token`: tokenmint isn't a proxy",
         ));
     }
     if target.contains('#') {
@@ -99,13 +99,13 @@ const fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
 }
 
-/// Digits alone: no sign, and no list of lengths.
+/// Parses a length of digits only: no sign, and no list of lengths.
 fn content_length(value: &[u8]) -> Result<u64, ApiError> {
     let digits =
         std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.and_then(|digits| digits.parse().ok()).ok_or(ApiError::Malformed(
-        "send the body's number of bytes as Content-Length: digits and nothing else",
-    ))
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(ApiError::Malformed("send the number of bytes of the body in Content-Length, in digits only"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `GET /status`: which keys are in force, and whether the files that were last looked at are. Commands on this host ask it
-//! what the service made of a change.
+//! `GET /status`: which keys sign and are published, and whether the files' current content is in force. Commands on the same
+//! host use it to see whether the service has taken over a change.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem};
 use crate::keys::Keyset;
 
-/// What a look at the files came to.
+/// The result of a check of the files for changes.
 pub struct ReloadReport {
-    /// `None` before the first look.
+    /// When the check began; `None` before the first one.
     pub began_at: Option<UnixTime>,
-    /// Whether the files, as they were then, are in force.
+    /// Whether the files' content at that time is in force.
     pub in_force: bool,
-    /// Why they aren't.
+    /// Why it isn't.
     pub problems: Vec<Problem>,
 }
 
@@ -51,7 +51,7 @@ struct ReloadStatus {
     problems: Vec<ReportedProblem>,
 }
 
-/// A [`Problem`] without the file's path: where there is no listener for operators, callers can ask too.
+/// A [`Problem`] without the path of its file. Without an ops listener, callers can read `/status` too.
 #[derive(Serialize)]
 struct ReportedProblem {
     field: String,

@@ -290,7 +290,9 @@ impl ConnectionService {
     /// Why the request that hyper has isn't looked at.
     fn error(&self) -> Option<ApiError> {
         if !self.connection.take_checked_head() {
-            return Some(ApiError::Malformed("send a request behind which another begins as HTTP has it"));
+            return Some(ApiError::Malformed(
+                "send one complete HTTP/1.1 request after another: the bytes after the last one are invalid",
+            ));
         }
         let refused = self.connection.error.get().map(|error| ApiError::clone(error));
         refused.or_else(|| {

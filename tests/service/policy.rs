@@ -28,7 +28,7 @@ async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
     assert_eq!(status(&service, "/intercom-user-jwt", "backend", json!({"user_id": "c"})).await, 200);
     let answer = service.post_text("/identity-token", "backend", r#"{"sub":"d"}"#).await;
     let description = answer.refused(429, "rate_limited", None);
-    assert!(description.contains("so many different subjects"), "{description}");
+    assert!(description.contains("too many different subjects"), "{description}");
     let wait: u32 = answer.header("retry-after").parse().expect("seconds");
     assert!((1..=60).contains(&wait), "{wait}");
     for sub in ["e", "f", "g"] {

@@ -1,12 +1,12 @@
-//! Load shedding for one listener's connections: how many there are, how much memory they take together, and which of
-//! them are closed when that is too much.
+//! Load shedding: limits the number of connections of a listener and their total memory, and evicts idle connections when a
+//! limit is reached.
 //!
-//! The connection that has been idle for the longest time gives way: so a flood of connections that ask for nothing
-//! closes its own, and a client that asks at once is answered. A connection is idle while no request of it is being
-//! answered: in its TLS handshake, while a head is waited for, and while its client takes an answer.
+//! The longest idle connections are evicted first. So a flood of connections without requests evicts its own, and a client
+//! that sends its request at once is served. A connection counts as idle while no handler works on a request: during the TLS
+//! handshake, while a head is awaited, and while its client receives a response.
 //!
-//! Nothing here is touched by a request but atomics of its own connection. The table is locked when a connection opens
-//! or closes, and searched only when it is full.
+//! A request usually updates only atomics of its own connection. The table is locked when a connection opens or closes, and
+//! searched only when a limit is reached.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,29 +19,31 @@ use tokio::time::Instant;
 
 use crate::api::{ApiError, BodyGate};
 
-/// What each connection of the limit may take on average. So ten thousand take 30 MiB at most, and the process, with what
-/// its allocator keeps of connections that are gone, less than 48.
+/// The average memory of a connection that the budget allows, in bytes. So 10,000 connections take at most 30 MiB. Together
+/// with memory that the allocator keeps from closed connections, the process takes less than 48 MiB for them.
 const BYTES_PER_CONNECTION: usize = 3 << 10;
-/// What a listener may take that has few connections.
+/// The smallest memory budget of a listener, in bytes.
 const MIN_LISTENER_BYTES: usize = 16 << 20;
-/// What an open connection takes: its task, its socket, its entry in the table. This and the next two were measured with a
-/// thousand of them, as the growth of `RssAnon`: 2.6 KiB, 9.2 KiB and 16.3 KiB.
+/// The memory of an open connection, in bytes: its task, its socket, its entry in the table. This and the next two constants
+/// are rounded from 2.6, 9.2 and 16.3 KiB, the growth of `RssAnon` with a thousand connections.
 const OPEN_BYTES: usize = 5 << 9;
-/// What hyper takes as well, from a connection's first request on: a read buffer of 8 KiB, and its state.
+/// The additional memory of hyper from the first request on, in bytes: a read buffer of 8 KiB and its state.
 pub const HYPER_BYTES: usize = 10 << 10;
-/// What TLS takes as well: its state and a buffer for a record.
+/// The additional memory of TLS, in bytes: its state and a record buffer.
 pub const TLS_BYTES: usize = 16 << 10;
-/// Of how many connections one is closed at a time, so that the table isn't searched for each new connection of a flood.
+/// An eviction closes this fraction (1/100) of the connections, at least one. So a flood doesn't cause a search of the table
+/// for each new connection.
 const EVICTION_DIVISOR: usize = 100;
 
 /// The connections of one listener.
 pub struct Connections {
-    /// How many there may be.
+    /// The largest number of connections.
     limit: usize,
-    /// One for each that there may be. Those that are evicted hold theirs until they are gone.
+    /// One permit per possible connection. An evicted connection holds its permit until it is closed.
     slots: Arc<Semaphore>,
-    /// How many bytes they may take.
+    /// The memory that all connections together may take, in bytes.
     budget: usize,
+    /// The memory that all connections together take now, in bytes.
     bytes: AtomicUsize,
     table: Mutex<Table>,
     epoch: Instant,
@@ -55,22 +57,23 @@ struct Table {
     open: HashMap<u64, Arc<Connection>>,
 }
 
-/// What the parts of one connection share: its task, the stream under hyper, and the service above hyper.
+/// The state of one connection, shared by its task, the stream below hyper, and the service above hyper.
 pub struct Connection {
     connections: Arc<Connections>,
-    /// Microseconds since `connections.epoch`; 0 while a request is answered.
+    /// In microseconds since `connections.epoch`; 0 while a request is being answered.
     idle_since: AtomicU64,
+    /// The memory that the connection is charged for, in bytes.
     bytes: AtomicUsize,
-    /// Bytes of a head that isn't whole yet.
+    /// The size of the buffer for an incomplete head, in bytes.
     partial: AtomicUsize,
     evicted: Notify,
-    /// When the first byte of the request came, as `idle_since`.
-    began: AtomicU64,
-    /// Whether the host has not taken all of an answer yet.
+    /// When the first byte of the current request arrived, in microseconds since `connections.epoch`.
+    request_started: AtomicU64,
+    /// Whether a part of a response isn't written to the socket yet.
     writing: AtomicBool,
-    /// Whether hyper was given a head that passed all checks, and hasn't asked the service yet.
+    /// Whether hyper got a checked head and hasn't called the service for it yet.
     head_checked: AtomicBool,
-    /// Why the connection's last request is refused.
+    /// Why the current request is rejected. Such a request is the last of its connection.
     pub error: OnceLock<Box<ApiError>>,
     pub body: Arc<BodyGate>,
 }
@@ -90,8 +93,8 @@ impl Connections {
         })
     }
 
-    /// A permit for one more connection, in whose favour the one that idled longest is closed where there are too many;
-    /// `None` where none idles.
+    /// Acquires a permit for a new connection. If the limit is reached, it evicts the longest idle connections and waits until one
+    /// is closed. Returns `None` if no connection is idle.
     pub async fn acquire_permit(self: &Arc<Self>) -> Option<ConnectionPermit> {
         if !self.ensure_capacity() {
             self.shed_counter.inc();
@@ -107,7 +110,7 @@ impl Connections {
             bytes: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
             evicted: Notify::new(),
-            began: AtomicU64::new(0),
+            request_started: AtomicU64::new(0),
             writing: AtomicBool::new(false),
             head_checked: AtomicBool::new(false),
             error: OnceLock::new(),
@@ -120,7 +123,7 @@ impl Connections {
         Some(ConnectionPermit { id, connection, _slot: slot })
     }
 
-    /// Whether there is room for one more, or will be once those are gone that it evicts.
+    /// Whether the limit allows another connection, if necessary after an eviction.
     fn ensure_capacity(&self) -> bool {
         let mut table = self.table();
         table.open.len() < self.limit || self.evict(&mut table) > 0
@@ -130,12 +133,12 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Microseconds, and never 0.
+    /// The time in microseconds since `epoch`, plus one, so that it is never 0.
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    /// Has the connections closed that have been idle for the longest time; how many.
+    /// Evicts the longest idle connections. Returns how many.
     fn evict(&self, table: &mut Table) -> usize {
         let mut idle: Vec<(u64, u64)> = table
             .open
@@ -165,7 +168,7 @@ impl Connections {
 }
 
 impl Connection {
-    /// Counts what the connection takes more. Where all of them take too much, those that idled longest are closed.
+    /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the listener is over its budget.
     pub fn charge(&self, bytes: usize) {
         let connections = &*self.connections;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -181,7 +184,7 @@ impl Connection {
     }
 
     fn release(&self, bytes: usize) {
-        // What was evicted has given back all.
+        // Fails for an evicted connection, whose charge was released as a whole.
         let given =
             self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(bytes));
         if given.is_ok() {
@@ -189,7 +192,7 @@ impl Connection {
         }
     }
 
-    /// How many bytes of a head wait for the rest of it.
+    /// Sets the charge for an incomplete head to `bytes`.
     pub fn set_partial_head(&self, bytes: usize) {
         let before = self.partial.swap(bytes, Ordering::Relaxed);
         if bytes > before {
@@ -199,17 +202,17 @@ impl Connection {
         }
     }
 
-    /// The first byte of a request came.
+    /// Records that the first byte of a request arrived.
     pub fn start_request(&self) {
-        self.began.store(self.connections.now(), Ordering::Relaxed);
+        self.request_started.store(self.connections.now(), Ordering::Relaxed);
     }
 
-    /// When the first byte of the request came.
+    /// When the first byte of the current request arrived.
     pub fn request_started_at(&self) -> Instant {
-        self.connections.epoch + Duration::from_micros(self.began.load(Ordering::Relaxed))
+        self.connections.epoch + Duration::from_micros(self.request_started.load(Ordering::Relaxed))
     }
 
-    /// hyper is given a head that passed all checks.
+    /// Records that hyper gets a checked head. From now on the connection isn't idle.
     pub fn mark_head_checked(&self, has_body: bool) {
         self.body.close(has_body);
         self.idle_since.store(0, Ordering::Relaxed);
@@ -220,17 +223,18 @@ impl Connection {
         self.head_checked.load(Ordering::Relaxed)
     }
 
-    /// Whether the request that hyper has is the one whose head was checked.
+    /// Whether hyper's request is the one whose head was checked. Resets the mark.
     pub fn take_checked_head(&self) -> bool {
         self.head_checked.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a request of it is being answered.
+    /// Whether a request is being answered.
     pub fn is_answered(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 
-    /// An answer is written, until [`finish_response`](Self::finish_response).
+    /// Records that hyper writes a response, until [`finish_response`](Self::finish_response). From now on the connection is
+    /// idle, unless hyper already has the next head.
     pub fn start_response(&self) {
         self.writing.store(true, Ordering::Relaxed);
         if !self.has_checked_head() {
@@ -238,25 +242,25 @@ impl Connection {
         }
     }
 
-    /// The host has taken all that was written.
+    /// Records that the response was written to the socket.
     pub fn finish_response(&self) {
         self.writing.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it idles, and nothing of a request has come.
+    /// Whether the connection is idle, and no byte of a request has arrived.
     pub fn is_unused(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) != 0
             && !self.writing.load(Ordering::Relaxed)
             && self.partial.load(Ordering::Relaxed) == 0
     }
 
-    /// Waits until it must be closed in favour of others.
+    /// Waits until the connection is evicted.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 }
 
-/// Lets a connection be open, and counts it, while it is held.
+/// The permit of an open connection. Dropping it makes room for another one.
 pub struct ConnectionPermit {
     id: u64,
     connection: Arc<Connection>,
@@ -316,7 +320,7 @@ mod tests {
         let third = admitted(&connections).await;
         assert!(!is_evicted(&second).await && !is_evicted(&busy).await);
         step().await;
-        // An answer makes it the youngest of those that idle.
+        // After its response it is the connection that has been idle for the shortest time.
         busy.connection.start_response();
         step().await;
         let mut more = Vec::new();
@@ -350,7 +354,7 @@ mod tests {
         let mut open = Vec::new();
         for n in 0..10_000_usize {
             let permit = admitted(&connections).await;
-            // A head of up to 8 KiB that isn't whole, or a request that was answered.
+            // An incomplete head of up to 8 KiB, or an answered request.
             permit.connection.set_partial_head(n % 8192);
             if n % 3 == 0 {
                 permit.connection.set_partial_head(0);

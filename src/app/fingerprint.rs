@@ -1,5 +1,7 @@
-//! Whether the files of a configuration have changed, by what they hold: notifications get lost on some mounts, and
-//! dates say nothing of a Kubernetes `..data` link that was turned to another folder.
+//! Detects changes of the configuration's files by a hash of their content and permissions.
+//!
+//! File notifications (inotify) get lost on some mounts. Modification times don't show that Kubernetes has replaced the
+//! `..data` link of a mounted secret.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +12,7 @@ use crate::files::{MAX_FILE_SIZE, OpenedFile};
 use crate::hash::PartsHasher;
 use crate::keys::SCHEDULE_FILE;
 
-/// The files and folders that a configuration is made of.
+/// The files and key directories that a configuration consists of.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct WatchedFiles {
     files: BTreeSet<PathBuf>,
@@ -18,12 +20,12 @@ pub struct WatchedFiles {
     directories: BTreeSet<PathBuf>,
 }
 
-/// What they hold, who owns them, and who may read them: two are equal only where nothing has changed.
+/// A SHA-256 over the content, the owners and the modes of files. Equal fingerprints mean that nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// That of no files, which differs from any that were read.
+    /// A fingerprint that differs from that of any files.
     pub const fn of_nothing() -> Self {
         Self([0; 32])
     }
@@ -42,7 +44,7 @@ impl WatchedFiles {
         watched
     }
 
-    /// As far as they are known: to see when it is mended.
+    /// The files of an invalid configuration, as far as they are known, so that a fix is noticed.
     pub fn of_invalid(invalid: &Invalid) -> Self {
         let mut watched = Self::default();
         watched.add(&invalid.files, invalid.keysets.values());
@@ -65,7 +67,7 @@ impl WatchedFiles {
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = PartsHasher::default();
         for directory in &self.directories {
-            // Who may replace files in it, or why it can't be looked at.
+            // Mode and owner, because they decide who may replace files in it; or the error.
             match rustix::fs::stat(directory) {
                 Ok(stat) => {
                     hash.add(&stat.st_mode.to_be_bytes());
@@ -83,7 +85,7 @@ impl WatchedFiles {
     }
 }
 
-/// The files of a key directory that count, in order.
+/// The keys, certificates and the schedule in a key directory, in order.
 fn key_directory_files(directory: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -97,6 +99,7 @@ fn key_directory_files(directory: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
+/// Adds the permissions and the content of a file, or the error of reading it.
 fn add_file(hash: &mut PartsHasher, path: &Path) {
     let read = OpenedFile::open(path).and_then(|file| {
         hash.add(&file.stat.st_mode.to_be_bytes());
@@ -105,7 +108,7 @@ fn add_file(hash: &mut PartsHasher, path: &Path) {
         hash.add(&file.read(MAX_FILE_SIZE)?);
         Ok(())
     });
-    // What can't be read can't be in force: that it is so, and why, is all that counts.
+    // An unreadable file changes when its error changes.
     if let Err(error) = read {
         hash.add(error.to_string().as_bytes());
     }

@@ -1,7 +1,7 @@
-//! An event as one line of JSON: `timestamp`, `level`, the event's fields in their order, `target`.
+//! Log format: each event is one line of JSON with `timestamp`, `level`, the event's fields in order, and `target`.
 //!
-//! Written straight into one buffer: each token leaves a line, and the general formatter of `tracing-subscriber` takes
-//! five times the instructions. Whatever a field holds, a line stays one line of valid JSON.
+//! Field values are escaped, so a value can't break the line. It formats into one buffer, because each token writes an audit
+//! line and the JSON formatter of `tracing-subscriber` takes five times as many instructions.
 
 use std::fmt;
 
@@ -13,9 +13,10 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Longer than most lines.
+/// The initial capacity of a line's buffer, in bytes. Most lines are shorter.
 const TYPICAL_LENGTH: usize = 512;
 
+/// The event formatter.
 pub struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -44,6 +45,7 @@ where
     }
 }
 
+/// A JSON object that is being written.
 struct JsonLine(Vec<u8>);
 
 impl JsonLine {
@@ -51,7 +53,7 @@ impl JsonLine {
         if self.0.len() > 1 {
             self.0.push(b',');
         }
-        // A name stands in the source and needs no escapes.
+        // Field names are identifiers of the source, so they need no escapes.
         self.0.push(b'"');
         self.0.extend_from_slice(name.as_bytes());
         self.0.extend_from_slice(b"\":");
@@ -129,6 +131,6 @@ mod tests {
             [&serde_json::json!("WARN"), &serde_json::json!(true)]
         );
         assert!(lines[1]["timestamp"].as_str().is_some_and(|at| at.ends_with('Z')));
-        assert!(!text.contains('\u{1b}'), "no terminal is talked to");
+        assert!(!text.contains('\u{1b}'), "terminal escapes are escaped");
     }
 }

@@ -1,9 +1,10 @@
-//! Listeners and their connections, over TCP or a Unix socket, with TLS or without.
+//! Listeners and their connections: TCP or Unix sockets, with or without TLS, HTTP/1.1 only.
 //!
-//! HTTP/1.1 only, from a hyper loop of our own, since `axum::serve` sets no timers. A connection that sends no whole head
-//! for five seconds is closed, whether it never began, drips, or idles between requests. A TLS handshake runs in the
-//! connection's own task, and has the same five seconds as the first head. What a connection says of its client is read
-//! once, when it is made. [`connections`](super::connections) says which of too many is closed.
+//! - It runs hyper directly, because `axum::serve` sets no timeouts.
+//! - It closes a connection that sends no complete request head within [`HEAD_TIMEOUT`]. So slow clients (slowloris) and
+//!   idle connections end. The TLS handshake and the first head share one timeout.
+//! - It reads the identity of the client once per connection.
+//! - [`connections`](super::connections) limits the connections and evicts idle ones.
 
 use std::convert::Infallible;
 use std::fs;
@@ -44,23 +45,24 @@ use crate::clock::{Clock, UnixTime};
 use crate::config::Listen;
 use crate::metrics::Metrics;
 
-/// For a whole request head, from the last answer on; and for a TLS handshake and the first head together.
+/// The timeout for a request head, counted from the end of the previous response. For the first head it includes the TLS
+/// handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a request head.
+/// The largest request head, in bytes.
 const MAX_HEAD: usize = 8 << 10;
-/// On a listener for the internet alone, where requests have no credential.
+/// The largest request head on the public listener, in bytes. Requests have no credentials there.
 const MAX_PUBLIC_HEAD: usize = 4 << 10;
-/// More than a whole head, which hyper is given at once.
+/// hyper's read buffer, in bytes. It is larger than a request head, because hyper gets a head as a whole.
 const HYPER_BUFFER: usize = 16 << 10;
-/// What a connection that idles is given at the end, so that a request that is on its way is answered.
+/// How long an idle connection stays open after the service stops, so that a request in transit is answered.
 const STOP_GRACE: Duration = Duration::from_millis(100);
-/// Connections that may wait to be accepted, or `net.core.somaxconn` if that is less. Of tokio's 128 a thousand verifiers that
-/// come at once find most taken, and who finds no place tries again only after a second.
+/// The largest number of connections that wait to be accepted; `net.core.somaxconn` if that is less. tokio's default of 128 is
+/// too few for a thousand verifiers that connect at once: a rejected client retries only after a second.
 const BACKLOG: i32 = 4096;
-/// How long to wait when the host has no descriptor left for another connection.
+/// The pause after a connection can't be accepted, for example without a free descriptor.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A bound socket, not yet answering.
+/// A bound socket that doesn't accept connections yet.
 pub struct Listener {
     /// `minting`, `public` or `ops`.
     pub name: &'static str,
@@ -68,20 +70,20 @@ pub struct Listener {
     tls: Option<SharedTlsConfig>,
 }
 
-/// The TLS of a listener, which a reload replaces for connections to come.
+/// The TLS configuration of a listener. A reload replaces it for new connections.
 pub type SharedTlsConfig = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
-    /// Its file is ours to remove, unless it was handed over.
     Unix {
-        /// Goes first: once the socket is closed, the file may be the next process's.
+        /// Removes the socket's file at the end; `None` if systemd passed the socket. Must be dropped before the socket: once it
+        /// is closed, another process may create its own file at that path.
         _file: Option<SocketFile>,
         socket: UnixListener,
     },
 }
 
-/// The file of a Unix socket, removed at the end.
+/// The file of a Unix socket. Dropping it removes the file.
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -91,8 +93,10 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Binds a socket to the address `listen`.
+    ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// The address is in use or not available on this host.
     pub async fn bind(name: &'static str, listen: &Listen, tls: Option<SharedTlsConfig>) -> io::Result<Self> {
         let socket = match listen {
             Listen::Tcp(address) => {
@@ -112,10 +116,10 @@ impl Listener {
         Ok(Self { name, socket, tls })
     }
 
-    /// One that listens already.
+    /// Uses a listening socket that systemd passed.
     ///
     /// # Errors
-    /// The runtime can't take it.
+    /// The socket can't be made non-blocking, or can't be registered with tokio.
     pub fn from_inherited(
         name: &'static str,
         socket: InheritedSocket,
@@ -134,7 +138,7 @@ impl Listener {
         Ok(Self { name, socket, tls })
     }
 
-    /// Where it listens; port 0 has become a real one.
+    /// The address that it listens on, with the actual port if port 0 was configured.
     pub fn address(&self) -> Listen {
         match &self.socket {
             Socket::Tcp(socket) => {
@@ -149,11 +153,13 @@ impl Listener {
         }
     }
 
+    /// `https` or `http`.
     pub const fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Answers at most so many connections until `stop`; those that are open then finish their request on `tasks`.
+    /// Accepts connections until `stop` is cancelled, at most `max_connections` at a time. Each runs as a task of `tasks` and
+    /// finishes its current request after the stop.
     pub async fn run(
         self,
         deps: ListenerDeps,
@@ -185,14 +191,14 @@ impl Listener {
                 }
             }
         }
-        // The host has made these already: it would reset them.
+        // The kernel has already established these connections, and would reset them if they were not accepted.
         for _ in 0..BACKLOG {
             let Ok(Ok(stream)) = timeout(Duration::ZERO, self.socket.accept()).await else { return };
             self.spawn_connection(stream, &http, &connections, &tasks, &stop).await;
         }
     }
 
-    /// Serves a connection in a task of its own, if it is admitted.
+    /// Serves a connection in its own task, if it gets a permit. Otherwise closes it.
     async fn spawn_connection(
         &self,
         stream: Stream,
@@ -209,7 +215,7 @@ impl Listener {
                 Stream::Tcp(stream) => serve_connection(&http, stream, tls, None, &permit, &stop).await,
                 Stream::Unix(stream) => {
                     let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                    // In a box, or both would have a place in the task of each connection.
+                    // Boxed, so that the task of a TCP connection doesn't reserve memory for both variants.
                     Box::pin(serve_connection(&http, stream, tls, uid, &permit, &stop)).await;
                 }
             }
@@ -217,7 +223,7 @@ impl Listener {
     }
 }
 
-/// What a listener answers with.
+/// The parts of the service that a listener needs.
 #[derive(Clone)]
 pub struct ListenerDeps {
     pub kinds: &'static [ListenerKind],
@@ -226,6 +232,7 @@ pub struct ListenerDeps {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Serves one connection to its end.
 async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     http: &HttpServer,
     stream: S,
@@ -236,13 +243,14 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let deadline = Instant::now() + HEAD_TIMEOUT;
     if let Some(tls) = tls {
-        // In a box of its own, and so at no cost to connections without.
+        // Boxed, so that connections without TLS don't pay for its memory.
         return Box::pin(serve_tls(http, stream, tls, uid, deadline, permit, stop)).await;
     }
     let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
     serve_http(http, stream, ClientIdentity { peer, not_after: None }, deadline, permit, stop).await;
 }
 
+/// Does the TLS handshake, reads the client's certificate, and serves HTTP.
 async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin>(
     http: &HttpServer,
     stream: S,
@@ -271,14 +279,14 @@ async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin>(
     .await;
 }
 
-/// What a connection says of its client.
+/// The identity of a connection's client.
 struct ClientIdentity {
     peer: Option<Arc<Peer>>,
-    /// When the client's certificate expires.
+    /// When the client's certificate chain expires: the earliest end of validity of its certificates.
     not_after: Option<UnixTime>,
 }
 
-/// What hyper asks.
+/// The hyper service of one connection: adds the [`RequestContext`] and calls the router.
 struct ConnectionService {
     router: Router,
     clock: Arc<dyn Clock>,
@@ -287,7 +295,7 @@ struct ConnectionService {
 }
 
 impl ConnectionService {
-    /// Why the request that hyper has isn't looked at.
+    /// Returns the error with which the current request is rejected before it is routed, if there is one.
     fn error(&self) -> Option<ApiError> {
         if !self.connection.take_checked_head() {
             return Some(ApiError::Malformed(
@@ -326,7 +334,7 @@ impl Service<hyper::Request<Incoming>> for ConnectionService {
     }
 }
 
-/// How requests are read, and what answers them.
+/// hyper's settings, and the router behind them.
 #[derive(Clone)]
 struct HttpServer {
     hyper: http1::Builder,
@@ -344,7 +352,7 @@ impl HttpServer {
     }
 }
 
-/// Answers one connection as a listener does: for who brings a stream of their own, as the fuzzer.
+/// Serves `stream` like a connection of a listener. Used by the fuzzer, which brings its own stream.
 ///
 /// # Panics
 /// Never: it is the only connection.
@@ -358,6 +366,7 @@ pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: S, deps: Li
     serve_http(&HttpServer::new(deps), stream, client, deadline, &permit, &CancellationToken::new()).await;
 }
 
+/// Waits for the first request head, then runs hyper on the scanned stream until the connection ends.
 async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     http: &HttpServer,
     stream: S,
@@ -379,9 +388,9 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     connection.charge(HYPER_BYTES);
     let (router, clock) = (http.router.clone(), http.clock.clone());
     let service = ConnectionService { router, clock, client, connection: connection.clone() };
-    // In a box, so that it has no place in the task of a connection that asks for nothing.
+    // Boxed, so that a connection without a request doesn't pay for hyper's memory.
     let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), service));
-    // What goes wrong on a connection is the client's doing, and the client knows.
+    // An error of the connection is caused by the client, which sees it too, so it isn't logged.
     let is_answered = tokio::select! {
         biased;
         ended = poll_fn(|cx| hyper.poll_without_shutdown(cx)) => ended.is_ok(),
@@ -390,8 +399,8 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     Pin::into_inner(hyper).into_parts().io.into_inner().close(is_answered).await;
 }
 
-/// Waits until a connection must be closed though nothing is wrong with it: in favour of others, or because the service
-/// stops and nothing of a request has come. After the stop each answer closes its connection.
+/// Waits until the connection must be closed from our side: because it is evicted, or because the service stops and no
+/// request has begun. A connection with a request is closed by its response (`Connection: close`) instead.
 async fn wait_for_close(connection: &Connection, stop: &CancellationToken) {
     tokio::select! {
         () = connection.evicted() => return,
@@ -423,19 +432,21 @@ impl Socket {
     }
 }
 
+/// Whether the error concerns the one connection that was to be accepted, and not the listener.
 fn is_peer_error(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::InvalidInput)
 }
 
-/// Removes a socket file that a killed process left. One on which somebody still answers stays, and `bind` fails.
+/// Removes the socket file of a process that was killed. A file whose socket still accepts connections stays, so that `bind`
+/// fails.
 ///
 /// # Errors
-/// Something else is at that path.
+/// The file at that path isn't a socket.
 fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
-        let message = "something that is no socket is at this path: remove it, or choose another";
+        let message = "a file that isn't a socket is at this path: remove it, or choose another path";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;

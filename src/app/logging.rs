@@ -1,14 +1,13 @@
-//! The log: JSON lines on standard output, or text where a person watches.
+//! The log: JSON lines on standard output, or text on a terminal and for `dev`.
 //!
-//! Writing never blocks or fails a request: lines go through a bounded buffer to a thread of their own. What nobody reads
-//! in time is dropped and counted; so is what comes while the disk is full or the reader gone. The lines at which that
-//! began are kept and tried again, so none is ever half written.
-//!
-//! Lines that come close together go out together: waking the thread for each would cost a token's request as much as all
-//! of its parsing. A write holds whole lines, and no more than a pipe takes whole or not at all: a process that ends while
-//! its reader hangs leaves no half of a line behind.
-//!
-//! [`Log::finish`] waits for what is still in the buffer, until a deadline, and says how much was lost, and why.
+//! - Logging never blocks a request. A bounded channel passes the lines to a writer thread.
+//! - Lines are dropped and counted while the channel is full, or while writing fails (disk full, reader gone). The thread
+//!   retries the lines whose write failed, so that none is written in part.
+//! - Lines that arrive within [`BATCH_DELAY`] share one write. Waking the thread for each line would cost as much as parsing
+//!   the request.
+//! - A write has whole lines only, and at most [`ATOMIC_WRITE`] bytes unless one line is longer. A pipe accepts such a write as
+//!   a whole or not at all. So a process that ends while its reader hangs leaves no partial line.
+//! - [`Log::finish`] waits until a deadline for the lines in the channel, and reports how many were lost, and why.
 
 use std::fmt;
 use std::fs::File;
@@ -27,27 +26,29 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::json_lines::JsonLines;
 use crate::api::AUDIT_TARGET;
 
-/// Lines that may wait for a slow reader.
+/// The capacity of the channel, in lines.
 const BUFFERED_LINES: usize = 16_384;
-/// After a write, lines gather for so long: none waits longer, and where there are many they cost few writes.
+/// How long the thread sleeps after a write. Lines that arrive meanwhile are written together.
 const BATCH_DELAY: Duration = Duration::from_millis(5);
-/// Bytes of one write, but for a line that is longer: what a pipe takes whole (`PIPE_BUF`, pipe(7)).
+/// The largest write, in bytes, except for a single longer line. It is the size that a pipe accepts atomically (`PIPE_BUF`,
+/// pipe(7)).
 const ATOMIC_WRITE: usize = 4096;
-/// Between two tries to write where it failed.
+/// The pause between two attempts after a failed write.
 const WRITE_RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Where whoever started us made standard output non-blocking, and it is full.
+/// The pause between two attempts while a non-blocking standard output is full. The parent process may have made it
+/// non-blocking.
 const FULL_PIPE_DELAY: Duration = Duration::from_millis(5);
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogOutput {
     /// For `serve`.
     Stdout,
-    /// For `dev`, whose standard output is for the person who pastes from it.
+    /// For `dev`, which prints commands to paste on standard output.
     Stderr,
 }
 
-/// The log of this process, and its thread.
+/// The log of this process, with its writer thread.
 pub struct Log {
     lines: SyncSender<Vec<u8>>,
     state: Arc<LogState>,
@@ -56,13 +57,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts the log of this process. `filter` is that of `RUST_LOG`, a level or `target=level`, several parted by commas;
-    /// without it, `info`.
+    /// Starts the log. `filter` is the value of `RUST_LOG`: levels or `target=level`, separated by commas. The default is `info`.
     ///
     /// # Errors
-    /// There is no descriptor for it.
+    /// The descriptor can't be duplicated, or the thread can't be started.
     pub fn start(output: LogOutput, filter: Option<&str>) -> io::Result<Self> {
-        // A descriptor of our own, without the buffer and lock of the standard library's handle.
+        // A duplicate of the descriptor avoids the buffer and the lock of the standard library's handle.
         let (descriptor, terminal) = match output {
             LogOutput::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
             LogOutput::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
@@ -75,7 +75,7 @@ impl Log {
         let done = ends.clone();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             sink.run(&waiting);
-            // Without anybody who waits for it, it ends all the same.
+            // Fails if nobody waits any more, which is fine.
             let _ = done.send(());
         })?;
         let asked = filter.unwrap_or_default();
@@ -83,24 +83,24 @@ impl Log {
         let writer = LogWriter { lines: lines.clone(), state: state.clone() };
         let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(terminal);
         let registry = tracing_subscriber::registry().with(filter);
-        // A second start in one process, as in tests, leaves the first log in place.
+        // If this process has a log already, for example in tests, that one stays.
         let _ = if terminal || output == LogOutput::Stderr {
             registry.with(layer.with_target(false)).try_init()
         } else {
             registry.with(layer.event_format(JsonLines)).try_init()
         };
         if let Some(problem) = problem {
-            tracing::warn!(RUST_LOG = asked, "{problem}: taken for `info`");
+            tracing::warn!(RUST_LOG = asked, "{problem}: using `info` instead");
         }
         Ok(Self { lines, state, ends, ended })
     }
 
-    /// Whether `filter`, that of `RUST_LOG`, takes audit lines.
+    /// Whether `filter`, the value of `RUST_LOG`, enables audit lines.
     pub fn enables_audit(filter: Option<&str>) -> bool {
         parse_filter(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
     }
 
-    /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.
+    /// Returns a function that counts the lines dropped so far. A line is counted before the call that logs it returns.
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let state = self.state.clone();
         move || state.dropped.load(Ordering::Acquire)
@@ -109,17 +109,17 @@ impl Log {
     /// Ends a [`finish`](Self::finish) early.
     pub fn stop_waiting(&self) -> impl FnOnce() + Send + use<> {
         let ends = self.ends.clone();
-        // Where it has ended already there is nobody to tell.
+        // Fails if the log has already finished, which is fine.
         move || _ = ends.send(())
     }
 
-    /// Waits until all lines are written, at most until `deadline`, and says how many were lost. No line is written in part.
+    /// Waits until all lines are written, at most until `deadline`, and reports how many were lost.
     pub fn finish(self, deadline: Instant) -> LostLines {
         self.state.finishing.store(true, Ordering::SeqCst);
-        // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
+        // Wakes the thread if it waits for a line. If the channel is full, the thread isn't waiting.
         let _ = self.lines.try_send(Vec::new());
         let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        // Whoever is in a hurry still gives the thread the moment that lines gather for.
+        // After `stop_waiting` too, the thread gets enough time to write the lines that it has.
         let _ = self.ended.recv_timeout(4 * BATCH_DELAY);
         let taken = self.state.taken.load(Ordering::Acquire);
         let unwritten = taken.saturating_sub(self.state.written.load(Ordering::Acquire));
@@ -129,7 +129,7 @@ impl Log {
     }
 }
 
-/// What `filter` lets through: `info` where it is empty, or can't be read, and then why.
+/// Parses `filter`. Returns `info` if it is empty. If it is invalid, returns `info` and the problem.
 fn parse_filter(filter: &str) -> (Targets, Option<String>) {
     let info = Targets::new().with_default(LevelFilter::INFO);
     let words = || filter.split(',').map(str::trim).filter(|word| !word.is_empty());
@@ -138,7 +138,8 @@ fn parse_filter(filter: &str) -> (Targets, Option<String>) {
     }
     let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-:.".contains(&b));
     let is_known = |word: &str| match word.split_once('=') {
-        // Alone, a target's name lets all of its lines through; a misspelt level is no such name.
+        // A name without a level enables all lines of that target. Other crates' names are rejected, because such a word is
+        // probably a misspelt level.
         None => word.parse::<LevelFilter>().is_ok() || word.starts_with(env!("CARGO_CRATE_NAME")),
         Some((target, level)) => is_name(target) && level.parse::<LevelFilter>().is_ok(),
     };
@@ -156,11 +157,11 @@ fn parse_filter(filter: &str) -> (Targets, Option<String>) {
 
 /// How many lines of the log were lost, and why.
 pub struct LostLines {
-    /// Since the start.
+    /// All lines lost since the start.
     pub lines: u64,
-    /// How many of them were still in the buffer at the end.
+    /// How many of them were accepted, but not written at the end.
     pub unwritten: u64,
-    /// The last error of a write; without one, nobody read in time.
+    /// The last error of a write. `None` means that the reader was too slow.
     why: Option<io::Error>,
 }
 
@@ -169,28 +170,30 @@ impl fmt::Display for LostLines {
         let (lines, were) = if self.lines == 1 { ("line", "was") } else { ("lines", "were") };
         write!(f, "{} {lines} of the log {were} lost, perhaps audit lines: ", self.lines)?;
         match &self.why {
-            None => f.write_str("nobody read them in time"),
+            None => f.write_str("the reader was too slow"),
             Some(error) => write!(f, "they couldn't be written: {error}"),
         }
     }
 }
 
-/// What came in and went out, and whether it can.
+/// The counters and flags that the callers and the writer thread share.
 #[derive(Default)]
 struct LogState {
-    /// Lines can't be written at the moment.
+    /// Writing fails at the moment.
     outage: AtomicBool,
-    /// No more lines are taken, and the thread ends when the buffer is empty.
+    /// New lines are dropped, and the thread ends when the channel is empty.
     finishing: AtomicBool,
-    /// Lines that were turned away.
+    /// Lines that were dropped.
     dropped: AtomicU64,
+    /// Lines that the channel accepted.
     taken: AtomicU64,
+    /// Lines that were written.
     written: AtomicU64,
     /// The error of the last write that failed.
     failure: Mutex<Option<io::Error>>,
 }
 
-/// Where lines come in.
+/// The writer for `tracing-subscriber`: sends lines to the thread.
 #[derive(Clone)]
 struct LogWriter {
     lines: SyncSender<Vec<u8>>,
@@ -206,14 +209,14 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Write for LogWriter {
-    /// Takes one line, whole.
+    /// Accepts `line`, a whole line, or drops and counts it. Never fails.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let state = &self.state;
         if state.outage.load(Ordering::Acquire) || state.finishing.load(Ordering::SeqCst) {
             state.dropped.fetch_add(1, Ordering::AcqRel);
             return Ok(line.len());
         }
-        // Counted first: else it could be written before it is counted.
+        // Counted before it is sent. Otherwise the thread could write it before it is counted.
         state.taken.fetch_add(1, Ordering::AcqRel);
         if self.lines.try_send(line.to_vec()).is_err() {
             state.taken.fetch_sub(1, Ordering::AcqRel);
@@ -227,20 +230,21 @@ impl Write for LogWriter {
     }
 }
 
-/// Where they go out, on the log's own thread: lines are written whole, however long that takes.
+/// The writer thread's side of the log. It retries until a line is written as a whole.
 struct LogSink<W> {
     into: W,
-    /// Whole lines, and how many.
+    /// Whole lines to be written.
     gathered: Vec<u8>,
+    /// The number of lines in `gathered`.
     count: u64,
     state: Arc<LogState>,
 }
 
 impl<W: Write> LogSink<W> {
-    /// Until the log is finished and nothing waits any more.
+    /// Writes lines until the log is finished and the channel is empty.
     fn run(mut self, waiting: &Receiver<Vec<u8>>) {
         loop {
-            // Before the look: what was taken until then is written.
+            // Read before the channel, so that all lines that were accepted before `finishing` are written.
             let finishing = self.state.finishing.load(Ordering::SeqCst);
             let line = match waiting.try_recv() {
                 Ok(line) => line,
@@ -252,7 +256,7 @@ impl<W: Write> LogSink<W> {
                         return;
                     }
                     if gathered {
-                        // While this thread sleeps here, a new line needs not wake it.
+                        // A line that arrives during this sleep doesn't have to wake the thread.
                         std::thread::sleep(BATCH_DELAY);
                         continue;
                     }
@@ -264,6 +268,7 @@ impl<W: Write> LogSink<W> {
         }
     }
 
+    /// Adds a line to the next write. Writes the lines before it first if the write would become too large.
     fn gather(&mut self, line: &[u8]) {
         if self.gathered.len() + line.len() > ATOMIC_WRITE {
             self.write_out();
@@ -272,6 +277,7 @@ impl<W: Write> LogSink<W> {
         self.count += u64::from(!line.is_empty());
     }
 
+    /// Writes all gathered lines, and retries after errors. Gives up only while the log is finishing.
     fn write_out(&mut self) {
         let mut rest = self.gathered.as_slice();
         while !rest.is_empty() {
@@ -281,7 +287,7 @@ impl<W: Write> LogSink<W> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE_DELAY),
                 failed => {
                     *self.state.failure.lock().unwrap_or_else(PoisonError::into_inner) = failed.err();
-                    // At the end there is no time left in which that could change.
+                    // At the end there is no time for a retry.
                     if self.state.finishing.load(Ordering::SeqCst) {
                         break;
                     }
@@ -299,7 +305,7 @@ impl<W: Write> LogSink<W> {
     }
 }
 
-/// A panic is a bug: one line says where, and never what was in hand.
+/// Installs a panic hook that logs the location of a panic, but not its message, which may contain a secret.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -311,7 +317,7 @@ pub fn log_panics() {
 mod tests {
     use super::*;
 
-    /// Takes three bytes at a time, and fails each second time.
+    /// Accepts three bytes at a time, and fails every other time.
     #[derive(Default)]
     struct Failing(Vec<u8>, bool);
 
@@ -347,7 +353,7 @@ mod tests {
         assert_eq!(sink.state.written.load(Ordering::Acquire), 2);
     }
 
-    /// Keeps each write apart.
+    /// Records each write separately.
     #[derive(Default)]
     struct Writes(Vec<Vec<u8>>);
 
@@ -385,7 +391,6 @@ mod tests {
         );
     }
 
-    /// Lines that were not written at the end are lost and counted.
     #[test]
     fn finish_does_not_wait_when_writes_fail() {
         struct Full;

@@ -1,8 +1,9 @@
-//! Builds the rooms out of a `Config`, runs them, and stops.
+//! Builds the service from a `Config`, runs it, and shuts it down.
 //!
-//! Start: everything is loaded and checked before a port opens. Changed files are taken over by [`reload`]. End: on SIGTERM or SIGINT it is no longer
-//! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
-//! within ten seconds whatever clients do; a second signal ends it at once.
+//! - Start: all files are loaded and checked before a socket is bound.
+//! - While it runs, [`reload`] takes over changed files.
+//! - Graceful shutdown: the service becomes unready and keeps answering for `DRAIN_NOTICE`, so that load balancers notice.
+//!   Then it finishes open requests for at most `DRAIN_TIMEOUT`, whatever clients do. A second signal ends it at once.
 
 mod connections;
 pub mod discovery;
@@ -49,12 +50,13 @@ use reload::{ConfigSource, ReloadTarget, Reloader};
 use systemd::InheritedSockets;
 use tls::ServerTls;
 
-/// Load balancers see that it isn't ready before connections are refused.
+/// How long the service keeps accepting connections after it became unready, so that load balancers notice.
 const DRAIN_NOTICE: Duration = Duration::from_secs(1);
-/// What is still open then is cut off: with the notice, less than ten seconds in all.
+/// How long open requests may take after [`DRAIN_NOTICE`] before they are cut off. Both together are less than the ten seconds
+/// that `docker stop` allows by default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// The time and chance that the house runs on.
+/// The clock and the random number generator of a service.
 #[derive(Clone)]
 pub struct ClockAndRng {
     pub clock: Arc<dyn Clock>,
@@ -62,38 +64,38 @@ pub struct ClockAndRng {
 }
 
 impl ClockAndRng {
-    /// Those of this host.
+    /// The host's clock and random number generator.
     pub fn system() -> Self {
         Self { clock: Arc::new(SystemClock::default()), randomness: Arc::new(SystemRandomness::default()) }
     }
 }
 
-/// A configuration with everything that it names loaded and checked.
+/// A configuration, with all files that it names loaded and checked.
 pub struct LoadedConfig {
     pub config: Config,
     pub ring: KeyRing,
     tls: Option<ServerTls>,
     public_tls: Option<ServerTls>,
-    /// For the start; what runs has one or will never.
+    /// The library for batch signing, loaded at start only. A reload doesn't replace it.
     batch: Option<Result<BatchLibrary, Unavailable>>,
     files: WatchedFiles,
-    /// What they held before they were read.
+    /// The fingerprint of `files`, taken before they were read.
     fingerprint: Fingerprint,
 }
 
 impl LoadedConfig {
-    /// Opens every file that `config` names.
+    /// Loads and checks every file that `config` names.
     ///
     /// # Errors
-    /// All that is wrong with them.
+    /// All problems of these files.
     pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
         Self::replacing(config, None, clock)
     }
 
-    /// As `new`, to take the place of what runs with `previous`.
+    /// Like [`new`](Self::new), for a reload that replaces the key ring `previous`.
     ///
     /// # Errors
-    /// As `new`, and what must not change while verifiers know that ring.
+    /// All problems of these files, and changes of keys that verifiers of `previous` would not expect.
     pub fn replacing(
         mut config: Config,
         previous: Option<&KeyRing>,
@@ -130,12 +132,16 @@ impl LoadedConfig {
     }
 }
 
-/// What signs several at a time, or why nothing does; `None` where no library is named, or batches are switched off.
+/// Opens the library for batch signing. Returns `None` if no library is configured or batches are off, and the reason if the
+/// library can't be used but isn't required.
+///
+/// # Errors
+/// The library is required and can't be used.
 fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
     let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::Batch::Off) else {
         return Ok(None);
     };
-    // The loader's words have the path in them.
+    // Checked first, because the loader's message for a missing file contains its path, which may be a secret.
     let library = if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(Unavailable::Missing) };
     if let (Err(reason), config::Batch::Required) = (&library, signing.batch) {
         let message = format!(
@@ -147,7 +153,7 @@ fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary
     Ok(Some(library))
 }
 
-/// What signs in batches from now on. One line of the log says what it is, or why it isn't.
+/// Starts batch signing with `library`. Logs its version, or why it can't be used.
 fn start_batch_signing(
     library: Option<Result<BatchLibrary, Unavailable>>,
     randomness: &Arc<dyn Randomness>,
@@ -155,7 +161,10 @@ fn start_batch_signing(
 ) -> Option<Batch> {
     match library? {
         Ok(library) => {
-            tracing::info!(library = library.version(), "signs in batches, once a key has stood its trial");
+            tracing::info!(
+                library = library.version(),
+                "signs in batches with each key that passes the self-test"
+            );
             Some(Batch::new(library, randomness.clone(), metrics))
         }
         Err(reason) => {
@@ -165,25 +174,26 @@ fn start_batch_signing(
     }
 }
 
-/// What is wrong with the keys of a configuration that is wrong itself.
+/// The problems of the keys of an invalid configuration, so that they can be reported together with its own.
 pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<Problem> {
     KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }
 
-/// The service with its sockets bound, not yet answering.
+/// The service with its sockets bound, before it accepts connections.
 pub struct App {
     state: Arc<AppState>,
     listeners: Vec<(Listener, &'static [ListenerKind])>,
     target: ReloadTarget,
 }
 
+/// Why the service can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("can't listen on {listen} ([{section}] listen): {error}")]
     Bind { section: &'static str, listen: Listen, error: io::Error },
-    #[error("the sockets that the supervisor handed over can't be used (LISTEN_FDS): {0}")]
+    #[error("the sockets that systemd passed can't be used (LISTEN_FDS): {0}")]
     Inherited(io::Error),
-    #[error("can't make the socket by which commands on this host find this service: {0}")]
+    #[error("can't create the socket by which commands on this host find this service: {0}")]
     Discovery(io::Error),
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
@@ -192,10 +202,10 @@ pub enum StartError {
 }
 
 impl App {
-    /// Builds the rooms and binds the sockets.
+    /// Builds the service and binds its sockets.
     ///
     /// # Errors
-    /// A socket can't be bound.
+    /// A socket can't be bound, or the host gives no randomness or no HTTP client.
     pub async fn bind(
         loaded: LoadedConfig,
         clock_and_rng: ClockAndRng,
@@ -239,7 +249,7 @@ impl App {
         for name in inherited.unclaimed() {
             tracing::warn!(
                 name,
-                "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
+                "systemd passed a socket that belongs to no listener: name it minting, public or ops, and configure that listener"
             );
         }
         let config = Arc::new(config);
@@ -252,7 +262,7 @@ impl App {
         Ok(Self { state, listeners, target })
     }
 
-    /// Name, scheme and address of each listener.
+    /// The name, scheme and address of each listener.
     pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &'static str, Listen)> {
         self.listeners.iter().map(|(listener, _)| (listener.name, listener.scheme(), listener.address()))
     }
@@ -261,20 +271,20 @@ impl App {
         &self.state
     }
 
-    /// Takes retired keys away, for as long as it runs.
+    /// Removes retired keys. Runs until it is dropped.
     pub fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
         retirement_watcher::run(self.state.clone())
     }
 
-    /// Takes over what changes at `source`, for as long as it runs.
+    /// Creates the reloader, which takes over changes of `source`.
     pub fn reloader(&self, source: ConfigSource) -> Reloader {
         Reloader::new(source, self.target.clone())
     }
 
-    /// Answers until `stop` ends, then drains. `force` ends the drain early.
+    /// Serves requests until `stop` resolves, then drains open requests. Stops draining when `force` resolves.
     ///
     /// # Errors
-    /// A listener ended by itself, and what still ran was drained.
+    /// A listener ended unexpectedly. Open requests were drained then, too.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -288,7 +298,7 @@ impl App {
         if connections < state.limits.connections {
             tracing::warn!(
                 connections,
-                "the host gives fewer descriptors than server.limits.connections needs: raise its limit (ulimit -n)"
+                "the limit of open files allows fewer connections than server.limits.connections: raise it (ulimit -n)"
             );
         }
         let mut listener_tasks = JoinSet::new();
@@ -308,13 +318,16 @@ impl App {
             tokio::time::sleep(DRAIN_NOTICE).await;
             closing.cancel();
             let ended = async {
-                // A Unix socket's file goes with its listener.
+                // Waits for the listeners too: each removes the file of its Unix socket at its end.
                 while listener_tasks.join_next().await.is_some() {}
                 tasks.close();
                 tasks.wait().await;
             };
             if tokio::time::timeout(DRAIN_TIMEOUT, ended).await.is_err() {
-                tracing::warn!(connections = tasks.len(), "cut off clients that did not finish in time");
+                tracing::warn!(
+                    connections = tasks.len(),
+                    "closed connections whose requests did not finish in time"
+                );
             }
         };
         tokio::select! {
@@ -326,14 +339,13 @@ impl App {
     }
 }
 
+/// A listener ended before it was told to.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "a listener ended by itself: {0}; this is a bug of tokenmint's, so report it, and start the service again"
-)]
+#[error("a listener ended unexpectedly: {0}; this is a bug in tokenmint: report it, and restart the service")]
 pub struct ListenerFailed(String);
 
-/// Waits for `stop`. A listener that ends before, which only a panic does, ends the service: a supervisor starts it again, and
-/// nobody waits on a port that answers no more.
+/// Waits for `stop`, or for the first listener that ends earlier. Only a panic ends a listener. Then the service exits and its
+/// supervisor can restart it, instead of listener_tasks without that listener.
 async fn until_stopped(
     stop: impl Future<Output = ()>,
     listeners: &mut JoinSet<()>,
@@ -348,6 +360,7 @@ async fn until_stopped(
     Err(failed)
 }
 
+/// Builds everything that all requests share.
 fn build_state(
     config: &Arc<Config>,
     ring: KeyRing,
@@ -403,6 +416,7 @@ fn build_state(
     })
 }
 
+/// Builds the part of the state that follows from the configuration. `previous` are the callers whose rate limits go on.
 fn build_snapshot(
     config: Arc<Config>,
     ring: KeyRing,
@@ -420,19 +434,19 @@ fn build_snapshot(
     }
 }
 
-/// Where the login budget is kept: by default of this user on this host, so that restarts and replicas beside each
-/// other share it.
+/// The directory of the login budget. The default depends on the user only, so that restarts and other replicas of the same
+/// user on this host share the budget.
 pub fn state_directory(config: &Config) -> PathBuf {
     let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
     let configured = config.server.state_directory.as_ref();
     configured.map_or_else(default, |path| path.as_path().to_path_buf())
 }
 
-/// The runtime that the service is measured on: after each task it looks at its sockets, so that health and
+/// Creates the multi-threaded tokio runtime of the service. It polls its sockets after each task, so that health checks and
 /// JWKS are answered between two signatures.
 ///
 /// # Errors
-/// The host gives no threads.
+/// The threads can't be created.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build()
 }

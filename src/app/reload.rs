@@ -1,13 +1,13 @@
-//! Takes over changed files while the service runs.
+//! Hot reload: takes over changed files while the service runs.
 //!
-//! - SIGHUP, a change of what the files hold, and a key whose life is over each lead to a reload.
-//! - The whole new state is built and checked beside the old one, then put in its place in one step; requests that
-//!   have begun end on the old one. Whatever is wrong, the old one stays entirely: one line in the log, one count.
-//! - What was read is in force only if the files were the same before and after: a key and a certificate of two
-//!   different moments never meet.
-//! - Signals that come while it works become one more reload, and reloads keep a distance from each other: a storm of
-//!   them costs little.
-//! - A retirement is none of this: `retirement_watcher` takes a key away whatever a reload says.
+//! - SIGHUP and a change of the files' content each lead to a reload. So does a clock that was set back to a time for which a
+//!   key is missing. A rejected reload is retried every [`RETRY_INTERVAL`].
+//! - It builds and checks a new [`ConfigSnapshot`] while the old one serves requests, then swaps them atomically. Requests that
+//!   have loaded the old snapshot finish with it. If anything is wrong, the old one stays in force, and the problems are logged.
+//! - A snapshot is accepted only if the files have the same fingerprint before and after they were read. So it never mixes
+//!   files of two versions.
+//! - Signals during a reload cause one more reload, at least [`MIN_RELOAD_INTERVAL`] later.
+//! - `retirement_watcher` removes retired keys independently of reloads.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -27,22 +27,23 @@ use crate::jwks::Client;
 use crate::keys::State;
 use crate::metrics::Metrics;
 
-/// How often the files are looked at.
+/// The pause between two checks of the files.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// A look that took long is followed by a longer pause, by this factor, up to `MAX_POLL_INTERVAL`.
+/// After a slow check, the pause is this many times as long as the check took, up to [`MAX_POLL_INTERVAL`].
 const POLL_PAUSE_FACTOR: u32 = 20;
-/// However long check takes, a change is seen in time for a command that waits for it.
+/// The longest pause between two checks. Commands that wait for a reload rely on it.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// A look that takes longer is reported: a mount may hang.
+/// A check that takes longer is reported, because a mount may hang.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often what was refused is tried again though no file has changed: a date comes, a clock is put right.
+/// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
+/// been corrected.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two reloads.
+/// The shortest pause between two reloads by signal.
 const MIN_RELOAD_INTERVAL: Duration = Duration::from_millis(200);
-/// How often files that change while they are read are read again before the next look.
+/// How many times files that change while they are read are read before giving up until the next check.
 const READ_ATTEMPTS: usize = 5;
 
-/// Where a configuration comes from.
+/// The source of a configuration: its file and the environment variables.
 #[derive(Clone)]
 pub struct ConfigSource {
     pub file: Option<PathBuf>,
@@ -50,50 +51,53 @@ pub struct ConfigSource {
 }
 
 impl ConfigSource {
+    /// Loads the configuration.
+    ///
     /// # Errors
-    /// All that is wrong with it.
+    /// All problems of the configuration.
     pub fn load(&self) -> Result<Config, Invalid> {
         Config::load(self.file.as_deref(), &self.environment)
     }
 }
 
-/// What a reload replaces, and what it must leave as it is.
+/// The parts of the running service that a reload replaces, and the files that they were loaded from.
 #[derive(Clone)]
 pub(super) struct ReloadTarget {
     pub state: Arc<AppState>,
     pub tls: Option<SharedTlsConfig>,
     pub public_tls: Option<SharedTlsConfig>,
     pub chains: CertificateChains,
-    /// What was last read, whatever came of it.
+    /// The files of the last reload, whether it was accepted or not.
     pub files: WatchedFiles,
-    /// What that held then.
+    /// The fingerprint of `files` at that reload.
     pub fingerprint: Fingerprint,
 }
 
+/// Polls the files and reloads them.
 pub struct Reloader {
     source: ConfigSource,
     target: ReloadTarget,
-    /// What was wrong at the last reload that was refused, so that it is told once.
+    /// The problems of the last reload; empty if it was accepted.
     last_problems: Vec<Problem>,
-    /// When the files were last read, by the monotonic clock.
+    /// The monotonic time of the last reload.
     last_attempt: Duration,
 }
 
+/// Why a reload was rejected.
 enum ReloadError {
     /// The files changed while they were read, or a key was retired meanwhile.
     FilesChanging,
     Invalid(Vec<Problem>),
 }
 
-/// Why the files are read.
+/// Why the files are loaded again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReloadReason {
-    /// A signal.
+    /// The caller requested it, for example by SIGHUP.
     Signal,
-    /// They have changed.
+    /// The files have changed.
     Change,
-    /// Time alone: the clock was set back, to the life of a key that isn't open any more, or what was refused may not be wrong
-    /// any more.
+    /// Time has passed: the clock was set back to a time for which a key is missing, or a rejected reload is due for a retry.
     Clock,
 }
 
@@ -102,7 +106,7 @@ impl Reloader {
         Self { source, target, last_problems: Vec::new(), last_attempt: Duration::ZERO }
     }
 
-    /// Reloads whenever `asked`, and whenever there is reason to, until `asked` is closed.
+    /// Polls the files, and reloads them after a change or a message on `asked`. Returns when `asked` is closed.
     pub async fn run(self, mut asked: mpsc::Receiver<()>) {
         let mut reloader = self;
         let mut pause = FILE_POLL_INTERVAL;
@@ -114,7 +118,7 @@ impl Reloader {
                 },
                 () = tokio::time::sleep(pause) => false,
             };
-            // Parsing keys takes its time, and that is not the workers'.
+            // Runs on a blocking thread, because reading files and parsing keys would block a worker thread.
             let mut check = tokio::task::spawn_blocking(move || {
                 let took = reloader.check_files(by_request);
                 (reloader, took)
@@ -123,18 +127,20 @@ impl Reloader {
                 checked
             } else {
                 tracing::error!(
-                    "the look at the files has not ended after {} s, perhaps because a mount hangs: until it ends, nothing \
-                     but retirements is taken over",
+                    "checking the files for changes has not ended after {} s, perhaps because a mount hangs: until it ends, \
+                     only retirements are taken over",
                     CHECK_TIMEOUT.as_secs()
                 );
                 check.await
             };
             let Ok((returned, took)) = checked else {
-                tracing::error!("reloading has ended by a panic, a bug: restart to take over changed files");
+                tracing::error!(
+                    "reloading panicked, which is a bug: restart the service to take over changed files"
+                );
                 return;
             };
             reloader = returned;
-            // Of the look alone: a reload that took long was needed, and the next may be.
+            // Depends on the check only. A slow reload doesn't delay the next check.
             pause = (took * POLL_PAUSE_FACTOR).clamp(FILE_POLL_INTERVAL, MAX_POLL_INTERVAL);
             if by_request {
                 tokio::time::sleep(MIN_RELOAD_INTERVAL).await;
@@ -142,8 +148,8 @@ impl Reloader {
         }
     }
 
-    /// Looks at the files, and reloads if `by_request` or where they have changed. Returns how long the look took, the
-    /// reload left out.
+    /// Checks the files, and reloads them if there is a reason or `by_request`. Returns how long the check took, without the
+    /// reload.
     fn check_files(&mut self, by_request: bool) -> Duration {
         let state = self.target.state.clone();
         let began_at = state.clock.now();
@@ -159,7 +165,7 @@ impl Reloader {
             systemd::notify_ready();
         }
         state.metrics.config_looked_at.set(state.clock.now().seconds());
-        // Of files that change while they are read nothing can be said yet.
+        // While files change, there is no result to report.
         if is_stable {
             let problems = self.last_problems.clone();
             let in_force = problems.is_empty();
@@ -172,6 +178,7 @@ impl Reloader {
         took
     }
 
+    /// Returns the reason for a reload other than a request, if there is one.
     fn reload_reason(&self) -> Option<ReloadReason> {
         let ReloadTarget { state, files, fingerprint, .. } = &self.target;
         if files.fingerprint() != *fingerprint {
@@ -183,16 +190,16 @@ impl Reloader {
         (lacks_a_key || may_be_right).then_some(ReloadReason::Clock)
     }
 
-    /// Builds everything anew and puts it in force, or leaves all as it is.
+    /// Reloads now. If the reload is rejected, nothing changes.
     pub fn reload(&mut self) {
         self.check_files(true);
     }
 
-    /// Returns false where the files change while they are read.
+    /// Reloads and records the outcome in the log and the metrics. Returns `false` if the files changed while they were read.
     fn reload_for(&mut self, reason: ReloadReason) -> bool {
         let state = self.target.state.clone();
         self.last_attempt = state.clock.monotonic();
-        // First, and whatever becomes of the rest.
+        // Retirements take effect first, even if the rest is rejected.
         retirement_watcher::apply_now(&state);
         let metrics = &state.metrics;
         match self.try_reload() {
@@ -203,19 +210,19 @@ impl Reloader {
                 metrics.config_loaded_at.set(state.clock.now().seconds());
                 true
             }
-            // The next look finds them changed again.
+            // The next check sees a changed fingerprint and tries again.
             Err(ReloadError::FilesChanging) => {
                 tracing::debug!("the files change while they are read");
                 false
             }
             Err(ReloadError::Invalid(problems)) => {
-                // By the clock alone it is tried at each look, and told once.
+                // Retries by the clock are not logged and counted again.
                 if reason != ReloadReason::Clock || self.last_problems.is_empty() {
                     metrics.config_reload_failures.inc();
                     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
                     tracing::error!(
                         problems = told.join("; "),
-                        "the changed configuration is refused, and the one before stays in force"
+                        "the changed configuration is rejected, and the previous one stays in force"
                     );
                 }
                 metrics.config_current.set(0);
@@ -225,6 +232,7 @@ impl Reloader {
         }
     }
 
+    /// Loads the files and activates the result.
     fn try_reload(&mut self) -> Result<(), ReloadError> {
         for _ in 0..READ_ATTEMPTS {
             let before = self.target.files.fingerprint();
@@ -240,11 +248,12 @@ impl Reloader {
             }
             self.target.files = files;
         }
-        // What was read is not in force: the next look reads it again.
+        // An empty fingerprint makes the next check reload.
         self.target.fingerprint = Fingerprint::of_nothing();
         Err(ReloadError::FilesChanging)
     }
 
+    /// Loads and checks the files, as a replacement of `base`.
     fn read(&self, base: &ConfigSnapshot) -> (WatchedFiles, Result<LoadedConfig, Vec<Problem>>) {
         let config = match self.source.load() {
             Ok(config) => config,
@@ -264,7 +273,7 @@ impl Reloader {
         (files, loaded)
     }
 
-    /// Puts `loaded` in the place of `base`, unless that isn't in force any more.
+    /// Replaces `base` by `loaded`. Returns `false` if `base` isn't in force any more.
     fn activate(&mut self, base: &Arc<ConfigSnapshot>, loaded: LoadedConfig) -> bool {
         let warnings: Vec<Problem> = loaded.warnings().cloned().collect();
         let LoadedConfig { config, ring, tls, public_tls, .. } = loaded;
@@ -297,8 +306,10 @@ impl Reloader {
     }
 }
 
-/// Puts `new` in the place of `base`, if that is in force, and lets go of what only `base` had: of a reload and a retirement
-/// at the same time, the second begins anew.
+/// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has.
+///
+/// Returns `false` and changes nothing if `base` isn't in force any more. So of a reload and a retirement at the same time,
+/// the second one must start again.
 pub(super) fn activate_snapshot(
     state: &AppState,
     base: &Arc<ConfigSnapshot>,
@@ -310,7 +321,7 @@ pub(super) fn activate_snapshot(
     }
     let now = state.clock.now();
     let has = |kid: &KeyId| new.ring.find(kid.as_str()).is_some();
-    // A key that is there no more, though its life was not over, was taken away.
+    // Keys that were removed before their publication ended.
     let withdrawn: BTreeSet<KeyId> = base
         .ring
         .keys()
@@ -319,20 +330,21 @@ pub(super) fn activate_snapshot(
             let live_tokens = key.usage.live(now);
             tracing::warn!(
                 keyset = %keyset.name, kid = %key.kid, live_tokens,
-                "a key was taken away before its time: tokens that it signed fail from now on"
+                "a key was removed while its tokens may still be valid: tokens that it signed fail from now on"
             );
         })
         .map(|(_, key)| key.kid.clone())
         .collect();
     let dropped = state.exchanger.withdraw(&withdrawn);
     if dropped > 0 {
-        tracing::info!(dropped, "access tokens that were got with a withdrawn key are dropped");
+        tracing::info!(dropped, "dropped cached access tokens that were obtained with a removed key");
     }
     remove_stale_metrics(base, new, &state.metrics);
     true
 }
 
-/// Takes away the series of what isn't there any more, so that no number of reloads fills the metrics.
+/// Removes the metric series of keys, keysets, callers and profiles that no longer exist. Otherwise they would accumulate over
+/// reloads.
 fn remove_stale_metrics(old: &ConfigSnapshot, new: &ConfigSnapshot, metrics: &Metrics) {
     let clients = Client::ALL.map(Client::as_str);
     for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {

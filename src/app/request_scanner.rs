@@ -1,11 +1,13 @@
-//! Prevents request smuggling: a stream that gives hyper one request after the other, each head checked as a whole.
+//! Prevents request smuggling: a stream between socket and hyper that checks each request head and passes on one request at
+//! a time.
 //!
-//! - Bytes wait here until a whole head has come. `api::request_head` checks it, and says how long its body is. hyper is
-//!   given the bytes of that request, and none behind it: so the two can't disagree on where the next request begins.
-//! - A head that is refused never reaches hyper. hyper is given a plain request in its place, which the service answers
-//!   with the refusal; nothing behind it is read.
-//! - A body is read from the socket only once the service asks for it ([`BodyGate`](crate::api::BodyGate)).
-//! - A client that doesn't take an answer in time is cut off.
+//! - It buffers bytes until a head is complete. `api::request_head` checks the head and determines the length of the body.
+//!   hyper gets the bytes of that request and none after it. So both agree where the next request begins.
+//! - A rejected head never reaches hyper. hyper gets a synthetic request instead, which the service answers with the error.
+//!   The bytes after the rejected head are ignored.
+//! - After a request with a chunked body the connection closes, because only hyper finds the end of that body.
+//! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)).
+//! - A client that doesn't receive a response within [`WRITE_TIMEOUT`] is cut off.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,39 +22,41 @@ use tokio::time::Sleep;
 use super::connections::Connection;
 use crate::api::{ApiError, BodyFraming, check_head};
 
-/// From the moment at which the client takes no more until all that waits for it is written.
+/// How long writing may take, counted from the moment at which the socket's buffer is full until everything is flushed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For reading what the client still sends behind the last answer.
+/// How long the service reads and discards the client's bytes after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(250);
-/// For what TLS says last.
+/// The timeout for shutting down the stream, including TLS's `close_notify`.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// What is read at once.
+/// How many bytes are read at a time.
 const READ_CHUNK: usize = 4096;
 
+/// The stream below hyper.
 pub struct ScannedStream<S> {
     stream: S,
-    /// Bytes that have come and that hyper hasn't been given.
+    /// Bytes that were received, but not passed to hyper yet.
     pending: Vec<u8>,
     scanner: RequestScanner,
     connection: Arc<Connection>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where in the stream of requests the bytes of `pending` begin.
+/// Finds the boundaries of requests.
 struct RequestScanner {
     scan_state: ScanState,
-    /// Bytes of a head, its request line and empty line included.
+    /// The largest head, in bytes, including its request line and the empty line at its end.
     max_head: usize,
 }
 
+/// What the bytes in `pending` are.
 enum ScanState {
-    /// A head, in whose first `seen` bytes there is neither its end nor a bare LF.
+    /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF.
     Head { seen: usize, has_begun: bool },
-    /// A request of which hyper isn't given `left` bytes yet, body included.
+    /// The rest of a checked request. `remaining` bytes, body included, have not been passed to hyper yet.
     Request { remaining: u64 },
-    /// A request with a chunked body, whose end only hyper finds: it is the last.
+    /// The rest of a request with a chunked body. It is the last request of the connection.
     Chunked,
-    /// In the place of a request that is refused: nothing more is read.
+    /// The synthetic request in place of a rejected one. Nothing more is read.
     Refused,
 }
 
@@ -61,10 +65,10 @@ impl ScanState {
 }
 
 impl RequestScanner {
-    /// Looks for the end of the head with which `pending` begins, and checks the head. `None` while it isn't whole.
-    /// What is refused is the same however the bytes were split.
+    /// Looks for the end of the head at the start of `pending`, and checks the head. Returns `None` while it is incomplete. The
+    /// result doesn't depend on how the bytes were split into reads.
     fn scan(&mut self, pending: &mut Vec<u8>) -> Option<Result<BodyFraming, ApiError>> {
-        // Empty lines before a request are no head (RFC 9112, section 2.2).
+        // Skips empty lines before a request (RFC 9112, section 2.2).
         let empty = pending.chunks_exact(2).take_while(|line| *line == b"\r\n").count() * 2;
         if empty > 0 {
             pending.drain(..empty);
@@ -73,7 +77,7 @@ impl RequestScanner {
         let ScanState::Head { seen, .. } = &mut self.scan_state else { return None };
         let first = pending.first()?;
         if !(first.is_ascii_alphabetic() || *first == b'\r' && pending.len() == 1) {
-            // The first bytes of TLS, for example. Nothing more must come to tell.
+            // For example the first bytes of TLS. No method begins like this, so there is no need to wait for more.
             return Some(Err(ApiError::Malformed("speak plain HTTP/1.1: a request begins with its method")));
         }
         while let Some(next) = pending[*seen..].iter().position(|byte| *byte == b'\n') {
@@ -111,7 +115,7 @@ impl<S> ScannedStream<S> {
         Self { stream, pending: Vec::new(), scanner, connection, write_timer: None }
     }
 
-    /// Gives hyper what it may have; whether that was anything.
+    /// Passes pending bytes of the current request to hyper. Returns whether there were any.
     fn fill(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let most = match self.scanner.scan_state {
             ScanState::Head { .. } => return false,
@@ -121,7 +125,7 @@ impl<S> ScannedStream<S> {
         let given = most.min(self.pending.len()).min(buffer.remaining());
         buffer.put_slice(&self.pending[..given]);
         if given == self.pending.len() {
-            // A connection that idles has no buffer.
+            // Frees the buffer, so that an idle connection has none.
             self.pending = Vec::new();
         } else {
             self.pending.drain(..given);
@@ -135,17 +139,17 @@ impl<S> ScannedStream<S> {
         given > 0
     }
 
-    /// Has hyper answer a request of ours with the refusal, and close the connection.
+    /// Replaces the request by a synthetic one, which the service answers with `error`. Then the connection is closed.
     fn replace_with_error(&mut self, error: ApiError) {
-        // No body follows the answer to HEAD.
+        // HEAD stays HEAD, because its response must have no body.
         let method = if self.pending.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
         self.pending = format!("{method} / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n").into_bytes();
         self.scanner.scan_state = ScanState::Refused;
-        // It is the last: there is no other yet.
+        // Can't fail: a rejected request is the last of its connection, so no error is set yet.
         let _ = self.connection.error.set(Box::new(error));
     }
 
-    /// Fails what has been pending for too long.
+    /// Returns an error instead of `Pending` once writing has taken longer than [`WRITE_TIMEOUT`].
     fn with_write_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -162,7 +166,7 @@ impl<S> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> ScannedStream<S> {
-    /// Waits until a whole head has come, or what can't become one. `false` where the stream ends before.
+    /// Waits until a head is complete or rejected. Returns `false` if the stream ends first.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while let ScanState::Head { has_begun, .. } = &mut self.scanner.scan_state {
             if !*has_begun && !self.pending.is_empty() {
@@ -186,7 +190,8 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         Poll::Ready(Ok(true))
     }
 
-    /// Waits for the stream's end while a request is answered: what comes behind it is looked at once it has its answer.
+    /// Waits for the end of the stream while a request is answered. Bytes of the next request are buffered, and scanned after
+    /// the response.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.pending.len() < self.scanner.max_head {
             if !ready!(self.poll_chunk(cx))? {
@@ -197,7 +202,8 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         Poll::Pending
     }
 
-    /// Reads some more, so that nothing is set aside for a connection that says nothing; whether there was more.
+    /// Reads up to [`READ_CHUNK`] bytes through a buffer on the stack, so that a silent connection takes no heap memory. Returns
+    /// `false` at the end of the stream.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut piece = [MaybeUninit::uninit(); READ_CHUNK];
         let mut piece = ReadBuf::uninit(&mut piece);
@@ -208,8 +214,9 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
-    /// Ends the connection: after an answer to a request that wasn't read whole, what the client still sends is read for
-    /// a moment. Otherwise the host would reset the connection, and the client might lose the answer.
+    /// Shuts down the stream. If the last request was answered without being read to its end, it then discards what the client
+    /// still sends for at most [`LINGER_TIMEOUT`] (lingering close). Otherwise the kernel would reset the connection, and the
+    /// client might lose the response.
     pub async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
         let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
@@ -230,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
         loop {
             if let ScanState::Head { .. } = self.scanner.scan_state {
                 if self.connection.has_checked_head() {
-                    // hyper wants more of a request that is whole: it has read the head differently.
+                    // hyper wants more bytes of a complete request, so it has parsed the head differently.
                     return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
                 if self.connection.is_answered() {
@@ -254,7 +261,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
     }
 }
 
-/// The interim response that hyper writes for `Expect: 100-continue` (RFC 9110, section 15.2.1). The request has no answer yet.
+/// The interim response that hyper writes for `Expect: 100-continue` (RFC 9110, section 15.2.1). It isn't the response yet.
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
@@ -285,7 +292,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx);
         ready!(self.with_write_timeout(cx, poll))?;
-        // All that waited is written: hyper flushes when it has nothing more.
+        // Everything is written: hyper flushes when it has no more bytes.
         self.write_timer = None;
         self.connection.finish_response();
         Poll::Ready(Ok(()))
@@ -306,10 +313,10 @@ mod tests {
     use super::*;
 
     const PLAIN: &str = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
-    /// What hyper is given in the place of a request that is refused.
+    /// The synthetic request in place of a rejected one.
     const ERROR_REQUEST: &str = "GET / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n";
 
-    /// The requests that hyper is given of a stream that comes in pieces of that length, each as it is given.
+    /// Sends `stream` in pieces of `piece` bytes, and returns the requests that hyper gets, one string per request.
     fn given(stream: &str, piece: usize, buffer: usize) -> Vec<String> {
         let mut scanned = scanned();
         let mut given = vec![String::new()];
@@ -352,7 +359,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are split, and whatever lines the body seems to have.
+        /// The result doesn't depend on how the bytes are split, or on lines inside the body.
         #[test]
         fn hyper_receives_one_request_at_a_time(
             body in "[a-z:\r\n]{0,40}",
@@ -363,7 +370,7 @@ mod tests {
                 format!("POST /b HTTP/1.1\r\nHost: x\r\ncONTENT-length:  {} \r\n\r\n{body}", body.len());
             let stream = format!("{PLAIN}\r\n\r\n{post}{post}{PLAIN}");
             prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, &post, &post, PLAIN]);
-            // The last, since only hyper knows where it ends.
+            // A chunked request is the last one, because only hyper knows where it ends.
             let chunked = format!("POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
             let stream = format!("{post}{chunked}{PLAIN}");
             prop_assert_eq!(given(&stream, piece, buffer), [post, format!("{chunked}{PLAIN}")]);

@@ -1,8 +1,8 @@
-//! Takes retired keys away from a running service within seconds, whatever a reload says.
+//! Key revocation: removes retired keys from the running service within seconds, independently of reloads.
 //!
-//! A task of its own reads each key directory's `keyset.toml`, and nothing else, every two seconds. So neither a broken
-//! configuration nor a slow reload nor another directory's hanging mount holds it up. Keys whose life is over by the clock
-//! go the same way.
+//! A task polls the `keyset.toml` of each key directory and reads nothing else. So an invalid configuration, a slow
+//! reload or a hanging mount of another directory can't delay it. It also removes keys whose publication has ended by the
+//! clock.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,22 +18,22 @@ use crate::api::AppState;
 use crate::config::{KeySource, Name};
 use crate::keys::{Mark, SCHEDULE_FILE, file, marks};
 
-/// How often each `keyset.toml` is read. A retired key is gone five seconds after its file was written.
+/// The pause between two reads of each `keyset.toml`. A retired key is gone at most five seconds after its file was written.
 const RETIREMENT_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the directories that answer wait for one that doesn't.
+/// How long one round waits for directories that hang.
 const READ_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Looks for retirements until the task is dropped.
+/// Polls for retirements until the future is dropped.
 pub async fn run(state: Arc<AppState>) {
-    // At most one read of each file: one that hangs is waited for, and not repeated.
+    // At most one read of each file runs at a time. A read that hangs is kept and awaited again in the next round.
     let mut reading: BTreeMap<Name, JoinHandle<Vec<Mark>>> = BTreeMap::new();
     loop {
         tokio::time::sleep(RETIREMENT_POLL_INTERVAL).await;
         for (name, path) in schedule_files(&state) {
-            // Mostly there is none: each has ended within the pause.
+            // Usually there is no entry, because the previous read has ended.
             reading.entry(name).or_insert_with(|| spawn_blocking(move || read_marks(&path)));
         }
-        // Those that hang have one deadline together.
+        // All reads of a round share one deadline.
         let deadline = Instant::now() + READ_DEADLINE;
         let mut found = BTreeMap::new();
         for (name, read) in &mut reading {
@@ -46,12 +46,14 @@ pub async fn run(state: Arc<AppState>) {
     }
 }
 
-/// Reads all schedules now and takes away what they retire.
+/// Reads all schedules now and removes the keys that they retire.
 pub(super) fn apply_now(state: &AppState) {
     let found = schedule_files(state).into_iter().map(|(name, path)| (name, read_marks(&path))).collect();
     apply_retirements(state, &found);
 }
 
+/// Removes the keys that `found` retires, and keys whose publication has ended, from the current snapshot. Tries again if a
+/// reload replaces the snapshot meanwhile.
 fn apply_retirements(state: &AppState, found: &BTreeMap<Name, Vec<Mark>>) {
     loop {
         let base = state.snapshot.load_full();
@@ -62,13 +64,13 @@ fn apply_retirements(state: &AppState, found: &BTreeMap<Name, Vec<Mark>>) {
         let new =
             Arc::new(build_snapshot(base.config.clone(), ring, &state.metrics, now, Some(&base.callers)));
         if activate_snapshot(state, &base, &new) {
-            tracing::info!(keys_gone = gone, "keys that are retired or whose life is over were taken away");
+            tracing::info!(keys_gone = gone, "removed keys that are retired or whose publication has ended");
             return;
         }
     }
 }
 
-/// Where each keyset of the configuration in force has its `keyset.toml`.
+/// The `keyset.toml` of each keyset in the configuration in force that has a key directory.
 fn schedule_files(state: &AppState) -> Vec<(Name, PathBuf)> {
     let snapshot = state.snapshot.load();
     let schedule = |keyset: &crate::config::Keyset| match &keyset.keys {
@@ -80,7 +82,10 @@ fn schedule_files(state: &AppState) -> Vec<(Name, PathBuf)> {
     snapshot.config.keysets.values().filter_map(schedule).collect()
 }
 
-/// What a schedule retires, whoever may write it. Only from one that nobody else can change is taken which key signs instead.
+/// Reads the marks of a schedule: which keys are retired, and which sign in an emergency.
+///
+/// Retirements are accepted from any readable file. Which key signs instead is accepted only from a file that no other user
+/// can change.
 fn read_marks(path: &std::path::Path) -> Vec<Mark> {
     let text = file::read_schedule_of_anyone(path).ok().flatten();
     let is_ours = file::read_schedule(path).is_ok();

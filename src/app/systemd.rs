@@ -1,12 +1,12 @@
-//! What systemd is told (`sd_notify(3)`), and the sockets that it holds for us (`sd_listen_fds(3)`). Where nobody
-//! supervises, all of this does nothing.
+//! systemd integration: state notifications (`sd_notify(3)`), the watchdog, and socket activation (`sd_listen_fds(3)`).
+//! Without systemd it does nothing.
 //!
-//! - `READY=1` once it answers, `RELOADING=1` around a reload, `STOPPING=1` at the end.
-//! - The watchdog is fed by a task of the service's own runtime: one whose workers are stuck is not fed, and is started
-//!   anew.
-//! - Sockets are taken by their name, `minting`, `public` or `ops` (`FileDescriptorName=`), in place of the configured
-//!   address. Several of one name, for example of IPv4 and of IPv6, are all served. Where all have one name that isn't
-//!   among these, and only the minting listener is configured, they are its own.
+//! - Notifications: `READY=1` when the service answers, `RELOADING=1` and `READY=1` around a reload, `STOPPING=1` at
+//!   shutdown.
+//! - Watchdog: a task on the service's runtime feeds it. So systemd restarts a service whose runtime is stuck.
+//! - Socket activation: a socket named `minting`, `public` or `ops` (`FileDescriptorName=`) replaces the configured
+//!   address of that listener. A listener serves all sockets of its name, for example one for IPv4 and one for IPv6. If all
+//!   sockets have the same other name, and only the minting listener is configured, it serves them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,55 +17,57 @@ use std::time::Duration;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-/// A message that doesn't arrive is the supervisor's loss.
+/// Sends `states` to systemd. Errors are ignored, because a failed notification must not stop the service.
 fn notify(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
+/// Says that the service is ready, or that a reload has ended.
 pub fn notify_ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// To be followed by [`notify_ready`].
+/// Says that a reload begins. [`notify_ready`] must follow.
 pub fn notify_reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
 }
 
+/// Says that the service shuts down.
 pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog, if there is one, for ever.
+/// Feeds the watchdog forever. Returns at once if there is none.
 pub async fn feed_watchdog() {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| *timeout > Duration::ZERO) else {
         return;
     };
     loop {
         notify(&[NotifyState::Watchdog]);
-        // Twice as often as asked for (`sd_watchdog_enabled(3)`).
+        // Half the timeout, as recommended by `sd_watchdog_enabled(3)`.
         tokio::time::sleep(timeout / 2).await;
     }
 }
 
-/// A socket that listens already.
+/// A listening socket that systemd passed.
 pub enum InheritedSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// Sockets that were handed over, by name.
+/// The listening sockets that systemd passed, by name.
 #[derive(Default)]
 pub struct InheritedSockets(BTreeMap<String, Vec<InheritedSocket>>);
 
 impl InheritedSockets {
-    /// Takes the sockets of this process. `is_sole_listener` says that the configuration has the minting listener alone.
+    /// Takes the sockets that were passed to this process. `is_sole_listener`: only the minting listener is configured.
     ///
     /// # Errors
-    /// One of them listens neither on TCP nor on a Unix socket, or not at all.
+    /// A socket is neither TCP nor Unix, or isn't listening.
     pub fn inherited(is_sole_listener: bool) -> io::Result<Self> {
-        // Names without sockets are those of another process, which `LISTEN_PID` names: nothing is wrong with them.
+        // No sockets for this process: the variables may be those of another one, named by `LISTEN_PID`.
         if sd_notify::listen_fds()?.len() == 0 {
             return Ok(Self::default());
         }
@@ -86,7 +88,7 @@ impl InheritedSockets {
                 InheritedSocket::Unix(socket) => rustix::net::sockopt::socket_acceptconn(socket),
             };
             if !listens? {
-                let reason = format!("the socket {name} doesn't listen: in its unit, leave out Accept=yes");
+                let reason = format!("the socket {name} doesn't listen: remove Accept=yes from its unit");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
             }
             sockets.entry(name.to_owned()).or_default().push(socket);
@@ -94,11 +96,12 @@ impl InheritedSockets {
         Ok(Self(sockets))
     }
 
+    /// Takes the sockets of the listener `name`.
     pub fn take(&mut self, name: &str) -> Vec<InheritedSocket> {
         self.0.remove(name).unwrap_or_default()
     }
 
-    /// Names that no listener of the configuration has.
+    /// The names of the sockets that no listener has taken.
     pub fn unclaimed(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

@@ -125,7 +125,7 @@ async fn a_unix_socket_serves_and_is_gone_at_the_end() {
     occupied.write("run.sock", "mine");
     let ran = occupied.run(&["serve"]);
     assert!(
-        ran.code() == 1 && ran.stderr.contains("something that is no socket is at this path"),
+        ran.code() == 1 && ran.stderr.contains("a file that isn't a socket is at this path"),
         "{}",
         ran.stderr
     );
@@ -297,7 +297,7 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
         ("server.key", "server.key", "server.tls.certificate_file", "holds no certificate"),
         ("server.crt", "none.key", "server.tls.private_key_file", "can't be opened"),
         ("server.crt", "server.crt", "server.tls.private_key_file", "is open to others"),
-        ("server.crt", "ca.key", "server.tls.certificate_file", "doesn't go with the private key"),
+        ("server.crt", "ca.key", "server.tls.certificate_file", "doesn't match the private key"),
         ("server.crt", "open/server.key", "server.tls.private_key_file", "others can replace files"),
     ] {
         workspace.configure(&configuration().replace(

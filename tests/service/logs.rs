@@ -152,7 +152,7 @@ async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
     let mut workspace = Workspace::new();
     workspace.configure(&configuration());
     let service = workspace.set("RUST_LOG", "tokenmint=loud").serve().await;
-    let told = service.logged("taken for `info`").await;
+    let told = service.logged("using `info` instead").await;
     assert!(told.contains("tokenmint=loud") && told.contains("WARN"), "{told}");
     drop(service);
     for (filter, word) in [
@@ -162,7 +162,7 @@ async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
         ("info,[{caller}]=off", "[{caller}]=off"),
     ] {
         let service = workspace.set("RUST_LOG", filter).serve().await;
-        let told = service.logged("taken for `info`").await;
+        let told = service.logged("using `info` instead").await;
         assert!(told.contains(&format!("`{word}` isn't a level")) && told.contains("WARN"), "{told}");
     }
     // As where an environment file leaves it empty.
@@ -287,7 +287,7 @@ async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
         service.child.stdout.take().expect("piped").read_to_end(&mut log).expect("what the pipe holds");
         let written = audit_lines(&log);
         let lost = lost_lines(&said);
-        assert!(said.contains("nobody read them in time"), "{said}");
+        assert!(said.contains("the reader was too slow"), "{said}");
         // Others than audit lines are lost as well: those of the stop.
         let all = written + lost;
         assert!((20 * ENTRIES..=20 * ENTRIES + 5).contains(&all), "{audit}: {written} + {lost}");

@@ -536,7 +536,7 @@ async fn a_retired_key_leaves_memory() {
     let (workspace, service) = with_two_keys(UnixTime::from_seconds(4_000_000_000)).await;
     assert!(prime_in_memory(&service) > 0, "the scanner finds a key that is in use");
     workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
-    service.logged("a key was taken away before its time").await;
+    service.logged("a key was removed while its tokens may still be valid").await;
     within_five_seconds("the key is gone from memory", async || {
         service.post("/identity-token", &user_1()).await.ok();
         prime_in_memory(&service) == 0
@@ -554,7 +554,7 @@ async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
     assert!(prime_in_memory(&service) > 0, "published still");
     tokio::time::sleep(Duration::from_secs(3)).await;
     within_five_seconds("the key is gone from memory", async || prime_in_memory(&service) == 0).await;
-    let line = service.logged("whose life is over were taken away").await;
+    let line = service.logged("whose publication has ended").await;
     assert!(line.contains("\"keys_gone\":\"WebAppKey1\""), "{line}");
 }
 

@@ -886,7 +886,7 @@ async fn a_life_that_ends_beside_a_broken_file_is_told_once() {
     service.logged("the changed configuration is refused").await;
     assert!(is_published(&service, "WebAppKey1").await);
     until("the key is gone", async || !is_published(&service, "WebAppKey1").await).await;
-    service.logged("whose life is over were taken away").await;
+    service.logged("whose publication has ended").await;
     // Two looks more.
     let looked = async || {
         let metrics = service.metrics().await;

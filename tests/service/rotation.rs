@@ -379,7 +379,7 @@ async fn a_retired_key_leaves_signing_and_the_jwks_of_a_running_service() {
         assert!(begin.elapsed() < Duration::from_secs(5), "still there: {}", service.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    service.logged("a key was taken away before its time").await;
+    service.logged("a key was removed while its tokens may still be valid").await;
     let listed = workspace.run(&["keys", "list", "--json"]).json();
     assert_eq!((&listed[1]["kid"], &listed[1]["retired"]), (&json!("WebAppKey1"), &json!(true)), "{listed}");
     let schedule = || std::fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("the schedule");
@@ -399,7 +399,7 @@ async fn retiring_the_only_key_makes_another_and_says_how_many_tokens_it_hits() 
     }
     let done = workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--json"]).json();
     assert_eq!((&done["live_tokens"], &done["signs_now"]), (&json!(3), &json!("WebAppKey2")), "{done}");
-    service.logged("a key was taken away before its time").await;
+    service.logged("a key was removed while its tokens may still be valid").await;
     // The leaked key goes first, so there may be a moment without any.
     let asked = async || service.post("/identity-token", &user_1()).await;
     until("no key signs", async || asked().await.status == 200).await;

@@ -105,7 +105,7 @@ fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
     for name in ["tokenmint-public.socket", "Public"] {
         let mut child = start(OwnedFd::from(held.try_clone().expect("a descriptor")), name);
         let mut log = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
-        let warned = log.find(|line| line.contains("a socket was handed over that no listener takes"));
+        let warned = log.find(|line| line.contains("systemd passed a socket that belongs to no listener"));
         assert!(warned.is_some_and(|line| line.contains(name)), "{name}");
         child.kill().expect("ours");
         child.wait().expect("ended");

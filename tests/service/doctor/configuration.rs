@@ -82,7 +82,7 @@ faults! {
         Given::configured(&[("[callers.web]", TWICE)]);
     a_jwk_of_another_algorithm_than_the_profile_s: "key-pair", fail, "its `alg` is RS256, and keysets.web signs with RS512",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"1h\"\nalgorithm = \"RS512\"")]).jwk(&PAIRS[0].jwk("Key1"));
-    a_certificate_of_the_public_listener_that_has_expired: "configuration-warnings", fail, "so clients refuse it",
+    a_certificate_of_the_public_listener_that_has_expired: "configuration-warnings", fail, "so clients reject it",
         {
             let given = Given::configured(&[("url = \"https://tokens", "tls = { certificate_file = \"public.crt\", private_key_file = \"public.key\" }\nurl = \"https://tokens")]);
             given.workspace.write_key("public.key", &PAIRS[1].pem);

@@ -69,6 +69,7 @@ pub(super) fn authorize<'a, G: Permission>(
     Ok(authorized)
 }
 
+/// Logs a request that audit mode allows although `rule` would reject it.
 fn log_audit_only_violation(
     state: &AppState,
     authenticated: &AuthenticatedCaller,

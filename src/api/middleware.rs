@@ -4,7 +4,7 @@
 //! - enforces `request_timeout`,
 //! - writes the error response, if the handler returned an error,
 //! - updates the metrics,
-//! - closes the connection after the response where the connection can't be reused.
+//! - closes the connection after the response if it can't be reused.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -154,6 +154,7 @@ where
     }
 }
 
+/// Processes one request, with `inner` as the router.
 async fn process_request<F>(
     state: &super::AppState,
     mut request: Request,
@@ -189,8 +190,8 @@ where
     };
     let mut answer = render_error(answer, &id, &state.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, id.id);
-    // Tells the client not to reuse a connection that this service closes. After a chunked body it closes always:
-    // `app::request_scanner` doesn't know where such a body ends, so it gives hyper no request after it.
+    // Tells the client not to reuse a connection that this service closes. It always closes after a chunked body:
+    // `app::request_scanner` doesn't know where such a body ends, so it can't find the next request.
     let is_unread = body.is_some_and(|body| !body.is_read());
     if is_refused || is_unread || chunked || state.draining.load(Ordering::Relaxed) {
         answer.headers_mut().insert(CONNECTION, CLOSE);
@@ -210,7 +211,7 @@ fn request_span(request: &Request, route: Option<usize>) -> Span {
     route.map_or_else(Span::default, |route| Trace::of_request(&route.method, route.path, request.headers()))
 }
 
-/// Replaces `answer` by the error response if the handler returned an error, and counts it.
+/// Replaces `answer` by the error response if the handler returned an error. Also counts and logs the error.
 fn render_error(mut answer: Response, id: &RequestId, metrics: &Metrics) -> Response {
     let Some(error) = answer.extensions_mut().remove::<ApiError>() else { return answer };
     // Overload is only counted: a log line for each rejected request would add load.

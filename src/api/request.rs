@@ -94,7 +94,7 @@ impl FromRequestParts<SharedState> for ResponseFormat {
     }
 }
 
-/// The fields of the request body, a JSON object. Each is checked for its type when it is taken.
+/// The fields of the request body, a JSON object. Each accessor removes a field and checks its type.
 pub(super) struct RequestFields(Members);
 
 impl FromRequest<SharedState> for RequestFields {

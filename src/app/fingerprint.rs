@@ -25,7 +25,7 @@ pub struct WatchedFiles {
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// A fingerprint that differs from that of any files.
+    /// A fingerprint that no files have.
     pub const fn of_nothing() -> Self {
         Self([0; 32])
     }

@@ -36,7 +36,7 @@ pub fn harden() -> Result<(), HardeningError> {
     Ok(())
 }
 
-/// Descriptors that aren't available for connections from clients: files, sockets to Salesforce, and those of the runtime.
+/// Descriptors that are reserved for files, for sockets to Salesforce, and for the runtime.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// How many connections each of `listeners` listeners may have. The descriptors are divided among the listeners, so that

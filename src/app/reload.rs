@@ -190,7 +190,7 @@ impl Reloader {
         (lacks_a_key || may_be_right).then_some(ReloadReason::Clock)
     }
 
-    /// Reloads now. If the reload is rejected, nothing changes.
+    /// Reloads now. If the reload is rejected, the configuration in force stays.
     pub fn reload(&mut self) {
         self.check_files(true);
     }

@@ -48,7 +48,7 @@ struct RequestScanner {
     max_head: usize,
 }
 
-/// What the bytes in `pending` are.
+/// The kind of bytes that `pending` begins with.
 enum ScanState {
     /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF.
     Head { seen: usize, has_begun: bool },
@@ -214,9 +214,9 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
-    /// Shuts down the stream. If the last request was answered without being read to its end, it then discards what the client
-    /// still sends for at most [`LINGER_TIMEOUT`] (lingering close). Otherwise the kernel would reset the connection, and the
-    /// client might lose the response.
+    /// Shuts down the stream. Then, if the last request wasn't read to its end, it discards what the client still sends for at
+    /// most [`LINGER_TIMEOUT`] (lingering close). Without this the kernel would reset the connection, and the client might lose
+    /// the response.
     pub async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
         let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;

@@ -67,7 +67,7 @@ impl InheritedSockets {
     /// # Errors
     /// A socket is neither TCP nor Unix, or isn't listening.
     pub fn inherited(is_sole_listener: bool) -> io::Result<Self> {
-        // No sockets for this process: the variables may be those of another one, named by `LISTEN_PID`.
+        // No sockets for this process: the variables may be for another process, named by `LISTEN_PID`.
         if sd_notify::listen_fds()?.len() == 0 {
             return Ok(Self::default());
         }

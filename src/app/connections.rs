@@ -75,7 +75,7 @@ pub struct Connection {
     head_checked: AtomicBool,
     /// Why the current request is rejected. Such a request is the last of its connection.
     pub error: OnceLock<Box<ApiError>>,
-    pub body: Arc<BodyGate>,
+    pub body_gate: Arc<BodyGate>,
 }
 
 impl Connections {
@@ -114,7 +114,7 @@ impl Connections {
             writing: AtomicBool::new(false),
             head_checked: AtomicBool::new(false),
             error: OnceLock::new(),
-            body: Arc::default(),
+            body_gate: Arc::default(),
         });
         table.open.insert(id, connection.clone());
         drop(table);
@@ -214,7 +214,7 @@ impl Connection {
 
     /// Records that hyper gets a checked head. From now on the connection isn't idle.
     pub fn mark_head_checked(&self, has_body: bool) {
-        self.body.close(has_body);
+        self.body_gate.close(has_body);
         self.idle_since.store(0, Ordering::Relaxed);
         self.head_checked.store(true, Ordering::Relaxed);
     }
@@ -229,7 +229,7 @@ impl Connection {
     }
 
     /// Whether a request is being answered.
-    pub fn is_answered(&self) -> bool {
+    pub fn is_answering(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 

@@ -320,7 +320,7 @@ impl Service<hyper::Request<Incoming>> for ConnectionService {
             started_at: self.connection.request_started_at(),
             error: self.error(),
             peer: self.client.peer.clone(),
-            body_gate: self.connection.body.clone(),
+            body_gate: self.connection.body_gate.clone(),
         };
         let mut request = request.map(|body| {
             if body.is_end_stream() {

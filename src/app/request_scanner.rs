@@ -240,7 +240,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
                     // hyper wants more bytes of a complete request, so it has parsed the head differently.
                     return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
-                if self.connection.is_answered() {
+                if self.connection.is_answering() {
                     return self.poll_end(cx);
                 }
                 if !ready!(self.poll_head(cx))? {
@@ -253,7 +253,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
             if matches!(self.scanner.scan_state, ScanState::Refused) {
                 return Poll::Pending;
             }
-            ready!(self.connection.body.poll_open(cx));
+            ready!(self.connection.body_gate.poll_open(cx));
             if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(Ok(()));
             }

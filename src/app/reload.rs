@@ -87,7 +87,7 @@ pub struct Reloader {
 enum ReloadError {
     /// The files changed while they were read, or a key was retired meanwhile.
     FilesChanging,
-    Invalid(Vec<Problem>),
+    Rejected(Vec<Problem>),
 }
 
 /// Why the files are loaded again.
@@ -215,7 +215,7 @@ impl Reloader {
                 tracing::debug!("the files change while they are read");
                 false
             }
-            Err(ReloadError::Invalid(problems)) => {
+            Err(ReloadError::Rejected(problems)) => {
                 // Retries by the clock are not logged and counted again.
                 if reason != ReloadReason::Clock || self.last_problems.is_empty() {
                     metrics.config_reload_failures.inc();
@@ -240,7 +240,7 @@ impl Reloader {
             let (files, built) = self.read(&base);
             if files == self.target.files && files.fingerprint() == before {
                 self.target.fingerprint = before;
-                let loaded = built.map_err(ReloadError::Invalid)?;
+                let loaded = built.map_err(ReloadError::Rejected)?;
                 if self.activate(&base, loaded) {
                     return Ok(());
                 }

@@ -96,7 +96,7 @@ impl OpenedFile {
     /// # Errors
     /// Says which permission to change, and how.
     pub fn reject_readable_by_others(&self) -> Result<(), FileError> {
-        let access = FileAccess::of(&self.file, &self.stat);
+        let access = FilePermissions::of(&self.file, &self.stat);
         if let Some(who) = access.readable_by(&self.stat, geteuid().as_raw(), is_our_group) {
             let (mode, advice) =
                 (self.stat.st_mode & 0o7777, MountKind::of(&self.file).permission_advice(who));
@@ -151,7 +151,7 @@ pub fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileError> {
 }
 
 /// The permissions of everybody except a file's owner, each as `rwx` bits.
-struct FileAccess {
+struct FilePermissions {
     owning_group: u32,
     others: u32,
     /// User IDs that an access list names, with their permissions.
@@ -178,7 +178,7 @@ impl fmt::Display for ReadableBy {
     }
 }
 
-impl FileAccess {
+impl FilePermissions {
     fn of(file: &File, stat: &Stat) -> Self {
         let mut list = [0; 4096];
         let length = rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut list[..]);
@@ -397,8 +397,8 @@ mod tests {
         for (name, uid, gid, mode, list, expected) in rows {
             let mut stat = fstat(&file).expect("its status");
             (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
-            let access = list.and_then(|list| FileAccess::from_acl(&list));
-            let access = access.unwrap_or_else(|| FileAccess::from_mode(mode));
+            let access = list.and_then(|list| FilePermissions::from_acl(&list));
+            let access = access.unwrap_or_else(|| FilePermissions::from_mode(mode));
             assert_eq!(access.readable_by(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
         }
     }

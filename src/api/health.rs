@@ -15,27 +15,27 @@ use crate::clock::UnixTime;
 use crate::keys::State as KeyState;
 use crate::metrics::Metrics;
 
-const NO_STORE: [(http::HeaderName, HeaderValue); 1] =
+const NO_STORE_HEADER: [(http::HeaderName, HeaderValue); 1] =
     [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 pub(super) async fn livez() -> Response {
-    (NO_STORE, Json(json!({"status": "ok"}))).into_response()
+    (NO_STORE_HEADER, Json(json!({"status": "ok"}))).into_response()
 }
 
 /// Ready means that the service can mint tokens. Whether Salesforce can be reached doesn't matter.
 pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
     if state.ready() {
-        return (NO_STORE, Json(json!({"status": "ready"}))).into_response();
+        return (NO_STORE_HEADER, Json(json!({"status": "ready"}))).into_response();
     }
     let status = if state.draining.load(Ordering::Acquire) { "draining" } else { "no key signs yet" };
     let retry = [(RETRY_AFTER, HeaderValue::from_static("1"))];
-    (StatusCode::SERVICE_UNAVAILABLE, NO_STORE, retry, Json(json!({"status": status}))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, NO_STORE_HEADER, retry, Json(json!({"status": status}))).into_response()
 }
 
 pub(super) async fn metrics(State(state): State<SharedState>) -> Response {
     refresh_gauges(&state);
     let text = state.metrics.render();
-    ([(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))], NO_STORE, text).into_response()
+    ([(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))], NO_STORE_HEADER, text).into_response()
 }
 
 /// Updates the gauges that depend on the current time, before each scrape.

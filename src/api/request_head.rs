@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use super::ApiError;
 
 /// The largest number of headers.
-const MAX_HEADERS: usize = 64;
+const MAX_REQUEST_HEADERS: usize = 64;
 
 /// How the length of a request's body is given (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,11 @@ pub enum BodyFraming {
 pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     const NOT_HTTP: &str = "send a request head that is valid by RFC 9112: METHOD, one space, a path, one space, HTTP/1.1, and \
                             headers of one line each";
-    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_REQUEST_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(ApiError::TooManyHeaders(MAX_HEADERS)),
+        Err(httparse::Error::TooManyHeaders) => return Err(ApiError::TooManyHeaders(MAX_REQUEST_HEADERS)),
         Err(httparse::Error::Version) => {
             return Err(ApiError::Malformed("use HTTP/1.1: this port speaks no other version"));
         }

@@ -60,7 +60,7 @@ const STOP_GRACE: Duration = Duration::from_millis(100);
 /// too few for a thousand verifiers that connect at once: a rejected client retries only after a second.
 const BACKLOG: i32 = 4096;
 /// The pause after a connection can't be accepted, for example without a free descriptor.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+const LISTENER_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound socket that doesn't accept connections yet.
 pub struct Listener {
@@ -187,7 +187,7 @@ impl Listener {
                     if !std::mem::replace(&mut is_pausing, true) {
                         tracing::warn!(listener = self.name, %error, "can't accept connections for a moment");
                     }
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                    tokio::time::sleep(LISTENER_RETRY_DELAY).await;
                 }
             }
         }

@@ -29,10 +29,10 @@ use crate::metrics::Metrics;
 
 /// The pause between two checks of the files.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// After a slow check, the pause is this many times as long as the check took, up to [`MAX_POLL_INTERVAL`].
+/// After a slow check, the pause is this many times as long as the check took, up to [`MAX_FILE_POLL_INTERVAL`].
 const POLL_PAUSE_FACTOR: u32 = 20;
 /// The longest pause between two checks. Commands that wait for a reload rely on it.
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(3);
+const MAX_FILE_POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// A check that takes longer is reported, because a mount may hang.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
@@ -141,7 +141,7 @@ impl Reloader {
             };
             reloader = returned;
             // Depends on the check only. A slow reload doesn't delay the next check.
-            pause = (took * POLL_PAUSE_FACTOR).clamp(FILE_POLL_INTERVAL, MAX_POLL_INTERVAL);
+            pause = (took * POLL_PAUSE_FACTOR).clamp(FILE_POLL_INTERVAL, MAX_FILE_POLL_INTERVAL);
             if by_request {
                 tokio::time::sleep(MIN_RELOAD_INTERVAL).await;
             }

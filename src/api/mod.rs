@@ -50,7 +50,7 @@ use crate::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
 
-/// The OpenAPI description, `openapi.yaml` at the repository's root.
+/// The API description, `openapi.yaml` at the repository's root.
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
 /// Everything that follows from one configuration and its key files. A reload replaces it as a whole; a request that has

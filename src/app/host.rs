@@ -19,7 +19,9 @@ pub struct HardeningError {
 }
 
 /// Turns off core dumps, denies debuggers and `/proc/PID/mem` to other processes of the same user, and makes new files
-/// private by the umask. Also raises the limit of open files to its maximum, because each connection takes a descriptor.
+/// private by the umask.
+///
+/// Also raises the limit of open files to its maximum, because each connection takes a descriptor.
 ///
 /// # Errors
 /// The host refuses a step. No private key may be loaded then.
@@ -39,8 +41,10 @@ pub fn harden() -> Result<(), HardeningError> {
 /// Descriptors that are reserved for files, for sockets to Salesforce, and for the runtime.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
-/// How many connections each of `listeners` listeners may have. The descriptors are divided among the listeners, so that
-/// health checks and metrics are answered while clients hold all connections of the minting listener.
+/// How many connections each of `listeners` listeners may have.
+///
+/// The descriptors are divided among the listeners. So health checks and metrics are answered while clients hold all
+/// connections of the minting listener.
 pub fn max_connections_per_listener(listeners: usize) -> usize {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };
     let room = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);

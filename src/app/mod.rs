@@ -345,7 +345,7 @@ impl App {
 pub struct ListenerFailed(String);
 
 /// Waits for `stop`, or for the first listener that ends earlier. Only a panic ends a listener. Then the service exits and its
-/// supervisor can restart it, instead of listener_tasks without that listener.
+/// supervisor can restart it, instead of running without that listener.
 async fn until_stopped(
     stop: impl Future<Output = ()>,
     listeners: &mut JoinSet<()>,

@@ -45,8 +45,9 @@ pub fn certificate_chains(all: [&Option<ServerTls>; 2]) -> CertificateChains {
     all.map(|tls| tls.as_ref().map(|tls| tls.chain.clone()))
 }
 
-/// The problems of changed certificate chains that clients would reject, because they are expired or not yet valid. An unchanged
-/// chain that has expired while in use isn't a problem here: it must not block other changes.
+/// The problems of changed certificate chains that clients would reject, because they are expired or not yet valid.
+///
+/// An unchanged chain that has expired while in use isn't a problem here: it must not block other changes.
 pub fn newly_invalid_chains(in_force: &CertificateChains, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
     let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
     let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));

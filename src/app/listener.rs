@@ -1,7 +1,7 @@
 //! Listeners and their connections: TCP or Unix sockets, with or without TLS, HTTP/1.1 only.
 //!
 //! - It runs hyper directly, because `axum::serve` sets no timeouts.
-//! - It closes a connection that sends no complete request head within [`HEAD_TIMEOUT`]. So slow clients (slowloris) and
+//! - It closes a connection that sends no complete request head within `HEAD_TIMEOUT`. So slow clients (slowloris) and
 //!   idle connections end. The TLS handshake and the first head share one timeout.
 //! - It reads the identity of the client once per connection.
 //! - [`connections`](super::connections) limits the connections and evicts idle ones.

@@ -3,9 +3,9 @@
 //! - Logging never blocks a request. A bounded channel passes the lines to a writer thread.
 //! - Lines are dropped and counted while the channel is full, or while writing fails (disk full, reader gone). The thread
 //!   retries the lines whose write failed, so that none is written in part.
-//! - Lines that arrive within [`BATCH_DELAY`] share one write. Waking the thread for each line would cost as much as parsing
+//! - Lines that arrive within `BATCH_DELAY` share one write. Waking the thread for each line would cost as much as parsing
 //!   the request.
-//! - A write has whole lines only, and at most [`ATOMIC_WRITE`] bytes unless one line is longer. A pipe accepts such a write as
+//! - A write has whole lines only, and at most `ATOMIC_WRITE` bytes unless one line is longer. A pipe accepts such a write as
 //!   a whole or not at all. So a process that ends while its reader hangs leaves no partial line.
 //! - [`Log::finish`] waits until a deadline for the lines in the channel, and reports how many were lost, and why.
 

@@ -52,7 +52,7 @@ use tls::ServerTls;
 
 /// How long the service keeps accepting connections after it became unready, so that load balancers notice.
 const DRAIN_NOTICE: Duration = Duration::from_secs(1);
-/// How long open requests may take after [`DRAIN_NOTICE`] before they are cut off. Both together are less than the ten seconds
+/// How long open requests may take after `DRAIN_NOTICE` before they are cut off. Both together are less than the ten seconds
 /// that `docker stop` allows by default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 

@@ -1,12 +1,12 @@
 //! Hot reload: takes over changed files while the service runs.
 //!
 //! - SIGHUP and a change of the files' content each lead to a reload. So does a clock that was set back to a time for which a
-//!   key is missing. A rejected reload is retried every [`RETRY_INTERVAL`].
+//!   key is missing. A rejected reload is retried every `RETRY_INTERVAL`.
 //! - It builds and checks a new [`ConfigSnapshot`] while the old one serves requests, then swaps them atomically. Requests that
 //!   have loaded the old snapshot finish with it. If anything is wrong, the old one stays in force, and the problems are logged.
 //! - A snapshot is accepted only if the files have the same fingerprint before and after they were read. So it never mixes
 //!   files of two versions.
-//! - Signals during a reload cause one more reload, at least [`MIN_RELOAD_INTERVAL`] later.
+//! - Signals during a reload cause one more reload, at least `MIN_RELOAD_INTERVAL` later.
 //! - `retirement_watcher` removes retired keys independently of reloads.
 
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 
 /// The pause between two checks of the files.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// After a slow check, the pause is this many times as long as the check took, up to [`MAX_FILE_POLL_INTERVAL`].
+/// After a slow check, the pause is this many times as long as the check took, up to `MAX_FILE_POLL_INTERVAL`.
 const POLL_PAUSE_FACTOR: u32 = 20;
 /// The longest pause between two checks. Commands that wait for a reload rely on it.
 const MAX_FILE_POLL_INTERVAL: Duration = Duration::from_secs(3);

@@ -7,7 +7,7 @@
 //!   The bytes after the rejected head are ignored.
 //! - After a request with a chunked body the connection closes, because only hyper finds the end of that body.
 //! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)).
-//! - A client that doesn't receive a response within [`WRITE_TIMEOUT`] is cut off.
+//! - A client that doesn't receive a response within `WRITE_TIMEOUT` is cut off.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -149,7 +149,7 @@ impl<S> ScannedStream<S> {
         let _ = self.connection.error.set(Box::new(error));
     }
 
-    /// Returns an error instead of `Pending` once writing has taken longer than [`WRITE_TIMEOUT`].
+    /// Returns an error instead of `Pending` once writing has taken longer than `WRITE_TIMEOUT`.
     fn with_write_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -202,7 +202,7 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         Poll::Pending
     }
 
-    /// Reads up to [`READ_CHUNK`] bytes through a buffer on the stack, so that a silent connection takes no heap memory. Returns
+    /// Reads up to `READ_CHUNK` bytes through a buffer on the stack, so that a silent connection takes no heap memory. Returns
     /// `false` at the end of the stream.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut piece = [MaybeUninit::uninit(); READ_CHUNK];
@@ -215,7 +215,7 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
     /// Shuts down the stream. Then, if the last request wasn't read to its end, it discards what the client still sends for at
-    /// most [`LINGER_TIMEOUT`] (lingering close). Without this the kernel would reset the connection, and the client might lose
+    /// most `LINGER_TIMEOUT` (lingering close). Without this the kernel would reset the connection, and the client might lose
     /// the response.
     pub async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });

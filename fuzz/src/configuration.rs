@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use secrecy::ExposeSecret as _;
-use tokenmint::config::{Bundle, Caller, Config, Environment, Invalid, Name, Problem, REGISTERED_CLAIMS};
+use tokenmint::config::{
+    BundleConfig, CallerConfig, Config, Environment, InvalidConfig, Name, Problem, REGISTERED_CLAIMS,
+};
 
 const SECRET: &str = "canary/of+a=secret!";
 
@@ -50,12 +52,12 @@ pub fn feed(text: &str) -> bool {
     true
 }
 
-fn parse(text: &str, environment: &Environment) -> Result<Config, Invalid> {
+fn parse(text: &str, environment: &Environment) -> Result<Config, InvalidConfig> {
     Config::parse("tokenmint.toml", text, PathBuf::from("/nowhere"), environment)
 }
 
 /// All that a person is told.
-fn said(parsed: &Result<Config, Invalid>) -> String {
+fn said(parsed: &Result<Config, InvalidConfig>) -> String {
     let (problems, warnings): (&[Problem], _) = match parsed {
         Ok(config) => (&[], &config.warnings),
         Err(invalid) => (&invalid.problems, &invalid.warnings),
@@ -109,7 +111,7 @@ fn meaning(config: &Config) -> String {
     let mut text = String::new();
     let server = &config.server;
     let limits = &server.limits;
-    let tls = |tls: &Option<tokenmint::config::Tls>| {
+    let tls = |tls: &Option<tokenmint::config::TlsConfig>| {
         tls.as_ref().map(|tls| {
             [Some(&tls.certificate_file), Some(&tls.private_key_file), tls.client_ca_file.as_ref()]
                 .map(|path| path.map(|path| path.as_path().to_path_buf()))
@@ -127,7 +129,7 @@ fn meaning(config: &Config) -> String {
         limits.connections,
         limits.signing_queue,
         limits.token_cache,
-        limits.remints
+        limits.remint_rate
     ));
     line(format_args!(
         "{:?} {:?} {:?}",
@@ -169,11 +171,11 @@ fn meaning(config: &Config) -> String {
             p.claims
         ));
     }
-    for Bundle { name, entries } in config.bundles.values() {
+    for BundleConfig { name, entries } in config.bundles.values() {
         line(format_args!("{name:?} {entries:?}"));
     }
-    for Caller { name, api_key_sha256, allow, subjects, pace, .. } in config.callers.values() {
-        line(format_args!("{name:?} {api_key_sha256:?} {allow:?} {subjects:?} {pace:?}"));
+    for CallerConfig { name, api_key_sha256, allow, subjects, rate_limit, .. } in config.callers.values() {
+        line(format_args!("{name:?} {api_key_sha256:?} {allow:?} {subjects:?} {rate_limit:?}"));
     }
     let warnings: BTreeSet<_> = config.warnings.iter().map(|w| (&w.field, &w.message)).collect();
     line(format_args!("{warnings:?}"));

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::reload::Source;
 use super::{App, StartError};
-use crate::config::{DEFAULT_FILE, KeySource, Listen, OpsAddress, OpsTls};
+use crate::config::{DEFAULT_CONFIG_FILE, KeySource, ListenAddress, OpsAddress, OpsTls};
 use crate::files::is_same;
 use crate::http::Service;
 
@@ -62,7 +62,7 @@ impl RunningService {
 
     /// Where it answers operators; `None` where that can't be understood.
     pub fn ops_address(self) -> Option<OpsAddress> {
-        let listen = Listen::parse(&self.listen, Path::new("/")).ok()?;
+        let listen = ListenAddress::parse(&self.listen, Path::new("/")).ok()?;
         Some(OpsAddress { listen, tls: self.tls })
     }
 }
@@ -72,7 +72,7 @@ pub struct Announcement {
     socket: UnixListener,
     service: Arc<Service>,
     configuration: Option<PathBuf>,
-    listen: Listen,
+    listen: ListenAddress,
     tls: Option<OpsTls>,
 }
 
@@ -89,15 +89,17 @@ impl Announcement {
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
             .and_then(UnixListener::from_std);
         let socket = bound.map_err(StartError::Discovery)?;
-        let file =
-            source.file.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists()));
+        let file = source
+            .file
+            .clone()
+            .or_else(|| Some(PathBuf::from(DEFAULT_CONFIG_FILE)).filter(|file| file.exists()));
         let configuration = file.and_then(|file| absolute(file).ok());
         let server = &service.rooms.load().config.server;
         let wanted = if server.ops.is_some() { "ops" } else { "minting" };
         let listen = app.addresses().find(|(name, ..)| *name == wanted).map(|(.., address)| address);
         let listen = match listen.unwrap_or_default() {
-            Listen::Unix(path) => Listen::Unix(absolute(&path).unwrap_or(path)),
-            tcp @ Listen::Tcp(_) => tcp,
+            ListenAddress::Unix(path) => ListenAddress::Unix(absolute(&path).unwrap_or(path)),
+            tcp @ ListenAddress::Tcp(_) => tcp,
         };
         let tls = server.tls.as_ref().filter(|_| server.ops.is_none()).map(|tls| {
             let file = tls.certificate_file.as_path();

@@ -40,7 +40,7 @@ use super::supervisor::Inherited;
 use super::tls::ClientCertificate;
 use crate::callers::Peer;
 use crate::clock::{Clock, UnixTime};
-use crate::config::Listen;
+use crate::config::ListenAddress;
 use crate::http::{Arrival, GatedBody, ListenerKind, Refusal};
 use crate::metrics::Metrics;
 
@@ -93,14 +93,18 @@ impl Drop for SocketFile {
 impl Listener {
     /// # Errors
     /// The address is taken or not ours.
-    pub async fn bind(name: &'static str, listen: &Listen, tls: Option<TlsInForce>) -> io::Result<Self> {
+    pub async fn bind(
+        name: &'static str,
+        listen: &ListenAddress,
+        tls: Option<TlsInForce>,
+    ) -> io::Result<Self> {
         let socket = match listen {
-            Listen::Tcp(address) => {
+            ListenAddress::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
                 rustix::net::listen(&socket, BACKLOG)?;
                 Socket::Tcp(socket)
             }
-            Listen::Unix(path) => {
+            ListenAddress::Unix(path) => {
                 remove_stale(path)?;
                 let socket = UnixListener::bind(path)?;
                 rustix::net::listen(&socket, BACKLOG)?;
@@ -131,16 +135,16 @@ impl Listener {
     }
 
     /// Where it listens; port 0 has become a real one.
-    pub fn address(&self) -> Listen {
+    pub fn address(&self) -> ListenAddress {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-                Listen::Tcp(socket.local_addr().unwrap_or(unknown))
+                ListenAddress::Tcp(socket.local_addr().unwrap_or(unknown))
             }
             Socket::Unix { socket, .. } => {
                 let address = socket.local_addr().ok();
                 let path = address.and_then(|address| address.as_pathname().map(Path::to_path_buf));
-                Listen::Unix(path.unwrap_or_default())
+                ListenAddress::Unix(path.unwrap_or_default())
             }
         }
     }

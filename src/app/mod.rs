@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
+use crate::config::{self, AuditMode, Config, KeysetConfig, ListenAddress, Name, Problem};
 use crate::exchange::{Exchanger, NoClient, Tools};
 use crate::http::{Audit, DroppedLines, ListenerKind, LookReport, Rooms, Service, Tallies, router};
 use crate::jwks::Published;
@@ -127,13 +127,15 @@ impl Loaded {
 }
 
 /// What signs several at a time, or why nothing does; `None` where no library is named, or batches are switched off.
-fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
-    let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::Batch::Off) else {
+fn batch_library(
+    signing: &config::SigningConfig,
+) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
+    let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::BatchMode::Off) else {
         return Ok(None);
     };
     // The loader's words have the path in them.
     let library = if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(Unavailable::Missing) };
-    if let (Err(reason), config::Batch::Required) = (&library, signing.batch) {
+    if let (Err(reason), config::BatchMode::Required) = (&library, signing.batch) {
         let message = format!(
             "can't be used: {reason}; `batch` needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: see \
              docs/signing.md, or set it to auto"
@@ -162,7 +164,7 @@ fn batch(
 }
 
 /// What is wrong with the keys of a configuration that is wrong itself.
-pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<Problem> {
+pub fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
     KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }
 
@@ -176,7 +178,7 @@ pub struct App {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("can't listen on {listen} ([{section}] listen): {error}")]
-    Bind { section: &'static str, listen: Listen, error: io::Error },
+    Bind { section: &'static str, listen: ListenAddress, error: io::Error },
     #[error("the sockets that the supervisor handed over can't be used (LISTEN_FDS): {0}")]
     Inherited(io::Error),
     #[error("can't make the socket by which commands on this host find this service: {0}")]
@@ -249,7 +251,7 @@ impl App {
     }
 
     /// Name, scheme and address of each listener.
-    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &'static str, Listen)> {
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &'static str, ListenAddress)> {
         self.listeners.iter().map(|(listener, _)| (listener.name, listener.scheme(), listener.address()))
     }
 
@@ -355,7 +357,7 @@ fn service(
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let required = (config.server.audit == AuditLog::Required).then(|| dropped_lines.clone());
+    let required = (config.server.audit == AuditMode::Required).then(|| dropped_lines.clone());
     let audit = if let Some(key) = &config.server.audit_key {
         Audit::new(key.expose_secret().as_bytes(), required)
     } else {
@@ -381,7 +383,7 @@ fn service(
         Some(&state),
         config.cache.redis.as_ref(),
     )?;
-    let guard = Guard::new(config.server.limits.remints, &*randomness)?;
+    let guard = Guard::new(config.server.limits.remint_rate, &*randomness)?;
     Ok(Service {
         rooms: ArcSwap::from_pointee(rooms),
         signer,

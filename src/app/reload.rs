@@ -21,7 +21,7 @@ use super::tls::{self, Chains};
 use super::watch::{Fingerprint, Watched};
 use super::{Loaded, retirement, rooms, supervisor};
 use crate::callers::Rule;
-use crate::config::{Config, Environment, Invalid, KeyId, Problem};
+use crate::config::{Config, Environment, InvalidConfig, KeyId, Problem};
 use crate::http::{LookReport, Rooms, Service};
 use crate::jwks::Client;
 use crate::keys::State;
@@ -52,7 +52,7 @@ pub struct Source {
 impl Source {
     /// # Errors
     /// All that is wrong with it.
-    pub fn load(&self) -> Result<Config, Invalid> {
+    pub fn load(&self) -> Result<Config, InvalidConfig> {
         Config::load(self.file.as_deref(), &self.environment)
     }
 }
@@ -247,8 +247,8 @@ impl Reloader {
             Err(invalid) => return (Watched::of_invalid(&invalid), Err(invalid.problems)),
         };
         let files = Watched::of(&config);
-        let mut refused = config.settled_differences(&base.config);
-        refused.extend(config.emptied(&base.config));
+        let mut refused = config.restart_only_changes(&base.config);
+        refused.extend(config.emptied_sections(&base.config));
         if !refused.is_empty() {
             return (files, Err(refused));
         }

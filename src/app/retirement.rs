@@ -70,7 +70,7 @@ fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
 /// Where each keyset of the configuration in force has its `keyset.toml`.
 fn schedules(service: &Service) -> Vec<(Name, PathBuf)> {
     let rooms = service.rooms.load();
-    let schedule = |keyset: &crate::config::Keyset| match &keyset.keys {
+    let schedule = |keyset: &crate::config::KeysetConfig| match &keyset.keys {
         KeySource::Directory(directory) => {
             Some((keyset.name.clone(), directory.as_path().join(SCHEDULE_FILE)))
         }

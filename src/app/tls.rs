@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig, crypto};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
-use crate::config::{ClientName, Code, Problem, Tls, UnverifiedPath};
+use crate::config::{ClientSan, Problem, TlsConfig, UnverifiedPath, WarningCode};
 use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::keys::{self, KeyOfListener, Oddities, file};
 
@@ -55,7 +55,7 @@ pub fn worse_than(in_force: &Chains, all: [&Option<ServerTls>; 2]) -> Vec<Proble
 ///
 /// # Errors
 /// Says which file is wrong, and how.
-pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Problem> {
+pub fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<ServerTls, Problem> {
     let problem = |field: &str, path: &UnverifiedPath, message: String| {
         Problem::new(format!("{section}.tls.{field}"), path, message)
     };
@@ -67,10 +67,10 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     odd.extend(
         shape
             .warning()
-            .map(|message| Problem { code: Some(Code::CertificateForm), ..at_certificate(message) }),
+            .map(|message| Problem { code: Some(WarningCode::CertificateForm), ..at_certificate(message) }),
     );
     let refused = out_of_date(&chain, now).map_err(at_certificate)?.map(|message| Problem {
-        code: Some(Code::ListenerCertificate),
+        code: Some(WarningCode::ListenerCertificate),
         ..at_certificate(format!("{message}, so clients refuse it: renew it"))
     });
     let key = file::read_private(tls.private_key_file.as_path()).map_err(at_key)?;
@@ -81,7 +81,7 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
     })?;
     let key = keys::key_of_listener(&key).map_err(|why| at_key(why.to_string()))?;
     odd.extend(
-        key.oddities.warning().map(|message| Problem { code: Some(Code::KeyForm), ..at_key(message) }),
+        key.oddities.warning().map(|message| Problem { code: Some(WarningCode::KeyForm), ..at_key(message) }),
     );
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
         NoKey::Unusable(error) => at_key(format!("holds a private key that can't be used: {error}")),
@@ -98,13 +98,12 @@ pub fn load(section: &str, tls: &Tls, now: UnixTime) -> Result<ServerTls, Proble
         Some(path) => {
             let at_authority = |message| problem("client_ca_file", path, message);
             let (certificates, shape) = certificates(path.as_path()).map_err(at_authority)?;
-            odd.extend(
-                shape
-                    .warning()
-                    .map(|message| Problem { code: Some(Code::CertificateForm), ..at_authority(message) }),
-            );
+            odd.extend(shape.warning().map(|message| Problem {
+                code: Some(WarningCode::CertificateForm),
+                ..at_authority(message)
+            }));
             authority = out_of_date(&certificates, now).map_err(at_authority)?.map(|message| Problem {
-                code: Some(Code::ClientAuthority),
+                code: Some(WarningCode::ClientAuthority),
                 ..at_authority(format!(
                     "{message}; clients whose certificates it signed are let in all the same"
                 ))
@@ -176,7 +175,7 @@ fn certified_key(chain: Vec<CertificateDer<'static>>, key: &KeyOfListener) -> Re
 #[derive(Default)]
 pub struct ClientCertificate {
     /// The names by which it can stand for a caller.
-    pub names: Vec<ClientName>,
+    pub names: Vec<ClientSan>,
     /// The last second in which all that the client sent beside it are valid too.
     pub not_after: Option<UnixTime>,
 }
@@ -195,11 +194,11 @@ impl ClientCertificate {
     }
 }
 
-fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientName> {
+fn client_names(certificate: &X509Certificate<'_>) -> Vec<ClientSan> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
     let name = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some(ClientName::dns(name)),
-        GeneralName::URI(uri) => Some(ClientName::Uri((*uri).to_owned())),
+        GeneralName::DNSName(name) => Some(ClientSan::dns(name)),
+        GeneralName::URI(uri) => Some(ClientSan::Uri((*uri).to_owned())),
         _ => None,
     };
     extension.value.general_names.iter().filter_map(name).collect()

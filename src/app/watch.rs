@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Invalid, KeySource, Keyset, Tls};
+use crate::config::{Config, InvalidConfig, KeySource, KeysetConfig, TlsConfig};
 use crate::files::{LARGEST, Opened};
 use crate::hash::Parts;
 use crate::keys::SCHEDULE_FILE;
@@ -35,7 +35,9 @@ impl Watched {
         watched.add(&config.files, config.keysets.values());
         let server = &config.server;
         let public = server.public.as_ref().and_then(|public| public.tls.as_ref());
-        for Tls { certificate_file, private_key_file, client_ca_file } in server.tls.iter().chain(public) {
+        for TlsConfig { certificate_file, private_key_file, client_ca_file } in
+            server.tls.iter().chain(public)
+        {
             let paths = [certificate_file, private_key_file].into_iter().chain(client_ca_file);
             watched.files.extend(paths.map(|path| path.as_path().to_path_buf()));
         }
@@ -43,13 +45,13 @@ impl Watched {
     }
 
     /// As far as they are known: to see when it is mended.
-    pub fn of_invalid(invalid: &Invalid) -> Self {
+    pub fn of_invalid(invalid: &InvalidConfig) -> Self {
         let mut watched = Self::default();
         watched.add(&invalid.files, invalid.keysets.values());
         watched
     }
 
-    fn add<'a>(&mut self, files: &[PathBuf], keysets: impl Iterator<Item = &'a Keyset>) {
+    fn add<'a>(&mut self, files: &[PathBuf], keysets: impl Iterator<Item = &'a KeysetConfig>) {
         self.files.extend(files.iter().cloned());
         for keyset in keysets {
             match &keyset.keys {

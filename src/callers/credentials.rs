@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::config::{Caller, ClientName};
+use crate::config::{CallerConfig, ClientSan};
 use crate::hash::sha256;
 
 /// What a connection says of who is at its other end, as it was verified when it was made.
 #[derive(Default)]
 pub struct Peer {
     /// The names in the client's certificate.
-    pub names: Vec<ClientName>,
+    pub names: Vec<ClientSan>,
     /// Of a Unix socket: the user that the client ran as when it connected.
     pub uid: Option<u32>,
 }
@@ -22,12 +22,12 @@ pub(super) struct Credentials {
     /// By the SHA-256 of each API key. How long a look takes says nothing of a key: whoever sends one can't choose its
     /// digest, and knows none that would come near.
     keys: HashMap<[u8; 32], u32>,
-    names: BTreeMap<ClientName, u32>,
+    names: BTreeMap<ClientSan, u32>,
     uids: BTreeMap<u32, u32>,
 }
 
 impl Credentials {
-    pub fn of<'a>(callers: impl Iterator<Item = &'a Caller>) -> Self {
+    pub fn of<'a>(callers: impl Iterator<Item = &'a CallerConfig>) -> Self {
         let mut credentials = Self::default();
         for (caller, owner) in callers.zip(0..) {
             credentials.keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, owner)));
@@ -54,12 +54,12 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Policy;
+    use crate::config::PolicyMode;
 
     #[test]
     fn each_of_many_keys_is_its_caller_s_and_no_other_is_anybody_s() {
         let hash = |n: u32| sha256(format!("key {n}").as_bytes());
-        let caller = |n: u32| Caller {
+        let caller = |n: u32| CallerConfig {
             name: crate::config::Name::parse(&format!("c{n}")).expect("a name"),
             api_key_sha256: vec![hash(2 * n), hash(2 * n + 1)],
             client_san: Vec::new(),
@@ -67,10 +67,10 @@ mod tests {
             allow: Vec::new(),
             subjects: None,
             subjects_per_minute: None,
-            policy: Policy::Enforce,
-            pace: None,
+            policy: PolicyMode::Enforce,
+            rate_limit: None,
         };
-        let callers: Vec<Caller> = (0..1_000).map(caller).collect();
+        let callers: Vec<CallerConfig> = (0..1_000).map(caller).collect();
         let credentials = Credentials::of(callers.iter());
         for n in 0..2_000 {
             assert_eq!(credentials.by_api_key(format!("key {n}").as_bytes()), Some(n / 2));

@@ -7,14 +7,14 @@ use prometheus::IntCounter;
 use thiserror::Error;
 
 use super::violation::Violation;
-use crate::config::{self, Kind, Name, Policy, ProfileName};
+use crate::config::{self, Name, PolicyMode, ProfileKind, ProfileName};
 use crate::json::Members;
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, IntercomProfile, Lifetime, OauthProfile, Objection, Subject};
 
 /// The profiles, or bundles, of one kind that a caller may use.
 pub struct Grants<G> {
-    kind: Kind,
+    kind: ProfileKind,
     by_name: BTreeMap<Name, G>,
     /// Those that it may not, and is let use while its policy is tried.
     audited: BTreeMap<Name, G>,
@@ -241,8 +241,8 @@ impl<P> Clone for Grant<P> {
 
 impl<P> Grants<Grant<P>> {
     pub(super) fn new(
-        kind: Kind,
-        caller: &config::Caller,
+        kind: ProfileKind,
+        caller: &config::CallerConfig,
         profiles: &BTreeMap<Name, Arc<P>>,
         metrics: &Metrics,
     ) -> Self {
@@ -252,7 +252,7 @@ impl<P> Grants<Grant<P>> {
             (name.clone(), Grant { profile: profile.clone(), minted, allowed })
         };
         let allowed = allowed(caller, kind);
-        let tried = caller.policy == Policy::Audit && kind != Kind::Oauth;
+        let tried = caller.policy == PolicyMode::Audit && kind != ProfileKind::Oauth;
         let others = profiles.iter().filter(|(name, _)| tried && !allowed.contains(name));
         let audited = others.map(|(name, profile)| grant(name, profile, false)).collect();
         let profile = |name: &Name| {
@@ -264,26 +264,26 @@ impl<P> Grants<Grant<P>> {
 }
 
 /// The names of the profiles of that kind that a caller's policy names.
-fn allowed(caller: &config::Caller, kind: Kind) -> BTreeSet<&Name> {
+fn allowed(caller: &config::CallerConfig, kind: ProfileKind) -> BTreeSet<&Name> {
     caller.allow.iter().filter(|allowed| allowed.kind == kind).map(|allowed| &allowed.name).collect()
 }
 
 impl Grants<BundleGrant> {
     pub(super) fn of_bundles(
-        caller: &config::Caller,
-        bundles: &BTreeMap<Name, config::Bundle>,
+        caller: &config::CallerConfig,
+        bundles: &BTreeMap<Name, config::BundleConfig>,
         identity: &Grants<Grant<IdentityProfile>>,
         intercom: &Grants<Grant<IntercomProfile>>,
     ) -> Self {
-        let named = allowed(caller, Kind::Bundle);
-        let grant = |(name, bundle): (&Name, &config::Bundle)| {
+        let named = allowed(caller, ProfileKind::Bundle);
+        let grant = |(name, bundle): (&Name, &config::BundleConfig)| {
             let (mut entries, mut closed) = (Vec::new(), Vec::new());
             let mut allowed = named.contains(name);
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
-                    Kind::Identity => identity.get(&profile.name).cloned().map(Entry::Identity),
-                    Kind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
-                    Kind::Oauth | Kind::Bundle => None,
+                    ProfileKind::Identity => identity.get(&profile.name).cloned().map(Entry::Identity),
+                    ProfileKind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
+                    ProfileKind::Oauth | ProfileKind::Bundle => None,
                 };
                 if let Some(grant) = found {
                     allowed &= grant.permission().is_allowed();
@@ -293,13 +293,13 @@ impl Grants<BundleGrant> {
                     closed.push(profile.clone());
                 }
             }
-            let full = ProfileName::new(Kind::Bundle, name.clone());
+            let full = ProfileName::new(ProfileKind::Bundle, name.clone());
             (name.clone(), BundleGrant { name: full, entries, closed, allowed })
         };
         let (by_name, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             bundles.iter().map(grant).partition(|(name, _)| named.contains(name));
-        let audited = if caller.policy == Policy::Audit { others } else { BTreeMap::new() };
-        Self { kind: Kind::Bundle, by_name, audited }
+        let audited = if caller.policy == PolicyMode::Audit { others } else { BTreeMap::new() };
+        Self { kind: ProfileKind::Bundle, by_name, audited }
     }
 }
 

@@ -28,7 +28,7 @@ pub use grants::{
 pub use pace::{Bucket, Budget, Guard, TooOften};
 pub use violation::{Rule, Violation};
 
-use crate::config::{self, Config, Kind, Name, Pace, Policy, SubjectPattern};
+use crate::config::{self, Config, Name, PolicyMode, ProfileKind, RateLimit, SubjectPattern};
 use crate::metrics::Metrics;
 use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
 
@@ -46,13 +46,13 @@ pub struct Caller {
     subjects: Option<SubjectPattern>,
     /// How many different subjects in a minute, and those that were. A reload carries the latter over.
     budget: Option<(u32, Arc<Budget>)>,
-    policy: Policy,
+    policy: PolicyMode,
     /// Counts those whom the budget refused.
     pub subjects_refused: IntCounter,
     /// Counts what was let through, by [`Rule`].
     would_refuse: [IntCounter; 3],
     /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
-    pace: Option<(Pace, Arc<Bucket>)>,
+    pace: Option<(RateLimit, Arc<Bucket>)>,
 }
 
 impl Callers {
@@ -72,7 +72,7 @@ impl Callers {
             .flat_map(|previous| &previous.callers)
             .map(|caller| (&caller.name, caller))
             .collect();
-        let caller = |caller: &config::Caller| {
+        let caller = |caller: &config::CallerConfig| {
             let previous = previous.get(&caller.name).map(|previous| &***previous);
             Arc::new(Caller::new(caller, &config.bundles, profiles, metrics, previous))
         };
@@ -111,24 +111,24 @@ impl Callers {
 
 impl Caller {
     fn new(
-        caller: &config::Caller,
-        bundles: &BTreeMap<Name, config::Bundle>,
+        caller: &config::CallerConfig,
+        bundles: &BTreeMap<Name, config::BundleConfig>,
         profiles: &Profiles,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
         // What is owed to another rate says nothing of this one.
-        let bucket = |pace: Pace| {
+        let bucket = |pace: RateLimit| {
             let (before, bucket) = previous?.pace.as_ref()?;
             (*before == pace).then(|| bucket.clone())
         };
         let budget = || previous.and_then(|previous| Some(previous.budget.as_ref()?.1.clone()));
-        let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
-        let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
+        let identity = Grants::new(ProfileKind::Identity, caller, &profiles.identity, metrics);
+        let intercom = Grants::new(ProfileKind::Intercom, caller, &profiles.intercom, metrics);
         Self {
             name: caller.name.clone(),
             bundles: Grants::of_bundles(caller, bundles, &identity, &intercom),
-            oauth: Grants::new(Kind::Oauth, caller, &profiles.oauth, metrics),
+            oauth: Grants::new(ProfileKind::Oauth, caller, &profiles.oauth, metrics),
             identity,
             intercom,
             subjects: caller.subjects.clone(),
@@ -137,7 +137,7 @@ impl Caller {
             subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
             would_refuse: Rule::ALL
                 .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
-            pace: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
+            pace: caller.rate_limit.map(|pace| (pace, bucket(pace).unwrap_or_default())),
         }
     }
 
@@ -169,7 +169,7 @@ impl Caller {
             return Ok(Authorized { grant, let_through: None });
         };
         // Without a subject it is the login of an integration user, and never let through.
-        let tried = self.policy == Policy::Audit && subject.is_some();
+        let tried = self.policy == PolicyMode::Audit && subject.is_some();
         let Some(rule) = violation.rule().filter(|_| tried) else { return Err(violation) };
         self.would_refuse[rule as usize].inc();
         Ok(Authorized { grant, let_through: Some(violation) })
@@ -221,8 +221,8 @@ mod tests {
         }
     }
 
-    fn caller(policy: Policy, metrics: &Metrics) -> Caller {
-        let caller = config::Caller {
+    fn caller(policy: PolicyMode, metrics: &Metrics) -> Caller {
+        let caller = config::CallerConfig {
             name: Name::parse("one").expect("a name"),
             api_key_sha256: Vec::new(),
             client_san: Vec::new(),
@@ -231,7 +231,7 @@ mod tests {
             subjects: Some(SubjectPattern::parse("user-[0-9]").expect("a pattern")),
             subjects_per_minute: Some(1),
             policy,
-            pace: None,
+            rate_limit: None,
         };
         let profiles =
             Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), intercom: BTreeMap::new() };
@@ -243,9 +243,9 @@ mod tests {
     fn the_gate_opens_only_where_each_rule_says_yes_or_the_policy_is_tried() {
         let subject = |text: &str| Subject::parse("sub", text.to_owned()).expect("a subject");
         let truths = [false, true];
-        for policy in [Policy::Enforce, Policy::Audit] {
+        for policy in [PolicyMode::Enforce, PolicyMode::Audit] {
             for (allowed, covers) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
-                let name = ProfileName::new(Kind::Identity, Name::parse("web").expect("a name"));
+                let name = ProfileName::new(ProfileKind::Identity, Name::parse("web").expect("a name"));
                 let fake = Fake { name, allowed, covers };
                 for (named, budget) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
                     let metrics = Metrics::new();
@@ -267,7 +267,7 @@ mod tests {
                         }
                         _ => None,
                     };
-                    let tried = policy == Policy::Audit;
+                    let tried = policy == PolicyMode::Audit;
                     let context = format!("{policy:?} {covers} {allowed} {named} {budget}");
                     match (first, got) {
                         (Some((violation, rule)), Err(no)) => {

@@ -18,7 +18,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::{Name, Pace, ProfileName};
+use crate::config::{Name, ProfileName, RateLimit};
 use crate::hash::Parts;
 use crate::tokens::Subject;
 
@@ -34,7 +34,7 @@ impl Bucket {
     ///
     /// # Errors
     /// There is none; the time until there is.
-    pub fn take(&self, pace: Pace, now: Duration) -> Result<(), Duration> {
+    pub fn take(&self, pace: RateLimit, now: Duration) -> Result<(), Duration> {
         let now = nanoseconds(now);
         let interval = nanoseconds(pace.window) / u64::from(pace.requests).max(1);
         let depth = interval.saturating_mul(u64::from(pace.burst));
@@ -59,7 +59,7 @@ fn nanoseconds(time: Duration) -> u64 {
 /// A bucket for each caller, profile and subject. Holds hashes, salted anew at each start, and no subject.
 pub struct Guard {
     buckets: Cache<[u8; 16], Arc<Watched>>,
-    pace: Pace,
+    pace: RateLimit,
     salt: [u8; 16],
 }
 
@@ -80,7 +80,7 @@ pub struct TooOften {
 impl Guard {
     /// # Errors
     /// No randomness for the salt.
-    pub fn new(pace: Pace, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
+    pub fn new(pace: RateLimit, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
         let mut salt = [0; 16];
         randomness.fill(&mut salt)?;
         // Idle for so long, a bucket is full, and may be forgotten.
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    const TWO_A_SECOND: Pace = Pace { requests: 2, window: Duration::from_secs(1), burst: 3 };
+    const TWO_A_SECOND: RateLimit = RateLimit { requests: 2, window: Duration::from_secs(1), burst: 3 };
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -255,7 +255,7 @@ mod tests {
             requests in 1..10_u32,
             pauses in prop::collection::vec(0..2_000_u64, 1..200),
         ) {
-            let pace = Pace { requests, window: Duration::from_secs(1), burst };
+            let pace = RateLimit { requests, window: Duration::from_secs(1), burst };
             let bucket = Bucket::default();
             let mut now = 0;
             let mut served: Vec<u64> = Vec::new();

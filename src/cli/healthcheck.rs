@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Context, Failure, ask, parse_duration, say};
+use super::{CliContext, CliError, admin_client, parse_duration_arg, print_line};
 
 /// Ask the running service whether it is alive
 ///
@@ -13,27 +13,27 @@ use super::{Context, Failure, ask, parse_duration, say};
 #[derive(Args)]
 #[command(after_help = "Example: HEALTHCHECK CMD [\"/usr/local/bin/tokenmint\", \"healthcheck\"]\n\
                         From a shell: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]
-pub(super) struct Healthcheck {
+pub(super) struct HealthcheckCommand {
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration_arg)]
     timeout: Duration,
 }
 
-impl Healthcheck {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl HealthcheckCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let address = context.ops_address()?;
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-        let asked = async { tokio::time::timeout(self.timeout, ask::get(&address, "/livez")).await };
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
+        let asked = async { tokio::time::timeout(self.timeout, admin_client::get(&address, "/livez")).await };
         match runtime.block_on(asked) {
             Ok(Ok((status, _))) if status.is_success() => {
-                say("ok");
+                print_line("ok");
                 Ok(())
             }
-            Ok(Ok((status, _))) => Err(Failure::Failed(format!("/livez answered {status}"))),
-            Ok(Err(error)) => Err(Failure::Failed(format!("/livez can't be asked: {error}"))),
+            Ok(Ok((status, _))) => Err(CliError::Failed(format!("/livez answered {status}"))),
+            Ok(Err(error)) => Err(CliError::Failed(format!("/livez can't be asked: {error}"))),
             Err(_) => {
-                Err(Failure::Failed(format!("/livez did not answer within {} s", self.timeout.as_secs())))
+                Err(CliError::Failed(format!("/livez did not answer within {} s", self.timeout.as_secs())))
             }
         }
     }

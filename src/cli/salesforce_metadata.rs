@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Context, Failure, say, say_json};
+use super::{CliContext, CliError, print_json, print_line};
 use crate::app::Loaded;
 use crate::metadata::{self, Difference, Expected, Retrieved};
 use crate::shell;
@@ -22,7 +22,7 @@ use crate::shell;
     after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy start\n         \
                   tokenmint salesforce-metadata --diff ../salesforce-project"
 )]
-pub(super) struct SalesforceMetadata {
+pub(super) struct SalesforceMetadataCommand {
     /// Write the project here
     #[arg(long, value_name = "DIR", required_unless_present = "diff")]
     out: Option<PathBuf>,
@@ -47,39 +47,41 @@ fn parse_configuration_name(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("a letter, then letters, digits and `_`".to_owned()) }
 }
 
-impl SalesforceMetadata {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl SalesforceMetadataCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let public_url = self.public_url(&loaded)?;
-        let now = context.ambient.clock.now();
+        let now = context.clock_and_rng.clock.now();
         let sets =
-            metadata::expected(&loaded.config, &loaded.ring, public_url, now).map_err(Failure::Failed)?;
+            metadata::expected(&loaded.config, &loaded.ring, public_url, now).map_err(CliError::Failed)?;
         if sets.is_empty() {
             let reason =
                 "no [identity.NAME] is configured, and only identity tokens have keysets in Salesforce";
-            return Err(Failure::Failed(reason.to_owned()));
+            return Err(CliError::Failed(reason.to_owned()));
         }
         let written = match &self.out {
             Some(folder) => self.write(&sets, folder)?,
             None => Vec::new(),
         };
         let differences = match &self.diff {
-            Some(folder) => metadata::differences(&sets, &Retrieved::read(folder).map_err(Failure::Failed)?),
+            Some(folder) => metadata::differences(&sets, &Retrieved::read(folder).map_err(CliError::Failed)?),
             None => Vec::new(),
         };
         if self.json {
-            say_json(&json!({"ok": differences.is_empty(), "written": written, "differences": differences}));
+            print_json(
+                &json!({"ok": differences.is_empty(), "written": written, "differences": differences}),
+            );
         } else {
-            self.tell(&written, &differences);
+            self.print_summary(&written, &differences);
         }
-        if differences.is_empty() { Ok(()) } else { Err(Failure::Found) }
+        if differences.is_empty() { Ok(()) } else { Err(CliError::ProblemsFound) }
     }
 
     /// Where Salesforce fetches the keys, if it does.
-    fn public_url<'a>(&self, loaded: &'a Loaded) -> Result<Option<&'a str>, Failure> {
+    fn public_url<'a>(&self, loaded: &'a Loaded) -> Result<Option<&'a str>, CliError> {
         let url = loaded.config.server.public.as_ref().and_then(|public| public.url.as_ref());
         match url.filter(|_| !self.upload) {
-            Some(url) if url.url().scheme() != "https" => Err(Failure::Usage(format!(
+            Some(url) if url.url().scheme() != "https" => Err(CliError::Usage(format!(
                 "server.public.url is {}, and Salesforce fetches keys over https only; --upload writes the keys \
                  themselves",
                 url.as_str()
@@ -88,14 +90,14 @@ impl SalesforceMetadata {
         }
     }
 
-    fn write(&self, sets: &[Expected], folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    fn write(&self, sets: &[Expected], folder: &Path) -> Result<Vec<PathBuf>, CliError> {
         let mut written = Vec::new();
         for component in metadata::project(sets, self.configuration_name.as_deref()) {
             let path = folder.join(component.path);
             if component.once && path.exists() {
                 continue;
             }
-            let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
+            let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
             fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(failed)?;
             fs::write(&path, component.text).map_err(failed)?;
             written.push(path);
@@ -103,22 +105,22 @@ impl SalesforceMetadata {
         Ok(written)
     }
 
-    fn tell(&self, written: &[PathBuf], differences: &[Difference]) {
+    fn print_summary(&self, written: &[PathBuf], differences: &[Difference]) {
         for path in written {
-            say(&path.display().to_string());
+            print_line(&path.display().to_string());
         }
         if let Some(folder) = &self.out {
-            say(&format!(
+            print_line(&format!(
                 "\nDeploy: (cd {} && sf project deploy start). Then merge fragments/ into the channel's own file, \
                  which the org knows more of, and deploy that.",
                 shell::quoted(folder.display())
             ));
         }
         for difference in differences {
-            say(&sentence(difference));
+            print_line(&describe_difference(difference));
         }
         if let Some(folder) = &self.diff {
-            say(&match differences.len() {
+            print_line(&match differences.len() {
                 0 => format!("{} is as the configuration has it", folder.display()),
                 1 => "1 difference".to_owned(),
                 count => format!("{count} differences"),
@@ -127,7 +129,7 @@ impl SalesforceMetadata {
     }
 }
 
-fn sentence(Difference { file, field, configured, retrieved, in_what }: &Difference) -> String {
+fn describe_difference(Difference { file, field, configured, retrieved, in_what }: &Difference) -> String {
     let place = if file.is_empty() { String::new() } else { format!("{file}: ") };
     let seen = match (configured, retrieved) {
         (Some(configured), Some(retrieved)) => {

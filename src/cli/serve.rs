@@ -10,41 +10,41 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, complain};
+use super::{CliContext, CliError, print_stderr};
 use crate::app::discovery::Announcement;
 use crate::app::host;
 use crate::app::logging::{self, Log, Output};
 use crate::app::reload::Source;
 use crate::app::{self, App, Loaded, supervisor};
-use crate::config::AuditLog;
+use crate::config::AuditMode;
 use crate::traces::Export;
 
 /// From the signal until the process is gone, lines that wait for a slow reader included: whoever runs it kills it after ten
 /// seconds.
-const WHOLE_STOP: Duration = Duration::from_millis(9_500);
+const STOP_DEADLINE: Duration = Duration::from_millis(9_500);
 /// For the last lines of a service that could not start.
-const SHORT_STOP: Duration = Duration::from_secs(1);
+const STARTUP_FAILURE_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Run the service
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint serve --config /etc/tokenmint/tokenmint.toml")]
-pub(super) struct Serve {}
+pub(super) struct ServeCommand {}
 
-impl Serve {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl ServeCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         // First of all: from here on a SIGHUP does not kill. One that comes before there is anything to reload is kept.
         let hangup = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(Failure::failed)?;
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(CliError::failed)?;
         // And before any key is read.
-        host::harden().map_err(Failure::failed)?;
+        host::harden().map_err(CliError::failed)?;
         let loaded = context.load()?;
-        let reload = Reload { source: context.source(), hangup };
+        let reload = ReloadTrigger { source: context.source(), hangup };
         run(loaded, Some(reload), context, Output::Stdout, |_| Ok(()))
     }
 }
 
 /// What is reloaded on SIGHUP.
-pub(super) struct Reload {
+pub(super) struct ReloadTrigger {
     source: Source,
     /// Set by a SIGHUP that came early.
     hangup: Arc<AtomicBool>,
@@ -53,19 +53,21 @@ pub(super) struct Reload {
 /// Runs `loaded` until a signal ends it. `started` is called once it answers.
 pub(super) fn run(
     loaded: Loaded,
-    reload: Option<Reload>,
-    context: &Context<'_>,
+    reload: Option<ReloadTrigger>,
+    context: &CliContext<'_>,
     output: Output,
-    started: impl FnOnce(&App) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    started: impl FnOnce(&App) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
-    let log = log.map_err(Failure::failed)?;
+    let log = log.map_err(CliError::failed)?;
     logging::log_panics();
     let audit = loaded.config.server.audit;
-    let runtime = app::runtime().map_err(Failure::failed)?;
+    let runtime = app::runtime().map_err(CliError::failed)?;
     let stopped = OnceLock::new();
-    let done = answer(loaded, reload, context, started, (&log, &runtime), &stopped);
-    let deadline = stopped.get().map_or_else(|| Instant::now() + SHORT_STOP, |stop| *stop + WHOLE_STOP);
+    let done = run_until_stopped(loaded, reload, context, started, (&log, &runtime), &stopped);
+    let deadline = stopped
+        .get()
+        .map_or_else(|| Instant::now() + STARTUP_FAILURE_LOG_TIMEOUT, |stop| *stop + STOP_DEADLINE);
     // A second signal ends this too, so the runtime goes on.
     let lost = log.finish(deadline);
     runtime.shutdown_background();
@@ -73,22 +75,22 @@ pub(super) fn run(
         return done;
     }
     let lines = format!("{lost} (docs/operating.md, \"The log has gaps\")");
-    if audit == AuditLog::Required && lost.unwritten > 0 && done.is_ok() {
-        return Err(Failure::Failed(lines));
+    if audit == AuditMode::Required && lost.unwritten > 0 && done.is_ok() {
+        return Err(CliError::Failed(lines));
     }
-    complain(&format!("tokenmint: {lines}"));
+    print_stderr(&format!("tokenmint: {lines}"));
     done
 }
 
 /// From the start to the drain. `stopped` gets the moment of the signal.
-fn answer(
+fn run_until_stopped(
     loaded: Loaded,
-    reload: Option<Reload>,
-    context: &Context<'_>,
-    started: impl FnOnce(&App) -> Result<(), Failure>,
+    reload: Option<ReloadTrigger>,
+    context: &CliContext<'_>,
+    started: impl FnOnce(&App) -> Result<(), CliError>,
     (log, runtime): (&Log, &Runtime),
     stopped: &OnceLock<Instant>,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     for concern in host::concerns().filter(|_| reload.is_some()) {
         tracing::warn!("{concern}");
     }
@@ -96,12 +98,12 @@ fn answer(
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
     }
     // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
-    let traces = Export::start(context.environment, context.ambient.randomness.clone());
+    let traces = Export::start(context.environment, context.clock_and_rng.randomness.clone());
     let done = runtime.block_on(async {
         // Before the sockets: a signal must not find its default action, which is to kill.
-        let mut signals = Signals::listen().map_err(Failure::failed)?;
-        let app = App::bind(loaded, context.ambient.clone(), log.dropped_lines());
-        let app = app.await.map_err(Failure::failed)?;
+        let mut signals = Signals::listen().map_err(CliError::failed)?;
+        let app = App::bind(loaded, context.clock_and_rng.clone(), log.dropped_lines());
+        let app = app.await.map_err(CliError::failed)?;
         for (listener, scheme, address) in app.addresses() {
             tracing::info!(listener, scheme, %address, "listens");
         }
@@ -109,17 +111,17 @@ fn answer(
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         supervisor::ready();
         tokio::spawn(supervisor::feed_watchdog());
-        let mut second = Signals::listen().map_err(Failure::failed)?;
+        let mut second = Signals::listen().map_err(CliError::failed)?;
         let (hurry, hurry_log) = (CancellationToken::new(), log.hurry());
         let hurried = hurry.clone();
         tokio::spawn(async move {
-            second.second_end().await;
+            second.wait_for_second_stop().await;
             hurried.cancel();
             hurry_log();
         });
         // One request waits; those that come meanwhile are the same.
         let (ask, asked) = mpsc::channel(1);
-        if let Some(Reload { source, hangup }) = reload {
+        if let Some(ReloadTrigger { source, hangup }) = reload {
             match Announcement::bind(&app, &source) {
                 Ok(announcement) => _ = tokio::spawn(announcement.run()),
                 Err(error) => {
@@ -140,10 +142,10 @@ fn answer(
             });
         }
         let stop = async {
-            signals.end(ask).await;
+            signals.wait_for_stop(ask).await;
             let _ = stopped.set(Instant::now());
         };
-        app.run(stop, hurry.cancelled()).await.map_err(Failure::failed)
+        app.run(stop, hurry.cancelled()).await.map_err(CliError::failed)
     });
     traces.finish();
     if done.is_ok() {
@@ -168,7 +170,7 @@ impl Signals {
     }
 
     /// SIGTERM or SIGINT. Until then SIGHUP asks for a reload.
-    async fn end(&mut self, reload: mpsc::Sender<()>) {
+    async fn wait_for_stop(&mut self, reload: mpsc::Sender<()>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return tracing::info!(signal = "SIGTERM", "stopping"),
@@ -181,7 +183,7 @@ impl Signals {
     }
 
     /// The second of them, for who can't wait.
-    async fn second_end(&mut self) {
+    async fn wait_for_second_stop(&mut self) {
         for _ in 0..2 {
             tokio::select! {
                 _ = self.terminate.recv() => {}

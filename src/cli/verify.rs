@@ -6,9 +6,12 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::doctor::{Kind, World, add_jwks, is_there, jwk_file, read, read_key, token_argument};
-use super::findings::Page;
-use super::{Context, Failure, say_json};
+use super::doctor::{
+    ConfigStatus, PurposeArg, add_jwks, check_file_exists, parse_token_arg, read_artifact, read_jwk_file,
+    read_verification_key,
+};
+use super::findings::TextReport;
+use super::{CliContext, CliError, print_json};
 use crate::app;
 use crate::clock::UnixTime;
 use crate::doctor::{self, Given, Known, Material, Outcome, Parts};
@@ -21,7 +24,7 @@ use crate::json::Json;
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify\n         \
                         tokenmint verify token.txt WebAppKey1.jwk")]
-pub(super) struct Verify {
+pub(super) struct VerifyCommand {
     /// The token, or files: with the token, and with private keys, certificates and JWKs that should verify it [default: the
     /// token is read from standard input, which keeps it out of the shell's history]
     #[arg(value_name = "TOKEN|FILE")]
@@ -40,7 +43,7 @@ pub(super) struct Verify {
     issuer: Option<String>,
     /// What the token is for [default: told from what stands in it]
     #[arg(long = "as", value_name = "KIND")]
-    purpose: Option<Kind>,
+    purpose: Option<PurposeArg>,
     /// Print the checks that passed as well
     #[arg(short, long)]
     verbose: bool,
@@ -49,14 +52,18 @@ pub(super) struct Verify {
     json: bool,
 }
 
-impl Verify {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let world = World::of(context, false)?;
-        if context.config.is_some() && world.loaded.is_none() {
+impl VerifyCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+        let status = ConfigStatus::load(context, false)?;
+        if context.config.is_some() && status.loaded.is_none() {
             // Whoever names one wants the token judged by it.
-            return Err(world.refused());
+            return Err(status.into_error());
         }
-        self.key.iter().chain(&self.jwk).enumerate().try_for_each(|(at, path)| is_there(at, path))?;
+        self.key
+            .iter()
+            .chain(&self.jwk)
+            .enumerate()
+            .try_for_each(|(at, path)| check_file_exists(at, path))?;
         let mut given = Given {
             issuer: self.issuer.clone(),
             purpose: self.purpose.map(Into::into),
@@ -64,42 +71,42 @@ impl Verify {
             ..Given::default()
         };
         for path in &self.key {
-            given.add(read_key(path, &world)?);
+            given.add(read_verification_key(path, &status)?);
         }
         for path in &self.jwk {
-            given.jwks.push(jwk_file(path, false)?);
+            given.jwks.push(read_jwk_file(path, false)?);
         }
-        let runtime = app::runtime().map_err(Failure::failed)?;
+        let runtime = app::runtime().map_err(CliError::failed)?;
         for source in &self.jwks {
             add_jwks(source, &mut given, &runtime, context)?;
         }
         for argument in &self.given {
-            given.add(recognised(argument, &world)?);
+            given.add(read_argument(argument, &status)?);
         }
         if given.tokens.is_empty() {
-            given.tokens.push(token_argument(&SecretString::from("-"))?);
+            given.tokens.push(parse_token_arg(&SecretString::from("-"))?);
         }
         for document in &mut given.jwks {
             // Nobody uploads it here, so that a set is as good as one of its keys.
             document.served |= document.is_a_set();
         }
-        let now = context.ambient.clock.now();
-        let known = Known { now, configured: world.configured(), given, answers: None };
+        let now = context.clock_and_rng.clock.now();
+        let known = Known { now, configured: status.configured(), given, answers: None };
 
         let [token] = known.given.tokens.as_slice() else {
             let reason = "give one token; `tokenmint doctor` takes several";
-            return Err(Failure::Usage(reason.to_owned()));
+            return Err(CliError::Usage(reason.to_owned()));
         };
         let (report, verdict) = doctor::verify(&known);
         let purpose = known.taken(token).purpose;
         match &token.parts {
             _ if self.json => {
                 let parts = token.parts.as_ref().ok();
-                say_json(&json!({
+                print_json(&json!({
                     "ok": verdict.outcome != Outcome::Fail,
                     "verdict": verdict.text,
                     "kind": purpose.word(),
-                    "configuration": world.source,
+                    "configuration": status.source,
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
                     "findings": report.findings,
@@ -107,35 +114,35 @@ impl Verify {
                 }));
             }
             parts => {
-                let mut page = Page::new();
-                page.configuration(world.source.as_deref());
+                let mut page = TextReport::new();
+                page.configuration(status.source.as_deref());
                 if let Ok(parts) = parts {
-                    show(parts, now, &mut page);
+                    print_parts(parts, now, &mut page);
                 }
                 page.findings(&report.findings, self.verbose);
                 page.verdict(verdict.outcome, &verdict.text);
             }
         }
-        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+        if verdict.outcome == Outcome::Fail { Err(CliError::ProblemsFound) } else { Ok(()) }
     }
 }
 
 /// What an argument names: a file, standard input (`-`), or the token itself.
-fn recognised(argument: &SecretString, world: &World) -> Result<Material, Failure> {
+fn read_argument(argument: &SecretString, status: &ConfigStatus) -> Result<Material, CliError> {
     let text = argument.expose_secret();
     if text != "-" && Path::new(text).exists() {
-        return read(Path::new(text), world);
+        return read_artifact(Path::new(text), status);
     }
-    let token = token_argument(argument)?;
+    let token = parse_token_arg(argument)?;
     if token.parts.is_err() && text != "-" && !text.contains("eyJ") {
         // It isn't shown: it may be a secret all the same.
         let reason = "an argument is neither a token nor the name of a file that is there";
-        return Err(Failure::Failed(reason.to_owned()));
+        return Err(CliError::Failed(reason.to_owned()));
     }
     Ok(Material::Token(token))
 }
 
-fn show(parts: &Parts, now: UnixTime, page: &mut Page) {
+fn print_parts(parts: &Parts, now: UnixTime, page: &mut TextReport) {
     for (title, json) in [("header", &parts.header), ("body", &parts.claims)] {
         page.heading(title);
         let Json::Object(members) = json else { continue };

@@ -6,15 +6,15 @@ use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use url::Url;
 
-use super::names::{is_loopback, plain_text};
+use super::names::{is_loopback, validate_text};
 
 /// `[cache]`: where access tokens are kept besides each replica's memory.
-pub struct Cache {
-    pub redis: Option<Redis>,
+pub struct CacheConfig {
+    pub redis: Option<RedisConfig>,
 }
 
 /// A Redis or Valkey server, 6.2 or later, that all replicas use.
-pub struct Redis {
+pub struct RedisConfig {
     pub url: RedisUrl,
     pub password: Option<SecretString>,
     /// Encrypts what is kept there.
@@ -23,10 +23,10 @@ pub struct Redis {
     pub timeout: Duration,
 }
 
-impl Cache {
+impl CacheConfig {
     /// What differs from `other`: all of it is settled at the start.
-    pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
-        fn password(redis: &Redis) -> Option<&str> {
+    pub fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
+        fn password(redis: &RedisConfig) -> Option<&str> {
             redis.password.as_ref().map(SecretString::expose_secret)
         }
         let (Some(ours), Some(theirs)) = (&self.redis, &other.redis) else {
@@ -60,7 +60,7 @@ impl RedisUrl {
     /// # Errors
     /// Says what is wrong with the address.
     pub fn parse(text: &str) -> Result<Self, String> {
-        plain_text(text, 2048)?;
+        validate_text(text, 2048)?;
         let url = Url::parse(text).map_err(|_| "isn't a URL; write it whole, `rediss://…`".to_owned())?;
         if url.scheme() != "rediss" && !(url.scheme() == "redis" && is_loopback(&url)) {
             return Err("must begin with rediss:// (redis:// only for loopback)".to_owned());

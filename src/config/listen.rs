@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-impl Listen {
+impl ListenAddress {
     /// `127.0.0.1:8080`, `localhost:8080`, `unix:/path`; a relative path starts at `base`.
     ///
     /// # Errors
@@ -29,13 +29,13 @@ impl Listen {
     }
 }
 
-impl Default for Listen {
+impl Default for ListenAddress {
     fn default() -> Self {
         Self::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))
     }
 }
 
-impl std::fmt::Display for Listen {
+impl std::fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),

@@ -23,41 +23,41 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-pub use cache::{Cache, Redis, RedisUrl};
-pub use listen::Listen;
+pub use cache::{CacheConfig, RedisConfig, RedisUrl};
+pub use listen::ListenAddress;
 pub use names::{
-    Algorithm, ClientName, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern,
-    plain_text,
+    Algorithm, ClientSan, HttpsUrl, Issuer, KeyId, Name, OrgId, ProfileKind, ProfileName, SubjectPattern,
+    validate_text,
 };
 pub use ops_address::{OpsAddress, OpsTls};
 pub use path::UnverifiedPath;
-use section::{Findings, Section};
-pub use source::{CONFIG_VARIABLE, Code, Environment, Origin, PREFIX, Problem};
+use section::{Diagnostics, Section};
+pub use source::{CONFIG_VARIABLE, Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode};
 
 /// The file that is read when none is named.
-pub const DEFAULT_FILE: &str = "tokenmint.toml";
+pub const DEFAULT_CONFIG_FILE: &str = "tokenmint.toml";
 
 /// Claims that a token's own rules set and no caller may (RFC 7519, section 4.1).
 pub const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
 /// By default a key is published for a day before it signs: verifiers cache a JWKS for as much as half a day.
-pub const PUBLISH_LEAD: Duration = Duration::from_hours(24);
+pub const DEFAULT_PUBLISH_LEAD: Duration = Duration::from_hours(24);
 
 /// By default a key stays published for an hour beyond the last token that it may have signed.
-pub const RETIRE_MARGIN: Duration = Duration::from_hours(1);
+pub const DEFAULT_RETIRE_MARGIN: Duration = Duration::from_hours(1);
 
 /// No token lives for less: browsers judge `exp` by their own clock, without leeway.
-pub const SHORTEST_TTL: Duration = Duration::from_mins(1);
+pub const MIN_TTL: Duration = Duration::from_mins(1);
 
 pub struct Config {
-    pub server: Server,
-    pub cache: Cache,
-    pub keysets: BTreeMap<Name, Keyset>,
-    pub identity: BTreeMap<Name, Identity>,
-    pub oauth: BTreeMap<Name, Oauth>,
-    pub intercom: BTreeMap<Name, Intercom>,
-    pub bundles: BTreeMap<Name, Bundle>,
-    pub callers: BTreeMap<Name, Caller>,
+    pub server: ServerConfig,
+    pub cache: CacheConfig,
+    pub keysets: BTreeMap<Name, KeysetConfig>,
+    pub identity: BTreeMap<Name, IdentityConfig>,
+    pub oauth: BTreeMap<Name, OauthConfig>,
+    pub intercom: BTreeMap<Name, IntercomConfig>,
+    pub bundles: BTreeMap<Name, BundleConfig>,
+    pub callers: BTreeMap<Name, CallerConfig>,
     /// Allowed, but probably not what was meant.
     pub warnings: Vec<Problem>,
     /// The files that it was made of.
@@ -66,44 +66,44 @@ pub struct Config {
 
 /// Why there is no [`Config`]. The keysets that could be read are kept, so that `check` can look into their
 /// files as well and report all that is wrong at once.
-pub struct Invalid {
+pub struct InvalidConfig {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
-    pub keysets: BTreeMap<Name, Keyset>,
+    pub keysets: BTreeMap<Name, KeysetConfig>,
     /// As far as they are known.
     pub files: Vec<PathBuf>,
 }
 
-pub struct Server {
-    pub listen: Listen,
-    pub tls: Option<Tls>,
-    pub public: Option<Public>,
-    pub ops: Option<Listen>,
+pub struct ServerConfig {
+    pub listen: ListenAddress,
+    pub tls: Option<TlsConfig>,
+    pub public: Option<PublicListenerConfig>,
+    pub ops: Option<ListenAddress>,
     pub limits: Limits,
-    pub signing: Signing,
+    pub signing: SigningConfig,
     /// Keys the hash of subjects in the audit log, so that one person's lines can be found across replicas
     /// and restarts; without it the key is made anew at each start.
     pub audit_key: Option<SecretString>,
-    pub audit: AuditLog,
+    pub audit: AuditMode,
     /// Where the login budget is kept across restarts; ours alone.
     pub state_directory: Option<UnverifiedPath>,
 }
 
-impl Server {
+impl ServerConfig {
     /// What differs from `other` and is settled at the start: sockets, sizes, and what keys the audit log. What the files
     /// of TLS hold may change at any time.
-    pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
-        fn public(server: &Server) -> Option<(&Listen, bool)> {
+    pub fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
+        fn public(server: &ServerConfig) -> Option<(&ListenAddress, bool)> {
             server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
         }
         /// Without an authority for clients' certificates a listener is open to clients that have none.
-        fn asks_clients(tls: Option<&Tls>) -> bool {
+        fn requires_client_cert(tls: Option<&TlsConfig>) -> bool {
             tls.is_some_and(|tls| tls.client_ca_file.is_some())
         }
-        fn public_tls(server: &Server) -> Option<&Tls> {
+        fn public_tls(server: &ServerConfig) -> Option<&TlsConfig> {
             server.public.as_ref().and_then(|public| public.tls.as_ref())
         }
-        fn key(server: &Server) -> Option<&str> {
+        fn key(server: &ServerConfig) -> Option<&str> {
             server.audit_key.as_ref().map(SecretString::expose_secret)
         }
         let differences = [
@@ -111,12 +111,12 @@ impl Server {
             ("server.tls", self.tls.is_some() != other.tls.is_some()),
             (
                 "server.tls.client_ca_file",
-                asks_clients(self.tls.as_ref()) != asks_clients(other.tls.as_ref()),
+                requires_client_cert(self.tls.as_ref()) != requires_client_cert(other.tls.as_ref()),
             ),
             ("server.public", public(self) != public(other)),
             (
                 "server.public.tls.client_ca_file",
-                asks_clients(public_tls(self)) != asks_clients(public_tls(other)),
+                requires_client_cert(public_tls(self)) != requires_client_cert(public_tls(other)),
             ),
             ("server.ops", self.ops != other.ops),
             ("server.limits", self.limits != other.limits),
@@ -131,7 +131,7 @@ impl Server {
 
 /// What becomes of a token whose audit line the log doesn't take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditLog {
+pub enum AuditMode {
     /// It leaves; the line is counted as dropped.
     BestEffort,
     /// It doesn't leave.
@@ -140,7 +140,7 @@ pub enum AuditLog {
 
 /// PEM files of one listener.
 #[derive(Clone)]
-pub struct Tls {
+pub struct TlsConfig {
     pub certificate_file: UnverifiedPath,
     pub private_key_file: UnverifiedPath,
     /// With it, a client must show a certificate that this authority signed.
@@ -148,11 +148,11 @@ pub struct Tls {
 }
 
 /// The listener that shows the JWKS, and nothing else, to the internet.
-pub struct Public {
-    pub listen: Listen,
+pub struct PublicListenerConfig {
+    pub listen: ListenAddress,
     /// What Salesforce sees; without a path.
     pub url: Option<HttpsUrl>,
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -168,7 +168,7 @@ pub struct Limits {
     /// Bytes of access tokens that are kept.
     pub token_cache: usize,
     /// Tokens for one subject of a profile, by one caller.
-    pub remints: Pace,
+    pub remint_rate: RateLimit,
 }
 
 impl Limits {
@@ -180,22 +180,22 @@ impl Limits {
 
 /// So many requests in so long, and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct RateLimit {
     pub requests: u32,
     pub window: Duration,
     pub burst: u32,
 }
 
 #[derive(PartialEq, Eq)]
-pub struct Signing {
-    pub batch: Batch,
+pub struct SigningConfig {
+    pub batch: BatchMode,
     /// Intel's `crypto_mb`; without it nothing is loaded.
     pub library: Option<UnverifiedPath>,
 }
 
 /// Whether several signatures are made at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Batch {
+pub enum BatchMode {
     /// Where there is a library that can be used.
     Auto,
     Off,
@@ -205,7 +205,7 @@ pub enum Batch {
 
 /// RSA keys that are published together; one issuer trusts one keyset.
 #[derive(Clone)]
-pub struct Keyset {
+pub struct KeysetConfig {
     pub name: Name,
     pub keys: KeySource,
     /// Opens encrypted PKCS#8 keys.
@@ -238,7 +238,7 @@ pub enum KeySource {
 }
 
 /// How to mint Salesforce identity tokens.
-pub struct Identity {
+pub struct IdentityConfig {
     pub name: Name,
     pub keyset: Name,
     pub issuer: Issuer,
@@ -249,12 +249,12 @@ pub struct Identity {
     /// Extra claims that callers may set.
     pub claims: Vec<String>,
     pub subjects: Option<SubjectPattern>,
-    pub messaging: Option<Messaging>,
+    pub messaging: Option<MessagingConfig>,
 }
 
 /// The exchange of an identity token for a messaging access token.
 #[derive(Clone)]
-pub struct Messaging {
+pub struct MessagingConfig {
     pub scrt_url: HttpsUrl,
     pub org_id: OrgId,
     pub es_developer_name: String,
@@ -263,7 +263,7 @@ pub struct Messaging {
 }
 
 /// How to make assertions of the OAuth 2.0 JWT bearer flow (RFC 7523).
-pub struct Oauth {
+pub struct OauthConfig {
     pub name: Name,
     pub keyset: Name,
     pub consumer_key: String,
@@ -277,7 +277,7 @@ pub struct Oauth {
 }
 
 /// How to mint Intercom user JWTs.
-pub struct Intercom {
+pub struct IntercomConfig {
     pub name: Name,
     pub secret: SecretString,
     pub ttl: Duration,
@@ -286,32 +286,32 @@ pub struct Intercom {
 }
 
 /// What one page load needs: entry -> profile.
-pub struct Bundle {
+pub struct BundleConfig {
     pub name: Name,
     pub entries: BTreeMap<Name, ProfileName>,
 }
 
 /// A program that may ask for tokens.
-pub struct Caller {
+pub struct CallerConfig {
     pub name: Name,
     /// SHA-256 of each of its API keys.
     pub api_key_sha256: Vec<[u8; 32]>,
     /// Names in its certificate: any of them will do.
-    pub client_san: Vec<ClientName>,
+    pub client_san: Vec<ClientSan>,
     /// The user that it runs as, over a Unix socket.
     pub peer_uid: Option<u32>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
     /// Different subjects that it may name in a minute; without it there is no limit.
     pub subjects_per_minute: Option<u32>,
-    pub policy: Policy,
+    pub policy: PolicyMode,
     /// Its requests, of any kind; without it there is no limit.
-    pub pace: Option<Pace>,
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// What becomes of a request that a caller's own settings say no to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
+pub enum PolicyMode {
     /// It is refused.
     Enforce,
     /// It is let through, counted and logged.
@@ -322,23 +322,23 @@ impl Config {
     /// The names of all profiles.
     pub fn profiles(&self) -> impl Iterator<Item = ProfileName> {
         let named = |kind| move |name: &Name| ProfileName::new(kind, name.clone());
-        let identity = self.identity.keys().map(named(Kind::Identity));
-        let oauth = self.oauth.keys().map(named(Kind::Oauth));
-        identity.chain(oauth).chain(self.intercom.keys().map(named(Kind::Intercom)))
+        let identity = self.identity.keys().map(named(ProfileKind::Identity));
+        let oauth = self.oauth.keys().map(named(ProfileKind::Oauth));
+        identity.chain(oauth).chain(self.intercom.keys().map(named(ProfileKind::Intercom)))
     }
 
     /// What differs from `other` and is settled when the service starts.
-    pub fn settled_differences(&self, other: &Self) -> Vec<Problem> {
-        let differences = self.server.settled_differences(&other.server).into_iter();
+    pub fn restart_only_changes(&self, other: &Self) -> Vec<Problem> {
+        let differences = self.server.restart_only_changes(&other.server).into_iter();
         let message = "can't change while the service runs: put it back, or restart";
         differences
-            .chain(self.cache.settled_differences(&other.cache))
+            .chain(self.cache.restart_only_changes(&other.cache))
             .map(|field| Problem::new(field, "the configuration", message))
             .collect()
     }
 
     /// What `other` has and this has none of at all, as of a file that was emptied or cut off.
-    pub fn emptied(&self, other: &Self) -> Vec<Problem> {
+    pub fn emptied_sections(&self, other: &Self) -> Vec<Problem> {
         let emptied = [
             ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),
             ("callers", self.callers.is_empty() && !other.callers.is_empty()),
@@ -348,12 +348,12 @@ impl Config {
         emptied.map(|(field, _)| Problem::new(field, "the configuration", message)).collect()
     }
 
-    /// Reads `file`, or [`DEFAULT_FILE`] where none is named, and lays `environment` over it.
+    /// Reads `file`, or [`DEFAULT_CONFIG_FILE`] where none is named, and lays `environment` over it.
     ///
     /// # Errors
     /// All that is wrong, together.
-    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Invalid> {
-        let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, InvalidConfig> {
+        let path = file.unwrap_or_else(|| Path::new(DEFAULT_CONFIG_FILE));
         let name = path.display().to_string();
         // Everything may come from the environment, as on a platform without files. A link that leads nowhere is a file.
         let may_be_absent = file.is_none() && environment.has_overrides();
@@ -369,11 +369,14 @@ impl Config {
                         "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned()
                     }
                     None => "; run this as the user whose file it is".to_owned(),
-                    Some(_) => section::leftover("TOKENMINT_CONFIG", &name)
+                    Some(_) => section::paste_artifact("TOKENMINT_CONFIG", &name)
                         .map_or_else(String::new, |left| format!("; its name {left}")),
                 };
                 let problem = Problem::new("", name, format!("can't be read: {error}{hint}"));
-                return Err(Invalid { files: vec![path.to_path_buf()], ..Invalid::of(vec![problem]) });
+                return Err(InvalidConfig {
+                    files: vec![path.to_path_buf()],
+                    ..InvalidConfig::from_problems(vec![problem])
+                });
             }
         };
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -393,22 +396,27 @@ impl Config {
     ///
     /// # Errors
     /// All that is wrong, together.
-    pub fn parse(name: &str, text: &str, base: PathBuf, environment: &Environment) -> Result<Self, Invalid> {
-        let mut root = source::read_toml(name, text).map_err(Invalid::of)?;
+    pub fn parse(
+        name: &str,
+        text: &str,
+        base: PathBuf,
+        environment: &Environment,
+    ) -> Result<Self, InvalidConfig> {
+        let mut root = source::parse_toml(name, text).map_err(InvalidConfig::from_problems)?;
         let mut problems = Vec::new();
-        source::overlay(&mut root, environment, &mut problems);
-        let findings = Findings::new(base);
-        findings.add(problems);
-        parse::near_misses(environment, &findings);
-        parse::other_variables(environment, &findings);
-        let parsed = Section::of("", &root, &findings).map(|section| parse::config(&section));
-        findings.unknown_keys(&root);
-        let (problems, warnings, files) = findings.into_parts();
+        source::apply_environment(&mut root, environment, &mut problems);
+        let diagnostics = Diagnostics::new(base);
+        diagnostics.add(problems);
+        parse::warn_near_misses(environment, &diagnostics);
+        parse::check_other_variables(environment, &diagnostics);
+        let parsed = Section::from_node("", &root, &diagnostics).map(|section| parse::parse_config(&section));
+        diagnostics.report_unknown_keys(&root);
+        let (problems, warnings, files) = diagnostics.into_parts();
         match parsed {
-            Some(parse::Parsed { rest: Some(rest), keysets }) if problems.is_empty() => {
+            Some(parse::ParsedConfig { rest: Some(rest), keysets }) if problems.is_empty() => {
                 Ok(rest.into_config(keysets, warnings, files))
             }
-            parsed => Err(Invalid {
+            parsed => Err(InvalidConfig {
                 problems,
                 warnings,
                 keysets: parsed.map(|parsed| parsed.keysets).unwrap_or_default(),
@@ -418,8 +426,8 @@ impl Config {
     }
 }
 
-impl Invalid {
-    const fn of(problems: Vec<Problem>) -> Self {
+impl InvalidConfig {
+    const fn from_problems(problems: Vec<Problem>) -> Self {
         Self { problems, warnings: Vec::new(), keysets: BTreeMap::new(), files: Vec::new() }
     }
 }

@@ -47,14 +47,14 @@ impl fmt::Display for Name {
 
 /// What kind of thing a caller may ask for; the first half of `identity.web`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ProfileKind {
     Identity,
     Oauth,
     Intercom,
     Bundle,
 }
 
-impl Kind {
+impl ProfileKind {
     pub const ALL: [Self; 4] = [Self::Identity, Self::Oauth, Self::Intercom, Self::Bundle];
 
     /// The name of its section in the configuration.
@@ -71,13 +71,13 @@ impl Kind {
 /// The full name of a profile or bundle, `identity.web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileName {
-    pub kind: Kind,
+    pub kind: ProfileKind,
     pub name: Name,
     full: String,
 }
 
 impl ProfileName {
-    pub fn new(kind: Kind, name: Name) -> Self {
+    pub fn new(kind: ProfileKind, name: Name) -> Self {
         let full = format!("{}.{name}", kind.section());
         Self { kind, name, full }
     }
@@ -92,7 +92,7 @@ impl ProfileName {
     /// Says which forms there are.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('.').and_then(|(section, name)| {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.section() == section)?;
+            let kind = ProfileKind::ALL.into_iter().find(|kind| kind.section() == section)?;
             Some(Self::new(kind, Name::parse(name).ok()?))
         });
         parsed.ok_or_else(|| {
@@ -145,7 +145,7 @@ impl Issuer {
     /// # Errors
     /// Says what an issuer may be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        plain_text(text, 255).map(|()| Self(text.to_owned()))
+        validate_text(text, 255).map(|()| Self(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -158,7 +158,7 @@ impl Issuer {
 ///
 /// # Errors
 /// Says which of these it was.
-pub fn plain_text(text: &str, longest: usize) -> Result<(), String> {
+pub fn validate_text(text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".to_owned());
     }
@@ -198,14 +198,14 @@ impl Algorithm {
 /// One entry of its `subjectAltName` (RFC 5280, section 4.2.1.6), compared whole: no wildcard, no suffix. The subject's
 /// common name counts for nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ClientName {
+pub enum ClientSan {
     /// In lower case: host names have no other (RFC 4343).
     Dns(String),
     /// Byte for byte, as `spiffe://acme/rails`.
     Uri(String),
 }
 
-impl ClientName {
+impl ClientSan {
     pub fn dns(name: &str) -> Self {
         Self::Dns(name.to_ascii_lowercase())
     }
@@ -240,7 +240,7 @@ impl ClientName {
     }
 }
 
-impl fmt::Display for ClientName {
+impl fmt::Display for ClientSan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Dns(name) | Self::Uri(name)) = self;
         f.write_str(name)
@@ -256,10 +256,11 @@ impl SubjectPattern {
     /// Says where the regular expression is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         // Alone first: `a)|(b` would otherwise climb out of the anchoring group.
-        Regex::new(text).map_err(|error| format!("isn't a regular expression: {}", last_line(&error)))?;
+        Regex::new(text)
+            .map_err(|error| format!("isn't a regular expression: {}", last_error_line(&error)))?;
         Regex::new(&format!(r"\A(?:{text})\z"))
             .map(Self)
-            .map_err(|error| format!("can't be anchored: {}", last_line(&error)))
+            .map_err(|error| format!("can't be anchored: {}", last_error_line(&error)))
     }
 
     pub fn matches(&self, subject: &str) -> bool {
@@ -267,7 +268,7 @@ impl SubjectPattern {
     }
 }
 
-fn last_line(error: &regex::Error) -> String {
+fn last_error_line(error: &regex::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }
 
@@ -283,7 +284,7 @@ impl HttpsUrl {
     /// # Errors
     /// Says what is wrong with the address.
     pub fn parse(text: &str) -> Result<Self, String> {
-        plain_text(text, 2048)?;
+        validate_text(text, 2048)?;
         let parsed = Url::parse(text)
             .map_err(|error| format!("isn't a URL ({error}); write it whole, `https://…`"))?;
         if parsed.scheme() != "https" && !(parsed.scheme() == "http" && is_loopback(&parsed)) {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::source::{self, Environment, Node, Problem, Value};
-use super::{DEFAULT_FILE, Listen};
+use super::source::{self, ConfigNode, ConfigValue, Environment, Problem};
+use super::{DEFAULT_CONFIG_FILE, ListenAddress};
 use crate::files::{LARGEST, Opened};
 
 /// The address of the ops listener, or of the only one.
 pub struct OpsAddress {
-    pub listen: Listen,
+    pub listen: ListenAddress,
     pub tls: Option<OpsTls>,
 }
 
@@ -31,7 +31,7 @@ impl OpsAddress {
     /// # Errors
     /// The file can't be read, or the address is written in a way that can't be understood.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
-        let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+        let path = file.unwrap_or_else(|| Path::new(DEFAULT_CONFIG_FILE));
         let name = path.display().to_string();
         let text = match Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from) {
             Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
@@ -39,24 +39,25 @@ impl OpsAddress {
             Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => Zeroizing::default(),
             Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
         };
-        let mut root = source::read_broken_toml(&name, &text);
+        let mut root = source::parse_toml_lossy(&name, &text);
         // What can't be laid over it is no setting of ours.
-        source::overlay(&mut root, environment, &mut Vec::new());
+        source::apply_environment(&mut root, environment, &mut Vec::new());
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let server = child(&root, "server");
         let ops = server.and_then(|server| child(child(server, "ops")?, "listen"));
         let node = ops.or_else(|| child(server?, "listen"));
         let listen = match node {
-            None => Listen::default(),
+            None => ListenAddress::default(),
             Some(node) => {
                 let field = if ops.is_some() { "server.ops.listen" } else { "server.listen" };
                 let written = text_of(node).ok_or("must be a string");
-                let listen = written.map_err(str::to_owned).and_then(|written| Listen::parse(written, &base));
+                let listen =
+                    written.map_err(str::to_owned).and_then(|written| ListenAddress::parse(written, &base));
                 listen.map_err(|message| Problem::new(field, &node.origin, message))?
             }
         };
         let tls = server.filter(|_| ops.is_none()).and_then(|server| child(server, "tls"));
-        let file = |tls: &Node, name: &str| Some(base.join(text_of(child(tls, name)?)?));
+        let file = |tls: &ConfigNode, name: &str| Some(base.join(text_of(child(tls, name)?)?));
         let tls = tls.and_then(|tls| {
             Some(OpsTls {
                 certificate_file: file(tls, "certificate_file")?,
@@ -67,16 +68,16 @@ impl OpsAddress {
     }
 }
 
-fn child<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+fn child<'a>(node: &'a ConfigNode, name: &str) -> Option<&'a ConfigNode> {
     match &node.value {
-        Value::Table(table) => table.get(name),
+        ConfigValue::Table(table) => table.get(name),
         _ => None,
     }
 }
 
-fn text_of(node: &Node) -> Option<&str> {
+fn text_of(node: &ConfigNode) -> Option<&str> {
     match &node.value {
-        Value::Text(text) | Value::Untyped(text) => Some(text.as_str()),
+        ConfigValue::Text(text) | ConfigValue::Untyped(text) => Some(text.as_str()),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::source::Origin;
+use super::source::ValueOrigin;
 
 /// A path whose origin is unproven: people put a key or a secret where its file's name belongs.
 ///
@@ -16,7 +16,7 @@ pub struct UnverifiedPath {
 }
 
 impl UnverifiedPath {
-    pub(super) fn new(path: PathBuf, origin: &Origin) -> Self {
+    pub(super) fn new(path: PathBuf, origin: &ValueOrigin) -> Self {
         Self { path, origin: origin.to_string() }
     }
 

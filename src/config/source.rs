@@ -15,7 +15,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::files::{LARGEST, Opened};
 
 /// Variables that begin with this and hold `__` override a setting.
-pub const PREFIX: &str = "TOKENMINT_";
+pub const OVERRIDE_PREFIX: &str = "TOKENMINT_";
 
 /// Names the file, where the command line doesn't.
 pub const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
@@ -62,7 +62,7 @@ impl FromIterator<(OsString, OsString)> for Environment {
             let shown = name.to_string_lossy().into_owned();
             match (name.into_string(), value.into_string()) {
                 (Ok(name), Ok(value)) => _ = environment.variables.insert(name, value),
-                _ if is_read(&shown) => _ = environment.unreadable.insert(shown),
+                _ if is_recognized_variable(&shown) => _ = environment.unreadable.insert(shown),
                 _ => {}
             }
         }
@@ -81,12 +81,12 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     File { name: String, line: usize },
     Variable(String),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { name, line } => write!(f, "{name} line {line}"),
@@ -103,13 +103,13 @@ pub struct Problem {
     pub message: String,
     /// Of a warning: tells it apart, whatever its message says.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<Code>,
+    pub code: Option<WarningCode>,
 }
 
 /// What a warning is about. Programs and the doctor tell warnings apart by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Code {
+pub enum WarningCode {
     /// `audience` of an OAuth profile is no address that Salesforce takes.
     Audience,
     CallerCredential,
@@ -146,7 +146,7 @@ impl Problem {
     }
 
     pub fn warning(
-        code: Code,
+        code: WarningCode,
         field: impl Into<String>,
         source: impl fmt::Display,
         message: impl Into<String>,
@@ -164,25 +164,25 @@ impl fmt::Display for Problem {
     }
 }
 
-pub(crate) struct Node {
-    pub origin: Origin,
-    pub value: Value,
+pub(crate) struct ConfigNode {
+    pub origin: ValueOrigin,
+    pub value: ConfigValue,
 }
 
 /// A value as written. `Untyped` comes from the environment, where everything is text: whoever reads it
 /// knows what it should be.
-pub(crate) enum Value {
-    Table(BTreeMap<String, Node>),
-    List(Vec<Node>),
+pub(crate) enum ConfigValue {
+    Table(BTreeMap<String, ConfigNode>),
+    List(Vec<ConfigNode>),
     Text(Zeroizing<String>),
     Untyped(Zeroizing<String>),
     Integer(i64),
     Boolean(bool),
     Float,
-    Moment(String),
+    Datetime(String),
 }
 
-impl Value {
+impl ConfigValue {
     pub const fn type_name(&self) -> &'static str {
         match self {
             Self::Table(_) => "a table",
@@ -191,18 +191,18 @@ impl Value {
             Self::Integer(_) => "an integer",
             Self::Boolean(_) => "a boolean",
             Self::Float => "a decimal number",
-            Self::Moment(_) => "a date",
+            Self::Datetime(_) => "a date",
         }
     }
 }
 
 /// Reads TOML. `name` is what messages call the file.
-pub(crate) fn read_toml(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
-    let lines = Lines::of(name, text);
+pub(crate) fn parse_toml(name: &str, text: &str) -> Result<ConfigNode, Vec<Problem>> {
+    let lines = LineIndex::new(name, text);
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        let value = table_value(table.get_ref(), &lines);
-        return Ok(Node { origin: lines.origin(0), value });
+        let value = convert_table(table.get_ref(), &lines);
+        return Ok(ConfigNode { origin: lines.origin(0), value });
     }
     // Only the parser's own words: its `Display` quotes the line, and that line may hold a secret.
     let problem = |error: &toml::de::Error| {
@@ -213,111 +213,117 @@ pub(crate) fn read_toml(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
 }
 
 /// Reads as much as can be read of a text that may not be TOML.
-pub(crate) fn read_broken_toml(name: &str, text: &str) -> Node {
-    let lines = Lines::of(name, text);
+pub(crate) fn parse_toml_lossy(name: &str, text: &str) -> ConfigNode {
+    let lines = LineIndex::new(name, text);
     let (table, _) = DeTable::parse_recoverable(text);
-    Node { origin: lines.origin(0), value: table_value(table.get_ref(), &lines) }
+    ConfigNode { origin: lines.origin(0), value: convert_table(table.get_ref(), &lines) }
 }
 
 /// Turns byte offsets into lines.
-struct Lines<'a> {
+struct LineIndex<'a> {
     name: &'a str,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
-    fn of(name: &'a str, text: &str) -> Self {
+impl<'a> LineIndex<'a> {
+    fn new(name: &'a str, text: &str) -> Self {
         Self { name, starts: text.match_indices('\n').map(|(at, _)| at).collect() }
     }
 
-    fn origin(&self, offset: usize) -> Origin {
+    fn origin(&self, offset: usize) -> ValueOrigin {
         let line = self.starts.partition_point(|&end| end < offset) + 1;
-        Origin::File { name: self.name.to_owned(), line }
+        ValueOrigin::File { name: self.name.to_owned(), line }
     }
 }
 
-fn table_value(table: &DeTable<'_>, lines: &Lines<'_>) -> Value {
+fn convert_table(table: &DeTable<'_>, lines: &LineIndex<'_>) -> ConfigValue {
     let entry = |(key, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<DeValue<'_>>)| {
-        let node =
-            Node { origin: lines.origin(key.span().start), value: plain_value(value.get_ref(), lines) };
+        let node = ConfigNode {
+            origin: lines.origin(key.span().start),
+            value: convert_value(value.get_ref(), lines),
+        };
         (key.get_ref().to_string(), node)
     };
-    Value::Table(table.iter().map(entry).collect())
+    ConfigValue::Table(table.iter().map(entry).collect())
 }
 
-fn plain_value(value: &DeValue<'_>, lines: &Lines<'_>) -> Value {
+fn convert_value(value: &DeValue<'_>, lines: &LineIndex<'_>) -> ConfigValue {
     match value {
-        DeValue::String(text) => Value::Text(Zeroizing::new(text.to_string())),
-        DeValue::Integer(digits) => {
-            i64::from_str_radix(digits.as_str(), digits.radix()).map_or(Value::Float, Value::Integer)
-        }
-        DeValue::Float(_) => Value::Float,
-        DeValue::Boolean(flag) => Value::Boolean(*flag),
-        DeValue::Datetime(moment) => Value::Moment(moment.to_string()),
-        DeValue::Array(items) => Value::List(
+        DeValue::String(text) => ConfigValue::Text(Zeroizing::new(text.to_string())),
+        DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
+            .map_or(ConfigValue::Float, ConfigValue::Integer),
+        DeValue::Float(_) => ConfigValue::Float,
+        DeValue::Boolean(flag) => ConfigValue::Boolean(*flag),
+        DeValue::Datetime(moment) => ConfigValue::Datetime(moment.to_string()),
+        DeValue::Array(items) => ConfigValue::List(
             items
                 .iter()
-                .map(|item| Node {
+                .map(|item| ConfigNode {
                     origin: lines.origin(item.span().start),
-                    value: plain_value(item.get_ref(), lines),
+                    value: convert_value(item.get_ref(), lines),
                 })
                 .collect(),
         ),
-        DeValue::Table(table) => table_value(table, lines),
+        DeValue::Table(table) => convert_table(table, lines),
     }
 }
 
 /// Lays the environment over the tree.
 ///
 /// A segment finds an existing name whatever its case, and `_` for `-`; otherwise it is taken in lower case.
-pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut Vec<Problem>) {
+pub(crate) fn apply_environment(
+    root: &mut ConfigNode,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+) {
     for variable in &environment.unreadable {
         let field = override_path(variable).unwrap_or_default().join(".").to_lowercase();
-        problems.push(Problem::new(field, Origin::Variable(variable.clone()), "isn't UTF-8 text"));
+        problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), "isn't UTF-8 text"));
     }
     let mut named: BTreeMap<String, &str> = BTreeMap::new();
     for (variable, text) in &**environment {
         let Some(path) = override_path(variable) else { continue };
-        if let Some(other) = named.insert(folded(variable), variable) {
+        if let Some(other) = named.insert(normalize_case(variable), variable) {
             let field = path.join(".").to_lowercase();
             let message = format!("sets what {other} sets too: remove one of them");
-            problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
+            problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), message));
             continue;
         }
-        if let Err(message) = set(root, &path, variable, text) {
+        if let Err(message) = set_override(root, &path, variable, text) {
             let field = path.join(".").to_lowercase();
-            problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
+            problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), message));
         }
     }
 }
 
 /// Whether the variable is an override, or one whose text the service goes by in another way.
-fn is_read(variable: &str) -> bool {
-    override_path(variable).is_some() || is_other(variable)
+fn is_recognized_variable(variable: &str) -> bool {
+    override_path(variable).is_some() || is_non_setting_variable(variable)
 }
 
 /// Whether it is read and is no setting.
-pub(crate) fn is_other(variable: &str) -> bool {
+pub(crate) fn is_non_setting_variable(variable: &str) -> bool {
     [CONFIG_VARIABLE, "RUST_LOG"].contains(&variable) || variable.starts_with("OTEL_")
 }
 
 /// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the
 /// like by itself for a service of this name.
 pub(crate) fn override_path(variable: &str) -> Option<Vec<&str>> {
-    let path = variable.strip_prefix(PREFIX)?;
+    let path = variable.strip_prefix(OVERRIDE_PREFIX)?;
     path.contains("__").then(|| path.split("__").collect())
 }
 
-fn set(root: &mut Node, path: &[&str], variable: &str, text: &str) -> Result<(), String> {
+fn set_override(root: &mut ConfigNode, path: &[&str], variable: &str, text: &str) -> Result<(), String> {
     let mut node = root;
     for segment in path {
         if segment.is_empty() {
             return Err("a level is empty: write TOKENMINT_SECTION__NAME__FIELD".to_owned());
         }
-        let Value::Table(table) = &mut node.value else {
+        let ConfigValue::Table(table) = &mut node.value else {
             return Err("overrides part of a value that isn't a table".to_owned());
         };
-        let same: Vec<String> = table.keys().filter(|key| folds_to(key, segment)).cloned().collect();
+        let same: Vec<String> =
+            table.keys().filter(|key| names_same_setting(key, segment)).cloned().collect();
         let key = match same.as_slice() {
             [] => segment.to_ascii_lowercase(),
             [one] => one.clone(),
@@ -325,29 +331,29 @@ fn set(root: &mut Node, path: &[&str], variable: &str, text: &str) -> Result<(),
                 return Err(format!("could mean both `{one}` and `{two}`; set it in the file instead"));
             }
         };
-        node = table.entry(key).or_insert_with(|| Node {
-            origin: Origin::Variable(variable.to_owned()),
-            value: Value::Table(BTreeMap::new()),
+        node = table.entry(key).or_insert_with(|| ConfigNode {
+            origin: ValueOrigin::Variable(variable.to_owned()),
+            value: ConfigValue::Table(BTreeMap::new()),
         });
     }
-    if let Value::Table(table) = &node.value
+    if let ConfigValue::Table(table) = &node.value
         && !table.is_empty()
     {
         return Err("is a section; name one of its fields behind another `__`".to_owned());
     }
-    *node = Node {
-        origin: Origin::Variable(variable.to_owned()),
-        value: Value::Untyped(Zeroizing::new(text.to_owned())),
+    *node = ConfigNode {
+        origin: ValueOrigin::Variable(variable.to_owned()),
+        value: ConfigValue::Untyped(Zeroizing::new(text.to_owned())),
     };
     Ok(())
 }
 
-fn folds_to(key: &str, segment: &str) -> bool {
-    folded(key) == folded(segment)
+fn names_same_setting(key: &str, segment: &str) -> bool {
+    normalize_case(key) == normalize_case(segment)
 }
 
 /// What names have in common that mean one setting.
-fn folded(name: &str) -> String {
+fn normalize_case(name: &str) -> String {
     name.replace('-', "_").to_ascii_lowercase()
 }
 
@@ -358,7 +364,7 @@ mod tests {
     #[test]
     fn a_syntax_error_names_the_line_and_never_quotes_it() {
         let text = "[intercom.fin]\nsecret = \"hush-hush\n";
-        let problems = read_toml("tokenmint.toml", text).err().expect("broken");
+        let problems = parse_toml("tokenmint.toml", text).err().expect("broken");
         assert_eq!(problems[0].source, "tokenmint.toml line 2");
         assert!(!problems[0].to_string().contains("hush"));
     }

@@ -151,7 +151,7 @@ pub async fn ask(
     let mut answers = Vec::new();
     if let Some(url) = config.server.public.as_ref().and_then(|public| public.url.as_ref()) {
         for (name, keyset) in &ring.keysets {
-            if keyset.used_by.iter().any(|user| user.kind == crate::config::Kind::Identity) {
+            if keyset.used_by.iter().any(|user| user.kind == crate::config::ProfileKind::Identity) {
                 let url = format!("{}/keysets/{name}/jwks.json", url.as_str().trim_end_matches('/'));
                 let expected = Some(Expected::of(keyset, now));
                 answers.push(Answer::Jwks(fetch_expecting(&url, &*clock, expected).await));

@@ -7,7 +7,7 @@ use super::jwk::{Jwk, JwkDocument};
 use super::material::{GivenKey, Material};
 use super::token::{Parts, UnverifiedToken};
 use crate::clock::UnixTime;
-use crate::config::{Config, Identity, Kind, Messaging, Oauth, Problem};
+use crate::config::{Config, IdentityConfig, MessagingConfig, OauthConfig, Problem, ProfileKind};
 use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
 
 /// For whom a token is.
@@ -122,15 +122,15 @@ impl Given {
 }
 
 impl<'a> Configured<'a> {
-    pub fn identity(&self) -> impl Iterator<Item = &'a Identity> + use<'a> {
+    pub fn identity(&self) -> impl Iterator<Item = &'a IdentityConfig> + use<'a> {
         self.config.into_iter().flat_map(|config| config.identity.values())
     }
 
-    pub fn oauth(&self) -> impl Iterator<Item = &'a Oauth> + use<'a> {
+    pub fn oauth(&self) -> impl Iterator<Item = &'a OauthConfig> + use<'a> {
         self.config.into_iter().flat_map(|config| config.oauth.values())
     }
 
-    pub fn messaging(&self) -> impl Iterator<Item = (String, &'a Messaging)> + use<'a> {
+    pub fn messaging(&self) -> impl Iterator<Item = (String, &'a MessagingConfig)> + use<'a> {
         self.identity().filter_map(|profile| {
             Some((format!("identity.{}.messaging", profile.name), profile.messaging.as_ref()?))
         })
@@ -147,7 +147,7 @@ impl<'a> Configured<'a> {
 }
 
 /// Whether a profile of that kind signs with a keyset.
-pub fn signs(keyset: &Keyset, kind: Kind) -> bool {
+pub fn signs(keyset: &Keyset, kind: ProfileKind) -> bool {
     keyset.used_by.iter().any(|user| user.kind == kind)
 }
 
@@ -235,7 +235,8 @@ impl Known<'_> {
                 if let Some((_, keyset, key)) = numbers.and_then(configured) {
                     verifier.kid = Some(key.kid.as_str());
                     // An assertion is for its app's key, whatever its id.
-                    return (purpose != Purpose::Assertion || signs(keyset, Kind::Oauth)).then_some(verifier);
+                    return (purpose != Purpose::Assertion || signs(keyset, ProfileKind::Oauth))
+                        .then_some(verifier);
                 }
                 Some(verifier)
             })
@@ -250,9 +251,9 @@ impl Known<'_> {
             || self.configured.identity().map(|profile| (&profile.keyset, profile.issuer.as_str()));
         let oauth =
             || self.configured.oauth().map(|profile| (&profile.keyset, profile.consumer_key.as_str()));
-        let (kind, profiles): (Kind, Vec<_>) = match purpose {
-            Purpose::Identity => (Kind::Identity, identity().collect()),
-            Purpose::Assertion => (Kind::Oauth, oauth().collect()),
+        let (kind, profiles): (ProfileKind, Vec<_>) = match purpose {
+            Purpose::Identity => (ProfileKind::Identity, identity().collect()),
+            Purpose::Assertion => (ProfileKind::Oauth, oauth().collect()),
             Purpose::Intercom => return Vec::new(),
         };
         let is_its_issuer = |name: &str| iss == Some(name);

@@ -2,7 +2,7 @@
 
 use super::known::{Known, Purpose, signs};
 use super::token::{Parts, UnverifiedToken};
-use crate::config::Kind;
+use crate::config::ProfileKind;
 use crate::config::salesforce::{self, CONSUMER_KEY_PREFIX, HostKind};
 use crate::json::Json;
 
@@ -103,16 +103,19 @@ impl Known<'_> {
                 .collect(),
             _ => Vec::new(),
         };
-        let hosts: Vec<HostKind> =
-            audiences.iter().filter_map(|aud| salesforce::audience(aud).0).map(|host| host.kind).collect();
+        let hosts: Vec<HostKind> = audiences
+            .iter()
+            .filter_map(|aud| salesforce::check_audience(aud).0)
+            .map(|host| host.kind)
+            .collect();
         let to_login = hosts.iter().any(|kind| matches!(kind, HostKind::Login | HostKind::Test))
-            || audiences.iter().any(|aud| aud.contains(salesforce::TOKEN_PATH))
+            || audiences.iter().any(|aud| aud.contains(salesforce::TOKEN_ENDPOINT_PATH))
             || self.configured.oauth().any(|profile| {
                 let host = profile.audience.url().host_str();
                 host.is_some_and(|host| audiences.iter().any(|aud| aud.contains(host)))
             });
         let to_an_org = hosts.iter().any(|kind| {
-            matches!(kind, HostKind::MyDomain | HostKind::Instance | HostKind::Pages | HostKind::Other)
+            matches!(kind, HostKind::MyDomain | HostKind::Instance | HostKind::UserPages | HostKind::Other)
         });
         let kid = parts.header("kid");
         let of_keyset = |kind| {
@@ -131,7 +134,7 @@ impl Known<'_> {
                 Purpose::Identity,
                 3,
                 "its `kid` is in a keyset for identity tokens",
-                of_keyset(Kind::Identity),
+                of_keyset(ProfileKind::Identity),
             ),
             clue(Purpose::Identity, 2, "its `iss` reads like an address", is_address && !consumer(iss)),
             clue(Purpose::Identity, 1, "it has a `kid`", kid.is_some()),
@@ -141,7 +144,12 @@ impl Known<'_> {
             clue(Purpose::Assertion, 5, "its `sub` is a consumer key", consumer(sub)),
             clue(Purpose::Assertion, 5, "its `aud` is where Salesforce logs users in", to_login),
             clue(Purpose::Assertion, 3, "it names the user of an [oauth] profile", is_user),
-            clue(Purpose::Assertion, 3, "its `kid` is in a keyset for assertions", of_keyset(Kind::Oauth)),
+            clue(
+                Purpose::Assertion,
+                3,
+                "its `kid` is in a keyset for assertions",
+                of_keyset(ProfileKind::Oauth),
+            ),
             clue(Purpose::Assertion, 3, "it has `prn`, the old name of `sub`", parts.has_claim("prn")),
             clue(Purpose::Assertion, 2, "its `aud` is a host of an org", to_an_org && !to_login),
             clue(Purpose::Assertion, 1, "its `sub` reads like a user name", sub.contains('@')),

@@ -29,7 +29,7 @@ use super::single_flight::{InFlight, Joined, Landing, SingleFlight};
 use super::token::{AccessToken, ByLife, Served, TokenHash};
 use super::tools::Tools;
 use super::upstream::{LONGEST_EXCHANGE, Network, Transport};
-use crate::config::{KeyId, Pace, ProfileName, Redis};
+use crate::config::{KeyId, ProfileName, RateLimit, RedisConfig};
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Profiles, Subject};
 use crate::traces::Trace;
@@ -37,7 +37,7 @@ use crate::traces::Trace;
 /// Requests for one key whose outcome may not be theirs: of an exchange that began before what they know.
 const ROUNDS: usize = 3;
 /// Other replicas are told of a token that isn't held here so often; it costs them a look.
-const TELLS: Pace = Pace { requests: 1, window: Duration::from_secs(1), burst: 10 };
+const TELLS: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(1), burst: 10 };
 
 pub(super) type Outcome = Result<Served, ExchangeError>;
 
@@ -96,7 +96,7 @@ impl Exchanger {
         tools: Tools,
         memory: u64,
         state: Option<&Path>,
-        redis: Option<&Redis>,
+        redis: Option<&RedisConfig>,
     ) -> Result<Self, NoClient> {
         let shared = redis.map(|redis| SharedCache::on_redis(redis, &tools)).transpose()?;
         Ok(Self::of(tools, memory, state, Box::new(Network::default()), shared))

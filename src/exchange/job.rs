@@ -18,7 +18,7 @@ use super::meaning::{self, Meaning};
 use super::token::{About, Life, Obtained};
 use super::upstream::{Outgoing, Reply, WhichConnection, quoted};
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{HttpsUrl, KeyId, Messaging, ProfileName, salesforce};
+use crate::config::{HttpsUrl, KeyId, MessagingConfig, ProfileName, salesforce};
 use crate::json::Json;
 use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
 
@@ -261,12 +261,12 @@ pub(super) fn login_allowance(profile: &OauthProfile) -> (String, Allowance) {
     (who, Allowance { requests: profile.logins_per_hour, window: Duration::from_hours(1) })
 }
 
-pub(super) fn messaging_allowance(channel: &Messaging) -> (String, Allowance) {
+pub(super) fn messaging_allowance(channel: &MessagingConfig) -> (String, Allowance) {
     let who = format!("messaging {} {}", channel.scrt_url.as_str(), channel.org_id.as_str());
     (who, Allowance { requests: channel.requests_per_minute, window: Duration::from_mins(1) })
 }
 
-const fn channel(profile: &IdentityProfile) -> &Messaging {
+const fn channel(profile: &IdentityProfile) -> &MessagingConfig {
     profile.messaging.as_ref().expect("a messaging job is made only of a profile with [messaging]")
 }
 
@@ -354,7 +354,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     let url = parsed.url();
     let host = url.host_str().ok_or("that names no host")?;
     let from_there = token_url.url().host_str() == Some(host);
-    let ours = url.scheme() == "https" && salesforce::Host::of(url).may_answer();
+    let ours = url.scheme() == "https" && salesforce::SalesforceHost::from_url(url).is_trusted_in_responses();
     if !from_there && !ours {
         return Err(format!("of the host {}, which is none of Salesforce's", quoted(host)));
     }

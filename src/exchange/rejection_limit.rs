@@ -9,20 +9,20 @@ use moka::sync::Cache;
 
 use super::job::CacheKey;
 use crate::callers::Bucket;
-use crate::config::Pace;
+use crate::config::RateLimit;
 
 /// Three rejections are believed at once, and then one in 30 s.
-pub const REJECTIONS: Pace = Pace { requests: 1, window: Duration::from_secs(30), burst: 3 };
+pub const REJECTIONS: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(30), burst: 3 };
 /// Keys that are remembered; a forgotten one starts anew.
 const MOST_KEYS: u64 = 100_000;
 
 pub struct RejectionLimit {
     buckets: Cache<CacheKey, Arc<Bucket>>,
-    pace: Pace,
+    pace: RateLimit,
 }
 
 impl RejectionLimit {
-    pub fn new(pace: Pace) -> Self {
+    pub fn new(pace: RateLimit) -> Self {
         // Idle for so long, a bucket is full, and may be forgotten.
         let idle = pace.window.saturating_mul(pace.burst);
         let buckets = Cache::builder().max_capacity(MOST_KEYS).time_to_idle(idle);

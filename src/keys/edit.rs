@@ -6,7 +6,7 @@ use toml_edit::{Array, ArrayOfTables, Datetime, DocumentMut, InlineTable, Item, 
 
 use super::schedule::{self, Change, Entry, Schedule};
 use crate::clock::UnixTime;
-use crate::config::source::read_toml;
+use crate::config::source::parse_toml;
 use crate::config::{KeyId, Problem};
 
 /// The text of a `keyset.toml`.
@@ -21,7 +21,7 @@ impl ScheduleDocument {
     /// # Errors
     /// It isn't TOML. The editor's own message would quote the line, which may hold a key.
     pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Problem>> {
-        read_toml(name, text)?;
+        parse_toml(name, text)?;
         let document = text.parse().map_err(|_| vec![Problem::new("", name, "isn't TOML")])?;
         Ok(Self { name: name.to_owned(), document })
     }

@@ -20,7 +20,7 @@ use super::{
     SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, private,
 };
 use crate::clock::UnixTime;
-use crate::config::{self, Code, KeyId, KeySource, Kind, Name, Problem};
+use crate::config::{self, KeyId, KeySource, Name, Problem, ProfileKind, WarningCode};
 use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::hash::Parts;
 use crate::shell;
@@ -31,7 +31,7 @@ impl KeyRing {
     /// # Errors
     /// All that is wrong with any of them, each with its file.
     pub fn load(
-        keysets: &BTreeMap<Name, config::Keyset>,
+        keysets: &BTreeMap<Name, config::KeysetConfig>,
         now: UnixTime,
         previous: Option<&Self>,
     ) -> Result<Self, Vec<Problem>> {
@@ -113,7 +113,7 @@ impl<'a> Loader<'a> {
         Self { now, known, previous, retired: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
     }
 
-    fn keyset(&mut self, keyset: &config::Keyset) -> Option<Keyset> {
+    fn keyset(&mut self, keyset: &config::KeysetConfig) -> Option<Keyset> {
         let field = format!("keysets.{}", keyset.name);
         let (mut found, schedule) = match &keyset.keys {
             KeySource::Text { kid, pem, origin } => {
@@ -161,7 +161,7 @@ impl<'a> Loader<'a> {
                 |first| format!(" until {first}"),
             );
             self.warnings.push(Problem::warning(
-                Code::NoKeySigns,
+                WarningCode::NoKeySigns,
                 field,
                 SCHEDULE_FILE,
                 format!("no key signs{when}"),
@@ -175,7 +175,13 @@ impl<'a> Loader<'a> {
         result.map_err(|error| self.problems.push(Problem::new(field, source, error.to_string()))).ok()
     }
 
-    fn key_file(&mut self, field: &str, path: &Path, origin: &str, keyset: &config::Keyset) -> Option<Found> {
+    fn key_file(
+        &mut self,
+        field: &str,
+        path: &Path,
+        origin: &str,
+        keyset: &config::KeysetConfig,
+    ) -> Option<Found> {
         let text = self.noted(field, origin, file::read_private(path))?;
         self.key(field, origin, &text, keyset, &[])
     }
@@ -187,7 +193,7 @@ impl<'a> Loader<'a> {
         field: &str,
         origin: &str,
         text: &SecretString,
-        keyset: &config::Keyset,
+        keyset: &config::KeysetConfig,
         usual: &[Oddity],
     ) -> Option<Found> {
         let passphrase = keyset.passphrase.as_ref();
@@ -201,7 +207,8 @@ impl<'a> Loader<'a> {
             Found { private, usage, source, given: None, derived: None }
         };
         let warning = found.private.oddities.without(usual).warning();
-        self.warnings.extend(warning.map(|message| Problem::warning(Code::KeyForm, field, origin, message)));
+        self.warnings
+            .extend(warning.map(|message| Problem::warning(WarningCode::KeyForm, field, origin, message)));
         Some(found)
     }
 
@@ -210,7 +217,7 @@ impl<'a> Loader<'a> {
         field: &str,
         directory: &Path,
         source: &str,
-        keyset: &config::Keyset,
+        keyset: &config::KeysetConfig,
     ) -> Option<(BTreeMap<KeyId, Found>, Schedule)> {
         let contents = Contents::of(directory).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
@@ -247,7 +254,7 @@ impl<'a> Loader<'a> {
         }
         for path in &contents.ignored {
             let message = "is ignored: keys are named KID.key, their certificates KID.crt";
-            self.warnings.push(Problem::warning(Code::IgnoredFile, field, path.display(), message));
+            self.warnings.push(Problem::warning(WarningCode::IgnoredFile, field, path.display(), message));
         }
         let schedule = self.schedule(field, directory, &contents, keyset);
         let over = schedule.as_ref().map(|schedule| self.over(schedule, keyset)).unwrap_or_default();
@@ -271,7 +278,7 @@ impl<'a> Loader<'a> {
         }
         for (inside, message) in &schedule.warnings {
             let problem = Problem::warning(
-                Code::RetiredWithoutDate,
+                WarningCode::RetiredWithoutDate,
                 format!("{field}.{inside}"),
                 directory.join(SCHEDULE_FILE).display(),
                 message,
@@ -300,7 +307,7 @@ impl<'a> Loader<'a> {
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
             let message = format!("doesn't list `{kid}`, so that key neither signs nor is published");
             self.warnings.push(Problem::warning(
-                Code::UnlistedKey,
+                WarningCode::UnlistedKey,
                 field,
                 directory.join(SCHEDULE_FILE).display(),
                 message,
@@ -310,7 +317,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The keys of `schedule` that need not be opened, nor be there, any more.
-    fn over(&self, schedule: &Schedule, keyset: &config::Keyset) -> BTreeSet<KeyId> {
+    fn over(&self, schedule: &Schedule, keyset: &config::KeysetConfig) -> BTreeSet<KeyId> {
         let lives = rules(keyset).lives(&schedule.entries, self.now);
         let entries = schedule.entries.iter().zip(lives);
         let gone = entries.filter(|(_, life)| life.state(self.now) == State::Gone);
@@ -322,7 +329,7 @@ impl<'a> Loader<'a> {
         field: &str,
         directory: &Path,
         contents: &Contents,
-        keyset: &config::Keyset,
+        keyset: &config::KeysetConfig,
     ) -> Option<Schedule> {
         let path = directory.join(SCHEDULE_FILE);
         if !contents.has_schedule {
@@ -364,7 +371,7 @@ impl<'a> Loader<'a> {
         let source = path.display().to_string();
         let text = self.noted(field, &source, file::read_public(path))?;
         let (certificate, odd) = self.noted(field, &source, Certificate::parse(&text, key))?;
-        let odd = odd.map(|message| Problem::warning(Code::CertificateForm, field, &source, message));
+        let odd = odd.map(|message| Problem::warning(WarningCode::CertificateForm, field, &source, message));
         self.warnings.extend(odd);
         let left = self.now.seconds_until(certificate.not_after);
         let until = certificate.not_after;
@@ -383,8 +390,9 @@ impl<'a> Loader<'a> {
         } else {
             None
         };
-        self.warnings
-            .extend(warning.map(|message| Problem::warning(Code::CertificateDates, field, source, message)));
+        self.warnings.extend(
+            warning.map(|message| Problem::warning(WarningCode::CertificateDates, field, source, message)),
+        );
         Some(certificate)
     }
 
@@ -401,7 +409,12 @@ impl<'a> Loader<'a> {
                     "`{}` signs from {from} by `emergency`: verifiers that keep a JWKS may not know it before {safe}",
                     key.kid
                 );
-                self.warnings.push(Problem::warning(Code::EmergencyKey, field, SCHEDULE_FILE, message));
+                self.warnings.push(Problem::warning(
+                    WarningCode::EmergencyKey,
+                    field,
+                    SCHEDULE_FILE,
+                    message,
+                ));
             }
         }
     }
@@ -444,13 +457,13 @@ impl<'a> Loader<'a> {
 
     /// RFC 8725, section 3.12: a key that signs identity tokens should not sign assertions too.
     fn one_door_per_key(&mut self, keysets: &[Arc<Keyset>]) {
-        let signs = |kind: Kind| {
+        let signs = |kind: ProfileKind| {
             let used = move |keyset: &&Arc<Keyset>| keyset.used_by.iter().any(|user| user.kind == kind);
             keysets.iter().filter(used).flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
         };
         let mut warned = BTreeSet::new();
-        for (identity, key) in signs(Kind::Identity) {
-            for (oauth, other) in signs(Kind::Oauth) {
+        for (identity, key) in signs(ProfileKind::Identity) {
+            for (oauth, other) in signs(ProfileKind::Oauth) {
                 let same = key.private.public.n == other.private.public.n;
                 if same && identity.name != oauth.name && warned.insert(&key.kid) {
                     let message = format!(
@@ -459,7 +472,7 @@ impl<'a> Loader<'a> {
                         key.kid, other.kid, oauth.name
                     );
                     self.warnings.push(Problem::warning(
-                        Code::OneKeyForTwoKinds,
+                        WarningCode::OneKeyForTwoKinds,
                         format!("keysets.{}", identity.name),
                         "keys",
                         message,
@@ -475,8 +488,8 @@ fn sole(kid: &KeyId, found: Found) -> (BTreeMap<KeyId, Found>, Schedule) {
 }
 
 /// How the keys of `keyset` come and go.
-pub const fn rules(keyset: &config::Keyset) -> Rules {
-    let config::Keyset { publish_lead, longest_life, retire_margin, .. } = *keyset;
+pub const fn rules(keyset: &config::KeysetConfig) -> Rules {
+    let config::KeysetConfig { publish_lead, longest_life, retire_margin, .. } = *keyset;
     Rules { publish_lead, longest_life, retire_margin }
 }
 

@@ -141,7 +141,7 @@ impl KeyRing {
 mod tests {
     use super::*;
     use crate::clock::SystemRandomness;
-    use crate::config::{self, KeySource, PUBLISH_LEAD, RETIRE_MARGIN};
+    use crate::config::{self, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeySource};
     use crate::keys::generate;
 
     /// No request for the JWKS has to sign a certificate, at the turn of the year neither.
@@ -150,14 +150,14 @@ mod tests {
         let kid = KeyId::parse("K1").expect("an id");
         let name = Name::parse("web").expect("a name");
         let pem = generate(2048, &SystemRandomness::default()).expect("random bytes");
-        let keyset = config::Keyset {
+        let keyset = config::KeysetConfig {
             name: name.clone(),
             keys: KeySource::Text { kid, pem, origin: "a test".to_owned() },
             passphrase: None,
             algorithm: Algorithm::Rs256,
             longest_life: Duration::from_hours(1),
-            publish_lead: PUBLISH_LEAD,
-            retire_margin: RETIRE_MARGIN,
+            publish_lead: DEFAULT_PUBLISH_LEAD,
+            retire_margin: DEFAULT_RETIRE_MARGIN,
             used_by: Vec::new(),
         };
         let keysets = BTreeMap::from([(name, keyset)]);

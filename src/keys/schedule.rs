@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::UnixTime;
-use crate::config::section::{Findings, Section, text};
-use crate::config::source::{self, Node, Value};
+use crate::config::section::{Diagnostics, Section, parse_string};
+use crate::config::source::{self, ConfigNode, ConfigValue};
 use crate::config::{KeyId, Problem};
 
 /// The name of the schedule beside the keys.
@@ -117,11 +117,11 @@ pub struct Mark {
 
 /// Finds retirements in `keyset.toml`. Everything else may be wrong with it, but that it must be TOML.
 pub fn marks(document: &str) -> Vec<Mark> {
-    let Ok(root) = source::read_toml(FILE, document) else { return Vec::new() };
-    let Value::Table(root) = &root.value else { return Vec::new() };
-    let Some(Value::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
+    let Ok(root) = source::parse_toml(FILE, document) else { return Vec::new() };
+    let ConfigValue::Table(root) = &root.value else { return Vec::new() };
+    let Some(ConfigValue::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
     let tables = keys.iter().filter_map(|node| match &node.value {
-        Value::Table(table) => Some(table),
+        ConfigValue::Table(table) => Some(table),
         _ => None,
     });
     tables
@@ -129,7 +129,7 @@ pub fn marks(document: &str) -> Vec<Mark> {
             let sign_from = table.get("sign_from").and_then(|node| moment(node).ok());
             let emergency = table.get("emergency").and_then(|node| flag(node).ok()).unwrap_or_default();
             Some(Mark {
-                kid: KeyId::parse(&text(table.get("kid")?).ok()?).ok()?,
+                kid: KeyId::parse(&parse_string(table.get("kid")?).ok()?).ok()?,
                 // What can't be read as a date, or gives none, is a retirement all the same: now.
                 retired: table.get("retired").and_then(|node| match retirement(node) {
                     Ok(None) => None,
@@ -147,16 +147,16 @@ pub fn marks(document: &str) -> Vec<Mark> {
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
-    let root = source::read_toml(name, text)?;
-    let findings = Findings::new(PathBuf::new());
+    let root = source::parse_toml(name, text)?;
+    let findings = Diagnostics::new(PathBuf::new());
     let mut warnings = Vec::new();
-    let mut entries: Vec<Entry> = Section::of("", &root, &findings)
+    let mut entries: Vec<Entry> = Section::from_node("", &root, &findings)
         .map(|root| {
             let keys = root.tables("key");
             keys.iter().filter_map(|key| entry(key, publish_lead, &mut warnings)).collect()
         })
         .unwrap_or_default();
-    findings.unknown_keys(&root);
+    findings.report_unknown_keys(&root);
     let (mut problems, ..) = findings.into_parts();
     problems.extend(clashes(name, &entries));
     if entries.is_empty() && problems.is_empty() {
@@ -178,7 +178,8 @@ fn entry(
     publish_lead: Duration,
     warnings: &mut Vec<(&'static str, String)>,
 ) -> Option<Entry> {
-    let kid = section.required("kid", |node| KeyId::parse(&text(node)?), "the name of the KID.key file");
+    let kid =
+        section.required("kid", |node| KeyId::parse(&parse_string(node)?), "the name of the KID.key file");
     let sign_from = section.optional("sign_from", moment);
     let added = section.optional("added", moment);
     let emergency = section.optional("emergency", flag).unwrap_or_default();
@@ -244,25 +245,25 @@ impl Retirement {
     }
 }
 
-fn retirement(node: &Node) -> Result<Option<Retirement>, String> {
+fn retirement(node: &ConfigNode) -> Result<Option<Retirement>, String> {
     match &node.value {
-        Value::Boolean(retired) => Ok(retired.then_some(Retirement::Undated)),
+        ConfigValue::Boolean(retired) => Ok(retired.then_some(Retirement::Undated)),
         _ => moment(node).map(|at| Some(Retirement::At(at))),
     }
 }
 
-fn flag(node: &Node) -> Result<bool, String> {
+fn flag(node: &ConfigNode) -> Result<bool, String> {
     match &node.value {
-        Value::Boolean(flag) => Ok(*flag),
+        ConfigValue::Boolean(flag) => Ok(*flag),
         _ => Err("must be true or false".to_owned()),
     }
 }
 
-fn moment(node: &Node) -> Result<UnixTime, String> {
+fn moment(node: &ConfigNode) -> Result<UnixTime, String> {
     const FORM: &str = "must be a date with time and zone, for example 2026-12-01T00:00:00Z";
     let written = match &node.value {
-        Value::Moment(written) => written.clone(),
-        Value::Text(written) => written.to_string(),
+        ConfigValue::Datetime(written) => written.clone(),
+        ConfigValue::Text(written) => written.to_string(),
         _ => return Err(FORM.to_owned()),
     };
     OffsetDateTime::parse(&written, &Rfc3339).map(UnixTime::from).map_err(|_| FORM.to_owned())

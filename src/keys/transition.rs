@@ -239,7 +239,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Kind;
+    use crate::config::ProfileKind;
     use crate::keys::{Entry, Rules, State};
 
     const RULES: Rules = Rules {
@@ -259,7 +259,7 @@ mod tests {
     /// Whether a process with that history takes `entries` at `now`, and its history if it does.
     fn take(history: &History, entries: &[Entry], now: i64) -> (bool, History) {
         let name = Name::parse("web").expect("a name");
-        let profiles = [ProfileName::new(Kind::Identity, name.clone())];
+        let profiles = [ProfileName::new(ProfileKind::Identity, name.clone())];
         let lives = RULES.lives(entries, at(now));
         assert!(lives.iter().all(|life| life.state(at(now)) != State::Gone));
         let keys = entries

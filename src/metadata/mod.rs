@@ -23,7 +23,7 @@ use types::{
 pub use types::{NAMESPACE, Unreadable};
 
 use crate::clock::UnixTime;
-use crate::config::{Config, Kind};
+use crate::config::{Config, ProfileKind};
 use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 
@@ -72,7 +72,7 @@ pub fn expected(
     let mut sets: Vec<Expected> = Vec::new();
     let mut names = Names::default();
     for keyset in ring.keysets.values() {
-        let profiles = keyset.used_by.iter().filter(|user| user.kind == Kind::Identity);
+        let profiles = keyset.used_by.iter().filter(|user| user.kind == ProfileKind::Identity);
         let mut issuers: BTreeMap<&str, &str> = BTreeMap::new();
         for profile in profiles.filter_map(|user| config.identity.get(&user.name)) {
             issuers.entry(profile.issuer.as_str()).or_insert(profile.name.as_str());

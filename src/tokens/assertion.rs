@@ -15,7 +15,7 @@ use super::minted::{MintError, Minted};
 use super::owner::Owner;
 use super::signer::Signer;
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{self, HttpsUrl, KeyId, Kind, ProfileName};
+use crate::config::{self, HttpsUrl, KeyId, ProfileKind, ProfileName};
 use crate::keys::Keyset;
 
 /// RFC 7523, section 2.1.
@@ -47,8 +47,8 @@ pub struct Assertion<'a> {
 }
 
 impl OauthProfile {
-    pub(super) fn new(profile: &config::Oauth, keyset: Arc<Keyset>) -> Self {
-        let name = ProfileName::new(Kind::Oauth, profile.name.clone());
+    pub(super) fn new(profile: &config::OauthConfig, keyset: Arc<Keyset>) -> Self {
+        let name = ProfileName::new(ProfileKind::Oauth, profile.name.clone());
         let owner = Owner::of([
             b"oauth",
             name.as_str().as_bytes(),

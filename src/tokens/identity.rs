@@ -15,7 +15,7 @@ use super::owner::Owner;
 use super::signer::Signer;
 use super::subject::Subject;
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
+use crate::config::{self, KeyId, MessagingConfig, ProfileKind, ProfileName, SubjectPattern};
 use crate::json::Members;
 use crate::keys::Keyset;
 
@@ -24,7 +24,7 @@ pub struct IdentityProfile {
     pub issuer: String,
     pub audience: Option<String>,
     /// Where its tokens can be exchanged.
-    pub messaging: Option<Messaging>,
+    pub messaging: Option<MessagingConfig>,
     /// Of the access tokens of all its subjects; as an [`OauthProfile`](super::OauthProfile)'s.
     pub owner: Owner,
     template: Template,
@@ -37,8 +37,8 @@ pub struct IdentityProfile {
 }
 
 impl IdentityProfile {
-    pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
-        let name = ProfileName::new(Kind::Identity, profile.name.clone());
+    pub(super) fn new(profile: &config::IdentityConfig, keyset: Arc<Keyset>) -> Self {
+        let name = ProfileName::new(ProfileKind::Identity, profile.name.clone());
         let channel = profile.messaging.as_ref();
         let owner = Owner::of([
             b"messaging",

@@ -13,7 +13,7 @@ use super::minted::Minted;
 use super::objection::Objection;
 use super::subject::Subject;
 use crate::clock::UnixTime;
-use crate::config::{self, Kind, ProfileName};
+use crate::config::{self, ProfileKind, ProfileName};
 use crate::json::Members;
 
 pub struct IntercomProfile {
@@ -26,9 +26,9 @@ pub struct IntercomProfile {
 }
 
 impl IntercomProfile {
-    pub(super) fn new(profile: &config::Intercom) -> Self {
+    pub(super) fn new(profile: &config::IntercomConfig) -> Self {
         Self {
-            name: ProfileName::new(Kind::Intercom, profile.name.clone()),
+            name: ProfileName::new(ProfileKind::Intercom, profile.name.clone()),
             head: head(jsonwebtoken::Algorithm::HS256, None),
             key: hmac::Key::new(hmac::HMAC_SHA256, profile.secret.expose_secret().as_bytes()),
             ttl: profile.ttl,

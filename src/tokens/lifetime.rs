@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::objection::Objection;
-use crate::config::SHORTEST_TTL;
+use crate::config::MIN_TTL;
 
 /// How long a token lives: at least a minute, at most what its profile allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +17,9 @@ impl Lifetime {
     pub fn choose(asked: Option<u64>, ttl: Duration, max_ttl: Duration) -> Result<Self, Objection> {
         match asked.map(Duration::from_secs) {
             None => Ok(Self(ttl)),
-            Some(asked) if (SHORTEST_TTL..=max_ttl).contains(&asked) => Ok(Self(asked)),
+            Some(asked) if (MIN_TTL..=max_ttl).contains(&asked) => Ok(Self(asked)),
             Some(_) => {
-                let (from, to) = (SHORTEST_TTL.as_secs(), max_ttl.as_secs());
+                let (from, to) = (MIN_TTL.as_secs(), max_ttl.as_secs());
                 Err(Objection::new(
                     "ttl",
                     format!("must be between {from} and {to} seconds, the profile's max_ttl"),

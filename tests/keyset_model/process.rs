@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokenmint::clock::UnixTime;
-use tokenmint::config::{KeyId, Kind, Name, ProfileName};
+use tokenmint::config::{KeyId, Name, ProfileKind, ProfileName};
 use tokenmint::keys::{AnnouncedKey, AnnouncedKeyset, History, Life, Material, State};
 
 use super::Counts;
@@ -282,7 +282,7 @@ fn announced<'a>(keys: &'a [Key], past: &'a [Life]) -> AnnouncedKeyset<'a> {
     thread_local! {
         static NAMES: (&'static Name, &'static [ProfileName]) = {
             let name = Name::parse("web").expect("a name");
-            let profile = ProfileName::new(Kind::Identity, name.clone());
+            let profile = ProfileName::new(ProfileKind::Identity, name.clone());
             (Box::leak(Box::new(name)), Box::leak(Box::new([profile])))
         };
     }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Context, Failure, KeyPair, Made, is_taken};
-use crate::cli::{PATIENCE, complain, within};
+use super::{CliContext, CliError, KeyFiles, KeyPair, is_kid_taken};
+use crate::cli::{FILE_TIMEOUT, print_stderr, run_with_timeout};
 use crate::clock::UnixTime;
-use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name, PUBLISH_LEAD, RETIRE_MARGIN};
+use crate::config::{
+    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeySource, KeysetConfig, Name,
+};
 use crate::files::is_same;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
@@ -18,7 +20,7 @@ use crate::keys::{
 /// A folder with the key.
 pub struct KeyFolder {
     /// Without one, the folder was named by hand.
-    pub keyset: Option<Keyset>,
+    pub keyset: Option<KeysetConfig>,
     pub directory: PathBuf,
     /// The key's id, or those of its copies; mostly one.
     pub kids: Vec<KeyId>,
@@ -27,9 +29,9 @@ pub struct KeyFolder {
 impl KeyFolder {
     pub fn rules(&self) -> Rules {
         let by_hand = Rules {
-            publish_lead: PUBLISH_LEAD,
+            publish_lead: DEFAULT_PUBLISH_LEAD,
             longest_life: Duration::from_hours(1),
-            retire_margin: RETIRE_MARGIN,
+            retire_margin: DEFAULT_RETIRE_MARGIN,
         };
         self.keyset.as_ref().map_or(by_hand, rules)
     }
@@ -51,12 +53,12 @@ impl KeyFolder {
     }
 
     /// Writes the retirements. Where something else is wrong with `keyset.toml`, just those; the error within says what.
-    pub fn write(&self, context: &Context<'_>) -> Result<Written, Failure> {
-        let now = context.ambient.clock.now();
+    pub fn retire_keys(&self, context: &CliContext<'_>) -> Result<RetirementResult, CliError> {
+        let now = context.clock_and_rng.clock.now();
         let rules = self.rules();
         let directory = KeyDirectory::lock(&self.directory)?;
         let mut written =
-            Written { successor: Ok(Successor::Nobody), schedule: Schedule::default(), made: None };
+            RetirementResult { successor: Ok(Successor::Nobody), schedule: Schedule::default(), made: None };
         for kid in &self.kids {
             let mut file = directory.schedule(rules.publish_lead, now)?;
             match file.schedule() {
@@ -67,7 +69,7 @@ impl KeyFolder {
                 }
                 Err(problems) => {
                     file.mark_retired(kid, now)?;
-                    written.successor = Err(Failure::of_files(problems));
+                    written.successor = Err(CliError::invalid_config(problems));
                 }
             }
         }
@@ -76,16 +78,16 @@ impl KeyFolder {
 }
 
 /// The result of writing to a key folder.
-pub struct Written {
+pub struct RetirementResult {
     /// The key that signs now, or the other problems of the schedule.
-    pub successor: Result<Successor, Failure>,
+    pub successor: Result<Successor, CliError>,
     pub schedule: Schedule,
     /// A key that was made because there is no other.
-    pub made: Option<Made>,
+    pub made: Option<KeyFiles>,
 }
 
-impl Written {
-    pub fn signs_now(&self) -> Option<&KeyId> {
+impl RetirementResult {
+    pub fn signing_kid(&self) -> Option<&KeyId> {
         match &self.successor {
             Ok(Successor::Same(kid) | Successor::Former(kid) | Successor::Pending(kid)) => Some(kid),
             Ok(Successor::New) => self.made.as_ref().map(|made| &made.kid),
@@ -93,7 +95,7 @@ impl Written {
         }
     }
 
-    pub fn says_who_signs(&self, is_confirmed: bool) -> String {
+    pub fn signing_summary(&self, is_confirmed: bool) -> String {
         let how = match &self.successor {
             Ok(Successor::Same(_)) => "signs, as before",
             Ok(Successor::Former(_)) => {
@@ -110,17 +112,17 @@ impl Written {
                 return "No key signs: `tokenmint keys list` says why.".to_owned();
             }
         };
-        let who = self.signs_now().map_or_else(String::new, |kid| format!("{kid} "));
+        let who = self.signing_kid().map_or_else(String::new, |kid| format!("{kid} "));
         if is_confirmed { format!("{who}{how}.") } else { format!("As the files say, {who}{how}.") }
     }
 }
 
 /// Finds the folders with the same key under other ids, and says what can't be retired there: copies that are given as file or
 /// text, and folders that don't answer.
-pub fn copies_of(
+pub fn find_copies(
     kid: &KeyId,
     folders: &[KeyFolder],
-    keysets: &BTreeMap<Name, Keyset>,
+    keysets: &BTreeMap<Name, KeysetConfig>,
 ) -> (Vec<KeyFolder>, Vec<String>) {
     let key = |folder: &KeyFolder| {
         let passphrase = folder.keyset.as_ref().and_then(|keyset| keyset.passphrase.as_ref());
@@ -128,7 +130,7 @@ pub fn copies_of(
     };
     let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
     let Some(material) = folders.iter().find_map(key) else {
-        complain(&format!(
+        print_stderr(&format!(
             "warning: whether other ids have the same key can't be said, as {}.key can't be read in {}",
             kid,
             folders[0].directory.display()
@@ -137,7 +139,8 @@ pub fn copies_of(
     };
     for keyset in keysets.values() {
         let (wanted, other) = (kid.clone(), keyset.clone());
-        let Some(found) = within(PATIENCE, move || copies_in(&other, &wanted, material)) else {
+        let Some(found) = run_with_timeout(FILE_TIMEOUT, move || copies_in_keyset(&other, &wanted, material))
+        else {
             failures.push(format!(
                 "whether keysets.{} has it too can't be said: does a mount hang?",
                 keyset.name
@@ -164,7 +167,7 @@ pub fn copies_of(
 }
 
 /// The ids, but for `kid`, under which `keyset` uses the key that is `material`.
-fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
+fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: Material) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
     let is_it = |path: &Path| material_of(path, passphrase) == Some(material);
     match &keyset.keys {
@@ -187,7 +190,9 @@ fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
     }
 }
 
-pub fn directories(keysets: &BTreeMap<Name, Keyset>) -> impl Iterator<Item = (&Keyset, &Path)> {
+pub fn keyset_directories(
+    keysets: &BTreeMap<Name, KeysetConfig>,
+) -> impl Iterator<Item = (&KeysetConfig, &Path)> {
     keysets.values().filter_map(|keyset| match &keyset.keys {
         KeySource::Directory(directory) => Some((keyset, directory.as_path())),
         KeySource::File { .. } | KeySource::Text { .. } => None,
@@ -195,24 +200,24 @@ pub fn directories(keysets: &BTreeMap<Name, Keyset>) -> impl Iterator<Item = (&K
 }
 
 /// Whether both paths lead to one folder. One that doesn't answer is another.
-pub fn leads_to(other: &Path, directory: &Path) -> bool {
+pub fn is_same_folder(other: &Path, directory: &Path) -> bool {
     let (one, two) = (other.to_path_buf(), directory.to_path_buf());
-    one == two || within(PATIENCE, move || is_same(&one, &two)).unwrap_or(false)
+    one == two || run_with_timeout(FILE_TIMEOUT, move || is_same(&one, &two)).unwrap_or(false)
 }
 
 /// Whether `directory` lists the key, whatever else is wrong there.
-pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
+pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
     let (kid, path) = (kid.clone(), directory.to_path_buf());
-    match within(PATIENCE, move || KeyDirectory::lock(&path)?.lists(&kid)) {
+    match run_with_timeout(FILE_TIMEOUT, move || KeyDirectory::lock(&path)?.lists(&kid)) {
         Some(listed) => Ok(listed?),
-        None => Err(Failure::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
+        None => Err(CliError::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
     }
 }
 
 /// The ids of the keys that `directory` holds or lists, as far as it answers.
 pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
-    let found = within(PATIENCE, move || {
+    let found = run_with_timeout(FILE_TIMEOUT, move || {
         let held = Contents::of(&path).map(|contents| contents.keys).unwrap_or_default();
         let listed = file::read_schedule_of_anyone(&path.join(SCHEDULE_FILE)).ok().flatten();
         let listed = keys::marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
@@ -225,18 +230,18 @@ pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
 ///
 /// # Errors
 /// It can't be made or written.
-pub fn make_another(
+pub fn create_replacement_key(
     folder: &KeyFolder,
     schedule: &Schedule,
-    keysets: &BTreeMap<Name, Keyset>,
-    context: &Context<'_>,
-) -> Result<Made, Failure> {
+    keysets: &BTreeMap<Name, KeysetConfig>,
+    context: &CliContext<'_>,
+) -> Result<KeyFiles, CliError> {
     let algorithm = folder.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
     let pair = KeyPair::generate(2048, context)?;
     let free = std::iter::successors(next_kid(&folder.kids[0]), next_kid)
-        .find(|kid| schedule.entry(kid).is_none() && !is_taken(kid, &folder.directory, keysets));
+        .find(|kid| schedule.entry(kid).is_none() && !is_kid_taken(kid, &folder.directory, keysets));
     let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
-    let now = context.ambient.clock.now();
+    let now = context.clock_and_rng.clock.now();
     let directory = KeyDirectory::lock(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
     let made = pair.write(&directory, &kid, algorithm, now)?;

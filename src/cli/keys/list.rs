@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Failure, print_table};
-use crate::cli::ask::{RunningService, Seen};
-use crate::cli::{WIDEST, say, say_json};
+use super::{CliContext, CliError, print_table};
+use crate::cli::admin_client::{AdminClient, KeyMetrics};
+use crate::cli::{MAX_LINE_WIDTH, print_json, print_line};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
 use crate::keys::{Key, Keyset, Life, State};
@@ -18,14 +18,14 @@ use crate::{app, jwks};
 /// Asks the running service, where it can be reached, who has fetched each key.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys list --json")]
-pub(in crate::cli) struct List {
+pub(in crate::cli) struct ListKeysCommand {
     /// Print the keys as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
-struct Listed {
+struct KeyRow {
     keyset: Name,
     kid: KeyId,
     state: State,
@@ -48,40 +48,40 @@ struct Listed {
     live_tokens: Option<u64>,
 }
 
-impl List {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl ListKeysCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
-        let now = context.ambient.clock.now();
-        let seen = RunningService::find(context, &[])?.seen();
-        let listed = listed(&loaded, seen.as_ref(), now);
+        let now = context.clock_and_rng.clock.now();
+        let key_metrics = AdminClient::find(context, &[])?.key_metrics();
+        let listed = key_rows(&loaded, key_metrics.as_ref(), now);
         if self.json {
-            say_json(&listed);
+            print_json(&listed);
             return Ok(());
         }
         let rows = listed.iter().map(|key| {
             [
                 key.keyset.to_string(),
                 key.kid.to_string(),
-                state(key),
+                state_label(key),
                 key.next_change().map_or_else(|| "-".to_owned(), |when| when.to_string()),
                 key.bits.map_or_else(|| "-".to_owned(), |bits| format!("{} {bits}", key.algorithm.as_str())),
                 key.certificate_expires_at
                     .map_or_else(|| "-".to_owned(), |until| until.date_time().date().to_string()),
-                fetched(key, now),
+                last_fetch(key, now),
                 key.used_by.join(" "),
             ]
         });
         let head = ["KEYSET", "KID", "STATE", "NEXT CHANGE", "KEY", "CERT UNTIL", "FETCHED", "USED BY"];
         print_table(&std::iter::once(head.map(str::to_owned)).chain(rows).collect::<Vec<_>>());
-        say("");
-        legend(&listed);
+        print_line("");
+        print_legend(&listed);
         Ok(())
     }
 }
 
 /// Explains the signs that the table has.
-fn legend(listed: &[Listed]) {
-    let has = |holds: fn(&Listed) -> bool| listed.iter().any(holds);
+fn print_legend(listed: &[KeyRow]) {
+    let has = |holds: fn(&KeyRow) -> bool| listed.iter().any(holds);
     let is = |state: State| listed.iter().any(|key| key.state == state && !key.retired);
     let lines = [
         (is(State::Signing), "signing: signs, and is published; another key takes over at NEXT CHANGE"),
@@ -108,22 +108,23 @@ fn legend(listed: &[Listed]) {
         (has(|key| key.next_change().is_none()), "-: none"),
     ];
     for (_, line) in lines.iter().filter(|(applies, _)| *applies) {
-        say(&textwrap::fill(line, textwrap::Options::new(WIDEST).subsequent_indent("  ")));
+        print_line(&textwrap::fill(line, textwrap::Options::new(MAX_LINE_WIDTH).subsequent_indent("  ")));
     }
 }
 
-fn listed(loaded: &app::Loaded, seen: Option<&Seen>, now: UnixTime) -> Vec<Listed> {
+fn key_rows(loaded: &app::Loaded, key_metrics: Option<&KeyMetrics>, now: UnixTime) -> Vec<KeyRow> {
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {
-            let past = keyset.past.iter().map(|life| gone(keyset, life, now));
-            past.chain(keyset.keys.iter().map(|key| opened(keyset, key, seen, now))).collect::<Vec<_>>()
+            let past = keyset.past.iter().map(|life| expired_key_row(keyset, life, now));
+            past.chain(keyset.keys.iter().map(|key| loaded_key_row(keyset, key, key_metrics, now)))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
 
-fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Listed {
-    Listed {
+fn loaded_key_row(keyset: &Keyset, key: &Key, key_metrics: Option<&KeyMetrics>, now: UnixTime) -> KeyRow {
+    KeyRow {
         keyset: keyset.name.clone(),
         kid: key.kid.clone(),
         state: key.life.state(now),
@@ -138,13 +139,13 @@ fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Lis
         signs_until: key.life.signs_until(now),
         published_until: key.life.published_until,
         certificate_expires_at: Some(key.certificate_not_after(now)),
-        fetched: seen.map(|seen| seen.fetched(&keyset.name, &key.kid)),
-        live_tokens: seen.map(|seen| seen.live_tokens(&keyset.name, &key.kid)),
+        fetched: key_metrics.map(|key_metrics| key_metrics.fetched(&keyset.name, &key.kid)),
+        live_tokens: key_metrics.map(|key_metrics| key_metrics.live_tokens(&keyset.name, &key.kid)),
     }
 }
 
-fn gone(keyset: &Keyset, life: &Life, now: UnixTime) -> Listed {
-    Listed {
+fn expired_key_row(keyset: &Keyset, life: &Life, now: UnixTime) -> KeyRow {
+    KeyRow {
         keyset: keyset.name.clone(),
         kid: life.entry.kid.clone(),
         state: State::Gone,
@@ -168,7 +169,7 @@ fn used_by(keyset: &Keyset) -> Vec<String> {
     keyset.used_by.iter().map(ProfileName::to_string).collect()
 }
 
-fn state(key: &Listed) -> String {
+fn state_label(key: &KeyRow) -> String {
     let state = format!("{:?}", key.state).to_lowercase();
     match (key.retired, key.emergency) {
         (true, _) => "retired".to_owned(),
@@ -177,7 +178,7 @@ fn state(key: &Listed) -> String {
     }
 }
 
-impl Listed {
+impl KeyRow {
     /// When its state changes, if that is planned.
     const fn next_change(&self) -> Option<UnixTime> {
         match self.state {
@@ -190,19 +191,19 @@ impl Listed {
 }
 
 /// The last fetch, and by whom.
-fn fetched(key: &Listed, now: UnixTime) -> String {
+fn last_fetch(key: &KeyRow, now: UnixTime) -> String {
     match &key.fetched {
         None if key.state == State::Gone => "-".to_owned(),
         None => "?".to_owned(),
         Some(fetched) => fetched.iter().max_by_key(|(_, at)| **at).map_or_else(
             || "never".to_owned(),
-            |(client, at)| format!("{client} {}", age(at.seconds_until(now))),
+            |(client, at)| format!("{client} {}", short_age(at.seconds_until(now))),
         ),
     }
 }
 
 /// So many seconds, in the largest unit of which there are two.
-fn age(seconds: i64) -> String {
+fn short_age(seconds: i64) -> String {
     let (count, unit) = match seconds {
         ..120 => (seconds.max(0), "s"),
         120..7_200 => (seconds / 60, "m"),

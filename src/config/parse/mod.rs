@@ -13,12 +13,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::section::{Findings, Section, count, leftover};
-use super::source::{Code, Environment, Node, Origin, PREFIX, Problem, is_other};
-use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
-use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
-use keysets::{keyset, share_out};
-use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
+use super::section::{Diagnostics, Section, parse_count, paste_artifact};
+use super::source::{
+    ConfigNode, Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode, is_non_setting_variable,
+};
+use super::{
+    BundleConfig, CacheConfig, CallerConfig, Config, IdentityConfig, IntercomConfig, KeysetConfig, Name,
+    OauthConfig, ServerConfig,
+};
+use callers::{parse_caller, reject_shared_credentials, warn_unreachable_bundles, warn_unusable_credentials};
+use keysets::{assign_algorithms, parse_keyset};
+use profiles::{parse_bundle, parse_identity, parse_intercom, parse_oauth};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -27,25 +32,25 @@ const SECTIONS: [&str; 8] =
     ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
 
 /// What could be made of the text. `rest` is missing only where a problem says why.
-pub(super) struct Parsed {
-    pub keysets: BTreeMap<Name, Keyset>,
-    pub rest: Option<Rest>,
+pub(super) struct ParsedConfig {
+    pub keysets: BTreeMap<Name, KeysetConfig>,
+    pub rest: Option<OtherSections>,
 }
 
-pub(super) struct Rest {
-    server: Server,
-    cache: Cache,
-    identity: BTreeMap<Name, Identity>,
-    oauth: BTreeMap<Name, Oauth>,
-    intercom: BTreeMap<Name, Intercom>,
-    bundles: BTreeMap<Name, Bundle>,
-    callers: BTreeMap<Name, Caller>,
+pub(super) struct OtherSections {
+    server: ServerConfig,
+    cache: CacheConfig,
+    identity: BTreeMap<Name, IdentityConfig>,
+    oauth: BTreeMap<Name, OauthConfig>,
+    intercom: BTreeMap<Name, IntercomConfig>,
+    bundles: BTreeMap<Name, BundleConfig>,
+    callers: BTreeMap<Name, CallerConfig>,
 }
 
-impl Rest {
+impl OtherSections {
     pub fn into_config(
         self,
-        keysets: BTreeMap<Name, Keyset>,
+        keysets: BTreeMap<Name, KeysetConfig>,
         warnings: Vec<Problem>,
         files: Vec<PathBuf>,
     ) -> Config {
@@ -55,9 +60,9 @@ impl Rest {
 }
 
 /// Warns of a variable that was surely meant as an override: `TOKENMINT_SERVER_LISTEN`.
-pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
+pub(super) fn warn_near_misses(environment: &Environment, diagnostics: &Diagnostics) {
     for variable in environment.keys() {
-        let Some(path) = variable.strip_prefix(PREFIX) else { continue };
+        let Some(path) = variable.strip_prefix(OVERRIDE_PREFIX) else { continue };
         let section = SECTIONS.iter().find_map(|section| {
             path.to_lowercase().strip_prefix(*section)?.starts_with('_').then_some(section.len())
         });
@@ -65,50 +70,59 @@ pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
             && !path.contains("__")
         {
             let (section, field) = (&path[..length], &path[length + 1..]);
-            let message =
-                format!("isn't read: levels are parted by two underscores, as in {PREFIX}{section}__{field}");
-            findings.warn(Code::UnreadVariable, "", &Origin::Variable(variable.clone()), message);
+            let message = format!(
+                "isn't read: levels are parted by two underscores, as in {OVERRIDE_PREFIX}{section}__{field}"
+            );
+            diagnostics.warn(
+                WarningCode::UnreadVariable,
+                "",
+                &ValueOrigin::Variable(variable.clone()),
+                message,
+            );
         }
     }
 }
 
 /// Variables that are no settings, and are read all the same.
-pub(super) fn other_variables(environment: &Environment, findings: &Findings) {
-    for (variable, text) in environment.iter().filter(|(variable, _)| is_other(variable)) {
-        if let Some(message) = leftover(variable, text) {
-            findings.add(vec![Problem::new("", Origin::Variable(variable.clone()), message)]);
+pub(super) fn check_other_variables(environment: &Environment, diagnostics: &Diagnostics) {
+    for (variable, text) in environment.iter().filter(|(variable, _)| is_non_setting_variable(variable)) {
+        if let Some(message) = paste_artifact(variable, text) {
+            diagnostics.add(vec![Problem::new("", ValueOrigin::Variable(variable.clone()), message)]);
         }
     }
 }
 
-pub(super) fn config(root: &Section<'_>) -> Parsed {
+pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     let server = root.section("server");
-    let server = server::server(server.as_ref());
-    let cache = cache::cache(root.section("cache").as_ref());
-    let named = root.section("keysets");
-    let mut keysets = read_all(named.as_ref(), keyset);
-    let exist = Existing::of(root);
-    let identity =
-        read_all(root.section("identity").as_ref(), |name, section| identity_profile(name, section, &exist));
+    let server = server::parse_server(server.as_ref());
+    let cache = cache::parse_cache(root.section("cache").as_ref());
+    let keysets_section = root.section("keysets");
+    let mut keysets = parse_named(keysets_section.as_ref(), parse_keyset);
+    let defined = DefinedNames::new(root);
+    let identity = parse_named(root.section("identity").as_ref(), |name, section| {
+        parse_identity(name, section, &defined)
+    });
     let oauth =
-        read_all(root.section("oauth").as_ref(), |name, section| oauth_profile(name, section, &exist));
-    let intercom = read_all(root.section("intercom").as_ref(), intercom_profile);
-    let bundles = read_all(root.section("bundles").as_ref(), |name, section| bundle(name, section, &exist));
-    let named_callers = root.section("callers");
-    let callers = read_all(named_callers.as_ref(), |name, section| caller(name, section, &exist));
+        parse_named(root.section("oauth").as_ref(), |name, section| parse_oauth(name, section, &defined));
+    let intercom = parse_named(root.section("intercom").as_ref(), parse_intercom);
+    let bundles =
+        parse_named(root.section("bundles").as_ref(), |name, section| parse_bundle(name, section, &defined));
+    let callers_section = root.section("callers");
+    let callers =
+        parse_named(callers_section.as_ref(), |name, section| parse_caller(name, section, &defined));
 
-    open_bundles(named_callers.as_ref(), &callers, &bundles);
-    share_out(named.as_ref(), &mut keysets, &identity, &oauth);
-    distinct_credentials(root, &callers);
-    usable_credentials(named_callers.as_ref(), &callers, server.as_ref());
+    warn_unreachable_bundles(callers_section.as_ref(), &callers, &bundles);
+    assign_algorithms(keysets_section.as_ref(), &mut keysets, &identity, &oauth);
+    reject_shared_credentials(root, &callers);
+    warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(
-            Code::NoCaller,
+            WarningCode::NoCaller,
             "callers",
             "there is no caller, so nobody can ask for a token: `tokenmint callers new NAME`",
         );
     }
-    let rest = server.zip(cache).map(|(server, cache)| Rest {
+    let rest = server.zip(cache).map(|(server, cache)| OtherSections {
         server,
         cache,
         identity,
@@ -117,11 +131,11 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
         bundles,
         callers,
     });
-    Parsed { keysets, rest }
+    ParsedConfig { keysets, rest }
 }
 
 /// Reads each `[section.NAME]`; what is wrong is noted and left out.
-fn read_all<T>(
+fn parse_named<T>(
     section: Option<&Section<'_>>,
     read: impl Fn(&Name, &Section<'_>) -> Option<T>,
 ) -> BTreeMap<Name, T> {
@@ -142,10 +156,10 @@ fn read_all<T>(
 
 /// The names that the file defines, right or wrong, so that a mistake inside a profile isn't reported again
 /// by everyone who refers to it.
-struct Existing(BTreeMap<&'static str, BTreeSet<String>>);
+struct DefinedNames(BTreeMap<&'static str, BTreeSet<String>>);
 
-impl Existing {
-    fn of(root: &Section<'_>) -> Self {
+impl DefinedNames {
+    fn new(root: &Section<'_>) -> Self {
         let names = |section: &'static str| (section, root.names_in(section).map(str::to_owned).collect());
         Self(["keysets", "identity", "oauth", "intercom", "bundles"].into_iter().map(names).collect())
     }
@@ -162,9 +176,15 @@ impl Existing {
 }
 
 /// A section was there and is wrong; a problem says how.
-struct Wrong;
+struct InvalidSection;
 
-fn within(value: Duration, from: u64, to: u64, from_text: &str, to_text: &str) -> Result<Duration, String> {
+fn check_range(
+    value: Duration,
+    from: u64,
+    to: u64,
+    from_text: &str,
+    to_text: &str,
+) -> Result<Duration, String> {
     if (from..=to).contains(&value.as_secs()) {
         Ok(value)
     } else {
@@ -172,8 +192,8 @@ fn within(value: Duration, from: u64, to: u64, from_text: &str, to_text: &str) -
     }
 }
 
-fn small_count(node: &Node) -> Result<u32, String> {
-    let number = count(node)?;
+fn parse_count_to_million(node: &ConfigNode) -> Result<u32, String> {
+    let number = parse_count(node)?;
     u32::try_from(number)
         .ok()
         .filter(|number| *number <= 1_000_000)

@@ -1,9 +1,9 @@
 //! What assertions of the JWT bearer flow say of app, user and audience, and what the audience of any token is.
 
 use super::tokens::{ASSERTION, IDENTITY};
-use crate::config::Oauth;
+use crate::config::OauthConfig;
 use crate::config::salesforce::{
-    CONSUMER_KEY_PREFIX, Host, consumer_key_fault, is_record_id, may_be_consumer_key,
+    CONSUMER_KEY_PREFIX, SalesforceHost, consumer_key_error, is_custom_consumer_key, is_record_id,
 };
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::known::Known;
@@ -15,7 +15,7 @@ use crate::json::Json;
 pub fn consumer_key(known: &Known<'_>) -> Observations {
     let profiles = known.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
-        match consumer_key_fault(&profile.consumer_key) {
+        match consumer_key_error(&profile.consumer_key) {
             Some(fault) => {
                 // Not shown: the consumer secret may have been pasted in its place.
                 Observation::fail(about, format!("`consumer_key` is none: {fault}"))
@@ -59,7 +59,7 @@ fn issuers_of_assertions(known: &Known<'_>) -> Observations {
                 () if iss.trim() != iss => {
                     Observation::fail(about, format!("its `iss` `{shown}` begins or ends with white space"))
                 }
-                () if !iss.starts_with(CONSUMER_KEY_PREFIX) && !may_be_consumer_key(iss) => Observation::fail(
+                () if !iss.starts_with(CONSUMER_KEY_PREFIX) && !is_custom_consumer_key(iss) => Observation::fail(
                     about,
                     format!(
                         "its `iss` is `{shown}`, no consumer key: these begin with {CONSUMER_KEY_PREFIX}"
@@ -136,7 +136,7 @@ pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
 }
 
 /// The profiles of the configuration that make such assertions; none where the token is judged by what was given.
-fn oauth_profiles<'a>(known: &'a Known<'_>, parts: &Parts) -> Vec<&'a Oauth> {
+fn oauth_profiles<'a>(known: &'a Known<'_>, parts: &Parts) -> Vec<&'a OauthConfig> {
     let consumer_key = parts.claim("iss").filter(|_| !known.given.verifies());
     known.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
 }
@@ -184,8 +184,9 @@ fn of_assertions(known: &Known<'_>) -> Observations {
             Some(match parts.claim_value("aud")? {
                 Json::String(aud) => {
                     let right = profiles.iter().find(|profile| profile.audience.as_str() == aud);
-                    let host =
-                        right.or_else(|| profiles.first()).map(|profile| Host::of(profile.token_url.url()));
+                    let host = right
+                        .or_else(|| profiles.first())
+                        .map(|profile| SalesforceHost::from_url(profile.token_url.url()));
                     let seen =
                         super::audience::judged(token.about.clone(), aud, host.as_ref(), parts.claim("sub"));
                     if right.is_none() && !profiles.is_empty() && seen.passes() {

@@ -1,7 +1,7 @@
 //! Private keys and certificates.
 
 use crate::clock::UnixTime;
-use crate::config::Kind;
+use crate::config::ProfileKind;
 use crate::doctor::certificate::Certificate;
 use crate::doctor::finding::{Observation, Observations, Outcome, Seen};
 use crate::doctor::known::{Known, signs};
@@ -356,11 +356,12 @@ pub fn app_certificate(known: &Known<'_>) -> Observations {
             certificate.not_before.seconds_until(certificate.not_after),
         ))
     });
-    let ring =
-        known.configured.keys().filter(|(_, keyset, _)| signs(keyset, Kind::Oauth)).map(|(about, _, key)| {
+    let ring = known.configured.keys().filter(|(_, keyset, _)| signs(keyset, ProfileKind::Oauth)).map(
+        |(about, _, key)| {
             let published = key.certificate(known.now);
             (about, published.pem().len(), published.not_before.seconds_until(published.not_after))
-        });
+        },
+    );
     files
         .chain(ring)
         .map(|(about, size, life)| match (size, life) {
@@ -379,14 +380,14 @@ pub fn app_certificate(known: &Known<'_>) -> Observations {
 
 /// One key behind two doors (RFC 8725, section 3.12).
 pub fn separate(known: &Known<'_>) -> Observations {
-    let of = |kind: Kind| {
+    let of = |kind: ProfileKind| {
         known.configured.keys().filter(move |(_, keyset, _)| signs(keyset, kind)).collect::<Vec<_>>()
     };
-    let oauth = of(Kind::Oauth);
+    let oauth = of(ProfileKind::Oauth);
     if oauth.is_empty() {
         return Vec::new();
     }
-    of(Kind::Identity)
+    of(ProfileKind::Identity)
         .into_iter()
         .map(|(about, _, key)| {
             match oauth.iter().find(|(_, _, other)| other.private.public.n == key.private.public.n) {

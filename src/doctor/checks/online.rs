@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::salesforce::{Host, HostKind};
+use crate::config::salesforce::{HostKind, SalesforceHost};
 use crate::doctor::answers::{Answer, Difference, Fetched, Reply};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::jwk::JwkDocument;
@@ -69,7 +69,8 @@ fn no_set(fetched: &Fetched) -> Option<String> {
 
 /// Whether an address is asked without TLS, by a network.
 fn asks_in_the_clear(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| url.scheme() == "http" && Host::of(&url).kind != HostKind::Loopback)
+    Url::parse(url)
+        .is_ok_and(|url| url.scheme() == "http" && SalesforceHost::from_url(&url).kind != HostKind::Loopback)
 }
 
 /// Whether a Content-Type is that of JSON, or of a JWK Set.

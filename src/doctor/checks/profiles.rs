@@ -6,8 +6,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{assertions, audience, online};
-use crate::config::salesforce::{self, Host, HostKind};
-use crate::config::{Code, Oauth, Pace, Problem};
+use crate::config::salesforce::{self, HostKind, SalesforceHost};
+use crate::config::{OauthConfig, Problem, RateLimit, WarningCode};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::known::Known;
 
@@ -49,19 +49,20 @@ pub fn configuration(known: &Known<'_>) -> Observations {
 }
 
 /// Warnings that are a check's own finding.
-const ELSEWHERE: [Code; 8] = [
-    Code::Audience,
-    Code::CertificateDates,
-    Code::ConsumerKey,
-    Code::IssuerSlash,
-    Code::NoKeySigns,
-    Code::OneKeyForTwoKinds,
-    Code::ScrtUrl,
-    Code::TokenUrl,
+const ELSEWHERE: [WarningCode; 8] = [
+    WarningCode::Audience,
+    WarningCode::CertificateDates,
+    WarningCode::ConsumerKey,
+    WarningCode::IssuerSlash,
+    WarningCode::NoKeySigns,
+    WarningCode::OneKeyForTwoKinds,
+    WarningCode::ScrtUrl,
+    WarningCode::TokenUrl,
 ];
 
 pub fn warnings(known: &Known<'_>) -> Observations {
-    let is_told_elsewhere = |code: Code| ELSEWHERE.contains(&code) && known.configured.config.is_some();
+    let is_told_elsewhere =
+        |code: WarningCode| ELSEWHERE.contains(&code) && known.configured.config.is_some();
     let warnings: Observations = known
         .configured
         .warnings
@@ -69,7 +70,7 @@ pub fn warnings(known: &Known<'_>) -> Observations {
         .filter(|warning| !warning.code.is_some_and(is_told_elsewhere))
         .map(|warning| {
             // Nobody gets through to what it stands before.
-            let is_fatal = warning.code == Some(Code::ListenerCertificate);
+            let is_fatal = warning.code == Some(WarningCode::ListenerCertificate);
             let outcome = if is_fatal { Observation::fail } else { Observation::warn };
             outcome(warning.field.clone(), format!("{}: {}", warning.source, warning.message))
         })
@@ -82,9 +83,9 @@ pub fn warnings(known: &Known<'_>) -> Observations {
 
 pub fn scrt_url(known: &Known<'_>) -> Observations {
     let profiles = known.configured.messaging().map(|(about, messaging)| {
-        let (host, judged) = salesforce::scrt_url(messaging.scrt_url.url());
+        let (host, judged) = salesforce::check_scrt_url(messaging.scrt_url.url());
         let faults: Vec<String> =
-            judged.faults.iter().map(|fault| format!("`scrt_url` is on {}: {fault}", host.name)).collect();
+            judged.errors.iter().map(|fault| format!("`scrt_url` is on {}: {fault}", host.name)).collect();
         let stand_in = if host.kind == HostKind::Loopback { "a stand-in on " } else { "on " };
         Observation::of_faults(about, &faults, format!("`scrt_url` is {stand_in}{}", host.name))
     });
@@ -97,16 +98,16 @@ pub fn token_url(known: &Known<'_>) -> Observations {
         .oauth()
         .map(|profile| {
             let about = format!("oauth.{}", profile.name);
-            let (host, judged) = salesforce::token_url(profile.token_url.url());
+            let (host, judged) = salesforce::check_token_url(profile.token_url.url());
             // A host that `audience` names too is that one's fault.
             let derived = profile.audience.url().host_str() == profile.token_url.url().host_str();
-            let (_, at_audience) = salesforce::audience(profile.audience.as_str());
+            let (_, at_audience) = salesforce::check_audience(profile.audience.as_str());
             let own = |said: &[String], at_audience: &[String]| -> Vec<String> {
                 let own = said.iter().filter(|said| !(derived && at_audience.contains(said)));
                 own.map(|said| format!("`token_url` {}: {said}", profile.token_url.as_str())).collect()
             };
-            let faults = own(&judged.faults, &at_audience.faults);
-            let doubts = own(&judged.doubts, &at_audience.doubts);
+            let faults = own(&judged.errors, &at_audience.errors);
+            let doubts = own(&judged.warnings, &at_audience.warnings);
             if faults.is_empty() && !doubts.is_empty() {
                 return Observation::warn(about, doubts.join("; "));
             }
@@ -119,7 +120,7 @@ pub fn org_id(known: &Known<'_>) -> Observations {
     let profiles = known.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         let id = messaging.org_id.as_str();
-        if salesforce::has_wrong_suffix(id) {
+        if salesforce::has_wrong_id_checksum(id) {
             let seen = format!(
                 "`org_id` is {id}, whose last three characters don't fit the others: a typing error?"
             );
@@ -143,7 +144,7 @@ pub fn deployment(known: &Known<'_>) -> Observations {
 
 pub fn audience(known: &Known<'_>) -> Observations {
     let profiles = known.configured.oauth().map(|profile| {
-        let host = Host::of(profile.token_url.url());
+        let host = SalesforceHost::from_url(profile.token_url.url());
         let about = format!("oauth.{}", profile.name);
         audience::judged(about, profile.audience.as_str(), Some(&host), Some(&profile.username))
     });
@@ -153,11 +154,14 @@ pub fn audience(known: &Known<'_>) -> Observations {
 pub fn audience_host(known: &Known<'_>) -> Observations {
     let found = known.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
-        let (audience, asked) = (Host::of(profile.audience.url()), Host::of(profile.token_url.url()));
-        if salesforce::mismatch(&audience, &asked).is_some() {
+        let (audience, asked) = (
+            SalesforceHost::from_url(profile.audience.url()),
+            SalesforceHost::from_url(profile.token_url.url()),
+        );
+        if salesforce::audience_mismatch(&audience, &asked).is_some() {
             return Observation::not_looked_at(about, "its `audience` and host don't fit each other");
         }
-        let general = |host: &Host| matches!(host.kind, HostKind::Login | HostKind::Test);
+        let general = |host: &SalesforceHost| matches!(host.kind, HostKind::Login | HostKind::Test);
         if general(&audience) || general(&asked) {
             let seen = format!(
                 "asks {} with `audience` {}, as connected apps may; an External Client App isn't found there",
@@ -171,7 +175,7 @@ pub fn audience_host(known: &Known<'_>) -> Observations {
             HostKind::MyDomain => Observation::pass(about, format!("asks the org's own host, {name}")),
             HostKind::Site => Observation::pass(about, format!("asks {name}, a site of the org")),
             HostKind::Loopback => Observation::pass(about, format!("asks a stand-in on {name}")),
-            HostKind::Foreign => {
+            HostKind::ThirdParty => {
                 let reason = format!("whether {name} is a site of the org can't be told by its name");
                 Observation::not_looked_at(about, reason)
             }
@@ -200,8 +204,8 @@ pub fn username(known: &Known<'_>) -> Observations {
     profiles.chain(assertions::username(known)).collect()
 }
 
-fn sandbox_of(profile: &Oauth) -> Option<String> {
-    Host::of(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
+fn sandbox_of(profile: &OauthConfig) -> Option<String> {
+    SalesforceHost::from_url(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
 }
 
 pub fn limits(known: &Known<'_>) -> Observations {
@@ -232,13 +236,13 @@ pub fn limits(known: &Known<'_>) -> Observations {
 }
 
 /// How many requests a minute a pace lets through in the long run.
-fn per_minute(pace: Pace) -> u128 {
+fn per_minute(pace: RateLimit) -> u128 {
     u128::from(pace.requests) * Duration::from_mins(1).as_nanos() / pace.window.as_nanos().max(1)
 }
 
 pub fn runaway(known: &Known<'_>) -> Observations {
     let Some(config) = known.configured.config else { return Vec::new() };
-    let pace = config.server.limits.remints;
+    let pace = config.server.limits.remint_rate;
     let minute = per_minute(pace);
     let about = "server.limits";
     vec![if minute >= RUNAWAY_PER_MINUTE {
@@ -311,7 +315,7 @@ mod tests {
         for (requests, milliseconds, minute) in
             [(120, 60_000, 120), (100, 100, 60_000), (100, 1_500, 4_000), (1, 90_000, 0), (90, 90_000, 60)]
         {
-            let pace = Pace { requests, window: Duration::from_millis(milliseconds), burst: 1 };
+            let pace = RateLimit { requests, window: Duration::from_millis(milliseconds), burst: 1 };
             assert_eq!(per_minute(pace), minute, "{requests} in {milliseconds} ms");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Kind;
+use crate::config::ProfileKind;
 
 use crate::doctor::finding::{Observation, Observations, Outcome};
 use crate::doctor::jwk::{Jwk, JwkDocument, Shape, Thumbprint, X5c};
@@ -205,7 +205,7 @@ pub fn private(known: &Known<'_>) -> Observations {
 /// A set that was given as what an endpoint serves, beside the configuration whose keys it is to show.
 pub(super) fn lacks_configured(known: &Known<'_>) -> Observations {
     let Some(ring) = known.configured.ring.filter(|_| !known.given.verifies_only) else { return Vec::new() };
-    let keysets = ring.keysets.values().filter(|keyset| signs(keyset, Kind::Identity));
+    let keysets = ring.keysets.values().filter(|keyset| signs(keyset, ProfileKind::Identity));
     let signers: Vec<(&str, Numbers)> = keysets
         .filter_map(|keyset| keyset.keys.get(keyset.signing(known.now)?))
         .map(|key| (key.kid.as_str(), key.private.public.numbers()))

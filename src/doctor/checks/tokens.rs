@@ -1,7 +1,7 @@
 //! JWTs: what holds for tokens of every kind, and for identity tokens.
 
 use crate::clock::UnixTime;
-use crate::config::{Identity, SHORTEST_TTL};
+use crate::config::{IdentityConfig, MIN_TTL};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::known::{Known, Purpose};
 use crate::doctor::token::Parts;
@@ -166,7 +166,7 @@ pub fn issuer(known: &Known<'_>) -> Observations {
 /// The configured issuers beside the one in Setup. Where several profiles have issuers of their own, Setup's is one of them.
 fn configured_issuers(known: &Known<'_>) -> Observations {
     let setup = known.given.issuer.as_deref();
-    let is_setup_s = |profile: &Identity| setup == Some(profile.issuer.as_str());
+    let is_setup_s = |profile: &IdentityConfig| setup == Some(profile.issuer.as_str());
     let unknown = setup.filter(|_| !known.configured.identity().any(is_setup_s));
     known
         .configured
@@ -342,7 +342,7 @@ fn of_assertion(about: &str, life: i64) -> Observation {
 }
 
 fn judged(about: String, life: i64) -> Observation {
-    let shortest = SHORTEST_TTL.as_secs();
+    let shortest = MIN_TTL.as_secs();
     match life {
         ..SHORT_LIFE => {
             let seen =

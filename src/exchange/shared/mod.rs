@@ -29,7 +29,7 @@ use super::negative_cache::{CachedFailure, ToldFailure};
 use super::token::{AccessToken, TokenHash};
 use super::tools::Tools;
 use super::upstream::LONGEST_EXCHANGE;
-use crate::config::Redis;
+use crate::config::RedisConfig;
 use crate::hash::sha256;
 use entry::Useless;
 use redis::RedisStore;
@@ -89,7 +89,7 @@ impl Default for Progress {
 impl SharedCache {
     /// # Errors
     /// What is said of `redis` can't be.
-    pub fn on_redis(redis: &Redis, tools: &Tools) -> Result<Self, RedisError> {
+    pub fn on_redis(redis: &RedisConfig, tools: &Tools) -> Result<Self, RedisError> {
         use secrecy::ExposeSecret as _;
         let store = RedisStore::new(redis, tools.metrics.shared_cache_up.with_label_values(&["redis"]))?;
         Ok(Self::new(redis.key.expose_secret(), Box::new(store), tools))

@@ -23,7 +23,7 @@ use super::store::{
     Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, LONGEST_MESSAGE, MOST_MESSAGES, Names, News,
     Released, SharedStore, Trouble,
 };
-use crate::config::Redis;
+use crate::config::RedisConfig;
 
 /// To connect, and to read what others have left. Behind the requests there is time.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// Connects to nothing yet.
-    pub fn new(redis: &Redis, up: IntGauge) -> Result<Self, RedisError> {
+    pub fn new(redis: &RedisConfig, up: IntGauge) -> Result<Self, RedisError> {
         let (host, port) = (redis.url.host.clone(), redis.url.port);
         let address = if redis.url.tls {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }

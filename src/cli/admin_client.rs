@@ -20,27 +20,27 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::{Context, Failure, PATIENCE, within};
+use super::{CliContext, CliError, FILE_TIMEOUT, run_with_timeout};
 use crate::app::discovery;
 use crate::app::tls::certificates;
 use crate::clock::UnixTime;
-use crate::config::{DEFAULT_FILE, KeyId, Listen, Name, OpsAddress, OpsTls};
+use crate::config::{DEFAULT_CONFIG_FILE, KeyId, ListenAddress, Name, OpsAddress, OpsTls};
 
 /// The metrics of ten thousand keys are smaller.
-const LARGEST: usize = 32 << 20;
+const MAX_RESPONSE_BYTES: usize = 32 << 20;
 /// How long one answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a running service says of its keys.
-pub(super) struct Seen(BTreeMap<(String, String), Key>);
+pub(super) struct KeyMetrics(BTreeMap<(String, String), KeyMetric>);
 
 #[derive(Default)]
-struct Key {
+struct KeyMetric {
     live_tokens: u64,
     fetched: BTreeMap<String, UnixTime>,
 }
 
-impl Seen {
+impl KeyMetrics {
     /// At most so many tokens that the key signed may live.
     pub fn live_tokens(&self, keyset: &Name, kid: &KeyId) -> u64 {
         self.key(keyset, kid).map_or(0, |key| key.live_tokens)
@@ -51,13 +51,13 @@ impl Seen {
         self.key(keyset, kid).map(|key| key.fetched.clone()).unwrap_or_default()
     }
 
-    fn key(&self, keyset: &Name, kid: &KeyId) -> Option<&Key> {
+    fn key(&self, keyset: &Name, kid: &KeyId) -> Option<&KeyMetric> {
         self.0.get(&(keyset.to_string(), kid.to_string()))
     }
 
     /// From the text of `/metrics`.
-    fn read(metrics: &str) -> Self {
-        let mut keys: BTreeMap<(String, String), Key> = BTreeMap::new();
+    fn parse(metrics: &str) -> Self {
+        let mut keys: BTreeMap<(String, String), KeyMetric> = BTreeMap::new();
         for line in metrics.lines() {
             let Some((name, rest)) = line.split_once('{') else { continue };
             let Some((labels, value)) = rest.rsplit_once("} ") else { continue };
@@ -84,29 +84,29 @@ impl Seen {
 
 /// What a running service says of itself at `/status`.
 #[derive(Deserialize)]
-pub(super) struct Status {
-    pub keysets: BTreeMap<String, KeysetStatus>,
-    pub reload: ReloadStatus,
+pub(super) struct StatusReply {
+    pub keysets: BTreeMap<String, KeysetStatusReply>,
+    pub reload: ReloadStatusReply,
 }
 
 #[derive(Deserialize)]
-pub(super) struct KeysetStatus {
+pub(super) struct KeysetStatusReply {
     pub signing: Option<String>,
     pub published: Vec<String>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct ReloadStatus {
+pub(super) struct ReloadStatusReply {
     /// When the last look at the files began.
     pub looked_at: Option<i64>,
     pub in_force: bool,
-    pub problems: Vec<FieldProblem>,
+    pub problems: Vec<FieldProblemReply>,
 }
 
-impl ReloadStatus {
+impl ReloadStatusReply {
     /// All problems in one line.
-    pub fn told(&self) -> String {
-        let told = self.problems.iter().map(|FieldProblem { field, message }| match field.as_str() {
+    pub fn problem_summary(&self) -> String {
+        let told = self.problems.iter().map(|FieldProblemReply { field, message }| match field.as_str() {
             "" => message.clone(),
             field => format!("{field}: {message}"),
         });
@@ -115,32 +115,32 @@ impl ReloadStatus {
 }
 
 #[derive(Deserialize, Serialize)]
-pub(super) struct FieldProblem {
+pub(super) struct FieldProblemReply {
     pub field: String,
     pub message: String,
 }
 
 /// Why a running service said nothing.
-pub(super) enum Silence {
+pub(super) enum QueryError {
     /// Nothing listens there.
-    NobodyThere,
+    NotRunning,
     /// Somebody does, and can't be asked.
     Failed(String),
 }
 
 /// The service that runs on this host: mostly one, and several where replicas share its files.
-pub(super) struct RunningService(Vec<OpsAddress>);
+pub(super) struct AdminClient(Vec<OpsAddress>);
 
-impl RunningService {
+impl AdminClient {
     /// Finds the services that run with the configuration of `context` or with one of `key_folders`, wherever they listen. Where
     /// there is none, it takes the address of the configuration: a service in another container may answer there.
     ///
     /// # Errors
     /// No service is found, and the address can't be read.
-    pub fn find(context: &Context<'_>, key_folders: &[PathBuf]) -> Result<Self, Failure> {
-        let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    pub fn find(context: &CliContext<'_>, key_folders: &[PathBuf]) -> Result<Self, CliError> {
+        let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_FILE));
         let key_folders = key_folders.to_vec();
-        let found = within(PATIENCE, move || {
+        let found = run_with_timeout(FILE_TIMEOUT, move || {
             let running = block_on(discovery::running()).unwrap_or_default();
             let ours = running.into_iter().filter(|service| service.reads(&configuration, &key_folders));
             ours.filter_map(discovery::RunningService::ops_address).collect::<Vec<_>>()
@@ -152,11 +152,11 @@ impl RunningService {
     }
 
     /// The addresses of all services of this host of whose status `is_so` holds, whatever files they run with.
-    pub fn all_of_which(is_so: impl Fn(&Status) -> bool) -> Vec<String> {
-        let running =
-            within(PATIENCE, || block_on(discovery::running()).unwrap_or_default()).unwrap_or_default();
+    pub fn addresses_where(is_so: impl Fn(&StatusReply) -> bool) -> Vec<String> {
+        let running = run_with_timeout(FILE_TIMEOUT, || block_on(discovery::running()).unwrap_or_default())
+            .unwrap_or_default();
         let addresses = running.into_iter().filter_map(discovery::RunningService::ops_address);
-        let such = addresses.filter(|address| status(address).is_ok_and(|status| is_so(&status)));
+        let such = addresses.filter(|address| fetch_status(address).is_ok_and(|status| is_so(&status)));
         such.map(|address| address.listen.to_string()).collect()
     }
 
@@ -165,70 +165,70 @@ impl RunningService {
     }
 
     /// What it has seen of its keys; `None` where it can't be asked.
-    pub fn seen(&self) -> Option<Seen> {
-        let body = self.0.iter().find_map(|address| ask(address, "/metrics").ok())?;
-        Some(Seen::read(&String::from_utf8_lossy(&body)))
+    pub fn key_metrics(&self) -> Option<KeyMetrics> {
+        let body = self.0.iter().find_map(|address| fetch(address, "/metrics").ok())?;
+        Some(KeyMetrics::parse(&String::from_utf8_lossy(&body)))
     }
 
     /// The status of the first service that answers.
-    pub fn status(&self) -> Result<Status, Silence> {
-        let mut answers = self.0.iter().map(status);
+    pub fn status(&self) -> Result<StatusReply, QueryError> {
+        let mut answers = self.0.iter().map(fetch_status);
         answers
-            .find(|answer| !matches!(answer, Err(Silence::NobodyThere)))
-            .unwrap_or(Err(Silence::NobodyThere))
+            .find(|answer| !matches!(answer, Err(QueryError::NotRunning)))
+            .unwrap_or(Err(QueryError::NotRunning))
     }
 
     /// Asks each service until `done` holds of its answer, for at most `patience` in all. Returns the last answer, and whether
     /// `done` holds of all.
-    pub fn wait(
+    pub fn wait_until(
         &self,
         patience: Duration,
-        done: impl Fn(&Status) -> bool,
-    ) -> Result<(bool, Status), Silence> {
-        const PAUSE: Duration = Duration::from_millis(100);
+        done: impl Fn(&StatusReply) -> bool,
+    ) -> Result<(bool, StatusReply), QueryError> {
+        const POLL_INTERVAL: Duration = Duration::from_millis(100);
         let begin = std::time::Instant::now();
-        let mut answers = Err(Silence::NobodyThere);
+        let mut answers = Err(QueryError::NotRunning);
         for address in &self.0 {
             loop {
                 // A failure may pass, but for nobody's being there.
-                match status(address) {
+                match fetch_status(address) {
                     Ok(status) if done(&status) => {
                         answers = Ok((true, status));
                         break;
                     }
                     Ok(status) if begin.elapsed() > patience => return Ok((false, status)),
-                    Err(Silence::NobodyThere) => break,
+                    Err(QueryError::NotRunning) => break,
                     Err(silence) if begin.elapsed() > patience => return Err(silence),
                     Ok(_) | Err(_) => {}
                 }
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(POLL_INTERVAL);
             }
         }
         answers
     }
 }
 
-fn status(address: &OpsAddress) -> Result<Status, Silence> {
-    let body = ask(address, "/status")?;
+fn fetch_status(address: &OpsAddress) -> Result<StatusReply, QueryError> {
+    let body = fetch(address, "/status")?;
     serde_json::from_slice(&body).map_err(|_| {
         let message = "what answers there is no tokenmint, or one of an older version".to_owned();
-        Silence::Failed(message)
+        QueryError::Failed(message)
     })
 }
 
-fn ask(address: &OpsAddress, path: &str) -> Result<Bytes, Silence> {
-    let failed = |error: &dyn std::fmt::Display| Silence::Failed(error.to_string());
-    let asked = block_on(async { tokio::time::timeout(ANSWER_TIMEOUT, get(address, path)).await });
+fn fetch(address: &OpsAddress, path: &str) -> Result<Bytes, QueryError> {
+    let failed = |error: &dyn std::fmt::Display| QueryError::Failed(error.to_string());
+    let asked = block_on(async { tokio::time::timeout(RESPONSE_TIMEOUT, get(address, path)).await });
     match asked.map_err(|error| failed(&error))? {
-        Err(_) => Err(Silence::Failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(QueryError::Failed(format!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()))),
         Ok(Err(error)) => {
             let nobody = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
                 matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
             });
-            Err(if nobody { Silence::NobodyThere } else { failed(&error) })
+            Err(if nobody { QueryError::NotRunning } else { failed(&error) })
         }
         Ok(Ok((status, body))) if status.is_success() => Ok(body),
-        Ok(Ok((status, _))) => Err(Silence::Failed(format!("{path} answered {status}"))),
+        Ok(Ok((status, _))) => Err(QueryError::Failed(format!("{path} answered {status}"))),
     }
 }
 
@@ -236,19 +236,21 @@ fn block_on<T>(asked: impl Future<Output = T>) -> std::io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asked))
 }
 
-pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The answer to `GET path`, of those that are on the ops listener where there is one.
-pub(super) async fn get(address: &OpsAddress, path: &str) -> Result<(StatusCode, Bytes), Error> {
+pub(super) async fn get(address: &OpsAddress, path: &str) -> Result<(StatusCode, Bytes), BoxError> {
     let tls = address.tls.as_ref();
     match &address.listen {
-        Listen::Unix(socket) => over(UnixStream::connect(socket).await?, tls, path).await,
-        Listen::Tcp(address) => over(TcpStream::connect(reachable(*address)).await?, tls, path).await,
+        ListenAddress::Unix(socket) => connect_and_send(UnixStream::connect(socket).await?, tls, path).await,
+        ListenAddress::Tcp(address) => {
+            connect_and_send(TcpStream::connect(connectable_address(*address)).await?, tls, path).await
+        }
     }
 }
 
 /// Who listens everywhere is reached on loopback.
-const fn reachable(address: SocketAddr) -> SocketAddr {
+const fn connectable_address(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -257,28 +259,32 @@ const fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn over<S>(stream: S, tls: Option<&OpsTls>, path: &str) -> Result<(StatusCode, Bytes), Error>
+async fn connect_and_send<S>(
+    stream: S,
+    tls: Option<&OpsTls>,
+    path: &str,
+) -> Result<(StatusCode, Bytes), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(tls) = tls else { return send(stream, path).await };
+    let Some(tls) = tls else { return send_request(stream, path).await };
     if tls.is_mutual {
         return Err("[server.tls] asks for a client certificate, which this command has none of; move health and metrics \
                     to a listener of their own with [server.ops]"
             .into());
     }
-    let (own, _) = certificates(tls.certificate_file.as_path())?;
+    let (pinned, _) = certificates(tls.certificate_file.as_path())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(OwnCertificate { own, provider }))
+        .with_custom_certificate_verifier(Arc::new(PinnedCertVerifier { pinned, provider }))
         .with_no_client_auth();
     let name = ServerName::try_from("localhost")?;
-    send(TlsConnector::from(Arc::new(config)).connect(name, stream).await?, path).await
+    send_request(TlsConnector::from(Arc::new(config)).connect(name, stream).await?, path).await
 }
 
-async fn send<S>(stream: S, path: &str) -> Result<(StatusCode, Bytes), Error>
+async fn send_request<S>(stream: S, path: &str) -> Result<(StatusCode, Bytes), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -286,19 +292,19 @@ where
     tokio::spawn(connection);
     let request = hyper::Request::get(path).header("Host", "localhost").body(Empty::<Bytes>::new())?;
     let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, LARGEST).collect().await?.to_bytes();
+    let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await?.to_bytes();
     Ok((head.status, body))
 }
 
 /// Trusts exactly the certificate that the service is configured with: its name is the public one, which
 /// loopback doesn't have.
 #[derive(Debug)]
-struct OwnCertificate {
-    own: Vec<CertificateDer<'static>>,
+struct PinnedCertVerifier {
+    pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for OwnCertificate {
+impl ServerCertVerifier for PinnedCertVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -307,7 +313,7 @@ impl ServerCertVerifier for OwnCertificate {
         _: &[u8],
         _: CertificateTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.own.first() == Some(end_entity) {
+        if self.pinned.first() == Some(end_entity) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(rustls::Error::General("another certificate answers than the configured one".to_owned()))
@@ -344,15 +350,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_of_a_key_is_read_from_the_metrics() {
-        let seen = Seen::read(
+    fn key_metrics_are_parsed_from_prometheus_text() {
+        let key_metrics = KeyMetrics::parse(
             "# HELP tokenmint_live_tokens …\ntokenmint_live_tokens{keyset=\"web\",kid=\"a,b=c\"} 7\n\
              tokenmint_key_fetched_timestamp_seconds{client=\"java\",keyset=\"web\",kid=\"a,b=c\"} 1764000000\n\
              tokenmint_panics_total 0\n",
         );
         let (keyset, kid) = (Name::parse("web").expect("a name"), KeyId::parse("a=c").expect("an id"));
-        assert_eq!(seen.live_tokens(&keyset, &kid), 0);
-        let key = seen.0.get(&("web".to_owned(), "a,b=c".to_owned())).expect("the key");
+        assert_eq!(key_metrics.live_tokens(&keyset, &kid), 0);
+        let key = key_metrics.0.get(&("web".to_owned(), "a,b=c".to_owned())).expect("the key");
         assert_eq!(key.live_tokens, 7);
         assert_eq!(key.fetched["java"].seconds(), 1_764_000_000);
     }

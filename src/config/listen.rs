@@ -1,9 +1,9 @@
-//! The address of a listener: TCP, or a Unix socket.
+//! The address of a listener: TCP or a Unix domain socket.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Where a listener listens.
+/// The address that a listener binds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     Tcp(SocketAddr),
@@ -11,10 +11,10 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// `127.0.0.1:8080`, `localhost:8080`, `unix:/path`; a relative path starts at `base`.
+    /// Parses `127.0.0.1:8080`, `localhost:8080` or `unix:/path`. A relative socket path starts at `base`.
     ///
     /// # Errors
-    /// Says what it must be.
+    /// Another form; the message names the valid ones.
     pub fn parse(written: &str, base: &Path) -> Result<Self, String> {
         if let Some(path) = written.strip_prefix("unix:") {
             return match path {

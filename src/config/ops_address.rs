@@ -1,5 +1,7 @@
-//! Where a running service answers operators, read from these few settings alone: a mistake anywhere else in the
-//! configuration must not keep a health check or a retirement from the service that still runs.
+//! Reads the address of the ops listener from a few settings, without validating the rest.
+//!
+//! Errors elsewhere in the configuration must not prevent a health check or a key retirement while the service
+//! still runs.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -11,25 +13,25 @@ use super::source::{self, ConfigNode, ConfigValue, Environment, Problem};
 use super::{DEFAULT_CONFIG_FILE, ListenAddress};
 use crate::files::{LARGEST, Opened};
 
-/// The address of the ops listener, or of the only one.
+/// The address of the ops listener, or of the main listener if there is no ops listener.
 pub struct OpsAddress {
     pub listen: ListenAddress,
     pub tls: Option<OpsTls>,
 }
 
-/// TLS of that listener.
+/// The TLS settings of that listener.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct OpsTls {
     pub certificate_file: PathBuf,
-    /// Whether it asks for a client certificate.
+    /// Whether the listener requires a client certificate.
     pub is_mutual: bool,
 }
 
 impl OpsAddress {
-    /// Reads `file`, or the default one, and lays `environment` over it.
+    /// Reads `file`, by default [`DEFAULT_CONFIG_FILE`], and applies the overrides of `environment`.
     ///
     /// # Errors
-    /// The file can't be read, or the address is written in a way that can't be understood.
+    /// The file can't be read, or the address is invalid.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
         let path = file.unwrap_or_else(|| Path::new(DEFAULT_CONFIG_FILE));
         let name = path.display().to_string();
@@ -40,7 +42,7 @@ impl OpsAddress {
             Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
         };
         let mut root = source::parse_toml_lossy(&name, &text);
-        // What can't be laid over it is no setting of ours.
+        // Invalid overrides don't matter here.
         source::apply_environment(&mut root, environment, &mut Vec::new());
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let server = child(&root, "server");
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_found_whatever_else_is_wrong() {
+    fn the_ops_address_is_found_despite_other_errors() {
         let ops = "[server]\nlisten = \"127.0.0.1:1\"\nnobody = \"knows\"\n[server.ops]\nlisten = \"127.0.0.1:2\"\n";
         assert_eq!(address(ops, &[]), "127.0.0.1:2");
         assert_eq!(

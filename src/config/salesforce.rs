@@ -1,8 +1,8 @@
-//! Classifies Salesforce's host names and URLs: the kind of host, My Domain, sandbox, country. The configuration, the doctor and
-//! the exchange judge addresses by this module alone.
+//! Classifies Salesforce host names and checks Salesforce URLs: the kind of host, My Domain, sandbox and cloud.
 //!
-//! Sources: Salesforce Help, "My Domain URL Formats"; "OAuth 2.0 JWT Bearer Flow"; practitioners' reports. A host name that
-//! changed with enhanced domains is not resolved any more since Spring '26.
+//! Used by the configuration, the doctor, the exchange and the `sandbox` command. Sources: Salesforce Help, "My
+//! Domain URL Formats" and "OAuth 2.0 JWT Bearer Flow"; reports of practitioners. Host names from before enhanced
+//! domains don't resolve since Spring '26.
 
 use std::net::IpAddr;
 
@@ -10,36 +10,36 @@ use url::Url;
 
 use super::names::is_loopback;
 
-/// The path of the OAuth token endpoint, below an org's or a site's address.
+/// The path of the OAuth token endpoint, appended to the address of an org or a site.
 pub const TOKEN_ENDPOINT_PATH: &str = "/services/oauth2/token";
 
-/// What a host serves, as far as its name tells.
+/// The purpose of a host, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKind {
     /// `login.salesforce.com`
     Login,
     /// `test.salesforce.com`
     Test,
-    /// `NAME.my.salesforce.com`, for an org's logins and APIs.
+    /// `NAME.my.salesforce.com`: logins and APIs of an org.
     MyDomain,
     /// `NAME.my.salesforce-scrt.com`
     Messaging,
     /// An Experience Cloud site: `NAME.my.site.com`, and older forms.
     Site,
-    /// Pages for signed-in users: `NAME.lightning.force.com` and its like.
+    /// Pages for signed-in users, for example `NAME.lightning.force.com`.
     UserPages,
-    /// `na1.salesforce.com`
+    /// An instance, for example `na1.salesforce.com`.
     Instance,
-    /// Another host in a domain of Salesforce's.
+    /// Any other host in a Salesforce domain.
     Other,
-    /// A host in nobody's or somebody else's domain whose name reads like Salesforce's.
+    /// A host outside Salesforce's domains with a name that resembles them.
     Lookalike,
     Loopback,
-    /// Somebody else's. An Experience Cloud site may have such a name.
+    /// Any other host. An Experience Cloud site may have such a name.
     ThirdParty,
 }
 
-/// Where Salesforce runs: orgs of one cloud are unknown in another.
+/// The Salesforce cloud of a host. An org exists in one cloud only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloud {
     Public,
@@ -48,21 +48,21 @@ pub enum Cloud {
     China,
 }
 
-/// A host name, classified.
+/// A classified host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SalesforceHost {
     pub name: String,
     pub kind: HostKind,
     pub cloud: Cloud,
-    /// The org's My Domain name, without the sandbox's.
+    /// The org's My Domain name, without the sandbox name.
     pub my_domain: Option<String>,
-    /// The sandbox's name, `uat` of `acme--uat.sandbox.my.salesforce.com`.
+    /// The sandbox name: `uat` in `acme--uat.sandbox.my.salesforce.com`.
     pub sandbox: Option<String>,
-    /// What stands between the org's name and `my`: `sandbox`, `develop`, `scratch`, or an instance in old names.
+    /// The labels between the org's name and `my`: `sandbox`, `develop`, `scratch`, or an instance in old names.
     partition: Option<String>,
 }
 
-/// Suffixes of a host name, each with what the host serves.
+/// Suffixes of host names with the kind of host. The first match counts.
 const HOST_SUFFIXES: [(&str, HostKind, Cloud); 27] = [
     (".my.salesforce-scrt.com", HostKind::Messaging, Cloud::Public),
     (".my.salesforce-scrt.mil", HostKind::Messaging, Cloud::Government),
@@ -93,7 +93,7 @@ const HOST_SUFFIXES: [(&str, HostKind, Cloud); 27] = [
     (".site.com", HostKind::Other, Cloud::Public),
 ];
 
-/// The domains in which an answer of Salesforce may name an address. The last two are those of Salesforce in China.
+/// The domains that URLs in Salesforce's responses may have. The last two belong to Salesforce in China.
 const TRUSTED_RESPONSE_DOMAINS: [&str; 6] = [
     ".salesforce.com",
     ".force.com",
@@ -123,7 +123,7 @@ impl SalesforceHost {
         }
     }
 
-    /// Classifies a host name in lower case.
+    /// Classifies a host name; it must be in lower case.
     pub fn from_name(name: &str) -> Self {
         let host = Self::unclassified(name);
         let known = HOST_SUFFIXES
@@ -144,7 +144,7 @@ impl SalesforceHost {
         }
         let (org, partition) = labels.split_once('.').map_or((labels, None), |(org, rest)| (org, Some(rest)));
         if org.starts_with("xn--") {
-            // No org has a name with letters of another script; one of them looks like a Latin one.
+            // Orgs have ASCII names; a letter of another script can imitate a Latin one.
             return Self { kind: HostKind::Lookalike, cloud, ..host };
         }
         let (org, sandbox) = org.split_once("--").map_or((org, None), |(org, name)| (org, Some(name)));
@@ -159,12 +159,12 @@ impl SalesforceHost {
         }
     }
 
-    /// Whether it is a sandbox's, or where sandboxes' users log in.
+    /// Whether the host belongs to a sandbox, or is the login host of sandboxes.
     pub fn is_sandbox(&self) -> bool {
         self.kind == HostKind::Test || self.sandbox.is_some() || self.partition.as_deref() == Some("sandbox")
     }
 
-    /// The kind of org whose host it is, or whose users log in there, as far as its name tells.
+    /// Returns the kind of org that the host belongs to or whose users log in there, if the name tells.
     fn org_kind(&self) -> Option<OrgKind> {
         match (self.kind, self.partition.as_deref()) {
             (HostKind::Login, _) => Some(OrgKind::Production),
@@ -176,7 +176,7 @@ impl SalesforceHost {
         }
     }
 
-    /// The present name of a host whose name is from before enhanced domains.
+    /// Returns the current name of a host from before enhanced domains; `None` if the name is current.
     fn enhanced_domain_name(&self) -> Option<String> {
         let is_old = match self.partition.as_deref() {
             None => self.sandbox.is_some(),
@@ -193,23 +193,23 @@ impl SalesforceHost {
         ))
     }
 
-    /// Whether an answer of Salesforce may name an address of this host.
+    /// Whether a URL in a Salesforce response may have this host.
     pub fn is_trusted_in_responses(&self) -> bool {
         TRUSTED_RESPONSE_DOMAINS.iter().any(|domain| self.name.ends_with(domain))
     }
 }
 
-/// `na1`, `cs42`, `eu5`, `usa123`, with a letter behind it in some.
+/// Whether the label names an instance: `na1`, `cs42`, `eu5`, `usa123`, some with one more letter.
 fn is_instance(label: &str) -> bool {
     let letters = label.bytes().take_while(u8::is_ascii_lowercase).count();
     let digits = label.bytes().skip(letters).take_while(u8::is_ascii_digit).count();
     (2..=4).contains(&letters) && (1..=4).contains(&digits) && label.len() <= letters + digits + 1
 }
 
-/// Whether a name was registered that has Salesforce's in it, or differs from it by one or two letters; or whether Salesforce's
-/// whole domain stands before somebody else's. A label below a domain of one's own is no such thing: `salesforce.acme.com`.
+/// Whether a registered domain contains Salesforce's name or differs from it by one or two letters, or Salesforce's
+/// domain precedes another one. A subdomain of one's own domain is no lookalike: `salesforce.acme.com`.
 fn is_lookalike(name: &str) -> bool {
-    /// What stands in the place of `com` below the top-level domain of a country.
+    /// Labels that replace `com` below a country's top-level domain.
     const COUNTRY_SECOND_LEVEL: [&str; 7] = ["ac", "co", "com", "edu", "gov", "net", "org"];
     if name.parse::<IpAddr>().is_ok() {
         return false;
@@ -232,12 +232,12 @@ fn is_lookalike(name: &str) -> bool {
         || labels.windows(2).any(|pair| like(pair[0]) && matches!(pair[1], "com" | "mil"))
 }
 
-/// What is wrong with an address in its place. Empty where nothing is.
+/// The problems of a URL in its setting.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct UrlIssues {
-    /// Salesforce refuses it.
+    /// Salesforce rejects it.
     pub errors: Vec<String>,
-    /// Salesforce may take it.
+    /// Salesforce may accept it.
     pub warnings: Vec<String>,
 }
 
@@ -246,7 +246,7 @@ impl UrlIssues {
         self.errors.push(error.into());
     }
 
-    /// Notes what makes a host unfit for logging in.
+    /// Adds the reasons why nobody can log in at the host.
     fn check_login_host(&mut self, host: &SalesforceHost) {
         if host.name.ends_with('.') {
             return self.error("a dot at the end of the host");
@@ -284,7 +284,7 @@ impl UrlIssues {
     }
 }
 
-/// Judges an `aud` of the JWT bearer flow, which Salesforce compares byte for byte.
+/// Checks an `aud` of the JWT bearer flow, which Salesforce compares byte for byte.
 pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
     let mut issues = UrlIssues::default();
     let trimmed = written.trim();
@@ -321,7 +321,7 @@ pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
     (Some(host), issues)
 }
 
-/// Judges the address that an assertion is sent to.
+/// Checks the address that receives assertions.
 pub fn check_token_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     let mut issues = UrlIssues::default();
     let host = SalesforceHost::from_url(url);
@@ -337,7 +337,7 @@ pub fn check_token_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     (host, issues)
 }
 
-/// Judges the address of messaging.
+/// Checks the address of the messaging API.
 pub fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     let mut issues = UrlIssues::default();
     let host = SalesforceHost::from_url(url);
@@ -353,7 +353,8 @@ pub fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     (host, issues)
 }
 
-/// Why an assertion for `audience` isn't taken at `token_host`, where it is known of both hosts where their users log in.
+/// Returns the reason why `token_host` rejects an assertion for `audience`; `None` if there is none or it is
+/// unknown.
 pub fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost) -> Option<String> {
     use HostKind::{Login, MyDomain, Test};
     let is_login_host = |host: &SalesforceHost| matches!(host.kind, Login | Test | MyDomain);
@@ -373,7 +374,7 @@ pub fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost)
         .then(|| format!("{}, with {}'s audience", asked.name(), wanted.name()))
 }
 
-/// The kinds of orgs whose users log in at different general hosts (Salesforce Help, "My Domain URL Formats").
+/// The kinds of orgs, which differ in their general login host (Salesforce Help, "My Domain URL Formats").
 #[derive(Clone, Copy)]
 enum OrgKind {
     Production,
@@ -400,16 +401,17 @@ impl OrgKind {
     }
 }
 
-/// Whether a text has the form of a Salesforce record's id with that prefix, like `005` for a user.
+/// Whether a text has the form of a Salesforce record id with that prefix, for example `005` for a user.
 pub fn is_record_id(text: &str, prefix: &str) -> bool {
     matches!(text.len(), 15 | 18)
         && text.starts_with(prefix)
         && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Whether the last three of the 18 characters of a record's id contradict the others.
+/// Whether an id of 18 characters has a wrong checksum in its last three characters.
 ///
-/// They say which of the first 15 are capital letters (Salesforce Help, "What's the difference between 15 and 18 character record IDs?").
+/// The checksum encodes which of the first 15 characters are upper case. Source: Salesforce Help, "What's the
+/// difference between 15 and 18 character record IDs?".
 pub fn has_wrong_id_checksum(id: &str) -> bool {
     const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
     let Some((short, suffix)) = id.split_at_checked(15).filter(|(_, suffix)| suffix.len() == 3) else {
@@ -423,10 +425,10 @@ pub fn has_wrong_id_checksum(id: &str) -> bool {
     !suffix.as_bytes().eq_ignore_ascii_case(&right)
 }
 
-/// What a consumer key begins with that Salesforce made.
+/// The prefix of consumer keys that Salesforce generates.
 pub const CONSUMER_KEY_PREFIX: &str = "3MVG9";
 
-/// Why a text is no consumer key, as far as its form tells.
+/// Returns the reason why a text can't be a consumer key; `None` if it may be one.
 pub fn consumer_key_error(text: &str) -> Option<&'static str> {
     match text {
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
@@ -439,9 +441,10 @@ pub fn consumer_key_error(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether somebody may have named that consumer key when they made the app: 8 to 256 letters and digits.
+/// Whether the text may be a consumer key that an admin chose: 8 to 256 letters and digits.
 ///
-/// So the Metadata API Developer Guide has it, `ConnectedAppOauthConfig`. That of Salesforce's own command line is `PlatformCLI`.
+/// Source: Metadata API Developer Guide, `ConnectedAppOauthConfig`. For example, Salesforce's own command line uses
+/// `PlatformCLI`.
 pub fn is_custom_consumer_key(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }

@@ -1,5 +1,4 @@
-//! Reads one table of the configuration field by field, notes all that is wrong with it, and lets nothing
-//! pass that nobody asked for.
+//! Reads one table of the configuration field by field. It collects all problems, and unknown keys are errors.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,16 +14,16 @@ use zeroize::Zeroizing;
 use super::path::UnverifiedPath;
 use super::source::{ConfigNode, ConfigValue, Problem, ValueOrigin, WarningCode, read_file};
 
-/// What was read along the way: everything that is wrong, and what is allowed but unwise.
+/// The problems and warnings found while reading the configuration.
 pub(crate) struct Diagnostics {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
-    /// Files that were looked into, whether they could be read or not.
+    /// Files that were read, or that could not be read.
     files: RefCell<Vec<PathBuf>>,
-    /// The keys that were asked for in each table, by the table's path; `None` where their writer chose them, as in
+    /// The keys that were requested in each table, by the table's path. `None` allows any key, for example in
     /// `[callers.NAME]`.
     requested_keys: RefCell<BTreeMap<String, Option<BTreeSet<&'static str>>>>,
-    /// Relative paths start here: the folder of the configuration file.
+    /// The folder of the configuration file; relative paths start here.
     pub base: PathBuf,
 }
 
@@ -39,8 +38,8 @@ impl Diagnostics {
         }
     }
 
-    /// Reports each key below `root` that nothing asked for: a mistake in its name or its place. Comes after everything
-    /// was read.
+    /// Reports each key below `root` that was never requested: its name or its table is wrong. Call it after
+    /// everything was read.
     pub fn report_unknown_keys(&self, root: &ConfigNode) {
         self.report_unknown_keys_below("", root);
     }
@@ -89,13 +88,13 @@ impl Diagnostics {
         self.problems.borrow_mut().extend(problems);
     }
 
-    /// Problems, warnings, and the files that were looked into.
+    /// Returns the problems, the warnings, and the files.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<PathBuf>) {
         (self.problems.into_inner(), self.warnings.into_inner(), self.files.into_inner())
     }
 }
 
-/// A parser of one value. Its message says what the value should be and never repeats it.
+/// A parser of one value. Its error says what the value must be and never repeats the value.
 pub(crate) type ParseFn<T> = fn(&ConfigNode) -> Result<T, String>;
 
 pub(crate) struct Section<'a> {
@@ -106,7 +105,7 @@ pub(crate) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// `None`, and a problem, where `node` isn't a table.
+    /// Returns `None` and reports a problem if `node` isn't a table.
     pub fn from_node(path: &str, node: &'a ConfigNode, diagnostics: &'a Diagnostics) -> Option<Self> {
         let ConfigValue::Table(table) = &node.value else {
             diagnostics.problem(path, &node.origin, format!("must be a table, `[{path}]`"));
@@ -139,7 +138,7 @@ impl<'a> Section<'a> {
         self.table.contains_key(name)
     }
 
-    /// Whether it is there as a list of nothing.
+    /// Whether the value is an empty list.
     pub fn is_empty_list(&self, name: &str) -> bool {
         match self.table.get(name).map(|node| &node.value) {
             Some(ConfigValue::List(items)) => items.is_empty(),
@@ -157,12 +156,12 @@ impl<'a> Section<'a> {
         self.table.get(name)
     }
 
-    /// No key of this table is unknown.
+    /// Allows any key in this table.
     fn allow_any_key(&self) {
         self.diagnostics.requested_keys.borrow_mut().insert(self.path.clone(), None);
     }
 
-    /// The value, or `None` where it is absent or wrong; wrong is noted.
+    /// Returns the parsed value; `None` if it is absent or invalid. An invalid value is reported.
     pub fn optional<T>(&self, name: &'static str, parse: ParseFn<T>) -> Option<T> {
         let node = self.node(name)?;
         let leftover = match &node.value {
@@ -172,7 +171,7 @@ impl<'a> Section<'a> {
         leftover.map_or_else(|| parse(node), Err).map_err(|message| self.problem(name, message)).ok()
     }
 
-    /// As `optional`; absent is noted too.
+    /// Like [`optional`](Self::optional), but an absent value is reported too.
     pub fn required<T>(&self, name: &'static str, parse: ParseFn<T>, what: &str) -> Option<T> {
         if self.node(name).is_none() {
             self.problem(name, format!("is missing: {what}"));
@@ -180,12 +179,13 @@ impl<'a> Section<'a> {
         self.optional(name, parse)
     }
 
-    /// A list, from `["a", "b"]` or, in the environment, `a,b`. Each wrong entry is noted at its own line.
+    /// Parses each entry of a list: `["a", "b"]` or, in the environment, `a,b`. An invalid entry is reported with
+    /// its own line.
     pub fn list<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
         self.items(name, parse).into_iter().map(|(_, item)| item).collect()
     }
 
-    /// Like `list`, of entries that differ from each other.
+    /// Like [`list`](Self::list), but reports duplicate entries.
     pub fn set<T: PartialEq>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
         let mut set = Vec::new();
         for (origin, item) in self.items(name, parse) {
@@ -223,7 +223,7 @@ impl<'a> Section<'a> {
         texts.into_iter().filter_map(parse_item).collect()
     }
 
-    /// A path, made absolute from the folder of the configuration file.
+    /// Returns a path. A relative path starts at the folder of the configuration file.
     pub fn path(&self, name: &'static str) -> Option<UnverifiedPath> {
         let written = self.optional(name, parse_string)?;
         if written.is_empty() {
@@ -233,14 +233,14 @@ impl<'a> Section<'a> {
         Some(UnverifiedPath::new(self.diagnostics.base.join(written.as_str()), &self.origin_of(name)))
     }
 
-    /// PEM text. What was left around it is for its reader, which knows where it begins and ends.
+    /// Returns PEM text without checking it for stray characters: the PEM parser ignores text around the block.
     pub fn pem(&self, name: &'static str) -> Option<SecretString> {
         let pem = parse_string(self.node(name)?).map_err(|message| self.problem(name, message));
         pem.ok().map(|text| SecretString::from(text.as_str()))
     }
 
-    /// A secret given as `name` or, in a file, as `name_file`; both at once is wrong. One trailing newline of
-    /// the file is not part of the secret.
+    /// Returns a secret given as `name`, or in a file as `name_file`. Giving both is an error. One trailing newline
+    /// of the file is removed.
     pub fn secret(&self, name: &'static str, name_file: &'static str) -> Option<SecretString> {
         let inline = self.optional(name, parse_string);
         let file = self.path(name_file);
@@ -263,12 +263,12 @@ impl<'a> Section<'a> {
         Some(SecretString::from(secret.as_str()))
     }
 
-    /// A table inside this one.
+    /// Returns a table inside this one.
     pub fn section(&self, name: &'static str) -> Option<Self> {
         Section::from_node(&self.field(name), self.node(name)?, self.diagnostics)
     }
 
-    /// The tables inside this one, whose names their writer chose.
+    /// Returns the tables inside this one, which have user-chosen names.
     pub fn sections(&self) -> Vec<(&'a str, Self)> {
         self.allow_any_key();
         self.table
@@ -280,13 +280,13 @@ impl<'a> Section<'a> {
             .collect()
     }
 
-    /// The entries of this table, whose names their writer chose.
+    /// Returns the entries of this table, which have user-chosen names.
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a ConfigNode)> {
         self.allow_any_key();
         self.table.iter().map(|(name, node)| (name.as_str(), node))
     }
 
-    /// The names in the table `name`, right or wrong.
+    /// Returns the keys in the table `name`, valid or not.
     pub fn names_in(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let table = match self.table.get(name).map(|node| &node.value) {
             Some(ConfigValue::Table(table)) => Some(table),
@@ -295,7 +295,7 @@ impl<'a> Section<'a> {
         table.into_iter().flat_map(|table| table.keys().map(String::as_str))
     }
 
-    /// The list of tables under `name`, as in `[[key]]`.
+    /// Returns the tables of the array `name`, for example `[[key]]`.
     pub fn tables(&self, name: &'static str) -> Vec<Self> {
         match self.node(name).map(|node| &node.value) {
             None => Vec::new(),
@@ -315,7 +315,7 @@ fn join_path(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// What the writer of an unknown key may have meant.
+/// Suggests a known key for an unknown one.
 fn suggest_key(name: &str, known: &BTreeSet<&'static str>) -> String {
     let near = known
         .iter()
@@ -328,8 +328,8 @@ fn suggest_key(name: &str, known: &BTreeSet<&'static str>) -> String {
     }
 }
 
-/// What a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting has such a
-/// value, and one that did would go into tokens as it is.
+/// Detects what a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting
+/// needs such a value, and it would end up in tokens unchanged.
 pub fn paste_artifact(name: &str, text: &str) -> Option<String> {
     let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
     let message = if at_an_end(|c| c == '\u{feff}') {
@@ -352,8 +352,8 @@ pub fn paste_artifact(name: &str, text: &str) -> Option<String> {
     Some(message.to_owned())
 }
 
-/// `export NAME=value`; or `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=`
-/// and holds none before.
+/// Whether the text is `export NAME=value`, or `NAME=value` with the setting's name or a name that looks like a
+/// variable. Base64 has `=` only at its end.
 fn starts_with_assignment(name: &str, text: &str) -> bool {
     if text.strip_prefix("export ").is_some_and(|exported| exported.contains('=')) {
         return true;
@@ -381,7 +381,7 @@ fn read_secret_file(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<Strin
     paste_artifact(name, &content).map_or(Ok(content), Err)
 }
 
-/// `["a", "b"]` or `a,b`.
+/// Splits `["a", "b"]` or `a,b`.
 fn split_untyped_list(value: &str) -> Result<Vec<Zeroizing<String>>, String> {
     let own = |text: &str| Zeroizing::new(text.to_owned());
     if !value.starts_with('[') {
@@ -401,25 +401,25 @@ pub(crate) fn parse_string(node: &ConfigNode) -> Result<Zeroizing<String>, Strin
     }
 }
 
-/// `"90s"`, `"1h"`, `"24h"`; whole seconds.
+/// Parses a duration in whole seconds: `"90s"`, `"1h"`, `"24h"`.
 pub(crate) fn parse_duration(node: &ConfigNode) -> Result<Duration, String> {
     parse_whole_seconds(&parse_string(node).map_err(|_| DURATION_EXPECTED.to_owned())?)
 }
 
 const DURATION_EXPECTED: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
 
-/// As [`parse_duration`], from text.
+/// Like [`parse_duration`], from text.
 pub(crate) fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|_| DURATION_EXPECTED.to_owned())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }
 }
 
-/// `"50ms"` too.
+/// Parses a duration that may be shorter than a second: `"50ms"`.
 pub(crate) fn parse_subsecond_duration(node: &ConfigNode) -> Result<Duration, ()> {
     humantime::parse_duration(&parse_string(node).map_err(drop)?).map_err(drop)
 }
 
-/// `16384` or `"16 KiB"`.
+/// Parses a number of bytes: `16384` or `"16 KiB"`.
 pub(crate) fn parse_byte_count(node: &ConfigNode) -> Result<usize, String> {
     const FORM: &str = r#"must be a size, as "16 KiB""#;
     if let ConfigValue::Integer(bytes) = node.value {
@@ -438,7 +438,7 @@ pub(crate) fn parse_byte_count(node: &ConfigNode) -> Result<usize, String> {
     bytes.ok_or_else(|| FORM.to_owned())
 }
 
-/// `true` or `false`.
+/// Parses `true` or `false`.
 pub(crate) fn parse_bool(node: &ConfigNode) -> Result<bool, String> {
     match &node.value {
         ConfigValue::Boolean(flag) => Ok(*flag),

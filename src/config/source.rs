@@ -1,5 +1,5 @@
-//! Where settings come from: a TOML file and, over it, the environment, read into one tree in which each
-//! value knows its origin. Nothing here knows what a setting means.
+//! Reads the configuration's sources, a TOML file and environment variables, into one tree. Each value in the tree
+//! knows its origin. The meaning of settings is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -14,17 +14,17 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::files::{LARGEST, Opened};
 
-/// Variables that begin with this and hold `__` override a setting.
+/// The prefix of variables that override a setting; their names also contain `__`.
 pub const OVERRIDE_PREFIX: &str = "TOKENMINT_";
 
-/// Names the file, where the command line doesn't.
+/// The variable that names the configuration file if the command line doesn't.
 pub const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
 
-/// The process environment, handed in so that tests never touch the real one.
+/// The process environment. It is passed in, so that tests never touch the real one.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
-    /// Names of those that are read, and aren't UTF-8 text.
+    /// Names of variables that are used but aren't valid UTF-8.
     unreadable: BTreeSet<String>,
 }
 
@@ -33,7 +33,7 @@ impl Environment {
         Self { variables: BTreeMap::new(), unreadable: BTreeSet::new() }
     }
 
-    /// Whether some variable sets a value of the configuration.
+    /// Whether any variable overrides a setting.
     pub fn has_overrides(&self) -> bool {
         self.keys().chain(&self.unreadable).any(|variable| override_path(variable).is_some())
     }
@@ -53,8 +53,8 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// Keeps the names of variables that are read and aren't UTF-8 text, so that they are refused, and leaves out other such
-/// ones.
+/// Keeps the names of used variables that aren't valid UTF-8, so that they are reported. Other invalid variables
+/// are ignored.
 impl FromIterator<(OsString, OsString)> for Environment {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
         let mut environment = Self::new();
@@ -70,7 +70,7 @@ impl FromIterator<(OsString, OsString)> for Environment {
     }
 }
 
-/// The text of a file, which may hold secrets.
+/// Reads a text file that may contain secrets; the buffer is zeroized.
 pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
     let mut bytes = Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from)?;
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
@@ -79,7 +79,7 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
     })
 }
 
-/// Where a value was written.
+/// The place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
     File { name: String, line: usize },
@@ -95,35 +95,35 @@ impl fmt::Display for ValueOrigin {
     }
 }
 
-/// One thing that is wrong: in which field, written where, and what to do. Never holds a secret's value.
+/// A problem: its field, where the field was written, and what to do. It never contains a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub field: String,
     pub source: String,
     pub message: String,
-    /// Of a warning: tells it apart, whatever its message says.
+    /// Identifies a warning, independent of its message; `None` for an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<WarningCode>,
 }
 
-/// What a warning is about. Programs and the doctor tell warnings apart by it.
+/// The subject of a warning. Programs and the doctor identify warnings by this code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WarningCode {
-    /// `audience` of an OAuth profile is no address that Salesforce takes.
+    /// The `audience` of an OAuth profile is an address that Salesforce rejects.
     Audience,
     CallerCredential,
     CertificateDates,
-    /// A certificate's file is written in an odd way, or holds more than one.
+    /// A certificate file has an unusual form or contains more than one certificate.
     CertificateForm,
-    /// The authority of clients' certificates isn't valid now.
+    /// A certificate of the clients' authority isn't valid now.
     ClientAuthority,
-    /// `consumer_key` hasn't the form of one.
+    /// `consumer_key` doesn't have the form of a consumer key.
     ConsumerKey,
     EmergencyKey,
     IgnoredFile,
     IssuerSlash,
-    /// A private key is written in an odd way.
+    /// A private key has an unusual form.
     KeyForm,
     ListenerCertificate,
     NoCaller,
@@ -169,8 +169,8 @@ pub(crate) struct ConfigNode {
     pub value: ConfigValue,
 }
 
-/// A value as written. `Untyped` comes from the environment, where everything is text: whoever reads it
-/// knows what it should be.
+/// A value and its type. `Untyped` comes from the environment, where everything is text; the setting's parser
+/// decides its type.
 pub(crate) enum ConfigValue {
     Table(BTreeMap<String, ConfigNode>),
     List(Vec<ConfigNode>),
@@ -196,7 +196,7 @@ impl ConfigValue {
     }
 }
 
-/// Reads TOML. `name` is what messages call the file.
+/// Parses TOML. `name` is what messages call the file.
 pub(crate) fn parse_toml(name: &str, text: &str) -> Result<ConfigNode, Vec<Problem>> {
     let lines = LineIndex::new(name, text);
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -204,7 +204,7 @@ pub(crate) fn parse_toml(name: &str, text: &str) -> Result<ConfigNode, Vec<Probl
         let value = convert_table(table.get_ref(), &lines);
         return Ok(ConfigNode { origin: lines.origin(0), value });
     }
-    // Only the parser's own words: its `Display` quotes the line, and that line may hold a secret.
+    // Only the parser's own message: its `Display` quotes the line, which may contain a secret.
     let problem = |error: &toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start);
         Problem::new("", lines.origin(at), format!("isn't TOML: {}", error.message()))
@@ -212,14 +212,14 @@ pub(crate) fn parse_toml(name: &str, text: &str) -> Result<ConfigNode, Vec<Probl
     Err(errors.iter().map(problem).collect())
 }
 
-/// Reads as much as can be read of a text that may not be TOML.
+/// Parses the valid parts of a text that may contain TOML errors.
 pub(crate) fn parse_toml_lossy(name: &str, text: &str) -> ConfigNode {
     let lines = LineIndex::new(name, text);
     let (table, _) = DeTable::parse_recoverable(text);
     ConfigNode { origin: lines.origin(0), value: convert_table(table.get_ref(), &lines) }
 }
 
-/// Turns byte offsets into lines.
+/// Converts byte offsets to line numbers.
 struct LineIndex<'a> {
     name: &'a str,
     starts: Vec<usize>,
@@ -268,9 +268,10 @@ fn convert_value(value: &DeValue<'_>, lines: &LineIndex<'_>) -> ConfigValue {
     }
 }
 
-/// Lays the environment over the tree.
+/// Applies the overrides of the environment to the tree.
 ///
-/// A segment finds an existing name whatever its case, and `_` for `-`; otherwise it is taken in lower case.
+/// A segment matches an existing key regardless of case, and `_` matches `-`. A segment without a match becomes a
+/// new key in lower case.
 pub(crate) fn apply_environment(
     root: &mut ConfigNode,
     environment: &Environment,
@@ -296,18 +297,18 @@ pub(crate) fn apply_environment(
     }
 }
 
-/// Whether the variable is an override, or one whose text the service goes by in another way.
+/// Whether the variable is an override or is used in another way.
 fn is_recognized_variable(variable: &str) -> bool {
     override_path(variable).is_some() || is_non_setting_variable(variable)
 }
 
-/// Whether it is read and is no setting.
+/// Whether the variable is used but doesn't override a setting.
 pub(crate) fn is_non_setting_variable(variable: &str) -> bool {
     [CONFIG_VARIABLE, "RUST_LOG"].contains(&variable) || variable.starts_with("OTEL_")
 }
 
-/// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the
-/// like by itself for a service of this name.
+/// Splits the name of an override into its levels. A name without `__` is no override: Kubernetes sets variables
+/// like `TOKENMINT_SERVICE_HOST` for a service of this name.
 pub(crate) fn override_path(variable: &str) -> Option<Vec<&str>> {
     let path = variable.strip_prefix(OVERRIDE_PREFIX)?;
     path.contains("__").then(|| path.split("__").collect())
@@ -352,7 +353,7 @@ fn names_same_setting(key: &str, segment: &str) -> bool {
     normalize_case(key) == normalize_case(segment)
 }
 
-/// What names have in common that mean one setting.
+/// Normalizes a name, so that spellings of the same setting compare equal.
 fn normalize_case(name: &str) -> String {
     name.replace('-', "_").to_ascii_lowercase()
 }
@@ -362,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_syntax_error_names_the_line_and_never_quotes_it() {
+    fn a_syntax_error_names_the_line_without_quoting_it() {
         let text = "[intercom.fin]\nsecret = \"hush-hush\n";
         let problems = parse_toml("tokenmint.toml", text).err().expect("broken");
         assert_eq!(problems[0].source, "tokenmint.toml line 2");
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_link_of_kubernetes_is_no_override() {
+    fn variables_set_by_kubernetes_are_not_overrides() {
         assert_eq!(override_path("TOKENMINT_SERVICE_HOST"), None);
         assert_eq!(override_path("TOKENMINT_SERVER__LISTEN"), Some(vec!["SERVER", "LISTEN"]));
     }

@@ -1,4 +1,4 @@
-//! `[cache]`: what replicas share.
+//! Parses `[cache]`, the settings that replicas share.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::callers::decode_hex32;
 
 const DEFAULT_REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// `None` where a problem says what is wrong.
+/// Returns `None` if a problem was reported.
 pub(super) fn parse_cache(section: Option<&Section<'_>>) -> Option<CacheConfig> {
     let redis = section.and_then(|section| section.section("redis"));
     let redis = redis.map(|redis| parse_redis(&redis).ok_or(InvalidSection)).transpose();

@@ -1,4 +1,4 @@
-//! `[callers.NAME]`, and what must hold between them.
+//! Parses `[callers.NAME]` and checks the callers against each other.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::super::{
 use super::profiles::{check_defined, parse_subjects};
 use super::{DefinedNames, SECOND, parse_count_to_million};
 
-/// `nobody`, to whom Linux maps what it can't map.
+/// The user `nobody`. Linux maps unmapped user ids to it.
 const OVERFLOW_UID: u32 = 65_534;
 
 #[expect(clippy::unnecessary_wraps, reason = "read_all takes it with the others")]
@@ -92,7 +92,7 @@ pub(super) fn parse_caller(
     })
 }
 
-/// A bundle opens no door of its own, so one whose profiles aren't all allowed is of no use.
+/// Warns about bundles with profiles that the caller may not use: a bundle grants no access to its profiles.
 pub(super) fn warn_unreachable_bundles(
     section: Option<&Section<'_>>,
     callers: &BTreeMap<Name, CallerConfig>,
@@ -112,7 +112,7 @@ pub(super) fn warn_unreachable_bundles(
     }
 }
 
-/// Two callers with one credential could not be told apart.
+/// Reports callers that share a credential: they can't be distinguished.
 pub(super) fn reject_shared_credentials(root: &Section<'_>, callers: &BTreeMap<Name, CallerConfig>) {
     let api_key = |digest: &[u8; 32]| (*digest, "an API key".to_owned());
     let client_san = |name: &ClientSan| (name.clone(), format!("the client_san `{name}`"));
@@ -140,7 +140,7 @@ fn reject_shared<C: Ord>(
     }
 }
 
-/// Credentials that no connection to this service can have.
+/// Warns about credentials that no connection to this service can present.
 pub(super) fn warn_unusable_credentials(
     section: Option<&Section<'_>>,
     callers: &BTreeMap<Name, CallerConfig>,
@@ -169,14 +169,14 @@ fn parse_uid(node: &ConfigNode) -> Result<u32, String> {
         ConfigValue::Untyped(text) => text.parse().ok(),
         _ => None,
     };
-    // The highest is the kernel's "no user".
+    // The kernel reserves the highest id for "no user".
     number
         .filter(|uid| *uid != u32::MAX)
         .ok_or_else(|| "must be the number of a user, as `id -u` prints it".to_owned())
 }
 
 pub(super) fn decode_hex32(text: &str) -> Option<[u8; 32]> {
-    // It may be a key.
+    // Zeroized, because it may be a key.
     let bytes = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?);
     bytes.as_slice().try_into().ok()
 }

@@ -1,4 +1,4 @@
-//! `[keysets.NAME]`, and what the profiles that sign with one mean for it.
+//! Parses `[keysets.NAME]` and applies the profiles that sign with each keyset.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ fn parse_publication_period(node: &ConfigNode) -> Result<Duration, String> {
     check_range(parse_duration(node)?, 1, 90 * 86_400, "1s", "90d")
 }
 
-/// Gives each keyset the algorithm and the longest token life of the profiles that sign with it.
+/// Sets the algorithm and the longest token lifetime of each keyset from the profiles that sign with it.
 pub(super) fn assign_algorithms(
     section: Option<&Section<'_>>,
     keysets: &mut BTreeMap<Name, KeysetConfig>,

@@ -1,7 +1,7 @@
-//! The meaning of each section: fields into the types of the configuration, and what must hold between them.
+//! Parses each section into its type, and checks the sections against each other.
 //!
-//! A section's fields are all read before the first `?`, so that one mistake never hides another and no
-//! field is called unknown because nobody got to it.
+//! All fields of a section are read before the first `?`. So one error never hides another, and no field that was
+//! not reached is reported as unknown.
 
 mod cache;
 mod callers;
@@ -31,7 +31,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const SECTIONS: [&str; 8] =
     ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
 
-/// What could be made of the text. `rest` is missing only where a problem says why.
+/// The parsed sections. `rest` is `None` only if a problem was reported.
 pub(super) struct ParsedConfig {
     pub keysets: BTreeMap<Name, KeysetConfig>,
     pub rest: Option<OtherSections>,
@@ -59,7 +59,7 @@ impl OtherSections {
     }
 }
 
-/// Warns of a variable that was surely meant as an override: `TOKENMINT_SERVER_LISTEN`.
+/// Warns about a variable that was probably meant as an override, for example `TOKENMINT_SERVER_LISTEN`.
 pub(super) fn warn_near_misses(environment: &Environment, diagnostics: &Diagnostics) {
     for variable in environment.keys() {
         let Some(path) = variable.strip_prefix(OVERRIDE_PREFIX) else { continue };
@@ -83,7 +83,7 @@ pub(super) fn warn_near_misses(environment: &Environment, diagnostics: &Diagnost
     }
 }
 
-/// Variables that are no settings, and are read all the same.
+/// Checks the variables that are used but don't override a setting.
 pub(super) fn check_other_variables(environment: &Environment, diagnostics: &Diagnostics) {
     for (variable, text) in environment.iter().filter(|(variable, _)| is_non_setting_variable(variable)) {
         if let Some(message) = paste_artifact(variable, text) {
@@ -134,7 +134,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     ParsedConfig { keysets, rest }
 }
 
-/// Reads each `[section.NAME]`; what is wrong is noted and left out.
+/// Parses each `[section.NAME]`. Invalid ones are reported and left out.
 fn parse_named<T>(
     section: Option<&Section<'_>>,
     read: impl Fn(&Name, &Section<'_>) -> Option<T>,
@@ -154,8 +154,8 @@ fn parse_named<T>(
     all
 }
 
-/// The names that the file defines, right or wrong, so that a mistake inside a profile isn't reported again
-/// by everyone who refers to it.
+/// The names that the file defines, valid or not. An error inside a profile is then not reported again by each
+/// reference to it.
 struct DefinedNames(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl DefinedNames {
@@ -175,7 +175,7 @@ impl DefinedNames {
     }
 }
 
-/// A section was there and is wrong; a problem says how.
+/// Marks a section that is present but invalid; a problem was reported.
 struct InvalidSection;
 
 fn check_range(

@@ -1,4 +1,4 @@
-//! `[identity.NAME]`, `[oauth.NAME]`, `[intercom.NAME]` and `[bundles.NAME]`.
+//! Parses `[identity.NAME]`, `[oauth.NAME]`, `[intercom.NAME]` and `[bundles.NAME]`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::super::{
 };
 use super::{DefinedNames, HOUR, InvalidSection, check_range};
 
-/// As long as the output of HMAC-SHA256 (RFC 7518, section 3.2).
+/// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
 const MIN_HS256_SECRET_BYTES: usize = 32;
 
 pub(super) fn parse_identity(
@@ -73,7 +73,7 @@ fn parse_keyset_reference(section: &Section<'_>, defined: &DefinedNames) -> Opti
     Some(keyset)
 }
 
-/// `ttl` and `max_ttl`: an hour, and never one above the other.
+/// Parses `ttl` and `max_ttl`. The default of both is an hour; `ttl` never exceeds `max_ttl`.
 fn parse_ttls(
     section: &Section<'_>,
     parse: fn(&ConfigNode) -> Result<Duration, String>,
@@ -96,7 +96,7 @@ fn parse_ttls(
     Some((ttl, max_ttl))
 }
 
-/// The extra claims that callers may set: none that the token's own rules set.
+/// Parses the extra claims that callers may set. Claims that the token's own rules set are not allowed.
 fn parse_claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec<String> {
     let names = section.list("claims", |name| validate_text(name, 64).map(|()| name.to_owned()));
     for name in &names {
@@ -217,7 +217,7 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
     })
 }
 
-/// Warns of an address that Salesforce refuses.
+/// Warns about an address that Salesforce rejects.
 fn warn_url_errors(section: &Section<'_>, code: WarningCode, name: &str, issues: &UrlIssues) {
     if !issues.errors.is_empty() {
         section.warn(code, name, format!("can't be right: {}", issues.errors.join("; ")));

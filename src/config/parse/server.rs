@@ -1,4 +1,4 @@
-//! `[server]`: where to listen, TLS, limits, signing.
+//! Parses `[server]`: listeners, TLS, limits and signing.
 
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ const fn default_limits() -> Limits {
         connections: 10_000,
         signing_queue: 1024,
         token_cache: 64 << 20,
-        // A person with a hundred tabs, all loaded at once and then again each minute.
+        // Enough for a person with a hundred tabs that all load at once, and again each minute.
         remint_rate: RateLimit { requests: 120, window: MINUTE, burst: 120 },
     }
 }
@@ -145,7 +145,7 @@ fn parse_limits(section: &Section<'_>) -> Limits {
                 .optional("remint_burst", parse_count_to_million)
                 .unwrap_or(default.remint_rate.burst),
         },
-        // Less holds too few tokens: requests would become logins.
+        // A smaller cache holds too few tokens, and requests would become logins.
         token_cache: section
             .optional("token_cache", |node| match parse_byte_count(node)? {
                 size @ 65_536.. => Ok(size),

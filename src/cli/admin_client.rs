@@ -1,4 +1,4 @@
-//! Asks a service that runs on this host what it has seen and done.
+//! Client for the ops endpoints of services on this host: `/status`, `/metrics` and `/livez`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -26,12 +26,12 @@ use crate::app::tls::certificates;
 use crate::clock::UnixTime;
 use crate::config::{DEFAULT_CONFIG_FILE, KeyId, ListenAddress, Name, OpsAddress, OpsTls};
 
-/// The metrics of ten thousand keys are smaller.
+/// The largest response; the metrics of ten thousand keys are smaller.
 const MAX_RESPONSE_BYTES: usize = 32 << 20;
-/// How long one answer may take.
+/// The longest wait for one response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a running service says of its keys.
+/// The metrics of each key of a running service.
 pub(super) struct KeyMetrics(BTreeMap<(String, String), KeyMetric>);
 
 #[derive(Default)]
@@ -41,12 +41,12 @@ struct KeyMetric {
 }
 
 impl KeyMetrics {
-    /// At most so many tokens that the key signed may live.
+    /// Returns the upper bound of unexpired tokens that the key signed.
     pub fn live_tokens(&self, keyset: &Name, kid: &KeyId) -> u64 {
         self.key(keyset, kid).map_or(0, |key| key.live_tokens)
     }
 
-    /// When each class of clients last fetched the key.
+    /// Returns the time at which each class of clients last fetched the key.
     pub fn fetched(&self, keyset: &Name, kid: &KeyId) -> BTreeMap<String, UnixTime> {
         self.key(keyset, kid).map(|key| key.fetched.clone()).unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl KeyMetrics {
         self.0.get(&(keyset.to_string(), kid.to_string()))
     }
 
-    /// From the text of `/metrics`.
+    /// Parses the text of `/metrics`.
     fn parse(metrics: &str) -> Self {
         let mut keys: BTreeMap<(String, String), KeyMetric> = BTreeMap::new();
         for line in metrics.lines() {
@@ -82,7 +82,7 @@ impl KeyMetrics {
     }
 }
 
-/// What a running service says of itself at `/status`.
+/// The response of `/status`.
 #[derive(Deserialize)]
 pub(super) struct StatusReply {
     pub keysets: BTreeMap<String, KeysetStatusReply>,
@@ -97,14 +97,14 @@ pub(super) struct KeysetStatusReply {
 
 #[derive(Deserialize)]
 pub(super) struct ReloadStatusReply {
-    /// When the last look at the files began.
+    /// The Unix time at which the last check of the files began.
     pub looked_at: Option<i64>,
     pub in_force: bool,
     pub problems: Vec<FieldProblemReply>,
 }
 
 impl ReloadStatusReply {
-    /// All problems in one line.
+    /// Returns all problems in one line.
     pub fn problem_summary(&self) -> String {
         let told = self.problems.iter().map(|FieldProblemReply { field, message }| match field.as_str() {
             "" => message.clone(),
@@ -120,20 +120,22 @@ pub(super) struct FieldProblemReply {
     pub message: String,
 }
 
-/// Why a running service said nothing.
+/// The reason why a running service gave no answer.
 pub(super) enum QueryError {
-    /// Nothing listens there.
+    /// Nothing listens at the address.
     NotRunning,
-    /// Somebody does, and can't be asked.
+    /// Something listens there, but the request failed.
     Failed(String),
 }
 
-/// The service that runs on this host: mostly one, and several where replicas share its files.
+/// A client of the services on this host that share the configuration: usually one, several for replicas with
+/// shared files.
 pub(super) struct AdminClient(Vec<OpsAddress>);
 
 impl AdminClient {
-    /// Finds the services that run with the configuration of `context` or with one of `key_folders`, wherever they listen. Where
-    /// there is none, it takes the address of the configuration: a service in another container may answer there.
+    /// Finds the services that run with the configuration of `context` or with one of `key_folders`, at any
+    /// address. If there is none, it uses the address in the configuration: a service in another container may
+    /// answer there.
     ///
     /// # Errors
     /// No service is found, and the address can't be read.
@@ -151,7 +153,8 @@ impl AdminClient {
         }
     }
 
-    /// The addresses of all services of this host of whose status `is_so` holds, whatever files they run with.
+    /// Returns the addresses of all services on this host with a status that matches `is_so`, whatever files they
+    /// use.
     pub fn addresses_where(is_so: impl Fn(&StatusReply) -> bool) -> Vec<String> {
         let running = run_with_timeout(FILE_TIMEOUT, || block_on(discovery::running()).unwrap_or_default())
             .unwrap_or_default();
@@ -164,13 +167,13 @@ impl AdminClient {
         self.0.iter().map(|address| address.listen.to_string()).collect::<Vec<_>>().join(" and ")
     }
 
-    /// What it has seen of its keys; `None` where it can't be asked.
+    /// Returns the key metrics of the first service that answers.
     pub fn key_metrics(&self) -> Option<KeyMetrics> {
         let body = self.0.iter().find_map(|address| fetch(address, "/metrics").ok())?;
         Some(KeyMetrics::parse(&String::from_utf8_lossy(&body)))
     }
 
-    /// The status of the first service that answers.
+    /// Returns the status of the first service that runs.
     pub fn status(&self) -> Result<StatusReply, QueryError> {
         let mut answers = self.0.iter().map(fetch_status);
         answers
@@ -178,8 +181,8 @@ impl AdminClient {
             .unwrap_or(Err(QueryError::NotRunning))
     }
 
-    /// Asks each service until `done` holds of its answer, for at most `patience` in all. Returns the last answer, and whether
-    /// `done` holds of all.
+    /// Polls each service until `done` accepts its status, for at most `patience` in total. Returns the last
+    /// status, and whether `done` accepted every service that runs.
     pub fn wait_until(
         &self,
         patience: Duration,
@@ -190,7 +193,7 @@ impl AdminClient {
         let mut answers = Err(QueryError::NotRunning);
         for address in &self.0 {
             loop {
-                // A failure may pass, but for nobody's being there.
+                // A failure may be temporary, except if nothing listens.
                 match fetch_status(address) {
                     Ok(status) if done(&status) => {
                         answers = Ok((true, status));
@@ -238,7 +241,7 @@ fn block_on<T>(asked: impl Future<Output = T>) -> std::io::Result<T> {
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The answer to `GET path`, of those that are on the ops listener where there is one.
+/// Sends `GET path` to the ops listener, or to the main listener if there is no ops listener.
 pub(super) async fn get(address: &OpsAddress, path: &str) -> Result<(StatusCode, Bytes), BoxError> {
     let tls = address.tls.as_ref();
     match &address.listen {
@@ -249,7 +252,7 @@ pub(super) async fn get(address: &OpsAddress, path: &str) -> Result<(StatusCode,
     }
 }
 
-/// Who listens everywhere is reached on loopback.
+/// Replaces the unspecified address by loopback.
 const fn connectable_address(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -296,8 +299,8 @@ where
     Ok((head.status, body))
 }
 
-/// Trusts exactly the certificate that the service is configured with: its name is the public one, which
-/// loopback doesn't have.
+/// Accepts only the certificate in the service's configuration. Its host name is public, so a check of the name
+/// would fail on loopback.
 #[derive(Debug)]
 struct PinnedCertVerifier {
     pinned: Vec<CertificateDer<'static>>,

@@ -1,4 +1,4 @@
-//! `tokenmint callers`: API keys for the programs that may ask for tokens.
+//! `tokenmint callers`: creates API keys for callers.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::config::{Config, DEFAULT_CONFIG_FILE, Name, ProfileKind, ProfileName};
 
-/// Make API keys for the programs that may ask for tokens
+/// Create API keys for the programs that may request tokens
 #[derive(Subcommand)]
 #[command(after_help = "Example: tokenmint callers new rails-web")]
 pub(super) enum CallersCommand {
@@ -28,17 +28,17 @@ impl CallersCommand {
     }
 }
 
-/// Make an API key, shown this once, and the lines for the configuration
+/// Create an API key, shown only once, and the lines for the configuration
 ///
-/// The configuration keeps its SHA-256 only. To change a key without a pause, list both hashes for a while. Where there is a
-/// configuration, it says which profiles there are; it is never written.
+/// The configuration stores only its SHA-256. To replace a key without downtime, list both hashes for a while. An
+/// existing configuration is used to check the profiles; it is never written.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint callers new rails-web --allow identity.web")]
 pub(super) struct NewCallerCommand {
-    /// What the caller is called
+    /// The name of the caller
     #[arg(value_parser = parse_name)]
     name: Name,
-    /// The profiles and bundles that it may use, as identity.web,bundles.fin
+    /// The profiles and bundles that it may use, for example identity.web,bundles.fin
     #[arg(long, value_name = "PROFILES", value_delimiter = ',', value_parser = parse_profile)]
     allow: Vec<ProfileName>,
     /// Print the key and its hash as JSON
@@ -54,7 +54,7 @@ fn parse_profile(text: &str) -> Result<ProfileName, String> {
     ProfileName::parse(text.trim())
 }
 
-/// The configuration that the lines are for, if there is one that can be read.
+/// Loads the configuration if there is one; warns if it is invalid.
 fn load_config_if_present(context: &CliContext<'_>) -> Option<Config> {
     let is_named = context.config.is_some() || context.is_configured_by_environment();
     if !is_named && !Path::new(DEFAULT_CONFIG_FILE).exists() {

@@ -1,4 +1,4 @@
-//! `tokenmint check`: loads everything that `serve` would load, and says what is wrong.
+//! `tokenmint check`: loads everything that `serve` would load, and reports what is wrong.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use serde_json::json;
 use super::admin_client::{AdminClient, QueryError, ReloadStatusReply};
 use super::{CliContext, CliError, print_json, print_line, print_stderr};
 
-/// How long `--running` waits for the service's next look at its files.
+/// The longest wait for the service's next check of its files.
 const CHECK_RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What no look at the files alone can judge, where a service runs.
+/// The notice that a running service has further checks, which the files alone can't show.
 const RUNNING_NOT_CHECKED: &str = "not judged: whether the service that runs here takes this over, as it refuses changes of what is settled \
                           at its start, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
 
-/// Load everything that `serve` would load, and say what is wrong
+/// Load everything that `serve` would load, and report what is wrong
 ///
-/// Ends with 64 where something is; warnings alone are fine.
+/// Exits with 64 if something is wrong; warnings alone exit with 0.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint check --config tokenmint.toml && systemctl restart tokenmint")]
 pub(super) struct CheckCommand {
-    /// Wait until the service that runs on this host has looked at the files, and end with 1 where it refuses them
+    /// Wait until the service on this host has read the files, and exit with 1 if it rejects them
     #[arg(long)]
     running: bool,
     /// Print problems and warnings as JSON
@@ -78,7 +78,7 @@ impl CheckCommand {
     }
 }
 
-/// What the service that runs says once it has looked at the files as they are now.
+/// Waits until the running service has checked the current files, and returns the result.
 fn wait_for_reload(context: &CliContext<'_>) -> Result<ReloadStatusReply, CliError> {
     let service = AdminClient::find(context, &[])?;
     let now = context.clock_and_rng.clock.now().seconds();

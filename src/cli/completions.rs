@@ -1,4 +1,4 @@
-//! `tokenmint completions`: for shells.
+//! `tokenmint completions`: completion scripts for shells.
 
 use std::io::Write as _;
 
@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use super::{CliError, record_stdout_result};
 
-/// Print completions for a shell
+/// Print a completion script for a shell
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint completions bash > /etc/bash_completion.d/tokenmint")]
 pub(super) struct CompletionsCommand {

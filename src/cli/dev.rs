@@ -1,4 +1,4 @@
-//! `tokenmint dev`: the service with made-up keys, one caller and the sandbox, on loopback, in one process.
+//! `tokenmint dev`: runs the service with generated keys, one caller and the sandbox, on loopback, in one process.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use crate::shell;
 
 /// Run the service with made-up keys, one caller and the sandbox, on loopback; prints commands to paste
 ///
-/// Reads no configuration. Keys, secrets and the API key are gone when it ends.
+/// Reads no configuration. The keys, secrets and API key exist only until it stops.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint dev --listen 127.0.0.1:9000")]
 pub(super) struct DevCommand {
@@ -49,7 +49,7 @@ impl DevCommand {
         });
         let (salesforce, listener) = sandbox.map_err(CliError::failed)?;
         let text = dev_config(self.listen, &salesforce, &api_key, context)?;
-        // Only its own text counts, whatever the shell has set.
+        // Environment variables must not override the generated configuration.
         let config = Config::parse("dev", text.expose_secret(), PathBuf::new(), &Environment::new());
         let config = config.map_err(CliError::from)?;
         let loaded = Loaded::new(config, &*context.clock_and_rng.clock).map_err(CliError::invalid_config)?;
@@ -113,7 +113,7 @@ impl DevCommand {
     }
 }
 
-/// How each of the example backends starts.
+/// The command that starts each example backend.
 const EXAMPLE_BACKENDS: [(&str, &str); 4] = [
     ("express", "node app.js"),
     ("fastapi", "uvicorn app:app"),
@@ -121,7 +121,7 @@ const EXAMPLE_BACKENDS: [(&str, &str); 4] = [
     ("curl", "./chat-tokens user-1"),
 ];
 
-/// Plays Salesforce until the process ends.
+/// Runs the sandbox until the process exits.
 fn spawn_sandbox(listener: TcpListener, sandbox: Sandbox) {
     tokio::spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener);
@@ -135,7 +135,7 @@ fn spawn_sandbox(listener: TcpListener, sandbox: Sandbox) {
     });
 }
 
-/// A configuration with fresh keys in it.
+/// Generates a configuration with new keys.
 fn dev_config(
     listen: SocketAddr,
     salesforce: &str,

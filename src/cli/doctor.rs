@@ -1,5 +1,5 @@
-//! `tokenmint doctor`: every question of Salesforce's troubleshooting page, and more, answered from what there
-//! is.
+//! `tokenmint doctor`: checks the configuration and given files for the problems of Salesforce's troubleshooting
+//! page, and more.
 
 use std::fmt;
 use std::fs::File;
@@ -21,27 +21,27 @@ use crate::doctor::{
 use crate::files::{Opened, Unreadable};
 use crate::tokens::Subject;
 
-/// No key, JWK Set or token comes near.
+/// The largest input file. Keys, JWK Sets and tokens are much smaller.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Find out why chats are a guest's, keys don't upload, or tokens aren't taken
+/// Find out why chats are anonymous, keys don't upload, or tokens are rejected
 ///
-/// Answers every question of Salesforce's page "Troubleshooting User Verification", and more, from the configuration
-/// and from what else you give: files with a private key, a certificate, a JWK or a JWT, in any order. Works without
-/// any configuration. Asks nobody, unless with --online or an address in --jwks.
+/// Answers every question of Salesforce's page "Troubleshooting User Verification", and more. It uses the
+/// configuration and the files that you give, in any order: a private key, a certificate, a JWK or a JWT. It works
+/// without a configuration. It sends no requests, except with --online or for an address in --jwks.
 #[derive(Args)]
 #[command(
     after_help = "Example: tokenmint doctor --online\n         tokenmint doctor WebAppKey1.jwk app.key token.txt"
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct DoctorCommand {
-    /// Files to look at: a private key, a certificate, a JWK, a JWT; `-` is standard input
+    /// Files to check: a private key, a certificate, a JWK or a JWT; `-` is standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A JWT; `-` reads it from standard input, which keeps it out of the shell's history
     #[arg(long, value_name = "JWT")]
     token: Option<SecretString>,
-    /// A JWK that was, or will be, uploaded to Salesforce
+    /// A JWK that was or will be uploaded to Salesforce
     #[arg(long, value_name = "FILE")]
     jwk: Vec<PathBuf>,
     /// A JWK Set that an endpoint serves: its address, or a file
@@ -50,16 +50,16 @@ pub(super) struct DoctorCommand {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
-    /// What the tokens are for [default: told from what stands in them]
+    /// What the tokens are for [default: derived from their content]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<PurposeArg>,
-    /// Ask: the JWKS at the public URL, and Salesforce for one token a profile
+    /// Fetch the JWKS from the public URL, and request one token from Salesforce for each profile
     #[arg(long)]
     online: bool,
-    /// For whom the identity token of --online speaks [default: tokenmint-doctor]
+    /// The subject of the identity token of --online [default: tokenmint-doctor]
     #[arg(long, value_name = "SUBJECT", requires = "online")]
     sub: Option<String>,
-    /// Print the checks that passed as well
+    /// Print passed checks too
     #[arg(short, long)]
     verbose: bool,
     /// Print the findings as JSON
@@ -68,7 +68,7 @@ pub(super) struct DoctorCommand {
     /// Print the findings as SARIF 2.1.0
     #[arg(long)]
     sarif: bool,
-    /// Print every check that there is, and look at nothing
+    /// List all checks, and run none
     #[arg(long)]
     list: bool,
 }
@@ -132,20 +132,20 @@ impl DoctorCommand {
     }
 }
 
-/// The configuration as far as there is one.
+/// The configuration as far as it could be loaded.
 pub(super) struct ConfigStatus {
     pub loaded: Option<Loaded>,
-    /// Where it is sound and its files aren't.
+    /// The configuration, if it is valid but its files aren't.
     config: Option<Config>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     pub file: Option<PathBuf>,
-    /// What the configuration was read from, if any was.
+    /// The source of the configuration, if one was read.
     pub source: Option<String>,
 }
 
 impl ConfigStatus {
-    /// Without a configuration there must be something else to look at.
+    /// Loads the configuration. A missing one is an error only if it is `needed`, because nothing else is given.
     pub fn load(context: &CliContext<'_>, needed: bool) -> Result<Self, CliError> {
         let named = context.config.is_some();
         let file =
@@ -181,14 +181,14 @@ impl ConfigStatus {
         Ok(status)
     }
 
-    /// Those of its keysets: an encrypted key that was given may be one of theirs.
+    /// Returns the keysets' passphrases: a given encrypted key may be one of the keysets'.
     fn passphrases(&self) -> Vec<&SecretString> {
         let config = self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref());
         let keysets = config.into_iter().flat_map(|config| config.keysets.values());
         keysets.filter_map(|keyset| keyset.passphrase.as_ref()).collect()
     }
 
-    /// Why it doesn't load.
+    /// Returns the reason why the configuration doesn't load.
     pub fn into_error(self) -> CliError {
         CliError::Configuration { problems: self.problems, warnings: self.warnings }
     }
@@ -203,7 +203,7 @@ impl ConfigStatus {
     }
 }
 
-/// What a token is for, as the command line names it.
+/// The purpose of a token, as an argument.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum PurposeArg {
     /// An identity token for a Salesforce channel
@@ -236,7 +236,7 @@ fn print_checks(json: bool) {
     }
 }
 
-/// What `path` holds, and who can read it.
+/// Reads `path`, and determines who else may read it.
 fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), CliError> {
     let failed = |error: &dyn fmt::Display| CliError::Failed(format!("{}: {error}", display_name(path)));
     let pipe = |from: &mut dyn Read| {
@@ -276,10 +276,11 @@ fn read_text(path: &Path) -> Result<SecretString, CliError> {
     text.map(SecretString::from).map_err(|why| CliError::Failed(format!("{}: {why}", display_name(path))))
 }
 
-/// Before any path is shown: people give a token or a key where its file belongs.
+/// Checks that an argument names a file before its path is shown: people paste a token or a key instead of a file
+/// name.
 ///
 /// # Errors
-/// Says which argument names no file.
+/// The file doesn't exist; the message names the argument's position only.
 pub(super) fn check_file_exists(at: usize, path: &Path) -> Result<(), CliError> {
     if path == Path::new("-") || path.symlink_metadata().is_ok() {
         return Ok(());
@@ -296,13 +297,13 @@ fn display_name(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// A file, recognised by what it holds.
+/// Reads a file and detects its type.
 pub(super) fn read_artifact(path: &Path, status: &ConfigStatus) -> Result<Material, CliError> {
     let (bytes, readers) = read_bytes(path)?;
     doctor::recognise(&display_name(path), &bytes, readers, &status.passphrases()).map_err(CliError::Failed)
 }
 
-/// A file that holds a key of any kind, to verify with.
+/// Reads a file with a key of any kind, for verification.
 pub(super) fn read_verification_key(path: &Path, status: &ConfigStatus) -> Result<Material, CliError> {
     let material = read_artifact(path, status)?;
     if matches!(material, Material::Token(_)) {

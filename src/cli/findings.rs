@@ -1,4 +1,4 @@
-//! What the doctor found, for a person, a program, or a code scanner (SARIF 2.1.0).
+//! Prints the doctor's findings for people, for programs (JSON), or for code scanners (SARIF 2.1.0).
 
 use std::cmp::Reverse;
 use std::io::Write as _;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::{line_width, print_json, record_stdout_result};
 use crate::doctor::{CASES, Case, Finding, Outcome, Report, Skipped, Verdict};
 
-/// How findings are written.
+/// The output format of findings.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutputFormat {
-    /// `all` shows the checks that passed too.
+    /// `all` includes the checks that passed.
     Text {
         all: bool,
     },
@@ -27,8 +27,8 @@ const FAIL_STYLE: Style = AnsiColor::Red.on_default().bold();
 const HEADING_STYLE: Style = Style::new().bold();
 const DIM_STYLE: Style = Style::new().dimmed();
 
-/// Whether a command may write in colour where its output is a terminal: not where `TERM` is `dumb` or unset. anstream, which
-/// clap uses too, writes colours to such a terminal where `CI` is set.
+/// Chooses colours for terminals only, and none if `TERM` is `dumb` or unset. On its own, anstream (which clap uses
+/// too) would write colours to such a terminal if `CI` is set.
 pub(super) fn color_choice() -> clap::ColorChoice {
     if anstyle_query::term_supports_color() || anstyle_query::clicolor_force() {
         clap::ColorChoice::Auto
@@ -37,8 +37,8 @@ pub(super) fn color_choice() -> clap::ColorChoice {
     }
 }
 
-/// A page of text on standard output: colour on a terminal only, and neither with `NO_COLOR` nor on a dumb one; lines no
-/// longer than it is wide.
+/// Writes formatted text to standard output, wrapped at the terminal's width. Colours are used on terminals only,
+/// and not with `NO_COLOR` or on a dumb terminal.
 pub(super) struct TextReport {
     out: anstream::AutoStream<std::io::Stdout>,
     width: usize,
@@ -62,7 +62,7 @@ impl TextReport {
         self.paragraph("", 0, HEADING_STYLE, text);
     }
 
-    /// `text` in lines, the first behind `lead`, the others below it.
+    /// Wraps `text`. The first line follows `lead`; the others are indented by its width.
     fn paragraph(&mut self, lead: &str, lead_width: usize, style: Style, text: &str) {
         let indent = " ".repeat(lead_width);
         for (at, line) in textwrap::wrap(text, self.width.saturating_sub(lead_width)).iter().enumerate() {
@@ -71,7 +71,7 @@ impl TextReport {
         }
     }
 
-    /// Names what the configuration was read from.
+    /// Prints the source of the configuration.
     pub fn configuration(&mut self, source: Option<&str>) {
         let source =
             source.map_or_else(|| "none was read".to_owned(), |source| format!("read from {source}"));
@@ -79,7 +79,7 @@ impl TextReport {
         self.line("");
     }
 
-    /// The worst first. Those that passed are only counted, unless `all` are wanted.
+    /// Prints the findings, the worst first. Passed checks are only counted unless `all` is set.
     pub fn findings(&mut self, findings: &[Finding], all: bool) {
         let is_shown = |finding: &&Finding| all || finding.outcome != Outcome::Pass;
         let mut shown: Vec<&Finding> = findings.iter().filter(is_shown).collect();
@@ -126,7 +126,7 @@ const fn outcome_symbol(outcome: Outcome) -> (char, Style) {
     }
 }
 
-/// `configuration` is what was read as one, `file` its file.
+/// Prints a report. `configuration` describes the source of the configuration, and `file` is its path.
 pub(super) fn print_report(
     format: OutputFormat,
     report: &Report,
@@ -152,7 +152,7 @@ pub(super) fn print_report(
     }
 }
 
-/// The same as a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
+/// Converts a report to a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
 fn sarif(report: &Report, config: Option<&Path>) -> Value {
     let rules: Vec<Value> = CASES.iter().map(sarif_rule).collect();
     let results = report.findings.iter().map(|finding| sarif_result(finding, config));
@@ -203,7 +203,7 @@ fn sarif_result(finding: &Finding, config: Option<&Path>) -> Value {
     })
 }
 
-/// A check that could not look has a result too, so that no one takes its silence for a pass.
+/// Converts a skipped check, so that nobody takes its absence for a pass.
 fn sarif_skipped(skipped: &Skipped) -> Value {
     let about = skipped.about.as_ref().map(|about| format!("{about}: ")).unwrap_or_default();
     json!({
@@ -219,7 +219,7 @@ fn rule_index(check: &str) -> Option<usize> {
     CASES.iter().position(|case| case.id == check)
 }
 
-/// A path as a URI reference (RFC 3986, section 4.1).
+/// Converts a path to a URI reference (RFC 3986, section 4.1).
 fn path_to_uri(path: &Path) -> Option<String> {
     if path.is_absolute() {
         return url::Url::from_file_path(path).ok().map(String::from);

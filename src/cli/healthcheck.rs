@@ -1,4 +1,4 @@
-//! `tokenmint healthcheck`: asks the running service for `/livez`, for images without a shell.
+//! `tokenmint healthcheck`: sends `GET /livez` to the running service, for images without a shell.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use super::{CliContext, CliError, admin_client, parse_duration_arg, print_line};
 
 /// Ask the running service whether it is alive
 ///
-/// Reads nothing of the configuration but where it listens, so that a mistake in it says nothing of a service that runs.
-/// Ends with 0 if it answers, with 1 if not.
+/// Reads only the service's address from the configuration, so errors elsewhere in it don't matter. Exits with 0 if
+/// the service answers, otherwise with 1.
 #[derive(Args)]
 #[command(after_help = "Example: HEALTHCHECK CMD [\"/usr/local/bin/tokenmint\", \"healthcheck\"]\n\
                         From a shell: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]

@@ -1,4 +1,4 @@
-//! `tokenmint init`: a configuration, a key with its certificate, and an API key for a first caller.
+//! `tokenmint init`: writes a configuration, a key with its certificate, and an API key for a first caller.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use crate::shell;
 
 /// Write a configuration, a key with its certificate, and an API key for a first caller
 ///
-/// Nothing is overwritten. What was written is checked as `tokenmint check` does; what only you know is left empty, and
-/// listed.
+/// Nothing is overwritten. The result is checked like `tokenmint check` does. Values that only you know are left
+/// empty and listed.
 #[derive(Args)]
 #[command(
     after_help = "Example: tokenmint init /etc/tokenmint --issuer intercom.com --kid WebAppKey1\n         \
@@ -33,13 +33,13 @@ pub(super) struct InitCommand {
     /// The key id of the first key [default: the name of the --key file without its `.key`, else `WebAppKey1`]
     #[arg(long, value_parser = parse_kid)]
     kid: Option<KeyId>,
-    /// A private key that you have, PEM: it is copied, in the place of a new one
+    /// A private key (PEM) to copy, instead of a new one
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// What else to write sections for
+    /// Optional features to write sections for
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     with: Vec<InitFeature>,
-    /// Print what was made as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -58,7 +58,7 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
 }
 
-/// The key of the OAuth flow.
+/// The key id of the OAuth flow's key.
 const OAUTH_KID: &str = "CrmKey1";
 
 impl InitCommand {
@@ -113,7 +113,8 @@ impl InitCommand {
         Ok(())
     }
 
-    /// The keys, each with its folder and id. Refused before anything is written.
+    /// Generates or reads the keys, each with its folder and key id. Errors are reported before anything is
+    /// written.
     fn keys(&self, context: &CliContext<'_>) -> Result<Vec<(PathBuf, KeyId, KeyPair)>, CliError> {
         let named = self.key.as_deref().and_then(|path| path.file_name()?.to_str()?.strip_suffix(".key"));
         let kid = self.kid.clone().or_else(|| KeyId::parse(named?).ok());
@@ -188,7 +189,7 @@ impl InitCommand {
     }
 
     fn configuration(&self, issuer: &Issuer, digest: &str) -> String {
-        // A TOML basic string is escaped like a JSON one.
+        // TOML basic strings are escaped like JSON strings.
         let issuer = serde_json::Value::from(issuer.as_str());
         let has = |what: InitFeature| self.with.contains(&what);
         let section = |what: InitFeature, text: &'static str| if has(what) { text } else { "" };
@@ -255,12 +256,12 @@ intercom_user_jwt = "intercom.fin"
 /// The file that [`FIN_SECTION`] names.
 const INTERCOM_SECRET: &str = "intercom.secret";
 
-/// The files and folders that were made so far. Its drop removes them, so that nothing half made stays.
+/// The files and folders created so far. Dropping it removes them, so that no partial result remains.
 #[derive(Default)]
 struct CreatedFiles(Vec<PathBuf>);
 
 impl CreatedFiles {
-    /// Makes a folder, and those above it that aren't there.
+    /// Creates a folder and its missing parents.
     fn directory(
         &mut self,
         path: &Path,
@@ -278,16 +279,16 @@ impl CreatedFiles {
 impl Drop for CreatedFiles {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
-            // A folder that somebody else has put a file into stays.
+            // A folder that contains somebody else's file stays.
             let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
         }
     }
 }
 
-/// Loads what was written as `serve` would, but for the environment. Returns what has to be filled in.
+/// Loads the written configuration like `serve` would, without the environment. Returns the fields to fill in.
 ///
 /// # Errors
-/// Something else is wrong with it.
+/// Any other problem.
 fn check_written(file: &Path, context: &CliContext<'_>) -> Result<Vec<Problem>, CliError> {
     let clock = &*context.clock_and_rng.clock;
     match Config::load(Some(file), &Environment::new()) {
@@ -301,7 +302,7 @@ fn check_written(file: &Path, context: &CliContext<'_>) -> Result<Vec<Problem>, 
     }
 }
 
-/// Whether [`Init::configuration`] leaves that field empty.
+/// Whether [`InitCommand::configuration`] leaves the field empty.
 fn is_placeholder_field(field: &str) -> bool {
     field == "intercom.fin.secret_file"
         || field.starts_with("identity.web.messaging.")

@@ -1,4 +1,4 @@
-//! `tokenmint jwk` and `jwks`: the public keys, for Salesforce Setup and for people.
+//! `tokenmint jwk` and `jwks`: print public keys, for Salesforce Setup and for people.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::jwks;
 
 /// Print the single JWK of a key, to upload to Salesforce
 ///
-/// In Setup: Enhanced Chat User Verification > New Key. Salesforce takes one key a file, never a set.
+/// In Setup: Enhanced Chat User Verification > New Key. Salesforce accepts one key in each file, never a set.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint jwk WebAppKey1 > WebAppKey1.jwk")]
 pub(super) struct JwkCommand {
@@ -37,8 +37,8 @@ impl JwkCommand {
     }
 }
 
-/// The words that Salesforce's sample has where other kinds of key have numbers (Salesforce Help,
-/// "Troubleshooting User Verification"). Nothing private: `d` is the letter d.
+/// Adds the literal words that Salesforce's sample has as members of other key types (Salesforce Help,
+/// "Troubleshooting User Verification"). Nothing private is added: `d` is the letter d.
 fn add_placeholders(jwk: &mut Value) {
     if let Value::Object(members) = jwk {
         for name in ["y", "crv", "d", "k"] {
@@ -47,11 +47,11 @@ fn add_placeholders(jwk: &mut Value) {
     }
 }
 
-/// Print the published keys as a JWK Set, as the JWKS endpoint serves them
+/// Print the published keys as a JWK Set, like the JWKS endpoint
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint jwks --keyset web")]
 pub(super) struct JwksCommand {
-    /// Only this keyset [default: the union of all]
+    /// Only this keyset [default: all keysets together]
     #[arg(long, value_name = "NAME")]
     keyset: Option<String>,
 }

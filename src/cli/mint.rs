@@ -1,4 +1,4 @@
-//! `tokenmint mint`: a token, without a server.
+//! `tokenmint mint`: mints a token without a server.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::tokens::{GRANT_TYPE, Minted, Objection, Profiles, Signer, Subject};
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1")]
 pub(super) struct MintCommand {
-    /// Of which profile, as identity.web, oauth.crm or intercom.fin
+    /// The profile, for example identity.web, oauth.crm or intercom.fin
     profile: String,
-    /// For whom: `sub` of an identity token, `user_id` of an Intercom user JWT
+    /// The subject: `sub` of an identity token, `user_id` of an Intercom user JWT
     #[arg(long, value_name = "SUBJECT")]
     sub: Option<String>,
-    /// How long it lives, as 1h or 90s [default: as the profile says]
+    /// The lifetime, for example 1h or 90s [default: the profile's]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_arg)]
     ttl: Option<Duration>,
     /// Extra claims, a JSON object
@@ -67,7 +67,7 @@ impl MintCommand {
         Ok(())
     }
 
-    /// Of a name that is no profile's: says which there are.
+    /// Returns an error that lists the existing profiles.
     fn unknown_profile_error(&self, config: &Config) -> CliError {
         let bundle = self.profile.strip_prefix("bundles.").and_then(|name| config.bundles.get(name));
         CliError::Usage(match bundle {

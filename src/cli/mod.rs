@@ -1,7 +1,7 @@
-//! The command line: one file a command.
+//! The command line, with one file for each command.
 //!
-//! Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 it found problems
-//! or failed, 2 wrong usage, 64 bad configuration.
+//! Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 problems found or
+//! failure, 2 wrong usage, 64 invalid configuration.
 
 mod admin_client;
 mod callers;
@@ -59,7 +59,7 @@ use crate::hash::sha256;
 #[command(after_help = "Try it without any configuration: tokenmint dev\n\
                         What a command does: tokenmint COMMAND --help")]
 pub struct Cli {
-    /// The `--config` of the command, written before it
+    /// The `--config` of the command, written before the command
     #[arg(long, hide = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -88,7 +88,7 @@ enum Command {
     Completions(completions::CompletionsCommand),
 }
 
-/// The commands by what somebody wants to do.
+/// The commands, grouped by purpose.
 const COMMAND_GROUPS: [(&str, &[&str]); 5] = [
     ("Try it", &["dev", "sandbox"]),
     ("Set it up", &["init", "callers", "check", "salesforce-metadata"]),
@@ -97,7 +97,7 @@ const COMMAND_GROUPS: [(&str, &[&str]); 5] = [
     ("Tokens, and why they are refused", &["mint", "verify", "doctor"]),
 ];
 
-/// The template of `tokenmint --help`: clap knows no groups of commands.
+/// Builds the template of `tokenmint --help`, because clap can't group commands.
 fn help_template() -> String {
     let commands = Command::augment_subcommands(clap::Command::new("tokenmint"));
     let about = |name: &str| {
@@ -126,16 +126,17 @@ fn help_template() -> String {
     )
 }
 
-/// Lines are broken here on a wider terminal.
+/// The longest line of text, even on a wider terminal.
 const MAX_LINE_WIDTH: usize = 100;
 const MIN_LINE_WIDTH: usize = 40;
 
-/// How many columns a line of text may take: those of the terminal, 80 where there is none.
+/// Returns the width of the terminal, or 80 without one, clamped to [`MIN_LINE_WIDTH`] and [`MAX_LINE_WIDTH`].
 fn line_width() -> usize {
     textwrap::termwidth().clamp(MIN_LINE_WIDTH, MAX_LINE_WIDTH)
 }
 
-// A command that reads the configuration; the others have no `--config`. A doc comment would take the place of the command's own.
+// A command that reads the configuration; only these commands have `--config`. A doc comment here would replace the
+// command's help.
 #[derive(Args)]
 struct WithConfig<C: Args> {
     #[command(flatten)]
@@ -159,15 +160,15 @@ impl<C: Args> WithConfig<C> {
     }
 }
 
-/// Why a command did not do what it was asked.
+/// The reason why a command failed, which decides its exit code.
 pub(crate) enum CliError {
-    /// It ran, and failed: 1.
+    /// The command failed: exit code 1.
     Failed(String),
-    /// It ran, and said what it found: 1.
+    /// The command ran and printed the problems that it found: exit code 1.
     ProblemsFound,
-    /// It can't be asked so: 2.
+    /// The arguments are wrong: exit code 2.
     Usage(String),
-    /// 64.
+    /// The configuration is invalid: exit code 64.
     Configuration { problems: Vec<Problem>, warnings: Vec<Problem> },
 }
 
@@ -182,7 +183,7 @@ impl CliError {
 }
 
 impl CliError {
-    /// The reason in one line.
+    /// Returns the reason in one line.
     fn summary(&self) -> String {
         match self {
             Self::ProblemsFound => "problems were found".to_owned(),
@@ -206,7 +207,7 @@ impl From<NoRandomness> for CliError {
     }
 }
 
-/// What a command is given of the world.
+/// The inputs of a command: configuration file, environment, clock and randomness.
 pub(crate) struct CliContext<'a> {
     config: Option<PathBuf>,
     environment: &'a Environment,
@@ -214,12 +215,12 @@ pub(crate) struct CliContext<'a> {
 }
 
 impl CliContext<'_> {
-    /// Whether some setting comes from the environment.
+    /// Whether any setting comes from the environment.
     fn is_configured_by_environment(&self) -> bool {
         self.environment.has_overrides()
     }
 
-    /// What the configuration is read from, for people: its file, or the environment alone.
+    /// Describes the source of the configuration for people: its file, or the environment.
     fn config_description(&self) -> String {
         let default = Path::new(DEFAULT_CONFIG_FILE);
         if self.config.is_none() && !default.exists() && self.is_configured_by_environment() {
@@ -229,25 +230,25 @@ impl CliContext<'_> {
         std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()).display().to_string()
     }
 
-    /// Where the configuration comes from.
+    /// Returns the source of the configuration.
     fn source(&self) -> Source {
         Source { file: self.config.clone(), environment: self.environment.clone() }
     }
 
-    /// Where a service that runs with this configuration answers operators, whatever else is wrong with it.
+    /// Returns the ops address of a service that runs with this configuration, whatever else is wrong in it.
     fn ops_address(&self) -> Result<OpsAddress, CliError> {
         let Source { file, environment } = self.source();
         let address = run_with_timeout(FILE_TIMEOUT, move || OpsAddress::load(file.as_deref(), &environment));
         address.ok_or_else(file_timeout_error)?.map_err(|problem| CliError::invalid_config(vec![problem]))
     }
 
-    /// The configuration alone; no key is opened.
+    /// Loads the configuration without opening any key.
     fn config(&self) -> Result<Config, CliError> {
         let loaded = Config::load(self.config.as_deref(), self.environment);
         loaded.map_err(CliError::from)
     }
 
-    /// The keysets of the configuration, also where something else in it isn't right yet.
+    /// Returns the keysets of the configuration, even if other sections are invalid.
     fn keysets(&self) -> Result<BTreeMap<Name, KeysetConfig>, CliError> {
         let source = self.source();
         match run_with_timeout(FILE_TIMEOUT, move || source.load()).ok_or_else(file_timeout_error)? {
@@ -257,8 +258,8 @@ impl CliContext<'_> {
         }
     }
 
-    /// The configuration and all that it names. Where something is wrong with the one, the other is looked
-    /// into as well, so that all is reported at once.
+    /// Loads the configuration and its key files. If the configuration is invalid, the keys are checked all the
+    /// same, so that all problems are reported at once.
     fn load(&self) -> Result<Loaded, CliError> {
         let _notice = SlowReadNotice::start();
         let clock = &*self.clock_and_rng.clock;
@@ -283,13 +284,13 @@ impl CliContext<'_> {
     }
 }
 
-/// How long files may take that a command can do without.
+/// The longest wait for files that a command can do without.
 const FILE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After so long a command that waits for files says so.
+/// The time after which a command that waits for files says so.
 const SLOW_READ_NOTICE_AFTER: Duration = Duration::from_secs(10);
 
-/// Runs `act` in a thread of its own for at most `patience`: on a mount that hangs only that thread hangs.
+/// Runs `act` in a thread for at most `patience`. On a hanging mount, only that thread hangs.
 fn run_with_timeout<T: Send + 'static>(
     patience: Duration,
     act: impl FnOnce() -> T + Send + 'static,
@@ -301,7 +302,8 @@ fn run_with_timeout<T: Send + 'static>(
     told.recv_timeout(patience).ok()
 }
 
-/// Says that reading takes long, where it does: a mount that hangs must not keep a command silent. It ends with its drop.
+/// Prints a notice if reading takes longer than [`SLOW_READ_NOTICE_AFTER`], so that a hanging mount isn't silent.
+/// Dropping it cancels the notice.
 struct SlowReadNotice(#[expect(dead_code, reason = "its drop ends the thread")] mpsc::Sender<()>);
 
 impl SlowReadNotice {
@@ -326,7 +328,7 @@ fn file_timeout_error() -> CliError {
     ))
 }
 
-/// Runs the command that `arguments` name.
+/// Runs the command that `arguments` name, and returns its exit code.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
@@ -337,7 +339,7 @@ pub fn run(
     let matches = command.try_get_matches_from(&arguments);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        // Asked for, it goes to standard output.
+        // Requested help goes to standard output.
         Err(help) if help.exit_code() == 0 => {
             record_stdout_result(help.print());
             return exit_code(flush_stdout());
@@ -388,7 +390,7 @@ impl Cli {
     }
 }
 
-/// Adds to a complaint about an unknown command or option those that there are.
+/// Adds the known commands or options to an error about an unknown one.
 fn suggest_known(error: &mut clap::Error, arguments: &[OsString]) {
     let root = Cli::command();
     let named = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
@@ -415,18 +417,18 @@ fn suggest_known(error: &mut clap::Error, arguments: &[OsString]) {
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
 }
 
-/// The names that could have been meant, for the end of a message.
+/// Lists the known names, for the end of a message.
 fn list_known_names<T: Display>(known: impl IntoIterator<Item = T>) -> String {
     let known: Vec<String> = known.into_iter().map(|name| name.to_string()).collect();
     if known.is_empty() { "there is none".to_owned() } else { format!("there are: {}", known.join(", ")) }
 }
 
-/// `1h`, `90s`, or a number of seconds.
+/// Parses `1h`, `90s`, or a number of seconds.
 fn parse_duration_arg(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| parse_whole_seconds(text))
 }
 
-/// `127.0.0.1:8080`, `localhost:8080`.
+/// Parses `127.0.0.1:8080` or `localhost:8080`.
 fn parse_tcp_address(text: &str) -> Result<SocketAddr, String> {
     match ListenAddress::parse(text, Path::new(""))? {
         ListenAddress::Tcp(address) => Ok(address),
@@ -463,15 +465,15 @@ fn exit_code(done: Result<(), CliError>) -> ExitCode {
     }
 }
 
-/// The first error of this process's standard output that nobody was told of.
+/// The first unreported write error of this process's standard output.
 static STDOUT_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Writes to standard output. What can't be written makes the command fail: [`run`] looks at it for all of them.
+/// Prints a line to standard output. A write error makes the command fail: [`run`] checks for it at the end.
 fn print_line(text: &str) {
     record_stdout_result(writeln!(stdout(), "{text}"));
 }
 
-/// Remembers what became of a write to standard output. A reader that has gone away is no failure of ours, and no panic.
+/// Records a write error of standard output. A closed pipe is no error.
 fn record_stdout_result(written: io::Result<()>) {
     if let Err(error) = written
         && error.kind() != io::ErrorKind::BrokenPipe
@@ -480,7 +482,7 @@ fn record_stdout_result(written: io::Result<()>) {
     }
 }
 
-/// Whether all that was said could be written.
+/// Flushes standard output, and fails if anything could not be written.
 fn flush_stdout() -> Result<(), CliError> {
     record_stdout_result(stdout().flush());
     let unsaid = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -500,14 +502,14 @@ fn print_json(value: &impl Serialize) {
     print_line(&serde_json::to_string_pretty(value).expect("strings can be written to memory"));
 }
 
-/// An API key: 256 random bits behind a prefix that secret scanners can know.
+/// Generates an API key: 256 random bits after a prefix for secret scanners.
 fn new_api_key(randomness: &dyn Randomness) -> Result<SecretString, NoRandomness> {
     let mut bytes = [0; 32];
     randomness.fill(&mut bytes)?;
     Ok(SecretString::from(format!("tm_{}", URL_SAFE_NO_PAD.encode(bytes))))
 }
 
-/// What the configuration keeps of an API key.
+/// Returns the hash of an API key, as the configuration stores it.
 fn api_key_sha256(api_key: &SecretString) -> String {
     HEXLOWER.encode(&sha256(api_key.expose_secret().as_bytes()))
 }

@@ -1,11 +1,11 @@
-//! `tokenmint openapi`: the description of the HTTP interface.
+//! `tokenmint openapi`: prints the description of the HTTP interface.
 
 use clap::Args;
 
 use super::{CliError, print_line};
 use crate::http::OPENAPI;
 
-/// Print the description of the HTTP interface (`OpenAPI` 3.1), as GET /openapi.yaml serves it
+/// Print the description of the HTTP interface (`OpenAPI` 3.1), the same as GET /openapi.yaml
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint openapi > openapi.yaml")]
 pub(super) struct OpenapiCommand {}

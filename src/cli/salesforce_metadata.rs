@@ -1,5 +1,5 @@
-//! `tokenmint salesforce-metadata`: the keysets as deployable Salesforce metadata, and what a retrieved project has
-//! otherwise.
+//! `tokenmint salesforce-metadata`: writes the keysets as deployable Salesforce metadata, or compares them with a
+//! retrieved project.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,10 @@ use crate::shell;
 
 /// Write the keysets as deployable Salesforce metadata, or compare a retrieved project with them
 ///
-/// Writes a project for Salesforce's `sf` command: a `PublicKeyCertificateSet` for each keyset that signs identity
-/// tokens, with the address of its JWKS where [server.public] has a `url`, else with its keys, and in fragments/ what
-/// goes into the channel's `MessagingChannel`. --diff compares issuer and key id byte for byte, says what differs, and exits 1.
+/// Writes a project for Salesforce's `sf` command, with a `PublicKeyCertificateSet` for each keyset that signs
+/// identity tokens. It contains the address of the JWKS if [server.public] has a `url`, otherwise the keys. The
+/// folder fragments/ contains the parts for the channel's `MessagingChannel`. --diff compares issuer and key id
+/// byte for byte, prints the differences, and exits with 1 if there are any.
 #[derive(Args)]
 #[command(
     after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy start\n         \
@@ -26,17 +27,17 @@ pub(super) struct SalesforceMetadataCommand {
     /// Write the project here
     #[arg(long, value_name = "DIR", required_unless_present = "diff")]
     out: Option<PathBuf>,
-    /// Compare this project, as `sf project retrieve start` leaves it
+    /// Compare this project, which `sf project retrieve start` has written
     #[arg(long, value_name = "DIR")]
     diff: Option<PathBuf>,
-    /// Upload the keys, in place of an address
+    /// Upload the keys instead of an address
     #[arg(long)]
     upload: bool,
-    /// The name of the User Verification configuration, the same in every channel in which a conversation goes on
+    /// The name of the User Verification configuration. Channels that share conversations need the same name
     /// [default: the keyset's, and `_Verification`]
     #[arg(long, value_name = "NAME", value_parser = parse_configuration_name)]
     configuration_name: Option<String>,
-    /// Print what was written and what differs as JSON
+    /// Print the written files and the differences as JSON
     #[arg(long)]
     json: bool,
 }
@@ -77,7 +78,7 @@ impl SalesforceMetadataCommand {
         if differences.is_empty() { Ok(()) } else { Err(CliError::ProblemsFound) }
     }
 
-    /// Where Salesforce fetches the keys, if it does.
+    /// Returns the address at which Salesforce fetches the keys, if there is one.
     fn public_url<'a>(&self, loaded: &'a Loaded) -> Result<Option<&'a str>, CliError> {
         let url = loaded.config.server.public.as_ref().and_then(|public| public.url.as_ref());
         match url.filter(|_| !self.upload) {

@@ -1,4 +1,4 @@
-//! `tokenmint sandbox`: a Salesforce to test against, on loopback, made from the configuration.
+//! `tokenmint sandbox`: runs a simulated Salesforce for tests, on loopback, set up from the configuration.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,14 +19,15 @@ use crate::config::{Config, HttpsUrl, ListenAddress, OauthConfig};
 use crate::sandbox::{self, App, Deployment, Keys, OnFailure, Org, Sandbox, Settings};
 use crate::shell;
 
-/// The org of a configuration that names none.
+/// The org id if the configuration has none.
 const DEFAULT_ORG_ID: &str = "00D000000000001";
 
-/// A Salesforce to test against, on loopback
+/// Run a simulated Salesforce for tests, on loopback
 ///
-/// Plays the org that the configuration is for: each [oauth.NAME] is an app with its keyset's certificates and a
-/// pre-authorized user, each [identity.NAME.messaging] a deployment that pulls its keys from the running service.
-/// POST /__sandbox/faults makes it misbehave, GET /__sandbox/state says what it has seen and why it refused.
+/// It simulates the org of the configuration. Each [oauth.NAME] is an app with its keyset's certificates and a
+/// pre-authorized user. Each [identity.NAME.messaging] is a deployment that fetches its keys from the running
+/// service. POST /__sandbox/faults injects faults. GET /__sandbox/state shows the requests and why they were
+/// rejected.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint sandbox --jwks-base http://127.0.0.1:8080")]
 pub(super) struct SandboxCommand {
@@ -36,13 +37,13 @@ pub(super) struct SandboxCommand {
     /// Where the service publishes its keys [default: server.public.url, else server.listen]
     #[arg(long, value_name = "URL")]
     jwks_base: Option<String>,
-    /// A JWK uploaded in Setup, in place of the keyset's endpoint; several times for several
+    /// A JWK uploaded in Setup, instead of the keyset's endpoint; may be repeated
     #[arg(long, value_name = "FILE")]
     upload: Vec<PathBuf>,
-    /// What a deployment does with an identity token that it can't verify; people have seen all three
+    /// The response to an identity token that fails verification; all three occur in practice
     #[arg(long, value_name = "HOW", value_enum, default_value_t = OnFailureArg::Anonymous)]
     on_failure: OnFailureArg,
-    /// Print what it plays as JSON
+    /// Print the simulated org as JSON
     #[arg(long)]
     json: bool,
 }
@@ -78,7 +79,7 @@ impl SandboxCommand {
     }
 
     async fn serve(&self, config: &Config, org: Org, context: &CliContext<'_>) -> Result<(), CliError> {
-        // Before the socket: a signal must not find its default action, which is to kill.
+        // Registered before the socket is bound: the default action of these signals kills the process.
         let mut terminate = signal(SignalKind::terminate()).map_err(CliError::failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::failed)?;
         let listener = TcpListener::bind(self.listen).await;
@@ -96,7 +97,7 @@ impl SandboxCommand {
         }
     }
 
-    /// The keys that Setup has taken, if any were uploaded.
+    /// Returns the keys given by --upload, if any.
     fn uploaded_keys(&self, now: UnixTime) -> Result<Option<Keys>, CliError> {
         if self.upload.is_empty() {
             return Ok(None);
@@ -202,7 +203,7 @@ impl SandboxCommand {
     }
 }
 
-/// The org that `loaded` is meant for.
+/// Builds the simulated org from the configuration.
 pub(super) fn org_from_config(
     loaded: &Loaded,
     jwks_base: &str,
@@ -240,7 +241,7 @@ pub(super) fn org_from_config(
     }
 }
 
-/// One app per consumer key, with all the users that log in through it.
+/// Builds one app for each consumer key, with all users that log in through it.
 fn apps_from_config(loaded: &Loaded, now: UnixTime) -> Vec<App> {
     let mut apps: BTreeMap<&str, App> = BTreeMap::new();
     for oauth in loaded.config.oauth.values() {
@@ -250,7 +251,7 @@ fn apps_from_config(loaded: &Loaded, now: UnixTime) -> Vec<App> {
         if let Some(keyset) = loaded.ring.keysets.get(&oauth.keyset) {
             app.certificates.extend(keyset.published(now).map(|key| key.certificate(now).der));
         }
-        // An Experience Cloud site is an audience of its own. A misspelt login host is a mistake.
+        // An Experience Cloud site is its own audience. A misspelt login host is an error.
         if matches!(host_of(&oauth.audience).kind, HostKind::Site | HostKind::ThirdParty | HostKind::Loopback)
         {
             let usual = ["https://login.salesforce.com", "https://test.salesforce.com"].map(str::to_owned);
@@ -261,7 +262,7 @@ fn apps_from_config(loaded: &Loaded, now: UnixTime) -> Vec<App> {
     apps.into_values().collect()
 }
 
-/// `https://acme.my.salesforce.com`, where the profile goes there.
+/// Returns `https://acme.my.salesforce.com` if the profile uses My Domain.
 fn my_domain(oauth: &OauthConfig) -> Option<String> {
     let mut hosts = [&oauth.audience, &oauth.token_url].into_iter().map(host_of);
     let host = hosts.find(|host| host.kind == HostKind::MyDomain)?;

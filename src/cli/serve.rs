@@ -19,10 +19,10 @@ use crate::app::{self, App, Loaded, supervisor};
 use crate::config::AuditMode;
 use crate::traces::Export;
 
-/// From the signal until the process is gone, lines that wait for a slow reader included: whoever runs it kills it after ten
-/// seconds.
+/// The time from the signal to the end of the process, with log lines that wait for a slow reader. Process managers
+/// commonly kill after ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_millis(9_500);
-/// For the last lines of a service that could not start.
+/// The time for the last log lines of a service that failed to start.
 const STARTUP_FAILURE_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Run the service
@@ -32,10 +32,10 @@ pub(super) struct ServeCommand {}
 
 impl ServeCommand {
     pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
-        // First of all: from here on a SIGHUP does not kill. One that comes before there is anything to reload is kept.
+        // First of all: from here on, SIGHUP doesn't kill the process. An early SIGHUP is remembered.
         let hangup = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(CliError::failed)?;
-        // And before any key is read.
+        // Before any key is read.
         host::harden().map_err(CliError::failed)?;
         let loaded = context.load()?;
         let reload = ReloadTrigger { source: context.source(), hangup };
@@ -43,14 +43,14 @@ impl ServeCommand {
     }
 }
 
-/// What is reloaded on SIGHUP.
+/// The source to reload on SIGHUP.
 pub(super) struct ReloadTrigger {
     source: Source,
-    /// Set by a SIGHUP that came early.
+    /// Set by a SIGHUP that arrived before the service could reload.
     hangup: Arc<AtomicBool>,
 }
 
-/// Runs `loaded` until a signal ends it. `started` is called once it answers.
+/// Runs `loaded` until a signal stops it. `started` is called once the service accepts connections.
 pub(super) fn run(
     loaded: Loaded,
     reload: Option<ReloadTrigger>,
@@ -68,7 +68,7 @@ pub(super) fn run(
     let deadline = stopped
         .get()
         .map_or_else(|| Instant::now() + STARTUP_FAILURE_LOG_TIMEOUT, |stop| *stop + STOP_DEADLINE);
-    // A second signal ends this too, so the runtime goes on.
+    // The runtime keeps running, because a second signal also ends this wait.
     let lost = log.finish(deadline);
     runtime.shutdown_background();
     if lost.lines == 0 {
@@ -82,7 +82,7 @@ pub(super) fn run(
     done
 }
 
-/// From the start to the drain. `stopped` gets the moment of the signal.
+/// Runs the app from start to drain. `stopped` is set to the time of the signal.
 fn run_until_stopped(
     loaded: Loaded,
     reload: Option<ReloadTrigger>,
@@ -97,10 +97,10 @@ fn run_until_stopped(
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
     }
-    // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
+    // Started and finished outside the runtime: its client blocks a thread of its own.
     let traces = Export::start(context.environment, context.clock_and_rng.randomness.clone());
     let done = runtime.block_on(async {
-        // Before the sockets: a signal must not find its default action, which is to kill.
+        // Registered before the sockets are bound: the default action of these signals kills the process.
         let mut signals = Signals::listen().map_err(CliError::failed)?;
         let app = App::bind(loaded, context.clock_and_rng.clone(), log.dropped_lines());
         let app = app.await.map_err(CliError::failed)?;
@@ -119,7 +119,7 @@ fn run_until_stopped(
             hurried.cancel();
             hurry_log();
         });
-        // One request waits; those that come meanwhile are the same.
+        // One waiting request is enough; later ones would do the same.
         let (ask, asked) = mpsc::channel(1);
         if let Some(ReloadTrigger { source, hangup }) = reload {
             match Announcement::bind(&app, &source) {
@@ -169,7 +169,7 @@ impl Signals {
         })
     }
 
-    /// SIGTERM or SIGINT. Until then SIGHUP asks for a reload.
+    /// Waits for SIGTERM or SIGINT. Until then, SIGHUP requests a reload.
     async fn wait_for_stop(&mut self, reload: mpsc::Sender<()>) {
         loop {
             tokio::select! {
@@ -182,7 +182,7 @@ impl Signals {
         }
     }
 
-    /// The second of them, for who can't wait.
+    /// Waits for the second stop signal, which skips the drain.
     async fn wait_for_second_stop(&mut self) {
         for _ in 0..2 {
             tokio::select! {

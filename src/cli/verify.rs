@@ -1,4 +1,4 @@
-//! `tokenmint verify`: reads a token and says, check by check, whether Salesforce would take it.
+//! `tokenmint verify`: reads a token and checks whether Salesforce would accept it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +17,15 @@ use crate::clock::UnixTime;
 use crate::doctor::{self, Given, Known, Material, Outcome, Parts};
 use crate::json::Json;
 
-/// Read a token and say, check by check, whether Salesforce would take it
+/// Read a token and check whether Salesforce would accept it
 ///
-/// Works on this machine alone: no token leaves it. Keys come from what you give, or, where you give none, from the
+/// Works locally: no token leaves this machine. Keys come from the files that you give, otherwise from the
 /// configuration.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify\n         \
                         tokenmint verify token.txt WebAppKey1.jwk")]
 pub(super) struct VerifyCommand {
-    /// The token, or files: with the token, and with private keys, certificates and JWKs that should verify it [default: the
+    /// The token, or files with the token, private keys, certificates and JWKs that should verify it [default: the
     /// token is read from standard input, which keeps it out of the shell's history]
     #[arg(value_name = "TOKEN|FILE")]
     given: Vec<SecretString>,
@@ -35,19 +35,19 @@ pub(super) struct VerifyCommand {
     /// A JWK that should verify it
     #[arg(long, value_name = "FILE")]
     jwk: Vec<PathBuf>,
-    /// A JWK Set that should verify it: a file, or an address, which is the only one asked
+    /// A JWK Set that should verify it: a file, or an address to fetch it from
     #[arg(long, value_name = "URL")]
     jwks: Vec<String>,
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
-    /// What the token is for [default: told from what stands in it]
+    /// What the token is for [default: derived from its content]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<PurposeArg>,
-    /// Print the checks that passed as well
+    /// Print passed checks too
     #[arg(short, long)]
     verbose: bool,
-    /// Print the parts and the findings as JSON
+    /// Print the decoded parts and the findings as JSON
     #[arg(long)]
     json: bool,
 }
@@ -56,7 +56,7 @@ impl VerifyCommand {
     pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let status = ConfigStatus::load(context, false)?;
         if context.config.is_some() && status.loaded.is_none() {
-            // Whoever names one wants the token judged by it.
+            // With a named configuration, the token must be checked against it.
             return Err(status.into_error());
         }
         self.key
@@ -87,7 +87,7 @@ impl VerifyCommand {
             given.tokens.push(parse_token_arg(&SecretString::from("-"))?);
         }
         for document in &mut given.jwks {
-            // Nobody uploads it here, so that a set is as good as one of its keys.
+            // Nothing is uploaded here, so a JWK Set is as good as a single JWK.
             document.served |= document.is_a_set();
         }
         let now = context.clock_and_rng.clock.now();
@@ -127,7 +127,7 @@ impl VerifyCommand {
     }
 }
 
-/// What an argument names: a file, standard input (`-`), or the token itself.
+/// Reads an argument: a file, standard input (`-`), or the token itself.
 fn read_argument(argument: &SecretString, status: &ConfigStatus) -> Result<Material, CliError> {
     let text = argument.expose_secret();
     if text != "-" && Path::new(text).exists() {
@@ -135,7 +135,7 @@ fn read_argument(argument: &SecretString, status: &ConfigStatus) -> Result<Mater
     }
     let token = parse_token_arg(argument)?;
     if token.parts.is_err() && text != "-" && !text.contains("eyJ") {
-        // It isn't shown: it may be a secret all the same.
+        // The argument isn't shown, because it may be a secret.
         let reason = "an argument is neither a token nor the name of a file that is there";
         return Err(CliError::Failed(reason.to_owned()));
     }

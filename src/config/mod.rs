@@ -59,7 +59,7 @@ pub struct Config {
     pub intercom: BTreeMap<Name, IntercomConfig>,
     pub bundles: BTreeMap<Name, BundleConfig>,
     pub callers: BTreeMap<Name, CallerConfig>,
-    /// What is allowed but probably a mistake.
+    /// Problems that are allowed, but probably mistakes.
     pub warnings: Vec<Problem>,
     /// The files that the configuration was read from.
     pub files: Vec<PathBuf>,
@@ -131,7 +131,7 @@ impl ServerConfig {
     }
 }
 
-/// What happens to a token if its audit line can't be written.
+/// The handling of tokens whose audit line can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditMode {
     /// The token is returned; the line is counted as dropped.
@@ -311,7 +311,7 @@ pub struct CallerConfig {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// What happens to a request that the caller's own settings forbid.
+/// The handling of requests that the caller's own settings forbid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyMode {
     /// It is rejected.

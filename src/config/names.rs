@@ -47,7 +47,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// What a caller may request: the part before the dot in `identity.web`.
+/// The kind of token or bundle that a caller may request: the part before the dot in `identity.web`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProfileKind {
     Identity,

@@ -233,7 +233,7 @@ impl<'a> Section<'a> {
         Some(UnverifiedPath::new(self.diagnostics.base.join(written.as_str()), &self.origin_of(name)))
     }
 
-    /// Returns PEM text without checking it for stray characters: the PEM parser ignores text around the block.
+    /// Returns PEM text without checking it for stray characters: the PEM parser handles text around the block.
     pub fn pem(&self, name: &'static str) -> Option<SecretString> {
         let pem = parse_string(self.node(name)?).map_err(|message| self.problem(name, message));
         pem.ok().map(|text| SecretString::from(text.as_str()))

@@ -1,4 +1,4 @@
-//! The folders with a key that is to be retired: where it is listed, what is written there, and which copies it has.
+//! Key folders for `keys retire`: finds copies of a key, writes retirements and creates replacement keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::keys::{
     parse_schedule, rules,
 };
 
-/// A folder with the key.
+/// A folder with the key to retire.
 pub struct KeyFolder {
-    /// Without one, the folder was named by hand.
+    /// `None` if the folder was named on the command line and no keyset uses it.
     pub keyset: Option<KeysetConfig>,
     pub directory: PathBuf,
-    /// The key's id, or those of its copies; mostly one.
+    /// The ids of the key in this folder: usually one, more for copies.
     pub kids: Vec<KeyId>,
 }
 
@@ -44,7 +44,7 @@ impl KeyFolder {
         self.directory.join(SCHEDULE_FILE)
     }
 
-    /// The key that signs at `now` by what the files say.
+    /// Returns the key that signs at `now` according to the files.
     pub fn signing(&self, now: UnixTime) -> Option<KeyId> {
         let (path, rules) = (self.schedule(), self.rules());
         let text = file::read_schedule_of_anyone(&path).ok()??;
@@ -52,7 +52,8 @@ impl KeyFolder {
         rules.signing(&schedule, now).cloned()
     }
 
-    /// Writes the retirements. Where something else is wrong with `keyset.toml`, just those; the error within says what.
+    /// Writes the retirements. If `keyset.toml` has other errors, only the retirements are written, and the result
+    /// contains the errors.
     pub fn retire_keys(&self, context: &CliContext<'_>) -> Result<RetirementResult, CliError> {
         let now = context.clock_and_rng.clock.now();
         let rules = self.rules();
@@ -77,12 +78,12 @@ impl KeyFolder {
     }
 }
 
-/// The result of writing to a key folder.
+/// The result of retiring keys in one folder.
 pub struct RetirementResult {
-    /// The key that signs now, or the other problems of the schedule.
+    /// The key that signs now, or the other errors of the schedule.
     pub successor: Result<Successor, CliError>,
     pub schedule: Schedule,
-    /// A key that was made because there is no other.
+    /// The replacement key, if there was no other key.
     pub made: Option<KeyFiles>,
 }
 
@@ -117,8 +118,8 @@ impl RetirementResult {
     }
 }
 
-/// Finds the folders with the same key under other ids, and says what can't be retired there: copies that are given as file or
-/// text, and folders that don't answer.
+/// Finds folders with the same key under other ids. The second value lists the copies that can't be retired: keys
+/// given as file or text, and folders that don't answer.
 pub fn find_copies(
     kid: &KeyId,
     folders: &[KeyFolder],
@@ -166,7 +167,7 @@ pub fn find_copies(
     (copies, failures)
 }
 
-/// The ids, but for `kid`, under which `keyset` uses the key that is `material`.
+/// Returns the ids, except `kid`, under which `keyset` uses the key with this `material`.
 fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: Material) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
     let is_it = |path: &Path| material_of(path, passphrase) == Some(material);
@@ -199,13 +200,13 @@ pub fn keyset_directories(
     })
 }
 
-/// Whether both paths lead to one folder. One that doesn't answer is another.
+/// Whether both paths lead to the same folder. A folder that doesn't answer counts as another one.
 pub fn is_same_folder(other: &Path, directory: &Path) -> bool {
     let (one, two) = (other.to_path_buf(), directory.to_path_buf());
     one == two || run_with_timeout(FILE_TIMEOUT, move || is_same(&one, &two)).unwrap_or(false)
 }
 
-/// Whether `directory` lists the key, whatever else is wrong there.
+/// Whether `directory` lists the key, despite other errors in it.
 pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
     let (kid, path) = (kid.clone(), directory.to_path_buf());
     match run_with_timeout(FILE_TIMEOUT, move || KeyDirectory::lock(&path)?.lists(&kid)) {
@@ -214,7 +215,7 @@ pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
     }
 }
 
-/// The ids of the keys that `directory` holds or lists, as far as it answers.
+/// Returns the ids of the keys that `directory` contains or lists; none if it doesn't answer.
 pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
     let found = run_with_timeout(FILE_TIMEOUT, move || {
@@ -226,10 +227,10 @@ pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     found.unwrap_or_default()
 }
 
-/// Makes a key that signs at once in the place of the retired one.
+/// Creates a key that replaces the retired one and signs immediately.
 ///
 /// # Errors
-/// It can't be made or written.
+/// The key can't be generated or written.
 pub fn create_replacement_key(
     folder: &KeyFolder,
     schedule: &Schedule,

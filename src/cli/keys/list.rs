@@ -1,4 +1,4 @@
-//! `tokenmint keys list`: the state of each key, its dates, and who has fetched it.
+//! `tokenmint keys list`: shows the state of each key, its dates, and who has fetched it.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use crate::config::{Algorithm, KeyId, Name, ProfileName};
 use crate::keys::{Key, Keyset, Life, State};
 use crate::{app, jwks};
 
-/// Show each key: what it signs, its state, and when that changes
+/// Show each key: its profiles, its state, and when the state changes
 ///
-/// Asks the running service, where it can be reached, who has fetched each key.
+/// Asks the running service, if one answers, who has fetched each key.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys list --json")]
 pub(in crate::cli) struct ListKeysCommand {
@@ -29,11 +29,11 @@ struct KeyRow {
     keyset: Name,
     kid: KeyId,
     state: State,
-    /// By `retired` in keyset.toml, not by its dates.
+    /// Whether `retired` is set in keyset.toml.
     retired: bool,
     emergency: bool,
     algorithm: Algorithm,
-    /// Of a key that is gone nothing is opened.
+    /// `None` for a key in state `Gone`, whose files are not read.
     bits: Option<usize>,
     thumbprint: Option<String>,
     used_by: Vec<String>,
@@ -42,9 +42,9 @@ struct KeyRow {
     signs_until: Option<UnixTime>,
     published_until: Option<UnixTime>,
     certificate_expires_at: Option<UnixTime>,
-    /// When each class of clients last fetched it from the running service; `null` where that can't be asked.
+    /// The last fetch by each class of clients, from the running service; `null` if no service answers.
     fetched: Option<BTreeMap<String, UnixTime>>,
-    /// At most so many tokens that it signed may live.
+    /// The upper bound of unexpired tokens that the key signed; `null` if no service answers.
     live_tokens: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ impl ListKeysCommand {
     }
 }
 
-/// Explains the signs that the table has.
+/// Explains the states and symbols in the table.
 fn print_legend(listed: &[KeyRow]) {
     let has = |holds: fn(&KeyRow) -> bool| listed.iter().any(holds);
     let is = |state: State| listed.iter().any(|key| key.state == state && !key.retired);
@@ -179,7 +179,7 @@ fn state_label(key: &KeyRow) -> String {
 }
 
 impl KeyRow {
-    /// When its state changes, if that is planned.
+    /// Returns when the state changes next, if that is planned.
     const fn next_change(&self) -> Option<UnixTime> {
         match self.state {
             State::Pending => self.signs_from,
@@ -190,7 +190,7 @@ impl KeyRow {
     }
 }
 
-/// The last fetch, and by whom.
+/// Describes the last fetch: by whom, and how long ago.
 fn last_fetch(key: &KeyRow, now: UnixTime) -> String {
     match &key.fetched {
         None if key.state == State::Gone => "-".to_owned(),
@@ -202,7 +202,7 @@ fn last_fetch(key: &KeyRow, now: UnixTime) -> String {
     }
 }
 
-/// So many seconds, in the largest unit of which there are two.
+/// Formats a duration in the largest unit that gives at least two.
 fn short_age(seconds: i64) -> String {
     let (count, unit) = match seconds {
         ..120 => (seconds.max(0), "s"),

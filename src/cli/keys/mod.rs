@@ -1,4 +1,4 @@
-//! `tokenmint keys`: makes key pairs, shows what signs and what is published, and changes that.
+//! `tokenmint keys`: creates, lists, rotates and retires keys.
 
 mod key_folder;
 mod list;
@@ -28,7 +28,7 @@ use crate::config::{Algorithm, KeyId, KeySource, KeysetConfig, Name};
 use crate::jwks;
 use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
 
-/// Make keys, show what signs and what is published, and change that
+/// Make, list, rotate and retire keys
 #[derive(Subcommand)]
 #[command(after_help = "Example: tokenmint keys list")]
 pub(super) enum KeysCommand {
@@ -53,7 +53,7 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
 }
 
-/// The keyset of that name, or the only one, that has a directory.
+/// Returns the keyset with that name, or the only one, and its directory.
 fn select_keyset<'a>(
     keysets: &'a BTreeMap<Name, KeysetConfig>,
     wanted: Option<&str>,
@@ -72,7 +72,7 @@ fn select_keyset<'a>(
     if let Some(chosen) = chosen {
         return Ok(*chosen);
     }
-    // A keyset with a mistake in it is missing here too.
+    // An invalid keyset is missing here too, so its problems come first.
     context.config()?;
     Err(match wanted {
         Some(name) if keysets.contains_key(name) => CliError::Failed(format!(
@@ -94,7 +94,7 @@ pub(super) struct KeyFiles {
 }
 
 impl KeyFiles {
-    /// Takes the files back, unless the schedule may list them already.
+    /// Removes the files, unless the schedule may list them already.
     fn remove_unless_listed(&self, error: &DirectoryError) {
         if error.is_written() {
             return;
@@ -115,14 +115,14 @@ impl KeyFiles {
     }
 }
 
-/// A key that is in no key folder yet. Making it takes seconds, in which no lock is held.
+/// A key pair that is in no key folder yet. Generating it takes seconds, so no lock is held meanwhile.
 pub(super) struct KeyPair {
     pem: SecretString,
     private: PrivateKey,
 }
 
 impl KeyPair {
-    /// Reads a key that somebody has.
+    /// Reads an existing key.
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
         let failed = |reason: &dyn Display| CliError::Failed(format!("{}: {reason}", path.display()));
         let pem = keys::file::read_private_of_anyone(path).map_err(|reason| failed(&reason))?;
@@ -136,12 +136,13 @@ impl KeyPair {
         Ok(Self { pem, private })
     }
 
-    /// Its RFC 7638 thumbprint, as a key id.
+    /// Returns the RFC 7638 thumbprint as a key id.
     fn thumbprint(&self) -> Result<KeyId, CliError> {
         KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(CliError::failed)
     }
 
-    /// Writes the certificate, the JWK and then the key, so that a service that reads the key finds all of them; or none.
+    /// Writes the certificate, the JWK and, last, the key: a service that sees the key finds the others. On an
+    /// error, no file remains.
     pub(super) fn write(
         &self,
         directory: &KeyDirectory,
@@ -166,7 +167,7 @@ impl KeyPair {
                 made.push(directory.path().join(name));
             }
             if let Err(error) = created {
-                // Nothing half made is left.
+                // No partial result remains.
                 for path in &made {
                     let _ = fs::remove_file(path);
                 }
@@ -183,10 +184,10 @@ impl KeyPair {
     }
 }
 
-/// What a key of that id is made of, in its folder.
+/// The extensions of a key's files in its folder.
 const KEY_FILE_EXTENSIONS: [&str; 3] = ["key", "crt", "jwk"];
 
-/// Refuses a key id of which a file is there already, before anything is written.
+/// Rejects a key id if one of its files exists, before anything is written.
 pub(super) fn check_kid_unused(directory: &Path, kid: &KeyId) -> Result<(), CliError> {
     let paths = KEY_FILE_EXTENSIONS.map(|extension| directory.join(format!("{kid}.{extension}")));
     match paths.iter().find(|path| fs::symlink_metadata(path).is_ok()) {
@@ -212,7 +213,8 @@ impl From<DirectoryError> for CliError {
     }
 }
 
-/// Whether a key of `directory` can't have that id: a file of it lies there, or another keyset has it, as far as those answer.
+/// Whether the key id is unavailable for `directory`: one of its files exists, or another keyset uses it. Folders
+/// that don't answer are ignored.
 fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetConfig>) -> bool {
     let has = |kid: &KeyId, directory: &Path| check_kid_unused(directory, kid).is_err();
     let in_keyset = |keyset: &KeysetConfig| match &keyset.keys {
@@ -229,7 +231,7 @@ fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetCo
     has(kid, directory) || keysets.values().any(in_keyset)
 }
 
-/// Says of a new key's file what its neighbours' aren't.
+/// Warns that a new key file isn't encrypted although the keyset has a passphrase.
 fn warn_unencrypted_key(keyset: Option<&KeysetConfig>, made: &KeyFiles) {
     if let Some(keyset) = keyset.filter(|keyset| keyset.passphrase.is_some()) {
         print_stderr(&format!(
@@ -241,12 +243,13 @@ fn warn_unencrypted_key(keyset: Option<&KeysetConfig>, made: &KeyFiles) {
     }
 }
 
-/// How long a running service takes at most to take over what a command wrote.
+/// The longest wait until a running service has reloaded the written files.
 const SERVICE_RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waits until the service that runs on this host does what a command wrote; `false` where none runs.
+/// Waits until the service on this host has applied the written files; `false` if none runs.
 ///
-/// `missing` says what the service doesn't do, if anything: then the command has failed, whatever the files say.
+/// `missing` describes what the service hasn't applied yet. If something is still missing at the end, the command
+/// fails.
 fn wait_for_service(
     service: &AdminClient,
     missing: impl Fn(&StatusReply) -> Option<String>,
@@ -275,7 +278,7 @@ fn wait_for_service(
     )))
 }
 
-/// Writes a file that wasn't there before.
+/// Writes a new file; an existing one is an error.
 pub(super) fn write_new(path: &Path, mode: u32, content: &SecretString) -> Result<(), CliError> {
     let failed = |error| CliError::Failed(format!("can't write {}: {error}", path.display()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
@@ -286,8 +289,8 @@ pub(super) fn write_new(path: &Path, mode: u32, content: &SecretString) -> Resul
     })
 }
 
-/// Prints lines of at most [`MAX_LINE_WIDTH`] columns: where the cells need more, the widest columns are broken at blanks, and
-/// inside of words where that isn't enough.
+/// Prints a table at most [`MAX_LINE_WIDTH`] columns wide. If the cells need more, the widest columns are wrapped
+/// at blanks, and within words if necessary.
 fn print_table<const N: usize>(rows: &[[String; N]]) {
     let widest = |length: fn(&str) -> usize| -> [usize; N] {
         std::array::from_fn(|column| rows.iter().map(|row| length(&row[column])).max().unwrap_or_default())

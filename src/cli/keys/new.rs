@@ -1,4 +1,4 @@
-//! `tokenmint keys new`: a key pair, with what Salesforce wants of it.
+//! `tokenmint keys new`: creates a key pair with its certificate and JWK.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -22,16 +22,16 @@ pub(in crate::cli) struct NewKeyCommand {
     /// The key id [default: the key's RFC 7638 thumbprint]
     #[arg(value_parser = parse_kid)]
     kid: Option<KeyId>,
-    /// The keyset of the configuration that it belongs to
+    /// The keyset of the configuration that the key belongs to
     #[arg(long, value_name = "NAME", conflicts_with = "directory")]
     keyset: Option<String>,
     /// The folder to write to, without any configuration
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Length of the modulus
+    /// Length of the modulus in bits
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
     bits: u64,
-    /// Print what was made as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -57,7 +57,7 @@ impl NewKeyCommand {
                 now.plus(DEFAULT_PUBLISH_LEAD),
             )));
         }
-        // Refused before seconds are spent on a key, and looked at again once the directory is locked.
+        // Checked before seconds are spent on a key, and again once the directory is locked.
         if let Some(kid) = &self.kid {
             check_kid_unused(&directory, kid)?;
         }
@@ -79,7 +79,7 @@ impl NewKeyCommand {
     }
 }
 
-/// A key beside which another could not be told when to sign.
+/// Returns the key of a directory without a schedule. A second key beside it would be ambiguous.
 fn unscheduled_key(directory: &Path) -> Result<Option<String>, CliError> {
     let listing = match fs::read_dir(directory) {
         Ok(listing) => listing,

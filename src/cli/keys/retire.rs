@@ -1,4 +1,4 @@
-//! `tokenmint keys retire`: takes a key away at once, whatever that breaks. For a key that others may have.
+//! `tokenmint keys retire`: revokes a key at once, although its tokens then fail. For compromised keys.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,28 +20,27 @@ use crate::config::{KeyId, KeySource, KeysetConfig, Name};
 use crate::files::is_same;
 use crate::keys::rotation::Successor;
 
-/// How long the service may take to look at the files once more.
+/// The longest wait for the service's next check of its files.
 const RELOAD_WAIT: Duration = Duration::from_secs(4);
 
 /// Take a key out of signing and out of the JWKS at once: for a key that others may have
 ///
-/// Tokens that it signed fail from then on. In a rotation a key retires by itself when its time has come. Needs nothing of
-/// the configuration but where the key's folder is. Waits until the service that runs on this host has dropped the key, and
-/// ends with 1 where it hasn't. Where the key is retired already, it does what is still to do: an earlier run may have been
-/// interrupted.
+/// Tokens that it signed fail from then on. After a rotation, a key retires by itself. Only the path of the key's
+/// folder is needed from the configuration. Waits until the service on this host has dropped the key, and exits
+/// with 1 if it hasn't. For a key that is already retired, it completes an interrupted run.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys retire WebAppKey1 --now")]
 pub(in crate::cli) struct RetireKeyCommand {
     /// The key's id
     #[arg(value_parser = parse_kid)]
     kid: KeyId,
-    /// At once, knowing that tokens that it signed fail
+    /// Retire at once, knowing that its tokens fail
     #[arg(long)]
     now: bool,
-    /// The folder with the key, where the configuration can't be read
+    /// The folder with the key, if the configuration can't be read
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Print what was done as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -51,12 +50,13 @@ struct RetireOutput<'a> {
     keyset: Option<&'a str>,
     kid: &'a KeyId,
     signs_now: Option<&'a KeyId>,
-    /// At most so many tokens may live that it signed, as the running service counts; `null` where it can't be asked.
+    /// The upper bound of unexpired tokens that the key signed, counted by the running service; `null` if none
+    /// answers.
     live_tokens: Option<u64>,
     files: Option<&'a KeyFiles>,
-    /// Whether the service that runs on this host has dropped it; `false` where none runs.
+    /// Whether the service on this host has dropped the key; `false` if none runs.
     confirmed: bool,
-    /// The same key under another id or in another folder, which is retired too.
+    /// The same key under another id or in another folder, also retired.
     copies: Vec<RetiredCopy<'a>>,
 }
 
@@ -76,7 +76,7 @@ impl RetireKeyCommand {
             return Err(CliError::Usage(reason.to_owned()));
         }
         let keysets = context.keysets();
-        // Nothing that goes wrong on the way to the service may keep the key from being taken away.
+        // No error on the way to the service may prevent the retirement.
         let service = AdminClient::find(context, &self.paths(keysets.as_ref().ok())).ok();
         let service = service.as_ref();
         let key_metrics = service.and_then(AdminClient::key_metrics);
@@ -86,7 +86,7 @@ impl RetireKeyCommand {
             .find(keysets.as_ref())
             .map_err(|failure| self.with_hint(failure, service, was_used, context))?;
         let mut written = vec![folders[0].retire_keys(context)?];
-        // From here on the key is retired, and each failure says so.
+        // From here on, the key is retired, and each failure says so.
         let keysets = keysets.unwrap_or_default();
         let (copies, mut failures) = find_copies(&self.kid, &folders, &keysets);
         for other in folders.split_off(1).into_iter().chain(copies) {
@@ -94,7 +94,7 @@ impl RetireKeyCommand {
                 other.retire_keys(context),
                 folders.iter().position(|folder| is_same(&folder.directory, &other.directory)),
             ) {
-                // Who signs there is reckoned anew.
+                // The signing key of that folder is determined again.
                 (Ok(done), Some(at)) => {
                     written[at] = done;
                     folders[at].kids.extend(other.kids);
@@ -110,7 +110,7 @@ impl RetireKeyCommand {
                 )),
             }
         }
-        // The leaked key goes first: making another takes seconds.
+        // The compromised keys are retired first, because generating a replacement takes seconds.
         for (folder, written) in folders.iter().zip(&mut written) {
             if matches!(written.successor, Ok(Successor::New)) {
                 match create_replacement_key(folder, &written.schedule, &keysets, context) {
@@ -151,7 +151,7 @@ impl RetireKeyCommand {
                 ));
             }
         }
-        // All that was asked for is done; what else the service refuses would keep it from its next start.
+        // The retirement is done. Any other rejected change would prevent the service's next start.
         if let (Some(service), Ok(true)) = (service, &confirmed)
             && let Ok((true, status)) = service.wait_until(RELOAD_WAIT, |status| {
                 status.reload.looked_at.is_some_and(|began| began > written_at)
@@ -166,7 +166,7 @@ impl RetireKeyCommand {
         if !failures.is_empty() {
             let folder = folders[0].directory.display();
             let failed = format!("`{}` is retired in {folder}, but {}", self.kid, failures.join("; "));
-            // What is wrong with a schedule comes last, with its own exit code.
+            // Schedule errors are returned last, with their own exit code.
             print_stderr(&format!("tokenmint: {failed}"));
         }
         for written in written {
@@ -178,14 +178,14 @@ impl RetireKeyCommand {
         confirmed.map(|_| ())
     }
 
-    /// The key folders of the configuration, and the one that was named.
+    /// Returns the key folders of the configuration, and the folder of --directory.
     fn paths(&self, keysets: Option<&BTreeMap<Name, KeysetConfig>>) -> Vec<PathBuf> {
         let configured =
             keysets.into_iter().flat_map(keyset_directories).map(|(_, directory)| directory.to_path_buf());
         configured.chain(self.directory.clone()).collect()
     }
 
-    /// Adds what to do where the service uses a key that no file lists.
+    /// Adds a hint if the service uses a key that no file lists.
     fn with_hint(
         &self,
         failure: CliError,
@@ -222,7 +222,7 @@ impl RetireKeyCommand {
             .map(|(keyset, key_metrics)| key_metrics.live_tokens(&keyset.name, kid));
         let others = || {
             folders.iter().zip(written).enumerate().flat_map(|(at, (folder, written))| {
-                // Of the first place all but the key itself.
+                // In the first folder, all ids except the key's own.
                 folder
                     .kids
                     .iter()
@@ -279,7 +279,7 @@ impl RetireKeyCommand {
         ));
     }
 
-    /// The folders that have a key of that id: one, but for a mistake.
+    /// Returns the folders with that key id; more than one is a mistake in the configuration.
     fn find(
         &self,
         keysets: Result<&BTreeMap<Name, KeysetConfig>, &CliError>,
@@ -346,7 +346,7 @@ fn is_used(status: &StatusReply, kid: &KeyId) -> bool {
     status.keysets.values().any(uses)
 }
 
-/// Waits until the service has dropped the keys, and those sign of which the files say so. Says of the first in `dropped`.
+/// Waits until the service has dropped the keys and the successors sign. Sets `dropped` once the keys are dropped.
 fn wait_until_dropped(
     service: &AdminClient,
     gone: &[&KeyId],
@@ -363,7 +363,7 @@ fn wait_until_dropped(
         if let Some(kid) = used {
             return Some(format!("still uses `{kid}`"));
         }
-        // Read anew: another command may have written meanwhile.
+        // Read again, because another command may have written meanwhile.
         let soon = clock.now().plus(Duration::from_secs(1));
         let successors = folders.iter().filter_map(|folder| folder.signing(soon));
         let silent = successors.into_iter().find(|kid| !signs(status, kid))?;

@@ -1,4 +1,4 @@
-//! `tokenmint keys rotate`: the next key of a keyset, published now and signing later.
+//! `tokenmint keys rotate`: creates the next key of a keyset, published now and signing later.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,24 +22,26 @@ use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Life, Rules, Sche
 
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
-/// Writes the key, its certificate and JWK, and its entry in keyset.toml; a running service takes them over by itself, and
-/// the command waits until it has. Ends with 1 where it refuses them, or where another key is on its way already.
+/// Writes the key, its certificate and JWK, and its entry in keyset.toml. A running service reloads them by itself,
+/// and the command waits until it has. Exits with 1 if the service rejects them, or if another key is already
+/// pending.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys rotate --plan")]
 pub(in crate::cli) struct RotateKeyCommand {
     /// The keyset [default: the only one with a directory]
     #[arg(long, value_name = "NAME")]
     keyset: Option<String>,
-    /// The new key's id [default: the last one's, counted on; where it has no number, the RFC 7638 thumbprint]
+    /// The new key's id [default: the last one's with its number increased; without a number, the RFC 7638
+    /// thumbprint]
     #[arg(long, value_parser = parse_kid)]
     kid: Option<KeyId>,
-    /// When it starts to sign, as 2026-12-01T00:00:00Z [default: `publish_lead` from now]
+    /// When it starts to sign, for example 2026-12-01T00:00:00Z [default: `publish_lead` from now]
     #[arg(long, value_name = "DATE", value_parser = parse_date)]
     sign_from: Option<UnixTime>,
     /// Let it sign at once, or at --sign-from, though verifiers may not know it yet
     #[arg(long)]
     emergency: bool,
-    /// Length of the modulus
+    /// Length of the modulus in bits
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
     bits: u64,
     /// Print dates and effects, and write nothing
@@ -57,7 +59,7 @@ fn parse_date(text: &str) -> Result<UnixTime, String> {
         .map_err(|_| "must be a date with time and zone, as 2026-12-01T00:00:00Z".to_owned())
 }
 
-/// Something that happens.
+/// An effect of the rotation and its time.
 #[derive(Serialize)]
 struct RotationStep {
     at: UnixTime,
@@ -100,7 +102,7 @@ impl RotateKeyCommand {
             self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
             return Ok(());
         }
-        // Refused before seconds are spent on a key, and decided again once the directory is locked.
+        // Checked before seconds are spent on a key, and again once the directory is locked.
         {
             let now = context.clock_and_rng.clock.now();
             let directory =
@@ -124,7 +126,8 @@ impl RotateKeyCommand {
         let kid =
             self.next_key_id(&before, directory_path, &keysets)?.map_or_else(|| pair.thumbprint(), Ok)?;
         let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
-        // A second key beside a first that nothing says the turn of would be refused: its turn is written first.
+        // Without an entry for the first key, a second key would be ambiguous. So the first key's entry is written
+        // first.
         schedule.write_down()?;
         let made = pair.write(&locked, &kid, keyset.algorithm, now)?;
         let after = match schedule.apply(&[Change::Add(entry.clone())]) {
@@ -165,7 +168,7 @@ impl RotateKeyCommand {
         Ok(())
     }
 
-    /// The id that the next key gets; `None` where it is the key's thumbprint.
+    /// Returns the id of the next key; `None` if its thumbprint becomes the id.
     fn next_key_id(
         &self,
         schedule: &Schedule,
@@ -238,7 +241,7 @@ impl RotateKeyCommand {
     }
 }
 
-/// A folder that `serve` would not load either is bad configuration.
+/// A folder that `serve` would not load is a configuration error.
 fn config_error(keyset: &KeysetConfig, error: DirectoryError) -> CliError {
     match error {
         DirectoryError::NoDirectory(_) | DirectoryError::Unclear { .. } => {
@@ -249,7 +252,7 @@ fn config_error(keyset: &KeysetConfig, error: DirectoryError) -> CliError {
     }
 }
 
-/// An id that no key has, in the place of a thumbprint, which is known once there is a key.
+/// Returns an unused id that stands for the thumbprint, which is unknown until the key exists.
 fn placeholder_kid(schedule: &Schedule) -> KeyId {
     let first = KeyId::parse("NEW0").expect("four letters are an id");
     std::iter::successors(Some(first), next_kid)
@@ -257,7 +260,7 @@ fn placeholder_kid(schedule: &Schedule) -> KeyId {
         .expect("there are more ids than keys")
 }
 
-/// What the rotation does, in order of time.
+/// Returns the effects of the rotation in order of time.
 fn rotation_steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTime) -> Vec<RotationStep> {
     let lives = rules.lives(&schedule.entries, now);
     let keys: Vec<(&KeyId, Life)> = schedule.entries.iter().map(|entry| &entry.kid).zip(lives).collect();

@@ -214,7 +214,7 @@ impl AdminClient {
 fn fetch_status(address: &OpsAddress) -> Result<StatusReply, QueryError> {
     let body = fetch(address, "/status")?;
     serde_json::from_slice(&body).map_err(|_| {
-        let message = "what answers there is no tokenmint, or one of an older version".to_owned();
+        let message = "the response isn't from tokenmint, or is from an older version".to_owned();
         QueryError::Failed(message)
     })
 }
@@ -272,9 +272,11 @@ where
 {
     let Some(tls) = tls else { return send_request(stream, path).await };
     if tls.is_mutual {
-        return Err("[server.tls] asks for a client certificate, which this command has none of; move health and metrics \
-                    to a listener of their own with [server.ops]"
-            .into());
+        return Err(
+            "[server.tls] requires a client certificate, and this command has none: move health and metrics \
+        to a listener of their own with [server.ops]"
+                .into(),
+        );
     }
     let (pinned, _) = certificates(tls.certificate_file.as_path())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -319,7 +321,9 @@ impl ServerCertVerifier for PinnedCertVerifier {
         if self.pinned.first() == Some(end_entity) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(rustls::Error::General("another certificate answers than the configured one".to_owned()))
+            Err(rustls::Error::General(
+                "the service presented another certificate than the configured one".to_owned(),
+            ))
         }
     }
 

@@ -63,7 +63,7 @@ fn load_config_if_present(context: &CliContext<'_>) -> Option<Config> {
     let loaded = context.config();
     if let Err(failure) = &loaded {
         print_stderr(&format!(
-            "warning: whether the profiles exist can't be said, as the configuration can't be used: {}",
+            "warning: the profiles are not checked, because the configuration can't be used: {}",
             failure.summary()
         ));
     }
@@ -100,15 +100,15 @@ impl NewCallerCommand {
             [] => r#"["identity.web"]   # the profiles that it may use"#.to_owned(),
             allow => format!("{allow:?}"),
         };
-        print_line(&format!("API key, shown this once; give it to {} as a secret:\n", self.name));
+        print_line(&format!("API key, shown only once; give it to {} as a secret:\n", self.name));
         print_line(&format!("    {}\n", api_key.expose_secret()));
         if let Some(caller) = before {
             let hashes = caller.api_key_sha256.iter().map(|hash| HEXLOWER.encode(hash)).chain([digest]);
-            print_line(&format!("and its hash to [callers.{}], which is there already:\n", self.name));
+            print_line(&format!("Add its hash to [callers.{}], which exists already:\n", self.name));
             print_line(&format!("api_key_sha256 = {:?}", hashes.collect::<Vec<_>>()));
             return Ok(());
         }
-        print_line("and these lines to tokenmint.toml:\n");
+        print_line("Add these lines to tokenmint.toml:\n");
         print_line(&format!("[callers.{}]\napi_key_sha256 = [\"{digest}\"]\nallow = {allow}", self.name));
         Ok(())
     }

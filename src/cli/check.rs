@@ -12,8 +12,8 @@ use super::{CliContext, CliError, print_json, print_line, print_stderr};
 const CHECK_RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The notice that a running service has further checks, which the files alone can't show.
-const RUNNING_NOT_CHECKED: &str = "not judged: whether the service that runs here takes this over, as it refuses changes of what is settled \
-                          at its start, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
+const RUNNING_NOT_CHECKED: &str = "not checked: whether the running service accepts these files. It rejects changes \
+    that need a restart, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
 
 /// Load everything that `serve` would load, and report what is wrong
 ///
@@ -66,14 +66,14 @@ impl CheckCommand {
             return Ok(());
         };
         if running.in_force {
-            print_line("The service that runs has taken all of it over.");
+            print_line("The running service uses these files.");
             return Ok(());
         }
         for problem in &running.problems {
             print_stderr(&format!("{}: {}", problem.field, problem.message));
         }
         Err(CliError::Failed(
-            "the service that runs refuses these files, and goes on with those before".to_owned(),
+            "the running service rejects these files, and keeps the previous ones".to_owned(),
         ))
     }
 }
@@ -87,7 +87,7 @@ fn wait_for_reload(context: &CliContext<'_>) -> Result<ReloadStatusReply, CliErr
     match looked {
         Ok((true, status)) => Ok(status.reload),
         Ok((false, _)) => Err(CliError::Failed(format!(
-            "the service at {} has not looked at its files for {} s: does a mount hang?",
+            "the service at {} has not checked its files for {} s: does a mount hang?",
             service.address(),
             CHECK_RELOAD_TIMEOUT.as_secs()
         ))),

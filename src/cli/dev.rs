@@ -39,7 +39,7 @@ pub(super) struct DevCommand {
 impl DevCommand {
     pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.listen.ip().is_loopback() {
-            let reason = "dev listens on loopback only: everybody who reaches it can be any customer";
+            let reason = "dev listens on loopback only: anyone who reaches it can impersonate any customer";
             return Err(CliError::Usage(reason.to_owned()));
         }
         let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
@@ -79,11 +79,11 @@ impl DevCommand {
             )
         };
         print_line(&format!(
-            "tokenmint listens on {url}, with keys made up for now; a Salesforce to test against plays at \
-             {salesforce}. Paste into another terminal:
+            "tokenmint listens on {url}, with made-up keys; a simulated Salesforce listens on {salesforce}. Paste \
+            into another terminal:
 "
         ));
-        print_line("# who is chatting: the identity token for Salesforce Enhanced Chat");
+        print_line("# the identity token for Salesforce Enhanced Chat, which says who is chatting");
         print_line(&ask("/identity-token", r#"{"sub": "user-1"}"#));
         print_line("\n# the keys with which Salesforce verifies it");
         print_line(&format!("curl -s {}", shell::quoted(format_args!("{url}/keysets/web/jwks.json"))));
@@ -91,7 +91,7 @@ impl DevCommand {
         print_line(&ask("/intercom-user-jwt", r#"{"user_id": "user-1"}"#));
         print_line("\n# the assertion of the OAuth 2.0 JWT bearer flow");
         print_line(&ask("/oauth-assertion", "{}"));
-        print_line("\n# that assertion exchanged for an access token, and kept");
+        print_line("\n# that assertion exchanged for an access token, which is cached");
         print_line(&ask("/oauth-access-token", "{}"));
         print_line(
             "\n# the identity token exchanged for a messaging access token, the user verified through the keys above",
@@ -100,8 +100,8 @@ impl DevCommand {
         print_line("\n# both tokens of a page with Fin, in one call");
         print_line(&ask("/bundle", r#"{"sub": "user-1"}"#));
         print_line(
-            "\n# an example of a backend, from the folder of tokenmint's repository. Its first lines say what it needs to be \
-             installed, and where it listens",
+            "\n# an example backend, from the folder of tokenmint's repository. Its first lines say what to \
+            install, and where it listens",
         );
         for (example, start) in EXAMPLE_BACKENDS {
             print_line(&format!(

@@ -50,7 +50,7 @@ pub(super) struct DoctorCommand {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
-    /// What the tokens are for [default: derived from their content]
+    /// The purpose of the tokens [default: derived from their content]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<PurposeArg>,
     /// Fetch the JWKS from the public URL, and request one token from Salesforce for each profile
@@ -162,8 +162,8 @@ impl ConfigStatus {
             if !needed {
                 return Ok(status);
             }
-            let reason = "there is no tokenmint.toml here, and nothing else to look at: name a configuration with \
-                          --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
+            let reason = "there is no tokenmint.toml here, and nothing else to check: name a configuration with \
+            --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
             return Err(CliError::Usage(reason.to_owned()));
         }
         status.source = Some(context.config_description());
@@ -286,7 +286,7 @@ pub(super) fn check_file_exists(at: usize, path: &Path) -> Result<(), CliError> 
         return Ok(());
     }
     let reason = format!(
-        "argument {} names no file that is there. It isn't shown, as it may be a secret; a token goes in by a pipe: \
+        "argument {} names no existing file. It isn't shown, because it may be a secret. Pass a token through a pipe: \
          `… | tokenmint doctor --token -`",
         at + 1
     );

@@ -31,7 +31,7 @@ impl HealthcheckCommand {
                 Ok(())
             }
             Ok(Ok((status, _))) => Err(CliError::Failed(format!("/livez answered {status}"))),
-            Ok(Err(error)) => Err(CliError::Failed(format!("/livez can't be asked: {error}"))),
+            Ok(Err(error)) => Err(CliError::Failed(format!("/livez can't be reached: {error}"))),
             Err(_) => {
                 Err(CliError::Failed(format!("/livez did not answer within {} s", self.timeout.as_secs())))
             }

@@ -67,17 +67,14 @@ impl InitCommand {
             .map_err(|message| CliError::Usage(format!("--issuer {message}")))?;
         let file = self.directory.join(DEFAULT_CONFIG_FILE);
         if fs::symlink_metadata(&file).is_ok() {
-            return Err(CliError::Failed(format!(
-                "{} is there already; nothing was written",
-                file.display()
-            )));
+            return Err(CliError::Failed(format!("{} exists already; nothing was written", file.display())));
         }
         let keys = self.keys(context)?;
         let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
         let mut written = CreatedFiles::default();
         let made = self.write(&keys, &issuer, &api_key, &file, context, &mut written)?;
         let to_do = check_written(&file, context).inspect_err(|_| {
-            print_stderr("tokenmint: what was written isn't sound, and was taken back:");
+            print_stderr("tokenmint: the written files are invalid, and were removed:");
         })?;
         written.0.clear();
 
@@ -91,11 +88,13 @@ impl InitCommand {
         }
         print_line(&format!("{}  the configuration", file.display()));
         made.iter().for_each(KeyFiles::announce);
-        print_line(&format!("\nAPI key of the caller `web-backend`, shown this once:\n\n    {api_key}\n"));
+        print_line(&format!("\nAPI key of the caller `web-backend`, shown only once:\n\n    {api_key}\n"));
         if to_do.is_empty() {
-            print_line("What was written is checked: it is sound.");
+            print_line("The written files are checked: they are valid.");
         } else {
-            print_line("What was written is checked, and these values are missing, which only you know:\n");
+            print_line(
+                "The written files are checked. These values are missing, because only you know them:\n",
+            );
             for problem in &to_do {
                 print_line(&format!("    {problem}"));
             }
@@ -104,7 +103,8 @@ impl InitCommand {
         let look = if self.issuer.is_none() { "Set the issuer, look" } else { "Look" };
         let file = shell::quoted(file.display());
         print_line(&format!(
-            "{look} with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand ask for a token:\n"
+            "{look} with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand \
+            ask for a token:\n"
         ));
         print_line(&format!(
             "    curl -s http://127.0.0.1:8080/identity-token -H 'Authorization: Bearer {api_key}' \
@@ -124,8 +124,8 @@ impl InitCommand {
         let with_oauth = self.with.contains(&InitFeature::Oauth);
         if with_oauth && kid == oauth_kid {
             return Err(CliError::Usage(format!(
-                "`{kid}` is the id of the key that --with oauth makes, and no two keys have one id: give the key of identity \
-                 tokens another with --kid; nothing was written"
+                "`{kid}` is the id of the key that --with oauth creates, and ids are unique: give the key of \
+                identity tokens another with --kid; nothing was written"
             )));
         }
         check_kid_unused(&folder("web"), &kid)?;
@@ -175,7 +175,7 @@ impl InitCommand {
             match fs::read_to_string(&path) {
                 Ok(text) if text.lines().any(|line| line.trim_start_matches('/') == secret) => {}
                 Ok(_) => print_stderr(&format!(
-                    "warning: {} is there already and doesn't name {secret}: add that, so that no secret is committed",
+                    "warning: {} exists already and doesn't list {secret}: add it, so that no secret is committed",
                     path.display()
                 )),
                 Err(_) => files.push((path, 0o644, format!("{secret}\n"))),
@@ -199,7 +199,7 @@ impl InitCommand {
         let allow: Vec<&str> =
             allow.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
         format!(
-            r#"# What tokenmint mints, and for whom. `tokenmint check` says what is wrong with it.
+            r#"# The tokens that tokenmint mints, and for whom. `tokenmint check` reports errors in it.
 
 [server]
 listen = "127.0.0.1:8080"

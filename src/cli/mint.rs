@@ -101,7 +101,7 @@ impl MintCommand {
                 let profile = profiles.identity.get(&name.name).ok_or_else(unknown)?;
                 let subject = self.subject("sub")?;
                 if !profile.covers(&subject) {
-                    return Err(CliError::Usage(format!("--sub isn't what `{name}` lets subjects be")));
+                    return Err(CliError::Usage(format!("--sub doesn't match the `subjects` of `{name}`")));
                 }
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
@@ -118,7 +118,7 @@ impl MintCommand {
                 let profile = profiles.oauth.get(&name.name).ok_or_else(unknown)?;
                 if self.sub.is_some() || self.ttl.is_some() || self.claims.is_some() {
                     let reason =
-                        "an assertion's claims are those of its profile: leave out --sub, --ttl and --claims";
+                        "an assertion's claims come from its profile: leave out --sub, --ttl and --claims";
                     return Err(CliError::Usage(reason.to_owned()));
                 }
                 let minted = profile.mint(now, &*context.clock_and_rng.randomness, &signer).await;
@@ -129,7 +129,8 @@ impl MintCommand {
     }
 
     fn subject(&self, field: &str) -> Result<Subject, CliError> {
-        let sub = self.sub.clone().ok_or_else(|| CliError::Usage("say for whom with --sub".to_owned()))?;
+        let sub =
+            self.sub.clone().ok_or_else(|| CliError::Usage("give the subject with --sub".to_owned()))?;
         Subject::parse(field, sub)
             .map_err(|objection| CliError::Usage(format!("--sub {}", objection.message)))
     }
@@ -138,7 +139,7 @@ impl MintCommand {
         let Some(text) = &self.claims else { return Ok(Vec::new()) };
         match Json::parse(text.as_bytes()) {
             Ok(json) if json.doubled().is_some() => {
-                Err(CliError::Usage("--claims names one twice".to_owned()))
+                Err(CliError::Usage("--claims contains a claim twice".to_owned()))
             }
             Ok(Json::Object(claims)) => Ok(claims),
             Ok(_) => Err(CliError::Usage("--claims must be a JSON object".to_owned())),

@@ -94,7 +94,7 @@ const COMMAND_GROUPS: [(&str, &[&str]); 5] = [
     ("Set it up", &["init", "callers", "check", "salesforce-metadata"]),
     ("Run it", &["serve", "healthcheck"]),
     ("Keys", &["keys", "jwk", "jwks"]),
-    ("Tokens, and why they are refused", &["mint", "verify", "doctor"]),
+    ("Tokens, and why they are rejected", &["mint", "verify", "doctor"]),
 ];
 
 /// Builds the template of `tokenmint --help`, because clap can't group commands.
@@ -268,7 +268,8 @@ impl CliContext<'_> {
                 if config.server.audit == AuditMode::Required
                     && !Log::takes_audit_lines(self.environment.get("RUST_LOG").map(String::as_str)) =>
             {
-                let message = "hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
+                let message = "hides audit lines, which server.audit requires: leave it out, or add \
+                tokenmint::audit=info";
                 Err(CliError::invalid_config(vec![Problem::new(
                     "",
                     ValueOrigin::Variable("RUST_LOG".to_owned()),
@@ -312,7 +313,8 @@ impl SlowReadNotice {
         std::thread::spawn(move || {
             if ended.recv_timeout(SLOW_READ_NOTICE_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
                 print_stderr(&format!(
-                    "the files are not read after {} s: does a mount hang? `ls` on the folders of the configuration and the keys tells",
+                    "the files are not read after {} s: does a mount hang? Try `ls` on the folders of the \
+                    configuration and the keys",
                     SLOW_READ_NOTICE_AFTER.as_secs()
                 ));
             }
@@ -324,7 +326,7 @@ impl SlowReadNotice {
 fn file_timeout_error() -> CliError {
     let seconds = FILE_TIMEOUT.as_secs();
     CliError::Failed(format!(
-        "a file that the configuration names is not read within {seconds} s: does a mount hang?"
+        "the files of the configuration are not read within {seconds} s: does a mount hang?"
     ))
 }
 
@@ -432,7 +434,7 @@ fn parse_duration_arg(text: &str) -> Result<Duration, String> {
 fn parse_tcp_address(text: &str) -> Result<SocketAddr, String> {
     match ListenAddress::parse(text, Path::new(""))? {
         ListenAddress::Tcp(address) => Ok(address),
-        ListenAddress::Unix(_) => Err("must be an address and a port, as localhost:8080".to_owned()),
+        ListenAddress::Unix(_) => Err("must be an address and a port, for example localhost:8080".to_owned()),
     }
 }
 
@@ -488,8 +490,8 @@ fn flush_stdout() -> Result<(), CliError> {
     let unsaid = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
     unsaid.map_or(Ok(()), |error| {
         Err(CliError::Failed(format!(
-            "standard output can't be written ({error}), and what it should have shown is lost. Files are written all the same: \
-             look at them before you run the command again; for an API key that was lost, `tokenmint callers new` makes another"
+            "standard output can't be written ({error}), and the output is lost. Files were written all the same: \
+            check them before you run the command again. For a lost API key, `tokenmint callers new` creates another"
         )))
     })
 }

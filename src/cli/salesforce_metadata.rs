@@ -20,8 +20,8 @@ use crate::shell;
 /// byte for byte, prints the differences, and exits with 1 if there are any.
 #[derive(Args)]
 #[command(
-    after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy start\n         \
-                  tokenmint salesforce-metadata --diff ../salesforce-project"
+    after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy \
+     start\n         tokenmint salesforce-metadata --diff ../salesforce-project"
 )]
 pub(super) struct SalesforceMetadataCommand {
     /// Write the project here
@@ -113,7 +113,7 @@ impl SalesforceMetadataCommand {
         if let Some(folder) = &self.out {
             print_line(&format!(
                 "\nDeploy: (cd {} && sf project deploy start). Then merge fragments/ into the channel's own file, \
-                 which the org knows more of, and deploy that.",
+                which has more settings, and deploy that.",
                 shell::quoted(folder.display())
             ));
         }
@@ -122,7 +122,7 @@ impl SalesforceMetadataCommand {
         }
         if let Some(folder) = &self.diff {
             print_line(&match differences.len() {
-                0 => format!("{} is as the configuration has it", folder.display()),
+                0 => format!("{} matches the configuration", folder.display()),
                 1 => "1 difference".to_owned(),
                 count => format!("{count} differences"),
             });

@@ -129,7 +129,7 @@ impl SandboxCommand {
                 }
                 Ok(format!("{scheme}://{address}"))
             }
-            _ => Err(CliError::Usage("say with --jwks-base where the service publishes its keys".to_owned())),
+            _ => Err(CliError::Usage("give the address of the service's keys with --jwks-base".to_owned())),
         }
     }
 
@@ -170,10 +170,7 @@ impl SandboxCommand {
                 "deployments": deployments,
             }));
         }
-        print_line(&format!(
-            "A Salesforce to test against listens on {url}; it plays the org {}.",
-            org.org_id
-        ));
+        print_line(&format!("A simulated Salesforce listens on {url}, as the org {}.", org.org_id));
         if config.oauth.is_empty() && deployments.clone().next().is_none() {
             print_line(
                 "\nThe configuration exchanges no token yet: add [oauth.NAME], or [identity.NAME.messaging].",
@@ -189,7 +186,7 @@ impl SandboxCommand {
             print_line(&format!("[identity.{name}.messaging]    # keys from {jwks}"));
             print_line(&format!("scrt_url = \"{url}\""));
         }
-        print_line("\n# what it has seen, and why it refused");
+        print_line("\n# the requests that it got, and why it rejected some");
         let at = |path: &str| shell::quoted(format_args!("{url}/__sandbox/{path}"));
         print_line(&format!("curl -s {}", at("state")));
         print_line("\n# the next login fails, and asks for a pause");
@@ -197,7 +194,7 @@ impl SandboxCommand {
             "curl -s {} -d '[{{\"path\": \"token\", \"fault\": \"status\", \"status\": 503, \"retry_after\": \"5\"}}]'",
             at("faults")
         ));
-        print_line("\n# every session ends: access tokens are dead");
+        print_line("\n# end every session: access tokens become invalid");
         print_line(&format!("curl -s -X POST {}", at("expire-sessions")));
         print_line("\nStop with Ctrl-C.");
     }
@@ -218,7 +215,7 @@ pub(super) fn org_from_config(
         let Some(messaging) = &identity.messaging else { continue };
         if messaging.org_id.as_str() != org_id {
             print_stderr(&format!(
-                "tokenmint: leaves out identity.{}.messaging: it is of another org than {org_id}",
+                "tokenmint: ignores identity.{}.messaging: it belongs to another org than {org_id}",
                 identity.name
             ));
             continue;

@@ -125,7 +125,7 @@ fn run_until_stopped(
             match Announcement::bind(&app, &source) {
                 Ok(announcement) => _ = tokio::spawn(announcement.run()),
                 Err(error) => {
-                    tracing::warn!(%error, "commands find it only where its address is that of its file");
+                    tracing::warn!(%error, "commands find this service only at the address in its configuration file");
                 }
             }
             if hangup.load(Ordering::Acquire) {
@@ -137,7 +137,7 @@ fn run_until_stopped(
                 let ended = tokio::spawn(retirements).await;
                 tracing::error!(
                     error = ended.err().map(|error| error.to_string()),
-                    "looking for retired keys has ended, a bug: restart, and report it"
+                    "the check for retired keys has ended, which is a bug: restart, and report it"
                 );
             });
         }

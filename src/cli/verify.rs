@@ -41,7 +41,7 @@ pub(super) struct VerifyCommand {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
-    /// What the token is for [default: derived from its content]
+    /// The purpose of the token [default: derived from its content]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<PurposeArg>,
     /// Print passed checks too
@@ -94,7 +94,7 @@ impl VerifyCommand {
         let known = Known { now, configured: status.configured(), given, answers: None };
 
         let [token] = known.given.tokens.as_slice() else {
-            let reason = "give one token; `tokenmint doctor` takes several";
+            let reason = "give one token; `tokenmint doctor` accepts several";
             return Err(CliError::Usage(reason.to_owned()));
         };
         let (report, verdict) = doctor::verify(&known);
@@ -136,7 +136,7 @@ fn read_argument(argument: &SecretString, status: &ConfigStatus) -> Result<Mater
     let token = parse_token_arg(argument)?;
     if token.parts.is_err() && text != "-" && !text.contains("eyJ") {
         // The argument isn't shown, because it may be a secret.
-        let reason = "an argument is neither a token nor the name of a file that is there";
+        let reason = "an argument is neither a token nor the name of an existing file";
         return Err(CliError::Failed(reason.to_owned()));
     }
     Ok(Material::Token(token))

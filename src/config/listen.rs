@@ -18,13 +18,13 @@ impl ListenAddress {
     pub fn parse(written: &str, base: &Path) -> Result<Self, String> {
         if let Some(path) = written.strip_prefix("unix:") {
             return match path {
-                "" => Err("names no socket: write unix:/run/tokenmint.sock".to_owned()),
+                "" => Err("has no socket path: write, for example, unix:/run/tokenmint.sock".to_owned()),
                 path => Ok(Self::Unix(base.join(path))),
             };
         }
         let numeric = written.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
         numeric.as_deref().unwrap_or(written).parse().map(Self::Tcp).map_err(|_| {
-            r#"must be an address and a port, as "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#.to_owned()
+            r#"must be an address and a port, for example "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#.to_owned()
         })
     }
 }

@@ -346,7 +346,8 @@ impl Config {
             ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),
             ("callers", self.callers.is_empty() && !other.callers.is_empty()),
         ];
-        let message = "has none left, as of a file that was emptied or cut off: put them back, or restart if that is meant";
+        let message = "has no entries left, possibly because a file was emptied or truncated: restore them, or \
+        restart if this is intended";
         let emptied = emptied.into_iter().filter(|(_, is_emptied)| *is_emptied);
         emptied.map(|(field, _)| Problem::new(field, "the configuration", message)).collect()
     }
@@ -372,7 +373,7 @@ impl Config {
                     None if is_absent(&error) => {
                         "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned()
                     }
-                    None => "; run this as the user whose file it is".to_owned(),
+                    None => "; run this as the owner of the file".to_owned(),
                     Some(_) => section::paste_artifact("TOKENMINT_CONFIG", &name)
                         .map_or_else(String::new, |left| format!("; its name {left}")),
                 };

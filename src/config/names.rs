@@ -230,7 +230,8 @@ impl ClientSan {
         }
         if text.parse::<IpAddr>().is_ok() {
             return Err(
-                "is an IP address: a client is known by a host name or a URI in its certificate".to_owned()
+                "is an IP address: clients are identified by a host name or a URI in their certificate"
+                    .to_owned(),
             );
         }
         let label = |label: &str| {
@@ -240,7 +241,7 @@ impl ClientSan {
         if text.len() <= 253 && text.split('.').all(label) {
             Ok(Self::dns(text))
         } else {
-            Err("must be a name of the client's certificate: a host name, or a URI as spiffe://acme/rails"
+            Err("must be a name in the client's certificate: a host name, or a URI like spiffe://acme/rails"
                 .to_owned())
         }
     }

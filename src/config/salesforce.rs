@@ -252,7 +252,7 @@ impl UrlIssues {
             return self.error("a dot at the end of the host");
         }
         if host.my_domain.as_deref() == Some("mydomain") {
-            return self.error("the placeholder MYDOMAIN, in place of the org's own name");
+            return self.error("the placeholder MYDOMAIN instead of the org's own name");
         }
         match host.kind {
             HostKind::Login | HostKind::Test | HostKind::Site | HostKind::Loopback => {}
@@ -263,22 +263,23 @@ impl UrlIssues {
                     ));
                 }
             }
-            HostKind::Messaging => self.error("a messaging host, where nobody logs in"),
+            HostKind::Messaging => self.error("a messaging host, which accepts no logins"),
             HostKind::UserPages => {
-                self.error("a host of pages for signed-in users, where no program logs in; My Domain is …my.salesforce.com");
+                self.error(
+                    "a host of pages for signed-in users, where no program logs in; My Domain is \
+                …my.salesforce.com",
+                );
             }
             HostKind::Instance => {
                 self.error("an instance's host, which names no org; My Domain is …my.salesforce.com");
             }
-            HostKind::Other => self.error("no login host of Salesforce's; My Domain is …my.salesforce.com"),
+            HostKind::Other => self.error("not a login host of Salesforce; My Domain is …my.salesforce.com"),
             HostKind::Lookalike => {
-                self.error(
-                    "a host in none of Salesforce's domains, though it reads like one: a typing error?",
-                );
+                self.error("a host outside Salesforce's domains with a similar name: a typo?");
             }
             HostKind::ThirdParty => {
                 self.warnings
-                    .push("a host in none of Salesforce's domains, as only a site may have".to_owned());
+                    .push("a host outside Salesforce's domains, which only a site may have".to_owned());
             }
         }
     }
@@ -289,19 +290,19 @@ pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
     let mut issues = UrlIssues::default();
     let trimmed = written.trim();
     if trimmed != written {
-        issues.error("white space at an end");
+        issues.error("white space at the start or end");
     }
     let Ok(url) = Url::parse(trimmed) else {
-        issues.error("no URL");
+        issues.error("not a URL");
         return (None, issues);
     };
     let host = SalesforceHost::from_url(&url);
     if url.scheme() != "https" && host.kind != HostKind::Loopback {
-        issues.error(format!("`{}:` in place of `https:`", url.scheme()));
+        issues.error(format!("`{}:` instead of `https:`", url.scheme()));
     }
     let path = url.path().trim_end_matches('/');
     if path.ends_with(TOKEN_ENDPOINT_PATH) || path.contains("/services/") {
-        issues.error("the address of the token endpoint, in place of the host");
+        issues.error("the address of the token endpoint instead of the host");
     } else if !path.is_empty()
         && !matches!(host.kind, HostKind::Site | HostKind::ThirdParty | HostKind::Loopback)
     {
@@ -315,7 +316,7 @@ pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
         issues.error("a slash at the end");
     }
     if !has_more && trimmed.trim_end_matches('/') != url.as_str().trim_end_matches('/') {
-        issues.error(format!("written otherwise than `{}`", url.as_str().trim_end_matches('/')));
+        issues.error(format!("not in the normal form `{}`", url.as_str().trim_end_matches('/')));
     }
     issues.check_login_host(&host);
     (Some(host), issues)
@@ -348,7 +349,7 @@ pub fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
                 issues.error(format!("the org's old host, which is gone since Spring '26; it is {now} now"));
             }
         }
-        _ => issues.error("no host of messaging (…my.salesforce-scrt.com)"),
+        _ => issues.error("not a messaging host (…my.salesforce-scrt.com)"),
     }
     (host, issues)
 }
@@ -362,12 +363,12 @@ pub fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost)
         return None;
     }
     if audience.cloud != token_host.cloud {
-        return Some("an audience of another cloud of Salesforce's than the host".to_owned());
+        return Some("the audience belongs to another Salesforce cloud than the host".to_owned());
     }
     if let (Some(wanted), Some(asked)) = (&audience.my_domain, &token_host.my_domain)
         && (wanted, &audience.sandbox) != (asked, &token_host.sandbox)
     {
-        return Some("the audience of one org, asked at another's host".to_owned());
+        return Some("the audience belongs to one org, and the host to another".to_owned());
     }
     let (wanted, asked) = (audience.org_kind()?, token_host.org_kind()?);
     (wanted.login_host() != asked.login_host())
@@ -432,12 +433,12 @@ pub const CONSUMER_KEY_PREFIX: &str = "3MVG9";
 pub fn consumer_key_error(text: &str) -> Option<&'static str> {
     match text {
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-            Some("it holds white space or a control character")
+            Some("it contains white space or a control character")
         }
-        _ if text.contains('@') => Some("it reads like a user name, which is `username`"),
+        _ if text.contains('@') => Some("it looks like a user name, which belongs in `username`"),
         _ if text.contains("://") => Some("it is an address"),
         _ if text.starts_with(CONSUMER_KEY_PREFIX) || is_custom_consumer_key(text) => None,
-        _ => Some("consumer keys begin with 3MVG9, or are 8 letters and digits at least"),
+        _ => Some("consumer keys begin with 3MVG9, or have at least 8 letters and digits"),
     }
 }
 
@@ -525,7 +526,7 @@ mod tests {
             ("https://acme.lightning.force.com", &["pages for signed-in users"][..]),
             ("http://login.salesforce.com", &["`http:` in place of `https:`"]),
             ("https://login.salesforce.com/", &["a slash at the end"]),
-            ("https://login.salesforce.com\n", &["white space at an end"]),
+            ("https://login.salesforce.com\n", &["white space at the start or end"]),
             ("http://acme.salesforce.com/ ", &["white space", "`http:`", "a slash", "no login host"]),
             ("https://LOGIN.salesforce.com", &["written otherwise than `https://login.salesforce.com`"]),
             ("https://login.salesforce.com:443", &["written otherwise"]),
@@ -541,7 +542,7 @@ mod tests {
             ("https://acme.my.salesforce.com?x=1", &["more than a host"]),
             ("https://acme.my.salesforce.com.", &["a dot at the end of the host"]),
             ("https://salesforce.acme.com/customers", &[]),
-            ("login.salesforce.com", &["no URL"]),
+            ("login.salesforce.com", &["not a URL"]),
         ] {
             let (_, issues) = check_audience(wrong);
             assert_eq!(issues.errors.len(), errors.len(), "{wrong}: {issues:?}");
@@ -600,11 +601,11 @@ mod tests {
             ("acme-dev-ed.develop.my", "test", "a sandbox, with a Developer Edition org's audience"),
             ("acme--uat.sandbox.my", "login", "production, with a sandbox's audience"),
             ("acme-dev.scratch.my", "login", "production, with a scratch org's audience"),
-            ("other.my", "acme.my", "the audience of one org, asked at another's host"),
+            ("other.my", "acme.my", "the audience belongs to one org, and the host to another"),
             (
                 "acme--dev.sandbox.my",
                 "acme--uat.sandbox.my",
-                "the audience of one org, asked at another's host",
+                "the audience belongs to one org, and the host to another",
             ),
         ] {
             let (audience, host) = (format!("{audience}.salesforce.com"), format!("{host}.salesforce.com"));

@@ -345,7 +345,7 @@ pub fn paste_artifact(name: &str, text: &str) -> Option<String> {
     } else if starts_with_assignment(name, text) {
         "begins with a name and `=`: give the value alone"
     } else if text.contains('\0') {
-        "holds a NUL character: save it as UTF-8 text (it may be UTF-16)"
+        "contains a NUL character: save it as UTF-8 text (it may be UTF-16)"
     } else {
         return None;
     };
@@ -370,7 +370,10 @@ fn read_secret_file(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<Strin
         if path.exists() {
             return format!("can't be read: {error}");
         }
-        format!("names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file")
+        format!(
+            "names no file that can be read ({error}). The value isn't shown, because it may be the secret \
+        itself: write the secret into a file"
+        )
     })?;
     if content.ends_with('\n') {
         content.pop();
@@ -406,7 +409,7 @@ pub(crate) fn parse_duration(node: &ConfigNode) -> Result<Duration, String> {
     parse_whole_seconds(&parse_string(node).map_err(|_| DURATION_EXPECTED.to_owned())?)
 }
 
-const DURATION_EXPECTED: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
+const DURATION_EXPECTED: &str = r#"must be a duration, for example "90s", "55m" or "24h""#;
 
 /// Like [`parse_duration`], from text.
 pub(crate) fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
@@ -421,7 +424,7 @@ pub(crate) fn parse_subsecond_duration(node: &ConfigNode) -> Result<Duration, ()
 
 /// Parses a number of bytes: `16384` or `"16 KiB"`.
 pub(crate) fn parse_byte_count(node: &ConfigNode) -> Result<usize, String> {
-    const FORM: &str = r#"must be a size, as "16 KiB""#;
+    const FORM: &str = r#"must be a size, for example "16 KiB""#;
     if let ConfigValue::Integer(bytes) = node.value {
         return usize::try_from(bytes).map_err(|_| FORM.to_owned());
     }

@@ -286,7 +286,7 @@ pub(crate) fn apply_environment(
         let Some(path) = override_path(variable) else { continue };
         if let Some(other) = named.insert(normalize_case(variable), variable) {
             let field = path.join(".").to_lowercase();
-            let message = format!("sets what {other} sets too: remove one of them");
+            let message = format!("sets the same value as {other}: remove one of them");
             problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), message));
             continue;
         }
@@ -340,7 +340,7 @@ fn set_override(root: &mut ConfigNode, path: &[&str], variable: &str, text: &str
     if let ConfigValue::Table(table) = &node.value
         && !table.is_empty()
     {
-        return Err("is a section; name one of its fields behind another `__`".to_owned());
+        return Err("is a section: name one of its fields after another `__`".to_owned());
     }
     *node = ConfigNode {
         origin: ValueOrigin::Variable(variable.to_owned()),

@@ -99,22 +99,20 @@ impl RetirementResult {
     pub fn signing_summary(&self, is_confirmed: bool) -> String {
         let how = match &self.successor {
             Ok(Successor::Same(_)) => "signs, as before",
-            Ok(Successor::Former(_)) => {
-                "signs again, as it did before; verifiers that have fetched it since know it"
-            }
+            Ok(Successor::Former(_)) => "signs again; verifiers that have fetched it know it",
             Ok(Successor::Pending(_)) => {
-                "signs from now on, before its time; verifiers that have fetched it know it"
+                "signs from now on, before its date; verifiers that have fetched it know it"
             }
             Ok(Successor::New) => {
-                "was made and signs from now on; chats are anonymous until verifiers fetch it, and logins fail until its \
-                 certificate is in the app"
+                "was created and signs from now on; chats are anonymous until verifiers fetch it, and logins fail \
+                 until its certificate is in the app"
             }
             Ok(Successor::Nobody) | Err(_) => {
                 return "No key signs: `tokenmint keys list` says why.".to_owned();
             }
         };
         let who = self.signing_kid().map_or_else(String::new, |kid| format!("{kid} "));
-        if is_confirmed { format!("{who}{how}.") } else { format!("As the files say, {who}{how}.") }
+        if is_confirmed { format!("{who}{how}.") } else { format!("According to the files, {who}{how}.") }
     }
 }
 
@@ -132,7 +130,7 @@ pub fn find_copies(
     let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
     let Some(material) = folders.iter().find_map(key) else {
         print_stderr(&format!(
-            "warning: whether other ids have the same key can't be said, as {}.key can't be read in {}",
+            "warning: other ids with the same key can't be found, because {}.key can't be read in {}",
             kid,
             folders[0].directory.display()
         ));
@@ -143,7 +141,7 @@ pub fn find_copies(
         let Some(found) = run_with_timeout(FILE_TIMEOUT, move || copies_in_keyset(&other, &wanted, material))
         else {
             failures.push(format!(
-                "whether keysets.{} has it too can't be said: does a mount hang?",
+                "keysets.{} can't be searched for the same key: does a mount hang?",
                 keyset.name
             ));
             continue;
@@ -157,8 +155,8 @@ pub fn find_copies(
             }
             KeySource::File { .. } | KeySource::Text { .. } => failures.extend(found.iter().map(|kid| {
                 format!(
-                    "`{kid}` of keysets.{} is the same key, given as file or text: put another in its place, with an id of \
-                     its own, before the next start",
+                    "`{kid}` of keysets.{} is the same key, given as file or text: replace it by a key with an id \
+                    of its own before the next start",
                     keyset.name
                 )
             })),

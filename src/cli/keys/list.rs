@@ -88,23 +88,20 @@ fn print_legend(listed: &[KeyRow]) {
         (is(State::Pending), "pending: is published, and signs from NEXT CHANGE on"),
         (
             is(State::Retiring),
-            "retiring: signs no more, and is published until NEXT CHANGE for tokens that live",
+            "retiring: signs no longer, and is published until NEXT CHANGE for unexpired tokens",
         ),
         (is(State::Gone), "gone: neither signs nor is published; its files can be removed"),
         (
             has(|key| key.retired),
-            "retired: taken away by `tokenmint keys retire`; neither signs nor is published",
+            "retired: revoked by `tokenmint keys retire`; neither signs nor is published",
         ),
         (has(|key| key.emergency), "!: `emergency` is set: it may sign before verifiers know it"),
         (
             has(|key| key.fetched.is_some()),
-            "FETCHED: the kind of client that has last fetched the key from the service that runs here, and how long ago \
-             (s, m, h, d); never: nobody since it started",
+            "FETCHED: the kind of client that last fetched the key from the running service, and how long ago (s, \
+            m, h, d); never: no client since it started",
         ),
-        (
-            has(|key| key.fetched.is_none() && key.state != State::Gone),
-            "?: no service that runs here could be asked",
-        ),
+        (has(|key| key.fetched.is_none() && key.state != State::Gone), "?: no running service answered"),
         (has(|key| key.next_change().is_none()), "-: none"),
     ];
     for (_, line) in lines.iter().filter(|(applies, _)| *applies) {

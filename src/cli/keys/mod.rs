@@ -193,7 +193,8 @@ pub(super) fn check_kid_unused(directory: &Path, kid: &KeyId) -> Result<(), CliE
     match paths.iter().find(|path| fs::symlink_metadata(path).is_ok()) {
         None => Ok(()),
         Some(path) => Err(CliError::Failed(format!(
-            "{} is there already, and nothing is overwritten; nothing was written. Move it away, or give the new key another id",
+            "{} exists already, and nothing is overwritten; nothing was written. Move it away, or give the new key \
+            another id",
             path.display()
         ))),
     }
@@ -201,7 +202,7 @@ pub(super) fn check_kid_unused(directory: &Path, kid: &KeyId) -> Result<(), CliE
 
 pub(super) fn create_directory(directory: &Path) -> Result<(), CliError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| CliError::Failed(format!("can't make the key folder: {error}")))
+    made.map_err(|error| CliError::Failed(format!("can't create the key folder: {error}")))
 }
 
 impl From<DirectoryError> for CliError {
@@ -235,8 +236,8 @@ fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetCo
 fn warn_unencrypted_key(keyset: Option<&KeysetConfig>, made: &KeyFiles) {
     if let Some(keyset) = keyset.filter(|keyset| keyset.passphrase.is_some()) {
         print_stderr(&format!(
-            "warning: {} isn't encrypted, though keysets.{} has a passphrase: only its mode protects it. To encrypt it: openssl \
-             pkey -aes256 -in OLD -out NEW",
+            "warning: {} isn't encrypted, though keysets.{} has a passphrase: only its mode protects it. To encrypt \
+             it: openssl pkey -aes256 -in OLD -out NEW",
             made.private_key.display(),
             keyset.name
         ));
@@ -254,22 +255,21 @@ fn wait_for_service(
     service: &AdminClient,
     missing: impl Fn(&StatusReply) -> Option<String>,
 ) -> Result<bool, CliError> {
-    let (is_done, status) = match service
-        .wait_until(SERVICE_RELOAD_TIMEOUT, |status| missing(status).is_none())
-    {
-        Ok(answer) => answer,
-        Err(QueryError::NotRunning) => return Ok(false),
-        Err(QueryError::Failed(reason)) => {
-            return Err(CliError::Failed(format!(
-                "the files are written, but whether the service at {} has taken them over can't be said: {reason}",
-                service.address()
-            )));
-        }
-    };
+    let (is_done, status) =
+        match service.wait_until(SERVICE_RELOAD_TIMEOUT, |status| missing(status).is_none()) {
+            Ok(answer) => answer,
+            Err(QueryError::NotRunning) => return Ok(false),
+            Err(QueryError::Failed(reason)) => {
+                return Err(CliError::Failed(format!(
+                    "the files are written, but it is unknown whether the service at {} uses them: {reason}",
+                    service.address()
+                )));
+            }
+        };
     let Some(what) = missing(&status).filter(|_| !is_done) else { return Ok(true) };
     let reason = match status.reload.problem_summary() {
         none if none.is_empty() => "it gives no reason: does it read these files?".to_owned(),
-        reasons => format!("it refuses the files: {reasons}"),
+        reasons => format!("it rejects the files: {reasons}"),
     };
     Err(CliError::Failed(format!(
         "the files are written, but after {} s the service at {} {what}; {reason}",

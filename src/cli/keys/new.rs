@@ -48,9 +48,9 @@ impl NewKeyCommand {
         };
         if let Some(other) = unscheduled_key(&directory)? {
             return Err(CliError::Failed(format!(
-                "{} holds {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` makes the next key and \
-                 writes from when each signs. By hand, write that first:\n\n[[key]]\nkid = \"{}\"\nsign_from = \
-                 {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
+                "{} contains {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` creates the \
+                 next key and writes when each key signs. To do it by hand, first write:\n\n[[key]]\nkid = \
+                 \"{}\"\nsign_from = {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
                 directory.display(),
                 other.trim_end_matches(".key"),
                 self.kid.as_ref().map_or("NEW", KeyId::as_str),

@@ -71,8 +71,8 @@ struct RetiredCopy<'a> {
 impl RetireKeyCommand {
     pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.now {
-            let reason = "after a rotation a key retires by itself when its tokens are over; to take it away at once, and \
-                          break them, say --now";
+            let reason = "after a rotation a key retires by itself when its tokens have expired; to retire it at \
+            once, and break them, use --now";
             return Err(CliError::Usage(reason.to_owned()));
         }
         let keysets = context.keysets();
@@ -119,7 +119,7 @@ impl RetireKeyCommand {
                         written.made = Some(made);
                     }
                     Err(failure) => failures.push(format!(
-                        "there is no other key yet in {}; mend this, and run the command again: {}",
+                        "there is no other key yet in {}; fix this, and run the command again: {}",
                         folder.directory.display(),
                         failure.summary()
                     )),
@@ -134,19 +134,19 @@ impl RetireKeyCommand {
             .map_or(Ok(false), |service| wait_until_dropped(service, &gone, &folders, clock, &dropped));
         let in_service = match &confirmed {
             Ok(false) => {
-                "No service that runs with these files is found on this host: one that reads this folder drops it \
-                          within 5 seconds"
+                "No service with these files runs on this host: a service that reads this folder drops it within 5 \
+                seconds"
             }
-            _ if !dropped.get() => "The service that runs here has not confirmed it",
-            _ if was_used == Some(true) => "The service that runs here has dropped it",
-            _ => "The service that runs here doesn't use it",
+            _ if !dropped.get() => "The running service has not confirmed it",
+            _ if was_used == Some(true) => "The running service has dropped it",
+            _ => "The running service doesn't use it",
         };
         self.report(&folders, &written, in_service, matches!(confirmed, Ok(true)), key_metrics.as_ref());
         if matches!(confirmed, Ok(false)) {
             for address in AdminClient::addresses_where(|status| is_used(status, &self.kid)) {
                 print_stderr(&format!(
-                    "warning: the service at {address} runs with other files and uses a key `{}`: if it is this one, retire it in the \
-                     folder of that service too",
+                    "warning: the service at {address} runs with other files and uses a key `{}`: if it is this \
+                     one, retire it in the folder of that service too",
                     self.kid
                 ));
             }
@@ -159,7 +159,7 @@ impl RetireKeyCommand {
             && !status.reload.in_force
         {
             print_stderr(&format!(
-                "warning: the service refuses something else in these files, and would not start with them: {}",
+                "warning: the service rejects something else in these files, and would not start with them: {}",
                 status.reload.problem_summary()
             ));
         }
@@ -195,8 +195,8 @@ impl RetireKeyCommand {
     ) -> CliError {
         match (failure, service) {
             (CliError::Failed(reason), Some(service)) if was_used == Some(true) => CliError::Failed(format!(
-                "{reason}. The service at {} uses it: where it came from a folder, list it in the keyset.toml there, with kid = \
-                 \"{}\" and retired = {}, and the service drops it",
+                "{reason}. The service at {} uses it: if it came from a folder, list it in the keyset.toml there, \
+                with kid = \"{}\" and retired = {}, and the service drops it",
                 service.address(),
                 self.kid,
                 context.clock_and_rng.clock.now(),
@@ -249,7 +249,7 @@ impl RetireKeyCommand {
             return;
         }
         print_line(&format!(
-            "{kid} is retired in {}. {in_service}; bring the folder to every replica that has a copy of its own.",
+            "{kid} is retired in {}. {in_service}; copy the folder to every replica that has a copy of its own.",
             folder.schedule().display(),
         ));
         print_line(&done.signing_summary(is_confirmed));
@@ -264,12 +264,12 @@ impl RetireKeyCommand {
         }
         print_line(&match live_tokens {
             Some(count) => format!(
-                "At most {count} live tokens that it signed fail from now on, as the service that runs here counts; every \
-                 other replica has its own."
+                "At most {count} unexpired tokens that it signed fail from now on, as the running service counts; \
+                every other replica has its own."
             ),
             None => format!(
-                "How many live tokens that hits can't be said without the configuration and a service that runs here. It is \
-                 all that {kid} signed in the last {}.",
+                "The number of unexpired tokens is unknown without the configuration and a running service. They \
+                are all that {kid} signed in the last {}.",
                 humantime::format_duration(folder.rules().longest_life)
             ),
         });
@@ -298,7 +298,8 @@ impl RetireKeyCommand {
         }
         let keysets = keysets.map_err(|failure| {
             CliError::Failed(format!(
-                "nothing was changed, as the configuration can't be read ({}); name the key's folder: --directory DIR",
+                "nothing was changed, because the configuration can't be read ({}); name the key's folder: \
+                --directory DIR",
                 failure.summary()
             ))
         })?;
@@ -322,8 +323,8 @@ impl RetireKeyCommand {
         });
         Err(CliError::Failed(match given {
             Some(keyset) => format!(
-                "nothing was changed: `{kid}` of keysets.{} is given as file or text. Put another key in its place, with an id of \
-                 its own in `kid`, and restart the service",
+                "nothing was changed: `{kid}` of keysets.{} is given as file or text. Replace it by another key, \
+                with an id of its own in `kid`, and restart the service",
                 keyset.name
             ),
             None if unread.is_empty() => {
@@ -331,7 +332,7 @@ impl RetireKeyCommand {
                 format!("no keyset has a key `{kid}`; {}", list_known_names(known))
             }
             None => format!(
-                "nothing was changed: no folder that can be read has a key `{kid}`; mend this first: {}",
+                "nothing was changed: no folder that can be read has a key `{kid}`; fix this first: {}",
                 unread.join("; ")
             ),
         }))

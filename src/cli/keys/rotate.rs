@@ -162,7 +162,7 @@ impl RotateKeyCommand {
             print_line(&if taken {
                 format!("The service at {} publishes {kid}.", service.address())
             } else {
-                format!("No service runs at {}: nothing has taken this over yet.", service.address())
+                format!("No service runs at {}: nothing uses it yet.", service.address())
             });
         }
         Ok(())
@@ -186,7 +186,7 @@ impl RotateKeyCommand {
         if is_free(kid) {
             return Ok(Some(kid.clone()));
         }
-        Err(CliError::Failed(format!("a keyset has `{kid}` already: a key id stays with its key")))
+        Err(CliError::Failed(format!("a keyset has `{kid}` already: key ids are never reused")))
     }
 
     fn entry(
@@ -237,7 +237,7 @@ impl RotateKeyCommand {
             print_line(&format!("{}  {effect}", dated(*at, now)));
         }
         let written = if self.plan { "would be written" } else { "says so" };
-        print_line(&format!("{} {written}; a running service takes it over by itself.", schedule.display()));
+        print_line(&format!("{} {written}; a running service reloads it by itself.", schedule.display()));
     }
 }
 
@@ -268,8 +268,8 @@ fn rotation_steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTi
     let mut steps = vec![RotationStep {
         at: now,
         effect: format!(
-            "{kid} is published. Where Setup has the keys themselves (type Keys), upload {kid}.jwk and add it to the \
-             keyset now"
+            "{kid} is published. If Setup has the keys themselves (type Keys), upload {kid}.jwk and add it to the \
+            keyset now"
         ),
     }];
     let signs_from = entry.sign_from.unwrap_or(now);
@@ -282,7 +282,7 @@ fn rotation_steps(rules: &Rules, schedule: &Schedule, entry: &Entry, now: UnixTi
     };
     if entry.emergency {
         effect.push_str(
-            ". Verifiers that keep a JWKS may not know it yet: their chats are guests' until they fetch",
+            ". Verifiers that cache a JWKS may not know it yet: chats are anonymous until they fetch it",
         );
     }
     steps.push(RotationStep { at: signs_from, effect });

@@ -32,11 +32,12 @@ fn parse_redis(section: &Section<'_>) -> Option<RedisConfig> {
     let timeout = section.optional("timeout", |node| {
         let range = Duration::from_millis(1)..=Duration::from_secs(5);
         let timeout = parse_subsecond_duration(node).ok().filter(|timeout| range.contains(timeout));
-        timeout.ok_or_else(|| r#"must be a duration between 1ms and 5s, as "50ms""#.to_owned())
+        timeout.ok_or_else(|| r#"must be a duration between 1ms and 5s, for example "50ms""#.to_owned())
     });
     let name = if section.has("key_file") { "key_file" } else { "key" };
     if !section.has(name) {
-        section.problem(name, "is missing: what is kept there is encrypted. Make one: openssl rand -hex 32");
+        section
+            .problem(name, "is missing: it encrypts the cached tokens. Generate one: openssl rand -hex 32");
     }
     let complete =
         !["password", "password_file"].into_iter().any(|name| section.has(name)) || password.is_some();

@@ -44,33 +44,34 @@ pub(super) fn parse_caller(
         section.warn(
             WarningCode::PolicyAudit,
             "policy",
-            "lets through, and counts, what `allow`, `subjects` and `subjects_per_minute` say no to",
+            "allows and counts requests that `allow`, `subjects` and `subjects_per_minute` forbid",
         );
     }
     let rate = section.optional("rate", parse_count_to_million);
     let burst = section.optional("burst", parse_count_to_million);
     if section.has("burst") && !section.has("rate") {
-        section.problem("burst", "goes with `rate`, requests a second");
+        section.problem("burst", "needs `rate`, the requests per second");
     }
     if !["api_key_sha256", "client_san", "peer_uid"].iter().any(|credential| section.has(credential)) {
-        let message = "is missing: without an API key, `client_san` or `peer_uid` nobody can be this caller";
+        let message = "is missing: without an API key, `client_san` or `peer_uid`, nobody can authenticate as this \
+        caller";
         section.problem("api_key_sha256", message);
     } else if section.is_empty_list("api_key_sha256") && client_san.is_empty() && peer_uid.is_none() {
         section.warn(
             WarningCode::CallerCredential,
             "api_key_sha256",
-            "holds no key, so nobody can be this caller",
+            "contains no key, so nobody can authenticate as this caller",
         );
     }
     if peer_uid == Some(OVERFLOW_UID) {
         section.warn(
             WarningCode::CallerCredential,
             "peer_uid",
-            "is what every user looks like that this user namespace doesn't know",
+            "is the id of every user that this user namespace doesn't know",
         );
     }
     if !section.has("allow") {
-        section.problem("allow", r#"is missing: name the profiles it may use, as ["identity.web"]"#);
+        section.problem("allow", r#"is missing: name the profiles it may use, for example ["identity.web"]"#);
     }
     for profile in &allow {
         if let Err(message) = check_defined(profile, defined) {
@@ -152,12 +153,12 @@ pub(super) fn warn_unusable_credentials(
     for caller in callers.values() {
         if !caller.client_san.is_empty() && !asks_for_certificates {
             let message =
-                "has a client_san, and nobody shows a certificate: set client_ca_file of [server.tls]";
+                "has a client_san, but clients present no certificates: set client_ca_file of [server.tls]";
             section.warn(WarningCode::CallerCredential, caller.name.as_str(), message);
         }
         if caller.peer_uid.is_some() && !by_path {
             let message =
-                "has a peer_uid, which only a Unix socket tells: listen = \"unix:PATH\" of [server]";
+                "has a peer_uid, which only a Unix socket provides: set listen = \"unix:PATH\" in [server]";
             section.warn(WarningCode::CallerCredential, caller.name.as_str(), message);
         }
     }
@@ -172,7 +173,7 @@ fn parse_uid(node: &ConfigNode) -> Result<u32, String> {
     // The kernel reserves the highest id for "no user".
     number
         .filter(|uid| *uid != u32::MAX)
-        .ok_or_else(|| "must be the number of a user, as `id -u` prints it".to_owned())
+        .ok_or_else(|| "must be the number of a user, for example from `id -u`".to_owned())
 }
 
 pub(super) fn decode_hex32(text: &str) -> Option<[u8; 32]> {

@@ -26,7 +26,7 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
         section.warn(
             WarningCode::PublishLead,
             "publish_lead",
-            "is shorter than verifiers keep a JWKS: they meet keys that they don't know",
+            "is shorter than verifiers cache a JWKS: they receive tokens signed by unknown keys",
         );
     }
 
@@ -37,7 +37,8 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
         return None;
     }
     if section.has("directory") && section.has("kid") {
-        section.problem("kid", "goes with `key` or `key_file`; in a directory the file's name is the key id");
+        section
+            .problem("kid", "is only for `key` and `key_file`: in a directory the file's name is the key id");
         return None;
     }
     if !section.has("directory") && !section.has("kid") {
@@ -96,8 +97,8 @@ pub(super) fn assign_algorithms(
         }
         if let Some(other) = keyset.used_by.iter().find(|other| other.kind != profile.kind) {
             let message = format!(
-                "serves both `{other}` and `{profile}`; one leaked key would open both doors \
-                 (RFC 8725, section 3.12): give each a keyset of its own"
+                "serves both `{other}` and `{profile}`; one leaked key would compromise both (RFC 8725, section \
+                3.12): give each a keyset of its own"
             );
             section.warn(WarningCode::OneKeyForTwoKinds, keyset_name.as_str(), message);
         }

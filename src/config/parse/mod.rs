@@ -71,7 +71,7 @@ pub(super) fn warn_near_misses(environment: &Environment, diagnostics: &Diagnost
         {
             let (section, field) = (&path[..length], &path[length + 1..]);
             let message = format!(
-                "isn't read: levels are parted by two underscores, as in {OVERRIDE_PREFIX}{section}__{field}"
+                "is ignored: separate levels by two underscores, as in {OVERRIDE_PREFIX}{section}__{field}"
             );
             diagnostics.warn(
                 WarningCode::UnreadVariable,
@@ -119,7 +119,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
         root.warn(
             WarningCode::NoCaller,
             "callers",
-            "there is no caller, so nobody can ask for a token: `tokenmint callers new NAME`",
+            "there is no caller, so nobody can request a token: add one with `tokenmint callers new NAME`",
         );
     }
     let rest = server.zip(cache).map(|(server, cache)| OtherSections {

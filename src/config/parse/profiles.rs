@@ -35,7 +35,7 @@ pub(super) fn parse_identity(
     let algorithm = section.optional("algorithm", |node| match parse_string(node)?.as_str() {
         "RS256" => Ok(Algorithm::Rs256),
         "RS512" => Ok(Algorithm::Rs512),
-        _ => Err(r#"must be "RS256" or "RS512": Salesforce takes no other"#.to_owned()),
+        _ => Err(r#"must be "RS256" or "RS512": Salesforce accepts no other"#.to_owned()),
     });
     let ttls = parse_ttls(section, |node| check_range(parse_duration(node)?, 60, 86_400, "60s", "24h"));
     let claims = parse_claims(section, &[]);
@@ -179,7 +179,7 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
     });
 
     if let Some(fault) = consumer_key.as_deref().and_then(salesforce::consumer_key_error) {
-        section.warn(WarningCode::ConsumerKey, "consumer_key", format!("is no consumer key: {fault}"));
+        section.warn(WarningCode::ConsumerKey, "consumer_key", format!("isn't a consumer key: {fault}"));
     }
     let audience = audience?;
     warn_url_errors(
@@ -236,7 +236,7 @@ pub(super) fn parse_intercom(name: &Name, section: &Section<'_>) -> Option<Inter
     let is_short =
         secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_HS256_SECRET_BYTES);
     if is_short && !allow_short_secret.unwrap_or(false) {
-        let message = "is shorter than 32 bytes, the least for HS256 (RFC 7518, section 3.2); is it the Messenger API \
+        let message = "is shorter than 32 bytes, the minimum for HS256 (RFC 7518, section 3.2); is it the Messenger API \
                        Secret? If Intercom gave you such a short one, set `allow_short_secret = true`";
         section.problem(if section.has("secret") { "secret" } else { "secret_file" }, message);
         return None;
@@ -274,7 +274,7 @@ pub(super) fn parse_bundle(
         section.diagnostics().problem(
             section.field("").trim_end_matches('.'),
             &section.origin_of(""),
-            r#"is empty: name what a page needs, as salesforce_identity_token = "identity.web""#,
+            r#"is empty: add what a page needs, for example salesforce_identity_token = "identity.web""#,
         );
         complete = false;
     }

@@ -67,11 +67,11 @@ pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig
     let both = [(public, "public"), (server.ops.as_ref(), "ops")];
     for (other, name) in both {
         if other == Some(&server.listen) && !is_ephemeral(&server.listen) {
-            section.problem(name, "listens where [server] does; give it an address of its own");
+            section.problem(name, "has the same address as [server]: give it an address of its own");
         }
     }
     if public.is_some() && public == server.ops.as_ref() && public.is_some_and(|l| !is_ephemeral(l)) {
-        section.problem("ops", "listens where [server.public] does; metrics must not face the internet");
+        section.problem("ops", "has the same address as [server.public]: metrics must not face the internet");
     }
     Some(server)
 }
@@ -82,7 +82,7 @@ const fn is_ephemeral(listen: &ListenAddress) -> bool {
 
 fn parse_required_listen(section: &Section<'_>) -> Option<ListenAddress> {
     if !section.has("listen") {
-        section.required("listen", parse_string, r#"where to listen, as "127.0.0.1:9090""#);
+        section.required("listen", parse_string, r#"where to listen, for example "127.0.0.1:9090""#);
         return None;
     }
     parse_listen(section)

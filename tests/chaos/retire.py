@@ -226,7 +226,7 @@ def beside_a_mount_that_hangs():
                 line = check.stderr.readline()
                 expect("does a mount hang?" in line, f"check says {line!r}")
                 until(lambda: "has dropped it" in said.read_text(), "the command says nothing of it")
-                until(lambda: "whether keysets.crm has it too can't be said" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
+                until(lambda: "keysets.crm can't be searched for the same key" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
             finally:
                 hanging.__exit__()
             expect("can't be read" not in said.read_text(), f"root can't tell the service's own keys: {said.read_text()}")

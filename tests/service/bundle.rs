@@ -180,7 +180,7 @@ async fn a_caller_keeps_to_its_own_rate() {
     service.post("/identity-token", &json!({"sub": "u1"})).await.ok();
     let bad = Workspace::with("[callers.x]\napi_key_sha256 = []\nallow = []\nburst = 5\n").run(&["check"]);
     assert!(
-        bad.stderr.contains("callers.x.burst") && bad.stderr.contains("goes with `rate`"),
+        bad.stderr.contains("callers.x.burst") && bad.stderr.contains("needs `rate`"),
         "{}",
         bad.stderr
     );

@@ -370,10 +370,10 @@ fn init_checks_what_it_wrote_and_takes_back_what_is_not_sound() {
     workspace.write_key("new/keys/web/Other.key", &KEYS.spare[0]);
     let ran = workspace.run(&["init", "new"]);
     assert_eq!(ran.code(), 64, "{}{}", ran.stdout, ran.stderr);
-    assert!(ran.stderr.contains("keyset.toml") && ran.stderr.contains("taken back"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("keyset.toml") && ran.stderr.contains("were removed"), "{}", ran.stderr);
     assert_eq!(files(&workspace.path("new/keys/web")), ["Other.key"]);
     assert_eq!(files(&workspace.path("new")), ["keys"]);
-    assert!(Workspace::bare().run(&["init", "new"]).ok().contains("is checked"));
+    assert!(Workspace::bare().run(&["init", "new"]).ok().contains("are checked"));
 
     // What is in the way of the second key: the folders of the first go as well, and those above it that init made.
     let workspace = Workspace::bare();
@@ -428,7 +428,7 @@ fn init_tells_git_of_every_secret_that_it_writes() {
             workspace.write("new/.gitignore", before);
         }
         let ran = workspace.run(&[&["init", "new"], with].concat());
-        let warned = ran.stderr.contains("new/.gitignore is there already and doesn't name intercom.secret");
+        let warned = ran.stderr.contains("new/.gitignore exists already and doesn't list intercom.secret");
         assert_eq!(warned, warns, "{}", ran.stderr);
         ran.ok();
         let read = |path: &str| std::fs::read_to_string(workspace.path(path)).ok();
@@ -470,7 +470,7 @@ fn keys_list_fits_a_hundred_columns_whatever_things_are_called_and_explains_its_
         assert!(legend.contains(&format!("{sign}: ")), "{sign} in {legend}");
     }
     assert!(
-        table.contains(" ? ") && legend.contains("?: no service that runs here could be asked"),
+        table.contains(" ? ") && legend.contains("?: no running service answered"),
         "{text}"
     );
     assert!(

@@ -116,7 +116,7 @@ fn mint_says_what_is_wrong_with_its_options() {
         (&["mint", "identity.none", "--sub", "a"], "there is no profile `identity.none`"),
         (&["mint", "web", "--sub", "a"], "there is no profile `web`"),
         (&["mint", "identity.web", "--sub", "null"], "--sub names nobody"),
-        (&["mint", "identity.web512", "--sub", "someone"], "isn't what `identity.web512` lets subjects be"),
+        (&["mint", "identity.web512", "--sub", "someone"], "doesn't match the `subjects` of `identity.web512`"),
         (&["mint", "identity.web", "--sub", "a", "--ttl", "5"], "--ttl must be between"),
         (&["mint", "identity.web", "--sub", "a", "--claims", "x"], "--claims isn't JSON"),
         (&["mint", "identity.web", "--sub", "a", "--claims", r#"{"exp":1}"#], "--claims.exp isn't allowed"),
@@ -163,7 +163,7 @@ async fn healthcheck_tells_a_service_that_answers_from_one_that_does_not() {
     drop(service);
     let ran = workspace.run(&["healthcheck"]);
     assert_eq!(ran.code(), 1);
-    assert!(ran.stderr.contains("/livez can't be asked"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("/livez can't be reached"), "{}", ran.stderr);
     // Something else listens there, and says nothing.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listens(&mute.local_addr().expect("an address").to_string());

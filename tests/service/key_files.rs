@@ -481,5 +481,5 @@ fn one_key_behind_two_doors_is_a_warning() {
     workspace.configure(&crate::support::configuration().replace("keyset = \"crm\"", "keyset = \"web\""));
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("one leaked key would open both doors"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("one leaked key would compromise both"), "{}", ran.stderr);
 }

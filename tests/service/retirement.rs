@@ -216,10 +216,10 @@ async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() 
 
     let ran = retire(&workspace, "WebAppKey1");
     assert_eq!(ran.code(), 1, "{}", ran.stdout);
-    for said in ["WebAppKey2 in ", "Copy in ", "WebAppKey3 was made and signs"] {
+    for said in ["WebAppKey2 in ", "Copy in ", "WebAppKey3 was created and signs"] {
         assert!(ran.stdout.contains(said), "{said}: {}", ran.stdout);
     }
-    assert_eq!(ran.stdout.matches("was made and signs").count(), 2, "one in each folder: {}", ran.stdout);
+    assert_eq!(ran.stdout.matches("was created and signs").count(), 2, "one in each folder: {}", ran.stdout);
     assert!(ran.stderr.contains("`Third` of keysets.third is the same key"), "{}", ran.stderr);
 
     let check = workspace.run(&["check"]);
@@ -237,7 +237,7 @@ async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() 
     let twice = configuration().replace("\"keys/web512\"", "\"keys/../keys/web\"");
     workspace.configure(&asked_over_a_socket(&twice));
     let said = retire(&workspace, "WebAppKey3").stdout;
-    assert_eq!(said.matches("was made and signs").count(), 1, "{said}");
+    assert_eq!(said.matches("was created and signs").count(), 1, "{said}");
     workspace.configure(&asked_over_a_socket(&configuration()));
 
     // Brought back under a name that nobody knows yet, the day after.
@@ -286,7 +286,7 @@ async fn a_retirement_says_what_else_the_service_refuses_and_needs_no_key_that_i
     fs::remove_file(workspace.path("keys/web/WebAppKey3.key")).expect("there");
     let ran = retire(&workspace, "WebAppKey2");
     assert_eq!(ran.code(), 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the service refuses something else in these files"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the service rejects something else in these files"), "{}", ran.stderr);
     assert!(ran.stderr.contains("there is no WebAppKey3.key"), "{}", ran.stderr);
     assert_eq!(kid(&service).await, "WebAppKey1");
 }
@@ -436,7 +436,7 @@ async fn a_key_that_only_the_service_has_is_said_to_be_there() {
     fs::remove_file(workspace.path("keys/web/WebAppKey1.key")).expect("removed");
     let ran = retire(&workspace, "WebAppKey1");
     assert_eq!(ran.code(), 1);
-    assert!(ran.stderr.contains("uses it: where it came from a folder, list it"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("uses it: if it came from a folder, list it"), "{}", ran.stderr);
     let retired = format!("retired = {}", at(now()));
     schedule(&workspace, &[("WebAppKey1", 0, &retired)]);
     until("the service has dropped it", async || !is_published(&service, "WebAppKey1").await).await;
@@ -476,7 +476,7 @@ async fn a_command_ends_with_1_where_the_service_refuses_what_it_wrote() {
     let checked = workspace.run(&["check"]);
     assert_eq!(checked.code(), 0);
     assert!(
-        checked.stderr.contains("not judged") && checked.stderr.contains("check --running"),
+        checked.stderr.contains("not checked") && checked.stderr.contains("check --running"),
         "{}",
         checked.stderr
     );
@@ -1053,7 +1053,7 @@ fn a_key_is_retired_wherever_the_configuration_says_that_the_service_is() {
     workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"", "listen = 7"));
     let said = workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
     assert!(said.contains("WebAppKey1 is retired in"), "{said}");
-    assert!(said.contains("No service that runs with these files is found on this host"), "{said}");
+    assert!(said.contains("No service with these files runs on this host"), "{said}");
     let text = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("a schedule");
     assert!(text.contains("retired = "), "{text}");
 }

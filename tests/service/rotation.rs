@@ -352,7 +352,7 @@ fn a_retirement_that_was_interrupted_is_completed_by_the_same_command() {
         "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2025-01-01T00:00:00Z\nretired = 2026-01-01T00:00:00Z\n";
     workspace.write("keys/web/keyset.toml", retired);
     let said = workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
-    assert!(said.contains("WebAppKey2 was made and signs from now on"), "{said}");
+    assert!(said.contains("WebAppKey2 was created and signs from now on"), "{said}");
     let written = std::fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("the schedule");
     assert!(written.starts_with(retired), "the date of the retirement stays: {written}");
     let listed = workspace.run(&["keys", "list", "--json"]).json();

@@ -50,17 +50,17 @@ faults! {
             given.workspace.write("keys/identity/old.pem", "");
             given
         };
-    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "on acme.my.salesforce.com: no host of messaging",
+    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "on acme.my.salesforce.com: not a messaging host",
         Given::configured(&[(SCRT, "https://acme.my.salesforce.com")]);
-    a_site_instead_of_the_messaging_host: "scrt-url", fail, "on acme.my.site.com: no host of messaging",
+    a_site_instead_of_the_messaging_host: "scrt-url", fail, "on acme.my.site.com: not a messaging host",
         Given::configured(&[(SCRT, "https://acme.my.site.com")]);
     a_messaging_host_without_its_scheme: "scrt-url", fail, "isn't a URL",
         Given::configured(&[(SCRT, "acme.my.salesforce-scrt.com")]);
     a_sandbox_s_old_messaging_host: "scrt-url", fail, "it is acme--uat.sandbox.my.salesforce-scrt.com now",
         Given::configured(&[(SCRT, "https://acme--uat.my.salesforce-scrt.com")]);
-    a_typing_error_in_the_messaging_host: "scrt-url", fail, "no host of messaging",
+    a_typing_error_in_the_messaging_host: "scrt-url", fail, "not a messaging host",
         Given::configured(&[(SCRT, "https://acme.my.saleforce-scrt.com")]);
-    a_user_name_in_the_place_of_the_consumer_key: "consumer-key", fail, "it reads like a user name",
+    a_user_name_in_the_place_of_the_consumer_key: "consumer-key", fail, "it looks like a user name",
         Given::configured(&[("3MVG9.sandbox", "integration@acme.com")]);
     an_address_in_the_place_of_the_consumer_key: "consumer-key", fail, "it is an address",
         Given::configured(&[("3MVG9.sandbox", "https://acme.my.salesforce.com")]);
@@ -99,13 +99,13 @@ faults! {
         Given::configured(&[(AUDIENCE, "audience = \"https://acme.my.salesforce.com/\"")]);
     an_audience_of_lightning_pages: "audience", fail, "a host of pages for signed-in users",
         audience("https://acme.lightning.force.com");
-    an_audience_with_a_typing_error: "audience", fail, "a typing error?",
+    an_audience_with_a_typing_error: "audience", fail, "a typo?",
         audience("https://acme.my.saleforce.com");
-    an_audience_without_its_my: "audience", fail, "no login host of Salesforce's",
+    an_audience_without_its_my: "audience", fail, "not a login host of Salesforce",
         audience("https://acme.salesforce.com");
     an_audience_that_is_an_instance: "audience", fail, "which names no org",
         audience("https://na1.salesforce.com");
-    an_audience_in_a_domain_of_somebody_else_s: "audience", warn, "none of Salesforce's domains",
+    an_audience_in_a_domain_of_somebody_else_s: "audience", warn, "outside Salesforce's domains",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://community.acme.com\"\ntoken_url = \
                         \"https://acme.my.salesforce.com/services/oauth2/token\""),
@@ -115,7 +115,7 @@ faults! {
             (AUDIENCE, "audience = \"https://acme--uat.my.salesforce.com\""),
             (USERNAME, "username = \"integration@acme.com.uat\""),
         ]);
-    the_audience_of_another_org: "audience", fail, "of one org, asked at another's host",
+    the_audience_of_another_org: "audience", fail, "to one org, and the host to another",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://other.my.salesforce.com\"\ntoken_url = \
                         \"https://acme.my.salesforce.com/services/oauth2/token\""),
@@ -124,7 +124,7 @@ faults! {
         token_url("https://acme.my.salesforce.com");
     a_token_endpoint_on_lightning: "token-url", fail, "a host of pages for signed-in users",
         token_url("https://acme.lightning.force.com/services/oauth2/token");
-    a_token_endpoint_of_somebody_else_s: "token-url", warn, "none of Salesforce's domains",
+    a_token_endpoint_of_somebody_else_s: "token-url", warn, "outside Salesforce's domains",
         token_url("https://community.acme.com/services/oauth2/token");
     a_sandbox_with_production_s_audience: "audience", fail, "a sandbox, with production's audience",
         Given::configured(&[
@@ -146,7 +146,7 @@ faults! {
             (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \
                         \"https://acme-dev.scratch.my.salesforce.com/services/oauth2/token\""),
         ]);
-    a_site_of_a_domain_of_its_own_with_salesforce_in_its_name: "audience", warn, "none of Salesforce's domains",
+    a_site_of_a_domain_of_its_own_with_salesforce_in_its_name: "audience", warn, "outside Salesforce's domains",
         audience("https://salesforce.acme.com/customers");
     production_s_host_for_an_external_client_app: "audience-host", warn, "isn't found there",
         Given::configured(&[(AUDIENCE, "audience = \"https://login.salesforce.com\"")]);

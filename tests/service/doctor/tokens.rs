@@ -102,7 +102,7 @@ faults! {
     another_audience_than_the_profile_s: "audience", warn, "isn't `audience` of [identity.NAME]: `https://acme.my.salesforce-scrt.com`",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"1h\"\naudience = \"https://acme.my.salesforce-scrt.com\"")])
             .token(&token(&json!({"aud": "https://other.my.salesforce-scrt.com"})));
-    an_assertion_for_another_org_than_the_profile_s: "audience", fail, "the audience of one org, asked at another's host",
+    an_assertion_for_another_org_than_the_profile_s: "audience", fail, "the audience belongs to one org, and the host to another",
         Given::configured(&[]).token(&of_crm(&json!({"aud": "https://other.my.salesforce.com"})));
     an_assertion_for_another_user_than_the_profile_s: "username", warn, "`username` of its profile `integration@acme.com`",
         Given::configured(&[]).token(&of_crm(&json!({"sub": "other@acme.com"})));
@@ -142,15 +142,15 @@ faults! {
         asserting(&json!({"aud": ["https://login.salesforce.com"]}));
     an_assertion_for_lightning: "audience", fail, "a host of pages for signed-in users",
         asserting(&json!({"aud": "https://acme.lightning.force.com"}));
-    an_assertion_for_a_host_without_tls: "audience", fail, "`http:` in place of `https:`",
+    an_assertion_for_a_host_without_tls: "audience", fail, "`http:` instead of `https:`",
         asserting(&json!({"aud": "http://login.salesforce.com"}));
     an_assertion_for_a_sandbox_s_old_host: "audience", fail, "it is acme--uat.sandbox.my.salesforce.com now",
         asserting(&json!({"aud": "https://acme--uat.cs42.my.salesforce.com"}));
-    an_assertion_for_a_host_with_a_typing_error: "audience", fail, "a typing error?",
+    an_assertion_for_a_host_with_a_typing_error: "audience", fail, "a typo?",
         asserting(&json!({"aud": "https://login.salesfroce.com"}));
-    an_assertion_with_a_line_break_behind_its_audience: "audience", fail, "white space at an end",
+    an_assertion_with_a_line_break_behind_its_audience: "audience", fail, "white space at the start or end",
         asserting(&json!({"aud": "https://login.salesforce.com\n"}));
-    an_assertion_for_an_audience_in_capitals: "audience", fail, "written otherwise than",
+    an_assertion_for_an_audience_in_capitals: "audience", fail, "not in the normal form",
         asserting(&json!({"aud": "https://Login.Salesforce.com"}));
     an_intercom_token_of_nobody: "intercom", fail, "names nobody",
         intercom(&json!({"user_id": "null", "exp": seconds() + 600}));

@@ -204,7 +204,7 @@ fn files_are_taken_as_the_doctor_takes_them() {
     }
     for (arguments, code, reason) in [
         (&["token.txt", "Other.key"][..], 1, "token-signature"),
-        (&["tokens.txt"], 1, "neither a token nor the name of a file that is there"),
+        (&["tokens.txt"], 1, "neither a token nor the name of an existing file"),
         (&["notes.txt"], 1, "notes.txt holds no PEM key"),
         (&["token.txt", &argument], 2, "give one token"),
     ] {
@@ -330,7 +330,7 @@ fn an_argument_that_names_no_file_is_not_shown() {
     ] {
         let ran = given.workspace.run(arguments);
         assert_eq!(ran.code(), 1, "{}{}", ran.stdout, ran.stderr);
-        assert!(ran.stderr.contains("argument 1 names no file that is there"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("argument 1 names no existing file"), "{}", ran.stderr);
         assert!(!ran.stderr.contains(&token[..20]) && !ran.stdout.contains(&token[..20]), "{}", ran.stderr);
     }
 }

@@ -106,11 +106,12 @@ pub(super) struct ReloadStatusReply {
 impl ReloadStatusReply {
     /// Returns all problems in one line.
     pub fn problem_summary(&self) -> String {
-        let told = self.problems.iter().map(|FieldProblemReply { field, message }| match field.as_str() {
-            "" => message.clone(),
-            field => format!("{field}: {message}"),
-        });
-        told.collect::<Vec<_>>().join("; ")
+        let messages =
+            self.problems.iter().map(|FieldProblemReply { field, message }| match field.as_str() {
+                "" => message.clone(),
+                field => format!("{field}: {message}"),
+            });
+        messages.collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -153,14 +154,14 @@ impl AdminClient {
         }
     }
 
-    /// Returns the addresses of all services on this host with a status that matches `is_so`, whatever files they
+    /// Returns the addresses of all services on this host with a status that matches `matches`, whatever files they
     /// use.
-    pub fn addresses_where(is_so: impl Fn(&StatusReply) -> bool) -> Vec<String> {
+    pub fn addresses_where(matches: impl Fn(&StatusReply) -> bool) -> Vec<String> {
         let running = run_with_timeout(FILE_TIMEOUT, || block_on(discovery::running()).unwrap_or_default())
             .unwrap_or_default();
         let addresses = running.into_iter().filter_map(discovery::RunningService::ops_address);
-        let such = addresses.filter(|address| fetch_status(address).is_ok_and(|status| is_so(&status)));
-        such.map(|address| address.listen.to_string()).collect()
+        let matching = addresses.filter(|address| fetch_status(address).is_ok_and(|status| matches(&status)));
+        matching.map(|address| address.listen.to_string()).collect()
     }
 
     pub fn address(&self) -> String {
@@ -221,8 +222,8 @@ fn fetch_status(address: &OpsAddress) -> Result<StatusReply, QueryError> {
 
 fn fetch(address: &OpsAddress, path: &str) -> Result<Bytes, QueryError> {
     let failed = |error: &dyn std::fmt::Display| QueryError::Failed(error.to_string());
-    let asked = block_on(async { tokio::time::timeout(RESPONSE_TIMEOUT, get(address, path)).await });
-    match asked.map_err(|error| failed(&error))? {
+    let response = block_on(async { tokio::time::timeout(RESPONSE_TIMEOUT, get(address, path)).await });
+    match response.map_err(|error| failed(&error))? {
         Err(_) => Err(QueryError::Failed(format!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()))),
         Ok(Err(error)) => {
             let nobody = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
@@ -235,8 +236,8 @@ fn fetch(address: &OpsAddress, path: &str) -> Result<Bytes, QueryError> {
     }
 }
 
-fn block_on<T>(asked: impl Future<Output = T>) -> std::io::Result<T> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asked))
+fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;

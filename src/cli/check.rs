@@ -82,9 +82,9 @@ impl CheckCommand {
 fn wait_for_reload(context: &CliContext<'_>) -> Result<ReloadStatusReply, CliError> {
     let service = AdminClient::find(context, &[])?;
     let now = context.clock_and_rng.clock.now().seconds();
-    let looked = service
+    let result = service
         .wait_until(CHECK_RELOAD_TIMEOUT, |status| status.reload.looked_at.is_some_and(|began| began > now));
-    match looked {
+    match result {
         Ok((true, status)) => Ok(status.reload),
         Ok((false, _)) => Err(CliError::Failed(format!(
             "the service at {} has not checked its files for {} s: does a mount hang?",
@@ -95,7 +95,7 @@ fn wait_for_reload(context: &CliContext<'_>) -> Result<ReloadStatusReply, CliErr
             Err(CliError::Failed(format!("no service runs at {}", service.address())))
         }
         Err(QueryError::Failed(reason)) => {
-            Err(CliError::Failed(format!("the service at {} can't be asked: {reason}", service.address())))
+            Err(CliError::Failed(format!("the service at {} can't be reached: {reason}", service.address())))
         }
     }
 }

@@ -97,8 +97,8 @@ impl TextReport {
             let (symbol, style) = outcome_symbol(finding.outcome);
             let check = format!("{:longest$}", finding.check);
             let lead = format!("  {style}{symbol}{style:#} {DIM_STYLE}{check}{DIM_STYLE:#}  ");
-            let seen = if finding.outcome == Outcome::Pass { Style::new() } else { style };
-            self.paragraph(&lead, longest + 6, seen, &finding.seen);
+            let text_style = if finding.outcome == Outcome::Pass { Style::new() } else { style };
+            self.paragraph(&lead, longest + 6, text_style, &finding.seen);
             if let Some(fix) = &finding.fix {
                 self.paragraph("      ", 6, DIM_STYLE, finding.answers);
                 self.paragraph("    → ", 6, Style::new(), fix);

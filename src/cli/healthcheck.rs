@@ -24,8 +24,9 @@ impl HealthcheckCommand {
         let address = context.ops_address()?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
-        let asked = async { tokio::time::timeout(self.timeout, admin_client::get(&address, "/livez")).await };
-        match runtime.block_on(asked) {
+        let response =
+            async { tokio::time::timeout(self.timeout, admin_client::get(&address, "/livez")).await };
+        match runtime.block_on(response) {
             Ok(Ok((status, _))) if status.is_success() => {
                 print_line("ok");
                 Ok(())

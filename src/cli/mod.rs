@@ -296,11 +296,11 @@ fn run_with_timeout<T: Send + 'static>(
     patience: Duration,
     act: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let _ = tell.send(act());
+        let _ = sender.send(act());
     });
-    told.recv_timeout(patience).ok()
+    receiver.recv_timeout(patience).ok()
 }
 
 /// Prints a notice if reading takes longer than [`SLOW_READ_NOTICE_AFTER`], so that a hanging mount isn't silent.

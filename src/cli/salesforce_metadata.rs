@@ -131,8 +131,8 @@ impl SalesforceMetadataCommand {
 }
 
 fn describe_difference(Difference { file, field, configured, retrieved, in_what }: &Difference) -> String {
-    let place = if file.is_empty() { String::new() } else { format!("{file}: ") };
-    let seen = match (configured, retrieved) {
+    let prefix = if file.is_empty() { String::new() } else { format!("{file}: ") };
+    let description = match (configured, retrieved) {
         (Some(configured), Some(retrieved)) => {
             format!("{field} is `{}`, and `{configured}` here", crate::doctor::printable(retrieved))
         }
@@ -143,5 +143,5 @@ fn describe_difference(Difference { file, field, configured, retrieved, in_what 
         }
     };
     let in_what = in_what.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
-    format!("✗ {place}{seen}{in_what}")
+    format!("✗ {prefix}{description}{in_what}")
 }

@@ -120,7 +120,7 @@ fn run_until_stopped(
             hurry_log();
         });
         // One waiting request is enough; later ones would do the same.
-        let (ask, asked) = mpsc::channel(1);
+        let (request_reload, reload_requests) = mpsc::channel(1);
         if let Some(ReloadTrigger { source, hangup }) = reload {
             match Announcement::bind(&app, &source) {
                 Ok(announcement) => _ = tokio::spawn(announcement.run()),
@@ -129,9 +129,9 @@ fn run_until_stopped(
                 }
             }
             if hangup.load(Ordering::Acquire) {
-                let _ = ask.try_send(());
+                let _ = request_reload.try_send(());
             }
-            tokio::spawn(app.reloader(source).run(asked));
+            tokio::spawn(app.reloader(source).run(reload_requests));
             let retirements = app.retirements();
             tokio::spawn(async move {
                 let ended = tokio::spawn(retirements).await;
@@ -142,7 +142,7 @@ fn run_until_stopped(
             });
         }
         let stop = async {
-            signals.wait_for_stop(ask).await;
+            signals.wait_for_stop(request_reload).await;
             let _ = stopped.set(Instant::now());
         };
         app.run(stop, hurry.cancelled()).await.map_err(CliError::failed)

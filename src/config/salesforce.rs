@@ -365,14 +365,14 @@ pub fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost)
     if audience.cloud != token_host.cloud {
         return Some("the audience belongs to another Salesforce cloud than the host".to_owned());
     }
-    if let (Some(wanted), Some(asked)) = (&audience.my_domain, &token_host.my_domain)
-        && (wanted, &audience.sandbox) != (asked, &token_host.sandbox)
+    if let (Some(audience_org), Some(host_org)) = (&audience.my_domain, &token_host.my_domain)
+        && (audience_org, &audience.sandbox) != (host_org, &token_host.sandbox)
     {
         return Some("the audience belongs to one org, and the host to another".to_owned());
     }
-    let (wanted, asked) = (audience.org_kind()?, token_host.org_kind()?);
-    (wanted.login_host() != asked.login_host())
-        .then(|| format!("{}, with {}'s audience", asked.name(), wanted.name()))
+    let (audience_kind, host_kind) = (audience.org_kind()?, token_host.org_kind()?);
+    (audience_kind.login_host() != host_kind.login_host())
+        .then(|| format!("{}, with {}'s audience", host_kind.name(), audience_kind.name()))
 }
 
 /// The kinds of orgs, which differ in their general login host (Salesforce Help, "My Domain URL Formats").
@@ -492,8 +492,8 @@ mod tests {
             ("my.salesforce.com", Other, None, None),
         ] {
             let host = SalesforceHost::from_name(name);
-            let seen = (host.kind, host.my_domain.as_deref(), host.sandbox.as_deref());
-            assert_eq!(seen, (kind, org, sandbox), "{name}");
+            let classified = (host.kind, host.my_domain.as_deref(), host.sandbox.as_deref());
+            assert_eq!(classified, (kind, org, sandbox), "{name}");
         }
     }
 

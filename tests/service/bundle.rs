@@ -179,9 +179,5 @@ async fn a_caller_keeps_to_its_own_rate() {
     assert!((4..=5).contains(&refused), "{refused}");
     service.post("/identity-token", &json!({"sub": "u1"})).await.ok();
     let bad = Workspace::with("[callers.x]\napi_key_sha256 = []\nallow = []\nburst = 5\n").run(&["check"]);
-    assert!(
-        bad.stderr.contains("callers.x.burst") && bad.stderr.contains("needs `rate`"),
-        "{}",
-        bad.stderr
-    );
+    assert!(bad.stderr.contains("callers.x.burst") && bad.stderr.contains("needs `rate`"), "{}", bad.stderr);
 }

@@ -469,10 +469,7 @@ fn keys_list_fits_a_hundred_columns_whatever_things_are_called_and_explains_its_
         assert!(row.is_some_and(|row| row.contains(sign)), "{sign} in {table}");
         assert!(legend.contains(&format!("{sign}: ")), "{sign} in {legend}");
     }
-    assert!(
-        table.contains(" ? ") && legend.contains("?: no running service answered"),
-        "{text}"
-    );
+    assert!(table.contains(" ? ") && legend.contains("?: no running service answered"), "{text}");
     assert!(
         !legend.contains("retiring") && !legend.contains('!'),
         "only what is there is explained: {legend}"

@@ -116,7 +116,10 @@ fn mint_says_what_is_wrong_with_its_options() {
         (&["mint", "identity.none", "--sub", "a"], "there is no profile `identity.none`"),
         (&["mint", "web", "--sub", "a"], "there is no profile `web`"),
         (&["mint", "identity.web", "--sub", "null"], "--sub names nobody"),
-        (&["mint", "identity.web512", "--sub", "someone"], "doesn't match the `subjects` of `identity.web512`"),
+        (
+            &["mint", "identity.web512", "--sub", "someone"],
+            "doesn't match the `subjects` of `identity.web512`",
+        ),
         (&["mint", "identity.web", "--sub", "a", "--ttl", "5"], "--ttl must be between"),
         (&["mint", "identity.web", "--sub", "a", "--claims", "x"], "--claims isn't JSON"),
         (&["mint", "identity.web", "--sub", "a", "--claims", r#"{"exp":1}"#], "--claims.exp isn't allowed"),

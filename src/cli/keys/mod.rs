@@ -221,11 +221,11 @@ fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetCo
     let in_keyset = |keyset: &KeysetConfig| match &keyset.keys {
         KeySource::Directory(directory) => {
             let (kid, path) = (kid.clone(), directory.as_path().to_path_buf());
-            let looked = run_with_timeout(FILE_TIMEOUT, move || {
+            let found = run_with_timeout(FILE_TIMEOUT, move || {
                 let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
                 has(&kid, &path) || (keys::marks(&listed).iter().any(|mark| mark.kid == kid))
             });
-            looked.unwrap_or(false)
+            found.unwrap_or(false)
         }
         KeySource::File { kid: other, .. } | KeySource::Text { kid: other, .. } => other == kid,
     };

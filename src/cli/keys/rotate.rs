@@ -146,9 +146,10 @@ impl RotateKeyCommand {
         let service = AdminClient::find(context, &[directory_path.to_path_buf()])?;
         let signs_now = entry.sign_from.is_some_and(|from| from <= now);
         let taken = wait_for_service(&service, |status| {
-            let seen = status.keysets.get(keyset.name.as_str());
-            let publishes = seen.is_some_and(|seen| seen.published.iter().any(|known| known == kid.as_str()));
-            let signing = seen.and_then(|seen| seen.signing.as_deref());
+            let served = status.keysets.get(keyset.name.as_str());
+            let publishes =
+                served.is_some_and(|served| served.published.iter().any(|known| known == kid.as_str()));
+            let signing = served.and_then(|served| served.signing.as_deref());
             match signing {
                 _ if !publishes => Some(format!("doesn't publish `{kid}`")),
                 Some(other) if signs_now && other != kid.as_str() => {
@@ -236,7 +237,7 @@ impl RotateKeyCommand {
         for RotationStep { at, effect } in steps {
             print_line(&format!("{}  {effect}", dated(*at, now)));
         }
-        let written = if self.plan { "would be written" } else { "says so" };
+        let written = if self.plan { "would be written" } else { "is written" };
         print_line(&format!("{} {written}; a running service reloads it by itself.", schedule.display()));
     }
 }

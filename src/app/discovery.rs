@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::reload::Source;
 use super::{App, StartError};
-use crate::config::{DEFAULT_CONFIG_FILE, KeySource, ListenAddress, OpsAddress, OpsTls};
+use crate::config::{DEFAULT_CONFIG_FILE, KeysetSource, ListenAddress, OpsAddress, OpsTls};
 use crate::files::is_same;
 use crate::http::Service;
 
@@ -127,8 +127,8 @@ impl Announcement {
     fn now(&self) -> RunningService {
         let rooms = self.service.rooms.load();
         let folders = rooms.config.keysets.values().filter_map(|keyset| match &keyset.keys {
-            KeySource::Directory(directory) => absolute(directory.as_path()).ok(),
-            KeySource::File { .. } | KeySource::Text { .. } => None,
+            KeysetSource::Directory(directory) => absolute(directory.as_path()).ok(),
+            KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
         });
         RunningService {
             configuration: self.configuration.clone(),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::reload::put_in_place;
 use super::rooms;
-use crate::config::{KeySource, Name};
+use crate::config::{KeysetSource, Name};
 use crate::http::Service;
 use crate::keys::{Mark, SCHEDULE_FILE, file, marks};
 
@@ -71,10 +71,10 @@ fn take_away(service: &Service, found: &BTreeMap<Name, Vec<Mark>>) {
 fn schedules(service: &Service) -> Vec<(Name, PathBuf)> {
     let rooms = service.rooms.load();
     let schedule = |keyset: &crate::config::KeysetConfig| match &keyset.keys {
-        KeySource::Directory(directory) => {
+        KeysetSource::Directory(directory) => {
             Some((keyset.name.clone(), directory.as_path().join(SCHEDULE_FILE)))
         }
-        KeySource::File { .. } | KeySource::Text { .. } => None,
+        KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
     };
     rooms.config.keysets.values().filter_map(schedule).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, InvalidConfig, KeySource, KeysetConfig, TlsConfig};
+use crate::config::{Config, InvalidConfig, KeysetConfig, KeysetSource, TlsConfig};
 use crate::files::{LARGEST, Opened};
 use crate::hash::Parts;
 use crate::keys::SCHEDULE_FILE;
@@ -55,11 +55,11 @@ impl Watched {
         self.files.extend(files.iter().cloned());
         for keyset in keysets {
             match &keyset.keys {
-                KeySource::Directory(directory) => {
+                KeysetSource::Directory(directory) => {
                     self.directories.insert(directory.as_path().to_path_buf());
                 }
-                KeySource::File { path, .. } => _ = self.files.insert(path.as_path().to_path_buf()),
-                KeySource::Text { .. } => {}
+                KeysetSource::File { path, .. } => _ = self.files.insert(path.as_path().to_path_buf()),
+                KeysetSource::Text { .. } => {}
             }
         }
     }

@@ -27,7 +27,7 @@ use crate::clock::UnixTime;
 use crate::config::{DEFAULT_CONFIG_FILE, KeyId, ListenAddress, Name, OpsAddress, OpsTls};
 
 /// The largest response; the metrics of ten thousand keys are smaller.
-const MAX_RESPONSE_BYTES: usize = 32 << 20;
+const MAX_ADMIN_RESPONSE_BYTES: usize = 32 << 20;
 /// The longest wait for one response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -298,7 +298,7 @@ where
     tokio::spawn(connection);
     let request = hyper::Request::get(path).header("Host", "localhost").body(Empty::<Bytes>::new())?;
     let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await?.to_bytes();
+    let body = Limited::new(body, MAX_ADMIN_RESPONSE_BYTES).collect().await?.to_bytes();
     Ok((head.status, body))
 }
 

@@ -209,7 +209,7 @@ pub enum BatchMode {
 #[derive(Clone)]
 pub struct KeysetConfig {
     pub name: Name,
-    pub keys: KeySource,
+    pub keys: KeysetSource,
     /// Decrypts encrypted PKCS#8 keys.
     pub passphrase: Option<SecretString>,
     /// All keys of a keyset sign with one algorithm, the one of its profiles (RFC 8725, section 3.1).
@@ -224,7 +224,7 @@ pub struct KeysetConfig {
 }
 
 #[derive(Clone)]
-pub enum KeySource {
+pub enum KeysetSource {
     /// A folder with `KID.key`, `KID.crt` and `keyset.toml`.
     Directory(UnverifiedPath),
     File {

@@ -424,21 +424,21 @@ pub(crate) fn parse_subsecond_duration(node: &ConfigNode) -> Result<Duration, ()
 
 /// Parses a number of bytes: `16384` or `"16 KiB"`.
 pub(crate) fn parse_byte_count(node: &ConfigNode) -> Result<usize, String> {
-    const FORM: &str = r#"must be a size, for example "16 KiB""#;
+    const SIZE_EXPECTED: &str = r#"must be a size, for example "16 KiB""#;
     if let ConfigValue::Integer(bytes) = node.value {
-        return usize::try_from(bytes).map_err(|_| FORM.to_owned());
+        return usize::try_from(bytes).map_err(|_| SIZE_EXPECTED.to_owned());
     }
-    let text = parse_string(node).map_err(|_| FORM.to_owned())?;
+    let text = parse_string(node).map_err(|_| SIZE_EXPECTED.to_owned())?;
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor: usize = match unit.trim() {
         "" | "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
-        _ => return Err(format!("{FORM}; units are B, KiB and MiB")),
+        _ => return Err(format!("{SIZE_EXPECTED}; units are B, KiB and MiB")),
     };
     let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
-    bytes.ok_or_else(|| FORM.to_owned())
+    bytes.ok_or_else(|| SIZE_EXPECTED.to_owned())
 }
 
 /// Parses `true` or `false`.
@@ -451,11 +451,11 @@ pub(crate) fn parse_bool(node: &ConfigNode) -> Result<bool, String> {
 }
 
 pub(crate) fn parse_count(node: &ConfigNode) -> Result<usize, String> {
-    const FORM: &str = "must be a whole number, at least 1";
+    const COUNT_EXPECTED: &str = "must be a whole number, at least 1";
     let number = match &node.value {
         ConfigValue::Integer(number) => usize::try_from(*number).ok(),
         ConfigValue::Untyped(text) => text.parse().ok(),
         _ => None,
     };
-    number.filter(|number| *number > 0).ok_or_else(|| FORM.to_owned())
+    number.filter(|number| *number > 0).ok_or_else(|| COUNT_EXPECTED.to_owned())
 }

@@ -20,7 +20,7 @@ use super::{
     SHORTEST_LIFE_LEFT, State, Usage, WARN_LIFE_LEFT, file, private,
 };
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, KeySource, Name, Problem, ProfileKind, WarningCode};
+use crate::config::{self, KeyId, KeysetSource, Name, Problem, ProfileKind, WarningCode};
 use crate::files::{folder_of, only_ours_replaces_files_in};
 use crate::hash::Parts;
 use crate::shell;
@@ -116,18 +116,18 @@ impl<'a> Loader<'a> {
     fn keyset(&mut self, keyset: &config::KeysetConfig) -> Option<Keyset> {
         let field = format!("keysets.{}", keyset.name);
         let (mut found, schedule) = match &keyset.keys {
-            KeySource::Text { kid, pem, origin } => {
+            KeysetSource::Text { kid, pem, origin } => {
                 let found = self.key(&format!("{field}.key"), origin, pem, keyset, &USUAL_IN_A_VARIABLE)?;
                 sole(kid, found)
             }
-            KeySource::File { kid, path } => {
+            KeysetSource::File { kid, path } => {
                 let found = self.key_file(&field, path.as_path(), &path.to_string(), keyset)?;
                 // Comes second: the path of a file that isn't there may be a secret, and is not shown.
                 let folder = folder_of(path.as_path());
                 self.noted(&field, &folder.display().to_string(), only_ours_replaces_files_in(folder))?;
                 sole(kid, found)
             }
-            KeySource::Directory(directory) => {
+            KeysetSource::Directory(directory) => {
                 self.directory(&field, directory.as_path(), &directory.to_string(), keyset)?
             }
         };

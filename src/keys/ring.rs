@@ -141,7 +141,7 @@ impl KeyRing {
 mod tests {
     use super::*;
     use crate::clock::SystemRandomness;
-    use crate::config::{self, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeySource};
+    use crate::config::{self, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeysetSource};
     use crate::keys::generate;
 
     /// No request for the JWKS has to sign a certificate, at the turn of the year neither.
@@ -152,7 +152,7 @@ mod tests {
         let pem = generate(2048, &SystemRandomness::default()).expect("random bytes");
         let keyset = config::KeysetConfig {
             name: name.clone(),
-            keys: KeySource::Text { kid, pem, origin: "a test".to_owned() },
+            keys: KeysetSource::Text { kid, pem, origin: "a test".to_owned() },
             passphrase: None,
             algorithm: Algorithm::Rs256,
             longest_life: Duration::from_hours(1),

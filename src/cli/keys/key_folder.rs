@@ -8,7 +8,7 @@ use super::{CliContext, CliError, KeyFiles, KeyPair, is_kid_taken};
 use crate::cli::{FILE_TIMEOUT, print_stderr, run_with_timeout};
 use crate::clock::UnixTime;
 use crate::config::{
-    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeySource, KeysetConfig, Name,
+    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeysetConfig, KeysetSource, Name,
 };
 use crate::files::is_same;
 use crate::keys::rotation::{Successor, next_kid};
@@ -147,13 +147,13 @@ pub fn find_copies(
             continue;
         };
         match &keyset.keys {
-            KeySource::Directory(directory) => {
+            KeysetSource::Directory(directory) => {
                 let directory = directory.as_path().to_path_buf();
                 if !found.is_empty() && !copies.iter().any(|copy| is_same(&copy.directory, &directory)) {
                     copies.push(KeyFolder { keyset: Some(keyset.clone()), directory, kids: found });
                 }
             }
-            KeySource::File { .. } | KeySource::Text { .. } => failures.extend(found.iter().map(|kid| {
+            KeysetSource::File { .. } | KeysetSource::Text { .. } => failures.extend(found.iter().map(|kid| {
                 format!(
                     "`{kid}` of keysets.{} is the same key, given as file or text: replace it by a key with an id \
                     of its own before the next start",
@@ -170,7 +170,7 @@ fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: Material) -> V
     let passphrase = keyset.passphrase.as_ref();
     let is_it = |path: &Path| material_of(path, passphrase) == Some(material);
     match &keyset.keys {
-        KeySource::Directory(directory) => {
+        KeysetSource::Directory(directory) => {
             let directory = directory.as_path();
             let files = Contents::of(directory).map(|contents| contents.keys).unwrap_or_default();
             let mut kids: Vec<KeyId> = files.into_keys().collect();
@@ -181,11 +181,11 @@ fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: Material) -> V
             });
             kids
         }
-        KeySource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
-        KeySource::Text { kid, pem, .. } if keys::material(pem, passphrase) == Some(material) => {
+        KeysetSource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
+        KeysetSource::Text { kid, pem, .. } if keys::material(pem, passphrase) == Some(material) => {
             vec![kid.clone()]
         }
-        KeySource::File { .. } | KeySource::Text { .. } => Vec::new(),
+        KeysetSource::File { .. } | KeysetSource::Text { .. } => Vec::new(),
     }
 }
 
@@ -193,8 +193,8 @@ pub fn keyset_directories(
     keysets: &BTreeMap<Name, KeysetConfig>,
 ) -> impl Iterator<Item = (&KeysetConfig, &Path)> {
     keysets.values().filter_map(|keyset| match &keyset.keys {
-        KeySource::Directory(directory) => Some((keyset, directory.as_path())),
-        KeySource::File { .. } | KeySource::Text { .. } => None,
+        KeysetSource::Directory(directory) => Some((keyset, directory.as_path())),
+        KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
     })
 }
 

@@ -24,7 +24,7 @@ use super::{
     print_stderr, run_with_timeout,
 };
 use crate::clock::UnixTime;
-use crate::config::{Algorithm, KeyId, KeySource, KeysetConfig, Name};
+use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
 use crate::jwks;
 use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
 
@@ -219,7 +219,7 @@ impl From<DirectoryError> for CliError {
 fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetConfig>) -> bool {
     let has = |kid: &KeyId, directory: &Path| check_kid_unused(directory, kid).is_err();
     let in_keyset = |keyset: &KeysetConfig| match &keyset.keys {
-        KeySource::Directory(directory) => {
+        KeysetSource::Directory(directory) => {
             let (kid, path) = (kid.clone(), directory.as_path().to_path_buf());
             let found = run_with_timeout(FILE_TIMEOUT, move || {
                 let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
@@ -227,7 +227,7 @@ fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetCo
             });
             found.unwrap_or(false)
         }
-        KeySource::File { kid: other, .. } | KeySource::Text { kid: other, .. } => other == kid,
+        KeysetSource::File { kid: other, .. } | KeysetSource::Text { kid: other, .. } => other == kid,
     };
     has(kid, directory) || keysets.values().any(in_keyset)
 }

@@ -16,7 +16,7 @@ use super::{CliContext, CliError, KeyFiles, parse_kid, wait_for_service, warn_un
 use crate::cli::admin_client::{AdminClient, KeyMetrics, KeysetStatusReply, StatusReply};
 use crate::cli::{list_known_names, print_json, print_line, print_stderr};
 use crate::clock::Clock;
-use crate::config::{KeyId, KeySource, KeysetConfig, Name};
+use crate::config::{KeyId, KeysetConfig, KeysetSource, Name};
 use crate::files::is_same;
 use crate::keys::rotation::Successor;
 
@@ -318,8 +318,8 @@ impl RetireKeyCommand {
             return Ok(folders);
         }
         let given = keysets.values().find(|keyset| match &keyset.keys {
-            KeySource::File { kid: given, .. } | KeySource::Text { kid: given, .. } => given == kid,
-            KeySource::Directory(_) => false,
+            KeysetSource::File { kid: given, .. } | KeysetSource::Text { kid: given, .. } => given == kid,
+            KeysetSource::Directory(_) => false,
         });
         Err(CliError::Failed(match given {
             Some(keyset) => format!(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::super::section::{Section, parse_duration, parse_string};
 use super::super::source::{ConfigNode, WarningCode};
 use super::super::{
-    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, IdentityConfig, KeyId, KeySource, KeysetConfig,
-    MIN_TTL, Name, OauthConfig, ProfileKind, ProfileName,
+    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, IdentityConfig, KeyId, KeysetConfig,
+    KeysetSource, MIN_TTL, Name, OauthConfig, ProfileKind, ProfileName,
 };
 use super::{HOUR, check_range};
 
@@ -45,9 +45,11 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
         section.problem("kid", "is missing: the key id that Salesforce Setup knows this key by");
     }
     let keys = match (directory, key_file, key) {
-        (Some(directory), _, _) => KeySource::Directory(directory),
-        (_, Some(path), _) => KeySource::File { kid: kid?, path },
-        (_, _, Some(pem)) => KeySource::Text { kid: kid?, pem, origin: section.origin_of("key").to_string() },
+        (Some(directory), _, _) => KeysetSource::Directory(directory),
+        (_, Some(path), _) => KeysetSource::File { kid: kid?, path },
+        (_, _, Some(pem)) => {
+            KeysetSource::Text { kid: kid?, pem, origin: section.origin_of("key").to_string() }
+        }
         (None, None, None) => return None,
     };
     Some(KeysetConfig {

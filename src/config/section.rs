@@ -48,7 +48,9 @@ impl Diagnostics {
         let requested_keys = self.requested_keys.borrow();
         match &node.value {
             ConfigValue::List(items) => {
-                items.iter().for_each(|item| self.report_unknown_keys_below(path, item))
+                for item in items {
+                    self.report_unknown_keys_below(path, item);
+                }
             }
             ConfigValue::Table(table) => {
                 let Some(known) = requested_keys.get(path) else { return };

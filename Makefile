@@ -7,7 +7,7 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # libraries, without the features that `unit` needs of them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 # The same for targets that measure times, with what `guard` builds.
-BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench house
+BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench in_process
 
 .PHONY: help run test tools lint unit system interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom

@@ -28,7 +28,7 @@ use mio::{Events, Interest, Poll, Token};
 use serde_json::{Map, Value, json};
 
 /// More than any answer that is measured; one read takes a whole one.
-const ANSWER: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -121,7 +121,7 @@ fn nanoseconds(since: Instant) -> u64 {
 
 const WARMING: usize = 0;
 const COUNTING: usize = 1;
-const OVER: usize = 2;
+const STOPPED: usize = 2;
 
 fn drive(
     address: SocketAddr,
@@ -139,7 +139,7 @@ fn drive(
             .map(|thread| {
                 scope.spawn({
                     let phase = &phase;
-                    move || driver(address, requests, share(thread), shedding, phase)
+                    move || drive_connections(address, requests, share(thread), shedding, phase)
                 })
             })
             .collect();
@@ -148,7 +148,7 @@ fn drive(
         println!("begin");
         let begin = Instant::now();
         thread::sleep(seconds);
-        phase.store(OVER, Ordering::Relaxed);
+        phase.store(STOPPED, Ordering::Relaxed);
         let window = begin.elapsed();
         println!("end");
         let counted: Vec<_> = drivers.into_iter().map(|driver| driver.join().expect("no panic")).collect();
@@ -182,7 +182,7 @@ enum Received {
 impl<'a> Connection<'a> {
     fn open(address: SocketAddr, poll: &Poll, token: Token) -> Self {
         let stream = stream(address, poll, token);
-        Self { stream, request: &[], sent: Instant::now(), answer: Vec::with_capacity(ANSWER) }
+        Self { stream, request: &[], sent: Instant::now(), answer: Vec::with_capacity(MAX_RESPONSE_BYTES) }
     }
 
     /// A request is far smaller than a socket's buffer, so it goes out in one piece. Where the server has
@@ -239,20 +239,20 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 /// What one thread has counted.
 #[derive(Default)]
-struct Counted {
+struct ThreadCounts {
     /// Nanoseconds of each answer that came within the window.
     times: Vec<u64>,
     shed: usize,
     reconnects: usize,
 }
 
-fn driver(
+fn drive_connections(
     address: SocketAddr,
     requests: &Requests,
     connections: usize,
     shedding: bool,
     phase: &AtomicUsize,
-) -> Counted {
+) -> ThreadCounts {
     let mut poll = Poll::new().expect("epoll");
     let mut open: Vec<_> =
         (0..connections).map(|token| Connection::open(address, &poll, Token(token))).collect();
@@ -260,8 +260,8 @@ fn driver(
         connection.send(requests.next());
     }
     let mut events = Events::with_capacity(connections);
-    let mut buffer = vec![0; ANSWER];
-    let mut counted = Counted::default();
+    let mut buffer = vec![0; MAX_RESPONSE_BYTES];
+    let mut counted = ThreadCounts::default();
     loop {
         poll.poll(&mut events, Some(Duration::from_millis(50))).expect("epoll");
         for event in &events {
@@ -284,7 +284,7 @@ fn driver(
             }
             connection.send(requests.next());
         }
-        if phase.load(Ordering::Relaxed) == OVER {
+        if phase.load(Ordering::Relaxed) == STOPPED {
             return counted;
         }
     }
@@ -298,7 +298,7 @@ fn probe(address: SocketAddr, interval: Duration, seconds: Duration, probes: &[S
             let mut parts = probe.split('=');
             let mut part = || parts.next().unwrap_or_else(|| panic!("`{probe}` isn't NAME=new|kept=FILE"));
             let (name, kept, requests) = (part(), part() == "kept", Requests::read(part()));
-            let ask = move || ask_steadily(address, interval, deadline, kept, &requests);
+            let ask = move || probe_steadily(address, interval, deadline, kept, &requests);
             threads.push((name.to_owned(), scope.spawn(ask)));
         }
         let join =
@@ -308,7 +308,7 @@ fn probe(address: SocketAddr, interval: Duration, seconds: Duration, probes: &[S
     println!("{}", Value::Object(figures));
 }
 
-fn ask_steadily(
+fn probe_steadily(
     address: SocketAddr,
     interval: Duration,
     deadline: Instant,
@@ -325,7 +325,7 @@ fn ask_steadily(
             connection = connect(address);
         }
         // Twice only where the server has closed a kept connection.
-        while !answered(&mut connection, request) {
+        while !send_and_receive(&mut connection, request) {
             connection = connect(address);
         }
         times.push(nanoseconds(begin));
@@ -334,9 +334,9 @@ fn ask_steadily(
 }
 
 /// Waits for a whole answer; not so if the server closes before it begins one.
-fn answered(connection: &mut TcpStream, request: &[u8]) -> bool {
+fn send_and_receive(connection: &mut TcpStream, request: &[u8]) -> bool {
     let _ = connection.write_all(request);
-    let mut answer = Vec::with_capacity(ANSWER);
+    let mut answer = Vec::with_capacity(MAX_RESPONSE_BYTES);
     let mut buffer = [0; 4096];
     while !is_whole(&answer, false) {
         match connection.read(&mut buffer) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
-use support::{House, api_key, get, identity, messaging, post_json, subject};
+use support::{InProcessService, api_key, get, identity, messaging, post_json, subject};
 use tokenmint::clock::{Clock as _, SystemRandomness};
 use tokenmint::config::{Algorithm, Name};
 use tokenmint::keys;
@@ -31,22 +31,22 @@ fn key() -> String {
 
 fn mint(criterion: &mut Criterion) {
     let runtime = runtime();
-    let house = runtime.block_on(House::build(&key(), 1));
-    let rooms = house.service.rooms.load();
+    let in_process = runtime.block_on(InProcessService::build(&key(), 1));
+    let rooms = in_process.service.rooms.load();
     let profile = &rooms.profiles.identity[&Name::parse("web").expect("a name")];
     let user = Subject::parse("sub", subject(1)).expect("a subject");
-    let (lifetime, claims, now) = (profile.default_lifetime(), Claims::default(), house.clock.now());
+    let (lifetime, claims, now) = (profile.default_lifetime(), Claims::default(), in_process.clock.now());
     let mut group = criterion.benchmark_group("mint");
 
     // A signer with no room: the token is written up to its signature, and then refused.
-    let full = Signer::new(0, 0, None, &house.service.metrics);
+    let full = Signer::new(0, 0, None, &in_process.service.metrics);
     group.bench_function("identity token up to its signature", |bench| {
         bench.to_async(&runtime).iter(|| async {
             let refused = profile.mint(&user, lifetime, &claims, now, &full).await;
             assert_eq!(refused.err(), Some(MintError::Overloaded));
         });
     });
-    let signer = &house.service.signer;
+    let signer = &in_process.service.signer;
     group.bench_function("identity token", |bench| {
         bench.to_async(&runtime).iter(|| profile.mint(&user, lifetime, &claims, now, signer));
     });
@@ -62,8 +62,8 @@ fn authenticate(criterion: &mut Criterion) {
     let (runtime, key) = (runtime(), key());
     let mut group = criterion.benchmark_group("authenticate");
     for callers in [1, 100, 10_000] {
-        let house = runtime.block_on(House::build(&key, callers));
-        let rooms = house.service.rooms.load();
+        let in_process = runtime.block_on(InProcessService::build(&key, callers));
+        let rooms = in_process.service.rooms.load();
         let api_key = api_key(callers / 2);
         group.bench_function(format!("one of {callers}"), |bench| {
             bench.iter(|| assert!(rooms.callers.by_api_key(black_box(api_key.as_bytes())).is_some()));
@@ -74,27 +74,27 @@ fn authenticate(criterion: &mut Criterion) {
 
 fn answer(criterion: &mut Criterion) {
     let runtime = runtime();
-    let house = runtime.block_on(House::build(&key(), 1));
-    runtime.block_on(house.access_token(0));
+    let in_process = runtime.block_on(InProcessService::build(&key(), 1));
+    runtime.block_on(in_process.access_token(0));
     let mut group = criterion.benchmark_group("answer");
     let mut user = 0;
     group.bench_function("identity token", |bench| {
         bench.to_async(&runtime).iter(|| {
             user += 1;
-            house.fetch(identity(user))
+            in_process.fetch(identity(user))
         });
     });
     group.bench_function("intercom user JWT", |bench| {
         bench.to_async(&runtime).iter(|| {
             user += 1;
-            house.fetch(post_json("/intercom-user-jwt", &json!({"user_id": subject(user)})))
+            in_process.fetch(post_json("/intercom-user-jwt", &json!({"user_id": subject(user)})))
         });
     });
     group.bench_function("JWKS", |bench| {
-        bench.to_async(&runtime).iter(|| house.fetch(get("/keysets/web/jwks.json")));
+        bench.to_async(&runtime).iter(|| in_process.fetch(get("/keysets/web/jwks.json")));
     });
     group.bench_function("kept access token", |bench| {
-        bench.to_async(&runtime).iter(|| house.fetch(messaging(0)));
+        bench.to_async(&runtime).iter(|| in_process.fetch(messaging(0)));
     });
     group.finish();
 }

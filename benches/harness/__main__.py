@@ -23,7 +23,7 @@ README = build.ROOT / "benches/README.md"
 
 def main():
     peers = pathlib.Path(os.environ["TOKENMINT_TOOLS"]) / "bench"
-    binary, static, benches = build.service(), build.static_service(), build.benches("load", "raw", "house")
+    binary, static, benches = build.service(), build.static_service(), build.benches("load", "raw", "in_process")
     quick = os.environ.get("BENCH_QUICK") == "1"
     settings = {
         "BENCH_ROUNDS": 1 if quick else 3,
@@ -38,7 +38,7 @@ def main():
         print(f"{time.monotonic() - begin:4.0f} s  {what}", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="tokenmint-bench-") as folder:
-        tools = Tools(benches["load"], benches["raw"], benches["house"])
+        tools = Tools(benches["load"], benches["raw"], benches["in_process"])
         library = peers.parent / "crypto_mb/lib/libcrypto_mb.so.13"
         library = library if library.exists() else None
         bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values(), library, static)

@@ -40,6 +40,6 @@ def benches(*names):
     return built("bench", "--profile", "dist", "--no-run", *(part for name in names for part in ("--bench", name)))
 
 
-def counted_house():
-    """`house` for callgrind: a release, built with the binary that `make chaos-short` takes."""
-    return built("build", "--release", "--bin", "tokenmint", "--bench", "house")["house"]
+def counted_in_process():
+    """`in_process` for callgrind: a release, built with the binary that `make chaos-short` takes."""
+    return built("build", "--release", "--bin", "tokenmint", "--bench", "in_process")["in_process"]

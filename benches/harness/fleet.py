@@ -88,7 +88,7 @@ class Scenario:
     """Between two replicas that a rolling deployment starts."""
     rollout: float = 10 * HOUR
     """When the day's deployment begins. The day itself begins with one."""
-    storm: tuple = (14 * HOUR, 0, 0.0)
+    rejecting: tuple = (14 * HOUR, 0, 0.0)
     """When a caller begins to reject every token that it is given, for how long, and how often a second."""
     seed: int = 1
 
@@ -113,7 +113,7 @@ def logins(rules, scenario):
     fleet = [Replica(budget()) for _ in range(scenario.replicas)]
     in_redis = {}
     held_back = 0
-    begin, lasts, rate = scenario.storm
+    begin, lasts, rate = scenario.rejecting
     events = [(scenario.step * number, "start", number, 0, 0) for number in range(scenario.replicas)]
     events += [(scenario.rollout + time, *rest) for time, *rest in events]
     events += [(begin, "reject", 0, 0, 0)] if lasts else []

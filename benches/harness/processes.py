@@ -83,8 +83,8 @@ class Driven:
 class Tools:
     """The bench binaries that cargo has built."""
 
-    def __init__(self, load, raw, house):
-        self.load, self.raw, self.house = load, raw, house
+    def __init__(self, load, raw, in_process):
+        self.load, self.raw, self.in_process = load, raw, in_process
         self.others = []
         """Cores that neither server nor generator kept busy, in each window without probes."""
 
@@ -154,6 +154,6 @@ class Tools:
         return cpu / made["signatures"] * 1e6, made["signatures"] / made["seconds"]
 
     def cached_tokens(self, tokens, rounds, key):
-        """See `house cache` in benches/house.rs."""
-        command = [self.house, "cache", str(tokens), str(rounds), str(key)]
+        """See `in_process cache` in benches/in_process.rs."""
+        command = [self.in_process, "cache", str(tokens), str(rounds), str(key)]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

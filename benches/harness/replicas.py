@@ -130,7 +130,7 @@ class Replicas:
         self.together(keep_asking, *((server, app) for server in self.all for app in self.apps))
         return self.logins()
 
-    def storm(self):
+    def reject_repeatedly(self):
         """Logins once every replica has refused to go on, asked by a caller that rejects each token."""
 
         def reject_all(server):

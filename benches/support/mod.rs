@@ -33,7 +33,7 @@ const NOW: UnixTime = UnixTime::from_seconds(1_782_000_000);
 /// Of an access token; Salesforce's are JWTs of about this size.
 const ACCESS_TOKEN_BYTES: usize = 1000;
 
-pub struct House {
+pub struct InProcessService {
     pub service: Arc<Service>,
     pub clock: Arc<ManualClock>,
     router: Router,
@@ -49,7 +49,7 @@ pub fn subject(n: usize) -> String {
     format!("user-{n:08}")
 }
 
-impl House {
+impl InProcessService {
     /// A service with `callers` callers and the PKCS#8 PEM `key` for everything.
     pub async fn build(key: &str, callers: usize) -> Self {
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
@@ -66,7 +66,7 @@ impl House {
             messaging.requests_per_minute = usize::MAX;
         });
         let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Counter::default()) };
+        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(CountingRandomness::default()) };
         let app = App::bind(loaded, ambient, || 0).await.expect("a port is free");
         let service = app.service().clone();
         let router = router(&service, &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops]);
@@ -74,13 +74,13 @@ impl House {
     }
 
     /// Answers as the service does behind its HTTP/1.1 parser.
-    pub async fn ask(&self, request: Request<Body>) -> Response<Body> {
+    pub async fn send(&self, request: Request<Body>) -> Response<Body> {
         self.router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
     }
 
     /// As `ask`; the body, of an answer that must be 200.
     pub async fn fetch(&self, request: Request<Body>) -> Bytes {
-        let answer = self.ask(request).await;
+        let answer = self.send(request).await;
         let status = answer.status();
         let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body in memory");
         assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
@@ -91,7 +91,7 @@ impl House {
     /// asked for again.
     pub async fn access_token(&self, n: usize) -> bool {
         let answer = loop {
-            let answer = self.ask(messaging(n)).await;
+            let answer = self.send(messaging(n)).await;
             if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
                 break answer;
             }
@@ -189,9 +189,9 @@ async fn session(State(clock): State<Arc<ManualClock>>, body: Bytes) -> String {
 
 /// Bytes that never repeat and are the same in each run, for counts that are.
 #[derive(Default)]
-struct Counter(AtomicU64);
+struct CountingRandomness(AtomicU64);
 
-impl Randomness for Counter {
+impl Randomness for CountingRandomness {
     fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
         for chunk in into.chunks_mut(8) {
             let next = self.0.fetch_add(1, Ordering::Relaxed).to_be_bytes();

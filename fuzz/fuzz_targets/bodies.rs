@@ -7,4 +7,4 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::bodies;
 
-fuzz_target!(init: LazyLock::force(&bodies::HOUSE), |data: &[u8]| bodies::feed(data));
+fuzz_target!(init: LazyLock::force(&bodies::SERVICE), |data: &[u8]| bodies::test_one_input(data));

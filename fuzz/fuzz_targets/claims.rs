@@ -7,4 +7,4 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::claims;
 
-fuzz_target!(init: LazyLock::force(&claims::HOUSE), |data: &[u8]| claims::feed(data));
+fuzz_target!(init: LazyLock::force(&claims::SERVICE), |data: &[u8]| claims::test_one_input(data));

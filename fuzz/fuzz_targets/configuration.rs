@@ -6,5 +6,5 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use tokenmint_fuzz::configuration;
 
 fuzz_target!(|text: &str| -> Corpus {
-    if configuration::feed(text) { Corpus::Keep } else { Corpus::Reject }
+    if configuration::test_one_input(text) { Corpus::Keep } else { Corpus::Reject }
 });

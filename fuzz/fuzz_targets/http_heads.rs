@@ -7,4 +7,4 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::http_heads;
 
-fuzz_target!(init: LazyLock::force(&http_heads::HOUSE), |data: &[u8]| http_heads::feed(data));
+fuzz_target!(init: LazyLock::force(&http_heads::SERVICE), |data: &[u8]| http_heads::test_one_input(data));

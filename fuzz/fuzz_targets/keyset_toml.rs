@@ -5,4 +5,4 @@
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::keyset_toml;
 
-fuzz_target!(|text: &str| keyset_toml::feed(text));
+fuzz_target!(|text: &str| keyset_toml::test_one_input(text));

@@ -5,9 +5,9 @@
 
 use std::sync::LazyLock;
 
-use super::House;
+use super::FuzzService;
 
-pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 
 const ROUTES: [&str; 6] = [
     "/identity-token",
@@ -18,11 +18,11 @@ const ROUTES: [&str; 6] = [
     "/messaging-access-token",
 ];
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (line, rest) = data.split_at(end);
     let named = ROUTES.into_iter().find(|route| route.as_bytes() == line);
     let route = named
         .unwrap_or_else(|| ROUTES[usize::from(line.first().copied().unwrap_or_default()) % ROUTES.len()]);
-    HOUSE.ask(route, rest.get(1..).unwrap_or_default());
+    SERVICE.ask(route, rest.get(1..).unwrap_or_default());
 }

@@ -13,7 +13,7 @@ use tokenmint::config::{Bundle, Caller, Config, Environment, Invalid, Name, Prob
 const SECRET: &str = "canary/of+a=secret!";
 
 /// Whether such an input is worth keeping.
-pub fn feed(text: &str) -> bool {
+pub fn test_one_input(text: &str) -> bool {
     // Files that never end are no matter of text.
     if ["/dev", "/proc", "/sys", ".."].iter().any(|path| text.contains(path)) {
         return false;
@@ -25,16 +25,20 @@ pub fn feed(text: &str) -> bool {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let parsed = parse(text, &environment);
-    assert_eq!(said(&parsed), said(&parse(text, &environment)), "read again it says something else");
+    assert_eq!(messages(&parsed), messages(&parse(text, &environment)), "read again it says something else");
     match &parsed {
         Ok(config) => {
-            rules(config);
+            check_rules(config);
             if let Ok(table) = text.parse::<toml::Table>() {
                 let anew = toml::to_string(&table).expect("TOML");
                 let Ok(anew) = parse(&anew, &environment) else {
                     panic!("written anew it is wrong:\n{anew}")
                 };
-                assert_eq!(meaning(config), meaning(&anew), "written anew it means something else");
+                assert_eq!(
+                    canonical_text(config),
+                    canonical_text(&anew),
+                    "written anew it means something else"
+                );
             }
         }
         Err(invalid) => {
@@ -45,7 +49,7 @@ pub fn feed(text: &str) -> bool {
     // In single quotes it may be no value.
     if !text.contains('\'') {
         let text = text.replace("= \"SECRET\"", &format!("= \"{SECRET}\""));
-        assert!(!said(&parse(&text, &environment)).contains(SECRET), "a message shows a secret");
+        assert!(!messages(&parse(&text, &environment)).contains(SECRET), "a message shows a secret");
     }
     true
 }
@@ -55,7 +59,7 @@ fn parse(text: &str, environment: &Environment) -> Result<Config, Invalid> {
 }
 
 /// All that a person is told.
-fn said(parsed: &Result<Config, Invalid>) -> String {
+fn messages(parsed: &Result<Config, Invalid>) -> String {
     let (problems, warnings): (&[Problem], _) = match parsed {
         Ok(config) => (&[], &config.warnings),
         Err(invalid) => (&invalid.problems, &invalid.warnings),
@@ -63,12 +67,12 @@ fn said(parsed: &Result<Config, Invalid>) -> String {
     problems.iter().chain(warnings).map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
-fn rules(config: &Config) {
+fn check_rules(config: &Config) {
     for profile in config.identity.values() {
         assert!(profile.ttl.as_secs() >= 60 && profile.ttl <= profile.max_ttl);
         assert!(profile.max_ttl.as_secs() <= 86_400);
         assert!(config.keysets[&profile.keyset].longest_life >= profile.max_ttl);
-        claims(&profile.claims);
+        check_claims(&profile.claims);
     }
     for profile in config.oauth.values() {
         assert!((30..=300).contains(&profile.assertion_ttl.as_secs()));
@@ -76,7 +80,7 @@ fn rules(config: &Config) {
     }
     for profile in config.intercom.values() {
         assert!(!profile.secret.expose_secret().is_empty() && profile.ttl <= profile.max_ttl);
-        claims(&profile.claims);
+        check_claims(&profile.claims);
     }
     let exists = |profile: &tokenmint::config::ProfileName| {
         let tables: [(&str, Vec<&Name>); 4] = [
@@ -99,13 +103,13 @@ fn rules(config: &Config) {
     }
 }
 
-fn claims(claims: &[String]) {
+fn check_claims(claims: &[String]) {
     let registered = |claim: &String| REGISTERED_CLAIMS.iter().any(|name| name.eq_ignore_ascii_case(claim));
     assert!(!claims.iter().any(registered), "callers may set a claim of the token's own");
 }
 
 /// All of it, as text.
-fn meaning(config: &Config) -> String {
+fn canonical_text(config: &Config) -> String {
     let mut text = String::new();
     let server = &config.server;
     let limits = &server.limits;

@@ -8,13 +8,13 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{API_KEY, House, SECRETS};
+use super::{API_KEY, FuzzService, SECRETS};
 use tokenmint::app::answer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
 });
@@ -42,13 +42,13 @@ const HEADERS: [&str; 13] = [
     "x-request-id",
 ];
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     let writes = writes(data);
     let sent: Vec<u8> = writes.iter().flat_map(|write| write.bytes.iter().copied()).collect();
-    let got = answers(&writes);
-    holds(&sent, &got);
+    let got = exchange_bytes(&writes);
+    check_answers(&sent, &got);
     if writes.len() > 1 {
-        let at_once = answers(&[Write { pauses: false, bytes: sent }]);
+        let at_once = exchange_bytes(&[Write { pauses: false, bytes: sent }]);
         let (got, at_once) = (statuses(&got), statuses(&at_once));
         assert_eq!(got, at_once, "the answers depend on how the bytes were split");
     }
@@ -95,8 +95,8 @@ fn writes(data: &[u8]) -> Vec<Write> {
 }
 
 /// All that the service says until it closes.
-fn answers(writes: &[Write]) -> Vec<u8> {
-    let served = HOUSE.served();
+fn exchange_bytes(writes: &[Write]) -> Vec<u8> {
+    let served = SERVICE.served();
     let mut got = Vec::new();
     RUNTIME.block_on(async {
         let (mut client, theirs) = tokio::io::duplex(1 << 16);
@@ -132,7 +132,7 @@ fn statuses(got: &[u8]) -> Vec<String> {
     lines.map(|line| line.chars().skip(2).take(3).collect()).collect()
 }
 
-fn holds(sent: &[u8], got: &[u8]) {
+fn check_answers(sent: &[u8], got: &[u8]) {
     let contains = |text: &[u8], part: &str| text.windows(part.len()).any(|window| window == part.as_bytes());
     assert!(!contains(got, "HTTP/1.1 5") && !contains(got, "HTTP/1.0 5"), "a 5xx");
     assert!(SECRETS.iter().all(|secret| !contains(got, secret)), "an answer holds a secret");
@@ -143,13 +143,13 @@ fn holds(sent: &[u8], got: &[u8]) {
     if !contains(sent, "HEAD") {
         let mut rest = text.as_str();
         while !rest.is_empty() {
-            rest = one(rest);
+            rest = check_first_answer(rest);
         }
     }
 }
 
 /// Looks at the first answer; what is behind it.
-fn one(text: &str) -> &str {
+fn check_first_answer(text: &str) -> &str {
     let (head, rest) = text.split_once("\r\n\r\n").expect("a whole head");
     let mut lines = head.split("\r\n");
     let status = lines.next().expect("a status line");

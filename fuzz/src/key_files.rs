@@ -19,7 +19,7 @@ pub static GOOD: LazyLock<PrivateKey> = LazyLock::new(|| {
     PrivateKey::parse(&SecretString::from(KEY.as_str()), None).unwrap_or_else(|refused| panic!("{refused}"))
 });
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     if let Some(edits) = data.strip_prefix(b"edit ") {
         let mut der = DER.clone();
         for edit in edits.chunks_exact(3) {
@@ -37,12 +37,12 @@ pub fn feed(data: &[u8]) {
 fn key(text: &str) {
     let secret = SecretString::from(text);
     match PrivateKey::parse(&secret, None) {
-        Ok(key) => signs(&key),
-        Err(refused) => quotes_nothing(&refused.to_string(), text),
+        Ok(key) => check_signature(&key),
+        Err(refused) => check_quotes_nothing(&refused.to_string(), text),
     }
 }
 
-fn signs(key: &PrivateKey) {
+fn check_signature(key: &PrivateKey) {
     const MESSAGE: &[u8] = b"header.payload";
     let mut signature = vec![0; key.signature_len()];
     key.sign(Algorithm::Rs256, MESSAGE, &mut signature).expect("a checked key signs");
@@ -55,18 +55,18 @@ fn signs(key: &PrivateKey) {
 fn certificate(text: &str) {
     match Certificate::parse(text, &GOOD.public) {
         Ok((certificate, odd)) => {
-            quotes_nothing(&odd.unwrap_or_default(), text);
+            check_quotes_nothing(&odd.unwrap_or_default(), text);
             let mut parts = certificate.der.windows(GOOD.public.der.len());
             assert!(parts.any(|part| part == GOOD.public.der), "another key's certificate");
             assert_eq!(Certificate::parse(&certificate.pem(), &GOOD.public), Ok((certificate, None)));
         }
-        Err(message) => quotes_nothing(&message, text),
+        Err(message) => check_quotes_nothing(&message, text),
     }
 }
 
 /// Sixteen characters in a row are more than the words that both may know; a label of the PEM, and the header of one that is
 /// encrypted, may be named.
-fn quotes_nothing(message: &str, text: &str) {
+fn check_quotes_nothing(message: &str, text: &str) {
     let named = |line: &&str| line.contains("-----") || "Proc-Type: 4,ENCRYPTED".contains(line);
     let lines = text.lines().map(str::trim).filter(|line| line.len() >= 16 && !named(line));
     lines.for_each(|line| assert!(!message.contains(line), "{message}"));

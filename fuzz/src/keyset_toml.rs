@@ -14,7 +14,7 @@ const LEAD: Duration = Duration::from_hours(24);
 const LIFE: Duration = Duration::from_hours(1);
 const MARGIN: Duration = Duration::from_hours(1);
 
-pub fn feed(text: &str) {
+pub fn test_one_input(text: &str) {
     let schedule = match parse_schedule("keyset.toml", text, LEAD) {
         Ok(schedule) => schedule,
         Err(problems) => {

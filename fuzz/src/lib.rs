@@ -1,4 +1,4 @@
-//! A module for each fuzzer, whose `feed` takes an input and panics where something doesn't hold; and what they share: the service as
+//! A module for each fuzzer, whose `test_one_input` takes an input and panics where something doesn't hold; and what they share: the service as
 //! production has it, beside a Salesforce whose answers they choose, and what holds of every answer, whatever was asked.
 //!
 //! - Requests go through the whole router. Only clock and chance are ours, so that a run repeats.
@@ -48,9 +48,9 @@ pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789
 const KINDS: [ListenerKind; 3] = [ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops];
 
 /// No chance at all, so that a run repeats.
-struct Sevens;
+struct FixedRandomness;
 
-impl Randomness for Sevens {
+impl Randomness for FixedRandomness {
     fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
         into.fill(7);
         Ok(())
@@ -68,7 +68,7 @@ fn new_key() -> String {
 }
 
 /// The service, ready to be asked.
-pub struct House {
+pub struct FuzzService {
     runtime: Runtime,
     router: Router,
     service: Arc<Service>,
@@ -92,7 +92,7 @@ impl Answer {
     }
 }
 
-impl Default for House {
+impl Default for FuzzService {
     fn default() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -104,20 +104,20 @@ impl Default for House {
         let config = parsed.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_800_000_000)));
         let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Sevens) };
+        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(FixedRandomness) };
         let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("a port");
         let service = app.service().clone();
         let router = router(&service, &KINDS);
-        let mut house =
+        let mut fuzz_service =
             Self { runtime, router, service, clock, salesforce, keys: Value::Null, _folder: folder };
         let published = Request::get("/.well-known/jwks.json").header("Host", HOST).body(Body::empty());
-        house.keys = house.answer(published.expect("a request")).json();
-        house.is_awake();
-        house
+        fuzz_service.keys = fuzz_service.answer(published.expect("a request")).json();
+        fuzz_service.check_one_of_each();
+        fuzz_service
     }
 }
 
-impl House {
+impl FuzzService {
     /// Posts `body` as the caller does who may use a profile of each kind, and looks at the answer: never 5xx, and true to
     /// what was asked.
     pub fn ask(&self, route: &str, body: &[u8]) {
@@ -125,7 +125,7 @@ impl House {
         self.clock.advance(Duration::from_secs(61));
         let answer = self.post(route, body);
         assert!(!answer.status.is_server_error(), "{route} answered {}", answer.status);
-        self.hold(route, body, &answer);
+        self.check_answer(route, body, &answer);
     }
 
     /// Lets Salesforce say `answer`, the bytes of an HTTP answer, to a first exchange of each kind.
@@ -139,8 +139,8 @@ impl House {
             let kids = self.service.rooms.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
             self.service.exchanger.withdraw(&kids);
             let got = self.post(route, asked);
-            self.hold(route, asked, &got);
-            answers::exchanged(route, answer, body, &got);
+            self.check_answer(route, asked, &got);
+            answers::check_exchange(route, answer, body, &got);
         }
         self.salesforce.say(None);
     }
@@ -160,7 +160,7 @@ impl House {
     }
 
     /// Where every request is refused, whatever is held holds.
-    fn is_awake(&self) {
+    fn check_one_of_each(&self) {
         for (route, body) in [
             ("/identity-token", r#"{"sub":"user-1","claims":{"plan":1.5}}"#),
             ("/oauth-assertion", "{}"),
@@ -171,7 +171,7 @@ impl House {
         ] {
             let answer = self.post(route, body.as_bytes());
             assert_eq!(answer.status, 200, "{route}: {}", String::from_utf8_lossy(&answer.body));
-            self.hold(route, body.as_bytes(), &answer);
+            self.check_answer(route, body.as_bytes(), &answer);
         }
     }
 

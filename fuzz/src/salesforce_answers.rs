@@ -6,12 +6,12 @@
 
 use std::sync::LazyLock;
 
-use super::House;
+use super::FuzzService;
 
-pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 
 /// Whether such an input is worth keeping.
-pub fn feed(data: &[u8]) -> bool {
+pub fn test_one_input(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
     let mut lines = head.lines();
@@ -27,6 +27,6 @@ pub fn feed(data: &[u8]) -> bool {
     }
     answer.push_str("\r\n");
     answer.push_str(body);
-    HOUSE.exchange(answer.as_bytes(), body.as_bytes());
+    SERVICE.exchange(answer.as_bytes(), body.as_bytes());
     true
 }

@@ -16,7 +16,7 @@ use crate::app::Loaded;
 use crate::app::logging::Output;
 use crate::config::{Config, Environment};
 use crate::keys;
-use crate::sandbox::{self, Keys, Sandbox, Settings};
+use crate::sandbox::{self, KeySource, Sandbox, Settings};
 use crate::shell;
 
 /// Run the service with made-up keys, one caller and the sandbox, on loopback; prints commands to paste
@@ -56,7 +56,7 @@ impl Dev {
             let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
             let url = url.unwrap_or_default();
             for deployment in &mut org.deployments {
-                deployment.keys = Keys::Url(format!("{url}/keysets/web/jwks.json"));
+                deployment.keys = KeySource::Url(format!("{url}/keysets/web/jwks.json"));
             }
             play(listener, Sandbox::new(org, clock, Settings::default()));
             self.introduce(&url, &salesforce, &api_key);

@@ -15,8 +15,8 @@ use super::{Context, Failure, complain, say_json};
 use crate::app::{self, Loaded};
 use crate::config::{Config, Problem};
 use crate::doctor::{
-    self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, Readers,
-    UnverifiedToken,
+    self, Artifact, CHECKS, CheckInput, CheckOutcome, ConfigView, FileAccess, GivenArtifacts, JwkDocument,
+    ProbeResult, Purpose, UnverifiedToken,
 };
 use crate::files::{Opened, Unreadable};
 use crate::tokens::Subject;
@@ -82,8 +82,11 @@ impl Doctor {
         let given = self.files.iter().chain(&self.jwk);
         given.enumerate().try_for_each(|(at, path)| is_there(at, path))?;
         let world = World::of(context, self.nothing_given())?;
-        let mut given =
-            Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
+        let mut given = GivenArtifacts {
+            issuer: self.issuer.clone(),
+            purpose: self.purpose.map(Into::into),
+            ..GivenArtifacts::default()
+        };
         for path in &self.files {
             given.add(read(path, &world)?);
         }
@@ -97,24 +100,25 @@ impl Doctor {
         for source in &self.jwks {
             add_jwks(source, &mut given, &runtime, context)?;
         }
-        let answers = self.online.then(|| runtime.block_on(self.ask(&world, context))).transpose()?;
+        let probe_results = self.online.then(|| runtime.block_on(self.ask(&world, context))).transpose()?;
         let now = context.ambient.clock.now();
-        let report = doctor::examine(&Known { now, configured: world.configured(), given, answers });
-        let verdict = report.verdict();
+        let report =
+            doctor::run_checks(&CheckInput { now, configured: world.configured(), given, probe_results });
+        let verdict = report.summary();
         let form = match (self.json, self.sarif) {
             (true, _) => Form::Json,
             (_, true) => Form::Sarif,
             _ => Form::Text { all: self.verbose },
         };
         findings::print(form, &report, &verdict, world.source.as_deref(), world.file.as_deref());
-        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+        if verdict.outcome == CheckOutcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
 
     const fn nothing_given(&self) -> bool {
         self.files.is_empty() && self.jwk.is_empty() && self.jwks.is_empty() && self.token.is_none()
     }
 
-    async fn ask(&self, world: &World, context: &Context<'_>) -> Result<Vec<Answer>, Failure> {
+    async fn ask(&self, world: &World, context: &Context<'_>) -> Result<Vec<ProbeResult>, Failure> {
         let Some(loaded) = &world.loaded else {
             return Ok(Vec::new());
         };
@@ -122,7 +126,7 @@ impl Doctor {
         let subject = subject.map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))?;
         let ambient = (context.ambient.clock.clone(), context.ambient.randomness.clone());
         let state = app::state_directory(&loaded.config);
-        let answers = doctor::ask(&loaded.config, &loaded.ring, ambient, Some(state), subject);
+        let answers = doctor::run_probes(&loaded.config, &loaded.ring, ambient, Some(state), subject);
         answers.await.map_err(Failure::failed)
     }
 }
@@ -187,8 +191,8 @@ impl World {
         Failure::Configuration { problems: self.problems, warnings: self.warnings }
     }
 
-    pub fn configured(&self) -> Configured<'_> {
-        Configured {
+    pub fn configured(&self) -> ConfigView<'_> {
+        ConfigView {
             config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
             ring: self.loaded.as_ref().map(|loaded| &loaded.ring),
             problems: &self.problems,
@@ -220,18 +224,18 @@ impl From<Kind> for Purpose {
 
 fn list(json: bool) {
     if json {
-        say_json(&CASES.as_slice());
+        say_json(&CHECKS.as_slice());
         return;
     }
     let mut page = Page::new();
-    let longest = CASES.iter().map(|case| case.id.len()).max().unwrap_or_default();
-    for case in &CASES {
+    let longest = CHECKS.iter().map(|case| case.id.len()).max().unwrap_or_default();
+    for case in &CHECKS {
         page.line(&format!("{:longest$}  {}", case.id, case.title));
     }
 }
 
 /// What `path` holds, and who can read it.
-fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
+fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, FileAccess), Failure> {
     let failed = |error: &dyn fmt::Display| Failure::Failed(format!("{}: {error}", name(path)));
     let pipe = |from: &mut dyn Read| {
         let mut bytes =
@@ -240,7 +244,7 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
         if bytes.len() as u64 > LARGEST_FILE {
             return Err(failed(&Unreadable::TooLarge(LARGEST_FILE)));
         }
-        Ok((bytes, Readers::Unknown))
+        Ok((bytes, FileAccess::Unknown))
     };
     if path == Path::new("-") {
         if stdin().is_terminal() {
@@ -251,7 +255,8 @@ fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
     match Opened::open(path) {
         Ok(file) => {
             let refused = file.only_ours_reads().err();
-            let readers = refused.map_or(Readers::Ours, |error| Readers::Others(error.to_string()));
+            let readers =
+                refused.map_or(FileAccess::OwnerOnly, |error| FileAccess::Others(error.to_string()));
             Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, readers))
         }
         Err(error @ Unreadable::NotRegular("a directory")) => {
@@ -291,15 +296,15 @@ fn name(path: &Path) -> String {
 }
 
 /// A file, recognised by what it holds.
-pub(super) fn read(path: &Path, world: &World) -> Result<Material, Failure> {
+pub(super) fn read(path: &Path, world: &World) -> Result<Artifact, Failure> {
     let (bytes, readers) = bytes_of(path)?;
-    doctor::recognise(&name(path), &bytes, readers, &world.passphrases()).map_err(Failure::Failed)
+    doctor::detect_artifact(&name(path), &bytes, readers, &world.passphrases()).map_err(Failure::Failed)
 }
 
 /// A file that holds a key of any kind, to verify with.
-pub(super) fn read_key(path: &Path, world: &World) -> Result<Material, Failure> {
+pub(super) fn read_key(path: &Path, world: &World) -> Result<Artifact, Failure> {
     let material = read(path, world)?;
-    if matches!(material, Material::Token(_)) {
+    if matches!(material, Artifact::Token(_)) {
         return Err(Failure::Failed(format!("{}: it is a JWT, not a key to verify one with", name(path))));
     }
     if let Some(why) = material.refusal() {
@@ -312,25 +317,25 @@ pub(super) fn read_key(path: &Path, world: &World) -> Result<Material, Failure> 
 }
 
 pub(super) fn jwk_file(path: &Path, served: bool) -> Result<JwkDocument, Failure> {
-    let document = JwkDocument::read(&name(path), text_of(path)?.expose_secret());
+    let document = JwkDocument::parse(&name(path), text_of(path)?.expose_secret());
     Ok(JwkDocument { served, ..document })
 }
 
 pub(super) fn token_argument(token: &SecretString) -> Result<UnverifiedToken, Failure> {
     if token.expose_secret() == "-" {
-        return Ok(UnverifiedToken::read("the token", text_of(Path::new("-"))?.expose_secret()));
+        return Ok(UnverifiedToken::parse("the token", text_of(Path::new("-"))?.expose_secret()));
     }
-    Ok(UnverifiedToken::read("the token", token.expose_secret()))
+    Ok(UnverifiedToken::parse("the token", token.expose_secret()))
 }
 
 pub(super) fn add_jwks(
     source: &str,
-    given: &mut Given,
+    given: &mut GivenArtifacts,
     runtime: &tokio::runtime::Runtime,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     if source.starts_with("https://") || source.starts_with("http://") {
-        let fetched = runtime.block_on(doctor::fetch(source, &*context.ambient.clock));
+        let fetched = runtime.block_on(doctor::fetch_jwks(source, &*context.ambient.clock));
         given.fetched.push(fetched);
     } else {
         let path = Path::new(source);

@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use super::{say_json, width, wrote};
-use crate::doctor::{CASES, Case, Finding, Outcome, Report, Skipped, Verdict};
+use crate::doctor::{CHECKS, CheckOutcome, CheckSpec, Finding, Report, ReportSummary, SkippedCheck};
 
 /// How findings are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Page {
 
     /// The worst first. Those that passed are only counted, unless `all` are wanted.
     pub fn findings(&mut self, findings: &[Finding], all: bool) {
-        let is_shown = |finding: &&Finding| all || finding.outcome != Outcome::Pass;
+        let is_shown = |finding: &&Finding| all || finding.outcome != CheckOutcome::Pass;
         let mut shown: Vec<&Finding> = findings.iter().filter(is_shown).collect();
         shown.sort_by_key(|finding| Reverse(finding.outcome));
         let longest = shown.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
@@ -97,10 +97,10 @@ impl Page {
             let (symbol, style) = mark(finding.outcome);
             let check = format!("{:longest$}", finding.check);
             let lead = format!("  {style}{symbol}{style:#} {FAINT}{check}{FAINT:#}  ");
-            let seen = if finding.outcome == Outcome::Pass { Style::new() } else { style };
+            let seen = if finding.outcome == CheckOutcome::Pass { Style::new() } else { style };
             self.paragraph(&lead, longest + 6, seen, &finding.seen);
             if let Some(fix) = &finding.fix {
-                self.paragraph("      ", 6, FAINT, finding.answers);
+                self.paragraph("      ", 6, FAINT, finding.question);
                 self.paragraph("    → ", 6, Style::new(), fix);
             }
         }
@@ -111,18 +111,18 @@ impl Page {
         }
     }
 
-    pub fn verdict(&mut self, outcome: Outcome, text: &str) {
+    pub fn verdict(&mut self, outcome: CheckOutcome, text: &str) {
         let (symbol, style) = mark(outcome);
         self.line("");
         self.paragraph(&format!("{style}{symbol}{style:#} "), 2, style, text);
     }
 }
 
-const fn mark(outcome: Outcome) -> (char, Style) {
+const fn mark(outcome: CheckOutcome) -> (char, Style) {
     match outcome {
-        Outcome::Pass => ('✓', GOOD),
-        Outcome::Warn => ('!', ODD),
-        Outcome::Fail => ('✗', BAD),
+        CheckOutcome::Pass => ('✓', GOOD),
+        CheckOutcome::Warn => ('!', ODD),
+        CheckOutcome::Fail => ('✗', BAD),
     }
 }
 
@@ -130,7 +130,7 @@ const fn mark(outcome: Outcome) -> (char, Style) {
 pub(super) fn print(
     form: Form,
     report: &Report,
-    verdict: &Verdict,
+    verdict: &ReportSummary,
     configuration: Option<&str>,
     file: Option<&Path>,
 ) {
@@ -142,11 +142,11 @@ pub(super) fn print(
             page.verdict(verdict.outcome, &verdict.text);
         }
         Form::Json => say_json(&json!({
-            "ok": verdict.outcome != Outcome::Fail,
+            "ok": verdict.outcome != CheckOutcome::Fail,
             "verdict": verdict.text,
             "configuration": configuration,
             "findings": report.findings,
-            "not_looked_at": report.not_looked_at,
+            "not_looked_at": report.skipped,
         })),
         Form::Sarif => say_json(&sarif(report, file)),
     }
@@ -154,9 +154,9 @@ pub(super) fn print(
 
 /// The same as a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
 fn sarif(report: &Report, config: Option<&Path>) -> Value {
-    let rules: Vec<Value> = CASES.iter().map(rule).collect();
+    let rules: Vec<Value> = CHECKS.iter().map(rule).collect();
     let results = report.findings.iter().map(|finding| result(finding, config));
-    let results: Vec<Value> = results.chain(report.not_looked_at.iter().map(skipped)).collect();
+    let results: Vec<Value> = results.chain(report.skipped.iter().map(skipped)).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -171,11 +171,11 @@ fn sarif(report: &Report, config: Option<&Path>) -> Value {
     })
 }
 
-fn rule(case: &Case) -> Value {
+fn rule(case: &CheckSpec) -> Value {
     json!({
         "id": case.id,
         "shortDescription": {"text": case.title},
-        "fullDescription": {"text": format!("{}. What people see: {}.", case.answers, case.sees)},
+        "fullDescription": {"text": format!("{}. What people see: {}.", case.question, case.symptom)},
         "help": {"text": case.fix},
         "properties": {"online": case.online, "source": case.source},
     })
@@ -183,9 +183,9 @@ fn rule(case: &Case) -> Value {
 
 fn result(finding: &Finding, config: Option<&Path>) -> Value {
     let (kind, level) = match finding.outcome {
-        Outcome::Pass => ("pass", "none"),
-        Outcome::Warn => ("fail", "warning"),
-        Outcome::Fail => ("fail", "error"),
+        CheckOutcome::Pass => ("pass", "none"),
+        CheckOutcome::Warn => ("fail", "warning"),
+        CheckOutcome::Fail => ("fail", "error"),
     };
     let fix = finding.fix.as_ref().map(|fix| format!(" What to do: {fix}.")).unwrap_or_default();
     let mut location = json!({"logicalLocations": [{"fullyQualifiedName": finding.about}]});
@@ -204,7 +204,7 @@ fn result(finding: &Finding, config: Option<&Path>) -> Value {
 }
 
 /// A check that could not look has a result too, so that no one takes its silence for a pass.
-fn skipped(skipped: &Skipped) -> Value {
+fn skipped(skipped: &SkippedCheck) -> Value {
     let about = skipped.about.as_ref().map(|about| format!("{about}: ")).unwrap_or_default();
     json!({
         "ruleId": skipped.check,
@@ -216,7 +216,7 @@ fn skipped(skipped: &Skipped) -> Value {
 }
 
 fn rule_index(check: &str) -> Option<usize> {
-    CASES.iter().position(|case| case.id == check)
+    CHECKS.iter().position(|case| case.id == check)
 }
 
 /// A path as a URI reference (RFC 3986, section 4.1).

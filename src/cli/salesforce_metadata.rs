@@ -131,11 +131,11 @@ fn sentence(Difference { file, field, configured, retrieved, in_what }: &Differe
     let place = if file.is_empty() { String::new() } else { format!("{file}: ") };
     let seen = match (configured, retrieved) {
         (Some(configured), Some(retrieved)) => {
-            format!("{field} is `{}`, and `{configured}` here", crate::doctor::printable(retrieved))
+            format!("{field} is `{}`, and `{configured}` here", crate::doctor::escape_and_truncate(retrieved))
         }
         (Some(configured), None) => format!("no {field} for `{configured}`"),
         (None, retrieved) => {
-            let retrieved = crate::doctor::printable(retrieved.as_deref().unwrap_or_default());
+            let retrieved = crate::doctor::escape_and_truncate(retrieved.as_deref().unwrap_or_default());
             format!("{field} `{retrieved}`, which isn't published here")
         }
     };

@@ -16,7 +16,7 @@ use crate::app::{self, Loaded};
 use crate::clock::UnixTime;
 use crate::config::salesforce::{Host, HostKind};
 use crate::config::{Config, HttpsUrl, Listen, Oauth};
-use crate::sandbox::{self, App, Deployment, Keys, OnFailure, Org, Sandbox, Settings};
+use crate::sandbox::{self, ConnectedApp, Deployment, KeySource, OnFailure, Org, Sandbox, Settings};
 use crate::shell;
 
 /// The org of a configuration that names none.
@@ -97,7 +97,7 @@ impl SandboxCommand {
     }
 
     /// The keys that Setup has taken, if any were uploaded.
-    fn uploaded(&self, now: UnixTime) -> Result<Option<Keys>, Failure> {
+    fn uploaded(&self, now: UnixTime) -> Result<Option<KeySource>, Failure> {
         if self.upload.is_empty() {
             return Ok(None);
         }
@@ -105,10 +105,10 @@ impl SandboxCommand {
             let failed =
                 |why: String| Failure::Failed(format!("{} fails to upload: it {why}", path.display()));
             let text = fs::read_to_string(path).map_err(|error| failed(format!("can't be read: {error}")))?;
-            sandbox::upload(&text, now).map_err(failed)
+            sandbox::upload_key(&text, now).map_err(failed)
         };
         let keys = self.upload.iter().map(upload).collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(Keys::Uploaded(json!({"keys": keys}))))
+        Ok(Some(KeySource::Uploaded(json!({"keys": keys}))))
     }
 
     fn jwks_base(&self, config: &Config) -> Result<String, Failure> {
@@ -140,8 +140,8 @@ impl SandboxCommand {
             let deployment =
                 org.deployments.iter().find(|known| mine(known, &messaging.es_developer_name))?;
             let jwks = match &deployment.keys {
-                Keys::Url(url) => url,
-                Keys::Uploaded(_) => "the uploaded keys",
+                KeySource::Url(url) => url,
+                KeySource::Uploaded(_) => "the uploaded keys",
             };
             Some((&identity.name, deployment, jwks))
         });
@@ -221,7 +221,11 @@ pub(super) fn org(loaded: &Loaded, jwks_base: &str, on_failure: Guests, now: Uni
                 Guests::Unauthenticated => OnFailure::Unauthenticated,
                 Guests::Refuse => OnFailure::Refuse,
             },
-            ..Deployment::new(messaging.es_developer_name.as_str(), identity.issuer.as_str(), Keys::Url(keys))
+            ..Deployment::new(
+                messaging.es_developer_name.as_str(),
+                identity.issuer.as_str(),
+                KeySource::Url(keys),
+            )
         });
     }
     Org {
@@ -233,8 +237,8 @@ pub(super) fn org(loaded: &Loaded, jwks_base: &str, on_failure: Guests, now: Uni
 }
 
 /// One app per consumer key, with all the users that log in through it.
-fn apps(loaded: &Loaded, now: UnixTime) -> Vec<App> {
-    let mut apps: BTreeMap<&str, App> = BTreeMap::new();
+fn apps(loaded: &Loaded, now: UnixTime) -> Vec<ConnectedApp> {
+    let mut apps: BTreeMap<&str, ConnectedApp> = BTreeMap::new();
     for oauth in loaded.config.oauth.values() {
         let app = apps.entry(&oauth.consumer_key).or_default();
         app.consumer_key.clone_from(&oauth.consumer_key);

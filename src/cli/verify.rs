@@ -11,7 +11,7 @@ use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
 use crate::clock::UnixTime;
-use crate::doctor::{self, Given, Known, Material, Outcome, Parts};
+use crate::doctor::{self, Artifact, CheckInput, CheckOutcome, GivenArtifacts, JwtParts};
 use crate::json::Json;
 
 /// Read a token and say, check by check, whether Salesforce would take it
@@ -57,11 +57,11 @@ impl Verify {
             return Err(world.refused());
         }
         self.key.iter().chain(&self.jwk).enumerate().try_for_each(|(at, path)| is_there(at, path))?;
-        let mut given = Given {
+        let mut given = GivenArtifacts {
             issuer: self.issuer.clone(),
             purpose: self.purpose.map(Into::into),
-            verifies_only: true,
-            ..Given::default()
+            verify_only: true,
+            ..GivenArtifacts::default()
         };
         for path in &self.key {
             given.add(read_key(path, &world)?);
@@ -81,29 +81,29 @@ impl Verify {
         }
         for document in &mut given.jwks {
             // Nobody uploads it here, so that a set is as good as one of its keys.
-            document.served |= document.is_a_set();
+            document.served |= document.is_jwk_set();
         }
         let now = context.ambient.clock.now();
-        let known = Known { now, configured: world.configured(), given, answers: None };
+        let known = CheckInput { now, configured: world.configured(), given, probe_results: None };
 
         let [token] = known.given.tokens.as_slice() else {
             let reason = "give one token; `tokenmint doctor` takes several";
             return Err(Failure::Usage(reason.to_owned()));
         };
-        let (report, verdict) = doctor::verify(&known);
-        let purpose = known.taken(token).purpose;
+        let (report, verdict) = doctor::verify_token(&known);
+        let purpose = known.infer_purpose(token).purpose;
         match &token.parts {
             _ if self.json => {
                 let parts = token.parts.as_ref().ok();
                 say_json(&json!({
-                    "ok": verdict.outcome != Outcome::Fail,
+                    "ok": verdict.outcome != CheckOutcome::Fail,
                     "verdict": verdict.text,
-                    "kind": purpose.word(),
+                    "kind": purpose.as_str(),
                     "configuration": world.source,
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
                     "findings": report.findings,
-                    "not_looked_at": report.not_looked_at,
+                    "not_looked_at": report.skipped,
                 }));
             }
             parts => {
@@ -116,12 +116,12 @@ impl Verify {
                 page.verdict(verdict.outcome, &verdict.text);
             }
         }
-        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+        if verdict.outcome == CheckOutcome::Fail { Err(Failure::Found) } else { Ok(()) }
     }
 }
 
 /// What an argument names: a file, standard input (`-`), or the token itself.
-fn recognised(argument: &SecretString, world: &World) -> Result<Material, Failure> {
+fn recognised(argument: &SecretString, world: &World) -> Result<Artifact, Failure> {
     let text = argument.expose_secret();
     if text != "-" && Path::new(text).exists() {
         return read(Path::new(text), world);
@@ -132,26 +132,26 @@ fn recognised(argument: &SecretString, world: &World) -> Result<Material, Failur
         let reason = "an argument is neither a token nor the name of a file that is there";
         return Err(Failure::Failed(reason.to_owned()));
     }
-    Ok(Material::Token(token))
+    Ok(Artifact::Token(token))
 }
 
-fn show(parts: &Parts, now: UnixTime, page: &mut Page) {
+fn show(parts: &JwtParts, now: UnixTime, page: &mut Page) {
     for (title, json) in [("header", &parts.header), ("body", &parts.claims)] {
         page.heading(title);
         let Json::Object(members) = json else { continue };
         let longest = members.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         for (name, value) in members {
             let written = match value {
-                Json::String(text) => doctor::visible(text),
-                other => doctor::visible(&serde_json::to_string(other).unwrap_or_default()),
+                Json::String(text) => doctor::escape_invisible(text),
+                other => doctor::escape_invisible(&serde_json::to_string(other).unwrap_or_default()),
             };
-            let when = match parts.time(name) {
+            let when = match parts.numeric_date(name) {
                 Some(seconds) if ["exp", "iat", "nbf"].contains(&name.as_str()) => {
-                    format!("  {}", doctor::dated(UnixTime::from_seconds(seconds), now))
+                    format!("  {}", doctor::relative_date(UnixTime::from_seconds(seconds), now))
                 }
                 _ => String::new(),
             };
-            let name = doctor::visible(name);
+            let name = doctor::escape_invisible(name);
             page.line(&format!("  {name:longest$}  {written}{when}"));
         }
     }

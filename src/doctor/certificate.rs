@@ -9,12 +9,12 @@ use crate::keys::{CertificateSignature, Numbers, Oddities, ReadCertificate, read
 pub struct GivenCertificate {
     pub about: String,
     /// Never empty. `Err` says what is there instead.
-    pub read: Result<Vec<Certificate>, String>,
+    pub parsed: Result<Vec<CertificateInfo>, String>,
     pub oddities: Oddities,
 }
 
 /// What a certificate says.
-pub struct Certificate {
+pub struct CertificateInfo {
     pub not_before: UnixTime,
     pub not_after: UnixTime,
     /// `None` where it certifies another kind of key.
@@ -23,7 +23,7 @@ pub struct Certificate {
     pub pem_size: usize,
     pub sha1: [u8; 20],
     pub sha256: [u8; 32],
-    read: ReadCertificate,
+    certificate: ReadCertificate,
 }
 
 impl GivenCertificate {
@@ -31,32 +31,32 @@ impl GivenCertificate {
         match read_certificates(text) {
             Ok((read, oddities)) => Self {
                 about: about.to_owned(),
-                read: Ok(read.into_iter().map(Certificate::of).collect()),
+                parsed: Ok(read.into_iter().map(CertificateInfo::from_read).collect()),
                 oddities,
             },
-            Err(why) => Self::refused(about, why),
+            Err(why) => Self::unreadable(about, why),
         }
     }
 
     /// What can't be read as one.
-    pub fn refused(about: &str, why: String) -> Self {
-        Self { about: about.to_owned(), read: Err(why), oddities: Oddities::default() }
+    pub fn unreadable(about: &str, why: String) -> Self {
+        Self { about: about.to_owned(), parsed: Err(why), oddities: Oddities::default() }
     }
 
     /// The first one, which is that of the key where the file holds a chain.
-    pub fn first(&self) -> Option<&Certificate> {
-        self.read.as_ref().ok()?.first()
+    pub fn first(&self) -> Option<&CertificateInfo> {
+        self.parsed.as_ref().ok()?.first()
     }
 }
 
-impl Certificate {
+impl CertificateInfo {
     /// # Errors
     /// Says what `der` is, if it is no certificate.
-    pub fn read(der: &[u8]) -> Result<Self, String> {
-        ReadCertificate::from_der(der).map(Self::of)
+    pub fn parse(der: &[u8]) -> Result<Self, String> {
+        ReadCertificate::from_der(der).map(Self::from_read)
     }
 
-    fn of(read: ReadCertificate) -> Self {
+    fn from_read(read: ReadCertificate) -> Self {
         let der = read.certificate.der.as_slice();
         let octets = |digest: aws_lc_rs::digest::Digest| digest.as_ref().to_vec();
         Self {
@@ -66,22 +66,22 @@ impl Certificate {
             pem_size: read.certificate.pem().len(),
             sha1: octets(digest(&SHA1_FOR_LEGACY_USE_ONLY, der)).try_into().expect("SHA-1 has 20 octets"),
             sha256: octets(digest(&SHA256, der)).try_into().expect("SHA-256 has 32 octets"),
-            read,
+            certificate: read,
         }
     }
 
     /// What makes strict verifiers refuse it by itself.
     pub fn faults(&self) -> &[&'static str] {
-        &self.read.faults
+        &self.certificate.faults
     }
 
     /// Whether `next` is the one that certifies it, by its name (RFC 5280, section 6.1).
     pub fn is_issued_by(&self, next: &Self) -> bool {
-        self.read.issuer == next.read.subject
+        self.certificate.issuer == next.certificate.subject
     }
 
     /// Checks its signature: by its own key where it is self-signed, else by its authority's.
     pub fn signature_by(&self, authority: Option<&Self>) -> CertificateSignature {
-        self.read.signature_by(authority.and_then(|authority| authority.key.as_ref()))
+        self.certificate.signature_by(authority.and_then(|authority| authority.key.as_ref()))
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum CheckOutcome {
     Pass,
     Warn,
     Fail,
@@ -12,67 +12,67 @@ pub enum Outcome {
 
 /// What one check saw in one thing, or why it could not look at it.
 pub enum Observation {
-    Seen(Seen),
-    NotLookedAt(NotLookedAt),
+    Judged(Judgement),
+    Skipped(SkippedItem),
 }
 
 pub type Observations = Vec<Observation>;
 
-pub struct Seen {
-    pub outcome: Outcome,
+pub struct Judgement {
+    pub outcome: CheckOutcome,
     /// The thing: a file, a profile, an address.
     pub about: String,
     /// Never a secret.
-    pub what: String,
+    pub message: String,
     /// In place of what the case says in general.
     pub advice: Option<String>,
 }
 
-pub struct NotLookedAt {
+pub struct SkippedItem {
     pub about: String,
     pub reason: String,
 }
 
 impl Observation {
-    pub fn new(outcome: Outcome, about: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::Seen(Seen { outcome, about: about.into(), what: what.into(), advice: None })
+    pub fn new(outcome: CheckOutcome, about: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Judged(Judgement { outcome, about: about.into(), message: message.into(), advice: None })
     }
 
-    pub fn pass(about: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::new(Outcome::Pass, about, what)
+    pub fn pass(about: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(CheckOutcome::Pass, about, message)
     }
 
-    pub fn warn(about: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::new(Outcome::Warn, about, what)
+    pub fn warn(about: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(CheckOutcome::Warn, about, message)
     }
 
-    pub fn fail(about: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::new(Outcome::Fail, about, what)
+    pub fn fail(about: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(CheckOutcome::Fail, about, message)
     }
 
     /// The thing is there, and what it would have to be compared with isn't.
-    pub fn not_looked_at(about: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::NotLookedAt(NotLookedAt { about: about.into(), reason: reason.into() })
+    pub fn skipped(about: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Skipped(SkippedItem { about: about.into(), reason: reason.into() })
     }
 
     /// A failure that names every fault; a pass where there is none.
-    pub fn of_faults(about: impl Into<String>, faults: &[String], pass: impl Into<String>) -> Self {
+    pub fn from_faults(about: impl Into<String>, faults: &[String], pass: impl Into<String>) -> Self {
         if faults.is_empty() { Self::pass(about, pass) } else { Self::fail(about, faults.join("; ")) }
     }
 
-    pub const fn passes(&self) -> bool {
-        matches!(self, Self::Seen(Seen { outcome: Outcome::Pass, .. }))
+    pub const fn is_pass(&self) -> bool {
+        matches!(self, Self::Judged(Judgement { outcome: CheckOutcome::Pass, .. }))
     }
 
-    pub fn at_most(mut self, outcome: Outcome) -> Self {
-        if let Self::Seen(seen) = &mut self {
+    pub fn capped_at(mut self, outcome: CheckOutcome) -> Self {
+        if let Self::Judged(seen) = &mut self {
             seen.outcome = seen.outcome.min(outcome);
         }
         self
     }
 
-    pub fn advising(mut self, text: impl Into<String>) -> Self {
-        if let Self::Seen(seen) = &mut self {
+    pub fn with_advice(mut self, text: impl Into<String>) -> Self {
+        if let Self::Judged(seen) = &mut self {
             seen.advice = Some(text.into());
         }
         self
@@ -83,11 +83,12 @@ impl Observation {
 #[derive(Serialize)]
 pub struct Finding {
     pub check: &'static str,
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     pub about: String,
     pub seen: String,
     /// The question of Salesforce's page, or the report, that it answers.
-    pub answers: &'static str,
+    #[serde(rename = "answers")]
+    pub question: &'static str,
     /// What to do; nothing where all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
@@ -95,7 +96,7 @@ pub struct Finding {
 
 /// A check that could not look.
 #[derive(Serialize)]
-pub struct Skipped {
+pub struct SkippedCheck {
     pub check: &'static str,
     /// Nothing where there is no thing that it could have looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,5 +108,5 @@ pub struct Skipped {
 pub struct Report {
     /// By thing, in the order of the catalogue.
     pub findings: Vec<Finding>,
-    pub not_looked_at: Vec<Skipped>,
+    pub skipped: Vec<SkippedCheck>,
 }

@@ -1,16 +1,16 @@
 //! What a token is for, told from all of it: `aud`, `iss`, `sub`, the header and the other claims.
 
-use super::known::{Known, Purpose, signs};
-use super::token::{Parts, UnverifiedToken};
+use super::input::{CheckInput, Purpose, is_used_by};
+use super::token::{JwtParts, UnverifiedToken};
 use crate::config::Kind;
 use crate::config::salesforce::{self, CONSUMER_KEY_PREFIX, HostKind};
 use crate::json::Json;
 
 impl Purpose {
-    const ALL: [Self; 3] = [Self::Identity, Self::Assertion, Self::Intercom];
+    const EACH: [Self; 3] = [Self::Identity, Self::Assertion, Self::Intercom];
 
     /// As `--as` and JSON have it.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Assertion => "assertion",
@@ -18,7 +18,7 @@ impl Purpose {
         }
     }
 
-    pub const fn name(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Identity => "an identity token",
             Self::Assertion => "an assertion of the JWT bearer flow",
@@ -36,59 +36,66 @@ impl Purpose {
 }
 
 /// What a token was taken for, and why.
-pub struct Taken {
+pub struct InferredPurpose {
     pub purpose: Purpose,
     pub why: String,
     /// What speaks as much for something else.
-    pub doubt: Option<String>,
+    pub ambiguity: Option<String>,
 }
 
 /// One clue of what a token is for. What only one kind has weighs more than what is usual for it.
 struct Clue {
-    of: Purpose,
+    purpose: Purpose,
     weight: u32,
-    says: &'static str,
-    holds: bool,
+    description: &'static str,
+    is_met: bool,
 }
 
 /// Clues below this weight are no reason worth telling.
-const TELLING: u32 = 2;
+const MIN_REPORTED_WEIGHT: u32 = 2;
 
-impl Known<'_> {
+impl CheckInput<'_> {
     /// What that token is for, as somebody said or as it looks. A text that isn't a JWT counts as an identity token.
-    pub fn taken(&self, token: &UnverifiedToken) -> Taken {
+    pub fn infer_purpose(&self, token: &UnverifiedToken) -> InferredPurpose {
         if let Some(purpose) = self.given.purpose {
-            return Taken { purpose, why: "--as says so".to_owned(), doubt: None };
+            return InferredPurpose { purpose, why: "--as says so".to_owned(), ambiguity: None };
         }
         let Ok(parts) = &token.parts else {
-            return Taken { purpose: Purpose::Identity, why: "it isn't a JWT".to_owned(), doubt: None };
+            return InferredPurpose {
+                purpose: Purpose::Identity,
+                why: "it isn't a JWT".to_owned(),
+                ambiguity: None,
+            };
         };
         let clues = self.clues(parts);
-        let held = |purpose: Purpose| clues.iter().filter(move |clue| clue.holds && clue.of == purpose);
+        let held = |purpose: Purpose| clues.iter().filter(move |clue| clue.is_met && clue.purpose == purpose);
         let weight = |purpose| held(purpose).map(|clue| clue.weight).sum::<u32>();
         let why = |purpose| {
-            let reasons: Vec<&str> =
-                held(purpose).filter(|clue| clue.weight >= TELLING).map(|clue| clue.says).collect();
+            let reasons: Vec<&str> = held(purpose)
+                .filter(|clue| clue.weight >= MIN_REPORTED_WEIGHT)
+                .map(|clue| clue.description)
+                .collect();
             if reasons.is_empty() { "nothing in it says otherwise".to_owned() } else { reasons.join(", ") }
         };
         let mut purpose = Purpose::Identity;
-        for other in Purpose::ALL {
+        for other in Purpose::EACH {
             if weight(other) > weight(purpose) {
                 purpose = other;
             }
         }
-        let rival = Purpose::ALL.into_iter().find(|other| {
-            *other != purpose && weight(*other) + 1 >= weight(purpose) && weight(*other) > TELLING
+        let rival = Purpose::EACH.into_iter().find(|other| {
+            *other != purpose && weight(*other) + 1 >= weight(purpose) && weight(*other) > MIN_REPORTED_WEIGHT
         });
-        let doubt = rival.map(|rival| format!("it may as well be {} ({})", rival.name(), why(rival)));
-        Taken { purpose, why: why(purpose), doubt }
+        let ambiguity =
+            rival.map(|rival| format!("it may as well be {} ({})", rival.description(), why(rival)));
+        InferredPurpose { purpose, why: why(purpose), ambiguity }
     }
 
-    fn clues(&self, parts: &Parts) -> Vec<Clue> {
-        let clue = |of, weight, says, holds| Clue { of, weight, says, holds };
+    fn clues(&self, parts: &JwtParts) -> Vec<Clue> {
+        let clue = |purpose, weight, description, is_met| Clue { purpose, weight, description, is_met };
         let text = |name: &str| parts.claim(name).unwrap_or_default().trim();
         let (iss, sub) = (text("iss"), text("sub"));
-        let consumer = |text: &str| {
+        let is_consumer_key = |text: &str| {
             text.starts_with(CONSUMER_KEY_PREFIX)
                 || self.configured.oauth().any(|profile| profile.consumer_key == text)
         };
@@ -117,15 +124,20 @@ impl Known<'_> {
         let kid = parts.header("kid");
         let of_keyset = |kind| {
             let found = kid.and_then(|kid| self.configured.ring?.find(kid));
-            found.is_some_and(|(keyset, _)| signs(keyset, kind))
+            found.is_some_and(|(keyset, _)| is_used_by(keyset, kind))
         };
         let symmetric = parts.header("alg").is_some_and(|alg| alg.starts_with("HS"));
         let is_user =
             self.configured.oauth().any(|profile| profile.username == sub || profile.username == iss);
-        let short = matches!((parts.time("iat"), parts.time("exp")), (Some(iat), Some(exp)) if exp.saturating_sub(iat) <= 300);
+        let is_short_lived = matches!((parts.numeric_date("iat"), parts.numeric_date("exp")), (Some(iat), Some(exp)) if exp.saturating_sub(iat) <= 300);
         let is_address = iss.contains("://") || iss.contains('.');
         vec![
-            clue(Purpose::Identity, 5, "its `iss` is the keyset's issuer", self.issuers().contains(&iss)),
+            clue(
+                Purpose::Identity,
+                5,
+                "its `iss` is the keyset's issuer",
+                self.expected_issuers().contains(&iss),
+            ),
             clue(Purpose::Identity, 4, "its `aud` is a messaging host", hosts.contains(&HostKind::Messaging)),
             clue(
                 Purpose::Identity,
@@ -133,12 +145,22 @@ impl Known<'_> {
                 "its `kid` is in a keyset for identity tokens",
                 of_keyset(Kind::Identity),
             ),
-            clue(Purpose::Identity, 2, "its `iss` reads like an address", is_address && !consumer(iss)),
+            clue(
+                Purpose::Identity,
+                2,
+                "its `iss` reads like an address",
+                is_address && !is_consumer_key(iss),
+            ),
             clue(Purpose::Identity, 1, "it has a `kid`", kid.is_some()),
-            clue(Purpose::Identity, 1, "its `iss` is no consumer key", !iss.is_empty() && !consumer(iss)),
+            clue(
+                Purpose::Identity,
+                1,
+                "its `iss` is no consumer key",
+                !iss.is_empty() && !is_consumer_key(iss),
+            ),
             clue(Purpose::Identity, 1, "it is signed by a key", !symmetric),
-            clue(Purpose::Assertion, 5, "its `iss` is a consumer key", consumer(iss)),
-            clue(Purpose::Assertion, 5, "its `sub` is a consumer key", consumer(sub)),
+            clue(Purpose::Assertion, 5, "its `iss` is a consumer key", is_consumer_key(iss)),
+            clue(Purpose::Assertion, 5, "its `sub` is a consumer key", is_consumer_key(sub)),
             clue(Purpose::Assertion, 5, "its `aud` is where Salesforce logs users in", to_login),
             clue(Purpose::Assertion, 3, "it names the user of an [oauth] profile", is_user),
             clue(Purpose::Assertion, 3, "its `kid` is in a keyset for assertions", of_keyset(Kind::Oauth)),
@@ -146,7 +168,7 @@ impl Known<'_> {
             clue(Purpose::Assertion, 2, "its `aud` is a host of an org", to_an_org && !to_login),
             clue(Purpose::Assertion, 1, "its `sub` reads like a user name", sub.contains('@')),
             clue(Purpose::Assertion, 1, "it has no `kid`", kid.is_none()),
-            clue(Purpose::Assertion, 1, "it lives for minutes", short),
+            clue(Purpose::Assertion, 1, "it lives for minutes", is_short_lived),
             clue(
                 Purpose::Intercom,
                 4,
@@ -162,9 +184,9 @@ impl Known<'_> {
     pub fn tokens_for(
         &self,
         purposes: &'static [Purpose],
-    ) -> impl Iterator<Item = (&UnverifiedToken, &Parts, Purpose)> {
+    ) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts, Purpose)> {
         self.jwts().filter_map(move |(token, parts)| {
-            let purpose = self.taken(token).purpose;
+            let purpose = self.infer_purpose(token).purpose;
             purposes.contains(&purpose).then_some((token, parts, purpose))
         })
     }

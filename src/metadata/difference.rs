@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::types::{Certificate, CertificateSet, Channel, Mode, SetType};
 use super::{Expected, ExpectedKey};
-use crate::doctor::{JwkDocument, difference};
+use crate::doctor::{JwkDocument, lookalike_difference};
 
 /// One thing that isn't there as it is here.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -97,7 +97,8 @@ impl Retrieved {
             endpoint || self.keys_of(set).any(|(_, key)| expected.keys.iter().any(|ours| alike(key, ours)))
         };
         let issued = |set: &CertificateSet| {
-            set.jwt_issuer == expected.issuer || difference(&set.jwt_issuer, &expected.issuer).is_some()
+            set.jwt_issuer == expected.issuer
+                || lookalike_difference(&set.jwt_issuer, &expected.issuer).is_some()
         };
         let find = |fits: &dyn Fn(&CertificateSet) -> bool| {
             self.sets.iter().find(|(_, found)| fits(&found.component))
@@ -118,7 +119,7 @@ impl Retrieved {
 }
 
 fn jwk(found: &Found<Certificate>) -> JwkDocument {
-    JwkDocument::read(&found.file, &found.component.json_web_key)
+    JwkDocument::parse(&found.file, &found.component.json_web_key)
 }
 
 fn kid_of(document: &JwkDocument) -> Option<&str> {
@@ -130,7 +131,7 @@ fn numbers_of(document: &JwkDocument) -> Option<crate::keys::Numbers> {
 }
 
 fn expected_jwk(key: &ExpectedKey) -> JwkDocument {
-    JwkDocument::read(&key.kid, &key.jwk.to_string())
+    JwkDocument::parse(&key.kid, &key.jwk.to_string())
 }
 
 /// Whether both are one key, or called so.
@@ -150,7 +151,7 @@ fn differs(file: &str, field: &'static str, configured: &str, retrieved: &str) -
         field,
         configured: Some(configured.to_owned()),
         retrieved: Some(retrieved.to_owned()),
-        in_what: difference(configured, retrieved),
+        in_what: lookalike_difference(configured, retrieved),
     })
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// What a fault is played on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Door {
+pub enum FaultTarget {
     /// All of the others.
     #[default]
     Any,
@@ -18,9 +18,9 @@ pub enum Door {
     Data,
 }
 
-impl Door {
-    pub(super) fn covers(self, door: Self) -> bool {
-        self == Self::Any || self == door
+impl FaultTarget {
+    pub(super) fn matches(self, target: Self) -> bool {
+        self == Self::Any || self == target
     }
 }
 
@@ -29,11 +29,11 @@ impl Door {
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     #[serde(default)]
-    pub path: Door,
+    pub path: FaultTarget,
     /// How often; `None` (`null`): until the faults are changed. Once, where nothing is said.
     #[serde(default = "once")]
     pub times: Option<u32>,
-    pub fault: Misdeed,
+    pub fault: FaultKind,
     /// How long `latency` waits (1,000), `slow_body` between two bytes (1,000), `no_answer` before it hangs up
     /// (never).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,9 +70,9 @@ const fn once() -> Option<u32> {
 
 impl Fault {
     /// Once, on anything.
-    pub const fn new(fault: Misdeed) -> Self {
+    pub const fn new(fault: FaultKind) -> Self {
         Self {
-            path: Door::Any,
+            path: FaultTarget::Any,
             times: once(),
             fault,
             milliseconds: None,
@@ -91,7 +91,7 @@ impl Fault {
 /// The kinds of faults. From `SlowBody` on, the request is really carried out and its answer spoilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Misdeed {
+pub enum FaultKind {
     /// Waits, then answers as ever.
     Latency,
     /// An error: 503, or 400 where `error` is given.
@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn a_fault_is_written_in_few_words() {
         let fault: Fault = serde_json::from_value(json!({"fault": "reset"})).expect("a fault");
-        assert_eq!((fault.path, fault.times), (Door::Any, Some(1)));
+        assert_eq!((fault.path, fault.times), (FaultTarget::Any, Some(1)));
         let fault = json!({"path": "token", "times": null, "fault": "endless_body"});
         let fault: Fault = serde_json::from_value(fault).expect("a fault");
-        assert_eq!((fault.path, fault.times), (Door::Token, None));
+        assert_eq!((fault.path, fault.times), (FaultTarget::Token, None));
         assert!(serde_json::from_value::<Fault>(json!({"fault": "reset", "time": 2})).is_err());
     }
 }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 /// The events of the span that ends now.
 #[derive(Default)]
-pub(super) struct Window(VecDeque<i64>);
+pub(super) struct SlidingWindow(VecDeque<i64>);
 
-impl Window {
+impl SlidingWindow {
     /// How many there were in the last `span` seconds.
     pub fn count(&mut self, now: i64, span: i64) -> usize {
         while self.0.front().is_some_and(|first| first.saturating_add(span) <= now) {
@@ -23,7 +23,7 @@ impl Window {
     ///
     /// # Errors
     /// There were `limit` already; the seconds until there is a place.
-    pub fn take(&mut self, now: i64, span: i64, limit: usize) -> Result<(), i64> {
+    pub fn try_add(&mut self, now: i64, span: i64, limit: usize) -> Result<(), i64> {
         let count = self.count(now, span);
         if count < limit {
             self.add(now);
@@ -40,12 +40,12 @@ mod tests {
 
     #[test]
     fn a_place_comes_free_when_its_event_has_left_the_window() {
-        let mut window = Window::default();
-        assert_eq!(window.take(0, 60, 2), Ok(()));
-        assert_eq!(window.take(20, 60, 2), Ok(()));
-        assert_eq!(window.take(59, 60, 2), Err(1));
-        assert_eq!(window.take(60, 60, 2), Ok(()));
-        assert_eq!(window.take(60, 60, 2), Err(20));
-        assert_eq!(window.take(60, 60, 0), Err(60));
+        let mut window = SlidingWindow::default();
+        assert_eq!(window.try_add(0, 60, 2), Ok(()));
+        assert_eq!(window.try_add(20, 60, 2), Ok(()));
+        assert_eq!(window.try_add(59, 60, 2), Err(1));
+        assert_eq!(window.try_add(60, 60, 2), Ok(()));
+        assert_eq!(window.try_add(60, 60, 2), Err(20));
+        assert_eq!(window.try_add(60, 60, 0), Err(60));
     }
 }

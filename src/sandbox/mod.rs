@@ -9,17 +9,17 @@
 mod bodies;
 mod control;
 mod data;
-mod edit;
 mod faults;
 mod jwt;
 mod keyset;
 mod limits;
 mod messaging;
+mod middleware;
 mod oauth;
 mod org;
-mod play;
+mod server;
 mod state;
-mod wire;
+mod tampering;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -30,14 +30,14 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-pub use faults::{Door, Fault, Misdeed};
-pub use keyset::upload;
-pub use org::{App, Deployment, Keys, OnFailure, Org, Settings};
-pub use state::{Counts, Sandbox};
-pub use wire::serve;
+pub use faults::{Fault, FaultKind, FaultTarget};
+pub use keyset::upload_key;
+pub use org::{ConnectedApp, Deployment, KeySource, OnFailure, Org, Settings};
+pub use server::serve;
+pub use state::{RequestCounts, Sandbox};
 
 /// Far above any request of ours, and small enough that a mistake shows.
-const LARGEST_REQUEST: usize = 256 << 10;
+const MAX_REQUEST_BYTES: usize = 256 << 10;
 
 impl Sandbox {
     /// All that it plays. Behind another server than [`serve`], the faults that cut connections end in the
@@ -54,11 +54,11 @@ impl Sandbox {
             .route("/services/data/{version}/", get(data::resources))
             .route("/services/data/{version}/query", get(data::query))
             .route("/services/data/{version}/query/", get(data::query))
-            .route(messaging::PATH, post(messaging::access_token).delete(messaging::revoke))
-            .route(messaging::CONTINUATION, get(messaging::continuation))
+            .route(messaging::ACCESS_TOKEN_PATH, post(messaging::access_token).delete(messaging::revoke))
+            .route(messaging::CONTINUATION_PATH, get(messaging::continuation))
             .nest("/__sandbox", control::router())
             .fallback(|| async {
-                answer(
+                json_response(
                     StatusCode::NOT_FOUND,
                     &json!([{
                         "errorCode": "NOT_FOUND",
@@ -66,8 +66,8 @@ impl Sandbox {
                     }]),
                 )
             })
-            .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
-            .layer(from_fn_with_state(self.clone(), play::play))
+            .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+            .layer(from_fn_with_state(self.clone(), middleware::inject_faults))
             .with_state(self.clone())
     }
 }
@@ -76,6 +76,6 @@ impl Sandbox {
 const NO_STORE: [(HeaderName, HeaderValue); 2] =
     [(CACHE_CONTROL, HeaderValue::from_static("no-store")), (PRAGMA, HeaderValue::from_static("no-cache"))];
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, NO_STORE, axum::Json(body)).into_response()
 }

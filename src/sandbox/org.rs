@@ -12,13 +12,13 @@ pub struct Org {
     pub org_id: String,
     /// `https://acme.my.salesforce.com`; one more audience that assertions may name.
     pub my_domain: Option<String>,
-    pub apps: Vec<App>,
+    pub apps: Vec<ConnectedApp>,
     pub deployments: Vec<Deployment>,
 }
 
 /// A connected app or External Client App with the JWT bearer flow on.
 #[derive(Clone, Debug, Default)]
-pub struct App {
+pub struct ConnectedApp {
     pub consumer_key: String,
     /// X.509, DER; any of them may verify. Salesforce has one; several make rotation easy to play.
     pub certificates: Vec<Vec<u8>>,
@@ -34,7 +34,7 @@ pub struct App {
     pub external: bool,
 }
 
-impl App {
+impl ConnectedApp {
     pub(super) fn scopes(&self) -> &str {
         if self.scopes.is_empty() { "api refresh_token offline_access" } else { &self.scopes }
     }
@@ -46,7 +46,7 @@ pub struct Deployment {
     pub es_developer_name: String,
     /// *JSON Web Key Issuer* of the keyset; compared byte for byte.
     pub issuer: String,
-    pub keys: Keys,
+    pub keys: KeySource,
     /// Of the *User Verification Configuration*; part of the subject of a verified user.
     pub configuration_name: String,
     pub on_failure: OnFailure,
@@ -56,7 +56,7 @@ pub struct Deployment {
 
 impl Deployment {
     /// With an active configuration `Web_Verification`, and guests where verification fails.
-    pub fn new(es_developer_name: impl Into<String>, issuer: impl Into<String>, keys: Keys) -> Self {
+    pub fn new(es_developer_name: impl Into<String>, issuer: impl Into<String>, keys: KeySource) -> Self {
         Self {
             es_developer_name: es_developer_name.into(),
             issuer: issuer.into(),
@@ -70,7 +70,7 @@ impl Deployment {
 
 /// Where a keyset has its keys.
 #[derive(Clone, Debug)]
-pub enum Keys {
+pub enum KeySource {
     /// An endpoint that serves a JWK Set.
     Url(String),
     /// Keys uploaded in Setup, as a JWK Set. One without `x5c` is taken, and then verifies nobody.

@@ -13,21 +13,21 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::faults::{Door, Fault};
-use super::limits::Window;
+use super::faults::{Fault, FaultTarget};
+use super::limits::SlidingWindow;
 use super::org::{Org, Settings};
 use crate::clock::{Clock, Randomness as _, SystemRandomness};
 
 /// How many reasons are kept for who wonders why a user came out as a guest.
-const REASONS: usize = 20;
+const MAX_KEPT_REASONS: usize = 20;
 /// Connecting to the host of a JWK Set, and each read from it.
-const JWKS_PATIENCE: Duration = Duration::from_millis(500);
+const JWKS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A Salesforce in a box. Copies are handles to one and the same.
 #[derive(Clone)]
-pub struct Sandbox(Arc<Inner>);
+pub struct Sandbox(Arc<SandboxInner>);
 
-struct Inner {
+struct SandboxInner {
     org: Org,
     clock: Arc<dyn Clock>,
     /// Those it began with, for `reset`.
@@ -35,12 +35,12 @@ struct Inner {
     randomness: SystemRandomness,
     key: hmac::Key,
     client: reqwest::Client,
-    state: Mutex<State>,
+    state: Mutex<SandboxState>,
 }
 
 /// How often it was asked, and what came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct RequestCounts {
     /// `POST /services/oauth2/token`, whatever came of it.
     pub token: u64,
     pub revoke: u64,
@@ -68,33 +68,33 @@ pub struct Counts {
 
 /// An OAuth session.
 #[derive(Clone)]
-pub(super) struct Session {
+pub(super) struct OauthSession {
     pub user: String,
     pub expires_at: i64,
 }
 
 /// A messaging session.
 #[derive(Clone)]
-pub(super) struct Chat {
+pub(super) struct MessagingSession {
     pub deployment: String,
     pub subject: String,
     pub expires_at: i64,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct SandboxState {
     pub settings: Settings,
     pub skew: i64,
-    pub counts: Counts,
+    pub counts: RequestCounts,
     pub faults: Vec<Fault>,
-    pub sessions: HashMap<String, Session>,
-    pub chats: HashMap<String, Chat>,
+    pub sessions: HashMap<String, OauthSession>,
+    pub chats: HashMap<String, MessagingSession>,
     /// Consumer key and `jti` of assertions that were accepted.
     pub replayed: HashSet<(String, String)>,
-    pub logins: HashMap<String, Window>,
-    pub failures: Window,
+    pub logins: HashMap<String, SlidingWindow>,
+    pub failures: SlidingWindow,
     pub blocked_until: Option<i64>,
-    pub messaging: Window,
+    pub messaging: SlidingWindow,
     /// When it was fetched, and what it was.
     pub jwks: HashMap<String, (i64, Arc<Value>)>,
     pub reasons: VecDeque<String>,
@@ -108,19 +108,27 @@ impl Sandbox {
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(JWKS_PATIENCE)
-            .read_timeout(JWKS_PATIENCE)
+            .connect_timeout(JWKS_TIMEOUT)
+            .read_timeout(JWKS_TIMEOUT)
             .build()
             .expect("a client without certificates of its own can be built");
-        let state = State { settings: settings.clone(), ..State::default() };
+        let state = SandboxState { settings: settings.clone(), ..SandboxState::default() };
         let randomness = SystemRandomness::default();
         let mut secret = [0; 32];
         randomness.fill(&mut secret).expect("the host gives random bytes");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        Self(Arc::new(Inner { org, clock, settings, randomness, key, client, state: Mutex::new(state) }))
+        Self(Arc::new(SandboxInner {
+            org,
+            clock,
+            settings,
+            randomness,
+            key,
+            client,
+            state: Mutex::new(state),
+        }))
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> RequestCounts {
         self.state().counts.clone()
     }
 
@@ -152,7 +160,7 @@ impl Sandbox {
 
     /// As new: no session, fault, skew or count; the settings are those it began with.
     pub fn reset(&self) {
-        *self.state() = State { settings: self.0.settings.clone(), ..State::default() };
+        *self.state() = SandboxState { settings: self.0.settings.clone(), ..SandboxState::default() };
     }
 
     pub(super) fn org(&self) -> &Org {
@@ -167,7 +175,7 @@ impl Sandbox {
         &self.0.key
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, SandboxState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,18 +192,19 @@ impl Sandbox {
         format!("http://{}", host.unwrap_or("localhost"))
     }
 
-    pub(super) fn note(&self, reason: String) {
+    pub(super) fn log_reason(&self, reason: String) {
         let mut state = self.state();
-        if state.reasons.len() == REASONS {
+        if state.reasons.len() == MAX_KEPT_REASONS {
             state.reasons.pop_front();
         }
         state.reasons.push_back(reason);
     }
 
     /// The next fault for a request at this door, used up where it was to be played so many times.
-    pub(super) fn next_fault(&self, door: Door) -> Option<Fault> {
+    pub(super) fn next_fault(&self, target: FaultTarget) -> Option<Fault> {
         let mut state = self.state();
-        let at = state.faults.iter().position(|fault| fault.times != Some(0) && fault.path.covers(door))?;
+        let at =
+            state.faults.iter().position(|fault| fault.times != Some(0) && fault.path.matches(target))?;
         let fault = state.faults[at].clone();
         match &mut state.faults[at].times {
             Some(1) => _ = state.faults.remove(at),

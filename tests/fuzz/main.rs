@@ -17,40 +17,40 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 
 #[test]
 fn a_body_gets_what_it_asks_for_and_no_more() {
-    short("bodies", 15_000, &[], fuzz::bodies::feed);
+    short("bodies", 15_000, &[], fuzz::bodies::test_one_input);
 }
 
 #[test]
 fn claims_never_cost_a_token_its_subject_issuer_or_life() {
-    short("claims", 15_000, &[], fuzz::claims::feed);
+    short("claims", 15_000, &[], fuzz::claims::test_one_input);
 }
 
 #[test]
 fn a_configuration_means_one_thing() {
     short("configuration", 15_000, &[], |data| {
-        fuzz::configuration::feed(text(data));
+        fuzz::configuration::test_one_input(text(data));
     });
 }
 
 #[test]
 fn a_connection_ends_whatever_comes_over_it() {
-    short("http_heads", 15_000, &[br"\n", br"\s", br"\p"], fuzz::http_heads::feed);
+    short("http_heads", 15_000, &[br"\n", br"\s", br"\p"], fuzz::http_heads::test_one_input);
 }
 
 #[test]
 fn a_key_that_is_taken_signs_what_its_public_half_verifies() {
-    short("key_files", 15_000, &[], fuzz::key_files::feed);
+    short("key_files", 15_000, &[], fuzz::key_files::test_one_input);
 }
 
 #[test]
 fn a_schedule_has_one_key_that_signs() {
-    short("keyset_toml", 15_000, &[], |data| fuzz::keyset_toml::feed(text(data)));
+    short("keyset_toml", 15_000, &[], |data| fuzz::keyset_toml::test_one_input(text(data)));
 }
 
 #[test]
 fn an_answer_of_salesforces_is_its_own_token_or_an_error() {
     short("salesforce_answers", 2_000, &[], |data| {
-        fuzz::salesforce_answers::feed(data);
+        fuzz::salesforce_answers::test_one_input(data);
     });
 }
 

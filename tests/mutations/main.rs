@@ -32,7 +32,8 @@ use std::thread;
 use serde::Deserialize;
 use tokenmint::config::{Config, Environment};
 use tokenmint::doctor::{
-    Configured, Given, JwkDocument, Known, Outcome, Readers, UnverifiedToken, examine, recognise, verify,
+    CheckInput, CheckOutcome, ConfigView, FileAccess, GivenArtifacts, JwkDocument, UnverifiedToken,
+    detect_artifact, run_checks, verify_token,
 };
 use tokenmint::keys::KeyRing;
 
@@ -223,45 +224,45 @@ fn kept(name: &str, set: &Set) -> String {
 
 /// What the commands find, each as its exit code tells it: whether nothing is a fault.
 fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
-    let known = |given: Given| {
-        let configured = configured.map_or_else(Configured::default, |(config, ring)| Configured {
+    let known = |given: GivenArtifacts| {
+        let configured = configured.map_or_else(ConfigView::default, |(config, ring)| ConfigView {
             config: Some(config),
             ring: Some(ring),
             problems: &[],
             warnings: config.warnings.iter().chain(&ring.warnings).collect(),
         });
-        Known { now: now(), configured, given, answers: None }
+        CheckInput { now: now(), configured, given, probe_results: None }
     };
-    let add = |given: &mut Given, name: &str, text: &str| {
-        let found = recognise(name, text.as_bytes(), Readers::Ours, &[]);
+    let add = |given: &mut GivenArtifacts, name: &str, text: &str| {
+        let found = detect_artifact(name, text.as_bytes(), FileAccess::OwnerOnly, &[]);
         found.map(|material| given.add(material)).is_ok()
     };
     let files = files(set);
 
-    let mut given = Given { issuer: issuer(set), ..Given::default() };
+    let mut given = GivenArtifacts { issuer: issuer(set), ..GivenArtifacts::default() };
     let doctor =
         files.iter().map(|(_, name, text)| (*name, *text)).chain([("token.txt", set.token.as_str())]);
     let all_are_something = doctor.into_iter().all(|(name, text)| add(&mut given, name, text));
-    let doctor = all_are_something && examine(&known(given)).verdict().outcome != Outcome::Fail;
+    let doctor = all_are_something && run_checks(&known(given)).summary().outcome != CheckOutcome::Fail;
 
-    let mut given = Given { issuer: issuer(set), verifies_only: true, ..Given::default() };
+    let mut given = GivenArtifacts { issuer: issuer(set), verify_only: true, ..GivenArtifacts::default() };
     let all_are_something = files.iter().all(|(option, name, text)| {
         if *option == "--jwk" {
-            let document = JwkDocument::read(name, text);
-            let served = document.is_a_set();
+            let document = JwkDocument::parse(name, text);
+            let served = document.is_jwk_set();
             given.jwks.push(JwkDocument { served, ..document });
             return true;
         }
         // What can't be read, `--key` refuses.
-        let material = recognise(name, text.as_bytes(), Readers::Ours, &[]);
+        let material = detect_artifact(name, text.as_bytes(), FileAccess::OwnerOnly, &[]);
         material.is_ok_and(|material| {
             let is_read = material.refusal().is_none();
             given.add(material);
             is_read
         })
     });
-    given.tokens.push(UnverifiedToken::read("the token", &set.token));
-    let verified = all_are_something && verify(&known(given)).1.outcome != Outcome::Fail;
+    given.tokens.push(UnverifiedToken::parse("the token", &set.token));
+    let verified = all_are_something && verify_token(&known(given)).1.outcome != CheckOutcome::Fail;
     [doctor, verified]
 }
 

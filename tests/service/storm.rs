@@ -8,7 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokenmint::clock::{ManualClock, UnixTime};
-use tokenmint::sandbox::{self, App, Deployment, Door, Fault, Keys, Misdeed, Org, Sandbox, Settings};
+use tokenmint::sandbox::{
+    self, ConnectedApp, Deployment, Fault, FaultKind, FaultTarget, KeySource, Org, Sandbox, Settings,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::in_process::InProcess;
@@ -16,29 +18,29 @@ use crate::sandbox::{MESSAGING, TOKEN, chat_request, subject};
 use crate::support::{API_KEY, Answer, unverified};
 
 /// Those that cost no time: a test of five thousand can't wait five seconds for each.
-const FAULTS: [Misdeed; 22] = [
-    Misdeed::Latency,
-    Misdeed::Status,
-    Misdeed::Garbage,
-    Misdeed::Empty,
-    Misdeed::EmptyObject,
-    Misdeed::Html,
-    Misdeed::Latin1,
-    Misdeed::Deep,
-    Misdeed::EndlessBody,
-    Misdeed::HugeBody,
-    Misdeed::Redirect,
-    Misdeed::Reset,
-    Misdeed::Close,
-    Misdeed::Truncated,
-    Misdeed::DuplicateKeys,
-    Misdeed::MissingToken,
-    Misdeed::NumericToken,
-    Misdeed::CrlfToken,
-    Misdeed::HugeToken,
-    Misdeed::WrongTokenType,
-    Misdeed::ForeignInstanceUrl,
-    Misdeed::Anonymous,
+const FAULTS: [FaultKind; 22] = [
+    FaultKind::Latency,
+    FaultKind::Status,
+    FaultKind::Garbage,
+    FaultKind::Empty,
+    FaultKind::EmptyObject,
+    FaultKind::Html,
+    FaultKind::Latin1,
+    FaultKind::Deep,
+    FaultKind::EndlessBody,
+    FaultKind::HugeBody,
+    FaultKind::Redirect,
+    FaultKind::Reset,
+    FaultKind::Close,
+    FaultKind::Truncated,
+    FaultKind::DuplicateKeys,
+    FaultKind::MissingToken,
+    FaultKind::NumericToken,
+    FaultKind::CrlfToken,
+    FaultKind::HugeToken,
+    FaultKind::WrongTokenType,
+    FaultKind::ForeignInstanceUrl,
+    FaultKind::Anonymous,
 ];
 
 struct Storm {
@@ -56,13 +58,13 @@ impl Storm {
         let house = InProcess::start(clock.clone(), &salesforce, "").await;
         let published = house.get("/keysets/web/jwks.json").await.ok()["keys"][0]["x5c"][0].clone();
         let published = STANDARD.decode(published.as_str().expect("a certificate")).expect("base64");
-        let app = App {
+        let app = ConnectedApp {
             consumer_key: "3MVG9.consumer".to_owned(),
             certificates: vec![house.certificate.clone(), published],
             users: vec!["integration@acme.com".to_owned()],
-            ..App::default()
+            ..ConnectedApp::default()
         };
-        let jwks = Keys::Url(format!("{}/keysets/web/jwks.json", house.url));
+        let jwks = KeySource::Url(format!("{}/keysets/web/jwks.json", house.url));
         let org = Org {
             org_id: "00D000000000001".to_owned(),
             my_domain: None,
@@ -116,7 +118,8 @@ async fn five_thousand_exchanges_through_every_fault_keep_nothing_wrong() {
     while exchanges < 5000 {
         round += 1;
         let fault = FAULTS[usize::try_from(storm.roll(FAULTS.len() as u64)).expect("small")];
-        let fault = Fault { path: Door::Any, times: Some(1), milliseconds: Some(5), ..Fault::new(fault) };
+        let fault =
+            Fault { path: FaultTarget::Any, times: Some(1), milliseconds: Some(5), ..Fault::new(fault) };
         let calm = storm.roll(4) == 0;
         storm.sandbox.set_faults(if calm { Vec::new() } else { vec![fault.clone()] });
         let (sub, answer) = storm.ask(round).await;

@@ -3,22 +3,22 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use tokenmint::doctor::{CASES, Source};
+use tokenmint::doctor::{CHECKS, EvidenceSource};
 use tokenmint::exchange::meaning::{self, Class};
 
 fn checks() -> String {
     let mut table =
         "| what people see | check | the question | what to do | source |\n|---|---|---|---|---|\n"
             .to_owned();
-    for case in &CASES {
+    for case in &CHECKS {
         let source = match case.source {
-            Source::Doc => "doc",
-            Source::Field => "field",
-            Source::Rfc => "rfc",
-            Source::Own => "own",
+            EvidenceSource::Doc => "doc",
+            EvidenceSource::Field => "field",
+            EvidenceSource::Rfc => "rfc",
+            EvidenceSource::Own => "own",
         };
         let online = if case.online { " (`--online`)" } else { "" };
-        let row = [case.sees, &format!("`{}`{online}", case.id), case.answers, case.fix, source];
+        let row = [case.symptom, &format!("`{}`{online}", case.id), case.question, case.fix, source];
         write_row(&mut table, &row);
     }
     table

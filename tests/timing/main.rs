@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use support::{House, api_key};
+use support::{InProcessService, api_key};
 use tokenmint::clock::{Randomness as _, SystemRandomness};
 use tokenmint::config::Algorithm;
 use tokenmint::keys::{self, Batch, BatchLibrary, Fit, PrivateKey, Standing, Wanted};
@@ -140,7 +140,7 @@ fn a_comparison_that_stops_at_the_first_difference_is_seen() {
 /// Case 2: else a key could be guessed a character at a time.
 #[tokio::test]
 async fn an_api_key_that_is_nearly_right_is_refused_as_fast_as_any() {
-    let house = House::build(key().expose_secret(), 100).await;
+    let house = InProcessService::build(key().expose_secret(), 100).await;
     let callers = &house.service.rooms.load().callers;
     let right = api_key(7);
     assert!(callers.by_api_key(right.as_bytes()).is_some());

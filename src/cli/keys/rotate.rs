@@ -16,7 +16,7 @@ use crate::cli::ask::RunningService;
 use crate::cli::{say, say_json};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Keyset, Name, Problem};
-use crate::doctor::dated;
+use crate::doctor::relative_date;
 use crate::keys::rotation::{NoRotation, next_kid};
 use crate::keys::{Change, DirectoryError, Entry, KeyDirectory, Life, Rules, Schedule, rules};
 
@@ -222,7 +222,7 @@ impl Rotate {
             made.announce();
         }
         for Step { at, effect } in steps {
-            say(&format!("{}  {effect}", dated(*at, now)));
+            say(&format!("{}  {effect}", relative_date(*at, now)));
         }
         let written = if self.plan { "would be written" } else { "says so" };
         say(&format!("{} {written}; a running service takes it over by itself.", schedule.display()));

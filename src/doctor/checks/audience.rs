@@ -2,11 +2,16 @@
 
 use crate::config::salesforce::{self, Host, HostKind};
 use crate::doctor::finding::Observation;
-use crate::doctor::wording::printable;
+use crate::doctor::formatting::escape_and_truncate;
 
-pub fn judged(about: String, aud: &str, token_host: Option<&Host>, username: Option<&str>) -> Observation {
+pub fn check_audience(
+    about: String,
+    aud: &str,
+    token_host: Option<&Host>,
+    username: Option<&str>,
+) -> Observation {
     let asked = token_host.map(|host| format!(", asked at {}", host.name)).unwrap_or_default();
-    let pair = format!("`audience` {}{asked}", printable(aud));
+    let pair = format!("`audience` {}{asked}", escape_and_truncate(aud));
     let (host, judged) = salesforce::audience(aud);
     let mut faults = judged.faults;
     let Some(host) = host else { return Observation::fail(about, format!("{pair}: {}", faults.join("; "))) };
@@ -21,7 +26,7 @@ pub fn judged(about: String, aud: &str, token_host: Option<&Host>, username: Opt
     match username {
         Some(name) if sandbox_suffix(name).is_some() && host.kind == HostKind::Login && !in_sandbox => {
             Observation::warn(about, format!("{pair}, for {name}, which looks like a sandbox's user"))
-                .advising("of a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
+                .with_advice("of a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
         }
         _ => Observation::pass(about, pair),
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use tokenmint::doctor::CASES;
+use tokenmint::doctor::CHECKS;
 
 use super::{configuration, keys, online, published, tokens};
 
@@ -69,8 +69,8 @@ fn tested() -> BTreeSet<&'static str> {
 
 #[test]
 fn every_check_has_a_fixture_with_its_fault() {
-    let cases: BTreeSet<&str> = CASES.iter().map(|case| case.id).collect();
-    assert_eq!(cases.len(), CASES.len(), "two cases have one id");
+    let cases: BTreeSet<&str> = CHECKS.iter().map(|case| case.id).collect();
+    assert_eq!(cases.len(), CHECKS.len(), "two cases have one id");
     assert_eq!(tested(), cases);
 }
 
@@ -78,8 +78,8 @@ fn every_check_has_a_fixture_with_its_fault() {
 fn every_question_of_salesforce_s_page_has_a_check() {
     for (question, id) in ASKED {
         assert!(tested().contains(id), "{question}: {id}");
-        let case = CASES.iter().find(|case| case.id == id).expect("a case");
-        assert!(case.answers.starts_with("Salesforce asks: "), "{id}: {}", case.answers);
+        let case = CHECKS.iter().find(|case| case.id == id).expect("a case");
+        assert!(case.question.starts_with("Salesforce asks: "), "{id}: {}", case.question);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The same findings for a person, for a program, and for a code scanner. What a terminal shows is in tests/interop.
 
 use serde_json::{Value, json};
-use tokenmint::doctor::CASES;
+use tokenmint::doctor::CHECKS;
 
 use super::{Given, jwk, utility_jwk};
 
@@ -144,7 +144,7 @@ fn what_could_not_be_compared_is_not_called_well() {
 fn every_check_ends_or_says_why_it_did_not_look() {
     for given in [Given::nothing().jwk(&utility_jwk()), Given::configured(&[]), ill()] {
         let report: Value = serde_json::from_str(&given.run(&["--json"]).stdout).expect("JSON");
-        for case in &CASES {
+        for case in &CHECKS {
             let ended = ["findings", "not_looked_at"].iter().any(|list| {
                 report[list].as_array().expect("a list").iter().any(|item| item["check"] == case.id)
             });
@@ -173,7 +173,7 @@ fn json_and_sarif_say_what_the_text_says() {
         assert!(result["message"]["text"].as_str().is_some_and(|text| text.contains(reason)), "{result}");
     }
     let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().expect("rules");
-    assert_eq!(rules.len(), CASES.len());
+    assert_eq!(rules.len(), CHECKS.len());
     for (finding, result) in findings.iter().zip(results) {
         assert_eq!(finding["check"], result["ruleId"]);
         let index = usize::try_from(result["ruleIndex"].as_u64().expect("an index")).expect("small");
@@ -195,7 +195,7 @@ fn the_list_has_every_check() {
     let given = Given::nothing();
     let text = given.run(&["--list"]).ok();
     let json = given.run(&["--list", "--json"]).json();
-    for (case, listed) in CASES.iter().zip(json.as_array().expect("a list")) {
+    for (case, listed) in CHECKS.iter().zip(json.as_array().expect("a list")) {
         assert!(text.lines().any(|line| line.split_whitespace().next() == Some(case.id)), "{}", case.id);
         assert_eq!(listed["id"], case.id);
     }

@@ -2,7 +2,7 @@
 
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use serde_json::{Value, json};
-use tokenmint::sandbox::Keys;
+use tokenmint::sandbox::KeySource;
 
 use super::online::{asking, dateless, good_set, org, played, published, shown};
 use super::{Given, certificate, certificate_of, chain, claims, good_certificate, raw_token, utility_jwk};
@@ -103,7 +103,7 @@ async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_find
     let running = service.serve().await;
     let public = format!("http://{}", running.address("public"));
     let mut org = org();
-    org.deployments[0].keys = Keys::Url(format!("{public}/keysets/web/jwks.json"));
+    org.deployments[0].keys = KeySource::Url(format!("{public}/keysets/web/jwks.json"));
     let mut given = asking(played(org).await, &[]).beside("public-url");
     given.workspace.set("TOKENMINT_SERVER__PUBLIC__URL", &public);
     given.is_well();

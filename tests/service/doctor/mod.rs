@@ -31,8 +31,8 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use time::Duration;
 use tokenmint::clock::{Clock as _, SystemClock, UnixTime};
-use tokenmint::doctor::CASES;
-use tokenmint::sandbox::{self, Keys};
+use tokenmint::doctor::CHECKS;
+use tokenmint::sandbox::{self, KeySource};
 
 use crate::sandbox::{
     CONSUMER_KEY, ISSUER, MESSAGING, PAIRS, Pair, Played, USER, chat_org, chat_request, identity, play, sign,
@@ -214,8 +214,8 @@ impl Given {
         assert_eq!(code, i32::from(outcome == "fail"));
         let said = finding["seen"].as_str().expect("text");
         assert!(said.contains(seen), "{seen} in {said}");
-        let known = CASES.iter().find(|known| known.id == case).expect("a case");
-        assert_eq!(finding["answers"], known.answers);
+        let known = CHECKS.iter().find(|known| known.id == case).expect("a case");
+        assert_eq!(finding["answers"], known.question);
         assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{finding:#}");
         if let Some(refusal) = self.refusal {
             self.is_refused(refusal).await;
@@ -225,11 +225,11 @@ impl Given {
     /// Shows the same to the sandbox: the JWK to its Setup, then the token to a deployment that has that key.
     async fn is_refused(&self, why: &str) {
         let right = PAIRS[0].jwk("Key1").to_string();
-        let uploaded = match sandbox::upload(self.jwk.as_ref().unwrap_or(&right), now()) {
+        let uploaded = match sandbox::upload_key(self.jwk.as_ref().unwrap_or(&right), now()) {
             Ok(jwk) => jwk,
             Err(refusal) => return assert!(refusal.contains(why), "{why} in {refusal}"),
         };
-        let played = play(chat_org(Keys::Uploaded(json!({"keys": [uploaded]})))).await;
+        let played = play(chat_org(KeySource::Uploaded(json!({"keys": [uploaded]})))).await;
         played.clock.set(now());
         let token = self.token.clone().unwrap_or_else(|| identity(&json!({}), seconds()));
         let assertion = jsonwebtoken::dangerous::insecure_decode::<Value>(&token)

@@ -7,7 +7,7 @@ use axum::http::header::{CONTENT_TYPE, DATE, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokenmint::sandbox::{Door, Fault, Keys, Misdeed, OnFailure, Org};
+use tokenmint::sandbox::{Fault, FaultKind, FaultTarget, KeySource, OnFailure, Org};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -87,7 +87,7 @@ fn http_date(seconds: i64) -> String {
 
 /// The org that the configuration is for.
 pub fn org() -> Org {
-    let mut org = chat_org(Keys::Uploaded(good_set()));
+    let mut org = chat_org(KeySource::Uploaded(good_set()));
     org.apps[0].certificates = vec![PAIRS[1].certificate.clone()];
     org
 }
@@ -125,11 +125,11 @@ async fn configured_as(from: &str, to: &str) -> Given {
 async fn answering(message: &str) -> Given {
     let played = played(org()).await;
     let refusal = Fault {
-        path: Door::Messaging,
+        path: FaultTarget::Messaging,
         status: Some(400),
         error: Some("BAD_REQUEST".to_owned()),
         error_description: Some(message.to_owned()),
-        ..Fault::new(Misdeed::Status)
+        ..Fault::new(FaultKind::Status)
     };
     played.fault(refusal);
     asking(played, &[])
@@ -152,7 +152,7 @@ async fn published_for(set: &Value, org: Org) -> Given {
 async fn long_id() -> Given {
     let kid = format!("Key{}", "1".repeat(100));
     let mut org = org();
-    org.deployments[0].keys = Keys::Uploaded(with(&kid, 0));
+    org.deployments[0].keys = KeySource::Uploaded(with(&kid, 0));
     let given = published_for(&with(&kid, 1), org).await;
     let keys = given.workspace.path("keys/identity");
     std::fs::rename(keys.join("Key1.key"), keys.join(format!("{kid}.key"))).expect("renamed");
@@ -222,7 +222,7 @@ faults! {
         shown(200, &[(DATE, &http_date(seconds() - 60))], &good_set().to_string()).await;
     nothing_that_could_be_asked: "exchange", warn, "nothing was asked", nobody_to_ask();
     an_anonymous_session_instead_of_a_verified_one: "exchange", fail, "did not verify the user",
-        against(|org| org.deployments[0].keys = Keys::Uploaded(with("Key1", 1))).await;
+        against(|org| org.deployments[0].keys = KeySource::Uploaded(with("Key1", 1))).await;
     a_refusal_that_nobody_has_documented: "exchange", fail, "401",
         against(|org| {
             org.deployments[0].issuer = "another".to_owned();

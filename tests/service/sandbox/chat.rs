@@ -7,7 +7,7 @@ use base64::Engine as _;
 use jsonwebtoken::Algorithm;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokenmint::sandbox::{Deployment, Keys, OnFailure, Org, Settings};
+use tokenmint::sandbox::{Deployment, KeySource, OnFailure, Org, Settings};
 use tokio::net::TcpListener;
 
 use super::{
@@ -72,7 +72,7 @@ async fn each_mistake_in_an_identity_token_makes_a_guest() {
 
 #[tokio::test]
 async fn a_deployment_says_what_happens_to_who_isnt_verified() {
-    let keys = || Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1")));
+    let keys = || KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1")));
     let deployment = |on_failure, verification| Deployment {
         on_failure,
         verification,
@@ -123,7 +123,7 @@ async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
             None,
         ),
     ] {
-        let played = play(chat_org(Keys::Uploaded(set))).await;
+        let played = play(chat_org(KeySource::Uploaded(set))).await;
         let answer = played.chat(&identity(&json!({}), START)).await.ok();
         match why {
             None => assert!(subject(&answer).contains("/AUTH/"), "{answer}"),
@@ -168,7 +168,7 @@ async fn an_endpoint_that_doesnt_show_its_keys_at_once_makes_guests() {
     // It accepts connections and says nothing.
     let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", mute.local_addr().expect("an address"));
-    let played = play(chat_org(Keys::Url(url))).await;
+    let played = play(chat_org(KeySource::Url(url))).await;
     assert!(subject(&played.chat(&token).await.ok()).contains("/ANON/"));
     assert!(played.last_reason().contains("is too slow"), "{}", played.last_reason());
     drop(mute);
@@ -203,7 +203,7 @@ async fn a_fetched_set_is_kept_for_as_long_as_the_settings_say() {
 
 #[tokio::test]
 async fn the_body_is_checked_field_by_field() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let good = chat_request(&identity(&json!({}), START));
     for (name, value, status) in [
         ("orgId", json!(null), 400),
@@ -242,7 +242,7 @@ async fn the_body_is_checked_field_by_field() {
 
 #[tokio::test]
 async fn an_org_gets_200_access_tokens_a_minute_and_no_more() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let token = identity(&json!({}), START);
     for _ in 0..100 {
         played.chat(&token).await.ok();
@@ -260,7 +260,7 @@ async fn an_org_gets_200_access_tokens_a_minute_and_no_more() {
 
 #[tokio::test]
 async fn a_messaging_session_goes_on_in_another_tab_until_it_ends_or_is_revoked() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let first = played.chat(&identity(&json!({}), START)).await.ok();
     let first = first["accessToken"].as_str().expect("a token");
     played.clock.advance(Duration::from_mins(30));
@@ -285,7 +285,7 @@ async fn a_messaging_session_goes_on_in_another_tab_until_it_ends_or_is_revoked(
 /// Somebody else's words for a header that must be understood, and isn't.
 #[tokio::test]
 async fn a_critical_header_that_isnt_understood_makes_a_guest() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let good = identity(&json!({}), START);
     let header = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .encode(r#"{"alg":"RS256","kid":"Key1","crit":["b64"],"b64":false}"#);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokenmint::sandbox::{App, Org, Settings};
+use tokenmint::sandbox::{ConnectedApp, Org, Settings};
 
 use super::{CONSUMER_KEY, PAIRS, Played, START, TOKEN, USER, assertion, org, play, play_with, sign};
 use crate::support::{Answer, unverified};
@@ -200,7 +200,7 @@ async fn scopes_decide_too() {
         ("refresh_token", "invalid_scope"),
         ("offline_access", "invalid_scope"),
     ] {
-        let app = App { scopes: scopes.to_owned(), ..org().apps.remove(0) };
+        let app = ConnectedApp { scopes: scopes.to_owned(), ..org().apps.remove(0) };
         let played = play(Org { apps: vec![app], ..org() }).await;
         assert_eq!(played.login(&assertion(&json!({}), START)).await.json()["error"], error, "{scopes}");
     }

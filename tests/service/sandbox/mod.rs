@@ -18,7 +18,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
-use tokenmint::sandbox::{self, App, Deployment, Fault, Keys, Org, Sandbox, Settings};
+use tokenmint::sandbox::{self, ConnectedApp, Deployment, Fault, KeySource, Org, Sandbox, Settings};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -180,19 +180,19 @@ pub fn org() -> Org {
     Org {
         org_id: "00D000000000001".to_owned(),
         my_domain: Some("https://acme.my.salesforce.com".to_owned()),
-        apps: vec![App {
+        apps: vec![ConnectedApp {
             consumer_key: CONSUMER_KEY.to_owned(),
             certificates: vec![PAIRS[0].certificate.clone()],
             users: vec![USER.to_owned(), "second@acme.com".to_owned()],
             unassigned: vec!["intern@acme.com".to_owned()],
-            ..App::default()
+            ..ConnectedApp::default()
         }],
         deployments: Vec::new(),
     }
 }
 
 /// With one deployment that has its keys from there.
-pub fn chat_org(keys: Keys) -> Org {
+pub fn chat_org(keys: KeySource) -> Org {
     let deployment = Deployment::new("Web_Channel", ISSUER, keys);
     Org { deployments: vec![deployment], ..org() }
 }
@@ -224,8 +224,8 @@ impl Publisher {
         publisher
     }
 
-    pub fn keys(&self) -> Keys {
-        Keys::Url(self.url.clone())
+    pub fn keys(&self) -> KeySource {
+        KeySource::Url(self.url.clone())
     }
 
     pub fn say(&self, status: StatusCode, headers: HeaderMap, body: &str) {

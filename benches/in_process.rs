@@ -1,8 +1,8 @@
 //! Single operations of the service in this process, for tools that measure from outside or take longer than
 //! criterion would.
 //!
-//!     house count mint|jwks|hit OPERATIONS KEY.pem
-//!     house cache TOKENS ROUNDS KEY.pem
+//!     in_process count mint|jwks|hit OPERATIONS KEY.pem
+//!     in_process cache TOKENS ROUNDS KEY.pem
 //!
 //! `count` does nothing but that operation within [`counted`], so that callgrind can count its instructions
 //! (`make guard`). `cache` asks for kept access tokens, of one that is kept and of as many as told, in turn,
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::json;
-use support::{House, get, identity, messaging};
+use support::{InProcessService, get, identity, messaging};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -39,13 +39,15 @@ fn main() {
 }
 
 fn usage() -> ! {
-    println!("usage: house count mint|jwks|hit OPERATIONS KEY.pem\n       house cache TOKENS ROUNDS KEY.pem");
+    println!(
+        "usage: in_process count mint|jwks|hit OPERATIONS KEY.pem\n       in_process cache TOKENS ROUNDS KEY.pem"
+    );
     std::process::exit(2);
 }
 
 fn count(operation: &str, operations: usize, key: &str) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let house = runtime.block_on(House::build(key, 1));
+    let in_process = runtime.block_on(InProcessService::build(key, 1));
     let request = |n| match operation {
         "mint" => identity(n),
         "jwks" => get("/keysets/web/jwks.json"),
@@ -54,24 +56,24 @@ fn count(operation: &str, operations: usize, key: &str) {
     };
     // What only the first of its kind pays for.
     let warm = (0..100).map(&request).collect();
-    runtime.block_on(ask_all(&house, warm));
+    runtime.block_on(send_all(&in_process, warm));
     let requests = (100..100 + operations).map(&request).collect();
-    assert_eq!(counted(&runtime, &house, requests), operations, "every answer is 200");
+    assert_eq!(counted(&runtime, &in_process, requests), operations, "every answer is 200");
 }
 
 /// Callgrind collects from its begin to its end, so it holds nothing else, and no closure.
 #[inline(never)]
-fn counted(runtime: &Runtime, house: &House, requests: Vec<Request<Body>>) -> usize {
-    runtime.block_on(ask_all(house, requests))
+fn counted(runtime: &Runtime, in_process: &InProcessService, requests: Vec<Request<Body>>) -> usize {
+    runtime.block_on(send_all(in_process, requests))
 }
 
 /// How many of the answers are 200.
-async fn ask_all(house: &House, requests: Vec<Request<Body>>) -> usize {
-    let mut fine = 0;
+async fn send_all(in_process: &InProcessService, requests: Vec<Request<Body>>) -> usize {
+    let mut succeeded = 0;
     for request in requests {
-        fine += usize::from(house.ask(request).await.status() == StatusCode::OK);
+        succeeded += usize::from(in_process.send(request).await.status() == StatusCode::OK);
     }
-    fine
+    succeeded
 }
 
 /// Hits that one figure is made of.
@@ -80,14 +82,14 @@ const HITS: usize = 20_000;
 fn cache(tokens: usize, rounds: usize, key: &str) {
     let runtime = tokenmint::app::runtime().expect("a runtime");
     runtime.block_on(async {
-        let (one, many) = (House::build(key, 1).await, House::build(key, 1).await);
+        let (one, many) = (InProcessService::build(key, 1).await, InProcessService::build(key, 1).await);
         let (one, many) = (Arc::new(one), Arc::new(many));
-        fill(&one, 0, 1).await;
+        fill_cache(&one, 0, 1).await;
         // What a first few tokens cost is the house's own growth.
         let some = tokens.min(1000);
-        fill(&many, 0, some).await;
+        fill_cache(&many, 0, some).await;
         let before = resident_bytes();
-        fill(&many, some, tokens).await;
+        fill_cache(&many, some, tokens).await;
         let per_token = (resident_bytes().saturating_sub(before)) / (tokens - some).max(1);
         many.service.exchanger.refresh_metrics(&many.service.rooms.load().profiles);
         assert_eq!(
@@ -109,30 +111,30 @@ fn cache(tokens: usize, rounds: usize, key: &str) {
 }
 
 /// Fetches the access tokens of users `from..to`.
-async fn fill(house: &Arc<House>, from: usize, to: usize) {
+async fn fill_cache(in_process: &Arc<InProcessService>, from: usize, to: usize) {
     const AT_ONCE: usize = 200;
     for begin in (from..to).step_by(AT_ONCE) {
         // So that the budget's list of the last minute's requests stays short.
-        house.clock.advance(Duration::from_secs(61));
+        in_process.clock.advance(Duration::from_secs(61));
         let mut fetches = JoinSet::new();
         for n in begin..to.min(begin + AT_ONCE) {
-            let house = house.clone();
-            fetches.spawn(async move { house.access_token(n).await });
+            let in_process = in_process.clone();
+            fetches.spawn(async move { in_process.access_token(n).await });
         }
         assert!(fetches.join_all().await.iter().all(|cached| !cached), "each of these is asked for once");
     }
 }
 
 /// Hits of tokens here and there among `tokens`.
-async fn microseconds_per_hit(house: &House, tokens: usize, round: usize) -> f64 {
+async fn microseconds_per_hit(in_process: &InProcessService, tokens: usize, round: usize) -> f64 {
     // A prime far from a power of two: no pattern that a cache of the processor's could learn.
     let requests =
         (0..HITS).map(|n| messaging((n + round * HITS).wrapping_mul(7_368_787) % tokens)).collect();
     let begin = Instant::now();
-    let fine = ask_all(house, requests).await;
+    let succeeded = send_all(in_process, requests).await;
     let took = begin.elapsed();
-    assert_eq!(fine, HITS, "every answer is 200");
-    assert!(house.access_token(tokens - 1).await, "they were hits");
+    assert_eq!(succeeded, HITS, "every answer is 200");
+    assert!(in_process.access_token(tokens - 1).await, "they were hits");
     #[expect(clippy::cast_precision_loss, reason = "thousands")]
     let hits = HITS as f64;
     took.as_secs_f64() * 1e6 / hits

@@ -12,7 +12,7 @@ use super::token::UnverifiedToken;
 use crate::keys::{Numbers, Oddities, PrivateKey, Refused, Unreadable, public_numbers};
 
 /// A piece of what was given, and how it was named.
-pub enum Material {
+pub enum Artifact {
     Key(GivenKey),
     /// A public key alone, as `openssl pkey -pubout` writes it.
     PublicKey {
@@ -27,16 +27,16 @@ pub enum Material {
 /// A private key's file.
 pub struct GivenKey {
     pub about: String,
-    pub read: Result<Numbers, Refused>,
+    pub parsed: Result<Numbers, Refused>,
     /// What is odd about its text.
     pub oddities: Oddities,
-    pub readers: Readers,
+    pub access: FileAccess,
 }
 
 /// Who can read a private key's file.
 #[derive(Clone)]
-pub enum Readers {
-    Ours,
+pub enum FileAccess {
+    OwnerOnly,
     /// Others too: why the service would not open it.
     Others(String),
     /// It came through a pipe.
@@ -44,19 +44,19 @@ pub enum Readers {
 }
 
 impl GivenKey {
-    fn read(about: &str, key: Result<PrivateKey, Refused>, readers: Readers) -> Self {
+    fn parse(about: &str, key: Result<PrivateKey, Refused>, access: FileAccess) -> Self {
         let oddities = key.as_ref().map(|key| key.oddities.clone()).unwrap_or_default();
-        let read = key.map(|key| key.public.numbers());
-        Self { about: about.to_owned(), read, oddities, readers }
+        let parsed = key.map(|key| key.public.numbers());
+        Self { about: about.to_owned(), parsed, oddities, access }
     }
 }
 
-impl Material {
+impl Artifact {
     /// Why no key can be read from it.
     pub fn refusal(&self) -> Option<String> {
         match self {
-            Self::Key(key) => key.read.as_ref().err().map(ToString::to_string),
-            Self::Certificate(certificate) => certificate.read.as_ref().err().cloned(),
+            Self::Key(key) => key.parsed.as_ref().err().map(ToString::to_string),
+            Self::Certificate(certificate) => certificate.parsed.as_ref().err().cloned(),
             Self::Jwk(_) | Self::Token(_) | Self::PublicKey { .. } => None,
         }
     }
@@ -72,7 +72,7 @@ impl Material {
 }
 
 /// Why a text is none of them.
-pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
+pub const UNRECOGNISED: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
 
 /// Says what the bytes of a file are: of `KID.key` a key, of `KID.crt` a certificate, else what they look like.
 ///
@@ -80,29 +80,29 @@ pub const UNKNOWN: &str = "holds no PEM key, no certificate, no JWK or JWK Set, 
 ///
 /// # Errors
 /// Says what it is instead of something that the doctor looks at, and its name.
-pub fn recognise(
+pub fn detect_artifact(
     about: &str,
     bytes: &[u8],
-    readers: Readers,
+    access: FileAccess,
     passphrases: &[&SecretString],
-) -> Result<Material, String> {
+) -> Result<Artifact, String> {
     let unreadable = |why: Unreadable| match why {
         Unreadable::Configuration | Unreadable::Schedule | Unreadable::Binary => {
             Err(format!("{about}: {why}"))
         }
-        Unreadable::NotPem | Unreadable::Empty => Err(format!("{about} {UNKNOWN}")),
+        Unreadable::NotPem | Unreadable::Empty => Err(format!("{about} {UNRECOGNISED}")),
         Unreadable::BareCertificate | Unreadable::DerCertificate => {
-            Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())))
+            Ok(Artifact::Certificate(GivenCertificate::unreadable(about, why.to_string())))
         }
-        _ => Ok(Material::Key(GivenKey::read(about, Err(why.into()), readers.clone()))),
+        _ => Ok(Artifact::Key(GivenKey::parse(about, Err(why.into()), access.clone()))),
     };
     let (is_key, is_certificate) = (about.ends_with(".key"), about.ends_with(".crt"));
     let text = match crate::keys::text(bytes) {
         Ok(text) => text,
         Err(why) if is_certificate => {
-            return Ok(Material::Certificate(GivenCertificate::refused(about, why.to_string())));
+            return Ok(Artifact::Certificate(GivenCertificate::unreadable(about, why.to_string())));
         }
-        Err(why) if is_key => return Ok(Material::Key(GivenKey::read(about, Err(why.into()), readers))),
+        Err(why) if is_key => return Ok(Artifact::Key(GivenKey::parse(about, Err(why.into()), access))),
         Err(why) => return unreadable(why),
     };
     let secret = SecretString::from(text);
@@ -120,29 +120,29 @@ pub fn recognise(
     let plain = text.trim_start_matches('\u{feff}').trim();
     let holds = |words: &str| plain.contains(words);
     let is_json = plain.starts_with(['{', '[']);
-    let token = || Ok(Material::Token(UnverifiedToken::read(about, text)));
-    let certificate = || Ok(Material::Certificate(GivenCertificate::from_pem(about, text)));
-    let key = |read| Ok(Material::Key(GivenKey::read(about, read, readers.clone())));
+    let token = || Ok(Artifact::Token(UnverifiedToken::parse(about, text)));
+    let certificate = || Ok(Artifact::Certificate(GivenCertificate::from_pem(about, text)));
+    let key = |read| Ok(Artifact::Key(GivenKey::parse(about, read, access.clone())));
     match () {
         () if is_certificate => return certificate(),
         () if is_key => return key(private_key()),
         // PEM text may stand in it.
         () if is_json && (holds("\"kty\"") || holds("\"keys\"")) => {
-            return Ok(Material::Jwk(JwkDocument::read(about, text.trim())));
+            return Ok(Artifact::Jwk(JwkDocument::parse(about, text.trim())));
         }
-        () if !holds("-----BEGIN ") && UnverifiedToken::stands_in(plain) => return token(),
+        () if !holds("-----BEGIN ") && UnverifiedToken::occurs_in(plain) => return token(),
         () => {}
     }
     match private_key() {
         Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if is_json || holds("{") => {
-            Ok(Material::Jwk(JwkDocument::read(about, text.trim())))
+            Ok(Artifact::Jwk(JwkDocument::parse(about, text.trim())))
         }
         Err(Refused::Unreadable(Unreadable::NotPem | Unreadable::Jwt)) if plain.matches('.').count() >= 2 => {
             token()
         }
         Err(Refused::Unreadable(Unreadable::Certificate | Unreadable::Chain(_))) => certificate(),
         Err(Refused::Unreadable(Unreadable::PublicKey)) if let Some(numbers) = public_numbers(plain) => {
-            Ok(Material::PublicKey { about: about.to_owned(), numbers })
+            Ok(Artifact::PublicKey { about: about.to_owned(), numbers })
         }
         Err(Refused::Unreadable(why)) => unreadable(why),
         read => key(read),

@@ -1,123 +1,123 @@
 //! What only an answer tells.
 
-use crate::doctor::case::Source::{Doc, Field};
-use crate::doctor::case::{Case, Needs};
+use crate::doctor::check_spec::EvidenceSource::{Doc, Field};
+use crate::doctor::check_spec::{CheckSpec, Requirement};
 use crate::doctor::checks::online;
 
-pub(super) const CASES: &[Case] = &[
-    Case {
+pub(super) const CHECKS: &[CheckSpec] = &[
+    CheckSpec {
         id: "jwks-reachable",
         title: "The JWKS answers 200 at once",
-        sees: "every chat is a guest's, and every status is 200",
-        answers: "Is the Endpoint URL behind a login, a redirect, or down?",
+        symptom: "every chat is a guest's, and every status is 200",
+        question: "Is the Endpoint URL behind a login, a redirect, or down?",
         fix: "make `curl -i URL` from outside answer 200 and JSON, over https: no login, no redirect, no bot protection; the URL \
               in Setup > Enhanced Chat User Verification > Keysets is the same",
         source: Field,
         online: true,
-        needs: Needs::FetchedJwks,
-        check: online::reachable,
+        requires: Requirement::FetchedJwks,
+        run: online::jwks_reachable,
     },
-    Case {
+    CheckSpec {
         id: "jwks-light",
         title: "The JWKS is fast and small",
-        sees: "now and then a chat is a guest's",
-        answers: "Does it answer within 500 ms and 50 KiB, the defaults of the library that most Java servers fetch \
+        symptom: "now and then a chat is a guest's",
+        question: "Does it answer within 500 ms and 50 KiB, the defaults of the library that most Java servers fetch \
                   with?",
         fix: "put a cache in front of it, near Salesforce; remove keys that are gone (`tokenmint keys list`)",
         source: Field,
         online: true,
-        needs: Needs::FetchedJwks,
-        check: online::light,
+        requires: Requirement::FetchedJwks,
+        run: online::jwks_light,
     },
-    Case {
+    CheckSpec {
         id: "jwks-current",
         title: "The JWKS shows the keys that sign",
-        sees: "after a change of keys every chat is a guest's",
-        answers: "Salesforce asks: Was the JWT created using the same JWKS uploaded and configured?",
+        symptom: "after a change of keys every chat is a guest's",
+        question: "Salesforce asks: Was the JWT created using the same JWKS uploaded and configured?",
         fix: "let every replica have the same key files, and no cache keep the answer for longer than its max-age",
         source: Field,
         online: true,
-        needs: Needs::OwnJwks,
-        check: online::same,
+        requires: Requirement::OwnJwks,
+        run: online::jwks_current,
     },
-    Case {
+    CheckSpec {
         id: "clock",
         title: "Our clock is Salesforce's",
-        sees: "`expired authorization code`; some chats end at once",
-        answers: "Do the clocks agree within Salesforce's three minutes?",
+        symptom: "`expired authorization code`; some chats end at once",
+        question: "Do the clocks agree within Salesforce's three minutes?",
         fix: "run NTP (chrony, systemd-timesyncd) on this host",
         source: Doc,
         online: true,
-        needs: Needs::Answer,
-        check: online::clock,
+        requires: Requirement::ProbeResult,
+        run: online::clock,
     },
-    Case {
+    CheckSpec {
         id: "exchange",
         title: "Salesforce gives a token, for a verified user",
-        sees: "502 `upstream_rejected` or `unverified`",
-        answers: "Does one exchange work?",
+        symptom: "502 `upstream_rejected` or `unverified`",
+        question: "Does one exchange work?",
         fix: "see the user's Login History in Setup, and the other findings",
         source: Field,
         online: true,
-        needs: Needs::Answer,
-        check: online::exchange,
+        requires: Requirement::ProbeResult,
+        run: online::exchange,
     },
-    Case {
+    CheckSpec {
         id: "auth-schemes",
         title: "The channel has an active User Verification configuration",
-        sees: "`User verification configuration has no active AuthSchemes`",
-        answers: "Is the keyset linked to the channel, and the configuration Active?",
+        symptom: "`User verification configuration has no active AuthSchemes`",
+        question: "Is the keyset linked to the channel, and the configuration Active?",
         fix: "Setup > Messaging Settings > the channel > User Verification > New: name, keyset, Active",
         source: Field,
         online: true,
-        needs: Needs::Answer,
-        check: online::auth_schemes,
+        requires: Requirement::ProbeResult,
+        run: online::auth_schemes,
     },
-    Case {
+    CheckSpec {
         id: "verification-mode",
         title: "The channel verifies users",
-        sees: "400, `Set the auth mode to false`",
-        answers: "Is Add User Verification on, and the authenticated endpoint asked?",
+        symptom: "400, `Set the auth mode to false`",
+        question: "Is Add User Verification on, and the authenticated endpoint asked?",
         fix: "Setup > Messaging Settings > Edit in the channel's row: Add User Verification",
         source: Field,
         online: true,
-        needs: Needs::Answer,
-        check: online::mode,
+        requires: Requirement::ProbeResult,
+        run: online::verification_mode,
     },
-    Case {
+    CheckSpec {
         id: "preauthorized",
         title: "The user may use the app",
-        sees: "`user hasn't approved this consumer`, `invalid_app_access`",
-        answers: "Is the app for \"Admin approved users are pre-authorized\", and the user's profile or permission set \
+        symptom: "`user hasn't approved this consumer`, `invalid_app_access`",
+        question: "Is the app for \"Admin approved users are pre-authorized\", and the user's profile or permission set \
                   assigned?",
         fix: "Setup > External Client App Manager > the app > Policies: Permitted Users, and assign the permission \
               set; scopes api and refresh_token, offline_access",
         source: Doc,
         online: true,
-        needs: Needs::Answer,
-        check: online::approval,
+        requires: Requirement::ProbeResult,
+        run: online::preauthorized,
     },
-    Case {
+    CheckSpec {
         id: "app-propagation",
         title: "Salesforce knows the app",
-        sees: "`invalid_client_id`: client identifier invalid",
-        answers: "Is the consumer key right, and was the app made more than 30 minutes ago?",
+        symptom: "`invalid_client_id`: client identifier invalid",
+        question: "Is the consumer key right, and was the app made more than 30 minutes ago?",
         fix: "wait: a new app takes two to thirty minutes, and asking often gets the address blocked. Then compare \
               `consumer_key` in [oauth.NAME] with Setup > External Client App Manager > the app > Consumer Key and Secret",
         source: Field,
         online: true,
-        needs: Needs::Answer,
-        check: online::propagation,
+        requires: Requirement::ProbeResult,
+        run: online::app_propagation,
     },
-    Case {
+    CheckSpec {
         id: "app-certificate-of-key",
         title: "The app has the certificate of the key that signs",
-        sees: "`invalid assertion`",
-        answers: "Is the certificate in the app that of this keyset's signing key?",
+        symptom: "`invalid assertion`",
+        question: "Is the certificate in the app that of this keyset's signing key?",
         fix: "upload KID.crt to Setup > External Client App Manager > the app > OAuth settings > Use digital signatures",
         source: Field,
         online: true,
-        needs: Needs::Answer,
-        check: online::certificate,
+        requires: Requirement::ProbeResult,
+        run: online::app_certificate_of_key,
     },
 ];

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Sandbox;
-use super::bodies::Cut;
+use super::bodies::ConnectionAbort;
 
 /// How long to wait when the host has no descriptor left for another connection.
-const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Answers on `listener` until `stop`, which ends open connections too.
 ///
@@ -38,7 +38,7 @@ pub async fn serve(listener: TcpListener, sandbox: Sandbox, stop: CancellationTo
         };
         match accepted {
             Ok((stream, _)) => _ = tokio::spawn(connection(stream, router.clone(), stop.clone())),
-            Err(_) => tokio::time::sleep(NO_DESCRIPTOR).await,
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
         }
     }
 }
@@ -49,7 +49,7 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         let router = router.clone();
         Box::pin(async move {
             let Ok(response) = router.oneshot(request.map(Body::new)).await;
-            match response.extensions().get::<Cut>() {
+            match response.extensions().get::<ConnectionAbort>() {
                 None => Ok(response),
                 Some(cut) => Err(*cut),
             }
@@ -61,7 +61,9 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         () = stop.cancelled() => return,
     };
     let stream = connection.into_parts().io.into_inner();
-    let reset = |error: &hyper::Error| error.source().and_then(|why| why.downcast_ref()) == Some(&Cut::Reset);
+    let reset = |error: &hyper::Error| {
+        error.source().and_then(|why| why.downcast_ref()) == Some(&ConnectionAbort::Reset)
+    };
     if ended.as_ref().is_err_and(reset) {
         let _ = stream.set_zero_linger();
     }

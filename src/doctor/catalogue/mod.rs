@@ -6,9 +6,10 @@ mod profiles;
 mod published;
 mod tokens;
 
-use super::case::Case;
+use super::check_spec::CheckSpec;
 
-const GROUPS: [&[Case]; 5] = [profiles::CASES, keys::CASES, published::CASES, tokens::CASES, online::CASES];
+const GROUPS: [&[CheckSpec]; 5] =
+    [profiles::CHECKS, keys::CHECKS, published::CHECKS, tokens::CHECKS, online::CHECKS];
 
 const COUNT: usize = {
     let (mut count, mut group) = (0, 0);
@@ -19,8 +20,8 @@ const COUNT: usize = {
     count
 };
 
-pub static CASES: [Case; COUNT] = {
-    let mut all = [profiles::CASES[0]; COUNT];
+pub static CHECKS: [CheckSpec; COUNT] = {
+    let mut all = [profiles::CHECKS[0]; COUNT];
     let (mut count, mut group) = (0, 0);
     while group < GROUPS.len() {
         let mut at = 0;

@@ -1,114 +1,114 @@
 //! What is wrong with private keys and certificates.
 
-use crate::doctor::case::Source::{Doc, Field, Own, Rfc};
-use crate::doctor::case::{Case, Needs};
+use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own, Rfc};
+use crate::doctor::check_spec::{CheckSpec, Requirement};
 use crate::doctor::checks::keys;
 
-pub(super) const CASES: &[Case] = &[
-    Case {
+pub(super) const CHECKS: &[CheckSpec] = &[
+    CheckSpec {
         id: "key-form",
         title: "A private key is readable",
-        sees: "`invalid assertion`, `ASN.1 parsing error`, or the mint doesn't start",
-        answers: "Is it the private key, as PEM, with real line breaks?",
+        symptom: "`invalid assertion`, `ASN.1 parsing error`, or the mint doesn't start",
+        question: "Is it the private key, as PEM, with real line breaks?",
         fix: "give the private key as PEM: PKCS#8 (BEGIN PRIVATE KEY) or PKCS#1 (BEGIN RSA PRIVATE KEY). \
               Salesforce's own utility reads PKCS#8 only: `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW`",
         source: Field,
         online: false,
-        needs: Needs::Key,
-        check: keys::form,
+        requires: Requirement::Key,
+        run: keys::key_form,
     },
-    Case {
+    CheckSpec {
         id: "key-strength",
         title: "A key is RSA of 2048 bits or more",
-        sees: "the key fails to upload, or no token is taken",
-        answers: "Is it an RSA key that RS256 allows (RFC 7518, section 3.3)?",
+        symptom: "the key fails to upload, or no token is taken",
+        question: "Is it an RSA key that RS256 allows (RFC 7518, section 3.3)?",
         fix: "make another: `tokenmint keys new KID`, or `openssl genpkey -algorithm RSA -pkeyopt \
               rsa_keygen_bits:2048`, and upload its JWK and certificate",
         source: Doc,
         online: false,
-        needs: Needs::Key,
-        check: keys::strength,
+        requires: Requirement::Key,
+        run: keys::key_strength,
     },
-    Case {
+    CheckSpec {
         id: "key-file-mode",
         title: "Only its owner can read a private key",
-        sees: "nothing, until somebody signs in as your customers",
-        answers: "Who else can read the key?",
+        symptom: "nothing, until somebody signs in as your customers",
+        question: "Who else can read the key?",
         fix: "chmod 600; if others may have read it, make another key",
         source: Own,
         online: false,
-        needs: Needs::PrivateKey,
-        check: keys::file_mode,
+        requires: Requirement::PrivateKey,
+        run: keys::key_file_mode,
     },
-    Case {
+    CheckSpec {
         id: "signing-key",
         title: "Each keyset has a key that signs now",
-        sees: "503 `temporarily_unavailable` for every token",
-        answers: "Does a key sign now?",
+        symptom: "503 `temporarily_unavailable` for every token",
+        question: "Does a key sign now?",
         fix: "in keyset.toml give one key a `sign_from` that has passed; `tokenmint keys list` shows all dates",
         source: Own,
         online: false,
-        needs: Needs::Keysets,
-        check: keys::schedule,
+        requires: Requirement::Keysets,
+        run: keys::signing_key,
     },
-    Case {
+    CheckSpec {
         id: "key-pair",
         title: "Private key, JWK and certificate are one pair",
-        sees: "every chat is a guest's, or `invalid assertion`",
-        answers: "Salesforce asks: Is the JWKS for the private key used to sign the JWT?",
+        symptom: "every chat is a guest's, or `invalid assertion`",
+        question: "Salesforce asks: Is the JWKS for the private key used to sign the JWT?",
         fix: "make JWK and certificate from the key that signs (`tokenmint jwk KID`) and upload them: Setup > \
               Enhanced Chat User Verification > Keys > New Key; for OAuth Setup > External Client App Manager > \
               the app > OAuth settings",
         source: Doc,
         online: false,
-        needs: Needs::Pair,
-        check: keys::pair,
+        requires: Requirement::Pair,
+        run: keys::key_pair,
     },
-    Case {
+    CheckSpec {
         id: "separate-keys",
         title: "Identity tokens and OAuth assertions have keys of their own",
-        sees: "nothing, until one leak opens both doors",
-        answers: "Are different kinds of JWT signed by different keys (RFC 8725, section 3.12)?",
+        symptom: "nothing, until one leak opens both doors",
+        question: "Are different kinds of JWT signed by different keys (RFC 8725, section 3.12)?",
         fix: "a keyset for each: `tokenmint keys new KID --directory keys/crm`, [keysets.crm], and `keyset = \"crm\"` \
               in the [oauth] profiles; upload the new certificate to the app",
         source: Rfc,
         online: false,
-        needs: Needs::TwoKinds,
-        check: keys::separate,
+        requires: Requirement::TwoKinds,
+        run: keys::separate_keys,
     },
-    Case {
+    CheckSpec {
         id: "certificate-form",
         title: "A certificate is one",
-        sees: "the certificate fails to upload",
-        answers: "Salesforce asks: Is your certificate valid? (`keytool -printcert` must print it)",
+        symptom: "the certificate fails to upload",
+        question: "Salesforce asks: Is your certificate valid? (`keytool -printcert` must print it)",
         fix: "make it from the key: `openssl req -x509 -new -key KEY -days 1095 -subj /CN=NAME -out CRT`, or leave \
               it out and tokenmint derives one",
         source: Doc,
         online: false,
-        needs: Needs::Certificate,
-        check: keys::certificate_form,
+        requires: Requirement::Certificate,
+        run: keys::certificate_form,
     },
-    Case {
+    CheckSpec {
         id: "certificate-dates",
         title: "A certificate is valid, for ten days at least",
-        sees: "the key fails to upload; later, every chat is a guest's",
-        answers: "Salesforce asks: Has the certificate expired? The certificate must be valid for at least 10 days",
+        symptom: "the key fails to upload; later, every chat is a guest's",
+        question: "Salesforce asks: Has the certificate expired? The certificate must be valid for at least 10 days",
         fix: "make a new certificate for the same key (remove KID.crt and tokenmint derives one), and upload the JWK \
               anew: Setup > Enhanced Chat User Verification > Keys",
         source: Doc,
         online: false,
-        needs: Needs::Certificate,
-        check: keys::certificate_dates,
+        requires: Requirement::Certificate,
+        run: keys::certificate_dates,
     },
-    Case {
+    CheckSpec {
         id: "app-certificate",
         title: "A certificate fits an app's upload",
-        sees: "the app refuses the certificate",
-        answers: "Is it at most 4 KB, and made for years, not for ever?",
+        symptom: "the app refuses the certificate",
+        question: "Is it at most 4 KB, and made for years, not for ever?",
         fix: "make it from a key of 2048 bits and without a chain: `tokenmint keys new`",
         source: Field,
         online: false,
-        needs: Needs::Certificate,
-        check: keys::app_certificate,
+        requires: Requirement::Certificate,
+        run: keys::app_certificate,
     },
 ];

@@ -18,8 +18,8 @@ use crate::tokens::{Profiles, Signer, Subject};
 use crate::traces::Trace;
 
 /// What came back.
-pub enum Answer {
-    Jwks(Fetched),
+pub enum ProbeResult {
+    Jwks(FetchedJwks),
     Exchange {
         profile: String,
         /// On success, whose session it is.
@@ -30,15 +30,15 @@ pub enum Answer {
 }
 
 /// A JWKS as its address shows it.
-pub struct Fetched {
+pub struct FetchedJwks {
     pub url: String,
     /// `Err` says why there is no answer.
-    pub reply: Result<Reply, String>,
+    pub reply: Result<JwksResponse, String>,
     pub document: Option<JwkDocument>,
-    pub expected: Option<Expected>,
+    pub expected: Option<ExpectedJwks>,
 }
 
-pub struct Reply {
+pub struct JwksResponse {
     pub status: u16,
     pub location: Option<String>,
     pub content_type: Option<String>,
@@ -48,31 +48,31 @@ pub struct Reply {
 }
 
 /// The JWKs that an address should show, and those that it shows.
-pub struct Expected {
+pub struct ExpectedJwks {
     expected: Vec<Value>,
     shown: Vec<Value>,
 }
 
 /// How the JWKs that an address shows differ from those that it should.
-pub enum Difference<'a> {
+pub enum JwksMismatch<'a> {
     /// The key ids of those that it shows, and of those that it should.
     Kids { shown: Vec<&'a str>, expected: Vec<&'a str> },
     /// The key ids of those that are other keys, or have another certificate.
     Content(Vec<&'a str>),
 }
 
-impl Expected {
-    fn of(keyset: &Arc<Keyset>, now: UnixTime) -> Self {
+impl ExpectedJwks {
+    fn from_keyset(keyset: &Arc<Keyset>, now: UnixTime) -> Self {
         let set = serde_json::to_value(jwks::set([keyset], now)).unwrap_or_default();
-        Self { expected: keys(&set), shown: Vec::new() }
+        Self { expected: keys_of_set(&set), shown: Vec::new() }
     }
 
     /// Compares key by key. The order of the keys means nothing, and a member that nobody knows is to be ignored, of the set and
     /// of a key (RFC 7517, sections 4 and 5).
-    pub fn difference(&self) -> Option<Difference<'_>> {
-        let (shown, expected) = (kids(&self.shown), kids(&self.expected));
+    pub fn mismatch(&self) -> Option<JwksMismatch<'_>> {
+        let (shown, expected) = (sorted_kids(&self.shown), sorted_kids(&self.expected));
         if shown != expected {
-            return Some(Difference::Kids { shown, expected });
+            return Some(JwksMismatch::Kids { shown, expected });
         }
         let has = |shown: &Value, expected: &Value| {
             expected
@@ -82,39 +82,40 @@ impl Expected {
         let is_shown = |key: &&Value| self.shown.iter().any(|shown| has(shown, key));
         let other: Vec<&str> =
             self.expected.iter().filter(|key| !is_shown(key)).filter_map(|key| key["kid"].as_str()).collect();
-        (!other.is_empty()).then_some(Difference::Content(other))
+        (!other.is_empty()).then_some(JwksMismatch::Content(other))
     }
 }
 
-fn keys(set: &Value) -> Vec<Value> {
+fn keys_of_set(set: &Value) -> Vec<Value> {
     set["keys"].as_array().cloned().unwrap_or_default()
 }
 
-fn kids(keys: &[Value]) -> Vec<&str> {
+fn sorted_kids(keys: &[Value]) -> Vec<&str> {
     let mut kids: Vec<&str> = keys.iter().map(|key| key["kid"].as_str().unwrap_or_default()).collect();
     kids.sort_unstable();
     kids
 }
 
 /// Fetches a JWKS once, as Salesforce does: no redirect, no login.
-pub async fn fetch(url: &str, clock: &dyn Clock) -> Fetched {
-    fetch_expecting(url, clock, None).await
+pub async fn fetch_jwks(url: &str, clock: &dyn Clock) -> FetchedJwks {
+    fetch_and_compare(url, clock, None).await
 }
 
-async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expected>) -> Fetched {
+async fn fetch_and_compare(url: &str, clock: &dyn Clock, mut expected: Option<ExpectedJwks>) -> FetchedJwks {
     let (reply, document) = match look(url, clock).await {
         Err(why) => (Err(why), None),
         Ok(answer) => {
             let document = (answer.status == 200).then(|| {
                 let text = String::from_utf8_lossy(&answer.body);
-                JwkDocument { served: true, ..JwkDocument::read(url, &text) }
+                JwkDocument { served: true, ..JwkDocument::parse(url, &text) }
             });
             if let Some(expected) = &mut expected {
-                expected.shown = serde_json::from_slice(&answer.body).as_ref().map(keys).unwrap_or_default();
+                expected.shown =
+                    serde_json::from_slice(&answer.body).as_ref().map(keys_of_set).unwrap_or_default();
             }
             #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
             let skew = answer.date.map(|date| (clock.now().seconds() - date) as f64);
-            let reply = Reply {
+            let reply = JwksResponse {
                 status: answer.status,
                 location: answer.location,
                 content_type: answer.content_type,
@@ -125,36 +126,36 @@ async fn fetch_expecting(url: &str, clock: &dyn Clock, mut expected: Option<Expe
             (Ok(reply), document)
         }
     };
-    Fetched { url: url.to_owned(), reply, document, expected }
+    FetchedJwks { url: url.to_owned(), reply, document, expected }
 }
 
 /// Longer than any exchange takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The subject of the doctor's own exchange: nobody's.
-const NOBODY: &str = "tokenmint-doctor";
+const PROBE_SUBJECT: &str = "tokenmint-doctor";
 
 /// Asks every address that the configuration names: each keyset at its public URL, and one exchange a profile.
 /// The login budget in `state` is the running service's too.
 ///
 /// # Errors
 /// No HTTP client can be made.
-pub async fn ask(
+pub async fn run_probes(
     config: &Config,
     ring: &KeyRing,
     ambient: (Arc<dyn Clock>, Arc<dyn crate::clock::Randomness>),
     state: Option<PathBuf>,
     subject: Option<Subject>,
-) -> Result<Vec<Answer>, NoClient> {
+) -> Result<Vec<ProbeResult>, NoClient> {
     let (clock, randomness) = ambient;
     let now = clock.now();
-    let mut answers = Vec::new();
+    let mut results = Vec::new();
     if let Some(url) = config.server.public.as_ref().and_then(|public| public.url.as_ref()) {
         for (name, keyset) in &ring.keysets {
             if keyset.used_by.iter().any(|user| user.kind == crate::config::Kind::Identity) {
                 let url = format!("{}/keysets/{name}/jwks.json", url.as_str().trim_end_matches('/'));
-                let expected = Some(Expected::of(keyset, now));
-                answers.push(Answer::Jwks(fetch_expecting(&url, &*clock, expected).await));
+                let expected = Some(ExpectedJwks::from_keyset(keyset, now));
+                results.push(ProbeResult::Jwks(fetch_and_compare(&url, &*clock, expected).await));
             }
         }
     }
@@ -163,38 +164,38 @@ pub async fn ask(
     let tools = Tools { signer, clock: clock.clone(), randomness, metrics: metrics.clone() };
     let exchanger = Exchanger::new(tools, 1 << 20, state.as_deref(), None)?;
     let profiles = Profiles::new(config, ring);
-    let nobody = || Subject::parse("sub", NOBODY.to_owned()).expect("the constant names a subject");
+    let nobody = || Subject::parse("sub", PROBE_SUBJECT.to_owned()).expect("the constant names a subject");
     let subject = subject.unwrap_or_else(nobody);
     let trace = Trace::default();
     let ask = || {
         // The gauge keeps the last answer's: none is there until the next answer says what the time is.
         metrics.clock_skew.set(f64::NAN);
-        Ask { rejected: None, deadline: Instant::now() + PATIENCE, trace: &trace }
+        Ask { rejected: None, deadline: Instant::now() + PROBE_TIMEOUT, trace: &trace }
     };
     for (name, profile) in &profiles.identity {
         if profile.messaging.is_some() {
             let claims = profile.claims(Vec::new()).expect("no claim is always allowed");
             let served = exchanger.messaging(profile, subject.clone(), claims, ask()).await;
-            answers.push(exchanged("identity", name, served, &metrics));
+            results.push(exchange_result("identity", name, served, &metrics));
         }
     }
     for (name, profile) in &profiles.oauth {
         let served = exchanger.oauth(profile, ask()).await;
-        answers.push(exchanged("oauth", name, served, &metrics));
+        results.push(exchange_result("oauth", name, served, &metrics));
     }
-    Ok(answers)
+    Ok(results)
 }
 
-fn exchanged(
+fn exchange_result(
     kind: &str,
     name: &Name,
     served: Result<crate::exchange::Served, ExchangeError>,
     metrics: &Metrics,
-) -> Answer {
+) -> ProbeResult {
     let result = served.map(|served| match &served.token.about {
         About::Oauth { instance_url, .. } => format!("Salesforce gave an access token for {instance_url}"),
         About::Messaging { subject, .. } => format!("Salesforce verified the user: the session is {subject}"),
     });
     let skew = Some(metrics.clock_skew.get()).filter(|skew| !skew.is_nan());
-    Answer::Exchange { profile: format!("{kind}.{name}"), result, skew }
+    ProbeResult::Exchange { profile: format!("{kind}.{name}"), result, skew }
 }

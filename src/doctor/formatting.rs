@@ -3,7 +3,7 @@
 use crate::clock::UnixTime;
 
 /// The length of `seconds` in words, for example `3 hours`.
-pub fn span(seconds: i64) -> String {
+pub fn format_duration(seconds: i64) -> String {
     let seconds = seconds.unsigned_abs();
     let (count, unit) = match seconds {
         0..=119 => (seconds, "second"),
@@ -16,24 +16,24 @@ pub fn span(seconds: i64) -> String {
 }
 
 /// `when`, with its distance from now in words.
-pub fn dated(when: UnixTime, now: UnixTime) -> String {
+pub fn relative_date(when: UnixTime, now: UnixTime) -> String {
     match now.seconds_until(when) {
-        ahead @ 0.. => format!("{when}, in {}", span(ahead)),
-        past => format!("{when}, {} ago", span(past)),
+        ahead @ 0.. => format!("{when}, in {}", format_duration(ahead)),
+        past => format!("{when}, {} ago", format_duration(past)),
     }
 }
 
 /// Somebody else's text, fit for a terminal and a log: short, and each character that shows nothing, or does something to a
 /// terminal, as its number.
-pub fn printable(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let shown: String = text.chars().take(LONGEST).collect();
+pub fn escape_and_truncate(text: &str) -> String {
+    const MAX_SHOWN_CHARS: usize = 80;
+    let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
     let more = if shown.len() < text.len() { "…" } else { "" };
-    visible(&shown) + more
+    escape_invisible(&shown) + more
 }
 
 /// The same of any length.
-pub fn visible(text: &str) -> String {
+pub fn escape_invisible(text: &str) -> String {
     let is_syntax = |c: char| matches!(c, '"' | '\'' | '\\');
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         if is_syntax(c) {
@@ -46,17 +46,17 @@ pub fn visible(text: &str) -> String {
 }
 
 /// Names in backquotes, with commas between them.
-pub fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+pub fn backquoted_list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
-type Strip = fn(&str) -> String;
+type Normalizer = fn(&str) -> String;
 
 /// What a person overlooks in an issuer or a key id, and a text without it.
-const OVERLOOKED: [(&str, Strip); 5] = [
+const LOOKALIKE_RULES: [(&str, Normalizer); 5] = [
     ("white space", |text| text.chars().filter(|c| !c.is_whitespace()).collect()),
     ("invisible characters", |text| {
-        text.chars().filter(|c| c.is_whitespace() || !is_invisible(*c)).collect()
+        text.chars().filter(|c| c.is_whitespace() || !is_invisible_char(*c)).collect()
     }),
     ("the `https://` before it", |text| {
         let scheme = ["https://", "http://"].iter().find_map(|scheme| {
@@ -69,22 +69,23 @@ const OVERLOOKED: [(&str, Strip); 5] = [
 ];
 
 /// Whether a character shows nothing, as its standard escape tells: joiners, marks of direction, a byte order mark.
-pub fn is_invisible(c: char) -> bool {
+pub fn is_invisible_char(c: char) -> bool {
     !c.is_ascii() && c.escape_debug().len() > 1
 }
 
 /// All in which two issuers, or two key ids, differ that a person takes for one. `None` where they are the same, or
 /// differ in more than that.
-pub fn difference(one: &str, other: &str) -> Option<String> {
+pub fn lookalike_difference(one: &str, other: &str) -> Option<String> {
     let without = |text: &str, left_in: Option<usize>| {
-        let all = OVERLOOKED.iter().enumerate().filter(|(at, _)| Some(*at) != left_in);
+        let all = LOOKALIKE_RULES.iter().enumerate().filter(|(at, _)| Some(*at) != left_in);
         all.fold(text.to_owned(), |text, (_, (_, strip))| strip(&text))
     };
     if one == other || without(one, None) != without(other, None) {
         return None;
     }
     let differs = |at: &usize| without(one, Some(*at)) != without(other, Some(*at));
-    let names: Vec<&str> = (0..OVERLOOKED.len()).filter(differs).map(|at| OVERLOOKED[at].0).collect();
+    let names: Vec<&str> =
+        (0..LOOKALIKE_RULES.len()).filter(differs).map(|at| LOOKALIKE_RULES[at].0).collect();
     Some(names.join(" and "))
 }
 
@@ -99,9 +100,9 @@ mod tests {
             ("a\u{200b}b\u{202e}c", "a\\u{200b}b\\u{202e}c"),
             ("\u{1b}[31m\u{9b}31m\u{7f}\n", "\\u{1b}[31m\\u{9b}31m\\u{7f}\\n"),
         ] {
-            assert_eq!(printable(text), shown);
+            assert_eq!(escape_and_truncate(text), shown);
         }
-        assert_eq!(printable(&"é".repeat(100)), "é".repeat(80) + "…");
+        assert_eq!(escape_and_truncate(&"é".repeat(100)), "é".repeat(80) + "…");
     }
 
     #[test]
@@ -126,8 +127,8 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(difference(iss, setup).as_deref(), seen, "{iss:?}");
-            assert_eq!(difference(setup, iss).as_deref(), seen, "{iss:?}");
+            assert_eq!(lookalike_difference(iss, setup).as_deref(), seen, "{iss:?}");
+            assert_eq!(lookalike_difference(setup, iss).as_deref(), seen, "{iss:?}");
         }
     }
 }

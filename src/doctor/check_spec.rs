@@ -2,37 +2,39 @@
 
 use serde::Serialize;
 
-use super::answers::Answer;
 use super::finding::Observations;
-use super::known::Known;
+use super::input::CheckInput;
+use super::probe::ProbeResult;
 
 /// One question, answered by one check.
 #[derive(Clone, Copy, Serialize)]
-pub struct Case {
+pub struct CheckSpec {
     /// Stable: programs may look for it.
     pub id: &'static str,
     /// What holds where all is well.
     pub title: &'static str,
     /// What people see of the fault.
-    pub sees: &'static str,
+    #[serde(rename = "sees")]
+    pub symptom: &'static str,
     /// The question of Salesforce's page that it answers, or the report that it explains.
-    pub answers: &'static str,
+    #[serde(rename = "answers")]
+    pub question: &'static str,
     /// What to do about it.
     pub fix: &'static str,
-    pub source: Source,
+    pub source: EvidenceSource,
     /// Whether it needs the answer of a request.
     pub online: bool,
     /// What it looks at.
     #[serde(skip)]
-    pub needs: Needs,
+    pub requires: Requirement,
     #[serde(skip)]
-    pub check: fn(&Known<'_>) -> Observations,
+    pub run: fn(&CheckInput<'_>) -> Observations,
 }
 
 /// How sure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum EvidenceSource {
     /// Salesforce's or Intercom's documentation.
     Doc,
     /// Reports of people who met it.
@@ -45,7 +47,7 @@ pub enum Source {
 
 /// What a check looks at, so that a report can say what was missing where it saw nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
+pub enum Requirement {
     Configuration,
     /// The keysets, with their keys.
     Keysets,
@@ -78,20 +80,20 @@ pub enum Needs {
     IntercomToken,
     FetchedJwks,
     OwnJwks,
-    Answer,
+    ProbeResult,
 }
 
-impl Needs {
+impl Requirement {
     /// Why a check that needs it had nothing to look at.
-    pub fn missing(self, known: &Known<'_>) -> &'static str {
+    pub fn missing_reason(self, input: &CheckInput<'_>) -> &'static str {
         match self {
-            Self::FetchedJwks | Self::OwnJwks | Self::Answer => self.not_answered(known),
+            Self::FetchedJwks | Self::OwnJwks | Self::ProbeResult => self.no_probe_reason(input),
             Self::Configuration
             | Self::Keysets
             | Self::Messaging
             | Self::OauthProfile
             | Self::PublicUrl
-            | Self::TwoKinds => self.not_configured(known),
+            | Self::TwoKinds => self.no_configuration_reason(input),
             Self::PrivateKey => "no file with a private key was given",
             Self::Key => "no key is there",
             Self::Certificate => "no certificate is there",
@@ -102,32 +104,32 @@ impl Needs {
             | Self::X5c
             | Self::PublicJwk
             | Self::Thumbprint
-            | Self::JwkSet => self.not_in_jwks(known),
+            | Self::JwkSet => self.no_jwk_reason(input),
             Self::Token
             | Self::Expiry
             | Self::IdentityToken
             | Self::Assertion
             | Self::SalesforceToken
-            | Self::IntercomToken => self.not_in_tokens(known),
+            | Self::IntercomToken => self.no_token_reason(input),
         }
     }
 
-    fn not_answered(self, known: &Known<'_>) -> &'static str {
-        let own = known.answers.iter().flatten().any(|answer| matches!(answer, Answer::Jwks(_)));
+    fn no_probe_reason(self, input: &CheckInput<'_>) -> &'static str {
+        let own = input.probe_results.iter().flatten().any(|answer| matches!(answer, ProbeResult::Jwks(_)));
         match self {
-            Self::FetchedJwks if known.fetched().next().is_some() => "what the address shows is no JWK Set",
+            Self::FetchedJwks if input.fetched().next().is_some() => "what the address shows is no JWK Set",
             Self::OwnJwks if own => "what the address shows is no JWK Set",
-            _ if known.answers.is_none() => "nothing was asked; --online asks",
-            Self::Answer => "no profile of that kind was there to ask Salesforce about",
+            _ if input.probe_results.is_none() => "nothing was asked; --online asks",
+            Self::ProbeResult => "no profile of that kind was there to ask Salesforce about",
             _ => {
                 "no JWKS of the configuration was asked for: `url` of [server.public] isn't set, or no [identity.NAME] is"
             }
         }
     }
 
-    const fn not_configured(self, known: &Known<'_>) -> &'static str {
+    const fn no_configuration_reason(self, input: &CheckInput<'_>) -> &'static str {
         match self {
-            _ if known.configured.config.is_none() => "there is no configuration that loads",
+            _ if input.configured.config.is_none() => "there is no configuration that loads",
             Self::Messaging => "no [identity.NAME.messaging] is configured",
             Self::OauthProfile => "no [oauth.NAME] is configured",
             Self::PublicUrl => "`url` of [server.public] isn't set, or no [identity.NAME] is",
@@ -136,11 +138,11 @@ impl Needs {
         }
     }
 
-    fn not_in_jwks(self, known: &Known<'_>) -> &'static str {
+    fn no_jwk_reason(self, input: &CheckInput<'_>) -> &'static str {
         match self {
-            _ if known.documents().next().is_none() => "no JWK was given",
+            _ if input.jwk_documents().next().is_none() => "no JWK was given",
             Self::JwkSet => "no set of several keys was given",
-            _ if known.jwks().next().is_none() => "what was given as a JWK isn't JSON, or holds no JWK",
+            _ if input.jwks().next().is_none() => "what was given as a JWK isn't JSON, or holds no JWK",
             Self::UploadedJwk => "each JWK was given as one of a served set",
             Self::Numbers => "the JWK has no `n` and no `e`",
             Self::X5c => "the JWK has no certificate (`x5c`)",
@@ -150,10 +152,10 @@ impl Needs {
         }
     }
 
-    fn not_in_tokens(self, known: &Known<'_>) -> &'static str {
+    fn no_token_reason(self, input: &CheckInput<'_>) -> &'static str {
         match self {
-            _ if known.given.tokens.is_empty() => "no token was given",
-            _ if known.jwts().next().is_none() => "what was given as a token isn't a JWT",
+            _ if input.given.tokens.is_empty() => "no token was given",
+            _ if input.jwts().next().is_none() => "what was given as a token isn't a JWT",
             Self::Expiry => "the token has no `exp`",
             Self::Assertion => "no assertion was given",
             Self::IntercomToken => "no Intercom token was given",

@@ -1,11 +1,11 @@
 //! What the checks look at. What somebody gave and what the configuration says are kept apart: a check that judges by one
 //! never reaches for the other unnoticed.
 
-use super::answers::{Answer, Fetched};
-use super::certificate::{Certificate, GivenCertificate};
-use super::jwk::{Jwk, JwkDocument};
-use super::material::{GivenKey, Material};
-use super::token::{Parts, UnverifiedToken};
+use super::artifact::{Artifact, GivenKey};
+use super::certificate::{CertificateInfo, GivenCertificate};
+use super::jwk::{JwkDocument, ParsedJwk};
+use super::probe::{FetchedJwks, ProbeResult};
+use super::token::{JwtParts, UnverifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{Config, Identity, Kind, Messaging, Oauth, Problem};
 use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
@@ -19,17 +19,17 @@ pub enum Purpose {
 }
 
 /// All that the checks look at.
-pub struct Known<'a> {
+pub struct CheckInput<'a> {
     pub now: UnixTime,
-    pub configured: Configured<'a>,
-    pub given: Given,
+    pub configured: ConfigView<'a>,
+    pub given: GivenArtifacts,
     /// `None` where nobody was to be asked.
-    pub answers: Option<Vec<Answer>>,
+    pub probe_results: Option<Vec<ProbeResult>>,
 }
 
 /// What the configuration says, as far as there is one.
 #[derive(Default)]
-pub struct Configured<'a> {
+pub struct ConfigView<'a> {
     pub config: Option<&'a Config>,
     pub ring: Option<&'a KeyRing>,
     /// Why there is no configuration or ring, though there should be.
@@ -40,7 +40,7 @@ pub struct Configured<'a> {
 
 /// What somebody gave. A token is judged by what was given, and by the configuration only where nothing was.
 #[derive(Default)]
-pub struct Given {
+pub struct GivenArtifacts {
     /// The issuer that Setup has, as somebody read it there.
     pub issuer: Option<String>,
     /// What the tokens are for, as somebody said.
@@ -51,50 +51,52 @@ pub struct Given {
     pub certificates: Vec<GivenCertificate>,
     pub jwks: Vec<JwkDocument>,
     /// JWK Sets of addresses that were given.
-    pub fetched: Vec<Fetched>,
+    pub fetched: Vec<FetchedJwks>,
     pub tokens: Vec<UnverifiedToken>,
     /// Whether the public halves only verify here, and nobody uploads them.
-    pub verifies_only: bool,
+    pub verify_only: bool,
 }
 
-impl Given {
-    pub fn add(&mut self, material: Material) {
+impl GivenArtifacts {
+    pub fn add(&mut self, material: Artifact) {
         match material {
-            Material::Key(key) => self.keys.push(key),
-            Material::PublicKey { about, numbers } => self.public_keys.push((about, numbers)),
-            Material::Certificate(certificate) => self.certificates.push(certificate),
-            Material::Jwk(document) => self.jwks.push(document),
-            Material::Token(token) => self.tokens.push(token),
+            Artifact::Key(key) => self.keys.push(key),
+            Artifact::PublicKey { about, numbers } => self.public_keys.push((about, numbers)),
+            Artifact::Certificate(certificate) => self.certificates.push(certificate),
+            Artifact::Jwk(document) => self.jwks.push(document),
+            Artifact::Token(token) => self.tokens.push(token),
         }
     }
 
     /// The documents that were given, and those of the addresses that were.
-    pub fn documents(&self) -> impl Iterator<Item = &JwkDocument> {
+    pub fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
         self.jwks.iter().chain(self.fetched.iter().filter_map(|fetched| fetched.document.as_ref()))
     }
 
-    pub fn jwks(&self) -> impl Iterator<Item = &Jwk> {
-        self.documents().flat_map(|document| &document.keys)
+    pub fn jwks(&self) -> impl Iterator<Item = &ParsedJwk> {
+        self.jwk_documents().flat_map(|document| &document.keys)
     }
 
     /// The private keys that could be read.
     pub fn private_keys(&self) -> impl Iterator<Item = (&str, &Numbers)> {
-        self.keys.iter().filter_map(|key| Some((key.about.as_str(), key.read.as_ref().ok()?)))
+        self.keys.iter().filter_map(|key| Some((key.about.as_str(), key.parsed.as_ref().ok()?)))
     }
 
     /// The files with certificates that could be read.
-    pub fn chains(&self) -> impl Iterator<Item = (&str, &[Certificate])> {
-        self.certificates.iter().filter_map(|given| Some((given.about.as_str(), given.read.as_deref().ok()?)))
+    pub fn chains(&self) -> impl Iterator<Item = (&str, &[CertificateInfo])> {
+        self.certificates
+            .iter()
+            .filter_map(|given| Some((given.about.as_str(), given.parsed.as_deref().ok()?)))
     }
 
     /// What everything that was given to judge `token` is called. A set may hold keys for other tokens, and for other uses (RFC
     /// 7517, section 5): where one of its keys made the signature, and none other has its id, the others say nothing of the token.
-    pub fn names_for<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
+    pub fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
-        let signed = |jwk: &&Jwk| {
+        let signed = |jwk: &&ParsedJwk| {
             parts.is_some_and(|parts| jwk.numbers().is_some_and(|numbers| parts.is_signed_by(&numbers)))
         };
-        let of_documents = self.documents().flat_map(|document| {
+        let of_documents = self.jwk_documents().flat_map(|document| {
             let with_id = |kid| document.keys.iter().filter(move |jwk| jwk.kid() == kid).count();
             let maker = document.keys.iter().find(signed).filter(|_| document.keys.len() > 1);
             let maker = maker.filter(|maker| with_id(maker.kid()) == 1);
@@ -112,7 +114,7 @@ impl Given {
     }
 
     /// Whether something was given that may verify a token, readable or not.
-    pub const fn verifies(&self) -> bool {
+    pub const fn has_verification_keys(&self) -> bool {
         !(self.keys.is_empty()
             && self.public_keys.is_empty()
             && self.certificates.is_empty()
@@ -121,7 +123,7 @@ impl Given {
     }
 }
 
-impl<'a> Configured<'a> {
+impl<'a> ConfigView<'a> {
     pub fn identity(&self) -> impl Iterator<Item = &'a Identity> + use<'a> {
         self.config.into_iter().flat_map(|config| config.identity.values())
     }
@@ -147,12 +149,12 @@ impl<'a> Configured<'a> {
 }
 
 /// Whether a profile of that kind signs with a keyset.
-pub fn signs(keyset: &Keyset, kind: Kind) -> bool {
+pub fn is_used_by(keyset: &Keyset, kind: Kind) -> bool {
     keyset.used_by.iter().any(|user| user.kind == kind)
 }
 
 /// A public key by which a token may be judged.
-pub struct Verifier<'a> {
+pub struct VerificationKey<'a> {
     pub about: String,
     /// `None` where it has none: a private key's or a certificate's file.
     pub kid: Option<&'a str>,
@@ -160,61 +162,61 @@ pub struct Verifier<'a> {
     pub numbers: Option<Numbers>,
 }
 
-impl Known<'_> {
+impl CheckInput<'_> {
     /// Nothing but the time.
-    pub fn nothing(now: UnixTime) -> Self {
-        Self { now, configured: Configured::default(), given: Given::default(), answers: None }
+    pub fn empty(now: UnixTime) -> Self {
+        Self { now, configured: ConfigView::default(), given: GivenArtifacts::default(), probe_results: None }
     }
 
     /// Every JWK of every document, and of every answer.
-    pub fn jwks(&self) -> impl Iterator<Item = (&JwkDocument, &Jwk)> {
-        self.documents().flat_map(|document| document.keys.iter().map(move |jwk| (document, jwk)))
+    pub fn jwks(&self) -> impl Iterator<Item = (&JwkDocument, &ParsedJwk)> {
+        self.jwk_documents().flat_map(|document| document.keys.iter().map(move |jwk| (document, jwk)))
     }
 
-    pub fn documents(&self) -> impl Iterator<Item = &JwkDocument> {
-        let own = self.answers.iter().flatten().filter_map(|answer| match answer {
-            Answer::Jwks(fetched) => fetched.document.as_ref(),
-            Answer::Exchange { .. } => None,
+    pub fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
+        let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
+            ProbeResult::Jwks(fetched) => fetched.document.as_ref(),
+            ProbeResult::Exchange { .. } => None,
         });
-        self.given.documents().chain(own)
+        self.given.jwk_documents().chain(own)
     }
 
     /// The answers of addresses, whoever named them.
-    pub fn fetched(&self) -> impl Iterator<Item = &Fetched> {
-        let own = self.answers.iter().flatten().filter_map(|answer| match answer {
-            Answer::Jwks(fetched) => Some(fetched),
-            Answer::Exchange { .. } => None,
+    pub fn fetched(&self) -> impl Iterator<Item = &FetchedJwks> {
+        let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
+            ProbeResult::Jwks(fetched) => Some(fetched),
+            ProbeResult::Exchange { .. } => None,
         });
         self.given.fetched.iter().chain(own)
     }
 
     /// The tokens that are JWTs at all.
-    pub fn jwts(&self) -> impl Iterator<Item = (&UnverifiedToken, &Parts)> {
+    pub fn jwts(&self) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts)> {
         self.given.tokens.iter().filter_map(|token| Some((token, token.parts.as_ref().ok()?)))
     }
 
     /// The keys that may have signed a token: those that were given, or else those of the configuration that the relying
     /// party of such a token has.
-    pub fn verifiers(&self, purpose: Purpose, parts: &Parts) -> Vec<Verifier<'_>> {
-        if self.given.verifies() {
-            self.given_verifiers(purpose)
+    pub fn verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
+        if self.given.has_verification_keys() {
+            self.given_verification_keys(purpose)
         } else {
-            self.configured_verifiers(purpose, parts)
+            self.configured_verification_keys(purpose, parts)
         }
     }
 
-    fn given_verifiers(&self, purpose: Purpose) -> Vec<Verifier<'_>> {
+    fn given_verification_keys(&self, purpose: Purpose) -> Vec<VerificationKey<'_>> {
         // A file that has no id may be a configured key's. Then it is for what that is for, under its id.
         let configured = |numbers: &Numbers| {
             self.configured.keys().find(|(_, _, key)| key.private.public.numbers() == *numbers)
         };
-        let nameless = |about: &str, numbers: Option<&Numbers>| Verifier {
+        let nameless = |about: &str, numbers: Option<&Numbers>| VerificationKey {
             about: about.to_owned(),
             kid: None,
             algorithm: None,
             numbers: numbers.cloned(),
         };
-        let jwks = self.given.jwks().map(|jwk| Verifier {
+        let jwks = self.given.jwks().map(|jwk| VerificationKey {
             about: jwk.about.clone(),
             kid: jwk.kid(),
             algorithm: jwk.text("alg"),
@@ -230,21 +232,22 @@ impl Known<'_> {
         jwks.chain(keys)
             .chain(public_keys)
             .chain(certificates)
-            .filter_map(|mut verifier| {
-                let numbers = verifier.numbers.as_ref().filter(|_| verifier.kid.is_none());
+            .filter_map(|mut verification_key| {
+                let numbers = verification_key.numbers.as_ref().filter(|_| verification_key.kid.is_none());
                 if let Some((_, keyset, key)) = numbers.and_then(configured) {
-                    verifier.kid = Some(key.kid.as_str());
+                    verification_key.kid = Some(key.kid.as_str());
                     // An assertion is for its app's key, whatever its id.
-                    return (purpose != Purpose::Assertion || signs(keyset, Kind::Oauth)).then_some(verifier);
+                    return (purpose != Purpose::Assertion || is_used_by(keyset, Kind::Oauth))
+                        .then_some(verification_key);
                 }
-                Some(verifier)
+                Some(verification_key)
             })
             .collect()
     }
 
     /// Salesforce looks for the key of an identity token in the keyset of its issuer, and for that of an assertion in the
     /// app of its consumer key.
-    fn configured_verifiers(&self, purpose: Purpose, parts: &Parts) -> Vec<Verifier<'_>> {
+    fn configured_verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         let iss = parts.claim("iss");
         let identity =
             || self.configured.identity().map(|profile| (&profile.keyset, profile.issuer.as_str()));
@@ -259,12 +262,12 @@ impl Known<'_> {
         let of_issuer: Vec<_> =
             profiles.iter().filter(|(_, name)| is_its_issuer(name)).map(|(keyset, _)| *keyset).collect();
         let may_have_signed = |keyset: &Keyset| {
-            signs(keyset, kind) && (of_issuer.is_empty() || of_issuer.contains(&&keyset.name))
+            is_used_by(keyset, kind) && (of_issuer.is_empty() || of_issuer.contains(&&keyset.name))
         };
         self.configured
             .keys()
             .filter(|(_, keyset, key)| may_have_signed(keyset) && key.life.state(self.now) != State::Gone)
-            .map(|(about, keyset, key)| Verifier {
+            .map(|(about, keyset, key)| VerificationKey {
                 about,
                 kid: Some(key.kid.as_str()),
                 algorithm: Some(keyset.algorithm.as_str()),
@@ -274,14 +277,14 @@ impl Known<'_> {
     }
 
     /// When the configuration's key of that id was retired, if it was.
-    pub fn retired(&self, kid: &str) -> Option<UnixTime> {
+    pub fn retired_at(&self, kid: &str) -> Option<UnixTime> {
         let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
         let mut entries = keysets.flat_map(|keyset| &keyset.past).map(|life| &life.entry);
         entries.find(|entry| entry.kid.as_str() == kid)?.retired
     }
 
     /// The issuers that an identity token may have: the one that was given, or else those of the configuration.
-    pub fn issuers(&self) -> Vec<&str> {
+    pub fn expected_issuers(&self) -> Vec<&str> {
         match &self.given.issuer {
             Some(issuer) => vec![issuer.as_str()],
             None => self.configured.identity().map(|profile| profile.issuer.as_str()).collect(),

@@ -1,8 +1,7 @@
-//! What people hold in their hands: PEM keys, certificates, JWKs and JWTs, recognised by what they are. Keys and certificates are
-//! read by the code that `serve` reads them with, so that nothing is called well that `serve` refuses.
+//! Detects the format of supplied files: PEM keys, certificates, JWKs and JWTs.
 //!
-//! Nothing here is to be believed: it is what somebody pasted. A private key is looked at and let go; its
-//! public numbers are all that stays.
+//! Keys and certificates are parsed by the same code as in `serve`, so that no check passes a file that `serve` rejects.
+//! All input is untrusted. Only the public numbers of a private key are kept.
 
 use secrecy::SecretString;
 
@@ -11,10 +10,10 @@ use super::jwk::JwkDocument;
 use super::token::UnverifiedToken;
 use crate::keys::{Numbers, Oddities, PrivateKey, Refused, Unreadable, public_numbers};
 
-/// A piece of what was given, and how it was named.
+/// One supplied item. `about` is its label in messages.
 pub enum Artifact {
     Key(GivenKey),
-    /// A public key alone, as `openssl pkey -pubout` writes it.
+    /// A public key alone: the output of `openssl pkey -pubout`.
     PublicKey {
         about: String,
         numbers: Numbers,
@@ -24,22 +23,22 @@ pub enum Artifact {
     Token(UnverifiedToken),
 }
 
-/// A private key's file.
+/// The file of a private key.
 pub struct GivenKey {
     pub about: String,
     pub parsed: Result<Numbers, Refused>,
-    /// What is odd about its text.
+    /// Deviations from plain PEM that were corrected.
     pub oddities: Oddities,
     pub access: FileAccess,
 }
 
-/// Who can read a private key's file.
+/// Who can read the file of a private key.
 #[derive(Clone)]
 pub enum FileAccess {
     OwnerOnly,
-    /// Others too: why the service would not open it.
+    /// Other users too. Holds the reason why the service rejects the file.
     Others(String),
-    /// It came through a pipe.
+    /// The key came through a pipe.
     Unknown,
 }
 
@@ -52,7 +51,7 @@ impl GivenKey {
 }
 
 impl Artifact {
-    /// Why no key can be read from it.
+    /// Why no key can be read from a key file or a certificate file.
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Key(key) => key.parsed.as_ref().err().map(ToString::to_string),
@@ -61,7 +60,7 @@ impl Artifact {
         }
     }
 
-    /// What is odd about how it is written.
+    /// A warning about deviations from plain PEM.
     pub fn warning(&self) -> Option<String> {
         match self {
             Self::Key(key) => key.oddities.warning(),
@@ -71,15 +70,15 @@ impl Artifact {
     }
 }
 
-/// Why a text is none of them.
+/// The error for a file in none of the known formats.
 pub const UNRECOGNISED: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
 
-/// Says what the bytes of a file are: of `KID.key` a key, of `KID.crt` a certificate, else what they look like.
+/// Detects what a file holds: `*.key` is a key, `*.crt` is a certificate, and other names are judged by their content.
 ///
-/// `about` is what messages call it; `passphrases` are tried where it is encrypted.
+/// `about` is the label for messages. `passphrases` are tried in turn on an encrypted key.
 ///
 /// # Errors
-/// Says what it is instead of something that the doctor looks at, and its name.
+/// The file holds no artifact that the doctor examines. The message has the label and says what the file holds.
 pub fn detect_artifact(
     about: &str,
     bytes: &[u8],
@@ -126,7 +125,7 @@ pub fn detect_artifact(
     match () {
         () if is_certificate => return certificate(),
         () if is_key => return key(private_key()),
-        // PEM text may stand in it.
+        // Before PEM: a JWK may contain PEM text.
         () if is_json && (holds("\"kty\"") || holds("\"keys\"")) => {
             return Ok(Artifact::Jwk(JwkDocument::parse(about, text.trim())));
         }

@@ -1,25 +1,25 @@
-//! Certificates that somebody has: in a file, or in the `x5c` of a JWK.
+//! X.509 certificates, from a file or from the `x5c` of a JWK.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
 use crate::clock::UnixTime;
 use crate::keys::{CertificateSignature, Numbers, Oddities, ReadCertificate, read_certificates};
 
-/// A file with one certificate, or with a chain.
+/// A file with one certificate or a chain.
 pub struct GivenCertificate {
     pub about: String,
-    /// Never empty. `Err` says what is there instead.
+    /// Never empty. `Err` says what the file holds instead.
     pub parsed: Result<Vec<CertificateInfo>, String>,
     pub oddities: Oddities,
 }
 
-/// What a certificate says.
+/// The fields of a certificate that checks need.
 pub struct CertificateInfo {
     pub not_before: UnixTime,
     pub not_after: UnixTime,
-    /// `None` where it certifies another kind of key.
+    /// `None` if it certifies a key that isn't RSA.
     pub key: Option<Numbers>,
-    /// Bytes of it as PEM text, which is what an app's upload measures.
+    /// Bytes of its PEM text, which the upload form of an app limits.
     pub pem_size: usize,
     pub sha1: [u8; 20],
     pub sha256: [u8; 32],
@@ -38,12 +38,12 @@ impl GivenCertificate {
         }
     }
 
-    /// What can't be read as one.
+    /// A file that can't be parsed as a certificate, and why.
     pub fn unreadable(about: &str, why: String) -> Self {
         Self { about: about.to_owned(), parsed: Err(why), oddities: Oddities::default() }
     }
 
-    /// The first one, which is that of the key where the file holds a chain.
+    /// The certificate of the key: the first of the chain.
     pub fn first(&self) -> Option<&CertificateInfo> {
         self.parsed.as_ref().ok()?.first()
     }
@@ -51,7 +51,7 @@ impl GivenCertificate {
 
 impl CertificateInfo {
     /// # Errors
-    /// Says what `der` is, if it is no certificate.
+    /// `der` is no certificate. Says what it is.
     pub fn parse(der: &[u8]) -> Result<Self, String> {
         ReadCertificate::from_der(der).map(Self::from_read)
     }
@@ -70,17 +70,17 @@ impl CertificateInfo {
         }
     }
 
-    /// What makes strict verifiers refuse it by itself.
+    /// The reasons why a strict verifier rejects this certificate on its own.
     pub fn faults(&self) -> &[&'static str] {
         &self.certificate.faults
     }
 
-    /// Whether `next` is the one that certifies it, by its name (RFC 5280, section 6.1).
+    /// Whether the subject name of `next` is the issuer name of this certificate (RFC 5280, section 6.1).
     pub fn is_issued_by(&self, next: &Self) -> bool {
         self.certificate.issuer == next.certificate.subject
     }
 
-    /// Checks its signature: by its own key where it is self-signed, else by its authority's.
+    /// Checks the signature with the key of `authority`, or with its own key if it is self-signed.
     pub fn signature_by(&self, authority: Option<&Self>) -> CertificateSignature {
         self.certificate.signature_by(authority.and_then(|authority| authority.key.as_ref()))
     }

@@ -1,4 +1,4 @@
-//! One row of the catalogue.
+//! The type of a catalogue entry, and the reasons why a check had no input.
 
 use serde::Serialize;
 
@@ -6,38 +6,38 @@ use super::finding::Observations;
 use super::input::CheckInput;
 use super::probe::ProbeResult;
 
-/// One question, answered by one check.
+/// One check: its texts, and the function that runs it.
 #[derive(Clone, Copy, Serialize)]
 pub struct CheckSpec {
-    /// Stable: programs may look for it.
+    /// Stable id, for programs.
     pub id: &'static str,
-    /// What holds where all is well.
+    /// The condition that the check verifies.
     pub title: &'static str,
-    /// What people see of the fault.
+    /// How users notice the fault.
     #[serde(rename = "sees")]
     pub symptom: &'static str,
-    /// The question of Salesforce's page that it answers, or the report that it explains.
+    /// The question that the check answers: from Salesforce's troubleshooting page, from reports, or our own.
     #[serde(rename = "answers")]
     pub question: &'static str,
-    /// What to do about it.
+    /// How to fix the fault.
     pub fix: &'static str,
     pub source: EvidenceSource,
-    /// Whether it needs the answer of a request.
+    /// Whether the check needs a probe (`--online`) or a fetched JWKS.
     pub online: bool,
-    /// What it looks at.
+    /// The input that the check needs.
     #[serde(skip)]
     pub requires: Requirement,
     #[serde(skip)]
     pub run: fn(&CheckInput<'_>) -> Observations,
 }
 
-/// How sure it is.
+/// The evidence for a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EvidenceSource {
     /// Salesforce's or Intercom's documentation.
     Doc,
-    /// Reports of people who met it.
+    /// Reports of users who met the fault.
     Field,
     /// A standard.
     Rfc,
@@ -45,11 +45,11 @@ pub enum EvidenceSource {
     Own,
 }
 
-/// What a check looks at, so that a report can say what was missing where it saw nothing.
+/// The input that a check needs. It tells the report what was missing if the check observed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
     Configuration,
-    /// The keysets, with their keys.
+    /// Keysets with their keys.
     Keysets,
     Messaging,
     OauthProfile,
@@ -57,16 +57,16 @@ pub enum Requirement {
     PrivateKey,
     Key,
     Certificate,
-    /// A private key and a public half, or a JWK and its certificate.
+    /// A private key and a public half of it, or a JWK and its certificate.
     Pair,
-    /// Keysets for identity tokens, and for assertions.
+    /// Keysets for both identity tokens and assertions.
     TwoKinds,
     Jwk,
     /// A JWK for an upload form.
     UploadedJwk,
     /// `n` and `e`.
     Numbers,
-    /// The certificates in a JWK.
+    /// A JWK with a certificate.
     X5c,
     /// A JWK without the private key.
     PublicJwk,
@@ -84,7 +84,7 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// Why a check that needs it had nothing to look at.
+    /// Why a check with this requirement had no input.
     pub fn missing_reason(self, input: &CheckInput<'_>) -> &'static str {
         match self {
             Self::FetchedJwks | Self::OwnJwks | Self::ProbeResult => self.no_probe_reason(input),

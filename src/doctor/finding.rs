@@ -1,4 +1,4 @@
-//! How a check of one thing ends.
+//! The results of checks: observations, findings and the report.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ pub enum CheckOutcome {
     Fail,
 }
 
-/// What one check saw in one thing, or why it could not look at it.
+/// The result of one check for one item, or the reason why the item was skipped.
 pub enum Observation {
     Judged(Judgement),
     Skipped(SkippedItem),
@@ -20,11 +20,11 @@ pub type Observations = Vec<Observation>;
 
 pub struct Judgement {
     pub outcome: CheckOutcome,
-    /// The thing: a file, a profile, an address.
+    /// The label of the item: a file, a profile, an address.
     pub about: String,
-    /// Never a secret.
+    /// Never holds a secret.
     pub message: String,
-    /// In place of what the case says in general.
+    /// Replaces the general `fix` of the check.
     pub advice: Option<String>,
 }
 
@@ -50,12 +50,12 @@ impl Observation {
         Self::new(CheckOutcome::Fail, about, message)
     }
 
-    /// The thing is there, and what it would have to be compared with isn't.
+    /// The item is there, but the check can't judge it: for example, there is nothing to compare it with.
     pub fn skipped(about: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Skipped(SkippedItem { about: about.into(), reason: reason.into() })
     }
 
-    /// A failure that names every fault; a pass where there is none.
+    /// A failure that lists every fault, or a pass if there is none.
     pub fn from_faults(about: impl Into<String>, faults: &[String], pass: impl Into<String>) -> Self {
         if faults.is_empty() { Self::pass(about, pass) } else { Self::fail(about, faults.join("; ")) }
     }
@@ -79,34 +79,34 @@ impl Observation {
     }
 }
 
-/// What a check saw, with what its case says of it.
+/// An observation with the texts of its check.
 #[derive(Serialize)]
 pub struct Finding {
     pub check: &'static str,
     pub outcome: CheckOutcome,
     pub about: String,
     pub seen: String,
-    /// The question of Salesforce's page, or the report, that it answers.
+    /// The question that the check answers.
     #[serde(rename = "answers")]
     pub question: &'static str,
-    /// What to do; nothing where all is well.
+    /// How to fix it; `None` for a pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
 
-/// A check that could not look.
+/// A check that was skipped, as a whole or for one item.
 #[derive(Serialize)]
 pub struct SkippedCheck {
     pub check: &'static str,
-    /// Nothing where there is no thing that it could have looked at.
+    /// `None` if there was no item that the check applies to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     pub reason: String,
 }
 
-/// How all checks ended.
+/// The results of all checks.
 pub struct Report {
-    /// By thing, in the order of the catalogue.
+    /// Grouped by item. Within an item, in the order of the catalogue.
     pub findings: Vec<Finding>,
     pub skipped: Vec<SkippedCheck>,
 }

@@ -1,8 +1,9 @@
-//! Wording that checks, `metadata` and the command line share: lengths of time, dates, and in what two texts differ.
+//! Text formatting shared by the checks, `metadata` and the command line: durations, dates, escaping, and the difference
+//! between two texts that look alike.
 
 use crate::clock::UnixTime;
 
-/// The length of `seconds` in words, for example `3 hours`.
+/// The absolute value of `seconds` in words, rounded down, for example `3 hours`.
 pub fn format_duration(seconds: i64) -> String {
     let seconds = seconds.unsigned_abs();
     let (count, unit) = match seconds {
@@ -15,7 +16,7 @@ pub fn format_duration(seconds: i64) -> String {
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
-/// `when`, with its distance from now in words.
+/// `when`, and its distance from `now` in words.
 pub fn relative_date(when: UnixTime, now: UnixTime) -> String {
     match now.seconds_until(when) {
         ahead @ 0.. => format!("{when}, in {}", format_duration(ahead)),
@@ -23,8 +24,7 @@ pub fn relative_date(when: UnixTime, now: UnixTime) -> String {
     }
 }
 
-/// Somebody else's text, fit for a terminal and a log: short, and each character that shows nothing, or does something to a
-/// terminal, as its number.
+/// Makes untrusted text safe for a terminal and a log: at most 80 characters, escaped by [`escape_invisible`].
 pub fn escape_and_truncate(text: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 80;
     let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
@@ -32,7 +32,7 @@ pub fn escape_and_truncate(text: &str) -> String {
     escape_invisible(&shown) + more
 }
 
-/// The same of any length.
+/// Escapes every character that is invisible or controls a terminal (`\u{200b}`). The length isn't limited.
 pub fn escape_invisible(text: &str) -> String {
     let is_syntax = |c: char| matches!(c, '"' | '\'' | '\\');
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
@@ -52,7 +52,7 @@ pub fn backquoted_list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Str
 
 type Normalizer = fn(&str) -> String;
 
-/// What a person overlooks in an issuer or a key id, and a text without it.
+/// Differences that a person overlooks in an issuer or a key id: the name of each, and a function that removes it.
 const LOOKALIKE_RULES: [(&str, Normalizer); 5] = [
     ("white space", |text| text.chars().filter(|c| !c.is_whitespace()).collect()),
     ("invisible characters", |text| {
@@ -68,13 +68,13 @@ const LOOKALIKE_RULES: [(&str, Normalizer); 5] = [
     ("a slash at the end", |text| text.trim_end_matches('/').to_owned()),
 ];
 
-/// Whether a character shows nothing, as its standard escape tells: joiners, marks of direction, a byte order mark.
+/// Whether Rust's debug format escapes a non-ASCII character, for example a joiner, a direction mark or a byte order mark.
 pub fn is_invisible_char(c: char) -> bool {
     !c.is_ascii() && c.escape_debug().len() > 1
 }
 
-/// All in which two issuers, or two key ids, differ that a person takes for one. `None` where they are the same, or
-/// differ in more than that.
+/// Names every overlooked difference between two issuers or key ids that look alike. `None` if they are equal, or differ in
+/// another way too.
 pub fn lookalike_difference(one: &str, other: &str) -> Option<String> {
     let without = |text: &str, left_in: Option<usize>| {
         let all = LOOKALIKE_RULES.iter().enumerate().filter(|(at, _)| Some(*at) != left_in);
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_something_to_a_terminal_or_shows_nothing_is_written_out() {
+    fn control_and_invisible_characters_are_escaped() {
         for (text, shown) in [
             ("O'Néill \"日本\" \\", "O'Néill \"日本\" \\"),
             ("a\u{200b}b\u{202e}c", "a\\u{200b}b\\u{202e}c"),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_all_that_a_person_overlooks() {
+    fn every_overlooked_difference_is_named() {
         let setup = "https://acme.example";
         for (iss, seen) in [
             (setup, None),

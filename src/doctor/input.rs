@@ -1,5 +1,5 @@
-//! What the checks look at. What somebody gave and what the configuration says are kept apart: a check that judges by one
-//! never reaches for the other unnoticed.
+//! The input of the checks. Supplied artifacts and the configuration are separate types, so that a check can't mix them up
+//! by accident.
 
 use super::artifact::{Artifact, GivenKey};
 use super::certificate::{CertificateInfo, GivenCertificate};
@@ -10,7 +10,7 @@ use crate::clock::UnixTime;
 use crate::config::{Config, Identity, Kind, Messaging, Oauth, Problem};
 use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
 
-/// For whom a token is.
+/// The kind of token, by the party that verifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Identity,
@@ -18,48 +18,48 @@ pub enum Purpose {
     Intercom,
 }
 
-/// All that the checks look at.
+/// Everything that the checks examine.
 pub struct CheckInput<'a> {
     pub now: UnixTime,
     pub configured: ConfigView<'a>,
     pub given: GivenArtifacts,
-    /// `None` where nobody was to be asked.
+    /// `None` without `--online`.
     pub probe_results: Option<Vec<ProbeResult>>,
 }
 
-/// What the configuration says, as far as there is one.
+/// The loaded configuration and key ring, or the problems that kept them from loading.
 #[derive(Default)]
 pub struct ConfigView<'a> {
     pub config: Option<&'a Config>,
     pub ring: Option<&'a KeyRing>,
-    /// Why there is no configuration or ring, though there should be.
+    /// Why the configuration or the key ring failed to load.
     pub problems: &'a [Problem],
-    /// What is odd about them.
+    /// Warnings about a configuration that loads.
     pub warnings: Vec<&'a Problem>,
 }
 
-/// What somebody gave. A token is judged by what was given, and by the configuration only where nothing was.
+/// Artifacts that the user supplied. A token is judged by them, and by the configuration only if there are none.
 #[derive(Default)]
 pub struct GivenArtifacts {
-    /// The issuer that Setup has, as somebody read it there.
+    /// The issuer in Salesforce Setup (`--issuer`).
     pub issuer: Option<String>,
-    /// What the tokens are for, as somebody said.
+    /// The kind of the tokens (`--as`).
     pub purpose: Option<Purpose>,
     pub keys: Vec<GivenKey>,
-    /// What a file with a public key alone is called, and that key.
+    /// Files with a public key alone: the label of the file, and the key.
     pub public_keys: Vec<(String, Numbers)>,
     pub certificates: Vec<GivenCertificate>,
     pub jwks: Vec<JwkDocument>,
-    /// JWK Sets of addresses that were given.
+    /// JWK Sets that were fetched from the URLs of `--jwks`.
     pub fetched: Vec<FetchedJwks>,
     pub tokens: Vec<UnverifiedToken>,
-    /// Whether the public halves only verify here, and nobody uploads them.
+    /// Whether the JWKs and certificates only verify a token here: checks for uploads are left out.
     pub verify_only: bool,
 }
 
 impl GivenArtifacts {
-    pub fn add(&mut self, material: Artifact) {
-        match material {
+    pub fn add(&mut self, artifact: Artifact) {
+        match artifact {
             Artifact::Key(key) => self.keys.push(key),
             Artifact::PublicKey { about, numbers } => self.public_keys.push((about, numbers)),
             Artifact::Certificate(certificate) => self.certificates.push(certificate),
@@ -68,7 +68,7 @@ impl GivenArtifacts {
         }
     }
 
-    /// The documents that were given, and those of the addresses that were.
+    /// The supplied documents and the documents fetched from `--jwks` URLs.
     pub fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
         self.jwks.iter().chain(self.fetched.iter().filter_map(|fetched| fetched.document.as_ref()))
     }
@@ -77,20 +77,22 @@ impl GivenArtifacts {
         self.jwk_documents().flat_map(|document| &document.keys)
     }
 
-    /// The private keys that could be read.
+    /// The private keys that could be parsed, each with its label.
     pub fn private_keys(&self) -> impl Iterator<Item = (&str, &Numbers)> {
         self.keys.iter().filter_map(|key| Some((key.about.as_str(), key.parsed.as_ref().ok()?)))
     }
 
-    /// The files with certificates that could be read.
+    /// The certificate chains that could be parsed, each with its label.
     pub fn chains(&self) -> impl Iterator<Item = (&str, &[CertificateInfo])> {
         self.certificates
             .iter()
             .filter_map(|given| Some((given.about.as_str(), given.parsed.as_deref().ok()?)))
     }
 
-    /// What everything that was given to judge `token` is called. A set may hold keys for other tokens, and for other uses (RFC
-    /// 7517, section 5): where one of its keys made the signature, and none other has its id, the others say nothing of the token.
+    /// The labels of all artifacts that matter for `token`, and its own.
+    ///
+    /// A JWK Set may hold keys for other tokens and other uses (RFC 7517, section 5). If one key of a set made the signature and no
+    /// other key of the set has the same id, the other keys are left out.
     pub fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
         let signed = |jwk: &&ParsedJwk| {
@@ -113,7 +115,7 @@ impl GivenArtifacts {
         all.chain([&token.about]).map(String::as_str).collect()
     }
 
-    /// Whether something was given that may verify a token, readable or not.
+    /// Whether any artifact that can verify a token was supplied, readable or not.
     pub const fn has_verification_keys(&self) -> bool {
         !(self.keys.is_empty()
             && self.public_keys.is_empty()
@@ -138,7 +140,7 @@ impl<'a> ConfigView<'a> {
         })
     }
 
-    /// The keys, each with its keyset and what to call it.
+    /// The keys of all keysets, each with its label and its keyset.
     pub fn keys(&self) -> impl Iterator<Item = (String, &'a Keyset, &'a Key)> + use<'a> {
         let keysets = self.ring.into_iter().flat_map(|ring| ring.keysets.values());
         keysets.flat_map(|keyset| {
@@ -148,27 +150,27 @@ impl<'a> ConfigView<'a> {
     }
 }
 
-/// Whether a profile of that kind signs with a keyset.
+/// Whether a profile of `kind` signs with `keyset`.
 pub fn is_used_by(keyset: &Keyset, kind: Kind) -> bool {
     keyset.used_by.iter().any(|user| user.kind == kind)
 }
 
-/// A public key by which a token may be judged.
+/// A public key that may verify a token.
 pub struct VerificationKey<'a> {
     pub about: String,
-    /// `None` where it has none: a private key's or a certificate's file.
+    /// `None` for a private key or a certificate, whose files hold no key id.
     pub kid: Option<&'a str>,
     pub algorithm: Option<&'a str>,
     pub numbers: Option<Numbers>,
 }
 
 impl CheckInput<'_> {
-    /// Nothing but the time.
+    /// No configuration, artifact or probe: the time only.
     pub fn empty(now: UnixTime) -> Self {
         Self { now, configured: ConfigView::default(), given: GivenArtifacts::default(), probe_results: None }
     }
 
-    /// Every JWK of every document, and of every answer.
+    /// Every JWK of every document, supplied or probed.
     pub fn jwks(&self) -> impl Iterator<Item = (&JwkDocument, &ParsedJwk)> {
         self.jwk_documents().flat_map(|document| document.keys.iter().map(move |jwk| (document, jwk)))
     }
@@ -181,7 +183,7 @@ impl CheckInput<'_> {
         self.given.jwk_documents().chain(own)
     }
 
-    /// The answers of addresses, whoever named them.
+    /// Every fetched JWKS: from `--jwks` URLs and from probes.
     pub fn fetched(&self) -> impl Iterator<Item = &FetchedJwks> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => Some(fetched),
@@ -190,13 +192,13 @@ impl CheckInput<'_> {
         self.given.fetched.iter().chain(own)
     }
 
-    /// The tokens that are JWTs at all.
+    /// The supplied tokens that parse as JWTs.
     pub fn jwts(&self) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts)> {
         self.given.tokens.iter().filter_map(|token| Some((token, token.parts.as_ref().ok()?)))
     }
 
-    /// The keys that may have signed a token: those that were given, or else those of the configuration that the relying
-    /// party of such a token has.
+    /// The keys that may have signed a token: the supplied keys, or else the configured keys that the relying party of such a
+    /// token has.
     pub fn verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         if self.given.has_verification_keys() {
             self.given_verification_keys(purpose)
@@ -206,7 +208,7 @@ impl CheckInput<'_> {
     }
 
     fn given_verification_keys(&self, purpose: Purpose) -> Vec<VerificationKey<'_>> {
-        // A file that has no id may be a configured key's. Then it is for what that is for, under its id.
+        // A file without a key id may hold a configured key. Then it gets the key id and the uses of that key.
         let configured = |numbers: &Numbers| {
             self.configured.keys().find(|(_, _, key)| key.private.public.numbers() == *numbers)
         };
@@ -236,7 +238,7 @@ impl CheckInput<'_> {
                 let numbers = verification_key.numbers.as_ref().filter(|_| verification_key.kid.is_none());
                 if let Some((_, keyset, key)) = numbers.and_then(configured) {
                     verification_key.kid = Some(key.kid.as_str());
-                    // An assertion is for its app's key, whatever its id.
+                    // Only a key of an [oauth] profile verifies an assertion.
                     return (purpose != Purpose::Assertion || is_used_by(keyset, Kind::Oauth))
                         .then_some(verification_key);
                 }
@@ -245,7 +247,7 @@ impl CheckInput<'_> {
             .collect()
     }
 
-    /// Salesforce looks for the key of an identity token in the keyset of its issuer, and for that of an assertion in the
+    /// Salesforce looks up the key of an identity token in the keyset of its issuer. It looks up the key of an assertion in the
     /// app of its consumer key.
     fn configured_verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         let iss = parts.claim("iss");
@@ -276,14 +278,14 @@ impl CheckInput<'_> {
             .collect()
     }
 
-    /// When the configuration's key of that id was retired, if it was.
+    /// When the configured key with this id was retired, if it was.
     pub fn retired_at(&self, kid: &str) -> Option<UnixTime> {
         let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
         let mut entries = keysets.flat_map(|keyset| &keyset.past).map(|life| &life.entry);
         entries.find(|entry| entry.kid.as_str() == kid)?.retired
     }
 
-    /// The issuers that an identity token may have: the one that was given, or else those of the configuration.
+    /// The issuers that an identity token may have: the issuer from Setup if it was given, or else the configured issuers.
     pub fn expected_issuers(&self) -> Vec<&str> {
         match &self.given.issuer {
             Some(issuer) => vec![issuer.as_str()],

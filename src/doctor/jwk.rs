@@ -1,5 +1,5 @@
-//! A JWK or JWK Set that somebody has, uploaded, or serves (RFC 7517), with the mistakes that strict parsers
-//! refuse and that Salesforce's own tool makes.
+//! A tolerant parser of JWKs and JWK Sets (RFC 7517). It records the mistakes that strict parsers reject, for example
+//! those in the output of Salesforce's own tool.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
@@ -11,16 +11,16 @@ use super::formatting::escape_and_truncate;
 use crate::json::Json;
 use crate::keys::Numbers;
 
-/// A file or an answer with one JWK or a set of them.
+/// A file or a response with one JWK or several.
 pub struct JwkDocument {
     pub about: String,
     pub shape: JwkShape,
-    /// What stands around the JSON. Never its words: they may be a secret.
+    /// Describes text before or after the JSON. Never quotes it, because it may be a secret.
     pub surrounding: Option<&'static str>,
-    /// Whether it is what an endpoint serves; else it goes through an upload form.
+    /// Whether an endpoint serves the document. Otherwise it is meant for an upload form.
     pub served: bool,
     pub keys: Vec<ParsedJwk>,
-    /// Entries that are no object, and so no JWK.
+    /// The number of entries that aren't JSON objects.
     pub non_objects: usize,
 }
 
@@ -31,7 +31,7 @@ pub enum JwkShape {
     Set,
     /// `[…]`
     Array,
-    /// With what the parser says.
+    /// Holds the error of the parser.
     NotJson(String),
 }
 
@@ -43,36 +43,36 @@ pub struct ParsedJwk {
     pub x5c: X5c,
 }
 
-/// `n` or `e`.
+/// The member `n` or `e`.
 pub struct JwkInteger {
-    /// As far as it can be made out.
+    /// `None` if it can't be decoded.
     pub value: Option<Vec<u8>>,
-    /// All that is wrong with how it is written.
+    /// Every fault of its encoding.
     pub faults: Vec<&'static str>,
 }
 
-/// What `x5c` holds.
+/// The member `x5c`.
 pub enum X5c {
     Missing,
-    /// The certificates that can be made out, in their order, and all that is wrong with how they are written.
+    /// The certificates that can be parsed, in order, and every fault of their encoding.
     Chain {
         certificates: Vec<CertificateInfo>,
         faults: Vec<String>,
     },
-    /// The private key itself.
+    /// The private key in place of the certificate.
     PrivateKey,
 }
 
-/// A member that holds a certificate's digest, and how it compares.
+/// The result of comparing `x5t` or `x5t#S256` with the certificate.
 pub enum Thumbprint {
     Missing,
     Right,
     Wrong(&'static str),
 }
 
-/// Members that hold a private or symmetric key (RFC 7518, sections 6.3.2 and 6.4.1).
+/// Members of a private or symmetric key (RFC 7518, sections 6.3.2 and 6.4.1).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-/// Members whose value in Salesforce's sample, and in the output of its utility, is their own name.
+/// Members whose value is their own name in Salesforce's sample and in the output of its utility.
 const PLACEHOLDER_MEMBERS: [&str; 4] = ["y", "crv", "d", "k"];
 
 impl JwkDocument {
@@ -114,7 +114,7 @@ impl JwkDocument {
         Self { about: about.to_owned(), shape, surrounding, served: false, keys, non_objects }
     }
 
-    /// Whether it is what an endpoint has to show: a set of keys and nothing else (RFC 7517, section 5).
+    /// Whether the document is a JWK Set with at least one key and nothing else (RFC 7517, section 5).
     pub fn is_jwk_set(&self) -> bool {
         self.shape == JwkShape::Set
             && self.surrounding.is_none()
@@ -142,7 +142,7 @@ impl ParsedJwk {
         self.json.member(name).is_some()
     }
 
-    /// Why the member of that name, if there is one, is no text.
+    /// Why the member `name` isn't a non-empty string. `None` if it is one, or is missing.
     pub fn not_text_reason(&self, name: &str) -> Option<String> {
         match self.json.member(name)? {
             Json::String(text) if text.is_empty() => Some("is empty".to_owned()),
@@ -151,7 +151,7 @@ impl ParsedJwk {
         }
     }
 
-    /// Whether the member of that name is an array with that text in it.
+    /// Whether the member `name` is an array that contains the string `item`.
     pub fn array_contains(&self, name: &str, item: &str) -> bool {
         let items = match self.json.member(name) {
             Some(Json::Array(items)) => items.as_slice(),
@@ -168,7 +168,7 @@ impl ParsedJwk {
         self.json.doubled()
     }
 
-    /// From `n` and `e`, or from the certificate where there are none.
+    /// The public key from `n` and `e`, or from the certificate if both are missing.
     pub fn numbers(&self) -> Option<Numbers> {
         match (&self.n.value, &self.e.value) {
             (Some(n), Some(e)) => Some(Numbers::new(n, e)),
@@ -177,12 +177,12 @@ impl ParsedJwk {
         }
     }
 
-    /// The key that its certificate is for.
+    /// The public key in its certificate.
     pub fn certificate_key(&self) -> Option<&Numbers> {
         self.certificate().and_then(|certificate| certificate.key.as_ref())
     }
 
-    /// The certificate of its key: the first (RFC 7517, section 4.7).
+    /// The certificate of its key: the first of `x5c` (RFC 7517, section 4.7).
     pub fn certificate(&self) -> Option<&CertificateInfo> {
         self.chain().first()
     }
@@ -194,8 +194,7 @@ impl ParsedJwk {
         }
     }
 
-    /// Compares `x5t` with the SHA-1 of its certificate, and `x5t#S256` with its SHA-256; `None` where there is no
-    /// certificate to compare with.
+    /// Compares `x5t` with the SHA-1 of the certificate, and `x5t#S256` with its SHA-256. `None` without a certificate.
     pub fn thumbprints(&self) -> Option<[(&'static str, Thumbprint); 2]> {
         let certificate = self.certificate()?;
         let (sha1, sha256) = (&certificate.sha1[..], &certificate.sha256[..]);
@@ -207,20 +206,20 @@ impl ParsedJwk {
         Some([("x5t", of("x5t", sha1, sha256)), ("x5t#S256", of("x5t#S256", sha256, sha1))])
     }
 
-    /// Members with a private number in them. The placeholders of Salesforce's sample are none.
+    /// Members with private values. The placeholders of Salesforce's sample, and `null`, don't count.
     pub fn private_members(&self) -> Vec<&'static str> {
         let is_null = |name: &str| matches!(self.json.member(name), Some(Json::Null));
         let secret = |name: &&str| self.has(name) && !is_null(name) && self.text(name) != Some(*name);
         PRIVATE_MEMBERS.into_iter().filter(secret).collect()
     }
 
-    /// The literal `"d":"d"` and its like.
+    /// Members whose value is a placeholder, for example `"d":"d"`.
     pub fn placeholders(&self) -> Vec<&'static str> {
         PLACEHOLDER_MEMBERS.into_iter().filter(|name| self.text(name) == Some(*name)).collect()
     }
 }
 
-/// Standard alphabet or the one for URLs, padded or not.
+/// Base64 with or without padding. [`decode_lenient`] accepts both alphabets.
 const LENIENT_BASE64: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
@@ -255,7 +254,7 @@ fn parse_integer(value: Option<&Json>) -> JwkInteger {
         Some(Json::String(text)) => text,
         Some(_) => return JwkInteger { value: None, faults: vec!["isn't text"] },
     };
-    // Hexadecimal digits are base64url too, of another number. The short one is 65537, the usual exponent.
+    // Hexadecimal digits also decode as base64url, to another number. `010001` is 65537, the usual exponent.
     if text == "010001" || text.len() >= 256 && text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
         return JwkInteger {
             value: HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok(),
@@ -321,11 +320,11 @@ fn parse_x5c(value: Option<&Json>) -> X5c {
 enum X5cEntry {
     Certificate(Box<CertificateInfo>),
     PrivateKey,
-    /// Says what it is, where how it is written doesn't say it.
+    /// Says what the entry is, unless its encoding faults say it already.
     Other(Option<&'static str>),
 }
 
-/// One entry of `x5c`, and what is wrong with how it is written.
+/// Parses one entry of `x5c`. Also returns the faults of its encoding.
 fn parse_x5c_entry(text: &str) -> (X5cEntry, Vec<&'static str>) {
     if text.contains("PRIVATE KEY-----") {
         return (X5cEntry::PrivateKey, Vec::new());
@@ -371,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_to_write_a_number_wrong_is_named_and_still_read() {
+    fn every_encoding_fault_of_a_number_is_named_and_the_number_is_read() {
         let read = |text: &str| parse_integer(Some(&Json::String(text.to_owned())));
         let bytes = vec![0xfb, 0xff, 0xfe];
         for (text, fault) in [
@@ -396,12 +395,12 @@ mod tests {
     }
 
     #[test]
-    fn salesforce_s_placeholders_are_not_taken_for_secrets() {
+    fn placeholders_of_salesforce_are_not_private_members() {
         let read = |json: &str| JwkDocument::parse("a file", json).keys.remove(0);
         let sample = read(r#"{"kid":"1","y":"y","crv":"crv","d":"d","k":"k"}"#);
         assert!(sample.private_members().is_empty());
         assert_eq!(sample.placeholders(), ["y", "crv", "d", "k"]);
-        // As serializers write what isn't there.
+        // Some serializers write `null` for a missing member.
         assert!(read(r#"{"kid":"1","d":null,"p":null}"#).private_members().is_empty());
         assert_eq!(read(r#"{"d":"AAAA","p":"BBBB","oth":[{}]}"#).private_members(), ["d", "p", "oth"]);
     }

@@ -1,15 +1,17 @@
-//! Checks, each a pure function from what is known to what it sees: the configuration, the keys, a token, a
-//! JWK that somebody uploaded, the answers of one request. Knows nothing of printing.
+//! Diagnostic checks: each is a pure function from a [`CheckInput`] to its observations.
 //!
-//! - The catalogue of [`CHECKS`] is the one place that says which faults there are, what people see of each, who
-//!   asks about it and what to do; the docs' troubleshooting table is made from it.
-//! - A check ends as pass, warning or failure, or says why it could not look. None of these is taken for another.
-//! - What was given and what is configured are different types, and a token is judged by what was given.
-//! - One fault is one finding: a check leaves to the others what is theirs.
+//! The input holds the configuration, the keys, artifacts that a user supplied (tokens, JWKs, certificates) and the
+//! results of online probes. The module prints nothing.
+//!
+//! - The catalogue [`CHECKS`] lists every check with its symptom, its question and its fix. The troubleshooting table
+//!   of the docs is generated from it.
+//! - A check passes, warns or fails, or it says why it was skipped.
+//! - [`GivenArtifacts`] and [`ConfigView`] are separate types. A token is judged by the artifacts if there are any.
+//! - One fault is one finding: a check ignores the faults that another check reports.
 //! - No finding repeats a secret or a token.
 //!
-//! Its files form no circle: `wording` and `numbers` are leaves, then come what people have (`certificate`, `jwk`, `token`,
-//! `material`), what is known, the checks, the catalogue, and `run_checks` on top. This file only names them.
+//! The files form no import cycle, in this order: `formatting`; the parsers `certificate`, `jwk`, `token` and
+//! `artifact`; `probe`, `input` and `purpose`; `finding`; `checks`; `catalogue`; `runner`.
 
 mod artifact;
 mod catalogue;

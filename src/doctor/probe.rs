@@ -1,4 +1,4 @@
-//! Asks what can only be asked: addresses for their JWKS, and Salesforce for one token a profile.
+//! Online probes: fetch JWKS endpoints, and make one token exchange with Salesforce for each profile.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer, Subject};
 use crate::traces::Trace;
 
-/// What came back.
+/// The result of one probe.
 pub enum ProbeResult {
     Jwks(FetchedJwks),
     Exchange {
         profile: String,
-        /// On success, whose session it is.
+        /// On success, a sentence that names the session or the instance.
         result: Result<String, ExchangeError>,
-        /// Our clock minus theirs, in seconds, where an answer came that says what their time is.
+        /// Our clock minus Salesforce's, in seconds. `None` without a response that has a `Date`.
         skew: Option<f64>,
     },
 }
 
-/// A JWKS as its address shows it.
+/// The response of a JWKS endpoint.
 pub struct FetchedJwks {
     pub url: String,
-    /// `Err` says why there is no answer.
+    /// `Err` says why there is no response.
     pub reply: Result<JwksResponse, String>,
     pub document: Option<JwkDocument>,
     pub expected: Option<ExpectedJwks>,
@@ -47,17 +47,17 @@ pub struct JwksResponse {
     pub skew: Option<f64>,
 }
 
-/// The JWKs that an address should show, and those that it shows.
+/// The JWKs that an endpoint should serve, and the JWKs that it serves.
 pub struct ExpectedJwks {
     expected: Vec<Value>,
     shown: Vec<Value>,
 }
 
-/// How the JWKs that an address shows differ from those that it should.
+/// How the served JWKs differ from the expected JWKs.
 pub enum JwksMismatch<'a> {
-    /// The key ids of those that it shows, and of those that it should.
+    /// The key ids differ.
     Kids { shown: Vec<&'a str>, expected: Vec<&'a str> },
-    /// The key ids of those that are other keys, or have another certificate.
+    /// The key ids of expected JWKs that are served with other members, for example another key or certificate.
     Content(Vec<&'a str>),
 }
 
@@ -67,8 +67,8 @@ impl ExpectedJwks {
         Self { expected: keys_of_set(&set), shown: Vec::new() }
     }
 
-    /// Compares key by key. The order of the keys means nothing, and a member that nobody knows is to be ignored, of the set and
-    /// of a key (RFC 7517, sections 4 and 5).
+    /// Compares key by key. The order of the keys has no meaning. Unknown members of a set or of a key are ignored (RFC 7517,
+    /// sections 4 and 5).
     pub fn mismatch(&self) -> Option<JwksMismatch<'_>> {
         let (shown, expected) = (sorted_kids(&self.shown), sorted_kids(&self.expected));
         if shown != expected {
@@ -96,7 +96,7 @@ fn sorted_kids(keys: &[Value]) -> Vec<&str> {
     kids
 }
 
-/// Fetches a JWKS once, as Salesforce does: no redirect, no login.
+/// Fetches a JWKS once, without following redirects and without credentials.
 pub async fn fetch_jwks(url: &str, clock: &dyn Clock) -> FetchedJwks {
     fetch_and_compare(url, clock, None).await
 }
@@ -129,17 +129,19 @@ async fn fetch_and_compare(url: &str, clock: &dyn Clock, mut expected: Option<Ex
     FetchedJwks { url: url.to_owned(), reply, document, expected }
 }
 
-/// Longer than any exchange takes.
+/// The deadline of one exchange, longer than any exchange takes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The subject of the doctor's own exchange: nobody's.
+/// The default subject of the probing messaging exchange. No user has it.
 const PROBE_SUBJECT: &str = "tokenmint-doctor";
 
-/// Asks every address that the configuration names: each keyset at its public URL, and one exchange a profile.
-/// The login budget in `state` is the running service's too.
+/// Fetches the JWKS of each keyset with identity profiles from its public URL, and makes one exchange for each profile.
+///
+/// The exchanges count against the login budget in `state`, which the running service uses too. `subject` replaces
+/// [`PROBE_SUBJECT`].
 ///
 /// # Errors
-/// No HTTP client can be made.
+/// The HTTP client can't be created.
 pub async fn run_probes(
     config: &Config,
     ring: &KeyRing,
@@ -168,7 +170,7 @@ pub async fn run_probes(
     let subject = subject.unwrap_or_else(nobody);
     let trace = Trace::default();
     let ask = || {
-        // The gauge keeps the last answer's: none is there until the next answer says what the time is.
+        // The gauge keeps the skew of the last response. NaN marks that no response has set it yet.
         metrics.clock_skew.set(f64::NAN);
         Ask { rejected: None, deadline: Instant::now() + PROBE_TIMEOUT, trace: &trace }
     };

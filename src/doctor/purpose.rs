@@ -1,4 +1,4 @@
-//! What a token is for, told from all of it: `aud`, `iss`, `sub`, the header and the other claims.
+//! Infers the purpose of a token from weighted clues: `aud`, `iss`, `sub`, the header and the other claims.
 
 use super::input::{CheckInput, Purpose, is_used_by};
 use super::token::{JwtParts, UnverifiedToken};
@@ -9,7 +9,7 @@ use crate::json::Json;
 impl Purpose {
     const EACH: [Self; 3] = [Self::Identity, Self::Assertion, Self::Intercom];
 
-    /// As `--as` and JSON have it.
+    /// The word in `--as` and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Identity => "identity",
@@ -26,7 +26,7 @@ impl Purpose {
         }
     }
 
-    /// Who takes such tokens.
+    /// The party that verifies such tokens.
     pub const fn relying_party(self) -> &'static str {
         match self {
             Self::Identity | Self::Assertion => "Salesforce",
@@ -35,15 +35,15 @@ impl Purpose {
     }
 }
 
-/// What a token was taken for, and why.
+/// The inferred purpose of a token, and the reason.
 pub struct InferredPurpose {
     pub purpose: Purpose,
     pub why: String,
-    /// What speaks as much for something else.
+    /// Names another purpose that is about as likely.
     pub ambiguity: Option<String>,
 }
 
-/// One clue of what a token is for. What only one kind has weighs more than what is usual for it.
+/// One clue for a purpose. A feature that only one purpose has weighs more than a usual feature.
 struct Clue {
     purpose: Purpose,
     weight: u32,
@@ -51,11 +51,11 @@ struct Clue {
     is_met: bool,
 }
 
-/// Clues below this weight are no reason worth telling.
+/// Clues below this weight aren't reported as reasons.
 const MIN_REPORTED_WEIGHT: u32 = 2;
 
 impl CheckInput<'_> {
-    /// What that token is for, as somebody said or as it looks. A text that isn't a JWT counts as an identity token.
+    /// The purpose of `token`: from `--as`, or inferred from its clues. A text that isn't a JWT counts as an identity token.
     pub fn infer_purpose(&self, token: &UnverifiedToken) -> InferredPurpose {
         if let Some(purpose) = self.given.purpose {
             return InferredPurpose { purpose, why: "--as says so".to_owned(), ambiguity: None };
@@ -180,7 +180,7 @@ impl CheckInput<'_> {
         ]
     }
 
-    /// The tokens that are for one of these purposes.
+    /// The supplied JWTs with one of `purposes`.
     pub fn tokens_for(
         &self,
         purposes: &'static [Purpose],

@@ -1,4 +1,4 @@
-//! Runs the checks and sums up how they ended.
+//! Runs the checks and summarizes their results.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,13 +8,14 @@ use super::finding::{CheckOutcome, Finding, Judgement, Observation, Report, Skip
 use super::input::CheckInput;
 use super::purpose::InferredPurpose;
 
-/// Things that a verdict names one by one.
+/// The number of items that a summary names.
 const MAX_NAMED_ITEMS: usize = 8;
 
-/// Reasons that a verdict names: more than the checks can give where they have nothing to look at.
+/// The number of reasons that a summary lists: more than the checks give without any input.
 const MAX_LISTED_REASONS: usize = 64;
 
-/// Runs every check on what is known. Of one thing a check says the worst alone. A check that sees nothing says why.
+/// Runs every check on `input`. For each item, a check reports only its worst observations. A check without observations
+/// is reported as skipped, with the reason.
 pub fn run_checks(input: &CheckInput<'_>) -> Report {
     let mut report = Report { findings: Vec::new(), skipped: Vec::new() };
     for spec in &CHECKS {
@@ -61,26 +62,26 @@ fn run(spec: &'static CheckSpec, input: &CheckInput<'_>, report: &mut Report) {
     }));
 }
 
-/// How a report ends, in one line.
+/// The overall outcome of a report, and one line of text.
 pub struct ReportSummary {
     pub outcome: CheckOutcome,
     pub text: String,
 }
 
 impl Report {
-    /// The worst of its findings. Where nothing was looked at, nothing can be said.
+    /// The worst outcome of the findings. A report without findings fails.
     pub fn worst(&self) -> CheckOutcome {
         self.findings.iter().map(|finding| finding.outcome).max().unwrap_or(CheckOutcome::Fail)
     }
 
-    /// The verdict on all of it. One that says well says of what, and every one says what wasn't looked at.
+    /// Summarizes the report. A pass names the examined items, and every summary lists the skipped checks.
     pub fn summary(&self) -> ReportSummary {
         let count = |outcome| self.findings.iter().filter(|finding| finding.outcome == outcome).count();
         let (faults, warnings, passed) =
             (count(CheckOutcome::Fail), count(CheckOutcome::Warn), count(CheckOutcome::Pass));
         let passed = format!("{} pass", pluralize(passed, "check"));
         let outcome = self.worst();
-        // A thing that is there and that some check couldn't judge isn't called well.
+        // "All is well" needs every check to have judged every item.
         let is_whole = self.skipped.iter().all(|skipped| skipped.about.is_none());
         let text = match outcome {
             CheckOutcome::Fail if self.findings.is_empty() => "can't say: nothing was looked at".to_owned(),
@@ -101,7 +102,7 @@ impl Report {
         ReportSummary { outcome, text: format!("{text}{}", self.describe_skipped()) }
     }
 
-    /// What was looked at, by name.
+    /// The labels of the examined items.
     fn examined_items(&self) -> String {
         let mut seen = HashSet::new();
         let about = self.findings.iter().map(|finding| finding.about.as_str());
@@ -113,7 +114,7 @@ impl Report {
         }
     }
 
-    /// What wasn't looked at, by reason; empty where all was.
+    /// The skipped checks, grouped by reason. Empty if there are none.
     pub fn describe_skipped(&self) -> String {
         let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
@@ -144,11 +145,12 @@ impl Report {
     }
 }
 
-/// The checks by which a token's signature is verified.
+/// The checks that verify the signature of a token.
 const SIGNATURE_CHECKS: [&str; 2] = ["token-signature", "intercom-secret"];
 
-/// Judges the one token that was given, and the keys that were given to judge it by; what is wrong with the configuration is
-/// left out. A token whose signature nobody checked is never called good.
+/// Judges the first supplied token and the keys supplied for it. Faults of the configuration are left out.
+///
+/// The outcome is a failure unless the signature of the token was checked.
 pub fn verify_token(input: &CheckInput<'_>) -> (Report, ReportSummary) {
     let mut report = run_checks(input);
     let Some(token) = input.given.tokens.first() else {

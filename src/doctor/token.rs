@@ -1,4 +1,4 @@
-//! A JWT that somebody has, in its parts (RFC 7515, section 7.1), unverified.
+//! An unverified JWT in its parts (RFC 7515, section 7.1), parsed from pasted text.
 
 use std::sync::LazyLock;
 
@@ -15,17 +15,17 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::json::Json;
 use crate::keys::Numbers;
 
-/// Nothing in it is to be believed. It holds a credential: no `Debug`, and no message repeats it.
+/// A pasted token. Its content is untrusted. It is a credential: there is no `Debug`, and no message repeats it.
 pub struct UnverifiedToken {
     pub about: String,
-    /// What stands around it: quotes, `JWT : `, a call, an answer.
+    /// Describes text around the token, for example quotes or `JWT : `.
     pub surrounding: Option<&'static str>,
-    /// What stands within it and had to be taken away.
+    /// Describes characters that were removed from within the token.
     pub stripped: Option<&'static str>,
     pub parts: Result<JwtParts, NotAJwt>,
 }
 
-/// Why a text is no JWT.
+/// Why a text isn't a JWT, and how to fix it.
 pub struct NotAJwt {
     pub why: String,
     pub fix: &'static str,
@@ -43,7 +43,7 @@ const FIX_BASE64URL: &str = "where the token is made, write each part as base64u
                          2): in Node `toString('base64url')`, in Java `Base64.getUrlEncoder().withoutPadding()`, in Python \
                          `.rstrip(b'=')`";
 
-/// What looks like a JWT, or an encrypted one, in some text.
+/// Text with the shape of a JWT, signed or encrypted.
 static JWT_PATTERN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"[A-Za-z0-9_-]{8,}={0,2}(?:\.[A-Za-z0-9_-]+={0,2}){2,4}").expect("a pattern")
 });
@@ -56,14 +56,14 @@ pub struct JwtParts {
 }
 
 impl UnverifiedToken {
-    /// Reads a token that is alone in `text`, or the only one in what else people paste.
+    /// Parses the token in `text`, which may hold other text but no second token.
     pub fn parse(about: &str, text: &str) -> Self {
         let text = text.trim_ascii();
         let (rest, surrounding) = strip_wrapping(text);
         let compact: String = rest.split_whitespace().collect();
         let is_alone = |c: char| c.is_ascii_alphanumeric() || "-_.=+/".contains(c);
         let about = about.to_owned();
-        // Words before a token would become part of its header.
+        // Without white space, words before a token would become part of its header.
         let begins = match jwt_candidates(&compact).next() {
             Some(token) => compact.starts_with(token),
             None => jwt_candidates(rest).next().is_none(),
@@ -84,13 +84,13 @@ impl UnverifiedToken {
         Self { about, surrounding: Some("other text stands around it"), stripped: None, parts }
     }
 
-    /// Whether some JWT is in `text`.
+    /// Whether `text` contains a JWT.
     pub fn occurs_in(text: &str) -> bool {
         !distinct_tokens(text).is_empty()
     }
 }
 
-/// A text without what people copy together with a token, and what that was.
+/// Removes text that is often copied together with a token. Also describes what was removed last.
 fn strip_wrapping(text: &str) -> (&str, Option<&'static str>) {
     let (mut rest, mut surrounding) = (text, None);
     let bare = text.trim_start_matches('\u{feff}').trim();
@@ -163,13 +163,12 @@ impl JwtParts {
         }
     }
 
-    /// Octets of its signature: as many as the modulus of the key that made it has.
+    /// The length of the signature in octets. It equals the length of the RSA modulus.
     pub const fn signature_len(&self) -> usize {
         self.signature.len()
     }
 
-    /// Whether the key of those numbers signed it. Short keys count here: that they are short is for another
-    /// check to say.
+    /// Whether the RSA key with these numbers signed the token. Accepts keys from 1024 bits, because another check reports short keys.
     pub fn is_signed_by(&self, key: &Numbers) -> bool {
         let padding = match self.header("alg") {
             Some("RS256") => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
@@ -180,14 +179,14 @@ impl JwtParts {
         components.verify(padding, self.signed.expose_secret().as_bytes(), &self.signature).is_ok()
     }
 
-    /// Whether that secret made its HS256.
+    /// Whether the signature is HMAC-SHA256 with `secret`.
     pub fn is_signed_with_secret(&self, secret: &SecretString) -> bool {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
         hmac::verify(&key, self.signed.expose_secret().as_bytes(), &self.signature).is_ok()
     }
 }
 
-/// The tokens in `text`, each once.
+/// The distinct tokens in `text`.
 fn distinct_tokens(text: &str) -> Vec<&str> {
     let mut found: Vec<&str> = jwt_candidates(text).collect();
     found.sort_unstable();
@@ -195,7 +194,7 @@ fn distinct_tokens(text: &str) -> Vec<&str> {
     found
 }
 
-/// What in `text` has the parts of a token, the first of them a JSON object.
+/// Substrings of `text` with the shape of a JWT whose first part is a JSON object.
 fn jwt_candidates(text: &str) -> impl Iterator<Item = &str> {
     let is_jwt = |candidate: &&str| {
         let header = candidate.split('.').next().unwrap_or_default().trim_end_matches('=');
@@ -205,7 +204,7 @@ fn jwt_candidates(text: &str) -> impl Iterator<Item = &str> {
     JWT_PATTERN.find_iter(text).map(|candidate| candidate.as_str()).filter(is_jwt)
 }
 
-/// One of the three parts, decoded.
+/// Decodes one of the three parts. `what` is its name in messages.
 fn decode_part(what: &str, text: &str) -> Result<Vec<u8>, NotAJwt> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| match text {
         text if text.contains('=') => NotAJwt::new(format!("its {what} has padding (`=`)"), FIX_BASE64URL),

@@ -1,4 +1,4 @@
-//! What is wrong with private keys and certificates.
+//! Checks of private keys and certificates.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own, Rfc};
 use crate::doctor::check_spec::{CheckSpec, Requirement};
@@ -78,7 +78,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     },
     CheckSpec {
         id: "certificate-form",
-        title: "A certificate is one",
+        title: "A certificate is readable",
         symptom: "the certificate fails to upload",
         question: "Salesforce asks: Is your certificate valid? (`keytool -printcert` must print it)",
         fix: "make it from the key: `openssl req -x509 -new -key KEY -days 1095 -subj /CN=NAME -out CRT`, or leave \

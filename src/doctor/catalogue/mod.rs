@@ -1,4 +1,4 @@
-//! The catalogue: every fault that the doctor knows, in the order in which a person would look.
+//! The catalogue of all checks, in the order in which a person would look for faults.
 
 mod keys;
 mod online;

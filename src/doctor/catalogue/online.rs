@@ -1,4 +1,4 @@
-//! What only an answer tells.
+//! Checks that need a probe or a fetched JWKS.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

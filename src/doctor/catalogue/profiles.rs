@@ -1,4 +1,4 @@
-//! What is wrong with the configuration: profiles, limits, addresses.
+//! Checks of the configuration: profiles, limits, addresses.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

@@ -1,4 +1,4 @@
-//! What is wrong with a JWK or a JWK Set, and with how a text was copied.
+//! Checks of JWKs and JWK Sets, and of how a text was copied.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Rfc};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

@@ -1,4 +1,4 @@
-//! What is wrong with a JWT.
+//! Checks of JWTs.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own};
 use crate::doctor::check_spec::{CheckSpec, Requirement};
@@ -21,8 +21,8 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         title: "A token's header has alg, typ and kid",
         symptom: "every chat is a guest's",
         question: "Salesforce asks: Does your token header include these properties? alg, typ, kid",
-        fix: "set them where the token is made, as {\"alg\":\"RS256\",\"typ\":\"JWT\",\"kid\":\"…\"}. Salesforce's \
-              own generator leaves `typ` out, and its tokens are taken",
+        fix: "set them where the token is made, for example {\"alg\":\"RS256\",\"typ\":\"JWT\",\"kid\":\"…\"}. Salesforce's \
+              own generator leaves `typ` out, and its tokens are accepted",
         source: Doc,
         online: false,
         requires: Requirement::IdentityToken,
@@ -77,7 +77,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     },
     CheckSpec {
         id: "issuer",
-        title: "The issuer is that of the keyset, byte for byte",
+        title: "The issuer is the keyset's, byte for byte",
         symptom: "every chat is a guest's",
         question: "Salesforce asks: Does your JWT use the same issuer as the issuer that you specified in Salesforce \
                   Setup?",

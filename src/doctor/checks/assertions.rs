@@ -1,4 +1,4 @@
-//! What assertions of the JWT bearer flow say of app, user and audience, and what the audience of any token is.
+//! Checks of assertions of the JWT bearer flow (app, user, audience), and of the audience of identity tokens.
 
 use super::tokens::{ASSERTIONS, IDENTITY_TOKENS};
 use crate::config::Oauth;
@@ -11,14 +11,14 @@ use crate::doctor::input::CheckInput;
 use crate::doctor::token::JwtParts;
 use crate::json::Json;
 
-/// That `iss` is the app's, here and in the tokens.
+/// Checks that `consumer_key` in the configuration and `iss` in assertions are consumer keys.
 pub fn consumer_key(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         match consumer_key_fault(&profile.consumer_key) {
             Some(fault) => {
-                // Not shown: the consumer secret may have been pasted in its place.
-                Observation::fail(about, format!("`consumer_key` is none: {fault}"))
+                // The value isn't shown: it may be the consumer secret, pasted by mistake.
+                Observation::fail(about, format!("`consumer_key` isn't one: {fault}"))
             }
             None => Observation::pass(about, "`consumer_key` has the form of one"),
         }
@@ -82,14 +82,14 @@ fn assertion_issuers(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// That `sub` of an assertion is a user name.
+/// Checks that `sub` of an assertion is a user name, and the configured one.
 pub(super) fn username(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(ASSERTIONS)
         .filter_map(|(token, parts, _)| {
             let about = &token.about;
             Some(match parts.claim_value("sub")? {
-                // Another check's.
+                // The check `consumer-key` reports swapped claims.
                 Json::String(sub) if sub.starts_with(CONSUMER_KEY_PREFIX) => return None,
                 Json::String(sub) => {
                     let faults: Vec<String> = user_name_faults(sub)
@@ -118,7 +118,7 @@ pub(super) fn username(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Why a text is no Salesforce user name.
+/// Why a text isn't a Salesforce user name.
 pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     let mut faults = Vec::new();
     if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
@@ -135,18 +135,19 @@ pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     faults
 }
 
-/// The profiles of the configuration that make such assertions; none where the token is judged by what was given.
+/// The [oauth] profiles with the token's `iss` as consumer key. None if the token is judged by supplied keys.
 fn oauth_profiles<'a>(input: &'a CheckInput<'_>, parts: &JwtParts) -> Vec<&'a Oauth> {
     let consumer_key = parts.claim("iss").filter(|_| !input.given.has_verification_keys());
     input.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
 }
 
-/// Of a token that was given.
+/// Checks the `aud` of the supplied tokens.
 pub(super) fn audience(input: &CheckInput<'_>) -> Observations {
     assertion_audiences(input).into_iter().chain(identity_token_audiences(input)).collect()
 }
 
-/// What an identity token is for is written nowhere as necessary; where the configuration says it, the token does too.
+/// Compares `aud` with `audience` of the profile. Salesforce isn't documented to require `aud` in identity tokens, so a profile
+/// without `audience` accepts any.
 fn identity_token_audiences(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(IDENTITY_TOKENS)

@@ -1,4 +1,4 @@
-//! Judges the `aud` of an assertion, beside the host that it goes to and the user that it names.
+//! Checks the `aud` of an assertion against its token endpoint and its user.
 
 use crate::config::salesforce::{self, Host, HostKind};
 use crate::doctor::finding::Observation;
@@ -26,13 +26,13 @@ pub fn check_audience(
     match username {
         Some(name) if sandbox_suffix(name).is_some() && host.kind == HostKind::Login && !in_sandbox => {
             Observation::warn(about, format!("{pair}, for {name}, which looks like a sandbox's user"))
-                .with_advice("of a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
+                .with_advice("for a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
         }
         _ => Observation::pass(about, pair),
     }
 }
 
-/// What is behind a top-level domain, for example `uat` in `me@acme.com.uat`: a sandbox's name.
+/// The sandbox name that follows the top-level domain, for example `uat` in `me@acme.com.uat`.
 fn sandbox_suffix(username: &str) -> Option<&str> {
     let (_, domain) = username.rsplit_once('@')?;
     let (rest, last) = domain.rsplit_once('.')?;

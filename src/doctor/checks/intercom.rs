@@ -1,4 +1,4 @@
-//! Intercom's user JWTs.
+//! Checks of Intercom user JWTs.
 
 use super::tokens::{INTERCOM_TOKENS, subject_faults};
 use crate::doctor::finding::{Observation, Observations};
@@ -6,7 +6,7 @@ use crate::doctor::formatting::escape_and_truncate;
 use crate::doctor::input::CheckInput;
 use crate::json::Json;
 
-/// That a token names its user.
+/// Checks that a token names its user by `user_id`.
 pub fn intercom(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(INTERCOM_TOKENS)
@@ -27,7 +27,7 @@ pub fn intercom(input: &CheckInput<'_>) -> Observations {
             if faults.is_empty() && !parts.has_claim("exp") {
                 return Observation::warn(
                     about,
-                    "has no `exp`, so whoever gets hold of it is that user for ever",
+                    "has no `exp`, so anybody who gets hold of it is that user forever",
                 );
             }
             Observation::from_faults(about, &faults, "names its user by `user_id`")
@@ -35,7 +35,7 @@ pub fn intercom(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// That one of the configured secrets made it.
+/// Checks that the signature is HMAC-SHA256 with one of the configured secrets.
 pub fn intercom_secret(input: &CheckInput<'_>) -> Observations {
     let profiles: Vec<_> =
         input.configured.config.into_iter().flat_map(|config| config.intercom.values()).collect();

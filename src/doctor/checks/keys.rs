@@ -1,4 +1,4 @@
-//! Private keys and certificates.
+//! Checks of private keys and certificates.
 
 use crate::clock::UnixTime;
 use crate::config::Kind;
@@ -9,9 +9,9 @@ use crate::doctor::formatting::{escape_and_truncate, format_duration, relative_d
 use crate::doctor::input::{CheckInput, is_used_by};
 use crate::keys::{CertificateSignature, Numbers, Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
 
-/// An app's upload takes no more.
+/// The largest certificate that the upload form of an app accepts, in bytes.
 const MAX_UPLOAD_BYTES: usize = 4 << 10;
-/// A certificate that outlives this was made to be forgotten.
+/// The longest sensible validity of a certificate, in seconds. With a longer one, a change of keys is probably never planned.
 const MAX_SENSIBLE_VALIDITY: i64 = 20 * 365 * 86_400;
 
 pub fn key_form(input: &CheckInput<'_>) -> Observations {
@@ -82,15 +82,15 @@ pub fn key_file_mode(input: &CheckInput<'_>) -> Observations {
         .filter(is_private)
         .map(|key| match &key.access {
             FileAccess::OwnerOnly => Observation::pass(&key.about, "nobody else can read it"),
-            // The service wouldn't open it; a token that it has signed is good all the same.
+            // The service rejects the file, but a token signed with the key is valid nevertheless.
             FileAccess::Others(why) if input.given.verify_only => Observation::warn(&key.about, why.clone()),
             FileAccess::Others(why) => Observation::fail(&key.about, why.clone()),
-            FileAccess::Unknown => Observation::skipped(&key.about, "it came through a pipe, from no file"),
+            FileAccess::Unknown => Observation::skipped(&key.about, "it came through a pipe, not from a file"),
         })
         .collect()
 }
 
-/// Each chain of certificates that is known, and what to call it.
+/// The certificate chains of all files and JWKs, each with its label.
 fn certificate_chains<'a>(
     input: &'a CheckInput<'_>,
 ) -> impl Iterator<Item = (&'a str, &'a [CertificateInfo])> {
@@ -105,7 +105,7 @@ pub fn certificate_dates(input: &CheckInput<'_>) -> Observations {
             let seen =
                 validity(about, &position_in_chain(at), certificate.not_before, certificate.not_after, now);
             let ends_soon = certificate.not_before <= now && now.seconds_until(certificate.not_after) > 0;
-            // Ten days are what an upload asks for.
+            // Only an upload requires ten days.
             if input.given.verify_only && ends_soon { seen.capped_at(CheckOutcome::Warn) } else { seen }
         })
     });
@@ -123,15 +123,15 @@ pub fn certificate_dates(input: &CheckInput<'_>) -> Observations {
     given.chain(ring).collect()
 }
 
-/// What to call the certificate at that place of a chain.
+/// The label of the certificate at index `at` of a chain.
 fn position_in_chain(at: usize) -> String {
     if at == 0 { "its certificate ".to_owned() } else { format!("certificate {} of its chain ", at + 1) }
 }
 
-/// `position_in_chain` begins what is said of it.
+/// Judges the validity period of a certificate. `label` begins the message.
 fn validity(
     about: &str,
-    position_in_chain: &str,
+    label: &str,
     not_before: UnixTime,
     not_after: UnixTime,
     now: UnixTime,
@@ -141,17 +141,17 @@ fn validity(
     match left {
         _ if not_before > now => Observation::fail(
             about,
-            format!("{position_in_chain}isn't valid before {}", relative_date(not_before, now)),
+            format!("{label}isn't valid before {}", relative_date(not_before, now)),
         ),
-        ..=0 => Observation::fail(about, format!("{position_in_chain}ran out {until}")),
+        ..=0 => Observation::fail(about, format!("{label}expired {until}")),
         left if left <= SHORTEST_LIFE_LEFT => Observation::fail(
             about,
-            format!("{position_in_chain}runs out {until}: fewer than ten days are left"),
+            format!("{label}expires {until}: fewer than ten days are left"),
         ),
         left if left <= WARN_LIFE_LEFT => {
-            Observation::warn(about, format!("{position_in_chain}runs out {until}"))
+            Observation::warn(about, format!("{label}expires {until}"))
         }
-        _ => Observation::pass(about, format!("{position_in_chain}is valid until {until}")),
+        _ => Observation::pass(about, format!("{label}is valid until {until}")),
     }
 }
 
@@ -183,7 +183,7 @@ pub fn certificate_form(input: &CheckInput<'_>) -> Observations {
                 CertificateSignature::Bad if authority.is_some() => {
                     faults.push(format!("{}isn't signed by the one behind it, which has its authority's name", position_in_chain(at)));
                 }
-                // What its own key says of it is one of its faults.
+                // A bad self-signature is among `faults()` of the certificate.
                 CertificateSignature::Good | CertificateSignature::Bad => {}
                 CertificateSignature::NoKey => {
                     unchecked = Some("a signature in it is its authority's, whose key isn't here to check it by");
@@ -209,7 +209,7 @@ pub fn certificate_form(input: &CheckInput<'_>) -> Observations {
     broken.chain(read).chain(odd).collect()
 }
 
-/// That what is public and what is private are one pair.
+/// Checks that private keys, JWKs and certificates belong together.
 pub fn key_pair(input: &CheckInput<'_>) -> Observations {
     let certified: Observations = input
         .jwks()
@@ -225,7 +225,7 @@ pub fn key_pair(input: &CheckInput<'_>) -> Observations {
         _ => None,
     };
     let broken: Vec<String> = certified.iter().filter_map(fails).collect();
-    // One fault is one finding: of a JWK that contradicts itself, what else it isn't the half of says nothing.
+    // One fault is one finding: a JWK that contradicts its own certificate isn't compared with other keys.
     let is_sound = |observation: &Observation| match observation {
         Observation::Judged(Judgement { about, .. }) => !broken.contains(about),
         Observation::Skipped(_) => true,
@@ -234,7 +234,7 @@ pub fn key_pair(input: &CheckInput<'_>) -> Observations {
     certified.into_iter().chain(others).collect()
 }
 
-/// Whether the first of a chain certifies the key of `numbers`, which is called `name`; `None` where there is no chain.
+/// Whether the first certificate of a chain certifies the key with `numbers`, labelled `name`. `None` for an empty chain.
 fn match_chain(
     about: &str,
     numbers: &Numbers,
@@ -258,7 +258,7 @@ fn match_chain(
     })
 }
 
-/// Private keys that were given beside JWKs and certificates, or JWKs beside certificates.
+/// Compares supplied private keys with JWKs and certificates. Without a private key, compares JWKs with certificates.
 fn given_pairs(input: &CheckInput<'_>) -> Observations {
     let privates: Vec<(&str, &Numbers)> = input.given.private_keys().collect();
     if privates.is_empty() {
@@ -272,7 +272,7 @@ fn given_pairs(input: &CheckInput<'_>) -> Observations {
     let has_half = jwks.iter().any(|(_, numbers)| private_of(numbers).is_some());
     let jwks = jwks.iter().map(|(about, numbers)| match private_of(numbers) {
         Some((name, _)) => Observation::pass(*about, format!("is the public half of {name}")),
-        // The one before, or the next one.
+        // For example the previous key or the next one.
         None if has_half => Observation::skipped(*about, "no private key of it was given"),
         None => mismatch(about),
     });
@@ -308,7 +308,7 @@ fn certificate_pairs(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// JWKs that have the id of a configured key.
+/// Compares supplied JWKs with the configured keys of the same id.
 fn configured_pairs(input: &CheckInput<'_>) -> Observations {
     if input.given.verify_only {
         return Vec::new();
@@ -340,7 +340,7 @@ fn configured_pairs(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// A JWK under another id than that of the configured key whose half it is, and under no other key's.
+/// Finds JWKs that are the public half of a configured key, but have an id that no configured key has.
 pub(super) fn pairs_with_another_kid(input: &CheckInput<'_>) -> Observations {
     if input.given.verify_only {
         return Vec::new();
@@ -399,7 +399,7 @@ pub fn app_certificate(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// One key behind two doors (RFC 8725, section 3.12).
+/// Checks that no key signs both identity tokens and assertions (RFC 8725, section 3.12).
 pub fn separate_keys(input: &CheckInput<'_>) -> Observations {
     let of = |kind: Kind| {
         input.configured.keys().filter(move |(_, keyset, _)| is_used_by(keyset, kind)).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! What the answers of a few requests say: our own JWKS as the internet sees it, and one exchange a profile.
+//! Checks of probe results: the fetched JWKS, and one exchange for each profile.
 
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use crate::doctor::probe::{FetchedJwks, JwksMismatch, JwksResponse, ProbeResult}
 use crate::exchange::ExchangeError;
 use crate::exchange::meaning::id;
 
-/// What Nimbus, the library that Salesforce's Java most likely fetches with, allows by default for connecting and
-/// for reading, and how much it reads.
+/// The default connect and read timeout of Nimbus, the library that Salesforce most likely fetches a JWKS with.
 const NIMBUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// The default size limit of Nimbus, in bytes.
 const NIMBUS_MAX_BYTES: usize = 50 << 10;
-/// Of Salesforce's three minutes (Salesforce Help, "OAuth 2.0 JWT Bearer Flow").
+/// Clock skew in seconds that yields a warning.
 const WARN_SKEW: f64 = 30.0;
+/// Clock skew in seconds that Salesforce allows (Salesforce Help, "OAuth 2.0 JWT Bearer Flow": three minutes).
 const FAIL_SKEW: f64 = 180.0;
 
 fn exchange_results<'a>(
@@ -36,7 +37,7 @@ pub fn jwks_reachable(input: &CheckInput<'_>) -> Observations {
         .map(|fetched| {
             let about = &fetched.url;
             let in_the_clear = is_plain_http(about).then(|| {
-                "is asked over http, so that anybody on the way can put a key of theirs in; Salesforce asks over https only"
+                "is fetched over http, so anybody on the network path can replace its keys; Salesforce asks over https only"
                     .to_owned()
             });
             let faults: Vec<String> = in_the_clear.into_iter().chain(jwks_fault(fetched)).collect();
@@ -54,7 +55,7 @@ pub fn jwks_reachable(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Why an answer shows no keys.
+/// Why a response isn't a usable JWK Set.
 fn jwks_fault(fetched: &FetchedJwks) -> Option<String> {
     let reply = match &fetched.reply {
         Ok(reply) => reply,
@@ -71,12 +72,12 @@ fn jwks_fault(fetched: &FetchedJwks) -> Option<String> {
     }
 }
 
-/// Whether an address is asked without TLS, by a network.
+/// Whether a URL uses http to a host other than loopback.
 fn is_plain_http(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.scheme() == "http" && Host::of(&url).kind != HostKind::Loopback)
 }
 
-/// Whether a Content-Type is that of JSON, or of a JWK Set.
+/// Whether the media type is JSON or a JWK Set.
 fn is_json_media_type(content_type: Option<&str>) -> bool {
     let media = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
     ["application/json", "application/jwk-set+json"].iter().any(|json| media.eq_ignore_ascii_case(json))
@@ -166,11 +167,11 @@ pub fn clock(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// The endpoint of an exchange, by the kind of profile.
+/// The beginning of the profile names of each endpoint.
 const MESSAGING_PROFILES: &str = "identity.";
 const OAUTH_PROFILES: &str = "oauth.";
 
-/// The answers that are another check's finding than `exchange`, by endpoint and the id of their meaning.
+/// Refusals that a check other than `exchange` reports: the endpoint, and the ids of their meanings.
 const AUTH_SCHEME_REFUSALS: (&str, &[&str]) = (MESSAGING_PROFILES, &[id::NO_AUTH_SCHEMES]);
 const AUTH_MODE_REFUSALS: (&str, &[&str]) = (MESSAGING_PROFILES, &[id::AUTH_MODE]);
 const DEPLOYMENT_REFUSALS: (&str, &[&str]) = (MESSAGING_PROFILES, &[id::DEPLOYMENT_UNKNOWN]);
@@ -190,7 +191,7 @@ const REFUSALS_OF_OTHER_CHECKS: [(&str, &[&str]); 8] = [
     CERTIFICATE_REFUSALS,
 ];
 
-/// The id of what a refusal means.
+/// The id of the meaning of a refusal.
 const fn meaning_id(error: &ExchangeError) -> Option<&'static str> {
     match error {
         ExchangeError::Rejected { meaning, .. } => Some(meaning.id),
@@ -202,7 +203,7 @@ fn is_one_of(error: &ExchangeError, ids: &[&str]) -> bool {
     meaning_id(error).is_some_and(|id| ids.contains(&id))
 }
 
-/// What each exchange at that endpoint says about one kind of refusal.
+/// Whether the exchanges of an endpoint failed with one kind of refusal.
 fn refusals_of(
     input: &CheckInput<'_>,
     (endpoint, ids): (&'static str, &'static [&'static str]),
@@ -217,7 +218,7 @@ fn refusals_of(
         .collect()
 }
 
-/// In Salesforce's words, with what `exchange` knows of them.
+/// The failure with Salesforce's own words, and the cause and fix that `exchange::meaning` has for them.
 fn refusal_finding(profile: &str, error: &ExchangeError) -> Observation {
     match error {
         ExchangeError::Rejected { upstream, meaning, asked, .. } => {
@@ -277,7 +278,7 @@ pub fn exchange(input: &CheckInput<'_>) -> Observations {
     asked.chain(unprobed_profiles(input)).collect()
 }
 
-/// What there was nobody to ask about, though somebody wanted to know.
+/// Profiles that `--online` couldn't probe.
 fn unprobed_profiles(input: &CheckInput<'_>) -> Observations {
     let Some(probe_results) = &input.probe_results else { return Vec::new() };
     if probe_results.is_empty() {

@@ -1,4 +1,4 @@
-//! The configuration: profiles, limits, and addresses.
+//! Checks of the configuration: profiles, limits and addresses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::doctor::input::CheckInput;
 /// Salesforce's limits (Salesforce Help, "Monitor login activity"; "Messaging for In-App and Web rate limits").
 const MAX_LOGINS_PER_HOUR: usize = 3_600;
 const MAX_MESSAGING_PER_MINUTE: usize = 200;
-/// A page that asks without end was seen to ask forty times a second; a guard above that guards nothing.
+/// A page in a reload loop was seen to send forty requests a second. A limit above that rate has no effect.
 const RUNAWAY_REQUESTS_PER_MINUTE: u128 = 40 * 60;
 
-/// Fields whose problems are a check's own finding.
+/// Configuration fields whose problems another check than `configuration` reports.
 const FIELDS_OF_OTHER_CHECKS: [&str; 3] =
     [".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
 
@@ -49,7 +49,7 @@ pub fn configuration(input: &CheckInput<'_>) -> Observations {
     found
 }
 
-/// Warnings that are a check's own finding.
+/// Warnings that another check than `configuration-warnings` reports.
 const CODES_OF_OTHER_CHECKS: [Code; 8] = [
     Code::Audience,
     Code::CertificateDates,
@@ -70,7 +70,7 @@ pub fn configuration_warnings(input: &CheckInput<'_>) -> Observations {
         .iter()
         .filter(|warning| !warning.code.is_some_and(has_own_check))
         .map(|warning| {
-            // Nobody gets through to what it stands before.
+            // Clients reject such a certificate, so they can't use the listener.
             let is_fatal = warning.code == Some(Code::ListenerCertificate);
             let outcome = if is_fatal { Observation::fail } else { Observation::warn };
             outcome(warning.field.clone(), format!("{}: {}", warning.source, warning.message))
@@ -100,7 +100,7 @@ pub fn token_url(input: &CheckInput<'_>) -> Observations {
         .map(|profile| {
             let about = format!("oauth.{}", profile.name);
             let (host, judged) = salesforce::token_url(profile.token_url.url());
-            // A host that `audience` names too is that one's fault.
+            // A fault of the host that `audience` shares is reported by the check `audience`.
             let derived = profile.audience.url().host_str() == profile.token_url.url().host_str();
             let (_, at_audience) = salesforce::audience(profile.audience.as_str());
             let own = |said: &[String], at_audience: &[String]| -> Vec<String> {
@@ -208,7 +208,7 @@ fn sandbox_of(profile: &Oauth) -> Option<String> {
 
 pub fn limits(input: &CheckInput<'_>) -> Observations {
     let Some(config) = input.configured.config else { return Vec::new() };
-    // Salesforce tells no upper from lower case in user names, and an id's first 15 characters are the id.
+    // User names are case-insensitive. The first 15 characters identify an org; the other three are a checksum of their case.
     let mut logins: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
     for profile in config.oauth.values() {
         let user = logins.entry(profile.username.to_lowercase()).or_default();
@@ -234,7 +234,7 @@ pub fn limits(input: &CheckInput<'_>) -> Observations {
     logins.chain(requests).collect()
 }
 
-/// How many requests a minute a pace lets through in the long run.
+/// The requests a minute that a rate limit allows in the long run.
 fn per_minute(pace: Pace) -> u128 {
     u128::from(pace.requests) * Duration::from_mins(1).as_nanos() / pace.window.as_nanos().max(1)
 }
@@ -274,14 +274,14 @@ pub fn public_url(input: &CheckInput<'_>) -> Observations {
         }
         Some(port) => Observation::warn(
             about,
-            format!("names port {port}; that Salesforce asks any but 443 is written nowhere"),
+            format!("names port {port}; no documentation says that Salesforce connects to a port other than 443"),
         ),
         None => Observation::pass(about, format!("is {}", url.as_str())),
     }]
 }
 
-/// Whether a host may be reached from outside: no address of a private network (RFC 1918, RFC 4193), and no name that only such a
-/// network has.
+/// Whether a host may be reachable from the internet: no private address (RFC 1918, RFC 4193), and no name that only a private
+/// network resolves.
 fn is_reachable(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => {

@@ -1,4 +1,4 @@
-//! JWKs and JWK Sets: those that go through an upload form, and those that an endpoint serves.
+//! Checks of JWKs and JWK Sets, for upload or served by an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub fn text(input: &CheckInput<'_>) -> Observations {
     let files = input.given.jwks.iter().map(|document| match (&document.shape, &document.surrounding) {
         (JwkShape::NotJson(error), _) => Observation::fail(&document.about, format!("isn't JSON: {error}"))
             .with_advice(
-                "mend the text, or take `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
+                "fix the text, or take the output of `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
                  after the last member",
             ),
         (_, Some(surrounding)) => Observation::fail(&document.about, *surrounding),
@@ -53,7 +53,7 @@ pub fn jwk_single(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// What Salesforce lists as required, but for `x5c`, and what an RSA key for signatures is.
+/// Checks the members that Salesforce requires, except `x5c`, and that the JWK is an RSA key for signatures.
 pub fn jwk_members(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
@@ -93,7 +93,7 @@ pub fn jwk_members(input: &CheckInput<'_>) -> Observations {
                 .into_iter()
                 .filter(|name| jwk.has(name) && jwk.text(name).is_none())
                 .collect();
-            // Another fault needs the general advice.
+            // The specific advice doesn't cover the other faults.
             if unquoted.is_empty() || unquoted.len() < faults.len() {
                 return seen;
             }
@@ -123,7 +123,7 @@ pub fn jwk_x5c(input: &CheckInput<'_>) -> Observations {
         .jwks()
         .map(|(document, jwk)| match &jwk.x5c {
             X5c::Missing if document.served => {
-                Observation::warn(&jwk.about, "has no `x5c`. Of a served set that is reported to work")
+                Observation::warn(&jwk.about, "has no `x5c`. Served sets without it are reported to work")
             }
             X5c::Missing => Observation::fail(&jwk.about, "has no `x5c`"),
             _ => Observation::pass(&jwk.about, "has an `x5c`"),
@@ -145,7 +145,7 @@ pub fn jwk_x5c_form(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// What `x5t` and `x5t#S256` say (RFC 7517, sections 4.8 and 4.9). Neither is needed.
+/// Checks `x5t` and `x5t#S256` against the certificate (RFC 7517, sections 4.8 and 4.9). Both are optional.
 pub fn jwk_thumbprint(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
@@ -169,7 +169,7 @@ pub fn jwk_thumbprint(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Salesforce's own page asks for them in what is uploaded; in a set that is served, others read them too.
+/// Finds placeholder members. Salesforce's own page asks for them in an upload. In a served set, other verifiers read them too.
 pub fn jwk_placeholders(input: &CheckInput<'_>) -> Observations {
     input.jwks()
         .filter(|(_, jwk)| jwk.private_members().is_empty())
@@ -208,7 +208,7 @@ pub fn jwk_private(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// A set that was given as what an endpoint serves, beside the configuration whose keys it is to show.
+/// Checks that each supplied or fetched JWK Set contains a key that signs now.
 pub(super) fn lacks_configured(input: &CheckInput<'_>) -> Observations {
     let Some(ring) = input.configured.ring.filter(|_| !input.given.verify_only) else { return Vec::new() };
     let keysets = ring.keysets.values().filter(|keyset| is_used_by(keyset, Kind::Identity));
@@ -246,7 +246,7 @@ pub fn jwk_distinct(input: &CheckInput<'_>) -> Observations {
     within_sets(input).into_iter().chain(across_documents(input)).collect()
 }
 
-/// JWKs of different keys that have one id, though each is alone in its file.
+/// Finds different keys with the same id in different documents.
 fn across_documents(input: &CheckInput<'_>) -> Observations {
     let mut first: BTreeMap<&str, (&JwkDocument, &ParsedJwk)> = BTreeMap::new();
     let mut found = Vec::new();

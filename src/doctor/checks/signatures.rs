@@ -1,4 +1,4 @@
-//! Which key a token names, and whether that key signed it.
+//! Checks the algorithm, the key id and the signature of a token.
 
 use super::tokens::{IDENTITY_TOKENS, SALESFORCE_TOKENS};
 use crate::doctor::finding::{Observation, Observations};
@@ -12,7 +12,7 @@ pub fn token_algorithm(input: &CheckInput<'_>) -> Observations {
         .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let Some(alg) = parts.header("alg") else {
-                // Of an identity token that is another check's.
+                // The check `token-header` reports it for identity tokens.
                 return (purpose == Purpose::Assertion)
                     .then(|| Observation::fail(about, "its header names no algorithm (`alg`)"));
             };
@@ -46,7 +46,7 @@ pub fn token_algorithm(input: &CheckInput<'_>) -> Observations {
 pub fn token_kid(input: &CheckInput<'_>) -> Observations {
     let of_tokens = input.tokens_for(IDENTITY_TOKENS).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
-        // One that is missing or no text is another check's.
+        // The check `token-header` reports a missing `kid`, and one that isn't text.
         let kid = parts.header("kid").filter(|kid| !kid.is_empty())?;
         let verification_keys = input.verification_keys(purpose, parts);
         let kids: Vec<&str> = verification_keys.iter().filter_map(|verification_key| verification_key.kid).collect();
@@ -94,7 +94,7 @@ pub fn token_signature(input: &CheckInput<'_>) -> Observations {
                 return Observation::skipped(about, reason);
             }
             let kid = parts.header("kid");
-            let candidates = keys_with_kid(&verification_keys, kid, purpose);
+            let candidates = candidate_keys(&verification_keys, kid, purpose);
             if candidates.is_empty() {
                 let kid = kid.map(escape_and_truncate).unwrap_or_default();
                 let reason = format!("no key with its id `{kid}` is known to check its signature");
@@ -117,7 +117,7 @@ pub fn token_signature(input: &CheckInput<'_>) -> Observations {
                     keys[0].1.n.len()
                 );
                 return Observation::fail(about, seen)
-                    .with_advice("copy the token whole: its end is missing, or too much");
+                    .with_advice("copy the token whole: characters at its end are missing, or were added");
             }
             let names: Vec<&str> = keys.iter().map(|(key, _)| key.about.as_str()).take(3).collect();
             let more = if keys.len() > names.len() { ", …" } else { "" };
@@ -130,9 +130,11 @@ pub fn token_signature(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Salesforce finds the key of an identity token by its id, and that of an assertion through the consumer key. What has no
-/// id may be any key, where none has the token's.
-fn keys_with_kid<'a, 'b>(
+/// The keys that may verify a token with this `kid`.
+///
+/// Salesforce finds the key of an identity token by its id, and the key of an assertion through the consumer key. If no key has
+/// the id of the token, keys without an id are candidates. If there are none either, all keys are candidates for an assertion.
+fn candidate_keys<'a, 'b>(
     verification_keys: &'b [VerificationKey<'a>],
     kid: Option<&str>,
     purpose: Purpose,
@@ -149,7 +151,7 @@ fn keys_with_kid<'a, 'b>(
     }
 }
 
-/// Whose key signed, of all that are known.
+/// The label of the supplied or configured key that signed the token, if any did.
 fn other_signer(
     input: &CheckInput<'_>,
     verification_keys: &[VerificationKey<'_>],

@@ -1,4 +1,4 @@
-//! JWTs: what holds for tokens of every kind, and for identity tokens.
+//! Checks of JWTs of every kind, and of identity tokens.
 
 use crate::clock::UnixTime;
 use crate::config::{Identity, SHORTEST_TTL};
@@ -12,30 +12,31 @@ use crate::doctor::token::JwtParts;
 use crate::json::Json;
 use crate::tokens::Subject;
 
+/// The longest lifetime of an assertion that any source names, in seconds.
 const MAX_ASSERTION_LIFETIME: i64 = 300;
-/// Browsers' clocks err by minutes.
+/// Clocks of browsers are wrong by minutes; a shorter lifetime, in seconds, is risky.
 const MIN_SENSIBLE_LIFETIME: i64 = 300;
-/// The channel's default "Authorization Token Expiration Time for Verified Users".
+/// The channel's default "Authorization Token Expiration Time for Verified Users", in seconds.
 const CHANNEL_SESSION: i64 = 3_600;
-/// What Salesforce is said to allow between its clock and ours.
+/// The difference between two clocks that Salesforce is said to allow, in seconds.
 const MAX_CLOCK_SKEW: i64 = 180;
 const YEAR: i64 = 365 * 86_400;
 
-/// Those that go to Salesforce.
+/// The purposes whose relying party is Salesforce.
 pub(super) const SALESFORCE_TOKENS: &[Purpose] = &[Purpose::Identity, Purpose::Assertion];
 pub(super) const IDENTITY_TOKENS: &[Purpose] = &[Purpose::Identity];
 pub(super) const ASSERTIONS: &[Purpose] = &[Purpose::Assertion];
 pub(super) const INTERCOM_TOKENS: &[Purpose] = &[Purpose::Intercom];
 const ALL_PURPOSES: &[Purpose] = &[Purpose::Identity, Purpose::Assertion, Purpose::Intercom];
 
-/// What each token was taken for, and why.
+/// Reports the purpose of each token, and the reason.
 pub fn token_kind(input: &CheckInput<'_>) -> Observations {
     input
         .jwts()
         .map(|(token, _)| {
-            let taken = input.infer_purpose(token);
-            let seen = format!("taken for {}: {}", taken.purpose.description(), taken.why);
-            match taken.ambiguity {
+            let inferred = input.infer_purpose(token);
+            let seen = format!("taken for {}: {}", inferred.purpose.description(), inferred.why);
+            match inferred.ambiguity {
                 Some(ambiguity) => Observation::warn(&token.about, format!("{seen}; {ambiguity}")),
                 None => Observation::pass(&token.about, seen),
             }
@@ -43,7 +44,7 @@ pub fn token_kind(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Notes a member that has to be text and isn't.
+/// The fault of a member that isn't a non-empty string.
 fn not_text_fault(name: &str, value: &Json) -> Option<String> {
     match value {
         Json::String(text) if text.is_empty() => Some(format!("its `{name}` is empty")),
@@ -52,7 +53,7 @@ fn not_text_fault(name: &str, value: &Json) -> Option<String> {
     }
 }
 
-/// Why an `aud` is none (RFC 7519, section 4.1.3): a text, or an array of texts.
+/// The fault of an `aud` that is neither a string nor an array of strings (RFC 7519, section 4.1.3).
 fn audience_type_fault(aud: &Json) -> Option<String> {
     match aud {
         Json::Array(items) if items.is_empty() => Some("its `aud` is an empty array".to_owned()),
@@ -85,7 +86,7 @@ pub fn token_header(input: &CheckInput<'_>) -> Observations {
             let nested: Vec<&str> = nested.collect();
             if faults.is_empty() && missing.is_empty() && !nested.is_empty() {
                 let seen =
-                    format!("its header has {}, as tokens within tokens have", backquoted_list(nested));
+                    format!("its header has {}, like a token nested in another", backquoted_list(nested));
                 return Observation::warn(about, seen);
             }
             if let Some(typ) = typ.filter(|_| faults.is_empty() && missing.is_empty()) {
@@ -101,7 +102,7 @@ pub fn token_header(input: &CheckInput<'_>) -> Observations {
             let is_no_text =
                 |name: &&str| parts.header.member(name).is_some() && parts.header(name).is_none();
             let unquoted: Vec<&str> = MEMBERS.into_iter().filter(is_no_text).collect();
-            // Another fault needs the general advice.
+            // The specific advice doesn't cover the other faults.
             if unquoted.is_empty() || unquoted.len() < faults.len() {
                 return seen;
             }
@@ -172,7 +173,7 @@ pub fn issuer(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// The configured issuers beside the one in Setup. Where several profiles have issuers of their own, Setup's is one of them.
+/// Compares the configured issuers with the issuer from Setup. It needs to match only one of several profiles.
 fn configured_issuers(input: &CheckInput<'_>) -> Observations {
     let setup = input.given.issuer.as_deref();
     let is_setup_s = |profile: &Identity| setup == Some(profile.issuer.as_str());
@@ -196,7 +197,7 @@ fn configured_issuers(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// What is wrong with an issuer whatever Setup has.
+/// Faults of an issuer that don't depend on the issuer in Setup.
 fn suspicious_issuer(about: &str, iss: &str) -> Option<Observation> {
     let host = iss.trim_start_matches("https://").split('/').next().unwrap_or_default();
     let shown = escape_and_truncate(iss);
@@ -244,7 +245,7 @@ pub fn token_expiry(input: &CheckInput<'_>) -> Observations {
                 }
                 left if left > 20 * YEAR => {
                     let seen = format!("its `exp` is {exp}: milliseconds");
-                    // Salesforce's own command line sends such assertions, and logs in.
+                    // Salesforce's own command line logs in with such assertions.
                     let outcome =
                         if purpose == Purpose::Assertion { Observation::warn } else { Observation::fail };
                     outcome(about, seen).with_advice("divide by 1,000: `exp` is in seconds")
@@ -265,7 +266,7 @@ pub fn token_expiry(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// The whole hours between `iat` and now, as a time zone makes. Age makes them too.
+/// The whole hours between `iat` and now, within two minutes. A wrong time zone causes them, but so does age.
 fn hours_behind(parts: &JwtParts, now: UnixTime) -> Option<i64> {
     let age = UnixTime::from_seconds(parts.numeric_date("iat")?).seconds_until(now);
     let is_near = |hours: &i64| (age - hours * 3_600).abs() < 120;
@@ -312,11 +313,11 @@ pub fn lifetime(input: &CheckInput<'_>) -> Observations {
         let exp = parts.numeric_date("exp")?;
         let life = match (parts.numeric_date("iat"), purpose) {
             (Some(iat), _) => Some(exp.saturating_sub(iat)),
-            // As long as this at least.
+            // Without `iat`, the remaining time is a lower bound.
             (None, Purpose::Assertion) => Some(exp.saturating_sub(input.now.seconds()).max(1)),
             (None, _) => None,
         };
-        // A duration, and milliseconds: another check's findings.
+        // The check `token-expiry` reports an `exp` that is a duration or in milliseconds.
         if exp < YEAR || life.is_some_and(|life| life.unsigned_abs() > 20 * YEAR.unsigned_abs()) {
             return None;
         }
@@ -332,7 +333,7 @@ pub fn lifetime(input: &CheckInput<'_>) -> Observations {
             (Purpose::Intercom, _) => None,
             (_, None) => Some(Observation::skipped(
                 about,
-                "it has no `iat` that is a number, so nobody knows how long it lives",
+                "it has no `iat` that is a number, so its lifetime is unknown",
             )),
         }
     });
@@ -343,7 +344,7 @@ pub fn lifetime(input: &CheckInput<'_>) -> Observations {
     tokens.chain(profiles).collect()
 }
 
-/// The sources contradict each other: 3 minutes, 5 minutes, or no bound at all.
+/// Judges the lifetime of an assertion. Sources disagree on the bound: 3 minutes, 5 minutes, or none.
 fn assertion_lifetime(about: &str, life: i64) -> Observation {
     if life <= MAX_ASSERTION_LIFETIME {
         return Observation::pass(about, "it lives for minutes");
@@ -362,7 +363,7 @@ fn check_lifetime(about: String, life: i64) -> Observation {
                 format_duration(life)
             );
             Observation::warn(about, seen).with_advice(format!(
-                "`ttl` = \"1h\"; never less than 5 minutes ({shortest} s is the least of all)"
+                "`ttl` = \"1h\"; never less than 5 minutes ({shortest} s is the minimum)"
             ))
         }
         CHANNEL_SESSION.. if life > CHANNEL_SESSION => {
@@ -395,7 +396,7 @@ fn advise_quotes(name: &str) -> String {
     format!("where the token is made, write `{name}` as text, in quotes")
 }
 
-/// Why a claim names nobody: the rules of the endpoints that mint.
+/// Why a claim is no valid subject, by the rules of the minting endpoints.
 pub(super) fn subject_faults(name: &str, value: &Json) -> Vec<String> {
     let fault = match value {
         Json::String(text) => Subject::parse(name, text.clone()).err().map(|objection| objection.message),

@@ -86,11 +86,11 @@ impl Report {
         let text = match outcome {
             CheckOutcome::Fail if self.findings.is_empty() => "can't say: nothing was looked at".to_owned(),
             CheckOutcome::Fail if warnings == 0 => {
-                format!("{} to mend; {passed}", pluralize(faults, "fault"))
+                format!("{} to fix; {passed}", pluralize(faults, "fault"))
             }
             CheckOutcome::Fail => {
                 format!(
-                    "{} to mend and {}; {passed}",
+                    "{} to fix and {}; {passed}",
                     pluralize(faults, "fault"),
                     pluralize(warnings, "warning")
                 )
@@ -171,7 +171,7 @@ pub fn verify_token(input: &CheckInput<'_>) -> (Report, ReportSummary) {
         CheckOutcome::Fail => format!("{who} would not take this token"),
         _ if !checked => {
             let reason = unchecked.map_or("its signature was not checked", |skipped| skipped.reason.as_str());
-            let text = format!("can't say: nothing speaks against it, but {reason}{judged_as}");
+            let text = format!("can't say: no check failed, but {reason}{judged_as}");
             return (report, ReportSummary { outcome: CheckOutcome::Fail, text });
         }
         CheckOutcome::Warn => format!("{who} would take this token; mind the warnings"),

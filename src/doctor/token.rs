@@ -74,10 +74,10 @@ impl UnverifiedToken {
         }
         let found = distinct_tokens(text);
         let parts = match found.as_slice() {
-            [] => Err(NotAJwt::new("it has not the three parts of a JWT", FIX_PASTE_WHOLE)),
+            [] => Err(NotAJwt::new("it doesn't have the three parts of a JWT", FIX_PASTE_WHOLE)),
             [token] => JwtParts::parse(token),
             more => Err(NotAJwt::new(
-                format!("{} JWTs stand in it", more.len()),
+                format!("{} JWTs were found in it", more.len()),
                 "paste one token, and that alone",
             )),
         };
@@ -126,7 +126,7 @@ impl JwtParts {
                     "it has five parts: it is encrypted (JWE); Salesforce takes signed ones",
                     "have it signed (JWS), not encrypted",
                 ),
-                _ => NotAJwt::new("it has not the three parts of a JWT", FIX_PASTE_WHOLE),
+                _ => NotAJwt::new("it doesn't have the three parts of a JWT", FIX_PASTE_WHOLE),
             });
         };
         let signature = decode_part("signature", signature)?;

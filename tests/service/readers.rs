@@ -780,8 +780,8 @@ fn a_token_is_found_in_what_people_paste() {
         ),
         ("the same twice", format!("{good} = {good}"), true, "other text stands around it"),
         ("a byte order mark", format!("\u{feff}{good}"), true, ""),
-        ("two tokens", format!("{good},{other}"), false, "2 JWTs stand in it"),
-        ("two tokens in two lines", format!("{good}\n{other}\n"), false, "2 JWTs stand in it"),
+        ("two tokens", format!("{good},{other}"), false, "2 JWTs were found in it"),
+        ("two tokens in two lines", format!("{good}\n{other}\n"), false, "2 JWTs were found in it"),
         (
             "a bundle's answer",
             json!({"tokens": {"one": good, "two": other}}).to_string(),
@@ -789,7 +789,7 @@ fn a_token_is_found_in_what_people_paste() {
             "paste one token, and that alone",
         ),
         ("broken into lines", format!("{broken}\n{cut}"), false, "holds white space or line breaks"),
-        ("two parts", good.rsplit_once('.').expect("parts").0.to_owned(), false, "has not the three parts"),
+        ("two parts", good.rsplit_once('.').expect("parts").0.to_owned(), false, "doesn't have the three parts"),
         ("no token", "setIdentityToken()".to_owned(), false, "paste the token alone"),
     ] {
         let given = Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("token.txt", &pasted);

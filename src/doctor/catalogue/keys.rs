@@ -20,7 +20,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "key-strength",
         title: "A key is RSA of 2048 bits or more",
-        symptom: "the key fails to upload, or no token is taken",
+        symptom: "the key fails to upload, or every token is rejected",
         question: "Is it an RSA key that RS256 allows (RFC 7518, section 3.3)?",
         fix: "make another: `tokenmint keys new KID`, or `openssl genpkey -algorithm RSA -pkeyopt \
               rsa_keygen_bits:2048`, and upload its JWK and certificate",
@@ -54,7 +54,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "key-pair",
         title: "Private key, JWK and certificate are one pair",
-        symptom: "every chat is a guest's, or `invalid assertion`",
+        symptom: "every chat is unverified, or `invalid assertion`",
         question: "Salesforce asks: Is the JWKS for the private key used to sign the JWT?",
         fix: "make JWK and certificate from the key that signs (`tokenmint jwk KID`) and upload them: Setup > \
               Enhanced Chat User Verification > Keys > New Key; for OAuth Setup > External Client App Manager > \
@@ -67,7 +67,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "separate-keys",
         title: "Identity tokens and OAuth assertions have keys of their own",
-        symptom: "nothing, until one leak opens both doors",
+        symptom: "nothing, until one leaked key signs both kinds of token",
         question: "Are different kinds of JWT signed by different keys (RFC 8725, section 3.12)?",
         fix: "a keyset for each: `tokenmint keys new KID --directory keys/crm`, [keysets.crm], and `keyset = \"crm\"` \
               in the [oauth] profiles; upload the new certificate to the app",
@@ -91,7 +91,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "certificate-dates",
         title: "A certificate is valid, for ten days at least",
-        symptom: "the key fails to upload; later, every chat is a guest's",
+        symptom: "the key fails to upload; later, every chat is unverified",
         question: "Salesforce asks: Has the certificate expired? The certificate must be valid for at least 10 days",
         fix: "make a new certificate for the same key (remove KID.crt and tokenmint derives one), and upload the JWK \
               anew: Setup > Enhanced Chat User Verification > Keys",
@@ -104,7 +104,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         id: "app-certificate",
         title: "A certificate fits an app's upload",
         symptom: "the app refuses the certificate",
-        question: "Is it at most 4 KB, and made for years, not for ever?",
+        question: "Is it at most 4 KB, and valid for a few years, not forever?",
         fix: "make it from a key of 2048 bits and without a chain: `tokenmint keys new`",
         source: Field,
         online: false,

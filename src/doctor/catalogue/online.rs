@@ -8,7 +8,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "jwks-reachable",
         title: "The JWKS answers 200 at once",
-        symptom: "every chat is a guest's, and every status is 200",
+        symptom: "every chat is unverified, and every status is 200",
         question: "Is the Endpoint URL behind a login, a redirect, or down?",
         fix: "make `curl -i URL` from outside answer 200 and JSON, over https: no login, no redirect, no bot protection; the URL \
               in Setup > Enhanced Chat User Verification > Keysets is the same",
@@ -20,7 +20,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "jwks-light",
         title: "The JWKS is fast and small",
-        symptom: "now and then a chat is a guest's",
+        symptom: "now and then a chat is unverified",
         question: "Does it answer within 500 ms and 50 KiB, the defaults of the library that most Java servers fetch \
                   with?",
         fix: "put a cache in front of it, near Salesforce; remove keys that are gone (`tokenmint keys list`)",
@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "jwks-current",
         title: "The JWKS shows the keys that sign",
-        symptom: "after a change of keys every chat is a guest's",
+        symptom: "after a change of keys every chat is unverified",
         question: "Salesforce asks: Was the JWT created using the same JWKS uploaded and configured?",
         fix: "let every replica have the same key files, and no cache keep the answer for longer than its max-age",
         source: Field,

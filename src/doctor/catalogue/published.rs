@@ -10,7 +10,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "text",
         title: "A JWK or JWT is that and nothing else",
-        symptom: "the key fails to upload, or the token isn't taken",
+        symptom: "the key fails to upload, or the token is rejected",
         question: "Was it copied whole and bare? Salesforce's utility prints `JWK : ` and `JWT : ` before its output",
         fix: "copy the JSON from its first `{` to its last `}`, or the token alone",
         source: Doc,
@@ -45,7 +45,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "jwk-numbers",
         title: "`n` and `e` are base64url",
-        symptom: "no signature verifies: every chat is a guest's",
+        symptom: "no signature verifies: every chat is unverified",
         question: "Salesforce asks: Are the `n` (modulus) and `e` (exponent) properties of the key Base64 URL encoded?",
         fix: "base64url without padding and without a leading zero octet (RFC 7518, section 6.3.1.1): `-` and `_` in \
               place of `+` and `/`, no `=`; or take the output of `tokenmint jwk KID`",
@@ -57,7 +57,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "jwk-x5c",
         title: "A JWK carries its certificate",
-        symptom: "the key uploads, and every chat is a guest's, with no error",
+        symptom: "the key uploads, and every chat is unverified, with no error",
         question: "Salesforce asks: Does your key include these required properties: … x5c?",
         fix: "make a self-signed certificate from the same key and add it; `tokenmint jwk KID` does both",
         source: Doc,
@@ -68,7 +68,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "jwk-x5c-form",
         title: "`x5c` is plain base64 of a certificate",
-        symptom: "the key fails to upload, or every chat is a guest's",
+        symptom: "the key fails to upload, or every chat is unverified",
         question: "Salesforce asks: Is the string in the x5c parameter base64-encoded?",
         fix: "an array with the certificate's DER in plain base64 (RFC 7517, section 4.7): the PEM file without its \
               first and last line and without line breaks",
@@ -83,7 +83,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         symptom: "a strict parser refuses the key",
         question: "Is `x5t` the SHA-1, and `x5t#S256` the SHA-256 of the certificate's DER, in base64url (RFC 7517, \
                   sections 4.8 and 4.9)?",
-        fix: "leave both out, as no one needs them, or take the output of `tokenmint jwk KID`",
+        fix: "leave both out, because nobody needs them, or take the output of `tokenmint jwk KID`",
         source: Rfc,
         online: false,
         requires: Requirement::Thumbprint,

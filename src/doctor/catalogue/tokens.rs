@@ -19,7 +19,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-header",
         title: "A token's header has alg, typ and kid",
-        symptom: "every chat is a guest's",
+        symptom: "every chat is unverified",
         question: "Salesforce asks: Does your token header include these properties? alg, typ, kid",
         fix: "set them where the token is made, for example {\"alg\":\"RS256\",\"typ\":\"JWT\",\"kid\":\"…\"}. Salesforce's \
               own generator leaves `typ` out, and its tokens are accepted",
@@ -31,7 +31,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-claims",
         title: "A token's body has sub, iss and exp",
-        symptom: "every chat is a guest's",
+        symptom: "every chat is unverified",
         question: "Salesforce asks: Does your token body include these properties? sub, iss, exp",
         fix: "set them where the token is made, each once; an assertion needs `aud` too (RFC 7523, section 3)",
         source: Doc,
@@ -42,7 +42,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-algorithm",
         title: "A token is signed by RS256, as its JWK says",
-        symptom: "every chat is a guest's, or `invalid assertion`",
+        symptom: "every chat is unverified, or `invalid assertion`",
         question: "Is the token signed with the private key (RS256, RS512), not with a shared secret (HS256)?",
         fix: "sign with RS256 and the private RSA key; HS256 is Intercom's. `alg` of header and JWK are the same",
         source: Doc,
@@ -53,7 +53,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-kid",
         title: "Token and JWK have the same key id",
-        symptom: "every chat is a guest's",
+        symptom: "every chat is unverified",
         question: "Salesforce asks: Does the uploaded JWK have the same kid value as the kid value in the JWT?",
         fix: "make them the same, byte for byte: upload the JWK with the token's `kid` in Setup > Enhanced Chat User \
               Verification > Keys, and add it to the keyset",
@@ -65,7 +65,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-signature",
         title: "A known key signed the token",
-        symptom: "every chat is a guest's, or `invalid assertion`",
+        symptom: "every chat is unverified, or `invalid assertion`",
         question: "Salesforce asks: Was the JWT created using the same JWKS uploaded and configured with the Messaging \
                   Channel?",
         fix: "find out which key signs where the token is made, and upload the JWK of that one: Setup > Enhanced Chat \
@@ -78,7 +78,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "issuer",
         title: "The issuer is the keyset's, byte for byte",
-        symptom: "every chat is a guest's",
+        symptom: "every chat is unverified",
         question: "Salesforce asks: Does your JWT use the same issuer as the issuer that you specified in Salesforce \
                   Setup?",
         fix: "compare with JSON Web Key Issuer in Setup > Enhanced Chat User Verification > Keysets: the same bytes, \
@@ -104,7 +104,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-expiry",
         title: "`exp` is a moment ahead, in seconds",
-        symptom: "the token is dead on arrival: `expired authorization code`, or the chat asks for another at once",
+        symptom: "the token has expired on arrival: `expired authorization code`, or the chat asks for another at once",
         question: "Is `exp` a number of seconds since 1970 that lies ahead?",
         fix: "mint a new one; if it comes expired, set the clock of its maker (NTP)",
         source: Field,
@@ -115,7 +115,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-not-yet",
         title: "`nbf` and `iat` have passed",
-        symptom: "the token isn't taken yet",
+        symptom: "the token isn't accepted yet",
         question: "Is the clock that made it right?",
         fix: "set the clock of the token's maker (NTP); Salesforce is said to allow three minutes",
         source: Field,
@@ -150,7 +150,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         id: "intercom",
         title: "Intercom's token names one user by user_id",
         symptom: "Intercom answers 403 or 400",
-        question: "Has the token `user_id`, as text, of a user who is signed in, by HS256?",
+        question: "Is `user_id` the id of a signed-in user, as text, and is the token signed with HS256?",
         fix: "set `user_id` to the id of the signed-in user, as text, and make no token for a visitor; hand the token in \
               again on every `update`",
         source: Doc,

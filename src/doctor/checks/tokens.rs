@@ -359,7 +359,7 @@ fn check_lifetime(about: String, life: i64) -> Observation {
     match life {
         ..MIN_SENSIBLE_LIFETIME => {
             let seen = format!(
-                "its tokens live for {}, less than some browsers' clocks are wrong",
+                "its tokens live for {}, less than the error of some browsers' clocks",
                 format_duration(life)
             );
             Observation::warn(about, seen).with_advice(format!(

@@ -164,7 +164,7 @@ faults! {
         Given::configured(&[(PUBLIC, "https://tokens.acme.example:8443")]);
     a_public_address_on_this_host: "public-url", warn, "can't reach",
         Given::configured(&[(PUBLIC, "http://localhost:8443")]);
-    a_profile_s_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
+    a_profile_s_life_below_browsers_clock_errors: "lifetime", warn, "less than the error of some browsers' clocks",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"2m\"")]);
     a_profile_s_life_beyond_the_channel_s_session: "lifetime", warn, "longer than a channel's session",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"3h\"")]);

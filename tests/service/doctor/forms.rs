@@ -18,7 +18,7 @@ fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
     assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     let verdict = lines.iter().rposition(|line| line.is_empty()).expect("a line before the verdict") + 1;
-    assert!(lines[verdict].starts_with("✗ 1 fault to mend and 1 warning; "), "{}", ran.stdout);
+    assert!(lines[verdict].starts_with("✗ 1 fault to fix and 1 warning; "), "{}", ran.stdout);
     let at = lines.iter().position(|line| line.contains("✗ jwk-x5c ")).expect("the fault");
     assert!(lines[at + 1].starts_with("      Salesforce asks: "), "{}", ran.stdout);
     assert!(lines[at + 2].starts_with("    → make a self-signed certificate"), "{}", ran.stdout);

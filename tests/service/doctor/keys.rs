@@ -100,15 +100,15 @@ faults! {
         Given::nothing().file("Key1.crt", &chain(&[&issued(&named("authority")), &authority_of(&openssl("rsa:2048"))]));
     a_certificate_that_names_another_algorithm_outside: "certificate-form", fail, "names two algorithms",
         Given::nothing().file("Key1.crt", &chain(&[&as_sha1(&issued(&named("authority"))), &named("authority")]));
-    a_certificate_whose_authority_s_has_expired: "certificate-dates", fail, "certificate 2 of its chain ran out",
+    a_certificate_whose_authority_s_has_expired: "certificate-dates", fail, "certificate 2 of its chain expired",
         Given::nothing().file("Key1.crt", &chain(&[&certificate(-1, 730, |_| ()), &certificate(-400, -1, |_| ())]));
-    a_certificate_that_has_expired: "certificate-dates", fail, "ran out",
+    a_certificate_that_has_expired: "certificate-dates", fail, "expired",
         Given::nothing().file("Key1.crt", &pem_of(&certificate(-400, -1, |_| ())));
     an_uploaded_certificate_with_nine_days_left: "certificate-dates", fail, "fewer than ten days",
         Given::nothing().jwk(&certificate(-1, 9, |_| ()).jwk("Key1")).refused("isn't valid for another 10 days");
     an_uploaded_certificate_of_tomorrow: "certificate-dates", fail, "isn't valid before",
         Given::nothing().jwk(&certificate(1, 400, |_| ()).jwk("Key1")).refused("isn't valid yet");
-    a_certificate_with_three_weeks_left: "certificate-dates", warn, "runs out",
+    a_certificate_with_three_weeks_left: "certificate-dates", warn, "expires",
         Given::nothing().jwk(&certificate(-1, 21, |_| ()).jwk("Key1"));
     a_configured_certificate_that_has_expired: "certificate-dates", fail, "a derived one is published in its place",
         {

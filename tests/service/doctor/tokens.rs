@@ -224,7 +224,7 @@ faults! {
         claiming(&json!({"iat": seconds() * 1000}));
     a_token_from_a_fast_clock: "token-not-yet", fail, "`iat` lies",
         lived(600, 600);
-    a_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
+    a_life_below_browsers_clock_errors: "lifetime", warn, "less than the error of some browsers' clocks",
         lived(0, 200);
     a_life_beyond_the_channel_s_session: "lifetime", warn, "longer than a channel's session",
         lived(0, 7200);

@@ -1,4 +1,4 @@
-//! Bodies that don't behave, and the mark of an answer that is never sent.
+//! Faulty response bodies (truncated, throttled, endless), and the marker of a connection abort.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,20 +11,20 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
-/// So that what came before a cut is on the wire.
+/// The pause before an abort, so that the bytes before it are sent.
 const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
-/// The connection ends without an answer. [`serve`](super::serve) finds it among an answer's extensions.
+/// Ends the connection without a response. [`serve`](super::serve) finds it in the extensions of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionAbort {
-    /// TCP RST.
+    /// Sends a TCP RST.
     Reset,
-    /// TCP FIN.
+    /// Sends a TCP FIN.
     Close,
 }
 
 impl ConnectionAbort {
-    /// For servers that don't know of cuts, the body breaks at once.
+    /// A response that carries the marker. Servers other than `serve` see a body that fails at once.
     pub fn response(self) -> Response {
         let mut response = Response::new(Body::new(TruncatedBody::after(Bytes::new())));
         response.extensions_mut().insert(self);
@@ -34,7 +34,7 @@ impl ConnectionAbort {
 
 impl fmt::Display for ConnectionAbort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection is cut on purpose")
+        f.write_str("the sandbox aborts the connection on purpose")
     }
 }
 
@@ -42,7 +42,7 @@ impl std::error::Error for ConnectionAbort {}
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, ConnectionAbort>>>;
 
-/// Some bytes, and then the connection breaks.
+/// Sends some bytes, then aborts the connection.
 pub(super) struct TruncatedBody {
     first: Bytes,
     pause: Pin<Box<Sleep>>,
@@ -67,7 +67,7 @@ impl hyper::body::Body for TruncatedBody {
     }
 }
 
-/// One byte at a time.
+/// Sends one byte at a time.
 pub(super) struct ThrottledBody {
     left: Bytes,
     tick: Interval,
@@ -94,7 +94,7 @@ impl hyper::body::Body for ThrottledBody {
     }
 }
 
-/// A string in JSON that goes on for so many bytes, or for ever.
+/// A JSON string that never closes: `left` bytes after [`Self::PREFIX`], or without end if `left` is `None`.
 pub(super) struct EndlessBody {
     prefix: Bytes,
     left: Option<u64>,

@@ -1,4 +1,4 @@
-//! `/__sandbox/`: where a test asks what was seen, and what shall go wrong.
+//! `/__sandbox/`: the control endpoints, where a test reads the counts and sets faults and settings.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -29,7 +29,7 @@ pub(super) fn router() -> Router<Sandbox> {
         })
 }
 
-/// The counts, why tokens were refused, the faults that are left, and the settings.
+/// Responds with the counts, the reasons of refusals, the remaining faults and the settings.
 async fn state(State(sandbox): State<Sandbox>) -> Response {
     let now = sandbox.now();
     let reasons = sandbox.reasons();
@@ -51,12 +51,12 @@ async fn reset(State(sandbox): State<Sandbox>) -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// The new list takes the place of the old one; `[]` ends all faults.
+/// Replaces the list of faults. `[]` removes all.
 async fn faults(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
     no_content_or_error(parse_body::<Vec<Fault>>(&body).map(|faults| sandbox.set_faults(faults)))
 }
 
-/// Those that are named change; the others stay.
+/// Changes the given settings and keeps the others.
 async fn settings(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
     let changed = parse_body::<serde_json::Map<String, Value>>(&body).and_then(|changes| {
         let mut all = json!(sandbox.state().settings);

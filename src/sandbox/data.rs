@@ -1,4 +1,4 @@
-//! `/services/data`: as much of the REST API as a client needs to make one query.
+//! `/services/data`: the part of the REST API that a client needs for one query.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -8,17 +8,17 @@ use serde_json::{Map, Value, json};
 use super::state::{OauthSession, bearer};
 use super::{Sandbox, json_response};
 
-/// The newest is what current clients ask for first.
+/// The label and number of each API version, the newest last.
 const VERSIONS: [(&str, &str); 3] = [("Winter '24", "59.0"), ("Winter '25", "62.0"), ("Winter '26", "65.0")];
 
-/// The session that a request's bearer token stands for.
+/// The live session of the bearer token. Extends the session, unless the token is a JWT.
 pub(super) fn session_of_bearer(sandbox: &Sandbox, headers: &HeaderMap) -> Option<OauthSession> {
     let now = sandbox.now();
     let token = bearer(headers)?;
     let mut state = sandbox.state();
     let life = i64::try_from(state.settings.session_life.as_secs()).unwrap_or(i64::MAX);
     let session = state.sessions.get_mut(token).filter(|session| now < session.expires_at)?;
-    // Use renews a session; that of a JWT ends when its `exp` says.
+    // The session of a JWT ends at its `exp`.
     if !token.contains('.') {
         session.expires_at = now.saturating_add(life);
     }
@@ -33,7 +33,7 @@ fn error_response(status: StatusCode, code: &str, message: &str) -> Response {
     json_response(status, &json!([{"message": message, "errorCode": code}]))
 }
 
-/// Needs no session.
+/// Lists the API versions. Needs no session.
 pub(super) async fn versions() -> Response {
     let version = |(label, version): (&str, &str)| json!({"label": label, "url": format!("/services/data/v{version}"), "version": version});
     json_response(StatusCode::OK, &VERSIONS.into_iter().map(version).collect())
@@ -81,7 +81,7 @@ pub(super) async fn query(
     }
 }
 
-/// One record with every field that was asked for.
+/// A record with every field of a `SELECT`. `None` for a malformed query.
 fn query_record(soql: &str, version: &str) -> Option<Value> {
     let words: Vec<&str> = soql.split_whitespace().collect();
     if !words.first()?.eq_ignore_ascii_case("select") {
@@ -100,7 +100,7 @@ fn query_record(soql: &str, version: &str) -> Option<Value> {
     (record.len() > 1).then_some(Value::Object(record))
 }
 
-/// `v59.0`.
+/// Whether `text` is an API version, for example `v59.0`.
 fn is_version(text: &str) -> bool {
     let number = text.strip_prefix('v').and_then(|number| number.split_once('.'));
     number.is_some_and(|(major, minor)| {

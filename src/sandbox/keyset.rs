@@ -1,6 +1,6 @@
-//! A keyset as Salesforce sees it: fetched from its endpoint, or uploaded in Setup.
+//! Verifies identity tokens against a keyset: fetched from its endpoint and cached, or uploaded in Setup.
 //!
-//! Salesforce documents neither time-outs nor sizes nor how long it keeps a set; these are on the strict side.
+//! Salesforce documents no timeout, size limit or cache lifetime. The values here are strict.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::clock::UnixTime;
 
 const MAX_JWKS_BYTES: usize = 50 << 10;
 const MIN_CERTIFICATE_SECONDS: i64 = 10 * 86_400;
-/// RFC 7518, section 3.3.
+/// The minimum for RS256 (RFC 7518, section 3.3).
 const MIN_KEY_BITS: usize = 2048;
 
-/// The `sub` of an identity token that the deployment's keyset vouches for.
+/// Verifies an identity token against the keyset of `deployment`. Returns its `sub`.
 ///
 /// # Errors
-/// Says why it doesn't, for who asks the sandbox; Salesforce tells nobody.
+/// The token isn't verified. The reason is for users of the sandbox, because Salesforce tells no reason.
 pub(super) async fn verify_identity_token(
     sandbox: &Sandbox,
     deployment: &Deployment,
@@ -54,7 +54,7 @@ pub(super) async fn verify_identity_token(
     if !jwt.verified_by(&key, algorithm) {
         return Err("has a signature that the keyset's key doesn't verify".to_owned());
     }
-    // The widget compares numbers; a string or a duration is "expired" at once.
+    // The chat widget compares numbers: it treats a string or a duration as expired.
     let exp = jwt.claims.get("exp").and_then(Value::as_f64).ok_or("has no `exp` that is a number")?;
     #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
     if exp <= sandbox.now() as f64 {
@@ -66,11 +66,12 @@ pub(super) async fn verify_identity_token(
     }
 }
 
-/// What Setup says to a key that somebody uploads (Salesforce Help, "Troubleshooting User Verification"). That one
-/// without `x5c` is accepted, and then vouches for nobody, people have seen.
+/// Validates a JWK like the upload form of Setup (Salesforce Help, "Troubleshooting User Verification").
+///
+/// A JWK without `x5c` is accepted, but never verifies a token. That was seen in live orgs.
 ///
 /// # Errors
-/// Why it fails to upload.
+/// The JWK fails to upload. Says why.
 pub fn upload_key(text: &str, now: UnixTime) -> Result<Value, String> {
     let jwk: Value = serde_json::from_str(text).map_err(|error| format!("isn't JSON: {error}"))?;
     if !jwk.is_object() || jwk.get("keys").is_some() {
@@ -95,8 +96,7 @@ pub fn upload_key(text: &str, now: UnixTime) -> Result<Value, String> {
     Ok(jwk)
 }
 
-/// The key of a JWK. One that was uploaded needs its certificate; where there is one, it must be of that key
-/// (RFC 7517, section 4.7).
+/// The public key of a JWK. An uploaded JWK needs a certificate. A certificate must match the key (RFC 7517, section 4.7).
 fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
     if jwk["kty"] != "RSA" {
         return Err("isn't an RSA key".to_owned());
@@ -116,7 +116,7 @@ fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
             return Err("has a certificate of another key".to_owned());
         }
         (Some(n), Some(e), _) => (n, e),
-        // An upload needs `x5c` alone.
+        // An upload may have `x5c` alone.
         (None, None, Some(certified)) if jwk.get("n").is_none() => certified,
         _ => return Err("has an `n` or `e` that isn't base64url without padding".to_owned()),
     };
@@ -126,7 +126,7 @@ fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
     Ok(DecodingKey::from_rsa_raw_components(&n, &e))
 }
 
-/// `n` and `e` of the certificate in an `x5c`: plain base64, not base64url, and no PEM lines.
+/// `n` and `e` of the certificate in an `x5c`, which is plain base64 (not base64url) without PEM lines.
 fn certificate_numbers(text: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
     let der = STANDARD.decode(text).map_err(|_| "has an `x5c` that isn't plain base64")?;
     let (_, certificate) =
@@ -159,7 +159,7 @@ async fn cached_jwks(sandbox: &Sandbox, url: &str) -> Result<Arc<Value>, String>
     Ok(set)
 }
 
-/// No redirect, no credentials, JSON whatever its media type.
+/// Fetches a JWKS without following redirects and without credentials. Ignores the media type.
 async fn fetch_jwks(client: &reqwest::Client, url: &str) -> Result<Value, String> {
     let unreachable = |error: reqwest::Error| {
         let why = if error.is_timeout() { "is too slow" } else { "can't be reached" };

@@ -1,7 +1,7 @@
-//! `/iamessage/api/v2/authorization/`: messaging access tokens for who shows an identity token.
+//! `/iamessage/api/v2/authorization/`: exchanges an identity token for a messaging access token.
 //!
-//! A failed verification can look like success: 200, with a guest's session. Statuses and texts of refusals
-//! are documented nowhere, but for the one about active schemes, which people have seen.
+//! A failed verification can look like a success: 200 with an anonymous session. The statuses and texts of refusals are
+//! undocumented. Only the text about active AuthSchemes was seen in live orgs.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -45,7 +45,7 @@ pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) ->
         let names = sandbox.org().deployments.iter().map(|known| known.es_developer_name.as_str());
         let names: Vec<&str> = names.collect();
         sandbox.log_reason(format!(
-            "the esDeveloperName is no deployment's, of which there are: {}",
+            "no deployment has this esDeveloperName; the deployments are: {}",
             names.join(", ")
         ));
         return error_response(StatusCode::NOT_FOUND, "No published deployment has this esDeveloperName.");
@@ -69,8 +69,8 @@ pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) ->
     json_response(StatusCode::OK, &body)
 }
 
-/// Who the session is for, the only place in the answer that says whether a user was verified; `None` where the
-/// deployment gives guests no session.
+/// The subject of the session. Only its form tells a client whether the user was verified. `None` if the deployment refuses
+/// unverified users.
 fn subject(sandbox: &Sandbox, deployment: &Deployment, verified: Result<String, String>) -> Option<String> {
     match verified {
         Ok(sub) => {
@@ -93,7 +93,7 @@ pub(super) fn anonymous(sandbox: &Sandbox) -> String {
     format!("v2/iamessage/ANON/{}", sandbox.uuid())
 }
 
-/// A client's access token, which is live from now on, and where its events begin.
+/// Issues an access token to a new client of `chat`, and names the first event id.
 fn new_client(sandbox: &Sandbox, chat: &MessagingSession, capabilities_version: &str) -> Value {
     let claims = json!({
         "sub": chat.subject,
@@ -125,7 +125,7 @@ fn channel(sandbox: &Sandbox, deployment: &str) -> String {
     format!("{}-{deployment}", id_15(&sandbox.org().org_id))
 }
 
-/// A new client of the same session: the same subject and end, another client id.
+/// Issues an access token for the same session, with a new client id and the same expiry.
 pub(super) async fn continuation(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
     match session_of_bearer(&sandbox, &headers) {
         Some(chat) => json_response(StatusCode::OK, &new_client(&sandbox, &chat, "1")),

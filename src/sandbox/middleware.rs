@@ -1,4 +1,4 @@
-//! In front of every handler: counts requests and plays faults on them.
+//! Middleware in front of every handler: counts requests, injects faults and sets `Date`.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) async fn inject_faults(State(sandbox): State<Sandbox>, request: Reque
     let mut response = match fault {
         None => next.run(request).await,
         Some((fault, target)) => {
-            tracing::debug!(fault = ?fault.fault, path = request.uri().path(), "sandbox: plays a fault");
+            tracing::debug!(fault = ?fault.fault, path = request.uri().path(), "sandbox: injects a fault");
             let retry_after = fault.retry_after.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
             let mut response = apply_fault(&sandbox, fault, target, request, next).await;
             response.headers_mut().extend(retry_after.map(|value| (RETRY_AFTER, value)));
@@ -35,7 +35,7 @@ pub(super) async fn inject_faults(State(sandbox): State<Sandbox>, request: Reque
     response
 }
 
-/// Counts a request; `None` where faults don't reach.
+/// Counts a request, and returns the fault target that it belongs to. `None` for the control endpoints, which have no faults.
 fn count_request(sandbox: &Sandbox, request: &Request) -> Option<FaultTarget> {
     let (method, path) = (request.method(), request.uri().path());
     let counts = &mut sandbox.state().counts;
@@ -146,7 +146,7 @@ fn fault_error_body(fault: &Fault, target: FaultTarget) -> Value {
     }
 }
 
-/// Another body under the same head, `Content-Length` included.
+/// Replaces the body, and keeps the headers and the original `Content-Length`.
 async fn replace_body(response: Response, body: impl FnOnce(Bytes) -> Body) -> Response {
     let (mut parts, old) = response.into_parts();
     let all = to_bytes(old, usize::MAX).await.unwrap_or_default();
@@ -154,7 +154,7 @@ async fn replace_body(response: Response, body: impl FnOnce(Bytes) -> Body) -> R
     Response::from_parts(parts, body(all))
 }
 
-/// RFC 9110, section 5.6.7.
+/// Formats a time as an HTTP date (RFC 9110, section 5.6.7).
 fn http_date(seconds: i64) -> Option<HeaderValue> {
     let format = time::macros::format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_reads_as_http_has_it() {
+    fn a_date_has_the_format_of_http() {
         assert_eq!(http_date(784_111_777).expect("a date"), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

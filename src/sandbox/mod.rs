@@ -1,10 +1,10 @@
-//! Salesforce's side of the exchanges on loopback: for tests, for `tokenmint dev` and for users' own CI.
+//! A fake Salesforce server on loopback: for tests, for `tokenmint dev` and for the CI of users.
 //!
-//! - It is written from what Salesforce documents and what people have seen it do. It shares no code with
-//!   `tokens`, `jwks`, `callers` or `http`, or the two would agree on the same mistake.
-//! - Where sources disagree, [`Settings`] say which is played; what nobody documents is marked in the code.
-//! - [`Fault`]s make it misbehave; `/__sandbox/` is where a test asks for them.
-//! - It proves nothing about who calls it, so [`serve`] refuses to listen on anything but loopback.
+//! - It follows Salesforce's documentation and reports from live orgs. It shares no code with the modules that mint tokens or
+//!   serve requests, because shared code would hide a mistake on both sides.
+//! - [`Settings`] choose the behaviour where sources disagree. The code marks undocumented behaviour.
+//! - Fault injection: tests set [`Fault`]s at `/__sandbox/`.
+//! - Callers aren't authenticated, so [`serve`] listens on loopback only.
 
 mod bodies;
 mod control;
@@ -36,12 +36,11 @@ pub use org::{ConnectedApp, Deployment, KeySource, OnFailure, Org, Settings};
 pub use server::serve;
 pub use state::{RequestCounts, Sandbox};
 
-/// Far above any request of ours, and small enough that a mistake shows.
+/// The largest request body. Far more than tokenmint sends, and small enough to reveal a mistake.
 const MAX_REQUEST_BYTES: usize = 256 << 10;
 
 impl Sandbox {
-    /// All that it plays. Behind another server than [`serve`], the faults that cut connections end in the
-    /// middle of a body instead.
+    /// The router with all endpoints. With a server other than [`serve`], a connection abort becomes a failing body.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/services/oauth2/token", post(oauth::token))
@@ -72,7 +71,7 @@ impl Sandbox {
     }
 }
 
-/// Answers with tokens, and refusals of them, are stored nowhere (RFC 6749, section 5.1).
+/// Headers of JSON responses: caches must not store tokens (RFC 6749, section 5.1).
 const NO_STORE: [(HeaderName, HeaderValue); 2] =
     [(CACHE_CONTROL, HeaderValue::from_static("no-store")), (PRAGMA, HeaderValue::from_static("no-cache"))];
 

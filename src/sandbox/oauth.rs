@@ -1,7 +1,7 @@
-//! `/services/oauth2/`: the JWT bearer grant, revocation, and who a session belongs to.
+//! `/services/oauth2/`: the JWT bearer grant (RFC 7523), revocation (RFC 7009) and user info.
 //!
-//! Refusals are those of Salesforce Help, "OAuth Authorization Errors", in its own words: 400 with `error` and
-//! `error_description`. In which order Salesforce checks is documented nowhere.
+//! Refusals follow Salesforce Help, "OAuth Authorization Errors": 400 with `error` and `error_description`. The order of
+//! Salesforce's checks is undocumented.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Bytes;
@@ -23,10 +23,10 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const LOGIN_URL: &str = "https://login.salesforce.com";
 const TEST_URL: &str = "https://test.salesforce.com";
 const HOUR_SECONDS: i64 = 3600;
-/// How far ahead `exp` may be where that is judged at all.
+/// How many seconds ahead `exp` may be with [`Settings::strict_exp`](super::Settings::strict_exp).
 const MAX_EXP_AHEAD: i64 = 300;
 
-/// `error` and `error_description`, and for the log of the sandbox what exactly was wrong.
+/// `error` and `error_description` of the response, and the exact reason for the log of the sandbox.
 struct OauthError {
     error: &'static str,
     description: &'static str,
@@ -94,7 +94,7 @@ fn login(sandbox: &Sandbox, headers: &HeaderMap, body: &[u8]) -> Result<Value, O
     })
 }
 
-/// After too many failures Salesforce blocks the address for a time, good logins included.
+/// Refuses every login while the address is blocked for too many failures, valid logins included.
 fn check_block(sandbox: &Sandbox, now: i64) -> Result<(), OauthError> {
     let mut state = sandbox.state();
     match state.blocked_until {
@@ -108,7 +108,7 @@ fn check_block(sandbox: &Sandbox, now: i64) -> Result<(), OauthError> {
     }
 }
 
-/// A form in which no parameter stands twice (RFC 6749, section 3.2).
+/// A form body without duplicate parameters (RFC 6749, section 3.2).
 struct FormBody(Vec<(String, String)>);
 
 impl FormBody {
@@ -132,7 +132,7 @@ impl FormBody {
     }
 }
 
-/// The certificate is found through `iss`; a `kid` plays no part in this flow.
+/// Finds the app by `iss`. This flow ignores `kid`.
 fn app_of<'a>(org: &'a Org, jwt: &Jwt<'_>) -> Result<&'a ConnectedApp, OauthError> {
     let key = jwt.claim("iss");
     org.apps.iter().find(|app| Some(app.consumer_key.as_str()) == key).ok_or_else(|| {
@@ -142,7 +142,7 @@ fn app_of<'a>(org: &'a Org, jwt: &Jwt<'_>) -> Result<&'a ConnectedApp, OauthErro
     })
 }
 
-/// Since Spring '26 login and test don't find an External Client App, neither as host nor as audience.
+/// Refuses an External Client App with login or test as host or audience, like Salesforce since Spring '26.
 fn check_installed(app: &ConnectedApp, headers: &HeaderMap, jwt: &Jwt<'_>) -> Result<(), OauthError> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let shared_host = [LOGIN_URL, TEST_URL].iter().any(|shared| shared.ends_with(&format!("//{host}")));
@@ -171,7 +171,7 @@ fn check_signature(app: &ConnectedApp, jwt: &Jwt<'_>) -> Result<(), OauthError> 
     }
 }
 
-/// Byte for byte: a slash at the end makes another audience.
+/// Compares `aud` byte for byte: a trailing slash makes another audience.
 fn check_audience(org: &Org, app: &ConnectedApp, url: &str, jwt: &Jwt<'_>) -> Result<(), OauthError> {
     let known = |aud: &str| {
         let expected = if app.audiences.is_empty() {
@@ -190,7 +190,7 @@ fn check_audience(org: &Org, app: &ConnectedApp, url: &str, jwt: &Jwt<'_>) -> Re
     if fits { Ok(()) } else { Err(oauth_error("invalid_grant", "audience is invalid", why)) }
 }
 
-/// Seconds as a number or as digits. Milliseconds are seconds of a far year, and let in.
+/// Checks and returns `exp`, a number or a string of digits in seconds. Milliseconds pass, because they are a date far ahead.
 fn check_expiry(jwt: &Jwt<'_>, now: i64, strict: bool) -> Result<i64, OauthError> {
     #[expect(clippy::cast_possible_truncation, reason = "what is beyond the range is far enough either way")]
     let exp = match jwt.claims.get("exp") {
@@ -217,14 +217,14 @@ fn check_jti(sandbox: &Sandbox, app: &ConnectedApp, jwt: &Jwt<'_>) -> Result<(),
         None => Ok(()),
         Some(Value::String(jti)) => {
             let first = sandbox.state().replayed.insert((app.consumer_key.clone(), jti.clone()));
-            if first { Ok(()) } else { Err(replayed("an assertion with this `jti` was here before")) }
+            if first { Ok(()) } else { Err(replayed("an assertion with this `jti` was used before")) }
         }
         Some(_) => Err(replayed("`jti` is no string")),
     }
 }
 
 fn check_user<'a>(app: &'a ConnectedApp, jwt: &Jwt<'_>) -> Result<&'a str, OauthError> {
-    // `prn` is what `sub` was called once.
+    // `prn` is an old name of `sub`.
     let name = jwt.claim("sub").or_else(|| jwt.claim("prn")).unwrap_or_default();
     if app.unassigned.iter().any(|user| user == name) {
         let description = "user is not admin approved to access this app";
@@ -233,7 +233,7 @@ fn check_user<'a>(app: &'a ConnectedApp, jwt: &Jwt<'_>) -> Result<&'a str, Oauth
     let user = app.users.iter().find(|user| *user == name);
     let user = user.ok_or_else(|| {
         let known = app.users.join(", ");
-        not_approved(format!("`sub` is no user name that is pre-authorized, as these are: {known}"))
+        not_approved(format!("`sub` isn't a pre-authorized user name; those are: {known}"))
     })?;
     let refresh = |scope: &str| matches!(scope, "refresh_token" | "offline_access");
     if !app.scopes().split(' ').any(refresh) {
@@ -246,7 +246,7 @@ fn check_user<'a>(app: &'a ConnectedApp, jwt: &Jwt<'_>) -> Result<&'a str, Oauth
     Ok(user)
 }
 
-/// Each login is a session of its own; whether Salesforce gives the same one again is documented nowhere.
+/// Creates a new session for each login. Whether Salesforce reuses a session is undocumented.
 fn issue_token(
     sandbox: &Sandbox,
     app: &ConnectedApp,
@@ -257,7 +257,7 @@ fn issue_token(
     let org_id = id_18(&sandbox.org().org_id);
     let mut state = sandbox.state();
     let limit = state.settings.logins_per_hour;
-    // In which form the limit shows is documented nowhere; its name is.
+    // The name of the limit is documented, the form of its response isn't.
     state.logins.entry(user.to_owned()).or_default().try_add(now, HOUR_SECONDS, limit).map_err(|wait| {
         let why = format!("`{user}` has logged in {limit} times within the hour; next in {wait} s");
         oauth_error("LOGIN_RATE_EXCEEDED", "login rate exceeded", why)
@@ -292,7 +292,7 @@ fn issue_token(
     Ok(granted)
 }
 
-/// RFC 7009: a token that is unknown is as good as revoked.
+/// Revokes a token. An unknown token counts as revoked (RFC 7009, section 2.2).
 pub(super) async fn revoke(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Response {
     match FormBody::read(&headers, &body).ok().and_then(|form| form.get("token").map(str::to_owned)) {
         Some(token) => {
@@ -323,7 +323,7 @@ pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap
     json_response(StatusCode::OK, &info)
 }
 
-/// The same for the same user name, everywhere and always.
+/// The record id of a user, derived from the user name.
 fn user_id(user: &str) -> String {
     let digest = digest(&SHA256, user.as_bytes());
     id_18(&format!("005{}", HEXLOWER.encode(&digest.as_ref()[..6])))

@@ -1,4 +1,4 @@
-//! Connections: a loop of its own, since a fault may have to cut one without an answer.
+//! The accept loop and HTTP/1.1 connections. `axum::serve` can't abort a connection without a response, which faults need.
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -19,13 +19,13 @@ use tower::ServiceExt as _;
 use super::Sandbox;
 use super::bodies::ConnectionAbort;
 
-/// How long to wait when the host has no descriptor left for another connection.
+/// The pause after a failed `accept`, for example when the host has no file descriptor left.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Answers on `listener` until `stop`, which ends open connections too.
+/// Serves the sandbox on `listener` until `stop`, which also ends open connections.
 ///
 /// # Errors
-/// The listener isn't on loopback: whoever reached it could log in as anybody.
+/// The listener isn't on loopback, where anybody who reaches it could log in as any user.
 pub async fn serve(listener: TcpListener, sandbox: Sandbox, stop: CancellationToken) -> io::Result<()> {
     if !listener.local_addr()?.ip().is_loopback() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the sandbox listens on loopback only"));

@@ -1,4 +1,4 @@
-//! Good answers with something in them changed.
+//! Faults that change members of a successful response.
 
 use axum::body::{Body, to_bytes};
 use axum::http::header::CONTENT_LENGTH;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::faults::{Fault, FaultKind, FaultTarget};
 use super::{Sandbox, jwt, messaging};
 
-/// `response` with what `fault` does to it; a refusal stays what it is.
+/// Applies `fault` to a successful response. Other responses pass unchanged.
 pub(super) async fn edit_response(
     sandbox: &Sandbox,
     fault: &Fault,
@@ -79,7 +79,7 @@ fn edit_members(
     text
 }
 
-/// Lets answer and token name another subject.
+/// Replaces the subject in the response and in its token.
 fn set_subject(sandbox: &Sandbox, subject: &str, answer: &mut Map<String, Value>) {
     if let Some(context) = answer.get_mut("context") {
         context["endUser"]["subject"] = json!(subject);
@@ -87,7 +87,7 @@ fn set_subject(sandbox: &Sandbox, subject: &str, answer: &mut Map<String, Value>
     reissue_token(sandbox, "accessToken", &json!({"sub": subject}), answer);
 }
 
-/// The token of an answer with other claims; one that is no JWT becomes one.
+/// Reissues the token of a response with changed claims. An opaque token becomes a JWT.
 fn reissue_token(sandbox: &Sandbox, token: &str, changes: &Value, answer: &mut Map<String, Value>) {
     let Some(Value::String(old)) = answer.get(token) else { return };
     let claims = old.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
@@ -97,7 +97,7 @@ fn reissue_token(sandbox: &Sandbox, token: &str, changes: &Value, answer: &mut M
     answer.insert(token.to_owned(), json!(jwt::issue(&claims, sandbox.key())));
 }
 
-/// RFC 7396, section 2.
+/// Applies a JSON merge patch (RFC 7396, section 2).
 fn merge_patch(target: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
         *target = patch.clone();

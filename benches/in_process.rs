@@ -1,14 +1,14 @@
-//! Single operations of the service in this process, for tools that measure from outside or take longer than
-//! criterion would.
+//! Runs single operations of the service in this process, for measurements from outside (callgrind) or longer than criterion's.
 //!
 //!     in_process count mint|jwks|hit OPERATIONS KEY.pem
 //!     in_process cache TOKENS ROUNDS KEY.pem
 //!
-//! `count` does nothing but that operation within [`counted`], so that callgrind can count its instructions
-//! (`make guard`). `cache` asks for kept access tokens, of one that is kept and of as many as told, in turn,
-//! and prints what a hit costs in microseconds and a token in bytes.
+//! `count` repeats one operation within [`counted`], so that callgrind can count its instructions (`make guard`).
+//!
+//! `cache` requests cached access tokens, in turn from a cache of one token and from a cache of TOKENS. It prints the time of a
+//! hit in microseconds and the memory of a token in bytes.
 
-#![expect(clippy::panic, clippy::print_stdout, reason = "the harness reads the one and shows the other")]
+#![expect(clippy::panic, clippy::print_stdout, reason = "the harness reads stdout and shows panics")]
 
 mod support;
 
@@ -54,20 +54,20 @@ fn count(operation: &str, operations: usize, key: &str) {
         "hit" => messaging(0),
         _ => usage(),
     };
-    // What only the first of its kind pays for.
+    // Warms up, so that one-time costs aren't counted.
     let warm = (0..100).map(&request).collect();
     runtime.block_on(send_all(&in_process, warm));
     let requests = (100..100 + operations).map(&request).collect();
     assert_eq!(counted(&runtime, &in_process, requests), operations, "every answer is 200");
 }
 
-/// Callgrind collects from its begin to its end, so it holds nothing else, and no closure.
+/// Callgrind counts from the start of this function to its end (`--toggle-collect`), so it does nothing else.
 #[inline(never)]
 fn counted(runtime: &Runtime, in_process: &InProcessService, requests: Vec<Request<Body>>) -> usize {
     runtime.block_on(send_all(in_process, requests))
 }
 
-/// How many of the answers are 200.
+/// Sends all requests, and returns the number of responses with status 200.
 async fn send_all(in_process: &InProcessService, requests: Vec<Request<Body>>) -> usize {
     let mut succeeded = 0;
     for request in requests {
@@ -76,7 +76,7 @@ async fn send_all(in_process: &InProcessService, requests: Vec<Request<Body>>) -
     succeeded
 }
 
-/// Hits that one figure is made of.
+/// The number of hits in one measurement.
 const HITS: usize = 20_000;
 
 fn cache(tokens: usize, rounds: usize, key: &str) {
@@ -85,7 +85,7 @@ fn cache(tokens: usize, rounds: usize, key: &str) {
         let (one, many) = (InProcessService::build(key, 1).await, InProcessService::build(key, 1).await);
         let (one, many) = (Arc::new(one), Arc::new(many));
         fill_cache(&one, 0, 1).await;
-        // What a first few tokens cost is the house's own growth.
+        // The memory of the first tokens is the fixed cost of the service.
         let some = tokens.min(1000);
         fill_cache(&many, 0, some).await;
         let before = resident_bytes();
@@ -114,7 +114,7 @@ fn cache(tokens: usize, rounds: usize, key: &str) {
 async fn fill_cache(in_process: &Arc<InProcessService>, from: usize, to: usize) {
     const AT_ONCE: usize = 200;
     for begin in (from..to).step_by(AT_ONCE) {
-        // So that the budget's list of the last minute's requests stays short.
+        // Keeps the request window of the login budget short.
         in_process.clock.advance(Duration::from_secs(61));
         let mut fetches = JoinSet::new();
         for n in begin..to.min(begin + AT_ONCE) {
@@ -125,9 +125,9 @@ async fn fill_cache(in_process: &Arc<InProcessService>, from: usize, to: usize) 
     }
 }
 
-/// Hits of tokens here and there among `tokens`.
+/// Measures cache hits of tokens in pseudo-random order.
 async fn microseconds_per_hit(in_process: &InProcessService, tokens: usize, round: usize) -> f64 {
-    // A prime far from a power of two: no pattern that a cache of the processor's could learn.
+    // A prime far from a power of two, so that the processor can't predict the order.
     let requests =
         (0..HITS).map(|n| messaging((n + round * HITS).wrapping_mul(7_368_787) % tokens)).collect();
     let begin = Instant::now();

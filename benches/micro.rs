@@ -1,7 +1,7 @@
-//! The steps of a page load one by one, by criterion: `cargo bench --bench micro`.
+//! Criterion benchmarks of the steps of a page load: `cargo bench --bench micro`.
 //!
-//! `mint/…` and `authenticate/…` call the room itself; `answer/…` goes through the axum router, which is all
-//! of a request but the HTTP/1.1 parser, the socket and the writing of the log.
+//! `mint/…` and `authenticate/…` call the modules `tokens` and `callers`. `answer/…` goes through the axum router: a whole request
+//! without the HTTP/1.1 parser, the socket and the writing of the log.
 
 #![expect(clippy::panic, reason = "criterion shows it")]
 
@@ -38,7 +38,7 @@ fn mint(criterion: &mut Criterion) {
     let (lifetime, claims, now) = (profile.default_lifetime(), Claims::default(), in_process.clock.now());
     let mut group = criterion.benchmark_group("mint");
 
-    // A signer with no room: the token is written up to its signature, and then refused.
+    // A signer with a full queue: the token is encoded up to its signature, and then refused.
     let full = Signer::new(0, 0, None, &in_process.service.metrics);
     group.bench_function("identity token up to its signature", |bench| {
         bench.to_async(&runtime).iter(|| async {

@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::bodies`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::bodies`], which describes the invariants.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::configuration`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::configuration`], which describes the invariants.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::keyset_toml`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::keyset_toml`], which describes the invariants.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What holds of every answer, whatever was asked.
+//! Invariants of every response, for any request.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use super::{API_KEY, Answer, FuzzService, INTERCOM_SECRET};
 
-/// What no answer and no message may hold.
+/// Secrets that no response and no message may contain.
 pub const SECRETS: [&str; 3] = [API_KEY, INTERCOM_SECRET, "PRIVATE KEY-----"];
 
-/// A token of the answer, with the field of the request that says for whom.
+/// A token of a response, and the subject that the request asked for.
 pub struct IssuedToken<'a> {
     pub token: &'a str,
     pub subject: &'a str,
@@ -30,7 +30,7 @@ impl FuzzService {
             check_error(answer, &said);
             return;
         }
-        // That it was taken means that it is an object without doubles, so any reader reads the same.
+        // An accepted body is an object without duplicate members, so that every parser reads the same.
         let asked: Value = serde_json::from_slice(body).expect("only JSON gets a token");
         match route {
             "/identity-token" => {
@@ -82,7 +82,7 @@ impl FuzzService {
         check_times_and_claims(payload, claims, ttl);
     }
 
-    /// The payload of a token that a published key verifies.
+    /// Verifies a token with a published key, and returns its payload.
     fn verified_payload(&self, token: &str) -> Map<String, Value> {
         let (signed, signature) = token.rsplit_once('.').expect("a JWS");
         let (header, payload) = signed.split_once('.').expect("a JWS");
@@ -108,7 +108,7 @@ fn check_intercom_token(IssuedToken { token, subject }: &IssuedToken<'_>, claims
     check_times_and_claims(payload, claims, ttl);
 }
 
-/// Times that fit what was asked, and the caller's claims as they came: no more, no less.
+/// Checks that the lifetime is the requested one, and that the remaining claims are exactly the requested ones.
 fn check_times_and_claims(mut payload: Map<String, Value>, claims: &Value, ttl: Option<i64>) {
     let mut time = |name| payload.remove(name).and_then(|time| time.as_i64()).expect("a time");
     let life = time("exp") - time("iat");
@@ -134,7 +134,7 @@ fn check_error(answer: &Answer, said: &Value) {
     }
 }
 
-/// What `body`, sent by Salesforce in `sent`, may come to.
+/// Checks the response to an exchange for which Salesforce sent the bytes `sent` with the body `body`.
 pub(crate) fn check_exchange(route: &str, sent: &[u8], body: &[u8], got: &Answer) {
     assert!([200, 502, 503, 504].contains(&got.status.as_u16()), "{route} answered {}", got.status);
     let said = got.json();

@@ -1,7 +1,9 @@
-//! Request bodies, through the whole router. The first line names the endpoint, the rest is the body.
+//! Fuzzes request bodies through the whole router. The first line of the input names the endpoint, the rest is the body.
 //!
-//! Holds: never 5xx; a token's `sub`, claims and life are what was asked, byte for byte; its issuer is one that the caller
-//! may use; nothing secret is in an answer.
+//! Invariants:
+//! - No response is 5xx or contains a secret.
+//! - `sub`, claims and lifetime of a token are exactly the requested ones.
+//! - The caller may use the issuer of a token.
 
 use std::sync::LazyLock;
 

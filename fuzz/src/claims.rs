@@ -1,7 +1,8 @@
-//! The `claims` of a request, for each endpoint that takes some.
+//! Fuzzes `claims` in the requests to each endpoint that accepts them.
 //!
-//! Holds: what a token says beside its own rules is just what was asked and allowed; it never loses its subject, issuer or
-//! life to a claim.
+//! Invariants:
+//! - The extra claims of a token are exactly the requested and allowed ones.
+//! - No claim changes the subject, issuer or lifetime of a token.
 
 use std::sync::LazyLock;
 

@@ -1,7 +1,10 @@
-//! `tokenmint.toml`, and below a line `---` the environment, as `NAME=VALUE` lines.
+//! Fuzzes `tokenmint.toml`. The environment follows a line `---`, as `NAME=VALUE` lines. `"SECRET"` becomes a secret.
 //!
-//! Holds: it means the same when it is read again or written anew; what is taken keeps the rules (lives, names, claims, no key
-//! of two callers); what isn't has a reason; no message shows a secret's value. `"SECRET"` becomes one.
+//! Invariants:
+//! - Parsing again, or after serializing, gives the same configuration.
+//! - An accepted configuration keeps the rules: lifetimes, references, claims, and no API key of two callers.
+//! - A rejected configuration has a reason.
+//! - No message contains a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,9 +15,9 @@ use tokenmint::config::{Bundle, Caller, Config, Environment, Invalid, Name, Prob
 
 const SECRET: &str = "canary/of+a=secret!";
 
-/// Whether such an input is worth keeping.
+/// Whether the input is worth keeping in the corpus.
 pub fn test_one_input(text: &str) -> bool {
-    // Files that never end are no matter of text.
+    // The input may name files that never end, for example /dev/zero.
     if ["/dev", "/proc", "/sys", ".."].iter().any(|path| text.contains(path)) {
         return false;
     }
@@ -46,7 +49,7 @@ pub fn test_one_input(text: &str) -> bool {
             assert!(!reasons.is_empty() && reasons.iter().all(|reason| !reason.message.is_empty()));
         }
     }
-    // In single quotes it may be no value.
+    // Within single quotes, `"SECRET"` may not be a value.
     if !text.contains('\'') {
         let text = text.replace("= \"SECRET\"", &format!("= \"{SECRET}\""));
         assert!(!messages(&parse(&text, &environment)).contains(SECRET), "a message shows a secret");
@@ -58,7 +61,7 @@ fn parse(text: &str, environment: &Environment) -> Result<Config, Invalid> {
     Config::parse("tokenmint.toml", text, PathBuf::from("/nowhere"), environment)
 }
 
-/// All that a person is told.
+/// All problems and warnings.
 fn messages(parsed: &Result<Config, Invalid>) -> String {
     let (problems, warnings): (&[Problem], _) = match parsed {
         Ok(config) => (&[], &config.warnings),
@@ -108,7 +111,7 @@ fn check_claims(claims: &[String]) {
     assert!(!claims.iter().any(registered), "callers may set a claim of the token's own");
 }
 
-/// All of it, as text.
+/// The whole configuration as text, for comparison.
 fn canonical_text(config: &Config) -> String {
     let mut text = String::new();
     let server = &config.server;

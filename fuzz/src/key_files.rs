@@ -1,8 +1,12 @@
-//! Private keys and certificates, as text, and as changes to a good key: after `edit `, each three bytes set one byte of its
+//! Fuzzes private keys and certificates as text, and changes to a valid key: after `edit `, each three bytes set one byte of its
 //! DER.
 //!
-//! Holds: a key that is taken signs what its published numbers verify; a certificate that is taken is of that key; no message
-//! quotes the file. Without a passphrase: an encrypted key says itself how long to work on it.
+//! Invariants:
+//! - The published numbers of an accepted key verify its signatures.
+//! - An accepted certificate is of that key.
+//! - No message quotes the file.
+//!
+//! No passphrase is used, because the file of an encrypted key chooses the number of iterations.
 
 use std::sync::LazyLock;
 
@@ -64,8 +68,8 @@ fn certificate(text: &str) {
     }
 }
 
-/// Sixteen characters in a row are more than the words that both may know; a label of the PEM, and the header of one that is
-/// encrypted, may be named.
+/// Checks that `message` contains no line of `text` with 16 characters or more. PEM labels and the header of an encrypted PEM are
+/// allowed.
 fn check_quotes_nothing(message: &str, text: &str) {
     let named = |line: &&str| line.contains("-----") || "Proc-Type: 4,ENCRYPTED".contains(line);
     let lines = text.lines().map(str::trim).filter(|line| line.len() >= 16 && !named(line));

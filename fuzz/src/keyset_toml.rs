@@ -1,7 +1,9 @@
-//! `keyset.toml`, the schedule beside the keys.
+//! Fuzzes `keyset.toml`, the schedule of a keyset.
 //!
-//! Holds: a schedule that is taken names each key once, lets at most one sign at any moment, and keeps a key published for as
-//! long as its tokens live; it says the same when it is written anew.
+//! Invariants of an accepted schedule:
+//! - It names each key once, and at most one key signs at any time.
+//! - A key stays published as long as its tokens live.
+//! - Parsing after serializing gives the same schedule.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,7 +31,7 @@ pub fn test_one_input(text: &str) {
         let (sign_from, added) = (entry.sign_from.expect("a date"), entry.added);
         assert!(entry.emergency || added.is_none_or(|added| sign_from >= added.plus(LEAD)));
     }
-    // What is taken away at once is found in the same text.
+    // `marks` finds the same retired keys in the text as the parser.
     let marks = marks(text);
     for entry in &schedule.entries {
         let mark = marks.iter().find(|mark| mark.kid == entry.kid).expect("a mark for each entry");

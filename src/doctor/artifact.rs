@@ -32,7 +32,7 @@ pub struct GivenKey {
     pub access: FileAccess,
 }
 
-/// Who can read the file of a private key.
+/// The users that can read the file of a private key.
 #[derive(Clone)]
 pub enum FileAccess {
     OwnerOnly,

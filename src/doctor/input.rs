@@ -91,8 +91,8 @@ impl GivenArtifacts {
 
     /// The labels of all artifacts that matter for `token`, and its own.
     ///
-    /// A JWK Set may hold keys for other tokens and other uses (RFC 7517, section 5). If one key of a set made the signature and no
-    /// other key of the set has the same id, the other keys are left out.
+    /// A JWK Set may hold keys for other tokens and other uses (RFC 7517, section 5). If one key of a set made the signature
+    /// and its id is unique in the set, the other keys are left out.
     pub fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
         let signed = |jwk: &&ParsedJwk| {

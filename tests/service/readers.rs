@@ -789,7 +789,12 @@ fn a_token_is_found_in_what_people_paste() {
             "paste one token, and that alone",
         ),
         ("broken into lines", format!("{broken}\n{cut}"), false, "holds white space or line breaks"),
-        ("two parts", good.rsplit_once('.').expect("parts").0.to_owned(), false, "doesn't have the three parts"),
+        (
+            "two parts",
+            good.rsplit_once('.').expect("parts").0.to_owned(),
+            false,
+            "doesn't have the three parts",
+        ),
         ("no token", "setIdentityToken()".to_owned(), false, "paste the token alone"),
     ] {
         let given = Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("token.txt", &pasted);

@@ -85,7 +85,9 @@ pub fn key_file_mode(input: &CheckInput<'_>) -> Observations {
             // The service rejects the file, but a token signed with the key is valid nevertheless.
             FileAccess::Others(why) if input.given.verify_only => Observation::warn(&key.about, why.clone()),
             FileAccess::Others(why) => Observation::fail(&key.about, why.clone()),
-            FileAccess::Unknown => Observation::skipped(&key.about, "it came through a pipe, not from a file"),
+            FileAccess::Unknown => {
+                Observation::skipped(&key.about, "it came through a pipe, not from a file")
+            }
         })
         .collect()
 }
@@ -139,18 +141,14 @@ fn validity(
     let left = now.seconds_until(not_after);
     let until = relative_date(not_after, now);
     match left {
-        _ if not_before > now => Observation::fail(
-            about,
-            format!("{label}isn't valid before {}", relative_date(not_before, now)),
-        ),
-        ..=0 => Observation::fail(about, format!("{label}expired {until}")),
-        left if left <= SHORTEST_LIFE_LEFT => Observation::fail(
-            about,
-            format!("{label}expires {until}: fewer than ten days are left"),
-        ),
-        left if left <= WARN_LIFE_LEFT => {
-            Observation::warn(about, format!("{label}expires {until}"))
+        _ if not_before > now => {
+            Observation::fail(about, format!("{label}isn't valid before {}", relative_date(not_before, now)))
         }
+        ..=0 => Observation::fail(about, format!("{label}expired {until}")),
+        left if left <= SHORTEST_LIFE_LEFT => {
+            Observation::fail(about, format!("{label}expires {until}: fewer than ten days are left"))
+        }
+        left if left <= WARN_LIFE_LEFT => Observation::warn(about, format!("{label}expires {until}")),
         _ => Observation::pass(about, format!("{label}is valid until {until}")),
     }
 }

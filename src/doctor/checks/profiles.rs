@@ -274,7 +274,9 @@ pub fn public_url(input: &CheckInput<'_>) -> Observations {
         }
         Some(port) => Observation::warn(
             about,
-            format!("names port {port}; no documentation says that Salesforce connects to a port other than 443"),
+            format!(
+                "names port {port}; no documentation says that Salesforce connects to a port other than 443"
+            ),
         ),
         None => Observation::pass(about, format!("is {}", url.as_str())),
     }]

@@ -1,10 +1,10 @@
 """`make bench`: see benches/README.md.
 
 BENCH_ROUNDS   rounds, each of which measures everything once (3)
-BENCH_SECONDS  of each window of load (2)
-BENCH_GROWTH   callers, profiles and keys to grow to (10000)
-BENCH_TOKENS   access tokens to keep (1000000)
-BENCH_QUICK=1  one round of one second, a thousand callers, 20,000 tokens: to see that it runs
+BENCH_SECONDS  seconds of each window of load (2)
+BENCH_GROWTH   number of callers, profiles and keys in the scaling measurement (10000)
+BENCH_TOKENS   number of cached access tokens (1000000)
+BENCH_QUICK=1  one round of one second, a thousand callers, 20,000 tokens: a test of the harness
 """
 
 import os

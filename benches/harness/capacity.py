@@ -1,10 +1,10 @@
-"""`make capacity`: what a core signs, how many replicas that makes, and what a thousand of them ask of Salesforce. See
-docs/capacity.md, which gets what this prints.
+"""`make capacity`: measures the signatures of a core, plans the number of replicas, and simulates the requests of a thousand
+replicas to Salesforce. Writes the results into docs/capacity.md.
 
 CAPACITY_PAGES    page loads a second to plan for (10,100,1000,10000)
-CAPACITY_CORES    cores of a replica (2)
+CAPACITY_CORES    number of cores of a replica (2)
 CAPACITY_ROUNDS   rounds, each of which measures everything once (3)
-CAPACITY_SECONDS  of each window of load (2)
+CAPACITY_SECONDS  seconds of each window of load (2)
 """
 
 import math
@@ -29,13 +29,13 @@ BITS = (2048, 3072, 4096)
 SATURATED = 16
 """Connections that keep all cores busy."""
 USERS_PER_MINUTE, VISITS = 100, 5
-"""Of the day's busiest hour of chats: who begins one, and how often each asks."""
+"""Of the busiest hour of chats: new users a minute, and requests of each user."""
 REJECTIONS_PER_SECOND = 20.0
-"""How often a second a broken caller rejects its token."""
+"""How many tokens a broken caller rejects in a second."""
 
 
 def measure(tools, binary, folder, rounds, seconds, say):
-    """Key size -> what -> [figure], everything in turn within a round; and the bytes of its JWKS."""
+    """Returns key size -> measurement -> [figure], and the bytes of the JWKS. Each round measures everything in turn."""
     requests = {
         "token": identity_requests(folder / "token.requests", profiles=2),
         "jwks": write_requests(folder / "jwks.requests", [http_request("GET", "/keysets/k00000/jwks.json")]),
@@ -62,7 +62,7 @@ def measure(tools, binary, folder, rounds, seconds, say):
 
 
 def measured(figures, rules):
-    """The tables of what one core does."""
+    """The tables of one core: signatures, tokens and JWKS fetches."""
     rows, fetched = [], []
     room = int(replicas.sourced("src/sandbox/keyset.rs", r"const MAX_JWKS_BYTES: usize = (\d+) << 10;")) << 10
     for bits, seen in figures.items():
@@ -88,7 +88,7 @@ def measured(figures, rules):
 
 
 def planned(figures, pages, cores):
-    """The table of replicas, from these figures."""
+    """The table of replicas for the planned page loads."""
     target = int(replicas.sourced(
         "deploy/kubernetes/base/horizontalpodautoscaler.yaml", r"averageUtilization: (\d+)",
     )) / 100
@@ -103,12 +103,12 @@ def planned(figures, pages, cores):
 
 
 def replicas_for(pages, cpu_seconds, cores, target):
-    """So many that they are `target` busy, and one more, so that one may be away."""
+    """The number of replicas that are `target` busy, and one spare replica."""
     return math.ceil(pages * cpu_seconds / (cores * target)) + 1
 
 
 def met_at(rules, profiles):
-    """Of how many replicas on Salesforce refuses logins, in four hours with a deployment in the midst."""
+    """The least number of replicas with refused logins, in four hours with a deployment in the middle."""
     hours = lambda number: Scenario(number, profiles, shared=False, seconds=4 * HOUR, rollout=2 * HOUR)
     return least(lambda number: logins(rules, hours(number)).refused)
 
@@ -123,7 +123,7 @@ def chats_met_at(rules):
 
 
 def simulated(rules):
-    """What a day of a thousand replicas comes to. The same rules give the same text."""
+    """The tables of the simulation. Deterministic: the same rules give the same text."""
     both = lambda act: [act(shared) for shared in (False, True)]
     of_day, of_rejections, of_chats, of_jwks = [], [], [], []
     for profiles in (1, 3):

@@ -1,7 +1,7 @@
-"""`make guard`: counts the instructions of single operations under callgrind and holds them against
+"""`make guard`: counts the instructions of single operations under callgrind, and compares them with the bounds in
 benches/instructions.toml.
 
-A count is the same on a busy machine as on an idle one, so CI can insist on it where it can't on a time.
+Unlike a time, a count doesn't depend on the load of the machine, so CI can enforce it.
 """
 
 import re
@@ -17,7 +17,7 @@ OPERATIONS = 200
 
 
 def callgrind(in_process, operation, folder):
-    """Instructions of one operation, those within aws-lc's signing left out."""
+    """The instructions of one operation, without those of aws-lc's signing."""
     out = f"{folder}/{operation}.out"
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
     command += ["--collect-atstart=no", "--toggle-collect=in_process::counted"]
@@ -33,7 +33,7 @@ def callgrind(in_process, operation, folder):
         return max((int(count.replace(",", "")) for count in found), default=0)
 
     total, signing = inclusive("in_process::counted"), inclusive(r"aws_lc_\w+_EVP_PKEY_sign")
-    # Under callgrind a signature takes so long that a thread of the signer's makes it, which isn't counted at all.
+    # Under callgrind a signature takes so long that a signer thread makes it, whose instructions aren't counted.
     if total == 0 or (signing > 0 and operation != "mint"):
         sys.exit(f"{operation}: {total} instructions, {signing} of them in signing: the symbols have other names now")
     return round((total - signing) / OPERATIONS)

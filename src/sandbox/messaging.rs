@@ -1,7 +1,7 @@
 //! `/iamessage/api/v2/authorization/`: exchanges an identity token for a messaging access token.
 //!
 //! A failed verification can look like a success: 200 with an anonymous session. The statuses and texts of refusals are
-//! undocumented. Only the text about active AuthSchemes was seen in live orgs.
+//! undocumented. Only the text about active `AuthSchemes` was seen in live orgs.
 
 use axum::body::Bytes;
 use axum::extract::State;

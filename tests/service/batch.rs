@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use tokenmint::clock::{Randomness, SystemRandomness};
@@ -12,7 +11,7 @@ use tokenmint::config::Algorithm;
 use tokenmint::keys::{self, Batch, BatchLibrary, PrivateKey, Standing, Unavailable, Wanted};
 use tokenmint::metrics::Metrics;
 
-use crate::support::{KEYS, Running, Workspace, configuration, until, user_1, verified};
+use crate::support::{KEYS, Running, Workspace, configuration, eventually, retrying, user_1, verified};
 
 /// Intel's library. Without it, or a CPU that it is for, a test says what it leaves out.
 fn real_library(left_out: &str) -> Option<PathBuf> {
@@ -341,31 +340,28 @@ async fn a_trial_that_panics_switches_batches_off_in_sight() {
     let batch = Batch::new(library, Arc::new(NoChance), &metrics);
     let key = Arc::new(key(&KEYS.web));
     assert!(batch.fit(&key).is_none(), "on trial");
-    until("batches are off", async || metrics.signing_batch_enabled.get() == 0).await;
+    eventually("batches are off", async || metrics.signing_batch_enabled.get() == 0).await;
     assert_eq!(metrics.signing_batch_faults.with_label_values(&["panicked"]).get(), 1);
     assert!(batch.fit(&key).is_none());
 }
 
-/// A hundred at a time until `enough` says so; every token is verified, with the keys as published.
-async fn load_until(service: &Arc<Running>, enough: impl Fn(&str) -> bool) {
+/// Mints a hundred at a time until the metrics say that `enough` has happened. Every token is verified with the published keys.
+async fn load_until(service: &Arc<Running>, what: &str, enough: impl Fn(&str) -> bool) {
     let set = service.jwks("/.well-known/jwks.json").await;
-    for _ in 0..300 {
+    eventually(what, async || {
         let asks: Vec<_> = (0..100)
             .map(|n| {
                 let (service, body) = (service.clone(), json!({"sub": format!("user-{n}")}));
-                tokio::spawn(async move { service.post("/identity-token", &body).await })
+                tokio::spawn(async move { retrying(|| service.post("/identity-token", &body)).await })
             })
             .collect();
         for ask in asks {
             let answer = ask.await.expect("no panic").ok();
             verified(answer["token"].as_str().expect("a token"), &set);
         }
-        if enough(&service.metrics().await) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("not after 30,000 tokens: {}", service.metrics().await);
+        enough(&service.metrics().await)
+    })
+    .await;
 }
 
 /// The whole way, through the door: a key is tried, batches begin, the library goes wrong in the middle of it, no bad
@@ -388,14 +384,17 @@ async fn a_service_whose_library_goes_wrong_goes_on_without_it() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
         line.map_or(0, |value| value.trim().parse().expect("a number"))
     };
-    load_until(&service, |metrics| value(metrics, "tokenmint_signing_batch_size_count ") > 0).await;
+    load_until(&service, "a batch is signed", |metrics| {
+        value(metrics, "tokenmint_signing_batch_size_count ") > 0
+    })
+    .await;
     fake.go_wrong();
     let wrong = "tokenmint_signing_batch_faults_total{fault=\"wrong\"} ";
-    load_until(&service, |metrics| value(metrics, wrong) > 0).await;
+    load_until(&service, "a wrong signature is found", |metrics| value(metrics, wrong) > 0).await;
     let metrics = service.metrics().await;
     assert_eq!(value(&metrics, "tokenmint_signing_batch_enabled "), 0);
     let batches = value(&metrics, "tokenmint_signing_batch_size_count ");
     assert!(service.logged("the library for batch signing is broken").await.contains("ERROR"));
-    load_until(&service, |_| true).await;
+    load_until(&service, "a hundred tokens are minted", |_| true).await;
     assert_eq!(value(&service.metrics().await, "tokenmint_signing_batch_size_count "), batches);
 }

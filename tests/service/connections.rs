@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{API_KEY, Running, Workspace, configuration};
+use crate::support::{
+    API_KEY, AT_ONCE, DEADLINE, Running, Workspace, configuration, eventually, eventually_within, timed,
+};
 
-/// Waits until the service closes the connection; what it said before, and how long it took.
+/// Waits until the service closes the connection. Returns what it said before, and how long it took.
 async fn until_closed(mut stream: TcpStream) -> (String, Duration) {
     let start = Instant::now();
     let mut said = Vec::new();
     // A reset closes as well.
-    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut said))
-        .await
-        .expect("closed in time");
+    let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut said)).await.expect("closed in time");
     (String::from_utf8_lossy(&said).into_owned(), start.elapsed())
 }
 
@@ -34,6 +34,7 @@ fn head(length: usize) -> String {
 
 #[tokio::test]
 async fn whoever_sends_no_whole_request_in_five_seconds_is_closed() {
+    let _timed = timed();
     let service = Workspace::new().serve().await;
     let patterns = [
         ("nothing at all", String::new()),
@@ -63,6 +64,7 @@ async fn whoever_sends_no_whole_request_in_five_seconds_is_closed() {
     let mut drip = say(&service, "GET /livez HTTP/1.1\r\nX-Drip: ").await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(8) && drip.write_all(b"a").await.is_ok() {
+        // The client's pace.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert!(start.elapsed() < Duration::from_millis(6500), "{:?}", start.elapsed());
@@ -71,11 +73,13 @@ async fn whoever_sends_no_whole_request_in_five_seconds_is_closed() {
 /// What comes after a pause finds the connection as before, also where head, body or next request come in two pieces.
 #[tokio::test]
 async fn a_connection_that_idled_answers_as_before() {
+    let _timed = timed();
     let service = Workspace::new().serve().await;
     let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
     let body = "{\"sub\": \"user-1\"}";
     let request = format!("{}{body}", head(body.len()));
     for pause in [0, 700, 1800, 100, 2500] {
+        // The pauses are what is tested.
         tokio::time::sleep(Duration::from_millis(pause)).await;
         for piece in [&request[..40], &request[40..request.len() - 5], &request[request.len() - 5..]] {
             stream.write_all(piece.as_bytes()).await.expect("written");
@@ -93,7 +97,7 @@ async fn a_connection_that_idled_answers_as_before() {
 /// What is there of the next answer, which is short and so comes at once.
 async fn one_answer(stream: &mut TcpStream) -> String {
     let mut said = [0; 4096];
-    let read = tokio::time::timeout(Duration::from_secs(8), stream.read(&mut said));
+    let read = tokio::time::timeout(DEADLINE, stream.read(&mut said));
     let length = read.await.expect("an answer in time").expect("read");
     String::from_utf8_lossy(&said[..length]).into_owned()
 }
@@ -114,13 +118,14 @@ async fn a_request_that_comes_in_two_pieces_is_read_like_one_that_comes_whole_an
     ] {
         let mut stream = say(&service, &format!("{request}{}", &request[..25])).await;
         assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        // The pause in the middle of the request is what is tested.
         tokio::time::sleep(Duration::from_millis(1600)).await;
         stream.write_all(&request.as_bytes()[25..]).await.expect("written");
         let said = one_answer(&mut stream).await;
         assert!(said.starts_with("HTTP/1.1 200") && said.contains("\"token\""), "{said}");
         stream.write_all(follows.as_bytes()).await.expect("written");
         let (said, took) = until_closed(stream).await;
-        assert!(said.starts_with("HTTP/1.1 400") && took < Duration::from_secs(1), "{took:?} {said}");
+        assert!(said.starts_with("HTTP/1.1 400") && took < AT_ONCE, "{took:?} {said}");
     }
 }
 
@@ -134,6 +139,7 @@ async fn at_the_limit_the_connection_that_idled_longest_gives_way_to_a_new_one()
     let mut kept = say(&service, whole).await;
     assert!(one_answer(&mut kept).await.starts_with("HTTP/1.1 200"));
     let oldest = say(&service, "GET /livez HTTP/1.1\r\n").await;
+    // How long each has idled is what is tested.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let young = say(&service, "").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -143,12 +149,12 @@ async fn at_the_limit_the_connection_that_idled_longest_gives_way_to_a_new_one()
     let mut new = say(&service, whole).await;
     assert!(one_answer(&mut new).await.starts_with("HTTP/1.1 200"));
     let (said, took) = until_closed(oldest).await;
-    assert!(said.is_empty() && took < Duration::from_secs(1), "{took:?} {said}");
+    assert!(said.is_empty() && took < AT_ONCE, "{took:?} {said}");
     // The next takes the place of the one that said nothing.
     let metrics = service.metrics().await;
     assert!(metrics.contains("tokenmint_connections_refused_total{listener=\"minting\"} 2"), "{metrics}");
     let (_, took) = until_closed(young).await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
     for stream in [&mut kept, &mut new] {
         stream.write_all(whole.as_bytes()).await.expect("written");
         assert!(one_answer(stream).await.starts_with("HTTP/1.1 200"));
@@ -169,7 +175,7 @@ async fn no_body_is_read_of_a_stranger_or_where_none_is_asked_for() {
         for begun in ["", "half of it"] {
             let (said, took) = until_closed(say(&service, &format!("{request}{begun}")).await).await;
             assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {said}");
-            assert!(said.contains("connection: close") && took < Duration::from_secs(1), "{took:?} {said}");
+            assert!(said.contains("connection: close") && took < AT_ONCE, "{took:?} {said}");
         }
     }
 }
@@ -177,6 +183,8 @@ async fn no_body_is_read_of_a_stranger_or_where_none_is_asked_for() {
 /// It has sent its body, so that the connection can go on.
 #[tokio::test]
 async fn a_caller_that_asks_too_often_keeps_its_connection() {
+    // Its second and third request come within a second of the first.
+    let _timed = timed();
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("[callers.web]\n", "[callers.web]\nrate = 1\n"));
     let service = workspace.serve().await;
@@ -186,6 +194,7 @@ async fn a_caller_that_asks_too_often_keeps_its_connection() {
     for _ in 0..3 {
         for piece in [head(body.len()).as_str(), body] {
             stream.write_all(piece.as_bytes()).await.expect("written");
+            // So that head and body come one after the other.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let said = one_answer(&mut stream).await;
@@ -198,23 +207,27 @@ async fn a_caller_that_asks_too_often_keeps_its_connection() {
 /// Of a request that took its time to come, too.
 #[tokio::test]
 async fn the_time_of_a_request_begins_with_its_first_byte() {
+    let _timed = timed();
     let workspace = Workspace::new();
     workspace
         .configure(&configuration().replace("[server]\n", "[server]\nlimits.request_timeout = \"4s\"\n"));
     let service = workspace.serve().await;
     let body = "{\"sub\": \"user-1\"}";
     let request = format!("{}{body}", head(body.len()));
+    let start = Instant::now();
     let mut slow = say(&service, &request[..30]).await;
+    // The pauses are what is tested, here and below.
     tokio::time::sleep(Duration::from_millis(700)).await;
     slow.write_all(&request.as_bytes()[30..request.len() - 5]).await.expect("written");
     tokio::time::sleep(Duration::from_millis(700)).await;
     slow.write_all(&request.as_bytes()[request.len() - 5..]).await.expect("written");
     assert!(one_answer(&mut slow).await.starts_with("HTTP/1.1 200"));
+    let took = start.elapsed().as_secs_f64();
     let metrics = service.metrics().await;
     let sum = "tokenmint_request_duration_seconds_sum{route=\"/identity-token\"} ";
     let sum = metrics.split_once(sum).expect("it is counted").1;
     let sum: f64 = sum.split_whitespace().next().and_then(|sum| sum.parse().ok()).expect("a number");
-    assert!((1.4..3.0).contains(&sum), "{sum}");
+    assert!((1.4..took).contains(&sum), "{sum} of {took}");
 
     let start = Instant::now();
     let mut late = say(&service, &request[..30]).await;
@@ -256,7 +269,7 @@ async fn a_stranger_is_not_asked_for_its_body() {
                    Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n";
     let (said, took) = until_closed(say(&service, request).await).await;
     assert!(said.starts_with("HTTP/1.1 401"), "{said}");
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 #[tokio::test]
@@ -351,7 +364,9 @@ async fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() 
     assert!(kept.read(&mut piece).await.expect("an answer") > 0);
     limit_descriptors(service.pid(), 10);
     let waiting = say(&service, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    service.logged("can't accept connections").await;
     let before = processor_time(service.pid());
+    // What it takes in a time is what is tested.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let taken = processor_time(service.pid()) - before;
     assert!(taken < 0.4, "{taken} s of 2 s");
@@ -360,7 +375,7 @@ async fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() 
     assert!(kept.read(&mut piece).await.expect("an answer") > 0);
     limit_descriptors(service.pid(), 20_000);
     let (said, took) = until_closed(waiting).await;
-    assert!(said.starts_with("HTTP/1.1 200") && took < Duration::from_secs(2), "{took:?} {said}");
+    assert!(said.starts_with("HTTP/1.1 200") && took < AT_ONCE, "{took:?} {said}");
     assert_eq!(
         service.whole_log().await.matches("can't accept connections").count(),
         1,
@@ -385,7 +400,7 @@ async fn each_listener_has_descriptors_of_its_own() {
         let mut ops = TcpStream::connect(service.address("ops")).await.expect("connected");
         ops.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("written");
         let (said, took) = until_closed(ops).await;
-        assert!(said.starts_with("HTTP/1.1 200") && took < Duration::from_secs(1), "{took:?} {said}");
+        assert!(said.starts_with("HTTP/1.1 200") && took < AT_ONCE, "{took:?} {said}");
     };
     health().await;
     service.logged("raise its limit").await;
@@ -398,6 +413,7 @@ async fn each_listener_has_descriptors_of_its_own() {
 /// Case 52: a client that asks and asks, and reads nothing.
 #[tokio::test]
 async fn who_takes_no_answer_is_cut_off() {
+    let _timed = timed();
     let service = Workspace::new().serve().await;
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("set");
@@ -407,7 +423,7 @@ async fn who_takes_no_answer_is_cut_off() {
     let requests = "GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
     // Until it takes no more requests either, and then until it hangs up.
     let cut_off = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(15), cut_off).await.expect("cut off");
+    tokio::time::timeout(DEADLINE, cut_off).await.expect("cut off");
     let took = start.elapsed();
     assert!(Duration::from_secs(4) < took && took < Duration::from_secs(9), "{took:?}");
     assert!(service.metrics().await.contains("tokenmint_connections{listener=\"minting\"} 1"));
@@ -417,6 +433,7 @@ async fn who_takes_no_answer_is_cut_off() {
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
+    let _timed = timed();
     use std::io::Write as _;
 
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -442,23 +459,29 @@ async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
         // It may have been closed already.
         let _ = stream.write_all(patterns[n % patterns.len()].as_bytes());
         open.push(stream);
-        // The host's queue of connections to accept may be short, and one that finds it full is tried again a second later.
+        // The client's pace: the host's queue of connections to accept may be short, and a connection that finds it full is
+        // tried again a second later.
         if n % 50 == 0 {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (mut accepted, mut before) = (descriptors(service.pid()), 0);
+    eventually("it has accepted all that wait", async || {
+        (before, accepted) = (accepted, descriptors(service.pid()));
+        accepted <= before
+    })
+    .await;
     let (took, most) = (start.elapsed(), descriptors(service.pid()) - base);
     let anonymous = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("alive");
         let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
         kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("a number") >> 10
     };
-    let (held, deadline) = (anonymous(), Instant::now() + Duration::from_millis(6500));
-    while descriptors(service.pid()) > base + 2 {
-        assert!(Instant::now() < deadline, "{} descriptors are left", descriptors(service.pid()));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let held = anonymous();
+    eventually_within(Duration::from_secs(6), "their descriptors are closed", async || {
+        descriptors(service.pid()) <= base + 2
+    })
+    .await;
     println!(
         "{hostile} connections in {took:?}, {most} at once: {held} MiB, {} MiB when they were gone",
         anonymous()

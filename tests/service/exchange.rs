@@ -17,9 +17,12 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
+use tokio::sync::Semaphore;
 
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, CRM_KEY, KEYS, Workspace, free_port, sha256_hex, until, unverified};
+use crate::support::{
+    API_KEY, Answer, CRM_KEY, KEYS, Workspace, eventually, free_port, sha256_hex, timed, unverified,
+};
 
 /// How the fake answers the next requests.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ pub enum Mood {
     Text(u16, &'static str),
     Json(Value),
     Hang,
+    /// Answers once the test has given a permit.
+    Held(Arc<Semaphore>),
     Slow(Duration),
     SlowError(Duration, u16, Value),
     /// So many bytes of headers before a token.
@@ -86,6 +91,11 @@ impl Fake {
         self.0.asked.load(Ordering::SeqCst)
     }
 
+    /// How often a bare GET has asked whether it is back.
+    fn probed(&self) -> usize {
+        self.0.probed.load(Ordering::SeqCst)
+    }
+
     /// Those of each exchange, in their order.
     pub fn headers(&self) -> Vec<HeaderMap> {
         self.0.headers.lock().expect("not poisoned").clone()
@@ -126,6 +136,11 @@ impl Fake {
                 Body::from_stream(futures_util::stream::repeat_with(chunk)).into_response()
             }
             Mood::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
+            Mood::Held(permits) => {
+                permits.acquire().await.expect("never closed").forget();
+                self.token(messaging, &body, n, base, "AUTH", None)
+            }
+            // The pace of a slow host, here and below.
             Mood::Slow(wait) => {
                 tokio::time::sleep(wait).await;
                 self.token(messaging, &body, n, base, "AUTH", None)
@@ -249,9 +264,17 @@ fn rejected(answer: &Answer, status: u16) -> String {
     body["error_description"].as_str().expect("text").to_owned()
 }
 
-/// Lets what runs behind the answers come to its end.
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(150)).await;
+/// Counted by the service: exchanges that ended so.
+async fn exchanges(house: &InProcess, outcome: &str) -> f64 {
+    let name = format!("tokenmint_exchanges_total{{outcome=\"{outcome}\"");
+    value(house, &name).await.unwrap_or_default()
+}
+
+/// Answered by the thread that runs the service and the fake: what earlier requests began had its turn before.
+async fn round_trips(house: &InProcess) {
+    for _ in 0..5 {
+        house.get("/livez").await.ok();
+    }
 }
 
 #[tokio::test]
@@ -363,13 +386,24 @@ async fn a_thousand_callers_at_once_are_one_request_cold_and_at_expiry() {
 #[tokio::test]
 async fn whoever_hangs_up_neither_cancels_nor_repeats_the_exchange() {
     let house = House::start().await;
-    house.fake.is(Mood::Slow(Duration::from_millis(400)));
-    let asks: Vec<_> = (0..1000).map(|_| tokio::spawn(house.oauth())).collect();
-    until("nobody asked Salesforce", async || house.fake.asked() > 0).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let permits = Arc::new(Semaphore::new(0));
+    house.fake.is(Mood::Held(permits.clone()));
+    let asks: Vec<_> = (0..200).map(|_| tokio::spawn(house.oauth())).collect();
+    eventually("Salesforce is asked", async || house.fake.asked() > 0).await;
+    eventually("some wait for its answer", async || {
+        value(&house, "tokenmint_connections{listener=\"minting\"}").await.is_some_and(|open| open > 50.0)
+    })
+    .await;
     asks.iter().for_each(tokio::task::JoinHandle::abort);
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(house.fake.asked(), 1);
+    for ask in asks {
+        assert!(ask.await.is_err_and(|error| error.is_cancelled()), "it was answered before");
+    }
+    eventually("all have hung up", async || {
+        value(&house, "tokenmint_connections{listener=\"minting\"}").await.is_some_and(|open| open < 2.0)
+    })
+    .await;
+    permits.add_permits(1);
+    eventually("the exchange is done", async || exchanges(&house, "success").await >= 1.0).await;
     assert_eq!(house.oauth().await.ok()["cached"], true);
     assert_eq!(house.fake.asked(), 1);
 }
@@ -380,29 +414,30 @@ async fn a_token_is_renewed_behind_the_answer_and_the_old_one_serves_if_that_fai
     house.oauth().await.ok();
     house.pass(64);
     house.oauth().await.ok();
-    settle().await;
-    assert_eq!(house.fake.asked(), 1, "not before 65 % of its life");
+    // A whole exchange for somebody else, which is longer than a renewal's begin.
+    house.messaging("user-1").await.ok();
+    assert_eq!(house.fake.asked(), 2, "not before 65 % of its life");
     house.fake.is(Mood::Hang);
     house.pass(12);
-    // Nobody waits for the renewal, which hangs.
-    let start = std::time::Instant::now();
     for _ in 0..20 {
         assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.1");
     }
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    until("renewed", async || house.fake.asked() > 1).await;
-    assert_eq!(house.fake.asked(), 2, "one renewal, however many hits");
-    tokio::time::sleep(Duration::from_millis(5500)).await;
+    assert!(exchanges(&house, "timeout").await <= 0.0, "nobody waits for the renewal, which hangs");
+    eventually("the token is renewed", async || house.fake.asked() > 2).await;
+    assert_eq!(house.fake.asked(), 3, "one renewal, however many hits");
+    eventually("the renewal has failed", async || exchanges(&house, "timeout").await >= 1.0).await;
     house.fake.is(Mood::Well);
     assert_eq!(
         house.oauth().await.ok()["access_token"],
         "00D000000000001!token.1",
         "it has failed, and is waited for"
     );
+    assert_eq!(house.fake.asked(), 3);
     house.pass(5);
-    house.oauth().await.ok();
-    settle().await;
-    assert_eq!(house.oauth().await.ok()["access_token"], "00D000000000001!token.3");
+    eventually("the token is renewed", async || {
+        house.oauth().await.ok()["access_token"] == "00D000000000001!token.4"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -645,16 +680,19 @@ async fn an_outage_is_sat_out() {
     for second in 0..1800 {
         if second % 10 == 0 {
             assert_eq!(house.messaging("long-lived").await.ok()["cached"], true, "{second}");
+            let probed = house.fake.probed();
             let answer = house.oauth().await;
             answer.header("retry-after");
             assert_eq!(answer.status.as_u16(), 503, "{second}: {}", answer.text);
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            if answer.text.contains("left alone") {
+                eventually("a bare GET asks whether it is back", async || house.fake.probed() > probed).await;
+            }
         }
         house.pass(1);
     }
     let attempts = house.fake.asked() - before;
     assert!(attempts <= 40, "{attempts}");
-    assert!(house.fake.0.probed.load(Ordering::SeqCst) > 20, "a bare GET asks whether it is back");
+    assert!(house.fake.probed() > 20, "{}", house.fake.probed());
     house.fake.is(Mood::Well);
     let mut fresh = None;
     for second in 0..30 {
@@ -662,7 +700,7 @@ async fn an_outage_is_sat_out() {
             fresh = Some(second);
             break;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        round_trips(&house).await;
         house.pass(1);
     }
     assert!(fresh.is_some(), "no fresh token within 30 s of the end");
@@ -719,28 +757,29 @@ async fn a_wrong_answer_is_never_kept_or_repeated() {
         house.pass(60);
         assert_eq!(house.oauth().await.ok()["cached"], false, "{name}");
     }
-    assert_eq!(trap.0.asked() + trap.0.0.probed.load(Ordering::SeqCst), 0, "a redirect was followed");
+    assert_eq!(trap.0.asked() + trap.0.probed(), 0, "a redirect was followed");
 }
 
 #[tokio::test]
 async fn a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else() {
+    let _timed = timed();
     let house = House::start().await;
     house.fake.is(Mood::Hang);
     let start = std::time::Instant::now();
     let asks: Vec<_> = (0..50).map(|_| tokio::spawn(house.oauth())).collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("Salesforce is asked", async || house.fake.asked() > 0).await;
     for _ in 0..20 {
-        let ask = std::time::Instant::now();
         house.post("/identity-token", API_KEY, &json!({"sub": "user-1"})).await.ok();
-        assert!(ask.elapsed() < Duration::from_millis(500), "{:?}", ask.elapsed());
     }
     let ready = Answer::of(house.client.get(format!("{}/readyz", house.url))).await;
     assert_eq!(ready.status.as_u16(), 200, "ready means that it can mint");
+    assert!(!asks.iter().any(tokio::task::JoinHandle::is_finished), "minting waited for Salesforce");
     for ask in asks {
         let answer = ask.await.expect("no panic");
         answer.refused(504, "upstream_timeout", None);
     }
-    assert!(start.elapsed() < Duration::from_millis(6500), "{:?}", start.elapsed());
+    // One exchange's five seconds, and not those of several.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(house.fake.asked(), 1);
 }
 
@@ -1001,7 +1040,7 @@ async fn a_request_that_salesforce_keeps_waiting_is_a_timeout_and_no_overload() 
     answer.refused(504, "upstream_timeout", None);
     assert_eq!(answer.header("retry-after"), "1");
     // The exchange goes on, and is there for the next.
-    until("exchanged", async || house.oauth().await.status.is_success()).await;
+    eventually("the token is exchanged", async || house.oauth().await.status.is_success()).await;
     assert_eq!(house.fake.asked(), 1);
 }
 
@@ -1013,7 +1052,7 @@ async fn dead_tokens_leave_the_cache() {
     house.oauth().await.ok();
     let entries = "tokenmint_token_cache_entries";
     assert_eq!(value(&house, entries).await, Some(1.0));
-    until("gone", async || value(&house, entries).await == Some(0.0)).await;
+    eventually("the token has left the cache", async || value(&house, entries).await == Some(0.0)).await;
 }
 
 #[tokio::test]
@@ -1149,9 +1188,16 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
     }
     assert_eq!(house.fake.asked(), 20);
     house.clock.set(UnixTime::from_seconds(house.clock.now().seconds() + 86_400));
-    let asks: Vec<_> = (0..200).map(|n| tokio::spawn(house.messaging(&format!("user-{}", n % 20)))).collect();
-    for ask in asks {
-        ask.await.expect("no panic").ok();
+    let ask = |n: usize| house.messaging(&format!("user-{}", n % 20));
+    let asks: Vec<_> = (0..200).map(|n| tokio::spawn(ask(n))).collect();
+    for (n, asked) in asks.into_iter().enumerate() {
+        let mut answer = asked.await.expect("no panic");
+        // A busy machine may not sign in time. That is kept for a second, which a caller waits.
+        while answer.status == 503 && answer.json()["error"] == "overloaded" {
+            house.pass(answer.header("retry-after").parse().expect("seconds"));
+            answer = ask(n).await;
+        }
+        answer.ok();
     }
     assert_eq!(house.fake.asked(), 40);
     // Only the steady clock tells how often Salesforce was asked within a minute: a jump makes no room.
@@ -1433,14 +1479,14 @@ async fn a_host_that_is_back_ends_no_other_wait() {
         assert_eq!(house.messaging("user-1").await.status, 503);
         house.pass(10);
     }
-    until("the host is asked whether it is back", async || {
+    eventually("the host is asked whether it is back", async || {
         house.messaging("user-1").await;
         house.pass(1);
-        house.fake.0.probed.load(Ordering::SeqCst) > 0
+        house.fake.probed() > 0
     })
     .await;
     house.fake.is(Mood::Well);
-    until("back", async || {
+    eventually("the host is back", async || {
         house.pass(1);
         house.messaging("user-1").await.status.is_success()
     })
@@ -1503,7 +1549,7 @@ async fn a_token_of_a_key_that_was_retired_meanwhile_is_handed_out_to_nobody() {
     two_keys(&house, now + 1_000_000, "");
     house.fake.is(Mood::Slow(Duration::from_millis(500)));
     let asker = tokio::spawn(house.oauth());
-    until("asked", async || house.fake.asked() == 1).await;
+    eventually("Salesforce is asked", async || house.fake.asked() == 1).await;
     two_keys(&house, now, "retired = true");
     let waiting = tokio::spawn(house.oauth());
     house.reload();

@@ -4,14 +4,13 @@ use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use rsa::pkcs8::DecodePrivateKey as _;
 use rsa::traits::PrivateKeyParts as _;
 
-use crate::reload::{in_memory, within_five_seconds};
-use crate::support::{KEYS, Workspace, configuration, signal, user_1};
+use crate::reload::in_memory;
+use crate::support::{KEYS, Workspace, configuration, eventually, eventually_blocking, signal, user_1};
 use crate::tls::{certificates, client};
 
 /// Parts of a key as it stands in a file, and as its numbers stand in DER.
@@ -68,7 +67,15 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     // The files are looked at every two seconds, and read again on SIGHUP.
     signal(service.pid(), "HUP");
     service.logged("reloaded").await;
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let metrics = format!("https://{}/metrics", service.address("minting"));
+    let looked = async || {
+        let metrics = client.get(&metrics).send().await.expect("TLS").text().await.expect("text");
+        let name = "tokenmint_config_last_look_timestamp_seconds ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|time| time.parse::<f64>().ok()).expect("a time")
+    };
+    let reloaded = looked().await;
+    eventually("the service looks at its files again", async || looked().await > reloaded).await;
     mint().await;
     look("after a reload");
 }
@@ -110,10 +117,9 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     {
         write(fin);
         signal(service.pid(), "HUP");
-        within_five_seconds("reloaded", async || service.log().matches("reloaded").count() > reloads).await;
-        within_five_seconds("no more is in memory than after the start", async || copies(fin) == in_use)
-            .await;
-        within_five_seconds("the secret before is gone", async || copies(before)[0].1 == 0).await;
+        eventually("reloaded", async || service.log().matches("reloaded").count() > reloads).await;
+        eventually("no more is in memory than after the start", async || copies(fin) == in_use).await;
+        eventually("the secret before is gone", async || copies(before)[0].1 == 0).await;
     }
 }
 
@@ -129,11 +135,9 @@ fn start_as(uid: u32, workspace: &Workspace, wrap: &[&str]) -> (Child, u32) {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).current_dir(&folder).uid(uid).gid(uid).stdin(Stdio::null()).stdout(log);
     let child = command.stderr(Stdio::null()).spawn().expect("it runs");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !fs::read_to_string(folder.join("log")).expect("the log").contains("\"started\"") {
-        assert!(Instant::now() < deadline, "not started");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    eventually_blocking("the service has started", || {
+        fs::read_to_string(folder.join("log")).expect("the log").contains("\"started\"")
+    });
     let pid = child.id();
     (child, pid)
 }
@@ -209,7 +213,9 @@ fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
     let traced: u32 = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a pid");
     signal(traced, "HUP");
-    std::thread::sleep(Duration::from_millis(500));
+    eventually_blocking("the service has reloaded", || {
+        fs::read_to_string(workspace.path("log")).expect("the log").contains("\"reloaded\"")
+    });
     signal(traced, "TERM");
     child.wait().expect("it ends");
     let calls = fs::read_to_string(Path::new(trace)).expect("the trace");

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 use serde_json::json;
 
-use crate::support::{API_KEY, Answer, Workspace, configuration, free_port, signal, user_1};
+use crate::support::{
+    API_KEY, Answer, Workspace, configuration, eventually, free_port, signal, timed, user_1,
+};
 
 /// Of the bundle that makes many audit lines at a time.
 const ENTRIES: usize = 200;
@@ -51,11 +53,10 @@ impl Started {
             client: Client::new(),
             _workspace: workspace,
         };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while started.client.get(format!("{}/livez", started.url)).send().await.is_err() {
-            assert!(Instant::now() < deadline, "not started");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually("the service answers", async || {
+            started.client.get(format!("{}/livez", started.url)).send().await.is_ok()
+        })
+        .await;
         started
     }
 
@@ -74,17 +75,17 @@ impl Started {
     async fn terminate(&mut self) -> (Option<i32>, Duration, String) {
         let begin = Instant::now();
         signal(self.child.id(), "TERM");
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                break status;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(20), "it doesn't end");
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        };
+        let mut status = None;
+        eventually("the service ends", async || {
+            status = self.child.try_wait().expect("a child of ours");
+            status.is_some()
+        })
+        .await;
+        let took = begin.elapsed();
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().expect("piped");
         stderr.read_to_string(&mut said).expect("text");
-        (status.code(), begin.elapsed(), said)
+        (status.expect("it has ended").code(), took, said)
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -195,11 +196,7 @@ async fn a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well() {
         let mut piece = vec![0; 65_536];
         while log.read(&mut piece).is_ok_and(|length| length > 0) {}
     });
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !strict.mint(7).await.status.is_success() {
-        assert!(Instant::now() < deadline, "it never recovers");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("it mints again", async || strict.mint(7).await.status.is_success()).await;
 }
 
 /// The audit lines of a log that must consist of whole lines.
@@ -218,6 +215,7 @@ fn audit_lines(log: &[u8]) -> usize {
 /// Reads slowly, from after the signal on.
 #[tokio::test]
 async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
+    let _timed = timed();
     let mut service = Started::with("required", Stdio::piped(), &[]).await;
     for sub in 0..50 {
         service.mint_many(sub).await.ok();
@@ -226,6 +224,7 @@ async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
     let reader = std::thread::spawn(move || {
         let (mut read, mut piece) = (Vec::new(), vec![0; 65_536]);
         loop {
+            // The pace of a slow reader.
             std::thread::sleep(Duration::from_millis(60));
             match log.read(&mut piece).expect("readable") {
                 0 => return read,
@@ -275,6 +274,7 @@ async fn a_log_that_could_not_be_written_is_told_with_the_error_and_all_that_was
 /// whole.
 #[tokio::test]
 async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
+    let _timed = timed();
     for (audit, code) in [("required", 1), ("best-effort", 0)] {
         let mut service = Started::with(audit, Stdio::piped(), &[]).await;
         for sub in 0..20 {
@@ -297,6 +297,7 @@ async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
 /// A second signal waits for nothing.
 #[tokio::test]
 async fn a_second_signal_ends_the_wait_for_a_reader() {
+    let _timed = timed();
     let mut service = Started::with("required", Stdio::piped(), &[]).await;
     for sub in 0..20 {
         service.mint_many(sub).await.ok();

@@ -1,12 +1,13 @@
 //! What the three minting endpoints answer, verified through the JWKS that they publish.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{API_KEY, Answer, Workspace, sha256_hex, unverified, user_1, verified};
+use crate::support::{API_KEY, Answer, Workspace, retrying, sha256_hex, unverified, user_1, verified};
 
 fn names(value: &Value) -> BTreeSet<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
@@ -186,11 +187,13 @@ async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
 async fn a_hundred_askers_at_once_all_get_a_token_of_their_own() {
     let service = Workspace::new().serve().await;
     let set = service.jwks("/.well-known/jwks.json").await;
-    let asks = (0..100).map(|n| {
-        let request = service.request(Method::POST, "/identity-token").bearer_auth(API_KEY);
-        Answer::of(request.json(&json!({"sub": format!("user-{n}")})))
-    });
-    let asks: Vec<_> = asks.map(tokio::spawn).collect();
+    let service = Arc::new(service);
+    let asks: Vec<_> = (0..100)
+        .map(|n| {
+            let (service, body) = (service.clone(), json!({"sub": format!("user-{n}")}));
+            tokio::spawn(async move { retrying(|| service.post("/identity-token", &body)).await })
+        })
+        .collect();
     for (n, ask) in asks.into_iter().enumerate() {
         let body = ask.await.expect("no panic").ok();
         let claims = verified(body["token"].as_str().expect("a token"), &set);

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::exchange::Fake;
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Workspace, configuration, sha256_hex};
+use crate::support::{API_KEY, DEADLINE, Workspace, configuration, eventually, retrying, sha256_hex};
 
 const TOKEN: &str =
     r#"{"access_token":"opaque","token_type":"Bearer","instance_url":"https://acme.my.salesforce.com"}"#;
@@ -42,30 +42,57 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> usize {
     request.len()
 }
 
-/// A host that answers each request with `begins`, and from then on with a piece of `goes_on` after each pause. Counts what
-/// it could write of that.
-async fn host(begins: String, goes_on: &'static [u8], pause: Duration) -> (String, Arc<AtomicUsize>) {
+/// What a slow host has done so far.
+#[derive(Default)]
+struct Progress {
+    /// Requests that have come.
+    requests: AtomicUsize,
+    /// Pieces of an answer that it has written, or pauses where a piece is empty.
+    pieces: AtomicUsize,
+    /// Connections over which it could write no more.
+    closed: AtomicUsize,
+}
+
+impl Progress {
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    fn pieces(&self) -> usize {
+        self.pieces.load(Ordering::SeqCst)
+    }
+
+    fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// A host that answers each request with `begins`, and then with the `piece` after each `pause`.
+async fn slow_host(begins: String, piece: &'static [u8], pause: Duration) -> (String, Arc<Progress>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
-    let written = Arc::new(AtomicUsize::new(0));
-    let counted = written.clone();
+    let progress = Arc::new(Progress::default());
+    let counted = progress.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let (begins, written) = (begins.clone(), counted.clone());
+            let (begins, progress) = (begins.clone(), counted.clone());
             tokio::spawn(async move {
                 read_request(&mut stream).await;
+                progress.requests.fetch_add(1, Ordering::SeqCst);
                 stream.write_all(begins.as_bytes()).await.expect("written");
                 loop {
+                    // The host's own pace.
                     tokio::time::sleep(pause).await;
-                    if stream.write_all(goes_on).await.is_err() {
+                    if stream.write_all(piece).await.is_err() {
+                        progress.closed.fetch_add(1, Ordering::SeqCst);
                         return;
                     }
-                    written.fetch_add(goes_on.len(), Ordering::SeqCst);
+                    progress.pieces.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
     });
-    (address, written)
+    (address, progress)
 }
 
 async fn service_of(salesforce: &str) -> InProcess {
@@ -83,19 +110,19 @@ async fn an_answer_that_drips_or_stalls_is_given_up_after_five_seconds() {
         ("a head that stalls", "HTTP/1.1 200 OK\r\nX-Drip: ".to_owned(), b""),
         ("a body that stalls", ok(9000) + &TOKEN[..20], b""),
     ];
-    let waits = patterns.map(|(name, begins, goes_on)| async move {
-        let (salesforce, _) = host(begins, goes_on, half_a_second).await;
+    let waits = patterns.map(|(name, begins, piece)| async move {
+        let (salesforce, progress) = slow_host(begins, piece, half_a_second).await;
         let service = service_of(&salesforce).await;
         let start = Instant::now();
-        let (answer, minted) = tokio::join!(service.oauth(), async {
-            let minted = service.post("/identity-token", API_KEY, &json!({"sub": "user-1"})).await;
-            (minted, start.elapsed())
-        });
-        let took = start.elapsed();
-        answer.refused(504, "upstream_timeout", None);
-        assert!((4500..5800).contains(&took.as_millis()), "{name}: {took:?}");
-        minted.0.ok();
-        assert!(minted.1 < Duration::from_secs(1), "{name}: minting waited for {:?}", minted.1);
+        let exchange = tokio::spawn(service.oauth());
+        eventually("the host has a request", async || progress.requests() == 1).await;
+        retrying(|| service.post("/identity-token", API_KEY, &json!({"sub": "user-1"}))).await.ok();
+        assert!(!exchange.is_finished(), "{name}: minting waited for the exchange");
+        exchange.await.expect("no panic").refused(504, "upstream_timeout", None);
+        let (took, pieces) = (start.elapsed(), progress.pieces());
+        assert!(took >= Duration::from_millis(4900), "{name}: {took:?}");
+        // Counted in the host's pauses, whose timers are as late as the service's in a test that lacks a processor.
+        assert!(pieces <= 11, "{name}: {pieces} halves of a second, {took:?}");
     });
     join_all(waits).await;
 }
@@ -106,7 +133,7 @@ async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
     const MOST: usize = 64 << 10;
     for (length, is_taken) in [(MOST, true), (MOST + 1, false)] {
         let body = TOKEN.to_owned() + &" ".repeat(length - TOKEN.len());
-        let (salesforce, _) = host(ok(length) + &body, b"", Duration::from_mins(1)).await;
+        let (salesforce, _) = slow_host(ok(length) + &body, b"", Duration::from_mins(1)).await;
         let answer = service_of(&salesforce).await.oauth().await;
         if is_taken {
             answer.ok();
@@ -116,14 +143,13 @@ async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
             assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
         }
     }
-    let (salesforce, written) = host(ok(1 << 30), &[b' '; 8 << 10], Duration::from_millis(1)).await;
-    let start = Instant::now();
+    const PIECE: usize = 8 << 10;
+    let (salesforce, progress) = slow_host(ok(1 << 30), &[b' '; PIECE], Duration::from_millis(1)).await;
     let answer = service_of(&salesforce).await.oauth().await;
     assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    // The connection is gone, and only what lies in the buffers of the host was sent for nothing.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let sent = written.load(Ordering::SeqCst);
+    // Only what lies in the buffers of the host was sent for nothing.
+    eventually("the connection is closed", async || progress.closed() == 1).await;
+    let sent = progress.pieces() * PIECE;
     assert!(sent < 16 << 20, "{sent} bytes");
 }
 
@@ -231,15 +257,14 @@ async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
     let service = workspace.set("SSL_CERT_FILE", &authorities).serve().await;
     for name in names {
         let body = json!({"profile": format!("oauth.{name}")}).to_string();
-        let start = Instant::now();
-        let answer = service.post_text("/oauth-access-token", "all", body).await;
+        let answer = service.post_text("/oauth-access-token", "all", body);
+        let answer = tokio::time::timeout(DEADLINE, answer).await.expect("an answer in time");
         if name == "good" {
             answer.ok();
             continue;
         }
         answer.refused(503, "upstream_unavailable", None);
         answer.header("retry-after");
-        assert!(start.elapsed() < Duration::from_secs(6), "{name}: {:?}", start.elapsed());
         service.post("/identity-token", &json!({"sub": name})).await.ok();
     }
     for ((name, _, is_good), bytes) in hosts.iter().zip(heard) {

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::json;
 use tokenmint::clock::{ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
 
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, Workspace};
+use crate::support::{API_KEY, Answer, DEADLINE, Workspace};
 
 /// Breaks once, where the handler asks for a `jti`, when it is told to.
 #[derive(Default)]
@@ -33,7 +32,7 @@ async fn a_panic_is_one_500_that_says_nothing_and_is_counted() {
     let ask = async || {
         let request = service.client.post(format!("{}/oauth-assertion", service.url)).bearer_auth(API_KEY);
         let request = request.header("X-Request-Id", "mine").json(&json!({}));
-        tokio::time::timeout(Duration::from_secs(5), Answer::of(request)).await.expect("an answer")
+        tokio::time::timeout(DEADLINE, Answer::of(request)).await.expect("an answer")
     };
     ask().await.ok();
     randomness.breaks.store(true, Ordering::SeqCst);
@@ -55,7 +54,7 @@ async fn a_panic_in_an_exchange_is_counted_and_the_next_asker_begins_anew() {
     let ask = async || {
         let request = service.client.post(format!("{}/oauth-access-token", service.url)).bearer_auth(API_KEY);
         let request = request.header("X-Request-Id", "mine").json(&json!({}));
-        tokio::time::timeout(Duration::from_secs(5), Answer::of(request)).await.expect("an answer")
+        tokio::time::timeout(DEADLINE, Answer::of(request)).await.expect("an answer")
     };
     randomness.breaks.store(true, Ordering::SeqCst);
     let broken = ask().await;

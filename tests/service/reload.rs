@@ -11,21 +11,14 @@ use serde_json::json;
 use tokenmint::clock::{Clock as _, ManualClock, SystemClock, UnixTime};
 
 use crate::in_process::InProcess;
+use crate::retirement::PROMISED;
 use crate::support::{
-    API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, user_1, verified,
+    API_KEY, KEYS, Running, Workspace, configuration, eventually, eventually_within, sha256_hex, signal,
+    timed, user_1, verified,
 };
 
 fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(UnixTime::from_seconds(1_796_083_200)))
-}
-
-/// Waits until `done`, for five seconds at most.
-pub async fn within_five_seconds(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let begin = Instant::now();
-    while !done().await {
-        assert!(begin.elapsed() < Duration::from_secs(5), "{what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// As by an editor on a full disk: what is left would be a configuration, and nobody could mint, nor bring the keys back.
@@ -40,7 +33,7 @@ async fn a_file_that_was_emptied_or_cut_off_is_not_taken_over() {
     for (left, gone) in [("", "keysets"), (before_callers, "callers")] {
         workspace.configure(left);
         let refused = format!("{gone} (the configuration): has none left");
-        within_five_seconds(gone, async || service.log().contains(&refused)).await;
+        service.logged(&refused).await;
         service.post("/identity-token", &user_1()).await.ok();
         workspace.configure(&text);
         workspace.run(&["check", "--running"]).ok();
@@ -83,11 +76,12 @@ async fn sighup_takes_over_callers_and_profiles() {
 
 #[tokio::test]
 async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
+    let _timed = timed();
     let workspace = Workspace::new();
     let service = workspace.serve().await;
     workspace.write("intercom.secret", "another-messenger-api-secret-0123456789");
     workspace.configure(&configuration().replace("ttl = \"30m\"", "ttl = \"20m\""));
-    within_five_seconds("the new ttl", async || {
+    eventually_within(PROMISED, "the ttl is 20m", async || {
         service.post("/identity-token", &user_1()).await.ok()["expires_in"] == 1200
     })
     .await;
@@ -95,7 +89,7 @@ async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
     let asked = json!({"user_id": "user-1"});
     let with_another = service.post("/intercom-user-jwt", &asked).await.ok()["token"].clone();
     workspace.write("intercom.secret", "a-third-messenger-api-secret-0123456789");
-    within_five_seconds("the new secret", async || {
+    eventually_within(PROMISED, "the new secret signs", async || {
         service.logged("reloaded").await;
         let token = service.post("/intercom-user-jwt", &asked).await.ok()["token"].clone();
         let signature = |token: &serde_json::Value| {
@@ -155,7 +149,7 @@ async fn tls_certificates_change_for_new_connections() {
     };
     assert_eq!(shown().await, first);
     let second = certify("second.example");
-    within_five_seconds("the new certificate", async || shown().await == second).await;
+    eventually("the new certificate is shown", async || shown().await == second).await;
 }
 
 /// Mints without a pause until told to stop, and counts what failed.
@@ -340,6 +334,7 @@ fn certificate_of(workspace: &Workspace, pem: &str) -> String {
 /// By the service itself, which nobody tells of the turn.
 #[tokio::test]
 async fn a_turn_of_kubernetes_data_is_taken_over_within_five_seconds() {
+    let _timed = timed();
     let workspace = Workspace::bare();
     workspace.configure(&configuration().replace("keys/web\"", "projected\""));
     let mut projected = Projected::new(workspace.path("projected"));
@@ -352,7 +347,8 @@ async fn a_turn_of_kubernetes_data_is_taken_over_within_five_seconds() {
     // The certificate alone, and then a key that signs in years.
     let another = certificate_of(&workspace, &KEYS.web);
     projected.turn(&[("a.key", &KEYS.web), ("a.crt", &another)]);
-    within_five_seconds("the new certificate", async || published().await[0]["x5c"] != first[0]["x5c"]).await;
+    let is_new = async || published().await[0]["x5c"] != first[0]["x5c"];
+    eventually_within(PROMISED, "the new certificate is published", is_new).await;
     let entry =
         |kid: &str, year: u32| format!("[[key]]\nkid = \"{kid}\"\nsign_from = {year}-01-01T00:00:00Z\n");
     let schedule = entry("a", 2026) + &entry("b", 2999);
@@ -362,7 +358,8 @@ async fn a_turn_of_kubernetes_data_is_taken_over_within_five_seconds() {
         ("b.key", &KEYS.spare[0]),
         ("keyset.toml", &schedule),
     ]);
-    within_five_seconds("the new key", async || published().await[1]["kid"] == "b").await;
+    eventually_within(PROMISED, "the new key is published", async || published().await[1]["kid"] == "b")
+        .await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "a");
 }
 
@@ -418,6 +415,7 @@ async fn a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate()
     let turner = std::thread::spawn(move || {
         for round in 1..=1_000 {
             turn(round);
+            // The writer's pace: some turns come while the service reads, and others between.
             std::thread::sleep(Duration::from_millis(4));
         }
         still.store(false, Ordering::Release);
@@ -442,6 +440,7 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
     let workspace = Workspace::new();
     let service = workspace.serve().await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(service.pid()).expect("small")).expect("a pid");
+    let begin = Instant::now();
     let storming = Arc::new(AtomicBool::new(true));
     let still = storming.clone();
     let storm = std::thread::spawn(move || {
@@ -452,11 +451,11 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
                 rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("alive");
                 sent += 1;
             }
+            // A thousand signals a second are what is tested.
             std::thread::sleep(Duration::from_millis(1));
         }
         sent
     });
-    let begin = Instant::now();
     let mut minted = 0;
     while begin.elapsed() < Duration::from_secs(3) {
         let subject = json!({"sub": format!("user-{minted}")});
@@ -467,9 +466,11 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
     let sent = storm.join().expect("it ends");
     let metrics = service.metrics().await;
     let reloads = metrics.lines().find_map(|line| line.strip_prefix("tokenmint_config_reloads_total "));
-    let reloads: u32 = reloads.and_then(|count| count.parse().ok()).expect("a count");
+    let reloads: u128 = reloads.and_then(|count| count.parse().ok()).expect("a count");
     assert!(sent >= 3_000, "{sent} signals");
-    assert!((1..=30).contains(&reloads), "{reloads} reloads for {sent} signals");
+    // Two reloads are 200 ms apart.
+    let most = begin.elapsed().as_millis() / 200 + 2;
+    assert!((1..=most).contains(&reloads), "{reloads} reloads for {sent} signals, and not {most}");
     println!("{sent} signals, {reloads} reloads, {minted} mints meanwhile, 0 failed");
     let (status, _) = service.terminate().await;
     assert!(status.success());
@@ -537,7 +538,7 @@ async fn a_retired_key_leaves_memory() {
     assert!(prime_in_memory(&service) > 0, "the scanner finds a key that is in use");
     workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
     service.logged("a key was taken away before its time").await;
-    within_five_seconds("the key is gone from memory", async || {
+    eventually("the key is gone from memory", async || {
         service.post("/identity-token", &user_1()).await.ok();
         prime_in_memory(&service) == 0
     })
@@ -552,8 +553,7 @@ async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
     let gone_in_three_seconds = SystemClock::default().now().seconds() - 7_200 + 3;
     let (_workspace, service) = with_two_keys(UnixTime::from_seconds(gone_in_three_seconds)).await;
     assert!(prime_in_memory(&service) > 0, "published still");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    within_five_seconds("the key is gone from memory", async || prime_in_memory(&service) == 0).await;
+    eventually("the key is gone from memory", async || prime_in_memory(&service) == 0).await;
     let line = service.logged("whose life is over were taken away").await;
     assert!(line.contains("\"keys_gone\":\"WebAppKey1\""), "{line}");
 }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use crate::support::{API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, until, user_1};
+use crate::support::{API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, user_1};
 use crate::tls::certificates;
 
 #[tokio::test]
@@ -246,14 +246,10 @@ fn no_message_shows_what_stands_in_a_secret_s_place() {
     }
 }
 
-/// Sends SIGHUP until the log has `needle`, which stands in the message about this configuration alone.
+/// Sends SIGHUP, and waits until the log has `needle`, which stands in the message about this configuration alone.
 async fn reloaded(service: &Running, needle: &str) {
-    until(needle, async || {
-        signal(service.pid(), "HUP");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        service.log().contains(needle)
-    })
-    .await;
+    signal(service.pid(), "HUP");
+    service.logged(needle).await;
 }
 
 #[tokio::test]

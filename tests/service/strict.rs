@@ -1,19 +1,18 @@
 //! Bytes that servers and proxies understand differently: each is refused, and nothing behind it is answered.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{API_KEY, Running, Workspace, until};
+use crate::support::{API_KEY, AT_ONCE, Running, Workspace, eventually};
 
-/// What the service says until it closes, and whether it did so within two seconds.
+/// What the service says until it closes, and whether it did so before the five seconds after which it closes any connection.
 async fn said(service: &Running, bytes: &[u8]) -> (String, bool) {
     let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
     stream.write_all(bytes).await.expect("written");
     let mut said = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut said)).await.is_ok();
+    let closed = tokio::time::timeout(AT_ONCE, stream.read_to_end(&mut said)).await.is_ok();
     (String::from_utf8_lossy(&said).into_owned(), closed)
 }
 
@@ -192,11 +191,11 @@ async fn a_half_closed_connection_is_done_with() {
         stream.write_all(request.as_bytes()).await.expect("written");
         stream.shutdown().await.expect("half closed");
         let mut said = String::new();
-        let read = tokio::time::timeout(Duration::from_secs(2), stream.read_to_string(&mut said)).await;
+        let read = tokio::time::timeout(AT_ONCE, stream.read_to_string(&mut said)).await;
         assert!(read.is_ok() && statuses(&said).len() <= 1, "{request}: {said}");
     }
     // The client sees the end a moment before the count does.
-    until("only the one that asks is open", async || {
+    eventually("only the one that asks is open", async || {
         service.metrics().await.contains("tokenmint_connections{listener=\"minting\"} 1")
     })
     .await;

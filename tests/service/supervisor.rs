@@ -5,9 +5,12 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::support::{Answer, Workspace, configuration, signal};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Answer, DEADLINE, Workspace, configuration, signal};
 
 /// A supervised service; killed at the end.
 struct Supervised {
@@ -26,7 +29,7 @@ impl Supervised {
     fn start(workspace: &Workspace, command: &mut Command) -> Self {
         let path = workspace.path("notify.sock");
         let told = UnixDatagram::bind(&path).expect("a socket");
-        told.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+        told.set_read_timeout(Some(DEADLINE)).expect("a time limit");
         let child =
             command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().expect("the binary runs");
         Self { child, told }
@@ -35,7 +38,7 @@ impl Supervised {
     /// Waits until it says so; what it says else is passed over.
     fn says(&self, wanted: &str) -> String {
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(10) {
+        while begin.elapsed() < DEADLINE {
             let mut message = [0; 512];
             let length = self.told.recv(&mut message).expect("a message in time");
             let message = String::from_utf8_lossy(&message[..length]).into_owned();
@@ -79,15 +82,19 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
         let _ = std::fs::remove_file(workspace.path("notify.sock"));
         Supervised::start(&workspace, &mut command)
     };
-    let get = || Answer::of(reqwest::Client::new().get(format!("http://{address}/livez")));
-    let waiting = tokio::spawn(get());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let first = start();
-    assert_eq!(waiting.await.expect("no panic").status, 200, "who came before it started is answered");
-    drop(first);
-    let waiting = tokio::spawn(get());
-    let _second = start();
-    assert_eq!(waiting.await.expect("no panic").status, 200);
+    for _ in 0..2 {
+        // Connected, and its request sent, before the service starts.
+        let mut early = TcpStream::connect(address).await.expect("the socket listens");
+        early
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("written");
+        let _service = start();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(DEADLINE, early.read_to_string(&mut answer)).await;
+        read.expect("an answer in time").expect("read");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
 }
 
 /// A public socket whose unit has no name for it, or a wrong one, must not mint; one that can't accept is no listener.
@@ -147,7 +154,7 @@ async fn two_sockets_of_one_name_are_both_served() {
         for held in &held {
             let address = held.local_addr().expect("bound");
             let get = Answer::of(reqwest::Client::new().get(format!("http://{address}/livez")));
-            let answer = tokio::time::timeout(Duration::from_secs(5), get).await.expect("an answer in time");
+            let answer = tokio::time::timeout(DEADLINE, get).await.expect("an answer in time");
             assert_eq!(answer.status, 200, "{names}");
         }
     }

@@ -1,5 +1,6 @@
 //! A workspace with keys and a configuration, the binary run in it, and a client for what it serves.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -7,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
@@ -49,13 +50,17 @@ pub fn sha256_hex(text: &str) -> String {
 pub struct Workspace {
     folder: tempfile::TempDir,
     environment: BTreeMap<String, String>,
+    _share: Arc<Share>,
 }
 
 impl Workspace {
     /// Only keys.
     pub fn bare() -> Self {
-        let workspace =
-            Self { folder: tempfile::tempdir().expect("a temporary folder"), environment: BTreeMap::new() };
+        let workspace = Self {
+            _share: Share::of_this_test(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            environment: BTreeMap::new(),
+        };
         workspace.write_key("keys/web/WebAppKey1.key", &KEYS.web);
         workspace.write_key("keys/web512/Web512.key", &KEYS.web512);
         workspace.write_key("keys/crm/CrmKey1.key", &KEYS.crm);
@@ -370,13 +375,13 @@ impl Running {
 
     /// Waits until the log, which is written behind the answers, has this in it.
     pub async fn logged(&self, needle: &str) -> String {
-        for _ in 0..100 {
-            if let Some(line) = self.log().lines().find(|line| line.contains(needle)) {
-                return line.to_owned();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("no {needle} in the log: {}", self.log());
+        let mut line = None;
+        eventually(&format!("{needle:?} is in the log"), async || {
+            line = self.log().lines().find(|line| line.contains(needle)).map(str::to_owned);
+            line.is_some()
+        })
+        .await;
+        line.expect("it was found")
     }
 
     pub fn address(&self, listener: &str) -> &str {
@@ -435,13 +440,14 @@ impl Running {
     async fn end(&mut self) -> (ExitStatus, Duration) {
         let start = Instant::now();
         signal(self.pid(), "TERM");
-        for _ in 0..600 {
+        // Like `eventually`, whose closure a spawned task can't hold.
+        while start.elapsed() < DEADLINE {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 return (status, start.elapsed());
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            tokio::time::sleep(POLL).await;
         }
-        panic!("still there 15 s after SIGTERM: {}", self.log());
+        panic!("still there {DEADLINE:?} after SIGTERM: {}", self.log());
     }
 }
 
@@ -525,11 +531,122 @@ pub fn user_1() -> Value {
     json!({"sub": "user-1"})
 }
 
-/// Waits for something that happens behind the requests.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+/// Sends a request again while the service answers 503 `overloaded`, after its `Retry-After`, as a client should: a machine that
+/// is busy with other tests may not sign as many tokens in time as a test asks for at once.
+pub async fn retrying<F: Future<Output = Answer>>(request: impl Fn() -> F) -> Answer {
+    let begin = Instant::now();
+    loop {
+        let answer = request().await;
+        if answer.status != StatusCode::SERVICE_UNAVAILABLE || answer.json()["error"] != "overloaded" {
+            return answer;
+        }
+        assert!(begin.elapsed() < DEADLINE, "still overloaded after {DEADLINE:?}");
+        let seconds = answer.header("retry-after").parse().expect("seconds");
+        // What the answer asks for.
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+/// How long a test waits for what must happen. It is far longer than that takes, so that only what never happens fails.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Less than the five seconds after which the service gives up a connection that says nothing, and a request to Salesforce. What
+/// is over sooner was ended by something else than that limit.
+pub const AT_ONCE: Duration = Duration::from_secs(4);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// Waits until the condition `holds`, which `what` says.
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(DEADLINE, what, holds).await;
+}
+
+/// Waits until the condition `holds`, and fails after `limit`. Where `limit` is a promise of
+/// the service rather than a deadline, the test begins with `timed`.
+pub async fn eventually_within(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begin = Instant::now();
     while !holds().await {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(POLL).await;
     }
+}
+
+/// `eventually`, without a runtime.
+pub fn eventually_blocking(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// How many tests of each kind run at the moment.
+#[derive(Default)]
+struct Tests {
+    ordinary: usize,
+    timed: usize,
+    timed_waiting: usize,
+}
+
+static TESTS: Mutex<Tests> = Mutex::new(Tests { ordinary: 0, timed: 0, timed_waiting: 0 });
+static A_TEST_ENDED: Condvar = Condvar::new();
+
+thread_local! {
+    /// The share of the test that this thread runs. The test harness gives each test a thread.
+    static SHARE: RefCell<Weak<Share>> = const { RefCell::new(Weak::new()) };
+}
+
+/// A test's share of the machine, held by each of its workspaces, and by `timed`.
+pub struct Share {
+    is_timed: bool,
+}
+
+impl Share {
+    fn of_this_test() -> Arc<Self> {
+        if let Some(share) = SHARE.with_borrow(Weak::upgrade) {
+            return share;
+        }
+        let others = cores().saturating_sub(1).max(1);
+        let tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let must_wait = |tests: &mut Tests| tests.timed + tests.timed_waiting > 0 && tests.ordinary >= others;
+        let mut tests = A_TEST_ENDED.wait_while(tests, must_wait).unwrap_or_else(PoisonError::into_inner);
+        tests.ordinary += 1;
+        Self::begin(false)
+    }
+
+    fn begin(is_timed: bool) -> Arc<Self> {
+        let share = Arc::new(Self { is_timed });
+        SHARE.set(Arc::downgrade(&share));
+        share
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = if self.is_timed { &mut tests.timed } else { &mut tests.ordinary };
+        *count -= 1;
+        drop(tests);
+        A_TEST_ENDED.notify_all();
+    }
+}
+
+/// Stands at the start of a test that bounds from above how long something takes, and is held to its end. Until then no more other
+/// tests run than the machine has cores to spare, however many threads the harness has: what is measured is the service, and not
+/// how long it waits for a processor.
+pub fn timed() -> Arc<Share> {
+    assert!(SHARE.with_borrow(Weak::upgrade).is_none(), "`timed` comes before the first workspace");
+    let others = cores().saturating_sub(1).max(1);
+    let mut tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    tests.timed_waiting += 1;
+    let must_wait = |tests: &mut Tests| tests.timed >= cores() || tests.ordinary > others;
+    tests = A_TEST_ENDED.wait_while(tests, must_wait).unwrap_or_else(PoisonError::into_inner);
+    tests.timed_waiting -= 1;
+    tests.timed += 1;
+    drop(tests);
+    Share::begin(true)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

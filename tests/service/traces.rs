@@ -9,7 +9,7 @@ use tokenmint::clock::{Clock as _, ManualClock, SystemClock};
 
 use crate::exchange::{Fake, Mood};
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, Running, Workspace};
+use crate::support::{API_KEY, Answer, Running, Workspace, eventually};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const OTHER_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -137,9 +137,7 @@ async fn an_exchange_that_many_wait_for_stands_in_the_trace_that_began_it() {
     let first = [("traceparent", &*own[0])];
     let first = traced.post("/oauth-access-token", &body, "first", &first);
     let second = async {
-        while traced.salesforce.asked() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("Salesforce is asked", async || traced.salesforce.asked() > 0).await;
         traced.post("/oauth-access-token", &body, "second", &[("traceparent", &*own[1])]).await;
     };
     tokio::join!(first, second);
@@ -160,9 +158,7 @@ async fn a_renewal_behind_the_answer_stands_in_the_trace_that_set_it_off() {
     let request = house.client.post(format!("{}/oauth-access-token", house.url)).bearer_auth(API_KEY);
     let request = request.json(&json!({})).header("traceparent", traceparent(TRACE));
     assert_eq!(Answer::of(request).await.ok()["cached"], true);
-    while salesforce.headers().len() < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the token is renewed", async || salesforce.headers().len() == 2).await;
     let sent = salesforce.headers();
     assert!(!sent[0].contains_key("traceparent"), "nobody sent one");
     let renewal = sent[1]["traceparent"].to_str().expect("text").to_owned();

@@ -41,6 +41,7 @@ async fn slow() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
     let answers = axum::Router::new().fallback(async || {
+        // More than the 500 ms that a JWKS may take.
         tokio::time::sleep(Duration::from_millis(700)).await;
         Json(good_set())
     });

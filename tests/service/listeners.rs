@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::{
-    API_KEY, Answer, DEADLINE, Running, Workspace, configuration, eventually, signal, timed, user_1,
+    API_KEY, Answer, DEADLINE, Running, Workspace, another_user, configuration, eventually, signal, timed,
+    user_1,
 };
 use crate::tls::{certificates, client, connector, handshake, short_lived, tls_stream};
 
@@ -241,14 +242,16 @@ async fn mints_until_it_expires(own: Duration, intermediate: Option<Duration>) {
         client.connect("localhost".try_into().expect("a name"), stream).await
     };
     let mut kept = connect().await.expect("the certificate is valid");
-    let body = user_1().to_string();
-    let request = format!(
-        "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request = || {
+        let body = another_user().to_string();
+        format!(
+            "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
     eventually("the certificate has expired", async || {
-        kept.write_all(request.as_bytes()).await.expect("written");
+        kept.write_all(request().as_bytes()).await.expect("written");
         let mut answer = [0; 4096];
         let length = kept.read(&mut answer).await.expect("read");
         let answer = String::from_utf8_lossy(&answer[..length]);
@@ -263,7 +266,7 @@ async fn mints_until_it_expires(own: Duration, intermediate: Option<Duration>) {
     // TLS 1.3 tells the client of the refusal behind the handshake.
     let resumed = async {
         let mut stream = connect().await?;
-        stream.write_all(request.as_bytes()).await?;
+        stream.write_all(request().as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         std::io::Result::Ok(answer)

@@ -13,8 +13,8 @@ use tokenmint::clock::{Clock as _, ManualClock, SystemClock, UnixTime};
 use crate::in_process::InProcess;
 use crate::retirement::PROMISED;
 use crate::support::{
-    API_KEY, KEYS, Running, Workspace, configuration, eventually, eventually_within, sha256_hex, signal,
-    timed, user_1, verified,
+    API_KEY, KEYS, Running, Workspace, another_user, configuration, eventually, eventually_within,
+    sha256_hex, signal, timed, user_1, verified,
 };
 
 fn clock() -> Arc<ManualClock> {
@@ -82,7 +82,7 @@ async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
     workspace.write("intercom.secret", "another-messenger-api-secret-0123456789");
     workspace.configure(&configuration().replace("ttl = \"30m\"", "ttl = \"20m\""));
     eventually_within(PROMISED, "the ttl is 20m", async || {
-        service.post("/identity-token", &user_1()).await.ok()["expires_in"] == 1200
+        service.post("/identity-token", &another_user()).await.ok()["expires_in"] == 1200
     })
     .await;
     // And one of a file that the configuration only names.
@@ -91,6 +91,7 @@ async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
     workspace.write("intercom.secret", "a-third-messenger-api-secret-0123456789");
     eventually_within(PROMISED, "the new secret signs", async || {
         service.logged("reloaded").await;
+        let asked = json!({"user_id": another_user()["sub"]});
         let token = service.post("/intercom-user-jwt", &asked).await.ok()["token"].clone();
         let signature = |token: &serde_json::Value| {
             let token = token.as_str().expect("a token").to_owned();
@@ -539,7 +540,7 @@ async fn a_retired_key_leaves_memory() {
     workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
     service.logged("a key was taken away before its time").await;
     eventually("the key is gone from memory", async || {
-        service.post("/identity-token", &user_1()).await.ok();
+        service.post("/identity-token", &another_user()).await.ok();
         prime_in_memory(&service) == 0
     })
     .await;

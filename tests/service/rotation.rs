@@ -8,8 +8,8 @@ use tokenmint::clock::{Clock as _, ManualClock, SystemClock, UnixTime};
 use crate::in_process::InProcess;
 use crate::retirement::PROMISED;
 use crate::support::{
-    API_KEY, Answer, KEYS, Workspace, eventually, eventually_within, free_port, signal, timed, unverified,
-    user_1, verified,
+    API_KEY, Answer, KEYS, Workspace, another_user, eventually, eventually_within, free_port, signal, timed,
+    unverified, user_1, verified,
 };
 
 /// 2026-12-01T00:00:00Z.
@@ -400,7 +400,7 @@ async fn retiring_the_only_key_makes_another_and_says_how_many_tokens_it_hits() 
     assert_eq!((&done["live_tokens"], &done["signs_now"]), (&json!(3), &json!("WebAppKey2")), "{done}");
     service.logged("a key was taken away before its time").await;
     // The leaked key goes first, so there may be a moment without any.
-    let asked = async || service.post("/identity-token", &user_1()).await;
+    let asked = async || service.post("/identity-token", &another_user()).await;
     eventually("another key signs", async || asked().await.status == 200).await;
     assert_eq!(asked().await.ok()["kid"], "WebAppKey2");
 }

@@ -531,6 +531,12 @@ pub fn user_1() -> Value {
     json!({"sub": "user-1"})
 }
 
+/// A request for an identity token of a user of whom none was asked for before: one user's tokens are limited.
+pub fn another_user() -> Value {
+    static COUNT: AtomicU32 = AtomicU32::new(1_000);
+    json!({"sub": format!("user-{}", COUNT.fetch_add(1, Ordering::Relaxed))})
+}
+
 /// Sends a request again while the service answers 503 `overloaded`, after its `Retry-After`, as a client should: a machine that
 /// is busy with other tests may not sign as many tokens in time as a test asks for at once.
 pub async fn retrying<F: Future<Output = Answer>>(request: impl Fn() -> F) -> Answer {

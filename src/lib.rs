@@ -1,7 +1,7 @@
 //! tokenmint: mints the tokens that a web backend needs on each page load.
 //!
 //! # The house
-//! A room imports only from rooms above it; `tests/service/rooms.rs` checks that.
+//! A room imports only from rooms above it; `tests/service/module_order.rs` checks that.
 //!
 //! | room | holds |
 //! |---|---|

@@ -12,7 +12,7 @@
 
 mod oracle;
 mod process;
-mod world;
+mod simulation;
 
 use std::cell::RefCell;
 use std::env;
@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
-use world::{Command, Edit, Spoiled, Step, World};
+use simulation::{Command, Edit, Simulation, Spoiled, Step};
 
 /// How often each thing happened: an invariant that nothing has tried says nothing.
 #[derive(Clone, Debug, Default)]
@@ -110,9 +110,9 @@ fn play(cases: u32, locks: bool) -> (Counts, Option<String>) {
     let result = runner.run(&vec(step(), 1..40), |steps| {
         let mut counts = counts.borrow_mut();
         counts.histories += 1;
-        let mut world = World::new(locks);
+        let mut simulation = Simulation::new(locks);
         for step in &steps {
-            world.step(step, &mut counts).map_err(TestCaseError::fail)?;
+            simulation.step(step, &mut counts).map_err(TestCaseError::fail)?;
         }
         Ok(())
     });

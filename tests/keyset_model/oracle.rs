@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokenmint::clock::UnixTime;
 use tokenmint::config::KeyId;
 
-use super::world::RULES;
+use super::simulation::RULES;
 
 /// What somebody wrote of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]

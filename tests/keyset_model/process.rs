@@ -8,7 +8,7 @@ use tokenmint::keys::{AnnouncedKey, AnnouncedKeyset, History, Life, Material, St
 
 use super::Counts;
 use super::oracle::{Noted, expected};
-use super::world::{Directory, MAX_AGE, RULES};
+use super::simulation::{Directory, MAX_AGE, RULES};
 
 #[derive(Clone)]
 pub struct Key {

@@ -10,7 +10,7 @@
     reason = "a test panics to fail, and says how much it has tried"
 )]
 
-mod world;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use world::{Answer, Counts, Disk, Fixture, Reject, StoreMode, USERS, World};
+use simulation::{Answer, Counts, Disk, Fixture, Reject, Simulation, StoreMode, USERS};
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -94,22 +94,22 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts, String> {
-    let mut world = World::new(fixture, shared);
+    let mut simulation = Simulation::new(fixture, shared);
     for op in history {
         match op {
-            Op::Ask { replica, user, reject, hang_up } => world.ask(*replica, *user, *reject, *hang_up),
+            Op::Ask { replica, user, reject, hang_up } => simulation.ask(*replica, *user, *reject, *hang_up),
             Op::Pass(time) => tokio::time::sleep(*time).await,
-            Op::Salesforce(answer, latency) => world.salesforce.answers(*answer, *latency),
-            Op::Reload { replica, retire } => world.reload(*replica, *retire),
-            Op::StepClock(seconds) => world.step_clock(*seconds),
-            Op::Disk(disk) => world.disk(*disk),
-            Op::Store(mode) => world.store(*mode),
+            Op::Salesforce(answer, latency) => simulation.salesforce.answers(*answer, *latency),
+            Op::Reload { replica, retire } => simulation.reload(*replica, *retire),
+            Op::StepClock(seconds) => simulation.step_clock(*seconds),
+            Op::Disk(disk) => simulation.disk(*disk),
+            Op::Store(mode) => simulation.store(*mode),
         }
-        world.check()?;
+        simulation.check()?;
     }
     // Whatever is under way comes to its end.
     tokio::time::sleep(Duration::from_secs(30)).await;
-    world.end().await
+    simulation.end().await
 }
 
 /// Histories that broke a promise once, and whether the replicas share a store in them.
@@ -146,7 +146,7 @@ fn once_broken() -> Vec<(Vec<Op>, bool)> {
 }
 
 #[test]
-fn no_history_that_broke_a_promise_once_breaks_it_again() {
+fn no_history_that_once_broke_an_invariant_breaks_it_again() {
     let fixture = Fixture::new();
     for (history, shared) in once_broken() {
         run(&fixture, &history, shared).unwrap_or_else(|broken| panic!("{broken}: {history:?}"));
@@ -163,7 +163,7 @@ fn cases() -> u32 {
 }
 
 #[test]
-fn no_history_breaks_a_promise() {
+fn no_random_history_breaks_an_invariant() {
     let fixture = Fixture::new();
     let counts = Mutex::new(Counts::default());
     let histories = (prop::collection::vec(op(), 1..60), prop::bool::weighted(0.7));

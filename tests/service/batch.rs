@@ -196,7 +196,7 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
 /// in turn, so within as many batches as they have places one of them is seen through. Until then one bad signature may
 /// leave with each: docs/security.md, "Several signatures at a time".
 #[test]
-fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_place_has_its_turn() {
+fn a_library_that_is_wrong_in_both_operations_of_one_lane_is_detected_when_that_lane_is_checked() {
     const PLACES: usize = 5;
     let web = key(&KEYS.web);
     assert_ne!(batch(&Fake::new(&[]).library(), &Metrics::new()).examine(&web), Standing::Unfit);
@@ -228,7 +228,7 @@ fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_pl
 }
 
 #[test]
-fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
+fn a_library_that_fails_the_self_test_signs_nothing() {
     let fake = Fake::new(&["FAULT=wrong"]);
     fake.go_wrong();
     let metrics = Metrics::new();
@@ -240,7 +240,7 @@ fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
 
 /// Not called at all: it may have other parameters.
 #[test]
-fn a_library_that_is_another_is_not_used() {
+fn an_unsupported_library_is_not_used() {
     let reason = |fake: &Fake| BatchLibrary::open(&fake.library()).err().expect("refused");
     let older = Fake::new(&[r#"VERSION="crypto_mb (k1) (ver: 1.1.0 (12.1) build: Oct 28 2024)""#]);
     assert!(matches!(reason(&older), Unavailable::Version(version) if version.contains("(12.1)")));
@@ -333,7 +333,7 @@ impl Randomness for NoChance {
 }
 
 #[tokio::test]
-async fn a_trial_that_panics_switches_batches_off_in_sight() {
+async fn a_self_test_that_panics_disables_batches_and_is_counted() {
     let fake = Fake::new(&[]);
     let metrics = Metrics::new();
     let library = BatchLibrary::open(&fake.library()).unwrap_or_else(|reason| panic!("{reason}"));

@@ -58,7 +58,7 @@ async fn one_call_brings_every_token_of_the_page() {
 }
 
 #[tokio::test]
-async fn a_bundle_comes_whole_or_not_at_all_and_opens_no_door_of_its_own() {
+async fn a_bundle_is_all_or_nothing_and_grants_nothing_of_its_own() {
     let workspace = workspace();
     let warned = workspace.run(&["check"]);
     assert!(warned.stderr.contains("may use `bundles.fin` but not `intercom.fin`"), "{}", warned.stderr);
@@ -120,7 +120,7 @@ async fn the_claims_of_each_entry_are_its_profile_s() {
 /// A refusing Salesforce makes a page ask forty times a second: for three seconds that is granted, and then no more
 /// than two a second.
 #[tokio::test]
-async fn a_page_that_asks_again_and_again_is_told_to_wait() {
+async fn a_page_that_asks_too_often_is_told_to_wait() {
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let house = InProcess::start(clock, "http://127.0.0.1:9", "").await;
     let ask = |sub: &str| house.post("/identity-token", "both", &json!({"sub": sub, "profile": "web"}));
@@ -145,7 +145,7 @@ async fn a_page_that_asks_again_and_again_is_told_to_wait() {
 }
 
 #[tokio::test]
-async fn a_storm_is_one_line_in_the_log() {
+async fn many_refused_requests_for_one_subject_are_one_line_in_the_log() {
     let workspace = Workspace::new();
     let limits = "[server]\nlimits.remint_burst = 3\nlimits.remints_per_minute = 1\n";
     workspace.configure(&configuration().replacen("[server]\n", limits, 1));
@@ -160,7 +160,7 @@ async fn a_storm_is_one_line_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_caller_keeps_to_its_own_rate() {
+async fn a_caller_is_limited_to_its_own_rate() {
     let workspace = Workspace::with(&format!(
         "[callers.slow]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\"]\nrate = 1\nburst = 5\n",
         sha256_hex("slow")

@@ -56,7 +56,7 @@ async fn a_key_is_taken_from_one_header_and_nowhere_else() {
 
 /// Credentials come before everything else: a stranger learns nothing of what a body should be.
 #[tokio::test]
-async fn a_stranger_is_told_nothing_but_401() {
+async fn an_unauthenticated_caller_learns_nothing_but_401() {
     let service = Workspace::new().serve().await;
     for body in ["", "{", r#"{"sub":"a","x":1}"#, r#"{"sub":"a","profile":"web"}"#] {
         service.post_text("/identity-token", "wrong", body).await.refused(401, "invalid_client", None);
@@ -93,7 +93,7 @@ async fn a_caller_gets_what_it_is_allowed_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn of_several_profiles_one_must_be_named() {
+async fn a_caller_with_several_profiles_must_name_one() {
     let workspace = Workspace::with(&format!(
         "[callers.both]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\", \"identity.web512\"]",
         sha256_hex("both")
@@ -107,7 +107,7 @@ async fn of_several_profiles_one_must_be_named() {
 }
 
 #[tokio::test]
-async fn subjects_are_those_of_the_profile_and_of_the_caller() {
+async fn a_subject_must_match_the_patterns_of_profile_and_caller() {
     let workspace = Workspace::with(&format!(
         "[callers.narrow]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web512\", \"intercom.fin\"]\n\
          subjects = \"user-1.*\"",
@@ -128,7 +128,7 @@ async fn subjects_are_those_of_the_profile_and_of_the_caller() {
 }
 
 #[tokio::test]
-async fn two_keys_of_one_caller_are_good_at_once() {
+async fn two_keys_of_one_caller_are_valid_at_once() {
     let workspace = Workspace::with(&format!(
         "[callers.moving]\napi_key_sha256 = [\"{}\", \"{}\"]\nallow = [\"identity.web\"]",
         sha256_hex("old"),
@@ -146,7 +146,7 @@ async fn two_keys_of_one_caller_are_good_at_once() {
 }
 
 #[tokio::test]
-async fn a_browser_is_given_no_leave() {
+async fn a_browser_gets_no_cors_headers() {
     let service = Workspace::new().serve().await;
     let preflight = service
         .request(Method::OPTIONS, "/identity-token")
@@ -169,7 +169,7 @@ async fn a_browser_is_given_no_leave() {
 
 /// reliability.md, case 15. Nothing that comes back, is logged or is counted has it from the request.
 #[tokio::test]
-async fn what_a_client_says_of_itself_and_of_the_host_is_never_read() {
+async fn forwarded_and_host_headers_are_never_read() {
     let service = Workspace::new().serve().await;
     let plain = |path: &'static str| service.request(Method::POST, path).bearer_auth(API_KEY);
     let spoofed = |path: &'static str| {

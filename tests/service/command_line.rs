@@ -159,7 +159,7 @@ fn an_unknown_name_is_answered_with_the_known_ones() {
 }
 
 #[tokio::test]
-async fn a_duration_a_list_and_an_address_are_taken_as_people_write_them() {
+async fn durations_lists_and_addresses_are_accepted_in_their_usual_forms() {
     let mut workspace = Workspace::new();
     for (written, seconds) in [("600", 600), ("600s", 600), ("10m", 600), ("1h", 3600), ("1h 0m", 3600)] {
         let minted =
@@ -220,7 +220,7 @@ fn files(folder: &Path) -> Vec<String> {
 
 /// A service that reads the folder must not see a key that is taken away again, nor one beside another's certificate.
 #[test]
-fn a_file_in_the_way_of_a_new_key_leaves_nothing_half_made_at_any_moment() {
+fn a_new_key_whose_file_name_is_taken_leaves_no_partial_files() {
     for (arguments, folder, kid) in [
         (&["keys", "new", "Next", "--directory", "fresh"][..], "fresh", "Next"),
         (&["keys", "rotate", "--keyset", "web", "--kid", "Next"], "keys/web", "Next"),
@@ -259,7 +259,7 @@ fn a_file_in_the_way_of_a_new_key_leaves_nothing_half_made_at_any_moment() {
 }
 
 #[tokio::test]
-async fn init_takes_a_key_that_somebody_has() {
+async fn init_accepts_an_existing_key() {
     for (file, options, kid) in [
         ("WebAppKey7.key", &[][..], "WebAppKey7"),
         ("server.pem", &[], "WebAppKey1"),
@@ -364,7 +364,7 @@ fn init_writes_what_it_is_asked_for_and_says_what_only_its_user_knows() {
 }
 
 #[test]
-fn init_checks_what_it_wrote_and_takes_back_what_is_not_sound() {
+fn init_checks_what_it_wrote_and_removes_it_if_it_is_invalid() {
     let workspace = Workspace::bare();
     // A key that is there already, and nothing that says which of both signs.
     workspace.write_key("new/keys/web/Other.key", &KEYS.spare[0]);
@@ -402,7 +402,7 @@ fn init_refuses_two_keys_of_one_id_before_anything_is_written() {
 }
 
 #[test]
-fn what_init_says_to_do_can_be_pasted_and_is_left_to_do() {
+fn the_next_steps_that_init_prints_can_be_pasted() {
     let workspace = Workspace::bare();
     let said = workspace.run(&["init", "my $HOME dir"]).ok();
     for command in ["check", "serve"] {
@@ -416,7 +416,7 @@ fn what_init_says_to_do_can_be_pasted_and_is_left_to_do() {
 }
 
 #[test]
-fn init_tells_git_of_every_secret_that_it_writes() {
+fn init_adds_every_secret_that_it_writes_to_gitignore() {
     for (with, before, ignored, warns) in [
         (&[][..], None, None, false),
         (&["--with", "fin"], None, Some("intercom.secret\n"), false),
@@ -438,7 +438,7 @@ fn init_tells_git_of_every_secret_that_it_writes() {
 }
 
 #[test]
-fn keys_list_fits_a_hundred_columns_whatever_things_are_called_and_explains_its_signs() {
+fn keys_list_fits_a_hundred_columns_with_any_names_and_explains_its_signs() {
     let plain = Workspace::new();
     plain.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
     plain.write(
@@ -484,7 +484,7 @@ type Prepare<'a> = &'a dyn Fn(&Workspace);
 
 /// 2 is wrong usage and nothing else; what `serve` would not load is 64.
 #[test]
-fn rotate_ends_with_the_code_that_the_contract_has_for_it() {
+fn rotate_ends_with_the_exit_code_of_the_contract() {
     let rotate = |workspace: &Workspace, more: &[&str]| {
         workspace.run(&[&["keys", "rotate", "--keyset", "web"], more].concat())
     };
@@ -540,7 +540,7 @@ fn rotate_ends_with_the_code_that_the_contract_has_for_it() {
 
 /// A command that fails in another way, too, says that its output is lost.
 #[test]
-fn output_that_cannot_be_written_is_said_also_where_the_command_fails_in_another_way() {
+fn unwritable_output_is_reported_even_where_the_command_fails_otherwise() {
     let workspace = Workspace::new();
     for (arguments, reason) in [
         (&["check", "--json", "--config", "none.toml"][..], "none.toml"),

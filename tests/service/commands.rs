@@ -65,7 +65,7 @@ fn keys_new_makes_a_pair_a_certificate_and_a_jwk_that_belong_together() {
 }
 
 #[test]
-fn keys_list_says_what_signs_and_when_that_changes() {
+fn keys_list_shows_what_signs_and_when_that_changes() {
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey2.key", &crate::support::KEYS.web512);
     workspace.write(
@@ -109,7 +109,7 @@ async fn mint_makes_the_same_tokens_without_a_server() {
 }
 
 #[test]
-fn mint_says_what_is_wrong_with_its_options() {
+fn mint_reports_what_is_wrong_with_its_options() {
     let workspace = Workspace::new();
     for (arguments, why) in [
         (&["mint", "identity.web"][..], "--sub"),
@@ -204,7 +204,7 @@ fn every_command_has_help_with_an_example_and_says_its_version() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_closed_output_pipe_is_no_panic() {
     let mut child = Workspace::bare()
         .command(&["openapi"])
         .stdout(std::process::Stdio::piped())
@@ -218,7 +218,7 @@ fn a_reader_that_goes_away_is_no_panic() {
 
 /// Else an API key that is shown once would be lost, and nobody told.
 #[tokio::test]
-async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_reader_that_goes_away() {
+async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
     let serving = Workspace::new();
     let service = serving.serve().await;
     let token = serving.run(&["mint", "identity.web", "--sub", "user-1"]).ok();

@@ -33,7 +33,7 @@ fn head(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn whoever_sends_no_whole_request_in_five_seconds_is_closed() {
+async fn a_connection_without_a_whole_request_in_five_seconds_is_closed() {
     let _timed = timed();
     let service = Workspace::new().serve().await;
     let patterns = [
@@ -72,7 +72,7 @@ async fn whoever_sends_no_whole_request_in_five_seconds_is_closed() {
 
 /// What comes after a pause finds the connection as before, also where head, body or next request come in two pieces.
 #[tokio::test]
-async fn a_connection_that_idled_answers_as_before() {
+async fn a_connection_that_was_idle_answers_as_before() {
     let _timed = timed();
     let service = Workspace::new().serve().await;
     let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
@@ -104,7 +104,7 @@ async fn one_answer(stream: &mut TcpStream) -> String {
 
 /// However a request was split, and whatever pause there was: what comes behind it is looked at as closely.
 #[tokio::test]
-async fn a_request_that_comes_in_two_pieces_is_read_like_one_that_comes_whole_and_so_is_what_follows() {
+async fn a_request_in_two_pieces_is_read_like_a_whole_one_and_so_is_the_next() {
     let service = Workspace::new().serve().await;
     let body = "{\"sub\": \"user-1\"}";
     let request = format!("{}{body}", head(body.len()));
@@ -131,7 +131,7 @@ async fn a_request_that_comes_in_two_pieces_is_read_like_one_that_comes_whole_an
 
 /// So that a flood of connections that ask for nothing closes its own.
 #[tokio::test]
-async fn at_the_limit_the_connection_that_idled_longest_gives_way_to_a_new_one() {
+async fn at_the_limit_a_new_connection_closes_the_longest_idle_one() {
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("[server]\n", "[server]\nlimits.connections = 3\n"));
     let service = workspace.serve().await;
@@ -163,7 +163,7 @@ async fn at_the_limit_the_connection_that_idled_longest_gives_way_to_a_new_one()
 
 /// The answer is made from the head, and closes the connection: nobody waits for the body.
 #[tokio::test]
-async fn no_body_is_read_of_a_stranger_or_where_none_is_asked_for() {
+async fn no_body_is_read_from_unauthenticated_callers_or_where_none_is_expected() {
     let service = Workspace::new().serve().await;
     let post = |key: &str| head(9000).replace(API_KEY, key);
     for (request, status) in [
@@ -182,7 +182,7 @@ async fn no_body_is_read_of_a_stranger_or_where_none_is_asked_for() {
 
 /// It has sent its body, so that the connection can go on.
 #[tokio::test]
-async fn a_caller_that_asks_too_often_keeps_its_connection() {
+async fn a_rate_limited_caller_keeps_its_connection() {
     // Its second and third request come within a second of the first.
     let _timed = timed();
     let workspace = Workspace::new();
@@ -206,7 +206,7 @@ async fn a_caller_that_asks_too_often_keeps_its_connection() {
 
 /// Of a request that took its time to come, too.
 #[tokio::test]
-async fn the_time_of_a_request_begins_with_its_first_byte() {
+async fn the_request_timeout_starts_with_the_first_byte() {
     let _timed = timed();
     let workspace = Workspace::new();
     workspace
@@ -263,7 +263,7 @@ async fn pipelined_requests_are_answered_in_order() {
 
 /// The answer is made from the head: `Expect: 100-continue` gets no `100` from a stranger.
 #[tokio::test]
-async fn a_stranger_is_not_asked_for_its_body() {
+async fn an_unauthenticated_caller_gets_no_100_continue() {
     let service = Workspace::new().serve().await;
     let request = "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\nExpect: 100-continue\r\n\
                    Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n";
@@ -357,7 +357,7 @@ fn descriptors(pid: u32) -> usize {
 
 /// reliability.md, case 63: the host has no descriptor left.
 #[tokio::test]
-async fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() {
+async fn without_descriptors_accepting_pauses_and_resumes_when_some_are_free() {
     let service = Workspace::new().serve().await;
     let mut kept = say(&service, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let mut piece = [0; 4096];
@@ -412,7 +412,7 @@ async fn each_listener_has_descriptors_of_its_own() {
 
 /// Case 52: a client that asks and asks, and reads nothing.
 #[tokio::test]
-async fn who_takes_no_answer_is_cut_off() {
+async fn a_client_that_reads_no_response_is_disconnected() {
     let _timed = timed();
     let service = Workspace::new().serve().await;
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");

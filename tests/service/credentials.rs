@@ -32,7 +32,7 @@ async fn ask(service: &Running, client: &reqwest::Client, api_key: Option<&str>)
 }
 
 #[tokio::test]
-async fn a_certificate_s_name_is_a_caller_and_only_the_whole_name() {
+async fn a_certificate_authenticates_a_caller_only_by_its_whole_name() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     workspace.configure(&mutual(CALLERS));
@@ -67,7 +67,7 @@ async fn a_certificate_s_name_is_a_caller_and_only_the_whole_name() {
 /// Were the connection's caller taken in place of a wrong key, a botched change of keys would mint under another
 /// policy and another name, and nobody would notice.
 #[tokio::test]
-async fn who_sends_a_key_is_the_caller_of_that_key_or_nobody() {
+async fn a_request_with_an_api_key_is_that_key_s_caller_s_or_refused() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certified(&workspace, "clients", "rails", "DNS:rails.internal");
@@ -87,7 +87,7 @@ async fn who_sends_a_key_is_the_caller_of_that_key_or_nobody() {
 
 /// The names are read when the connection is made, and whose they are when a request comes.
 #[tokio::test]
-async fn a_caller_that_is_taken_away_is_nobody_on_its_open_connection_too() {
+async fn a_removed_caller_is_refused_on_its_open_connection_too() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certified(&workspace, "clients", "rails", "DNS:rails.internal");
@@ -116,7 +116,7 @@ fn as_user(uid: u32, socket: &std::path::Path, header: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs root: make system"]
-async fn behind_a_unix_socket_the_user_is_the_caller() {
+async fn on_a_unix_socket_the_peer_s_user_is_the_caller() {
     let workspace = Workspace::new();
     let callers = "[callers.rails]\npeer_uid = 21001\nallow = [\"identity.web\"]\n\
                    [callers.job]\npeer_uid = 21002\nallow = [\"oauth.crm\"]\n";

@@ -265,7 +265,7 @@ const SETTINGS: [(&str, &str); 55] = [
 
 /// A shell takes them away, `docker --env-file` and systemd's `EnvironmentFile` in part, editors add them.
 #[test]
-fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
+fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     let workspace = Workspace::bare();
     let text = configuration().replace("secret_file = \"intercom.secret\"\n", "");
     // All that is said of that setting.
@@ -314,7 +314,7 @@ fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
 }
 
 #[test]
-fn what_is_left_around_a_secret_in_a_file_is_refused() {
+fn leftover_quotes_and_spaces_around_a_secret_in_a_file_are_refused() {
     let workspace = Workspace::new();
     let secret = "intercom-messenger-api-secret-0123456789";
     for (left, why) in [
@@ -346,7 +346,7 @@ fn what_is_left_around_a_secret_in_a_file_is_refused() {
 }
 
 #[test]
-fn what_is_left_around_the_name_of_the_configuration_is_told() {
+fn leftover_quotes_around_the_name_of_the_configuration_are_reported() {
     for (name, why) in [
         ("'tokenmint.toml'", "a quote"),
         ("tokenmint.toml ", "white space"),
@@ -359,7 +359,7 @@ fn what_is_left_around_the_name_of_the_configuration_is_told() {
 }
 
 #[test]
-fn a_list_is_one_of_texts_or_an_error() {
+fn a_list_that_is_not_of_strings_is_an_error() {
     for (list, fine) in [
         ("plan,locale", true),
         ("plan, locale", true),

@@ -278,7 +278,7 @@ async fn round_trips(house: &InProcess) {
 }
 
 #[tokio::test]
-async fn an_oauth_access_token_is_exchanged_once_and_then_kept() {
+async fn an_oauth_access_token_is_exchanged_once_and_then_cached() {
     let house = House::start().await;
     let first = house.oauth().await;
     let body = first.ok();
@@ -330,7 +330,7 @@ async fn a_messaging_access_token_is_the_user_s_own_and_verified() {
 }
 
 #[tokio::test]
-async fn an_anonymous_session_or_another_user_s_is_unverified_and_kept_by_nobody() {
+async fn an_anonymous_session_or_another_user_s_is_unverified_and_not_cached() {
     let house = House::start().await;
     for (mood, says) in [(Mood::Anonymous, "JWKS"), (Mood::OtherUser, "another user's")] {
         house.fake.is(mood);
@@ -350,7 +350,7 @@ async fn an_anonymous_session_or_another_user_s_is_unverified_and_kept_by_nobody
 
 /// The only case that tells a cache behind the policy from one before it.
 #[tokio::test]
-async fn a_hit_never_skips_the_caller_s_policy() {
+async fn a_cache_hit_never_skips_authorization() {
     let house = House::start().await;
     house.oauth().await.ok();
     house.messaging("user-1").await.ok();
@@ -368,7 +368,7 @@ async fn a_hit_never_skips_the_caller_s_policy() {
 }
 
 #[tokio::test]
-async fn a_thousand_callers_at_once_are_one_request_cold_and_at_expiry() {
+async fn a_thousand_concurrent_callers_cause_one_exchange_cold_and_at_expiry() {
     let house = House::start().await;
     house.fake.is(Mood::Slow(Duration::from_millis(300)));
     for round in 1..=2 {
@@ -384,7 +384,7 @@ async fn a_thousand_callers_at_once_are_one_request_cold_and_at_expiry() {
 
 /// moka's own coalescing drops the exchange with its first asker: twenty hang-ups were twenty logins.
 #[tokio::test]
-async fn whoever_hangs_up_neither_cancels_nor_repeats_the_exchange() {
+async fn a_caller_that_disconnects_neither_cancels_nor_repeats_the_exchange() {
     let house = House::start().await;
     let permits = Arc::new(Semaphore::new(0));
     house.fake.is(Mood::Held(permits.clone()));
@@ -409,7 +409,7 @@ async fn whoever_hangs_up_neither_cancels_nor_repeats_the_exchange() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_behind_the_answer_and_the_old_one_serves_if_that_fails() {
+async fn a_token_is_renewed_in_the_background_and_the_old_one_serves_if_that_fails() {
     let house = House::start().await;
     house.oauth().await.ok();
     house.pass(64);
@@ -441,7 +441,7 @@ async fn a_token_is_renewed_behind_the_answer_and_the_old_one_serves_if_that_fai
 }
 
 #[tokio::test]
-async fn a_token_ends_by_whichever_clock_says_so_first() {
+async fn a_token_expires_by_whichever_clock_says_so_first() {
     let house = House::start().await;
     house.oauth().await.ok();
     // The wall clock is set back an hour; the steady one goes on.
@@ -455,7 +455,7 @@ async fn a_token_ends_by_whichever_clock_says_so_first() {
 }
 
 #[tokio::test]
-async fn the_life_is_salesforce_s_word_where_it_gives_one() {
+async fn the_lifetime_is_the_one_that_salesforce_returns_if_any() {
     let house = House::start().await;
     house.fake.0.token_life.store(7200, Ordering::SeqCst);
     assert_eq!(house.oauth().await.ok()["expires_in"], 7200);
@@ -515,7 +515,7 @@ async fn a_connection_that_is_never_made_costs_no_login() {
 
 /// One user whom Salesforce can't serve keeps no other waiting, and neither do its failures count as the host's.
 #[tokio::test]
-async fn what_fails_for_one_user_alone_holds_up_no_other() {
+async fn failures_of_one_user_do_not_block_others() {
     let house = House::start().await;
     house.fake.is(Mood::Text(500, "trouble"));
     for _ in 0..4 {
@@ -531,7 +531,7 @@ async fn what_fails_for_one_user_alone_holds_up_no_other() {
 
 /// What a host does that takes each login and ends the connection, and one whose answers are no HTTP.
 #[tokio::test]
-async fn a_host_that_ends_connections_without_an_answer_is_left_alone() {
+async fn a_host_that_closes_connections_without_an_answer_opens_the_circuit() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     for (answer, says, requests) in
         [("", "can't be reached", 6), ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "not HTTP/1.1", 3)]
@@ -587,7 +587,7 @@ async fn an_exchange_that_cannot_be_sent_again_says_why_it_failed() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_dropped_once_however_many_say_so() {
+async fn a_rejected_token_is_dropped_once_however_many_callers_report_it() {
     let house = House::start().await;
     let token = house.oauth().await.ok()["access_token"].clone();
     let rejected = json!({"rejected_token": token});
@@ -611,7 +611,7 @@ async fn a_rejected_token_is_dropped_once_however_many_say_so() {
 }
 
 #[tokio::test]
-async fn salesforce_s_no_is_explained_and_remembered_for_a_minute() {
+async fn a_rejection_by_salesforce_is_explained_and_cached_for_a_minute() {
     let house = House::start().await;
     let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
     house.fake.is(Mood::Error(400, no, None));
@@ -641,7 +641,7 @@ async fn salesforce_s_no_is_explained_and_remembered_for_a_minute() {
 }
 
 #[tokio::test]
-async fn retry_after_is_honoured_within_a_second_and_a_quarter_of_an_hour() {
+async fn retry_after_is_honoured_between_one_second_and_fifteen_minutes() {
     for (value, wait) in [("7", 7), ("0", 1), ("86400", 900), ("315360000", 900)] {
         let house = House::start().await;
         house.fake.is(Mood::Error(429, json!({"error": "x"}), Some(value)));
@@ -670,7 +670,7 @@ async fn retry_after_is_honoured_within_a_second_and_a_quarter_of_an_hour() {
 /// Half an hour of outage, a second a step: what is kept serves, Salesforce is asked forty times at most, and
 /// a fresh token comes within thirty seconds of the end.
 #[tokio::test]
-async fn an_outage_is_sat_out() {
+async fn an_outage_costs_few_requests_and_ends_within_thirty_seconds() {
     let house = House::start().await;
     house.messaging("long-lived").await.ok();
     house.oauth().await.ok();
@@ -857,7 +857,7 @@ async fn logins_are_budgeted_far_below_salesforce_s_limit() {
 }
 
 #[tokio::test]
-async fn no_caller_takes_an_integration_from_the_others_by_calling_its_token_rejected() {
+async fn a_caller_that_reports_rejections_cannot_exhaust_the_login_budget() {
     let house = House::start().await;
     house.budget(20);
     let mut token = house.oauth().await.ok()["access_token"].clone();
@@ -881,7 +881,7 @@ async fn no_caller_takes_an_integration_from_the_others_by_calling_its_token_rej
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_dropped_only_for_another_one() {
+async fn a_rejected_token_is_dropped_only_where_another_replaces_it() {
     let house = House::start().await;
     house.budget(2);
     let first = house.oauth().await.ok()["access_token"].clone();
@@ -958,7 +958,7 @@ async fn a_disk_that_takes_nothing_leaves_the_budget_in_force() {
 
 /// What a bad profile gets says nothing of its host: a page that isn't there, another's host, a token that is over.
 #[tokio::test]
-async fn one_bad_profile_leaves_the_others_of_its_host_alone() {
+async fn a_failing_profile_does_not_open_the_circuit_of_its_host() {
     let foreign = json!({"access_token": "x", "instance_url": "https://evil.example"});
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": 1}).to_string());
     let over = json!({"access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com"});
@@ -996,7 +996,7 @@ async fn one_bad_profile_leaves_the_others_of_its_host_alone() {
 
 /// `\@` ends the host for one parser and begins it for another.
 #[tokio::test]
-async fn an_address_is_handed_out_as_it_was_judged() {
+async fn urls_are_returned_as_they_were_validated() {
     let good = json!({
         "access_token": "x", "token_format": "jwt", "instance_url": "https://acme.my.salesforce.com",
         "api_instance_url": "https://api.salesforce.com", "id": "https://login.salesforce.com/id/00D/005",
@@ -1046,7 +1046,7 @@ async fn a_request_that_salesforce_keeps_waiting_is_a_timeout_and_no_overload() 
 
 /// Real seconds: the cache lets go of a token at its end, asked or not.
 #[tokio::test]
-async fn dead_tokens_leave_the_cache() {
+async fn expired_tokens_leave_the_cache() {
     let house = House::start().await;
     house.fake.0.token_life.store(1, Ordering::SeqCst);
     house.oauth().await.ok();
@@ -1056,7 +1056,7 @@ async fn dead_tokens_leave_the_cache() {
 }
 
 #[tokio::test]
-async fn a_full_cache_takes_the_newcomer() {
+async fn a_full_cache_stores_a_new_token() {
     let house = House::with("[server.limits]\ntoken_cache = \"64 KiB\"\n").await;
     for n in 0..200 {
         // Those that were there first are asked for again and again.
@@ -1071,7 +1071,7 @@ async fn a_full_cache_takes_the_newcomer() {
 }
 
 #[tokio::test]
-async fn a_life_that_salesforce_claims_is_bounded_and_told_by_the_clock_that_says_less() {
+async fn a_returned_lifetime_is_bounded_and_counted_by_the_clock_with_less_left() {
     let house = House::start().await;
     // In milliseconds, as Salesforce's own command line writes it.
     let exp = (house.clock.now().seconds() + 7200) * 1000;
@@ -1088,7 +1088,7 @@ async fn a_life_that_salesforce_claims_is_bounded_and_told_by_the_clock_that_say
 
 /// Metrics count what was sent, and families of profiles that are gone go with them.
 #[tokio::test]
-async fn metrics_count_exchanges_that_were_made_of_profiles_that_are_there() {
+async fn metrics_count_sent_exchanges_of_configured_profiles() {
     let house = House::start().await;
     house.budget(1);
     house.oauth().await.ok();
@@ -1116,7 +1116,7 @@ async fn metrics_count_exchanges_that_were_made_of_profiles_that_are_there() {
 
 /// By its words, whatever its status: that user isn't asked for again, and the others go on.
 #[tokio::test]
-async fn a_user_that_salesforce_has_stopped_is_left_alone() {
+async fn a_user_over_the_login_rate_is_not_retried_for_fifteen_minutes() {
     for (status, error, description) in [
         (400, "LOGIN_RATE_EXCEEDED", "login rate exceeded"),
         (400, "invalid_grant", "LOGIN_RATE_EXCEEDED"),
@@ -1140,7 +1140,7 @@ async fn a_user_that_salesforce_has_stopped_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_answer_with_endless_headers_is_none() {
+async fn an_answer_with_too_large_headers_is_refused() {
     let house = House::start().await;
     house.fake.is(Mood::Headers(300 << 10));
     let answer = house.oauth().await;
@@ -1181,7 +1181,7 @@ async fn one_off_users_neither_fill_the_memory_nor_outrun_the_budget() {
 
 /// A step of a day ends every token at once: each is exchanged once, within the budget, however many ask.
 #[tokio::test]
-async fn a_forward_jump_of_the_clock_costs_one_exchange_a_token() {
+async fn a_forward_jump_of_the_clock_costs_one_exchange_per_token() {
     let house = House::start().await;
     for n in 0..20 {
         house.messaging(&format!("user-{n}")).await.ok();
@@ -1312,7 +1312,7 @@ async fn kept_connections_end(ending: &'static str, expected: usize) {
 
 /// Nothing in an answer to a login tells whose it is: one that a proxy sends twice must be nobody's.
 #[tokio::test]
-async fn an_answer_that_is_sent_twice_is_never_the_next_login_s() {
+async fn a_duplicated_answer_is_never_taken_for_the_next_login_s() {
     let logins = Arc::new(Mutex::new(Vec::new()));
     let seen = logins.clone();
     let salesforce = raw_salesforce(move |connection, n, request| {
@@ -1411,7 +1411,7 @@ async fn a_profile_that_changes_under_its_name_gets_a_token_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_exchange_and_what_is_handed_out_leave_audit_lines_without_the_token() {
+async fn exchanges_and_returned_tokens_leave_audit_lines_without_the_token() {
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let (_fake, salesforce) = Fake::start(clock).await;
     let workspace = Workspace::new();
@@ -1470,7 +1470,7 @@ async fn a_refusal_stands_while_the_key_that_signed_is_the_one_that_signs() {
 /// A user whom Salesforce can't serve, and a bare GET that finds the host well, say nothing of a login that Salesforce has
 /// limited.
 #[tokio::test]
-async fn a_host_that_is_back_ends_no_other_wait() {
+async fn the_recovery_of_a_host_does_not_end_a_rate_limit() {
     let house = House::start().await;
     house.fake.is(Mood::Error(403, json!({"error": "login_rate_exceeded"}), Some("900")));
     assert_eq!(house.oauth().await.json()["upstream"]["error"], "login_rate_exceeded");
@@ -1498,7 +1498,7 @@ async fn a_host_that_is_back_ends_no_other_wait() {
 
 /// Access tokens outlive the turn of the key that they were got with: a rotation is no storm of logins.
 #[tokio::test]
-async fn a_rotation_sends_nobody_to_salesforce() {
+async fn a_rotation_causes_no_exchange() {
     let house = House::start().await;
     let now = house.clock.now().seconds();
     two_keys(&house, now + 10, "");
@@ -1516,7 +1516,7 @@ async fn a_rotation_sends_nobody_to_salesforce() {
 
 /// What was got with a key that others may have is not handed out any more.
 #[tokio::test]
-async fn access_tokens_that_were_got_with_a_retired_key_are_dropped() {
+async fn access_tokens_obtained_with_a_retired_key_are_dropped() {
     let house = House::start().await;
     let now = house.clock.now().seconds();
     two_keys(&house, now + 1_000_000, "");
@@ -1543,7 +1543,7 @@ async fn a_failure_to_mint_is_forgotten_once_other_keys_sign() {
 
 /// Its exchange began before the reload that took the key away, and another reload came before its end.
 #[tokio::test]
-async fn a_token_of_a_key_that_was_retired_meanwhile_is_handed_out_to_nobody() {
+async fn a_token_whose_key_is_retired_during_the_exchange_is_not_cached() {
     let house = House::start().await;
     let now = house.clock.now().seconds();
     two_keys(&house, now + 1_000_000, "");

@@ -150,7 +150,7 @@ fn as_user(uid: u32, script: &str) -> String {
 /// Cases 42, 43 and 49.
 #[test]
 #[ignore = "needs root and strace: make system"]
-fn nobody_reads_its_memory_alive_or_dead() {
+fn no_process_of_its_user_reads_its_memory_and_it_leaves_no_core_dump() {
     const USER: u32 = 21_001;
     let workspace = Workspace::new();
     let (mut child, pid) = start_as(USER, &workspace, &[]);
@@ -183,7 +183,7 @@ fn nobody_reads_its_memory_alive_or_dead() {
 
 #[tokio::test]
 #[ignore = "needs root and strace: make system"]
-async fn root_is_told_that_it_is_root() {
+async fn running_as_root_is_warned_of() {
     let service = Workspace::new().serve().await;
     service.logged("runs as root").await;
 }
@@ -191,7 +191,7 @@ async fn root_is_told_that_it_is_root() {
 /// Case 50, and what happens where the kernel refuses.
 #[test]
 #[ignore = "needs root and strace: make system"]
-fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
+fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {
     let workspace = Workspace::new();
     let trace = workspace.path("trace");
     let trace = trace.to_str().expect("text");

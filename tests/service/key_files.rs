@@ -325,7 +325,7 @@ fn a_key_that_others_can_read_is_refused_as_openssh_does() {
 /// As Kubernetes mounts secrets: root's, 0440, the group ours. Needs root to make such a file.
 #[test]
 #[ignore = "needs root: make system"]
-fn a_key_of_root_that_only_our_group_can_read_is_fine() {
+fn a_key_of_root_that_only_the_service_s_group_can_read_is_accepted() {
     let workspace = Workspace::new();
     fs::set_permissions(workspace.path(""), Permissions::from_mode(0o755)).expect("ours");
     let key = workspace.path("keys/web/WebAppKey1.key");
@@ -389,7 +389,7 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
 }
 
 #[test]
-fn a_key_directory_that_makes_no_sense_is_explained() {
+fn an_inconsistent_key_directory_is_explained() {
     type Spoil<'a> = &'a dyn Fn(&Workspace);
     let cases: [(&str, Spoil<'_>, &str); 13] = [
         ("no directory", &|w| fs::remove_dir_all(w.path("keys/web")).expect("there"), "can't be listed"),
@@ -470,7 +470,7 @@ fn a_key_directory_that_makes_no_sense_is_explained() {
 }
 
 #[test]
-fn one_key_behind_two_doors_is_a_warning() {
+fn one_key_for_both_identity_tokens_and_assertions_is_a_warning() {
     let workspace = Workspace::new();
     workspace.write_key("keys/crm/CrmKey1.key", &KEYS.web);
     let ran = workspace.run(&["check"]);

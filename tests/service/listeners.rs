@@ -39,7 +39,7 @@ async fn at(service: &Running, listener: &str, method: &str, path: &str) -> u16 
 }
 
 #[tokio::test]
-async fn the_public_listener_shows_keys_and_nothing_else_and_ops_moves_away() {
+async fn the_public_listener_serves_keys_alone_and_ops_moves_to_its_own() {
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace(
         "listen = \"127.0.0.1:0\"\n",
@@ -102,7 +102,7 @@ async fn a_head_for_the_public_listener_is_at_most_4_kib() {
 }
 
 #[tokio::test]
-async fn without_other_listeners_all_is_on_one() {
+async fn without_other_listeners_one_serves_everything() {
     let service = Workspace::new().serve().await;
     for path in ["/metrics", "/livez", "/readyz", "/healthz", "/.well-known/jwks.json", "/openapi.yaml"] {
         assert_eq!(service.get(path).await.status.as_u16(), 200, "{path}");
@@ -139,7 +139,7 @@ async fn a_unix_socket_serves_and_is_gone_at_the_end() {
 }
 
 #[tokio::test]
-async fn tls_serves_those_who_verify_it_and_mutual_tls_those_who_show_a_certificate() {
+async fn tls_serves_verifying_clients_and_mutual_tls_those_with_a_certificate() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certificates(&workspace, "clients", "backend");
@@ -218,7 +218,7 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
 /// Neither on the connection that it opened nor by a session of TLS that is resumed; nor where one between it and its
 /// authority has expired.
 #[tokio::test]
-async fn a_client_certificate_that_has_expired_mints_no_more() {
+async fn an_expired_client_certificate_mints_no_more() {
     // The service starts while it is valid.
     let _timed = timed();
     let (life, long) = (Duration::from_secs(8), Duration::from_hours(1));
@@ -322,7 +322,7 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_a_plain_failure() {
+async fn a_port_in_use_is_a_clear_error() {
     let workspace = Workspace::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
@@ -347,7 +347,7 @@ async fn closes_idle(stream: &mut (impl AsyncRead + Unpin)) {
 }
 
 #[tokio::test]
-async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
+async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     let _timed = timed();
     let service = Workspace::new().serve().await;
     let address = service.address("minting").to_owned();
@@ -388,7 +388,7 @@ async fn sigterm_finishes_what_runs_and_ends_in_time_whatever_clients_do() {
 
 /// Whoever takes a long answer slowly has all of it, though the service stops meanwhile.
 #[tokio::test]
-async fn an_answer_that_is_being_taken_is_taken_whole() {
+async fn a_response_in_progress_is_sent_whole_after_sigterm() {
     // What isn't taken within seconds is cut off.
     let _timed = timed();
     let workspace = Workspace::new();
@@ -424,7 +424,7 @@ async fn an_answer_that_is_being_taken_is_taken_whole() {
 
 /// A pool drops its connections before they are closed under it, and no request that has come is lost.
 #[tokio::test]
-async fn answers_close_their_connections_once_it_stops_and_a_request_that_has_begun_is_answered() {
+async fn after_sigterm_responses_close_connections_and_begun_requests_are_answered() {
     let _timed = timed();
     let service = Workspace::new().serve().await;
     let address = service.address("minting").to_owned();
@@ -465,7 +465,7 @@ async fn answers_close_their_connections_once_it_stops_and_a_request_that_has_be
 
 /// `100 Continue` answers nothing yet: whoever got it sends a body, and isn't idle.
 #[tokio::test]
-async fn a_request_that_was_told_to_continue_is_answered_after_the_stop() {
+async fn a_request_that_got_100_continue_is_answered_after_sigterm() {
     let _timed = timed();
     let service = Workspace::new().serve().await;
     let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
@@ -518,7 +518,7 @@ async fn sighup_never_kills() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_say_what_they_are() {
+async fn health_and_metrics_have_their_documented_forms() {
     let service = Workspace::new().serve().await;
     assert_eq!(service.get("/livez").await.ok(), json!({"status": "ok"}));
     assert_eq!(service.get("/readyz").await.ok(), json!({"status": "ready"}));

@@ -105,7 +105,7 @@ fn refused_unaudited(answer: &Answer) {
 
 /// reliability.md, case 99.
 #[tokio::test]
-async fn minting_goes_on_with_a_full_disk_a_dead_reader_and_no_output_at_all() {
+async fn minting_goes_on_with_a_full_disk_a_closed_log_pipe_and_no_output() {
     let full = || File::options().write(true).open("/dev/full").expect("Linux");
     let mut dead_reader = Started::with("best-effort", Stdio::piped(), &[]).await;
     drop(dead_reader.child.stdout.take());
@@ -127,7 +127,7 @@ async fn minting_goes_on_with_a_full_disk_a_dead_reader_and_no_output_at_all() {
 }
 
 #[tokio::test]
-async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
+async fn with_a_required_audit_no_token_leaves_without_a_log_line() {
     let full = File::options().write(true).open("/dev/full").expect("Linux");
     let service = Started::with("required", full, &[]).await;
     for sub in 0..20 {
@@ -149,7 +149,7 @@ async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
 }
 
 #[tokio::test]
-async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
+async fn an_invalid_log_filter_is_reported_and_logging_goes_on() {
     let mut workspace = Workspace::new();
     workspace.configure(&configuration());
     let service = workspace.set("RUST_LOG", "tokenmint=loud").serve().await;
@@ -183,7 +183,7 @@ async fn fill(service: &Started) -> Answer {
 
 /// A reader that hangs fills the pipe, then the buffer; neither the workers nor memory have to wait for it.
 #[tokio::test]
-async fn a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well() {
+async fn a_stuck_log_reader_blocks_no_request_and_minting_recovers_with_it() {
     let free = Started::with("best-effort", Stdio::piped(), &[]).await;
     fill(&free).await.ok();
     assert!(free.metric(DROPPED).await > 1000, "it was full");
@@ -248,7 +248,7 @@ fn lost_lines(said: &str) -> usize {
 
 /// All lines since the start are counted, also those that were turned away before the end.
 #[tokio::test]
-async fn a_log_that_could_not_be_written_is_told_with_the_error_and_all_that_was_lost() {
+async fn a_failed_log_is_reported_with_its_error_and_the_number_of_lost_lines() {
     for (audit, code) in [("best-effort", 0), ("required", 1)] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
@@ -273,7 +273,7 @@ async fn a_log_that_could_not_be_written_is_told_with_the_error_and_all_that_was
 /// What can't be told any more is counted, and a failure where the audit is required. The last line that was written is
 /// whole.
 #[tokio::test]
-async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
+async fn log_lines_that_nobody_reads_before_the_end_are_counted_and_reported() {
     let _timed = timed();
     for (audit, code) in [("required", 1), ("best-effort", 0)] {
         let mut service = Started::with(audit, Stdio::piped(), &[]).await;
@@ -296,7 +296,7 @@ async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
 
 /// A second signal waits for nothing.
 #[tokio::test]
-async fn a_second_signal_ends_the_wait_for_a_reader() {
+async fn a_second_sigterm_ends_the_wait_for_a_log_reader() {
     let _timed = timed();
     let mut service = Started::with("required", Stdio::piped(), &[]).await;
     for sub in 0..20 {

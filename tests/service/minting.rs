@@ -20,7 +20,7 @@ fn now() -> i64 {
 }
 
 #[tokio::test]
-async fn an_identity_token_says_what_its_profile_says_and_verifies_through_the_jwks() {
+async fn an_identity_token_has_the_claims_of_its_profile_and_verifies_with_the_jwks() {
     let service = Workspace::new().serve().await;
     let answer = service.post("/identity-token", &user_1()).await;
     let body = answer.ok();
@@ -67,7 +67,7 @@ async fn a_token_answer_is_stored_nowhere_and_has_no_etag() {
 }
 
 #[tokio::test]
-async fn an_rs512_profile_signs_rs512_with_a_key_that_says_so() {
+async fn an_rs512_profile_signs_rs512_with_a_key_published_as_such() {
     let workspace = Workspace::with(&format!(
         "[callers.web512]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web512\"]",
         sha256_hex("tm_512")
@@ -86,7 +86,7 @@ async fn an_rs512_profile_signs_rs512_with_a_key_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered() {
+async fn a_caller_sets_the_ttl_and_the_listed_claims_and_nothing_is_altered() {
     let service = Workspace::new().serve().await;
     let claims = json!({"plan": {"name": "pro \u{1f600}", "seats": [1, 2.5, null, true]}, "locale": "de"});
     let body = json!({"sub": "Jürgen \"J\" Groß/\\", "ttl": 60, "claims": claims, "profile": "web"});
@@ -149,7 +149,7 @@ async fn an_intercom_user_jwt_is_signed_with_the_secret_and_names_the_user_as_a_
 }
 
 #[tokio::test]
-async fn the_bare_token_comes_with_accept_application_jwt() {
+async fn accept_application_jwt_gets_the_bare_token() {
     let service = Workspace::new().serve().await;
     let set = service.jwks("/.well-known/jwks.json").await;
     for (path, body) in [("/identity-token", user_1()), ("/oauth-assertion", json!({}))] {
@@ -162,7 +162,7 @@ async fn the_bare_token_comes_with_accept_application_jwt() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
+async fn a_harmless_request_id_is_kept_and_any_other_replaced() {
     let service = Workspace::new().serve().await;
     let with =
         |id: &str| Answer::of(service.request(Method::GET, "/livez").header("X-Request-Id", id.to_owned()));
@@ -184,7 +184,7 @@ async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
 }
 
 #[tokio::test]
-async fn a_hundred_askers_at_once_all_get_a_token_of_their_own() {
+async fn a_hundred_concurrent_callers_each_get_their_own_token() {
     let service = Workspace::new().serve().await;
     let set = service.jwks("/.well-known/jwks.json").await;
     let service = Arc::new(service);
@@ -209,7 +209,7 @@ async fn a_hundred_askers_at_once_all_get_a_token_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
+async fn a_key_signs_from_its_sign_from_on_and_its_predecessor_stays_published() {
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey2.key", &crate::support::KEYS.web512);
     workspace.write_key("keys/web/WebAppKey3.key", &crate::support::KEYS.crm);
@@ -271,7 +271,7 @@ async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
 
 /// Character for character: no digit, sign, zero or exponent comes or goes.
 #[tokio::test]
-async fn a_number_in_a_claim_is_signed_as_it_came_or_refused() {
+async fn a_number_in_a_claim_is_signed_unchanged_or_refused() {
     let service = Workspace::new().serve().await;
     let mint = async |(path, subject, claim): (&str, &str, &str), number: &str| {
         let claims = format!(r#"{{"{claim}":[{number},{{"a":-{number}}}]}}"#);

@@ -102,7 +102,7 @@ async fn service_of(salesforce: &str) -> InProcess {
 
 /// reliability.md, case 68: five seconds in all, and not from one byte to the next.
 #[tokio::test]
-async fn an_answer_that_drips_or_stalls_is_given_up_after_five_seconds() {
+async fn an_answer_that_drips_or_stalls_times_out_after_five_seconds() {
     let half_a_second = Duration::from_millis(500);
     let patterns = [
         ("a head that drips", "HTTP/1.1 200 OK\r\nX-Drip: ".to_owned(), &b"a"[..]),
@@ -129,7 +129,7 @@ async fn an_answer_that_drips_or_stalls_is_given_up_after_five_seconds() {
 
 /// reliability.md, case 74: what comes beyond 64 KiB is not read, and a token behind it is none.
 #[tokio::test]
-async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
+async fn an_answer_of_64_kib_is_read_and_a_longer_one_is_aborted() {
     const MOST: usize = 64 << 10;
     for (length, is_taken) in [(MOST, true), (MOST + 1, false)] {
         let body = TOKEN.to_owned() + &" ".repeat(length - TOKEN.len());
@@ -205,7 +205,7 @@ fn certified(
 /// reliability.md, case 67. A host that can't show by a certificate that it is Salesforce gets no assertion; nor does one
 /// whose name nobody knows. Minting goes on.
 #[tokio::test]
-async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
+async fn a_host_with_an_invalid_certificate_gets_no_assertion() {
     let authority = |name: &str| {
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no name");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -274,7 +274,7 @@ async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
 
 /// reliability.md, case 83: a crash loop has the budget of one service.
 #[tokio::test]
-async fn a_restart_leaves_the_budget_as_it_is() {
+async fn a_restart_does_not_reset_the_login_budget() {
     let now = SystemClock::default().now();
     let (fake, salesforce) = Fake::start(Arc::new(ManualClock::at(now))).await;
     let workspace = Workspace::new();

@@ -24,7 +24,7 @@ impl Randomness for Broken {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_is_one_500_that_says_nothing_and_is_counted() {
+async fn a_panic_is_one_500_without_details_and_is_counted() {
     let randomness = Arc::new(Broken::default());
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let service = InProcess::with(Arc::new(Workspace::new()), clock, randomness.clone()).await;
@@ -47,7 +47,7 @@ async fn a_panic_is_one_500_that_says_nothing_and_is_counted() {
 
 /// It runs behind the requests, which nobody's handler sees.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_in_an_exchange_is_counted_and_the_next_asker_begins_anew() {
+async fn a_panic_in_an_exchange_is_counted_and_the_next_request_begins_anew() {
     let randomness = Arc::new(Broken::default());
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
     let service = InProcess::with(Arc::new(Workspace::new()), clock, randomness.clone()).await;

@@ -17,7 +17,7 @@ async fn status(service: &Running, path: &str, api_key: &str, body: Value) -> u1
 }
 
 #[tokio::test]
-async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
+async fn the_distinct_subjects_of_a_caller_are_limited_per_minute() {
     let allow = "allow = [\"identity.web\", \"intercom.fin\"]\nsubjects = \"[a-z]\"\nsubjects_per_minute = 3";
     let service = Workspace::with(&caller("backend", allow)).serve().await;
     let identity = |sub: &'static str| status(&service, "/identity-token", "backend", json!({"sub": sub}));
@@ -44,7 +44,7 @@ async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
 
 /// Neither a reload nor the edge of a minute gives a caller, or a thief of its credential, the same once more.
 #[tokio::test]
-async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minutes() {
+async fn used_limits_count_across_reloads_and_minutes() {
     let few = "allow = [\"identity.web\"]\nsubjects_per_minute = 3";
     let slow = "allow = [\"oauth.crm\"]\nrate = 1\nburst = 2";
     let workspace = Workspace::with(&(caller("few", few) + &caller("slow", slow)));
@@ -86,7 +86,7 @@ async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minu
 
 /// Whoever named no profile, as there was but one, goes on so where `allow` is narrowed as a trial.
 #[tokio::test]
-async fn a_policy_that_is_tried_takes_nothing_from_who_names_no_profile() {
+async fn an_audit_only_policy_does_not_break_requests_without_a_profile() {
     for (policy, expected) in [("audit", 200), ("enforce", 403)] {
         let narrowed = format!("allow = [\"identity.web\"]\npolicy = \"{policy}\"");
         let service = Workspace::with(&caller("trial", &narrowed)).serve().await;
@@ -96,7 +96,7 @@ async fn a_policy_that_is_tried_takes_nothing_from_who_names_no_profile() {
 }
 
 #[tokio::test]
-async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
+async fn an_audit_only_policy_allows_and_counts_what_it_would_refuse() {
     let bundle = "[bundles.fin]\nchat = \"identity.web\"\nfin = \"intercom.fin\"\n";
     let allow =
         "allow = [\"identity.web\"]\nsubjects = \"user-[0-9]+\"\nsubjects_per_minute = 2\npolicy = \"audit\"";

@@ -110,7 +110,7 @@ proptest! {
 
     /// A bundle opens no door of its own.
     #[test]
-    fn a_bundle_gives_its_entries_only_to_who_may_use_each(
+    fn a_bundle_is_given_only_to_callers_allowed_each_entry(
         allow in prop::sample::subsequence(&PROFILES[..], 0..=PROFILES.len()),
     ) {
         let callers = callers(&config(&allow, ".*"));
@@ -121,14 +121,14 @@ proptest! {
     }
 
     #[test]
-    fn no_key_but_its_own_makes_a_caller(key in prop_oneof![".{0,40}", Just(format!("{API_KEY}\0")), Just(sha256_hex(API_KEY))]) {
+    fn only_its_own_key_authenticates_a_caller(key in prop_oneof![".{0,40}", Just(format!("{API_KEY}\0")), Just(sha256_hex(API_KEY))]) {
         let callers = callers(&config(&PROFILES, ".*"));
         prop_assert_eq!(callers.by_api_key(key.as_bytes()).is_some(), key == API_KEY);
     }
 
     /// Whatever anchors its writer set, and wherever: each word alone is the whole of a subject.
     #[test]
-    fn a_pattern_matches_its_words_and_nothing_around_them(
+    fn a_pattern_matches_whole_subjects_only(
         words in prop::collection::vec(("\\^?", "[ab]{1,3}", "\\$?"), 1..4),
         flags in prop::sample::select(&["", "(?m)", "(?s)", "(?U)", "(?mR)"][..]),
         subject in "[ab\n]{0,4}",

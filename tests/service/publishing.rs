@@ -59,7 +59,7 @@ async fn the_same_files_make_the_same_bytes_after_a_restart_and_on_every_replica
 }
 
 #[tokio::test]
-async fn a_verifier_that_has_it_is_told_304() {
+async fn a_verifier_with_the_current_set_gets_304() {
     let service = Workspace::new().serve().await;
     let path = "/keysets/web/jwks.json";
     let first = service.get(path).await;
@@ -98,7 +98,7 @@ async fn a_given_certificate_is_published_as_it_is() {
 
 /// Salesforce wants ten days; a key whose certificate has less still signs, under a derived one.
 #[tokio::test]
-async fn a_certificate_that_runs_out_gives_way_to_a_derived_one() {
+async fn an_expiring_certificate_is_replaced_by_a_derived_one() {
     let workspace = Workspace::new();
     let derived = workspace.run(&["jwk", "WebAppKey1"]).json();
     certificate(&workspace, "web/WebAppKey1", "-days 9");
@@ -113,7 +113,7 @@ async fn a_certificate_that_runs_out_gives_way_to_a_derived_one() {
 
 /// As one that Salesforce would refuse for its dates; the key signs on.
 #[tokio::test]
-async fn a_certificate_that_has_expired_or_is_not_valid_yet_gives_way_to_a_derived_one() {
+async fn an_expired_or_not_yet_valid_certificate_is_replaced_by_a_derived_one() {
     for (name, from, to) in [("expired", 2019, 2020), ("not valid yet", 2090, 2095)] {
         let workspace = Workspace::new();
         let derived = workspace.run(&["jwk", "WebAppKey1"]).json();

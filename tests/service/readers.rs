@@ -459,7 +459,7 @@ async fn check_serve_doctor_and_verify_read_each_certificate_alike() {
 
 /// Of a chain Salesforce is shown the key's own, wherever it stands.
 #[test]
-fn of_a_chain_the_certificate_of_the_key_is_published() {
+fn the_key_s_certificate_of_a_chain_is_published() {
     let own = certificate();
     let other = openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout /dev/null");
     let published = |content: &str| {
@@ -543,7 +543,7 @@ async fn a_key_in_a_variable_is_read_as_one_in_a_file() {
 
 /// The command in the message is run as it stands, and what it writes is taken.
 #[test]
-fn the_command_for_a_key_that_can_not_be_opened_mends_it() {
+fn the_suggested_command_fixes_a_key_that_cannot_be_opened() {
     let passphrases = "[keysets.web]\npassphrase = \"secret\"\n";
     for how in [
         "-v1 PBE-MD5-DES -provider legacy -provider default",
@@ -577,7 +577,7 @@ fn the_command_for_a_key_that_can_not_be_opened_mends_it() {
 }
 
 #[test]
-fn a_passphrase_is_called_wrong_only_where_it_is() {
+fn a_passphrase_is_reported_wrong_only_where_it_is() {
     let wrong = "[keysets.web]\npassphrase = \"another\"\n";
     for how in ["-v2 aes-256-cbc", "-v2 aes-128-cbc -v2prf hmacWithSHA512", "-scrypt"] {
         let made = converted(&format!("pkcs8 -topk8 -passout pass:secret -in KEY {how}"));
@@ -590,7 +590,7 @@ fn a_passphrase_is_called_wrong_only_where_it_is() {
 
 /// The commands for files of other kinds, run as they stand.
 #[test]
-fn the_commands_for_other_files_make_what_is_taken() {
+fn the_suggested_commands_for_other_files_make_accepted_files() {
     let passwords = [
         ("pkcs12 -in", "pkcs12 -passin pass:changeit -in"),
         ("pkcs8 -topk8", "pkcs8 -topk8 -passin pass:secret -passout pass:secret"),
@@ -691,7 +691,7 @@ fn let_read(path: &std::path::Path, user: u32) -> bool {
 
 /// A file system without access lists has no such case.
 #[test]
-fn a_credential_that_an_access_list_opens_to_the_service_alone_is_taken() {
+fn a_credential_with_an_acl_for_the_service_alone_is_accepted() {
     let case = Case::of("WebAppKey1.key", KEYS.web.as_bytes());
     let us = rustix::process::geteuid().as_raw();
     for path in [case.configured(), case.workspace.path("given/WebAppKey1.key")] {
@@ -813,7 +813,7 @@ fn a_token_is_found_in_what_people_paste() {
 
 /// Each mistake of a token's maker gets the advice for just that.
 #[test]
-fn the_fix_for_a_token_says_what_to_do_about_just_that() {
+fn the_fix_for_a_token_is_specific_to_its_fault() {
     let good = token(&json!({}));
     let parts: Vec<&str> = good.split('.').collect();
     let header = |header: &Value| raw_token(header, &claims().to_string());

@@ -111,7 +111,7 @@ async fn a_bad_body_is_a_400_that_names_the_field() {
 
 /// Nor one that reads like it: in other letters, with something that nobody sees, or in the body itself.
 #[tokio::test]
-async fn a_registered_claim_is_set_by_nobody() {
+async fn no_caller_sets_a_registered_claim() {
     let service = Workspace::new().serve().await;
     for name in [
         "iss",
@@ -216,7 +216,7 @@ async fn a_wrong_content_type_or_encoding_is_415() {
 }
 
 #[tokio::test]
-async fn what_http_itself_says_no_to_is_json_as_well() {
+async fn errors_of_the_http_layer_are_json_too() {
     let service = Workspace::new().serve().await;
     let send = |method: Method, path: &str, accept: &str| {
         let request = service.request(method, path).bearer_auth(API_KEY).header("Accept", accept.to_owned());
@@ -249,7 +249,7 @@ async fn what_http_itself_says_no_to_is_json_as_well() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_before_it_is_read() {
+async fn too_large_requests_are_refused_before_they_are_read() {
     let service = Workspace::new().serve().await;
     let padding = "a".repeat(17 << 10);
     let answer = service.post("/identity-token", &json!({"sub": "a", "claims": {"plan": padding}})).await;

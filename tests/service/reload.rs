@@ -23,7 +23,7 @@ fn clock() -> Arc<ManualClock> {
 
 /// As by an editor on a full disk: what is left would be a configuration, and nobody could mint, nor bring the keys back.
 #[tokio::test]
-async fn a_file_that_was_emptied_or_cut_off_is_not_taken_over() {
+async fn an_emptied_or_truncated_file_is_not_applied() {
     let mut workspace = Workspace::new();
     // Nothing of the server is in the file, so that it differs in nothing that is settled at the start.
     let text = configuration().replace("[server]\nlisten = \"127.0.0.1:0\"\n", "");
@@ -42,7 +42,7 @@ async fn a_file_that_was_emptied_or_cut_off_is_not_taken_over() {
 
 /// A key in the place of a folder: it can be none, and isn't shown.
 #[tokio::test]
-async fn what_stands_in_the_place_of_the_state_directory_is_not_shown() {
+async fn a_key_given_as_the_state_directory_is_not_shown() {
     let mut workspace = Workspace::new();
     workspace.configure(&configuration());
     let line = KEYS.web.lines().nth(2).expect("a line of base64");
@@ -57,7 +57,7 @@ async fn is_allowed(service: &Running, api_key: &str) -> bool {
 }
 
 #[tokio::test]
-async fn sighup_takes_over_callers_and_profiles() {
+async fn sighup_applies_callers_and_profiles() {
     let workspace = Workspace::new();
     let service = workspace.serve().await;
     assert!(!is_allowed(&service, "new").await);
@@ -75,7 +75,7 @@ async fn sighup_takes_over_callers_and_profiles() {
 }
 
 #[tokio::test]
-async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
+async fn a_change_is_applied_within_five_seconds_without_a_signal() {
     let _timed = timed();
     let workspace = Workspace::new();
     let service = workspace.serve().await;
@@ -109,7 +109,7 @@ async fn a_change_is_taken_over_within_five_seconds_without_any_signal() {
 }
 
 #[tokio::test]
-async fn what_cannot_change_without_a_restart_says_so_and_changes_nothing() {
+async fn a_change_that_needs_a_restart_is_refused_with_that_reason() {
     let workspace = Workspace::new();
     let service = workspace.serve().await;
     let other = configuration()
@@ -249,7 +249,7 @@ async fn two_hundred_broken_configurations_change_nothing() {
 
 /// A writer that is killed leaves a part of a key: nothing of it is ever used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_file_that_is_cut_off_at_any_byte_changes_nothing() {
+async fn a_key_file_truncated_at_any_byte_changes_nothing() {
     let workspace = Workspace::bare();
     workspace.configure(&with_probe(&configuration()));
     let service = InProcess::of(Arc::new(workspace), clock()).await;
@@ -334,7 +334,7 @@ fn certificate_of(workspace: &Workspace, pem: &str) -> String {
 
 /// By the service itself, which nobody tells of the turn.
 #[tokio::test]
-async fn a_turn_of_kubernetes_data_is_taken_over_within_five_seconds() {
+async fn an_update_of_a_kubernetes_volume_is_applied_within_five_seconds() {
     let _timed = timed();
     let workspace = Workspace::bare();
     workspace.configure(&configuration().replace("keys/web\"", "projected\""));
@@ -391,7 +391,7 @@ async fn a_new_key_beside_an_old_certificate_is_refused_until_they_fit() {
 
 /// Key and certificate are turned together, a thousand times, while they are read: they never mix.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_turns_of_kubernetes_data_never_mix_a_key_and_a_certificate() {
+async fn a_thousand_updates_of_a_kubernetes_volume_never_mix_key_and_certificate() {
     let workspace = Workspace::bare();
     workspace.configure(&with_probe(&configuration().replace("keys/web\"", "projected\"")));
     // One key id for each key; they take turns, and the schedule names the one that is there.
@@ -479,7 +479,7 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
 
 /// While keys are still being read, a SIGHUP finds its handler, and is not lost.
 #[tokio::test]
-async fn a_sighup_before_the_start_is_over_is_kept() {
+async fn a_sighup_during_the_start_is_not_lost() {
     let workspace = Workspace::new();
     let mut child =
         workspace.command(&["serve"]).stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
@@ -549,7 +549,7 @@ async fn a_retired_key_leaves_memory() {
 /// Nothing changes in the files, and nobody sends a signal.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
-async fn a_key_whose_life_is_over_leaves_memory_by_itself() {
+async fn an_expired_key_leaves_memory_without_a_reload() {
     // The second took over so long ago that the first is gone in three seconds: an hour's life, an hour's margin.
     let gone_in_three_seconds = SystemClock::default().now().seconds() - 7_200 + 3;
     let (_workspace, service) = with_two_keys(UnixTime::from_seconds(gone_in_three_seconds)).await;

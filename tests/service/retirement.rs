@@ -159,7 +159,7 @@ async fn no_refused_reload_keeps_a_retired_key() {
 
 /// On the day when nobody has time: a mistake anywhere else doesn't keep the command from its work.
 #[tokio::test]
-async fn retire_needs_nothing_of_the_configuration_but_where_the_key_is() {
+async fn retire_needs_only_the_key_s_directory_of_the_configuration() {
     let (workspace, service) = serving().await;
     workspace.configure(&format!(
         "{}[oauth.broken]\nkeyset = \"nobody\"\n",
@@ -175,7 +175,7 @@ async fn retire_needs_nothing_of_the_configuration_but_where_the_key_is() {
 
 /// By the folder alone, as where the configuration can't be read: who signs then is asked of the service, too.
 #[tokio::test]
-async fn a_retirement_by_folder_believes_the_service() {
+async fn a_retirement_by_directory_asks_the_service_what_signs() {
     let workspace = Workspace::bare();
     workspace.configure(&asked_over_a_socket(&configuration()));
     let service = workspace.serve().await;
@@ -207,7 +207,7 @@ async fn a_copy_of_a_retired_key_goes_with_it() {
 
 /// Also of other keysets, and where no service runs; and no start takes back what the files say is retired.
 #[tokio::test]
-async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() {
+async fn a_retirement_retires_every_copy_in_a_directory_and_names_the_others() {
     let workspace = Workspace::bare();
     let third = "[keysets.third]\nkid = \"Third\"\nkey_file = \"keys/third.key\"\n";
     workspace.configure(&asked_over_a_socket(&format!("{}{third}", configuration())));
@@ -257,7 +257,7 @@ async fn a_retirement_takes_every_copy_that_a_folder_has_and_names_the_others() 
 
 /// Time alone can make right what was refused: nothing changes in the files.
 #[tokio::test]
-async fn what_was_refused_is_tried_again_and_a_retirement_of_tomorrow_is_put_right_by_the_command() {
+async fn a_refused_file_is_retried_and_retire_fixes_a_retirement_date_in_the_future() {
     let (workspace, service) = serving().await;
     let entries = |retired: i64| {
         let retired = format!("retired = {}", at(retired));
@@ -284,7 +284,7 @@ async fn what_was_refused_is_tried_again_and_a_retirement_of_tomorrow_is_put_rig
 
 /// What else the service refuses doesn't undo the retirement, and isn't left unsaid: the next start would fail.
 #[tokio::test]
-async fn a_retirement_says_what_else_the_service_refuses_and_needs_no_key_that_is_not_listed() {
+async fn a_retirement_reports_other_refusals_and_needs_no_unlisted_key() {
     let (workspace, service) = serving().await;
     workspace.write("keys/web/Junk.key", "no key\n");
     workspace.run(&["check", "--running"]).ok();
@@ -298,7 +298,7 @@ async fn a_retirement_says_what_else_the_service_refuses_and_needs_no_key_that_i
 
 /// The folder that is named is one of the configuration: what is said there of it counts.
 #[tokio::test]
-async fn a_retirement_by_folder_goes_by_the_keyset_s_own_rules_where_they_can_be_read() {
+async fn a_retirement_by_directory_applies_the_keyset_s_rules_if_they_can_be_read() {
     let workspace = Workspace::bare();
     workspace
         .configure(&configuration().replace("[keysets.web]\n", "[keysets.web]\npublish_lead = \"1h\"\n"));
@@ -312,7 +312,7 @@ async fn a_retirement_by_folder_goes_by_the_keyset_s_own_rules_where_they_can_be
 
 /// A key that was alone and had no schedule has signed all along, whatever the lead.
 #[test]
-fn a_key_without_a_schedule_takes_over_again() {
+fn a_key_without_a_schedule_signs_again_after_a_retirement() {
     let workspace = Workspace::new();
     workspace
         .configure(&configuration().replace("[keysets.web]\n", "[keysets.web]\npublish_lead = \"3d\"\n"));
@@ -326,7 +326,7 @@ fn a_key_without_a_schedule_takes_over_again() {
 
 /// Any user of the host may take such a name, and say nothing.
 #[tokio::test]
-async fn sockets_that_say_nothing_do_not_hide_a_service() {
+async fn sockets_that_do_not_answer_do_not_hide_a_service() {
     use std::os::linux::net::SocketAddrExt as _;
     let workspace = Workspace::new();
     let service = workspace.serve().await;
@@ -344,7 +344,7 @@ async fn sockets_that_say_nothing_do_not_hide_a_service() {
 
 /// Two leaked keys, each retired by its own operator: who signs in the end is what the files say in the end.
 #[tokio::test]
-async fn two_retirements_at_once_both_end_well() {
+async fn two_concurrent_retirements_both_succeed() {
     let (workspace, service) = serving().await;
     std::thread::scope(|scope| {
         let both = ["WebAppKey1", "WebAppKey2"].map(|kid| scope.spawn(|| retire(&workspace, kid)));
@@ -375,7 +375,7 @@ async fn a_retirement_in_other_files_names_the_service_that_uses_such_a_key() {
 
 /// The file's address is another than the service's: edited, or set by a variable for the service alone.
 #[tokio::test]
-async fn a_command_finds_the_service_wherever_it_listens_by_now() {
+async fn a_command_finds_the_service_wherever_it_listens_now() {
     type Change = fn(&Workspace);
     let moved: Change = |workspace| {
         let text = configuration().replace("listen = \"127.0.0.1:0\"", "listen = \"127.0.0.1:1\"");
@@ -408,7 +408,7 @@ async fn a_command_finds_the_service_wherever_it_listens_by_now() {
 
 /// The message names what is wrong with the file, and quotes none of it: a line of a key may have been pasted there.
 #[tokio::test]
-async fn commands_say_what_is_wrong_with_a_schedule_and_quote_nothing_of_it() {
+async fn commands_report_a_broken_schedule_without_quoting_it() {
     let (workspace, service) = serving().await;
     let line = KEYS.web.lines().nth(2).expect("a line of base64");
     for broken in
@@ -434,7 +434,7 @@ async fn commands_say_what_is_wrong_with_a_schedule_and_quote_nothing_of_it() {
 
 /// Its files were removed first: the service, which refuses that, still uses it, and the command says so.
 #[tokio::test]
-async fn a_key_that_only_the_service_has_is_said_to_be_there() {
+async fn a_key_that_only_the_service_has_is_reported() {
     let workspace = Workspace::bare();
     workspace.configure(&asked_over_a_socket(&configuration()));
     let service = workspace.serve().await;
@@ -449,7 +449,7 @@ async fn a_key_that_only_the_service_has_is_said_to_be_there() {
 
 /// Two commands within a second, and a key that lies in two folders.
 #[test]
-fn commands_that_come_at_once_and_copies_of_a_folder_are_no_hindrance() {
+fn retirements_work_right_after_each_other_and_with_copied_directories() {
     let workspace = Workspace::new();
     workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
     workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
@@ -470,7 +470,7 @@ fn commands_that_come_at_once_and_copies_of_a_folder_are_no_hindrance() {
 
 /// The commands believe the service and not the files.
 #[tokio::test]
-async fn a_command_ends_with_1_where_the_service_refuses_what_it_wrote() {
+async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     let workspace = Workspace::bare();
     workspace.configure(&asked_over_a_socket(&configuration()));
     let service = workspace.serve().await;
@@ -516,7 +516,7 @@ async fn a_command_ends_with_1_where_the_service_refuses_what_it_wrote() {
 
 /// Three keys: 1 signed long ago, 2 signs, 3 waits. 2 is retired; 1 must not come back, whether its files are there or not.
 #[tokio::test]
-async fn retiring_a_key_brings_none_back_that_was_gone() {
+async fn retiring_a_key_brings_back_none_that_was_gone() {
     for files_of_the_first in [true, false] {
         let workspace = Workspace::new();
         three_keys(&workspace);
@@ -546,7 +546,7 @@ async fn retiring_a_key_brings_none_back_that_was_gone() {
 
 /// Two operators at once: what either wrote is there in the end.
 #[test]
-fn a_rotation_and_a_retirement_at_once_lose_nothing() {
+fn a_concurrent_rotation_and_retirement_lose_nothing() {
     for round in 0..4 {
         let workspace = Arc::new(Workspace::new());
         three_keys(&workspace);
@@ -632,7 +632,7 @@ async fn a_key_that_this_process_has_seen_retired_never_comes_back() {
 
 /// What would take verifiers by surprise, whatever the keyset is called. Each row is one edit of a running service's files.
 #[tokio::test]
-async fn a_reload_surprises_no_verifier() {
+async fn a_reload_never_signs_with_a_key_that_verifiers_may_not_have() {
     struct Edit {
         what: &'static str,
         /// Of web's keys; `None` leaves it.
@@ -732,7 +732,7 @@ async fn a_reload_surprises_no_verifier() {
 
 /// Under a key id that was gone another key must not come, nor the same one without `emergency`.
 #[tokio::test]
-async fn a_key_id_that_was_gone_stays_gone() {
+async fn a_key_id_that_was_removed_stays_removed() {
     let clock = Arc::new(ManualClock::at(at(NOW)));
     let workspace = Workspace::new();
     three_keys(&workspace);
@@ -774,7 +774,7 @@ fn keys_that_are_listed_inline_are_retired_and_rotated_too() {
 
 /// New files can be read by whoever reads those beside them. `tests/deploy` plays the same with owners, as root.
 #[test]
-fn new_files_are_as_open_as_those_beside_them() {
+fn new_files_get_the_permissions_of_their_neighbours() {
     let mode = |workspace: &Workspace, name: &str| {
         let metadata = fs::metadata(workspace.path("keys/web").join(name)).expect(name);
         metadata.permissions().mode() & 0o777
@@ -802,7 +802,7 @@ fn new_files_are_as_open_as_those_beside_them() {
 
 /// Another user may have laid a link where a command writes: it must not be followed.
 #[test]
-fn no_link_in_a_key_folder_is_written_through() {
+fn symlinks_in_a_key_directory_are_not_written_through() {
     let workspace = Workspace::new();
     workspace.write("victim", "untouched");
     for name in ["keyset.toml.new", ".keyset.toml", "WebAppKey2.jwk"] {
@@ -819,7 +819,7 @@ fn no_link_in_a_key_folder_is_written_through() {
 
 /// A FIFO in the place of any file is an error at once, and holds up nothing of what runs.
 #[tokio::test]
-async fn a_fifo_in_a_key_folder_holds_nobody_up() {
+async fn a_fifo_in_a_key_directory_blocks_nothing() {
     let _timed = timed();
     let (workspace, service) = serving().await;
     let fifo = |name: &str| {
@@ -851,7 +851,7 @@ async fn a_fifo_in_a_key_folder_holds_nobody_up() {
 
 /// 200 keys without certificates: each is made once, and a change is live as soon as with one key.
 #[tokio::test]
-async fn a_change_is_live_in_five_seconds_however_many_keys_there_are() {
+async fn a_change_is_live_in_five_seconds_with_two_hundred_keys() {
     let _timed = timed();
     let workspace = Workspace::new();
     let mut listed = vec![("WebAppKey1".to_owned(), 0)];
@@ -877,7 +877,7 @@ async fn a_change_is_live_in_five_seconds_however_many_keys_there_are() {
 
 /// While a key's life ends beside a broken file the service says so once, and the key goes.
 #[tokio::test]
-async fn a_life_that_ends_beside_a_broken_file_is_told_once() {
+async fn a_key_that_expires_beside_a_broken_file_is_logged_once() {
     let workspace = Workspace::new();
     three_keys(&workspace);
     // An hour's life and an hour's margin after key 2 took over, which makes it some seconds from now.
@@ -987,7 +987,7 @@ async fn the_status_says_which_keys_are_in_force() {
 
 /// What somebody writes in a hurry: however `retired` is put, the key goes. Whether the file is right otherwise is another matter.
 #[tokio::test]
-async fn a_retirement_by_hand_counts_however_it_is_written() {
+async fn a_retirement_by_hand_counts_in_any_form() {
     let _timed = timed();
     let listed = |more: &str| {
         format!(
@@ -1024,7 +1024,7 @@ async fn a_retirement_by_hand_counts_however_it_is_written() {
 
 /// The key that is made in place of a leaked one has an id that is free in all keysets and among the files.
 #[test]
-fn a_key_that_is_made_for_a_retired_one_takes_no_id_that_others_have() {
+fn a_key_made_for_a_retired_one_gets_an_unused_id() {
     let workspace = Workspace::new();
     workspace.write_key("keys/crm/WebAppKey2.key", &KEYS.spare[1]);
     fs::remove_file(workspace.path("keys/crm/CrmKey1.key")).expect("removed");
@@ -1037,7 +1037,7 @@ fn a_key_that_is_made_for_a_retired_one_takes_no_id_that_others_have() {
 
 /// A mode that is put right is noticed like any other change.
 #[tokio::test]
-async fn a_folder_whose_mode_is_put_right_is_taken_over() {
+async fn a_directory_whose_mode_is_fixed_is_applied() {
     let (workspace, _service) = serving().await;
     let open = |mode: u32| {
         fs::set_permissions(workspace.path("keys/web"), fs::Permissions::from_mode(mode)).expect("changed");

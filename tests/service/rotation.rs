@@ -50,7 +50,7 @@ fn said(signing: &str, published: &[&str]) -> (String, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_key_is_published_then_signs_then_is_published_only_then_is_gone() {
+async fn a_key_is_published_then_signs_then_is_only_published_then_removed() {
     let clock = clock(NOW);
     let service = InProcess::of(Arc::new(two_keys(NOW + DAY)), clock.clone()).await;
     let both = ["WebAppKey1", "WebAppKey2"];
@@ -91,7 +91,7 @@ async fn replicas_publish_the_same_bytes_whenever_they_started() {
 }
 
 #[tokio::test]
-async fn caches_let_go_of_a_set_within_a_quarter_of_the_lead() {
+async fn a_set_may_be_cached_for_at_most_a_quarter_of_the_lead() {
     for (lead, max_age) in [("24h", 300), ("10m", 150), ("1m", 15), ("2s", 0)] {
         let workspace = two_keys(NOW + DAY);
         let text = std::fs::read_to_string(workspace.path("tokenmint.toml")).expect("the configuration");
@@ -109,7 +109,7 @@ async fn caches_let_go_of_a_set_within_a_quarter_of_the_lead() {
 }
 
 #[tokio::test]
-async fn a_verifier_is_told_304_until_the_set_changes() {
+async fn a_verifier_gets_304_until_the_set_changes() {
     let clock = clock(NOW);
     let service = InProcess::of(Arc::new(two_keys(NOW + DAY)), clock.clone()).await;
     let path = format!("{}/keysets/web/jwks.json", service.url);
@@ -122,7 +122,7 @@ async fn a_verifier_is_told_304_until_the_set_changes() {
 }
 
 #[test]
-fn a_schedule_that_takes_verifiers_by_surprise_is_refused_with_the_dates_that_work() {
+fn a_schedule_without_enough_lead_is_refused_with_dates_that_work() {
     let workspace = two_keys(0);
     let surprise = "added = 2026-11-28T00:00:00Z";
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", 1_795_867_200, surprise)]);
@@ -140,7 +140,7 @@ fn a_schedule_that_takes_verifiers_by_surprise_is_refused_with_the_dates_that_wo
 }
 
 #[tokio::test]
-async fn an_emergency_is_said_aloud_until_verifiers_must_know_the_key() {
+async fn an_emergency_is_warned_of_until_verifiers_must_know_the_key() {
     let workspace = two_keys(NOW);
     let knowingly = format!("added = {}\nemergency = true", at(NOW));
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", NOW, &knowingly)]);
@@ -183,7 +183,7 @@ async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
 }
 
 #[tokio::test]
-async fn a_lone_key_that_takes_another_s_place_is_refused_and_so_is_another_key_of_the_same_id() {
+async fn a_replaced_lone_key_is_refused_and_so_is_another_key_of_the_same_id() {
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;
     let workspace = &service.workspace;
     let first = workspace.path("keys/web/WebAppKey1.key");
@@ -204,7 +204,7 @@ async fn a_lone_key_that_takes_another_s_place_is_refused_and_so_is_another_key_
 
 /// Derived certificates are made anew each January; the key and its id stay.
 #[tokio::test]
-async fn a_derived_certificate_renews_itself_without_a_change_of_key() {
+async fn a_derived_certificate_is_renewed_for_the_same_key() {
     let clock = clock(NOW);
     let service = InProcess::of(Arc::new(Workspace::new()), clock.clone()).await;
     let key = async || service.get("/keysets/web/jwks.json").await.ok()["keys"][0].clone();
@@ -247,7 +247,7 @@ async fn the_right_key_signs_after_the_clock_was_set() {
 }
 
 #[tokio::test]
-async fn a_process_that_slept_over_the_change_wakes_up_right() {
+async fn a_process_suspended_during_a_rotation_signs_with_the_new_key() {
     // It holds the second key's time to be ahead until the service has started.
     let _timed = timed();
     let change = SystemClock::default().now().seconds() + 4;
@@ -262,7 +262,7 @@ async fn a_process_that_slept_over_the_change_wakes_up_right() {
 }
 
 #[tokio::test]
-async fn who_has_fetched_a_pending_key_is_known() {
+async fn keys_list_shows_which_clients_fetched_a_pending_key() {
     let workspace = two_keys(i64::MAX / 1_000_000_000_000);
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", 4_000_000_000, "")]);
     let mut workspace = workspace;
@@ -340,7 +340,7 @@ fn rotate_plans_without_writing_and_then_writes_what_it_planned() {
 }
 
 #[test]
-fn rotate_leaves_what_people_wrote_in_keyset_toml() {
+fn rotate_keeps_the_comments_in_keyset_toml() {
     let workspace = Workspace::new();
     let written = "# Ours since 2025, ask Kim.\n[[key]]\nkid = \"WebAppKey1\" # the first\nsign_from = 2025-01-01T00:00:00Z\n";
     workspace.write("keys/web/keyset.toml", written);

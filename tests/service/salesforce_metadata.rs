@@ -177,7 +177,7 @@ fn uploaded_keys_are_active_certificates_with_the_jwk_that_tokenmint_prints() {
 }
 
 #[test]
-fn written_again_it_renews_its_components_and_leaves_the_project_s_own_files() {
+fn a_second_export_updates_its_components_and_keeps_the_project_s_own_files() {
     let workspace = Given::configured(&[]).workspace;
     workspace.write("project/sfdx-project.json", "{}");
     workspace.write("project/manifest/package.xml", "<mine/>");
@@ -218,7 +218,7 @@ fn differs(arguments: &[&str], (path, from, to, field, retrieved, in_what): &Cha
 }
 
 #[test]
-fn what_an_org_has_of_an_endpoint_is_compared_byte_for_byte() {
+fn a_retrieved_endpoint_is_compared_byte_for_byte() {
     assert_eq!(compare(&retrieved(&[]), &[]), (0, Vec::new()));
     let nothing = Value::Null;
     let changes: [Change<'_>; 7] = [
@@ -264,7 +264,7 @@ fn what_an_org_has_of_an_endpoint_is_compared_byte_for_byte() {
 }
 
 #[test]
-fn what_an_org_has_of_uploaded_keys_is_compared_byte_for_byte() {
+fn retrieved_uploaded_keys_are_compared_byte_for_byte() {
     assert_eq!(compare(&retrieved(&["--upload"]), &["--upload"]), (0, Vec::new()));
     let [ours, other] = [0, 1].map(|at| PAIRS[at].jwk("Key1")["n"].as_str().expect("text").to_owned());
     let changes: [Change<'_>; 4] = [
@@ -279,7 +279,7 @@ fn what_an_org_has_of_uploaded_keys_is_compared_byte_for_byte() {
 }
 
 #[test]
-fn a_set_is_found_whatever_the_org_calls_it() {
+fn a_set_is_found_under_any_name() {
     for arguments in [&[][..], &["--upload"]] {
         let workspace = retrieved(arguments);
         let rename = |from: &str, to: &str| {
@@ -301,7 +301,7 @@ fn a_set_is_found_whatever_the_org_calls_it() {
 }
 
 #[test]
-fn what_is_missing_and_what_is_left_over_is_said() {
+fn missing_and_surplus_components_are_reported() {
     let workspace = retrieved(&["--upload"]);
     fs::remove_file(workspace.path("project").join(SET)).expect("it was there");
     let (code, differences) = compare(&workspace, &["--upload"]);
@@ -336,7 +336,7 @@ fn what_is_missing_and_what_is_left_over_is_said() {
 }
 
 #[test]
-fn a_person_reads_what_differs_and_in_what() {
+fn the_text_output_names_each_difference() {
     let workspace = retrieved(&[]);
     let text = read(&workspace, SET).replace("acme.example</jwt", "acme.example/</jwt");
     workspace.write(&format!("project/{SET}"), &text);
@@ -373,7 +373,7 @@ fn the_command_that_deploys_can_be_pasted() {
 }
 
 #[test]
-fn what_can_t_be_deployed_is_not_written() {
+fn components_that_cannot_be_deployed_are_not_written() {
     let refused = |workspace: &Workspace, code: i32, why: &str| {
         let ran = workspace.run(&["salesforce-metadata", "--out", "project"]);
         assert_eq!(ran.code(), code);

@@ -31,7 +31,7 @@ async fn each_mint_leaves_one_audit_line_without_the_token_or_the_subject() {
 }
 
 #[tokio::test]
-async fn with_an_audit_key_a_person_s_lines_are_found_across_restarts() {
+async fn with_an_audit_key_a_subject_s_lines_are_found_across_restarts() {
     let workspace = Workspace::new();
     let hash = async |workspace: &Workspace| {
         let service = workspace.serve().await;
@@ -45,7 +45,7 @@ async fn with_an_audit_key_a_person_s_lines_are_found_across_restarts() {
 }
 
 #[tokio::test]
-async fn no_secret_comes_out_anywhere() {
+async fn no_output_shows_a_secret() {
     let workspace = Workspace::new();
     let service = workspace.serve().await;
     let mut seen = String::new();
@@ -205,7 +205,7 @@ fn assert_hidden(value: &str, text: &str, what: &str) {
 }
 
 #[test]
-fn no_message_shows_what_stands_in_a_secret_s_place() {
+fn no_message_shows_the_value_of_a_secret_setting() {
     let workspace = Workspace::bare();
     certificates(&workspace, "ca", "tls");
     for place in SECRET_PLACES {
@@ -253,7 +253,7 @@ async fn reloaded(service: &Running, needle: &str) {
 }
 
 #[tokio::test]
-async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
+async fn no_log_line_and_no_metric_shows_the_value_of_a_secret_setting() {
     let workspace = Workspace::bare();
     certificates(&workspace, "ca", "tls");
     let tls = |files: &str| {
@@ -296,7 +296,7 @@ async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
 
 /// What a request says may be a token that Salesforce gave: nothing can print it.
 #[test]
-fn a_request_can_not_be_printed() {
+fn a_request_has_no_debug_output() {
     struct Of<T>(std::marker::PhantomData<T>);
     impl<T: std::fmt::Debug> Of<T> {
         #[expect(clippy::unused_self, reason = "a method goes before that of a trait")]

@@ -166,7 +166,7 @@ async fn is_up(replica: &InProcess) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_thousand_cold_callers_of_three_replicas_are_one_exchange() {
+async fn a_thousand_cold_callers_of_three_replicas_cause_one_exchange() {
     let replicas = Replicas::start(PATIENT).await;
     for round in 1..=2 {
         replicas.fake.is(Mood::Slow(Duration::from_millis(400)));
@@ -205,7 +205,7 @@ async fn a_token_is_renewed_by_one_replica_for_all() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn what_another_replica_exchanged_is_served_as_it_was_got() {
+async fn a_token_of_another_replica_is_served_unchanged() {
     let replicas = Replicas::start(PATIENT).await;
     let mut first = replicas.all[0].messaging("user-1").await.ok();
     assert_eq!(first["cached"], false);
@@ -228,7 +228,7 @@ async fn what_another_replica_exchanged_is_served_as_it_was_got() {
 /// By Redis's own count of the reads of an entry.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
+async fn a_local_cache_hit_does_not_contact_redis() {
     let replicas = Replicas::start(PATIENT).await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
     one.messaging("user-1").await.ok();
@@ -250,7 +250,7 @@ async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn nothing_that_lies_in_redis_says_anything() {
+async fn entries_in_redis_reveal_nothing() {
     let replicas = Replicas::start(PATIENT).await;
     let token = replicas.all[0].oauth().await.ok()["access_token"].clone();
     let chat = replicas.all[0].messaging("canary-subject").await.ok()["access_token"].clone();
@@ -279,7 +279,7 @@ type Spoil = fn(&mut Vec<u8>);
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn an_entry_that_somebody_has_touched_is_a_miss() {
+async fn a_tampered_entry_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let ways: [(&str, Spoil); 9] = [
         ("its format", |entry| entry[0] ^= 1),
@@ -343,7 +343,7 @@ async fn an_entry_under_another_name_or_another_key_is_a_miss() {
 /// Whatever the store says of an entry's end, and whatever other rules its writer had.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn no_entry_outlives_the_rules_of_the_replica_that_reads_it() {
+async fn an_entry_expires_by_the_rules_of_the_replica_that_reads_it() {
     let replicas = Replicas::start(PATIENT).await;
     assert_eq!(replicas.all[0].oauth().await.ok()["expires_in"], 100);
     let mut connection = replicas.redis.connection().await;
@@ -422,7 +422,7 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
 /// The pace of rejections holds up exchanges, and not the token that another replica has got meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_replica_whose_pace_is_used_up_follows_the_others() {
+async fn a_replica_over_its_rate_of_rejections_takes_the_others_tokens() {
     let replicas = Replicas::start(PATIENT).await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
     let token = |n: usize| format!("00D000000000001!token.{n}");
@@ -444,7 +444,7 @@ async fn a_replica_whose_pace_is_used_up_follows_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
+async fn rejections_during_a_redis_outage_are_shared_after_it() {
     let _timed = timed();
     let replicas = Replicas::start("timeout = \"1s\"").await;
     let (one, other) = (&replicas.all[0], &replicas.all[1]);
@@ -504,7 +504,7 @@ async fn a_redis_that_hangs_is_waited_for_once() {
 /// A replica that goes on alone meanwhile leaves its token, and its lock, to the others as soon as it can.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
+async fn tokens_exchanged_while_redis_hung_are_shared_after_it() {
     let replicas = Replicas::start("timeout = \"300ms\"").await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
     for replica in [one, two] {
@@ -525,7 +525,7 @@ async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
 /// A lock that ended early, as by a Redis that lost its memory: whoever ends late must not hide what is newer.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn an_exchange_that_ends_late_takes_nothing_s_place() {
+async fn a_late_exchange_does_not_replace_a_newer_token() {
     let replicas = Replicas::start(PATIENT).await;
     for replica in &replicas.all {
         eventually("Redis is up", async || is_up(replica).await).await;
@@ -607,7 +607,7 @@ async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
 /// Replicas that wait for another's exchange are told why it failed, and don't all try the same.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
+async fn a_failure_is_shared_with_the_replicas_that_wait() {
     let replicas = Replicas::start(PATIENT).await;
     let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
     replicas.fake.is(Mood::SlowError(Duration::from_millis(400), 400, no));
@@ -658,7 +658,7 @@ async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
 /// The replica that is told holds a fresher one already, since Redis lost its memory.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_too() {
+async fn a_token_rejected_by_a_replica_with_a_fresher_one_is_dropped_by_all() {
     let replicas = Replicas::start(PATIENT).await;
     let (one, other) = (&replicas.all[0], &replicas.all[1]);
     for replica in [one, other] {
@@ -682,7 +682,7 @@ async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_
 /// Whoever can write to Redis makes no replica read a stream of any size.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn a_huge_stream_of_somebody_else_s_is_not_read() {
+async fn a_huge_foreign_stream_is_not_read() {
     let replicas = Replicas::start(PATIENT).await;
     replicas.all[0].oauth().await.ok();
     let rejected = json!({"rejected_token": "00D000000000001!token.1"});
@@ -723,7 +723,7 @@ async fn a_huge_stream_of_somebody_else_s_is_not_read() {
 /// A replica dies while it exchanges: its lock ends, and another goes on.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_lock_without_an_owner_holds_nobody_up_for_long() {
+async fn a_lock_without_an_owner_expires_within_seconds() {
     let _timed = timed();
     let replicas = Replicas::start(PATIENT).await;
     let (name, _) = replicas.entry_of("user-1").await;
@@ -772,7 +772,7 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
 /// Whoever can write to Redis can make each replica exchange anew, and no more often than alone.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
+async fn emptying_redis_gives_no_more_than_the_budget_of_each_host() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
     reconfigure(replica, "requests_per_minute = 200", "requests_per_minute = 3");
@@ -788,7 +788,7 @@ async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
 /// What was got with a key that others may have is served by no replica that knows of it.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
+async fn an_entry_obtained_with_a_retired_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let first = replicas.all[0].oauth().await.ok()["access_token"].clone();
     let fresh = replicas.fresh().await;
@@ -802,7 +802,7 @@ async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn the_shared_cache_is_settled_at_the_start() {
+async fn the_shared_cache_cannot_change_by_a_reload() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
     for (from, to) in [

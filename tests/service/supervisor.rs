@@ -51,7 +51,7 @@ impl Supervised {
 }
 
 #[test]
-fn systemd_is_told_of_start_reload_and_end_and_that_all_is_alive() {
+fn systemd_is_notified_of_start_reload_stop_and_the_watchdog() {
     let workspace = Workspace::new();
     let mut command = workspace.command(&["serve"]);
     let service = Supervised::start(&workspace, command.env("WATCHDOG_USEC", "400000"));
@@ -99,7 +99,7 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
 
 /// A public socket whose unit has no name for it, or a wrong one, must not mint; one that can't accept is no listener.
 #[test]
-fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
+fn a_socket_without_a_listener_s_name_is_not_used_for_minting() {
     let workspace = Workspace::new();
     workspace.configure(&format!("{}[server.public]\nlisten = \"127.0.0.1:0\"\n", configuration()));
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -126,7 +126,7 @@ fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
 
 /// As where a shell that systemd started runs it: the sockets are the shell's.
 #[tokio::test]
-async fn sockets_of_another_process_are_not_taken_and_keep_nobody_from_starting() {
+async fn sockets_meant_for_another_process_are_ignored() {
     let mut workspace = Workspace::new();
     workspace.set("LISTEN_PID", "1").set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "minting");
     let service = workspace.serve().await;
@@ -135,7 +135,7 @@ async fn sockets_of_another_process_are_not_taken_and_keep_nobody_from_starting(
 
 /// As where one unit has a `ListenStream=` for IPv4 and one for IPv6.
 #[tokio::test]
-async fn two_sockets_of_one_name_are_both_served() {
+async fn two_sockets_with_one_name_are_both_served() {
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
     for names in ["tokenmint.socket:tokenmint.socket", "minting:minting"] {

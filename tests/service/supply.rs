@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use crate::rooms::files;
+use crate::module_order::files;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -60,7 +60,7 @@ fn nothing_signs_or_decrypts_with_the_crate_rsa() {
 
 /// Also in an image: without it each start takes up to 50 ms longer, and nothing says why.
 #[test]
-fn every_build_leaves_the_jitter_of_the_cpu_out() {
+fn every_build_excludes_jitter_entropy() {
     let text = |name| fs::read_to_string(root().join(name)).expect("a file");
     let config: toml::Table = text(".cargo/config.toml").parse().expect("TOML");
     assert_eq!(config["env"]["AWS_LC_SYS_NO_JITTER_ENTROPY"].as_str(), Some("1"));
@@ -69,7 +69,7 @@ fn every_build_leaves_the_jitter_of_the_cpu_out() {
 
 /// A build without `--locked` takes whatever has been published since.
 #[test]
-fn every_build_takes_the_locked_versions() {
+fn every_build_uses_the_locked_versions() {
     let mut scripts: Vec<PathBuf> =
         ["Makefile", "Dockerfile", "README.md", ".ci/run", "fuzz/run"].map(|name| root().join(name)).into();
     for folder in ["tests", "benches", "docs", "examples", "keys.example"] {
@@ -105,7 +105,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// What is fuzzed is what ships.
 #[test]
-fn the_fuzzer_has_the_versions_of_the_service() {
+fn the_fuzzer_locks_the_versions_of_the_service() {
     let ours: BTreeSet<_> = locked("Cargo.lock").into_keys().collect();
     let own = ["tokenmint-fuzz", "libfuzzer-sys", "arbitrary"];
     for (name, version) in locked("fuzz/Cargo.lock").into_keys() {

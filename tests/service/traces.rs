@@ -90,7 +90,7 @@ fn parts(traceparent: Option<&String>) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_trace_goes_on_to_salesforce_and_into_the_log_but_a_kept_token_takes_it_nowhere() {
+async fn a_trace_continues_to_salesforce_and_the_log_but_not_for_a_cached_token() {
     let traced = Traced::start().await;
     let headers = [("traceparent", &*traceparent(TRACE)), ("tracestate", "vendor=opaque")];
     let [first, state] = traced.exchange("first", &headers).await;
@@ -130,7 +130,7 @@ async fn each_kind_of_token_is_audited_with_its_trace() {
 
 /// Waiters may give up, and their traces end; the one that began it is sure to be there.
 #[tokio::test]
-async fn an_exchange_that_many_wait_for_stands_in_the_trace_that_began_it() {
+async fn a_shared_exchange_belongs_to_the_trace_that_began_it() {
     let traced = Traced::start().await;
     traced.salesforce.is(Mood::Slow(Duration::from_secs(1)));
     let (own, body) = ([traceparent(TRACE), traceparent(OTHER_TRACE)], json!({}));
@@ -149,7 +149,7 @@ async fn an_exchange_that_many_wait_for_stands_in_the_trace_that_began_it() {
 }
 
 #[tokio::test]
-async fn a_renewal_behind_the_answer_stands_in_the_trace_that_set_it_off() {
+async fn a_background_renewal_belongs_to_the_trace_that_triggered_it() {
     let clock = Arc::new(ManualClock::at(SystemClock::default().now()));
     let (salesforce, url) = Fake::start(clock.clone()).await;
     let house = InProcess::start(clock, &url, "").await;
@@ -168,7 +168,7 @@ async fn a_renewal_behind_the_answer_stands_in_the_trace_that_set_it_off() {
 /// Section 3.2.2.5: of the flags one is known, and the others must be 0. Section 3.2.4: of a version to come, what is known
 /// counts.
 #[tokio::test]
-async fn the_sampled_flag_goes_on_and_versions_to_come_are_read_as_far_as_they_are_known() {
+async fn the_sampled_flag_is_passed_on_and_future_versions_are_read_as_far_as_known() {
     let traced = Traced::start().await;
     for (n, (sent, flags)) in [
         (format!("00-{TRACE}-{SPAN}-00"), "00"),
@@ -191,7 +191,7 @@ async fn the_sampled_flag_goes_on_and_versions_to_come_are_read_as_far_as_they_a
 }
 
 #[tokio::test]
-async fn a_malformed_traceparent_is_no_trace() {
+async fn a_malformed_traceparent_is_ignored() {
     let traced = Traced::start().await;
     let good = traceparent(TRACE);
     let mut shapes: Vec<String> = [
@@ -231,7 +231,7 @@ async fn a_malformed_traceparent_is_no_trace() {
 }
 
 #[tokio::test]
-async fn a_tracestate_that_is_too_long_or_malformed_stays_here_and_the_trace_goes_on() {
+async fn a_too_long_or_malformed_tracestate_is_dropped_and_the_trace_continues() {
     let traced = Traced::start().await;
     let long = |last: usize| format!("a={},b={}", "x".repeat(252), "y".repeat(last));
     let many = |members: usize| (0..members).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
@@ -279,7 +279,7 @@ async fn a_tracestate_that_is_too_long_or_malformed_stays_here_and_the_trace_goe
 /// Else somebody waits for traces that nobody sends.
 #[cfg(not(feature = "otel"))]
 #[tokio::test]
-async fn a_build_that_exports_no_traces_says_so_to_who_waits_for_them() {
+async fn a_build_without_trace_export_warns_where_export_is_configured() {
     const SAID: &str = "exports no traces";
     let mut workspace = Workspace::new();
     workspace.set("OTEL_EXPORTER_OTLP_ENDPOINT", "");

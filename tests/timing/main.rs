@@ -124,7 +124,7 @@ fn copied(message: &[u8; 64]) -> [u8; 64] {
 
 /// Without it, a test that can't see anything would look like a service that shows nothing.
 #[test]
-fn a_comparison_that_stops_at_the_first_difference_is_seen() {
+fn a_comparison_that_stops_at_the_first_difference_is_detected() {
     let secret = random::<4096>();
     let guess = |far: bool| {
         let mut guess = secret;

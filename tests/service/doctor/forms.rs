@@ -11,7 +11,7 @@ fn ill() -> Given {
 }
 
 #[test]
-fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
+fn output_to_a_pipe_is_plain_text_that_ends_with_a_verdict() {
     let ran = ill().run(&[]);
     assert_eq!((ran.code(), ran.stderr.as_str()), (1, ""));
     assert!(!ran.stdout.contains('\u{1b}'), "{}", ran.stdout);
@@ -26,7 +26,7 @@ fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
 
 /// Both commands that print findings; JSON has all of them in any case.
 #[test]
-fn faults_come_first_and_checks_that_passed_where_they_are_wanted() {
+fn faults_come_first_and_passed_checks_only_with_verbose() {
     let mut given = ill();
     let token = super::token(&json!({"iss": "elsewhere"}));
     given.workspace.write("token.txt", &token);
@@ -99,7 +99,7 @@ fn verdict(given: &Given, arguments: &[&str]) -> String {
 
 /// What it says well of is named, and so is what nobody looked at, with the reason.
 #[test]
-fn a_verdict_names_what_is_well_and_what_was_not_looked_at() {
+fn a_verdict_names_what_is_sound_and_what_was_not_checked() {
     let jwk = Given::nothing().jwk(&utility_jwk());
     let said = verdict(&jwk, &[]);
     for part in [
@@ -121,7 +121,7 @@ fn a_verdict_names_what_is_well_and_what_was_not_looked_at() {
 
 /// A check that has its thing and not what it would compare it with, is no pass, and the thing isn't called well.
 #[test]
-fn what_could_not_be_compared_is_not_called_well() {
+fn inputs_that_could_not_be_compared_are_not_called_sound() {
     let token = super::token(&json!({}));
     let given = Given::nothing().token(&token);
     let said = verdict(&given, &[]);
@@ -141,7 +141,7 @@ fn what_could_not_be_compared_is_not_called_well() {
 
 /// Each check ends in one of four ways, and none is left out.
 #[test]
-fn every_check_ends_or_says_why_it_did_not_look() {
+fn every_check_ends_or_reports_why_it_was_skipped() {
     for given in [Given::nothing().jwk(&utility_jwk()), Given::configured(&[]), ill()] {
         let report: Value = serde_json::from_str(&given.run(&["--json"]).stdout).expect("JSON");
         for case in &CASES {
@@ -202,7 +202,7 @@ fn the_list_has_every_check() {
 }
 
 #[test]
-fn with_nothing_to_look_at_it_says_what_to_give() {
+fn without_input_it_says_what_to_give() {
     let ran = Given::nothing().run(&[]);
     assert_eq!(ran.code(), 2);
     assert!(ran.stderr.contains("tokenmint doctor app.key WebAppKey1.jwk token.txt"), "{}", ran.stderr);

@@ -22,7 +22,7 @@ fn a_sound_configuration_has_no_finding() {
 }
 
 #[test]
-fn what_people_have_before_tokenmint_has_no_finding_alone_or_together() {
+fn sound_files_from_before_tokenmint_have_no_finding_alone_or_together() {
     let key = |given: Given| given.file("Key1.key", &PAIRS[0].pem);
     let certificate = |given: Given| given.file("Key1.crt", &good_certificate());
     let jwk = |given: Given| given.jwk(&utility_jwk());
@@ -43,7 +43,7 @@ fn a_chain_in_its_order_has_no_finding() {
 
 /// As serializers write what isn't there; and a claim that Intercom has too.
 #[test]
-fn what_merely_looks_like_another_thing_has_no_finding() {
+fn sound_files_that_look_like_something_else_have_no_finding() {
     Given::nothing().jwk(&super::jwk(|jwk| jwk["d"] = json!(null))).is_well();
     let mut claims = claims();
     claims["user_id"] = json!("42");
@@ -64,7 +64,7 @@ fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
 
 /// Up to the authority, each signature is checked by the next.
 #[test]
-fn a_whole_chain_is_looked_at_whole() {
+fn every_certificate_of_a_chain_is_checked() {
     let authority = super::keys::named("authority");
     let given = Given::nothing().file("Key1.crt", &chain(&[&super::keys::issued(&authority), &authority]));
     given.is_well();
@@ -81,7 +81,7 @@ fn what_init_writes_has_no_finding() {
 
 /// Everything that could be asked is there, and hears nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn offline_nobody_is_asked() {
+async fn offline_no_request_is_sent() {
     let publisher = Publisher::of(&json!({})).await;
     let there = publisher.url.trim_end_matches("/jwks.json");
     let token_url = format!(
@@ -98,7 +98,7 @@ async fn offline_nobody_is_asked() {
 
 /// The whole circle: the JWKS of the running service, and a Salesforce that fetches it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_finding() {
+async fn a_running_service_whose_tokens_salesforce_accepts_has_no_finding() {
     let service = Given::configured(&[]).workspace;
     let running = service.serve().await;
     let public = format!("http://{}", running.address("public"));
@@ -121,7 +121,7 @@ async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_find
 
 /// What nobody has to send, and nobody has to heed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_served_set_is_well_whatever_a_reader_has_to_ignore() {
+async fn a_served_set_with_ignorable_members_has_no_finding() {
     shown(200, &[(LOCATION, "https://tokens.acme.example/jwks.json")], &good_set().to_string())
         .await
         .is_well();

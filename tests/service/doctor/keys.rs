@@ -206,7 +206,7 @@ pub fn public_key(pair: &Pair) -> String {
 
 /// Nothing here checks such a signature.
 #[test]
-fn a_certificate_that_is_signed_by_pss_is_never_called_well() {
+fn a_certificate_signed_with_pss_is_never_called_sound() {
     let pair = openssl("rsa:2048 -sigopt rsa_padding_mode:pss");
     for certificate in [pem_of(&pair), pem_of(&spoilt(&pair))] {
         let (code, findings) = Given::nothing().file("app.crt", &certificate).examined();
@@ -267,7 +267,7 @@ fn nested(depth: usize) -> Vec<u8> {
 /// Names of any depth, and numbers of any size, from somebody else's file: the first overflowed the stack, the second took an
 /// hour.
 #[test]
-fn a_certificate_that_is_made_to_take_long_is_refused_at_once() {
+fn a_certificate_made_to_parse_slowly_is_refused_at_once() {
     for certificate in
         [unsigned(&nested(5_000), &[0xff; 256]), unsigned(&tlv(0x0c, b"authority"), &vec![0xff; 60_000])]
     {

@@ -198,7 +198,7 @@ fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
 
 /// A report says of what there was none.
 #[test]
-fn what_a_jwk_lacks_is_named_where_nothing_was_looked_at() {
+fn the_missing_members_of_a_jwk_are_named_where_nothing_was_checked() {
     let broken = || Given::nothing().jwk_text("{\"kty\": broken");
     for (given, check, reason) in [
         (broken(), "jwk-members", "what was given as a JWK isn't JSON, or holds no JWK"),

@@ -253,7 +253,7 @@ faults! {
 
 /// Age makes whole hours too: a token of an hour that has just run out is no sign of a wrong clock.
 #[test]
-fn a_clock_that_is_hours_behind_is_said_to_be_possible_and_no_more() {
+fn a_clock_hours_behind_is_reported_as_a_possibility_only() {
     for (issued, life, is_said) in
         [(-7200, 600, true), (-3630, 3600, true), (-700, 600, false), (-5400, 600, false)]
     {

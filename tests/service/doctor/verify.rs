@@ -54,7 +54,7 @@ async fn a_token_is_verified_with_the_keys_that_an_address_shows() {
 
 /// What is given takes the place of what is configured: the token is the configuration's, and the key is another's.
 #[test]
-fn what_is_given_replaces_what_is_configured() {
+fn given_files_replace_configured_ones() {
     let given = Given::configured(&[]);
     given.workspace.write("other.jwk", &PAIRS[1].jwk("Key1").to_string());
     given.workspace.write("set.json", &set_of(&PAIRS[1].jwk("Key1")).to_string());
@@ -101,7 +101,7 @@ fn forged() -> String {
 }
 
 #[test]
-fn an_intercom_token_whose_secret_nobody_has_is_never_called_good() {
+fn an_intercom_token_without_its_secret_is_never_called_good() {
     let ran = verify(&Given::nothing(), &forged(), &[]);
     assert_eq!(ran.code(), 1);
     let said = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -113,7 +113,7 @@ fn an_intercom_token_whose_secret_nobody_has_is_never_called_good() {
 
 /// What a token was taken for is said, with the reason; `--as` says otherwise.
 #[test]
-fn a_token_is_judged_as_what_it_looks_like_or_as_somebody_says() {
+fn a_token_is_checked_as_the_kind_it_looks_like_or_is_declared_as() {
     let given = with_jwk();
     let read = |token: &str, arguments: &[&str]| -> (i32, Value) {
         let all: Vec<&str> = ["--jwk", "Key1.jwk", "--json"].iter().chain(arguments).copied().collect();
@@ -148,7 +148,7 @@ fn a_token_is_judged_as_what_it_looks_like_or_as_somebody_says() {
 
 /// A JWK that Salesforce refuses verifies nothing, whatever its numbers say.
 #[test]
-fn a_token_is_not_called_good_by_a_jwk_that_is_ill() {
+fn a_token_is_not_called_good_with_a_faulty_jwk() {
     let given = Given::nothing().jwk(&super::jwk(|jwk| jwk["kty"] = json!("EC")));
     let ran = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk"]);
     assert_eq!(ran.code(), 1, "{}", ran.stdout);
@@ -163,7 +163,7 @@ fn a_token_whose_signature_nobody_checked_is_never_called_good() {
 }
 
 #[test]
-fn a_token_that_salesforce_would_refuse_is_called_that_with_the_reason() {
+fn a_token_that_salesforce_would_refuse_is_reported_with_the_reason() {
     let given = with_jwk();
     for (token, reason) in [
         (token(&json!({"exp": seconds() - 5, "iat": seconds() - 605})), "token-expiry"),
@@ -179,7 +179,7 @@ fn a_token_that_salesforce_would_refuse_is_called_that_with_the_reason() {
 }
 
 #[test]
-fn files_are_taken_as_the_doctor_takes_them() {
+fn verify_reads_files_like_the_doctor() {
     let given =
         with_jwk().token(&token(&json!({}))).file("Key1.key", &PAIRS[0].pem).file("Other.key", &PAIRS[1].pem);
     let given = given.file("Key1.crt", &good_certificate()).file("notes.txt", "buy milk");
@@ -246,7 +246,7 @@ fn no_control_character_of_a_token_reaches_the_terminal() {
 
 /// RFC 7517, section 5: a set may hold what is for others.
 #[test]
-fn other_keys_of_a_set_say_nothing_of_a_token() {
+fn other_keys_of_a_set_do_not_affect_a_token() {
     let mut set = set_of(&PAIRS[0].jwk("Key1"));
     let keys = set["keys"].as_array_mut().expect("keys");
     keys.push(json!({"kty": "EC", "kid": "Other1", "crv": "P-256", "x": "AQ", "y": "AQ"}));
@@ -286,7 +286,7 @@ fn a_token_is_verified_with_a_public_key_alone_and_with_a_certificate_that_ends_
 
 /// Whoever names a configuration wants the token judged by it.
 #[test]
-fn a_configuration_that_does_not_load_is_never_left_out_in_silence() {
+fn a_configuration_that_does_not_load_is_never_ignored_silently() {
     let given = with_jwk();
     given.workspace.write("broken.toml", "[server\n");
     for file in ["broken.toml", "absent.toml"] {

@@ -17,7 +17,7 @@ use super::{
 use crate::support::{Answer, unverified};
 
 #[tokio::test]
-async fn who_is_verified_gets_a_session_that_says_auth() {
+async fn a_verified_user_gets_an_auth_session() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
     let played = play(chat_org(publisher.keys())).await;
     let answer = played.chat(&identity(&json!({}), START)).await.ok();
@@ -43,7 +43,7 @@ async fn who_is_verified_gets_a_session_that_says_auth() {
 
 /// A failed verification looks like success; only the sandbox says why.
 #[tokio::test]
-async fn each_mistake_in_an_identity_token_makes_a_guest() {
+async fn each_mistake_in_an_identity_token_makes_the_session_anonymous() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
     let played = play(chat_org(publisher.keys())).await;
     let claims = json!({"iss": ISSUER, "sub": "user-1", "exp": START + 60});
@@ -71,7 +71,7 @@ async fn each_mistake_in_an_identity_token_makes_a_guest() {
 }
 
 #[tokio::test]
-async fn a_deployment_says_what_happens_to_who_isnt_verified() {
+async fn a_deployment_decides_what_unverified_users_get() {
     let keys = || Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1")));
     let deployment = |on_failure, verification| Deployment {
         on_failure,
@@ -98,7 +98,7 @@ async fn a_deployment_says_what_happens_to_who_isnt_verified() {
 }
 
 #[tokio::test]
-async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
+async fn an_uploaded_key_without_its_certificate_makes_sessions_anonymous() {
     let good = PAIRS[0].jwk("Key1");
     let with = |change: fn(&mut Value)| {
         let mut jwk = good.clone();
@@ -140,7 +140,7 @@ async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_doesnt_show_its_keys_at_once_makes_guests() {
+async fn a_slow_jwks_endpoint_makes_sessions_anonymous() {
     let good = set_of(&PAIRS[0].jwk("Key1"));
     let publisher = Publisher::of(&good).await;
     let played = play(chat_org(publisher.keys())).await;
@@ -177,7 +177,7 @@ async fn an_endpoint_that_doesnt_show_its_keys_at_once_makes_guests() {
 }
 
 #[tokio::test]
-async fn a_fetched_set_is_kept_for_as_long_as_the_settings_say() {
+async fn a_fetched_set_is_cached_as_long_as_configured() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
     let settings = Settings { jwks_cache: Duration::from_mins(10), ..Settings::default() };
     let played = play_with(chat_org(publisher.keys()), settings).await;
@@ -284,7 +284,7 @@ async fn a_messaging_session_goes_on_in_another_tab_until_it_ends_or_is_revoked(
 
 /// Somebody else's words for a header that must be understood, and isn't.
 #[tokio::test]
-async fn a_critical_header_that_isnt_understood_makes_a_guest() {
+async fn an_unknown_critical_header_makes_the_session_anonymous() {
     let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let good = identity(&json!({}), START);
     let header = base64::engine::general_purpose::URL_SAFE_NO_PAD

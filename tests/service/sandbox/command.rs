@@ -38,7 +38,7 @@ fn start(workspace: &Workspace, arguments: &[&str]) -> (Child, Value) {
 
 /// The whole circle with tokens of the service: the sandbox verifies what it has never shared code with.
 #[tokio::test]
-async fn what_the_service_mints_is_taken_by_the_org_of_its_configuration() {
+async fn tokens_of_the_service_are_accepted_by_the_org_of_its_configuration() {
     let workspace = Workspace::with(MESSAGING_SECTION);
     let service = workspace.serve().await;
     let (mut child, said) = start(&workspace, &["--jwks-base", &service.url("/")]);
@@ -68,7 +68,7 @@ async fn what_the_service_mints_is_taken_by_the_org_of_its_configuration() {
 }
 
 #[test]
-fn it_says_what_to_put_into_the_configuration() {
+fn the_sandbox_prints_what_to_put_into_the_configuration() {
     let workspace = Workspace::with(MESSAGING_SECTION);
     let mut child = workspace
         .command(&["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://localhost:8080/"])
@@ -94,7 +94,7 @@ fn it_says_what_to_put_into_the_configuration() {
 }
 
 #[test]
-fn it_says_what_it_cant_play() {
+fn the_sandbox_says_what_it_cannot_simulate() {
     let workspace = Workspace::new();
     let ran = workspace.run(&["sandbox", "--listen", "0.0.0.0:0"]);
     assert_eq!(ran.code(), 2);

@@ -49,7 +49,7 @@ async fn login(played: &Played) -> Answer {
 }
 
 #[tokio::test]
-async fn connections_are_cut_reset_and_left_alone() {
+async fn connections_are_closed_reset_and_left_unanswered() {
     let played = play(org()).await;
     played.fault(Fault::new(Misdeed::Reset));
     let (bytes, ended) = raw(&played).await;
@@ -119,7 +119,7 @@ async fn bodies_end_early_late_and_never() {
 }
 
 #[tokio::test]
-async fn answers_arent_what_was_asked_for() {
+async fn faults_replace_the_answer() {
     let played = play(org()).await;
     let answer = async |fault: Fault| {
         played.fault(fault);
@@ -176,7 +176,7 @@ async fn answers_arent_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_login_goes_well_and_its_answer_doesnt() {
+async fn a_login_succeeds_and_its_answer_is_faulty() {
     let played = play(org()).await;
     let spoilt = async |fault: Fault| {
         played.fault(fault);
@@ -206,7 +206,7 @@ async fn a_login_goes_well_and_its_answer_doesnt() {
 }
 
 #[tokio::test]
-async fn a_chat_goes_to_somebody_else() {
+async fn a_session_of_another_user_is_returned() {
     let played = play(all()).await;
     let spoilt = async |fault: Fault| {
         played.fault(fault);
@@ -234,7 +234,7 @@ async fn a_chat_goes_to_somebody_else() {
 }
 
 #[tokio::test]
-async fn faults_are_played_in_order_at_their_door_and_as_often_as_asked() {
+async fn faults_apply_in_order_at_their_endpoint_and_as_often_as_requested() {
     let played = play(all()).await;
     let faults = json!([
         {"path": "messaging", "fault": "empty_object"},
@@ -273,7 +273,7 @@ async fn faults_are_played_in_order_at_their_door_and_as_often_as_asked() {
 }
 
 #[tokio::test]
-async fn its_clock_can_be_wrong_and_everything_can_be_forgotten() {
+async fn the_sandbox_s_clock_can_be_wrong_and_its_state_reset() {
     let played = play(org()).await;
     let answer = login(&played).await;
     assert_eq!(answer.header("date"), "Mon, 21 Sep 2026 14:13:20 GMT");
@@ -295,7 +295,7 @@ async fn its_clock_can_be_wrong_and_everything_can_be_forgotten() {
 }
 
 #[tokio::test]
-async fn it_listens_on_loopback_only() {
+async fn the_sandbox_listens_on_loopback_only() {
     let listener = TcpListener::bind("0.0.0.0:0").await.expect("a port");
     let sandbox = play(org()).await.sandbox;
     let served = tokenmint::sandbox::serve(listener, sandbox, tokio_util::sync::CancellationToken::new());
@@ -304,7 +304,7 @@ async fn it_listens_on_loopback_only() {
 
 /// Under a server that can't cut connections, the answer still breaks off.
 #[tokio::test]
-async fn behind_another_server_a_cut_is_at_least_a_broken_body() {
+async fn behind_another_server_a_cut_connection_is_at_least_a_broken_body() {
     let played = play(org()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}{TOKEN}", listener.local_addr().expect("an address"));

@@ -18,7 +18,7 @@ fn refused(answer: &Answer, error: &str, description: &str) {
 }
 
 #[tokio::test]
-async fn a_good_assertion_gets_a_session_whose_life_nothing_tells() {
+async fn a_good_assertion_gets_a_session_without_a_stated_lifetime() {
     let played = play(org()).await;
     let answer = played.login(&assertion(&json!({}), START)).await;
     let granted = answer.ok();
@@ -73,7 +73,7 @@ async fn each_mistake_gets_salesforces_own_words() {
 }
 
 #[tokio::test]
-async fn what_isnt_signed_with_the_apps_key_is_an_invalid_assertion() {
+async fn an_assertion_not_signed_with_the_apps_key_is_invalid() {
     let played = play(org()).await;
     let claims = json!({"iss": CONSUMER_KEY, "sub": USER, "aud": played.url, "exp": START + 60});
     let good = sign(&PAIRS[0], Algorithm::RS256, None, &claims);
@@ -126,7 +126,7 @@ async fn the_form_is_read_strictly() {
 }
 
 #[tokio::test]
-async fn audiences_are_login_test_the_my_domain_and_the_sandbox_itself_or_what_the_app_says() {
+async fn audiences_are_login_test_my_domain_and_the_sandbox_or_the_apps_own() {
     let played = play(org()).await;
     let aud = async |played: &Played, aud: Value| {
         played.login(&assertion(&json!({"aud": aud}), START)).await.status == StatusCode::OK
@@ -145,7 +145,7 @@ async fn audiences_are_login_test_the_my_domain_and_the_sandbox_itself_or_what_t
 }
 
 #[tokio::test]
-async fn the_end_may_be_digits_or_milliseconds_unless_it_is_judged_strictly() {
+async fn exp_may_be_a_string_or_milliseconds_unless_checked_strictly() {
     let played = play(org()).await;
     let milliseconds = json!({"exp": (START + 300) * 1000});
     for changes in [json!({"exp": (START + 60).to_string()}), milliseconds.clone(), json!({"exp": 1.8e9})] {
@@ -162,7 +162,7 @@ async fn the_end_may_be_digits_or_milliseconds_unless_it_is_judged_strictly() {
 }
 
 #[tokio::test]
-async fn an_assertion_with_a_jti_works_once_and_one_without_again() {
+async fn an_assertion_with_a_jti_works_once_and_one_without_repeatedly() {
     let played = play(org()).await;
     let once = assertion(&json!({"jti": "1"}), START);
     played.login(&once).await.ok();
@@ -194,7 +194,7 @@ async fn an_external_client_app_isnt_found_through_login_or_test() {
 }
 
 #[tokio::test]
-async fn scopes_decide_too() {
+async fn missing_scopes_are_refused() {
     for (scopes, error) in [
         ("api web", "invalid_grant"),
         ("refresh_token", "invalid_scope"),

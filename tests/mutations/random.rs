@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 /// Numbers that look random, the same in each run (splitmix64), and the time of the run.
-pub struct Dice {
+pub struct Random {
     state: u64,
     pub now: i64,
 }
 
-impl Dice {
+impl Random {
     pub const fn new(seed: u64, now: i64) -> Self {
         Self { state: seed, now }
     }
@@ -53,16 +53,16 @@ impl Dice {
 }
 
 /// Changes one or two octets: others in their place, one more, one less, two swapped, or all behind them gone.
-pub fn changed(octets: &[u8], alphabet: &[u8], dice: &mut Dice) -> Vec<u8> {
+pub fn changed(octets: &[u8], alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let mut changed = octets.to_vec();
-    let at = dice.below(changed.len());
-    match dice.below(10) {
-        0..=4 => changed[at] = *dice.pick(alphabet),
-        5 => changed[at] ^= 1 << dice.below(7),
-        6 => changed.insert(at, *dice.pick(alphabet)),
+    let at = random.below(changed.len());
+    match random.below(10) {
+        0..=4 => changed[at] = *random.pick(alphabet),
+        5 => changed[at] ^= 1 << random.below(7),
+        6 => changed.insert(at, *random.pick(alphabet)),
         7 => _ = changed.remove(at),
         8 => {
-            let other = dice.below(changed.len());
+            let other = random.below(changed.len());
             changed.swap(at, other);
         }
         _ => changed.truncate(at),
@@ -70,9 +70,9 @@ pub fn changed(octets: &[u8], alphabet: &[u8], dice: &mut Dice) -> Vec<u8> {
     changed
 }
 
-pub fn shuffled<T>(mut items: Vec<T>, dice: &mut Dice) -> Vec<T> {
+pub fn shuffled<T>(mut items: Vec<T>, random: &mut Random) -> Vec<T> {
     for last in (1..items.len()).rev() {
-        items.swap(last, dice.below(last + 1));
+        items.swap(last, random.below(last + 1));
     }
     items
 }
@@ -86,31 +86,31 @@ pub enum Style {
 }
 
 /// The text of JSON that says the same.
-pub fn rewritten(value: &Value, style: Style, dice: &mut Dice) -> String {
-    let space = |dice: &mut Dice| match style {
-        Style::Space => *dice.pick(&["", " ", "\n", "\t", "\r\n  "]),
+pub fn rewritten(value: &Value, style: Style, random: &mut Random) -> String {
+    let space = |random: &mut Random| match style {
+        Style::Space => *random.pick(&["", " ", "\n", "\t", "\r\n  "]),
         Style::Order | Style::Escapes => "",
     };
-    let spaced = |text: &str, dice: &mut Dice| format!("{}{text}{}", space(dice), space(dice));
+    let spaced = |text: &str, random: &mut Random| format!("{}{text}{}", space(random), space(random));
     match value {
         Value::Object(members) => {
             let members: Vec<(&String, &Value)> = members.iter().collect();
-            let members = if style == Style::Order { shuffled(members, dice) } else { members };
+            let members = if style == Style::Order { shuffled(members, random) } else { members };
             let members = members.into_iter().map(|(name, value)| {
-                let [name, value] = [&json!(name), value].map(|part| rewritten(part, style, dice));
-                format!("{}:{}", spaced(&name, dice), spaced(&value, dice))
+                let [name, value] = [&json!(name), value].map(|part| rewritten(part, style, random));
+                format!("{}:{}", spaced(&name, random), spaced(&value, random))
             });
             let members = members.collect::<Vec<_>>().join(",");
             format!("{{{members}}}")
         }
         Value::Array(items) => {
             let items: Vec<String> =
-                items.iter().map(|item| spaced(&rewritten(item, style, dice), dice)).collect();
+                items.iter().map(|item| spaced(&rewritten(item, style, random), random)).collect();
             format!("[{}]", items.join(","))
         }
         Value::String(text) if style == Style::Escapes => {
             let characters = text.chars().map(|c| match c {
-                ' '..='~' if dice.below(4) == 0 || ['"', '\\'].contains(&c) => {
+                ' '..='~' if random.below(4) == 0 || ['"', '\\'].contains(&c) => {
                     format!("\\u{:04x}", u32::from(c))
                 }
                 '/' => "\\/".to_owned(),

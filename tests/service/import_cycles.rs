@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
-use crate::rooms::files;
+use crate::module_order::files;
 
 /// A module, for example `["doctor", "checks", "keys"]`.
 type Module = Vec<String>;
@@ -168,7 +168,7 @@ fn in_circles(texts: &Texts) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_files_of_a_module_form_no_circle() {
+fn the_files_of_a_module_import_each_other_without_cycles() {
     let files = files().into_iter().filter(|(name, ..)| name != "lib.rs" && name != "main.rs");
     let found = in_circles(&files.map(|(name, _, text)| (module(&name), text)).collect());
     let old: BTreeSet<String> =
@@ -181,7 +181,7 @@ fn the_files_of_a_module_form_no_circle() {
 
 /// Each row: what it is about, the files, and those of them that form a circle.
 #[test]
-fn a_circle_is_found_however_an_import_is_written() {
+fn a_cycle_is_found_however_an_import_is_written() {
     type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
     const ROWS: &[Row] = &[
         (

@@ -34,7 +34,7 @@ pub fn files() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn a_room_imports_only_from_rooms_above_it() {
+fn a_module_imports_only_from_modules_above_it() {
     let place = |room: &str| ORDER.iter().position(|known| *known == room);
     for (name, room, text) in files() {
         if ["lib", "main"].contains(&room.as_str()) {
@@ -62,7 +62,7 @@ fn a_room_imports_only_from_rooms_above_it() {
 }
 
 #[test]
-fn every_module_says_what_it_holds() {
+fn every_file_starts_with_a_module_comment() {
     for (name, _, text) in files() {
         assert!(text.starts_with("//! "), "{name} doesn't open with //!");
     }
@@ -70,7 +70,7 @@ fn every_module_says_what_it_holds() {
 
 /// What the compiler can't check is in one file, and nowhere else, so that it can be read in one sitting.
 #[test]
-fn unsafe_code_is_in_the_module_of_intel_s_library_alone() {
+fn only_the_module_of_intel_s_library_has_unsafe_code() {
     let crates = ["lib.rs", "main.rs"].map(|name| {
         let (_, _, text) = files().into_iter().find(|(file, ..)| file == name).expect("there");
         text.contains("#![deny(unsafe_code)]") || text.contains("#![forbid(unsafe_code)]")

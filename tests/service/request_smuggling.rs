@@ -33,7 +33,7 @@ const NEXT: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: smuggled\r\n
 
 /// reliability.md, cases 54 to 58. The request behind each would be answered by a server that took it otherwise.
 #[tokio::test]
-async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered() {
+async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
     let service = Workspace::new().serve().await;
     let body = r#"{"sub":"a"}"#;
     let get = |line: &str, headers: &str| format!("{line}\r\n{headers}\r\n");
@@ -144,7 +144,7 @@ async fn what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answer
 
 /// A chunk after the other: closed by size, whatever is still to come.
 #[tokio::test]
-async fn a_chunked_body_is_bounded_and_the_last_of_its_connection() {
+async fn a_chunked_body_is_limited_and_its_connection_is_closed() {
     let service = Workspace::new().serve().await;
     let chunked = |chunks: &str| post("Transfer-Encoding: chunked\r\n", chunks);
     let (answer, closed) =
@@ -184,7 +184,7 @@ async fn no_body_is_taken_for_a_request() {
 
 /// A client that says no more is answered or closed, and leaves nothing behind.
 #[tokio::test]
-async fn a_half_closed_connection_is_done_with() {
+async fn a_half_closed_connection_is_answered_or_closed() {
     let service = Workspace::new().serve().await;
     for request in [NEXT.to_owned(), "GET /livez HTT".to_owned(), post("Content-Length: 40\r\n", "{")] {
         let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");

@@ -165,7 +165,7 @@ struct Promise {
     process: u64,
 }
 
-pub struct World {
+pub struct Simulation {
     now: i64,
     /// When all processes last looked at their files.
     looked_at: i64,
@@ -187,7 +187,7 @@ pub struct World {
 
 type Checked = Result<(), String>;
 
-impl World {
+impl Simulation {
     pub fn new(locks: bool) -> Self {
         let kid = KeyId::parse("k1").expect("an id");
         let noted = Noted {
@@ -211,7 +211,7 @@ impl World {
             config_broken: false,
         };
         let replicas = vec![replica(0, None), replica(-3, None), replica(2, Some(&shared))];
-        let mut world = Self {
+        let mut simulation = Self {
             now: BEGIN,
             looked_at: BEGIN,
             changed_at: BEGIN,
@@ -227,8 +227,8 @@ impl World {
             numbers: 0,
             promises: Vec::new(),
         };
-        (0..3).for_each(|replica| world.start(replica));
-        world
+        (0..3).for_each(|replica| simulation.start(replica));
+        simulation
     }
 
     pub fn step(&mut self, step: &Step, counts: &mut Counts) -> Checked {

@@ -109,7 +109,7 @@ impl Storm {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_exchanges_through_every_fault_keep_nothing_wrong() {
+async fn five_thousand_exchanges_with_every_fault_cache_nothing_wrong() {
     let mut storm = Storm::begin(20_261_120).await;
     let (mut sound, mut refused, mut exchanges) = (0, 0, 0);
     let mut round = 0;

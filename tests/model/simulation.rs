@@ -588,7 +588,7 @@ struct Asked {
     task: JoinHandle<(Result<Served, ExchangeError>, Duration, UnixTime)>,
 }
 
-pub struct World<'a> {
+pub struct Simulation<'a> {
     fixture: &'a Fixture,
     pub salesforce: Arc<Salesforce>,
     clock: Arc<ModelClock>,
@@ -603,7 +603,7 @@ pub struct World<'a> {
     counts: Counts,
 }
 
-impl<'a> World<'a> {
+impl<'a> Simulation<'a> {
     pub fn new(fixture: &'a Fixture, shared: bool) -> Self {
         let folder = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
         let folder = folder.expect("a folder");

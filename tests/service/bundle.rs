@@ -122,8 +122,8 @@ async fn the_claims_of_each_entry_are_its_profile_s() {
 #[tokio::test]
 async fn a_page_that_asks_too_often_is_told_to_wait() {
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
-    let house = InProcess::start(clock, "http://127.0.0.1:9", "").await;
-    let ask = |sub: &str| house.post("/identity-token", "both", &json!({"sub": sub, "profile": "web"}));
+    let service = InProcess::start(clock, "http://127.0.0.1:9", "").await;
+    let ask = |sub: &str| service.post("/identity-token", "both", &json!({"sub": sub, "profile": "web"}));
     for n in 0..120 {
         assert_eq!(ask("user-1").await.status.as_u16(), 200, "{n}");
     }
@@ -134,13 +134,13 @@ async fn a_page_that_asks_too_often_is_told_to_wait() {
     }
     // Nobody else suffers: neither another user, nor the same one's other profile.
     ask("user-2").await.ok();
-    house.post("/identity-token", "both", &json!({"sub": "user-1", "profile": "shop"})).await.ok();
-    house.pass(1);
+    service.post("/identity-token", "both", &json!({"sub": "user-1", "profile": "shop"})).await.ok();
+    service.pass(1);
     ask("user-1").await.ok();
     ask("user-1").await.ok();
     ask("user-1").await.refused(429, "rate_limited", None);
     let counted =
-        house.metric(r#"tokenmint_remints_refused_total{caller="both",profile="identity.web"}"#).await;
+        service.metric(r#"tokenmint_remints_refused_total{caller="both",profile="identity.web"}"#).await;
     assert!(counted.ends_with(" 21"), "{counted}");
 }
 

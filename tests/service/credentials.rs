@@ -56,8 +56,8 @@ async fn a_certificate_authenticates_a_caller_only_by_its_whole_name() {
         ("rails.internal", "DNS:nobody.internal"),
         ("two-callers", "DNS:rails.internal,DNS:job.internal"),
     ] {
-        let stranger = ask(&service, &of(name, san), None).await;
-        assert_eq!(stranger.status.as_u16(), 401, "{name}: {}", stranger.text);
+        let unknown = ask(&service, &of(name, san), None).await;
+        assert_eq!(unknown.status.as_u16(), 401, "{name}: {}", unknown.text);
     }
     // What the policy says of the caller holds, however it is known.
     let job = of("job", "DNS:job.internal");

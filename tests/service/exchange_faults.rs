@@ -41,28 +41,28 @@ const FAULTS: [Misdeed; 22] = [
     Misdeed::Anonymous,
 ];
 
-struct Storm {
+struct Fixture {
     sandbox: Sandbox,
-    house: InProcess,
+    service: InProcess,
     salesforce: String,
     seed: u64,
 }
 
-impl Storm {
+impl Fixture {
     async fn begin(seed: u64) -> Self {
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
-        let house = InProcess::start(clock.clone(), &salesforce, "").await;
-        let published = house.get("/keysets/web/jwks.json").await.ok()["keys"][0]["x5c"][0].clone();
+        let service = InProcess::start(clock.clone(), &salesforce, "").await;
+        let published = service.get("/keysets/web/jwks.json").await.ok()["keys"][0]["x5c"][0].clone();
         let published = STANDARD.decode(published.as_str().expect("a certificate")).expect("base64");
         let app = App {
             consumer_key: "3MVG9.consumer".to_owned(),
-            certificates: vec![house.certificate.clone(), published],
+            certificates: vec![service.certificate.clone(), published],
             users: vec!["integration@acme.com".to_owned()],
             ..App::default()
         };
-        let jwks = Keys::Url(format!("{}/keysets/web/jwks.json", house.url));
+        let jwks = Keys::Url(format!("{}/keysets/web/jwks.json", service.url));
         let org = Org {
             org_id: "00D000000000001".to_owned(),
             my_domain: None,
@@ -72,7 +72,7 @@ impl Storm {
         let settings = Settings { jwks_cache: Duration::from_hours(1), ..Settings::default() };
         let sandbox = Sandbox::new(org, clock, settings);
         tokio::spawn(sandbox::serve(listener, sandbox.clone(), CancellationToken::new()));
-        Self { sandbox, house, salesforce, seed }
+        Self { sandbox, service, salesforce, seed }
     }
 
     /// A repeatable number below `bound`.
@@ -86,10 +86,10 @@ impl Storm {
     async fn ask(&mut self, round: u64) -> (Option<String>, Answer) {
         if self.roll(2) == 0 {
             let sub = format!("user-{round}");
-            let answer = self.house.messaging(&sub).await;
+            let answer = self.service.messaging(&sub).await;
             return (Some(sub), answer);
         }
-        (None, self.house.oauth().await)
+        (None, self.service.oauth().await)
     }
 
     /// A token that was handed out is its asker's, and one that Salesforce itself takes.
@@ -103,40 +103,41 @@ impl Storm {
             return;
         }
         let instance = body["instance_url"].as_str().expect("a URL");
-        let query = self.house.client.get(format!("{instance}/services/oauth2/userinfo")).bearer_auth(token);
+        let query =
+            self.service.client.get(format!("{instance}/services/oauth2/userinfo")).bearer_auth(token);
         assert_eq!(Answer::of(query).await.status.as_u16(), 200, "{body}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_exchanges_with_every_fault_cache_nothing_wrong() {
-    let mut storm = Storm::begin(20_261_120).await;
+    let mut fixture = Fixture::begin(20_261_120).await;
     let (mut sound, mut refused, mut exchanges) = (0, 0, 0);
     let mut round = 0;
     while exchanges < 5000 {
         round += 1;
-        let fault = FAULTS[usize::try_from(storm.roll(FAULTS.len() as u64)).expect("small")];
+        let fault = FAULTS[usize::try_from(fixture.roll(FAULTS.len() as u64)).expect("small")];
         let fault = Fault { path: Door::Any, times: Some(1), milliseconds: Some(5), ..Fault::new(fault) };
-        let calm = storm.roll(4) == 0;
-        storm.sandbox.set_faults(if calm { Vec::new() } else { vec![fault.clone()] });
-        let (sub, answer) = storm.ask(round).await;
+        let calm = fixture.roll(4) == 0;
+        fixture.sandbox.set_faults(if calm { Vec::new() } else { vec![fault.clone()] });
+        let (sub, answer) = fixture.ask(round).await;
         if answer.status.is_success() {
-            storm.is_sound(sub.as_deref(), &answer).await;
+            fixture.is_sound(sub.as_deref(), &answer).await;
             sound += 1;
         } else {
             assert!([502, 503].contains(&answer.status.as_u16()), "{fault:?}: {}", answer.text);
             refused += 1;
             // What went wrong was not kept: without the fault the same asker gets a sound one.
-            storm.sandbox.set_faults(Vec::new());
-            storm.house.pass(61);
+            fixture.sandbox.set_faults(Vec::new());
+            fixture.service.pass(61);
             let body = sub.as_ref().map_or_else(|| json!({}), |sub| json!({"sub": sub}));
             let path = if sub.is_some() { "/messaging-access-token" } else { "/oauth-access-token" };
-            let again = storm.house.post(path, API_KEY, &body).await;
-            storm.is_sound(sub.as_deref(), &again).await;
+            let again = fixture.service.post(path, API_KEY, &body).await;
+            fixture.is_sound(sub.as_deref(), &again).await;
         }
         // Past any life of 100 s, so that OAuth tokens are exchanged anew; and past every memory of a failure.
-        storm.house.pass(101);
-        let counts = storm.sandbox.counts();
+        fixture.service.pass(101);
+        let counts = fixture.sandbox.counts();
         exchanges = counts.token + counts.messaging;
     }
     assert!(sound > 500 && refused > 1000, "{sound} {refused}");
@@ -144,52 +145,52 @@ async fn five_thousand_exchanges_with_every_fault_cache_nothing_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so() {
-    let storm = Storm::begin(1).await;
-    let first = storm.house.oauth().await;
-    storm.is_sound(None, &first).await;
-    storm.sandbox.expire_sessions();
+    let fixture = Fixture::begin(1).await;
+    let first = fixture.service.oauth().await;
+    fixture.is_sound(None, &first).await;
+    fixture.sandbox.expire_sessions();
     let token = first.ok()["access_token"].clone();
-    let again = storm.house.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token})).await;
-    storm.is_sound(None, &again).await;
+    let again = fixture.service.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token})).await;
+    fixture.is_sound(None, &again).await;
     assert_ne!(again.ok()["access_token"], token);
 }
 
 /// reliability.md, case 13: neither is any use at the other's door; nor where one key signs both, of which `check` warns.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token() {
-    let Storm { house, salesforce, .. } = Storm::begin(1).await;
+    let Fixture { service, salesforce, .. } = Fixture::begin(1).await;
     let log_in = async |assertion: &Value| {
         let grant = ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
         let form = [grant, ("assertion", assertion.as_str().expect("a token"))];
-        Answer::of(house.client.post(format!("{salesforce}{TOKEN}")).form(&form)).await
+        Answer::of(service.client.post(format!("{salesforce}{TOKEN}")).form(&form)).await
     };
     let chat = async |identity: &Value| {
         let request = chat_request(identity.as_str().expect("a token"));
-        let answer = Answer::of(house.client.post(format!("{salesforce}{MESSAGING}")).json(&request)).await;
+        let answer = Answer::of(service.client.post(format!("{salesforce}{MESSAGING}")).json(&request)).await;
         subject(&answer.ok()).to_owned()
     };
     for keyset in ["crm", "web"] {
-        let file = house.workspace.path("tokenmint.toml");
+        let file = service.workspace.path("tokenmint.toml");
         let text = std::fs::read_to_string(&file).expect("a configuration");
         let profile = "[oauth.crm]\nkeyset = ";
-        house.workspace.configure(&text.replacen(
+        service.workspace.configure(&text.replacen(
             &format!("{profile}\"crm\""),
             &format!("{profile}\"{keyset}\""),
             1,
         ));
         // Else the service won't let a profile sign with a key that is new to it.
         let schedule = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\nemergency = true\n";
-        house.workspace.write("keys/web/keyset.toml", schedule);
-        house.reload();
+        service.workspace.write("keys/web/keyset.toml", schedule);
+        service.reload();
         let asked = json!({"sub": "integration@acme.com", "profile": "web"});
-        let identity = house.post("/identity-token", API_KEY, &asked).await.ok();
-        let assertion = house.post("/oauth-assertion", API_KEY, &json!({})).await.ok();
+        let identity = service.post("/identity-token", API_KEY, &asked).await.ok();
+        let assertion = service.post("/oauth-assertion", API_KEY, &json!({})).await.ok();
         assert_eq!(identity["kid"] == assertion["kid"], keyset == "web");
 
         let refused = log_in(&identity["token"]).await;
         assert_eq!(refused.status.as_u16(), 400, "{keyset}: {}", refused.text);
-        let guest = chat(&assertion["assertion"]).await;
-        assert!(guest.starts_with("v2/iamessage/ANON/"), "{keyset}: {guest}");
+        let anonymous = chat(&assertion["assertion"]).await;
+        assert!(anonymous.starts_with("v2/iamessage/ANON/"), "{keyset}: {anonymous}");
         // Each is good at its own.
         log_in(&assertion["assertion"]).await.ok();
         let known = chat(&identity["token"]).await;

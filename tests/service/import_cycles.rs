@@ -1,4 +1,4 @@
-//! The files of one top-level module form no circle of imports, so each can be read before those that import from it.
+//! No import cycles among the files of one top-level module: each file can be read before those that import from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,22 +15,22 @@ type Texts = BTreeMap<Module, String>;
 /// Which modules each module imports from.
 type Imports = BTreeMap<Module, BTreeSet<Module>>;
 
-/// Top-level modules in which an import from a module into one below it doesn't count: there `mod.rs` calls its files and holds what
-/// they share as well, so it imports from them and they from it. Every other import counts there as elsewhere. None is to be added.
+/// Top-level modules in which imports of a module from its own submodules don't count. There `mod.rs` calls its files and also holds
+/// what they share, so it imports from them and they from it. Every other import counts as elsewhere. Don't add to this list.
 const COMPOSED: [&str; 7] = ["app", "cli", "config", "http", "metadata", "sandbox", "traces"];
 
-/// Circles that were there before anybody looked. None is to be added.
+/// Cycles that are older than this test. Don't add to this list.
 const OLD: [&[&str]; 3] =
     [&["app/reload", "app/retirement"], &["http/observe", "http/request"], &["keys/batch", "keys/private"]];
 
 struct Source {
-    /// What it re-exports: a name, and the path of what it is.
+    /// Re-exported names, and the path that each stands for.
     exports: BTreeMap<String, Vec<String>>,
-    /// The paths that it uses or re-exports, written like there.
+    /// The paths that the file uses or re-exports, as written.
     paths: BTreeSet<Vec<String>>,
 }
 
-/// `a::{b, c::{d, e}}` in single paths.
+/// Expands `a::{b, c::{d, e}}` to single paths.
 fn expand(path: &str) -> Vec<String> {
     let Some(open) = path.find('{') else { return vec![path.to_owned()] };
     let (mut depth, mut parts, mut part) = (0, Vec::new(), String::new());
@@ -57,7 +57,7 @@ fn segments(path: &str) -> Vec<String> {
 }
 
 impl Source {
-    /// `children` are the modules below it. Its unit tests don't count.
+    /// Reads a file without its unit tests. `children` are its submodules.
     fn read(text: &str, children: &[String]) -> Self {
         let text = text.split("#[cfg(test)]\nmod tests").next().expect("a first part");
         let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
@@ -92,7 +92,7 @@ impl Source {
     }
 }
 
-/// Where a path that stands in `module` leads, from the crate's root; `None` outside of it.
+/// Resolves a path that stands in `module` to one from the crate's root. `None` if it leads to another crate.
 fn absolute(module: &Module, path: &[String], known: &BTreeMap<Module, Source>) -> Option<Module> {
     let first = path.first()?.as_str();
     if first == "crate" {
@@ -108,7 +108,7 @@ fn absolute(module: &Module, path: &[String], known: &BTreeMap<Module, Source>) 
     known.contains_key(&child).then(|| module.iter().chain(path).cloned().collect())
 }
 
-/// The file that defines what an absolute path names: a re-export leads on.
+/// The file that defines what an absolute path names. Follows re-exports.
 fn definer(path: &Module, known: &BTreeMap<Module, Source>, depth: usize) -> Option<Module> {
     let length = (1..=path.len()).rev().find(|length| known.contains_key(&path[..*length]))?;
     let module = path[..length].to_vec();
@@ -123,7 +123,7 @@ fn module(file: &str) -> Module {
     name.split('/').map(str::to_owned).collect()
 }
 
-/// What each module imports from others of its top-level module, but for what `COMPOSED` leaves out.
+/// The imports of each module from others of its top-level module, without those that `COMPOSED` excludes.
 fn imports(texts: &Texts) -> Imports {
     let children = |parent: &Module| -> Vec<String> {
         let below = texts.keys().filter(|other| other.len() == parent.len() + 1 && other.starts_with(parent));
@@ -161,7 +161,7 @@ fn reaches(from: &Module, to: &Module, imports: &Imports) -> bool {
 }
 
 /// The files that import from themselves through others.
-fn in_circles(texts: &Texts) -> BTreeSet<String> {
+fn in_cycles(texts: &Texts) -> BTreeSet<String> {
     let imports = imports(texts);
     let found = imports.keys().filter(|module| reaches(module, module, &imports));
     found.map(|module| module.join("/")).collect()
@@ -170,16 +170,16 @@ fn in_circles(texts: &Texts) -> BTreeSet<String> {
 #[test]
 fn the_files_of_a_module_import_each_other_without_cycles() {
     let files = files().into_iter().filter(|(name, ..)| name != "lib.rs" && name != "main.rs");
-    let found = in_circles(&files.map(|(name, _, text)| (module(&name), text)).collect());
+    let found = in_cycles(&files.map(|(name, _, text)| (module(&name), text)).collect());
     let old: BTreeSet<String> =
-        OLD.iter().flat_map(|circle| circle.iter().map(|&file| file.to_owned())).collect();
+        OLD.iter().flat_map(|cycle| cycle.iter().map(|&file| file.to_owned())).collect();
     let new: Vec<&String> = found.difference(&old).collect();
-    assert!(new.is_empty(), "files that import from each other in a circle: {new:?}");
+    assert!(new.is_empty(), "files that import from each other in a cycle: {new:?}");
     let gone: Vec<&String> = old.difference(&found).collect();
-    assert!(gone.is_empty(), "no circle any more, take them out of OLD: {gone:?}");
+    assert!(gone.is_empty(), "no longer in a cycle, remove them from OLD: {gone:?}");
 }
 
-/// Each row: what it is about, the files, and those of them that form a circle.
+/// Each row: what it is about, the files, and those of them that form a cycle.
 #[test]
 fn a_cycle_is_found_however_an_import_is_written() {
     type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
@@ -308,9 +308,9 @@ fn a_cycle_is_found_however_an_import_is_written() {
         ),
         ("another top-level module", &[("a", "use crate::b::B;"), ("b", "use crate::a::A;")], &[]),
     ];
-    for (about, files, circle) in ROWS {
+    for (about, files, cycle) in ROWS {
         let texts: Texts = files.iter().map(|(name, text)| (module(name), (*text).to_owned())).collect();
-        let expected: BTreeSet<String> = circle.iter().map(|&file| file.to_owned()).collect();
-        assert_eq!(in_circles(&texts), expected, "{about}");
+        let expected: BTreeSet<String> = cycle.iter().map(|&file| file.to_owned()).collect();
+        assert_eq!(in_cycles(&texts), expected, "{about}");
     }
 }

@@ -143,7 +143,7 @@ async fn tls_serves_verifying_clients_and_mutual_tls_those_with_a_certificate() 
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certificates(&workspace, "clients", "backend");
-    certificates(&workspace, "others", "stranger");
+    certificates(&workspace, "others", "outsider");
     let tls = TLS;
     workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", tls));
     let service = workspace.serve().await;
@@ -168,7 +168,7 @@ async fn tls_serves_verifying_clients_and_mutual_tls_those_with_a_certificate() 
     let service = workspace.serve().await;
     assert_eq!(ask(&service, Some("backend.both")).await.expect("TLS").status().as_u16(), 200);
     assert!(ask(&service, None).await.is_err(), "no certificate");
-    assert!(ask(&service, Some("stranger.both")).await.is_err(), "another authority's");
+    assert!(ask(&service, Some("outsider.both")).await.is_err(), "another authority's");
 }
 
 const TLS: &str = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";

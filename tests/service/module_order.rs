@@ -1,13 +1,8 @@
-//! The house stays as drawn: a room imports only from rooms above it.
+//! The order of the top-level modules: each imports only from modules above it in the table of `src/lib.rs`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// From the top down; those in one line may not import each other, but for what they are made of.
-const ORDER: [&str; 20] = [
-    "clock", "json", "hash", "files", "shell", "sync", "metrics", "config", "traces", "keys", "tokens",
-    "jwks", "callers", "exchange", "doctor", "metadata", "sandbox", "http", "app", "cli",
-];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of sources") {
@@ -20,55 +15,113 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Name, room and text of each source file.
+/// Name, top-level module and text of each source file.
 pub fn files() -> Vec<(String, String, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     sources(&src, &mut found);
     let file = |path: PathBuf| {
         let name = path.strip_prefix(&src).expect("below src").display().to_string();
-        let room = name.split(['/', '.']).next().expect("a name").to_owned();
-        (name, room, fs::read_to_string(&path).expect("text"))
+        let module = name.split(['/', '.']).next().expect("a name").to_owned();
+        (name, module, fs::read_to_string(&path).expect("text"))
     };
     found.into_iter().map(file).collect()
 }
 
-#[test]
-fn a_module_imports_only_from_modules_above_it() {
-    let place = |room: &str| ORDER.iter().position(|known| *known == room);
-    for (name, room, text) in files() {
-        if ["lib", "main"].contains(&room.as_str()) {
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// The modules in the order of the table in the comment of `lib.rs`: what stands in backticks in its first column.
+fn documented_order(lib: &str) -> Vec<String> {
+    let rows = lib.lines().filter_map(|line| line.strip_prefix("//! | ")?.split_once(" | "));
+    rows.flat_map(|(modules, _)| modules.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
+}
+
+/// The modules that `lib.rs` declares.
+fn declared_modules(lib: &str) -> BTreeSet<String> {
+    let declared = lib.lines().filter_map(|line| {
+        line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned)
+    });
+    declared.collect()
+}
+
+/// The top-level modules that a file names behind `crate::`. `use crate::{app, jwks::Jwks}` names two.
+fn imported_modules(text: &str) -> BTreeSet<String> {
+    let mut modules = BTreeSet::new();
+    for path in text.split("crate::").skip(1) {
+        let Some(list) = path.strip_prefix('{') else {
+            modules.insert(identifier(path));
             continue;
-        }
-        let here = place(&room).unwrap_or_else(|| panic!("{name}: `{room}` has no place in the house"));
-        for import in text.split("crate::").skip(1) {
-            let target: String = import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            // `use crate::{app, jwks}` names several.
-            let targets: Vec<String> = match import.strip_prefix('{') {
-                None => vec![target],
-                Some(list) => {
-                    let list = list.split('}').next().unwrap_or_default();
-                    list.split(',')
-                        .map(|item| item.trim().split("::").next().unwrap_or_default().to_owned())
-                        .collect()
-                }
-            };
-            for target in targets.iter().filter(|target| !target.is_empty() && **target != room) {
-                let there = place(target).unwrap_or_else(|| panic!("{name}: unknown room `{target}`"));
-                assert!(there < here, "{name} is in `{room}` and imports from `{target}`, which is below it");
+        };
+        let mut depth = 0;
+        let mut item = String::new();
+        for c in list.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => modules.extend([identifier(std::mem::take(&mut item).trim())]),
+                c if depth == 0 => item.push(c),
+                _ => {}
             }
         }
+        modules.insert(identifier(item.trim()));
+    }
+    modules.retain(|module| !module.is_empty());
+    modules
+}
+
+#[test]
+fn the_table_of_modules_has_each_module_once() {
+    let (_, _, lib) = files().into_iter().find(|(name, ..)| name == "lib.rs").expect("there");
+    let order = documented_order(&lib);
+    let documented: BTreeSet<String> = order.iter().cloned().collect();
+    assert_eq!(documented, declared_modules(&lib));
+    assert_eq!(order.len(), documented.len(), "a module stands there twice: {order:?}");
+}
+
+#[test]
+fn a_module_imports_only_from_modules_above_it() {
+    let files = files();
+    let (_, _, lib) = files.iter().find(|(name, ..)| name == "lib.rs").expect("there");
+    let order = documented_order(lib);
+    let position = |module: &str| order.iter().position(|known| known == module);
+    for (name, module, text) in &files {
+        if ["lib", "main"].contains(&module.as_str()) {
+            continue;
+        }
+        let own =
+            position(module).unwrap_or_else(|| panic!("{name}: `{module}` isn't in the table of lib.rs"));
+        for imported in imported_modules(text).iter().filter(|imported| *imported != module) {
+            let other = position(imported).unwrap_or_else(|| panic!("{name}: unknown module `{imported}`"));
+            assert!(other < own, "{name} is in `{module}` and imports from `{imported}`, which is below it");
+        }
+    }
+}
+
+#[test]
+fn imported_modules_are_found_however_an_import_is_written() {
+    for (text, expected) in [
+        ("use crate::keys::Ring;", &["keys"][..]),
+        ("use crate::{app, jwks::Jwks};", &["app", "jwks"]),
+        ("use crate::{\n    app::{self, reload::{Source}},\n    keys::{Ring, Key},\n};", &["app", "keys"]),
+        ("pub(crate) fn f() -> crate::json::Value {}", &["json"]),
+        ("use super::keys;", &[]),
+    ] {
+        let expected: BTreeSet<String> = expected.iter().map(|&module| module.to_owned()).collect();
+        assert_eq!(imported_modules(text), expected, "{text}");
     }
 }
 
 #[test]
 fn every_file_starts_with_a_module_comment() {
     for (name, _, text) in files() {
-        assert!(text.starts_with("//! "), "{name} doesn't open with //!");
+        assert!(text.starts_with("//! "), "{name} doesn't start with //!");
     }
 }
 
-/// What the compiler can't check is in one file, and nowhere else, so that it can be read in one sitting.
+/// Unsafe code is in one file, so that it can be reviewed as a whole.
 #[test]
 fn only_the_module_of_intel_s_library_has_unsafe_code() {
     let crates = ["lib.rs", "main.rs"].map(|name| {

@@ -442,9 +442,9 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
     let service = workspace.serve().await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(service.pid()).expect("small")).expect("a pid");
     let begin = Instant::now();
-    let storming = Arc::new(AtomicBool::new(true));
-    let still = storming.clone();
-    let storm = std::thread::spawn(move || {
+    let sending = Arc::new(AtomicBool::new(true));
+    let still = sending.clone();
+    let sender = std::thread::spawn(move || {
         let (begin, mut sent) = (Instant::now(), 0);
         while still.load(Ordering::Acquire) || sent < 3_000 {
             // A thousand a second, however long this thread had to wait for its turn.
@@ -463,8 +463,8 @@ async fn a_thousand_sighups_a_second_never_kill_and_cost_no_token() {
         service.post("/identity-token", &subject).await.ok();
         minted += 1;
     }
-    storming.store(false, Ordering::Release);
-    let sent = storm.join().expect("it ends");
+    sending.store(false, Ordering::Release);
+    let sent = sender.join().expect("it ends");
     let metrics = service.metrics().await;
     let reloads = metrics.lines().find_map(|line| line.strip_prefix("tokenmint_config_reloads_total "));
     let reloads: u128 = reloads.and_then(|count| count.parse().ok()).expect("a count");

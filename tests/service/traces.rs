@@ -152,10 +152,10 @@ async fn a_shared_exchange_belongs_to_the_trace_that_began_it() {
 async fn a_background_renewal_belongs_to_the_trace_that_triggered_it() {
     let clock = Arc::new(ManualClock::at(SystemClock::default().now()));
     let (salesforce, url) = Fake::start(clock.clone()).await;
-    let house = InProcess::start(clock, &url, "").await;
-    house.oauth().await.ok();
-    house.pass(90);
-    let request = house.client.post(format!("{}/oauth-access-token", house.url)).bearer_auth(API_KEY);
+    let service = InProcess::start(clock, &url, "").await;
+    service.oauth().await.ok();
+    service.pass(90);
+    let request = service.client.post(format!("{}/oauth-access-token", service.url)).bearer_auth(API_KEY);
     let request = request.json(&json!({})).header("traceparent", traceparent(TRACE));
     assert_eq!(Answer::of(request).await.ok()["cached"], true);
     eventually("the token is renewed", async || salesforce.headers().len() == 2).await;

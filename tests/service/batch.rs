@@ -1,5 +1,5 @@
-//! Batch signing: with Intel's library where `tests/batch/setup` has put it, and with a stand-in for it that goes wrong
-//! on demand (`tests/batch/fake.c`).
+//! Batch signing, with Intel's library where `tests/batch/setup` has installed it, and with a fake of it that makes
+//! faults on demand (`tests/batch/fake.c`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use tokenmint::metrics::Metrics;
 
 use crate::support::{KEYS, Running, Workspace, configuration, eventually, retrying, user_1, verified};
 
-/// Intel's library. Without it, or a CPU that it is for, a test says what it leaves out.
+/// Intel's library. Without it, or without a CPU that it supports, prints what the test leaves out.
 fn real_library(left_out: &str) -> Option<PathBuf> {
     let tools = std::env::var_os("TOKENMINT_TOOLS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
@@ -25,7 +25,7 @@ fn real_library(left_out: &str) -> Option<PathBuf> {
     None
 }
 
-/// A stand-in. Its faults begin when the file `trigger` in the same folder appears.
+/// A fake library. Its faults begin when the file `trigger` appears in the same directory.
 struct Fake {
     folder: tempfile::TempDir,
 }
@@ -74,7 +74,7 @@ fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
     signature
 }
 
-/// The signatures of a batch, each held against that of aws-lc.
+/// Signs a batch and compares each signature with that of aws-lc.
 #[track_caller]
 fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
     let hashes: Vec<_> =
@@ -87,7 +87,8 @@ fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)])
     }
 }
 
-/// Every size of batch, every mix of keys, RS256 and RS512. 20,000 tokens; `BATCH_TOKENS` says how many.
+/// Every batch size, every mix of keys, RS256 and RS512. `BATCH_TOKENS` sets the number of tokens, 20,000 by
+/// default.
 #[test]
 fn a_batch_has_the_bytes_of_aws_lc() {
     let Some(library) = real_library("batches compared with aws-lc, signature by signature") else { return };
@@ -113,7 +114,7 @@ fn a_batch_has_the_bytes_of_aws_lc() {
     while done < tokens {
         let mut chance = [0; 64];
         randomness.fill(&mut chance).expect("random bytes");
-        // One in sixteen of the larger: they take ten times as long.
+        // Only one in sixteen of the larger keys, which take ten times as long.
         let keys = &sizes[match chance[0] {
             0..8 => 2,
             8..16 => 1,
@@ -136,8 +137,8 @@ fn a_batch_has_the_bytes_of_aws_lc() {
     assert_eq!(metrics.signing_batch_enabled.get(), 1);
 }
 
-/// The padding is ours, so it is held against that of others without any library of Intel's: the stand-in is plain
-/// arithmetic.
+/// tokenmint computes the padding itself. This compares it with other implementations without Intel's library: the
+/// fake is plain arithmetic.
 #[test]
 fn the_padding_is_that_of_rfc_8017() {
     let fake = Fake::new(&[]);
@@ -152,13 +153,13 @@ fn the_padding_is_that_of_rfc_8017() {
     assert_eq!(metrics.signing_batch_enabled.get(), 1, "and all of it by the library");
 }
 
-/// Each of these gave bad tokens if signatures left as the library makes them.
+/// Each of these faults would produce invalid tokens if signatures weren't verified.
 #[test]
 fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_last() {
     let keys = [key(&KEYS.web), key(&KEYS.crm)];
     let good = Fake::new(&[]);
     for key in &keys {
-        // Once for all: the stand-in is slow, and a key that was tried stays so.
+        // Once for all faults: the fake is slow, and a key's self-test result is kept.
         let standing = batch(&good.library(), &Metrics::new()).examine(key);
         assert_ne!(standing, Standing::Unfit);
     }
@@ -192,9 +193,9 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
     }
 }
 
-/// It spoils one place, and its public operation says of that place what one would like to hear. aws-lc looks at each place
-/// in turn, so within as many batches as they have places one of them is seen through. Until then one bad signature may
-/// leave with each: docs/security.md, "Several signatures at a time".
+/// The library corrupts the signature in one lane, and its public operation confirms it. aws-lc verifies another
+/// lane in each batch, so it detects the fault within as many batches as there are lanes. Until then each batch may
+/// return one invalid signature: docs/security.md, "Several signatures at a time".
 #[test]
 fn a_library_that_is_wrong_in_both_operations_of_one_lane_is_detected_when_that_lane_is_checked() {
     const PLACES: usize = 5;
@@ -238,7 +239,7 @@ fn a_library_that_fails_the_self_test_signs_nothing() {
     assert_eq!(metrics.signing_batch_keys.get(), 0);
 }
 
-/// Not called at all: it may have other parameters.
+/// Such a library isn't called at all, since its functions may take other parameters.
 #[test]
 fn an_unsupported_library_is_not_used() {
     let reason = |fake: &Fake| BatchLibrary::open(&fake.library()).err().expect("refused");
@@ -287,7 +288,7 @@ async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start(
     }
 }
 
-/// Nor does the start say anything of it.
+/// The log of the start doesn't mention it either.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn a_library_that_the_configuration_does_not_name_is_not_loaded() {
@@ -323,7 +324,7 @@ async fn a_relative_library_lies_beside_the_configuration() {
     workspace.serve().await.logged("signs in batches").await;
 }
 
-/// Panics where the trial asks it for a message.
+/// Panics where the self-test needs a random message.
 struct NoChance;
 
 impl Randomness for NoChance {
@@ -364,8 +365,8 @@ async fn load_until(service: &Arc<Running>, what: &str, enough: impl Fn(&str) ->
     .await;
 }
 
-/// The whole way, through the door: a key is tried, batches begin, the library goes wrong in the middle of it, no bad
-/// token leaves, and the service goes on without it.
+/// End to end over HTTP: the key passes its self-test, batches begin, the library fails under load. No invalid
+/// token leaves, and the service goes on without the library.
 #[tokio::test]
 async fn a_service_whose_library_goes_wrong_goes_on_without_it() {
     let Some(library) = real_library("a service that signs in batches until its library goes wrong") else {

@@ -1,4 +1,4 @@
-//! `POST /bundle`: all tokens of a page load or none; and the guard against pages that ask again and again.
+//! `POST /bundle`: all tokens of a page load or none, and the limit on repeated requests for one subject.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ async fn one_call_brings_every_token_of_the_page() {
     assert_eq!([&claims["sub"], &claims["iss"]], ["user-1", "intercom.com"]);
     let (_, intercom) = unverified(tokens["intercom_user_jwt"].as_str().expect("a token"));
     assert_eq!(intercom["user_id"], "user-1");
-    // The first to expire counts: identity.web lives half an hour, intercom.fin an hour.
+    // The earliest expiry counts: 30 minutes of identity.web, not the hour of intercom.fin.
     assert_eq!([&body["expires_at"], &body["expires_in"]], [&claims["exp"], &json!(1800)]);
     assert_eq!(body["renew_at"], claims["iat"].as_i64().expect("seconds") + 1440);
     let metrics = service.metrics().await;
@@ -73,7 +73,7 @@ async fn a_bundle_is_all_or_nothing_and_grants_nothing_of_its_own() {
         Some("bundle"),
     );
     ask(&service, "both", user_1()).await.refused(400, "invalid_request", Some("bundle"));
-    // The one profile covers any subject, the other only user-N: so neither is minted.
+    // One profile allows any subject, the other only user-N. So neither token is minted.
     let strange = json!({"sub": "somebody", "bundle": "two"});
     ask(&service, "both", strange).await.refused(403, "access_denied", Some("sub"));
     assert!(
@@ -117,8 +117,8 @@ async fn the_claims_of_each_entry_are_its_profile_s() {
     }
 }
 
-/// A refusing Salesforce makes a page ask forty times a second: for three seconds that is granted, and then no more
-/// than two a second.
+/// A page whose token Salesforce refuses asks forty times a second. The service allows that for three seconds, and
+/// then two a second.
 #[tokio::test]
 async fn a_page_that_asks_too_often_is_told_to_wait() {
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
@@ -132,7 +132,7 @@ async fn a_page_that_asks_too_often_is_told_to_wait() {
         answer.refused(429, "rate_limited", None);
         assert_eq!(answer.header("retry-after"), "1");
     }
-    // Nobody else suffers: neither another user, nor the same one's other profile.
+    // Other users and other profiles of the same user aren't limited.
     ask("user-2").await.ok();
     service.post("/identity-token", "both", &json!({"sub": "user-1", "profile": "shop"})).await.ok();
     service.pass(1);

@@ -46,7 +46,7 @@ fn keys_new_makes_a_pair_a_certificate_and_a_jwk_that_belong_together() {
         std::fs::read_to_string(workspace.path(&format!("fresh/{kid}.{extension}"))).expect("a file")
     };
     let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_str(&read("jwk")).expect("a JWK");
-    // Without a name a key is called by its thumbprint.
+    // Without a name a key's id is its thumbprint.
     assert_eq!(jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).expect("RSA"), kid);
     let (_, certificate) = x509_parser::pem::parse_x509_pem(read("crt").as_bytes()).expect("PEM");
     let der = base64::engine::general_purpose::STANDARD.encode(&certificate.contents);
@@ -86,7 +86,7 @@ fn keys_list_shows_what_signs_and_when_that_changes() {
     };
     assert_eq!(listed("WebAppKey2")["state"], "pending");
     let first = listed("WebAppKey1");
-    // The longest life of a token (1 h) and an hour more.
+    // The longest lifetime of a token (1 h) plus an hour.
     assert_eq!(first["published_until"].as_i64(), first["signs_until"].as_i64().map(|until| until + 7200));
 }
 
@@ -156,7 +156,7 @@ async fn healthcheck_tells_a_service_that_answers_from_one_that_does_not() {
     let listens = |address: &str| workspace.configure(&configuration().replace("127.0.0.1:0", address));
     listens(service.address("minting"));
     workspace.run(&["healthcheck"]).ok();
-    // Who listens everywhere is asked on loopback.
+    // `healthcheck` uses loopback for a service that listens on all addresses.
     let port = service.address("minting").rsplit(':').next().expect("a port").to_owned();
     listens(&format!("0.0.0.0:{port}"));
     workspace.run(&["healthcheck"]).ok();
@@ -164,7 +164,7 @@ async fn healthcheck_tells_a_service_that_answers_from_one_that_does_not() {
     let ran = workspace.run(&["healthcheck"]);
     assert_eq!(ran.code(), 1);
     assert!(ran.stderr.contains("/livez can't be asked"), "{}", ran.stderr);
-    // Something else listens there, and says nothing.
+    // Another program listens there and never answers.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listens(&mute.local_addr().expect("an address").to_string());
     let ran = workspace.run(&["healthcheck", "--timeout", "1"]);
@@ -216,7 +216,7 @@ fn a_closed_output_pipe_is_no_panic() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
-/// Else an API key that is shown once would be lost, and nobody told.
+/// Otherwise an API key, which is shown only once, would be lost without a message.
 #[tokio::test]
 async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
     let serving = Workspace::new();
@@ -245,14 +245,14 @@ async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
         (&["completions", "bash"], Some(0)),
         (&["--help"], Some(0)),
         (&["--version"], Some(0)),
-        // These two would run on.
+        // These two commands don't end by themselves.
         (&["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://127.0.0.1:1"], Some(124)),
         (&["dev", "--listen", "127.0.0.1:0"], Some(124)),
     ] {
         shown.insert(arguments[0]);
         let run = |redirect: &str| {
             let workspace = Workspace::new();
-            // Only this one asks for a service; another's, which reads other files, would rightly be no answer to the rest.
+            // Only this command contacts a service.
             if arguments[0] == "healthcheck" {
                 workspace.configure(&configuration().replace("127.0.0.1:0", service.address("minting")));
             }
@@ -274,7 +274,7 @@ async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
     }
 }
 
-/// What `make run` does: the commands that `dev` prints are pasted into a shell, as a newcomer would.
+/// The commands that `dev` prints, pasted into a shell. `make run` starts `dev` for new users.
 #[tokio::test]
 async fn what_dev_prints_can_be_pasted() {
     use std::io::{BufRead as _, BufReader};
@@ -298,7 +298,7 @@ async fn what_dev_prints_can_be_pasted() {
     assert_eq!(verified(token.as_str().expect("a token"), &set)["sub"], "user-1");
     assert!(pasted("/intercom-user-jwt")["token"].is_string());
     assert!(pasted("/oauth-assertion")["assertion"].is_string());
-    // The whole circle: the sandbox in the same process takes both, and verifies the user through the JWKS.
+    // End to end: the sandbox in the same process accepts both tokens, and verifies the user with the JWKS.
     let oauth = pasted("/oauth-access-token");
     assert!(oauth["access_token"].as_str().is_some_and(|token| token.starts_with("00D")), "{oauth}");
     let page = pasted("/bundle");

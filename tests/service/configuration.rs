@@ -3,7 +3,7 @@
 use crate::support::{KEYS, Running, Workspace, configuration, signal};
 use crate::tls::certificates;
 
-/// What to change in a good configuration -> the field to blame and a part of the message.
+/// Each row: a change of a good configuration, the field of the error, and a part of the message.
 const BAD: [(&str, &str, &str, &str); 74] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
@@ -415,7 +415,7 @@ fn a_value_in_place_of_a_section_is_reported_once() {
     }
 }
 
-/// A name that is wrong says nothing of what is in its table.
+/// An invalid name is reported without errors about the contents of its table.
 #[test]
 fn unknown_keys_are_reported_at_each_depth_and_once() {
     let workspace = Workspace::bare();
@@ -486,7 +486,7 @@ async fn a_certificate_that_clients_would_refuse_never_replaces_another() {
     }
 }
 
-/// A service that is started to renew its certificate, or that serves others as well, must start.
+/// The service must start nevertheless: it may renew the certificate, or have other listeners.
 #[tokio::test]
 async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_no_reload() {
     let workspace = Workspace::new();
@@ -507,7 +507,7 @@ async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_n
     service.logged("\"reloaded\"").await;
 }
 
-/// TLS takes no notice: an authority's own life is for whoever trusts it to look at.
+/// TLS doesn't check it: the dates of a trust anchor are not part of path validation.
 #[test]
 fn an_authority_of_clients_that_has_expired_is_warned_of() {
     let workspace = Workspace::new();
@@ -522,7 +522,7 @@ fn an_authority_of_clients_that_has_expired_is_warned_of() {
     assert!(ran.code() == 0 && ran.stderr.contains(warning), "{}", ran.stderr);
 }
 
-/// Without the authority, everybody who has an API key comes in.
+/// Without the authority, an API key would be enough.
 #[tokio::test]
 async fn client_certificates_cannot_be_required_by_a_reload() {
     let workspace = Workspace::new();
@@ -545,7 +545,7 @@ async fn client_certificates_cannot_be_required_by_a_reload() {
     refused(&workspace.serve().await, &with).await;
 }
 
-/// Such a reload must leave the service answering: it once went round for ever.
+/// Regression test: such a reload was an endless loop once.
 #[tokio::test]
 async fn a_digest_that_is_listed_twice_is_refused_by_a_reload_which_goes_on() {
     let workspace = Workspace::new();

@@ -1,4 +1,4 @@
-//! Slow and strange clients: each is answered or closed in time, and none holds up the others.
+//! Slow and unusual clients. Each is answered or disconnected in time, and none delays the others.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use crate::support::{
     API_KEY, AT_ONCE, DEADLINE, Running, Workspace, configuration, eventually, eventually_within, timed,
 };
 
-/// Waits until the service closes the connection. Returns what it said before, and how long it took.
+/// Waits until the service closes the connection. Returns what it sent before, and how long that took.
 async fn until_closed(mut stream: TcpStream) -> (String, Duration) {
     let start = Instant::now();
     let mut said = Vec::new();
-    // A reset closes as well.
+    // A reset counts as closed, too.
     let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut said)).await.expect("closed in time");
     (String::from_utf8_lossy(&said).into_owned(), start.elapsed())
 }
@@ -60,7 +60,7 @@ async fn a_connection_without_a_whole_request_in_five_seconds_is_closed() {
         }
     });
     futures_util::future::join_all(waits).await;
-    // Drips: a byte a second restarts no clock.
+    // A client that sends a byte at a time doesn't restart the timeout.
     let mut drip = say(&service, "GET /livez HTTP/1.1\r\nX-Drip: ").await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(8) && drip.write_all(b"a").await.is_ok() {
@@ -70,7 +70,7 @@ async fn a_connection_without_a_whole_request_in_five_seconds_is_closed() {
     assert!(start.elapsed() < Duration::from_millis(6500), "{:?}", start.elapsed());
 }
 
-/// What comes after a pause finds the connection as before, also where head, body or next request come in two pieces.
+/// A connection works as before after a pause, even in the middle of a head or a body.
 #[tokio::test]
 async fn a_connection_that_was_idle_answers_as_before() {
     let _timed = timed();
@@ -94,7 +94,7 @@ async fn a_connection_that_was_idle_answers_as_before() {
     assert!((4500..6500).contains(&took.as_millis()), "it is kept for five seconds, and no longer: {took:?}");
 }
 
-/// What is there of the next answer, which is short and so comes at once.
+/// Reads the next response, which is short enough to arrive in one piece.
 async fn one_answer(stream: &mut TcpStream) -> String {
     let mut said = [0; 4096];
     let read = tokio::time::timeout(DEADLINE, stream.read(&mut said));
@@ -102,7 +102,7 @@ async fn one_answer(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&said[..length]).into_owned()
 }
 
-/// However a request was split, and whatever pause there was: what comes behind it is looked at as closely.
+/// The check for request smuggling also covers a request behind one that arrived in two pieces with a pause.
 #[tokio::test]
 async fn a_request_in_two_pieces_is_read_like_a_whole_one_and_so_is_the_next() {
     let service = Workspace::new().serve().await;
@@ -129,7 +129,7 @@ async fn a_request_in_two_pieces_is_read_like_a_whole_one_and_so_is_the_next() {
     }
 }
 
-/// So that a flood of connections that ask for nothing closes its own.
+/// So a flood of silent connections closes only its own.
 #[tokio::test]
 async fn at_the_limit_a_new_connection_closes_the_longest_idle_one() {
     let workspace = Workspace::new();
@@ -143,14 +143,14 @@ async fn at_the_limit_a_new_connection_closes_the_longest_idle_one() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let young = say(&service, "").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // Asks again, and so is the one that idled least.
+    // Sends a request again, so this connection has been idle for the shortest time.
     kept.write_all(whole.as_bytes()).await.expect("written");
     assert!(one_answer(&mut kept).await.starts_with("HTTP/1.1 200"));
     let mut new = say(&service, whole).await;
     assert!(one_answer(&mut new).await.starts_with("HTTP/1.1 200"));
     let (said, took) = until_closed(oldest).await;
     assert!(said.is_empty() && took < AT_ONCE, "{took:?} {said}");
-    // The next takes the place of the one that said nothing.
+    // The next connection closes the one that sent nothing.
     let metrics = service.metrics().await;
     assert!(metrics.contains("tokenmint_connections_refused_total{listener=\"minting\"} 2"), "{metrics}");
     let (_, took) = until_closed(young).await;
@@ -161,7 +161,7 @@ async fn at_the_limit_a_new_connection_closes_the_longest_idle_one() {
     }
 }
 
-/// The answer is made from the head, and closes the connection: nobody waits for the body.
+/// The service responds after the head and closes the connection. It doesn't wait for the body.
 #[tokio::test]
 async fn no_body_is_read_from_unauthenticated_callers_or_where_none_is_expected() {
     let service = Workspace::new().serve().await;
@@ -180,10 +180,10 @@ async fn no_body_is_read_from_unauthenticated_callers_or_where_none_is_expected(
     }
 }
 
-/// It has sent its body, so that the connection can go on.
+/// The service has read the body, so the connection can be reused.
 #[tokio::test]
 async fn a_rate_limited_caller_keeps_its_connection() {
-    // Its second and third request come within a second of the first.
+    // All three requests must come within a second.
     let _timed = timed();
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("[callers.web]\n", "[callers.web]\nrate = 1\n"));
@@ -194,7 +194,7 @@ async fn a_rate_limited_caller_keeps_its_connection() {
     for _ in 0..3 {
         for piece in [head(body.len()).as_str(), body] {
             stream.write_all(piece.as_bytes()).await.expect("written");
-            // So that head and body come one after the other.
+            // So the service reads head and body separately.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let said = one_answer(&mut stream).await;
@@ -204,7 +204,7 @@ async fn a_rate_limited_caller_keeps_its_connection() {
     assert_eq!(statuses, ["200", "429", "429"]);
 }
 
-/// Of a request that took its time to come, too.
+/// The duration metric and the timeout include the time in which the request arrives.
 #[tokio::test]
 async fn the_request_timeout_starts_with_the_first_byte() {
     let _timed = timed();
@@ -238,7 +238,7 @@ async fn the_request_timeout_starts_with_the_first_byte() {
     let took = start.elapsed();
     assert!((3900..5000).contains(&took.as_millis()), "{took:?}");
 
-    // A head that took all of the time is a client's doing, and not overload.
+    // A head that took the whole timeout is the client's fault, and not overload.
     let mut late = say(&service, &request[..30]).await;
     tokio::time::sleep(Duration::from_millis(4300)).await;
     late.write_all(&request.as_bytes()[30..]).await.expect("written");
@@ -261,7 +261,7 @@ async fn pipelined_requests_are_answered_in_order() {
     assert_eq!(ids, expected);
 }
 
-/// The answer is made from the head: `Expect: 100-continue` gets no `100` from a stranger.
+/// The service responds after the head: an unauthenticated `Expect: 100-continue` gets no `100`.
 #[tokio::test]
 async fn an_unauthenticated_caller_gets_no_100_continue() {
     let service = Workspace::new().serve().await;
@@ -300,8 +300,8 @@ async fn a_full_signing_queue_is_503_with_retry_after_and_health_goes_on() {
     assert!(service.metrics().await.contains("tokenmint_signing_queue_depth 0"));
 }
 
-/// More at once than two cores sign in a quarter of a second: those whose turn comes too late are sent away without a
-/// signature, so that the rest is not late as well.
+/// More requests at once than two cores sign in a quarter of a second. Those that have waited too long are refused
+/// instead of signed, so the others aren't late as well.
 #[tokio::test]
 async fn a_signature_that_waited_too_long_is_503_and_counted() {
     let workspace = Workspace::new();
@@ -337,7 +337,7 @@ async fn a_signature_that_waited_too_long_is_503_and_counted() {
     }
 }
 
-/// Seconds of processor time that a process has taken.
+/// Processor time of a process, in seconds.
 fn processor_time(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
@@ -355,7 +355,7 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).expect("alive").count()
 }
 
-/// reliability.md, case 63: the host has no descriptor left.
+/// reliability.md, case 63: no file descriptor is left.
 #[tokio::test]
 async fn without_descriptors_accepting_pauses_and_resumes_when_some_are_free() {
     let service = Workspace::new().serve().await;
@@ -366,11 +366,11 @@ async fn without_descriptors_accepting_pauses_and_resumes_when_some_are_free() {
     let waiting = say(&service, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     service.logged("can't accept connections").await;
     let before = processor_time(service.pid());
-    // What it takes in a time is what is tested.
+    // The processor time used in this period is what is tested.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let taken = processor_time(service.pid()) - before;
     assert!(taken < 0.4, "{taken} s of 2 s");
-    // Who was there is served.
+    // Open connections are served.
     kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
     assert!(kept.read(&mut piece).await.expect("an answer") > 0);
     limit_descriptors(service.pid(), 20_000);
@@ -383,7 +383,7 @@ async fn without_descriptors_accepting_pauses_and_resumes_when_some_are_free() {
     );
 }
 
-/// Strangers hold all that the minting listener may have: whoever watches still gets in.
+/// Clients hold all descriptors of the minting listener. The ops listener still accepts.
 #[tokio::test]
 async fn each_listener_has_descriptors_of_its_own() {
     let workspace = Workspace::new();
@@ -410,7 +410,7 @@ async fn each_listener_has_descriptors_of_its_own() {
     assert!(!log.contains("can't accept connections"), "{log}");
 }
 
-/// Case 52: a client that asks and asks, and reads nothing.
+/// reliability.md, case 52: a client that sends requests and reads no response.
 #[tokio::test]
 async fn a_client_that_reads_no_response_is_disconnected() {
     let _timed = timed();
@@ -421,7 +421,7 @@ async fn a_client_that_reads_no_response_is_disconnected() {
     let mut stream = socket.connect(address).await.expect("connected");
     let start = Instant::now();
     let requests = "GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
-    // Until it takes no more requests either, and then until it hangs up.
+    // Writes until the service takes no more requests, and then until it closes the connection.
     let cut_off = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
     tokio::time::timeout(DEADLINE, cut_off).await.expect("cut off");
     let took = start.elapsed();

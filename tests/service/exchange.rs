@@ -1,5 +1,5 @@
-//! Access tokens: the cache, the failures it remembers, and how often Salesforce is asked, by a clock that the
-//! test sets and a Salesforce that counts.
+//! Access tokens: cache, negative cache, circuit breaker and login budget, with a clock that the test sets and a
+//! fake Salesforce that counts requests.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -36,9 +36,9 @@ pub enum Mood {
     Held(Arc<Semaphore>),
     Slow(Duration),
     SlowError(Duration, u16, Value),
-    /// So many bytes of headers before a token.
+    /// A token behind headers of that many bytes.
     Headers(usize),
-    /// So many headers before Salesforce's no.
+    /// A rejection behind that many headers.
     RefusedBehind(usize),
     Endless,
     Redirect(String),
@@ -46,7 +46,7 @@ pub enum Mood {
     OtherUser,
 }
 
-/// Salesforce as far as these tests need it: it counts, and answers in the mood it is in.
+/// A fake Salesforce. It counts requests and answers them as its `Mood` says.
 #[derive(Clone)]
 pub struct Fake(Arc<FakeState>);
 
@@ -91,12 +91,12 @@ impl Fake {
         self.0.asked.load(Ordering::SeqCst)
     }
 
-    /// How often a bare GET has asked whether it is back.
+    /// The number of GET requests that probe whether the host is back.
     fn probed(&self) -> usize {
         self.0.probed.load(Ordering::SeqCst)
     }
 
-    /// Those of each exchange, in their order.
+    /// The headers of each exchange, in their order.
     pub fn headers(&self) -> Vec<HeaderMap> {
         self.0.headers.lock().expect("not poisoned").clone()
     }
@@ -140,7 +140,7 @@ impl Fake {
                 permits.acquire().await.expect("never closed").forget();
                 self.token(messaging, &body, n, base, "AUTH", None)
             }
-            // The pace of a slow host, here and below.
+            // The delay of a slow host, here and below.
             Mood::Slow(wait) => {
                 tokio::time::sleep(wait).await;
                 self.token(messaging, &body, n, base, "AUTH", None)
@@ -203,7 +203,7 @@ impl Fake {
     }
 }
 
-/// The service in this process, by the test's clock, over a real socket, with a fake Salesforce.
+/// The service in this process, with a clock that the test sets, over a real socket, with a fake Salesforce.
 struct Fixture {
     fake: Fake,
     service: InProcess,
@@ -230,7 +230,7 @@ impl Fixture {
 }
 
 impl Fixture {
-    /// Changes a setting, which is taken over at once.
+    /// Changes a setting and reloads.
     fn reconfigure(&self, from: &str, to: &str) {
         let path = self.workspace.path("tokenmint.toml");
         let text = std::fs::read_to_string(&path).expect("a configuration");
@@ -239,7 +239,7 @@ impl Fixture {
         self.reload();
     }
 
-    /// Allows so many logins an hour.
+    /// Sets `logins_per_hour`.
     fn budget(&self, logins: usize) {
         let ttl = "access_token_ttl = \"100s\"\n";
         self.reconfigure(ttl, &format!("{ttl}logins_per_hour = {logins}\n"));
@@ -250,12 +250,12 @@ impl Fixture {
     }
 }
 
-/// The number behind a metric's name, where it is there.
+/// The value of a metric, if there is one with that name.
 async fn value(service: &InProcess, name: &str) -> Option<f64> {
     service.metric(name).await.rsplit(' ').next().and_then(|value| value.parse().ok())
 }
 
-/// A refusal with Salesforce's own words: the description.
+/// Asserts a rejection with Salesforce's own error. Returns the description.
 #[track_caller]
 fn rejected(answer: &Answer, status: u16) -> String {
     let body = answer.json();
@@ -264,13 +264,14 @@ fn rejected(answer: &Answer, status: u16) -> String {
     body["error_description"].as_str().expect("text").to_owned()
 }
 
-/// Counted by the service: exchanges that ended so.
+/// The number of exchanges with that outcome, by the service's metrics.
 async fn exchanges(service: &InProcess, outcome: &str) -> f64 {
     let name = format!("tokenmint_exchanges_total{{outcome=\"{outcome}\"");
     value(service, &name).await.unwrap_or_default()
 }
 
-/// Answered by the thread that runs the service and the fake: what earlier requests began had its turn before.
+/// Sends a few requests one after the other. Service, fake and test share one thread, so background tasks of
+/// earlier requests have run when these are answered.
 async fn round_trips(service: &InProcess) {
     for _ in 0..5 {
         service.get("/livez").await.ok();
@@ -285,7 +286,7 @@ async fn an_oauth_access_token_is_exchanged_once_and_then_cached() {
     assert_eq!(body["access_token"], "00D000000000001!token.1");
     assert_eq!([&body["token_type"], &body["scope"]], ["Bearer", "api"]);
     assert_eq!(body["instance_url"].as_str().map(|url| url.starts_with("http://127.0.0.1")), Some(true));
-    // Nothing is said of its life, so `access_token_ttl` holds.
+    // The answer has no lifetime, so `access_token_ttl` applies.
     assert_eq!([&body["expires_in"], &body["cached"]], [&json!(100), &json!(false)]);
     assert_eq!(first.header("cache-control"), "no-store");
     assert!(!first.headers.contains_key("etag"));
@@ -348,7 +349,7 @@ async fn an_anonymous_session_or_another_user_s_is_unverified_and_not_cached() {
     assert!(counted.ends_with(" 2"), "{counted}");
 }
 
-/// The only case that tells a cache behind the policy from one before it.
+/// Only this test tells a cache behind the authorization from one in front of it.
 #[tokio::test]
 async fn a_cache_hit_never_skips_authorization() {
     let service = Fixture::start().await;
@@ -382,7 +383,7 @@ async fn a_thousand_concurrent_callers_cause_one_exchange_cold_and_at_expiry() {
     }
 }
 
-/// moka's own coalescing drops the exchange with its first asker: twenty hang-ups were twenty logins.
+/// moka's own coalescing cancels the exchange with the first caller: twenty disconnects would be twenty logins.
 #[tokio::test]
 async fn a_caller_that_disconnects_neither_cancels_nor_repeats_the_exchange() {
     let service = Fixture::start().await;
@@ -414,7 +415,7 @@ async fn a_token_is_renewed_in_the_background_and_the_old_one_serves_if_that_fai
     service.oauth().await.ok();
     service.pass(64);
     service.oauth().await.ok();
-    // A whole exchange for somebody else, which is longer than a renewal's begin.
+    // A whole exchange for another user, which takes longer than the start of a renewal would.
     service.messaging("user-1").await.ok();
     assert_eq!(service.fake.asked(), 2, "not before 65 % of its life");
     service.fake.is(Mood::Hang);
@@ -444,11 +445,11 @@ async fn a_token_is_renewed_in_the_background_and_the_old_one_serves_if_that_fai
 async fn a_token_expires_by_whichever_clock_says_so_first() {
     let service = Fixture::start().await;
     service.oauth().await.ok();
-    // The wall clock is set back an hour; the steady one goes on.
+    // The wall clock is set back an hour. The monotonic clock goes on.
     service.clock.set(UnixTime::from_seconds(service.clock.now().seconds() - 3600));
     service.pass(101);
     assert_eq!(service.oauth().await.ok()["cached"], false);
-    // And forward a day, at once.
+    // And then forward a day.
     service.clock.set(UnixTime::from_seconds(service.clock.now().seconds() + 86_400));
     assert_eq!(service.oauth().await.ok()["cached"], false);
     assert_eq!(service.fake.asked(), 3);
@@ -498,7 +499,7 @@ async fn the_lifetime_is_the_one_that_salesforce_returns_if_any() {
     }
 }
 
-/// A server accepts the connection and leaves the TLS handshake unanswered: no login was made.
+/// The server accepts the connection and never answers the TLS handshake, so no login was made.
 #[tokio::test]
 async fn a_connection_that_is_never_made_costs_no_login() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -513,7 +514,7 @@ async fn a_connection_that_is_never_made_costs_no_login() {
     assert_eq!(service.metric("tokenmint_exchanges_total").await, "", "nothing was sent");
 }
 
-/// One user whom Salesforce can't serve keeps no other waiting, and neither do its failures count as the host's.
+/// The failures of one user don't delay others, and don't open the circuit of the host.
 #[tokio::test]
 async fn failures_of_one_user_do_not_block_others() {
     let service = Fixture::start().await;
@@ -529,7 +530,7 @@ async fn failures_of_one_user_do_not_block_others() {
     assert_eq!(service.fake.asked(), 5);
 }
 
-/// What a host does that takes each login and ends the connection, and one whose answers are no HTTP.
+/// One host closes the connection after each request, the other's answers are no HTTP.
 #[tokio::test]
 async fn a_host_that_closes_connections_without_an_answer_opens_the_circuit() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -564,7 +565,7 @@ async fn a_host_that_closes_connections_without_an_answer_opens_the_circuit() {
     }
 }
 
-/// A budget of one login, and a connection that ends: the reason is the connection.
+/// The budget is one login and the connection breaks. The message names the connection, and not the budget.
 #[tokio::test]
 async fn an_exchange_that_cannot_be_sent_again_says_why_it_failed() {
     use tokio::io::AsyncReadExt as _;
@@ -597,7 +598,7 @@ async fn a_rejected_token_is_dropped_once_however_many_callers_report_it() {
         assert_eq!(ask.await.expect("no panic").ok()["access_token"], "00D000000000001!token.2");
     }
     assert_eq!(service.fake.asked(), 2);
-    // Another token than the kept one drops nothing.
+    // Reporting a token that isn't cached drops nothing.
     for other in ["00D000000000001!token.1", "x", ""] {
         let body = service.post("/oauth-access-token", API_KEY, &json!({"rejected_token": other})).await.ok();
         assert_eq!(body["cached"], true);
@@ -667,8 +668,8 @@ async fn retry_after_is_honoured_between_one_second_and_fifteen_minutes() {
     }
 }
 
-/// Half an hour of outage, a second a step: what is kept serves, Salesforce is asked forty times at most, and
-/// a fresh token comes within thirty seconds of the end.
+/// An outage of half an hour in steps of a second. Cached tokens are served, Salesforce gets at most forty
+/// requests, and a new token comes within thirty seconds of the end.
 #[tokio::test]
 async fn an_outage_costs_few_requests_and_ends_within_thirty_seconds() {
     let service = Fixture::start().await;
@@ -707,7 +708,7 @@ async fn an_outage_costs_few_requests_and_ends_within_thirty_seconds() {
     assert!(fresh.is_some(), "no fresh token within 30 s of the end");
 }
 
-/// Twelve ways to be wrong: nothing of them is kept, nothing followed, nothing repeated to the caller.
+/// Invalid answers: none is cached, no redirect is followed, and the caller sees nothing of them.
 #[tokio::test]
 async fn a_wrong_answer_is_never_kept_or_repeated() {
     let trap = Fake::start(Arc::new(ManualClock::at(UnixTime::from_seconds(0)))).await;
@@ -779,12 +780,12 @@ async fn a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else() {
         let answer = ask.await.expect("no panic");
         answer.refused(504, "upstream_timeout", None);
     }
-    // One exchange's five seconds, and not those of several.
+    // The timeout of one exchange, and not of several in a row.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(service.fake.asked(), 1);
 }
 
-/// Head and body, by its `Content-Length`.
+/// Whether a request has its head and, by `Content-Length`, its body.
 fn is_whole(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request).to_ascii_lowercase();
     text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
@@ -793,7 +794,7 @@ fn is_whole(request: &[u8]) -> bool {
     })
 }
 
-/// reliability.md, case 85: kept connections are closed by the other side whenever it likes.
+/// reliability.md, case 85: the other side may close a kept connection at any time.
 #[tokio::test]
 async fn a_connection_that_salesforce_has_closed_costs_no_exchange() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -819,7 +820,7 @@ async fn a_connection_that_salesforce_has_closed_costs_no_exchange() {
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
                 body.len()
             );
-            // Promises to keep the connection, and closes it.
+            // The answer promises to keep the connection, which is closed nevertheless.
             connection.write_all((head + &body).as_bytes()).await.expect("written");
         }
     });
@@ -836,7 +837,7 @@ async fn logins_are_budgeted_far_below_salesforce_s_limit() {
     let service = Fixture::start().await;
     service.budget(30);
     let mut asked = 0;
-    // A token that lives for 100 s is exchanged 36 times within the hour.
+    // A token with a lifetime of 100 s is exchanged 36 times an hour.
     for n in 1..=36 {
         let answer = service.oauth().await;
         if answer.status.is_success() {
@@ -851,7 +852,7 @@ async fn logins_are_budgeted_far_below_salesforce_s_limit() {
     assert_eq!((asked, service.fake.asked()), (30, 30));
     let used = "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}";
     assert_eq!(value(&service, used).await, Some(1.0));
-    // It is the clock's, not the next asker's, that it goes down again.
+    // The metric falls with time, without another request.
     service.pass(1800);
     assert!(value(&service, used).await.is_some_and(|used| used < 0.6));
     service.oauth().await.ok();
@@ -864,7 +865,7 @@ async fn a_caller_that_reports_rejections_cannot_exhaust_the_login_budget() {
     let mut token = service.oauth().await.ok()["access_token"].clone();
     for n in 0..20 {
         let body = service.reject(&token).await.ok();
-        // Three are believed at once; from then on the token serves on, and that is said.
+        // The first three reports cause an exchange. After that the token is kept, and the answer says so.
         assert_eq!(body.get("rejected_token_kept"), (n >= 3).then_some(&json!(true)), "{n}: {body}");
         assert_eq!(body["access_token"] == token, n >= 3, "{n}");
         token = body["access_token"].clone();
@@ -886,20 +887,20 @@ async fn a_rejected_token_is_dropped_only_where_another_replaces_it() {
     let service = Fixture::start().await;
     service.budget(2);
     let first = service.oauth().await.ok()["access_token"].clone();
-    // Salesforce can't be asked: whoever rejects is told so, and the others keep what they have.
+    // Salesforce is unavailable: the reporting caller gets an error, and the others keep the token.
     service.fake.is(Mood::Error(503, json!({"error": "service_unavailable"}), None));
     assert_eq!(service.reject(&first).await.status.as_u16(), 503);
     assert_eq!(service.oauth().await.ok()["access_token"], first);
     service.fake.is(Mood::Well);
     service.pass(31);
-    // The budget is used up by now: the token may be good, and serves on.
+    // The budget is used up now. The token may still be valid and is kept.
     let body = service.reject(&first).await.ok();
     assert_eq!([&body["access_token"], &body["rejected_token_kept"]], [&first, &json!(true)]);
     assert_eq!(service.oauth().await.ok()["access_token"], first);
     assert_eq!(service.fake.asked(), 2);
 }
 
-/// Neither a key that doesn't sign yet nor a host that can't be reached uses up a login.
+/// A key that doesn't sign yet and an unreachable host cost no login.
 #[tokio::test]
 async fn what_is_never_sent_costs_no_login() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
@@ -932,7 +933,7 @@ async fn what_is_never_sent_costs_no_login() {
     assert_eq!(unsigned.metric("tokenmint_exchanges_total").await, "", "nothing was sent");
 }
 
-/// A file size of nothing is what a full disk is, and needs no root.
+/// A file size limit of 0 acts like a full disk, and needs no root.
 #[tokio::test]
 async fn a_disk_that_takes_nothing_leaves_the_budget_in_force() {
     let now = tokenmint::clock::SystemClock::default().now();
@@ -957,13 +958,13 @@ async fn a_disk_that_takes_nothing_leaves_the_budget_in_force() {
     assert!(metrics.contains("tokenmint_login_budget_write_failures_total 3"), "{metrics}");
 }
 
-/// What a bad profile gets says nothing of its host: a page that isn't there, another's host, a token that is over.
+/// Errors that concern one profile and not the host: a missing page, a foreign host, an expired token.
 #[tokio::test]
 async fn a_failing_profile_does_not_open_the_circuit_of_its_host() {
     let foreign = json!({"access_token": "x", "instance_url": "https://evil.example"});
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": 1}).to_string());
     let over = json!({"access_token": format!("e30.{claims}.c2ln"), "instance_url": "https://acme.my.salesforce.com"});
-    // Its cause stands behind what is shown of it, and the status is a server's in trouble.
+    // The cause stands behind the part of the text that is shown, and the status is 500.
     let long = format!("{} audience is invalid", "so sorry ".repeat(40));
     let wordy = json!({"error": "invalid_grant", "error_description": long});
     for (mood, says) in [
@@ -995,7 +996,7 @@ async fn a_failing_profile_does_not_open_the_circuit_of_its_host() {
     }
 }
 
-/// `\@` ends the host for one parser and begins it for another.
+/// Some parsers end the host at `\@`, and others begin it there.
 #[tokio::test]
 async fn urls_are_returned_as_they_were_validated() {
     let good = json!({
@@ -1040,12 +1041,12 @@ async fn a_request_that_salesforce_keeps_waiting_is_a_timeout_and_no_overload() 
     let answer = service.oauth().await;
     answer.refused(504, "upstream_timeout", None);
     assert_eq!(answer.header("retry-after"), "1");
-    // The exchange goes on, and is there for the next.
+    // The exchange goes on, and its token serves the next request.
     eventually("the token is exchanged", async || service.oauth().await.status.is_success()).await;
     assert_eq!(service.fake.asked(), 1);
 }
 
-/// Real seconds: the cache lets go of a token at its end, asked or not.
+/// In real time: the cache drops a token at its end, even without a request.
 #[tokio::test]
 async fn expired_tokens_leave_the_cache() {
     let service = Fixture::start().await;
@@ -1060,7 +1061,7 @@ async fn expired_tokens_leave_the_cache() {
 async fn a_full_cache_stores_a_new_token() {
     let service = Fixture::with("[server.limits]\ntoken_cache = \"64 KiB\"\n").await;
     for n in 0..200 {
-        // Those that were there first are asked for again and again.
+        // The first tokens are requested repeatedly.
         service.messaging(&format!("user-{}", n % 20)).await.ok();
     }
     service.pass(61);
@@ -1074,7 +1075,7 @@ async fn a_full_cache_stores_a_new_token() {
 #[tokio::test]
 async fn a_returned_lifetime_is_bounded_and_counted_by_the_clock_with_less_left() {
     let service = Fixture::start().await;
-    // In milliseconds, as Salesforce's own command line writes it.
+    // In milliseconds, like Salesforce's own command line writes it.
     let exp = (service.clock.now().seconds() + 7200) * 1000;
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
     service.fake.is(Mood::Json(
@@ -1087,7 +1088,7 @@ async fn a_returned_lifetime_is_bounded_and_counted_by_the_clock_with_less_left(
     assert_eq!(service.oauth().await.ok()["expires_in"], 86_300);
 }
 
-/// Metrics count what was sent, and families of profiles that are gone go with them.
+/// Metrics count exchanges that were sent. Series of a removed profile are removed.
 #[tokio::test]
 async fn metrics_count_sent_exchanges_of_configured_profiles() {
     let service = Fixture::start().await;
@@ -1115,7 +1116,7 @@ async fn metrics_count_sent_exchanges_of_configured_profiles() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// By its words, whatever its status: that user isn't asked for again, and the others go on.
+/// The error is recognized by its text with any status. Only that user waits.
 #[tokio::test]
 async fn a_user_over_the_login_rate_is_not_retried_for_fifteen_minutes() {
     for (status, error, description) in [
@@ -1157,7 +1158,7 @@ async fn an_answer_with_too_large_headers_is_refused() {
     assert_eq!(refused.json()["upstream"]["error_description"], "invalid assertion");
 }
 
-/// A thousand users who come once: the cache and what is asked of Salesforce stay bounded.
+/// A thousand users, one request each: the cache and the number of exchanges stay bounded.
 #[tokio::test]
 async fn one_off_users_neither_fill_the_memory_nor_outrun_the_budget() {
     let service = Fixture::with("[server.limits]\ntoken_cache = \"64 KiB\"\n").await;
@@ -1173,14 +1174,14 @@ async fn one_off_users_neither_fill_the_memory_nor_outrun_the_budget() {
             service.pass(20);
         }
     }
-    // 200 a minute, and the thousand take three minutes and a bit.
+    // 200 a minute, and the requests take three minutes and twenty seconds of the test's clock.
     assert_eq!(served, service.fake.asked());
     assert!((600..=800).contains(&served), "{served}");
     let entries = value(&service, "tokenmint_token_cache_entries").await.expect("a number");
     assert!(entries * 400.0 < f64::from(64 << 10), "{entries}");
 }
 
-/// A step of a day ends every token at once: each is exchanged once, within the budget, however many ask.
+/// A step of a day expires every token. Each is exchanged once, within the budget, whatever the number of callers.
 #[tokio::test]
 async fn a_forward_jump_of_the_clock_costs_one_exchange_per_token() {
     let service = Fixture::start().await;
@@ -1193,7 +1194,7 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_per_token() {
     let asks: Vec<_> = (0..200).map(|n| tokio::spawn(ask(n))).collect();
     for (n, asked) in asks.into_iter().enumerate() {
         let mut answer = asked.await.expect("no panic");
-        // A busy machine may not sign in time. That is kept for a second, which a caller waits.
+        // A busy machine may not sign in time. The service caches that failure for a second of the test's clock.
         while answer.status == 503 && answer.json()["error"] == "overloaded" {
             service.pass(answer.header("retry-after").parse().expect("seconds"));
             answer = ask(n).await;
@@ -1201,15 +1202,15 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_per_token() {
         answer.ok();
     }
     assert_eq!(service.fake.asked(), 40);
-    // Only the steady clock tells how often Salesforce was asked within a minute: a jump makes no room.
+    // The limit per minute uses the monotonic clock, so the jump doesn't reset it.
     for n in 20..200 {
         service.messaging(&format!("user-{n}")).await;
     }
     assert_eq!(service.fake.asked(), 200);
 }
 
-/// Salesforce as bytes: `answer` is given the number of a connection, of the request on it, and the request; what it says is
-/// written, and whether the connection goes on.
+/// A fake Salesforce on the level of bytes. `answer` gets the number of the connection, of the request on it, and
+/// the request. It returns the bytes to write and whether the connection stays open.
 async fn raw_salesforce<F: Future<Output = (String, bool)> + Send>(
     answer: impl Fn(usize, usize, String) -> F + Clone + Send + Sync + 'static,
 ) -> String {
@@ -1254,8 +1255,8 @@ fn raw_json(body: &Value) -> String {
     )
 }
 
-/// Salesforce closes kept connections just when the next request goes out on one: no whole head of an answer comes, and the
-/// request is made once more, with a token of its own, over a connection that isn't among them. Once there is a head, it isn't.
+/// Salesforce closes a kept connection while the next request is sent on it. Without a whole response head the
+/// request is repeated once, with a new token, over a new connection. With a head it isn't repeated.
 #[tokio::test]
 async fn a_connection_that_ends_without_a_whole_head_costs_one_more_request() {
     for (ending, requests) in [
@@ -1267,8 +1268,8 @@ async fn a_connection_that_ends_without_a_whole_head_costs_one_more_request() {
     }
 }
 
-/// The second request of each of two connections gets `ending` and the connection's end. So many requests are made for three
-/// tokens.
+/// The second request on each of two connections gets `ending`, and the connection is closed. Three tokens take
+/// `expected` requests.
 async fn kept_connections_end(ending: &'static str, expected: usize) {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let (seen, both_open) = (requests.clone(), Arc::new(tokio::sync::Barrier::new(2)));
@@ -1311,7 +1312,7 @@ async fn kept_connections_end(ending: &'static str, expected: usize) {
     assert_eq!(value(&service, "tokenmint_exchanges_total{outcome=\"success\"").await, Some(3.0));
 }
 
-/// Nothing in an answer to a login tells whose it is: one that a proxy sends twice must be nobody's.
+/// An answer doesn't name its login. A duplicate that a proxy sends must not be used.
 #[tokio::test]
 async fn a_duplicated_answer_is_never_taken_for_the_next_login_s() {
     let logins = Arc::new(Mutex::new(Vec::new()));
@@ -1338,10 +1339,10 @@ async fn a_duplicated_answer_is_never_taken_for_the_next_login_s() {
     assert_eq!(*logins.lock().expect("not poisoned"), (1..=5).map(|n| (n, 1)).collect::<Vec<_>>());
 }
 
-/// A thousand users of two profiles, read while tokens are renewed and pushed out: each token is its asker's.
+/// A thousand users of two profiles, while tokens are renewed and evicted. Each caller gets only its user's token.
 #[tokio::test]
 async fn no_token_ever_reaches_another_user() {
-    // A cache too small for all, so that tokens are pushed out.
+    // A cache that is too small for all, so tokens are evicted.
     let service = Arc::new(Fixture::with("[server.limits]\ntoken_cache = \"256 KiB\"\n").await);
     let mut readers = Vec::new();
     for reader in 0..8_u64 {
@@ -1382,7 +1383,7 @@ async fn no_token_ever_reaches_another_user() {
     assert!((1..(256 << 10) / 300).contains(&entries), "the cache is bounded: {entries}");
 }
 
-/// Each setting that an access token depends on is part of whose it is; the name alone isn't.
+/// Each setting that affects an access token is part of its cache key, and not just the profile's name.
 #[tokio::test]
 async fn a_profile_that_changes_under_its_name_gets_a_token_of_its_own() {
     let service = Fixture::start().await;
@@ -1433,7 +1434,8 @@ async fn exchanges_and_returned_tokens_leave_audit_lines_without_the_token() {
     assert!(!service.whole_log().await.contains(token));
 }
 
-/// A key directory of `oauth.crm` with two keys, the second signing from `from`, and a word on the first.
+/// Gives `oauth.crm` a key directory with two keys. The second signs from `from` on, and the entry of the first has
+/// the line `first`.
 pub fn two_keys(service: &InProcess, from: i64, first: &str) {
     service.workspace.write_key("keys/crm/CrmKey2.key", &KEYS.spare[0]);
     let schedule = format!(
@@ -1444,7 +1446,7 @@ pub fn two_keys(service: &InProcess, from: i64, first: &str) {
     service.reload();
 }
 
-/// A no that hinges on the key is asked about again as soon as another signs, and not because of a reload alone.
+/// A rejection that depends on the key is forgotten as soon as another key signs, and not by a reload alone.
 #[tokio::test]
 async fn a_refusal_stands_while_the_key_that_signed_is_the_one_that_signs() {
     let service = Fixture::start().await;
@@ -1468,8 +1470,7 @@ async fn a_refusal_stands_while_the_key_that_signed_is_the_one_that_signs() {
     assert_eq!(service.fake.asked(), 2);
 }
 
-/// A user whom Salesforce can't serve, and a bare GET that finds the host well, say nothing of a login that Salesforce has
-/// limited.
+/// Failures of another user, and a probe that finds the host back, don't end the wait of a rate-limited login.
 #[tokio::test]
 async fn the_recovery_of_a_host_does_not_end_a_rate_limit() {
     let service = Fixture::start().await;
@@ -1497,7 +1498,7 @@ async fn the_recovery_of_a_host_does_not_end_a_rate_limit() {
     assert_eq!(service.fake.asked(), asked);
 }
 
-/// Access tokens outlive the turn of the key that they were got with: a rotation is no storm of logins.
+/// Access tokens stay valid after the rotation of the key that they were obtained with.
 #[tokio::test]
 async fn a_rotation_causes_no_exchange() {
     let service = Fixture::start().await;
@@ -1515,7 +1516,7 @@ async fn a_rotation_causes_no_exchange() {
     assert_eq!(kids, ["CrmKey1", "CrmKey2"]);
 }
 
-/// What was got with a key that others may have is not handed out any more.
+/// A token that was obtained with a leaked key isn't returned any more.
 #[tokio::test]
 async fn access_tokens_obtained_with_a_retired_key_are_dropped() {
     let service = Fixture::start().await;
@@ -1530,7 +1531,8 @@ async fn access_tokens_obtained_with_a_retired_key_are_dropped() {
     assert_eq!(service.metric("tokenmint_token_cache_entries").await, "tokenmint_token_cache_entries 1");
 }
 
-/// A retirement can leave a profile without a key until the reload brings the next: what failed in between is no answer then.
+/// A retirement can leave a profile without a key until the next reload. Failures in between aren't cached beyond
+/// it.
 #[tokio::test]
 async fn a_failure_to_mint_is_forgotten_once_other_keys_sign() {
     let service = Fixture::start().await;
@@ -1542,7 +1544,7 @@ async fn a_failure_to_mint_is_forgotten_once_other_keys_sign() {
     service.oauth().await.ok();
 }
 
-/// Its exchange began before the reload that took the key away, and another reload came before its end.
+/// The exchange began before the reload that removed the key, and another reload came before its end.
 #[tokio::test]
 async fn a_token_whose_key_is_retired_during_the_exchange_is_not_cached() {
     let service = Fixture::start().await;

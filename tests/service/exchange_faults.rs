@@ -1,5 +1,5 @@
-//! Five thousand exchanges through every fault that the sandbox knows, by a seed: whatever goes wrong, nothing
-//! wrong or partial is kept or handed out.
+//! Fault injection: five thousand exchanges with every fault that the sandbox can inject, from a fixed seed. No
+//! wrong or partial token is cached or returned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::in_process::InProcess;
 use crate::sandbox::{MESSAGING, TOKEN, chat_request, subject};
 use crate::support::{API_KEY, Answer, unverified};
 
-/// Those that cost no time: a test of five thousand can't wait five seconds for each.
+/// Faults that don't take long: the test can't wait five seconds for each.
 const FAULTS: [Misdeed; 22] = [
     Misdeed::Latency,
     Misdeed::Status,
@@ -75,14 +75,14 @@ impl Fixture {
         Self { sandbox, service, salesforce, seed }
     }
 
-    /// A repeatable number below `bound`.
+    /// A pseudo-random number below `bound`, the same in each run.
     const fn roll(&mut self, bound: u64) -> u64 {
         // Knuth's MMIX generator; its high bits are the good ones.
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.seed >> 33) % bound
     }
 
-    /// Either kind of token for a user of this round: who it is for, and the answer.
+    /// Requests a token of either kind. Returns its subject, if it has one, and the answer.
     async fn ask(&mut self, round: u64) -> (Option<String>, Answer) {
         if self.roll(2) == 0 {
             let sub = format!("user-{round}");
@@ -92,7 +92,7 @@ impl Fixture {
         (None, self.service.oauth().await)
     }
 
-    /// A token that was handed out is its asker's, and one that Salesforce itself takes.
+    /// Asserts that the token is the caller's, and that the sandbox accepts it.
     async fn is_sound(&self, sub: Option<&str>, answer: &Answer) {
         let body = answer.ok();
         let token = body["access_token"].as_str().expect("a token");
@@ -127,7 +127,7 @@ async fn five_thousand_exchanges_with_every_fault_cache_nothing_wrong() {
         } else {
             assert!([502, 503].contains(&answer.status.as_u16()), "{fault:?}: {}", answer.text);
             refused += 1;
-            // What went wrong was not kept: without the fault the same asker gets a sound one.
+            // Nothing wrong was cached: without the fault the same caller gets a valid token.
             fixture.sandbox.set_faults(Vec::new());
             fixture.service.pass(61);
             let body = sub.as_ref().map_or_else(|| json!({}), |sub| json!({"sub": sub}));
@@ -135,7 +135,7 @@ async fn five_thousand_exchanges_with_every_fault_cache_nothing_wrong() {
             let again = fixture.service.post(path, API_KEY, &body).await;
             fixture.is_sound(sub.as_deref(), &again).await;
         }
-        // Past any life of 100 s, so that OAuth tokens are exchanged anew; and past every memory of a failure.
+        // Beyond the lifetime of 100 s, so that OAuth tokens are exchanged again, and beyond the negative cache.
         fixture.service.pass(101);
         let counts = fixture.sandbox.counts();
         exchanges = counts.token + counts.messaging;
@@ -155,7 +155,8 @@ async fn a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so() {
     assert_ne!(again.ok()["access_token"], token);
 }
 
-/// reliability.md, case 13: neither is any use at the other's door; nor where one key signs both, of which `check` warns.
+/// reliability.md, case 13: neither is accepted at the other's endpoint. That holds even where one key signs both,
+/// of which `check` warns.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token() {
     let Fixture { service, salesforce, .. } = Fixture::begin(1).await;
@@ -178,7 +179,7 @@ async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token
             &format!("{profile}\"{keyset}\""),
             1,
         ));
-        // Else the service won't let a profile sign with a key that is new to it.
+        // Otherwise the service refuses to let a profile sign with a new key.
         let schedule = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\nemergency = true\n";
         service.workspace.write("keys/web/keyset.toml", schedule);
         service.reload();
@@ -191,7 +192,7 @@ async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token
         assert_eq!(refused.status.as_u16(), 400, "{keyset}: {}", refused.text);
         let anonymous = chat(&assertion["assertion"]).await;
         assert!(anonymous.starts_with("v2/iamessage/ANON/"), "{keyset}: {anonymous}");
-        // Each is good at its own.
+        // Each is accepted at its own endpoint.
         log_in(&assertion["assertion"]).await.ok();
         let known = chat(&identity["token"]).await;
         assert!(known.ends_with("uid:integration@acme.com"), "{keyset}: {known}");

@@ -1,4 +1,4 @@
-//! What the host may see of the process: no copy of a key as text or DER, no core dump, no other program.
+//! Hardening of the process: no copy of a key as text or DER in memory, no core dump, no child process.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -13,7 +13,7 @@ use crate::reload::in_memory;
 use crate::support::{KEYS, Workspace, configuration, eventually, eventually_blocking, signal, user_1};
 use crate::tls::{certificates, client};
 
-/// Parts of a key as it stands in a file, and as its numbers stand in DER.
+/// Parts of a key in the form of its file, and of its numbers in DER.
 fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     let key = rsa::RsaPrivateKey::from_pkcs8_pem(pem).expect("a key");
     let der = key.to_pkcs1_der().expect("DER").as_bytes().to_vec();
@@ -28,7 +28,7 @@ fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// reliability.md, case 44. What signs is in memory in the library's own form alone, twice at most.
+/// reliability.md, case 44. A signing key is in memory only in the library's own form, at most twice.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
@@ -46,7 +46,7 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     let read = |name: &str| fs::read_to_string(workspace.path(name)).expect(name);
     let look = |when: &str| {
         let mut found = Vec::new();
-        // The TLS key is read anew by a reload, and an open connection keeps the old configuration.
+        // A reload reads the TLS key again, and an open connection keeps the old configuration.
         for (name, pem, most) in [("signing", KEYS.web.clone(), 2), ("TLS", read("server.key"), 4)] {
             let traces = traces(&pem);
             let hits = |trace: &[u8]| in_memory(service.pid(), trace);
@@ -64,7 +64,7 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     };
     mint().await;
     look("after the start");
-    // The files are looked at every two seconds, and read again on SIGHUP.
+    // The service polls its files, and reads them again on SIGHUP.
     signal(service.pid(), "HUP");
     service.logged("reloaded").await;
     let metrics = format!("https://{}/metrics", service.address("minting"));
@@ -80,7 +80,7 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     look("after a reload");
 }
 
-/// A reload reads all secrets anew, and nothing of the reading stays: one copy of each is in use, and none of the one before.
+/// A reload reads all secrets again. One copy of each is in use after it, and none of the old values.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
@@ -95,7 +95,8 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     };
     let write = |fin: &str| {
         for (name, secret) in secrets(fin) {
-            // Long, and looked for by its end: an allocator writes over the beginning of what is given back.
+            // The secret is long and searched for by its end: an allocator overwrites the beginning of freed
+            // memory.
             let before = if name == "redis.key" { String::new() } else { "=".repeat(150) };
             workspace.write(name, &format!("{before}{secret}\n"));
         }
@@ -109,7 +110,7 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     let service = workspace.serve().await;
     let copies =
         |fin: &str| secrets(fin).map(|(name, secret)| (name, in_memory(service.pid(), secret.as_bytes())));
-    // The library that speaks to Redis has the password once more; the key for Redis isn't kept as text.
+    // The Redis client holds the password once more. The encryption key for Redis isn't kept as text.
     let in_use = [("intercom.secret", 1), ("audit.secret", 1), ("redis.secret", 2), ("redis.key", 0)];
     assert_eq!(copies("first"), in_use, "after the start");
     for (reloads, (before, fin)) in
@@ -123,7 +124,7 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     }
 }
 
-/// Runs it as another user, with its standard output in `log`, and waits for "started".
+/// Starts the service as another user, with its standard output in `log`, and waits for "started".
 fn start_as(uid: u32, workspace: &Workspace, wrap: &[&str]) -> (Child, u32) {
     let binary = workspace.path("tokenmint");
     fs::copy(env!("CARGO_BIN_EXE_tokenmint"), &binary).expect("copied");
@@ -147,7 +148,7 @@ fn as_user(uid: u32, script: &str) -> String {
     String::from_utf8_lossy(&ran.expect("bash runs").stdout).into_owned()
 }
 
-/// Cases 42, 43 and 49.
+/// reliability.md, cases 42, 43 and 49.
 #[test]
 #[ignore = "needs root and strace: make system"]
 fn no_process_of_its_user_reads_its_memory_and_it_leaves_no_core_dump() {
@@ -159,14 +160,14 @@ fn no_process_of_its_user_reads_its_memory_and_it_leaves_no_core_dump() {
         &format!("cat /proc/{pid}/environ /proc/{pid}/maps; head -c1 /proc/{pid}/mem; ls /proc/{pid}/fd"),
     );
     assert_eq!(tried, "", "another process of the same user");
-    // strace attaches as a debugger does.
+    // strace attaches like a debugger.
     let attached = as_user(USER, &format!("timeout 3 strace -qq -o /dev/null -p {pid} 2>&1"));
     assert!(attached.contains("Operation not permitted"), "{attached}");
     let own = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     assert!(own.contains("Umask:\t0077"), "{own}");
     let log = fs::read_to_string(workspace.path("log")).expect("the log");
     assert!(!log.contains("runs as root"), "{log}");
-    // It can count its own descriptors all the same.
+    // The service itself can still count its descriptors.
     let address = log
         .lines()
         .find_map(|line| line.split("\"address\":\"").nth(1)?.split('"').next())
@@ -188,7 +189,7 @@ async fn running_as_root_is_warned_of() {
     service.logged("runs as root").await;
 }
 
-/// Case 50, and what happens where the kernel refuses.
+/// reliability.md, case 50, and a kernel that refuses the protection.
 #[test]
 #[ignore = "needs root and strace: make system"]
 fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {
@@ -238,8 +239,8 @@ fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {
     );
 }
 
-/// A signature that takes long is made where it holds up no answer: on threads of lower priority. What decides is the time
-/// that the key's own signature took.
+/// Signatures that take long run on threads of lower priority, so they delay no answer. The measured time of the
+/// key's first signature decides.
 #[tokio::test]
 async fn long_signatures_run_on_threads_of_lower_priority() {
     let made = Command::new("openssl").args(["genrsa", "4096"]).output().expect("openssl runs");

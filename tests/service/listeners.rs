@@ -1,4 +1,4 @@
-//! Which listener shows what, over TCP, a Unix socket and TLS; and how the service ends.
+//! Listeners over TCP, Unix sockets and TLS: which routes each serves, and graceful shutdown.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::support::{
 };
 use crate::tls::{certificates, client, connector, handshake, short_lived, tls_stream};
 
-/// One request over a stream that is closed behind it; the status and all of the answer.
+/// Sends one request and reads until the stream closes. Returns the status and the whole response.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     method: &str,
@@ -82,7 +82,7 @@ async fn the_public_listener_serves_keys_alone_and_ops_moves_to_its_own() {
     workspace.run(&["healthcheck"]).ok();
 }
 
-/// What faces the internet takes half of the head that callers may send.
+/// The public listener accepts a head half as large as the minting listener.
 #[tokio::test]
 async fn a_head_for_the_public_listener_is_at_most_4_kib() {
     let workspace = Workspace::new();
@@ -114,7 +114,7 @@ async fn a_unix_socket_serves_and_is_gone_at_the_end() {
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
     let socket = workspace.path("run.sock");
-    // Left behind by a process that was killed.
+    // A killed process has left its socket file.
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));
     let service = workspace.serve().await;
     let stream = UnixStream::connect(&socket).await.expect("connected");
@@ -152,7 +152,7 @@ async fn tls_serves_verifying_clients_and_mutual_tls_those_with_a_certificate() 
         client(&workspace, identity).post(url).bearer_auth(API_KEY).json(&user_1()).send()
     };
     assert_eq!(ask(&service, None).await.expect("TLS").status().as_u16(), 200);
-    // Plain HTTP on a TLS port gets no answer, and does no harm.
+    // Plain HTTP on a TLS port gets no answer and breaks nothing.
     assert!(service.request(Method::GET, "/livez").send().await.is_err());
     let address = service.address("minting").to_owned();
     workspace.configure(
@@ -173,7 +173,7 @@ async fn tls_serves_verifying_clients_and_mutual_tls_those_with_a_certificate() 
 
 const TLS: &str = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";
 
-/// Else a client can't tell the end from one that somebody on the way made up.
+/// Otherwise a client can't tell the end from a truncation attack.
 #[tokio::test]
 async fn tls_ends_with_close_notify() {
     let workspace = Workspace::new();
@@ -211,15 +211,15 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
     let mut said = Vec::new();
     stream.read_to_end(&mut said).await.expect("closed");
     let took = start.elapsed();
-    // With a limit for each of the two it would take at least the sum.
+    // Two separate timeouts would take at least their sum.
     assert!(said.is_empty() && (LIMIT..BEFORE + LIMIT).contains(&took), "{took:?}");
 }
 
-/// Neither on the connection that it opened nor by a session of TLS that is resumed; nor where one between it and its
-/// authority has expired.
+/// Neither on the connection that it opened nor in a resumed TLS session. The same holds for an expired
+/// intermediate certificate.
 #[tokio::test]
 async fn an_expired_client_certificate_mints_no_more() {
-    // The service starts while it is valid.
+    // The service must start while the certificate is valid.
     let _timed = timed();
     let (life, long) = (Duration::from_secs(8), Duration::from_hours(1));
     tokio::join!(mints_until_it_expires(life, None), mints_until_it_expires(long, Some(life)));
@@ -235,7 +235,7 @@ async fn mints_until_it_expires(own: Duration, intermediate: Option<Duration>) {
     );
     let service = workspace.serve().await;
     let address = service.address("minting").to_owned();
-    // Its sessions are kept, and resumed where the server agrees.
+    // The client keeps its sessions, and resumes them if the server agrees.
     let client = connector(&workspace, Some("backend.both"));
     let connect = async || {
         let stream = TcpStream::connect(&address).await.expect("connected");
@@ -263,7 +263,7 @@ async fn mints_until_it_expires(own: Duration, intermediate: Option<Duration>) {
         false
     })
     .await;
-    // TLS 1.3 tells the client of the refusal behind the handshake.
+    // With TLS 1.3 the client learns of the refusal after the handshake.
     let resumed = async {
         let mut stream = connect().await?;
         stream.write_all(request().as_bytes()).await?;
@@ -332,7 +332,7 @@ async fn a_port_in_use_is_a_clear_error() {
     assert!(ran.stderr.contains(&format!("can't listen on {address} ([server] listen)")), "{}", ran.stderr);
 }
 
-/// Waits until the service says that it stops.
+/// Waits until the service reports that it is stopping.
 async fn is_stopping(address: &str) {
     eventually("it is not ready any more", async || {
         exchange(TcpStream::connect(address).await.expect("still there"), "GET", "/readyz", "").await.0 == 503
@@ -340,7 +340,7 @@ async fn is_stopping(address: &str) {
     .await;
 }
 
-/// Waits until the service, which is stopping, has closed a connection that says nothing: from then on it accepts no other.
+/// Waits until the stopping service closes a silent connection. After that it accepts no new one.
 async fn closes_idle(stream: &mut (impl AsyncRead + Unpin)) {
     let end = tokio::time::timeout(DEADLINE, stream.read(&mut [0; 1])).await.expect("closed in time");
     assert_eq!(end.expect("an orderly end"), 0);
@@ -355,7 +355,7 @@ async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     for _ in 0..50 {
         idle.push(TcpStream::connect(&address).await.expect("connected"));
     }
-    // One that is in the middle of its body, and finishes it.
+    // A client in the middle of its body, which finishes it.
     let mut late = TcpStream::connect(&address).await.expect("connected");
     let body = user_1().to_string();
     let head = format!(
@@ -365,7 +365,7 @@ async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     );
     late.write_all(head.as_bytes()).await.expect("written");
     late.write_all(&body.as_bytes()[..3]).await.expect("written");
-    // And one that never does.
+    // And a client that never finishes it.
     let mut stuck = TcpStream::connect(&address).await.expect("connected");
     stuck.write_all(head.as_bytes()).await.expect("written");
     eventually("all are accepted", async || {
@@ -374,7 +374,7 @@ async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     .await;
 
     let ended = tokio::spawn(service.terminate());
-    // Not ready, and still answering, so that a load balancer notices in time.
+    // The service is not ready and still answers, so that load balancers notice in time.
     is_stopping(&address).await;
     closes_idle(&mut idle[0]).await;
     late.write_all(&body.as_bytes()[3..]).await.expect("written");
@@ -386,15 +386,15 @@ async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
-/// Whoever takes a long answer slowly has all of it, though the service stops meanwhile.
+/// A slow reader gets its whole response although the service is stopping.
 #[tokio::test]
 async fn a_response_in_progress_is_sent_whole_after_sigterm() {
-    // What isn't taken within seconds is cut off.
+    // The service aborts responses that aren't read within seconds.
     let _timed = timed();
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("127.0.0.1:0", "unix:run.sock"));
     let service = workspace.serve().await;
-    // The host takes some four answers by itself, so one of these is in the middle of its last.
+    // The kernel buffers some four responses, so one of these is in the middle of its last.
     let mut streams = Vec::new();
     for count in 1..=10 {
         let mut stream = UnixStream::connect(workspace.path("run.sock")).await.expect("connected");
@@ -415,14 +415,14 @@ async fn a_response_in_progress_is_sent_whole_after_sigterm() {
         assert_eq!(begun, whole, "each answer is whole");
         taken.push(whole);
     }
-    // Where fewer were asked for than the host and we take at once, none is missing.
+    // Clients that requested fewer responses than kernel and service buffer get all of them.
     let most = *taken.last().expect("ten");
     let expected: Vec<usize> = (1..=10).map(|count| count.min(most)).collect();
     assert!(most < 10 && taken == expected, "{taken:?}");
     assert!(ended.await.expect("no panic").0.success());
 }
 
-/// A pool drops its connections before they are closed under it, and no request that has come is lost.
+/// Responses tell connection pools to close, and no begun request is lost.
 #[tokio::test]
 async fn after_sigterm_responses_close_connections_and_begun_requests_are_answered() {
     let _timed = timed();
@@ -438,7 +438,7 @@ async fn after_sigterm_responses_close_connections_and_begun_requests_are_answer
         assert!(!String::from_utf8_lossy(&answer[..length]).contains("connection: close"));
         open.push(stream);
     }
-    // Half of them begin a second request, and end it behind the stop.
+    // Half of them begin a second request, and finish it after SIGTERM.
     let (early, late) = open.split_at_mut(10);
     for stream in &mut *late {
         stream.write_all(&request.as_bytes()[..30]).await.expect("written");
@@ -463,7 +463,7 @@ async fn after_sigterm_responses_close_connections_and_begun_requests_are_answer
     assert!(status.success() && took < Duration::from_secs(4), "{took:?}");
 }
 
-/// `100 Continue` answers nothing yet: whoever got it sends a body, and isn't idle.
+/// `100 Continue` is no final response: a client that got it sends a body, and isn't idle.
 #[tokio::test]
 async fn a_request_that_got_100_continue_is_answered_after_sigterm() {
     let _timed = timed();
@@ -481,7 +481,7 @@ async fn a_request_that_got_100_continue_is_answered_after_sigterm() {
     assert!(told.starts_with(b"HTTP/1.1 100 Continue"));
     let mut idle = TcpStream::connect(service.address("minting")).await.expect("connected");
     let ended = tokio::spawn(service.terminate());
-    // What idles is closed once the notice is over.
+    // Idle connections are closed after the notice period.
     assert_eq!(idle.read(&mut told).await.expect("closed"), 0);
     stream.write_all(body.as_bytes()).await.expect("written");
     let mut answer = String::new();
@@ -491,7 +491,7 @@ async fn a_request_that_got_100_continue_is_answered_after_sigterm() {
     assert!(status.success() && took < Duration::from_secs(5), "{took:?}");
 }
 
-/// Neither while it runs nor while it ends, which an open connection makes last.
+/// Neither in operation nor during the shutdown, which an open connection prolongs.
 #[tokio::test]
 async fn sighup_never_kills() {
     let workspace = Workspace::new();
@@ -505,7 +505,7 @@ async fn sighup_never_kills() {
     let pid = service.pid();
     let ended = tokio::spawn(service.terminate());
     eventually("it has ended", async || {
-        // Until its end is taken note of, which no task does meanwhile, the id is its own.
+        // The id is the service's until its exit is collected, which no other task does between these two lines.
         let has_ended = ended.is_finished();
         if !has_ended {
             signal(pid, "HUP");

@@ -1,4 +1,5 @@
-//! Runs the service as its users do: the real binary, real files, real sockets.
+//! Integration tests of the service: the real binary, real files and real sockets. Some run the service in the
+//! test's process, to set its clock.
 
 #![allow(clippy::panic, clippy::print_stdout, reason = "a test panics to fail, and says what it leaves out")]
 #![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]

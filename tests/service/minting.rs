@@ -1,4 +1,4 @@
-//! What the three minting endpoints answer, verified through the JWKS that they publish.
+//! The tokens of the three minting endpoints, verified with the published JWKS.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ async fn an_rs512_profile_signs_rs512_with_a_key_published_as_such() {
     let set = service.get("/keysets/web512/jwks.json").await.json();
     assert_eq!(set["keys"][0]["alg"], "RS512");
     let claims = verified(token, &service.jwks("/keysets/web512/jwks.json").await);
-    // Without `audience` there is no `aud`: Salesforce checks none.
+    // Without `audience` there is no `aud`. Salesforce doesn't check it.
     assert_eq!(names(&claims), BTreeSet::from(["iss", "sub", "iat", "exp"]));
     assert_eq!(body["expires_in"], 3600);
 }
@@ -95,7 +95,7 @@ async fn a_caller_sets_the_ttl_and_the_listed_claims_and_nothing_is_altered() {
         verified(answer["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
     assert_eq!(minted["sub"], body["sub"]);
     assert_eq!([&minted["plan"], &minted["locale"]], [&claims["plan"], &claims["locale"]]);
-    // Two users to Salesforce, which compares bytes, though a normal form makes them one.
+    // Two users for Salesforce, which compares bytes, although Unicode normalization makes them equal.
     for sub in ["J\u{fc}rgen", "Ju\u{308}rgen"] {
         let answer = service.post("/identity-token", &json!({"sub": sub})).await.ok();
         assert_eq!(unverified(answer["token"].as_str().expect("a token")).1["sub"], sub);
@@ -136,7 +136,7 @@ async fn an_intercom_user_jwt_is_signed_with_the_secret_and_names_the_user_as_a_
     let answer = service.post("/intercom-user-jwt", &body).await.ok();
     let token = answer["token"].as_str().expect("a token");
     assert_eq!(unverified(token).0, json!({"alg": "HS256", "typ": "JWT"}));
-    // The file's trailing newline is no part of the secret.
+    // The file's trailing newline is not part of the secret.
     let key = jsonwebtoken::DecodingKey::from_secret(b"intercom-messenger-api-secret-0123456789");
     let rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     let claims = jsonwebtoken::decode::<Value>(token, &key, &rules).expect("a valid signature").claims;
@@ -233,13 +233,13 @@ async fn a_key_signs_from_its_sign_from_on_and_its_predecessor_stays_published()
         let set = service.get("/keysets/web/jwks.json").await.json();
         set["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect::<Vec<_>>()
     };
-    // Key 1 has signed until a minute ago; key 3 is known before it signs.
+    // Key 1 signed until a minute ago. Key 3 is published before it signs.
     scheduled(&tokenmint::clock::UnixTime::from_seconds(now() - 60).to_string());
     let service = workspace.serve().await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
     assert_eq!(published(&service).await, ["WebAppKey1", "WebAppKey2", "WebAppKey3"]);
     drop(service);
-    // Key 1's last token has long expired, so it is gone.
+    // Key 1's last token has expired, so the key is no longer published.
     scheduled("2026-01-02T00:00:00Z");
     let service = workspace.serve().await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
@@ -269,7 +269,7 @@ async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
     assert_eq!(service.get("/readyz").await.status.as_u16(), 503);
 }
 
-/// Character for character: no digit, sign, zero or exponent comes or goes.
+/// Unchanged in every character: digits, sign, zeros, exponent.
 #[tokio::test]
 async fn a_number_in_a_claim_is_signed_unchanged_or_refused() {
     let service = Workspace::new().serve().await;

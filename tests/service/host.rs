@@ -239,8 +239,8 @@ fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {
     );
 }
 
-/// Signatures that take long run on threads of lower priority, so they delay no answer. The measured time of the
-/// key's first signature decides.
+/// Signatures that take long run on threads of lower priority, so they delay no answer. The duration that the
+/// service measures for the key decides.
 #[tokio::test]
 async fn long_signatures_run_on_threads_of_lower_priority() {
     let made = Command::new("openssl").args(["genrsa", "4096"]).output().expect("openssl runs");

@@ -1,4 +1,4 @@
-//! `openapi.yaml` describes exactly what is served.
+//! `openapi.yaml` describes exactly the served routes.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use tokenmint::http::ROUTES;
 
 use crate::support::Workspace;
 
-/// The operations of the file, without a YAML library: paths stand two spaces in, methods four.
+/// The operations of the file, read without a YAML library: paths are indented by two spaces, methods by four.
 fn described() -> BTreeSet<(String, String)> {
     let mut path = String::new();
     let mut operations = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! What else may stand in Salesforce's place: hosts that can't show that they are it, answers that drip, stall, are too long or
-//! lead elsewhere, and a service that is started again and again.
+//! Faults of the upstream: invalid certificates, answers that drip, stall, are too long or redirect. And the login
+//! budget across restarts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ fn ok(length: usize) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// Reads a request to the end of its form; how many bytes came.
+/// Reads a whole request and returns its length.
 async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> usize {
     let mut request = Vec::new();
     let is_whole = |request: &[u8]| {
@@ -45,11 +45,11 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> usize {
 /// What a slow host has done so far.
 #[derive(Default)]
 struct Progress {
-    /// Requests that have come.
+    /// Received requests.
     requests: AtomicUsize,
-    /// Pieces of an answer that it has written, or pauses where a piece is empty.
+    /// Written pieces of answers, or pauses where a piece is empty.
     pieces: AtomicUsize,
-    /// Connections over which it could write no more.
+    /// Connections on which a write failed.
     closed: AtomicUsize,
 }
 
@@ -81,7 +81,7 @@ async fn slow_host(begins: String, piece: &'static [u8], pause: Duration) -> (St
                 progress.requests.fetch_add(1, Ordering::SeqCst);
                 stream.write_all(begins.as_bytes()).await.expect("written");
                 loop {
-                    // The host's own pace.
+                    // The delay of a slow host.
                     tokio::time::sleep(pause).await;
                     if stream.write_all(piece).await.is_err() {
                         progress.closed.fetch_add(1, Ordering::SeqCst);
@@ -100,7 +100,7 @@ async fn service_of(salesforce: &str) -> InProcess {
     InProcess::start(clock, salesforce, "").await
 }
 
-/// reliability.md, case 68: five seconds in all, and not from one byte to the next.
+/// reliability.md, case 68: the timeout of five seconds is for the whole answer, and not between two bytes.
 #[tokio::test]
 async fn an_answer_that_drips_or_stalls_times_out_after_five_seconds() {
     let half_a_second = Duration::from_millis(500);
@@ -121,13 +121,13 @@ async fn an_answer_that_drips_or_stalls_times_out_after_five_seconds() {
         exchange.await.expect("no panic").refused(504, "upstream_timeout", None);
         let (took, pieces) = (start.elapsed(), progress.pieces());
         assert!(took >= Duration::from_millis(4900), "{name}: {took:?}");
-        // Counted in the host's pauses, whose timers are as late as the service's in a test that lacks a processor.
+        // Counted in pauses of the host. If the machine is busy, its timers are as late as those of the service.
         assert!(pieces <= 11, "{name}: {pieces} halves of a second, {took:?}");
     });
     join_all(waits).await;
 }
 
-/// reliability.md, case 74: what comes beyond 64 KiB is not read, and a token behind it is none.
+/// reliability.md, case 74: an answer is read up to 64 KiB, and a longer one is an error.
 #[tokio::test]
 async fn an_answer_of_64_kib_is_read_and_a_longer_one_is_aborted() {
     const MOST: usize = 64 << 10;
@@ -147,13 +147,13 @@ async fn an_answer_of_64_kib_is_read_and_a_longer_one_is_aborted() {
     let (salesforce, progress) = slow_host(ok(1 << 30), &[b' '; PIECE], Duration::from_millis(1)).await;
     let answer = service_of(&salesforce).await.oauth().await;
     assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
-    // Only what lies in the buffers of the host was sent for nothing.
+    // Only what the kernel buffers was sent in vain.
     eventually("the connection is closed", async || progress.closed() == 1).await;
     let sent = progress.pieces() * PIECE;
     assert!(sent < 16 << 20, "{sent} bytes");
 }
 
-/// reliability.md, case 75: an assertion goes where the configuration says, and nowhere else.
+/// reliability.md, case 75: an assertion is sent only to the configured URL.
 #[tokio::test]
 async fn no_redirect_is_followed() {
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -184,7 +184,7 @@ async fn no_redirect_is_followed() {
     assert!(elsewhere.accept().is_err(), "a redirect was followed");
 }
 
-/// A certificate for these names by that authority, valid between these years; with its key.
+/// A TLS configuration with a certificate of `issuer` for `name`, valid between these years.
 fn certified(
     issuer: &rcgen::Issuer<'_, &rcgen::KeyPair>,
     name: &str,
@@ -202,8 +202,8 @@ fn certified(
     Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).expect("a pair"))
 }
 
-/// reliability.md, case 67. A host that can't show by a certificate that it is Salesforce gets no assertion; nor does one
-/// whose name nobody knows. Minting goes on.
+/// reliability.md, case 67. A host without a valid certificate gets no assertion, and neither does one whose name
+/// doesn't resolve. Minting goes on.
 #[tokio::test]
 async fn a_host_with_an_invalid_certificate_gets_no_assertion() {
     let authority = |name: &str| {
@@ -272,7 +272,7 @@ async fn a_host_with_an_invalid_certificate_gets_no_assertion() {
     }
 }
 
-/// reliability.md, case 83: a crash loop has the budget of one service.
+/// reliability.md, case 83: a crash loop shares one budget.
 #[tokio::test]
 async fn a_restart_does_not_reset_the_login_budget() {
     let now = SystemClock::default().now();
@@ -288,7 +288,7 @@ async fn a_restart_does_not_reset_the_login_budget() {
     workspace.configure(&text);
     let mut statuses = Vec::new();
     for start in 0..5 {
-        // Killed at the end of each round.
+        // The service is killed at the end of each round.
         let service = workspace.serve().await;
         let sub = json!({"sub": format!("user-{start}")});
         statuses.push(service.post("/messaging-access-token", &sub).await.status.as_u16());
@@ -296,7 +296,7 @@ async fn a_restart_does_not_reset_the_login_budget() {
     assert_eq!((statuses, fake.asked()), (vec![200, 200, 200, 503, 503], 3));
 }
 
-/// As an operator's shell may have them; an assertion must not pass through somebody's hands.
+/// An operator's shell may set them. An assertion must not pass through a proxy.
 #[tokio::test]
 async fn no_proxy_of_the_environment_is_used() {
     let now = SystemClock::default().now();

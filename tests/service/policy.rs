@@ -1,4 +1,4 @@
-//! What a caller's policy says no to, and what it only counts while it is tried.
+//! Limits of a caller's policy, and the audit-only mode that counts instead of refusing.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ async fn the_distinct_subjects_of_a_caller_are_limited_per_minute() {
     let allow = "allow = [\"identity.web\", \"intercom.fin\"]\nsubjects = \"[a-z]\"\nsubjects_per_minute = 3";
     let service = Workspace::with(&caller("backend", allow)).serve().await;
     let identity = |sub: &'static str| status(&service, "/identity-token", "backend", json!({"sub": sub}));
-    // Each counts once, whatever is asked for it; one that is refused doesn't count.
+    // Each subject counts once, whatever is requested for it. A refused one doesn't count.
     for (sub, expected) in [("a", 200), ("b", 200), ("a", 200), ("1", 403)] {
         assert_eq!(identity(sub).await, expected, "{sub}");
     }
@@ -34,7 +34,7 @@ async fn the_distinct_subjects_of_a_caller_are_limited_per_minute() {
     for sub in ["e", "f", "g"] {
         assert_eq!(identity(sub).await, 429, "{sub}");
     }
-    // Those who were there first are served on.
+    // The first subjects are still served.
     assert_eq!(identity("c").await, 200);
     let metrics = service.metrics().await;
     assert!(metrics.contains("tokenmint_subjects_refused_total{caller=\"backend\"} 4"), "{metrics}");
@@ -42,7 +42,7 @@ async fn the_distinct_subjects_of_a_caller_are_limited_per_minute() {
     assert_eq!(log.matches("names more different subjects").count(), 1, "one line a storm");
 }
 
-/// Neither a reload nor the edge of a minute gives a caller, or a thief of its credential, the same once more.
+/// Neither a reload nor the next minute gives a caller, or a thief of its credential, a second allowance.
 #[tokio::test]
 async fn used_limits_count_across_reloads_and_minutes() {
     let few = "allow = [\"identity.web\"]\nsubjects_per_minute = 3";
@@ -54,7 +54,7 @@ async fn used_limits_count_across_reloads_and_minutes() {
         async |sub: &str| service.post("/identity-token", "few", &json!({"sub": sub})).await.status.as_u16();
     let asks = async || service.post("/oauth-assertion", "slow", &json!({})).await.status.as_u16();
 
-    // Just before the steady clock's first minute is over.
+    // Just before the first minute of the monotonic clock ends.
     service.pass(59);
     for sub in ["a", "b", "c"] {
         assert_eq!(names(sub).await, 200, "{sub}");
@@ -70,7 +70,7 @@ async fn used_limits_count_across_reloads_and_minutes() {
     let after = [names("d").await, names("e").await, names("f").await];
     assert_eq!(after, [200, 200, 429], "a minute after a and c were last served, and not yet after b");
 
-    // Who comes with a reload begins anew, and a setting that changes counts at once.
+    // A caller that a reload adds starts from zero. A changed limit applies at once.
     let stricter = few.replace("= 3", "= 2");
     service.workspace.configure(&format!(
         "{}\n{}{}",
@@ -84,7 +84,7 @@ async fn used_limits_count_across_reloads_and_minutes() {
     assert_eq!([names("x").await, names("y").await, names("z").await], [200, 200, 429]);
 }
 
-/// Whoever named no profile, as there was but one, goes on so where `allow` is narrowed as a trial.
+/// A caller that names no profile, since there was only one, isn't broken by an audit-only `allow`.
 #[tokio::test]
 async fn an_audit_only_policy_does_not_break_requests_without_a_profile() {
     for (policy, expected) in [("audit", 200), ("enforce", 403)] {
@@ -136,7 +136,7 @@ async fn an_audit_only_policy_allows_and_counts_what_it_would_refuse() {
     let line: Value = serde_json::from_str(&service.logged("would be refused").await).expect("JSON");
     assert_eq!([&line["caller"], &line["profile"], &line["rule"]], ["trial", "identity.web512", "allow"]);
     assert_eq!(line["subject_hmac"].as_str().map(str::len), Some(32));
-    // Others are not tried.
+    // Other callers are not audit-only.
     let other = service.post("/identity-token", &json!({"sub": "user-1", "profile": "web512"})).await;
     other.refused(403, "access_denied", Some("profile"));
     assert_eq!(service.whole_log().await.matches("would be refused").count(), 5);

@@ -1,4 +1,4 @@
-//! What the policy gives, whatever the strings: nothing but what `allow` and `subjects` name.
+//! Property tests of authorization: for any strings, it grants only what `allow` and `subjects` name.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use tokenmint::tokens::{Profiles, Subject};
 
 use crate::support::{API_KEY, KEYS, sha256_hex};
 
-/// Those that there are, of each kind; some differ by case or by kind alone.
+/// The configured profiles of each kind. Some differ only by case or by kind.
 const PROFILES: [&str; 9] = [
     "identity.web",
     "identity.Web",
@@ -58,7 +58,7 @@ fn callers(config: &Config) -> Callers {
     Callers::new(config, &Profiles::new(config, &RING), &Metrics::new())
 }
 
-/// What is there, whole or without its kind, and what is close to it or far.
+/// Names of configured profiles, with and without their kind, similar names, and others.
 fn asked() -> impl Strategy<Value = String> {
     let name = prop::sample::select(&PROFILES[..]);
     prop_oneof![
@@ -97,7 +97,7 @@ proptest! {
                 Ok(got) => prop_assert_eq!(Some(got.as_str()), expected),
                 Err(denied) => {
                     prop_assert_eq!(expected, None, "{}", denied);
-                    // Who may not use a profile isn't told that it exists.
+                    // A caller that may not use a profile isn't told that it exists.
                     let message = denied.to_string();
                     let closed = PROFILES.iter().filter(|name| !allow.contains(name));
                     for name in closed {
@@ -108,7 +108,7 @@ proptest! {
         }
     }
 
-    /// A bundle opens no door of its own.
+    /// A bundle grants nothing of its own.
     #[test]
     fn a_bundle_is_given_only_to_callers_allowed_each_entry(
         allow in prop::sample::subsequence(&PROFILES[..], 0..=PROFILES.len()),
@@ -126,7 +126,7 @@ proptest! {
         prop_assert_eq!(callers.by_api_key(key.as_bytes()).is_some(), key == API_KEY);
     }
 
-    /// Whatever anchors its writer set, and wherever: each word alone is the whole of a subject.
+    /// With anchors in any place, each alternative matches only a whole subject.
     #[test]
     fn a_pattern_matches_whole_subjects_only(
         words in prop::collection::vec(("\\^?", "[ab]{1,3}", "\\$?"), 1..4),

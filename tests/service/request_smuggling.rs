@@ -1,4 +1,5 @@
-//! Bytes that servers and proxies understand differently: each is refused, and nothing behind it is answered.
+//! Request smuggling: requests that servers and proxies may parse differently. Each is refused, and nothing behind
+//! it is answered.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{API_KEY, AT_ONCE, Running, Workspace, eventually};
 
-/// What the service says until it closes, and whether it did so before the five seconds after which it closes any connection.
+/// Sends `bytes`. Returns what the service sends, and whether it closes the connection before the idle timeout.
 async fn said(service: &Running, bytes: &[u8]) -> (String, bool) {
     let mut stream = TcpStream::connect(service.address("minting")).await.expect("connected");
     stream.write_all(bytes).await.expect("written");
@@ -16,7 +17,7 @@ async fn said(service: &Running, bytes: &[u8]) -> (String, bool) {
     (String::from_utf8_lossy(&said).into_owned(), closed)
 }
 
-/// The statuses of the answers in it.
+/// The statuses of the responses in `said`.
 fn statuses(said: &str) -> Vec<u16> {
     let answers = said.split("HTTP/1.1 ").skip(1);
     answers.map(|answer| answer[..3].parse().expect("a status")).collect()
@@ -31,7 +32,7 @@ fn post(headers: &str, body: &str) -> String {
 
 const NEXT: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: smuggled\r\n\r\n";
 
-/// reliability.md, cases 54 to 58. The request behind each would be answered by a server that took it otherwise.
+/// reliability.md, cases 54 to 58. A server that parsed the request differently would answer the request behind it.
 #[tokio::test]
 async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
     let service = Workspace::new().serve().await;
@@ -117,7 +118,7 @@ async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
         ("a body that is too large", post("Content-Length: 3000000\r\n", "{"), 413),
     ] {
         let (answer, closed) = said(&service, format!("{request}{NEXT}").as_bytes()).await;
-        // A method that no route has leaves no doubt of where the request ends.
+        // With an unknown method it is still clear where the request ends.
         let goes_on = name == "TRACE";
         let expected = if goes_on { vec![status, 200] } else { vec![status] };
         let is_ours = answer.contains("\r\nx-request-id: ") && answer.contains("\"request_id\":\"");
@@ -134,7 +135,7 @@ async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
         let line = format!("tokenmint_refusals_total{{error=\"{error}\"}} {}", refused[&status]);
         assert!(metrics.contains(&line), "no {line} in {metrics}");
     }
-    // TLS on a plain port: nothing that could be mistaken for an answer to it, and no wait.
+    // TLS on a plain port gets no bytes that could pass for TLS, and no delay.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh";
     let (answer, closed) = said(&service, hello).await;
     assert!(closed && statuses(&answer) == [400], "{answer}");
@@ -142,7 +143,7 @@ async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
     assert!(metrics.contains("tokenmint_panics_total 0"), "{metrics}");
 }
 
-/// A chunk after the other: closed by size, whatever is still to come.
+/// Chunk after chunk: the size limit closes the connection, whatever follows.
 #[tokio::test]
 async fn a_chunked_body_is_limited_and_its_connection_is_closed() {
     let service = Workspace::new().serve().await;
@@ -158,7 +159,7 @@ async fn a_chunked_body_is_limited_and_its_connection_is_closed() {
     assert!(closed && statuses(&answer) == [400], "{answer}");
 }
 
-/// The body of a request that needs none, or that was refused, is never taken for the next request.
+/// The body of a request that needs none, or that was refused, is never parsed as the next request.
 #[tokio::test]
 async fn no_body_is_taken_for_a_request() {
     let service = Workspace::new().serve().await;
@@ -182,7 +183,7 @@ async fn no_body_is_taken_for_a_request() {
     }
 }
 
-/// A client that says no more is answered or closed, and leaves nothing behind.
+/// A client that closed its sending side is answered or disconnected.
 #[tokio::test]
 async fn a_half_closed_connection_is_answered_or_closed() {
     let service = Workspace::new().serve().await;
@@ -194,14 +195,14 @@ async fn a_half_closed_connection_is_answered_or_closed() {
         let read = tokio::time::timeout(AT_ONCE, stream.read_to_string(&mut said)).await;
         assert!(read.is_ok() && statuses(&said).len() <= 1, "{request}: {said}");
     }
-    // The client sees the end a moment before the count does.
+    // The client sees the end a moment before the metric.
     eventually("only the one that asks is open", async || {
         service.metrics().await.contains("tokenmint_connections{listener=\"minting\"} 1")
     })
     .await;
 }
 
-/// As old health checks do it (`option httpchk` of haproxy).
+/// Old health checks use HTTP/1.0 (`option httpchk` of haproxy).
 #[tokio::test]
 async fn http_1_0_needs_no_host() {
     let service = Workspace::new().serve().await;

@@ -1,4 +1,5 @@
-//! A key that is taken away is away, in every state of the files around it; and the commands say what the service did.
+//! Retiring keys. A retired key is no longer used, whatever the state of the other files, and the commands report
+//! what the service did.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -18,7 +19,7 @@ use crate::support::{
 const NOW: i64 = 1_796_083_200;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 86_400;
-/// What the service promises.
+/// How soon the service applies a change of its files.
 pub const PROMISED: Duration = Duration::from_secs(5);
 
 const fn at(seconds: i64) -> UnixTime {
@@ -29,12 +30,12 @@ fn now() -> i64 {
     SystemClock::default().now().seconds()
 }
 
-/// A configuration whose service can be asked by commands, though nobody knows its port.
+/// Makes the service listen on a Unix socket too, so that commands find it without its port.
 fn asked_over_a_socket(text: &str) -> String {
     text.replace("[keysets.web]\n", "[server.ops]\nlisten = \"unix:ops.sock\"\n[keysets.web]\n")
 }
 
-/// `keyset.toml` of web: each key with its `sign_from` and more lines.
+/// Writes `keyset.toml` of web: each key with its `sign_from` and more lines.
 fn schedule(workspace: &Workspace, entries: &[(&str, i64, &str)]) {
     let entries = entries
         .iter()
@@ -42,7 +43,7 @@ fn schedule(workspace: &Workspace, entries: &[(&str, i64, &str)]) {
     workspace.write("keys/web/keyset.toml", &entries.collect::<String>());
 }
 
-/// Keys 1, 2 and 3 of web, of three materials.
+/// Writes keys 1, 2 and 3 of web, each with different key material.
 fn three_keys(workspace: &Workspace) {
     for (kid, pem) in
         [("WebAppKey1", &KEYS.web), ("WebAppKey2", &KEYS.spare[0]), ("WebAppKey3", &KEYS.spare[1])]
@@ -51,7 +52,7 @@ fn three_keys(workspace: &Workspace) {
     }
 }
 
-/// A workspace in which key 1 retires, key 2 signs and key 3 waits, and its service.
+/// A workspace in which key 1 no longer signs, key 2 signs and key 3 is pending, and its service.
 async fn serving() -> (Workspace, Running) {
     let workspace = Workspace::bare();
     workspace.configure(&asked_over_a_socket(&configuration()));
@@ -88,7 +89,8 @@ fn said(signing: Option<&str>, published: &[&str]) -> (Option<String>, Vec<Strin
     (signing.map(str::to_owned), published.iter().map(|kid| (*kid).to_owned()).collect())
 }
 
-/// In each state of the key: the command ends with 0, and then the service neither signs with it nor publishes it.
+/// For each state of the key: when the command ends with 0, the service neither signs with the key nor publishes
+/// it.
 #[tokio::test]
 async fn a_retired_key_is_gone_in_every_state_and_after_a_restart() {
     let _timed = timed();
@@ -109,7 +111,7 @@ async fn a_retired_key_is_gone_in_every_state_and_after_a_restart() {
     }
 }
 
-/// Whatever else keeps the service from reloading: each row is a change of the files that it refuses.
+/// Each row is a change of the files that makes the service refuse reloads.
 #[tokio::test]
 async fn no_refused_reload_keeps_a_retired_key() {
     let _timed = timed();
@@ -147,9 +149,9 @@ async fn no_refused_reload_keeps_a_retired_key() {
         break_it(&workspace, &asked_over_a_socket(&configuration()));
         let directory = workspace.path("keys/web").display().to_string();
         let begin = Instant::now();
-        // Where the configuration can't be read at all, the folder is named by hand.
+        // The directory is given, for configurations that can't be read at all.
         let ran = workspace.run(&["keys", "retire", "WebAppKey2", "--now", "--directory", &directory]);
-        // The command waits as long for what the service refuses.
+        // The command waits as long again for what the service refuses.
         assert!(begin.elapsed() < 2 * PROMISED, "{what}: {:?}", begin.elapsed());
         assert!(ran.stdout.contains("has dropped it"), "{what}: {}{}", ran.stdout, ran.stderr);
         assert!(!is_published(&service, "WebAppKey2").await, "{what}");
@@ -157,7 +159,7 @@ async fn no_refused_reload_keeps_a_retired_key() {
     }
 }
 
-/// On the day when nobody has time: a mistake anywhere else doesn't keep the command from its work.
+/// An error elsewhere in the configuration doesn't stop the command.
 #[tokio::test]
 async fn retire_needs_only_the_key_s_directory_of_the_configuration() {
     let (workspace, service) = serving().await;
@@ -173,13 +175,13 @@ async fn retire_needs_only_the_key_s_directory_of_the_configuration() {
     assert!(unread.stderr.contains("--directory"), "{}", unread.stderr);
 }
 
-/// By the folder alone, as where the configuration can't be read: who signs then is asked of the service, too.
+/// With the directory alone, where the configuration can't be read: the command asks the service which key signs.
 #[tokio::test]
 async fn a_retirement_by_directory_asks_the_service_what_signs() {
     let workspace = Workspace::bare();
     workspace.configure(&asked_over_a_socket(&configuration()));
     let service = workspace.serve().await;
-    // The place of the service can still be read; the new key is refused with all the rest.
+    // The service's address can still be read. The new key is refused with the whole configuration.
     workspace.configure(&format!("{}[[[\n", asked_over_a_socket(&configuration())));
     let ran = workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--directory", "keys/web"]);
     assert_eq!(ran.code(), 1, "{}{}", ran.stdout, ran.stderr);
@@ -187,7 +189,7 @@ async fn a_retirement_by_directory_asks_the_service_what_signs() {
     assert!(!is_published(&service, "WebAppKey1").await);
 }
 
-/// Who has a key has it under each id: the retirement of one is that of the others.
+/// A leaked key is leaked under each of its ids, so all copies are retired with it.
 #[tokio::test]
 async fn a_copy_of_a_retired_key_goes_with_it() {
     let (workspace, service) = serving().await;
@@ -205,13 +207,13 @@ async fn a_copy_of_a_retired_key_goes_with_it() {
     assert_eq!(kid(&service).await, "WebAppKey1");
 }
 
-/// Also of other keysets, and where no service runs; and no start takes back what the files say is retired.
+/// Also in other keysets, and without a running service. A start keeps what the files say is retired.
 #[tokio::test]
 async fn a_retirement_retires_every_copy_in_a_directory_and_names_the_others() {
     let workspace = Workspace::bare();
     let third = "[keysets.third]\nkid = \"Third\"\nkey_file = \"keys/third.key\"\n";
     workspace.configure(&asked_over_a_socket(&format!("{}{third}", configuration())));
-    // In its own folder, in another's, and as a file.
+    // In its own directory, in another keyset's, and as a single file.
     for copy in ["keys/web/WebAppKey2.key", "keys/crm/Copy.key", "keys/third.key"] {
         workspace.write_key(copy, &KEYS.web);
     }
@@ -238,14 +240,14 @@ async fn a_retirement_retires_every_copy_in_a_directory_and_names_the_others() {
     let again = retire(&workspace, "WebAppKey1");
     assert_eq!(again.code(), 0, "{}", again.stderr);
 
-    // One folder by two paths is one folder.
+    // Two paths of one directory count once.
     let twice = configuration().replace("\"keys/web512\"", "\"keys/../keys/web\"");
     workspace.configure(&asked_over_a_socket(&twice));
     let said = retire(&workspace, "WebAppKey3").stdout;
     assert_eq!(said.matches("was made and signs").count(), 1, "{said}");
     workspace.configure(&asked_over_a_socket(&configuration()));
 
-    // Brought back under a name that nobody knows yet, the day after.
+    // The next day the key comes back under a new name.
     workspace.write_key("keys/web/Back.key", &KEYS.web);
     let listed = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("there");
     let back = format!("[[key]]\nkid = \"Back\"\nsign_from = {}\n", at(now() + 2 * DAY));
@@ -255,7 +257,7 @@ async fn a_retirement_retires_every_copy_in_a_directory_and_names_the_others() {
     service.logged("is the key that is retired as").await;
 }
 
-/// Time alone can make right what was refused: nothing changes in the files.
+/// A refused file can become valid by the time alone, without a change.
 #[tokio::test]
 async fn a_refused_file_is_retried_and_retire_fixes_a_retirement_date_in_the_future() {
     let (workspace, service) = serving().await;
@@ -267,7 +269,7 @@ async fn a_refused_file_is_retried_and_retire_fixes_a_retirement_date_in_the_fut
             &[("WebAppKey1", 0, ""), ("WebAppKey2", recent, &retired), ("WebAppKey3", now() + 2 * DAY, "")],
         );
     };
-    // A minute is forgiven, for two hosts' clocks.
+    // A minute of difference between two hosts' clocks is tolerated.
     entries(now() + 64);
     service.logged("its date lies ahead").await;
     eventually("the date lies ahead no more, and the service has taken the files over", async || {
@@ -282,7 +284,7 @@ async fn a_refused_file_is_retried_and_retire_fixes_a_retirement_date_in_the_fut
     workspace.run(&["check", "--running"]).ok();
 }
 
-/// What else the service refuses doesn't undo the retirement, and isn't left unsaid: the next start would fail.
+/// Other errors don't undo the retirement. The command reports them, since the next start would fail.
 #[tokio::test]
 async fn a_retirement_reports_other_refusals_and_needs_no_unlisted_key() {
     let (workspace, service) = serving().await;
@@ -296,7 +298,7 @@ async fn a_retirement_reports_other_refusals_and_needs_no_unlisted_key() {
     assert_eq!(kid(&service).await, "WebAppKey1");
 }
 
-/// The folder that is named is one of the configuration: what is said there of it counts.
+/// The given directory is one of the configuration, so its keyset's settings apply.
 #[tokio::test]
 async fn a_retirement_by_directory_applies_the_keyset_s_rules_if_they_can_be_read() {
     let workspace = Workspace::bare();
@@ -310,7 +312,7 @@ async fn a_retirement_by_directory_applies_the_keyset_s_rules_if_they_can_be_rea
     assert_eq!(kid(&service).await, "WebAppKey2");
 }
 
-/// A key that was alone and had no schedule has signed all along, whatever the lead.
+/// A lone key without a schedule has signed since the beginning, whatever `publish_lead` is.
 #[test]
 fn a_key_without_a_schedule_signs_again_after_a_retirement() {
     let workspace = Workspace::new();
@@ -324,7 +326,7 @@ fn a_key_without_a_schedule_signs_again_after_a_retirement() {
     assert!(ran.code() == 2 && ran.stderr.contains("--sign-from has passed"), "{}", ran.stderr);
 }
 
-/// Any user of the host may take such a name, and say nothing.
+/// Any user of the host may create such a socket and never answer.
 #[tokio::test]
 async fn sockets_that_do_not_answer_do_not_hide_a_service() {
     use std::os::linux::net::SocketAddrExt as _;
@@ -342,7 +344,7 @@ async fn sockets_that_do_not_answer_do_not_hide_a_service() {
     drop((silent, service));
 }
 
-/// Two leaked keys, each retired by its own operator: who signs in the end is what the files say in the end.
+/// Two leaked keys, each retired by another operator. The final files decide which key signs.
 #[tokio::test]
 async fn two_concurrent_retirements_both_succeed() {
     let (workspace, service) = serving().await;
@@ -355,7 +357,7 @@ async fn two_concurrent_retirements_both_succeed() {
     assert_eq!(kid(&service).await, "WebAppKey3");
 }
 
-/// The folder is a copy that the service doesn't read, and there is no configuration to find the service by.
+/// The directory is a copy that the service doesn't read, and no configuration tells where the service listens.
 #[tokio::test]
 async fn a_retirement_in_other_files_names_the_service_that_uses_such_a_key() {
     let (workspace, backup) = (Workspace::new(), Workspace::new());
@@ -373,7 +375,7 @@ async fn a_retirement_in_other_files_names_the_service_that_uses_such_a_key() {
     assert!(ran.stderr.contains(&named), "{}", ran.stderr);
 }
 
-/// The file's address is another than the service's: edited, or set by a variable for the service alone.
+/// The address in the file differs from the service's: it was edited, or a variable of the service overrides it.
 #[tokio::test]
 async fn a_command_finds_the_service_wherever_it_listens_now() {
     type Change = fn(&Workspace);
@@ -406,7 +408,7 @@ async fn a_command_finds_the_service_wherever_it_listens_now() {
     }
 }
 
-/// The message names what is wrong with the file, and quotes none of it: a line of a key may have been pasted there.
+/// The message names the error in the file without quoting it: a line of a key may have been pasted there.
 #[tokio::test]
 async fn commands_report_a_broken_schedule_without_quoting_it() {
     let (workspace, service) = serving().await;
@@ -432,7 +434,7 @@ async fn commands_report_a_broken_schedule_without_quoting_it() {
     drop(service);
 }
 
-/// Its files were removed first: the service, which refuses that, still uses it, and the command says so.
+/// The key's files were removed first. The service refuses that and still uses the key, and the command reports it.
 #[tokio::test]
 async fn a_key_that_only_the_service_has_is_reported() {
     let workspace = Workspace::bare();
@@ -447,7 +449,7 @@ async fn a_key_that_only_the_service_has_is_reported() {
     eventually("the service has dropped it", async || !is_published(&service, "WebAppKey1").await).await;
 }
 
-/// Two commands within a second, and a key that lies in two folders.
+/// Two commands within a second, and a key in two directories.
 #[test]
 fn retirements_work_right_after_each_other_and_with_copied_directories() {
     let workspace = Workspace::new();
@@ -468,7 +470,7 @@ fn retirements_work_right_after_each_other_and_with_copied_directories() {
     }
 }
 
-/// The commands believe the service and not the files.
+/// The commands report the state of the service, and not that of the files.
 #[tokio::test]
 async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     let workspace = Workspace::bare();
@@ -477,7 +479,7 @@ async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     let waits_for_a_restart =
         format!("{}[server.limits]\nconnections = 7\n", asked_over_a_socket(&configuration()));
     workspace.configure(&waits_for_a_restart);
-    // `check` alone can't know, and says so.
+    // `check` alone can't know, and reports that.
     let checked = workspace.run(&["check"]);
     assert_eq!(checked.code(), 0);
     assert!(
@@ -496,7 +498,7 @@ async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     let rotated = workspace.run(&["keys", "rotate", "--keyset", "crm"]);
     assert_eq!(rotated.code(), 1, "{}{}", rotated.stdout, rotated.stderr);
     assert!(rotated.stderr.contains("server.limits: can't change while"), "{}", rotated.stderr);
-    // The leaked key goes all the same; the one that was made for it can't come.
+    // The leaked key is dropped nevertheless. The key made for it can't be loaded.
     let retired = retire(&workspace, "WebAppKey1");
     assert_eq!(retired.code(), 1, "{}{}", retired.stdout, retired.stderr);
     assert!(
@@ -514,7 +516,8 @@ async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     assert!(nobody.stderr.contains("no service runs at unix:"), "{}", nobody.stderr);
 }
 
-/// Three keys: 1 signed long ago, 2 signs, 3 waits. 2 is retired; 1 must not come back, whether its files are there or not.
+/// Key 1 signed long ago, key 2 signs, key 3 is pending. Key 2 is retired. Key 1 must not come back, with its files
+/// or without.
 #[tokio::test]
 async fn retiring_a_key_brings_back_none_that_was_gone() {
     for files_of_the_first in [true, false] {
@@ -544,7 +547,7 @@ async fn retiring_a_key_brings_back_none_that_was_gone() {
     }
 }
 
-/// Two operators at once: what either wrote is there in the end.
+/// Two operators at once: the changes of both are there in the end.
 #[test]
 fn a_concurrent_rotation_and_retirement_lose_nothing() {
     for round in 0..4 {
@@ -557,7 +560,7 @@ fn a_concurrent_rotation_and_retirement_lose_nothing() {
         );
         let other = workspace.clone();
         let rotating = std::thread::spawn(move || other.run(&["keys", "rotate", "--keyset", "web"]));
-        // Another overlap of the two commands each round.
+        // The commands overlap differently in each round.
         std::thread::sleep(Duration::from_millis(40 * round));
         retire(&workspace, "WebAppKey2").ok();
         rotating.join().expect("it ends").ok();
@@ -571,7 +574,8 @@ fn a_concurrent_rotation_and_retirement_lose_nothing() {
     }
 }
 
-/// A loss of power leaves the old file or the new one: the content is on the disk before it has the name, and then the name is.
+/// A power failure leaves the old file or the new one: the command syncs the content before the rename, and the
+/// directory after it.
 #[test]
 #[ignore = "needs strace: make system"]
 fn what_a_command_wrote_is_on_the_disk_before_it_ends() {
@@ -597,7 +601,7 @@ fn what_a_command_wrote_is_on_the_disk_before_it_ends() {
     assert!(content.is_some() && content < name && name < entry, "{said}");
 }
 
-/// An editor that held the old text writes it back: the retired key stays away.
+/// An editor writes the old text back. The retired key stays retired.
 #[tokio::test]
 async fn a_key_that_this_process_has_seen_retired_never_comes_back() {
     let clock = Arc::new(ManualClock::at(at(NOW)));
@@ -616,12 +620,12 @@ async fn a_key_that_this_process_has_seen_retired_never_comes_back() {
         service.reload();
         assert_eq!(state(&service).await, without, "{what}");
     }
-    // Under another name it is the same key.
+    // It is the same key under another name.
     service.workspace.write_key("keys/web/Other.key", &KEYS.spare[0]);
     schedule(&service.workspace, &[before[0], ("Other", NOW - 60, "emergency = true")]);
     service.reload();
     assert_eq!(state(&service).await, without);
-    // Nor by a clock that is set back to before the retirement.
+    // The same with a clock set back to before the retirement.
     schedule(&service.workspace, &[before[0], ("WebAppKey2", NOW - 60, &retired)]);
     for step in [-30, -HOUR, DAY] {
         clock.set(at(NOW + step));
@@ -630,12 +634,13 @@ async fn a_key_that_this_process_has_seen_retired_never_comes_back() {
     }
 }
 
-/// What would take verifiers by surprise, whatever the keyset is called. Each row is one edit of a running service's files.
+/// Changes that would let a key sign before verifiers have it, with any name of the keyset. Each row is one edit of
+/// a running service's files.
 #[tokio::test]
 async fn a_reload_never_signs_with_a_key_that_verifiers_may_not_have() {
     struct Edit {
         what: &'static str,
-        /// Of web's keys; `None` leaves it.
+        /// The schedule of web's keys.
         keys: Vec<(&'static str, i64, &'static str)>,
         configuration: fn(String) -> String,
         is_taken: bool,
@@ -730,7 +735,7 @@ async fn a_reload_never_signs_with_a_key_that_verifiers_may_not_have() {
     }
 }
 
-/// Under a key id that was gone another key must not come, nor the same one without `emergency`.
+/// A removed key id must not return with another key, nor with the same key without `emergency`.
 #[tokio::test]
 async fn a_key_id_that_was_removed_stays_removed() {
     let clock = Arc::new(ManualClock::at(at(NOW)));
@@ -756,7 +761,7 @@ async fn a_key_id_that_was_removed_stays_removed() {
     assert_eq!(state(&service).await, said(Some("WebAppKey2"), &["WebAppKey2", "WebAppKey1"]), "knowingly");
 }
 
-/// TOML has two ways to write a list of tables; an edit must do what it says in both.
+/// TOML has two forms of a list of tables. An edit must work in both.
 #[test]
 fn keys_that_are_listed_inline_are_retired_and_rotated_too() {
     let workspace = Workspace::new();
@@ -772,7 +777,8 @@ fn keys_that_are_listed_inline_are_retired_and_rotated_too() {
     assert_eq!(of("WebAppKey2")["state"], "signing");
 }
 
-/// New files can be read by whoever reads those beside them. `tests/deploy` plays the same with owners, as root.
+/// New files are readable by those who can read the files beside them. `tests/deploy` tests the same with owners,
+/// as root.
 #[test]
 fn new_files_get_the_permissions_of_their_neighbours() {
     let mode = |workspace: &Workspace, name: &str| {
@@ -790,7 +796,7 @@ fn new_files_get_the_permissions_of_their_neighbours() {
         rotated.ok();
         assert_eq!(mode(&workspace, "WebAppKey2.key"), open, "{open:o}");
         assert_eq!(mode(&workspace, "keyset.toml"), open | 0o044, "{open:o}");
-        // An edit leaves the mode of what it edits.
+        // An edit keeps the mode of the file.
         let schedule = workspace.path("keys/web/keyset.toml");
         fs::set_permissions(&schedule, fs::Permissions::from_mode(0o640)).expect("changed");
         retire(&workspace, "WebAppKey1").ok();
@@ -800,7 +806,7 @@ fn new_files_get_the_permissions_of_their_neighbours() {
     }
 }
 
-/// Another user may have laid a link where a command writes: it must not be followed.
+/// Another user may have put a symlink where a command writes. It must not be followed.
 #[test]
 fn symlinks_in_a_key_directory_are_not_written_through() {
     let workspace = Workspace::new();
@@ -817,7 +823,7 @@ fn symlinks_in_a_key_directory_are_not_written_through() {
     assert_eq!(left, [false; 2], "nothing half made is left");
 }
 
-/// A FIFO in the place of any file is an error at once, and holds up nothing of what runs.
+/// A FIFO in place of any file is an immediate error, and doesn't block the running service.
 #[tokio::test]
 async fn a_fifo_in_a_key_directory_blocks_nothing() {
     let _timed = timed();
@@ -849,7 +855,7 @@ async fn a_fifo_in_a_key_directory_blocks_nothing() {
     assert!(!is_published(&service, "WebAppKey2").await);
 }
 
-/// 200 keys without certificates: each is made once, and a change is live as soon as with one key.
+/// 200 keys without certificates. Each certificate is made once, and a change is live as soon as with one key.
 #[tokio::test]
 async fn a_change_is_live_in_five_seconds_with_two_hundred_keys() {
     let _timed = timed();
@@ -858,14 +864,14 @@ async fn a_change_is_live_in_five_seconds_with_two_hundred_keys() {
     for n in 0..200 {
         let kid = format!("Waiting{n}");
         let pem = [&KEYS.web, &KEYS.spare[0], &KEYS.spare[1]][n % 3];
-        // Each file is read anew; the key inside is one of three.
+        // The files differ, and the keys in them are three.
         workspace.write_key(&format!("keys/web/{kid}.key"), &format!("{pem}\n{}", " ".repeat(n)));
         listed.push((kid, 4_000_000_000 + i64::try_from(n).expect("small")));
     }
     let entries: Vec<_> = listed.iter().map(|(kid, from)| (kid.as_str(), *from, "")).collect();
     schedule(&workspace, &entries);
     let service = workspace.serve().await;
-    // Two changes: the second one waits for what the first one cost.
+    // Two changes: the second one waits for the work of the first.
     for (ttl, seconds) in [("20m", 1200), ("10m", 600)] {
         workspace.configure(&configuration().replace("ttl = \"30m\"", &format!("ttl = \"{ttl}\"")));
         eventually_within(PROMISED, &format!("the ttl is {ttl}"), async || {
@@ -875,12 +881,12 @@ async fn a_change_is_live_in_five_seconds_with_two_hundred_keys() {
     }
 }
 
-/// While a key's life ends beside a broken file the service says so once, and the key goes.
+/// A key expires beside a broken file. The service drops it and logs the refusal once.
 #[tokio::test]
 async fn a_key_that_expires_beside_a_broken_file_is_logged_once() {
     let workspace = Workspace::new();
     three_keys(&workspace);
-    // An hour's life and an hour's margin after key 2 took over, which makes it some seconds from now.
+    // Key 1 expires an hour of lifetime and an hour of margin after key 2 took over, four seconds from now.
     let gone_soon = now() - 2 * HOUR + 4;
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", gone_soon, "")]);
     let service = workspace.serve().await;
@@ -889,7 +895,7 @@ async fn a_key_that_expires_beside_a_broken_file_is_logged_once() {
     assert!(is_published(&service, "WebAppKey1").await);
     eventually("the key is gone", async || !is_published(&service, "WebAppKey1").await).await;
     service.logged("whose life is over were taken away").await;
-    // Two looks more.
+    // Two polls more.
     let looked = async || {
         let metrics = service.metrics().await;
         let line = metrics
@@ -904,7 +910,7 @@ async fn a_key_that_expires_beside_a_broken_file_is_logged_once() {
     assert_eq!(log.matches("the changed configuration is refused").count(), 1, "{log}");
 }
 
-/// What nobody else may change: the folder, and the file that says which key signs.
+/// Nobody else may be able to change the directory and the schedule.
 #[test]
 fn a_folder_or_schedule_that_others_can_change_is_refused() {
     let refused = |workspace: &Workspace| {
@@ -927,7 +933,7 @@ fn a_folder_or_schedule_that_others_can_change_is_refused() {
     assert!(refused(&workspace).contains("can be changed by others (mode 0664): chmod go-w"));
 }
 
-/// A key that is named as a file is held to the same as one in a key folder.
+/// The rules for a key in a key directory also apply to a key file.
 #[test]
 fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
     let workspace = Workspace::new();
@@ -945,7 +951,7 @@ fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
         assert_eq!(ran.stderr.contains(&line), !fine, "{mode:o}: {}", ran.stderr);
         assert_eq!(ran.stderr.contains("keys/web): is a folder"), !fine, "{mode:o}: {}", ran.stderr);
     }
-    // Beside the configuration, by its bare name.
+    // Beside the configuration, named without a directory.
     let key = fs::read(workspace.path("keys/web/WebAppKey1.key")).expect("the key");
     workspace.write_key("WebAppKey1.key", std::str::from_utf8(&key).expect("PEM"));
     workspace
@@ -953,7 +959,7 @@ fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
     workspace.run(&["check"]).ok();
 }
 
-/// A mistake in the files says nothing of a service that runs, and that could not start again.
+/// An error in the files isn't an error of the running service.
 #[tokio::test]
 async fn the_health_check_asks_the_service_whatever_the_configuration_says() {
     let (workspace, service) = serving().await;
@@ -967,7 +973,7 @@ async fn the_health_check_asks_the_service_whatever_the_configuration_says() {
     assert_eq!(workspace.run(&["healthcheck"]).code(), 1);
 }
 
-/// `/status` shows what is in force, and no path.
+/// `/status` shows the keys in force, and no path.
 #[tokio::test]
 async fn the_status_says_which_keys_are_in_force() {
     let service = InProcess::of(Arc::new(Workspace::new()), Arc::new(ManualClock::at(at(NOW)))).await;
@@ -985,7 +991,7 @@ async fn the_status_says_which_keys_are_in_force() {
     assert!(!answer.text.contains(&service.workspace.path("").display().to_string()), "{}", answer.text);
 }
 
-/// What somebody writes in a hurry: however `retired` is put, the key goes. Whether the file is right otherwise is another matter.
+/// Whatever the value of `retired`, the key is dropped. Other errors in the file don't matter.
 #[tokio::test]
 async fn a_retirement_by_hand_counts_in_any_form() {
     let _timed = timed();
@@ -1022,7 +1028,7 @@ async fn a_retirement_by_hand_counts_in_any_form() {
     }
 }
 
-/// The key that is made in place of a leaked one has an id that is free in all keysets and among the files.
+/// The key made for a leaked one has an id that no keyset and no file uses.
 #[test]
 fn a_key_made_for_a_retired_one_gets_an_unused_id() {
     let workspace = Workspace::new();
@@ -1035,7 +1041,7 @@ fn a_key_made_for_a_retired_one_gets_an_unused_id() {
     workspace.run(&["check"]).ok();
 }
 
-/// A mode that is put right is noticed like any other change.
+/// The service notices a fixed mode like any other change.
 #[tokio::test]
 async fn a_directory_whose_mode_is_fixed_is_applied() {
     let (workspace, _service) = serving().await;
@@ -1049,7 +1055,7 @@ async fn a_directory_whose_mode_is_fixed_is_applied() {
     workspace.run(&["check", "--running"]).ok();
 }
 
-/// Where the service listens is no reason to leave a leaked key where it is.
+/// An invalid `listen` doesn't stop the retirement of a leaked key.
 #[test]
 fn a_key_is_retired_wherever_the_configuration_says_that_the_service_is() {
     let workspace = Workspace::new();
@@ -1061,7 +1067,7 @@ fn a_key_is_retired_wherever_the_configuration_says_that_the_service_is() {
     assert!(text.contains("retired = "), "{text}");
 }
 
-/// A change in a file is seen whatever its size, and one that is too large is refused and not read in part.
+/// The service notices changes of files of any size. It refuses too large ones, and never reads a part of them.
 #[tokio::test]
 async fn a_configuration_that_is_too_large_is_refused_and_seen_when_it_shrinks() {
     let (workspace, service) = serving().await;
@@ -1069,7 +1075,7 @@ async fn a_configuration_that_is_too_large_is_refused_and_seen_when_it_shrinks()
     workspace.configure(&format!("{text}\n#{}\n", "x".repeat(4 << 20)));
     assert_eq!(workspace.run(&["check"]).code(), 64);
     service.logged("larger than 4096 KiB").await;
-    // Behind the first 4 MiB, too.
+    // Also behind the first 4 MiB.
     workspace.configure(&text.replace("ttl = \"30m\"", "ttl = \"20m\""));
     eventually("the ttl is 20m", async || {
         service.post("/identity-token", &another_user()).await.json()["expires_in"] == 1200

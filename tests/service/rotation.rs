@@ -1,4 +1,5 @@
-//! Keys that come and go: what signs, what is published, and who is told, by a clock that the test sets.
+//! Key rotation: which key signs, which are published, and which clients have fetched them, with a clock that the
+//! test sets.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ fn clock(seconds: i64) -> Arc<ManualClock> {
     Arc::new(ManualClock::at(at(seconds)))
 }
 
-/// `keyset.toml` with these entries.
+/// Writes `keyset.toml` with these entries.
 fn schedule(workspace: &Workspace, entries: &[(&str, i64, &str)]) {
     let entries = entries
         .iter()
@@ -33,7 +34,7 @@ fn schedule(workspace: &Workspace, entries: &[(&str, i64, &str)]) {
     workspace.write("keys/web/keyset.toml", &entries.collect::<String>());
 }
 
-/// A workspace with a second key for `identity.web`, whose tokens live for an hour at most.
+/// A workspace with a second key for `identity.web`, whose tokens are valid for at most an hour.
 fn two_keys(second_from: i64) -> Workspace {
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
@@ -59,14 +60,14 @@ async fn a_key_is_published_then_signs_then_is_only_published_then_removed() {
     assert_eq!(state(&service).await, said("WebAppKey1", &both));
     clock.set(at(NOW + DAY));
     assert_eq!(state(&service).await, said("WebAppKey2", &both));
-    // The last token of the first may live for an hour, and there is an hour's margin.
+    // The last token of the first key is valid for up to an hour, and there is an hour of margin.
     clock.set(at(NOW + DAY + 2 * HOUR - 1));
     assert_eq!(state(&service).await, said("WebAppKey2", &both));
     clock.set(at(NOW + DAY + 2 * HOUR));
     assert_eq!(state(&service).await, said("WebAppKey2", &["WebAppKey2"]));
 }
 
-/// The only test in which replicas are started and reloaded at different moments and must still be one.
+/// Replicas that start and reload at different moments must publish the same bytes.
 #[tokio::test]
 async fn replicas_publish_the_same_bytes_whenever_they_started() {
     let clock = clock(NOW);
@@ -158,7 +159,7 @@ async fn an_emergency_is_warned_of_until_verifiers_must_know_the_key() {
     assert!(!warned(NOW + DAY));
 }
 
-/// A key that verifiers have never met must not sign because somebody copied it in.
+/// A key that verifiers have never fetched must not sign just because somebody copied it into the directory.
 #[tokio::test]
 async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;
@@ -178,7 +179,7 @@ async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
     let both = ["WebAppKey1", "WebAppKey2"];
     assert_eq!(try_with(NOW + DAY, "").await, said("WebAppKey1", &both));
     assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(" 1"));
-    // Known since, it may be let forward.
+    // It has been published meanwhile, so it may sign earlier.
     assert_eq!(try_with(NOW - 1, "emergency = true").await, said("WebAppKey2", &both));
 }
 
@@ -202,7 +203,7 @@ async fn a_replaced_lone_key_is_refused_and_so_is_another_key_of_the_same_id() {
     assert!(service.metric("tokenmint_config_reload_failures_total").await.ends_with(" 2"));
 }
 
-/// Derived certificates are made anew each January; the key and its id stay.
+/// Derived certificates are renewed each January. The key and its id stay.
 #[tokio::test]
 async fn a_derived_certificate_is_renewed_for_the_same_key() {
     let clock = clock(NOW);
@@ -226,7 +227,7 @@ async fn the_right_key_signs_after_the_clock_was_set() {
     let service = InProcess::of(Arc::new(two_keys(NOW + 30 * 60)), clock.clone()).await;
     for step in [HOUR, -HOUR, DAY, -DAY, 2 * HOUR, -2 * HOUR, 30 * 60, -1] {
         clock.set(at(clock.now().seconds() + step));
-        // Both a reload of its own accord, as after the poll, and none.
+        // With a reload, like after the poll, and without.
         for reloads in [false, true] {
             if reloads {
                 service.reload();
@@ -235,8 +236,8 @@ async fn the_right_key_signs_after_the_clock_was_set() {
             let minted = service.post("/identity-token", API_KEY, &user_1()).await.ok();
             let kid = minted["kid"].as_str().expect("a kid");
             let right = if now < NOW + 30 * 60 { "WebAppKey1" } else { "WebAppKey2" };
-            // Set back by a day, the right key is not in memory until the reload that the poll brings: the one that is
-            // signs, as verifiers know it.
+            // With the clock set back by a day, the right key is not in memory until the next reload. The key in
+            // memory signs, since verifiers know it.
             let expected = if step == -DAY && !reloads { "WebAppKey2" } else { right };
             assert_eq!(kid, expected, "{step} {now} {reloads}");
             let claims = unverified(minted["token"].as_str().expect("a token")).1;
@@ -248,7 +249,7 @@ async fn the_right_key_signs_after_the_clock_was_set() {
 
 #[tokio::test]
 async fn a_process_suspended_during_a_rotation_signs_with_the_new_key() {
-    // It holds the second key's time to be ahead until the service has started.
+    // The service must start before the second key signs.
     let _timed = timed();
     let change = SystemClock::default().now().seconds() + 4;
     let workspace = two_keys(change);
@@ -363,7 +364,7 @@ fn a_retirement_that_was_interrupted_is_completed_by_the_same_command() {
     assert_eq!(listed[2]["state"], "signing", "{listed}");
 }
 
-/// The leaked key is out within five seconds, by the file alone, and nobody is left without a key.
+/// The service drops a leaked key within five seconds, by the file alone, and always has a key that signs.
 #[tokio::test]
 async fn a_retired_key_leaves_signing_and_the_jwks_of_a_running_service() {
     let _timed = timed();
@@ -399,7 +400,7 @@ async fn retiring_the_only_key_makes_another_and_says_how_many_tokens_it_hits() 
     let done = workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--json"]).json();
     assert_eq!((&done["live_tokens"], &done["signs_now"]), (&json!(3), &json!("WebAppKey2")), "{done}");
     service.logged("a key was taken away before its time").await;
-    // The leaked key goes first, so there may be a moment without any.
+    // The leaked key is dropped first, so there may be a moment without any key.
     let asked = async || service.post("/identity-token", &another_user()).await;
     eventually("another key signs", async || asked().await.status == 200).await;
     assert_eq!(asked().await.ok()["kid"], "WebAppKey2");

@@ -1,4 +1,4 @@
-//! Under systemd: what it is told, and a socket that it holds. The tests play its part.
+//! systemd: notifications and socket activation. The tests act as systemd.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{Answer, DEADLINE, Workspace, configuration, signal};
 
-/// A supervised service; killed at the end.
+/// A service with a notification socket, killed on drop.
 struct Supervised {
     child: Child,
     told: UnixDatagram,
@@ -35,7 +35,7 @@ impl Supervised {
         Self { child, told }
     }
 
-    /// Waits until it says so; what it says else is passed over.
+    /// Waits for a notification that contains `wanted`, and ignores others.
     fn says(&self, wanted: &str) -> String {
         let begin = Instant::now();
         while begin.elapsed() < DEADLINE {
@@ -65,14 +65,14 @@ fn systemd_is_notified_of_start_reload_stop_and_the_watchdog() {
     service.says("STOPPING=1");
 }
 
-/// The port is open while nobody runs, and no connection is lost over a restart.
+/// The port is open while no service runs, and a restart loses no connection.
 #[tokio::test]
 async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address() {
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("bound");
-    // The shell gives what is its standard input as the third descriptor, where systemd puts it.
+    // The shell passes its standard input as descriptor 3, where systemd puts the socket.
     let script =
         "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tokenmint.socket exec \"$0\" serve";
     let start = || {
@@ -83,7 +83,7 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
         Supervised::start(&workspace, &mut command)
     };
     for _ in 0..2 {
-        // Connected, and its request sent, before the service starts.
+        // The client connects and sends its request before the service starts.
         let mut early = TcpStream::connect(address).await.expect("the socket listens");
         early
             .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -97,7 +97,7 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
     }
 }
 
-/// A public socket whose unit has no name for it, or a wrong one, must not mint; one that can't accept is no listener.
+/// A public socket whose unit gives it a wrong name must not mint. A socket that doesn't listen is an error.
 #[test]
 fn a_socket_without_a_listener_s_name_is_not_used_for_minting() {
     let workspace = Workspace::new();
@@ -124,7 +124,7 @@ fn a_socket_without_a_listener_s_name_is_not_used_for_minting() {
     assert!(said.contains("doesn't listen"), "{said}");
 }
 
-/// As where a shell that systemd started runs it: the sockets are the shell's.
+/// For example, a shell that systemd started runs the service. The sockets are the shell's.
 #[tokio::test]
 async fn sockets_meant_for_another_process_are_ignored() {
     let mut workspace = Workspace::new();
@@ -133,7 +133,7 @@ async fn sockets_meant_for_another_process_are_ignored() {
     assert_eq!(service.get("/livez").await.status, 200);
 }
 
-/// As where one unit has a `ListenStream=` for IPv4 and one for IPv6.
+/// For example, a unit has a `ListenStream=` for IPv4 and one for IPv6.
 #[tokio::test]
 async fn two_sockets_with_one_name_are_both_served() {
     let mut workspace = Workspace::new();

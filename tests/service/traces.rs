@@ -1,4 +1,4 @@
-//! W3C Trace Context: whose trace a request stands in, and what Salesforce and the log are told of it.
+//! W3C Trace Context: the trace of a request, in requests to Salesforce and in the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const OTHER_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "00f067aa0ba902b7";
 
-/// The service, with a Salesforce that keeps the headers of each exchange.
+/// The service with a fake Salesforce that records the headers of each exchange.
 struct Traced {
     salesforce: Fake,
     service: Running,
@@ -36,7 +36,7 @@ impl Traced {
         Self { salesforce, service, _workspace: workspace }
     }
 
-    /// A request that is called `id`.
+    /// Sends a request with that request id.
     async fn post(&self, path: &str, body: &Value, id: &str, headers: &[(&str, &str)]) {
         let request = self.service.request(Method::POST, path).bearer_auth(API_KEY).json(body);
         let request = request.header("X-Request-Id", id);
@@ -45,7 +45,7 @@ impl Traced {
             .ok();
     }
 
-    /// An exchange of its own for this `id`; what Salesforce got as `traceparent` and `tracestate`.
+    /// Causes an exchange with that request id. Returns the `traceparent` and `tracestate` that Salesforce got.
     async fn exchange(&self, id: &str, headers: &[(&str, &str)]) -> [Option<String>; 2] {
         let before = self.salesforce.asked();
         self.post("/messaging-access-token", &json!({"sub": id}), id, headers).await;
@@ -57,13 +57,13 @@ impl Traced {
         })
     }
 
-    /// What the audit line of the request says of a trace.
+    /// The trace id in the audit line of the request.
     async fn audited(&self, id: &str) -> Value {
         let line = self.service.logged(&format!("\"request_id\":\"{id}\"")).await;
         serde_json::from_str::<Value>(&line).expect("JSON")["trace_id"].clone()
     }
 
-    /// The messages of all lines in a trace.
+    /// The messages of all log lines of a trace.
     fn messages(&self, trace: &str) -> Vec<String> {
         let lines = self.service.log();
         let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -76,7 +76,7 @@ fn traceparent(trace: &str) -> String {
     format!("00-{trace}-{SPAN}-01")
 }
 
-/// The trace and the span that a `traceparent` of ours names.
+/// The trace id and the span id of a `traceparent`.
 #[track_caller]
 fn parts(traceparent: Option<&String>) -> (String, String) {
     let traceparent = traceparent.expect("a traceparent");
@@ -128,7 +128,7 @@ async fn each_kind_of_token_is_audited_with_its_trace() {
     }
 }
 
-/// Waiters may give up, and their traces end; the one that began it is sure to be there.
+/// The exchange belongs to the trace of the request that began it, and not to those of requests that wait.
 #[tokio::test]
 async fn a_shared_exchange_belongs_to_the_trace_that_began_it() {
     let traced = Traced::start().await;
@@ -165,8 +165,8 @@ async fn a_background_renewal_belongs_to_the_trace_that_triggered_it() {
     assert_eq!(parts(Some(&renewal)).0, TRACE);
 }
 
-/// Section 3.2.2.5: of the flags one is known, and the others must be 0. Section 3.2.4: of a version to come, what is known
-/// counts.
+/// Section 3.2.2.5: one flag is defined, and the others must be 0. Section 3.2.4: a future version is parsed as far
+/// as it is known.
 #[tokio::test]
 async fn the_sampled_flag_is_passed_on_and_future_versions_are_read_as_far_as_known() {
     let traced = Traced::start().await;
@@ -213,7 +213,7 @@ async fn a_malformed_traceparent_is_ignored() {
     ]
     .map(str::to_owned)
     .into();
-    // One wrong byte at a time: a letter that is no digit, and a dash where none belongs or none where one does.
+    // One wrong byte at a time: a letter that is no hexadecimal digit, a dash too many, a dash too few.
     for at in [0, 1, 2, 3, 34, 35, 36, 51, 52, 53, 54] {
         let wrong = if good.as_bytes()[at] == b'-' { "_" } else { "-" };
         shapes.push(format!("{}{wrong}{}", &good[..at], &good[at + 1..]));
@@ -276,7 +276,7 @@ async fn a_too_long_or_malformed_tracestate_is_dropped_and_the_trace_continues()
     }
 }
 
-/// Else somebody waits for traces that nobody sends.
+/// Without the warning an operator would wait for traces that are never sent.
 #[cfg(not(feature = "otel"))]
 #[tokio::test]
 async fn a_build_without_trace_export_warns_where_export_is_configured() {

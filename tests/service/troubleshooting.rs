@@ -1,4 +1,4 @@
-//! The docs' tables of checks and answers are made from the code that runs them.
+//! The tables of checks in the documentation are generated from the code.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -45,7 +45,7 @@ fn write_row(table: &mut String, cells: &[&str]) {
     table.push_str("|\n");
 }
 
-/// `text` with `table` between the comment that begins with `name` and the next end.
+/// Replaces the text between the comment that starts with `name` and the next end comment by `table`.
 fn with_table(text: &str, name: &str, table: &str) -> String {
     let opening = text.find(&format!("<!-- {name}:")).expect("the table's beginning");
     let start = opening + text[opening..].find('\n').expect("a line") + 1;
@@ -53,7 +53,7 @@ fn with_table(text: &str, name: &str, table: &str) -> String {
     format!("{}\n{table}\n{}", &text[..start], &text[end..])
 }
 
-/// `make docs` sets `UPDATE_DOCS`, and this writes what it would otherwise ask for.
+/// With `UPDATE_DOCS`, which `make docs` sets, writes the tables instead of comparing them.
 #[test]
 fn the_troubleshooting_tables_are_those_of_the_checks() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");

@@ -1,5 +1,4 @@
-//! No check without a test: each case has a fixture with that fault, and each row of the failures that people report
-//! has a case.
+//! Every check has a test with its fault, and every reported failure has a check.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +6,7 @@ use tokenmint::doctor::CASES;
 
 use super::{configuration, keys, online, published, tokens};
 
-/// The thirty failures that Salesforce's pages and field reports know, each with the case that finds it.
+/// The thirty failures in Salesforce's pages and field reports, each with the check that finds it.
 const REPORTED: [(&str, &str); 30] = [
     ("a JWK without x5c", "jwk-x5c"),
     ("the certificate has expired, or has fewer than ten days left", "certificate-dates"),
@@ -41,7 +40,7 @@ const REPORTED: [(&str, &str); 30] = [
     ("one key behind two doors", "separate-keys"),
 ];
 
-/// What Salesforce's page asks, question by question, each with the case that answers it.
+/// The questions of Salesforce's page, each with the check that answers it.
 const ASKED: [(&str, &str); 17] = [
     ("the key has kty, kid, alg, x5c", "jwk-members"),
     ("x5c is base64", "jwk-x5c-form"),

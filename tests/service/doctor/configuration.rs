@@ -1,4 +1,4 @@
-//! Profiles, limits and addresses.
+//! Checks of profiles, limits and URLs in a configuration.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ const PUBLIC: &str = "https://tokens.acme.example";
 const USERNAME: &str = "username = \"integration@acme.com\"";
 const LISTEN: &str = "[server]\n";
 
-/// A second profile of the same user, and all that is allowed to both.
+/// A second profile for the same user, with limits for both.
 const SECOND: &str = r#"logins_per_hour = 3600
 [oauth.second]
 keyset = "crm"
@@ -20,7 +20,7 @@ audience = "https://acme.my.salesforce.com"
 logins_per_hour = 3600
 [intercom.fin]"#;
 
-/// The audience of the sound configuration, and that `token_url`.
+/// The audience of the sound configuration, with that `token_url`.
 fn token_url(url: &str) -> Given {
     Given::configured(&[(AUDIENCE, &format!("{AUDIENCE}\ntoken_url = \"{url}\""))])
 }
@@ -31,7 +31,7 @@ fn audience(url: &str) -> Given {
 
 const SANDBOX: &str = "audience = \"https://acme--uat.sandbox.my.salesforce.com\"";
 
-/// The same user's other profile, in other letters.
+/// Another profile for the same user, in another case.
 const TWICE: &str = "[oauth.other]\nkeyset = \"crm\"\nconsumer_key = \"3MVG9.other\"\nusername = \"Integration@ACME.com\"\n\
                      audience = \"https://acme.my.salesforce.com\"\nlogins_per_hour = 3600\n[callers.web]";
 
@@ -176,7 +176,7 @@ faults! {
         Given::configured(&[]).with(&["--issuer", "https://acme.example/"]);
 }
 
-/// What is said of the host that an app is asked at, by what is known of it.
+/// The text about the host of an app's token endpoint.
 #[test]
 fn an_org_s_own_host_is_told_from_others() {
     for (url, said, list) in [

@@ -1,4 +1,4 @@
-//! The same findings for a person, for a program, and for a code scanner. What a terminal shows is in tests/interop.
+//! Output formats of the doctor: text, JSON and SARIF. tests/interop tests the output at a terminal.
 
 use serde_json::{Value, json};
 use tokenmint::doctor::CASES;
@@ -24,7 +24,7 @@ fn output_to_a_pipe_is_plain_text_that_ends_with_a_verdict() {
     assert!(lines[at + 2].starts_with("    → make a self-signed certificate"), "{}", ran.stdout);
 }
 
-/// Both commands that print findings; JSON has all of them in any case.
+/// Both commands that print findings. JSON always has all of them.
 #[test]
 fn faults_come_first_and_passed_checks_only_with_verbose() {
     let mut given = ill();
@@ -46,7 +46,7 @@ fn faults_come_first_and_passed_checks_only_with_verbose() {
         );
         let passed = all.len() - shown.len();
         assert!(brief.contains(&format!("{passed} check")) && brief.contains("-v shows"), "{brief}");
-        // Not the text: it says how many seconds ago.
+        // Without the text, which contains a number of seconds.
         assert_eq!(outcomes(&run(&["--verbose"])), all);
         let json: Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
         let json = json["findings"].as_array().expect("findings").clone();
@@ -92,12 +92,12 @@ fn a_warning_alone_is_no_failure() {
     assert!(ran.stdout.lines().any(|line| line.starts_with("! no fault, 1 warning; ")), "{}", ran.stdout);
 }
 
-/// Without the breaks of its lines.
+/// The text with line breaks removed.
 fn verdict(given: &Given, arguments: &[&str]) -> String {
     given.run(arguments).ok().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What it says well of is named, and so is what nobody looked at, with the reason.
+/// The verdict names what is sound, and what was not checked, with the reason.
 #[test]
 fn a_verdict_names_what_is_sound_and_what_was_not_checked() {
     let jwk = Given::nothing().jwk(&utility_jwk());
@@ -119,7 +119,7 @@ fn a_verdict_names_what_is_sound_and_what_was_not_checked() {
     }
 }
 
-/// A check that has its thing and not what it would compare it with, is no pass, and the thing isn't called well.
+/// A check without the second input that it compares is not passed, and its first input isn't called sound.
 #[test]
 fn inputs_that_could_not_be_compared_are_not_called_sound() {
     let token = super::token(&json!({}));
@@ -139,7 +139,7 @@ fn inputs_that_could_not_be_compared_are_not_called_sound() {
     }
 }
 
-/// Each check ends in one of four ways, and none is left out.
+/// Each check has one of four results, and none is missing.
 #[test]
 fn every_check_ends_or_reports_why_it_was_skipped() {
     for given in [Given::nothing().jwk(&utility_jwk()), Given::configured(&[]), ill()] {

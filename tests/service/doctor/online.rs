@@ -1,4 +1,4 @@
-//! What only a request can tell: a JWKS as its address shows it, and one exchange a profile with the sandbox.
+//! Checks that send requests: a JWKS at its URL, and one exchange per profile with the sandbox.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub fn good_set() -> Value {
     set_of(&PAIRS[0].jwk("Key1"))
 }
 
-/// Asks an address that answers so.
+/// A JWKS URL with that answer.
 pub async fn shown(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
     let publisher = Publisher::of(&json!({})).await;
     let status = StatusCode::from_u16(status).expect("a status");
@@ -28,7 +28,7 @@ pub async fn shown(status: u16, headers: &[(HeaderName, &str)], body: &str) -> G
     Given::nothing().with(&["--jwks", &publisher.url])
 }
 
-/// Asks where nobody listens.
+/// A JWKS URL on a closed port.
 async fn down() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
@@ -36,7 +36,7 @@ async fn down() -> Given {
     Given::nothing().with(&["--jwks", &url])
 }
 
-/// Asks an address that takes its time.
+/// A JWKS URL that answers slowly.
 async fn slow() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
@@ -49,14 +49,14 @@ async fn slow() -> Given {
     Given::nothing().with(&["--jwks", &url])
 }
 
-/// Asks an address that isn't this host's own, and that it answers nevertheless.
+/// A JWKS URL with an address that isn't loopback but reaches this host.
 async fn over_http(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
     let mut given = shown(status, headers, body).await;
     given.arguments[1] = given.arguments[1].replace("127.0.0.1", "0.0.0.0");
     given
 }
 
-/// An address that answers so, without a Date.
+/// A URL with that answer, without a Date header.
 pub async fn dateless(status: u16, body: &Value) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -99,7 +99,7 @@ pub async fn played(org: Org) -> Played {
     played
 }
 
-/// The sound configuration with its Salesforce in that sandbox, and these replacements.
+/// The sound configuration with that sandbox as its Salesforce, and these replacements.
 pub fn asking(played: Played, changes: &[(&str, &str)]) -> Given {
     let audience = "audience = \"https://acme.my.salesforce.com\"";
     let with_token_url = format!("{audience}\ntoken_url = \"{}\"", played.at(TOKEN));
@@ -122,7 +122,7 @@ async fn configured_as(from: &str, to: &str) -> Given {
     asking(played(org()).await, &[(from, to)])
 }
 
-/// Salesforce's answer about the channel, in these words.
+/// A sandbox whose messaging endpoint answers with this error.
 async fn answering(message: &str) -> Given {
     let played = played(org()).await;
     let refusal = Fault {
@@ -136,7 +136,7 @@ async fn answering(message: &str) -> Given {
     asking(played, &[])
 }
 
-/// The configuration's own public address shows that set.
+/// A configuration whose public URL serves that set.
 pub async fn published(set: &Value) -> Given {
     published_for(set, org()).await
 }
@@ -149,7 +149,7 @@ async fn published_for(set: &Value, org: Org) -> Given {
     given.beside("public-url")
 }
 
-/// A key whose id is longer than what is shown of it, and another key of that id.
+/// A key whose id is longer than the part shown, and another key with that id.
 async fn long_id() -> Given {
     let kid = format!("Key{}", "1".repeat(100));
     let mut org = org();
@@ -172,7 +172,7 @@ async fn external_app() -> Given {
     asking(played(org).await, &[("audience = \"https://acme.my.salesforce.com\"", LOGIN)])
 }
 
-/// A configuration that names nobody who could be asked.
+/// A configuration without any URL to request.
 fn nobody_to_ask() -> Given {
     let given = Given::nothing().with(&["--online"]);
     given.workspace.configure("[intercom.fin]\nsecret = \"intercom-messenger-api-secret-0123456789\"\n[callers.web]\n\
@@ -180,7 +180,7 @@ fn nobody_to_ask() -> Given {
     given
 }
 
-/// Nobody is there to exchange with.
+/// A messaging host on a closed port.
 async fn unreachable() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -1,4 +1,4 @@
-//! JWTs: identity tokens, assertions, Intercom's.
+//! Checks of JWTs: identity tokens, assertions and Intercom JWTs.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -33,12 +33,12 @@ fn lived(from: i64, seconds: i64) -> Given {
     claiming(&json!({"iat": issued, "exp": issued + seconds}))
 }
 
-/// An assertion with these claims changed, and no key to check it by.
+/// An assertion with these claims changed, without a key to verify it.
 fn asserting(changes: &Value) -> Given {
     Given::nothing().token(&assertion(changes))
 }
 
-/// As the configuration's app makes them, but for these claims.
+/// An assertion of the configured app with these claims changed.
 fn of_crm(changes: &Value) -> String {
     let mut claims = json!({
         "iss": CONSUMER_KEY, "sub": "integration@acme.com", "aud": "https://acme.my.salesforce.com",
@@ -251,7 +251,7 @@ faults! {
             .refused("audience is invalid");
 }
 
-/// Age makes whole hours too: a token of an hour that has just run out is no sign of a wrong clock.
+/// A token of an hour that has just expired is an hour old. That is no sign of a wrong clock.
 #[test]
 fn a_clock_hours_behind_is_reported_as_a_possibility_only() {
     for (issued, life, is_said) in

@@ -1,4 +1,4 @@
-//! `tokenmint verify`: one token, read and judged on this machine.
+//! `tokenmint verify`: reads and checks one token offline.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn a_token_is_verified_with_the_keys_that_an_address_shows() {
     assert!(ran.stdout.contains("✗ token-signature "), "{}", ran.stdout);
 }
 
-/// What is given takes the place of what is configured: the token is the configuration's, and the key is another's.
+/// The token is of the configuration, and the given key is another one.
 #[test]
 fn given_files_replace_configured_ones() {
     let given = Given::configured(&[]);
@@ -77,7 +77,7 @@ fn given_files_replace_configured_ones() {
     }
 }
 
-/// The configuration's token, signed by a key that Salesforce doesn't look for.
+/// A token of the configuration, signed with a key that Salesforce doesn't use for it.
 #[test]
 fn a_key_is_looked_for_by_its_id_among_the_keysets_of_its_kind() {
     let given = Given::configured(&[]);
@@ -111,7 +111,7 @@ fn an_intercom_token_without_its_secret_is_never_called_good() {
     assert!(ran.stdout.contains("Intercom would not take this token"), "{}", ran.stdout);
 }
 
-/// What a token was taken for is said, with the reason; `--as` says otherwise.
+/// The output names the detected kind of the token with the reason. `--as` overrides it.
 #[test]
 fn a_token_is_checked_as_the_kind_it_looks_like_or_is_declared_as() {
     let given = with_jwk();
@@ -146,7 +146,7 @@ fn a_token_is_checked_as_the_kind_it_looks_like_or_is_declared_as() {
     assert!(ran.stderr.contains("identity, assertion, intercom"), "{}", ran.stderr);
 }
 
-/// A JWK that Salesforce refuses verifies nothing, whatever its numbers say.
+/// A JWK that Salesforce refuses verifies nothing, even if the signature fits.
 #[test]
 fn a_token_is_not_called_good_with_a_faulty_jwk() {
     let given = Given::nothing().jwk(&super::jwk(|jwk| jwk["kty"] = json!("EC")));
@@ -154,7 +154,7 @@ fn a_token_is_not_called_good_with_a_faulty_jwk() {
     assert_eq!(ran.code(), 1, "{}", ran.stdout);
 }
 
-/// Nothing speaks against it, and still it is not called good.
+/// There is no finding, and still the token is not called good.
 #[test]
 fn a_token_whose_signature_nobody_checked_is_never_called_good() {
     let ran = verify(&Given::nothing(), &token(&json!({})), &[]);
@@ -193,7 +193,7 @@ fn verify_reads_files_like_the_doctor() {
         &["Key1.crt", "./token.txt"],
         &["token.txt", "--jwk", "Key1.jwk"],
         &[&argument, "Key1.jwk"],
-        // The token comes from standard input where no argument is one.
+        // Without an argument the token comes from standard input.
         &["Key1.jwk"],
         &["Key1.jwk", "-"],
     ] {
@@ -231,7 +231,7 @@ fn json_has_the_parts_and_the_findings() {
     assert!(said["findings"].as_array().is_some_and(|findings| !findings.is_empty()));
 }
 
-/// What stands in a token is somebody else's: it must not steer the terminal.
+/// The content of a token is untrusted and must not control the terminal.
 #[test]
 fn no_control_character_of_a_token_reaches_the_terminal() {
     let mut claims = claims();
@@ -244,7 +244,7 @@ fn no_control_character_of_a_token_reaches_the_terminal() {
     assert!(ran.stdout.chars().all(is_fine), "{:?}", ran.stdout);
 }
 
-/// RFC 7517, section 5: a set may hold what is for others.
+/// RFC 7517, section 5: a set may have keys for other uses.
 #[test]
 fn other_keys_of_a_set_do_not_affect_a_token() {
     let mut set = set_of(&PAIRS[0].jwk("Key1"));
@@ -256,7 +256,7 @@ fn other_keys_of_a_set_do_not_affect_a_token() {
     let given = Given::nothing();
     given.workspace.write("set.json", &set.to_string());
     verify(&given, &token(&json!({})), &["--jwks", "set.json"]).ok();
-    // Whoever looks for a key by its id may find the wrong one.
+    // A lookup by id may find the wrong key.
     set["keys"].as_array_mut().expect("keys").push(PAIRS[1].jwk("Key1"));
     given.workspace.write("twice.json", &set.to_string());
     let ran = verify(&given, &token(&json!({})), &["--jwks", "twice.json"]);
@@ -284,7 +284,7 @@ fn a_token_is_verified_with_a_public_key_alone_and_with_a_certificate_that_ends_
     }
 }
 
-/// Whoever names a configuration wants the token judged by it.
+/// A given configuration must be used.
 #[test]
 fn a_configuration_that_does_not_load_is_never_ignored_silently() {
     let given = with_jwk();
@@ -315,7 +315,7 @@ fn a_configuration_of_the_environment_alone_is_read() {
     verify(&given, &token(&json!({})), &[]).ok();
 }
 
-/// A token in the place of its file's name.
+/// A token given as a file name.
 #[test]
 fn an_argument_that_names_no_file_is_not_shown() {
     let token = token(&json!({}));
@@ -335,7 +335,7 @@ fn an_argument_that_names_no_file_is_not_shown() {
     }
 }
 
-/// With all files at hand, in any order, as people give them: the key of the token's id counts, and no other.
+/// With several files in any order, only the key with the token's `kid` counts.
 #[test]
 fn another_key_s_file_never_vouches_for_a_token() {
     let given = Given::configured(&[]);

@@ -1,4 +1,4 @@
-//! Messaging access tokens: who is verified, who comes out as a guest, and why.
+//! Messaging access tokens of the sandbox: which users are verified, and which get an anonymous session.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn a_verified_user_gets_an_auth_session() {
     let (_, claims) = unverified(token);
     assert_eq!((&claims["sub"], &claims["exp"]), (&json!(expected), &json!(START + 3600)));
     assert_eq!(claims["clientId"].as_str().and_then(|id| id.split('/').nth(1)), Some("Web_Channel"));
-    // RS512 is as good, where the JWK doesn't say otherwise.
+    // RS512 is accepted too, unless the JWK has another `alg`.
     let mut jwk = PAIRS[0].jwk("Key1");
     jwk["alg"] = json!("RS512");
     publisher.publish(&set_of(&jwk));
@@ -41,7 +41,7 @@ async fn a_verified_user_gets_an_auth_session() {
     assert_eq!((counts.messaging, counts.verified, counts.unverified, counts.jwks_fetches), (2, 2, 0, 2));
 }
 
-/// A failed verification looks like success; only the sandbox says why.
+/// A failed verification looks like success. Only the sandbox's own record gives the reason.
 #[tokio::test]
 async fn each_mistake_in_an_identity_token_makes_the_session_anonymous() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
@@ -115,7 +115,7 @@ async fn an_uploaded_key_without_its_certificate_makes_sessions_anonymous() {
         (with(|jwk| jwk["n"] = json!(format!("{}=", jwk["n"].as_str().unwrap()))), Some("without padding")),
         (with(|jwk| jwk["kty"] = json!("EC")), Some("isn't an RSA key")),
         (with(|jwk| jwk["use"] = json!("enc")), Some("`use`")),
-        // What Salesforce's own tool adds is of no consequence.
+        // The placeholders of Salesforce's own tool are ignored.
         (with(|jwk| (jwk["y"], jwk["crv"], jwk["d"]) = (json!("y"), json!("crv"), json!("d"))), None),
         // The certificate is enough.
         (
@@ -133,7 +133,7 @@ async fn an_uploaded_key_without_its_certificate_makes_sessions_anonymous() {
             }
         }
     }
-    // From an endpoint it does without.
+    // A key from an endpoint needs no certificate.
     let publisher = Publisher::of(&no_x5c).await;
     let played = play(chat_org(publisher.keys())).await;
     assert!(subject(&played.chat(&identity(&json!({}), START)).await.ok()).contains("/AUTH/"));
@@ -165,7 +165,7 @@ async fn a_slow_jwks_endpoint_makes_sessions_anonymous() {
     }
     publisher.publish(&good);
     assert!(subject(&played.chat(&token).await.ok()).contains("/AUTH/"));
-    // It accepts connections and says nothing.
+    // A server that accepts connections and never answers.
     let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", mute.local_addr().expect("an address"));
     let played = play(chat_org(Keys::Url(url))).await;
@@ -186,7 +186,7 @@ async fn a_fetched_set_is_cached_as_long_as_configured() {
         subject(&answer).contains("/AUTH/")
     };
     assert!(verified().await);
-    // The key is gone from the endpoint, but not from the cache: what a rotation without a lead runs into.
+    // The key has left the endpoint, but not the cache, like in a rotation without lead.
     publisher.publish(&set_of(&PAIRS[1].jwk("Key2")));
     played.clock.advance(Duration::from_secs(599));
     assert!(verified().await);
@@ -282,7 +282,7 @@ async fn a_messaging_session_goes_on_in_another_tab_until_it_ends_or_is_revoked(
     assert_eq!((dead.status, dead.json()["message"].is_string()), (StatusCode::UNAUTHORIZED, true));
 }
 
-/// Somebody else's words for a header that must be understood, and isn't.
+/// A token with an unknown `crit` header.
 #[tokio::test]
 async fn an_unknown_critical_header_makes_the_session_anonymous() {
     let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;

@@ -1,4 +1,4 @@
-//! Every fault does on the wire what its name says.
+//! Fault injection of the sandbox: the effect of each fault on the wire.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn all() -> tokenmint::sandbox::Org {
     chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))
 }
 
-/// Sends a good login, byte for byte, and leaves the answer to be read.
+/// Sends a valid login over a raw connection, and leaves the answer unread.
 async fn raw_login(played: &Played) -> TcpStream {
     let address = played.url.strip_prefix("http://").expect("plain");
     let mut stream = TcpStream::connect(address).await.expect("a connection");
@@ -31,7 +31,7 @@ async fn raw_login(played: &Played) -> TcpStream {
     stream
 }
 
-/// What comes until the connection ends, and how it ends.
+/// The received bytes, and how the connection ends.
 async fn raw(played: &Played) -> (String, std::io::Result<usize>) {
     let mut stream = raw_login(played).await;
     let mut bytes = Vec::new();
@@ -65,7 +65,7 @@ async fn connections_are_closed_reset_and_left_unanswered() {
     played.fault(Fault::new(Misdeed::NoAnswer));
     let silent = tokio::time::timeout(Duration::from_millis(300), raw(&played)).await;
     assert!(silent.is_err());
-    // None of them logged anybody in, and the next is served.
+    // None of these requests logged in, and the next one is answered.
     assert!(played.sandbox.counts().logins.is_empty());
     login(&played).await.ok();
 }
@@ -200,7 +200,7 @@ async fn a_login_succeeds_and_its_answer_is_faulty() {
     let expired = simply(Misdeed::ExpiredToken).await;
     assert_eq!(unverified(expired["access_token"].as_str().unwrap()).1["exp"], START - 60);
     assert_eq!(played.sandbox.counts().logins[USER], 9);
-    // A refusal stays what it is.
+    // A refusal isn't changed.
     played.fault(Fault::new(Misdeed::NumericToken));
     assert_eq!(played.login("nonsense").await.json()["error"], "invalid_grant");
 }
@@ -302,7 +302,7 @@ async fn the_sandbox_listens_on_loopback_only() {
     assert_eq!(served.await.expect_err("refused").kind(), ErrorKind::InvalidInput);
 }
 
-/// Under a server that can't cut connections, the answer still breaks off.
+/// In a server that can't close connections, the answer is still incomplete.
 #[tokio::test]
 async fn behind_another_server_a_cut_connection_is_at_least_a_broken_body() {
     let played = play(org()).await;
@@ -318,7 +318,7 @@ async fn behind_another_server_a_cut_connection_is_at_least_a_broken_body() {
     assert!(answer.is_err());
 }
 
-/// The names that serde would take, from its own complaint about another.
+/// The names that serde accepts, from its error about an unknown one.
 fn misdeeds() -> Vec<String> {
     let complaint = serde_json::from_str::<Misdeed>("\"?\"").expect_err("no such fault").to_string();
     let listed = complaint.split("expected one of").nth(1).expect("a list").split('`');

@@ -1,4 +1,4 @@
-//! The JWT bearer grant, sessions, and one query.
+//! The JWT bearer grant of the sandbox, sessions, and one query.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn a_good_assertion_gets_a_session_without_a_stated_lifetime() {
     assert_eq!((counts.token, counts.logins[USER]), (2, 2));
 }
 
-/// Each row of the table of errors that follows from the assertion.
+/// Each row of the error table that depends on the assertion.
 #[tokio::test]
 async fn each_mistake_gets_salesforces_own_words() {
     let played = play(org()).await;
@@ -171,7 +171,7 @@ async fn an_assertion_with_a_jti_works_once_and_one_without_repeatedly() {
     let again = assertion(&json!({}), START);
     played.login(&again).await.ok();
     played.login(&again).await.ok();
-    // One that was refused for another reason has not been used.
+    // An assertion refused for another reason doesn't count as used.
     let early = assertion(&json!({"jti": "3", "exp": START}), START);
     refused(&played.login(&early).await, "invalid_grant", "expired authorization code");
     played.login(&assertion(&json!({"jti": "3"}), START)).await.ok();
@@ -259,7 +259,7 @@ async fn a_session_queries_until_it_idles_is_revoked_or_expires() {
         played.get(path, &token).await.ok();
     }
     assert_eq!(played.get("/services/data/v1/query?q=x", &token).await.status, StatusCode::NOT_FOUND);
-    // Use renews: a session of two hours lives for three.
+    // Use renews a session: one of two hours is valid for three.
     for _ in 0..3 {
         played.clock.advance(Duration::from_hours(1));
         played.get(query, &token).await.ok();
@@ -295,7 +295,7 @@ async fn settings_give_expires_in_jwts_and_another_instance() {
     let token = granted["access_token"].as_str().expect("a token");
     assert_eq!(unverified(token).1["exp"], START + 900);
     played.get("/services/oauth2/userinfo", token).await.ok();
-    // Its end is written in it, so use doesn't renew it.
+    // A JWT contains its expiry, so use doesn't renew it.
     played.clock.advance(Duration::from_mins(14));
     played.get("/services/oauth2/userinfo", token).await.ok();
     played.clock.advance(Duration::from_mins(1));

@@ -35,7 +35,7 @@ def patterns(api_key):
         Slow("idle after an answer", get("/.well-known/jwks.json")),
         Slow("a fat head that never ends", b"GET /livez HTTP/1.1\r\nX-Fat: " + b"a" * 8000),
         Slow("a fat head, and a fat body that nobody asked for", get("/livez", f"X-Fat: {'a' * 7000}\r\nContent-Length: 16000\r\n") + b"a" * 16000),
-        Slow("a fat body of a stranger", post("/identity-token", b"a" * 16000, "wrong")),
+        Slow("a large body without a valid credential", post("/identity-token", b"a" * 16000, "wrong")),
         Slow("reads nothing", get("/openapi.yaml") * 100, reads=False),
     ]
 
@@ -225,7 +225,7 @@ def strange_protocols():
         return "; ".join(f"{name}: {what}" for name, what in seen.items()), service.recovers()
 
 
-def jwks_storm():
+def concurrent_jwks_fetches():
     count, rounds = 1_000, amount(3, 30)
     reserve_descriptors(count + 500)
     with Deployment() as service:
@@ -233,7 +233,7 @@ def jwks_storm():
         return flood(service, service.port, "/keysets/web/jwks.json", count, rounds, "one body")
 
 
-def metrics_storm():
+def concurrent_scrapes():
     count, rounds = 1_000, amount(2, 20)
     reserve_descriptors(count + 500)
     with Deployment() as service:

@@ -171,8 +171,8 @@ def retired(made, binary, state, way, has_gone_files):
             if way == "a new key that would sign at once":
                 for name in ("Crm2.key", "keyset.toml"):
                     (service.folder / "keys/crm" / name).unlink()
-            until(lambda: service.metrics()["tokenmint_config_last_reload_successful"] == 1, "mended files are not taken over")
-            service.stays_without(leaked, 0.3, "once the files were mended")
+            until(lambda: service.metrics()["tokenmint_config_last_reload_successful"] == 1, "the fixed files are not applied")
+            service.stays_without(leaked, 0.3, "once the files were fixed")
         service.stop()
         service.start()
         service.stays_without(leaked, 0.3, "with a restart")

@@ -1,5 +1,5 @@
-//! The short form of `make fuzz`, without libFuzzer: each of `fuzz/seeds`, among them whatever has once failed, goes in as it is, and
-//! then changed at random, thousands of times, the same in each run.
+//! A short form of `make fuzz`, without libFuzzer. Each of `fuzz/seeds`, former failures included, is an input, and
+//! so are thousands of random changes of it. They are the same in each run.
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(clippy::panic, reason = "it is how a fuzzer says that something doesn't hold")]
@@ -54,7 +54,7 @@ fn an_answer_of_salesforces_is_its_own_token_or_an_error() {
     });
 }
 
-/// As libFuzzer gives it to a target that takes text.
+/// Like libFuzzer passes an input to a target that takes text.
 fn text(data: &[u8]) -> &str {
     data.utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
@@ -97,7 +97,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Fails for a panic also where the service catches it.
+/// Also fails for a panic that the service catches.
 fn watched(feed: impl Fn(&[u8]), data: &[u8]) {
     static HOOK: Once = Once::new();
     // The service runs on the thread of its test.
@@ -117,7 +117,7 @@ fn watched(feed: impl Fn(&[u8]), data: &[u8]) {
 #[derive(Clone)]
 struct Input(Vec<u8>);
 
-/// As `printf` takes it.
+/// In the form for `printf`.
 impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in &self.0 {
@@ -155,13 +155,13 @@ enum Change {
     Set(Index, u8),
     Insert(Index, Vec<u8>),
     Remove(Index, usize),
-    /// Says a part again, so often.
+    /// Repeats a part that many times.
     Repeat(Index, usize, usize),
-    /// Goes on as another seed does.
+    /// Continues with a part of another seed.
     Cross(Index, Index, Vec<u8>),
 }
 
-/// What the formats themselves are made of, and what has tripped others.
+/// Tokens of the formats themselves, and known troublemakers of other parsers.
 const WORDS: [&[u8]; 24] = [
     b"\"",
     b"\\",

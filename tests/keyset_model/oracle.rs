@@ -1,4 +1,5 @@
-//! Who signs and what is published, computed from what happened, without `Rules::lives`: the schedule is played moment by moment.
+//! The test oracle: which key signs and which are published, computed from the events moment by moment, without the
+//! service's timeline.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use tokenmint::config::KeyId;
 
 use super::simulation::RULES;
 
-/// What somebody wrote of a key.
+/// The entry of a key in a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Noted {
     pub kid: KeyId,

@@ -1,4 +1,5 @@
-//! A replica's process: the real schedule, timeline, retirement step and history, and beside them what the oracle notes.
+//! A replica's process: the real schedule, timeline, retirement step and history, and the oracle's record beside
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +29,7 @@ pub struct Process {
     notes: Notes,
 }
 
-/// What the oracle knows of a process.
+/// The oracle's record of a process.
 #[derive(Default)]
 struct Notes {
     /// The entries in force, with the retirements that the process has read.
@@ -55,7 +56,7 @@ impl Notes {
 }
 
 impl Process {
-    /// `None` where the files are such that the service doesn't start.
+    /// `None` if the service doesn't start with these files.
     pub fn start(number: u64, directory: &Directory, now: UnixTime, config_broken: bool) -> Option<Self> {
         let (keys, past) = load(directory, now, config_broken)?;
         let mut process = Self {
@@ -189,14 +190,14 @@ impl Process {
         counts.rewritten += self.notes.forget_rewritten_turns();
     }
 
-    /// Compares what the process does with what the oracle says.
+    /// Compares the process with the oracle.
     pub fn check(&mut self, now: UnixTime, counts: &mut Counts) -> Result<(), String> {
         let jwks: Jwks = self.published(now).map(|key| (key.kid.clone(), key.material)).collect();
         let signing = self.signing(now).cloned();
         let notes = &mut self.notes;
         if !notes.is_set_back {
             let mut expected = expected(&notes.in_force, now);
-            // A key that was gone stays away, also where a retirement with an earlier date gives it a turn.
+            // A removed key stays removed, even where a retirement with an earlier date would let it sign.
             let comes_back = |kid: &KeyId| !notes.gone.contains_key(kid) || jwks.contains_key(kid);
             expected.signing = expected.signing.filter(comes_back);
             expected.published.retain(comes_back);

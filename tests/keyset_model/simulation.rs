@@ -1,4 +1,4 @@
-//! The files, the clock, two operators and three replicas, and all that can happen to them.
+//! The simulated system: files, clock, two operators and three replicas, and the events that happen to them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ pub const RULES: Rules = Rules {
     longest_life: Duration::from_mins(5),
     retire_margin: Duration::from_secs(100),
 };
-/// A quarter of the lead, as the JWKS says.
+/// The cache lifetime of the JWKS: a quarter of the lead.
 pub const MAX_AGE: i64 = 250;
 /// How long a command waits for the service, and the promise of a retirement.
 const TAKEOVER: i64 = 5;
@@ -33,7 +33,7 @@ pub enum Step {
     Wait(i64),
     Look(usize),
     Restart(usize),
-    /// Somebody copies the folder to the replica that has one of its own.
+    /// The directory is copied to the replica that has its own.
     Bring,
     Run(usize, Command),
     Continue(usize),
@@ -54,7 +54,7 @@ pub enum Command {
     Retire(usize),
 }
 
-/// What somebody does by hand, without a lock.
+/// A change by hand, without the lock.
 #[derive(Clone, Debug)]
 pub enum Edit {
     Retire { key: usize, ahead: i64 },
@@ -80,7 +80,7 @@ pub enum Spoiled {
     UnknownField,
 }
 
-/// One text of `keyset.toml`, and what its writers meant.
+/// One version of `keyset.toml`, and its intended entries.
 pub struct Version {
     text: String,
     pub marks: Vec<Mark>,
@@ -124,7 +124,7 @@ struct Replica {
 
 enum Stage {
     Idle,
-    /// Makes a key, without the lock. `before` is what was read before that.
+    /// Makes a key, without the lock. `before` is the version that was read before.
     Making {
         work: Work,
         before: Rc<Version>,
@@ -134,7 +134,7 @@ enum Stage {
         work: Work,
         before: Rc<Version>,
     },
-    /// Waits until the service on this host does what was wanted.
+    /// Waits until the service on this host has applied the change.
     Waiting {
         wish: Wish,
         until: i64,
@@ -149,7 +149,7 @@ enum Work {
         ahead: Option<i64>,
     },
     Retire(KeyId),
-    /// Another key in the place of the retired one.
+    /// Makes a key for the retired one.
     Replace(KeyId),
 }
 
@@ -167,9 +167,9 @@ struct Promise {
 
 pub struct Simulation {
     now: i64,
-    /// When all processes last looked at their files.
+    /// When all processes last polled their files.
     looked_at: i64,
-    /// When somebody last changed the shared files.
+    /// When the shared files last changed.
     changed_at: i64,
     shared: Directory,
     replicas: Vec<Replica>,
@@ -285,7 +285,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// Time passes, and each process looks at its files as often as it does.
+    /// Lets time pass. Each process polls its files in its interval.
     fn wait(&mut self, seconds: i64, counts: &mut Counts) -> Checked {
         let end = self.now + seconds;
         let look = self.looked_at + POLL;
@@ -433,7 +433,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// What `work` changes in `before`, and who signs then.
+    /// The change of `work` to `before`, and the key that signs after it.
     fn changes(&self, work: &Work, before: &Version) -> Option<(Vec<Change>, Option<Successor>)> {
         let now = UnixTime::from_seconds(self.now);
         let schedule = before.schedule.as_ref();
@@ -461,7 +461,7 @@ impl Simulation {
         }
     }
 
-    /// Writes what `work` wants, or fails.
+    /// Writes the change of `work`, or fails.
     fn put(&mut self, work: Work, before: &Rc<Version>, counts: &mut Counts) -> Result<Stage, String> {
         let Some((changes, successor)) = self.changes(&work, before) else { return Ok(Stage::Idle) };
         if self.locks && !Rc::ptr_eq(before, &self.shared.version) && before.text != self.shared.version.text
@@ -498,7 +498,7 @@ impl Simulation {
                 return Ok(Stage::Idle);
             }
             let material = self.new_material();
-            // Owner and mode of those beside it.
+            // It gets owner and mode of the files beside it.
             self.shared
                 .keys
                 .insert(entry.kid.clone(), KeyFile { material, readable: beside.unwrap_or(true) });
@@ -536,7 +536,7 @@ impl Simulation {
         })
     }
 
-    /// Whether `keyset.toml` says all that its writers have written, each in turn.
+    /// Whether `keyset.toml` has all changes of its writers, in their order.
     fn says_what_was_meant(&self) -> Checked {
         let version = &self.shared.version;
         let Some(schedule) = &version.schedule else { return Ok(()) };
@@ -558,7 +558,7 @@ impl Simulation {
         }
     }
 
-    /// Ends a command whose wish is fulfilled, with 0, or whose time is over, with 1.
+    /// Ends a command with 0 if its change is applied, or with 1 if its time is over.
     fn confirm(&mut self, operator: usize, counts: &mut Counts) {
         let Stage::Waiting { wish, until, has_failed } = &self.operators[operator] else { return };
         let clock = self.clock_of(0);
@@ -573,7 +573,7 @@ impl Simulation {
                 !process.publishes(kid, clock) && successor.as_ref().is_none_or(|kid| signing == Some(kid))
             }
         });
-        // Somebody may have undone it by hand before the command saw that it was done.
+        // A hand edit may have undone the change before the command saw that it was applied.
         let noted = &self.shared.version.noted;
         let is_undone = matches!(wish, Wish::Retire { kid, .. }
             if !noted.iter().any(|entry| entry.kid == *kid && entry.retired.is_some()));
@@ -736,7 +736,7 @@ fn note(noted: &mut Vec<Noted>, change: &Change) {
     noted.sort_by_key(|entry| entry.sign_from);
 }
 
-/// `keyset.toml` as people write it.
+/// `keyset.toml` in the forms that people write.
 fn written(noted: &[Noted], spoiled: Spoiled, inline: bool) -> String {
     let fields = |entry: &Noted| {
         let mut fields = vec![format!("kid = \"{}\"", entry.kid), format!("sign_from = {}", entry.sign_from)];

@@ -1,8 +1,10 @@
-//! Model test of access tokens: random histories of asks, rejections, hang-ups, answers of each kind, reloads, retirements,
-//! steps of the clock, a full disk, and a shared store that is there, away, slow and emptied, for two replicas. Time,
-//! randomness, Salesforce and the store are handed in, and nothing sleeps: a history of hours takes milliseconds.
+//! Model test of access tokens for two replicas: random histories of requests, rejections, disconnects, answers of
+//! each kind, reloads, retirements, clock steps, a full disk, and a shared store that is up, down, slow or emptied.
+//! Time, randomness, Salesforce and the store are injected. The runtime's clock is paused, so a history of hours
+//! takes milliseconds.
 //!
-//! `MODEL_CASES` says how many histories; `make model` takes 100,000. A history that breaks an invariant is shrunk.
+//! `MODEL_CASES` sets the number of histories; `make model` runs 100,000. A history that breaks an invariant is
+//! shrunk.
 
 #![allow(
     clippy::panic,
@@ -21,7 +23,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use simulation::{Answer, Counts, Disk, Fixture, Reject, Simulation, StoreMode, USERS};
 
-/// What happens next.
+/// The next event.
 #[derive(Clone, Debug)]
 enum Op {
     Ask {
@@ -32,7 +34,7 @@ enum Op {
     },
     Pass(Duration),
     Salesforce(Answer, Duration),
-    /// The same configuration anew, or one in which the first key is retired.
+    /// A reload of the same configuration, or of one in which the first key is retired.
     Reload {
         replica: usize,
         retire: bool,
@@ -55,7 +57,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (1..2_000_u64).prop_map(Duration::from_millis),
         12 => (1..40_u64).prop_map(Duration::from_secs),
         4 => (1..10_u64).prop_map(Duration::from_mins),
-        // Replicas look at the store twice a second: an hour costs the most.
+        // Replicas check the store twice a second, so long pauses cost the most.
         1 => Just(Duration::from_mins(61)),
     ];
     let answer = prop_oneof![
@@ -107,17 +109,17 @@ async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts,
         }
         simulation.check()?;
     }
-    // Whatever is under way comes to its end.
+    // Everything in progress ends.
     tokio::time::sleep(Duration::from_secs(30)).await;
     simulation.end().await
 }
 
-/// Histories that broke a promise once, and whether the replicas share a store in them.
+/// Regression tests: histories that once broke an invariant, and whether their replicas share a store.
 fn once_broken() -> Vec<(Vec<Op>, bool)> {
     let ask = |user, reject| Op::Ask { replica: 0, user, reject, hang_up: false };
     let millis = Duration::from_millis;
     vec![
-        // The clock goes on by a whole life while an exchange waits for the shared store.
+        // A whole lifetime passes while an exchange waits for the shared store.
         (
             vec![
                 Op::Store(StoreMode::Slow),
@@ -129,7 +131,7 @@ fn once_broken() -> Vec<(Vec<Op>, bool)> {
             ],
             true,
         ),
-        // Many reject one token at once, and Salesforce gives the same one again.
+        // Many callers reject one token at once, and Salesforce returns the same one again.
         (
             [
                 vec![
@@ -180,7 +182,7 @@ fn no_random_history_breaks_an_invariant() {
     }
     let counts = counts.into_inner().expect("not poisoned");
     println!("{} histories: {counts:?}", cases());
-    // What never happens proves nothing.
+    // Events that never happen prove nothing.
     let often: BTreeMap<&str, u64> = counts.by_name().into_iter().collect();
     let never: Vec<_> = often.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect();
     assert!(never.is_empty() || cases() < 300, "no history had: {never:?}");

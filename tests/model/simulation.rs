@@ -1,4 +1,5 @@
-//! What a history happens to: two replicas, a Salesforce that knows what it gave to whom, and a store in memory.
+//! The simulated system: two replicas, a Salesforce that records which tokens it gave to which user, and a store in
+//! memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,9 +31,9 @@ use tokio::time::Instant;
 const BEGIN: i64 = 1_795_176_000;
 const LOGINS_PER_HOUR: usize = 8;
 const REQUESTS_PER_MINUTE: usize = 6;
-/// The default of `server.limits.request_timeout`, less what is left for the answer.
+/// The default of `server.limits.request_timeout`, minus the time reserved for the response.
 const REQUEST: Duration = Duration::from_millis(9_750);
-/// Two integrations, and two people who chat.
+/// Two integrations and two chat users.
 const NAMES: [&str; 4] = ["crm@acme.com", "erp@acme.com", "user-1", "user-2"];
 pub const USERS: usize = NAMES.len();
 const DAY: i64 = 86_400;
@@ -40,9 +41,9 @@ const DAY: i64 = 86_400;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
     Nothing,
-    /// What this replica has given last.
+    /// The token that this replica returned last.
     Last,
-    /// What the other one has.
+    /// The other replica's token.
     OfTheOther,
     Made,
 }
@@ -50,7 +51,7 @@ pub enum Reject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Token,
-    /// The one that this user got last, as a session that goes on.
+    /// The token that this user got last, like in a continued session.
     TheSame,
     LivesFor(u64),
     /// `exp` in milliseconds.
@@ -78,13 +79,13 @@ pub enum StoreMode {
     Up,
     Away,
     Slow,
-    /// It does what it is asked, and its answer comes too late.
+    /// It executes the command, and its answer comes too late.
     Late,
-    /// It has lost its memory, and is up.
+    /// It is up and has lost its data.
     Emptied,
 }
 
-/// How often what has happened.
+/// How often each event happened.
 #[derive(Clone, Debug, Default)]
 pub struct Counts(BTreeMap<&'static str, u64>);
 
@@ -184,7 +185,7 @@ fn write(path: &Path, pem: &str) {
     std::io::Write::write_all(&mut file, pem.as_bytes()).expect("written");
 }
 
-/// The time of the paused runtime, and a wall clock that can be stepped.
+/// The time of the paused runtime as the monotonic clock, and a wall clock that can be stepped.
 struct ModelClock {
     begin: Instant,
     step: AtomicI64,
@@ -220,9 +221,9 @@ impl Randomness for Numbers {
 /// A token that Salesforce gave.
 struct Issued {
     user: usize,
-    /// What the token itself says, where it says so.
+    /// The expiry in the token itself, if it has one.
     exp: Option<i64>,
-    /// By the steady clock; never longer than a day.
+    /// By the monotonic clock; at most a day.
     ends: Duration,
 }
 
@@ -235,9 +236,9 @@ struct Book {
     /// When a request of that user could not be sent.
     not_sent: Vec<(usize, Duration)>,
     in_flight: HashMap<usize, Vec<usize>>,
-    /// What each user has been answered.
+    /// The answers to each user.
     said: HashMap<usize, Vec<Answer>>,
-    /// By which user each request failed that blames the host.
+    /// The users of failed requests that count against the host.
     host_failures: Vec<usize>,
     broken: Option<String>,
     single_flights: u64,
@@ -247,7 +248,7 @@ pub struct Salesforce {
     book: Mutex<Book>,
     mood: Mutex<(Answer, Duration)>,
     clock: Arc<ModelClock>,
-    /// Since when all that replicas share is well: only then they know of each other.
+    /// Since when the shared store works. Only then do replicas learn of each other.
     store_well_since: Mutex<Option<Duration>>,
 }
 
@@ -260,7 +261,7 @@ impl Salesforce {
         self.book.lock().expect("not poisoned")
     }
 
-    /// Whose request it is, by what it is signed for.
+    /// The user of a request, by its signed subject.
     fn user(body: &[u8]) -> usize {
         let text = String::from_utf8_lossy(body);
         let jwt = text.split("assertion=").nth(1).map_or_else(
@@ -386,7 +387,7 @@ impl Salesforce {
     }
 }
 
-/// The way of one replica to Salesforce.
+/// The transport of one replica to Salesforce.
 struct Line {
     salesforce: Arc<Salesforce>,
     replica: usize,
@@ -407,7 +408,7 @@ impl Transport for Line {
     }
 }
 
-/// A store that is what Redis is, in memory.
+/// A store in memory that acts like Redis.
 #[derive(Default)]
 struct Memory {
     mode: Option<StoreMode>,
@@ -435,7 +436,7 @@ impl Memory {
 
 struct Link {
     memory: Arc<Mutex<Memory>>,
-    /// It is asked only while it is up, as the real one is.
+    /// Like the real one it gets commands only while it is up.
     up: AtomicBool,
 }
 
@@ -573,7 +574,7 @@ struct Replica {
     exchanger: Exchanger,
     metrics: Arc<Metrics>,
     variant: usize,
-    /// The last good answer for each user.
+    /// The last successful answer for each user.
     last: HashMap<usize, Served>,
 }
 
@@ -582,7 +583,7 @@ struct Asked {
     user: usize,
     variant: usize,
     rejected: Option<String>,
-    /// What the replica has had for that user, as it was asked.
+    /// The replica's token for that user at the time of the request.
     held: Option<Served>,
     began: Duration,
     task: JoinHandle<(Result<Served, ExchangeError>, Duration, UnixTime)>,
@@ -597,7 +598,7 @@ pub struct Simulation<'a> {
     asked: Vec<Asked>,
     state: PathBuf,
     _folder: tempfile::TempDir,
-    /// Nothing has made a replica forget what was counted.
+    /// No replica has lost its counts.
     strict: bool,
     shared: bool,
     counts: Counts,
@@ -699,14 +700,14 @@ impl<'a> Simulation<'a> {
     }
 
     pub fn step_clock(&mut self, seconds: i64) {
-        // Of another process's logins the file has wall times only.
+        // For logins of another process the file has only wall-clock times.
         self.strict = false;
         let step = &self.clock.step;
         step.store((step.load(Ordering::SeqCst) + seconds).clamp(-2 * DAY, 2 * DAY), Ordering::SeqCst);
     }
 
     pub fn disk(&mut self, disk: Disk) {
-        // A folder in the way of the new file: nobody can write there, not even root.
+        // A directory in place of the new file: not even root can write it.
         for who in [0, 1, 2] {
             let obstacle = self.state.join(self.budget_file(who)).with_extension("new");
             match disk {
@@ -748,13 +749,13 @@ impl<'a> Simulation<'a> {
             _ => (self.shared && mode != StoreMode::Away && mode != StoreMode::Late)
                 .then(|| self.clock.steady()),
         };
-        // What was in flight, or locked, when it lost its memory is not known to it any more.
+        // After losing its data it doesn't know of requests in progress and of locks.
         if mode == StoreMode::Emptied {
             *since = self.shared.then(|| self.clock.steady());
         }
     }
 
-    /// Looks at what has been answered by now.
+    /// Checks the answers so far.
     pub fn check(&mut self) -> Result<(), String> {
         let broken = self.salesforce.book().broken.take();
         if let Some(broken) = broken {
@@ -831,7 +832,7 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    /// A refused request names its true reason, and whoever had a good token still has it.
+    /// A refused request has the true reason, and replicas keep valid tokens.
     fn judge_refusal(
         &mut self,
         asked: &Asked,
@@ -848,7 +849,7 @@ impl<'a> Simulation<'a> {
         });
         if let Some(held) = good {
             let is_rejected = asked.rejected.as_deref() == Some(held.token.secret.expose_secret());
-            // Only who calls it rejected may hear that there is no other.
+            // Only a caller that rejects it may get an error.
             if !is_rejected && self.has_kept(asked, held) {
                 return Err(format!("{name} had a good token and got {error:?}"));
             }
@@ -868,7 +869,7 @@ impl<'a> Simulation<'a> {
                 "unusable",
                 match status {
                     404 => has(&[Answer::Html]),
-                    // The same one may be over by now.
+                    // The token may have expired by now.
                     _ if what.contains("expired already") => has(&[Answer::Over, Answer::TheSame]),
                     _ => has(&[Answer::Foreign]) && what.contains("evil.example"),
                 },
@@ -878,7 +879,7 @@ impl<'a> Simulation<'a> {
                 "unreachable",
                 if *sent { has(&[Answer::Closed, Answer::Broken]) } else { has(&[Answer::NotReached]) },
             ),
-            // Three in a row, its own or of several users.
+            // Three failures in a row, of this user or of several.
             ExchangeError::LeftAlone { .. } => ("left alone", {
                 let own = book.host_failures.contains(&asked.user);
                 let others: BTreeSet<usize> = book.host_failures.iter().copied().collect();
@@ -906,11 +907,12 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    /// Whether the replica still has what it handed out: it may have exchanged it for one that is over by now.
+    /// Whether the replica still has the token that it returned. It may have replaced it by one that has expired
+    /// since.
     fn has_kept(&self, asked: &Asked, held: &Served) -> bool {
         let last = self.replicas[asked.replica].last.get(&asked.user);
         let same = last.is_some_and(|last| last.token.sha256 == held.token.sha256);
-        // An answer to nobody, as for whoever hangs up, may have taken its place.
+        // A token whose caller disconnected may have replaced it.
         let book = self.salesforce.book();
         let newest = book.last.get(&asked.user).map(String::as_str);
         same && newest == Some(held.token.secret.expose_secret())
@@ -973,7 +975,7 @@ impl<'a> Simulation<'a> {
         Ok(self.counts)
     }
 
-    /// What the files have counted is what Salesforce has seen.
+    /// Asserts that the files have counted the requests that Salesforce got.
     fn spent_is_sent(&self, book: &Book) -> Result<(), String> {
         let now = self.clock.steady();
         for user in [0, 1, 2] {

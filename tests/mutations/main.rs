@@ -1,4 +1,5 @@
-//! Holds `verify` and `doctor` against strict verifiers of other libraries: `PyJWT`, joserfc, cryptography and OpenSSL, in judge.py.
+//! Mutation test: compares `verify` and `doctor` with strict verifiers of other libraries: `PyJWT`, joserfc,
+//! cryptography and OpenSSL, in judge.py.
 //!
 //! Each mutation is a healthy set (a token, and the JWK, certificate, private key or configuration that it is verified by),
 //! changed in one place by one of `mutators::MUTATORS`. What holds:
@@ -7,7 +8,7 @@
 //!   alone they end with 0.
 //! - Healthy sets, and those whose change is harmless, end with 0. They may have warnings.
 //! - Each mutator does what it says: it changes something, and what it changes is refused always, sometimes or never.
-//! - The judges decide. A crash of judge.py is no refusal; it fails the test.
+//! - The verifiers decide. A crash of judge.py is no refusal; it fails the test.
 //!
 //! The environment variable MUTATIONS is the number of mutations, 11,000 by default. They are the same in each run but for the
 //! keys, which are new each time. So a failure keeps one set of each mutator below `target/tmp/mutations`, and prints the commands that
@@ -41,19 +42,19 @@ use random::Random;
 use samples::{CONFIGURATION, ISSUER, KEY_FILES, PAIRS, Purpose, Set, healthy, now, write_private};
 
 const MUTATIONS: usize = 11_000;
-/// Mutations that are made and judged at once. Their tokens live longer than that takes.
+/// The number of mutations that are made and checked at once. Their tokens are valid for longer than that takes.
 const ROUND: usize = 20_000;
 
-/// What the judges say of a set.
+/// The verdict of judge.py on a set.
 #[derive(Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Accepted(()),
     /// A verifier refuses it.
     Refused(String),
-    /// An upload form refuses it, and no verifier: that is for `doctor` alone to say.
+    /// An upload form refuses it, and no verifier does. Only `doctor` must report it.
     Unfit(String),
-    /// judge.py is wrong.
+    /// judge.py has failed.
     Error(String),
 }
 
@@ -71,7 +72,7 @@ impl Verdict {
     }
 }
 
-/// What the judges say of each set.
+/// The verdicts of judge.py on the sets.
 fn judged(sets: &[&Set]) -> Vec<Verdict> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tools = std::env::var_os("TOKENMINT_TOOLS").map_or_else(|| root.join("target/tools"), PathBuf::from);
@@ -108,7 +109,7 @@ fn judged(sets: &[&Set]) -> Vec<Verdict> {
     verdicts
 }
 
-/// A file's name and text, behind the option by which `verify` is given it.
+/// The option of `verify`, and the name and text of its file.
 type File<'a> = (&'static str, &'static str, &'a str);
 
 fn files(set: &Set) -> Vec<File<'_>> {
@@ -120,12 +121,12 @@ fn files(set: &Set) -> Vec<File<'_>> {
     all.into_iter().filter_map(|(option, name, text)| Some((option, name, text.as_deref()?))).collect()
 }
 
-/// The issuer that the relying party was told, where no configuration says it.
+/// The issuer that the relying party expects, where no configuration names it.
 fn issuer(set: &Set) -> Option<String> {
     (set.purpose == Purpose::Identity && set.configuration.is_none()).then(|| ISSUER.to_owned())
 }
 
-/// The folder that the configuration speaks of.
+/// The directory that the configuration names.
 struct Workspace {
     folder: tempfile::TempDir,
     healthy: Option<(Config, KeyRing)>,
@@ -152,12 +153,12 @@ impl Workspace {
         match set.configuration.as_deref() {
             None => examined(set, None),
             Some(CONFIGURATION) => examined(set, self.healthy.as_ref()),
-            // The commands are handed the problems of a configuration that doesn't load.
+            // The commands get the problems of a configuration that doesn't load.
             Some(text) => self.load(text).map_or([false; 2], |loaded| examined(set, Some(&loaded))),
         }
     }
 
-    /// The same, of the binary.
+    /// The same for the binary.
     fn binary_ends_well(&self, set: &Set) -> [bool; 2] {
         let folder = tempfile::tempdir_in(self.folder.path()).expect("a folder");
         lay_out(set, folder.path()).map(|(arguments, stdin)| {
@@ -210,7 +211,7 @@ fn lay_out(set: &Set, folder: &Path) -> [(Vec<String>, Option<&'static str>); 2]
     ]
 }
 
-/// Keeps the files of a set below `target`, and says how to look at them.
+/// Keeps the files of a set below `target`, and returns the commands that show the failure.
 fn kept(name: &str, set: &Set) -> String {
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations").join(name);
@@ -221,7 +222,7 @@ fn kept(name: &str, set: &Set) -> String {
     format!("cd {}\n{doctor}\n{verify}", folder.display())
 }
 
-/// What the commands find, each as its exit code tells it: whether nothing is a fault.
+/// Whether each command would end with 0.
 fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
     let known = |given: Given| {
         let configured = configured.map_or_else(Configured::default, |(config, ring)| Configured {
@@ -252,7 +253,7 @@ fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
             given.jwks.push(JwkDocument { served, ..document });
             return true;
         }
-        // What can't be read, `--key` refuses.
+        // `--key` refuses unreadable files.
         let material = recognise(name, text.as_bytes(), Readers::Ours, &[]);
         material.is_ok_and(|material| {
             let is_read = material.refusal().is_none();
@@ -265,7 +266,7 @@ fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
     [doctor, verified]
 }
 
-/// Does `act` to all of them, on two cores.
+/// Runs `act` on all of them, on two threads.
 fn on_two_cores<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (left, right) = items.split_at(items.len() / 2);
     thread::scope(|scope| {
@@ -276,7 +277,7 @@ fn on_two_cores<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> 
     })
 }
 
-/// What became of a mutator's mutations.
+/// The results of a mutator's mutations.
 #[derive(Default)]
 struct Tally {
     made: usize,
@@ -302,7 +303,7 @@ impl Mutation {
     }
 }
 
-/// Says of each fault of the commands, or of a mutator, what it is.
+/// Describes each fault of the commands or of a mutator.
 fn faults(mutator: &Mutator, mutation: &Mutation, verdict: &Verdict, ends_well: [bool; 2]) -> Vec<String> {
     let reasons = verdict.reasons();
     let is_harmless = mutator.refused == Refused::Never || !mutation.is_changed;

@@ -1,4 +1,4 @@
-//! The ways of changing a healthy set in one place.
+//! The mutators: ways to change a healthy set in one place.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -13,7 +13,7 @@ use crate::samples::{
 /// One way of changing a set.
 pub struct Mutator {
     pub name: &'static str,
-    /// How many of all mutations are made this way, as a part of the sum of all shares.
+    /// Its share of all mutations, relative to the sum of all shares.
     pub share: usize,
     pub refused: Refused,
     /// The healthy set that it changes.
@@ -110,7 +110,7 @@ pub const MUTATORS: &[Mutator] = &[
         let header = json!({"alg": "HS256", "typ": "JWT", "kid": "Key1"});
         set.token = sign_by_secret(&header.to_string(), &claims.to_string(), &PAIRS[0].public_pem());
     }),
-    // Identity tokens, as their maker makes them wrong.
+    // Identity tokens with mistakes of their issuer.
     mutator("token: signed by another key", 200, Always, published, sign_by_another),
     mutator("token: header member taken away", 100, Sometimes, published, |set, random| {
         set.resign(|header, _| take_away(header, random));
@@ -135,7 +135,7 @@ pub const MUTATORS: &[Mutator] = &[
         let twice = doubled(&claims, random);
         set.resign_text(&header.to_string(), &twice);
     }),
-    // Identity tokens, made in another way that is as good.
+    // Identity tokens in other valid forms.
     mutator("token: unknown claim", 60, Never, published, unknown_claim),
     mutator("token: claim user_id", 20, Never, published, |set, _| {
         set.resign(|_, claims| claims["user_id"] = json!("42"));
@@ -249,7 +249,7 @@ pub const MUTATORS: &[Mutator] = &[
     mutator("JWK: key_ops", 20, Never, published, |set, _| {
         set.change_jwk(|jwk| jwk["key_ops"] = json!(["verify"]));
     }),
-    // Whole things of a set, swapped for others that are healthy by themselves.
+    // Parts of a set, replaced by others that are healthy by themselves.
     mutator("swap: JWK of another key", 40, Always, published, |set, _| {
         set.jwk = Some(set.others().jwk(set.kid()).to_string());
     }),
@@ -426,7 +426,7 @@ pub const MUTATORS: &[Mutator] = &[
         let twice = doubled(&claims, random);
         set.resign_text(&header.to_string(), &twice);
     }),
-    // As an app authenticates itself (RFC 7523, section 2.2).
+    // Client authentication (RFC 7523, section 2.2).
     mutator("assertion: the app as its subject", 20, Always, asserted, |set, _| {
         set.resign(|_, claims| claims["sub"] = json!(CONSUMER_KEY));
     }),
@@ -554,7 +554,7 @@ const OCTETS: &[u8] = &{
 
 const JWK_MEMBERS: [&str; 10] = ["kty", "use", "alg", "kid", "n", "e", "x5c", "x5t", "x5t#S256", "key_ops"];
 
-/// Values of every kind that may stand where others should. None is what a healthy set has.
+/// Values of every type for any member. None occurs in a healthy set.
 fn strange(random: &mut Random) -> Value {
     let now = random.now;
     random

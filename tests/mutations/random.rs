@@ -1,4 +1,4 @@
-//! Chance that is the same in each run, and the changes that it makes to any text.
+//! A random number generator with a fixed seed, and random changes of texts.
 
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ pub fn shuffled<T>(mut items: Vec<T>, random: &mut Random) -> Vec<T> {
     items
 }
 
-/// How the same JSON may be written otherwise.
+/// Other ways to write the same JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Space,
@@ -85,7 +85,7 @@ pub enum Style {
     Escapes,
 }
 
-/// The text of JSON that says the same.
+/// The same JSON in another form.
 pub fn rewritten(value: &Value, style: Style, random: &mut Random) -> String {
     let space = |random: &mut Random| match style {
         Style::Space => *random.pick(&["", " ", "\n", "\t", "\r\n  "]),

@@ -1,4 +1,4 @@
-//! Keys, certificates, JWKs, tokens and a configuration, each healthy, and the sets that they form.
+//! Healthy keys, certificates, JWKs, tokens and a configuration, and the sets that they form.
 
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -228,7 +228,7 @@ pub enum Purpose {
     Intercom,
 }
 
-/// What somebody has in hand: a token, and what it is verified by.
+/// A set: a token, and the files that verify it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     pub purpose: Purpose,
@@ -259,7 +259,7 @@ impl Set {
         Self::of(Purpose::Identity, &header, &claims)
     }
 
-    /// It lives longer than Salesforce is said to like, which the doctor warns of, so that it outlives a long run.
+    /// Its lifetime is longer than recommended, of which the doctor warns, so that it outlives a long run.
     pub fn assertion(now: i64) -> Self {
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": "CrmKey1"});
         let claims = json!({
@@ -345,13 +345,13 @@ impl Set {
         self.token = pair.sign_weakly(&header.to_string(), &claims.to_string());
     }
 
-    /// What the judges get of it.
+    /// The input of judge.py.
     pub fn for_judges(&self) -> Value {
         let issuer = if self.purpose == Purpose::Assertion { CONSUMER_KEY } else { ISSUER };
         let mut given = json!({
             "purpose": format!("{:?}", self.purpose).to_lowercase(),
             "kid": self.kid(), "issuer": issuer, "secret": SECRET,
-            // Whoever pastes a token doesn't send the line break at its end.
+            // A pasted token has no line break at its end.
             "token": self.token.trim(),
             "public": {},
         });
@@ -377,7 +377,7 @@ impl Set {
 
 static PUBLIC_PEMS: LazyLock<[String; 2]> = LazyLock::new(|| [PAIRS[0].public_pem(), PAIRS[1].public_pem()]);
 
-/// Every kind of set that is well, by name. Their tokens are from now.
+/// Every kind of healthy set, by name. Their tokens are issued now.
 pub fn healthy() -> Vec<(&'static str, Set)> {
     let now = now().seconds();
     let identity = || Set::identity(now);
@@ -418,7 +418,7 @@ pub fn healthy() -> Vec<(&'static str, Set)> {
     sets
 }
 
-/// Writes a file that nobody else reads, in a folder that may not be there.
+/// Writes a file that only its owner can read, and makes its directory.
 pub fn write_private(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::create_dir_all(path.parent().expect("a file in a folder")).expect("a folder");

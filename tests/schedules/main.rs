@@ -1,12 +1,14 @@
-//! Runs the single flight and the signing queue at three threads, in many orders of their steps. shuttle runs one thread at a
-//! time, chooses the next at each lock and each wait, and fails when all threads wait: a wake-up was lost.
+//! Concurrency test of the single-flight and the signing queue with three threads, in many orders of their steps.
+//! shuttle runs one thread at a time, chooses the next at each lock and each wait, and fails when all threads wait,
+//! since a wake-up was lost.
 //!
-//! The service's own source is compiled here, with shuttle's lock as its `crate::sync`. tokio's channels are the real ones,
-//! and each of their calls is one step: tokio tests what happens within. That nobody is handed the very token that they rejected takes the
-//! exchanger as well, whose tasks tokio runs: `tests/model` holds that; here it is that who rejects a token and comes late
-//! finds the next one instead of beginning once more.
+//! The service's own source is compiled here, with shuttle's lock as its `crate::sync`. tokio's channels are the
+//! real ones, and each of their calls is one step; tokio tests their inside. `tests/model` tests the exchanger,
+//! which never returns the token that a caller rejected. Here a late caller that rejects a token finds the next one
+//! instead of beginning another exchange.
 //!
-//! `MODEL_CASES` says how many orders of each; `make model` takes 100,000. A failure prints the order that shows it.
+//! `MODEL_CASES` sets the number of orders of each; `make model` runs 100,000. A failure prints the order that
+//! shows it.
 
 #![allow(
     clippy::panic,
@@ -44,7 +46,7 @@ fn main() {
     let cases = std::env::var_os("MODEL_CASES");
     let cases = cases.and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(10_000);
     for (name, model) in [("single flight", single_flight as fn()), ("signing queue", signing_queue)] {
-        // Half of them at random, half with few changes of thread at the worst moments.
+        // Half of the orders are random. The other half has few thread switches, at the worst moments (PCT).
         shuttle::check_random(model, cases / 2);
         shuttle::check_pct(model, cases / 2, 3);
         println!("{name}: {cases} orders of {THREADS} threads");
@@ -55,10 +57,10 @@ fn chance() -> bool {
     shuttle::rand::thread_rng().gen_bool(0.5)
 }
 
-/// The state that the three askers share.
+/// The state that the three callers share.
 #[derive(Default)]
 struct Salesforce {
-    /// The number of the token that is kept; each asker rejects the first, 0.
+    /// The number of the cached token. Each caller rejects the first, 0.
     kept: shuttle::sync::Mutex<usize>,
     under_way: AtomicUsize,
     begun: AtomicUsize,
@@ -68,7 +70,7 @@ struct Salesforce {
 /// How the work ends.
 enum End {
     Token,
-    /// Nothing is kept: the next asker begins anew.
+    /// Nothing is cached: the next caller begins another exchange.
     Refusal,
     Panic,
 }
@@ -96,7 +98,7 @@ impl Salesforce {
     }
 }
 
-/// All reject the kept token and ask for another; one may hang up, and work may fail.
+/// All callers reject the cached token and want another. One may give up, and the work may fail.
 fn single_flight() {
     let flights: Arc<SingleFlight<u8, Option<usize>>> = Arc::default();
     let salesforce: Arc<Salesforce> = Arc::default();
@@ -140,16 +142,17 @@ fn single_flight() {
             }
         }
     };
-    let askers: Vec<_> = (0..THREADS).map(|asker| thread::spawn(ask(asker == 0 && chance()))).collect();
-    for asker in askers {
-        asker.join().expect("each asker ends");
+    let callers: Vec<_> = (0..THREADS).map(|caller| thread::spawn(ask(caller == 0 && chance()))).collect();
+    for caller in callers {
+        caller.join().expect("each caller ends");
     }
     let (begun, failed) = (salesforce.begun.load(SeqCst), salesforce.failed.load(SeqCst));
     assert!(begun - failed <= 1, "{begun} began and {failed} failed: nobody repeats what has been done");
     assert!(matches!(flights.join(0, || Some(())), Joined::Settled(())), "no flight is left over");
 }
 
-/// All want a signature of one or two cores; one may go away, who has a core may sign for others too, or die over it.
+/// All callers want a signature, with one or two permits. One may give up. A caller with a permit may sign for
+/// others too, or panic.
 fn signing_queue() {
     let (cores, places) = (if chance() { 1 } else { 2 }, if chance() { 1 } else { THREADS });
     let patience = if chance() { Duration::ZERO } else { Duration::MAX };
@@ -166,7 +169,7 @@ fn signing_queue() {
             let turn = if goes_away {
                 let first = turn.as_mut().now_or_never();
                 thread::yield_now();
-                // Gone, though it may be their turn by now.
+                // The caller gives up, though it may have got the permit by now.
                 let Some(turn) = first else { return };
                 turn
             } else {
@@ -198,15 +201,15 @@ fn signing_queue() {
             assert_eq!(done[own].load(SeqCst), answered, "done once where it is answered, and else never");
         }
     };
-    let askers: Vec<_> = (0..THREADS).map(|own| thread::spawn(ask(own, own == 1 && chance()))).collect();
-    for asker in askers {
-        asker.join().expect("each asker ends");
+    let callers: Vec<_> = (0..THREADS).map(|own| thread::spawn(ask(own, own == 1 && chance()))).collect();
+    for caller in callers {
+        caller.join().expect("each caller ends");
     }
     let free: Vec<_> = (0..cores).map(|_| line.turn(0).now_or_never()).collect();
     assert!(free.iter().all(|turn| matches!(turn, Some(Ok(Turn::Core(..))))), "every core is free again");
 }
 
-/// Does nothing for others, does what they want, or takes it and dies.
+/// Does nothing for others, does their work, or takes it and panics.
 fn lead(core: &Core<usize, usize>, done: &[AtomicUsize; THREADS], lost: &AtomicUsize) {
     thread::yield_now();
     if chance() {

@@ -1,6 +1,6 @@
-//! Reloads, again and again, in a process of their own: memory, descriptors and threads stay as they are.
+//! Soak test of reloads in a process of its own: memory, file descriptors and threads don't grow.
 //!
-//! `RELOADS=10000 cargo test --release --test soak`, as `make soak` does; CI makes do with a few hundred.
+//! `make soak` runs `RELOADS=10000 cargo test --release --test soak`. CI runs a few hundred reloads.
 
 #![allow(clippy::print_stdout, reason = "says what was measured")]
 
@@ -15,7 +15,7 @@ use tokenmint::app::{Ambient, App, Loaded};
 use tokenmint::clock::SystemRandomness;
 use tokenmint::config::Environment;
 
-/// The allocator keeps this much more than it was asked for, once it was asked.
+/// Memory that the allocator may keep beyond the allocations.
 const SLACK_KIB: u64 = 2 << 10;
 
 fn write(path: &Path, mode: u32, content: &str) {
@@ -26,7 +26,7 @@ fn write(path: &Path, mode: u32, content: &str) {
     std::io::Write::write_all(&mut file, content.as_bytes()).expect("written");
 }
 
-/// Resident memory without what is mapped from files, in KiB; open descriptors; threads.
+/// Anonymous resident memory in KiB, open descriptors, and threads.
 fn usage() -> (u64, usize, usize) {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let kib = status
@@ -48,7 +48,7 @@ fn ten_thousand_reloads_leave_nothing_behind() {
         .collect();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
-    // Each round has another set of keys, callers and profiles; names come round again.
+    // Each round has another set of keys, callers and profiles. Names recur.
     let turn = |round: usize| {
         for at in 0..2 {
             let kid = (round + at) % keys.len();
@@ -80,7 +80,7 @@ fn ten_thousand_reloads_leave_nothing_behind() {
     let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("bound");
     let service = Arc::clone(app.service());
     let mut reloader = app.reloader(source);
-    // What is allocated once and kept is not counted.
+    // Allocations that are made once and kept don't count.
     let warm = (reloads / 4).max(100);
     (1..=warm).for_each(|round| {
         turn(round);

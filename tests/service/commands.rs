@@ -1,11 +1,12 @@
 //! The command line, by its output and its exit codes.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::Value;
 
-use crate::support::{Workspace, configuration, sha256_hex, unverified, verified};
+use crate::support::{DEADLINE, Workspace, configuration, sha256_hex, unverified, verified};
 
 #[tokio::test]
 async fn init_makes_what_serve_needs() {
@@ -250,18 +251,19 @@ async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
         (&["dev", "--listen", "127.0.0.1:0"], Some(124)),
     ] {
         shown.insert(arguments[0]);
-        let run = |redirect: &str| {
+        let run = |limit: Duration, redirect: &str| {
             let workspace = Workspace::new();
             // Only this command contacts a service.
             if arguments[0] == "healthcheck" {
                 workspace.configure(&configuration().replace("127.0.0.1:0", service.address("minting")));
             }
-            workspace.run_in_shell(arguments, redirect)
+            workspace.run_in_shell_for(limit, arguments, redirect)
         };
-        let full = run("> /dev/full");
+        let full = run(2 * DEADLINE, "> /dev/full");
         assert_eq!(full.code(), 1, "{arguments:?}: {}", full.stderr);
         assert!(full.stderr.contains("standard output can't be written"), "{arguments:?}: {}", full.stderr);
-        let gone = run("| true; exit ${PIPESTATUS[0]}");
+        let limit = if readable == Some(124) { Duration::from_secs(10) } else { 2 * DEADLINE };
+        let gone = run(limit, "| true; exit ${PIPESTATUS[0]}");
         if let Some(code) = readable {
             assert_eq!(gone.code(), code, "{arguments:?}: {}", gone.stderr);
         }

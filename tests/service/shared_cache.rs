@@ -842,6 +842,8 @@ async fn redis_is_reached_over_tls_with_a_password() {
         ("--tls-ca-cert-file", path("redis.crt")),
         ("--tls-auth-clients", "no".to_owned()),
         ("--requirepass", "canary-password".to_owned()),
+        ("--logfile", path("redis.log")),
+        ("--loglevel", "verbose".to_owned()),
     ];
     let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
     let _redis = Redis::with(port, options);
@@ -861,8 +863,13 @@ async fn redis_is_reached_over_tls_with_a_password() {
     workspace.write("redis.secret", "wrong\n");
     let other = workspace.serve().await;
     other.logged("the shared cache doesn't answer").await;
-    // The time of two more health checks of Redis. No metric counts them.
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // Each health check with the wrong password opens a connection, which Redis logs.
+    let connections = || {
+        let log = std::fs::read_to_string(workspace.path("redis.log")).expect("Redis's log");
+        log.matches("Accepted ").count()
+    };
+    let before = connections();
+    eventually("two more health checks have failed", async || connections() >= before + 3).await;
     for log in [service.whole_log().await, other.whole_log().await] {
         assert_eq!(log.matches("the shared cache").count(), 1, "{log}");
         assert!(!log.contains("canary") && !log.contains(&KEY[..16]), "{log}");

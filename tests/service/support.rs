@@ -132,11 +132,17 @@ impl Workspace {
         Ran::of(output)
     }
 
-    /// Runs a command in a shell that redirects its output. Kills it after ten seconds; the exit code is 124 then.
+    /// Runs a command in a shell that redirects its output.
     pub fn run_in_shell(&self, arguments: &[&str], redirect: &str) -> Ran {
+        self.run_in_shell_for(2 * DEADLINE, arguments, redirect)
+    }
+
+    /// Runs a command in a shell that redirects its output, and kills it after `limit`. The exit code is 124 then.
+    pub fn run_in_shell_for(&self, limit: Duration, arguments: &[&str], redirect: &str) -> Ran {
         let binary = self.command(arguments);
         let mut shell = self.program("bash");
-        shell.args(["-c", &format!("timeout 10 \"$0\" \"$@\" {redirect}")]).arg(binary.get_program());
+        let limited = format!("timeout {} \"$0\" \"$@\" {redirect}", limit.as_secs());
+        shell.args(["-c", &limited]).arg(binary.get_program());
         shell.args(arguments);
         Ran::of(shell.output().expect("bash runs"))
     }

@@ -63,6 +63,7 @@ async fn connections_are_closed_reset_and_left_unanswered() {
     assert_eq!(raw(&played).await.0, "");
     assert!(start.elapsed() >= Duration::from_millis(200));
     played.fault(Fault::new(Misdeed::NoAnswer));
+    // The time in which the fault before, of 200 ms, would have ended.
     let silent = tokio::time::timeout(Duration::from_millis(300), raw(&played)).await;
     assert!(silent.is_err());
     // None of these requests logged in, and the next one is answered.

@@ -78,15 +78,6 @@ impl House {
         self.router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
     }
 
-    /// As `ask`; the body, of an answer that must be 200.
-    pub async fn fetch(&self, request: Request<Body>) -> Bytes {
-        let answer = self.ask(request).await;
-        let status = answer.status();
-        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body in memory");
-        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
-        body
-    }
-
     /// The access token of user number `n`, fetched if there is none. Where more is asked than can be signed in time, it is
     /// asked for again.
     pub async fn access_token(&self, n: usize) -> bool {

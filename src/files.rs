@@ -236,8 +236,8 @@ enum Mount {
 impl Mount {
     fn of(file: &File) -> Self {
         /// 9p, which WSL shows Windows' drives by; WSL 1's own; FAT, exFAT, and SMB in its two versions (`linux/magic.h`).
-        const WITHOUT_MODES: [i64; 6] =
-            [0x0102_1997, 0x5346_4846, 0x4d44, 0x2011_bab0, 0xff53_4d42, 0xfe53_4d42];
+        const WITHOUT_MODES: &[i64] =
+            &[0x0102_1997, 0x5346_4846, 0x4d44, 0x2011_bab0, 0xff53_4d42, 0xfe53_4d42];
         let kind = rustix::fs::fstatfs(file).map(|mount| mount.f_type & 0xffff_ffff);
         let flags = rustix::fs::fstatvfs(file).map(|mount| mount.f_flag);
         match (kind, flags) {

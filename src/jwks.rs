@@ -116,8 +116,9 @@ pub struct Face {
 impl Published {
     pub fn new(ring: &KeyRing, metrics: &Metrics, now: UnixTime) -> Self {
         let face = |name: &str, keysets: Vec<Arc<Keyset>>| {
-            let fetches =
-                Client::ALL.map(|client| metrics.jwks_fetches.with_label_values(&[name, client.as_str()]));
+            let fetches = std::array::from_fn(|at| {
+                metrics.jwks_fetches.with_label_values(&[name, Client::ALL[at].as_str()])
+            });
             Face::new(keysets, fetches, metrics.key_fetched_at.clone(), now)
         };
         let by_keyset = ring.keysets.iter();

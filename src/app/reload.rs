@@ -324,7 +324,7 @@ pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms
 
 /// Takes away the series of what isn't there any more, so that no number of reloads fills the metrics.
 fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
-    let clients = Client::ALL.map(Client::as_str);
+    let clients = || Client::ALL.iter().map(|client| client.as_str());
     for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {
         let labels = [keyset.name.as_str(), key.kid.as_str()];
         for gauge in [&metrics.certificate_remaining, &metrics.key_starts_signing, &metrics.key_stops_signing]
@@ -332,12 +332,12 @@ fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
             let _ = gauge.remove_label_values(&labels);
         }
         let _ = metrics.live_tokens.remove_label_values(&labels);
-        for client in clients {
+        for client in clients() {
             let _ = metrics.key_fetched_at.remove_label_values(&[labels[0], labels[1], client]);
         }
     }
     for name in old.ring.keysets.keys().filter(|name| !new.ring.keysets.contains_key(*name)) {
-        for client in clients {
+        for client in clients() {
             let _ = metrics.jwks_fetches.remove_label_values(&[name.as_str(), client]);
         }
     }

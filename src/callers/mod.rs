@@ -50,7 +50,7 @@ pub struct Caller {
     /// Counts those whom the budget refused.
     pub subjects_refused: IntCounter,
     /// Counts what was let through, by [`Rule`].
-    would_refuse: [IntCounter; 3],
+    would_refuse: Vec<IntCounter>,
     /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
     pace: Option<(Pace, Arc<Bucket>)>,
 }
@@ -136,7 +136,9 @@ impl Caller {
             policy: caller.policy,
             subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
             would_refuse: Rule::ALL
-                .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
+                .iter()
+                .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()]))
+                .collect(),
             pace: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
         }
     }

@@ -14,7 +14,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 3] = [Self::Profile, Self::Subject, Self::Budget];
+    pub const ALL: &[Self] = &[Self::Profile, Self::Subject, Self::Budget];
 
     /// The value of the label `rule`: the setting's name.
     pub const fn as_str(self) -> &'static str {

@@ -111,7 +111,7 @@ impl Dev {
 }
 
 /// How each of the example backends starts.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: &[(&str, &str)] = &[
     ("express", "node app.js"),
     ("fastapi", "uvicorn app:app"),
     ("sinatra", "ruby app.rb"),

@@ -89,7 +89,7 @@ enum Command {
 }
 
 /// The commands by what somebody wants to do.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: &[(&str, &[&str])] = &[
     ("Try it", &["dev", "sandbox"]),
     ("Set it up", &["init", "callers", "check", "salesforce-metadata"]),
     ("Run it", &["serve", "healthcheck"]),

@@ -38,7 +38,7 @@ pub use source::{CONFIG_VARIABLE, Code, Environment, Origin, PREFIX, Problem};
 pub const DEFAULT_FILE: &str = "tokenmint.toml";
 
 /// Claims that a token's own rules set and no caller may (RFC 7519, section 4.1).
-pub const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+pub const REGISTERED_CLAIMS: &[&str] = &["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
 /// By default a key is published for a day before it signs: verifiers cache a JWKS for as much as half a day.
 pub const PUBLISH_LEAD: Duration = Duration::from_hours(24);

@@ -63,7 +63,7 @@ pub struct Host {
 }
 
 /// Suffixes of a host name, each with what the host serves.
-const SUFFIXES: [(&str, HostKind, Cloud); 27] = [
+const SUFFIXES: &[(&str, HostKind, Cloud)] = &[
     (".my.salesforce-scrt.com", HostKind::Messaging, Cloud::Public),
     (".my.salesforce-scrt.mil", HostKind::Messaging, Cloud::Government),
     (".my.salesforce.com", HostKind::MyDomain, Cloud::Public),
@@ -94,7 +94,7 @@ const SUFFIXES: [(&str, HostKind, Cloud); 27] = [
 ];
 
 /// The domains in which an answer of Salesforce may name an address. The last two are those of Salesforce in China.
-const ANSWERING: [&str; 6] = [
+const ANSWERING: &[&str] = &[
     ".salesforce.com",
     ".force.com",
     ".salesforce.mil",
@@ -210,7 +210,7 @@ fn is_instance(label: &str) -> bool {
 /// whole domain stands before somebody else's. A label below a domain of one's own is no such thing: `salesforce.acme.com`.
 fn reads_like_salesforce(name: &str) -> bool {
     /// What stands in the place of `com` below the top-level domain of a country.
-    const SECOND_LEVEL: [&str; 7] = ["ac", "co", "com", "edu", "gov", "net", "org"];
+    const SECOND_LEVEL: &[&str] = &["ac", "co", "com", "edu", "gov", "net", "org"];
     if name.parse::<IpAddr>().is_ok() {
         return false;
     }

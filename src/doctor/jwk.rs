@@ -71,9 +71,9 @@ pub enum Thumbprint {
 }
 
 /// Members that hold a private or symmetric key (RFC 7518, sections 6.3.2 and 6.4.1).
-const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+const PRIVATE: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 /// Members whose value in Salesforce's sample, and in the output of its utility, is their own name.
-const PLACEHOLDERS: [&str; 4] = ["y", "crv", "d", "k"];
+const PLACEHOLDERS: &[&str] = &["y", "crv", "d", "k"];
 
 impl JwkDocument {
     pub fn read(about: &str, text: &str) -> Self {
@@ -208,12 +208,12 @@ impl Jwk {
     pub fn private_members(&self) -> Vec<&'static str> {
         let is_null = |name: &str| matches!(self.json.member(name), Some(Json::Null));
         let secret = |name: &&str| self.has(name) && !is_null(name) && self.text(name) != Some(*name);
-        PRIVATE.into_iter().filter(secret).collect()
+        PRIVATE.iter().copied().filter(secret).collect()
     }
 
     /// The literal `"d":"d"` and its like.
     pub fn placeholders(&self) -> Vec<&'static str> {
-        PLACEHOLDERS.into_iter().filter(|name| self.text(name) == Some(*name)).collect()
+        PLACEHOLDERS.iter().copied().filter(|name| self.text(name) == Some(*name)).collect()
     }
 }
 

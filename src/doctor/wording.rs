@@ -53,7 +53,7 @@ pub fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
 type Strip = fn(&str) -> String;
 
 /// What a person overlooks in an issuer or a key id, and a text without it.
-const OVERLOOKED: [(&str, Strip); 5] = [
+const OVERLOOKED: &[(&str, Strip)] = &[
     ("white space", |text| text.chars().filter(|c| !c.is_whitespace()).collect()),
     ("invisible characters", |text| {
         text.chars().filter(|c| c.is_whitespace() || !is_invisible(*c)).collect()

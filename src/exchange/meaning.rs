@@ -540,7 +540,7 @@ mod tests {
     }
 
     /// An answer for each row of a table, in the words that are reported, in the order of the rows.
-    const OF_OAUTH: [(&str, &str); 33] = [
+    const OF_OAUTH: &[(&str, &str)] = &[
         ("invalid_grant", "LOGIN_RATE_EXCEEDED"),
         ("invalid_grant", "inactive user"),
         ("invalid_grant", "invalid user"),
@@ -578,7 +578,7 @@ mod tests {
         ("unknown_error", "retry your request"),
         ("invalid_grant", "no such audience"),
     ];
-    const OF_MESSAGING: [(&str, &str); 7] = [
+    const OF_MESSAGING: &[(&str, &str)] = &[
         ("", "User verification configuration has no active AuthSchemes."),
         ("BAD_REQUEST", "Set the auth mode to false"),
         ("NOT_FOUND", "No published deployment has this esDeveloperName."),
@@ -590,7 +590,7 @@ mod tests {
 
     #[test]
     fn no_row_is_shadowed_by_an_earlier_one() {
-        for (table, samples) in [(OAUTH, &OF_OAUTH[..]), (MESSAGING, &OF_MESSAGING)] {
+        for (table, samples) in [(OAUTH, OF_OAUTH), (MESSAGING, OF_MESSAGING)] {
             assert_eq!(table.len(), samples.len(), "each row has its sample");
             for (row, (error, description)) in samples.iter().enumerate() {
                 let (error, description) = in_lower_case(error, description);

@@ -113,7 +113,7 @@ pub struct Route {
 }
 
 /// All there is.
-pub static ROUTES: [Route; 14] = [
+pub static ROUTES: &[Route] = &[
     Route::new(Method::POST, "/identity-token", ListenerKind::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
     Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || post(mint::intercom_user_jwt)),

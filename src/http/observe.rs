@@ -84,8 +84,13 @@ struct Tally {
 }
 
 /// One of each of [`ROUTES`], and the last for whatever else was asked for.
-#[derive(Default)]
-pub struct Tallies([Tally; ROUTES.len() + 1]);
+pub struct Tallies(Vec<Tally>);
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Self((0..=ROUTES.len()).map(|_| Tally::default()).collect())
+    }
+}
 
 impl Tallies {
     fn count(&self, route: Option<usize>, status: StatusCode, took: Duration, metrics: &Metrics) {

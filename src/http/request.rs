@@ -129,7 +129,7 @@ impl FromRequest<Shared> for Fields {
 }
 
 /// Of UTF-8 and, in both orders, of UTF-16; no JSON begins with one (RFC 8259, section 8.1).
-const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
+const BYTE_ORDER_MARKS: &[&[u8]] = &[b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
 
 impl Fields {
     fn parse(body: &[u8]) -> Result<Self, Refusal> {

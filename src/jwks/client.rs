@@ -22,8 +22,8 @@ pub enum Client {
 }
 
 impl Client {
-    pub const ALL: [Self; 7] =
-        [Self::Salesforce, Self::Java, Self::Browser, Self::Tool, Self::Probe, Self::Other, Self::None];
+    pub const ALL: &[Self] =
+        &[Self::Salesforce, Self::Java, Self::Browser, Self::Tool, Self::Probe, Self::Other, Self::None];
 
     /// The value of the label `client`.
     pub const fn as_str(self) -> &'static str {
@@ -49,13 +49,13 @@ impl Client {
 
 /// Where several fit, the first in the text counts.
 static CLIENTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    let words = CLIENT_WORDS.map(|(word, _)| word);
+    let words = CLIENT_WORDS.iter().map(|(word, _)| word);
     let built =
         AhoCorasick::builder().ascii_case_insensitive(true).match_kind(MatchKind::LeftmostFirst).build(words);
     built.expect("a few short words")
 });
 
-const CLIENT_WORDS: [(&str, Client); 24] = [
+const CLIENT_WORDS: &[(&str, Client)] = &[
     ("salesforce", Client::Salesforce),
     ("sfdc", Client::Salesforce),
     ("java", Client::Java),

@@ -27,7 +27,7 @@ pub const LANES: usize = 8;
 const INTERFACE: &str = "(13.";
 /// Intel's compiler's own libraries. The loader looks for them in its usual places and not beside the library; one
 /// that is there is loaded first, and then it is the one that is found.
-const COMPANIONS: [&str; 4] = ["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"];
+const COMPANIONS: &[&str] = &["libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"];
 
 /// Why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -53,10 +53,10 @@ pub enum Size {
 }
 
 impl Size {
-    const ALL: [Self; 3] = [Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
+    const ALL: &[Self] = &[Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
 
     pub fn of(bits: usize) -> Option<Self> {
-        Self::ALL.into_iter().find(|size| size.bits() == bits)
+        Self::ALL.iter().copied().find(|size| size.bits() == bits)
     }
 
     const fn bits(self) -> usize {
@@ -176,7 +176,7 @@ pub struct Library {
     public: Public,
     /// Words of working memory, for whichever operation takes more, by size in the order of [`Size::ALL`]; `None` where
     /// the CPU can't.
-    buffers: [Option<usize>; 3],
+    buffers: [Option<usize>; Size::ALL.len()],
     pub version: String,
     /// Last, as fields are dropped in order: the code stays while there are pointers into it.
     _handles: Vec<Handle>,
@@ -215,7 +215,8 @@ impl Library {
             let public: Public = symbol(&library, "mbx_rsa_public_mb8")?;
             (info, methods, buffer_size, private_crt, public)
         };
-        let buffers = Size::ALL.map(|size| {
+        let buffers = std::array::from_fn(|at| {
+            let size = Size::ALL[at];
             let bits = c_int::try_from(size.bits()).expect("a few thousand");
             let bytes = |method: Method| {
                 // SAFETY: both take any value. `method` answers with a pointer to static data, or null.

@@ -9,7 +9,7 @@ use super::SCHEDULE_FILE;
 use crate::config::KeyId;
 
 /// How the names of keys and keystores end elsewhere, in small letters.
-const MEANT_AS_KEYS: [&str; 7] = [".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
+const MEANT_AS_KEYS: &[&str] = &[".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
 
 /// The files that a key folder holds. No file is opened.
 pub struct Contents {

@@ -79,7 +79,7 @@ fn announced<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<Anno
 }
 
 /// How a key is written in a variable, which has no line breaks in many places where variables are set.
-const USUAL_IN_A_VARIABLE: [Oddity; 2] = [Oddity::EscapedBreaks, Oddity::Base64];
+const USUAL_IN_A_VARIABLE: &[Oddity] = &[Oddity::EscapedBreaks, Oddity::Base64];
 
 /// How far the clocks of two hosts may be apart.
 const CLOCK_DIFFERENCE: Duration = Duration::from_mins(1);
@@ -117,7 +117,7 @@ impl<'a> Loader<'a> {
         let field = format!("keysets.{}", keyset.name);
         let (mut found, schedule) = match &keyset.keys {
             KeySource::Text { kid, pem, origin } => {
-                let found = self.key(&format!("{field}.key"), origin, pem, keyset, &USUAL_IN_A_VARIABLE)?;
+                let found = self.key(&format!("{field}.key"), origin, pem, keyset, USUAL_IN_A_VARIABLE)?;
                 sole(kid, found)
             }
             KeySource::File { kid, path } => {

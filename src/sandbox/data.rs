@@ -9,7 +9,7 @@ use super::state::{Session, bearer};
 use super::{Sandbox, answer};
 
 /// The newest is what current clients ask for first.
-const VERSIONS: [(&str, &str); 3] = [("Winter '24", "59.0"), ("Winter '25", "62.0"), ("Winter '26", "65.0")];
+const VERSIONS: &[(&str, &str)] = &[("Winter '24", "59.0"), ("Winter '25", "62.0"), ("Winter '26", "65.0")];
 
 /// The session that a request's bearer token stands for.
 pub(super) fn session(sandbox: &Sandbox, headers: &HeaderMap) -> Option<Session> {
@@ -35,8 +35,8 @@ fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
 
 /// Needs no session.
 pub(super) async fn versions() -> Response {
-    let version = |(label, version): (&str, &str)| json!({"label": label, "url": format!("/services/data/v{version}"), "version": version});
-    answer(StatusCode::OK, &VERSIONS.into_iter().map(version).collect())
+    let version = |(label, version): &(&str, &str)| json!({"label": label, "url": format!("/services/data/v{version}"), "version": version});
+    answer(StatusCode::OK, &VERSIONS.iter().map(version).collect())
 }
 
 pub(super) async fn resources(

@@ -7,7 +7,7 @@ use super::objection::Objection;
 
 /// Placeholders that broken front ends send instead of a user's id, in any letter case: what JavaScript, Java, Python,
 /// Ruby, Go and C print for a missing value, and the name that Spring Security gives to a visitor.
-const NOBODY: [&str; 12] = [
+const NOBODY: &[&str] = &[
     "null",
     "(null)",
     "<null>",
@@ -22,7 +22,7 @@ const NOBODY: [&str; 12] = [
     "[object Promise]",
 ];
 /// Begin and end of a template that nobody has filled in: Handlebars, JavaScript, ERB.
-const TEMPLATES: [(&str, &str); 3] = [("{{", "}}"), ("${", "}"), ("<%", "%>")];
+const TEMPLATES: &[(&str, &str)] = &[("{{", "}}"), ("${", "}"), ("<%", "%>")];
 /// JavaScript's, in its own letter case only: a person may be called Nan.
 const NOT_A_NUMBER: &str = "NaN";
 

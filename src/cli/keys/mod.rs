@@ -171,12 +171,12 @@ impl KeyPair {
 }
 
 /// What a key of that id is made of, in its folder.
-const EXTENSIONS: [&str; 3] = ["key", "crt", "jwk"];
+const EXTENSIONS: &[&str] = &["key", "crt", "jwk"];
 
 /// Refuses a key id of which a file is there already, before anything is written.
 pub(super) fn check_free(directory: &Path, kid: &KeyId) -> Result<(), Failure> {
-    let paths = EXTENSIONS.map(|extension| directory.join(format!("{kid}.{extension}")));
-    match paths.iter().find(|path| fs::symlink_metadata(path).is_ok()) {
+    let mut paths = EXTENSIONS.iter().map(|extension| directory.join(format!("{kid}.{extension}")));
+    match paths.find(|path| fs::symlink_metadata(path).is_ok()) {
         None => Ok(()),
         Some(path) => Err(Failure::Failed(format!(
             "{} is there already, and nothing is overwritten; nothing was written. Move it away, or give the new key another id",

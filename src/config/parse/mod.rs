@@ -23,8 +23,8 @@ use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
-const SECTIONS: [&str; 8] =
-    ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
+const SECTIONS: &[&str] =
+    &["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
 
 /// What could be made of the text. `rest` is missing only where a problem says why.
 pub(super) struct Parsed {

@@ -8,7 +8,7 @@ mod tokens;
 
 use super::case::Case;
 
-const GROUPS: [&[Case]; 5] = [profiles::CASES, keys::CASES, published::CASES, tokens::CASES, online::CASES];
+const GROUPS: &[&[Case]] = &[profiles::CASES, keys::CASES, published::CASES, tokens::CASES, online::CASES];
 
 const COUNT: usize = {
     let (mut count, mut group) = (0, 0);

@@ -175,8 +175,8 @@ const APP_NOT_FOUND: (&str, &[&str]) = (OAUTH, &[id::APP_NOT_FOUND]);
 const APPROVAL: (&str, &[&str]) = (OAUTH, &[id::USER_NOT_APPROVED, id::APP_NOT_ASSIGNED]);
 const PROPAGATION: (&str, &[&str]) = (OAUTH, &[id::CLIENT_UNKNOWN]);
 const CERTIFICATE: (&str, &[&str]) = (OAUTH, &[id::ASSERTION_INVALID]);
-const ELSEWHERE: [(&str, &[&str]); 8] =
-    [AUTH_SCHEMES, MODE, DEPLOYMENT, AUDIENCE, APP_NOT_FOUND, APPROVAL, PROPAGATION, CERTIFICATE];
+const ELSEWHERE: &[(&str, &[&str])] =
+    &[AUTH_SCHEMES, MODE, DEPLOYMENT, AUDIENCE, APP_NOT_FOUND, APPROVAL, PROPAGATION, CERTIFICATE];
 
 /// The id of what a refusal means.
 const fn meaning(error: &ExchangeError) -> Option<&'static str> {

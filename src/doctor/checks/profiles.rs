@@ -18,7 +18,7 @@ const MESSAGING_PER_MINUTE: usize = 200;
 const RUNAWAY_PER_MINUTE: u128 = 40 * 60;
 
 /// Fields whose problems are a check's own finding.
-const OWN: [&str; 3] = [".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
+const OWN: &[&str] = &[".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
 
 fn refused<'a>(known: &'a Known<'_>, field: &'static str) -> impl Iterator<Item = Observation> + 'a {
     let problems = known.configured.problems.iter().filter(move |problem| problem.field.ends_with(field));
@@ -49,7 +49,7 @@ pub fn configuration(known: &Known<'_>) -> Observations {
 }
 
 /// Warnings that are a check's own finding.
-const ELSEWHERE: [Code; 8] = [
+const ELSEWHERE: &[Code] = &[
     Code::Audience,
     Code::CertificateDates,
     Code::ConsumerKey,

@@ -59,15 +59,18 @@ fn no_audience(aud: &Json) -> Option<String> {
 }
 
 pub fn header(known: &Known<'_>) -> Observations {
-    const MEMBERS: [&str; 3] = ["alg", "typ", "kid"];
+    const MEMBERS: &[&str] = &["alg", "typ", "kid"];
     known
         .tokens_for(IDENTITY)
         .map(|(token, parts, _)| {
             let about = &token.about;
             let missing: Vec<&str> =
-                MEMBERS.into_iter().filter(|name| parts.header.member(name).is_none()).collect();
-            let mut faults: Vec<String> =
-                MEMBERS.into_iter().filter_map(|name| no_text(name, parts.header.member(name)?)).collect();
+                MEMBERS.iter().copied().filter(|name| parts.header.member(name).is_none()).collect();
+            let mut faults: Vec<String> = MEMBERS
+                .iter()
+                .copied()
+                .filter_map(|name| no_text(name, parts.header.member(name)?))
+                .collect();
             if parts.header.member("crit").is_some() {
                 faults.push("its header has `crit`, which Salesforce would have to know".to_owned());
             }
@@ -91,7 +94,7 @@ pub fn header(known: &Known<'_>) -> Observations {
             let seen = Observation::of_faults(about, &faults, "its header has alg, typ and kid");
             let is_no_text =
                 |name: &&str| parts.header.member(name).is_some() && parts.header(name).is_none();
-            let unquoted: Vec<&str> = MEMBERS.into_iter().filter(is_no_text).collect();
+            let unquoted: Vec<&str> = MEMBERS.iter().copied().filter(is_no_text).collect();
             // Another fault needs the general advice.
             if unquoted.is_empty() || unquoted.len() < faults.len() {
                 return seen;

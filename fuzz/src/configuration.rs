@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use secrecy::ExposeSecret as _;
-use tokenmint::config::{Bundle, Caller, Config, Environment, Invalid, Name, Problem, REGISTERED_CLAIMS};
+use tokenmint::config::{
+    Bundle, Caller, Config, Environment, Hs256Kind, Invalid, Name, Problem, REGISTERED_CLAIMS,
+};
 
 const SECRET: &str = "canary/of+a=secret!";
 
@@ -74,7 +76,7 @@ fn rules(config: &Config) {
         assert!((30..=300).contains(&profile.assertion_ttl.as_secs()));
         assert!(config.keysets.contains_key(&profile.keyset));
     }
-    for profile in config.intercom.values() {
+    for profile in config.hs256.values().flat_map(BTreeMap::values) {
         assert!(!profile.secret.expose_secret().is_empty() && profile.ttl <= profile.max_ttl);
         claims(&profile.claims);
     }
@@ -82,7 +84,7 @@ fn rules(config: &Config) {
         let tables: [(&str, Vec<&Name>); 4] = [
             ("identity", config.identity.keys().collect()),
             ("oauth", config.oauth.keys().collect()),
-            ("intercom", config.intercom.keys().collect()),
+            ("intercom", config.hs256[&Hs256Kind::Intercom].keys().collect()),
             ("bundles", config.bundles.keys().collect()),
         ];
         tables
@@ -159,10 +161,10 @@ fn meaning(config: &Config) -> String {
             p.audience, p.token_url, p.assertion_ttl, p.access_token_ttl, p.logins_per_hour
         ));
     }
-    for p in config.intercom.values() {
+    for (name, p) in config.hs256.values().flatten() {
         line(format_args!(
             "{:?} {} {:?} {:?} {:?}",
-            p.name,
+            name,
             p.secret.expose_secret(),
             p.ttl,
             p.max_ttl,

@@ -7,10 +7,10 @@ use prometheus::IntCounter;
 use thiserror::Error;
 
 use super::violation::Violation;
-use crate::config::{self, Kind, Name, Policy, ProfileName};
+use crate::config::{self, Hs256Kind, Kind, Name, Policy, ProfileName};
 use crate::json::Members;
 use crate::metrics::Metrics;
-use crate::tokens::{Claims, IdentityProfile, IntercomProfile, Lifetime, OauthProfile, Objection, Subject};
+use crate::tokens::{Claims, Hs256Profile, IdentityProfile, Lifetime, OauthProfile, Objection, Subject};
 
 /// The profiles, or bundles, of one kind that a caller may use.
 pub struct Grants<G> {
@@ -32,7 +32,7 @@ pub struct BundleGrant {
 
 pub enum Entry {
     Identity(Grant<IdentityProfile>),
-    Intercom(Grant<IntercomProfile>),
+    Hs256(Grant<Hs256Profile>),
 }
 
 impl BundleGrant {
@@ -75,15 +75,15 @@ impl Grant<IdentityProfile> {
     }
 }
 
-impl Grant<IntercomProfile> {
+impl Grant<Hs256Profile> {
     /// # Errors
-    /// As [`IntercomProfile::lifetime`].
+    /// As [`Hs256Profile::lifetime`].
     pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
         self.profile.lifetime(asked)
     }
 
     /// # Errors
-    /// As [`IntercomProfile::claims`].
+    /// As [`Hs256Profile::claims`].
     pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
         self.profile.claims(asked)
     }
@@ -114,7 +114,7 @@ impl Profile for IdentityProfile {
     }
 }
 
-impl Profile for IntercomProfile {
+impl Profile for Hs256Profile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
@@ -153,7 +153,7 @@ impl Entry {
     fn permission(&self) -> &dyn Permission {
         match self {
             Self::Identity(grant) => grant,
-            Self::Intercom(grant) => grant,
+            Self::Hs256(grant) => grant,
         }
     }
 }
@@ -202,7 +202,7 @@ impl<'a> Authorized<'a, BundleGrant> {
         self.grant.entries.iter().map(|(name, entry)| {
             let entry = match entry {
                 Entry::Identity(grant) => AuthorizedEntry::Identity(Authorized { grant, let_through: None }),
-                Entry::Intercom(grant) => AuthorizedEntry::Intercom(Authorized { grant, let_through: None }),
+                Entry::Hs256(grant) => AuthorizedEntry::Hs256(Authorized { grant, let_through: None }),
             };
             (name, entry)
         })
@@ -211,7 +211,7 @@ impl<'a> Authorized<'a, BundleGrant> {
 
 pub enum AuthorizedEntry<'a> {
     Identity(Authorized<'a, Grant<IdentityProfile>>),
-    Intercom(Authorized<'a, Grant<IntercomProfile>>),
+    Hs256(Authorized<'a, Grant<Hs256Profile>>),
 }
 
 /// What the policy says no to. The messages name only what the caller itself is allowed.
@@ -273,7 +273,7 @@ impl Grants<BundleGrant> {
         caller: &config::Caller,
         bundles: &BTreeMap<Name, config::Bundle>,
         identity: &Grants<Grant<IdentityProfile>>,
-        intercom: &Grants<Grant<IntercomProfile>>,
+        hs256: &BTreeMap<Hs256Kind, Grants<Grant<Hs256Profile>>>,
     ) -> Self {
         let named = allowed(caller, Kind::Bundle);
         let grant = |(name, bundle): (&Name, &config::Bundle)| {
@@ -282,7 +282,10 @@ impl Grants<BundleGrant> {
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
                     Kind::Identity => identity.get(&profile.name).cloned().map(Entry::Identity),
-                    Kind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
+                    Kind::Hs256(kind) => {
+                        let grants = hs256.get(&kind);
+                        grants.and_then(|grants| grants.get(&profile.name)).cloned().map(Entry::Hs256)
+                    }
                     Kind::Oauth | Kind::Bundle => None,
                 };
                 if let Some(grant) = found {

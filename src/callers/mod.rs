@@ -28,9 +28,9 @@ pub use grants::{
 pub use pace::{Bucket, Budget, Guard, TooOften};
 pub use violation::{Rule, Violation};
 
-use crate::config::{self, Config, Kind, Name, Pace, Policy, SubjectPattern};
+use crate::config::{self, Config, Hs256Kind, Kind, Name, Pace, Policy, SubjectPattern};
 use crate::metrics::Metrics;
-use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
+use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
 
 pub struct Callers {
     credentials: Credentials,
@@ -41,7 +41,7 @@ pub struct Caller {
     pub name: Name,
     pub identity: Grants<Grant<IdentityProfile>>,
     pub oauth: Grants<Grant<OauthProfile>>,
-    pub intercom: Grants<Grant<IntercomProfile>>,
+    pub hs256: BTreeMap<Hs256Kind, Grants<Grant<Hs256Profile>>>,
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
     /// How many different subjects in a minute, and those that were. A reload carries the latter over.
@@ -91,8 +91,8 @@ impl Callers {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
             let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
-            let intercom = caller.intercom.all().map(|grant| &grant.profile.name);
-            let profiles = identity.chain(oauth).chain(intercom);
+            let hs256 = caller.hs256.values().flat_map(Grants::all).map(|grant| &grant.profile.name);
+            let profiles = identity.chain(oauth).chain(hs256);
             profiles.map(|profile| (caller.name.to_string(), profile.to_string()))
         });
         granted.collect()
@@ -124,13 +124,16 @@ impl Caller {
         };
         let budget = || previous.and_then(|previous| Some(previous.budget.as_ref()?.1.clone()));
         let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
-        let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
+        let of_kind = |(kind, profiles): (&Hs256Kind, _)| {
+            (*kind, Grants::new(Kind::Hs256(*kind), caller, profiles, metrics))
+        };
+        let hs256 = profiles.hs256.iter().map(of_kind).collect();
         Self {
             name: caller.name.clone(),
-            bundles: Grants::of_bundles(caller, bundles, &identity, &intercom),
+            bundles: Grants::of_bundles(caller, bundles, &identity, &hs256),
             oauth: Grants::new(Kind::Oauth, caller, &profiles.oauth, metrics),
             identity,
-            intercom,
+            hs256,
             subjects: caller.subjects.clone(),
             budget: caller.subjects_per_minute.map(|most| (most, budget().unwrap_or_default())),
             policy: caller.policy,
@@ -235,8 +238,7 @@ mod tests {
             policy,
             pace: None,
         };
-        let profiles =
-            Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), intercom: BTreeMap::new() };
+        let profiles = Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), hs256: BTreeMap::new() };
         Caller::new(&caller, &BTreeMap::new(), &profiles, metrics, None)
     }
 

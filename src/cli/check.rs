@@ -55,7 +55,7 @@ impl Check {
             "ok: {}, {}, {}, {}",
             counted(keys, "key"),
             counted(config.keysets.len(), "keyset"),
-            counted(config.identity.len() + config.oauth.len() + config.intercom.len(), "profile"),
+            counted(config.profiles().count(), "profile"),
             counted(config.callers.len(), "caller"),
         ));
         say(&format!("read from {}", context.configuration()));

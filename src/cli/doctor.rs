@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{IsTerminal as _, Read, stdin};
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
@@ -52,7 +53,7 @@ pub(super) struct Doctor {
     issuer: Option<String>,
     /// What the tokens are for [default: told from what stands in them]
     #[arg(long = "as", value_name = "KIND")]
-    purpose: Option<Kind>,
+    purpose: Option<Purpose>,
     /// Ask: the JWKS at the public URL, and Salesforce for one token a profile
     #[arg(long)]
     online: bool,
@@ -82,8 +83,7 @@ impl Doctor {
         let given = self.files.iter().chain(&self.jwk);
         given.enumerate().try_for_each(|(at, path)| is_there(at, path))?;
         let world = World::of(context, self.nothing_given())?;
-        let mut given =
-            Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
+        let mut given = Given { issuer: self.issuer.clone(), purpose: self.purpose, ..Given::default() };
         for path in &self.files {
             given.add(read(path, &world)?);
         }
@@ -197,24 +197,18 @@ impl World {
     }
 }
 
-/// What a token is for, as the command line names it.
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Kind {
-    /// An identity token for a Salesforce channel
-    Identity,
-    /// An assertion of the OAuth 2.0 JWT bearer flow
-    Assertion,
-    /// An Intercom user JWT
-    Intercom,
-}
+impl ValueEnum for Purpose {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
 
-impl From<Kind> for Purpose {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Identity => Self::Identity,
-            Kind::Assertion => Self::Assertion,
-            Kind::Intercom => Self::Intercom,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Identity => "An identity token for a Salesforce channel".to_owned(),
+            Self::Assertion => "An assertion of the OAuth 2.0 JWT bearer flow".to_owned(),
+            Self::Hs256(_) => self.name().replacen('a', "A", 1),
+        };
+        Some(PossibleValue::new(self.word()).help(help))
     }
 }
 

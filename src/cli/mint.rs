@@ -89,10 +89,8 @@ impl Mint {
         let signer = Signer::new(1, 1, None, &Metrics::new());
         let unknown = || self.unknown(config);
         let ttl = self.ttl.map(|ttl| ttl.as_secs());
-        let wrong = |objection: Objection| {
-            let option = if objection.field == "user_id" { "sub" } else { &objection.field };
-            Failure::Usage(format!("--{option} {}", objection.message))
-        };
+        let wrong =
+            |objection: Objection| Failure::Usage(format!("--{} {}", objection.field, objection.message));
         match name.kind {
             Kind::Identity => {
                 let profile = profiles.identity.get(&name.name).ok_or_else(unknown)?;
@@ -104,9 +102,9 @@ impl Mint {
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
                 profile.mint(&subject, lifetime, &claims, now, &signer).await.map_err(Failure::failed)
             }
-            Kind::Intercom => {
-                let profile = profiles.intercom.get(&name.name).ok_or_else(unknown)?;
-                let user_id = self.subject("user_id")?;
+            Kind::Hs256(kind) => {
+                let profile = profiles.hs256[&kind].get(&name.name).ok_or_else(unknown)?;
+                let user_id = self.subject(kind.facts().user_claim)?;
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
                 Ok(profile.mint(&user_id, lifetime, &claims, now))

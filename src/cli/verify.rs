@@ -6,12 +6,12 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::doctor::{Kind, World, add_jwks, is_there, jwk_file, read, read_key, token_argument};
+use super::doctor::{World, add_jwks, is_there, jwk_file, read, read_key, token_argument};
 use super::findings::Page;
 use super::{Context, Failure, say_json};
 use crate::app;
 use crate::clock::UnixTime;
-use crate::doctor::{self, Given, Known, Material, Outcome, Parts};
+use crate::doctor::{self, Given, Known, Material, Outcome, Parts, Purpose};
 use crate::json::Json;
 
 /// Read a token and say, check by check, whether Salesforce would take it
@@ -40,7 +40,7 @@ pub(super) struct Verify {
     issuer: Option<String>,
     /// What the token is for [default: told from what stands in it]
     #[arg(long = "as", value_name = "KIND")]
-    purpose: Option<Kind>,
+    purpose: Option<Purpose>,
     /// Print the checks that passed as well
     #[arg(short, long)]
     verbose: bool,
@@ -59,7 +59,7 @@ impl Verify {
         self.key.iter().chain(&self.jwk).enumerate().try_for_each(|(at, path)| is_there(at, path))?;
         let mut given = Given {
             issuer: self.issuer.clone(),
-            purpose: self.purpose.map(Into::into),
+            purpose: self.purpose,
             verifies_only: true,
             ..Given::default()
         };

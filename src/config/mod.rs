@@ -5,6 +5,7 @@
 //! - Nothing here opens a key file: that is the business of the room `keys`.
 
 mod cache;
+mod hs256;
 mod listen;
 mod names;
 mod ops_address;
@@ -24,12 +25,14 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 pub use cache::{Cache, Redis, RedisUrl};
+pub use hs256::{Hs256Facts, Hs256Kind};
 pub use listen::Listen;
 pub use names::{
     Algorithm, ClientName, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern,
     plain_text,
 };
 pub use ops_address::{OpsAddress, OpsTls};
+pub use parse::Hs256;
 pub use path::UnverifiedPath;
 use section::{Findings, Section};
 pub use source::{CONFIG_VARIABLE, Code, Environment, Origin, PREFIX, Problem};
@@ -55,7 +58,8 @@ pub struct Config {
     pub keysets: BTreeMap<Name, Keyset>,
     pub identity: BTreeMap<Name, Identity>,
     pub oauth: BTreeMap<Name, Oauth>,
-    pub intercom: BTreeMap<Name, Intercom>,
+    /// Of every kind, be it with or without profiles.
+    pub hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Hs256>>,
     pub bundles: BTreeMap<Name, Bundle>,
     pub callers: BTreeMap<Name, Caller>,
     /// Allowed, but probably not what was meant.
@@ -276,15 +280,6 @@ pub struct Oauth {
     pub logins_per_hour: usize,
 }
 
-/// How to mint Intercom user JWTs.
-pub struct Intercom {
-    pub name: Name,
-    pub secret: SecretString,
-    pub ttl: Duration,
-    pub max_ttl: Duration,
-    pub claims: Vec<String>,
-}
-
 /// What one page load needs: entry -> profile.
 pub struct Bundle {
     pub name: Name,
@@ -324,7 +319,9 @@ impl Config {
         let named = |kind| move |name: &Name| ProfileName::new(kind, name.clone());
         let identity = self.identity.keys().map(named(Kind::Identity));
         let oauth = self.oauth.keys().map(named(Kind::Oauth));
-        identity.chain(oauth).chain(self.intercom.keys().map(named(Kind::Intercom)))
+        let hs256 = self.hs256.iter();
+        let hs256 = hs256.flat_map(move |(kind, profiles)| profiles.keys().map(named(Kind::Hs256(*kind))));
+        identity.chain(oauth).chain(hs256)
     }
 
     /// What differs from `other` and is settled when the service starts.

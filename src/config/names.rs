@@ -8,6 +8,8 @@ use regex::Regex;
 use serde::Serialize;
 use url::{Host, Url};
 
+use super::hs256::Hs256Kind;
+
 /// The name of a keyset, profile, bundle or caller: 1 to 64 of `A-Z a-z 0-9 _ -`.
 ///
 /// Names become metric labels and parts of URLs, so nothing else is let in.
@@ -50,20 +52,43 @@ impl fmt::Display for Name {
 pub enum Kind {
     Identity,
     Oauth,
-    Intercom,
+    Hs256(Hs256Kind),
     Bundle,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Identity, Self::Oauth, Self::Intercom, Self::Bundle];
+    pub const ALL: &[Self] = &{
+        let mut all = [Self::Bundle; 3 + Hs256Kind::ALL.len()];
+        (all[0], all[1]) = (Self::Identity, Self::Oauth);
+        let mut at = 0;
+        while at < Hs256Kind::ALL.len() {
+            all[2 + at] = Self::Hs256(Hs256Kind::ALL[at]);
+            at += 1;
+        }
+        all
+    };
 
     /// The name of its section in the configuration.
     pub const fn section(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Oauth => "oauth",
-            Self::Intercom => "intercom",
+            Self::Hs256(kind) => kind.facts().section,
             Self::Bundle => "bundles",
+        }
+    }
+
+    /// Whether a bundle can hold its tokens.
+    pub const fn is_bundled(self) -> bool {
+        matches!(self, Self::Identity | Self::Hs256(_))
+    }
+
+    /// The full names that profiles of `kinds` can have, for people.
+    pub fn forms(kinds: impl Iterator<Item = Self>) -> String {
+        let forms: Vec<String> = kinds.map(|kind| format!("`{}.NAME`", kind.section())).collect();
+        match forms.as_slice() {
+            [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+            forms => forms.concat(),
         }
     }
 }
@@ -92,12 +117,10 @@ impl ProfileName {
     /// Says which forms there are.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('.').and_then(|(section, name)| {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.section() == section)?;
+            let kind = *Kind::ALL.iter().find(|kind| kind.section() == section)?;
             Some(Self::new(kind, Name::parse(name).ok()?))
         });
-        parsed.ok_or_else(|| {
-            "write `identity.NAME`, `oauth.NAME`, `intercom.NAME` or `bundles.NAME`".to_owned()
-        })
+        parsed.ok_or_else(|| format!("write {}", Kind::forms(Kind::ALL.iter().copied())))
     }
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::answers::Answer;
 use super::finding::Observations;
 use super::known::Known;
+use crate::config::Hs256Kind;
 
 /// One question, answered by one check.
 #[derive(Clone, Copy, Serialize)]
@@ -75,7 +76,7 @@ pub enum Needs {
     IdentityToken,
     Assertion,
     SalesforceToken,
-    IntercomToken,
+    Hs256Token(Hs256Kind),
     FetchedJwks,
     OwnJwks,
     Answer,
@@ -108,7 +109,7 @@ impl Needs {
             | Self::IdentityToken
             | Self::Assertion
             | Self::SalesforceToken
-            | Self::IntercomToken => self.not_in_tokens(known),
+            | Self::Hs256Token(_) => self.not_in_tokens(known),
         }
     }
 
@@ -156,7 +157,7 @@ impl Needs {
             _ if known.jwts().next().is_none() => "what was given as a token isn't a JWT",
             Self::Expiry => "the token has no `exp`",
             Self::Assertion => "no assertion was given",
-            Self::IntercomToken => "no Intercom token was given",
+            Self::Hs256Token(kind) => kind.facts().no_token,
             Self::IdentityToken => "no identity token was given",
             _ => "no token for Salesforce was given",
         }

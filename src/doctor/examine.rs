@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::case::Case;
-use super::cases::CASES;
+use super::cases::{CASES, SIGNATURES};
 use super::finding::{Finding, NotLookedAt, Observation, Outcome, Report, Seen, Skipped};
 use super::known::Known;
 use super::purpose::Taken;
@@ -136,9 +136,6 @@ impl Report {
         format!(". Not looked at: {reasons}{more}")
     }
 }
-
-/// The checks by which a token's signature is verified.
-const SIGNATURES: [&str; 2] = ["token-signature", "intercom-secret"];
 
 /// Judges the one token that was given, and the keys that were given to judge it by; what is wrong with the configuration is
 /// left out. A token whose signature nobody checked is never called good.

@@ -7,7 +7,7 @@ use super::jwk::{Jwk, JwkDocument};
 use super::material::{GivenKey, Material};
 use super::token::{Parts, UnverifiedToken};
 use crate::clock::UnixTime;
-use crate::config::{Config, Identity, Kind, Messaging, Oauth, Problem};
+use crate::config::{Config, Hs256Kind, Identity, Kind, Messaging, Oauth, Problem};
 use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
 
 /// For whom a token is.
@@ -15,7 +15,7 @@ use crate::keys::{Key, KeyRing, Keyset, Numbers, State};
 pub enum Purpose {
     Identity,
     Assertion,
-    Intercom,
+    Hs256(Hs256Kind),
 }
 
 /// All that the checks look at.
@@ -253,7 +253,7 @@ impl Known<'_> {
         let (kind, profiles): (Kind, Vec<_>) = match purpose {
             Purpose::Identity => (Kind::Identity, identity().collect()),
             Purpose::Assertion => (Kind::Oauth, oauth().collect()),
-            Purpose::Intercom => return Vec::new(),
+            Purpose::Hs256(_) => return Vec::new(),
         };
         let is_its_issuer = |name: &str| iss == Some(name);
         let of_issuer: Vec<_> =

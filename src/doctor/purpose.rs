@@ -2,19 +2,28 @@
 
 use super::known::{Known, Purpose, signs};
 use super::token::{Parts, UnverifiedToken};
-use crate::config::Kind;
 use crate::config::salesforce::{self, CONSUMER_KEY_PREFIX, HostKind};
+use crate::config::{Hs256Kind, Kind};
 use crate::json::Json;
 
 impl Purpose {
-    const ALL: [Self; 3] = [Self::Identity, Self::Assertion, Self::Intercom];
+    pub const ALL: &[Self] = &{
+        let mut all = [Self::Identity; 2 + Hs256Kind::ALL.len()];
+        all[1] = Self::Assertion;
+        let mut at = 0;
+        while at < Hs256Kind::ALL.len() {
+            all[2 + at] = Self::Hs256(Hs256Kind::ALL[at]);
+            at += 1;
+        }
+        all
+    };
 
     /// As `--as` and JSON have it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Assertion => "assertion",
-            Self::Intercom => "intercom",
+            Self::Hs256(kind) => kind.facts().section,
         }
     }
 
@@ -22,7 +31,7 @@ impl Purpose {
         match self {
             Self::Identity => "an identity token",
             Self::Assertion => "an assertion of the JWT bearer flow",
-            Self::Intercom => "an Intercom user JWT",
+            Self::Hs256(kind) => kind.facts().token,
         }
     }
 
@@ -30,7 +39,7 @@ impl Purpose {
     pub const fn relying_party(self) -> &'static str {
         match self {
             Self::Identity | Self::Assertion => "Salesforce",
-            Self::Intercom => "Intercom",
+            Self::Hs256(kind) => kind.facts().relying_party,
         }
     }
 }
@@ -47,7 +56,7 @@ pub struct Taken {
 struct Clue {
     of: Purpose,
     weight: u32,
-    says: &'static str,
+    says: String,
     holds: bool,
 }
 
@@ -68,16 +77,16 @@ impl Known<'_> {
         let weight = |purpose| held(purpose).map(|clue| clue.weight).sum::<u32>();
         let why = |purpose| {
             let reasons: Vec<&str> =
-                held(purpose).filter(|clue| clue.weight >= TELLING).map(|clue| clue.says).collect();
+                held(purpose).filter(|clue| clue.weight >= TELLING).map(|clue| &*clue.says).collect();
             if reasons.is_empty() { "nothing in it says otherwise".to_owned() } else { reasons.join(", ") }
         };
         let mut purpose = Purpose::Identity;
-        for other in Purpose::ALL {
+        for &other in Purpose::ALL {
             if weight(other) > weight(purpose) {
                 purpose = other;
             }
         }
-        let rival = Purpose::ALL.into_iter().find(|other| {
+        let rival = Purpose::ALL.iter().copied().find(|other| {
             *other != purpose && weight(*other) + 1 >= weight(purpose) && weight(*other) > TELLING
         });
         let doubt = rival.map(|rival| format!("it may as well be {} ({})", rival.name(), why(rival)));
@@ -85,7 +94,7 @@ impl Known<'_> {
     }
 
     fn clues(&self, parts: &Parts) -> Vec<Clue> {
-        let clue = |of, weight, says, holds| Clue { of, weight, says, holds };
+        let clue = |of, weight, says: &str, holds| Clue { of, weight, says: says.to_owned(), holds };
         let text = |name: &str| parts.claim(name).unwrap_or_default().trim();
         let (iss, sub) = (text("iss"), text("sub"));
         let consumer = |text: &str| {
@@ -124,7 +133,7 @@ impl Known<'_> {
             self.configured.oauth().any(|profile| profile.username == sub || profile.username == iss);
         let short = matches!((parts.time("iat"), parts.time("exp")), (Some(iat), Some(exp)) if exp.saturating_sub(iat) <= 300);
         let is_address = iss.contains("://") || iss.contains('.');
-        vec![
+        let mut clues = vec![
             clue(Purpose::Identity, 5, "its `iss` is the keyset's issuer", self.issuers().contains(&iss)),
             clue(Purpose::Identity, 4, "its `aud` is a messaging host", hosts.contains(&HostKind::Messaging)),
             clue(
@@ -147,15 +156,17 @@ impl Known<'_> {
             clue(Purpose::Assertion, 1, "its `sub` reads like a user name", sub.contains('@')),
             clue(Purpose::Assertion, 1, "it has no `kid`", kid.is_none()),
             clue(Purpose::Assertion, 1, "it lives for minutes", short),
-            clue(
-                Purpose::Intercom,
-                4,
-                "it has `user_id`",
-                parts.has_claim("user_id") && (symmetric || kid.is_none()),
-            ),
-            clue(Purpose::Intercom, 2, "it is made with a shared secret (HS256)", symmetric),
-            clue(Purpose::Intercom, 2, "it has no `iss`", !parts.has_claim("iss")),
-        ]
+        ];
+        clues.extend(Hs256Kind::ALL.iter().flat_map(|kind| {
+            let (of, user) = (Purpose::Hs256(*kind), kind.facts().user_claim);
+            let has_user = parts.has_claim(user) && (symmetric || kid.is_none());
+            [
+                clue(of, 4, &format!("it has `{user}`"), has_user),
+                clue(of, 2, "it is made with a shared secret (HS256)", symmetric),
+                clue(of, 2, "it has no `iss`", !parts.has_claim("iss")),
+            ]
+        }));
+        clues
     }
 
     /// The tokens that are for one of these purposes.
@@ -167,5 +178,10 @@ impl Known<'_> {
             let purpose = self.taken(token).purpose;
             purposes.contains(&purpose).then_some((token, parts, purpose))
         })
+    }
+
+    /// The tokens of that kind.
+    pub fn tokens_of(&self, kind: Hs256Kind) -> impl Iterator<Item = (&UnverifiedToken, &Parts, Purpose)> {
+        self.tokens_for(Purpose::ALL).filter(move |(.., purpose)| *purpose == Purpose::Hs256(kind))
     }
 }

@@ -38,14 +38,14 @@ pub(super) async fn bundle(State(service): Now, asker: Asker, fields: Fields) ->
     for (minted, (_, entry)) in minted.iter().zip(&entries) {
         let profile = match entry {
             AuthorizedEntry::Identity(authorized) => authorized.name(),
-            AuthorizedEntry::Intercom(authorized) => authorized.name(),
+            AuthorizedEntry::Hs256(authorized) => authorized.name(),
         };
         service.audit.minted(&asker, profile, minted, Some(&subject))?;
     }
     for (_, entry) in &entries {
         match entry {
             AuthorizedEntry::Identity(authorized) => authorized.count(),
-            AuthorizedEntry::Intercom(authorized) => authorized.count(),
+            AuthorizedEntry::Hs256(authorized) => authorized.count(),
         }
     }
     Ok(answer(&entries, &minted))
@@ -67,7 +67,7 @@ fn claims_of(entries: &[(Name, Entry)], mut asked: Vec<(String, Members)>) -> Re
         let claims = position.map(|position| asked.swap_remove(position).1).unwrap_or_default();
         let chosen = match entry {
             Entry::Identity(grant) => grant.claims(claims),
-            Entry::Intercom(grant) => grant.claims(claims),
+            Entry::Hs256(grant) => grant.claims(claims),
         };
         chosen.map_err(|objection| {
             let field = objection.field.replacen("claims.", &format!("claims.{name}."), 1);
@@ -95,7 +95,7 @@ async fn side_by_side(
     let mut signed = Vec::new();
     for (position, ((_, entry), claims)) in entries.iter().zip(claims).enumerate() {
         match entry {
-            AuthorizedEntry::Intercom(authorized) => {
+            AuthorizedEntry::Hs256(authorized) => {
                 let profile = authorized.profile();
                 let lifetime = profile.default_lifetime();
                 minted[position] = Some(profile.mint(subject, lifetime, &claims, now));

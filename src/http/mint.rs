@@ -5,15 +5,16 @@ use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use axum::routing::{MethodRouter, post};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::accept::Form;
 use super::policy::{AccessRequest, authorize};
 use super::request::{Asker, Fields};
-use super::{Now, Refusal};
+use super::{Now, Refusal, Service, Shared};
 use crate::clock::UnixTime;
-use crate::config::KeyId;
+use crate::config::{Hs256Kind, KeyId};
 use crate::tokens::{Assertion, GRANT_TYPE, Minted, Subject};
 
 pub(super) async fn identity_token(
@@ -58,22 +59,31 @@ pub(super) async fn oauth_assertion(
     Ok(assertion_answer(form, &assertion))
 }
 
-pub(super) async fn intercom_user_jwt(
-    State(service): Now,
-    asker: Asker,
+/// `POST` for a token of that kind.
+pub(super) fn hs256_token(kind: Hs256Kind) -> MethodRouter<Shared> {
+    post(async move |State(service): Now, asker: Asker, form: Form, fields: Fields| {
+        mint_hs256(kind, &service, &asker, form, fields)
+    })
+}
+
+fn mint_hs256(
+    kind: Hs256Kind,
+    service: &Service,
+    asker: &Asker,
     form: Form,
     fields: Fields,
 ) -> Result<Response, Refusal> {
-    let mut fields = fields.only(&["user_id", "profile", "ttl", "claims"])?;
-    let user_id = Subject::parse("user_id", fields.required_string("user_id")?)?;
-    let grant = asker.caller.intercom.choose(fields.string("profile")?.as_deref())?;
+    let user = kind.facts().user_claim;
+    let mut fields = fields.only(&[user, "profile", "ttl", "claims"])?;
+    let user_id = Subject::parse(user, fields.required_string(user)?)?;
+    let grant = asker.caller.hs256[&kind].choose(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
-    let request = AccessRequest { grant, subject: Some(("user_id", &user_id)), mints: true };
-    let authorized = authorize(&service, &asker, &request)?;
+    let request = AccessRequest { grant, subject: Some((user, &user_id)), mints: true };
+    let authorized = authorize(service, asker, &request)?;
 
     let minted = authorized.profile().mint(&user_id, lifetime, &claims, service.clock.now());
-    service.audit.minted(&asker, authorized.name(), &minted, Some(&user_id))?;
+    service.audit.minted(asker, authorized.name(), &minted, Some(&user_id))?;
     authorized.count();
     Ok(token_answer(form, &minted))
 }

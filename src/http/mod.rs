@@ -44,7 +44,7 @@ pub use status::LookReport;
 
 use crate::callers::{Callers, Guard};
 use crate::clock::{Clock, Randomness};
-use crate::config::{Config, Limits};
+use crate::config::{Config, Hs256Kind, Limits};
 use crate::exchange::Exchanger;
 use crate::jwks::Published;
 use crate::keys::KeyRing;
@@ -116,7 +116,9 @@ pub struct Route {
 pub static ROUTES: &[Route] = &[
     Route::new(Method::POST, "/identity-token", ListenerKind::Minting, || post(mint::identity_token)),
     Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
-    Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || post(mint::intercom_user_jwt)),
+    Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || {
+        mint::hs256_token(Hs256Kind::Intercom)
+    }),
     Route::new(Method::POST, "/bundle", ListenerKind::Minting, || post(bundle::bundle)),
     Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || {
         post(exchange::oauth_access_token)

@@ -6,6 +6,8 @@ use rsa::pkcs8::der::{Decode as _, Reader as _, Tag, Tagged as _};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::config::Kind;
+
 /// Why a file or a text can't be read as a private key or a certificate. Every command says it in these words.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unreadable {
@@ -174,9 +176,9 @@ pub(super) fn without_blocks(text: &str, decoded: Option<&[u8]>) -> Unreadable {
     let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
     // Sections that nothing but a configuration of ours has.
     let is_section = |line: &str| {
-        ["[server", "[keysets.", "[identity.", "[oauth.", "[intercom.", "[bundles.", "[callers."]
-            .iter()
-            .any(|section| line.starts_with(section))
+        let sections = Kind::ALL.iter().map(|kind| kind.section()).chain(["keysets", "callers"]);
+        let is_in = |section| Some(line.strip_prefix('[')?.strip_prefix(section)?.starts_with('.'));
+        line.starts_with("[server") || sections.into_iter().any(|section| is_in(section) == Some(true))
     };
     let mut lines = text.lines().map(str::trim);
     match () {

@@ -8,8 +8,8 @@
 
 mod assertion;
 mod claims;
+mod hs256;
 mod identity;
-mod intercom;
 mod jws;
 mod lifetime;
 mod line;
@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 pub use assertion::{Assertion, GRANT_TYPE, OauthProfile};
 pub use claims::Claims;
+pub use hs256::Hs256Profile;
 pub use identity::IdentityProfile;
-pub use intercom::IntercomProfile;
 pub use lifetime::Lifetime;
 pub use minted::{MintError, Minted};
 pub use objection::Objection;
@@ -35,14 +35,14 @@ pub use signer::Signer;
 pub use subject::Subject;
 
 use crate::clock::UnixTime;
-use crate::config::{Config, Name};
+use crate::config::{Config, Hs256Kind, Name};
 use crate::keys::KeyRing;
 
 /// What may be minted, ready to mint.
 pub struct Profiles {
     pub identity: BTreeMap<Name, Arc<IdentityProfile>>,
     pub oauth: BTreeMap<Name, Arc<OauthProfile>>,
-    pub intercom: BTreeMap<Name, Arc<IntercomProfile>>,
+    pub hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Arc<Hs256Profile>>>,
 }
 
 impl Profiles {
@@ -57,10 +57,13 @@ impl Profiles {
         Self {
             identity: config.identity.iter().map(|(n, p)| (n.clone(), Arc::new(identity(p)))).collect(),
             oauth: config.oauth.iter().map(|(n, p)| (n.clone(), Arc::new(oauth(p)))).collect(),
-            intercom: config
-                .intercom
+            hs256: config
+                .hs256
                 .iter()
-                .map(|(n, p)| (n.clone(), Arc::new(IntercomProfile::new(p))))
+                .map(|(kind, profiles)| {
+                    let profile = |n: &Name, p| Arc::new(Hs256Profile::new(*kind, n, p));
+                    (*kind, profiles.iter().map(|(n, p)| (n.clone(), profile(n, p))).collect())
+                })
                 .collect(),
         }
     }

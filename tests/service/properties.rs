@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use tokenmint::callers::{Callers, Permission as _};
 use tokenmint::clock::UnixTime;
-use tokenmint::config::{Config, Environment, SubjectPattern};
+use tokenmint::config::{Config, Environment, Hs256Kind, SubjectPattern};
 use tokenmint::keys::KeyRing;
 use tokenmint::metrics::Metrics;
 use tokenmint::tokens::{Profiles, Subject};
@@ -82,7 +82,7 @@ proptest! {
         let got = [
             ("identity", caller.identity.choose(asked).map(|grant| grant.name().to_string())),
             ("oauth", caller.oauth.choose(asked).map(|grant| grant.name().to_string())),
-            ("intercom", caller.intercom.choose(asked).map(|grant| grant.name().to_string())),
+            ("intercom", caller.hs256[&Hs256Kind::Intercom].choose(asked).map(|grant| grant.name().to_string())),
             ("bundles", caller.bundles.choose(asked).map(|grant| grant.name().to_string())),
         ];
         for (kind, got) in got {

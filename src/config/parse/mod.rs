@@ -15,16 +15,17 @@ use std::time::Duration;
 
 use super::section::{Findings, Section, count, leftover};
 use super::source::{Code, Environment, Node, Origin, PREFIX, Problem, is_other};
-use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
+use super::{Bundle, Cache, Caller, Config, Hs256Kind, Identity, Keyset, Kind, Name, Oauth, Server};
 use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
 use keysets::{keyset, share_out};
-use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
+pub use profiles::Hs256;
+use profiles::{bundle, hs256_profile, identity_profile, oauth_profile};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
-const SECTIONS: &[&str] =
-    &["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
+/// The sections that hold no profiles; each [`Kind`] has one of its own.
+const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers"];
 
 /// What could be made of the text. `rest` is missing only where a problem says why.
 pub(super) struct Parsed {
@@ -37,7 +38,7 @@ pub(super) struct Rest {
     cache: Cache,
     identity: BTreeMap<Name, Identity>,
     oauth: BTreeMap<Name, Oauth>,
-    intercom: BTreeMap<Name, Intercom>,
+    hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Hs256>>,
     bundles: BTreeMap<Name, Bundle>,
     callers: BTreeMap<Name, Caller>,
 }
@@ -49,8 +50,8 @@ impl Rest {
         warnings: Vec<Problem>,
         files: Vec<PathBuf>,
     ) -> Config {
-        let Self { server, cache, identity, oauth, intercom, bundles, callers } = self;
-        Config { server, cache, keysets, identity, oauth, intercom, bundles, callers, warnings, files }
+        let Self { server, cache, identity, oauth, hs256, bundles, callers } = self;
+        Config { server, cache, keysets, identity, oauth, hs256, bundles, callers, warnings, files }
     }
 }
 
@@ -58,8 +59,9 @@ impl Rest {
 pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
     for variable in environment.keys() {
         let Some(path) = variable.strip_prefix(PREFIX) else { continue };
-        let section = SECTIONS.iter().find_map(|section| {
-            path.to_lowercase().strip_prefix(*section)?.starts_with('_').then_some(section.len())
+        let mut sections = SECTIONS.iter().copied().chain(Kind::ALL.iter().map(|kind| kind.section()));
+        let section = sections.find_map(|section| {
+            path.to_lowercase().strip_prefix(section)?.starts_with('_').then_some(section.len())
         });
         if let Some(length) = section
             && !path.contains("__")
@@ -92,7 +94,11 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
         read_all(root.section("identity").as_ref(), |name, section| identity_profile(name, section, &exist));
     let oauth =
         read_all(root.section("oauth").as_ref(), |name, section| oauth_profile(name, section, &exist));
-    let intercom = read_all(root.section("intercom").as_ref(), intercom_profile);
+    let of_kind = |kind: Hs256Kind| {
+        let section = root.section(kind.facts().section);
+        read_all(section.as_ref(), |_, section| hs256_profile(kind, section))
+    };
+    let hs256 = Hs256Kind::ALL.iter().map(|kind| (*kind, of_kind(*kind))).collect();
     let bundles = read_all(root.section("bundles").as_ref(), |name, section| bundle(name, section, &exist));
     let named_callers = root.section("callers");
     let callers = read_all(named_callers.as_ref(), |name, section| caller(name, section, &exist));
@@ -113,7 +119,7 @@ pub(super) fn config(root: &Section<'_>) -> Parsed {
         cache,
         identity,
         oauth,
-        intercom,
+        hs256,
         bundles,
         callers,
     });
@@ -147,7 +153,8 @@ struct Existing(BTreeMap<&'static str, BTreeSet<String>>);
 impl Existing {
     fn of(root: &Section<'_>) -> Self {
         let names = |section: &'static str| (section, root.names_in(section).map(str::to_owned).collect());
-        Self(["keysets", "identity", "oauth", "intercom", "bundles"].into_iter().map(names).collect())
+        let sections = Kind::ALL.iter().map(|kind| kind.section());
+        Self(sections.chain(["keysets"]).map(names).collect())
     }
 
     fn has(&self, section: &str, name: &str) -> bool {

@@ -1,15 +1,15 @@
-//! `[identity.NAME]`, `[oauth.NAME]`, `[intercom.NAME]` and `[bundles.NAME]`.
+//! `[identity.NAME]`, `[oauth.NAME]`, `[bundles.NAME]`, and the profiles of HS256 tokens: `[intercom.NAME]`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::super::salesforce::{self, Judgement};
 use super::super::section::{Section, count, duration, flag, text};
 use super::super::source::{Code, Node};
 use super::super::{
-    Algorithm, Bundle, HttpsUrl, Identity, Intercom, Issuer, Kind, Messaging, Name, Oauth, OrgId,
+    Algorithm, Bundle, Hs256Kind, HttpsUrl, Identity, Issuer, Kind, Messaging, Name, Oauth, OrgId,
     ProfileName, REGISTERED_CLAIMS, SubjectPattern, plain_text,
 };
 use super::{Existing, HOUR, Wrong, within};
@@ -208,23 +208,35 @@ fn warn_of(section: &Section<'_>, code: Code, name: &str, judged: &Judgement) {
     }
 }
 
-pub(super) fn intercom_profile(name: &Name, section: &Section<'_>) -> Option<Intercom> {
+/// How to mint HS256 tokens of one kind. It stands beside its reader, so that a setting that one kind has is added here alone.
+pub struct Hs256 {
+    pub secret: SecretString,
+    pub ttl: Duration,
+    pub max_ttl: Duration,
+    pub claims: Vec<String>,
+}
+
+pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs256> {
+    let facts = kind.facts();
     let secret = section.secret("secret", "secret_file");
     let allow_short_secret = section.optional("allow_short_secret", flag);
     let lives = lives(section, |node| within(duration(node)?, 60, 30 * 86_400, "60s", "30 days"));
-    let claims = claims(section, &["user_id"]);
+    let claims = claims(section, &[facts.user_claim]);
     if !section.has("secret") && !section.has("secret_file") {
-        section.problem("secret", "is missing: the Messenger API Secret (Settings > Messenger > Security)");
+        section.problem("secret", format!("is missing: the {} ({})", facts.secret, facts.secret_page));
     }
     let is_short = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < SHORTEST_SECRET);
     if is_short && !allow_short_secret.unwrap_or(false) {
-        let message = "is shorter than 32 bytes, the least for HS256 (RFC 7518, section 3.2); is it the Messenger API \
-                       Secret? If Intercom gave you such a short one, set `allow_short_secret = true`";
+        let message = format!(
+            "is shorter than 32 bytes, the least for HS256 (RFC 7518, section 3.2); is it the {}? If {} gave you such a short \
+             one, set `allow_short_secret = true`",
+            facts.secret, facts.relying_party
+        );
         section.problem(if section.has("secret") { "secret" } else { "secret_file" }, message);
         return None;
     }
     let (ttl, max_ttl) = lives?;
-    Some(Intercom { name: name.clone(), secret: secret?, ttl, max_ttl, claims })
+    Some(Hs256 { secret: secret?, ttl, max_ttl, claims })
 }
 
 pub(super) fn bundle(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Bundle> {
@@ -233,8 +245,9 @@ pub(super) fn bundle(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
     for (entry, node) in section.entries() {
         let parsed = Name::parse(entry).and_then(|entry| {
             let profile = ProfileName::parse(&text(node)?)?;
-            if !matches!(profile.kind, Kind::Identity | Kind::Intercom) {
-                return Err("must be an `identity.NAME` or `intercom.NAME`".to_owned());
+            if !profile.kind.is_bundled() {
+                let kinds = Kind::ALL.iter().copied().filter(|kind| kind.is_bundled());
+                return Err(format!("must be an {}", Kind::forms(kinds)));
             }
             known(&profile, exist).map(|()| (entry, profile))
         });

@@ -7,6 +7,7 @@ mod published;
 mod tokens;
 
 use super::case::Case;
+pub use tokens::SIGNATURES;
 
 const GROUPS: &[&[Case]] = &[profiles::CASES, keys::CASES, published::CASES, tokens::CASES, online::CASES];
 

@@ -1,8 +1,12 @@
 //! What is wrong with a JWT.
 
+use crate::config::Hs256Kind;
 use crate::doctor::case::Source::{Doc, Field, Own};
 use crate::doctor::case::{Case, Needs};
-use crate::doctor::checks::{assertions, intercom, signatures, tokens};
+use crate::doctor::checks::{assertions, hs256, signatures, tokens};
+
+/// The checks by which a token's signature is verified.
+pub const SIGNATURES: &[&str] = &["token-signature", "intercom-secret"];
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -155,8 +159,8 @@ pub(super) const CASES: &[Case] = &[
               again on every `update`",
         source: Doc,
         online: false,
-        needs: Needs::IntercomToken,
-        check: intercom::named,
+        needs: Needs::Hs256Token(Hs256Kind::Intercom),
+        check: |known| hs256::named(known, Hs256Kind::Intercom),
     },
     Case {
         id: "intercom-secret",
@@ -167,7 +171,7 @@ pub(super) const CASES: &[Case] = &[
               `secret_file` in [intercom.NAME] holds the same",
         source: Doc,
         online: false,
-        needs: Needs::IntercomToken,
-        check: intercom::secret,
+        needs: Needs::Hs256Token(Hs256Kind::Intercom),
+        check: |known| hs256::secret(known, Hs256Kind::Intercom),
     },
 ];

@@ -2,7 +2,7 @@
 
 pub(super) mod assertions;
 mod audience;
-pub(super) mod intercom;
+pub(super) mod hs256;
 pub(super) mod keys;
 pub(super) mod online;
 pub(super) mod profiles;

@@ -18,7 +18,7 @@ pub fn algorithm(known: &Known<'_>) -> Observations {
             };
             let allowed = match purpose {
                 Purpose::Assertion => alg == "RS256",
-                Purpose::Identity | Purpose::Intercom => matches!(alg, "RS256" | "RS512"),
+                Purpose::Identity | Purpose::Hs256(_) => matches!(alg, "RS256" | "RS512"),
             };
             if !allowed {
                 let seen = format!("its `alg` is {}; Salesforce takes RS256", printable(alg));

@@ -22,8 +22,7 @@ const YEAR: i64 = 365 * 86_400;
 pub(super) const SALESFORCE: &[Purpose] = &[Purpose::Identity, Purpose::Assertion];
 pub(super) const IDENTITY: &[Purpose] = &[Purpose::Identity];
 pub(super) const ASSERTION: &[Purpose] = &[Purpose::Assertion];
-pub(super) const INTERCOM: &[Purpose] = &[Purpose::Intercom];
-const ALL: &[Purpose] = &[Purpose::Identity, Purpose::Assertion, Purpose::Intercom];
+const ALL: &[Purpose] = Purpose::ALL;
 
 /// What each token was taken for, and why.
 pub fn kind(known: &Known<'_>) -> Observations {
@@ -114,7 +113,7 @@ pub fn claims(known: &Known<'_>) -> Observations {
         .map(|(token, parts, purpose)| {
             let required: &[&str] = match purpose {
                 Purpose::Assertion => &["iss", "sub", "aud", "exp"],
-                Purpose::Identity | Purpose::Intercom => &["sub", "iss", "exp"],
+                Purpose::Identity | Purpose::Hs256(_) => &["sub", "iss", "exp"],
             };
             let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::doubled);
             let mut faults: Vec<String> =
@@ -321,7 +320,7 @@ pub fn lifetime(known: &Known<'_>) -> Observations {
         match (purpose, life) {
             (Purpose::Assertion, Some(life)) => Some(of_assertion(about, life)),
             (Purpose::Identity, Some(life)) => Some(judged(token.about.clone(), life)),
-            (Purpose::Intercom, _) => None,
+            (Purpose::Hs256(_), _) => None,
             (_, None) => Some(Observation::not_looked_at(
                 about,
                 "it has no `iat` that is a number, so nobody knows how long it lives",

@@ -1,5 +1,5 @@
-//! Intercom's user JWT (Intercom Help, "Authenticating users in the Messenger with JWTs"): HS256 with the
-//! Messenger API Secret; `user_id` as a string, `exp`, `iat`, and extra claims.
+//! Tokens that are signed with a shared secret (HS256): the user as a string, `exp`, `iat`, and extra claims. One kind is
+//! Intercom's user JWT (Intercom Help, "Authenticating users in the Messenger with JWTs"), with the Messenger API Secret.
 
 use std::time::Duration;
 
@@ -13,11 +13,13 @@ use super::minted::Minted;
 use super::objection::Objection;
 use super::subject::Subject;
 use crate::clock::UnixTime;
-use crate::config::{self, Kind, ProfileName};
+use crate::config::{self, Hs256Kind, Kind, Name, ProfileName};
 use crate::json::Members;
 
-pub struct IntercomProfile {
+pub struct Hs256Profile {
     pub name: ProfileName,
+    /// The claim that names the user.
+    user_claim: &'static str,
     head: String,
     key: hmac::Key,
     ttl: Duration,
@@ -25,10 +27,11 @@ pub struct IntercomProfile {
     claims: Vec<String>,
 }
 
-impl IntercomProfile {
-    pub(super) fn new(profile: &config::Intercom) -> Self {
+impl Hs256Profile {
+    pub(super) fn new(kind: Hs256Kind, name: &Name, profile: &config::Hs256) -> Self {
         Self {
-            name: ProfileName::new(Kind::Intercom, profile.name.clone()),
+            name: ProfileName::new(Kind::Hs256(kind), name.clone()),
+            user_claim: kind.facts().user_claim,
             head: head(jsonwebtoken::Algorithm::HS256, None),
             key: hmac::Key::new(hmac::HMAC_SHA256, profile.secret.expose_secret().as_bytes()),
             ttl: profile.ttl,
@@ -58,7 +61,9 @@ impl IntercomProfile {
     pub fn mint(&self, user_id: &Subject, lifetime: Lifetime, claims: &Claims, now: UnixTime) -> Minted {
         let expires_at = now.plus(lifetime.0);
         let mut payload = Vec::with_capacity(user_id.as_str().len() + 128);
-        payload.extend_from_slice(b"{\"user_id\":");
+        payload.push(b'{');
+        write_json(&mut payload, self.user_claim);
+        payload.push(b':');
         write_json(&mut payload, user_id.as_str());
         payload.push(b',');
         write_times(&mut payload, now, expires_at);

@@ -7,7 +7,7 @@ export TOKENMINT_TOOLS ?= $(CURDIR)/target/tools
 # libraries again, without the features that `unit` enables in them.
 BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 # The same for targets that measure times, together with the bench that `guard` builds.
-BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench house
+BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench in_process
 
 .PHONY: help run test tools lint unit system interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
 	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
@@ -59,6 +59,7 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --bench '*' -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	tests/chaos/run --check
 

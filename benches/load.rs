@@ -1,21 +1,22 @@
-//! The load generator of `make bench`, a process of its own.
+//! The load generator of `make bench`, in its own process.
 //!
 //!     load drive ADDRESS REQUESTS THREADS CONNECTIONS WARMUP SECONDS [shedding]
 //!     load probe ADDRESS MILLISECONDS SECONDS NAME=new|kept=REQUESTS…
 //!
-//! REQUESTS is a file of whole HTTP/1.1 requests, parted by NUL bytes; they are sent in turn.
+//! REQUESTS is a file of whole HTTP/1.1 requests, separated by NUL bytes. They are sent in turn.
 //!
-//! `drive` keeps its connections busy: each sends its next request when it has the whole answer to the last
-//! (a closed loop). It prints `begin` and `end` around the window in which it counts, so that the harness can
-//! read everybody's CPU time at those moments, and then what it has counted. `probe` asks at a steady pace,
-//! each probe in a thread of its own, over new connections (connecting included) or a kept one.
+//! `drive` is a closed loop: each connection sends its next request when it has received the whole response. It prints `begin` and
+//! `end` around the measured window, so that the harness can read the CPU times of all processes, and then the figures.
 //!
-//! Anything but a whole answer with status 200 ends the run: a figure over errors says nothing. A server may
-//! close a kept connection between answers; the request then goes out again over a new one, as HTTP clients do
-//! (RFC 9112, section 9.3.1), its time runs on, and `reconnects` counts it. With `shedding`, a 503 is an answer too:
-//! `shed` counts it, and nothing else does.
+//! `probe` sends one request per interval in a thread for each probe, over new connections (the time includes connecting) or over
+//! a kept one.
+//!
+//! Any response other than a complete 200 ends the run, because figures over errors are meaningless. There are two exceptions:
+//! - A server may close a kept connection between responses. The request is then sent again over a new connection (RFC 9112, section
+//!   9.3.1). Its time continues, and `reconnects` counts it.
+//! - With `shedding`, a 503 is allowed. Only `shed` counts it.
 
-#![expect(clippy::panic, clippy::print_stdout, reason = "the harness reads the one and shows the other")]
+#![expect(clippy::panic, clippy::print_stdout, reason = "the harness reads stdout and shows panics")]
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -27,8 +28,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use serde_json::{Map, Value, json};
 
-/// More than any answer that is measured; one read takes a whole one.
-const ANSWER: usize = 64 << 10;
+/// The buffer size: larger than any measured response, so that one read usually receives all of it.
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -65,7 +66,7 @@ fn duration(seconds: &str) -> Duration {
     Duration::from_secs_f64(parsed(seconds))
 }
 
-/// What is sent, in turn, by whoever asks next.
+/// The requests, which all connections take in turn.
 struct Requests {
     list: Vec<Vec<u8>>,
     next: AtomicUsize,
@@ -83,7 +84,7 @@ impl Requests {
     }
 }
 
-/// Whether `answer` is whole; it must be a 200, or with `shedding` a 503, with a `Content-Length`.
+/// Whether `answer` is complete. Panics unless it is a 200 with a `Content-Length`; with `shedding`, a 503 is allowed too.
 fn is_whole(answer: &[u8], shedding: bool) -> bool {
     let Some(head_end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = std::str::from_utf8(&answer[..head_end]).expect("a head in ASCII");
@@ -102,7 +103,7 @@ fn is_shed(answer: &[u8]) -> bool {
     answer.starts_with(b"HTTP/1.1 503 ")
 }
 
-/// Times in nanoseconds, in order.
+/// The count and the percentiles, in milliseconds, of times in nanoseconds.
 fn summary(mut times: Vec<u64>) -> Value {
     times.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "milliseconds with three digits")]
@@ -121,7 +122,7 @@ fn nanoseconds(since: Instant) -> u64 {
 
 const WARMING: usize = 0;
 const COUNTING: usize = 1;
-const OVER: usize = 2;
+const STOPPED: usize = 2;
 
 fn drive(
     address: SocketAddr,
@@ -139,7 +140,7 @@ fn drive(
             .map(|thread| {
                 scope.spawn({
                     let phase = &phase;
-                    move || driver(address, requests, share(thread), shedding, phase)
+                    move || drive_connections(address, requests, share(thread), shedding, phase)
                 })
             })
             .collect();
@@ -148,7 +149,7 @@ fn drive(
         println!("begin");
         let begin = Instant::now();
         thread::sleep(seconds);
-        phase.store(OVER, Ordering::Relaxed);
+        phase.store(STOPPED, Ordering::Relaxed);
         let window = begin.elapsed();
         println!("end");
         let counted: Vec<_> = drivers.into_iter().map(|driver| driver.join().expect("no panic")).collect();
@@ -172,21 +173,21 @@ struct Connection<'a> {
 
 enum Received {
     Whole,
-    /// Whole, and a 503.
+    /// A complete 503.
     Shed,
     Part,
-    /// The server has closed before it answered.
+    /// The server closed the connection before it responded.
     Closed,
 }
 
 impl<'a> Connection<'a> {
     fn open(address: SocketAddr, poll: &Poll, token: Token) -> Self {
         let stream = stream(address, poll, token);
-        Self { stream, request: &[], sent: Instant::now(), answer: Vec::with_capacity(ANSWER) }
+        Self { stream, request: &[], sent: Instant::now(), answer: Vec::with_capacity(MAX_RESPONSE_BYTES) }
     }
 
-    /// A request is far smaller than a socket's buffer, so it goes out in one piece. Where the server has
-    /// closed meanwhile, reading says so.
+    /// Sends a request in one write, because it is far smaller than the buffer of a socket. If the server has closed the connection,
+    /// the next read returns [`Received::Closed`].
     fn send(&mut self, request: &'a [u8]) {
         self.request = request;
         self.sent = Instant::now();
@@ -198,7 +199,7 @@ impl<'a> Connection<'a> {
         self.stream.write_all(self.request).expect("room for one small request");
     }
 
-    /// Reads what is there. A short read has emptied the socket (epoll(7)).
+    /// Reads the available bytes. A short read means that the socket is empty (epoll(7)).
     fn receive(&mut self, buffer: &mut [u8], shedding: bool) -> Received {
         loop {
             match self.stream.read(buffer) {
@@ -237,22 +238,22 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What one thread has counted.
+/// The measurements of one thread.
 #[derive(Default)]
-struct Counted {
-    /// Nanoseconds of each answer that came within the window.
+struct ThreadCounts {
+    /// The time of each response within the window, in nanoseconds.
     times: Vec<u64>,
     shed: usize,
     reconnects: usize,
 }
 
-fn driver(
+fn drive_connections(
     address: SocketAddr,
     requests: &Requests,
     connections: usize,
     shedding: bool,
     phase: &AtomicUsize,
-) -> Counted {
+) -> ThreadCounts {
     let mut poll = Poll::new().expect("epoll");
     let mut open: Vec<_> =
         (0..connections).map(|token| Connection::open(address, &poll, Token(token))).collect();
@@ -260,8 +261,8 @@ fn driver(
         connection.send(requests.next());
     }
     let mut events = Events::with_capacity(connections);
-    let mut buffer = vec![0; ANSWER];
-    let mut counted = Counted::default();
+    let mut buffer = vec![0; MAX_RESPONSE_BYTES];
+    let mut counted = ThreadCounts::default();
     loop {
         poll.poll(&mut events, Some(Duration::from_millis(50))).expect("epoll");
         for event in &events {
@@ -284,7 +285,7 @@ fn driver(
             }
             connection.send(requests.next());
         }
-        if phase.load(Ordering::Relaxed) == OVER {
+        if phase.load(Ordering::Relaxed) == STOPPED {
             return counted;
         }
     }
@@ -298,7 +299,7 @@ fn probe(address: SocketAddr, interval: Duration, seconds: Duration, probes: &[S
             let mut parts = probe.split('=');
             let mut part = || parts.next().unwrap_or_else(|| panic!("`{probe}` isn't NAME=new|kept=FILE"));
             let (name, kept, requests) = (part(), part() == "kept", Requests::read(part()));
-            let ask = move || ask_steadily(address, interval, deadline, kept, &requests);
+            let ask = move || probe_steadily(address, interval, deadline, kept, &requests);
             threads.push((name.to_owned(), scope.spawn(ask)));
         }
         let join =
@@ -308,7 +309,7 @@ fn probe(address: SocketAddr, interval: Duration, seconds: Duration, probes: &[S
     println!("{}", Value::Object(figures));
 }
 
-fn ask_steadily(
+fn probe_steadily(
     address: SocketAddr,
     interval: Duration,
     deadline: Instant,
@@ -324,8 +325,8 @@ fn ask_steadily(
         if !kept {
             connection = connect(address);
         }
-        // Twice only where the server has closed a kept connection.
-        while !answered(&mut connection, request) {
+        // Repeats only if the server has closed a kept connection.
+        while !send_and_receive(&mut connection, request) {
             connection = connect(address);
         }
         times.push(nanoseconds(begin));
@@ -333,10 +334,10 @@ fn ask_steadily(
     times
 }
 
-/// Waits for a whole answer; not so if the server closes before it begins one.
-fn answered(connection: &mut TcpStream, request: &[u8]) -> bool {
+/// Sends a request and waits for the whole response. `false` if the server closes the connection before it responds.
+fn send_and_receive(connection: &mut TcpStream, request: &[u8]) -> bool {
     let _ = connection.write_all(request);
-    let mut answer = Vec::with_capacity(ANSWER);
+    let mut answer = Vec::with_capacity(MAX_RESPONSE_BYTES);
     let mut buffer = [0; 4096];
     while !is_whole(&answer, false) {
         match connection.read(&mut buffer) {

@@ -1,8 +1,8 @@
-//! What the cores can sign at most: aws-lc-rs alone, with a parsed key.
+//! Measures the upper bound of signatures: aws-lc-rs alone, with a parsed key.
 //!
 //!     raw KEY.pem SECONDS THREADS
 //!
-//! Prints how many signatures it made in how many seconds. The harness asks the system for the process's CPU time.
+//! Prints the number of signatures and the elapsed seconds. The harness reads the CPU time of the process.
 
 #![expect(clippy::print_stdout, reason = "the harness reads it")]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 
-/// As long as the signing input of the harness's identity tokens.
+/// Has the length of the signing input of the harness's identity tokens.
 const MESSAGE: [u8; 260] = [b'x'; 260];
 
 fn sign_until(pair: &RsaKeyPair, deadline: Instant) -> u64 {

@@ -1,7 +1,7 @@
-//! The time and chance of the house. Both are handed in, never reached for, so that a test can
-//! stop the one and fix the other.
+//! Wall clock, monotonic clock and random number generator, as traits that are injected: tests can set the time and fix
+//! the randomness.
 //!
-//! Times are whole seconds since the Unix epoch, as in a JWT's `NumericDate` (RFC 7519, section 2).
+//! Wall-clock times are whole seconds since the Unix epoch, like a JWT's `NumericDate` (RFC 7519, section 2).
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Seconds since the Unix epoch. Signed 64 bits: 2038 is a year like any other.
+/// Seconds since the Unix epoch, in 64 bits, so that no time overflows in 2038.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct UnixTime(i64);
@@ -26,19 +26,19 @@ impl UnixTime {
         self.0
     }
 
-    /// This time, later by `duration`, of which only whole seconds count.
+    /// Adds the whole seconds of `duration`. Saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(seconds))
     }
 
-    /// Seconds from `self` until `later`; negative where `later` has passed.
+    /// Seconds from `self` until `later`; negative if `later` is the earlier of the two.
     pub const fn seconds_until(self, later: Self) -> i64 {
         later.0.saturating_sub(self.0)
     }
 
-    /// The calendar's view of this time, in UTC; the nearest it has beyond year 9999.
+    /// This time as date and time in UTC. A time that the calendar can't represent becomes the end of the year 9999.
     pub fn date_time(self) -> OffsetDateTime {
         let latest = time::macros::datetime!(9999-12-31 23:59:59 UTC);
         OffsetDateTime::from_unix_timestamp(self.0).unwrap_or(latest)
@@ -51,7 +51,7 @@ impl From<OffsetDateTime> for UnixTime {
     }
 }
 
-/// Writes RFC 3339 in UTC, as configuration and people do.
+/// Writes RFC 3339 in UTC.
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.date_time().format(&Rfc3339) {
@@ -61,31 +61,32 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// What time it is.
+/// A wall clock together with a monotonic clock.
 pub trait Clock: Send + Sync + 'static {
+    /// The wall-clock time. It jumps when the host's time is corrected.
     fn now(&self) -> UnixTime;
 
-    /// Time since some fixed moment, which no correction of the wall clock moves.
-    fn steady(&self) -> Duration;
+    /// The monotonic time: time since a fixed moment, unaffected by corrections of the wall clock.
+    fn monotonic(&self) -> Duration;
 }
 
 /// The host's clocks.
 pub struct SystemClock {
-    begin: Instant,
+    started: Instant,
 }
 
 impl Default for SystemClock {
     fn default() -> Self {
-        Self { begin: Instant::now() }
+        Self { started: Instant::now() }
     }
 }
 
 impl Clock for SystemClock {
-    fn steady(&self) -> Duration {
-        self.begin.elapsed()
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the host")]
+    #[expect(clippy::disallowed_methods, reason = "the only reader of the host's wall clock")]
     fn now(&self) -> UnixTime {
         let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -95,26 +96,26 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that a test sets.
+/// A clock for tests, which moves only when a test sets it.
 pub struct ManualClock {
     wall: AtomicI64,
-    steady: AtomicU64,
+    monotonic: AtomicU64,
 }
 
 impl ManualClock {
     pub const fn at(now: UnixTime) -> Self {
-        Self { wall: AtomicI64::new(now.0), steady: AtomicU64::new(0) }
+        Self { wall: AtomicI64::new(now.0), monotonic: AtomicU64::new(0) }
     }
 
-    /// Sets the wall clock alone, as a correction of the host's time does.
+    /// Sets the wall clock only, like a correction of the host's time.
     pub fn set(&self, now: UnixTime) {
         self.wall.store(now.0, Ordering::SeqCst);
     }
 
-    /// Lets time pass.
+    /// Advances both clocks by the whole seconds of `by`.
     pub fn advance(&self, by: Duration) {
         self.set(self.now().plus(by));
-        self.steady.fetch_add(by.as_secs(), Ordering::SeqCst);
+        self.monotonic.fetch_add(by.as_secs(), Ordering::SeqCst);
     }
 }
 
@@ -123,17 +124,17 @@ impl Clock for ManualClock {
         UnixTime(self.wall.load(Ordering::SeqCst))
     }
 
-    fn steady(&self) -> Duration {
-        Duration::from_secs(self.steady.load(Ordering::SeqCst))
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.monotonic.load(Ordering::SeqCst))
     }
 }
 
-/// Where unpredictable bytes come from.
+/// A cryptographically secure random number generator.
 pub trait Randomness: Send + Sync + 'static {
     /// Fills `into` with unpredictable bytes.
     ///
     /// # Errors
-    /// The host gave none; nothing that needs them may go on with less.
+    /// The generator failed. The content of `into` must not be used then.
     fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness>;
 }
 
@@ -141,7 +142,7 @@ pub trait Randomness: Send + Sync + 'static {
 #[error("the host gave no random bytes")]
 pub struct NoRandomness;
 
-/// The cryptographic library's generator, seeded by the host.
+/// The random number generator of aws-lc, seeded by the host.
 #[derive(Default)]
 pub struct SystemRandomness(SystemRandom);
 
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_reads_as_rfc_3339_and_outlives_2038() {
+    fn a_time_is_written_as_rfc_3339_also_after_2038() {
         assert_eq!(UnixTime::from_seconds(2_208_988_800).to_string(), "2040-01-01T00:00:00Z");
         assert_eq!(UnixTime::from_seconds(0).plus(Duration::from_millis(1999)).seconds(), 1);
     }

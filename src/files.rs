@@ -1,9 +1,9 @@
-//! Opens the files that the service is configured by: one opener for configuration, keys, certificates and secrets.
+//! Opens configuration, key, certificate and secret files, and checks their permissions.
 //!
-//! - Only regular files are opened, and without waiting for a writer: a FIFO or a device in the place of a file is an
-//!   error, never a hang.
-//! - A file has a largest size. A larger one is an error, never a part of a file.
-//! - What is judged is the opened file, so that nothing can take its place between the check and the read.
+//! - It opens regular files only, without blocking. A FIFO or a device is an error and can't hang the service.
+//! - It limits the size of a file. A larger file is an error; it is never read in part.
+//! - It checks the permissions of the opened file, not of the path. So nobody can replace the file between check and
+//!   read (TOCTOU).
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,12 +17,12 @@ use rustix::process::{getegid, geteuid, getgroups};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// No file that configures the service is larger, in bytes.
-pub const LARGEST: u64 = 4 << 20;
+/// The largest configuration file, in bytes.
+pub const MAX_FILE_SIZE: u64 = 4 << 20;
 
-/// Why a file has no content for us.
+/// Why a file can't be opened, is too large, or has insecure permissions.
 #[derive(Debug, Error)]
-pub enum Unreadable {
+pub enum FileError {
     #[error("can't be opened: {0}")]
     Open(io::Error),
     #[error("can't be read: {0}")]
@@ -32,68 +32,75 @@ pub enum Unreadable {
     #[error("is larger than {} KiB", .0 >> 10)]
     TooLarge(u64),
     #[error("{0}")]
-    OpenToOthers(String),
+    InsecurePermissions(String),
 }
 
-impl From<Unreadable> for io::Error {
-    fn from(error: Unreadable) -> Self {
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
         match error {
-            Unreadable::Open(error) | Unreadable::Read(error) => error,
+            FileError::Open(error) | FileError::Read(error) => error,
             other => Self::new(io::ErrorKind::InvalidData, format!("it {other}")),
         }
     }
 }
 
-/// A regular file that was opened, and what was known of it at that moment.
-pub struct Opened {
+/// An open regular file and its status.
+pub struct OpenedFile {
     file: File,
+    /// Read from the file descriptor right after the file was opened.
     pub stat: Stat,
 }
 
-impl Opened {
+impl OpenedFile {
+    /// Opens the file at `path`, without waiting if it is a FIFO.
+    ///
     /// # Errors
-    /// The file isn't there, can't be opened, or isn't a regular file.
-    pub fn open(path: &Path) -> Result<Self, Unreadable> {
+    /// The file doesn't exist, can't be opened, or isn't a regular file.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let flags = i32::try_from(flags.bits()).expect("flags of open(2) are an int");
         let file =
-            fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(Unreadable::Open)?;
-        let stat = fstat(file.as_fd()).map_err(|error| Unreadable::Read(error.into()))?;
+            fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(FileError::Open)?;
+        let stat = fstat(file.as_fd()).map_err(|error| FileError::Read(error.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(Self { file, stat }),
-            FileType::Directory => Err(Unreadable::NotRegular("a directory")),
-            FileType::Fifo => Err(Unreadable::NotRegular("a FIFO")),
-            FileType::Socket => Err(Unreadable::NotRegular("a socket")),
-            _ => Err(Unreadable::NotRegular("a device")),
+            FileType::Directory => Err(FileError::NotRegular("a directory")),
+            FileType::Fifo => Err(FileError::NotRegular("a FIFO")),
+            FileType::Socket => Err(FileError::NotRegular("a socket")),
+            _ => Err(FileError::NotRegular("a device")),
         }
     }
 
-    /// The whole content, of at most `largest` bytes.
+    /// Reads the whole file, at most `largest` bytes.
     ///
     /// # Errors
-    /// The file can't be read, or holds more.
-    pub fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+    /// The file can't be read, or is larger.
+    pub fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let expected = u64::try_from(self.stat.st_size).unwrap_or(0).min(largest);
-        // Room for all of it: a buffer that grows leaves copies of a secret behind.
+        // The buffer has its final capacity from the start: a buffer that grows leaves copies of a secret in memory.
         let room = usize::try_from(expected).unwrap_or_default() + 2;
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-        self.file.take(largest + 1).read_to_end(&mut bytes).map_err(Unreadable::Read)?;
-        if bytes.len() as u64 > largest { Err(Unreadable::TooLarge(largest)) } else { Ok(bytes) }
+        self.file.take(largest + 1).read_to_end(&mut bytes).map_err(FileError::Read)?;
+        if bytes.len() as u64 > largest { Err(FileError::TooLarge(largest)) } else { Ok(bytes) }
     }
 
-    /// Refuses a file that another user could read, as OpenSSH does: for private keys.
+    /// Rejects a file on which another user has any permission, like OpenSSH does for private keys.
     ///
-    /// The file is closed to all but its owner; or it belongs to root and is readable by one group that this process is
-    /// in, as Kubernetes mounts secrets (0440 with `fsGroup`); or its access list (ACL) names this process's user and nobody
-    /// else, as systemd passes credentials.
+    /// It accepts a file
+    /// - that only its owner can access, or
+    /// - that belongs to root and is readable by a group of this process, like a Kubernetes secret (0440 with `fsGroup`), or
+    /// - whose access list (ACL) names no other user than this process's, like a systemd credential.
+    ///
+    /// In each case the file must belong to root or to this process's user.
     ///
     /// # Errors
-    /// Says what to change.
-    pub fn only_ours_reads(&self) -> Result<(), Unreadable> {
-        let access = Access::of(&self.file, &self.stat);
-        if let Some(who) = access.stranger(&self.stat, geteuid().as_raw(), is_our_group) {
-            let (mode, advice) = (self.stat.st_mode & 0o7777, Mount::of(&self.file).how_to_close(who));
-            return Err(Unreadable::OpenToOthers(format!(
+    /// Says which permission to change, and how.
+    pub fn reject_readable_by_others(&self) -> Result<(), FileError> {
+        let access = FilePermissions::of(&self.file, &self.stat);
+        if let Some(who) = access.readable_by(&self.stat, geteuid().as_raw(), is_our_group) {
+            let (mode, advice) =
+                (self.stat.st_mode & 0o7777, MountKind::of(&self.file).permission_advice(who));
+            return Err(FileError::InsecurePermissions(format!(
                 "is open to {who} (mode {mode:04o}); it must be readable by its owner only: {advice}{}",
                 hint_for_root()
             )));
@@ -101,13 +108,13 @@ impl Opened {
         owned_by_us_or_root(&self.stat)
     }
 
-    /// Refuses a file that another user could change: for what says which key signs.
+    /// Rejects a file that another user could change. Used for the file that says which key signs.
     ///
     /// # Errors
-    /// Says what to change.
-    pub fn only_ours_writes(&self) -> Result<(), Unreadable> {
+    /// Says which permission to change, and how.
+    pub fn reject_writable_by_others(&self) -> Result<(), FileError> {
         if Mode::from_raw_mode(self.stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
-            return Err(Unreadable::OpenToOthers(format!(
+            return Err(FileError::InsecurePermissions(format!(
                 "can be changed by others (mode {:04o}): chmod go-w",
                 self.stat.st_mode & 0o7777
             )));
@@ -116,51 +123,53 @@ impl Opened {
     }
 }
 
-/// Refuses a directory in which another user could put a file in another's place.
+/// Rejects a directory in which another user could replace files.
 ///
-/// A directory that everybody may write to is fine where only a file's owner may replace it (sticky), or where it is
-/// mounted read-only, as Kubernetes mounts secrets.
+/// A directory that others may write to is accepted if it is sticky, because then only a file's owner can replace the
+/// file. It is also accepted if it is mounted read-only, like Kubernetes mounts secrets.
 ///
 /// # Errors
-/// Says what to change.
-pub fn only_ours_replaces_files_in(directory: &Path) -> Result<(), Unreadable> {
-    let stat = rustix::fs::stat(directory).map_err(|error| Unreadable::Open(error.into()))?;
+/// Says which permission to change, and how.
+pub fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileError> {
+    let stat = rustix::fs::stat(directory).map_err(|error| FileError::Open(error.into()))?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     let is_read_only = || {
         let mount = rustix::fs::statvfs(directory);
         mount.is_ok_and(|mount| mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
     };
     if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) && !is_read_only() {
-        let advice = match File::open(directory).map(|folder| Mount::of(&folder)) {
-            Ok(Mount::WithoutModes) => Mount::WithoutModes.how_to_close(Stranger::Others),
+        let advice = match File::open(directory).map(|folder| MountKind::of(&folder)) {
+            Ok(MountKind::WithoutModes) => MountKind::WithoutModes.permission_advice(ReadableBy::Others),
             _ => "chmod go-w",
         };
-        return Err(Unreadable::OpenToOthers(format!(
-            "is a folder in which others can replace files (mode {:04o}): {advice}",
+        return Err(FileError::InsecurePermissions(format!(
+            "is a directory in which others can replace files (mode {:04o}): {advice}",
             stat.st_mode & 0o7777
         )));
     }
     owned_by_us_or_root(&stat)
 }
 
-/// What users other than its owner may do with a file: the bits of `rwx`.
-struct Access {
+/// The permissions of everybody except a file's owner, each as `rwx` bits.
+struct FilePermissions {
     owning_group: u32,
     others: u32,
-    /// The users and groups that an access list names, and what they may do.
+    /// User IDs that an access list names, with their permissions.
     users: Vec<(u32, u32)>,
+    /// Group IDs that an access list names, with their permissions.
     groups: Vec<(u32, u32)>,
 }
 
-/// Who could read a file.
+/// The other users that could access a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stranger {
+enum ReadableBy {
+    /// Everybody, or the file's group.
     Others,
-    /// Somebody whom the access list names.
+    /// A user or group that the access list names.
     Listed,
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for ReadableBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Others => "others",
@@ -169,22 +178,22 @@ impl fmt::Display for Stranger {
     }
 }
 
-impl Access {
+impl FilePermissions {
     fn of(file: &File, stat: &Stat) -> Self {
         let mut list = [0; 4096];
         let length = rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut list[..]);
-        let listed = length.ok().and_then(|length| Self::listed(list.get(..length)?));
-        // Without a list, or with one that can't be read, the mode is what counts.
-        listed.unwrap_or_else(|| Self::of_mode(stat.st_mode))
+        let listed = length.ok().and_then(|length| Self::from_acl(list.get(..length)?));
+        // Without an access list, or with an unreadable one, the mode alone decides.
+        listed.unwrap_or_else(|| Self::from_mode(stat.st_mode))
     }
 
-    const fn of_mode(mode: u32) -> Self {
+    const fn from_mode(mode: u32) -> Self {
         Self { owning_group: mode >> 3 & 7, others: mode & 7, users: Vec::new(), groups: Vec::new() }
     }
 
-    /// Reads a POSIX access list as Linux stores it (`linux/posix_acl_xattr.h`). Where there is one, the mode's bits for the
-    /// group are its mask: what is allowed at most, and to nobody by itself.
-    fn listed(list: &[u8]) -> Option<Self> {
+    /// Parses a POSIX access list in Linux's format (`linux/posix_acl_xattr.h`). Its mask limits the permissions of the
+    /// owning group and of every user and group that the list names.
+    fn from_acl(list: &[u8]) -> Option<Self> {
         let entries = list.strip_prefix(&2_u32.to_le_bytes())?.chunks_exact(8).map(|entry| {
             let short = |at: usize| u32::from(u16::from_le_bytes([entry[at], entry[at + 1]]));
             let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
@@ -207,37 +216,38 @@ impl Access {
         Some(access)
     }
 
-    /// Who but its owner, root and the user `us` could read the file. Groups of ours may, where the file is root's.
-    fn stranger(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<Stranger> {
+    /// The users that could access the file, besides its owner, root and the user `us`. `None` if there are none. A group of
+    /// this process may read a file that belongs to root.
+    fn readable_by(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<ReadableBy> {
         const READ: u32 = 4;
         let open =
             |group: u32, may: u32| may != 0 && !(stat.st_uid == 0 && may == READ && is_our_group(group));
-        let is_strange = |user: u32| ![0, us, stat.st_uid].contains(&user);
+        let is_other = |user: u32| ![0, us, stat.st_uid].contains(&user);
         match () {
-            () if self.others != 0 || open(stat.st_gid, self.owning_group) => Some(Stranger::Others),
-            () if self.users.iter().any(|(user, may)| *may != 0 && is_strange(*user)) => {
-                Some(Stranger::Listed)
+            () if self.others != 0 || open(stat.st_gid, self.owning_group) => Some(ReadableBy::Others),
+            () if self.users.iter().any(|(user, may)| *may != 0 && is_other(*user)) => {
+                Some(ReadableBy::Listed)
             }
-            () if self.groups.iter().any(|(group, may)| open(*group, *may)) => Some(Stranger::Listed),
+            () if self.groups.iter().any(|(group, may)| open(*group, *may)) => Some(ReadableBy::Listed),
             () => None,
         }
     }
 }
 
-/// What a mount makes of chmod.
+/// How the file system of a file treats `chmod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mount {
+enum MountKind {
     Ordinary,
     ReadOnly,
-    /// All its files have one mode, which the mount sets.
+    /// All files have the mode that the mount options set; `chmod` has no effect.
     WithoutModes,
 }
 
-impl Mount {
+impl MountKind {
     fn of(file: &File) -> Self {
-        /// 9p, which WSL shows Windows' drives by; WSL 1's own; FAT, exFAT, and SMB in its two versions (`linux/magic.h`).
-        const WITHOUT_MODES: [i64; 6] =
-            [0x0102_1997, 0x5346_4846, 0x4d44, 0x2011_bab0, 0xff53_4d42, 0xfe53_4d42];
+        /// 9p (Windows drives in WSL 2), the drives of WSL 1, FAT, exFAT, CIFS and SMB 2 (`linux/magic.h`).
+        const WITHOUT_MODES: &[i64] =
+            &[0x0102_1997, 0x5346_4846, 0x4d44, 0x2011_bab0, 0xff53_4d42, 0xfe53_4d42];
         let kind = rustix::fs::fstatfs(file).map(|mount| mount.f_type & 0xffff_ffff);
         let flags = rustix::fs::fstatvfs(file).map(|mount| mount.f_flag);
         match (kind, flags) {
@@ -247,51 +257,51 @@ impl Mount {
         }
     }
 
-    /// What can be done there so that `who` can't read a file.
-    const fn how_to_close(self, who: Stranger) -> &'static str {
+    /// Says how to make a file on this mount inaccessible to `who`.
+    const fn permission_advice(self, who: ReadableBy) -> &'static str {
         match (self, who) {
-            (Self::Ordinary, Stranger::Others) => "chmod 600",
-            (Self::Ordinary, Stranger::Listed) => "setfacl -b, then chmod 600",
+            (Self::Ordinary, ReadableBy::Others) => "chmod 600",
+            (Self::Ordinary, ReadableBy::Listed) => "setfacl -b, then chmod 600",
             (Self::ReadOnly, _) => {
-                "this mount can't be written to, so set it where the mount comes from: for a secret of Docker `mode: 0400` and the \
-                 `uid` of the service's user, in Kubernetes `defaultMode: 0440` and `fsGroup`, for a bind mount chmod 600 of its \
+                "this mount is read-only, so set the mode where the mount is defined: for a Docker secret `mode: 0400` and the \
+                 `uid` of the service's user, in Kubernetes `defaultMode: 0440` and `fsGroup`, for a bind mount chmod 600 its \
                  source"
             }
             (Self::WithoutModes, _) => {
-                "chmod does nothing on this mount, so copy the file to a file system of Linux (in WSL: below ~) and chmod 600 it \
+                "chmod has no effect on this mount, so copy the file to a Linux file system (in WSL: below ~) and chmod 600 it \
                  there, or mount this one with modes (in WSL: options = \"metadata,umask=077\" below [automount] in /etc/wsl.conf)"
             }
         }
     }
 }
 
-/// Whether both paths lead to one file, by device and inode: links to it and mounts of it are the same.
-pub fn is_same(one: &Path, other: &Path) -> bool {
+/// Whether both paths lead to the same file, compared by device and inode. Links and bind mounts count as the same file.
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
     id(one).is_some_and(|one| id(other) == Some(one))
 }
 
-/// The folder that `path` is in; that of a bare name is the working directory.
-pub fn folder_of(path: &Path) -> &Path {
+/// The parent directory of `path`; `.` for a bare file name.
+pub fn parent_directory(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or_else(|| Path::new("."))
 }
 
-fn owned_by_us_or_root(stat: &Stat) -> Result<(), Unreadable> {
+fn owned_by_us_or_root(stat: &Stat) -> Result<(), FileError> {
     if stat.st_uid == 0 || stat.st_uid == geteuid().as_raw() {
         return Ok(());
     }
-    Err(Unreadable::OpenToOthers(format!(
+    Err(FileError::InsecurePermissions(format!(
         "belongs to user {}, who could change it; it must belong to the user that runs tokenmint, or to root{}",
         stat.st_uid,
         hint_for_root()
     )))
 }
 
-/// The service's own user and groups decide what it may read: root's command judges by root's.
+/// A hint for commands run by root: permissions are checked for the user that runs the command, not for the service's user.
 fn hint_for_root() -> &'static str {
     if geteuid().is_root() {
-        ". Where the service runs as another user, run this command as that user: setpriv --reuid=USER --regid=GROUP \
+        ". If the service runs as another user, run this command as that user: setpriv --reuid=USER --regid=GROUP \
          --init-groups tokenmint …"
     } else {
         ""
@@ -312,23 +322,26 @@ mod tests {
     fn only_a_regular_file_of_a_bounded_size_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
-        let read = |largest| Opened::open(&path).and_then(|file| file.read(largest));
-        assert!(matches!(read(9), Err(Unreadable::Open(_))), "absent");
+        let read = |largest| OpenedFile::open(&path).and_then(|file| file.read(largest));
+        assert!(matches!(read(9), Err(FileError::Open(_))), "absent");
         fs::write(&path, "0123456789").expect("written");
-        assert!(matches!(read(9), Err(Unreadable::TooLarge(9))));
+        assert!(matches!(read(9), Err(FileError::TooLarge(9))));
         assert_eq!(read(10).expect("whole").as_slice(), b"0123456789");
-        assert!(matches!(Opened::open(folder.path()), Err(Unreadable::NotRegular("a directory"))));
+        assert!(matches!(OpenedFile::open(folder.path()), Err(FileError::NotRegular("a directory"))));
 
         let fifo = folder.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).expect("a FIFO");
-        assert!(matches!(Opened::open(&fifo), Err(Unreadable::NotRegular("a FIFO"))), "and it doesn't wait");
+        assert!(
+            matches!(OpenedFile::open(&fifo), Err(FileError::NotRegular("a FIFO"))),
+            "and it doesn't wait"
+        );
     }
 
-    /// A file's owner, group and mode, its access list, and who asks; and who could read it that shouldn't.
+    /// Each row: owner, group, mode and access list of a file, and the other users that could access it.
     #[test]
     fn who_may_read_a_file_follows_from_its_mode_or_its_access_list() {
-        use Stranger::{Listed, Others};
-        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<Stranger>);
+        use ReadableBy::{Listed, Others};
+        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<ReadableBy>);
         const SERVICE: u32 = 65_532;
         let list = |entries: &[(u16, u16, u32)]| {
             let mut list = 2_u32.to_le_bytes().to_vec();
@@ -338,7 +351,7 @@ mod tests {
             }
             list
         };
-        // The owner, its group, the mask and others, as each list has them.
+        // Every access list has entries for the owner, the owning group, the mask and others.
         let with = |named: &[(u16, u16, u32)], group: u16, mask: u16, others: u16| {
             let rest = [
                 (0x01, 6, u32::MAX),
@@ -384,20 +397,21 @@ mod tests {
         for (name, uid, gid, mode, list, expected) in rows {
             let mut stat = fstat(&file).expect("its status");
             (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
-            let access = list.and_then(|list| Access::listed(&list));
-            let access = access.unwrap_or_else(|| Access::of_mode(mode));
-            assert_eq!(access.stranger(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
+            let access = list.and_then(|list| FilePermissions::from_acl(&list));
+            let access = access.unwrap_or_else(|| FilePermissions::from_mode(mode));
+            assert_eq!(access.readable_by(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
         }
     }
 
     #[test]
-    fn the_advice_can_be_followed_on_the_mount() {
-        let advice = |mount: Mount| mount.how_to_close(Stranger::Others);
-        assert_eq!(advice(Mount::Ordinary), "chmod 600");
+    fn the_permission_advice_fits_the_kind_of_mount() {
+        let advice = |mount: MountKind| mount.permission_advice(ReadableBy::Others);
+        assert_eq!(advice(MountKind::Ordinary), "chmod 600");
         assert!(
-            advice(Mount::ReadOnly).contains("`mode: 0400`") && advice(Mount::ReadOnly).contains("`fsGroup`")
+            advice(MountKind::ReadOnly).contains("`mode: 0400`")
+                && advice(MountKind::ReadOnly).contains("`fsGroup`")
         );
-        assert!(advice(Mount::WithoutModes).contains("metadata,umask=077"));
+        assert!(advice(MountKind::WithoutModes).contains("metadata,umask=077"));
     }
 
     #[test]
@@ -407,7 +421,7 @@ mod tests {
             [(0o700, true), (0o750, true), (0o755, true), (0o770, false), (0o757, false), (0o1777, true)]
         {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("changed");
-            assert_eq!(only_ours_replaces_files_in(folder.path()).is_ok(), right, "{mode:o}");
+            assert_eq!(reject_replaceable_by_others(folder.path()).is_ok(), right, "{mode:o}");
         }
     }
 }

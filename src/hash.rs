@@ -1,4 +1,4 @@
-//! SHA-256 (FIPS 180-4), of bytes and of lists of parts.
+//! SHA-256 (FIPS 180-4) of bytes, and of lists of byte strings.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
@@ -6,16 +6,16 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     array(digest(&SHA256, bytes).as_ref())
 }
 
-/// The hash of a list of parts. Each goes in with its length before it, so that no two lists have the same hash.
-pub struct Parts(Context);
+/// Hashes a list of byte strings. Each is prefixed with its length, so that lists like `ab, c` and `a, bc` differ.
+pub struct PartsHasher(Context);
 
-impl Default for Parts {
+impl Default for PartsHasher {
     fn default() -> Self {
         Self(Context::new(&SHA256))
     }
 }
 
-impl Parts {
+impl PartsHasher {
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
         let mut hash = Self::default();
         parts.into_iter().for_each(|part| hash.add(part));
@@ -42,17 +42,15 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// `ab|c` is not `a|bc`.
         #[test]
         fn different_lists_have_different_hashes(a in prop::collection::vec(".{0,8}", 0..5), b in prop::collection::vec(".{0,8}", 0..5)) {
-            let hash = |parts: &[String]| Parts::of(parts.iter().map(String::as_bytes));
+            let hash = |parts: &[String]| PartsHasher::of(parts.iter().map(String::as_bytes));
             prop_assert_eq!(hash(&a) == hash(&b), a == b);
         }
     }
 
-    /// The example of FIPS 180-4.
     #[test]
-    fn it_is_sha_256() {
+    fn sha256_matches_the_example_of_fips_180_4() {
         let hex = data_encoding::HEXLOWER.encode(&sha256(b"abc"));
         assert_eq!(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }

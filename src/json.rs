@@ -1,8 +1,8 @@
-//! JSON as strictly as a token service needs it: what is accepted is passed on unaltered, and nothing is
-//! silently dropped, doubled or rounded.
+//! A strict JSON reader and writer: accepted values are passed on unaltered. It keeps the order of members, duplicate
+//! keys, and the text of numbers.
 //!
-//! `serde_json::Value` keeps the last of two members of one name, and derived structs take arrays for
-//! objects; here order and doubles are kept, so that the reader can refuse them by name.
+//! `serde_json::Value` drops the first of two members with the same key and rounds large numbers. Derived structs also accept
+//! arrays in place of objects. Here a caller can find a duplicate key with [`Json::duplicate_key`] and reject it by name.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,52 +11,52 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde::ser::{Error as _, Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
-/// The members of an object, in the order of the text, doubles included.
+/// The members of an object, in the order of the text, duplicate keys included.
 pub type Members = Vec<(String, Json)>;
 
-/// Not `Debug`: a request's may be a token.
+/// A JSON value. It isn't `Debug` outside tests, because a value from a request may be a token.
 #[derive(Clone, PartialEq)]
 #[cfg_attr(test, derive(Debug))]
 pub enum Json {
     Null,
     Bool(bool),
-    Number(Number),
+    Number(JsonNumber),
     String(String),
     Array(Vec<Self>),
     Object(Members),
 }
 
-/// A number as it was written: `1.50` stays `1.50`, and no digit is rounded away.
+/// A number, kept as the text it was written as: `1.50` stays `1.50`, and no digit is lost.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
-pub struct Number(Box<str>);
+pub struct JsonNumber(Box<str>);
 
-impl Number {
+impl JsonNumber {
     pub const fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The number, where it is whole, written without point and exponent, and fits.
+    /// The value, if the number is written as digits only and fits.
     pub fn as_u64(&self) -> Option<u64> {
         self.0.parse().ok()
     }
 
-    /// The number without its fraction, rounded down; the nearest that fits.
+    /// The number rounded down to an integer. Saturates at the bounds of `i64`.
     pub fn floor(&self) -> i64 {
         let double = || self.0.parse().map_or(0.0, f64::floor);
-        #[expect(clippy::cast_possible_truncation, reason = "ends at the least and the largest")]
+        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
         self.0.parse().unwrap_or_else(|_| double() as i64)
     }
 }
 
 impl Json {
-    /// Reads one JSON value that fills all of `text`. Depth is bounded (128 levels).
+    /// Parses `text` as exactly one JSON value, nested at most 127 levels deep (`serde_json`'s recursion limit).
     ///
     /// # Errors
-    /// Says what is wrong and where, never with a value.
+    /// Says what is wrong and at which line and column, without quoting a value.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let mut deserializer = serde_json::Deserializer::from_slice(text);
-        let json = Reader(&mut numbers(text)).deserialize(&mut deserializer);
+        let json = JsonVisitor(&mut number_tokens(text)).deserialize(&mut deserializer);
         let json = json.and_then(|json| deserializer.end().map(|()| json));
         json.map_err(|error| error.to_string())
     }
@@ -72,13 +72,13 @@ impl Json {
         }
     }
 
-    /// The member of that name; of two, the first.
+    /// The member with the key `name`; the first one if the key is duplicate.
     pub fn member(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
     }
 
-    /// The member of that name, where it is text.
+    /// The member with the key `name`, if it is a string.
     pub fn text(&self, name: &str) -> Option<&str> {
         match self.member(name) {
             Some(Self::String(text)) => Some(text),
@@ -86,8 +86,8 @@ impl Json {
         }
     }
 
-    /// The path of the first member that stands twice in its object, as `claims.locale`.
-    pub fn doubled(&self) -> Option<String> {
+    /// The path of the first duplicate key, for example `claims.locale`.
+    pub fn duplicate_key(&self) -> Option<String> {
         match self {
             Self::Object(members) => {
                 let mut seen = HashSet::with_capacity(members.len());
@@ -95,29 +95,29 @@ impl Json {
                     if !seen.insert(name.as_str()) {
                         return Some(name.clone());
                     }
-                    value.doubled().map(|inner| format!("{name}.{inner}"))
+                    value.duplicate_key().map(|inner| format!("{name}.{inner}"))
                 })
             }
             Self::Array(items) => items
                 .iter()
                 .enumerate()
-                .find_map(|(at, item)| item.doubled().map(|inner| format!("{at}.{inner}"))),
+                .find_map(|(at, item)| item.duplicate_key().map(|inner| format!("{at}.{inner}"))),
             _ => None,
         }
     }
 }
 
-/// The numbers in valid JSON, in their order.
-fn numbers(text: &[u8]) -> impl Iterator<Item = &str> {
+/// Iterates over the text of each number in `text`, which must be valid JSON.
+fn number_tokens(text: &[u8]) -> impl Iterator<Item = &str> {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
             let rest = text.get(at..)?;
-            let of_number = |b: &&u8| b.is_ascii_digit() || b"+-.eE".contains(b);
+            let is_number_byte = |b: &&u8| b.is_ascii_digit() || b"+-.eE".contains(b);
             match rest.first()? {
                 b'"' => at += string_length(rest),
                 b'-' | b'0'..=b'9' => {
-                    let length = rest.iter().take_while(of_number).count();
+                    let length = rest.iter().take_while(is_number_byte).count();
                     at += length;
                     return std::str::from_utf8(&rest[..length]).ok();
                 }
@@ -127,7 +127,7 @@ fn numbers(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Of the string that `text` begins with, quotes included.
+/// The length of the JSON string that `text` begins with, including its quotes.
 fn string_length(text: &[u8]) -> usize {
     let mut at = 1;
     while text.get(at).is_some_and(|b| *b != b'"') {
@@ -158,17 +158,17 @@ impl Serialize for Json {
     }
 }
 
-/// Reads a value whose numbers, in their order, are written as the iterator says: serde passes on their values alone.
-struct Reader<'a, N>(&'a mut N);
+/// Deserializes a value. It takes the text of each number from the iterator, because serde passes on numbers as values only.
+struct JsonVisitor<'a, N>(&'a mut N);
 
-impl<'a, N: Iterator<Item = &'a str>> Reader<'_, N> {
+impl<'a, N: Iterator<Item = &'a str>> JsonVisitor<'_, N> {
     fn number<E: serde::de::Error>(self) -> Result<Json, E> {
         let text = self.0.next().ok_or_else(|| E::custom("a number has no text"))?;
-        Ok(Json::Number(Number(text.into())))
+        Ok(Json::Number(JsonNumber(text.into())))
     }
 }
 
-impl<'de, N: Iterator<Item = &'de str>> DeserializeSeed<'de> for Reader<'_, N> {
+impl<'de, N: Iterator<Item = &'de str>> DeserializeSeed<'de> for JsonVisitor<'_, N> {
     type Value = Json;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
@@ -176,7 +176,7 @@ impl<'de, N: Iterator<Item = &'de str>> DeserializeSeed<'de> for Reader<'_, N> {
     }
 }
 
-impl<'de, N: Iterator<Item = &'de str>> Visitor<'de> for Reader<'_, N> {
+impl<'de, N: Iterator<Item = &'de str>> Visitor<'de> for JsonVisitor<'_, N> {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,7 +213,7 @@ impl<'de, N: Iterator<Item = &'de str>> Visitor<'de> for Reader<'_, N> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
         let mut array = Vec::new();
-        while let Some(item) = items.next_element_seed(Reader(&mut *self.0))? {
+        while let Some(item) = items.next_element_seed(JsonVisitor(&mut *self.0))? {
             array.push(item);
         }
         Ok(Json::Array(array))
@@ -222,11 +222,11 @@ impl<'de, N: Iterator<Item = &'de str>> Visitor<'de> for Reader<'_, N> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
         let mut object = Vec::new();
         while let Some(name) = members.next_key::<String>()? {
-            // Far more than any request has; keeps the search for doubles cheap.
+            // No valid request has that many. The limit bounds the search for duplicate keys.
             if object.len() == 1000 {
                 return Err(A::Error::custom("an object has more than 1,000 members"));
             }
-            object.push((name, members.next_value_seed(Reader(&mut *self.0))?));
+            object.push((name, members.next_value_seed(JsonVisitor(&mut *self.0))?));
         }
         Ok(Json::Object(object))
     }
@@ -237,13 +237,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Any value whose objects have no doubles.
+    /// Generates values without duplicate keys.
     fn json() -> impl Strategy<Value = Json> {
         let leaf = prop_oneof![
             Just(Json::Null),
             any::<bool>().prop_map(Json::Bool),
             "-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,25})?([eE][+-]?[0-9]{1,2})?"
-                .prop_map(|text| Json::Number(Number(text.into()))),
+                .prop_map(|text| Json::Number(JsonNumber(text.into()))),
             any::<String>().prop_map(Json::String),
         ];
         leaf.prop_recursive(5, 40, 5, |inner| {
@@ -255,8 +255,7 @@ mod tests {
         })
     }
 
-    /// Puts a member of an object in it a second time, before or behind the first; where that may be done in
-    /// several places, in the `nth`. The path of the double.
+    /// Duplicates a key of the `nth` object in `json` by appending a member. Returns the path of the duplicate key.
     fn double(json: &mut Json, nth: &mut usize, value: &Json) -> Option<String> {
         match json {
             Json::Object(members) => {
@@ -284,25 +283,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_written_unaltered(json in json()) {
-            prop_assert_eq!(json.doubled(), None);
+        fn parsed_json_is_written_back_unchanged(json in json()) {
+            prop_assert_eq!(json.duplicate_key(), None);
             let text = serde_json::to_string(&json).expect("writable");
             prop_assert_eq!(Json::parse(text.as_bytes()), Ok(json));
         }
 
         #[test]
-        fn a_double_is_found_wherever_it_stands(json in json(), nth in 0..8_usize, value in json()) {
+        fn a_duplicate_key_is_found_anywhere_in_random_json(json in json(), nth in 0..8_usize, value in json()) {
             let mut doubled = json;
             if let Some(path) = double(&mut doubled, &mut nth.clone(), &value) {
                 let text = serde_json::to_string(&doubled).expect("writable");
-                prop_assert_eq!(Json::parse(text.as_bytes()).expect("JSON").doubled(), Some(path));
+                prop_assert_eq!(Json::parse(text.as_bytes()).expect("JSON").duplicate_key(), Some(path));
             }
         }
 
-        /// Whatever the bytes: no panic, and what is taken means the same to a reader of the usual kind.
+        /// Random bytes never cause a panic, and accepted JSON has the same meaning for `serde_json`.
         #[test]
-        fn what_is_taken_means_the_same_to_others(text in "[\\[\\]{}\",:0-9eE.+\\-a\\\\u ]{0,12}") {
-            if let Ok(json) = Json::parse(text.as_bytes()) && json.doubled().is_none() {
+        fn accepted_json_means_the_same_to_serde_json(text in "[\\[\\]{}\",:0-9eE.+\\-a\\\\u ]{0,12}") {
+            if let Ok(json) = Json::parse(text.as_bytes()) && json.duplicate_key().is_none() {
                 let theirs: serde_json::Value = serde_json::from_str(&text).expect("JSON to others too");
                 prop_assert_eq!(serde_json::to_value(&json).expect("writable"), theirs);
             }
@@ -310,17 +309,17 @@ mod tests {
     }
 
     #[test]
-    fn a_double_is_found_at_any_depth() {
-        let doubled = |text: &str| Json::parse(text.as_bytes()).expect("JSON").doubled();
-        assert_eq!(doubled(r#"{"a":1,"b":{"a":2}}"#), None);
-        assert_eq!(doubled(r#"{"a":1,"a":1}"#).as_deref(), Some("a"));
-        assert_eq!(doubled(r#"{"claims":{"x":[{"y":1,"y":2}]}}"#).as_deref(), Some("claims.x.0.y"));
-        // Escapes don't hide it.
-        assert_eq!(doubled(r#"{"sub":1,"s\u0075b":2}"#).as_deref(), Some("sub"));
+    fn a_duplicate_key_is_found_at_any_depth() {
+        let duplicate_key = |text: &str| Json::parse(text.as_bytes()).expect("JSON").duplicate_key();
+        assert_eq!(duplicate_key(r#"{"a":1,"b":{"a":2}}"#), None);
+        assert_eq!(duplicate_key(r#"{"a":1,"a":1}"#).as_deref(), Some("a"));
+        assert_eq!(duplicate_key(r#"{"claims":{"x":[{"y":1,"y":2}]}}"#).as_deref(), Some("claims.x.0.y"));
+        // Escapes don't hide a duplicate.
+        assert_eq!(duplicate_key(r#"{"sub":1,"s\u0075b":2}"#).as_deref(), Some("sub"));
     }
 
     #[test]
-    fn what_would_be_altered_is_refused() {
+    fn json_that_would_be_altered_is_rejected() {
         for text in ["1e400", "-1e400", "NaN", "{}{}", "\u{feff}{}", r#""\ud800""#, "[1,]", "[01]", "+1"] {
             assert!(Json::parse(text.as_bytes()).is_err(), "{text}");
         }

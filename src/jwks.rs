@@ -1,20 +1,20 @@
-//! A key ring's public face: the JWK Set of RFC 7517, section 5, as bytes with their `ETag`, made once and
-//! not per request. A JWK's type here has no field that a private member could go into.
+//! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, serialized once and cached with their
+//! `ETag`. The type of a JWK has no fields for private members.
 //!
-//! The bytes follow from the files and the clock alone. They are made anew when a key comes or goes or a
-//! certificate changes, by whoever asks first after that moment.
+//! The bytes depend only on the key files and the clock. When a key is added or removed or a certificate changes, the
+//! next request serializes them again.
 
-mod client;
+mod client_class;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use http::HeaderValue;
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse, RSAKeyParameters,
     RSAKeyType,
@@ -23,21 +23,27 @@ use prometheus::{IntCounter, IntGauge, IntGaugeVec};
 
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
-use crate::keys::{Certificate, Key, KeyRing, Keyset, PublicKey};
+use crate::keys::{KeyCertificate, KeyRing, Keyset, KeysetKey, PublicKey};
 use crate::metrics::Metrics;
-pub use client::Client;
+pub use client_class::ClientClass;
 
-/// Long enough that a storm of verifiers is served by caches, in seconds.
-const LONGEST_MAX_AGE: u64 = 300;
+/// Upper bound of `max-age` in seconds.
+const MAX_AGE_LIMIT_SECONDS: u64 = 300;
 
-/// A public key as Salesforce reads it: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC
-/// 7518, section 6.3.1). `x5c` is plain base64 of the DER (section 4.7), the leaf alone.
-pub fn jwk(keyset: &Keyset, key: &Key, now: UnixTime) -> Jwk {
-    jwk_of(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
+/// Builds the JWK of a key: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC 7518, section 6.3.1).
+///
+/// `x5c` contains the leaf certificate alone, as plain base64 of its DER (RFC 7517, section 4.7).
+pub fn jwk(keyset: &Keyset, key: &KeysetKey, now: UnixTime) -> Jwk {
+    jwk_from_parts(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
 }
 
-/// As [`jwk`], of a key that is in no keyset yet.
-pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm: Algorithm) -> Jwk {
+/// Like [`jwk`], for a key that isn't in a keyset yet.
+pub fn jwk_from_parts(
+    kid: &KeyId,
+    key: &PublicKey,
+    certificate: &KeyCertificate,
+    algorithm: Algorithm,
+) -> Jwk {
     Jwk {
         common: CommonParameters {
             public_key_use: Some(PublicKeyUse::Signature),
@@ -50,12 +56,12 @@ pub fn jwk_of(kid: &KeyId, key: &PublicKey, certificate: &Certificate, algorithm
             x509_sha256_fingerprint: Some(URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate.der))),
             ..CommonParameters::default()
         },
-        algorithm: AlgorithmParameters::RSA(numbers(key)),
+        algorithm: AlgorithmParameters::RSA(rsa_parameters(key)),
     }
 }
 
-/// What `keyset` publishes at `now`.
-pub fn set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
+/// Builds the JWK Set of the keys that `keysets` publish at `now`.
+pub fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
     let keys = keysets
         .into_iter()
         .flat_map(|keyset| keyset.published(now).map(move |key| jwk(keyset, key, now)))
@@ -63,112 +69,116 @@ pub fn set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime
     JwkSet { keys }
 }
 
-/// The thumbprint of RFC 7638 (SHA-256, base64url): the same for the same key, whatever its name.
+/// Computes the JWK thumbprint (RFC 7638, with SHA-256, in base64url). It depends on the key alone, not on its key id.
 pub fn thumbprint(key: &PublicKey) -> String {
-    // Base64url needs no escaping. The members stand in the order of their names (section 3.2).
+    // Base64url needs no escaping. Members are in lexicographic order (section 3.2).
     let members = format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, key.e, key.n);
     URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()))
 }
 
-fn numbers(key: &PublicKey) -> RSAKeyParameters {
+fn rsa_parameters(key: &PublicKey) -> RSAKeyParameters {
     RSAKeyParameters { key_type: RSAKeyType::RSA, n: key.n.clone(), e: key.e.clone() }
 }
 
-/// A JWK Set ready to send.
-pub struct Document {
+/// A serialized JWK Set, valid from `from` until `until`.
+pub struct SerializedJwkSet {
     pub body: Bytes,
-    /// Strong (RFC 9110, section 8.8.3).
+    /// A strong validator (RFC 9110, section 8.8.3).
     pub etag: HeaderValue,
     from: UnixTime,
     until: UnixTime,
-    /// Of each key in it.
-    fetched: Vec<FetchTimes>,
+    /// The gauges of each key in the set.
+    fetch_gauges: Vec<FetchGauges>,
 }
 
-/// When each class of clients last fetched a key, in the metrics. Looked up at the first fetch, so that `/metrics` is
-/// silent of what never happened.
-struct FetchTimes {
+/// Gauges of when each class of clients last fetched a key. Created at the first fetch, so that `/metrics` has no
+/// series for clients that never fetched it.
+struct FetchGauges {
     keyset: Name,
     kid: KeyId,
-    by_client: [OnceLock<IntGauge>; Client::ALL.len()],
+    by_client: [OnceLock<IntGauge>; ClientClass::ALL.len()],
 }
 
-/// What the union of all keysets is called among their names.
-pub const UNION: &str = "*";
+/// The value of the label `keyset` for the union of all keysets.
+pub const ALL_KEYSETS: &str = "*";
 
-/// The documents of a ring: one for each keyset, and their union.
-pub struct Published {
-    pub by_keyset: BTreeMap<Name, Face>,
-    pub union: Face,
+/// The JWK Sets of a key ring: one for each keyset, and their union.
+pub struct PublishedJwks {
+    pub by_keyset: BTreeMap<Name, CachedJwks>,
+    pub union: CachedJwks,
 }
 
-/// What some keysets show, as it is now.
-pub struct Face {
+/// The cached JWK Set of one or more keysets.
+pub struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
-    document: ArcSwap<Document>,
-    /// `Cache-Control`: at most a quarter of the shortest lead, so that caches let go of a set well before a key that
-    /// it lacks signs.
+    serialized: ArcSwap<SerializedJwkSet>,
+    /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set
+    /// before a new key starts to sign.
     pub cache_control: HeaderValue,
-    fetches: [IntCounter; Client::ALL.len()],
+    fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,
 }
 
-impl Published {
+impl PublishedJwks {
     pub fn new(ring: &KeyRing, metrics: &Metrics, now: UnixTime) -> Self {
-        let face = |name: &str, keysets: Vec<Arc<Keyset>>| {
-            let fetches =
-                Client::ALL.map(|client| metrics.jwks_fetches.with_label_values(&[name, client.as_str()]));
-            Face::new(keysets, fetches, metrics.key_fetched_at.clone(), now)
+        let cached = |name: &str, keysets: Vec<Arc<Keyset>>| {
+            let fetches = std::array::from_fn(|at| {
+                metrics.jwks_fetches.with_label_values(&[name, ClientClass::ALL[at].as_str()])
+            });
+            CachedJwks::new(keysets, fetches, metrics.key_fetched_at.clone(), now)
         };
         let by_keyset = ring.keysets.iter();
         let by_keyset =
-            by_keyset.map(|(name, keyset)| (name.clone(), face(name.as_str(), vec![keyset.clone()])));
-        Self { by_keyset: by_keyset.collect(), union: face(UNION, ring.keysets.values().cloned().collect()) }
+            by_keyset.map(|(name, keyset)| (name.clone(), cached(name.as_str(), vec![keyset.clone()])));
+        Self {
+            by_keyset: by_keyset.collect(),
+            union: cached(ALL_KEYSETS, ring.keysets.values().cloned().collect()),
+        }
     }
 }
 
-impl Face {
+impl CachedJwks {
     fn new(
         keysets: Vec<Arc<Keyset>>,
-        fetches: [IntCounter; Client::ALL.len()],
+        fetches: [IntCounter; ClientClass::ALL.len()],
         fetched_at: IntGaugeVec,
         now: UnixTime,
     ) -> Self {
-        let document = ArcSwap::from_pointee(Document::new(&keysets, now));
+        let serialized = ArcSwap::from_pointee(SerializedJwkSet::new(&keysets, now));
         let lead = keysets.iter().map(|keyset| keyset.rules.publish_lead.as_secs()).min().unwrap_or_default();
-        let max_age = (lead / 4).min(LONGEST_MAX_AGE);
+        let max_age = (lead / 4).min(MAX_AGE_LIMIT_SECONDS);
         let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
         let cache_control = cache_control.expect("a number is visible ASCII");
-        Self { keysets, document, cache_control, fetches, fetched_at }
+        Self { keysets, serialized, cache_control, fetches, fetched_at }
     }
 
-    /// Counts that `client` has fetched `document` at `now`.
-    pub fn fetched(&self, document: &Document, client: Client, now: UnixTime) {
+    /// Records in the metrics that `client` fetched `serialized` at `now`.
+    pub fn record_fetch(&self, serialized: &SerializedJwkSet, client: ClientClass, now: UnixTime) {
         self.fetches[client as usize].inc();
-        for FetchTimes { keyset, kid, by_client } in &document.fetched {
+        for FetchGauges { keyset, kid, by_client } in &serialized.fetch_gauges {
             let labels = [keyset.as_str(), kid.as_str(), client.as_str()];
             let gauge = || self.fetched_at.with_label_values(&labels);
             by_client[client as usize].get_or_init(gauge).set(now.seconds());
         }
     }
 
-    /// The set as it is at `now`.
-    pub fn document(&self, now: UnixTime) -> Arc<Document> {
-        let document = self.document.load_full();
-        if document.from <= now && now < document.until {
-            return document;
+    /// Returns the JWK Set at `now`, serialized again if it has changed.
+    pub fn serialized(&self, now: UnixTime) -> Arc<SerializedJwkSet> {
+        let serialized = self.serialized.load_full();
+        if serialized.from <= now && now < serialized.until {
+            return serialized;
         }
-        let fresh = Arc::new(Document::new(&self.keysets, now));
-        self.document.store(fresh.clone());
+        let fresh = Arc::new(SerializedJwkSet::new(&self.keysets, now));
+        self.serialized.store(fresh.clone());
         fresh
     }
 }
 
-impl Document {
+impl SerializedJwkSet {
     fn new(keysets: &[Arc<Keyset>], now: UnixTime) -> Self {
-        let body = serde_json::to_vec(&set(keysets, now)).expect("strings can be written to memory");
-        let fetched = keysets.iter().flat_map(|keyset| {
-            keyset.published(now).map(|key| FetchTimes {
+        let body = serde_json::to_vec(&jwk_set(keysets, now)).expect("strings can be written to memory");
+        let gauges = keysets.iter().flat_map(|keyset| {
+            keyset.published(now).map(|key| FetchGauges {
                 keyset: keyset.name.clone(),
                 kid: key.kid.clone(),
                 by_client: Default::default(),
@@ -180,7 +190,7 @@ impl Document {
             body: body.into(),
             from: now,
             until: keysets.iter().map(|keyset| keyset.next_change(now)).min().unwrap_or(now),
-            fetched: fetched.collect(),
+            fetch_gauges: gauges.collect(),
         }
     }
 }

@@ -1,30 +1,41 @@
-//! tokenmint: mints the tokens that a web backend needs on each page load.
+//! tokenmint mints JWTs for Salesforce and Intercom, and exchanges them for Salesforce access tokens.
 //!
-//! # The house
-//! A room imports only from rooms above it; `tests/service/rooms.rs` checks that.
+//! # Modules
+//! A module imports only from modules above it in this table. `tests/service/module_order.rs` checks that.
 //!
-//! | room | holds |
+//! | module | contents |
 //! |---|---|
-//! | [`clock`], [`metrics`], [`json`], [`hash`], [`files`], [`shell`], `sync` | the time and chance that are handed in; the names of what is counted; strict JSON; SHA-256; the one opener of files; words of commands to paste; a lock that tests exchange |
-//! | [`config`] | text and environment -> one validated `Config` |
-//! | [`traces`] | where a request stands in its caller's trace; spans, in a build that exports them |
-//! | [`keys`] | PEM files -> `KeyRing`: keysets, certificates, the schedule |
-//! | [`tokens`] | what each kind of token says, and signing it |
-//! | [`jwks`] | a ring's public face, made once and not per request |
-//! | [`callers`] | who may ask, and for what |
-//! | [`exchange`] | Salesforce as a client sees it: two exchanges, what its errors mean, the cache in front |
-//! | [`doctor`] | checks, each a pure function from what is known to a finding |
-//! | [`metadata`] | the keysets as deployable Salesforce metadata, and a retrieved project beside them |
-//! | [`sandbox`] | Salesforce as a server, on loopback, sharing no code with `tokens` |
-//! | [`http`] | routes, handlers that only translate, errors into statuses |
-//! | [`app`] | builds the rooms, runs them, stops |
-//! | [`cli`] | one file a command |
+//! | [`clock`] | wall clock, monotonic clock and random number generator, injected so that tests can replace them |
+//! | [`json`] | a strict JSON reader that keeps the text of numbers and reports duplicate keys |
+//! | [`hash`] | SHA-256 of bytes and of lists |
+//! | [`files`] | the only opener of configuration and key files: size limit, permission checks |
+//! | [`shell`] | quotes words of the shell commands that messages suggest |
+//! | `sync` | the mutex type, which the schedule tests replace by one that explores interleavings |
+//! | [`metrics`] | all Prometheus metric families |
+//! | [`config`] | reads TOML and environment variables into one validated `Config` |
+//! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
+//! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
+//! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom JWTs. The signing queue is here |
+//! | [`jwks`] | the JWK Sets of a key ring, serialized once per key ring |
+//! | [`callers`] | authenticates callers and authorizes what they request; rate limits |
+//! | [`exchange`] | exchanges tokens for Salesforce access tokens: client, error table, cache, circuit breaker, single-flight |
+//! | [`doctor`] | diagnostic checks, each a pure function of the known facts |
+//! | [`metadata`] | exports keysets as deployable Salesforce metadata, and compares them with a retrieved project |
+//! | [`sandbox`] | a Salesforce server for tests on loopback; it shares no code with `tokens` |
+//! | [`api`] | the HTTP API: routes, handlers, middleware, and the mapping of errors to statuses |
+//! | [`app`] | builds the service from a `Config`, binds its listeners, reloads it, shuts it down |
+//! | [`cli`] | the commands, one file each |
 //!
-//! A page load is a straight walk: `http` reads the request, `callers` says yes or no, `tokens` mints, `http`
-//! writes the answer. An access token takes a turn through `exchange`, which mostly has one.
+//! # One request
+//! 1. `app` accepts the connection and checks the request head; `api` routes the request.
+//! 2. `callers` authenticates the caller and authorizes the profile and the subject.
+//! 3. `tokens` mints the token with the key that signs now. For an access token, `exchange` answers from its
+//!    cache, or contacts Salesforce on a miss.
+//! 4. `api` writes the audit line and the response.
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod app;
 pub mod callers;
 pub mod cli;
@@ -34,7 +45,6 @@ pub mod doctor;
 pub mod exchange;
 pub mod files;
 pub mod hash;
-pub mod http;
 pub mod json;
 pub mod jwks;
 pub mod keys;

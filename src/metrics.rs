@@ -1,8 +1,8 @@
-//! The names of what is counted, in a registry of our own that is handed in.
+//! All Prometheus metric families, in a registry of their own that is passed around instead of the global one.
 //!
-//! - Every name begins with `tokenmint_` (or `process_`), uses base units, and ends in `_total` if it counts.
-//! - Labels come from small closed sets: routes as they are written in the table, names from the
-//!   configuration, outcomes. Never anything that a caller sent.
+//! - Each name begins with `tokenmint_` (or `process_`) and uses base units. The names of counters end in `_total`.
+//! - Label values come from small closed sets: the route table, names from the configuration, and outcomes. They never
+//!   contain what a caller sent.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,291 +14,294 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Requests and signatures take from a tenth of a millisecond to seconds.
-const SECONDS: [f64; 14] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Buckets of the duration histograms, in seconds. Requests and signatures take 0.1 ms to several seconds.
+const DURATION_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
+/// The metric families of one service.
 pub struct Metrics {
     registry: Registry,
-    /// Tokens that left, by `profile` (`identity.web`) and `caller`.
+    /// Tokens minted for callers, by `profile` (for example `identity.web`) and `caller`.
     pub tokens_minted: IntCounterVec,
-    /// Answers, by `route` as written in the route table (`other` for none of them) and `status`.
+    /// HTTP responses, by `route` (the path in the route table, or `other`) and `status`.
     pub requests: IntCounterVec,
-    /// From a request's first byte to its answer, by `route`.
+    /// Seconds from a request's first byte to its response, by `route`.
     pub request_duration: HistogramVec,
-    /// Refused requests, by `error`.
+    /// Error responses, by `error`.
     pub refusals: IntCounterVec,
-    /// Tokens refused because one subject's were asked for too often, by `profile` and `caller`.
+    /// Requests rejected because the same subject's tokens were requested too often, by `profile` and `caller`.
     pub remints_refused: IntCounterVec,
-    /// Tokens refused because the caller named too many different subjects in a minute, by `caller`.
+    /// Requests rejected because the caller named too many different subjects in a minute, by `caller`.
     pub subjects_refused: IntCounterVec,
-    /// Requests let through that the policy would refuse, by `caller` and `rule`.
+    /// Requests allowed in audit mode that the policy would reject, by `caller` and `rule`.
     pub would_refuse: IntCounterVec,
-    /// One signature, without its wait, by `algorithm`; in a batch, its share of the time.
+    /// Seconds for one RSA signature without its time in the queue, by `algorithm`. In a batch: its share of the batch's time.
     pub signing_duration: HistogramVec,
-    /// Signatures that wait for a core.
+    /// Signatures waiting in the signing queue.
     pub signing_queue_depth: IntGauge,
-    /// From when a signature was wanted until it began.
+    /// Seconds that a signature waited in the queue.
     pub signing_wait: Histogram,
-    /// Signatures made, by `path`: one at a time, or in a batch.
+    /// Signatures made, by `path`: `one` (singly) or `batch`.
     pub signatures: IntCounterVec,
     /// Signatures in each batch.
     pub signing_batch_size: Histogram,
-    /// 1 while the library for batches is in use.
+    /// 1 while the library for batch signing is in use.
     pub signing_batch_enabled: IntGauge,
-    /// Keys that it has been tried with, to the same bytes as aws-lc.
+    /// Keys that passed the self-test of batch signing: the library made the same signature as aws-lc.
     pub signing_batch_keys: IntCounter,
-    /// Signatures that it owed, by `fault`: wrong or failed.
+    /// Signatures that the library made wrongly or failed to make, by `fault`.
     pub signing_batch_faults: IntCounterVec,
-    /// Signatures refused, by `reason`: the line was full, or the wait too long.
+    /// Signatures rejected, by `reason`: the queue was full, or the wait was too long.
     pub signing_shed: IntCounterVec,
-    /// Fetches of a JWKS, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
+    /// JWKS fetches, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
     pub jwks_fetches: IntCounterVec,
-    /// When a JWKS with a key in it was last fetched, by `keyset`, `kid` and `client`.
+    /// Unix time at which a JWKS with the key was last fetched, by `keyset`, `kid` and `client`.
     pub key_fetched_at: IntGaugeVec,
-    /// Tokens signed since the start that may still live, by `keyset` and `kid`.
+    /// Tokens signed since the start that may not have expired yet, by `keyset` and `kid`.
     pub live_tokens: IntGaugeVec,
-    /// Until each published certificate expires, by `keyset` and `kid`.
+    /// Seconds until a published certificate expires, by `keyset` and `kid`.
     pub certificate_remaining: GaugeVec,
-    /// Until a pending key starts to sign, by `keyset` and `kid`.
+    /// Seconds until a pending key starts to sign, by `keyset` and `kid`.
     pub key_starts_signing: GaugeVec,
-    /// Until the next key takes over, by `keyset` and `kid`.
+    /// Seconds until the next key takes over from the signing key, by `keyset` and `kid`.
     pub key_stops_signing: GaugeVec,
     /// Open connections, by `listener`.
     pub connections: IntGaugeVec,
-    /// Connections closed at once because there were too many, by `listener`.
+    /// Connections closed because there were too many, by `listener`: the longest idle ones, or new ones if none was idle.
     pub connections_refused: IntCounterVec,
     /// Requests sent to Salesforce, by `profile` and `outcome`.
     pub exchanges: IntCounterVec,
-    /// Exchanges that ended before anything was sent, by `profile` and `reason`.
+    /// Exchanges that ended before anything was sent to Salesforce, by `profile` and `reason`.
     pub exchanges_not_sent: IntCounterVec,
-    /// From the request to Salesforce to its answer, by `profile`.
+    /// Seconds from a request to Salesforce until its whole response, by `profile`.
     pub exchange_duration: HistogramVec,
     /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
     pub cache_requests: IntCounterVec,
-    /// Access tokens that are kept.
+    /// Access tokens in the cache.
     pub cache_entries: IntGauge,
-    /// Questions to the cache that replicas share, by `result`.
+    /// Requests to the shared cache (Redis), by `result`.
     pub shared_cache_requests: IntCounterVec,
-    /// 1 while the shared cache answers, by `store`; there only where one is configured.
+    /// 1 while the shared cache is available, by `store`. Exists only if a shared cache is configured.
     pub shared_cache_up: IntGaugeVec,
-    /// Tokens handed out although they were called rejected, by `profile` and `reason`.
+    /// Access tokens returned again although the caller reported them as rejected, by `profile` and `reason`.
     pub rejected_tokens_kept: IntCounterVec,
-    /// The share of the login budget that is used, by `profile`.
+    /// The used share of the login budget, 0 to 1, by `profile`.
     pub login_budget_used: GaugeVec,
     /// Logins that couldn't be recorded in `state_directory`.
     pub login_budget_write_failures: IntCounter,
-    /// Our clock minus Salesforce's.
+    /// Seconds by which our clock is ahead of Salesforce's.
     pub clock_skew: Gauge,
-    /// Reloads that took effect.
+    /// Successful reloads.
     pub config_reloads: IntCounter,
-    /// Reloads that were refused; what ran before goes on.
+    /// Rejected reloads. The previous configuration stays in force.
     pub config_reload_failures: IntCounter,
-    /// 1 while the files are those in force, 0 from a refused reload on until the next good one.
+    /// 1 while the configuration in force is the one in the files, 0 after a rejected reload until the next successful one.
     pub config_current: IntGauge,
-    /// When the configuration in force was loaded.
+    /// Unix time at which the configuration in force was loaded.
     pub config_loaded_at: IntGauge,
-    /// When a look at the files last ended.
+    /// Unix time at which the files were last checked for changes.
     pub config_looked_at: IntGauge,
-    /// Log lines, audit lines among them, that were dropped because nobody read them in time.
+    /// Dropped log lines, audit lines included.
     pub log_lines_dropped: IntCounter,
     /// Requests and exchanges that panicked; each is a bug.
     pub panics: IntCounter,
 }
 
 impl Metrics {
+    /// Registers all families in a new registry.
+    ///
     /// # Panics
     /// Never: the names are constant, valid and distinct.
-    #[expect(clippy::new_without_default, reason = "a registry is handed in; it must not appear by itself")]
+    #[expect(clippy::new_without_default, reason = "a second registry by way of `default()` would be a bug")]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let make = Make(&registry);
+        let builder = MetricsBuilder(&registry);
         let metrics = Self {
-            tokens_minted: make.counters(
+            tokens_minted: builder.counters(
                 "tokens_minted_total",
                 "Tokens minted, by profile and caller.",
                 &["profile", "caller"],
             ),
-            requests: make.counters(
+            requests: builder.counters(
                 "requests_total",
                 "HTTP answers, by route and status.",
                 &["route", "status"],
             ),
-            request_duration: make.histograms(
+            request_duration: builder.histograms(
                 "request_duration_seconds",
                 "Time from a request's first byte to its answer, by route.",
                 &["route"],
             ),
-            refusals: make.counters("refusals_total", "Requests refused, by error.", &["error"]),
-            remints_refused: make.counters(
+            refusals: builder.counters("refusals_total", "Requests refused, by error.", &["error"]),
+            remints_refused: builder.counters(
                 "remints_refused_total",
-                "Tokens refused because one subject's were asked for too often, by profile and caller.",
+                "Requests rejected because one subject's tokens were requested too often, by profile and caller.",
                 &["profile", "caller"],
             ),
-            subjects_refused: make.counters(
+            subjects_refused: builder.counters(
                 "subjects_refused_total",
-                "Tokens refused because the caller named too many different subjects in a minute.",
+                "Requests rejected because the caller named too many different subjects in a minute.",
                 &["caller"],
             ),
-            would_refuse: make.counters(
+            would_refuse: builder.counters(
                 "would_refuse_total",
-                "Requests let through by policy = audit, by caller and the rule that says no.",
+                "Requests allowed under policy = audit that a rule would reject, by caller and rule.",
                 &["caller", "rule"],
             ),
-            signing_duration: make.histograms(
+            signing_duration: builder.histograms(
                 "signing_duration_seconds",
-                "Time of one RSA signature without its wait, by algorithm; in a batch, its share.",
+                "Time of one RSA signature without its wait in the queue, by algorithm; in a batch, its share.",
                 &["algorithm"],
             ),
-            signing_queue_depth: make.gauge("signing_queue_depth", "Signatures that wait for a core."),
-            signing_wait: make.histogram(
+            signing_queue_depth: builder.gauge("signing_queue_depth", "Signatures waiting in the signing queue."),
+            signing_wait: builder.histogram(
                 "signing_wait_seconds",
-                "Time from when a signature was wanted until it began.",
-                &SECONDS,
+                "Time that a signature waited in the queue.",
+                DURATION_BUCKETS,
             ),
-            signatures: make.counters(
+            signatures: builder.counters(
                 "signatures_total",
-                "Signatures made, by path: one (at a time) or batch.",
+                "Signatures made, by path: one (singly) or batch.",
                 &["path"],
             ),
-            signing_batch_size: make.histogram(
+            signing_batch_size: builder.histogram(
                 "signing_batch_size",
                 "Signatures in each batch.",
                 &[2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
             ),
-            signing_batch_enabled: make.gauge(
+            signing_batch_enabled: builder.gauge(
                 "signing_batch_enabled",
                 "1 while the library for batch signing is in use, 0 without it or after its first fault.",
             ),
-            signing_batch_keys: make
-                .counter("signing_batch_keys_total", "Keys that passed their trial for batch signing."),
-            signing_batch_faults: make.counters(
+            signing_batch_keys: builder
+                .counter("signing_batch_keys_total", "Keys that passed the self-test of batch signing."),
+            signing_batch_faults: builder.counters(
                 "signing_batch_faults_total",
-                "Signatures that the library got wrong or failed to make; none has left.",
+                "Signatures that the library made wrongly or failed to make; none was given out.",
                 &["fault"],
             ),
-            signing_shed: make.counters(
+            signing_shed: builder.counters(
                 "signing_shed_total",
-                "Signatures refused, by reason: full (too many wait) or late (waited too long).",
+                "Signatures rejected, by reason: full (the queue was full) or late (waited too long).",
                 &["reason"],
             ),
-            jwks_fetches: make.counters(
+            jwks_fetches: builder.counters(
                 "jwks_fetches_total",
-                "JWKS fetches, by keyset (* is the union of all) and class of client.",
+                "JWKS fetches, by keyset (* is the union of all) and kind of client.",
                 &["keyset", "client"],
             ),
-            key_fetched_at: make.int_gauges(
+            key_fetched_at: builder.int_gauges(
                 "key_fetched_timestamp_seconds",
-                "When a JWKS with this key in it was last fetched, by class of client.",
+                "When a JWKS with this key was last fetched, by kind of client.",
                 &["keyset", "kid", "client"],
             ),
-            live_tokens: make.int_gauges(
+            live_tokens: builder.int_gauges(
                 "live_tokens",
-                "Tokens signed with this key since the start that may still live.",
+                "Tokens signed with this key since the start that may not have expired yet.",
                 &["keyset", "kid"],
             ),
-            certificate_remaining: make.gauges(
+            certificate_remaining: builder.gauges(
                 "certificate_remaining_seconds",
                 "Seconds until the published certificate of a key expires.",
                 &["keyset", "kid"],
             ),
-            key_starts_signing: make.gauges(
+            key_starts_signing: builder.gauges(
                 "key_starts_signing_seconds",
                 "Seconds until a pending key starts to sign.",
                 &["keyset", "kid"],
             ),
-            key_stops_signing: make.gauges(
+            key_stops_signing: builder.gauges(
                 "key_stops_signing_seconds",
                 "Seconds until the next key takes over from this one.",
                 &["keyset", "kid"],
             ),
-            connections: make.int_gauges("connections", "Open connections, by listener.", &["listener"]),
-            connections_refused: make.counters(
+            connections: builder.int_gauges("connections", "Open connections, by listener.", &["listener"]),
+            connections_refused: builder.counters(
                 "connections_refused_total",
-                "Connections closed for being too many, by listener: those that idled longest, or the new one where none idles.",
+                "Connections closed because there were too many, by listener: the longest idle ones, or new ones if none was idle.",
                 &["listener"],
             ),
-            exchanges: make.counters(
+            exchanges: builder.counters(
                 "exchanges_total",
                 "Requests sent to Salesforce, by profile and outcome.",
                 &["profile", "outcome"],
             ),
-            exchanges_not_sent: make.counters(
+            exchanges_not_sent: builder.counters(
                 "exchanges_not_sent_total",
-                "Exchanges that ended before anything was sent, by profile and reason.",
+                "Exchanges that ended before anything was sent to Salesforce, by profile and reason.",
                 &["profile", "reason"],
             ),
-            exchange_duration: make.histograms(
+            exchange_duration: builder.histograms(
                 "exchange_duration_seconds",
-                "Time from a request to Salesforce to its whole answer, by profile.",
+                "Time from a request to Salesforce until its whole response, by profile.",
                 &["profile"],
             ),
-            cache_requests: make.counters(
+            cache_requests: builder.counters(
                 "token_cache_requests_total",
                 "Requests for access tokens, by profile and result.",
                 &["profile", "result"],
             ),
-            cache_entries: make.gauge("token_cache_entries", "Access tokens that are kept."),
-            shared_cache_requests: make.counters(
+            cache_entries: builder.gauge("token_cache_entries", "Access tokens in the cache."),
+            shared_cache_requests: builder.counters(
                 "shared_cache_requests_total",
-                "Questions to the cache that replicas share, by result.",
+                "Requests to the shared cache, by result.",
                 &["result"],
             ),
-            shared_cache_up: make.int_gauges(
+            shared_cache_up: builder.int_gauges(
                 "shared_cache_up",
-                "1 while the cache that replicas share answers, 0 while each replica keeps its own tokens.",
+                "1 while the shared cache is available, 0 while each replica uses only its own cache.",
                 &["store"],
             ),
-            rejected_tokens_kept: make.counters(
+            rejected_tokens_kept: builder.counters(
                 "rejected_tokens_kept_total",
-                "Tokens handed out although they were called rejected, by profile and reason.",
+                "Access tokens returned again although the caller reported them as rejected, by profile and reason.",
                 &["profile", "reason"],
             ),
-            login_budget_write_failures: make.counter(
+            login_budget_write_failures: builder.counter(
                 "login_budget_write_failures_total",
-                "Logins that could not be recorded in the state directory: memory alone counts them.",
+                "Logins that could not be recorded in the state directory and are counted in memory only.",
             ),
-            login_budget_used: make.gauges(
+            login_budget_used: builder.gauges(
                 "login_budget_used_ratio",
                 "Used share of the budget of requests to Salesforce, by profile.",
                 &["profile"],
             ),
-            clock_skew: make.add(
-                Gauge::with_opts(Make::opts(
+            clock_skew: builder.add(
+                Gauge::with_opts(MetricsBuilder::opts(
                     "salesforce_clock_skew_seconds",
-                    "Our clock minus that of Salesforce's last answer.",
+                    "Our clock minus the clock of Salesforce's last response.",
                 ))
                 .expect("constant and valid"),
             ),
-            config_reloads: make.counter("config_reloads_total", "Reloads that took effect."),
-            config_reload_failures: make.counter(
+            config_reloads: builder.counter("config_reloads_total", "Successful reloads."),
+            config_reload_failures: builder.counter(
                 "config_reload_failures_total",
-                "Reloads that were refused; what ran before goes on.",
+                "Rejected reloads; the previous configuration stays in force.",
             ),
-            config_current: make.gauge(
+            config_current: builder.gauge(
                 "config_last_reload_successful",
-                "1 while the configuration in force is that of the files, 0 after a refused reload.",
+                "1 while the configuration in force is the one in the files, 0 after a rejected reload.",
             ),
-            config_loaded_at: make.gauge(
+            config_loaded_at: builder.gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "When the configuration in force was loaded.",
             ),
-            config_looked_at: make.gauge(
+            config_looked_at: builder.gauge(
                 "config_last_look_timestamp_seconds",
-                "When a look at the files, for changes to take over, last ended.",
+                "When the files were last checked for changes.",
             ),
-            log_lines_dropped: make
-                .counter("log_lines_dropped_total", "Log lines dropped because nobody read them in time."),
-            panics: make.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
+            log_lines_dropped: builder
+                .counter("log_lines_dropped_total", "Log lines dropped because they could not be written in time."),
+            panics: builder.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
             registry: registry.clone(),
         };
-        let build = make.int_gauges("build_info", "The version that runs.", &["version"]);
+        let build = builder.int_gauges("build_info", "The version that runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        make.add_boxed(Box::new(ProcessCollector::for_self()));
+        builder.add_boxed(Box::new(ProcessCollector::for_self()));
         metrics
     }
 
-    /// The exposition format of Prometheus, version 0.0.4.
+    /// Renders all families in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(16 << 10);
         TextEncoder::new()
@@ -307,7 +310,7 @@ impl Metrics {
         text
     }
 
-    /// Takes away the series of access tokens of all profiles but these.
+    /// Removes the access-token series of all profiles except `known`.
     pub fn forget_other_profiles(&self, known: &BTreeSet<&str>) {
         forget_others(&self.exchanges, known, |labels| self.exchanges.remove(labels));
         forget_others(&self.exchanges_not_sent, known, |labels| self.exchanges_not_sent.remove(labels));
@@ -317,11 +320,11 @@ impl Metrics {
         forget_others(&self.login_budget_used, known, |labels| self.login_budget_used.remove(labels));
     }
 
-    /// What `render` is, in HTTP.
+    /// The media type of [`render`](Self::render)'s output.
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 
-/// Removes each series whose `profile` isn't known.
+/// Removes each series whose `profile` label isn't in `known`.
 fn forget_others(
     family: &impl Collector,
     known: &BTreeSet<&str>,
@@ -331,15 +334,16 @@ fn forget_others(
         let labels = series.get_label().iter().map(|label| (label.name(), label.value())).collect();
         let profile = HashMap::get(&labels, "profile");
         if profile.is_some_and(|profile| !known.contains(profile)) {
-            // Somebody else may have been faster.
+            // An error means that another thread has removed it already.
             let _ = remove(&labels);
         }
     }
 }
 
-struct Make<'a>(&'a Registry);
+/// Creates metric families and registers them.
+struct MetricsBuilder<'a>(&'a Registry);
 
-impl Make<'_> {
+impl MetricsBuilder<'_> {
     fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
         self.add_boxed(Box::new(collector.clone()));
         collector
@@ -379,7 +383,7 @@ impl Make<'_> {
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(SECONDS.to_vec());
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DURATION_BUCKETS.to_vec());
         self.add(HistogramVec::new(opts, labels).expect("constant and valid"))
     }
 }

@@ -1,10 +1,10 @@
-//! Words of the commands that messages show.
+//! Quotes words of the shell commands that messages suggest.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
-/// A word of a command, quoted where a POSIX shell would take it for something else when it is pasted.
-pub fn quoted(word: impl Display) -> String {
+/// Quotes `word` for a POSIX shell if the shell would otherwise expand or split it.
+pub fn quote(word: impl Display) -> String {
     shlex::try_quote(&word.to_string()).map_or_else(|_| word.to_string(), Cow::into_owned)
 }
 
@@ -23,9 +23,9 @@ mod tests {
             ("$(reboot)", "'$(reboot)'"),
             ("", "''"),
         ] {
-            assert_eq!(quoted(word), quoted_word, "{word}");
+            assert_eq!(quote(word), quoted_word, "{word}");
         }
-        // A quote in it: whatever the form, a shell reads the same word.
-        assert_eq!(shlex::split(&quoted("it's; rm -r x")), Some(vec!["it's; rm -r x".to_owned()]));
+        // A word that contains a quote: the form may vary, but a shell must read the same word.
+        assert_eq!(shlex::split(&quote("it's; rm -r x")), Some(vec!["it's; rm -r x".to_owned()]));
     }
 }

@@ -1,3 +1,3 @@
-//! The lock of what `tests/schedules` runs in many orders: that test compiles the same files with shuttle's in its place.
+//! The mutex of the files that `tests/schedules` explores. That test compiles the same files with shuttle's mutex instead.
 
 pub use std::sync::{Mutex, MutexGuard};

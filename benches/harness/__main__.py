@@ -1,10 +1,10 @@
 """`make bench`: see benches/README.md.
 
 BENCH_ROUNDS   rounds, each of which measures everything once (3)
-BENCH_SECONDS  of each window of load (2)
-BENCH_GROWTH   callers, profiles and keys to grow to (10000)
-BENCH_TOKENS   access tokens to keep (1000000)
-BENCH_QUICK=1  one round of one second, a thousand callers, 20,000 tokens: to see that it runs
+BENCH_SECONDS  seconds of each window of load (2)
+BENCH_GROWTH   number of callers, profiles and keys in the scaling measurement (10000)
+BENCH_TOKENS   number of cached access tokens (1000000)
+BENCH_QUICK=1  one round of one second, a thousand callers, 20,000 tokens: a test of the harness
 """
 
 import os
@@ -23,7 +23,7 @@ README = build.ROOT / "benches/README.md"
 
 def main():
     peers = pathlib.Path(os.environ["TOKENMINT_TOOLS"]) / "bench"
-    binary, static, benches = build.service(), build.static_service(), build.benches("load", "raw", "house")
+    binary, static, benches = build.service(), build.static_service(), build.benches("load", "raw", "in_process")
     quick = os.environ.get("BENCH_QUICK") == "1"
     settings = {
         "BENCH_ROUNDS": 1 if quick else 3,
@@ -38,7 +38,7 @@ def main():
         print(f"{time.monotonic() - begin:4.0f} s  {what}", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="tokenmint-bench-") as folder:
-        tools = Tools(benches["load"], benches["raw"], benches["house"])
+        tools = Tools(benches["load"], benches["raw"], benches["in_process"])
         library = peers.parent / "crypto_mb/lib/libcrypto_mb.so.13"
         library = library if library.exists() else None
         bench = measures.Bench(tools, binary, pathlib.Path(folder), peers, *settings.values(), library, static)

@@ -1,4 +1,4 @@
-"""What cargo builds for the harness, and where it puts it."""
+"""Builds the binaries for the harness with cargo."""
 
 import json
 import os
@@ -12,7 +12,7 @@ CARGO = os.environ.get("CARGO", "cargo")
 
 
 def built(*arguments, **environment):
-    """Runs cargo; name -> path of each executable that came of it."""
+    """Runs cargo. Returns name -> path of each executable that it built."""
     command = [CARGO, *arguments, "--locked", "--message-format=json-render-diagnostics"]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True)
     messages = [json.loads(line) for line in ran.stdout.splitlines()]
@@ -24,22 +24,22 @@ def built(*arguments, **environment):
 
 
 def service(*arguments):
-    """The binary as it ships, in a copy: building the benches lays the original anew, with what they want of its
+    """A copy of the shipped binary. Building the benches replaces the original with one that has their features of
     dependencies."""
     original = built("build", "--profile", "dist", "--bin", "tokenmint", *arguments)["tokenmint"]
     return pathlib.Path(shutil.copy2(original, original.with_name("tokenmint-as-it-ships")))
 
 
 def static_service():
-    """The binary that the image has."""
+    """The static binary of the image."""
     return service("--target", f"{platform.machine()}-unknown-linux-musl")
 
 
 def benches(*names):
-    """Bench targets, built as the service is."""
+    """The bench targets, built with the profile of the service."""
     return built("bench", "--profile", "dist", "--no-run", *(part for name in names for part in ("--bench", name)))
 
 
-def counted_house():
-    """`house` for callgrind: a release, built with the binary that `make chaos-short` takes."""
-    return built("build", "--release", "--bin", "tokenmint", "--bench", "house")["house"]
+def counted_in_process():
+    """`in_process` for callgrind: a release build, together with the binary that `make chaos-short` uses."""
+    return built("build", "--release", "--bin", "tokenmint", "--bench", "in_process")["in_process"]

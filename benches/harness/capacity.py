@@ -1,10 +1,10 @@
-"""`make capacity`: what a core signs, how many replicas that makes, and what a thousand of them ask of Salesforce. See
-docs/capacity.md, which gets what this prints.
+"""`make capacity`: measures the signatures of a core, plans the number of replicas, and simulates the requests of a thousand
+replicas to Salesforce. Writes the results into docs/capacity.md.
 
 CAPACITY_PAGES    page loads a second to plan for (10,100,1000,10000)
-CAPACITY_CORES    cores of a replica (2)
+CAPACITY_CORES    number of cores of a replica (2)
 CAPACITY_ROUNDS   rounds, each of which measures everything once (3)
-CAPACITY_SECONDS  of each window of load (2)
+CAPACITY_SECONDS  seconds of each window of load (2)
 """
 
 import math
@@ -29,13 +29,13 @@ BITS = (2048, 3072, 4096)
 SATURATED = 16
 """Connections that keep all cores busy."""
 USERS_PER_MINUTE, VISITS = 100, 5
-"""Of the day's busiest hour of chats: who begins one, and how often each asks."""
-STORM = 20.0
-"""How often a second a broken caller rejects its token."""
+"""Of the busiest hour of chats: new users a minute, and requests of each user."""
+REJECTIONS_PER_SECOND = 20.0
+"""How many tokens a broken caller rejects in a second."""
 
 
 def measure(tools, binary, folder, rounds, seconds, say):
-    """Key size -> what -> [figure], everything in turn within a round; and the bytes of its JWKS."""
+    """Returns key size -> measurement -> [figure], and the bytes of the JWKS. Each round measures everything in turn."""
     requests = {
         "token": identity_requests(folder / "token.requests", profiles=2),
         "jwks": write_requests(folder / "jwks.requests", [http_request("GET", "/keysets/k00000/jwks.json")]),
@@ -62,9 +62,9 @@ def measure(tools, binary, folder, rounds, seconds, say):
 
 
 def measured(figures, rules):
-    """The tables of what one core does."""
+    """The tables of one core: signatures, tokens and JWKS fetches."""
     rows, fetched = [], []
-    room = int(replicas.sourced("src/sandbox/keyset.rs", r"const LARGEST_SET: usize = (\d+) << 10;")) << 10
+    room = int(replicas.sourced("src/sandbox/keyset.rs", r"const MAX_JWKS_BYTES: usize = (\d+) << 10;")) << 10
     for bits, seen in figures.items():
         token, alone, jwks = seen["token"], seen["alone"], seen["jwks"]
         column = lambda driven, name, form="{:,.2f}": spread([getattr(one, name) for one in driven], form)
@@ -88,7 +88,7 @@ def measured(figures, rules):
 
 
 def planned(figures, pages, cores):
-    """The table of replicas, from these figures."""
+    """The table of replicas for the planned page loads."""
     target = int(replicas.sourced(
         "deploy/kubernetes/base/horizontalpodautoscaler.yaml", r"averageUtilization: (\d+)",
     )) / 100
@@ -103,18 +103,18 @@ def planned(figures, pages, cores):
 
 
 def replicas_for(pages, cpu_seconds, cores, target):
-    """So many that they are `target` busy, and one more, so that one may be away."""
+    """The number of replicas that are `target` busy, and one spare replica."""
     return math.ceil(pages * cpu_seconds / (cores * target)) + 1
 
 
 def met_at(rules, profiles):
-    """Of how many replicas on Salesforce refuses logins, in four hours with a deployment in the midst."""
+    """The least number of replicas with refused logins, in four hours with a deployment in the middle."""
     hours = lambda number: Scenario(number, profiles, shared=False, seconds=4 * HOUR, rollout=2 * HOUR)
     return least(lambda number: logins(rules, hours(number)).refused)
 
 
-def storm_met_at(rules):
-    hours = lambda number: Scenario(number, 1, False, seconds=2 * HOUR, storm=(HOUR, HOUR, STORM))
+def rejections_met_at(rules):
+    hours = lambda number: Scenario(number, 1, False, seconds=2 * HOUR, rejecting=(HOUR, HOUR, REJECTIONS_PER_SECOND))
     return least(lambda number: logins(rules, hours(number)).refused)
 
 
@@ -123,19 +123,19 @@ def chats_met_at(rules):
 
 
 def simulated(rules):
-    """What a day of a thousand replicas comes to. The same rules give the same text."""
+    """The tables of the simulation. Deterministic: the same rules give the same text."""
     both = lambda act: [act(shared) for shared in (False, True)]
-    of_day, of_storm, of_chats, of_jwks = [], [], [], []
+    of_day, of_rejections, of_chats, of_jwks = [], [], [], []
     for profiles in (1, 3):
         for number in (1, 10, 100, 1000):
             days = both(lambda shared: logins(rules, Scenario(number, profiles, shared)))
             cells = [f"{cell:,}" for day in days for cell in (day.granted, day.busiest_hour, day.refused)]
             of_day.append([f"{number:,}", profiles, *cells])
     for number in (1, 10, 100, 1000):
-        storm = (14 * HOUR, HOUR, STORM)
-        hours = both(lambda shared: logins(rules, Scenario(number, 1, shared, seconds=15 * HOUR, storm=storm)))
+        rejecting = (14 * HOUR, HOUR, REJECTIONS_PER_SECOND)
+        hours = both(lambda shared: logins(rules, Scenario(number, 1, shared, seconds=15 * HOUR, rejecting=rejecting)))
         cells = [f"{cell:,}" for hour in hours for cell in (hour.busiest_hour, hour.refused)]
-        of_storm.append([f"{number:,}", *cells])
+        of_rejections.append([f"{number:,}", *cells])
     for number in (1, 2, 10, 100, 1000):
         hours = both(lambda shared: chats(rules, number, shared, USERS_PER_MINUTE, VISITS))
         cells = [f"{cell:,}" for hour in hours for cell in (hour.granted, hour.busiest_minute, hour.refused)]
@@ -144,7 +144,7 @@ def simulated(rules):
         total, peak = fetches(rules, 1000, spread_over)
         of_jwks.append([words, f"{total:,}", f"{total / DAY:.1f}", f"{peak:,}"])
 
-    one, three, storm_of, chats_of = met_at(rules, 1), met_at(rules, 3), storm_met_at(rules), chats_met_at(rules)
+    one, three, rejections_of, chats_of = met_at(rules, 1), met_at(rules, 3), rejections_met_at(rules), chats_met_at(rules)
     alone_and_shared = lambda *columns: [f"{column}, {how}" for how in ("each alone", "Redis") for column in columns]
     own, per_minute = rules.logins_per_hour, rules.requests_per_minute
     return "\n\n".join([
@@ -159,9 +159,9 @@ def simulated(rules):
         f"Each alone, the user's limit is met at about **{one:,} replicas** with one profile, and **{three:,}** with three. "
         "With Redis the logins are those of one replica, however many there are; a few more, as the first to renew renews for "
         "all.",
-        f"### A caller that rejects every token, {STORM:g} times a second, for an hour",
-        table(["replicas", *alone_and_shared("busiest hour", "refused")], of_storm),
-        f"Each alone, the budgets of **{storm_of} replicas** together pass the limit, and everybody else who logs in as "
+        f"### A caller that rejects every token, {REJECTIONS_PER_SECOND:g} times a second, for an hour",
+        table(["replicas", *alone_and_shared("busiest hour", "refused")], of_rejections),
+        f"Each alone, the budgets of **{rejections_of} replicas** together pass the limit, and everybody else who logs in as "
         f"that user is locked out with them. With Redis all of them keep to {own}.",
         f"### Messaging access tokens, {USERS_PER_MINUTE} new users a minute, each asking {VISITS} times, the busiest "
         "hour",

@@ -1,12 +1,14 @@
-"""A day of a thousand replicas, event by event: what reaches Salesforce, and when a limit of its is met.
+"""A discrete-event simulation of a day of many replicas: the requests that reach Salesforce, and when its limits are met.
 
-Every number that the service or Salesforce goes by is in `Rules`, which `replicas.rules` reads from the running
-service, its sandbox and the sources; the scenarios below are ours, and the page says which. Only `random()` of a
-seeded generator is drawn from, so that the same rules give the same tables everywhere.
+The parameters of the service and of Salesforce are in `Rules`, which `replicas.rules` reads from the running service,
+its sandbox and the sources. docs/capacity.md describes the scenarios. Only `random()` of a seeded generator is used, so
+that the same rules give the same tables everywhere.
 
-Left out: how long an exchange takes (with Redis the others wait for its lock meanwhile, and none exchanges), that a
-rejected token is dropped by the other replicas too, Redis being away (then it is as without), and the circuit breaker
-(a limit is no failure of the host).
+The simulation leaves out:
+- the duration of an exchange (with Redis, other replicas wait for the lock meanwhile, and none exchanges);
+- that other replicas drop a rejected token too;
+- an unavailable Redis (the replicas then behave like replicas without Redis);
+- the circuit breaker (a limit isn't a failure of the host).
 """
 
 import collections
@@ -20,30 +22,30 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 @dataclass(frozen=True)
 class Rules:
-    """Times are in seconds."""
+    """The parameters of the service and of Salesforce. Times are in seconds."""
 
     logins_per_hour: int
-    """A replica's own budget for one user, and with Redis that of all."""
+    """The login budget of a replica for one user. With Redis, also the budget of all replicas."""
     requests_per_minute: int
     """The same for the messaging access tokens of one org."""
     access_token_life: int
     messaging_life: int
     renew_from: float
-    """A token is renewed from some share of its life on, which lies between these two."""
+    """The least share of its lifetime after which a token is renewed. The greatest is `renew_to`."""
     renew_to: float
     shortest_wait: int
-    """A failure is remembered for as long as it says that it stands, within these bounds."""
+    """The least time that a failure is cached. The greatest is `longest_wait`."""
     longest_wait: int
     max_age: int
-    """Of a JWKS in caches."""
+    """The max-age of a JWKS."""
     salesforce_logins: int
-    """Of one user, within an hour."""
+    """The limit for one user within an hour."""
     salesforce_messaging: int
-    """Of one org, within a minute."""
+    """The limit for one org within a minute."""
 
 
 class Window:
-    """At most so many in so long, counted as it slides."""
+    """A sliding window: at most `most` events within `seconds`."""
 
     def __init__(self, most, seconds):
         self.most, self.seconds = most, seconds
@@ -51,7 +53,7 @@ class Window:
         self.total = self.peak = self.refused = 0
 
     def take(self, now):
-        """Counts one more, or says after how long there may be one."""
+        """Adds an event and returns 0, or refuses it and returns the seconds until one is allowed."""
         while self.taken and self.taken[0] <= now - self.seconds:
             self.taken.popleft()
         if len(self.taken) >= self.most:
@@ -65,31 +67,32 @@ class Window:
 
 @dataclass
 class Logins:
-    """What came of it at Salesforce, for one user."""
+    """The results of `logins`: login counts of one user at Salesforce."""
 
     granted: int
     busiest_hour: int
     refused: int
     held_back: int
-    """By tokenmint's own budgets, before Salesforce was asked."""
+    """Logins refused by tokenmint's own budgets, without a request to Salesforce."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`replicas` that log in as one user for each of `profiles`, each asked for each every `ask` seconds on average."""
+    """`replicas` log in as one user for each of `profiles`. Each replica gets a request for each profile every `ask` seconds on
+    average."""
 
     replicas: int
     profiles: int
     shared: bool
-    """Whether `[cache.redis]` is there."""
+    """Whether the replicas share `[cache.redis]`."""
     seconds: int = DAY
     ask: float = 10.0
     step: float = 3.0
-    """Between two replicas that a rolling deployment starts."""
+    """Seconds between the starts of two replicas in a rolling deployment."""
     rollout: float = 10 * HOUR
-    """When the day's deployment begins. The day itself begins with one."""
-    storm: tuple = (14 * HOUR, 0, 0.0)
-    """When a caller begins to reject every token that it is given, for how long, and how often a second."""
+    """When a second deployment begins. The day starts with the first."""
+    rejecting: tuple = (14 * HOUR, 0, 0.0)
+    """When a caller begins to reject every token, for how long, and how often a second."""
     seed: int = 1
 
 
@@ -98,13 +101,13 @@ class Replica:
     budget: Window
     generation: int = 0
     held: dict = field(default_factory=dict)
-    """Of each profile: when its token was obtained, and when it is renewed."""
+    """For each profile: when its token was obtained, and when it is renewed."""
     until: dict = field(default_factory=dict)
-    """Of each profile: until when a failure stands."""
+    """For each profile: until when a failure is cached."""
 
 
 def logins(rules, scenario):
-    """One day of OAuth access tokens, or less."""
+    """Simulates `scenario.seconds` of OAuth access tokens."""
     chance = random.Random(scenario.seed).random
     life, shared = rules.access_token_life, scenario.shared
     salesforce = Window(rules.salesforce_logins, HOUR)
@@ -113,7 +116,7 @@ def logins(rules, scenario):
     fleet = [Replica(budget()) for _ in range(scenario.replicas)]
     in_redis = {}
     held_back = 0
-    begin, lasts, rate = scenario.storm
+    begin, lasts, rate = scenario.rejecting
     events = [(scenario.step * number, "start", number, 0, 0) for number in range(scenario.replicas)]
     events += [(scenario.rollout + time, *rest) for time, *rest in events]
     events += [(begin, "reject", 0, 0, 0)] if lasts else []
@@ -127,7 +130,7 @@ def logins(rules, scenario):
         replica.held[profile] = (obtained, obtained + life * share)
 
     def obtain(replica, profile, now):
-        """Another replica's token or one of its own, unless a failure still stands; else this one does."""
+        """Takes the token of another replica from Redis, or logs in. Does nothing while a failure is cached."""
         nonlocal held_back
         if replica.until.get(profile, 0) > now:
             return
@@ -175,7 +178,7 @@ def logins(rules, scenario):
 
 @dataclass
 class Chats:
-    """What came of it at Salesforce, for one org."""
+    """The results of `chats`: counts of messaging access tokens of one org."""
 
     users: int
     granted: int
@@ -185,8 +188,8 @@ class Chats:
 
 
 def chats(rules, replicas, shared, users_per_minute=100, asks=5, session=600, seconds=HOUR, seed=1):
-    """The day's busiest hour of messaging access tokens: new users come all the time, and each asks some times within
-    its session, each time by way of any replica. No session is long enough for a renewal."""
+    """Simulates the busiest hour of messaging access tokens. New users arrive at a steady rate. Each sends `asks` requests within
+    its session, each to a random replica. No session is long enough for a renewal."""
     assert session < rules.messaging_life * rules.renew_from
     chance = random.Random(seed).random
     users = int(users_per_minute * seconds / MINUTE)
@@ -212,8 +215,8 @@ def chats(rules, replicas, shared, users_per_minute=100, asks=5, session=600, se
 
 
 def fetches(rules, parties, spread, every=1.0, seconds=DAY, seed=1):
-    """A day of `parties` that keep a JWKS for its max-age and fetch it when they verify next, once `every` second on
-    average; they start within `spread` seconds. Fetches, and the most within a second."""
+    """Simulates a day of `parties` that cache a JWKS for its max-age, and fetch it again at their next verification. They verify
+    every `every` seconds on average, and start within `spread` seconds. Returns the fetches, and the most within a second."""
     chance = random.Random(seed).random
     by_second = collections.Counter()
     for _ in range(parties):
@@ -225,8 +228,8 @@ def fetches(rules, parties, spread, every=1.0, seconds=DAY, seed=1):
 
 
 def least(meets, most=100_000):
-    """The smallest number that `meets`, where every larger one does too, or one up to 2 % larger; nothing beyond
-    `most`."""
+    """The smallest number that `meets`, at most 2 % too large, by bisection. `meets` must be monotonic. `None` if none up to about
+    `most` does."""
     high = 1
     while not meets(high):
         if high >= most:

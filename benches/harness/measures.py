@@ -1,5 +1,5 @@
-"""What is measured, and how: every comparison alternates within one round, so that what the machine does meanwhile
-falls on all alike, and a ratio is made of neighbours."""
+"""The measurements. Every comparison alternates its contestants within a round, so that other load on the machine affects all
+of them alike. A ratio is computed from consecutive measurements."""
 
 import json
 import statistics
@@ -17,7 +17,7 @@ IMAGE = "tokenmint, the image's binary"
 
 
 class Bench:
-    """The binaries, a folder, the keys, and how much is to be done."""
+    """The binaries, a folder, the keys, the request files, and the amount of work."""
 
     def __init__(self, tools, binary, folder, peers, rounds, seconds, growth, tokens, library=None, static=None):
         self.tools, self.binary, self.folder, self.peers = tools, binary, folder, peers
@@ -39,7 +39,7 @@ class Bench:
         return kind(name, binary or self.binary, folder, key or self.key, **size)
 
     def batching(self, name=BATCHES, **size):
-        """With the library for batches, where there is one: none or one."""
+        """The server with batched signing, as a list: empty without the library."""
         return [self.tokenmint(name, kind=Batching, library=self.library, **size)] if self.library else []
 
     def raw(self):
@@ -47,9 +47,9 @@ class Bench:
 
 
 def minting(bench, say):
-    """Everybody's identity tokens at 1 to 256 connections, with aws-lc-rs alone before and after each window.
+    """Measures identity tokens of every server at 1 to 256 connections, and aws-lc-rs alone before and after each window.
 
-    name -> connections -> [(driven, CPU over raw, throughput over raw)]; and the raw figures.
+    Returns name -> connections -> [(driven, CPU over raw, throughput over raw)], and the raw figures.
     """
     contestants = [bench.tokenmint(), bench.tokenmint(IMAGE, binary=bench.static), *bench.batching()]
     contestants += servers.minting_peers(bench.folder, bench.key, bench.peers)
@@ -73,9 +73,9 @@ def minting(bench, say):
 
 
 def isolation(bench, say):
-    """Latencies of what needs no signature while 256 connections keep all cores signing.
+    """Measures the latency of requests without a signature, while 256 connections keep all cores signing.
 
-    name -> probe -> [figures of a round]; and name -> [driven], what was signed meanwhile
+    Returns name -> probe -> [figures of a round], and name -> [driven] of the signing load.
     """
     found, loads = {}, {}
 
@@ -127,9 +127,9 @@ def first_access_token(server):
 
 
 def kept(bench, say):
-    """What is answered from memory: JWKS and cached access tokens beside nginx with the same bytes in a file.
+    """Compares responses from memory, JWKS and cached access tokens, with nginx and the same bytes in a file.
 
-    name -> [driven]
+    Returns name -> [driven].
     """
     nginx = bench.peers / "bin/nginx"
     port = servers.free_port()
@@ -167,9 +167,9 @@ def kept(bench, say):
 
 
 def growth(bench, say):
-    """The CPU of one token with thousands of callers, profiles or keys, over that with one of each.
+    """Compares the CPU time of a token with thousands of callers, profiles or keys, and with one of each.
 
-    what -> [ratio]; and milliseconds to start, what -> ms
+    Returns what -> [ratio], and what -> milliseconds to start.
     """
     many = bench.growth
     sizes = {
@@ -199,9 +199,9 @@ def cache_growth(bench, say):
 
 
 def small(bench, say):
-    """Starts, as a supervisor sees them, memory when idle, and a bundle of two signatures beside one.
+    """Measures the time to start, the idle memory, and the latency of a bundle of two tokens compared with one token.
 
-    what -> [figure]
+    Returns what -> [figure].
     """
     figures = {"ready_ms": [], "first_token_ms": [], "idle_mib": [], "image_idle_mib": []}
     for turn in range(5 * bench.rounds):

@@ -1,7 +1,6 @@
-"""Processes as Linux accounts for them, and the programs that make load.
+"""CPU time and memory of processes, and the programs that generate load.
 
-CPU time is that of a whole process tree, in and out of the kernel: what a user's machine pays. The generator's
-own is kept apart.
+CPU time is the user and system time of a whole process tree. The load generator is accounted for separately.
 """
 
 import json
@@ -15,13 +14,13 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def stat(pid):
-    """The fields of /proc/PID/stat behind the command's name, which may hold anything."""
+    """The fields of /proc/PID/stat after the command name, which may contain any character."""
     text = pathlib.Path(f"/proc/{pid}/stat").read_text()
     return text.rpartition(")")[2].split()
 
 
 def tree(pid):
-    """`pid` and all that it has started."""
+    """`pid` and all its descendants."""
     children = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -37,18 +36,18 @@ def tree(pid):
 
 
 def cpu_seconds(pids):
-    """User and system time, with that of ended children."""
+    """User and system time, including ended children."""
     return sum(sum(map(int, stat(pid)[11:15])) for pid in pids) / TICK
 
 
 def machine_seconds():
-    """User and system time of everything that runs, without what a hypervisor took (proc(5), /proc/stat)."""
+    """User and system time of all processes, without time stolen by a hypervisor (proc(5), /proc/stat)."""
     user, nice, system, _, _, irq, softirq = map(int, pathlib.Path("/proc/stat").read_text().split()[1:8])
     return (user + nice + system + irq + softirq) / TICK
 
 
 def memory_mib(pids):
-    """Resident memory. What workers of one tree share counts once (PSS), as they would otherwise look larger."""
+    """Resident memory. Memory that the processes share counts once (PSS)."""
     if len(pids) == 1:
         lines = pathlib.Path(f"/proc/{pids[0]}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
@@ -60,7 +59,7 @@ def memory_mib(pids):
 
 @dataclass
 class Driven:
-    """What one window of load came to."""
+    """The figures of one window of load."""
 
     per_second: float
     p50_ms: float
@@ -68,30 +67,30 @@ class Driven:
     p999_ms: float
     max_ms: float
     cpu_us: float
-    """CPU time of the server for each answer."""
+    """CPU time of the server for each response."""
     generator_cpu_us: float
     busy_cores: float
-    """Cores that the server kept busy."""
+    """Average number of busy cores of the server."""
     generator_cores: float
     memory_mib: float
     reconnects: int
-    """Connections that the server closed between answers."""
+    """Connections that the server closed between responses."""
     shed: int
-    """Answers with 503, beside those that are counted."""
+    """Responses with 503, not included in the other figures."""
 
 
 class Tools:
-    """The bench binaries that cargo has built."""
+    """The bench binaries."""
 
-    def __init__(self, load, raw, house):
-        self.load, self.raw, self.house = load, raw, house
+    def __init__(self, load, raw, in_process):
+        self.load, self.raw, self.in_process = load, raw, in_process
         self.others = []
-        """Cores that neither server nor generator kept busy, in each window without probes."""
+        """Busy cores of other processes, in each window without probes."""
 
     def drive(self, server, requests, connections, seconds, threads=1, beside=None):
-        """Keeps `connections` busy for `seconds`, after a third of a second to get going.
+        """Keeps `connections` busy for `seconds`, after a warm-up of 0.35 s.
 
-        `beside` runs within the window, and then the server may shed load.
+        `beside` runs within the window. If it is given, the server may shed load.
         """
         address = f"127.0.0.1:{server.port}"
         command = [str(self.load), "drive", address, str(requests), str(threads), str(connections), "0.35", str(seconds)]
@@ -154,6 +153,6 @@ class Tools:
         return cpu / made["signatures"] * 1e6, made["signatures"] / made["seconds"]
 
     def cached_tokens(self, tokens, rounds, key):
-        """See `house cache` in benches/house.rs."""
-        command = [self.house, "cache", str(tokens), str(rounds), str(key)]
+        """See `in_process cache` in benches/in_process.rs."""
+        command = [self.in_process, "cache", str(tokens), str(rounds), str(key)]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,5 +1,5 @@
-"""Real replicas before one `tokenmint sandbox`: the rules that they go by, as they show them, and how often they
-exchange, to hold `fleet` against."""
+"""Real replicas with one `tokenmint sandbox`: reads the parameters of the simulation from them, and counts their exchanges to
+validate `fleet`."""
 
 import concurrent.futures
 import contextlib
@@ -21,7 +21,7 @@ SECONDS = {"millis": 0.001, "secs": 1, "mins": 60, "hours": 3600}
 
 
 def sourced(path, pattern):
-    """The groups of `pattern` in a file of ours: for what no running service shows."""
+    """The groups of `pattern` in a source file, for parameters that no running service shows."""
     found = re.findall(pattern, (build.ROOT / path).read_text())
     if len(found) != 1:
         raise SystemExit(f"{path} has `{pattern}` {len(found)} times and not once: say in replicas.py what it is now")
@@ -34,7 +34,7 @@ def duration(path, name):
 
 
 class Redis(Server):
-    """A redis-server as tests/cache/setup brings it; nothing of it stays."""
+    """A redis-server without persistence, installed by tests/cache/setup."""
 
     def __init__(self, folder):
         ours = pathlib.Path(os.environ.get("TOKENMINT_TOOLS") or build.ROOT / "target/tools") / "bin/redis-server"
@@ -51,14 +51,14 @@ class Redis(Server):
 
 
 class Replicas:
-    """`replicas` services with `profiles` of one user, sharing a Redis or not, from `with` to its end."""
+    """`replicas` services with `profiles` of one user, with or without a shared Redis. A context manager."""
 
     def __init__(self, binary, folder, key, replicas, profiles=1, shared=False, logins_per_hour=None, **settings):
         folder.mkdir()
         self.binary, self.folder, self.key = binary, folder, key
         self.number, self.apps, self.shared = replicas, app_names(profiles), shared
         self.settings = settings
-        """Of the sandbox."""
+        """Settings of the sandbox."""
         self.environment = {}
         if logins_per_hour:
             names = [f"TOKENMINT_OAUTH__{app.upper()}__LOGINS_PER_HOUR" for app in self.apps]
@@ -71,7 +71,7 @@ class Replicas:
             more += 'es_developer_name = "Web_Channel"\n'
             if self.shared:
                 redis = stack.enter_context(Redis(self.folder))
-                # So patient that a busy machine doesn't count as a slow Redis.
+                # The long timeout keeps a busy machine from counting as a slow Redis.
                 more += f'[cache.redis]\nurl = "redis://127.0.0.1:{redis.port}"\nkey = "{"5a" * 32}"\ntimeout = "5s"\n'
             replica = lambda number: Tokenmint(
                 f"replica-{number}", self.binary, self.folder / str(number), self.key, self.environment,
@@ -96,7 +96,7 @@ class Replicas:
             return json.loads(answer.read() or "null")
 
     def seen(self):
-        """What the sandbox has counted, and its settings."""
+        """The counts and the settings of the sandbox."""
         return self._control("state")
 
     def logins(self):
@@ -104,7 +104,7 @@ class Replicas:
 
     @staticmethod
     def ask(server, path, **body):
-        """Status and content of an answer."""
+        """Posts a request. Returns the status and the JSON of the response."""
         status, content = server.ask("POST", path, json.dumps(body), api_key(0))
         return status, json.loads(content)
 
@@ -112,12 +112,12 @@ class Replicas:
         return self.ask(server, "/oauth-access-token", profile=f"oauth.{app}", **more)
 
     def together(self, act, *among):
-        """`act` for each, all at the same time."""
+        """Calls `act` with each of `among` at the same time."""
         with concurrent.futures.ThreadPoolExecutor(len(among)) as pool:
             return list(pool.map(lambda each: act(*each), among))
 
     def steady(self, seconds, every=0.1):
-        """Logins within `seconds` of asking every replica for every profile again and again."""
+        """Requests every profile from every replica repeatedly for `seconds`. Returns the logins."""
         end = time.monotonic() + seconds
 
         def keep_asking(server, app):
@@ -130,8 +130,8 @@ class Replicas:
         self.together(keep_asking, *((server, app) for server in self.all for app in self.apps))
         return self.logins()
 
-    def storm(self):
-        """Logins once every replica has refused to go on, asked by a caller that rejects each token."""
+    def reject_repeatedly(self):
+        """Rejects each token until the budget of every replica is used up. Returns the logins."""
 
         def reject_all(server):
             status, answer = self.access_token(server, self.apps[0])
@@ -144,7 +144,7 @@ class Replicas:
         return self.logins()
 
     def chat(self, users):
-        """Messaging requests and JWKS fetches of so many users, each of whom comes by way of every replica."""
+        """Sends a request of each of `users` to every replica. Returns the messaging requests and JWKS fetches."""
 
         def come(server, user):
             status, answer = self.ask(server, "/messaging-access-token", sub=f"user-{user}")
@@ -157,7 +157,7 @@ class Replicas:
 
 
 def rules(binary, folder, key):
-    """What a service and its sandbox go by, with nothing set but what must be."""
+    """Reads the parameters from a service and its sandbox with default settings."""
     with Replicas(binary, folder, key, replicas=1) as fleet:
         server = fleet.all[0]
         _, login = fleet.access_token(server, "crm")
@@ -169,13 +169,13 @@ def rules(binary, folder, key):
         raise SystemExit(f"no tokens to read the rules from: {login} {chat}")
 
     def budget(profile):
-        """One request is that part of it."""
+        """The budget of `profile`, computed from its used share after one request."""
         used = re.search(rf'tokenmint_login_budget_used_ratio{{profile="{profile}"}} (\S+)', metrics)
         if not used:
             raise SystemExit(f"no metric shows the budget of {profile}")
         return round(1 / float(used[1]))
 
-    more, least = sourced("src/exchange/token.rs", r"([\d.]+)_f64\.mul_add\(chance, ([\d.]+)\)")
+    more, least = sourced("src/exchange/token.rs", r"([\d.]+)_f64\.mul_add\(fraction, ([\d.]+)\)")
     return Rules(
         logins_per_hour=budget("oauth.crm"),
         requests_per_minute=budget("identity.p00000"),
@@ -183,8 +183,8 @@ def rules(binary, folder, key):
         messaging_life=chat["expires_at"] - chat["obtained_at"],
         renew_from=float(least),
         renew_to=float(least) + float(more),
-        shortest_wait=duration("src/exchange/negative_cache.rs", "SHORTEST_WAIT"),
-        longest_wait=duration("src/exchange/negative_cache.rs", "LONGEST_WAIT"),
+        shortest_wait=duration("src/exchange/negative_cache.rs", "MIN_RETRY_AFTER"),
+        longest_wait=duration("src/exchange/negative_cache.rs", "MAX_RETRY_AFTER"),
         max_age=int(re.search(r"max-age=(\d+)", jwks.headers["Cache-Control"])[1]),
         salesforce_logins=settings["logins_per_hour"],
         salesforce_messaging=settings["messaging_per_minute"],

@@ -1,4 +1,4 @@
-"""Figures as tables: what was aimed at beside what came, and everything else behind it."""
+"""Formats the figures as Markdown tables: first the targets and whether they are met, then the details."""
 
 import datetime
 import os
@@ -14,7 +14,7 @@ from measures import BATCHES, CONNECTIONS, IMAGE, OURS, SATURATED
 
 
 def spread(values, form="{:.2f}"):
-    """The median and, in brackets, the least and the most of the rounds."""
+    """The median and, in brackets, the minimum and maximum of the rounds."""
     values = list(values)
     middle = form.format(statistics.median(values))
     if len(values) == 1:
@@ -28,7 +28,7 @@ def table(head, rows):
 
 
 class Targets:
-    """Rows of: what, the figure, the goal, whether the median meets it."""
+    """The table of targets: the measurement, its figure, the goal, and whether the median meets it."""
 
     def __init__(self):
         self.rows = []
@@ -80,7 +80,7 @@ def minting(figures, raws, targets):
 
 
 def batches(figures, targets):
-    """Eight signatures at a time beside one, and beside the peers."""
+    """Compares batched signing with single signatures, and with the peers."""
     ours = figures[BATCHES]
     def over(peer, n, attribute):
         pairs = zip(ours[n], figures[peer][n])
@@ -179,7 +179,7 @@ def version(binary):
 
 
 def versions(binary, peers):
-    """What was compared, one line each."""
+    """The versions of all compared programs, one line each."""
     package = lambda name: re.search(
         r'"version": "(.*?)"', (peers / "node_modules" / name / "package.json").read_text()
     )[1]
@@ -210,7 +210,7 @@ def machine():
 
 
 def about(settings, took, others, *lines):
-    """When, where and how it was measured."""
+    """Says when, where and how the figures were measured."""
     busy = statistics.median(others) > 0.1
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     listed = [
@@ -228,7 +228,7 @@ def compose(targets, sections, settings, took, bench, others):
 
 
 def around(page, what, target):
-    """What is before, between and after the marks of what `make target` writes there."""
+    """The text of `page` before, between and after the marks between which `make target` writes."""
     begin, end = f"<!-- {what}: written by make {target} -->", f"<!-- end of {what} -->"
     before, rest = page.read_text().split(begin)
     between, after = rest.split(end)
@@ -241,7 +241,7 @@ def write(page, results, what="results", target="bench"):
 
 
 def write_of_this_machine(page, results):
-    """In place of what was measured on such a processor before; that of others stays."""
+    """Replaces the results of this kind of processor, and keeps those of other processors."""
     ours = f"## On {processor()}\n"
     _, between, _ = around(page, "results", "bench")
     others = [section.strip() for section in re.split(r"(?m)^(?=## On )", between) if section.strip()]

@@ -1,7 +1,7 @@
-"""tokenmint and its peers: how each is started, and that each does the same job before it is measured.
+"""Starts tokenmint and its peers, and verifies that each mints the same token before it is measured.
 
-Every peer is built as its own documentation says, on as many workers as the machine has cores, and gets its
-settings from the environment: PORT, KEY_FILE, KID, ISSUER, AUDIENCE, API_KEY_SHA256.
+Every peer follows its own documentation, with one worker for each core. The environment has its settings: PORT, KEY_FILE,
+KID, ISSUER, AUDIENCE, API_KEY_SHA256.
 """
 
 import grp
@@ -30,7 +30,7 @@ CORES = len(os.sched_getaffinity(0))
 KID, ISSUER, AUDIENCE, TTL = "WebAppKey1", "intercom.com", "https://acme.my.salesforce-scrt.com", 3600
 INTEGRATION_USER = "integration@acme.example"
 USERS = 10_000
-"""Who ask in turn: nobody so often that tokenmint's guard against reloading pages would step in."""
+"""The number of users that send requests in turn: enough to stay below tokenmint's limit for one user."""
 
 
 def api_key(number):
@@ -54,7 +54,7 @@ def make_key(path, bits):
 
 
 def http_request(method, path, body=None, key=None):
-    """A whole request, as the load generator sends it."""
+    """A whole HTTP/1.1 request for the load generator."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
@@ -69,7 +69,7 @@ def write_requests(path, requests):
 
 
 def identity_requests(path, callers=1, profiles=1):
-    """One for each user, spread over all callers and profiles."""
+    """Writes one request for each user, spread over all callers and profiles."""
     def body(user):
         named = {"profile": f"p{user * 7919 % profiles:05}"} if profiles > 1 else {}
         return json.dumps({"sub": f"user-{user:05}", **named})
@@ -78,7 +78,7 @@ def identity_requests(path, callers=1, profiles=1):
 
 
 class Server:
-    """A process tree that answers on `port`, from `with` to its end."""
+    """A process tree that serves HTTP on `port`. A context manager."""
 
     live = "/livez"
 
@@ -105,7 +105,7 @@ class Server:
         return self
 
     def _wait(self):
-        """Milliseconds until it answers."""
+        """Waits for the first response. Returns the milliseconds since the start."""
         while self._child.poll() is None and time.monotonic() < self.began + 90:
             try:
                 if self.answers():
@@ -139,7 +139,7 @@ class Server:
         return answer.status, content
 
     def verify(self, public_key):
-        """Ends the run unless this server mints what it should, and only for who has the key."""
+        """Ends the run unless this server mints the expected token, and only for the right API key."""
         def must(condition, what):
             if not condition:
                 raise SystemExit(f"{self.name} can't be compared: {what}\n{self.last_words()}")
@@ -165,9 +165,10 @@ def app_names(apps):
 def tokenmint_config(
     folder, key_file, port, callers=1, profiles=1, keysets=1, salesforce=None, bundle=False, apps=1, library=None, more="",
 ):
-    """A configuration with that many of each. Keysets beyond the first have the same key under ids of their own,
-    parsed and kept once for each, since ten thousand keys take an hour to make; a profile goes with each. All `apps`
-    log in as one user. `more` is TOML."""
+    """Writes a configuration with the given numbers of callers, profiles, keysets and apps.
+
+    All keysets have the same key under different ids, because generating ten thousand keys takes an hour. The service still
+    parses and stores each. Every keyset has a profile. All `apps` log in as one user. `more` is additional TOML."""
     names = [f"p{number:05}" for number in range(max(profiles, keysets))]
     lines = ["[server]", f'listen = "127.0.0.1:{port}"', f'state_directory = "{folder}/state"']
     lines += ["[server.signing]", 'batch = "required"' if library else 'batch = "off"']
@@ -187,7 +188,7 @@ def tokenmint_config(
             allow.append(f"oauth.{name}")
     if bundle:
         lines += ["[bundles.all]", *(f'e{name} = "identity.{name}"' for name in names)]
-        # One user asks all the time.
+        # One user sends all requests.
         lines += ["[server.limits]", "remints_per_minute = 1000000", "remint_burst = 1000000"]
         allow.append("bundles.all")
     for number in range(callers):
@@ -198,7 +199,7 @@ def tokenmint_config(
 
 
 class Tokenmint(Server):
-    """The service as it ships, everything on: authentication, policy, limits, metrics, and the audit log in a file."""
+    """The shipped service with authentication, policy, limits, metrics, and the audit log in a file."""
 
     def __init__(self, name, binary, folder, key_file, environment=None, **size):
         folder.mkdir(exist_ok=True)
@@ -208,7 +209,7 @@ class Tokenmint(Server):
 
 
 class Batching(Tokenmint):
-    """The same with Intel's library: ready when the key's trial is over, which its first token asks for."""
+    """The service with Intel's library. Ready after the self-test of the key, which its first token starts."""
 
     def _wait(self):
         ready_ms = super()._wait()
@@ -221,14 +222,14 @@ class Batching(Tokenmint):
 
 
 class FirstToken(Tokenmint):
-    """Ready when it has minted."""
+    """The service, ready when it has minted a token."""
 
     def answers(self):
         return self.ask("POST", "/identity-token", '{"sub": "user-00001"}', api_key(0))[0] == 200
 
 
 class Sandbox(Server):
-    """The Salesforce that `tokenmint sandbox` plays, for the first access token."""
+    """`tokenmint sandbox`, the fake Salesforce for the first access token."""
 
     live = "/services/data"
 
@@ -255,7 +256,7 @@ class Nginx(Server):
 
 
 def minting_peers(folder, key_file, tools):
-    """What a user would write instead of running tokenmint."""
+    """The servers that a user might write instead of running tokenmint."""
     settings = {
         "KEY_FILE": str(key_file), "KID": KID, "ISSUER": ISSUER, "AUDIENCE": AUDIENCE,
         "API_KEY_SHA256": digest(0), "NODE_ENV": "production", "RACK_ENV": "production",

@@ -1,8 +1,8 @@
-//! The service in this process: its router asked without a socket, by a clock that stands still, with a
-//! Salesforce that gives a token to everybody.
+//! The service in this process: its router is called without a socket, with a stopped clock and a fake Salesforce that accepts
+//! every identity token.
 //!
-//! The audit log is formatted as in `serve` and thrown away, so that its cost is in every figure and its
-//! writing, which a thread of its own does, in none.
+//! The audit log is formatted like in `serve` and discarded. So every figure includes the formatting, and none includes the writing,
+//! which `serve` does in another thread.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -21,20 +21,20 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokenmint::api::{AppState, ListenerKind, router};
 use tokenmint::app::json_lines::JsonLines;
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::{Clock as _, ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
-use tokenmint::http::{ListenerKind, Service, router};
 use tower::ServiceExt as _;
 
-/// In the middle of 2026.
+/// 21 June 2026.
 const NOW: UnixTime = UnixTime::from_seconds(1_782_000_000);
-/// Of an access token; Salesforce's are JWTs of about this size.
+/// The size of an access token. Salesforce's are JWTs of about this size.
 const ACCESS_TOKEN_BYTES: usize = 1000;
 
-pub struct House {
-    pub service: Arc<Service>,
+pub struct InProcessService {
+    pub service: Arc<AppState>,
     pub clock: Arc<ManualClock>,
     router: Router,
 }
@@ -44,16 +44,16 @@ pub fn api_key(n: usize) -> String {
     format!("tm_bench-{n:05}")
 }
 
-/// The user number `n`.
+/// The subject of user number `n`.
 pub fn subject(n: usize) -> String {
     format!("user-{n:08}")
 }
 
-impl House {
+impl InProcessService {
     /// A service with `callers` callers and the PKCS#8 PEM `key` for everything.
     pub async fn build(key: &str, callers: usize) -> Self {
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-        // As app::logging has it, but for where it goes.
+        // The format of app::logging, without a destination.
         let _ = tracing_subscriber::fmt().with_writer(io::sink).event_format(JsonLines).try_init();
 
         let clock = Arc::new(ManualClock::at(NOW));
@@ -61,37 +61,28 @@ impl House {
         let text = configuration(key, callers, &salesforce);
         let config = Config::parse("bench", &text, PathBuf::new(), &Environment::new());
         let mut config = config.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
-        // Not to be had in a file: Salesforce would lock the org out.
+        // The configuration doesn't allow this, because Salesforce would lock the org out.
         config.identity.values_mut().filter_map(|profile| profile.messaging.as_mut()).for_each(|messaging| {
             messaging.requests_per_minute = usize::MAX;
         });
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Counter::default()) };
-        let app = App::bind(loaded, ambient, || 0).await.expect("a port is free");
-        let service = app.service().clone();
+        let loaded = LoadedConfig::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let clock_and_rng =
+            ClockAndRng { clock: clock.clone(), randomness: Arc::new(CountingRandomness::default()) };
+        let app = App::bind(loaded, clock_and_rng, || 0).await.expect("a port is free");
+        let service = app.state().clone();
         let router = router(&service, &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops]);
         Self { service, clock, router }
     }
 
-    /// Answers as the service does behind its HTTP/1.1 parser.
-    pub async fn ask(&self, request: Request<Body>) -> Response<Body> {
+    /// Sends a request to the router, like the HTTP/1.1 parser of the service does.
+    pub async fn send(&self, request: Request<Body>) -> Response<Body> {
         self.router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
     }
 
-    /// As `ask`; the body, of an answer that must be 200.
-    pub async fn fetch(&self, request: Request<Body>) -> Bytes {
-        let answer = self.ask(request).await;
-        let status = answer.status();
-        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body in memory");
-        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
-        body
-    }
-
-    /// The access token of user number `n`, fetched if there is none. Where more is asked than can be signed in time, it is
-    /// asked for again.
+    /// Requests the messaging access token of user number `n`. Returns whether it was cached. Repeats the request after a 503.
     pub async fn access_token(&self, n: usize) -> bool {
         let answer = loop {
-            let answer = self.ask(messaging(n)).await;
+            let answer = self.send(messaging(n)).await;
             if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
                 break answer;
             }
@@ -162,7 +153,7 @@ secret = "intercom-messenger-api-secret-0123456789"
     text
 }
 
-/// Starts a Salesforce whose messaging access tokens live ten years; its address.
+/// Starts a fake Salesforce, whose messaging access tokens live ten years, and returns its URL.
 async fn salesforce(clock: Arc<ManualClock>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));
@@ -187,11 +178,11 @@ async fn session(State(clock): State<Arc<ManualClock>>, body: Bytes) -> String {
         .to_string()
 }
 
-/// Bytes that never repeat and are the same in each run, for counts that are.
+/// A counter instead of random bytes: values don't repeat, and are the same in each run, so that instruction counts are too.
 #[derive(Default)]
-struct Counter(AtomicU64);
+struct CountingRandomness(AtomicU64);
 
-impl Randomness for Counter {
+impl Randomness for CountingRandomness {
     fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
         for chunk in into.chunks_mut(8) {
             let next = self.0.fetch_add(1, Ordering::Relaxed).to_be_bytes();

@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::bodies`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::bodies`], which describes the invariants.
 
 #![no_main]
 
@@ -7,4 +7,4 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::bodies;
 
-fuzz_target!(init: LazyLock::force(&bodies::HOUSE), |data: &[u8]| bodies::feed(data));
+fuzz_target!(init: LazyLock::force(&bodies::SERVICE), |data: &[u8]| bodies::test_one_input(data));

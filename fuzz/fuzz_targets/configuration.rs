@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::configuration`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::configuration`], which describes the invariants.
 
 #![no_main]
 
@@ -6,5 +6,5 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use tokenmint_fuzz::configuration;
 
 fuzz_target!(|text: &str| -> Corpus {
-    if configuration::feed(text) { Corpus::Keep } else { Corpus::Reject }
+    if configuration::test_one_input(text) { Corpus::Keep } else { Corpus::Reject }
 });

@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::http_heads`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::http_heads`], which describes the invariants.
 
 #![no_main]
 
@@ -7,4 +7,4 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::http_heads;
 
-fuzz_target!(init: LazyLock::force(&http_heads::HOUSE), |data: &[u8]| http_heads::feed(data));
+fuzz_target!(init: LazyLock::force(&http_heads::SERVICE), |data: &[u8]| http_heads::test_one_input(data));

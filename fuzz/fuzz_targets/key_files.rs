@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::key_files`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::key_files`], which describes the invariants.
 
 #![no_main]
 
@@ -7,4 +7,4 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use tokenmint_fuzz::key_files;
 
-fuzz_target!(init: LazyLock::force(&key_files::GOOD), |data: &[u8]| key_files::feed(data));
+fuzz_target!(init: LazyLock::force(&key_files::GOOD), |data: &[u8]| key_files::test_one_input(data));

@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to [`tokenmint_fuzz::salesforce_answers`], which says what holds.
+//! Passes libFuzzer's inputs to [`tokenmint_fuzz::salesforce_answers`], which describes the invariants.
 
 #![no_main]
 
@@ -7,6 +7,6 @@ use std::sync::LazyLock;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tokenmint_fuzz::salesforce_answers;
 
-fuzz_target!(init: LazyLock::force(&salesforce_answers::HOUSE), |data: &[u8]| -> Corpus {
-    if salesforce_answers::feed(data) { Corpus::Keep } else { Corpus::Reject }
+fuzz_target!(init: LazyLock::force(&salesforce_answers::SERVICE), |data: &[u8]| -> Corpus {
+    if salesforce_answers::test_one_input(data) { Corpus::Keep } else { Corpus::Reject }
 });

@@ -1,4 +1,4 @@
-//! What holds of every answer, whatever was asked.
+//! Invariants of every response, for any request.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -6,19 +6,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{API_KEY, Answer, House, INTERCOM_SECRET};
+use super::{API_KEY, Answer, FuzzService, INTERCOM_SECRET};
 
-/// What no answer and no message may hold.
+/// Secrets that no response and no message may contain.
 pub const SECRETS: [&str; 3] = [API_KEY, INTERCOM_SECRET, "PRIVATE KEY-----"];
 
-/// A token of the answer, with the field of the request that says for whom.
-pub struct Bearer<'a> {
+/// A token of a response, and the subject that the request asked for.
+pub struct IssuedToken<'a> {
     pub token: &'a str,
     pub subject: &'a str,
 }
 
-impl House {
-    pub(crate) fn hold(&self, route: &str, body: &[u8], answer: &Answer) {
+impl FuzzService {
+    pub(crate) fn check_answer(&self, route: &str, body: &[u8], answer: &Answer) {
         let text = String::from_utf8(answer.body.clone()).expect("answers are UTF-8");
         for secret in SECRETS {
             assert!(!text.contains(secret), "an answer holds a secret");
@@ -27,30 +27,35 @@ impl House {
         assert_eq!(answer.headers["cache-control"], "no-store");
         let said = answer.json();
         if answer.status != 200 {
-            refused(answer, &said);
+            check_error(answer, &said);
             return;
         }
-        // That it was taken means that it is an object without doubles, so any reader reads the same.
+        // An accepted body is an object without duplicate members, so that every parser reads the same.
         let asked: Value = serde_json::from_slice(body).expect("only JSON gets a token");
         match route {
             "/identity-token" => {
-                let bearer = Bearer { token: text_of(&said, "token"), subject: text_of(&asked, "sub") };
-                self.identity(&bearer, &asked["claims"], asked["ttl"].as_i64());
+                let bearer = IssuedToken { token: text_of(&said, "token"), subject: text_of(&asked, "sub") };
+                self.check_identity_token(&bearer, &asked["claims"], asked["ttl"].as_i64());
             }
             "/intercom-user-jwt" => {
-                let bearer = Bearer { token: text_of(&said, "token"), subject: text_of(&asked, "user_id") };
-                intercom(&bearer, &asked["claims"], asked["ttl"].as_i64());
+                let bearer =
+                    IssuedToken { token: text_of(&said, "token"), subject: text_of(&asked, "user_id") };
+                check_intercom_token(&bearer, &asked["claims"], asked["ttl"].as_i64());
             }
             "/bundle" => {
                 let (tokens, subject) = (&said["tokens"], text_of(&asked, "sub"));
                 let (one, two) = ("salesforce_identity_token", "intercom_user_jwt");
-                let bearer = Bearer { token: text_of(tokens, one), subject };
-                self.identity(&bearer, &asked["claims"][one], None);
-                intercom(&Bearer { token: text_of(tokens, two), subject }, &asked["claims"][two], None);
+                let bearer = IssuedToken { token: text_of(tokens, one), subject };
+                self.check_identity_token(&bearer, &asked["claims"][one], None);
+                check_intercom_token(
+                    &IssuedToken { token: text_of(tokens, two), subject },
+                    &asked["claims"][two],
+                    None,
+                );
                 assert_eq!(tokens.as_object().map(Map::len), Some(2));
             }
             "/oauth-assertion" => {
-                let payload = self.verified(text_of(&said, "assertion"));
+                let payload = self.verified_payload(text_of(&said, "assertion"));
                 assert_eq!(payload["iss"], "open");
                 assert_eq!(payload["sub"], "integration@acme.com");
             }
@@ -63,17 +68,22 @@ impl House {
         }
     }
 
-    fn identity(&self, Bearer { token, subject }: &Bearer<'_>, claims: &Value, ttl: Option<i64>) {
-        let mut payload = self.verified(token);
+    fn check_identity_token(
+        &self,
+        IssuedToken { token, subject }: &IssuedToken<'_>,
+        claims: &Value,
+        ttl: Option<i64>,
+    ) {
+        let mut payload = self.verified_payload(token);
         assert_eq!(payload["sub"], *subject, "another subject than was asked for");
         assert_eq!(payload.remove("iss"), Some("open".into()), "a profile that the caller may not use");
         assert_eq!(payload.remove("aud"), Some("https://acme.my.salesforce-scrt.com".into()));
         payload.remove("sub");
-        rest(payload, claims, ttl);
+        check_times_and_claims(payload, claims, ttl);
     }
 
-    /// The payload of a token that a published key verifies.
-    fn verified(&self, token: &str) -> Map<String, Value> {
+    /// Verifies a token with a published key, and returns its payload.
+    fn verified_payload(&self, token: &str) -> Map<String, Value> {
         let (signed, signature) = token.rsplit_once('.').expect("a JWS");
         let (header, payload) = signed.split_once('.').expect("a JWS");
         let header = object(header);
@@ -88,18 +98,18 @@ impl House {
     }
 }
 
-fn intercom(Bearer { token, subject }: &Bearer<'_>, claims: &Value, ttl: Option<i64>) {
+fn check_intercom_token(IssuedToken { token, subject }: &IssuedToken<'_>, claims: &Value, ttl: Option<i64>) {
     let (signed, signature) = token.rsplit_once('.').expect("a JWS");
     let key = hmac::Key::new(hmac::HMAC_SHA256, INTERCOM_SECRET.as_bytes());
     let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
     hmac::verify(&key, signed.as_bytes(), &signature).expect("a signature that verifies");
     let mut payload = object(signed.split_once('.').expect("a JWS").1);
     assert_eq!(payload.remove("user_id"), Some((*subject).into()), "another user than was asked for");
-    rest(payload, claims, ttl);
+    check_times_and_claims(payload, claims, ttl);
 }
 
-/// Times that fit what was asked, and the caller's claims as they came: no more, no less.
-fn rest(mut payload: Map<String, Value>, claims: &Value, ttl: Option<i64>) {
+/// Checks that the lifetime is the requested one, and that the remaining claims are exactly the requested ones.
+fn check_times_and_claims(mut payload: Map<String, Value>, claims: &Value, ttl: Option<i64>) {
     let mut time = |name| payload.remove(name).and_then(|time| time.as_i64()).expect("a time");
     let life = time("exp") - time("iat");
     assert_eq!(life, ttl.unwrap_or(600));
@@ -112,7 +122,7 @@ fn rest(mut payload: Map<String, Value>, claims: &Value, ttl: Option<i64>) {
     assert_eq!(payload, claims);
 }
 
-fn refused(answer: &Answer, said: &Value) {
+fn check_error(answer: &Answer, said: &Value) {
     let known = ["error", "error_description", "request_id", "field", "upstream"];
     let members = said.as_object().expect("an object");
     assert!(members.keys().all(|name| known.contains(&name.as_str())), "{said}");
@@ -124,8 +134,8 @@ fn refused(answer: &Answer, said: &Value) {
     }
 }
 
-/// What `body`, sent by Salesforce in `sent`, may come to.
-pub(crate) fn exchanged(route: &str, sent: &[u8], body: &[u8], got: &Answer) {
+/// Checks the response to an exchange for which Salesforce sent the bytes `sent` with the body `body`.
+pub(crate) fn check_exchange(route: &str, sent: &[u8], body: &[u8], got: &Answer) {
     assert!([200, 502, 503, 504].contains(&got.status.as_u16()), "{route} answered {}", got.status);
     let said = got.json();
     if got.status == 200 {

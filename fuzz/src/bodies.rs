@@ -1,13 +1,15 @@
-//! Request bodies, through the whole router. The first line names the endpoint, the rest is the body.
+//! Fuzzes request bodies through the whole router. The first line of the input names the endpoint, the rest is the body.
 //!
-//! Holds: never 5xx; a token's `sub`, claims and life are what was asked, byte for byte; its issuer is one that the caller
-//! may use; nothing secret is in an answer.
+//! Invariants:
+//! - No response is 5xx or contains a secret.
+//! - `sub`, claims and lifetime of a token are exactly the requested ones.
+//! - The caller may use the issuer of a token.
 
 use std::sync::LazyLock;
 
-use super::House;
+use super::FuzzService;
 
-pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 
 const ROUTES: [&str; 6] = [
     "/identity-token",
@@ -18,11 +20,11 @@ const ROUTES: [&str; 6] = [
     "/messaging-access-token",
 ];
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (line, rest) = data.split_at(end);
     let named = ROUTES.into_iter().find(|route| route.as_bytes() == line);
     let route = named
         .unwrap_or_else(|| ROUTES[usize::from(line.first().copied().unwrap_or_default()) % ROUTES.len()]);
-    HOUSE.ask(route, rest.get(1..).unwrap_or_default());
+    SERVICE.ask(route, rest.get(1..).unwrap_or_default());
 }

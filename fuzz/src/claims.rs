@@ -1,18 +1,19 @@
-//! The `claims` of a request, for each endpoint that takes some.
+//! Fuzzes `claims` in the requests to each endpoint that accepts them.
 //!
-//! Holds: what a token says beside its own rules is just what was asked and allowed; it never loses its subject, issuer or
-//! life to a claim.
+//! Invariants:
+//! - The extra claims of a token are exactly the requested and allowed ones.
+//! - No claim changes the subject, issuer or lifetime of a token.
 
 use std::sync::LazyLock;
 
-use super::House;
+use super::FuzzService;
 
-pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     let around = |before: &str, after: &str| [before.as_bytes(), data, after.as_bytes()].concat();
-    HOUSE.ask("/identity-token", &around(r#"{"sub":"user-1","claims":"#, "}"));
-    HOUSE.ask("/intercom-user-jwt", &around(r#"{"claims":"#, r#","user_id":"user-1"}"#));
+    SERVICE.ask("/identity-token", &around(r#"{"sub":"user-1","claims":"#, "}"));
+    SERVICE.ask("/intercom-user-jwt", &around(r#"{"claims":"#, r#","user_id":"user-1"}"#));
     let entries = r#"{"sub":"user-1","claims":{"salesforce_identity_token":"#;
-    HOUSE.ask("/bundle", &around(entries, r#","intercom_user_jwt":{"plan":1}}}"#));
+    SERVICE.ask("/bundle", &around(entries, r#","intercom_user_jwt":{"plan":1}}}"#));
 }

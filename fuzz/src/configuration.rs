@@ -1,20 +1,26 @@
-//! `tokenmint.toml`, and below a line `---` the environment, as `NAME=VALUE` lines.
+//! Fuzzes `tokenmint.toml`. The environment follows a line `---`, as `NAME=VALUE` lines. `"SECRET"` becomes a secret.
 //!
-//! Holds: it means the same when it is read again or written anew; what is taken keeps the rules (lives, names, claims, no key
-//! of two callers); what isn't has a reason; no message shows a secret's value. `"SECRET"` becomes one.
+//! Invariants:
+//! - Parsing again, or after serializing, gives the same configuration.
+//! - An accepted configuration keeps the rules: lifetimes, references, claims, and no API key of two callers.
+//! - A rejected configuration has a reason.
+//! - No message contains a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use secrecy::ExposeSecret as _;
-use tokenmint::config::{Bundle, Caller, Config, Environment, Invalid, Name, Problem, REGISTERED_CLAIMS};
+use tokenmint::config::{
+    BundleConfig, CallerConfig, Config, Environment, Hs256Kind, InvalidConfig, Name, Problem,
+    REGISTERED_CLAIMS,
+};
 
 const SECRET: &str = "canary/of+a=secret!";
 
-/// Whether such an input is worth keeping.
-pub fn feed(text: &str) -> bool {
-    // Files that never end are no matter of text.
+/// Whether the input is worth keeping in the corpus.
+pub fn test_one_input(text: &str) -> bool {
+    // The input may name files that never end, for example /dev/zero.
     if ["/dev", "/proc", "/sys", ".."].iter().any(|path| text.contains(path)) {
         return false;
     }
@@ -25,16 +31,20 @@ pub fn feed(text: &str) -> bool {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let parsed = parse(text, &environment);
-    assert_eq!(said(&parsed), said(&parse(text, &environment)), "read again it says something else");
+    assert_eq!(messages(&parsed), messages(&parse(text, &environment)), "read again it says something else");
     match &parsed {
         Ok(config) => {
-            rules(config);
+            check_rules(config);
             if let Ok(table) = text.parse::<toml::Table>() {
                 let anew = toml::to_string(&table).expect("TOML");
                 let Ok(anew) = parse(&anew, &environment) else {
                     panic!("written anew it is wrong:\n{anew}")
                 };
-                assert_eq!(meaning(config), meaning(&anew), "written anew it means something else");
+                assert_eq!(
+                    canonical_text(config),
+                    canonical_text(&anew),
+                    "written anew it means something else"
+                );
             }
         }
         Err(invalid) => {
@@ -42,20 +52,20 @@ pub fn feed(text: &str) -> bool {
             assert!(!reasons.is_empty() && reasons.iter().all(|reason| !reason.message.is_empty()));
         }
     }
-    // In single quotes it may be no value.
+    // Within single quotes, `"SECRET"` may not be a value.
     if !text.contains('\'') {
         let text = text.replace("= \"SECRET\"", &format!("= \"{SECRET}\""));
-        assert!(!said(&parse(&text, &environment)).contains(SECRET), "a message shows a secret");
+        assert!(!messages(&parse(&text, &environment)).contains(SECRET), "a message shows a secret");
     }
     true
 }
 
-fn parse(text: &str, environment: &Environment) -> Result<Config, Invalid> {
+fn parse(text: &str, environment: &Environment) -> Result<Config, InvalidConfig> {
     Config::parse("tokenmint.toml", text, PathBuf::from("/nowhere"), environment)
 }
 
-/// All that a person is told.
-fn said(parsed: &Result<Config, Invalid>) -> String {
+/// All problems and warnings.
+fn messages(parsed: &Result<Config, InvalidConfig>) -> String {
     let (problems, warnings): (&[Problem], _) = match parsed {
         Ok(config) => (&[], &config.warnings),
         Err(invalid) => (&invalid.problems, &invalid.warnings),
@@ -63,26 +73,26 @@ fn said(parsed: &Result<Config, Invalid>) -> String {
     problems.iter().chain(warnings).map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
-fn rules(config: &Config) {
+fn check_rules(config: &Config) {
     for profile in config.identity.values() {
         assert!(profile.ttl.as_secs() >= 60 && profile.ttl <= profile.max_ttl);
         assert!(profile.max_ttl.as_secs() <= 86_400);
         assert!(config.keysets[&profile.keyset].longest_life >= profile.max_ttl);
-        claims(&profile.claims);
+        check_claims(&profile.claims);
     }
     for profile in config.oauth.values() {
         assert!((30..=300).contains(&profile.assertion_ttl.as_secs()));
         assert!(config.keysets.contains_key(&profile.keyset));
     }
-    for profile in config.intercom.values() {
+    for profile in config.hs256.values().flat_map(BTreeMap::values) {
         assert!(!profile.secret.expose_secret().is_empty() && profile.ttl <= profile.max_ttl);
-        claims(&profile.claims);
+        check_claims(&profile.claims);
     }
     let exists = |profile: &tokenmint::config::ProfileName| {
         let tables: [(&str, Vec<&Name>); 4] = [
             ("identity", config.identity.keys().collect()),
             ("oauth", config.oauth.keys().collect()),
-            ("intercom", config.intercom.keys().collect()),
+            ("intercom", config.hs256[&Hs256Kind::Intercom].keys().collect()),
             ("bundles", config.bundles.keys().collect()),
         ];
         tables
@@ -99,17 +109,17 @@ fn rules(config: &Config) {
     }
 }
 
-fn claims(claims: &[String]) {
+fn check_claims(claims: &[String]) {
     let registered = |claim: &String| REGISTERED_CLAIMS.iter().any(|name| name.eq_ignore_ascii_case(claim));
     assert!(!claims.iter().any(registered), "callers may set a claim of the token's own");
 }
 
-/// All of it, as text.
-fn meaning(config: &Config) -> String {
+/// The whole configuration as text, for comparison.
+fn canonical_text(config: &Config) -> String {
     let mut text = String::new();
     let server = &config.server;
     let limits = &server.limits;
-    let tls = |tls: &Option<tokenmint::config::Tls>| {
+    let tls = |tls: &Option<tokenmint::config::TlsConfig>| {
         tls.as_ref().map(|tls| {
             [Some(&tls.certificate_file), Some(&tls.private_key_file), tls.client_ca_file.as_ref()]
                 .map(|path| path.map(|path| path.as_path().to_path_buf()))
@@ -127,7 +137,7 @@ fn meaning(config: &Config) -> String {
         limits.connections,
         limits.signing_queue,
         limits.token_cache,
-        limits.remints
+        limits.remint_rate
     ));
     line(format_args!(
         "{:?} {:?} {:?}",
@@ -159,21 +169,21 @@ fn meaning(config: &Config) -> String {
             p.audience, p.token_url, p.assertion_ttl, p.access_token_ttl, p.logins_per_hour
         ));
     }
-    for p in config.intercom.values() {
+    for (name, p) in config.hs256.values().flatten() {
         line(format_args!(
             "{:?} {} {:?} {:?} {:?}",
-            p.name,
+            name,
             p.secret.expose_secret(),
             p.ttl,
             p.max_ttl,
             p.claims
         ));
     }
-    for Bundle { name, entries } in config.bundles.values() {
+    for BundleConfig { name, entries } in config.bundles.values() {
         line(format_args!("{name:?} {entries:?}"));
     }
-    for Caller { name, api_key_sha256, allow, subjects, pace, .. } in config.callers.values() {
-        line(format_args!("{name:?} {api_key_sha256:?} {allow:?} {subjects:?} {pace:?}"));
+    for CallerConfig { name, api_key_sha256, allow, subjects, rate_limit, .. } in config.callers.values() {
+        line(format_args!("{name:?} {api_key_sha256:?} {allow:?} {subjects:?} {rate_limit:?}"));
     }
     let warnings: BTreeSet<_> = config.warnings.iter().map(|w| (&w.field, &w.message)).collect();
     line(format_args!("{warnings:?}"));

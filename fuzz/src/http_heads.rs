@@ -1,30 +1,34 @@
-//! Bytes on a connection, through the same HTTP as a listener's, by a clock that jumps: `KEY` becomes the API key, and a line end
-//! is CR LF unless the text says otherwise. `\s` splits the bytes into two writes, and `\p` puts a pause between them.
+//! Fuzzes the bytes on a connection, through the HTTP stack of a listener, with paused time.
 //!
-//! Holds: the answers are the same as if all bytes had come at once; the connection is closed within six seconds of the last
-//! byte, however long the client stays; never 5xx; without the API key no token; nothing that a client sent becomes a header of
-//! an answer.
+//! `KEY` becomes the API key. A line end becomes CR LF; `\n` is a bare LF. `\s` splits the bytes into two writes, and `\p` adds a
+//! pause between them.
+//!
+//! Invariants:
+//! - The statuses are the same as for a single write of all bytes.
+//! - The service closes the connection within six seconds, plus the pauses.
+//! - No response is 5xx. Without the API key, no response has a token.
+//! - Responses have known headers only, so that no input becomes a header.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{API_KEY, House, SECRETS};
-use tokenmint::app::answer;
+use super::{API_KEY, FuzzService, SECRETS};
+use tokenmint::app::serve_stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-pub static HOUSE: LazyLock<House> = LazyLock::new(House::default);
+pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
 });
 
-/// What `\p` waits; two of them fit into the five seconds that a head or a body may take, and no more are waited for.
+/// The pause of `\p`. [`MOST_PAUSES`] of them fit into the five seconds that a head or a body may take; further ones are ignored.
 const PAUSE: Duration = Duration::from_millis(1600);
 const MOST_PAUSES: usize = 2;
-/// Longer than the whole takes: 5 s for a head or a body, and the answer.
+/// Longer than a connection may stay open without a pause: 5 s for a head or a body, and the response.
 const SIX_SECONDS: Duration = Duration::from_secs(6);
-/// How each token begins: `{"typ":"J`.
+/// The beginning of each token: `{"typ":"J` in base64url.
 const TOKEN: &str = "eyJ0eXAiOiJK";
 const HEADERS: [&str; 13] = [
     "allow",
@@ -42,19 +46,19 @@ const HEADERS: [&str; 13] = [
     "x-request-id",
 ];
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     let writes = writes(data);
     let sent: Vec<u8> = writes.iter().flat_map(|write| write.bytes.iter().copied()).collect();
-    let got = answers(&writes);
-    holds(&sent, &got);
+    let got = exchange_bytes(&writes);
+    check_answers(&sent, &got);
     if writes.len() > 1 {
-        let at_once = answers(&[Write { pauses: false, bytes: sent }]);
+        let at_once = exchange_bytes(&[Write { pauses: false, bytes: sent }]);
         let (got, at_once) = (statuses(&got), statuses(&at_once));
         assert_eq!(got, at_once, "the answers depend on how the bytes were split");
     }
 }
 
-/// What is sent in one piece.
+/// The bytes of one write.
 #[derive(Default)]
 struct Write {
     /// Whether the client waits before it.
@@ -75,7 +79,7 @@ fn writes(data: &[u8]) -> Vec<Write> {
         }
         let escape = rest.get(..2).filter(|escape| matches!(escape, [b'\\', b'n' | b'p' | b's']));
         match escape {
-            // A line end that isn't to be told as CR LF.
+            // A bare LF.
             Some(br"\n") => bytes.push(b'\n'),
             Some(escape) => {
                 pauses += usize::from(escape == br"\p");
@@ -94,13 +98,13 @@ fn writes(data: &[u8]) -> Vec<Write> {
     writes
 }
 
-/// All that the service says until it closes.
-fn answers(writes: &[Write]) -> Vec<u8> {
-    let served = HOUSE.served();
+/// Sends `writes`, and returns everything that the service sends until it closes the connection.
+fn exchange_bytes(writes: &[Write]) -> Vec<u8> {
+    let served = SERVICE.listener_deps();
     let mut got = Vec::new();
     RUNTIME.block_on(async {
         let (mut client, theirs) = tokio::io::duplex(1 << 16);
-        let connection = tokio::spawn(answer(theirs, served));
+        let connection = tokio::spawn(serve_stream(theirs, served));
         let start = Instant::now();
         let (mut reading, mut writing) = tokio::io::split(&mut client);
         let write = async {
@@ -108,9 +112,9 @@ fn answers(writes: &[Write]) -> Vec<u8> {
                 if write.pauses {
                     tokio::time::sleep(PAUSE).await;
                 }
-                // It may close before it has read all.
+                // The service may close before it has read everything.
                 let _ = writing.write_all(&write.bytes).await;
-                // Lets it read this piece by itself.
+                // Lets the service read this write alone.
                 for _ in 0..3 {
                     tokio::task::yield_now().await;
                 }
@@ -125,31 +129,31 @@ fn answers(writes: &[Write]) -> Vec<u8> {
     got
 }
 
-/// Of each answer, as far as its head shows where it begins.
+/// The status of each response, found by its `HTTP/1.`.
 fn statuses(got: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(got);
     let lines = text.split("HTTP/1.").skip(1);
     lines.map(|line| line.chars().skip(2).take(3).collect()).collect()
 }
 
-fn holds(sent: &[u8], got: &[u8]) {
+fn check_answers(sent: &[u8], got: &[u8]) {
     let contains = |text: &[u8], part: &str| text.windows(part.len()).any(|window| window == part.as_bytes());
     assert!(!contains(got, "HTTP/1.1 5") && !contains(got, "HTTP/1.0 5"), "a 5xx");
     assert!(SECRETS.iter().all(|secret| !contains(got, secret)), "an answer holds a secret");
     assert!(contains(sent, API_KEY) || !contains(got, TOKEN), "a token for nobody");
     let text = String::from_utf8(got.to_vec()).expect("answers are UTF-8");
     assert!(text.is_empty() || text.starts_with("HTTP/1."), "{text}");
-    // An answer to HEAD has a length and no body, so that nobody can tell where it ends who doesn't count along.
+    // A response to HEAD has a length but no body, so that the end of each response can't be found without the requests.
     if !contains(sent, "HEAD") {
         let mut rest = text.as_str();
         while !rest.is_empty() {
-            rest = one(rest);
+            rest = check_first_answer(rest);
         }
     }
 }
 
-/// Looks at the first answer; what is behind it.
-fn one(text: &str) -> &str {
+/// Checks the first response, and returns the rest.
+fn check_first_answer(text: &str) -> &str {
     let (head, rest) = text.split_once("\r\n\r\n").expect("a whole head");
     let mut lines = head.split("\r\n");
     let status = lines.next().expect("a status line");

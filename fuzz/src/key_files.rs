@@ -1,8 +1,12 @@
-//! Private keys and certificates, as text, and as changes to a good key: after `edit `, each three bytes set one byte of its
+//! Fuzzes private keys and certificates as text, and changes to a valid key: after `edit `, each three bytes set one byte of its
 //! DER.
 //!
-//! Holds: a key that is taken signs what its published numbers verify; a certificate that is taken is of that key; no message
-//! quotes the file. Without a passphrase: an encrypted key says itself how long to work on it.
+//! Invariants:
+//! - The published numbers of an accepted key verify its signatures.
+//! - An accepted certificate is of that key.
+//! - No message quotes the file.
+//!
+//! No passphrase is used, because the file of an encrypted key chooses the number of iterations.
 
 use std::sync::LazyLock;
 
@@ -12,14 +16,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use tokenmint::config::Algorithm;
-use tokenmint::keys::{Certificate, PrivateKey};
+use tokenmint::keys::{KeyCertificate, PrivateKey};
 
 static DER: LazyLock<Vec<u8>> = LazyLock::new(|| pem::parse(KEY.as_str()).expect("PEM").into_contents());
 pub static GOOD: LazyLock<PrivateKey> = LazyLock::new(|| {
     PrivateKey::parse(&SecretString::from(KEY.as_str()), None).unwrap_or_else(|refused| panic!("{refused}"))
 });
 
-pub fn feed(data: &[u8]) {
+pub fn test_one_input(data: &[u8]) {
     if let Some(edits) = data.strip_prefix(b"edit ") {
         let mut der = DER.clone();
         for edit in edits.chunks_exact(3) {
@@ -37,12 +41,12 @@ pub fn feed(data: &[u8]) {
 fn key(text: &str) {
     let secret = SecretString::from(text);
     match PrivateKey::parse(&secret, None) {
-        Ok(key) => signs(&key),
-        Err(refused) => quotes_nothing(&refused.to_string(), text),
+        Ok(key) => check_signature(&key),
+        Err(refused) => check_quotes_nothing(&refused.to_string(), text),
     }
 }
 
-fn signs(key: &PrivateKey) {
+fn check_signature(key: &PrivateKey) {
     const MESSAGE: &[u8] = b"header.payload";
     let mut signature = vec![0; key.signature_len()];
     key.sign(Algorithm::Rs256, MESSAGE, &mut signature).expect("a checked key signs");
@@ -53,20 +57,20 @@ fn signs(key: &PrivateKey) {
 }
 
 fn certificate(text: &str) {
-    match Certificate::parse(text, &GOOD.public) {
+    match KeyCertificate::parse(text, &GOOD.public) {
         Ok((certificate, odd)) => {
-            quotes_nothing(&odd.unwrap_or_default(), text);
+            check_quotes_nothing(&odd.unwrap_or_default(), text);
             let mut parts = certificate.der.windows(GOOD.public.der.len());
             assert!(parts.any(|part| part == GOOD.public.der), "another key's certificate");
-            assert_eq!(Certificate::parse(&certificate.pem(), &GOOD.public), Ok((certificate, None)));
+            assert_eq!(KeyCertificate::parse(&certificate.pem(), &GOOD.public), Ok((certificate, None)));
         }
-        Err(message) => quotes_nothing(&message, text),
+        Err(message) => check_quotes_nothing(&message, text),
     }
 }
 
-/// Sixteen characters in a row are more than the words that both may know; a label of the PEM, and the header of one that is
-/// encrypted, may be named.
-fn quotes_nothing(message: &str, text: &str) {
+/// Checks that `message` contains no line of `text` with 16 characters or more. PEM labels and the header of an encrypted PEM are
+/// allowed.
+fn check_quotes_nothing(message: &str, text: &str) {
     let named = |line: &&str| line.contains("-----") || "Proc-Type: 4,ENCRYPTED".contains(line);
     let lines = text.lines().map(str::trim).filter(|line| line.len() >= 16 && !named(line));
     lines.for_each(|line| assert!(!message.contains(line), "{message}"));

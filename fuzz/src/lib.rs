@@ -1,9 +1,10 @@
-//! A module for each fuzzer, whose `feed` takes an input and panics where something doesn't hold; and what they share: the service as
-//! production has it, beside a Salesforce whose answers they choose, and what holds of every answer, whatever was asked.
+//! The fuzz targets: a module each, whose `test_one_input` panics if an invariant is broken. They share the service with its
+//! production code, a fake Salesforce with chosen responses, and the invariants of every response.
 //!
-//! - Requests go through the whole router. Only clock and chance are ours, so that a run repeats.
-//! - `fuzz_targets` hands them to libFuzzer, whose panic hook ends the process, so that a panic counts also where the service
-//!   would catch it. `tests/fuzz` is the short form without libFuzzer: it takes this file as a module of its own.
+//! - Requests go through the whole router. The clock and the random bytes are fixed, so that a run is reproducible.
+//! - `fuzz_targets` connects the modules to libFuzzer. Its panic hook ends the process, so that a panic counts even if the service
+//!   would catch it.
+//! - `tests/fuzz` runs the modules briefly without libFuzzer, and includes this file as a module.
 
 #![forbid(unsafe_code)]
 
@@ -30,56 +31,56 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tokenmint::app::{Ambient, App, Loaded, Served};
+use tokenmint::api::{AppState, ListenerKind, router};
+use tokenmint::app::{App, ClockAndRng, ListenerDeps, LoadedConfig};
 use tokenmint::clock::{ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
-use tokenmint::http::{ListenerKind, Service, router};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
 use answers::SECRETS;
 use salesforce::Salesforce;
 
-/// Of the caller whose requests are made up.
+/// The API key of the caller that sends the fuzzed requests.
 pub const API_KEY: &str = "tm_canary-of-the-api-key";
 const HOST: &str = "tokens.example";
 pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789";
 
 const KINDS: [ListenerKind; 3] = [ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops];
 
-/// No chance at all, so that a run repeats.
-struct Sevens;
+/// Constant bytes instead of random bytes, so that a run is reproducible.
+struct FixedRandomness;
 
-impl Randomness for Sevens {
+impl Randomness for FixedRandomness {
     fn fill(&self, into: &mut [u8]) -> Result<(), NoRandomness> {
         into.fill(7);
         Ok(())
     }
 }
 
-/// An RSA key of this run, PKCS#8 PEM.
+/// An RSA key of this run, in PKCS#8 PEM.
 pub static KEY: LazyLock<String> = LazyLock::new(new_key);
 
-/// aws-lc's, which is as quick here as everywhere, where the crate `rsa` is slow when it is watched.
+/// Generates a key with aws-lc, because the crate `rsa` is slow when it is instrumented.
 fn new_key() -> String {
     let key = KeyPair::generate(KeySize::Rsa2048).expect("random bytes");
     let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).expect("a key can be written");
     pem::encode(&pem::Pem::new("PRIVATE KEY", der.as_ref()))
 }
 
-/// The service, ready to be asked.
-pub struct House {
+/// The service, its router, and a fake Salesforce.
+pub struct FuzzService {
     runtime: Runtime,
     router: Router,
-    service: Arc<Service>,
+    service: Arc<AppState>,
     clock: Arc<ManualClock>,
     salesforce: Arc<Salesforce>,
-    /// What it publishes.
+    /// The published JWK Set.
     pub keys: Value,
     _folder: tempfile::TempDir,
 }
 
-/// An answer, read whole.
+/// A complete response.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -92,7 +93,7 @@ impl Answer {
     }
 }
 
-impl Default for House {
+impl Default for FuzzService {
     fn default() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -103,51 +104,50 @@ impl Default for House {
         let parsed = Config::parse("tokenmint.toml", &text, folder.path().into(), &Environment::new());
         let config = parsed.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_800_000_000)));
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let ambient = Ambient { clock: clock.clone(), randomness: Arc::new(Sevens) };
-        let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("a port");
-        let service = app.service().clone();
+        let loaded = LoadedConfig::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let clock_and_rng = ClockAndRng { clock: clock.clone(), randomness: Arc::new(FixedRandomness) };
+        let app = runtime.block_on(App::bind(loaded, clock_and_rng, || 0)).expect("a port");
+        let service = app.state().clone();
         let router = router(&service, &KINDS);
-        let mut house =
+        let mut fuzz_service =
             Self { runtime, router, service, clock, salesforce, keys: Value::Null, _folder: folder };
         let published = Request::get("/.well-known/jwks.json").header("Host", HOST).body(Body::empty());
-        house.keys = house.answer(published.expect("a request")).json();
-        house.is_awake();
-        house
+        fuzz_service.keys = fuzz_service.answer(published.expect("a request")).json();
+        fuzz_service.check_one_of_each();
+        fuzz_service
     }
 }
 
-impl House {
-    /// Posts `body` as the caller does who may use a profile of each kind, and looks at the answer: never 5xx, and true to
-    /// what was asked.
+impl FuzzService {
+    /// Posts `body` as a caller that may use a profile of each kind. Checks that the response isn't 5xx and matches the request.
     pub fn ask(&self, route: &str, body: &[u8]) {
-        // Far enough that no limit of requests a minute or logins an hour is met.
+        // Keeps the rate below every limit per minute.
         self.clock.advance(Duration::from_secs(61));
         let answer = self.post(route, body);
         assert!(!answer.status.is_server_error(), "{route} answered {}", answer.status);
-        self.hold(route, body, &answer);
+        self.check_answer(route, body, &answer);
     }
 
-    /// Lets Salesforce say `answer`, the bytes of an HTTP answer, to a first exchange of each kind.
+    /// Makes an exchange of each kind, to which Salesforce sends `answer`, the bytes of an HTTP response with the body `body`.
     pub fn exchange(&self, answer: &[u8], body: &[u8]) {
         const ROUTES: [(&str, &[u8]); 2] =
             [("/oauth-access-token", b"{}"), ("/messaging-access-token", b"{\"sub\":\"user-1\"}")];
         for (route, asked) in ROUTES {
             self.salesforce.say(Some(answer.to_vec()));
-            // What it remembers of the last answer is over; a token is not kept, since all keys count as withdrawn.
+            // Remembered failures have expired after an hour. Cached tokens are dropped, because all keys count as revoked.
             self.clock.advance(Duration::from_hours(1));
-            let kids = self.service.rooms.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
-            self.service.exchanger.withdraw(&kids);
+            let kids = self.service.snapshot.load().ring.keys().map(|(_, key)| key.kid.clone()).collect();
+            self.service.exchanger.revoke_keys(&kids);
             let got = self.post(route, asked);
-            self.hold(route, asked, &got);
-            answers::exchanged(route, answer, body, &got);
+            self.check_answer(route, asked, &got);
+            answers::check_exchange(route, answer, body, &got);
         }
         self.salesforce.say(None);
     }
 
-    /// What a listener answers with that has the routes of all.
-    pub fn served(&self) -> Served {
-        Served {
+    /// The parts that serve a connection, for a listener with all routes.
+    pub fn listener_deps(&self) -> ListenerDeps {
+        ListenerDeps {
             kinds: &KINDS,
             router: self.router.clone(),
             metrics: self.service.metrics.clone(),
@@ -159,8 +159,8 @@ impl House {
         self.runtime.block_on(work)
     }
 
-    /// Where every request is refused, whatever is held holds.
-    fn is_awake(&self) {
+    /// Checks that each endpoint accepts a valid request. If all requests failed, the other checks would pass for nothing.
+    fn check_one_of_each(&self) {
         for (route, body) in [
             ("/identity-token", r#"{"sub":"user-1","claims":{"plan":1.5}}"#),
             ("/oauth-assertion", "{}"),
@@ -171,7 +171,7 @@ impl House {
         ] {
             let answer = self.post(route, body.as_bytes());
             assert_eq!(answer.status, 200, "{route}: {}", String::from_utf8_lossy(&answer.body));
-            self.hold(route, body.as_bytes(), &answer);
+            self.check_answer(route, body.as_bytes(), &answer);
         }
     }
 
@@ -200,7 +200,7 @@ fn write(path: &Path, pem: &str) {
     std::io::Write::write_all(&mut file.expect("a new file"), pem.as_bytes()).expect("written");
 }
 
-/// `closed` and `secret` are nobody's: no request may get a token of theirs.
+/// The caller may not use any profile named `closed`, so that no request may get a token of it.
 fn configuration(salesforce: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, API_KEY.as_bytes());
     let digest = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));

@@ -1,4 +1,4 @@
-//! A Salesforce on loopback that takes every assertion and identity token, or says what it is told to.
+//! A fake Salesforce on loopback. It accepts every assertion and identity token, or sends chosen bytes.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,12 +27,12 @@ impl Salesforce {
         salesforce
     }
 
-    /// The bytes of each answer from now on; by default a good one.
+    /// Sets the bytes of every response from now on. `None` means a success.
     pub fn say(&self, told: Option<Vec<u8>>) {
         *self.told.lock().expect("not poisoned") = told;
     }
 
-    /// Answers one request and closes.
+    /// Responds to one request and closes the connection.
     async fn answer(self: Arc<Self>, mut stream: TcpStream) -> Option<()> {
         let request = read(&mut stream).await?;
         let told = self.told.lock().expect("not poisoned").clone();
@@ -42,7 +42,7 @@ impl Salesforce {
     }
 }
 
-/// A whole request, head and body.
+/// Reads a whole request, head and body.
 async fn read(stream: &mut TcpStream) -> Option<String> {
     let mut request = Vec::new();
     loop {

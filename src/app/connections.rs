@@ -1,12 +1,12 @@
-//! Load shedding for one listener's connections: how many there are, how much memory they take together, and which of
-//! them are closed when that is too much.
+//! Load shedding: limits the number of connections of a listener and their total memory, and evicts idle connections when a
+//! limit is reached.
 //!
-//! The connection that has been idle for the longest time gives way: so a flood of connections that ask for nothing
-//! closes its own, and a client that asks at once is answered. A connection is idle while no request of it is being
-//! answered: in its TLS handshake, while a head is waited for, and while its client takes an answer.
+//! The longest idle connections are evicted first. So a flood of connections without requests evicts its own, and a client
+//! that sends its request at once is served. A connection counts as idle while no handler works on a request: during the TLS
+//! handshake, while a head is awaited, and while its client receives a response.
 //!
-//! Nothing here is touched by a request but atomics of its own connection. The table is locked when a connection opens
-//! or closes, and searched only when it is full.
+//! A request usually updates only atomics of its own connection. The table is locked when a connection opens or closes, and
+//! searched only when a limit is reached.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,36 +17,38 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::http::{BodyGate, Refusal};
+use crate::api::{ApiError, BodyGate};
 
-/// What each connection of the limit may take on average. So ten thousand take 30 MiB at most, and the process, with what
-/// its allocator keeps of connections that are gone, less than 48.
+/// The average memory of a connection that the budget allows, in bytes. So 10,000 connections take at most 30 MiB. Together
+/// with memory that the allocator keeps from closed connections, the process takes less than 48 MiB for them.
 const BYTES_PER_CONNECTION: usize = 3 << 10;
-/// What a listener may take that has few connections.
-const LEAST_BYTES: usize = 16 << 20;
-/// What an open connection takes: its task, its socket, its entry in the table. This and the next two were measured with a
-/// thousand of them, as the growth of `RssAnon`: 2.6 KiB, 9.2 KiB and 16.3 KiB.
-const BYTES_WHEN_OPEN: usize = 5 << 9;
-/// What hyper takes as well, from a connection's first request on: a read buffer of 8 KiB, and its state.
-pub const BYTES_OF_HYPER: usize = 10 << 10;
-/// What TLS takes as well: its state and a buffer for a record.
-pub const BYTES_OF_TLS: usize = 16 << 10;
-/// Of how many connections one is closed at a time, so that the table isn't searched for each new connection of a flood.
-const EVICTED_AT_ONCE: usize = 100;
+/// The smallest memory budget of a listener, in bytes.
+const MIN_LISTENER_BYTES: usize = 16 << 20;
+/// The memory of an open connection, in bytes: its task, its socket, its entry in the table. This and the next two constants
+/// are rounded from 2.6, 9.2 and 16.3 KiB, the growth of `RssAnon` with a thousand connections.
+const OPEN_BYTES: usize = 5 << 9;
+/// The additional memory of hyper from the first request on, in bytes: a read buffer of 8 KiB and its state.
+pub const HYPER_BYTES: usize = 10 << 10;
+/// The additional memory of TLS, in bytes: its state and a record buffer.
+pub const TLS_BYTES: usize = 16 << 10;
+/// An eviction closes this fraction (1/100) of the connections, at least one. So a flood doesn't cause a search of the table
+/// for each new connection.
+const EVICTION_DIVISOR: usize = 100;
 
 /// The connections of one listener.
 pub struct Connections {
-    /// How many there may be.
+    /// The largest number of connections.
     limit: usize,
-    /// One for each that there may be. Those that are evicted hold theirs until they are gone.
+    /// One permit per possible connection. An evicted connection holds its permit until it is closed.
     slots: Arc<Semaphore>,
-    /// How many bytes they may take.
+    /// The memory that all connections together may take, in bytes.
     budget: usize,
+    /// The memory that all connections together take now, in bytes.
     bytes: AtomicUsize,
     table: Mutex<Table>,
-    begin: Instant,
-    opened: IntGauge,
-    shed: IntCounter,
+    epoch: Instant,
+    open_gauge: IntGauge,
+    shed_counter: IntCounter,
 }
 
 #[derive(Default)]
@@ -55,46 +57,47 @@ struct Table {
     open: HashMap<u64, Arc<Connection>>,
 }
 
-/// What the parts of one connection share: its task, the stream under hyper, and the service above hyper.
+/// The state of one connection, shared by its task, the stream below hyper, and the service above hyper.
 pub struct Connection {
     connections: Arc<Connections>,
-    /// Microseconds since `connections.begin`; 0 while a request is answered.
+    /// In microseconds since `connections.epoch`; 0 while a request is being answered.
     idle_since: AtomicU64,
+    /// The memory that the connection is charged for, in bytes.
     bytes: AtomicUsize,
-    /// Bytes of a head that isn't whole yet.
+    /// The size of the buffer for an incomplete head, in bytes.
     partial: AtomicUsize,
     evicted: Notify,
-    /// When the first byte of the request came, as `idle_since`.
-    began: AtomicU64,
-    /// Whether the host has not taken all of an answer yet.
+    /// When the first byte of the current request arrived, in microseconds since `connections.epoch`.
+    request_started: AtomicU64,
+    /// Whether a part of a response isn't written to the socket yet.
     writing: AtomicBool,
-    /// Whether hyper was given a head that passed all checks, and hasn't asked the service yet.
-    vetted: AtomicBool,
-    /// Why the connection's last request is refused.
-    pub refusal: OnceLock<Box<Refusal>>,
-    pub body: Arc<BodyGate>,
+    /// Whether hyper got a checked head and hasn't called the service for it yet.
+    head_checked: AtomicBool,
+    /// Why the current request is rejected. Such a request is the last of its connection.
+    pub error: OnceLock<Box<ApiError>>,
+    pub body_gate: Arc<BodyGate>,
 }
 
 impl Connections {
-    pub fn new(limit: usize, opened: IntGauge, shed: IntCounter) -> Arc<Self> {
+    pub fn new(limit: usize, open_gauge: IntGauge, shed_counter: IntCounter) -> Arc<Self> {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             limit,
             slots: Arc::new(Semaphore::new(limit)),
-            budget: limit.saturating_mul(BYTES_PER_CONNECTION).max(LEAST_BYTES),
+            budget: limit.saturating_mul(BYTES_PER_CONNECTION).max(MIN_LISTENER_BYTES),
             bytes: AtomicUsize::new(0),
             table: Mutex::default(),
-            begin: Instant::now(),
-            opened,
-            shed,
+            epoch: Instant::now(),
+            open_gauge,
+            shed_counter,
         })
     }
 
-    /// A permit for one more connection, in whose favour the one that idled longest is closed where there are too many;
-    /// `None` where none idles.
-    pub async fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        if !self.makes_room() {
-            self.shed.inc();
+    /// Acquires a permit for a new connection. If the limit is reached, it evicts the longest idle connections and waits until one
+    /// is closed. Returns `None` if no connection is idle.
+    pub async fn acquire_permit(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        if !self.ensure_capacity() {
+            self.shed_counter.inc();
             return None;
         }
         let slot = self.slots.clone().acquire_owned().await.ok()?;
@@ -107,21 +110,21 @@ impl Connections {
             bytes: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
             evicted: Notify::new(),
-            began: AtomicU64::new(0),
+            request_started: AtomicU64::new(0),
             writing: AtomicBool::new(false),
-            vetted: AtomicBool::new(false),
-            refusal: OnceLock::new(),
-            body: Arc::default(),
+            head_checked: AtomicBool::new(false),
+            error: OnceLock::new(),
+            body_gate: Arc::default(),
         });
         table.open.insert(id, connection.clone());
         drop(table);
-        self.opened.inc();
-        connection.takes(BYTES_WHEN_OPEN);
+        self.open_gauge.inc();
+        connection.charge(OPEN_BYTES);
         Some(ConnectionPermit { id, connection, _slot: slot })
     }
 
-    /// Whether there is room for one more, or will be once those are gone that it evicts.
-    fn makes_room(&self) -> bool {
+    /// Whether the limit allows another connection, if necessary after an eviction.
+    fn ensure_capacity(&self) -> bool {
         let mut table = self.table();
         table.open.len() < self.limit || self.evict(&mut table) > 0
     }
@@ -130,12 +133,12 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Microseconds, and never 0.
+    /// The time in microseconds since `epoch`, plus one, so that it is never 0.
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    /// Has the connections closed that have been idle for the longest time; how many.
+    /// Evicts the longest idle connections. Returns how many.
     fn evict(&self, table: &mut Table) -> usize {
         let mut idle: Vec<(u64, u64)> = table
             .open
@@ -143,7 +146,7 @@ impl Connections {
             .map(|(id, connection)| (connection.idle_since.load(Ordering::Relaxed), *id))
             .filter(|(since, _)| *since != 0)
             .collect();
-        let count = (table.open.len() / EVICTED_AT_ONCE).max(1).min(idle.len());
+        let count = (table.open.len() / EVICTION_DIVISOR).max(1).min(idle.len());
         if count == 0 {
             return 0;
         }
@@ -152,7 +155,7 @@ impl Connections {
             if let Some(connection) = table.open.remove(id) {
                 self.bytes.fetch_sub(connection.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
                 connection.evicted.notify_one();
-                self.shed.inc();
+                self.shed_counter.inc();
             }
         }
         count
@@ -165,8 +168,8 @@ impl Connections {
 }
 
 impl Connection {
-    /// Counts what the connection takes more. Where all of them take too much, those that idled longest are closed.
-    pub fn takes(&self, bytes: usize) {
+    /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the listener is over its budget.
+    pub fn charge(&self, bytes: usize) {
         let connections = &*self.connections;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if connections.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= connections.budget {
@@ -180,8 +183,8 @@ impl Connection {
         }
     }
 
-    fn gives_back(&self, bytes: usize) {
-        // What was evicted has given back all.
+    fn release(&self, bytes: usize) {
+        // Fails for an evicted connection, whose charge was released as a whole.
         let given =
             self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(bytes));
         if given.is_ok() {
@@ -189,74 +192,75 @@ impl Connection {
         }
     }
 
-    /// How many bytes of a head wait for the rest of it.
-    pub fn holds(&self, bytes: usize) {
+    /// Sets the charge for an incomplete head to `bytes`.
+    pub fn set_partial_head(&self, bytes: usize) {
         let before = self.partial.swap(bytes, Ordering::Relaxed);
         if bytes > before {
-            self.takes(bytes - before);
+            self.charge(bytes - before);
         } else if bytes < before {
-            self.gives_back(before - bytes);
+            self.release(before - bytes);
         }
     }
 
-    /// The first byte of a request came.
-    pub fn begins(&self) {
-        self.began.store(self.connections.now(), Ordering::Relaxed);
+    /// Records that the first byte of a request arrived.
+    pub fn start_request(&self) {
+        self.request_started.store(self.connections.now(), Ordering::Relaxed);
     }
 
-    /// When the first byte of the request came.
-    pub fn began(&self) -> Instant {
-        self.connections.begin + Duration::from_micros(self.began.load(Ordering::Relaxed))
+    /// When the first byte of the current request arrived.
+    pub fn request_started_at(&self) -> Instant {
+        self.connections.epoch + Duration::from_micros(self.request_started.load(Ordering::Relaxed))
     }
 
-    /// hyper is given a head that passed all checks.
-    pub fn vet(&self, has_body: bool) {
-        self.body.close(has_body);
+    /// Records that hyper gets a checked head. From now on the connection isn't idle.
+    pub fn mark_head_checked(&self, has_body: bool) {
+        self.body_gate.close(has_body);
         self.idle_since.store(0, Ordering::Relaxed);
-        self.vetted.store(true, Ordering::Relaxed);
+        self.head_checked.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_vetted(&self) -> bool {
-        self.vetted.load(Ordering::Relaxed)
+    pub fn has_checked_head(&self) -> bool {
+        self.head_checked.load(Ordering::Relaxed)
     }
 
-    /// Whether the request that hyper has is the one that was vetted.
-    pub fn take_vetted(&self) -> bool {
-        self.vetted.swap(false, Ordering::Relaxed)
+    /// Whether hyper's request is the one whose head was checked. Resets the mark.
+    pub fn take_checked_head(&self) -> bool {
+        self.head_checked.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a request of it is being answered.
-    pub fn is_answered(&self) -> bool {
+    /// Whether a request is being answered.
+    pub fn is_answering(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 
-    /// An answer is written, until [`flushed`](Self::flushed).
-    pub fn answers(&self) {
+    /// Records that hyper writes a response, until [`finish_response`](Self::finish_response). From now on the connection is
+    /// idle, unless hyper already has the next head.
+    pub fn start_response(&self) {
         self.writing.store(true, Ordering::Relaxed);
-        if !self.is_vetted() {
+        if !self.has_checked_head() {
             self.idle_since.store(self.connections.now(), Ordering::Relaxed);
         }
     }
 
-    /// The host has taken all that was written.
-    pub fn flushed(&self) {
+    /// Records that the response was written to the socket.
+    pub fn finish_response(&self) {
         self.writing.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it idles, and nothing of a request has come.
+    /// Whether the connection is idle, and no byte of a request has arrived.
     pub fn is_unused(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) != 0
             && !self.writing.load(Ordering::Relaxed)
             && self.partial.load(Ordering::Relaxed) == 0
     }
 
-    /// Waits until it must be closed in favour of others.
+    /// Waits until the connection is evicted.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 }
 
-/// Lets a connection be open, and counts it, while it is held.
+/// The permit of an open connection. Dropping it makes room for another one.
 pub struct ConnectionPermit {
     id: u64,
     connection: Arc<Connection>,
@@ -272,7 +276,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let connections = &self.connection.connections;
-        connections.opened.dec();
+        connections.open_gauge.dec();
         connections.table().open.remove(&self.id);
         connections.bytes.fetch_sub(self.connection.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -283,12 +287,12 @@ mod tests {
     use super::*;
 
     fn connections(limit: usize) -> Arc<Connections> {
-        let opened = IntGauge::new("open", "open").expect("a gauge");
-        Connections::new(limit, opened, IntCounter::new("shed", "shed").expect("a counter"))
+        let open_gauge = IntGauge::new("open", "open").expect("a gauge");
+        Connections::new(limit, open_gauge, IntCounter::new("shed", "shed").expect("a counter"))
     }
 
     async fn admitted(connections: &Arc<Connections>) -> ConnectionPermit {
-        tokio::time::timeout(Duration::from_secs(5), connections.admit())
+        tokio::time::timeout(Duration::from_secs(5), connections.acquire_permit())
             .await
             .expect("in time")
             .expect("a permit")
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_connection_that_idled_longest_gives_way_once_it_is_gone_and_none_that_is_answered() {
+    async fn the_longest_idle_connection_is_evicted_and_none_that_is_being_answered() {
         let connections = connections(3);
         let step = || tokio::time::advance(Duration::from_millis(1));
         let busy = admitted(&connections).await;
@@ -307,17 +311,17 @@ mod tests {
         let first = admitted(&connections).await;
         step().await;
         let second = admitted(&connections).await;
-        busy.connection.vet(false);
-        assert!(busy.connection.take_vetted());
+        busy.connection.mark_head_checked(false);
+        assert!(busy.connection.take_checked_head());
         step().await;
-        let waits = tokio::time::timeout(Duration::from_secs(1), connections.admit()).await;
+        let waits = tokio::time::timeout(Duration::from_secs(1), connections.acquire_permit()).await;
         assert!(waits.is_err() && is_evicted(&first).await, "there are no more than three at any time");
         drop(first);
         let third = admitted(&connections).await;
         assert!(!is_evicted(&second).await && !is_evicted(&busy).await);
         step().await;
-        // An answer makes it the youngest of those that idle.
-        busy.connection.answers();
+        // After its response it is the connection that has been idle for the shortest time.
+        busy.connection.start_response();
         step().await;
         let mut more = Vec::new();
         for permit in [second, third, busy] {
@@ -328,39 +332,39 @@ mod tests {
             more.push(new);
             step().await;
         }
-        assert_eq!((connections.shed.get(), connections.opened.get()), (4, 3));
+        assert_eq!((connections.shed_counter.get(), connections.open_gauge.get()), (4, 3));
         drop(more);
-        assert_eq!((connections.opened.get(), connections.bytes()), (0, 0));
+        assert_eq!((connections.open_gauge.get(), connections.bytes()), (0, 0));
     }
 
     #[tokio::test]
-    async fn where_none_idles_the_new_one_is_refused() {
+    async fn a_new_connection_is_refused_when_none_is_idle() {
         let connections = connections(2);
         let busy = [admitted(&connections).await, admitted(&connections).await];
         for permit in &busy {
-            permit.connection.vet(false);
+            permit.connection.mark_head_checked(false);
         }
-        assert!(connections.admit().await.is_none());
-        assert_eq!((connections.shed.get(), connections.opened.get()), (1, 2));
+        assert!(connections.acquire_permit().await.is_none());
+        assert_eq!((connections.shed_counter.get(), connections.open_gauge.get()), (1, 2));
     }
 
     #[tokio::test]
-    async fn all_that_waits_takes_no_more_than_the_budget() {
+    async fn waiting_connections_stay_within_the_memory_budget() {
         let connections = connections(10_000);
         let mut open = Vec::new();
         for n in 0..10_000_usize {
             let permit = admitted(&connections).await;
-            // A head of up to 8 KiB that isn't whole, or a request that was answered.
-            permit.connection.holds(n % 8192);
+            // An incomplete head of up to 8 KiB, or an answered request.
+            permit.connection.set_partial_head(n % 8192);
             if n % 3 == 0 {
-                permit.connection.holds(0);
-                permit.connection.takes(BYTES_OF_HYPER);
+                permit.connection.set_partial_head(0);
+                permit.connection.charge(HYPER_BYTES);
             }
             assert!(connections.bytes() <= 10_000 * BYTES_PER_CONNECTION);
             open.push(permit);
         }
-        assert!(connections.shed.get() > 1000);
+        assert!(connections.shed_counter.get() > 1000);
         drop(open);
-        assert_eq!((connections.opened.get(), connections.bytes()), (0, 0));
+        assert_eq!((connections.open_gauge.get(), connections.bytes()), (0, 0));
     }
 }

@@ -1,10 +1,12 @@
-//! Lets commands on this host find the service that runs, whatever its configuration file says by now.
+//! Service discovery on one host: lets commands find the running service and its ops listener.
 //!
-//! The address in the file may not be the service's: a change of it waits for a restart, or a variable sets it for the
-//! service alone. A command that then asked at that address would find nobody, and call a key taken away that still signs.
-//! So a service listens on a Unix socket without a file (unix(7), "abstract"), and tells whoever connects which files it
-//! runs with and where its ops listener is. A command finds the names of all such sockets in `/proc/net/unix`. Containers
-//! that share neither the network nor a loopback address don't see each other.
+//! The address in the configuration file may not be the service's: a change of it takes effect only after a restart, or an
+//! environment variable sets it for the service only. A command that used the file's address would find no service, and would
+//! report a key as removed although it still signs.
+//!
+//! So each service listens on an abstract Unix socket (unix(7)). It tells every client which files it uses and where its
+//! ops listener is. Commands find the names of these sockets in `/proc/net/unix`. Processes see each other only within one
+//! network namespace, which containers usually don't share.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,35 +23,37 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::reload::Source;
+use super::reload::ConfigSource;
 use super::{App, StartError};
-use crate::config::{DEFAULT_FILE, KeySource, Listen, OpsAddress, OpsTls};
-use crate::files::is_same;
-use crate::http::Service;
+use crate::api::AppState;
+use crate::config::{DEFAULT_CONFIG_FILE, KeysetSource, ListenAddress, OpsAddress, OpsTls};
+use crate::files::is_same_file;
 
-/// How the name of each socket begins.
-const PREFIX: &str = "tokenmint/";
-/// How long one side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of a description: 10,000 key folders are less.
-const LARGEST: u64 = 4 << 20;
-/// Without a descriptor left.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The prefix of the abstract socket names.
+const SOCKET_NAME_PREFIX: &str = "tokenmint/";
+/// How long each side waits for the other.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The largest description of a service, in bytes. It is enough for 10,000 key directories.
+const MAX_DESCRIPTION_SIZE: u64 = 4 << 20;
+/// The pause after a connection can't be accepted, for example without a free descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A service that runs on this host.
+/// The description of a service that runs on this host. All paths are absolute.
 #[derive(Serialize, Deserialize)]
 pub struct RunningService {
-    /// Absolute, as all paths here; `None` where all settings are variables.
+    /// `None` if all settings come from environment variables.
     configuration: Option<PathBuf>,
     key_folders: Vec<PathBuf>,
+    /// The address that answers operators: the ops listener's, or else the minting listener's.
     listen: String,
+    /// Set if that listener uses TLS.
     tls: Option<OpsTls>,
 }
 
 impl RunningService {
-    /// Whether it runs with that configuration file or one of those key folders. What is equal as text isn't looked at: it may
-    /// lie on a mount that hangs.
-    pub fn reads(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
+    /// Whether the service uses the file `configuration` or one of `key_folders`. Compares the paths first, and accesses the file
+    /// system only if none is equal, because a mount may hang.
+    pub fn uses(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
         let pairs = || {
             let configured = self.configuration.iter().map(|own| (own.as_path(), configuration));
             let folders =
@@ -57,47 +61,51 @@ impl RunningService {
             configured.chain(folders.map(|(own, other)| (own.as_path(), other.as_path())))
         };
         pairs().any(|(own, other)| absolute(other).is_ok_and(|other| own == other))
-            || pairs().any(|(own, other)| is_same(own, other))
+            || pairs().any(|(own, other)| is_same_file(own, other))
     }
 
-    /// Where it answers operators; `None` where that can't be understood.
+    /// The address that answers operators; `None` if it can't be parsed.
     pub fn ops_address(self) -> Option<OpsAddress> {
-        let listen = Listen::parse(&self.listen, Path::new("/")).ok()?;
+        let listen = ListenAddress::parse(&self.listen, Path::new("/")).ok()?;
         Some(OpsAddress { listen, tls: self.tls })
     }
 }
 
-/// The socket by which commands find this service, and what they read there.
+/// The socket by which commands find this service, and the description that they read from it.
 pub struct Announcement {
     socket: UnixListener,
-    service: Arc<Service>,
+    state: Arc<AppState>,
     configuration: Option<PathBuf>,
-    listen: Listen,
+    listen: ListenAddress,
     tls: Option<OpsTls>,
 }
 
 impl Announcement {
+    /// Binds the socket under a random name.
+    ///
     /// # Errors
-    /// The socket can't be bound, or there is no randomness for its name.
-    pub fn bind(app: &App, source: &Source) -> Result<Self, StartError> {
-        let service = app.service().clone();
+    /// The socket can't be bound, or the host gives no randomness.
+    pub fn bind(app: &App, source: &ConfigSource) -> Result<Self, StartError> {
+        let state = app.state().clone();
         let mut bytes = [0; 8];
-        service.randomness.fill(&mut bytes)?;
-        let name = format!("{PREFIX}{}", HEXLOWER.encode(&bytes));
+        state.randomness.fill(&mut bytes)?;
+        let name = format!("{SOCKET_NAME_PREFIX}{}", HEXLOWER.encode(&bytes));
         let bound = std::os::unix::net::SocketAddr::from_abstract_name(name)
             .and_then(|name| std::os::unix::net::UnixListener::bind_addr(&name))
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
             .and_then(UnixListener::from_std);
         let socket = bound.map_err(StartError::Discovery)?;
-        let file =
-            source.file.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists()));
+        let file = source
+            .file
+            .clone()
+            .or_else(|| Some(PathBuf::from(DEFAULT_CONFIG_FILE)).filter(|file| file.exists()));
         let configuration = file.and_then(|file| absolute(file).ok());
-        let server = &service.rooms.load().config.server;
+        let server = &state.snapshot.load().config.server;
         let wanted = if server.ops.is_some() { "ops" } else { "minting" };
         let listen = app.addresses().find(|(name, ..)| *name == wanted).map(|(.., address)| address);
         let listen = match listen.unwrap_or_default() {
-            Listen::Unix(path) => Listen::Unix(absolute(&path).unwrap_or(path)),
-            tcp @ Listen::Tcp(_) => tcp,
+            ListenAddress::Unix(path) => ListenAddress::Unix(absolute(&path).unwrap_or(path)),
+            tcp @ ListenAddress::Tcp(_) => tcp,
         };
         let tls = server.tls.as_ref().filter(|_| server.ops.is_none()).map(|tls| {
             let file = tls.certificate_file.as_path();
@@ -106,27 +114,27 @@ impl Announcement {
                 is_mutual: tls.client_ca_file.is_some(),
             }
         });
-        Ok(Self { socket, service: service.clone(), configuration, listen, tls })
+        Ok(Self { socket, state: state.clone(), configuration, listen, tls })
     }
 
-    /// Answers whoever connects, until the task is dropped.
+    /// Sends the description to each client, until the future is dropped.
     pub async fn run(self) {
         loop {
             let Ok((mut stream, _)) = self.socket.accept().await else {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if let Ok(told) = serde_json::to_vec(&self.now()) {
-                let _ = timeout(PATIENCE, stream.write_all(&told)).await;
+            if let Ok(told) = serde_json::to_vec(&self.description()) {
+                let _ = timeout(DISCOVERY_TIMEOUT, stream.write_all(&told)).await;
             }
         }
     }
 
-    fn now(&self) -> RunningService {
-        let rooms = self.service.rooms.load();
-        let folders = rooms.config.keysets.values().filter_map(|keyset| match &keyset.keys {
-            KeySource::Directory(directory) => absolute(directory.as_path()).ok(),
-            KeySource::File { .. } | KeySource::Text { .. } => None,
+    fn description(&self) -> RunningService {
+        let snapshot = self.state.snapshot.load();
+        let folders = snapshot.config.keysets.values().filter_map(|keyset| match &keyset.keys {
+            KeysetSource::Directory(directory) => absolute(directory.as_path()).ok(),
+            KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
         });
         RunningService {
             configuration: self.configuration.clone(),
@@ -137,23 +145,23 @@ impl Announcement {
     }
 }
 
-/// The services that run on this host and can be asked. One that ends meanwhile is left out.
-pub async fn running() -> Vec<RunningService> {
+/// Finds the services that run on this host and answer in time.
+pub async fn find_running() -> Vec<RunningService> {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    // A connection that is being made is listed under its listener's name.
+    // A set, because connections to a socket are listed under its name too.
     let names: BTreeSet<&str> =
         sockets.lines().filter_map(|line| line.split_once(" @")).map(|(_, name)| name).collect();
-    // All at once: whoever takes such a name and says nothing holds up no other.
+    // In parallel, so that a process that uses such a name and doesn't answer can't delay the others.
     let mut asked = JoinSet::new();
-    for name in names.into_iter().filter(|name| name.starts_with(PREFIX)) {
-        asked.spawn(timeout(PATIENCE, describe(name.to_owned())));
+    for name in names.into_iter().filter(|name| name.starts_with(SOCKET_NAME_PREFIX)) {
+        asked.spawn(timeout(DISCOVERY_TIMEOUT, read_description(name.to_owned())));
     }
     asked.join_all().await.into_iter().flatten().flatten().collect()
 }
 
-async fn describe(name: String) -> io::Result<RunningService> {
+async fn read_description(name: String) -> io::Result<RunningService> {
     let stream = UnixStream::connect(format!("\0{name}")).await?;
     let mut told = Vec::new();
-    stream.take(LARGEST).read_to_end(&mut told).await?;
+    stream.take(MAX_DESCRIPTION_SIZE).read_to_end(&mut told).await?;
     Ok(serde_json::from_slice(&told)?)
 }

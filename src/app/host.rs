@@ -1,4 +1,4 @@
-//! What the service asks of its host before it holds a private key: that nobody reads its memory, alive or dead.
+//! Process hardening before private keys are loaded: no core dumps, no debuggers, private files; and the limit of open files.
 
 use std::fs;
 use std::io;
@@ -8,49 +8,57 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, geteuid, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
 
+/// A hardening step that the host refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {error}; it won't hold private keys whose memory others may read")]
-pub struct Unsafe {
+#[error(
+    "{what}: {error}; so other processes could read private keys from its memory, and tokenmint doesn't start"
+)]
+pub struct HardeningError {
     what: &'static str,
     error: io::Error,
 }
 
-/// No core dump; no debugger and no `/proc/PID/mem` for other processes of the same user; files of ours alone. The
-/// limit of descriptors goes up as far as it may, since each connection takes one.
+/// Turns off core dumps, denies debuggers and `/proc/PID/mem` to other processes of the same user, and makes new files
+/// private by the umask.
+///
+/// Also raises the limit of open files to its maximum, because each connection takes a descriptor.
 ///
 /// # Errors
-/// The host refuses, so no key may be read.
-pub fn harden() -> Result<(), Unsafe> {
-    let because = |what| move |error: rustix::io::Errno| Unsafe { what, error: error.into() };
+/// The host refuses a step. No private key may be loaded then.
+pub fn harden() -> Result<(), HardeningError> {
+    let hardening_error = |what| move |error: rustix::io::Errno| HardeningError { what, error: error.into() };
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(because("can't turn off core dumps"))?;
+    setrlimit(Resource::Core, none).map_err(hardening_error("can't turn off core dumps"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(because("can't close its memory to other processes"))?;
+        .map_err(hardening_error("can't close its memory to other processes"))?;
     umask(Mode::RWXG | Mode::RWXO);
     let descriptors = getrlimit(Resource::Nofile);
-    // Where it may not, fewer connections find room.
+    // If this fails, `max_connections_per_listener` allows fewer connections.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors });
     Ok(())
 }
 
-/// Descriptors for all that isn't a connection from outside: files, sockets to Salesforce, the runtime's own.
-const RESERVED: u64 = 64;
+/// Descriptors that are reserved for files, for sockets to Salesforce, and for the runtime.
+const RESERVED_DESCRIPTORS: u64 = 64;
 
-/// How many connections each of `listeners` may have, so that none takes the last descriptor from another: health and
-/// metrics are answered also while strangers hold all that the minting listener has.
-pub fn room_for_connections(listeners: usize) -> usize {
+/// How many connections each of `listeners` listeners may have.
+///
+/// The descriptors are divided among the listeners. So health checks and metrics are answered while clients hold all
+/// connections of the minting listener.
+pub fn max_connections_per_listener(listeners: usize) -> usize {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };
-    let room = descriptors - RESERVED.min(descriptors / 2);
+    let room = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(room).unwrap_or(usize::MAX) / listeners.max(1)
 }
 
-/// What is safe enough to start with, and should be mended.
-pub fn concerns() -> impl Iterator<Item = &'static str> {
+/// Conditions of the host that are insecure, but don't prevent the start.
+pub fn warnings() -> impl Iterator<Item = &'static str> {
     let root = geteuid()
         .is_root()
-        .then_some("runs as root, whom nothing on this host is closed to; give it a user of its own");
+        .then_some("runs as root, which can access everything on this host; run it as a user of its own");
     let swap = fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
-    let swap =
-        swap.then_some("the host swaps, so private keys can reach a disk; turn swap off, or encrypt it");
+    let swap = swap.then_some(
+        "the host has swap, so private keys may be written to a disk; turn swap off, or encrypt it",
+    );
     root.into_iter().chain(swap)
 }

@@ -1,7 +1,7 @@
-//! An event as one line of JSON: `timestamp`, `level`, the event's fields in their order, `target`.
+//! Log format: each event is one line of JSON with `timestamp`, `level`, the event's fields in order, and `target`.
 //!
-//! Written straight into one buffer: each token leaves a line, and the general formatter of `tracing-subscriber` takes
-//! five times the instructions. Whatever a field holds, a line stays one line of valid JSON.
+//! Field values are escaped, so a value can't break the line. It formats into one buffer, because each token writes an audit
+//! line and the JSON formatter of `tracing-subscriber` takes five times as many instructions.
 
 use std::fmt;
 
@@ -13,9 +13,10 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Longer than most lines.
-const USUAL_LENGTH: usize = 512;
+/// The initial capacity of a line's buffer, in bytes. Most lines are shorter.
+const TYPICAL_LENGTH: usize = 512;
 
+/// The event formatter.
 pub struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -32,7 +33,7 @@ where
         let metadata = event.metadata();
         let mut now = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut now))?;
-        let mut line = Line(Vec::with_capacity(USUAL_LENGTH));
+        let mut line = JsonLine(Vec::with_capacity(TYPICAL_LENGTH));
         line.0.push(b'{');
         line.member("timestamp", &now);
         line.member("level", metadata.level().as_str());
@@ -44,14 +45,15 @@ where
     }
 }
 
-struct Line(Vec<u8>);
+/// A JSON object that is being written.
+struct JsonLine(Vec<u8>);
 
-impl Line {
+impl JsonLine {
     fn member<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
         if self.0.len() > 1 {
             self.0.push(b',');
         }
-        // A name stands in the source and needs no escapes.
+        // Field names are identifiers of the source, so they need no escapes.
         self.0.push(b'"');
         self.0.extend_from_slice(name.as_bytes());
         self.0.extend_from_slice(b"\":");
@@ -59,7 +61,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for JsonLine {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.member(field.name(), value);
     }
@@ -93,9 +95,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl io::Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("not poisoned").extend(bytes);
             Ok(bytes.len())
@@ -107,8 +109,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_an_event_holds_it_is_one_line_of_json() {
-        let kept = Kept::default();
+    fn every_event_is_one_line_of_valid_json() {
+        let kept = Captured::default();
         let writer = kept.clone();
         let log =
             tracing_subscriber::fmt().event_format(JsonLines).with_writer(move || writer.clone()).finish();
@@ -129,6 +131,6 @@ mod tests {
             [&serde_json::json!("WARN"), &serde_json::json!(true)]
         );
         assert!(lines[1]["timestamp"].as_str().is_some_and(|at| at.ends_with('Z')));
-        assert!(!text.contains('\u{1b}'), "no terminal is talked to");
+        assert!(!text.contains('\u{1b}'), "terminal escapes are escaped");
     }
 }

@@ -1,14 +1,13 @@
-//! The log: JSON lines on standard output, or text where a person watches.
+//! The log: JSON lines on standard output, or text on a terminal and for `dev`.
 //!
-//! Writing never blocks or fails a request: lines go through a bounded buffer to a thread of their own. What nobody reads
-//! in time is dropped and counted; so is what comes while the disk is full or the reader gone. The lines at which that
-//! began are kept and tried again, so none is ever half written.
-//!
-//! Lines that come close together go out together: waking the thread for each would cost a token's request as much as all
-//! of its parsing. A write holds whole lines, and no more than a pipe takes whole or not at all: a process that ends while
-//! its reader hangs leaves no half of a line behind.
-//!
-//! [`Log::finish`] waits for what is still in the buffer, until a deadline, and says how much was lost, and why.
+//! - Logging never blocks a request. A bounded channel passes the lines to a writer thread.
+//! - Lines are dropped and counted while the channel is full, or while writing fails (disk full, reader gone). The thread
+//!   retries the lines whose write failed, so that none is written in part.
+//! - Lines that arrive within `BATCH_DELAY` share one write. Waking the thread for each line would cost as much as parsing
+//!   the request.
+//! - A write has whole lines only, and at most `ATOMIC_WRITE` bytes unless one line is longer. A pipe accepts such a write as
+//!   a whole or not at all. So a process that ends while its reader hangs leaves no partial line.
+//! - [`Log::finish`] waits until a deadline for the lines in the channel, and reports how many were lost, and why.
 
 use std::fmt;
 use std::fs::File;
@@ -25,112 +24,113 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::json_lines::JsonLines;
-use crate::http::AUDIT_TARGET;
+use crate::api::AUDIT_TARGET;
 
-/// Lines that may wait for a slow reader.
+/// The capacity of the channel, in lines.
 const BUFFERED_LINES: usize = 16_384;
-/// After a write, lines gather for so long: none waits longer, and where there are many they cost few writes.
-const GATHER: Duration = Duration::from_millis(5);
-/// Bytes of one write, but for a line that is longer: what a pipe takes whole (`PIPE_BUF`, pipe(7)).
+/// How long the thread sleeps after a write. Lines that arrive meanwhile are written together.
+const BATCH_DELAY: Duration = Duration::from_millis(5);
+/// The largest write, in bytes, except for a single longer line. It is the size that a pipe accepts atomically (`PIPE_BUF`,
+/// pipe(7)).
 const ATOMIC_WRITE: usize = 4096;
-/// Between two tries to write where it failed.
-const RETRY: Duration = Duration::from_millis(100);
-/// Where whoever started us made standard output non-blocking, and it is full.
-const FULL_PIPE: Duration = Duration::from_millis(5);
+/// The pause between two attempts after a failed write.
+const WRITE_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// The pause between two attempts while a non-blocking standard output is full. The parent process may have made it
+/// non-blocking.
+const FULL_PIPE_DELAY: Duration = Duration::from_millis(5);
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum LogOutput {
     /// For `serve`.
     Stdout,
-    /// For `dev`, whose standard output is for the person who pastes from it.
+    /// For `dev`, which prints commands to paste on standard output.
     Stderr,
 }
 
-/// The log of this process, and its thread.
+/// The log of this process, with its writer thread.
 pub struct Log {
     lines: SyncSender<Vec<u8>>,
-    state: Arc<State>,
+    state: Arc<LogState>,
     ends: Sender<()>,
     ended: Receiver<()>,
 }
 
 impl Log {
-    /// Starts the log of this process. `filter` is that of `RUST_LOG`, a level or `target=level`, several parted by commas;
-    /// without it, `info`.
+    /// Starts the log. `filter` is the value of `RUST_LOG`: levels or `target=level`, separated by commas. The default is `info`.
     ///
     /// # Errors
-    /// There is no descriptor for it.
-    pub fn start(output: Output, filter: Option<&str>) -> io::Result<Self> {
-        // A descriptor of our own, without the buffer and lock of the standard library's handle.
+    /// The descriptor can't be duplicated, or the thread can't be started.
+    pub fn start(output: LogOutput, filter: Option<&str>) -> io::Result<Self> {
+        // A duplicate of the descriptor avoids the buffer and the lock of the standard library's handle.
         let (descriptor, terminal) = match output {
-            Output::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
-            Output::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
+            LogOutput::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
+            LogOutput::Stderr => (stderr().as_fd().try_clone_to_owned()?, stderr().is_terminal()),
         };
-        let state = Arc::new(State::default());
+        let state = Arc::new(LogState::default());
         let (lines, waiting) = mpsc::sync_channel(BUFFERED_LINES);
         let (ends, ended) = mpsc::channel();
         let sink =
-            Sink { into: File::from(descriptor), gathered: Vec::new(), count: 0, state: state.clone() };
+            LogSink { into: File::from(descriptor), gathered: Vec::new(), count: 0, state: state.clone() };
         let done = ends.clone();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             sink.run(&waiting);
-            // Without anybody who waits for it, it ends all the same.
+            // Fails if nobody waits any more, which is fine.
             let _ = done.send(());
         })?;
         let asked = filter.unwrap_or_default();
-        let (filter, problem) = targets(asked);
-        let door = Door { lines: lines.clone(), state: state.clone() };
-        let layer = tracing_subscriber::fmt::layer().with_writer(door).with_ansi(terminal);
+        let (filter, problem) = parse_filter(asked);
+        let writer = LogWriter { lines: lines.clone(), state: state.clone() };
+        let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(terminal);
         let registry = tracing_subscriber::registry().with(filter);
-        // A second start in one process, as in tests, leaves the first log in place.
-        let _ = if terminal || output == Output::Stderr {
+        // If this process has a log already, for example in tests, that one stays.
+        let _ = if terminal || output == LogOutput::Stderr {
             registry.with(layer.with_target(false)).try_init()
         } else {
             registry.with(layer.event_format(JsonLines)).try_init()
         };
         if let Some(problem) = problem {
-            tracing::warn!(RUST_LOG = asked, "{problem}: taken for `info`");
+            tracing::warn!(RUST_LOG = asked, "{problem}: using `info` instead");
         }
         Ok(Self { lines, state, ends, ended })
     }
 
-    /// Whether `filter`, that of `RUST_LOG`, takes audit lines.
-    pub fn takes_audit_lines(filter: Option<&str>) -> bool {
-        targets(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
+    /// Whether `filter`, the value of `RUST_LOG`, enables audit lines.
+    pub fn enables_audit(filter: Option<&str>) -> bool {
+        parse_filter(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
     }
 
-    /// Asks how many lines were dropped so far. It counts a line before the call that logs it returns.
+    /// Returns a function that counts the lines dropped so far. A line is counted before the call that logs it returns.
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let state = self.state.clone();
         move || state.dropped.load(Ordering::Acquire)
     }
 
     /// Ends a [`finish`](Self::finish) early.
-    pub fn hurry(&self) -> impl FnOnce() + Send + use<> {
+    pub fn stop_waiting(&self) -> impl FnOnce() + Send + use<> {
         let ends = self.ends.clone();
-        // Where it has ended already there is nobody to tell.
+        // Fails if the log has already finished, which is fine.
         move || _ = ends.send(())
     }
 
-    /// Waits until all lines are written, at most until `deadline`, and says how many were lost. No line is written in part.
-    pub fn finish(self, deadline: Instant) -> Lost {
+    /// Waits until all lines are written, at most until `deadline`, and reports how many were lost.
+    pub fn finish(self, deadline: Instant) -> LostLines {
         self.state.finishing.store(true, Ordering::SeqCst);
-        // Wakes the thread if it sleeps; if there is no room for this, it doesn't.
+        // Wakes the thread if it waits for a line. If the channel is full, the thread isn't waiting.
         let _ = self.lines.try_send(Vec::new());
         let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        // Whoever is in a hurry still gives the thread the moment that lines gather for.
-        let _ = self.ended.recv_timeout(4 * GATHER);
+        // After `stop_waiting` too, the thread gets enough time to write the lines that it has.
+        let _ = self.ended.recv_timeout(4 * BATCH_DELAY);
         let taken = self.state.taken.load(Ordering::Acquire);
         let unwritten = taken.saturating_sub(self.state.written.load(Ordering::Acquire));
         let lines = unwritten + self.state.dropped.load(Ordering::Acquire);
         let why = self.state.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Lost { lines, unwritten, why }
+        LostLines { lines, unwritten, why }
     }
 }
 
-/// What `filter` lets through: `info` where it is empty, or can't be read, and then why.
-fn targets(filter: &str) -> (Targets, Option<String>) {
+/// Parses `filter`. Returns `info` if it is empty. If it is invalid, returns `info` and the problem.
+fn parse_filter(filter: &str) -> (Targets, Option<String>) {
     let info = Targets::new().with_default(LevelFilter::INFO);
     let words = || filter.split(',').map(str::trim).filter(|word| !word.is_empty());
     if words().next().is_none() {
@@ -138,7 +138,8 @@ fn targets(filter: &str) -> (Targets, Option<String>) {
     }
     let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-:.".contains(&b));
     let is_known = |word: &str| match word.split_once('=') {
-        // Alone, a target's name lets all of its lines through; a misspelt level is no such name.
+        // A name without a level enables all lines of that target. Other crates' names are rejected, because such a word is
+        // probably a misspelt level.
         None => word.parse::<LevelFilter>().is_ok() || word.starts_with(env!("CARGO_CRATE_NAME")),
         Some((target, level)) => is_name(target) && level.parse::<LevelFilter>().is_ok(),
     };
@@ -155,49 +156,51 @@ fn targets(filter: &str) -> (Targets, Option<String>) {
 }
 
 /// How many lines of the log were lost, and why.
-pub struct Lost {
-    /// Since the start.
+pub struct LostLines {
+    /// All lines lost since the start.
     pub lines: u64,
-    /// How many of them were still in the buffer at the end.
+    /// How many of them were accepted, but not written at the end.
     pub unwritten: u64,
-    /// The last error of a write; without one, nobody read in time.
+    /// The last error of a write. `None` means that the reader was too slow.
     why: Option<io::Error>,
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for LostLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (lines, were) = if self.lines == 1 { ("line", "was") } else { ("lines", "were") };
         write!(f, "{} {lines} of the log {were} lost, perhaps audit lines: ", self.lines)?;
         match &self.why {
-            None => f.write_str("nobody read them in time"),
+            None => f.write_str("the reader was too slow"),
             Some(error) => write!(f, "they couldn't be written: {error}"),
         }
     }
 }
 
-/// What came in and went out, and whether it can.
+/// The counters and flags that the callers and the writer thread share.
 #[derive(Default)]
-struct State {
-    /// Lines can't be written at the moment.
+struct LogState {
+    /// Writing fails at the moment.
     outage: AtomicBool,
-    /// No more lines are taken, and the thread ends when the buffer is empty.
+    /// New lines are dropped, and the thread ends when the channel is empty.
     finishing: AtomicBool,
-    /// Lines that were turned away.
+    /// Lines that were dropped.
     dropped: AtomicU64,
+    /// Lines that the channel accepted.
     taken: AtomicU64,
+    /// Lines that were written.
     written: AtomicU64,
     /// The error of the last write that failed.
     failure: Mutex<Option<io::Error>>,
 }
 
-/// Where lines come in.
+/// The writer for `tracing-subscriber`: sends lines to the thread.
 #[derive(Clone)]
-struct Door {
+struct LogWriter {
     lines: SyncSender<Vec<u8>>,
-    state: Arc<State>,
+    state: Arc<LogState>,
 }
 
-impl<'a> MakeWriter<'a> for Door {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -205,15 +208,15 @@ impl<'a> MakeWriter<'a> for Door {
     }
 }
 
-impl Write for Door {
-    /// Takes one line, whole.
+impl Write for LogWriter {
+    /// Accepts `line`, a whole line, or drops and counts it. Never fails.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let state = &self.state;
         if state.outage.load(Ordering::Acquire) || state.finishing.load(Ordering::SeqCst) {
             state.dropped.fetch_add(1, Ordering::AcqRel);
             return Ok(line.len());
         }
-        // Counted first: else it could be written before it is counted.
+        // Counted before it is sent. Otherwise the thread could write it before it is counted.
         state.taken.fetch_add(1, Ordering::AcqRel);
         if self.lines.try_send(line.to_vec()).is_err() {
             state.taken.fetch_sub(1, Ordering::AcqRel);
@@ -227,33 +230,34 @@ impl Write for Door {
     }
 }
 
-/// Where they go out, on the log's own thread: lines are written whole, however long that takes.
-struct Sink<W> {
+/// The writer thread's side of the log. It retries until a line is written as a whole.
+struct LogSink<W> {
     into: W,
-    /// Whole lines, and how many.
+    /// Whole lines to be written.
     gathered: Vec<u8>,
+    /// The number of lines in `gathered`.
     count: u64,
-    state: Arc<State>,
+    state: Arc<LogState>,
 }
 
-impl<W: Write> Sink<W> {
-    /// Until the log is finished and nothing waits any more.
+impl<W: Write> LogSink<W> {
+    /// Writes lines until the log is finished and the channel is empty.
     fn run(mut self, waiting: &Receiver<Vec<u8>>) {
         loop {
-            // Before the look: what was taken until then is written.
+            // Read before the channel, so that all lines that were accepted before `finishing` are written.
             let finishing = self.state.finishing.load(Ordering::SeqCst);
             let line = match waiting.try_recv() {
                 Ok(line) => line,
-                Err(TryRecvError::Disconnected) => return self.pour(),
+                Err(TryRecvError::Disconnected) => return self.write_out(),
                 Err(TryRecvError::Empty) => {
                     let gathered = !self.gathered.is_empty();
-                    self.pour();
+                    self.write_out();
                     if finishing {
                         return;
                     }
                     if gathered {
-                        // While this thread sleeps here, a new line needs not wake it.
-                        std::thread::sleep(GATHER);
+                        // A line that arrives during this sleep doesn't have to wake the thread.
+                        std::thread::sleep(BATCH_DELAY);
                         continue;
                     }
                     let Ok(line) = waiting.recv() else { return };
@@ -264,29 +268,31 @@ impl<W: Write> Sink<W> {
         }
     }
 
+    /// Adds a line to the next write. Writes the lines before it first if the write would become too large.
     fn gather(&mut self, line: &[u8]) {
         if self.gathered.len() + line.len() > ATOMIC_WRITE {
-            self.pour();
+            self.write_out();
         }
         self.gathered.extend_from_slice(line);
         self.count += u64::from(!line.is_empty());
     }
 
-    fn pour(&mut self) {
+    /// Writes all gathered lines, and retries after errors. Gives up only while the log is finishing.
+    fn write_out(&mut self) {
         let mut rest = self.gathered.as_slice();
         while !rest.is_empty() {
             match self.into.write(rest) {
                 Ok(written @ 1..) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE_DELAY),
                 failed => {
                     *self.state.failure.lock().unwrap_or_else(PoisonError::into_inner) = failed.err();
-                    // At the end there is no time left in which that could change.
+                    // At the end there is no time for a retry.
                     if self.state.finishing.load(Ordering::SeqCst) {
                         break;
                     }
                     self.state.outage.store(true, Ordering::Release);
-                    std::thread::sleep(RETRY);
+                    std::thread::sleep(WRITE_RETRY_DELAY);
                 }
             }
         }
@@ -299,7 +305,7 @@ impl<W: Write> Sink<W> {
     }
 }
 
-/// A panic is a bug: one line says where, and never what was in hand.
+/// Installs a panic hook that logs the location of a panic, but not its message, which may contain a secret.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -311,7 +317,7 @@ pub fn log_panics() {
 mod tests {
     use super::*;
 
-    /// Takes three bytes at a time, and fails each second time.
+    /// Accepts three bytes at a time, and fails every other time.
     #[derive(Default)]
     struct Failing(Vec<u8>, bool);
 
@@ -331,23 +337,23 @@ mod tests {
         }
     }
 
-    fn sink<W: Write>(into: W) -> Sink<W> {
-        Sink { into, gathered: Vec::new(), count: 0, state: Arc::default() }
+    fn sink<W: Write>(into: W) -> LogSink<W> {
+        LogSink { into, gathered: Vec::new(), count: 0, state: Arc::default() }
     }
 
     #[test]
-    fn a_line_is_written_whole_once_there_is_room_again() {
+    fn a_line_is_written_whole_after_a_failed_write() {
         let mut sink = sink(Failing::default());
         for line in ["one\n", "two too\n"] {
             sink.gather(line.as_bytes());
         }
-        sink.pour();
+        sink.write_out();
         assert_eq!(String::from_utf8_lossy(&sink.into.0), "one\ntwo too\n");
         assert!(!sink.state.outage.load(Ordering::Acquire));
         assert_eq!(sink.state.written.load(Ordering::Acquire), 2);
     }
 
-    /// Keeps each write apart.
+    /// Records each write separately.
     #[derive(Default)]
     struct Writes(Vec<Vec<u8>>);
 
@@ -363,20 +369,20 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_wait_together_are_one_write_of_at_most_what_a_pipe_takes_whole() {
+    fn waiting_lines_share_one_write_up_to_the_atomic_size_of_a_pipe() {
         let mut sink = sink(Writes::default());
         for line in ["one\n", "two\n"] {
             sink.gather(line.as_bytes());
         }
         assert!(sink.into.0.is_empty());
-        sink.pour();
-        sink.pour();
+        sink.write_out();
+        sink.write_out();
         assert_eq!(sink.into.0, [b"one\ntwo\n"]);
         for _ in 0..10 {
             sink.gather(&[b"a".repeat(999).as_slice(), b"\n"].concat());
         }
         sink.gather(&b"b".repeat(2 * ATOMIC_WRITE));
-        sink.pour();
+        sink.write_out();
         let lengths: Vec<usize> = sink.into.0.iter().map(Vec::len).collect();
         assert_eq!(
             lengths,
@@ -385,9 +391,8 @@ mod tests {
         );
     }
 
-    /// Lines that were not written at the end are lost and counted.
     #[test]
-    fn the_end_is_not_waited_for_where_nothing_can_be_written() {
+    fn finish_does_not_wait_when_writes_fail() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -398,17 +403,17 @@ mod tests {
             }
         }
         let (lines, waiting) = mpsc::sync_channel(8);
-        let state = Arc::new(State { finishing: AtomicBool::new(true), ..State::default() });
+        let state = Arc::new(LogState { finishing: AtomicBool::new(true), ..LogState::default() });
         for line in ["one\n", "two\n"] {
             lines.send(line.as_bytes().to_vec()).expect("room");
         }
-        Sink { into: Full, gathered: Vec::new(), count: 0, state: state.clone() }.run(&waiting);
+        LogSink { into: Full, gathered: Vec::new(), count: 0, state: state.clone() }.run(&waiting);
         assert_eq!(state.written.load(Ordering::Acquire), 0);
     }
 
     #[test]
-    fn one_line_that_was_lost_is_one_line() {
-        let said = |lines, why| Lost { lines, unwritten: lines, why }.to_string();
+    fn lost_lines_are_reported_in_the_singular_or_the_plural() {
+        let said = |lines, why| LostLines { lines, unwritten: lines, why }.to_string();
         assert!(said(1, None).starts_with("1 line of the log was lost"));
         let full = Some(ErrorKind::StorageFull.into());
         assert_eq!(
@@ -418,9 +423,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("not poisoned").extend(bytes);
             Ok(bytes.len())
@@ -432,8 +437,8 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_logged_by_its_place_and_without_its_words() {
-        let kept = Kept::default();
+    fn a_panic_is_logged_with_its_location_but_not_its_message() {
+        let kept = Captured::default();
         let writer = kept.clone();
         let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let usual = std::panic::take_hook();

@@ -1,21 +1,22 @@
-//! Builds the rooms out of a `Config`, runs them, and stops.
+//! Builds the service from a `Config`, runs it, and shuts it down.
 //!
-//! Start: everything is loaded and checked before a port opens. Changed files are taken over by [`reload`]. End: on SIGTERM or SIGINT it is no longer
-//! ready, goes on answering for a moment so that load balancers notice, finishes what it has, and is gone
-//! within ten seconds whatever clients do; a second signal ends it at once.
+//! - Start: all files are loaded and checked before a socket is bound.
+//! - While it runs, [`reload`] takes over changed files.
+//! - Graceful shutdown: the service becomes unready and keeps answering for `DRAIN_NOTICE`, so that load balancers notice.
+//!   Then it finishes open requests for at most `DRAIN_TIMEOUT`, whatever clients do. A second signal ends it at once.
 
 mod connections;
 pub mod discovery;
+mod fingerprint;
 pub mod host;
 pub mod json_lines;
-mod listen;
+mod listener;
 pub mod logging;
 pub mod reload;
 mod request_scanner;
-mod retirement;
-pub mod supervisor;
+mod retirement_watcher;
+pub mod systemd;
 pub mod tls;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,74 +32,77 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::callers::{Callers, Guard};
+use crate::api::{
+    AppState, Audit, ConfigSnapshot, DroppedLineCounter, ListenerKind, ReloadReport, RequestMetrics, router,
+};
+use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, AuditLog, Config, Keyset, Listen, Name, Problem};
-use crate::exchange::{Exchanger, NoClient, Tools};
-use crate::http::{Audit, DroppedLines, ListenerKind, LookReport, Rooms, Service, Tallies, router};
-use crate::jwks::Published;
-use crate::keys::{Batch, BatchLibrary, KeyRing, Unavailable};
+use crate::config::{self, AuditMode, Config, KeysetConfig, ListenAddress, Name, Problem};
+use crate::exchange::{Exchanger, ExchangerBuildError, ExchangerDeps};
+use crate::jwks::PublishedJwks;
+use crate::keys::{BatchLibrary, BatchLibraryError, BatchSigner, KeyRing};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
-use listen::Listener;
-pub use listen::{Served, answer};
-use reload::{InForce, Reloader, Source};
-use supervisor::Sockets;
+use fingerprint::{Fingerprint, WatchedFiles};
+use listener::Listener;
+pub use listener::{ListenerDeps, serve_stream};
+use reload::{ConfigSource, ReloadTarget, Reloader};
+use systemd::InheritedSockets;
 use tls::ServerTls;
-use watch::{Fingerprint, Watched};
 
-/// Load balancers see that it isn't ready before connections are refused.
-const NOTICE: Duration = Duration::from_secs(1);
-/// What is still open then is cut off: with the notice, less than ten seconds in all.
-const DRAIN: Duration = Duration::from_secs(7);
+/// How long the service keeps accepting connections after it became unready, so that load balancers notice.
+const DRAIN_NOTICE: Duration = Duration::from_secs(1);
+/// How long open requests may take after `DRAIN_NOTICE` before they are cut off. Both together are less than the ten seconds
+/// that `docker stop` allows by default.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// The time and chance that the house runs on.
+/// The clock and the random number generator of a service.
 #[derive(Clone)]
-pub struct Ambient {
+pub struct ClockAndRng {
     pub clock: Arc<dyn Clock>,
     pub randomness: Arc<dyn Randomness>,
 }
 
-impl Ambient {
-    /// Those of this host.
-    pub fn of_this_host() -> Self {
+impl ClockAndRng {
+    /// The host's clock and random number generator.
+    pub fn system() -> Self {
         Self { clock: Arc::new(SystemClock::default()), randomness: Arc::new(SystemRandomness::default()) }
     }
 }
 
-/// A configuration with everything that it names loaded and checked.
-pub struct Loaded {
+/// A configuration, with all files that it names loaded and checked.
+pub struct LoadedConfig {
     pub config: Config,
     pub ring: KeyRing,
     tls: Option<ServerTls>,
     public_tls: Option<ServerTls>,
-    /// For the start; what runs has one or will never.
-    batch: Option<Result<BatchLibrary, Unavailable>>,
-    files: Watched,
-    /// What they held before they were read.
-    read: Fingerprint,
+    /// The library for batch signing, loaded at start only. A reload doesn't replace it.
+    batch: Option<Result<BatchLibrary, BatchLibraryError>>,
+    files: WatchedFiles,
+    /// The fingerprint of `files`, taken before they were read.
+    fingerprint: Fingerprint,
 }
 
-impl Loaded {
-    /// Opens every file that `config` names.
+impl LoadedConfig {
+    /// Loads and checks every file that `config` names.
     ///
     /// # Errors
-    /// All that is wrong with them.
+    /// All problems of these files.
     pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
-        Self::after(config, None, clock)
+        Self::replacing(config, None, clock)
     }
 
-    /// As `new`, to take the place of what runs with `previous`.
+    /// Like [`new`](Self::new), for a reload that replaces the key ring `previous`.
     ///
     /// # Errors
-    /// As `new`, and what must not change while verifiers know that ring.
-    pub fn after(
+    /// All problems of these files, and changes of keys that verifiers of `previous` would not expect.
+    pub fn replacing(
         mut config: Config,
         previous: Option<&KeyRing>,
         clock: &dyn Clock,
     ) -> Result<Self, Vec<Problem>> {
-        let files = Watched::of(&config);
-        let read = files.fingerprint();
+        let files = WatchedFiles::of(&config);
+        let fingerprint = files.fingerprint();
         let mut problems = Vec::new();
         let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls, clock.now()));
         let public = config.server.public.as_ref().and_then(|public| public.tls.as_ref());
@@ -115,7 +119,9 @@ impl Loaded {
             .then(|| batch_library(&config.server.signing))
             .and_then(|library| library.map_err(|problem| problems.push(problem)).ok().flatten());
         match KeyRing::load(&config.keysets, clock.now(), previous) {
-            Ok(ring) if problems.is_empty() => Ok(Self { config, ring, tls, public_tls, batch, files, read }),
+            Ok(ring) if problems.is_empty() => {
+                Ok(Self { config, ring, tls, public_tls, batch, files, fingerprint })
+            }
             Ok(_) => Err(problems),
             Err(more) => Err(problems.into_iter().chain(more).collect()),
         }
@@ -126,14 +132,21 @@ impl Loaded {
     }
 }
 
-/// What signs several at a time, or why nothing does; `None` where no library is named, or batches are switched off.
-fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary, Unavailable>>, Problem> {
-    let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::Batch::Off) else {
+/// Opens the library for batch signing. Returns `None` if no library is configured or batches are off, and the reason if the
+/// library can't be used but isn't required.
+///
+/// # Errors
+/// The library is required and can't be used.
+fn batch_library(
+    signing: &config::SigningConfig,
+) -> Result<Option<Result<BatchLibrary, BatchLibraryError>>, Problem> {
+    let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::BatchMode::Off) else {
         return Ok(None);
     };
-    // The loader's words have the path in them.
-    let library = if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(Unavailable::Missing) };
-    if let (Err(reason), config::Batch::Required) = (&library, signing.batch) {
+    // Checked first, because the loader's message for a missing file contains its path, which may be a secret.
+    let library =
+        if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(BatchLibraryError::Missing) };
+    if let (Err(reason), config::BatchMode::Required) = (&library, signing.batch) {
         let message = format!(
             "can't be used: {reason}; `batch` needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: see \
              docs/signing.md, or set it to auto"
@@ -143,16 +156,19 @@ fn batch_library(signing: &config::Signing) -> Result<Option<Result<BatchLibrary
     Ok(Some(library))
 }
 
-/// What signs in batches from now on. One line of the log says what it is, or why it isn't.
-fn batch(
-    library: Option<Result<BatchLibrary, Unavailable>>,
+/// Starts batch signing with `library`. Logs its version, or why it can't be used.
+fn start_batch_signing(
+    library: Option<Result<BatchLibrary, BatchLibraryError>>,
     randomness: &Arc<dyn Randomness>,
     metrics: &Metrics,
-) -> Option<Batch> {
+) -> Option<BatchSigner> {
     match library? {
         Ok(library) => {
-            tracing::info!(library = library.version(), "signs in batches, once a key has stood its trial");
-            Some(Batch::new(library, randomness.clone(), metrics))
+            tracing::info!(
+                library = library.version(),
+                "signs in batches with each key that passes the self-test"
+            );
+            Some(BatchSigner::new(library, randomness.clone(), metrics))
         }
         Err(reason) => {
             tracing::info!(%reason, "signs one at a time: `library` of [server.signing] can't be used");
@@ -161,44 +177,45 @@ fn batch(
     }
 }
 
-/// What is wrong with the keys of a configuration that is wrong itself.
-pub fn key_problems(keysets: &BTreeMap<Name, Keyset>, clock: &dyn Clock) -> Vec<Problem> {
+/// The problems of the keys of an invalid configuration, so that they can be reported together with its own.
+pub fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
     KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }
 
-/// The service with its sockets bound, not yet answering.
+/// The service with its sockets bound, before it accepts connections.
 pub struct App {
-    service: Arc<Service>,
+    state: Arc<AppState>,
     listeners: Vec<(Listener, &'static [ListenerKind])>,
-    in_force: InForce,
+    target: ReloadTarget,
 }
 
+/// Why the service can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("can't listen on {listen} ([{section}] listen): {error}")]
-    Bind { section: &'static str, listen: Listen, error: io::Error },
-    #[error("the sockets that the supervisor handed over can't be used (LISTEN_FDS): {0}")]
+    Bind { section: &'static str, listen: ListenAddress, error: io::Error },
+    #[error("the sockets that systemd passed can't be used (LISTEN_FDS): {0}")]
     Inherited(io::Error),
-    #[error("can't make the socket by which commands on this host find this service: {0}")]
+    #[error("can't create the socket by which commands on this host find this service: {0}")]
     Discovery(io::Error),
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     #[error(transparent)]
-    Client(#[from] NoClient),
+    Client(#[from] ExchangerBuildError),
 }
 
 impl App {
-    /// Builds the rooms and binds the sockets.
+    /// Builds the service and binds its sockets.
     ///
     /// # Errors
-    /// A socket can't be bound.
+    /// A socket can't be bound, or the host gives no randomness or no HTTP client.
     pub async fn bind(
-        loaded: Loaded,
-        ambient: Ambient,
+        loaded: LoadedConfig,
+        clock_and_rng: ClockAndRng,
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let Loaded { config, ring, tls, public_tls, batch, files, read } = loaded;
-        let chains = tls::chains([&tls, &public_tls]);
+        let LoadedConfig { config, ring, tls, public_tls, batch, files, fingerprint } = loaded;
+        let chains = tls::certificate_chains([&tls, &public_tls]);
         let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
@@ -220,7 +237,7 @@ impl App {
             wanted.push(("ops", "server.ops", listen, None, &[ListenerKind::Ops]));
         }
         let mut listeners = Vec::new();
-        let mut inherited = Sockets::inherited(wanted.len() == 1).map_err(StartError::Inherited)?;
+        let mut inherited = InheritedSockets::inherited(wanted.len() == 1).map_err(StartError::Inherited)?;
         for (name, section, listen, tls, kinds) in wanted {
             let failed = |error| StartError::Bind { section, listen: listen.clone(), error };
             let sockets = inherited.take(name);
@@ -229,107 +246,109 @@ impl App {
                 continue;
             }
             for socket in sockets {
-                listeners.push((Listener::adopt(name, socket, tls.clone()).map_err(failed)?, kinds));
+                listeners.push((Listener::from_inherited(name, socket, tls.clone()).map_err(failed)?, kinds));
             }
         }
-        for name in inherited.left() {
+        for name in inherited.unclaimed() {
             tracing::warn!(
                 name,
-                "a socket was handed over that no listener takes: call it minting, public or ops, and configure that"
+                "systemd passed a socket that belongs to no listener: name it minting, public or ops, and configure that listener"
             );
         }
         let config = Arc::new(config);
-        let service = Arc::new(service(&config, ring, batch, ambient, Arc::new(dropped_lines))?);
+        let state = Arc::new(build_state(&config, ring, batch, clock_and_rng, Arc::new(dropped_lines))?);
         let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
         if exchanges || !config.oauth.is_empty() {
-            service.exchanger.prepare();
+            state.exchanger.prepare();
         }
-        let in_force = InForce { service: service.clone(), tls, public_tls, chains, files, read };
-        Ok(Self { service, listeners, in_force })
+        let target = ReloadTarget { state: state.clone(), tls, public_tls, chains, files, fingerprint };
+        Ok(Self { state, listeners, target })
     }
 
-    /// Name, scheme and address of each listener.
-    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &'static str, Listen)> {
+    /// The name, scheme and address of each listener.
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &'static str, ListenAddress)> {
         self.listeners.iter().map(|(listener, _)| (listener.name, listener.scheme(), listener.address()))
     }
 
-    pub const fn service(&self) -> &Arc<Service> {
-        &self.service
+    pub const fn state(&self) -> &Arc<AppState> {
+        &self.state
     }
 
-    /// Takes retired keys away, for as long as it runs.
-    pub fn retirements(&self) -> impl Future<Output = ()> + Send + use<> {
-        retirement::run(self.service.clone())
+    /// Removes retired keys. Runs until it is dropped.
+    pub fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
+        retirement_watcher::run(self.state.clone())
     }
 
-    /// Takes over what changes at `source`, for as long as it runs.
-    pub fn reloader(&self, source: Source) -> Reloader {
-        Reloader::new(source, self.in_force.clone())
+    /// Creates the reloader, which takes over changes of `source`.
+    pub fn reloader(&self, source: ConfigSource) -> Reloader {
+        Reloader::new(source, self.target.clone())
     }
 
-    /// Answers until `stop` ends, then drains. `hurry` ends the drain early.
+    /// Serves requests until `stop` resolves, then drains open requests. Stops draining when `force` resolves.
     ///
     /// # Errors
-    /// A listener ended by itself, and what still ran was drained.
+    /// A listener ended unexpectedly. Open requests were drained then, too.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
-        hurry: impl Future<Output = ()>,
+        force: impl Future<Output = ()>,
     ) -> Result<(), ListenerFailed> {
-        let Self { service, listeners, .. } = self;
+        let Self { state, listeners, .. } = self;
         let tasks = TaskTracker::new();
         let closing = CancellationToken::new();
-        let room = host::room_for_connections(listeners.len());
-        let connections = service.limits.connections.min(room);
-        if connections < service.limits.connections {
+        let max_by_descriptors = host::max_connections_per_listener(listeners.len());
+        let connections = state.limits.connections.min(max_by_descriptors);
+        if connections < state.limits.connections {
             tracing::warn!(
                 connections,
-                "the host gives fewer descriptors than server.limits.connections needs: raise its limit (ulimit -n)"
+                "the limit of open files allows fewer connections than server.limits.connections: raise it (ulimit -n)"
             );
         }
-        let mut running = JoinSet::new();
+        let mut listener_tasks = JoinSet::new();
         for (listener, kinds) in listeners {
-            let served = Served {
+            let deps = ListenerDeps {
                 kinds,
-                router: router(&service, kinds),
-                metrics: service.metrics.clone(),
-                clock: service.clock.clone(),
+                router: router(&state, kinds),
+                metrics: state.metrics.clone(),
+                clock: state.clock.clone(),
             };
-            running.spawn(listener.run(served, connections, tasks.clone(), closing.clone()));
+            listener_tasks.spawn(listener.run(deps, connections, tasks.clone(), closing.clone()));
         }
-        let outcome = until_stopped(stop, &mut running).await;
-        supervisor::stopping();
-        service.draining.store(true, Ordering::Release);
+        let outcome = until_stopped(stop, &mut listener_tasks).await;
+        systemd::notify_stopping();
+        state.draining.store(true, Ordering::Release);
         let drained = async {
-            tokio::time::sleep(NOTICE).await;
+            tokio::time::sleep(DRAIN_NOTICE).await;
             closing.cancel();
             let ended = async {
-                // A Unix socket's file goes with its listener.
-                while running.join_next().await.is_some() {}
+                // Waits for the listeners too: each removes the file of its Unix socket at its end.
+                while listener_tasks.join_next().await.is_some() {}
                 tasks.close();
                 tasks.wait().await;
             };
-            if tokio::time::timeout(DRAIN, ended).await.is_err() {
-                tracing::warn!(connections = tasks.len(), "cut off clients that did not finish in time");
+            if tokio::time::timeout(DRAIN_TIMEOUT, ended).await.is_err() {
+                tracing::warn!(
+                    connections = tasks.len(),
+                    "closed connections whose requests did not finish in time"
+                );
             }
         };
         tokio::select! {
             () = drained => {}
-            () = hurry => closing.cancel(),
+            () = force => closing.cancel(),
         }
-        service.exchanger.finish().await;
+        state.exchanger.shut_down().await;
         outcome
     }
 }
 
+/// A listener ended before it was told to.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "a listener ended by itself: {0}; this is a bug of tokenmint's, so report it, and start the service again"
-)]
+#[error("a listener ended unexpectedly: {0}; this is a bug in tokenmint: report it, and restart the service")]
 pub struct ListenerFailed(String);
 
-/// Waits for `stop`. A listener that ends before, which only a panic does, ends the service: a supervisor starts it again, and
-/// nobody waits on a port that answers no more.
+/// Waits for `stop`, or for the first listener that ends earlier. Only a panic ends a listener. Then the service exits and its
+/// supervisor can restart it, instead of running without that listener.
 async fn until_stopped(
     stop: impl Future<Output = ()>,
     listeners: &mut JoinSet<()>,
@@ -344,18 +363,19 @@ async fn until_stopped(
     Err(failed)
 }
 
-fn service(
+/// Builds everything that all requests share.
+fn build_state(
     config: &Arc<Config>,
     ring: KeyRing,
-    library: Option<Result<BatchLibrary, Unavailable>>,
-    ambient: Ambient,
-    dropped_lines: DroppedLines,
-) -> Result<Service, StartError> {
-    let Ambient { clock, randomness } = ambient;
+    library: Option<Result<BatchLibrary, BatchLibraryError>>,
+    clock_and_rng: ClockAndRng,
+    dropped_lines: DroppedLineCounter,
+) -> Result<AppState, StartError> {
+    let ClockAndRng { clock, randomness } = clock_and_rng;
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let required = (config.server.audit == AuditLog::Required).then(|| dropped_lines.clone());
+    let required = (config.server.audit == AuditMode::Required).then(|| dropped_lines.clone());
     let audit = if let Some(key) = &config.server.audit_key {
         Audit::new(key.expose_secret().as_bytes(), required)
     } else {
@@ -363,72 +383,73 @@ fn service(
         randomness.fill(&mut key)?;
         Audit::new(&key, required)
     };
-    let batch = batch(library, &randomness, &metrics);
+    let batch = start_batch_signing(library, &randomness, &metrics);
     metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
-    let rooms = rooms(config.clone(), ring, &metrics, now, None);
+    let snapshot = build_snapshot(config.clone(), ring, &metrics, now, None);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
-    let tools = Tools {
+    let deps = ExchangerDeps {
         signer: signer.clone(),
         clock: clock.clone(),
         randomness: randomness.clone(),
         metrics: metrics.clone(),
     };
-    let state = state_directory(config);
+    let state_directory = state_directory(config);
     let exchanger = Exchanger::new(
-        tools,
+        deps,
         config.server.limits.token_cache as u64,
-        Some(&state),
+        Some(&state_directory),
         config.cache.redis.as_ref(),
     )?;
-    let guard = Guard::new(config.server.limits.remints, &*randomness)?;
-    Ok(Service {
-        rooms: ArcSwap::from_pointee(rooms),
+    let subject_rate_limiter = SubjectRateLimiter::new(config.server.limits.remint_rate, &*randomness)?;
+    Ok(AppState {
+        snapshot: ArcSwap::from_pointee(snapshot),
         signer,
         exchanger,
-        guard,
+        subject_rate_limiter,
         clock,
         randomness,
         metrics,
-        tallies: Tallies::default(),
+        request_metrics: RequestMetrics::default(),
         audit,
         limits: config.server.limits.clone(),
         draining: AtomicBool::new(false),
-        last_look: ArcSwap::from_pointee(LookReport::default()),
+        last_reload_check: ArcSwap::from_pointee(ReloadReport::default()),
         dropped_lines,
     })
 }
 
-fn rooms(
+/// Builds the part of the state that follows from the configuration. `previous` are the callers whose rate limits go on.
+fn build_snapshot(
     config: Arc<Config>,
     ring: KeyRing,
     metrics: &Metrics,
     now: UnixTime,
     previous: Option<&Callers>,
-) -> Rooms {
+) -> ConfigSnapshot {
     let profiles = Profiles::new(&config, &ring);
-    Rooms {
-        callers: Callers::after(&config, &profiles, metrics, previous),
-        published: Published::new(&ring, metrics, now),
+    ConfigSnapshot {
+        callers: Callers::with_previous(&config, &profiles, metrics, previous),
+        published: PublishedJwks::new(&ring, metrics, now),
         profiles,
         ring,
         config,
     }
 }
 
-/// Where the login budget is kept: by default of this user on this host, so that restarts and replicas beside each
-/// other share it.
+/// The directory of the login budget. The default depends on the user only, so that restarts and other replicas of the same
+/// user on this host share the budget.
 pub fn state_directory(config: &Config) -> PathBuf {
     let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
     let configured = config.server.state_directory.as_ref();
     configured.map_or_else(default, |path| path.as_path().to_path_buf())
 }
 
-/// The runtime that the service is measured on: after each task it looks at its sockets, so that health and
+/// Creates the multi-threaded tokio runtime of the service. It polls its sockets after each task, so that health checks and
 /// JWKS are answered between two signatures.
 ///
 /// # Errors
-/// The host gives no threads.
+/// The threads can't be created.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build()
 }
@@ -438,7 +459,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_listener_that_panics_ends_the_service_with_a_failure() {
+    async fn a_listener_that_panics_stops_the_service_with_an_error() {
         let mut listeners = JoinSet::new();
         listeners.spawn(std::future::pending());
         listeners.spawn(async { std::iter::empty().next().expect("a bug") });

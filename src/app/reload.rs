@@ -1,13 +1,13 @@
-//! Takes over changed files while the service runs.
+//! Hot reload: takes over changed files while the service runs.
 //!
-//! - SIGHUP, a change of what the files hold, and a key whose life is over each lead to a reload.
-//! - The whole new state is built and checked beside the old one, then put in its place in one step; requests that
-//!   have begun end on the old one. Whatever is wrong, the old one stays entirely: one line in the log, one count.
-//! - What was read is in force only if the files were the same before and after: a key and a certificate of two
-//!   different moments never meet.
-//! - Signals that come while it works become one more reload, and reloads keep a distance from each other: a storm of
-//!   them costs little.
-//! - A retirement is none of this: `retirement` takes a key away whatever a reload says.
+//! - SIGHUP and a change of the files' content each lead to a reload. So does a clock that was set back to a time for which a
+//!   key is missing. A rejected reload is retried every `RETRY_INTERVAL`.
+//! - It builds and checks a new [`ConfigSnapshot`] while the old one serves requests, then swaps them atomically. Requests that
+//!   have loaded the old snapshot finish with it. If anything is wrong, the old one stays in force, and the problems are logged.
+//! - A snapshot is accepted only if the files have the same fingerprint before and after they were read. So it never mixes
+//!   files of two versions.
+//! - Signals during a reload cause one more reload, at least `MIN_RELOAD_INTERVAL` later.
+//! - `retirement_watcher` removes retired keys independently of reloads.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,96 +16,100 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::listen::TlsInForce;
-use super::tls::{self, Chains};
-use super::watch::{Fingerprint, Watched};
-use super::{Loaded, retirement, rooms, supervisor};
-use crate::callers::Rule;
-use crate::config::{Config, Environment, Invalid, KeyId, Problem};
-use crate::http::{LookReport, Rooms, Service};
-use crate::jwks::Client;
-use crate::keys::State;
+use super::fingerprint::{Fingerprint, WatchedFiles};
+use super::listener::SharedTlsConfig;
+use super::tls::{self, CertificateChains};
+use super::{LoadedConfig, build_snapshot, retirement_watcher, systemd};
+use crate::api::{AppState, ConfigSnapshot, ReloadReport};
+use crate::callers::PolicyRule;
+use crate::config::{Config, Environment, InvalidConfig, KeyId, Problem};
+use crate::jwks::ClientClass;
+use crate::keys::KeyState;
 use crate::metrics::Metrics;
 
-/// How often the files are looked at.
-const POLL: Duration = Duration::from_secs(2);
-/// A look that took long is followed by a longer pause, by this factor, up to `LONGEST_PAUSE`.
-const POLL_SHARE: u32 = 20;
-/// However long looking takes, a change is seen in time for a command that waits for it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// A look that takes longer is reported: a mount may hang.
-const LOOK_DEADLINE: Duration = Duration::from_secs(10);
-/// How often what was refused is tried again though no file has changed: a date comes, a clock is put right.
-const RETRY: Duration = Duration::from_secs(10);
-/// Between two reloads.
-const DISTANCE: Duration = Duration::from_millis(200);
-/// How often files that change while they are read are read again before the next look.
-const TRIES: usize = 5;
+/// The pause between two checks of the files.
+const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// After a slow check, the pause is this many times as long as the check took, up to `MAX_FILE_POLL_INTERVAL`.
+const POLL_PAUSE_FACTOR: u32 = 20;
+/// The longest pause between two checks. Commands that wait for a reload rely on it.
+const MAX_FILE_POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// A check that takes longer is reported, because a mount may hang.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
+/// been corrected.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest pause between two reloads by signal.
+const MIN_RELOAD_INTERVAL: Duration = Duration::from_millis(200);
+/// How many times files that change while they are read are read before giving up until the next check.
+const READ_ATTEMPTS: usize = 5;
 
-/// Where a configuration comes from.
+/// The source of a configuration: its file and the environment variables.
 #[derive(Clone)]
-pub struct Source {
+pub struct ConfigSource {
     pub file: Option<PathBuf>,
     pub environment: Environment,
 }
 
-impl Source {
+impl ConfigSource {
+    /// Loads the configuration.
+    ///
     /// # Errors
-    /// All that is wrong with it.
-    pub fn load(&self) -> Result<Config, Invalid> {
+    /// All problems of the configuration.
+    pub fn load(&self) -> Result<Config, InvalidConfig> {
         Config::load(self.file.as_deref(), &self.environment)
     }
 }
 
-/// What a reload replaces, and what it must leave as it is.
+/// The parts of the running service that a reload replaces, and the files that they were loaded from.
 #[derive(Clone)]
-pub(super) struct InForce {
-    pub service: Arc<Service>,
-    pub tls: Option<TlsInForce>,
-    pub public_tls: Option<TlsInForce>,
-    pub chains: Chains,
-    /// What was last read, whatever came of it.
-    pub files: Watched,
-    /// What that held then.
-    pub read: Fingerprint,
+pub(super) struct ReloadTarget {
+    pub state: Arc<AppState>,
+    pub tls: Option<SharedTlsConfig>,
+    pub public_tls: Option<SharedTlsConfig>,
+    pub chains: CertificateChains,
+    /// The files of the last reload, whether it was accepted or not.
+    pub files: WatchedFiles,
+    /// The fingerprint of `files` at that reload.
+    pub fingerprint: Fingerprint,
 }
 
+/// Polls the files and reloads them.
 pub struct Reloader {
-    source: Source,
-    in_force: InForce,
-    /// What was wrong at the last reload that was refused, so that it is told once.
-    refused: Vec<Problem>,
-    /// When the files were last read, by the steady clock.
-    tried: Duration,
+    source: ConfigSource,
+    target: ReloadTarget,
+    /// The problems of the last reload; empty if it was accepted.
+    last_problems: Vec<Problem>,
+    /// The monotonic time of the last reload.
+    last_attempt: Duration,
 }
 
-enum Refused {
+/// Why a reload was rejected.
+enum ReloadError {
     /// The files changed while they were read, or a key was retired meanwhile.
-    Unsteady,
-    Wrong(Vec<Problem>),
+    FilesChanging,
+    Rejected(Vec<Problem>),
 }
 
-/// Why the files are read.
+/// Why the files are loaded again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reason {
-    /// A signal.
-    Request,
-    /// They have changed.
+enum ReloadReason {
+    /// The caller requested it, for example by SIGHUP.
+    Signal,
+    /// The files have changed.
     Change,
-    /// Time alone: the clock was set back, to the life of a key that isn't open any more, or what was refused may not be wrong
-    /// any more.
+    /// Time has passed: the clock was set back to a time for which a key is missing, or a rejected reload is due for a retry.
     Clock,
 }
 
 impl Reloader {
-    pub(super) const fn new(source: Source, in_force: InForce) -> Self {
-        Self { source, in_force, refused: Vec::new(), tried: Duration::ZERO }
+    pub(super) const fn new(source: ConfigSource, target: ReloadTarget) -> Self {
+        Self { source, target, last_problems: Vec::new(), last_attempt: Duration::ZERO }
     }
 
-    /// Reloads whenever `asked`, and whenever there is reason to, until `asked` is closed.
+    /// Polls the files, and reloads them after a change or a message on `asked`. Returns when `asked` is closed.
     pub async fn run(self, mut asked: mpsc::Receiver<()>) {
         let mut reloader = self;
-        let mut pause = POLL;
+        let mut pause = FILE_POLL_INTERVAL;
         loop {
             let by_request = tokio::select! {
                 request = asked.recv() => match request {
@@ -114,164 +118,173 @@ impl Reloader {
                 },
                 () = tokio::time::sleep(pause) => false,
             };
-            // Parsing keys takes its time, and that is not the workers'.
-            let mut looking = tokio::task::spawn_blocking(move || {
-                let took = reloader.look(by_request);
+            // Runs on a blocking thread, because reading files and parsing keys would block a worker thread.
+            let mut check = tokio::task::spawn_blocking(move || {
+                let took = reloader.check_files(by_request);
                 (reloader, took)
             });
-            let looked = if let Ok(looked) = tokio::time::timeout(LOOK_DEADLINE, &mut looking).await {
-                looked
+            let checked = if let Ok(checked) = tokio::time::timeout(CHECK_TIMEOUT, &mut check).await {
+                checked
             } else {
                 tracing::error!(
-                    "the look at the files has not ended after {} s, perhaps because a mount hangs: until it ends, nothing \
-                     but retirements is taken over",
-                    LOOK_DEADLINE.as_secs()
+                    "checking the files for changes has not ended after {} s, perhaps because a mount hangs: until it ends, \
+                     only retirements are taken over",
+                    CHECK_TIMEOUT.as_secs()
                 );
-                looking.await
+                check.await
             };
-            let Ok((returned, took)) = looked else {
-                tracing::error!("reloading has ended by a panic, a bug: restart to take over changed files");
+            let Ok((returned, took)) = checked else {
+                tracing::error!(
+                    "reloading panicked, which is a bug: restart the service to take over changed files"
+                );
                 return;
             };
             reloader = returned;
-            // Of the look alone: a reload that took long was needed, and the next may be.
-            pause = (took * POLL_SHARE).clamp(POLL, LONGEST_PAUSE);
+            // Depends on the check only. A slow reload doesn't delay the next check.
+            pause = (took * POLL_PAUSE_FACTOR).clamp(FILE_POLL_INTERVAL, MAX_FILE_POLL_INTERVAL);
             if by_request {
-                tokio::time::sleep(DISTANCE).await;
+                tokio::time::sleep(MIN_RELOAD_INTERVAL).await;
             }
         }
     }
 
-    /// Looks at the files, and reloads if `by_request` or where they have changed. Returns how long the look took, the
-    /// reload left out.
-    fn look(&mut self, by_request: bool) -> Duration {
-        let service = self.in_force.service.clone();
-        let began_at = service.clock.now();
-        let begin = service.clock.steady();
-        service.rooms.load().ring.prepare(began_at);
-        let has_reason = self.has_reason();
-        let took = service.clock.steady().saturating_sub(begin);
-        let mut is_steady = true;
-        let reason = if by_request { Some(Reason::Request) } else { has_reason };
+    /// Checks the files, and reloads them if there is a reason or `by_request`. Returns how long the check took, without the
+    /// reload.
+    fn check_files(&mut self, by_request: bool) -> Duration {
+        let state = self.target.state.clone();
+        let began_at = state.clock.now();
+        let begin = state.clock.monotonic();
+        state.snapshot.load().ring.prepare(began_at);
+        let reload_reason = self.reload_reason();
+        let took = state.clock.monotonic().saturating_sub(begin);
+        let mut is_stable = true;
+        let reason = if by_request { Some(ReloadReason::Signal) } else { reload_reason };
         if let Some(reason) = reason {
-            supervisor::reloading();
-            is_steady = self.reload_for(reason);
-            supervisor::ready();
+            systemd::notify_reloading();
+            is_stable = self.reload_for(reason);
+            systemd::notify_ready();
         }
-        service.metrics.config_looked_at.set(service.clock.now().seconds());
-        // Of files that change while they are read nothing can be said yet.
-        if is_steady {
-            let problems = self.refused.clone();
+        state.metrics.config_looked_at.set(state.clock.now().seconds());
+        // While files change, there is no result to report.
+        if is_stable {
+            let problems = self.last_problems.clone();
             let in_force = problems.is_empty();
-            service.last_look.store(Arc::new(LookReport { began_at: Some(began_at), in_force, problems }));
+            state.last_reload_check.store(Arc::new(ReloadReport {
+                began_at: Some(began_at),
+                in_force,
+                problems,
+            }));
         }
         took
     }
 
-    fn has_reason(&self) -> Option<Reason> {
-        let InForce { service, files, read, .. } = &self.in_force;
-        if files.fingerprint() != *read {
-            return Some(Reason::Change);
+    /// Returns the reason for a reload other than a request, if there is one.
+    fn reload_reason(&self) -> Option<ReloadReason> {
+        let ReloadTarget { state, files, fingerprint, .. } = &self.target;
+        if files.fingerprint() != *fingerprint {
+            return Some(ReloadReason::Change);
         }
-        let lacks_a_key = service.rooms.load().ring.lacks_a_key(service.clock.now());
-        let may_be_right =
-            !self.refused.is_empty() && service.clock.steady().saturating_sub(self.tried) >= RETRY;
-        (lacks_a_key || may_be_right).then_some(Reason::Clock)
+        let lacks_a_key = state.snapshot.load().ring.lacks_valid_key(state.clock.now());
+        let may_be_right = !self.last_problems.is_empty()
+            && state.clock.monotonic().saturating_sub(self.last_attempt) >= RETRY_INTERVAL;
+        (lacks_a_key || may_be_right).then_some(ReloadReason::Clock)
     }
 
-    /// Builds everything anew and puts it in force, or leaves all as it is.
+    /// Reloads now. If the reload is rejected, the configuration in force stays.
     pub fn reload(&mut self) {
-        self.look(true);
+        self.check_files(true);
     }
 
-    /// Returns false where the files change while they are read.
-    fn reload_for(&mut self, reason: Reason) -> bool {
-        let service = self.in_force.service.clone();
-        self.tried = service.clock.steady();
-        // First, and whatever becomes of the rest.
-        retirement::take_away_now(&service);
-        let metrics = &service.metrics;
-        match self.replace() {
+    /// Reloads and records the outcome in the log and the metrics. Returns `false` if the files changed while they were read.
+    fn reload_for(&mut self, reason: ReloadReason) -> bool {
+        let state = self.target.state.clone();
+        self.last_attempt = state.clock.monotonic();
+        // Retirements take effect first, even if the rest is rejected.
+        retirement_watcher::apply_now(&state);
+        let metrics = &state.metrics;
+        match self.try_reload() {
             Ok(()) => {
-                self.refused = Vec::new();
+                self.last_problems = Vec::new();
                 metrics.config_reloads.inc();
                 metrics.config_current.set(1);
-                metrics.config_loaded_at.set(service.clock.now().seconds());
+                metrics.config_loaded_at.set(state.clock.now().seconds());
                 true
             }
-            // The next look finds them changed again.
-            Err(Refused::Unsteady) => {
+            // The next check sees a changed fingerprint and tries again.
+            Err(ReloadError::FilesChanging) => {
                 tracing::debug!("the files change while they are read");
                 false
             }
-            Err(Refused::Wrong(problems)) => {
-                // By the clock alone it is tried at each look, and told once.
-                if reason != Reason::Clock || self.refused.is_empty() {
+            Err(ReloadError::Rejected(problems)) => {
+                // Retries by the clock are not logged and counted again.
+                if reason != ReloadReason::Clock || self.last_problems.is_empty() {
                     metrics.config_reload_failures.inc();
                     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
                     tracing::error!(
                         problems = told.join("; "),
-                        "the changed configuration is refused, and the one before stays in force"
+                        "the changed configuration is rejected, and the previous one stays in force"
                     );
                 }
                 metrics.config_current.set(0);
-                self.refused = problems;
+                self.last_problems = problems;
                 true
             }
         }
     }
 
-    fn replace(&mut self) -> Result<(), Refused> {
-        for _ in 0..TRIES {
-            let before = self.in_force.files.fingerprint();
-            let base = self.in_force.service.rooms.load_full();
+    /// Loads the files and activates the result.
+    fn try_reload(&mut self) -> Result<(), ReloadError> {
+        for _ in 0..READ_ATTEMPTS {
+            let before = self.target.files.fingerprint();
+            let base = self.target.state.snapshot.load_full();
             let (files, built) = self.read(&base);
-            if files == self.in_force.files && files.fingerprint() == before {
-                self.in_force.read = before;
-                let loaded = built.map_err(Refused::Wrong)?;
-                if self.swap(&base, loaded) {
+            if files == self.target.files && files.fingerprint() == before {
+                self.target.fingerprint = before;
+                let loaded = built.map_err(ReloadError::Rejected)?;
+                if self.activate(&base, loaded) {
                     return Ok(());
                 }
                 continue;
             }
-            self.in_force.files = files;
+            self.target.files = files;
         }
-        // What was read is not in force: the next look reads it again.
-        self.in_force.read = Fingerprint::of_nothing();
-        Err(Refused::Unsteady)
+        // An empty fingerprint makes the next check reload.
+        self.target.fingerprint = Fingerprint::of_nothing();
+        Err(ReloadError::FilesChanging)
     }
 
-    fn read(&self, base: &Rooms) -> (Watched, Result<Loaded, Vec<Problem>>) {
+    /// Loads and checks the files, as a replacement of `base`.
+    fn read(&self, base: &ConfigSnapshot) -> (WatchedFiles, Result<LoadedConfig, Vec<Problem>>) {
         let config = match self.source.load() {
             Ok(config) => config,
-            Err(invalid) => return (Watched::of_invalid(&invalid), Err(invalid.problems)),
+            Err(invalid) => return (WatchedFiles::of_invalid(&invalid), Err(invalid.problems)),
         };
-        let files = Watched::of(&config);
-        let mut refused = config.settled_differences(&base.config);
-        refused.extend(config.emptied(&base.config));
+        let files = WatchedFiles::of(&config);
+        let mut refused = config.restart_only_changes(&base.config);
+        refused.extend(config.emptied_sections(&base.config));
         if !refused.is_empty() {
             return (files, Err(refused));
         }
-        let loaded = Loaded::after(config, Some(&base.ring), &*self.in_force.service.clock);
+        let loaded = LoadedConfig::replacing(config, Some(&base.ring), &*self.target.state.clock);
         let loaded = loaded.and_then(|loaded| {
-            let worse = tls::worse_than(&self.in_force.chains, [&loaded.tls, &loaded.public_tls]);
+            let worse = tls::newly_invalid_chains(&self.target.chains, [&loaded.tls, &loaded.public_tls]);
             if worse.is_empty() { Ok(loaded) } else { Err(worse) }
         });
         (files, loaded)
     }
 
-    /// Puts `loaded` in the place of `base`, unless that isn't in force any more.
-    fn swap(&mut self, base: &Arc<Rooms>, loaded: Loaded) -> bool {
+    /// Replaces `base` by `loaded`. Returns `false` if `base` isn't in force any more.
+    fn activate(&mut self, base: &Arc<ConfigSnapshot>, loaded: LoadedConfig) -> bool {
         let warnings: Vec<Problem> = loaded.warnings().cloned().collect();
-        let Loaded { config, ring, tls, public_tls, .. } = loaded;
-        self.in_force.chains = tls::chains([&tls, &public_tls]);
-        let service = &self.in_force.service;
-        let now = service.clock.now();
-        let new = Arc::new(rooms(Arc::new(config), ring, &service.metrics, now, Some(&base.callers)));
-        if !put_in_place(service, base, &new) {
+        let LoadedConfig { config, ring, tls, public_tls, .. } = loaded;
+        self.target.chains = tls::certificate_chains([&tls, &public_tls]);
+        let state = &self.target.state;
+        let now = state.clock.now();
+        let new = Arc::new(build_snapshot(Arc::new(config), ring, &state.metrics, now, Some(&base.callers)));
+        if !activate_snapshot(state, base, &new) {
             return false;
         }
-        for (in_force, new) in [(&self.in_force.tls, tls), (&self.in_force.public_tls, public_tls)] {
+        for (in_force, new) in [(&self.target.tls, tls), (&self.target.public_tls, public_tls)] {
             if let (Some(in_force), Some(new)) = (in_force, new) {
                 in_force.store(new.config);
             }
@@ -279,7 +292,9 @@ impl Reloader {
         for warning in warnings {
             tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
         }
-        let kids = |rooms: &Rooms| rooms.ring.keys().map(|(_, key)| key.kid.clone()).collect::<BTreeSet<_>>();
+        let kids = |snapshot: &ConfigSnapshot| {
+            snapshot.ring.keys().map(|(_, key)| key.kid.clone()).collect::<BTreeSet<_>>()
+        };
         let (had, has) = (kids(base), kids(&new));
         let listed = |kids: Vec<&KeyId>| kids.iter().map(|kid| kid.as_str()).collect::<Vec<_>>().join(" ");
         tracing::info!(
@@ -291,40 +306,47 @@ impl Reloader {
     }
 }
 
-/// Puts `new` in the place of `base`, if that is in force, and lets go of what only `base` had: of a reload and a retirement
-/// at the same time, the second begins anew.
-pub(super) fn put_in_place(service: &Service, base: &Arc<Rooms>, new: &Arc<Rooms>) -> bool {
-    let before = service.rooms.compare_and_swap(base, new.clone());
+/// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has.
+///
+/// Returns `false` and changes nothing if `base` isn't in force any more. So of a reload and a retirement at the same time,
+/// the second one must start again.
+pub(super) fn activate_snapshot(
+    state: &AppState,
+    base: &Arc<ConfigSnapshot>,
+    new: &Arc<ConfigSnapshot>,
+) -> bool {
+    let before = state.snapshot.compare_and_swap(base, new.clone());
     if !Arc::ptr_eq(&before, base) {
         return false;
     }
-    let now = service.clock.now();
+    let now = state.clock.now();
     let has = |kid: &KeyId| new.ring.find(kid.as_str()).is_some();
-    // A key that is there no more, though its life was not over, was taken away.
+    // Keys that were removed before their publication ended.
     let withdrawn: BTreeSet<KeyId> = base
         .ring
         .keys()
-        .filter(|(_, key)| !has(&key.kid) && key.life.state(now) != State::Gone)
+        .filter(|(_, key)| !has(&key.kid) && key.validity.state(now) != KeyState::Gone)
         .inspect(|(keyset, key)| {
-            let live_tokens = key.usage.live(now);
+            let live_tokens = key.live_tokens.count(now);
             tracing::warn!(
                 keyset = %keyset.name, kid = %key.kid, live_tokens,
-                "a key was taken away before its time: tokens that it signed fail from now on"
+                "a key was removed while its tokens may still be valid: tokens that it signed fail from now on"
             );
         })
         .map(|(_, key)| key.kid.clone())
         .collect();
-    let dropped = service.exchanger.withdraw(&withdrawn);
+    let dropped = state.exchanger.revoke_keys(&withdrawn);
     if dropped > 0 {
-        tracing::info!(dropped, "access tokens that were got with a withdrawn key are dropped");
+        tracing::info!(dropped, "dropped cached access tokens that were obtained with a removed key");
     }
-    forget(base, new, &service.metrics);
+    remove_stale_metrics(base, new, &state.metrics);
     true
 }
 
-/// Takes away the series of what isn't there any more, so that no number of reloads fills the metrics.
-fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
-    let clients = Client::ALL.map(Client::as_str);
+/// Removes the metric series of keys, keysets, callers and profiles that no longer exist. Otherwise they would accumulate over
+/// reloads.
+fn remove_stale_metrics(old: &ConfigSnapshot, new: &ConfigSnapshot, metrics: &Metrics) {
+    let clients = || ClientClass::ALL.iter().map(|client| client.as_str());
     for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {
         let labels = [keyset.name.as_str(), key.kid.as_str()];
         for gauge in [&metrics.certificate_remaining, &metrics.key_starts_signing, &metrics.key_stops_signing]
@@ -332,23 +354,23 @@ fn forget(old: &Rooms, new: &Rooms, metrics: &Metrics) {
             let _ = gauge.remove_label_values(&labels);
         }
         let _ = metrics.live_tokens.remove_label_values(&labels);
-        for client in clients {
+        for client in clients() {
             let _ = metrics.key_fetched_at.remove_label_values(&[labels[0], labels[1], client]);
         }
     }
     for name in old.ring.keysets.keys().filter(|name| !new.ring.keysets.contains_key(*name)) {
-        for client in clients {
+        for client in clients() {
             let _ = metrics.jwks_fetches.remove_label_values(&[name.as_str(), client]);
         }
     }
     for caller in old.callers.names().difference(&new.callers.names()) {
         let _ = metrics.subjects_refused.remove_label_values(&[caller.as_str()]);
-        for rule in Rule::ALL {
+        for rule in PolicyRule::ALL {
             let _ = metrics.would_refuse.remove_label_values(&[caller.as_str(), rule.as_str()]);
         }
     }
-    let kept = new.callers.granted();
-    for (caller, profile) in old.callers.granted().difference(&kept) {
+    let kept = new.callers.granted_profiles();
+    for (caller, profile) in old.callers.granted_profiles().difference(&kept) {
         let _ = metrics.tokens_minted.remove_label_values(&[profile.as_str(), caller.as_str()]);
     }
 }

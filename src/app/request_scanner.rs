@@ -1,11 +1,13 @@
-//! Prevents request smuggling: a stream that gives hyper one request after the other, each head checked as a whole.
+//! Prevents request smuggling: a stream between socket and hyper that checks each request head and passes on one request at
+//! a time.
 //!
-//! - Bytes wait here until a whole head has come. `http::request_head` checks it, and says how long its body is. hyper is
-//!   given the bytes of that request, and none behind it: so the two can't disagree on where the next request begins.
-//! - A head that is refused never reaches hyper. hyper is given a plain request in its place, which the service answers
-//!   with the refusal; nothing behind it is read.
-//! - A body is read from the socket only once the service asks for it ([`BodyGate`](crate::http::BodyGate)).
-//! - A client that doesn't take an answer in time is cut off.
+//! - It buffers bytes until a head is complete. `api::request_head` checks the head and determines the length of the body.
+//!   hyper gets the bytes of that request and none after it. So both agree where the next request begins.
+//! - A rejected head never reaches hyper. hyper gets a synthetic request instead, which the service answers with the error.
+//!   The bytes after the rejected head are ignored.
+//! - After a request with a chunked body the connection closes, because only hyper finds the end of that body.
+//! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)).
+//! - A client that doesn't receive a response within `WRITE_TIMEOUT` is cut off.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,63 +20,65 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::time::Sleep;
 
 use super::connections::Connection;
-use crate::http::{BodyFraming, Refusal, check_head};
+use crate::api::{ApiError, BodyFraming, check_head};
 
-/// From the moment at which the client takes no more until all that waits for it is written.
+/// How long writing may take, counted from the moment at which the socket's buffer is full until everything is flushed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For reading what the client still sends behind the last answer.
+/// How long the service reads and discards the client's bytes after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(250);
-/// For what TLS says last.
+/// The timeout for shutting down the stream, including TLS's `close_notify`.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// What is read at once.
-const PIECE: usize = 4096;
+/// How many bytes are read at a time.
+const READ_CHUNK: usize = 4096;
 
+/// The stream below hyper.
 pub struct ScannedStream<S> {
     stream: S,
-    /// Bytes that have come and that hyper hasn't been given.
+    /// Bytes that were received, but not passed to hyper yet.
     pending: Vec<u8>,
     scanner: RequestScanner,
     connection: Arc<Connection>,
-    stalled: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where in the stream of requests the bytes of `pending` begin.
+/// Finds the boundaries of requests.
 struct RequestScanner {
-    part: Part,
-    /// Bytes of a head, its request line and empty line included.
+    scan_state: ScanState,
+    /// The largest head, in bytes, including its request line and the empty line at its end.
     max_head: usize,
 }
 
-enum Part {
-    /// A head, in whose first `seen` bytes there is neither its end nor a bare LF.
+/// The kind of bytes that `pending` begins with.
+enum ScanState {
+    /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF.
     Head { seen: usize, has_begun: bool },
-    /// A request of which hyper isn't given `left` bytes yet, body included.
-    Request { left: u64 },
-    /// A request with a chunked body, whose end only hyper finds: it is the last.
+    /// The rest of a checked request. `remaining` bytes, body included, have not been passed to hyper yet.
+    Request { remaining: u64 },
+    /// The rest of a request with a chunked body. It is the last request of the connection.
     Chunked,
-    /// In the place of a request that is refused: nothing more is read.
+    /// The synthetic request in place of a rejected one. Nothing more is read.
     Refused,
 }
 
-impl Part {
+impl ScanState {
     const NEXT: Self = Self::Head { seen: 0, has_begun: false };
 }
 
 impl RequestScanner {
-    /// Looks for the end of the head with which `pending` begins, and checks the head. `None` while it isn't whole.
-    /// What is refused is the same however the bytes were split.
-    fn scan(&mut self, pending: &mut Vec<u8>) -> Option<Result<BodyFraming, Refusal>> {
-        // Empty lines before a request are no head (RFC 9112, section 2.2).
+    /// Looks for the end of the head at the start of `pending`, and checks the head. Returns `None` while it is incomplete. The
+    /// result doesn't depend on how the bytes were split into reads.
+    fn scan(&mut self, pending: &mut Vec<u8>) -> Option<Result<BodyFraming, ApiError>> {
+        // Skips empty lines before a request (RFC 9112, section 2.2).
         let empty = pending.chunks_exact(2).take_while(|line| *line == b"\r\n").count() * 2;
         if empty > 0 {
             pending.drain(..empty);
-            self.part = Part::NEXT;
+            self.scan_state = ScanState::NEXT;
         }
-        let Part::Head { seen, .. } = &mut self.part else { return None };
+        let ScanState::Head { seen, .. } = &mut self.scan_state else { return None };
         let first = pending.first()?;
         if !(first.is_ascii_alphabetic() || *first == b'\r' && pending.len() == 1) {
-            // The first bytes of TLS, for example. Nothing more must come to tell.
-            return Some(Err(Refusal::Malformed("speak plain HTTP/1.1: a request begins with its method")));
+            // For example the first bytes of TLS. No method begins like this, so there is no need to wait for more.
+            return Some(Err(ApiError::Malformed("speak plain HTTP/1.1: a request begins with its method")));
         }
         while let Some(next) = pending[*seen..].iter().position(|byte| *byte == b'\n') {
             let end = *seen + next + 1;
@@ -82,24 +86,24 @@ impl RequestScanner {
                 break;
             }
             if !pending[..end].ends_with(b"\r\n") {
-                return Some(Err(Refusal::Malformed(
+                return Some(Err(ApiError::Malformed(
                     "end each line of the head with CR LF, not with LF alone",
                 )));
             }
             if pending[..end].ends_with(b"\r\n\r\n") {
                 let framing = check_head(&pending[..end]);
-                self.part = match framing {
+                self.scan_state = match framing {
                     Ok(BodyFraming::Length(length)) => {
-                        Part::Request { left: length.saturating_add(end as u64) }
+                        ScanState::Request { remaining: length.saturating_add(end as u64) }
                     }
-                    _ => Part::Chunked,
+                    _ => ScanState::Chunked,
                 };
                 return Some(framing);
             }
             *seen = end;
         }
         if pending.len() >= self.max_head {
-            return Some(Err(Refusal::HeadTooLarge(self.max_head)));
+            return Some(Err(ApiError::HeadTooLarge(self.max_head)));
         }
         None
     }
@@ -107,49 +111,54 @@ impl RequestScanner {
 
 impl<S> ScannedStream<S> {
     pub const fn new(stream: S, connection: Arc<Connection>, max_head: usize) -> Self {
-        let scanner = RequestScanner { part: Part::NEXT, max_head };
-        Self { stream, pending: Vec::new(), scanner, connection, stalled: None }
+        let scanner = RequestScanner { scan_state: ScanState::NEXT, max_head };
+        Self { stream, pending: Vec::new(), scanner, connection, write_timer: None }
     }
 
-    /// Gives hyper what it may have; whether that was anything.
-    fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
-        let most = match self.scanner.part {
-            Part::Head { .. } => return false,
-            Part::Request { left } => usize::try_from(left).unwrap_or(usize::MAX),
-            Part::Chunked | Part::Refused => usize::MAX,
+    /// Passes pending bytes of the current request to hyper. Returns whether there were any.
+    fn fill(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let most = match self.scanner.scan_state {
+            ScanState::Head { .. } => return false,
+            ScanState::Request { remaining } => usize::try_from(remaining).unwrap_or(usize::MAX),
+            ScanState::Chunked | ScanState::Refused => usize::MAX,
         };
         let given = most.min(self.pending.len()).min(buffer.remaining());
         buffer.put_slice(&self.pending[..given]);
         if given == self.pending.len() {
-            // A connection that idles has no buffer.
+            // Frees the buffer, so that an idle connection has none.
             self.pending = Vec::new();
         } else {
             self.pending.drain(..given);
         }
-        if let Part::Request { left } = &mut self.scanner.part {
-            *left -= given as u64;
-            if *left == 0 {
-                self.scanner.part = Part::NEXT;
+        if let ScanState::Request { remaining } = &mut self.scanner.scan_state {
+            *remaining -= given as u64;
+            if *remaining == 0 {
+                self.scanner.scan_state = ScanState::NEXT;
             }
         }
         given > 0
     }
 
-    /// Has hyper answer a request of ours with the refusal, and close the connection.
-    fn refuse(&mut self, refusal: Refusal) {
-        // No body follows the answer to HEAD.
+    /// Replaces the request by a synthetic one, which the service answers with `error`. Then the connection is closed.
+    fn replace_with_error(&mut self, error: ApiError) {
+        // HEAD stays HEAD, because its response must have no body.
         let method = if self.pending.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
         self.pending = format!("{method} / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n").into_bytes();
-        self.scanner.part = Part::Refused;
-        // It is the last: there is no other yet.
-        let _ = self.connection.refusal.set(Box::new(refusal));
+        self.scanner.scan_state = ScanState::Refused;
+        // Can't fail: a rejected request is the last of its connection, so no error is set yet.
+        let _ = self.connection.error.set(Box::new(error));
     }
 
-    /// Fails what has been pending for too long.
-    fn in_time<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Returns an error instead of `Pending` once writing has taken longer than `WRITE_TIMEOUT`.
+    fn with_write_timeout<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if poll.is_pending() {
-            let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
-            ready!(stalled.as_mut().poll(cx));
+            let write_timer =
+                self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
+            ready!(write_timer.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         poll
@@ -157,43 +166,46 @@ impl<S> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> ScannedStream<S> {
-    /// Waits until a whole head has come, or what can't become one. `false` where the stream ends before.
+    /// Waits until a head is complete or rejected. Returns `false` if the stream ends first.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        while let Part::Head { has_begun, .. } = &mut self.scanner.part {
+        while let ScanState::Head { has_begun, .. } = &mut self.scanner.scan_state {
             if !*has_begun && !self.pending.is_empty() {
                 *has_begun = true;
-                self.connection.begins();
+                self.connection.start_request();
             }
             let Some(framing) = self.scanner.scan(&mut self.pending) else {
-                self.connection.holds(self.pending.capacity());
-                if !ready!(self.poll_piece(cx))? {
+                self.connection.set_partial_head(self.pending.capacity());
+                if !ready!(self.poll_chunk(cx))? {
                     return Poll::Ready(Ok(false));
                 }
                 continue;
             };
-            self.connection.holds(0);
-            self.connection.vet(matches!(framing, Ok(BodyFraming::Length(1..) | BodyFraming::Chunked)));
-            if let Err(refusal) = framing {
-                self.refuse(refusal);
+            self.connection.set_partial_head(0);
+            self.connection
+                .mark_head_checked(matches!(framing, Ok(BodyFraming::Length(1..) | BodyFraming::Chunked)));
+            if let Err(error) = framing {
+                self.replace_with_error(error);
             }
         }
         Poll::Ready(Ok(true))
     }
 
-    /// Waits for the stream's end while a request is answered: what comes behind it is looked at once it has its answer.
+    /// Waits for the end of the stream while a request is answered. Bytes of the next request are buffered, and scanned after
+    /// the response.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.pending.len() < self.scanner.max_head {
-            if !ready!(self.poll_piece(cx))? {
+            if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(Ok(()));
             }
-            self.connection.holds(self.pending.capacity());
+            self.connection.set_partial_head(self.pending.capacity());
         }
         Poll::Pending
     }
 
-    /// Reads some more, so that nothing is set aside for a connection that says nothing; whether there was more.
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut piece = [MaybeUninit::uninit(); PIECE];
+    /// Reads up to `READ_CHUNK` bytes through a buffer on the stack, so that a silent connection takes no heap memory. Returns
+    /// `false` at the end of the stream.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut piece = [MaybeUninit::uninit(); READ_CHUNK];
         let mut piece = ReadBuf::uninit(&mut piece);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
         self.pending.extend_from_slice(piece.filled());
@@ -202,12 +214,13 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
-    /// Ends the connection: after an answer to a request that wasn't read whole, what the client still sends is read for
-    /// a moment. Otherwise the host would reset the connection, and the client might lose the answer.
+    /// Shuts down the stream. Then, if the last request wasn't read to its end, it discards what the client still sends for at
+    /// most `LINGER_TIMEOUT` (lingering close). Without this the kernel would reset the connection, and the client might lose
+    /// the response.
     pub async fn close(mut self, is_answered: bool) {
-        let lingers = is_answered && !matches!(self.scanner.part, Part::Head { .. });
+        let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
         let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
-        if lingers && matches!(ended, Ok(Ok(()))) {
+        if should_linger && matches!(ended, Ok(Ok(()))) {
             let rest =
                 async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };
             let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
@@ -222,42 +235,42 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if let Part::Head { .. } = self.scanner.part {
-                if self.connection.is_vetted() {
-                    // hyper wants more of a request that is whole: it has read the head differently.
+            if let ScanState::Head { .. } = self.scanner.scan_state {
+                if self.connection.has_checked_head() {
+                    // hyper wants more bytes of a complete request, so it has parsed the head differently.
                     return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
-                if self.connection.is_answered() {
+                if self.connection.is_answering() {
                     return self.poll_end(cx);
                 }
                 if !ready!(self.poll_head(cx))? {
                     return Poll::Ready(Ok(()));
                 }
             }
-            if self.give(buffer) {
+            if self.fill(buffer) {
                 return Poll::Ready(Ok(()));
             }
-            if matches!(self.scanner.part, Part::Refused) {
+            if matches!(self.scanner.scan_state, ScanState::Refused) {
                 return Poll::Pending;
             }
-            ready!(self.connection.body.poll_open(cx));
-            if !ready!(self.poll_piece(cx))? {
+            ready!(self.connection.body_gate.poll_open(cx));
+            if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(Ok(()));
             }
         }
     }
 }
 
-/// The interim response that hyper writes for `Expect: 100-continue` (RFC 9110, section 15.2.1). The request has no answer yet.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// The interim response that hyper writes for `Expect: 100-continue` (RFC 9110, section 15.2.1). It isn't the response yet.
+const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if bytes != CONTINUE {
-            self.connection.answers();
+        if bytes != CONTINUE_RESPONSE {
+            self.connection.start_response();
         }
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.in_time(cx, poll)
+        self.with_write_timeout(cx, poll)
     }
 
     fn poll_write_vectored(
@@ -265,11 +278,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if !parts.iter().flat_map(|part| part.iter()).eq(CONTINUE) {
-            self.connection.answers();
+        if !parts.iter().flat_map(|part| part.iter()).eq(CONTINUE_RESPONSE) {
+            self.connection.start_response();
         }
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.in_time(cx, poll)
+        self.with_write_timeout(cx, poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -278,16 +291,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx);
-        ready!(self.in_time(cx, poll))?;
-        // All that waited is written: hyper flushes when it has nothing more.
-        self.stalled = None;
-        self.connection.flushed();
+        ready!(self.with_write_timeout(cx, poll))?;
+        // Everything is written: hyper flushes when it has no more bytes.
+        self.write_timer = None;
+        self.connection.finish_response();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.in_time(cx, poll)
+        self.with_write_timeout(cx, poll)
     }
 }
 
@@ -300,36 +313,36 @@ mod tests {
     use super::*;
 
     const PLAIN: &str = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
-    /// What hyper is given in the place of a request that is refused.
-    const IN_ITS_PLACE: &str = "GET / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n";
+    /// The synthetic request in place of a rejected one.
+    const ERROR_REQUEST: &str = "GET / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n";
 
-    /// The requests that hyper is given of a stream that comes in pieces of that length, each as it is given.
+    /// Sends `stream` in pieces of `piece` bytes, and returns the requests that hyper gets, one string per request.
     fn given(stream: &str, piece: usize, buffer: usize) -> Vec<String> {
         let mut scanned = scanned();
         let mut given = vec![String::new()];
         for piece in stream.as_bytes().chunks(piece) {
             scanned.pending.extend_from_slice(piece);
             loop {
-                if let Part::Head { .. } = scanned.scanner.part {
+                if let ScanState::Head { .. } = scanned.scanner.scan_state {
                     if !given.last().is_some_and(String::is_empty) {
                         given.push(String::new());
                     }
                     match scanned.scanner.scan(&mut scanned.pending) {
                         None => break,
                         Some(Ok(_)) => {}
-                        Some(Err(refusal)) => scanned.refuse(refusal),
+                        Some(Err(error)) => scanned.replace_with_error(error),
                     }
                 }
                 let mut buffer = vec![0; buffer];
                 let mut buffer = ReadBuf::new(&mut buffer);
-                let some = scanned.give(&mut buffer);
+                let some = scanned.fill(&mut buffer);
                 let last = given.last_mut().expect("there is one at first");
                 last.push_str(std::str::from_utf8(buffer.filled()).expect("ASCII"));
                 if !some {
                     break;
                 }
             }
-            if matches!(scanned.scanner.part, Part::Refused) {
+            if matches!(scanned.scanner.scan_state, ScanState::Refused) {
                 break;
             }
         }
@@ -340,14 +353,15 @@ mod tests {
     fn scanned() -> ScannedStream<tokio::io::Empty> {
         let gauge = prometheus::IntGauge::new("open", "open").expect("a gauge");
         let counter = prometheus::IntCounter::new("shed", "shed").expect("a counter");
-        let permit = Connections::new(1, gauge, counter).admit().now_or_never().flatten().expect("a permit");
+        let permit =
+            Connections::new(1, gauge, counter).acquire_permit().now_or_never().flatten().expect("a permit");
         ScannedStream::new(tokio::io::empty(), permit.connection().clone(), 90)
     }
 
     proptest! {
-        /// However the bytes are split, and whatever lines the body seems to have.
+        /// The result doesn't depend on how the bytes are split, or on lines inside the body.
         #[test]
-        fn hyper_is_given_each_request_alone(
+        fn hyper_receives_one_request_at_a_time(
             body in "[a-z:\r\n]{0,40}",
             piece in 1_usize..200,
             buffer in 1_usize..200,
@@ -356,14 +370,14 @@ mod tests {
                 format!("POST /b HTTP/1.1\r\nHost: x\r\ncONTENT-length:  {} \r\n\r\n{body}", body.len());
             let stream = format!("{PLAIN}\r\n\r\n{post}{post}{PLAIN}");
             prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, &post, &post, PLAIN]);
-            // The last, since only hyper knows where it ends.
+            // A chunked request is the last one, because only hyper knows where it ends.
             let chunked = format!("POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
             let stream = format!("{post}{chunked}{PLAIN}");
             prop_assert_eq!(given(&stream, piece, buffer), [post, format!("{chunked}{PLAIN}")]);
         }
 
         #[test]
-        fn what_is_refused_never_reaches_hyper_nor_does_anything_behind_it(piece in 1_usize..200, buffer in 1_usize..200) {
+        fn a_rejected_head_and_the_bytes_behind_it_never_reach_hyper(piece in 1_usize..200, buffer in 1_usize..200) {
             let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(90));
             for bad in [
                 "GET /c HTTP/1.1\nHost: x\r\n\r\n",
@@ -377,13 +391,13 @@ mod tests {
                 &long[..91],
             ] {
                 let stream = format!("{PLAIN}{bad}{PLAIN}");
-                prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, IN_ITS_PLACE], "{:?}", bad);
+                prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, ERROR_REQUEST], "{:?}", bad);
             }
         }
     }
 
     #[test]
-    fn a_head_that_may_still_become_one_is_waited_for() {
+    fn an_incomplete_head_is_waited_for() {
         for begun in ["", "\r", "\r\n\r", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n"] {
             for piece in [1, 2, 3, 90] {
                 assert_eq!(given(begun, piece, 90), Vec::<String>::new(), "{begun:?}");

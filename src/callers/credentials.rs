@@ -1,65 +1,65 @@
-//! By what a caller is known: an API key, a name in its certificate, or the user that it runs as.
+//! Authentication: finds the caller by its API key, by a name in its client certificate, or by the user of its process.
 //!
-//! Each credential is one caller's; the configuration sees to that.
+//! Each credential belongs to one caller, which the configuration's validation ensures.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::config::{Caller, ClientName};
+use crate::config::{CallerConfig, ClientSan};
 use crate::hash::sha256;
 
-/// What a connection says of who is at its other end, as it was verified when it was made.
+/// The verified identity of a connection's client.
 #[derive(Default)]
 pub struct Peer {
-    /// The names in the client's certificate.
-    pub names: Vec<ClientName>,
-    /// Of a Unix socket: the user that the client ran as when it connected.
+    /// The subject alternative names of the client certificate.
+    pub names: Vec<ClientSan>,
+    /// On a Unix socket: the user id of the client process when it connected.
     pub uid: Option<u32>,
 }
 
-/// Whose each credential is, by the caller's place in the list.
+/// Maps each credential to the index of its caller.
 #[derive(Default)]
 pub(super) struct Credentials {
-    /// By the SHA-256 of each API key. How long a look takes says nothing of a key: whoever sends one can't choose its
-    /// digest, and knows none that would come near.
+    /// By SHA-256 of the API key. A lookup's timing reveals nothing useful about a key: an attacker can't choose digests
+    /// that share a prefix with an unknown one.
     keys: HashMap<[u8; 32], u32>,
-    names: BTreeMap<ClientName, u32>,
+    names: BTreeMap<ClientSan, u32>,
     uids: BTreeMap<u32, u32>,
 }
 
 impl Credentials {
-    pub fn of<'a>(callers: impl Iterator<Item = &'a Caller>) -> Self {
+    pub fn of<'a>(callers: impl Iterator<Item = &'a CallerConfig>) -> Self {
         let mut credentials = Self::default();
-        for (caller, owner) in callers.zip(0..) {
-            credentials.keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, owner)));
-            credentials.names.extend(caller.client_san.iter().map(|name| (name.clone(), owner)));
-            credentials.uids.extend(caller.peer_uid.map(|uid| (uid, owner)));
+        for (caller, caller_index) in callers.zip(0..) {
+            credentials.keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, caller_index)));
+            credentials.names.extend(caller.client_san.iter().map(|name| (name.clone(), caller_index)));
+            credentials.uids.extend(caller.peer_uid.map(|uid| (uid, caller_index)));
         }
         credentials
     }
 
-    /// One look, however many callers there are.
+    /// Finds the caller with this API key by one hash lookup.
     pub fn by_api_key(&self, api_key: &[u8]) -> Option<u32> {
         self.keys.get(&sha256(api_key)).copied()
     }
 
-    /// Nobody, where what is known of the peer speaks of several callers.
+    /// Finds the caller of a connection; `None` if its names and user id belong to different callers.
     pub fn by_peer(&self, peer: &Peer) -> Option<u32> {
         let by_name = peer.names.iter().filter_map(|name| self.names.get(name));
-        let mut owners = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));
-        let owner = *owners.next()?;
-        owners.all(|other| *other == owner).then_some(owner)
+        let mut caller_indices = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));
+        let caller_index = *caller_indices.next()?;
+        caller_indices.all(|other| *other == caller_index).then_some(caller_index)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Policy;
+    use crate::config::PolicyMode;
 
     #[test]
-    fn each_of_many_keys_is_its_caller_s_and_no_other_is_anybody_s() {
+    fn each_api_key_finds_its_caller_and_an_unknown_key_finds_none() {
         let hash = |n: u32| sha256(format!("key {n}").as_bytes());
-        let caller = |n: u32| Caller {
+        let caller = |n: u32| CallerConfig {
             name: crate::config::Name::parse(&format!("c{n}")).expect("a name"),
             api_key_sha256: vec![hash(2 * n), hash(2 * n + 1)],
             client_san: Vec::new(),
@@ -67,10 +67,10 @@ mod tests {
             allow: Vec::new(),
             subjects: None,
             subjects_per_minute: None,
-            policy: Policy::Enforce,
-            pace: None,
+            policy: PolicyMode::Enforce,
+            rate_limit: None,
         };
-        let callers: Vec<Caller> = (0..1_000).map(caller).collect();
+        let callers: Vec<CallerConfig> = (0..1_000).map(caller).collect();
         let credentials = Credentials::of(callers.iter());
         for n in 0..2_000 {
             assert_eq!(credentials.by_api_key(format!("key {n}").as_bytes()), Some(n / 2));

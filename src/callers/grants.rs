@@ -1,4 +1,5 @@
-//! What a caller may use, resolved at load: a request picks from it, and gets at a profile only once it is authorized.
+//! Grants: the profiles and bundles that each caller may use, resolved when the configuration is loaded. A request
+//! selects a grant, and reaches its profile only after authorization.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,41 +8,43 @@ use prometheus::IntCounter;
 use thiserror::Error;
 
 use super::violation::Violation;
-use crate::config::{self, Kind, Name, Policy, ProfileName};
+use crate::config::{self, Hs256Kind, Name, PolicyMode, ProfileKind, ProfileName};
 use crate::json::Members;
 use crate::metrics::Metrics;
-use crate::tokens::{Claims, IdentityProfile, IntercomProfile, Lifetime, OauthProfile, Objection, Subject};
+use crate::tokens::{Claims, Hs256Profile, IdentityProfile, InvalidField, Lifetime, OauthProfile, Subject};
 
-/// The profiles, or bundles, of one kind that a caller may use.
+/// The profiles or bundles of one kind that a caller may use.
 pub struct Grants<G> {
-    kind: Kind,
+    kind: ProfileKind,
     by_name: BTreeMap<Name, G>,
-    /// Those that it may not, and is let use while its policy is tried.
-    audited: BTreeMap<Name, G>,
+    /// Those that `allow` doesn't contain, usable while `policy = "audit"`.
+    audit_only: BTreeMap<Name, G>,
 }
 
-/// What one page load needs. A bundle opens no door of its own: each of its profiles must be allowed too.
+/// A bundle that a caller may use. This doesn't include its profiles: each must be allowed as well.
 pub struct BundleGrant {
     name: ProfileName,
-    entries: Vec<(Name, Entry)>,
+    entries: Vec<(Name, BundleEntry)>,
     /// Profiles of the bundle that the caller may not use.
-    closed: Vec<ProfileName>,
-    /// Whether the policy names the bundle and all of its profiles.
+    denied_profiles: Vec<ProfileName>,
+    /// Whether `allow` contains the bundle and all of its profiles.
     allowed: bool,
 }
 
-pub enum Entry {
+pub enum BundleEntry {
     Identity(Grant<IdentityProfile>),
-    Intercom(Grant<IntercomProfile>),
+    Hs256(Grant<Hs256Profile>),
 }
 
 impl BundleGrant {
+    /// Returns the bundle's entries.
+    ///
     /// # Errors
     /// The caller may not use one of its profiles.
-    pub fn entries(&self) -> Result<&[(Name, Entry)], Denied> {
-        match self.closed.first() {
+    pub fn entries(&self) -> Result<&[(Name, BundleEntry)], Denied> {
+        match self.denied_profiles.first() {
             None => Ok(&self.entries),
-            Some(closed) => Err(Denied::Entry(closed.to_string())),
+            Some(profile) => Err(Denied::BundleEntry(profile.to_string())),
         }
     }
 }
@@ -55,87 +58,95 @@ impl BundleGrant {
 /// ```
 pub struct Grant<P> {
     pub(super) profile: Arc<P>,
-    /// Counts what was minted under it.
+    /// Counts the tokens minted with this profile for this caller.
     minted: IntCounter,
-    /// Whether the policy names it; else it is let through while the policy is tried.
+    /// Whether `allow` contains it. If not, it is usable only while `policy = "audit"`.
     allowed: bool,
 }
 
 impl Grant<IdentityProfile> {
+    /// Validates the requested lifetime.
+    ///
     /// # Errors
-    /// As [`IdentityProfile::lifetime`].
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+    /// See [`IdentityProfile::lifetime`].
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
         self.profile.lifetime(asked)
     }
 
+    /// Validates the requested extra claims.
+    ///
     /// # Errors
-    /// As [`IdentityProfile::claims`].
-    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
+    /// See [`IdentityProfile::claims`].
+    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
         self.profile.claims(asked)
     }
 }
 
-impl Grant<IntercomProfile> {
+impl Grant<Hs256Profile> {
+    /// Validates the requested lifetime.
+    ///
     /// # Errors
-    /// As [`IntercomProfile::lifetime`].
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
+    /// See [`Hs256Profile::lifetime`].
+    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
         self.profile.lifetime(asked)
     }
 
+    /// Validates the requested extra claims.
+    ///
     /// # Errors
-    /// As [`IntercomProfile::claims`].
-    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
+    /// See [`Hs256Profile::claims`].
+    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
         self.profile.claims(asked)
     }
 }
 
-/// What a request can be authorized for.
+/// A grant that [`Caller::authorize`](super::Caller::authorize) can check.
 pub trait Permission {
     fn name(&self) -> &ProfileName;
-    /// Whether the policy names it.
+    /// Whether the caller's `allow` contains it.
     fn is_allowed(&self) -> bool;
-    /// Whether the profile, whoever asks, speaks of such subjects.
-    fn covers(&self, subject: &Subject) -> bool;
+    /// Whether the profile's own `subjects` allows this subject, for any caller.
+    fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
-/// A profile as far as the policy is concerned.
-pub trait Profile {
+/// The part of a profile that the policy needs.
+pub trait PolicyProfile {
     fn name(&self) -> &ProfileName;
-    fn covers(&self, subject: &Subject) -> bool;
+    fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
-impl Profile for IdentityProfile {
+impl PolicyProfile for IdentityProfile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        Self::covers(self, subject)
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        Self::matches_subject(self, subject)
     }
 }
 
-impl Profile for IntercomProfile {
+impl PolicyProfile for Hs256Profile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
 
-    fn covers(&self, _: &Subject) -> bool {
+    fn matches_subject(&self, _: &Subject) -> bool {
         true
     }
 }
 
-impl Profile for OauthProfile {
+impl PolicyProfile for OauthProfile {
     fn name(&self) -> &ProfileName {
         &self.name
     }
 
-    /// It speaks of its one integration user.
-    fn covers(&self, _: &Subject) -> bool {
+    /// Always false: the token is for the one integration user, so a request names no subject.
+    fn matches_subject(&self, _: &Subject) -> bool {
         false
     }
 }
 
-impl<P: Profile> Permission for Grant<P> {
+impl<P: PolicyProfile> Permission for Grant<P> {
     fn name(&self) -> &ProfileName {
         self.profile.name()
     }
@@ -144,16 +155,16 @@ impl<P: Profile> Permission for Grant<P> {
         self.allowed
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        self.profile.covers(subject)
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        self.profile.matches_subject(subject)
     }
 }
 
-impl Entry {
+impl BundleEntry {
     fn permission(&self) -> &dyn Permission {
         match self {
             Self::Identity(grant) => grant,
-            Self::Intercom(grant) => grant,
+            Self::Hs256(grant) => grant,
         }
     }
 }
@@ -167,16 +178,17 @@ impl Permission for BundleGrant {
         self.allowed
     }
 
-    fn covers(&self, subject: &Subject) -> bool {
-        self.closed.is_empty() && self.entries.iter().all(|(_, entry)| entry.permission().covers(subject))
+    fn matches_subject(&self, subject: &Subject) -> bool {
+        self.denied_profiles.is_empty()
+            && self.entries.iter().all(|(_, entry)| entry.permission().matches_subject(subject))
     }
 }
 
-/// The proof that the policy lets a request through.
+/// Proof that the policy allows a request. Only this gives access to the profile that mints.
 pub struct Authorized<'a, G> {
     pub(super) grant: &'a G,
-    /// What says no, where the policy is only tried.
-    pub let_through: Option<Violation>,
+    /// The violation that would deny the request, if `policy = "audit"`.
+    pub audit_violation: Option<Violation>,
 }
 
 impl<G: Permission> Authorized<'_, G> {
@@ -190,19 +202,23 @@ impl<P> Authorized<'_, Grant<P>> {
         &self.grant.profile
     }
 
-    /// Counts a token that leaves.
-    pub fn count(&self) {
+    /// Counts a minted token.
+    pub fn count_minted(&self) {
         self.grant.minted.inc();
     }
 }
 
 impl<'a> Authorized<'a, BundleGrant> {
-    /// Its entries, each as authorized as the bundle.
+    /// Returns the bundle's entries. The authorization of the bundle covers them.
     pub fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
         self.grant.entries.iter().map(|(name, entry)| {
             let entry = match entry {
-                Entry::Identity(grant) => AuthorizedEntry::Identity(Authorized { grant, let_through: None }),
-                Entry::Intercom(grant) => AuthorizedEntry::Intercom(Authorized { grant, let_through: None }),
+                BundleEntry::Identity(grant) => {
+                    AuthorizedEntry::Identity(Authorized { grant, audit_violation: None })
+                }
+                BundleEntry::Hs256(grant) => {
+                    AuthorizedEntry::Hs256(Authorized { grant, audit_violation: None })
+                }
             };
             (name, entry)
         })
@@ -211,10 +227,10 @@ impl<'a> Authorized<'a, BundleGrant> {
 
 pub enum AuthorizedEntry<'a> {
     Identity(Authorized<'a, Grant<IdentityProfile>>),
-    Intercom(Authorized<'a, Grant<IntercomProfile>>),
+    Hs256(Authorized<'a, Grant<Hs256Profile>>),
 }
 
-/// What the policy says no to. The messages name only what the caller itself is allowed.
+/// Why a request is denied. The messages name only profiles that the caller may use, or that its bundles contain.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     #[error("name a profile: this caller may use {0}")]
@@ -228,7 +244,7 @@ pub enum Denied {
     #[error("this caller may not use that profile (`allow` in its configuration)")]
     NotAllowed,
     #[error("this caller may not use `{0}`, which the bundle needs (`allow` in its configuration)")]
-    Entry(String),
+    BundleEntry(String),
     #[error("this caller may not have a token for that subject (`subjects` of the profile or of the caller)")]
     Subject,
 }
@@ -241,8 +257,8 @@ impl<P> Clone for Grant<P> {
 
 impl<P> Grants<Grant<P>> {
     pub(super) fn new(
-        kind: Kind,
-        caller: &config::Caller,
+        kind: ProfileKind,
+        caller: &config::CallerConfig,
         profiles: &BTreeMap<Name, Arc<P>>,
         metrics: &Metrics,
     ) -> Self {
@@ -252,71 +268,75 @@ impl<P> Grants<Grant<P>> {
             (name.clone(), Grant { profile: profile.clone(), minted, allowed })
         };
         let allowed = allowed(caller, kind);
-        let tried = caller.policy == Policy::Audit && kind != Kind::Oauth;
-        let others = profiles.iter().filter(|(name, _)| tried && !allowed.contains(name));
-        let audited = others.map(|(name, profile)| grant(name, profile, false)).collect();
+        let is_audited = caller.policy == PolicyMode::Audit && kind != ProfileKind::Oauth;
+        let others = profiles.iter().filter(|(name, _)| is_audited && !allowed.contains(name));
+        let audit_only = others.map(|(name, profile)| grant(name, profile, false)).collect();
         let profile = |name: &Name| {
             let profile = profiles.get(name);
             grant(name, profile.expect("a validated configuration allows only profiles that it has"), true)
         };
-        Self { kind, by_name: allowed.into_iter().map(profile).collect(), audited }
+        Self { kind, by_name: allowed.into_iter().map(profile).collect(), audit_only }
     }
 }
 
-/// The names of the profiles of that kind that a caller's policy names.
-fn allowed(caller: &config::Caller, kind: Kind) -> BTreeSet<&Name> {
+/// Returns the names of this kind in the caller's `allow`.
+fn allowed(caller: &config::CallerConfig, kind: ProfileKind) -> BTreeSet<&Name> {
     caller.allow.iter().filter(|allowed| allowed.kind == kind).map(|allowed| &allowed.name).collect()
 }
 
 impl Grants<BundleGrant> {
-    pub(super) fn of_bundles(
-        caller: &config::Caller,
-        bundles: &BTreeMap<Name, config::Bundle>,
+    pub(super) fn for_bundles(
+        caller: &config::CallerConfig,
+        bundles: &BTreeMap<Name, config::BundleConfig>,
         identity: &Grants<Grant<IdentityProfile>>,
-        intercom: &Grants<Grant<IntercomProfile>>,
+        hs256: &BTreeMap<Hs256Kind, Grants<Grant<Hs256Profile>>>,
     ) -> Self {
-        let named = allowed(caller, Kind::Bundle);
-        let grant = |(name, bundle): (&Name, &config::Bundle)| {
-            let (mut entries, mut closed) = (Vec::new(), Vec::new());
+        let named = allowed(caller, ProfileKind::Bundle);
+        let grant = |(name, bundle): (&Name, &config::BundleConfig)| {
+            let (mut entries, mut denied_profiles) = (Vec::new(), Vec::new());
             let mut allowed = named.contains(name);
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
-                    Kind::Identity => identity.get(&profile.name).cloned().map(Entry::Identity),
-                    Kind::Intercom => intercom.get(&profile.name).cloned().map(Entry::Intercom),
-                    Kind::Oauth | Kind::Bundle => None,
+                    ProfileKind::Identity => identity.get(&profile.name).cloned().map(BundleEntry::Identity),
+                    ProfileKind::Hs256(kind) => {
+                        let grants = hs256.get(&kind);
+                        grants.and_then(|grants| grants.get(&profile.name)).cloned().map(BundleEntry::Hs256)
+                    }
+                    ProfileKind::Oauth | ProfileKind::Bundle => None,
                 };
                 if let Some(grant) = found {
                     allowed &= grant.permission().is_allowed();
                     entries.push((entry.clone(), grant));
                 } else {
                     allowed = false;
-                    closed.push(profile.clone());
+                    denied_profiles.push(profile.clone());
                 }
             }
-            let full = ProfileName::new(Kind::Bundle, name.clone());
-            (name.clone(), BundleGrant { name: full, entries, closed, allowed })
+            let full = ProfileName::new(ProfileKind::Bundle, name.clone());
+            (name.clone(), BundleGrant { name: full, entries, denied_profiles, allowed })
         };
         let (by_name, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             bundles.iter().map(grant).partition(|(name, _)| named.contains(name));
-        let audited = if caller.policy == Policy::Audit { others } else { BTreeMap::new() };
-        Self { kind: Kind::Bundle, by_name, audited }
+        let audit_only = if caller.policy == PolicyMode::Audit { others } else { BTreeMap::new() };
+        Self { kind: ProfileKind::Bundle, by_name, audit_only }
     }
 }
 
 impl<G> Grants<G> {
-    /// The profile that a request names, `web` or `identity.web`; the only one there is where it names none.
+    /// Returns the grant for a requested profile, for example `web` or `identity.web`. Without a name, returns the only
+    /// grant.
     ///
     /// # Errors
-    /// None is allowed, several are, or that one isn't.
-    pub fn choose(&self, requested: Option<&str>) -> Result<&G, Denied> {
+    /// The profile isn't allowed, or no name was given and there isn't exactly one grant.
+    pub fn select(&self, requested: Option<&str>) -> Result<&G, Denied> {
         let Some(requested) = requested else {
-            // A rule that is tried takes nothing from who names no profile.
+            // Audited grants aren't counted here, so that `policy = "audit"` makes no request ambiguous.
             let none_is_allowed = self.by_name.is_empty();
-            let mut grants = if none_is_allowed { &self.audited } else { &self.by_name }.values();
+            let mut grants = if none_is_allowed { &self.audit_only } else { &self.by_name }.values();
             return match (grants.next(), grants.next()) {
                 (Some(grant), None) => Ok(grant),
-                _ if none_is_allowed => Err(Denied::Profile(self.listed())),
-                _ => Err(Denied::Ambiguous(self.listed())),
+                _ if none_is_allowed => Err(Denied::Profile(self.allowed_names())),
+                _ => Err(Denied::Ambiguous(self.allowed_names())),
             };
         };
         let name = match requested.split_once('.') {
@@ -325,18 +345,18 @@ impl<G> Grants<G> {
             Some(_) => return Err(Denied::WrongKind(self.kind.section())),
         };
         let name = Name::parse(name).map_err(|_| Denied::NotAName)?;
-        self.get(&name).ok_or_else(|| Denied::Profile(self.listed()))
+        self.get(&name).ok_or_else(|| Denied::Profile(self.allowed_names()))
     }
 
     fn get(&self, name: &Name) -> Option<&G> {
-        self.by_name.get(name).or_else(|| self.audited.get(name))
+        self.by_name.get(name).or_else(|| self.audit_only.get(name))
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &G> {
-        self.by_name.values().chain(self.audited.values())
+        self.by_name.values().chain(self.audit_only.values())
     }
 
-    fn listed(&self) -> String {
+    fn allowed_names(&self) -> String {
         let section = self.kind.section();
         if self.by_name.is_empty() {
             return format!("no `{section}.` profile");

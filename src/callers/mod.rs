@@ -1,17 +1,16 @@
-//! Who may ask, and for what: authentication and authorization.
+//! Authentication and authorization of callers.
 //!
-//! - A caller is found by the SHA-256 of its API key, in a time that says nothing of how near a guess came; or, where
-//!   none is sent, by what its connection says of it.
-//! - What a caller may use is resolved at load: a request only picks from it.
-//! - [`Caller::authorize`] is the one gate. It is closed by default, and only its answer, [`Authorized`], leads from a
-//!   grant to the profile that mints: a handler that doesn't ask doesn't compile.
-//! - Nothing is minted for a profile or a subject that the policy doesn't name. Where the policy is to be tried
-//!   first (`audit`), what the caller's own settings say no to is let through and counted; what its profile says of
-//!   subjects holds all the same, and an integration user's login is never let through.
+//! - A caller is authenticated by the SHA-256 of its API key, with a timing that reveals nothing useful about keys. Without
+//!   an API key, it is authenticated by its connection: client certificate or Unix user.
+//! - The profiles that a caller may use are resolved when the configuration is loaded. A request selects one of them.
+//! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives
+//!   access to the profile that mints. A handler that skips it doesn't compile.
+//! - With `policy = "audit"`, requests that the caller's own settings would deny are allowed, counted and logged. The
+//!   `subjects` of a profile are enforced all the same, and so is `allow` for OAuth profiles.
 
 mod credentials;
 mod grants;
-mod pace;
+mod rate_limit;
 mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,56 +22,65 @@ use prometheus::IntCounter;
 use credentials::Credentials;
 pub use credentials::Peer;
 pub use grants::{
-    Authorized, AuthorizedEntry, BundleGrant, Denied, Entry, Grant, Grants, Permission, Profile,
+    Authorized, AuthorizedEntry, BundleEntry, BundleGrant, Denied, Grant, Grants, Permission, PolicyProfile,
 };
-pub use pace::{Bucket, Budget, Guard, TooOften};
-pub use violation::{Rule, Violation};
+pub use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
+pub use violation::{PolicyRule, Violation};
 
-use crate::config::{self, Config, Kind, Name, Pace, Policy, SubjectPattern};
+use crate::config::{self, Config, Hs256Kind, Name, PolicyMode, ProfileKind, RateLimit, SubjectPattern};
 use crate::metrics::Metrics;
-use crate::tokens::{IdentityProfile, IntercomProfile, OauthProfile, Profiles, Subject};
+use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
 
+/// All callers of a configuration, with their credentials.
 pub struct Callers {
     credentials: Credentials,
     callers: Vec<Arc<Caller>>,
 }
 
+/// A caller with its grants, its policy and the state of its rate limits.
 pub struct Caller {
     pub name: Name,
     pub identity: Grants<Grant<IdentityProfile>>,
     pub oauth: Grants<Grant<OauthProfile>>,
-    pub intercom: Grants<Grant<IntercomProfile>>,
+    pub hs256: BTreeMap<Hs256Kind, Grants<Grant<Hs256Profile>>>,
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
-    /// How many different subjects in a minute, and those that were. A reload carries the latter over.
-    budget: Option<(u32, Arc<Budget>)>,
-    policy: Policy,
-    /// Counts those whom the budget refused.
+    /// `subjects_per_minute` and its state. A reload keeps the state.
+    subject_limit: Option<(u32, Arc<DistinctSubjectLimit>)>,
+    policy: PolicyMode,
+    /// Counts requests denied by `subjects_per_minute`.
     pub subjects_refused: IntCounter,
-    /// Counts what was let through, by [`Rule`].
-    would_refuse: [IntCounter; 3],
-    /// Its own rate, and what it has used of it. A reload carries the latter over where the rate is the same.
-    pace: Option<(Pace, Arc<Bucket>)>,
+    /// Counts requests that only `policy = "audit"` allowed, by [`PolicyRule`].
+    would_refuse: Vec<IntCounter>,
+    /// The caller's request rate and its bucket. A reload keeps the bucket if the rate is the same.
+    rate_limit: Option<(RateLimit, Arc<TokenBucket>)>,
 }
 
 impl Callers {
-    /// # Panics
-    /// Where `profiles` were not made from the same configuration.
-    pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
-        Self::after(config, profiles, metrics, None)
-    }
-
-    /// As `new`, to take the place of `previous`: its callers go on with what they have used of their limits.
+    /// Resolves the callers of a configuration.
     ///
     /// # Panics
-    /// As `new`.
-    pub fn after(config: &Config, profiles: &Profiles, metrics: &Metrics, previous: Option<&Self>) -> Self {
+    /// If `profiles` doesn't belong to the same configuration.
+    pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
+        Self::with_previous(config, profiles, metrics, None)
+    }
+
+    /// Like [`new`](Self::new), but takes over the state of the rate limits from `previous`, for a reload.
+    ///
+    /// # Panics
+    /// Like [`new`](Self::new).
+    pub fn with_previous(
+        config: &Config,
+        profiles: &Profiles,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Self {
         let previous: BTreeMap<&Name, &Arc<Caller>> = previous
             .into_iter()
             .flat_map(|previous| &previous.callers)
             .map(|caller| (&caller.name, caller))
             .collect();
-        let caller = |caller: &config::Caller| {
+        let caller = |caller: &config::CallerConfig| {
             let previous = previous.get(&caller.name).map(|previous| &***previous);
             Arc::new(Caller::new(caller, &config.bundles, profiles, metrics, previous))
         };
@@ -86,113 +94,121 @@ impl Callers {
         self.callers.iter().map(|caller| &caller.name).collect()
     }
 
-    /// Who is granted what, in the words of the metrics.
-    pub fn granted(&self) -> BTreeSet<(String, String)> {
+    /// Returns the pairs of caller and profile that are granted, as labels of metrics.
+    pub fn granted_profiles(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
             let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
-            let intercom = caller.intercom.all().map(|grant| &grant.profile.name);
-            let profiles = identity.chain(oauth).chain(intercom);
+            let hs256 = caller.hs256.values().flat_map(Grants::all).map(|grant| &grant.profile.name);
+            let profiles = identity.chain(oauth).chain(hs256);
             profiles.map(|profile| (caller.name.to_string(), profile.to_string()))
         });
         granted.collect()
     }
 
-    /// The caller who has this API key.
+    /// Finds the caller with this API key.
     pub fn by_api_key(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
-        self.credentials.by_api_key(api_key).map(|owner| &self.callers[owner as usize])
+        self.credentials.by_api_key(api_key).map(|index| &self.callers[index as usize])
     }
 
-    /// The caller at the other end of a connection.
+    /// Finds the caller of a connection.
     pub fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
-        self.credentials.by_peer(peer).map(|owner| &self.callers[owner as usize])
+        self.credentials.by_peer(peer).map(|index| &self.callers[index as usize])
     }
 }
 
 impl Caller {
     fn new(
-        caller: &config::Caller,
-        bundles: &BTreeMap<Name, config::Bundle>,
+        caller: &config::CallerConfig,
+        bundles: &BTreeMap<Name, config::BundleConfig>,
         profiles: &Profiles,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
-        // What is owed to another rate says nothing of this one.
-        let bucket = |pace: Pace| {
-            let (before, bucket) = previous?.pace.as_ref()?;
+        // The state of a bucket depends on its rate, so a bucket with another rate isn't reused.
+        let bucket = |pace: RateLimit| {
+            let (before, bucket) = previous?.rate_limit.as_ref()?;
             (*before == pace).then(|| bucket.clone())
         };
-        let budget = || previous.and_then(|previous| Some(previous.budget.as_ref()?.1.clone()));
-        let identity = Grants::new(Kind::Identity, caller, &profiles.identity, metrics);
-        let intercom = Grants::new(Kind::Intercom, caller, &profiles.intercom, metrics);
+        let previous_limit =
+            || previous.and_then(|previous| Some(previous.subject_limit.as_ref()?.1.clone()));
+        let identity = Grants::new(ProfileKind::Identity, caller, &profiles.identity, metrics);
+        let of_kind = |(kind, profiles): (&Hs256Kind, _)| {
+            (*kind, Grants::new(ProfileKind::Hs256(*kind), caller, profiles, metrics))
+        };
+        let hs256 = profiles.hs256.iter().map(of_kind).collect();
         Self {
             name: caller.name.clone(),
-            bundles: Grants::of_bundles(caller, bundles, &identity, &intercom),
-            oauth: Grants::new(Kind::Oauth, caller, &profiles.oauth, metrics),
+            bundles: Grants::for_bundles(caller, bundles, &identity, &hs256),
+            oauth: Grants::new(ProfileKind::Oauth, caller, &profiles.oauth, metrics),
             identity,
-            intercom,
+            hs256,
             subjects: caller.subjects.clone(),
-            budget: caller.subjects_per_minute.map(|most| (most, budget().unwrap_or_default())),
+            subject_limit: caller
+                .subjects_per_minute
+                .map(|most| (most, previous_limit().unwrap_or_default())),
             policy: caller.policy,
             subjects_refused: metrics.subjects_refused.with_label_values(&[caller.name.as_str()]),
-            would_refuse: Rule::ALL
-                .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()])),
-            pace: caller.pace.map(|pace| (pace, bucket(pace).unwrap_or_default())),
+            would_refuse: PolicyRule::ALL
+                .iter()
+                .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()]))
+                .collect(),
+            rate_limit: caller.rate_limit.map(|pace| (pace, bucket(pace).unwrap_or_default())),
         }
     }
 
-    /// Counts one more request against the caller's own rate, at the steady time `now`.
+    /// Counts a request against the caller's rate limit, at the monotonic time `now`.
     ///
     /// # Errors
-    /// It is exceeded; the time until it isn't.
-    pub fn take_turn(&self, now: Duration) -> Result<(), Duration> {
-        self.pace.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.take(*pace, now))
+    /// The limit is exceeded. The value is the time until the next request is allowed.
+    pub fn check_rate_limit(&self, now: Duration) -> Result<(), Duration> {
+        self.rate_limit.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.try_acquire(*pace, now))
     }
 
-    /// Whether its own settings let it speak of such subjects.
-    pub fn may_name(&self, subject: &Subject) -> bool {
+    /// Whether the caller's `subjects` allows this subject.
+    pub fn may_use_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// Whether it may have what `grant` gives, for `subject` where that speaks of one, at the steady time `now`. Counts
-    /// `subject` against its budget of different ones.
+    /// Authorizes a request for `grant`, and for `subject` if there is one, at the monotonic time `now`. Counts `subject`
+    /// against `subjects_per_minute`.
     ///
     /// # Errors
-    /// The first rule that says no, unless the policy is only tried.
+    /// The first rule that denies the request, unless `policy = "audit"` applies to it.
     pub fn authorize<'a, G: Permission>(
         &self,
         grant: &'a G,
         subject: Option<&Subject>,
         now: Duration,
     ) -> Result<Authorized<'a, G>, Violation> {
-        let Some(violation) = self.violation(grant, subject, now) else {
-            return Ok(Authorized { grant, let_through: None });
+        let Some(violation) = self.find_violation(grant, subject, now) else {
+            return Ok(Authorized { grant, audit_violation: None });
         };
-        // Without a subject it is the login of an integration user, and never let through.
-        let tried = self.policy == Policy::Audit && subject.is_some();
-        let Some(rule) = violation.rule().filter(|_| tried) else { return Err(violation) };
+        // A request without a subject is for an OAuth profile, to which `policy = "audit"` doesn't apply.
+        let is_audited = self.policy == PolicyMode::Audit && subject.is_some();
+        let Some(rule) = violation.rule().filter(|_| is_audited) else { return Err(violation) };
         self.would_refuse[rule as usize].inc();
-        Ok(Authorized { grant, let_through: Some(violation) })
+        Ok(Authorized { grant, audit_violation: Some(violation) })
     }
 
-    fn violation(
+    fn find_violation(
         &self,
         grant: &impl Permission,
         subject: Option<&Subject>,
         now: Duration,
     ) -> Option<Violation> {
-        if subject.is_some_and(|subject| !grant.covers(subject)) {
+        if subject.is_some_and(|subject| !grant.matches_subject(subject)) {
             return Some(Violation::ProfileSubjects);
         }
         if !grant.is_allowed() {
             return Some(Violation::Allow);
         }
         let subject = subject?;
-        if !self.may_name(subject) {
+        if !self.may_use_subject(subject) {
             return Some(Violation::Subjects);
         }
-        let (most, budget) = self.budget.as_ref()?;
-        budget.admit(subject, *most, now).err().map(Violation::Budget)
+        let (most, limit) = self.subject_limit.as_ref()?;
+        limit.check_subject_limit(subject, *most, now).err().map(Violation::SubjectLimit)
     }
 }
 
@@ -204,7 +220,7 @@ mod tests {
     struct Fake {
         name: ProfileName,
         allowed: bool,
-        covers: bool,
+        matches_subject: bool,
     }
 
     impl Permission for Fake {
@@ -216,13 +232,13 @@ mod tests {
             self.allowed
         }
 
-        fn covers(&self, _: &Subject) -> bool {
-            self.covers
+        fn matches_subject(&self, _: &Subject) -> bool {
+            self.matches_subject
         }
     }
 
-    fn caller(policy: Policy, metrics: &Metrics) -> Caller {
-        let caller = config::Caller {
+    fn caller(policy: PolicyMode, metrics: &Metrics) -> Caller {
+        let caller = config::CallerConfig {
             name: Name::parse("one").expect("a name"),
             api_key_sha256: Vec::new(),
             client_san: Vec::new(),
@@ -231,60 +247,64 @@ mod tests {
             subjects: Some(SubjectPattern::parse("user-[0-9]").expect("a pattern")),
             subjects_per_minute: Some(1),
             policy,
-            pace: None,
+            rate_limit: None,
         };
-        let profiles =
-            Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), intercom: BTreeMap::new() };
+        let profiles = Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), hs256: BTreeMap::new() };
         Caller::new(&caller, &BTreeMap::new(), &profiles, metrics, None)
     }
 
-    /// Every mix of what the rules can say, under both policies.
+    /// All combinations of the rules' results, with both policies.
     #[test]
-    fn the_gate_opens_only_where_each_rule_says_yes_or_the_policy_is_tried() {
+    fn authorize_allows_only_when_every_rule_passes_or_the_policy_is_audited() {
         let subject = |text: &str| Subject::parse("sub", text.to_owned()).expect("a subject");
         let truths = [false, true];
-        for policy in [Policy::Enforce, Policy::Audit] {
-            for (allowed, covers) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
-                let name = ProfileName::new(Kind::Identity, Name::parse("web").expect("a name"));
-                let fake = Fake { name, allowed, covers };
+        for policy in [PolicyMode::Enforce, PolicyMode::Audit] {
+            for (allowed, matches_subject) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
+                let name = ProfileName::new(ProfileKind::Identity, Name::parse("web").expect("a name"));
+                let fake = Fake { name, allowed, matches_subject };
                 for (named, budget) in truths.into_iter().flat_map(|a| truths.map(|b| (a, b))) {
                     let metrics = Metrics::new();
                     let caller = caller(policy, &metrics);
                     let now = Duration::from_secs(7);
                     if !budget {
-                        let spent = Fake { name: fake.name.clone(), allowed: true, covers: true };
+                        let spent = Fake { name: fake.name.clone(), allowed: true, matches_subject: true };
                         assert!(caller.authorize(&spent, Some(&subject("user-0")), now).is_ok());
                     }
                     let asked = subject(if named { "user-1" } else { "guest" });
                     let got = caller.authorize(&fake, Some(&asked), now);
-                    let first = match (covers, allowed, named, budget) {
+                    let first = match (matches_subject, allowed, named, budget) {
                         (false, ..) => Some((Violation::ProfileSubjects, None)),
-                        (_, false, ..) => Some((Violation::Allow, Some(Rule::Profile))),
-                        (_, _, false, _) => Some((Violation::Subjects, Some(Rule::Subject))),
+                        (_, false, ..) => Some((Violation::Allow, Some(PolicyRule::Profile))),
+                        (_, _, false, _) => Some((Violation::Subjects, Some(PolicyRule::Subject))),
                         (.., false) => {
-                            let too_often = TooOften { retry_after: Duration::from_mins(1), begins: true };
-                            Some((Violation::Budget(too_often), Some(Rule::Budget)))
+                            let too_often =
+                                RateLimited { retry_after: Duration::from_mins(1), is_first: true };
+                            Some((Violation::SubjectLimit(too_often), Some(PolicyRule::SubjectLimit)))
                         }
                         _ => None,
                     };
-                    let tried = policy == Policy::Audit;
-                    let context = format!("{policy:?} {covers} {allowed} {named} {budget}");
+                    let is_audited = policy == PolicyMode::Audit;
+                    let context = format!("{policy:?} {matches_subject} {allowed} {named} {budget}");
                     match (first, got) {
                         (Some((violation, rule)), Err(no)) => {
-                            assert!(!tried || rule.is_none(), "{context}");
+                            assert!(!is_audited || rule.is_none(), "{context}");
                             assert_eq!(no, violation, "{context}");
                         }
                         (first, got) => {
-                            let let_through = got.ok().map(|yes| yes.let_through);
-                            assert_eq!(let_through, Some(first.map(|(violation, _)| violation)), "{context}");
+                            let audit_violation = got.ok().map(|yes| yes.audit_violation);
+                            assert_eq!(
+                                audit_violation,
+                                Some(first.map(|(violation, _)| violation)),
+                                "{context}"
+                            );
                             let rule = first.and_then(|(_, rule)| rule);
-                            assert!(first.is_none() || (tried && rule.is_some()), "{context}");
+                            assert!(first.is_none() || (is_audited && rule.is_some()), "{context}");
                             let counted = rule.map_or(0, |rule| caller.would_refuse[rule as usize].get());
                             assert_eq!(counted, u64::from(first.is_some()), "{context}");
                         }
                     }
                 }
-                // The login of an integration user speaks of no subject, and is never let through.
+                // A request for an OAuth profile has no subject, and `allow` is enforced for it.
                 let login = caller(policy, &Metrics::new()).authorize(&fake, None, Duration::ZERO).is_ok();
                 assert_eq!(login, allowed, "{policy:?}");
             }

@@ -1,49 +1,53 @@
-//! Why a request is refused, and by which setting.
+//! [`Violation`]: which rule of the policy denies a request.
 
-use super::pace::TooOften;
+use super::rate_limit::RateLimited;
 
-/// What a caller's own settings can say no to.
+/// A setting of a caller that can deny a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum PolicyRule {
     /// `allow`
     Profile,
     /// `subjects`
     Subject,
     /// `subjects_per_minute`
-    Budget,
+    SubjectLimit,
 }
 
-impl Rule {
-    pub const ALL: [Self; 3] = [Self::Profile, Self::Subject, Self::Budget];
+impl PolicyRule {
+    pub const ALL: &[Self] = &[Self::Profile, Self::Subject, Self::SubjectLimit];
 
     /// The value of the label `rule`: the setting's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Profile => "allow",
             Self::Subject => "subjects",
-            Self::Budget => "subjects_per_minute",
+            Self::SubjectLimit => "subjects_per_minute",
         }
     }
 }
 
-/// What says no to a request.
+/// Why the policy denies a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// What the profile itself says of subjects.
+    /// The profile's own `subjects` doesn't match.
     ProfileSubjects,
+    /// The caller's `allow` doesn't contain the profile.
     Allow,
+    /// The caller's `subjects` doesn't match.
     Subjects,
-    Budget(TooOften),
+    /// The caller's `subjects_per_minute` is exceeded.
+    SubjectLimit(RateLimited),
 }
 
 impl Violation {
-    /// The caller's own setting, which can be tried; what its profile says can't.
-    pub const fn rule(&self) -> Option<Rule> {
+    /// The caller's setting that denies the request, to which `policy = "audit"` applies. `None` for a rule of the profile,
+    /// which is always enforced.
+    pub const fn rule(&self) -> Option<PolicyRule> {
         match self {
             Self::ProfileSubjects => None,
-            Self::Allow => Some(Rule::Profile),
-            Self::Subjects => Some(Rule::Subject),
-            Self::Budget(_) => Some(Rule::Budget),
+            Self::Allow => Some(PolicyRule::Profile),
+            Self::Subjects => Some(PolicyRule::Subject),
+            Self::SubjectLimit(_) => Some(PolicyRule::SubjectLimit),
         }
     }
 }

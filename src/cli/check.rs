@@ -1,27 +1,27 @@
-//! `tokenmint check`: loads everything that `serve` would load, and says what is wrong.
+//! `tokenmint check`: loads everything that `serve` would load, and reports what is wrong.
 
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
-use super::ask::{ReloadStatus, RunningService, Silence};
-use super::{Context, Failure, complain, say, say_json};
+use super::admin_client::{AdminClient, QueryError, ReloadStatusReply};
+use super::{CliContext, CliError, print_json, print_line, print_stderr};
 
-/// How long `--running` waits for the service's next look at its files.
-const NEXT_LOOK: Duration = Duration::from_secs(15);
+/// The longest wait for the service's next check of its files.
+const CHECK_RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What no look at the files alone can judge, where a service runs.
-const NOT_JUDGED: &str = "not judged: whether the service that runs here takes this over, as it refuses changes of what is settled \
-                          at its start, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
+/// The notice that a running service has further checks, which the files alone can't show.
+const RUNNING_NOT_CHECKED: &str = "not checked: whether the running service accepts these files. It rejects changes \
+    that need a restart, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
 
-/// Load everything that `serve` would load, and say what is wrong
+/// Load everything that `serve` would load, and report what is wrong
 ///
-/// Ends with 64 where something is; warnings alone are fine.
+/// Exits with 64 if something is wrong; warnings alone exit with 0.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint check --config tokenmint.toml && systemctl restart tokenmint")]
-pub(super) struct Check {
-    /// Wait until the service that runs on this host has looked at the files, and end with 1 where it refuses them
+pub(super) struct CheckCommand {
+    /// Wait until the service on this host has read the files, and exit with 1 if it rejects them
     #[arg(long)]
     running: bool,
     /// Print problems and warnings as JSON
@@ -29,76 +29,77 @@ pub(super) struct Check {
     json: bool,
 }
 
-impl Check {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl CheckCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = match context.load() {
-            Err(Failure::Configuration { problems, warnings }) if self.json => {
-                say_json(&json!({"ok": false, "problems": problems, "warnings": warnings}));
-                return Err(Failure::Configuration { problems, warnings });
+            Err(CliError::Configuration { problems, warnings }) if self.json => {
+                print_json(&json!({"ok": false, "problems": problems, "warnings": warnings}));
+                return Err(CliError::Configuration { problems, warnings });
             }
             other => other?,
         };
         let warnings: Vec<_> = loaded.warnings().collect();
-        let running = self.running.then(|| ask(context)).transpose()?;
+        let running = self.running.then(|| wait_for_reload(context)).transpose()?;
         let refused = running.as_ref().is_some_and(|running| !running.in_force);
         if self.json {
             let problems: Vec<_> = running.iter().flat_map(|running| &running.problems).collect();
-            say_json(&json!({"ok": !refused, "problems": problems, "warnings": warnings}));
-            return if refused { Err(Failure::Found) } else { Ok(()) };
+            print_json(&json!({"ok": !refused, "problems": problems, "warnings": warnings}));
+            return if refused { Err(CliError::ProblemsFound) } else { Ok(()) };
         }
         for warning in &warnings {
-            complain(&format!("warning: {warning}"));
+            print_stderr(&format!("warning: {warning}"));
         }
         let keys: usize = loaded.ring.keysets.values().map(|keyset| keyset.keys.len()).sum();
         let config = &loaded.config;
-        say(&format!(
+        print_line(&format!(
             "ok: {}, {}, {}, {}",
-            counted(keys, "key"),
-            counted(config.keysets.len(), "keyset"),
-            counted(config.identity.len() + config.oauth.len() + config.intercom.len(), "profile"),
-            counted(config.callers.len(), "caller"),
+            pluralize(keys, "key"),
+            pluralize(config.keysets.len(), "keyset"),
+            pluralize(config.profiles().count(), "profile"),
+            pluralize(config.callers.len(), "caller"),
         ));
-        say(&format!("read from {}", context.configuration()));
+        print_line(&format!("read from {}", context.config_description()));
         let Some(running) = running else {
-            if !matches!(RunningService::find(context, &[])?.status(), Err(Silence::NobodyThere)) {
-                complain(NOT_JUDGED);
+            if !matches!(AdminClient::find(context, &[])?.status(), Err(QueryError::NotRunning)) {
+                print_stderr(RUNNING_NOT_CHECKED);
             }
             return Ok(());
         };
         if running.in_force {
-            say("The service that runs has taken all of it over.");
+            print_line("The running service uses these files.");
             return Ok(());
         }
         for problem in &running.problems {
-            complain(&format!("{}: {}", problem.field, problem.message));
+            print_stderr(&format!("{}: {}", problem.field, problem.message));
         }
-        Err(Failure::Failed(
-            "the service that runs refuses these files, and goes on with those before".to_owned(),
+        Err(CliError::Failed(
+            "the running service rejects these files, and keeps the previous ones".to_owned(),
         ))
     }
 }
 
-/// What the service that runs says once it has looked at the files as they are now.
-fn ask(context: &Context<'_>) -> Result<ReloadStatus, Failure> {
-    let service = RunningService::find(context, &[])?;
-    let now = context.ambient.clock.now().seconds();
-    let looked = service.wait(NEXT_LOOK, |status| status.reload.looked_at.is_some_and(|began| began > now));
-    match looked {
+/// Waits until the running service has checked the current files, and returns the result.
+fn wait_for_reload(context: &CliContext<'_>) -> Result<ReloadStatusReply, CliError> {
+    let service = AdminClient::find(context, &[])?;
+    let now = context.clock_and_rng.clock.now().seconds();
+    let result = service
+        .wait_until(CHECK_RELOAD_TIMEOUT, |status| status.reload.looked_at.is_some_and(|began| began > now));
+    match result {
         Ok((true, status)) => Ok(status.reload),
-        Ok((false, _)) => Err(Failure::Failed(format!(
-            "the service at {} has not looked at its files for {} s: does a mount hang?",
+        Ok((false, _)) => Err(CliError::Failed(format!(
+            "the service at {} has not checked its files for {} s: does a mount hang?",
             service.address(),
-            NEXT_LOOK.as_secs()
+            CHECK_RELOAD_TIMEOUT.as_secs()
         ))),
-        Err(Silence::NobodyThere) => {
-            Err(Failure::Failed(format!("no service runs at {}", service.address())))
+        Err(QueryError::NotRunning) => {
+            Err(CliError::Failed(format!("no service runs at {}", service.address())))
         }
-        Err(Silence::Failed(reason)) => {
-            Err(Failure::Failed(format!("the service at {} can't be asked: {reason}", service.address())))
+        Err(QueryError::Failed(reason)) => {
+            Err(CliError::Failed(format!("the service at {} can't be reached: {reason}", service.address())))
         }
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
+fn pluralize(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

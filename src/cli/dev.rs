@@ -1,4 +1,4 @@
-//! `tokenmint dev`: the service with made-up keys, one caller and the sandbox, on loopback, in one process.
+//! `tokenmint dev`: runs the service with generated keys, one caller and the sandbox, on loopback, in one process.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -10,116 +10,120 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::sandbox::{Guests, org};
-use super::{Context, Failure, all_said, api_key_sha256, new_api_key, parse_address, say, say_json, serve};
-use crate::app::Loaded;
-use crate::app::logging::Output;
+use super::sandbox::{OnFailureArg, org_from_config};
+use super::{
+    CliContext, CliError, api_key_sha256, flush_stdout, new_api_key, parse_tcp_address, print_json,
+    print_line, serve,
+};
+use crate::app::LoadedConfig;
+use crate::app::logging::LogOutput;
 use crate::config::{Config, Environment};
 use crate::keys;
-use crate::sandbox::{self, Keys, Sandbox, Settings};
+use crate::sandbox::{self, KeySource, Sandbox, Settings};
 use crate::shell;
 
 /// Run the service with made-up keys, one caller and the sandbox, on loopback; prints commands to paste
 ///
-/// Reads no configuration. Keys, secrets and the API key are gone when it ends.
+/// Reads no configuration. The keys, secrets and API key exist only until it stops.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint dev --listen 127.0.0.1:9000")]
-pub(super) struct Dev {
+pub(super) struct DevCommand {
     /// Where to listen; loopback only
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = parse_tcp_address)]
     listen: SocketAddr,
     /// Print the address and the API key as JSON
     #[arg(long)]
     json: bool,
 }
 
-impl Dev {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl DevCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.listen.ip().is_loopback() {
-            let reason = "dev listens on loopback only: everybody who reaches it can be any customer";
-            return Err(Failure::Usage(reason.to_owned()));
+            let reason = "dev listens on loopback only: anyone who reaches it can impersonate any customer";
+            return Err(CliError::Usage(reason.to_owned()));
         }
-        let api_key = new_api_key(&*context.ambient.randomness)?;
+        let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
         let sandbox = TcpListener::bind("127.0.0.1:0").and_then(|listener| {
             listener.set_nonblocking(true)?;
             Ok((format!("http://{}", listener.local_addr()?), listener))
         });
-        let (salesforce, listener) = sandbox.map_err(Failure::failed)?;
-        let text = made_up(self.listen, &salesforce, &api_key, context)?;
-        // Only its own text counts, whatever the shell has set.
+        let (salesforce, listener) = sandbox.map_err(CliError::failed)?;
+        let text = dev_config(self.listen, &salesforce, &api_key, context)?;
+        // Environment variables must not override the generated configuration.
         let config = Config::parse("dev", text.expose_secret(), PathBuf::new(), &Environment::new());
-        let config = config.map_err(Failure::from)?;
-        let loaded = Loaded::new(config, &*context.ambient.clock).map_err(Failure::of_files)?;
-        let clock = context.ambient.clock.clone();
-        let mut org = org(&loaded, "", Guests::Anonymous, clock.now());
-        serve::run(loaded, None, context, Output::Stderr, |app| {
+        let config = config.map_err(CliError::from)?;
+        let loaded =
+            LoadedConfig::new(config, &*context.clock_and_rng.clock).map_err(CliError::invalid_config)?;
+        let clock = context.clock_and_rng.clock.clone();
+        let mut org = org_from_config(&loaded, "", OnFailureArg::Anonymous, clock.now());
+        serve::run(loaded, None, context, LogOutput::Stderr, |app| {
             let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
             let url = url.unwrap_or_default();
             for deployment in &mut org.deployments {
-                deployment.keys = Keys::Url(format!("{url}/keysets/web/jwks.json"));
+                deployment.keys = KeySource::Url(format!("{url}/keysets/web/jwks.json"));
             }
-            play(listener, Sandbox::new(org, clock, Settings::default()));
-            self.introduce(&url, &salesforce, &api_key);
-            all_said()
+            spawn_sandbox(listener, Sandbox::new(org, clock, Settings::default()));
+            self.print_instructions(&url, &salesforce, &api_key);
+            flush_stdout()
         })
     }
 
-    fn introduce(&self, url: &str, salesforce: &str, api_key: &SecretString) {
+    fn print_instructions(&self, url: &str, salesforce: &str, api_key: &SecretString) {
         let api_key = api_key.expose_secret();
         if self.json {
-            return say_json(&json!({"url": url, "sandbox": salesforce, "api_key": api_key}));
+            return print_json(&json!({"url": url, "sandbox": salesforce, "api_key": api_key}));
         }
         let ask = |path: &str, body: &str| {
             format!(
                 "curl -s {} -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'",
-                shell::quoted(format_args!("{url}{path}"))
+                shell::quote(format_args!("{url}{path}"))
             )
         };
-        say(&format!(
-            "tokenmint listens on {url}, with keys made up for now; a Salesforce to test against plays at \
-             {salesforce}. Paste into another terminal:
+        print_line(&format!(
+            "tokenmint listens on {url}, with made-up keys; a simulated Salesforce listens on {salesforce}. Paste \
+            into another terminal:
 "
         ));
-        say("# who is chatting: the identity token for Salesforce Enhanced Chat");
-        say(&ask("/identity-token", r#"{"sub": "user-1"}"#));
-        say("\n# the keys with which Salesforce verifies it");
-        say(&format!("curl -s {}", shell::quoted(format_args!("{url}/keysets/web/jwks.json"))));
-        say("\n# Intercom's user JWT");
-        say(&ask("/intercom-user-jwt", r#"{"user_id": "user-1"}"#));
-        say("\n# the assertion of the OAuth 2.0 JWT bearer flow");
-        say(&ask("/oauth-assertion", "{}"));
-        say("\n# that assertion exchanged for an access token, and kept");
-        say(&ask("/oauth-access-token", "{}"));
-        say(
+        print_line("# the identity token for Salesforce Enhanced Chat, which says who is chatting");
+        print_line(&ask("/identity-token", r#"{"sub": "user-1"}"#));
+        print_line("\n# the keys with which Salesforce verifies it");
+        print_line(&format!("curl -s {}", shell::quote(format_args!("{url}/keysets/web/jwks.json"))));
+        print_line("\n# Intercom's user JWT");
+        print_line(&ask("/intercom-user-jwt", r#"{"user_id": "user-1"}"#));
+        print_line("\n# the assertion of the OAuth 2.0 JWT bearer flow");
+        print_line(&ask("/oauth-assertion", "{}"));
+        print_line("\n# that assertion exchanged for an access token, which is cached");
+        print_line(&ask("/oauth-access-token", "{}"));
+        print_line(
             "\n# the identity token exchanged for a messaging access token, the user verified through the keys above",
         );
-        say(&ask("/messaging-access-token", r#"{"sub": "user-1"}"#));
-        say("\n# both tokens of a page with Fin, in one call");
-        say(&ask("/bundle", r#"{"sub": "user-1"}"#));
-        say(
-            "\n# an example of a backend, from the folder of tokenmint's repository. Its first lines say what it needs to be \
-             installed, and where it listens",
+        print_line(&ask("/messaging-access-token", r#"{"sub": "user-1"}"#));
+        print_line("\n# both tokens of a page with Fin, in one call");
+        print_line(&ask("/bundle", r#"{"sub": "user-1"}"#));
+        print_line(
+            "\n# an example backend, from the folder of tokenmint's repository. Its first lines say what to \
+            install, and where it listens",
         );
-        for (example, start) in EXAMPLES {
-            say(&format!(
+        for (example, start) in EXAMPLE_BACKENDS {
+            print_line(&format!(
                 "(cd examples/{example} && TOKENMINT_URL={} TOKENMINT_API_KEY={api_key} {start})",
-                shell::quoted(url)
+                shell::quote(url)
             ));
         }
-        say("\nStop with Ctrl-C. For keys of your own: tokenmint init");
+        print_line("\nStop with Ctrl-C. For keys of your own: tokenmint init");
     }
 }
 
-/// How each of the example backends starts.
-const EXAMPLES: [(&str, &str); 4] = [
+/// The command that starts each example backend.
+const EXAMPLE_BACKENDS: &[(&str, &str)] = &[
     ("express", "node app.js"),
     ("fastapi", "uvicorn app:app"),
     ("sinatra", "ruby app.rb"),
     ("curl", "./chat-tokens user-1"),
 ];
 
-/// Plays Salesforce until the process ends.
-fn play(listener: TcpListener, sandbox: Sandbox) {
+/// Runs the sandbox until the process exits.
+fn spawn_sandbox(listener: TcpListener, sandbox: Sandbox) {
     tokio::spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener);
         let played = match listener {
@@ -132,15 +136,15 @@ fn play(listener: TcpListener, sandbox: Sandbox) {
     });
 }
 
-/// A configuration with fresh keys in it.
-fn made_up(
+/// Generates a configuration with new keys.
+fn dev_config(
     listen: SocketAddr,
     salesforce: &str,
     api_key: &SecretString,
-    context: &Context<'_>,
-) -> Result<SecretString, Failure> {
-    let randomness = &*context.ambient.randomness;
-    let key = || keys::generate(2048, randomness).map_err(Failure::failed);
+    context: &CliContext<'_>,
+) -> Result<SecretString, CliError> {
+    let randomness = &*context.clock_and_rng.randomness;
+    let key = || keys::generate_private_key(2048, randomness).map_err(CliError::failed);
     let (web, crm) = (key()?, key()?);
     let mut secret = [0; 32];
     randomness.fill(&mut secret)?;

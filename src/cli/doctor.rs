@@ -1,47 +1,48 @@
-//! `tokenmint doctor`: every question of Salesforce's troubleshooting page, and more, answered from what there
-//! is.
+//! `tokenmint doctor`: checks the configuration and given files for the problems of Salesforce's troubleshooting
+//! page, and more.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{IsTerminal as _, Read, stdin};
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::findings::{self, Form, Page};
-use super::{Context, Failure, complain, say_json};
-use crate::app::{self, Loaded};
+use super::findings::{self, OutputFormat, TextReport};
+use super::{CliContext, CliError, print_json, print_stderr};
+use crate::app::{self, LoadedConfig};
 use crate::config::{Config, Problem};
 use crate::doctor::{
-    self, Answer, CASES, Configured, Given, JwkDocument, Known, Material, Outcome, Purpose, Readers,
-    UnverifiedToken,
+    self, Artifact, CHECKS, CheckInput, CheckOutcome, ConfigView, FileAccess, GivenArtifacts, JwkDocument,
+    ProbeResult, Purpose, UnverifiedToken,
 };
-use crate::files::{Opened, Unreadable};
+use crate::files::{FileError, OpenedFile};
 use crate::tokens::Subject;
 
-/// No key, JWK Set or token comes near.
-const LARGEST_FILE: u64 = 1 << 20;
+/// The largest input file. Keys, JWK Sets and tokens are much smaller.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Find out why chats are a guest's, keys don't upload, or tokens aren't taken
+/// Find out why chats are anonymous, keys don't upload, or tokens are rejected
 ///
-/// Answers every question of Salesforce's page "Troubleshooting User Verification", and more, from the configuration
-/// and from what else you give: files with a private key, a certificate, a JWK or a JWT, in any order. Works without
-/// any configuration. Asks nobody, unless with --online or an address in --jwks.
+/// Answers every question of Salesforce's page "Troubleshooting User Verification", and more. It uses the
+/// configuration and the files that you give, in any order: a private key, a certificate, a JWK or a JWT. It works
+/// without a configuration. It sends no requests, except with --online or for an address in --jwks.
 #[derive(Args)]
 #[command(
     after_help = "Example: tokenmint doctor --online\n         tokenmint doctor WebAppKey1.jwk app.key token.txt"
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
-pub(super) struct Doctor {
-    /// Files to look at: a private key, a certificate, a JWK, a JWT; `-` is standard input
+pub(super) struct DoctorCommand {
+    /// Files to check: a private key, a certificate, a JWK or a JWT; `-` is standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A JWT; `-` reads it from standard input, which keeps it out of the shell's history
     #[arg(long, value_name = "JWT")]
     token: Option<SecretString>,
-    /// A JWK that was, or will be, uploaded to Salesforce
+    /// A JWK that was or will be uploaded to Salesforce
     #[arg(long, value_name = "FILE")]
     jwk: Vec<PathBuf>,
     /// A JWK Set that an endpoint serves: its address, or a file
@@ -50,16 +51,16 @@ pub(super) struct Doctor {
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
-    /// What the tokens are for [default: told from what stands in them]
+    /// The purpose of the tokens [default: derived from their content]
     #[arg(long = "as", value_name = "KIND")]
-    purpose: Option<Kind>,
-    /// Ask: the JWKS at the public URL, and Salesforce for one token a profile
+    purpose: Option<Purpose>,
+    /// Fetch the JWKS from the public URL, and request one token from Salesforce for each profile
     #[arg(long)]
     online: bool,
-    /// For whom the identity token of --online speaks [default: tokenmint-doctor]
+    /// The subject of the identity token of --online [default: tokenmint-doctor]
     #[arg(long, value_name = "SUBJECT", requires = "online")]
     sub: Option<String>,
-    /// Print the checks that passed as well
+    /// Print passed checks too
     #[arg(short, long)]
     verbose: bool,
     /// Print the findings as JSON
@@ -68,83 +69,94 @@ pub(super) struct Doctor {
     /// Print the findings as SARIF 2.1.0
     #[arg(long)]
     sarif: bool,
-    /// Print every check that there is, and look at nothing
+    /// List all checks, and run none
     #[arg(long)]
     list: bool,
 }
 
-impl Doctor {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl DoctorCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if self.list {
-            list(self.json);
+            print_checks(self.json);
             return Ok(());
         }
         let given = self.files.iter().chain(&self.jwk);
-        given.enumerate().try_for_each(|(at, path)| is_there(at, path))?;
-        let world = World::of(context, self.nothing_given())?;
-        let mut given =
-            Given { issuer: self.issuer.clone(), purpose: self.purpose.map(Into::into), ..Given::default() };
+        given.enumerate().try_for_each(|(at, path)| check_file_exists(at, path))?;
+        let status = ConfigStatus::load(context, self.has_no_input())?;
+        let mut given = GivenArtifacts {
+            issuer: self.issuer.clone(),
+            purpose: self.purpose,
+            ..GivenArtifacts::default()
+        };
         for path in &self.files {
-            given.add(read(path, &world)?);
+            given.add(read_artifact(path, &status)?);
         }
         for path in &self.jwk {
-            given.jwks.push(jwk_file(path, false)?);
+            given.jwks.push(read_jwk_file(path, false)?);
         }
         if let Some(token) = &self.token {
-            given.tokens.push(token_argument(token)?);
+            given.tokens.push(parse_token_arg(token)?);
         }
-        let runtime = app::runtime().map_err(Failure::failed)?;
+        let runtime = app::runtime().map_err(CliError::failed)?;
         for source in &self.jwks {
             add_jwks(source, &mut given, &runtime, context)?;
         }
-        let answers = self.online.then(|| runtime.block_on(self.ask(&world, context))).transpose()?;
-        let now = context.ambient.clock.now();
-        let report = doctor::examine(&Known { now, configured: world.configured(), given, answers });
-        let verdict = report.verdict();
-        let form = match (self.json, self.sarif) {
-            (true, _) => Form::Json,
-            (_, true) => Form::Sarif,
-            _ => Form::Text { all: self.verbose },
+        let probe_results =
+            self.online.then(|| runtime.block_on(self.probe_online(&status, context))).transpose()?;
+        let now = context.clock_and_rng.clock.now();
+        let report =
+            doctor::run_checks(&CheckInput { now, configured: status.configured(), given, probe_results });
+        let verdict = report.summary();
+        let format = match (self.json, self.sarif) {
+            (true, _) => OutputFormat::Json,
+            (_, true) => OutputFormat::Sarif,
+            _ => OutputFormat::Text { all: self.verbose },
         };
-        findings::print(form, &report, &verdict, world.source.as_deref(), world.file.as_deref());
-        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+        findings::print_report(format, &report, &verdict, status.source.as_deref(), status.file.as_deref());
+        if verdict.outcome == CheckOutcome::Fail { Err(CliError::ProblemsFound) } else { Ok(()) }
     }
 
-    const fn nothing_given(&self) -> bool {
+    const fn has_no_input(&self) -> bool {
         self.files.is_empty() && self.jwk.is_empty() && self.jwks.is_empty() && self.token.is_none()
     }
 
-    async fn ask(&self, world: &World, context: &Context<'_>) -> Result<Vec<Answer>, Failure> {
-        let Some(loaded) = &world.loaded else {
+    async fn probe_online(
+        &self,
+        status: &ConfigStatus,
+        context: &CliContext<'_>,
+    ) -> Result<Vec<ProbeResult>, CliError> {
+        let Some(loaded) = &status.loaded else {
             return Ok(Vec::new());
         };
         let subject = self.sub.clone().map(|sub| Subject::parse("sub", sub)).transpose();
-        let subject = subject.map_err(|objection| Failure::Usage(format!("--sub {}", objection.message)))?;
-        let ambient = (context.ambient.clock.clone(), context.ambient.randomness.clone());
+        let subject =
+            subject.map_err(|invalid_field| CliError::Usage(format!("--sub {}", invalid_field.message)))?;
+        let clock_and_rng = (context.clock_and_rng.clock.clone(), context.clock_and_rng.randomness.clone());
         let state = app::state_directory(&loaded.config);
-        let answers = doctor::ask(&loaded.config, &loaded.ring, ambient, Some(state), subject);
-        answers.await.map_err(Failure::failed)
+        let answers = doctor::run_probes(&loaded.config, &loaded.ring, clock_and_rng, Some(state), subject);
+        answers.await.map_err(CliError::failed)
     }
 }
 
-/// The configuration as far as there is one.
-pub(super) struct World {
-    pub loaded: Option<Loaded>,
-    /// Where it is sound and its files aren't.
+/// The configuration as far as it could be loaded.
+pub(super) struct ConfigStatus {
+    pub loaded: Option<LoadedConfig>,
+    /// The configuration, if it is valid but its files aren't.
     config: Option<Config>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     pub file: Option<PathBuf>,
-    /// What the configuration was read from, if any was.
+    /// The source of the configuration, if one was read.
     pub source: Option<String>,
 }
 
-impl World {
-    /// Without a configuration there must be something else to look at.
-    pub fn of(context: &Context<'_>, needed: bool) -> Result<Self, Failure> {
+impl ConfigStatus {
+    /// Loads the configuration. A missing one is an error only if it is `needed`, because nothing else is given.
+    pub fn load(context: &CliContext<'_>, needed: bool) -> Result<Self, CliError> {
         let named = context.config.is_some();
-        let file = context.config.clone().unwrap_or_else(|| PathBuf::from(crate::config::DEFAULT_FILE));
-        let mut world = Self {
+        let file =
+            context.config.clone().unwrap_or_else(|| PathBuf::from(crate::config::DEFAULT_CONFIG_FILE));
+        let mut status = Self {
             loaded: None,
             config: None,
             problems: Vec::new(),
@@ -154,188 +166,192 @@ impl World {
         };
         if !named && !file.exists() && !context.is_configured_by_environment() {
             if !needed {
-                return Ok(world);
+                return Ok(status);
             }
-            let reason = "there is no tokenmint.toml here, and nothing else to look at: name a configuration with \
-                          --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
-            return Err(Failure::Usage(reason.to_owned()));
+            let reason = "there is no tokenmint.toml here, and nothing else to check: name a configuration with \
+            --config, or give files, as in `tokenmint doctor app.key WebAppKey1.jwk token.txt`";
+            return Err(CliError::Usage(reason.to_owned()));
         }
-        world.source = Some(context.configuration());
-        world.file = Some(file).filter(|file| file.exists());
+        status.source = Some(context.config_description());
+        status.file = Some(file).filter(|file| file.exists());
         match context.load() {
-            Ok(loaded) => world.loaded = Some(loaded),
-            Err(Failure::Configuration { problems, warnings }) => {
-                (world.problems, world.warnings) = (problems, warnings);
-                world.config = context.config().ok();
-                let source = context.configuration();
-                world.source = Some(format!("{source}, which doesn't load (`tokenmint check` says why)"));
+            Ok(loaded) => status.loaded = Some(loaded),
+            Err(CliError::Configuration { problems, warnings }) => {
+                (status.problems, status.warnings) = (problems, warnings);
+                status.config = context.config().ok();
+                let source = context.config_description();
+                status.source = Some(format!("{source}, which doesn't load (`tokenmint check` says why)"));
             }
             Err(other) => return Err(other),
         }
-        Ok(world)
+        Ok(status)
     }
 
-    /// Those of its keysets: an encrypted key that was given may be one of theirs.
+    /// Returns the keysets' passphrases: a given encrypted key may be one of the keysets'.
     fn passphrases(&self) -> Vec<&SecretString> {
         let config = self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref());
         let keysets = config.into_iter().flat_map(|config| config.keysets.values());
         keysets.filter_map(|keyset| keyset.passphrase.as_ref()).collect()
     }
 
-    /// Why it doesn't load.
-    pub fn refused(self) -> Failure {
-        Failure::Configuration { problems: self.problems, warnings: self.warnings }
+    /// Returns the reason why the configuration doesn't load.
+    pub fn into_error(self) -> CliError {
+        CliError::Configuration { problems: self.problems, warnings: self.warnings }
     }
 
-    pub fn configured(&self) -> Configured<'_> {
-        Configured {
+    pub fn configured(&self) -> ConfigView<'_> {
+        ConfigView {
             config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
             ring: self.loaded.as_ref().map(|loaded| &loaded.ring),
             problems: &self.problems,
-            warnings: self.warnings.iter().chain(self.loaded.iter().flat_map(Loaded::warnings)).collect(),
+            warnings: self
+                .warnings
+                .iter()
+                .chain(self.loaded.iter().flat_map(LoadedConfig::warnings))
+                .collect(),
         }
     }
 }
 
-/// What a token is for, as the command line names it.
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Kind {
-    /// An identity token for a Salesforce channel
-    Identity,
-    /// An assertion of the OAuth 2.0 JWT bearer flow
-    Assertion,
-    /// An Intercom user JWT
-    Intercom,
-}
+impl ValueEnum for Purpose {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
 
-impl From<Kind> for Purpose {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Identity => Self::Identity,
-            Kind::Assertion => Self::Assertion,
-            Kind::Intercom => Self::Intercom,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Identity => "An identity token for a Salesforce channel".to_owned(),
+            Self::Assertion => "An assertion of the OAuth 2.0 JWT bearer flow".to_owned(),
+            Self::Hs256(_) => self.description().replacen('a', "A", 1),
+        };
+        Some(PossibleValue::new(self.as_str()).help(help))
     }
 }
 
-fn list(json: bool) {
+fn print_checks(json: bool) {
     if json {
-        say_json(&CASES.as_slice());
+        print_json(&CHECKS.as_slice());
         return;
     }
-    let mut page = Page::new();
-    let longest = CASES.iter().map(|case| case.id.len()).max().unwrap_or_default();
-    for case in &CASES {
+    let mut page = TextReport::new();
+    let longest = CHECKS.iter().map(|case| case.id.len()).max().unwrap_or_default();
+    for case in &CHECKS {
         page.line(&format!("{:longest$}  {}", case.id, case.title));
     }
 }
 
-/// What `path` holds, and who can read it.
-fn bytes_of(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Readers), Failure> {
-    let failed = |error: &dyn fmt::Display| Failure::Failed(format!("{}: {error}", name(path)));
+/// Reads `path`, and determines who else may read it.
+fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, FileAccess), CliError> {
+    let failed = |error: &dyn fmt::Display| CliError::Failed(format!("{}: {error}", display_name(path)));
     let pipe = |from: &mut dyn Read| {
         let mut bytes =
-            Zeroizing::new(Vec::with_capacity(usize::try_from(LARGEST_FILE).unwrap_or_default() + 2));
-        from.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        if bytes.len() as u64 > LARGEST_FILE {
-            return Err(failed(&Unreadable::TooLarge(LARGEST_FILE)));
+            Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE_BYTES).unwrap_or_default() + 2));
+        from.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(failed(&FileError::TooLarge(MAX_FILE_BYTES)));
         }
-        Ok((bytes, Readers::Unknown))
+        Ok((bytes, FileAccess::Unknown))
     };
     if path == Path::new("-") {
         if stdin().is_terminal() {
-            complain("waiting for standard input: paste the text here, then press Enter and Ctrl-D");
+            print_stderr("waiting for standard input: paste the text here, then press Enter and Ctrl-D");
         }
         return pipe(&mut stdin());
     }
-    match Opened::open(path) {
+    match OpenedFile::open(path) {
         Ok(file) => {
-            let refused = file.only_ours_reads().err();
-            let readers = refused.map_or(Readers::Ours, |error| Readers::Others(error.to_string()));
-            Ok((file.read(LARGEST_FILE).map_err(|error| failed(&error))?, readers))
+            let refused = file.reject_readable_by_others().err();
+            let readers =
+                refused.map_or(FileAccess::OwnerOnly, |error| FileAccess::Others(error.to_string()));
+            Ok((file.read(MAX_FILE_BYTES).map_err(|error| failed(&error))?, readers))
         }
-        Err(error @ Unreadable::NotRegular("a directory")) => {
+        Err(error @ FileError::NotRegular("a directory")) => {
             let advice = "name the files in it, or with --config the configuration that names it";
             Err(failed(&format_args!("{error}: {advice}")))
         }
         // A shell's `<(command)`.
-        Err(Unreadable::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
+        Err(FileError::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
         Err(error) => Err(failed(&error)),
     }
 }
 
-fn text_of(path: &Path) -> Result<SecretString, Failure> {
-    let (bytes, _) = bytes_of(path)?;
-    let text = crate::keys::text(&bytes);
-    text.map(SecretString::from).map_err(|why| Failure::Failed(format!("{}: {why}", name(path))))
+fn read_text(path: &Path) -> Result<SecretString, CliError> {
+    let (bytes, _) = read_bytes(path)?;
+    let text = crate::keys::decode_key_text(&bytes);
+    text.map(SecretString::from).map_err(|why| CliError::Failed(format!("{}: {why}", display_name(path))))
 }
 
-/// Before any path is shown: people give a token or a key where its file belongs.
+/// Checks that an argument names a file before its path is shown: people paste a token or a key instead of a file
+/// name.
 ///
 /// # Errors
-/// Says which argument names no file.
-pub(super) fn is_there(at: usize, path: &Path) -> Result<(), Failure> {
+/// The file doesn't exist; the message names the argument's position only.
+pub(super) fn check_file_exists(at: usize, path: &Path) -> Result<(), CliError> {
     if path == Path::new("-") || path.symlink_metadata().is_ok() {
         return Ok(());
     }
     let reason = format!(
-        "argument {} names no file that is there. It isn't shown, as it may be a secret; a token goes in by a pipe: \
+        "argument {} names no existing file. It isn't shown, because it may be a secret. Pass a token through a pipe: \
          `… | tokenmint doctor --token -`",
         at + 1
     );
-    Err(Failure::Failed(reason))
+    Err(CliError::Failed(reason))
 }
 
-fn name(path: &Path) -> String {
+fn display_name(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// A file, recognised by what it holds.
-pub(super) fn read(path: &Path, world: &World) -> Result<Material, Failure> {
-    let (bytes, readers) = bytes_of(path)?;
-    doctor::recognise(&name(path), &bytes, readers, &world.passphrases()).map_err(Failure::Failed)
+/// Reads a file and detects its type.
+pub(super) fn read_artifact(path: &Path, status: &ConfigStatus) -> Result<Artifact, CliError> {
+    let (bytes, readers) = read_bytes(path)?;
+    doctor::detect_artifact(&display_name(path), &bytes, readers, &status.passphrases())
+        .map_err(CliError::Failed)
 }
 
-/// A file that holds a key of any kind, to verify with.
-pub(super) fn read_key(path: &Path, world: &World) -> Result<Material, Failure> {
-    let material = read(path, world)?;
-    if matches!(material, Material::Token(_)) {
-        return Err(Failure::Failed(format!("{}: it is a JWT, not a key to verify one with", name(path))));
+/// Reads a file with a key of any kind, for verification.
+pub(super) fn read_verification_key(path: &Path, status: &ConfigStatus) -> Result<Artifact, CliError> {
+    let material = read_artifact(path, status)?;
+    if matches!(material, Artifact::Token(_)) {
+        return Err(CliError::Failed(format!(
+            "{}: it is a JWT, not a key to verify one with",
+            display_name(path)
+        )));
     }
     if let Some(why) = material.refusal() {
-        return Err(Failure::Failed(format!("{}: {why}", name(path))));
+        return Err(CliError::Failed(format!("{}: {why}", display_name(path))));
     }
     if let Some(warning) = material.warning() {
-        complain(&format!("warning: {} {warning}", name(path)));
+        print_stderr(&format!("warning: {} {warning}", display_name(path)));
     }
     Ok(material)
 }
 
-pub(super) fn jwk_file(path: &Path, served: bool) -> Result<JwkDocument, Failure> {
-    let document = JwkDocument::read(&name(path), text_of(path)?.expose_secret());
+pub(super) fn read_jwk_file(path: &Path, served: bool) -> Result<JwkDocument, CliError> {
+    let document = JwkDocument::parse(&display_name(path), read_text(path)?.expose_secret());
     Ok(JwkDocument { served, ..document })
 }
 
-pub(super) fn token_argument(token: &SecretString) -> Result<UnverifiedToken, Failure> {
+pub(super) fn parse_token_arg(token: &SecretString) -> Result<UnverifiedToken, CliError> {
     if token.expose_secret() == "-" {
-        return Ok(UnverifiedToken::read("the token", text_of(Path::new("-"))?.expose_secret()));
+        return Ok(UnverifiedToken::parse("the token", read_text(Path::new("-"))?.expose_secret()));
     }
-    Ok(UnverifiedToken::read("the token", token.expose_secret()))
+    Ok(UnverifiedToken::parse("the token", token.expose_secret()))
 }
 
 pub(super) fn add_jwks(
     source: &str,
-    given: &mut Given,
+    given: &mut GivenArtifacts,
     runtime: &tokio::runtime::Runtime,
-    context: &Context<'_>,
-) -> Result<(), Failure> {
+    context: &CliContext<'_>,
+) -> Result<(), CliError> {
     if source.starts_with("https://") || source.starts_with("http://") {
-        let fetched = runtime.block_on(doctor::fetch(source, &*context.ambient.clock));
+        let fetched = runtime.block_on(doctor::fetch_jwks(source, &*context.clock_and_rng.clock));
         given.fetched.push(fetched);
     } else {
         let path = Path::new(source);
-        is_there(given.jwks.len(), path)?;
-        given.jwks.push(jwk_file(path, true)?);
+        check_file_exists(given.jwks.len(), path)?;
+        given.jwks.push(read_jwk_file(path, true)?);
     }
     Ok(())
 }

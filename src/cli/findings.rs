@@ -1,4 +1,4 @@
-//! What the doctor found, for a person, a program, or a code scanner (SARIF 2.1.0).
+//! Prints the doctor's findings for people, for programs (JSON), or for code scanners (SARIF 2.1.0).
 
 use std::cmp::Reverse;
 use std::io::Write as _;
@@ -7,13 +7,13 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{say_json, width, wrote};
-use crate::doctor::{CASES, Case, Finding, Outcome, Report, Skipped, Verdict};
+use super::{line_width, print_json, record_stdout_result};
+use crate::doctor::{CHECKS, CheckOutcome, CheckSpec, Finding, Report, ReportSummary, SkippedCheck};
 
-/// How findings are written.
+/// The output format of findings.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `all` shows the checks that passed too.
+pub(super) enum OutputFormat {
+    /// `all` includes the checks that passed.
     Text {
         all: bool,
     },
@@ -21,14 +21,14 @@ pub(super) enum Form {
     Sarif,
 }
 
-const GOOD: Style = AnsiColor::Green.on_default();
-const ODD: Style = AnsiColor::Yellow.on_default();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const THING: Style = Style::new().bold();
-const FAINT: Style = Style::new().dimmed();
+const PASS_STYLE: Style = AnsiColor::Green.on_default();
+const WARN_STYLE: Style = AnsiColor::Yellow.on_default();
+const FAIL_STYLE: Style = AnsiColor::Red.on_default().bold();
+const HEADING_STYLE: Style = Style::new().bold();
+const DIM_STYLE: Style = Style::new().dimmed();
 
-/// Whether a command may write in colour where its output is a terminal: not where `TERM` is `dumb` or unset. anstream, which
-/// clap uses too, writes colours to such a terminal where `CI` is set.
+/// Chooses colours for terminals only, and none if `TERM` is `dumb` or unset. On its own, anstream (which clap uses
+/// too) would write colours to such a terminal if `CI` is set.
 pub(super) fn color_choice() -> clap::ColorChoice {
     if anstyle_query::term_supports_color() || anstyle_query::clicolor_force() {
         clap::ColorChoice::Auto
@@ -37,32 +37,32 @@ pub(super) fn color_choice() -> clap::ColorChoice {
     }
 }
 
-/// A page of text on standard output: colour on a terminal only, and neither with `NO_COLOR` nor on a dumb one; lines no
-/// longer than it is wide.
-pub(super) struct Page {
+/// Writes formatted text to standard output, wrapped at the terminal's width. Colours are used on terminals only,
+/// and not with `NO_COLOR` or on a dumb terminal.
+pub(super) struct TextReport {
     out: anstream::AutoStream<std::io::Stdout>,
     width: usize,
 }
 
-impl Page {
+impl TextReport {
     pub fn new() -> Self {
         let out = std::io::stdout();
         let colour = match color_choice() {
             clap::ColorChoice::Never => anstream::ColorChoice::Never,
             _ => anstream::AutoStream::choice(&out),
         };
-        Self { out: anstream::AutoStream::new(out, colour), width: width() }
+        Self { out: anstream::AutoStream::new(out, colour), width: line_width() }
     }
 
     pub fn line(&mut self, text: &str) {
-        wrote(writeln!(self.out, "{text}"));
+        record_stdout_result(writeln!(self.out, "{text}"));
     }
 
     pub fn heading(&mut self, text: &str) {
-        self.paragraph("", 0, THING, text);
+        self.paragraph("", 0, HEADING_STYLE, text);
     }
 
-    /// `text` in lines, the first behind `lead`, the others below it.
+    /// Wraps `text`. The first line follows `lead`; the others are indented by its width.
     fn paragraph(&mut self, lead: &str, lead_width: usize, style: Style, text: &str) {
         let indent = " ".repeat(lead_width);
         for (at, line) in textwrap::wrap(text, self.width.saturating_sub(lead_width)).iter().enumerate() {
@@ -71,92 +71,92 @@ impl Page {
         }
     }
 
-    /// Names what the configuration was read from.
+    /// Prints the source of the configuration.
     pub fn configuration(&mut self, source: Option<&str>) {
         let source =
             source.map_or_else(|| "none was read".to_owned(), |source| format!("read from {source}"));
-        self.paragraph("", 0, FAINT, &format!("configuration: {source}"));
+        self.paragraph("", 0, DIM_STYLE, &format!("configuration: {source}"));
         self.line("");
     }
 
-    /// The worst first. Those that passed are only counted, unless `all` are wanted.
+    /// Prints the findings, the worst first. Passed checks are only counted unless `all` is set.
     pub fn findings(&mut self, findings: &[Finding], all: bool) {
-        let is_shown = |finding: &&Finding| all || finding.outcome != Outcome::Pass;
+        let is_shown = |finding: &&Finding| all || finding.outcome != CheckOutcome::Pass;
         let mut shown: Vec<&Finding> = findings.iter().filter(is_shown).collect();
         shown.sort_by_key(|finding| Reverse(finding.outcome));
         let longest = shown.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
-        let mut thing = "";
+        let mut about = "";
         for finding in &shown {
-            if finding.about != thing {
-                if !thing.is_empty() {
+            if finding.about != about {
+                if !about.is_empty() {
                     self.line("");
                 }
-                thing = &finding.about;
-                self.heading(thing);
+                about = &finding.about;
+                self.heading(about);
             }
-            let (symbol, style) = mark(finding.outcome);
+            let (symbol, style) = outcome_symbol(finding.outcome);
             let check = format!("{:longest$}", finding.check);
-            let lead = format!("  {style}{symbol}{style:#} {FAINT}{check}{FAINT:#}  ");
-            let seen = if finding.outcome == Outcome::Pass { Style::new() } else { style };
-            self.paragraph(&lead, longest + 6, seen, &finding.seen);
+            let lead = format!("  {style}{symbol}{style:#} {DIM_STYLE}{check}{DIM_STYLE:#}  ");
+            let text_style = if finding.outcome == CheckOutcome::Pass { Style::new() } else { style };
+            self.paragraph(&lead, longest + 6, text_style, &finding.seen);
             if let Some(fix) = &finding.fix {
-                self.paragraph("      ", 6, FAINT, finding.answers);
+                self.paragraph("      ", 6, DIM_STYLE, finding.question);
                 self.paragraph("    → ", 6, Style::new(), fix);
             }
         }
         match findings.len() - shown.len() {
             0 => {}
-            1 => self.paragraph("", 0, FAINT, "1 check passes: -v shows it"),
-            passed => self.paragraph("", 0, FAINT, &format!("{passed} checks pass: -v shows them")),
+            1 => self.paragraph("", 0, DIM_STYLE, "1 check passes: -v shows it"),
+            passed => self.paragraph("", 0, DIM_STYLE, &format!("{passed} checks pass: -v shows them")),
         }
     }
 
-    pub fn verdict(&mut self, outcome: Outcome, text: &str) {
-        let (symbol, style) = mark(outcome);
+    pub fn verdict(&mut self, outcome: CheckOutcome, text: &str) {
+        let (symbol, style) = outcome_symbol(outcome);
         self.line("");
         self.paragraph(&format!("{style}{symbol}{style:#} "), 2, style, text);
     }
 }
 
-const fn mark(outcome: Outcome) -> (char, Style) {
+const fn outcome_symbol(outcome: CheckOutcome) -> (char, Style) {
     match outcome {
-        Outcome::Pass => ('✓', GOOD),
-        Outcome::Warn => ('!', ODD),
-        Outcome::Fail => ('✗', BAD),
+        CheckOutcome::Pass => ('✓', PASS_STYLE),
+        CheckOutcome::Warn => ('!', WARN_STYLE),
+        CheckOutcome::Fail => ('✗', FAIL_STYLE),
     }
 }
 
-/// `configuration` is what was read as one, `file` its file.
-pub(super) fn print(
-    form: Form,
+/// Prints a report. `configuration` describes the source of the configuration, and `file` is its path.
+pub(super) fn print_report(
+    format: OutputFormat,
     report: &Report,
-    verdict: &Verdict,
+    verdict: &ReportSummary,
     configuration: Option<&str>,
     file: Option<&Path>,
 ) {
-    match form {
-        Form::Text { all } => {
-            let mut page = Page::new();
+    match format {
+        OutputFormat::Text { all } => {
+            let mut page = TextReport::new();
             page.configuration(configuration);
             page.findings(&report.findings, all);
             page.verdict(verdict.outcome, &verdict.text);
         }
-        Form::Json => say_json(&json!({
-            "ok": verdict.outcome != Outcome::Fail,
+        OutputFormat::Json => print_json(&json!({
+            "ok": verdict.outcome != CheckOutcome::Fail,
             "verdict": verdict.text,
             "configuration": configuration,
             "findings": report.findings,
-            "not_looked_at": report.not_looked_at,
+            "not_looked_at": report.skipped,
         })),
-        Form::Sarif => say_json(&sarif(report, file)),
+        OutputFormat::Sarif => print_json(&sarif(report, file)),
     }
 }
 
-/// The same as a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
+/// Converts a report to a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
 fn sarif(report: &Report, config: Option<&Path>) -> Value {
-    let rules: Vec<Value> = CASES.iter().map(rule).collect();
-    let results = report.findings.iter().map(|finding| result(finding, config));
-    let results: Vec<Value> = results.chain(report.not_looked_at.iter().map(skipped)).collect();
+    let rules: Vec<Value> = CHECKS.iter().map(sarif_rule).collect();
+    let results = report.findings.iter().map(|finding| sarif_result(finding, config));
+    let results: Vec<Value> = results.chain(report.skipped.iter().map(sarif_skipped)).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -171,26 +171,26 @@ fn sarif(report: &Report, config: Option<&Path>) -> Value {
     })
 }
 
-fn rule(case: &Case) -> Value {
+fn sarif_rule(case: &CheckSpec) -> Value {
     json!({
         "id": case.id,
         "shortDescription": {"text": case.title},
-        "fullDescription": {"text": format!("{}. What people see: {}.", case.answers, case.sees)},
+        "fullDescription": {"text": format!("{}. What people see: {}.", case.question, case.symptom)},
         "help": {"text": case.fix},
         "properties": {"online": case.online, "source": case.source},
     })
 }
 
-fn result(finding: &Finding, config: Option<&Path>) -> Value {
+fn sarif_result(finding: &Finding, config: Option<&Path>) -> Value {
     let (kind, level) = match finding.outcome {
-        Outcome::Pass => ("pass", "none"),
-        Outcome::Warn => ("fail", "warning"),
-        Outcome::Fail => ("fail", "error"),
+        CheckOutcome::Pass => ("pass", "none"),
+        CheckOutcome::Warn => ("fail", "warning"),
+        CheckOutcome::Fail => ("fail", "error"),
     };
     let fix = finding.fix.as_ref().map(|fix| format!(" What to do: {fix}.")).unwrap_or_default();
     let mut location = json!({"logicalLocations": [{"fullyQualifiedName": finding.about}]});
     let file = finding.about.split(", `").next().map(Path::new).filter(|path| path.is_file());
-    if let Some(uri) = file.or(config).and_then(uri) {
+    if let Some(uri) = file.or(config).and_then(path_to_uri) {
         location["physicalLocation"] = json!({"artifactLocation": {"uri": uri}});
     }
     json!({
@@ -203,8 +203,8 @@ fn result(finding: &Finding, config: Option<&Path>) -> Value {
     })
 }
 
-/// A check that could not look has a result too, so that no one takes its silence for a pass.
-fn skipped(skipped: &Skipped) -> Value {
+/// Converts a skipped check, so that nobody takes its absence for a pass.
+fn sarif_skipped(skipped: &SkippedCheck) -> Value {
     let about = skipped.about.as_ref().map(|about| format!("{about}: ")).unwrap_or_default();
     json!({
         "ruleId": skipped.check,
@@ -216,11 +216,11 @@ fn skipped(skipped: &Skipped) -> Value {
 }
 
 fn rule_index(check: &str) -> Option<usize> {
-    CASES.iter().position(|case| case.id == check)
+    CHECKS.iter().position(|case| case.id == check)
 }
 
-/// A path as a URI reference (RFC 3986, section 4.1).
-fn uri(path: &Path) -> Option<String> {
+/// Converts a path to a URI reference (RFC 3986, section 4.1).
+fn path_to_uri(path: &Path) -> Option<String> {
     if path.is_absolute() {
         return url::Url::from_file_path(path).ok().map(String::from);
     }

@@ -1,39 +1,40 @@
-//! `tokenmint healthcheck`: asks the running service for `/livez`, for images without a shell.
+//! `tokenmint healthcheck`: sends `GET /livez` to the running service, for images without a shell.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Context, Failure, ask, parse_duration, say};
+use super::{CliContext, CliError, admin_client, parse_duration_arg, print_line};
 
 /// Ask the running service whether it is alive
 ///
-/// Reads nothing of the configuration but where it listens, so that a mistake in it says nothing of a service that runs.
-/// Ends with 0 if it answers, with 1 if not.
+/// Reads only the service's address from the configuration, so errors elsewhere in it don't matter. Exits with 0 if
+/// the service answers, otherwise with 1.
 #[derive(Args)]
 #[command(after_help = "Example: HEALTHCHECK CMD [\"/usr/local/bin/tokenmint\", \"healthcheck\"]\n\
                         From a shell: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]
-pub(super) struct Healthcheck {
+pub(super) struct HealthcheckCommand {
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration_arg)]
     timeout: Duration,
 }
 
-impl Healthcheck {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl HealthcheckCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let address = context.ops_address()?;
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-        let asked = async { tokio::time::timeout(self.timeout, ask::get(&address, "/livez")).await };
-        match runtime.block_on(asked) {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
+        let response =
+            async { tokio::time::timeout(self.timeout, admin_client::get(&address, "/livez")).await };
+        match runtime.block_on(response) {
             Ok(Ok((status, _))) if status.is_success() => {
-                say("ok");
+                print_line("ok");
                 Ok(())
             }
-            Ok(Ok((status, _))) => Err(Failure::Failed(format!("/livez answered {status}"))),
-            Ok(Err(error)) => Err(Failure::Failed(format!("/livez can't be asked: {error}"))),
+            Ok(Ok((status, _))) => Err(CliError::Failed(format!("/livez answered {status}"))),
+            Ok(Err(error)) => Err(CliError::Failed(format!("/livez can't be reached: {error}"))),
             Err(_) => {
-                Err(Failure::Failed(format!("/livez did not answer within {} s", self.timeout.as_secs())))
+                Err(CliError::Failed(format!("/livez did not answer within {} s", self.timeout.as_secs())))
             }
         }
     }

@@ -1,9 +1,9 @@
-//! The command line: one file a command.
+//! The command line, with one file for each command.
 //!
-//! Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 it found problems
-//! or failed, 2 wrong usage, 64 bad configuration.
+//! Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 problems found or
+//! failure, 2 wrong usage, 64 invalid configuration.
 
-mod ask;
+mod admin_client;
 mod callers;
 mod check;
 mod completions;
@@ -41,25 +41,25 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use crate::app::logging::Log;
-use crate::app::reload::Source;
-use crate::app::{self, Ambient, Loaded};
+use crate::app::reload::ConfigSource;
+use crate::app::{self, ClockAndRng, LoadedConfig};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::section::whole_seconds;
+use crate::config::section::parse_whole_seconds;
 use crate::config::{
-    AuditLog, CONFIG_VARIABLE, Config, DEFAULT_FILE, Environment, Invalid, Keyset, Listen, Name, OpsAddress,
-    Origin, Problem,
+    AuditMode, CONFIG_VARIABLE, Config, DEFAULT_CONFIG_FILE, Environment, InvalidConfig, KeysetConfig,
+    ListenAddress, Name, OpsAddress, Problem, ValueOrigin,
 };
 use crate::hash::sha256;
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
 #[derive(Parser)]
-#[command(name = "tokenmint", version, term_width = width(), arg_required_else_help = true)]
-#[command(help_template = grouped_help())]
+#[command(name = "tokenmint", version, term_width = line_width(), arg_required_else_help = true)]
+#[command(help_template = help_template())]
 #[command(after_help = "Try it without any configuration: tokenmint dev\n\
                         What a command does: tokenmint COMMAND --help")]
 pub struct Cli {
-    /// The `--config` of the command, written before it
+    /// The `--config` of the command, written before the command
     #[arg(long, hide = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -68,76 +68,77 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(Reads<serve::Serve>),
-    Dev(dev::Dev),
-    Init(init::Init),
-    Check(Reads<check::Check>),
+    Serve(WithConfig<serve::ServeCommand>),
+    Dev(dev::DevCommand),
+    Init(init::InitCommand),
+    Check(WithConfig<check::CheckCommand>),
     #[command(subcommand)]
-    Keys(keys::Keys),
-    Jwk(Reads<jwk::Jwk>),
-    Jwks(Reads<jwk::Jwks>),
-    Mint(Reads<mint::Mint>),
-    Verify(Reads<verify::Verify>),
-    Doctor(Reads<doctor::Doctor>),
+    Keys(keys::KeysCommand),
+    Jwk(WithConfig<jwk::JwkCommand>),
+    Jwks(WithConfig<jwk::JwksCommand>),
+    Mint(WithConfig<mint::MintCommand>),
+    Verify(WithConfig<verify::VerifyCommand>),
+    Doctor(WithConfig<doctor::DoctorCommand>),
     #[command(subcommand)]
-    Callers(callers::Callers),
-    SalesforceMetadata(Reads<salesforce_metadata::SalesforceMetadata>),
-    Sandbox(Reads<sandbox::SandboxCommand>),
-    Healthcheck(Reads<healthcheck::Healthcheck>),
-    Openapi(openapi::Openapi),
-    Completions(completions::Completions),
+    Callers(callers::CallersCommand),
+    SalesforceMetadata(WithConfig<salesforce_metadata::SalesforceMetadataCommand>),
+    Sandbox(WithConfig<sandbox::SandboxCommand>),
+    Healthcheck(WithConfig<healthcheck::HealthcheckCommand>),
+    Openapi(openapi::OpenapiCommand),
+    Completions(completions::CompletionsCommand),
 }
 
-/// The commands by what somebody wants to do.
-const GROUPS: [(&str, &[&str]); 5] = [
+/// The commands, grouped by purpose.
+const COMMAND_GROUPS: &[(&str, &[&str])] = &[
     ("Try it", &["dev", "sandbox"]),
     ("Set it up", &["init", "callers", "check", "salesforce-metadata"]),
     ("Run it", &["serve", "healthcheck"]),
     ("Keys", &["keys", "jwk", "jwks"]),
-    ("Tokens, and why they are refused", &["mint", "verify", "doctor"]),
+    ("Tokens, and why they are rejected", &["mint", "verify", "doctor"]),
 ];
 
-/// The template of `tokenmint --help`: clap knows no groups of commands.
-fn grouped_help() -> String {
+/// Builds the template of `tokenmint --help`, because clap can't group commands.
+fn help_template() -> String {
     let commands = Command::augment_subcommands(clap::Command::new("tokenmint"));
     let about = |name: &str| {
         let command = commands.find_subcommand(name).expect("each group has names of commands");
         command.get_about().map(ToString::to_string).unwrap_or_default()
     };
     let names = || commands.get_subcommands().map(clap::Command::get_name);
-    let rest = names().filter(|name| !GROUPS.iter().any(|(_, group)| group.contains(name))).collect();
+    let rest = names().filter(|name| !COMMAND_GROUPS.iter().any(|(_, group)| group.contains(name))).collect();
     let longest = names().map(str::len).max().unwrap_or_default();
     let styles = Styles::styled();
     let (header, literal) = (styles.get_header(), styles.get_literal());
     let command = |name: &str| {
         let indent = longest + 4;
-        let about =
-            textwrap::wrap(&about(name), width().saturating_sub(indent)).join(&format!("\n{:indent$}", ""));
+        let about = textwrap::wrap(&about(name), line_width().saturating_sub(indent))
+            .join(&format!("\n{:indent$}", ""));
         format!("  {literal}{name:longest$}{literal:#}  {about}\n")
     };
     let group = |(title, names): (&str, Vec<&str>)| {
         let commands: String = names.into_iter().map(command).collect();
         format!("\n{header}{title}:{header:#}\n{commands}")
     };
-    let all = GROUPS.iter().map(|(title, names)| (*title, names.to_vec())).chain([("More", rest)]);
+    let all = COMMAND_GROUPS.iter().map(|(title, names)| (*title, names.to_vec())).chain([("More", rest)]);
     let groups: String = all.map(group).collect();
     format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\n{header}Options:{header:#}\n{{options}}{{after-help}}\n"
     )
 }
 
-/// Lines are broken here on a wider terminal.
-const WIDEST: usize = 100;
-const NARROWEST: usize = 40;
+/// The longest line of text, even on a wider terminal.
+const MAX_LINE_WIDTH: usize = 100;
+const MIN_LINE_WIDTH: usize = 40;
 
-/// How many columns a line of text may take: those of the terminal, 80 where there is none.
-fn width() -> usize {
-    textwrap::termwidth().clamp(NARROWEST, WIDEST)
+/// Returns the width of the terminal, or 80 without one, clamped to [`MIN_LINE_WIDTH`] and [`MAX_LINE_WIDTH`].
+fn line_width() -> usize {
+    textwrap::termwidth().clamp(MIN_LINE_WIDTH, MAX_LINE_WIDTH)
 }
 
-// A command that reads the configuration; the others have no `--config`. A doc comment would take the place of the command's own.
+// A command that reads the configuration; only these commands have `--config`. A doc comment here would replace the
+// command's help.
 #[derive(Args)]
-struct Reads<C: Args> {
+struct WithConfig<C: Args> {
     #[command(flatten)]
     command: C,
     #[arg(
@@ -148,44 +149,44 @@ struct Reads<C: Args> {
     config: Option<PathBuf>,
 }
 
-impl<C: Args> Reads<C> {
+impl<C: Args> WithConfig<C> {
     fn run(
         self,
-        context: &Context<'_>,
-        run: impl FnOnce(C, &Context<'_>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        context: &CliContext<'_>,
+        run: impl FnOnce(C, &CliContext<'_>) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
         let config = self.config.or_else(|| context.config.clone());
-        run(self.command, &Context { config, ..*context })
+        run(self.command, &CliContext { config, ..*context })
     }
 }
 
-/// Why a command did not do what it was asked.
-pub(crate) enum Failure {
-    /// It ran, and failed: 1.
+/// The reason why a command failed, which decides its exit code.
+pub(crate) enum CliError {
+    /// The command failed: exit code 1.
     Failed(String),
-    /// It ran, and said what it found: 1.
-    Found,
-    /// It can't be asked so: 2.
+    /// The command ran and printed the problems that it found: exit code 1.
+    ProblemsFound,
+    /// The arguments are wrong: exit code 2.
     Usage(String),
-    /// 64.
+    /// The configuration is invalid: exit code 64.
     Configuration { problems: Vec<Problem>, warnings: Vec<Problem> },
 }
 
-impl Failure {
+impl CliError {
     fn failed(reason: impl Display) -> Self {
         Self::Failed(reason.to_string())
     }
 
-    const fn of_files(problems: Vec<Problem>) -> Self {
+    const fn invalid_config(problems: Vec<Problem>) -> Self {
         Self::Configuration { problems, warnings: Vec::new() }
     }
 }
 
-impl Failure {
-    /// The reason in one line.
-    fn reason(&self) -> String {
+impl CliError {
+    /// Returns the reason in one line.
+    fn summary(&self) -> String {
         match self {
-            Self::Found => "problems were found".to_owned(),
+            Self::ProblemsFound => "problems were found".to_owned(),
             Self::Failed(reason) | Self::Usage(reason) => reason.clone(),
             Self::Configuration { problems, .. } => {
                 problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
@@ -194,34 +195,34 @@ impl Failure {
     }
 }
 
-impl From<Invalid> for Failure {
-    fn from(Invalid { problems, warnings, .. }: Invalid) -> Self {
+impl From<InvalidConfig> for CliError {
+    fn from(InvalidConfig { problems, warnings, .. }: InvalidConfig) -> Self {
         Self::Configuration { problems, warnings }
     }
 }
 
-impl From<NoRandomness> for Failure {
+impl From<NoRandomness> for CliError {
     fn from(error: NoRandomness) -> Self {
         Self::failed(error)
     }
 }
 
-/// What a command is given of the world.
-pub(crate) struct Context<'a> {
+/// The inputs of a command: configuration file, environment, clock and randomness.
+pub(crate) struct CliContext<'a> {
     config: Option<PathBuf>,
     environment: &'a Environment,
-    ambient: &'a Ambient,
+    clock_and_rng: &'a ClockAndRng,
 }
 
-impl Context<'_> {
-    /// Whether some setting comes from the environment.
+impl CliContext<'_> {
+    /// Whether any setting comes from the environment.
     fn is_configured_by_environment(&self) -> bool {
         self.environment.has_overrides()
     }
 
-    /// What the configuration is read from, for people: its file, or the environment alone.
-    fn configuration(&self) -> String {
-        let default = Path::new(DEFAULT_FILE);
+    /// Describes the source of the configuration for people: its file, or the environment.
+    fn config_description(&self) -> String {
+        let default = Path::new(DEFAULT_CONFIG_FILE);
         if self.config.is_none() && !default.exists() && self.is_configured_by_environment() {
             return "the environment".to_owned();
         }
@@ -229,86 +230,92 @@ impl Context<'_> {
         std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()).display().to_string()
     }
 
-    /// Where the configuration comes from.
-    fn source(&self) -> Source {
-        Source { file: self.config.clone(), environment: self.environment.clone() }
+    /// Returns the source of the configuration.
+    fn source(&self) -> ConfigSource {
+        ConfigSource { file: self.config.clone(), environment: self.environment.clone() }
     }
 
-    /// Where a service that runs with this configuration answers operators, whatever else is wrong with it.
-    fn ops_address(&self) -> Result<OpsAddress, Failure> {
-        let Source { file, environment } = self.source();
-        let address = within(PATIENCE, move || OpsAddress::load(file.as_deref(), &environment));
-        address.ok_or_else(hangs)?.map_err(|problem| Failure::of_files(vec![problem]))
+    /// Returns the ops address of a service that runs with this configuration, whatever else is wrong in it.
+    fn ops_address(&self) -> Result<OpsAddress, CliError> {
+        let ConfigSource { file, environment } = self.source();
+        let address = run_with_timeout(FILE_TIMEOUT, move || OpsAddress::load(file.as_deref(), &environment));
+        address.ok_or_else(file_timeout_error)?.map_err(|problem| CliError::invalid_config(vec![problem]))
     }
 
-    /// The configuration alone; no key is opened.
-    fn config(&self) -> Result<Config, Failure> {
+    /// Loads the configuration without opening any key.
+    fn config(&self) -> Result<Config, CliError> {
         let loaded = Config::load(self.config.as_deref(), self.environment);
-        loaded.map_err(Failure::from)
+        loaded.map_err(CliError::from)
     }
 
-    /// The keysets of the configuration, also where something else in it isn't right yet.
-    fn keysets(&self) -> Result<BTreeMap<Name, Keyset>, Failure> {
+    /// Returns the keysets of the configuration, even if other sections are invalid.
+    fn keysets(&self) -> Result<BTreeMap<Name, KeysetConfig>, CliError> {
         let source = self.source();
-        match within(PATIENCE, move || source.load()).ok_or_else(hangs)? {
+        match run_with_timeout(FILE_TIMEOUT, move || source.load()).ok_or_else(file_timeout_error)? {
             Ok(config) => Ok(config.keysets),
             Err(invalid) if !invalid.keysets.is_empty() => Ok(invalid.keysets),
             Err(invalid) => Err(invalid.into()),
         }
     }
 
-    /// The configuration and all that it names. Where something is wrong with the one, the other is looked
-    /// into as well, so that all is reported at once.
-    fn load(&self) -> Result<Loaded, Failure> {
-        let _patience = Patience::begin();
-        let clock = &*self.ambient.clock;
+    /// Loads the configuration and its key files. If the configuration is invalid, the keys are checked all the
+    /// same, so that all problems are reported at once.
+    fn load(&self) -> Result<LoadedConfig, CliError> {
+        let _notice = SlowReadNotice::start();
+        let clock = &*self.clock_and_rng.clock;
         match Config::load(self.config.as_deref(), self.environment) {
             Ok(config)
-                if config.server.audit == AuditLog::Required
-                    && !Log::takes_audit_lines(self.environment.get("RUST_LOG").map(String::as_str)) =>
+                if config.server.audit == AuditMode::Required
+                    && !Log::enables_audit(self.environment.get("RUST_LOG").map(String::as_str)) =>
             {
-                let message = "hides audit lines, which server.audit requires: leave it out, or add tokenmint::audit=info";
-                Err(Failure::of_files(vec![Problem::new(
+                let message = "hides audit lines, which server.audit requires: leave it out, or add \
+                tokenmint::audit=info";
+                Err(CliError::invalid_config(vec![Problem::new(
                     "",
-                    Origin::Variable("RUST_LOG".to_owned()),
+                    ValueOrigin::Variable("RUST_LOG".to_owned()),
                     message,
                 )]))
             }
-            Ok(config) => Loaded::new(config, clock).map_err(Failure::of_files),
-            Err(Invalid { mut problems, warnings, keysets, .. }) => {
+            Ok(config) => LoadedConfig::new(config, clock).map_err(CliError::invalid_config),
+            Err(InvalidConfig { mut problems, warnings, keysets, .. }) => {
                 problems.extend(app::key_problems(&keysets, clock));
-                Err(Failure::Configuration { problems, warnings })
+                Err(CliError::Configuration { problems, warnings })
             }
         }
     }
 }
 
-/// How long files may take that a command can do without.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest wait for files that a command can do without.
+const FILE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After so long a command that waits for files says so.
-const LONG_READING: Duration = Duration::from_secs(10);
+/// The time after which a command that waits for files says so.
+const SLOW_READ_NOTICE_AFTER: Duration = Duration::from_secs(10);
 
-/// Runs `act` in a thread of its own for at most `patience`: on a mount that hangs only that thread hangs.
-fn within<T: Send + 'static>(patience: Duration, act: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (tell, told) = mpsc::channel();
+/// Runs `act` in a thread for at most `patience`. On a hanging mount, only that thread hangs.
+fn run_with_timeout<T: Send + 'static>(
+    patience: Duration,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let _ = tell.send(act());
+        let _ = sender.send(act());
     });
-    told.recv_timeout(patience).ok()
+    receiver.recv_timeout(patience).ok()
 }
 
-/// Says that reading takes long, where it does: a mount that hangs must not keep a command silent. It ends with its drop.
-struct Patience(#[expect(dead_code, reason = "its drop ends the thread")] mpsc::Sender<()>);
+/// Prints a notice if reading takes longer than [`SLOW_READ_NOTICE_AFTER`], so that a hanging mount isn't silent.
+/// Dropping it cancels the notice.
+struct SlowReadNotice(#[expect(dead_code, reason = "its drop ends the thread")] mpsc::Sender<()>);
 
-impl Patience {
-    fn begin() -> Self {
+impl SlowReadNotice {
+    fn start() -> Self {
         let (end, ended) = mpsc::channel();
         std::thread::spawn(move || {
-            if ended.recv_timeout(LONG_READING) == Err(mpsc::RecvTimeoutError::Timeout) {
-                complain(&format!(
-                    "the files are not read after {} s: does a mount hang? `ls` on the folders of the configuration and the keys tells",
-                    LONG_READING.as_secs()
+            if ended.recv_timeout(SLOW_READ_NOTICE_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
+                print_stderr(&format!(
+                    "the files are not read after {} s: does a mount hang? Try `ls` on the folders of the \
+                    configuration and the keys",
+                    SLOW_READ_NOTICE_AFTER.as_secs()
                 ));
             }
         });
@@ -316,75 +323,77 @@ impl Patience {
     }
 }
 
-fn hangs() -> Failure {
-    let seconds = PATIENCE.as_secs();
-    Failure::Failed(format!(
-        "a file that the configuration names is not read within {seconds} s: does a mount hang?"
+fn file_timeout_error() -> CliError {
+    let seconds = FILE_TIMEOUT.as_secs();
+    CliError::Failed(format!(
+        "the files of the configuration are not read within {seconds} s: does a mount hang?"
     ))
 }
 
-/// Runs the command that `arguments` name.
+/// Runs the command that `arguments` name, and returns its exit code.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
-    ambient: &Ambient,
+    clock_and_rng: &ClockAndRng,
 ) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = Cli::command().color(findings::color_choice());
     let matches = command.try_get_matches_from(&arguments);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        // Asked for, it goes to standard output.
+        // Requested help goes to standard output.
         Err(help) if help.exit_code() == 0 => {
-            wrote(help.print());
-            return exit(all_said());
+            record_stdout_result(help.print());
+            return exit_code(flush_stdout());
         }
         Err(mut error) => {
-            list_known(&mut error, &arguments);
+            suggest_known(&mut error, &arguments);
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let code = exit(cli.run(environment, ambient));
-    all_said().map_or_else(|failure| exit(Err(failure)), |()| code)
+    let code = exit_code(cli.run(environment, clock_and_rng));
+    flush_stdout().map_or_else(|failure| exit_code(Err(failure)), |()| code)
 }
 
 impl Cli {
-    fn run(self, environment: &Environment, ambient: &Ambient) -> Result<(), Failure> {
+    fn run(self, environment: &Environment, clock_and_rng: &ClockAndRng) -> Result<(), CliError> {
         let reads_none = matches!(
             self.command,
             Command::Dev(_) | Command::Init(_) | Command::Openapi(_) | Command::Completions(_)
         );
         if reads_none && self.config.is_some() {
-            return Err(Failure::Usage("this command reads no configuration: leave --config out".to_owned()));
+            return Err(CliError::Usage(
+                "this command reads no configuration: leave --config out".to_owned(),
+            ));
         }
         let variable = || environment.get(CONFIG_VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
-        let context = &Context { config: self.config.or_else(variable), environment, ambient };
+        let context = &CliContext { config: self.config.or_else(variable), environment, clock_and_rng };
         match self.command {
-            Command::Serve(command) => command.run(context, serve::Serve::run),
+            Command::Serve(command) => command.run(context, serve::ServeCommand::run),
             Command::Dev(command) => command.run(context),
             Command::Init(command) => command.run(context),
-            Command::Check(command) => command.run(context, check::Check::run),
+            Command::Check(command) => command.run(context, check::CheckCommand::run),
             Command::Keys(command) => command.run(context),
-            Command::Jwk(command) => command.run(context, jwk::Jwk::run),
-            Command::Jwks(command) => command.run(context, jwk::Jwks::run),
-            Command::Mint(command) => command.run(context, mint::Mint::run),
-            Command::Verify(command) => command.run(context, verify::Verify::run),
-            Command::Doctor(command) => command.run(context, doctor::Doctor::run),
+            Command::Jwk(command) => command.run(context, jwk::JwkCommand::run),
+            Command::Jwks(command) => command.run(context, jwk::JwksCommand::run),
+            Command::Mint(command) => command.run(context, mint::MintCommand::run),
+            Command::Verify(command) => command.run(context, verify::VerifyCommand::run),
+            Command::Doctor(command) => command.run(context, doctor::DoctorCommand::run),
             Command::Callers(command) => command.run(context),
             Command::SalesforceMetadata(command) => {
-                command.run(context, salesforce_metadata::SalesforceMetadata::run)
+                command.run(context, salesforce_metadata::SalesforceMetadataCommand::run)
             }
             Command::Sandbox(command) => command.run(context, sandbox::SandboxCommand::run),
-            Command::Healthcheck(command) => command.run(context, healthcheck::Healthcheck::run),
+            Command::Healthcheck(command) => command.run(context, healthcheck::HealthcheckCommand::run),
             Command::Openapi(command) => command.run(),
             Command::Completions(command) => command.run(&mut Self::command()),
         }
     }
 }
 
-/// Adds to a complaint about an unknown command or option those that there are.
-fn list_known(error: &mut clap::Error, arguments: &[OsString]) {
+/// Adds the known commands or options to an error about an unknown one.
+fn suggest_known(error: &mut clap::Error, arguments: &[OsString]) {
     let root = Cli::command();
     let named = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
     let command = named.fold(&root, |command, name| command.find_subcommand(name).unwrap_or(command));
@@ -401,7 +410,7 @@ fn list_known(error: &mut clap::Error, arguments: &[OsString]) {
     if known.is_empty() {
         return;
     }
-    let tip = textwrap::fill(&format!("there are: {}", known.join(", ")), width().saturating_sub(7));
+    let tip = textwrap::fill(&format!("there are: {}", known.join(", ")), line_width().saturating_sub(7));
     let tip = tip.replace('\n', "\n       ").into();
     let tips = match error.get(ContextKind::Suggested) {
         Some(ContextValue::StyledStrs(tips)) => tips.iter().cloned().chain([tip]).collect(),
@@ -410,99 +419,99 @@ fn list_known(error: &mut clap::Error, arguments: &[OsString]) {
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
 }
 
-/// The names that could have been meant, for the end of a message.
-fn there_are<T: Display>(known: impl IntoIterator<Item = T>) -> String {
+/// Lists the known names, for the end of a message.
+fn list_known_names<T: Display>(known: impl IntoIterator<Item = T>) -> String {
     let known: Vec<String> = known.into_iter().map(|name| name.to_string()).collect();
     if known.is_empty() { "there is none".to_owned() } else { format!("there are: {}", known.join(", ")) }
 }
 
-/// `1h`, `90s`, or a number of seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).or_else(|_| whole_seconds(text))
+/// Parses `1h`, `90s`, or a number of seconds.
+fn parse_duration_arg(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| parse_whole_seconds(text))
 }
 
-/// `127.0.0.1:8080`, `localhost:8080`.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    match Listen::parse(text, Path::new(""))? {
-        Listen::Tcp(address) => Ok(address),
-        Listen::Unix(_) => Err("must be an address and a port, as localhost:8080".to_owned()),
+/// Parses `127.0.0.1:8080` or `localhost:8080`.
+fn parse_tcp_address(text: &str) -> Result<SocketAddr, String> {
+    match ListenAddress::parse(text, Path::new(""))? {
+        ListenAddress::Tcp(address) => Ok(address),
+        ListenAddress::Unix(_) => Err("must be an address and a port, for example localhost:8080".to_owned()),
     }
 }
 
-fn exit(done: Result<(), Failure>) -> ExitCode {
+fn exit_code(done: Result<(), CliError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Found) => ExitCode::from(1),
-        Err(Failure::Failed(reason)) => {
-            complain(&format!("tokenmint: {reason}"));
+        Err(CliError::ProblemsFound) => ExitCode::from(1),
+        Err(CliError::Failed(reason)) => {
+            print_stderr(&format!("tokenmint: {reason}"));
             ExitCode::from(1)
         }
-        Err(Failure::Usage(reason)) => {
-            complain(&format!("tokenmint: {reason}"));
+        Err(CliError::Usage(reason)) => {
+            print_stderr(&format!("tokenmint: {reason}"));
             ExitCode::from(2)
         }
-        Err(Failure::Configuration { problems, warnings }) => {
+        Err(CliError::Configuration { problems, warnings }) => {
             for warning in &warnings {
-                complain(&format!("warning: {warning}"));
+                print_stderr(&format!("warning: {warning}"));
             }
             for problem in &problems {
-                complain(&problem.to_string());
+                print_stderr(&problem.to_string());
             }
             let count = match problems.len() {
                 1 => "1 problem".to_owned(),
                 more => format!("{more} problems"),
             };
-            complain(&format!("tokenmint: bad configuration: {count}"));
+            print_stderr(&format!("tokenmint: bad configuration: {count}"));
             ExitCode::from(64)
         }
     }
 }
 
-/// The first error of this process's standard output that nobody was told of.
-static UNSAID: Mutex<Option<io::Error>> = Mutex::new(None);
+/// The first unreported write error of this process's standard output.
+static STDOUT_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Writes to standard output. What can't be written makes the command fail: [`run`] looks at it for all of them.
-fn say(text: &str) {
-    wrote(writeln!(stdout(), "{text}"));
+/// Prints a line to standard output. A write error makes the command fail: [`run`] checks for it at the end.
+fn print_line(text: &str) {
+    record_stdout_result(writeln!(stdout(), "{text}"));
 }
 
-/// Remembers what became of a write to standard output. A reader that has gone away is no failure of ours, and no panic.
-fn wrote(written: io::Result<()>) {
+/// Records a write error of standard output. A closed pipe is no error.
+fn record_stdout_result(written: io::Result<()>) {
     if let Err(error) = written
         && error.kind() != io::ErrorKind::BrokenPipe
     {
-        UNSAID.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
 
-/// Whether all that was said could be written.
-fn all_said() -> Result<(), Failure> {
-    wrote(stdout().flush());
-    let unsaid = UNSAID.lock().unwrap_or_else(PoisonError::into_inner).take();
+/// Flushes standard output, and fails if anything could not be written.
+fn flush_stdout() -> Result<(), CliError> {
+    record_stdout_result(stdout().flush());
+    let unsaid = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
     unsaid.map_or(Ok(()), |error| {
-        Err(Failure::Failed(format!(
-            "standard output can't be written ({error}), and what it should have shown is lost. Files are written all the same: \
-             look at them before you run the command again; for an API key that was lost, `tokenmint callers new` makes another"
+        Err(CliError::Failed(format!(
+            "standard output can't be written ({error}), and the output is lost. Files were written all the same: \
+            check them before you run the command again. For a lost API key, `tokenmint callers new` creates another"
         )))
     })
 }
 
-fn complain(text: &str) {
+fn print_stderr(text: &str) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-fn say_json(value: &impl Serialize) {
-    say(&serde_json::to_string_pretty(value).expect("strings can be written to memory"));
+fn print_json(value: &impl Serialize) {
+    print_line(&serde_json::to_string_pretty(value).expect("strings can be written to memory"));
 }
 
-/// An API key: 256 random bits behind a prefix that secret scanners can know.
+/// Generates an API key: 256 random bits after a prefix for secret scanners.
 fn new_api_key(randomness: &dyn Randomness) -> Result<SecretString, NoRandomness> {
     let mut bytes = [0; 32];
     randomness.fill(&mut bytes)?;
     Ok(SecretString::from(format!("tm_{}", URL_SAFE_NO_PAD.encode(bytes))))
 }
 
-/// What the configuration keeps of an API key.
+/// Returns the hash of an API key, as the configuration stores it.
 fn api_key_sha256(api_key: &SecretString) -> String {
     HEXLOWER.encode(&sha256(api_key.expose_secret().as_bytes()))
 }

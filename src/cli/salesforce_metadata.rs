@@ -1,5 +1,5 @@
-//! `tokenmint salesforce-metadata`: the keysets as deployable Salesforce metadata, and what a retrieved project has
-//! otherwise.
+//! `tokenmint salesforce-metadata`: writes the keysets as deployable Salesforce metadata, or compares them with a
+//! retrieved project.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,36 +7,37 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Context, Failure, say, say_json};
-use crate::app::Loaded;
-use crate::metadata::{self, Difference, Expected, Retrieved};
+use super::{CliContext, CliError, print_json, print_line};
+use crate::app::LoadedConfig;
+use crate::metadata::{self, ExpectedKeyset, MetadataDifference, RetrievedProject};
 use crate::shell;
 
 /// Write the keysets as deployable Salesforce metadata, or compare a retrieved project with them
 ///
-/// Writes a project for Salesforce's `sf` command: a `PublicKeyCertificateSet` for each keyset that signs identity
-/// tokens, with the address of its JWKS where [server.public] has a `url`, else with its keys, and in fragments/ what
-/// goes into the channel's `MessagingChannel`. --diff compares issuer and key id byte for byte, says what differs, and exits 1.
+/// Writes a project for Salesforce's `sf` command, with a `PublicKeyCertificateSet` for each keyset that signs
+/// identity tokens. It contains the address of the JWKS if [server.public] has a `url`, otherwise the keys. The
+/// folder fragments/ contains the parts for the channel's `MessagingChannel`. --diff compares issuer and key id
+/// byte for byte, prints the differences, and exits with 1 if there are any.
 #[derive(Args)]
 #[command(
-    after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy start\n         \
-                  tokenmint salesforce-metadata --diff ../salesforce-project"
+    after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy \
+     start\n         tokenmint salesforce-metadata --diff ../salesforce-project"
 )]
-pub(super) struct SalesforceMetadata {
+pub(super) struct SalesforceMetadataCommand {
     /// Write the project here
     #[arg(long, value_name = "DIR", required_unless_present = "diff")]
     out: Option<PathBuf>,
-    /// Compare this project, as `sf project retrieve start` leaves it
+    /// Compare this project, which `sf project retrieve start` has written
     #[arg(long, value_name = "DIR")]
     diff: Option<PathBuf>,
-    /// Upload the keys, in place of an address
+    /// Upload the keys instead of an address
     #[arg(long)]
     upload: bool,
-    /// The name of the User Verification configuration, the same in every channel in which a conversation goes on
+    /// The name of the User Verification configuration. Channels that share conversations need the same name
     /// [default: the keyset's, and `_Verification`]
     #[arg(long, value_name = "NAME", value_parser = parse_configuration_name)]
     configuration_name: Option<String>,
-    /// Print what was written and what differs as JSON
+    /// Print the written files and the differences as JSON
     #[arg(long)]
     json: bool,
 }
@@ -47,39 +48,43 @@ fn parse_configuration_name(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("a letter, then letters, digits and `_`".to_owned()) }
 }
 
-impl SalesforceMetadata {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl SalesforceMetadataCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let public_url = self.public_url(&loaded)?;
-        let now = context.ambient.clock.now();
-        let sets =
-            metadata::expected(&loaded.config, &loaded.ring, public_url, now).map_err(Failure::Failed)?;
+        let now = context.clock_and_rng.clock.now();
+        let sets = metadata::expected_keysets(&loaded.config, &loaded.ring, public_url, now)
+            .map_err(CliError::Failed)?;
         if sets.is_empty() {
             let reason =
                 "no [identity.NAME] is configured, and only identity tokens have keysets in Salesforce";
-            return Err(Failure::Failed(reason.to_owned()));
+            return Err(CliError::Failed(reason.to_owned()));
         }
         let written = match &self.out {
             Some(folder) => self.write(&sets, folder)?,
             None => Vec::new(),
         };
         let differences = match &self.diff {
-            Some(folder) => metadata::differences(&sets, &Retrieved::read(folder).map_err(Failure::Failed)?),
+            Some(folder) => {
+                metadata::differences(&sets, &RetrievedProject::read(folder).map_err(CliError::Failed)?)
+            }
             None => Vec::new(),
         };
         if self.json {
-            say_json(&json!({"ok": differences.is_empty(), "written": written, "differences": differences}));
+            print_json(
+                &json!({"ok": differences.is_empty(), "written": written, "differences": differences}),
+            );
         } else {
-            self.tell(&written, &differences);
+            self.print_summary(&written, &differences);
         }
-        if differences.is_empty() { Ok(()) } else { Err(Failure::Found) }
+        if differences.is_empty() { Ok(()) } else { Err(CliError::ProblemsFound) }
     }
 
-    /// Where Salesforce fetches the keys, if it does.
-    fn public_url<'a>(&self, loaded: &'a Loaded) -> Result<Option<&'a str>, Failure> {
+    /// Returns the address at which Salesforce fetches the keys, if there is one.
+    fn public_url<'a>(&self, loaded: &'a LoadedConfig) -> Result<Option<&'a str>, CliError> {
         let url = loaded.config.server.public.as_ref().and_then(|public| public.url.as_ref());
         match url.filter(|_| !self.upload) {
-            Some(url) if url.url().scheme() != "https" => Err(Failure::Usage(format!(
+            Some(url) if url.url().scheme() != "https" => Err(CliError::Usage(format!(
                 "server.public.url is {}, and Salesforce fetches keys over https only; --upload writes the keys \
                  themselves",
                 url.as_str()
@@ -88,14 +93,14 @@ impl SalesforceMetadata {
         }
     }
 
-    fn write(&self, sets: &[Expected], folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    fn write(&self, sets: &[ExpectedKeyset], folder: &Path) -> Result<Vec<PathBuf>, CliError> {
         let mut written = Vec::new();
-        for component in metadata::project(sets, self.configuration_name.as_deref()) {
+        for component in metadata::build_project(sets, self.configuration_name.as_deref()) {
             let path = folder.join(component.path);
-            if component.once && path.exists() {
+            if component.only_if_absent && path.exists() {
                 continue;
             }
-            let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
+            let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
             fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(failed)?;
             fs::write(&path, component.text).map_err(failed)?;
             written.push(path);
@@ -103,23 +108,23 @@ impl SalesforceMetadata {
         Ok(written)
     }
 
-    fn tell(&self, written: &[PathBuf], differences: &[Difference]) {
+    fn print_summary(&self, written: &[PathBuf], differences: &[MetadataDifference]) {
         for path in written {
-            say(&path.display().to_string());
+            print_line(&path.display().to_string());
         }
         if let Some(folder) = &self.out {
-            say(&format!(
+            print_line(&format!(
                 "\nDeploy: (cd {} && sf project deploy start). Then merge fragments/ into the channel's own file, \
-                 which the org knows more of, and deploy that.",
-                shell::quoted(folder.display())
+                which has more settings, and deploy that.",
+                shell::quote(folder.display())
             ));
         }
         for difference in differences {
-            say(&sentence(difference));
+            print_line(&describe_difference(difference));
         }
         if let Some(folder) = &self.diff {
-            say(&match differences.len() {
-                0 => format!("{} is as the configuration has it", folder.display()),
+            print_line(&match differences.len() {
+                0 => format!("{} matches the configuration", folder.display()),
                 1 => "1 difference".to_owned(),
                 count => format!("{count} differences"),
             });
@@ -127,18 +132,20 @@ impl SalesforceMetadata {
     }
 }
 
-fn sentence(Difference { file, field, configured, retrieved, in_what }: &Difference) -> String {
-    let place = if file.is_empty() { String::new() } else { format!("{file}: ") };
-    let seen = match (configured, retrieved) {
+fn describe_difference(
+    MetadataDifference { file, field, configured, retrieved, in_what }: &MetadataDifference,
+) -> String {
+    let prefix = if file.is_empty() { String::new() } else { format!("{file}: ") };
+    let description = match (configured, retrieved) {
         (Some(configured), Some(retrieved)) => {
-            format!("{field} is `{}`, and `{configured}` here", crate::doctor::printable(retrieved))
+            format!("{field} is `{}`, and `{configured}` here", crate::doctor::escape_and_truncate(retrieved))
         }
         (Some(configured), None) => format!("no {field} for `{configured}`"),
         (None, retrieved) => {
-            let retrieved = crate::doctor::printable(retrieved.as_deref().unwrap_or_default());
+            let retrieved = crate::doctor::escape_and_truncate(retrieved.as_deref().unwrap_or_default());
             format!("{field} `{retrieved}`, which isn't published here")
         }
     };
     let in_what = in_what.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
-    format!("✗ {place}{seen}{in_what}")
+    format!("✗ {prefix}{description}{in_what}")
 }

@@ -10,140 +10,142 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, complain};
+use super::{CliContext, CliError, print_stderr};
 use crate::app::discovery::Announcement;
 use crate::app::host;
-use crate::app::logging::{self, Log, Output};
-use crate::app::reload::Source;
-use crate::app::{self, App, Loaded, supervisor};
-use crate::config::AuditLog;
-use crate::traces::Export;
+use crate::app::logging::{self, Log, LogOutput};
+use crate::app::reload::ConfigSource;
+use crate::app::{self, App, LoadedConfig, systemd};
+use crate::config::AuditMode;
+use crate::traces::TraceExporter;
 
-/// From the signal until the process is gone, lines that wait for a slow reader included: whoever runs it kills it after ten
-/// seconds.
-const WHOLE_STOP: Duration = Duration::from_millis(9_500);
-/// For the last lines of a service that could not start.
-const SHORT_STOP: Duration = Duration::from_secs(1);
+/// The time from the signal to the end of the process, with log lines that wait for a slow reader. Process managers
+/// commonly kill after ten seconds.
+const STOP_DEADLINE: Duration = Duration::from_millis(9_500);
+/// The time for the last log lines of a service that failed to start.
+const STARTUP_FAILURE_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Run the service
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint serve --config /etc/tokenmint/tokenmint.toml")]
-pub(super) struct Serve {}
+pub(super) struct ServeCommand {}
 
-impl Serve {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        // First of all: from here on a SIGHUP does not kill. One that comes before there is anything to reload is kept.
+impl ServeCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+        // First of all: from here on, SIGHUP doesn't kill the process. An early SIGHUP is remembered.
         let hangup = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(Failure::failed)?;
-        // And before any key is read.
-        host::harden().map_err(Failure::failed)?;
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(CliError::failed)?;
+        // Before any key is read.
+        host::harden().map_err(CliError::failed)?;
         let loaded = context.load()?;
-        let reload = Reload { source: context.source(), hangup };
-        run(loaded, Some(reload), context, Output::Stdout, |_| Ok(()))
+        let reload = ReloadTrigger { source: context.source(), hangup };
+        run(loaded, Some(reload), context, LogOutput::Stdout, |_| Ok(()))
     }
 }
 
-/// What is reloaded on SIGHUP.
-pub(super) struct Reload {
-    source: Source,
-    /// Set by a SIGHUP that came early.
+/// The source to reload on SIGHUP.
+pub(super) struct ReloadTrigger {
+    source: ConfigSource,
+    /// Set by a SIGHUP that arrived before the service could reload.
     hangup: Arc<AtomicBool>,
 }
 
-/// Runs `loaded` until a signal ends it. `started` is called once it answers.
+/// Runs `loaded` until a signal stops it. `started` is called once the service accepts connections.
 pub(super) fn run(
-    loaded: Loaded,
-    reload: Option<Reload>,
-    context: &Context<'_>,
-    output: Output,
-    started: impl FnOnce(&App) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    loaded: LoadedConfig,
+    reload: Option<ReloadTrigger>,
+    context: &CliContext<'_>,
+    output: LogOutput,
+    started: impl FnOnce(&App) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     let log = Log::start(output, context.environment.get("RUST_LOG").map(String::as_str));
-    let log = log.map_err(Failure::failed)?;
+    let log = log.map_err(CliError::failed)?;
     logging::log_panics();
     let audit = loaded.config.server.audit;
-    let runtime = app::runtime().map_err(Failure::failed)?;
+    let runtime = app::runtime().map_err(CliError::failed)?;
     let stopped = OnceLock::new();
-    let done = answer(loaded, reload, context, started, (&log, &runtime), &stopped);
-    let deadline = stopped.get().map_or_else(|| Instant::now() + SHORT_STOP, |stop| *stop + WHOLE_STOP);
-    // A second signal ends this too, so the runtime goes on.
+    let done = run_until_stopped(loaded, reload, context, started, (&log, &runtime), &stopped);
+    let deadline = stopped
+        .get()
+        .map_or_else(|| Instant::now() + STARTUP_FAILURE_LOG_TIMEOUT, |stop| *stop + STOP_DEADLINE);
+    // The runtime keeps running, because a second signal also ends this wait.
     let lost = log.finish(deadline);
     runtime.shutdown_background();
     if lost.lines == 0 {
         return done;
     }
     let lines = format!("{lost} (docs/operating.md, \"The log has gaps\")");
-    if audit == AuditLog::Required && lost.unwritten > 0 && done.is_ok() {
-        return Err(Failure::Failed(lines));
+    if audit == AuditMode::Required && lost.unwritten > 0 && done.is_ok() {
+        return Err(CliError::Failed(lines));
     }
-    complain(&format!("tokenmint: {lines}"));
+    print_stderr(&format!("tokenmint: {lines}"));
     done
 }
 
-/// From the start to the drain. `stopped` gets the moment of the signal.
-fn answer(
-    loaded: Loaded,
-    reload: Option<Reload>,
-    context: &Context<'_>,
-    started: impl FnOnce(&App) -> Result<(), Failure>,
+/// Runs the app from start to drain. `stopped` is set to the time of the signal.
+fn run_until_stopped(
+    loaded: LoadedConfig,
+    reload: Option<ReloadTrigger>,
+    context: &CliContext<'_>,
+    started: impl FnOnce(&App) -> Result<(), CliError>,
     (log, runtime): (&Log, &Runtime),
     stopped: &OnceLock<Instant>,
-) -> Result<(), Failure> {
-    for concern in host::concerns().filter(|_| reload.is_some()) {
+) -> Result<(), CliError> {
+    for concern in host::warnings().filter(|_| reload.is_some()) {
         tracing::warn!("{concern}");
     }
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
     }
-    // Started and finished outside of the runtime: its client is a blocking one, on a thread of its own.
-    let traces = Export::start(context.environment, context.ambient.randomness.clone());
+    // Started and finished outside the runtime: its client blocks a thread of its own.
+    let traces = TraceExporter::start(context.environment, context.clock_and_rng.randomness.clone());
     let done = runtime.block_on(async {
-        // Before the sockets: a signal must not find its default action, which is to kill.
-        let mut signals = Signals::listen().map_err(Failure::failed)?;
-        let app = App::bind(loaded, context.ambient.clone(), log.dropped_lines());
-        let app = app.await.map_err(Failure::failed)?;
+        // Registered before the sockets are bound: the default action of these signals kills the process.
+        let mut signals = Signals::listen().map_err(CliError::failed)?;
+        let app = App::bind(loaded, context.clock_and_rng.clone(), log.dropped_lines());
+        let app = app.await.map_err(CliError::failed)?;
         for (listener, scheme, address) in app.addresses() {
             tracing::info!(listener, scheme, %address, "listens");
         }
         started(&app)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-        supervisor::ready();
-        tokio::spawn(supervisor::feed_watchdog());
-        let mut second = Signals::listen().map_err(Failure::failed)?;
-        let (hurry, hurry_log) = (CancellationToken::new(), log.hurry());
-        let hurried = hurry.clone();
+        systemd::notify_ready();
+        tokio::spawn(systemd::feed_watchdog());
+        let mut second = Signals::listen().map_err(CliError::failed)?;
+        let (force, stop_waiting_for_log) = (CancellationToken::new(), log.stop_waiting());
+        let forced = force.clone();
         tokio::spawn(async move {
-            second.second_end().await;
-            hurried.cancel();
-            hurry_log();
+            second.wait_for_second_stop().await;
+            forced.cancel();
+            stop_waiting_for_log();
         });
-        // One request waits; those that come meanwhile are the same.
-        let (ask, asked) = mpsc::channel(1);
-        if let Some(Reload { source, hangup }) = reload {
+        // One waiting request is enough; later ones would do the same.
+        let (request_reload, reload_requests) = mpsc::channel(1);
+        if let Some(ReloadTrigger { source, hangup }) = reload {
             match Announcement::bind(&app, &source) {
                 Ok(announcement) => _ = tokio::spawn(announcement.run()),
                 Err(error) => {
-                    tracing::warn!(%error, "commands find it only where its address is that of its file");
+                    tracing::warn!(%error, "commands find this service only at the address in its configuration file");
                 }
             }
             if hangup.load(Ordering::Acquire) {
-                let _ = ask.try_send(());
+                let _ = request_reload.try_send(());
             }
-            tokio::spawn(app.reloader(source).run(asked));
-            let retirements = app.retirements();
+            tokio::spawn(app.reloader(source).run(reload_requests));
+            let retirements = app.watch_retirements();
             tokio::spawn(async move {
                 let ended = tokio::spawn(retirements).await;
                 tracing::error!(
                     error = ended.err().map(|error| error.to_string()),
-                    "looking for retired keys has ended, a bug: restart, and report it"
+                    "the check for retired keys has ended, which is a bug: restart, and report it"
                 );
             });
         }
         let stop = async {
-            signals.end(ask).await;
+            signals.wait_for_stop(request_reload).await;
             let _ = stopped.set(Instant::now());
         };
-        app.run(stop, hurry.cancelled()).await.map_err(Failure::failed)
+        app.run(stop, force.cancelled()).await.map_err(CliError::failed)
     });
     traces.finish();
     if done.is_ok() {
@@ -167,8 +169,8 @@ impl Signals {
         })
     }
 
-    /// SIGTERM or SIGINT. Until then SIGHUP asks for a reload.
-    async fn end(&mut self, reload: mpsc::Sender<()>) {
+    /// Waits for SIGTERM or SIGINT. Until then, SIGHUP requests a reload.
+    async fn wait_for_stop(&mut self, reload: mpsc::Sender<()>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return tracing::info!(signal = "SIGTERM", "stopping"),
@@ -180,8 +182,8 @@ impl Signals {
         }
     }
 
-    /// The second of them, for who can't wait.
-    async fn second_end(&mut self) {
+    /// Waits for the second stop signal, which skips the drain.
+    async fn wait_for_second_stop(&mut self) {
         for _ in 0..2 {
             tokio::select! {
                 _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! `tokenmint verify`: reads a token and says, check by check, whether Salesforce would take it.
+//! `tokenmint verify`: reads a token and checks whether Salesforce would accept it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,23 +6,26 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::doctor::{Kind, World, add_jwks, is_there, jwk_file, read, read_key, token_argument};
-use super::findings::Page;
-use super::{Context, Failure, say_json};
+use super::doctor::{
+    ConfigStatus, add_jwks, check_file_exists, parse_token_arg, read_artifact, read_jwk_file,
+    read_verification_key,
+};
+use super::findings::TextReport;
+use super::{CliContext, CliError, print_json};
 use crate::app;
 use crate::clock::UnixTime;
-use crate::doctor::{self, Given, Known, Material, Outcome, Parts};
+use crate::doctor::{self, Artifact, CheckInput, CheckOutcome, GivenArtifacts, JwtParts, Purpose};
 use crate::json::Json;
 
-/// Read a token and say, check by check, whether Salesforce would take it
+/// Read a token and check whether Salesforce would accept it
 ///
-/// Works on this machine alone: no token leaves it. Keys come from what you give, or, where you give none, from the
+/// Works locally: no token leaves this machine. Keys come from the files that you give, otherwise from the
 /// configuration.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify\n         \
                         tokenmint verify token.txt WebAppKey1.jwk")]
-pub(super) struct Verify {
-    /// The token, or files: with the token, and with private keys, certificates and JWKs that should verify it [default: the
+pub(super) struct VerifyCommand {
+    /// The token, or files with the token, private keys, certificates and JWKs that should verify it [default: the
     /// token is read from standard input, which keeps it out of the shell's history]
     #[arg(value_name = "TOKEN|FILE")]
     given: Vec<SecretString>,
@@ -32,126 +35,130 @@ pub(super) struct Verify {
     /// A JWK that should verify it
     #[arg(long, value_name = "FILE")]
     jwk: Vec<PathBuf>,
-    /// A JWK Set that should verify it: a file, or an address, which is the only one asked
+    /// A JWK Set that should verify it: a file, or an address to fetch it from
     #[arg(long, value_name = "URL")]
     jwks: Vec<String>,
     /// The JSON Web Key Issuer that Setup shows
     #[arg(long, value_name = "ISSUER")]
     issuer: Option<String>,
-    /// What the token is for [default: told from what stands in it]
+    /// The purpose of the token [default: derived from its content]
     #[arg(long = "as", value_name = "KIND")]
-    purpose: Option<Kind>,
-    /// Print the checks that passed as well
+    purpose: Option<Purpose>,
+    /// Print passed checks too
     #[arg(short, long)]
     verbose: bool,
-    /// Print the parts and the findings as JSON
+    /// Print the decoded parts and the findings as JSON
     #[arg(long)]
     json: bool,
 }
 
-impl Verify {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let world = World::of(context, false)?;
-        if context.config.is_some() && world.loaded.is_none() {
-            // Whoever names one wants the token judged by it.
-            return Err(world.refused());
+impl VerifyCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+        let status = ConfigStatus::load(context, false)?;
+        if context.config.is_some() && status.loaded.is_none() {
+            // With a named configuration, the token must be checked against it.
+            return Err(status.into_error());
         }
-        self.key.iter().chain(&self.jwk).enumerate().try_for_each(|(at, path)| is_there(at, path))?;
-        let mut given = Given {
+        self.key
+            .iter()
+            .chain(&self.jwk)
+            .enumerate()
+            .try_for_each(|(at, path)| check_file_exists(at, path))?;
+        let mut given = GivenArtifacts {
             issuer: self.issuer.clone(),
-            purpose: self.purpose.map(Into::into),
-            verifies_only: true,
-            ..Given::default()
+            purpose: self.purpose,
+            verify_only: true,
+            ..GivenArtifacts::default()
         };
         for path in &self.key {
-            given.add(read_key(path, &world)?);
+            given.add(read_verification_key(path, &status)?);
         }
         for path in &self.jwk {
-            given.jwks.push(jwk_file(path, false)?);
+            given.jwks.push(read_jwk_file(path, false)?);
         }
-        let runtime = app::runtime().map_err(Failure::failed)?;
+        let runtime = app::runtime().map_err(CliError::failed)?;
         for source in &self.jwks {
             add_jwks(source, &mut given, &runtime, context)?;
         }
         for argument in &self.given {
-            given.add(recognised(argument, &world)?);
+            given.add(read_argument(argument, &status)?);
         }
         if given.tokens.is_empty() {
-            given.tokens.push(token_argument(&SecretString::from("-"))?);
+            given.tokens.push(parse_token_arg(&SecretString::from("-"))?);
         }
         for document in &mut given.jwks {
-            // Nobody uploads it here, so that a set is as good as one of its keys.
-            document.served |= document.is_a_set();
+            // Nothing is uploaded here, so a JWK Set is as good as a single JWK.
+            document.served |= document.is_jwk_set();
         }
-        let now = context.ambient.clock.now();
-        let known = Known { now, configured: world.configured(), given, answers: None };
+        let now = context.clock_and_rng.clock.now();
+        let known = CheckInput { now, configured: status.configured(), given, probe_results: None };
 
         let [token] = known.given.tokens.as_slice() else {
-            let reason = "give one token; `tokenmint doctor` takes several";
-            return Err(Failure::Usage(reason.to_owned()));
+            let reason = "give one token; `tokenmint doctor` accepts several";
+            return Err(CliError::Usage(reason.to_owned()));
         };
-        let (report, verdict) = doctor::verify(&known);
-        let purpose = known.taken(token).purpose;
+        let (report, verdict) = doctor::verify_token(&known);
+        let purpose = known.infer_purpose(token).purpose;
         match &token.parts {
             _ if self.json => {
                 let parts = token.parts.as_ref().ok();
-                say_json(&json!({
-                    "ok": verdict.outcome != Outcome::Fail,
+                print_json(&json!({
+                    "ok": verdict.outcome != CheckOutcome::Fail,
                     "verdict": verdict.text,
-                    "kind": purpose.word(),
-                    "configuration": world.source,
+                    "kind": purpose.as_str(),
+                    "configuration": status.source,
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
                     "findings": report.findings,
-                    "not_looked_at": report.not_looked_at,
+                    "not_looked_at": report.skipped,
                 }));
             }
             parts => {
-                let mut page = Page::new();
-                page.configuration(world.source.as_deref());
+                let mut page = TextReport::new();
+                page.configuration(status.source.as_deref());
                 if let Ok(parts) = parts {
-                    show(parts, now, &mut page);
+                    print_parts(parts, now, &mut page);
                 }
                 page.findings(&report.findings, self.verbose);
                 page.verdict(verdict.outcome, &verdict.text);
             }
         }
-        if verdict.outcome == Outcome::Fail { Err(Failure::Found) } else { Ok(()) }
+        if verdict.outcome == CheckOutcome::Fail { Err(CliError::ProblemsFound) } else { Ok(()) }
     }
 }
 
-/// What an argument names: a file, standard input (`-`), or the token itself.
-fn recognised(argument: &SecretString, world: &World) -> Result<Material, Failure> {
+/// Reads an argument: a file, standard input (`-`), or the token itself.
+fn read_argument(argument: &SecretString, status: &ConfigStatus) -> Result<Artifact, CliError> {
     let text = argument.expose_secret();
     if text != "-" && Path::new(text).exists() {
-        return read(Path::new(text), world);
+        return read_artifact(Path::new(text), status);
     }
-    let token = token_argument(argument)?;
+    let token = parse_token_arg(argument)?;
     if token.parts.is_err() && text != "-" && !text.contains("eyJ") {
-        // It isn't shown: it may be a secret all the same.
-        let reason = "an argument is neither a token nor the name of a file that is there";
-        return Err(Failure::Failed(reason.to_owned()));
+        // The argument isn't shown, because it may be a secret.
+        let reason = "an argument is neither a token nor the name of an existing file";
+        return Err(CliError::Failed(reason.to_owned()));
     }
-    Ok(Material::Token(token))
+    Ok(Artifact::Token(token))
 }
 
-fn show(parts: &Parts, now: UnixTime, page: &mut Page) {
+fn print_parts(parts: &JwtParts, now: UnixTime, page: &mut TextReport) {
     for (title, json) in [("header", &parts.header), ("body", &parts.claims)] {
         page.heading(title);
         let Json::Object(members) = json else { continue };
         let longest = members.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         for (name, value) in members {
             let written = match value {
-                Json::String(text) => doctor::visible(text),
-                other => doctor::visible(&serde_json::to_string(other).unwrap_or_default()),
+                Json::String(text) => doctor::escape_invisible(text),
+                other => doctor::escape_invisible(&serde_json::to_string(other).unwrap_or_default()),
             };
-            let when = match parts.time(name) {
+            let when = match parts.numeric_date(name) {
                 Some(seconds) if ["exp", "iat", "nbf"].contains(&name.as_str()) => {
-                    format!("  {}", doctor::dated(UnixTime::from_seconds(seconds), now))
+                    format!("  {}", doctor::relative_date(UnixTime::from_seconds(seconds), now))
                 }
                 _ => String::new(),
             };
-            let name = doctor::visible(name);
+            let name = doctor::escape_invisible(name);
             page.line(&format!("  {name:longest$}  {written}{when}"));
         }
     }

@@ -1,4 +1,4 @@
-//! What replicas share, and where.
+//! The settings of the token cache that replicas share.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use url::Url;
 
-use super::names::{is_loopback, plain_text};
+use super::names::{is_loopback, validate_text};
 
-/// `[cache]`: where access tokens are kept besides each replica's memory.
-pub struct Cache {
-    pub redis: Option<Redis>,
+/// `[cache]`: where access tokens are cached in addition to each replica's memory.
+pub struct CacheConfig {
+    pub redis: Option<RedisConfig>,
 }
 
-/// A Redis or Valkey server, 6.2 or later, that all replicas use.
-pub struct Redis {
+/// A Redis or Valkey server (6.2 or later) that all replicas use.
+pub struct RedisConfig {
     pub url: RedisUrl,
     pub password: Option<SecretString>,
-    /// Encrypts what is kept there.
+    /// The key that encrypts the cached tokens.
     pub key: SecretBox<[u8; 32]>,
-    /// No request waits longer for an answer.
+    /// The longest time that a request waits for Redis.
     pub timeout: Duration,
 }
 
-impl Cache {
-    /// What differs from `other`: all of it is settled at the start.
-    pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
-        fn password(redis: &Redis) -> Option<&str> {
+impl CacheConfig {
+    /// Returns the settings that differ from `other`. All of them need a restart.
+    pub fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
+        fn password(redis: &RedisConfig) -> Option<&str> {
             redis.password.as_ref().map(SecretString::expose_secret)
         }
         let (Some(ours), Some(theirs)) = (&self.redis, &other.redis) else {
@@ -46,7 +46,7 @@ impl Cache {
     }
 }
 
-/// `rediss://[USER@]HOST[:PORT][/DATABASE]`, or `redis://` on loopback.
+/// The address of a Redis server: `rediss://[USER@]HOST[:PORT][/DATABASE]`, or `redis://` on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisUrl {
     pub tls: bool,
@@ -57,10 +57,12 @@ pub struct RedisUrl {
 }
 
 impl RedisUrl {
+    /// Parses an address.
+    ///
     /// # Errors
-    /// Says what is wrong with the address.
+    /// Another form, plaintext outside loopback, or a password in the address.
     pub fn parse(text: &str) -> Result<Self, String> {
-        plain_text(text, 2048)?;
+        validate_text(text, 2048)?;
         let url = Url::parse(text).map_err(|_| "isn't a URL; write it whole, `rediss://…`".to_owned())?;
         if url.scheme() != "rediss" && !(url.scheme() == "redis" && is_loopback(&url)) {
             return Err("must begin with rediss:// (redis:// only for loopback)".to_owned());
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_to_redis_is_for_loopback_only() {
+    fn unencrypted_redis_is_for_loopback_only() {
         for fine in [
             "redis://127.0.0.1",
             "redis://[::1]:1",

@@ -1,41 +1,41 @@
-//! The address of a listener: TCP, or a Unix socket.
+//! The address of a listener: TCP or a Unix domain socket.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Where a listener listens.
+/// The address that a listener binds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-impl Listen {
-    /// `127.0.0.1:8080`, `localhost:8080`, `unix:/path`; a relative path starts at `base`.
+impl ListenAddress {
+    /// Parses `127.0.0.1:8080`, `localhost:8080` or `unix:/path`. A relative socket path starts at `base`.
     ///
     /// # Errors
-    /// Says what it must be.
+    /// Another form; the message names the valid ones.
     pub fn parse(written: &str, base: &Path) -> Result<Self, String> {
         if let Some(path) = written.strip_prefix("unix:") {
             return match path {
-                "" => Err("names no socket: write unix:/run/tokenmint.sock".to_owned()),
+                "" => Err("has no socket path: write, for example, unix:/run/tokenmint.sock".to_owned()),
                 path => Ok(Self::Unix(base.join(path))),
             };
         }
         let numeric = written.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
         numeric.as_deref().unwrap_or(written).parse().map(Self::Tcp).map_err(|_| {
-            r#"must be an address and a port, as "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#.to_owned()
+            r#"must be an address and a port, for example "127.0.0.1:8080" or "[::]:8080", or "unix:/path""#.to_owned()
         })
     }
 }
 
-impl Default for Listen {
+impl Default for ListenAddress {
     fn default() -> Self {
         Self::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))
     }
 }
 
-impl std::fmt::Display for Listen {
+impl std::fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),

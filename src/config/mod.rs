@@ -1,10 +1,12 @@
-//! Text and environment -> one validated [`Config`] whose types leave no illegal state.
+//! Loads the configuration: merges TOML and the environment into one validated [`Config`]. Its types rule out
+//! invalid states.
 //!
-//! - Everything wrong is reported together, by field and source; a secret's value is never part of it.
-//! - What a profile, bundle or caller refers to exists.
-//! - Nothing here opens a key file: that is the business of the room `keys`.
+//! - All problems are reported together, by field and source. A message never contains a secret's value.
+//! - Every keyset, profile, bundle and caller that is referred to exists.
+//! - Key files are not opened here: module `keys` does that.
 
 mod cache;
+mod hs256;
 mod listen;
 mod names;
 mod ops_address;
@@ -23,87 +25,91 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-pub use cache::{Cache, Redis, RedisUrl};
-pub use listen::Listen;
+pub use cache::{CacheConfig, RedisConfig, RedisUrl};
+pub use hs256::{Hs256Facts, Hs256Kind};
+pub use listen::ListenAddress;
 pub use names::{
-    Algorithm, ClientName, HttpsUrl, Issuer, KeyId, Kind, Name, OrgId, ProfileName, SubjectPattern,
-    plain_text,
+    Algorithm, ClientSan, HttpsUrl, Issuer, KeyId, Name, OrgId, ProfileKind, ProfileName, SubjectPattern,
+    validate_text,
 };
 pub use ops_address::{OpsAddress, OpsTls};
+pub use parse::Hs256Config;
 pub use path::UnverifiedPath;
-use section::{Findings, Section};
-pub use source::{CONFIG_VARIABLE, Code, Environment, Origin, PREFIX, Problem};
+use section::{Diagnostics, Section};
+pub use source::{CONFIG_VARIABLE, Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode};
 
-/// The file that is read when none is named.
-pub const DEFAULT_FILE: &str = "tokenmint.toml";
+/// The configuration file that is read if none is named.
+pub const DEFAULT_CONFIG_FILE: &str = "tokenmint.toml";
 
-/// Claims that a token's own rules set and no caller may (RFC 7519, section 4.1).
-pub const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+/// Claims that the token's own rules set; callers may not set them (RFC 7519, section 4.1).
+pub const REGISTERED_CLAIMS: &[&str] = &["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
-/// By default a key is published for a day before it signs: verifiers cache a JWKS for as much as half a day.
-pub const PUBLISH_LEAD: Duration = Duration::from_hours(24);
+/// The default time between publishing a key and signing with it. Verifiers cache a JWKS for up to half a day.
+pub const DEFAULT_PUBLISH_LEAD: Duration = Duration::from_hours(24);
 
-/// By default a key stays published for an hour beyond the last token that it may have signed.
-pub const RETIRE_MARGIN: Duration = Duration::from_hours(1);
+/// The default time for which a key stays published after the last token that it may have signed has expired.
+pub const DEFAULT_RETIRE_MARGIN: Duration = Duration::from_hours(1);
 
-/// No token lives for less: browsers judge `exp` by their own clock, without leeway.
-pub const SHORTEST_TTL: Duration = Duration::from_mins(1);
+/// The shortest lifetime of a token. Browsers compare `exp` with their own clock, without leeway.
+pub const MIN_TTL: Duration = Duration::from_mins(1);
 
 pub struct Config {
-    pub server: Server,
-    pub cache: Cache,
-    pub keysets: BTreeMap<Name, Keyset>,
-    pub identity: BTreeMap<Name, Identity>,
-    pub oauth: BTreeMap<Name, Oauth>,
-    pub intercom: BTreeMap<Name, Intercom>,
-    pub bundles: BTreeMap<Name, Bundle>,
-    pub callers: BTreeMap<Name, Caller>,
-    /// Allowed, but probably not what was meant.
+    pub server: ServerConfig,
+    pub cache: CacheConfig,
+    pub keysets: BTreeMap<Name, KeysetConfig>,
+    pub identity: BTreeMap<Name, IdentityConfig>,
+    pub oauth: BTreeMap<Name, OauthConfig>,
+    /// The profiles of each HS256 kind. Every kind has an entry, even without profiles.
+    pub hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Hs256Config>>,
+    pub bundles: BTreeMap<Name, BundleConfig>,
+    pub callers: BTreeMap<Name, CallerConfig>,
+    /// Problems that are allowed, but probably mistakes.
     pub warnings: Vec<Problem>,
-    /// The files that it was made of.
+    /// The files that the configuration was read from.
     pub files: Vec<PathBuf>,
 }
 
-/// Why there is no [`Config`]. The keysets that could be read are kept, so that `check` can look into their
-/// files as well and report all that is wrong at once.
-pub struct Invalid {
+/// The problems that prevent a [`Config`]. It keeps the keysets that could be read, so that `check` can also
+/// examine their
+/// files and report all problems at once.
+pub struct InvalidConfig {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
-    pub keysets: BTreeMap<Name, Keyset>,
-    /// As far as they are known.
+    pub keysets: BTreeMap<Name, KeysetConfig>,
+    /// The files that are known so far.
     pub files: Vec<PathBuf>,
 }
 
-pub struct Server {
-    pub listen: Listen,
-    pub tls: Option<Tls>,
-    pub public: Option<Public>,
-    pub ops: Option<Listen>,
+pub struct ServerConfig {
+    pub listen: ListenAddress,
+    pub tls: Option<TlsConfig>,
+    pub public: Option<PublicListenerConfig>,
+    pub ops: Option<ListenAddress>,
     pub limits: Limits,
-    pub signing: Signing,
-    /// Keys the hash of subjects in the audit log, so that one person's lines can be found across replicas
-    /// and restarts; without it the key is made anew at each start.
+    pub signing: SigningConfig,
+    /// Key of the HMAC over subjects in the audit log. With it, the log lines of one person can be found across
+    /// replicas and restarts. Without it, each start generates a new key.
     pub audit_key: Option<SecretString>,
-    pub audit: AuditLog,
-    /// Where the login budget is kept across restarts; ours alone.
+    pub audit: AuditMode,
+    /// The directory that keeps the login budget across restarts. No other service may use it.
     pub state_directory: Option<UnverifiedPath>,
 }
 
-impl Server {
-    /// What differs from `other` and is settled at the start: sockets, sizes, and what keys the audit log. What the files
-    /// of TLS hold may change at any time.
-    pub fn settled_differences(&self, other: &Self) -> Vec<&'static str> {
-        fn public(server: &Server) -> Option<(&Listen, bool)> {
+impl ServerConfig {
+    /// Returns the settings that differ from `other` and need a restart: sockets, sizes and the key of the audit
+    /// log. The content of TLS files may change at any time.
+    pub fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
+        fn public(server: &ServerConfig) -> Option<(&ListenAddress, bool)> {
             server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
         }
-        /// Without an authority for clients' certificates a listener is open to clients that have none.
-        fn asks_clients(tls: Option<&Tls>) -> bool {
+        /// Whether clients must present a certificate. Adding or removing the authority changes who may connect.
+        fn requires_client_cert(tls: Option<&TlsConfig>) -> bool {
             tls.is_some_and(|tls| tls.client_ca_file.is_some())
         }
-        fn public_tls(server: &Server) -> Option<&Tls> {
+        fn public_tls(server: &ServerConfig) -> Option<&TlsConfig> {
             server.public.as_ref().and_then(|public| public.tls.as_ref())
         }
-        fn key(server: &Server) -> Option<&str> {
+        fn key(server: &ServerConfig) -> Option<&str> {
             server.audit_key.as_ref().map(SecretString::expose_secret)
         }
         let differences = [
@@ -111,12 +117,12 @@ impl Server {
             ("server.tls", self.tls.is_some() != other.tls.is_some()),
             (
                 "server.tls.client_ca_file",
-                asks_clients(self.tls.as_ref()) != asks_clients(other.tls.as_ref()),
+                requires_client_cert(self.tls.as_ref()) != requires_client_cert(other.tls.as_ref()),
             ),
             ("server.public", public(self) != public(other)),
             (
                 "server.public.tls.client_ca_file",
-                asks_clients(public_tls(self)) != asks_clients(public_tls(other)),
+                requires_client_cert(public_tls(self)) != requires_client_cert(public_tls(other)),
             ),
             ("server.ops", self.ops != other.ops),
             ("server.limits", self.limits != other.limits),
@@ -129,101 +135,101 @@ impl Server {
     }
 }
 
-/// What becomes of a token whose audit line the log doesn't take.
+/// The handling of tokens whose audit line can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditLog {
-    /// It leaves; the line is counted as dropped.
+pub enum AuditMode {
+    /// The token is returned; the line is counted as dropped.
     BestEffort,
-    /// It doesn't leave.
+    /// The token is not returned.
     Required,
 }
 
-/// PEM files of one listener.
+/// The PEM files of one listener.
 #[derive(Clone)]
-pub struct Tls {
+pub struct TlsConfig {
     pub certificate_file: UnverifiedPath,
     pub private_key_file: UnverifiedPath,
-    /// With it, a client must show a certificate that this authority signed.
+    /// If set, clients must present a certificate that this authority signed.
     pub client_ca_file: Option<UnverifiedPath>,
 }
 
-/// The listener that shows the JWKS, and nothing else, to the internet.
-pub struct Public {
-    pub listen: Listen,
-    /// What Salesforce sees; without a path.
+/// The listener that serves only the JWKS, for the internet.
+pub struct PublicListenerConfig {
+    pub listen: ListenAddress,
+    /// The address at which Salesforce fetches the keys; it has no path.
     pub url: Option<HttpsUrl>,
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// From a request's first byte to its answer.
+    /// The time from the first byte of a request to its response.
     pub request_timeout: Duration,
-    /// Bytes of a request's body.
+    /// The largest request body, in bytes.
     pub body: usize,
-    /// Open connections of one listener.
+    /// The most open connections of one listener.
     pub connections: usize,
-    /// Signatures that may wait; beyond it requests are refused.
+    /// The most waiting signatures; further requests are rejected.
     pub signing_queue: usize,
-    /// Bytes of access tokens that are kept.
+    /// The memory for cached access tokens, in bytes.
     pub token_cache: usize,
-    /// Tokens for one subject of a profile, by one caller.
-    pub remints: Pace,
+    /// The rate of tokens that one caller may get for one subject of a profile.
+    pub remint_rate: RateLimit,
 }
 
 impl Limits {
-    /// A whole body arrives within this time, however many bytes it has.
+    /// The time within which a whole body must arrive, whatever its size.
     pub fn body_timeout(&self) -> Duration {
         Duration::from_secs(5).min(self.request_timeout / 2)
     }
 }
 
-/// So many requests in so long, and how many at once.
+/// A rate limit of `requests` in each `window`, with bursts of up to `burst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct RateLimit {
     pub requests: u32,
     pub window: Duration,
     pub burst: u32,
 }
 
 #[derive(PartialEq, Eq)]
-pub struct Signing {
-    pub batch: Batch,
-    /// Intel's `crypto_mb`; without it nothing is loaded.
+pub struct SigningConfig {
+    pub batch: BatchMode,
+    /// The path of Intel's `crypto_mb`. Without it, no library is loaded.
     pub library: Option<UnverifiedPath>,
 }
 
-/// Whether several signatures are made at once.
+/// Whether several signatures are computed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Batch {
-    /// Where there is a library that can be used.
+pub enum BatchMode {
+    /// If the library can be used.
     Auto,
     Off,
-    /// Or the service doesn't start.
+    /// The service fails to start without a usable library.
     Required,
 }
 
-/// RSA keys that are published together; one issuer trusts one keyset.
+/// A keyset: RSA keys that are published together. One issuer trusts one keyset.
 #[derive(Clone)]
-pub struct Keyset {
+pub struct KeysetConfig {
     pub name: Name,
-    pub keys: KeySource,
-    /// Opens encrypted PKCS#8 keys.
+    pub keys: KeysetSource,
+    /// Decrypts encrypted PKCS#8 keys.
     pub passphrase: Option<SecretString>,
-    /// All keys of a set sign with one algorithm (RFC 8725, section 3.1): that of its profiles.
+    /// All keys of a keyset sign with one algorithm, the one of its profiles (RFC 8725, section 3.1).
     pub algorithm: Algorithm,
-    /// The longest life of a token that its keys may have signed.
+    /// The longest lifetime of a token that the keys may have signed.
     pub longest_life: Duration,
-    /// A key is published for at least this long before it signs.
+    /// The shortest time between publishing a key and signing with it.
     pub publish_lead: Duration,
-    /// A key stays published for this long beyond the last token that it may have signed.
+    /// How long a key stays published after the last token that it may have signed has expired.
     pub retire_margin: Duration,
     pub used_by: Vec<ProfileName>,
 }
 
 #[derive(Clone)]
-pub enum KeySource {
-    /// `KID.key`, `KID.crt`, `keyset.toml`.
+pub enum KeysetSource {
+    /// A folder with `KID.key`, `KID.crt` and `keyset.toml`.
     Directory(UnverifiedPath),
     File {
         kid: KeyId,
@@ -232,13 +238,13 @@ pub enum KeySource {
     Text {
         kid: KeyId,
         pem: SecretString,
-        /// Where it stands, for messages.
+        /// The setting that holds the key, for messages.
         origin: String,
     },
 }
 
-/// How to mint Salesforce identity tokens.
-pub struct Identity {
+/// A profile for Salesforce identity tokens.
+pub struct IdentityConfig {
     pub name: Name,
     pub keyset: Name,
     pub issuer: Issuer,
@@ -246,24 +252,24 @@ pub struct Identity {
     pub algorithm: Algorithm,
     pub ttl: Duration,
     pub max_ttl: Duration,
-    /// Extra claims that callers may set.
+    /// The extra claims that callers may set.
     pub claims: Vec<String>,
     pub subjects: Option<SubjectPattern>,
-    pub messaging: Option<Messaging>,
+    pub messaging: Option<MessagingConfig>,
 }
 
-/// The exchange of an identity token for a messaging access token.
+/// The settings for exchanging an identity token for a messaging access token.
 #[derive(Clone)]
-pub struct Messaging {
+pub struct MessagingConfig {
     pub scrt_url: HttpsUrl,
     pub org_id: OrgId,
     pub es_developer_name: String,
-    /// Our share of Salesforce's 200 access-token requests a minute for the whole org.
+    /// This service's share of Salesforce's limit: 200 access-token requests a minute for the whole org.
     pub requests_per_minute: usize,
 }
 
-/// How to make assertions of the OAuth 2.0 JWT bearer flow (RFC 7523).
-pub struct Oauth {
+/// A profile for assertions of the OAuth 2.0 JWT bearer flow (RFC 7523).
+pub struct OauthConfig {
     pub name: Name,
     pub keyset: Name,
     pub consumer_key: String,
@@ -272,90 +278,87 @@ pub struct Oauth {
     pub token_url: HttpsUrl,
     pub assertion_ttl: Duration,
     pub access_token_ttl: Duration,
-    /// Our share of Salesforce's 3,600 logins an hour for a user.
+    /// This service's share of Salesforce's limit: 3,600 logins an hour for one user.
     pub logins_per_hour: usize,
 }
 
-/// How to mint Intercom user JWTs.
-pub struct Intercom {
-    pub name: Name,
-    pub secret: SecretString,
-    pub ttl: Duration,
-    pub max_ttl: Duration,
-    pub claims: Vec<String>,
-}
-
-/// What one page load needs: entry -> profile.
-pub struct Bundle {
+/// The tokens that one page load needs: each entry's name with its profile.
+pub struct BundleConfig {
     pub name: Name,
     pub entries: BTreeMap<Name, ProfileName>,
 }
 
-/// A program that may ask for tokens.
-pub struct Caller {
+/// A program that may request tokens.
+pub struct CallerConfig {
     pub name: Name,
-    /// SHA-256 of each of its API keys.
+    /// The SHA-256 of each API key.
     pub api_key_sha256: Vec<[u8; 32]>,
-    /// Names in its certificate: any of them will do.
-    pub client_san: Vec<ClientName>,
-    /// The user that it runs as, over a Unix socket.
+    /// The names that a client certificate may have; one match is enough.
+    pub client_san: Vec<ClientSan>,
+    /// The Unix user that the caller runs as, on a Unix socket.
     pub peer_uid: Option<u32>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
-    /// Different subjects that it may name in a minute; without it there is no limit.
+    /// The most distinct subjects that it may name in a minute; `None` is no limit.
     pub subjects_per_minute: Option<u32>,
-    pub policy: Policy,
-    /// Its requests, of any kind; without it there is no limit.
-    pub pace: Option<Pace>,
+    pub policy: PolicyMode,
+    /// The rate limit for requests of any kind; `None` is no limit.
+    pub rate_limit: Option<RateLimit>,
 }
 
-/// What becomes of a request that a caller's own settings say no to.
+/// The handling of requests that the caller's own settings forbid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// It is refused.
+pub enum PolicyMode {
+    /// It is rejected.
     Enforce,
-    /// It is let through, counted and logged.
+    /// It is allowed, counted and logged.
     Audit,
 }
 
 impl Config {
-    /// The names of all profiles.
+    /// Returns the names of all profiles, without bundles.
     pub fn profiles(&self) -> impl Iterator<Item = ProfileName> {
         let named = |kind| move |name: &Name| ProfileName::new(kind, name.clone());
-        let identity = self.identity.keys().map(named(Kind::Identity));
-        let oauth = self.oauth.keys().map(named(Kind::Oauth));
-        identity.chain(oauth).chain(self.intercom.keys().map(named(Kind::Intercom)))
+        let identity = self.identity.keys().map(named(ProfileKind::Identity));
+        let oauth = self.oauth.keys().map(named(ProfileKind::Oauth));
+        let hs256 = self.hs256.iter();
+        let hs256 =
+            hs256.flat_map(move |(kind, profiles)| profiles.keys().map(named(ProfileKind::Hs256(*kind))));
+        identity.chain(oauth).chain(hs256)
     }
 
-    /// What differs from `other` and is settled when the service starts.
-    pub fn settled_differences(&self, other: &Self) -> Vec<Problem> {
-        let differences = self.server.settled_differences(&other.server).into_iter();
+    /// Returns a problem for each setting that differs from `other` and needs a restart.
+    pub fn restart_only_changes(&self, other: &Self) -> Vec<Problem> {
+        let differences = self.server.restart_only_changes(&other.server).into_iter();
         let message = "can't change while the service runs: put it back, or restart";
         differences
-            .chain(self.cache.settled_differences(&other.cache))
+            .chain(self.cache.restart_only_changes(&other.cache))
             .map(|field| Problem::new(field, "the configuration", message))
             .collect()
     }
 
-    /// What `other` has and this has none of at all, as of a file that was emptied or cut off.
-    pub fn emptied(&self, other: &Self) -> Vec<Problem> {
+    /// Returns a problem for each section that has entries in `other` and none here, which suggests a file that was
+    /// emptied or truncated.
+    pub fn emptied_sections(&self, other: &Self) -> Vec<Problem> {
         let emptied = [
             ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),
             ("callers", self.callers.is_empty() && !other.callers.is_empty()),
         ];
-        let message = "has none left, as of a file that was emptied or cut off: put them back, or restart if that is meant";
+        let message = "has no entries left, possibly because a file was emptied or truncated: restore them, or \
+        restart if this is intended";
         let emptied = emptied.into_iter().filter(|(_, is_emptied)| *is_emptied);
         emptied.map(|(field, _)| Problem::new(field, "the configuration", message)).collect()
     }
 
-    /// Reads `file`, or [`DEFAULT_FILE`] where none is named, and lays `environment` over it.
+    /// Reads `file`, by default [`DEFAULT_CONFIG_FILE`], and applies the overrides of `environment`.
     ///
     /// # Errors
-    /// All that is wrong, together.
-    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Invalid> {
-        let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+    /// All problems, together.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, InvalidConfig> {
+        let path = file.unwrap_or_else(|| Path::new(DEFAULT_CONFIG_FILE));
         let name = path.display().to_string();
-        // Everything may come from the environment, as on a platform without files. A link that leads nowhere is a file.
+        // Everything may come from the environment, for example on a platform without files. A dangling symlink
+        // counts as a file that exists.
         let may_be_absent = file.is_none() && environment.has_overrides();
         let is_absent = |error: &io::Error| {
             error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err()
@@ -368,12 +371,15 @@ impl Config {
                     None if is_absent(&error) => {
                         "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned()
                     }
-                    None => "; run this as the user whose file it is".to_owned(),
-                    Some(_) => section::leftover("TOKENMINT_CONFIG", &name)
+                    None => "; run this as the owner of the file".to_owned(),
+                    Some(_) => section::paste_artifact("TOKENMINT_CONFIG", &name)
                         .map_or_else(String::new, |left| format!("; its name {left}")),
                 };
                 let problem = Problem::new("", name, format!("can't be read: {error}{hint}"));
-                return Err(Invalid { files: vec![path.to_path_buf()], ..Invalid::of(vec![problem]) });
+                return Err(InvalidConfig {
+                    files: vec![path.to_path_buf()],
+                    ..InvalidConfig::from_problems(vec![problem])
+                });
             }
         };
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -389,26 +395,32 @@ impl Config {
         }
     }
 
-    /// As `load`, from text. `name` is what messages call it; relative paths start at `base`.
+    /// Parses `text` like [`load`](Self::load). `name` is what messages call the text; relative paths start at
+    /// `base`.
     ///
     /// # Errors
-    /// All that is wrong, together.
-    pub fn parse(name: &str, text: &str, base: PathBuf, environment: &Environment) -> Result<Self, Invalid> {
-        let mut root = source::read_toml(name, text).map_err(Invalid::of)?;
+    /// All problems, together.
+    pub fn parse(
+        name: &str,
+        text: &str,
+        base: PathBuf,
+        environment: &Environment,
+    ) -> Result<Self, InvalidConfig> {
+        let mut root = source::parse_toml(name, text).map_err(InvalidConfig::from_problems)?;
         let mut problems = Vec::new();
-        source::overlay(&mut root, environment, &mut problems);
-        let findings = Findings::new(base);
-        findings.add(problems);
-        parse::near_misses(environment, &findings);
-        parse::other_variables(environment, &findings);
-        let parsed = Section::of("", &root, &findings).map(|section| parse::config(&section));
-        findings.unknown_keys(&root);
-        let (problems, warnings, files) = findings.into_parts();
+        source::apply_environment(&mut root, environment, &mut problems);
+        let diagnostics = Diagnostics::new(base);
+        diagnostics.add(problems);
+        parse::warn_near_misses(environment, &diagnostics);
+        parse::check_other_variables(environment, &diagnostics);
+        let parsed = Section::from_node("", &root, &diagnostics).map(|section| parse::parse_config(&section));
+        diagnostics.report_unknown_keys(&root);
+        let (problems, warnings, files) = diagnostics.into_parts();
         match parsed {
-            Some(parse::Parsed { rest: Some(rest), keysets }) if problems.is_empty() => {
+            Some(parse::ParsedConfig { rest: Some(rest), keysets }) if problems.is_empty() => {
                 Ok(rest.into_config(keysets, warnings, files))
             }
-            parsed => Err(Invalid {
+            parsed => Err(InvalidConfig {
                 problems,
                 warnings,
                 keysets: parsed.map(|parsed| parsed.keysets).unwrap_or_default(),
@@ -418,8 +430,8 @@ impl Config {
     }
 }
 
-impl Invalid {
-    const fn of(problems: Vec<Problem>) -> Self {
+impl InvalidConfig {
+    const fn from_problems(problems: Vec<Problem>) -> Self {
         Self { problems, warnings: Vec::new(), keysets: BTreeMap::new(), files: Vec::new() }
     }
 }

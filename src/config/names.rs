@@ -1,4 +1,4 @@
-//! The words of the configuration as types: once one exists, it is valid.
+//! Validated types for names, patterns and addresses of the configuration.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,16 +8,20 @@ use regex::Regex;
 use serde::Serialize;
 use url::{Host, Url};
 
+use super::hs256::Hs256Kind;
+
 /// The name of a keyset, profile, bundle or caller: 1 to 64 of `A-Z a-z 0-9 _ -`.
 ///
-/// Names become metric labels and parts of URLs, so nothing else is let in.
+/// Names become metric labels and parts of URLs, so no other characters are allowed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
 
 impl Name {
+    /// Validates a name.
+    ///
     /// # Errors
-    /// Says what a name may be.
+    /// Any other text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let fits = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -45,39 +49,62 @@ impl fmt::Display for Name {
     }
 }
 
-/// What kind of thing a caller may ask for; the first half of `identity.web`.
+/// The kind of token or bundle that a caller may request: the part before the dot in `identity.web`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ProfileKind {
     Identity,
     Oauth,
-    Intercom,
+    Hs256(Hs256Kind),
     Bundle,
 }
 
-impl Kind {
-    pub const ALL: [Self; 4] = [Self::Identity, Self::Oauth, Self::Intercom, Self::Bundle];
+impl ProfileKind {
+    pub const ALL: &[Self] = &{
+        let mut all = [Self::Bundle; 3 + Hs256Kind::ALL.len()];
+        (all[0], all[1]) = (Self::Identity, Self::Oauth);
+        let mut at = 0;
+        while at < Hs256Kind::ALL.len() {
+            all[2 + at] = Self::Hs256(Hs256Kind::ALL[at]);
+            at += 1;
+        }
+        all
+    };
 
-    /// The name of its section in the configuration.
+    /// The name of the kind's section in the configuration.
     pub const fn section(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Oauth => "oauth",
-            Self::Intercom => "intercom",
+            Self::Hs256(kind) => kind.facts().section,
             Self::Bundle => "bundles",
+        }
+    }
+
+    /// Whether a bundle can hold its tokens.
+    pub const fn is_bundled(self) -> bool {
+        matches!(self, Self::Identity | Self::Hs256(_))
+    }
+
+    /// The full names that profiles of `kinds` can have, for people.
+    pub fn forms(kinds: impl Iterator<Item = Self>) -> String {
+        let forms: Vec<String> = kinds.map(|kind| format!("`{}.NAME`", kind.section())).collect();
+        match forms.as_slice() {
+            [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+            forms => forms.concat(),
         }
     }
 }
 
-/// The full name of a profile or bundle, `identity.web`.
+/// The full name of a profile or bundle, for example `identity.web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileName {
-    pub kind: Kind,
+    pub kind: ProfileKind,
     pub name: Name,
     full: String,
 }
 
 impl ProfileName {
-    pub fn new(kind: Kind, name: Name) -> Self {
+    pub fn new(kind: ProfileKind, name: Name) -> Self {
         let full = format!("{}.{name}", kind.section());
         Self { kind, name, full }
     }
@@ -86,18 +113,16 @@ impl ProfileName {
         &self.full
     }
 
-    /// Reads `identity.web`, `oauth.crm`, `intercom.fin` or `bundles.fin`.
+    /// Parses `identity.web`, `oauth.crm`, `intercom.fin` or `bundles.fin`.
     ///
     /// # Errors
-    /// Says which forms there are.
+    /// Another form; the message names the valid ones.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('.').and_then(|(section, name)| {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.section() == section)?;
+            let kind = *ProfileKind::ALL.iter().find(|kind| kind.section() == section)?;
             Some(Self::new(kind, Name::parse(name).ok()?))
         });
-        parsed.ok_or_else(|| {
-            "write `identity.NAME`, `oauth.NAME`, `intercom.NAME` or `bundles.NAME`".to_owned()
-        })
+        parsed.ok_or_else(|| format!("write {}", ProfileKind::forms(ProfileKind::ALL.iter().copied())))
     }
 }
 
@@ -107,14 +132,17 @@ impl fmt::Display for ProfileName {
     }
 }
 
-/// The `kid` of RFC 7515, section 4.1.4: compared byte for byte by Salesforce, and the name of a file here.
+/// A key id: the `kid` of RFC 7515, section 4.1.4. Salesforce compares it byte for byte. It is also the base name
+/// of the key's files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct KeyId(String);
 
 impl KeyId {
+    /// Validates a key id.
+    ///
     /// # Errors
-    /// Says what a key id may be.
+    /// Any other text; the message says which characters are allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         let safe = |b: u8| b.is_ascii_alphanumeric() || b"._~:@+=-".contains(&b);
         if (1..=128).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with('.') {
@@ -136,16 +164,18 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// The `iss` of an identity token: the *JSON Web Key Issuer* of the keyset in Salesforce Setup, which
-/// compares it byte for byte. Never trimmed, never folded.
+/// The `iss` of an identity token: the *JSON Web Key Issuer* of the keyset in Salesforce Setup. Salesforce compares
+/// it byte for byte, so it is neither trimmed nor normalized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer(String);
 
 impl Issuer {
+    /// Validates an issuer.
+    ///
     /// # Errors
-    /// Says what an issuer may be.
+    /// See [`validate_text`].
     pub fn parse(text: &str) -> Result<Self, String> {
-        plain_text(text, 255).map(|()| Self(text.to_owned()))
+        validate_text(text, 255).map(|()| Self(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -153,12 +183,12 @@ impl Issuer {
     }
 }
 
-/// Refuses what no identifier in Salesforce Setup can be: empty, overlong, or with white space at an end
-/// or control characters inside.
+/// Rejects text that can't be an identifier in Salesforce Setup.
 ///
 /// # Errors
-/// Says which of these it was.
-pub fn plain_text(text: &str, longest: usize) -> Result<(), String> {
+/// The text is empty, longer than `longest` characters, starts or ends with white space, or contains control
+/// characters.
+pub fn validate_text(text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".to_owned());
     }
@@ -174,8 +204,8 @@ pub fn plain_text(text: &str, longest: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// An algorithm that Salesforce takes for identity tokens (Salesforce Help, "Set Up Token-Based User
-/// Verification"); RFC 7518, section 3.3.
+/// An algorithm that Salesforce accepts for identity tokens (RFC 7518, section 3.3). Source: Salesforce Help, "Set
+/// Up Token-Based User Verification".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Algorithm {
     #[serde(rename = "RS256")]
@@ -193,27 +223,26 @@ impl Algorithm {
     }
 }
 
-/// A name in a client's certificate that stands for a caller.
+/// A `subjectAltName` of a client certificate that identifies a caller (RFC 5280, section 4.2.1.6).
 ///
-/// One entry of its `subjectAltName` (RFC 5280, section 4.2.1.6), compared whole: no wildcard, no suffix. The subject's
-/// common name counts for nothing.
+/// It is compared whole: no wildcards, no suffixes. The common name of the certificate is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ClientName {
-    /// In lower case: host names have no other (RFC 4343).
+pub enum ClientSan {
+    /// A host name in lower case; host names are case-insensitive (RFC 4343).
     Dns(String),
-    /// Byte for byte, as `spiffe://acme/rails`.
+    /// A URI, compared byte for byte, for example `spiffe://acme/rails`.
     Uri(String),
 }
 
-impl ClientName {
+impl ClientSan {
     pub fn dns(name: &str) -> Self {
         Self::Dns(name.to_ascii_lowercase())
     }
 
-    /// A URI where it holds `://`, else a host name.
+    /// Parses text with `://` as a URI, any other text as a host name.
     ///
     /// # Errors
-    /// Says what a name may be.
+    /// A wildcard, an IP address, or an invalid name.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.contains('*') {
             return Err("must be a whole name: wildcards would let others be this caller".to_owned());
@@ -224,7 +253,8 @@ impl ClientName {
         }
         if text.parse::<IpAddr>().is_ok() {
             return Err(
-                "is an IP address: a client is known by a host name or a URI in its certificate".to_owned()
+                "is an IP address: clients are identified by a host name or a URI in their certificate"
+                    .to_owned(),
             );
         }
         let label = |label: &str| {
@@ -234,32 +264,36 @@ impl ClientName {
         if text.len() <= 253 && text.split('.').all(label) {
             Ok(Self::dns(text))
         } else {
-            Err("must be a name of the client's certificate: a host name, or a URI as spiffe://acme/rails"
+            Err("must be a name in the client's certificate: a host name, or a URI like spiffe://acme/rails"
                 .to_owned())
         }
     }
 }
 
-impl fmt::Display for ClientName {
+impl fmt::Display for ClientSan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Dns(name) | Self::Uri(name)) = self;
         f.write_str(name)
     }
 }
 
-/// What a subject must look like. Always compared whole, whatever anchors its writer set.
+/// A regular expression for subjects. It always matches the whole subject, with or without anchors.
 #[derive(Clone, Debug)]
 pub struct SubjectPattern(Regex);
 
 impl SubjectPattern {
+    /// Compiles a pattern.
+    ///
     /// # Errors
-    /// Says where the regular expression is wrong.
+    /// The text isn't a regular expression.
     pub fn parse(text: &str) -> Result<Self, String> {
-        // Alone first: `a)|(b` would otherwise climb out of the anchoring group.
-        Regex::new(text).map_err(|error| format!("isn't a regular expression: {}", last_line(&error)))?;
+        // Compiled alone first: `a)
+        // (b` would otherwise close the anchoring group.
+        Regex::new(text)
+            .map_err(|error| format!("isn't a regular expression: {}", last_error_line(&error)))?;
         Regex::new(&format!(r"\A(?:{text})\z"))
             .map(Self)
-            .map_err(|error| format!("can't be anchored: {}", last_line(&error)))
+            .map_err(|error| format!("can't be anchored: {}", last_error_line(&error)))
     }
 
     pub fn matches(&self, subject: &str) -> bool {
@@ -267,12 +301,12 @@ impl SubjectPattern {
     }
 }
 
-fn last_line(error: &regex::Error) -> String {
+fn last_error_line(error: &regex::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }
 
-/// An address that tokenmint or Salesforce will call: https, or http on loopback; no credentials, no fragment.
-/// Kept as it was written, since an `aud` is compared byte for byte.
+/// An address that tokenmint or Salesforce calls: https, or http on loopback, without credentials and fragment. The
+/// original text is kept because `aud` is compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpsUrl {
     written: String,
@@ -280,10 +314,12 @@ pub struct HttpsUrl {
 }
 
 impl HttpsUrl {
+    /// Validates an address.
+    ///
     /// # Errors
-    /// Says what is wrong with the address.
+    /// Another scheme, credentials or a fragment.
     pub fn parse(text: &str) -> Result<Self, String> {
-        plain_text(text, 2048)?;
+        validate_text(text, 2048)?;
         let parsed = Url::parse(text)
             .map_err(|error| format!("isn't a URL ({error}); write it whole, `https://…`"))?;
         if parsed.scheme() != "https" && !(parsed.scheme() == "http" && is_loopback(&parsed)) {
@@ -306,21 +342,22 @@ impl HttpsUrl {
         &self.parsed
     }
 
-    /// Whether it names a host only, with nothing behind it but perhaps a slash.
+    /// Whether the address has no path and no query; one trailing slash is allowed.
     pub fn is_origin(&self) -> bool {
         self.parsed.path() == "/" && self.parsed.query().is_none()
     }
 
-    /// This address with `path` behind its host.
+    /// Returns this address with `path` appended to its host.
     ///
     /// # Errors
-    /// Never for the constant paths of Salesforce; says what is wrong with any other.
+    /// The result is invalid, for example too long.
     pub fn with_path(&self, path: &str) -> Result<Self, String> {
         Self::parse(&format!("{}{path}", self.written.trim_end_matches('/')))
     }
 }
 
-/// Addresses in URLs of a scheme that the URL standard doesn't know, such as `redis://`, come as names.
+/// Whether the host is loopback. For schemes unknown to the URL standard, such as `redis://`, an IPv4 address
+/// arrives as a domain.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -334,13 +371,15 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A Salesforce org's id: `00D`, 15 or 18 letters and digits.
+/// The id of a Salesforce org: `00D` and 12 or 15 more letters and digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrgId(String);
 
 impl OrgId {
+    /// Validates an org id.
+    ///
     /// # Errors
-    /// Says what an org id is.
+    /// Any other text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let fits = matches!(text.len(), 15 | 18)
             && text.starts_with("00D")
@@ -363,12 +402,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_anchored_whatever_its_writer_did() {
+    fn a_subject_pattern_matches_only_the_whole_subject() {
         let pattern = SubjectPattern::parse("user-[0-9]+|admin").expect("valid");
         assert!(pattern.matches("user-1") && pattern.matches("admin"));
-        // The only cases that tell `\A(?:p)\z` from `\Ap\z`.
+        // The only cases that distinguish `\A(?:p)\z` from `\Ap\z`.
         assert!(!pattern.matches("user-1x") && !pattern.matches("xadmin"));
-        // `$` alone would let a line feed through.
+        // `$` alone would allow a trailing line feed.
         assert!(!pattern.matches("admin\n"));
         assert!(SubjectPattern::parse("a)|(b").is_err());
     }

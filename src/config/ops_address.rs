@@ -1,5 +1,7 @@
-//! Where a running service answers operators, read from these few settings alone: a mistake anywhere else in the
-//! configuration must not keep a health check or a retirement from the service that still runs.
+//! Reads the address of the ops listener from a few settings, without validating the rest.
+//!
+//! Errors elsewhere in the configuration must not prevent a health check or a key retirement while the service
+//! still runs.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -7,56 +9,58 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::source::{self, Environment, Node, Problem, Value};
-use super::{DEFAULT_FILE, Listen};
-use crate::files::{LARGEST, Opened};
+use super::source::{self, ConfigNode, ConfigValue, Environment, Problem};
+use super::{DEFAULT_CONFIG_FILE, ListenAddress};
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
-/// The address of the ops listener, or of the only one.
+/// The address of the ops listener, or of the main listener if there is no ops listener.
 pub struct OpsAddress {
-    pub listen: Listen,
+    pub listen: ListenAddress,
     pub tls: Option<OpsTls>,
 }
 
-/// TLS of that listener.
+/// The TLS settings of that listener.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct OpsTls {
     pub certificate_file: PathBuf,
-    /// Whether it asks for a client certificate.
+    /// Whether the listener requires a client certificate.
     pub is_mutual: bool,
 }
 
 impl OpsAddress {
-    /// Reads `file`, or the default one, and lays `environment` over it.
+    /// Reads `file`, by default [`DEFAULT_CONFIG_FILE`], and applies the overrides of `environment`.
     ///
     /// # Errors
-    /// The file can't be read, or the address is written in a way that can't be understood.
+    /// The file can't be read, or the address is invalid.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
-        let path = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+        let path = file.unwrap_or_else(|| Path::new(DEFAULT_CONFIG_FILE));
         let name = path.display().to_string();
-        let text = match Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from) {
-            Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
-            // The default file may be missing: everything may come from the environment, or from defaults.
-            Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => Zeroizing::default(),
-            Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
-        };
-        let mut root = source::read_broken_toml(&name, &text);
-        // What can't be laid over it is no setting of ours.
-        source::overlay(&mut root, environment, &mut Vec::new());
+        let text =
+            match OpenedFile::open(path).and_then(|file| file.read(MAX_FILE_SIZE)).map_err(io::Error::from) {
+                Ok(bytes) => Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()),
+                // The default file may be missing: everything may come from the environment, or from defaults.
+                Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => Zeroizing::default(),
+                Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
+            };
+        let mut root = source::parse_toml_lossy(&name, &text);
+        // Invalid overrides don't matter here.
+        source::apply_environment(&mut root, environment, &mut Vec::new());
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let server = child(&root, "server");
         let ops = server.and_then(|server| child(child(server, "ops")?, "listen"));
         let node = ops.or_else(|| child(server?, "listen"));
         let listen = match node {
-            None => Listen::default(),
+            None => ListenAddress::default(),
             Some(node) => {
                 let field = if ops.is_some() { "server.ops.listen" } else { "server.listen" };
                 let written = text_of(node).ok_or("must be a string");
-                let listen = written.map_err(str::to_owned).and_then(|written| Listen::parse(written, &base));
+                let listen =
+                    written.map_err(str::to_owned).and_then(|written| ListenAddress::parse(written, &base));
                 listen.map_err(|message| Problem::new(field, &node.origin, message))?
             }
         };
         let tls = server.filter(|_| ops.is_none()).and_then(|server| child(server, "tls"));
-        let file = |tls: &Node, name: &str| Some(base.join(text_of(child(tls, name)?)?));
+        let file = |tls: &ConfigNode, name: &str| Some(base.join(text_of(child(tls, name)?)?));
         let tls = tls.and_then(|tls| {
             Some(OpsTls {
                 certificate_file: file(tls, "certificate_file")?,
@@ -67,16 +71,16 @@ impl OpsAddress {
     }
 }
 
-fn child<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+fn child<'a>(node: &'a ConfigNode, name: &str) -> Option<&'a ConfigNode> {
     match &node.value {
-        Value::Table(table) => table.get(name),
+        ConfigValue::Table(table) => table.get(name),
         _ => None,
     }
 }
 
-fn text_of(node: &Node) -> Option<&str> {
+fn text_of(node: &ConfigNode) -> Option<&str> {
     match &node.value {
-        Value::Text(text) | Value::Untyped(text) => Some(text.as_str()),
+        ConfigValue::Text(text) | ConfigValue::Untyped(text) => Some(text.as_str()),
         _ => None,
     }
 }
@@ -96,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_found_whatever_else_is_wrong() {
+    fn the_ops_address_is_found_despite_other_errors() {
         let ops = "[server]\nlisten = \"127.0.0.1:1\"\nnobody = \"knows\"\n[server.ops]\nlisten = \"127.0.0.1:2\"\n";
         assert_eq!(address(ops, &[]), "127.0.0.1:2");
         assert_eq!(

@@ -1,14 +1,15 @@
-//! A path as a setting gives it.
+//! Paths from the configuration that are safe to show in messages.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::source::Origin;
+use super::source::ValueOrigin;
 
-/// A path whose origin is unproven: people put a key or a secret where its file's name belongs.
+/// A path that may be a secret: people paste a key or a secret into a setting that needs a file name.
 ///
-/// It is displayed only where it exists. Otherwise its place in the configuration is, which is enough to find it.
+/// `Display` shows the path only if it exists. Otherwise it shows where the setting was written, which is enough to
+/// find it.
 #[derive(Clone)]
 pub struct UnverifiedPath {
     path: PathBuf,
@@ -16,22 +17,22 @@ pub struct UnverifiedPath {
 }
 
 impl UnverifiedPath {
-    pub(super) fn new(path: PathBuf, origin: &Origin) -> Self {
+    pub(super) fn new(path: PathBuf, origin: &ValueOrigin) -> Self {
         Self { path, origin: origin.to_string() }
     }
 
-    /// For opening it. A message shows `self` instead.
+    /// Returns the path, to open it. Messages show `self` instead.
     pub fn as_path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it names something, even a link that leads nowhere.
+    /// Whether something exists at the path; a dangling symlink counts.
     pub fn exists(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok()
     }
 }
 
-/// The same path, wherever it is written.
+/// Compares the path only, not where it was written.
 impl PartialEq for UnverifiedPath {
     fn eq(&self, other: &Self) -> bool {
         self.path == other.path

@@ -1,8 +1,8 @@
-//! Classifies Salesforce's host names and URLs: the kind of host, My Domain, sandbox, country. The configuration, the doctor and
-//! the exchange judge addresses by this module alone.
+//! Classifies Salesforce host names and checks Salesforce URLs: the kind of host, My Domain, sandbox and cloud.
 //!
-//! Sources: Salesforce Help, "My Domain URL Formats"; "OAuth 2.0 JWT Bearer Flow"; practitioners' reports. A host name that
-//! changed with enhanced domains is not resolved any more since Spring '26.
+//! Used by the configuration, the doctor, the exchange and the `sandbox` command. Sources: Salesforce Help, "My
+//! Domain URL Formats" and "OAuth 2.0 JWT Bearer Flow"; reports of practitioners. Host names from before enhanced
+//! domains don't resolve since Spring '26.
 
 use std::net::IpAddr;
 
@@ -10,36 +10,36 @@ use url::Url;
 
 use super::names::is_loopback;
 
-/// The path of the OAuth token endpoint, below an org's or a site's address.
-pub const TOKEN_PATH: &str = "/services/oauth2/token";
+/// The path of the OAuth token endpoint, appended to the address of an org or a site.
+pub const TOKEN_ENDPOINT_PATH: &str = "/services/oauth2/token";
 
-/// What a host serves, as far as its name tells.
+/// The purpose of a host, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostKind {
     /// `login.salesforce.com`
     Login,
     /// `test.salesforce.com`
     Test,
-    /// `NAME.my.salesforce.com`, for an org's logins and APIs.
+    /// `NAME.my.salesforce.com`: logins and APIs of an org.
     MyDomain,
     /// `NAME.my.salesforce-scrt.com`
     Messaging,
     /// An Experience Cloud site: `NAME.my.site.com`, and older forms.
     Site,
-    /// Pages for signed-in users: `NAME.lightning.force.com` and its like.
-    Pages,
-    /// `na1.salesforce.com`
+    /// Pages for signed-in users, for example `NAME.lightning.force.com`.
+    UserPages,
+    /// An instance, for example `na1.salesforce.com`.
     Instance,
-    /// Another host in a domain of Salesforce's.
+    /// Any other host in a Salesforce domain.
     Other,
-    /// A host in nobody's or somebody else's domain whose name reads like Salesforce's.
-    LookAlike,
+    /// A host outside Salesforce's domains with a name that resembles them.
+    Lookalike,
     Loopback,
-    /// Somebody else's. An Experience Cloud site may have such a name.
-    Foreign,
+    /// Any other host. An Experience Cloud site may have such a name.
+    ThirdParty,
 }
 
-/// Where Salesforce runs: orgs of one cloud are unknown in another.
+/// The Salesforce cloud of a host. An org exists in one cloud only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloud {
     Public,
@@ -48,22 +48,22 @@ pub enum Cloud {
     China,
 }
 
-/// A host name, classified.
+/// A classified host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
+pub struct SalesforceHost {
     pub name: String,
     pub kind: HostKind,
     pub cloud: Cloud,
-    /// The org's My Domain name, without the sandbox's.
+    /// The org's My Domain name, without the sandbox name.
     pub my_domain: Option<String>,
-    /// The sandbox's name, `uat` of `acme--uat.sandbox.my.salesforce.com`.
+    /// The sandbox name: `uat` in `acme--uat.sandbox.my.salesforce.com`.
     pub sandbox: Option<String>,
-    /// What stands between the org's name and `my`: `sandbox`, `develop`, `scratch`, or an instance in old names.
+    /// The labels between the org's name and `my`: `sandbox`, `develop`, `scratch`, or an instance in old names.
     partition: Option<String>,
 }
 
-/// Suffixes of a host name, each with what the host serves.
-const SUFFIXES: [(&str, HostKind, Cloud); 27] = [
+/// Suffixes of host names with the kind of host. The first match counts.
+const HOST_SUFFIXES: &[(&str, HostKind, Cloud)] = &[
     (".my.salesforce-scrt.com", HostKind::Messaging, Cloud::Public),
     (".my.salesforce-scrt.mil", HostKind::Messaging, Cloud::Government),
     (".my.salesforce.com", HostKind::MyDomain, Cloud::Public),
@@ -72,16 +72,16 @@ const SUFFIXES: [(&str, HostKind, Cloud); 27] = [
     (".my.sfcrmapps.cn", HostKind::MyDomain, Cloud::China),
     (".my.site.com", HostKind::Site, Cloud::Public),
     (".my.salesforce-sites.com", HostKind::Site, Cloud::Public),
-    (".my.salesforce-setup.com", HostKind::Pages, Cloud::Public),
-    (".lightning.force.com", HostKind::Pages, Cloud::Public),
-    (".builder.salesforce-experience.com", HostKind::Pages, Cloud::Public),
-    (".vf.force.com", HostKind::Pages, Cloud::Public),
-    (".visual.force.com", HostKind::Pages, Cloud::Public),
-    (".file.force.com", HostKind::Pages, Cloud::Public),
-    (".content.force.com", HostKind::Pages, Cloud::Public),
-    (".documentforce.com", HostKind::Pages, Cloud::Public),
-    (".visualforce.com", HostKind::Pages, Cloud::Public),
-    (".lightning.crmforce.mil", HostKind::Pages, Cloud::Government),
+    (".my.salesforce-setup.com", HostKind::UserPages, Cloud::Public),
+    (".lightning.force.com", HostKind::UserPages, Cloud::Public),
+    (".builder.salesforce-experience.com", HostKind::UserPages, Cloud::Public),
+    (".vf.force.com", HostKind::UserPages, Cloud::Public),
+    (".visual.force.com", HostKind::UserPages, Cloud::Public),
+    (".file.force.com", HostKind::UserPages, Cloud::Public),
+    (".content.force.com", HostKind::UserPages, Cloud::Public),
+    (".documentforce.com", HostKind::UserPages, Cloud::Public),
+    (".visualforce.com", HostKind::UserPages, Cloud::Public),
+    (".lightning.crmforce.mil", HostKind::UserPages, Cloud::Government),
     (".force.com", HostKind::Site, Cloud::Public),
     (".salesforce.com", HostKind::Other, Cloud::Public),
     (".salesforce.mil", HostKind::Other, Cloud::Government),
@@ -93,8 +93,8 @@ const SUFFIXES: [(&str, HostKind, Cloud); 27] = [
     (".site.com", HostKind::Other, Cloud::Public),
 ];
 
-/// The domains in which an answer of Salesforce may name an address. The last two are those of Salesforce in China.
-const ANSWERING: [&str; 6] = [
+/// The domains that URLs in Salesforce's responses may have. The last two belong to Salesforce in China.
+const TRUSTED_RESPONSE_DOMAINS: &[&str] = &[
     ".salesforce.com",
     ".force.com",
     ".salesforce.mil",
@@ -103,19 +103,19 @@ const ANSWERING: [&str; 6] = [
     ".sfcrmapps.cn",
 ];
 
-impl Host {
-    pub fn of(url: &Url) -> Self {
+impl SalesforceHost {
+    pub fn from_url(url: &Url) -> Self {
         let name = url.host_str().unwrap_or_default();
         if is_loopback(url) {
-            return Self { kind: HostKind::Loopback, ..Self::unknown(name) };
+            return Self { kind: HostKind::Loopback, ..Self::unclassified(name) };
         }
-        Self::named(name)
+        Self::from_name(name)
     }
 
-    fn unknown(name: &str) -> Self {
+    fn unclassified(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            kind: HostKind::Foreign,
+            kind: HostKind::ThirdParty,
             cloud: Cloud::Public,
             my_domain: None,
             sandbox: None,
@@ -123,14 +123,14 @@ impl Host {
         }
     }
 
-    /// Classifies a host name in lower case.
-    pub fn named(name: &str) -> Self {
-        let host = Self::unknown(name);
-        let known = SUFFIXES
+    /// Classifies a host name; it must be in lower case.
+    pub fn from_name(name: &str) -> Self {
+        let host = Self::unclassified(name);
+        let known = HOST_SUFFIXES
             .iter()
             .find_map(|(suffix, kind, cloud)| Some((name.strip_suffix(suffix)?, *suffix, *kind, *cloud)));
         let Some((labels, suffix, kind, cloud)) = known.filter(|(labels, ..)| !labels.is_empty()) else {
-            let kind = if reads_like_salesforce(name) { HostKind::LookAlike } else { HostKind::Foreign };
+            let kind = if is_lookalike(name) { HostKind::Lookalike } else { HostKind::ThirdParty };
             return Self { kind, ..host };
         };
         let kind = match (labels, suffix) {
@@ -144,8 +144,8 @@ impl Host {
         }
         let (org, partition) = labels.split_once('.').map_or((labels, None), |(org, rest)| (org, Some(rest)));
         if org.starts_with("xn--") {
-            // No org has a name with letters of another script; one of them looks like a Latin one.
-            return Self { kind: HostKind::LookAlike, cloud, ..host };
+            // Orgs have ASCII names; a letter of another script can imitate a Latin one.
+            return Self { kind: HostKind::Lookalike, cloud, ..host };
         }
         let (org, sandbox) = org.split_once("--").map_or((org, None), |(org, name)| (org, Some(name)));
         let owned = |text: &str| text.to_owned();
@@ -159,12 +159,12 @@ impl Host {
         }
     }
 
-    /// Whether it is a sandbox's, or where sandboxes' users log in.
+    /// Whether the host belongs to a sandbox, or is the login host of sandboxes.
     pub fn is_sandbox(&self) -> bool {
         self.kind == HostKind::Test || self.sandbox.is_some() || self.partition.as_deref() == Some("sandbox")
     }
 
-    /// The kind of org whose host it is, or whose users log in there, as far as its name tells.
+    /// Returns the kind of org that the host belongs to or whose users log in there, if the name tells.
     fn org_kind(&self) -> Option<OrgKind> {
         match (self.kind, self.partition.as_deref()) {
             (HostKind::Login, _) => Some(OrgKind::Production),
@@ -176,8 +176,8 @@ impl Host {
         }
     }
 
-    /// The present name of a host whose name is from before enhanced domains.
-    fn renamed(&self) -> Option<String> {
+    /// Returns the current name of a host from before enhanced domains; `None` if the name is current.
+    fn enhanced_domain_name(&self) -> Option<String> {
         let is_old = match self.partition.as_deref() {
             None => self.sandbox.is_some(),
             Some(partition) => is_instance(partition),
@@ -193,24 +193,24 @@ impl Host {
         ))
     }
 
-    /// Whether an answer of Salesforce may name an address of this host.
-    pub fn may_answer(&self) -> bool {
-        ANSWERING.iter().any(|domain| self.name.ends_with(domain))
+    /// Whether a URL in a Salesforce response may have this host.
+    pub fn is_trusted_in_responses(&self) -> bool {
+        TRUSTED_RESPONSE_DOMAINS.iter().any(|domain| self.name.ends_with(domain))
     }
 }
 
-/// `na1`, `cs42`, `eu5`, `usa123`, with a letter behind it in some.
+/// Whether the label names an instance: `na1`, `cs42`, `eu5`, `usa123`, some with one more letter.
 fn is_instance(label: &str) -> bool {
     let letters = label.bytes().take_while(u8::is_ascii_lowercase).count();
     let digits = label.bytes().skip(letters).take_while(u8::is_ascii_digit).count();
     (2..=4).contains(&letters) && (1..=4).contains(&digits) && label.len() <= letters + digits + 1
 }
 
-/// Whether a name was registered that has Salesforce's in it, or differs from it by one or two letters; or whether Salesforce's
-/// whole domain stands before somebody else's. A label below a domain of one's own is no such thing: `salesforce.acme.com`.
-fn reads_like_salesforce(name: &str) -> bool {
-    /// What stands in the place of `com` below the top-level domain of a country.
-    const SECOND_LEVEL: [&str; 7] = ["ac", "co", "com", "edu", "gov", "net", "org"];
+/// Whether a registered domain contains Salesforce's name or differs from it by one or two letters, or Salesforce's
+/// domain precedes another one. A subdomain of one's own domain is no lookalike: `salesforce.acme.com`.
+fn is_lookalike(name: &str) -> bool {
+    /// Labels that replace `com` below a country's top-level domain.
+    const COUNTRY_SECOND_LEVEL: &[&str] = &["ac", "co", "com", "edu", "gov", "net", "org"];
     if name.parse::<IpAddr>().is_ok() {
         return false;
     }
@@ -222,7 +222,7 @@ fn reads_like_salesforce(name: &str) -> bool {
     };
     let labels: Vec<&str> = name.split('.').collect();
     let (registered, top) = match labels.as_slice() {
-        [.., label, second, top] if top.len() == 2 && SECOND_LEVEL.contains(second) => (*label, *top),
+        [.., label, second, top] if top.len() == 2 && COUNTRY_SECOND_LEVEL.contains(second) => (*label, *top),
         [.., label, top] => (*label, *top),
         [top] => ("", *top),
         [] => return false,
@@ -232,146 +232,150 @@ fn reads_like_salesforce(name: &str) -> bool {
         || labels.windows(2).any(|pair| like(pair[0]) && matches!(pair[1], "com" | "mil"))
 }
 
-/// What is wrong with an address in its place. Empty where nothing is.
+/// The problems of a URL in its setting.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Judgement {
-    /// Salesforce refuses it.
-    pub faults: Vec<String>,
-    /// Salesforce may take it.
-    pub doubts: Vec<String>,
+pub struct UrlIssues {
+    /// Salesforce rejects it.
+    pub errors: Vec<String>,
+    /// Salesforce may accept it.
+    pub warnings: Vec<String>,
 }
 
-impl Judgement {
-    fn fault(&mut self, fault: impl Into<String>) {
-        self.faults.push(fault.into());
+impl UrlIssues {
+    fn error(&mut self, error: impl Into<String>) {
+        self.errors.push(error.into());
     }
 
-    /// Notes what makes a host unfit for logging in.
-    fn login_host(&mut self, host: &Host) {
+    /// Adds the reasons why nobody can log in at the host.
+    fn check_login_host(&mut self, host: &SalesforceHost) {
         if host.name.ends_with('.') {
-            return self.fault("a dot at the end of the host");
+            return self.error("a dot at the end of the host");
         }
         if host.my_domain.as_deref() == Some("mydomain") {
-            return self.fault("the placeholder MYDOMAIN, in place of the org's own name");
+            return self.error("the placeholder MYDOMAIN instead of the org's own name");
         }
         match host.kind {
             HostKind::Login | HostKind::Test | HostKind::Site | HostKind::Loopback => {}
             HostKind::MyDomain => {
-                if let Some(now) = host.renamed() {
-                    self.fault(format!(
+                if let Some(now) = host.enhanced_domain_name() {
+                    self.error(format!(
                         "the org's old host, which is gone since Spring '26; it is {now} now"
                     ));
                 }
             }
-            HostKind::Messaging => self.fault("a messaging host, where nobody logs in"),
-            HostKind::Pages => {
-                self.fault("a host of pages for signed-in users, where no program logs in; My Domain is …my.salesforce.com");
-            }
-            HostKind::Instance => {
-                self.fault("an instance's host, which names no org; My Domain is …my.salesforce.com");
-            }
-            HostKind::Other => self.fault("no login host of Salesforce's; My Domain is …my.salesforce.com"),
-            HostKind::LookAlike => {
-                self.fault(
-                    "a host in none of Salesforce's domains, though it reads like one: a typing error?",
+            HostKind::Messaging => self.error("a messaging host, which accepts no logins"),
+            HostKind::UserPages => {
+                self.error(
+                    "a host of pages for signed-in users, where no program logs in; My Domain is \
+                …my.salesforce.com",
                 );
             }
-            HostKind::Foreign => {
-                self.doubts
-                    .push("a host in none of Salesforce's domains, as only a site may have".to_owned());
+            HostKind::Instance => {
+                self.error("an instance's host, which names no org; My Domain is …my.salesforce.com");
+            }
+            HostKind::Other => self.error("not a login host of Salesforce; My Domain is …my.salesforce.com"),
+            HostKind::Lookalike => {
+                self.error("a host outside Salesforce's domains with a similar name: a typo?");
+            }
+            HostKind::ThirdParty => {
+                self.warnings
+                    .push("a host outside Salesforce's domains, which only a site may have".to_owned());
             }
         }
     }
 }
 
-/// Judges an `aud` of the JWT bearer flow, which Salesforce compares byte for byte.
-pub fn audience(written: &str) -> (Option<Host>, Judgement) {
-    let mut judged = Judgement::default();
+/// Checks an `aud` of the JWT bearer flow, which Salesforce compares byte for byte.
+pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
+    let mut issues = UrlIssues::default();
     let trimmed = written.trim();
     if trimmed != written {
-        judged.fault("white space at an end");
+        issues.error("white space at the start or end");
     }
     let Ok(url) = Url::parse(trimmed) else {
-        judged.fault("no URL");
-        return (None, judged);
+        issues.error("not a URL");
+        return (None, issues);
     };
-    let host = Host::of(&url);
+    let host = SalesforceHost::from_url(&url);
     if url.scheme() != "https" && host.kind != HostKind::Loopback {
-        judged.fault(format!("`{}:` in place of `https:`", url.scheme()));
+        issues.error(format!("`{}:` instead of `https:`", url.scheme()));
     }
     let path = url.path().trim_end_matches('/');
-    if path.ends_with(TOKEN_PATH) || path.contains("/services/") {
-        judged.fault("the address of the token endpoint, in place of the host");
+    if path.ends_with(TOKEN_ENDPOINT_PATH) || path.contains("/services/") {
+        issues.error("the address of the token endpoint instead of the host");
     } else if !path.is_empty()
-        && !matches!(host.kind, HostKind::Site | HostKind::Foreign | HostKind::Loopback)
+        && !matches!(host.kind, HostKind::Site | HostKind::ThirdParty | HostKind::Loopback)
     {
-        judged.fault("a path behind the host");
+        issues.error("a path behind the host");
     }
     let has_more = url.query().is_some() || url.fragment().is_some() || !url.username().is_empty();
     if has_more {
-        judged.fault("more than a host");
+        issues.error("more than a host");
     }
     if trimmed.ends_with('/') {
-        judged.fault("a slash at the end");
+        issues.error("a slash at the end");
     }
     if !has_more && trimmed.trim_end_matches('/') != url.as_str().trim_end_matches('/') {
-        judged.fault(format!("written otherwise than `{}`", url.as_str().trim_end_matches('/')));
+        issues.error(format!("not in the normal form `{}`", url.as_str().trim_end_matches('/')));
     }
-    judged.login_host(&host);
-    (Some(host), judged)
+    issues.check_login_host(&host);
+    (Some(host), issues)
 }
 
-/// Judges the address that an assertion is sent to.
-pub fn token_url(url: &Url) -> (Host, Judgement) {
-    let mut judged = Judgement::default();
-    let host = Host::of(url);
-    judged.login_host(&host);
-    if host.kind != HostKind::Loopback && (!url.path().ends_with(TOKEN_PATH) || url.path().contains("//")) {
-        judged.fault(format!("the path isn't {TOKEN_PATH}, where the token endpoint is"));
+/// Checks the address that receives assertions.
+pub fn check_token_url(url: &Url) -> (SalesforceHost, UrlIssues) {
+    let mut issues = UrlIssues::default();
+    let host = SalesforceHost::from_url(url);
+    issues.check_login_host(&host);
+    if host.kind != HostKind::Loopback
+        && (!url.path().ends_with(TOKEN_ENDPOINT_PATH) || url.path().contains("//"))
+    {
+        issues.error(format!("the path isn't {TOKEN_ENDPOINT_PATH}, where the token endpoint is"));
     }
     if host.kind != HostKind::Loopback && (url.query().is_some() || url.fragment().is_some()) {
-        judged.fault("more than a path behind the host");
+        issues.error("more than a path behind the host");
     }
-    (host, judged)
+    (host, issues)
 }
 
-/// Judges the address of messaging.
-pub fn scrt_url(url: &Url) -> (Host, Judgement) {
-    let mut judged = Judgement::default();
-    let host = Host::of(url);
+/// Checks the address of the messaging API.
+pub fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
+    let mut issues = UrlIssues::default();
+    let host = SalesforceHost::from_url(url);
     match host.kind {
         HostKind::Loopback => {}
         HostKind::Messaging => {
-            if let Some(now) = host.renamed() {
-                judged.fault(format!("the org's old host, which is gone since Spring '26; it is {now} now"));
+            if let Some(now) = host.enhanced_domain_name() {
+                issues.error(format!("the org's old host, which is gone since Spring '26; it is {now} now"));
             }
         }
-        _ => judged.fault("no host of messaging (…my.salesforce-scrt.com)"),
+        _ => issues.error("not a messaging host (…my.salesforce-scrt.com)"),
     }
-    (host, judged)
+    (host, issues)
 }
 
-/// Why an assertion for `audience` isn't taken at `token_host`, where it is known of both hosts where their users log in.
-pub fn mismatch(audience: &Host, token_host: &Host) -> Option<String> {
+/// Returns the reason why `token_host` rejects an assertion for `audience`; `None` if there is none or it is
+/// unknown.
+pub fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost) -> Option<String> {
     use HostKind::{Login, MyDomain, Test};
-    let is_login_host = |host: &Host| matches!(host.kind, Login | Test | MyDomain);
+    let is_login_host = |host: &SalesforceHost| matches!(host.kind, Login | Test | MyDomain);
     if !is_login_host(audience) || !is_login_host(token_host) {
         return None;
     }
     if audience.cloud != token_host.cloud {
-        return Some("an audience of another cloud of Salesforce's than the host".to_owned());
+        return Some("the audience belongs to another Salesforce cloud than the host".to_owned());
     }
-    if let (Some(wanted), Some(asked)) = (&audience.my_domain, &token_host.my_domain)
-        && (wanted, &audience.sandbox) != (asked, &token_host.sandbox)
+    if let (Some(audience_org), Some(host_org)) = (&audience.my_domain, &token_host.my_domain)
+        && (audience_org, &audience.sandbox) != (host_org, &token_host.sandbox)
     {
-        return Some("the audience of one org, asked at another's host".to_owned());
+        return Some("the audience belongs to one org, and the host to another".to_owned());
     }
-    let (wanted, asked) = (audience.org_kind()?, token_host.org_kind()?);
-    (wanted.login_host() != asked.login_host())
-        .then(|| format!("{}, with {}'s audience", asked.name(), wanted.name()))
+    let (audience_kind, host_kind) = (audience.org_kind()?, token_host.org_kind()?);
+    (audience_kind.login_host() != host_kind.login_host())
+        .then(|| format!("{}, with {}'s audience", host_kind.name(), audience_kind.name()))
 }
 
-/// The kinds of orgs whose users log in at different general hosts (Salesforce Help, "My Domain URL Formats").
+/// The kinds of orgs, which differ in their general login host (Salesforce Help, "My Domain URL Formats").
 #[derive(Clone, Copy)]
 enum OrgKind {
     Production,
@@ -398,17 +402,18 @@ impl OrgKind {
     }
 }
 
-/// Whether a text has the form of a Salesforce record's id with that prefix, like `005` for a user.
+/// Whether a text has the form of a Salesforce record id with that prefix, for example `005` for a user.
 pub fn is_record_id(text: &str, prefix: &str) -> bool {
     matches!(text.len(), 15 | 18)
         && text.starts_with(prefix)
         && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Whether the last three of the 18 characters of a record's id contradict the others.
+/// Whether an id of 18 characters has a wrong checksum in its last three characters.
 ///
-/// They say which of the first 15 are capital letters (Salesforce Help, "What's the difference between 15 and 18 character record IDs?").
-pub fn has_wrong_suffix(id: &str) -> bool {
+/// The checksum encodes which of the first 15 characters are upper case. Source: Salesforce Help, "What's the
+/// difference between 15 and 18 character record IDs?".
+pub fn has_wrong_id_checksum(id: &str) -> bool {
     const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
     let Some((short, suffix)) = id.split_at_checked(15).filter(|(_, suffix)| suffix.len() == 3) else {
         return false;
@@ -421,26 +426,27 @@ pub fn has_wrong_suffix(id: &str) -> bool {
     !suffix.as_bytes().eq_ignore_ascii_case(&right)
 }
 
-/// What a consumer key begins with that Salesforce made.
+/// The prefix of consumer keys that Salesforce generates.
 pub const CONSUMER_KEY_PREFIX: &str = "3MVG9";
 
-/// Why a text is no consumer key, as far as its form tells.
-pub fn consumer_key_fault(text: &str) -> Option<&'static str> {
+/// Returns the reason why a text can't be a consumer key; `None` if it may be one.
+pub fn consumer_key_error(text: &str) -> Option<&'static str> {
     match text {
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-            Some("it holds white space or a control character")
+            Some("it contains white space or a control character")
         }
-        _ if text.contains('@') => Some("it reads like a user name, which is `username`"),
+        _ if text.contains('@') => Some("it looks like a user name, which belongs in `username`"),
         _ if text.contains("://") => Some("it is an address"),
-        _ if text.starts_with(CONSUMER_KEY_PREFIX) || may_be_consumer_key(text) => None,
-        _ => Some("consumer keys begin with 3MVG9, or are 8 letters and digits at least"),
+        _ if text.starts_with(CONSUMER_KEY_PREFIX) || is_custom_consumer_key(text) => None,
+        _ => Some("consumer keys begin with 3MVG9, or have at least 8 letters and digits"),
     }
 }
 
-/// Whether somebody may have named that consumer key when they made the app: 8 to 256 letters and digits.
+/// Whether the text may be a consumer key that an admin chose: 8 to 256 letters and digits.
 ///
-/// So the Metadata API Developer Guide has it, `ConnectedAppOauthConfig`. That of Salesforce's own command line is `PlatformCLI`.
-pub fn may_be_consumer_key(text: &str) -> bool {
+/// Source: Metadata API Developer Guide, `ConnectedAppOauthConfig`. For example, Salesforce's own command line uses
+/// `PlatformCLI`.
+pub fn is_custom_consumer_key(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
@@ -449,8 +455,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_known_by_its_name() {
-        use HostKind::{Foreign, Instance, Login, LookAlike, Messaging, MyDomain, Other, Pages, Site, Test};
+    fn hosts_are_classified_by_name() {
+        use HostKind::{
+            Instance, Login, Lookalike, Messaging, MyDomain, Other, Site, Test, ThirdParty, UserPages,
+        };
         for (name, kind, org, sandbox) in [
             ("login.salesforce.com", Login, None, None),
             ("test.salesforce.com", Test, None, None),
@@ -463,34 +471,34 @@ mod tests {
             ("acme.my.salesforce-scrt.com", Messaging, Some("acme"), None),
             ("acme.my.site.com", Site, Some("acme"), None),
             ("acme.secure.force.com", Site, None, None),
-            ("acme.lightning.force.com", Pages, None, None),
-            ("acme.my.salesforce-setup.com", Pages, Some("acme"), None),
+            ("acme.lightning.force.com", UserPages, None, None),
+            ("acme.my.salesforce-setup.com", UserPages, Some("acme"), None),
             ("na1.salesforce.com", Instance, None, None),
             ("cs42.salesforce.com", Instance, None, None),
             ("acme.salesforce.com", Other, None, None),
-            ("acme.my.salesforce.co", LookAlike, None, None),
-            ("login.saleforce.com", LookAlike, None, None),
-            ("login.salesfroce.com", LookAlike, None, None),
-            ("acme.my.salesforce.com.evil.example", LookAlike, None, None),
-            ("evilsalesforce.com", LookAlike, None, None),
-            ("salesforce.co.uk", LookAlike, None, None),
-            ("login.saleforce.com.au", LookAlike, None, None),
-            ("acme.my.salesforce", LookAlike, None, None),
-            ("community.acme.com", Foreign, None, None),
-            ("salesforce.acme.com", Foreign, None, None),
-            ("salesforce.acme.co.uk", Foreign, None, None),
-            ("my.salesforce.acme.com", Foreign, None, None),
-            ("salesforce.ibm.com", Foreign, None, None),
+            ("acme.my.salesforce.co", Lookalike, None, None),
+            ("login.saleforce.com", Lookalike, None, None),
+            ("login.salesfroce.com", Lookalike, None, None),
+            ("acme.my.salesforce.com.evil.example", Lookalike, None, None),
+            ("evilsalesforce.com", Lookalike, None, None),
+            ("salesforce.co.uk", Lookalike, None, None),
+            ("login.saleforce.com.au", Lookalike, None, None),
+            ("acme.my.salesforce", Lookalike, None, None),
+            ("community.acme.com", ThirdParty, None, None),
+            ("salesforce.acme.com", ThirdParty, None, None),
+            ("salesforce.acme.co.uk", ThirdParty, None, None),
+            ("my.salesforce.acme.com", ThirdParty, None, None),
+            ("salesforce.ibm.com", ThirdParty, None, None),
             ("my.salesforce.com", Other, None, None),
         ] {
-            let host = Host::named(name);
-            let seen = (host.kind, host.my_domain.as_deref(), host.sandbox.as_deref());
-            assert_eq!(seen, (kind, org, sandbox), "{name}");
+            let host = SalesforceHost::from_name(name);
+            let classified = (host.kind, host.my_domain.as_deref(), host.sandbox.as_deref());
+            assert_eq!(classified, (kind, org, sandbox), "{name}");
         }
     }
 
     #[test]
-    fn an_id_of_eighteen_characters_checks_itself() {
+    fn the_last_three_characters_of_an_id_are_its_checksum() {
         for (id, is_wrong) in [
             ("00D5g000004XyZa", false),
             ("00D000000000001EAA", false),
@@ -499,12 +507,12 @@ mod tests {
             ("00D5g000004XyZaEAA", true),
             ("00D000000000001AAA", true),
         ] {
-            assert_eq!(has_wrong_suffix(id), is_wrong, "{id}");
+            assert_eq!(has_wrong_id_checksum(id), is_wrong, "{id}");
         }
     }
 
     #[test]
-    fn an_audience_is_judged_with_all_that_is_wrong_with_it() {
+    fn every_error_of_an_audience_is_reported() {
         for fine in [
             "https://login.salesforce.com",
             "https://test.salesforce.com",
@@ -512,44 +520,44 @@ mod tests {
             "https://acme--uat.sandbox.my.salesforce.com",
             "https://acme.my.site.com/customers",
         ] {
-            assert_eq!(audience(fine).1, Judgement::default(), "{fine}");
+            assert_eq!(check_audience(fine).1, UrlIssues::default(), "{fine}");
         }
-        for (wrong, faults) in [
+        for (wrong, errors) in [
             ("https://acme.lightning.force.com", &["pages for signed-in users"][..]),
-            ("http://login.salesforce.com", &["`http:` in place of `https:`"]),
+            ("http://login.salesforce.com", &["`http:` instead of `https:`"]),
             ("https://login.salesforce.com/", &["a slash at the end"]),
-            ("https://login.salesforce.com\n", &["white space at an end"]),
-            ("http://acme.salesforce.com/ ", &["white space", "`http:`", "a slash", "no login host"]),
-            ("https://LOGIN.salesforce.com", &["written otherwise than `https://login.salesforce.com`"]),
-            ("https://login.salesforce.com:443", &["written otherwise"]),
+            ("https://login.salesforce.com\n", &["white space at the start or end"]),
+            ("http://acme.salesforce.com/ ", &["white space", "`http:`", "a slash", "not a login host"]),
+            ("https://LOGIN.salesforce.com", &["not in the normal form `https://login.salesforce.com`"]),
+            ("https://login.salesforce.com:443", &["not in the normal form"]),
             ("https://acme.my.salesforce.com/services/oauth2/token", &["the token endpoint"]),
             ("https://acme.my.salesforce.com/home", &["a path behind the host"]),
             ("https://acme--uat.cs42.my.salesforce.com", &["it is acme--uat.sandbox.my.salesforce.com now"]),
             ("https://acme--uat.my.salesforce.com", &["it is acme--uat.sandbox.my.salesforce.com now"]),
             ("https://acme.my.salesforce-scrt.com", &["a messaging host"]),
-            ("https://login.saleforce.com", &["a typing error?"]),
+            ("https://login.saleforce.com", &["a typo?"]),
             ("https://na1.salesforce.com", &["an instance's host"]),
-            ("https://\u{430}cme.my.salesforce.com", &["written otherwise", "a typing error?"]),
+            ("https://\u{430}cme.my.salesforce.com", &["not in the normal form", "a typo?"]),
             ("https://mydomain.my.salesforce.com", &["the placeholder MYDOMAIN"]),
             ("https://acme.my.salesforce.com?x=1", &["more than a host"]),
             ("https://acme.my.salesforce.com.", &["a dot at the end of the host"]),
             ("https://salesforce.acme.com/customers", &[]),
-            ("login.salesforce.com", &["no URL"]),
+            ("login.salesforce.com", &["not a URL"]),
         ] {
-            let (_, judged) = audience(wrong);
-            assert_eq!(judged.faults.len(), faults.len(), "{wrong}: {judged:?}");
-            for (said, fault) in judged.faults.iter().zip(faults) {
-                assert!(said.contains(fault), "{wrong}: {said}");
+            let (_, issues) = check_audience(wrong);
+            assert_eq!(issues.errors.len(), errors.len(), "{wrong}: {issues:?}");
+            for (said, error) in issues.errors.iter().zip(errors) {
+                assert!(said.contains(error), "{wrong}: {said}");
             }
         }
     }
 
     #[test]
-    fn a_token_endpoint_is_judged_by_host_and_path() {
-        let judged = |text: &str| token_url(&Url::parse(text).expect("a URL")).1;
-        assert_eq!(judged("https://acme.my.salesforce.com/services/oauth2/token"), Judgement::default());
-        assert_eq!(judged("https://acme.my.site.com/customers/services/oauth2/token"), Judgement::default());
-        assert_eq!(judged("http://127.0.0.1:9/t"), Judgement::default());
+    fn a_token_endpoint_is_checked_by_host_and_path() {
+        let issues = |text: &str| check_token_url(&Url::parse(text).expect("a URL")).1;
+        assert_eq!(issues("https://acme.my.salesforce.com/services/oauth2/token"), UrlIssues::default());
+        assert_eq!(issues("https://acme.my.site.com/customers/services/oauth2/token"), UrlIssues::default());
+        assert_eq!(issues("http://127.0.0.1:9/t"), UrlIssues::default());
         for wrong in [
             "https://acme.my.salesforce.com",
             "https://acme.my.salesforce.com/",
@@ -558,13 +566,15 @@ mod tests {
             "https://acme.my.salesforce.com/services/oauth2/token?x",
             "https://acme.my.salesforce.com//services/oauth2/token",
         ] {
-            assert_eq!(judged(wrong).faults.len(), 1, "{wrong}");
+            assert_eq!(issues(wrong).errors.len(), 1, "{wrong}");
         }
     }
 
     #[test]
-    fn an_audience_and_a_host_of_different_orgs_do_not_go_together() {
-        let pair = |audience: &str, host: &str| mismatch(&Host::named(audience), &Host::named(host));
+    fn an_audience_and_a_token_host_of_different_orgs_mismatch() {
+        let pair = |audience: &str, host: &str| {
+            audience_mismatch(&SalesforceHost::from_name(audience), &SalesforceHost::from_name(host))
+        };
         for (audience, host) in [
             ("login.salesforce.com", "acme.my.salesforce.com"),
             ("acme.my.salesforce.com", "acme.my.salesforce.com"),
@@ -591,11 +601,11 @@ mod tests {
             ("acme-dev-ed.develop.my", "test", "a sandbox, with a Developer Edition org's audience"),
             ("acme--uat.sandbox.my", "login", "production, with a sandbox's audience"),
             ("acme-dev.scratch.my", "login", "production, with a scratch org's audience"),
-            ("other.my", "acme.my", "the audience of one org, asked at another's host"),
+            ("other.my", "acme.my", "the audience belongs to one org, and the host to another"),
             (
                 "acme--dev.sandbox.my",
                 "acme--uat.sandbox.my",
-                "the audience of one org, asked at another's host",
+                "the audience belongs to one org, and the host to another",
             ),
         ] {
             let (audience, host) = (format!("{audience}.salesforce.com"), format!("{host}.salesforce.com"));

@@ -1,5 +1,4 @@
-//! Reads one table of the configuration field by field, notes all that is wrong with it, and lets nothing
-//! pass that nobody asked for.
+//! Reads one table of the configuration field by field. It collects all problems, and unknown keys are errors.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,51 +12,59 @@ use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::path::UnverifiedPath;
-use super::source::{Code, Node, Origin, Problem, Value, read_file};
+use super::source::{ConfigNode, ConfigValue, Problem, ValueOrigin, WarningCode, read_file};
 
-/// What was read along the way: everything that is wrong, and what is allowed but unwise.
-pub(crate) struct Findings {
+/// The problems and warnings found while reading the configuration.
+pub(crate) struct Diagnostics {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
-    /// Files that were looked into, whether they could be read or not.
+    /// Files that were read, or that could not be read.
     files: RefCell<Vec<PathBuf>>,
-    /// The keys that were asked for in each table, by the table's path; `None` where their writer chose them, as in
+    /// The keys that were requested in each table, by the table's path. `None` allows any key, for example in
     /// `[callers.NAME]`.
-    asked: RefCell<BTreeMap<String, Option<BTreeSet<&'static str>>>>,
-    /// Relative paths start here: the folder of the configuration file.
+    requested_keys: RefCell<BTreeMap<String, Option<BTreeSet<&'static str>>>>,
+    /// The folder of the configuration file; relative paths start here.
     pub base: PathBuf,
 }
 
-impl Findings {
+impl Diagnostics {
     pub const fn new(base: PathBuf) -> Self {
         Self {
             problems: RefCell::new(Vec::new()),
             warnings: RefCell::new(Vec::new()),
             files: RefCell::new(Vec::new()),
-            asked: RefCell::new(BTreeMap::new()),
+            requested_keys: RefCell::new(BTreeMap::new()),
             base,
         }
     }
 
-    /// Reports each key below `root` that nothing asked for: a mistake in its name or its place. Comes after everything
-    /// was read.
-    pub fn unknown_keys(&self, root: &Node) {
-        self.unknown_below("", root);
+    /// Reports each key below `root` that was never requested: its name or its table is wrong. Call it after
+    /// everything was read.
+    pub fn report_unknown_keys(&self, root: &ConfigNode) {
+        self.report_unknown_keys_below("", root);
     }
 
-    fn unknown_below(&self, path: &str, node: &Node) {
-        let asked = self.asked.borrow();
+    fn report_unknown_keys_below(&self, path: &str, node: &ConfigNode) {
+        let requested_keys = self.requested_keys.borrow();
         match &node.value {
-            Value::List(items) => items.iter().for_each(|item| self.unknown_below(path, item)),
-            Value::Table(table) => {
-                let Some(known) = asked.get(path) else { return };
+            ConfigValue::List(items) => {
+                for item in items {
+                    self.report_unknown_keys_below(path, item);
+                }
+            }
+            ConfigValue::Table(table) => {
+                let Some(known) = requested_keys.get(path) else { return };
                 for (name, node) in table {
-                    let field = inside(path, name);
+                    let field = join_path(path, name);
                     match known {
                         Some(known) if !known.contains(name.as_str()) => {
-                            self.problem(field, &node.origin, format!("unknown key{}", hint(name, known)));
+                            self.problem(
+                                field,
+                                &node.origin,
+                                format!("unknown key{}", suggest_key(name, known)),
+                            );
                         }
-                        _ => self.unknown_below(&field, node),
+                        _ => self.report_unknown_keys_below(&field, node),
                     }
                 }
             }
@@ -65,11 +72,17 @@ impl Findings {
         }
     }
 
-    pub fn problem(&self, field: impl Into<String>, origin: &Origin, message: impl Into<String>) {
+    pub fn problem(&self, field: impl Into<String>, origin: &ValueOrigin, message: impl Into<String>) {
         self.problems.borrow_mut().push(Problem::new(field, origin, message));
     }
 
-    pub fn warn(&self, code: Code, field: impl Into<String>, origin: &Origin, message: impl Into<String>) {
+    pub fn warn(
+        &self,
+        code: WarningCode,
+        field: impl Into<String>,
+        origin: &ValueOrigin,
+        message: impl Into<String>,
+    ) {
         self.warnings.borrow_mut().push(Problem::warning(code, field, origin, message));
     }
 
@@ -77,107 +90,109 @@ impl Findings {
         self.problems.borrow_mut().extend(problems);
     }
 
-    /// Problems, warnings, and the files that were looked into.
+    /// Returns the problems, the warnings, and the files.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<PathBuf>) {
         (self.problems.into_inner(), self.warnings.into_inner(), self.files.into_inner())
     }
 }
 
-/// A parser of one value. Its message says what the value should be and never repeats it.
-pub(crate) type Parse<T> = fn(&Node) -> Result<T, String>;
+/// A parser of one value. Its error says what the value must be and never repeats the value.
+pub(crate) type ParseFn<T> = fn(&ConfigNode) -> Result<T, String>;
 
 pub(crate) struct Section<'a> {
     path: String,
-    origin: Origin,
-    table: &'a BTreeMap<String, Node>,
-    findings: &'a Findings,
+    origin: ValueOrigin,
+    table: &'a BTreeMap<String, ConfigNode>,
+    diagnostics: &'a Diagnostics,
 }
 
 impl<'a> Section<'a> {
-    /// `None`, and a problem, where `node` isn't a table.
-    pub fn of(path: &str, node: &'a Node, findings: &'a Findings) -> Option<Self> {
-        let Value::Table(table) = &node.value else {
-            findings.problem(path, &node.origin, format!("must be a table, `[{path}]`"));
+    /// Returns `None` and reports a problem if `node` isn't a table.
+    pub fn from_node(path: &str, node: &'a ConfigNode, diagnostics: &'a Diagnostics) -> Option<Self> {
+        let ConfigValue::Table(table) = &node.value else {
+            diagnostics.problem(path, &node.origin, format!("must be a table, `[{path}]`"));
             return None;
         };
-        Some(Self { path: path.to_owned(), origin: node.origin.clone(), table, findings })
+        Some(Self { path: path.to_owned(), origin: node.origin.clone(), table, diagnostics })
     }
 
-    pub const fn findings(&self) -> &'a Findings {
-        self.findings
+    pub const fn diagnostics(&self) -> &'a Diagnostics {
+        self.diagnostics
     }
 
     pub fn field(&self, name: &str) -> String {
-        inside(&self.path, name)
+        join_path(&self.path, name)
     }
 
-    pub fn origin_of(&self, name: &str) -> Origin {
+    pub fn origin_of(&self, name: &str) -> ValueOrigin {
         self.table.get(name).map_or_else(|| self.origin.clone(), |node| node.origin.clone())
     }
 
     pub fn problem(&self, name: &str, message: impl Into<String>) {
-        self.findings.problem(self.field(name), &self.origin_of(name), message);
+        self.diagnostics.problem(self.field(name), &self.origin_of(name), message);
     }
 
-    pub fn warn(&self, code: Code, name: &str, message: impl Into<String>) {
-        self.findings.warn(code, self.field(name), &self.origin_of(name), message);
+    pub fn warn(&self, code: WarningCode, name: &str, message: impl Into<String>) {
+        self.diagnostics.warn(code, self.field(name), &self.origin_of(name), message);
     }
 
     pub fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)
     }
 
-    /// Whether it is there as a list of nothing.
+    /// Whether the value is an empty list.
     pub fn is_empty_list(&self, name: &str) -> bool {
         match self.table.get(name).map(|node| &node.value) {
-            Some(Value::List(items)) => items.is_empty(),
-            Some(Value::Untyped(text)) => text.trim().is_empty(),
+            Some(ConfigValue::List(items)) => items.is_empty(),
+            Some(ConfigValue::Untyped(text)) => text.trim().is_empty(),
             _ => false,
         }
     }
 
-    fn node(&self, name: &'static str) -> Option<&'a Node> {
-        let mut asked = self.findings.asked.borrow_mut();
-        if let Some(known) = asked.entry(self.path.clone()).or_insert_with(|| Some(BTreeSet::new())) {
+    fn node(&self, name: &'static str) -> Option<&'a ConfigNode> {
+        let mut requested_keys = self.diagnostics.requested_keys.borrow_mut();
+        if let Some(known) = requested_keys.entry(self.path.clone()).or_insert_with(|| Some(BTreeSet::new()))
+        {
             known.insert(name);
         }
         self.table.get(name)
     }
 
-    /// No key of this table is unknown.
-    fn open(&self) {
-        self.findings.asked.borrow_mut().insert(self.path.clone(), None);
+    /// Allows any key in this table.
+    fn allow_any_key(&self) {
+        self.diagnostics.requested_keys.borrow_mut().insert(self.path.clone(), None);
     }
 
-    /// The value, or `None` where it is absent or wrong; wrong is noted.
-    pub fn optional<T>(&self, name: &'static str, parse: Parse<T>) -> Option<T> {
+    /// Returns the parsed value; `None` if it is absent or invalid. An invalid value is reported.
+    pub fn optional<T>(&self, name: &'static str, parse: ParseFn<T>) -> Option<T> {
         let node = self.node(name)?;
         let leftover = match &node.value {
-            Value::Text(text) | Value::Untyped(text) => leftover(name, text),
+            ConfigValue::Text(text) | ConfigValue::Untyped(text) => paste_artifact(name, text),
             _ => None,
         };
         leftover.map_or_else(|| parse(node), Err).map_err(|message| self.problem(name, message)).ok()
     }
 
-    /// As `optional`; absent is noted too.
-    pub fn required<T>(&self, name: &'static str, parse: Parse<T>, what: &str) -> Option<T> {
+    /// Like [`optional`](Self::optional), but an absent value is reported too.
+    pub fn required<T>(&self, name: &'static str, parse: ParseFn<T>, what: &str) -> Option<T> {
         if self.node(name).is_none() {
             self.problem(name, format!("is missing: {what}"));
         }
         self.optional(name, parse)
     }
 
-    /// A list, from `["a", "b"]` or, in the environment, `a,b`. Each wrong entry is noted at its own line.
+    /// Parses each entry of a list: `["a", "b"]` or, in the environment, `a,b`. An invalid entry is reported with
+    /// its own line.
     pub fn list<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
         self.items(name, parse).into_iter().map(|(_, item)| item).collect()
     }
 
-    /// Like `list`, of entries that differ from each other.
+    /// Like [`list`](Self::list), but reports duplicate entries.
     pub fn set<T: PartialEq>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
         let mut set = Vec::new();
         for (origin, item) in self.items(name, parse) {
             if set.contains(&item) {
-                self.findings.problem(self.field(name), &origin, "lists the same entry twice: remove one");
+                self.diagnostics.problem(self.field(name), &origin, "lists the same entry twice: remove one");
             } else {
                 set.push(item);
             }
@@ -185,12 +200,12 @@ impl<'a> Section<'a> {
         set
     }
 
-    fn items<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<(Origin, T)> {
+    fn items<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<(ValueOrigin, T)> {
         let Some(node) = self.node(name) else { return Vec::new() };
-        let texts: Vec<(&Origin, Result<Zeroizing<String>, String>)> = match &node.value {
-            Value::List(items) => items.iter().map(|item| (&item.origin, text(item))).collect(),
-            Value::Untyped(value) => {
-                let items = leftover(name, value).map_or_else(|| untyped_list(value), Err);
+        let texts: Vec<(&ValueOrigin, Result<Zeroizing<String>, String>)> = match &node.value {
+            ConfigValue::List(items) => items.iter().map(|item| (&item.origin, parse_string(item))).collect(),
+            ConfigValue::Untyped(value) => {
+                let items = paste_artifact(name, value).map_or_else(|| split_untyped_list(value), Err);
                 items.map_or_else(
                     |message| vec![(&node.origin, Err(message))],
                     |items| items.into_iter().map(|item| (&node.origin, Ok(item))).collect(),
@@ -201,35 +216,35 @@ impl<'a> Section<'a> {
                 Vec::new()
             }
         };
-        let parse_item = |(origin, text): (&Origin, Result<Zeroizing<String>, String>)| {
-            let parsed = text.and_then(|text| leftover(name, &text).map_or_else(|| parse(&text), Err));
+        let parse_item = |(origin, text): (&ValueOrigin, Result<Zeroizing<String>, String>)| {
+            let parsed = text.and_then(|text| paste_artifact(name, &text).map_or_else(|| parse(&text), Err));
             let noted =
-                parsed.map_err(|message| self.findings.problem(self.field(name), origin, message)).ok();
+                parsed.map_err(|message| self.diagnostics.problem(self.field(name), origin, message)).ok();
             noted.map(|item| (origin.clone(), item))
         };
         texts.into_iter().filter_map(parse_item).collect()
     }
 
-    /// A path, made absolute from the folder of the configuration file.
+    /// Returns a path. A relative path starts at the folder of the configuration file.
     pub fn path(&self, name: &'static str) -> Option<UnverifiedPath> {
-        let written = self.optional(name, text)?;
+        let written = self.optional(name, parse_string)?;
         if written.is_empty() {
             self.problem(name, "must not be empty: give a path");
             return None;
         }
-        Some(UnverifiedPath::new(self.findings.base.join(written.as_str()), &self.origin_of(name)))
+        Some(UnverifiedPath::new(self.diagnostics.base.join(written.as_str()), &self.origin_of(name)))
     }
 
-    /// PEM text. What was left around it is for its reader, which knows where it begins and ends.
+    /// Returns PEM text without checking it for stray characters: the PEM parser handles text around the block.
     pub fn pem(&self, name: &'static str) -> Option<SecretString> {
-        let pem = text(self.node(name)?).map_err(|message| self.problem(name, message));
+        let pem = parse_string(self.node(name)?).map_err(|message| self.problem(name, message));
         pem.ok().map(|text| SecretString::from(text.as_str()))
     }
 
-    /// A secret given as `name` or, in a file, as `name_file`; both at once is wrong. One trailing newline of
-    /// the file is not part of the secret.
+    /// Returns a secret given as `name`, or in a file as `name_file`. Giving both is an error. One trailing newline
+    /// of the file is removed.
     pub fn secret(&self, name: &'static str, name_file: &'static str) -> Option<SecretString> {
-        let inline = self.optional(name, text);
+        let inline = self.optional(name, parse_string);
         let file = self.path(name_file);
         if self.has(name) && self.has(name_file) {
             self.problem(name, format!("is given twice: remove `{name}` or `{name_file}`"));
@@ -238,8 +253,8 @@ impl<'a> Section<'a> {
         let secret = match file {
             None => inline?,
             Some(path) => {
-                let content = read_secret(name, &path);
-                self.findings.files.borrow_mut().push(path.as_path().to_path_buf());
+                let content = read_secret_file(name, &path);
+                self.diagnostics.files.borrow_mut().push(path.as_path().to_path_buf());
                 content.map_err(|message| self.problem(name_file, message)).ok()?
             }
         };
@@ -250,44 +265,46 @@ impl<'a> Section<'a> {
         Some(SecretString::from(secret.as_str()))
     }
 
-    /// A table inside this one.
+    /// Returns a table inside this one.
     pub fn section(&self, name: &'static str) -> Option<Self> {
-        Section::of(&self.field(name), self.node(name)?, self.findings)
+        Section::from_node(&self.field(name), self.node(name)?, self.diagnostics)
     }
 
-    /// The tables inside this one, whose names their writer chose.
+    /// Returns the tables inside this one, which have user-chosen names.
     pub fn sections(&self) -> Vec<(&'a str, Self)> {
-        self.open();
+        self.allow_any_key();
         self.table
             .iter()
             .filter_map(|(name, node)| {
-                Section::of(&self.field(name), node, self.findings).map(|section| (name.as_str(), section))
+                Section::from_node(&self.field(name), node, self.diagnostics)
+                    .map(|section| (name.as_str(), section))
             })
             .collect()
     }
 
-    /// The entries of this table, whose names their writer chose.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Node)> {
-        self.open();
+    /// Returns the entries of this table, which have user-chosen names.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a ConfigNode)> {
+        self.allow_any_key();
         self.table.iter().map(|(name, node)| (name.as_str(), node))
     }
 
-    /// The names in the table `name`, right or wrong.
+    /// Returns the keys in the table `name`, valid or not.
     pub fn names_in(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let table = match self.table.get(name).map(|node| &node.value) {
-            Some(Value::Table(table)) => Some(table),
+            Some(ConfigValue::Table(table)) => Some(table),
             _ => None,
         };
         table.into_iter().flat_map(|table| table.keys().map(String::as_str))
     }
 
-    /// The list of tables under `name`, as in `[[key]]`.
+    /// Returns the tables of the array `name`, for example `[[key]]`.
     pub fn tables(&self, name: &'static str) -> Vec<Self> {
         match self.node(name).map(|node| &node.value) {
             None => Vec::new(),
-            Some(Value::List(items)) => {
-                items.iter().filter_map(|item| Section::of(&self.field(name), item, self.findings)).collect()
-            }
+            Some(ConfigValue::List(items)) => items
+                .iter()
+                .filter_map(|item| Section::from_node(&self.field(name), item, self.diagnostics))
+                .collect(),
             Some(_) => {
                 self.problem(name, format!("must be written as [[{name}]]"));
                 Vec::new()
@@ -296,12 +313,12 @@ impl<'a> Section<'a> {
     }
 }
 
-fn inside(path: &str, name: &str) -> String {
+fn join_path(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// What the writer of an unknown key may have meant.
-fn hint(name: &str, known: &BTreeSet<&'static str>) -> String {
+/// Suggests a known key for an unknown one.
+fn suggest_key(name: &str, known: &BTreeSet<&'static str>) -> String {
     let near = known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(known, name), known))
@@ -313,9 +330,9 @@ fn hint(name: &str, known: &BTreeSet<&'static str>) -> String {
     }
 }
 
-/// What a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting has such a
-/// value, and one that did would go into tokens as it is.
-pub fn leftover(name: &str, text: &str) -> Option<String> {
+/// Detects what a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting
+/// needs such a value, and it would end up in tokens unchanged.
+pub fn paste_artifact(name: &str, text: &str) -> Option<String> {
     let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
     let message = if at_an_end(|c| c == '\u{feff}') {
         "begins or ends with a byte order mark: save it as UTF-8 without one"
@@ -327,19 +344,19 @@ pub fn leftover(name: &str, text: &str) -> Option<String> {
         matches!(c, '`' | '\u{b4}') || CodePointSetData::new::<QuotationMark>().contains(c)
     }) {
         "begins or ends with a quote that would be part of the value: remove it (docker --env-file keeps quotes)"
-    } else if begins_with_a_name(name, text) {
+    } else if starts_with_assignment(name, text) {
         "begins with a name and `=`: give the value alone"
     } else if text.contains('\0') {
-        "holds a NUL character: save it as UTF-8 text (it may be UTF-16)"
+        "contains a NUL character: save it as UTF-8 text (it may be UTF-16)"
     } else {
         return None;
     };
     Some(message.to_owned())
 }
 
-/// `export NAME=value`; or `NAME=value`, where `NAME` is that of the setting or looks like a variable's. Base64 ends with `=`
-/// and holds none before.
-fn begins_with_a_name(name: &str, text: &str) -> bool {
+/// Whether the text is `export NAME=value`, or `NAME=value` with the setting's name or a name that looks like a
+/// variable. Base64 has `=` only at its end.
+fn starts_with_assignment(name: &str, text: &str) -> bool {
     if text.strip_prefix("export ").is_some_and(|exported| exported.contains('=')) {
         return true;
     }
@@ -350,12 +367,15 @@ fn begins_with_a_name(name: &str, text: &str) -> bool {
     })
 }
 
-fn read_secret(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, String> {
+fn read_secret_file(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, String> {
     let mut content = read_file(path.as_path()).map_err(|error| {
         if path.exists() {
             return format!("can't be read: {error}");
         }
-        format!("names no file that can be read ({error}), and isn't shown, as it may be the secret itself: that goes into a file")
+        format!(
+            "names no file that can be read ({error}). The value isn't shown, because it may be the secret \
+        itself: write the secret into a file"
+        )
     })?;
     if content.ends_with('\n') {
         content.pop();
@@ -363,11 +383,11 @@ fn read_secret(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, S
             content.pop();
         }
     }
-    leftover(name, &content).map_or(Ok(content), Err)
+    paste_artifact(name, &content).map_or(Ok(content), Err)
 }
 
-/// `["a", "b"]` or `a,b`.
-fn untyped_list(value: &str) -> Result<Vec<Zeroizing<String>>, String> {
+/// Splits `["a", "b"]` or `a,b`.
+fn split_untyped_list(value: &str) -> Result<Vec<Zeroizing<String>>, String> {
     let own = |text: &str| Zeroizing::new(text.to_owned());
     if !value.starts_with('[') {
         return Ok(value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(own).collect());
@@ -379,65 +399,65 @@ fn untyped_list(value: &str) -> Result<Vec<Zeroizing<String>>, String> {
     texts.ok_or_else(|| r#"must be a list of strings, ["a", "b"] or a,b"#.to_owned())
 }
 
-pub(crate) fn text(node: &Node) -> Result<Zeroizing<String>, String> {
+pub(crate) fn parse_string(node: &ConfigNode) -> Result<Zeroizing<String>, String> {
     match &node.value {
-        Value::Text(text) | Value::Untyped(text) => Ok(text.clone()),
+        ConfigValue::Text(text) | ConfigValue::Untyped(text) => Ok(text.clone()),
         other => Err(format!("must be a string, not {}", other.type_name())),
     }
 }
 
-/// `"90s"`, `"1h"`, `"24h"`; whole seconds.
-pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
-    whole_seconds(&text(node).map_err(|_| NO_DURATION.to_owned())?)
+/// Parses a duration in whole seconds: `"90s"`, `"1h"`, `"24h"`.
+pub(crate) fn parse_duration(node: &ConfigNode) -> Result<Duration, String> {
+    parse_whole_seconds(&parse_string(node).map_err(|_| DURATION_EXPECTED.to_owned())?)
 }
 
-const NO_DURATION: &str = r#"must be a duration, as "90s", "55m" or "24h""#;
+const DURATION_EXPECTED: &str = r#"must be a duration, for example "90s", "55m" or "24h""#;
 
-/// As [`duration`], from text.
-pub(crate) fn whole_seconds(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|_| NO_DURATION.to_owned())?;
+/// Like [`parse_duration`], from text.
+pub(crate) fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|_| DURATION_EXPECTED.to_owned())?;
     if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }
 }
 
-/// `"50ms"` too.
-pub(crate) fn brief_duration(node: &Node) -> Result<Duration, ()> {
-    humantime::parse_duration(&text(node).map_err(drop)?).map_err(drop)
+/// Parses a duration that may be shorter than a second: `"50ms"`.
+pub(crate) fn parse_subsecond_duration(node: &ConfigNode) -> Result<Duration, ()> {
+    humantime::parse_duration(&parse_string(node).map_err(drop)?).map_err(drop)
 }
 
-/// `16384` or `"16 KiB"`.
-pub(crate) fn byte_count(node: &Node) -> Result<usize, String> {
-    const FORM: &str = r#"must be a size, as "16 KiB""#;
-    if let Value::Integer(bytes) = node.value {
-        return usize::try_from(bytes).map_err(|_| FORM.to_owned());
+/// Parses a number of bytes: `16384` or `"16 KiB"`.
+pub(crate) fn parse_byte_count(node: &ConfigNode) -> Result<usize, String> {
+    const SIZE_EXPECTED: &str = r#"must be a size, for example "16 KiB""#;
+    if let ConfigValue::Integer(bytes) = node.value {
+        return usize::try_from(bytes).map_err(|_| SIZE_EXPECTED.to_owned());
     }
-    let text = text(node).map_err(|_| FORM.to_owned())?;
+    let text = parse_string(node).map_err(|_| SIZE_EXPECTED.to_owned())?;
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor: usize = match unit.trim() {
         "" | "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
-        _ => return Err(format!("{FORM}; units are B, KiB and MiB")),
+        _ => return Err(format!("{SIZE_EXPECTED}; units are B, KiB and MiB")),
     };
     let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
-    bytes.ok_or_else(|| FORM.to_owned())
+    bytes.ok_or_else(|| SIZE_EXPECTED.to_owned())
 }
 
-/// `true` or `false`.
-pub(crate) fn flag(node: &Node) -> Result<bool, String> {
+/// Parses `true` or `false`.
+pub(crate) fn parse_bool(node: &ConfigNode) -> Result<bool, String> {
     match &node.value {
-        Value::Boolean(flag) => Ok(*flag),
-        Value::Untyped(text) => text.parse().map_err(|_| "must be true or false".to_owned()),
+        ConfigValue::Boolean(flag) => Ok(*flag),
+        ConfigValue::Untyped(text) => text.parse().map_err(|_| "must be true or false".to_owned()),
         _ => Err("must be true or false".to_owned()),
     }
 }
 
-pub(crate) fn count(node: &Node) -> Result<usize, String> {
-    const FORM: &str = "must be a whole number, at least 1";
+pub(crate) fn parse_count(node: &ConfigNode) -> Result<usize, String> {
+    const COUNT_EXPECTED: &str = "must be a whole number, at least 1";
     let number = match &node.value {
-        Value::Integer(number) => usize::try_from(*number).ok(),
-        Value::Untyped(text) => text.parse().ok(),
+        ConfigValue::Integer(number) => usize::try_from(*number).ok(),
+        ConfigValue::Untyped(text) => text.parse().ok(),
         _ => None,
     };
-    number.filter(|number| *number > 0).ok_or_else(|| FORM.to_owned())
+    number.filter(|number| *number > 0).ok_or_else(|| COUNT_EXPECTED.to_owned())
 }

@@ -1,5 +1,5 @@
-//! Where settings come from: a TOML file and, over it, the environment, read into one tree in which each
-//! value knows its origin. Nothing here knows what a setting means.
+//! Reads the configuration's sources, a TOML file and environment variables, into one tree. Each value in the tree
+//! knows its origin. The meaning of settings is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -12,19 +12,19 @@ use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::files::{LARGEST, Opened};
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
-/// Variables that begin with this and hold `__` override a setting.
-pub const PREFIX: &str = "TOKENMINT_";
+/// The prefix of variables that override a setting; their names also contain `__`.
+pub const OVERRIDE_PREFIX: &str = "TOKENMINT_";
 
-/// Names the file, where the command line doesn't.
+/// The variable that names the configuration file if the command line doesn't.
 pub const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
 
-/// The process environment, handed in so that tests never touch the real one.
+/// The process environment. It is passed in, so that tests never touch the real one.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
-    /// Names of those that are read, and aren't UTF-8 text.
+    /// Names of variables that are used but aren't valid UTF-8.
     unreadable: BTreeSet<String>,
 }
 
@@ -33,7 +33,7 @@ impl Environment {
         Self { variables: BTreeMap::new(), unreadable: BTreeSet::new() }
     }
 
-    /// Whether some variable sets a value of the configuration.
+    /// Whether any variable overrides a setting.
     pub fn has_overrides(&self) -> bool {
         self.keys().chain(&self.unreadable).any(|variable| override_path(variable).is_some())
     }
@@ -53,8 +53,8 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// Keeps the names of variables that are read and aren't UTF-8 text, so that they are refused, and leaves out other such
-/// ones.
+/// Keeps the names of used variables that aren't valid UTF-8, so that they are reported. Other invalid variables
+/// are ignored.
 impl FromIterator<(OsString, OsString)> for Environment {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
         let mut environment = Self::new();
@@ -62,7 +62,7 @@ impl FromIterator<(OsString, OsString)> for Environment {
             let shown = name.to_string_lossy().into_owned();
             match (name.into_string(), value.into_string()) {
                 (Ok(name), Ok(value)) => _ = environment.variables.insert(name, value),
-                _ if is_read(&shown) => _ = environment.unreadable.insert(shown),
+                _ if is_recognized_variable(&shown) => _ = environment.unreadable.insert(shown),
                 _ => {}
             }
         }
@@ -70,23 +70,24 @@ impl FromIterator<(OsString, OsString)> for Environment {
     }
 }
 
-/// The text of a file, which may hold secrets.
+/// Reads a text file that may contain secrets; the buffer is zeroized.
 pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let mut bytes = Opened::open(path).and_then(|file| file.read(LARGEST)).map_err(io::Error::from)?;
+    let mut bytes =
+        OpenedFile::open(path).and_then(|file| file.read(MAX_FILE_SIZE)).map_err(io::Error::from)?;
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
         error.into_bytes().zeroize();
         io::Error::new(io::ErrorKind::InvalidData, "it isn't UTF-8 text")
     })
 }
 
-/// Where a value was written.
+/// The place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     File { name: String, line: usize },
     Variable(String),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { name, line } => write!(f, "{name} line {line}"),
@@ -95,35 +96,35 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong: in which field, written where, and what to do. Never holds a secret's value.
+/// A problem: its field, where the field was written, and what to do. It never contains a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub field: String,
     pub source: String,
     pub message: String,
-    /// Of a warning: tells it apart, whatever its message says.
+    /// Identifies a warning, independent of its message; `None` for an error.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<Code>,
+    pub code: Option<WarningCode>,
 }
 
-/// What a warning is about. Programs and the doctor tell warnings apart by it.
+/// The subject of a warning. Programs and the doctor identify warnings by this code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Code {
-    /// `audience` of an OAuth profile is no address that Salesforce takes.
+pub enum WarningCode {
+    /// The `audience` of an OAuth profile is an address that Salesforce rejects.
     Audience,
     CallerCredential,
     CertificateDates,
-    /// A certificate's file is written in an odd way, or holds more than one.
+    /// A certificate file has an unusual form or contains more than one certificate.
     CertificateForm,
-    /// The authority of clients' certificates isn't valid now.
+    /// A certificate of the clients' authority isn't valid now.
     ClientAuthority,
-    /// `consumer_key` hasn't the form of one.
+    /// `consumer_key` doesn't have the form of a consumer key.
     ConsumerKey,
     EmergencyKey,
     IgnoredFile,
     IssuerSlash,
-    /// A private key is written in an odd way.
+    /// A private key has an unusual form.
     KeyForm,
     ListenerCertificate,
     NoCaller,
@@ -146,7 +147,7 @@ impl Problem {
     }
 
     pub fn warning(
-        code: Code,
+        code: WarningCode,
         field: impl Into<String>,
         source: impl fmt::Display,
         message: impl Into<String>,
@@ -164,25 +165,25 @@ impl fmt::Display for Problem {
     }
 }
 
-pub(crate) struct Node {
-    pub origin: Origin,
-    pub value: Value,
+pub(crate) struct ConfigNode {
+    pub origin: ValueOrigin,
+    pub value: ConfigValue,
 }
 
-/// A value as written. `Untyped` comes from the environment, where everything is text: whoever reads it
-/// knows what it should be.
-pub(crate) enum Value {
-    Table(BTreeMap<String, Node>),
-    List(Vec<Node>),
+/// A value and its type. `Untyped` comes from the environment, where everything is text; the setting's parser
+/// decides its type.
+pub(crate) enum ConfigValue {
+    Table(BTreeMap<String, ConfigNode>),
+    List(Vec<ConfigNode>),
     Text(Zeroizing<String>),
     Untyped(Zeroizing<String>),
     Integer(i64),
     Boolean(bool),
     Float,
-    Moment(String),
+    Datetime(String),
 }
 
-impl Value {
+impl ConfigValue {
     pub const fn type_name(&self) -> &'static str {
         match self {
             Self::Table(_) => "a table",
@@ -191,20 +192,20 @@ impl Value {
             Self::Integer(_) => "an integer",
             Self::Boolean(_) => "a boolean",
             Self::Float => "a decimal number",
-            Self::Moment(_) => "a date",
+            Self::Datetime(_) => "a date",
         }
     }
 }
 
-/// Reads TOML. `name` is what messages call the file.
-pub(crate) fn read_toml(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
-    let lines = Lines::of(name, text);
+/// Parses TOML. `name` is what messages call the file.
+pub(crate) fn parse_toml(name: &str, text: &str) -> Result<ConfigNode, Vec<Problem>> {
+    let lines = LineIndex::new(name, text);
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        let value = table_value(table.get_ref(), &lines);
-        return Ok(Node { origin: lines.origin(0), value });
+        let value = convert_table(table.get_ref(), &lines);
+        return Ok(ConfigNode { origin: lines.origin(0), value });
     }
-    // Only the parser's own words: its `Display` quotes the line, and that line may hold a secret.
+    // Only the parser's own message: its `Display` quotes the line, which may contain a secret.
     let problem = |error: &toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start);
         Problem::new("", lines.origin(at), format!("isn't TOML: {}", error.message()))
@@ -212,112 +213,119 @@ pub(crate) fn read_toml(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
     Err(errors.iter().map(problem).collect())
 }
 
-/// Reads as much as can be read of a text that may not be TOML.
-pub(crate) fn read_broken_toml(name: &str, text: &str) -> Node {
-    let lines = Lines::of(name, text);
+/// Parses the valid parts of a text that may contain TOML errors.
+pub(crate) fn parse_toml_lossy(name: &str, text: &str) -> ConfigNode {
+    let lines = LineIndex::new(name, text);
     let (table, _) = DeTable::parse_recoverable(text);
-    Node { origin: lines.origin(0), value: table_value(table.get_ref(), &lines) }
+    ConfigNode { origin: lines.origin(0), value: convert_table(table.get_ref(), &lines) }
 }
 
-/// Turns byte offsets into lines.
-struct Lines<'a> {
+/// Converts byte offsets to line numbers.
+struct LineIndex<'a> {
     name: &'a str,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
-    fn of(name: &'a str, text: &str) -> Self {
+impl<'a> LineIndex<'a> {
+    fn new(name: &'a str, text: &str) -> Self {
         Self { name, starts: text.match_indices('\n').map(|(at, _)| at).collect() }
     }
 
-    fn origin(&self, offset: usize) -> Origin {
+    fn origin(&self, offset: usize) -> ValueOrigin {
         let line = self.starts.partition_point(|&end| end < offset) + 1;
-        Origin::File { name: self.name.to_owned(), line }
+        ValueOrigin::File { name: self.name.to_owned(), line }
     }
 }
 
-fn table_value(table: &DeTable<'_>, lines: &Lines<'_>) -> Value {
+fn convert_table(table: &DeTable<'_>, lines: &LineIndex<'_>) -> ConfigValue {
     let entry = |(key, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<DeValue<'_>>)| {
-        let node =
-            Node { origin: lines.origin(key.span().start), value: plain_value(value.get_ref(), lines) };
+        let node = ConfigNode {
+            origin: lines.origin(key.span().start),
+            value: convert_value(value.get_ref(), lines),
+        };
         (key.get_ref().to_string(), node)
     };
-    Value::Table(table.iter().map(entry).collect())
+    ConfigValue::Table(table.iter().map(entry).collect())
 }
 
-fn plain_value(value: &DeValue<'_>, lines: &Lines<'_>) -> Value {
+fn convert_value(value: &DeValue<'_>, lines: &LineIndex<'_>) -> ConfigValue {
     match value {
-        DeValue::String(text) => Value::Text(Zeroizing::new(text.to_string())),
-        DeValue::Integer(digits) => {
-            i64::from_str_radix(digits.as_str(), digits.radix()).map_or(Value::Float, Value::Integer)
-        }
-        DeValue::Float(_) => Value::Float,
-        DeValue::Boolean(flag) => Value::Boolean(*flag),
-        DeValue::Datetime(moment) => Value::Moment(moment.to_string()),
-        DeValue::Array(items) => Value::List(
+        DeValue::String(text) => ConfigValue::Text(Zeroizing::new(text.to_string())),
+        DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
+            .map_or(ConfigValue::Float, ConfigValue::Integer),
+        DeValue::Float(_) => ConfigValue::Float,
+        DeValue::Boolean(flag) => ConfigValue::Boolean(*flag),
+        DeValue::Datetime(moment) => ConfigValue::Datetime(moment.to_string()),
+        DeValue::Array(items) => ConfigValue::List(
             items
                 .iter()
-                .map(|item| Node {
+                .map(|item| ConfigNode {
                     origin: lines.origin(item.span().start),
-                    value: plain_value(item.get_ref(), lines),
+                    value: convert_value(item.get_ref(), lines),
                 })
                 .collect(),
         ),
-        DeValue::Table(table) => table_value(table, lines),
+        DeValue::Table(table) => convert_table(table, lines),
     }
 }
 
-/// Lays the environment over the tree.
+/// Applies the overrides of the environment to the tree.
 ///
-/// A segment finds an existing name whatever its case, and `_` for `-`; otherwise it is taken in lower case.
-pub(crate) fn overlay(root: &mut Node, environment: &Environment, problems: &mut Vec<Problem>) {
+/// A segment matches an existing key regardless of case, and `_` matches `-`. A segment without a match becomes a
+/// new key in lower case.
+pub(crate) fn apply_environment(
+    root: &mut ConfigNode,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+) {
     for variable in &environment.unreadable {
         let field = override_path(variable).unwrap_or_default().join(".").to_lowercase();
-        problems.push(Problem::new(field, Origin::Variable(variable.clone()), "isn't UTF-8 text"));
+        problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), "isn't UTF-8 text"));
     }
     let mut named: BTreeMap<String, &str> = BTreeMap::new();
     for (variable, text) in &**environment {
         let Some(path) = override_path(variable) else { continue };
-        if let Some(other) = named.insert(folded(variable), variable) {
+        if let Some(other) = named.insert(normalize_case(variable), variable) {
             let field = path.join(".").to_lowercase();
-            let message = format!("sets what {other} sets too: remove one of them");
-            problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
+            let message = format!("sets the same value as {other}: remove one of them");
+            problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), message));
             continue;
         }
-        if let Err(message) = set(root, &path, variable, text) {
+        if let Err(message) = set_override(root, &path, variable, text) {
             let field = path.join(".").to_lowercase();
-            problems.push(Problem::new(field, Origin::Variable(variable.clone()), message));
+            problems.push(Problem::new(field, ValueOrigin::Variable(variable.clone()), message));
         }
     }
 }
 
-/// Whether the variable is an override, or one whose text the service goes by in another way.
-fn is_read(variable: &str) -> bool {
-    override_path(variable).is_some() || is_other(variable)
+/// Whether the variable is an override or is used in another way.
+fn is_recognized_variable(variable: &str) -> bool {
+    override_path(variable).is_some() || is_non_setting_variable(variable)
 }
 
-/// Whether it is read and is no setting.
-pub(crate) fn is_other(variable: &str) -> bool {
+/// Whether the variable is used but doesn't override a setting.
+pub(crate) fn is_non_setting_variable(variable: &str) -> bool {
     [CONFIG_VARIABLE, "RUST_LOG"].contains(&variable) || variable.starts_with("OTEL_")
 }
 
-/// The levels of an override. One without `__` is none: Kubernetes sets `TOKENMINT_SERVICE_HOST` and the
-/// like by itself for a service of this name.
+/// Splits the name of an override into its levels. A name without `__` is no override: Kubernetes sets variables
+/// like `TOKENMINT_SERVICE_HOST` for a service of this name.
 pub(crate) fn override_path(variable: &str) -> Option<Vec<&str>> {
-    let path = variable.strip_prefix(PREFIX)?;
+    let path = variable.strip_prefix(OVERRIDE_PREFIX)?;
     path.contains("__").then(|| path.split("__").collect())
 }
 
-fn set(root: &mut Node, path: &[&str], variable: &str, text: &str) -> Result<(), String> {
+fn set_override(root: &mut ConfigNode, path: &[&str], variable: &str, text: &str) -> Result<(), String> {
     let mut node = root;
     for segment in path {
         if segment.is_empty() {
             return Err("a level is empty: write TOKENMINT_SECTION__NAME__FIELD".to_owned());
         }
-        let Value::Table(table) = &mut node.value else {
+        let ConfigValue::Table(table) = &mut node.value else {
             return Err("overrides part of a value that isn't a table".to_owned());
         };
-        let same: Vec<String> = table.keys().filter(|key| folds_to(key, segment)).cloned().collect();
+        let same: Vec<String> =
+            table.keys().filter(|key| names_same_setting(key, segment)).cloned().collect();
         let key = match same.as_slice() {
             [] => segment.to_ascii_lowercase(),
             [one] => one.clone(),
@@ -325,29 +333,29 @@ fn set(root: &mut Node, path: &[&str], variable: &str, text: &str) -> Result<(),
                 return Err(format!("could mean both `{one}` and `{two}`; set it in the file instead"));
             }
         };
-        node = table.entry(key).or_insert_with(|| Node {
-            origin: Origin::Variable(variable.to_owned()),
-            value: Value::Table(BTreeMap::new()),
+        node = table.entry(key).or_insert_with(|| ConfigNode {
+            origin: ValueOrigin::Variable(variable.to_owned()),
+            value: ConfigValue::Table(BTreeMap::new()),
         });
     }
-    if let Value::Table(table) = &node.value
+    if let ConfigValue::Table(table) = &node.value
         && !table.is_empty()
     {
-        return Err("is a section; name one of its fields behind another `__`".to_owned());
+        return Err("is a section: name one of its fields after another `__`".to_owned());
     }
-    *node = Node {
-        origin: Origin::Variable(variable.to_owned()),
-        value: Value::Untyped(Zeroizing::new(text.to_owned())),
+    *node = ConfigNode {
+        origin: ValueOrigin::Variable(variable.to_owned()),
+        value: ConfigValue::Untyped(Zeroizing::new(text.to_owned())),
     };
     Ok(())
 }
 
-fn folds_to(key: &str, segment: &str) -> bool {
-    folded(key) == folded(segment)
+fn names_same_setting(key: &str, segment: &str) -> bool {
+    normalize_case(key) == normalize_case(segment)
 }
 
-/// What names have in common that mean one setting.
-fn folded(name: &str) -> String {
+/// Normalizes a name, so that spellings of the same setting compare equal.
+fn normalize_case(name: &str) -> String {
     name.replace('-', "_").to_ascii_lowercase()
 }
 
@@ -356,15 +364,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_syntax_error_names_the_line_and_never_quotes_it() {
+    fn a_syntax_error_names_the_line_without_quoting_it() {
         let text = "[intercom.fin]\nsecret = \"hush-hush\n";
-        let problems = read_toml("tokenmint.toml", text).err().expect("broken");
+        let problems = parse_toml("tokenmint.toml", text).err().expect("broken");
         assert_eq!(problems[0].source, "tokenmint.toml line 2");
         assert!(!problems[0].to_string().contains("hush"));
     }
 
     #[test]
-    fn a_service_link_of_kubernetes_is_no_override() {
+    fn variables_set_by_kubernetes_are_not_overrides() {
         assert_eq!(override_path("TOKENMINT_SERVICE_HOST"), None);
         assert_eq!(override_path("TOKENMINT_SERVER__LISTEN"), Some(vec!["SERVER", "LISTEN"]));
     }

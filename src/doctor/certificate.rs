@@ -1,87 +1,87 @@
-//! Certificates that somebody has: in a file, or in the `x5c` of a JWK.
+//! X.509 certificates, from a file or from the `x5c` of a JWK.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
 use crate::clock::UnixTime;
-use crate::keys::{CertificateSignature, Numbers, Oddities, ReadCertificate, read_certificates};
+use crate::keys::{ParsedCertificate, PemQuirks, PublicNumbers, SignatureStatus, parse_certificates};
 
-/// A file with one certificate, or with a chain.
+/// A file with one certificate or a chain.
 pub struct GivenCertificate {
     pub about: String,
-    /// Never empty. `Err` says what is there instead.
-    pub read: Result<Vec<Certificate>, String>,
-    pub oddities: Oddities,
+    /// Never empty. `Err` says what the file holds instead.
+    pub parsed: Result<Vec<CertificateInfo>, String>,
+    pub pem_quirks: PemQuirks,
 }
 
-/// What a certificate says.
-pub struct Certificate {
+/// The fields of a certificate that checks need.
+pub struct CertificateInfo {
     pub not_before: UnixTime,
     pub not_after: UnixTime,
-    /// `None` where it certifies another kind of key.
-    pub key: Option<Numbers>,
-    /// Bytes of it as PEM text, which is what an app's upload measures.
+    /// `None` if it certifies a key that isn't RSA.
+    pub key: Option<PublicNumbers>,
+    /// Bytes of its PEM text, which the upload form of an app limits.
     pub pem_size: usize,
     pub sha1: [u8; 20],
     pub sha256: [u8; 32],
-    read: ReadCertificate,
+    certificate: ParsedCertificate,
 }
 
 impl GivenCertificate {
     pub fn from_pem(about: &str, text: &str) -> Self {
-        match read_certificates(text) {
-            Ok((read, oddities)) => Self {
+        match parse_certificates(text) {
+            Ok((read, pem_quirks)) => Self {
                 about: about.to_owned(),
-                read: Ok(read.into_iter().map(Certificate::of).collect()),
-                oddities,
+                parsed: Ok(read.into_iter().map(CertificateInfo::from_read).collect()),
+                pem_quirks,
             },
-            Err(why) => Self::refused(about, why),
+            Err(why) => Self::unreadable(about, why),
         }
     }
 
-    /// What can't be read as one.
-    pub fn refused(about: &str, why: String) -> Self {
-        Self { about: about.to_owned(), read: Err(why), oddities: Oddities::default() }
+    /// A file that can't be parsed as a certificate, and why.
+    pub fn unreadable(about: &str, why: String) -> Self {
+        Self { about: about.to_owned(), parsed: Err(why), pem_quirks: PemQuirks::default() }
     }
 
-    /// The first one, which is that of the key where the file holds a chain.
-    pub fn first(&self) -> Option<&Certificate> {
-        self.read.as_ref().ok()?.first()
+    /// The certificate of the key: the first of the chain.
+    pub fn first(&self) -> Option<&CertificateInfo> {
+        self.parsed.as_ref().ok()?.first()
     }
 }
 
-impl Certificate {
+impl CertificateInfo {
     /// # Errors
-    /// Says what `der` is, if it is no certificate.
-    pub fn read(der: &[u8]) -> Result<Self, String> {
-        ReadCertificate::from_der(der).map(Self::of)
+    /// `der` is no certificate. Says what it is.
+    pub fn parse(der: &[u8]) -> Result<Self, String> {
+        ParsedCertificate::from_der(der).map(Self::from_read)
     }
 
-    fn of(read: ReadCertificate) -> Self {
+    fn from_read(read: ParsedCertificate) -> Self {
         let der = read.certificate.der.as_slice();
         let octets = |digest: aws_lc_rs::digest::Digest| digest.as_ref().to_vec();
         Self {
             not_before: read.certificate.not_before,
             not_after: read.certificate.not_after,
-            key: read.rsa.clone(),
+            key: read.rsa_numbers.clone(),
             pem_size: read.certificate.pem().len(),
             sha1: octets(digest(&SHA1_FOR_LEGACY_USE_ONLY, der)).try_into().expect("SHA-1 has 20 octets"),
             sha256: octets(digest(&SHA256, der)).try_into().expect("SHA-256 has 32 octets"),
-            read,
+            certificate: read,
         }
     }
 
-    /// What makes strict verifiers refuse it by itself.
+    /// The reasons why a strict verifier rejects this certificate on its own.
     pub fn faults(&self) -> &[&'static str] {
-        &self.read.faults
+        &self.certificate.faults
     }
 
-    /// Whether `next` is the one that certifies it, by its name (RFC 5280, section 6.1).
+    /// Whether the subject name of `next` is the issuer name of this certificate (RFC 5280, section 6.1).
     pub fn is_issued_by(&self, next: &Self) -> bool {
-        self.read.issuer == next.read.subject
+        self.certificate.issuer == next.certificate.subject
     }
 
-    /// Checks its signature: by its own key where it is self-signed, else by its authority's.
-    pub fn signature_by(&self, authority: Option<&Self>) -> CertificateSignature {
-        self.read.signature_by(authority.and_then(|authority| authority.key.as_ref()))
+    /// Checks the signature with the key of `authority`, or with its own key if it is self-signed.
+    pub fn signature_by(&self, authority: Option<&Self>) -> SignatureStatus {
+        self.certificate.verify_signature(authority.and_then(|authority| authority.key.as_ref()))
     }
 }

@@ -1,91 +1,91 @@
-//! A JWK or JWK Set that somebody has, uploaded, or serves (RFC 7517), with the mistakes that strict parsers
-//! refuse and that Salesforce's own tool makes.
+//! A tolerant parser of JWKs and JWK Sets (RFC 7517). It records the mistakes that strict parsers reject, for example
+//! those in the output of Salesforce's own tool.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
 use base64::{alphabet, engine::DecodePaddingMode};
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-use super::certificate::Certificate;
-use super::wording::printable;
+use super::certificate::CertificateInfo;
+use super::formatting::escape_and_truncate;
 use crate::json::Json;
-use crate::keys::Numbers;
+use crate::keys::PublicNumbers;
 
-/// A file or an answer with one JWK or a set of them.
+/// A file or a response with one JWK or several.
 pub struct JwkDocument {
     pub about: String,
-    pub shape: Shape,
-    /// What stands around the JSON. Never its words: they may be a secret.
-    pub around: Option<&'static str>,
-    /// Whether it is what an endpoint serves; else it goes through an upload form.
+    pub shape: JwkShape,
+    /// Describes text before or after the JSON. Never quotes it, because it may be a secret.
+    pub surrounding: Option<&'static str>,
+    /// Whether an endpoint serves the document. Otherwise it is meant for an upload form.
     pub served: bool,
-    pub keys: Vec<Jwk>,
-    /// Entries that are no object, and so no JWK.
-    pub others: usize,
+    pub keys: Vec<ParsedJwk>,
+    /// The number of entries that aren't JSON objects.
+    pub non_objects: usize,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-pub enum Shape {
+pub enum JwkShape {
     Single,
     /// `{"keys": […]}`
     Set,
     /// `[…]`
     Array,
-    /// With what the parser says.
+    /// Holds the error of the parser.
     NotJson(String),
 }
 
-pub struct Jwk {
+pub struct ParsedJwk {
     pub about: String,
     json: Json,
-    pub n: Number,
-    pub e: Number,
+    pub n: JwkInteger,
+    pub e: JwkInteger,
     pub x5c: X5c,
 }
 
-/// `n` or `e`.
-pub struct Number {
-    /// As far as it can be made out.
+/// The member `n` or `e`.
+pub struct JwkInteger {
+    /// `None` if it can't be decoded.
     pub value: Option<Vec<u8>>,
-    /// All that is wrong with how it is written.
+    /// Every fault of its encoding.
     pub faults: Vec<&'static str>,
 }
 
-/// What `x5c` holds.
+/// The member `x5c`.
 pub enum X5c {
     Missing,
-    /// The certificates that can be made out, in their order, and all that is wrong with how they are written.
+    /// The certificates that can be parsed, in order, and every fault of their encoding.
     Chain {
-        certificates: Vec<Certificate>,
+        certificates: Vec<CertificateInfo>,
         faults: Vec<String>,
     },
-    /// The private key itself.
+    /// The private key in place of the certificate.
     PrivateKey,
 }
 
-/// A member that holds a certificate's digest, and how it compares.
+/// The result of comparing `x5t` or `x5t#S256` with the certificate.
 pub enum Thumbprint {
     Missing,
     Right,
     Wrong(&'static str),
 }
 
-/// Members that hold a private or symmetric key (RFC 7518, sections 6.3.2 and 6.4.1).
-const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-/// Members whose value in Salesforce's sample, and in the output of its utility, is their own name.
-const PLACEHOLDERS: [&str; 4] = ["y", "crv", "d", "k"];
+/// Members of a private or symmetric key (RFC 7518, sections 6.3.2 and 6.4.1).
+const PRIVATE_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+/// Members whose value is their own name in Salesforce's sample and in the output of its utility.
+const PLACEHOLDER_MEMBERS: &[&str] = &["y", "crv", "d", "k"];
 
 impl JwkDocument {
-    pub fn read(about: &str, text: &str) -> Self {
-        let (text, marked) = text.strip_prefix('\u{feff}').map_or((text, false), |text| (text, true));
+    pub fn parse(about: &str, text: &str) -> Self {
+        let (text, has_bom) = text.strip_prefix('\u{feff}').map_or((text, false), |text| (text, true));
         let start = text.find(['{', '[']).unwrap_or(0);
         let end = text.rfind(['}', ']']).map_or(text.len(), |end| end + 1);
         let (before, json, after) = match (text.get(..start), text.get(start..end), text.get(end..)) {
             (Some(before), Some(json), Some(after)) => (before.trim(), json, after.trim()),
             _ => ("", text, ""),
         };
-        let around = match (before, after) {
-            ("", "") if marked => {
+        let surrounding = match (before, after) {
+            ("", "") if has_bom => {
                 Some("a byte order mark (BOM) stands before the JSON: save the file without it")
             }
             ("", "") => None,
@@ -96,38 +96,41 @@ impl JwkDocument {
             _ => Some("other text stands around the JSON"),
         };
         let (shape, items) = match Json::parse(json.as_bytes()) {
-            Err(error) => (Shape::NotJson(error), Vec::new()),
-            Ok(Json::Array(items)) => (Shape::Array, items),
+            Err(error) => (JwkShape::NotJson(error), Vec::new()),
+            Ok(Json::Array(items)) => (JwkShape::Array, items),
             Ok(object @ Json::Object(_)) => match object.member("keys") {
-                Some(Json::Array(items)) => (Shape::Set, items.clone()),
-                _ => (Shape::Single, vec![object]),
+                Some(Json::Array(items)) => (JwkShape::Set, items.clone()),
+                _ => (JwkShape::Single, vec![object]),
             },
-            Ok(_) => (Shape::NotJson("it is no JSON object".to_owned()), Vec::new()),
+            Ok(_) => (JwkShape::NotJson("it is no JSON object".to_owned()), Vec::new()),
         };
         let count = items.len();
-        let keys: Vec<Jwk> = items
+        let keys: Vec<ParsedJwk> = items
             .into_iter()
             .filter(|item| matches!(item, Json::Object(_)))
-            .map(|item| Jwk::read(about, shape != Shape::Single, item))
+            .map(|item| ParsedJwk::parse(about, shape != JwkShape::Single, item))
             .collect();
-        let others = count - keys.len();
-        Self { about: about.to_owned(), shape, around, served: false, keys, others }
+        let non_objects = count - keys.len();
+        Self { about: about.to_owned(), shape, surrounding, served: false, keys, non_objects }
     }
 
-    /// Whether it is what an endpoint has to show: a set of keys and nothing else (RFC 7517, section 5).
-    pub fn is_a_set(&self) -> bool {
-        self.shape == Shape::Set && self.around.is_none() && self.others == 0 && !self.keys.is_empty()
+    /// Whether the document is a JWK Set with at least one key and nothing else (RFC 7517, section 5).
+    pub fn is_jwk_set(&self) -> bool {
+        self.shape == JwkShape::Set
+            && self.surrounding.is_none()
+            && self.non_objects == 0
+            && !self.keys.is_empty()
     }
 }
 
-impl Jwk {
-    fn read(document: &str, one_of_several: bool, json: Json) -> Self {
+impl ParsedJwk {
+    fn parse(document: &str, one_of_several: bool, json: Json) -> Self {
         let about = match json.text("kid").filter(|_| one_of_several) {
-            Some(kid) => format!("{document}, `{}`", printable(kid)),
+            Some(kid) => format!("{document}, `{}`", escape_and_truncate(kid)),
             None => document.to_owned(),
         };
-        let number = |name: &str| number(json.member(name));
-        let (n, e, x5c) = (number("n"), number("e"), x5c(json.member("x5c")));
+        let number = |name: &str| parse_integer(json.member(name));
+        let (n, e, x5c) = (number("n"), number("e"), parse_x5c(json.member("x5c")));
         Self { about, json, n, e, x5c }
     }
 
@@ -139,8 +142,8 @@ impl Jwk {
         self.json.member(name).is_some()
     }
 
-    /// Why the member of that name, if there is one, is no text.
-    pub fn no_text(&self, name: &str) -> Option<String> {
+    /// Why the member `name` isn't a non-empty string. `None` if it is one, or is missing.
+    pub fn not_text_reason(&self, name: &str) -> Option<String> {
         match self.json.member(name)? {
             Json::String(text) if text.is_empty() => Some("is empty".to_owned()),
             Json::String(_) => None,
@@ -148,8 +151,8 @@ impl Jwk {
         }
     }
 
-    /// Whether the member of that name is an array with that text in it.
-    pub fn lists(&self, name: &str, item: &str) -> bool {
+    /// Whether the member `name` is an array that contains the string `item`.
+    pub fn array_contains(&self, name: &str, item: &str) -> bool {
         let items = match self.json.member(name) {
             Some(Json::Array(items)) => items.as_slice(),
             _ => &[],
@@ -161,74 +164,73 @@ impl Jwk {
         self.text("kid")
     }
 
-    pub fn doubled(&self) -> Option<String> {
-        self.json.doubled()
+    pub fn duplicate_key(&self) -> Option<String> {
+        self.json.duplicate_key()
     }
 
-    /// From `n` and `e`, or from the certificate where there are none.
-    pub fn numbers(&self) -> Option<Numbers> {
+    /// The public key from `n` and `e`, or from the certificate if both are missing.
+    pub fn numbers(&self) -> Option<PublicNumbers> {
         match (&self.n.value, &self.e.value) {
-            (Some(n), Some(e)) => Some(Numbers::new(n, e)),
+            (Some(n), Some(e)) => Some(PublicNumbers::new(n, e)),
             _ if self.has("n") || self.has("e") => None,
-            _ => self.certified().cloned(),
+            _ => self.certificate_key().cloned(),
         }
     }
 
-    /// The key that its certificate is for.
-    pub fn certified(&self) -> Option<&Numbers> {
+    /// The public key in its certificate.
+    pub fn certificate_key(&self) -> Option<&PublicNumbers> {
         self.certificate().and_then(|certificate| certificate.key.as_ref())
     }
 
-    /// The certificate of its key: the first (RFC 7517, section 4.7).
-    pub fn certificate(&self) -> Option<&Certificate> {
+    /// The certificate of its key: the first of `x5c` (RFC 7517, section 4.7).
+    pub fn certificate(&self) -> Option<&CertificateInfo> {
         self.chain().first()
     }
 
-    pub fn chain(&self) -> &[Certificate] {
+    pub fn chain(&self) -> &[CertificateInfo] {
         match &self.x5c {
             X5c::Chain { certificates, .. } => certificates,
             X5c::Missing | X5c::PrivateKey => &[],
         }
     }
 
-    /// Compares `x5t` with the SHA-1 of its certificate, and `x5t#S256` with its SHA-256; `None` where there is no
-    /// certificate to compare with.
+    /// Compares `x5t` with the SHA-1 of the certificate, and `x5t#S256` with its SHA-256. `None` without a certificate.
     pub fn thumbprints(&self) -> Option<[(&'static str, Thumbprint); 2]> {
         let certificate = self.certificate()?;
         let (sha1, sha256) = (&certificate.sha1[..], &certificate.sha256[..]);
         let of = |name, right: &[u8], other: &[u8]| match self.json.member(name) {
             None => Thumbprint::Missing,
-            Some(Json::String(text)) => thumbprint(text, right, other),
+            Some(Json::String(text)) => check_thumbprint(text, right, other),
             Some(_) => Thumbprint::Wrong("isn't text"),
         };
         Some([("x5t", of("x5t", sha1, sha256)), ("x5t#S256", of("x5t#S256", sha256, sha1))])
     }
 
-    /// Members with a private number in them. The placeholders of Salesforce's sample are none.
+    /// Members with private values. The placeholders of Salesforce's sample, and `null`, don't count.
     pub fn private_members(&self) -> Vec<&'static str> {
         let is_null = |name: &str| matches!(self.json.member(name), Some(Json::Null));
         let secret = |name: &&str| self.has(name) && !is_null(name) && self.text(name) != Some(*name);
-        PRIVATE.into_iter().filter(secret).collect()
+        PRIVATE_MEMBERS.iter().copied().filter(secret).collect()
     }
 
-    /// The literal `"d":"d"` and its like.
+    /// Members whose value is a placeholder, for example `"d":"d"`.
     pub fn placeholders(&self) -> Vec<&'static str> {
-        PLACEHOLDERS.into_iter().filter(|name| self.text(name) == Some(*name)).collect()
+        PLACEHOLDER_MEMBERS.iter().copied().filter(|name| self.text(name) == Some(*name)).collect()
     }
 }
 
-/// Standard alphabet or the one for URLs, padded or not.
-const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+/// Base64 with or without padding. [`decode_lenient`] accepts both alphabets.
+const LENIENT_BASE64: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
 
-fn lenient(text: &str) -> Option<Vec<u8>> {
+fn decode_lenient(text: &str) -> Option<Vec<u8>> {
     let text: String = text.split_whitespace().collect();
-    let engine = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+    let engine = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT_BASE64);
     engine.decode(text.replace('+', "-").replace('/', "_")).ok()
 }
 
-fn thumbprint(text: &str, right: &[u8], other: &[u8]) -> Thumbprint {
+fn check_thumbprint(text: &str, right: &[u8], other: &[u8]) -> Thumbprint {
     let is = |digest: &[u8]| URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes == digest);
     let hexadecimal: String = text.chars().filter(|c| *c != ':').collect();
     let in_hexadecimal =
@@ -239,27 +241,27 @@ fn thumbprint(text: &str, right: &[u8], other: &[u8]) -> Thumbprint {
             Thumbprint::Wrong("is the digest that belongs in the other of `x5t` and `x5t#S256`")
         }
         () if in_hexadecimal(right) => Thumbprint::Wrong("is hexadecimal, not base64url"),
-        () if lenient(text).is_some_and(|bytes| bytes == right) => {
+        () if decode_lenient(text).is_some_and(|bytes| bytes == right) => {
             Thumbprint::Wrong("isn't base64url without padding")
         }
         () => Thumbprint::Wrong("is another certificate's"),
     }
 }
 
-fn number(value: Option<&Json>) -> Number {
+fn parse_integer(value: Option<&Json>) -> JwkInteger {
     let text = match value {
-        None => return Number { value: None, faults: Vec::new() },
+        None => return JwkInteger { value: None, faults: Vec::new() },
         Some(Json::String(text)) => text,
-        Some(_) => return Number { value: None, faults: vec!["isn't text"] },
+        Some(_) => return JwkInteger { value: None, faults: vec!["isn't text"] },
     };
-    // Hexadecimal digits are base64url too, of another number. The short one is 65537, the usual exponent.
+    // Hexadecimal digits also decode as base64url, to another number. `010001` is 65537, the usual exponent.
     if text == "010001" || text.len() >= 256 && text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
-        return Number {
+        return JwkInteger {
             value: HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok(),
             faults: vec!["is hexadecimal"],
         };
     }
-    let value = lenient(text).filter(|value| !value.is_empty());
+    let value = decode_lenient(text).filter(|value| !value.is_empty());
     let mut faults = Vec::new();
     if text.contains(['+', '/']) {
         faults.push("is standard base64");
@@ -278,10 +280,10 @@ fn number(value: Option<&Json>) -> Number {
     if faults.is_empty() && URL_SAFE_NO_PAD.decode(text).is_err() {
         faults.push("isn't base64url");
     }
-    Number { value, faults }
+    JwkInteger { value, faults }
 }
 
-fn x5c(value: Option<&Json>) -> X5c {
+fn parse_x5c(value: Option<&Json>) -> X5c {
     const NO_TEXT: &str = "is no array of text";
     let mut faults = Vec::new();
     let entries: &[Json] = match value {
@@ -300,32 +302,32 @@ fn x5c(value: Option<&Json>) -> X5c {
             faults.push(NO_TEXT.to_owned());
             continue;
         };
-        let (read, written) = entry_of_x5c(text);
+        let (read, written) = parse_x5c_entry(text);
         let place = if at == 0 { String::new() } else { format!("in its entry {} ", at + 1) };
         let seen = match read {
-            Entry::PrivateKey => return X5c::PrivateKey,
-            Entry::Certificate(certificate) => {
+            X5cEntry::PrivateKey => return X5c::PrivateKey,
+            X5cEntry::Certificate(certificate) => {
                 certificates.push(*certificate);
                 None
             }
-            Entry::Other(what) => what,
+            X5cEntry::Other(what) => what,
         };
         faults.extend(written.into_iter().chain(seen).map(|fault| format!("{place}{fault}")));
     }
     X5c::Chain { certificates, faults }
 }
 
-enum Entry {
-    Certificate(Box<Certificate>),
+enum X5cEntry {
+    Certificate(Box<CertificateInfo>),
     PrivateKey,
-    /// Says what it is, where how it is written doesn't say it.
+    /// Says what the entry is, unless its encoding faults say it already.
     Other(Option<&'static str>),
 }
 
-/// One entry of `x5c`, and what is wrong with how it is written.
-fn entry_of_x5c(text: &str) -> (Entry, Vec<&'static str>) {
+/// Parses one entry of `x5c`. Also returns the faults of its encoding.
+fn parse_x5c_entry(text: &str) -> (X5cEntry, Vec<&'static str>) {
     if text.contains("PRIVATE KEY-----") {
-        return (Entry::PrivateKey, Vec::new());
+        return (X5cEntry::PrivateKey, Vec::new());
     }
     let written_out = text.replace("\\n", "\n");
     let body: String = written_out.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -344,22 +346,22 @@ fn entry_of_x5c(text: &str) -> (Entry, Vec<&'static str>) {
             faults.push("isn't base64");
         }
     }
-    let Some(der) = lenient(&body) else { return (Entry::Other(None), faults) };
-    let read = match Certificate::read(&der) {
-        Ok(certificate) => Entry::Certificate(Box::new(certificate)),
-        Err(_) if is_private(&der) => Entry::PrivateKey,
-        Err(_) if is_public(&der) => Entry::Other(Some("holds a public key, not its certificate")),
-        Err(_) => Entry::Other(faults.is_empty().then_some("holds no certificate")),
+    let Some(der) = decode_lenient(&body) else { return (X5cEntry::Other(None), faults) };
+    let read = match CertificateInfo::parse(&der) {
+        Ok(certificate) => X5cEntry::Certificate(Box::new(certificate)),
+        Err(_) if is_private_key_der(&der) => X5cEntry::PrivateKey,
+        Err(_) if is_public_key_der(&der) => X5cEntry::Other(Some("holds a public key, not its certificate")),
+        Err(_) => X5cEntry::Other(faults.is_empty().then_some("holds no certificate")),
     };
     (read, faults)
 }
 
-fn is_private(der: &[u8]) -> bool {
+fn is_private_key_der(der: &[u8]) -> bool {
     rsa::pkcs8::PrivateKeyInfo::try_from(der).is_ok()
         || <rsa::pkcs1::RsaPrivateKey<'_> as rsa::pkcs8::der::Decode>::from_der(der).is_ok()
 }
 
-fn is_public(der: &[u8]) -> bool {
+fn is_public_key_der(der: &[u8]) -> bool {
     rsa::pkcs8::SubjectPublicKeyInfoRef::try_from(der).is_ok()
 }
 
@@ -368,8 +370,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_to_write_a_number_wrong_is_named_and_still_read() {
-        let read = |text: &str| number(Some(&Json::String(text.to_owned())));
+    fn every_encoding_fault_of_a_number_is_named_and_the_number_is_read() {
+        let read = |text: &str| parse_integer(Some(&Json::String(text.to_owned())));
         let bytes = vec![0xfb, 0xff, 0xfe];
         for (text, fault) in [
             ("-__-", &[][..]),
@@ -393,12 +395,12 @@ mod tests {
     }
 
     #[test]
-    fn salesforce_s_placeholders_are_not_taken_for_secrets() {
-        let read = |json: &str| JwkDocument::read("a file", json).keys.remove(0);
+    fn placeholders_of_salesforce_are_not_private_members() {
+        let read = |json: &str| JwkDocument::parse("a file", json).keys.remove(0);
         let sample = read(r#"{"kid":"1","y":"y","crv":"crv","d":"d","k":"k"}"#);
         assert!(sample.private_members().is_empty());
         assert_eq!(sample.placeholders(), ["y", "crv", "d", "k"]);
-        // As serializers write what isn't there.
+        // Some serializers write `null` for a missing member.
         assert!(read(r#"{"kid":"1","d":null,"p":null}"#).private_members().is_empty());
         assert_eq!(read(r#"{"d":"AAAA","p":"BBBB","oth":[{}]}"#).private_members(), ["d", "p", "oth"]);
     }

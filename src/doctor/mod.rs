@@ -1,39 +1,43 @@
-//! Checks, each a pure function from what is known to what it sees: the configuration, the keys, a token, a
-//! JWK that somebody uploaded, the answers of one request. Knows nothing of printing.
+//! Diagnostic checks: each is a pure function from a [`CheckInput`] to its observations.
 //!
-//! - The catalogue of [`CASES`] is the one place that says which faults there are, what people see of each, who
-//!   asks about it and what to do; the docs' troubleshooting table is made from it.
-//! - A check ends as pass, warning or failure, or says why it could not look. None of these is taken for another.
-//! - What was given and what is configured are different types, and a token is judged by what was given.
-//! - One fault is one finding: a check leaves to the others what is theirs.
+//! The input holds the configuration, the keys, artifacts that a user supplied (tokens, JWKs, certificates) and the
+//! results of online probes. The module prints nothing.
+//!
+//! - The catalogue [`CHECKS`] lists every check with its symptom, its question and its fix. The troubleshooting table
+//!   of the docs is generated from it.
+//! - A check passes, warns or fails, or it says why it was skipped.
+//! - [`GivenArtifacts`] and [`ConfigView`] are separate types. A token is judged by the artifacts if there are any.
+//! - One fault is one finding: a check ignores the faults that another check reports.
 //! - No finding repeats a secret or a token.
 //!
-//! Its files form no circle: `wording` and `numbers` are leaves, then come what people have (`certificate`, `jwk`, `token`,
-//! `material`), what is known, the checks, the catalogue, and `examine` on top. This file only names them.
+//! The files form no import cycle, in this order: `formatting`; the parsers `certificate`, `jwk`, `token` and
+//! `artifact`; `probe`, `input` and `purpose`; `finding`; `checks`; `catalogue`; `runner`.
 
-mod answers;
-mod case;
-mod cases;
+mod artifact;
+mod catalogue;
 mod certificate;
+mod check_spec;
 mod checks;
-mod examine;
 mod finding;
+mod formatting;
+mod input;
 mod jwk;
-mod known;
-mod material;
+mod probe;
 mod purpose;
+mod runner;
 mod token;
-mod wording;
 
-pub use answers::{Answer, Fetched, ask, fetch};
-pub use case::{Case, Needs, Source};
-pub use cases::CASES;
+pub use artifact::{Artifact, FileAccess, GivenKey, UNRECOGNISED, detect_artifact};
+pub use catalogue::CHECKS;
 pub use certificate::GivenCertificate;
-pub use examine::{Verdict, examine, verify};
-pub use finding::{Finding, Outcome, Report, Skipped};
+pub use check_spec::{CheckSpec, EvidenceSource, Requirement};
+pub use finding::{CheckOutcome, Finding, Report, SkippedCheck};
+pub use formatting::{
+    escape_and_truncate, escape_invisible, format_duration, lookalike_difference, relative_date,
+};
+pub use input::{CheckInput, ConfigView, GivenArtifacts, Purpose};
 pub use jwk::JwkDocument;
-pub use known::{Configured, Given, Known, Purpose};
-pub use material::{GivenKey, Material, Readers, UNKNOWN, recognise};
-pub use purpose::Taken;
-pub use token::{Parts, UnverifiedToken};
-pub use wording::{dated, difference, printable, span, visible};
+pub use probe::{FetchedJwks, ProbeResult, fetch_jwks, run_probes};
+pub use purpose::InferredPurpose;
+pub use runner::{ReportSummary, run_checks, verify_token};
+pub use token::{JwtParts, UnverifiedToken};

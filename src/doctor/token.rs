@@ -1,4 +1,4 @@
-//! A JWT that somebody has, in its parts (RFC 7515, section 7.1), unverified.
+//! An unverified JWT in its parts (RFC 7515, section 7.1), parsed from pasted text.
 
 use std::sync::LazyLock;
 
@@ -13,41 +13,42 @@ use regex::Regex;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::json::Json;
-use crate::keys::Numbers;
+use crate::keys::PublicNumbers;
 
-/// Nothing in it is to be believed. It holds a credential: no `Debug`, and no message repeats it.
+/// A pasted token. Its content is untrusted. It is a credential: there is no `Debug`, and no message repeats it.
 pub struct UnverifiedToken {
     pub about: String,
-    /// What stands around it: quotes, `JWT : `, a call, an answer.
-    pub around: Option<&'static str>,
-    /// What stands within it and had to be taken away.
-    pub within: Option<&'static str>,
-    pub parts: Result<Parts, NoJwt>,
+    /// Describes text around the token, for example quotes or `JWT : `.
+    pub surrounding: Option<&'static str>,
+    /// Describes characters that were removed from within the token.
+    pub stripped: Option<&'static str>,
+    pub parts: Result<JwtParts, NotAJwt>,
 }
 
-/// Why a text is no JWT.
-pub struct NoJwt {
+/// Why a text isn't a JWT, and how to fix it.
+pub struct NotAJwt {
     pub why: String,
     pub fix: &'static str,
 }
 
-impl NoJwt {
+impl NotAJwt {
     fn new(why: impl Into<String>, fix: &'static str) -> Self {
         Self { why: why.into(), fix }
     }
 }
 
-const WHOLE: &str = "paste the token alone and whole: three parts with two dots, as the mint gave it";
-const BASE64URL: &str = "where the token is made, write each part as base64url without padding before it is signed (RFC 7515, section \
+const FIX_PASTE_WHOLE: &str =
+    "paste the token alone and whole: three parts with two dots, as the mint gave it";
+const FIX_BASE64URL: &str = "where the token is made, write each part as base64url without padding before it is signed (RFC 7515, section \
                          2): in Node `toString('base64url')`, in Java `Base64.getUrlEncoder().withoutPadding()`, in Python \
                          `.rstrip(b'=')`";
 
-/// What looks like a JWT, or an encrypted one, in some text.
-static JWT: LazyLock<Regex> = LazyLock::new(|| {
+/// Text with the shape of a JWT, signed or encrypted.
+static JWT_PATTERN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"[A-Za-z0-9_-]{8,}={0,2}(?:\.[A-Za-z0-9_-]+={0,2}){2,4}").expect("a pattern")
 });
 
-pub struct Parts {
+pub struct JwtParts {
     pub header: Json,
     pub claims: Json,
     signed: SecretString,
@@ -55,50 +56,51 @@ pub struct Parts {
 }
 
 impl UnverifiedToken {
-    /// Reads a token that is alone in `text`, or the only one in what else people paste.
-    pub fn read(about: &str, text: &str) -> Self {
+    /// Parses the token in `text`, which may hold other text but no second token.
+    pub fn parse(about: &str, text: &str) -> Self {
         let text = text.trim_ascii();
-        let (rest, around) = unwrapped(text);
+        let (rest, surrounding) = strip_wrapping(text);
         let compact: String = rest.split_whitespace().collect();
         let is_alone = |c: char| c.is_ascii_alphanumeric() || "-_.=+/".contains(c);
         let about = about.to_owned();
-        // Words before a token would become part of its header.
-        let begins = match candidates(&compact).next() {
+        // Without white space, words before a token would become part of its header.
+        let begins = match jwt_candidates(&compact).next() {
             Some(token) => compact.starts_with(token),
-            None => candidates(rest).next().is_none(),
+            None => jwt_candidates(rest).next().is_none(),
         };
-        if begins && compact.chars().all(is_alone) && candidates(rest).count() < 2 {
-            let within = (compact.len() != rest.len()).then_some("it holds white space or line breaks");
-            return Self { about, around, within, parts: Parts::read(&compact) };
+        if begins && compact.chars().all(is_alone) && jwt_candidates(rest).count() < 2 {
+            let stripped = (compact.len() != rest.len()).then_some("it holds white space or line breaks");
+            return Self { about, surrounding, stripped, parts: JwtParts::parse(&compact) };
         }
-        let found = found_in(text);
+        let found = distinct_tokens(text);
         let parts = match found.as_slice() {
-            [] => Err(NoJwt::new("it has not the three parts of a JWT", WHOLE)),
-            [token] => Parts::read(token),
-            more => {
-                Err(NoJwt::new(format!("{} JWTs stand in it", more.len()), "paste one token, and that alone"))
-            }
+            [] => Err(NotAJwt::new("it doesn't have the three parts of a JWT", FIX_PASTE_WHOLE)),
+            [token] => JwtParts::parse(token),
+            more => Err(NotAJwt::new(
+                format!("{} JWTs were found in it", more.len()),
+                "paste one token, and that alone",
+            )),
         };
-        Self { about, around: Some("other text stands around it"), within: None, parts }
+        Self { about, surrounding: Some("other text stands around it"), stripped: None, parts }
     }
 
-    /// Whether some JWT is in `text`.
-    pub fn stands_in(text: &str) -> bool {
-        !found_in(text).is_empty()
+    /// Whether `text` contains a JWT.
+    pub fn occurs_in(text: &str) -> bool {
+        !distinct_tokens(text).is_empty()
     }
 }
 
-/// A text without what people copy together with a token, and what that was.
-fn unwrapped(text: &str) -> (&str, Option<&'static str>) {
-    let (mut rest, mut around) = (text, None);
+/// Removes text that is often copied together with a token. Also describes what was removed last.
+fn strip_wrapping(text: &str) -> (&str, Option<&'static str>) {
+    let (mut rest, mut surrounding) = (text, None);
     let bare = text.trim_start_matches('\u{feff}').trim();
     if bare.len() < text.len() {
-        (rest, around) = (bare, Some("a byte order mark or a no-break space stands around it"));
+        (rest, surrounding) = (bare, Some("a byte order mark or a no-break space stands around it"));
     }
     loop {
         let unquoted = rest.trim_matches(['"', '\'']).trim();
         if unquoted.len() < rest.len() {
-            (rest, around) = (unquoted, Some("it stands in quotes"));
+            (rest, surrounding) = (unquoted, Some("it stands in quotes"));
         }
         let prefixes = [
             ("JWT : ", "the words `JWT : ` of Salesforce's utility stand before it"),
@@ -109,29 +111,29 @@ fn unwrapped(text: &str) -> (&str, Option<&'static str>) {
             start.eq_ignore_ascii_case(prefix).then_some((behind.trim(), fault))
         });
         match found {
-            Some((behind, fault)) => (rest, around) = (behind, Some(fault)),
-            None => return (rest, around),
+            Some((behind, fault)) => (rest, surrounding) = (behind, Some(fault)),
+            None => return (rest, surrounding),
         }
     }
 }
 
-impl Parts {
-    fn read(text: &str) -> Result<Self, NoJwt> {
+impl JwtParts {
+    fn parse(text: &str) -> Result<Self, NotAJwt> {
         let parts: Vec<&str> = text.split('.').collect();
         let [header, claims, signature] = parts.as_slice() else {
             return Err(match parts.len() {
-                5 => NoJwt::new(
+                5 => NotAJwt::new(
                     "it has five parts: it is encrypted (JWE); Salesforce takes signed ones",
                     "have it signed (JWS), not encrypted",
                 ),
-                _ => NoJwt::new("it has not the three parts of a JWT", WHOLE),
+                _ => NotAJwt::new("it doesn't have the three parts of a JWT", FIX_PASTE_WHOLE),
             });
         };
-        let signature = part("signature", signature)?;
+        let signature = decode_part("signature", signature)?;
         let signed_len = text.rfind('.').unwrap_or_default();
         Ok(Self {
-            header: object("header", header)?,
-            claims: object("body", claims)?,
+            header: decode_object("header", header)?,
+            claims: decode_object("body", claims)?,
             signed: SecretString::from(text.get(..signed_len).unwrap_or_default()),
             signature,
         })
@@ -154,21 +156,20 @@ impl Parts {
     }
 
     /// A `NumericDate` (RFC 7519, section 2), rounded down to a second.
-    pub fn time(&self, name: &str) -> Option<i64> {
+    pub fn numeric_date(&self, name: &str) -> Option<i64> {
         match self.claim_value(name) {
             Some(Json::Number(number)) => Some(number.floor()),
             _ => None,
         }
     }
 
-    /// Octets of its signature: as many as the modulus of the key that made it has.
+    /// The length of the signature in octets. It equals the length of the RSA modulus.
     pub const fn signature_len(&self) -> usize {
         self.signature.len()
     }
 
-    /// Whether the key of those numbers signed it. Short keys count here: that they are short is for another
-    /// check to say.
-    pub fn is_signed_by(&self, key: &Numbers) -> bool {
+    /// Whether the RSA key with these numbers signed the token. Accepts keys from 1024 bits, because another check reports short keys.
+    pub fn is_signed_by(&self, key: &PublicNumbers) -> bool {
         let padding = match self.header("alg") {
             Some("RS256") => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
             Some("RS512") => &RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
@@ -178,45 +179,45 @@ impl Parts {
         components.verify(padding, self.signed.expose_secret().as_bytes(), &self.signature).is_ok()
     }
 
-    /// Whether that secret made its HS256.
-    pub fn is_made_with(&self, secret: &SecretString) -> bool {
+    /// Whether the signature is HMAC-SHA256 with `secret`.
+    pub fn is_signed_with_secret(&self, secret: &SecretString) -> bool {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
         hmac::verify(&key, self.signed.expose_secret().as_bytes(), &self.signature).is_ok()
     }
 }
 
-/// The tokens in `text`, each once.
-fn found_in(text: &str) -> Vec<&str> {
-    let mut found: Vec<&str> = candidates(text).collect();
+/// The distinct tokens in `text`.
+fn distinct_tokens(text: &str) -> Vec<&str> {
+    let mut found: Vec<&str> = jwt_candidates(text).collect();
     found.sort_unstable();
     found.dedup();
     found
 }
 
-/// What in `text` has the parts of a token, the first of them a JSON object.
-fn candidates(text: &str) -> impl Iterator<Item = &str> {
+/// Substrings of `text` with the shape of a JWT whose first part is a JSON object.
+fn jwt_candidates(text: &str) -> impl Iterator<Item = &str> {
     let is_jwt = |candidate: &&str| {
         let header = candidate.split('.').next().unwrap_or_default().trim_end_matches('=');
         let decoded = URL_SAFE_NO_PAD.decode(header);
         decoded.is_ok_and(|bytes| matches!(Json::parse(&bytes), Ok(Json::Object(_))))
     };
-    JWT.find_iter(text).map(|candidate| candidate.as_str()).filter(is_jwt)
+    JWT_PATTERN.find_iter(text).map(|candidate| candidate.as_str()).filter(is_jwt)
 }
 
-/// One of the three parts, decoded.
-fn part(what: &str, text: &str) -> Result<Vec<u8>, NoJwt> {
+/// Decodes one of the three parts. `what` is its name in messages.
+fn decode_part(what: &str, text: &str) -> Result<Vec<u8>, NotAJwt> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| match text {
-        text if text.contains('=') => NoJwt::new(format!("its {what} has padding (`=`)"), BASE64URL),
+        text if text.contains('=') => NotAJwt::new(format!("its {what} has padding (`=`)"), FIX_BASE64URL),
         text if text.contains(['+', '/']) => {
-            NoJwt::new(format!("its {what} is standard base64 (`+`, `/`)"), BASE64URL)
+            NotAJwt::new(format!("its {what} is standard base64 (`+`, `/`)"), FIX_BASE64URL)
         }
-        _ => NoJwt::new(format!("its {what} isn't base64url without padding"), WHOLE),
+        _ => NotAJwt::new(format!("its {what} isn't base64url without padding"), FIX_PASTE_WHOLE),
     })
 }
 
-fn object(what: &str, text: &str) -> Result<Json, NoJwt> {
-    match Json::parse(&part(what, text)?) {
+fn decode_object(what: &str, text: &str) -> Result<Json, NotAJwt> {
+    match Json::parse(&decode_part(what, text)?) {
         Ok(object @ Json::Object(_)) => Ok(object),
-        _ => Err(NoJwt::new(format!("its {what} isn't a JSON object"), WHOLE)),
+        _ => Err(NotAJwt::new(format!("its {what} isn't a JSON object"), FIX_PASTE_WHOLE)),
     }
 }

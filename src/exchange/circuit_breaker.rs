@@ -1,26 +1,29 @@
-//! Circuit breaker: when to leave a host of Salesforce alone. After three failures in a row nothing more is exchanged
-//! there, but for one trial a minute. Meanwhile a bare GET, which is no login, finds out within seconds that the host is
-//! back, and a trial is made at once: where the GET is answered and logins fail, that is one each ten seconds.
+//! Circuit breaker for each Salesforce host.
 //!
-//! Where all three were one asker's, a profile's or a user's, the fault may be its own: only that asker is kept waiting, until
-//! another's exchange fails too.
+//! [`FAILURE_THRESHOLD`] consecutive failures open the circuit. While it is open, one trial exchange is allowed per
+//! [`TRIAL_INTERVAL`] (half-open state). A request that is turned away also triggers a health probe, at most one per
+//! [`PROBE_INTERVAL`]: a bare GET, which isn't a login. If the probe succeeds, the next request is a trial at once. A
+//! host that answers probes but fails logins therefore gets one trial per [`PROBE_INTERVAL`].
+//!
+//! If all failures have the same cache key, its profile or user may be the cause. Then the circuit is open for that key
+//! alone, until an exchange for another key fails too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::job::CacheKey;
+use super::request::CacheKey;
 
-const FAILURES: u32 = 3;
-/// Between two trials: in half an hour in which nothing answers there are fewer than forty requests.
-const TRIAL_EVERY: Duration = Duration::from_mins(1);
-const PROBE_EVERY: Duration = Duration::from_secs(10);
+const FAILURE_THRESHOLD: u32 = 3;
+/// Minimum time between two trials. Half an hour without any answer causes at most forty exchanges.
+const TRIAL_INTERVAL: Duration = Duration::from_mins(1);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What may be done now.
-pub enum Admission<'a> {
-    Go(Permit<'a>),
-    /// Not now; ask the host whether it is back, where `probe`.
-    Wait {
+/// Result of [`CircuitBreaker::check`].
+pub enum CircuitCheck<'a> {
+    Allowed(CircuitPermit<'a>),
+    /// No exchange now. If `probe` is set, the caller must send a health probe.
+    Open {
         retry_after: Duration,
         probe: bool,
     },
@@ -29,60 +32,63 @@ pub enum Admission<'a> {
 #[derive(Default)]
 struct Circuit {
     failures: u32,
-    /// Whose failures all of them were, if they were one asker's.
-    sole: Option<CacheKey>,
-    /// Open until then, if it is open.
+    /// The cache key of all consecutive failures, if they have the same one.
+    sole_key: Option<CacheKey>,
+    /// When the next trial is allowed; `None` while the circuit is closed.
     next_trial: Option<Duration>,
     next_probe: Duration,
     recovered_at: Duration,
 }
 
-/// One circuit a host. Times are steady ones.
+/// The circuits, by host. All times are from the monotonic clock.
 #[derive(Default)]
 pub struct CircuitBreaker(Mutex<HashMap<String, Circuit>>);
 
-/// One request that may be sent. Dropped without a word of what came of it, it is another's.
-pub struct Permit<'a> {
+/// Permission to send one request. Dropping the permit of a trial without recording a result allows the next request to
+/// be the trial.
+pub struct CircuitPermit<'a> {
     breaker: &'a CircuitBreaker,
     host: String,
-    asker: CacheKey,
-    /// When it was taken, where the circuit is open.
+    cache_key: CacheKey,
+    /// If this is a trial: when it was taken.
     trial: Option<Duration>,
 }
 
 impl CircuitBreaker {
-    fn with<T>(&self, host: &str, act: impl FnOnce(&mut Circuit) -> T) -> T {
+    fn with_circuit<T>(&self, host: &str, act: impl FnOnce(&mut Circuit) -> T) -> T {
         let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !circuits.contains_key(host) {
             circuits.insert(host.to_owned(), Circuit::default());
         }
-        act(circuits.get_mut(host).expect("it was just put there"))
+        act(circuits.get_mut(host).expect("inserted above"))
     }
 
-    /// Asks for one exchange.
-    pub fn admit(&self, host: &str, asker: CacheKey, now: Duration) -> Admission<'_> {
-        let permit = |trial| Admission::Go(Permit { breaker: self, host: host.to_owned(), asker, trial });
-        self.with(host, |circuit| match circuit.next_trial {
+    /// Checks whether an exchange for `cache_key` with `host` is allowed.
+    pub fn check(&self, host: &str, cache_key: CacheKey, now: Duration) -> CircuitCheck<'_> {
+        let permit = |trial| {
+            CircuitCheck::Allowed(CircuitPermit { breaker: self, host: host.to_owned(), cache_key, trial })
+        };
+        self.with_circuit(host, |circuit| match circuit.next_trial {
             None => permit(None),
-            Some(_) if circuit.sole.is_some_and(|sole| sole != asker) => permit(None),
+            Some(_) if circuit.sole_key.is_some_and(|sole_key| sole_key != cache_key) => permit(None),
             Some(trial) if trial <= now => {
-                // This one is the trial; the others go on waiting.
-                circuit.next_trial = Some(now + TRIAL_EVERY);
+                // This request is the trial; the circuit stays open for the others.
+                circuit.next_trial = Some(now + TRIAL_INTERVAL);
                 permit(Some(now))
             }
             Some(trial) => {
                 let probe = circuit.next_probe <= now;
                 if probe {
-                    circuit.next_probe = now + PROBE_EVERY;
+                    circuit.next_probe = now + PROBE_INTERVAL;
                 }
-                Admission::Wait { retry_after: PROBE_EVERY.min(trial.saturating_sub(now)), probe }
+                CircuitCheck::Open { retry_after: PROBE_INTERVAL.min(trial.saturating_sub(now)), probe }
             }
         })
     }
 
-    /// The host answers again: the next exchange is a trial, and what failed before it is forgotten.
-    pub fn is_back(&self, host: &str, now: Duration) {
-        self.with(host, |circuit| {
+    /// Records a successful health probe: the next exchange is a trial, and cached failures from before no longer apply.
+    pub fn record_recovery(&self, host: &str, now: Duration) {
+        self.with_circuit(host, |circuit| {
             if circuit.next_trial.is_some() {
                 circuit.next_trial = Some(now);
                 circuit.recovered_at = now;
@@ -90,41 +96,42 @@ impl CircuitBreaker {
         });
     }
 
-    /// Whether a failure at `when` was before the host came back.
-    pub fn is_past(&self, host: &str, when: Duration) -> bool {
-        self.with(host, |circuit| circuit.recovered_at > when)
+    /// Whether a health probe has succeeded after a failure at `when`.
+    pub fn has_recovered_since(&self, host: &str, when: Duration) -> bool {
+        self.with_circuit(host, |circuit| circuit.recovered_at > when)
     }
 }
 
-impl Permit<'_> {
-    /// The host has answered, whatever it said.
-    pub fn answered(mut self) {
+impl CircuitPermit<'_> {
+    /// Closes the circuit: the host has answered, even if with a refusal.
+    pub fn record_answer(mut self) {
         self.trial = None;
-        self.breaker.with(&self.host, |circuit| {
+        self.breaker.with_circuit(&self.host, |circuit| {
             circuit.failures = 0;
             circuit.next_trial = None;
         });
     }
 
-    pub fn failed(mut self, now: Duration) {
+    /// Counts a failure at `now`; opens the circuit at the threshold.
+    pub fn record_failure(mut self, now: Duration) {
         self.trial = None;
-        self.breaker.with(&self.host, |circuit| {
-            let is_sole = circuit.failures == 0 || circuit.sole == Some(self.asker);
-            circuit.sole = is_sole.then_some(self.asker);
+        self.breaker.with_circuit(&self.host, |circuit| {
+            let is_sole_key = circuit.failures == 0 || circuit.sole_key == Some(self.cache_key);
+            circuit.sole_key = is_sole_key.then_some(self.cache_key);
             circuit.failures = circuit.failures.saturating_add(1);
-            if circuit.failures >= FAILURES {
-                circuit.next_trial = Some(now + TRIAL_EVERY);
-                circuit.next_probe = now + PROBE_EVERY;
+            if circuit.failures >= FAILURE_THRESHOLD {
+                circuit.next_trial = Some(now + TRIAL_INTERVAL);
+                circuit.next_probe = now + PROBE_INTERVAL;
             }
         });
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for CircuitPermit<'_> {
     fn drop(&mut self) {
         let Some(taken) = self.trial else { return };
-        self.breaker.with(&self.host, |circuit| {
-            if circuit.next_trial == Some(taken + TRIAL_EVERY) {
+        self.breaker.with_circuit(&self.host, |circuit| {
+            if circuit.next_trial == Some(taken + TRIAL_INTERVAL) {
                 circuit.next_trial = Some(taken);
             }
         });
@@ -139,88 +146,88 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    const fn asker(n: u8) -> CacheKey {
+    const fn cache_key(n: u8) -> CacheKey {
         CacheKey::from_bytes([n; 32])
     }
 
-    fn go<'a>(breaker: &'a CircuitBreaker, host: &str, now: Duration) -> Option<Permit<'a>> {
-        match breaker.admit(host, asker(0), now) {
-            Admission::Go(permit) => Some(permit),
-            Admission::Wait { .. } => None,
+    fn allowed<'a>(breaker: &'a CircuitBreaker, host: &str, now: Duration) -> Option<CircuitPermit<'a>> {
+        match breaker.check(host, cache_key(0), now) {
+            CircuitCheck::Allowed(permit) => Some(permit),
+            CircuitCheck::Open { .. } => None,
         }
     }
 
-    fn wait(breaker: &CircuitBreaker, now: Duration) -> Option<(Duration, bool)> {
-        wait_as(breaker, 0, now)
+    fn open(breaker: &CircuitBreaker, now: Duration) -> Option<(Duration, bool)> {
+        open_for(breaker, 0, now)
     }
 
-    fn wait_as(breaker: &CircuitBreaker, n: u8, now: Duration) -> Option<(Duration, bool)> {
-        match breaker.admit("h", asker(n), now) {
-            Admission::Go(_) => None,
-            Admission::Wait { retry_after, probe } => Some((retry_after, probe)),
+    fn open_for(breaker: &CircuitBreaker, n: u8, now: Duration) -> Option<(Duration, bool)> {
+        match breaker.check("h", cache_key(n), now) {
+            CircuitCheck::Allowed(_) => None,
+            CircuitCheck::Open { retry_after, probe } => Some((retry_after, probe)),
         }
     }
 
     #[test]
-    fn three_failures_open_it_and_a_probe_lets_one_trial_through() {
+    fn three_failures_open_the_circuit_and_a_successful_probe_allows_one_trial() {
         let breaker = CircuitBreaker::default();
         for n in 1..=3 {
-            go(&breaker, "h", s(n)).expect("closed").failed(s(n));
+            allowed(&breaker, "h", s(n)).expect("closed").record_failure(s(n));
         }
-        assert_eq!(wait(&breaker, s(4)), Some((s(10), false)));
-        assert_eq!(wait(&breaker, s(13)), Some((s(10), true)));
-        assert_eq!(wait(&breaker, s(13)), Some((s(10), false)));
-        assert!(go(&breaker, "other", s(13)).is_some());
-        breaker.is_back("h", s(14));
-        assert!(breaker.is_past("h", s(3)) && !breaker.is_past("h", s(14)));
-        let trial = go(&breaker, "h", s(15)).expect("a trial");
-        assert!(go(&breaker, "h", s(15)).is_none(), "one trial at a time");
-        trial.answered();
-        assert!(go(&breaker, "h", s(16)).is_some());
+        assert_eq!(open(&breaker, s(4)), Some((s(10), false)));
+        assert_eq!(open(&breaker, s(13)), Some((s(10), true)));
+        assert_eq!(open(&breaker, s(13)), Some((s(10), false)));
+        assert!(allowed(&breaker, "other", s(13)).is_some());
+        breaker.record_recovery("h", s(14));
+        assert!(breaker.has_recovered_since("h", s(3)) && !breaker.has_recovered_since("h", s(14)));
+        let trial = allowed(&breaker, "h", s(15)).expect("a trial");
+        assert!(allowed(&breaker, "h", s(15)).is_none(), "one trial at a time");
+        trial.record_answer();
+        assert!(allowed(&breaker, "h", s(16)).is_some());
     }
 
     #[test]
-    fn one_asker_s_failures_keep_no_other_waiting_until_another_s_fails_too() {
+    fn failures_of_one_cache_key_block_no_other_until_another_fails_too() {
         let breaker = CircuitBreaker::default();
         for n in 1..=3 {
-            go(&breaker, "h", s(n)).expect("closed").failed(s(n));
+            allowed(&breaker, "h", s(n)).expect("closed").record_failure(s(n));
         }
-        let as_other = |now| match breaker.admit("h", asker(1), now) {
-            Admission::Go(permit) => Some(permit),
-            Admission::Wait { .. } => None,
+        let allowed_for_other = |now| match breaker.check("h", cache_key(1), now) {
+            CircuitCheck::Allowed(permit) => Some(permit),
+            CircuitCheck::Open { .. } => None,
         };
-        assert!(wait(&breaker, s(4)).is_some());
-        as_other(s(4)).expect("another's").answered();
-        go(&breaker, "h", s(5)).expect("the host answers").failed(s(5));
+        assert!(open(&breaker, s(4)).is_some());
+        allowed_for_other(s(4)).expect("allowed for another key").record_answer();
+        allowed(&breaker, "h", s(5)).expect("the host answers").record_failure(s(5));
         for n in 6..=7 {
-            go(&breaker, "h", s(n)).expect("closed").failed(s(n));
+            allowed(&breaker, "h", s(n)).expect("closed").record_failure(s(n));
         }
-        as_other(s(8)).expect("another's").failed(s(8));
+        allowed_for_other(s(8)).expect("allowed for another key").record_failure(s(8));
         for n in 0..=2 {
-            assert!(wait_as(&breaker, n, s(9)).is_some(), "{n}");
+            assert!(open_for(&breaker, n, s(9)).is_some(), "{n}");
         }
     }
 
-    /// What ends before anything is sent, as with a budget that is used up, says nothing of the host.
+    /// For example, the login rate limit can stop a trial before anything is sent. That says nothing about the host.
     #[test]
-    fn a_trial_that_was_not_made_is_the_next_one_s() {
+    fn an_unused_trial_goes_to_the_next_request() {
         let breaker = CircuitBreaker::default();
         for n in 1..=3 {
-            go(&breaker, "h", s(n)).expect("closed").failed(s(n));
+            allowed(&breaker, "h", s(n)).expect("closed").record_failure(s(n));
         }
-        drop(go(&breaker, "h", s(63)).expect("a trial"));
-        go(&breaker, "h", s(64)).expect("the trial of another").answered();
-        assert!(go(&breaker, "h", s(64)).is_some());
+        drop(allowed(&breaker, "h", s(63)).expect("a trial"));
+        allowed(&breaker, "h", s(64)).expect("another trial").record_answer();
+        assert!(allowed(&breaker, "h", s(64)).is_some());
     }
 
     #[test]
-    fn half_an_hour_of_outage_is_fewer_than_forty_requests() {
+    fn half_an_hour_of_outage_causes_at_most_forty_requests() {
         let breaker = CircuitBreaker::default();
         let mut requests = 0;
         for second in 0..1800 {
-            if let Some(permit) = go(&breaker, "h", s(second)) {
+            if let Some(permit) = allowed(&breaker, "h", s(second)) {
                 requests += 1;
-                permit.failed(s(second));
+                permit.record_failure(s(second));
             }
         }
         assert!(requests <= 40, "{requests}");

@@ -1,5 +1,5 @@
-//! One exchange with Salesforce: circuit, signature, budget, request and answer, in this order. Nothing is spent before all is
-//! ready to be sent, and what wasn't sent is given back.
+//! One exchange with Salesforce: checks the circuit breaker, signs, counts the request against the rate limits, sends it,
+//! and reads the response. The request is counted last before it is sent; if it isn't sent, the count is refunded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,35 +7,36 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::circuit_breaker::{Admission, CircuitBreaker, Permit};
-use super::error::{ExchangeError, WaitedFor};
-use super::job::Job;
-use super::login_budget::{LoginBudget, Spend, Taken};
+use super::circuit_breaker::{CircuitBreaker, CircuitCheck, CircuitPermit};
+use super::deps::ExchangerDeps;
+use super::exchange_error::{ExchangeError, TimeoutCause};
+use super::login_rate_limit::{CountedRequest, LoginRateLimit, QuotaCheck};
+use super::request::TokenRequest;
 use super::shared::SharedCache;
-use super::token::{AccessToken, LONGEST_LIFE, Life, Obtained};
-use super::tools::Tools;
-use super::upstream::{Fault, LONGEST_EXCHANGE, Reply, Transport, WhichConnection};
+use super::token::{AccessToken, MAX_TOKEN_LIFETIME, ObtainedToken, ReportedExpiry};
+use super::upstream::{ConnectionChoice, MAX_EXCHANGE_TIME, Transport, UpstreamError, UpstreamResponse};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::tokens::MintError;
-use crate::traces::{Fact, Trace};
+use crate::traces::{SpanAttribute, Trace};
 
-/// How long an exchange waits for the budget's file.
-const DISK_DEADLINE: Duration = Duration::from_secs(1);
+/// How long an exchange waits for the login rate limit's file.
+const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks Salesforce for tokens, within what each host and each login can bear.
+/// Sends exchanges to Salesforce, subject to the circuit breaker and the rate limits.
 pub(super) struct ExchangeClient {
     pub transport: Box<dyn Transport>,
     pub circuits: CircuitBreaker,
-    pub budget: Arc<LoginBudget>,
-    /// Held while the budget's file is read and written, so that a disk that hangs has one thread and not all of them.
-    pub disk: Arc<Semaphore>,
-    /// Where other replicas count, too.
+    pub login_limit: Arc<LoginRateLimit>,
+    /// Has one permit, held during access to the rate limit's file: a hanging disk blocks one thread instead of the whole
+    /// blocking pool.
+    pub disk_permit: Arc<Semaphore>,
+    /// Counts requests across replicas, if configured.
     pub shared: Option<Arc<SharedCache>>,
-    pub tools: Tools,
+    pub deps: ExchangerDeps,
 }
 
-/// An exchange is sent once more where the connection ended before the whole head of an answer.
+/// An exchange is retried once if the connection closed before a complete response head arrived.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     First,
@@ -43,246 +44,291 @@ enum Attempt {
 }
 
 impl ExchangeClient {
-    /// Asks Salesforce; once more where the connection ended before the whole head of an answer, as an idle one does that
-    /// is closed at the same moment.
+    /// Exchanges a signed JWT for an access token. Retries once if the connection closed before a complete response head
+    /// arrived: Salesforce may close an idle connection at the moment it is reused.
     ///
     /// # Errors
-    /// Salesforce's no, or why it wasn't asked or didn't answer.
-    pub async fn exchange(self: &Arc<Self>, job: &Job, trace: &Trace) -> Result<AccessToken, ExchangeError> {
-        let deadline = Instant::now() + LONGEST_EXCHANGE;
-        let first = match self.attempt(job, deadline, trace, Attempt::First).await? {
-            Err(fault @ Fault::Closed(_)) => unreachable(&fault),
-            first => return first.map_err(|fault| unreachable(&fault)),
+    /// Salesforce refused, didn't answer, or couldn't be asked.
+    pub async fn exchange(
+        self: &Arc<Self>,
+        token_request: &TokenRequest,
+        trace: &Trace,
+    ) -> Result<AccessToken, ExchangeError> {
+        let deadline = Instant::now() + MAX_EXCHANGE_TIME;
+        let first = match self.attempt(token_request, deadline, trace, Attempt::First).await? {
+            Err(error @ UpstreamError::Closed(_)) => to_exchange_error(&error),
+            first => return first.map_err(|error| to_exchange_error(&error)),
         };
-        match self.attempt(job, deadline, trace, Attempt::Last).await {
-            Ok(second) => second.map_err(|fault| unreachable(&fault)),
-            // What keeps it from being sent again isn't why there is no token.
+        match self.attempt(token_request, deadline, trace, Attempt::Last).await {
+            Ok(second) => second.map_err(|error| to_exchange_error(&error)),
+            // The first failure is the cause; that the retry couldn't be sent would mislead.
             Err(error) if !error.was_sent() => Err(first),
             Err(error) => Err(error),
         }
     }
 
-    /// Signs first and spends last. What can't be sent is given back.
+    /// Makes one attempt. The outer `Err` is final; the inner one is a transport error, which may be retried.
     async fn attempt(
         self: &Arc<Self>,
-        job: &Job,
+        token_request: &TokenRequest,
         deadline: Instant,
         trace: &Trace,
         attempt: Attempt,
-    ) -> Result<Result<AccessToken, Fault>, ExchangeError> {
-        let Tools { signer, clock, randomness, metrics } = &self.tools;
-        let permit = self.admit(job)?;
+    ) -> Result<Result<AccessToken, UpstreamError>, ExchangeError> {
+        let ExchangerDeps { signer, clock, randomness, metrics } = &self.deps;
+        let permit = self.check_circuit(token_request)?;
         let now = clock.now();
-        let kid = job.signing_kid(now)?.clone();
-        let signing = trace.step("sign");
-        let mut request = job.request(now, &**randomness, signer).await?;
+        let kid = token_request.signing_kid(now)?.clone();
+        let signing = trace.child_span("sign");
+        let mut request = token_request.to_upstream_request(now, &**randomness, signer).await?;
         drop(signing);
-        let spend = self.spend(job).await?;
+        let counted = self.count_request(token_request).await?;
 
         let start = Instant::now();
         let within = deadline.saturating_duration_since(start);
         if within.is_zero() {
-            self.give_back(spend).await;
+            self.refund(counted).await;
             return Err(ExchangeError::Interrupted);
         }
-        let span = trace.request_to(job.address(), &**randomness);
+        let span = trace.client_span(token_request.endpoint(), &**randomness);
         request.headers.extend(span.headers());
         if attempt == Attempt::Last {
-            // Another that was kept may have ended as well.
-            request.connection = WhichConnection::New;
+            // Other pooled connections may be closed as well.
+            request.connection = ConnectionChoice::New;
         }
-        let reply = self.transport.send(request, within).await;
+        let response = self.transport.send(request, within).await;
         let took = start.elapsed();
-        let status = reply.as_ref().map_or_else(Fault::status, |reply| Some(reply.status));
-        let read = self.read(job, kid, reply);
+        let status = response.as_ref().map_or_else(UpstreamError::status, |response| Some(response.status));
+        let read = self.interpret(token_request, kid, response);
         let (outcome, sent) = match &read {
-            Ok(read) => (outcome(read), true),
-            Err(fault) => ("unavailable", !matches!(fault, Fault::NotSent(_))),
+            Ok(read) => (outcome_label(read), true),
+            Err(error) => ("unavailable", !matches!(error, UpstreamError::NotSent(_))),
         };
-        let profile = job.profile();
-        let facts = [Fact::Profile(profile), Fact::Outcome(outcome)];
-        status.map(Fact::Reply).into_iter().chain(facts).for_each(|fact| span.trace().note(fact));
+        let profile = token_request.profile();
+        let attributes = [SpanAttribute::Profile(profile), SpanAttribute::Outcome(outcome)];
+        status
+            .map(SpanAttribute::UpstreamStatus)
+            .into_iter()
+            .chain(attributes)
+            .for_each(|attribute| span.trace().set_attribute(attribute));
         drop(span);
         if sent {
             metrics.exchanges.with_label_values(&[profile.as_str(), outcome]).inc();
             metrics.exchange_duration.with_label_values(&[profile.as_str()]).observe(took.as_secs_f64());
         } else {
-            self.give_back(spend).await;
+            self.refund(counted).await;
         }
         match &read {
-            Ok(Err(error)) if error.blames_host() => permit.failed(clock.steady()),
-            Ok(_) => permit.answered(),
-            // It is tried again.
-            Err(Fault::Closed(_)) if attempt == Attempt::First => drop(permit),
-            Err(_) => permit.failed(clock.steady()),
+            Ok(Err(error)) if error.is_host_failure() => permit.record_failure(clock.monotonic()),
+            Ok(_) => permit.record_answer(),
+            // The retry decides.
+            Err(UpstreamError::Closed(_)) if attempt == Attempt::First => drop(permit),
+            Err(_) => permit.record_failure(clock.monotonic()),
         }
         match read {
             Ok(read) => read.map(Ok),
-            Err(fault) => Ok(Err(fault)),
+            Err(error) => Ok(Err(error)),
         }
     }
 
-    /// What came of a request: a token or Salesforce's no, or a fault where nobody answered.
-    fn read(
+    /// Turns a response into a token or an [`ExchangeError`]. The outer `Err` means that there was no response.
+    fn interpret(
         &self,
-        job: &Job,
+        token_request: &TokenRequest,
         kid: KeyId,
-        reply: Result<Reply, Fault>,
-    ) -> Result<Result<AccessToken, ExchangeError>, Fault> {
-        match reply {
-            Ok(reply) => {
-                self.watch_clock(&reply);
-                Ok(job.read(&reply).and_then(|obtained| self.dated(job, &reply, obtained, kid)))
+        response: Result<UpstreamResponse, UpstreamError>,
+    ) -> Result<Result<AccessToken, ExchangeError>, UpstreamError> {
+        match response {
+            Ok(response) => {
+                self.record_clock_skew(&response);
+                Ok(token_request
+                    .parse_response(&response)
+                    .and_then(|obtained| self.with_expiry(token_request, &response, obtained, kid)))
             }
-            Err(Fault::Timeout) => {
-                Ok(Err(ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, retry_after: None }))
+            Err(UpstreamError::Timeout) => {
+                Ok(Err(ExchangeError::Timeout { waited_for: TimeoutCause::Salesforce, retry_after: None }))
             }
-            Err(Fault::Unusable { status, what, retry_after }) => {
-                Ok(Err(ExchangeError::Unusable { status, what, asked: job.asked(), retry_after }))
-            }
-            Err(fault) => Err(fault),
+            Err(UpstreamError::Unusable { status, what, retry_after }) => Ok(Err(ExchangeError::Unusable {
+                status,
+                what,
+                request_summary: token_request.summary(),
+                retry_after,
+            })),
+            Err(error) => Err(error),
         }
     }
 
-    /// Asks the circuit of the host; finds out behind the answer whether a host in trouble is back.
-    fn admit(self: &Arc<Self>, job: &Job) -> Result<Permit<'_>, ExchangeError> {
-        match self.circuits.admit(&job.origin(), job.cache_key(), self.tools.clock.steady()) {
-            Admission::Go(permit) => Ok(permit),
-            Admission::Wait { retry_after, probe } => {
+    /// Takes a permit from the circuit breaker. If the circuit is open, probes the host in the background when due.
+    fn check_circuit(
+        self: &Arc<Self>,
+        token_request: &TokenRequest,
+    ) -> Result<CircuitPermit<'_>, ExchangeError> {
+        match self.circuits.check(
+            &token_request.origin(),
+            token_request.cache_key(),
+            self.deps.clock.monotonic(),
+        ) {
+            CircuitCheck::Allowed(permit) => Ok(permit),
+            CircuitCheck::Open { retry_after, probe } => {
                 if probe {
-                    let (client, job) = (self.clone(), job.clone());
+                    let (client, token_request) = (self.clone(), token_request.clone());
                     tokio::spawn(async move {
-                        if client.transport.is_back(job.address()).await {
-                            client.circuits.is_back(&job.origin(), client.tools.clock.steady());
+                        if client.transport.is_reachable(token_request.endpoint()).await {
+                            client
+                                .circuits
+                                .record_recovery(&token_request.origin(), client.deps.clock.monotonic());
                         }
                     });
                 }
-                Err(ExchangeError::LeftAlone { host: job.origin(), retry_after })
+                Err(ExchangeError::CircuitOpen { host: token_request.origin(), retry_after })
             }
         }
     }
 
-    /// Counts one more request against Salesforce's limits: those of all replicas, where they share a cache, and those of
-    /// this host. The stricter counts, and where one says no the other isn't charged.
-    async fn spend(self: &Arc<Self>, job: &Job) -> Result<Spend, ExchangeError> {
-        let (who, allowance) = job.allowance();
-        let id = self.tools.unique().map_err(MintError::from)?;
-        let spend = Spend { who, id, allowance };
+    /// Counts a request against the rate limit of this host and, if replicas share a cache, against their common limit.
+    /// Both must allow it. If this host's limit doesn't, the common count is refunded.
+    async fn count_request(
+        self: &Arc<Self>,
+        token_request: &TokenRequest,
+    ) -> Result<CountedRequest, ExchangeError> {
+        let (account, quota) = token_request.quota();
+        let id = self.deps.unique_id().map_err(MintError::from)?;
+        let counted = CountedRequest { account, id, quota };
         let used_up = |retry_after| {
-            Err(ExchangeError::BudgetUsedUp { profile: job.profile().to_string(), retry_after })
+            Err(ExchangeError::LoginRateLimited { profile: token_request.profile().to_string(), retry_after })
         };
-        let by_all = match &self.shared {
-            Some(shared) => shared.spend(&spend).await,
+        let shared_check = match &self.shared {
+            Some(shared) => shared.count_request(&counted).await,
             None => None,
         };
-        if let Some(Taken::Exhausted { retry_after }) = by_all {
-            self.budget.note_shared(&spend.who, 1.0, self.tools.clock.steady() + retry_after);
+        if let Some(QuotaCheck::Exhausted { retry_after }) = shared_check {
+            self.login_limit.record_shared_usage(
+                &counted.account,
+                1.0,
+                self.deps.clock.monotonic() + retry_after,
+            );
             return used_up(retry_after);
         }
-        let (budget, here, clock) = (self.budget.clone(), spend.clone(), self.tools.clock.clone());
+        let (login_limit, local_request, clock) =
+            (self.login_limit.clone(), counted.clone(), self.deps.clock.clone());
         let on_disk = async {
-            let disk = self.disk.clone().acquire_owned().await;
+            let disk = self.disk_permit.clone().acquire_owned().await;
             let taken = tokio::task::spawn_blocking(move || {
                 let _disk = disk;
-                budget.spend(&here, clock.now(), clock.steady())
+                login_limit.try_acquire(&local_request, clock.now(), clock.monotonic())
             });
             taken.await
         };
-        let here = timeout(DISK_DEADLINE, on_disk).await.unwrap_or_else(|_| {
+        let local_check = timeout(DISK_TIMEOUT, on_disk).await.unwrap_or_else(|_| {
             tracing::warn!("the disk of state_directory hangs: memory alone counts a login");
-            Ok(self.budget.spend_in_memory(&spend, self.tools.clock.now(), self.tools.clock.steady()))
+            Ok(self.login_limit.try_acquire_in_memory(
+                &counted,
+                self.deps.clock.now(),
+                self.deps.clock.monotonic(),
+            ))
         });
-        if let (Ok(Taken::Within { .. }), Some(Taken::Within { used })) = (&here, by_all) {
-            self.budget.note_shared(&spend.who, used, self.tools.clock.steady() + allowance.window);
+        if let (Ok(QuotaCheck::Allowed { .. }), Some(QuotaCheck::Allowed { used })) =
+            (&local_check, shared_check)
+        {
+            self.login_limit.record_shared_usage(
+                &counted.account,
+                used,
+                self.deps.clock.monotonic() + quota.window,
+            );
         }
-        match here {
-            Ok(Taken::Within { .. }) => Ok(spend),
-            refused => {
-                if let (Some(shared), Some(_)) = (&self.shared, by_all) {
-                    shared.give_back(&spend).await;
+        match local_check {
+            Ok(QuotaCheck::Allowed { .. }) => Ok(counted),
+            rejected => {
+                if let (Some(shared), Some(_)) = (&self.shared, shared_check) {
+                    shared.refund(&counted).await;
                 }
-                match refused {
-                    Ok(Taken::Exhausted { retry_after }) => used_up(retry_after),
+                match rejected {
+                    Ok(QuotaCheck::Exhausted { retry_after }) => used_up(retry_after),
                     _ => Err(ExchangeError::Interrupted),
                 }
             }
         }
     }
 
-    /// What wasn't sent counts nowhere.
-    async fn give_back(&self, spend: Spend) {
+    /// Removes a request that wasn't sent from the counts.
+    async fn refund(&self, counted: CountedRequest) {
         if let Some(shared) = &self.shared {
-            shared.give_back(&spend).await;
+            shared.refund(&counted).await;
         }
-        let budget = self.budget.clone();
+        let login_limit = self.login_limit.clone();
         let on_disk = async {
-            let disk = self.disk.clone().acquire_owned().await;
-            // Where that panics, the request counts on.
-            let given = tokio::task::spawn_blocking(move || {
+            let disk = self.disk_permit.clone().acquire_owned().await;
+            // If the task panics, the request stays counted.
+            let refunded = tokio::task::spawn_blocking(move || {
                 let _disk = disk;
-                budget.give_back(&spend);
+                login_limit.refund(&counted);
             });
-            let _ = given.await;
+            let _ = refunded.await;
         };
-        // On a disk that hangs it counts on.
-        let _ = timeout(DISK_DEADLINE, on_disk).await;
+        // If the disk hangs, the request stays counted.
+        let _ = timeout(DISK_TIMEOUT, on_disk).await;
     }
 
-    /// Writes what the disk didn't take. Gives up on one that hangs.
-    pub async fn flush_budget(&self) {
-        let budget = self.budget.clone();
+    /// Writes logins that couldn't be written before. Gives up after [`DISK_TIMEOUT`].
+    pub async fn flush_login_log(&self) {
+        let login_limit = self.login_limit.clone();
         let on_disk = async {
-            let _disk = self.disk.acquire().await;
-            let _ = tokio::task::spawn_blocking(move || budget.flush()).await;
+            let _disk = self.disk_permit.acquire().await;
+            let _ = tokio::task::spawn_blocking(move || login_limit.flush()).await;
         };
-        let _ = timeout(DISK_DEADLINE, on_disk).await;
+        let _ = timeout(DISK_TIMEOUT, on_disk).await;
     }
 
-    /// Salesforce's clock is looked at when its answer is there, and never followed.
-    fn watch_clock(&self, reply: &Reply) {
-        if let Some(theirs) = reply.date {
+    /// Exports the clock skew to Salesforce as a metric. Nothing else uses it.
+    fn record_clock_skew(&self, response: &UpstreamResponse) {
+        if let Some(theirs) = response.date {
             #[expect(clippy::cast_precision_loss, reason = "a skew is small")]
-            self.tools.metrics.clock_skew.set((self.tools.clock.now().seconds() - theirs) as f64);
+            self.deps.metrics.clock_skew.set((self.deps.clock.now().seconds() - theirs) as f64);
         }
     }
 
-    /// Gives a token its end.
-    fn dated(
+    /// Computes when the token expires, from what the response reports or the profile's default.
+    fn with_expiry(
         &self,
-        job: &Job,
-        reply: &Reply,
-        obtained: Obtained,
+        token_request: &TokenRequest,
+        response: &UpstreamResponse,
+        obtained: ObtainedToken,
         kid: KeyId,
     ) -> Result<AccessToken, ExchangeError> {
-        let moment = self.tools.moment();
+        let reading = self.deps.clock_reading();
         let until =
-            |end: UnixTime| Duration::from_secs(u64::try_from(moment.now.seconds_until(end)).unwrap_or(0));
-        let Life { until: end, lasts } = obtained.life;
-        let life = end.map(until).into_iter().chain(lasts).min().unwrap_or_else(|| job.assumed_life());
+            |end: UnixTime| Duration::from_secs(u64::try_from(reading.now.seconds_until(end)).unwrap_or(0));
+        let ReportedExpiry { expires_at: end, expires_in } = obtained.reported_expiry;
+        let life = end
+            .map(until)
+            .into_iter()
+            .chain(expires_in)
+            .min()
+            .unwrap_or_else(|| token_request.default_lifetime());
         if life.is_zero() {
-            let what = if lasts.is_some_and(|lasts| lasts.is_zero()) {
+            let what = if expires_in.is_some_and(|expires_in| expires_in.is_zero()) {
                 "a token with an expires_in of nothing"
             } else {
                 "a token that has expired already; compare this host's clock with Salesforce's (NTP)"
             };
-            return Err(job.unusable(reply, what));
+            return Err(token_request.unusable_response(response, what));
         }
-        Ok(AccessToken::new(obtained, kid, moment.now, life.min(LONGEST_LIFE), &moment))
+        Ok(AccessToken::new(obtained, kid, reading.now, life.min(MAX_TOKEN_LIFETIME), &reading))
     }
 }
 
-/// The word for metrics, logs and spans.
-pub(super) fn outcome<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
-    exchanged.as_ref().err().map_or("success", ExchangeError::outcome)
+/// The value of the label `outcome` in metrics, logs and spans.
+pub(super) fn outcome_label<T>(exchanged: &Result<T, ExchangeError>) -> &'static str {
+    exchanged.as_ref().err().map_or("success", ExchangeError::outcome_label)
 }
 
-const fn unreachable(fault: &Fault) -> ExchangeError {
-    let sent = !matches!(fault, Fault::NotSent(_));
-    match *fault {
-        Fault::NotSent(reason) | Fault::Closed(reason) | Fault::Broken(reason) => {
+const fn to_exchange_error(error: &UpstreamError) -> ExchangeError {
+    let sent = !matches!(error, UpstreamError::NotSent(_));
+    match *error {
+        UpstreamError::NotSent(reason) | UpstreamError::Closed(reason) | UpstreamError::Broken(reason) => {
             ExchangeError::Unreachable { reason, sent, retry_after: None }
         }
-        // `read` has made errors of these.
-        Fault::Timeout | Fault::Unusable { .. } => ExchangeError::Interrupted,
+        // `interpret` has turned these into other errors.
+        UpstreamError::Timeout | UpstreamError::Unusable { .. } => ExchangeError::Interrupted,
     }
 }

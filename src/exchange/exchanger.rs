@@ -1,7 +1,7 @@
-//! The exchanger: who waits, who asks Salesforce, and what is kept.
+//! The exchanger: a read-through cache of access tokens, with stale-while-revalidate and single-flight.
 //!
-//! One request walks through [`Exchanger::serve`]: a kept token, a remembered failure, or an exchange that is begun or
-//! joined. One exchange walks through [`Inner::obtain`]: another replica's token or the lock, and then
+//! [`Exchanger::get_token`] serves one request: from the cache, from the negative cache, or by starting or joining an
+//! exchange. [`Inner::fetch_token`] runs one exchange: it takes another replica's token, or acquires the lock and calls
 //! [`ExchangeClient::exchange`].
 
 use std::collections::BTreeSet;
@@ -17,31 +17,32 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::circuit_breaker::CircuitBreaker;
-use super::client::{ExchangeClient, outcome};
-use super::error::{ExchangeError, WaitedFor};
-use super::job::{self, CacheKey, Job};
-use super::login_budget::{Allowance, LoginBudget};
-use super::negative_cache::{CachedFailure, NegativeCache, SHORTEST_WAIT, ToldFailure};
-use super::rejection_limit::{REJECTIONS, RejectionLimit};
+use super::client::{ExchangeClient, outcome_label};
+use super::deps::ExchangerDeps;
+use super::exchange_error::{ExchangeError, TimeoutCause};
+use super::login_rate_limit::{LoginRateLimit, RequestQuota};
+use super::negative_cache::{CachedFailure, MIN_RETRY_AFTER, NegativeCache, SharedFailure};
+use super::rejection_limit::{REJECTION_RATE, RejectionLimit};
+use super::request::{self, CacheKey, TokenRequest};
 use super::shared::store::SharedStore;
-use super::shared::{Progress, SharedCache, Turn};
-use super::single_flight::{InFlight, Joined, Landing, SingleFlight};
-use super::token::{AccessToken, ByLife, Served, TokenHash};
-use super::tools::Tools;
-use super::upstream::{LONGEST_EXCHANGE, Network, Transport};
-use crate::config::{KeyId, Pace, ProfileName, Redis};
+use super::shared::{ClaimResult, MessageCursor, SharedCache};
+use super::single_flight::{InFlight, InFlightGuard, Joined, SingleFlight};
+use super::token::{AccessToken, ServedToken, TokenExpiry, TokenHash};
+use super::upstream::{HttpTransport, MAX_EXCHANGE_TIME, Transport};
+use crate::config::{KeyId, ProfileName, RateLimit, RedisConfig};
 use crate::metrics::Metrics;
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Profiles, Subject};
 use crate::traces::Trace;
 
-/// Requests for one key whose outcome may not be theirs: of an exchange that began before what they know.
-const ROUNDS: usize = 3;
-/// Other replicas are told of a token that isn't held here so often; it costs them a look.
-const TELLS: Pace = Pace { requests: 1, window: Duration::from_secs(1), burst: 10 };
+/// How many exchanges a request joins or starts before it gives up. It retries if the outcome doesn't fit: for example, if
+/// the exchange began before the request reported that very token as rejected.
+const MAX_ROUNDS: usize = 3;
+/// How often, per cache key, a rejected token that isn't in this replica's cache is announced to the others.
+const ANNOUNCEMENT_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(1), burst: 10 };
 
-pub(super) type Outcome = Result<Served, ExchangeError>;
+pub(super) type Outcome = Result<ServedToken, ExchangeError>;
 
-/// Exchanges tokens and keeps what it got. Cloned cheaply; all clones are one.
+/// Provides access tokens from its cache or by an exchange. Clones are cheap and share their state.
 #[derive(Clone)]
 pub struct Exchanger(Arc<Inner>);
 
@@ -49,217 +50,225 @@ struct Inner {
     client: Arc<ExchangeClient>,
     tokens: Cache<CacheKey, Arc<AccessToken>>,
     failures: NegativeCache,
-    flights: Arc<SingleFlight<CacheKey, Outcome>>,
-    rejections: RejectionLimit,
-    tells: RejectionLimit,
+    in_flight: Arc<SingleFlight<CacheKey, Outcome>>,
+    rejection_limit: RejectionLimit,
+    announcement_limit: RejectionLimit,
     shared: Option<Arc<SharedCache>>,
-    tools: Tools,
+    deps: ExchangerDeps,
 }
 
-/// How a token is asked for.
+/// The options of one request for a token.
 #[derive(Clone, Copy)]
-pub struct Ask<'a> {
-    /// The token that Salesforce has just refused.
+pub struct FetchOptions<'a> {
+    /// The token that Salesforce has just rejected, according to the caller.
     pub rejected: Option<&'a SecretString>,
-    /// When the request must be answered.
+    /// When to stop waiting. The exchange itself continues in the background.
     pub deadline: Instant,
     pub trace: &'a Trace,
 }
 
-/// What an asker finds.
-enum Found {
+/// Result of [`Inner::lookup`].
+enum Lookup {
     Token(Arc<AccessToken>),
     Failure(ExchangeError),
-    Flight { flight: InFlight<Outcome>, begun: bool },
+    InFlight { flight: InFlight<Outcome>, is_leader: bool },
 }
 
-/// What is to be done for an asker while no exchange is under way.
+/// The decision of [`Inner::decide`] for a request, if no exchange is in flight.
 enum Decision {
-    Settled(Found),
-    /// Exchange, and take any token but this one.
+    Resolved(Lookup),
+    /// Start an exchange. A shared token with this hash isn't accepted.
     Exchange(Option<TokenHash>),
 }
 
+/// Why an [`Exchanger`] can't be created.
 #[derive(Debug, Error)]
-pub enum NoClient {
+pub enum ExchangerBuildError {
     #[error("the client of [cache.redis] can't be made: {0}")]
     Redis(#[from] redis::RedisError),
 }
 
 impl Exchanger {
-    /// Keeps tokens of at most `memory` bytes, the login budget in `state` where that can be, and shares both with
-    /// other replicas where there is a `redis`; then it must be called in a Tokio runtime.
+    /// Caches up to `memory` bytes of tokens and stores login counts in the directory `state`. With `redis`, shares
+    /// both with other replicas, and must be called in a Tokio runtime.
     ///
     /// # Errors
-    /// What is said of `redis` can't be.
+    /// The settings of `redis` make no valid client.
     pub fn new(
-        tools: Tools,
+        deps: ExchangerDeps,
         memory: u64,
         state: Option<&Path>,
-        redis: Option<&Redis>,
-    ) -> Result<Self, NoClient> {
-        let shared = redis.map(|redis| SharedCache::on_redis(redis, &tools)).transpose()?;
-        Ok(Self::of(tools, memory, state, Box::new(Network::default()), shared))
+        redis: Option<&RedisConfig>,
+    ) -> Result<Self, ExchangerBuildError> {
+        let shared = redis.map(|redis| SharedCache::with_redis(redis, &deps)).transpose()?;
+        Ok(Self::build(deps, memory, state, Box::new(HttpTransport::default()), shared))
     }
 
-    /// The same by another way to Salesforce and another store, whose entries `key` encrypts. Must be called in a Tokio
-    /// runtime where there is a store.
-    pub fn with(
-        tools: Tools,
+    /// Like [`new`](Self::new), with another transport and another shared store, whose entries are encrypted with the
+    /// key. With a store, must be called in a Tokio runtime.
+    pub fn with_transport(
+        deps: ExchangerDeps,
         memory: u64,
         state: Option<&Path>,
         transport: Box<dyn Transport>,
         store: Option<(&[u8; 32], Box<dyn SharedStore>)>,
     ) -> Self {
-        let shared = store.map(|(key, store)| SharedCache::new(key, store, &tools));
-        Self::of(tools, memory, state, transport, shared)
+        let shared = store.map(|(key, store)| SharedCache::new(key, store, &deps));
+        Self::build(deps, memory, state, transport, shared)
     }
 
-    fn of(
-        tools: Tools,
+    fn build(
+        deps: ExchangerDeps,
         memory: u64,
         state: Option<&Path>,
         transport: Box<dyn Transport>,
         shared: Option<SharedCache>,
     ) -> Self {
         let weigh = |_: &CacheKey, token: &Arc<AccessToken>| token.weight();
-        // The least recently used goes first: moka's own choice would be not to take new ones.
+        // moka's default policy, TinyLFU, may refuse new entries instead of evicting old ones.
         let tokens =
             Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
         let shared = shared.map(Arc::new);
-        let budget = LoginBudget::new(state, tools.metrics.login_budget_write_failures.clone());
+        let login_limit = LoginRateLimit::new(state, deps.metrics.login_budget_write_failures.clone());
         let client = ExchangeClient {
             transport,
             circuits: CircuitBreaker::default(),
-            budget: Arc::new(budget),
-            disk: Arc::new(Semaphore::new(1)),
+            login_limit: Arc::new(login_limit),
+            disk_permit: Arc::new(Semaphore::new(1)),
             shared: shared.clone(),
-            tools: tools.clone(),
+            deps: deps.clone(),
         };
         let inner = Arc::new(Inner {
             client: Arc::new(client),
-            tokens: tokens.expire_after(ByLife).build(),
+            tokens: tokens.expire_after(TokenExpiry).build(),
             failures: NegativeCache::default(),
-            flights: Arc::default(),
-            rejections: RejectionLimit::new(REJECTIONS),
-            tells: RejectionLimit::new(TELLS),
+            in_flight: Arc::default(),
+            rejection_limit: RejectionLimit::new(REJECTION_RATE),
+            announcement_limit: RejectionLimit::new(ANNOUNCEMENT_RATE),
             shared,
-            tools,
+            deps,
         });
         if inner.shared.is_some() {
-            tokio::spawn(attend(Arc::downgrade(&inner), inner.tools.metrics.clone()));
+            tokio::spawn(sync_with_replicas(Arc::downgrade(&inner), inner.deps.metrics.clone()));
         }
         Self(inner)
     }
 
-    /// Makes ready what the first exchange needs, on a thread where that holds up nobody.
+    /// Initializes the transport on a blocking thread, so that the first exchange doesn't wait for it.
     pub fn prepare(&self) {
         let inner = self.0.clone();
         tokio::task::spawn_blocking(move || inner.client.transport.prepare());
     }
 
-    /// Leaves the login budget on the disk, for the next process; gives up on one that hangs.
-    pub async fn finish(&self) {
-        self.0.client.flush_budget().await;
+    /// Writes the login counts to disk, for the next process. Gives up if the disk hangs.
+    pub async fn shut_down(&self) {
+        self.0.client.flush_login_log().await;
     }
 
-    /// The access token of `profile`'s user.
+    /// Returns an access token for `profile`'s integration user.
     ///
     /// # Errors
-    /// Salesforce's no, or that it can't be asked now.
-    pub async fn oauth(&self, profile: &Arc<OauthProfile>, ask: Ask<'_>) -> Result<Served, ExchangeError> {
-        self.serve(Job::Oauth(profile.clone()), ask).await
+    /// Salesforce refused, or couldn't be asked.
+    pub async fn oauth_token(
+        &self,
+        profile: &Arc<OauthProfile>,
+        options: FetchOptions<'_>,
+    ) -> Result<ServedToken, ExchangeError> {
+        self.get_token(TokenRequest::Oauth(profile.clone()), options).await
     }
 
-    /// The messaging access token of `subject`. `profile` must have `[messaging]`.
+    /// Returns a messaging access token for `subject`. `profile` must have `[messaging]`.
     ///
     /// # Errors
-    /// Salesforce's no, a session that isn't the user's, or that it can't be asked now.
-    pub async fn messaging(
+    /// Salesforce refused, couldn't be asked, or gave a session that isn't verified as that user's.
+    pub async fn messaging_token(
         &self,
         profile: &Arc<IdentityProfile>,
         subject: Subject,
         claims: Claims,
-        ask: Ask<'_>,
-    ) -> Result<Served, ExchangeError> {
-        self.serve(Job::Messaging { profile: profile.clone(), subject, claims }, ask).await
+        options: FetchOptions<'_>,
+    ) -> Result<ServedToken, ExchangeError> {
+        self.get_token(TokenRequest::Messaging { profile: profile.clone(), subject, claims }, options).await
     }
 
-    /// Frees the memory of tokens that were got with one of `kids`, which no profile has any more. Says how many there were. Nobody would be handed one of them anyway: that follows from the profile at each request.
-    pub fn withdraw(&self, kids: &BTreeSet<KeyId>) -> usize {
+    /// Drops cached tokens that were obtained with one of `kids`, which no profile has any more, and returns their
+    /// number. This only frees memory: each request checks the key against its profile, so such a token isn't served
+    /// anyway.
+    pub fn revoke_keys(&self, kids: &BTreeSet<KeyId>) -> usize {
         let tokens = &self.0.tokens;
-        let theirs = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
-        theirs.map(|(key, _)| tokens.invalidate(&*key)).count()
+        let revoked = tokens.iter().filter(|(_, token)| kids.contains(&token.kid));
+        revoked.map(|(key, _)| tokens.invalidate(&*key)).count()
     }
 
-    /// Sets the metrics that follow from the state and the clock rather than from an event.
+    /// Updates the gauges that depend on the state and the clock.
     pub fn refresh_metrics(&self, profiles: &Profiles) {
-        let Inner { tokens, client, tools, .. } = &*self.0;
+        let Inner { tokens, client, deps, .. } = &*self.0;
         tokens.run_pending_tasks();
-        tools.metrics.cache_entries.set(i64::try_from(tokens.entry_count()).unwrap_or(i64::MAX));
-        let (now, steady) = (tools.clock.now(), tools.clock.steady());
-        let show = |name: &ProfileName, (who, allowance): (String, Allowance)| {
-            if let Some(used) = client.budget.used(&who, allowance, now, steady) {
-                tools.metrics.login_budget_used.with_label_values(&[name.as_str()]).set(used);
+        deps.metrics.cache_entries.set(i64::try_from(tokens.entry_count()).unwrap_or(i64::MAX));
+        let (now, monotonic) = (deps.clock.now(), deps.clock.monotonic());
+        let show = |name: &ProfileName, (account, quota): (String, RequestQuota)| {
+            if let Some(used) = client.login_limit.usage(&account, quota, now, monotonic) {
+                deps.metrics.login_budget_used.with_label_values(&[name.as_str()]).set(used);
             }
         };
         for profile in profiles.oauth.values() {
-            show(&profile.name, job::login_allowance(profile));
+            show(&profile.name, request::login_quota(profile));
         }
         for profile in profiles.identity.values() {
             if let Some(channel) = &profile.messaging {
-                show(&profile.name, job::messaging_allowance(channel));
+                show(&profile.name, request::messaging_quota(channel));
             }
         }
         let oauth = profiles.oauth.values().map(|profile| profile.name.as_str());
         let known = oauth.chain(profiles.identity.values().map(|profile| profile.name.as_str())).collect();
-        tools.metrics.forget_other_profiles(&known);
+        deps.metrics.forget_other_profiles(&known);
     }
 
-    async fn serve(&self, job: Job, ask: Ask<'_>) -> Outcome {
+    async fn get_token(&self, token_request: TokenRequest, options: FetchOptions<'_>) -> Outcome {
         let inner = &self.0;
-        let key = job.cache_key();
-        let rejected = ask.rejected.map(TokenHash::of);
-        let metrics = &inner.tools.metrics;
-        let requests =
-            |result: &str| metrics.cache_requests.with_label_values(&[job.profile().as_str(), result]);
-        for round in 0..ROUNDS {
-            let (flight, begun) = match inner.find(&key, &job, rejected, ask) {
-                Found::Token(token) => {
+        let key = token_request.cache_key();
+        let rejected = options.rejected.map(TokenHash::of);
+        let metrics = &inner.deps.metrics;
+        let requests = |result: &str| {
+            metrics.cache_requests.with_label_values(&[token_request.profile().as_str(), result])
+        };
+        for round in 0..MAX_ROUNDS {
+            let (flight, is_leader) = match inner.lookup(&key, &token_request, rejected, options) {
+                Lookup::Token(token) => {
                     token.hits.get_or_init(|| requests("hit")).inc();
                     if let Some(other) = rejected.filter(|rejected| *rejected != token.hash()) {
-                        inner.tell(&key, other);
+                        inner.announce(&key, other);
                     }
-                    return Ok(served(token, true, rejected));
+                    return Ok(serve(token, true, rejected));
                 }
-                Found::Failure(error) => {
+                Lookup::Failure(error) => {
                     requests("failure").inc();
                     return Err(error);
                 }
-                Found::Flight { flight, begun } => (flight, begun),
+                Lookup::InFlight { flight, is_leader } => (flight, is_leader),
             };
-            requests(if begun { "miss" } else { "coalesced" }).inc();
-            let error = match timeout_at(ask.deadline, flight.outcome()).await {
-                Ok(Some(Ok(Served { token, cached, .. }))) => {
-                    // Who came in the middle of an exchange may know more than it: that a token like its own is rejected. One
-                    // that has begun since knows the same, and Salesforce gives the same token again.
-                    let knows_less = round == 0 && !begun && rejected == Some(token.hash());
-                    // Meanwhile a reload may have taken its key away, or the clock was set.
-                    if knows_less || !inner.is_alive(&token, &job) {
+            requests(if is_leader { "miss" } else { "coalesced" }).inc();
+            let error = match timeout_at(options.deadline, flight.outcome()).await {
+                Ok(Some(Ok(ServedToken { token, cached, .. }))) => {
+                    // This request joined an exchange that began before, and got the very token that it reports as
+                    // rejected. It tries once more. If a later exchange gives that token too, Salesforce insists on it.
+                    let is_outdated = round == 0 && !is_leader && rejected == Some(token.hash());
+                    // A reload may have revoked the key in the meantime, or the clock was set.
+                    if is_outdated || !inner.is_usable(&token, &token_request) {
                         continue;
                     }
-                    return Ok(served(token, cached, rejected));
+                    return Ok(serve(token, cached, rejected));
                 }
                 Ok(Some(Err(error))) => error,
                 Ok(None) => ExchangeError::Interrupted,
                 Err(_) => {
-                    let retry_after = Some(SHORTEST_WAIT);
-                    ExchangeError::Timeout { waited_for: WaitedFor::Exchange, retry_after }
+                    let retry_after = Some(MIN_RETRY_AFTER);
+                    ExchangeError::Timeout { waited_for: TimeoutCause::Exchange, retry_after }
                 }
             };
-            return match inner.live(&key, &job) {
-                Some(token) if inner.serves_despite(&token, rejected, &error, &job) => {
-                    Ok(served(token, true, rejected))
+            return match inner.live_token(&key, &token_request) {
+                Some(token) if inner.serves_stale_after(&token, rejected, &error, &token_request) => {
+                    Ok(serve(token, true, rejected))
                 }
                 _ => Err(error),
             };
@@ -268,199 +277,245 @@ impl Exchanger {
     }
 }
 
-fn served(token: Arc<AccessToken>, cached: bool, rejected: Option<TokenHash>) -> Served {
+fn serve(token: Arc<AccessToken>, cached: bool, rejected: Option<TokenHash>) -> ServedToken {
     let rejected_token_kept = rejected == Some(token.hash());
-    Served { token, cached, rejected_token_kept }
+    ServedToken { token, cached, rejected_token_kept }
 }
 
-/// Whether a token is to be replaced before it is handed out: the asker says so, or another replica has.
-fn is_refused(token: &AccessToken, rejected: Option<TokenHash>) -> bool {
-    token.is_refused() || rejected == Some(token.hash())
+/// Whether a token must be replaced before it is served: this request or another replica reported it as rejected.
+fn needs_replacement(token: &AccessToken, rejected: Option<TokenHash>) -> bool {
+    token.is_marked_rejected() || rejected == Some(token.hash())
 }
 
 impl Inner {
-    /// The kept token of that key, unless its life is over or its key isn't the profile's any more.
-    fn live(&self, key: &CacheKey, job: &Job) -> Option<Arc<AccessToken>> {
-        self.tokens.get(key).filter(|token| self.is_alive(token, job))
+    /// Returns the cached token, unless it has expired or its signing key was revoked.
+    fn live_token(&self, key: &CacheKey, token_request: &TokenRequest) -> Option<Arc<AccessToken>> {
+        self.tokens.get(key).filter(|token| self.is_usable(token, token_request))
     }
 
-    /// Whether a token may be handed out: by its life, and by the keys that the profile has now.
-    fn is_alive(&self, token: &AccessToken, job: &Job) -> bool {
-        token.lives(self.tools.clock.now(), self.tools.clock.steady()) && job.knows(&token.kid)
+    /// Whether a token may be served: it hasn't expired, and the profile still has the key that signed for it.
+    fn is_usable(&self, token: &AccessToken, token_request: &TokenRequest) -> bool {
+        token.is_live(self.deps.clock.now(), self.deps.clock.monotonic())
+            && token_request.contains_kid(&token.kid)
     }
 
-    /// The failure that stands for an answer now.
-    fn remembered(&self, key: &CacheKey, job: &Job) -> Option<ExchangeError> {
-        let (error, failure) = self.failures.get(key, self.tools.clock.steady())?;
-        self.stands(job, &error, failure.kid.as_ref(), failure.at).then_some(error)
+    /// Returns the cached failure, if it still applies.
+    fn cached_failure(&self, key: &CacheKey, token_request: &TokenRequest) -> Option<ExchangeError> {
+        let (error, failure) = self.failures.get(key, self.deps.clock.monotonic())?;
+        self.still_applies(token_request, &error, failure.kid.as_ref(), failure.at).then_some(error)
     }
 
-    /// Whether a failure says what would come of an exchange now: its host hasn't come back since, and the key that signed is
-    /// still the one that signs.
-    fn stands(&self, job: &Job, error: &ExchangeError, kid: Option<&KeyId>, at: Duration) -> bool {
-        let is_back = error.blames_host() && self.client.circuits.is_past(&job.origin(), at);
-        let hinges_on_key = error.is_permanent() || matches!(error, ExchangeError::Mint(_));
-        let signs = job.signing_kid(self.tools.clock.now()).ok();
-        !is_back && (!hinges_on_key || kid == signs)
+    /// Whether an earlier failure predicts the result of an exchange now. A failure of the host stops applying when the
+    /// host has recovered. A permanent one stops applying when another key signs.
+    fn still_applies(
+        &self,
+        token_request: &TokenRequest,
+        error: &ExchangeError,
+        kid: Option<&KeyId>,
+        at: Duration,
+    ) -> bool {
+        let is_back =
+            error.is_host_failure() && self.client.circuits.has_recovered_since(&token_request.origin(), at);
+        let depends_on_key = error.is_permanent() || matches!(error, ExchangeError::Mint(_));
+        let signs = token_request.signing_kid(self.deps.clock.now()).ok();
+        !is_back && (!depends_on_key || kid == signs)
     }
 
-    /// A token, a failure that stands, or the exchange that will bring one; begun here if there is none.
-    fn find(self: &Arc<Self>, key: &CacheKey, job: &Job, rejected: Option<TokenHash>, ask: Ask<'_>) -> Found {
-        if let Some(token) = self.live(key, job)
-            && !is_refused(&token, rejected)
+    /// Returns the cached token, the cached failure, or the exchange in flight. Starts an exchange if there is none.
+    fn lookup(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        token_request: &TokenRequest,
+        rejected: Option<TokenHash>,
+        options: FetchOptions<'_>,
+    ) -> Lookup {
+        if let Some(token) = self.live_token(key, token_request)
+            && !needs_replacement(&token, rejected)
         {
-            if token.wants_renewal(self.tools.clock.now(), self.tools.clock.steady()) {
-                self.renew_behind(key, job, ask.trace);
+            if token.needs_refresh(self.deps.clock.now(), self.deps.clock.monotonic()) {
+                self.refresh_in_background(key, token_request, options.trace);
             }
-            return Found::Token(token);
+            return Lookup::Token(token);
         }
         let mut replaced = None;
-        let joined = self.flights.join(*key, || match self.decide(key, job, rejected) {
-            Decision::Settled(found) => Some(found),
+        let joined = self.in_flight.join(*key, || match self.decide(key, token_request, rejected) {
+            Decision::Resolved(found) => Some(found),
             Decision::Exchange(but) => {
                 replaced = but;
                 None
             }
         });
         match joined {
-            Joined::Settled(found) => found,
-            Joined::Waiting(flight) => Found::Flight { flight, begun: false },
-            Joined::Begun(flight, landing) => {
-                self.begin(landing, *key, job.clone(), replaced, ask.deadline, ask.trace.clone());
-                Found::Flight { flight, begun: true }
+            Joined::Resolved(found) => found,
+            Joined::Follower(flight) => Lookup::InFlight { flight, is_leader: false },
+            Joined::Leader(flight, guard) => {
+                self.spawn_exchange(
+                    guard,
+                    *key,
+                    token_request.clone(),
+                    replaced,
+                    options.deadline,
+                    options.trace.clone(),
+                );
+                Lookup::InFlight { flight, is_leader: true }
             }
         }
     }
 
-    /// Called under the lock of the single flight, so it sees what the last exchange has left.
-    fn decide(&self, key: &CacheKey, job: &Job, rejected: Option<TokenHash>) -> Decision {
-        let believed = || self.rejections.allows(key, self.tools.clock.steady());
-        let failure = self.remembered(key, job);
-        let Some(token) = self.live(key, job) else {
+    /// Decides what to do if no exchange is in flight. Called under the single-flight lock, so it sees the result of
+    /// the last exchange.
+    fn decide(&self, key: &CacheKey, token_request: &TokenRequest, rejected: Option<TokenHash>) -> Decision {
+        let rejection_allowed = || self.rejection_limit.allows(key, self.deps.clock.monotonic());
+        let failure = self.cached_failure(key, token_request);
+        let Some(token) = self.live_token(key, token_request) else {
             return failure.map_or_else(
-                // What other replicas have may be the very token that was rejected.
-                || Decision::Exchange(rejected.filter(|_| self.shared.is_some() && believed())),
-                |error| Decision::Settled(Found::Failure(error)),
+                // The shared cache may still hold the rejected token.
+                || Decision::Exchange(rejected.filter(|_| self.shared.is_some() && rejection_allowed())),
+                |error| Decision::Resolved(Lookup::Failure(error)),
             );
         };
         match failure {
-            _ if !is_refused(&token, rejected) => Decision::Settled(Found::Token(token)),
-            Some(error) if self.serves_despite(&token, rejected, &error, job) => {
-                Decision::Settled(Found::Token(token))
+            _ if !needs_replacement(&token, rejected) => Decision::Resolved(Lookup::Token(token)),
+            Some(error) if self.serves_stale_after(&token, rejected, &error, token_request) => {
+                Decision::Resolved(Lookup::Token(token))
             }
-            Some(error) => Decision::Settled(Found::Failure(error)),
-            // Where another replica has replaced it, there is a better one.
-            None if token.is_refused() || believed() => Decision::Exchange(Some(token.hash())),
+            Some(error) => Decision::Resolved(Lookup::Failure(error)),
+            // Marked by another replica, so the shared cache probably has a replacement: the rate limit doesn't apply.
+            None if token.is_marked_rejected() || rejection_allowed() => {
+                Decision::Exchange(Some(token.hash()))
+            }
             None => {
-                self.count_kept(job, "pace");
-                Decision::Settled(Found::Token(token))
+                self.count_kept_rejected(token_request, "pace");
+                Decision::Resolved(Lookup::Token(token))
             }
         }
     }
 
-    /// Whether a kept token is handed out although it couldn't be replaced. Whoever has just called it rejected is told
-    /// why, but where it is our own budget: then Salesforce may be well, and the token good.
-    fn serves_despite(
+    /// Whether the cached token is served after a failed exchange. A request that reports this token as rejected gets the
+    /// error instead. The exception is our own login rate limit: then the token may well be valid.
+    fn serves_stale_after(
         &self,
         token: &AccessToken,
         rejected: Option<TokenHash>,
         error: &ExchangeError,
-        job: &Job,
+        token_request: &TokenRequest,
     ) -> bool {
-        let budget = matches!(error, ExchangeError::BudgetUsedUp { .. });
+        let budget = matches!(error, ExchangeError::LoginRateLimited { .. });
         let serves = rejected != Some(token.hash()) || budget;
-        if serves && is_refused(token, rejected) {
-            self.count_kept(job, if budget { "budget" } else { "failure" });
+        if serves && needs_replacement(token, rejected) {
+            self.count_kept_rejected(token_request, if budget { "budget" } else { "failure" });
         }
         serves
     }
 
-    fn count_kept(&self, job: &Job, reason: &str) {
-        self.tools.metrics.rejected_tokens_kept.with_label_values(&[job.profile().as_str(), reason]).inc();
+    fn count_kept_rejected(&self, token_request: &TokenRequest, reason: &str) {
+        self.deps
+            .metrics
+            .rejected_tokens_kept
+            .with_label_values(&[token_request.profile().as_str(), reason])
+            .inc();
     }
 
-    /// Has other replicas know that a token was rejected which isn't the one held here.
-    fn tell(&self, key: &CacheKey, rejected: TokenHash) {
+    /// Announces a rejected token that isn't in this replica's cache to the other replicas.
+    fn announce(&self, key: &CacheKey, rejected: TokenHash) {
         if let Some(shared) = &self.shared
-            && !shared.was_dropped(rejected)
-            && self.tells.allows(key, self.tools.clock.steady())
+            && !shared.was_rejected(rejected)
+            && self.announcement_limit.allows(key, self.deps.clock.monotonic())
         {
-            shared.drop_everywhere(key, rejected);
+            shared.announce_rejected(key, rejected);
         }
     }
 
-    /// Renews a token that serves, if nobody does.
-    fn renew_behind(self: &Arc<Self>, key: &CacheKey, job: &Job, trace: &Trace) {
-        let joined = self.flights.join(*key, || {
-            let (now, steady) = (self.tools.clock.now(), self.tools.clock.steady());
-            let is_renewed = self.live(key, job).is_some_and(|token| !token.wants_renewal(now, steady));
-            (is_renewed || self.remembered(key, job).is_some()).then_some(())
+    /// Starts a refresh of a token that is still served, unless one is in flight.
+    fn refresh_in_background(self: &Arc<Self>, key: &CacheKey, token_request: &TokenRequest, trace: &Trace) {
+        let joined = self.in_flight.join(*key, || {
+            let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.monotonic());
+            let is_renewed =
+                self.live_token(key, token_request).is_some_and(|token| !token.needs_refresh(now, monotonic));
+            (is_renewed || self.cached_failure(key, token_request).is_some()).then_some(())
         });
-        if let Joined::Begun(_, landing) = joined {
-            self.begin(landing, *key, job.clone(), None, Instant::now() + LONGEST_EXCHANGE, trace.clone());
+        if let Joined::Leader(_, guard) = joined {
+            self.spawn_exchange(
+                guard,
+                *key,
+                token_request.clone(),
+                None,
+                Instant::now() + MAX_EXCHANGE_TIME,
+                trace.clone(),
+            );
         }
     }
 
-    /// Starts an exchange in a task of its own, which no caller's going away ends. It stands in the trace of the request
-    /// that began it, whoever waits for it; and it has the time of a whole exchange, however little that request has left.
-    fn begin(
+    /// Starts an exchange in its own task, so that no disconnect cancels it. It belongs to the trace of the request
+    /// that started it. Its deadline is at least [`MAX_EXCHANGE_TIME`] away, even if that request has less time left.
+    fn spawn_exchange(
         self: &Arc<Self>,
-        landing: Landing<CacheKey, Outcome>,
+        guard: InFlightGuard<CacheKey, Outcome>,
         key: CacheKey,
-        job: Job,
+        token_request: TokenRequest,
         replaced: Option<TokenHash>,
         deadline: Instant,
         trace: Trace,
     ) {
         let inner = self.clone();
-        let deadline = deadline.max(Instant::now() + LONGEST_EXCHANGE);
+        let deadline = deadline.max(Instant::now() + MAX_EXCHANGE_TIME);
         tokio::spawn(async move {
-            let _counted = CountPanic(&inner.tools.metrics);
-            landing.land(inner.obtain(&key, &job, replaced, deadline, &trace).await);
+            let _counted = PanicCounter(&inner.deps.metrics);
+            guard.complete(inner.fetch_token(&key, &token_request, replaced, deadline, &trace).await);
         });
     }
 
-    /// Another replica's token, or one of our own.
-    async fn obtain(
+    /// Gets a token from the shared cache or from an exchange, and stores and announces the result.
+    async fn fetch_token(
         self: &Arc<Self>,
         key: &CacheKey,
-        job: &Job,
+        token_request: &TokenRequest,
         replaced: Option<TokenHash>,
         deadline: Instant,
         trace: &Trace,
     ) -> Outcome {
         let Some(shared) = &self.shared else {
-            let exchanged = self.exchange(key, job, trace).await;
-            return exchanged.map(fresh).map_err(|failure| failure.error.clone());
+            let exchanged = self.exchange(key, token_request, trace).await;
+            return exchanged.map(fresh_token).map_err(|failure| failure.error.clone());
         };
-        let held = self.live(key, job);
-        let stands = |told: &ToldFailure| self.stands(job, &told.error, told.kid.as_ref(), told.at);
-        let outcome = match shared.turn(key, job, held.as_deref(), replaced, &stands, deadline).await {
-            Turn::Theirs(token) => {
+        let held = self.live_token(key, token_request);
+        let still_applies = |shared_failure: &SharedFailure| {
+            self.still_applies(
+                token_request,
+                &shared_failure.error,
+                shared_failure.kid.as_ref(),
+                shared_failure.at,
+            )
+        };
+        let outcome = match shared
+            .claim_exchange(key, token_request, held.as_deref(), replaced, &still_applies, deadline)
+            .await
+        {
+            ClaimResult::Token(token) => {
                 let token = Arc::new(token);
-                self.keep(key, &token);
-                // Somebody may have rejected it just now.
-                if shared.was_dropped(token.hash()) {
-                    token.refuse();
+                self.store_token(key, &token);
+                // It may have been reported as rejected in the meantime.
+                if shared.was_rejected(token.hash()) {
+                    token.mark_rejected();
                 }
-                Ok(Served { token, cached: true, rejected_token_kept: false })
+                Ok(ServedToken { token, cached: true, rejected_token_kept: false })
             }
-            Turn::TheirFailure(told) => {
-                let error = told.error.clone();
-                self.failures.insert_told(key, told, self.tools.clock.steady());
+            ClaimResult::Failure(shared_failure) => {
+                let error = shared_failure.error.clone();
+                self.failures.insert_shared(key, shared_failure, self.deps.clock.monotonic());
                 Err(error)
             }
-            Turn::Late => {
-                let retry_after = Some(SHORTEST_WAIT);
-                Err(ExchangeError::Timeout { waited_for: WaitedFor::Replica, retry_after })
+            ClaimResult::TimedOut => {
+                let retry_after = Some(MIN_RETRY_AFTER);
+                Err(ExchangeError::Timeout { waited_for: TimeoutCause::Replica, retry_after })
             }
-            Turn::Ours(lock) => match self.exchange(key, job, trace).await {
+            ClaimResult::Exchange(lock) => match self.exchange(key, token_request, trace).await {
                 Ok(token) => {
-                    shared.keep(key, &token, lock).await;
-                    Ok(fresh(token))
+                    shared.publish_token(key, &token, lock).await;
+                    Ok(fresh_token(token))
                 }
                 Err(failure) => {
-                    shared.fail(key, Some(&failure), lock).await;
+                    shared.publish_failure(key, Some(&failure), lock).await;
                     Err(failure.error.clone())
                 }
             },
@@ -468,7 +523,7 @@ impl Inner {
         if let (Ok(served), Some(replaced)) = (&outcome, replaced)
             && served.token.hash() != replaced
         {
-            shared.drop_everywhere(key, replaced);
+            shared.announce_rejected(key, replaced);
         }
         outcome
     }
@@ -476,62 +531,62 @@ impl Inner {
     async fn exchange(
         self: &Arc<Self>,
         key: &CacheKey,
-        job: &Job,
+        token_request: &TokenRequest,
         trace: &Trace,
     ) -> Result<Arc<AccessToken>, Arc<CachedFailure>> {
-        let kid = job.signing_kid(self.tools.clock.now()).ok().cloned();
-        let exchanged = self.client.exchange(job, trace).await;
-        let profile = job.profile().as_str();
-        let (outcome, trace_id) = (outcome(&exchanged), trace.trace_id());
+        let kid = token_request.signing_kid(self.deps.clock.now()).ok().cloned();
+        let exchanged = self.client.exchange(token_request, trace).await;
+        let profile = token_request.profile().as_str();
+        let (outcome, trace_id) = (outcome_label(&exchanged), trace.trace_id());
         match exchanged {
             Ok(token) => {
                 let token = Arc::new(token);
                 let expires_at = token.expires_at.seconds();
                 tracing::info!(target: "tokenmint::audit", trace_id, profile, outcome, expires_at, "exchanged");
-                self.keep(key, &token);
+                self.store_token(key, &token);
                 Ok(token)
             }
             Err(error) => {
                 tracing::warn!(target: "tokenmint::audit", trace_id, profile, outcome, %error, "exchange failed");
                 if !error.was_sent() {
-                    self.tools.metrics.exchanges_not_sent.with_label_values(&[profile, outcome]).inc();
+                    self.deps.metrics.exchanges_not_sent.with_label_values(&[profile, outcome]).inc();
                 }
-                let (steady, chance) = (self.tools.clock.steady(), self.tools.chance());
-                Err(self.failures.insert(key, error, kid, steady, chance))
+                let (monotonic, fraction) = (self.deps.clock.monotonic(), self.deps.random_fraction());
+                Err(self.failures.insert(key, error, kid, monotonic, fraction))
             }
         }
     }
 
-    fn keep(&self, key: &CacheKey, token: &Arc<AccessToken>) {
-        self.failures.forget(key);
+    fn store_token(&self, key: &CacheKey, token: &Arc<AccessToken>) {
+        self.failures.remove(key);
         self.tokens.insert(*key, token.clone());
     }
 }
 
-const fn fresh(token: Arc<AccessToken>) -> Served {
-    Served { token, cached: false, rejected_token_kept: false }
+const fn fresh_token(token: Arc<AccessToken>) -> ServedToken {
+    ServedToken { token, cached: false, rejected_token_kept: false }
 }
 
-/// Tells other replicas what was dropped here, and marks what they say, for as long as the exchanger is there.
-async fn attend(inner: Weak<Inner>, metrics: Arc<Metrics>) {
-    let _counted = CountPanic(&metrics);
-    let mut progress = Progress::default();
+/// Exchanges announcements of rejected tokens with other replicas in the background, until the exchanger is dropped.
+async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
+    let _counted = PanicCounter(&metrics);
+    let mut cursor = MessageCursor::default();
     while let Some(inner) = inner.upgrade() {
         let Some(shared) = &inner.shared else { return };
         let drop = |key: &CacheKey, hash: TokenHash| {
             if let Some(held) = inner.tokens.get(key).filter(|held| held.hash() == hash) {
-                held.refuse();
+                held.mark_rejected();
             }
         };
-        shared.look(&mut progress, drop).await;
-        shared.pause().await;
+        shared.sync_rejected(&mut cursor, drop).await;
+        shared.wait_for_sync().await;
     }
 }
 
-/// Counts a panic of the task that it lives in: no request is at the other end to count it.
-struct CountPanic<'a>(&'a Metrics);
+/// Counts a panic of the task that owns it. Background tasks have no request whose middleware would count it.
+struct PanicCounter<'a>(&'a Metrics);
 
-impl Drop for CountPanic<'_> {
+impl Drop for PanicCounter<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.panics.inc();

@@ -1,39 +1,45 @@
-//! Salesforce as a client sees it: the two exchanges, what its errors mean, and the cache in front.
+//! The Salesforce client: exchanges signed JWTs for access tokens, caches the tokens, and explains Salesforce's errors.
 //!
-//! - One exchange per key, however many ask (`single_flight`). It runs by itself: whoever hangs up neither cancels nor
-//!   repeats it.
-//! - A hit never waits: between 65 and 75 % of its life a token is renewed behind the answer (stale-while-revalidate), and
-//!   if that fails, the old one serves until it really expires.
-//! - A rejected token is dropped only when there is another, and as often as `rejection_limit` says.
-//! - A token lives until the earlier of the wall clock and a steady one says that it is over, so that no
-//!   correction of the host's time prolongs it.
-//! - Failures are remembered (`negative_cache`), hosts in trouble left alone (`circuit_breaker`), logins budgeted
-//!   (`login_budget`): nothing here can be made to ask Salesforce as often as callers ask us.
-//! - Replicas may share what they keep (`shared`); each goes on alone when they can't.
-//! - A token that was got with a key which its profile doesn't have any more is handed out to nobody.
-//! - Nothing is kept of an answer that isn't whole, verified and in Salesforce's own domains.
-//! - Who may ask is decided before, on every request; a hit is no permission.
+//! There are two exchanges: the OAuth 2.0 JWT bearer flow (RFC 7523), and the access token of Messaging for In-App and Web.
 //!
-//! `tests/model` drives all of it through random histories.
+//! - Single-flight (`single_flight`): concurrent requests for one cache key share one exchange. It runs in its own task, so
+//!   a caller that disconnects neither cancels nor repeats it.
+//! - Stale-while-revalidate (`token`, `exchanger`): a token is refreshed in the background from 65 to 75 % of its lifetime
+//!   on. If the refresh fails, the old token is served until it expires.
+//! - `rejected_token`: a token that a caller reports as rejected is replaced only after a new one arrived.
+//!   `rejection_limit` limits how often a caller can ask for that.
+//! - Expiry: a token expires by the wall clock or by the monotonic clock, whichever says so first. Setting the host's clock
+//!   back doesn't extend its lifetime.
+//! - Negative cache (`negative_cache`), circuit breaker (`circuit_breaker`) and login rate limit (`login_rate_limit`): they
+//!   keep a flood of callers' requests from becoming a flood of requests to Salesforce.
+//! - Shared cache (`shared`): replicas can share tokens through Redis. Without Redis each replica uses its own memory.
+//! - Revoked keys: a token that was obtained with a key that its profile no longer has is never served.
+//! - Validation (`request`): only complete, verified responses are cached. Their URLs must be in Salesforce's domains or on
+//!   the token endpoint's host.
+//! - Authorization happens before, in `callers`, on every request. A cache hit doesn't bypass it.
+//!
+//! `tests/model` drives the exchanger through random histories, with an in-memory store in place of Redis.
 
 mod circuit_breaker;
 mod client;
-mod error;
+mod deps;
+pub mod errors;
+mod exchange_error;
 mod exchanger;
-mod job;
-mod login_budget;
-pub mod meaning;
+mod login_rate_limit;
 mod negative_cache;
 mod rejection_limit;
+mod request;
 mod shared;
 mod single_flight;
 mod token;
-mod tools;
 mod upstream;
 
-pub use error::{ExchangeError, Upstream, WaitedFor};
-pub use exchanger::{Ask, Exchanger, NoClient};
+pub use deps::ExchangerDeps;
+pub use exchange_error::{ExchangeError, SalesforceError, TimeoutCause};
+pub use exchanger::{Exchanger, ExchangerBuildError, FetchOptions};
 pub use shared::store;
-pub use token::{About, AccessToken, Served};
-pub use tools::Tools;
-pub use upstream::{BoxFuture, Fault, Outgoing, Reply, Seen, Transport, look};
+pub use token::{AccessToken, ServedToken, TokenMetadata};
+pub use upstream::{
+    BoxFuture, ProbeResponse, Transport, UpstreamError, UpstreamRequest, UpstreamResponse, probe,
+};

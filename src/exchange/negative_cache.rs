@@ -1,4 +1,5 @@
-//! Negative cache: a failure that answers for Salesforce until it is over.
+//! Negative cache: stores failures and answers requests with them until they expire, instead of asking Salesforce again.
+//! Transient failures back off exponentially, with jitter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,62 +8,64 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::error::ExchangeError;
-use super::job::CacheKey;
-use super::meaning::Class;
+use super::errors::ErrorClass;
+use super::exchange_error::ExchangeError;
+use super::request::CacheKey;
 use crate::config::KeyId;
 
-/// A permanent refusal is remembered for so long: each failed login counts against the address.
+/// How long a permanent error is cached. Repeated failed logins can get this host's address blocked.
 pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(45);
-/// A refusal of our own, such as of the budget, is looked at again after so long: a reload may have changed it.
-const OWN_REFUSAL: Duration = Duration::from_secs(10);
-/// Salesforce's `Retry-After`, as far as it is believed.
-pub const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-pub const LONGEST_WAIT: Duration = Duration::from_mins(15);
-/// Remembered failures; each is small.
-const MOST_FAILURES: u64 = 100_000;
+const BASE_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(45);
+/// Longest time that an error is cached whose request wasn't sent, for example because the login rate limit was
+/// reached. A reload may have changed the limit.
+const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
+/// Bounds of Salesforce's `Retry-After`; values outside are clamped.
+pub const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
+/// Maximum number of cached failures; each is small.
+const MAX_CACHED_FAILURES: u64 = 100_000;
 
-/// A failure that stands for an answer. Times are steady ones.
+/// A cached failure. Times are from the monotonic clock.
 pub struct CachedFailure {
     pub error: ExchangeError,
-    /// The key that signed, or would have; `None` where there was none.
+    /// The key that signed, or would have; `None` if no key was active.
     pub kid: Option<KeyId>,
     pub at: Duration,
     until: Duration,
-    /// Transient failures in a row, for the next back-off.
+    /// Number of consecutive transient failures, for the next back-off.
     streak: u32,
 }
 
 impl CachedFailure {
-    pub const fn wait(&self) -> Duration {
+    pub const fn ttl(&self) -> Duration {
         self.until.saturating_sub(self.at)
     }
 }
 
-/// A failure as another replica tells it, and for how long it stands yet.
-pub struct ToldFailure {
+/// A failure that another replica stored in the shared cache.
+pub struct SharedFailure {
     pub error: ExchangeError,
     pub kid: Option<KeyId>,
-    /// Steady, as this replica counts.
+    /// On this replica's monotonic clock.
     pub at: Duration,
-    pub left: Duration,
+    pub remaining: Duration,
 }
 
+/// Cached failures by cache key.
 pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 
-/// Failures leave a while after they are over, so that the next one knows the streak.
-struct ByWait;
+/// Evicts a failure [`MAX_BACKOFF`] after it has expired, so that the next failure can continue the streak.
+struct FailureExpiry;
 
-impl Expiry<CacheKey, Arc<CachedFailure>> for ByWait {
+impl Expiry<CacheKey, Arc<CachedFailure>> for FailureExpiry {
     fn expire_after_create(
         &self,
         _: &CacheKey,
         failure: &Arc<CachedFailure>,
         _: Instant,
     ) -> Option<Duration> {
-        Some(failure.wait() + LONGEST_BACKOFF)
+        Some(failure.ttl() + MAX_BACKOFF)
     }
 
     fn expire_after_update(
@@ -78,69 +81,72 @@ impl Expiry<CacheKey, Arc<CachedFailure>> for ByWait {
 
 impl Default for NegativeCache {
     fn default() -> Self {
-        let cache = Cache::builder().max_capacity(MOST_FAILURES).eviction_policy(EvictionPolicy::lru());
-        Self(cache.expire_after(ByWait).build())
+        let cache = Cache::builder().max_capacity(MAX_CACHED_FAILURES).eviction_policy(EvictionPolicy::lru());
+        Self(cache.expire_after(FailureExpiry).build())
     }
 }
 
 impl NegativeCache {
-    /// The failure that stands for an answer at `now`, with the time until it is over.
+    /// Returns the failure that hasn't expired at `now`. The error's `retry_after` is updated to the remaining time.
     pub fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
-        let past = now.saturating_sub(failure.at);
-        let asked = failure.error.retry_after().unwrap_or_default().saturating_sub(past);
-        let wait = failure.until.saturating_sub(now).max(asked).max(SHORTEST_WAIT);
-        Some((failure.error.clone().waiting(wait), failure))
+        let age = now.saturating_sub(failure.at);
+        let requested = failure.error.retry_after().unwrap_or_default().saturating_sub(age);
+        let wait = failure.until.saturating_sub(now).max(requested).max(MIN_RETRY_AFTER);
+        Some((failure.error.clone().with_retry_after(wait), failure))
     }
 
-    /// Keeps a failure for as long as asking again makes no sense. `chance` is between 0 and 1, and spreads those who
-    /// come back.
+    /// Caches a failure for a time that depends on its kind. `fraction`, between 0 and 1, gives the back-off its jitter.
     pub fn insert(
         &self,
         key: &CacheKey,
         error: ExchangeError,
         kid: Option<KeyId>,
         now: Duration,
-        chance: f64,
+        fraction: f64,
     ) -> Arc<CachedFailure> {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
-        let asked = error.retry_after().map(|wait| wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
+        let requested = error.retry_after().map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
         let (wait, streak) = match &error {
-            ExchangeError::Rejected { meaning, .. } if meaning.class == Class::Limited => {
-                (asked.unwrap_or(meaning.pause), streak)
+            ExchangeError::Rejected { diagnosis, .. } if diagnosis.class == ErrorClass::Limited => {
+                (requested.unwrap_or(diagnosis.backoff), streak)
             }
             error if error.is_permanent() => (REJECTION_CACHE_TTL, streak),
-            ExchangeError::Mint(_) => (FIRST_BACKOFF, streak),
-            error if !error.was_sent() && asked.is_some() => {
-                (asked.unwrap_or(OWN_REFUSAL).min(OWN_REFUSAL), streak)
+            ExchangeError::Mint(_) => (BASE_BACKOFF, streak),
+            error if !error.was_sent() && requested.is_some() => {
+                (requested.unwrap_or(LOCAL_REFUSAL_TTL).min(LOCAL_REFUSAL_TTL), streak)
             }
-            _ => (asked.unwrap_or_else(|| backoff(streak, chance)), streak.saturating_add(1)),
+            _ => (requested.unwrap_or_else(|| backoff(streak, fraction)), streak.saturating_add(1)),
         };
-        let own = matches!(error, ExchangeError::LeftAlone { .. } | ExchangeError::BudgetUsedUp { .. });
-        let error = if own { error } else { error.waiting(wait) };
-        self.keep(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
+        let is_local =
+            matches!(error, ExchangeError::CircuitOpen { .. } | ExchangeError::LoginRateLimited { .. });
+        let error = if is_local { error } else { error.with_retry_after(wait) };
+        self.insert_entry(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
     }
 
-    /// Keeps a failure that another replica has told, for the time that it has left.
-    pub fn insert_told(&self, key: &CacheKey, told: ToldFailure, now: Duration) {
+    /// Caches a failure of another replica for its remaining time.
+    pub fn insert_shared(&self, key: &CacheKey, shared: SharedFailure, now: Duration) {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
-        let ToldFailure { error, kid, at, left } = told;
-        self.keep(key, CachedFailure { error, kid, at, until: now + left.min(LONGEST_WAIT), streak });
+        let SharedFailure { error, kid, at, remaining } = shared;
+        self.insert_entry(
+            key,
+            CachedFailure { error, kid, at, until: now + remaining.min(MAX_RETRY_AFTER), streak },
+        );
     }
 
-    fn keep(&self, key: &CacheKey, failure: CachedFailure) -> Arc<CachedFailure> {
+    fn insert_entry(&self, key: &CacheKey, failure: CachedFailure) -> Arc<CachedFailure> {
         let failure = Arc::new(failure);
         self.0.insert(*key, failure.clone());
         failure
     }
 
-    pub fn forget(&self, key: &CacheKey) {
+    pub fn remove(&self, key: &CacheKey) {
         self.0.invalidate(key);
     }
 }
 
-/// 1 s, 2 s, 4 s … 45 s, each by a fifth more or less.
-fn backoff(streak: u32, chance: f64) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
-    doubled.min(LONGEST_BACKOFF).mul_f64(0.4_f64.mul_add(chance, 0.8))
+/// Exponential back-off: doubles from [`BASE_BACKOFF`] up to [`MAX_BACKOFF`], with ±20 % jitter.
+fn backoff(streak: u32, fraction: f64) -> Duration {
+    let doubled = BASE_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
+    doubled.min(MAX_BACKOFF).mul_f64(0.4_f64.mul_add(fraction, 0.8))
 }

@@ -1,5 +1,5 @@
-//! How often a token may be called rejected: a token bucket (GCRA) for each cache key, so that no caller can use up an
-//! integration's logins by calling each token rejected.
+//! Rate limit of `rejected_token`: a token bucket (GCRA) for each cache key. Without it, a caller could use up an
+//! integration's logins by reporting each token as rejected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,30 +7,31 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::job::CacheKey;
-use crate::callers::Bucket;
-use crate::config::Pace;
+use super::request::CacheKey;
+use crate::callers::TokenBucket;
+use crate::config::RateLimit;
 
-/// Three rejections are believed at once, and then one in 30 s.
-pub const REJECTIONS: Pace = Pace { requests: 1, window: Duration::from_secs(30), burst: 3 };
-/// Keys that are remembered; a forgotten one starts anew.
-const MOST_KEYS: u64 = 100_000;
+/// Allows a burst of three rejections, then one in 30 s.
+pub const REJECTION_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(30), burst: 3 };
+/// Maximum number of buckets. The bucket of an evicted key starts full again.
+const MAX_TRACKED_KEYS: u64 = 100_000;
 
+/// A token bucket for each cache key.
 pub struct RejectionLimit {
-    buckets: Cache<CacheKey, Arc<Bucket>>,
-    pace: Pace,
+    buckets: Cache<CacheKey, Arc<TokenBucket>>,
+    pace: RateLimit,
 }
 
 impl RejectionLimit {
-    pub fn new(pace: Pace) -> Self {
-        // Idle for so long, a bucket is full, and may be forgotten.
+    pub fn new(pace: RateLimit) -> Self {
+        // After this idle time a bucket is full, so it can be evicted.
         let idle = pace.window.saturating_mul(pace.burst);
-        let buckets = Cache::builder().max_capacity(MOST_KEYS).time_to_idle(idle);
+        let buckets = Cache::builder().max_capacity(MAX_TRACKED_KEYS).time_to_idle(idle);
         Self { buckets: buckets.eviction_policy(EvictionPolicy::lru()).build(), pace }
     }
 
-    /// Whether one more rejection for this key is believed at the steady time `now`.
+    /// Takes a token for this key at the monotonic time `now`; `false` if none is left.
     pub fn allows(&self, key: &CacheKey, now: Duration) -> bool {
-        self.buckets.get_with(*key, Arc::default).take(self.pace, now).is_ok()
+        self.buckets.get_with(*key, Arc::default).try_acquire(self.pace, now).is_ok()
     }
 }

@@ -1,7 +1,7 @@
-//! Single-flight: however many ask for one key, one of them begins the work and all get its outcome.
+//! Single-flight (request coalescing): concurrent requests for one key share one execution of the work and its outcome.
 //!
-//! The work runs in a task of its own, so that nobody's going away ends it. moka's own coalescing drops the work together
-//! with its first asker: twenty hang-ups were twenty logins.
+//! The caller runs the work in its own task, so that a disconnect doesn't cancel it. moka's `get_with` isn't used
+//! because it drops the work together with the request that started it: twenty disconnects caused twenty logins.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,26 +12,28 @@ use tokio::sync::watch;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// The work that is under way, by key.
+/// The work in flight, by key.
 pub struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
 
-/// Waits for the outcome of work that is under way.
+/// Waits for the outcome of work in flight.
 pub struct InFlight<T>(watch::Receiver<Option<T>>);
 
-/// The duty to end the work. Dropping it without an outcome, as a panic does, lets the next asker begin anew.
-pub struct Landing<K: Eq + Hash + Copy, T> {
-    flights: Arc<SingleFlight<K, T>>,
+/// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an
+/// outcome, for example in a panic, fails the followers and lets the next request start the work again.
+pub struct InFlightGuard<K: Eq + Hash + Copy, T> {
+    in_flight: Arc<SingleFlight<K, T>>,
     key: K,
     outcome: watch::Sender<Option<T>>,
 }
 
+/// Result of [`SingleFlight::join`].
 pub enum Joined<K: Eq + Hash + Copy, T, R> {
-    /// Somebody has begun.
-    Waiting(InFlight<T>),
-    /// The asker has to do the work.
-    Begun(InFlight<T>, Landing<K, T>),
-    /// No work is needed.
-    Settled(R),
+    /// Another request has started the work.
+    Follower(InFlight<T>),
+    /// This request must start the work.
+    Leader(InFlight<T>, InFlightGuard<K, T>),
+    /// No work is needed: `resolve` gave a result.
+    Resolved(R),
 }
 
 impl<K, T> Default for SingleFlight<K, T> {
@@ -41,20 +43,20 @@ impl<K, T> Default for SingleFlight<K, T> {
 }
 
 impl<K: Eq + Hash + Copy, T: Clone> SingleFlight<K, T> {
-    /// Joins the work for `key`, or begins it unless `settled` gives an outcome. `settled` is called under the lock, so it
-    /// sees what the last work has left, and blocks nobody for long.
-    pub fn join<R>(self: &Arc<Self>, key: K, settled: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
-        let mut flights = self.lock();
-        match flights.entry(key) {
-            Entry::Occupied(flight) => Joined::Waiting(InFlight(flight.get().clone())),
-            Entry::Vacant(place) => {
-                if let Some(settled) = settled() {
-                    return Joined::Settled(settled);
+    /// Joins the work for `key`. If there is none, calls `resolve`, and starts the work unless that gives a result.
+    /// `resolve` is called under the lock, so it sees what earlier work has stored. It must be fast.
+    pub fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
+        let mut in_flight = self.lock();
+        match in_flight.entry(key) {
+            Entry::Occupied(flight) => Joined::Follower(InFlight(flight.get().clone())),
+            Entry::Vacant(slot) => {
+                if let Some(result) = resolve() {
+                    return Joined::Resolved(result);
                 }
                 let (outcome, flight) = watch::channel(None);
-                place.insert(flight.clone());
-                drop(flights);
-                Joined::Begun(InFlight(flight), Landing { flights: self.clone(), key, outcome })
+                slot.insert(flight.clone());
+                drop(in_flight);
+                Joined::Leader(InFlight(flight), InFlightGuard { in_flight: self.clone(), key, outcome })
             }
         }
     }
@@ -67,26 +69,26 @@ impl<K, T> SingleFlight<K, T> {
 }
 
 impl<T: Clone> InFlight<T> {
-    /// The outcome; `None` where the work has ended without one.
+    /// Waits for the outcome; `None` if the guard was dropped without one.
     pub async fn outcome(mut self) -> Option<T> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
     }
 }
 
-impl<K: Eq + Hash + Copy, T> Landing<K, T> {
-    /// Ends the work. What it has left for later askers must be there already.
-    pub fn land(self, outcome: T) {
-        self.flights.lock().remove(&self.key);
-        // Kept also where all have hung up: by it, `drop` knows that the work has landed.
+impl<K: Eq + Hash + Copy, T> InFlightGuard<K, T> {
+    /// Publishes the outcome and removes the key. The work must have stored its result before, where `resolve` finds it.
+    pub fn complete(self, outcome: T) {
+        self.in_flight.lock().remove(&self.key);
+        // `send_replace` stores the outcome even if nobody waits: `drop` checks it.
         self.outcome.send_replace(Some(outcome));
     }
 }
 
-impl<K: Eq + Hash + Copy, T> Drop for Landing<K, T> {
+impl<K: Eq + Hash + Copy, T> Drop for InFlightGuard<K, T> {
     fn drop(&mut self) {
-        // Work that landed is off the list, and the next may be on it by now.
+        // After `complete` the key is removed already, and may belong to the next work.
         if self.outcome.borrow().is_none() {
-            self.flights.lock().remove(&self.key);
+            self.in_flight.lock().remove(&self.key);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An access token as it is kept and handed out.
+//! Access tokens with their metadata and expiry.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -8,30 +8,30 @@ use moka::Expiry;
 use prometheus::IntCounter;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::tools::Moment;
+use super::deps::ClockReading;
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::hash::sha256;
 
-/// No access token is kept longer, whatever Salesforce claims of its life: `access_token_ttl` has the same bound.
-pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(24);
+/// Maximum lifetime of a cached access token, whatever Salesforce reports. `access_token_ttl` has the same bound.
+pub(super) const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
-/// What an answer that counts gives.
-pub(super) struct Obtained {
+/// The content of a valid token response.
+pub(super) struct ObtainedToken {
     pub secret: SecretString,
-    pub about: About,
-    /// As far as the answer says.
-    pub life: Life,
+    pub metadata: TokenMetadata,
+    pub reported_expiry: ReportedExpiry,
 }
 
-/// What is said of a token's end: the sooner of the two, or the rule of the job where neither is.
+/// The expiry that Salesforce reports: `exp` of the token, `expires_in` of the response, both, or neither. The earlier
+/// one counts. If there is neither, the profile's default applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Life {
-    pub until: Option<UnixTime>,
-    pub lasts: Option<Duration>,
+pub(super) struct ReportedExpiry {
+    pub expires_at: Option<UnixTime>,
+    pub expires_in: Option<Duration>,
 }
 
-/// The SHA-256 of a token: it tells one token from another, and nothing else of it.
+/// The SHA-256 of a token, to compare tokens without storing them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TokenHash(pub [u8; 32]);
 
@@ -41,33 +41,34 @@ impl TokenHash {
     }
 }
 
-/// An access token and what came with it.
+/// An access token with its metadata and expiry.
 pub struct AccessToken {
     pub secret: SecretString,
-    /// Of the token, for the audit line of each time that it is handed out.
+    /// SHA-256 of the token, for the audit line of each response that contains it.
     pub sha256: [u8; 32],
-    pub about: About,
-    /// The key that signed what it was exchanged for.
+    pub metadata: TokenMetadata,
+    /// The key that signed the JWT that was exchanged for it.
     pub kid: KeyId,
     pub obtained_at: UnixTime,
     pub expires_at: UnixTime,
-    /// Salesforce said nothing of its life.
-    pub(super) assumed: bool,
-    /// What was left of its life when this value was made.
-    left: Duration,
-    /// The steady clock's view of `expires_at`.
-    expires_steady: Duration,
+    /// Salesforce reported no expiry, so the profile's default applies.
+    pub(super) is_default_lifetime: bool,
+    /// The remaining lifetime when this value was created.
+    remaining: Duration,
+    /// `expires_at` on the monotonic clock.
+    expires_monotonic: Duration,
     renew_at: UnixTime,
-    renew_steady: Duration,
-    /// Another replica was told that Salesforce refuses it: it serves only until there is a better one.
-    refused: AtomicBool,
-    /// Counts each time that it was there already. Looked up at the first of them.
+    renew_monotonic: Duration,
+    /// Another replica announced that Salesforce rejects it. The next request starts an exchange for a replacement.
+    rejected: AtomicBool,
+    /// Counts cache hits. Looked up at the first hit.
     pub(super) hits: OnceLock<IntCounter>,
 }
 
+/// The fields of a token response that callers get along with the token.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub enum About {
+pub enum TokenMetadata {
     Oauth {
         instance_url: String,
         api_instance_url: Option<String>,
@@ -82,80 +83,82 @@ pub enum About {
 }
 
 impl AccessToken {
-    /// A token that was obtained then and lives for `left` from now on; with a moment for its renewal that differs a
-    /// little from the others'.
+    /// Creates a token that expires `remaining` from now. Its refresh is due at 65 to 75 % of its whole lifetime, with
+    /// jitter so that not all tokens are refreshed at once.
     pub(super) fn new(
-        obtained: Obtained,
+        obtained: ObtainedToken,
         kid: KeyId,
         obtained_at: UnixTime,
-        left: Duration,
-        moment: &Moment,
+        remaining: Duration,
+        reading: &ClockReading,
     ) -> Self {
-        let Moment { now, steady, chance } = *moment;
+        let ClockReading { now, monotonic, fraction } = *reading;
         let age = Duration::from_secs(u64::try_from(obtained_at.seconds_until(now)).unwrap_or(0));
-        let renew_after = age.saturating_add(left).mul_f64(0.1_f64.mul_add(chance, 0.65)).saturating_sub(age);
+        let renew_after =
+            age.saturating_add(remaining).mul_f64(0.1_f64.mul_add(fraction, 0.65)).saturating_sub(age);
         Self {
             sha256: TokenHash::of(&obtained.secret).0,
             secret: obtained.secret,
-            about: obtained.about,
+            metadata: obtained.metadata,
             kid,
             obtained_at,
-            expires_at: now.plus(left),
-            assumed: obtained.life == Life::default(),
-            left,
-            expires_steady: steady.saturating_add(left),
+            expires_at: now.plus(remaining),
+            is_default_lifetime: obtained.reported_expiry == ReportedExpiry::default(),
+            remaining,
+            expires_monotonic: monotonic.saturating_add(remaining),
             renew_at: now.plus(renew_after),
-            renew_steady: steady.saturating_add(renew_after),
-            refused: AtomicBool::new(false),
+            renew_monotonic: monotonic.saturating_add(renew_after),
+            rejected: AtomicBool::new(false),
             hits: OnceLock::new(),
         }
     }
 
-    pub(super) fn lives(&self, now: UnixTime, steady: Duration) -> bool {
-        now < self.expires_at && steady < self.expires_steady
+    pub(super) fn is_live(&self, now: UnixTime, monotonic: Duration) -> bool {
+        now < self.expires_at && monotonic < self.expires_monotonic
     }
 
-    pub(super) fn wants_renewal(&self, now: UnixTime, steady: Duration) -> bool {
-        now >= self.renew_at || steady >= self.renew_steady
+    /// Whether the background refresh is due.
+    pub(super) fn needs_refresh(&self, now: UnixTime, monotonic: Duration) -> bool {
+        now >= self.renew_at || monotonic >= self.renew_monotonic
     }
 
-    /// Whole seconds that are left of its life by the clock that says less.
-    pub fn expires_in(&self, now: UnixTime, steady: Duration) -> i64 {
-        let by_steady = i64::try_from(self.expires_steady.saturating_sub(steady).as_secs());
-        now.seconds_until(self.expires_at).min(by_steady.unwrap_or(i64::MAX)).max(0)
+    /// Returns the remaining lifetime in whole seconds, by the clock that says less.
+    pub fn expires_in(&self, now: UnixTime, monotonic: Duration) -> i64 {
+        let by_monotonic = i64::try_from(self.expires_monotonic.saturating_sub(monotonic).as_secs());
+        now.seconds_until(self.expires_at).min(by_monotonic.unwrap_or(i64::MAX)).max(0)
     }
 
     pub(super) const fn hash(&self) -> TokenHash {
         TokenHash(self.sha256)
     }
 
-    pub(super) fn refuse(&self) {
-        self.refused.store(true, Ordering::Relaxed);
+    pub(super) fn mark_rejected(&self) {
+        self.rejected.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
+    pub(super) fn is_marked_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Relaxed)
     }
 
-    /// What it costs to keep, in bytes.
+    /// Approximate memory use in bytes.
     pub(super) fn weight(&self) -> u32 {
-        let about = match &self.about {
-            About::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
+        let metadata = match &self.metadata {
+            TokenMetadata::Oauth { instance_url, api_instance_url, token_format, scope, id } => {
                 let optional = [api_instance_url, token_format, scope, id];
                 instance_url.len() + optional.into_iter().flatten().map(String::len).sum::<usize>()
             }
-            About::Messaging { last_event_id, subject } => last_event_id.len() + subject.len(),
+            TokenMetadata::Messaging { last_event_id, subject } => last_event_id.len() + subject.len(),
         };
-        u32::try_from(self.secret.expose_secret().len() + about + 400).unwrap_or(u32::MAX)
+        u32::try_from(self.secret.expose_secret().len() + metadata + 400).unwrap_or(u32::MAX)
     }
 }
 
-/// Lets a token leave the cache at its end, so that dead ones push no live one out.
-pub(super) struct ByLife;
+/// Evicts a token from the cache when it expires, so that expired tokens don't displace valid ones.
+pub(super) struct TokenExpiry;
 
-impl<K> Expiry<K, Arc<AccessToken>> for ByLife {
+impl<K> Expiry<K, Arc<AccessToken>> for TokenExpiry {
     fn expire_after_create(&self, _: &K, token: &Arc<AccessToken>, _: Instant) -> Option<Duration> {
-        Some(token.left)
+        Some(token.remaining)
     }
 
     fn expire_after_update(
@@ -165,16 +168,16 @@ impl<K> Expiry<K, Arc<AccessToken>> for ByLife {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(token.left)
+        Some(token.remaining)
     }
 }
 
-/// A token as it is handed out.
+/// A token that is served to a caller.
 #[derive(Clone)]
-pub struct Served {
+pub struct ServedToken {
     pub token: Arc<AccessToken>,
-    /// Whether it was there before this request, here or in the shared cache.
+    /// Whether it came from this replica's cache or the shared cache.
     pub cached: bool,
-    /// Whether it is the very one that the caller has called rejected.
+    /// Whether it is the same token that the caller reported as rejected.
     pub rejected_token_kept: bool,
 }

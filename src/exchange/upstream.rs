@@ -1,5 +1,5 @@
-//! One request to Salesforce: bounded in time and size, never redirected, and its answer read as strictly as
-//! our own callers' requests.
+//! HTTP transport to Salesforce: limits the time and size of each request, follows no redirects, and parses responses as
+//! strictly as callers' requests.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -18,72 +18,77 @@ use crate::config::HttpsUrl;
 use crate::json::Json;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// No request to Salesforce takes longer, from connecting to the answer's last byte.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest that one exchange takes: that, and signing and counting it before.
-pub(super) const LONGEST_EXCHANGE: Duration = TIMEOUT.saturating_add(Duration::from_secs(1));
-const IDLE: Duration = Duration::from_secs(30);
-/// No answer of Salesforce's token endpoints comes near.
-const LARGEST_ANSWER: usize = 64 << 10;
-/// Salesforce sends some 20 headers, 2 KiB in all; proxies add theirs.
-const MOST_HEADERS: usize = 256;
-const LARGEST_HEADERS: usize = 16 << 10;
-/// More than any JWKS needs.
-const LARGEST_LOOK: usize = 1 << 20;
-/// Of Salesforce's own words, as much as is passed on.
-const LONGEST_QUOTE: usize = 200;
+/// Timeout of a request to Salesforce, from connecting to the last byte of the response.
+pub(super) const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of an exchange: the request, plus a second to sign and count it before.
+pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum body of a token response; real ones are far smaller.
+const MAX_TOKEN_RESPONSE_BYTES: usize = 64 << 10;
+/// Maximum number of headers. Salesforce sends about 20, 2 KiB in all; proxies add more.
+const MAX_RESPONSE_HEADERS: usize = 256;
+const MAX_RESPONSE_HEADER_BYTES: usize = 16 << 10;
+/// Maximum body that [`probe`] reads, more than any JWKS needs.
+const MAX_PROBE_BYTES: usize = 1 << 20;
+/// Maximum length of texts of Salesforce that are passed on.
+const MAX_QUOTE_CHARS: usize = 200;
 
-const MALFORMED: &str = "the answer's head is not HTTP/1.1 as it should be, or has more than 256 headers";
+const MALFORMED_RESPONSE: &str = "the response head is not HTTP/1.1, or has more than 256 headers";
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How Salesforce is asked: over the network, or in a test by what it is handed.
+/// Sends requests to Salesforce: over the network, or to a fake in tests.
 pub trait Transport: Send + Sync + 'static {
-    /// Posts a request. It ends within that time.
-    fn send(&self, request: Outgoing, within: Duration) -> BoxFuture<'_, Result<Reply, Fault>>;
+    /// Sends a POST request. Must end within the given time.
+    fn send(
+        &self,
+        request: UpstreamRequest,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<UpstreamResponse, UpstreamError>>;
 
-    /// Whether the host answers at all; no login.
-    fn is_back<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool>;
+    /// Health probe for the circuit breaker: whether the host answers. Must not be a login.
+    fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool>;
 
-    /// Makes ready what the first request needs. May take milliseconds.
+    /// Initializes what the first request needs. May block for milliseconds.
     fn prepare(&self) {}
 }
 
 /// A request to Salesforce.
-pub struct Outgoing {
+pub struct UpstreamRequest {
     pub url: Url,
     pub content_type: &'static str,
     pub body: Vec<u8>,
     pub headers: HeaderMap,
-    pub connection: WhichConnection,
+    pub connection: ConnectionChoice,
 }
 
-/// Over which connection a request goes.
+/// Which connection a request may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum WhichConnection {
-    /// One that is kept, or a new one.
+pub enum ConnectionChoice {
+    /// A pooled connection, or a new one.
     Any,
     New,
 }
 
-/// Salesforce's answer, read whole.
-pub struct Reply {
+/// A complete response of Salesforce.
+pub struct UpstreamResponse {
     pub status: u16,
     pub body: Json,
     pub retry_after: Option<Duration>,
-    /// Of the `Date` header, seconds since the epoch.
+    /// The `Date` header, in seconds since the epoch.
     pub date: Option<i64>,
 }
 
-/// Why there is no usable answer. Says what came, never its content.
+/// Why there is no usable response. The message describes the response, but never quotes its body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    #[error("Salesforce did not answer within {} s", TIMEOUT.as_secs())]
+pub enum UpstreamError {
+    #[error("Salesforce did not answer within {} s", UPSTREAM_TIMEOUT.as_secs())]
     Timeout,
-    /// Nothing of the request has left.
+    /// No byte of the request was sent.
     #[error("Salesforce can't be reached: {0}")]
     NotSent(&'static str),
-    /// The connection ended before the whole head of an answer, as an idle one does that is closed at the same moment.
+    /// The connection closed before a complete response head arrived. For example, Salesforce closes an idle connection
+    /// at the moment it is reused.
     #[error("Salesforce can't be reached: {0}")]
     Closed(&'static str),
     #[error("Salesforce can't be reached: {0}")]
@@ -92,8 +97,8 @@ pub enum Fault {
     Unusable { status: u16, what: String, retry_after: Option<Duration> },
 }
 
-impl Fault {
-    /// Of the answer, where there is one.
+impl UpstreamError {
+    /// The status of the response, if there was one.
     pub(super) const fn status(&self) -> Option<u16> {
         match self {
             Self::Unusable { status, .. } => Some(*status),
@@ -102,39 +107,45 @@ impl Fault {
     }
 }
 
-/// Over the network. A client is made when it is first needed: reading the host's certificate authorities takes
-/// milliseconds that starting needn't wait for.
-pub(super) struct Network {
+/// Transport over the network. The clients are created lazily: loading the host's certificate authorities takes
+/// milliseconds, which would delay startup.
+pub(super) struct HttpTransport {
     client: LazyLock<Client>,
-    /// Keeps no connection.
+    /// Opens a new connection for each request.
     unpooled: LazyLock<Client>,
 }
 
-impl Default for Network {
+impl Default for HttpTransport {
     fn default() -> Self {
         Self {
-            client: LazyLock::new(|| client(builder)),
-            unpooled: LazyLock::new(|| client(|| builder().pool_max_idle_per_host(0))),
+            client: LazyLock::new(|| build_client(client_builder)),
+            unpooled: LazyLock::new(|| build_client(|| client_builder().pool_max_idle_per_host(0))),
         }
     }
 }
 
-impl Transport for Network {
-    fn send(&self, request: Outgoing, within: Duration) -> BoxFuture<'_, Result<Reply, Fault>> {
+impl Transport for HttpTransport {
+    fn send(
+        &self,
+        request: UpstreamRequest,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<UpstreamResponse, UpstreamError>> {
         let client = match request.connection {
-            WhichConnection::Any => &self.client,
-            WhichConnection::New => &self.unpooled,
+            ConnectionChoice::Any => &self.client,
+            ConnectionChoice::New => &self.unpooled,
         };
-        Box::pin(send(client, request, within))
+        Box::pin(send_with(client, request, within))
     }
 
-    fn is_back<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
+    fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
         Box::pin(async {
             let mut root = address.url().clone();
             root.set_path("/");
             root.set_query(None);
-            let answer = self.client.get(root).timeout(CONNECT_TIMEOUT).send().await;
-            answer.is_ok_and(|answer| !answer.status().is_server_error() && answer.status().as_u16() != 429)
+            let response = self.client.get(root).timeout(CONNECT_TIMEOUT).send().await;
+            response.is_ok_and(|response| {
+                !response.status().is_server_error() && response.status().as_u16() != 429
+            })
         })
     }
 
@@ -143,9 +154,10 @@ impl Transport for Network {
     }
 }
 
-/// A client that follows no redirect and takes no proxy from the environment. It trusts the host's
-/// certificate authorities; on a host without any, such as a bare image, it trusts nobody, and minting goes on.
-fn client(builder: fn() -> ClientBuilder) -> Client {
+/// Builds a client that follows no redirects and ignores proxy settings of the environment. It trusts the host's
+/// certificate authorities. On a host without any, for example a bare image, it trusts none: exchanges fail, but minting
+/// works.
+fn build_client(builder: fn() -> ClientBuilder) -> Client {
     let client = builder().build().or_else(|error| {
         tracing::warn!(
             %error,
@@ -156,45 +168,49 @@ fn client(builder: fn() -> ClientBuilder) -> Client {
     client.expect("a client that trusts nobody needs nothing of the host")
 }
 
-fn builder() -> ClientBuilder {
+fn client_builder() -> ClientBuilder {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TIMEOUT)
-        .pool_idle_timeout(IDLE)
-        .http1_max_headers(MOST_HEADERS)
+        .timeout(UPSTREAM_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .http1_max_headers(MAX_RESPONSE_HEADERS)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
 }
 
-async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Reply, Fault> {
-    let Outgoing { url, content_type, body, headers, connection: _ } = request;
+async fn send_with(
+    client: &Client,
+    request: UpstreamRequest,
+    within: Duration,
+) -> Result<UpstreamResponse, UpstreamError> {
+    let UpstreamRequest { url, content_type, body, headers, connection: _ } = request;
     let request = client.post(url).headers(headers).header(CONTENT_TYPE, content_type).body(body);
-    let sent = request.timeout(within.min(TIMEOUT)).send().await;
-    let mut response = sent.map_err(|error| match fault(&error) {
-        Fault::Broken(_) if is_malformed(&error) => Fault::Broken(MALFORMED),
-        Fault::Broken(reason) => Fault::Closed(reason),
+    let sent = request.timeout(within.min(UPSTREAM_TIMEOUT)).send().await;
+    let mut response = sent.map_err(|error| match classify(&error) {
+        UpstreamError::Broken(_) if is_malformed(&error) => UpstreamError::Broken(MALFORMED_RESPONSE),
+        UpstreamError::Broken(reason) => UpstreamError::Closed(reason),
         other => other,
     })?;
     let status = response.status().as_u16();
-    let date = response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
+    let date = response.headers().get(DATE).and_then(|value| parse_http_date(value.to_str().ok()?));
     let retry_after =
-        response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, date));
-    let unusable = |what: String| Fault::Unusable { status, what, retry_after };
+        response.headers().get(RETRY_AFTER).and_then(|value| parse_retry_after(value.to_str().ok()?, date));
+    let unusable = |what: String| UpstreamError::Unusable { status, what, retry_after };
     let header_bytes = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-    if header_bytes.sum::<usize>() > LARGEST_HEADERS {
+    if header_bytes.sum::<usize>() > MAX_RESPONSE_HEADER_BYTES {
         return Err(unusable("more than 16 KiB of headers".to_owned()));
     }
     if response.status().is_redirection() {
         let location =
             response.headers().get(LOCATION).and_then(|value| Url::parse(value.to_str().ok()?).ok());
-        let host = location.as_ref().and_then(Url::host_str).map(quoted);
+        let host = location.as_ref().and_then(Url::host_str).map(quote);
         let to = host.map_or_else(String::new, |host| format!(" to {host}"));
         return Err(unusable(format!("a redirect{to}, which is not followed")));
     }
     let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response.chunk().await.map_err(|error| fault(&error))? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
+    while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
+        if body.len() + chunk.len() > MAX_TOKEN_RESPONSE_BYTES {
             return Err(unusable("more than 64 KiB".to_owned()));
         }
         body.extend_from_slice(&chunk);
@@ -203,53 +219,62 @@ async fn send(client: &Client, request: Outgoing, within: Duration) -> Result<Re
         return Err(unusable("no body".to_owned()));
     }
     let json = Json::parse(&body).map_err(|_| unusable("a body that isn't JSON".to_owned()))?;
-    if json.doubled().is_some() {
+    if json.duplicate_key().is_some() {
         return Err(unusable("JSON that names a member twice".to_owned()));
     }
-    Ok(Reply { status, body: json, retry_after, date })
+    Ok(UpstreamResponse { status, body: json, retry_after, date })
 }
 
-/// An answer to a look at some address: nothing of it is followed or believed.
-pub struct Seen {
+/// The response to [`probe`]. It is untrusted, and redirects aren't followed.
+pub struct ProbeResponse {
     pub status: u16,
     pub location: Option<String>,
     pub content_type: Option<String>,
     pub body: Vec<u8>,
-    /// Of the `Date` header, seconds since the epoch.
+    /// The `Date` header, in seconds since the epoch.
     pub date: Option<i64>,
-    /// From connecting to the last byte.
+    /// Time from connecting to the last byte read.
     pub took: Duration,
 }
 
-/// What a GET answers, redirects included.
+/// Sends a GET request to `url` and returns the response, even if it is a redirect. The body is cut off after about 1 MiB.
 ///
 /// # Errors
-/// Says why there is no answer.
-pub async fn look(url: &str, clock: &dyn Clock) -> Result<Seen, String> {
-    let client = client(builder);
-    let failed = |error: reqwest::Error| match fault(&error) {
-        Fault::Timeout => format!("does not answer within {} s", TIMEOUT.as_secs()),
-        Fault::NotSent(why) | Fault::Closed(why) | Fault::Broken(why) => format!("can't be reached: {why}"),
-        unusable @ Fault::Unusable { .. } => unusable.to_string(),
+/// There was no response; the message says why.
+pub async fn probe(url: &str, clock: &dyn Clock) -> Result<ProbeResponse, String> {
+    let client = build_client(client_builder);
+    let failed = |error: reqwest::Error| match classify(&error) {
+        UpstreamError::Timeout => format!("does not answer within {} s", UPSTREAM_TIMEOUT.as_secs()),
+        UpstreamError::NotSent(why) | UpstreamError::Closed(why) | UpstreamError::Broken(why) => {
+            format!("can't be reached: {why}")
+        }
+        unusable @ UpstreamError::Unusable { .. } => unusable.to_string(),
     };
-    let begun = clock.steady();
+    let started = clock.monotonic();
     let mut response = client.get(url).send().await.map_err(failed)?;
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let date = header(DATE).and_then(http_date);
+    let date = header(DATE).and_then(parse_http_date);
     let location = header(LOCATION).map(str::to_owned);
     let content_type = header(CONTENT_TYPE).map(str::to_owned);
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         body.extend_from_slice(&chunk);
-        if body.len() > LARGEST_LOOK {
+        if body.len() > MAX_PROBE_BYTES {
             break;
         }
     }
-    Ok(Seen { status, location, content_type, body, date, took: clock.steady().saturating_sub(begun) })
+    Ok(ProbeResponse {
+        status,
+        location,
+        content_type,
+        body,
+        date,
+        took: clock.monotonic().saturating_sub(started),
+    })
 }
 
-/// Whether an answer came that isn't HTTP.
+/// Whether a response arrived that isn't valid HTTP.
 fn is_malformed(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -261,38 +286,39 @@ fn is_malformed(error: &reqwest::Error) -> bool {
     false
 }
 
-fn fault(error: &reqwest::Error) -> Fault {
-    // A connection that isn't made in time is no answer that is late: nothing was sent.
+fn classify(error: &reqwest::Error) -> UpstreamError {
+    // A connect timeout isn't a late response: nothing was sent.
     if error.is_connect() {
-        Fault::NotSent("the connection or its TLS handshake failed; check DNS, firewall and certificates")
+        UpstreamError::NotSent(
+            "the connection or its TLS handshake failed; check DNS, firewall and certificates",
+        )
     } else if error.is_timeout() {
-        Fault::Timeout
+        UpstreamError::Timeout
     } else {
-        Fault::Broken("the connection broke before the answer was whole")
+        UpstreamError::Broken("the connection broke before the response was complete")
     }
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3), which counts from the answer's own.
-fn retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
+/// Parses `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3), which is compared with the response's `Date`.
+fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
     let value = value.trim();
     let seconds = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().unwrap_or(u64::MAX)
     } else {
-        u64::try_from(http_date(value)? - date?).unwrap_or(0)
+        u64::try_from(parse_http_date(value)? - date?).unwrap_or(0)
     };
     Some(Duration::from_secs(seconds))
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
-fn http_date(value: &str) -> Option<i64> {
-    let moment =
-        time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
-    moment.map(time::OffsetDateTime::unix_timestamp)
+/// Parses a date like `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+fn parse_http_date(value: &str) -> Option<i64> {
+    let date = time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
+    date.map(time::OffsetDateTime::unix_timestamp)
 }
 
-/// Salesforce's own words, fit for a log and a header: short, and printable.
-pub(super) fn quoted(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(LONGEST_QUOTE).collect()
+/// Truncates a text of Salesforce and removes control characters, so that it fits logs and headers.
+pub(super) fn quote(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(MAX_QUOTE_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -301,14 +327,14 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let date = http_date("Fri, 20 Nov 2026 12:00:00 GMT");
+        let date = parse_http_date("Fri, 20 Nov 2026 12:00:00 GMT");
         assert_eq!(date, Some(1_795_176_000));
-        assert_eq!(retry_after(" 7 ", date), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("Fri, 20 Nov 2026 12:00:30 GMT", date), Some(Duration::from_secs(30)));
-        assert_eq!(retry_after("Fri, 20 Nov 2026 11:00:00 GMT", date), Some(Duration::ZERO));
-        assert_eq!(retry_after("99999999999999999999", date), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(parse_retry_after(" 7 ", date), Some(Duration::from_secs(7)));
+        assert_eq!(parse_retry_after("Fri, 20 Nov 2026 12:00:30 GMT", date), Some(Duration::from_secs(30)));
+        assert_eq!(parse_retry_after("Fri, 20 Nov 2026 11:00:00 GMT", date), Some(Duration::ZERO));
+        assert_eq!(parse_retry_after("99999999999999999999", date), Some(Duration::from_secs(u64::MAX)));
         for garbage in ["", "-1", "soon", "1.5"] {
-            assert_eq!(retry_after(garbage, date), None, "{garbage}");
+            assert_eq!(parse_retry_after(garbage, date), None, "{garbage}");
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Several signatures at once, by Intel's library where there is one, and never one that was not verified.
+//! Batch signing with Intel's Crypto Multi-buffer library, where it is configured. No unverified signature leaves it.
 //!
-//! - Every signature that the library makes is verified with the public key before it leaves: by the library's own public
-//!   operation, which takes a quarter of the time, and one of each batch, each place in turn, by aws-lc as well. Where the two
-//!   disagree, aws-lc looks at the whole batch. A signature that is missing or wrong is made again by aws-lc; it is counted, and
-//!   from the first on the library is not used again until a restart.
-//! - A key comes to the library only after its [trial](Batch::examine): a thousand random messages, in batches of
-//!   every size, signed by both, to the same bytes (RSASSA-PKCS1-v1_5 is deterministic). That takes a second or so of
-//!   half a core, so it is done beside, from a key's first signature on, and the start of the service waits for
-//!   nothing.
-//! - From how many signatures a batch pays is measured in that trial, on the host that it is about.
-//! - The padding is ours to make: EMSA-PKCS1-v1_5 of RFC 8017, section 9.2.
+//! - Every signature that the library makes is verified with the public key before it is returned. The library's own public
+//!   operation verifies all of them, in a quarter of the time. aws-lc verifies one of each batch as well, at a position that
+//!   rotates. Where the two disagree, aws-lc verifies the whole batch.
+//! - A signature that is missing or wrong is made again by aws-lc, and counted. After the first one the library is disabled
+//!   until a restart.
+//! - A key is used with the library only after its [self-test](BatchSigner::self_test): [`SELF_TEST_MESSAGES`] messages, in
+//!   batches of every size, signed by both. The bytes must be equal, as RSASSA-PKCS1-v1_5 is deterministic.
+//! - The self-test takes about a second at half the speed of one core. It runs on a thread of its own, beginning with the key's first
+//!   signature, so the start of the service doesn't wait for it.
+//! - The self-test also measures, on this host, the smallest batch that is faster than single signatures.
+//! - This module makes the padding: EMSA-PKCS1-v1_5 (RFC 8017, section 9.2).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -20,22 +21,22 @@ use std::time::{Duration, Instant};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use zeroize::Zeroizing;
 
-use super::crypto_mb::{Crt, LANES, Lane, Library, Size, Unavailable};
-use super::{MessageHash, PrivateKey, SigningFailed, hash};
+use super::crypto_mb::{BatchLibraryError, CrtKey, CryptoMb, LANES, Lane, ModulusSize};
+use super::{MessageHash, PrivateKey, SigningFailed, hash_message};
 use crate::clock::Randomness;
 use crate::config::Algorithm;
 use crate::metrics::Metrics;
 
-/// The library, loaded and fit for this host.
-pub struct BatchLibrary(Library);
+/// The library, loaded and supported by this host's CPU.
+pub struct BatchLibrary(CryptoMb);
 
 impl BatchLibrary {
-    /// Loads it from `file`.
+    /// Loads the library from `file`.
     ///
     /// # Errors
-    /// Why it can't be used.
-    pub fn open(file: &Path) -> Result<Self, Unavailable> {
-        Library::open(file).map(Self)
+    /// Says why the library can't be used.
+    pub fn open(file: &Path) -> Result<Self, BatchLibraryError> {
+        CryptoMb::open(file).map(Self)
     }
 
     pub fn version(&self) -> &str {
@@ -43,237 +44,249 @@ impl BatchLibrary {
     }
 }
 
-/// Wiped when it goes, as whoever has one is its subject.
-type Signature = Zeroizing<Vec<u8>>;
+/// Wiped when it is dropped: a signature completes a token, and a token is a secret.
+type SignatureBytes = Zeroizing<Vec<u8>>;
 
-/// One of the signatures of a batch.
-pub struct Wanted<'a> {
+/// A request for one signature of a batch.
+pub struct SignRequest<'a> {
     pub key: &'a PrivateKey,
     pub hash: &'a MessageHash,
 }
 
-/// What may go into a batch with a key.
+/// The parameters of batches that contain a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
-    /// Only with keys of the same size.
-    size: Size,
-    /// As few signatures as it takes for a batch to be cheaper than one after the other.
-    pub from: usize,
-    /// It takes longer than anything else may wait for the thread that it runs on.
-    pub long: bool,
+pub struct BatchParams {
+    /// All keys of a batch have this size.
+    size: ModulusSize,
+    /// The fewest signatures for which a batch is faster than single signatures.
+    pub min_size: usize,
+    /// Whether a batch takes longer than `SLOW_BATCH_TIME`, too long for the runtime's own threads.
+    pub is_slow: bool,
 }
 
-impl Fit {
-    /// As many as go into one batch.
-    pub const MOST: usize = LANES;
+impl BatchParams {
+    /// The most signatures in one batch.
+    pub const MAX_SIZE: usize = LANES;
 
-    pub fn goes_with(&self, other: Self) -> bool {
+    /// Whether keys with these parameters can be in one batch.
+    pub fn is_compatible_with(&self, other: Self) -> bool {
         self.size == other.size
     }
 }
 
-/// What a trial found out.
+/// The result of a key's self-test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The library is right, and quicker from so many signatures on.
-    Pays { from: usize, long: bool },
-    /// It is right, but no quicker here.
+pub enum SelfTestResult {
+    /// The library's signatures are correct, and faster in batches of at least `min_size`.
+    Pays { min_size: usize, is_slow: bool },
+    /// They are correct, but no batch is faster on this host.
     DoesNotPay,
-    /// It can't take such a key, or was wrong.
+    /// The library doesn't support the key, or made a wrong signature.
     Unfit,
 }
 
-/// What came of a key's trial, kept in the key.
+/// The state of a key's self-test, kept in the key.
 #[derive(Default)]
-pub(super) struct Trial {
-    begun: AtomicBool,
-    crt: OnceLock<Crt>,
-    standing: OnceLock<Standing>,
+pub(super) struct SelfTest {
+    started: AtomicBool,
+    crt: OnceLock<CrtKey>,
+    result: OnceLock<SelfTestResult>,
 }
 
-impl Trial {
-    fn fit(&self) -> Option<Fit> {
-        let Standing::Pays { from, long } = *self.standing.get()? else { return None };
-        Some(Fit { size: self.crt.get()?.size, from, long })
+impl SelfTest {
+    fn params(&self) -> Option<BatchParams> {
+        let SelfTestResult::Pays { min_size, is_slow } = *self.result.get()? else { return None };
+        Some(BatchParams { size: self.crt.get()?.size, min_size, is_slow })
     }
 }
 
-/// Signs in batches with the keys that have stood their trial.
-pub struct Batch {
-    inner: Arc<Inner>,
+/// Signs in batches with the keys that have passed their self-test.
+pub struct BatchSigner {
+    inner: Arc<BatchEngine>,
     candidates: mpsc::Sender<Arc<PrivateKey>>,
 }
 
-struct Inner {
-    library: Library,
+struct BatchEngine {
+    library: CryptoMb,
     randomness: Arc<dyn Randomness>,
-    /// Until the first fault.
+    /// Cleared at the first fault.
     trusted: AtomicBool,
-    /// So many were made: whose turn it is to be looked at by aws-lc.
-    batches: AtomicUsize,
+    /// The number of batches made, which selects the signature that aws-lc verifies.
+    batch_count: AtomicUsize,
     enabled: IntGauge,
     faults: IntCounterVec,
     keys_ready: IntCounter,
 }
 
-impl Batch {
-    /// Tries keys on a thread of its own, which ends with it.
+impl BatchSigner {
+    /// Starts the thread that runs the self-tests. The thread ends when this value is dropped.
     pub fn new(library: BatchLibrary, randomness: Arc<dyn Randomness>, metrics: &Metrics) -> Self {
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(BatchEngine {
             library: library.0,
             randomness,
             trusted: AtomicBool::new(true),
-            batches: AtomicUsize::new(0),
+            batch_count: AtomicUsize::new(0),
             enabled: metrics.signing_batch_enabled.clone(),
             faults: metrics.signing_batch_faults.clone(),
             keys_ready: metrics.signing_batch_keys.clone(),
         });
         inner.enabled.set(1);
-        let (candidates, trials) = mpsc::channel::<Arc<PrivateKey>>();
-        let examiner = inner.clone();
+        let (candidates, untested) = mpsc::channel::<Arc<PrivateKey>>();
+        let tester = inner.clone();
         let started = std::thread::Builder::new().name("key-trial".to_owned()).spawn(move || {
-            for key in trials {
-                // Half a core at most: what is signed meanwhile goes first.
-                let trial = AssertUnwindSafe(|| examiner.examine(&key, std::thread::sleep));
-                if catch_unwind(trial).is_err() {
-                    examiner.distrust("panicked");
+            for key in untested {
+                // Sleeping as long as each step took leaves half of the core to the signatures of requests.
+                let test = AssertUnwindSafe(|| tester.self_test(&key, std::thread::sleep));
+                if catch_unwind(test).is_err() {
+                    tester.disable("panicked");
                 }
             }
         });
         if let Err(error) = started {
             inner.trusted.store(false, Ordering::Release);
             inner.enabled.set(0);
-            tracing::warn!(%error, "signs one at a time: no thread to try keys on");
+            tracing::warn!(%error, "signs one at a time: the thread that tests keys can't be started");
         }
         Self { inner, candidates }
     }
 
-    /// Whether signatures by `key` can go into a batch now. A key that is seen for the first time is put on trial.
-    pub fn fit(&self, key: &Arc<PrivateKey>) -> Option<Fit> {
+    /// Returns the parameters of batches with `key`; `None` while it can't be in one. Starts the self-test of a key that it sees
+    /// for the first time.
+    pub fn params_for(&self, key: &Arc<PrivateKey>) -> Option<BatchParams> {
         if !self.inner.trusted.load(Ordering::Acquire) {
             return None;
         }
-        let Trial { begun, standing, .. } = &key.trial;
-        if standing.get().is_none() && !begun.swap(true, Ordering::AcqRel) {
+        let SelfTest { started, result, .. } = &key.self_test;
+        if result.get().is_none() && !started.swap(true, Ordering::AcqRel) {
             self.candidates
                 .send(key.clone())
                 .expect("the thread of a trusted library ends when this sender goes");
         }
-        key.trial.fit()
+        key.self_test.params()
     }
 
-    /// The trial of a key, here and now.
-    pub fn examine(&self, key: &PrivateKey) -> Standing {
-        self.inner.examine(key, |_| {})
+    /// Runs the self-test of `key` on the calling thread.
+    pub fn self_test(&self, key: &PrivateKey) -> SelfTestResult {
+        self.inner.self_test(key, |_| {})
     }
 
-    /// Signs all, each with its key. All keys have [passed](Self::fit), and go with each other.
-    pub fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Signature, SigningFailed>> {
-        self.inner.sign(wanted)
+    /// Signs each request with its key. All keys must have [passed](Self::params_for) and be compatible.
+    pub fn sign(&self, requests: &[SignRequest<'_>]) -> Vec<Result<SignatureBytes, SigningFailed>> {
+        self.inner.sign(requests)
     }
 }
 
-impl Inner {
-    fn sign(&self, wanted: &[Wanted<'_>]) -> Vec<Result<Signature, SigningFailed>> {
-        let alone = |wanted: &Wanted<'_>| {
-            let mut signature = Zeroizing::new(vec![0; wanted.key.signature_len()]);
-            wanted.key.sign_hash(wanted.hash, &mut signature).map(|()| signature)
+impl BatchEngine {
+    fn sign(&self, requests: &[SignRequest<'_>]) -> Vec<Result<SignatureBytes, SigningFailed>> {
+        let sign_alone = |request: &SignRequest<'_>| {
+            let mut signature = Zeroizing::new(vec![0; request.key.signature_len()]);
+            request.key.sign_hash(request.hash, &mut signature).map(|()| signature)
         };
-        let Some(made) = self.verified(wanted) else { return wanted.iter().map(alone).collect() };
-        let settle = |(wanted, made): (&Wanted<'_>, Result<_, &str>)| {
+        let Some(made) = self.sign_and_verify(requests) else {
+            return requests.iter().map(sign_alone).collect();
+        };
+        let or_sign_alone = |(request, made): (&SignRequest<'_>, Result<_, &str>)| {
             made.or_else(|fault| {
-                self.distrust(fault);
-                alone(wanted)
+                self.disable(fault);
+                sign_alone(request)
             })
         };
-        wanted.iter().zip(made).map(settle).collect()
+        requests.iter().zip(made).map(or_sign_alone).collect()
     }
 
-    /// What the library makes of it, verified; the fault where a signature isn't right. `None` where the library isn't asked.
-    fn verified(&self, wanted: &[Wanted<'_>]) -> Option<Vec<Result<Signature, &'static str>>> {
+    /// Returns the library's signatures, verified, and a fault for each that is missing or wrong. `None` if the library is disabled.
+    fn sign_and_verify(
+        &self,
+        requests: &[SignRequest<'_>],
+    ) -> Option<Vec<Result<SignatureBytes, &'static str>>> {
         if !self.trusted.load(Ordering::Acquire) {
             return None;
         }
-        let messages: Vec<Vec<u8>> =
-            wanted.iter().map(|wanted| padded(wanted.hash, wanted.key.signature_len())).collect();
-        let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(wanted.len());
-        for (wanted, message) in wanted.iter().zip(&messages) {
-            lanes.push((wanted.key.trial.crt.get()?, message));
+        let messages: Vec<Vec<u8>> = requests
+            .iter()
+            .map(|request| emsa_pkcs1_v1_5(request.hash, request.key.signature_len()))
+            .collect();
+        let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(requests.len());
+        for (request, message) in requests.iter().zip(&messages) {
+            lanes.push((request.key.self_test.crt.get()?, message));
         }
-        let made = self.library.private(lanes.first()?.0.size, &lanes);
-        let mut passed = self.opens(&lanes, &made);
+        let made = self.library.rsa_private(lanes.first()?.0.size, &lanes);
+        let mut passed = self.verify_with_library(&lanes, &made);
 
-        let stands = |lane: usize| {
-            let Wanted { key, hash } = &wanted[lane];
+        let verifies = |lane: usize| {
+            let SignRequest { key, hash } = &requests[lane];
             made[lane].as_ref().is_some_and(|signature| key.verifies(hash, signature))
         };
-        let spot = self.batches.fetch_add(1, Ordering::Relaxed) % wanted.len();
-        if passed[spot] && !stands(spot) {
-            // What the library says of the others is worth nothing either.
-            passed = (0..wanted.len()).map(stands).collect();
+        let spot = self.batch_count.fetch_add(1, Ordering::Relaxed) % requests.len();
+        if passed[spot] && !verifies(spot) {
+            // The library's verdict on the other signatures can't be trusted either.
+            passed = (0..requests.len()).map(verifies).collect();
         }
-        let judge = |(made, passed): (Option<Signature>, bool)| match made {
+        let to_result = |(made, passed): (Option<SignatureBytes>, bool)| match made {
             Some(signature) if passed => Ok(signature),
             Some(_) => Err("wrong"),
             None => Err("failed"),
         };
-        Some(made.into_iter().zip(passed).map(judge).collect())
+        Some(made.into_iter().zip(passed).map(to_result).collect())
     }
 
-    /// Whether each signature that was made is, by the library's public operation, that of the message in its lane
-    /// (RFC 8017, section 8.2.2).
-    fn opens(&self, lanes: &[Lane<'_>], made: &[Option<Signature>]) -> Vec<bool> {
+    /// Verifies each signature with the library's public operation: it must give the message of its lane (RFC 8017,
+    /// section 8.2.2).
+    fn verify_with_library(&self, lanes: &[Lane<'_>], made: &[Option<SignatureBytes>]) -> Vec<bool> {
         let none = vec![0; lanes[0].1.len()];
         let signed = made.iter().map(|made| made.as_ref().map_or(none.as_slice(), |made| made));
         let signed: Vec<Lane<'_>> =
             lanes.iter().zip(signed).map(|((crt, _), signed)| (*crt, signed)).collect();
-        let opened = self.library.public(lanes[0].0.size, &signed);
-        let agrees = |((lane, signed), opened): ((&Lane<'_>, &Lane<'_>), Option<Signature>)| {
-            signed.0.is_above(signed.1) && opened.is_some_and(|opened| opened.as_slice() == lane.1)
+        let opened = self.library.rsa_public(lanes[0].0.size, &signed);
+        let agrees = |((lane, signed), opened): ((&Lane<'_>, &Lane<'_>), Option<SignatureBytes>)| {
+            signed.0.modulus_exceeds(signed.1) && opened.is_some_and(|opened| opened.as_slice() == lane.1)
         };
         lanes.iter().zip(&signed).zip(opened).map(agrees).collect()
     }
 
-    fn distrust(&self, fault: &str) {
+    /// Counts the fault and disables the library for good.
+    fn disable(&self, fault: &str) {
         self.faults.with_label_values(&[fault]).inc();
         if self.trusted.swap(false, Ordering::AcqRel) {
             self.enabled.set(0);
             tracing::error!(
                 fault,
                 library = self.library.version,
-                "the library for batch signing is broken: what it made was thrown away and signed again, and from now \
-                 on tokenmint signs one at a time; replace the library or the host, then restart"
+                "the library for batch signing is broken: its signatures were discarded and made again, and tokenmint signs one \
+                 at a time from now on; replace the library or the host, then restart"
             );
         }
     }
 
-    /// Tries `key` and keeps what came of it. `rest` is told how long each piece of work took.
-    fn examine(&self, key: &PrivateKey, rest: fn(Duration)) -> Standing {
-        let standing = self.try_out(key, rest).unwrap_or(Standing::Unfit);
-        if let Standing::Pays { .. } = standing {
+    /// Runs the self-test of `key` and stores its result in the key. Calls `pause` with the duration of each step.
+    fn self_test(&self, key: &PrivateKey, pause: fn(Duration)) -> SelfTestResult {
+        let result = self.run_self_test(key, pause).unwrap_or(SelfTestResult::Unfit);
+        if let SelfTestResult::Pays { .. } = result {
             self.keys_ready.inc();
         }
-        // A second trial changes nothing.
-        let _ = key.trial.standing.set(standing);
+        // A second self-test keeps the first result.
+        let _ = key.self_test.result.set(result);
         let (modulus, bits) = (key.public.n.get(..8).unwrap_or_default(), key.public.bits);
-        tracing::info!(modulus, bits, ?standing, "a key was tried with the library for batch signing");
-        standing
+        tracing::info!(modulus, bits, standing = ?result, "a key was tested with the library for batch signing");
+        result
     }
 
-    /// `None` where the library can't have such a key, or had to be given up.
-    fn try_out(&self, key: &PrivateKey, rest: fn(Duration)) -> Option<Standing> {
+    /// Returns `None` if the library doesn't support the key, or was disabled meanwhile.
+    fn run_self_test(&self, key: &PrivateKey, pause: fn(Duration)) -> Option<SelfTestResult> {
         let crt = key.crt().filter(|crt| self.library.supports(crt.size))?;
-        let _ = key.trial.crt.set(crt);
+        let _ = key.self_test.crt.set(crt);
         let mut signature = Zeroizing::new(vec![0; key.signature_len()]);
         let (mut one, mut all) = (Duration::MAX, Duration::MAX);
         let mut tried = 0;
         for size in (2..=LANES).rev().cycle() {
             let begin = Instant::now();
-            let hashes: Option<Vec<MessageHash>> = (0..size).map(|lane| self.message(tried + lane)).collect();
+            let hashes: Option<Vec<MessageHash>> =
+                (0..size).map(|lane| self.test_message(tried + lane)).collect();
             let hashes = hashes?;
-            let wanted: Vec<Wanted<'_>> = hashes.iter().map(|hash| Wanted { key, hash }).collect();
+            let requests: Vec<SignRequest<'_>> =
+                hashes.iter().map(|hash| SignRequest { key, hash }).collect();
             let start = Instant::now();
-            let made = self.sign(&wanted);
+            let made = self.sign(&requests);
             let took = start.elapsed();
             if size == LANES {
                 all = all.min(took);
@@ -282,58 +295,58 @@ impl Inner {
                 let start = Instant::now();
                 key.sign_hash(hash, &mut signature).ok()?;
                 one = one.min(start.elapsed());
-                // What `sign` lets out verifies, and of one message one signature does (RFC 8017, section 8.2).
+                // `sign` returns only signatures that verify, and each message has exactly one such signature (RFC 8017, section 8.2).
                 if made.ok()? != signature {
-                    self.distrust("wrong");
+                    self.disable("wrong");
                 }
             }
             if !self.trusted.load(Ordering::Acquire) {
                 return None;
             }
             tried += size;
-            if tried >= TRIAL_MESSAGES {
+            if tried >= SELF_TEST_MESSAGES {
                 break;
             }
-            rest(begin.elapsed());
+            pause(begin.elapsed());
         }
-        let pays = |from| Standing::Pays { from, long: all > LONGEST };
-        Some(pays_from(one, all).map_or(Standing::DoesNotPay, pays))
+        let pays = |min_size| SelfTestResult::Pays { min_size, is_slow: all > SLOW_BATCH_TIME };
+        Some(break_even_size(one, all).map_or(SelfTestResult::DoesNotPay, pays))
     }
 
-    /// The first is known, the rest are random; half of them each for RS256 and RS512.
-    fn message(&self, number: usize) -> Option<MessageHash> {
+    /// The message of that number: the first is all zeros, the others are random. They alternate between RS256 and RS512.
+    fn test_message(&self, number: usize) -> Option<MessageHash> {
         let mut message = [0; 64];
         if number > 0 {
             self.randomness.fill(&mut message).ok()?;
         }
         let algorithm = if number.is_multiple_of(2) { Algorithm::Rs256 } else { Algorithm::Rs512 };
-        Some(hash(algorithm, &message))
+        Some(hash_message(algorithm, &message))
     }
 }
 
-/// Health and JWKS are to be answered within five milliseconds, whatever is signed.
-const LONGEST: Duration = Duration::from_millis(3);
+/// A slower batch doesn't run on the runtime's own threads: health and JWKS must be answered within five milliseconds.
+const SLOW_BATCH_TIME: Duration = Duration::from_millis(3);
 
-const TRIAL_MESSAGES: usize = 1000;
+const SELF_TEST_MESSAGES: usize = 1000;
 
-/// From how many signatures on a batch, which takes as long whatever is in it, is cheaper than one at a time.
-fn pays_from(one: Duration, batch: Duration) -> Option<usize> {
+/// The fewest signatures for which a batch is faster than single signatures. A batch takes the same time whatever its size.
+fn break_even_size(one: Duration, batch: Duration) -> Option<usize> {
     (2..=LANES).find(|count| one.saturating_mul(u32::try_from(*count).unwrap_or(u32::MAX)) > batch)
 }
 
-/// EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) of `length` bytes.
-fn padded(hash: &MessageHash, length: usize) -> Vec<u8> {
-    // DigestInfo up to the hash, as in note 1 there.
-    let head: &[u8; 19] = match hash.algorithm {
+/// Encodes a hash by EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) into `length` bytes.
+fn emsa_pkcs1_v1_5(hash: &MessageHash, length: usize) -> Vec<u8> {
+    // The DigestInfo before the hash, from note 1 of that section.
+    let prefix: &[u8; 19] = match hash.algorithm {
         Algorithm::Rs256 => b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20",
         Algorithm::Rs512 => b"\x30\x51\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03\x05\x00\x04\x40",
     };
-    let info = head.len() + hash.as_bytes().len();
+    let info = prefix.len() + hash.as_bytes().len();
     let mut message = vec![0xff; length - info - 1];
     message[0] = 0;
     message[1] = 1;
     message.push(0);
-    message.extend_from_slice(head);
+    message.extend_from_slice(prefix);
     message.extend_from_slice(hash.as_bytes());
     message
 }

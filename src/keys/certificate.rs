@@ -1,10 +1,11 @@
-//! The X.509 certificate that `x5c` carries: Salesforce asks one of each uploaded key and, without it, takes
-//! the key and then lets every visitor in as a guest.
+//! The X.509 certificate that `x5c` carries. Salesforce requires one with each uploaded key. Without it, Salesforce accepts
+//! the key, and then every chat stays unverified.
 //!
-//! A key without `KID.crt` gets a self-signed one that follows from the key, its id and the calendar alone:
-//! valid for four calendar years, made anew each January, so that every replica and every restart makes the
-//! same bytes (PKCS#1 v1.5 signatures are deterministic) and one that was uploaded is good for two years and
-//! more. The key stays as it is.
+//! A key without `KID.crt` gets a self-signed certificate, derived from the key, its id and the calendar year alone.
+//!
+//! - It is valid for four calendar years and is derived anew each January, so an uploaded one stays valid for at least two years.
+//! - Every replica and every restart derives the same bytes, as PKCS#1 v1.5 signatures are deterministic.
+//! - Only the certificate changes each year; the key stays.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{
@@ -15,47 +16,48 @@ use time::{Date, Month, OffsetDateTime, Time};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey as AnyKey;
 
-use super::armor::{Armor, Block, Oddities};
-use super::certificate_checks::{self, CertificateSignature, SignatureOfCertificate};
-use super::numbers::Numbers;
-use super::private::{PrivateKey, PublicKey};
-use super::recognise::Unreadable;
+use super::certificate_checks::{self, SignatureStatus, TbsSignature};
+use super::key_formats::UnreadableKey;
+use super::pem_text::{PemBlock, PemQuirks, PemText};
+use super::private_key::{PrivateKey, PublicKey};
+use super::public_numbers::PublicNumbers;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId};
 
-/// Salesforce refuses a certificate with less to live ("The certificate must be valid for at least 10 days",
+/// Salesforce rejects a certificate that expires sooner ("The certificate must be valid for at least 10 days",
 /// Salesforce Help, "Troubleshooting User Verification").
-pub const SHORTEST_LIFE_LEFT: i64 = 10 * 86_400;
+pub const CERTIFICATE_MIN_SECONDS_LEFT: i64 = 10 * 86_400;
 
-/// When to warn of one that is running out.
-pub const WARN_LIFE_LEFT: i64 = 30 * 86_400;
+/// A certificate that expires sooner gets a warning.
+pub const CERTIFICATE_WARN_SECONDS_LEFT: i64 = 30 * 86_400;
 
+/// A certificate in DER, and its validity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub struct KeyCertificate {
     pub der: Vec<u8>,
     pub not_before: UnixTime,
     pub not_after: UnixTime,
 }
 
-/// A certificate of any key, as it was read.
+/// A parsed certificate, of a key of any kind.
 #[derive(Clone)]
-pub struct ReadCertificate {
-    pub certificate: Certificate,
-    /// What it certifies: the bits of its `subjectPublicKey`, which of an RSA key are an `RSAPublicKey` (RFC 8017).
+pub struct ParsedCertificate {
+    pub certificate: KeyCertificate,
+    /// The bits of its `subjectPublicKey`. For an RSA key they are an `RSAPublicKey` (RFC 8017).
     key: Vec<u8>,
-    /// The numbers of that key; `None` where it isn't an RSA key.
-    pub rsa: Option<Numbers>,
-    /// What makes strict verifiers refuse it by itself.
+    /// The numbers of that key; `None` if it isn't an RSA key.
+    pub rsa_numbers: Option<PublicNumbers>,
+    /// Faults for which strict verifiers reject the certificate alone, without its chain.
     pub faults: Vec<&'static str>,
-    /// DER of the two names.
+    /// The issuer's name in DER; `subject` is the subject's.
     pub issuer: Vec<u8>,
     pub subject: Vec<u8>,
-    signature: SignatureOfCertificate,
-    by_itself: Option<CertificateSignature>,
+    signature: TbsSignature,
+    self_signature: Option<SignatureStatus>,
 }
 
-impl ReadCertificate {
-    /// Reads DER.
+impl ParsedCertificate {
+    /// Parses DER.
     ///
     /// # Errors
     /// Says what is wrong with it.
@@ -70,64 +72,63 @@ impl ReadCertificate {
             ));
         }
         let validity = read.validity();
-        let certificate = Certificate {
+        let certificate = KeyCertificate {
             der: der.to_vec(),
             not_before: UnixTime::from_seconds(validity.not_before.timestamp()),
             not_after: UnixTime::from_seconds(validity.not_after.timestamp()),
         };
         let key = read.public_key();
-        let rsa = match key.parsed() {
-            Ok(AnyKey::RSA(key)) => Some(Numbers::new(key.modulus, key.exponent)),
+        let rsa_numbers = match key.parsed() {
+            Ok(AnyKey::RSA(key)) => Some(PublicNumbers::new(key.modulus, key.exponent)),
             _ => None,
         };
-        let signature = SignatureOfCertificate::of(&read);
-        let by_itself = signature.by_itself(&read, rsa.as_ref());
+        let signature = TbsSignature::of(&read);
+        let self_signature = signature.self_signature(&read, rsa_numbers.as_ref());
         Ok(Self {
-            faults: certificate_checks::faults(der, &read, by_itself),
+            faults: certificate_checks::faults(der, &read, self_signature),
             certificate,
             key: key.subject_public_key.data.to_vec(),
-            rsa,
+            rsa_numbers,
             issuer: read.issuer().as_raw().to_vec(),
             subject: read.subject().as_raw().to_vec(),
             signature,
-            by_itself,
+            self_signature,
         })
     }
 
-    /// Checks its signature: by its own key where it is self-signed, else by its authority's.
-    pub fn signature_by(&self, authority: Option<&Numbers>) -> CertificateSignature {
-        let by_authority = || authority.map_or(CertificateSignature::NoKey, |key| self.signature.by(key));
-        self.by_itself.unwrap_or_else(by_authority)
+    /// Verifies its signature: with its own key if it is self-signed, otherwise with `authority`.
+    pub fn verify_signature(&self, authority: Option<&PublicNumbers>) -> SignatureStatus {
+        let by_authority = || authority.map_or(SignatureStatus::NoKey, |key| self.signature.verify_with(key));
+        self.self_signature.unwrap_or_else(by_authority)
     }
 }
 
-/// The certificates in PEM text among whatever else stands there, in DER, and what is odd about that text; for TLS.
+/// Returns the certificates of a TLS listener's PEM text in DER, and the text's quirks. Other blocks are ignored.
 ///
 /// # Errors
-/// Says what is there instead.
-pub fn certificates_of_listener(text: &str) -> Result<(Vec<Vec<u8>>, Oddities), String> {
-    let armor = Armor::of(text);
+/// Says what the text holds instead.
+pub fn parse_listener_certificates(text: &str) -> Result<(Vec<Vec<u8>>, PemQuirks), String> {
+    let pem_text = PemText::parse(text);
     let none = "holds no certificate in PEM form";
-    let (blocks, mut oddities) = armor.blocks().map_err(|why| match why {
-        Unreadable::NotPem | Unreadable::Empty => none.to_owned(),
+    let (blocks, mut pem_quirks) = pem_text.blocks().map_err(|why| match why {
+        UnreadableKey::NotPem | UnreadableKey::Empty => none.to_owned(),
         other => other.to_string(),
     })?;
-    let is_certificate = |block: &&Block<'_>| matches!(block.label, "CERTIFICATE" | "X509 CERTIFICATE");
-    let decoded = blocks.iter().filter(is_certificate).map(|block| block.decode(&mut oddities));
+    let is_certificate = |block: &&PemBlock<'_>| matches!(block.label, "CERTIFICATE" | "X509 CERTIFICATE");
+    let decoded = blocks.iter().filter(is_certificate).map(|block| block.decode(&mut pem_quirks));
     let decoded: Result<Vec<_>, _> = decoded.map(|der| der.map(|der| der.to_vec())).collect();
     let found = decoded.map_err(|why| why.to_string())?;
-    if found.is_empty() { Err(none.to_owned()) } else { Ok((found, oddities)) }
+    if found.is_empty() { Err(none.to_owned()) } else { Ok((found, pem_quirks)) }
 }
 
-/// Reads the certificates in PEM text, in their order, in any shape that leaves no doubt of what is meant. There is one at
-/// least.
+/// Parses the certificates in PEM text, in their order, in any unambiguous form. Returns at least one.
 ///
 /// # Errors
-/// Says what is there instead.
-pub fn read_certificates(text: &str) -> Result<(Vec<ReadCertificate>, Oddities), String> {
-    let armor = Armor::of(text);
-    let (blocks, mut oddities) = armor.blocks().map_err(|why| match why {
-        Unreadable::NotPem | Unreadable::Empty => {
+/// Says what the text holds instead.
+pub fn parse_certificates(text: &str) -> Result<(Vec<ParsedCertificate>, PemQuirks), String> {
+    let pem_text = PemText::parse(text);
+    let (blocks, mut pem_quirks) = pem_text.blocks().map_err(|why| match why {
+        UnreadableKey::NotPem | UnreadableKey::Empty => {
             "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned()
         }
         other => other.to_string(),
@@ -135,28 +136,28 @@ pub fn read_certificates(text: &str) -> Result<(Vec<ReadCertificate>, Oddities),
     if blocks.iter().any(|block| block.label.ends_with("PRIVATE KEY")) {
         return Err("holds a private key; a certificate goes in this file, and only that".to_owned());
     }
-    let read = |block: &Block<'_>| match block.label {
+    let read = |block: &PemBlock<'_>| match block.label {
         "CERTIFICATE" | "X509 CERTIFICATE" => {
-            let der = block.decode(&mut oddities).map_err(|why| why.to_string())?;
-            ReadCertificate::from_der(&der)
+            let der = block.decode(&mut pem_quirks).map_err(|why| why.to_string())?;
+            ParsedCertificate::from_der(&der)
         }
         label => Err(format!("holds a {label}, not a certificate")),
     };
     let certificates = blocks.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok((certificates, oddities))
+    Ok((certificates, pem_quirks))
 }
 
-impl Certificate {
-    /// Reads the certificate of `key` in PEM text, and says what is odd about that text. Of a chain the others are left out:
-    /// Salesforce is shown one.
+impl KeyCertificate {
+    /// Parses the certificate of `key` from PEM text, and returns a warning about the text's quirks. Only that certificate of a chain
+    /// is returned, as Salesforce looks at one.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Says what is wrong with the text or the certificate.
     pub fn parse(text: &str, key: &PublicKey) -> Result<(Self, Option<String>), String> {
-        let (read, oddities) = read_certificates(text)?;
+        let (read, pem_quirks) = parse_certificates(text)?;
         let count = read.len();
-        let place = read.iter().position(|read| read.key == key.der);
-        let Some((at, own)) = place.and_then(|at| Some((at, read.into_iter().nth(at)?))) else {
+        let position = read.iter().position(|read| read.key == key.der);
+        let Some((at, own)) = position.and_then(|at| Some((at, read.into_iter().nth(at)?))) else {
             return Err(match count {
                 1 => "is the certificate of another key; make one from this key, or remove the file and tokenmint derives one"
                     .to_owned(),
@@ -179,16 +180,16 @@ impl Certificate {
                 at + 1
             )
         });
-        let said: Vec<String> = chain.into_iter().chain(oddities.warning()).collect();
+        let said: Vec<String> = chain.into_iter().chain(pem_quirks.warning()).collect();
         Ok((own.certificate, (!said.is_empty()).then(|| said.join("; it "))))
     }
 
-    /// The self-signed certificate of `key` in the calendar year `year`. Costs a signature.
+    /// Derives the self-signed certificate of `key` for the calendar year `year`. Takes one signature.
     pub(super) fn derive(kid: &KeyId, key: &PrivateKey, year: i32) -> Self {
         let mut params = CertificateParams::default();
-        params.not_before = new_year(year - 1);
+        params.not_before = start_of_year(year - 1);
         params.not_after = derived_end(year);
-        params.serial_number = Some(serial(key, year));
+        params.serial_number = Some(serial_number(key, year));
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, kid.as_str());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -198,19 +199,20 @@ impl Certificate {
         Self { der: certificate.der().to_vec(), not_before, not_after }
     }
 
-    /// The self-signed certificate of a key that is in no keyset yet.
-    pub fn of_new_key(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
+    /// Derives the self-signed certificate of a key that isn't in a keyset yet.
+    pub fn for_new_key(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
         Self::derive(kid, key, year_of(now))
     }
 
-    /// Whether Salesforce would take it now.
-    pub fn serves(&self, now: UnixTime) -> bool {
-        self.not_before <= now && now.seconds_until(self.not_after) > SHORTEST_LIFE_LEFT
+    /// Whether its validity satisfies Salesforce at `now`.
+    pub fn is_accepted_by_salesforce(&self, now: UnixTime) -> bool {
+        self.not_before <= now && now.seconds_until(self.not_after) > CERTIFICATE_MIN_SECONDS_LEFT
     }
 
-    /// When that changes next.
+    /// The next time at which [`is_accepted_by_salesforce`](Self::is_accepted_by_salesforce) changes.
     pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
-        let last = UnixTime::from_seconds(self.not_after.seconds().saturating_sub(SHORTEST_LIFE_LEFT));
+        let last =
+            UnixTime::from_seconds(self.not_after.seconds().saturating_sub(CERTIFICATE_MIN_SECONDS_LEFT));
         [self.not_before, last].into_iter().filter(|change| *change > now).min()
     }
 
@@ -219,35 +221,35 @@ impl Certificate {
     }
 }
 
-/// When the certificate that is derived at `now` expires.
+/// The expiry of the certificate that is derived at `now`.
 pub fn derived_not_after(now: UnixTime) -> UnixTime {
     derived_end(year_of(now)).into()
 }
 
 fn derived_end(year: i32) -> OffsetDateTime {
-    new_year(year + 3)
+    start_of_year(year + 3)
 }
 
-/// When derived certificates are next made anew.
+/// The next time at which certificates are derived anew.
 pub fn next_derivation(now: UnixTime) -> UnixTime {
-    new_year(year_of(now) + 1).into()
+    start_of_year(year_of(now) + 1).into()
 }
 
-/// The calendar year in which `now` lies, within the bounds of what a certificate can say.
+/// The calendar year of `now`, clamped to years that a certificate can state.
 pub(super) fn year_of(now: UnixTime) -> i32 {
     now.date_time().year().clamp(1971, 9990)
 }
 
-fn new_year(year: i32) -> OffsetDateTime {
+fn start_of_year(year: i32) -> OffsetDateTime {
     let day = Date::from_calendar_date(year, Month::January, 1).expect("the year is between 1970 and 9993");
     day.with_time(Time::MIDNIGHT).assume_utc()
 }
 
-/// From key and year, so that no two certificates share one (RFC 5280, section 4.1.2.2).
-fn serial(key: &PrivateKey, year: i32) -> SerialNumber {
+/// A serial number from key and year, so that no two certificates share one (RFC 5280, section 4.1.2.2).
+fn serial_number(key: &PrivateKey, year: i32) -> SerialNumber {
     let named = format!("tokenmint certificate {year} {}", key.public.n);
     let mut bytes = digest(&SHA256, named.as_bytes()).as_ref()[..16].to_vec();
-    // Positive, and never shorter by a leading zero.
+    // The first byte is 0x40 to 0x7f: the number is positive and always has 16 bytes.
     bytes[0] = bytes[0] & 0x7f | 0x40;
     SerialNumber::from(bytes)
 }

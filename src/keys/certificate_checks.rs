@@ -1,5 +1,5 @@
-//! Checks a certificate as strict verifiers do, as far as it can be told from itself and from its authority's (RFC 5280): names,
-//! dates, and the signature.
+//! Checks a certificate like strict verifiers do, with itself and its authority's key alone (RFC 5280): names, dates and the
+//! signature.
 
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{
@@ -12,58 +12,59 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::X509Certificate;
 use x509_parser::public_key::PublicKey as AnyKey;
 
-use super::numbers::Numbers;
+use super::public_numbers::PublicNumbers;
 
+/// The signed part of a certificate (`tbsCertificate`) and the signature over it.
 #[derive(Clone)]
-pub(super) struct SignatureOfCertificate {
+pub(super) struct TbsSignature {
     signed: Vec<u8>,
     octets: Vec<u8>,
-    /// `None` for what can't be checked here: RSA-PSS, and keys that aren't RSA.
-    padding: Option<&'static RsaParameters>,
+    /// `None` for algorithms that can't be checked here: RSA-PSS, and keys that aren't RSA.
+    parameters: Option<&'static RsaParameters>,
 }
 
-/// How a certificate's signature was found.
+/// The result of verifying a certificate's signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateSignature {
-    Good,
-    Bad,
-    /// The key that made it isn't there.
+pub enum SignatureStatus {
+    Valid,
+    Invalid,
+    /// The authority's key isn't known.
     NoKey,
     UnknownAlgorithm,
 }
 
-impl SignatureOfCertificate {
+impl TbsSignature {
     pub fn of(certificate: &X509Certificate<'_>) -> Self {
         Self {
             signed: certificate.tbs_certificate.as_ref().to_vec(),
             octets: certificate.signature_value.data.to_vec(),
-            padding: padding(certificate),
+            parameters: rsa_parameters(certificate),
         }
     }
 
-    /// Checks that `key` made it.
-    pub fn by(&self, key: &Numbers) -> CertificateSignature {
-        let Some(padding) = self.padding else { return CertificateSignature::UnknownAlgorithm };
+    /// Verifies the signature with `key`.
+    pub fn verify_with(&self, key: &PublicNumbers) -> SignatureStatus {
+        let Some(parameters) = self.parameters else { return SignatureStatus::UnknownAlgorithm };
         let components = PublicKeyComponents { n: &key.n, e: &key.e };
-        match components.verify(padding, &self.signed, &self.octets) {
-            Ok(()) => CertificateSignature::Good,
-            Err(_) => CertificateSignature::Bad,
+        match components.verify(parameters, &self.signed, &self.octets) {
+            Ok(()) => SignatureStatus::Valid,
+            Err(_) => SignatureStatus::Invalid,
         }
     }
 
-    /// What the certificate's own key says of it; `None` where another key made it. One whose name was altered is still known by
-    /// its signature.
-    pub fn by_itself(
+    /// Verifies the signature with the certificate's own key; `None` if another key made it. A self-signed certificate whose name was
+    /// altered is still recognized by its signature.
+    pub fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,
-        key: Option<&Numbers>,
-    ) -> Option<CertificateSignature> {
+        key: Option<&PublicNumbers>,
+    ) -> Option<SignatureStatus> {
         let self_issued = certificate.issuer().as_raw() == certificate.subject().as_raw();
-        key.filter(|key| self_issued || key.made(&self.octets)).map(|key| self.by(key))
+        key.filter(|key| self_issued || key.is_signer_of(&self.octets)).map(|key| self.verify_with(key))
     }
 }
 
-fn padding(certificate: &X509Certificate<'_>) -> Option<&'static RsaParameters> {
+fn rsa_parameters(certificate: &X509Certificate<'_>) -> Option<&'static RsaParameters> {
     let known: [(_, &RsaParameters); 4] = [
         (OID_PKCS1_SHA256WITHRSA, &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY),
         (OID_PKCS1_SHA384WITHRSA, &RSA_PKCS1_2048_8192_SHA384),
@@ -73,24 +74,24 @@ fn padding(certificate: &X509Certificate<'_>) -> Option<&'static RsaParameters> 
     known
         .into_iter()
         .find(|(oid, _)| oid == certificate.signature_algorithm.oid())
-        .map(|(_, padding)| padding)
+        .map(|(_, parameters)| parameters)
 }
 
-/// Why strict verifiers refuse a certificate, as far as it can be told from itself: a self-signed one carries its own
-/// signature's key.
+/// Lists the faults for which strict verifiers reject a certificate alone. `own` is the check of a self-signed certificate's
+/// signature.
 pub(super) fn faults(
     der: &[u8],
     certificate: &X509Certificate<'_>,
-    own: Option<CertificateSignature>,
+    own: Option<SignatureStatus>,
 ) -> Vec<&'static str> {
     let mut faults = Vec::new();
     if certificate.signature_algorithm != certificate.tbs_certificate.signature {
         faults.push("names two algorithms for its signature");
-    } else if !is_framed(der, certificate) {
+    } else if !has_valid_framing(der, certificate) {
         faults.push("is malformed around its signature");
     }
-    if ![certificate.issuer(), certificate.subject()].iter().all(|name| is_name(name.as_raw())) {
-        faults.push("has a name that is no text");
+    if ![certificate.issuer(), certificate.subject()].iter().all(|name| is_valid_name(name.as_raw())) {
+        faults.push("has a name that isn't text");
     }
     if certificate.validity().not_before.timestamp() > certificate.validity().not_after.timestamp() {
         faults.push("ends before it begins");
@@ -100,20 +101,20 @@ pub(super) fn faults(
     if !is_edwards && matches!(key.parsed(), Err(_) | Ok(AnyKey::Unknown(_))) {
         faults.push("certifies a key of an unknown kind");
     }
-    if own == Some(CertificateSignature::Bad) {
+    if own == Some(SignatureStatus::Invalid) {
         faults.push("has a signature that isn't its own key's: it was altered, or another key signed it");
     }
     faults
 }
 
-/// Whether DER is a name: a sequence of sets of pairs of an identifier and a text (RFC 5280, section 4.1.2.4). The parser takes
-/// any tag for text.
-fn is_name(octets: &[u8]) -> bool {
-    is_of_names(octets, 3)
+/// Whether DER is a name: a sequence of sets of pairs of an identifier and a text (RFC 5280, section 4.1.2.4). The parser accepts
+/// any tag as text.
+fn is_valid_name(octets: &[u8]) -> bool {
+    is_name_part(octets, 3)
 }
 
-/// Whether each element of DER may stand in a name, and holds others no deeper than `depth`.
-fn is_of_names(mut octets: &[u8], depth: usize) -> bool {
+/// Whether each element of DER is allowed in a name, nested at most `depth` deep.
+fn is_name_part(mut octets: &[u8], depth: usize) -> bool {
     while let [tag, length, rest @ ..] = octets {
         let more = if length & 0x80 == 0 { 0 } else { usize::from(length & 0x7f) };
         let Some((long, rest)) = rest.split_at_checked(more) else { return false };
@@ -121,11 +122,11 @@ fn is_of_names(mut octets: &[u8], depth: usize) -> bool {
         let length = long.iter().take(4).fold(short, |sum, octet| sum << 8 | usize::from(*octet));
         let Some((content, behind)) = rest.split_at_checked(length) else { return false };
         let is_fine = match tag {
-            0x30 | 0x31 => depth > 0 && is_of_names(content, depth - 1),
+            0x30 | 0x31 => depth > 0 && is_name_part(content, depth - 1),
             0x06 => content.last().is_some_and(|last| last & 0x80 == 0),
             0x0c => std::str::from_utf8(content).is_ok(),
-            // NumericString, PrintableString, TeletexString, IA5String, VisibleString, GeneralString; BIT STRING, which an
-            // x500UniqueIdentifier is.
+            // NumericString, PrintableString, TeletexString, IA5String, VisibleString, GeneralString; and BIT STRING, the type of
+            // an x500UniqueIdentifier.
             0x12 | 0x13 | 0x14 | 0x16 | 0x1a | 0x1b | 0x03 => true,
             // UniversalString and BMPString.
             0x1c => length % 4 == 0,
@@ -140,9 +141,9 @@ fn is_of_names(mut octets: &[u8], depth: usize) -> bool {
     octets.is_empty()
 }
 
-/// Whether the octets around what is signed, which no signature covers, are as they must be: the algorithm of the inside, octet
-/// for octet (RFC 5280, section 4.1.1.2), and a BIT STRING. The parser takes tags of other classes for them.
-fn is_framed(der: &[u8], certificate: &X509Certificate<'_>) -> bool {
+/// Whether the octets around the signed part are valid: the same algorithm as inside, octet for octet (RFC 5280,
+/// section 4.1.1.2), and a BIT STRING. No signature covers them, and the parser accepts tags of other classes.
+fn has_valid_framing(der: &[u8], certificate: &X509Certificate<'_>) -> bool {
     let signed = certificate.tbs_certificate.as_ref();
     let length_octets = der.get(1).map_or(0, |length| if length & 0x80 == 0 { 0 } else { length & 0x7f });
     let behind = der.get(2 + usize::from(length_octets) + signed.len()..).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! A key directory as a command changes it.
+//! Changes to a key directory by a command: locked, atomic and verified.
 //!
-//! - One command at a time: the directory is locked from the read of `keyset.toml` to its replacement, and the text is
-//!   compared once more before it is replaced, for editors that take no lock.
-//! - A file is replaced in one step (write, sync, rename, sync of the directory), through a temporary file of a random name
-//!   that only this process opens (`O_EXCL`).
-//! - New files get owner, group and mode of those beside them, so that the service can read what root writes.
-//! - What was written is read again, and must say what was wanted.
+//! - One command at a time: the directory is locked (flock) from the read of `keyset.toml` until its replacement. The text is
+//!   compared once more right before the replacement, as editors take no lock.
+//! - A file is replaced atomically: write, sync, rename, sync of the directory. The temporary file has a random name, and only
+//!   this process opens it (`O_EXCL`).
+//! - New files get the owner, group and mode of similar files in the directory, so that the service can read files that root writes.
+//! - A written file is read again, and must hold the intended text.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -21,15 +21,15 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use super::edit::ScheduleDocument;
-use super::file::read_schedule_of_anyone;
-use super::folder::Contents;
-use super::schedule::{Change, Entry, FILE, Schedule, marks};
+use super::directory_contents::DirectoryContents;
+use super::key_file::read_schedule_unchecked;
+use super::schedule::{SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, retirement_marks};
+use super::schedule_document::ScheduleDocument;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Problem};
-use crate::files::folder_of;
+use crate::files::parent_directory;
 
-/// Why a directory was not changed.
+/// The reasons why a change to a key directory failed.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     #[error("{}: {reason}", path.display())]
@@ -44,11 +44,11 @@ pub enum DirectoryError {
     )]
     ChangedMeanwhile(PathBuf),
     #[error(
-        "{} was overwritten by somebody else in the same moment: look what it says, and run the command again",
+        "{} was overwritten by another program at the same moment: check its contents, then run the command again",
         .0.display()
     )]
     Overwritten(PathBuf),
-    #[error("{} is written, but may not outlast a power failure: {reason}", path.display())]
+    #[error("{} is written, but may be lost in a power failure: {reason}", path.display())]
     NotSynced { path: PathBuf, reason: String },
     #[error(
         "{} can't be edited as it is written: nothing was changed. Edit it by hand: {wanted}",
@@ -57,41 +57,41 @@ pub enum DirectoryError {
     NotEdited { path: PathBuf, wanted: String },
     #[error("{}: {message}", path.display())]
     Unclear { path: PathBuf, message: String },
-    /// What is wrong with `keyset.toml`.
+    /// `keyset.toml` is invalid.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Schedule(Vec<Problem>),
 }
 
 impl DirectoryError {
-    /// Whether the file may hold what was to be written all the same.
+    /// Whether the file may hold the new text despite the error.
     pub const fn is_written(&self) -> bool {
         matches!(self, Self::Overwritten(_) | Self::NotSynced { .. })
     }
 }
 
-/// A key directory that this process alone changes, until it is dropped.
+/// A locked key directory. Dropping it releases the lock.
 pub struct KeyDirectory {
     path: PathBuf,
-    /// Held for its lock.
+    /// Open for its lock.
     _lock: File,
 }
 
 impl KeyDirectory {
-    /// Waits for other commands, for ten seconds at most.
+    /// Locks the directory. Waits for another command's lock for at most ten seconds.
     ///
     /// # Errors
-    /// The directory can't be opened, or another command keeps it.
+    /// The directory can't be opened, or another command still holds the lock.
     pub fn lock(path: &Path) -> Result<Self, DirectoryError> {
         let lock = File::open(path).map_err(|error| {
             if path.exists() {
                 let reason = format!("can't be opened: {error}");
                 DirectoryError::File { path: path.to_path_buf(), reason }
             } else {
-                // What should be a path may be a key.
+                // The path isn't shown, as it may be a key that somebody configured in place of a path.
                 DirectoryError::NoDirectory(error)
             }
         })?;
-        take_lock(&lock, path)?;
+        acquire_lock(&lock, path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -99,74 +99,80 @@ impl KeyDirectory {
         &self.path
     }
 
-    /// Its `keyset.toml`. Where there is none, and one key, it names that key, which has signed all along.
+    /// Opens its `keyset.toml`. Without that file and with one key, the schedule lists that key with a `sign_from` in the past.
     ///
     /// # Errors
-    /// It can't be read, or nothing says which of several keys signs.
+    /// The file can't be read, or is missing where the directory doesn't hold exactly one key.
     pub fn schedule(
         &self,
         publish_lead: Duration,
         now: UnixTime,
     ) -> Result<ScheduleFile<'_>, DirectoryError> {
-        let path = self.path.join(FILE);
-        let read = read(&path)?;
+        let path = self.path.join(SCHEDULE_FILE);
+        let read = read_schedule_text(&path)?;
         let name = path.display().to_string();
         let document = if let Some(text) = &read {
             ScheduleDocument::parse(&name, text).map_err(DirectoryError::Schedule)?
         } else {
             let mut document = ScheduleDocument::empty(&name);
-            // So long ago that each verifier knows it.
+            // Far enough in the past for every verifier to know the key.
             let known = publish_lead + Duration::from_hours(24);
             let lead = i64::try_from(known.as_secs()).unwrap_or(i64::MAX / 2);
             let sign_from = Some(UnixTime::from_seconds(now.seconds() - lead));
-            document.apply(&Change::Add(Entry { sign_from, ..Entry::sole(sole_key(&self.path)?) }));
+            document.apply(&ScheduleChange::Add(ScheduleEntry {
+                sign_from,
+                ..ScheduleEntry::without_dates(only_key(&self.path)?)
+            }));
             document
         };
         Ok(ScheduleFile { directory: self, path, read, document, publish_lead })
     }
 
-    /// Whether `keyset.toml` lists the key, whatever else is wrong with that file; without one, whether it is the only key.
+    /// Whether `keyset.toml` lists the key, even if that file is otherwise invalid. Without that file: whether the key is the
+    /// only one.
     ///
     /// # Errors
-    /// `keyset.toml` can't be read, or isn't TOML.
-    pub fn lists(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
-        let path = self.path.join(FILE);
-        let Some(text) = read(&path)? else { return Ok(sole_key(&self.path)? == *kid) };
+    /// `keyset.toml` can't be read or isn't TOML, or is missing where the directory doesn't hold exactly one key.
+    pub fn lists_kid(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
+        let path = self.path.join(SCHEDULE_FILE);
+        let Some(text) = read_schedule_text(&path)? else { return Ok(only_key(&self.path)? == *kid) };
         ScheduleDocument::parse(&path.display().to_string(), &text).map_err(DirectoryError::Schedule)?;
-        Ok(marks(&text).iter().any(|mark| mark.kid == *kid))
+        Ok(retirement_marks(&text).iter().any(|mark| mark.kid == *kid))
     }
 
-    /// Writes a file that wasn't there before, for the service to read.
+    /// Creates a file that the service can read.
     ///
     /// # Errors
-    /// It is there already, or can't be written.
-    pub fn create(&self, name: &str, content: &SecretString) -> Result<PathBuf, DirectoryError> {
+    /// The file exists, or can't be written.
+    pub fn create_file(&self, name: &str, content: &SecretString) -> Result<PathBuf, DirectoryError> {
         let path = self.path.join(name);
-        let file = self.temporary(&path, content.expose_secret().as_bytes())?;
-        file.persist_noclobber(&path).map_err(|error| self.failed(&path, &error.error))?;
+        let file = self.write_temporary(&path, content.expose_secret().as_bytes())?;
+        file.persist_noclobber(&path).map_err(|error| self.write_error(&path, &error.error))?;
         self.sync(&path)?;
         Ok(path)
     }
 
-    /// Replaces the file at `path`, and not a link to it, if it still holds `read`.
+    /// Replaces the file at `path`, if it still holds `read`. A symbolic link stays; its target is replaced.
     fn replace(&self, path: &Path, read: Option<&String>, content: &[u8]) -> Result<(), DirectoryError> {
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let file = self.temporary(&target, content)?;
-        // As late as can be: an editor takes no lock.
-        if self::read(path)?.as_ref() != read {
+        let file = self.write_temporary(&target, content)?;
+        // As late as possible: an editor takes no lock.
+        if read_schedule_text(path)?.as_ref() != read {
             return Err(DirectoryError::ChangedMeanwhile(path.to_path_buf()));
         }
-        file.persist(&target).map_err(|error| self.failed(path, &error.error))?;
+        file.persist(&target).map_err(|error| self.write_error(path, &error.error))?;
         self.sync(&target)
     }
 
-    /// A file beside `path` that holds `content`, with the owner and mode that one at `path` should have.
-    fn temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
-        let failed = |error: io::Error| self.failed(path, &error);
-        let access = Access::beside(path).map_err(failed)?;
-        let mut file =
-            tempfile::Builder::new().prefix(".keyset-").tempfile_in(folder_of(path)).map_err(failed)?;
-        access.give(file.as_file()).map_err(|error| DirectoryError::File {
+    /// Writes `content` to a temporary file beside `path`, with the owner and mode of the file at `path`.
+    fn write_temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
+        let failed = |error: io::Error| self.write_error(path, &error);
+        let access = OwnerAndMode::for_file(path).map_err(failed)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".keyset-")
+            .tempfile_in(parent_directory(path))
+            .map_err(failed)?;
+        access.apply_to(file.as_file()).map_err(|error| DirectoryError::File {
             path: path.to_path_buf(),
             reason: format!(
                 "can't be given to user {} and group {}, who own the files beside it ({error}): run this as root",
@@ -178,11 +184,11 @@ impl KeyDirectory {
         Ok(file)
     }
 
-    /// A rename is on the disk once its directory is.
+    /// Syncs the directory of `path`, which makes a rename durable.
     fn sync(&self, path: &Path) -> Result<(), DirectoryError> {
-        let synced = File::open(folder_of(path)).and_then(|directory| directory.sync_all());
+        let synced = File::open(parent_directory(path)).and_then(|directory| directory.sync_all());
         match synced {
-            // Some network mounts have no such thing.
+            // Some network file systems can't sync a directory.
             Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
                 Err(DirectoryError::NotSynced { path: path.to_path_buf(), reason: error.to_string() })
             }
@@ -191,7 +197,7 @@ impl KeyDirectory {
     }
 
     #[expect(clippy::unused_self, reason = "reads as a sentence where it is used")]
-    fn failed(&self, path: &Path, error: &io::Error) -> DirectoryError {
+    fn write_error(&self, path: &Path, error: &io::Error) -> DirectoryError {
         let reason = match error.kind() {
             ErrorKind::AlreadyExists => "is there already, and nothing is overwritten".to_owned(),
             _ => format!("can't be written: {error}"),
@@ -204,7 +210,7 @@ impl KeyDirectory {
 pub struct ScheduleFile<'a> {
     directory: &'a KeyDirectory,
     path: PathBuf,
-    /// The text that was read; `None` where there is no `keyset.toml`.
+    /// The text that was read; `None` if there is no `keyset.toml`.
     read: Option<String>,
     document: ScheduleDocument,
     publish_lead: Duration,
@@ -215,55 +221,58 @@ impl ScheduleFile<'_> {
         &self.path
     }
 
+    /// Parses the document.
+    ///
     /// # Errors
-    /// All that is wrong with it.
+    /// Lists every problem.
     pub fn schedule(&self) -> Result<Schedule, Vec<Problem>> {
         self.document.schedule(self.publish_lead)
     }
 
-    /// Makes `changes`, on the disk too.
+    /// Applies `changes` and writes the file. Returns the schedule after them.
     ///
     /// # Errors
-    /// Nothing was changed, but where the error says that somebody else has written meanwhile.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<Schedule, DirectoryError> {
+    /// Nothing was written, unless [`DirectoryError::is_written`] is true.
+    pub fn apply(&mut self, changes: &[ScheduleChange]) -> Result<Schedule, DirectoryError> {
         let before = self.schedule().map_err(DirectoryError::Schedule)?;
-        let wanted = changes.iter().fold(before, |schedule, change| schedule.after(change));
-        let document = self.changed(changes);
-        let now_says = document.schedule(self.publish_lead).map_err(DirectoryError::Schedule)?;
-        if now_says.entries != wanted.entries {
-            return Err(self.not_edited(changes));
+        let wanted = changes.iter().fold(before, |schedule, change| schedule.with_change(change));
+        let document = self.with_changes(changes);
+        let parsed = document.schedule(self.publish_lead).map_err(DirectoryError::Schedule)?;
+        if parsed.entries != wanted.entries {
+            return Err(self.not_edited_error(changes));
         }
         self.write(document)?;
         Ok(wanted)
     }
 
-    /// Marks `kid` as retired, whatever else is wrong with the file.
+    /// Marks `kid` as retired, even if the file is otherwise invalid.
     ///
     /// # Errors
-    /// As of [`apply`](Self::apply).
+    /// The same as for [`apply`](Self::apply).
     pub fn mark_retired(&mut self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
-        let changes = [Change::Retire { kid: kid.clone(), at }];
-        let document = self.changed(&changes);
-        let is_retired =
-            marks(&document.text()).iter().any(|mark| mark.kid == *kid && mark.retired == Some(at));
+        let changes = [ScheduleChange::Retire { kid: kid.clone(), at }];
+        let document = self.with_changes(&changes);
+        let is_retired = retirement_marks(&document.text())
+            .iter()
+            .any(|mark| mark.kid == *kid && mark.retired == Some(at));
         if !is_retired {
-            return Err(self.not_edited(&changes));
+            return Err(self.not_edited_error(&changes));
         }
         self.write(document)
     }
 
-    /// Writes `keyset.toml` as it is, where there was none.
+    /// Writes `keyset.toml` if there is none yet.
     ///
     /// # Errors
-    /// It can't be written.
-    pub fn write_down(&mut self) -> Result<(), DirectoryError> {
+    /// The file can't be written.
+    pub fn write_if_missing(&mut self) -> Result<(), DirectoryError> {
         match self.read {
             None => self.write(self.document.clone()),
             Some(_) => Ok(()),
         }
     }
 
-    fn changed(&self, changes: &[Change]) -> ScheduleDocument {
+    fn with_changes(&self, changes: &[ScheduleChange]) -> ScheduleDocument {
         let mut document = self.document.clone();
         for change in changes {
             document.apply(change);
@@ -271,16 +280,16 @@ impl ScheduleFile<'_> {
         document
     }
 
-    /// Of a file that is written in a way that the editor doesn't know.
-    fn not_edited(&self, changes: &[Change]) -> DirectoryError {
-        let wanted = changes.iter().map(Change::by_hand).collect::<Vec<_>>().join("; ");
+    /// The error for a file whose TOML has a form that the editor can't change.
+    fn not_edited_error(&self, changes: &[ScheduleChange]) -> DirectoryError {
+        let wanted = changes.iter().map(ScheduleChange::manual_edit).collect::<Vec<_>>().join("; ");
         DirectoryError::NotEdited { path: self.path.clone(), wanted }
     }
 
     fn write(&mut self, document: ScheduleDocument) -> Result<(), DirectoryError> {
         let text = document.text();
         self.directory.replace(&self.path, self.read.as_ref(), text.as_bytes())?;
-        let written = read(&self.path)?;
+        let written = read_schedule_text(&self.path)?;
         if written.as_ref() != Some(&text) {
             return Err(DirectoryError::Overwritten(self.path.clone()));
         }
@@ -289,9 +298,9 @@ impl ScheduleFile<'_> {
     }
 }
 
-impl Change {
-    /// What somebody would write.
-    fn by_hand(&self) -> String {
+impl ScheduleChange {
+    /// Describes the edit for somebody who makes it by hand.
+    fn manual_edit(&self) -> String {
         match self {
             Self::Add(entry) => format!("a [[key]] with kid = \"{}\"", entry.kid),
             Self::Retire { kid, at } => format!("retired = {at} for `{kid}`"),
@@ -300,11 +309,11 @@ impl Change {
     }
 }
 
-/// Waits a moment for another command's lock. A file system without locks, as some network mounts, is no hindrance: the
-/// comparison before the write stays.
-fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
-    const TRIES: u32 = 100;
-    for _ in 0..TRIES {
+/// Locks the directory, and waits for another command's lock. On a file system without locks, like some network file systems, it
+/// succeeds without one: the comparison before the write remains.
+fn acquire_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
+    const LOCK_ATTEMPTS: u32 = 100;
+    for _ in 0..LOCK_ATTEMPTS {
         match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
             Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::BADF) => return Ok(()),
             Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(Duration::from_millis(100)),
@@ -317,53 +326,54 @@ fn take_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
     Err(DirectoryError::Locked(path.to_path_buf()))
 }
 
-fn read(path: &Path) -> Result<Option<String>, DirectoryError> {
-    read_schedule_of_anyone(path).map_err(|reason| DirectoryError::File { path: path.to_path_buf(), reason })
+fn read_schedule_text(path: &Path) -> Result<Option<String>, DirectoryError> {
+    read_schedule_unchecked(path).map_err(|reason| DirectoryError::File { path: path.to_path_buf(), reason })
 }
 
-/// Who may read a file.
-struct Access {
+/// The owner, group and mode of a file.
+struct OwnerAndMode {
     uid: u32,
     gid: u32,
     mode: u32,
 }
 
-impl Access {
-    /// That of the file at `path`; or of one like it; or of a key beside it; or what the directory lets its group do.
-    fn beside(path: &Path) -> io::Result<Self> {
+impl OwnerAndMode {
+    /// Chooses the permissions for a file at `path`. The first of these that exists decides: that file, a file with the same
+    /// extension beside it, a key beside it, the directory's group.
+    fn for_file(path: &Path) -> io::Result<Self> {
         let of = |metadata: &fs::Metadata| Self {
             uid: metadata.uid(),
             gid: metadata.gid(),
             mode: metadata.mode() & 0o666,
         };
-        let directory = folder_of(path);
-        let alike = |extension: Option<&OsStr>| {
+        let directory = parent_directory(path);
+        let similar = |extension: Option<&OsStr>| {
             let paths = fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
             let like = paths.filter(|other| other.extension() == extension && is_visible(other));
             like.min().and_then(|other| fs::metadata(other).ok()).filter(fs::Metadata::is_file)
         };
-        let hides = path.extension() == Some(OsStr::new("key"));
-        if let Some(metadata) = fs::metadata(path).ok().or_else(|| alike(path.extension())) {
+        let is_key = path.extension() == Some(OsStr::new("key"));
+        if let Some(metadata) = fs::metadata(path).ok().or_else(|| similar(path.extension())) {
             let access = of(&metadata);
-            return Ok(if hides { Self { mode: access.for_a_key(), ..access } } else { access });
+            return Ok(if is_key { Self { mode: access.key_mode(), ..access } } else { access });
         }
         // Only private keys are confidential.
-        let for_all = if hides { 0 } else { 0o044 };
-        if let Some(key) = alike(Some(OsStr::new("key"))) {
-            return Ok(Self { mode: of(&key).for_a_key() | for_all, ..of(&key) });
+        let for_all = if is_key { 0 } else { 0o044 };
+        if let Some(key) = similar(Some(OsStr::new("key"))) {
+            return Ok(Self { mode: of(&key).key_mode() | for_all, ..of(&key) });
         }
         let metadata = fs::metadata(directory)?;
         let for_group = metadata.uid() == 0 && metadata.gid() != 0 && metadata.mode() & 0o040 != 0;
         Ok(Self { mode: if for_group { 0o440 } else { 0o600 } | for_all, ..of(&metadata) })
     }
 
-    /// Its mode, or 0600 where that would show a private key to more than one group.
-    const fn for_a_key(&self) -> u32 {
+    /// The mode for a private key: this mode, or 0600 if this mode gives others any access or lets the group write.
+    const fn key_mode(&self) -> u32 {
         if self.mode & 0o027 == 0 { self.mode } else { 0o600 }
     }
 
-    /// Owner and group before mode: nobody reads it in between.
-    fn give(&self, file: &File) -> io::Result<()> {
+    /// Sets owner and group before the mode, so that the wrong group can never read the file.
+    fn apply_to(&self, file: &File) -> io::Result<()> {
         let now = file.metadata()?;
         if (now.uid(), now.gid()) != (self.uid, self.gid) {
             fchown(file, Some(self.uid), Some(self.gid))?;
@@ -376,16 +386,17 @@ fn is_visible(path: &Path) -> bool {
     path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// The id of the only key in `directory`.
-fn sole_key(directory: &Path) -> Result<KeyId, DirectoryError> {
+/// Returns the id of the only key in `directory`.
+fn only_key(directory: &Path) -> Result<KeyId, DirectoryError> {
     let unclear = |message: String| DirectoryError::Unclear { path: directory.to_path_buf(), message };
-    let contents = Contents::of(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
+    let contents =
+        DirectoryContents::list(directory).map_err(|error| unclear(format!("can't be listed: {error}")))?;
     let mut kids = contents.keys.into_keys();
     match (kids.next(), kids.next()) {
         (Some(kid), None) => Ok(kid),
         (None, _) => Err(unclear("holds no key; `tokenmint keys new` makes the first".to_owned())),
         (Some(_), Some(_)) => {
-            Err(unclear(format!("holds several keys; write {FILE} to say from when each signs")))
+            Err(unclear(format!("holds several keys; write {SCHEDULE_FILE} to say from when each signs")))
         }
     }
 }

@@ -1,55 +1,60 @@
 //! PEM files -> [`KeyRing`]: keysets, private keys, certificates, and the schedule that says which key signs
-//! when. Knows nothing of tokens or HTTP.
+//! when. It doesn't know tokens or HTTP.
 //!
-//! - Every key in a ring has passed the policy and a test signature.
+//! - Every key in a ring has passed the strength checks and a test signature.
 //! - Key ids are unique across the ring.
-//! - A ring never changes; a reload builds another. So does a `retirement`, from the ring that is in force and
+//! - A ring never changes; a reload builds another. A `retirement` builds another too, from the ring in force and
 //!   `keyset.toml` alone.
-//! - A key that may neither sign nor be published is not opened, so that it leaves memory with the ring that had it.
+//! - A key that may neither sign nor be published is not opened, so that it leaves memory with the last ring that had it.
 
-mod armor;
 mod batch;
 mod certificate;
 mod certificate_checks;
-#[allow(unsafe_code, reason = "the one place where foreign code is called")]
+#[allow(unsafe_code, reason = "the only module that calls a C library directly")]
 mod crypto_mb;
 mod directory;
-mod edit;
-pub mod file;
-mod folder;
+mod directory_contents;
+pub mod key_file;
+mod key_formats;
+mod key_strength;
+mod live_tokens;
 mod load;
-mod numbers;
 mod pem;
-mod policy;
-mod private;
-mod recognise;
+mod pem_text;
+mod private_key;
+mod public_numbers;
+mod publication_history;
 mod retirement;
 mod ring;
 pub mod rotation;
 mod schedule;
+mod schedule_document;
 mod timeline;
-mod transition;
-mod usage;
 
-pub use armor::{Oddities, Oddity};
-pub use batch::{Batch, BatchLibrary, Fit, Standing, Wanted};
+pub use batch::{BatchLibrary, BatchParams, BatchSigner, SelfTestResult, SignRequest};
 pub use certificate::{
-    Certificate, ReadCertificate, SHORTEST_LIFE_LEFT, WARN_LIFE_LEFT, certificates_of_listener,
-    derived_not_after, next_derivation, read_certificates,
+    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, ParsedCertificate,
+    derived_not_after, next_derivation, parse_certificates, parse_listener_certificates,
 };
-pub use certificate_checks::CertificateSignature;
-pub use crypto_mb::Unavailable;
+pub use certificate_checks::SignatureStatus;
+pub use crypto_mb::BatchLibraryError;
 pub use directory::{DirectoryError, KeyDirectory, ScheduleFile};
-pub use edit::ScheduleDocument;
-pub use folder::Contents;
-pub use load::{material_of, rules};
-pub use numbers::Numbers;
-pub use pem::{KeyOfListener, key_of_listener, public_numbers};
-pub use policy::Weakness;
-pub use private::{MessageHash, PrivateKey, PublicKey, Refused, SigningFailed, generate, hash, material};
-pub use recognise::{Unreadable, text};
-pub use ring::{Key, KeyRing, Keyset};
-pub use schedule::{Change, Entry, FILE as SCHEDULE_FILE, Mark, Schedule, marks, parse as parse_schedule};
-pub use timeline::{Life, Rules, State, Turn};
-pub use transition::{AnnouncedKey, AnnouncedKeyset, History, Material};
-pub use usage::Usage;
+pub use directory_contents::DirectoryContents;
+pub use key_formats::{UnreadableKey, decode_key_text};
+pub use key_strength::KeyWeakness;
+pub use live_tokens::LiveTokenCounter;
+pub use load::{modulus_hash_of_file, rotation_rules};
+pub use pem::{ListenerKey, parse_listener_key, parse_public_key};
+pub use pem_text::{PemQuirk, PemQuirks};
+pub use private_key::{
+    MessageHash, PrivateKey, PrivateKeyError, PublicKey, SigningFailed, generate_private_key, hash_message,
+    modulus_hash_of_pem,
+};
+pub use public_numbers::PublicNumbers;
+pub use publication_history::{AnnouncedKey, AnnouncedKeyset, ModulusHash, PublicationHistory};
+pub use ring::{KeyRing, Keyset, KeysetKey};
+pub use schedule::{
+    RetirementMark, SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, parse_schedule, retirement_marks,
+};
+pub use schedule_document::ScheduleDocument;
+pub use timeline::{KeyState, KeyValidity, RotationRules, SigningPeriod};

@@ -1,7 +1,7 @@
-//! PEM text -> the numbers of one RSA private key, or the name of what was found in its place.
+//! PEM text -> the numbers of one RSA private key, or an error that names the actual contents.
 //!
-//! PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
-//! with the schemes of RFC 8018), known by their contents. Every copy of the key made on the way is wiped.
+//! It reads PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
+//! with the schemes of RFC 8018), identified by their contents. Every copy of the key made meanwhile is wiped.
 
 use rsa::BigUint;
 use rsa::pkcs1::{RsaPrivateKey as Pkcs1, RsaPublicKey as PublicPkcs1};
@@ -13,113 +13,114 @@ use rsa::pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo, SubjectPublicKeyInfoRe
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::armor::{Armor, Block, Oddities, Oddity};
-use super::numbers::Numbers;
-use super::recognise::{self, Der, Unreadable};
+use super::key_formats::{self, DerKind, UnreadableKey};
+use super::pem_text::{PemBlock, PemQuirk, PemQuirks, PemText};
+use super::public_numbers::PublicNumbers;
 
-/// An encrypted 8192-bit key takes less than 10 KiB.
-pub(super) const LARGEST: u64 = 64 << 10;
+/// The largest private key file that is read. An encrypted 8192-bit key takes less than 10 KiB.
+pub(super) const MAX_KEY_FILE_BYTES: u64 = 64 << 10;
 
 /// Modulus, public exponent and PKCS#1 DER of a key.
-type Key = (BigUint, BigUint, Zeroizing<Vec<u8>>);
+type ParsedKey = (BigUint, BigUint, Zeroizing<Vec<u8>>);
 
-/// Reads the one private key in a text, and says what is odd about the text.
-pub(super) fn read(
+/// Parses the only private key in a text, and lists the text's quirks.
+pub(super) fn parse_private_key(
     text: &SecretString,
     passphrase: Option<&SecretString>,
-) -> Result<(Key, Oddities), Unreadable> {
+) -> Result<(ParsedKey, PemQuirks), UnreadableKey> {
     let text = text.expose_secret();
-    if text.len() as u64 > LARGEST {
-        return Err(Unreadable::TooLarge(LARGEST));
+    if text.len() as u64 > MAX_KEY_FILE_BYTES {
+        return Err(UnreadableKey::TooLarge(MAX_KEY_FILE_BYTES));
     }
-    let armor = Armor::of(text);
-    let (blocks, mut oddities) = armor.blocks()?;
-    let block = sole(&blocks)?;
+    let pem_text = PemText::parse(text);
+    let (blocks, mut pem_quirks) = pem_text.blocks()?;
+    let block = only_block(&blocks)?;
     match block.label {
-        "RSA PRIVATE KEY" if block.is_encrypted_by_header() => Err(Unreadable::LegacyEncryption),
+        "RSA PRIVATE KEY" if block.is_encrypted_by_header() => Err(UnreadableKey::LegacyEncryption),
         "RSA PRIVATE KEY" | "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" => {
-            let document = block.decode(&mut oddities)?;
-            let kind = Der::of(&document);
+            let document = block.decode(&mut pem_quirks)?;
+            let kind = DerKind::of(&document);
             let key = match kind {
-                Some(Der::Pkcs1) => key(document),
-                Some(Der::Pkcs8) => from_pkcs8(&document),
-                Some(Der::EncryptedPkcs8) => decrypt(&document, passphrase),
-                Some(Der::Ec) => Err(Unreadable::NotRsa("an elliptic-curve (EC)")),
-                Some(Der::PublicKey) => Err(Unreadable::PublicKey),
-                Some(Der::Certificate) => Err(Unreadable::Certificate),
-                Some(Der::Pkcs12) => Err(Unreadable::Pkcs12),
-                Some(Der::Pkcs7) => Err(Unreadable::Pkcs7(" -inform DER")),
-                None if block.label == "ENCRYPTED PRIVATE KEY" => Err(Unreadable::UnknownEncryption("")),
-                None => Err(Unreadable::BrokenDer),
+                Some(DerKind::Pkcs1) => from_pkcs1(document),
+                Some(DerKind::Pkcs8) => from_pkcs8(&document),
+                Some(DerKind::EncryptedPkcs8) => decrypt_pkcs8(&document, passphrase),
+                Some(DerKind::Ec) => Err(UnreadableKey::NotRsa("an elliptic-curve (EC)")),
+                Some(DerKind::PublicKey) => Err(UnreadableKey::PublicKey),
+                Some(DerKind::Certificate) => Err(UnreadableKey::Certificate),
+                Some(DerKind::Pkcs12) => Err(UnreadableKey::Pkcs12),
+                Some(DerKind::Pkcs7) => Err(UnreadableKey::Pkcs7(" -inform DER")),
+                None if block.label == "ENCRYPTED PRIVATE KEY" => Err(UnreadableKey::UnknownEncryption("")),
+                None => Err(UnreadableKey::BrokenDer),
             }?;
-            if kind.and_then(Der::label) != Some(block.label) {
-                oddities.note(Oddity::Label);
+            if kind.and_then(DerKind::label) != Some(block.label) {
+                pem_quirks.add(PemQuirk::Label);
             }
-            Ok((key, oddities))
+            Ok((key, pem_quirks))
         }
-        "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => Err(Unreadable::Certificate),
-        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Err(Unreadable::CertificateRequest),
-        "PUBLIC KEY" | "RSA PUBLIC KEY" => Err(Unreadable::PublicKey),
-        "PKCS7" | "CMS" => Err(Unreadable::Pkcs7("")),
-        "EC PRIVATE KEY" | "EC PARAMETERS" => Err(Unreadable::NotRsa("an elliptic-curve (EC)")),
-        "DSA PRIVATE KEY" => Err(Unreadable::NotRsa("a DSA")),
-        "OPENSSH PRIVATE KEY" => Err(Unreadable::OpenSsh),
-        _ => Err(Unreadable::OtherBlock),
+        "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => Err(UnreadableKey::Certificate),
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Err(UnreadableKey::CertificateRequest),
+        "PUBLIC KEY" | "RSA PUBLIC KEY" => Err(UnreadableKey::PublicKey),
+        "PKCS7" | "CMS" => Err(UnreadableKey::Pkcs7("")),
+        "EC PRIVATE KEY" | "EC PARAMETERS" => Err(UnreadableKey::NotRsa("an elliptic-curve (EC)")),
+        "DSA PRIVATE KEY" => Err(UnreadableKey::NotRsa("a DSA")),
+        "OPENSSH PRIVATE KEY" => Err(UnreadableKey::OpenSsh),
+        _ => Err(UnreadableKey::OtherBlock),
     }
 }
 
-/// The numbers of PEM text with an RSA public key alone; `None` where it is something else.
-pub fn public_numbers(text: &str) -> Option<Numbers> {
-    let armor = Armor::of(text);
-    let (blocks, mut oddities) = armor.blocks().ok()?;
-    let der = sole(&blocks).ok()?.decode(&mut oddities).ok()?;
+/// Parses PEM text that holds one RSA public key; `None` if it holds something else.
+pub fn parse_public_key(text: &str) -> Option<PublicNumbers> {
+    let pem_text = PemText::parse(text);
+    let (blocks, mut pem_quirks) = pem_text.blocks().ok()?;
+    let der = only_block(&blocks).ok()?.decode(&mut pem_quirks).ok()?;
     let info = SubjectPublicKeyInfoRef::try_from(der.as_slice()).ok();
     let of_info = info.as_ref().and_then(|info| info.subject_public_key.as_bytes());
     let key = PublicPkcs1::from_der(of_info.unwrap_or(&der)).ok()?;
-    Some(Numbers::new(key.modulus.as_bytes(), key.public_exponent.as_bytes()))
+    Some(PublicNumbers::new(key.modulus.as_bytes(), key.public_exponent.as_bytes()))
 }
 
-fn sole<'a>(blocks: &[Block<'a>]) -> Result<Block<'a>, Unreadable> {
+fn only_block<'a>(blocks: &[PemBlock<'a>]) -> Result<PemBlock<'a>, UnreadableKey> {
     match blocks {
         [block] => Ok(*block),
         // `openssl ecparam -genkey` writes the curve first.
         [first, ..] if first.label == "EC PARAMETERS" => Ok(*first),
         several if several.iter().all(|block| block.label == "CERTIFICATE") => {
-            Err(Unreadable::Chain(several.len()))
+            Err(UnreadableKey::Chain(several.len()))
         }
-        several => Err(Unreadable::SeveralBlocks(several.len())),
+        several => Err(UnreadableKey::SeveralBlocks(several.len())),
     }
 }
 
-/// A private key of any kind, as a listener has it.
-pub struct KeyOfListener {
-    /// Of its PEM block.
+/// The private key of a TLS listener, of any kind.
+pub struct ListenerKey {
+    /// The label of its PEM block.
     pub label: String,
     pub der: Zeroizing<Vec<u8>>,
-    /// What is odd about its text.
-    pub oddities: Oddities,
+    /// The quirks of its text.
+    pub pem_quirks: PemQuirks,
 }
 
-/// The first private key in a text; for TLS. Every copy is wiped.
+/// Parses the first private key in a TLS listener's text. Every copy is wiped.
 ///
 /// # Errors
-/// Says what is there instead.
-pub fn key_of_listener(text: &SecretString) -> Result<KeyOfListener, Unreadable> {
-    let armor = Armor::of(text.expose_secret());
-    let (blocks, mut oddities) = armor.blocks()?;
-    let block = blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")).ok_or(Unreadable::NotPem)?;
+/// Says what the text holds instead.
+pub fn parse_listener_key(text: &SecretString) -> Result<ListenerKey, UnreadableKey> {
+    let pem_text = PemText::parse(text.expose_secret());
+    let (blocks, mut pem_quirks) = pem_text.blocks()?;
+    let block =
+        blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")).ok_or(UnreadableKey::NotPem)?;
     match block.label {
-        "ENCRYPTED PRIVATE KEY" => return Err(Unreadable::EncryptedKeyOfListener),
-        _ if block.is_encrypted_by_header() => return Err(Unreadable::EncryptedKeyOfListener),
-        "OPENSSH PRIVATE KEY" => return Err(Unreadable::OpenSsh),
+        "ENCRYPTED PRIVATE KEY" => return Err(UnreadableKey::EncryptedListenerKey),
+        _ if block.is_encrypted_by_header() => return Err(UnreadableKey::EncryptedListenerKey),
+        "OPENSSH PRIVATE KEY" => return Err(UnreadableKey::OpenSsh),
         _ => {}
     }
-    let der = block.decode(&mut oddities)?;
-    Ok(KeyOfListener { label: block.label.to_owned(), der, oddities })
+    let der = block.decode(&mut pem_quirks)?;
+    Ok(ListenerKey { label: block.label.to_owned(), der, pem_quirks })
 }
 
-fn decrypt(document: &[u8], passphrase: Option<&SecretString>) -> Result<Key, Unreadable> {
-    // What rsa's PKCS#5 has no code for. No passphrase would help.
+fn decrypt_pkcs8(document: &[u8], passphrase: Option<&SecretString>) -> Result<ParsedKey, UnreadableKey> {
+    // The crate rsa can't decrypt other schemes, with any passphrase.
     let is_known = |scheme: &EncryptionScheme<'_>| match scheme.pbes2().map(|scheme| &scheme.kdf) {
         Some(Kdf::Pbkdf2(parameters)) => parameters.prf != Pbkdf2Prf::HmacWithSha1,
         kdf => kdf.is_some(),
@@ -127,20 +128,20 @@ fn decrypt(document: &[u8], passphrase: Option<&SecretString>) -> Result<Key, Un
     let encrypted = EncryptedPrivateKeyInfo::try_from(document).ok();
     let encrypted = encrypted
         .filter(|encrypted| is_known(&encrypted.encryption_algorithm))
-        .ok_or_else(|| Unreadable::UnknownEncryption(options_of_openssl(document)))?;
-    let passphrase = passphrase.ok_or(Unreadable::NoPassphrase)?;
-    // The wrong one rarely gives bytes that look right at their end.
-    let opened = encrypted.decrypt(passphrase.expose_secret()).map_err(|_| Unreadable::WrongPassphrase)?;
+        .ok_or_else(|| UnreadableKey::UnknownEncryption(openssl_options(document)))?;
+    let passphrase = passphrase.ok_or(UnreadableKey::NoPassphrase)?;
+    // With a wrong passphrase, decryption mostly fails at the padding. Rarely it succeeds, and then the key doesn't parse.
+    let opened = encrypted.decrypt(passphrase.expose_secret()).map_err(|_| UnreadableKey::WrongPassphrase)?;
     from_pkcs8(opened.as_bytes()).map_err(|why| match why {
-        Unreadable::BrokenDer => Unreadable::WrongPassphrase,
+        UnreadableKey::BrokenDer => UnreadableKey::WrongPassphrase,
         other => other,
     })
 }
 
-/// What `openssl` needs behind its options to open an encrypted key: version 3 has moved the weakest ways out of sight.
-fn options_of_openssl(document: &[u8]) -> &'static str {
+/// The further options with which `openssl` opens an encrypted key: version 3 has moved the weakest schemes to another provider.
+fn openssl_options(document: &[u8]) -> &'static str {
     const LEGACY: &str = " -provider legacy -provider default";
-    match recognise::encryption(document) {
+    match key_formats::encryption_scheme(document) {
         Some((PBES2, Some(DES_CBC | RC2_CBC))) => LEGACY,
         None | Some((PBES2 | SHA1_3DES | SHA1_2DES, _)) => "",
         Some(_) => LEGACY,
@@ -158,19 +159,19 @@ const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
-fn from_pkcs8(document: &[u8]) -> Result<Key, Unreadable> {
-    let info = PrivateKeyInfo::try_from(document).map_err(|_| Unreadable::BrokenDer)?;
+fn from_pkcs8(document: &[u8]) -> Result<ParsedKey, UnreadableKey> {
+    let info = PrivateKeyInfo::try_from(document).map_err(|_| UnreadableKey::BrokenDer)?;
     match info.algorithm.oid {
         RSA => {}
-        RSA_PSS => return Err(Unreadable::Pss),
-        EC => return Err(Unreadable::NotRsa("an elliptic-curve (EC)")),
-        ED25519 => return Err(Unreadable::NotRsa("an Ed25519")),
-        _ => return Err(Unreadable::NotRsa("some other kind of")),
+        RSA_PSS => return Err(UnreadableKey::Pss),
+        EC => return Err(UnreadableKey::NotRsa("an elliptic-curve (EC)")),
+        ED25519 => return Err(UnreadableKey::NotRsa("an Ed25519")),
+        _ => return Err(UnreadableKey::NotRsa("some other kind of")),
     }
-    key(Zeroizing::new(info.private_key.to_vec()))
+    from_pkcs1(Zeroizing::new(info.private_key.to_vec()))
 }
 
-/// Numbers of a key, big-endian.
+/// The numbers of a private key in Chinese remainder form, big-endian.
 pub(super) struct CrtNumbers<'a> {
     /// `p`, `q`, `dP`, `dQ` and `qInv`.
     pub private: [&'a [u8]; 5],
@@ -178,8 +179,8 @@ pub(super) struct CrtNumbers<'a> {
     pub public_exponent: &'a [u8],
 }
 
-/// Hands out what Chinese remainders need of a key in PKCS#8 DER.
-pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T) -> Option<T> {
+/// Calls `take` with the numbers of a key in PKCS#8 DER.
+pub(super) fn with_crt_numbers<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T) -> Option<T> {
     let info = PrivateKeyInfo::try_from(pkcs8).ok()?;
     let key = Pkcs1::from_der(info.private_key).ok()?;
     let private = [key.prime1, key.prime2, key.exponent1, key.exponent2, key.coefficient];
@@ -190,10 +191,10 @@ pub(super) fn with_crt<T>(pkcs8: &[u8], take: impl FnOnce(&CrtNumbers<'_>) -> T)
     }))
 }
 
-fn key(pkcs1: Zeroizing<Vec<u8>>) -> Result<Key, Unreadable> {
-    let key = Pkcs1::from_der(&pkcs1).map_err(|_| Unreadable::BrokenDer)?;
+fn from_pkcs1(pkcs1: Zeroizing<Vec<u8>>) -> Result<ParsedKey, UnreadableKey> {
+    let key = Pkcs1::from_der(&pkcs1).map_err(|_| UnreadableKey::BrokenDer)?;
     if key.other_prime_infos.is_some() {
-        return Err(Unreadable::MultiPrime);
+        return Err(UnreadableKey::MultiPrime);
     }
     let number = |bytes: rsa::pkcs1::UintRef<'_>| BigUint::from_bytes_be(bytes.as_bytes());
     Ok((number(key.modulus), number(key.public_exponent), pkcs1))

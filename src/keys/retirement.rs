@@ -1,27 +1,30 @@
-//! Takes retired keys out of the ring that is in force, by `keyset.toml` alone.
+//! Revokes retired keys in the ring that is in force, by `keyset.toml` alone.
 //!
-//! A leaked key must go whatever else is wrong: a broken configuration, a setting that waits for a restart, a new key that
-//! is refused. So this step needs nothing but the ring and the marks in `keyset.toml`, and nothing can refuse it. The reload
-//! that follows takes over the rest, or refuses it.
+//! A leaked key must go even if something else is wrong: a broken configuration, a setting that needs a restart, a new key that is
+//! rejected. So this step needs only the ring and the retirement marks in `keyset.toml`, and nothing can reject it. The reload
+//! that follows applies or rejects the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::schedule::Mark;
-use super::{Entry, Key, KeyRing, Keyset, Life, Material, Rules, State};
+use super::schedule::RetirementMark;
+use super::{KeyRing, KeyState, KeyValidity, Keyset, KeysetKey, ModulusHash, RotationRules, ScheduleEntry};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name};
 
 impl KeyRing {
-    /// The ring without the keys that `marks` retire and without those whose life is over at `now`; `None` where it has none
-    /// of them.
+    /// Returns the ring without the keys that `marks` retire and the keys that are expired at `now`. `None` if it has no such keys.
     #[must_use]
-    pub fn without_gone(&self, marks: &BTreeMap<Name, Vec<Mark>>, now: UnixTime) -> Option<Self> {
+    pub fn without_retired(
+        &self,
+        marks: &BTreeMap<Name, Vec<RetirementMark>>,
+        now: UnixTime,
+    ) -> Option<Self> {
         let none = Vec::new();
-        let marks = &self.with_copies(marks, now);
+        let marks = &self.with_marks_for_copies(marks, now);
         let mut changed = false;
         let keysets = self.keysets.iter().map(|(name, keyset)| {
-            let new = keyset.without_gone(marks.get(name).unwrap_or(&none), now);
+            let new = keyset.without_retired(marks.get(name).unwrap_or(&none), now);
             changed |= new.is_some();
             (name.clone(), new.map_or_else(|| keyset.clone(), Arc::new))
         });
@@ -29,8 +32,12 @@ impl KeyRing {
         changed.then(|| Self::new(keysets, self.warnings.clone(), Some(self), now))
     }
 
-    /// The marks, and those of keys that are the same as one that is retired under another id: who has that one has these.
-    fn with_copies(&self, marks: &BTreeMap<Name, Vec<Mark>>, now: UnixTime) -> BTreeMap<Name, Vec<Mark>> {
+    /// Adds marks for copies of retired keys under other ids: the holder of a leaked key can sign with its copies' ids too.
+    fn with_marks_for_copies(
+        &self,
+        marks: &BTreeMap<Name, Vec<RetirementMark>>,
+        now: UnixTime,
+    ) -> BTreeMap<Name, Vec<RetirementMark>> {
         let mut marks = marks.clone();
         let is_retired = |name: &Name, kid: &KeyId| {
             marks
@@ -38,12 +45,13 @@ impl KeyRing {
                 .is_some_and(|marks| marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_some()))
         };
         let retired = self.keys().filter(|(keyset, key)| is_retired(&keyset.name, &key.kid));
-        let retired: BTreeSet<Material> = retired.map(|(_, key)| key.private.public.material()).collect();
+        let retired: BTreeSet<ModulusHash> =
+            retired.map(|(_, key)| key.private.public.modulus_hash()).collect();
         if !retired.is_empty() {
             for (keyset, key) in
-                self.keys().filter(|(_, key)| retired.contains(&key.private.public.material()))
+                self.keys().filter(|(_, key)| retired.contains(&key.private.public.modulus_hash()))
             {
-                let mark = Mark { kid: key.kid.clone(), retired: Some(now), emergency_from: None };
+                let mark = RetirementMark { kid: key.kid.clone(), retired: Some(now), emergency_from: None };
                 marks.entry(keyset.name.clone()).or_default().push(mark);
             }
         }
@@ -52,44 +60,44 @@ impl KeyRing {
 }
 
 impl Keyset {
-    fn without_gone(&self, marks: &[Mark], now: UnixTime) -> Option<Self> {
-        let open: Vec<_> = self.keys.iter().map(|key| &key.life).collect();
-        let past: Vec<_> = self.past.iter().collect();
-        let lives = self.rules.without_gone(&open, &past, marks, now)?;
+    fn without_retired(&self, marks: &[RetirementMark], now: UnixTime) -> Option<Self> {
+        let open: Vec<_> = self.keys.iter().map(|key| &key.validity).collect();
+        let expired: Vec<_> = self.expired.iter().collect();
+        let validities = self.rules.validities_after_retirement(&open, &expired, marks, now)?;
         let mut new = Self {
             keys: Vec::new(),
-            past: Vec::new(),
+            expired: Vec::new(),
             name: self.name.clone(),
             used_by: self.used_by.clone(),
             ..*self
         };
-        for life in lives {
-            let kid = life.entry.kid.clone();
+        for validity in validities {
+            let kid = validity.entry.kid.clone();
             let key = self.keys.iter().find(|key| key.kid == kid);
-            if let Some(key) = key.filter(|_| life.state(now) != State::Gone) {
-                new.keys.push(Key { life, ..key.clone() });
+            if let Some(key) = key.filter(|_| validity.state(now) != KeyState::Gone) {
+                new.keys.push(KeysetKey { validity, ..key.clone() });
                 continue;
             }
-            // A key that was gone stays so, whatever the turns of the others become.
-            let before = self.past.iter().find(|past| past.entry.kid == kid);
-            let life = before.filter(|_| life.entry.retired.is_none()).cloned().unwrap_or(life);
-            new.past.push(life);
+            // A key that was expired stays expired, whatever the other keys' signing periods become.
+            let before = self.expired.iter().find(|expired| expired.entry.kid == kid);
+            let validity = before.filter(|_| validity.entry.retired.is_none()).cloned().unwrap_or(validity);
+            new.expired.push(validity);
         }
         Some(new)
     }
 }
 
-impl Rules {
-    /// The lives of all keys after a retirement step: of those that are `open`, without those that `marks` retire or whose
-    /// life is over at `now`, and of those that are `past`. `None` where no open key goes.
-    pub fn without_gone(
+impl RotationRules {
+    /// Computes the validities of all keys after the retirements of `marks` at `now`. `open` are the ring's keys, `expired` the others of
+    /// its keyset. `None` if no open key is retired or expired.
+    pub fn validities_after_retirement(
         &self,
-        open: &[&Life],
-        past: &[&Life],
-        marks: &[Mark],
+        open: &[&KeyValidity],
+        expired: &[&KeyValidity],
+        marks: &[RetirementMark],
         now: UnixTime,
-    ) -> Option<Vec<Life>> {
-        // Of a key that is listed twice, any line that retires it counts.
+    ) -> Option<Vec<KeyValidity>> {
+        // If a key is listed twice, one entry that retires it is enough.
         let mark = |kid: &KeyId| {
             let mut found = marks.iter().filter(|mark| mark.kid == *kid);
             let first = found.next();
@@ -99,22 +107,25 @@ impl Rules {
                 .or(first)
         };
         let is_retired = |kid: &KeyId| mark(kid).is_some_and(|mark| mark.retired.is_some());
-        if !open.iter().any(|life| is_retired(&life.entry.kid) || life.state(now) == State::Gone) {
+        if !open
+            .iter()
+            .any(|validity| is_retired(&validity.entry.kid) || validity.state(now) == KeyState::Gone)
+        {
             return None;
         }
-        let retires = open.iter().any(|life| is_retired(&life.entry.kid));
-        let entry = |life: &&Life| {
-            let mut entry = life.entry.clone();
+        let retires = open.iter().any(|validity| is_retired(&validity.entry.kid));
+        let entry = |validity: &&KeyValidity| {
+            let mut entry = validity.entry.clone();
             let mark = mark(&entry.kid);
-            // Where a key is retired, another may be let forward for it.
+            // The command that retires a key may promote another in its place.
             if let Some(from) = mark.and_then(|mark| mark.emergency_from).filter(|_| retires) {
                 (entry.sign_from, entry.emergency) = (Some(from), true);
             }
             entry.retired = entry.retired.or_else(|| mark?.retired);
             entry
         };
-        let mut entries: Vec<Entry> = past.iter().chain(open).map(entry).collect();
-        entries.sort_by(Entry::in_order);
-        Some(self.lives(&entries, now))
+        let mut entries: Vec<ScheduleEntry> = expired.iter().chain(open).map(entry).collect();
+        entries.sort_by(ScheduleEntry::cmp_by_start);
+        Some(self.validities(&entries, now))
     }
 }

@@ -1,139 +1,144 @@
-//! A key ring: keysets, and their keys, each with its certificates.
+//! The key ring: keysets and their keys, each with its certificates.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::certificate::{Certificate, derived_not_after, next_derivation, year_of};
-use super::private::PrivateKey;
-use super::timeline::{Life, Rules, State};
-use super::transition::History;
-use super::usage::Usage;
+use super::certificate::{KeyCertificate, derived_not_after, next_derivation, year_of};
+use super::live_tokens::LiveTokenCounter;
+use super::private_key::PrivateKey;
+use super::publication_history::PublicationHistory;
+use super::timeline::{KeyState, KeyValidity, RotationRules};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, Problem, ProfileName};
 
+/// All keysets of the configuration, opened and checked.
 pub struct KeyRing {
     pub keysets: BTreeMap<Name, Arc<Keyset>>,
     pub warnings: Vec<Problem>,
-    /// What this process has published, this ring included.
-    pub(super) history: History,
+    /// The keys that this process has published, this ring's included.
+    pub(super) history: PublicationHistory,
 }
 
+/// The keys that one issuer trusts, and their schedule.
 pub struct Keyset {
     pub name: Name,
     pub algorithm: Algorithm,
-    /// In order of `sign_from`. Empty where all are retired.
-    pub keys: Vec<Key>,
-    /// Keys that are retired or whose life is over. They are not opened.
-    pub past: Vec<Life>,
-    pub rules: Rules,
+    /// In order of `sign_from`. Empty if all keys are retired.
+    pub keys: Vec<KeysetKey>,
+    /// The keys that are retired or no longer published. They are not opened.
+    pub expired: Vec<KeyValidity>,
+    pub rules: RotationRules,
     pub used_by: Vec<ProfileName>,
 }
 
+/// A key of a keyset, opened.
 #[derive(Clone)]
-pub struct Key {
+pub struct KeysetKey {
     pub kid: KeyId,
-    pub life: Life,
+    pub validity: KeyValidity,
     pub private: Arc<PrivateKey>,
-    pub usage: Arc<Usage>,
-    /// SHA-256 of what it was read from.
+    pub live_tokens: Arc<LiveTokenCounter>,
+    /// SHA-256 of the text and the passphrase that it was read from.
     pub(super) source: [u8; 32],
-    /// That of `KID.crt`.
-    pub(super) given: Option<Certificate>,
-    pub(super) derived: Arc<DerivedCertificates>,
+    /// The certificate of `KID.crt`.
+    pub(super) configured_certificate: Option<KeyCertificate>,
+    pub(super) derived: Arc<DerivedCertificateCache>,
 }
 
-/// The self-signed certificates of one key under one id, by year. Each costs a signature and is made once.
+/// The self-signed certificates of one key under one id, by year. Each takes a signature, so it is derived once.
 #[derive(Default)]
-pub(super) struct DerivedCertificates(Mutex<BTreeMap<i32, Certificate>>);
+pub(super) struct DerivedCertificateCache(Mutex<BTreeMap<i32, KeyCertificate>>);
 
-/// How long before it is published a certificate is made, so that no request has to.
-const PREPARATION: Duration = Duration::from_hours(24);
+/// A certificate is derived this long before it is published, so that no request has to derive it.
+const CERTIFICATE_LEAD: Duration = Duration::from_hours(24);
 
 impl Keyset {
-    /// The position of the key that signs at `now`; `None` where none does.
+    /// The position of the key that signs at `now`; `None` if none does.
     ///
-    /// Where the clock was set back to the turn of a key that is not open any more, the first of those that are: it has
-    /// signed already, so verifiers know it. A reload opens the other in a moment.
-    pub fn signing(&self, now: UnixTime) -> Option<usize> {
-        let signs = |life: &Life| life.state(now) == State::Signing;
-        let open = self.keys.iter().position(|key| signs(&key.life));
+    /// If the clock was set back into the signing period of a key that is no longer open, the first open key signs. Verifiers
+    /// know it, as it has signed already. The next reload opens the other key.
+    pub fn signing_position(&self, now: UnixTime) -> Option<usize> {
+        let signs = |validity: &KeyValidity| validity.state(now) == KeyState::Signing;
+        let open = self.keys.iter().position(|key| signs(&key.validity));
         open.or_else(|| {
-            let closed = self.past.iter().any(signs);
-            (closed && !self.keys.is_empty()).then_some(0)
+            let expired_signs = self.expired.iter().any(signs);
+            (expired_signs && !self.keys.is_empty()).then_some(0)
         })
     }
 
-    /// The keys that verifiers must know now.
-    pub fn published(&self, now: UnixTime) -> impl Iterator<Item = &Key> {
-        self.keys.iter().filter(move |key| key.life.state(now) != State::Gone)
+    /// The keys that are published at `now`.
+    pub fn published(&self, now: UnixTime) -> impl Iterator<Item = &KeysetKey> {
+        self.keys.iter().filter(move |key| key.validity.state(now) != KeyState::Gone)
     }
 
-    /// When what is published, or its certificates, next become different.
+    /// The next time after `now` at which the published keys or certificates change.
     pub fn next_change(&self, now: UnixTime) -> UnixTime {
-        let keys = self.keys.iter().filter_map(|key| key.life.next_change(now));
-        let given = self.keys.iter().filter_map(|key| key.given.as_ref()?.next_change(now));
-        keys.chain(given).chain([next_derivation(now)]).min().unwrap_or(now)
+        let keys = self.keys.iter().filter_map(|key| key.validity.next_change(now));
+        let configured =
+            self.keys.iter().filter_map(|key| key.configured_certificate.as_ref()?.next_change(now));
+        keys.chain(configured).chain([next_derivation(now)]).min().unwrap_or(now)
     }
 }
 
-impl Key {
-    /// The certificate to publish: the given one while Salesforce would take it, else one derived from the key.
-    pub fn certificate(&self, now: UnixTime) -> Certificate {
-        match self.given_serving(now) {
-            Some(given) => given.clone(),
-            None => self.derived.of_year(year_of(now), &self.kid, &self.private),
+impl KeysetKey {
+    /// The certificate to publish: the configured one while Salesforce accepts it, otherwise one derived from the key.
+    pub fn certificate(&self, now: UnixTime) -> KeyCertificate {
+        match self.accepted_configured_certificate(now) {
+            Some(configured) => configured.clone(),
+            None => self.derived.for_year(year_of(now), &self.kid, &self.private),
         }
     }
 
-    /// Makes the certificates that it will publish until a day after `now`.
+    /// Derives the certificates that it will publish until [`CERTIFICATE_LEAD`] after `now`.
     fn prepare(&self, now: UnixTime) {
-        for moment in [now, now.plus(PREPARATION)] {
+        for moment in [now, now.plus(CERTIFICATE_LEAD)] {
             let _ = self.certificate(moment);
         }
     }
 
-    /// When that certificate expires.
+    /// The expiry of the published certificate.
     pub fn certificate_not_after(&self, now: UnixTime) -> UnixTime {
-        self.given_serving(now).map_or_else(|| derived_not_after(now), |given| given.not_after)
+        self.accepted_configured_certificate(now)
+            .map_or_else(|| derived_not_after(now), |certificate| certificate.not_after)
     }
 
-    /// That of `KID.crt`, whether Salesforce would take it or not.
-    pub const fn given(&self) -> Option<&Certificate> {
-        self.given.as_ref()
+    /// The certificate of `KID.crt`, whether Salesforce accepts it or not.
+    pub const fn configured_certificate(&self) -> Option<&KeyCertificate> {
+        self.configured_certificate.as_ref()
     }
 
-    fn given_serving(&self, now: UnixTime) -> Option<&Certificate> {
-        self.given.as_ref().filter(|given| given.serves(now))
+    fn accepted_configured_certificate(&self, now: UnixTime) -> Option<&KeyCertificate> {
+        self.configured_certificate.as_ref().filter(|certificate| certificate.is_accepted_by_salesforce(now))
     }
 }
 
-impl DerivedCertificates {
-    fn of_year(&self, year: i32, kid: &KeyId, key: &PrivateKey) -> Certificate {
+impl DerivedCertificateCache {
+    fn for_year(&self, year: i32, kid: &KeyId, key: &PrivateKey) -> KeyCertificate {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.entry(year).or_insert_with(|| Certificate::derive(kid, key, year)).clone()
+        made.entry(year).or_insert_with(|| KeyCertificate::derive(kid, key, year)).clone()
     }
 }
 
 impl KeyRing {
-    /// The key of that id, and its keyset.
-    pub fn find(&self, kid: &str) -> Option<(&Keyset, &Key)> {
+    /// Finds the key of that id, and its keyset.
+    pub fn find(&self, kid: &str) -> Option<(&Keyset, &KeysetKey)> {
         self.keys().find(|(_, key)| key.kid.as_str() == kid)
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = (&Keyset, &Key)> {
+    pub fn keys(&self) -> impl Iterator<Item = (&Keyset, &KeysetKey)> {
         self.keysets.values().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset.as_ref(), key)))
     }
 
-    /// Makes the certificates that it will publish until a day after `now`, where they aren't made yet.
+    /// Derives the certificates that it will publish until `CERTIFICATE_LEAD` after `now`, unless they exist.
     pub fn prepare(&self, now: UnixTime) {
         self.keys().for_each(|(_, key)| key.prepare(now));
     }
 
-    /// Whether it leaves out a key whose life isn't over, because the clock was set back.
-    pub fn lacks_a_key(&self, now: UnixTime) -> bool {
-        let mut past = self.keysets.values().flat_map(|keyset| &keyset.past);
-        past.any(|life| life.state(now) != State::Gone)
+    /// Whether an unopened key is valid at `now`, because the clock was set back.
+    pub fn lacks_valid_key(&self, now: UnixTime) -> bool {
+        let mut expired = self.keysets.values().flat_map(|keyset| &keyset.expired);
+        expired.any(|validity| validity.state(now) != KeyState::Gone)
     }
 }
 
@@ -141,23 +146,23 @@ impl KeyRing {
 mod tests {
     use super::*;
     use crate::clock::SystemRandomness;
-    use crate::config::{self, KeySource, PUBLISH_LEAD, RETIRE_MARGIN};
-    use crate::keys::generate;
+    use crate::config::{self, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeysetSource};
+    use crate::keys::generate_private_key;
 
-    /// No request for the JWKS has to sign a certificate, at the turn of the year neither.
+    /// No JWKS request has to derive a certificate, even at the turn of the year.
     #[test]
-    fn certificates_are_made_a_day_before_they_are_published_and_once_for_all_reloads() {
+    fn certificates_are_derived_a_day_before_they_are_published_and_once_for_all_reloads() {
         let kid = KeyId::parse("K1").expect("an id");
         let name = Name::parse("web").expect("a name");
-        let pem = generate(2048, &SystemRandomness::default()).expect("random bytes");
-        let keyset = config::Keyset {
+        let pem = generate_private_key(2048, &SystemRandomness::default()).expect("random bytes");
+        let keyset = config::KeysetConfig {
             name: name.clone(),
-            keys: KeySource::Text { kid, pem, origin: "a test".to_owned() },
+            keys: KeysetSource::Text { kid, pem, origin: "a test".to_owned() },
             passphrase: None,
             algorithm: Algorithm::Rs256,
             longest_life: Duration::from_hours(1),
-            publish_lead: PUBLISH_LEAD,
-            retire_margin: RETIRE_MARGIN,
+            publish_lead: DEFAULT_PUBLISH_LEAD,
+            retire_margin: DEFAULT_RETIRE_MARGIN,
             used_by: Vec::new(),
         };
         let keysets = BTreeMap::from([(name, keyset)]);

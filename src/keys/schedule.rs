@@ -1,6 +1,7 @@
-//! `keyset.toml`: what it says of each key, and the edits that commands make.
+//! `keyset.toml`: the schedule of a keyset, and the changes that commands make to it.
 //!
-//! A retired key keeps its place: [`Rules::lives`](super::Rules::lives) says from all entries together what each key is.
+//! A retired key keeps its entry. [`RotationRules::validities`](super::RotationRules::validities) computes from all entries together what
+//! each key does.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -11,60 +12,60 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::UnixTime;
-use crate::config::section::{Findings, Section, text};
-use crate::config::source::{self, Node, Value};
+use crate::config::section::{Diagnostics, Section, parse_string};
+use crate::config::source::{self, ConfigNode, ConfigValue};
 use crate::config::{KeyId, Problem};
 
-/// The name of the schedule beside the keys.
-pub const FILE: &str = "keyset.toml";
+/// The file name of the schedule beside the keys.
+pub const SCHEDULE_FILE: &str = "keyset.toml";
 
-/// When a key signs. With one key and no schedule, always.
+/// One `[[key]]` of a schedule: when the key signs. Without dates, always.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ScheduleEntry {
     pub kid: KeyId,
     pub sign_from: Option<UnixTime>,
-    /// Since when it has been published, as its writer says.
+    /// The time since which it has been published, by its writer's word.
     pub added: Option<UnixTime>,
-    /// It signs before verifiers can be sure to know it, knowingly.
+    /// Allows it to sign before verifiers are sure to know it.
     pub emergency: bool,
-    /// When it was taken away. From the moment that this is read, whatever the date, it neither signs nor is published;
-    /// the date says which other key took over.
+    /// The time of its retirement. As soon as this is read, whatever the date, the key neither signs nor is published.
+    /// The date decides which other key took over.
     pub retired: Option<UnixTime>,
 }
 
-impl Entry {
-    /// A key that needs no schedule.
-    pub const fn sole(kid: KeyId) -> Self {
+impl ScheduleEntry {
+    /// An entry without dates, for the only key of a keyset.
+    pub const fn without_dates(kid: KeyId) -> Self {
         Self { kid, sign_from: None, added: None, emergency: false, retired: None }
     }
 
-    /// By `sign_from`; of one moment, by key id, wherever each stands in the file.
-    pub fn in_order(&self, other: &Self) -> Ordering {
+    /// Orders entries by `sign_from`, then by key id, whatever their order in the file.
+    pub fn cmp_by_start(&self, other: &Self) -> Ordering {
         (self.sign_from, &self.kid).cmp(&(other.sign_from, &other.kid))
     }
 }
 
-/// A `keyset.toml`, read.
+/// A parsed `keyset.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// In order of `sign_from`, retired keys among them: what they did is history, which later edits don't change.
-    pub entries: Vec<Entry>,
-    /// What is allowed, but probably not meant: field and message.
+    /// In order of `sign_from`, retired keys included: their past signing periods must stay as they were.
+    pub entries: Vec<ScheduleEntry>,
+    /// Likely mistakes that are allowed: field and message.
     pub warnings: Vec<(&'static str, String)>,
 }
 
 impl Schedule {
-    /// The schedule of a key that is alone and needs none.
-    pub fn of_sole(kid: KeyId) -> Self {
-        Self { entries: vec![Entry::sole(kid)], warnings: Vec::new() }
+    /// The schedule of a keyset with one key and no dates.
+    pub fn for_single_key(kid: KeyId) -> Self {
+        Self { entries: vec![ScheduleEntry::without_dates(kid)], warnings: Vec::new() }
     }
 
-    pub fn entry(&self, kid: &KeyId) -> Option<&Entry> {
+    pub fn entry(&self, kid: &KeyId) -> Option<&ScheduleEntry> {
         self.entries.iter().find(|entry| entry.kid == *kid)
     }
 
-    /// The first moment from `now` on at which no key starts to sign: two commands may come within one second.
-    pub fn free_moment(&self, now: UnixTime) -> UnixTime {
+    /// The first second from `now` on at which no key begins to sign: two commands may run within one second.
+    pub fn first_free_second(&self, now: UnixTime) -> UnixTime {
         let mut moment = now;
         while self.entries.iter().any(|entry| entry.sign_from == Some(moment)) {
             moment = moment.plus(Duration::from_secs(1));
@@ -72,66 +73,66 @@ impl Schedule {
         moment
     }
 
-    /// What it says after `change`.
+    /// Returns the schedule after `change`.
     #[must_use]
-    pub fn after(&self, change: &Change) -> Self {
+    pub fn with_change(&self, change: &ScheduleChange) -> Self {
         let mut entries = self.entries.clone();
         match change {
-            Change::Add(entry) => entries.push(entry.clone()),
-            Change::Retire { kid, at } => {
+            ScheduleChange::Add(entry) => entries.push(entry.clone()),
+            ScheduleChange::Retire { kid, at } => {
                 for entry in entries.iter_mut().filter(|entry| entry.kid == *kid) {
                     entry.retired = Some(*at);
                 }
             }
-            Change::Promote { kid, at } => {
+            ScheduleChange::Promote { kid, at } => {
                 for entry in entries.iter_mut().filter(|entry| entry.kid == *kid) {
                     entry.sign_from = Some(*at);
                     entry.emergency = true;
                 }
             }
         }
-        entries.sort_by(Entry::in_order);
+        entries.sort_by(ScheduleEntry::cmp_by_start);
         Self { entries, warnings: Vec::new() }
     }
 }
 
-/// An edit of a schedule.
+/// A change of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// One more key.
-    Add(Entry),
-    /// Takes a key away.
+pub enum ScheduleChange {
+    /// Adds a key.
+    Add(ScheduleEntry),
+    /// Retires a key.
     Retire { kid: KeyId, at: UnixTime },
-    /// Lets a key sign from `at` on, knowing that verifiers may not know it yet.
+    /// Lets a key sign from `at` on as an emergency, although verifiers may not know it yet.
     Promote { kid: KeyId, at: UnixTime },
 }
 
-/// What a line of `keyset.toml` says of a retirement, read without regard to any mistake around it.
+/// The part of a `[[key]]` that concerns retirements, read even if the rest of `keyset.toml` is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct RetirementMark {
     pub kid: KeyId,
     pub retired: Option<UnixTime>,
     /// The `sign_from` of an entry with `emergency = true`.
     pub emergency_from: Option<UnixTime>,
 }
 
-/// Finds retirements in `keyset.toml`. Everything else may be wrong with it, but that it must be TOML.
-pub fn marks(document: &str) -> Vec<Mark> {
-    let Ok(root) = source::read_toml(FILE, document) else { return Vec::new() };
-    let Value::Table(root) = &root.value else { return Vec::new() };
-    let Some(Value::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
+/// Finds the retirements in `keyset.toml`, which must be TOML but may otherwise be invalid.
+pub fn retirement_marks(document: &str) -> Vec<RetirementMark> {
+    let Ok(root) = source::parse_toml(SCHEDULE_FILE, document) else { return Vec::new() };
+    let ConfigValue::Table(root) = &root.value else { return Vec::new() };
+    let Some(ConfigValue::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
     let tables = keys.iter().filter_map(|node| match &node.value {
-        Value::Table(table) => Some(table),
+        ConfigValue::Table(table) => Some(table),
         _ => None,
     });
     tables
         .filter_map(|table| {
-            let sign_from = table.get("sign_from").and_then(|node| moment(node).ok());
-            let emergency = table.get("emergency").and_then(|node| flag(node).ok()).unwrap_or_default();
-            Some(Mark {
-                kid: KeyId::parse(&text(table.get("kid")?).ok()?).ok()?,
-                // What can't be read as a date, or gives none, is a retirement all the same: now.
-                retired: table.get("retired").and_then(|node| match retirement(node) {
+            let sign_from = table.get("sign_from").and_then(|node| parse_datetime(node).ok());
+            let emergency = table.get("emergency").and_then(|node| parse_flag(node).ok()).unwrap_or_default();
+            Some(RetirementMark {
+                kid: KeyId::parse(&parse_string(table.get("kid")?).ok()?).ok()?,
+                // Without a valid date it is a retirement all the same, as of now.
+                retired: table.get("retired").and_then(|node| match parse_retirement(node) {
                     Ok(None) => None,
                     Ok(Some(Retirement::At(at))) => Some(at),
                     Ok(Some(Retirement::Undated)) | Err(_) => Some(UnixTime::from_seconds(i64::MAX)),
@@ -142,23 +143,23 @@ pub fn marks(document: &str) -> Vec<Mark> {
         .collect()
 }
 
-/// Reads `keyset.toml`. A key that says when it was `added` signs `publish_lead` later at the earliest.
+/// Parses `keyset.toml`. A key with `added` may sign `publish_lead` later at the earliest, unless it is an emergency.
 ///
 /// # Errors
-/// All that is wrong with it.
-pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
-    let root = source::read_toml(name, text)?;
-    let findings = Findings::new(PathBuf::new());
+/// Lists every problem.
+pub fn parse_schedule(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule, Vec<Problem>> {
+    let root = source::parse_toml(name, text)?;
+    let findings = Diagnostics::new(PathBuf::new());
     let mut warnings = Vec::new();
-    let mut entries: Vec<Entry> = Section::of("", &root, &findings)
+    let mut entries: Vec<ScheduleEntry> = Section::from_node("", &root, &findings)
         .map(|root| {
             let keys = root.tables("key");
-            keys.iter().filter_map(|key| entry(key, publish_lead, &mut warnings)).collect()
+            keys.iter().filter_map(|key| parse_entry(key, publish_lead, &mut warnings)).collect()
         })
         .unwrap_or_default();
-    findings.unknown_keys(&root);
+    findings.report_unknown_keys(&root);
     let (mut problems, ..) = findings.into_parts();
-    problems.extend(clashes(name, &entries));
+    problems.extend(find_conflicts(name, &entries));
     if entries.is_empty() && problems.is_empty() {
         problems.push(Problem::new(
             "key",
@@ -169,20 +170,21 @@ pub fn parse(name: &str, text: &str, publish_lead: Duration) -> Result<Schedule,
     if !problems.is_empty() {
         return Err(problems);
     }
-    entries.sort_by(Entry::in_order);
+    entries.sort_by(ScheduleEntry::cmp_by_start);
     Ok(Schedule { entries, warnings })
 }
 
-fn entry(
+fn parse_entry(
     section: &Section<'_>,
     publish_lead: Duration,
     warnings: &mut Vec<(&'static str, String)>,
-) -> Option<Entry> {
-    let kid = section.required("kid", |node| KeyId::parse(&text(node)?), "the name of the KID.key file");
-    let sign_from = section.optional("sign_from", moment);
-    let added = section.optional("added", moment);
-    let emergency = section.optional("emergency", flag).unwrap_or_default();
-    let retirement = section.optional("retired", retirement);
+) -> Option<ScheduleEntry> {
+    let kid =
+        section.required("kid", |node| KeyId::parse(&parse_string(node)?), "the name of the KID.key file");
+    let sign_from = section.optional("sign_from", parse_datetime);
+    let added = section.optional("added", parse_datetime);
+    let emergency = section.optional("emergency", parse_flag).unwrap_or_default();
+    let retirement = section.optional("retired", parse_retirement);
     let retired = retirement.flatten().map(|retirement| retirement.date(sign_from));
     if retired.is_none() && !section.has("sign_from") {
         section.problem("sign_from", "is missing: when it starts to sign, for example 2026-12-01T00:00:00Z");
@@ -202,15 +204,15 @@ fn entry(
     }
     if retirement == Some(Some(Retirement::Undated)) {
         let message = format!(
-            "of `{kid}` gives no date, so the key before it takes its turn back: write when it was taken away, for \
+            "of `{kid}` gives no date, so the key before it signs again: write when it was retired, for \
              example retired = 2026-11-30T12:00:00Z"
         );
         warnings.push(("key.retired", message));
     }
-    Some(Entry { kid, sign_from, added, emergency, retired })
+    Some(ScheduleEntry { kid, sign_from, added, emergency, retired })
 }
 
-fn clashes(name: &str, entries: &[Entry]) -> Vec<Problem> {
+fn find_conflicts(name: &str, entries: &[ScheduleEntry]) -> Vec<Problem> {
     let mut kids = BTreeSet::new();
     let mut starts = BTreeSet::new();
     let mut problems = Vec::new();
@@ -226,7 +228,7 @@ fn clashes(name: &str, entries: &[Entry]) -> Vec<Problem> {
     problems
 }
 
-/// What `retired = …` says.
+/// The value of `retired = …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Retirement {
     At(UnixTime),
@@ -235,7 +237,7 @@ enum Retirement {
 }
 
 impl Retirement {
-    /// Without a date the key counts as taken away before its turn began.
+    /// The date of the retirement. Without one, the key counts as retired before it began to sign.
     fn date(self, sign_from: Option<UnixTime>) -> UnixTime {
         match self {
             Self::At(at) => at,
@@ -244,28 +246,28 @@ impl Retirement {
     }
 }
 
-fn retirement(node: &Node) -> Result<Option<Retirement>, String> {
+fn parse_retirement(node: &ConfigNode) -> Result<Option<Retirement>, String> {
     match &node.value {
-        Value::Boolean(retired) => Ok(retired.then_some(Retirement::Undated)),
-        _ => moment(node).map(|at| Some(Retirement::At(at))),
+        ConfigValue::Boolean(retired) => Ok(retired.then_some(Retirement::Undated)),
+        _ => parse_datetime(node).map(|at| Some(Retirement::At(at))),
     }
 }
 
-fn flag(node: &Node) -> Result<bool, String> {
+fn parse_flag(node: &ConfigNode) -> Result<bool, String> {
     match &node.value {
-        Value::Boolean(flag) => Ok(*flag),
+        ConfigValue::Boolean(flag) => Ok(*flag),
         _ => Err("must be true or false".to_owned()),
     }
 }
 
-fn moment(node: &Node) -> Result<UnixTime, String> {
-    const FORM: &str = "must be a date with time and zone, for example 2026-12-01T00:00:00Z";
+fn parse_datetime(node: &ConfigNode) -> Result<UnixTime, String> {
+    const DATETIME_FORM: &str = "must be a date with time and zone, for example 2026-12-01T00:00:00Z";
     let written = match &node.value {
-        Value::Moment(written) => written.clone(),
-        Value::Text(written) => written.to_string(),
-        _ => return Err(FORM.to_owned()),
+        ConfigValue::Datetime(written) => written.clone(),
+        ConfigValue::Text(written) => written.to_string(),
+        _ => return Err(DATETIME_FORM.to_owned()),
     };
-    OffsetDateTime::parse(&written, &Rfc3339).map(UnixTime::from).map_err(|_| FORM.to_owned())
+    OffsetDateTime::parse(&written, &Rfc3339).map(UnixTime::from).map_err(|_| DATETIME_FORM.to_owned())
 }
 
 #[cfg(test)]
@@ -275,35 +277,35 @@ mod tests {
     const LEAD: Duration = Duration::from_hours(24);
 
     #[test]
-    fn a_start_before_the_lead_is_refused_with_the_date_that_works() {
+    fn a_sign_from_before_the_lead_is_rejected_with_the_earliest_date() {
         let schedule =
             "[[key]]\nkid = \"a\"\nadded = 2026-11-28T00:00:00Z\nsign_from = 2026-11-28T12:00:00Z\n";
-        let problems = parse("keyset.toml", schedule, LEAD).expect_err("too soon");
+        let problems = parse_schedule("keyset.toml", schedule, LEAD).expect_err("too soon");
         assert!(problems[0].message.contains("2026-11-29T00:00:00Z"), "{problems:?}");
         let knowingly = format!("{schedule}emergency = true\n");
-        assert!(parse("keyset.toml", &knowingly, LEAD).expect("allowed").entries[0].emergency);
+        assert!(parse_schedule("keyset.toml", &knowingly, LEAD).expect("allowed").entries[0].emergency);
     }
 
     #[test]
-    fn a_retired_key_keeps_its_place_and_one_without_a_date_is_warned_of() {
+    fn a_retired_key_keeps_its_entry_and_one_without_a_date_gets_a_warning() {
         let schedule = "[[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\nretired = 2026-11-30T00:00:00Z\n\
                         [[key]]\nkid = \"a\"\nsign_from = 2026-11-28T00:00:00Z\n\
                         [[key]]\nkid = \"c\"\nretired = true\n";
-        let Schedule { entries, warnings } = parse("keyset.toml", schedule, LEAD).expect("valid");
+        let Schedule { entries, warnings } = parse_schedule("keyset.toml", schedule, LEAD).expect("valid");
         assert_eq!(entries.iter().map(|entry| entry.kid.as_str()).collect::<Vec<_>>(), ["c", "a", "b"]);
         assert_eq!(entries[2].retired.map(|at| at.to_string()).as_deref(), Some("2026-11-30T00:00:00Z"));
         assert!(warnings[0].1.contains("`c` gives no date"), "{warnings:?}");
     }
 
     #[test]
-    fn a_retirement_is_found_whatever_else_is_wrong() {
+    fn a_retirement_is_found_in_an_otherwise_invalid_file() {
         let broken = "nobody = \"knows\"\n[[key]]\nkid = \"a\"\nretired = 2026-11-30T00:00:00Z\nsign_from = 7\n\
                       [[key]]\nkid = \"a\"\n[[key]]\nkid = 7\n";
-        assert!(parse("keyset.toml", broken, LEAD).is_err());
-        let found = marks(broken);
+        assert!(parse_schedule("keyset.toml", broken, LEAD).is_err());
+        let found = retirement_marks(broken);
         assert_eq!((found.len(), found[0].kid.as_str()), (2, "a"));
         assert!(found[0].retired.is_some() && found[1].retired.is_none());
-        let inline = marks("key = [{ kid = \"a\", retired = true }]");
+        let inline = retirement_marks("key = [{ kid = \"a\", retired = true }]");
         assert!(inline[0].retired.is_some());
     }
 }

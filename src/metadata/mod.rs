@@ -1,11 +1,12 @@
-//! The keysets as Salesforce metadata: what `sf project deploy start` takes, and what a retrieved project has.
+//! Salesforce metadata: writes the keysets as a project for `sf project deploy start`, and compares a retrieved project
+//! with the configuration.
 //!
-//! Knows the types `PublicKeyCertificateSet`, `PublicKeyCertificate` and, of `MessagingChannel`, the link
-//! to the keyset (Metadata API Developer Guide, version 62.0 and later).
+//! Supports `PublicKeyCertificateSet`, `PublicKeyCertificate`, and the link to the keyset in `MessagingChannel`
+//! (Metadata API Developer Guide, version 62.0 and later).
 //!
-//! - A component's members stand in the order of the alphabet, as in what an org gives.
-//! - Nothing private is in it: a key is its JWK.
-//! - Names are API names; issuer and key id keep their bytes.
+//! - Elements are in alphabetical order, like in metadata that an org returns.
+//! - The project contains no private key: a key is written as its JWK.
+//! - Names are converted to API names. Issuers and key ids are written byte for byte.
 
 mod difference;
 mod types;
@@ -15,30 +16,29 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-pub use difference::{Difference, Retrieved, differences};
+pub use difference::{MetadataDifference, RetrievedProject, differences};
 use types::{
-    AuthorizationType, Certificate, CertificateSet, Channel, EmbeddedConfig, MessagingAuthorization, Mode,
-    SetKey, SetType,
+    AuthMode, AuthorizationType, CertificateSetType, EmbeddedConfig, MessagingAuthorization,
+    MessagingChannel, PublicKeyCertificate, PublicKeyCertificateSet, SetKeyReference,
 };
-pub use types::{NAMESPACE, Unreadable};
+pub use types::{InvalidMetadata, NAMESPACE};
 
 use crate::clock::UnixTime;
-use crate::config::{Config, Kind};
+use crate::config::{Config, ProfileKind};
 use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 
-/// The first that knows these types.
+/// The first API version that has these types.
 pub const API_VERSION: &str = "62.0";
-/// Where a project has its components, as `sf project generate` makes it.
+/// The folder of components in a project, as `sf project generate` creates it.
 const SOURCE: &str = "force-app/main/default";
 
-/// A keyset as it should be in the org.
-pub struct Expected {
+/// A keyset as the org should have it.
+pub struct ExpectedKeyset {
     /// API name of the `PublicKeyCertificateSet`.
     pub name: String,
-    /// Byte for byte.
     pub issuer: String,
-    /// The address of its JWKS; `None`: its keys are uploaded.
+    /// The URL of its JWKS; `None` if its keys are uploaded.
     pub endpoint: Option<String>,
     pub keys: Vec<ExpectedKey>,
 }
@@ -50,57 +50,62 @@ pub struct ExpectedKey {
     pub jwk: Value,
 }
 
-/// A file of the project, below its folder.
+/// A file of the project, with its path relative to the project's folder.
 pub struct Component {
     pub path: PathBuf,
     pub text: String,
-    /// Made for a project that is new; one that is there stays.
-    pub once: bool,
+    /// Whether an existing file is kept.
+    pub only_if_absent: bool,
 }
 
-/// What the org should have: a set for each keyset that signs identity tokens, and for each of its issuers.
-/// `public_url` is where Salesforce asks for their JWKS.
+/// Lists the keysets that the org should have: one for each pair of a keyset that signs identity tokens and an issuer.
+/// `public_url` is the base URL of their JWKS.
 ///
 /// # Errors
-/// Two of them would have the same API name.
-pub fn expected(
+/// Two components would have the same API name.
+pub fn expected_keysets(
     config: &Config,
     ring: &KeyRing,
     public_url: Option<&str>,
     now: UnixTime,
-) -> Result<Vec<Expected>, String> {
-    let mut sets: Vec<Expected> = Vec::new();
-    let mut names = Names::default();
+) -> Result<Vec<ExpectedKeyset>, String> {
+    let mut sets: Vec<ExpectedKeyset> = Vec::new();
+    let mut names = ApiNames::default();
     for keyset in ring.keysets.values() {
-        let profiles = keyset.used_by.iter().filter(|user| user.kind == Kind::Identity);
+        let profiles = keyset.used_by.iter().filter(|user| user.kind == ProfileKind::Identity);
         let mut issuers: BTreeMap<&str, &str> = BTreeMap::new();
         for profile in profiles.filter_map(|user| config.identity.get(&user.name)) {
             issuers.entry(profile.issuer.as_str()).or_insert(profile.name.as_str());
         }
         for key in keyset.published(now).filter(|_| !issuers.is_empty()) {
-            names.take(&api_name(key.kid.as_str()), &format!("the key `{}`", key.kid))?;
+            names.reserve(&api_name(key.kid.as_str()), &format!("the key `{}`", key.kid))?;
         }
         for (&issuer, profile) in &issuers {
             let name = match issuers.len() {
                 1 => api_name(keyset.name.as_str()),
                 _ => api_name(&format!("{}_{profile}", keyset.name)),
             };
-            names.take(&format!("set {name}"), &format!("the keyset `{}`", keyset.name))?;
+            names.reserve(&format!("set {name}"), &format!("the keyset `{}`", keyset.name))?;
             let endpoint = public_url
                 .map(|url| format!("{}/keysets/{}/jwks.json", url.trim_end_matches('/'), keyset.name));
-            sets.push(Expected { name, issuer: issuer.to_owned(), endpoint, keys: keys(keyset, now) });
+            sets.push(ExpectedKeyset {
+                name,
+                issuer: issuer.to_owned(),
+                endpoint,
+                keys: expected_keys(keyset, now),
+            });
         }
     }
     Ok(sets)
 }
 
-/// What is called how, so that nothing is called like something else.
+/// The API names in use, to detect duplicates.
 #[derive(Default)]
-struct Names(BTreeMap<String, String>);
+struct ApiNames(BTreeMap<String, String>);
 
-impl Names {
-    fn take(&mut self, name: &str, what: &str) -> Result<(), String> {
-        // Salesforce doesn't tell names apart by case.
+impl ApiNames {
+    fn reserve(&mut self, name: &str, what: &str) -> Result<(), String> {
+        // Salesforce compares API names without regard to case.
         match self.0.insert(name.to_lowercase(), what.to_owned()) {
             Some(other) => {
                 let name = name.trim_start_matches("set ");
@@ -111,8 +116,8 @@ impl Names {
     }
 }
 
-fn keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
-    let key = |key: &crate::keys::Key| ExpectedKey {
+fn expected_keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
+    let key = |key: &crate::keys::KeysetKey| ExpectedKey {
         name: api_name(key.kid.as_str()),
         kid: key.kid.to_string(),
         jwk: serde_json::to_value(jwks::jwk(keyset, key, now)).expect("strings can be written to memory"),
@@ -120,7 +125,8 @@ fn keys(keyset: &Keyset, now: UnixTime) -> Vec<ExpectedKey> {
     keyset.published(now).map(key).collect()
 }
 
-/// An API name: letters, digits and single underscores, a letter first and no underscore last, 80 at most.
+/// Converts a text to an API name: letters, digits and single underscores, with a letter first and no underscore last,
+/// at most 80 characters.
 fn api_name(text: &str) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let mut name = words.collect::<Vec<_>>().join("_");
@@ -131,26 +137,34 @@ fn api_name(text: &str) -> String {
     name.trim_end_matches('_').to_owned()
 }
 
-/// The project: components to deploy, and beside them what goes into each channel. `configuration` is the name of
-/// the User Verification configuration; each set has one of its own otherwise.
-pub fn project(sets: &[Expected], configuration: Option<&str>) -> Vec<Component> {
-    let mut files = vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), once: true }];
-    files.push(Component { path: "manifest/package.xml".into(), text: types::manifest(), once: true });
+/// Builds the project: components to deploy, and fragments to merge into each channel's file. `configuration` is the
+/// name of the User Verification configuration; without it, each set gets its own.
+pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
+    let mut files =
+        vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), only_if_absent: true }];
+    files.push(Component {
+        path: "manifest/package.xml".into(),
+        text: types::manifest(),
+        only_if_absent: true,
+    });
     for set in sets {
         let uploaded = set.endpoint.is_none();
         let keys: &[ExpectedKey] = if uploaded { &set.keys } else { &[] };
         for key in keys {
-            let component = Certificate::new(&key.kid, &key.jwk).to_xml();
+            let component = PublicKeyCertificate::new(&key.kid, &key.jwk).to_xml();
             files.push(Component::new("PublicKeyCertificate", &key.name, component));
         }
-        let component = CertificateSet {
+        let component = PublicKeyCertificateSet {
             xmlns: NAMESPACE.to_owned(),
             description: Some("Made by tokenmint from its configuration".to_owned()),
             jwks_end_point: set.endpoint.clone(),
             jwt_issuer: set.issuer.clone(),
             master_label: set.name.clone(),
-            keys: keys.iter().map(|key| SetKey { public_key_certificate: key.name.clone() }).collect(),
-            kind: if uploaded { SetType::Jwks } else { SetType::JwksUrl },
+            keys: keys
+                .iter()
+                .map(|key| SetKeyReference { public_key_certificate: key.name.clone() })
+                .collect(),
+            kind: if uploaded { CertificateSetType::Jwks } else { CertificateSetType::JwksUrl },
         };
         files.push(Component::new("PublicKeyCertificateSet", &set.name, component.to_xml()));
         let authorization = MessagingAuthorization {
@@ -160,17 +174,17 @@ pub fn project(sets: &[Expected], configuration: Option<&str>) -> Vec<Component>
             enabled: true,
             public_key_certificate_set_name: set.name.clone(),
         };
-        let channel = Channel {
+        let channel = MessagingChannel {
             xmlns: NAMESPACE.to_owned(),
             embedded_config: Some(EmbeddedConfig {
-                auth_mode: Mode::Auth,
+                auth_mode: AuthMode::Auth,
                 messaging_authorizations: vec![authorization],
             }),
         };
         let path = format!("fragments/{}.messagingChannel.xml", set.name).into();
-        files.push(Component { path, text: channel.to_xml(), once: false });
+        files.push(Component { path, text: channel.to_xml(), only_if_absent: false });
     }
-    // Two issuers of one keyset upload its keys once.
+    // If a keyset has several issuers, its keys are written once.
     files.sort_by(|one, other| one.path.cmp(&other.path));
     files.dedup_by(|one, other| one.path == other.path);
     files
@@ -178,9 +192,9 @@ pub fn project(sets: &[Expected], configuration: Option<&str>) -> Vec<Component>
 
 impl Component {
     fn new(kind: &str, name: &str, text: String) -> Self {
-        // Folder and suffix are spelt like the type; in other letters the `sf` command infers none.
+        // Folder and suffix have the exact case of the type: otherwise the `sf` command doesn't recognize it.
         let path = format!("{SOURCE}/{kind}/{name}.{kind}-meta.xml").into();
-        Self { path, text, once: false }
+        Self { path, text, only_if_absent: false }
     }
 }
 
@@ -197,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_api_name_is_one_whatever_it_is_made_from() {
+    fn any_text_becomes_a_valid_api_name() {
         for (text, name) in [
             ("web", "web"),
             ("WebAppKey1", "WebAppKey1"),

@@ -1,4 +1,4 @@
-//! The metadata types, field for field. What else a retrieved file has is passed over.
+//! The metadata types as XML. Unknown elements of a retrieved file are ignored.
 
 use quick_xml::se::Serializer;
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,12 @@ pub const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
 
 #[derive(Debug, thiserror::Error)]
 #[error("isn't the metadata that its name says: {0}")]
-pub struct Unreadable(#[from] quick_xml::DeError);
+pub struct InvalidMetadata(#[from] quick_xml::DeError);
 
-/// A keyset of Setup.
+/// A keyset in Salesforce Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificateSet", rename_all = "camelCase")]
-pub(super) struct CertificateSet {
+pub(super) struct PublicKeyCertificateSet {
     #[serde(rename = "@xmlns", default)]
     pub xmlns: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -27,28 +27,28 @@ pub(super) struct CertificateSet {
     #[serde(default)]
     pub master_label: String,
     #[serde(rename = "publicKeyCertificateSetKeys", skip_serializing_if = "Vec::is_empty", default)]
-    pub keys: Vec<SetKey>,
+    pub keys: Vec<SetKeyReference>,
     #[serde(rename = "type")]
-    pub kind: SetType,
+    pub kind: CertificateSetType,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SetKey {
+pub(super) struct SetKeyReference {
     pub public_key_certificate: String,
 }
 
-/// Where a set has its keys.
+/// Source of a set's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum SetType {
-    /// Uploaded. People have seen the other spelling.
+pub(super) enum CertificateSetType {
+    /// Uploaded keys. Both spellings were seen in practice.
     #[serde(rename = "JWKS", alias = "Jwks")]
     Jwks,
     #[serde(rename = "JWKS_URL")]
     JwksUrl,
 }
 
-impl SetType {
+impl CertificateSetType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jwks => "JWKS",
@@ -57,25 +57,25 @@ impl SetType {
     }
 }
 
-/// An uploaded key of Setup.
+/// An uploaded key in Salesforce Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificate", rename_all = "camelCase")]
-pub(super) struct Certificate {
+pub(super) struct PublicKeyCertificate {
     #[serde(rename = "@xmlns", default)]
     xmlns: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     description: Option<String>,
-    /// Where it is not said, a key isn't.
+    /// A key without this element is inactive.
     #[serde(default)]
     pub is_active: bool,
-    /// One JWK, as JSON.
+    /// A JWK as JSON.
     #[serde(default)]
     pub json_web_key: String,
     #[serde(default)]
     master_label: String,
 }
 
-impl Certificate {
+impl PublicKeyCertificate {
     pub fn new(kid: &str, jwk: &Value) -> Self {
         Self {
             xmlns: NAMESPACE.to_owned(),
@@ -87,10 +87,10 @@ impl Certificate {
     }
 }
 
-/// Of a messaging channel, who verifies its users.
+/// A messaging channel, reduced to its user verification.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "MessagingChannel", rename_all = "camelCase")]
-pub(super) struct Channel {
+pub(super) struct MessagingChannel {
     #[serde(rename = "@xmlns", default)]
     pub xmlns: String,
     pub embedded_config: Option<EmbeddedConfig>,
@@ -99,13 +99,13 @@ pub(super) struct Channel {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EmbeddedConfig {
-    pub auth_mode: Mode,
+    pub auth_mode: AuthMode,
     #[serde(default)]
     pub messaging_authorizations: Vec<MessagingAuthorization>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Mode {
+pub(super) enum AuthMode {
     Auth,
     UnAuth,
 }
@@ -114,11 +114,11 @@ pub(super) enum Mode {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MessagingAuthorization {
-    /// Its name; in the subject of every verified conversation.
+    /// The name of the configuration, which is part of the subject of each verified conversation.
     #[serde(default)]
     pub auth_identifier: String,
     pub authorization_type: AuthorizationType,
-    /// Where it is not said, it isn't.
+    /// A configuration without this element is disabled.
     #[serde(default)]
     pub enabled: bool,
     #[serde(default)]
@@ -131,24 +131,26 @@ pub(super) enum AuthorizationType {
     AuthProvider,
 }
 
-macro_rules! written_and_read {
+macro_rules! impl_xml {
     ($($kind:ty),*) => {
         $(impl $kind {
             pub fn to_xml(&self) -> String {
                 to_xml(self)
             }
 
+            /// Parses the XML.
+            ///
             /// # Errors
-            /// Says what is missing or no XML.
-            pub fn read(text: &str) -> Result<Self, Unreadable> {
+            /// The XML is malformed, or an element is missing.
+            pub fn read(text: &str) -> Result<Self, InvalidMetadata> {
                 Ok(quick_xml::de::from_str(text)?)
             }
         })*
     };
 }
-written_and_read!(CertificateSet, Certificate, Channel);
+impl_xml!(PublicKeyCertificateSet, PublicKeyCertificate, MessagingChannel);
 
-/// With four spaces a level, as an org gives it.
+/// Serializes to XML with an indentation of four spaces, like an org does.
 fn to_xml(value: &impl Serialize) -> String {
     let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_owned();
     let mut serializer = Serializer::new(&mut text);
@@ -172,7 +174,7 @@ struct PackageTypes {
     name: &'static str,
 }
 
-/// package.xml: all components of both types.
+/// Builds `package.xml`, which selects all components of both types.
 pub(super) fn manifest() -> String {
     let all = |name| PackageTypes { members: "*", name };
     to_xml(&Package {
@@ -186,20 +188,20 @@ pub(super) fn manifest() -> String {
 mod tests {
     use super::*;
 
-    /// A slash, a space, a letter: what differs must survive the reading.
+    /// For example, a trailing slash or a space must not get lost.
     #[test]
     fn an_issuer_is_written_and_read_byte_for_byte() {
         for issuer in ["https://acme.example/", " acme ", "a&b <c> \"d\" 'e'", "Ümlaut"] {
-            let set = CertificateSet {
+            let set = PublicKeyCertificateSet {
                 xmlns: NAMESPACE.to_owned(),
                 description: None,
                 jwks_end_point: None,
                 jwt_issuer: issuer.to_owned(),
                 master_label: "web".to_owned(),
                 keys: Vec::new(),
-                kind: SetType::Jwks,
+                kind: CertificateSetType::Jwks,
             };
-            assert_eq!(CertificateSet::read(&set.to_xml()).expect("our own").jwt_issuer, issuer);
+            assert_eq!(PublicKeyCertificateSet::read(&set.to_xml()).expect("our own").jwt_issuer, issuer);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies that don't behave, and the mark of an answer that is never sent.
+//! Faulty response bodies (truncated, throttled, endless), and the marker of a connection abort.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,69 +11,69 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
-/// So that what came before a cut is on the wire.
-const FLUSH: Duration = Duration::from_millis(50);
+/// The pause before an abort, so that the bytes before it are sent.
+const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
-/// The connection ends without an answer. [`serve`](super::serve) finds it among an answer's extensions.
+/// Ends the connection without a response. [`serve`](super::serve) finds it in the extensions of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// TCP RST.
+pub(super) enum ConnectionAbort {
+    /// Sends a TCP RST.
     Reset,
-    /// TCP FIN.
+    /// Sends a TCP FIN.
     Close,
 }
 
-impl Cut {
-    /// For servers that don't know of cuts, the body breaks at once.
+impl ConnectionAbort {
+    /// A response that carries the marker. Servers other than `serve` see a body that fails at once.
     pub fn response(self) -> Response {
-        let mut response = Response::new(Body::new(Broken::after(Bytes::new())));
+        let mut response = Response::new(Body::new(TruncatedBody::after(Bytes::new())));
         response.extensions_mut().insert(self);
         response
     }
 }
 
-impl fmt::Display for Cut {
+impl fmt::Display for ConnectionAbort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection is cut on purpose")
+        f.write_str("the sandbox aborts the connection on purpose")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for ConnectionAbort {}
 
-type Polled = Poll<Option<Result<Frame<Bytes>, Cut>>>;
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, ConnectionAbort>>>;
 
-/// Some bytes, and then the connection breaks.
-pub(super) struct Broken {
+/// Sends some bytes, then aborts the connection.
+pub(super) struct TruncatedBody {
     first: Bytes,
     pause: Pin<Box<Sleep>>,
 }
 
-impl Broken {
+impl TruncatedBody {
     pub fn after(first: Bytes) -> Self {
-        Self { first, pause: Box::pin(sleep(FLUSH)) }
+        Self { first, pause: Box::pin(sleep(FLUSH_DELAY)) }
     }
 }
 
-impl hyper::body::Body for Broken {
+impl hyper::body::Body for TruncatedBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = ConnectionAbort;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
         if !self.first.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
         }
         ready!(self.pause.as_mut().poll(context));
-        Poll::Ready(Some(Err(Cut::Close)))
+        Poll::Ready(Some(Err(ConnectionAbort::Close)))
     }
 }
 
-/// One byte at a time.
-pub(super) struct Dripping {
+/// Sends one byte at a time.
+pub(super) struct ThrottledBody {
     left: Bytes,
     tick: Interval,
 }
 
-impl Dripping {
+impl ThrottledBody {
     pub fn every(pause: Duration, all: Bytes) -> Self {
         let mut tick = interval(pause.max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,11 +81,11 @@ impl Dripping {
     }
 }
 
-impl hyper::body::Body for Dripping {
+impl hyper::body::Body for ThrottledBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = ConnectionAbort;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
@@ -94,39 +94,39 @@ impl hyper::body::Body for Dripping {
     }
 }
 
-/// A string in JSON that goes on for so many bytes, or for ever.
-pub(super) struct Long {
-    opening: Bytes,
+/// A JSON string that never closes: `left` bytes after [`Self::PREFIX`], or without end if `left` is `None`.
+pub(super) struct EndlessBody {
+    prefix: Bytes,
     left: Option<u64>,
 }
 
-impl Long {
-    pub const OPENING: &[u8] = br#"{"access_token":""#;
-    const PIECE: &[u8] = &[b'A'; 16 << 10];
+impl EndlessBody {
+    pub const PREFIX: &[u8] = br#"{"access_token":""#;
+    const CHUNK: &[u8] = &[b'A'; 16 << 10];
 
-    pub const fn of(left: Option<u64>) -> Self {
-        Self { opening: Bytes::from_static(Self::OPENING), left }
+    pub const fn with_length(left: Option<u64>) -> Self {
+        Self { prefix: Bytes::from_static(Self::PREFIX), left }
     }
 }
 
-impl hyper::body::Body for Long {
+impl hyper::body::Body for EndlessBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = ConnectionAbort;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled {
-        if !self.opening.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.opening)))));
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> PolledFrame {
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))));
         }
-        let piece = Bytes::from_static(Self::PIECE);
-        let piece = match &mut self.left {
-            None => piece,
+        let chunk = Bytes::from_static(Self::CHUNK);
+        let chunk = match &mut self.left {
+            None => chunk,
             Some(0) => return Poll::Ready(None),
             Some(left) => {
-                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(piece.len());
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len());
                 *left -= length as u64;
-                piece.slice(..length)
+                chunk.slice(..length)
             }
         };
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 }

@@ -1,4 +1,4 @@
-//! `/__sandbox/`: where a test asks what was seen, and what shall go wrong.
+//! `/__sandbox/`: the control endpoints, where a test reads the counts and sets faults and settings.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::faults::Fault;
 use super::org::Settings;
-use super::{Sandbox, answer};
+use super::{Sandbox, json_response};
 
 pub(super) fn router() -> Router<Sandbox> {
     Router::new()
@@ -25,11 +25,11 @@ pub(super) fn router() -> Router<Sandbox> {
         .fallback(|| async {
             let message = "there is nothing at this path; there are /__sandbox/state, reset, faults, settings, expire-sessions, \
                            clock-skew";
-            answer(StatusCode::NOT_FOUND, &json!({"message": message}))
+            json_response(StatusCode::NOT_FOUND, &json!({"message": message}))
         })
 }
 
-/// The counts, why tokens were refused, the faults that are left, and the settings.
+/// Responds with the counts, the reasons of refusals, the remaining faults and the settings.
 async fn state(State(sandbox): State<Sandbox>) -> Response {
     let now = sandbox.now();
     let reasons = sandbox.reasons();
@@ -43,7 +43,7 @@ async fn state(State(sandbox): State<Sandbox>) -> Response {
         "now": now,
     });
     drop(state);
-    answer(StatusCode::OK, &seen)
+    json_response(StatusCode::OK, &seen)
 }
 
 async fn reset(State(sandbox): State<Sandbox>) -> Response {
@@ -51,21 +51,21 @@ async fn reset(State(sandbox): State<Sandbox>) -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// The new list takes the place of the old one; `[]` ends all faults.
+/// Replaces the list of faults. `[]` removes all.
 async fn faults(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
-    done(read::<Vec<Fault>>(&body).map(|faults| sandbox.set_faults(faults)))
+    no_content_or_error(parse_body::<Vec<Fault>>(&body).map(|faults| sandbox.set_faults(faults)))
 }
 
-/// Those that are named change; the others stay.
+/// Changes the given settings and keeps the others.
 async fn settings(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
-    let changed = read::<serde_json::Map<String, Value>>(&body).and_then(|changes| {
+    let changed = parse_body::<serde_json::Map<String, Value>>(&body).and_then(|changes| {
         let mut all = json!(sandbox.state().settings);
         for (name, value) in changes {
             all[name] = value;
         }
         serde_json::from_value::<Settings>(all).map_err(|error| error.to_string())
     });
-    done(changed.map(|changed| sandbox.change_settings(|settings| *settings = changed)))
+    no_content_or_error(changed.map(|changed| sandbox.change_settings(|settings| *settings = changed)))
 }
 
 async fn expire_sessions(State(sandbox): State<Sandbox>) -> Response {
@@ -75,21 +75,21 @@ async fn expire_sessions(State(sandbox): State<Sandbox>) -> Response {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Skew {
+struct ClockSkewBody {
     seconds: i64,
 }
 
 async fn clock_skew(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
-    done(read(&body).map(|Skew { seconds }| sandbox.skew_clock(seconds)))
+    no_content_or_error(parse_body(&body).map(|ClockSkewBody { seconds }| sandbox.skew_clock(seconds)))
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+fn parse_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
-fn done(result: Result<(), String>) -> Response {
+fn no_content_or_error(result: Result<(), String>) -> Response {
     match result {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(message) => answer(StatusCode::BAD_REQUEST, &json!({"message": message})),
+        Err(message) => json_response(StatusCode::BAD_REQUEST, &json!({"message": message})),
     }
 }

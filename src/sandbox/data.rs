@@ -1,42 +1,42 @@
-//! `/services/data`: as much of the REST API as a client needs to make one query.
+//! `/services/data`: the part of the REST API that a client needs for one query.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::state::{Session, bearer};
-use super::{Sandbox, answer};
+use super::state::{OauthSession, bearer};
+use super::{Sandbox, json_response};
 
-/// The newest is what current clients ask for first.
-const VERSIONS: [(&str, &str); 3] = [("Winter '24", "59.0"), ("Winter '25", "62.0"), ("Winter '26", "65.0")];
+/// The label and number of each API version, the newest last.
+const VERSIONS: &[(&str, &str)] = &[("Winter '24", "59.0"), ("Winter '25", "62.0"), ("Winter '26", "65.0")];
 
-/// The session that a request's bearer token stands for.
-pub(super) fn session(sandbox: &Sandbox, headers: &HeaderMap) -> Option<Session> {
+/// The live session of the bearer token. Extends the session, unless the token is a JWT.
+pub(super) fn session_of_bearer(sandbox: &Sandbox, headers: &HeaderMap) -> Option<OauthSession> {
     let now = sandbox.now();
     let token = bearer(headers)?;
     let mut state = sandbox.state();
     let life = i64::try_from(state.settings.session_life.as_secs()).unwrap_or(i64::MAX);
     let session = state.sessions.get_mut(token).filter(|session| now < session.expires_at)?;
-    // Use renews a session; that of a JWT ends when its `exp` says.
+    // The session of a JWT ends at its `exp`.
     if !token.contains('.') {
         session.expires_at = now.saturating_add(life);
     }
     Some(session.clone())
 }
 
-pub(super) fn dead_session() -> Response {
-    refusal(StatusCode::UNAUTHORIZED, "INVALID_SESSION_ID", "Session expired or invalid")
+pub(super) fn invalid_session() -> Response {
+    error_response(StatusCode::UNAUTHORIZED, "INVALID_SESSION_ID", "Session expired or invalid")
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
-    answer(status, &json!([{"message": message, "errorCode": code}]))
+fn error_response(status: StatusCode, code: &str, message: &str) -> Response {
+    json_response(status, &json!([{"message": message, "errorCode": code}]))
 }
 
-/// Needs no session.
+/// Lists the API versions. Needs no session.
 pub(super) async fn versions() -> Response {
-    let version = |(label, version): (&str, &str)| json!({"label": label, "url": format!("/services/data/v{version}"), "version": version});
-    answer(StatusCode::OK, &VERSIONS.into_iter().map(version).collect())
+    let version = |(label, version): &(&str, &str)| json!({"label": label, "url": format!("/services/data/v{version}"), "version": version});
+    json_response(StatusCode::OK, &VERSIONS.iter().map(version).collect())
 }
 
 pub(super) async fn resources(
@@ -47,15 +47,15 @@ pub(super) async fn resources(
     if !is_version(&version) {
         return not_found();
     }
-    if session(&sandbox, &headers).is_none() {
-        return dead_session();
+    if session_of_bearer(&sandbox, &headers).is_none() {
+        return invalid_session();
     }
     let url = sandbox.url(&headers);
     let resources = json!({
         "identity": format!("{url}/services/oauth2/userinfo"),
         "query": format!("/services/data/{version}/query"),
     });
-    answer(StatusCode::OK, &resources)
+    json_response(StatusCode::OK, &resources)
 }
 
 pub(super) async fn query(
@@ -67,22 +67,22 @@ pub(super) async fn query(
     if !is_version(&version) {
         return not_found();
     }
-    if session(&sandbox, &headers).is_none() {
-        return dead_session();
+    if session_of_bearer(&sandbox, &headers).is_none() {
+        return invalid_session();
     }
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let soql = pairs.into_iter().find(|(name, _)| name == "q").map(|(_, soql)| soql.into_owned());
-    match soql.as_deref().and_then(|soql| record(soql, &version)) {
+    match soql.as_deref().and_then(|soql| query_record(soql, &version)) {
         Some(record) => {
             let found = json!({"totalSize": 1, "done": true, "records": [record]});
-            answer(StatusCode::OK, &found)
+            json_response(StatusCode::OK, &found)
         }
-        None => refusal(StatusCode::BAD_REQUEST, "MALFORMED_QUERY", "write SELECT fields FROM object"),
+        None => error_response(StatusCode::BAD_REQUEST, "MALFORMED_QUERY", "write SELECT fields FROM object"),
     }
 }
 
-/// One record with every field that was asked for.
-fn record(soql: &str, version: &str) -> Option<Value> {
+/// A record with every field of a `SELECT`. `None` for a malformed query.
+fn query_record(soql: &str, version: &str) -> Option<Value> {
     let words: Vec<&str> = soql.split_whitespace().collect();
     if !words.first()?.eq_ignore_ascii_case("select") {
         return None;
@@ -100,7 +100,7 @@ fn record(soql: &str, version: &str) -> Option<Value> {
     (record.len() > 1).then_some(Value::Object(record))
 }
 
-/// `v59.0`.
+/// Whether `text` is an API version, for example `v59.0`.
 fn is_version(text: &str) -> bool {
     let number = text.strip_prefix('v').and_then(|number| number.split_once('.'));
     number.is_some_and(|(major, minor)| {
@@ -109,7 +109,7 @@ fn is_version(text: &str) -> bool {
 }
 
 fn not_found() -> Response {
-    refusal(StatusCode::NOT_FOUND, "NOT_FOUND", "The requested resource does not exist")
+    error_response(StatusCode::NOT_FOUND, "NOT_FOUND", "The requested resource does not exist")
 }
 
 #[cfg(test)]
@@ -118,11 +118,12 @@ mod tests {
 
     #[test]
     fn a_record_has_the_fields_that_were_asked_for() {
-        let found = record("select Id, Owner.Name FROM Contact LIMIT 1", "v59.0").expect("a record");
+        let found = query_record("select Id, Owner.Name FROM Contact LIMIT 1", "v59.0").expect("a record");
         assert_eq!(found["attributes"]["type"], "Contact");
         assert_eq!([&found["Id"], &found["Owner.Name"]], ["001000000000001AAA", "Acme"]);
         assert!(
-            record("DELETE FROM Contact", "v59.0").is_none() && record("SELECT FROM x", "v59.0").is_none()
+            query_record("DELETE FROM Contact", "v59.0").is_none()
+                && query_record("SELECT FROM x", "v59.0").is_none()
         );
         assert!(is_version("v59.0") && !is_version("59.0") && !is_version("v9.0") && !is_version("vxx.0"));
     }

@@ -1,44 +1,44 @@
-//! The vocabulary of faults: what a server, a proxy or the network may do in place of a good answer.
+//! Fault injection: the faults of a server, a proxy or the network that a test can ask for.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a fault is played on.
+/// The requests that a fault applies to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Door {
-    /// All of the others.
+pub enum FaultTarget {
+    /// All requests, except `/__sandbox/`.
     #[default]
     Any,
     /// `POST /services/oauth2/token`.
     Token,
-    /// All of `/iamessage/`.
+    /// The endpoints for messaging access tokens and continuation tokens.
     Messaging,
-    /// All else that is Salesforce's.
+    /// All other paths, except `/__sandbox/`.
     Data,
 }
 
-impl Door {
-    pub(super) fn covers(self, door: Self) -> bool {
-        self == Self::Any || self == door
+impl FaultTarget {
+    pub(super) fn matches(self, target: Self) -> bool {
+        self == Self::Any || self == target
     }
 }
 
-/// One thing that goes wrong.
+/// One fault, and how often it is injected.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     #[serde(default)]
-    pub path: Door,
-    /// How often; `None` (`null`): until the faults are changed. Once, where nothing is said.
+    pub path: FaultTarget,
+    /// How often the fault is injected. `None` (`null`) means until the faults are replaced. The default is once.
     #[serde(default = "once")]
     pub times: Option<u32>,
-    pub fault: Misdeed,
-    /// How long `latency` waits (1,000), `slow_body` between two bytes (1,000), `no_answer` before it hangs up
-    /// (never).
+    pub fault: FaultKind,
+    /// How long `latency` waits (default 1,000), how long `slow_body` waits between two bytes (default 1,000), and when
+    /// `no_answer` closes the connection (default never).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub milliseconds: Option<u64>,
-    /// The status of an answer that isn't Salesforce's own.
+    /// The status of a response that the fault makes up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,19 +46,19 @@ pub struct Fault {
     /// The `message` of the messaging and data APIs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_description: Option<String>,
-    /// Sent as it stands.
+    /// The value of `Retry-After`, sent unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<String>,
-    /// Where `redirect` points, and the `instance_url` of `foreign_instance_url`.
+    /// The `Location` of `redirect`, and the `instance_url` of `foreign_instance_url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
     /// The whole subject of `other_subject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// What `merge` lays over the answer (RFC 7396): `null` removes a member.
+    /// The JSON merge patch of `merge` (RFC 7396): `null` removes a member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Value>,
-    /// How long the body of `huge_body` (64 MiB) and the token of `huge_token` (1 MiB) are.
+    /// The size of the body of `huge_body` (default 64 MiB) and of the token of `huge_token` (default 1 MiB).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }
@@ -69,10 +69,10 @@ const fn once() -> Option<u32> {
 }
 
 impl Fault {
-    /// Once, on anything.
-    pub const fn new(fault: Misdeed) -> Self {
+    /// A fault that is injected once, into any request.
+    pub const fn new(fault: FaultKind) -> Self {
         Self {
-            path: Door::Any,
+            path: FaultTarget::Any,
             times: once(),
             fault,
             milliseconds: None,
@@ -88,61 +88,61 @@ impl Fault {
     }
 }
 
-/// The kinds of faults. From `SlowBody` on, the request is really carried out and its answer spoilt.
+/// The kinds of faults. For `Latency`, and from `SlowBody` on, the request is carried out and its response is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Misdeed {
-    /// Waits, then answers as ever.
+pub enum FaultKind {
+    /// Waits, then responds normally.
     Latency,
-    /// An error: 503, or 400 where `error` is given.
+    /// An error response: `status`, or by default 503, or 400 if `error` is given.
     Status,
-    /// 200 and bytes that are no text.
+    /// 200 and bytes that aren't text.
     Garbage,
     /// 200 and no body.
     Empty,
     /// 200 and `{}`.
     EmptyObject,
-    /// 200 and a page, as from a proxy.
+    /// 200 and an HTML page, like the error page of a proxy.
     Html,
-    /// A string in ISO 8859-1, which isn't UTF-8.
+    /// 200 and JSON in ISO 8859-1 instead of UTF-8.
     Latin1,
-    /// JSON, a thousand levels deep.
+    /// 200 and JSON with a nesting depth of 1,000.
     Deep,
-    /// Never ends.
+    /// A body that never ends.
     EndlessBody,
-    /// Ends late, and says so in `Content-Length`.
+    /// A body with a string of `bytes` bytes, and a correct `Content-Length`.
     HugeBody,
     /// 302, or `status`.
     Redirect,
-    /// TCP RST in place of an answer.
+    /// TCP RST instead of a response.
     Reset,
-    /// TCP FIN in place of an answer.
+    /// TCP FIN instead of a response.
     Close,
-    /// The connection stays open, and nothing comes.
+    /// No response on an open connection.
     NoAnswer,
-    /// The right answer, a byte at a time.
+    /// The correct response, one byte at a time.
     SlowBody,
-    /// The first half of the right answer, then the connection ends.
+    /// The first half of the correct response, then the connection ends.
     Truncated,
-    /// The token's member twice; the second is another's.
+    /// The member of the token twice. The second value is a foreign token.
     DuplicateKeys,
     MissingToken,
     NumericToken,
-    /// A token with a line break and a header in it.
+    /// A token that contains a line break and a header.
     CrlfToken,
     HugeToken,
     /// `token_type` is `mac`.
     WrongTokenType,
     ForeignInstanceUrl,
-    /// A guest's session, whoever asked.
+    /// An anonymous session for a verified user.
     Anonymous,
-    /// The session of somebody else who was verified.
+    /// The session of another verified user.
     OtherSubject,
     /// An access token whose `exp` has passed.
     ExpiredToken,
-    /// An access token that is no JWT.
+    /// An access token that isn't a JWT.
     OpaqueToken,
-    /// Lays `members` over the answer.
+    /// Applies `members` to the response as a JSON merge patch.
     Merge,
 }
 
@@ -153,12 +153,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_written_in_few_words() {
+    fn a_fault_has_defaults_and_rejects_unknown_members() {
         let fault: Fault = serde_json::from_value(json!({"fault": "reset"})).expect("a fault");
-        assert_eq!((fault.path, fault.times), (Door::Any, Some(1)));
+        assert_eq!((fault.path, fault.times), (FaultTarget::Any, Some(1)));
         let fault = json!({"path": "token", "times": null, "fault": "endless_body"});
         let fault: Fault = serde_json::from_value(fault).expect("a fault");
-        assert_eq!((fault.path, fault.times), (Door::Token, None));
+        assert_eq!((fault.path, fault.times), (FaultTarget::Token, None));
         assert!(serde_json::from_value::<Fault>(json!({"fault": "reset", "time": 2})).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! JWTs as a verifier reads them, and the ones that the sandbox issues itself.
+//! Parses and verifies JWTs, and issues the sandbox's own.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
-/// A JWT in its parts. Nothing in it is to be believed before `verified_by`.
+/// A JWT in its parts. Its content is untrusted until `verified_by` succeeds.
 pub(super) struct Jwt<'a> {
     pub header: Map<String, Value>,
     pub claims: Map<String, Value>,
@@ -25,7 +25,7 @@ impl<'a> Jwt<'a> {
         }
         let header = object(header).ok_or("has a header that isn't base64url of a JSON object")?;
         let claims = object(claims).ok_or("has claims that aren't base64url of a JSON object")?;
-        // RFC 7515, section 4.1.11: what must be understood, and isn't, is refused.
+        // Critical extensions that a verifier doesn't know must be rejected (RFC 7515, section 4.1.11).
         if header.contains_key("crit") {
             return Err("has `crit` in its header".to_owned());
         }
@@ -53,8 +53,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     }
 }
 
-/// A JWT of the sandbox's own. Salesforce signs its tokens in a way that is nobody else's business, so any
-/// signature will do.
+/// Issues a JWT of the sandbox, signed with HS256. Clients can't verify Salesforce's own tokens, so any signature will do.
 pub(super) fn issue(claims: &Value, key: &hmac::Key) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"sandbox"}"#);
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));

@@ -1,6 +1,6 @@
-//! A keyset as Salesforce sees it: fetched from its endpoint, or uploaded in Setup.
+//! Verifies identity tokens against a keyset: fetched from its endpoint and cached, or uploaded in Setup.
 //!
-//! Salesforce documents neither time-outs nor sizes nor how long it keeps a set; these are on the strict side.
+//! Salesforce documents no timeout, size limit or cache lifetime. The values here are strict.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use x509_parser::public_key::PublicKey;
 
 use super::Sandbox;
 use super::jwt::Jwt;
-use super::org::{Deployment, Keys};
+use super::org::{Deployment, KeySource};
 use crate::clock::UnixTime;
 
-const LARGEST_SET: usize = 50 << 10;
-const TEN_DAYS: i64 = 10 * 86_400;
-/// RFC 7518, section 3.3.
-const SMALLEST_KEY: usize = 2048;
+const MAX_JWKS_BYTES: usize = 50 << 10;
+const MIN_CERTIFICATE_SECONDS: i64 = 10 * 86_400;
+/// The minimum for RS256 (RFC 7518, section 3.3).
+const MIN_KEY_BITS: usize = 2048;
 
-/// The `sub` of an identity token that the deployment's keyset vouches for.
+/// Verifies an identity token against the keyset of `deployment`. Returns its `sub`.
 ///
 /// # Errors
-/// Says why it doesn't, for who asks the sandbox; Salesforce tells nobody.
-pub(super) async fn verified(
+/// The token isn't verified. The reason is for users of the sandbox, because Salesforce tells no reason.
+pub(super) async fn verify_identity_token(
     sandbox: &Sandbox,
     deployment: &Deployment,
     token: &str,
@@ -41,8 +41,8 @@ pub(super) async fn verified(
         return Err("has an `iss` that isn't, byte for byte, the issuer of the keyset".to_owned());
     }
     let (set, uploaded) = match &deployment.keys {
-        Keys::Uploaded(set) => (Arc::new(set.clone()), true),
-        Keys::Url(url) => (fetched(sandbox, url).await?, false),
+        KeySource::Uploaded(set) => (Arc::new(set.clone()), true),
+        KeySource::Url(url) => (cached_jwks(sandbox, url).await?, false),
     };
     let keys = set["keys"].as_array().ok_or("has a keyset without `keys`")?;
     let jwk = keys.iter().find(|jwk| jwk["kid"] == kid);
@@ -54,7 +54,7 @@ pub(super) async fn verified(
     if !jwt.verified_by(&key, algorithm) {
         return Err("has a signature that the keyset's key doesn't verify".to_owned());
     }
-    // The widget compares numbers; a string or a duration is "expired" at once.
+    // The chat widget compares numbers: it treats a string or a duration as expired.
     let exp = jwt.claims.get("exp").and_then(Value::as_f64).ok_or("has no `exp` that is a number")?;
     #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
     if exp <= sandbox.now() as f64 {
@@ -66,12 +66,13 @@ pub(super) async fn verified(
     }
 }
 
-/// What Setup says to a key that somebody uploads (Salesforce Help, "Troubleshooting User Verification"). That one
-/// without `x5c` is accepted, and then vouches for nobody, people have seen.
+/// Validates a JWK like the upload form of Setup (Salesforce Help, "Troubleshooting User Verification").
+///
+/// A JWK without `x5c` is accepted, but never verifies a token. That was seen in live orgs.
 ///
 /// # Errors
-/// Why it fails to upload.
-pub fn upload(text: &str, now: UnixTime) -> Result<Value, String> {
+/// The JWK fails to upload. Says why.
+pub fn upload_key(text: &str, now: UnixTime) -> Result<Value, String> {
     let jwk: Value = serde_json::from_str(text).map_err(|error| format!("isn't JSON: {error}"))?;
     if !jwk.is_object() || jwk.get("keys").is_some() {
         return Err("isn't one key: each is uploaded individually".to_owned());
@@ -88,15 +89,14 @@ pub fn upload(text: &str, now: UnixTime) -> Result<Value, String> {
         if validity.not_before.timestamp() > now.seconds() {
             return Err("has a certificate that isn't valid yet".to_owned());
         }
-        if validity.not_after.timestamp() < now.seconds() + TEN_DAYS {
+        if validity.not_after.timestamp() < now.seconds() + MIN_CERTIFICATE_SECONDS {
             return Err("has a certificate that isn't valid for another 10 days".to_owned());
         }
     }
     Ok(jwk)
 }
 
-/// The key of a JWK. One that was uploaded needs its certificate; where there is one, it must be of that key
-/// (RFC 7517, section 4.7).
+/// The public key of a JWK. An uploaded JWK needs a certificate. A certificate must match the key (RFC 7517, section 4.7).
 fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
     if jwk["kty"] != "RSA" {
         return Err("isn't an RSA key".to_owned());
@@ -105,7 +105,7 @@ fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
         return Err("has a `use` other than sig".to_owned());
     }
     let certified = match &jwk["x5c"][0] {
-        Value::String(text) => Some(certified(text)?),
+        Value::String(text) => Some(certificate_numbers(text)?),
         Value::Null if uploaded => return Err("has no `x5c`, and was uploaded".to_owned()),
         Value::Null => None,
         _ => return Err("has an `x5c` that isn't text".to_owned()),
@@ -116,18 +116,18 @@ fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
             return Err("has a certificate of another key".to_owned());
         }
         (Some(n), Some(e), _) => (n, e),
-        // An upload needs `x5c` alone.
+        // An upload may have `x5c` alone.
         (None, None, Some(certified)) if jwk.get("n").is_none() => certified,
         _ => return Err("has an `n` or `e` that isn't base64url without padding".to_owned()),
     };
-    if n.len() * 8 < SMALLEST_KEY {
+    if n.len() * 8 < MIN_KEY_BITS {
         return Err("is shorter than 2048 bits".to_owned());
     }
     Ok(DecodingKey::from_rsa_raw_components(&n, &e))
 }
 
-/// `n` and `e` of the certificate in an `x5c`: plain base64, not base64url, and no PEM lines.
-fn certified(text: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
+/// `n` and `e` of the certificate in an `x5c`, which is plain base64 (not base64url) without PEM lines.
+fn certificate_numbers(text: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
     let der = STANDARD.decode(text).map_err(|_| "has an `x5c` that isn't plain base64")?;
     let (_, certificate) =
         X509Certificate::from_der(&der).map_err(|_| "has an `x5c` that holds no certificate")?;
@@ -140,7 +140,7 @@ fn certified(text: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
     }
 }
 
-async fn fetched(sandbox: &Sandbox, url: &str) -> Result<Arc<Value>, String> {
+async fn cached_jwks(sandbox: &Sandbox, url: &str) -> Result<Arc<Value>, String> {
     let now = sandbox.now();
     {
         let mut state = sandbox.state();
@@ -152,15 +152,15 @@ async fn fetched(sandbox: &Sandbox, url: &str) -> Result<Arc<Value>, String> {
         }
         state.counts.jwks_fetches += 1;
     }
-    let set = fetch(sandbox.client(), url).await;
+    let set = fetch_jwks(sandbox.client(), url).await;
     let set = set.map_err(|why| format!("has a keyset whose endpoint {url} {why}"))?;
     let set = Arc::new(json!({"keys": set["keys"]}));
     sandbox.state().jwks.insert(url.to_owned(), (now, set.clone()));
     Ok(set)
 }
 
-/// No redirect, no credentials, JSON whatever its media type.
-async fn fetch(client: &reqwest::Client, url: &str) -> Result<Value, String> {
+/// Fetches a JWKS without following redirects and without credentials. Ignores the media type.
+async fn fetch_jwks(client: &reqwest::Client, url: &str) -> Result<Value, String> {
     let unreachable = |error: reqwest::Error| {
         let why = if error.is_timeout() { "is too slow" } else { "can't be reached" };
         why.to_owned()
@@ -172,7 +172,7 @@ async fn fetch(client: &reqwest::Client, url: &str) -> Result<Value, String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&chunk);
-        if body.len() > LARGEST_SET {
+        if body.len() > MAX_JWKS_BYTES {
             return Err("sends more than 50 KiB".to_owned());
         }
     }

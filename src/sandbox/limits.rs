@@ -1,13 +1,13 @@
-//! Salesforce's limits: so many events in any span of time.
+//! A sliding-window rate limiter for Salesforce's limits.
 
 use std::collections::VecDeque;
 
-/// The events of the span that ends now.
+/// The times of recent events, in seconds since the epoch, oldest first.
 #[derive(Default)]
-pub(super) struct Window(VecDeque<i64>);
+pub(super) struct SlidingWindow(VecDeque<i64>);
 
-impl Window {
-    /// How many there were in the last `span` seconds.
+impl SlidingWindow {
+    /// The number of events in the last `span` seconds. Drops older events.
     pub fn count(&mut self, now: i64, span: i64) -> usize {
         while self.0.front().is_some_and(|first| first.saturating_add(span) <= now) {
             self.0.pop_front();
@@ -19,11 +19,11 @@ impl Window {
         self.0.push_back(now);
     }
 
-    /// Counts one more.
+    /// Adds an event at `now`.
     ///
     /// # Errors
-    /// There were `limit` already; the seconds until there is a place.
-    pub fn take(&mut self, now: i64, span: i64, limit: usize) -> Result<(), i64> {
+    /// The last `span` seconds have `limit` events already. Holds the seconds until another event is allowed, at least 1.
+    pub fn try_add(&mut self, now: i64, span: i64, limit: usize) -> Result<(), i64> {
         let count = self.count(now, span);
         if count < limit {
             self.add(now);
@@ -39,13 +39,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_comes_free_when_its_event_has_left_the_window() {
-        let mut window = Window::default();
-        assert_eq!(window.take(0, 60, 2), Ok(()));
-        assert_eq!(window.take(20, 60, 2), Ok(()));
-        assert_eq!(window.take(59, 60, 2), Err(1));
-        assert_eq!(window.take(60, 60, 2), Ok(()));
-        assert_eq!(window.take(60, 60, 2), Err(20));
-        assert_eq!(window.take(60, 60, 0), Err(60));
+    fn an_event_is_allowed_again_when_an_old_one_has_left_the_window() {
+        let mut window = SlidingWindow::default();
+        assert_eq!(window.try_add(0, 60, 2), Ok(()));
+        assert_eq!(window.try_add(20, 60, 2), Ok(()));
+        assert_eq!(window.try_add(59, 60, 2), Err(1));
+        assert_eq!(window.try_add(60, 60, 2), Ok(()));
+        assert_eq!(window.try_add(60, 60, 2), Err(20));
+        assert_eq!(window.try_add(60, 60, 0), Err(60));
     }
 }

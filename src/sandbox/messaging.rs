@@ -1,7 +1,7 @@
-//! `/iamessage/api/v2/authorization/`: messaging access tokens for who shows an identity token.
+//! `/iamessage/api/v2/authorization/`: exchanges an identity token for a messaging access token.
 //!
-//! A failed verification can look like success: 200, with a guest's session. Statuses and texts of refusals
-//! are documented nowhere, but for the one about active schemes, which people have seen.
+//! A failed verification can look like a success: 200 with an anonymous session. The statuses and texts of refusals are
+//! undocumented. Only the text about active `AuthSchemes` was seen in live orgs.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -11,16 +11,16 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Map, Value, json};
 
 use super::org::{Deployment, OnFailure, id_15};
-use super::state::{Chat, bearer};
-use super::{Sandbox, answer, jwt, keyset};
+use super::state::{MessagingSession, bearer};
+use super::{Sandbox, json_response, jwt, keyset};
 
-pub(super) const PATH: &str = "/iamessage/api/v2/authorization/authenticated/access-token";
-pub(super) const CONTINUATION: &str = "/iamessage/api/v2/authorization/continuation-access-token";
+pub(super) const ACCESS_TOKEN_PATH: &str = "/iamessage/api/v2/authorization/authenticated/access-token";
+pub(super) const CONTINUATION_PATH: &str = "/iamessage/api/v2/authorization/continuation-access-token";
 
-const MINUTE: i64 = 60;
+const MINUTE_SECONDS: i64 = 60;
 
-fn refusal(status: StatusCode, message: &str) -> Response {
-    answer(status, &json!({"message": message}))
+fn error_response(status: StatusCode, message: &str) -> Response {
+    json_response(status, &json!({"message": message}))
 }
 
 pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) -> Response {
@@ -28,49 +28,49 @@ pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) ->
     let taken = {
         let mut state = sandbox.state();
         let limit = state.settings.messaging_per_minute;
-        state.messaging.take(now, MINUTE, limit)
+        state.messaging.try_add(now, MINUTE_SECONDS, limit)
     };
     if let Err(wait) = taken {
-        let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded");
+        let mut response = error_response(StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded");
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
         return response;
     }
-    let request = match Request::read(&sandbox, &body) {
+    let request = match AccessTokenRequest::read(&sandbox, &body) {
         Ok(request) => request,
-        Err(message) => return refusal(StatusCode::BAD_REQUEST, &message),
+        Err(message) => return error_response(StatusCode::BAD_REQUEST, &message),
     };
     let known =
         sandbox.org().deployments.iter().find(|known| known.es_developer_name == request.es_developer_name);
     let Some(deployment) = known else {
         let names = sandbox.org().deployments.iter().map(|known| known.es_developer_name.as_str());
         let names: Vec<&str> = names.collect();
-        sandbox.note(format!(
-            "the esDeveloperName is no deployment's, of which there are: {}",
+        sandbox.log_reason(format!(
+            "no deployment has this esDeveloperName; the deployments are: {}",
             names.join(", ")
         ));
-        return refusal(StatusCode::NOT_FOUND, "No published deployment has this esDeveloperName.");
+        return error_response(StatusCode::NOT_FOUND, "No published deployment has this esDeveloperName.");
     };
     if !deployment.verification {
         let message = "User verification configuration has no active AuthSchemes.";
-        return refusal(StatusCode::BAD_REQUEST, message);
+        return error_response(StatusCode::BAD_REQUEST, message);
     }
-    let verified = keyset::verified(&sandbox, deployment, &request.identity_token).await;
+    let verified = keyset::verify_identity_token(&sandbox, deployment, &request.identity_token).await;
     let Some(subject) = subject(&sandbox, deployment, verified) else {
-        return refusal(StatusCode::UNAUTHORIZED, "The customer identity token is invalid.");
+        return error_response(StatusCode::UNAUTHORIZED, "The customer identity token is invalid.");
     };
     let life = i64::try_from(sandbox.state().settings.messaging_life.as_secs()).unwrap_or(i64::MAX);
-    let chat = Chat {
+    let chat = MessagingSession {
         deployment: deployment.es_developer_name.clone(),
         subject,
         expires_at: sandbox.now().saturating_add(life),
     };
-    let mut body = session(&sandbox, &chat, &request.capabilities_version);
+    let mut body = new_client(&sandbox, &chat, &request.capabilities_version);
     body["context"] = context(&sandbox, &chat);
-    answer(StatusCode::OK, &body)
+    json_response(StatusCode::OK, &body)
 }
 
-/// Who the session is for, the only place in the answer that says whether a user was verified; `None` where the
-/// deployment gives guests no session.
+/// The subject of the session. Only its form tells a client whether the user was verified. `None` if the deployment refuses
+/// unverified users.
 fn subject(sandbox: &Sandbox, deployment: &Deployment, verified: Result<String, String>) -> Option<String> {
     match verified {
         Ok(sub) => {
@@ -79,7 +79,7 @@ fn subject(sandbox: &Sandbox, deployment: &Deployment, verified: Result<String, 
         }
         Err(why) => {
             sandbox.state().counts.unverified += 1;
-            sandbox.note(format!("{}: the identity token {why}", deployment.es_developer_name));
+            sandbox.log_reason(format!("{}: the identity token {why}", deployment.es_developer_name));
             match deployment.on_failure {
                 OnFailure::Anonymous => Some(anonymous(sandbox)),
                 OnFailure::Unauthenticated => Some(format!("v2/iamessage/UNAUTH/NA/uid:{}", sandbox.uuid())),
@@ -93,8 +93,8 @@ pub(super) fn anonymous(sandbox: &Sandbox) -> String {
     format!("v2/iamessage/ANON/{}", sandbox.uuid())
 }
 
-/// A client's access token, which is live from now on, and where its events begin.
-fn session(sandbox: &Sandbox, chat: &Chat, capabilities_version: &str) -> Value {
+/// Issues an access token to a new client of `chat`, and names the first event id.
+fn new_client(sandbox: &Sandbox, chat: &MessagingSession, capabilities_version: &str) -> Value {
     let claims = json!({
         "sub": chat.subject,
         "exp": chat.expires_at,
@@ -108,7 +108,7 @@ fn session(sandbox: &Sandbox, chat: &Chat, capabilities_version: &str) -> Value 
     json!({"accessToken": token, "lastEventId": "0"})
 }
 
-fn context(sandbox: &Sandbox, chat: &Chat) -> Value {
+fn context(sandbox: &Sandbox, chat: &MessagingSession) -> Value {
     json!({
         "configuration": {
             "deploymentType": "api",
@@ -125,36 +125,36 @@ fn channel(sandbox: &Sandbox, deployment: &str) -> String {
     format!("{}-{deployment}", id_15(&sandbox.org().org_id))
 }
 
-/// A new client of the same session: the same subject and end, another client id.
+/// Issues an access token for the same session, with a new client id and the same expiry.
 pub(super) async fn continuation(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
-    match chat_of(&sandbox, &headers) {
-        Some(chat) => answer(StatusCode::OK, &session(&sandbox, &chat, "1")),
-        None => refusal(StatusCode::UNAUTHORIZED, "Unauthorized"),
+    match session_of_bearer(&sandbox, &headers) {
+        Some(chat) => json_response(StatusCode::OK, &new_client(&sandbox, &chat, "1")),
+        None => error_response(StatusCode::UNAUTHORIZED, "Unauthorized"),
     }
 }
 
 pub(super) async fn revoke(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
-    match chat_of(&sandbox, &headers).and_then(|_| bearer(&headers)) {
+    match session_of_bearer(&sandbox, &headers).and_then(|_| bearer(&headers)) {
         Some(token) => {
             sandbox.state().chats.remove(token);
             StatusCode::NO_CONTENT.into_response()
         }
-        None => refusal(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        None => error_response(StatusCode::UNAUTHORIZED, "Unauthorized"),
     }
 }
 
-fn chat_of(sandbox: &Sandbox, headers: &HeaderMap) -> Option<Chat> {
+fn session_of_bearer(sandbox: &Sandbox, headers: &HeaderMap) -> Option<MessagingSession> {
     let now = sandbox.now();
     sandbox.state().chats.get(bearer(headers)?).filter(|chat| now < chat.expires_at).cloned()
 }
 
-struct Request {
+struct AccessTokenRequest {
     es_developer_name: String,
     capabilities_version: String,
     identity_token: String,
 }
 
-impl Request {
+impl AccessTokenRequest {
     fn read(sandbox: &Sandbox, body: &[u8]) -> Result<Self, String> {
         let body: Map<String, Value> =
             serde_json::from_slice(body).map_err(|_| "The request body isn't a JSON object.".to_owned())?;

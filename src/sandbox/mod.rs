@@ -1,25 +1,25 @@
-//! Salesforce's side of the exchanges on loopback: for tests, for `tokenmint dev` and for users' own CI.
+//! A fake Salesforce server on loopback: for tests, for `tokenmint dev` and for the CI of users.
 //!
-//! - It is written from what Salesforce documents and what people have seen it do. It shares no code with
-//!   `tokens`, `jwks`, `callers` or `http`, or the two would agree on the same mistake.
-//! - Where sources disagree, [`Settings`] say which is played; what nobody documents is marked in the code.
-//! - [`Fault`]s make it misbehave; `/__sandbox/` is where a test asks for them.
-//! - It proves nothing about who calls it, so [`serve`] refuses to listen on anything but loopback.
+//! - It follows Salesforce's documentation and reports from live orgs. It shares no code with the modules that mint tokens or
+//!   serve requests, because shared code would hide a mistake on both sides.
+//! - [`Settings`] choose the behaviour where sources disagree. The code marks undocumented behaviour.
+//! - Fault injection: tests set [`Fault`]s at `/__sandbox/`.
+//! - Callers aren't authenticated, so [`serve`] listens on loopback only.
 
 mod bodies;
 mod control;
 mod data;
-mod edit;
 mod faults;
 mod jwt;
 mod keyset;
 mod limits;
 mod messaging;
+mod middleware;
 mod oauth;
 mod org;
-mod play;
+mod server;
 mod state;
-mod wire;
+mod tampering;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -30,18 +30,17 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-pub use faults::{Door, Fault, Misdeed};
-pub use keyset::upload;
-pub use org::{App, Deployment, Keys, OnFailure, Org, Settings};
-pub use state::{Counts, Sandbox};
-pub use wire::serve;
+pub use faults::{Fault, FaultKind, FaultTarget};
+pub use keyset::upload_key;
+pub use org::{ConnectedApp, Deployment, KeySource, OnFailure, Org, Settings};
+pub use server::serve;
+pub use state::{RequestCounts, Sandbox};
 
-/// Far above any request of ours, and small enough that a mistake shows.
-const LARGEST_REQUEST: usize = 256 << 10;
+/// The largest request body. Far more than tokenmint sends, and small enough to reveal a mistake.
+const MAX_REQUEST_BYTES: usize = 256 << 10;
 
 impl Sandbox {
-    /// All that it plays. Behind another server than [`serve`], the faults that cut connections end in the
-    /// middle of a body instead.
+    /// The router with all endpoints. With a server other than [`serve`], a connection abort becomes a failing body.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/services/oauth2/token", post(oauth::token))
@@ -54,11 +53,11 @@ impl Sandbox {
             .route("/services/data/{version}/", get(data::resources))
             .route("/services/data/{version}/query", get(data::query))
             .route("/services/data/{version}/query/", get(data::query))
-            .route(messaging::PATH, post(messaging::access_token).delete(messaging::revoke))
-            .route(messaging::CONTINUATION, get(messaging::continuation))
+            .route(messaging::ACCESS_TOKEN_PATH, post(messaging::access_token).delete(messaging::revoke))
+            .route(messaging::CONTINUATION_PATH, get(messaging::continuation))
             .nest("/__sandbox", control::router())
             .fallback(|| async {
-                answer(
+                json_response(
                     StatusCode::NOT_FOUND,
                     &json!([{
                         "errorCode": "NOT_FOUND",
@@ -66,16 +65,16 @@ impl Sandbox {
                     }]),
                 )
             })
-            .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
-            .layer(from_fn_with_state(self.clone(), play::play))
+            .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+            .layer(from_fn_with_state(self.clone(), middleware::inject_faults))
             .with_state(self.clone())
     }
 }
 
-/// Answers with tokens, and refusals of them, are stored nowhere (RFC 6749, section 5.1).
+/// Headers of JSON responses: caches must not store tokens (RFC 6749, section 5.1).
 const NO_STORE: [(HeaderName, HeaderValue); 2] =
     [(CACHE_CONTROL, HeaderValue::from_static("no-store")), (PRAGMA, HeaderValue::from_static("no-cache"))];
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, NO_STORE, axum::Json(body)).into_response()
 }

@@ -1,7 +1,7 @@
-//! `/services/oauth2/`: the JWT bearer grant, revocation, and who a session belongs to.
+//! `/services/oauth2/`: the JWT bearer grant (RFC 7523), revocation (RFC 7009) and user info.
 //!
-//! Refusals are those of Salesforce Help, "OAuth Authorization Errors", in its own words: 400 with `error` and
-//! `error_description`. In which order Salesforce checks is documented nowhere.
+//! Refusals follow Salesforce Help, "OAuth Authorization Errors": 400 with `error` and `error_description`. The order of
+//! Salesforce's checks is undocumented.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Bytes;
@@ -15,87 +15,91 @@ use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::jwt::{self, Jwt};
-use super::org::{App, Org, id_15, id_18};
-use super::state::Session;
-use super::{Sandbox, answer, data};
+use super::org::{ConnectedApp, Org, id_15, id_18};
+use super::state::OauthSession;
+use super::{Sandbox, data, json_response};
 
-const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-const LOGIN: &str = "https://login.salesforce.com";
-const TEST: &str = "https://test.salesforce.com";
-const HOUR: i64 = 3600;
-/// How far ahead `exp` may be where that is judged at all.
-const FARTHEST: i64 = 300;
+const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const LOGIN_URL: &str = "https://login.salesforce.com";
+const TEST_URL: &str = "https://test.salesforce.com";
+const HOUR_SECONDS: i64 = 3600;
+/// How many seconds ahead `exp` may be with [`Settings::strict_exp`](super::Settings::strict_exp).
+const MAX_EXP_AHEAD: i64 = 300;
 
-/// `error` and `error_description`, and for the log of the sandbox what exactly was wrong.
-struct Refusal {
+/// `error` and `error_description` of the response, and the exact reason for the log of the sandbox.
+struct OauthError {
     error: &'static str,
     description: &'static str,
     why: String,
 }
 
-fn refuse(error: &'static str, description: &'static str, why: impl Into<String>) -> Refusal {
-    Refusal { error, description, why: why.into() }
+fn oauth_error(error: &'static str, description: &'static str, why: impl Into<String>) -> OauthError {
+    OauthError { error, description, why: why.into() }
 }
 
-fn invalid_assertion(why: impl Into<String>) -> Refusal {
-    refuse("invalid_grant", "invalid assertion", why)
+fn invalid_assertion(why: impl Into<String>) -> OauthError {
+    oauth_error("invalid_grant", "invalid assertion", why)
 }
 
-fn not_approved(why: impl Into<String>) -> Refusal {
-    refuse("invalid_grant", "user hasn't approved this consumer", why)
+fn not_approved(why: impl Into<String>) -> OauthError {
+    oauth_error("invalid_grant", "user hasn't approved this consumer", why)
 }
 
 pub(super) async fn token(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Response {
     match login(&sandbox, &headers, &body) {
-        Ok(granted) => answer(StatusCode::OK, &granted),
+        Ok(granted) => json_response(StatusCode::OK, &granted),
         Err(refusal) => {
-            let Refusal { error, description, why } = refusal;
-            sandbox.note(format!("login refused, {error}: {description}: {why}"));
+            let OauthError { error, description, why } = refusal;
+            sandbox.log_reason(format!("login refused, {error}: {description}: {why}"));
             let now = sandbox.now();
             let mut state = sandbox.state();
             *state.counts.refused.entry(format!("{error}: {description}")).or_default() += 1;
             state.failures.add(now);
-            let failures = state.failures.count(now, HOUR);
+            let failures = state.failures.count(now, HOUR_SECONDS);
             if state.settings.failures_until_block.is_some_and(|limit| failures >= limit) {
-                state.blocked_until.get_or_insert(now + HOUR);
+                state.blocked_until.get_or_insert(now + HOUR_SECONDS);
             }
             drop(state);
-            answer(StatusCode::BAD_REQUEST, &json!({"error": error, "error_description": description}))
+            json_response(StatusCode::BAD_REQUEST, &json!({"error": error, "error_description": description}))
         }
     }
 }
 
-fn login(sandbox: &Sandbox, headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
+fn login(sandbox: &Sandbox, headers: &HeaderMap, body: &[u8]) -> Result<Value, OauthError> {
     let now = sandbox.now();
-    blocked(sandbox, now)?;
-    let form = Form::read(headers, body)?;
+    check_block(sandbox, now)?;
+    let form = FormBody::read(headers, body)?;
     match form.get("grant_type") {
-        Some(GRANT) => {}
-        Some(_) => return Err(refuse("unsupported_grant_type", "grant type not supported", "grant_type")),
-        None => return Err(refuse("invalid_request", "must supply a grant type", "grant_type is missing")),
+        Some(GRANT_TYPE) => {}
+        Some(_) => {
+            return Err(oauth_error("unsupported_grant_type", "grant type not supported", "grant_type"));
+        }
+        None => {
+            return Err(oauth_error("invalid_request", "must supply a grant type", "grant_type is missing"));
+        }
     }
     let assertion = form.get("assertion").ok_or_else(|| invalid_assertion("the parameter is missing"))?;
     let jwt = Jwt::read(assertion).map_err(|why| invalid_assertion(format!("the assertion {why}")))?;
     let url = sandbox.url(headers);
     let app = app_of(sandbox.org(), &jwt)?;
-    installed_here(app, headers, &jwt)?;
-    signed(app, &jwt)?;
-    meant_for_us(sandbox.org(), app, &url, &jwt)?;
+    check_installed(app, headers, &jwt)?;
+    check_signature(app, &jwt)?;
+    check_audience(sandbox.org(), app, &url, &jwt)?;
     let strict = sandbox.state().settings.strict_exp;
-    let expires = alive(&jwt, now, strict)?;
-    fresh(sandbox, app, &jwt)?;
-    let user = approved(app, &jwt)?;
-    grant(sandbox, app, user, &url, now).inspect(|_| {
+    let expires = check_expiry(&jwt, now, strict)?;
+    check_jti(sandbox, app, &jwt)?;
+    let user = check_user(app, &jwt)?;
+    issue_token(sandbox, app, user, &url, now).inspect(|_| {
         tracing::debug!(user, expires, "sandbox: logged in");
     })
 }
 
-/// After too many failures Salesforce blocks the address for a time, good logins included.
-fn blocked(sandbox: &Sandbox, now: i64) -> Result<(), Refusal> {
+/// Refuses every login while the address is blocked for too many failures, valid logins included.
+fn check_block(sandbox: &Sandbox, now: i64) -> Result<(), OauthError> {
     let mut state = sandbox.state();
     match state.blocked_until {
         Some(until) if now < until => {
-            Err(refuse("invalid_grant", "ip restricted", "too many logins have failed in an hour"))
+            Err(oauth_error("invalid_grant", "ip restricted", "too many logins have failed in an hour"))
         }
         _ => {
             state.blocked_until = None;
@@ -104,20 +108,20 @@ fn blocked(sandbox: &Sandbox, now: i64) -> Result<(), Refusal> {
     }
 }
 
-/// A form in which no parameter stands twice (RFC 6749, section 3.2).
-struct Form(Vec<(String, String)>);
+/// A form body without duplicate parameters (RFC 6749, section 3.2).
+struct FormBody(Vec<(String, String)>);
 
-impl Form {
-    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
+impl FormBody {
+    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, OauthError> {
         let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(refuse("invalid_request", "must be a form", format!("Content-Type: {kind}")));
+            return Err(oauth_error("invalid_request", "must be a form", format!("Content-Type: {kind}")));
         }
         let pairs: Vec<(String, String)> = url::form_urlencoded::parse(body).into_owned().collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
             if pairs[..at].iter().any(|(other, _)| other == name) {
-                return Err(refuse("invalid_request", "duplicate parameter", name.as_str()));
+                return Err(oauth_error("invalid_request", "duplicate parameter", name.as_str()));
             }
         }
         Ok(Self(pairs))
@@ -128,29 +132,29 @@ impl Form {
     }
 }
 
-/// The certificate is found through `iss`; a `kid` plays no part in this flow.
-fn app_of<'a>(org: &'a Org, jwt: &Jwt<'_>) -> Result<&'a App, Refusal> {
+/// Finds the app by `iss`. This flow ignores `kid`.
+fn app_of<'a>(org: &'a Org, jwt: &Jwt<'_>) -> Result<&'a ConnectedApp, OauthError> {
     let key = jwt.claim("iss");
     org.apps.iter().find(|app| Some(app.consumer_key.as_str()) == key).ok_or_else(|| {
         let known: Vec<&str> = org.apps.iter().map(|app| app.consumer_key.as_str()).collect();
         let why = format!("`iss` is no consumer key of this org, which has: {}", known.join(", "));
-        refuse("invalid_client_id", "client identifier invalid", why)
+        oauth_error("invalid_client_id", "client identifier invalid", why)
     })
 }
 
-/// Since Spring '26 login and test don't find an External Client App, neither as host nor as audience.
-fn installed_here(app: &App, headers: &HeaderMap, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+/// Refuses an External Client App with login or test as host or audience, like Salesforce since Spring '26.
+fn check_installed(app: &ConnectedApp, headers: &HeaderMap, jwt: &Jwt<'_>) -> Result<(), OauthError> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let shared_host = [LOGIN, TEST].iter().any(|shared| shared.ends_with(&format!("//{host}")));
-    let shared_audience = jwt.claim("aud").is_some_and(|aud| [LOGIN, TEST].contains(&aud));
+    let shared_host = [LOGIN_URL, TEST_URL].iter().any(|shared| shared.ends_with(&format!("//{host}")));
+    let shared_audience = jwt.claim("aud").is_some_and(|aud| [LOGIN_URL, TEST_URL].contains(&aud));
     if app.external && (shared_host || shared_audience) {
         let why = "login and test don't find External Client Apps: use the My Domain as host and `aud`";
-        return Err(refuse("app_not_found", "External client app is not installed in this org", why));
+        return Err(oauth_error("app_not_found", "External client app is not installed in this org", why));
     }
     Ok(())
 }
 
-fn signed(app: &App, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+fn check_signature(app: &ConnectedApp, jwt: &Jwt<'_>) -> Result<(), OauthError> {
     if jwt.header("alg") != Some("RS256") {
         return Err(invalid_assertion("`alg` isn't RS256"));
     }
@@ -167,11 +171,11 @@ fn signed(app: &App, jwt: &Jwt<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Byte for byte: a slash at the end makes another audience.
-fn meant_for_us(org: &Org, app: &App, url: &str, jwt: &Jwt<'_>) -> Result<(), Refusal> {
+/// Compares `aud` byte for byte: a trailing slash makes another audience.
+fn check_audience(org: &Org, app: &ConnectedApp, url: &str, jwt: &Jwt<'_>) -> Result<(), OauthError> {
     let known = |aud: &str| {
         let expected = if app.audiences.is_empty() {
-            aud == LOGIN || aud == TEST || org.my_domain.as_deref() == Some(aud)
+            aud == LOGIN_URL || aud == TEST_URL || org.my_domain.as_deref() == Some(aud)
         } else {
             app.audiences.iter().any(|expected| expected == aud)
         };
@@ -183,11 +187,11 @@ fn meant_for_us(org: &Org, app: &App, url: &str, jwt: &Jwt<'_>) -> Result<(), Re
         _ => false,
     };
     let why = "`aud` is neither login, test, the My Domain nor what the app expects";
-    if fits { Ok(()) } else { Err(refuse("invalid_grant", "audience is invalid", why)) }
+    if fits { Ok(()) } else { Err(oauth_error("invalid_grant", "audience is invalid", why)) }
 }
 
-/// Seconds as a number or as digits. Milliseconds are seconds of a far year, and let in.
-fn alive(jwt: &Jwt<'_>, now: i64, strict: bool) -> Result<i64, Refusal> {
+/// Checks and returns `exp`, a number or a string of digits in seconds. Milliseconds pass, because they are a date far ahead.
+fn check_expiry(jwt: &Jwt<'_>, now: i64, strict: bool) -> Result<i64, OauthError> {
     #[expect(clippy::cast_possible_truncation, reason = "what is beyond the range is far enough either way")]
     let exp = match jwt.claims.get("exp") {
         Some(Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(|exp| exp as i64)),
@@ -197,39 +201,39 @@ fn alive(jwt: &Jwt<'_>, now: i64, strict: bool) -> Result<i64, Refusal> {
     let exp = exp.ok_or_else(|| invalid_assertion("`exp` is missing or no number"))?;
     if exp <= now {
         let why = format!("`exp` was {} s ago", now.saturating_sub(exp));
-        return Err(refuse("invalid_grant", "expired authorization code", why));
+        return Err(oauth_error("invalid_grant", "expired authorization code", why));
     }
-    if strict && exp.saturating_sub(now) > FARTHEST {
+    if strict && exp.saturating_sub(now) > MAX_EXP_AHEAD {
         return Err(invalid_assertion(format!(
-            "`exp` is more than {FARTHEST} s ahead, and strict_exp is set"
+            "`exp` is more than {MAX_EXP_AHEAD} s ahead, and strict_exp is set"
         )));
     }
     Ok(exp)
 }
 
-fn fresh(sandbox: &Sandbox, app: &App, jwt: &Jwt<'_>) -> Result<(), Refusal> {
-    let replayed = |why: &str| refuse("bad_jti_claim", "jti has already been used", why);
+fn check_jti(sandbox: &Sandbox, app: &ConnectedApp, jwt: &Jwt<'_>) -> Result<(), OauthError> {
+    let replayed = |why: &str| oauth_error("bad_jti_claim", "jti has already been used", why);
     match jwt.claims.get("jti") {
         None => Ok(()),
         Some(Value::String(jti)) => {
             let first = sandbox.state().replayed.insert((app.consumer_key.clone(), jti.clone()));
-            if first { Ok(()) } else { Err(replayed("an assertion with this `jti` was here before")) }
+            if first { Ok(()) } else { Err(replayed("an assertion with this `jti` was used before")) }
         }
         Some(_) => Err(replayed("`jti` is no string")),
     }
 }
 
-fn approved<'a>(app: &'a App, jwt: &Jwt<'_>) -> Result<&'a str, Refusal> {
-    // `prn` is what `sub` was called once.
+fn check_user<'a>(app: &'a ConnectedApp, jwt: &Jwt<'_>) -> Result<&'a str, OauthError> {
+    // `prn` is an old name of `sub`.
     let name = jwt.claim("sub").or_else(|| jwt.claim("prn")).unwrap_or_default();
     if app.unassigned.iter().any(|user| user == name) {
         let description = "user is not admin approved to access this app";
-        return Err(refuse("invalid_app_access", description, "no profile or permission set"));
+        return Err(oauth_error("invalid_app_access", description, "no profile or permission set"));
     }
     let user = app.users.iter().find(|user| *user == name);
     let user = user.ok_or_else(|| {
         let known = app.users.join(", ");
-        not_approved(format!("`sub` is no user name that is pre-authorized, as these are: {known}"))
+        not_approved(format!("`sub` isn't a pre-authorized user name; those are: {known}"))
     })?;
     let refresh = |scope: &str| matches!(scope, "refresh_token" | "offline_access");
     if !app.scopes().split(' ').any(refresh) {
@@ -237,20 +241,26 @@ fn approved<'a>(app: &'a App, jwt: &Jwt<'_>) -> Result<&'a str, Refusal> {
     }
     if app.scopes().split(' ').all(refresh) {
         let description = "the requested scope is invalid, unknown, or malformed";
-        return Err(refuse("invalid_scope", description, "the app has no scope besides refresh_token"));
+        return Err(oauth_error("invalid_scope", description, "the app has no scope besides refresh_token"));
     }
     Ok(user)
 }
 
-/// Each login is a session of its own; whether Salesforce gives the same one again is documented nowhere.
-fn grant(sandbox: &Sandbox, app: &App, user: &str, url: &str, now: i64) -> Result<Value, Refusal> {
+/// Creates a new session for each login. Whether Salesforce reuses a session is undocumented.
+fn issue_token(
+    sandbox: &Sandbox,
+    app: &ConnectedApp,
+    user: &str,
+    url: &str,
+    now: i64,
+) -> Result<Value, OauthError> {
     let org_id = id_18(&sandbox.org().org_id);
     let mut state = sandbox.state();
     let limit = state.settings.logins_per_hour;
-    // In which form the limit shows is documented nowhere; its name is.
-    state.logins.entry(user.to_owned()).or_default().take(now, HOUR, limit).map_err(|wait| {
+    // The name of the limit is documented, the form of its response isn't.
+    state.logins.entry(user.to_owned()).or_default().try_add(now, HOUR_SECONDS, limit).map_err(|wait| {
         let why = format!("`{user}` has logged in {limit} times within the hour; next in {wait} s");
-        refuse("LOGIN_RATE_EXCEEDED", "login rate exceeded", why)
+        oauth_error("LOGIN_RATE_EXCEEDED", "login rate exceeded", why)
     })?;
     *state.counts.logins.entry(user.to_owned()).or_default() += 1;
     let settings = state.settings.clone();
@@ -267,7 +277,7 @@ fn grant(sandbox: &Sandbox, app: &App, user: &str, url: &str, now: i64) -> Resul
     } else {
         format!("{}!AQ{}", id_15(&org_id), sandbox.random_text())
     };
-    let session = Session { user: user.to_owned(), expires_at };
+    let session = OauthSession { user: user.to_owned(), expires_at };
     sandbox.state().sessions.insert(access_token.clone(), session);
     let mut granted = json!({
         "access_token": access_token,
@@ -282,14 +292,14 @@ fn grant(sandbox: &Sandbox, app: &App, user: &str, url: &str, now: i64) -> Resul
     Ok(granted)
 }
 
-/// RFC 7009: a token that is unknown is as good as revoked.
+/// Revokes a token. An unknown token counts as revoked (RFC 7009, section 2.2).
 pub(super) async fn revoke(State(sandbox): State<Sandbox>, headers: HeaderMap, body: Bytes) -> Response {
-    match Form::read(&headers, &body).ok().and_then(|form| form.get("token").map(str::to_owned)) {
+    match FormBody::read(&headers, &body).ok().and_then(|form| form.get("token").map(str::to_owned)) {
         Some(token) => {
             sandbox.state().sessions.remove(&token);
-            answer(StatusCode::OK, &json!({}))
+            json_response(StatusCode::OK, &json!({}))
         }
-        None => answer(
+        None => json_response(
             StatusCode::BAD_REQUEST,
             &json!({"error": "invalid_request", "error_description": "must supply a token"}),
         ),
@@ -297,7 +307,7 @@ pub(super) async fn revoke(State(sandbox): State<Sandbox>, headers: HeaderMap, b
 }
 
 pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
-    let Some(session) = data::session(&sandbox, &headers) else { return data::dead_session() };
+    let Some(session) = data::session_of_bearer(&sandbox, &headers) else { return data::invalid_session() };
     let url = sandbox.url(&headers);
     let (org_id, user_id) = (id_18(&sandbox.org().org_id), user_id(&session.user));
     let info = json!({
@@ -310,10 +320,10 @@ pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap
         "active": true,
         "urls": {"rest": format!("{url}/services/data/v{{version}}/")},
     });
-    answer(StatusCode::OK, &info)
+    json_response(StatusCode::OK, &info)
 }
 
-/// The same for the same user name, everywhere and always.
+/// The record id of a user, derived from the user name.
 fn user_id(user: &str) -> String {
     let digest = digest(&SHA256, user.as_bytes());
     id_18(&format!("005{}", HEXLOWER.encode(&digest.as_ref()[..6])))

@@ -1,53 +1,53 @@
-//! The org that is played: plain data, built by the caller or from a configuration.
+//! The data of the simulated org, and the settings of the sandbox.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A Salesforce org, as far as tokens see it.
+/// A Salesforce org: the parts that matter for tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Org {
     /// 15 or 18 characters.
     pub org_id: String,
-    /// `https://acme.my.salesforce.com`; one more audience that assertions may name.
+    /// For example `https://acme.my.salesforce.com`. Assertions may have it as audience.
     pub my_domain: Option<String>,
-    pub apps: Vec<App>,
+    pub apps: Vec<ConnectedApp>,
     pub deployments: Vec<Deployment>,
 }
 
-/// A connected app or External Client App with the JWT bearer flow on.
+/// A connected app or External Client App with the JWT bearer flow enabled.
 #[derive(Clone, Debug, Default)]
-pub struct App {
+pub struct ConnectedApp {
     pub consumer_key: String,
-    /// X.509, DER; any of them may verify. Salesforce has one; several make rotation easy to play.
+    /// X.509 certificates in DER. Any of them may verify. Salesforce has one; several simplify tests of key rotation.
     pub certificates: Vec<Vec<u8>>,
-    /// User names that are pre-authorized.
+    /// Pre-authorized user names.
     pub users: Vec<String>,
-    /// Users that exist, but whose profile or permission set the app doesn't have.
+    /// Existing users whose profile or permission set isn't assigned to the app.
     pub unassigned: Vec<String>,
-    /// What `aud` may be, besides the sandbox's own URL; empty: login, test and the My Domain.
+    /// The accepted audiences besides the sandbox's own URL. Empty means login, test and the My Domain.
     pub audiences: Vec<String>,
-    /// Separated by spaces; empty: `api refresh_token offline_access`.
+    /// Separated by spaces. Empty means `api refresh_token offline_access`.
     pub scopes: String,
-    /// An External Client App, which since Spring '26 isn't found through login or test.
+    /// Whether this is an External Client App. Since Spring '26, login and test don't find those.
     pub external: bool,
 }
 
-impl App {
+impl ConnectedApp {
     pub(super) fn scopes(&self) -> &str {
         if self.scopes.is_empty() { "api refresh_token offline_access" } else { &self.scopes }
     }
 }
 
-/// An embedded service deployment for custom clients, with its channel and user verification.
+/// An embedded service deployment for custom clients, with its keyset and its user verification.
 #[derive(Clone, Debug)]
 pub struct Deployment {
     pub es_developer_name: String,
-    /// *JSON Web Key Issuer* of the keyset; compared byte for byte.
+    /// *JSON Web Key Issuer* of the keyset, compared byte for byte.
     pub issuer: String,
-    pub keys: Keys,
-    /// Of the *User Verification Configuration*; part of the subject of a verified user.
+    pub keys: KeySource,
+    /// Name of the *User Verification Configuration*, a part of the subject of a verified user.
     pub configuration_name: String,
     pub on_failure: OnFailure,
     /// Whether that configuration is active.
@@ -55,8 +55,8 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// With an active configuration `Web_Verification`, and guests where verification fails.
-    pub fn new(es_developer_name: impl Into<String>, issuer: impl Into<String>, keys: Keys) -> Self {
+    /// A deployment with an active configuration `Web_Verification`. A failed verification yields an anonymous session.
+    pub fn new(es_developer_name: impl Into<String>, issuer: impl Into<String>, keys: KeySource) -> Self {
         Self {
             es_developer_name: es_developer_name.into(),
             issuer: issuer.into(),
@@ -68,16 +68,16 @@ impl Deployment {
     }
 }
 
-/// Where a keyset has its keys.
+/// The source of the keys of a keyset.
 #[derive(Clone, Debug)]
-pub enum Keys {
+pub enum KeySource {
     /// An endpoint that serves a JWK Set.
     Url(String),
-    /// Keys uploaded in Setup, as a JWK Set. One without `x5c` is taken, and then verifies nobody.
+    /// Keys uploaded in Setup, as a JWK Set. A key without `x5c` never verifies a token.
     Uploaded(Value),
 }
 
-/// What a failed verification looks like. People have seen all three in live orgs.
+/// The response to a failed verification. All three were seen in live orgs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -86,40 +86,40 @@ pub enum OnFailure {
     Anonymous,
     /// 200 with `v2/iamessage/UNAUTH/NA/uid:<uuid>`.
     Unauthenticated,
-    /// 401 with a message. Which status Salesforce uses is documented nowhere.
+    /// 401 with a message. Salesforce's status is undocumented.
     Refuse,
 }
 
-/// How strict it is, where sources disagree, and its limits.
+/// The limits of the sandbox, and its behaviour where sources disagree.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one open question about Salesforce")]
 pub struct Settings {
-    /// Where it is reached, without a slash at the end; `None`: what the request's `Host` says.
+    /// The URL of the sandbox without a trailing slash. `None` means `http://` and the `Host` of the request.
     pub url: Option<String>,
-    /// What its OAuth answers give as `instance_url`; `None`: its own URL.
+    /// `instance_url` of OAuth responses. `None` means the URL of the sandbox.
     pub instance_url: Option<String>,
-    /// Refuse an `exp` more than five minutes ahead. Salesforce's own command line sends milliseconds and is let in.
+    /// Refuse an `exp` more than five minutes ahead. Off by default: Salesforce accepts the milliseconds of its own command line.
     pub strict_exp: bool,
-    /// Add `expires_in` to OAuth answers, which the JWT bearer flow usually lacks.
+    /// Add `expires_in` to OAuth responses. The JWT bearer flow usually lacks it.
     pub expires_in: bool,
     /// Make OAuth access tokens JWTs with an `exp`.
     pub jwt_access_tokens: bool,
-    /// Refuse messaging requests without `context`, as the unauthenticated endpoint was seen to do.
+    /// Refuse messaging requests without `context`. The unauthenticated endpoint was seen to do so.
     pub require_context: bool,
-    /// Logins per user and hour.
+    /// The limit of logins per user and hour.
     pub logins_per_hour: usize,
-    /// Failed logins in an hour after which every login is refused for an hour; `None`: never.
+    /// The number of failed logins in an hour that blocks all logins for an hour. `None` means never.
     pub failures_until_block: Option<usize>,
-    /// Messaging access-token requests of the whole org.
+    /// The limit of messaging access-token requests of the org in a minute.
     pub messaging_per_minute: usize,
-    /// How long an OAuth session lives after its last use.
+    /// The lifetime of an OAuth session after its last use. The session of a JWT isn't extended by use.
     #[serde(with = "seconds")]
     pub session_life: Duration,
     /// *Authorization Token Expiration Time for Verified Users*.
     #[serde(with = "seconds")]
     pub messaging_life: Duration,
-    /// How long a fetched JWK Set is kept. Salesforce's interval is documented nowhere; zero shows every exchange.
+    /// How long a fetched JWK Set is cached. Salesforce's interval is undocumented. Zero fetches for every exchange.
     #[serde(with = "seconds")]
     pub jwks_cache: Duration,
 }
@@ -143,7 +143,7 @@ impl Default for Settings {
     }
 }
 
-/// Durations as numbers of seconds.
+/// Serializes durations as whole seconds.
 mod seconds {
     use std::time::Duration;
 
@@ -158,7 +158,7 @@ mod seconds {
     }
 }
 
-/// The 18 characters of an org id of 15: three more, which say which of the others are capitals.
+/// The 18-character form of a 15-character id. The last three characters encode which of the others are capitals.
 pub(super) fn id_18(id: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
     if id.len() != 15 {
@@ -171,7 +171,7 @@ pub(super) fn id_18(id: &str) -> String {
     id.chars().chain(suffix).collect()
 }
 
-/// The part of an id that tells records apart.
+/// The first 15 characters of an id, which identify the record.
 pub(super) fn id_15(id: &str) -> &str {
     id.get(..15).unwrap_or(id)
 }
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_of_18_characters_says_which_are_capitals() {
+    fn the_suffix_of_an_id_of_18_characters_encodes_its_capitals() {
         assert_eq!(id_18("00D000000000001"), "00D000000000001EAA");
         assert_eq!(id_18("001A000000abcde"), "001A000000abcdeIAA");
         assert_eq!(id_15("00D000000000001EAA"), "00D000000000001");

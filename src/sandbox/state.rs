@@ -1,4 +1,4 @@
-//! What the sandbox remembers: sessions, replays, limits, faults, and how often it was asked.
+//! The state of the sandbox: sessions, used `jti`s, limits, faults and request counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,48 +13,48 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::faults::{Door, Fault};
-use super::limits::Window;
+use super::faults::{Fault, FaultTarget};
+use super::limits::SlidingWindow;
 use super::org::{Org, Settings};
 use crate::clock::{Clock, Randomness as _, SystemRandomness};
 
-/// How many reasons are kept for who wonders why a user came out as a guest.
-const REASONS: usize = 20;
-/// Connecting to the host of a JWK Set, and each read from it.
-const JWKS_PATIENCE: Duration = Duration::from_millis(500);
+/// The number of reasons that are kept to explain unverified users and refused logins.
+const MAX_KEPT_REASONS: usize = 20;
+/// The timeout for connecting to a JWKS endpoint, and for each read.
+const JWKS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A Salesforce in a box. Copies are handles to one and the same.
+/// A fake Salesforce. Clones share one state.
 #[derive(Clone)]
-pub struct Sandbox(Arc<Inner>);
+pub struct Sandbox(Arc<SandboxInner>);
 
-struct Inner {
+struct SandboxInner {
     org: Org,
     clock: Arc<dyn Clock>,
-    /// Those it began with, for `reset`.
+    /// The initial settings, for `reset`.
     settings: Settings,
     randomness: SystemRandomness,
     key: hmac::Key,
     client: reqwest::Client,
-    state: Mutex<State>,
+    state: Mutex<SandboxState>,
 }
 
-/// How often it was asked, and what came of it.
+/// Counts of requests and of their results.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// `POST /services/oauth2/token`, whatever came of it.
+pub struct RequestCounts {
+    /// `POST /services/oauth2/token`, failed requests included.
     pub token: u64,
     pub revoke: u64,
     pub userinfo: u64,
     pub data: u64,
-    /// `POST` for a messaging access token, whatever came of it.
+    /// Requests for a messaging access token, failed requests included. `DELETE` counts as `messaging_revoke`.
     pub messaging: u64,
     pub messaging_revoke: u64,
     pub continuation: u64,
-    /// Requests for anything else.
+    /// Requests to other paths.
     pub other: u64,
-    /// Requests that a fault was played on.
+    /// Requests with an injected fault.
     pub faults: u64,
-    /// Fetches of JWK Sets, failed ones too.
+    /// Fetches of JWK Sets, failed fetches included.
     pub jwks_fetches: u64,
     /// Successful logins by user name.
     pub logins: BTreeMap<String, u64>,
@@ -62,86 +62,94 @@ pub struct Counts {
     pub refused: BTreeMap<String, u64>,
     /// Messaging sessions of users whose identity token was verified.
     pub verified: u64,
-    /// Identity tokens that were not.
+    /// Identity tokens that weren't verified.
     pub unverified: u64,
 }
 
 /// An OAuth session.
 #[derive(Clone)]
-pub(super) struct Session {
+pub(super) struct OauthSession {
     pub user: String,
     pub expires_at: i64,
 }
 
 /// A messaging session.
 #[derive(Clone)]
-pub(super) struct Chat {
+pub(super) struct MessagingSession {
     pub deployment: String,
     pub subject: String,
     pub expires_at: i64,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct SandboxState {
     pub settings: Settings,
     pub skew: i64,
-    pub counts: Counts,
+    pub counts: RequestCounts,
     pub faults: Vec<Fault>,
-    pub sessions: HashMap<String, Session>,
-    pub chats: HashMap<String, Chat>,
-    /// Consumer key and `jti` of assertions that were accepted.
+    pub sessions: HashMap<String, OauthSession>,
+    pub chats: HashMap<String, MessagingSession>,
+    /// Consumer key and `jti` of assertions that reached the replay check, refused logins included.
     pub replayed: HashSet<(String, String)>,
-    pub logins: HashMap<String, Window>,
-    pub failures: Window,
+    pub logins: HashMap<String, SlidingWindow>,
+    pub failures: SlidingWindow,
     pub blocked_until: Option<i64>,
-    pub messaging: Window,
-    /// When it was fetched, and what it was.
+    pub messaging: SlidingWindow,
+    /// Cached JWK Sets by URL, with the time of the fetch.
     pub jwks: HashMap<String, (i64, Arc<Value>)>,
     pub reasons: VecDeque<String>,
 }
 
 impl Sandbox {
     pub fn new(org: Org, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        // Which library verifies must not depend on what other crates compile in; the first one stays.
+        // The crypto provider must not depend on the features of other crates. The first installed provider stays.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-        // No proxy and no redirect: it fetches what it was told to, from where it was told to.
+        // Without proxies and redirects, every fetch goes to the configured URL.
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(JWKS_PATIENCE)
-            .read_timeout(JWKS_PATIENCE)
+            .connect_timeout(JWKS_TIMEOUT)
+            .read_timeout(JWKS_TIMEOUT)
             .build()
             .expect("a client without certificates of its own can be built");
-        let state = State { settings: settings.clone(), ..State::default() };
+        let state = SandboxState { settings: settings.clone(), ..SandboxState::default() };
         let randomness = SystemRandomness::default();
         let mut secret = [0; 32];
         randomness.fill(&mut secret).expect("the host gives random bytes");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        Self(Arc::new(Inner { org, clock, settings, randomness, key, client, state: Mutex::new(state) }))
+        Self(Arc::new(SandboxInner {
+            org,
+            clock,
+            settings,
+            randomness,
+            key,
+            client,
+            state: Mutex::new(state),
+        }))
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> RequestCounts {
         self.state().counts.clone()
     }
 
-    /// Why identity tokens were not verified and logins refused; the last twenty.
+    /// Why identity tokens weren't verified and logins were refused: the last [`MAX_KEPT_REASONS`] reasons.
     pub fn reasons(&self) -> Vec<String> {
         self.state().reasons.iter().cloned().collect()
     }
 
-    /// Plays these faults, in order, in place of any that are left.
+    /// Replaces the remaining faults. They are injected in order.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         self.state().faults = faults;
     }
 
-    /// Ends every session; access tokens that were handed out are dead from now on.
+    /// Ends every session, so that no issued access token is valid any more.
     pub fn expire_sessions(&self) {
         let mut state = self.state();
         state.sessions.clear();
         state.chats.clear();
     }
 
-    /// Lets its clock, and the `Date` it sends, be off by so many seconds.
+    /// Shifts the clock and the `Date` header by `seconds`.
     pub fn skew_clock(&self, seconds: i64) {
         self.state().skew = seconds;
     }
@@ -150,9 +158,9 @@ impl Sandbox {
         change(&mut self.state().settings);
     }
 
-    /// As new: no session, fault, skew or count; the settings are those it began with.
+    /// Resets the state: no session, fault, clock skew or count, and the initial settings.
     pub fn reset(&self) {
-        *self.state() = State { settings: self.0.settings.clone(), ..State::default() };
+        *self.state() = SandboxState { settings: self.0.settings.clone(), ..SandboxState::default() };
     }
 
     pub(super) fn org(&self) -> &Org {
@@ -167,7 +175,7 @@ impl Sandbox {
         &self.0.key
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, SandboxState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -175,7 +183,7 @@ impl Sandbox {
         self.0.clock.now().seconds().saturating_add(self.state().skew)
     }
 
-    /// Where the client believes it is; what Salesforce knows of itself.
+    /// The URL of the sandbox: from the settings, or from the `Host` of the request.
     pub(super) fn url(&self, headers: &HeaderMap) -> String {
         if let Some(url) = &self.state().settings.url {
             return url.clone();
@@ -184,18 +192,19 @@ impl Sandbox {
         format!("http://{}", host.unwrap_or("localhost"))
     }
 
-    pub(super) fn note(&self, reason: String) {
+    pub(super) fn log_reason(&self, reason: String) {
         let mut state = self.state();
-        if state.reasons.len() == REASONS {
+        if state.reasons.len() == MAX_KEPT_REASONS {
             state.reasons.pop_front();
         }
         state.reasons.push_back(reason);
     }
 
-    /// The next fault for a request at this door, used up where it was to be played so many times.
-    pub(super) fn next_fault(&self, door: Door) -> Option<Fault> {
+    /// The next fault for a request to `target`. Counts it, and removes it after its last time.
+    pub(super) fn next_fault(&self, target: FaultTarget) -> Option<Fault> {
         let mut state = self.state();
-        let at = state.faults.iter().position(|fault| fault.times != Some(0) && fault.path.covers(door))?;
+        let at =
+            state.faults.iter().position(|fault| fault.times != Some(0) && fault.path.matches(target))?;
         let fault = state.faults[at].clone();
         match &mut state.faults[at].times {
             Some(1) => _ = state.faults.remove(at),
@@ -206,7 +215,7 @@ impl Sandbox {
         Some(fault)
     }
 
-    /// 192 random bits, base64url.
+    /// 192 random bits in base64url.
     pub(super) fn random_text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.random::<24>())
     }
@@ -230,6 +239,6 @@ impl Sandbox {
 /// The token of `Authorization: Bearer`.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    // jsforce says OAuth where others say Bearer; Salesforce takes both.
+    // jsforce sends the scheme `OAuth`. Salesforce accepts both.
     (scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("oauth")).then(|| token.trim())
 }

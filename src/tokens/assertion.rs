@@ -1,8 +1,8 @@
 //! The assertion of the OAuth 2.0 JWT bearer flow (RFC 7523, section 3; Salesforce Help, "OAuth 2.0 JWT Bearer
 //! Flow for Server-to-Server Integration").
 //!
-//! Header `alg`, `typ`, `kid`; body `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, and a fresh
-//! `jti` each time, since Salesforce refuses one that it has seen.
+//! Header: `alg`, `typ`, `kid`. Body: `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, and a fresh
+//! `jti` each time, since Salesforce rejects one that it has seen.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,46 +10,47 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::jws::{Template, open_payload, write_times};
-use super::minted::{MintError, Minted};
-use super::owner::Owner;
+use super::cache_scope::CacheScope;
+use super::jws::{KeysetSigner, encode_fixed_claims, write_time_claims};
+use super::minted::{MintError, MintedToken};
 use super::signer::Signer;
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{self, HttpsUrl, KeyId, Kind, ProfileName};
+use crate::config::{self, HttpsUrl, KeyId, ProfileKind, ProfileName};
 use crate::keys::Keyset;
 
 /// RFC 7523, section 2.1.
 pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
+/// An `[oauth.NAME]` profile, ready to mint assertions.
 pub struct OauthProfile {
     pub name: ProfileName,
     pub consumer_key: String,
     pub username: String,
     pub audience: String,
     pub token_url: HttpsUrl,
-    /// Of its access tokens. Which key signs is no part of it: a token outlives the turn of its key, and a rotation
-    /// doesn't send everybody to Salesforce at once.
-    pub owner: Owner,
-    /// The life of an access token of which Salesforce says nothing.
+    /// The scope of its access tokens' cache keys. The signing key isn't part of it: a token outlives its key's signing
+    /// period, and a rotation must not make every caller exchange anew at once.
+    pub cache_scope: CacheScope,
+    /// The assumed lifetime of an access token when Salesforce's response states none.
     pub access_token_ttl: Duration,
-    /// Our share of Salesforce's limit for a user.
+    /// This service's share of Salesforce's login limit for one user.
     pub logins_per_hour: usize,
-    template: Template,
+    keyset_signer: KeysetSigner,
     /// `{"iss":…,"sub":…,"aud":…,`
-    opening: Vec<u8>,
+    fixed_claims: Vec<u8>,
     assertion_ttl: Duration,
 }
 
-/// A minted assertion and where it goes.
+/// A minted assertion and the token endpoint to send it to.
 pub struct Assertion<'a> {
-    pub minted: Minted,
+    pub minted: MintedToken,
     pub token_endpoint: &'a str,
 }
 
 impl OauthProfile {
-    pub(super) fn new(profile: &config::Oauth, keyset: Arc<Keyset>) -> Self {
-        let name = ProfileName::new(Kind::Oauth, profile.name.clone());
-        let owner = Owner::of([
+    pub(super) fn new(profile: &config::OauthConfig, keyset: Arc<Keyset>) -> Self {
+        let name = ProfileName::new(ProfileKind::Oauth, profile.name.clone());
+        let cache_scope = CacheScope::from_parts([
             b"oauth",
             name.as_str().as_bytes(),
             profile.consumer_key.as_bytes(),
@@ -59,15 +60,15 @@ impl OauthProfile {
         ]);
         Self {
             name,
-            owner,
+            cache_scope,
             consumer_key: profile.consumer_key.clone(),
             username: profile.username.clone(),
             audience: profile.audience.as_str().to_owned(),
             token_url: profile.token_url.clone(),
             access_token_ttl: profile.access_token_ttl,
             logins_per_hour: profile.logins_per_hour,
-            template: Template::new(keyset),
-            opening: open_payload(&[
+            keyset_signer: KeysetSigner::new(keyset),
+            fixed_claims: encode_fixed_claims(&[
                 ("iss", Some(&profile.consumer_key)),
                 ("sub", Some(&profile.username)),
                 ("aud", Some(profile.audience.as_str())),
@@ -76,21 +77,23 @@ impl OauthProfile {
         }
     }
 
-    /// The key that signs at `now`.
+    /// Returns the id of the key that signs at `now`.
     ///
     /// # Errors
-    /// None does yet.
+    /// No key signs at `now`.
     pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
-        self.template.signing_kid(now)
+        self.keyset_signer.signing_kid(now)
     }
 
-    /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
-    pub fn knows(&self, kid: &KeyId) -> bool {
-        self.template.knows(kid)
+    /// Whether its keyset has a key of that id, expired keys included and retired keys excluded.
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+        self.keyset_signer.contains_kid(kid)
     }
 
+    /// Mints an assertion, with a random `jti` of 128 bits.
+    ///
     /// # Errors
-    /// No key signs now, the signer is overloaded, or there is no randomness for a `jti`.
+    /// No key signs at `now`, the request was shed, signing failed, or the host gives no randomness.
     pub async fn mint(
         &self,
         now: UnixTime,
@@ -98,19 +101,19 @@ impl OauthProfile {
         signer: &Signer,
     ) -> Result<Assertion<'_>, MintError> {
         let expires_at = now.plus(self.assertion_ttl);
-        let mut unique = [0; 16];
-        randomness.fill(&mut unique)?;
+        let mut random = [0; 16];
+        randomness.fill(&mut random)?;
         let mut jti = [0; 22];
-        URL_SAFE_NO_PAD.encode_slice(unique, &mut jti).expect("16 bytes make 22 characters");
+        URL_SAFE_NO_PAD.encode_slice(random, &mut jti).expect("16 bytes make 22 characters");
 
-        let mut payload = Vec::with_capacity(self.opening.len() + 96);
-        payload.extend_from_slice(&self.opening);
-        write_times(&mut payload, now, expires_at);
+        let mut payload = Vec::with_capacity(self.fixed_claims.len() + 96);
+        payload.extend_from_slice(&self.fixed_claims);
+        write_time_claims(&mut payload, now, expires_at);
         payload.extend_from_slice(b",\"jti\":\"");
         payload.extend_from_slice(&jti);
         payload.extend_from_slice(b"\"}");
-        let (token, kid) = self.template.sign(&payload, now, expires_at, signer).await?;
-        let minted = Minted { token, kid: Some(kid), issued_at: now, expires_at };
+        let (token, kid) = self.keyset_signer.sign(&payload, now, expires_at, signer).await?;
+        let minted = MintedToken { token, kid: Some(kid), issued_at: now, expires_at };
         Ok(Assertion { minted, token_endpoint: self.token_url.as_str() })
     }
 }

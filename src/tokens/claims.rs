@@ -1,32 +1,34 @@
-//! The extra claims that a caller may set.
+//! The extra claims that callers may set in a token.
 
-use super::objection::Objection;
+use super::invalid_field::InvalidField;
 use crate::json::Members;
 
-/// Claims that the profile lists, in the caller's order, unaltered. None of the registered ones can be here:
-/// the configuration lets no profile list them.
+/// Extra claims, all listed by the profile, in the caller's order and unaltered. Registered claims (`iss`, `exp`, …) can't be
+/// among them: the configuration rejects a profile that lists one.
 #[derive(Clone, Default)]
 pub struct Claims(Members);
 
 impl Claims {
+    /// Accepts `requested` if `allowed` lists every claim.
+    ///
     /// # Errors
-    /// The first claim that `allowed` doesn't list.
-    pub fn choose(asked: Members, allowed: &[String]) -> Result<Self, Objection> {
-        match asked.iter().find(|(name, _)| !allowed.contains(name)) {
-            None => Ok(Self(asked)),
+    /// Names the first claim that `allowed` doesn't list.
+    pub fn validate(requested: Members, allowed: &[String]) -> Result<Self, InvalidField> {
+        match requested.iter().find(|(name, _)| !allowed.contains(name)) {
+            None => Ok(Self(requested)),
             Some((name, _)) => {
                 let message = if allowed.is_empty() {
                     "isn't allowed: the profile lists no `claims` that callers may set".to_owned()
                 } else {
                     format!("isn't allowed: callers of this profile may set {}", allowed.join(", "))
                 };
-                Err(Objection::new(format!("claims.{name}"), message))
+                Err(InvalidField::new(format!("claims.{name}"), message))
             }
         }
     }
 
-    /// The same claims, in whatever order they came, as the same bytes.
-    pub fn sorted(&self) -> Vec<u8> {
+    /// Serializes the claims sorted by name: the same claims give the same bytes in whatever order they came.
+    pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<_> = self.0.iter().collect();
         sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut bytes = Vec::new();
@@ -36,7 +38,7 @@ impl Claims {
         bytes
     }
 
-    /// Writes them behind other members, each with a comma before it.
+    /// Appends the claims to a JSON object that already has members: each with a comma before it.
     pub(super) fn write(&self, payload: &mut Vec<u8>) {
         for (name, value) in &self.0 {
             payload.push(b',');

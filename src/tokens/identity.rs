@@ -1,35 +1,37 @@
 //! The identity token with which Salesforce Enhanced Chat verifies a user (Salesforce Help, "Set Up
-//! Token-Based User Verification"); Fin calls it `salesforce_identity_token`.
+//! Token-Based User Verification"). Fin calls it `salesforce_identity_token`.
 //!
-//! Header `alg`, `typ`, `kid`; body `iss`, `sub`, `exp`, `iat`, `aud` where configured, and extra claims.
+//! Header: `alg`, `typ`, `kid`. Body: `iss`, `sub`, `exp`, `iat`, `aud` where configured, and extra claims.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cache_scope::CacheScope;
 use super::claims::{Claims, write_json};
-use super::jws::{Template, open_payload, write_times};
+use super::invalid_field::InvalidField;
+use super::jws::{KeysetSigner, encode_fixed_claims, write_time_claims};
 use super::lifetime::Lifetime;
-use super::minted::{MintError, Minted};
-use super::objection::Objection;
-use super::owner::Owner;
+use super::minted::{MintError, MintedToken};
 use super::signer::Signer;
 use super::subject::Subject;
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, Kind, Messaging, ProfileName, SubjectPattern};
+use crate::config::{self, KeyId, MessagingConfig, ProfileKind, ProfileName, SubjectPattern};
 use crate::json::Members;
 use crate::keys::Keyset;
 
+/// An `[identity.NAME]` profile, ready to mint identity tokens.
 pub struct IdentityProfile {
     pub name: ProfileName,
     pub issuer: String,
     pub audience: Option<String>,
-    /// Where its tokens can be exchanged.
-    pub messaging: Option<Messaging>,
-    /// Of the access tokens of all its subjects; as an [`OauthProfile`](super::OauthProfile)'s.
-    pub owner: Owner,
-    template: Template,
+    /// The messaging channel at which its tokens can be exchanged.
+    pub messaging: Option<MessagingConfig>,
+    /// The scope of its access tokens' cache keys, for all its subjects. As in [`OauthProfile`](super::OauthProfile), the signing
+    /// key isn't part of it.
+    pub cache_scope: CacheScope,
+    keyset_signer: KeysetSigner,
     /// `{"iss":…,"aud":…,`
-    opening: Vec<u8>,
+    fixed_claims: Vec<u8>,
     ttl: Duration,
     max_ttl: Duration,
     claims: Vec<String>,
@@ -37,10 +39,10 @@ pub struct IdentityProfile {
 }
 
 impl IdentityProfile {
-    pub(super) fn new(profile: &config::Identity, keyset: Arc<Keyset>) -> Self {
-        let name = ProfileName::new(Kind::Identity, profile.name.clone());
+    pub(super) fn new(profile: &config::IdentityConfig, keyset: Arc<Keyset>) -> Self {
+        let name = ProfileName::new(ProfileKind::Identity, profile.name.clone());
         let channel = profile.messaging.as_ref();
-        let owner = Owner::of([
+        let cache_scope = CacheScope::from_parts([
             b"messaging",
             name.as_str().as_bytes(),
             profile.issuer.as_str().as_bytes(),
@@ -51,12 +53,12 @@ impl IdentityProfile {
         ]);
         Self {
             name,
-            owner,
+            cache_scope,
             issuer: profile.issuer.as_str().to_owned(),
             audience: profile.audience.clone(),
             messaging: profile.messaging.clone(),
-            template: Template::new(keyset),
-            opening: open_payload(&[
+            keyset_signer: KeysetSigner::new(keyset),
+            fixed_claims: encode_fixed_claims(&[
                 ("iss", Some(profile.issuer.as_str())),
                 ("aud", profile.audience.as_deref()),
             ]),
@@ -67,43 +69,49 @@ impl IdentityProfile {
         }
     }
 
-    /// The key that signs at `now`.
+    /// Returns the id of the key that signs at `now`.
     ///
     /// # Errors
-    /// None does yet.
+    /// No key signs at `now`.
     pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
-        self.template.signing_kid(now)
+        self.keyset_signer.signing_kid(now)
     }
 
-    /// Whether that key is one of its keyset, or was until its life was over; a retired one is none.
-    pub fn knows(&self, kid: &KeyId) -> bool {
-        self.template.knows(kid)
+    /// Whether its keyset has a key of that id, expired keys included and retired keys excluded.
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+        self.keyset_signer.contains_kid(kid)
     }
 
-    /// Whether it speaks of such subjects at all.
-    pub fn covers(&self, subject: &Subject) -> bool {
+    /// Whether the profile's `subjects` pattern matches. A profile without a pattern matches every subject.
+    pub fn matches_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// That of a token whose asker names none.
+    /// The lifetime of a token when the request names none.
     pub const fn default_lifetime(&self) -> Lifetime {
         Lifetime(self.ttl)
     }
 
+    /// Validates a requested `ttl`, in seconds; `None` means the default.
+    ///
     /// # Errors
-    /// A `ttl` out of bounds.
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, Objection> {
-        Lifetime::choose(asked, self.ttl, self.max_ttl)
+    /// The `ttl` is out of bounds.
+    pub fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
+        Lifetime::validate(requested, self.ttl, self.max_ttl)
     }
 
+    /// Validates requested claims against those that the profile lists.
+    ///
     /// # Errors
-    /// A claim that it doesn't list.
-    pub fn claims(&self, asked: Members) -> Result<Claims, Objection> {
-        Claims::choose(asked, &self.claims)
+    /// Names the first claim that the profile doesn't list.
+    pub fn claims(&self, requested: Members) -> Result<Claims, InvalidField> {
+        Claims::validate(requested, &self.claims)
     }
 
+    /// Mints an identity token.
+    ///
     /// # Errors
-    /// No key signs now, or the signer is overloaded.
+    /// No key signs at `now`, the request was shed, or signing failed.
     pub async fn mint(
         &self,
         subject: &Subject,
@@ -111,17 +119,17 @@ impl IdentityProfile {
         claims: &Claims,
         now: UnixTime,
         signer: &Signer,
-    ) -> Result<Minted, MintError> {
+    ) -> Result<MintedToken, MintError> {
         let expires_at = now.plus(lifetime.0);
-        let mut payload = Vec::with_capacity(self.opening.len() + subject.as_str().len() + 128);
-        payload.extend_from_slice(&self.opening);
+        let mut payload = Vec::with_capacity(self.fixed_claims.len() + subject.as_str().len() + 128);
+        payload.extend_from_slice(&self.fixed_claims);
         payload.extend_from_slice(b"\"sub\":");
         write_json(&mut payload, subject.as_str());
         payload.push(b',');
-        write_times(&mut payload, now, expires_at);
+        write_time_claims(&mut payload, now, expires_at);
         claims.write(&mut payload);
         payload.push(b'}');
-        let (token, kid) = self.template.sign(&payload, now, expires_at, signer).await?;
-        Ok(Minted { token, kid: Some(kid), issued_at: now, expires_at })
+        let (token, kid) = self.keyset_signer.sign(&payload, now, expires_at, signer).await?;
+        Ok(MintedToken { token, kid: Some(kid), issued_at: now, expires_at })
     }
 }

@@ -1,4 +1,4 @@
-//! What minting ends with: a token, or why there is none.
+//! The results of minting: a token, or an error.
 
 use secrecy::SecretString;
 use thiserror::Error;
@@ -7,34 +7,34 @@ use crate::clock::{NoRandomness, UnixTime};
 use crate::config::KeyId;
 use crate::keys::SigningFailed;
 
-/// A token as it leaves.
-pub struct Minted {
+/// A signed token, and the data that the response states about it.
+pub struct MintedToken {
     pub token: SecretString,
-    /// The key that signed; Intercom's secrets have no id.
+    /// The id of the key that signed. `None` for an Intercom token: its secret has no id.
     pub kid: Option<KeyId>,
     pub issued_at: UnixTime,
     pub expires_at: UnixTime,
 }
 
-impl Minted {
-    /// Seconds that it lives.
+impl MintedToken {
+    /// The lifetime in seconds.
     pub const fn expires_in(&self) -> i64 {
         self.issued_at.seconds_until(self.expires_at)
     }
 
-    /// When to fetch the next one: at four fifths of its life, and at least 30 seconds before its end, the
-    /// time in which a page must answer `onEmbeddedMessagingIdentityTokenExpired`.
+    /// The time at which to fetch the next token: after four fifths of the lifetime, and at least 30 seconds before the end.
+    /// A page has those 30 seconds to answer `onEmbeddedMessagingIdentityTokenExpired`.
     pub fn renew_at(&self) -> UnixTime {
         let before = (self.expires_in() / 5).max(30);
         UnixTime::from_seconds(self.expires_at.seconds() - before)
     }
 }
 
-/// Why a valid request got no token.
+/// The reasons why a valid request gets no token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MintError {
     #[error("no key of the keyset signs yet")]
-    NoSigningKey { seconds: Option<i64> },
+    NoSigningKey { seconds_until_next: Option<i64> },
     #[error("more signatures are waiting than the service can make in time")]
     Overloaded,
     #[error(transparent)]
@@ -47,10 +47,10 @@ pub enum MintError {
 mod tests {
     use super::*;
 
-    fn minted(life: i64) -> Minted {
+    fn minted(lifetime: i64) -> MintedToken {
         let issued_at = UnixTime::from_seconds(1_000);
-        let expires_at = UnixTime::from_seconds(1_000 + life);
-        Minted { token: SecretString::from("t"), kid: None, issued_at, expires_at }
+        let expires_at = UnixTime::from_seconds(1_000 + lifetime);
+        MintedToken { token: SecretString::from("t"), kid: None, issued_at, expires_at }
     }
 
     #[test]

@@ -1,21 +1,20 @@
-//! Where signing runs, so that nothing else waits for it.
+//! Runs signatures so that nothing else waits for them: a bounded queue, cooperative scheduling, and load shedding.
 //!
 //! A signature of RSA-2048 keeps a core busy for a third of a millisecond, or for nearly one on a CPU without AVX-512
-//! IFMA; of RSA-4096 for two or for eleven. At most as many run at once as there are cores; the rest stand in a [`Line`]
-//! for at most [`PATIENCE`]. Where one runs is decided by the time that its key's own signature took when the key was
-//! loaded.
+//! IFMA. One of RSA-4096 takes two milliseconds, or eleven. At most as many run at once as there are cores. The rest wait
+//! in a [`SigningQueue`] for at most [`QUEUE_TIMEOUT`]; beyond that, and beyond its capacity, requests are shed.
+//! The time that the key's own signature took when the key was loaded decides where a signature runs.
 //!
-//! - A short one runs on the runtime's own threads. Who has a core [steps back](step_back) before it signs: all that is
-//!   ready runs first. So health and JWKS wait for one signature at most, every request reaches the line instead of an
-//!   endless queue inside the runtime, and the deadline counts from where it should. It needs a runtime that looks at its
-//!   sockets after each task (`event_interval(1)`, see `app`). Of the ways measured this costs nothing in throughput, where
-//!   a pool of threads costs a tenth and signing without a bound makes JWKS wait a second.
-//! - A [long](LONGEST_INLINE) one runs on a [`Pool`] of threads of lower priority, and the runtime's own stay free.
-//! - With a library for [`Batch`]es, who has a core then signs for the others in line too: those that are there, up to
-//!   eight with itself, if so many pay. It never waits for more, and who is alone signs as ever. A batch that takes
-//!   long runs where a long signature does.
-//! - Refusing at once what can't be signed in time would have clients come back at once, and answering them takes
-//!   the time for signatures: the wait itself slows them down.
+//! - A short signature runs on the runtime's own threads. The holder of a permit [yields](yield_to_scheduler) before it
+//!   signs, so that all ready tasks run first. So health and JWKS wait for one signature at most. Every request reaches
+//!   this queue instead of an unbounded one inside the runtime, and its deadline counts from its arrival. This needs a
+//!   runtime that looks at its sockets after each task (`event_interval(1)`, see `app`). It costs no throughput as
+//!   measured. A pool of threads costs a tenth; signing without a bound makes JWKS wait a second.
+//! - A signature that takes longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
+//! - With a [`BatchSigner`], the holder of a permit also signs for other waiters, if enough are there for a batch to pay:
+//!   up to eight signatures with its own. It never waits for more waiters. A slow batch runs on the thread pool too.
+//! - Rejecting at once a request that can't be signed in time would make clients retry at once. Answering those retries
+//!   takes time from signatures. The wait itself slows the clients down.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -26,191 +25,218 @@ use prometheus::{Histogram, IntCounter};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::line::{Core, Line, NoTurn, Taken, Turn};
 use super::minted::MintError;
-use super::pool::Pool;
+use super::queue::{AcquireError, Acquired, Permit, SigningQueue, TakenWaiter};
+use super::thread_pool::ThreadPool;
 use crate::config::Algorithm;
-use crate::keys::{Batch, Fit, MessageHash, PrivateKey, SigningFailed, Wanted, hash};
+use crate::keys::{
+    BatchParams, BatchSigner, MessageHash, PrivateKey, SignRequest, SigningFailed, hash_message,
+};
 use crate::metrics::Metrics;
 
-/// How long a signature may wait for its turn.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a signature may wait for a permit.
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Health and JWKS are to be answered within five milliseconds, whatever is signed: of a key whose signature takes longer
-/// than this, none is made on the threads that answer.
-const LONGEST_INLINE: Duration = Duration::from_millis(1);
+/// The longest signature that runs on the runtime's own threads: health and JWKS must be answered within five
+/// milliseconds, whatever is signed meanwhile.
+const MAX_INLINE_TIME: Duration = Duration::from_millis(1);
 
-struct Job {
+struct SignJob {
     key: Arc<PrivateKey>,
     hash: MessageHash,
 }
 
-type Signature = Result<Zeroizing<Vec<u8>>, SigningFailed>;
+type SignatureResult = Result<Zeroizing<Vec<u8>>, SigningFailed>;
 
-/// Who is signed for at the same time.
-struct Company<'a> {
-    batch: &'a Batch,
-    others: Vec<Taken<Job, Signature>>,
+/// The other waiters whose jobs are signed in one batch with the permit holder's own.
+struct SigningBatch<'a> {
+    signer: &'a BatchSigner,
+    others: Vec<TakenWaiter<SignJob, SignatureResult>>,
 }
 
 pub struct Signer {
-    line: Arc<Line<Job, Signature>>,
-    pool: Pool,
-    maker: Arc<Maker>,
-    full: IntCounter,
-    late: IntCounter,
+    queue: Arc<SigningQueue<SignJob, SignatureResult>>,
+    thread_pool: ThreadPool,
+    executor: Arc<SigningExecutor>,
+    shed_full: IntCounter,
+    shed_timed_out: IntCounter,
 }
 
-/// Makes signatures, wherever it is called.
-struct Maker {
-    batch: Option<Batch>,
-    /// Signatures that take longer are made on threads of their own.
-    longest_inline: Duration,
+/// Makes signatures on the thread that calls it.
+struct SigningExecutor {
+    batch_signer: Option<BatchSigner>,
+    /// Signatures that take longer run on the thread pool.
+    max_inline_time: Duration,
     wait: Histogram,
     rs256_duration: Histogram,
     rs512_duration: Histogram,
-    one: IntCounter,
-    several: IntCounter,
+    single_signatures: IntCounter,
+    batched_signatures: IntCounter,
     batch_size: Histogram,
 }
 
 impl Signer {
-    /// `at_once` signatures run, `queue` wait.
-    pub fn new(at_once: usize, queue: usize, batch: Option<Batch>, metrics: &Metrics) -> Self {
-        Self::with(at_once, queue, batch, metrics, (LONGEST_INLINE, PATIENCE))
+    /// At most `concurrency` signatures run at once, and `queue_capacity` wait.
+    pub fn new(
+        concurrency: usize,
+        queue_capacity: usize,
+        batch_signer: Option<BatchSigner>,
+        metrics: &Metrics,
+    ) -> Self {
+        Self::with(concurrency, queue_capacity, batch_signer, metrics, (MAX_INLINE_TIME, QUEUE_TIMEOUT))
     }
 
-    /// As `new`, without any thread or bound on the wait: for tests that hand time in. There it goes on whenever no task is ready,
-    /// though a thread works, and stands still however long the machine takes.
-    pub fn without_threads(at_once: usize, queue: usize, metrics: &Metrics) -> Self {
-        Self::with(at_once, queue, None, metrics, (Duration::MAX, Duration::MAX))
+    /// Like `new`, without threads of its own and without a bound on the wait. For tests with a paused clock: tokio advances that clock
+    /// whenever no task is ready, even while a thread works.
+    pub fn without_threads(concurrency: usize, queue_capacity: usize, metrics: &Metrics) -> Self {
+        Self::with(concurrency, queue_capacity, None, metrics, (Duration::MAX, Duration::MAX))
     }
 
     fn with(
-        at_once: usize,
-        queue: usize,
-        batch: Option<Batch>,
+        concurrency: usize,
+        queue_capacity: usize,
+        batch_signer: Option<BatchSigner>,
         metrics: &Metrics,
-        (longest_inline, patience): (Duration, Duration),
+        (max_inline_time, max_wait): (Duration, Duration),
     ) -> Self {
         let duration =
             |algorithm: Algorithm| metrics.signing_duration.with_label_values(&[algorithm.as_str()]);
-        let made = |path| metrics.signatures.with_label_values(&[path]);
+        let signatures = |path| metrics.signatures.with_label_values(&[path]);
         let shed = |reason| metrics.signing_shed.with_label_values(&[reason]);
-        let maker = Maker {
-            batch,
-            longest_inline,
+        let executor = SigningExecutor {
+            batch_signer,
+            max_inline_time,
             wait: metrics.signing_wait.clone(),
             rs256_duration: duration(Algorithm::Rs256),
             rs512_duration: duration(Algorithm::Rs512),
-            one: made("one"),
-            several: made("batch"),
+            single_signatures: signatures("one"),
+            batched_signatures: signatures("batch"),
             batch_size: metrics.signing_batch_size.clone(),
         };
         Self {
-            line: Line::new(at_once, queue, patience, metrics.signing_queue_depth.clone()),
-            pool: Pool::new(at_once),
-            maker: Arc::new(maker),
-            full: shed("full"),
-            late: shed("late"),
+            queue: SigningQueue::new(
+                concurrency,
+                queue_capacity,
+                max_wait,
+                metrics.signing_queue_depth.clone(),
+            ),
+            thread_pool: ThreadPool::new(concurrency),
+            executor: Arc::new(executor),
+            shed_full: shed("full"),
+            shed_timed_out: shed("late"),
         }
     }
 
-    /// Signs as [`PrivateKey::sign`] does, when it is this message's turn.
+    /// Signs `message` like [`PrivateKey::sign`], once it has a permit or is part of another's batch.
+    ///
+    /// # Errors
+    /// The request was shed, or the cryptographic library failed.
     pub(super) async fn sign(
         &self,
         key: &Arc<PrivateKey>,
         algorithm: Algorithm,
         message: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, MintError> {
-        let asked = Instant::now();
-        let job = Job { key: key.clone(), hash: hash(algorithm, message) };
-        let made = match self.line.turn(job).await.map_err(|no_turn| self.refuse(no_turn))? {
-            Turn::Done(made) => made,
-            Turn::Core(core, job) if self.maker.is_long(&job.key) => {
-                let (sender, made) = oneshot::channel();
-                let maker = self.maker.clone();
-                self.pool.run(move || {
-                    let made = maker.lead(&core, &job, asked);
-                    drop(core);
-                    // Who has gone away meanwhile needs none.
-                    let _ = sender.send(made);
+        let requested_at = Instant::now();
+        let job = SignJob { key: key.clone(), hash: hash_message(algorithm, message) };
+        let signature = match self.queue.acquire(job).await.map_err(|error| self.acquire_failed(error))? {
+            Acquired::Done(signature) => signature,
+            Acquired::Permit(permit, job) if self.executor.exceeds_inline_time(&job.key) => {
+                let (sender, signature) = oneshot::channel();
+                let executor = self.executor.clone();
+                self.thread_pool.run(move || {
+                    let signature = executor.sign_batch(&permit, &job, requested_at);
+                    drop(permit);
+                    // The send fails if the request was cancelled meanwhile.
+                    let _ = sender.send(signature);
                 });
-                made.await.map_err(|_| self.refuse(NoTurn::Lost))?
+                signature.await.map_err(|_| self.acquire_failed(AcquireError::Abandoned))?
             }
-            Turn::Core(core, job) => {
-                // Also who is alone: on a host with one core everybody is.
-                for _ in 0..self.maker.rounds(key) {
-                    step_back().await;
+            Acquired::Permit(permit, job) => {
+                // Even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been read yet.
+                for _ in 0..self.executor.yield_rounds(key) {
+                    yield_to_scheduler().await;
                 }
-                self.maker.lead(&core, &job, asked)
+                self.executor.sign_batch(&permit, &job, requested_at)
             }
         };
-        Ok(made?)
+        Ok(signature?)
     }
 
-    fn refuse(&self, no_turn: NoTurn) -> MintError {
-        match no_turn {
-            NoTurn::Full => self.full.inc(),
-            NoTurn::Late => self.late.inc(),
-            NoTurn::Lost => return MintError::Signing(SigningFailed),
+    fn acquire_failed(&self, error: AcquireError) -> MintError {
+        match error {
+            AcquireError::Full => self.shed_full.inc(),
+            AcquireError::TimedOut => self.shed_timed_out.inc(),
+            AcquireError::Abandoned => return MintError::Signing(SigningFailed),
         }
         MintError::Overloaded
     }
 }
 
-impl Maker {
-    /// Whether nothing else may wait behind a signature by `key`, or behind the batch that it may lead.
-    fn is_long(&self, key: &Arc<PrivateKey>) -> bool {
-        let batch = self.batch.as_ref().and_then(|batch| batch.fit(key));
-        key.signing_time > self.longest_inline || batch.is_some_and(|fit| fit.long)
+impl SigningExecutor {
+    /// Whether a signature by `key`, or a batch that it begins, takes too long for the runtime's own threads.
+    fn exceeds_inline_time(&self, key: &Arc<PrivateKey>) -> bool {
+        let params = self.batch_signer.as_ref().and_then(|signer| signer.params_for(key));
+        key.signing_time > self.max_inline_time || params.is_some_and(|params| params.is_slow)
     }
 
-    /// Signs `job`, and with it what is waiting and pays.
-    fn lead(&self, core: &Core<Job, Signature>, job: &Job, asked: Instant) -> Signature {
+    /// Signs `job`, in one batch with matching waiters where that is cheaper.
+    fn sign_batch(
+        &self,
+        permit: &Permit<SignJob, SignatureResult>,
+        job: &SignJob,
+        requested_at: Instant,
+    ) -> SignatureResult {
         let start = Instant::now();
-        self.wait.observe((start - asked).as_secs_f64());
-        let Some(Company { batch, others }) = self.companions(core, job) else {
+        self.wait.observe((start - requested_at).as_secs_f64());
+        let Some(SigningBatch { signer, others }) = self.collect_batch(permit, job) else {
             let mut signature = Zeroizing::new(vec![0; job.key.signature_len()]);
             job.key.sign_hash(&job.hash, &mut signature)?;
-            self.one.inc();
-            self.took(job, start.elapsed());
+            self.single_signatures.inc();
+            self.observe_duration(job, start.elapsed());
             return Ok(signature);
         };
         let jobs = || std::iter::once(job).chain(others.iter().map(|taken| &taken.job));
-        let wanted: Vec<Wanted<'_>> = jobs().map(|Job { key, hash }| Wanted { key, hash }).collect();
-        let mut made = batch.sign(&wanted).into_iter();
-        let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        let requests: Vec<SignRequest<'_>> =
+            jobs().map(|SignJob { key, hash }| SignRequest { key, hash }).collect();
+        let mut signatures = signer.sign(&requests).into_iter();
+        let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let share = start.elapsed() / count;
-        jobs().for_each(|job| self.took(job, share));
+        jobs().for_each(|job| self.observe_duration(job, share));
         for other in &others {
-            self.wait.observe((start - other.since).as_secs_f64());
+            self.wait.observe((start - other.enqueued_at).as_secs_f64());
         }
-        self.several.inc_by(u64::from(count));
+        self.batched_signatures.inc_by(u64::from(count));
         self.batch_size.observe(f64::from(count));
-        let own = made.next().unwrap_or(Err(SigningFailed));
-        others.into_iter().zip(made).for_each(|(other, made)| other.done(made));
+        let own = signatures.next().unwrap_or(Err(SigningFailed));
+        others.into_iter().zip(signatures).for_each(|(other, signature)| other.complete(signature));
         own
     }
 
-    /// Those in line that make a batch with `job`; `None` where it doesn't pay.
-    fn companions(&self, core: &Core<Job, Signature>, job: &Job) -> Option<Company<'_>> {
-        let batch = self.batch.as_ref()?;
-        let fit = batch.fit(&job.key)?;
-        let alike = |other: &Job| batch.fit(&other.key).is_some_and(|other| other.goes_with(fit));
-        let others = core.line().take(alike, fit.from - 1, Fit::MOST - 1);
-        (!others.is_empty()).then_some(Company { batch, others })
+    /// Takes the waiters that can be signed in one batch with `job`. `None` if too few wait for a batch to be cheaper.
+    fn collect_batch(
+        &self,
+        permit: &Permit<SignJob, SignatureResult>,
+        job: &SignJob,
+    ) -> Option<SigningBatch<'_>> {
+        let signer = self.batch_signer.as_ref()?;
+        let params = signer.params_for(&job.key)?;
+        let compatible = |other: &SignJob| {
+            signer.params_for(&other.key).is_some_and(|other| other.is_compatible_with(params))
+        };
+        let others = permit.queue().take_matching(compatible, params.min_size - 1, BatchParams::MAX_SIZE - 1);
+        (!others.is_empty()).then_some(SigningBatch { signer, others })
     }
 
-    /// How often to step back. It takes three rounds until a new connection is accepted, watched and read: beside a batch, or a
-    /// signature of a key that is longer than usual, they cost nothing.
-    fn rounds(&self, key: &PrivateKey) -> usize {
-        const USUAL: usize = 2048 / 8;
-        if self.batch.is_some() || key.signature_len() > USUAL { 3 } else { 1 }
+    /// How often to yield before signing. A new connection is accepted, registered and read after three rounds. Those rounds
+    /// cost little beside a batch, or beside a signature of a key longer than 2048 bits.
+    fn yield_rounds(&self, key: &PrivateKey) -> usize {
+        const USUAL_SIGNATURE_LEN: usize = 2048 / 8;
+        if self.batch_signer.is_some() || key.signature_len() > USUAL_SIGNATURE_LEN { 3 } else { 1 }
     }
 
-    /// Counts the time of one signature; in a batch, its share.
-    fn took(&self, job: &Job, time: Duration) {
+    /// Records the duration of one signature; for a batch, each signature's equal share.
+    fn observe_duration(&self, job: &SignJob, time: Duration) {
         let duration = match job.hash.algorithm {
             Algorithm::Rs256 => &self.rs256_duration,
             Algorithm::Rs512 => &self.rs512_duration,
@@ -219,11 +245,12 @@ impl Maker {
     }
 }
 
-/// Lets all run that is ready now. Not tokio's `yield_now`, which with `event_interval(1)` comes back before it.
-async fn step_back() {
-    let mut stepped = false;
+/// Runs all tasks that are ready now before it returns. tokio's own `yield_now` isn't used: with `event_interval(1)` it returns
+/// before those tasks have run.
+async fn yield_to_scheduler() {
+    let mut yielded = false;
     poll_fn(|context| {
-        if std::mem::replace(&mut stepped, true) {
+        if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
         context.waker().wake_by_ref();

@@ -1,13 +1,13 @@
-//! The end user that a token speaks of.
+//! The subject of a token: the end user that it identifies.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-use super::objection::Objection;
+use super::invalid_field::InvalidField;
 
-/// Placeholders that broken front ends send instead of a user's id, in any letter case: what JavaScript, Java, Python,
-/// Ruby, Go and C print for a missing value, and the name that Spring Security gives to a visitor.
-const NOBODY: [&str; 12] = [
+/// Placeholders that broken front ends send instead of a user's id, compared without regard to ASCII case. JavaScript, Java,
+/// Python, Ruby, Go and C print them for a missing value; `anonymousUser` is Spring Security's name for a visitor.
+const PLACEHOLDERS: &[&str] = &[
     "null",
     "(null)",
     "<null>",
@@ -21,42 +21,44 @@ const NOBODY: [&str; 12] = [
     "[object Object]",
     "[object Promise]",
 ];
-/// Begin and end of a template that nobody has filled in: Handlebars, JavaScript, ERB.
-const TEMPLATES: [(&str, &str); 3] = [("{{", "}}"), ("${", "}"), ("<%", "%>")];
-/// JavaScript's, in its own letter case only: a person may be called Nan.
+/// Begin and end of an unexpanded template expression: Handlebars, JavaScript, ERB.
+const TEMPLATE_DELIMITERS: &[(&str, &str)] = &[("{{", "}}"), ("${", "}"), ("<%", "%>")];
+/// JavaScript's `NaN`, compared with its case: a person may be called Nan.
 const NOT_A_NUMBER: &str = "NaN";
 
-/// 1 to 200 characters that name one person: Salesforce keys the conversation on it, so it is taken as it is
-/// or not at all. Never trimmed, folded or normalised.
+/// The id of one person, 1 to 200 characters. Salesforce keys the conversation on it, so it is either used unchanged or
+/// rejected: never trimmed, case-folded or normalized.
 ///
-/// `MessagingEndUser.MessagingPlatformKey` holds it behind a prefix, in 255 characters.
+/// Salesforce stores it behind a prefix in `MessagingEndUser.MessagingPlatformKey`, which has 255 characters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subject(String);
 
 impl Subject {
-    /// `field` is what the request calls it.
+    /// Validates a subject; `field` is its name in the request.
     ///
     /// # Errors
-    /// Says what a subject may be, under that field's name.
-    pub fn parse(field: &str, text: String) -> Result<Self, Objection> {
-        let wrong = |message: &str| Err(Objection::new(field, message));
+    /// Says what is wrong with it, under that field's name.
+    pub fn parse(field: &str, text: String) -> Result<Self, InvalidField> {
+        let invalid = |message: &str| Err(InvalidField::new(field, message));
         if text.is_empty() {
-            return wrong("is empty; give the id of the signed-in user, or mint no token for a visitor");
+            return invalid("is empty; give the id of the signed-in user, or mint no token for a visitor");
         }
         if text.chars().count() > 200 {
-            return wrong("is longer than 200 characters; use a stable id of the user");
+            return invalid("is longer than 200 characters; use a stable id of the user");
         }
         if text.chars().any(is_invisible) {
-            return wrong("holds control, invisible or unassigned characters");
+            return invalid("holds control, invisible or unassigned characters");
         }
         if text.trim() != text {
-            return wrong("begins or ends with a space; the same user would become another");
+            return invalid("begins or ends with a space; the same user would become another");
         }
-        if text == NOT_A_NUMBER || NOBODY.iter().any(|nobody| nobody.eq_ignore_ascii_case(&text)) {
-            return wrong("names nobody; mint no token for a visitor who isn't signed in");
+        if text == NOT_A_NUMBER
+            || PLACEHOLDERS.iter().any(|placeholder| placeholder.eq_ignore_ascii_case(&text))
+        {
+            return invalid("names nobody; mint no token for a visitor who isn't signed in");
         }
-        if TEMPLATES.iter().any(|(begin, end)| text.starts_with(begin) && text.ends_with(end)) {
-            return wrong("is a template that nobody has filled in; every user would be the same person");
+        if TEMPLATE_DELIMITERS.iter().any(|(begin, end)| text.starts_with(begin) && text.ends_with(end)) {
+            return invalid("is a template that nobody has filled in; every user would be the same person");
         }
         Ok(Self(text))
     }
@@ -66,10 +68,9 @@ impl Subject {
     }
 }
 
-/// Whether two subjects that differ in `c` alone can look the same: it shows nothing, or nobody knows yet what it shows.
-/// The classes are Unicode's own.
+/// Whether `c` is invisible or unassigned, by Unicode's own classes: two subjects that differ in it alone can look the same.
 fn is_invisible(c: char) -> bool {
-    /// BRAILLE PATTERN BLANK is a symbol to Unicode, and a blank to the eye.
+    /// BRAILLE PATTERN BLANK is a symbol by its class, and looks like a space.
     const BRAILLE_BLANK: char = '\u{2800}';
     let hidden = matches!(
         CodePointMapData::<GeneralCategory>::new().get(c),
@@ -95,20 +96,20 @@ mod tests {
             }
         }
 
-        /// By the tables of another library than the one that decides.
+        /// The pattern's classes come from another Unicode library than the one that `is_invisible` uses.
         #[test]
-        fn a_character_that_nobody_sees_spoils_it_wherever_it_stands(
+        fn an_invisible_character_anywhere_is_rejected(
             text in "[a-z]{1,20}",
             at in 0..21_usize,
             hidden in r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{2800}\x{378}\x{fffe}\x{10ffff}]",
         ) {
-            let mut spoilt = text.clone();
-            spoilt.insert_str(at.min(text.len()), &hidden);
-            prop_assert!(Subject::parse("sub", spoilt).is_err());
+            let mut subject = text.clone();
+            subject.insert_str(at.min(text.len()), &hidden);
+            prop_assert!(Subject::parse("sub", subject).is_err());
         }
 
         #[test]
-        fn what_is_taken_is_1_to_200_characters_without_space_at_an_end(text in any::<String>()) {
+        fn an_accepted_subject_has_1_to_200_characters_and_no_space_at_either_end(text in any::<String>()) {
             if Subject::parse("sub", text.clone()).is_ok() {
                 prop_assert!((1..=200).contains(&text.chars().count()));
                 prop_assert_eq!(text.trim(), &text);
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nobody_is_refused() {
+    fn placeholders_and_unexpanded_templates_are_rejected() {
         let long = "é".repeat(201);
         for text in [
             "",
@@ -160,9 +161,9 @@ mod tests {
         }
     }
 
-    /// One of each kind that a list of our own once lacked.
+    /// Each was missing from a hand-written list once.
     #[test]
-    fn invisible_characters_of_every_kind_are_refused() {
+    fn invisible_characters_of_every_kind_are_rejected() {
         for hidden in [
             '\0',
             '\n',
@@ -188,8 +189,8 @@ mod tests {
             '\u{ffff}',
             '\u{10ffff}',
         ] {
-            let refused = Subject::parse("sub", format!("us{hidden}er")).err();
-            assert!(refused.is_some_and(|refused| refused.message.contains("invisible")), "{hidden:?}");
+            let error = Subject::parse("sub", format!("us{hidden}er")).err();
+            assert!(error.is_some_and(|error| error.message.contains("invisible")), "{hidden:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `traceparent` and `tracestate` (W3C Trace Context, level 1), read whole or not at all.
+//! Parses and writes `traceparent` and `tracestate` (W3C Trace Context, level 1). Malformed values are ignored.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -6,33 +6,33 @@ use crate::clock::Randomness;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// `00-` trace id `-` span id `-` flags.
-const LENGTH: usize = 55;
-/// What everybody must pass on (section 3.3.1.5). More is left out, as that allows.
-const LONGEST_STATE: usize = 512;
-const MOST_MEMBERS: usize = 32;
+/// Length of version 00: `00-`, trace id, `-`, span id, `-`, flags.
+const TRACEPARENT_LENGTH: usize = 55;
+/// Limits of `tracestate`: the minimum that must be propagated (section 3.3.1.5). A longer one is dropped.
+const MAX_TRACESTATE_BYTES: usize = 512;
+const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// A span, by its ids. Both are lower-case hexadecimal digits, not all of them 0.
-pub(super) struct Context {
+/// The context of a span. Both ids are lower-case hexadecimal digits, not all of them 0.
+pub(super) struct TraceContext {
     pub trace_id: [u8; 32],
     pub span_id: [u8; 16],
     pub sampled: bool,
-    /// What others have to say to each other.
-    pub state: Option<HeaderValue>,
+    /// Vendor data, passed on unchanged.
+    pub tracestate: Option<HeaderValue>,
 }
 
-impl Context {
-    /// What a request says; `None` unless it says one thing, and says it well.
+impl TraceContext {
+    /// Reads the context of a request; `None` unless it has exactly one `traceparent`, well-formed.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (parent, None) = (parents.next()?, parents.next()) else { return None };
         let context = Self::parse(parent.as_bytes())?;
-        Some(Self { state: state(headers), ..context })
+        Some(Self { tracestate: parse_tracestate(headers), ..context })
     }
 
-    /// Versions to come may have more behind what is known (section 3.2.4).
+    /// Parses `traceparent`. Future versions may append fields (section 3.2.4).
     fn parse(parent: &[u8]) -> Option<Self> {
-        let (known, more) = parent.split_at_checked(LENGTH)?;
+        let (known, more) = parent.split_at_checked(TRACEPARENT_LENGTH)?;
         let dashed = [2, 35, 52].iter().all(|&at| known[at] == b'-');
         let (version, trace_id, span_id, flags) = (&known[..2], &known[3..35], &known[36..52], &known[53..]);
         let whole = match version {
@@ -49,7 +49,7 @@ impl Context {
             trace_id: trace_id.try_into().ok()?,
             span_id: span_id.try_into().ok()?,
             sampled: flags & 1 == 1,
-            state: None,
+            tracestate: None,
         })
     }
 
@@ -61,39 +61,44 @@ impl Context {
         std::str::from_utf8(&self.span_id).expect("hexadecimal digits are ASCII")
     }
 
-    /// A span below this one; none where the host gives no randomness.
+    /// Creates the context of a child span; `None` if no randomness is available.
     pub fn child(&self, randomness: &dyn Randomness) -> Option<Self> {
         let mut bytes = [0; 8];
         randomness.fill(&mut bytes).ok()?;
-        // All zeros would be no id.
+        // An id of zeros is invalid.
         let id = format!("{:016x}", u64::from_be_bytes(bytes).max(1));
         let span_id = id.as_bytes().try_into().ok()?;
-        Some(Self { trace_id: self.trace_id, span_id, sampled: self.sampled, state: self.state.clone() })
+        Some(Self {
+            trace_id: self.trace_id,
+            span_id,
+            sampled: self.sampled,
+            tracestate: self.tracestate.clone(),
+        })
     }
 
-    /// Both headers. Of the flags, level 1 knows one; the others must be 0 (section 3.2.2.5).
+    /// Returns both headers. Level 1 defines one flag, `sampled`; the others must be 0 (section 3.2.2.5).
     pub fn headers(&self) -> HeaderMap {
         let parent = format!("00-{}-{}-{:02x}", self.trace_id(), self.span_id(), u8::from(self.sampled));
         let parent = HeaderValue::from_str(&parent).expect("hexadecimal digits and dashes");
-        let state = self.state.clone().map(|state| (TRACESTATE, state));
+        let state = self.tracestate.clone().map(|state| (TRACESTATE, state));
         std::iter::once((TRACEPARENT, parent)).chain(state).collect()
     }
 }
 
-/// `tracestate`, in however many headers.
-fn state(headers: &HeaderMap) -> Option<HeaderValue> {
+/// Reads `tracestate`, which may be split into several headers.
+fn parse_tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
     let values = headers.get_all(TRACESTATE).iter().map(HeaderValue::to_str);
     let text = values.collect::<Result<Vec<_>, _>>().ok()?.join(",");
     let members =
         || text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty());
-    let good = text.len() <= LONGEST_STATE
-        && (1..=MOST_MEMBERS).contains(&members().count())
+    let good = text.len() <= MAX_TRACESTATE_BYTES
+        && (1..=MAX_TRACESTATE_MEMBERS).contains(&members().count())
         && members()
             .all(|member| member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value)));
     good.then(|| HeaderValue::from_str(&text).ok())?
 }
 
-/// `key`, or `tenant@system` (section 3.3.1.3.1).
+/// Whether a key is valid: a simple key, or `tenant@system` (section 3.3.1.3.1).
 fn is_key(key: &str) -> bool {
     let part = |text: &str, most: usize, digit_first: bool| {
         let first = text.bytes().next();
@@ -107,7 +112,7 @@ fn is_key(key: &str) -> bool {
     }
 }
 
-/// Printable, without a comma or an equals sign (section 3.3.1.3.2).
+/// Whether a value is valid: printable ASCII without comma and equals sign (section 3.3.1.3.2).
 fn is_value(value: &str) -> bool {
     (1..=256).contains(&value.len())
         && value.bytes().all(|b| matches!(b, b' '..=b'~') && b != b',' && b != b'=')

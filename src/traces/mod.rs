@@ -1,14 +1,15 @@
-//! Where a request stands in its caller's trace, as W3C Trace Context (level 1) has it; and, in a build with the feature
-//! `otel`, the spans of it, which `otlp` exports.
+//! Distributed tracing: propagates W3C Trace Context (level 1) from callers to Salesforce. In a build with the feature
+//! `otel`, records spans, which `otlp` exports.
 //!
-//! - What a caller sends counts only if it is well-formed to its last byte: 32 hexadecimal digits are all of it that a log
-//!   line gets, and two headers of bounded length all that Salesforce gets.
-//! - A span can hold a [`Fact`] and nothing else, so no subject, claim, token, key or URL.
-//! - Nothing here fails a request or makes it wait. Who sends no `traceparent` pays for a look at the headers.
+//! - A caller's `traceparent` is used only if it is well-formed. Log lines get only its trace id, 32 hexadecimal digits.
+//!   Salesforce gets two headers of bounded length.
+//! - A span's attributes are a [`SpanAttribute`], method, route, server address and port. So it contains no subject,
+//!   claim, token, key or URL.
+//! - Tracing never fails or delays a request.
 
 mod context;
 #[cfg(not(feature = "otel"))]
-mod off;
+mod disabled;
 #[cfg(feature = "otel")]
 mod otlp;
 
@@ -18,72 +19,73 @@ use http::{HeaderMap, Method};
 
 use crate::clock::Randomness;
 use crate::config::{Environment, HttpsUrl, Name, ProfileName};
-use context::Context;
+use context::TraceContext;
 #[cfg(not(feature = "otel"))]
-pub use off::Export;
+use disabled::RecordedSpan;
 #[cfg(not(feature = "otel"))]
-use off::Recording;
+pub use disabled::TraceExporter;
 #[cfg(feature = "otel")]
-pub use otlp::Export;
+use otlp::RecordedSpan;
 #[cfg(feature = "otel")]
-use otlp::Recording;
+pub use otlp::TraceExporter;
 
-/// What a span says of itself.
+/// An attribute that a span can have.
 #[derive(Clone, Copy)]
-pub enum Fact<'a> {
+pub enum SpanAttribute<'a> {
     Caller(&'a Name),
     Profile(&'a ProfileName),
-    /// The status of our answer.
-    Answer(u16),
-    /// The status of Salesforce's.
-    Reply(u16),
-    /// What came of an exchange: `success`, or the word that metrics have for its failure.
+    /// The status of tokenmint's response.
+    ResponseStatus(u16),
+    /// The status of Salesforce's response.
+    UpstreamStatus(u16),
+    /// The outcome of an exchange: `success`, or the label of its failure in the metrics.
     Outcome(&'static str),
 }
 
-/// A place in a trace, or in none. Cloned cheaply.
+/// The position of a request in its trace, if it has one. Clones are cheap.
 #[derive(Clone, Default)]
 pub struct Trace {
-    context: Option<Arc<Context>>,
-    recording: Recording,
+    context: Option<Arc<TraceContext>>,
+    span: RecordedSpan,
 }
 
-/// A piece of work, which ends when this is dropped.
+/// A span, which ends when it is dropped.
 #[derive(Default)]
 pub struct Span(Trace);
 
 impl Trace {
-    /// The place of a request with these headers, at `route`; its own span where spans are recorded.
-    pub fn of_request(method: &Method, route: &'static str, headers: &HeaderMap) -> Span {
-        let sent = Context::of(headers);
-        let (recording, context) = Recording::server(sent.as_ref(), method, route)
-            .map_or_else(|| (Recording::default(), sent), |(recording, context)| (recording, Some(context)));
-        Span(Self { context: context.map(Arc::new), recording })
+    /// Starts the server span of a request. If spans aren't recorded, only takes over the caller's trace context.
+    pub fn server_span(method: &Method, route: &'static str, headers: &HeaderMap) -> Span {
+        let sent = TraceContext::of(headers);
+        let (span, context) = RecordedSpan::server(sent.as_ref(), method, route)
+            .map_or_else(|| (RecordedSpan::default(), sent), |(span, context)| (span, Some(context)));
+        Span(Self { context: context.map(Arc::new), span })
     }
 
-    /// 32 hexadecimal digits.
+    /// The trace id, 32 hexadecimal digits.
     pub fn trace_id(&self) -> Option<&str> {
         Some(self.context.as_ref()?.trace_id())
     }
 
-    pub fn note(&self, fact: Fact<'_>) {
-        self.recording.note(fact);
+    pub fn set_attribute(&self, attribute: SpanAttribute<'_>) {
+        self.span.set_attribute(attribute);
     }
 
-    /// A step of the work.
-    pub fn step(&self, name: &'static str) -> Span {
-        let recording = self.recording.step(name);
-        recording.map_or_else(Span::default, |recording| Span(Self { context: None, recording }))
+    /// Starts an internal child span.
+    pub fn child_span(&self, name: &'static str) -> Span {
+        let span = self.span.child_span(name);
+        span.map_or_else(Span::default, |span| Span(Self { context: None, span }))
     }
 
-    /// A request to Salesforce: a span of its own, whether or not it is recorded.
-    pub fn request_to(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
+    /// Starts the client span of a request to Salesforce. In a trace, it gets its own span id even if spans aren't
+    /// recorded.
+    pub fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
-        let (recording, context) = self.recording.client(here, address).map_or_else(
-            || (Recording::default(), here.child(randomness)),
-            |(recording, context)| (recording, Some(context)),
+        let (span, context) = self.span.client(here, address).map_or_else(
+            || (RecordedSpan::default(), here.child(randomness)),
+            |(span, context)| (span, Some(context)),
         );
-        Span(Self { context: context.map(Arc::new), recording })
+        Span(Self { context: context.map(Arc::new), span })
     }
 }
 
@@ -92,7 +94,7 @@ impl Span {
         &self.0
     }
 
-    /// What tells whoever is asked where this span is.
+    /// The headers that propagate this span's context.
     pub fn headers(&self) -> HeaderMap {
         self.0.context.as_ref().map(|context| context.headers()).unwrap_or_default()
     }
@@ -100,12 +102,12 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        self.0.recording.end();
+        self.0.span.end();
     }
 }
 
-/// Of the variables that OpenTelemetry knows, one that says where spans go; an empty one says nothing.
-fn endpoint(environment: &Environment) -> Option<&'static str> {
+/// Returns the name of the OpenTelemetry variable that sets the OTLP endpoint, if one is set and not empty.
+fn otlp_endpoint_variable(environment: &Environment) -> Option<&'static str> {
     let set = |name: &&str| environment.get(*name).is_some_and(|value| !value.is_empty());
     ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find(set)
 }

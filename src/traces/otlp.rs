@@ -1,10 +1,10 @@
-//! Spans by OpenTelemetry's SDK, exported over OTLP/HTTP by a thread of its own from a bounded queue: what a collector
-//! doesn't take in time is dropped, and minting never waits.
+//! Records spans with the OpenTelemetry SDK and exports them over OTLP/HTTP. A separate thread exports them from a
+//! bounded queue. If the collector is too slow, spans are dropped, so minting never waits.
 //!
-//! All is set by the variables of the OpenTelemetry specification, which the SDK reads: endpoint, headers, timeout, sampler,
-//! batches, name of the service. Attributes are those of its semantic conventions for HTTP, without any URL.
+//! The SDK reads its settings from the variables of the OpenTelemetry specification: endpoint, headers, timeout,
+//! sampler, batches, service name. Attributes follow the semantic conventions for HTTP, without URLs.
 //!
-//! The tracer is the process's, as the log is: set once, at the start.
+//! The tracer is global and set once, at startup.
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -21,23 +21,23 @@ use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{IdGenerator, SdkTracer, SdkTracerProvider};
 
-use super::context::Context;
-use super::{Fact, endpoint};
+use super::context::TraceContext;
+use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
 use crate::config::{Environment, HttpsUrl};
 
-/// At the end, what is in the queue may take so long: with all the rest, less than ten seconds.
-const FLUSH: Duration = Duration::from_millis(1500);
+/// How long shutdown waits for the export of queued spans. The whole shutdown should take less than ten seconds.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// The export of this process, where its environment names an endpoint.
-pub struct Export(Option<SdkTracerProvider>);
+/// The exporter of this process, if the environment sets an endpoint.
+pub struct TraceExporter(Option<SdkTracerProvider>);
 
-impl Export {
-    /// Must not be called in an asynchronous runtime. What can't be understood of the environment is said in the log.
+impl TraceExporter {
+    /// Starts the exporter. Logs a warning if the settings are invalid. Must not be called in an asynchronous runtime.
     pub fn start(environment: &Environment, randomness: Arc<dyn Randomness>) -> Self {
-        let Some(variable) = endpoint(environment) else { return Self(None) };
+        let Some(variable) = otlp_endpoint_variable(environment) else { return Self(None) };
         match provider(randomness) {
             Ok(provider) => {
                 // A second start in one process, as in tests, leaves the first tracer in place.
@@ -52,9 +52,9 @@ impl Export {
         }
     }
 
-    /// Exports what is left. Must not be called in an asynchronous runtime.
+    /// Exports the queued spans. Must not be called in an asynchronous runtime.
     pub fn finish(self) {
-        if let Some(Err(error)) = self.0.map(|provider| provider.shutdown_with_timeout(FLUSH)) {
+        if let Some(Err(error)) = self.0.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT)) {
             tracing::warn!(%error, "the last spans were not exported");
         }
     }
@@ -63,11 +63,11 @@ impl Export {
 fn provider(randomness: Arc<dyn Randomness>) -> Result<SdkTracerProvider, ExporterBuildError> {
     let exporter = SpanExporter::builder().with_http().build()?;
     let provider =
-        SdkTracerProvider::builder().with_batch_exporter(exporter).with_id_generator(Ids(randomness));
+        SdkTracerProvider::builder().with_batch_exporter(exporter).with_id_generator(RandomIds(randomness));
     Ok(provider.with_resource(resource()).build())
 }
 
-/// This service, unless the environment calls it something else.
+/// The resource attributes: name and version of the service, unless the environment sets them.
 fn resource() -> Resource {
     let detected = Resource::builder().build();
     let said = |key: &'static str| detected.get(&Key::new(key)).map(|value| value.to_string());
@@ -81,17 +81,18 @@ fn resource() -> Resource {
     Resource::builder().with_attributes(ours).build()
 }
 
-/// Ids from the chance of the house. Without any they are zeros, which the SDK takes for no span.
-struct Ids(Arc<dyn Randomness>);
+/// Generates span and trace ids from the injected randomness. If that fails, the id is zero, which the SDK treats as
+/// invalid.
+struct RandomIds(Arc<dyn Randomness>);
 
-impl Ids {
+impl RandomIds {
     fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         self.0.fill(&mut bytes).map_or([0; N], |()| bytes)
     }
 }
 
-impl IdGenerator for Ids {
+impl IdGenerator for RandomIds {
     fn new_trace_id(&self) -> TraceId {
         TraceId::from_bytes(self.bytes())
     }
@@ -101,21 +102,26 @@ impl IdGenerator for Ids {
     }
 }
 
-impl fmt::Debug for Ids {
+impl fmt::Debug for RandomIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ids")
+        f.write_str("RandomIds")
     }
 }
 
-/// A span, with the place below it; or none.
+/// A recorded span as an OpenTelemetry context, or none.
 #[derive(Clone, Default)]
-pub(super) struct Recording(Option<opentelemetry::Context>);
+pub(super) struct RecordedSpan(Option<opentelemetry::Context>);
 
-impl Recording {
-    pub fn server(sent: Option<&Context>, method: &Method, route: &'static str) -> Option<(Self, Context)> {
+impl RecordedSpan {
+    pub fn server(
+        sent: Option<&TraceContext>,
+        method: &Method,
+        route: &'static str,
+    ) -> Option<(Self, TraceContext)> {
         let tracer = TRACER.get()?;
         let root = opentelemetry::Context::new();
-        let parent = sent.map_or_else(|| root.clone(), |sent| root.with_remote_span_context(remote(sent)));
+        let parent = sent
+            .map_or_else(|| root.clone(), |sent| root.with_remote_span_context(remote_span_context(sent)));
         let attributes = [
             KeyValue::new("http.request.method", method.as_str().to_owned()),
             KeyValue::new("http.route", route),
@@ -123,16 +129,16 @@ impl Recording {
         let span = SpanBuilder::from_name(format!("{method} {route}"))
             .with_kind(SpanKind::Server)
             .with_attributes(attributes);
-        Self::begin(tracer, span, &parent, sent)
+        Self::start_span(tracer, span, &parent, sent)
     }
 
-    pub fn step(&self, name: &'static str) -> Option<Self> {
+    pub fn child_span(&self, name: &'static str) -> Option<Self> {
         let (tracer, parent) = (TRACER.get()?, self.0.as_ref()?);
         let span = tracer.build_with_context(SpanBuilder::from_name(name), parent);
         Some(Self(Some(parent.with_span(span))))
     }
 
-    pub fn client(&self, here: &Context, address: &HttpsUrl) -> Option<(Self, Context)> {
+    pub fn client(&self, here: &TraceContext, address: &HttpsUrl) -> Option<(Self, TraceContext)> {
         let (tracer, parent, url) = (TRACER.get()?, self.0.as_ref()?, address.url());
         let attributes = [
             Some(KeyValue::new("http.request.method", "POST")),
@@ -142,48 +148,52 @@ impl Recording {
         let span = SpanBuilder::from_name("POST")
             .with_kind(SpanKind::Client)
             .with_attributes(attributes.into_iter().flatten());
-        Self::begin(tracer, span, parent, Some(here))
+        Self::start_span(tracer, span, parent, Some(here))
     }
 
-    /// `None` where the SDK makes no span, as after its end.
-    fn begin(
+    /// Starts a span; `None` if the SDK creates none, for example after its shutdown.
+    fn start_span(
         tracer: &SdkTracer,
         span: SpanBuilder,
         parent: &opentelemetry::Context,
-        above: Option<&Context>,
-    ) -> Option<(Self, Context)> {
+        parent_context: Option<&TraceContext>,
+    ) -> Option<(Self, TraceContext)> {
         let here = parent.with_span(tracer.build_with_context(span, parent));
         let span = here.span().span_context().clone();
-        let context = Context {
+        let context = TraceContext {
             trace_id: span.trace_id().to_string().as_bytes().try_into().ok()?,
             span_id: span.span_id().to_string().as_bytes().try_into().ok()?,
             sampled: span.is_sampled(),
-            state: above.and_then(|above| above.state.clone()),
+            tracestate: parent_context.and_then(|parent_context| parent_context.tracestate.clone()),
         };
         span.is_valid().then_some((Self(Some(here)), context))
     }
 
-    pub fn note(&self, fact: Fact<'_>) {
+    pub fn set_attribute(&self, attribute: SpanAttribute<'_>) {
         let Some(here) = &self.0 else { return };
         let span = here.span();
         let fails = |as_what: String| {
             span.set_attribute(KeyValue::new("error.type", as_what));
             span.set_status(Status::error(""));
         };
-        match fact {
-            Fact::Caller(name) => span.set_attribute(KeyValue::new("tokenmint.caller", name.to_string())),
-            Fact::Profile(name) => span.set_attribute(KeyValue::new("tokenmint.profile", name.to_string())),
-            Fact::Answer(status) => {
+        match attribute {
+            SpanAttribute::Caller(name) => {
+                span.set_attribute(KeyValue::new("tokenmint.caller", name.to_string()))
+            }
+            SpanAttribute::Profile(name) => {
+                span.set_attribute(KeyValue::new("tokenmint.profile", name.to_string()))
+            }
+            SpanAttribute::ResponseStatus(status) => {
                 span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
-                // What is the caller's own fault is no error of a server (semantic conventions, HTTP spans, status).
+                // A 4xx isn't an error of a server span (OpenTelemetry semantic conventions, HTTP spans, status).
                 if status >= 500 {
                     fails(status.to_string());
                 }
             }
-            Fact::Reply(status) => {
+            SpanAttribute::UpstreamStatus(status) => {
                 span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
             }
-            Fact::Outcome(outcome) => {
+            SpanAttribute::Outcome(outcome) => {
                 span.set_attribute(KeyValue::new("tokenmint.outcome", outcome));
                 if outcome != "success" {
                     fails(outcome.to_owned());
@@ -199,9 +209,9 @@ impl Recording {
     }
 }
 
-fn remote(sent: &Context) -> SpanContext {
+fn remote_span_context(sent: &TraceContext) -> SpanContext {
     let flags = if sent.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
-    let state = sent.state.as_ref().and_then(|state| TraceState::from_str(state.to_str().ok()?).ok());
+    let state = sent.tracestate.as_ref().and_then(|state| TraceState::from_str(state.to_str().ok()?).ok());
     SpanContext::new(
         TraceId::from_hex(sent.trace_id()).unwrap_or(TraceId::INVALID),
         SpanId::from_hex(sent.span_id()).unwrap_or(SpanId::INVALID),

@@ -133,7 +133,7 @@ for (const name of BACKENDS) {
       assert.doesNotMatch(await page.content(), /eyJ/);
 
       // A tab that was left open asks once, and gives Salesforce nothing more.
-      for (let storm = 0; storm < 5; storm += 1) {
+      for (let round = 0; round < 5; round += 1) {
         await expire(other);
         await until("the answer", PATIENCE, () => other.evaluate(() => window.unanswered === 0));
       }

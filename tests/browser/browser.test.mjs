@@ -13,7 +13,7 @@ import { gzipSync } from "node:zlib";
 import { App } from "./app.mjs";
 import {
   ENTRIES, MINUTE, PATIENCE, assertBounded, assertIdentityVerified, assertInStep, assertRenewWithinASecond, assertVerified,
-  calls, clocked, expire, fetches, launch, left, load, nextToken, open, repo, settings, signIn, standIn, until,
+  calls, clocked, expire, fetches, launch, left, load, nextToken, open, repo, settings, settled, signIn, standIn, until,
 } from "./harness.mjs";
 import { Tokenmint } from "./tokenmint.mjs";
 
@@ -83,7 +83,7 @@ test("from login to both tokens in intercomSettings, with no request at load", a
     { identityTokenType: "JWT", identityToken: got.salesforce_identity_token },
   ]);
   assert.deepEqual(await calls(page, "update"), [], "the boot had them already");
-  await sleep(500);
+  await settled(page);
   assert.equal(app.requests.length, 0);
   await assertInStep(page);
 });
@@ -122,14 +122,14 @@ for (const [name, days] of [["right", 0], ["a day slow", -1]]) {
     const page = await clocked(context, Date.now() + days * 24 * 60 * MINUTE);
     await signedIn({ page });
     await page.clock.fastForward(47 * MINUTE);
-    await sleep(300);
+    await settled(page);
     assert.equal(app.requests.length, 0, "renew_at is 48 minutes after iat");
     await sleep(1000); // for other bytes
     await page.clock.fastForward(1 * MINUTE);
     await offered(page, 2);
     assert.equal(app.requests.length, 1);
     await page.clock.fastForward(47 * MINUTE);
-    await sleep(300);
+    await settled(page);
     assert.equal(app.requests.length, 1);
     await assertInStep(page);
   });
@@ -139,12 +139,12 @@ test("after a sleep, which timers and one of the clocks don't notice, it looks a
   const page = await clocked(context);
   await signedIn({ page });
   await page.clock.setSystemTime(Date.now() + 50 * MINUTE);
-  await sleep(300);
+  await settled(page);
   assert.equal(app.requests.length, 0);
   await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange", { bubbles: true })));
   await offered(page, 2);
   await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange", { bubbles: true })));
-  await sleep(300);
+  await settled(page);
   assert.equal(app.requests.length, 1);
 });
 
@@ -182,16 +182,16 @@ test("Retry-After is obeyed, whatever happens meanwhile", async () => {
   await requested(1);
   app.misbehave = undefined;
   const answered = performance.now();
-  let storms = 0;
-  for (; performance.now() < answered + 2500; storms += 1) {
+  let rounds = 0;
+  for (; performance.now() < answered + 2500; rounds += 1) {
     await page.evaluate(() => {
       window.standIn.makeReady();
       window.standIn.expire();
       document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
     });
-    await sleep(200);
+    await sleep(200); // some ten rounds within the wait
   }
-  assert.ok(storms >= 2, `${storms} storms`);
+  assert.ok(rounds >= 2, `${rounds} rounds`);
   await nextToken(page);
   assert.equal(app.requests.length, 2);
   assert.ok(gaps()[0] >= 4000, `${gaps()[0]} ms`);
@@ -324,12 +324,12 @@ test("signing out clears the chat, stops, and lets no late token in", async () =
   const answer = await fetch(`${app.url}/chat-tokens`, { headers: { cookie: "user=user-4711" } });
   release.end(await answer.text());
   app.requests.length = 0;
-  await sleep(300);
+  await settled(page);
   await page.evaluate(() => {
     window.standIn.expire();
     window.standIn.makeReady();
   });
-  await sleep(300);
+  await settled(page);
   assert.equal(app.requests.length, 0);
   assert.deepEqual(await calls(page, "clearSession"), [true]);
   assert.equal((await calls(page, "shutdown")).length, 1);
@@ -376,9 +376,9 @@ test("signed out or signed in as another user in another tab: the tokens are not
     const requests = app.requests.length;
     await expire(page);
     await until(event, PATIENCE, async () => (await reports(page)).at(-1) === event);
-    for (let storm = 0; storm < 5; storm += 1) {
+    for (let round = 0; round < 5; round += 1) {
       await expire(page);
-      await sleep(50);
+      await settled(page);
     }
     assert.equal(app.requests.length, requests + 1);
     assert.equal((await calls(page, "setIdentityToken")).length, 1);
@@ -409,7 +409,7 @@ test("a helper that comes after the ready event hands over its token all the sam
 if (process.env.UPDATE_SCREENSHOT) {
   test("the picture for the documentation", async () => {
     const page = await signedIn();
-    await sleep(1100);
+    await sleep(1100); // for other bytes: a token of the same second is the same
     await expire(page);
     await page.waitForFunction(() => document.querySelectorAll("#log li").length === 2, undefined, { polling: 20 });
     const picture = await page.screenshot({ path: join(repo, "docs/fin.png") });

@@ -84,6 +84,17 @@ export async function until(what, patience, condition) {
   }
 }
 
+// Three requests that the app has answered: it has heard of any request that the page made before. They are not among `fetches`,
+// and their callbacks depend on no clock of the page.
+export const settled = (page) =>
+  page.evaluate(() => {
+    for (let n = 0; n < 3; n += 1) {
+      const request = new XMLHttpRequest();
+      request.open("GET", "/settled", false);
+      request.send();
+    }
+  });
+
 // --- what a page holds
 
 export const settings = (page) => page.evaluate(() => window.intercomSettings);

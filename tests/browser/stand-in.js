@@ -1,5 +1,5 @@
 // Stands in for two scripts of other people: Salesforce's bootstrap.js and Fin's messenger. Behaves as the notes of
-// shared/reference/salesforce-facts.md (3.5 and 4) have it. window.standIn is the tests' door to it.
+// shared/reference/salesforce-facts.md (3.5 and 4) have it. The tests control it by window.standIn.
 {
   const standIn = {
     refusing: false, // Salesforce takes no token, and says so forty times a second

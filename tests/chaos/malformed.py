@@ -155,7 +155,7 @@ HANG = 15.0
 the same moment, the last was seen to be read two seconds later where two cores had other work too."""
 
 
-def storm(seed, port, api_key, count, results):
+def send_malformed(seed, port, api_key, count, results):
     """Sends `count` requests over many connections, as one in six waits five seconds; statuses, unexpected answers, hangs."""
     generate, selector = Generator(seed, api_key), selectors.DefaultSelector()
     statuses, unexpected, hangs, closed, sent, tokens = Counter(), [], [], 0, 0, 0
@@ -232,7 +232,7 @@ def storm(seed, port, api_key, count, results):
                 elif client.socket and now - client.since > HANG:
                     hangs.append(f"{client.request[:200]!r} was left open for {now - client.since:.1f} s")
                     close(client)
-                    # A storm of hangs would take for ever.
+                    # Many hangs would take hours.
                     count = count if len(hangs) < 20 else sent
     results.put((sent, statuses, unexpected, hangs, closed, tokens))
 
@@ -244,17 +244,17 @@ def malformed_requests():
     with Deployment(limits) as service:
         service.start()
         memory, results = [], multiprocessing.Queue()
-        storms = [
-            multiprocessing.Process(target=storm, args=(SEED + n, service.port, service.api_key, count // 2, results), daemon=True)
+        senders = [
+            multiprocessing.Process(target=send_malformed, args=(SEED + n, service.port, service.api_key, count // 2, results), daemon=True)
             for n in range(2)
         ]
         begin = time.monotonic()
-        for process in storms:
+        for process in senders:
             process.start()
-        while any(process.is_alive() for process in storms) and results.qsize() < 2:
+        while any(process.is_alive() for process in senders) and results.qsize() < 2:
             time.sleep(0.5)
             memory.append(service.memory())
-        ended = [results.get(timeout=30) for _ in storms]
+        ended = [results.get(timeout=30) for _ in senders]
         seconds = time.monotonic() - begin
         recovered = service.recovers()
         sent, closed, tokens = (sum(end[n] for end in ended) for n in (0, 4, 5))
@@ -268,7 +268,7 @@ def malformed_requests():
         expect(service.panics() == 0, f"{service.panics()} panics")
         expect(sent >= count // 2 * 2, f"only {sent} were sent")
         expect(tokens > 0, "no request was good: nothing was seen of what is taken")
-        expect(grown < 8, f"memory grew by {grown:.1f} MiB in the second half of the storm")
+        expect(grown < 8, f"memory grew by {grown:.1f} MiB in the second half")
         seen = (
             f"{sent} in {seconds:.0f} s over {closed} connections, {by_status}; 0 panics, 0 unexpected 5xx, 0 hangs; {tokens} tokens, each as asked and within "
             f"the rules; memory "

@@ -171,8 +171,8 @@ def retired(made, binary, state, way, has_gone_files):
             if way == "a new key that would sign at once":
                 for name in ("Crm2.key", "keyset.toml"):
                     (service.folder / "keys/crm" / name).unlink()
-            until(lambda: service.metrics()["tokenmint_config_last_reload_successful"] == 1, "mended files are not taken over")
-            service.stays_without(leaked, 0.3, "once the files were mended")
+            until(lambda: service.metrics()["tokenmint_config_last_reload_successful"] == 1, "the fixed files are not applied")
+            service.stays_without(leaked, 0.3, "once the files were fixed")
         service.stop()
         service.start()
         service.stays_without(leaked, 0.3, "with a restart")
@@ -226,7 +226,7 @@ def beside_a_mount_that_hangs():
                 line = check.stderr.readline()
                 expect("does a mount hang?" in line, f"check says {line!r}")
                 until(lambda: "has dropped it" in said.read_text(), "the command says nothing of it")
-                until(lambda: "whether keysets.crm has it too can't be said" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
+                until(lambda: "keysets.crm can't be searched for the same key" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
             finally:
                 hanging.__exit__()
             expect("can't be read" not in said.read_text(), f"root can't tell the service's own keys: {said.read_text()}")

@@ -133,11 +133,11 @@ def swapping():
         if len(pathlib.Path("/proc/swaps").read_text().splitlines()) < 2:
             service.start()
             service.stop()
-            expect("the host swaps" not in service.log.read_text(), "it warns on a host without swap")
+            expect("the host has swap" not in service.log.read_text(), "it warns on a host without swap")
         inside = f'mount --bind {swaps} /proc/swaps && exec "$@"'
         service.start(["unshare", "--mount", "sh", "-c", inside, "sh"])
         recovered = service.recovers()
-        warnings = [json.loads(line) for line in service.log.read_text().splitlines() if "the host swaps" in line]
+        warnings = [json.loads(line) for line in service.log.read_text().splitlines() if "the host has swap" in line]
         expect(len(warnings) == 1 and warnings[0]["level"] == "WARN", f"{warnings}")
         return f"“{warnings[0]['message']}”; none without", recovered
 

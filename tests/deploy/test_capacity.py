@@ -55,7 +55,7 @@ def counted(page, binary, key, tmp_path_factory):
             binary, folder / str(shared), key, REPLICAS, PROFILES, shared, BUDGET, session_life=LIFE, expires_in=True,
         )
         with fleet:
-            return fleet.steady(WATCHED), fleet.storm(), *fleet.chat(USERS)
+            return fleet.steady(WATCHED), fleet.reject_repeatedly(), *fleet.chat(USERS)
 
     with concurrent.futures.ThreadPoolExecutor() as both:
         return dict(zip((False, True), both.map(count, (False, True))))
@@ -66,7 +66,7 @@ def test_the_simulation_counts_what_salesforce_counts_of_real_replicas(counted, 
     rules = dataclasses.replace(rules, access_token_life=LIFE, logins_per_hour=BUDGET)
     # As the real ones are asked; none is started anew.
     asked = Scenario(REPLICAS, PROFILES, shared, seconds=WATCHED, ask=0.1, step=0, rollout=DAY)
-    storm = dataclasses.replace(asked, seconds=2 * WATCHED, storm=(WATCHED, WATCHED, 100.0))
+    storm = dataclasses.replace(asked, seconds=2 * WATCHED, rejecting=(WATCHED, WATCHED, 100.0))
     # Each user asks so often that they come by way of every replica.
     of_chats = chats(rules, REPLICAS, shared, users_per_minute=USERS, asks=100, seconds=60)
     # That sandbox keeps no JWKS: a fetch for each verification is the most that a relying party may do.
@@ -90,7 +90,7 @@ def test_without_redis_each_replica_logs_in_for_itself_and_with_it_one_does(rule
 
 def test_budgets_hold_in_a_storm(rules):
     storm = lambda number, shared: logins(
-        rules, Scenario(number, 1, shared, seconds=HOUR + 600, storm=(HOUR, 600, capacity.STORM))
+        rules, Scenario(number, 1, shared, seconds=HOUR + 600, rejecting=(HOUR, 600, capacity.REJECTIONS_PER_SECOND))
     )
     for number in (1, 5, 200):
         assert storm(number, True).busiest_hour == rules.logins_per_hour and not storm(number, True).refused
@@ -129,7 +129,7 @@ def test_the_pages_show_this_simulation(page, rules):
     operating = " ".join((REPO / "docs" / "operating.md").read_text().split())
     for limits in (
         f"{rules.logins_per_hour} logins an hour, {rules.requests_per_minute} messaging requests a minute",
-        f"from {capacity.storm_met_at(rules)} replicas on",
+        f"from {capacity.rejections_met_at(rules)} replicas on",
         f"messaging requests of an org from {capacity.chats_met_at(rules)} on",
     ):
         assert limits in operating, limits

@@ -25,7 +25,7 @@ def render(installed, tmp_path_factory):
 
     def kustomize(folder):
         ran = subprocess.run([installed / "bin" / "kubectl", "kustomize", folder], capture_output=True, timeout=60)
-        # A warning, too, is something to mend: kubectl says so where a field is deprecated.
+        # A warning, too, is something to fix: kubectl says so where a field is deprecated.
         assert (ran.returncode, ran.stderr.decode()) == (0, "")
         return [thing for thing in yaml.safe_load_all(ran.stdout) if thing]
 

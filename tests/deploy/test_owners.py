@@ -121,7 +121,7 @@ def root_changes_keys(host, user, config, keys, more, of_service):
     # As `systemctl reload` asks, as the service's user.
     words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "/usr/local/bin/tokenmint", "check", "--running"]
     asked = host.run(*words, more=of_service)
-    assert asked.returncode == 0 and "taken all of it over" in asked.stdout, asked.stdout + asked.stderr
+    assert asked.returncode == 0 and "uses these files" in asked.stdout, asked.stdout + asked.stderr
     host.stop()
     host.serve(user, of_service)
     assert host.published() == ["WebAppKey3"]

@@ -97,7 +97,10 @@ def test_it_makes_no_system_call_that_the_unit_forbids(binary, tmp_path):
         requests.post(f"{deployment.url}/oauth-access-token", json={}, headers=headers, timeout=10)
         serving = int(trace.read_text().split()[0])
         os.kill(serving, signal.SIGHUP)
-        time.sleep(1)
+        patience = time.monotonic() + 40
+        while '"reloaded"' not in (tmp_path / "log").read_text() and time.monotonic() < patience:
+            time.sleep(0.2)
+        assert '"reloaded"' in (tmp_path / "log").read_text()
         os.kill(serving, signal.SIGTERM)
         assert traced.wait(timeout=30) == 0
     finally:

@@ -67,9 +67,9 @@ def test_slow_and_the_key_is_in_no_command_line(service):
         settings = environment(TOKENMINT_URL=service.url, TOKENMINT_API_KEY=key)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         running = subprocess.Popen([SCRIPT, "user-1"], env=settings, **pipes)
-        time.sleep(0.5)
-        lines = command_lines()
-        assert b"/bundle" in lines, "curl has ended before it was looked at"
+        while b"/bundle" not in (lines := command_lines()):
+            assert running.poll() is None, "curl has ended before it was looked at"
+            time.sleep(0.01)
         assert key.encode() not in lines
         out, said = running.communicate(timeout=2)
         assert (running.returncode, out) == (1, b"")

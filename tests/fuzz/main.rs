@@ -1,5 +1,5 @@
-//! The short form of `make fuzz`, without libFuzzer: each of `fuzz/seeds`, among them whatever has once failed, goes in as it is, and
-//! then changed at random, thousands of times, the same in each run.
+//! A short form of `make fuzz`, without libFuzzer. Each of `fuzz/seeds`, former failures included, is an input, and
+//! so are thousands of random changes of it. They are the same in each run.
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(clippy::panic, reason = "it is how a fuzzer says that something doesn't hold")]
@@ -17,44 +17,44 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 
 #[test]
 fn a_body_gets_what_it_asks_for_and_no_more() {
-    short("bodies", 15_000, &[], fuzz::bodies::feed);
+    short("bodies", 15_000, &[], fuzz::bodies::test_one_input);
 }
 
 #[test]
 fn claims_never_cost_a_token_its_subject_issuer_or_life() {
-    short("claims", 15_000, &[], fuzz::claims::feed);
+    short("claims", 15_000, &[], fuzz::claims::test_one_input);
 }
 
 #[test]
 fn a_configuration_means_one_thing() {
     short("configuration", 15_000, &[], |data| {
-        fuzz::configuration::feed(text(data));
+        fuzz::configuration::test_one_input(text(data));
     });
 }
 
 #[test]
 fn a_connection_ends_whatever_comes_over_it() {
-    short("http_heads", 15_000, &[br"\n", br"\s", br"\p"], fuzz::http_heads::feed);
+    short("http_heads", 15_000, &[br"\n", br"\s", br"\p"], fuzz::http_heads::test_one_input);
 }
 
 #[test]
 fn a_key_that_is_taken_signs_what_its_public_half_verifies() {
-    short("key_files", 15_000, &[], fuzz::key_files::feed);
+    short("key_files", 15_000, &[], fuzz::key_files::test_one_input);
 }
 
 #[test]
 fn a_schedule_has_one_key_that_signs() {
-    short("keyset_toml", 15_000, &[], |data| fuzz::keyset_toml::feed(text(data)));
+    short("keyset_toml", 15_000, &[], |data| fuzz::keyset_toml::test_one_input(text(data)));
 }
 
 #[test]
 fn an_answer_of_salesforces_is_its_own_token_or_an_error() {
     short("salesforce_answers", 2_000, &[], |data| {
-        fuzz::salesforce_answers::feed(data);
+        fuzz::salesforce_answers::test_one_input(data);
     });
 }
 
-/// As libFuzzer gives it to a target that takes text.
+/// Like libFuzzer passes an input to a target that takes text.
 fn text(data: &[u8]) -> &str {
     data.utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
@@ -97,7 +97,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Fails for a panic also where the service catches it.
+/// Also fails for a panic that the service catches.
 fn watched(feed: impl Fn(&[u8]), data: &[u8]) {
     static HOOK: Once = Once::new();
     // The service runs on the thread of its test.
@@ -117,7 +117,7 @@ fn watched(feed: impl Fn(&[u8]), data: &[u8]) {
 #[derive(Clone)]
 struct Input(Vec<u8>);
 
-/// As `printf` takes it.
+/// In the form for `printf`.
 impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in &self.0 {
@@ -155,13 +155,13 @@ enum Change {
     Set(Index, u8),
     Insert(Index, Vec<u8>),
     Remove(Index, usize),
-    /// Says a part again, so often.
+    /// Repeats a part that many times.
     Repeat(Index, usize, usize),
-    /// Goes on as another seed does.
+    /// Continues with a part of another seed.
     Cross(Index, Index, Vec<u8>),
 }
 
-/// What the formats themselves are made of, and what has tripped others.
+/// Tokens of the formats themselves, and known troublemakers of other parsers.
 const WORDS: [&[u8]; 24] = [
     b"\"",
     b"\\",

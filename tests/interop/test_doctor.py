@@ -102,7 +102,7 @@ def test_no_line_is_wider_than_the_terminal_or_than_a_person_reads(ill, columns)
     _, shown = at_terminal(ill, columns)
     widths = [len(line) for line in ESCAPE.sub("", shown).splitlines()]
     assert max(widths) <= min(columns, 100)
-    # The room there is, is used.
+    # The text uses the width of the terminal.
     assert max(widths) > min(columns, 100) - 15
 
 

@@ -1,6 +1,7 @@
-//! A model of keysets in use: random histories of files, clocks, operators, hand edits, reloads and restarts, and what holds in
-//! all of them. `MODEL_CASES` says how many histories; a failure is shrunk to the shortest one. The schedule, its timeline, the
-//! retirement step and the history of what was published are the service's own; RSA, sockets and the disk are left out.
+//! A model test of keysets: random histories of files, clocks, operators, hand edits, reloads and restarts, and
+//! invariants of all of them. `MODEL_CASES` sets the number of histories. A failure is shrunk to the shortest one.
+//! The schedule, its timeline, the retirement step and the history of published keys are the service's own code.
+//! RSA, sockets and the disk are left out.
 //!
 //! 1. A retired key neither signs nor is published once a process has read that it is.
 //! 2. A key that was gone never comes back within one process without `emergency`.
@@ -12,7 +13,7 @@
 
 mod oracle;
 mod process;
-mod world;
+mod simulation;
 
 use std::cell::RefCell;
 use std::env;
@@ -22,9 +23,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
-use world::{Command, Edit, Spoiled, Step, World};
+use simulation::{Command, Edit, Simulation, Spoiled, Step};
 
-/// How often each thing happened: an invariant that nothing has tried says nothing.
+/// How often each event happened. An invariant that no history exercises proves nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     histories: u64,
@@ -44,9 +45,10 @@ pub struct Counts {
     invariant_3: u64,
     invariant_4_signing: u64,
     invariant_4_published: u64,
-    /// A key signed that a verifier may lack: by emergency, or where others have published it before, as its entry says.
+    /// A key signed that a verifier may lack: in an emergency, or where its entry says that others have published
+    /// it before.
     knowingly_unknown: u64,
-    /// The time at which a key has signed was given to another, by hand or by a copy that came late.
+    /// The period in which a key has signed was given to another, by hand or by a late copy.
     rewritten: u64,
 }
 
@@ -101,7 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Plays random histories; the shortest that breaks an invariant, if one does.
+/// Runs random histories. Returns the shortest one that breaks an invariant, if any.
 fn play(cases: u32, locks: bool) -> (Counts, Option<String>) {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
     let seed: u8 = env::var_os("MODEL_SEED").and_then(|seed| seed.to_str()?.parse().ok()).unwrap_or(1);
@@ -110,9 +112,9 @@ fn play(cases: u32, locks: bool) -> (Counts, Option<String>) {
     let result = runner.run(&vec(step(), 1..40), |steps| {
         let mut counts = counts.borrow_mut();
         counts.histories += 1;
-        let mut world = World::new(locks);
+        let mut simulation = Simulation::new(locks);
         for step in &steps {
-            world.step(step, &mut counts).map_err(TestCaseError::fail)?;
+            simulation.step(step, &mut counts).map_err(TestCaseError::fail)?;
         }
         Ok(())
     });

@@ -1,13 +1,14 @@
-//! Who signs and what is published, computed from what happened, without `Rules::lives`: the schedule is played moment by moment.
+//! The test oracle: which key signs and which are published, computed from the events moment by moment, without the
+//! service's timeline.
 
 use std::collections::BTreeSet;
 
 use tokenmint::clock::UnixTime;
 use tokenmint::config::KeyId;
 
-use super::world::RULES;
+use super::simulation::RULES;
 
-/// What somebody wrote of a key.
+/// The entry of a key in a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Noted {
     pub kid: KeyId,

@@ -1,34 +1,37 @@
-//! A replica's process: the real schedule, timeline, retirement step and history, and beside them what the oracle notes.
+//! A replica's process: the real schedule, timeline, retirement step and history, and the oracle's record beside
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokenmint::clock::UnixTime;
-use tokenmint::config::{KeyId, Kind, Name, ProfileName};
-use tokenmint::keys::{AnnouncedKey, AnnouncedKeyset, History, Life, Material, State};
+use tokenmint::config::{KeyId, Name, ProfileKind, ProfileName};
+use tokenmint::keys::{
+    AnnouncedKey, AnnouncedKeyset, KeyState, KeyValidity, ModulusHash, PublicationHistory,
+};
 
 use super::Counts;
 use super::oracle::{Noted, expected};
-use super::world::{Directory, MAX_AGE, RULES};
+use super::simulation::{Directory, MAX_AGE, RULES};
 
 #[derive(Clone)]
 pub struct Key {
     pub kid: KeyId,
-    pub life: Life,
-    material: Material,
+    pub validity: KeyValidity,
+    material: ModulusHash,
 }
 
-type Jwks = BTreeMap<KeyId, Material>;
+type Jwks = BTreeMap<KeyId, ModulusHash>;
 
 pub struct Process {
     pub number: u64,
     pub keys: Vec<Key>,
-    past: Vec<Life>,
-    history: History,
+    past: Vec<KeyValidity>,
+    history: PublicationHistory,
     read: (u64, bool),
     notes: Notes,
 }
 
-/// What the oracle knows of a process.
+/// The oracle's record of a process.
 #[derive(Default)]
 struct Notes {
     /// The entries in force, with the retirements that the process has read.
@@ -55,14 +58,14 @@ impl Notes {
 }
 
 impl Process {
-    /// `None` where the files are such that the service doesn't start.
+    /// `None` if the service doesn't start with these files.
     pub fn start(number: u64, directory: &Directory, now: UnixTime, config_broken: bool) -> Option<Self> {
         let (keys, past) = load(directory, now, config_broken)?;
         let mut process = Self {
             number,
             keys: Vec::new(),
             past: Vec::new(),
-            history: History::default(),
+            history: PublicationHistory::default(),
             read: (directory.edition, config_broken),
             notes: Notes::default(),
         };
@@ -71,11 +74,11 @@ impl Process {
     }
 
     pub fn signing(&self, now: UnixTime) -> Option<&Key> {
-        self.keys.iter().find(|key| key.life.state(now) == State::Signing)
+        self.keys.iter().find(|key| key.validity.state(now) == KeyState::Signing)
     }
 
     pub fn published(&self, now: UnixTime) -> impl Iterator<Item = &Key> {
-        self.keys.iter().filter(move |key| key.life.state(now) != State::Gone)
+        self.keys.iter().filter(move |key| key.validity.state(now) != KeyState::Gone)
     }
 
     pub fn publishes(&self, kid: &KeyId, now: UnixTime) -> bool {
@@ -96,14 +99,14 @@ impl Process {
 
     pub fn look(&mut self, directory: &Directory, now: UnixTime, config_broken: bool, counts: &mut Counts) {
         self.retirement_step(directory, now, counts);
-        let lacks_a_key = self.past.iter().any(|life| life.state(now) != State::Gone);
+        let lacks_a_key = self.past.iter().any(|validity| validity.state(now) != KeyState::Gone);
         let fingerprint = (directory.edition, config_broken);
         if fingerprint == self.read && !lacks_a_key {
             return;
         }
         self.read = fingerprint;
         let taken = load(directory, now, config_broken).filter(|(keys, past)| {
-            let refused = !self.history.check(&[announced(keys, past)], now).is_empty();
+            let refused = !self.history.check_transition(&[announced(keys, past)], now).is_empty();
             counts.refused_by_history += u64::from(refused);
             !refused
         });
@@ -116,8 +119,14 @@ impl Process {
         }
     }
 
-    fn take_over(&mut self, keys: Vec<Key>, past: Vec<Life>, directory: &Directory, now: UnixTime) -> u64 {
-        self.history = self.history.after(&[announced(&keys, &past)], now);
+    fn take_over(
+        &mut self,
+        keys: Vec<Key>,
+        past: Vec<KeyValidity>,
+        directory: &Directory,
+        now: UnixTime,
+    ) -> u64 {
+        self.history = self.history.with_published(&[announced(&keys, &past)], now);
         (self.keys, self.past) = (keys, past);
         let mut listed_entries = directory.version.noted.clone();
         for entry in &mut listed_entries {
@@ -144,18 +153,18 @@ impl Process {
         let none = Vec::new();
         let marks = if directory.readable { &directory.version.marks } else { &none };
         self.note_retirements(directory, now, counts);
-        let open: Vec<_> = self.keys.iter().map(|key| &key.life).collect();
+        let open: Vec<_> = self.keys.iter().map(|key| &key.validity).collect();
         let past: Vec<_> = self.past.iter().collect();
-        let Some(lives) = RULES.without_gone(&open, &past, marks, now) else { return };
+        let Some(validities) = RULES.validities_after_retirement(&open, &past, marks, now) else { return };
         let (mut keys, mut past) = (Vec::new(), Vec::new());
-        for life in lives {
-            let kid = life.entry.kid.clone();
-            match self.keys.iter().find(|key| key.kid == kid && life.state(now) != State::Gone) {
-                Some(key) => keys.push(Key { life, ..key.clone() }),
-                None => past.push(life),
+        for validity in validities {
+            let kid = validity.entry.kid.clone();
+            match self.keys.iter().find(|key| key.kid == kid && validity.state(now) != KeyState::Gone) {
+                Some(key) => keys.push(Key { validity, ..key.clone() }),
+                None => past.push(validity),
             }
         }
-        self.history = self.history.after(&[announced(&keys, &past)], now);
+        self.history = self.history.with_published(&[announced(&keys, &past)], now);
         (self.keys, self.past) = (keys, past);
     }
 
@@ -169,7 +178,7 @@ impl Process {
         let retires =
             self.keys.iter().filter(|key| written(&key.kid).is_some_and(|entry| entry.retired.is_some()));
         let retires: BTreeSet<KeyId> = retires.map(|key| key.kid.clone()).collect();
-        let ends = self.keys.iter().any(|key| key.life.state(now) == State::Gone);
+        let ends = self.keys.iter().any(|key| key.validity.state(now) == KeyState::Gone);
         if retires.is_empty() && !ends {
             return;
         }
@@ -189,14 +198,14 @@ impl Process {
         counts.rewritten += self.notes.forget_rewritten_turns();
     }
 
-    /// Compares what the process does with what the oracle says.
+    /// Compares the process with the oracle.
     pub fn check(&mut self, now: UnixTime, counts: &mut Counts) -> Result<(), String> {
         let jwks: Jwks = self.published(now).map(|key| (key.kid.clone(), key.material)).collect();
         let signing = self.signing(now).cloned();
         let notes = &mut self.notes;
         if !notes.is_set_back {
             let mut expected = expected(&notes.in_force, now);
-            // A key that was gone stays away, also where a retirement with an earlier date gives it a turn.
+            // A removed key stays removed, even where a retirement with an earlier date would let it sign.
             let comes_back = |kid: &KeyId| !notes.gone.contains_key(kid) || jwks.contains_key(kid);
             expected.signing = expected.signing.filter(comes_back);
             expected.published.retain(comes_back);
@@ -219,7 +228,7 @@ impl Process {
         counts.invariant_1 += u64::from(!notes.seen_retired.is_empty());
         for key in self.keys.iter().filter(|key| jwks.contains_key(&key.kid)) {
             // Where the clock was set back, it isn't gone yet.
-            if notes.gone.remove(&key.kid).is_some_and(|at| at <= now && !key.life.entry.emergency) {
+            if notes.gone.remove(&key.kid).is_some_and(|at| at <= now && !key.validity.entry.emergency) {
                 return Err(format!("2: {} was gone and comes back", key.kid));
             }
             notes.published_since.entry(key.kid.clone()).or_insert(now);
@@ -230,13 +239,13 @@ impl Process {
             let since = notes.published_since.get(&key.kid).copied().unwrap_or(now);
             let withdrawn = notes.withdrawn_at.get(&key.kid);
             // The schedule says that others have published it before this process did, and nothing shows that it is wrong.
-            let is_claimed = (key.life.entry.added)
+            let is_claimed = (key.validity.entry.added)
                 .is_some_and(|added| added < since && withdrawn.is_none_or(|at| *at <= added));
             // Somebody removed it and put it back, and then the signer was retired: most verifiers know it, and a new key none.
             let is_last_resort = withdrawn.is_some() && !notes.seen_retired.is_empty();
             let unknown = notes.fetched.iter().find(|(_, jwks)| jwks.get(&key.kid) != Some(&key.material));
             match unknown {
-                Some((at, _)) if !key.life.entry.emergency && !is_claimed && !is_last_resort => {
+                Some((at, _)) if !key.validity.entry.emergency && !is_claimed && !is_last_resort => {
                     return Err(format!(
                         "4: {} signs at {now}, and a verifier that fetched at {at} lacks it",
                         key.kid
@@ -260,34 +269,34 @@ impl Process {
     }
 }
 
-fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Vec<Key>, Vec<Life>)> {
+fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Vec<Key>, Vec<KeyValidity>)> {
     let schedule = directory.version.schedule.as_ref().filter(|_| directory.readable && !config_broken)?;
-    let lives = RULES.lives(&schedule.entries, now);
+    let validities = RULES.validities(&schedule.entries, now);
     let (mut keys, mut past) = (Vec::new(), Vec::new());
     let mut over = BTreeSet::new();
-    for (entry, life) in schedule.entries.iter().zip(lives) {
-        if life.state(now) == State::Gone {
+    for (entry, validity) in schedule.entries.iter().zip(validities) {
+        if validity.state(now) == KeyState::Gone {
             over.insert(&entry.kid);
-            past.push(life);
+            past.push(validity);
         } else {
             let material = directory.keys.get(&entry.kid)?.material;
-            keys.push(Key { kid: entry.kid.clone(), life, material });
+            keys.push(Key { kid: entry.kid.clone(), validity, material });
         }
     }
     let is_readable = directory.keys.iter().all(|(kid, file)| file.readable || over.contains(kid));
     (is_readable && !directory.keys.is_empty()).then_some((keys, past))
 }
 
-fn announced<'a>(keys: &'a [Key], past: &'a [Life]) -> AnnouncedKeyset<'a> {
+fn announced<'a>(keys: &'a [Key], past: &'a [KeyValidity]) -> AnnouncedKeyset<'a> {
     thread_local! {
         static NAMES: (&'static Name, &'static [ProfileName]) = {
             let name = Name::parse("web").expect("a name");
-            let profile = ProfileName::new(Kind::Identity, name.clone());
+            let profile = ProfileName::new(ProfileKind::Identity, name.clone());
             (Box::leak(Box::new(name)), Box::leak(Box::new([profile])))
         };
     }
     let (name, used_by) = NAMES.with(|names| *names);
-    let key = |key: &'a Key| AnnouncedKey { material: key.material, life: &key.life };
+    let key = |key: &'a Key| AnnouncedKey { modulus_hash: key.material, validity: &key.validity };
     AnnouncedKeyset {
         name,
         used_by,

@@ -1,8 +1,10 @@
-//! Model test of access tokens: random histories of asks, rejections, hang-ups, answers of each kind, reloads, retirements,
-//! steps of the clock, a full disk, and a shared store that is there, away, slow and emptied, for two replicas. Time,
-//! randomness, Salesforce and the store are handed in, and nothing sleeps: a history of hours takes milliseconds.
+//! Model test of access tokens for two replicas: random histories of requests, rejections, disconnects, answers of
+//! each kind, reloads, retirements, clock steps, a full disk, and a shared store that is up, down, slow or emptied.
+//! Time, randomness, Salesforce and the store are injected. The runtime's clock is paused, so a history of hours
+//! takes milliseconds.
 //!
-//! `MODEL_CASES` says how many histories; `make model` takes 100,000. A history that breaks an invariant is shrunk.
+//! `MODEL_CASES` sets the number of histories; `make model` runs 100,000. A history that breaks an invariant is
+//! shrunk.
 
 #![allow(
     clippy::panic,
@@ -10,7 +12,7 @@
     reason = "a test panics to fail, and says how much it has tried"
 )]
 
-mod world;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -19,12 +21,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use world::{Answer, Counts, Disk, Fixture, Reject, StoreMode, USERS, World};
+use simulation::{Answer, Counts, Disk, Fixture, Reject, Simulation, StoreMode, USERS};
 
-/// What happens next.
+/// The next event.
 #[derive(Clone, Debug)]
 enum Op {
-    Ask {
+    FetchOptions {
         replica: usize,
         user: usize,
         reject: Reject,
@@ -32,7 +34,7 @@ enum Op {
     },
     Pass(Duration),
     Salesforce(Answer, Duration),
-    /// The same configuration anew, or one in which the first key is retired.
+    /// A reload of the same configuration, or of one in which the first key is retired.
     Reload {
         replica: usize,
         retire: bool,
@@ -50,12 +52,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Reject::Made),
     ];
     let ask = (0..2_usize, 0..USERS, reject, prop::bool::weighted(0.1))
-        .prop_map(|(replica, user, reject, hang_up)| Op::Ask { replica, user, reject, hang_up });
+        .prop_map(|(replica, user, reject, hang_up)| Op::FetchOptions { replica, user, reject, hang_up });
     let pass = prop_oneof![
         12 => (1..2_000_u64).prop_map(Duration::from_millis),
         12 => (1..40_u64).prop_map(Duration::from_secs),
         4 => (1..10_u64).prop_map(Duration::from_mins),
-        // Replicas look at the store twice a second: an hour costs the most.
+        // Replicas check the store twice a second, so long pauses cost the most.
         1 => Just(Duration::from_mins(61)),
     ];
     let answer = prop_oneof![
@@ -94,30 +96,32 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 async fn play(fixture: &Fixture, history: &[Op], shared: bool) -> Result<Counts, String> {
-    let mut world = World::new(fixture, shared);
+    let mut simulation = Simulation::new(fixture, shared);
     for op in history {
         match op {
-            Op::Ask { replica, user, reject, hang_up } => world.ask(*replica, *user, *reject, *hang_up),
+            Op::FetchOptions { replica, user, reject, hang_up } => {
+                simulation.ask(*replica, *user, *reject, *hang_up);
+            }
             Op::Pass(time) => tokio::time::sleep(*time).await,
-            Op::Salesforce(answer, latency) => world.salesforce.answers(*answer, *latency),
-            Op::Reload { replica, retire } => world.reload(*replica, *retire),
-            Op::StepClock(seconds) => world.step_clock(*seconds),
-            Op::Disk(disk) => world.disk(*disk),
-            Op::Store(mode) => world.store(*mode),
+            Op::Salesforce(answer, latency) => simulation.salesforce.answers(*answer, *latency),
+            Op::Reload { replica, retire } => simulation.reload(*replica, *retire),
+            Op::StepClock(seconds) => simulation.step_clock(*seconds),
+            Op::Disk(disk) => simulation.disk(*disk),
+            Op::Store(mode) => simulation.store(*mode),
         }
-        world.check()?;
+        simulation.check()?;
     }
-    // Whatever is under way comes to its end.
+    // Everything in progress ends.
     tokio::time::sleep(Duration::from_secs(30)).await;
-    world.end().await
+    simulation.end().await
 }
 
-/// Histories that broke a promise once, and whether the replicas share a store in them.
+/// Regression tests: histories that once broke an invariant, and whether their replicas share a store.
 fn once_broken() -> Vec<(Vec<Op>, bool)> {
-    let ask = |user, reject| Op::Ask { replica: 0, user, reject, hang_up: false };
+    let ask = |user, reject| Op::FetchOptions { replica: 0, user, reject, hang_up: false };
     let millis = Duration::from_millis;
     vec![
-        // The clock goes on by a whole life while an exchange waits for the shared store.
+        // A whole lifetime passes while an exchange waits for the shared store.
         (
             vec![
                 Op::Store(StoreMode::Slow),
@@ -129,7 +133,7 @@ fn once_broken() -> Vec<(Vec<Op>, bool)> {
             ],
             true,
         ),
-        // Many reject one token at once, and Salesforce gives the same one again.
+        // Many callers reject one token at once, and Salesforce returns the same one again.
         (
             [
                 vec![
@@ -146,7 +150,7 @@ fn once_broken() -> Vec<(Vec<Op>, bool)> {
 }
 
 #[test]
-fn no_history_that_broke_a_promise_once_breaks_it_again() {
+fn no_history_that_once_broke_an_invariant_breaks_it_again() {
     let fixture = Fixture::new();
     for (history, shared) in once_broken() {
         run(&fixture, &history, shared).unwrap_or_else(|broken| panic!("{broken}: {history:?}"));
@@ -163,7 +167,7 @@ fn cases() -> u32 {
 }
 
 #[test]
-fn no_history_breaks_a_promise() {
+fn no_random_history_breaks_an_invariant() {
     let fixture = Fixture::new();
     let counts = Mutex::new(Counts::default());
     let histories = (prop::collection::vec(op(), 1..60), prop::bool::weighted(0.7));
@@ -180,7 +184,7 @@ fn no_history_breaks_a_promise() {
     }
     let counts = counts.into_inner().expect("not poisoned");
     println!("{} histories: {counts:?}", cases());
-    // What never happens proves nothing.
+    // Events that never happen prove nothing.
     let often: BTreeMap<&str, u64> = counts.by_name().into_iter().collect();
     let never: Vec<_> = often.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect();
     assert!(never.is_empty() || cases() < 300, "no history had: {never:?}");

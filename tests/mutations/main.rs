@@ -1,16 +1,17 @@
-//! Holds `verify` and `doctor` against strict verifiers of other libraries: `PyJWT`, joserfc, cryptography and OpenSSL, in judge.py.
+//! Mutation test: compares `verify` and `doctor` with strict verifiers of other libraries: `PyJWT`, joserfc,
+//! cryptography and OpenSSL, in judge.py.
 //!
 //! Each mutation is a healthy set (a token, and the JWK, certificate, private key or configuration that it is verified by),
-//! changed in one place by one of `arms::ARMS`. What holds:
+//! changed in one place by one of `mutators::MUTATORS`. What holds:
 //!
 //! - Where a strict verifier refuses a set, both commands end with another exit code than 0. A warning isn't enough: with warnings
 //!   alone they end with 0.
 //! - Healthy sets, and those whose change is harmless, end with 0. They may have warnings.
-//! - Each arm does what it says: it changes something, and what it changes is refused always, sometimes or never.
-//! - The judges decide. A crash of judge.py is no refusal; it fails the test.
+//! - Each mutator does what it says: it changes something, and what it changes is refused always, sometimes or never.
+//! - The verifiers decide. A crash of judge.py is no refusal; it fails the test.
 //!
 //! The environment variable MUTATIONS is the number of mutations, 11,000 by default. They are the same in each run but for the
-//! keys, which are new each time. So a failure keeps one set of each arm below `target/tmp/mutations`, and prints the commands that
+//! keys, which are new each time. So a failure keeps one set of each mutator below `target/tmp/mutations`, and prints the commands that
 //! show it.
 //!
 //! The checks run in this process, because a process for each mutation would take minutes. The binary is run for every hundredth
@@ -18,9 +19,9 @@
 
 #![allow(clippy::panic, clippy::print_stdout, reason = "a test panics to fail, and says what it saw")]
 
-mod arms;
-mod dice;
-mod stock;
+mod mutators;
+mod random;
+mod samples;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,28 +33,29 @@ use std::thread;
 use serde::Deserialize;
 use tokenmint::config::{Config, Environment};
 use tokenmint::doctor::{
-    Configured, Given, JwkDocument, Known, Outcome, Readers, UnverifiedToken, examine, recognise, verify,
+    CheckInput, CheckOutcome, ConfigView, FileAccess, GivenArtifacts, JwkDocument, UnverifiedToken,
+    detect_artifact, run_checks, verify_token,
 };
 use tokenmint::keys::KeyRing;
 
-use arms::{ARMS, Arm, Refused};
-use dice::Dice;
-use stock::{CONFIGURATION, ISSUER, KEY_FILES, PAIRS, Purpose, Set, healthy, now, write_private};
+use mutators::{MUTATORS, Mutator, Refused};
+use random::Random;
+use samples::{CONFIGURATION, ISSUER, KEY_FILES, PAIRS, Purpose, Set, healthy, now, write_private};
 
 const MUTATIONS: usize = 11_000;
-/// Mutations that are made and judged at once. Their tokens live longer than that takes.
+/// The number of mutations that are made and checked at once. Their tokens are valid for longer than that takes.
 const ROUND: usize = 20_000;
 
-/// What the judges say of a set.
+/// The verdict of judge.py on a set.
 #[derive(Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Accepted(()),
     /// A verifier refuses it.
     Refused(String),
-    /// An upload form refuses it, and no verifier: that is for `doctor` alone to say.
+    /// An upload form refuses it, and no verifier does. Only `doctor` must report it.
     Unfit(String),
-    /// judge.py is wrong.
+    /// judge.py has failed.
     Error(String),
 }
 
@@ -71,7 +73,7 @@ impl Verdict {
     }
 }
 
-/// What the judges say of each set.
+/// The verdicts of judge.py on the sets.
 fn judged(sets: &[&Set]) -> Vec<Verdict> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tools = std::env::var_os("TOKENMINT_TOOLS").map_or_else(|| root.join("target/tools"), PathBuf::from);
@@ -108,7 +110,7 @@ fn judged(sets: &[&Set]) -> Vec<Verdict> {
     verdicts
 }
 
-/// A file's name and text, behind the option by which `verify` is given it.
+/// The option of `verify`, and the name and text of its file.
 type File<'a> = (&'static str, &'static str, &'a str);
 
 fn files(set: &Set) -> Vec<File<'_>> {
@@ -120,12 +122,12 @@ fn files(set: &Set) -> Vec<File<'_>> {
     all.into_iter().filter_map(|(option, name, text)| Some((option, name, text.as_deref()?))).collect()
 }
 
-/// The issuer that the relying party was told, where no configuration says it.
+/// The issuer that the relying party expects, where no configuration names it.
 fn issuer(set: &Set) -> Option<String> {
     (set.purpose == Purpose::Identity && set.configuration.is_none()).then(|| ISSUER.to_owned())
 }
 
-/// The folder that the configuration speaks of.
+/// The directory that the configuration names.
 struct Workspace {
     folder: tempfile::TempDir,
     healthy: Option<(Config, KeyRing)>,
@@ -152,12 +154,12 @@ impl Workspace {
         match set.configuration.as_deref() {
             None => examined(set, None),
             Some(CONFIGURATION) => examined(set, self.healthy.as_ref()),
-            // The commands are handed the problems of a configuration that doesn't load.
+            // The commands get the problems of a configuration that doesn't load.
             Some(text) => self.load(text).map_or([false; 2], |loaded| examined(set, Some(&loaded))),
         }
     }
 
-    /// The same, of the binary.
+    /// The same for the binary.
     fn binary_ends_well(&self, set: &Set) -> [bool; 2] {
         let folder = tempfile::tempdir_in(self.folder.path()).expect("a folder");
         lay_out(set, folder.path()).map(|(arguments, stdin)| {
@@ -210,7 +212,7 @@ fn lay_out(set: &Set, folder: &Path) -> [(Vec<String>, Option<&'static str>); 2]
     ]
 }
 
-/// Keeps the files of a set below `target`, and says how to look at them.
+/// Keeps the files of a set below `target`, and returns the commands that show the failure.
 fn kept(name: &str, set: &Set) -> String {
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations").join(name);
@@ -221,51 +223,51 @@ fn kept(name: &str, set: &Set) -> String {
     format!("cd {}\n{doctor}\n{verify}", folder.display())
 }
 
-/// What the commands find, each as its exit code tells it: whether nothing is a fault.
+/// Whether each command would end with 0.
 fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
-    let known = |given: Given| {
-        let configured = configured.map_or_else(Configured::default, |(config, ring)| Configured {
+    let known = |given: GivenArtifacts| {
+        let configured = configured.map_or_else(ConfigView::default, |(config, ring)| ConfigView {
             config: Some(config),
             ring: Some(ring),
             problems: &[],
             warnings: config.warnings.iter().chain(&ring.warnings).collect(),
         });
-        Known { now: now(), configured, given, answers: None }
+        CheckInput { now: now(), configured, given, probe_results: None }
     };
-    let add = |given: &mut Given, name: &str, text: &str| {
-        let found = recognise(name, text.as_bytes(), Readers::Ours, &[]);
+    let add = |given: &mut GivenArtifacts, name: &str, text: &str| {
+        let found = detect_artifact(name, text.as_bytes(), FileAccess::OwnerOnly, &[]);
         found.map(|material| given.add(material)).is_ok()
     };
     let files = files(set);
 
-    let mut given = Given { issuer: issuer(set), ..Given::default() };
+    let mut given = GivenArtifacts { issuer: issuer(set), ..GivenArtifacts::default() };
     let doctor =
         files.iter().map(|(_, name, text)| (*name, *text)).chain([("token.txt", set.token.as_str())]);
     let all_are_something = doctor.into_iter().all(|(name, text)| add(&mut given, name, text));
-    let doctor = all_are_something && examine(&known(given)).verdict().outcome != Outcome::Fail;
+    let doctor = all_are_something && run_checks(&known(given)).summary().outcome != CheckOutcome::Fail;
 
-    let mut given = Given { issuer: issuer(set), verifies_only: true, ..Given::default() };
+    let mut given = GivenArtifacts { issuer: issuer(set), verify_only: true, ..GivenArtifacts::default() };
     let all_are_something = files.iter().all(|(option, name, text)| {
         if *option == "--jwk" {
-            let document = JwkDocument::read(name, text);
-            let served = document.is_a_set();
+            let document = JwkDocument::parse(name, text);
+            let served = document.is_jwk_set();
             given.jwks.push(JwkDocument { served, ..document });
             return true;
         }
-        // What can't be read, `--key` refuses.
-        let material = recognise(name, text.as_bytes(), Readers::Ours, &[]);
+        // `--key` refuses unreadable files.
+        let material = detect_artifact(name, text.as_bytes(), FileAccess::OwnerOnly, &[]);
         material.is_ok_and(|material| {
             let is_read = material.refusal().is_none();
             given.add(material);
             is_read
         })
     });
-    given.tokens.push(UnverifiedToken::read("the token", &set.token));
-    let verified = all_are_something && verify(&known(given)).1.outcome != Outcome::Fail;
+    given.tokens.push(UnverifiedToken::parse("the token", &set.token));
+    let verified = all_are_something && verify_token(&known(given)).1.outcome != CheckOutcome::Fail;
     [doctor, verified]
 }
 
-/// Does `act` to all of them, on two cores.
+/// Runs `act` on all of them, on two threads.
 fn on_two_cores<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (left, right) = items.split_at(items.len() / 2);
     thread::scope(|scope| {
@@ -276,7 +278,7 @@ fn on_two_cores<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> 
     })
 }
 
-/// What became of an arm's mutations.
+/// The results of a mutator's mutations.
 #[derive(Default)]
 struct Tally {
     made: usize,
@@ -286,26 +288,26 @@ struct Tally {
 }
 
 struct Mutation {
-    arm: usize,
+    mutator: usize,
     seed: u64,
     set: Set,
     is_changed: bool,
 }
 
 impl Mutation {
-    fn new(arm: usize, seed: u64, now: i64) -> Self {
-        let mut dice = Dice::new(seed, now);
-        let healthy = (ARMS[arm].from)(&mut dice);
+    fn new(mutator: usize, seed: u64, now: i64) -> Self {
+        let mut random = Random::new(seed, now);
+        let healthy = (MUTATORS[mutator].from)(&mut random);
         let mut set = healthy.clone();
-        (ARMS[arm].change)(&mut set, &mut dice);
-        Self { arm, seed, is_changed: set != healthy, set }
+        (MUTATORS[mutator].change)(&mut set, &mut random);
+        Self { mutator, seed, is_changed: set != healthy, set }
     }
 }
 
-/// Says of each fault of the commands, or of an arm, what it is.
-fn faults(arm: &Arm, mutation: &Mutation, verdict: &Verdict, ends_well: [bool; 2]) -> Vec<String> {
+/// Describes each fault of the commands or of a mutator.
+fn faults(mutator: &Mutator, mutation: &Mutation, verdict: &Verdict, ends_well: [bool; 2]) -> Vec<String> {
     let reasons = verdict.reasons();
-    let is_harmless = arm.refused == Refused::Never || !mutation.is_changed;
+    let is_harmless = mutator.refused == Refused::Never || !mutation.is_changed;
     let mut faults = Vec::new();
     for ((command, reason), ends_well) in COMMANDS.iter().zip(reasons).zip(ends_well) {
         match reason {
@@ -318,7 +320,7 @@ fn faults(arm: &Arm, mutation: &Mutation, verdict: &Verdict, ends_well: [bool; 2
     }
     match reasons[0] {
         Some(why) if is_harmless => faults.push(format!("a judge refuses what is harmless: {why}")),
-        None if arm.refused == Refused::Always && mutation.is_changed => {
+        None if mutator.refused == Refused::Always && mutation.is_changed => {
             faults.push("no judge refuses it".to_owned());
         }
         _ => {}
@@ -348,17 +350,18 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
     let all = std::env::var_os("MUTATIONS").map_or(MUTATIONS, |text| {
         text.to_str().and_then(|text| text.parse().ok()).expect("MUTATIONS is a number")
     });
-    let shares: usize = ARMS.iter().map(|arm| arm.share).sum();
-    let of_arm = |(at, arm): (usize, &Arm)| std::iter::repeat_n(at, (arm.share * all).div_ceil(shares));
-    let arms: Vec<usize> = ARMS.iter().enumerate().flat_map(of_arm).collect();
-    let seeds: Vec<(u64, usize)> = (0..).zip(arms).collect();
+    let shares: usize = MUTATORS.iter().map(|mutator| mutator.share).sum();
+    let of_arm =
+        |(at, mutator): (usize, &Mutator)| std::iter::repeat_n(at, (mutator.share * all).div_ceil(shares));
+    let mutators: Vec<usize> = MUTATORS.iter().enumerate().flat_map(of_arm).collect();
+    let seeds: Vec<(u64, usize)> = (0..).zip(mutators).collect();
     let workspace = Workspace::new();
 
-    let mut tallies: Vec<Tally> = ARMS.iter().map(|_| Tally::default()).collect();
+    let mut tallies: Vec<Tally> = MUTATORS.iter().map(|_| Tally::default()).collect();
     let mut wrong = BTreeMap::new();
     for round in seeds.chunks(ROUND) {
         let now = now().seconds();
-        let mutations = on_two_cores(round, |(seed, arm)| Mutation::new(*arm, *seed, now));
+        let mutations = on_two_cores(round, |(seed, mutator)| Mutation::new(*mutator, *seed, now));
         let sets: Vec<&Set> = mutations.iter().map(|mutation| &mutation.set).collect();
         let (verdicts, ends) = thread::scope(|scope| {
             let judges = scope.spawn(|| judged(&sets));
@@ -366,43 +369,46 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
             (judges.join().expect("the judges judge"), ends)
         });
         for ((mutation, verdict), ends_well) in mutations.iter().zip(&verdicts).zip(ends) {
-            let (Mutation { arm, seed, set, is_changed }, tally) = (mutation, &mut tallies[mutation.arm]);
+            let (Mutation { mutator, seed, set, is_changed }, tally) =
+                (mutation, &mut tallies[mutation.mutator]);
             tally.made += 1;
             tally.changed += usize::from(*is_changed);
             tally.refused += usize::from(verdict.reasons()[0].is_some());
             for (sum, ends_well) in tally.ends_well.iter_mut().zip(ends_well) {
                 *sum += usize::from(ends_well);
             }
-            let faults = faults(&ARMS[*arm], mutation, verdict, ends_well);
+            let faults = faults(&MUTATORS[*mutator], mutation, verdict, ends_well);
             if !faults.is_empty() {
-                wrong.entry(*arm).or_insert_with(Vec::new).push((faults, set.clone()));
+                wrong.entry(*mutator).or_insert_with(Vec::new).push((faults, set.clone()));
             }
             if seed % 100 == 0 {
                 let binary = workspace.binary_ends_well(set);
-                let name = ARMS[*arm].name;
+                let name = MUTATORS[*mutator].name;
                 assert_eq!(binary, ends_well, "the binary ends otherwise: {name}\n{}", kept(name, set));
             }
         }
     }
 
     println!("made, changed, refused by a judge, ended with 0 by doctor and by verify:");
-    for (arm, Tally { made, changed, refused, ends_well: [doctor, verify] }) in ARMS.iter().zip(&tallies) {
-        println!("{made:6} {changed:6} {refused:6} {doctor:6} {verify:6}  {}", arm.name);
+    for (mutator, Tally { made, changed, refused, ends_well: [doctor, verify] }) in
+        MUTATORS.iter().zip(&tallies)
+    {
+        println!("{made:6} {changed:6} {refused:6} {doctor:6} {verify:6}  {}", mutator.name);
     }
-    let idle: Vec<&str> = ARMS
+    let idle: Vec<&str> = MUTATORS
         .iter()
         .zip(&tallies)
-        .filter(|(arm, tally)| {
-            tally.changed == 0 || (arm.refused == Refused::Sometimes && tally.refused == 0)
+        .filter(|(mutator, tally)| {
+            tally.changed == 0 || (mutator.refused == Refused::Sometimes && tally.refused == 0)
         })
-        .map(|(arm, _)| arm.name)
+        .map(|(mutator, _)| mutator.name)
         .collect();
-    let shown = wrong.iter().map(|(arm, wrong)| {
-        let (name, (faults, set)) = (ARMS[*arm].name, &wrong[0]);
-        let (count, made) = (wrong.len(), tallies[*arm].made);
+    let shown = wrong.iter().map(|(mutator, wrong)| {
+        let (name, (faults, set)) = (MUTATORS[*mutator].name, &wrong[0]);
+        let (count, made) = (wrong.len(), tallies[*mutator].made);
         format!("\"{name}\", {count} of {made}, the first: {}\n{}", faults.join("; "), kept(name, set))
     });
     let shown: Vec<String> = shown.collect();
-    assert!(shown.is_empty(), "wrong by arm:\n\n{}", shown.join("\n\n"));
-    assert!(idle.is_empty(), "arms that change nothing, or nothing that a judge minds: {idle:?}");
+    assert!(shown.is_empty(), "wrong by mutator:\n\n{}", shown.join("\n\n"));
+    assert!(idle.is_empty(), "mutators that change nothing, or nothing that a judge minds: {idle:?}");
 }

@@ -134,6 +134,7 @@ def test_the_service_is_called_as_the_environment_says(serve, collector):
 def test_what_is_not_exported_yet_is_at_the_end(serve, collector):
     service = serve(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="600000")
     service.mint("/identity-token", sub="user-1", profile="identity.web")
+    # Three times the schedule that the other tests set: an export that wasn't delayed would have come.
     time.sleep(0.3)
     assert not collector.bodies
     service.stop()

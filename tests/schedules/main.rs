@@ -1,12 +1,14 @@
-//! Runs the single flight and the signing queue at three threads, in many orders of their steps. shuttle runs one thread at a
-//! time, chooses the next at each lock and each wait, and fails when all threads wait: a wake-up was lost.
+//! Concurrency test of the single-flight and the signing queue with three threads, in many orders of their steps.
+//! shuttle runs one thread at a time, chooses the next at each lock and each wait, and fails when all threads wait,
+//! since a wake-up was lost.
 //!
-//! The service's own source is compiled here, with shuttle's lock as its `crate::sync`. tokio's channels are the real ones,
-//! and each of their calls is one step: tokio tests what happens within. That nobody is handed the very token that they rejected takes the
-//! exchanger as well, whose tasks tokio runs: `tests/model` holds that; here it is that who rejects a token and comes late
-//! finds the next one instead of beginning once more.
+//! The service's own source is compiled here, with shuttle's lock as its `crate::sync`. tokio's channels are the
+//! real ones, and each of their calls is one step; tokio tests their inside. `tests/model` tests the exchanger,
+//! which never returns the token that a caller rejected. Here a late caller that rejects a token finds the next one
+//! instead of beginning another exchange.
 //!
-//! `MODEL_CASES` says how many orders of each; `make model` takes 100,000. A failure prints the order that shows it.
+//! `MODEL_CASES` sets the number of orders of each; `make model` runs 100,000. A failure prints the order that
+//! shows it.
 
 #![allow(
     clippy::panic,
@@ -14,9 +16,9 @@
     reason = "a test panics to fail, and says how much it has tried"
 )]
 
-#[path = "../../src/tokens/line.rs"]
+#[path = "../../src/tokens/queue.rs"]
 #[allow(dead_code, unused_imports, reason = "its unit tests aren't run here")]
-mod line;
+mod queue;
 #[path = "../../src/exchange/single_flight.rs"]
 mod single_flight;
 
@@ -35,8 +37,8 @@ use shuttle::future::block_on;
 use shuttle::rand::Rng as _;
 use shuttle::thread;
 
-use line::{Core, Line, NoTurn, Turn};
-use single_flight::{Joined, Landing, SingleFlight};
+use queue::{AcquireError, Acquired, Permit, SigningQueue};
+use single_flight::{InFlightGuard, Joined, SingleFlight};
 
 const THREADS: usize = 3;
 
@@ -44,7 +46,7 @@ fn main() {
     let cases = std::env::var_os("MODEL_CASES");
     let cases = cases.and_then(|cases| cases.to_str()?.parse().ok()).unwrap_or(10_000);
     for (name, model) in [("single flight", single_flight as fn()), ("signing queue", signing_queue)] {
-        // Half of them at random, half with few changes of thread at the worst moments.
+        // Half of the orders are random. The other half has few thread switches, at the worst moments (PCT).
         shuttle::check_random(model, cases / 2);
         shuttle::check_pct(model, cases / 2, 3);
         println!("{name}: {cases} orders of {THREADS} threads");
@@ -55,10 +57,10 @@ fn chance() -> bool {
     shuttle::rand::thread_rng().gen_bool(0.5)
 }
 
-/// The state that the three askers share.
+/// The state that the three callers share.
 #[derive(Default)]
 struct Salesforce {
-    /// The number of the token that is kept; each asker rejects the first, 0.
+    /// The number of the cached token. Each caller rejects the first, 0.
     kept: shuttle::sync::Mutex<usize>,
     under_way: AtomicUsize,
     begun: AtomicUsize,
@@ -68,13 +70,13 @@ struct Salesforce {
 /// How the work ends.
 enum End {
     Token,
-    /// Nothing is kept: the next asker begins anew.
+    /// Nothing is cached: the next caller begins another exchange.
     Refusal,
     Panic,
 }
 
 impl Salesforce {
-    fn work(&self, landing: Landing<u8, Option<usize>>, end: &End) {
+    fn work(&self, guard: InFlightGuard<u8, Option<usize>>, end: &End) {
         assert_eq!(self.under_way.fetch_add(1, SeqCst), 0, "one flight at a time");
         thread::yield_now();
         assert_eq!(self.under_way.fetch_sub(1, SeqCst), 1, "one flight at a time");
@@ -82,21 +84,21 @@ impl Salesforce {
         match end {
             End::Token => {
                 *self.kept.lock().expect("nothing panics") = token;
-                landing.land(Some(token));
+                guard.complete(Some(token));
             }
             End::Refusal => {
                 self.failed.fetch_add(1, SeqCst);
-                landing.land(None);
+                guard.complete(None);
             }
             End::Panic => {
                 self.failed.fetch_add(1, SeqCst);
-                drop(landing);
+                drop(guard);
             }
         }
     }
 }
 
-/// All reject the kept token and ask for another; one may hang up, and work may fail.
+/// All callers reject the cached token and want another. One may give up, and the work may fail.
 fn single_flight() {
     let flights: Arc<SingleFlight<u8, Option<usize>>> = Arc::default();
     let salesforce: Arc<Salesforce> = Arc::default();
@@ -106,12 +108,12 @@ fn single_flight() {
             let before = *salesforce.kept.lock().expect("nothing panics");
             let kept = || Some(*salesforce.kept.lock().expect("nothing panics")).filter(|token| *token != 0);
             let (flight, worker) = match flights.join(0, kept) {
-                Joined::Settled(token) => {
+                Joined::Resolved(token) => {
                     assert!(token >= before, "the newest token");
                     return;
                 }
-                Joined::Waiting(flight) => (flight, None),
-                Joined::Begun(flight, landing) => {
+                Joined::Follower(flight) => (flight, None),
+                Joined::Leader(flight, guard) => {
                     salesforce.begun.fetch_add(1, SeqCst);
                     let salesforce = salesforce.clone();
                     let end = match shuttle::rand::thread_rng().gen_range(0..4) {
@@ -119,7 +121,7 @@ fn single_flight() {
                         1 => End::Panic,
                         _ => End::Token,
                     };
-                    (flight, Some(thread::spawn(move || salesforce.work(landing, &end))))
+                    (flight, Some(thread::spawn(move || salesforce.work(guard, &end))))
                 }
             };
             if hangs_up {
@@ -140,40 +142,41 @@ fn single_flight() {
             }
         }
     };
-    let askers: Vec<_> = (0..THREADS).map(|asker| thread::spawn(ask(asker == 0 && chance()))).collect();
-    for asker in askers {
-        asker.join().expect("each asker ends");
+    let callers: Vec<_> = (0..THREADS).map(|caller| thread::spawn(ask(caller == 0 && chance()))).collect();
+    for caller in callers {
+        caller.join().expect("each caller ends");
     }
     let (begun, failed) = (salesforce.begun.load(SeqCst), salesforce.failed.load(SeqCst));
     assert!(begun - failed <= 1, "{begun} began and {failed} failed: nobody repeats what has been done");
-    assert!(matches!(flights.join(0, || Some(())), Joined::Settled(())), "no flight is left over");
+    assert!(matches!(flights.join(0, || Some(())), Joined::Resolved(())), "no flight is left over");
 }
 
-/// All want a signature of one or two cores; one may go away, who has a core may sign for others too, or die over it.
+/// All callers want a signature, with one or two permits. One may give up. A caller with a permit may sign for
+/// others too, or panic.
 fn signing_queue() {
-    let (cores, places) = (if chance() { 1 } else { 2 }, if chance() { 1 } else { THREADS });
-    let patience = if chance() { Duration::ZERO } else { Duration::MAX };
-    let line: Arc<Line<usize, usize>> =
-        Line::new(cores, places, patience, IntGauge::new("depth", "of the line").expect("a name"));
+    let (cores, capacity) = (if chance() { 1 } else { 2 }, if chance() { 1 } else { THREADS });
+    let max_wait = if chance() { Duration::ZERO } else { Duration::MAX };
+    let queue: Arc<SigningQueue<usize, usize>> =
+        SigningQueue::new(cores, capacity, max_wait, IntGauge::new("depth", "of the line").expect("a name"));
     let busy = Arc::new(AtomicUsize::new(0));
     let done: Arc<[AtomicUsize; THREADS]> = Arc::default();
     let lost = Arc::new(AtomicUsize::new(0));
 
     let ask = |own: usize, goes_away: bool| {
-        let (line, busy, done, lost) = (line.clone(), busy.clone(), done.clone(), lost.clone());
+        let (queue, busy, done, lost) = (queue.clone(), busy.clone(), done.clone(), lost.clone());
         move || {
-            let mut turn = pin!(line.turn(own));
+            let mut turn = pin!(queue.acquire(own));
             let turn = if goes_away {
                 let first = turn.as_mut().now_or_never();
                 thread::yield_now();
-                // Gone, though it may be their turn by now.
+                // The caller gives up, though it may have got the permit by now.
                 let Some(turn) = first else { return };
                 turn
             } else {
                 block_on(turn)
             };
             let answered = match turn {
-                Ok(Turn::Core(core, job)) => {
+                Ok(Acquired::Permit(core, job)) => {
                     assert_eq!(job, own, "each does its own job");
                     assert!(busy.fetch_add(1, SeqCst) < cores, "no core serves two");
                     lead(&core, &done, &lost);
@@ -182,15 +185,17 @@ fn signing_queue() {
                     drop(core);
                     1
                 }
-                Ok(Turn::Done(answer)) => {
+                Ok(Acquired::Done(answer)) => {
                     assert_eq!(answer, own, "each gets its own answer");
                     1
                 }
                 Err(refusal) => {
                     match refusal {
-                        NoTurn::Full => assert!(places < THREADS, "there was a place"),
-                        NoTurn::Late => assert_eq!(patience, Duration::ZERO, "nobody waited for long"),
-                        NoTurn::Lost => assert!(lost.load(SeqCst) > 0, "nobody died over it"),
+                        AcquireError::Full => assert!(capacity < THREADS, "there was a place"),
+                        AcquireError::TimedOut => {
+                            assert_eq!(max_wait, Duration::ZERO, "nobody waited for long");
+                        }
+                        AcquireError::Abandoned => assert!(lost.load(SeqCst) > 0, "nobody died over it"),
                     }
                     0
                 }
@@ -198,25 +203,28 @@ fn signing_queue() {
             assert_eq!(done[own].load(SeqCst), answered, "done once where it is answered, and else never");
         }
     };
-    let askers: Vec<_> = (0..THREADS).map(|own| thread::spawn(ask(own, own == 1 && chance()))).collect();
-    for asker in askers {
-        asker.join().expect("each asker ends");
+    let callers: Vec<_> = (0..THREADS).map(|own| thread::spawn(ask(own, own == 1 && chance()))).collect();
+    for caller in callers {
+        caller.join().expect("each caller ends");
     }
-    let free: Vec<_> = (0..cores).map(|_| line.turn(0).now_or_never()).collect();
-    assert!(free.iter().all(|turn| matches!(turn, Some(Ok(Turn::Core(..))))), "every core is free again");
+    let free: Vec<_> = (0..cores).map(|_| queue.acquire(0).now_or_never()).collect();
+    assert!(
+        free.iter().all(|turn| matches!(turn, Some(Ok(Acquired::Permit(..))))),
+        "every core is free again"
+    );
 }
 
-/// Does nothing for others, does what they want, or takes it and dies.
-fn lead(core: &Core<usize, usize>, done: &[AtomicUsize; THREADS], lost: &AtomicUsize) {
+/// Does nothing for others, does their work, or takes it and panics.
+fn lead(core: &Permit<usize, usize>, done: &[AtomicUsize; THREADS], lost: &AtomicUsize) {
     thread::yield_now();
     if chance() {
         return;
     }
-    for taken in core.line().take(|_| true, 1, THREADS) {
+    for taken in core.queue().take_matching(|_| true, 1, THREADS) {
         if chance() {
             done[taken.job].fetch_add(1, SeqCst);
             let answer = taken.job;
-            taken.done(answer);
+            taken.complete(answer);
         } else {
             lost.fetch_add(1, SeqCst);
             drop(taken);

@@ -1,20 +1,21 @@
-//! Batch signing: with Intel's library where `tests/batch/setup` has put it, and with a stand-in for it that goes wrong
-//! on demand (`tests/batch/fake.c`).
+//! Batch signing, with Intel's library where `tests/batch/setup` has installed it, and with a fake of it that makes
+//! faults on demand (`tests/batch/fake.c`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use tokenmint::clock::{Randomness, SystemRandomness};
 use tokenmint::config::Algorithm;
-use tokenmint::keys::{self, Batch, BatchLibrary, PrivateKey, Standing, Unavailable, Wanted};
+use tokenmint::keys::{
+    self, BatchLibrary, BatchLibraryError, BatchSigner, PrivateKey, SelfTestResult, SignRequest,
+};
 use tokenmint::metrics::Metrics;
 
-use crate::support::{KEYS, Running, Workspace, configuration, until, user_1, verified};
+use crate::support::{KEYS, Running, Workspace, configuration, eventually, retrying, user_1, verified};
 
-/// Intel's library. Without it, or a CPU that it is for, a test says what it leaves out.
+/// Intel's library. Without it, or without a CPU that it supports, prints what the test leaves out.
 fn real_library(left_out: &str) -> Option<PathBuf> {
     let tools = std::env::var_os("TOKENMINT_TOOLS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
@@ -26,7 +27,7 @@ fn real_library(left_out: &str) -> Option<PathBuf> {
     None
 }
 
-/// A stand-in. Its faults begin when the file `trigger` in the same folder appears.
+/// A fake library. Its faults begin when the file `trigger` appears in the same directory.
 struct Fake {
     folder: tempfile::TempDir,
 }
@@ -64,9 +65,9 @@ fn key(pem: &str) -> PrivateKey {
     PrivateKey::parse(&pem.to_owned().into(), None).unwrap_or_else(|refused| panic!("{refused}"))
 }
 
-fn batch(library: &Path, metrics: &Metrics) -> Batch {
+fn batch(library: &Path, metrics: &Metrics) -> BatchSigner {
     let library = BatchLibrary::open(library).unwrap_or_else(|reason| panic!("{reason}"));
-    Batch::new(library, Arc::new(SystemRandomness::default()), metrics)
+    BatchSigner::new(library, Arc::new(SystemRandomness::default()), metrics)
 }
 
 fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
@@ -75,12 +76,13 @@ fn alone(key: &PrivateKey, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
     signature
 }
 
-/// The signatures of a batch, each held against that of aws-lc.
+/// Signs a batch and compares each signature with that of aws-lc.
 #[track_caller]
-fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
+fn sign_and_compare(batch: &BatchSigner, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)]) {
     let hashes: Vec<_> =
-        wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
-    let asked: Vec<_> = wanted.iter().zip(&hashes).map(|((key, ..), hash)| Wanted { key, hash }).collect();
+        wanted.iter().map(|(_, algorithm, message)| keys::hash_message(*algorithm, message)).collect();
+    let asked: Vec<_> =
+        wanted.iter().zip(&hashes).map(|((key, ..), hash)| SignRequest { key, hash }).collect();
     let made = batch.sign(&asked);
     assert_eq!(made.len(), wanted.len());
     for ((key, algorithm, message), made) in wanted.iter().zip(made) {
@@ -88,7 +90,8 @@ fn sign_and_compare(batch: &Batch, wanted: &[(&PrivateKey, Algorithm, Vec<u8>)])
     }
 }
 
-/// Every size of batch, every mix of keys, RS256 and RS512. 20,000 tokens; `BATCH_TOKENS` says how many.
+/// Every batch size, every mix of keys, RS256 and RS512. `BATCH_TOKENS` sets the number of tokens, 20,000 by
+/// default.
 #[test]
 fn a_batch_has_the_bytes_of_aws_lc() {
     let Some(library) = real_library("batches compared with aws-lc, signature by signature") else { return };
@@ -98,7 +101,7 @@ fn a_batch_has_the_bytes_of_aws_lc() {
     let metrics = Metrics::new();
     let batch = batch(&library, &metrics);
     let larger = |bits| {
-        let pem = keys::generate(bits, &randomness).expect("random bytes");
+        let pem = keys::generate_private_key(bits, &randomness).expect("random bytes");
         PrivateKey::parse(&pem, None).unwrap_or_else(|refused| panic!("{refused}"))
     };
     let sizes = [
@@ -107,14 +110,14 @@ fn a_batch_has_the_bytes_of_aws_lc() {
         vec![larger(4096)],
     ];
     for key in sizes.iter().flatten() {
-        let standing = batch.examine(key);
-        assert!(matches!(standing, Standing::Pays { .. } | Standing::DoesNotPay), "{standing:?}");
+        let result = batch.self_test(key);
+        assert!(matches!(result, SelfTestResult::Pays { .. } | SelfTestResult::DoesNotPay), "{result:?}");
     }
     let mut done = 0;
     while done < tokens {
         let mut chance = [0; 64];
         randomness.fill(&mut chance).expect("random bytes");
-        // One in sixteen of the larger: they take ten times as long.
+        // Only one in sixteen of the larger keys, which take ten times as long.
         let keys = &sizes[match chance[0] {
             0..8 => 2,
             8..16 => 1,
@@ -137,14 +140,14 @@ fn a_batch_has_the_bytes_of_aws_lc() {
     assert_eq!(metrics.signing_batch_enabled.get(), 1);
 }
 
-/// The padding is ours, so it is held against that of others without any library of Intel's: the stand-in is plain
-/// arithmetic.
+/// tokenmint computes the padding itself. This compares it with other implementations without Intel's library: the
+/// fake is plain arithmetic.
 #[test]
 fn the_padding_is_that_of_rfc_8017() {
     let fake = Fake::new(&[]);
     let (metrics, web) = (Metrics::new(), key(&KEYS.web));
     let batch = batch(&fake.library(), &metrics);
-    assert_ne!(batch.examine(&web), Standing::Unfit);
+    assert_ne!(batch.self_test(&web), SelfTestResult::Unfit);
     let wanted: Vec<_> = [Algorithm::Rs256, Algorithm::Rs512]
         .into_iter()
         .flat_map(|algorithm| [(&web, algorithm, Vec::new()), (&web, algorithm, vec![7; 999])])
@@ -153,15 +156,15 @@ fn the_padding_is_that_of_rfc_8017() {
     assert_eq!(metrics.signing_batch_enabled.get(), 1, "and all of it by the library");
 }
 
-/// Each of these gave bad tokens if signatures left as the library makes them.
+/// Each of these faults would produce invalid tokens if signatures weren't verified.
 #[test]
 fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_last() {
     let keys = [key(&KEYS.web), key(&KEYS.crm)];
     let good = Fake::new(&[]);
     for key in &keys {
-        // Once for all: the stand-in is slow, and a key that was tried stays so.
-        let standing = batch(&good.library(), &Metrics::new()).examine(key);
-        assert_ne!(standing, Standing::Unfit);
+        // Once for all faults: the fake is slow, and a key's self-test result is kept.
+        let result = batch(&good.library(), &Metrics::new()).self_test(key);
+        assert_ne!(result, SelfTestResult::Unfit);
     }
     for (fault, counted) in [
         ("wrong", "wrong"),
@@ -188,19 +191,19 @@ fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_
         assert!((1..=5).contains(&faults), "{fault}: {faults}");
 
         sign_and_compare(&batch, &wanted);
-        assert!(batch.fit(&Arc::new(key(&KEYS.web))).is_none(), "{fault}: nor for other keys");
+        assert!(batch.params_for(&Arc::new(key(&KEYS.web))).is_none(), "{fault}: nor for other keys");
         assert_eq!(metrics.signing_batch_faults.with_label_values(&[counted]).get(), faults, "{fault}");
     }
 }
 
-/// It spoils one place, and its public operation says of that place what one would like to hear. aws-lc looks at each place
-/// in turn, so within as many batches as they have places one of them is seen through. Until then one bad signature may
-/// leave with each: docs/security.md, "Several signatures at a time".
+/// The library corrupts the signature in one lane, and its public operation confirms it. aws-lc verifies another
+/// lane in each batch, so it detects the fault within as many batches as there are lanes. Until then each batch may
+/// return one invalid signature: docs/security.md, "Several signatures at a time".
 #[test]
-fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_place_has_its_turn() {
+fn a_library_that_is_wrong_in_both_operations_of_one_lane_is_detected_when_that_lane_is_checked() {
     const PLACES: usize = 5;
     let web = key(&KEYS.web);
-    assert_ne!(batch(&Fake::new(&[]).library(), &Metrics::new()).examine(&web), Standing::Unfit);
+    assert_ne!(batch(&Fake::new(&[]).library(), &Metrics::new()).self_test(&web), SelfTestResult::Unfit);
     for made_before in 0..PLACES {
         let fake = Fake::new(&["FAULT=liar"]);
         let metrics = Metrics::new();
@@ -211,8 +214,8 @@ fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_pl
         }
         fake.go_wrong();
         let hashes: Vec<_> =
-            wanted.iter().map(|(_, algorithm, message)| keys::hash(*algorithm, message)).collect();
-        let asked: Vec<_> = hashes.iter().map(|hash| Wanted { key: &web, hash }).collect();
+            wanted.iter().map(|(_, algorithm, message)| keys::hash_message(*algorithm, message)).collect();
+        let asked: Vec<_> = hashes.iter().map(|hash| SignRequest { key: &web, hash }).collect();
         let mut batches = 0;
         while metrics.signing_batch_enabled.get() == 1 {
             batches += 1;
@@ -229,28 +232,30 @@ fn a_library_that_lies_in_both_operations_of_one_place_is_found_out_when_that_pl
 }
 
 #[test]
-fn a_library_that_is_wrong_at_the_trial_signs_nothing() {
+fn a_library_that_fails_the_self_test_signs_nothing() {
     let fake = Fake::new(&["FAULT=wrong"]);
     fake.go_wrong();
     let metrics = Metrics::new();
     let batch = batch(&fake.library(), &metrics);
-    assert_eq!(batch.examine(&key(&KEYS.web)), Standing::Unfit);
+    assert_eq!(batch.self_test(&key(&KEYS.web)), SelfTestResult::Unfit);
     assert_eq!(metrics.signing_batch_enabled.get(), 0);
     assert_eq!(metrics.signing_batch_keys.get(), 0);
 }
 
-/// Not called at all: it may have other parameters.
+/// Such a library isn't called at all, since its functions may take other parameters.
 #[test]
-fn a_library_that_is_another_is_not_used() {
+fn an_unsupported_library_is_not_used() {
     let reason = |fake: &Fake| BatchLibrary::open(&fake.library()).err().expect("refused");
     let older = Fake::new(&[r#"VERSION="crypto_mb (k1) (ver: 1.1.0 (12.1) build: Oct 28 2024)""#]);
-    assert!(matches!(reason(&older), Unavailable::Version(version) if version.contains("(12.1)")));
+    assert!(
+        matches!(reason(&older), BatchLibraryError::UnsupportedVersion(version) if version.contains("(12.1)"))
+    );
     let lacking = Fake::new(&["WITHOUT_CRT"]);
-    assert_eq!(reason(&lacking), Unavailable::Symbol("mbx_rsa_private_crt_mb8".to_owned()));
+    assert_eq!(reason(&lacking), BatchLibraryError::MissingSymbol("mbx_rsa_private_crt_mb8".to_owned()));
     let incapable = Fake::new(&["WIDTHS=0"]);
-    assert_eq!(reason(&incapable), Unavailable::Cpu);
+    assert_eq!(reason(&incapable), BatchLibraryError::UnsupportedCpu);
     let text = tempfile::NamedTempFile::new().expect("a file");
-    assert!(matches!(BatchLibrary::open(text.path()).err(), Some(Unavailable::NotLoaded(_))));
+    assert!(matches!(BatchLibrary::open(text.path()).err(), Some(BatchLibraryError::NotLoaded(_))));
 }
 
 fn with_library(library: &Path, batch: &str) -> Workspace {
@@ -288,7 +293,7 @@ async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start(
     }
 }
 
-/// Nor does the start say anything of it.
+/// The log of the start doesn't mention it either.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn a_library_that_the_configuration_does_not_name_is_not_loaded() {
@@ -324,7 +329,7 @@ async fn a_relative_library_lies_beside_the_configuration() {
     workspace.serve().await.logged("signs in batches").await;
 }
 
-/// Panics where the trial asks it for a message.
+/// Panics where the self-test needs a random message.
 struct NoChance;
 
 impl Randomness for NoChance {
@@ -334,42 +339,39 @@ impl Randomness for NoChance {
 }
 
 #[tokio::test]
-async fn a_trial_that_panics_switches_batches_off_in_sight() {
+async fn a_self_test_that_panics_disables_batches_and_is_counted() {
     let fake = Fake::new(&[]);
     let metrics = Metrics::new();
     let library = BatchLibrary::open(&fake.library()).unwrap_or_else(|reason| panic!("{reason}"));
-    let batch = Batch::new(library, Arc::new(NoChance), &metrics);
+    let batch = BatchSigner::new(library, Arc::new(NoChance), &metrics);
     let key = Arc::new(key(&KEYS.web));
-    assert!(batch.fit(&key).is_none(), "on trial");
-    until("batches are off", async || metrics.signing_batch_enabled.get() == 0).await;
+    assert!(batch.params_for(&key).is_none(), "on trial");
+    eventually("batches are off", async || metrics.signing_batch_enabled.get() == 0).await;
     assert_eq!(metrics.signing_batch_faults.with_label_values(&["panicked"]).get(), 1);
-    assert!(batch.fit(&key).is_none());
+    assert!(batch.params_for(&key).is_none());
 }
 
-/// A hundred at a time until `enough` says so; every token is verified, with the keys as published.
-async fn load_until(service: &Arc<Running>, enough: impl Fn(&str) -> bool) {
+/// Mints a hundred at a time until the metrics say that `enough` has happened. Every token is verified with the published keys.
+async fn load_until(service: &Arc<Running>, what: &str, enough: impl Fn(&str) -> bool) {
     let set = service.jwks("/.well-known/jwks.json").await;
-    for _ in 0..300 {
+    eventually(what, async || {
         let asks: Vec<_> = (0..100)
             .map(|n| {
                 let (service, body) = (service.clone(), json!({"sub": format!("user-{n}")}));
-                tokio::spawn(async move { service.post("/identity-token", &body).await })
+                tokio::spawn(async move { retrying(|| service.post("/identity-token", &body)).await })
             })
             .collect();
         for ask in asks {
             let answer = ask.await.expect("no panic").ok();
             verified(answer["token"].as_str().expect("a token"), &set);
         }
-        if enough(&service.metrics().await) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("not after 30,000 tokens: {}", service.metrics().await);
+        enough(&service.metrics().await)
+    })
+    .await;
 }
 
-/// The whole way, through the door: a key is tried, batches begin, the library goes wrong in the middle of it, no bad
-/// token leaves, and the service goes on without it.
+/// End to end over HTTP: the key passes its self-test, batches begin, the library fails under load. No invalid
+/// token leaves, and the service goes on without the library.
 #[tokio::test]
 async fn a_service_whose_library_goes_wrong_goes_on_without_it() {
     let Some(library) = real_library("a service that signs in batches until its library goes wrong") else {
@@ -388,14 +390,17 @@ async fn a_service_whose_library_goes_wrong_goes_on_without_it() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
         line.map_or(0, |value| value.trim().parse().expect("a number"))
     };
-    load_until(&service, |metrics| value(metrics, "tokenmint_signing_batch_size_count ") > 0).await;
+    load_until(&service, "a batch is signed", |metrics| {
+        value(metrics, "tokenmint_signing_batch_size_count ") > 0
+    })
+    .await;
     fake.go_wrong();
     let wrong = "tokenmint_signing_batch_faults_total{fault=\"wrong\"} ";
-    load_until(&service, |metrics| value(metrics, wrong) > 0).await;
+    load_until(&service, "a wrong signature is found", |metrics| value(metrics, wrong) > 0).await;
     let metrics = service.metrics().await;
     assert_eq!(value(&metrics, "tokenmint_signing_batch_enabled "), 0);
     let batches = value(&metrics, "tokenmint_signing_batch_size_count ");
     assert!(service.logged("the library for batch signing is broken").await.contains("ERROR"));
-    load_until(&service, |_| true).await;
+    load_until(&service, "a hundred tokens are minted", |_| true).await;
     assert_eq!(value(&service.metrics().await, "tokenmint_signing_batch_size_count "), batches);
 }

@@ -1,4 +1,4 @@
-//! `POST /bundle`: all tokens of a page load or none; and the guard against pages that ask again and again.
+//! `POST /bundle`: all tokens of a page load or none, and the limit on repeated requests for one subject.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ async fn one_call_brings_every_token_of_the_page() {
     assert_eq!([&claims["sub"], &claims["iss"]], ["user-1", "intercom.com"]);
     let (_, intercom) = unverified(tokens["intercom_user_jwt"].as_str().expect("a token"));
     assert_eq!(intercom["user_id"], "user-1");
-    // The first to expire counts: identity.web lives half an hour, intercom.fin an hour.
+    // The earliest expiry counts: 30 minutes of identity.web, not the hour of intercom.fin.
     assert_eq!([&body["expires_at"], &body["expires_in"]], [&claims["exp"], &json!(1800)]);
     assert_eq!(body["renew_at"], claims["iat"].as_i64().expect("seconds") + 1440);
     let metrics = service.metrics().await;
@@ -58,7 +58,7 @@ async fn one_call_brings_every_token_of_the_page() {
 }
 
 #[tokio::test]
-async fn a_bundle_comes_whole_or_not_at_all_and_opens_no_door_of_its_own() {
+async fn a_bundle_is_all_or_nothing_and_grants_nothing_of_its_own() {
     let workspace = workspace();
     let warned = workspace.run(&["check"]);
     assert!(warned.stderr.contains("may use `bundles.fin` but not `intercom.fin`"), "{}", warned.stderr);
@@ -73,7 +73,7 @@ async fn a_bundle_comes_whole_or_not_at_all_and_opens_no_door_of_its_own() {
         Some("bundle"),
     );
     ask(&service, "both", user_1()).await.refused(400, "invalid_request", Some("bundle"));
-    // The one profile covers any subject, the other only user-N: so neither is minted.
+    // One profile allows any subject, the other only user-N. So neither token is minted.
     let strange = json!({"sub": "somebody", "bundle": "two"});
     ask(&service, "both", strange).await.refused(403, "access_denied", Some("sub"));
     assert!(
@@ -117,13 +117,13 @@ async fn the_claims_of_each_entry_are_its_profile_s() {
     }
 }
 
-/// A refusing Salesforce makes a page ask forty times a second: for three seconds that is granted, and then no more
-/// than two a second.
+/// A page whose token Salesforce refuses asks forty times a second. The service allows that for three seconds, and
+/// then two a second.
 #[tokio::test]
-async fn a_page_that_asks_again_and_again_is_told_to_wait() {
+async fn a_page_that_asks_too_often_is_told_to_wait() {
     let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
-    let house = InProcess::start(clock, "http://127.0.0.1:9", "").await;
-    let ask = |sub: &str| house.post("/identity-token", "both", &json!({"sub": sub, "profile": "web"}));
+    let service = InProcess::start(clock, "http://127.0.0.1:9", "").await;
+    let ask = |sub: &str| service.post("/identity-token", "both", &json!({"sub": sub, "profile": "web"}));
     for n in 0..120 {
         assert_eq!(ask("user-1").await.status.as_u16(), 200, "{n}");
     }
@@ -132,20 +132,20 @@ async fn a_page_that_asks_again_and_again_is_told_to_wait() {
         answer.refused(429, "rate_limited", None);
         assert_eq!(answer.header("retry-after"), "1");
     }
-    // Nobody else suffers: neither another user, nor the same one's other profile.
+    // Other users and other profiles of the same user aren't limited.
     ask("user-2").await.ok();
-    house.post("/identity-token", "both", &json!({"sub": "user-1", "profile": "shop"})).await.ok();
-    house.pass(1);
+    service.post("/identity-token", "both", &json!({"sub": "user-1", "profile": "shop"})).await.ok();
+    service.pass(1);
     ask("user-1").await.ok();
     ask("user-1").await.ok();
     ask("user-1").await.refused(429, "rate_limited", None);
     let counted =
-        house.metric(r#"tokenmint_remints_refused_total{caller="both",profile="identity.web"}"#).await;
+        service.metric(r#"tokenmint_remints_refused_total{caller="both",profile="identity.web"}"#).await;
     assert!(counted.ends_with(" 21"), "{counted}");
 }
 
 #[tokio::test]
-async fn a_storm_is_one_line_in_the_log() {
+async fn many_refused_requests_for_one_subject_are_one_line_in_the_log() {
     let workspace = Workspace::new();
     let limits = "[server]\nlimits.remint_burst = 3\nlimits.remints_per_minute = 1\n";
     workspace.configure(&configuration().replacen("[server]\n", limits, 1));
@@ -160,7 +160,7 @@ async fn a_storm_is_one_line_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_caller_keeps_to_its_own_rate() {
+async fn a_caller_is_limited_to_its_own_rate() {
     let workspace = Workspace::with(&format!(
         "[callers.slow]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\"]\nrate = 1\nburst = 5\n",
         sha256_hex("slow")
@@ -179,9 +179,5 @@ async fn a_caller_keeps_to_its_own_rate() {
     assert!((4..=5).contains(&refused), "{refused}");
     service.post("/identity-token", &json!({"sub": "u1"})).await.ok();
     let bad = Workspace::with("[callers.x]\napi_key_sha256 = []\nallow = []\nburst = 5\n").run(&["check"]);
-    assert!(
-        bad.stderr.contains("callers.x.burst") && bad.stderr.contains("goes with `rate`"),
-        "{}",
-        bad.stderr
-    );
+    assert!(bad.stderr.contains("callers.x.burst") && bad.stderr.contains("needs `rate`"), "{}", bad.stderr);
 }

@@ -1,4 +1,4 @@
-//! Who may ask, and for what.
+//! Authentication by API key, and authorization of profiles and subjects.
 
 use reqwest::Method;
 use serde_json::json;
@@ -22,13 +22,13 @@ async fn no_key_a_wrong_key_and_a_malformed_header_get_the_same_401() {
         Some("Bearer  tm_the-key-of-web"),
         Some("Bearer tm_the-key-of-we"),
         Some("Bearer tm_the-key-of-webb"),
-        // Who reads the configuration has the hash, and not the key.
+        // The hash from the configuration is not the key.
         Some(hash.as_str()),
     ] {
         let mut request = service.request(Method::POST, "/identity-token").json(&user_1());
         request = header.into_iter().fold(request, |request, value| request.header("Authorization", value));
         let answer = Answer::of(request.header("X-Request-Id", "same")).await;
-        // A header's trailing white space is not part of it (RFC 9110, section 5.5).
+        // Trailing white space is not part of a header's value (RFC 9110, section 5.5).
         if header == Some("Bearer tm_the-key-of-web ") {
             answer.ok();
             continue;
@@ -54,9 +54,9 @@ async fn a_key_is_taken_from_one_header_and_nowhere_else() {
     Answer::of(twice.json(&user_1())).await.refused(400, "invalid_request", None);
 }
 
-/// Credentials come before everything else: a stranger learns nothing of what a body should be.
+/// The service checks the credential first. So an unauthenticated caller learns nothing about the form of a body.
 #[tokio::test]
-async fn a_stranger_is_told_nothing_but_401() {
+async fn an_unauthenticated_caller_learns_nothing_but_401() {
     let service = Workspace::new().serve().await;
     for body in ["", "{", r#"{"sub":"a","x":1}"#, r#"{"sub":"a","profile":"web"}"#] {
         service.post_text("/identity-token", "wrong", body).await.refused(401, "invalid_client", None);
@@ -82,7 +82,7 @@ async fn a_caller_gets_what_it_is_allowed_and_nothing_else() {
     }
     ask(CRM_KEY, "/messaging-access-token", user_1()).await.refused(403, "access_denied", Some("profile"));
     ask(CRM_KEY, "/bundle", user_1()).await.refused(403, "access_denied", Some("bundle"));
-    // That a profile exists is nobody's business who may not use it.
+    // A caller that may not use a profile doesn't learn whether it exists.
     let there = ask(API_KEY, "/identity-token", json!({"sub": "user-1", "profile": "web512"})).await;
     let absent = ask(API_KEY, "/identity-token", json!({"sub": "user-1", "profile": "web513"})).await;
     let there = there.refused(403, "access_denied", Some("profile"));
@@ -93,7 +93,7 @@ async fn a_caller_gets_what_it_is_allowed_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn of_several_profiles_one_must_be_named() {
+async fn a_caller_with_several_profiles_must_name_one() {
     let workspace = Workspace::with(&format!(
         "[callers.both]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\", \"identity.web512\"]",
         sha256_hex("both")
@@ -107,7 +107,7 @@ async fn of_several_profiles_one_must_be_named() {
 }
 
 #[tokio::test]
-async fn subjects_are_those_of_the_profile_and_of_the_caller() {
+async fn a_subject_must_match_the_patterns_of_profile_and_caller() {
     let workspace = Workspace::with(&format!(
         "[callers.narrow]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web512\", \"intercom.fin\"]\n\
          subjects = \"user-1.*\"",
@@ -117,7 +117,7 @@ async fn subjects_are_those_of_the_profile_and_of_the_caller() {
     let identity =
         |sub: &str| service.post_text("/identity-token", "narrow", json!({"sub": sub}).to_string());
     identity("user-12").await.ok();
-    // The profile's own pattern has no anchors and is anchored all the same.
+    // The profile's pattern has no anchors and must match the whole subject nevertheless.
     for sub in ["user-2", "user-1x", "xuser-1", "user-1\u{2009}2"] {
         identity(sub).await.refused(403, "access_denied", Some("sub"));
     }
@@ -128,7 +128,7 @@ async fn subjects_are_those_of_the_profile_and_of_the_caller() {
 }
 
 #[tokio::test]
-async fn two_keys_of_one_caller_are_good_at_once() {
+async fn two_keys_of_one_caller_are_valid_at_once() {
     let workspace = Workspace::with(&format!(
         "[callers.moving]\napi_key_sha256 = [\"{}\", \"{}\"]\nallow = [\"identity.web\"]",
         sha256_hex("old"),
@@ -146,7 +146,7 @@ async fn two_keys_of_one_caller_are_good_at_once() {
 }
 
 #[tokio::test]
-async fn a_browser_is_given_no_leave() {
+async fn a_browser_gets_no_cors_headers() {
     let service = Workspace::new().serve().await;
     let preflight = service
         .request(Method::OPTIONS, "/identity-token")
@@ -167,9 +167,9 @@ async fn a_browser_is_given_no_leave() {
     }
 }
 
-/// reliability.md, case 15. Nothing that comes back, is logged or is counted has it from the request.
+/// reliability.md, case 15. No response, log line or metric takes these values from the request.
 #[tokio::test]
-async fn what_a_client_says_of_itself_and_of_the_host_is_never_read() {
+async fn forwarded_and_host_headers_are_never_read() {
     let service = Workspace::new().serve().await;
     let plain = |path: &'static str| service.request(Method::POST, path).bearer_auth(API_KEY);
     let spoofed = |path: &'static str| {

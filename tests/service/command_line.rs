@@ -1,4 +1,4 @@
-//! Where people tripped: what the command line takes, what it says, and what it leaves behind.
+//! The command line where users made mistakes: what it accepts, what it prints, and which files it leaves.
 
 use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{KEYS, Workspace, configuration, unverified, verified};
 
-/// The words of each command, those that only hold others included.
+/// The words of each command, groups of commands included.
 fn commands() -> Vec<Vec<String>> {
     fn below(command: &clap::Command, path: &[String], all: &mut Vec<Vec<String>>) {
         for inner in command.get_subcommands() {
@@ -31,7 +31,7 @@ fn with<'a>(path: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_is_as_wide_as_the_terminal_and_no_wider_than_a_person_reads() {
     let mut workspace = Workspace::bare();
-    // A terminal that knows no colours gets none, in a CI system either.
+    // A terminal without colours gets none, even in a CI system.
     workspace.set("CI", "true");
     for (columns, widest) in [(60, 60), (200, 100)] {
         for path in commands() {
@@ -40,7 +40,7 @@ fn help_is_as_wide_as_the_terminal_and_no_wider_than_a_person_reads() {
             assert!(longest <= widest, "{path:?} at {columns}: {longest} columns\n{shown}");
         }
     }
-    // The room that there is, is used.
+    // The help uses the width of the terminal.
     let shown = workspace.run_at_terminal(&["verify", "--help"], 200, "").ok();
     assert!(shown.lines().any(|line| line.chars().count() > 80), "{shown}");
 }
@@ -107,7 +107,7 @@ fn config_is_an_option_where_a_configuration_is_read_and_nowhere_else() {
         let ran = workspace.run(&arguments);
         assert!(ran.code() == 64 && ran.stderr.contains("none.toml"), "{arguments:?}: {}", ran.stderr);
     }
-    // As `docker --env-file` leaves it.
+    // `docker --env-file` leaves the quotes there.
     let ran = workspace.set("TOKENMINT_CONFIG", "\"etc/tokenmint.toml\"").run(&[
         "check",
         "--config",
@@ -116,7 +116,7 @@ fn config_is_an_option_where_a_configuration_is_read_and_nowhere_else() {
     assert!(ran.code() == 64 && ran.stderr.contains("TOKENMINT_CONFIG"), "{}", ran.stderr);
 }
 
-/// Whoever writes a name that isn't there is shown those that are.
+/// The message about an unknown name lists the known ones.
 #[test]
 fn an_unknown_name_is_answered_with_the_known_ones() {
     let workspace = Workspace::with("[bundles.page]\na = \"identity.web\"\nb = \"intercom.fin\"\n");
@@ -159,7 +159,7 @@ fn an_unknown_name_is_answered_with_the_known_ones() {
 }
 
 #[tokio::test]
-async fn a_duration_a_list_and_an_address_are_taken_as_people_write_them() {
+async fn durations_lists_and_addresses_are_accepted_in_their_usual_forms() {
     let mut workspace = Workspace::new();
     for (written, seconds) in [("600", 600), ("600s", 600), ("10m", 600), ("1h", 3600), ("1h 0m", 3600)] {
         let minted =
@@ -195,7 +195,7 @@ async fn a_duration_a_list_and_an_address_are_taken_as_people_write_them() {
     }
 }
 
-/// All names that appear in a folder while something runs.
+/// Records all file names that appear in a directory while `act` runs.
 fn appearing(folder: &Path, act: impl FnOnce()) -> Vec<String> {
     let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("a watch");
     inotify::add_watch(&watch, folder, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
@@ -218,9 +218,10 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A service that reads the folder must not see a key that is taken away again, nor one beside another's certificate.
+/// A service that reads the directory must never see a key that is removed again, or a key beside another key's
+/// certificate.
 #[test]
-fn a_file_in_the_way_of_a_new_key_leaves_nothing_half_made_at_any_moment() {
+fn a_new_key_whose_file_name_is_taken_leaves_no_partial_files() {
     for (arguments, folder, kid) in [
         (&["keys", "new", "Next", "--directory", "fresh"][..], "fresh", "Next"),
         (&["keys", "rotate", "--keyset", "web", "--kid", "Next"], "keys/web", "Next"),
@@ -242,13 +243,13 @@ fn a_file_in_the_way_of_a_new_key_leaves_nothing_half_made_at_any_moment() {
                 assert_eq!(ran.code(), 1, "{arguments:?}: {}", ran.stderr);
                 assert!(ran.stderr.contains(kid), "{}", ran.stderr);
             });
-            // The temporary file of a key is no half of it, but there is none either.
+            // A key's temporary file would be no partial key, but there is none either.
             assert_eq!((appeared, files(&folder)), (Vec::new(), before), "{arguments:?}, .{extension}");
             assert_eq!(std::fs::read_to_string(workspace.path(&old)).expect("the old file"), "old\n");
             assert!(!workspace.path("fresh/tokenmint.toml").exists());
         }
     }
-    // Where nothing is in the way, the key comes last: whoever finds it finds its certificate.
+    // Where no file is in the way, the key is written last. Whoever finds the key finds its certificate.
     let workspace = Workspace::bare();
     workspace.write("fresh/keyset.toml", "");
     let appeared = appearing(&workspace.path("fresh"), || {
@@ -259,7 +260,7 @@ fn a_file_in_the_way_of_a_new_key_leaves_nothing_half_made_at_any_moment() {
 }
 
 #[tokio::test]
-async fn init_takes_a_key_that_somebody_has() {
+async fn init_accepts_an_existing_key() {
     for (file, options, kid) in [
         ("WebAppKey7.key", &[][..], "WebAppKey7"),
         ("server.pem", &[], "WebAppKey1"),
@@ -291,7 +292,7 @@ async fn init_takes_a_key_that_somebody_has() {
         assert_eq!(verified(token, &service.jwks("/keysets/web/jwks.json").await)["sub"], "user-1");
         assert_eq!(unverified(token).0["kid"], kid);
     }
-    // What is no key is refused before anything is written.
+    // A file that is no key is refused before anything is written.
     let workspace = Workspace::bare();
     workspace.write("notes.key", "buy milk");
     for file in ["notes.key", "none.key"] {
@@ -331,7 +332,7 @@ fn init_writes_what_it_is_asked_for_and_says_what_only_its_user_knows() {
         expected.sort_unstable();
         assert_eq!(fields, expected, "{with}");
         assert!(expected.iter().all(|field| text.contains(field)), "{text}");
-        // `check` says the same, and is content once the values are there.
+        // `check` reports the same, and succeeds once the values are set.
         let ran = workspace.run(&["check", "--config", "new/tokenmint.toml", "--json"]);
         assert_eq!(ran.code(), 64);
         let said: Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -364,18 +365,18 @@ fn init_writes_what_it_is_asked_for_and_says_what_only_its_user_knows() {
 }
 
 #[test]
-fn init_checks_what_it_wrote_and_takes_back_what_is_not_sound() {
+fn init_checks_what_it_wrote_and_removes_it_if_it_is_invalid() {
     let workspace = Workspace::bare();
-    // A key that is there already, and nothing that says which of both signs.
+    // There is a key already, and no schedule that says which of the two signs.
     workspace.write_key("new/keys/web/Other.key", &KEYS.spare[0]);
     let ran = workspace.run(&["init", "new"]);
     assert_eq!(ran.code(), 64, "{}{}", ran.stdout, ran.stderr);
-    assert!(ran.stderr.contains("keyset.toml") && ran.stderr.contains("taken back"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("keyset.toml") && ran.stderr.contains("were removed"), "{}", ran.stderr);
     assert_eq!(files(&workspace.path("new/keys/web")), ["Other.key"]);
     assert_eq!(files(&workspace.path("new")), ["keys"]);
-    assert!(Workspace::bare().run(&["init", "new"]).ok().contains("is checked"));
+    assert!(Workspace::bare().run(&["init", "new"]).ok().contains("are checked"));
 
-    // What is in the way of the second key: the folders of the first go as well, and those above it that init made.
+    // The second key's file exists. So init removes the first key's directories too, and those above that it made.
     let workspace = Workspace::bare();
     workspace.write("new/keys/crm", "");
     let ran = workspace.run(&["init", "new", "--with", "oauth"]);
@@ -387,7 +388,7 @@ fn init_checks_what_it_wrote_and_takes_back_what_is_not_sound() {
     );
 }
 
-/// The key of the OAuth flow has its id, which no other key can have.
+/// The key of the OAuth flow has a fixed id, which no other key can have.
 #[test]
 fn init_refuses_two_keys_of_one_id_before_anything_is_written() {
     for arguments in [&["--kid", "CrmKey1"][..], &["--key", "CrmKey1.key"]] {
@@ -402,7 +403,7 @@ fn init_refuses_two_keys_of_one_id_before_anything_is_written() {
 }
 
 #[test]
-fn what_init_says_to_do_can_be_pasted_and_is_left_to_do() {
+fn the_next_steps_that_init_prints_can_be_pasted() {
     let workspace = Workspace::bare();
     let said = workspace.run(&["init", "my $HOME dir"]).ok();
     for command in ["check", "serve"] {
@@ -416,7 +417,7 @@ fn what_init_says_to_do_can_be_pasted_and_is_left_to_do() {
 }
 
 #[test]
-fn init_tells_git_of_every_secret_that_it_writes() {
+fn init_adds_every_secret_that_it_writes_to_gitignore() {
     for (with, before, ignored, warns) in [
         (&[][..], None, None, false),
         (&["--with", "fin"], None, Some("intercom.secret\n"), false),
@@ -428,7 +429,7 @@ fn init_tells_git_of_every_secret_that_it_writes() {
             workspace.write("new/.gitignore", before);
         }
         let ran = workspace.run(&[&["init", "new"], with].concat());
-        let warned = ran.stderr.contains("new/.gitignore is there already and doesn't name intercom.secret");
+        let warned = ran.stderr.contains("new/.gitignore exists already and doesn't list intercom.secret");
         assert_eq!(warned, warns, "{}", ran.stderr);
         ran.ok();
         let read = |path: &str| std::fs::read_to_string(workspace.path(path)).ok();
@@ -438,7 +439,7 @@ fn init_tells_git_of_every_secret_that_it_writes() {
 }
 
 #[test]
-fn keys_list_fits_a_hundred_columns_whatever_things_are_called_and_explains_its_signs() {
+fn keys_list_fits_a_hundred_columns_with_any_names_and_explains_its_signs() {
     let plain = Workspace::new();
     plain.write_key("keys/web/WebAppKey2.key", &KEYS.spare[0]);
     plain.write(
@@ -469,22 +470,19 @@ fn keys_list_fits_a_hundred_columns_whatever_things_are_called_and_explains_its_
         assert!(row.is_some_and(|row| row.contains(sign)), "{sign} in {table}");
         assert!(legend.contains(&format!("{sign}: ")), "{sign} in {legend}");
     }
-    assert!(
-        table.contains(" ? ") && legend.contains("?: no service that runs here could be asked"),
-        "{text}"
-    );
+    assert!(table.contains(" ? ") && legend.contains("?: no running service answered"), "{text}");
     assert!(
         !legend.contains("retiring") && !legend.contains('!'),
         "only what is there is explained: {legend}"
     );
 }
 
-/// What is done to a workspace before.
+/// Prepares a workspace.
 type Prepare<'a> = &'a dyn Fn(&Workspace);
 
-/// 2 is wrong usage and nothing else; what `serve` would not load is 64.
+/// Exit code 2 means wrong usage only. Files that `serve` would not load give 64.
 #[test]
-fn rotate_ends_with_the_code_that_the_contract_has_for_it() {
+fn rotate_ends_with_the_exit_code_of_the_contract() {
     let rotate = |workspace: &Workspace, more: &[&str]| {
         workspace.run(&[&["keys", "rotate", "--keyset", "web"], more].concat())
     };
@@ -538,9 +536,9 @@ fn rotate_ends_with_the_code_that_the_contract_has_for_it() {
     }
 }
 
-/// A command that fails in another way, too, says that its output is lost.
+/// A command that also fails otherwise reports that its output is lost.
 #[test]
-fn output_that_cannot_be_written_is_said_also_where_the_command_fails_in_another_way() {
+fn unwritable_output_is_reported_even_where_the_command_fails_otherwise() {
     let workspace = Workspace::new();
     for (arguments, reason) in [
         (&["check", "--json", "--config", "none.toml"][..], "none.toml"),
@@ -561,7 +559,7 @@ fn output_that_cannot_be_written_is_said_also_where_the_command_fails_in_another
     }
 }
 
-/// `callers new` prints a table that would be there twice, but for a name that is taken.
+/// `callers new` prints a table. For a name that is in use, that table would be a duplicate.
 #[test]
 fn a_second_key_of_a_caller_comes_with_the_line_that_lists_both() {
     let workspace = Workspace::new();
@@ -575,7 +573,7 @@ fn a_second_key_of_a_caller_comes_with_the_line_that_lists_both() {
     workspace.configure(&changed);
     workspace.run(&["check"]).ok();
     assert_eq!(line.matches('"').count(), 4, "the old hash and the new: {line}");
-    // Without a configuration, or with one that is broken, a key can be made all the same.
+    // Without a configuration, or with a broken one, the command makes a key nevertheless.
     Workspace::bare().run(&["callers", "new", "shop", "--allow", "identity.any"]).ok();
     workspace.configure("broken");
     let ran = workspace.run(&["callers", "new", "shop", "--allow", "identity.any"]);
@@ -583,7 +581,7 @@ fn a_second_key_of_a_caller_comes_with_the_line_that_lists_both() {
     ran.ok();
 }
 
-/// The control paths of the sandbox, as a person or a test mistypes them.
+/// The control paths of the sandbox, mistyped.
 #[tokio::test]
 async fn the_sandbox_answers_an_unknown_name_with_the_known_ones() {
     let played = crate::sandbox::play(crate::sandbox::org()).await;
@@ -621,7 +619,7 @@ fn a_command_that_waits_for_a_terminal_says_so() {
             ran.stdout
         );
     }
-    // From a pipe nobody is kept waiting.
+    // The command doesn't prompt when it reads from a pipe.
     let ran = workspace.run_with_input(&["verify"], &token);
     assert_eq!((ran.code(), ran.stderr.as_str()), (0, ""));
 }

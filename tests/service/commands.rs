@@ -1,11 +1,12 @@
 //! The command line, by its output and its exit codes.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::Value;
 
-use crate::support::{Workspace, configuration, sha256_hex, unverified, verified};
+use crate::support::{DEADLINE, Workspace, configuration, sha256_hex, unverified, verified};
 
 #[tokio::test]
 async fn init_makes_what_serve_needs() {
@@ -46,7 +47,7 @@ fn keys_new_makes_a_pair_a_certificate_and_a_jwk_that_belong_together() {
         std::fs::read_to_string(workspace.path(&format!("fresh/{kid}.{extension}"))).expect("a file")
     };
     let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_str(&read("jwk")).expect("a JWK");
-    // Without a name a key is called by its thumbprint.
+    // Without a name a key's id is its thumbprint.
     assert_eq!(jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).expect("RSA"), kid);
     let (_, certificate) = x509_parser::pem::parse_x509_pem(read("crt").as_bytes()).expect("PEM");
     let der = base64::engine::general_purpose::STANDARD.encode(&certificate.contents);
@@ -65,7 +66,7 @@ fn keys_new_makes_a_pair_a_certificate_and_a_jwk_that_belong_together() {
 }
 
 #[test]
-fn keys_list_says_what_signs_and_when_that_changes() {
+fn keys_list_shows_what_signs_and_when_that_changes() {
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey2.key", &crate::support::KEYS.web512);
     workspace.write(
@@ -86,7 +87,7 @@ fn keys_list_says_what_signs_and_when_that_changes() {
     };
     assert_eq!(listed("WebAppKey2")["state"], "pending");
     let first = listed("WebAppKey1");
-    // The longest life of a token (1 h) and an hour more.
+    // The longest lifetime of a token (1 h) plus an hour.
     assert_eq!(first["published_until"].as_i64(), first["signs_until"].as_i64().map(|until| until + 7200));
 }
 
@@ -109,14 +110,17 @@ async fn mint_makes_the_same_tokens_without_a_server() {
 }
 
 #[test]
-fn mint_says_what_is_wrong_with_its_options() {
+fn mint_reports_what_is_wrong_with_its_options() {
     let workspace = Workspace::new();
     for (arguments, why) in [
         (&["mint", "identity.web"][..], "--sub"),
         (&["mint", "identity.none", "--sub", "a"], "there is no profile `identity.none`"),
         (&["mint", "web", "--sub", "a"], "there is no profile `web`"),
         (&["mint", "identity.web", "--sub", "null"], "--sub names nobody"),
-        (&["mint", "identity.web512", "--sub", "someone"], "isn't what `identity.web512` lets subjects be"),
+        (
+            &["mint", "identity.web512", "--sub", "someone"],
+            "doesn't match the `subjects` of `identity.web512`",
+        ),
         (&["mint", "identity.web", "--sub", "a", "--ttl", "5"], "--ttl must be between"),
         (&["mint", "identity.web", "--sub", "a", "--claims", "x"], "--claims isn't JSON"),
         (&["mint", "identity.web", "--sub", "a", "--claims", r#"{"exp":1}"#], "--claims.exp isn't allowed"),
@@ -156,15 +160,15 @@ async fn healthcheck_tells_a_service_that_answers_from_one_that_does_not() {
     let listens = |address: &str| workspace.configure(&configuration().replace("127.0.0.1:0", address));
     listens(service.address("minting"));
     workspace.run(&["healthcheck"]).ok();
-    // Who listens everywhere is asked on loopback.
+    // `healthcheck` uses loopback for a service that listens on all addresses.
     let port = service.address("minting").rsplit(':').next().expect("a port").to_owned();
     listens(&format!("0.0.0.0:{port}"));
     workspace.run(&["healthcheck"]).ok();
     drop(service);
     let ran = workspace.run(&["healthcheck"]);
     assert_eq!(ran.code(), 1);
-    assert!(ran.stderr.contains("/livez can't be asked"), "{}", ran.stderr);
-    // Something else listens there, and says nothing.
+    assert!(ran.stderr.contains("/livez can't be reached"), "{}", ran.stderr);
+    // Another program listens there and never answers.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listens(&mute.local_addr().expect("an address").to_string());
     let ran = workspace.run(&["healthcheck", "--timeout", "1"]);
@@ -204,7 +208,7 @@ fn every_command_has_help_with_an_example_and_says_its_version() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_closed_output_pipe_is_no_panic() {
     let mut child = Workspace::bare()
         .command(&["openapi"])
         .stdout(std::process::Stdio::piped())
@@ -216,9 +220,9 @@ fn a_reader_that_goes_away_is_no_panic() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
-/// Else an API key that is shown once would be lost, and nobody told.
+/// Otherwise an API key, which is shown only once, would be lost without a message.
 #[tokio::test]
-async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_reader_that_goes_away() {
+async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
     let serving = Workspace::new();
     let service = serving.serve().await;
     let token = serving.run(&["mint", "identity.web", "--sub", "user-1"]).ok();
@@ -245,23 +249,24 @@ async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_r
         (&["completions", "bash"], Some(0)),
         (&["--help"], Some(0)),
         (&["--version"], Some(0)),
-        // These two would run on.
+        // These two commands don't end by themselves.
         (&["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://127.0.0.1:1"], Some(124)),
         (&["dev", "--listen", "127.0.0.1:0"], Some(124)),
     ] {
         shown.insert(arguments[0]);
-        let run = |redirect: &str| {
+        let run = |limit: Duration, redirect: &str| {
             let workspace = Workspace::new();
-            // Only this one asks for a service; another's, which reads other files, would rightly be no answer to the rest.
+            // Only this command contacts a service.
             if arguments[0] == "healthcheck" {
                 workspace.configure(&configuration().replace("127.0.0.1:0", service.address("minting")));
             }
-            workspace.run_in_shell(arguments, redirect)
+            workspace.run_in_shell_for(limit, arguments, redirect)
         };
-        let full = run("> /dev/full");
+        let full = run(2 * DEADLINE, "> /dev/full");
         assert_eq!(full.code(), 1, "{arguments:?}: {}", full.stderr);
         assert!(full.stderr.contains("standard output can't be written"), "{arguments:?}: {}", full.stderr);
-        let gone = run("| true; exit ${PIPESTATUS[0]}");
+        let limit = if readable == Some(124) { Duration::from_secs(10) } else { 2 * DEADLINE };
+        let gone = run(limit, "| true; exit ${PIPESTATUS[0]}");
         if let Some(code) = readable {
             assert_eq!(gone.code(), code, "{arguments:?}: {}", gone.stderr);
         }
@@ -274,7 +279,7 @@ async fn output_that_cannot_be_written_is_a_failure_of_every_command_but_not_a_r
     }
 }
 
-/// What `make run` does: the commands that `dev` prints are pasted into a shell, as a newcomer would.
+/// The commands that `dev` prints, pasted into a shell. `make run` starts `dev` for new users.
 #[tokio::test]
 async fn what_dev_prints_can_be_pasted() {
     use std::io::{BufRead as _, BufReader};
@@ -298,7 +303,7 @@ async fn what_dev_prints_can_be_pasted() {
     assert_eq!(verified(token.as_str().expect("a token"), &set)["sub"], "user-1");
     assert!(pasted("/intercom-user-jwt")["token"].is_string());
     assert!(pasted("/oauth-assertion")["assertion"].is_string());
-    // The whole circle: the sandbox in the same process takes both, and verifies the user through the JWKS.
+    // End to end: the sandbox in the same process accepts both tokens, and verifies the user with the JWKS.
     let oauth = pasted("/oauth-access-token");
     assert!(oauth["access_token"].as_str().is_some_and(|token| token.starts_with("00D")), "{oauth}");
     let page = pasted("/bundle");

@@ -3,14 +3,14 @@
 use crate::support::{KEYS, Running, Workspace, configuration, signal};
 use crate::tls::certificates;
 
-/// What to change in a good configuration -> the field to blame and a part of the message.
+/// Each row: a change of a good configuration, the field of the error, and a part of the message.
 const BAD: [(&str, &str, &str, &str); 74] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\"127.0.0.1:99999\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "8080", "server.listen", "must be a string, not an integer"),
-    ("\"127.0.0.1:0\"", "\"unix:\"", "server.listen", "names no socket"),
+    ("\"127.0.0.1:0\"", "\"unix:\"", "server.listen", "has no socket path"),
     ("[server]\n", "[server]\nlisten_on = \"x\"\n", "server.listen_on", "unknown key"),
     ("[server]\n", "[server]\nlimit.body = 1\n", "server.limit", "did you mean `limits`?"),
     ("[server]\n", "[server]\nlimits.body = \"16 MB\"\n", "server.limits.body", "units are B, KiB and MiB"),
@@ -116,7 +116,7 @@ const BAD: [(&str, &str, &str, &str); 74] = [
         "directory = \"keys/web\"\n",
         "directory = \"keys/web\"\nkid = \"x\"\n",
         "keysets.web.kid",
-        "goes with `key`",
+        "is only for `key`",
     ),
     ("directory = \"keys/web\"\n", "key = \"x\"\n", "keysets.web.kid", "is missing"),
     ("directory = \"keys/web\"\n", "key = \"x\"\nkid = \"../x\"\n", "keysets.web.kid", "a key id is"),
@@ -293,7 +293,7 @@ fn callers_are_told_apart_by_their_keys() {
 }
 
 #[test]
-fn all_that_is_wrong_is_said_at_once_with_the_keys_too() {
+fn all_problems_are_reported_at_once_including_those_of_keys() {
     let workspace = Workspace::new();
     let bad = configuration()
         .replacen("\"127.0.0.1:0\"", "\"nowhere\"", 1)
@@ -316,7 +316,7 @@ fn all_that_is_wrong_is_said_at_once_with_the_keys_too() {
 }
 
 #[test]
-fn what_is_not_toml_or_not_there_is_said_with_what_to_do() {
+fn a_missing_file_and_invalid_toml_are_reported_with_a_fix() {
     let workspace = Workspace::new();
     workspace.configure("[server]\nlisten = \"127.0.0.1:0\"\n[server]\n");
     let ran = workspace.run(&["check"]);
@@ -333,7 +333,7 @@ fn what_is_not_toml_or_not_there_is_said_with_what_to_do() {
 }
 
 #[test]
-fn every_section_of_the_contract_is_taken() {
+fn every_section_of_the_contract_is_accepted() {
     let workspace = Workspace::new();
     workspace.configure(&format!(
         "{}\n{}",
@@ -359,7 +359,7 @@ fn every_section_of_the_contract_is_taken() {
 }
 
 #[test]
-fn what_is_allowed_but_unwise_is_a_warning() {
+fn allowed_but_unwise_settings_are_warnings() {
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("\"intercom.com\"", "\"https://acme.com/\""));
     let ran = workspace.run(&["check"]);
@@ -405,7 +405,7 @@ fn a_key_can_stand_in_the_configuration_itself() {
 }
 
 #[test]
-fn a_section_that_is_none_is_reported_once() {
+fn a_value_in_place_of_a_section_is_reported_once() {
     let workspace = Workspace::bare();
     for section in ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"] {
         workspace.configure(&format!("{section} = 1"));
@@ -415,7 +415,7 @@ fn a_section_that_is_none_is_reported_once() {
     }
 }
 
-/// A name that is wrong says nothing of what is in its table.
+/// An invalid name is reported without errors about the contents of its table.
 #[test]
 fn unknown_keys_are_reported_at_each_depth_and_once() {
     let workspace = Workspace::bare();
@@ -431,7 +431,7 @@ fn unknown_keys_are_reported_at_each_depth_and_once() {
 }
 
 #[test]
-fn a_short_secret_is_taken_where_the_profile_says_so() {
+fn a_short_secret_is_accepted_where_the_profile_allows_it() {
     let workspace = Workspace::new();
     workspace.write("intercom.secret", "a-secret-of-31-bytes-0123456789\n");
     let ran = workspace.run(&["check"]);
@@ -460,7 +460,7 @@ fn certify(workspace: &Workspace, from: i32, to: i32) {
 const TLS: &str = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n";
 
 #[tokio::test]
-async fn a_certificate_that_clients_refuse_never_takes_the_place_of_another() {
+async fn a_certificate_that_clients_would_refuse_never_replaces_another() {
     let workspace = Workspace::new();
     let good = configuration().replace("listen = \"127.0.0.1:0\"\n", TLS);
     workspace.configure(&good);
@@ -486,7 +486,7 @@ async fn a_certificate_that_clients_refuse_never_takes_the_place_of_another() {
     }
 }
 
-/// A service that is started to renew its certificate, or that serves others as well, must start.
+/// The service must start nevertheless: it may renew the certificate, or have other listeners.
 #[tokio::test]
 async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_no_reload() {
     let workspace = Workspace::new();
@@ -507,7 +507,7 @@ async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_n
     service.logged("\"reloaded\"").await;
 }
 
-/// TLS takes no notice: an authority's own life is for whoever trusts it to look at.
+/// TLS doesn't check it: the dates of a trust anchor are not part of path validation.
 #[test]
 fn an_authority_of_clients_that_has_expired_is_warned_of() {
     let workspace = Workspace::new();
@@ -522,9 +522,9 @@ fn an_authority_of_clients_that_has_expired_is_warned_of() {
     assert!(ran.code() == 0 && ran.stderr.contains(warning), "{}", ran.stderr);
 }
 
-/// Without the authority, everybody who has an API key comes in.
+/// Without the authority, an API key would be enough.
 #[tokio::test]
-async fn whether_clients_show_certificates_is_settled_at_the_start() {
+async fn client_certificates_cannot_be_required_by_a_reload() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "tls");
     let without = configuration().replace("listen = \"127.0.0.1:0\"\n", TLS);
@@ -545,7 +545,7 @@ async fn whether_clients_show_certificates_is_settled_at_the_start() {
     refused(&workspace.serve().await, &with).await;
 }
 
-/// Such a reload must leave the service answering: it once went round for ever.
+/// Regression test: such a reload was an endless loop once.
 #[tokio::test]
 async fn a_digest_that_is_listed_twice_is_refused_by_a_reload_which_goes_on() {
     let workspace = Workspace::new();

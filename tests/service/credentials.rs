@@ -1,4 +1,4 @@
-//! Callers that are known by their connection: a name in their certificate, or the user behind a Unix socket.
+//! Callers authenticated by their connection: a name in their certificate, or the peer's user of a Unix socket.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -32,7 +32,7 @@ async fn ask(service: &Running, client: &reqwest::Client, api_key: Option<&str>)
 }
 
 #[tokio::test]
-async fn a_certificate_s_name_is_a_caller_and_only_the_whole_name() {
+async fn a_certificate_authenticates_a_caller_only_by_its_whole_name() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     workspace.configure(&mutual(CALLERS));
@@ -52,22 +52,22 @@ async fn a_certificate_s_name_is_a_caller_and_only_the_whole_name() {
         ("wildcard", "DNS:*.internal"),
         ("shouting", "URI:spiffe://acme/RAILS"),
         ("other-kind", "email:spiffe://acme/rails,URI:rails.internal"),
-        // A common name is no name here, whoever is called so.
+        // A common name doesn't count.
         ("rails.internal", "DNS:nobody.internal"),
         ("two-callers", "DNS:rails.internal,DNS:job.internal"),
     ] {
-        let stranger = ask(&service, &of(name, san), None).await;
-        assert_eq!(stranger.status.as_u16(), 401, "{name}: {}", stranger.text);
+        let unknown = ask(&service, &of(name, san), None).await;
+        assert_eq!(unknown.status.as_u16(), 401, "{name}: {}", unknown.text);
     }
-    // What the policy says of the caller holds, however it is known.
+    // The caller's policy applies, however it is authenticated.
     let job = of("job", "DNS:job.internal");
     ask(&service, &job, None).await.refused(403, "access_denied", Some("profile"));
 }
 
-/// Were the connection's caller taken in place of a wrong key, a botched change of keys would mint under another
-/// policy and another name, and nobody would notice.
+/// If a wrong key fell back to the connection's caller, a failed key change would mint under another policy and
+/// name, unnoticed.
 #[tokio::test]
-async fn who_sends_a_key_is_the_caller_of_that_key_or_nobody() {
+async fn a_request_with_an_api_key_is_that_key_s_caller_s_or_refused() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certified(&workspace, "clients", "rails", "DNS:rails.internal");
@@ -85,9 +85,9 @@ async fn who_sends_a_key_is_the_caller_of_that_key_or_nobody() {
     Answer::of(two).await.refused(400, "invalid_request", None);
 }
 
-/// The names are read when the connection is made, and whose they are when a request comes.
+/// The names are read when the connection opens. Each request looks up which caller they belong to.
 #[tokio::test]
-async fn a_caller_that_is_taken_away_is_nobody_on_its_open_connection_too() {
+async fn a_removed_caller_is_refused_on_its_open_connection_too() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certified(&workspace, "clients", "rails", "DNS:rails.internal");
@@ -101,7 +101,7 @@ async fn a_caller_that_is_taken_away_is_nobody_on_its_open_connection_too() {
     ask(&service, &rails, None).await.refused(401, "invalid_client", None);
 }
 
-/// A request through a Unix socket by another user; the status.
+/// Sends a request through a Unix socket as another user, and returns the status.
 fn as_user(uid: u32, socket: &std::path::Path, header: &str) -> String {
     let asked = Command::new("curl")
         .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket"])
@@ -116,7 +116,7 @@ fn as_user(uid: u32, socket: &std::path::Path, header: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs root: make system"]
-async fn behind_a_unix_socket_the_user_is_the_caller() {
+async fn on_a_unix_socket_the_peer_s_user_is_the_caller() {
     let workspace = Workspace::new();
     let callers = "[callers.rails]\npeer_uid = 21001\nallow = [\"identity.web\"]\n\
                    [callers.job]\npeer_uid = 21002\nallow = [\"oauth.crm\"]\n";
@@ -126,7 +126,7 @@ async fn behind_a_unix_socket_the_user_is_the_caller() {
     let mode = |path: &std::path::Path, mode: u32| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
     };
-    // As the folder's owner would by a group.
+    // The directory's owner would open it to a group instead.
     mode(&workspace.path(""), 0o755);
     mode(&socket, 0o666);
     assert_eq!(as_user(21_001, &socket, "X-Nothing: 1"), "200");

@@ -1,4 +1,4 @@
-//! Settings from the environment.
+//! Settings in environment variables.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
@@ -41,7 +41,7 @@ async fn a_service_needs_no_file_at_all() {
     assert_eq!(body["kid"], "EnvKey");
 }
 
-/// As in an image built from nothing: what needs no Salesforce goes on.
+/// For example in an image built from scratch. Everything that doesn't need Salesforce works.
 #[tokio::test]
 async fn a_host_without_certificate_authorities_mints() {
     let mut workspace = Workspace::new();
@@ -77,7 +77,7 @@ fn a_secret_can_be_given_as_a_file_and_not_twice() {
     let line = "intercom.fin.secret (environment TOKENMINT_INTERCOM__FIN__SECRET): is given twice";
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
     assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
-    // Also where one of the two is in the file, which has `secret_file`.
+    // Also where one of the two is in the configuration file, which has `secret_file`.
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_INTERCOM__FIN__SECRET", "another-messenger-api-secret-0123456789");
     let ran = workspace.run(&["check"]);
@@ -99,7 +99,7 @@ fn a_misspelt_override_is_an_error_and_a_near_miss_a_warning() {
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
 
     let mut workspace = Workspace::new();
-    // What Kubernetes sets by itself for a service of this name stays unread.
+    // Kubernetes sets such variables for a service of this name. They are ignored.
     workspace.set("TOKENMINT_SERVICE_HOST", "10.0.0.1").set("TOKENMINT_PORT", "tcp://10.0.0.1:80");
     workspace.set("TOKENMINT_SERVER_LISTEN", "127.0.0.1:1");
     let ran = workspace.run(&["check"]);
@@ -123,7 +123,7 @@ fn the_file_is_named_by_flag_or_variable_and_paths_start_beside_it() {
     workspace.run(&["check"]).ok();
 }
 
-/// Else a file that can't be read would be an empty one, and the variables a configuration of their own.
+/// Otherwise an unreadable file would count as empty, and the variables as the whole configuration.
 #[test]
 fn only_a_file_that_is_not_there_may_be_left_out() {
     let mut workspace = Workspace::bare();
@@ -154,7 +154,7 @@ fn only_a_file_that_is_not_there_may_be_left_out() {
     }
 }
 
-/// Dropped, this one would let the caller name any subject.
+/// If this variable were ignored, the caller could name any subject.
 #[test]
 fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
     let workspace = Workspace::new();
@@ -184,11 +184,11 @@ fn a_variable_that_is_not_utf_8_is_an_error_that_names_it() {
         assert_eq!(code, Some(64), "{value}: {said}");
         assert!(said.contains("environment RUST_LOG: ") && said.contains(why), "{value}: {said}");
     }
-    // Those of others are theirs.
+    // Variables of other programs are ignored.
     assert_eq!(check(b"LS_COLORS", b"\xff").0, Some(0));
 }
 
-/// Names of settings are the same in capitals and small letters, and one of two values would be dropped.
+/// Names of settings are case-insensitive, so one of the two values would be ignored.
 #[test]
 fn two_variables_of_one_setting_are_refused() {
     for (one, other) in [
@@ -204,7 +204,7 @@ fn two_variables_of_one_setting_are_refused() {
     }
 }
 
-/// A setting, and a value of it that is good.
+/// Settings, each with a valid value.
 const SETTINGS: [(&str, &str); 55] = [
     ("SERVER__LISTEN", "127.0.0.1:0"),
     ("SERVER__AUDIT", "required"),
@@ -263,12 +263,13 @@ const SETTINGS: [(&str, &str); 55] = [
     ("CALLERS__WEB__RATE", "10"),
 ];
 
-/// A shell takes them away, `docker --env-file` and systemd's `EnvironmentFile` in part, editors add them.
+/// Quotes and white space around a value. A shell removes them, `docker --env-file` and systemd's `EnvironmentFile`
+/// only some of them, and editors add them.
 #[test]
-fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
+fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     let workspace = Workspace::bare();
     let text = configuration().replace("secret_file = \"intercom.secret\"\n", "");
-    // All that is said of that setting.
+    // All problems of that setting.
     let said = |variable: &str, field: &str, value: &str| {
         let environment: Environment = std::iter::once((variable.to_owned(), value.to_owned())).collect();
         let parsed = Config::parse("tokenmint.toml", &text, workspace.path(""), &environment);
@@ -283,7 +284,7 @@ fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
         let field = setting.replace("__", ".").to_lowercase();
         let silent = said(&variable, &field, good);
         assert!(silent.is_empty(), "{silent:?}");
-        // Of a key's text its reader knows where it begins and ends: tests/service/readers.rs.
+        // The PEM reader finds the beginning and the end of a key itself: tests/service/readers.rs.
         if setting == "KEYSETS__TEXT__KEY" {
             continue;
         }
@@ -314,7 +315,7 @@ fn what_is_left_around_a_value_is_refused_by_the_name_of_the_setting() {
 }
 
 #[test]
-fn what_is_left_around_a_secret_in_a_file_is_refused() {
+fn leftover_quotes_and_spaces_around_a_secret_in_a_file_are_refused() {
     let workspace = Workspace::new();
     let secret = "intercom-messenger-api-secret-0123456789";
     for (left, why) in [
@@ -346,7 +347,7 @@ fn what_is_left_around_a_secret_in_a_file_is_refused() {
 }
 
 #[test]
-fn what_is_left_around_the_name_of_the_configuration_is_told() {
+fn leftover_quotes_around_the_name_of_the_configuration_are_reported() {
     for (name, why) in [
         ("'tokenmint.toml'", "a quote"),
         ("tokenmint.toml ", "white space"),
@@ -359,7 +360,7 @@ fn what_is_left_around_the_name_of_the_configuration_is_told() {
 }
 
 #[test]
-fn a_list_is_one_of_texts_or_an_error() {
+fn a_list_that_is_not_of_strings_is_an_error() {
     for (list, fine) in [
         ("plan,locale", true),
         ("plan, locale", true),

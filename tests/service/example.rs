@@ -1,4 +1,4 @@
-//! `keys.example` is complete: after the commands of its own README, `check` passes.
+//! `keys.example` is complete: after the commands of its README, `check` passes.
 
 use std::path::Path;
 use std::process::Command;

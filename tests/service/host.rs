@@ -1,20 +1,19 @@
-//! What the host may see of the process: no copy of a key as text or DER, no core dump, no other program.
+//! Hardening of the process: no copy of a key as text or DER in memory, no core dump, no child process.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use rsa::pkcs8::DecodePrivateKey as _;
 use rsa::traits::PrivateKeyParts as _;
 
-use crate::reload::{in_memory, within_five_seconds};
-use crate::support::{KEYS, Workspace, configuration, signal, user_1};
+use crate::reload::in_memory;
+use crate::support::{KEYS, Workspace, configuration, eventually, eventually_blocking, signal, user_1};
 use crate::tls::{certificates, client};
 
-/// Parts of a key as it stands in a file, and as its numbers stand in DER.
+/// Parts of a key in the form of its file, and of its numbers in DER.
 fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     let key = rsa::RsaPrivateKey::from_pkcs8_pem(pem).expect("a key");
     let der = key.to_pkcs1_der().expect("DER").as_bytes().to_vec();
@@ -29,7 +28,7 @@ fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// reliability.md, case 44. What signs is in memory in the library's own form alone, twice at most.
+/// reliability.md, case 44. A signing key is in memory only in the library's own form, at most twice.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
@@ -47,7 +46,7 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     let read = |name: &str| fs::read_to_string(workspace.path(name)).expect(name);
     let look = |when: &str| {
         let mut found = Vec::new();
-        // The TLS key is read anew by a reload, and an open connection keeps the old configuration.
+        // A reload reads the TLS key again, and an open connection keeps the old configuration.
         for (name, pem, most) in [("signing", KEYS.web.clone(), 2), ("TLS", read("server.key"), 4)] {
             let traces = traces(&pem);
             let hits = |trace: &[u8]| in_memory(service.pid(), trace);
@@ -65,15 +64,23 @@ async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
     };
     mint().await;
     look("after the start");
-    // The files are looked at every two seconds, and read again on SIGHUP.
+    // The service polls its files, and reads them again on SIGHUP.
     signal(service.pid(), "HUP");
     service.logged("reloaded").await;
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let metrics = format!("https://{}/metrics", service.address("minting"));
+    let looked = async || {
+        let metrics = client.get(&metrics).send().await.expect("TLS").text().await.expect("text");
+        let name = "tokenmint_config_last_look_timestamp_seconds ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|time| time.parse::<f64>().ok()).expect("a time")
+    };
+    let reloaded = looked().await;
+    eventually("the service looks at its files again", async || looked().await > reloaded).await;
     mint().await;
     look("after a reload");
 }
 
-/// A reload reads all secrets anew, and nothing of the reading stays: one copy of each is in use, and none of the one before.
+/// A reload reads all secrets again. One copy of each is in use after it, and none of the old values.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
@@ -88,7 +95,8 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     };
     let write = |fin: &str| {
         for (name, secret) in secrets(fin) {
-            // Long, and looked for by its end: an allocator writes over the beginning of what is given back.
+            // The secret is long and searched for by its end: an allocator overwrites the beginning of freed
+            // memory.
             let before = if name == "redis.key" { String::new() } else { "=".repeat(150) };
             workspace.write(name, &format!("{before}{secret}\n"));
         }
@@ -102,7 +110,7 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     let service = workspace.serve().await;
     let copies =
         |fin: &str| secrets(fin).map(|(name, secret)| (name, in_memory(service.pid(), secret.as_bytes())));
-    // The library that speaks to Redis has the password once more; the key for Redis isn't kept as text.
+    // The Redis client holds the password once more. The encryption key for Redis isn't kept as text.
     let in_use = [("intercom.secret", 1), ("audit.secret", 1), ("redis.secret", 2), ("redis.key", 0)];
     assert_eq!(copies("first"), in_use, "after the start");
     for (reloads, (before, fin)) in
@@ -110,14 +118,13 @@ async fn a_reload_leaves_no_copy_of_a_secret_in_memory() {
     {
         write(fin);
         signal(service.pid(), "HUP");
-        within_five_seconds("reloaded", async || service.log().matches("reloaded").count() > reloads).await;
-        within_five_seconds("no more is in memory than after the start", async || copies(fin) == in_use)
-            .await;
-        within_five_seconds("the secret before is gone", async || copies(before)[0].1 == 0).await;
+        eventually("reloaded", async || service.log().matches("reloaded").count() > reloads).await;
+        eventually("no more is in memory than after the start", async || copies(fin) == in_use).await;
+        eventually("the secret before is gone", async || copies(before)[0].1 == 0).await;
     }
 }
 
-/// Runs it as another user, with its standard output in `log`, and waits for "started".
+/// Starts the service as another user, with its standard output in `log`, and waits for "started".
 fn start_as(uid: u32, workspace: &Workspace, wrap: &[&str]) -> (Child, u32) {
     let binary = workspace.path("tokenmint");
     fs::copy(env!("CARGO_BIN_EXE_tokenmint"), &binary).expect("copied");
@@ -129,11 +136,9 @@ fn start_as(uid: u32, workspace: &Workspace, wrap: &[&str]) -> (Child, u32) {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).current_dir(&folder).uid(uid).gid(uid).stdin(Stdio::null()).stdout(log);
     let child = command.stderr(Stdio::null()).spawn().expect("it runs");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !fs::read_to_string(folder.join("log")).expect("the log").contains("\"started\"") {
-        assert!(Instant::now() < deadline, "not started");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    eventually_blocking("the service has started", || {
+        fs::read_to_string(folder.join("log")).expect("the log").contains("\"started\"")
+    });
     let pid = child.id();
     (child, pid)
 }
@@ -143,10 +148,10 @@ fn as_user(uid: u32, script: &str) -> String {
     String::from_utf8_lossy(&ran.expect("bash runs").stdout).into_owned()
 }
 
-/// Cases 42, 43 and 49.
+/// reliability.md, cases 42, 43 and 49.
 #[test]
 #[ignore = "needs root and strace: make system"]
-fn nobody_reads_its_memory_alive_or_dead() {
+fn no_process_of_its_user_reads_its_memory_and_it_leaves_no_core_dump() {
     const USER: u32 = 21_001;
     let workspace = Workspace::new();
     let (mut child, pid) = start_as(USER, &workspace, &[]);
@@ -155,14 +160,14 @@ fn nobody_reads_its_memory_alive_or_dead() {
         &format!("cat /proc/{pid}/environ /proc/{pid}/maps; head -c1 /proc/{pid}/mem; ls /proc/{pid}/fd"),
     );
     assert_eq!(tried, "", "another process of the same user");
-    // strace attaches as a debugger does.
+    // strace attaches like a debugger.
     let attached = as_user(USER, &format!("timeout 3 strace -qq -o /dev/null -p {pid} 2>&1"));
     assert!(attached.contains("Operation not permitted"), "{attached}");
     let own = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     assert!(own.contains("Umask:\t0077"), "{own}");
     let log = fs::read_to_string(workspace.path("log")).expect("the log");
     assert!(!log.contains("runs as root"), "{log}");
-    // It can count its own descriptors all the same.
+    // The service itself can still count its descriptors.
     let address = log
         .lines()
         .find_map(|line| line.split("\"address\":\"").nth(1)?.split('"').next())
@@ -179,15 +184,15 @@ fn nobody_reads_its_memory_alive_or_dead() {
 
 #[tokio::test]
 #[ignore = "needs root and strace: make system"]
-async fn root_is_told_that_it_is_root() {
+async fn running_as_root_is_warned_of() {
     let service = Workspace::new().serve().await;
     service.logged("runs as root").await;
 }
 
-/// Case 50, and what happens where the kernel refuses.
+/// reliability.md, case 50, and a kernel that refuses the protection.
 #[test]
 #[ignore = "needs root and strace: make system"]
-fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
+fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {
     let workspace = Workspace::new();
     let trace = workspace.path("trace");
     let trace = trace.to_str().expect("text");
@@ -209,7 +214,9 @@ fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
     let traced: u32 = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a pid");
     signal(traced, "HUP");
-    std::thread::sleep(Duration::from_millis(500));
+    eventually_blocking("the service has reloaded", || {
+        fs::read_to_string(workspace.path("log")).expect("the log").contains("\"reloaded\"")
+    });
     signal(traced, "TERM");
     child.wait().expect("it ends");
     let calls = fs::read_to_string(Path::new(trace)).expect("the trace");
@@ -232,8 +239,8 @@ fn no_program_is_started_and_no_key_is_read_where_memory_stays_open() {
     );
 }
 
-/// A signature that takes long is made where it holds up no answer: on threads of lower priority. What decides is the time
-/// that the key's own signature took.
+/// Signatures that take long run on threads of lower priority, so they delay no answer. The duration that the
+/// service measures for the key decides.
 #[tokio::test]
 async fn long_signatures_run_on_threads_of_lower_priority() {
     let made = Command::new("openssl").args(["genrsa", "4096"]).output().expect("openssl runs");

@@ -1,23 +1,24 @@
-//! The service in the test's process: by a clock that the test sets, over a real socket, reloading when told to.
+//! The service in the test's process, with a clock that the test sets, over a real socket. It reloads only on
+//! demand.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokenmint::app::reload::{Reloader, Source};
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::reload::{ConfigSource, Reloader};
+use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::{Clock as _, ManualClock, Randomness, SystemRandomness};
 use tokenmint::config::Environment;
 
 use crate::support::{API_KEY, Answer, CRM_KEY, Workspace, sha256_hex};
 
-/// The service in this process, by the test's clock, over a real socket.
+/// The service in this process, with a clock that the test sets, over a real socket.
 pub struct InProcess {
     pub url: String,
     pub client: reqwest::Client,
     pub clock: Arc<ManualClock>,
-    /// Of the key that signs assertions; DER.
+    /// The certificate of the key that signs assertions, as DER.
     pub certificate: Vec<u8>,
     pub workspace: Arc<Workspace>,
     reloader: Mutex<Reloader>,
@@ -81,7 +82,7 @@ allow = ["identity.plain"]
         Self::of(Arc::new(workspace), clock).await
     }
 
-    /// The service with the `tokenmint.toml` of `workspace`. It reloads when told to, and not by itself.
+    /// Starts the service with the `tokenmint.toml` of `workspace`. It doesn't look for changed files by itself.
     pub async fn of(workspace: Arc<Workspace>, clock: Arc<ManualClock>) -> Self {
         Self::with(workspace, clock, Arc::new(SystemRandomness::default())).await
     }
@@ -91,13 +92,14 @@ allow = ["identity.plain"]
         clock: Arc<ManualClock>,
         randomness: Arc<dyn Randomness>,
     ) -> Self {
-        let source = Source { file: Some(workspace.path("tokenmint.toml")), environment: Environment::new() };
+        let source =
+            ConfigSource { file: Some(workspace.path("tokenmint.toml")), environment: Environment::new() };
         let config = source.load().unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
-        let loaded = Loaded::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let loaded = LoadedConfig::new(config, &*clock).unwrap_or_else(|problems| panic!("{problems:?}"));
         let crm = loaded.ring.find("CrmKey1");
         let certificate = crm.map(|(_, key)| key.certificate(clock.now()).der).unwrap_or_default();
-        let ambient = Ambient { clock: clock.clone(), randomness };
-        let app = App::bind(loaded, ambient, || 0).await.expect("bound");
+        let clock_and_rng = ClockAndRng { clock: clock.clone(), randomness };
+        let app = App::bind(loaded, clock_and_rng, || 0).await.expect("bound");
         let url =
             app.addresses().next().map(|(_, _, address)| format!("http://{address}")).expect("a listener");
         let reloader = Mutex::new(app.reloader(source));
@@ -110,14 +112,14 @@ allow = ["identity.plain"]
         self.reloader.lock().expect("not poisoned").reload();
     }
 
-    /// The keys that it publishes, by id and in its order.
+    /// The ids of the published keys, in their order.
     pub async fn published(&self, keyset: &str) -> Vec<String> {
         let set = self.get(&format!("/keysets/{keyset}/jwks.json")).await.ok();
         let keys = set["keys"].as_array().expect("keys").iter();
         keys.map(|key| key["kid"].as_str().expect("a kid").to_owned()).collect()
     }
 
-    /// The key that signs.
+    /// The id of the key that signs.
     pub async fn signing(&self) -> String {
         let minted = self.post("/identity-token", API_KEY, &json!({"sub": "user-1"})).await.ok();
         minted["kid"].as_str().expect("a kid").to_owned()

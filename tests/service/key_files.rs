@@ -1,4 +1,4 @@
-//! Key files: what is refused, by which name, and what is taken. The corpus is made here, each time.
+//! Key files: which are refused, with which name, and which are accepted. The tests generate them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +15,7 @@ use rsa::traits::PublicKeyParts as _;
 
 use crate::support::{KEYS, Workspace, user_1, verified};
 
-/// The numbers of a key, each of which a case can bend.
+/// The numbers of a key. A case can change each of them.
 #[derive(Clone)]
 struct Numbers {
     n: BigUint,
@@ -46,7 +46,7 @@ impl Numbers {
         }
     }
 
-    /// A key that is sound but for its primes or its exponent.
+    /// A key that is valid except for its primes or its exponent.
     fn from_primes(p: BigUint, q: BigUint, e: u32) -> Self {
         use num_bigint_dig::ModInverse as _;
         let one = BigUint::from(1_u32);
@@ -87,7 +87,7 @@ pub fn block(label: &str, contents: &[u8]) -> String {
     pem::encode(&pem::Pem::new(label, contents))
 }
 
-/// Another's tool makes what we can't.
+/// openssl makes the forms that tokenmint can't make.
 pub fn openssl(arguments: &str) -> String {
     let made = Command::new("openssl").args(arguments.split(' ')).output().expect("openssl runs");
     assert!(made.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&made.stderr));
@@ -101,7 +101,7 @@ fn prime(bits: usize) -> BigUint {
     next_prime(&BigUint::from_bytes_be(&bytes))
 }
 
-/// A number of ROCA's shape, k·M + 65537^a mod M, without a small factor.
+/// A number with the structure of ROCA, k·M + 65537^a mod M, without a small factor.
 fn roca_number() -> BigUint {
     let is_prime = |n: &u32| (2..*n).all(|d| !n.is_multiple_of(d));
     let primes: Vec<u32> = (2..752).filter(is_prime).collect();
@@ -220,14 +220,14 @@ fn each_bad_key_is_refused_by_name_and_never_shown() {
         assert_eq!(ran.code(), 64, "{name}: {}", ran.stderr);
         let line = ran.stderr.lines().find(|line| line.contains("WebAppKey1.key")).unwrap_or_default();
         assert!(line.starts_with("keysets.web (") && line.contains(why), "{name}: {}", ran.stderr);
-        // Four lines of a PEM body, had any of it been printed.
+        // Four lines of the PEM body, none of which may be printed.
         let body = String::from_utf8_lossy(&content);
         let leaked = body.lines().filter(|line| line.len() > 40 && !line.contains("-----"));
         assert!(leaked.into_iter().all(|line| !ran.stderr.contains(line)), "{name}: {}", ran.stderr);
     }
 }
 
-/// The port is taken: a service that asked for it before it looked at its keys would say so, and end with 1.
+/// The port is in use. A service that opened it before it read its keys would report that, with exit code 1.
 #[test]
 fn the_service_does_not_open_a_port_with_a_bad_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -322,10 +322,11 @@ fn a_key_that_others_can_read_is_refused_as_openssh_does() {
     }
 }
 
-/// As Kubernetes mounts secrets: root's, 0440, the group ours. Needs root to make such a file.
+/// Like Kubernetes mounts secrets: owned by root, mode 0440, with the service's group. Making such a file needs
+/// root.
 #[test]
 #[ignore = "needs root: make system"]
-fn a_key_of_root_that_only_our_group_can_read_is_fine() {
+fn a_key_of_root_that_only_the_service_s_group_can_read_is_accepted() {
     let workspace = Workspace::new();
     fs::set_permissions(workspace.path(""), Permissions::from_mode(0o755)).expect("ours");
     let key = workspace.path("keys/web/WebAppKey1.key");
@@ -356,7 +357,7 @@ fn a_key_of_root_that_only_our_group_can_read_is_fine() {
     }
 }
 
-/// The key's own certificate, and bytes that a verifier's parser may refuse.
+/// The key's own certificate, followed by bytes that a verifier's parser may refuse.
 fn with_more_behind(workspace: &Workspace) -> String {
     let key = workspace.path("keys/web/WebAppKey1.key");
     let made = openssl(&format!("req -x509 -new -subj /CN=x -key {}", key.display()));
@@ -389,7 +390,7 @@ fn a_certificate_that_is_not_the_key_s_is_refused() {
 }
 
 #[test]
-fn a_key_directory_that_makes_no_sense_is_explained() {
+fn an_inconsistent_key_directory_is_explained() {
     type Spoil<'a> = &'a dyn Fn(&Workspace);
     let cases: [(&str, Spoil<'_>, &str); 13] = [
         ("no directory", &|w| fs::remove_dir_all(w.path("keys/web")).expect("there"), "can't be listed"),
@@ -470,16 +471,16 @@ fn a_key_directory_that_makes_no_sense_is_explained() {
 }
 
 #[test]
-fn one_key_behind_two_doors_is_a_warning() {
+fn one_key_for_both_identity_tokens_and_assertions_is_a_warning() {
     let workspace = Workspace::new();
     workspace.write_key("keys/crm/CrmKey1.key", &KEYS.web);
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 0);
-    assert!(ran.stderr.contains("one leak opens both doors"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("one leak exposes both"), "{}", ran.stderr);
 
     let workspace = Workspace::new();
     workspace.configure(&crate::support::configuration().replace("keyset = \"crm\"", "keyset = \"web\""));
     let ran = workspace.run(&["check"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("one leaked key would open both doors"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("one leaked key would compromise both"), "{}", ran.stderr);
 }

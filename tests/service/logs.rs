@@ -1,4 +1,4 @@
-//! A log that nobody reads, or that can't be written: minting goes on, or fails closed where the audit is required.
+//! A log that nobody reads or that can't be written. Minting goes on, or fails closed where the audit is required.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 use serde_json::json;
 
-use crate::support::{API_KEY, Answer, Workspace, configuration, free_port, signal, user_1};
+use crate::support::{
+    API_KEY, Answer, Workspace, configuration, eventually, free_port, signal, timed, user_1,
+};
 
-/// Of the bundle that makes many audit lines at a time.
+/// The number of entries of the bundle `many`, each of which writes an audit line.
 const ENTRIES: usize = 200;
 
-/// The service with a standard output of the test's choice.
+/// The service with a given standard output.
 struct Started {
     child: Child,
     url: String,
@@ -51,11 +53,10 @@ impl Started {
             client: Client::new(),
             _workspace: workspace,
         };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while started.client.get(format!("{}/livez", started.url)).send().await.is_err() {
-            assert!(Instant::now() < deadline, "not started");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually("the service answers", async || {
+            started.client.get(format!("{}/livez", started.url)).send().await.is_ok()
+        })
+        .await;
         started
     }
 
@@ -64,27 +65,27 @@ impl Started {
         Answer::of(request.json(&json!({"user_id": sub.to_string()}))).await
     }
 
-    /// As many audit lines as the bundle has entries.
+    /// Requests the bundle, which writes `ENTRIES` audit lines.
     async fn mint_many(&self, sub: usize) -> Answer {
         let request = self.client.post(format!("{}/bundle", self.url)).bearer_auth(API_KEY);
         Answer::of(request.json(&json!({"sub": sub.to_string()}))).await
     }
 
-    /// Sends SIGTERM, and waits for the end; its exit code, how long it took, and what it said of it.
+    /// Sends SIGTERM and waits for the end. Returns the exit code, the duration, and the standard error.
     async fn terminate(&mut self) -> (Option<i32>, Duration, String) {
         let begin = Instant::now();
         signal(self.child.id(), "TERM");
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                break status;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(20), "it doesn't end");
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        };
+        let mut status = None;
+        eventually("the service ends", async || {
+            status = self.child.try_wait().expect("a child of ours");
+            status.is_some()
+        })
+        .await;
+        let took = begin.elapsed();
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().expect("piped");
         stderr.read_to_string(&mut said).expect("text");
-        (status.code(), begin.elapsed(), said)
+        (status.expect("it has ended").code(), took, said)
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -104,7 +105,7 @@ fn refused_unaudited(answer: &Answer) {
 
 /// reliability.md, case 99.
 #[tokio::test]
-async fn minting_goes_on_with_a_full_disk_a_dead_reader_and_no_output_at_all() {
+async fn minting_goes_on_with_a_full_disk_a_closed_log_pipe_and_no_output() {
     let full = || File::options().write(true).open("/dev/full").expect("Linux");
     let mut dead_reader = Started::with("best-effort", Stdio::piped(), &[]).await;
     drop(dead_reader.child.stdout.take());
@@ -120,13 +121,13 @@ async fn minting_goes_on_with_a_full_disk_a_dead_reader_and_no_output_at_all() {
         }
         assert_eq!(service.metric(MINTED).await, 50, "{name}");
         let dropped = service.metric(DROPPED).await;
-        // The line at which it fails is kept, and those before it in the buffer.
+        // The line that failed and those in the buffer before it aren't dropped yet.
         assert!(if drops { (30..=60).contains(&dropped) } else { dropped == 0 }, "{name}: {dropped}");
     }
 }
 
 #[tokio::test]
-async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
+async fn with_a_required_audit_no_token_leaves_without_a_log_line() {
     let full = File::options().write(true).open("/dev/full").expect("Linux");
     let service = Started::with("required", full, &[]).await;
     for sub in 0..20 {
@@ -148,11 +149,11 @@ async fn with_a_required_audit_nothing_leaves_that_is_not_logged() {
 }
 
 #[tokio::test]
-async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
+async fn an_invalid_log_filter_is_reported_and_logging_goes_on() {
     let mut workspace = Workspace::new();
     workspace.configure(&configuration());
     let service = workspace.set("RUST_LOG", "tokenmint=loud").serve().await;
-    let told = service.logged("taken for `info`").await;
+    let told = service.logged("using `info` instead").await;
     assert!(told.contains("tokenmint=loud") && told.contains("WARN"), "{told}");
     drop(service);
     for (filter, word) in [
@@ -162,16 +163,16 @@ async fn a_filter_that_cannot_be_read_is_told_and_the_log_goes_on() {
         ("info,[{caller}]=off", "[{caller}]=off"),
     ] {
         let service = workspace.set("RUST_LOG", filter).serve().await;
-        let told = service.logged("taken for `info`").await;
+        let told = service.logged("using `info` instead").await;
         assert!(told.contains(&format!("`{word}` isn't a level")) && told.contains("WARN"), "{told}");
     }
-    // As where an environment file leaves it empty.
+    // For example, an environment file sets it to nothing.
     let service = workspace.set("RUST_LOG", "").serve().await;
     service.post("/identity-token", &user_1()).await.ok();
     service.logged("minted").await;
 }
 
-/// Mints more lines than the pipe and the buffer of 16,384 hold; the last answer.
+/// Writes more log lines than the pipe and the buffer of 16,384 lines hold. Returns the last answer.
 async fn fill(service: &Started) -> Answer {
     let mut last = service.mint_many(0).await;
     for sub in 1..100 {
@@ -180,9 +181,9 @@ async fn fill(service: &Started) -> Answer {
     last
 }
 
-/// A reader that hangs fills the pipe, then the buffer; neither the workers nor memory have to wait for it.
+/// If the reader hangs, the pipe fills and then the buffer. Requests don't wait for it, and memory doesn't grow.
 #[tokio::test]
-async fn a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well() {
+async fn a_stuck_log_reader_blocks_no_request_and_minting_recovers_with_it() {
     let free = Started::with("best-effort", Stdio::piped(), &[]).await;
     fill(&free).await.ok();
     assert!(free.metric(DROPPED).await > 1000, "it was full");
@@ -195,14 +196,10 @@ async fn a_stuck_reader_blocks_nobody_and_when_it_reads_again_all_is_well() {
         let mut piece = vec![0; 65_536];
         while log.read(&mut piece).is_ok_and(|length| length > 0) {}
     });
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !strict.mint(7).await.status.is_success() {
-        assert!(Instant::now() < deadline, "it never recovers");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("it mints again", async || strict.mint(7).await.status.is_success()).await;
 }
 
-/// The audit lines of a log that must consist of whole lines.
+/// Counts the audit lines of a log, and asserts that it consists of whole lines.
 #[track_caller]
 fn audit_lines(log: &[u8]) -> usize {
     assert!(
@@ -215,9 +212,10 @@ fn audit_lines(log: &[u8]) -> usize {
     parsed.filter(|line| line["message"] == "minted").count()
 }
 
-/// Reads slowly, from after the signal on.
+/// The reader is slow and starts about when the signal is sent.
 #[tokio::test]
 async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
+    let _timed = timed();
     let mut service = Started::with("required", Stdio::piped(), &[]).await;
     for sub in 0..50 {
         service.mint_many(sub).await.ok();
@@ -226,6 +224,7 @@ async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
     let reader = std::thread::spawn(move || {
         let (mut read, mut piece) = (Vec::new(), vec![0; 65_536]);
         loop {
+            // A slow reader.
             std::thread::sleep(Duration::from_millis(60));
             match log.read(&mut piece).expect("readable") {
                 0 => return read,
@@ -239,7 +238,7 @@ async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
     assert_eq!(audit_lines(&reader.join().expect("no panic")), 50 * ENTRIES, "after {took:?}");
 }
 
-/// The number in what was said of lost lines.
+/// The number of lost lines in the message on standard error.
 #[track_caller]
 fn lost_lines(said: &str) -> usize {
     let count =
@@ -247,9 +246,9 @@ fn lost_lines(said: &str) -> usize {
     count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{said}"))
 }
 
-/// All lines since the start are counted, also those that were turned away before the end.
+/// The count includes all lines since the start, also those dropped before the shutdown.
 #[tokio::test]
-async fn a_log_that_could_not_be_written_is_told_with_the_error_and_all_that_was_lost() {
+async fn a_failed_log_is_reported_with_its_error_and_the_number_of_lost_lines() {
     for (audit, code) in [("best-effort", 0), ("required", 1)] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
@@ -271,10 +270,10 @@ async fn a_log_that_could_not_be_written_is_told_with_the_error_and_all_that_was
     }
 }
 
-/// What can't be told any more is counted, and a failure where the audit is required. The last line that was written is
-/// whole.
+/// Unwritten lines are counted, and are a failure where the audit is required. The last written line is whole.
 #[tokio::test]
-async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
+async fn log_lines_that_nobody_reads_before_the_end_are_counted_and_reported() {
+    let _timed = timed();
     for (audit, code) in [("required", 1), ("best-effort", 0)] {
         let mut service = Started::with(audit, Stdio::piped(), &[]).await;
         for sub in 0..20 {
@@ -287,16 +286,17 @@ async fn a_reader_that_never_comes_loses_lines_at_the_end_and_that_is_said() {
         service.child.stdout.take().expect("piped").read_to_end(&mut log).expect("what the pipe holds");
         let written = audit_lines(&log);
         let lost = lost_lines(&said);
-        assert!(said.contains("nobody read them in time"), "{said}");
-        // Others than audit lines are lost as well: those of the stop.
+        assert!(said.contains("the reader was too slow"), "{said}");
+        // The lines of the shutdown are lost as well.
         let all = written + lost;
         assert!((20 * ENTRIES..=20 * ENTRIES + 5).contains(&all), "{audit}: {written} + {lost}");
     }
 }
 
-/// A second signal waits for nothing.
+/// A second signal ends the service at once.
 #[tokio::test]
-async fn a_second_signal_ends_the_wait_for_a_reader() {
+async fn a_second_sigterm_ends_the_wait_for_a_log_reader() {
+    let _timed = timed();
     let mut service = Started::with("required", Stdio::piped(), &[]).await;
     for sub in 0..20 {
         service.mint_many(sub).await.ok();
@@ -305,7 +305,7 @@ async fn a_second_signal_ends_the_wait_for_a_reader() {
     let (code, took, _) = service.terminate().await;
     assert_eq!(code, Some(1));
     assert!(took < Duration::from_secs(5), "{took:?}");
-    // Where the log takes all, none is lost by it.
+    // Where the log can be written, the second signal loses no line.
     let file = tempfile::tempfile().expect("a file");
     let mut service = Started::with("required", file, &[]).await;
     service.mint(1).await.ok();

@@ -1,4 +1,5 @@
-//! Runs the service as its users do: the real binary, real files, real sockets.
+//! Integration tests of the service: the real binary, real files and real sockets. Some run the service in the
+//! test's process, to set its clock.
 
 #![allow(clippy::panic, clippy::print_stdout, reason = "a test panics to fail, and says what it leaves out")]
 #![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]
@@ -7,7 +8,6 @@
 mod batch;
 mod bundle;
 mod callers;
-mod circles;
 mod command_line;
 mod commands;
 mod configuration;
@@ -17,12 +17,15 @@ mod doctor;
 mod environment;
 mod example;
 mod exchange;
+mod exchange_faults;
 mod host;
+mod import_cycles;
 mod in_process;
 mod key_files;
 mod listeners;
 mod logs;
 mod minting;
+mod module_order;
 mod openapi;
 mod outages;
 mod panics;
@@ -32,15 +35,13 @@ mod publishing;
 mod readers;
 mod refusals;
 mod reload;
+mod request_smuggling;
 mod retirement;
-mod rooms;
 mod rotation;
 mod salesforce_metadata;
 mod sandbox;
 mod secrecy;
 mod shared_cache;
-mod storm;
-mod strict;
 mod supervisor;
 mod supply;
 mod support;

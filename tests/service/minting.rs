@@ -1,12 +1,13 @@
-//! What the three minting endpoints answer, verified through the JWKS that they publish.
+//! The tokens of the three minting endpoints, verified with the published JWKS.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{API_KEY, Answer, Workspace, sha256_hex, unverified, user_1, verified};
+use crate::support::{API_KEY, Answer, Workspace, retrying, sha256_hex, unverified, user_1, verified};
 
 fn names(value: &Value) -> BTreeSet<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
@@ -19,7 +20,7 @@ fn now() -> i64 {
 }
 
 #[tokio::test]
-async fn an_identity_token_says_what_its_profile_says_and_verifies_through_the_jwks() {
+async fn an_identity_token_has_the_claims_of_its_profile_and_verifies_with_the_jwks() {
     let service = Workspace::new().serve().await;
     let answer = service.post("/identity-token", &user_1()).await;
     let body = answer.ok();
@@ -66,7 +67,7 @@ async fn a_token_answer_is_stored_nowhere_and_has_no_etag() {
 }
 
 #[tokio::test]
-async fn an_rs512_profile_signs_rs512_with_a_key_that_says_so() {
+async fn an_rs512_profile_signs_rs512_with_a_key_published_as_such() {
     let workspace = Workspace::with(&format!(
         "[callers.web512]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web512\"]",
         sha256_hex("tm_512")
@@ -79,13 +80,13 @@ async fn an_rs512_profile_signs_rs512_with_a_key_that_says_so() {
     let set = service.get("/keysets/web512/jwks.json").await.json();
     assert_eq!(set["keys"][0]["alg"], "RS512");
     let claims = verified(token, &service.jwks("/keysets/web512/jwks.json").await);
-    // Without `audience` there is no `aud`: Salesforce checks none.
+    // Without `audience` there is no `aud`. Salesforce doesn't check it.
     assert_eq!(names(&claims), BTreeSet::from(["iss", "sub", "iat", "exp"]));
     assert_eq!(body["expires_in"], 3600);
 }
 
 #[tokio::test]
-async fn a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered() {
+async fn a_caller_sets_the_ttl_and_the_listed_claims_and_nothing_is_altered() {
     let service = Workspace::new().serve().await;
     let claims = json!({"plan": {"name": "pro \u{1f600}", "seats": [1, 2.5, null, true]}, "locale": "de"});
     let body = json!({"sub": "Jürgen \"J\" Groß/\\", "ttl": 60, "claims": claims, "profile": "web"});
@@ -94,7 +95,7 @@ async fn a_caller_sets_the_life_and_the_listed_claims_and_nothing_is_altered() {
         verified(answer["token"].as_str().expect("a token"), &service.jwks("/.well-known/jwks.json").await);
     assert_eq!(minted["sub"], body["sub"]);
     assert_eq!([&minted["plan"], &minted["locale"]], [&claims["plan"], &claims["locale"]]);
-    // Two users to Salesforce, which compares bytes, though a normal form makes them one.
+    // Two users for Salesforce, which compares bytes, although Unicode normalization makes them equal.
     for sub in ["J\u{fc}rgen", "Ju\u{308}rgen"] {
         let answer = service.post("/identity-token", &json!({"sub": sub})).await.ok();
         assert_eq!(unverified(answer["token"].as_str().expect("a token")).1["sub"], sub);
@@ -135,7 +136,7 @@ async fn an_intercom_user_jwt_is_signed_with_the_secret_and_names_the_user_as_a_
     let answer = service.post("/intercom-user-jwt", &body).await.ok();
     let token = answer["token"].as_str().expect("a token");
     assert_eq!(unverified(token).0, json!({"alg": "HS256", "typ": "JWT"}));
-    // The file's trailing newline is no part of the secret.
+    // The file's trailing newline is not part of the secret.
     let key = jsonwebtoken::DecodingKey::from_secret(b"intercom-messenger-api-secret-0123456789");
     let rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     let claims = jsonwebtoken::decode::<Value>(token, &key, &rules).expect("a valid signature").claims;
@@ -148,7 +149,7 @@ async fn an_intercom_user_jwt_is_signed_with_the_secret_and_names_the_user_as_a_
 }
 
 #[tokio::test]
-async fn the_bare_token_comes_with_accept_application_jwt() {
+async fn accept_application_jwt_gets_the_bare_token() {
     let service = Workspace::new().serve().await;
     let set = service.jwks("/.well-known/jwks.json").await;
     for (path, body) in [("/identity-token", user_1()), ("/oauth-assertion", json!({}))] {
@@ -161,7 +162,7 @@ async fn the_bare_token_comes_with_accept_application_jwt() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
+async fn a_harmless_request_id_is_kept_and_any_other_replaced() {
     let service = Workspace::new().serve().await;
     let with =
         |id: &str| Answer::of(service.request(Method::GET, "/livez").header("X-Request-Id", id.to_owned()));
@@ -183,14 +184,16 @@ async fn a_request_id_is_kept_if_harmless_and_made_if_not() {
 }
 
 #[tokio::test]
-async fn a_hundred_askers_at_once_all_get_a_token_of_their_own() {
+async fn a_hundred_concurrent_callers_each_get_their_own_token() {
     let service = Workspace::new().serve().await;
     let set = service.jwks("/.well-known/jwks.json").await;
-    let asks = (0..100).map(|n| {
-        let request = service.request(Method::POST, "/identity-token").bearer_auth(API_KEY);
-        Answer::of(request.json(&json!({"sub": format!("user-{n}")})))
-    });
-    let asks: Vec<_> = asks.map(tokio::spawn).collect();
+    let service = Arc::new(service);
+    let asks: Vec<_> = (0..100)
+        .map(|n| {
+            let (service, body) = (service.clone(), json!({"sub": format!("user-{n}")}));
+            tokio::spawn(async move { retrying(|| service.post("/identity-token", &body)).await })
+        })
+        .collect();
     for (n, ask) in asks.into_iter().enumerate() {
         let body = ask.await.expect("no panic").ok();
         let claims = verified(body["token"].as_str().expect("a token"), &set);
@@ -206,7 +209,7 @@ async fn a_hundred_askers_at_once_all_get_a_token_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
+async fn a_key_signs_from_its_sign_from_on_and_its_predecessor_stays_published() {
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey2.key", &crate::support::KEYS.web512);
     workspace.write_key("keys/web/WebAppKey3.key", &crate::support::KEYS.crm);
@@ -230,13 +233,13 @@ async fn a_key_signs_from_its_time_on_and_the_one_before_stays_published() {
         let set = service.get("/keysets/web/jwks.json").await.json();
         set["keys"].as_array().expect("keys").iter().map(|key| key["kid"].clone()).collect::<Vec<_>>()
     };
-    // Key 1 has signed until a minute ago; key 3 is known before it signs.
+    // Key 1 signed until a minute ago. Key 3 is published before it signs.
     scheduled(&tokenmint::clock::UnixTime::from_seconds(now() - 60).to_string());
     let service = workspace.serve().await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
     assert_eq!(published(&service).await, ["WebAppKey1", "WebAppKey2", "WebAppKey3"]);
     drop(service);
-    // Key 1's last token has long expired, so it is gone.
+    // Key 1's last token has expired, so the key is no longer published.
     scheduled("2026-01-02T00:00:00Z");
     let service = workspace.serve().await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
@@ -266,9 +269,9 @@ async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
     assert_eq!(service.get("/readyz").await.status.as_u16(), 503);
 }
 
-/// Character for character: no digit, sign, zero or exponent comes or goes.
+/// Unchanged in every character: digits, sign, zeros, exponent.
 #[tokio::test]
-async fn a_number_in_a_claim_is_signed_as_it_came_or_refused() {
+async fn a_number_in_a_claim_is_signed_unchanged_or_refused() {
     let service = Workspace::new().serve().await;
     let mint = async |(path, subject, claim): (&str, &str, &str), number: &str| {
         let claims = format!(r#"{{"{claim}":[{number},{{"a":-{number}}}]}}"#);

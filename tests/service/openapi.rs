@@ -1,16 +1,16 @@
-//! `openapi.yaml` describes exactly what is served.
+//! `openapi.yaml` describes exactly the served routes.
 
 use std::collections::BTreeSet;
 
-use tokenmint::http::ROUTES;
+use tokenmint::api::ROUTES;
 
 use crate::support::Workspace;
 
-/// The operations of the file, without a YAML library: paths stand two spaces in, methods four.
+/// The operations of the file, read without a YAML library: paths are indented by two spaces, methods by four.
 fn described() -> BTreeSet<(String, String)> {
     let mut path = String::new();
     let mut operations = BTreeSet::new();
-    let paths = tokenmint::http::OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1);
+    let paths = tokenmint::api::OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1);
     for line in paths.take_while(|line| line.is_empty() || line.starts_with(' ')) {
         let name = line.trim().trim_end_matches(':').trim_matches('\'');
         match line.len() - line.trim_start().len() {

@@ -1,5 +1,5 @@
-//! What else may stand in Salesforce's place: hosts that can't show that they are it, answers that drip, stall, are too long or
-//! lead elsewhere, and a service that is started again and again.
+//! Faults of the upstream: invalid certificates, answers that drip, stall, are too long or redirect. And the login
+//! budget across restarts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::exchange::Fake;
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Workspace, configuration, sha256_hex};
+use crate::support::{API_KEY, DEADLINE, Workspace, configuration, eventually, retrying, sha256_hex};
 
 const TOKEN: &str =
     r#"{"access_token":"opaque","token_type":"Bearer","instance_url":"https://acme.my.salesforce.com"}"#;
@@ -23,7 +23,7 @@ fn ok(length: usize) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// Reads a request to the end of its form; how many bytes came.
+/// Reads a whole request and returns its length.
 async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> usize {
     let mut request = Vec::new();
     let is_whole = |request: &[u8]| {
@@ -42,30 +42,57 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> usize {
     request.len()
 }
 
-/// A host that answers each request with `begins`, and from then on with a piece of `goes_on` after each pause. Counts what
-/// it could write of that.
-async fn host(begins: String, goes_on: &'static [u8], pause: Duration) -> (String, Arc<AtomicUsize>) {
+/// What a slow host has done so far.
+#[derive(Default)]
+struct Progress {
+    /// Received requests.
+    requests: AtomicUsize,
+    /// Written pieces of answers, or pauses where a piece is empty.
+    pieces: AtomicUsize,
+    /// Connections on which a write failed.
+    closed: AtomicUsize,
+}
+
+impl Progress {
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    fn pieces(&self) -> usize {
+        self.pieces.load(Ordering::SeqCst)
+    }
+
+    fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// A host that answers each request with `begins`, and then with the `piece` after each `pause`.
+async fn slow_host(begins: String, piece: &'static [u8], pause: Duration) -> (String, Arc<Progress>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
-    let written = Arc::new(AtomicUsize::new(0));
-    let counted = written.clone();
+    let progress = Arc::new(Progress::default());
+    let counted = progress.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let (begins, written) = (begins.clone(), counted.clone());
+            let (begins, progress) = (begins.clone(), counted.clone());
             tokio::spawn(async move {
                 read_request(&mut stream).await;
+                progress.requests.fetch_add(1, Ordering::SeqCst);
                 stream.write_all(begins.as_bytes()).await.expect("written");
                 loop {
+                    // The delay of a slow host.
                     tokio::time::sleep(pause).await;
-                    if stream.write_all(goes_on).await.is_err() {
+                    if stream.write_all(piece).await.is_err() {
+                        progress.closed.fetch_add(1, Ordering::SeqCst);
                         return;
                     }
-                    written.fetch_add(goes_on.len(), Ordering::SeqCst);
+                    progress.pieces.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
     });
-    (address, written)
+    (address, progress)
 }
 
 async fn service_of(salesforce: &str) -> InProcess {
@@ -73,9 +100,9 @@ async fn service_of(salesforce: &str) -> InProcess {
     InProcess::start(clock, salesforce, "").await
 }
 
-/// reliability.md, case 68: five seconds in all, and not from one byte to the next.
+/// reliability.md, case 68: the timeout of five seconds is for the whole answer, and not between two bytes.
 #[tokio::test]
-async fn an_answer_that_drips_or_stalls_is_given_up_after_five_seconds() {
+async fn an_answer_that_drips_or_stalls_times_out_after_five_seconds() {
     let half_a_second = Duration::from_millis(500);
     let patterns = [
         ("a head that drips", "HTTP/1.1 200 OK\r\nX-Drip: ".to_owned(), &b"a"[..]),
@@ -83,30 +110,31 @@ async fn an_answer_that_drips_or_stalls_is_given_up_after_five_seconds() {
         ("a head that stalls", "HTTP/1.1 200 OK\r\nX-Drip: ".to_owned(), b""),
         ("a body that stalls", ok(9000) + &TOKEN[..20], b""),
     ];
-    let waits = patterns.map(|(name, begins, goes_on)| async move {
-        let (salesforce, _) = host(begins, goes_on, half_a_second).await;
+    let waits = patterns.map(|(name, begins, piece)| async move {
+        let (salesforce, progress) = slow_host(begins, piece, half_a_second).await;
         let service = service_of(&salesforce).await;
         let start = Instant::now();
-        let (answer, minted) = tokio::join!(service.oauth(), async {
-            let minted = service.post("/identity-token", API_KEY, &json!({"sub": "user-1"})).await;
-            (minted, start.elapsed())
-        });
-        let took = start.elapsed();
-        answer.refused(504, "upstream_timeout", None);
-        assert!((4500..5800).contains(&took.as_millis()), "{name}: {took:?}");
-        minted.0.ok();
-        assert!(minted.1 < Duration::from_secs(1), "{name}: minting waited for {:?}", minted.1);
+        let exchange = tokio::spawn(service.oauth());
+        eventually("the host has a request", async || progress.requests() == 1).await;
+        retrying(|| service.post("/identity-token", API_KEY, &json!({"sub": "user-1"}))).await.ok();
+        assert!(!exchange.is_finished(), "{name}: minting waited for the exchange");
+        exchange.await.expect("no panic").refused(504, "upstream_timeout", None);
+        let (took, pieces) = (start.elapsed(), progress.pieces());
+        assert!(took >= Duration::from_millis(4900), "{name}: {took:?}");
+        // Counted in pauses of the host. If the machine is busy, its timers are as late as those of the service.
+        assert!(pieces <= 11, "{name}: {pieces} halves of a second, {took:?}");
     });
     join_all(waits).await;
 }
 
-/// reliability.md, case 74: what comes beyond 64 KiB is not read, and a token behind it is none.
+/// reliability.md, case 74: an answer is read up to 64 KiB, and a longer one is an error.
 #[tokio::test]
-async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
+async fn an_answer_of_64_kib_is_read_and_a_longer_one_is_aborted() {
+    const PIECE: usize = 8 << 10;
     const MOST: usize = 64 << 10;
     for (length, is_taken) in [(MOST, true), (MOST + 1, false)] {
         let body = TOKEN.to_owned() + &" ".repeat(length - TOKEN.len());
-        let (salesforce, _) = host(ok(length) + &body, b"", Duration::from_mins(1)).await;
+        let (salesforce, _) = slow_host(ok(length) + &body, b"", Duration::from_mins(1)).await;
         let answer = service_of(&salesforce).await.oauth().await;
         if is_taken {
             answer.ok();
@@ -116,18 +144,16 @@ async fn an_answer_of_64_kib_is_taken_and_one_that_is_longer_is_given_up() {
             assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
         }
     }
-    let (salesforce, written) = host(ok(1 << 30), &[b' '; 8 << 10], Duration::from_millis(1)).await;
-    let start = Instant::now();
+    let (salesforce, progress) = slow_host(ok(1 << 30), &[b' '; PIECE], Duration::from_millis(1)).await;
     let answer = service_of(&salesforce).await.oauth().await;
     assert!(answer.text.contains("more than 64 KiB"), "{}", answer.text);
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    // The connection is gone, and only what lies in the buffers of the host was sent for nothing.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let sent = written.load(Ordering::SeqCst);
+    // Only what the kernel buffers was sent in vain.
+    eventually("the connection is closed", async || progress.closed() == 1).await;
+    let sent = progress.pieces() * PIECE;
     assert!(sent < 16 << 20, "{sent} bytes");
 }
 
-/// reliability.md, case 75: an assertion goes where the configuration says, and nowhere else.
+/// reliability.md, case 75: an assertion is sent only to the configured URL.
 #[tokio::test]
 async fn no_redirect_is_followed() {
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -158,7 +184,7 @@ async fn no_redirect_is_followed() {
     assert!(elsewhere.accept().is_err(), "a redirect was followed");
 }
 
-/// A certificate for these names by that authority, valid between these years; with its key.
+/// A TLS configuration with a certificate of `issuer` for `name`, valid between these years.
 fn certified(
     issuer: &rcgen::Issuer<'_, &rcgen::KeyPair>,
     name: &str,
@@ -176,10 +202,10 @@ fn certified(
     Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).expect("a pair"))
 }
 
-/// reliability.md, case 67. A host that can't show by a certificate that it is Salesforce gets no assertion; nor does one
-/// whose name nobody knows. Minting goes on.
+/// reliability.md, case 67. A host without a valid certificate gets no assertion, and neither does one whose name
+/// doesn't resolve. Minting goes on.
 #[tokio::test]
-async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
+async fn a_host_with_an_invalid_certificate_gets_no_assertion() {
     let authority = |name: &str| {
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no name");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -231,15 +257,14 @@ async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
     let service = workspace.set("SSL_CERT_FILE", &authorities).serve().await;
     for name in names {
         let body = json!({"profile": format!("oauth.{name}")}).to_string();
-        let start = Instant::now();
-        let answer = service.post_text("/oauth-access-token", "all", body).await;
+        let answer = service.post_text("/oauth-access-token", "all", body);
+        let answer = tokio::time::timeout(DEADLINE, answer).await.expect("an answer in time");
         if name == "good" {
             answer.ok();
             continue;
         }
         answer.refused(503, "upstream_unavailable", None);
         answer.header("retry-after");
-        assert!(start.elapsed() < Duration::from_secs(6), "{name}: {:?}", start.elapsed());
         service.post("/identity-token", &json!({"sub": name})).await.ok();
     }
     for ((name, _, is_good), bytes) in hosts.iter().zip(heard) {
@@ -247,9 +272,9 @@ async fn a_host_whose_certificate_is_not_good_gets_no_assertion() {
     }
 }
 
-/// reliability.md, case 83: a crash loop has the budget of one service.
+/// reliability.md, case 83: a crash loop shares one budget.
 #[tokio::test]
-async fn a_restart_leaves_the_budget_as_it_is() {
+async fn a_restart_does_not_reset_the_login_budget() {
     let now = SystemClock::default().now();
     let (fake, salesforce) = Fake::start(Arc::new(ManualClock::at(now))).await;
     let workspace = Workspace::new();
@@ -263,7 +288,7 @@ async fn a_restart_leaves_the_budget_as_it_is() {
     workspace.configure(&text);
     let mut statuses = Vec::new();
     for start in 0..5 {
-        // Killed at the end of each round.
+        // The service is killed at the end of each round.
         let service = workspace.serve().await;
         let sub = json!({"sub": format!("user-{start}")});
         statuses.push(service.post("/messaging-access-token", &sub).await.status.as_u16());
@@ -271,7 +296,7 @@ async fn a_restart_leaves_the_budget_as_it_is() {
     assert_eq!((statuses, fake.asked()), (vec![200, 200, 200, 503, 503], 3));
 }
 
-/// As an operator's shell may have them; an assertion must not pass through somebody's hands.
+/// An operator's shell may set them. An assertion must not pass through a proxy.
 #[tokio::test]
 async fn no_proxy_of_the_environment_is_used() {
     let now = SystemClock::default().now();

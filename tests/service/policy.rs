@@ -1,4 +1,4 @@
-//! What a caller's policy says no to, and what it only counts while it is tried.
+//! Limits of a caller's policy, and the audit-only mode that counts instead of refusing.
 
 use std::sync::Arc;
 
@@ -17,24 +17,24 @@ async fn status(service: &Running, path: &str, api_key: &str, body: Value) -> u1
 }
 
 #[tokio::test]
-async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
+async fn the_distinct_subjects_of_a_caller_are_limited_per_minute() {
     let allow = "allow = [\"identity.web\", \"intercom.fin\"]\nsubjects = \"[a-z]\"\nsubjects_per_minute = 3";
     let service = Workspace::with(&caller("backend", allow)).serve().await;
     let identity = |sub: &'static str| status(&service, "/identity-token", "backend", json!({"sub": sub}));
-    // Each counts once, whatever is asked for it; one that is refused doesn't count.
+    // Each subject counts once, whatever is requested for it. A refused one doesn't count.
     for (sub, expected) in [("a", 200), ("b", 200), ("a", 200), ("1", 403)] {
         assert_eq!(identity(sub).await, expected, "{sub}");
     }
     assert_eq!(status(&service, "/intercom-user-jwt", "backend", json!({"user_id": "c"})).await, 200);
     let answer = service.post_text("/identity-token", "backend", r#"{"sub":"d"}"#).await;
     let description = answer.refused(429, "rate_limited", None);
-    assert!(description.contains("so many different subjects"), "{description}");
+    assert!(description.contains("too many different subjects"), "{description}");
     let wait: u32 = answer.header("retry-after").parse().expect("seconds");
     assert!((1..=60).contains(&wait), "{wait}");
     for sub in ["e", "f", "g"] {
         assert_eq!(identity(sub).await, 429, "{sub}");
     }
-    // Those who were there first are served on.
+    // The first subjects are still served.
     assert_eq!(identity("c").await, 200);
     let metrics = service.metrics().await;
     assert!(metrics.contains("tokenmint_subjects_refused_total{caller=\"backend\"} 4"), "{metrics}");
@@ -42,9 +42,9 @@ async fn a_caller_names_so_many_subjects_a_minute_and_no_more() {
     assert_eq!(log.matches("names more different subjects").count(), 1, "one line a storm");
 }
 
-/// Neither a reload nor the edge of a minute gives a caller, or a thief of its credential, the same once more.
+/// Neither a reload nor the next minute gives a caller, or a thief of its credential, a second allowance.
 #[tokio::test]
-async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minutes() {
+async fn used_limits_count_across_reloads_and_minutes() {
     let few = "allow = [\"identity.web\"]\nsubjects_per_minute = 3";
     let slow = "allow = [\"oauth.crm\"]\nrate = 1\nburst = 2";
     let workspace = Workspace::with(&(caller("few", few) + &caller("slow", slow)));
@@ -54,7 +54,7 @@ async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minu
         async |sub: &str| service.post("/identity-token", "few", &json!({"sub": sub})).await.status.as_u16();
     let asks = async || service.post("/oauth-assertion", "slow", &json!({})).await.status.as_u16();
 
-    // Just before the steady clock's first minute is over.
+    // Just before the first minute of the monotonic clock ends.
     service.pass(59);
     for sub in ["a", "b", "c"] {
         assert_eq!(names(sub).await, 200, "{sub}");
@@ -70,7 +70,7 @@ async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minu
     let after = [names("d").await, names("e").await, names("f").await];
     assert_eq!(after, [200, 200, 429], "a minute after a and c were last served, and not yet after b");
 
-    // Who comes with a reload begins anew, and a setting that changes counts at once.
+    // A caller that a reload adds starts from zero. A changed limit applies at once.
     let stricter = few.replace("= 3", "= 2");
     service.workspace.configure(&format!(
         "{}\n{}{}",
@@ -84,9 +84,9 @@ async fn what_a_caller_has_used_of_its_limits_is_counted_across_reloads_and_minu
     assert_eq!([names("x").await, names("y").await, names("z").await], [200, 200, 429]);
 }
 
-/// Whoever named no profile, as there was but one, goes on so where `allow` is narrowed as a trial.
+/// A caller that names no profile, since there was only one, isn't broken by an audit-only `allow`.
 #[tokio::test]
-async fn a_policy_that_is_tried_takes_nothing_from_who_names_no_profile() {
+async fn an_audit_only_policy_does_not_break_requests_without_a_profile() {
     for (policy, expected) in [("audit", 200), ("enforce", 403)] {
         let narrowed = format!("allow = [\"identity.web\"]\npolicy = \"{policy}\"");
         let service = Workspace::with(&caller("trial", &narrowed)).serve().await;
@@ -96,7 +96,7 @@ async fn a_policy_that_is_tried_takes_nothing_from_who_names_no_profile() {
 }
 
 #[tokio::test]
-async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
+async fn an_audit_only_policy_allows_and_counts_what_it_would_refuse() {
     let bundle = "[bundles.fin]\nchat = \"identity.web\"\nfin = \"intercom.fin\"\n";
     let allow =
         "allow = [\"identity.web\"]\nsubjects = \"user-[0-9]+\"\nsubjects_per_minute = 2\npolicy = \"audit\"";
@@ -104,7 +104,7 @@ async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
     let warned = workspace.run(&["check"]);
     assert_eq!(warned.code(), 0);
     assert!(
-        warned.stderr.contains("callers.trial.policy") && warned.stderr.contains("lets through"),
+        warned.stderr.contains("callers.trial.policy") && warned.stderr.contains("allows and counts"),
         "{}",
         warned.stderr
     );
@@ -136,7 +136,7 @@ async fn a_policy_that_is_tried_lets_through_and_counts_what_it_would_refuse() {
     let line: Value = serde_json::from_str(&service.logged("would be refused").await).expect("JSON");
     assert_eq!([&line["caller"], &line["profile"], &line["rule"]], ["trial", "identity.web512", "allow"]);
     assert_eq!(line["subject_hmac"].as_str().map(str::len), Some(32));
-    // Others are not tried.
+    // Other callers are not audit-only.
     let other = service.post("/identity-token", &json!({"sub": "user-1", "profile": "web512"})).await;
     other.refused(403, "access_denied", Some("profile"));
     assert_eq!(service.whole_log().await.matches("would be refused").count(), 5);

@@ -1,4 +1,4 @@
-//! What the policy gives, whatever the strings: nothing but what `allow` and `subjects` name.
+//! Property tests of authorization: for any strings, it grants only what `allow` and `subjects` name.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -6,14 +6,14 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use tokenmint::callers::{Callers, Permission as _};
 use tokenmint::clock::UnixTime;
-use tokenmint::config::{Config, Environment, SubjectPattern};
+use tokenmint::config::{Config, Environment, Hs256Kind, SubjectPattern};
 use tokenmint::keys::KeyRing;
 use tokenmint::metrics::Metrics;
 use tokenmint::tokens::{Profiles, Subject};
 
 use crate::support::{API_KEY, KEYS, sha256_hex};
 
-/// Those that there are, of each kind; some differ by case or by kind alone.
+/// The configured profiles of each kind. Some differ only by case or by kind.
 const PROFILES: [&str; 9] = [
     "identity.web",
     "identity.Web",
@@ -58,7 +58,7 @@ fn callers(config: &Config) -> Callers {
     Callers::new(config, &Profiles::new(config, &RING), &Metrics::new())
 }
 
-/// What is there, whole or without its kind, and what is close to it or far.
+/// Names of configured profiles, with and without their kind, similar names, and others.
 fn asked() -> impl Strategy<Value = String> {
     let name = prop::sample::select(&PROFILES[..]);
     prop_oneof![
@@ -80,10 +80,10 @@ proptest! {
         let caller = callers.by_api_key(API_KEY.as_bytes()).expect("its key");
         let asked = asked.as_deref();
         let got = [
-            ("identity", caller.identity.choose(asked).map(|grant| grant.name().to_string())),
-            ("oauth", caller.oauth.choose(asked).map(|grant| grant.name().to_string())),
-            ("intercom", caller.intercom.choose(asked).map(|grant| grant.name().to_string())),
-            ("bundles", caller.bundles.choose(asked).map(|grant| grant.name().to_string())),
+            ("identity", caller.identity.select(asked).map(|grant| grant.name().to_string())),
+            ("oauth", caller.oauth.select(asked).map(|grant| grant.name().to_string())),
+            ("intercom", caller.hs256[&Hs256Kind::Intercom].select(asked).map(|grant| grant.name().to_string())),
+            ("bundles", caller.bundles.select(asked).map(|grant| grant.name().to_string())),
         ];
         for (kind, got) in got {
             let of_kind = || allow.iter().copied().filter(|name| name.split_once('.').expect("a kind").0 == kind);
@@ -97,7 +97,7 @@ proptest! {
                 Ok(got) => prop_assert_eq!(Some(got.as_str()), expected),
                 Err(denied) => {
                     prop_assert_eq!(expected, None, "{}", denied);
-                    // Who may not use a profile isn't told that it exists.
+                    // A caller that may not use a profile isn't told that it exists.
                     let message = denied.to_string();
                     let closed = PROFILES.iter().filter(|name| !allow.contains(name));
                     for name in closed {
@@ -108,27 +108,27 @@ proptest! {
         }
     }
 
-    /// A bundle opens no door of its own.
+    /// A bundle grants nothing of its own.
     #[test]
-    fn a_bundle_gives_its_entries_only_to_who_may_use_each(
+    fn a_bundle_is_given_only_to_callers_allowed_each_entry(
         allow in prop::sample::subsequence(&PROFILES[..], 0..=PROFILES.len()),
     ) {
         let callers = callers(&config(&allow, ".*"));
         let caller = callers.by_api_key(API_KEY.as_bytes()).expect("its key");
-        let got = caller.bundles.choose(Some("fin")).and_then(|bundle| bundle.entries().map(<[_]>::len));
+        let got = caller.bundles.select(Some("fin")).and_then(|bundle| bundle.entries().map(<[_]>::len));
         let open = allow.contains(&"bundles.fin") && allow.contains(&"identity.shop");
         prop_assert_eq!(got.is_ok(), open);
     }
 
     #[test]
-    fn no_key_but_its_own_makes_a_caller(key in prop_oneof![".{0,40}", Just(format!("{API_KEY}\0")), Just(sha256_hex(API_KEY))]) {
+    fn only_its_own_key_authenticates_a_caller(key in prop_oneof![".{0,40}", Just(format!("{API_KEY}\0")), Just(sha256_hex(API_KEY))]) {
         let callers = callers(&config(&PROFILES, ".*"));
         prop_assert_eq!(callers.by_api_key(key.as_bytes()).is_some(), key == API_KEY);
     }
 
-    /// Whatever anchors its writer set, and wherever: each word alone is the whole of a subject.
+    /// With anchors in any place, each alternative matches only a whole subject.
     #[test]
-    fn a_pattern_matches_its_words_and_nothing_around_them(
+    fn a_pattern_matches_whole_subjects_only(
         words in prop::collection::vec(("\\^?", "[ab]{1,3}", "\\$?"), 1..4),
         flags in prop::sample::select(&["", "(?m)", "(?s)", "(?U)", "(?mR)"][..]),
         subject in "[ab\n]{0,4}",
@@ -144,6 +144,6 @@ proptest! {
         let caller = CALLERS.by_api_key(API_KEY.as_bytes()).expect("its key");
         let number = subject.strip_prefix("user-").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
         let parsed = Subject::parse("sub", subject.clone()).expect("a subject");
-        prop_assert_eq!(caller.may_name(&parsed), number || subject == "admin-a");
+        prop_assert_eq!(caller.may_use_subject(&parsed), number || subject == "admin-a");
     }
 }

@@ -59,7 +59,7 @@ async fn the_same_files_make_the_same_bytes_after_a_restart_and_on_every_replica
 }
 
 #[tokio::test]
-async fn a_verifier_that_has_it_is_told_304() {
+async fn a_verifier_with_the_current_set_gets_304() {
     let service = Workspace::new().serve().await;
     let path = "/keysets/web/jwks.json";
     let first = service.get(path).await;
@@ -96,9 +96,9 @@ async fn a_given_certificate_is_published_as_it_is() {
     assert!((399.0..=400.0).contains(&(left / 86_400.0)), "{left}");
 }
 
-/// Salesforce wants ten days; a key whose certificate has less still signs, under a derived one.
+/// Salesforce requires ten days. A key whose certificate has less still signs, with a derived certificate.
 #[tokio::test]
-async fn a_certificate_that_runs_out_gives_way_to_a_derived_one() {
+async fn an_expiring_certificate_is_replaced_by_a_derived_one() {
     let workspace = Workspace::new();
     let derived = workspace.run(&["jwk", "WebAppKey1"]).json();
     certificate(&workspace, "web/WebAppKey1", "-days 9");
@@ -111,9 +111,9 @@ async fn a_certificate_that_runs_out_gives_way_to_a_derived_one() {
     verified(token.as_str().expect("a token"), &service.jwks("/keysets/web/jwks.json").await);
 }
 
-/// As one that Salesforce would refuse for its dates; the key signs on.
+/// Salesforce would refuse the certificate for its dates. The key still signs.
 #[tokio::test]
-async fn a_certificate_that_has_expired_or_is_not_valid_yet_gives_way_to_a_derived_one() {
+async fn an_expired_or_not_yet_valid_certificate_is_replaced_by_a_derived_one() {
     for (name, from, to) in [("expired", 2019, 2020), ("not valid yet", 2090, 2095)] {
         let workspace = Workspace::new();
         let derived = workspace.run(&["jwk", "WebAppKey1"]).json();
@@ -144,7 +144,7 @@ fn a_certificate_with_less_than_thirty_days_is_warned_of() {
     assert!(warning["source"].as_str().is_some_and(|s| s.ends_with("WebAppKey1.crt")), "{ran}");
 }
 
-/// Makes `keys/NAME.crt` of `keys/NAME.key` with openssl, another's tool; its DER.
+/// Makes `keys/NAME.crt` for `keys/NAME.key` with openssl, and returns its DER.
 fn certificate(workspace: &Workspace, name: &str, life: &str) -> Vec<u8> {
     let path = |extension: &str| workspace.path(&format!("keys/{name}.{extension}")).display().to_string();
     let made = std::process::Command::new("openssl")

@@ -1,5 +1,5 @@
-//! One reader for all: what `check` takes `serve`, `doctor` and `verify` take, and what it refuses they refuse in its words.
-//! Each input is a row; all are made here.
+//! `check`, `serve`, `doctor` and `verify` accept the same files, and refuse others with the same message. Each row
+//! is an input, generated here.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,13 +17,13 @@ use crate::key_files::{block, openssl};
 use crate::sandbox::PAIRS;
 use crate::support::{KEYS, Workspace, configuration, user_1, verified};
 
-/// What all four say to an input.
+/// The expected result of all four commands.
 #[derive(Clone, Copy)]
 enum Answer {
     Taken,
-    /// Taken with a warning that has these words.
+    /// Accepted with a warning that contains this text.
     Odd(&'static str),
-    /// Refused with a sentence that has these words.
+    /// Refused with a message that contains this text.
     Refused(&'static str),
 }
 use Answer::{Odd, Refused, Taken};
@@ -34,7 +34,7 @@ fn text(name: &'static str, text: impl Into<String>, answer: Answer) -> Row {
     (name, text.into().into_bytes(), answer)
 }
 
-/// The lines of the key, and the characters between them.
+/// The lines of the key's PEM, and its body without line breaks.
 fn lines() -> (Vec<&'static str>, String) {
     let lines: Vec<&str> = KEYS.web.trim().lines().collect();
     let body = lines[1..lines.len() - 1].concat();
@@ -64,7 +64,7 @@ fn pkcs8_der() -> Vec<u8> {
     pem::parse(KEYS.web.as_str()).expect("PEM").into_contents()
 }
 
-/// Files made from the key by openssl.
+/// Files that openssl makes from the key.
 fn converted(arguments: &str) -> Vec<u8> {
     let workspace = Workspace::bare();
     let path = workspace.path("keys/web/WebAppKey1.key");
@@ -86,7 +86,7 @@ fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
     text.encode_utf16().flat_map(unit).collect()
 }
 
-/// Shapes of a private key, as a file and as a variable.
+/// Forms of a private key, in a file and in a variable.
 fn shapes() -> Vec<Row> {
     let key = &KEYS.web;
     let unbroken = key.trim().replace('\n', "");
@@ -136,7 +136,7 @@ fn shapes() -> Vec<Row> {
     ]
 }
 
-/// Those that the documentation tells users to put in a variable.
+/// The forms that the documentation recommends for a variable.
 fn usual_in_a_variable() -> Vec<Row> {
     let key = &KEYS.web;
     let encoded = STANDARD.encode(key);
@@ -162,7 +162,7 @@ fn usual_in_a_variable() -> Vec<Row> {
     ]
 }
 
-/// What stands in the place of a private key.
+/// Inputs in place of a private key.
 fn no_keys() -> Vec<Row> {
     let workspace = Workspace::new();
     let jwk = |arguments: &[&str]| workspace.run(arguments).ok();
@@ -312,14 +312,14 @@ fn no_keys() -> Vec<Row> {
     ]
 }
 
-/// A healthy token of the key.
+/// A valid token of the key.
 static TOKEN: LazyLock<String> =
     LazyLock::new(|| Workspace::new().run(&["mint", "identity.web", "--sub", "user-1"]).ok());
 
-/// The files of a keyset's folder, with one of them changed.
+/// The files of a key directory, one of them changed.
 struct Case {
     workspace: Workspace,
-    /// In the keyset's folder, and beside it alone.
+    /// The name of the changed file, in the key directory and alone in another one.
     name: &'static str,
 }
 
@@ -338,7 +338,7 @@ impl Case {
         self.workspace.path(&format!("keys/web/{}", self.name))
     }
 
-    /// What `check` says of the file, without its field and source.
+    /// The message of `check` about the file, without field and source.
     fn said_by_check(&self) -> (i32, Vec<String>) {
         let ran = self.workspace.run(&["check"]);
         let said = ran
@@ -348,7 +348,7 @@ impl Case {
         (ran.code(), said.collect())
     }
 
-    /// The exit code of the doctor, which knows the file alone, and all that it says.
+    /// Exit code and output of the doctor, which gets only that file.
     fn said_by_doctor(&self) -> (i32, String) {
         let elsewhere = Workspace::bare();
         let path = self.workspace.path(&format!("given/{}", self.name));
@@ -369,7 +369,7 @@ impl Case {
         (ran.code(), ran.stderr)
     }
 
-    /// All four answer alike, and as expected.
+    /// Asserts that all four commands give the expected result.
     async fn agree(&self, name: &str, answer: Answer) {
         let (code, said) = self.said_by_check();
         let (doctor, verify) = (self.said_by_doctor(), self.said_by_verify());
@@ -457,9 +457,9 @@ async fn check_serve_doctor_and_verify_read_each_certificate_alike() {
     }
 }
 
-/// Of a chain Salesforce is shown the key's own, wherever it stands.
+/// Salesforce gets the key's own certificate, in any position of the chain.
 #[test]
-fn of_a_chain_the_certificate_of_the_key_is_published() {
+fn the_key_s_certificate_of_a_chain_is_published() {
     let own = certificate();
     let other = openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout /dev/null");
     let published = |content: &str| {
@@ -483,7 +483,7 @@ fn of_a_chain_the_certificate_of_the_key_is_published() {
     assert!(code == 64 && said[0].contains("holds 2 certificates, and none of this key"), "{said:?}");
 }
 
-/// In a variable the documented forms are nothing to warn of; the others are taken as in a file.
+/// In a variable the documented forms give no warning. The others are read like in a file.
 #[tokio::test]
 async fn a_key_in_a_variable_is_read_as_one_in_a_file() {
     let unwarned = usual_in_a_variable().into_iter().map(|(name, content, _)| (name, content, Taken));
@@ -541,9 +541,9 @@ async fn a_key_in_a_variable_is_read_as_one_in_a_file() {
     }
 }
 
-/// The command in the message is run as it stands, and what it writes is taken.
+/// Runs the command in the message. The file that it writes is accepted.
 #[test]
-fn the_command_for_a_key_that_can_not_be_opened_mends_it() {
+fn the_suggested_command_fixes_a_key_that_cannot_be_opened() {
     let passphrases = "[keysets.web]\npassphrase = \"secret\"\n";
     for how in [
         "-v1 PBE-MD5-DES -provider legacy -provider default",
@@ -557,7 +557,7 @@ fn the_command_for_a_key_that_can_not_be_opened_mends_it() {
     ] {
         let made = converted(&format!("pkcs8 -topk8 -passout pass:secret -in KEY {how}"));
         let case = Case::of("WebAppKey1.key", &made);
-        // The right passphrase is there, so nothing may be said of it.
+        // The passphrase is right, so the message must not mention it.
         case.workspace.configure(&configuration().replacen("[keysets.web]\n", passphrases, 1));
         let (code, said) = case.said_by_check();
         assert!(
@@ -577,7 +577,7 @@ fn the_command_for_a_key_that_can_not_be_opened_mends_it() {
 }
 
 #[test]
-fn a_passphrase_is_called_wrong_only_where_it_is() {
+fn a_passphrase_is_reported_wrong_only_where_it_is() {
     let wrong = "[keysets.web]\npassphrase = \"another\"\n";
     for how in ["-v2 aes-256-cbc", "-v2 aes-128-cbc -v2prf hmacWithSHA512", "-scrypt"] {
         let made = converted(&format!("pkcs8 -topk8 -passout pass:secret -in KEY {how}"));
@@ -588,9 +588,9 @@ fn a_passphrase_is_called_wrong_only_where_it_is() {
     }
 }
 
-/// The commands for files of other kinds, run as they stand.
+/// Runs the suggested commands for files of other kinds.
 #[test]
-fn the_commands_for_other_files_make_what_is_taken() {
+fn the_suggested_commands_for_other_files_make_accepted_files() {
     let passwords = [
         ("pkcs12 -in", "pkcs12 -passin pass:changeit -in"),
         ("pkcs8 -topk8", "pkcs8 -topk8 -passin pass:secret -passout pass:secret"),
@@ -628,7 +628,7 @@ fn the_commands_for_other_files_make_what_is_taken() {
     }
 }
 
-/// No file in another's place ends the command with an error of the system.
+/// A file of the wrong type is never reported with an operating system error.
 #[test]
 fn a_folder_and_a_file_of_another_kind_are_named_for_what_they_are() {
     let workspace = Workspace::new();
@@ -651,7 +651,7 @@ fn a_folder_and_a_file_of_another_kind_are_named_for_what_they_are() {
     assert!(ran.code() == 64 && ran.stderr.contains("is a directory, not a regular file"), "{}", ran.stderr);
 }
 
-/// A shell hands a command's output over as a pipe.
+/// A shell passes a command's output as a pipe.
 #[test]
 fn a_key_is_read_from_a_pipe() {
     let workspace = Workspace::bare();
@@ -677,7 +677,7 @@ fn a_key_of_another_name_alone_in_a_key_directory_is_named() {
     }
 }
 
-/// The access list of a POSIX file system, as systemd sets it on a credential: one user may read, and the mode shows the mask.
+/// A POSIX ACL like systemd sets on a credential: one user may read, and the mode bits show the mask.
 fn let_read(path: &std::path::Path, user: u32) -> bool {
     let mut list = 2_u32.to_le_bytes().to_vec();
     for (tag, may, id) in
@@ -689,9 +689,9 @@ fn let_read(path: &std::path::Path, user: u32) -> bool {
     rustix::fs::setxattr(path, "system.posix_acl_access", &list, rustix::fs::XattrFlags::empty()).is_ok()
 }
 
-/// A file system without access lists has no such case.
+/// Some file systems have no ACLs.
 #[test]
-fn a_credential_that_an_access_list_opens_to_the_service_alone_is_taken() {
+fn a_credential_with_an_acl_for_the_service_alone_is_accepted() {
     let case = Case::of("WebAppKey1.key", KEYS.web.as_bytes());
     let us = rustix::process::geteuid().as_raw();
     for path in [case.configured(), case.workspace.path("given/WebAppKey1.key")] {
@@ -714,7 +714,7 @@ fn a_credential_that_an_access_list_opens_to_the_service_alone_is_taken() {
     assert!(case.said_by_doctor().1.contains(&said[0]), "{said:?}");
 }
 
-/// What people paste, and whether the token in it is found.
+/// Pasted texts, and whether the token in them is found.
 #[test]
 fn a_token_is_found_in_what_people_paste() {
     let good = token(&json!({}));
@@ -780,8 +780,8 @@ fn a_token_is_found_in_what_people_paste() {
         ),
         ("the same twice", format!("{good} = {good}"), true, "other text stands around it"),
         ("a byte order mark", format!("\u{feff}{good}"), true, ""),
-        ("two tokens", format!("{good},{other}"), false, "2 JWTs stand in it"),
-        ("two tokens in two lines", format!("{good}\n{other}\n"), false, "2 JWTs stand in it"),
+        ("two tokens", format!("{good},{other}"), false, "2 JWTs were found in it"),
+        ("two tokens in two lines", format!("{good}\n{other}\n"), false, "2 JWTs were found in it"),
         (
             "a bundle's answer",
             json!({"tokens": {"one": good, "two": other}}).to_string(),
@@ -789,7 +789,12 @@ fn a_token_is_found_in_what_people_paste() {
             "paste one token, and that alone",
         ),
         ("broken into lines", format!("{broken}\n{cut}"), false, "holds white space or line breaks"),
-        ("two parts", good.rsplit_once('.').expect("parts").0.to_owned(), false, "has not the three parts"),
+        (
+            "two parts",
+            good.rsplit_once('.').expect("parts").0.to_owned(),
+            false,
+            "doesn't have the three parts",
+        ),
         ("no token", "setIdentityToken()".to_owned(), false, "paste the token alone"),
     ] {
         let given = Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("token.txt", &pasted);
@@ -798,7 +803,7 @@ fn a_token_is_found_in_what_people_paste() {
         assert_eq!(ran.code() == 0, taken, "{name}: {}{}", ran.stdout, ran.stderr);
         assert!(flat(&ran.stdout).contains(words), "{name}: {words} in {}", ran.stdout);
         assert_eq!(ran.stdout.contains("Salesforce would take this token"), taken, "{name}: {}", ran.stdout);
-        // The doctor's way is to recognise a file: a text that is no token at all is none to it.
+        // The doctor detects the kind of a file. A text without any token is not a token for it.
         if name != "no token" && name != "two parts" {
             let (code, findings) = given.examined();
             let said = findings.iter().any(|finding| {
@@ -811,9 +816,9 @@ fn a_token_is_found_in_what_people_paste() {
     }
 }
 
-/// Each mistake of a token's maker gets the advice for just that.
+/// Each fault of a token gets the fix for that fault.
 #[test]
-fn the_fix_for_a_token_says_what_to_do_about_just_that() {
+fn the_fix_for_a_token_is_specific_to_its_fault() {
     let good = token(&json!({}));
     let parts: Vec<&str> = good.split('.').collect();
     let header = |header: &Value| raw_token(header, &claims().to_string());
@@ -899,13 +904,13 @@ fn the_fix_for_a_token_says_what_to_do_about_just_that() {
         let lacks = findings.iter().any(|finding| format!("{}", finding["seen"]).contains("lacks"));
         assert_eq!(lacks, name == "no kid", "{name}: {findings:#?}");
     }
-    // The same of a JWK.
+    // The same for a JWK.
     let given = Given::nothing().jwk(&crate::doctor::jwk(|jwk| jwk["kid"] = json!(1)));
     let (_, findings) = given.examined();
     assert!(format!("{findings:?}").contains("its `kid` is a number, not text"), "{findings:#?}");
 }
 
-/// The files of a listener go through the same reader.
+/// TLS files of a listener are read by the same code.
 #[test]
 fn the_files_of_a_listener_are_read_as_keys_and_certificates_are() {
     let workspace = Workspace::new();

@@ -1,11 +1,12 @@
-//! Bad requests: each with its status, its `error` and its `field`, and none a 5xx.
+//! Invalid requests: the status, `error` and `field` of each. None is a 5xx.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{API_KEY, Answer, Workspace, user_1};
 
-/// Body of `POST /identity-token` -> `field`, where one is to blame; all are 400 `invalid_request`.
+/// Bodies of `POST /identity-token`, each with the `field` of the error, if it has one. All are 400
+/// `invalid_request`.
 const BAD_IDENTITY: [(&str, Option<&str>); 60] = [
     // not JSON, or not an object
     ("", None),
@@ -109,9 +110,9 @@ async fn a_bad_body_is_a_400_that_names_the_field() {
     assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 70"#));
 }
 
-/// Nor one that reads like it: in other letters, with something that nobody sees, or in the body itself.
+/// The same for names that look like one: in another case, with invisible characters, or in the body itself.
 #[tokio::test]
-async fn a_registered_claim_is_set_by_nobody() {
+async fn no_caller_sets_a_registered_claim() {
     let service = Workspace::new().serve().await;
     for name in [
         "iss",
@@ -134,7 +135,7 @@ async fn a_registered_claim_is_set_by_nobody() {
     ] {
         for (path, subject) in [("/identity-token", "sub"), ("/intercom-user-jwt", "user_id")] {
             let as_claim = json!({subject: "user-1", "claims": {name: 9_999_999_999_i64}}).to_string();
-            // By hand, as the member may be the subject's own.
+            // Written as text, since the member may be `sub` itself.
             let beside = format!("{{\"{subject}\":\"user-1\",{}:1}}", json!(name));
             for (body, field) in [(as_claim, "claims."), (beside, "")] {
                 let answer = service.post_text(path, API_KEY, body).await;
@@ -216,7 +217,7 @@ async fn a_wrong_content_type_or_encoding_is_415() {
 }
 
 #[tokio::test]
-async fn what_http_itself_says_no_to_is_json_as_well() {
+async fn errors_of_the_http_layer_are_json_too() {
     let service = Workspace::new().serve().await;
     let send = |method: Method, path: &str, accept: &str| {
         let request = service.request(method, path).bearer_auth(API_KEY).header("Accept", accept.to_owned());
@@ -249,18 +250,18 @@ async fn what_http_itself_says_no_to_is_json_as_well() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_before_it_is_read() {
+async fn too_large_requests_are_refused_before_they_are_read() {
     let service = Workspace::new().serve().await;
     let padding = "a".repeat(17 << 10);
     let answer = service.post("/identity-token", &json!({"sub": "a", "claims": {"plan": padding}})).await;
     let description = answer.refused(413, "request_too_large", None);
     assert!(description.contains("server.limits.body"), "{description}");
-    // Chunked, so that no length is declared.
+    // Chunked, so there is no Content-Length.
     let chunks = (0..20).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
     let answer = service.post_text("/identity-token", API_KEY, stream).await;
     answer.refused(413, "request_too_large", None);
-    // Said aloud, or a client would use the connection again.
+    // The header is necessary: without it a client would reuse the connection.
     assert_eq!(answer.header("connection"), "close");
 
     let headers = service.request(Method::GET, "/livez").header("X-Padding", "a".repeat(9 << 10));

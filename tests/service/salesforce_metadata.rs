@@ -1,5 +1,6 @@
-//! `tokenmint salesforce-metadata`: what it writes, field for field as the metadata reference has it, and what it finds
-//! in a project that an org gave. That Salesforce's own library takes it is in tests/interop.
+//! `tokenmint salesforce-metadata`: the files that it writes, field by field as in the metadata reference, and the
+//! differences that it finds in a retrieved project. tests/interop checks that Salesforce's own library accepts the
+//! files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ const SET: &str = "force-app/main/default/PublicKeyCertificateSet/web.PublicKeyC
 const KEY: &str = "force-app/main/default/PublicKeyCertificate/Key1.PublicKeyCertificate-meta.xml";
 const CHANNEL: &str = "force-app/main/default/messagingChannels/Web.messagingChannel-meta.xml";
 
-/// An element with its text or its elements.
+/// An XML element with its text or its child elements.
 struct Element {
     name: String,
     namespace: Option<String>,
@@ -78,7 +79,7 @@ impl Element {
         &self.elements.iter().find(|element| element.name == name).unwrap_or_else(|| panic!("no {name}")).text
     }
 
-    /// Each member is one of its type's, in the order of the alphabet.
+    /// Asserts that each member belongs to its type, and that they are in alphabetical order.
     fn is_as_the_reference_has_it(&self) {
         let Some((_, members)) = REFERENCE.iter().find(|(name, _)| *name == self.name) else {
             return assert!(self.elements.is_empty(), "{} is no type", self.name);
@@ -109,7 +110,7 @@ fn element(workspace: &Workspace, path: &str) -> Element {
     element
 }
 
-/// Exit code and differences.
+/// The exit code and the differences of a comparison.
 fn compare(workspace: &Workspace, arguments: &[&str]) -> (i32, Vec<Value>) {
     let all: Vec<&str> =
         ["salesforce-metadata", "--diff", "project", "--json"].iter().chain(arguments).copied().collect();
@@ -148,7 +149,7 @@ fn a_keyset_with_a_public_address_is_a_set_with_that_endpoint() {
     assert!(!read(&workspace, "manifest/package.xml").contains("MessagingChannel"));
 }
 
-/// The key that signs, and the one that is published ahead of its turn.
+/// The key that signs, and the next one, which is published ahead.
 #[test]
 fn uploaded_keys_are_active_certificates_with_the_jwk_that_tokenmint_prints() {
     let workspace = Given::configured(&[]).workspace;
@@ -177,7 +178,7 @@ fn uploaded_keys_are_active_certificates_with_the_jwk_that_tokenmint_prints() {
 }
 
 #[test]
-fn written_again_it_renews_its_components_and_leaves_the_project_s_own_files() {
+fn a_second_export_updates_its_components_and_keeps_the_project_s_own_files() {
     let workspace = Given::configured(&[]).workspace;
     workspace.write("project/sfdx-project.json", "{}");
     workspace.write("project/manifest/package.xml", "<mine/>");
@@ -188,7 +189,7 @@ fn written_again_it_renews_its_components_and_leaves_the_project_s_own_files() {
     assert_eq!(element(&workspace, SET).get("type"), "JWKS_URL");
 }
 
-/// A project as the org gives it back, with its channel.
+/// A project as retrieved from an org, with its channel.
 fn retrieved(arguments: &[&str]) -> Workspace {
     let workspace = Given::configured(&[]).workspace;
     write(&workspace, arguments);
@@ -200,7 +201,8 @@ fn retrieved(arguments: &[&str]) -> Workspace {
     workspace
 }
 
-/// Where the file is, what is replaced in it, and the one difference: its field, what is there, and in what it differs.
+/// Each row: a file, a replacement in it, and the one difference: the field, the value there, and the kind of
+/// difference.
 type Change<'a> = (&'a str, &'a str, &'a str, &'a str, Value, Value);
 
 #[track_caller]
@@ -218,7 +220,7 @@ fn differs(arguments: &[&str], (path, from, to, field, retrieved, in_what): &Cha
 }
 
 #[test]
-fn what_an_org_has_of_an_endpoint_is_compared_byte_for_byte() {
+fn a_retrieved_endpoint_is_compared_byte_for_byte() {
     assert_eq!(compare(&retrieved(&[]), &[]), (0, Vec::new()));
     let nothing = Value::Null;
     let changes: [Change<'_>; 7] = [
@@ -264,7 +266,7 @@ fn what_an_org_has_of_an_endpoint_is_compared_byte_for_byte() {
 }
 
 #[test]
-fn what_an_org_has_of_uploaded_keys_is_compared_byte_for_byte() {
+fn retrieved_uploaded_keys_are_compared_byte_for_byte() {
     assert_eq!(compare(&retrieved(&["--upload"]), &["--upload"]), (0, Vec::new()));
     let [ours, other] = [0, 1].map(|at| PAIRS[at].jwk("Key1")["n"].as_str().expect("text").to_owned());
     let changes: [Change<'_>; 4] = [
@@ -279,7 +281,7 @@ fn what_an_org_has_of_uploaded_keys_is_compared_byte_for_byte() {
 }
 
 #[test]
-fn a_set_is_found_whatever_the_org_calls_it() {
+fn a_set_is_found_under_any_name() {
     for arguments in [&[][..], &["--upload"]] {
         let workspace = retrieved(arguments);
         let rename = |from: &str, to: &str| {
@@ -289,7 +291,7 @@ fn a_set_is_found_whatever_the_org_calls_it() {
         rename(SET, &SET.replace("web.", "Chat_Keys."));
         let channel = read(&workspace, CHANNEL).replace("SetName>web", "SetName>Chat_Keys");
         workspace.write(&format!("project/{CHANNEL}"), &channel);
-        // As the Metadata API gives it, in place of the source format.
+        // In the format of the Metadata API instead of the source format.
         let mdapi = |path: &Path| {
             path.with_file_name(
                 path.file_name().and_then(|n| n.to_str()).expect("a name").replace("-meta.xml", ""),
@@ -301,7 +303,7 @@ fn a_set_is_found_whatever_the_org_calls_it() {
 }
 
 #[test]
-fn what_is_missing_and_what_is_left_over_is_said() {
+fn missing_and_surplus_components_are_reported() {
     let workspace = retrieved(&["--upload"]);
     fs::remove_file(workspace.path("project").join(SET)).expect("it was there");
     let (code, differences) = compare(&workspace, &["--upload"]);
@@ -336,7 +338,7 @@ fn what_is_missing_and_what_is_left_over_is_said() {
 }
 
 #[test]
-fn a_person_reads_what_differs_and_in_what() {
+fn the_text_output_names_each_difference() {
     let workspace = retrieved(&[]);
     let text = read(&workspace, SET).replace("acme.example</jwt", "acme.example/</jwt");
     workspace.write(&format!("project/{SET}"), &text);
@@ -373,7 +375,7 @@ fn the_command_that_deploys_can_be_pasted() {
 }
 
 #[test]
-fn what_can_t_be_deployed_is_not_written() {
+fn components_that_cannot_be_deployed_are_not_written() {
     let refused = |workspace: &Workspace, code: i32, why: &str| {
         let ran = workspace.run(&["salesforce-metadata", "--out", "project"]);
         assert_eq!(ran.code(), code);

@@ -1,10 +1,10 @@
-//! Secrets stay where they are: canaries in each of them, and a look at everything that comes out.
+//! No output shows a secret. Each secret has a canary, and the tests search all output for it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use crate::support::{API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, until, user_1};
+use crate::support::{API_KEY, KEYS, Running, Workspace, configuration, sha256_hex, signal, user_1};
 use crate::tls::certificates;
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn each_mint_leaves_one_audit_line_without_the_token_or_the_subject() {
 }
 
 #[tokio::test]
-async fn with_an_audit_key_a_person_s_lines_are_found_across_restarts() {
+async fn with_an_audit_key_a_subject_s_lines_are_found_across_restarts() {
     let workspace = Workspace::new();
     let hash = async |workspace: &Workspace| {
         let service = workspace.serve().await;
@@ -45,7 +45,7 @@ async fn with_an_audit_key_a_person_s_lines_are_found_across_restarts() {
 }
 
 #[tokio::test]
-async fn no_secret_comes_out_anywhere() {
+async fn no_output_shows_a_secret() {
     let workspace = Workspace::new();
     let service = workspace.serve().await;
     let mut seen = String::new();
@@ -76,8 +76,8 @@ async fn no_secret_comes_out_anywhere() {
     }
 }
 
-/// Every value of a published JWK is public: as a number it has no factor in common with a modulus, and no number of a
-/// private key stands in its bytes.
+/// Every value of a published JWK is public. As a number it has no factor in common with a modulus, and its bytes
+/// contain no number of a private key.
 #[tokio::test]
 async fn no_private_number_is_published() {
     use rsa::BigUint;
@@ -107,7 +107,7 @@ async fn no_private_number_is_published() {
         let texts = value.as_array().map_or_else(|| vec![value], |list| list.iter().collect());
         for text in texts.into_iter().filter_map(serde_json::Value::as_str) {
             let decoded = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text));
-            // Not each value is base64.
+            // Not every value is base64.
             let Ok(bytes) = decoded else { continue };
             for (modulus, private) in &keys {
                 for number in private {
@@ -124,7 +124,7 @@ async fn no_private_number_is_published() {
     assert!(looked_at >= 3 * ["n", "e", "x5c", "x5t#S256"].len(), "{looked_at}");
 }
 
-/// What people put where a secret, its file or a key's path belongs: each form has random text of its own.
+/// Wrong values for a secret, a secret's file or a key's path. Each form has its own random text.
 fn wrong_forms() -> Vec<(&'static str, String)> {
     let random = || {
         let mut bytes = [0; 36];
@@ -187,12 +187,12 @@ fn filled(template: &str, value: &str) -> String {
     template.replace('V', &json!(value).to_string().replace('\u{7f}', "\\u007f"))
 }
 
-/// Eight bytes in a row of `value`, if they stand in `text`. What begins and ends a PEM block is no secret.
+/// Eight consecutive bytes of `value` that occur in `text`, if any. The markers of a PEM block are no secret.
 #[track_caller]
 fn assert_hidden(value: &str, text: &str, what: &str) {
     let lines =
         value.split(['\n', '\r']).flat_map(|line| line.split("\\n")).filter(|line| !line.contains("-----"));
-    // The names of the form itself.
+    // The names in the form itself are no secret.
     let lines = lines
         .map(|line| line.replace("export APP_SECRET=", "").replace("SECRET=", "").replace("rediss://", ""));
     for line in lines {
@@ -205,7 +205,7 @@ fn assert_hidden(value: &str, text: &str, what: &str) {
 }
 
 #[test]
-fn no_message_shows_what_stands_in_a_secret_s_place() {
+fn no_message_shows_the_value_of_a_secret_setting() {
     let workspace = Workspace::bare();
     certificates(&workspace, "ca", "tls");
     for place in SECRET_PLACES {
@@ -218,7 +218,7 @@ fn no_message_shows_what_stands_in_a_secret_s_place() {
             }
         }
     }
-    // The same in the environment, and from standard TOML errors: not closed, not quoted.
+    // The same in TOML syntax errors: an unclosed string, an unquoted value.
     for (form, value) in wrong_forms() {
         for text in [
             format!("[intercom.i]\nsecret = {value}\n"),
@@ -246,18 +246,15 @@ fn no_message_shows_what_stands_in_a_secret_s_place() {
     }
 }
 
-/// Sends SIGHUP until the log has `needle`, which stands in the message about this configuration alone.
+/// Sends SIGHUP and waits until the log contains `needle`, which only the message about this configuration
+/// contains.
 async fn reloaded(service: &Running, needle: &str) {
-    until(needle, async || {
-        signal(service.pid(), "HUP");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        service.log().contains(needle)
-    })
-    .await;
+    signal(service.pid(), "HUP");
+    service.logged(needle).await;
 }
 
 #[tokio::test]
-async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
+async fn no_log_line_and_no_metric_shows_the_value_of_a_secret_setting() {
     let workspace = Workspace::bare();
     certificates(&workspace, "ca", "tls");
     let tls = |files: &str| {
@@ -270,7 +267,8 @@ async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
     let service = workspace.serve().await;
     let forms = wrong_forms();
     for (n, (_, value)) in forms.iter().enumerate() {
-        // What is refused when it is read, all together; and what is refused when it is opened.
+        // First the settings that are refused when the configuration is parsed, then those refused when a file is
+        // opened.
         let read = filled(
             &format!(
                 "[cache.redis]\nurl = V\nkey = V\npassword = V\n[intercom.x{n}]\nsecret_file = V\n[intercom.y{n}]\nsecret = V\nx = V\n\
@@ -298,9 +296,9 @@ async fn no_log_line_and_no_metric_shows_what_stands_in_a_secret_s_place() {
     }
 }
 
-/// What a request says may be a token that Salesforce gave: nothing can print it.
+/// A request may contain a Salesforce token, so its types have no `Debug`.
 #[test]
-fn a_request_can_not_be_printed() {
+fn a_request_has_no_debug_output() {
     struct Of<T>(std::marker::PhantomData<T>);
     impl<T: std::fmt::Debug> Of<T> {
         #[expect(clippy::unused_self, reason = "a method goes before that of a trait")]

@@ -1,5 +1,5 @@
-//! Replicas that share a cache: three services in this process, a redis-server of the test's own, and a Salesforce that
-//! counts.
+//! The shared cache in Redis: three services in this process, a redis-server for each test, and a fake Salesforce
+//! that counts.
 
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
@@ -14,14 +14,16 @@ use tokenmint::clock::{ManualClock, UnixTime};
 
 use crate::exchange::{Fake, Mood, two_keys};
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Workspace, configuration, free_port, signal, until};
+use crate::support::{
+    API_KEY, Workspace, configuration, eventually, eventually_within, free_port, signal, timed,
+};
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-/// So long that a busy machine doesn't count as a slow Redis.
+/// So long that Redis on a busy machine doesn't count as hanging.
 const PATIENT: &str = "timeout = \"5s\"";
 
-/// A redis-server on loopback; killed at the end, whatever happens.
+/// A redis-server on loopback, killed on drop.
 struct Redis {
     server: Child,
     port: u16,
@@ -76,15 +78,11 @@ impl Redis {
     }
 
     async fn answers(&self) {
-        for _ in 0..400 {
-            if let Ok(client) = redis::Client::open(self.url())
-                && client.get_multiplexed_async_connection().await.is_ok()
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        panic!("redis-server doesn't answer");
+        eventually("redis-server answers", async || {
+            let client = redis::Client::open(self.url()).expect("a URL");
+            client.get_multiplexed_async_connection().await.is_ok()
+        })
+        .await;
     }
 
     fn url(&self) -> String {
@@ -97,7 +95,7 @@ impl Redis {
         client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
     }
 
-    /// Names that hold `part`.
+    /// The names of the entries that contain `part`.
     async fn names(&self, part: &str) -> BTreeSet<String> {
         let names = cmd("KEYS").arg(format!("*{part}*")).query_async(&mut self.connection().await).await;
         names.expect("names")
@@ -113,7 +111,7 @@ impl Redis {
     }
 }
 
-/// Replicas before one Salesforce, sharing one Redis and, as hosts do not, one clock.
+/// Replicas that use one Salesforce and share one Redis. Unlike real hosts they share one clock, too.
 struct Replicas {
     fake: Fake,
     salesforce: String,
@@ -134,7 +132,7 @@ impl Replicas {
         replicas
     }
 
-    /// One more replica, with nothing in its memory.
+    /// One more replica, with an empty local cache.
     async fn another(&self, key: &str, more: &str) -> InProcess {
         let more = format!("[cache.redis]\nurl = \"{}\"\nkey = \"{key}\"\n{more}\n", self.redis.url());
         InProcess::start(self.clock.clone(), &self.salesforce, &more).await
@@ -144,7 +142,7 @@ impl Replicas {
         self.another(KEY, PATIENT).await
     }
 
-    /// The entry that `sub` got by asking the first replica: its name and content.
+    /// Requests a token for `sub` at the first replica. Returns name and content of its entry.
     async fn entry_of(&self, sub: &str) -> (String, Vec<u8>) {
         let before = self.redis.names(":token:").await;
         self.all[0].messaging(sub).await.ok();
@@ -168,7 +166,7 @@ async fn is_up(replica: &InProcess) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_thousand_cold_callers_of_three_replicas_are_one_exchange() {
+async fn a_thousand_cold_callers_of_three_replicas_cause_one_exchange() {
     let replicas = Replicas::start(PATIENT).await;
     for round in 1..=2 {
         replicas.fake.is(Mood::Slow(Duration::from_millis(400)));
@@ -187,7 +185,7 @@ async fn a_thousand_cold_callers_of_three_replicas_are_one_exchange() {
     assert_eq!(waited, 4, "two replicas in each round");
 }
 
-/// Renewals too: else each replica logs in for itself at two thirds of a token's life.
+/// Renewals are shared as well. Otherwise each replica would log in at two thirds of a token's lifetime.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
 async fn a_token_is_renewed_by_one_replica_for_all() {
@@ -197,15 +195,17 @@ async fn a_token_is_renewed_by_one_replica_for_all() {
     }
     replicas.clock.advance(Duration::from_secs(80));
     for replica in &replicas.all {
-        until("renewed", async || replica.oauth().await.ok()["access_token"] == "00D000000000001!token.2")
-            .await;
+        eventually("the token is renewed", async || {
+            replica.oauth().await.ok()["access_token"] == "00D000000000001!token.2"
+        })
+        .await;
     }
     assert_eq!(replicas.fake.asked(), 2);
 }
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn what_another_replica_exchanged_is_served_as_it_was_got() {
+async fn a_token_of_another_replica_is_served_unchanged() {
     let replicas = Replicas::start(PATIENT).await;
     let mut first = replicas.all[0].messaging("user-1").await.ok();
     assert_eq!(first["cached"], false);
@@ -216,19 +216,19 @@ async fn what_another_replica_exchanged_is_served_as_it_was_got() {
         first[changed] = Value::Null;
         second[changed] = Value::Null;
     }
-    // What Redis lets go of a fraction of a second before its end ends for us a second earlier.
+    // Redis may drop an entry a fraction of a second early. For the service it ends a second earlier.
     let end = |body: &mut Value| body["expires_at"].take().as_i64().expect("a time");
     assert!((0..=1).contains(&(end(&mut first) - end(&mut second))));
     assert_eq!(first, second);
     assert_eq!(replicas.fake.asked(), 1);
-    // Another user's is another token.
+    // Another user gets another token.
     assert_ne!(replicas.all[1].messaging("user-2").await.ok()["access_token"], first["access_token"]);
 }
 
-/// By Redis's own count of the reads of an entry.
+/// Uses Redis's count of reads of an entry.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
+async fn a_local_cache_hit_does_not_contact_redis() {
     let replicas = Replicas::start(PATIENT).await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
     one.messaging("user-1").await.ok();
@@ -250,7 +250,7 @@ async fn a_hit_in_a_replica_s_own_memory_asks_redis_nothing() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn nothing_that_lies_in_redis_says_anything() {
+async fn entries_in_redis_reveal_nothing() {
     let replicas = Replicas::start(PATIENT).await;
     let token = replicas.all[0].oauth().await.ok()["access_token"].clone();
     let chat = replicas.all[0].messaging("canary-subject").await.ok()["access_token"].clone();
@@ -274,12 +274,12 @@ async fn nothing_that_lies_in_redis_says_anything() {
     assert_eq!(replicas.redis.names(":lock:").await, BTreeSet::new(), "a lock was not given back");
 }
 
-/// A way to spoil an entry.
+/// A way to corrupt an entry.
 type Spoil = fn(&mut Vec<u8>);
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn an_entry_that_somebody_has_touched_is_a_miss() {
+async fn a_tampered_entry_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let ways: [(&str, Spoil); 9] = [
         ("its format", |entry| entry[0] ^= 1),
@@ -300,10 +300,10 @@ async fn an_entry_that_somebody_has_touched_is_a_miss() {
         assert_eq!(replicas.all[1].messaging(way).await.ok()["cached"], false, "{way}");
         assert_eq!(replicas.fake.asked(), asked + 1, "{way}");
         assert_eq!(count(&replicas.all[1], "refused").await, n + 1, "{way}");
-        // The good one takes its place.
+        // A valid entry replaces it.
         assert_eq!(replicas.all[2].messaging(way).await.ok()["cached"], true, "{way}");
     }
-    // Something that isn't even text.
+    // An entry that isn't even text.
     let (name, _) = replicas.entry_of("a list").await;
     let mut connection = replicas.redis.connection().await;
     let () = cmd("DEL").arg(&name).query_async(&mut connection).await.expect("gone");
@@ -313,13 +313,13 @@ async fn an_entry_that_somebody_has_touched_is_a_miss() {
     assert!(is_up(&replicas.all[1]).await);
 }
 
-/// The only case that tells an entry that is bound to its name from one that is merely encrypted.
+/// Only this test tells an entry that is bound to its name from one that is merely encrypted.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
 async fn an_entry_under_another_name_or_another_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let (name, ours) = replicas.entry_of("user-1").await;
-    // The same user's token for other claims: nothing inside the entry tells that it is another.
+    // The same user's token for other claims: the content of the entry doesn't show that it is another.
     let pro = json!({"sub": "user-1", "claims": {"plan": "pro"}});
     let first = replicas.all[0].post("/messaging-access-token", API_KEY, &pro).await.ok();
     let names = replicas.redis.names(":token:").await;
@@ -328,7 +328,7 @@ async fn an_entry_under_another_name_or_another_key_is_a_miss() {
     let next = replicas.all[1].post("/messaging-access-token", API_KEY, &pro).await.ok();
     assert_eq!((&next["cached"], count(&replicas.all[1], "refused").await), (&json!(false), 1));
     assert_ne!(next["access_token"], first["access_token"]);
-    // A replica with another key neither finds that entry nor takes it.
+    // A replica with another key neither finds that entry nor accepts it.
     let foreign = replicas.another(OTHER_KEY, PATIENT).await;
     let before = replicas.redis.names(":token:").await;
     assert_eq!(foreign.messaging("user-1").await.ok()["cached"], false);
@@ -340,10 +340,10 @@ async fn an_entry_under_another_name_or_another_key_is_a_miss() {
     assert_eq!(count(&foreign, "refused").await, 1);
 }
 
-/// Whatever the store says of an entry's end, and whatever other rules its writer had.
+/// The reader's rules apply, whatever expiry Redis has, and whatever settings the writer had.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn no_entry_outlives_the_rules_of_the_replica_that_reads_it() {
+async fn an_entry_expires_by_the_rules_of_the_replica_that_reads_it() {
     let replicas = Replicas::start(PATIENT).await;
     assert_eq!(replicas.all[0].oauth().await.ok()["expires_in"], 100);
     let mut connection = replicas.redis.connection().await;
@@ -356,19 +356,19 @@ async fn no_entry_outlives_the_rules_of_the_replica_that_reads_it() {
     replicas.clock.advance(Duration::from_secs(20));
     let body = strict.oauth().await.ok();
     assert_eq!([&body["expires_in"], &body["cached"]], [&json!(40), &json!(true)]);
-    // An entry that Redis would keep for ever, after its end.
+    // An expired entry that Redis would never drop.
     replicas.clock.advance(Duration::from_secs(81));
     let late = replicas.fresh().await;
     assert_eq!(late.oauth().await.ok()["cached"], false);
     assert_eq!(count(&late, "stale").await, 1);
-    // One that Redis lets go earlier ends earlier, whatever the clocks of hosts say.
+    // An entry that Redis drops earlier ends earlier, whatever the hosts' clocks are.
     let name = replicas.redis.names(":token:").await.pop_first().expect("an entry");
     let () = cmd("PEXPIRE").arg(&name).arg(30_000).query_async(&mut connection).await.expect("shortened");
     let left = replicas.fresh().await.oauth().await.ok()["expires_in"].as_i64().expect("seconds");
     assert!((20..=30).contains(&left), "{left}");
 }
 
-/// Changes the configuration of one replica, which takes it over.
+/// Changes the configuration of one replica and reloads it.
 fn reconfigure(replica: &InProcess, from: &str, to: &str) {
     let path = replica.workspace.path("tokenmint.toml");
     let text = std::fs::read_to_string(&path).expect("a configuration");
@@ -380,6 +380,7 @@ fn reconfigure(replica: &InProcess, from: &str, to: &str) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
 async fn a_rejected_token_is_dropped_by_all_replicas() {
+    let _timed = timed();
     let replicas = Replicas::start(PATIENT).await;
     for replica in &replicas.all {
         assert_eq!(replica.oauth().await.ok()["access_token"], "00D000000000001!token.1");
@@ -392,25 +393,24 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
     };
     let second = "00D000000000001!token.2";
     assert_eq!(reject(&replicas.all[0], 1).await.expect("no panic").ok()["access_token"], second);
-    let begin = Instant::now();
     for replica in &replicas.all[1..] {
-        until("dropped", async || replica.oauth().await.ok()["access_token"] == second).await;
+        // The service promises a second. A busy machine may be slower.
+        let is_dropped = async || replica.oauth().await.ok()["access_token"] == second;
+        eventually_within(Duration::from_secs(3), "the token is dropped", is_dropped).await;
     }
-    // A second is the promise; a busy machine may have its own.
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     assert_eq!(replicas.fake.asked(), 2);
-    // All say so of the next one at the same time, fifty callers each.
+    // Fifty callers of each replica report the next token at the same time.
     let asks: Vec<_> = (0..150).map(|n| reject(&replicas.all[n % 3], 2)).collect();
     for ask in asks {
         assert_eq!(ask.await.expect("no panic").ok()["access_token"], "00D000000000001!token.3");
     }
     assert_eq!(replicas.fake.asked(), 3);
-    // The first one is put back: even a replica that never had it knows.
+    // The first entry is put back. Even a replica that never had it knows that it was rejected.
     replicas.redis.set(&name, &first).await;
     let fresh = replicas.fresh().await;
     assert_eq!(fresh.oauth().await.ok()["access_token"], "00D000000000001!token.4");
     assert_eq!(count(&fresh, "stale").await, 1);
-    // A replica with an empty memory is told of the one that lies in Redis.
+    // A rejection at a replica with an empty local cache applies to the entry in Redis.
     let fresh = replicas.fresh().await;
     let body = reject(&fresh, 4).await.expect("no panic").ok();
     assert_eq!(body["access_token"], "00D000000000001!token.5");
@@ -419,10 +419,10 @@ async fn a_rejected_token_is_dropped_by_all_replicas() {
     assert_eq!(replicas.fake.asked(), 5);
 }
 
-/// The pace of rejections holds up exchanges, and not the token that another replica has got meanwhile.
+/// The rate limit of rejections stops exchanges, but not the use of another replica's newer token.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_replica_whose_pace_is_used_up_follows_the_others() {
+async fn a_replica_over_its_rate_of_rejections_takes_the_others_tokens() {
     let replicas = Replicas::start(PATIENT).await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
     let token = |n: usize| format!("00D000000000001!token.{n}");
@@ -435,13 +435,17 @@ async fn a_replica_whose_pace_is_used_up_follows_the_others() {
     }
     assert_eq!(reject(one, 4).await["rejected_token_kept"], true, "its pace is used up");
     assert_eq!(reject(two, 4).await["access_token"], token(5));
-    until("followed", async || one.oauth().await.ok()["access_token"] == token(5)).await;
+    eventually("the other replica's token is taken", async || {
+        one.oauth().await.ok()["access_token"] == token(5)
+    })
+    .await;
     assert_eq!(replicas.fake.asked(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
+async fn rejections_during_a_redis_outage_are_shared_after_it() {
+    let _timed = timed();
     let replicas = Replicas::start("timeout = \"1s\"").await;
     let (one, other) = (&replicas.all[0], &replicas.all[1]);
     for replica in [one, other] {
@@ -453,21 +457,25 @@ async fn what_was_rejected_while_redis_was_away_is_told_when_it_is_back() {
     let body = one.post("/oauth-access-token", API_KEY, &rejected).await.ok();
     assert_eq!(body["access_token"], "00D000000000001!token.2");
     assert!(begin.elapsed() < Duration::from_secs(3), "it waits for Redis once: {:?}", begin.elapsed());
-    until("away", async || !is_up(other).await).await;
+    eventually("Redis is known to be down", async || !is_up(other).await).await;
     assert_eq!(other.oauth().await.ok()["access_token"], "00D000000000001!token.1");
     signal(replicas.redis.server.id(), "CONT");
-    until("told", async || other.oauth().await.ok()["access_token"] != "00D000000000001!token.1").await;
+    eventually("the rejection is known", async || {
+        other.oauth().await.ok()["access_token"] != "00D000000000001!token.1"
+    })
+    .await;
 }
 
-/// Fifty milliseconds are for the first that finds it out; a busy machine makes them more, so what is counted is how
-/// many wait.
+/// Only the first requests wait for the timeout. A busy machine makes that longer, so the test counts how many
+/// wait.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
 async fn a_redis_that_hangs_is_waited_for_once() {
+    let _timed = timed();
     let replicas = Replicas::start("timeout = \"700ms\"").await;
     let replica = &replicas.all[0];
     replica.messaging("warm").await.ok();
-    until("up", async || is_up(replica).await).await;
+    eventually("Redis is up", async || is_up(replica).await).await;
     signal(replicas.redis.server.id(), "STOP");
     let begin = Instant::now();
     let asks: Vec<_> = (0..20).map(|n| tokio::spawn(replica.messaging(&format!("at-once-{n}")))).collect();
@@ -484,44 +492,48 @@ async fn a_redis_that_hangs_is_waited_for_once() {
     assert_eq!(count(replica, "failed").await, waited, "nobody waits after that");
     assert!(count(replica, "away").await >= 20);
     signal(replicas.redis.server.id(), "CONT");
-    until("back", async || is_up(replica).await).await;
-    // And shared again.
+    eventually("Redis is up again", async || is_up(replica).await).await;
+    // Tokens are shared again.
     assert_eq!(replica.messaging("again").await.ok()["cached"], false);
-    until("shared", async || replicas.all[1].messaging("again").await.ok()["cached"] == true).await;
+    eventually("the token is shared", async || {
+        replicas.all[1].messaging("again").await.ok()["cached"] == true
+    })
+    .await;
 }
 
-/// A replica that goes on alone meanwhile leaves its token, and its lock, to the others as soon as it can.
+/// A replica that works alone meanwhile shares its token and releases its lock as soon as it can.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn what_was_exchanged_while_redis_hung_is_the_others_when_it_is_back() {
+async fn tokens_exchanged_while_redis_hung_are_shared_after_it() {
     let replicas = Replicas::start("timeout = \"300ms\"").await;
     let [one, two, _] = &replicas.all[..] else { panic!("three replicas") };
     for replica in [one, two] {
-        until("up", async || is_up(replica).await).await;
+        eventually("Redis is up", async || is_up(replica).await).await;
     }
     replicas.fake.is(Mood::Slow(Duration::from_millis(1500)));
     let ask = tokio::spawn(one.messaging("user-1"));
-    until("locked", async || !replicas.redis.names(":lock:").await.is_empty()).await;
+    eventually("the lock is taken", async || !replicas.redis.names(":lock:").await.is_empty()).await;
     signal(replicas.redis.server.id(), "STOP");
     ask.await.expect("no panic").ok();
     assert!(!is_up(one).await, "it knows that Redis hangs, so it has told it nothing");
     signal(replicas.redis.server.id(), "CONT");
-    until("back", async || is_up(two).await).await;
+    eventually("Redis is up again", async || is_up(two).await).await;
     let answer = two.messaging("user-1").await.ok();
     assert_eq!((&answer["cached"], replicas.fake.asked()), (&json!(true), 1), "{answer}");
 }
 
-/// A lock that ended early, as by a Redis that lost its memory: whoever ends late must not hide what is newer.
+/// A lock ended early, for example since Redis lost its data. The exchange that ends late must not replace a newer
+/// token.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn an_exchange_that_ends_late_takes_nothing_s_place() {
+async fn a_late_exchange_does_not_replace_a_newer_token() {
     let replicas = Replicas::start(PATIENT).await;
     for replica in &replicas.all {
-        until("up", async || is_up(replica).await).await;
+        eventually("Redis is up", async || is_up(replica).await).await;
     }
     replicas.fake.is(Mood::Slow(Duration::from_secs(2)));
     let late = tokio::spawn(replicas.all[0].oauth());
-    until("asked", async || replicas.fake.asked() == 1).await;
+    eventually("Salesforce is asked", async || replicas.fake.asked() == 1).await;
     replicas.fake.is(Mood::Well);
     let mut connection = replicas.redis.connection().await;
     for lock in replicas.redis.names(":lock:").await {
@@ -538,7 +550,7 @@ async fn an_exchange_that_ends_late_takes_nothing_s_place() {
 async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
     let mut replicas = Replicas::start("").await;
     for replica in &replicas.all {
-        until("up", async || is_up(replica).await).await;
+        eventually("Redis is up", async || is_up(replica).await).await;
     }
     let (stop, done, cold) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -546,13 +558,15 @@ async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
         .map(|n| {
             let (stop, done, cold) = (stop.clone(), done.clone(), cold.clone());
             let replica = &replicas.all[n % 3];
-            // What is in memory; and, within Salesforce's limit a minute, what is in nobody's.
+            // Some callers request a cached token. The others request new ones, within the limit of requests per
+            // minute.
             let (hit, url, client) = (n >= 3, replica.url.clone(), replica.client.clone());
             tokio::spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
                     let (path, body) = if hit {
                         ("/oauth-access-token", json!({}))
                     } else {
+                        // The rate of that load.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         let sub = format!("user-{}", cold.fetch_add(1, Ordering::SeqCst));
                         ("/messaging-access-token", json!({"sub": sub}))
@@ -565,16 +579,24 @@ async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
             })
         })
         .collect();
+    // Waits for twenty more answers, four of them after an exchange.
+    let more = async || {
+        let before = (done.load(Ordering::SeqCst), cold.load(Ordering::SeqCst));
+        eventually("the load goes on", async || {
+            done.load(Ordering::SeqCst) >= before.0 + 20 && cold.load(Ordering::SeqCst) >= before.1 + 4
+        })
+        .await;
+    };
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        more().await;
         replicas.redis.kill();
         for replica in &replicas.all {
-            until("away", async || !is_up(replica).await).await;
+            eventually("Redis is known to be down", async || !is_up(replica).await).await;
         }
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        more().await;
         replicas.redis.restart().await;
         for replica in &replicas.all {
-            until("back", async || is_up(replica).await).await;
+            eventually("Redis is up again", async || is_up(replica).await).await;
         }
     }
     stop.store(true, Ordering::SeqCst);
@@ -584,10 +606,10 @@ async fn redis_dies_and_comes_back_under_load_and_no_request_fails() {
     assert!(done.load(Ordering::SeqCst) > 100 && cold.load(Ordering::SeqCst) > 10, "there was a load");
 }
 
-/// Replicas that wait for another's exchange are told why it failed, and don't all try the same.
+/// Replicas that wait for another's exchange learn why it failed, and don't repeat it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
+async fn a_failure_is_shared_with_the_replicas_that_wait() {
     let replicas = Replicas::start(PATIENT).await;
     let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
     replicas.fake.is(Mood::SlowError(Duration::from_millis(400), 400, no));
@@ -600,7 +622,7 @@ async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
         assert!(answer.text.contains("pre-authorized"), "{}", answer.text);
     }
     assert_eq!(replicas.fake.asked(), 1);
-    // It is over for all at the same time.
+    // The failure ends for all at the same time.
     replicas.fake.is(Mood::Well);
     replicas.clock.advance(Duration::from_secs(61));
     for replica in &replicas.all {
@@ -608,7 +630,7 @@ async fn a_failure_is_told_to_the_replicas_that_wait_for_it() {
     }
 }
 
-/// A lock whose holder was killed, and less time than it lasts: that is no overload.
+/// The request's timeout is shorter than the lock of a killed replica. That is a timeout, and no overload.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
 async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
@@ -628,14 +650,17 @@ async fn a_request_that_waits_for_a_dead_replica_is_a_timeout() {
     let answer = replicas.all[1].messaging("user-1").await;
     answer.refused(504, "upstream_timeout", None);
     assert_eq!(answer.header("retry-after"), "1");
-    until("exchanged", async || replicas.all[1].messaging("user-1").await.status.is_success()).await;
+    eventually("the token is exchanged", async || {
+        replicas.all[1].messaging("user-1").await.status.is_success()
+    })
+    .await;
     assert_eq!(replicas.fake.asked(), 2);
 }
 
-/// The replica that is told holds a fresher one already, since Redis lost its memory.
+/// The replica that gets the report has a newer token already, since Redis lost its data.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_too() {
+async fn a_token_rejected_by_a_replica_with_a_fresher_one_is_dropped_by_all() {
     let replicas = Replicas::start(PATIENT).await;
     let (one, other) = (&replicas.all[0], &replicas.all[1]);
     for replica in [one, other] {
@@ -648,20 +673,23 @@ async fn a_token_that_is_rejected_where_a_fresher_one_is_held_leaves_the_others_
     let body = fresh.post("/oauth-access-token", API_KEY, &rejected).await.ok();
     assert_eq!([&body["access_token"], &body["cached"]], [&json!("00D000000000001!token.2"), &json!(true)]);
     for replica in [one, other] {
-        until("told", async || replica.oauth().await.ok()["access_token"] == "00D000000000001!token.2").await;
+        eventually("the rejection is known", async || {
+            replica.oauth().await.ok()["access_token"] == "00D000000000001!token.2"
+        })
+        .await;
     }
     assert_eq!(replicas.fake.asked(), 2, "what another has is taken, and not exchanged again");
 }
 
-/// Whoever can write to Redis makes no replica read a stream of any size.
+/// A replica reads only a limited part of a stream, whoever wrote it.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn a_huge_stream_of_somebody_else_s_is_not_read() {
+async fn a_huge_foreign_stream_is_not_read() {
     let replicas = Replicas::start(PATIENT).await;
     replicas.all[0].oauth().await.ok();
     let rejected = json!({"rejected_token": "00D000000000001!token.1"});
     replicas.all[0].post("/oauth-access-token", API_KEY, &rejected).await.ok();
-    until("told", async || !replicas.redis.names(":dropped").await.is_empty()).await;
+    eventually("the rejection is known", async || !replicas.redis.names(":dropped").await.is_empty()).await;
     let names = replicas.redis.names(":dropped").await;
     let stream = names.iter().find(|name| name.ends_with(":dropped")).expect("a stream");
     let mut connection = replicas.redis.connection().await;
@@ -688,16 +716,17 @@ async fn a_huge_stream_of_somebody_else_s_is_not_read() {
     };
     let before = sent().await;
     let fresh = replicas.fresh().await;
-    until("up", async || is_up(&fresh).await).await;
+    eventually("Redis is up", async || is_up(&fresh).await).await;
     assert!(sent().await - before < 1 << 20, "it was read whole");
-    // What is ours in it counts.
+    // The valid messages in it count.
     assert_eq!(fresh.oauth().await.ok()["access_token"], "00D000000000001!token.2");
 }
 
-/// A replica dies while it exchanges: its lock ends, and another goes on.
+/// A replica dies during an exchange. Its lock expires, and another replica exchanges.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_lock_without_an_owner_holds_nobody_up_for_long() {
+async fn a_lock_without_an_owner_expires_within_seconds() {
+    let _timed = timed();
     let replicas = Replicas::start(PATIENT).await;
     let (name, _) = replicas.entry_of("user-1").await;
     let mut connection = replicas.redis.connection().await;
@@ -738,14 +767,14 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
             assert!((1..=60).contains(&wait), "{wait}");
         }
     }
-    // Each replica alone has asked six times.
+    // By its own count each replica sent six of ten at most, so only the shared count refuses.
     assert_eq!((served, replicas.fake.asked()), (10, 10));
 }
 
-/// Whoever can write to Redis can make each replica exchange anew, and no more often than alone.
+/// Whoever can write to Redis can make each replica exchange again, but not more often than without Redis.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
+async fn emptying_redis_gives_no_more_than_the_budget_of_each_host() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
     reconfigure(replica, "requests_per_minute = 200", "requests_per_minute = 3");
@@ -758,10 +787,10 @@ async fn who_empties_redis_gets_no_more_than_the_budget_of_each_host() {
     assert_eq!((served, replicas.fake.asked()), (3, 3));
 }
 
-/// What was got with a key that others may have is served by no replica that knows of it.
+/// A token obtained with a leaked key isn't served by any replica that knows of the retirement.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
+async fn an_entry_obtained_with_a_retired_key_is_a_miss() {
     let replicas = Replicas::start(PATIENT).await;
     let first = replicas.all[0].oauth().await.ok()["access_token"].clone();
     let fresh = replicas.fresh().await;
@@ -775,7 +804,7 @@ async fn an_entry_that_was_got_with_a_retired_key_is_a_miss() {
 
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn the_shared_cache_is_settled_at_the_start() {
+async fn the_shared_cache_cannot_change_by_a_reload() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
     for (from, to) in [
@@ -792,7 +821,8 @@ async fn the_shared_cache_is_settled_at_the_start() {
     }
 }
 
-/// TLS by the host's authorities, a user and a password, in the binary itself; and not a word of the secrets.
+/// TLS with the host's certificate authorities, a user and a password, in the binary itself. The log shows no
+/// secret.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
 async fn redis_is_reached_over_tls_with_a_password() {
@@ -812,11 +842,15 @@ async fn redis_is_reached_over_tls_with_a_password() {
         ("--tls-ca-cert-file", path("redis.crt")),
         ("--tls-auth-clients", "no".to_owned()),
         ("--requirepass", "canary-password".to_owned()),
+        ("--logfile", path("redis.log")),
+        ("--loglevel", "verbose".to_owned()),
     ];
     let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
     let _redis = Redis::with(port, options);
-    until("redis-server listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
-        .await;
+    eventually("redis-server listens", async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+    })
+    .await;
     workspace.configure(&format!(
         "{}\n[cache.redis]\nurl = \"rediss://default@localhost:{port}/3\"\npassword_file = \"redis.secret\"\n\
          key_file = \"cache.secret\"\ntimeout = \"1s\"\n",
@@ -829,8 +863,13 @@ async fn redis_is_reached_over_tls_with_a_password() {
     workspace.write("redis.secret", "wrong\n");
     let other = workspace.serve().await;
     other.logged("the shared cache doesn't answer").await;
-    // Two more looks, and no more to say.
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // Each health check with the wrong password opens a connection, which Redis logs.
+    let connections = || {
+        let log = std::fs::read_to_string(workspace.path("redis.log")).expect("Redis's log");
+        log.matches("Accepted ").count()
+    };
+    let before = connections();
+    eventually("two more health checks have failed", async || connections() >= before + 3).await;
     for log in [service.whole_log().await, other.whole_log().await] {
         assert_eq!(log.matches("the shared cache").count(), 1, "{log}");
         assert!(!log.contains("canary") && !log.contains(&KEY[..16]), "{log}");

@@ -1,15 +1,18 @@
-//! Under systemd: what it is told, and a socket that it holds. The tests play its part.
+//! systemd: notifications and socket activation. The tests act as systemd.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::support::{Answer, Workspace, configuration, signal};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-/// A supervised service; killed at the end.
+use crate::support::{Answer, DEADLINE, Workspace, configuration, signal};
+
+/// A service with a notification socket, killed on drop.
 struct Supervised {
     child: Child,
     told: UnixDatagram,
@@ -26,16 +29,16 @@ impl Supervised {
     fn start(workspace: &Workspace, command: &mut Command) -> Self {
         let path = workspace.path("notify.sock");
         let told = UnixDatagram::bind(&path).expect("a socket");
-        told.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+        told.set_read_timeout(Some(DEADLINE)).expect("a time limit");
         let child =
             command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().expect("the binary runs");
         Self { child, told }
     }
 
-    /// Waits until it says so; what it says else is passed over.
+    /// Waits for a notification that contains `wanted`, and ignores others.
     fn says(&self, wanted: &str) -> String {
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(10) {
+        while begin.elapsed() < DEADLINE {
             let mut message = [0; 512];
             let length = self.told.recv(&mut message).expect("a message in time");
             let message = String::from_utf8_lossy(&message[..length]).into_owned();
@@ -48,7 +51,7 @@ impl Supervised {
 }
 
 #[test]
-fn systemd_is_told_of_start_reload_and_end_and_that_all_is_alive() {
+fn systemd_is_notified_of_start_reload_stop_and_the_watchdog() {
     let workspace = Workspace::new();
     let mut command = workspace.command(&["serve"]);
     let service = Supervised::start(&workspace, command.env("WATCHDOG_USEC", "400000"));
@@ -62,14 +65,14 @@ fn systemd_is_told_of_start_reload_and_end_and_that_all_is_alive() {
     service.says("STOPPING=1");
 }
 
-/// The port is open while nobody runs, and no connection is lost over a restart.
+/// The port is open while no service runs, and a restart loses no connection.
 #[tokio::test]
 async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address() {
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("bound");
-    // The shell gives what is its standard input as the third descriptor, where systemd puts it.
+    // The shell passes its standard input as descriptor 3, where systemd puts the socket.
     let script =
         "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tokenmint.socket exec \"$0\" serve";
     let start = || {
@@ -79,20 +82,24 @@ async fn a_socket_that_systemd_holds_is_used_in_place_of_the_configured_address(
         let _ = std::fs::remove_file(workspace.path("notify.sock"));
         Supervised::start(&workspace, &mut command)
     };
-    let get = || Answer::of(reqwest::Client::new().get(format!("http://{address}/livez")));
-    let waiting = tokio::spawn(get());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let first = start();
-    assert_eq!(waiting.await.expect("no panic").status, 200, "who came before it started is answered");
-    drop(first);
-    let waiting = tokio::spawn(get());
-    let _second = start();
-    assert_eq!(waiting.await.expect("no panic").status, 200);
+    for _ in 0..2 {
+        // The client connects and sends its request before the service starts.
+        let mut early = TcpStream::connect(address).await.expect("the socket listens");
+        early
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("written");
+        let _service = start();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(DEADLINE, early.read_to_string(&mut answer)).await;
+        read.expect("an answer in time").expect("read");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
 }
 
-/// A public socket whose unit has no name for it, or a wrong one, must not mint; one that can't accept is no listener.
+/// A public socket whose unit gives it a wrong name must not mint. A socket that doesn't listen is an error.
 #[test]
-fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
+fn a_socket_without_a_listener_s_name_is_not_used_for_minting() {
     let workspace = Workspace::new();
     workspace.configure(&format!("{}[server.public]\nlisten = \"127.0.0.1:0\"\n", configuration()));
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -105,7 +112,7 @@ fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
     for name in ["tokenmint-public.socket", "Public"] {
         let mut child = start(OwnedFd::from(held.try_clone().expect("a descriptor")), name);
         let mut log = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
-        let warned = log.find(|line| line.contains("a socket was handed over that no listener takes"));
+        let warned = log.find(|line| line.contains("systemd passed a socket that belongs to no listener"));
         assert!(warned.is_some_and(|line| line.contains(name)), "{name}");
         child.kill().expect("ours");
         child.wait().expect("ended");
@@ -117,18 +124,18 @@ fn a_socket_that_no_listener_can_be_is_not_taken_for_minting() {
     assert!(said.contains("doesn't listen"), "{said}");
 }
 
-/// As where a shell that systemd started runs it: the sockets are the shell's.
+/// For example, a shell that systemd started runs the service. The sockets are the shell's.
 #[tokio::test]
-async fn sockets_of_another_process_are_not_taken_and_keep_nobody_from_starting() {
+async fn sockets_meant_for_another_process_are_ignored() {
     let mut workspace = Workspace::new();
     workspace.set("LISTEN_PID", "1").set("LISTEN_FDS", "1").set("LISTEN_FDNAMES", "minting");
     let service = workspace.serve().await;
     assert_eq!(service.get("/livez").await.status, 200);
 }
 
-/// As where one unit has a `ListenStream=` for IPv4 and one for IPv6.
+/// For example, a unit has a `ListenStream=` for IPv4 and one for IPv6.
 #[tokio::test]
-async fn two_sockets_of_one_name_are_both_served() {
+async fn two_sockets_with_one_name_are_both_served() {
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_SERVER__LISTEN", "127.0.0.1:1");
     for names in ["tokenmint.socket:tokenmint.socket", "minting:minting"] {
@@ -147,7 +154,7 @@ async fn two_sockets_of_one_name_are_both_served() {
         for held in &held {
             let address = held.local_addr().expect("bound");
             let get = Answer::of(reqwest::Client::new().get(format!("http://{address}/livez")));
-            let answer = tokio::time::timeout(Duration::from_secs(5), get).await.expect("an answer in time");
+            let answer = tokio::time::timeout(DEADLINE, get).await.expect("an answer in time");
             assert_eq!(answer.status, 200, "{names}");
         }
     }

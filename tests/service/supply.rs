@@ -1,4 +1,4 @@
-//! What tokenmint is built from: nothing that could change between two builds, and nothing that signs but aws-lc.
+//! Dependencies: builds are reproducible, and only aws-lc signs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use crate::rooms::files;
+use crate::module_order::files;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Of each package in that lock file: its version, and what it depends on.
+/// The version and the dependencies of each package in that lock file.
 fn locked(file: &str) -> BTreeMap<(String, String), Vec<String>> {
     let text = fs::read_to_string(root().join(file)).expect("a lock file");
     let lock: toml::Table = text.parse().expect("TOML");
@@ -28,17 +28,17 @@ fn locked(file: &str) -> BTreeMap<(String, String), Vec<String>> {
     packages.map(package).collect()
 }
 
-/// RUSTSEC-2023-0071: private-key operations of the crate `rsa` tell their key by their time. It reads, checks and makes keys,
-/// and computes with public ones; it signs and decrypts nothing: neither here, nor in a library of ours behind our back. The
-/// ignored advisory in `deny.toml` rests on this.
+/// RUSTSEC-2023-0071: private-key operations of the crate `rsa` leak the key by their timing. tokenmint uses it to
+/// read, check and make keys, and for public keys. Neither tokenmint nor a dependency may sign or decrypt with it.
+/// The ignored advisory in `deny.toml` depends on this.
 #[test]
 fn nothing_signs_or_decrypts_with_the_crate_rsa() {
     const READS: [&str; 6] = [
-        "keys/numbers.rs",
+        "keys/public_numbers.rs",
         "keys/pem.rs",
-        "keys/policy.rs",
-        "keys/private.rs",
-        "keys/recognise.rs",
+        "keys/key_strength.rs",
+        "keys/private_key.rs",
+        "keys/key_formats.rs",
         "doctor/jwk.rs",
     ];
     let uses = Regex::new(r"(^|[^\w:])rsa::").expect("a pattern");
@@ -58,31 +58,31 @@ fn nothing_signs_or_decrypts_with_the_crate_rsa() {
     }
 }
 
-/// Also in an image: without it each start takes up to 50 ms longer, and nothing says why.
+/// Also in the image. Without the setting each start takes up to 50 ms longer.
 #[test]
-fn every_build_leaves_the_jitter_of_the_cpu_out() {
+fn every_build_excludes_jitter_entropy() {
     let text = |name| fs::read_to_string(root().join(name)).expect("a file");
     let config: toml::Table = text(".cargo/config.toml").parse().expect("TOML");
     assert_eq!(config["env"]["AWS_LC_SYS_NO_JITTER_ENTROPY"].as_str(), Some("1"));
     assert!(text(".dockerignore").lines().any(|line| line == "!.cargo"));
 }
 
-/// A build without `--locked` takes whatever has been published since.
+/// A build without `--locked` may use newer versions.
 #[test]
-fn every_build_takes_the_locked_versions() {
+fn every_build_uses_the_locked_versions() {
     let mut scripts: Vec<PathBuf> =
         ["Makefile", "Dockerfile", "README.md", ".ci/run", "fuzz/run"].map(|name| root().join(name)).into();
     for folder in ["tests", "benches", "docs", "examples", "keys.example"] {
         collect(&root().join(folder), &mut scripts);
     }
-    // Within backquotes it is a word of a sentence.
+    // In backquotes it is part of a sentence.
     let builds = Regex::new(
         r#"(?:[^`\w]|^)(?:cargo|\$\(CARGO\)|CARGO:-cargo\}"?)\s+(?:b|build|r|run|t|test|bench|check|clippy|doc|install|metadata|tree|deny|rustc)\b"#,
     );
     let builds = builds.expect("a pattern");
     let mut seen = 0;
     for path in scripts {
-        // What isn't text has no commands.
+        // Binary files contain no commands.
         let Ok(text) = fs::read_to_string(&path) else { continue };
         for line in text.lines().filter(|line| builds.is_match(line)) {
             seen += 1;
@@ -103,9 +103,9 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What is fuzzed is what ships.
+/// The fuzzed code has the shipped dependencies.
 #[test]
-fn the_fuzzer_has_the_versions_of_the_service() {
+fn the_fuzzer_locks_the_versions_of_the_service() {
     let ours: BTreeSet<_> = locked("Cargo.lock").into_keys().collect();
     let own = ["tokenmint-fuzz", "libfuzzer-sys", "arbitrary"];
     for (name, version) in locked("fuzz/Cargo.lock").into_keys() {

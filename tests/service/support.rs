@@ -1,5 +1,6 @@
-//! A workspace with keys and a configuration, the binary run in it, and a client for what it serves.
+//! A workspace with keys and a configuration, the binary that runs in it, and a client of the service.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -7,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::JwkSet;
@@ -21,20 +22,21 @@ pub const API_KEY: &str = "tm_the-key-of-web";
 /// The API key of the caller `crm`, who may make assertions and nothing else.
 pub const CRM_KEY: &str = "tm_the-key-of-crm";
 
-/// Keys are slow to make, so all tests of a run share a few.
+/// The keys of all tests of a run. Generating one takes long.
 pub struct Keys {
     pub web: String,
     pub web512: String,
     pub crm: String,
-    /// Of no keyset, for keys that come second.
+    /// In no keyset: for tests that add a key.
     pub spare: [String; 2],
 }
 
 pub static KEYS: LazyLock<Keys> = LazyLock::new(|| {
-    // Whichever crate compiles in which back end: what `main` does first.
+    // `main` does the same first: it decides which backend jsonwebtoken uses.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let key = || {
-        let pem = tokenmint::keys::generate(2048, &SystemRandomness::default()).expect("random bytes");
+        let pem =
+            tokenmint::keys::generate_private_key(2048, &SystemRandomness::default()).expect("random bytes");
         pem.expose_secret().to_owned()
     };
     Keys { web: key(), web512: key(), crm: key(), spare: [key(), key()] }
@@ -45,17 +47,21 @@ pub fn sha256_hex(text: &str) -> String {
     digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// A folder with `tokenmint.toml` and `keys/`, gone at the end.
+/// A directory with `tokenmint.toml` and `keys/`, removed on drop.
 pub struct Workspace {
     folder: tempfile::TempDir,
     environment: BTreeMap<String, String>,
+    _share: Arc<Share>,
 }
 
 impl Workspace {
-    /// Only keys.
+    /// A workspace with keys and without a configuration.
     pub fn bare() -> Self {
-        let workspace =
-            Self { folder: tempfile::tempdir().expect("a temporary folder"), environment: BTreeMap::new() };
+        let workspace = Self {
+            _share: Share::of_this_test(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            environment: BTreeMap::new(),
+        };
         workspace.write_key("keys/web/WebAppKey1.key", &KEYS.web);
         workspace.write_key("keys/web512/Web512.key", &KEYS.web512);
         workspace.write_key("keys/crm/CrmKey1.key", &KEYS.crm);
@@ -63,14 +69,14 @@ impl Workspace {
         workspace
     }
 
-    /// Keys and a configuration in which everything is used.
+    /// A workspace with keys and a configuration that uses every kind of section.
     pub fn new() -> Self {
         let workspace = Self::bare();
         workspace.configure(&configuration());
         workspace
     }
 
-    /// As `new`, with `more` behind its configuration.
+    /// Like `new`, with `more` appended to the configuration.
     pub fn with(more: &str) -> Self {
         let workspace = Self::bare();
         workspace.configure(&format!("{}\n{more}", configuration()));
@@ -106,8 +112,8 @@ impl Workspace {
         self
     }
 
-    /// A program in the workspace's folder, with the workspace's environment and nothing of the machine's but `PATH`: what a
-    /// test finds must not depend on who runs it.
+    /// A program in the workspace's directory, with the workspace's environment. Of the machine's environment it
+    /// gets `PATH` alone, so that a test doesn't depend on who runs it.
     pub fn program(&self, name: &str) -> Command {
         let mut command = Command::new(name);
         command.current_dir(self.folder.path()).stdin(Stdio::null());
@@ -127,19 +133,26 @@ impl Workspace {
         Ran::of(output)
     }
 
-    /// The same, in a shell that redirects its output; killed after a while, which is code 124.
+    /// Runs a command in a shell that redirects its output.
     pub fn run_in_shell(&self, arguments: &[&str], redirect: &str) -> Ran {
+        self.run_in_shell_for(2 * DEADLINE, arguments, redirect)
+    }
+
+    /// Runs a command in a shell that redirects its output, and kills it after `limit`. The exit code is 124 then.
+    pub fn run_in_shell_for(&self, limit: Duration, arguments: &[&str], redirect: &str) -> Ran {
         let binary = self.command(arguments);
         let mut shell = self.program("bash");
-        shell.args(["-c", &format!("timeout 10 \"$0\" \"$@\" {redirect}")]).arg(binary.get_program());
+        let limited = format!("timeout {} \"$0\" \"$@\" {redirect}", limit.as_secs());
+        shell.args(["-c", &limited]).arg(binary.get_program());
         shell.args(arguments);
         Ran::of(shell.output().expect("bash runs"))
     }
 
-    /// The same, at a terminal that wide, where `typed` is typed. All that it shows comes in `stdout`.
+    /// Runs a command at a terminal with that many columns, and types `typed`. `stdout` has everything that the
+    /// terminal shows.
     pub fn run_at_terminal(&self, arguments: &[&str], columns: u16, typed: &str) -> Ran {
         use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-        // Closed on exec: else a child of another test would hold this terminal open.
+        // Closed on exec, since a child process of another test would keep this terminal open.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let ours = openpt(flags).expect("a terminal");
         grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal of ours");
@@ -156,14 +169,14 @@ impl Workspace {
             // Control-D ends the input at the begin of a line.
             ours.write_all(format!("{typed}\n\u{4}").as_bytes()).expect("less than a terminal holds");
         }
-        // Once nobody has its other end open any more, reading a terminal fails (EIO).
+        // Reading a terminal fails with EIO once its other end is closed.
         let mut shown = Vec::new();
         let _ = ours.read_to_end(&mut shown);
         let stdout = String::from_utf8(shown).expect("UTF-8").replace("\r\n", "\n");
         Ran { status: child.wait().expect("a child of ours"), stdout, stderr: String::new() }
     }
 
-    /// Starts what runs on, and ends it once it has printed its JSON.
+    /// Starts a command that doesn't end by itself, and kills it once it has printed its JSON.
     pub fn begin(&self, arguments: &[&str]) -> Value {
         let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("the binary runs");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
@@ -179,12 +192,12 @@ impl Workspace {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// The same, with something on standard input.
+    /// Runs a command to its end, with `input` on standard input.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
         run_to_end(self.command(arguments), input)
     }
 
-    /// As `serve`, from a shell that has run `setting` before.
+    /// Like `serve`, started by a shell that has run `setting` before.
     pub async fn serve_after(&self, setting: &str) -> Running {
         let binary = self.command(&["serve"]);
         let mut shell = self.program("bash");
@@ -201,20 +214,20 @@ impl Workspace {
 fn run_to_end(mut command: Command, input: &str) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program runs");
-    // Less than a pipe holds, so that it can be written before anything is read.
+    // The input is smaller than a pipe's buffer, so it can be written before anything is read.
     let stdin = child.stdin.take().expect("piped");
     let _ = (&stdin).write_all(input.as_bytes());
     drop(stdin);
     Ran::of(child.wait_with_output().expect("it ends"))
 }
 
-/// Returns a port on which nobody listens on loopback, for a service that is configured with it; each once in this process. One
-/// that the kernel picks (bind to 0) may be given to a client's end of a connection as soon as it is closed.
+/// Returns an unused port of loopback, for a service that is configured with it. Each call returns another one. A
+/// port that the kernel picks (bind to 0) may be given to an outgoing connection as soon as it is closed.
 pub fn free_port() -> u16 {
-    // Below those that Linux gives to clients' ends (net.ipv4.ip_local_port_range, 32768 and up).
+    // Below the ports that Linux gives to outgoing connections (net.ipv4.ip_local_port_range, 32768 and up).
     const PORTS: std::ops::Range<u32> = 15_000..32_000;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    // Test programs run one after the other, and in parallel where somebody starts two.
+    // Two test programs may run at once, so each begins at another port.
     let first = std::process::id().wrapping_mul(97);
     let port = || {
         let offset = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
@@ -225,7 +238,7 @@ pub fn free_port() -> u16 {
         .expect("it repeats without an end")
 }
 
-/// What a command came to.
+/// Exit status and output of a command.
 pub struct Ran {
     pub status: ExitStatus,
     pub stdout: String,
@@ -255,7 +268,7 @@ impl Ran {
     }
 }
 
-/// One of everything.
+/// A configuration with a section of every kind.
 pub fn configuration() -> String {
     let (web, crm) = (sha256_hex(API_KEY), sha256_hex(CRM_KEY));
     format!(
@@ -298,7 +311,7 @@ allow = ["oauth.crm"]
     )
 }
 
-/// The service as a process of its own; killed at the end, whatever happens.
+/// The service in its own process, killed on drop.
 pub struct Running {
     child: Child,
     addresses: BTreeMap<String, String>,
@@ -342,14 +355,14 @@ impl Running {
             addresses: BTreeMap::new(),
             log,
             readers: vec![of_stdout, of_stderr],
-            // Below the five seconds after which the service closes a connection that idles, as any client should.
+            // The service closes idle connections after five seconds. A client should drop them before.
             client: reqwest::Client::builder()
                 .pool_idle_timeout(Duration::from_secs(3))
                 .build()
                 .expect("a client"),
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        // Every listener says where it is before any answers.
+        // The log lines with the addresses come before "started".
         while let Ok(Some(line)) = tokio::time::timeout_at(deadline, lines.recv()).await {
             let line: Value = serde_json::from_str(&line).expect("a log line is JSON");
             if let (Some(listener), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
@@ -362,21 +375,21 @@ impl Running {
         panic!("the service did not start: {}", running.log());
     }
 
-    /// What it has logged until now: it logs behind the answers, so wait for what is to be there (`logged`),
-    /// and take the `whole_log` for what is counted or must not be there.
+    /// The log so far. The service writes it in the background: use `logged` to wait for a line, and `whole_log` to
+    /// count lines or to assert that one is absent.
     pub fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()
     }
 
-    /// Waits until the log, which is written behind the answers, has this in it.
+    /// Waits until a log line contains `needle`, and returns the line.
     pub async fn logged(&self, needle: &str) -> String {
-        for _ in 0..100 {
-            if let Some(line) = self.log().lines().find(|line| line.contains(needle)) {
-                return line.to_owned();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("no {needle} in the log: {}", self.log());
+        let mut line = None;
+        eventually(&format!("{needle:?} is in the log"), async || {
+            line = self.log().lines().find(|line| line.contains(needle)).map(str::to_owned);
+            line.is_some()
+        })
+        .await;
+        line.expect("it was found")
     }
 
     pub fn address(&self, listener: &str) -> &str {
@@ -423,7 +436,7 @@ impl Running {
         self.end().await
     }
 
-    /// All that it has logged, to its end.
+    /// Stops the service and returns its whole log.
     pub async fn whole_log(mut self) -> String {
         self.end().await;
         for reader in self.readers.drain(..) {
@@ -435,13 +448,14 @@ impl Running {
     async fn end(&mut self) -> (ExitStatus, Duration) {
         let start = Instant::now();
         signal(self.pid(), "TERM");
-        for _ in 0..600 {
+        // Like `eventually`, whose closure a spawned task can't hold.
+        while start.elapsed() < DEADLINE {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 return (status, start.elapsed());
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            tokio::time::sleep(POLL).await;
         }
-        panic!("still there 15 s after SIGTERM: {}", self.log());
+        panic!("still there {DEADLINE:?} after SIGTERM: {}", self.log());
     }
 }
 
@@ -450,7 +464,7 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.expect("kill runs").success());
 }
 
-/// An answer, read whole.
+/// A response with its whole body.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: reqwest::header::HeaderMap,
@@ -481,7 +495,7 @@ impl Answer {
         value.to_str().expect("text")
     }
 
-    /// Asserts a refusal as the contract has it; returns its description.
+    /// Asserts that the response is an error in the form of the contract. Returns its description.
     #[track_caller]
     pub fn refused(&self, status: u16, error: &str, field: Option<&str>) -> String {
         let body = self.json();
@@ -495,7 +509,7 @@ impl Answer {
     }
 }
 
-/// The claims of a token, once its signature was verified with the key of that `kid` in `set`.
+/// Verifies a token with the key in `set` that has its `kid`, and returns its claims.
 #[track_caller]
 pub fn verified(token: &str, set: &JwkSet) -> Value {
     LazyLock::force(&KEYS);
@@ -525,11 +539,129 @@ pub fn user_1() -> Value {
     json!({"sub": "user-1"})
 }
 
-/// Waits for something that happens behind the requests.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+/// A request for an identity token of a user that no test has used before, since tokens per user are limited.
+pub fn another_user() -> Value {
+    static COUNT: AtomicU32 = AtomicU32::new(1_000);
+    json!({"sub": format!("user-{}", COUNT.fetch_add(1, Ordering::Relaxed))})
+}
+
+/// Sends a request, and again after `Retry-After` while the response is 503 `overloaded`, as a client should. A
+/// machine that is busy with other tests may not sign a burst of tokens in time.
+pub async fn retrying<F: Future<Output = Answer>>(request: impl Fn() -> F) -> Answer {
+    let begin = Instant::now();
+    loop {
+        let answer = request().await;
+        if answer.status != StatusCode::SERVICE_UNAVAILABLE || answer.json()["error"] != "overloaded" {
+            return answer;
+        }
+        assert!(begin.elapsed() < DEADLINE, "still overloaded after {DEADLINE:?}");
+        let seconds = answer.header("retry-after").parse().expect("seconds");
+        // The response demands this pause.
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+/// How long tests wait for a condition. It is far longer than any of them takes, so only a condition that never
+/// holds fails.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Less than the five seconds after which the service closes a silent connection and gives up a request to
+/// Salesforce. What ends sooner was not ended by those timeouts.
+pub const AT_ONCE: Duration = Duration::from_secs(4);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// Waits until the condition `holds`. `what` states it, for the message of a failure.
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(DEADLINE, what, holds).await;
+}
+
+/// Waits until the condition `holds`, and fails after `limit`. A test whose `limit` is a promise of the service
+/// starts with `timed`.
+pub async fn eventually_within(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begin = Instant::now();
     while !holds().await {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(POLL).await;
     }
+}
+
+/// Like `eventually`, for tests without a runtime.
+pub fn eventually_blocking(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The number of running tests of each kind.
+#[derive(Default)]
+struct Tests {
+    ordinary: usize,
+    timed: usize,
+    timed_waiting: usize,
+}
+
+static TESTS: Mutex<Tests> = Mutex::new(Tests { ordinary: 0, timed: 0, timed_waiting: 0 });
+static A_TEST_ENDED: Condvar = Condvar::new();
+
+thread_local! {
+    /// The share of the test on this thread. The test harness runs each test on a thread of its own.
+    static SHARE: RefCell<Weak<Share>> = const { RefCell::new(Weak::new()) };
+}
+
+/// Counts a running test. Each workspace of the test holds it, and so does the result of `timed`.
+pub struct Share {
+    is_timed: bool,
+}
+
+impl Share {
+    fn of_this_test() -> Arc<Self> {
+        if let Some(share) = SHARE.with_borrow(Weak::upgrade) {
+            return share;
+        }
+        let others = cores().saturating_sub(1).max(1);
+        let tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let must_wait = |tests: &mut Tests| tests.timed + tests.timed_waiting > 0 && tests.ordinary >= others;
+        let mut tests = A_TEST_ENDED.wait_while(tests, must_wait).unwrap_or_else(PoisonError::into_inner);
+        tests.ordinary += 1;
+        Self::begin(false)
+    }
+
+    fn begin(is_timed: bool) -> Arc<Self> {
+        let share = Arc::new(Self { is_timed });
+        SHARE.set(Arc::downgrade(&share));
+        share
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = if self.is_timed { &mut tests.timed } else { &mut tests.ordinary };
+        *count -= 1;
+        drop(tests);
+        A_TEST_ENDED.notify_all();
+    }
+}
+
+/// Reserves the machine for a test that asserts an upper bound on a duration. The test calls it first and keeps the
+/// result to its end. Until then at most one other test per remaining core runs, whatever `RUST_TEST_THREADS` is. So
+/// the test measures the service and not its wait for a processor.
+pub fn timed() -> Arc<Share> {
+    assert!(SHARE.with_borrow(Weak::upgrade).is_none(), "`timed` comes before the first workspace");
+    let others = cores().saturating_sub(1).max(1);
+    let mut tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    tests.timed_waiting += 1;
+    let must_wait = |tests: &mut Tests| tests.timed >= cores() || tests.ordinary > others;
+    tests = A_TEST_ENDED.wait_while(tests, must_wait).unwrap_or_else(PoisonError::into_inner);
+    tests.timed_waiting -= 1;
+    tests.timed += 1;
+    drop(tests);
+    Share::begin(true)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

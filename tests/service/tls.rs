@@ -1,4 +1,4 @@
-//! Certificates by openssl, and clients that trust and show them.
+//! Certificates by openssl, and clients that trust and present them.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::Workspace;
 
-/// A certificate of `authority`, which is made where there is none, for the host of the tests.
+/// Makes a certificate of `authority` for the host of the tests, and the authority if it doesn't exist.
 pub fn certificates(workspace: &Workspace, authority: &str, name: &str) {
     certified(workspace, authority, name, "DNS:localhost,IP:127.0.0.1");
 }
 
-/// As `certificates`, for these names; `NAME.both` holds key and certificate.
+/// Like `certificates`, for these names. `NAME.both` has key and certificate.
 pub fn certified(workspace: &Workspace, authority: &str, name: &str, san: &str) {
     let script = format!(
         "[ -f {authority}.key ] || openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN={authority} \
@@ -32,7 +32,7 @@ pub fn certified(workspace: &Workspace, authority: &str, name: &str, san: &str) 
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// Trusts `ca.crt`, and shows the certificate of `identity`.
+/// A client that trusts `ca.crt` and presents the certificate of `identity`.
 pub fn client(workspace: &Workspace, identity: Option<&str>) -> reqwest::Client {
     let read = |name: &str| std::fs::read(workspace.path(name)).expect(name);
     let root = reqwest::Certificate::from_pem(&read("ca.crt")).expect("PEM");
@@ -43,8 +43,8 @@ pub fn client(workspace: &Workspace, identity: Option<&str>) -> reqwest::Client 
     builder.build().expect("a client")
 }
 
-/// A certificate of a new authority for this host that is valid for so long, with one between the two where that has a
-/// life; `NAME.both` holds key and certificates.
+/// Makes a certificate of a new authority that is valid for `life`, with an intermediate certificate if that has a
+/// lifetime. `NAME.both` has key and certificates.
 #[expect(clippy::disallowed_methods, reason = "TLS goes by the host's clock")]
 pub fn short_lived(
     workspace: &Workspace,
@@ -77,7 +77,7 @@ pub fn short_lived(
     workspace.write_key(&format!("{name}.both"), &format!("{}{certificate}{chain}", own_key.serialize_pem()));
 }
 
-/// Trusts `ca.crt`, shows the certificate of `identity`, and resumes its sessions.
+/// A client that trusts `ca.crt`, presents the certificate of `identity`, and resumes its sessions.
 pub fn connector(workspace: &Workspace, identity: Option<&str>) -> TlsConnector {
     let read = |name: &str| std::fs::read(workspace.path(name)).expect(name);
     let mut roots = rustls::RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! W3C Trace Context: whose trace a request stands in, and what Salesforce and the log are told of it.
+//! W3C Trace Context: the trace of a request, in requests to Salesforce and in the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use tokenmint::clock::{Clock as _, ManualClock, SystemClock};
 
 use crate::exchange::{Fake, Mood};
 use crate::in_process::InProcess;
-use crate::support::{API_KEY, Answer, Running, Workspace};
+use crate::support::{API_KEY, Answer, Running, Workspace, eventually};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const OTHER_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "00f067aa0ba902b7";
 
-/// The service, with a Salesforce that keeps the headers of each exchange.
+/// The service with a fake Salesforce that records the headers of each exchange.
 struct Traced {
     salesforce: Fake,
     service: Running,
@@ -36,7 +36,7 @@ impl Traced {
         Self { salesforce, service, _workspace: workspace }
     }
 
-    /// A request that is called `id`.
+    /// Sends a request with that request id.
     async fn post(&self, path: &str, body: &Value, id: &str, headers: &[(&str, &str)]) {
         let request = self.service.request(Method::POST, path).bearer_auth(API_KEY).json(body);
         let request = request.header("X-Request-Id", id);
@@ -45,7 +45,7 @@ impl Traced {
             .ok();
     }
 
-    /// An exchange of its own for this `id`; what Salesforce got as `traceparent` and `tracestate`.
+    /// Causes an exchange with that request id. Returns the `traceparent` and `tracestate` that Salesforce got.
     async fn exchange(&self, id: &str, headers: &[(&str, &str)]) -> [Option<String>; 2] {
         let before = self.salesforce.asked();
         self.post("/messaging-access-token", &json!({"sub": id}), id, headers).await;
@@ -57,13 +57,13 @@ impl Traced {
         })
     }
 
-    /// What the audit line of the request says of a trace.
+    /// The trace id in the audit line of the request.
     async fn audited(&self, id: &str) -> Value {
         let line = self.service.logged(&format!("\"request_id\":\"{id}\"")).await;
         serde_json::from_str::<Value>(&line).expect("JSON")["trace_id"].clone()
     }
 
-    /// The messages of all lines in a trace.
+    /// The messages of all log lines of a trace.
     fn messages(&self, trace: &str) -> Vec<String> {
         let lines = self.service.log();
         let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -76,7 +76,7 @@ fn traceparent(trace: &str) -> String {
     format!("00-{trace}-{SPAN}-01")
 }
 
-/// The trace and the span that a `traceparent` of ours names.
+/// The trace id and the span id of a `traceparent`.
 #[track_caller]
 fn parts(traceparent: Option<&String>) -> (String, String) {
     let traceparent = traceparent.expect("a traceparent");
@@ -90,7 +90,7 @@ fn parts(traceparent: Option<&String>) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_trace_goes_on_to_salesforce_and_into_the_log_but_a_kept_token_takes_it_nowhere() {
+async fn a_trace_continues_to_salesforce_and_the_log_but_not_for_a_cached_token() {
     let traced = Traced::start().await;
     let headers = [("traceparent", &*traceparent(TRACE)), ("tracestate", "vendor=opaque")];
     let [first, state] = traced.exchange("first", &headers).await;
@@ -128,18 +128,16 @@ async fn each_kind_of_token_is_audited_with_its_trace() {
     }
 }
 
-/// Waiters may give up, and their traces end; the one that began it is sure to be there.
+/// The exchange belongs to the trace of the request that began it, and not to those of requests that wait.
 #[tokio::test]
-async fn an_exchange_that_many_wait_for_stands_in_the_trace_that_began_it() {
+async fn a_shared_exchange_belongs_to_the_trace_that_began_it() {
     let traced = Traced::start().await;
     traced.salesforce.is(Mood::Slow(Duration::from_secs(1)));
     let (own, body) = ([traceparent(TRACE), traceparent(OTHER_TRACE)], json!({}));
     let first = [("traceparent", &*own[0])];
     let first = traced.post("/oauth-access-token", &body, "first", &first);
     let second = async {
-        while traced.salesforce.asked() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("Salesforce is asked", async || traced.salesforce.asked() > 0).await;
         traced.post("/oauth-access-token", &body, "second", &[("traceparent", &*own[1])]).await;
     };
     tokio::join!(first, second);
@@ -151,28 +149,26 @@ async fn an_exchange_that_many_wait_for_stands_in_the_trace_that_began_it() {
 }
 
 #[tokio::test]
-async fn a_renewal_behind_the_answer_stands_in_the_trace_that_set_it_off() {
+async fn a_background_renewal_belongs_to_the_trace_that_triggered_it() {
     let clock = Arc::new(ManualClock::at(SystemClock::default().now()));
     let (salesforce, url) = Fake::start(clock.clone()).await;
-    let house = InProcess::start(clock, &url, "").await;
-    house.oauth().await.ok();
-    house.pass(90);
-    let request = house.client.post(format!("{}/oauth-access-token", house.url)).bearer_auth(API_KEY);
+    let service = InProcess::start(clock, &url, "").await;
+    service.oauth().await.ok();
+    service.pass(90);
+    let request = service.client.post(format!("{}/oauth-access-token", service.url)).bearer_auth(API_KEY);
     let request = request.json(&json!({})).header("traceparent", traceparent(TRACE));
     assert_eq!(Answer::of(request).await.ok()["cached"], true);
-    while salesforce.headers().len() < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the token is renewed", async || salesforce.headers().len() == 2).await;
     let sent = salesforce.headers();
     assert!(!sent[0].contains_key("traceparent"), "nobody sent one");
     let renewal = sent[1]["traceparent"].to_str().expect("text").to_owned();
     assert_eq!(parts(Some(&renewal)).0, TRACE);
 }
 
-/// Section 3.2.2.5: of the flags one is known, and the others must be 0. Section 3.2.4: of a version to come, what is known
-/// counts.
+/// Section 3.2.2.5: one flag is defined, and the others must be 0. Section 3.2.4: a future version is parsed as far
+/// as it is known.
 #[tokio::test]
-async fn the_sampled_flag_goes_on_and_versions_to_come_are_read_as_far_as_they_are_known() {
+async fn the_sampled_flag_is_passed_on_and_future_versions_are_read_as_far_as_known() {
     let traced = Traced::start().await;
     for (n, (sent, flags)) in [
         (format!("00-{TRACE}-{SPAN}-00"), "00"),
@@ -195,7 +191,7 @@ async fn the_sampled_flag_goes_on_and_versions_to_come_are_read_as_far_as_they_a
 }
 
 #[tokio::test]
-async fn a_malformed_traceparent_is_no_trace() {
+async fn a_malformed_traceparent_is_ignored() {
     let traced = Traced::start().await;
     let good = traceparent(TRACE);
     let mut shapes: Vec<String> = [
@@ -217,7 +213,7 @@ async fn a_malformed_traceparent_is_no_trace() {
     ]
     .map(str::to_owned)
     .into();
-    // One wrong byte at a time: a letter that is no digit, and a dash where none belongs or none where one does.
+    // One wrong byte at a time: a letter that is no hexadecimal digit, a dash too many, a dash too few.
     for at in [0, 1, 2, 3, 34, 35, 36, 51, 52, 53, 54] {
         let wrong = if good.as_bytes()[at] == b'-' { "_" } else { "-" };
         shapes.push(format!("{}{wrong}{}", &good[..at], &good[at + 1..]));
@@ -235,7 +231,7 @@ async fn a_malformed_traceparent_is_no_trace() {
 }
 
 #[tokio::test]
-async fn a_tracestate_that_is_too_long_or_malformed_stays_here_and_the_trace_goes_on() {
+async fn a_too_long_or_malformed_tracestate_is_dropped_and_the_trace_continues() {
     let traced = Traced::start().await;
     let long = |last: usize| format!("a={},b={}", "x".repeat(252), "y".repeat(last));
     let many = |members: usize| (0..members).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
@@ -280,10 +276,10 @@ async fn a_tracestate_that_is_too_long_or_malformed_stays_here_and_the_trace_goe
     }
 }
 
-/// Else somebody waits for traces that nobody sends.
+/// Without the warning an operator would wait for traces that are never sent.
 #[cfg(not(feature = "otel"))]
 #[tokio::test]
-async fn a_build_that_exports_no_traces_says_so_to_who_waits_for_them() {
+async fn a_build_without_trace_export_warns_where_export_is_configured() {
     const SAID: &str = "exports no traces";
     let mut workspace = Workspace::new();
     workspace.set("OTEL_EXPORTER_OTLP_ENDPOINT", "");

@@ -1,24 +1,24 @@
-//! The docs' tables of checks and answers are made from the code that runs them.
+//! The tables of checks in the documentation are generated from the code.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use tokenmint::doctor::{CASES, Source};
-use tokenmint::exchange::meaning::{self, Class};
+use tokenmint::doctor::{CHECKS, EvidenceSource};
+use tokenmint::exchange::errors::{self, ErrorClass};
 
 fn checks() -> String {
     let mut table =
         "| what people see | check | the question | what to do | source |\n|---|---|---|---|---|\n"
             .to_owned();
-    for case in &CASES {
+    for case in &CHECKS {
         let source = match case.source {
-            Source::Doc => "doc",
-            Source::Field => "field",
-            Source::Rfc => "rfc",
-            Source::Own => "own",
+            EvidenceSource::Doc => "doc",
+            EvidenceSource::Field => "field",
+            EvidenceSource::Rfc => "rfc",
+            EvidenceSource::Own => "own",
         };
         let online = if case.online { " (`--online`)" } else { "" };
-        let row = [case.sees, &format!("`{}`{online}", case.id), case.answers, case.fix, source];
+        let row = [case.symptom, &format!("`{}`{online}", case.id), case.question, case.fix, source];
         write_row(&mut table, &row);
     }
     table
@@ -27,13 +27,13 @@ fn checks() -> String {
 fn answers() -> String {
     let mut table =
         "| from | Salesforce says | why | what to do | again |\n|---|---|---|---|---|\n".to_owned();
-    for (from, words, meaning) in meaning::all() {
-        let again = match meaning.class {
-            Class::Permanent => "never",
-            Class::Transient => "soon",
-            Class::Limited => "later",
+    for (from, words, diagnosis) in errors::known_errors() {
+        let again = match diagnosis.class {
+            ErrorClass::Permanent => "never",
+            ErrorClass::Transient => "soon",
+            ErrorClass::Limited => "later",
         };
-        write_row(&mut table, &[from, &format!("`{words}`"), meaning.cause, meaning.fix, again]);
+        write_row(&mut table, &[from, &format!("`{words}`"), diagnosis.cause, diagnosis.fix, again]);
     }
     table
 }
@@ -45,7 +45,7 @@ fn write_row(table: &mut String, cells: &[&str]) {
     table.push_str("|\n");
 }
 
-/// `text` with `table` between the comment that begins with `name` and the next end.
+/// Replaces the text between the comment that starts with `name` and the next end comment by `table`.
 fn with_table(text: &str, name: &str, table: &str) -> String {
     let opening = text.find(&format!("<!-- {name}:")).expect("the table's beginning");
     let start = opening + text[opening..].find('\n').expect("a line") + 1;
@@ -53,7 +53,7 @@ fn with_table(text: &str, name: &str, table: &str) -> String {
     format!("{}\n{table}\n{}", &text[..start], &text[end..])
 }
 
-/// `make docs` sets `UPDATE_DOCS`, and this writes what it would otherwise ask for.
+/// With `UPDATE_DOCS`, which `make docs` sets, writes the tables instead of comparing them.
 #[test]
 fn the_troubleshooting_tables_are_those_of_the_checks() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");

@@ -1,6 +1,6 @@
-//! Reloads, again and again, in a process of their own: memory, descriptors and threads stay as they are.
+//! Soak test of reloads in a process of its own: memory, file descriptors and threads don't grow.
 //!
-//! `RELOADS=10000 cargo test --release --test soak`, as `make soak` does; CI makes do with a few hundred.
+//! `make soak` runs `RELOADS=10000 cargo test --release --test soak`. CI runs a few hundred reloads.
 
 #![allow(clippy::print_stdout, reason = "says what was measured")]
 
@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
-use tokenmint::app::reload::Source;
-use tokenmint::app::{Ambient, App, Loaded};
+use tokenmint::app::reload::ConfigSource;
+use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::SystemRandomness;
 use tokenmint::config::Environment;
 
-/// The allocator keeps this much more than it was asked for, once it was asked.
+/// Memory that the allocator may keep beyond the allocations.
 const SLACK_KIB: u64 = 2 << 10;
 
 fn write(path: &Path, mode: u32, content: &str) {
@@ -26,7 +26,7 @@ fn write(path: &Path, mode: u32, content: &str) {
     std::io::Write::write_all(&mut file, content.as_bytes()).expect("written");
 }
 
-/// Resident memory without what is mapped from files, in KiB; open descriptors; threads.
+/// Anonymous resident memory in KiB, open descriptors, and threads.
 fn usage() -> (u64, usize, usize) {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let kib = status
@@ -44,11 +44,16 @@ fn ten_thousand_reloads_leave_nothing_behind() {
         std::env::var_os("RELOADS").and_then(|count| count.to_str()?.parse().ok()).unwrap_or(400);
     let randomness = SystemRandomness::default();
     let keys: Vec<String> = (0..4)
-        .map(|_| tokenmint::keys::generate(2048, &randomness).expect("a key").expose_secret().to_owned())
+        .map(|_| {
+            tokenmint::keys::generate_private_key(2048, &randomness)
+                .expect("a key")
+                .expose_secret()
+                .to_owned()
+        })
         .collect();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
-    // Each round has another set of keys, callers and profiles; names come round again.
+    // Each round has another set of keys, callers and profiles. Names recur.
     let turn = |round: usize| {
         for at in 0..2 {
             let kid = (round + at) % keys.len();
@@ -71,16 +76,18 @@ fn ten_thousand_reloads_leave_nothing_behind() {
         let _ = fs::remove_file(file(&format!("keys/web/Key{}.key", (round + 3) % keys.len())));
     };
     turn(0);
-    let source = Source { file: Some(file("tokenmint.toml")), environment: Environment::new() };
-    let ambient = Ambient::of_this_host();
+    let source = ConfigSource { file: Some(file("tokenmint.toml")), environment: Environment::new() };
+    let clock_and_rng = ClockAndRng::system();
     let Ok(config) = source.load() else { unreachable!("the configuration is good") };
-    let Ok(loaded) = Loaded::new(config, &*ambient.clock) else { unreachable!("and so are its keys") };
+    let Ok(loaded) = LoadedConfig::new(config, &*clock_and_rng.clock) else {
+        unreachable!("and so are its keys")
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
-    let app = runtime.block_on(App::bind(loaded, ambient, || 0)).expect("bound");
-    let service = Arc::clone(app.service());
+    let app = runtime.block_on(App::bind(loaded, clock_and_rng, || 0)).expect("bound");
+    let service = Arc::clone(app.state());
     let mut reloader = app.reloader(source);
-    // What is allocated once and kept is not counted.
+    // Allocations that are made once and kept don't count.
     let warm = (reloads / 4).max(100);
     (1..=warm).for_each(|round| {
         turn(round);

@@ -1,5 +1,5 @@
-//! Whether the time that something takes tells what it worked on, after dudect (Reparaz, Balasch and Verbauwhede, 2017): two
-//! classes of input, drawn at random for each sample, and Welch's t-test between their times.
+//! Timing side channels, after dudect (Reparaz, Balasch and Verbauwhede, 2017): two classes of input, drawn at
+//! random for each sample, and Welch's t-test between their times.
 //!
 //! With equal times, t is a draw from the normal distribution, on a noisy machine too: the noise falls on both classes. So
 //! a bound on it is no bound on times. `TIMING_SAMPLES=1000000 cargo test --release --test timing`, as `make chaos FULL=1`
@@ -17,18 +17,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use support::{House, api_key};
+use support::{InProcessService, api_key};
 use tokenmint::clock::{Randomness as _, SystemRandomness};
 use tokenmint::config::Algorithm;
-use tokenmint::keys::{self, Batch, BatchLibrary, Fit, PrivateKey, Standing, Wanted};
+use tokenmint::keys::{
+    self, BatchLibrary, BatchParams, BatchSigner, PrivateKey, SelfTestResult, SignRequest,
+};
 use tokenmint::metrics::Metrics;
 
-/// dudect takes 10 for proof of a leak; chance alone comes there once in 10^22 runs.
+/// dudect takes 10 as proof of a leak. By chance alone t gets there once in 10^22 runs.
 const LEAK: f64 = 10.0;
-/// And 4.5 for the first sign of one, over a million samples: chance alone comes there once in 100,000 draws.
+/// And 4.5 as the first sign of one, over a million samples. By chance alone t gets there once in 100,000 draws.
 const SIGN: f64 = 4.5;
 
-/// What t must stay below.
+/// The bound of t.
 const fn bound(samples: usize) -> f64 {
     if samples < 1_000_000 { LEAK } else { SIGN }
 }
@@ -60,7 +62,7 @@ fn t<T>(what: &str, samples: usize, make: impl Fn(bool) -> T, mut act: impl FnMu
             times.push((begin.elapsed().as_secs_f64(), second));
         }
     }
-    // Nothing is warm at first.
+    // Caches are cold at first.
     times.drain(..samples / 10);
     let mut order: Vec<f64> = times.iter().map(|(time, _)| *time).collect();
     order.sort_by(f64::total_cmp);
@@ -96,19 +98,19 @@ fn welch(times: &[(f64, bool)], most: f64) -> f64 {
     };
     let ((one, spread_one), (two, spread_two)) = (moments(false), moments(true));
     let spread = (spread_one + spread_two).sqrt();
-    // A clock that is too coarse to see a difference sees none.
+    // A clock that is too coarse shows no difference.
     if spread > 0.0 { (one - two).abs() / spread } else { 0.0 }
 }
 
 fn key() -> SecretString {
-    keys::generate(2048, &SystemRandomness::default()).expect("random bytes")
+    keys::generate_private_key(2048, &SystemRandomness::default()).expect("random bytes")
 }
 
 fn private_key() -> PrivateKey {
     PrivateKey::parse(&key(), None).unwrap_or_else(|refused| panic!("{refused}"))
 }
 
-/// Eight messages: those that are always the same, or others each time.
+/// Eight messages: always the same ones, or other ones each time.
 fn messages() -> impl Fn(bool) -> [[u8; 64]; 8] {
     let same: [[u8; 64]; 8] = std::array::from_fn(|_| random());
     move |others| {
@@ -122,9 +124,9 @@ fn copied(message: &[u8; 64]) -> [u8; 64] {
     *message
 }
 
-/// Without it, a test that can't see anything would look like a service that shows nothing.
+/// Without this check, a test that detects nothing would look like a service that leaks nothing.
 #[test]
-fn a_comparison_that_stops_at_the_first_difference_is_seen() {
+fn a_comparison_that_stops_at_the_first_difference_is_detected() {
     let secret = random::<4096>();
     let guess = |far: bool| {
         let mut guess = secret;
@@ -137,11 +139,11 @@ fn a_comparison_that_stops_at_the_first_difference_is_seen() {
     assert!(t("early exit", 5_000, guess, stops_early) > LEAK);
 }
 
-/// Case 2: else a key could be guessed a character at a time.
+/// reliability.md, case 2: otherwise a key could be guessed one character at a time.
 #[tokio::test]
 async fn an_api_key_that_is_nearly_right_is_refused_as_fast_as_any() {
-    let house = House::build(key().expose_secret(), 100).await;
-    let callers = &house.service.rooms.load().callers;
+    let house = InProcessService::build(key().expose_secret(), 100).await;
+    let callers = &house.service.snapshot.load().callers;
     let right = api_key(7);
     assert!(callers.by_api_key(right.as_bytes()).is_some());
     let wrong = |far: bool| {
@@ -167,7 +169,8 @@ fn a_signature_takes_as_long_for_one_message_as_for_another() {
     assert!(seen < bound(samples), "t = {seen:.1}");
 }
 
-/// Eight at a time, which nobody blinds. Where Intel's library or the CPU for it isn't there, it says so.
+/// Batches of eight signatures, without blinding. Without Intel's library or a CPU for it, prints that it is left
+/// out.
 #[test]
 fn a_batch_takes_as_long_for_one_message_as_for_others() {
     let tools = std::env::var_os("TOKENMINT_TOOLS")
@@ -176,13 +179,14 @@ fn a_batch_takes_as_long_for_one_message_as_for_others() {
         Ok(library) => library,
         Err(reason) => return println!("left out: {reason}"),
     };
-    let batch = Batch::new(library, Arc::new(SystemRandomness::default()), &Metrics::new());
+    let batch = BatchSigner::new(library, Arc::new(SystemRandomness::default()), &Metrics::new());
     let key = private_key();
-    assert_ne!(batch.examine(&key), Standing::Unfit);
+    assert_ne!(batch.self_test(&key), SelfTestResult::Unfit);
     let samples = samples(1_000);
     let seen = t("eight signatures", samples, messages(), |messages| {
-        let hashes: [_; Fit::MOST] = std::array::from_fn(|n| keys::hash(Algorithm::Rs256, &messages[n]));
-        let wanted: Vec<_> = hashes.iter().map(|hash| Wanted { key: &key, hash }).collect();
+        let hashes: [_; BatchParams::MAX_SIZE] =
+            std::array::from_fn(|n| keys::hash_message(Algorithm::Rs256, &messages[n]));
+        let wanted: Vec<_> = hashes.iter().map(|hash| SignRequest { key: &key, hash }).collect();
         assert!(batch.sign(&wanted).iter().all(Result::is_ok), "a good key signs");
     });
     assert!(seen < bound(samples), "t = {seen:.1}");

@@ -1,37 +1,39 @@
-//! The folders with a key that is to be retired: where it is listed, what is written there, and which copies it has.
+//! Key folders for `keys retire`: finds copies of a key, writes retirements and creates replacement keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Context, Failure, KeyPair, Made, is_taken};
-use crate::cli::{PATIENCE, complain, within};
+use super::{CliContext, CliError, KeyFiles, KeyPair, is_kid_taken};
+use crate::cli::{FILE_TIMEOUT, print_stderr, run_with_timeout};
 use crate::clock::UnixTime;
-use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name, PUBLISH_LEAD, RETIRE_MARGIN};
-use crate::files::is_same;
+use crate::config::{
+    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeysetConfig, KeysetSource, Name,
+};
+use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
-    self, Change, Contents, Entry, KeyDirectory, Material, Rules, SCHEDULE_FILE, Schedule, file, material_of,
-    parse_schedule, rules,
+    self, DirectoryContents, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE, Schedule,
+    ScheduleChange, ScheduleEntry, key_file, modulus_hash_of_file, parse_schedule, rotation_rules,
 };
 
-/// A folder with the key.
+/// A folder with the key to retire.
 pub struct KeyFolder {
-    /// Without one, the folder was named by hand.
-    pub keyset: Option<Keyset>,
+    /// `None` if the folder was named on the command line and no keyset uses it.
+    pub keyset: Option<KeysetConfig>,
     pub directory: PathBuf,
-    /// The key's id, or those of its copies; mostly one.
+    /// The ids of the key in this folder: usually one, more for copies.
     pub kids: Vec<KeyId>,
 }
 
 impl KeyFolder {
-    pub fn rules(&self) -> Rules {
-        let by_hand = Rules {
-            publish_lead: PUBLISH_LEAD,
+    pub fn rules(&self) -> RotationRules {
+        let by_hand = RotationRules {
+            publish_lead: DEFAULT_PUBLISH_LEAD,
             longest_life: Duration::from_hours(1),
-            retire_margin: RETIRE_MARGIN,
+            retire_margin: DEFAULT_RETIRE_MARGIN,
         };
-        self.keyset.as_ref().map_or(by_hand, rules)
+        self.keyset.as_ref().map_or(by_hand, rotation_rules)
     }
 
     pub fn name(&self) -> Option<&str> {
@@ -42,32 +44,33 @@ impl KeyFolder {
         self.directory.join(SCHEDULE_FILE)
     }
 
-    /// The key that signs at `now` by what the files say.
+    /// Returns the key that signs at `now` according to the files.
     pub fn signing(&self, now: UnixTime) -> Option<KeyId> {
         let (path, rules) = (self.schedule(), self.rules());
-        let text = file::read_schedule_of_anyone(&path).ok()??;
+        let text = key_file::read_schedule_unchecked(&path).ok()??;
         let schedule = parse_schedule(&path.display().to_string(), &text, rules.publish_lead).ok()?;
-        rules.signing(&schedule, now).cloned()
+        rules.signing_kid(&schedule, now).cloned()
     }
 
-    /// Writes the retirements. Where something else is wrong with `keyset.toml`, just those; the error within says what.
-    pub fn write(&self, context: &Context<'_>) -> Result<Written, Failure> {
-        let now = context.ambient.clock.now();
+    /// Writes the retirements. If `keyset.toml` has other errors, only the retirements are written, and the result
+    /// contains the errors.
+    pub fn retire_keys(&self, context: &CliContext<'_>) -> Result<RetirementResult, CliError> {
+        let now = context.clock_and_rng.clock.now();
         let rules = self.rules();
         let directory = KeyDirectory::lock(&self.directory)?;
         let mut written =
-            Written { successor: Ok(Successor::Nobody), schedule: Schedule::default(), made: None };
+            RetirementResult { successor: Ok(Successor::Nobody), schedule: Schedule::default(), made: None };
         for kid in &self.kids {
             let mut file = directory.schedule(rules.publish_lead, now)?;
             match file.schedule() {
                 Ok(schedule) => {
-                    let (changes, successor) = rules.retire(&schedule, kid, now);
+                    let (changes, successor) = rules.plan_retirement(&schedule, kid, now);
                     written.schedule = file.apply(&changes)?;
                     written.successor = Ok(successor);
                 }
                 Err(problems) => {
                     file.mark_retired(kid, now)?;
-                    written.successor = Err(Failure::of_files(problems));
+                    written.successor = Err(CliError::invalid_config(problems));
                 }
             }
         }
@@ -75,17 +78,17 @@ impl KeyFolder {
     }
 }
 
-/// The result of writing to a key folder.
-pub struct Written {
-    /// The key that signs now, or the other problems of the schedule.
-    pub successor: Result<Successor, Failure>,
+/// The result of retiring keys in one folder.
+pub struct RetirementResult {
+    /// The key that signs now, or the other errors of the schedule.
+    pub successor: Result<Successor, CliError>,
     pub schedule: Schedule,
-    /// A key that was made because there is no other.
-    pub made: Option<Made>,
+    /// The replacement key, if there was no other key.
+    pub made: Option<KeyFiles>,
 }
 
-impl Written {
-    pub fn signs_now(&self) -> Option<&KeyId> {
+impl RetirementResult {
+    pub fn signing_kid(&self) -> Option<&KeyId> {
         match &self.successor {
             Ok(Successor::Same(kid) | Successor::Former(kid) | Successor::Pending(kid)) => Some(kid),
             Ok(Successor::New) => self.made.as_ref().map(|made| &made.kid),
@@ -93,43 +96,41 @@ impl Written {
         }
     }
 
-    pub fn says_who_signs(&self, is_confirmed: bool) -> String {
+    pub fn signing_summary(&self, is_confirmed: bool) -> String {
         let how = match &self.successor {
             Ok(Successor::Same(_)) => "signs, as before",
-            Ok(Successor::Former(_)) => {
-                "signs again, as it did before; verifiers that have fetched it since know it"
-            }
+            Ok(Successor::Former(_)) => "signs again; verifiers that have fetched it know it",
             Ok(Successor::Pending(_)) => {
-                "signs from now on, before its time; verifiers that have fetched it know it"
+                "signs from now on, before its date; verifiers that have fetched it know it"
             }
             Ok(Successor::New) => {
-                "was made and signs from now on; chats are anonymous until verifiers fetch it, and logins fail until its \
-                 certificate is in the app"
+                "was created and signs from now on; chats are anonymous until verifiers fetch it, and logins fail \
+                 until its certificate is in the app"
             }
             Ok(Successor::Nobody) | Err(_) => {
                 return "No key signs: `tokenmint keys list` says why.".to_owned();
             }
         };
-        let who = self.signs_now().map_or_else(String::new, |kid| format!("{kid} "));
-        if is_confirmed { format!("{who}{how}.") } else { format!("As the files say, {who}{how}.") }
+        let who = self.signing_kid().map_or_else(String::new, |kid| format!("{kid} "));
+        if is_confirmed { format!("{who}{how}.") } else { format!("According to the files, {who}{how}.") }
     }
 }
 
-/// Finds the folders with the same key under other ids, and says what can't be retired there: copies that are given as file or
-/// text, and folders that don't answer.
-pub fn copies_of(
+/// Finds folders with the same key under other ids. The second value lists the copies that can't be retired: keys
+/// given as file or text, and folders that don't answer.
+pub fn find_copies(
     kid: &KeyId,
     folders: &[KeyFolder],
-    keysets: &BTreeMap<Name, Keyset>,
+    keysets: &BTreeMap<Name, KeysetConfig>,
 ) -> (Vec<KeyFolder>, Vec<String>) {
     let key = |folder: &KeyFolder| {
         let passphrase = folder.keyset.as_ref().and_then(|keyset| keyset.passphrase.as_ref());
-        material_of(&folder.directory.join(format!("{kid}.key")), passphrase)
+        modulus_hash_of_file(&folder.directory.join(format!("{kid}.key")), passphrase)
     };
     let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
     let Some(material) = folders.iter().find_map(key) else {
-        complain(&format!(
-            "warning: whether other ids have the same key can't be said, as {}.key can't be read in {}",
+        print_stderr(&format!(
+            "warning: other ids with the same key can't be found, because {}.key can't be read in {}",
             kid,
             folders[0].directory.display()
         ));
@@ -137,24 +138,25 @@ pub fn copies_of(
     };
     for keyset in keysets.values() {
         let (wanted, other) = (kid.clone(), keyset.clone());
-        let Some(found) = within(PATIENCE, move || copies_in(&other, &wanted, material)) else {
+        let Some(found) = run_with_timeout(FILE_TIMEOUT, move || copies_in_keyset(&other, &wanted, material))
+        else {
             failures.push(format!(
-                "whether keysets.{} has it too can't be said: does a mount hang?",
+                "keysets.{} can't be searched for the same key: does a mount hang?",
                 keyset.name
             ));
             continue;
         };
         match &keyset.keys {
-            KeySource::Directory(directory) => {
+            KeysetSource::Directory(directory) => {
                 let directory = directory.as_path().to_path_buf();
-                if !found.is_empty() && !copies.iter().any(|copy| is_same(&copy.directory, &directory)) {
+                if !found.is_empty() && !copies.iter().any(|copy| is_same_file(&copy.directory, &directory)) {
                     copies.push(KeyFolder { keyset: Some(keyset.clone()), directory, kids: found });
                 }
             }
-            KeySource::File { .. } | KeySource::Text { .. } => failures.extend(found.iter().map(|kid| {
+            KeysetSource::File { .. } | KeysetSource::Text { .. } => failures.extend(found.iter().map(|kid| {
                 format!(
-                    "`{kid}` of keysets.{} is the same key, given as file or text: put another in its place, with an id of \
-                     its own, before the next start",
+                    "`{kid}` of keysets.{} is the same key, given as file or text: replace it by a key with an id \
+                    of its own before the next start",
                     keyset.name
                 )
             })),
@@ -163,14 +165,14 @@ pub fn copies_of(
     (copies, failures)
 }
 
-/// The ids, but for `kid`, under which `keyset` uses the key that is `material`.
-fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
+/// Returns the ids, except `kid`, under which `keyset` uses the key with this `material`.
+fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
-    let is_it = |path: &Path| material_of(path, passphrase) == Some(material);
+    let is_it = |path: &Path| modulus_hash_of_file(path, passphrase) == Some(material);
     match &keyset.keys {
-        KeySource::Directory(directory) => {
+        KeysetSource::Directory(directory) => {
             let directory = directory.as_path();
-            let files = Contents::of(directory).map(|contents| contents.keys).unwrap_or_default();
+            let files = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
             let mut kids: Vec<KeyId> = files.into_keys().collect();
             kids.retain(|other| {
                 other != kid
@@ -179,70 +181,74 @@ fn copies_in(keyset: &Keyset, kid: &KeyId, material: Material) -> Vec<KeyId> {
             });
             kids
         }
-        KeySource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
-        KeySource::Text { kid, pem, .. } if keys::material(pem, passphrase) == Some(material) => {
+        KeysetSource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
+        KeysetSource::Text { kid, pem, .. }
+            if keys::modulus_hash_of_pem(pem, passphrase) == Some(material) =>
+        {
             vec![kid.clone()]
         }
-        KeySource::File { .. } | KeySource::Text { .. } => Vec::new(),
+        KeysetSource::File { .. } | KeysetSource::Text { .. } => Vec::new(),
     }
 }
 
-pub fn directories(keysets: &BTreeMap<Name, Keyset>) -> impl Iterator<Item = (&Keyset, &Path)> {
+pub fn keyset_directories(
+    keysets: &BTreeMap<Name, KeysetConfig>,
+) -> impl Iterator<Item = (&KeysetConfig, &Path)> {
     keysets.values().filter_map(|keyset| match &keyset.keys {
-        KeySource::Directory(directory) => Some((keyset, directory.as_path())),
-        KeySource::File { .. } | KeySource::Text { .. } => None,
+        KeysetSource::Directory(directory) => Some((keyset, directory.as_path())),
+        KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
     })
 }
 
-/// Whether both paths lead to one folder. One that doesn't answer is another.
-pub fn leads_to(other: &Path, directory: &Path) -> bool {
+/// Whether both paths lead to the same folder. A folder that doesn't answer counts as another one.
+pub fn is_same_folder(other: &Path, directory: &Path) -> bool {
     let (one, two) = (other.to_path_buf(), directory.to_path_buf());
-    one == two || within(PATIENCE, move || is_same(&one, &two)).unwrap_or(false)
+    one == two || run_with_timeout(FILE_TIMEOUT, move || is_same_file(&one, &two)).unwrap_or(false)
 }
 
-/// Whether `directory` lists the key, whatever else is wrong there.
-pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, Failure> {
+/// Whether `directory` lists the key, despite other errors in it.
+pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
     let (kid, path) = (kid.clone(), directory.to_path_buf());
-    match within(PATIENCE, move || KeyDirectory::lock(&path)?.lists(&kid)) {
+    match run_with_timeout(FILE_TIMEOUT, move || KeyDirectory::lock(&path)?.lists_kid(&kid)) {
         Some(listed) => Ok(listed?),
-        None => Err(Failure::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
+        None => Err(CliError::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
     }
 }
 
-/// The ids of the keys that `directory` holds or lists, as far as it answers.
+/// Returns the ids of the keys that `directory` contains or lists; none if it doesn't answer.
 pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
-    let found = within(PATIENCE, move || {
-        let held = Contents::of(&path).map(|contents| contents.keys).unwrap_or_default();
-        let listed = file::read_schedule_of_anyone(&path.join(SCHEDULE_FILE)).ok().flatten();
-        let listed = keys::marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
+    let found = run_with_timeout(FILE_TIMEOUT, move || {
+        let held = DirectoryContents::list(&path).map(|contents| contents.keys).unwrap_or_default();
+        let listed = key_file::read_schedule_unchecked(&path.join(SCHEDULE_FILE)).ok().flatten();
+        let listed = keys::retirement_marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
         held.into_keys().chain(listed).collect()
     });
     found.unwrap_or_default()
 }
 
-/// Makes a key that signs at once in the place of the retired one.
+/// Creates a key that replaces the retired one and signs immediately.
 ///
 /// # Errors
-/// It can't be made or written.
-pub fn make_another(
+/// The key can't be generated or written.
+pub fn create_replacement_key(
     folder: &KeyFolder,
     schedule: &Schedule,
-    keysets: &BTreeMap<Name, Keyset>,
-    context: &Context<'_>,
-) -> Result<Made, Failure> {
+    keysets: &BTreeMap<Name, KeysetConfig>,
+    context: &CliContext<'_>,
+) -> Result<KeyFiles, CliError> {
     let algorithm = folder.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
     let pair = KeyPair::generate(2048, context)?;
     let free = std::iter::successors(next_kid(&folder.kids[0]), next_kid)
-        .find(|kid| schedule.entry(kid).is_none() && !is_taken(kid, &folder.directory, keysets));
+        .find(|kid| schedule.entry(kid).is_none() && !is_kid_taken(kid, &folder.directory, keysets));
     let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
-    let now = context.ambient.clock.now();
+    let now = context.clock_and_rng.clock.now();
     let directory = KeyDirectory::lock(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
     let made = pair.write(&directory, &kid, algorithm, now)?;
-    let sign_from = Some(schedule.free_moment(now));
-    let entry = Entry { kid, sign_from, added: Some(now), emergency: true, retired: None };
-    if let Err(error) = file.apply(&[Change::Add(entry)]) {
+    let sign_from = Some(schedule.first_free_second(now));
+    let entry = ScheduleEntry { kid, sign_from, added: Some(now), emergency: true, retired: None };
+    if let Err(error) = file.apply(&[ScheduleChange::Add(entry)]) {
         made.remove_unless_listed(&error);
         return Err(error.into());
     }

@@ -1,39 +1,39 @@
-//! `tokenmint keys list`: the state of each key, its dates, and who has fetched it.
+//! `tokenmint keys list`: shows the state of each key, its dates, and who has fetched it.
 
 use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Failure, print_table};
-use crate::cli::ask::{RunningService, Seen};
-use crate::cli::{WIDEST, say, say_json};
+use super::{CliContext, CliError, print_table};
+use crate::cli::admin_client::{AdminClient, KeyMetrics};
+use crate::cli::{MAX_LINE_WIDTH, print_json, print_line};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
-use crate::keys::{Key, Keyset, Life, State};
+use crate::keys::{KeyState, KeyValidity, Keyset, KeysetKey};
 use crate::{app, jwks};
 
-/// Show each key: what it signs, its state, and when that changes
+/// Show each key: its profiles, its state, and when the state changes
 ///
-/// Asks the running service, where it can be reached, who has fetched each key.
+/// Asks the running service, if one answers, who has fetched each key.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys list --json")]
-pub(in crate::cli) struct List {
+pub(in crate::cli) struct ListKeysCommand {
     /// Print the keys as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
-struct Listed {
+struct KeyRow {
     keyset: Name,
     kid: KeyId,
-    state: State,
-    /// By `retired` in keyset.toml, not by its dates.
+    state: KeyState,
+    /// Whether `retired` is set in keyset.toml.
     retired: bool,
     emergency: bool,
     algorithm: Algorithm,
-    /// Of a key that is gone nothing is opened.
+    /// `None` for a key in state `Gone`, whose files are not read.
     bits: Option<usize>,
     thumbprint: Option<String>,
     used_by: Vec<String>,
@@ -42,112 +42,115 @@ struct Listed {
     signs_until: Option<UnixTime>,
     published_until: Option<UnixTime>,
     certificate_expires_at: Option<UnixTime>,
-    /// When each class of clients last fetched it from the running service; `null` where that can't be asked.
+    /// The last fetch by each class of clients, from the running service; `null` if no service answers.
     fetched: Option<BTreeMap<String, UnixTime>>,
-    /// At most so many tokens that it signed may live.
+    /// The upper bound of unexpired tokens that the key signed; `null` if no service answers.
     live_tokens: Option<u64>,
 }
 
-impl List {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl ListKeysCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
-        let now = context.ambient.clock.now();
-        let seen = RunningService::find(context, &[])?.seen();
-        let listed = listed(&loaded, seen.as_ref(), now);
+        let now = context.clock_and_rng.clock.now();
+        let key_metrics = AdminClient::find(context, &[])?.key_metrics();
+        let listed = key_rows(&loaded, key_metrics.as_ref(), now);
         if self.json {
-            say_json(&listed);
+            print_json(&listed);
             return Ok(());
         }
         let rows = listed.iter().map(|key| {
             [
                 key.keyset.to_string(),
                 key.kid.to_string(),
-                state(key),
+                state_label(key),
                 key.next_change().map_or_else(|| "-".to_owned(), |when| when.to_string()),
                 key.bits.map_or_else(|| "-".to_owned(), |bits| format!("{} {bits}", key.algorithm.as_str())),
                 key.certificate_expires_at
                     .map_or_else(|| "-".to_owned(), |until| until.date_time().date().to_string()),
-                fetched(key, now),
+                last_fetch(key, now),
                 key.used_by.join(" "),
             ]
         });
         let head = ["KEYSET", "KID", "STATE", "NEXT CHANGE", "KEY", "CERT UNTIL", "FETCHED", "USED BY"];
         print_table(&std::iter::once(head.map(str::to_owned)).chain(rows).collect::<Vec<_>>());
-        say("");
-        legend(&listed);
+        print_line("");
+        print_legend(&listed);
         Ok(())
     }
 }
 
-/// Explains the signs that the table has.
-fn legend(listed: &[Listed]) {
-    let has = |holds: fn(&Listed) -> bool| listed.iter().any(holds);
-    let is = |state: State| listed.iter().any(|key| key.state == state && !key.retired);
+/// Explains the states and symbols in the table.
+fn print_legend(listed: &[KeyRow]) {
+    let has = |holds: fn(&KeyRow) -> bool| listed.iter().any(holds);
+    let is = |state: KeyState| listed.iter().any(|key| key.state == state && !key.retired);
     let lines = [
-        (is(State::Signing), "signing: signs, and is published; another key takes over at NEXT CHANGE"),
-        (is(State::Pending), "pending: is published, and signs from NEXT CHANGE on"),
+        (is(KeyState::Signing), "signing: signs, and is published; another key takes over at NEXT CHANGE"),
+        (is(KeyState::Pending), "pending: is published, and signs from NEXT CHANGE on"),
         (
-            is(State::Retiring),
-            "retiring: signs no more, and is published until NEXT CHANGE for tokens that live",
+            is(KeyState::Retiring),
+            "retiring: signs no longer, and is published until NEXT CHANGE for unexpired tokens",
         ),
-        (is(State::Gone), "gone: neither signs nor is published; its files can be removed"),
+        (is(KeyState::Gone), "gone: neither signs nor is published; its files can be removed"),
         (
             has(|key| key.retired),
-            "retired: taken away by `tokenmint keys retire`; neither signs nor is published",
+            "retired: revoked by `tokenmint keys retire`; neither signs nor is published",
         ),
         (has(|key| key.emergency), "!: `emergency` is set: it may sign before verifiers know it"),
         (
             has(|key| key.fetched.is_some()),
-            "FETCHED: the kind of client that has last fetched the key from the service that runs here, and how long ago \
-             (s, m, h, d); never: nobody since it started",
+            "FETCHED: the kind of client that last fetched the key from the running service, and how long ago (s, \
+            m, h, d); never: no client since it started",
         ),
-        (
-            has(|key| key.fetched.is_none() && key.state != State::Gone),
-            "?: no service that runs here could be asked",
-        ),
+        (has(|key| key.fetched.is_none() && key.state != KeyState::Gone), "?: no running service answered"),
         (has(|key| key.next_change().is_none()), "-: none"),
     ];
     for (_, line) in lines.iter().filter(|(applies, _)| *applies) {
-        say(&textwrap::fill(line, textwrap::Options::new(WIDEST).subsequent_indent("  ")));
+        print_line(&textwrap::fill(line, textwrap::Options::new(MAX_LINE_WIDTH).subsequent_indent("  ")));
     }
 }
 
-fn listed(loaded: &app::Loaded, seen: Option<&Seen>, now: UnixTime) -> Vec<Listed> {
+fn key_rows(loaded: &app::LoadedConfig, key_metrics: Option<&KeyMetrics>, now: UnixTime) -> Vec<KeyRow> {
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {
-            let past = keyset.past.iter().map(|life| gone(keyset, life, now));
-            past.chain(keyset.keys.iter().map(|key| opened(keyset, key, seen, now))).collect::<Vec<_>>()
+            let past = keyset.expired.iter().map(|life| expired_key_row(keyset, life, now));
+            past.chain(keyset.keys.iter().map(|key| loaded_key_row(keyset, key, key_metrics, now)))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
 
-fn opened(keyset: &Keyset, key: &Key, seen: Option<&Seen>, now: UnixTime) -> Listed {
-    Listed {
+fn loaded_key_row(
+    keyset: &Keyset,
+    key: &KeysetKey,
+    key_metrics: Option<&KeyMetrics>,
+    now: UnixTime,
+) -> KeyRow {
+    KeyRow {
         keyset: keyset.name.clone(),
         kid: key.kid.clone(),
-        state: key.life.state(now),
+        state: key.validity.state(now),
         retired: false,
-        emergency: key.life.entry.emergency,
+        emergency: key.validity.entry.emergency,
         algorithm: keyset.algorithm,
         bits: Some(key.private.public.bits),
         thumbprint: Some(jwks::thumbprint(&key.private.public)),
         used_by: used_by(keyset),
-        added: key.life.entry.added,
-        signs_from: key.life.signs_from(),
-        signs_until: key.life.signs_until(now),
-        published_until: key.life.published_until,
+        added: key.validity.entry.added,
+        signs_from: key.validity.signs_from(),
+        signs_until: key.validity.signs_until(now),
+        published_until: key.validity.published_until,
         certificate_expires_at: Some(key.certificate_not_after(now)),
-        fetched: seen.map(|seen| seen.fetched(&keyset.name, &key.kid)),
-        live_tokens: seen.map(|seen| seen.live_tokens(&keyset.name, &key.kid)),
+        fetched: key_metrics.map(|key_metrics| key_metrics.fetched(&keyset.name, &key.kid)),
+        live_tokens: key_metrics.map(|key_metrics| key_metrics.live_tokens(&keyset.name, &key.kid)),
     }
 }
 
-fn gone(keyset: &Keyset, life: &Life, now: UnixTime) -> Listed {
-    Listed {
+fn expired_key_row(keyset: &Keyset, life: &KeyValidity, now: UnixTime) -> KeyRow {
+    KeyRow {
         keyset: keyset.name.clone(),
         kid: life.entry.kid.clone(),
-        state: State::Gone,
+        state: KeyState::Gone,
         retired: life.entry.retired.is_some(),
         emergency: false,
         algorithm: keyset.algorithm,
@@ -168,7 +171,7 @@ fn used_by(keyset: &Keyset) -> Vec<String> {
     keyset.used_by.iter().map(ProfileName::to_string).collect()
 }
 
-fn state(key: &Listed) -> String {
+fn state_label(key: &KeyRow) -> String {
     let state = format!("{:?}", key.state).to_lowercase();
     match (key.retired, key.emergency) {
         (true, _) => "retired".to_owned(),
@@ -177,32 +180,32 @@ fn state(key: &Listed) -> String {
     }
 }
 
-impl Listed {
-    /// When its state changes, if that is planned.
+impl KeyRow {
+    /// Returns when the state changes next, if that is planned.
     const fn next_change(&self) -> Option<UnixTime> {
         match self.state {
-            State::Pending => self.signs_from,
-            State::Signing => self.signs_until,
-            State::Retiring => self.published_until,
-            State::Gone => None,
+            KeyState::Pending => self.signs_from,
+            KeyState::Signing => self.signs_until,
+            KeyState::Retiring => self.published_until,
+            KeyState::Gone => None,
         }
     }
 }
 
-/// The last fetch, and by whom.
-fn fetched(key: &Listed, now: UnixTime) -> String {
+/// Describes the last fetch: by whom, and how long ago.
+fn last_fetch(key: &KeyRow, now: UnixTime) -> String {
     match &key.fetched {
-        None if key.state == State::Gone => "-".to_owned(),
+        None if key.state == KeyState::Gone => "-".to_owned(),
         None => "?".to_owned(),
         Some(fetched) => fetched.iter().max_by_key(|(_, at)| **at).map_or_else(
             || "never".to_owned(),
-            |(client, at)| format!("{client} {}", age(at.seconds_until(now))),
+            |(client, at)| format!("{client} {}", short_age(at.seconds_until(now))),
         ),
     }
 }
 
-/// So many seconds, in the largest unit of which there are two.
-fn age(seconds: i64) -> String {
+/// Formats a duration in the largest unit that gives at least two.
+fn short_age(seconds: i64) -> String {
     let (count, unit) = match seconds {
         ..120 => (seconds.max(0), "s"),
         120..7_200 => (seconds / 60, "m"),

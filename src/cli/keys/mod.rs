@@ -1,4 +1,4 @@
-//! `tokenmint keys`: makes key pairs, shows what signs and what is published, and changes that.
+//! `tokenmint keys`: creates, lists, rotates and retires keys.
 
 mod key_folder;
 mod list;
@@ -18,30 +18,33 @@ use clap::Subcommand;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
-use super::ask::{RunningService, Silence, Status};
-use super::{Context, Failure, PATIENCE, Reads, WIDEST, complain, say, there_are, within};
+use super::admin_client::{AdminClient, QueryError, StatusReply};
+use super::{
+    CliContext, CliError, FILE_TIMEOUT, MAX_LINE_WIDTH, WithConfig, list_known_names, print_line,
+    print_stderr, run_with_timeout,
+};
 use crate::clock::UnixTime;
-use crate::config::{Algorithm, KeyId, KeySource, Keyset, Name};
+use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
 use crate::jwks;
-use crate::keys::{self, Certificate, DirectoryError, KeyDirectory, PrivateKey};
+use crate::keys::{self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey};
 
-/// Make keys, show what signs and what is published, and change that
+/// Make, list, rotate and retire keys
 #[derive(Subcommand)]
 #[command(after_help = "Example: tokenmint keys list")]
-pub(super) enum Keys {
-    New(Reads<new::New>),
-    List(Reads<list::List>),
-    Rotate(Reads<rotate::Rotate>),
-    Retire(Reads<retire::Retire>),
+pub(super) enum KeysCommand {
+    New(WithConfig<new::NewKeyCommand>),
+    List(WithConfig<list::ListKeysCommand>),
+    Rotate(WithConfig<rotate::RotateKeyCommand>),
+    Retire(WithConfig<retire::RetireKeyCommand>),
 }
 
-impl Keys {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl KeysCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         match self {
-            Self::New(command) => command.run(context, new::New::run),
-            Self::List(command) => command.run(context, list::List::run),
-            Self::Rotate(command) => command.run(context, rotate::Rotate::run),
-            Self::Retire(command) => command.run(context, retire::Retire::run),
+            Self::New(command) => command.run(context, new::NewKeyCommand::run),
+            Self::List(command) => command.run(context, list::ListKeysCommand::run),
+            Self::Rotate(command) => command.run(context, rotate::RotateKeyCommand::run),
+            Self::Retire(command) => command.run(context, retire::RetireKeyCommand::run),
         }
     }
 }
@@ -50,18 +53,18 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
 }
 
-/// The keyset of that name, or the only one, that has a directory.
-fn choose<'a>(
-    keysets: &'a BTreeMap<Name, Keyset>,
+/// Returns the keyset with that name, or the only one, and its directory.
+fn select_keyset<'a>(
+    keysets: &'a BTreeMap<Name, KeysetConfig>,
     wanted: Option<&str>,
-    context: &Context<'_>,
-) -> Result<(&'a Keyset, &'a Path), Failure> {
-    let with_directory: Vec<_> = key_folder::directories(keysets).collect();
+    context: &CliContext<'_>,
+) -> Result<(&'a KeysetConfig, &'a Path), CliError> {
+    let with_directory: Vec<_> = key_folder::keyset_directories(keysets).collect();
     match (wanted, with_directory.as_slice()) {
         (None, [only]) => return Ok(*only),
         (None, [_, _, ..]) => {
-            let known = there_are(with_directory.iter().map(|(keyset, _)| &keyset.name));
-            return Err(Failure::Usage(format!("name the keyset with --keyset; {known}")));
+            let known = list_known_names(with_directory.iter().map(|(keyset, _)| &keyset.name));
+            return Err(CliError::Usage(format!("name the keyset with --keyset; {known}")));
         }
         _ => {}
     }
@@ -69,27 +72,29 @@ fn choose<'a>(
     if let Some(chosen) = chosen {
         return Ok(*chosen);
     }
-    // A keyset with a mistake in it is missing here too.
+    // An invalid keyset is missing here too, so its problems come first.
     context.config()?;
     Err(match wanted {
-        Some(name) if keysets.contains_key(name) => Failure::Failed(format!(
+        Some(name) if keysets.contains_key(name) => CliError::Failed(format!(
             "keysets.{name} has one key, given as file or text: give it a `directory` for several"
         )),
-        Some(name) => Failure::Usage(format!("there is no keyset `{name}`; {}", there_are(keysets.keys()))),
-        None => Failure::Failed("no keyset of the configuration has a `directory`".to_owned()),
+        Some(name) => {
+            CliError::Usage(format!("there is no keyset `{name}`; {}", list_known_names(keysets.keys())))
+        }
+        None => CliError::Failed("no keyset of the configuration has a `directory`".to_owned()),
     })
 }
 
 #[derive(Serialize)]
-pub(super) struct Made {
+pub(super) struct KeyFiles {
     kid: KeyId,
     pub private_key: PathBuf,
     pub certificate: PathBuf,
     pub jwk: PathBuf,
 }
 
-impl Made {
-    /// Takes the files back, unless the schedule may list them already.
+impl KeyFiles {
+    /// Removes the files, unless the schedule may list them already.
     fn remove_unless_listed(&self, error: &DirectoryError) {
         if error.is_written() {
             return;
@@ -100,65 +105,70 @@ impl Made {
     }
 
     pub(super) fn announce(&self) {
-        say(&format!("{}  the private key; back it up, show it to nobody", self.private_key.display()));
-        say(&format!("{}  its certificate, for an External Client App", self.certificate.display()));
+        print_line(&format!(
+            "{}  the private key; back it up, show it to nobody",
+            self.private_key.display()
+        ));
+        print_line(&format!("{}  its certificate, for an External Client App", self.certificate.display()));
         let jwk = self.jwk.display();
-        say(&format!("{jwk}  its JWK, for Setup > Enhanced Chat User Verification > New Key"));
+        print_line(&format!("{jwk}  its JWK, for Setup > Enhanced Chat User Verification > New Key"));
     }
 }
 
-/// A key that is in no key folder yet. Making it takes seconds, in which no lock is held.
+/// A key pair that is in no key folder yet. Generating it takes seconds, so no lock is held meanwhile.
 pub(super) struct KeyPair {
     pem: SecretString,
     private: PrivateKey,
 }
 
 impl KeyPair {
-    /// Reads a key that somebody has.
-    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let failed = |reason: &dyn Display| Failure::Failed(format!("{}: {reason}", path.display()));
-        let pem = keys::file::read_private_of_anyone(path).map_err(|reason| failed(&reason))?;
+    /// Reads an existing key.
+    pub(super) fn read(path: &Path) -> Result<Self, CliError> {
+        let failed = |reason: &dyn Display| CliError::Failed(format!("{}: {reason}", path.display()));
+        let pem = keys::key_file::read_private_key_unchecked(path).map_err(|reason| failed(&reason))?;
         let private = PrivateKey::parse(&pem, None).map_err(|reason| failed(&reason))?;
         Ok(Self { pem, private })
     }
 
-    pub(super) fn generate(bits: usize, context: &Context<'_>) -> Result<Self, Failure> {
-        let pem = keys::generate(bits, &*context.ambient.randomness).map_err(Failure::failed)?;
-        let private = PrivateKey::parse(&pem, None).map_err(Failure::failed)?;
+    pub(super) fn generate(bits: usize, context: &CliContext<'_>) -> Result<Self, CliError> {
+        let pem =
+            keys::generate_private_key(bits, &*context.clock_and_rng.randomness).map_err(CliError::failed)?;
+        let private = PrivateKey::parse(&pem, None).map_err(CliError::failed)?;
         Ok(Self { pem, private })
     }
 
-    /// Its RFC 7638 thumbprint, as a key id.
-    fn thumbprint(&self) -> Result<KeyId, Failure> {
-        KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(Failure::failed)
+    /// Returns the RFC 7638 thumbprint as a key id.
+    fn thumbprint(&self) -> Result<KeyId, CliError> {
+        KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(CliError::failed)
     }
 
-    /// Writes the certificate, the JWK and then the key, so that a service that reads the key finds all of them; or none.
+    /// Writes the certificate, the JWK and, last, the key: a service that sees the key finds the others. On an
+    /// error, no file remains.
     pub(super) fn write(
         &self,
         directory: &KeyDirectory,
         kid: &KeyId,
         algorithm: Algorithm,
         now: UnixTime,
-    ) -> Result<Made, Failure> {
-        let certificate = Certificate::of_new_key(kid, &self.private, now);
-        let jwk = jwks::jwk_of(kid, &self.private.public, &certificate, algorithm);
-        let jwk = serde_json::to_string_pretty(&jwk).map_err(Failure::failed)? + "\n";
+    ) -> Result<KeyFiles, CliError> {
+        let certificate = KeyCertificate::for_new_key(kid, &self.private, now);
+        let jwk = jwks::jwk_from_parts(kid, &self.private.public, &certificate, algorithm);
+        let jwk = serde_json::to_string_pretty(&jwk).map_err(CliError::failed)? + "\n";
         let files = [
             ("crt", SecretString::from(certificate.pem())),
             ("jwk", SecretString::from(jwk)),
             ("key", self.pem.clone()),
         ];
-        check_free(directory.path(), kid)?;
+        check_kid_unused(directory.path(), kid)?;
         let mut made = Vec::new();
         for (extension, content) in files {
             let name = format!("{kid}.{extension}");
-            let created = directory.create(&name, &content);
+            let created = directory.create_file(&name, &content);
             if created.as_ref().map_or_else(DirectoryError::is_written, |_| true) {
                 made.push(directory.path().join(name));
             }
             if let Err(error) = created {
-                // Nothing half made is left.
+                // No partial result remains.
                 for path in &made {
                     let _ = fs::remove_file(path);
                 }
@@ -166,103 +176,112 @@ impl KeyPair {
             }
         }
         let path = |extension: &str| directory.path().join(format!("{kid}.{extension}"));
-        Ok(Made { kid: kid.clone(), private_key: path("key"), certificate: path("crt"), jwk: path("jwk") })
+        Ok(KeyFiles {
+            kid: kid.clone(),
+            private_key: path("key"),
+            certificate: path("crt"),
+            jwk: path("jwk"),
+        })
     }
 }
 
-/// What a key of that id is made of, in its folder.
-const EXTENSIONS: [&str; 3] = ["key", "crt", "jwk"];
+/// The extensions of a key's files in its folder.
+const KEY_FILE_EXTENSIONS: &[&str] = &["key", "crt", "jwk"];
 
-/// Refuses a key id of which a file is there already, before anything is written.
-pub(super) fn check_free(directory: &Path, kid: &KeyId) -> Result<(), Failure> {
-    let paths = EXTENSIONS.map(|extension| directory.join(format!("{kid}.{extension}")));
-    match paths.iter().find(|path| fs::symlink_metadata(path).is_ok()) {
+/// Rejects a key id if one of its files exists, before anything is written.
+pub(super) fn check_kid_unused(directory: &Path, kid: &KeyId) -> Result<(), CliError> {
+    let mut paths = KEY_FILE_EXTENSIONS.iter().map(|extension| directory.join(format!("{kid}.{extension}")));
+    match paths.find(|path| fs::symlink_metadata(path).is_ok()) {
         None => Ok(()),
-        Some(path) => Err(Failure::Failed(format!(
-            "{} is there already, and nothing is overwritten; nothing was written. Move it away, or give the new key another id",
+        Some(path) => Err(CliError::Failed(format!(
+            "{} exists already, and nothing is overwritten; nothing was written. Move it away, or give the new key \
+            another id",
             path.display()
         ))),
     }
 }
 
-pub(super) fn create_directory(directory: &Path) -> Result<(), Failure> {
+pub(super) fn create_directory(directory: &Path) -> Result<(), CliError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| Failure::Failed(format!("can't make the key folder: {error}")))
+    made.map_err(|error| CliError::Failed(format!("can't create the key folder: {error}")))
 }
 
-impl From<DirectoryError> for Failure {
+impl From<DirectoryError> for CliError {
     fn from(error: DirectoryError) -> Self {
         match error {
-            DirectoryError::Schedule(problems) => Self::of_files(problems),
+            DirectoryError::Schedule(problems) => Self::invalid_config(problems),
             other => Self::failed(other),
         }
     }
 }
 
-/// Whether a key of `directory` can't have that id: a file of it lies there, or another keyset has it, as far as those answer.
-fn is_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, Keyset>) -> bool {
-    let has = |kid: &KeyId, directory: &Path| check_free(directory, kid).is_err();
-    let in_keyset = |keyset: &Keyset| match &keyset.keys {
-        KeySource::Directory(directory) => {
+/// Whether the key id is unavailable for `directory`: one of its files exists, or another keyset uses it. Folders
+/// that don't answer are ignored.
+fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetConfig>) -> bool {
+    let has = |kid: &KeyId, directory: &Path| check_kid_unused(directory, kid).is_err();
+    let in_keyset = |keyset: &KeysetConfig| match &keyset.keys {
+        KeysetSource::Directory(directory) => {
             let (kid, path) = (kid.clone(), directory.as_path().to_path_buf());
-            let looked = within(PATIENCE, move || {
+            let found = run_with_timeout(FILE_TIMEOUT, move || {
                 let listed = fs::read_to_string(path.join(keys::SCHEDULE_FILE)).unwrap_or_default();
-                has(&kid, &path) || (keys::marks(&listed).iter().any(|mark| mark.kid == kid))
+                has(&kid, &path) || (keys::retirement_marks(&listed).iter().any(|mark| mark.kid == kid))
             });
-            looked.unwrap_or(false)
+            found.unwrap_or(false)
         }
-        KeySource::File { kid: other, .. } | KeySource::Text { kid: other, .. } => other == kid,
+        KeysetSource::File { kid: other, .. } | KeysetSource::Text { kid: other, .. } => other == kid,
     };
     has(kid, directory) || keysets.values().any(in_keyset)
 }
 
-/// Says of a new key's file what its neighbours' aren't.
-fn warn_of_plain_text(keyset: Option<&Keyset>, made: &Made) {
+/// Warns that a new key file isn't encrypted although the keyset has a passphrase.
+fn warn_unencrypted_key(keyset: Option<&KeysetConfig>, made: &KeyFiles) {
     if let Some(keyset) = keyset.filter(|keyset| keyset.passphrase.is_some()) {
-        complain(&format!(
-            "warning: {} isn't encrypted, though keysets.{} has a passphrase: only its mode protects it. To encrypt it: openssl \
-             pkey -aes256 -in OLD -out NEW",
+        print_stderr(&format!(
+            "warning: {} isn't encrypted, though keysets.{} has a passphrase: only its mode protects it. To encrypt \
+             it: openssl pkey -aes256 -in OLD -out NEW",
             made.private_key.display(),
             keyset.name
         ));
     }
 }
 
-/// How long a running service takes at most to take over what a command wrote.
-const TAKEOVER: Duration = Duration::from_secs(5);
+/// The longest wait until a running service has reloaded the written files.
+const SERVICE_RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waits until the service that runs on this host does what a command wrote; `false` where none runs.
+/// Waits until the service on this host has applied the written files; `false` if none runs.
 ///
-/// `missing` says what the service doesn't do, if anything: then the command has failed, whatever the files say.
+/// `missing` describes what the service hasn't applied yet. If something is still missing at the end, the command
+/// fails.
 fn wait_for_service(
-    service: &RunningService,
-    missing: impl Fn(&Status) -> Option<String>,
-) -> Result<bool, Failure> {
-    let (is_done, status) = match service.wait(TAKEOVER, |status| missing(status).is_none()) {
-        Ok(answer) => answer,
-        Err(Silence::NobodyThere) => return Ok(false),
-        Err(Silence::Failed(reason)) => {
-            return Err(Failure::Failed(format!(
-                "the files are written, but whether the service at {} has taken them over can't be said: {reason}",
-                service.address()
-            )));
-        }
-    };
+    service: &AdminClient,
+    missing: impl Fn(&StatusReply) -> Option<String>,
+) -> Result<bool, CliError> {
+    let (is_done, status) =
+        match service.wait_until(SERVICE_RELOAD_TIMEOUT, |status| missing(status).is_none()) {
+            Ok(answer) => answer,
+            Err(QueryError::NotRunning) => return Ok(false),
+            Err(QueryError::Failed(reason)) => {
+                return Err(CliError::Failed(format!(
+                    "the files are written, but it is unknown whether the service at {} uses them: {reason}",
+                    service.address()
+                )));
+            }
+        };
     let Some(what) = missing(&status).filter(|_| !is_done) else { return Ok(true) };
-    let reason = match status.reload.told() {
+    let reason = match status.reload.problem_summary() {
         none if none.is_empty() => "it gives no reason: does it read these files?".to_owned(),
-        reasons => format!("it refuses the files: {reasons}"),
+        reasons => format!("it rejects the files: {reasons}"),
     };
-    Err(Failure::Failed(format!(
+    Err(CliError::Failed(format!(
         "the files are written, but after {} s the service at {} {what}; {reason}",
-        TAKEOVER.as_secs(),
+        SERVICE_RELOAD_TIMEOUT.as_secs(),
         service.address()
     )))
 }
 
-/// Writes a file that wasn't there before.
-pub(super) fn write_new(path: &Path, mode: u32, content: &SecretString) -> Result<(), Failure> {
-    let failed = |error| Failure::Failed(format!("can't write {}: {error}", path.display()));
+/// Writes a new file; an existing one is an error.
+pub(super) fn write_new(path: &Path, mode: u32, content: &SecretString) -> Result<(), CliError> {
+    let failed = |error| CliError::Failed(format!("can't write {}: {error}", path.display()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
     let written = file.write_all(content.expose_secret().as_bytes()).and_then(|()| file.sync_all());
     written.map_err(|error| {
@@ -271,8 +290,8 @@ pub(super) fn write_new(path: &Path, mode: u32, content: &SecretString) -> Resul
     })
 }
 
-/// Prints lines of at most [`WIDEST`] columns: where the cells need more, the widest columns are broken at blanks, and
-/// inside of words where that isn't enough.
+/// Prints a table at most [`MAX_LINE_WIDTH`] columns wide. If the cells need more, the widest columns are wrapped
+/// at blanks, and within words if necessary.
 fn print_table<const N: usize>(rows: &[[String; N]]) {
     let widest = |length: fn(&str) -> usize| -> [usize; N] {
         std::array::from_fn(|column| rows.iter().map(|row| length(&row[column])).max().unwrap_or_default())
@@ -280,7 +299,7 @@ fn print_table<const N: usize>(rows: &[[String; N]]) {
     let mut widths = widest(textwrap::core::display_width);
     let words = widest(|cell| cell.split(' ').map(textwrap::core::display_width).max().unwrap_or_default());
     for least in [words, [1; N]] {
-        while widths.iter().sum::<usize>() + 2 * (N - 1) > WIDEST {
+        while widths.iter().sum::<usize>() + 2 * (N - 1) > MAX_LINE_WIDTH {
             let broken =
                 (0..N).filter(|column| widths[*column] > least[*column]).max_by_key(|column| widths[*column]);
             let Some(column) = broken else { break };
@@ -296,7 +315,7 @@ fn print_table<const N: usize>(rows: &[[String; N]]) {
         for line in 0..cells.iter().map(Vec::len).max().unwrap_or_default() {
             let part = |column: usize| cells[column].get(line).map_or("", String::as_str);
             let parts = (0..N).map(|column| format!("{:1$}", part(column), widths[column]));
-            say(parts.collect::<Vec<_>>().join("  ").trim_end());
+            print_line(parts.collect::<Vec<_>>().join("  ").trim_end());
         }
     }
 }

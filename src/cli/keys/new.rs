@@ -1,4 +1,4 @@
-//! `tokenmint keys new`: a key pair, with what Salesforce wants of it.
+//! `tokenmint keys new`: creates a key pair with its certificate and JWK.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Context, Failure, KeyPair, check_free, choose, complain, create_directory, parse_kid};
-use crate::cli::say_json;
-use crate::config::{Algorithm, KeyId, PUBLISH_LEAD};
+use super::{
+    CliContext, CliError, KeyPair, check_kid_unused, create_directory, parse_kid, print_stderr, select_keyset,
+};
+use crate::cli::print_json;
+use crate::config::{Algorithm, DEFAULT_PUBLISH_LEAD, KeyId};
 use crate::keys::{KeyDirectory, SCHEDULE_FILE};
 
 /// Make a key pair: the private key, its certificate, and the JWK to upload to Salesforce
@@ -16,73 +18,73 @@ use crate::keys::{KeyDirectory, SCHEDULE_FILE};
 /// Writes KID.key (readable by you only), KID.crt and KID.jwk. Nothing is overwritten.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys new WebAppKey1 --keyset web")]
-pub(in crate::cli) struct New {
+pub(in crate::cli) struct NewKeyCommand {
     /// The key id [default: the key's RFC 7638 thumbprint]
     #[arg(value_parser = parse_kid)]
     kid: Option<KeyId>,
-    /// The keyset of the configuration that it belongs to
+    /// The keyset of the configuration that the key belongs to
     #[arg(long, value_name = "NAME", conflicts_with = "directory")]
     keyset: Option<String>,
     /// The folder to write to, without any configuration
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Length of the modulus
+    /// Length of the modulus in bits
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
     bits: u64,
-    /// Print what was made as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-impl New {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
-        let now = context.ambient.clock.now();
+impl NewKeyCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+        let now = context.clock_and_rng.clock.now();
         let (directory, algorithm) = if let Some(directory) = self.directory {
             (directory, Algorithm::Rs256)
         } else {
             let keysets = context.keysets()?;
-            let (keyset, directory) = choose(&keysets, self.keyset.as_deref(), context)?;
+            let (keyset, directory) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
             (directory.to_path_buf(), keyset.algorithm)
         };
-        if let Some(other) = lone_key(&directory)? {
-            return Err(Failure::Failed(format!(
-                "{} holds {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` makes the next key and \
-                 writes from when each signs. By hand, write that first:\n\n[[key]]\nkid = \"{}\"\nsign_from = \
-                 {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
+        if let Some(other) = unscheduled_key(&directory)? {
+            return Err(CliError::Failed(format!(
+                "{} contains {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` creates the \
+                 next key and writes when each key signs. To do it by hand, first write:\n\n[[key]]\nkid = \
+                 \"{}\"\nsign_from = {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
                 directory.display(),
                 other.trim_end_matches(".key"),
                 self.kid.as_ref().map_or("NEW", KeyId::as_str),
-                now.plus(PUBLISH_LEAD),
+                now.plus(DEFAULT_PUBLISH_LEAD),
             )));
         }
-        // Refused before seconds are spent on a key, and looked at again once the directory is locked.
+        // Checked before seconds are spent on a key, and again once the directory is locked.
         if let Some(kid) = &self.kid {
-            check_free(&directory, kid)?;
+            check_kid_unused(&directory, kid)?;
         }
-        let bits = usize::try_from(self.bits).map_err(Failure::failed)?;
+        let bits = usize::try_from(self.bits).map_err(CliError::failed)?;
         let pair = KeyPair::generate(bits, context)?;
         let kid = self.kid.map_or_else(|| pair.thumbprint(), Ok)?;
         create_directory(&directory)?;
         let made = pair.write(&KeyDirectory::lock(&directory)?, &kid, algorithm, now)?;
         if self.json {
-            say_json(&made);
+            print_json(&made);
             return Ok(());
         }
         made.announce();
         let schedule = fs::read_to_string(directory.join(SCHEDULE_FILE)).ok();
         if schedule.is_some_and(|text| !text.contains(&format!("\"{}\"", made.kid))) {
-            complain(&format!("Now list `{}` in {}.", made.kid, directory.join(SCHEDULE_FILE).display()));
+            print_stderr(&format!("Now list `{}` in {}.", made.kid, directory.join(SCHEDULE_FILE).display()));
         }
         Ok(())
     }
 }
 
-/// A key beside which another could not be told when to sign.
-fn lone_key(directory: &Path) -> Result<Option<String>, Failure> {
+/// Returns the key of a directory without a schedule. A second key beside it would be ambiguous.
+fn unscheduled_key(directory: &Path) -> Result<Option<String>, CliError> {
     let listing = match fs::read_dir(directory) {
         Ok(listing) => listing,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::Failed(format!("{}: {error}", directory.display()))),
+        Err(error) => return Err(CliError::Failed(format!("{}: {error}", directory.display()))),
     };
     if directory.join(SCHEDULE_FILE).exists() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! `tokenmint keys retire`: takes a key away at once, whatever that breaks. For a key that others may have.
+//! `tokenmint keys retire`: revokes a key at once, although its tokens then fail. For compromised keys.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -9,53 +9,54 @@ use clap::Args;
 use serde::Serialize;
 
 use super::key_folder::{
-    KeyFolder, Written, copies_of, directories, is_listed, kids_in, leads_to, make_another,
+    KeyFolder, RetirementResult, create_replacement_key, find_copies, is_listed, is_same_folder,
+    keyset_directories, kids_in,
 };
-use super::{Context, Failure, Made, parse_kid, wait_for_service, warn_of_plain_text};
-use crate::cli::ask::{KeysetStatus, RunningService, Seen, Status};
-use crate::cli::{complain, say, say_json, there_are};
+use super::{CliContext, CliError, KeyFiles, parse_kid, wait_for_service, warn_unencrypted_key};
+use crate::cli::admin_client::{AdminClient, KeyMetrics, KeysetStatusReply, StatusReply};
+use crate::cli::{list_known_names, print_json, print_line, print_stderr};
 use crate::clock::Clock;
-use crate::config::{KeyId, KeySource, Keyset, Name};
-use crate::files::is_same;
+use crate::config::{KeyId, KeysetConfig, KeysetSource, Name};
+use crate::files::is_same_file;
 use crate::keys::rotation::Successor;
 
-/// How long the service may take to look at the files once more.
-const NEXT_LOOK: Duration = Duration::from_secs(4);
+/// The longest wait for the service's next check of its files.
+const RELOAD_WAIT: Duration = Duration::from_secs(4);
 
 /// Take a key out of signing and out of the JWKS at once: for a key that others may have
 ///
-/// Tokens that it signed fail from then on. In a rotation a key retires by itself when its time has come. Needs nothing of
-/// the configuration but where the key's folder is. Waits until the service that runs on this host has dropped the key, and
-/// ends with 1 where it hasn't. Where the key is retired already, it does what is still to do: an earlier run may have been
-/// interrupted.
+/// Tokens that it signed fail from then on. After a rotation, a key retires by itself. Only the path of the key's
+/// folder is needed from the configuration. Waits until the service on this host has dropped the key, and exits
+/// with 1 if it hasn't. For a key that is already retired, it completes an interrupted run.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys retire WebAppKey1 --now")]
-pub(in crate::cli) struct Retire {
+pub(in crate::cli) struct RetireKeyCommand {
     /// The key's id
     #[arg(value_parser = parse_kid)]
     kid: KeyId,
-    /// At once, knowing that tokens that it signed fail
+    /// Retire at once, knowing that its tokens fail
     #[arg(long)]
     now: bool,
-    /// The folder with the key, where the configuration can't be read
+    /// The folder with the key, if the configuration can't be read
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Print what was done as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
-struct Retired<'a> {
+struct RetireOutput<'a> {
     keyset: Option<&'a str>,
     kid: &'a KeyId,
     signs_now: Option<&'a KeyId>,
-    /// At most so many tokens may live that it signed, as the running service counts; `null` where it can't be asked.
+    /// The upper bound of unexpired tokens that the key signed, counted by the running service; `null` if none
+    /// answers.
     live_tokens: Option<u64>,
-    files: Option<&'a Made>,
-    /// Whether the service that runs on this host has dropped it; `false` where none runs.
+    files: Option<&'a KeyFiles>,
+    /// Whether the service on this host has dropped the key; `false` if none runs.
     confirmed: bool,
-    /// The same key under another id or in another folder, which is retired too.
+    /// The same key under another id or in another folder, also retired.
     copies: Vec<RetiredCopy<'a>>,
 }
 
@@ -64,36 +65,36 @@ struct RetiredCopy<'a> {
     keyset: Option<&'a str>,
     kid: &'a KeyId,
     signs_now: Option<&'a KeyId>,
-    files: Option<&'a Made>,
+    files: Option<&'a KeyFiles>,
 }
 
-impl Retire {
-    pub fn run(self, context: &Context<'_>) -> Result<(), Failure> {
+impl RetireKeyCommand {
+    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.now {
-            let reason = "after a rotation a key retires by itself when its tokens are over; to take it away at once, and \
-                          break them, say --now";
-            return Err(Failure::Usage(reason.to_owned()));
+            let reason = "after a rotation a key retires by itself when its tokens have expired; to retire it at \
+            once, and break them, use --now";
+            return Err(CliError::Usage(reason.to_owned()));
         }
         let keysets = context.keysets();
-        // Nothing that goes wrong on the way to the service may keep the key from being taken away.
-        let service = RunningService::find(context, &self.paths(keysets.as_ref().ok())).ok();
+        // No error on the way to the service may prevent the retirement.
+        let service = AdminClient::find(context, &self.paths(keysets.as_ref().ok())).ok();
         let service = service.as_ref();
-        let seen = service.and_then(RunningService::seen);
+        let key_metrics = service.and_then(AdminClient::key_metrics);
         let was_used =
             service.and_then(|service| service.status().ok()).map(|status| is_used(&status, &self.kid));
         let mut folders = self
             .find(keysets.as_ref())
             .map_err(|failure| self.with_hint(failure, service, was_used, context))?;
-        let mut written = vec![folders[0].write(context)?];
-        // From here on the key is retired, and each failure says so.
+        let mut written = vec![folders[0].retire_keys(context)?];
+        // From here on, the key is retired, and each failure says so.
         let keysets = keysets.unwrap_or_default();
-        let (copies, mut failures) = copies_of(&self.kid, &folders, &keysets);
+        let (copies, mut failures) = find_copies(&self.kid, &folders, &keysets);
         for other in folders.split_off(1).into_iter().chain(copies) {
             match (
-                other.write(context),
-                folders.iter().position(|folder| is_same(&folder.directory, &other.directory)),
+                other.retire_keys(context),
+                folders.iter().position(|folder| is_same_file(&folder.directory, &other.directory)),
             ) {
-                // Who signs there is reckoned anew.
+                // The signing key of that folder is determined again.
                 (Ok(done), Some(at)) => {
                     written[at] = done;
                     folders[at].kids.extend(other.kids);
@@ -105,99 +106,100 @@ impl Retire {
                 (Err(failure), _) => failures.push(format!(
                     "the same key in {} is not: {}",
                     other.directory.display(),
-                    failure.reason()
+                    failure.summary()
                 )),
             }
         }
-        // The leaked key goes first: making another takes seconds.
+        // The compromised keys are retired first, because generating a replacement takes seconds.
         for (folder, written) in folders.iter().zip(&mut written) {
             if matches!(written.successor, Ok(Successor::New)) {
-                match make_another(folder, &written.schedule, &keysets, context) {
+                match create_replacement_key(folder, &written.schedule, &keysets, context) {
                     Ok(made) => {
-                        warn_of_plain_text(folder.keyset.as_ref(), &made);
+                        warn_unencrypted_key(folder.keyset.as_ref(), &made);
                         written.made = Some(made);
                     }
                     Err(failure) => failures.push(format!(
-                        "there is no other key yet in {}; mend this, and run the command again: {}",
+                        "there is no other key yet in {}; fix this, and run the command again: {}",
                         folder.directory.display(),
-                        failure.reason()
+                        failure.summary()
                     )),
                 }
             }
         }
         let gone: Vec<&KeyId> = folders.iter().flat_map(|folder| &folder.kids).collect();
         let dropped = Cell::new(false);
-        let clock = &*context.ambient.clock;
+        let clock = &*context.clock_and_rng.clock;
         let written_at = clock.now().seconds();
-        let confirmed =
-            service.map_or(Ok(false), |service| confirm(service, &gone, &folders, clock, &dropped));
+        let confirmed = service
+            .map_or(Ok(false), |service| wait_until_dropped(service, &gone, &folders, clock, &dropped));
         let in_service = match &confirmed {
             Ok(false) => {
-                "No service that runs with these files is found on this host: one that reads this folder drops it \
-                          within 5 seconds"
+                "No service with these files runs on this host: a service that reads this folder drops it within 5 \
+                seconds"
             }
-            _ if !dropped.get() => "The service that runs here has not confirmed it",
-            _ if was_used == Some(true) => "The service that runs here has dropped it",
-            _ => "The service that runs here doesn't use it",
+            _ if !dropped.get() => "The running service has not confirmed it",
+            _ if was_used == Some(true) => "The running service has dropped it",
+            _ => "The running service doesn't use it",
         };
-        self.report(&folders, &written, in_service, matches!(confirmed, Ok(true)), seen.as_ref());
+        self.report(&folders, &written, in_service, matches!(confirmed, Ok(true)), key_metrics.as_ref());
         if matches!(confirmed, Ok(false)) {
-            for address in RunningService::all_of_which(|status| is_used(status, &self.kid)) {
-                complain(&format!(
-                    "warning: the service at {address} runs with other files and uses a key `{}`: if it is this one, retire it in the \
-                     folder of that service too",
+            for address in AdminClient::addresses_where(|status| is_used(status, &self.kid)) {
+                print_stderr(&format!(
+                    "warning: the service at {address} runs with other files and uses a key `{}`: if it is this \
+                     one, retire it in the folder of that service too",
                     self.kid
                 ));
             }
         }
-        // All that was asked for is done; what else the service refuses would keep it from its next start.
+        // The retirement is done. Any other rejected change would prevent the service's next start.
         if let (Some(service), Ok(true)) = (service, &confirmed)
-            && let Ok((true, status)) = service
-                .wait(NEXT_LOOK, |status| status.reload.looked_at.is_some_and(|began| began > written_at))
+            && let Ok((true, status)) = service.wait_until(RELOAD_WAIT, |status| {
+                status.reload.looked_at.is_some_and(|began| began > written_at)
+            })
             && !status.reload.in_force
         {
-            complain(&format!(
-                "warning: the service refuses something else in these files, and would not start with them: {}",
-                status.reload.told()
+            print_stderr(&format!(
+                "warning: the service rejects something else in these files, and would not start with them: {}",
+                status.reload.problem_summary()
             ));
         }
         if !failures.is_empty() {
             let folder = folders[0].directory.display();
             let failed = format!("`{}` is retired in {folder}, but {}", self.kid, failures.join("; "));
-            // What is wrong with a schedule comes last, with its own exit code.
-            complain(&format!("tokenmint: {failed}"));
+            // Schedule errors are returned last, with their own exit code.
+            print_stderr(&format!("tokenmint: {failed}"));
         }
         for written in written {
             written.successor?;
         }
         if !failures.is_empty() {
-            return Err(Failure::Found);
+            return Err(CliError::ProblemsFound);
         }
         confirmed.map(|_| ())
     }
 
-    /// The key folders of the configuration, and the one that was named.
-    fn paths(&self, keysets: Option<&BTreeMap<Name, Keyset>>) -> Vec<PathBuf> {
+    /// Returns the key folders of the configuration, and the folder of --directory.
+    fn paths(&self, keysets: Option<&BTreeMap<Name, KeysetConfig>>) -> Vec<PathBuf> {
         let configured =
-            keysets.into_iter().flat_map(directories).map(|(_, directory)| directory.to_path_buf());
+            keysets.into_iter().flat_map(keyset_directories).map(|(_, directory)| directory.to_path_buf());
         configured.chain(self.directory.clone()).collect()
     }
 
-    /// Adds what to do where the service uses a key that no file lists.
+    /// Adds a hint if the service uses a key that no file lists.
     fn with_hint(
         &self,
-        failure: Failure,
-        service: Option<&RunningService>,
+        failure: CliError,
+        service: Option<&AdminClient>,
         was_used: Option<bool>,
-        context: &Context<'_>,
-    ) -> Failure {
+        context: &CliContext<'_>,
+    ) -> CliError {
         match (failure, service) {
-            (Failure::Failed(reason), Some(service)) if was_used == Some(true) => Failure::Failed(format!(
-                "{reason}. The service at {} uses it: where it came from a folder, list it in the keyset.toml there, with kid = \
-                 \"{}\" and retired = {}, and the service drops it",
+            (CliError::Failed(reason), Some(service)) if was_used == Some(true) => CliError::Failed(format!(
+                "{reason}. The service at {} uses it: if it came from a folder, list it in the keyset.toml there, \
+                with kid = \"{}\" and retired = {}, and the service drops it",
                 service.address(),
                 self.kid,
-                context.ambient.clock.now(),
+                context.clock_and_rng.clock.now(),
             )),
             (failure, _) => failure,
         }
@@ -206,18 +208,21 @@ impl Retire {
     fn report(
         &self,
         folders: &[KeyFolder],
-        written: &[Written],
+        written: &[RetirementResult],
         in_service: &str,
         is_confirmed: bool,
-        seen: Option<&Seen>,
+        key_metrics: Option<&KeyMetrics>,
     ) {
         let kid = &self.kid;
         let (folder, done) = (&folders[0], &written[0]);
-        let live_tokens =
-            folder.keyset.as_ref().zip(seen).map(|(keyset, seen)| seen.live_tokens(&keyset.name, kid));
+        let live_tokens = folder
+            .keyset
+            .as_ref()
+            .zip(key_metrics)
+            .map(|(keyset, key_metrics)| key_metrics.live_tokens(&keyset.name, kid));
         let others = || {
             folders.iter().zip(written).enumerate().flat_map(|(at, (folder, written))| {
-                // Of the first place all but the key itself.
+                // In the first folder, all ids except the key's own.
                 folder
                     .kids
                     .iter()
@@ -229,13 +234,13 @@ impl Retire {
             let copies = others().map(|(folder, written, kid)| RetiredCopy {
                 keyset: folder.name(),
                 kid,
-                signs_now: written.signs_now(),
+                signs_now: written.signing_kid(),
                 files: written.made.as_ref(),
             });
-            say_json(&Retired {
+            print_json(&RetireOutput {
                 keyset: folder.name(),
                 kid,
-                signs_now: done.signs_now(),
+                signs_now: done.signing_kid(),
                 live_tokens,
                 files: done.made.as_ref(),
                 confirmed: is_confirmed,
@@ -243,107 +248,114 @@ impl Retire {
             });
             return;
         }
-        say(&format!(
-            "{kid} is retired in {}. {in_service}; bring the folder to every replica that has a copy of its own.",
+        print_line(&format!(
+            "{kid} is retired in {}. {in_service}; copy the folder to every replica that has a copy of its own.",
             folder.schedule().display(),
         ));
-        say(&done.says_who_signs(is_confirmed));
+        print_line(&done.signing_summary(is_confirmed));
         for (folder, _, kid) in others() {
-            say(&format!("{kid} in {} is the same key, and is retired too.", folder.schedule().display()));
+            print_line(&format!(
+                "{kid} in {} is the same key, and is retired too.",
+                folder.schedule().display()
+            ));
         }
         for written in &written[1..] {
-            say(&written.says_who_signs(is_confirmed));
+            print_line(&written.signing_summary(is_confirmed));
         }
-        say(&match live_tokens {
+        print_line(&match live_tokens {
             Some(count) => format!(
-                "At most {count} live tokens that it signed fail from now on, as the service that runs here counts; every \
-                 other replica has its own."
+                "At most {count} unexpired tokens that it signed fail from now on, as the running service counts; \
+                every other replica has its own."
             ),
             None => format!(
-                "How many live tokens that hits can't be said without the configuration and a service that runs here. It is \
-                 all that {kid} signed in the last {}.",
+                "The number of unexpired tokens is unknown without the configuration and a running service. They \
+                are all that {kid} signed in the last {}.",
                 humantime::format_duration(folder.rules().longest_life)
             ),
         });
-        say(&format!(
+        print_line(&format!(
             "In Salesforce, where {kid} was uploaded, deactivate it: Setup > Enhanced Chat User Verification > Keys; for \
              OAuth replace the app's certificate: Setup > External Client App Manager."
         ));
     }
 
-    /// The folders that have a key of that id: one, but for a mistake.
-    fn find(&self, keysets: Result<&BTreeMap<Name, Keyset>, &Failure>) -> Result<Vec<KeyFolder>, Failure> {
+    /// Returns the folders with that key id; more than one is a mistake in the configuration.
+    fn find(
+        &self,
+        keysets: Result<&BTreeMap<Name, KeysetConfig>, &CliError>,
+    ) -> Result<Vec<KeyFolder>, CliError> {
         let kid = &self.kid;
         let kids = vec![kid.clone()];
         if let Some(directory) = &self.directory {
             if !is_listed(kid, directory)? {
-                let known = there_are(kids_in(directory));
-                return Err(Failure::Failed(format!("{} has no key `{kid}`; {known}", directory.display())));
+                let known = list_known_names(kids_in(directory));
+                return Err(CliError::Failed(format!("{} has no key `{kid}`; {known}", directory.display())));
             }
-            let mut configured = keysets.ok().into_iter().flat_map(directories);
-            let keyset = configured.find(|(_, other)| leads_to(other, directory));
+            let mut configured = keysets.ok().into_iter().flat_map(keyset_directories);
+            let keyset = configured.find(|(_, other)| is_same_folder(other, directory));
             let keyset = keyset.map(|(keyset, _)| keyset.clone());
             return Ok(vec![KeyFolder { keyset, directory: directory.clone(), kids }]);
         }
         let keysets = keysets.map_err(|failure| {
-            Failure::Failed(format!(
-                "nothing was changed, as the configuration can't be read ({}); name the key's folder: --directory DIR",
-                failure.reason()
+            CliError::Failed(format!(
+                "nothing was changed, because the configuration can't be read ({}); name the key's folder: \
+                --directory DIR",
+                failure.summary()
             ))
         })?;
         let (mut folders, mut unread) = (Vec::<KeyFolder>::new(), Vec::new());
-        for (keyset, directory) in directories(keysets) {
+        for (keyset, directory) in keyset_directories(keysets) {
             match is_listed(kid, directory) {
-                Ok(true) if !folders.iter().any(|folder| is_same(&folder.directory, directory)) => {
+                Ok(true) if !folders.iter().any(|folder| is_same_file(&folder.directory, directory)) => {
                     let (keyset, directory) = (Some(keyset.clone()), directory.to_path_buf());
                     folders.push(KeyFolder { keyset, directory, kids: kids.clone() });
                 }
                 Ok(_) => {}
-                Err(error) => unread.push(error.reason()),
+                Err(error) => unread.push(error.summary()),
             }
         }
         if !folders.is_empty() {
             return Ok(folders);
         }
         let given = keysets.values().find(|keyset| match &keyset.keys {
-            KeySource::File { kid: given, .. } | KeySource::Text { kid: given, .. } => given == kid,
-            KeySource::Directory(_) => false,
+            KeysetSource::File { kid: given, .. } | KeysetSource::Text { kid: given, .. } => given == kid,
+            KeysetSource::Directory(_) => false,
         });
-        Err(Failure::Failed(match given {
+        Err(CliError::Failed(match given {
             Some(keyset) => format!(
-                "nothing was changed: `{kid}` of keysets.{} is given as file or text. Put another key in its place, with an id of \
-                 its own in `kid`, and restart the service",
+                "nothing was changed: `{kid}` of keysets.{} is given as file or text. Replace it by another key, \
+                with an id of its own in `kid`, and restart the service",
                 keyset.name
             ),
             None if unread.is_empty() => {
-                let known = directories(keysets).flat_map(|(_, directory)| kids_in(directory));
-                format!("no keyset has a key `{kid}`; {}", there_are(known))
+                let known = keyset_directories(keysets).flat_map(|(_, directory)| kids_in(directory));
+                format!("no keyset has a key `{kid}`; {}", list_known_names(known))
             }
             None => format!(
-                "nothing was changed: no folder that can be read has a key `{kid}`; mend this first: {}",
+                "nothing was changed: no folder that can be read has a key `{kid}`; fix this first: {}",
                 unread.join("; ")
             ),
         }))
     }
 }
 
-fn is_used(status: &Status, kid: &KeyId) -> bool {
-    let uses = |keyset: &KeysetStatus| {
+fn is_used(status: &StatusReply, kid: &KeyId) -> bool {
+    let uses = |keyset: &KeysetStatusReply| {
         keyset.signing.as_deref() == Some(kid.as_str())
             || keyset.published.iter().any(|known| known == kid.as_str())
     };
     status.keysets.values().any(uses)
 }
 
-/// Waits until the service has dropped the keys, and those sign of which the files say so. Says of the first in `dropped`.
-fn confirm(
-    service: &RunningService,
+/// Waits until the service has dropped the keys and the successors sign. Sets `dropped` once the keys are dropped.
+fn wait_until_dropped(
+    service: &AdminClient,
     gone: &[&KeyId],
     folders: &[KeyFolder],
     clock: &dyn Clock,
     dropped: &Cell<bool>,
-) -> Result<bool, Failure> {
-    let signs = |status: &Status, kid: &KeyId| {
+) -> Result<bool, CliError> {
+    let signs = |status: &StatusReply, kid: &KeyId| {
         status.keysets.values().any(|keyset| keyset.signing.as_deref() == Some(kid.as_str()))
     };
     wait_for_service(service, |status| {
@@ -352,7 +364,7 @@ fn confirm(
         if let Some(kid) = used {
             return Some(format!("still uses `{kid}`"));
         }
-        // Read anew: another command may have written meanwhile.
+        // Read again, because another command may have written meanwhile.
         let soon = clock.now().plus(Duration::from_secs(1));
         let successors = folders.iter().filter_map(|folder| folder.signing(soon));
         let silent = successors.into_iter().find(|kid| !signs(status, kid))?;

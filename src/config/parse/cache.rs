@@ -1,4 +1,4 @@
-//! `[cache]`: what replicas share.
+//! Parses `[cache]`, the settings that replicas share.
 
 use std::time::Duration;
 
@@ -7,60 +7,61 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
-use super::super::section::{Section, brief_duration, text};
-use super::super::{Cache, Redis, RedisUrl};
-use super::Wrong;
-use super::callers::hex32;
+use super::super::section::{Section, parse_string, parse_subsecond_duration};
+use super::super::{CacheConfig, RedisConfig, RedisUrl};
+use super::InvalidSection;
+use super::callers::decode_hex32;
 
-const TIMEOUT: Duration = Duration::from_millis(50);
+const DEFAULT_REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// `None` where a problem says what is wrong.
-pub(super) fn cache(section: Option<&Section<'_>>) -> Option<Cache> {
+/// Returns `None` if a problem was reported.
+pub(super) fn parse_cache(section: Option<&Section<'_>>) -> Option<CacheConfig> {
     let redis = section.and_then(|section| section.section("redis"));
-    let redis = redis.map(|redis| self::redis(&redis).ok_or(Wrong)).transpose();
-    redis.ok().map(|redis| Cache { redis })
+    let redis = redis.map(|redis| parse_redis(&redis).ok_or(InvalidSection)).transpose();
+    redis.ok().map(|redis| CacheConfig { redis })
 }
 
-fn redis(section: &Section<'_>) -> Option<Redis> {
+fn parse_redis(section: &Section<'_>) -> Option<RedisConfig> {
     let url = section.required(
         "url",
-        |node| RedisUrl::parse(&text(node)?),
+        |node| RedisUrl::parse(&parse_string(node)?),
         "rediss://HOST:PORT of the Redis or Valkey server",
     );
     let password = section.secret("password", "password_file");
     let key = section.secret("key", "key_file");
     let timeout = section.optional("timeout", |node| {
         let range = Duration::from_millis(1)..=Duration::from_secs(5);
-        let timeout = brief_duration(node).ok().filter(|timeout| range.contains(timeout));
-        timeout.ok_or_else(|| r#"must be a duration between 1ms and 5s, as "50ms""#.to_owned())
+        let timeout = parse_subsecond_duration(node).ok().filter(|timeout| range.contains(timeout));
+        timeout.ok_or_else(|| r#"must be a duration between 1ms and 5s, for example "50ms""#.to_owned())
     });
     let name = if section.has("key_file") { "key_file" } else { "key" };
     if !section.has(name) {
-        section.problem(name, "is missing: what is kept there is encrypted. Make one: openssl rand -hex 32");
+        section
+            .problem(name, "is missing: it encrypts the cached tokens. Generate one: openssl rand -hex 32");
     }
     let complete =
         !["password", "password_file"].into_iter().any(|name| section.has(name)) || password.is_some();
     let key = key.and_then(|secret| {
-        let key = key_of(&secret);
+        let key = decode_cache_key(&secret);
         if key.is_none() {
             section.problem(name, "must be 32 random bytes, in hex or base64: openssl rand -hex 32");
         }
         key
     });
-    Some(Redis {
+    Some(RedisConfig {
         url: url?,
         password: complete.then_some(password)?,
         key: key?,
-        timeout: timeout.unwrap_or(TIMEOUT),
+        timeout: timeout.unwrap_or(DEFAULT_REDIS_TIMEOUT),
     })
 }
 
-fn key_of(secret: &SecretString) -> Option<SecretBox<[u8; 32]>> {
+fn decode_cache_key(secret: &SecretString) -> Option<SecretBox<[u8; 32]>> {
     let text = secret.expose_secret();
     let from_base64 = || {
         let text = text.trim_end_matches('=');
         let decoded = STANDARD_NO_PAD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text));
         Zeroizing::new(decoded.ok()?).as_slice().try_into().ok()
     };
-    hex32(text).or_else(from_base64).map(|key| SecretBox::new(Box::new(key)))
+    decode_hex32(text).or_else(from_base64).map(|key| SecretBox::new(Box::new(key)))
 }

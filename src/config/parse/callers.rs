@@ -1,73 +1,86 @@
-//! `[callers.NAME]`, and what must hold between them.
+//! Parses `[callers.NAME]` and checks the callers against each other.
 
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
-use super::super::section::{Section, text};
-use super::super::source::{Code, Node, Value};
-use super::super::{Bundle, Caller, ClientName, Kind, Listen, Name, Pace, Policy, ProfileName, Server};
-use super::profiles::{known, subjects};
-use super::{Existing, SECOND, small_count};
+use super::super::section::{Section, parse_string};
+use super::super::source::{ConfigNode, ConfigValue, WarningCode};
+use super::super::{
+    BundleConfig, CallerConfig, ClientSan, ListenAddress, Name, PolicyMode, ProfileKind, ProfileName,
+    RateLimit, ServerConfig,
+};
+use super::profiles::{check_defined, parse_subjects};
+use super::{DefinedNames, SECOND, parse_count_to_million};
 
-/// `nobody`, to whom Linux maps what it can't map.
+/// The user `nobody`. Linux maps unmapped user ids to it.
 const OVERFLOW_UID: u32 = 65_534;
 
 #[expect(clippy::unnecessary_wraps, reason = "read_all takes it with the others")]
-pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Caller> {
+pub(super) fn parse_caller(
+    name: &Name,
+    section: &Section<'_>,
+    defined: &DefinedNames,
+) -> Option<CallerConfig> {
     let api_key_sha256 = section.set("api_key_sha256", |text| {
-        hex32(text).ok_or_else(|| {
+        decode_hex32(text).ok_or_else(|| {
             "must be the SHA-256 of an API key, 64 hexadecimal digits; `tokenmint callers new NAME` makes both"
                 .to_owned()
         })
     });
-    let client_san = section.set("client_san", ClientName::parse);
-    let peer_uid = section.optional("peer_uid", uid);
+    let client_san = section.set("client_san", ClientSan::parse);
+    let peer_uid = section.optional("peer_uid", parse_uid);
     let allow = section.list("allow", ProfileName::parse);
-    let subjects = subjects(section);
-    let subjects_per_minute = section.optional("subjects_per_minute", small_count);
-    let policy = section.optional("policy", |node| match text(node)?.as_str() {
-        "enforce" => Ok(Policy::Enforce),
-        "audit" => Ok(Policy::Audit),
+    let subjects = parse_subjects(section);
+    let subjects_per_minute = section.optional("subjects_per_minute", parse_count_to_million);
+    let policy = section.optional("policy", |node| match parse_string(node)?.as_str() {
+        "enforce" => Ok(PolicyMode::Enforce),
+        "audit" => Ok(PolicyMode::Audit),
         _ => Err(r#"must be "enforce" or "audit""#.to_owned()),
     });
-    let policy = policy.unwrap_or(Policy::Enforce);
-    if policy == Policy::Audit {
+    let policy = policy.unwrap_or(PolicyMode::Enforce);
+    if policy == PolicyMode::Audit {
         section.warn(
-            Code::PolicyAudit,
+            WarningCode::PolicyAudit,
             "policy",
-            "lets through, and counts, what `allow`, `subjects` and `subjects_per_minute` say no to",
+            "allows and counts requests that `allow`, `subjects` and `subjects_per_minute` forbid",
         );
     }
-    let rate = section.optional("rate", small_count);
-    let burst = section.optional("burst", small_count);
+    let rate = section.optional("rate", parse_count_to_million);
+    let burst = section.optional("burst", parse_count_to_million);
     if section.has("burst") && !section.has("rate") {
-        section.problem("burst", "goes with `rate`, requests a second");
+        section.problem("burst", "needs `rate`, the requests per second");
     }
     if !["api_key_sha256", "client_san", "peer_uid"].iter().any(|credential| section.has(credential)) {
-        let message = "is missing: without an API key, `client_san` or `peer_uid` nobody can be this caller";
+        let message = "is missing: without an API key, `client_san` or `peer_uid`, nobody can authenticate as this \
+        caller";
         section.problem("api_key_sha256", message);
     } else if section.is_empty_list("api_key_sha256") && client_san.is_empty() && peer_uid.is_none() {
-        section.warn(Code::CallerCredential, "api_key_sha256", "holds no key, so nobody can be this caller");
+        section.warn(
+            WarningCode::CallerCredential,
+            "api_key_sha256",
+            "contains no key, so nobody can authenticate as this caller",
+        );
     }
     if peer_uid == Some(OVERFLOW_UID) {
         section.warn(
-            Code::CallerCredential,
+            WarningCode::CallerCredential,
             "peer_uid",
-            "is what every user looks like that this user namespace doesn't know",
+            "is the id of every user that this user namespace doesn't know",
         );
     }
     if !section.has("allow") {
-        section.problem("allow", r#"is missing: name the profiles it may use, as ["identity.web"]"#);
+        section.problem("allow", r#"is missing: name the profiles it may use, for example ["identity.web"]"#);
     }
     for profile in &allow {
-        if let Err(message) = known(profile, exist) {
+        if let Err(message) = check_defined(profile, defined) {
             section.problem("allow", message);
         }
     }
-    let pace = rate.map(|rate| Pace { requests: rate, window: SECOND, burst: burst.unwrap_or(rate) });
-    Some(Caller {
+    let rate_limit =
+        rate.map(|rate| RateLimit { requests: rate, window: SECOND, burst: burst.unwrap_or(rate) });
+    Some(CallerConfig {
         name: name.clone(),
         api_key_sha256,
         client_san,
@@ -76,44 +89,44 @@ pub(super) fn caller(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
         subjects,
         subjects_per_minute,
         policy,
-        pace,
+        rate_limit,
     })
 }
 
-/// A bundle opens no door of its own, so one whose profiles aren't all allowed is of no use.
-pub(super) fn open_bundles(
+/// Warns about bundles with profiles that the caller may not use: a bundle grants no access to its profiles.
+pub(super) fn warn_unreachable_bundles(
     section: Option<&Section<'_>>,
-    callers: &BTreeMap<Name, Caller>,
-    bundles: &BTreeMap<Name, Bundle>,
+    callers: &BTreeMap<Name, CallerConfig>,
+    bundles: &BTreeMap<Name, BundleConfig>,
 ) {
     let Some(section) = section else { return };
     for caller in callers.values() {
-        let allowed = caller.allow.iter().filter(|profile| profile.kind == Kind::Bundle);
+        let allowed = caller.allow.iter().filter(|profile| profile.kind == ProfileKind::Bundle);
         for (name, bundle) in allowed.filter_map(|name| Some((name, bundles.get(&name.name)?))) {
             for missing in bundle.entries.values().filter(|profile| !caller.allow.contains(profile)) {
                 let message = format!(
                     "may use `{name}` but not `{missing}`, which it needs: add it to `allow` as well"
                 );
-                section.warn(Code::UnreachableBundle, caller.name.as_str(), message);
+                section.warn(WarningCode::UnreachableBundle, caller.name.as_str(), message);
             }
         }
     }
 }
 
-/// Two callers with one credential could not be told apart.
-pub(super) fn distinct_credentials(root: &Section<'_>, callers: &BTreeMap<Name, Caller>) {
+/// Reports callers that share a credential: they can't be distinguished.
+pub(super) fn reject_shared_credentials(root: &Section<'_>, callers: &BTreeMap<Name, CallerConfig>) {
     let api_key = |digest: &[u8; 32]| (*digest, "an API key".to_owned());
-    let client_san = |name: &ClientName| (name.clone(), format!("the client_san `{name}`"));
+    let client_san = |name: &ClientSan| (name.clone(), format!("the client_san `{name}`"));
     let peer_uid = |uid: &u32| (*uid, format!("the peer_uid {uid}"));
-    distinct(root, callers, |caller| caller.api_key_sha256.iter().map(api_key).collect());
-    distinct(root, callers, |caller| caller.client_san.iter().map(client_san).collect());
-    distinct(root, callers, |caller| caller.peer_uid.iter().map(peer_uid).collect());
+    reject_shared(root, callers, |caller| caller.api_key_sha256.iter().map(api_key).collect());
+    reject_shared(root, callers, |caller| caller.client_san.iter().map(client_san).collect());
+    reject_shared(root, callers, |caller| caller.peer_uid.iter().map(peer_uid).collect());
 }
 
-fn distinct<C: Ord>(
+fn reject_shared<C: Ord>(
     root: &Section<'_>,
-    callers: &BTreeMap<Name, Caller>,
-    credentials: impl Fn(&Caller) -> Vec<(C, String)>,
+    callers: &BTreeMap<Name, CallerConfig>,
+    credentials: impl Fn(&CallerConfig) -> Vec<(C, String)>,
 ) {
     let mut owners: BTreeMap<C, &Name> = BTreeMap::new();
     for caller in callers.values() {
@@ -128,43 +141,43 @@ fn distinct<C: Ord>(
     }
 }
 
-/// Credentials that no connection to this service can have.
-pub(super) fn usable_credentials(
+/// Warns about credentials that no connection to this service can present.
+pub(super) fn warn_unusable_credentials(
     section: Option<&Section<'_>>,
-    callers: &BTreeMap<Name, Caller>,
-    server: Option<&Server>,
+    callers: &BTreeMap<Name, CallerConfig>,
+    server: Option<&ServerConfig>,
 ) {
     let (Some(section), Some(server)) = (section, server) else { return };
     let asks_for_certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
-    let by_path = matches!(server.listen, Listen::Unix(_));
+    let by_path = matches!(server.listen, ListenAddress::Unix(_));
     for caller in callers.values() {
         if !caller.client_san.is_empty() && !asks_for_certificates {
             let message =
-                "has a client_san, and nobody shows a certificate: set client_ca_file of [server.tls]";
-            section.warn(Code::CallerCredential, caller.name.as_str(), message);
+                "has a client_san, but clients present no certificates: set client_ca_file of [server.tls]";
+            section.warn(WarningCode::CallerCredential, caller.name.as_str(), message);
         }
         if caller.peer_uid.is_some() && !by_path {
             let message =
-                "has a peer_uid, which only a Unix socket tells: listen = \"unix:PATH\" of [server]";
-            section.warn(Code::CallerCredential, caller.name.as_str(), message);
+                "has a peer_uid, which only a Unix socket provides: set listen = \"unix:PATH\" in [server]";
+            section.warn(WarningCode::CallerCredential, caller.name.as_str(), message);
         }
     }
 }
 
-fn uid(node: &Node) -> Result<u32, String> {
+fn parse_uid(node: &ConfigNode) -> Result<u32, String> {
     let number = match &node.value {
-        Value::Integer(number) => u32::try_from(*number).ok(),
-        Value::Untyped(text) => text.parse().ok(),
+        ConfigValue::Integer(number) => u32::try_from(*number).ok(),
+        ConfigValue::Untyped(text) => text.parse().ok(),
         _ => None,
     };
-    // The highest is the kernel's "no user".
+    // The kernel reserves the highest id for "no user".
     number
         .filter(|uid| *uid != u32::MAX)
-        .ok_or_else(|| "must be the number of a user, as `id -u` prints it".to_owned())
+        .ok_or_else(|| "must be the number of a user, for example from `id -u`".to_owned())
 }
 
-pub(super) fn hex32(text: &str) -> Option<[u8; 32]> {
-    // It may be a key.
+pub(super) fn decode_hex32(text: &str) -> Option<[u8; 32]> {
+    // Zeroized, because it may be a key.
     let bytes = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?);
     bytes.as_slice().try_into().ok()
 }

@@ -1,30 +1,32 @@
-//! `[keysets.NAME]`, and what the profiles that sign with one mean for it.
+//! Parses `[keysets.NAME]` and applies the profiles that sign with each keyset.
 
 use std::collections::BTreeMap;
 
 use std::time::Duration;
 
-use super::super::section::{Section, duration, text};
-use super::super::source::{Code, Node};
+use super::super::section::{Section, parse_duration, parse_string};
+use super::super::source::{ConfigNode, WarningCode};
 use super::super::{
-    Algorithm, Identity, KeyId, KeySource, Keyset, Kind, Name, Oauth, PUBLISH_LEAD, ProfileName,
-    RETIRE_MARGIN, SHORTEST_TTL,
+    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, IdentityConfig, KeyId, KeysetConfig,
+    KeysetSource, MIN_TTL, Name, OauthConfig, ProfileKind, ProfileName,
 };
-use super::{HOUR, within};
+use super::{HOUR, check_range};
 
-pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
+pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetConfig> {
     let directory = section.path("directory");
     let key = section.pem("key");
     let key_file = section.path("key_file");
-    let kid = section.optional("kid", |node| KeyId::parse(&text(node)?));
+    let kid = section.optional("kid", |node| KeyId::parse(&parse_string(node)?));
     let passphrase = section.secret("passphrase", "passphrase_file");
-    let publish_lead = section.optional("publish_lead", months).unwrap_or(PUBLISH_LEAD);
-    let retire_margin = section.optional("retire_margin", months).unwrap_or(RETIRE_MARGIN);
+    let publish_lead =
+        section.optional("publish_lead", parse_publication_period).unwrap_or(DEFAULT_PUBLISH_LEAD);
+    let retire_margin =
+        section.optional("retire_margin", parse_publication_period).unwrap_or(DEFAULT_RETIRE_MARGIN);
     if publish_lead < HOUR {
         section.warn(
-            Code::PublishLead,
+            WarningCode::PublishLead,
             "publish_lead",
-            "is shorter than verifiers keep a JWKS: they meet keys that they don't know",
+            "is shorter than verifiers cache a JWKS: they receive tokens signed by unknown keys",
         );
     }
 
@@ -35,47 +37,50 @@ pub(super) fn keyset(name: &Name, section: &Section<'_>) -> Option<Keyset> {
         return None;
     }
     if section.has("directory") && section.has("kid") {
-        section.problem("kid", "goes with `key` or `key_file`; in a directory the file's name is the key id");
+        section
+            .problem("kid", "is only for `key` and `key_file`: in a directory the file's name is the key id");
         return None;
     }
     if !section.has("directory") && !section.has("kid") {
         section.problem("kid", "is missing: the key id that Salesforce Setup knows this key by");
     }
     let keys = match (directory, key_file, key) {
-        (Some(directory), _, _) => KeySource::Directory(directory),
-        (_, Some(path), _) => KeySource::File { kid: kid?, path },
-        (_, _, Some(pem)) => KeySource::Text { kid: kid?, pem, origin: section.origin_of("key").to_string() },
+        (Some(directory), _, _) => KeysetSource::Directory(directory),
+        (_, Some(path), _) => KeysetSource::File { kid: kid?, path },
+        (_, _, Some(pem)) => {
+            KeysetSource::Text { kid: kid?, pem, origin: section.origin_of("key").to_string() }
+        }
         (None, None, None) => return None,
     };
-    Some(Keyset {
+    Some(KeysetConfig {
         name: name.clone(),
         keys,
         passphrase,
         algorithm: Algorithm::Rs256,
-        longest_life: SHORTEST_TTL,
+        longest_life: MIN_TTL,
         publish_lead,
         retire_margin,
         used_by: Vec::new(),
     })
 }
 
-fn months(node: &Node) -> Result<Duration, String> {
-    within(duration(node)?, 1, 90 * 86_400, "1s", "90d")
+fn parse_publication_period(node: &ConfigNode) -> Result<Duration, String> {
+    check_range(parse_duration(node)?, 1, 90 * 86_400, "1s", "90d")
 }
 
-/// Gives each keyset the algorithm and the longest token life of the profiles that sign with it.
-pub(super) fn share_out(
+/// Sets the algorithm and the longest token lifetime of each keyset from the profiles that sign with it.
+pub(super) fn assign_algorithms(
     section: Option<&Section<'_>>,
-    keysets: &mut BTreeMap<Name, Keyset>,
-    identity: &BTreeMap<Name, Identity>,
-    oauth: &BTreeMap<Name, Oauth>,
+    keysets: &mut BTreeMap<Name, KeysetConfig>,
+    identity: &BTreeMap<Name, IdentityConfig>,
+    oauth: &BTreeMap<Name, OauthConfig>,
 ) {
     let identity = identity.values().map(|profile| {
-        let name = ProfileName::new(Kind::Identity, profile.name.clone());
+        let name = ProfileName::new(ProfileKind::Identity, profile.name.clone());
         (name, &profile.keyset, profile.algorithm, profile.max_ttl)
     });
     let oauth = oauth.values().map(|profile| {
-        let name = ProfileName::new(Kind::Oauth, profile.name.clone());
+        let name = ProfileName::new(ProfileKind::Oauth, profile.name.clone());
         (name, &profile.keyset, Algorithm::Rs256, profile.assertion_ttl)
     });
     for (profile, keyset_name, algorithm, life) in identity.chain(oauth) {
@@ -94,10 +99,10 @@ pub(super) fn share_out(
         }
         if let Some(other) = keyset.used_by.iter().find(|other| other.kind != profile.kind) {
             let message = format!(
-                "serves both `{other}` and `{profile}`; one leaked key would open both doors \
-                 (RFC 8725, section 3.12): give each a keyset of its own"
+                "serves both `{other}` and `{profile}`; one leaked key would compromise both (RFC 8725, section \
+                3.12): give each a keyset of its own"
             );
-            section.warn(Code::OneKeyForTwoKinds, keyset_name.as_str(), message);
+            section.warn(WarningCode::OneKeyForTwoKinds, keyset_name.as_str(), message);
         }
         keyset.algorithm = algorithm;
         keyset.longest_life = keyset.longest_life.max(life);

@@ -1,7 +1,7 @@
-//! The meaning of each section: fields into the types of the configuration, and what must hold between them.
+//! Parses each section into its type, and checks the sections against each other.
 //!
-//! A section's fields are all read before the first `?`, so that one mistake never hides another and no
-//! field is called unknown because nobody got to it.
+//! All fields of a section are read before the first `?`. So one error never hides another, and no field that was
+//! not reached is reported as unknown.
 
 mod cache;
 mod callers;
@@ -13,115 +13,135 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::section::{Findings, Section, count, leftover};
-use super::source::{Code, Environment, Node, Origin, PREFIX, Problem, is_other};
-use super::{Bundle, Cache, Caller, Config, Identity, Intercom, Keyset, Name, Oauth, Server};
-use callers::{caller, distinct_credentials, open_bundles, usable_credentials};
-use keysets::{keyset, share_out};
-use profiles::{bundle, identity_profile, intercom_profile, oauth_profile};
+use super::section::{Diagnostics, Section, parse_count, paste_artifact};
+use super::source::{
+    ConfigNode, Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode, is_non_setting_variable,
+};
+use super::{
+    BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, KeysetConfig, Name,
+    OauthConfig, ProfileKind, ServerConfig,
+};
+use callers::{parse_caller, reject_shared_credentials, warn_unreachable_bundles, warn_unusable_credentials};
+use keysets::{assign_algorithms, parse_keyset};
+pub use profiles::Hs256Config;
+use profiles::{hs256_profile, parse_bundle, parse_identity, parse_oauth};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
-const SECTIONS: [&str; 8] =
-    ["server", "cache", "keysets", "identity", "oauth", "intercom", "bundles", "callers"];
+/// The sections that hold no profiles; each [`ProfileKind`] has one of its own.
+const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers"];
 
-/// What could be made of the text. `rest` is missing only where a problem says why.
-pub(super) struct Parsed {
-    pub keysets: BTreeMap<Name, Keyset>,
-    pub rest: Option<Rest>,
+/// The parsed sections. `rest` is `None` only if a problem was reported.
+pub(super) struct ParsedConfig {
+    pub keysets: BTreeMap<Name, KeysetConfig>,
+    pub rest: Option<OtherSections>,
 }
 
-pub(super) struct Rest {
-    server: Server,
-    cache: Cache,
-    identity: BTreeMap<Name, Identity>,
-    oauth: BTreeMap<Name, Oauth>,
-    intercom: BTreeMap<Name, Intercom>,
-    bundles: BTreeMap<Name, Bundle>,
-    callers: BTreeMap<Name, Caller>,
+pub(super) struct OtherSections {
+    server: ServerConfig,
+    cache: CacheConfig,
+    identity: BTreeMap<Name, IdentityConfig>,
+    oauth: BTreeMap<Name, OauthConfig>,
+    hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Hs256Config>>,
+    bundles: BTreeMap<Name, BundleConfig>,
+    callers: BTreeMap<Name, CallerConfig>,
 }
 
-impl Rest {
+impl OtherSections {
     pub fn into_config(
         self,
-        keysets: BTreeMap<Name, Keyset>,
+        keysets: BTreeMap<Name, KeysetConfig>,
         warnings: Vec<Problem>,
         files: Vec<PathBuf>,
     ) -> Config {
-        let Self { server, cache, identity, oauth, intercom, bundles, callers } = self;
-        Config { server, cache, keysets, identity, oauth, intercom, bundles, callers, warnings, files }
+        let Self { server, cache, identity, oauth, hs256, bundles, callers } = self;
+        Config { server, cache, keysets, identity, oauth, hs256, bundles, callers, warnings, files }
     }
 }
 
-/// Warns of a variable that was surely meant as an override: `TOKENMINT_SERVER_LISTEN`.
-pub(super) fn near_misses(environment: &Environment, findings: &Findings) {
+/// Warns about a variable that was probably meant as an override, for example `TOKENMINT_SERVER_LISTEN`.
+pub(super) fn warn_near_misses(environment: &Environment, diagnostics: &Diagnostics) {
     for variable in environment.keys() {
-        let Some(path) = variable.strip_prefix(PREFIX) else { continue };
-        let section = SECTIONS.iter().find_map(|section| {
-            path.to_lowercase().strip_prefix(*section)?.starts_with('_').then_some(section.len())
+        let Some(path) = variable.strip_prefix(OVERRIDE_PREFIX) else { continue };
+        let mut sections = SECTIONS.iter().copied().chain(ProfileKind::ALL.iter().map(|kind| kind.section()));
+        let section = sections.find_map(|section| {
+            path.to_lowercase().strip_prefix(section)?.starts_with('_').then_some(section.len())
         });
         if let Some(length) = section
             && !path.contains("__")
         {
             let (section, field) = (&path[..length], &path[length + 1..]);
-            let message =
-                format!("isn't read: levels are parted by two underscores, as in {PREFIX}{section}__{field}");
-            findings.warn(Code::UnreadVariable, "", &Origin::Variable(variable.clone()), message);
+            let message = format!(
+                "is ignored: separate levels by two underscores, as in {OVERRIDE_PREFIX}{section}__{field}"
+            );
+            diagnostics.warn(
+                WarningCode::UnreadVariable,
+                "",
+                &ValueOrigin::Variable(variable.clone()),
+                message,
+            );
         }
     }
 }
 
-/// Variables that are no settings, and are read all the same.
-pub(super) fn other_variables(environment: &Environment, findings: &Findings) {
-    for (variable, text) in environment.iter().filter(|(variable, _)| is_other(variable)) {
-        if let Some(message) = leftover(variable, text) {
-            findings.add(vec![Problem::new("", Origin::Variable(variable.clone()), message)]);
+/// Checks the variables that are used but don't override a setting.
+pub(super) fn check_other_variables(environment: &Environment, diagnostics: &Diagnostics) {
+    for (variable, text) in environment.iter().filter(|(variable, _)| is_non_setting_variable(variable)) {
+        if let Some(message) = paste_artifact(variable, text) {
+            diagnostics.add(vec![Problem::new("", ValueOrigin::Variable(variable.clone()), message)]);
         }
     }
 }
 
-pub(super) fn config(root: &Section<'_>) -> Parsed {
+pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     let server = root.section("server");
-    let server = server::server(server.as_ref());
-    let cache = cache::cache(root.section("cache").as_ref());
-    let named = root.section("keysets");
-    let mut keysets = read_all(named.as_ref(), keyset);
-    let exist = Existing::of(root);
-    let identity =
-        read_all(root.section("identity").as_ref(), |name, section| identity_profile(name, section, &exist));
+    let server = server::parse_server(server.as_ref());
+    let cache = cache::parse_cache(root.section("cache").as_ref());
+    let keysets_section = root.section("keysets");
+    let mut keysets = parse_named(keysets_section.as_ref(), parse_keyset);
+    let defined = DefinedNames::new(root);
+    let identity = parse_named(root.section("identity").as_ref(), |name, section| {
+        parse_identity(name, section, &defined)
+    });
     let oauth =
-        read_all(root.section("oauth").as_ref(), |name, section| oauth_profile(name, section, &exist));
-    let intercom = read_all(root.section("intercom").as_ref(), intercom_profile);
-    let bundles = read_all(root.section("bundles").as_ref(), |name, section| bundle(name, section, &exist));
-    let named_callers = root.section("callers");
-    let callers = read_all(named_callers.as_ref(), |name, section| caller(name, section, &exist));
+        parse_named(root.section("oauth").as_ref(), |name, section| parse_oauth(name, section, &defined));
+    let of_kind = |kind: Hs256Kind| {
+        let section = root.section(kind.facts().section);
+        parse_named(section.as_ref(), |_, section| hs256_profile(kind, section))
+    };
+    let hs256 = Hs256Kind::ALL.iter().map(|kind| (*kind, of_kind(*kind))).collect();
+    let bundles =
+        parse_named(root.section("bundles").as_ref(), |name, section| parse_bundle(name, section, &defined));
+    let callers_section = root.section("callers");
+    let callers =
+        parse_named(callers_section.as_ref(), |name, section| parse_caller(name, section, &defined));
 
-    open_bundles(named_callers.as_ref(), &callers, &bundles);
-    share_out(named.as_ref(), &mut keysets, &identity, &oauth);
-    distinct_credentials(root, &callers);
-    usable_credentials(named_callers.as_ref(), &callers, server.as_ref());
+    warn_unreachable_bundles(callers_section.as_ref(), &callers, &bundles);
+    assign_algorithms(keysets_section.as_ref(), &mut keysets, &identity, &oauth);
+    reject_shared_credentials(root, &callers);
+    warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(
-            Code::NoCaller,
+            WarningCode::NoCaller,
             "callers",
-            "there is no caller, so nobody can ask for a token: `tokenmint callers new NAME`",
+            "there is no caller, so nobody can request a token: add one with `tokenmint callers new NAME`",
         );
     }
-    let rest = server.zip(cache).map(|(server, cache)| Rest {
+    let rest = server.zip(cache).map(|(server, cache)| OtherSections {
         server,
         cache,
         identity,
         oauth,
-        intercom,
+        hs256,
         bundles,
         callers,
     });
-    Parsed { keysets, rest }
+    ParsedConfig { keysets, rest }
 }
 
-/// Reads each `[section.NAME]`; what is wrong is noted and left out.
-fn read_all<T>(
+/// Parses each `[section.NAME]`. Invalid ones are reported and left out.
+fn parse_named<T>(
     section: Option<&Section<'_>>,
     read: impl Fn(&Name, &Section<'_>) -> Option<T>,
 ) -> BTreeMap<Name, T> {
@@ -140,14 +160,15 @@ fn read_all<T>(
     all
 }
 
-/// The names that the file defines, right or wrong, so that a mistake inside a profile isn't reported again
-/// by everyone who refers to it.
-struct Existing(BTreeMap<&'static str, BTreeSet<String>>);
+/// The names that the file defines, valid or not. An error inside a profile is then not reported again by each
+/// reference to it.
+struct DefinedNames(BTreeMap<&'static str, BTreeSet<String>>);
 
-impl Existing {
-    fn of(root: &Section<'_>) -> Self {
+impl DefinedNames {
+    fn new(root: &Section<'_>) -> Self {
         let names = |section: &'static str| (section, root.names_in(section).map(str::to_owned).collect());
-        Self(["keysets", "identity", "oauth", "intercom", "bundles"].into_iter().map(names).collect())
+        let sections = ProfileKind::ALL.iter().map(|kind| kind.section());
+        Self(sections.chain(["keysets"]).map(names).collect())
     }
 
     fn has(&self, section: &str, name: &str) -> bool {
@@ -161,10 +182,16 @@ impl Existing {
     }
 }
 
-/// A section was there and is wrong; a problem says how.
-struct Wrong;
+/// Marks a section that is present but invalid; a problem was reported.
+struct InvalidSection;
 
-fn within(value: Duration, from: u64, to: u64, from_text: &str, to_text: &str) -> Result<Duration, String> {
+fn check_range(
+    value: Duration,
+    from: u64,
+    to: u64,
+    from_text: &str,
+    to_text: &str,
+) -> Result<Duration, String> {
     if (from..=to).contains(&value.as_secs()) {
         Ok(value)
     } else {
@@ -172,8 +199,8 @@ fn within(value: Duration, from: u64, to: u64, from_text: &str, to_text: &str) -
     }
 }
 
-fn small_count(node: &Node) -> Result<u32, String> {
-    let number = count(node)?;
+fn parse_count_to_million(node: &ConfigNode) -> Result<u32, String> {
+    let number = parse_count(node)?;
     u32::try_from(number)
         .ok()
         .filter(|number| *number <= 1_000_000)

@@ -1,50 +1,55 @@
-//! `[identity.NAME]`, `[oauth.NAME]`, `[intercom.NAME]` and `[bundles.NAME]`.
+//! Parses `[identity.NAME]`, `[oauth.NAME]`, `[bundles.NAME]`, and the profiles of HS256 tokens: `[intercom.NAME]`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::super::salesforce::{self, Judgement};
-use super::super::section::{Section, count, duration, flag, text};
-use super::super::source::{Code, Node};
+use super::super::salesforce::{self, UrlIssues};
+use super::super::section::{Section, parse_bool, parse_count, parse_duration, parse_string};
+use super::super::source::{ConfigNode, WarningCode};
 use super::super::{
-    Algorithm, Bundle, HttpsUrl, Identity, Intercom, Issuer, Kind, Messaging, Name, Oauth, OrgId,
-    ProfileName, REGISTERED_CLAIMS, SubjectPattern, plain_text,
+    Algorithm, BundleConfig, Hs256Kind, HttpsUrl, IdentityConfig, Issuer, MessagingConfig, Name, OauthConfig,
+    OrgId, ProfileKind, ProfileName, REGISTERED_CLAIMS, SubjectPattern, validate_text,
 };
-use super::{Existing, HOUR, Wrong, within};
+use super::{DefinedNames, HOUR, InvalidSection, check_range};
 
-/// As long as the output of HMAC-SHA256 (RFC 7518, section 3.2).
-const SHORTEST_SECRET: usize = 32;
+/// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
+const MIN_HS256_SECRET_BYTES: usize = 32;
 
-pub(super) fn identity_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Identity> {
-    let keyset = keyset_of(section, exist);
+pub(super) fn parse_identity(
+    name: &Name,
+    section: &Section<'_>,
+    defined: &DefinedNames,
+) -> Option<IdentityConfig> {
+    let keyset = parse_keyset_reference(section, defined);
     let issuer = section.required(
         "issuer",
-        |node| Issuer::parse(&text(node)?),
+        |node| Issuer::parse(&parse_string(node)?),
         "the JSON Web Key Issuer of the keyset in Salesforce Setup, byte for byte",
     );
     let audience = section.optional("audience", |node| {
-        let audience = text(node)?;
-        plain_text(&audience, 2048).map(|()| audience.to_string())
+        let audience = parse_string(node)?;
+        validate_text(&audience, 2048).map(|()| audience.to_string())
     });
-    let algorithm = section.optional("algorithm", |node| match text(node)?.as_str() {
+    let algorithm = section.optional("algorithm", |node| match parse_string(node)?.as_str() {
         "RS256" => Ok(Algorithm::Rs256),
         "RS512" => Ok(Algorithm::Rs512),
-        _ => Err(r#"must be "RS256" or "RS512": Salesforce takes no other"#.to_owned()),
+        _ => Err(r#"must be "RS256" or "RS512": Salesforce accepts no other"#.to_owned()),
     });
-    let lives = lives(section, |node| within(duration(node)?, 60, 86_400, "60s", "24h"));
-    let claims = claims(section, &[]);
-    let subjects = subjects(section);
-    let messaging = section.section("messaging").map(|messaging| self::messaging(&messaging).ok_or(Wrong));
+    let ttls = parse_ttls(section, |node| check_range(parse_duration(node)?, 60, 86_400, "60s", "24h"));
+    let claims = parse_claims(section, &[]);
+    let subjects = parse_subjects(section);
+    let messaging =
+        section.section("messaging").map(|messaging| parse_messaging(&messaging).ok_or(InvalidSection));
 
     if issuer.as_ref().is_some_and(|issuer| issuer.as_str().ends_with('/')) {
         let message =
             "ends with a slash; Salesforce compares it byte for byte with the keyset's issuer in Setup";
-        section.warn(Code::IssuerSlash, "issuer", message);
+        section.warn(WarningCode::IssuerSlash, "issuer", message);
     }
-    let (ttl, max_ttl) = lives?;
-    Some(Identity {
+    let (ttl, max_ttl) = ttls?;
+    Some(IdentityConfig {
         name: name.clone(),
         keyset: keyset?,
         issuer: issuer?,
@@ -58,20 +63,20 @@ pub(super) fn identity_profile(name: &Name, section: &Section<'_>, exist: &Exist
     })
 }
 
-fn keyset_of(section: &Section<'_>, exist: &Existing) -> Option<Name> {
+fn parse_keyset_reference(section: &Section<'_>, defined: &DefinedNames) -> Option<Name> {
     let what = "the name of the keyset that signs, as in [keysets.NAME]";
-    let keyset = section.required("keyset", |node| Name::parse(&text(node)?), what)?;
-    if !exist.has("keysets", keyset.as_str()) {
-        section.problem("keyset", format!("names no keyset; defined: {}", exist.list("keysets")));
+    let keyset = section.required("keyset", |node| Name::parse(&parse_string(node)?), what)?;
+    if !defined.has("keysets", keyset.as_str()) {
+        section.problem("keyset", format!("names no keyset; defined: {}", defined.list("keysets")));
         return None;
     }
     Some(keyset)
 }
 
-/// `ttl` and `max_ttl`: an hour, and never one above the other.
-fn lives(
+/// Parses `ttl` and `max_ttl`. The default of both is an hour; `ttl` never exceeds `max_ttl`.
+fn parse_ttls(
     section: &Section<'_>,
-    parse: fn(&Node) -> Result<Duration, String>,
+    parse: fn(&ConfigNode) -> Result<Duration, String>,
 ) -> Option<(Duration, Duration)> {
     let ttl = section.optional("ttl", parse);
     let max_ttl = section.optional("max_ttl", parse);
@@ -91,9 +96,9 @@ fn lives(
     Some((ttl, max_ttl))
 }
 
-/// The extra claims that callers may set: none that the token's own rules set.
-fn claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec<String> {
-    let names = section.list("claims", |name| plain_text(name, 64).map(|()| name.to_owned()));
+/// Parses the extra claims that callers may set. Claims that the token's own rules set are not allowed.
+fn parse_claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec<String> {
+    let names = section.list("claims", |name| validate_text(name, 64).map(|()| name.to_owned()));
     for name in &names {
         let registered = |reserved: &&str| reserved.eq_ignore_ascii_case(name);
         if REGISTERED_CLAIMS.iter().chain(also_reserved).any(registered) {
@@ -103,27 +108,28 @@ fn claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec<String> {
     names
 }
 
-pub(super) fn subjects(section: &Section<'_>) -> Option<SubjectPattern> {
-    section.optional("subjects", |node| SubjectPattern::parse(&text(node)?))
+pub(super) fn parse_subjects(section: &Section<'_>) -> Option<SubjectPattern> {
+    section.optional("subjects", |node| SubjectPattern::parse(&parse_string(node)?))
 }
 
-fn messaging(section: &Section<'_>) -> Option<Messaging> {
+fn parse_messaging(section: &Section<'_>) -> Option<MessagingConfig> {
     let scrt_url = section.required(
         "scrt_url",
         |node| {
-            let url = HttpsUrl::parse(&text(node)?)?;
+            let url = HttpsUrl::parse(&parse_string(node)?)?;
             if url.is_origin() { Ok(url) } else { Err("must have no path".to_owned()) }
         },
         "https://….my.salesforce-scrt.com, from the deployment's code snippet",
     );
     if let Some(url) = &scrt_url {
-        warn_of(section, Code::ScrtUrl, "scrt_url", &salesforce::scrt_url(url.url()).1);
+        warn_url_errors(section, WarningCode::ScrtUrl, "scrt_url", &salesforce::check_scrt_url(url.url()).1);
     }
-    let org_id = section.required("org_id", |node| OrgId::parse(&text(node)?), "Setup > Company Information");
+    let org_id =
+        section.required("org_id", |node| OrgId::parse(&parse_string(node)?), "Setup > Company Information");
     let es_developer_name = section.required(
         "es_developer_name",
         |node| {
-            let name = text(node)?;
+            let name = parse_string(node)?;
             let mut bytes = name.bytes();
             let fits = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
                 && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -135,11 +141,11 @@ fn messaging(section: &Section<'_>) -> Option<Messaging> {
         },
         "the API name of the Embedded Service deployment",
     );
-    let requests_per_minute = section.optional("requests_per_minute", |node| match count(node)? {
+    let requests_per_minute = section.optional("requests_per_minute", |node| match parse_count(node)? {
         requests @ 1..=200 => Ok(requests),
         _ => Err("must be at most 200, Salesforce's limit for a whole org".to_owned()),
     });
-    Some(Messaging {
+    Some(MessagingConfig {
         scrt_url: scrt_url?,
         org_id: org_id?,
         es_developer_name: es_developer_name?,
@@ -147,11 +153,11 @@ fn messaging(section: &Section<'_>) -> Option<Messaging> {
     })
 }
 
-pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Oauth> {
-    let keyset = keyset_of(section, exist);
-    let plain = |node: &Node| {
-        let value = text(node)?;
-        plain_text(&value, 512).map(|()| value.to_string())
+pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedNames) -> Option<OauthConfig> {
+    let keyset = parse_keyset_reference(section, defined);
+    let plain = |node: &ConfigNode| {
+        let value = parse_string(node)?;
+        validate_text(&value, 512).map(|()| value.to_string())
     };
     let what = "the Consumer Key of the External Client App";
     let consumer_key = section.required("consumer_key", plain, what);
@@ -159,24 +165,29 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
         section.required("username", plain, "the Salesforce user name to log in as, not an e-mail address");
     let audience = section.required(
         "audience",
-        |node| HttpsUrl::parse(&text(node)?),
+        |node| HttpsUrl::parse(&parse_string(node)?),
         "https://login.salesforce.com, https://test.salesforce.com or the org's My Domain URL",
     );
-    let token_url = section.optional("token_url", |node| HttpsUrl::parse(&text(node)?));
+    let token_url = section.optional("token_url", |node| HttpsUrl::parse(&parse_string(node)?));
     let assertion_ttl =
-        section.optional("assertion_ttl", |node| within(duration(node)?, 30, 300, "30s", "5m"));
-    let access_token_ttl =
-        section.optional("access_token_ttl", |node| within(duration(node)?, 60, 86_400, "60s", "24h"));
-    let logins_per_hour = section.optional("logins_per_hour", |node| match count(node)? {
+        section.optional("assertion_ttl", |node| check_range(parse_duration(node)?, 30, 300, "30s", "5m"));
+    let access_token_ttl = section
+        .optional("access_token_ttl", |node| check_range(parse_duration(node)?, 60, 86_400, "60s", "24h"));
+    let logins_per_hour = section.optional("logins_per_hour", |node| match parse_count(node)? {
         logins @ 1..=3600 => Ok(logins),
         _ => Err("must be at most 3600, Salesforce's limit for a user".to_owned()),
     });
 
-    if let Some(fault) = consumer_key.as_deref().and_then(salesforce::consumer_key_fault) {
-        section.warn(Code::ConsumerKey, "consumer_key", format!("is no consumer key: {fault}"));
+    if let Some(fault) = consumer_key.as_deref().and_then(salesforce::consumer_key_error) {
+        section.warn(WarningCode::ConsumerKey, "consumer_key", format!("isn't a consumer key: {fault}"));
     }
     let audience = audience?;
-    warn_of(section, Code::Audience, "audience", &salesforce::audience(audience.as_str()).1);
+    warn_url_errors(
+        section,
+        WarningCode::Audience,
+        "audience",
+        &salesforce::check_audience(audience.as_str()).1,
+    );
     let token_url = match (token_url, section.has("token_url")) {
         (Some(url), _) => url,
         (None, true) => return None,
@@ -186,9 +197,14 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
             .ok()?,
     };
     if section.has("token_url") {
-        warn_of(section, Code::TokenUrl, "token_url", &salesforce::token_url(token_url.url()).1);
+        warn_url_errors(
+            section,
+            WarningCode::TokenUrl,
+            "token_url",
+            &salesforce::check_token_url(token_url.url()).1,
+        );
     }
-    Some(Oauth {
+    Some(OauthConfig {
         name: name.clone(),
         keyset: keyset?,
         consumer_key: consumer_key?,
@@ -201,42 +217,61 @@ pub(super) fn oauth_profile(name: &Name, section: &Section<'_>, exist: &Existing
     })
 }
 
-/// Warns of an address that Salesforce refuses.
-fn warn_of(section: &Section<'_>, code: Code, name: &str, judged: &Judgement) {
-    if !judged.faults.is_empty() {
-        section.warn(code, name, format!("can't be right: {}", judged.faults.join("; ")));
+/// Warns about an address that Salesforce rejects.
+fn warn_url_errors(section: &Section<'_>, code: WarningCode, name: &str, issues: &UrlIssues) {
+    if !issues.errors.is_empty() {
+        section.warn(code, name, format!("can't be right: {}", issues.errors.join("; ")));
     }
 }
 
-pub(super) fn intercom_profile(name: &Name, section: &Section<'_>) -> Option<Intercom> {
+/// How to mint HS256 tokens of one kind. It stands beside its reader, so that a setting that one kind has is added here alone.
+pub struct Hs256Config {
+    pub secret: SecretString,
+    pub ttl: Duration,
+    pub max_ttl: Duration,
+    pub claims: Vec<String>,
+}
+
+pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs256Config> {
+    let facts = kind.facts();
     let secret = section.secret("secret", "secret_file");
-    let allow_short_secret = section.optional("allow_short_secret", flag);
-    let lives = lives(section, |node| within(duration(node)?, 60, 30 * 86_400, "60s", "30 days"));
-    let claims = claims(section, &["user_id"]);
+    let allow_short_secret = section.optional("allow_short_secret", parse_bool);
+    let ttls =
+        parse_ttls(section, |node| check_range(parse_duration(node)?, 60, 30 * 86_400, "60s", "30 days"));
+    let claims = parse_claims(section, &[facts.user_claim]);
     if !section.has("secret") && !section.has("secret_file") {
-        section.problem("secret", "is missing: the Messenger API Secret (Settings > Messenger > Security)");
+        section.problem("secret", format!("is missing: the {} ({})", facts.secret, facts.secret_page));
     }
-    let is_short = secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < SHORTEST_SECRET);
+    let is_short =
+        secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_HS256_SECRET_BYTES);
     if is_short && !allow_short_secret.unwrap_or(false) {
-        let message = "is shorter than 32 bytes, the least for HS256 (RFC 7518, section 3.2); is it the Messenger API \
-                       Secret? If Intercom gave you such a short one, set `allow_short_secret = true`";
+        let message = format!(
+            "is shorter than 32 bytes, the minimum for HS256 (RFC 7518, section 3.2); is it the {}? If {} gave you such a short \
+             one, set `allow_short_secret = true`",
+            facts.secret, facts.relying_party
+        );
         section.problem(if section.has("secret") { "secret" } else { "secret_file" }, message);
         return None;
     }
-    let (ttl, max_ttl) = lives?;
-    Some(Intercom { name: name.clone(), secret: secret?, ttl, max_ttl, claims })
+    let (ttl, max_ttl) = ttls?;
+    Some(Hs256Config { secret: secret?, ttl, max_ttl, claims })
 }
 
-pub(super) fn bundle(name: &Name, section: &Section<'_>, exist: &Existing) -> Option<Bundle> {
+pub(super) fn parse_bundle(
+    name: &Name,
+    section: &Section<'_>,
+    defined: &DefinedNames,
+) -> Option<BundleConfig> {
     let mut entries = BTreeMap::new();
     let mut complete = true;
     for (entry, node) in section.entries() {
         let parsed = Name::parse(entry).and_then(|entry| {
-            let profile = ProfileName::parse(&text(node)?)?;
-            if !matches!(profile.kind, Kind::Identity | Kind::Intercom) {
-                return Err("must be an `identity.NAME` or `intercom.NAME`".to_owned());
+            let profile = ProfileName::parse(&parse_string(node)?)?;
+            if !profile.kind.is_bundled() {
+                let kinds = ProfileKind::ALL.iter().copied().filter(|kind| kind.is_bundled());
+                return Err(format!("must be an {}", ProfileKind::forms(kinds)));
             }
-            known(&profile, exist).map(|()| (entry, profile))
+            check_defined(&profile, defined).map(|()| (entry, profile))
         });
         match parsed {
             Ok((entry, profile)) => {
@@ -249,21 +284,21 @@ pub(super) fn bundle(name: &Name, section: &Section<'_>, exist: &Existing) -> Op
         }
     }
     if entries.is_empty() && complete {
-        section.findings().problem(
+        section.diagnostics().problem(
             section.field("").trim_end_matches('.'),
             &section.origin_of(""),
-            r#"is empty: name what a page needs, as salesforce_identity_token = "identity.web""#,
+            r#"is empty: add what a page needs, for example salesforce_identity_token = "identity.web""#,
         );
         complete = false;
     }
-    complete.then(|| Bundle { name: name.clone(), entries })
+    complete.then(|| BundleConfig { name: name.clone(), entries })
 }
 
-pub(super) fn known(profile: &ProfileName, exist: &Existing) -> Result<(), String> {
+pub(super) fn check_defined(profile: &ProfileName, defined: &DefinedNames) -> Result<(), String> {
     let section = profile.kind.section();
-    if exist.has(section, profile.name.as_str()) {
+    if defined.has(section, profile.name.as_str()) {
         Ok(())
     } else {
-        Err(format!("`{profile}` isn't defined; defined: {}", exist.list(section)))
+        Err(format!("`{profile}` isn't defined; defined: {}", defined.list(section)))
     }
 }

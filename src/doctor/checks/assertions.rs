@@ -1,36 +1,36 @@
-//! What assertions of the JWT bearer flow say of app, user and audience, and what the audience of any token is.
+//! Checks of assertions of the JWT bearer flow (app, user, audience), and of the audience of identity tokens.
 
-use super::tokens::{ASSERTION, IDENTITY};
-use crate::config::Oauth;
+use super::tokens::{ASSERTIONS, IDENTITY_TOKENS};
+use crate::config::OauthConfig;
 use crate::config::salesforce::{
-    CONSUMER_KEY_PREFIX, Host, consumer_key_fault, is_record_id, may_be_consumer_key,
+    CONSUMER_KEY_PREFIX, SalesforceHost, consumer_key_error, is_custom_consumer_key, is_record_id,
 };
 use crate::doctor::finding::{Observation, Observations};
-use crate::doctor::known::Known;
-use crate::doctor::token::Parts;
-use crate::doctor::wording::{listed, printable};
+use crate::doctor::formatting::{backquoted_list, escape_and_truncate};
+use crate::doctor::input::CheckInput;
+use crate::doctor::token::JwtParts;
 use crate::json::Json;
 
-/// That `iss` is the app's, here and in the tokens.
-pub fn consumer_key(known: &Known<'_>) -> Observations {
-    let profiles = known.configured.oauth().map(|profile| {
+/// Checks that `consumer_key` in the configuration and `iss` in assertions are consumer keys.
+pub fn consumer_key(input: &CheckInput<'_>) -> Observations {
+    let profiles = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
-        match consumer_key_fault(&profile.consumer_key) {
+        match consumer_key_error(&profile.consumer_key) {
             Some(fault) => {
-                // Not shown: the consumer secret may have been pasted in its place.
-                Observation::fail(about, format!("`consumer_key` is none: {fault}"))
+                // The value isn't shown: it may be the consumer secret, pasted by mistake.
+                Observation::fail(about, format!("`consumer_key` isn't one: {fault}"))
             }
             None => Observation::pass(about, "`consumer_key` has the form of one"),
         }
     });
-    profiles.chain(issuers_of_assertions(known)).collect()
+    profiles.chain(assertion_issuers(input)).collect()
 }
 
-fn issuers_of_assertions(known: &Known<'_>) -> Observations {
+fn assertion_issuers(input: &CheckInput<'_>) -> Observations {
     let configured: Vec<&str> =
-        known.configured.oauth().map(|profile| profile.consumer_key.as_str()).collect();
-    known
-        .tokens_for(ASSERTION)
+        input.configured.oauth().map(|profile| profile.consumer_key.as_str()).collect();
+    input
+        .tokens_for(ASSERTIONS)
         .filter_map(|(token, parts, _)| {
             let about = &token.about;
             let value = parts.claim_value("iss")?;
@@ -40,11 +40,11 @@ fn issuers_of_assertions(known: &Known<'_>) -> Observations {
                     format!("its `iss` is {}, not text", value.type_name()),
                 ));
             };
-            let shown = printable(iss);
-            let consumer = |text: &str| text.starts_with(CONSUMER_KEY_PREFIX) || configured.contains(&text);
-            let sub_is_consumer = parts.claim("sub").is_some_and(consumer);
+            let shown = escape_and_truncate(iss);
+            let is_consumer_key = |text: &str| text.starts_with(CONSUMER_KEY_PREFIX) || configured.contains(&text);
+            let sub_is_consumer = parts.claim("sub").is_some_and(is_consumer_key);
             Some(match () {
-                () if consumer(iss) && sub_is_consumer => Observation::fail(
+                () if is_consumer_key(iss) && sub_is_consumer => Observation::fail(
                     about,
                     "its `iss` and its `sub` are consumer keys, as an app has them that authenticates itself (RFC 7523, \
                      section 2.2); for the JWT bearer flow `sub` is the user name",
@@ -59,13 +59,13 @@ fn issuers_of_assertions(known: &Known<'_>) -> Observations {
                 () if iss.trim() != iss => {
                     Observation::fail(about, format!("its `iss` `{shown}` begins or ends with white space"))
                 }
-                () if !iss.starts_with(CONSUMER_KEY_PREFIX) && !may_be_consumer_key(iss) => Observation::fail(
+                () if !iss.starts_with(CONSUMER_KEY_PREFIX) && !is_custom_consumer_key(iss) => Observation::fail(
                     about,
                     format!(
                         "its `iss` is `{shown}`, no consumer key: these begin with {CONSUMER_KEY_PREFIX}"
                     ),
                 ),
-                () if !configured.is_empty() && !known.given.verifies() => Observation::fail(
+                () if !configured.is_empty() && !input.given.has_verification_keys() => Observation::fail(
                     about,
                     format!("its `iss` `{shown}` is the consumer key of no [oauth] profile"),
                 ),
@@ -82,21 +82,21 @@ fn issuers_of_assertions(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-/// That `sub` of an assertion is a user name.
-pub(super) fn username(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(ASSERTION)
+/// Checks that `sub` of an assertion is a user name, and the configured one.
+pub(super) fn username(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(ASSERTIONS)
         .filter_map(|(token, parts, _)| {
             let about = &token.about;
             Some(match parts.claim_value("sub")? {
-                // Another check's.
+                // The check `consumer-key` reports swapped claims.
                 Json::String(sub) if sub.starts_with(CONSUMER_KEY_PREFIX) => return None,
                 Json::String(sub) => {
                     let faults: Vec<String> = user_name_faults(sub)
                         .into_iter()
-                        .map(|fault| format!("its `sub` is `{}`: {fault}", printable(sub)))
+                        .map(|fault| format!("its `sub` is `{}`: {fault}", escape_and_truncate(sub)))
                         .collect();
-                    let users: Vec<&str> = oauth_profiles(known, parts)
+                    let users: Vec<&str> = oauth_profiles(input, parts)
                         .iter()
                         .map(|profile| profile.username.as_str())
                         .collect();
@@ -105,12 +105,12 @@ pub(super) fn username(known: &Known<'_>) -> Observations {
                     if faults.is_empty() && !is_known {
                         let seen = format!(
                             "its `sub` is `{}`, and `username` of its profile {}",
-                            printable(sub),
-                            listed(users)
+                            escape_and_truncate(sub),
+                            backquoted_list(users)
                         );
                         return Some(Observation::warn(about, seen));
                     }
-                    Observation::of_faults(about, &faults, "its `sub` is a user name")
+                    Observation::from_faults(about, &faults, "its `sub` is a user name")
                 }
                 other => Observation::fail(about, format!("its `sub` is {}, not text", other.type_name())),
             })
@@ -118,7 +118,7 @@ pub(super) fn username(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-/// Why a text is no Salesforce user name.
+/// Why a text isn't a Salesforce user name.
 pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     let mut faults = Vec::new();
     if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
@@ -135,25 +135,26 @@ pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     faults
 }
 
-/// The profiles of the configuration that make such assertions; none where the token is judged by what was given.
-fn oauth_profiles<'a>(known: &'a Known<'_>, parts: &Parts) -> Vec<&'a Oauth> {
-    let consumer_key = parts.claim("iss").filter(|_| !known.given.verifies());
-    known.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
+/// The [oauth] profiles with the token's `iss` as consumer key. None if the token is judged by supplied keys.
+fn oauth_profiles<'a>(input: &'a CheckInput<'_>, parts: &JwtParts) -> Vec<&'a OauthConfig> {
+    let consumer_key = parts.claim("iss").filter(|_| !input.given.has_verification_keys());
+    input.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
 }
 
-/// Of a token that was given.
-pub(super) fn audience(known: &Known<'_>) -> Observations {
-    of_assertions(known).into_iter().chain(of_identity_tokens(known)).collect()
+/// Checks the `aud` of the supplied tokens.
+pub(super) fn audience(input: &CheckInput<'_>) -> Observations {
+    assertion_audiences(input).into_iter().chain(identity_token_audiences(input)).collect()
 }
 
-/// What an identity token is for is written nowhere as necessary; where the configuration says it, the token does too.
-fn of_identity_tokens(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(IDENTITY)
-        .filter(|_| !known.given.verifies())
+/// Compares `aud` with `audience` of the profile. Salesforce isn't documented to require `aud` in identity tokens, so a profile
+/// without `audience` accepts any.
+fn identity_token_audiences(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(IDENTITY_TOKENS)
+        .filter(|_| !input.given.has_verification_keys())
         .filter_map(|(token, parts, _)| {
             let iss = parts.claim("iss")?;
-            let profiles = known.configured.identity().filter(|profile| profile.issuer.as_str() == iss);
+            let profiles = input.configured.identity().filter(|profile| profile.issuer.as_str() == iss);
             let audiences: Vec<Option<&str>> = profiles.map(|profile| profile.audience.as_deref()).collect();
             let is_right = |audience: Option<&str>| match (audience, parts.claim_value("aud")) {
                 (None, _) => true,
@@ -166,33 +167,38 @@ fn of_identity_tokens(known: &Known<'_>) -> Observations {
             if audiences.is_empty() || audiences.iter().copied().any(is_right) {
                 return None;
             }
-            let right = listed(audiences.into_iter().flatten());
+            let right = backquoted_list(audiences.into_iter().flatten());
             let seen = format!("its `aud` isn't `audience` of [identity.NAME]: {right}");
             Some(
                 Observation::warn(&token.about, seen)
-                    .advising("where the token is made, set `aud` to the same"),
+                    .with_advice("where the token is made, set `aud` to the same"),
             )
         })
         .collect()
 }
 
-fn of_assertions(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(ASSERTION)
+fn assertion_audiences(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(ASSERTIONS)
         .filter_map(|(token, parts, _)| {
-            let profiles = oauth_profiles(known, parts);
+            let profiles = oauth_profiles(input, parts);
             Some(match parts.claim_value("aud")? {
                 Json::String(aud) => {
                     let right = profiles.iter().find(|profile| profile.audience.as_str() == aud);
-                    let host =
-                        right.or_else(|| profiles.first()).map(|profile| Host::of(profile.token_url.url()));
-                    let seen =
-                        super::audience::judged(token.about.clone(), aud, host.as_ref(), parts.claim("sub"));
-                    if right.is_none() && !profiles.is_empty() && seen.passes() {
-                        let names = listed(profiles.iter().map(|profile| profile.audience.as_str()));
+                    let host = right
+                        .or_else(|| profiles.first())
+                        .map(|profile| SalesforceHost::from_url(profile.token_url.url()));
+                    let seen = super::audience::check_audience(
+                        token.about.clone(),
+                        aud,
+                        host.as_ref(),
+                        parts.claim("sub"),
+                    );
+                    if right.is_none() && !profiles.is_empty() && seen.is_pass() {
+                        let names = backquoted_list(profiles.iter().map(|profile| profile.audience.as_str()));
                         let seen = format!(
                             "its `aud` is `{}`, and `audience` of its profile {names}",
-                            printable(aud)
+                            escape_and_truncate(aud)
                         );
                         return Some(Observation::warn(&token.about, seen));
                     }

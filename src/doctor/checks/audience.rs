@@ -1,33 +1,38 @@
-//! Judges the `aud` of an assertion, beside the host that it goes to and the user that it names.
+//! Checks the `aud` of an assertion against its token endpoint and its user.
 
-use crate::config::salesforce::{self, Host, HostKind};
+use crate::config::salesforce::{self, HostKind, SalesforceHost};
 use crate::doctor::finding::Observation;
-use crate::doctor::wording::printable;
+use crate::doctor::formatting::escape_and_truncate;
 
-pub fn judged(about: String, aud: &str, token_host: Option<&Host>, username: Option<&str>) -> Observation {
+pub fn check_audience(
+    about: String,
+    aud: &str,
+    token_host: Option<&SalesforceHost>,
+    username: Option<&str>,
+) -> Observation {
     let asked = token_host.map(|host| format!(", asked at {}", host.name)).unwrap_or_default();
-    let pair = format!("`audience` {}{asked}", printable(aud));
-    let (host, judged) = salesforce::audience(aud);
-    let mut faults = judged.faults;
+    let pair = format!("`audience` {}{asked}", escape_and_truncate(aud));
+    let (host, judged) = salesforce::check_audience(aud);
+    let mut faults = judged.errors;
     let Some(host) = host else { return Observation::fail(about, format!("{pair}: {}", faults.join("; "))) };
-    faults.extend(token_host.and_then(|token_host| salesforce::mismatch(&host, token_host)));
+    faults.extend(token_host.and_then(|token_host| salesforce::audience_mismatch(&host, token_host)));
     if !faults.is_empty() {
         return Observation::fail(about, format!("{pair}: {}", faults.join("; ")));
     }
-    if !judged.doubts.is_empty() {
-        return Observation::warn(about, format!("{pair}: {}", judged.doubts.join("; ")));
+    if !judged.warnings.is_empty() {
+        return Observation::warn(about, format!("{pair}: {}", judged.warnings.join("; ")));
     }
-    let in_sandbox = token_host.is_some_and(Host::is_sandbox);
+    let in_sandbox = token_host.is_some_and(SalesforceHost::is_sandbox);
     match username {
         Some(name) if sandbox_suffix(name).is_some() && host.kind == HostKind::Login && !in_sandbox => {
             Observation::warn(about, format!("{pair}, for {name}, which looks like a sandbox's user"))
-                .advising("of a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
+                .with_advice("for a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
         }
         _ => Observation::pass(about, pair),
     }
 }
 
-/// What is behind a top-level domain, for example `uat` in `me@acme.com.uat`: a sandbox's name.
+/// The sandbox name that follows the top-level domain, for example `uat` in `me@acme.com.uat`.
 fn sandbox_suffix(username: &str) -> Option<&str> {
     let (_, domain) = username.rsplit_once('@')?;
     let (rest, last) = domain.rsplit_once('.')?;

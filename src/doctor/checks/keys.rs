@@ -1,62 +1,69 @@
-//! Private keys and certificates.
+//! Checks of private keys and certificates.
 
 use crate::clock::UnixTime;
-use crate::config::Kind;
-use crate::doctor::certificate::Certificate;
-use crate::doctor::finding::{Observation, Observations, Outcome, Seen};
-use crate::doctor::known::{Known, signs};
-use crate::doctor::material::{GivenKey, Readers};
-use crate::doctor::wording::{dated, printable, span};
-use crate::keys::{CertificateSignature, Numbers, Refused, SHORTEST_LIFE_LEFT, Unreadable, WARN_LIFE_LEFT};
+use crate::config::ProfileKind;
+use crate::doctor::artifact::{FileAccess, GivenKey};
+use crate::doctor::certificate::CertificateInfo;
+use crate::doctor::finding::{CheckOutcome, Judgement, Observation, Observations};
+use crate::doctor::formatting::{escape_and_truncate, format_duration, relative_date};
+use crate::doctor::input::{CheckInput, is_used_by};
+use crate::keys::{
+    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, PrivateKeyError, PublicNumbers,
+    SignatureStatus, UnreadableKey,
+};
 
-/// An app's upload takes no more.
-const LARGEST_UPLOAD: usize = 4 << 10;
-/// A certificate that outlives this was made to be forgotten.
-const LONG_LIFE: i64 = 20 * 365 * 86_400;
+/// The largest certificate that the upload form of an app accepts, in bytes.
+const MAX_UPLOAD_BYTES: usize = 4 << 10;
+/// The longest sensible validity of a certificate, in seconds. With a longer one, a change of keys is probably never planned.
+const MAX_SENSIBLE_VALIDITY: i64 = 20 * 365 * 86_400;
 
-pub fn form(known: &Known<'_>) -> Observations {
-    let given = known.given.keys.iter().filter_map(|key| match &key.read {
-        Ok(_) if let Some(warning) = key.oddities.warning() => Some(
+pub fn key_form(input: &CheckInput<'_>) -> Observations {
+    let given = input.given.keys.iter().filter_map(|key| match &key.parsed {
+        Ok(_) if let Some(warning) = key.pem_quirks.warning() => Some(
             Observation::warn(&key.about, warning)
-                .advising("for Salesforce's utility and other tools write it as `openssl pkey` does"),
+                .with_advice("for Salesforce's utility and other tools write it as `openssl pkey` does"),
         ),
         Ok(_) => Some(Observation::pass(&key.about, "holds a private RSA key in PEM form")),
-        Err(Refused::Unreadable(Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime)) => None,
-        Err(Refused::Unreadable(why)) => Some(Observation::fail(&key.about, why.to_string())),
+        Err(PrivateKeyError::Unreadable(
+            UnreadableKey::NotRsa(_) | UnreadableKey::Pss | UnreadableKey::MultiPrime,
+        )) => None,
+        Err(PrivateKeyError::Unreadable(why)) => Some(Observation::fail(&key.about, why.to_string())),
         Err(_) => None,
     });
-    given.chain(known.configured.keys().map(|(about, ..)| Observation::pass(about, "loads"))).collect()
+    given.chain(input.configured.keys().map(|(about, ..)| Observation::pass(about, "loads"))).collect()
 }
 
-pub fn strength(known: &Known<'_>) -> Observations {
-    let given = known.given.keys.iter().filter_map(|key| match &key.read {
+pub fn key_strength(input: &CheckInput<'_>) -> Observations {
+    let given = input.given.keys.iter().filter_map(|key| match &key.parsed {
         Ok(numbers) => Some(Observation::pass(&key.about, format!("RSA, {} bits", numbers.bits()))),
-        Err(Refused::Unreadable(
-            why @ (Unreadable::NotRsa(_) | Unreadable::Pss | Unreadable::MultiPrime),
+        Err(PrivateKeyError::Unreadable(
+            why @ (UnreadableKey::NotRsa(_) | UnreadableKey::Pss | UnreadableKey::MultiPrime),
         )) => Some(Observation::fail(&key.about, why.to_string())),
-        Err(Refused::Unreadable(_)) => None,
+        Err(PrivateKeyError::Unreadable(_)) => None,
         Err(why) => Some(Observation::fail(&key.about, why.to_string())),
     });
-    let uploaded = known.jwks().filter_map(|(_, jwk)| {
+    let uploaded = input.jwks().filter_map(|(_, jwk)| {
         let about = &jwk.about;
         let numbers = jwk.numbers()?;
         if jwk.text("kty").is_some_and(|kty| kty != "RSA") {
             return None;
         }
-        Some(of_public(about, &numbers))
+        Some(public_key_strength(about, &numbers))
     });
-    let certified = known.given.chains().flat_map(|(about, chain)| {
-        chain.iter().filter_map(move |certificate| Some(of_public(about, certificate.key.as_ref()?)))
+    let certified = input.given.chains().flat_map(|(about, chain)| {
+        chain
+            .iter()
+            .filter_map(move |certificate| Some(public_key_strength(about, certificate.key.as_ref()?)))
     });
-    let ring = known
+    let ring = input
         .configured
         .keys()
         .map(|(about, _, key)| Observation::pass(about, format!("RSA, {} bits", key.private.public.bits)));
-    let public = known.given.public_keys.iter().map(|(about, numbers)| of_public(about, numbers));
+    let public = input.given.public_keys.iter().map(|(about, numbers)| public_key_strength(about, numbers));
     given.chain(uploaded).chain(public).chain(certified).chain(ring).collect()
 }
 
-fn of_public(about: &str, numbers: &Numbers) -> Observation {
+fn public_key_strength(about: &str, numbers: &PublicNumbers) -> Observation {
     match numbers.bits() {
         bits if bits < 2048 => {
             Observation::fail(about, format!("an RSA key of {bits} bits; at least 2048 are needed"))
@@ -66,165 +73,182 @@ fn of_public(about: &str, numbers: &Numbers) -> Observation {
     }
 }
 
-pub fn file_mode(known: &Known<'_>) -> Observations {
-    let is_private = |key: &&GivenKey| match &key.read {
-        Err(Refused::Unreadable(why)) => {
-            matches!(why, Unreadable::NoPassphrase | Unreadable::WrongPassphrase | Unreadable::NotRsa(_))
+pub fn key_file_mode(input: &CheckInput<'_>) -> Observations {
+    let is_private = |key: &&GivenKey| match &key.parsed {
+        Err(PrivateKeyError::Unreadable(why)) => {
+            matches!(
+                why,
+                UnreadableKey::NoPassphrase | UnreadableKey::WrongPassphrase | UnreadableKey::NotRsa(_)
+            )
         }
         Ok(_) | Err(_) => true,
     };
-    known
+    input
         .given
         .keys
         .iter()
         .filter(is_private)
-        .map(|key| match &key.readers {
-            Readers::Ours => Observation::pass(&key.about, "nobody else can read it"),
-            // The service wouldn't open it; a token that it has signed is good all the same.
-            Readers::Others(why) if known.given.verifies_only => Observation::warn(&key.about, why.clone()),
-            Readers::Others(why) => Observation::fail(&key.about, why.clone()),
-            Readers::Unknown => {
-                Observation::not_looked_at(&key.about, "it came through a pipe, from no file")
+        .map(|key| match &key.access {
+            FileAccess::OwnerOnly => Observation::pass(&key.about, "nobody else can read it"),
+            // The service rejects the file, but a token signed with the key is valid nevertheless.
+            FileAccess::Others(why) if input.given.verify_only => Observation::warn(&key.about, why.clone()),
+            FileAccess::Others(why) => Observation::fail(&key.about, why.clone()),
+            FileAccess::Unknown => {
+                Observation::skipped(&key.about, "it came through a pipe, not from a file")
             }
         })
         .collect()
 }
 
-/// Each chain of certificates that is known, and what to call it.
-fn chains<'a>(known: &'a Known<'_>) -> impl Iterator<Item = (&'a str, &'a [Certificate])> {
-    let jwks = known.jwks().map(|(_, jwk)| (jwk.about.as_str(), jwk.chain()));
-    known.given.chains().chain(jwks.filter(|(_, chain)| !chain.is_empty()))
+/// The certificate chains of all files and JWKs, each with its label.
+fn certificate_chains<'a>(
+    input: &'a CheckInput<'_>,
+) -> impl Iterator<Item = (&'a str, &'a [CertificateInfo])> {
+    let jwks = input.jwks().map(|(_, jwk)| (jwk.about.as_str(), jwk.chain()));
+    input.given.chains().chain(jwks.filter(|(_, chain)| !chain.is_empty()))
 }
 
-pub fn certificate_dates(known: &Known<'_>) -> Observations {
-    let now = known.now;
-    let given = chains(known).flat_map(|(about, chain)| {
+pub fn certificate_dates(input: &CheckInput<'_>) -> Observations {
+    let now = input.now;
+    let given = certificate_chains(input).flat_map(|(about, chain)| {
         chain.iter().enumerate().map(move |(at, certificate)| {
-            let seen = dates(about, &which(at), certificate.not_before, certificate.not_after, now);
+            let seen =
+                validity(about, &position_in_chain(at), certificate.not_before, certificate.not_after, now);
             let ends_soon = certificate.not_before <= now && now.seconds_until(certificate.not_after) > 0;
-            // Ten days are what an upload asks for.
-            if known.given.verifies_only && ends_soon { seen.at_most(Outcome::Warn) } else { seen }
+            // Only an upload requires ten days.
+            if input.given.verify_only && ends_soon { seen.capped_at(CheckOutcome::Warn) } else { seen }
         })
     });
-    let ring = known.configured.keys().flat_map(|(about, _, key)| {
+    let ring = input.configured.keys().flat_map(|(about, _, key)| {
         let published = key.certificate(now);
-        let ours = (key.given().is_none() || key.given() == Some(&published))
-            .then(|| dates(&about, &which(0), published.not_before, published.not_after, now));
-        let given = key.given().filter(|given| **given != published);
+        let ours = (key.configured_certificate().is_none()
+            || key.configured_certificate() == Some(&published))
+        .then(|| validity(&about, &position_in_chain(0), published.not_before, published.not_after, now));
+        let given = key.configured_certificate().filter(|given| **given != published);
         let given = given.map(|given| {
             let subject = format!("{}.crt (a derived one is published in its place) ", key.kid);
-            dates(&about, &subject, given.not_before, given.not_after, now)
+            validity(&about, &subject, given.not_before, given.not_after, now)
         });
         ours.into_iter().chain(given).collect::<Vec<_>>()
     });
     given.chain(ring).collect()
 }
 
-/// What to call the certificate at that place of a chain.
-fn which(at: usize) -> String {
+/// The label of the certificate at index `at` of a chain.
+fn position_in_chain(at: usize) -> String {
     if at == 0 { "its certificate ".to_owned() } else { format!("certificate {} of its chain ", at + 1) }
 }
 
-/// `which` begins what is said of it.
-fn dates(about: &str, which: &str, not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Observation {
+/// Judges the validity period of a certificate. `label` begins the message.
+fn validity(
+    about: &str,
+    label: &str,
+    not_before: UnixTime,
+    not_after: UnixTime,
+    now: UnixTime,
+) -> Observation {
     let left = now.seconds_until(not_after);
-    let until = dated(not_after, now);
+    let until = relative_date(not_after, now);
     match left {
         _ if not_before > now => {
-            Observation::fail(about, format!("{which}isn't valid before {}", dated(not_before, now)))
+            Observation::fail(about, format!("{label}isn't valid before {}", relative_date(not_before, now)))
         }
-        ..=0 => Observation::fail(about, format!("{which}ran out {until}")),
-        left if left <= SHORTEST_LIFE_LEFT => {
-            Observation::fail(about, format!("{which}runs out {until}: fewer than ten days are left"))
+        ..=0 => Observation::fail(about, format!("{label}expired {until}")),
+        left if left <= CERTIFICATE_MIN_SECONDS_LEFT => {
+            Observation::fail(about, format!("{label}expires {until}: fewer than ten days are left"))
         }
-        left if left <= WARN_LIFE_LEFT => Observation::warn(about, format!("{which}runs out {until}")),
-        _ => Observation::pass(about, format!("{which}is valid until {until}")),
+        left if left <= CERTIFICATE_WARN_SECONDS_LEFT => {
+            Observation::warn(about, format!("{label}expires {until}"))
+        }
+        _ => Observation::pass(about, format!("{label}is valid until {until}")),
     }
 }
 
-pub fn certificate_form(known: &Known<'_>) -> Observations {
-    let broken = known.given.certificates.iter().filter_map(|given| {
-        let why = given.read.as_ref().err()?;
+pub fn certificate_form(input: &CheckInput<'_>) -> Observations {
+    let broken = input.given.certificates.iter().filter_map(|given| {
+        let why = given.parsed.as_ref().err()?;
         Some(Observation::fail(&given.about, why.clone()))
     });
-    let read = chains(known).flat_map(|(about, chain)| {
+    let read = certificate_chains(input).flat_map(|(about, chain)| {
         let mut faults: Vec<String> = Vec::new();
         if chain.first().is_some_and(|first| first.key.is_none()) {
             faults.push("certifies a key that isn't RSA".to_owned());
         }
         for (at, certificate) in chain.iter().enumerate() {
-            faults.extend(certificate.faults().iter().map(|fault| format!("{}{fault}", which(at))));
+            faults.extend(certificate.faults().iter().map(|fault| format!("{}{fault}", position_in_chain(at))));
         }
-        let stranger =
+        let mismatch =
             chain.windows(2).position(|pair| matches!(pair, [one, next] if !one.is_issued_by(next)));
-        if let Some(at) = stranger {
+        if let Some(at) = mismatch {
             faults.push(format!(
                 "{}is not certified by the one behind it: a chain goes from the key's certificate to its authority's",
-                which(at)
+                position_in_chain(at)
             ));
         }
         let mut unchecked = None;
         for (at, certificate) in chain.iter().enumerate() {
             let authority = chain.get(at + 1).filter(|next| certificate.is_issued_by(next));
             match certificate.signature_by(authority) {
-                CertificateSignature::Bad if authority.is_some() => {
-                    faults.push(format!("{}isn't signed by the one behind it, which has its authority's name", which(at)));
+                SignatureStatus::Invalid if authority.is_some() => {
+                    faults.push(format!("{}isn't signed by the one behind it, which has its authority's name", position_in_chain(at)));
                 }
-                // What its own key says of it is one of its faults.
-                CertificateSignature::Good | CertificateSignature::Bad => {}
-                CertificateSignature::NoKey => {
+                // A bad self-signature is among `faults()` of the certificate.
+                SignatureStatus::Valid | SignatureStatus::Invalid => {}
+                SignatureStatus::NoKey => {
                     unchecked = Some("a signature in it is its authority's, whose key isn't here to check it by");
                 }
-                CertificateSignature::UnknownAlgorithm if authority.is_none() => faults.push(format!(
+                SignatureStatus::UnknownAlgorithm if authority.is_none() => faults.push(format!(
                     "{}is signed in a way that can't be checked here (RSASSA-PSS?), and that not every tool reads: make it as \
                      `openssl req -x509` does",
-                    which(at)
+                    position_in_chain(at)
                 )),
-                CertificateSignature::UnknownAlgorithm => {
+                SignatureStatus::UnknownAlgorithm => {
                     unchecked = Some("a signature in it is made in a way that can't be checked here: use openssl verify");
                 }
             }
         }
-        let unchecked = unchecked.filter(|_| faults.is_empty()).map(|reason| Observation::not_looked_at(about, reason));
-        let seen = Observation::of_faults(about, &faults, "holds an X.509 certificate of an RSA key");
+        let unchecked = unchecked.filter(|_| faults.is_empty()).map(|reason| Observation::skipped(about, reason));
+        let seen = Observation::from_faults(about, &faults, "holds an X.509 certificate of an RSA key");
         std::iter::once(seen).chain(unchecked).collect::<Vec<_>>()
     });
-    let odd = known.given.certificates.iter().filter_map(|given| {
-        let odd = Observation::warn(&given.about, given.oddities.warning()?);
-        Some(odd.advising("for other tools write it anew: `openssl x509 -in FILE -out NEW`"))
+    let odd = input.given.certificates.iter().filter_map(|given| {
+        let odd = Observation::warn(&given.about, given.pem_quirks.warning()?);
+        Some(odd.with_advice("for other tools write it anew: `openssl x509 -in FILE -out NEW`"))
     });
     broken.chain(read).chain(odd).collect()
 }
 
-/// That what is public and what is private are one pair.
-pub fn pair(known: &Known<'_>) -> Observations {
-    let certified: Observations = known
+/// Checks that private keys, JWKs and certificates belong together.
+pub fn key_pair(input: &CheckInput<'_>) -> Observations {
+    let certified: Observations = input
         .jwks()
         .filter_map(|(_, jwk)| {
             let numbers = jwk.numbers()?;
-            Some(of_chain(&jwk.about, &numbers, "`n` and `e`", jwk.chain())?.unwrap_or_else(|fault| fault))
+            Some(match_chain(&jwk.about, &numbers, "`n` and `e`", jwk.chain())?.unwrap_or_else(|fault| fault))
         })
         .collect();
     let fails = |observation: &Observation| match observation {
-        Observation::Seen(Seen { outcome, about, .. }) if *outcome != Outcome::Pass => Some(about.clone()),
+        Observation::Judged(Judgement { outcome, about, .. }) if *outcome != CheckOutcome::Pass => {
+            Some(about.clone())
+        }
         _ => None,
     };
     let broken: Vec<String> = certified.iter().filter_map(fails).collect();
-    // One fault is one finding: of a JWK that contradicts itself, what else it isn't the half of says nothing.
+    // One fault is one finding: a JWK that contradicts its own certificate isn't compared with other keys.
     let is_sound = |observation: &Observation| match observation {
-        Observation::Seen(Seen { about, .. }) => !broken.contains(about),
-        Observation::NotLookedAt(_) => true,
+        Observation::Judged(Judgement { about, .. }) => !broken.contains(about),
+        Observation::Skipped(_) => true,
     };
-    let others = given_pairs(known).into_iter().chain(configured_pairs(known)).filter(is_sound);
+    let others = given_pairs(input).into_iter().chain(configured_pairs(input)).filter(is_sound);
     certified.into_iter().chain(others).collect()
 }
 
-/// Whether the first of a chain certifies the key of `numbers`, which is called `name`; `None` where there is no chain.
-fn of_chain(
+/// Whether the first certificate of a chain certifies the key with `numbers`, labelled `name`. `None` for an empty chain.
+fn match_chain(
     about: &str,
-    numbers: &Numbers,
+    numbers: &PublicNumbers,
     name: &str,
-    chain: &[Certificate],
+    chain: &[CertificateInfo],
 ) -> Option<Result<Observation, Observation>> {
     let place = chain.iter().position(|certificate| certificate.key.as_ref() == Some(numbers));
     Some(match place {
@@ -243,70 +267,72 @@ fn of_chain(
     })
 }
 
-/// Private keys that were given beside JWKs and certificates, or JWKs beside certificates.
-fn given_pairs(known: &Known<'_>) -> Observations {
-    let privates: Vec<(&str, &Numbers)> = known.given.private_keys().collect();
+/// Compares supplied private keys with JWKs and certificates. Without a private key, compares JWKs with certificates.
+fn given_pairs(input: &CheckInput<'_>) -> Observations {
+    let privates: Vec<(&str, &PublicNumbers)> = input.given.private_keys().collect();
     if privates.is_empty() {
-        return certificates_of_jwks(known);
+        return certificate_pairs(input);
     }
     let names = privates.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
-    let stranger = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
-    let jwks: Vec<(&str, Numbers)> =
-        known.jwks().filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
-    let private_of = |numbers: &Numbers| privates.iter().find(|(_, private)| *private == numbers);
+    let mismatch = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
+    let jwks: Vec<(&str, PublicNumbers)> =
+        input.jwks().filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
+    let private_of = |numbers: &PublicNumbers| privates.iter().find(|(_, private)| *private == numbers);
     let has_half = jwks.iter().any(|(_, numbers)| private_of(numbers).is_some());
     let jwks = jwks.iter().map(|(about, numbers)| match private_of(numbers) {
         Some((name, _)) => Observation::pass(*about, format!("is the public half of {name}")),
-        // The one before, or the next one.
-        None if has_half => Observation::not_looked_at(*about, "no private key of it was given"),
-        None => stranger(about),
+        // For example the previous key or the next one.
+        None if has_half => Observation::skipped(*about, "no private key of it was given"),
+        None => mismatch(about),
     });
-    let files = known.given.chains().map(|(about, chain)| {
-        let found = privates.iter().find_map(|(name, numbers)| of_chain(about, numbers, name, chain)?.ok());
+    let files = input.given.chains().map(|(about, chain)| {
+        let found =
+            privates.iter().find_map(|(name, numbers)| match_chain(about, numbers, name, chain)?.ok());
         let in_another_place = || {
             privates.iter().find_map(|(name, numbers)| {
                 let is_there = chain.iter().any(|certificate| certificate.key.as_ref() == Some(*numbers));
-                of_chain(about, numbers, name, chain).filter(|_| is_there)?.err()
+                match_chain(about, numbers, name, chain).filter(|_| is_there)?.err()
             })
         };
-        found.or_else(in_another_place).unwrap_or_else(|| stranger(about))
+        found.or_else(in_another_place).unwrap_or_else(|| mismatch(about))
     });
     jwks.chain(files).collect()
 }
 
-fn certificates_of_jwks(known: &Known<'_>) -> Observations {
-    let jwks: Vec<(&str, Numbers)> =
-        known.given.jwks().filter_map(|jwk| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
+fn certificate_pairs(input: &CheckInput<'_>) -> Observations {
+    let jwks: Vec<(&str, PublicNumbers)> =
+        input.given.jwks().filter_map(|jwk| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
     if jwks.is_empty() {
         return Vec::new();
     }
     let names = jwks.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
-    known
+    input
         .given
         .chains()
         .map(|(about, chain)| {
-            let found = jwks.iter().find_map(|(name, numbers)| of_chain(about, numbers, name, chain)?.ok());
+            let found =
+                jwks.iter().find_map(|(name, numbers)| match_chain(about, numbers, name, chain)?.ok());
             found.unwrap_or_else(|| Observation::fail(about, format!("is of another key than {names}")))
         })
         .collect()
 }
 
-/// JWKs that have the id of a configured key.
-fn configured_pairs(known: &Known<'_>) -> Observations {
-    if known.given.verifies_only {
+/// Compares supplied JWKs with the configured keys of the same id.
+fn configured_pairs(input: &CheckInput<'_>) -> Observations {
+    if input.given.verify_only {
         return Vec::new();
     }
-    known
+    input
         .given
         .jwks()
         .filter_map(|jwk| {
-            let (keyset, key) = known.configured.ring?.find(jwk.kid()?)?;
+            let (keyset, key) = input.configured.ring?.find(jwk.kid()?)?;
             let same = jwk.numbers()? == key.private.public.numbers();
             let alg = jwk.text("alg").filter(|alg| *alg != keyset.algorithm.as_str());
             if let Some(alg) = alg.filter(|_| same) {
-                let (alg, signs) = (printable(alg), keyset.algorithm.as_str());
+                let (alg, signs) = (escape_and_truncate(alg), keyset.algorithm.as_str());
                 let seen = format!("its `alg` is {alg}, and keysets.{} signs with {signs}", keyset.name);
-                return Some(Observation::fail(&jwk.about, seen).advising(
+                return Some(Observation::fail(&jwk.about, seen).with_advice(
                     "upload the JWK that `tokenmint jwk KID` prints, or take `algorithm` of the profile back",
                 ));
             }
@@ -323,32 +349,34 @@ fn configured_pairs(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-/// A JWK under another id than that of the configured key whose half it is, and under no other key's.
-pub(super) fn ids_of_pairs(known: &Known<'_>) -> Observations {
-    if known.given.verifies_only {
+/// Finds JWKs that are the public half of a configured key, but have an id that no configured key has.
+pub(super) fn pairs_with_another_kid(input: &CheckInput<'_>) -> Observations {
+    if input.given.verify_only {
         return Vec::new();
     }
-    known
+    input
         .given
         .jwks()
         .filter_map(|jwk| {
             let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
-            let same = |(_, _, key): &(String, _, &crate::keys::Key)| key.private.public.numbers() == numbers;
-            let (about, _, key) = known.configured.keys().find(same)?;
-            let strange = key.kid.as_str() != kid && known.configured.ring?.find(kid).is_none();
+            let same =
+                |(_, _, key): &(String, _, &crate::keys::KeysetKey)| key.private.public.numbers() == numbers;
+            let (about, _, key) = input.configured.keys().find(same)?;
+            let strange = key.kid.as_str() != kid && input.configured.ring?.find(kid).is_none();
             strange.then(|| {
-                let seen = format!("is the public half of {about}, under the id `{}`", printable(kid));
+                let seen =
+                    format!("is the public half of {about}, under the id `{}`", escape_and_truncate(kid));
                 Observation::fail(&jwk.about, seen)
             })
         })
         .collect()
 }
 
-pub fn app_certificate(known: &Known<'_>) -> Observations {
-    if known.given.verifies_only {
+pub fn app_certificate(input: &CheckInput<'_>) -> Observations {
+    if input.given.verify_only {
         return Vec::new();
     }
-    let files = known.given.chains().filter_map(|(about, chain)| {
+    let files = input.given.chains().filter_map(|(about, chain)| {
         let certificate = chain.first()?;
         Some((
             about.to_owned(),
@@ -356,37 +384,41 @@ pub fn app_certificate(known: &Known<'_>) -> Observations {
             certificate.not_before.seconds_until(certificate.not_after),
         ))
     });
-    let ring =
-        known.configured.keys().filter(|(_, keyset, _)| signs(keyset, Kind::Oauth)).map(|(about, _, key)| {
-            let published = key.certificate(known.now);
+    let ring = input.configured.keys().filter(|(_, keyset, _)| is_used_by(keyset, ProfileKind::Oauth)).map(
+        |(about, _, key)| {
+            let published = key.certificate(input.now);
             (about, published.pem().len(), published.not_before.seconds_until(published.not_after))
-        });
+        },
+    );
     files
         .chain(ring)
         .map(|(about, size, life)| match (size, life) {
-            (size, _) if size > LARGEST_UPLOAD => {
+            (size, _) if size > MAX_UPLOAD_BYTES => {
                 Observation::fail(about, format!("its certificate has {size} bytes; an app takes 4 KB"))
             }
-            (_, life) if life > LONG_LIFE => Observation::warn(
+            (_, life) if life > MAX_SENSIBLE_VALIDITY => Observation::warn(
                 about,
-                format!("its certificate is made for {}, so its key will not be changed", span(life)),
+                format!(
+                    "its certificate is made for {}, so its key will not be changed",
+                    format_duration(life)
+                ),
             )
-            .advising("make one for a few years: `tokenmint keys new`, or openssl's -days 1095"),
+            .with_advice("make one for a few years: `tokenmint keys new`, or openssl's -days 1095"),
             _ => Observation::pass(about, "its certificate can be uploaded to an app"),
         })
         .collect()
 }
 
-/// One key behind two doors (RFC 8725, section 3.12).
-pub fn separate(known: &Known<'_>) -> Observations {
-    let of = |kind: Kind| {
-        known.configured.keys().filter(move |(_, keyset, _)| signs(keyset, kind)).collect::<Vec<_>>()
+/// Checks that no key signs both identity tokens and assertions (RFC 8725, section 3.12).
+pub fn separate_keys(input: &CheckInput<'_>) -> Observations {
+    let of = |kind: ProfileKind| {
+        input.configured.keys().filter(move |(_, keyset, _)| is_used_by(keyset, kind)).collect::<Vec<_>>()
     };
-    let oauth = of(Kind::Oauth);
+    let oauth = of(ProfileKind::Oauth);
     if oauth.is_empty() {
         return Vec::new();
     }
-    of(Kind::Identity)
+    of(ProfileKind::Identity)
         .into_iter()
         .map(|(about, _, key)| {
             match oauth.iter().find(|(_, _, other)| other.private.public.n == key.private.public.n) {
@@ -400,13 +432,13 @@ pub fn separate(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-pub fn schedule(known: &Known<'_>) -> Observations {
-    let Some(ring) = known.configured.ring else { return Vec::new() };
+pub fn signing_key(input: &CheckInput<'_>) -> Observations {
+    let Some(ring) = input.configured.ring else { return Vec::new() };
     ring.keysets
         .values()
         .map(|keyset| {
             let about = format!("keysets.{}", keyset.name);
-            match keyset.signing(known.now).and_then(|at| keyset.keys.get(at)) {
+            match keyset.signing_position(input.now).and_then(|at| keyset.keys.get(at)) {
                 Some(key) => Observation::pass(about, format!("`{}` signs", key.kid)),
                 None => Observation::fail(about, "no key signs now"),
             }

@@ -1,4 +1,4 @@
-//! The configuration: profiles, limits, and addresses.
+//! Checks of the configuration: profiles, limits and addresses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,26 +6,27 @@ use std::time::Duration;
 use url::Url;
 
 use super::{assertions, audience, online};
-use crate::config::salesforce::{self, Host, HostKind};
-use crate::config::{Code, Oauth, Pace, Problem};
+use crate::config::salesforce::{self, HostKind, SalesforceHost};
+use crate::config::{OauthConfig, Problem, RateLimit, WarningCode};
 use crate::doctor::finding::{Observation, Observations};
-use crate::doctor::known::Known;
+use crate::doctor::input::CheckInput;
 
 /// Salesforce's limits (Salesforce Help, "Monitor login activity"; "Messaging for In-App and Web rate limits").
-const LOGINS_PER_HOUR: usize = 3_600;
-const MESSAGING_PER_MINUTE: usize = 200;
-/// A page that asks without end was seen to ask forty times a second; a guard above that guards nothing.
-const RUNAWAY_PER_MINUTE: u128 = 40 * 60;
+const MAX_LOGINS_PER_HOUR: usize = 3_600;
+const MAX_MESSAGING_PER_MINUTE: usize = 200;
+/// A page in a reload loop was seen to send forty requests a second. A limit above that rate has no effect.
+const RUNAWAY_REQUESTS_PER_MINUTE: u128 = 40 * 60;
 
-/// Fields whose problems are a check's own finding.
-const OWN: [&str; 3] = [".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
+/// Configuration fields whose problems another check than `configuration` reports.
+const FIELDS_OF_OTHER_CHECKS: &[&str] =
+    &[".messaging.scrt_url", ".messaging.org_id", ".messaging.es_developer_name"];
 
-fn refused<'a>(known: &'a Known<'_>, field: &'static str) -> impl Iterator<Item = Observation> + 'a {
-    let problems = known.configured.problems.iter().filter(move |problem| problem.field.ends_with(field));
-    problems.map(refusal)
+fn problems_of<'a>(input: &'a CheckInput<'_>, field: &'static str) -> impl Iterator<Item = Observation> + 'a {
+    let problems = input.configured.problems.iter().filter(move |problem| problem.field.ends_with(field));
+    problems.map(problem_finding)
 }
 
-fn refusal(problem: &Problem) -> Observation {
+fn problem_finding(problem: &Problem) -> Observation {
     let about = if problem.field.is_empty() { problem.source.clone() } else { problem.field.clone() };
     let seen = if problem.field.is_empty() || problem.source.is_empty() {
         problem.message.clone()
@@ -35,91 +36,92 @@ fn refusal(problem: &Problem) -> Observation {
     Observation::fail(about, seen)
 }
 
-pub fn configuration(known: &Known<'_>) -> Observations {
-    let problems = known
+pub fn configuration(input: &CheckInput<'_>) -> Observations {
+    let problems = input
         .configured
         .problems
         .iter()
-        .filter(|problem| !OWN.iter().any(|own| problem.field.ends_with(own)));
-    let found: Observations = problems.map(refusal).collect();
-    if found.is_empty() && known.configured.config.is_some() {
+        .filter(|problem| !FIELDS_OF_OTHER_CHECKS.iter().any(|field| problem.field.ends_with(field)));
+    let found: Observations = problems.map(problem_finding).collect();
+    if found.is_empty() && input.configured.config.is_some() {
         return vec![Observation::pass("configuration", "loads, with every file that it names")];
     }
     found
 }
 
-/// Warnings that are a check's own finding.
-const ELSEWHERE: [Code; 8] = [
-    Code::Audience,
-    Code::CertificateDates,
-    Code::ConsumerKey,
-    Code::IssuerSlash,
-    Code::NoKeySigns,
-    Code::OneKeyForTwoKinds,
-    Code::ScrtUrl,
-    Code::TokenUrl,
+/// Warnings that another check than `configuration-warnings` reports.
+const CODES_OF_OTHER_CHECKS: &[WarningCode] = &[
+    WarningCode::Audience,
+    WarningCode::CertificateDates,
+    WarningCode::ConsumerKey,
+    WarningCode::IssuerSlash,
+    WarningCode::NoKeySigns,
+    WarningCode::OneKeyForTwoKinds,
+    WarningCode::ScrtUrl,
+    WarningCode::TokenUrl,
 ];
 
-pub fn warnings(known: &Known<'_>) -> Observations {
-    let is_told_elsewhere = |code: Code| ELSEWHERE.contains(&code) && known.configured.config.is_some();
-    let warnings: Observations = known
+pub fn configuration_warnings(input: &CheckInput<'_>) -> Observations {
+    let has_own_check =
+        |code: WarningCode| CODES_OF_OTHER_CHECKS.contains(&code) && input.configured.config.is_some();
+    let warnings: Observations = input
         .configured
         .warnings
         .iter()
-        .filter(|warning| !warning.code.is_some_and(is_told_elsewhere))
+        .filter(|warning| !warning.code.is_some_and(has_own_check))
         .map(|warning| {
-            // Nobody gets through to what it stands before.
-            let is_fatal = warning.code == Some(Code::ListenerCertificate);
+            // Clients reject such a certificate, so they can't use the listener.
+            let is_fatal = warning.code == Some(WarningCode::ListenerCertificate);
             let outcome = if is_fatal { Observation::fail } else { Observation::warn };
             outcome(warning.field.clone(), format!("{}: {}", warning.source, warning.message))
         })
         .collect();
-    if warnings.is_empty() && known.configured.config.is_some() {
+    if warnings.is_empty() && input.configured.config.is_some() {
         return vec![Observation::pass("configuration", "holds nothing odd")];
     }
     warnings
 }
 
-pub fn scrt_url(known: &Known<'_>) -> Observations {
-    let profiles = known.configured.messaging().map(|(about, messaging)| {
-        let (host, judged) = salesforce::scrt_url(messaging.scrt_url.url());
+pub fn scrt_url(input: &CheckInput<'_>) -> Observations {
+    let profiles = input.configured.messaging().map(|(about, messaging)| {
+        let (host, judged) = salesforce::check_scrt_url(messaging.scrt_url.url());
         let faults: Vec<String> =
-            judged.faults.iter().map(|fault| format!("`scrt_url` is on {}: {fault}", host.name)).collect();
+            judged.errors.iter().map(|fault| format!("`scrt_url` is on {}: {fault}", host.name)).collect();
         let stand_in = if host.kind == HostKind::Loopback { "a stand-in on " } else { "on " };
-        Observation::of_faults(about, &faults, format!("`scrt_url` is {stand_in}{}", host.name))
+        Observation::from_faults(about, &faults, format!("`scrt_url` is {stand_in}{}", host.name))
     });
-    profiles.chain(refused(known, OWN[0])).collect()
+    profiles.chain(problems_of(input, FIELDS_OF_OTHER_CHECKS[0])).collect()
 }
 
-pub fn token_url(known: &Known<'_>) -> Observations {
-    known
+pub fn token_url(input: &CheckInput<'_>) -> Observations {
+    input
         .configured
         .oauth()
         .map(|profile| {
             let about = format!("oauth.{}", profile.name);
-            let (host, judged) = salesforce::token_url(profile.token_url.url());
-            // A host that `audience` names too is that one's fault.
+            let (host, judged) = salesforce::check_token_url(profile.token_url.url());
+            // A fault of the host that `audience` shares is reported by the check `audience`.
             let derived = profile.audience.url().host_str() == profile.token_url.url().host_str();
-            let (_, at_audience) = salesforce::audience(profile.audience.as_str());
+            let (_, at_audience) = salesforce::check_audience(profile.audience.as_str());
             let own = |said: &[String], at_audience: &[String]| -> Vec<String> {
                 let own = said.iter().filter(|said| !(derived && at_audience.contains(said)));
                 own.map(|said| format!("`token_url` {}: {said}", profile.token_url.as_str())).collect()
             };
-            let faults = own(&judged.faults, &at_audience.faults);
-            let doubts = own(&judged.doubts, &at_audience.doubts);
+            let faults = own(&judged.errors, &at_audience.errors);
+            let doubts = own(&judged.warnings, &at_audience.warnings);
             if faults.is_empty() && !doubts.is_empty() {
                 return Observation::warn(about, doubts.join("; "));
             }
-            Observation::of_faults(about, &faults, format!("the token endpoint is at {}", host.name))
+            Observation::from_faults(about, &faults, format!("the token endpoint is at {}", host.name))
         })
         .collect()
 }
 
-pub fn org_id(known: &Known<'_>) -> Observations {
-    let profiles = known.configured.messaging();
+pub fn org_id(input: &CheckInput<'_>) -> Observations {
+    let profiles = input.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         let id = messaging.org_id.as_str();
-        if salesforce::has_wrong_suffix(id) {
+        if salesforce::has_wrong_id_checksum(id) {
             let seen = format!(
                 "`org_id` is {id}, whose last three characters don't fit the others: a typing error?"
             );
@@ -127,37 +129,40 @@ pub fn org_id(known: &Known<'_>) -> Observations {
         }
         Observation::pass(about, format!("`org_id` is {id}"))
     });
-    fine.chain(refused(known, OWN[1])).collect()
+    fine.chain(problems_of(input, FIELDS_OF_OTHER_CHECKS[1])).collect()
 }
 
-pub fn deployment(known: &Known<'_>) -> Observations {
-    let profiles = known.configured.messaging();
+pub fn deployment(input: &CheckInput<'_>) -> Observations {
+    let profiles = input.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         Observation::pass(
             about,
             format!("`es_developer_name` is the API name {}", messaging.es_developer_name),
         )
     });
-    fine.chain(refused(known, OWN[2])).chain(online::deployment(known)).collect()
+    fine.chain(problems_of(input, FIELDS_OF_OTHER_CHECKS[2])).chain(online::deployment(input)).collect()
 }
 
-pub fn audience(known: &Known<'_>) -> Observations {
-    let profiles = known.configured.oauth().map(|profile| {
-        let host = Host::of(profile.token_url.url());
+pub fn audience(input: &CheckInput<'_>) -> Observations {
+    let profiles = input.configured.oauth().map(|profile| {
+        let host = SalesforceHost::from_url(profile.token_url.url());
         let about = format!("oauth.{}", profile.name);
-        audience::judged(about, profile.audience.as_str(), Some(&host), Some(&profile.username))
+        audience::check_audience(about, profile.audience.as_str(), Some(&host), Some(&profile.username))
     });
-    profiles.chain(assertions::audience(known)).chain(online::audience(known)).collect()
+    profiles.chain(assertions::audience(input)).chain(online::audience(input)).collect()
 }
 
-pub fn audience_host(known: &Known<'_>) -> Observations {
-    let found = known.configured.oauth().map(|profile| {
+pub fn audience_host(input: &CheckInput<'_>) -> Observations {
+    let found = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
-        let (audience, asked) = (Host::of(profile.audience.url()), Host::of(profile.token_url.url()));
-        if salesforce::mismatch(&audience, &asked).is_some() {
-            return Observation::not_looked_at(about, "its `audience` and host don't fit each other");
+        let (audience, asked) = (
+            SalesforceHost::from_url(profile.audience.url()),
+            SalesforceHost::from_url(profile.token_url.url()),
+        );
+        if salesforce::audience_mismatch(&audience, &asked).is_some() {
+            return Observation::skipped(about, "its `audience` and host don't fit each other");
         }
-        let general = |host: &Host| matches!(host.kind, HostKind::Login | HostKind::Test);
+        let general = |host: &SalesforceHost| matches!(host.kind, HostKind::Login | HostKind::Test);
         if general(&audience) || general(&asked) {
             let seen = format!(
                 "asks {} with `audience` {}, as connected apps may; an External Client App isn't found there",
@@ -171,18 +176,18 @@ pub fn audience_host(known: &Known<'_>) -> Observations {
             HostKind::MyDomain => Observation::pass(about, format!("asks the org's own host, {name}")),
             HostKind::Site => Observation::pass(about, format!("asks {name}, a site of the org")),
             HostKind::Loopback => Observation::pass(about, format!("asks a stand-in on {name}")),
-            HostKind::Foreign => {
+            HostKind::ThirdParty => {
                 let reason = format!("whether {name} is a site of the org can't be told by its name");
-                Observation::not_looked_at(about, reason)
+                Observation::skipped(about, reason)
             }
-            _ => Observation::not_looked_at(about, format!("nobody logs in at {name}")),
+            _ => Observation::skipped(about, format!("nobody logs in at {name}")),
         }
     });
-    found.chain(online::app_not_found(known)).collect()
+    found.chain(online::app_not_found(input)).collect()
 }
 
-pub fn username(known: &Known<'_>) -> Observations {
-    let profiles = known.configured.oauth().map(|profile| {
+pub fn username(input: &CheckInput<'_>) -> Observations {
+    let profiles = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         let name = &profile.username;
         let faults: Vec<String> = assertions::user_name_faults(name)
@@ -194,19 +199,19 @@ pub fn username(known: &Known<'_>) -> Observations {
                 let seen = format!("`username` is {name}, without the suffix `.{sandbox}` of the sandbox");
                 Observation::warn(about, seen)
             }
-            _ => Observation::of_faults(about, &faults, format!("`username` is {name}")),
+            _ => Observation::from_faults(about, &faults, format!("`username` is {name}")),
         }
     });
-    profiles.chain(assertions::username(known)).collect()
+    profiles.chain(assertions::username(input)).collect()
 }
 
-fn sandbox_of(profile: &Oauth) -> Option<String> {
-    Host::of(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
+fn sandbox_of(profile: &OauthConfig) -> Option<String> {
+    SalesforceHost::from_url(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
 }
 
-pub fn limits(known: &Known<'_>) -> Observations {
-    let Some(config) = known.configured.config else { return Vec::new() };
-    // Salesforce tells no upper from lower case in user names, and an id's first 15 characters are the id.
+pub fn limits(input: &CheckInput<'_>) -> Observations {
+    let Some(config) = input.configured.config else { return Vec::new() };
+    // User names are case-insensitive. The first 15 characters identify an org; the other three are a checksum of their case.
     let mut logins: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
     for profile in config.oauth.values() {
         let user = logins.entry(profile.username.to_lowercase()).or_default();
@@ -214,34 +219,35 @@ pub fn limits(known: &Known<'_>) -> Observations {
         user.1.push(format!("oauth.{}", profile.name));
     }
     let mut requests: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
-    for (about, messaging) in known.configured.messaging() {
+    for (about, messaging) in input.configured.messaging() {
         let org = requests.entry(messaging.org_id.as_str().get(..15).unwrap_or_default()).or_default();
         org.0 += messaging.requests_per_minute;
         org.1.push(about);
     }
-    let judged = |(sum, profiles): (usize, Vec<String>), limit: usize, what: &str| {
+    let check_sum = |(sum, profiles): (usize, Vec<String>), limit: usize, what: &str| {
         let about = profiles.join(" + ");
         let seen = format!("may make {sum} {what}, of Salesforce's {limit}; each replica counts for itself");
         if sum > limit { Observation::fail(about, seen) } else { Observation::pass(about, seen) }
     };
     let logins =
-        logins.into_values().map(|user| judged(user, LOGINS_PER_HOUR, "logins an hour for one user"));
-    let requests =
-        requests.into_values().map(|org| judged(org, MESSAGING_PER_MINUTE, "access-token requests a minute"));
+        logins.into_values().map(|user| check_sum(user, MAX_LOGINS_PER_HOUR, "logins an hour for one user"));
+    let requests = requests
+        .into_values()
+        .map(|org| check_sum(org, MAX_MESSAGING_PER_MINUTE, "access-token requests a minute"));
     logins.chain(requests).collect()
 }
 
-/// How many requests a minute a pace lets through in the long run.
-fn per_minute(pace: Pace) -> u128 {
+/// The requests a minute that a rate limit allows in the long run.
+fn per_minute(pace: RateLimit) -> u128 {
     u128::from(pace.requests) * Duration::from_mins(1).as_nanos() / pace.window.as_nanos().max(1)
 }
 
-pub fn runaway(known: &Known<'_>) -> Observations {
-    let Some(config) = known.configured.config else { return Vec::new() };
-    let pace = config.server.limits.remints;
+pub fn runaway_page(input: &CheckInput<'_>) -> Observations {
+    let Some(config) = input.configured.config else { return Vec::new() };
+    let pace = config.server.limits.remint_rate;
     let minute = per_minute(pace);
     let about = "server.limits";
-    vec![if minute >= RUNAWAY_PER_MINUTE {
+    vec![if minute >= RUNAWAY_REQUESTS_PER_MINUTE {
         let seen = format!(
             "one user's tokens may be asked for {minute} times a minute: a page in a loop isn't stopped"
         );
@@ -255,8 +261,8 @@ pub fn runaway(known: &Known<'_>) -> Observations {
     }]
 }
 
-pub fn public_url(known: &Known<'_>) -> Observations {
-    let Some(config) = known.configured.config else { return Vec::new() };
+pub fn public_url(input: &CheckInput<'_>) -> Observations {
+    let Some(config) = input.configured.config else { return Vec::new() };
     if config.identity.is_empty() {
         return Vec::new();
     }
@@ -271,14 +277,16 @@ pub fn public_url(known: &Known<'_>) -> Observations {
         }
         Some(port) => Observation::warn(
             about,
-            format!("names port {port}; that Salesforce asks any but 443 is written nowhere"),
+            format!(
+                "names port {port}; no documentation says that Salesforce connects to a port other than 443"
+            ),
         ),
         None => Observation::pass(about, format!("is {}", url.as_str())),
     }]
 }
 
-/// Whether a host may be reached from outside: no address of a private network (RFC 1918, RFC 4193), and no name that only such a
-/// network has.
+/// Whether a host may be reachable from the internet: no private address (RFC 1918, RFC 4193), and no name that only a private
+/// network resolves.
 fn is_reachable(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => {
@@ -311,7 +319,7 @@ mod tests {
         for (requests, milliseconds, minute) in
             [(120, 60_000, 120), (100, 100, 60_000), (100, 1_500, 4_000), (1, 90_000, 0), (90, 90_000, 60)]
         {
-            let pace = Pace { requests, window: Duration::from_millis(milliseconds), burst: 1 };
+            let pace = RateLimit { requests, window: Duration::from_millis(milliseconds), burst: 1 };
             assert_eq!(per_minute(pace), minute, "{requests} in {milliseconds} ms");
         }
     }

@@ -1,70 +1,75 @@
-//! JWKs and JWK Sets: those that go through an upload form, and those that an endpoint serves.
+//! Checks of JWKs and JWK Sets, for upload or served by an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Kind;
+use crate::config::ProfileKind;
 
-use crate::doctor::finding::{Observation, Observations, Outcome};
-use crate::doctor::jwk::{Jwk, JwkDocument, Shape, Thumbprint, X5c};
-use crate::doctor::known::{Known, signs};
-use crate::doctor::wording::{listed, printable};
-use crate::keys::Numbers;
+use crate::doctor::finding::{CheckOutcome, Observation, Observations};
+use crate::doctor::formatting::{backquoted_list, escape_and_truncate};
+use crate::doctor::input::{CheckInput, is_used_by};
+use crate::doctor::jwk::{JwkDocument, JwkShape, ParsedJwk, Thumbprint, X5c};
+use crate::keys::PublicNumbers;
 
-pub fn text(known: &Known<'_>) -> Observations {
-    let files = known.given.jwks.iter().map(|document| match (&document.shape, &document.around) {
-        (Shape::NotJson(error), _) => Observation::fail(&document.about, format!("isn't JSON: {error}"))
-            .advising(
-                "mend the text, or take `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
+pub fn text(input: &CheckInput<'_>) -> Observations {
+    let files = input.given.jwks.iter().map(|document| match (&document.shape, &document.surrounding) {
+        (JwkShape::NotJson(error), _) => Observation::fail(&document.about, format!("isn't JSON: {error}"))
+            .with_advice(
+                "fix the text, or take the output of `tokenmint jwk KID`. Quotes must be straight (\"), and there is no comma \
                  after the last member",
             ),
-        (_, Some(around)) => Observation::fail(&document.about, *around),
-        (_, None) if document.served && !document.is_a_set() => {
+        (_, Some(surrounding)) => Observation::fail(&document.about, *surrounding),
+        (_, None) if document.served && !document.is_jwk_set() => {
             Observation::fail(&document.about, "is no JWK Set (`{\"keys\": […]}`), or an empty one")
         }
-        (_, None) if document.others > 0 => {
+        (_, None) if document.non_objects > 0 => {
             Observation::fail(&document.about, "has an entry among its keys that is no JWK")
         }
         (_, None) => Observation::pass(&document.about, "is JSON and nothing else"),
     });
-    let tokens = known.given.tokens.iter().map(|token| match (&token.parts, token.within, token.around) {
-        (Err(no), ..) => Observation::fail(&token.about, no.why.clone()).advising(no.fix),
-        (Ok(_), Some(within), _) => Observation::fail(&token.about, within),
-        (Ok(_), None, Some(around)) => Observation::warn(&token.about, around)
-            .advising("the token was found, and is judged alone: see that nothing else is sent with it"),
-        (Ok(_), None, None) => Observation::pass(&token.about, "is a JWT and nothing else"),
-    });
+    let tokens =
+        input.given.tokens.iter().map(|token| match (&token.parts, token.stripped, token.surrounding) {
+            (Err(no), ..) => Observation::fail(&token.about, no.why.clone()).with_advice(no.fix),
+            (Ok(_), Some(stripped), _) => Observation::fail(&token.about, stripped),
+            (Ok(_), None, Some(surrounding)) => Observation::warn(&token.about, surrounding).with_advice(
+                "the token was found, and is judged alone: see that nothing else is sent with it",
+            ),
+            (Ok(_), None, None) => Observation::pass(&token.about, "is a JWT and nothing else"),
+        });
     files.chain(tokens).collect()
 }
 
-pub fn single(known: &Known<'_>) -> Observations {
-    known
+pub fn jwk_single(input: &CheckInput<'_>) -> Observations {
+    input
         .given
         .jwks
         .iter()
         .filter(|document| !document.served)
         .filter_map(|document| match document.shape {
-            Shape::Single => Some(Observation::pass(&document.about, "is one JWK")),
-            Shape::Set => Some(Observation::fail(&document.about, "is a set of keys (`keys`)")),
-            Shape::Array => Some(Observation::fail(&document.about, "is an array of keys")),
-            Shape::NotJson(_) => None,
+            JwkShape::Single => Some(Observation::pass(&document.about, "is one JWK")),
+            JwkShape::Set => Some(Observation::fail(&document.about, "is a set of keys (`keys`)")),
+            JwkShape::Array => Some(Observation::fail(&document.about, "is an array of keys")),
+            JwkShape::NotJson(_) => None,
         })
         .collect()
 }
 
-/// What Salesforce lists as required, but for `x5c`, and what an RSA key for signatures is.
-pub fn members(known: &Known<'_>) -> Observations {
-    known
+/// Checks the members that Salesforce requires, except `x5c`, and that the JWK is an RSA key for signatures.
+pub fn jwk_members(input: &CheckInput<'_>) -> Observations {
+    input
         .jwks()
         .map(|(_, jwk)| {
-            let mut faults: Vec<String> =
-                jwk.doubled().into_iter().map(|name| format!("has `{}` twice", printable(&name))).collect();
+            let mut faults: Vec<String> = jwk
+                .duplicate_key()
+                .into_iter()
+                .map(|name| format!("has `{}` twice", escape_and_truncate(&name)))
+                .collect();
             let missing: Vec<&str> =
                 ["kty", "kid", "alg"].into_iter().filter(|name| !jwk.has(name)).collect();
             if !missing.is_empty() {
-                faults.push(format!("lacks {}", listed(missing)));
+                faults.push(format!("lacks {}", backquoted_list(missing)));
             }
             for name in ["kty", "kid", "alg"] {
-                faults.extend(jwk.no_text(name).map(|what| format!("its `{name}` {what}")));
+                faults.extend(jwk.not_text_reason(name).map(|what| format!("its `{name}` {what}")));
             }
             if jwk.text("kty").is_some_and(|kty| !matches!(kty, "" | "RSA")) {
                 faults.push("its `kty` isn't RSA".to_owned());
@@ -75,30 +80,30 @@ pub fn members(known: &Known<'_>) -> Observations {
             if jwk.has("use") && jwk.text("use") != Some("sig") {
                 faults.push("its `use` isn't sig".to_owned());
             }
-            if jwk.has("key_ops") && !jwk.lists("key_ops", "verify") {
+            if jwk.has("key_ops") && !jwk.array_contains("key_ops", "verify") {
                 faults.push("its `key_ops` don't list verify".to_owned());
             }
             let numbers: Vec<&str> = ["n", "e"].into_iter().filter(|name| !jwk.has(name)).collect();
             let certified = numbers.len() == 2 && jwk.certificate().is_some();
             if !numbers.is_empty() && !certified {
-                faults.push(format!("lacks {}", listed(numbers)));
+                faults.push(format!("lacks {}", backquoted_list(numbers)));
             }
-            let seen = Observation::of_faults(&jwk.about, &faults, "has kty, kid and alg");
+            let seen = Observation::from_faults(&jwk.about, &faults, "has kty, kid and alg");
             let unquoted: Vec<&str> = ["kty", "kid", "alg"]
                 .into_iter()
                 .filter(|name| jwk.has(name) && jwk.text(name).is_none())
                 .collect();
-            // Another fault needs the general advice.
+            // The specific advice doesn't cover the other faults.
             if unquoted.is_empty() || unquoted.len() < faults.len() {
                 return seen;
             }
-            seen.advising(format!("write the value of {} in quotes, as text", listed(unquoted)))
+            seen.with_advice(format!("write the value of {} in quotes, as text", backquoted_list(unquoted)))
         })
         .collect()
 }
 
-pub fn numbers(known: &Known<'_>) -> Observations {
-    known
+pub fn jwk_numbers(input: &CheckInput<'_>) -> Observations {
+    input
         .jwks()
         .filter(|(_, jwk)| jwk.has("n") || jwk.has("e"))
         .map(|(_, jwk)| {
@@ -108,17 +113,17 @@ pub fn numbers(known: &Known<'_>) -> Observations {
                 .filter(|(_, number)| !number.faults.is_empty())
                 .map(|(name, number)| format!("`{name}` {}", number.faults.join(" and ")))
                 .collect();
-            Observation::of_faults(&jwk.about, &faults, "`n` and `e` are base64url without padding")
+            Observation::from_faults(&jwk.about, &faults, "`n` and `e` are base64url without padding")
         })
         .collect()
 }
 
-pub fn x5c_missing(known: &Known<'_>) -> Observations {
-    known
+pub fn jwk_x5c(input: &CheckInput<'_>) -> Observations {
+    input
         .jwks()
         .map(|(document, jwk)| match &jwk.x5c {
             X5c::Missing if document.served => {
-                Observation::warn(&jwk.about, "has no `x5c`. Of a served set that is reported to work")
+                Observation::warn(&jwk.about, "has no `x5c`. Served sets without it are reported to work")
             }
             X5c::Missing => Observation::fail(&jwk.about, "has no `x5c`"),
             _ => Observation::pass(&jwk.about, "has an `x5c`"),
@@ -126,28 +131,28 @@ pub fn x5c_missing(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-pub fn x5c_form(known: &Known<'_>) -> Observations {
-    known
+pub fn jwk_x5c_form(input: &CheckInput<'_>) -> Observations {
+    input
         .jwks()
         .filter_map(|(_, jwk)| match &jwk.x5c {
             X5c::Missing | X5c::PrivateKey => None,
             X5c::Chain { faults, .. } => {
                 let faults: Vec<String> = faults.iter().map(|fault| format!("`x5c` {fault}")).collect();
                 let pass = "`x5c` is plain base64 of a certificate";
-                Some(Observation::of_faults(&jwk.about, &faults, pass))
+                Some(Observation::from_faults(&jwk.about, &faults, pass))
             }
         })
         .collect()
 }
 
-/// What `x5t` and `x5t#S256` say (RFC 7517, sections 4.8 and 4.9). Neither is needed.
-pub fn thumbprints(known: &Known<'_>) -> Observations {
-    known
+/// Checks `x5t` and `x5t#S256` against the certificate (RFC 7517, sections 4.8 and 4.9). Both are optional.
+pub fn jwk_thumbprint(input: &CheckInput<'_>) -> Observations {
+    input
         .jwks()
         .filter(|(_, jwk)| jwk.has("x5t") || jwk.has("x5t#S256"))
         .map(|(_, jwk)| {
             let Some(thumbprints) = jwk.thumbprints() else {
-                return Observation::not_looked_at(
+                return Observation::skipped(
                     &jwk.about,
                     "it has no certificate for its `x5t` to be compared with",
                 );
@@ -159,14 +164,14 @@ pub fn thumbprints(known: &Known<'_>) -> Observations {
                     Thumbprint::Missing | Thumbprint::Right => None,
                 })
                 .collect();
-            Observation::of_faults(&jwk.about, &faults, "its thumbprints are its certificate's")
+            Observation::from_faults(&jwk.about, &faults, "its thumbprints are its certificate's")
         })
         .collect()
 }
 
-/// Salesforce's own page asks for them in what is uploaded; in a set that is served, others read them too.
-pub fn placeholders(known: &Known<'_>) -> Observations {
-    known.jwks()
+/// Finds placeholder members. Salesforce's own page asks for them in an upload. In a served set, other verifiers read them too.
+pub fn jwk_placeholders(input: &CheckInput<'_>) -> Observations {
+    input.jwks()
         .filter(|(_, jwk)| jwk.private_members().is_empty())
         .map(|(document, jwk)| match jwk.placeholders() {
             names if names.is_empty() => Observation::pass(&jwk.about, "holds no placeholder"),
@@ -177,15 +182,15 @@ pub fn placeholders(known: &Known<'_>) -> Observations {
                      and nothing has leaked",
                     names.join(", ")
                 );
-                let outcome = if document.served { Outcome::Warn } else { Outcome::Pass };
+                let outcome = if document.served { CheckOutcome::Warn } else { CheckOutcome::Pass };
                 Observation::new(outcome, &jwk.about, seen)
             }
         })
         .collect()
 }
 
-pub fn private(known: &Known<'_>) -> Observations {
-    known
+pub fn jwk_private(input: &CheckInput<'_>) -> Observations {
+    input
         .jwks()
         .map(|(_, jwk)| {
             let about = &jwk.about;
@@ -194,27 +199,28 @@ pub fn private(known: &Known<'_>) -> Observations {
                     Observation::fail(about, "its `x5c` holds the private key, in place of the certificate")
                 }
                 names if names.is_empty() => Observation::pass(about, "holds no private member"),
-                names => {
-                    Observation::fail(about, format!("holds private members of the key: {}", listed(&names)))
-                }
+                names => Observation::fail(
+                    about,
+                    format!("holds private members of the key: {}", backquoted_list(&names)),
+                ),
             }
         })
         .collect()
 }
 
-/// A set that was given as what an endpoint serves, beside the configuration whose keys it is to show.
-pub(super) fn lacks_configured(known: &Known<'_>) -> Observations {
-    let Some(ring) = known.configured.ring.filter(|_| !known.given.verifies_only) else { return Vec::new() };
-    let keysets = ring.keysets.values().filter(|keyset| signs(keyset, Kind::Identity));
-    let signers: Vec<(&str, Numbers)> = keysets
-        .filter_map(|keyset| keyset.keys.get(keyset.signing(known.now)?))
+/// Checks that each supplied or fetched JWK Set contains a key that signs now.
+pub(super) fn lacks_configured(input: &CheckInput<'_>) -> Observations {
+    let Some(ring) = input.configured.ring.filter(|_| !input.given.verify_only) else { return Vec::new() };
+    let keysets = ring.keysets.values().filter(|keyset| is_used_by(keyset, ProfileKind::Identity));
+    let signers: Vec<(&str, PublicNumbers)> = keysets
+        .filter_map(|keyset| keyset.keys.get(keyset.signing_position(input.now)?))
         .map(|key| (key.kid.as_str(), key.private.public.numbers()))
         .collect();
-    let served = known.given.documents().filter(|document| document.served && document.is_a_set());
+    let served = input.given.jwk_documents().filter(|document| document.served && document.is_jwk_set());
     served
         .filter(|_| !signers.is_empty())
         .map(|document| {
-            let shows = |(kid, numbers): &&(&str, Numbers)| {
+            let shows = |(kid, numbers): &&(&str, PublicNumbers)| {
                 document
                     .keys
                     .iter()
@@ -228,7 +234,7 @@ pub(super) fn lacks_configured(known: &Known<'_>) -> Observations {
                     &document.about,
                     format!(
                         "shows none of the keys that sign now: {}",
-                        listed(signers.iter().map(|(kid, _)| kid))
+                        backquoted_list(signers.iter().map(|(kid, _)| kid))
                     ),
                 ),
             }
@@ -236,21 +242,21 @@ pub(super) fn lacks_configured(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-pub fn distinct(known: &Known<'_>) -> Observations {
-    within_sets(known).into_iter().chain(across_documents(known)).collect()
+pub fn jwk_distinct(input: &CheckInput<'_>) -> Observations {
+    within_sets(input).into_iter().chain(across_documents(input)).collect()
 }
 
-/// JWKs of different keys that have one id, though each is alone in its file.
-fn across_documents(known: &Known<'_>) -> Observations {
-    let mut first: BTreeMap<&str, (&JwkDocument, &Jwk)> = BTreeMap::new();
+/// Finds different keys with the same id in different documents.
+fn across_documents(input: &CheckInput<'_>) -> Observations {
+    let mut first: BTreeMap<&str, (&JwkDocument, &ParsedJwk)> = BTreeMap::new();
     let mut found = Vec::new();
-    for document in known.given.documents() {
+    for document in input.given.jwk_documents() {
         for jwk in &document.keys {
             let (Some(kid), Some(numbers)) = (jwk.kid(), jwk.numbers()) else { continue };
             let (other_document, other) = *first.entry(kid).or_insert((document, jwk));
             let is_elsewhere = !std::ptr::eq(other_document, document);
             if is_elsewhere && other.numbers().is_some_and(|other| other != numbers) {
-                let kid = printable(kid);
+                let kid = escape_and_truncate(kid);
                 let seen =
                     format!("has the key id `{kid}`, as {} has, which is another key", other_document.about);
                 found.push(Observation::fail(&jwk.about, seen));
@@ -260,15 +266,15 @@ fn across_documents(known: &Known<'_>) -> Observations {
     found
 }
 
-fn within_sets(known: &Known<'_>) -> Observations {
-    known
-        .documents()
+fn within_sets(input: &CheckInput<'_>) -> Observations {
+    input
+        .jwk_documents()
         .filter(|document| document.keys.len() > 1)
         .map(|document| {
             let mut seen = BTreeSet::new();
             match document.keys.iter().filter_map(|jwk| jwk.kid()).find(|kid| !seen.insert(*kid)) {
                 Some(kid) => {
-                    let kid = printable(kid);
+                    let kid = escape_and_truncate(kid);
                     Observation::fail(&document.about, format!("has two keys with the id `{kid}`"))
                 }
                 None => Observation::pass(&document.about, "its key ids differ"),

@@ -1,36 +1,40 @@
-//! Which key a token names, and whether that key signed it.
+//! Checks the algorithm, the key id and the signature of a token.
 
-use super::tokens::{IDENTITY, SALESFORCE};
+use super::tokens::{IDENTITY_TOKENS, SALESFORCE_TOKENS};
 use crate::doctor::finding::{Observation, Observations};
-use crate::doctor::known::{Known, Purpose, Verifier};
-use crate::doctor::token::Parts;
-use crate::doctor::wording::{difference, listed, printable};
+use crate::doctor::formatting::{backquoted_list, escape_and_truncate, lookalike_difference};
+use crate::doctor::input::{CheckInput, Purpose, VerificationKey};
+use crate::doctor::token::JwtParts;
 
-pub fn algorithm(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(SALESFORCE)
+pub fn token_algorithm(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(SALESFORCE_TOKENS)
         .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let Some(alg) = parts.header("alg") else {
-                // Of an identity token that is another check's.
+                // The check `token-header` reports it for identity tokens.
                 return (purpose == Purpose::Assertion)
                     .then(|| Observation::fail(about, "its header names no algorithm (`alg`)"));
             };
             let allowed = match purpose {
                 Purpose::Assertion => alg == "RS256",
-                Purpose::Identity | Purpose::Intercom => matches!(alg, "RS256" | "RS512"),
+                Purpose::Identity | Purpose::Hs256(_) => matches!(alg, "RS256" | "RS512"),
             };
             if !allowed {
-                let seen = format!("its `alg` is {}; Salesforce takes RS256", printable(alg));
+                let seen = format!("its `alg` is {}; Salesforce takes RS256", escape_and_truncate(alg));
                 return Some(Observation::fail(about, seen));
             }
-            let verifiers = known.verifiers(purpose, parts);
+            let verification_keys = input.verification_keys(purpose, parts);
             let kid = parts.header("kid");
-            let named = verifiers.iter().filter(|verifier| kid.is_some() && verifier.kid == kid);
-            let other = named.filter_map(|verifier| verifier.algorithm).find(|other| *other != alg);
+            let named = verification_keys
+                .iter()
+                .filter(|verification_key| kid.is_some() && verification_key.kid == kid);
+            let other =
+                named.filter_map(|verification_key| verification_key.algorithm).find(|other| *other != alg);
             Some(match other {
                 Some(other) => {
-                    let seen = format!("its `alg` is {alg}, and that of its JWK {}", printable(other));
+                    let seen =
+                        format!("its `alg` is {alg}, and that of its JWK {}", escape_and_truncate(other));
                     Observation::fail(about, seen)
                 }
                 None => Observation::pass(about, format!("is signed by {alg}")),
@@ -39,68 +43,68 @@ pub fn algorithm(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-pub fn kid(known: &Known<'_>) -> Observations {
-    let of_tokens = known.tokens_for(IDENTITY).filter_map(|(token, parts, purpose)| {
+pub fn token_kid(input: &CheckInput<'_>) -> Observations {
+    let of_tokens = input.tokens_for(IDENTITY_TOKENS).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
-        // One that is missing or no text is another check's.
+        // The check `token-header` reports a missing `kid`, and one that isn't text.
         let kid = parts.header("kid").filter(|kid| !kid.is_empty())?;
-        let verifiers = known.verifiers(purpose, parts);
-        let kids: Vec<&str> = verifiers.iter().filter_map(|verifier| verifier.kid).collect();
-        if let Some(when) = known.retired(kid) {
-            let seen = format!("its `kid` is `{}`, a key that was retired {when}", printable(kid));
-            return Some(Observation::fail(about, seen).advising(
+        let verification_keys = input.verification_keys(purpose, parts);
+        let kids: Vec<&str> = verification_keys.iter().filter_map(|verification_key| verification_key.kid).collect();
+        if let Some(when) = input.retired_at(kid) {
+            let seen = format!("its `kid` is `{}`, a key that was retired {when}", escape_and_truncate(kid));
+            return Some(Observation::fail(about, seen).with_advice(
                 "whoever made this token still signs with that key: have them take the one that signs now (`tokenmint keys list`). \
                  Don't upload the retired one again",
             ));
         }
         Some(match kids.as_slice() {
-            [] => Observation::not_looked_at(about, "no JWK is known whose id could be its `kid`"),
+            [] => Observation::skipped(about, "no JWK is known whose id could be its `kid`"),
             kids if kids.contains(&kid) => {
-                Observation::pass(about, format!("its key id `{}` is known", printable(kid)))
+                Observation::pass(about, format!("its key id `{}` is known", escape_and_truncate(kid)))
             }
             kids => {
-                let near = kids.iter().find_map(|other| difference(kid, other));
-                let names = listed(kids.iter().map(|kid| printable(kid)));
+                let near = kids.iter().find_map(|other| lookalike_difference(kid, other));
+                let names = backquoted_list(kids.iter().map(|kid| escape_and_truncate(kid)));
                 let why = near.map(|why| format!(": they differ by {why}")).unwrap_or_default();
-                let seen = format!("its `kid` is `{}`, and that of the JWK {names}{why}", printable(kid));
+                let seen = format!("its `kid` is `{}`, and that of the JWK {names}{why}", escape_and_truncate(kid));
                 Observation::fail(about, seen)
             }
         })
     });
-    of_tokens.chain(super::keys::ids_of_pairs(known)).collect()
+    of_tokens.chain(super::keys::pairs_with_another_kid(input)).collect()
 }
 
-pub fn signature(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(SALESFORCE)
+pub fn token_signature(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(SALESFORCE_TOKENS)
         .map(|(token, parts, purpose)| {
             let about = &token.about;
             if !matches!(parts.header("alg"), Some("RS256" | "RS512")) {
-                return Observation::not_looked_at(about, "its algorithm is none that Salesforce takes");
+                return Observation::skipped(about, "its algorithm is none that Salesforce takes");
             }
-            let verifiers = known.verifiers(purpose, parts);
-            if verifiers.is_empty() && !known.given.verifies() && !known.configured.problems.is_empty() {
+            let verification_keys = input.verification_keys(purpose, parts);
+            if verification_keys.is_empty() && !input.given.has_verification_keys() && !input.configured.problems.is_empty() {
                 let reason = "the configuration doesn't load (`tokenmint check` says why), and no key was given to check its \
                               signature";
-                return Observation::not_looked_at(about, reason);
+                return Observation::skipped(about, reason);
             }
-            if verifiers.is_empty() {
+            if verification_keys.is_empty() {
                 let reason = "no key was there to check its signature: give the file of its key, certificate or JWK, or the address of its \
                               JWK Set (--jwks)";
-                return Observation::not_looked_at(about, reason);
+                return Observation::skipped(about, reason);
             }
             let kid = parts.header("kid");
-            let candidates = candidates(&verifiers, kid, purpose);
+            let candidates = candidate_keys(&verification_keys, kid, purpose);
             if candidates.is_empty() {
-                let kid = kid.map(printable).unwrap_or_default();
+                let kid = kid.map(escape_and_truncate).unwrap_or_default();
                 let reason = format!("no key with its id `{kid}` is known to check its signature");
-                return Observation::not_looked_at(about, reason);
+                return Observation::skipped(about, reason);
             }
-            let keys = candidates.iter().filter_map(|verifier| Some((verifier, verifier.numbers.as_ref()?)));
+            let keys = candidates.iter().filter_map(|verification_key| Some((verification_key, verification_key.numbers.as_ref()?)));
             let keys: Vec<_> = keys.collect();
             if keys.is_empty() {
                 let reason = "the numbers of its JWK can't be read, so its signature can't be checked";
-                return Observation::not_looked_at(about, reason);
+                return Observation::skipped(about, reason);
             }
             if let Some((signer, _)) = keys.iter().find(|(_, key)| parts.is_signed_by(key)) {
                 return Observation::pass(about, format!("is signed by the key of {}", signer.about));
@@ -113,11 +117,11 @@ pub fn signature(known: &Known<'_>) -> Observations {
                     keys[0].1.n.len()
                 );
                 return Observation::fail(about, seen)
-                    .advising("copy the token whole: its end is missing, or too much");
+                    .with_advice("copy the token whole: characters at its end are missing, or were added");
             }
             let names: Vec<&str> = keys.iter().map(|(key, _)| key.about.as_str()).take(3).collect();
             let more = if keys.len() > names.len() { ", …" } else { "" };
-            let other = other_signer(known, &verifiers, parts)
+            let other = other_signer(input, &verification_keys, parts)
                 .map(|other| format!("; the key of {other} did, which isn't for this token"))
                 .unwrap_or_default();
             let seen = format!("no known key signed it ({}{more}){other}", names.join("; "));
@@ -126,29 +130,36 @@ pub fn signature(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-/// Salesforce finds the key of an identity token by its id, and that of an assertion through the consumer key. What has no
-/// id may be any key, where none has the token's.
-fn candidates<'a, 'b>(
-    verifiers: &'b [Verifier<'a>],
+/// The keys that may verify a token with this `kid`.
+///
+/// Salesforce finds the key of an identity token by its id, and the key of an assertion through the consumer key. If no key has
+/// the id of the token, keys without an id are candidates. If there are none either, all keys are candidates for an assertion.
+fn candidate_keys<'a, 'b>(
+    verification_keys: &'b [VerificationKey<'a>],
     kid: Option<&str>,
     purpose: Purpose,
-) -> Vec<&'b Verifier<'a>> {
-    let Some(kid) = kid else { return verifiers.iter().collect() };
-    let of_id = |id: Option<&str>| -> Vec<&'b Verifier<'a>> {
-        verifiers.iter().filter(|verifier| verifier.kid == id).collect()
+) -> Vec<&'b VerificationKey<'a>> {
+    let Some(kid) = kid else { return verification_keys.iter().collect() };
+    let of_id = |id: Option<&str>| -> Vec<&'b VerificationKey<'a>> {
+        verification_keys.iter().filter(|verification_key| verification_key.kid == id).collect()
     };
     let (named, nameless) = (of_id(Some(kid)), of_id(None));
     match purpose {
         _ if !named.is_empty() => named,
-        Purpose::Assertion if nameless.is_empty() => verifiers.iter().collect(),
+        Purpose::Assertion if nameless.is_empty() => verification_keys.iter().collect(),
         _ => nameless,
     }
 }
 
-/// Whose key signed, of all that are known.
-fn other_signer(known: &Known<'_>, verifiers: &[Verifier<'_>], parts: &Parts) -> Option<String> {
-    let given =
-        verifiers.iter().filter_map(|verifier| Some((verifier.about.clone(), verifier.numbers.clone()?)));
-    let configured = known.configured.keys().map(|(about, _, key)| (about, key.private.public.numbers()));
+/// The label of the supplied or configured key that signed the token, if any did.
+fn other_signer(
+    input: &CheckInput<'_>,
+    verification_keys: &[VerificationKey<'_>],
+    parts: &JwtParts,
+) -> Option<String> {
+    let given = verification_keys.iter().filter_map(|verification_key| {
+        Some((verification_key.about.clone(), verification_key.numbers.clone()?))
+    });
+    let configured = input.configured.keys().map(|(about, _, key)| (about, key.private.public.numbers()));
     given.chain(configured).find(|(_, key)| parts.is_signed_by(key)).map(|(about, _)| about)
 }

@@ -1,47 +1,50 @@
-//! JWTs: what holds for tokens of every kind, and for identity tokens.
+//! Checks of JWTs of every kind, and of identity tokens.
 
 use crate::clock::UnixTime;
-use crate::config::{Identity, SHORTEST_TTL};
+use crate::config::{IdentityConfig, MIN_TTL};
 use crate::doctor::finding::{Observation, Observations};
-use crate::doctor::known::{Known, Purpose};
-use crate::doctor::token::Parts;
-use crate::doctor::wording::{dated, difference, is_invisible, listed, printable, span};
+use crate::doctor::formatting::{
+    backquoted_list, escape_and_truncate, format_duration, is_invisible_char, lookalike_difference,
+    relative_date,
+};
+use crate::doctor::input::{CheckInput, Purpose};
+use crate::doctor::token::JwtParts;
 use crate::json::Json;
 use crate::tokens::Subject;
 
-const LONGEST_ASSERTION: i64 = 300;
-/// Browsers' clocks err by minutes.
-const SHORT_LIFE: i64 = 300;
-/// The channel's default "Authorization Token Expiration Time for Verified Users".
-const CHANNEL_LIFE: i64 = 3_600;
-/// What Salesforce is said to allow between its clock and ours.
-const SKEW: i64 = 180;
+/// The longest lifetime of an assertion that any source names, in seconds.
+const MAX_ASSERTION_LIFETIME: i64 = 300;
+/// Clocks of browsers are wrong by minutes; a shorter lifetime, in seconds, is risky.
+const MIN_SENSIBLE_LIFETIME: i64 = 300;
+/// The channel's default "Authorization Token Expiration Time for Verified Users", in seconds.
+const CHANNEL_SESSION: i64 = 3_600;
+/// The difference between two clocks that Salesforce is said to allow, in seconds.
+const MAX_CLOCK_SKEW: i64 = 180;
 const YEAR: i64 = 365 * 86_400;
 
-/// Those that go to Salesforce.
-pub(super) const SALESFORCE: &[Purpose] = &[Purpose::Identity, Purpose::Assertion];
-pub(super) const IDENTITY: &[Purpose] = &[Purpose::Identity];
-pub(super) const ASSERTION: &[Purpose] = &[Purpose::Assertion];
-pub(super) const INTERCOM: &[Purpose] = &[Purpose::Intercom];
-const ALL: &[Purpose] = &[Purpose::Identity, Purpose::Assertion, Purpose::Intercom];
+/// The purposes whose relying party is Salesforce.
+pub(super) const SALESFORCE_TOKENS: &[Purpose] = &[Purpose::Identity, Purpose::Assertion];
+pub(super) const IDENTITY_TOKENS: &[Purpose] = &[Purpose::Identity];
+pub(super) const ASSERTIONS: &[Purpose] = &[Purpose::Assertion];
+const ALL_PURPOSES: &[Purpose] = Purpose::ALL;
 
-/// What each token was taken for, and why.
-pub fn kind(known: &Known<'_>) -> Observations {
-    known
+/// Reports the purpose of each token, and the reason.
+pub fn token_kind(input: &CheckInput<'_>) -> Observations {
+    input
         .jwts()
         .map(|(token, _)| {
-            let taken = known.taken(token);
-            let seen = format!("taken for {}: {}", taken.purpose.name(), taken.why);
-            match taken.doubt {
-                Some(doubt) => Observation::warn(&token.about, format!("{seen}; {doubt}")),
+            let inferred = input.infer_purpose(token);
+            let seen = format!("taken for {}: {}", inferred.purpose.description(), inferred.why);
+            match inferred.ambiguity {
+                Some(ambiguity) => Observation::warn(&token.about, format!("{seen}; {ambiguity}")),
                 None => Observation::pass(&token.about, seen),
             }
         })
         .collect()
 }
 
-/// Notes a member that has to be text and isn't.
-fn no_text(name: &str, value: &Json) -> Option<String> {
+/// The fault of a member that isn't a non-empty string.
+fn not_text_fault(name: &str, value: &Json) -> Option<String> {
     match value {
         Json::String(text) if text.is_empty() => Some(format!("its `{name}` is empty")),
         Json::String(_) => None,
@@ -49,25 +52,28 @@ fn no_text(name: &str, value: &Json) -> Option<String> {
     }
 }
 
-/// Why an `aud` is none (RFC 7519, section 4.1.3): a text, or an array of texts.
-fn no_audience(aud: &Json) -> Option<String> {
+/// The fault of an `aud` that is neither a string nor an array of strings (RFC 7519, section 4.1.3).
+fn audience_type_fault(aud: &Json) -> Option<String> {
     match aud {
         Json::Array(items) if items.is_empty() => Some("its `aud` is an empty array".to_owned()),
-        Json::Array(items) => items.iter().find_map(|item| no_text("aud", item)),
-        other => no_text("aud", other),
+        Json::Array(items) => items.iter().find_map(|item| not_text_fault("aud", item)),
+        other => not_text_fault("aud", other),
     }
 }
 
-pub fn header(known: &Known<'_>) -> Observations {
-    const MEMBERS: [&str; 3] = ["alg", "typ", "kid"];
-    known
-        .tokens_for(IDENTITY)
+pub fn token_header(input: &CheckInput<'_>) -> Observations {
+    const MEMBERS: &[&str] = &["alg", "typ", "kid"];
+    input
+        .tokens_for(IDENTITY_TOKENS)
         .map(|(token, parts, _)| {
             let about = &token.about;
             let missing: Vec<&str> =
-                MEMBERS.into_iter().filter(|name| parts.header.member(name).is_none()).collect();
-            let mut faults: Vec<String> =
-                MEMBERS.into_iter().filter_map(|name| no_text(name, parts.header.member(name)?)).collect();
+                MEMBERS.iter().copied().filter(|name| parts.header.member(name).is_none()).collect();
+            let mut faults: Vec<String> = MEMBERS
+                .iter()
+                .copied()
+                .filter_map(|name| not_text_fault(name, parts.header.member(name)?))
+                .collect();
             if parts.header.member("crit").is_some() {
                 faults.push("its header has `crit`, which Salesforce would have to know".to_owned());
             }
@@ -79,121 +85,127 @@ pub fn header(known: &Known<'_>) -> Observations {
             let nested = ["cty", "zip"].into_iter().filter(|name| parts.header.member(name).is_some());
             let nested: Vec<&str> = nested.collect();
             if faults.is_empty() && missing.is_empty() && !nested.is_empty() {
-                let seen = format!("its header has {}, as tokens within tokens have", listed(nested));
+                let seen =
+                    format!("its header has {}, like a token nested in another", backquoted_list(nested));
                 return Observation::warn(about, seen);
             }
             if let Some(typ) = typ.filter(|_| faults.is_empty() && missing.is_empty()) {
-                return Observation::warn(about, format!("its `typ` is `{}`, not `JWT`", printable(typ)));
+                return Observation::warn(
+                    about,
+                    format!("its `typ` is `{}`, not `JWT`", escape_and_truncate(typ)),
+                );
             }
             if !missing.is_empty() {
-                faults.push(format!("its header lacks {}", listed(missing)));
+                faults.push(format!("its header lacks {}", backquoted_list(missing)));
             }
-            let seen = Observation::of_faults(about, &faults, "its header has alg, typ and kid");
+            let seen = Observation::from_faults(about, &faults, "its header has alg, typ and kid");
             let is_no_text =
                 |name: &&str| parts.header.member(name).is_some() && parts.header(name).is_none();
-            let unquoted: Vec<&str> = MEMBERS.into_iter().filter(is_no_text).collect();
-            // Another fault needs the general advice.
+            let unquoted: Vec<&str> = MEMBERS.iter().copied().filter(is_no_text).collect();
+            // The specific advice doesn't cover the other faults.
             if unquoted.is_empty() || unquoted.len() < faults.len() {
                 return seen;
             }
             let same = if unquoted == ["typ"] { "" } else { ", the same text as in the JWK" };
-            seen.advising(format!(
+            seen.with_advice(format!(
                 "write the value of {} in quotes where the token is made{same}",
-                listed(unquoted)
+                backquoted_list(unquoted)
             ))
         })
         .collect()
 }
 
-pub fn claims(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(SALESFORCE)
+pub fn token_claims(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(SALESFORCE_TOKENS)
         .map(|(token, parts, purpose)| {
             let required: &[&str] = match purpose {
                 Purpose::Assertion => &["iss", "sub", "aud", "exp"],
-                Purpose::Identity | Purpose::Intercom => &["sub", "iss", "exp"],
+                Purpose::Identity | Purpose::Hs256(_) => &["sub", "iss", "exp"],
             };
-            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::doubled);
+            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::duplicate_key);
             let mut faults: Vec<String> =
-                doubled.map(|name| format!("has `{}` twice", printable(&name))).collect();
+                doubled.map(|name| format!("has `{}` twice", escape_and_truncate(&name))).collect();
             let missing: Vec<&&str> = required.iter().filter(|name| !parts.has_claim(name)).collect();
             if !missing.is_empty() {
-                faults.push(format!("its body lacks {}", listed(missing)));
+                faults.push(format!("its body lacks {}", backquoted_list(missing)));
             }
-            faults.extend(parts.claim_value("jti").and_then(|jti| no_text("jti", jti)));
+            faults.extend(parts.claim_value("jti").and_then(|jti| not_text_fault("jti", jti)));
             if purpose == Purpose::Identity {
-                faults.extend(parts.claim_value("aud").and_then(no_audience));
+                faults.extend(parts.claim_value("aud").and_then(audience_type_fault));
             }
             if purpose == Purpose::Assertion && parts.header.member("crit").is_some() {
                 faults.push("its header has `crit`, which Salesforce would have to know".to_owned());
             }
-            Observation::of_faults(&token.about, &faults, format!("its body has {}", required.join(", ")))
+            Observation::from_faults(&token.about, &faults, format!("its body has {}", required.join(", ")))
         })
         .collect()
 }
 
-pub fn issuer(known: &Known<'_>) -> Observations {
-    let issuers = known.issuers();
-    known
-        .tokens_for(IDENTITY)
+pub fn issuer(input: &CheckInput<'_>) -> Observations {
+    let issuers = input.expected_issuers();
+    input
+        .tokens_for(IDENTITY_TOKENS)
         .flat_map(|(token, parts, _)| {
             let about = &token.about;
             let Some(iss) = parts.claim_value("iss") else { return Vec::new() };
             let Json::String(iss) = iss else {
                 let seen = format!("its `iss` is {}, not text", iss.type_name());
-                return vec![Observation::fail(about, seen).advising(in_quotes("iss"))];
+                return vec![Observation::fail(about, seen).with_advice(advise_quotes("iss"))];
             };
             if issuers.is_empty() {
-                let odd = odd_issuer(about, iss);
+                let odd = suspicious_issuer(about, iss);
                 let reason = "there is no issuer to compare its `iss` with: --issuer takes what Setup shows";
-                return odd.into_iter().chain([Observation::not_looked_at(about, reason)]).collect();
+                return odd.into_iter().chain([Observation::skipped(about, reason)]).collect();
             }
-            let shown = printable(iss);
+            let shown = escape_and_truncate(iss);
             if issuers.contains(&iss.as_str()) {
                 return vec![Observation::pass(about, format!("its issuer `{shown}` is the keyset's"))];
             }
-            let nearest = issuers.iter().find_map(|other| Some((*other, difference(iss, other)?)));
+            let nearest = issuers.iter().find_map(|other| Some((*other, lookalike_difference(iss, other)?)));
             let seen = match nearest {
                 Some((other, why)) => format!("its `iss` is `{shown}`, the keyset's `{other}`: {why}"),
                 None => format!("its `iss` is `{shown}`, and the keyset's `{}`", issuers.join("` or `")),
             };
             vec![Observation::fail(about, seen)]
         })
-        .chain(configured_issuers(known))
+        .chain(configured_issuers(input))
         .collect()
 }
 
-/// The configured issuers beside the one in Setup. Where several profiles have issuers of their own, Setup's is one of them.
-fn configured_issuers(known: &Known<'_>) -> Observations {
-    let setup = known.given.issuer.as_deref();
-    let is_setup_s = |profile: &Identity| setup == Some(profile.issuer.as_str());
-    let unknown = setup.filter(|_| !known.configured.identity().any(is_setup_s));
-    known
+/// Compares the configured issuers with the issuer from Setup. It needs to match only one of several profiles.
+fn configured_issuers(input: &CheckInput<'_>) -> Observations {
+    let setup = input.given.issuer.as_deref();
+    let is_setup_s = |profile: &IdentityConfig| setup == Some(profile.issuer.as_str());
+    let unknown = setup.filter(|_| !input.configured.identity().any(is_setup_s));
+    input
         .configured
         .identity()
         .map(|profile| {
             let about = format!("identity.{}", profile.name);
             let issuer = profile.issuer.as_str();
             if let Some(setup) = unknown {
-                let why = difference(issuer, setup).map(|why| format!(": {why}")).unwrap_or_default();
-                let seen = format!("`issuer` is `{issuer}`, in Setup `{}`{why}", printable(setup));
+                let why =
+                    lookalike_difference(issuer, setup).map(|why| format!(": {why}")).unwrap_or_default();
+                let seen = format!("`issuer` is `{issuer}`, in Setup `{}`{why}", escape_and_truncate(setup));
                 return Observation::fail(about, seen);
             }
-            odd_issuer(&about, issuer)
-                .unwrap_or_else(|| Observation::pass(about, format!("its issuer is `{}`", printable(issuer))))
+            suspicious_issuer(&about, issuer).unwrap_or_else(|| {
+                Observation::pass(about, format!("its issuer is `{}`", escape_and_truncate(issuer)))
+            })
         })
         .collect()
 }
 
-/// What is wrong with an issuer whatever Setup has.
-fn odd_issuer(about: &str, iss: &str) -> Option<Observation> {
+/// Faults of an issuer that don't depend on the issuer in Setup.
+fn suspicious_issuer(about: &str, iss: &str) -> Option<Observation> {
     let host = iss.trim_start_matches("https://").split('/').next().unwrap_or_default();
-    let shown = printable(iss);
+    let shown = escape_and_truncate(iss);
     if iss.trim() != iss || iss.is_empty() {
         let seen = format!("its issuer `{shown}` begins or ends with white space, or is empty");
         return Some(Observation::fail(about, seen));
     }
-    if iss.chars().any(is_invisible) {
+    if iss.chars().any(is_invisible_char) {
         return Some(Observation::fail(about, format!("its issuer `{shown}` holds an invisible character")));
     }
     let mut odd = Vec::new();
@@ -206,42 +218,42 @@ fn odd_issuer(about: &str, iss: &str) -> Option<Observation> {
     (!odd.is_empty()).then(|| Observation::warn(about, format!("its issuer `{shown}` {}", odd.join(" and "))))
 }
 
-pub fn expiry(known: &Known<'_>) -> Observations {
-    let now = known.now;
-    known
-        .tokens_for(ALL)
+pub fn token_expiry(input: &CheckInput<'_>) -> Observations {
+    let now = input.now;
+    input
+        .tokens_for(ALL_PURPOSES)
         .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let exp = parts.claim_value("exp")?;
             let Json::Number(_) = exp else {
                 let seen = format!("its `exp` is {}, not a number", exp.type_name());
-                return Some(Observation::fail(about, seen).advising(
+                return Some(Observation::fail(about, seen).with_advice(
                     "where the token is made, write `exp` as a number of seconds since 1970, without quotes",
                 ));
             };
-            let exp = parts.time("exp")?;
+            let exp = parts.numeric_date("exp")?;
             let left = now.seconds_until(UnixTime::from_seconds(exp));
-            let when = || dated(UnixTime::from_seconds(exp), now);
+            let when = || relative_date(UnixTime::from_seconds(exp), now);
             Some(match left {
                 _ if exp < YEAR => {
                     let seen = format!("its `exp` is {exp}: a duration, not a moment");
-                    Observation::fail(about, seen).advising("`exp` = seconds since 1970 + lifetime")
+                    Observation::fail(about, seen).with_advice("`exp` = seconds since 1970 + lifetime")
                 }
                 left if left > 20 * YEAR && (exp / 1000 - now.seconds()).abs() > 20 * YEAR => {
-                    Observation::fail(about, format!("its `exp` is {exp}: {} ahead", span(left)))
-                        .advising("`exp` = seconds since 1970 + lifetime")
+                    Observation::fail(about, format!("its `exp` is {exp}: {} ahead", format_duration(left)))
+                        .with_advice("`exp` = seconds since 1970 + lifetime")
                 }
                 left if left > 20 * YEAR => {
                     let seen = format!("its `exp` is {exp}: milliseconds");
-                    // Salesforce's own command line sends such assertions, and logs in.
+                    // Salesforce's own command line logs in with such assertions.
                     let outcome =
                         if purpose == Purpose::Assertion { Observation::warn } else { Observation::fail };
-                    outcome(about, seen).advising("divide by 1,000: `exp` is in seconds")
+                    outcome(about, seen).with_advice("divide by 1,000: `exp` is in seconds")
                 }
                 ..=0 => {
                     let seen = Observation::fail(about, format!("it expired {}", when()));
                     match hours_behind(parts, now) {
-                        Some(hours) => seen.advising(format!(
+                        Some(hours) => seen.with_advice(format!(
                             "mint a new one. If this one was made just now, its maker's clock is {hours} h behind, as where \
                              local time is taken for UTC: use seconds since 1970"
                         )),
@@ -254,27 +266,27 @@ pub fn expiry(known: &Known<'_>) -> Observations {
         .collect()
 }
 
-/// The whole hours between `iat` and now, as a time zone makes. Age makes them too.
-fn hours_behind(parts: &Parts, now: UnixTime) -> Option<i64> {
-    let age = UnixTime::from_seconds(parts.time("iat")?).seconds_until(now);
+/// The whole hours between `iat` and now, within two minutes. A wrong time zone causes them, but so does age.
+fn hours_behind(parts: &JwtParts, now: UnixTime) -> Option<i64> {
+    let age = UnixTime::from_seconds(parts.numeric_date("iat")?).seconds_until(now);
     let is_near = |hours: &i64| (age - hours * 3_600).abs() < 120;
     (0..=15 * 3_600).contains(&age).then_some(())?;
     (1..=14).find(is_near)
 }
 
-pub fn not_yet(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(ALL)
+pub fn token_not_yet(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(ALL_PURPOSES)
         .map(|(token, parts, _)| {
             let about = &token.about;
             let (mut faults, mut unquoted) = (Vec::new(), Vec::new());
             for name in ["nbf", "iat"] {
-                match (parts.claim_value(name), parts.time(name)) {
+                match (parts.claim_value(name), parts.numeric_date(name)) {
                     (None, _) => {}
                     (Some(_), Some(time)) => {
-                        let ahead = known.now.seconds_until(UnixTime::from_seconds(time));
-                        if ahead > SKEW {
-                            faults.push(format!("its `{name}` lies {} ahead", span(ahead)));
+                        let ahead = input.now.seconds_until(UnixTime::from_seconds(time));
+                        if ahead > MAX_CLOCK_SKEW {
+                            faults.push(format!("its `{name}` lies {} ahead", format_duration(ahead)));
                         }
                     }
                     (Some(other), None) => {
@@ -283,102 +295,113 @@ pub fn not_yet(known: &Known<'_>) -> Observations {
                     }
                 }
             }
-            let seen = Observation::of_faults(about, &faults, "it is valid from now on");
+            let seen = Observation::from_faults(about, &faults, "it is valid from now on");
             if unquoted.is_empty() {
                 return seen;
             }
-            seen.advising(format!(
+            seen.with_advice(format!(
                 "where the token is made, write {} as a number of seconds since 1970, without quotes",
-                listed(unquoted)
+                backquoted_list(unquoted)
             ))
         })
         .collect()
 }
 
-pub fn lifetime(known: &Known<'_>) -> Observations {
-    let tokens = known.tokens_for(ALL).filter_map(|(token, parts, purpose)| {
+pub fn lifetime(input: &CheckInput<'_>) -> Observations {
+    let tokens = input.tokens_for(ALL_PURPOSES).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
-        let exp = parts.time("exp")?;
-        let life = match (parts.time("iat"), purpose) {
+        let exp = parts.numeric_date("exp")?;
+        let life = match (parts.numeric_date("iat"), purpose) {
             (Some(iat), _) => Some(exp.saturating_sub(iat)),
-            // As long as this at least.
-            (None, Purpose::Assertion) => Some(exp.saturating_sub(known.now.seconds()).max(1)),
+            // Without `iat`, the remaining time is a lower bound.
+            (None, Purpose::Assertion) => Some(exp.saturating_sub(input.now.seconds()).max(1)),
             (None, _) => None,
         };
-        // A duration, and milliseconds: another check's findings.
+        // The check `token-expiry` reports an `exp` that is a duration or in milliseconds.
         if exp < YEAR || life.is_some_and(|life| life.unsigned_abs() > 20 * YEAR.unsigned_abs()) {
             return None;
         }
         if life.is_some_and(|life| life <= 0) {
             return Some(
                 Observation::fail(about, "its `exp` isn't later than its `iat`: it was never valid")
-                    .advising("where the token is made, set `exp` to `iat` + lifetime"),
+                    .with_advice("where the token is made, set `exp` to `iat` + lifetime"),
             );
         }
         match (purpose, life) {
-            (Purpose::Assertion, Some(life)) => Some(of_assertion(about, life)),
-            (Purpose::Identity, Some(life)) => Some(judged(token.about.clone(), life)),
-            (Purpose::Intercom, _) => None,
-            (_, None) => Some(Observation::not_looked_at(
+            (Purpose::Assertion, Some(life)) => Some(assertion_lifetime(about, life)),
+            (Purpose::Identity, Some(life)) => Some(check_lifetime(token.about.clone(), life)),
+            (Purpose::Hs256(_), _) => None,
+            (_, None) => Some(Observation::skipped(
                 about,
-                "it has no `iat` that is a number, so nobody knows how long it lives",
+                "it has no `iat` that is a number, so its lifetime is unknown",
             )),
         }
     });
-    let profiles = known.configured.identity().map(|profile| {
+    let profiles = input.configured.identity().map(|profile| {
         let life = i64::try_from(profile.ttl.as_secs()).unwrap_or(i64::MAX);
-        judged(format!("identity.{}", profile.name), life)
+        check_lifetime(format!("identity.{}", profile.name), life)
     });
     tokens.chain(profiles).collect()
 }
 
-/// The sources contradict each other: 3 minutes, 5 minutes, or no bound at all.
-fn of_assertion(about: &str, life: i64) -> Observation {
-    if life <= LONGEST_ASSERTION {
+/// Judges the lifetime of an assertion. Sources disagree on the bound: 3 minutes, 5 minutes, or none.
+fn assertion_lifetime(about: &str, life: i64) -> Observation {
+    if life <= MAX_ASSERTION_LIFETIME {
         return Observation::pass(about, "it lives for minutes");
     }
-    let seen = format!("it lives for {}; Salesforce is said to take 3 to 5 minutes at most", span(life));
-    Observation::warn(about, seen).advising("where the assertion is made, set `exp` to now + 150 seconds")
+    let seen =
+        format!("it lives for {}; Salesforce is said to take 3 to 5 minutes at most", format_duration(life));
+    Observation::warn(about, seen).with_advice("where the assertion is made, set `exp` to now + 150 seconds")
 }
 
-fn judged(about: String, life: i64) -> Observation {
-    let shortest = SHORTEST_TTL.as_secs();
+fn check_lifetime(about: String, life: i64) -> Observation {
+    let shortest = MIN_TTL.as_secs();
     match life {
-        ..SHORT_LIFE => {
-            let seen =
-                format!("its tokens live for {}, less than some browsers' clocks are wrong", span(life));
-            Observation::warn(about, seen).advising(format!(
-                "`ttl` = \"1h\"; never less than 5 minutes ({shortest} s is the least of all)"
+        ..MIN_SENSIBLE_LIFETIME => {
+            let seen = format!(
+                "its tokens live for {}, less than the error of some browsers' clocks",
+                format_duration(life)
+            );
+            Observation::warn(about, seen).with_advice(format!(
+                "`ttl` = \"1h\"; never less than 5 minutes ({shortest} s is the minimum)"
             ))
         }
-        CHANNEL_LIFE.. if life > CHANNEL_LIFE => {
-            let seen =
-                format!("its tokens live for {}, longer than a channel's session (60 minutes)", span(life));
+        CHANNEL_SESSION.. if life > CHANNEL_SESSION => {
+            let seen = format!(
+                "its tokens live for {}, longer than a channel's session (60 minutes)",
+                format_duration(life)
+            );
             Observation::warn(about, seen)
         }
-        _ => Observation::pass(about, format!("its tokens live for {}", span(life))),
+        _ => Observation::pass(about, format!("its tokens live for {}", format_duration(life))),
     }
 }
 
-pub fn subject(known: &Known<'_>) -> Observations {
-    known
-        .tokens_for(IDENTITY)
+pub fn subject(input: &CheckInput<'_>) -> Observations {
+    input
+        .tokens_for(IDENTITY_TOKENS)
         .filter_map(|(token, parts, _)| {
             let sub = parts.claim_value("sub")?;
-            let seen = Observation::of_faults(&token.about, &person("sub", sub), "its `sub` names somebody");
-            Some(if matches!(sub, Json::String(_)) { seen } else { seen.advising(in_quotes("sub")) })
+            let seen = Observation::from_faults(
+                &token.about,
+                &subject_faults("sub", sub),
+                "its `sub` names somebody",
+            );
+            Some(if matches!(sub, Json::String(_)) { seen } else { seen.with_advice(advise_quotes("sub")) })
         })
         .collect()
 }
 
-fn in_quotes(name: &str) -> String {
+fn advise_quotes(name: &str) -> String {
     format!("where the token is made, write `{name}` as text, in quotes")
 }
 
-/// Why a claim names nobody: the rules of the endpoints that mint.
-pub(super) fn person(name: &str, value: &Json) -> Vec<String> {
+/// Why a claim is no valid subject, by the rules of the minting endpoints.
+pub(super) fn subject_faults(name: &str, value: &Json) -> Vec<String> {
     let fault = match value {
-        Json::String(text) => Subject::parse(name, text.clone()).err().map(|objection| objection.message),
+        Json::String(text) => {
+            Subject::parse(name, text.clone()).err().map(|invalid_field| invalid_field.message)
+        }
         other => Some(format!("is {}, not text", other.type_name())),
     };
     fault.into_iter().map(|fault| format!("its `{name}` {fault}")).collect()

@@ -1,5 +1,5 @@
-//! An access token as text, and what must hold of one that another replica wrote: the same as of Salesforce's own
-//! answer, and never a longer life than the rules of this replica give it. And a failure as text.
+//! Serialization of tokens and failures for the shared cache. An entry is validated like a response of Salesforce, and
+//! its lifetime is limited by this replica's own settings.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,60 +8,65 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::super::error::{ExchangeError, Upstream, WaitedFor};
-use super::super::job::{Job, expiry};
-use super::super::meaning;
-use super::super::negative_cache::{CachedFailure, LONGEST_WAIT, ToldFailure};
-use super::super::token::{About, AccessToken, LONGEST_LIFE, Life, Obtained};
-use super::super::tools::Moment;
+use super::super::deps::ClockReading;
+use super::super::errors;
+use super::super::exchange_error::{ExchangeError, SalesforceError, TimeoutCause};
+use super::super::negative_cache::{CachedFailure, MAX_RETRY_AFTER, SharedFailure};
+use super::super::request::{TokenRequest, jwt_expiry};
+use super::super::token::{AccessToken, MAX_TOKEN_LIFETIME, ObtainedToken, ReportedExpiry, TokenMetadata};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry<'a> {
+struct CachedEntry<'a> {
     #[serde(borrow)]
     token: Cow<'a, str>,
-    about: Cow<'a, About>,
+    about: Cow<'a, TokenMetadata>,
     kid: Cow<'a, str>,
     obtained_at: i64,
     expires_at: i64,
-    /// Salesforce said nothing of its life.
+    /// Whether the lifetime is the profile's default, because Salesforce reported none.
     assumed: bool,
 }
 
-/// Why an entry that is authentic is of no use here.
+/// Why an authentic entry was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Useless {
-    /// Not what Salesforce would give for this job.
-    Unfit,
-    /// Its life is over, or its key was taken away.
+pub enum EntryRejected {
+    /// It isn't a valid response for this request.
+    Invalid,
+    /// It has expired, or its signing key was revoked.
     Stale,
 }
 
-pub fn write(token: &AccessToken) -> Zeroizing<Vec<u8>> {
-    let entry = Entry {
+pub fn serialize_token(token: &AccessToken) -> Zeroizing<Vec<u8>> {
+    let entry = CachedEntry {
         token: token.secret.expose_secret().into(),
-        about: Cow::Borrowed(&token.about),
+        about: Cow::Borrowed(&token.metadata),
         kid: token.kid.as_str().into(),
         obtained_at: token.obtained_at.seconds(),
         expires_at: token.expires_at.seconds(),
-        assumed: token.assumed,
+        assumed: token.is_default_lifetime,
     };
     let mut text = Zeroizing::new(Vec::with_capacity(2 * token.weight() as usize));
     serde_json::to_writer(&mut *text, &entry).expect("strings can be written to memory");
     text
 }
 
-/// The token of `text`, if it counts for `job`. The store lets it go after `left`, if it says so.
-pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> Result<AccessToken, Useless> {
-    let entry: Entry<'_> = serde_json::from_slice(text).map_err(|_| Useless::Unfit)?;
-    let kid = KeyId::parse(&entry.kid).map_err(|_| Useless::Unfit)?;
-    if !job.accepts(&entry.token, &entry.about) {
-        return Err(Useless::Unfit);
+/// Parses a token and validates it for `token_request`. `left` is the remaining time in the store, if known.
+pub fn parse_token(
+    text: &[u8],
+    token_request: &TokenRequest,
+    left: Option<Duration>,
+    reading: &ClockReading,
+) -> Result<AccessToken, EntryRejected> {
+    let entry: CachedEntry<'_> = serde_json::from_slice(text).map_err(|_| EntryRejected::Invalid)?;
+    let kid = KeyId::parse(&entry.kid).map_err(|_| EntryRejected::Invalid)?;
+    if !token_request.accepts(&entry.token, &entry.about) {
+        return Err(EntryRejected::Invalid);
     }
-    if !job.knows(&kid) {
-        return Err(Useless::Stale);
+    if !token_request.contains_kid(&kid) {
+        return Err(EntryRejected::Stale);
     }
     let between = |from: UnixTime, to: UnixTime| {
         Duration::from_secs(u64::try_from(from.seconds_until(to)).unwrap_or(0))
@@ -70,78 +75,92 @@ pub fn read(text: &[u8], job: &Job, left: Option<Duration>, moment: &Moment) -> 
         (UnixTime::from_seconds(entry.obtained_at), UnixTime::from_seconds(entry.expires_at));
     let mut life = between(obtained_at, claimed_end);
     if entry.assumed {
-        life = life.min(job.assumed_life());
+        life = life.min(token_request.default_lifetime());
     }
-    // Whoever wrote it may have a clock that is ahead.
-    let obtained_at = obtained_at.min(moment.now);
+    // The writer's clock may be ahead.
+    let obtained_at = obtained_at.min(reading.now);
     let end = obtained_at.plus(life).min(claimed_end);
-    let end = expiry(&entry.token).map_err(|_| Useless::Unfit)?.map_or(end, |expiry| expiry.min(end));
-    let here = between(moment.now, end).min(LONGEST_LIFE);
-    let left = left.map_or(here, |left| left.min(here));
+    let end =
+        jwt_expiry(&entry.token).map_err(|_| EntryRejected::Invalid)?.map_or(end, |expiry| expiry.min(end));
+    let allowed = between(reading.now, end).min(MAX_TOKEN_LIFETIME);
+    let left = left.map_or(allowed, |left| left.min(allowed));
     if left < Duration::from_secs(1) {
-        return Err(Useless::Stale);
+        return Err(EntryRejected::Stale);
     }
-    let life = Life { lasts: Some(left).filter(|_| !entry.assumed), until: None };
-    let obtained =
-        Obtained { secret: SecretString::from(&*entry.token), about: entry.about.into_owned(), life };
-    Ok(AccessToken::new(obtained, kid, obtained_at, left, moment))
+    let reported_expiry =
+        ReportedExpiry { expires_in: Some(left).filter(|_| !entry.assumed), expires_at: None };
+    let obtained = ObtainedToken {
+        secret: SecretString::from(&*entry.token),
+        metadata: entry.about.into_owned(),
+        reported_expiry,
+    };
+    Ok(AccessToken::new(obtained, kid, obtained_at, left, reading))
 }
 
-/// A failure that Salesforce's answer, or the lack of it, was; none of this replica's own.
+/// A failure that concerns all replicas: an error response of Salesforce, or a timeout. Serialized.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-enum Failure {
-    Rejected { upstream: Upstream, meaning: String, asked: String },
+enum FailureRecord {
+    Rejected { upstream: SalesforceError, meaning: String, asked: String },
     Unusable { status: u16, what: String, asked: String },
     Unverified { meaning: String },
     Timeout,
 }
 
-/// With the wall time of its beginning and end.
+/// A failure with its time and its expiry by the wall clock. Serialized.
 #[derive(Serialize, Deserialize)]
-struct Told {
-    failure: Failure,
+struct SharedFailureRecord {
+    failure: FailureRecord,
     kid: Option<String>,
     at: i64,
     until: i64,
 }
 
-/// The failure as text, where it is one that others meet too. It has just come.
-pub fn write_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8>> {
+/// Serializes a failure that happened at `now`; `None` if it doesn't concern other replicas.
+pub fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8>> {
     let failure = match failed.error.clone() {
-        ExchangeError::Rejected { upstream, meaning, asked, .. } => {
-            Failure::Rejected { upstream, meaning: meaning.id.to_owned(), asked }
+        ExchangeError::Rejected { upstream, diagnosis, request_summary, .. } => {
+            FailureRecord::Rejected { upstream, meaning: diagnosis.id.to_owned(), asked: request_summary }
         }
-        ExchangeError::Unusable { status, what, asked, .. } => Failure::Unusable { status, what, asked },
-        ExchangeError::Unverified { meaning } => Failure::Unverified { meaning: meaning.id.to_owned() },
-        ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, .. } => Failure::Timeout,
+        ExchangeError::Unusable { status, what, request_summary, .. } => {
+            FailureRecord::Unusable { status, what, asked: request_summary }
+        }
+        ExchangeError::Unverified { diagnosis } => {
+            FailureRecord::Unverified { meaning: diagnosis.id.to_owned() }
+        }
+        ExchangeError::Timeout { waited_for: TimeoutCause::Salesforce, .. } => FailureRecord::Timeout,
         _ => return None,
     };
     let kid = failed.kid.as_ref().map(|kid| kid.as_str().to_owned());
-    let told = Told { failure, kid, at: now.seconds(), until: now.plus(failed.wait()).seconds() };
-    Some(serde_json::to_vec(&told).expect("strings can be written to memory"))
+    let record =
+        SharedFailureRecord { failure, kid, at: now.seconds(), until: now.plus(failed.ttl()).seconds() };
+    Some(serde_json::to_vec(&record).expect("strings can be written to memory"))
 }
 
-/// The failure of `text`, and how long it stands yet.
-pub fn read_failure(text: &[u8], left: Option<Duration>, moment: &Moment) -> Option<ToldFailure> {
-    let Told { failure, kid, at, until } = serde_json::from_slice(text).ok()?;
+/// Parses a failure. `left` is the remaining time in the store, if known.
+pub fn parse_failure(text: &[u8], left: Option<Duration>, reading: &ClockReading) -> Option<SharedFailure> {
+    let SharedFailureRecord { failure, kid, at, until } = serde_json::from_slice(text).ok()?;
     let kid = kid.map(|kid| KeyId::parse(&kid)).transpose().ok()?;
-    let past = UnixTime::from_seconds(at).seconds_until(moment.now);
-    let past = Duration::from_secs(u64::try_from(past).unwrap_or(0));
-    let claimed = u64::try_from(moment.now.seconds_until(UnixTime::from_seconds(until))).ok()?;
-    let claimed = Duration::from_secs(claimed).min(LONGEST_WAIT);
-    let left = left.map_or(claimed, |left| left.min(claimed));
-    let retry_after = Some(left);
+    let age = UnixTime::from_seconds(at).seconds_until(reading.now);
+    let age = Duration::from_secs(u64::try_from(age).unwrap_or(0));
+    let claimed = u64::try_from(reading.now.seconds_until(UnixTime::from_seconds(until))).ok()?;
+    let claimed = Duration::from_secs(claimed).min(MAX_RETRY_AFTER);
+    let remaining = left.map_or(claimed, |left| left.min(claimed));
+    let retry_after = Some(remaining);
     let error = match failure {
-        Failure::Rejected { upstream, meaning, asked } => {
-            let meaning = meaning::by_id(&meaning)?;
-            ExchangeError::Rejected { upstream, meaning, asked, retry_after }
+        FailureRecord::Rejected { upstream, meaning, asked } => {
+            let diagnosis = errors::by_id(&meaning)?;
+            ExchangeError::Rejected { upstream, diagnosis, request_summary: asked, retry_after }
         }
-        Failure::Unusable { status, what, asked } => {
-            ExchangeError::Unusable { status, what, asked, retry_after }
+        FailureRecord::Unusable { status, what, asked } => {
+            ExchangeError::Unusable { status, what, request_summary: asked, retry_after }
         }
-        Failure::Unverified { meaning } => ExchangeError::Unverified { meaning: meaning::by_id(&meaning)? },
-        Failure::Timeout => ExchangeError::Timeout { waited_for: WaitedFor::Salesforce, retry_after },
+        FailureRecord::Unverified { meaning } => {
+            ExchangeError::Unverified { diagnosis: errors::by_id(&meaning)? }
+        }
+        FailureRecord::Timeout => {
+            ExchangeError::Timeout { waited_for: TimeoutCause::Salesforce, retry_after }
+        }
     };
-    Some(ToldFailure { error, kid, at: moment.steady.saturating_sub(past), left })
+    Some(SharedFailure { error, kid, at: reading.monotonic.saturating_sub(age), remaining })
 }

@@ -1,15 +1,14 @@
-//! The token cache that replicas share, on Redis or Valkey (`[cache.redis]`), behind each replica's own memory.
+//! Second-level token cache, shared by replicas through Redis or Valkey (`[cache.redis]`).
 //!
-//! - One exchange per key across replicas, by a lock with a deadline; the others wait for its token, or are told why there
-//!   is none.
-//! - What lies there is encrypted and bound to its place ([`seal`]), and what is read there is judged as Salesforce's own
-//!   answer is ([`entry`]). Anything else there is nothing.
-//! - That a token was rejected is told to each other replica, which learns it at its next look.
-//! - The store is a convenience: when it fails or is late, requests go on without it ([`redis`]).
+//! - A distributed lock with an expiry makes one replica exchange per key. The others poll for its token, or its failure.
+//! - Entries are encrypted and bound to their cache key ([`cipher`]). Decrypted entries are validated like a response of
+//!   Salesforce ([`entry`]). Everything else in the store is ignored.
+//! - Rejected tokens are announced to the other replicas through a stream, which each reads every [`SYNC_INTERVAL`].
+//! - Fail-open: if the store fails or is slow, requests proceed without it ([`redis`]).
 
+mod cipher;
 mod entry;
 mod redis;
-mod seal;
 pub mod store;
 
 use std::collections::{HashSet, VecDeque};
@@ -23,325 +22,365 @@ use moka::sync::Cache;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::job::{CacheKey, Job};
-use super::login_budget::{Spend, Taken};
-use super::negative_cache::{CachedFailure, ToldFailure};
+use super::deps::ExchangerDeps;
+use super::login_rate_limit::{CountedRequest, QuotaCheck};
+use super::negative_cache::{CachedFailure, SharedFailure};
+use super::request::{CacheKey, TokenRequest};
 use super::token::{AccessToken, TokenHash};
-use super::tools::Tools;
-use super::upstream::LONGEST_EXCHANGE;
-use crate::config::Redis;
+use super::upstream::MAX_EXCHANGE_TIME;
+use crate::config::RedisConfig;
 use crate::hash::sha256;
-use entry::Useless;
+use cipher::{EntryCipher, EntryContext};
+use entry::EntryRejected;
 use redis::RedisStore;
-use seal::{Bound, Seal};
 use store::{
-    Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, MOST_MESSAGES, Names, Released, SharedStore,
-    Trouble,
+    Claim, Claimed, MAX_ENTRY_BYTES, MAX_MESSAGES, Released, STREAM_START, SharedStore, SharedStoreError,
+    StoreKeys, WindowCount,
 };
 
-/// A lock outlives the longest exchange of its holder by so much.
+/// How much longer than the longest exchange a lock lasts.
 const LOCK_MARGIN: Duration = Duration::from_millis(500);
-const LONGEST_LOCK: Duration = LONGEST_EXCHANGE.saturating_add(LOCK_MARGIN);
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(160);
-/// Between two looks at what others have dropped, and at whether the store is back.
-const LOOK: Duration = Duration::from_millis(500);
+const LOCK_TTL: Duration = MAX_EXCHANGE_TIME.saturating_add(LOCK_MARGIN);
+const MIN_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(160);
+/// Interval at which announcements are read, and an unavailable store is checked.
+const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A token that was dropped, and whose.
-type Dropped = (CacheKey, TokenHash);
+/// A rejected token with its cache key.
+type RejectedToken = (CacheKey, TokenHash);
 
+/// The shared token cache of all replicas.
 pub struct SharedCache {
-    seal: Seal,
+    cipher: EntryCipher,
     store: Box<dyn SharedStore>,
-    /// None of these is taken again, wherever it still lies.
-    dropped: Cache<TokenHash, ()>,
-    /// Those that the others don't know of yet. Held for a look only.
-    untold: Mutex<VecDeque<Dropped>>,
-    /// There is something to tell.
+    /// Tokens that aren't accepted from the store any more.
+    rejected: Cache<TokenHash, ()>,
+    /// Rejected tokens to announce to the other replicas. The lock is never held across an await.
+    unannounced: Mutex<VecDeque<RejectedToken>>,
+    /// Wakes the background sync when there is something to announce.
     wake: Notify,
-    tools: Tools,
+    deps: ExchangerDeps,
 }
 
-/// Who exchanges.
-pub enum Turn {
-    /// Somebody has: here is the token.
-    Theirs(AccessToken),
-    /// Somebody has tried: here is why there is none.
-    TheirFailure(ToldFailure),
-    /// This replica; with the lock, where the store was asked.
-    Ours(Option<Lock>),
-    /// Another replica, which didn't end in time.
-    Late,
+/// Result of [`SharedCache::claim_exchange`].
+pub enum ClaimResult {
+    /// Another replica's token.
+    Token(AccessToken),
+    /// Another replica's failure, which still applies.
+    Failure(SharedFailure),
+    /// This replica must exchange. `None`: without a lock, because the store is unavailable.
+    Exchange(Option<LockOwner>),
+    /// Another replica holds the lock and didn't finish before the deadline.
+    TimedOut,
 }
 
-/// By the name of its owner.
-pub struct Lock(String);
+/// The random id with which this replica holds a lock.
+pub struct LockOwner(String);
 
-/// Where the look behind the requests has got to: the last message that was read.
-pub struct Progress(String);
+/// The id of the last announcement that the background sync has read.
+pub struct MessageCursor(String);
 
-impl Default for Progress {
+impl Default for MessageCursor {
     fn default() -> Self {
-        Self(FROM_THE_FIRST.to_owned())
+        Self(STREAM_START.to_owned())
     }
 }
 
 impl SharedCache {
+    /// Creates a shared cache on Redis.
+    ///
     /// # Errors
-    /// What is said of `redis` can't be.
-    pub fn on_redis(redis: &Redis, tools: &Tools) -> Result<Self, RedisError> {
+    /// The settings of `redis` make no valid client.
+    pub fn with_redis(redis: &RedisConfig, deps: &ExchangerDeps) -> Result<Self, RedisError> {
         use secrecy::ExposeSecret as _;
-        let store = RedisStore::new(redis, tools.metrics.shared_cache_up.with_label_values(&["redis"]))?;
-        Ok(Self::new(redis.key.expose_secret(), Box::new(store), tools))
+        let store = RedisStore::new(redis, deps.metrics.shared_cache_up.with_label_values(&["redis"]))?;
+        Ok(Self::new(redis.key.expose_secret(), Box::new(store), deps))
     }
 
-    pub fn new(key: &[u8; 32], store: Box<dyn SharedStore>, tools: &Tools) -> Self {
-        // The oldest go first: moka's own choice would be not to take new ones.
-        let dropped =
-            Cache::builder().max_capacity(MOST_MESSAGES as u64).eviction_policy(EvictionPolicy::lru());
+    pub fn new(key: &[u8; 32], store: Box<dyn SharedStore>, deps: &ExchangerDeps) -> Self {
+        // moka's default policy, TinyLFU, may refuse new entries instead of evicting old ones.
+        let rejected =
+            Cache::builder().max_capacity(MAX_MESSAGES as u64).eviction_policy(EvictionPolicy::lru());
         Self {
-            seal: Seal::new(key),
+            cipher: EntryCipher::new(key),
             store,
-            dropped: dropped.build(),
-            untold: Mutex::default(),
+            rejected: rejected.build(),
+            unannounced: Mutex::default(),
             wake: Notify::new(),
-            tools: tools.clone(),
+            deps: deps.clone(),
         }
     }
 
-    /// Another replica's token for `key`, if it is better than `held` and isn't `replaced`, its failure, if that `stands`, or
-    /// the turn to exchange. Waits until `deadline`.
-    pub async fn turn(
+    /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another
+    /// replica holds the lock. A token must expire later than `held` and not be `replaced`; a failure must pass
+    /// `still_applies`.
+    pub async fn claim_exchange(
         &self,
         key: &CacheKey,
-        job: &Job,
+        token_request: &TokenRequest,
         held: Option<&AccessToken>,
         replaced: Option<TokenHash>,
-        stands: &(dyn Fn(&ToldFailure) -> bool + Sync),
+        still_applies: &(dyn Fn(&SharedFailure) -> bool + Sync),
         deadline: Instant,
-    ) -> Turn {
-        let Ok(owner) = self.tools.unique() else { return Turn::Ours(None) };
-        let names = self.names(key);
-        let (mut pause, mut waited) = (FIRST_PAUSE, false);
-        let (mut refused, mut refused_failure) = (Vec::new(), Vec::new());
+    ) -> ClaimResult {
+        let Ok(owner) = self.deps.unique_id() else { return ClaimResult::Exchange(None) };
+        let keys = self.store_keys(key);
+        let (mut pause, mut waited) = (MIN_LOCK_POLL_INTERVAL, false);
+        let (mut rejected_entry, mut rejected_failure) = (Vec::new(), Vec::new());
         loop {
             let claim = Claim {
-                names: &names,
+                keys: &keys,
                 owner: &owner,
-                lock_for: LONGEST_LOCK,
-                refused: &refused,
-                refused_failure: &refused_failure,
+                lock_ttl: LOCK_TTL,
+                rejected_entry: &rejected_entry,
+                rejected_failure: &rejected_failure,
             };
             match self.store.claim(claim).await {
-                Err(trouble) => {
-                    self.count(word(trouble));
-                    // A store that was asked may have done what it didn't answer.
-                    return Turn::Ours((trouble == Trouble::Failed).then_some(Lock(owner)));
+                Err(error) => {
+                    self.count(error_label(error));
+                    // A failed command may have taken the lock all the same, so it must be released.
+                    return ClaimResult::Exchange(
+                        (error == SharedStoreError::Failed).then_some(LockOwner(owner)),
+                    );
                 }
                 Ok(Claimed::Locked) => {
-                    if refused.is_empty() {
+                    if rejected_entry.is_empty() {
                         self.count("miss");
                     }
-                    return Turn::Ours(Some(Lock(owner)));
+                    return ClaimResult::Exchange(Some(LockOwner(owner)));
                 }
                 Ok(Claimed::Entry(entry, left)) => {
-                    match self.judge(key, job, held, replaced, &entry, left) {
+                    match self.validate(key, token_request, held, replaced, &entry, left) {
                         Ok(token) => {
                             self.count(if waited { "waited" } else { "hit" });
-                            return Turn::Theirs(token);
+                            return ClaimResult::Token(token);
                         }
                         Err(result) => self.count(result),
                     }
-                    refused = entry;
+                    rejected_entry = entry;
                 }
                 Ok(Claimed::Failure(failure, left)) => {
-                    if let Some(told) = self.judge_failure(key, &failure, left).filter(stands) {
+                    if let Some(shared_failure) =
+                        self.validate_failure(key, &failure, left).filter(still_applies)
+                    {
                         self.count("failure");
-                        return Turn::TheirFailure(told);
+                        return ClaimResult::Failure(shared_failure);
                     }
-                    refused_failure = failure;
+                    rejected_failure = failure;
                 }
                 Ok(Claimed::Busy) => {
                     waited = true;
-                    let pause_now = pause.mul_f64(self.tools.chance().mul_add(0.4, 0.8));
+                    let pause_now = pause.mul_f64(self.deps.random_fraction().mul_add(0.4, 0.8));
                     if Instant::now() + pause_now >= deadline {
                         self.count("gave_up");
-                        return Turn::Late;
+                        return ClaimResult::TimedOut;
                     }
                     tokio::time::sleep(pause_now).await;
-                    pause = LONGEST_PAUSE.min(pause * 2);
+                    pause = MAX_LOCK_POLL_INTERVAL.min(pause * 2);
                 }
             }
         }
     }
 
-    /// The token of an entry; else the word that counts it.
-    fn judge(
+    /// Decrypts and validates an entry. `Err` is the value of the label `result` that counts it.
+    fn validate(
         &self,
         key: &CacheKey,
-        job: &Job,
+        token_request: &TokenRequest,
         held: Option<&AccessToken>,
         replaced: Option<TokenHash>,
         entry: &[u8],
         left: Option<Duration>,
     ) -> Result<AccessToken, &'static str> {
-        let plain =
-            (entry.len() <= LONGEST_ENTRY).then(|| self.seal.open(Bound::Token(key), entry)).flatten();
-        let plain = plain.ok_or("refused")?;
-        let moment = self.tools.moment();
-        let token = entry::read(&plain, job, left, &moment).map_err(|useless| match useless {
-            Useless::Unfit => "refused",
-            Useless::Stale => "stale",
-        })?;
-        // Where the held one was refused, any other is better.
-        let worse = replaced.is_none() && held.is_some_and(|held| held.expires_at >= token.expires_at);
+        let plaintext = (entry.len() <= MAX_ENTRY_BYTES)
+            .then(|| self.cipher.decrypt(EntryContext::Token(key), entry))
+            .flatten();
+        let plaintext = plaintext.ok_or("refused")?;
+        let reading = self.deps.clock_reading();
+        let token =
+            entry::parse_token(&plaintext, token_request, left, &reading).map_err(
+                |rejection| match rejection {
+                    EntryRejected::Invalid => "refused",
+                    EntryRejected::Stale => "stale",
+                },
+            )?;
+        // If the held token was rejected, any other is better.
+        let is_no_better = replaced.is_none() && held.is_some_and(|held| held.expires_at >= token.expires_at);
         let hash = token.hash();
-        if worse || replaced == Some(hash) || self.was_dropped(hash) { Err("stale") } else { Ok(token) }
+        if is_no_better || replaced == Some(hash) || self.was_rejected(hash) {
+            Err("stale")
+        } else {
+            Ok(token)
+        }
     }
 
-    fn judge_failure(&self, key: &CacheKey, failure: &[u8], left: Option<Duration>) -> Option<ToldFailure> {
-        let plain = self.seal.open(Bound::Failure(key), failure)?;
-        entry::read_failure(&plain, left, &self.tools.moment()).filter(|told| !told.left.is_zero())
+    fn validate_failure(
+        &self,
+        key: &CacheKey,
+        failure: &[u8],
+        left: Option<Duration>,
+    ) -> Option<SharedFailure> {
+        let plaintext = self.cipher.decrypt(EntryContext::Failure(key), failure)?;
+        entry::parse_failure(&plaintext, left, &self.deps.clock_reading())
+            .filter(|shared_failure| !shared_failure.remaining.is_zero())
     }
 
-    /// Keeps a token for all, and gives the lock back.
-    pub async fn keep(self: &Arc<Self>, key: &CacheKey, token: &AccessToken, lock: Option<Lock>) {
-        let now = self.tools.clock.now();
+    /// Stores a token for all replicas and releases the lock.
+    pub async fn publish_token(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        token: &AccessToken,
+        lock: Option<LockOwner>,
+    ) {
+        let now = self.deps.clock.now();
         let left = Duration::from_secs(u64::try_from(now.seconds_until(token.expires_at)).unwrap_or(0));
-        let entry = self.seal.seal(Bound::Token(key), &entry::write(token), &*self.tools.randomness);
+        let entry = self.cipher.encrypt(
+            EntryContext::Token(key),
+            &entry::serialize_token(token),
+            &*self.deps.randomness,
+        );
         match entry {
             Ok(entry) if !left.is_zero() => self.release(key, lock, Released::Entry(entry, left)).await,
             _ => self.release(key, lock, Released::Nothing).await,
         }
     }
 
-    /// Gives the lock back without a token, and tells those who wait why, where that is so for them too.
-    pub async fn fail(self: &Arc<Self>, key: &CacheKey, failure: Option<&CachedFailure>, lock: Option<Lock>) {
+    /// Releases the lock without a token, and stores the failure if it concerns other replicas.
+    pub async fn publish_failure(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        failure: Option<&CachedFailure>,
+        lock: Option<LockOwner>,
+    ) {
         if lock.is_none() {
             return;
         }
-        let told = failure.and_then(|failure| {
-            let plain = entry::write_failure(failure, self.tools.clock.now())?;
-            let sealed = self.seal.seal(Bound::Failure(key), &plain, &*self.tools.randomness).ok()?;
-            Some((sealed, failure.wait()))
+        let shared_failure = failure.and_then(|failure| {
+            let plaintext = entry::serialize_failure(failure, self.deps.clock.now())?;
+            let sealed =
+                self.cipher.encrypt(EntryContext::Failure(key), &plaintext, &*self.deps.randomness).ok()?;
+            Some((sealed, failure.ttl()))
         });
-        match told {
+        match shared_failure {
             Some((failure, left)) => self.release(key, lock, Released::Failure(failure, left)).await,
             None => self.release(key, lock, Released::Nothing).await,
         }
     }
 
-    /// Where the store can't be asked now, it is told behind the request once it answers, for as long as the others may wait
-    /// for the lock.
-    async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<Lock>, released: Released) {
-        let names = self.names(key);
-        let owner = lock.map(|Lock(owner)| owner);
-        let is_told = self.store.release(&names, owner.as_deref(), &released).await.is_ok();
-        // Without a lock nobody waits.
-        if is_told || owner.is_none() {
+    /// Releases the lock and stores the result. If the store is unavailable, retries in the background while other
+    /// replicas may wait for the lock, at most [`LOCK_TTL`].
+    async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, released: Released) {
+        let keys = self.store_keys(key);
+        let owner = lock.map(|LockOwner(owner)| owner);
+        let is_released = self.store.release(&keys, owner.as_deref(), &released).await.is_ok();
+        // Without a lock, no replica waits for this result.
+        if is_released || owner.is_none() {
             return;
         }
         let (shared, began) = (self.clone(), Instant::now());
         tokio::spawn(async move {
-            while began.elapsed() < LONGEST_LOCK {
-                tokio::time::sleep(LOOK).await;
+            while began.elapsed() < LOCK_TTL {
+                tokio::time::sleep(SYNC_INTERVAL).await;
                 let released = released.after(began.elapsed());
-                if shared.store.release(&names, owner.as_deref(), &released).await.is_ok() {
+                if shared.store.release(&keys, owner.as_deref(), &released).await.is_ok() {
                     return;
                 }
             }
         });
     }
 
-    /// Counts one more request by all replicas. `None` where the store can't be asked.
-    pub async fn spend(&self, spend: &Spend) -> Option<Taken> {
-        let allowance = spend.allowance;
-        let name = budget_name(&spend.who);
-        let counted = self.store.spend(&name, &spend.id, allowance.requests, allowance.window).await.ok()?;
+    /// Counts a request against the rate limit of all replicas. `None` if the store is unavailable.
+    pub async fn count_request(&self, request: &CountedRequest) -> Option<QuotaCheck> {
+        let quota = request.quota;
+        let name = login_limit_key(&request.account);
+        let counted =
+            self.store.count_request(&name, &request.id, quota.requests, quota.window).await.ok()?;
         Some(match counted {
-            Counted::Within(count) => {
+            WindowCount::Allowed(count) => {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
-                Taken::Within { used: super::login_budget::share(count, allowance) }
+                QuotaCheck::Allowed { used: super::login_rate_limit::used_fraction(count, quota) }
             }
-            Counted::Exhausted(retry_after) => Taken::Exhausted { retry_after },
+            WindowCount::Exhausted(retry_after) => QuotaCheck::Exhausted { retry_after },
         })
     }
 
-    pub async fn give_back(&self, spend: &Spend) {
-        // If that fails, one request fewer may be sent in this window.
-        let _ = self.store.give_back(&budget_name(&spend.who), &spend.id).await;
+    pub async fn refund(&self, request: &CountedRequest) {
+        // If this fails, the request stays counted until the window ends.
+        let _ = self.store.refund(&login_limit_key(&request.account), &request.id).await;
     }
 
-    /// Takes that token from no one any more, and has the others know, once.
-    pub fn drop_everywhere(&self, key: &CacheKey, token: TokenHash) {
-        if self.was_dropped(token) {
+    /// Stops accepting this token from the store, and queues an announcement to the other replicas, once.
+    pub fn announce_rejected(&self, key: &CacheKey, token: TokenHash) {
+        if self.was_rejected(token) {
             return;
         }
-        self.dropped.insert(token, ());
-        let mut untold = self.untold();
-        if untold.len() >= MOST_MESSAGES {
-            untold.pop_front();
+        self.rejected.insert(token, ());
+        let mut unannounced = self.unannounced();
+        if unannounced.len() >= MAX_MESSAGES {
+            unannounced.pop_front();
         }
-        untold.push_back((*key, token));
-        drop(untold);
+        unannounced.push_back((*key, token));
+        drop(unannounced);
         self.wake.notify_one();
     }
 
-    pub fn was_dropped(&self, token: TokenHash) -> bool {
-        self.dropped.contains_key(&token)
+    pub fn was_rejected(&self, token: TokenHash) -> bool {
+        self.rejected.contains_key(&token)
     }
 
-    /// Until the next look is due.
-    pub async fn pause(&self) {
-        let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;
+    /// Waits for [`SYNC_INTERVAL`], or until there is something to announce.
+    pub async fn wait_for_sync(&self) {
+        let _ = tokio::time::timeout(SYNC_INTERVAL, self.wake.notified()).await;
     }
 
-    /// Tells and reads what was dropped. `drop` is told of each of the others'.
-    pub async fn look(&self, progress: &mut Progress, drop: impl Fn(&CacheKey, TokenHash)) {
-        let sealed = |dropped: &Dropped| {
-            let (key, TokenHash(hash)) = dropped;
-            let plain = [key.as_bytes().as_slice(), hash].concat();
-            let sealed = self.seal.seal(Bound::Drop, &plain, &*self.tools.randomness).ok()?;
-            Some((*dropped, sealed))
+    /// Publishes this replica's announcements and reads those of others. Calls `drop` for each token that was announced.
+    pub async fn sync_rejected(&self, cursor: &mut MessageCursor, drop: impl Fn(&CacheKey, TokenHash)) {
+        let sealed = |rejected: &RejectedToken| {
+            let (key, TokenHash(hash)) = rejected;
+            let plaintext = [key.as_bytes().as_slice(), hash].concat();
+            let sealed =
+                self.cipher.encrypt(EntryContext::Rejection, &plaintext, &*self.deps.randomness).ok()?;
+            Some((*rejected, sealed))
         };
-        let untold = self.untold().clone();
-        let (telling, tell): (HashSet<Dropped>, Vec<Vec<u8>>) = untold.iter().filter_map(sealed).unzip();
-        let name = format!("{}:dropped", self.seal.prefix());
-        let Ok(news) = self.store.synchronize(&name, &tell, &progress.0).await else { return };
-        self.untold().retain(|dropped| !telling.contains(dropped));
-        progress.0 = news.seen;
-        for message in news.messages {
-            let Some(plain) = self.seal.open(Bound::Drop, &message) else { continue };
-            let Some((key, hash)) = plain.split_first_chunk() else { continue };
+        let unannounced = self.unannounced().clone();
+        let (published, payloads): (HashSet<RejectedToken>, Vec<Vec<u8>>) =
+            unannounced.iter().filter_map(sealed).unzip();
+        let name = format!("{}:dropped", self.cipher.prefix());
+        let Ok(messages) = self.store.sync_messages(&name, &payloads, &cursor.0).await else { return };
+        self.unannounced().retain(|rejected| !published.contains(rejected));
+        cursor.0 = messages.cursor;
+        for message in messages.payloads {
+            let Some(plaintext) = self.cipher.decrypt(EntryContext::Rejection, &message) else { continue };
+            let Some((key, hash)) = plaintext.split_first_chunk() else { continue };
             let Ok(hash) = <[u8; 32]>::try_from(hash) else { continue };
-            self.dropped.insert(TokenHash(hash), ());
+            self.rejected.insert(TokenHash(hash), ());
             drop(&CacheKey::from_bytes(*key), TokenHash(hash));
         }
     }
 
-    fn names(&self, key: &CacheKey) -> Names {
-        let (prefix, name) = (self.seal.prefix(), self.seal.name(key));
+    fn store_keys(&self, key: &CacheKey) -> StoreKeys {
+        let (prefix, name) = (self.cipher.prefix(), self.cipher.store_key(key));
         let of = |kind| format!("{prefix}:{kind}:{name}");
-        Names { token: of("token"), lock: of("lock"), failure: of("failure") }
+        StoreKeys { token: of("token"), lock: of("lock"), failure: of("failure") }
     }
 
-    fn untold(&self) -> MutexGuard<'_, VecDeque<Dropped>> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unannounced(&self) -> MutexGuard<'_, VecDeque<RejectedToken>> {
+        self.unannounced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, result: &str) {
-        self.tools.metrics.shared_cache_requests.with_label_values(&[result]).inc();
+        self.deps.metrics.shared_cache_requests.with_label_values(&[result]).inc();
     }
 }
 
-/// Under whichever key the replicas encrypt: the limit is Salesforce's.
-fn budget_name(who: &str) -> String {
-    format!("tokenmint:budget:{}", HEXLOWER.encode(&sha256(who.as_bytes())[..16]))
+/// The store key of a rate limit. It doesn't depend on the encryption key, because the limit is Salesforce's.
+fn login_limit_key(account: &str) -> String {
+    format!("tokenmint:budget:{}", HEXLOWER.encode(&sha256(account.as_bytes())[..16]))
 }
 
-const fn word(trouble: Trouble) -> &'static str {
-    match trouble {
-        Trouble::Away => "away",
-        Trouble::Failed => "failed",
+const fn error_label(error: SharedStoreError) -> &'static str {
+    match error {
+        SharedStoreError::Unavailable => "away",
+        SharedStoreError::Failed => "failed",
     }
 }

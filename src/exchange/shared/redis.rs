@@ -1,7 +1,7 @@
-//! Redis or Valkey as the shared store, and whether it is worth asking.
+//! Redis or Valkey as the shared store, with a circuit breaker.
 //!
-//! After one failure or one answer that is late nobody asks again until a look behind the requests has found that it
-//! answers: whatever happens to Redis, a request waits for it once, and no longer than the configured time.
+//! After one error or timeout, Redis is marked unavailable and requests skip it until a background health check
+//! succeeds. A request waits for an unresponsive Redis at most once, up to the configured timeout.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,19 +20,19 @@ use tokio::time::timeout;
 
 use super::super::upstream::BoxFuture;
 use super::store::{
-    Claim, Claimed, Counted, FROM_THE_FIRST, LONGEST_ENTRY, LONGEST_MESSAGE, MOST_MESSAGES, Names, News,
-    Released, SharedStore, Trouble,
+    Claim, Claimed, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGES, Messages, Released, STREAM_START,
+    SharedStore, SharedStoreError, StoreKeys, WindowCount,
 };
-use crate::config::Redis;
+use crate::config::RedisConfig;
 
-/// To connect, and to read what others have left. Behind the requests there is time.
-const CONNECT: Duration = Duration::from_secs(1);
-/// No access token lives longer, so nobody needs to know longer that it was dropped.
-const MESSAGES_KEPT: Duration = Duration::from_hours(24);
+/// Timeout to connect and to exchange messages, in the background.
+const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long announcements are kept: the maximum lifetime of an access token.
+const MESSAGE_TTL: Duration = Duration::from_hours(24);
 
-/// An entry or a failure that isn't the refused one; else the lock, if nobody has it. A lock that would outlive its
-/// deadline isn't ours.
-const CLAIM: &str = "
+/// Returns the entry or failure that isn't the rejected one, or else acquires the lock if it is free. A lock without
+/// expiry, or with a longer one than ours have, wasn't set by tokenmint and is deleted.
+const CLAIM_SCRIPT: &str = "
 local function get(key)
   local text = redis.pcall('GETRANGE', key, 0, ARGV[5])
   return type(text) == 'table' and '' or text
@@ -45,8 +45,8 @@ local left = redis.call('PTTL', KEYS[2])
 if left == -1 or left > tonumber(ARGV[2]) then redis.call('DEL', KEYS[2]) end
 return {redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and 3 or 0, '', 0}";
 
-/// Keeps what there is to keep, and gives the lock back, if it is still the owner's.
-const RELEASE: &str = "
+/// Stores the result and releases the lock, as [`SharedStore::release`] says.
+const RELEASE_SCRIPT: &str = "
 local holder = redis.pcall('GET', KEYS[2])
 local owned = holder == ARGV[1]
 if not owned and (holder or redis.call('EXISTS', KEYS[1]) == 1) then return end
@@ -58,12 +58,13 @@ elseif ARGV[2] == 'failure' then
 end
 if owned then redis.call('DEL', KEYS[2]) end";
 
-const TELL: &str = "
+const PUBLISH_SCRIPT: &str = "
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'd', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])";
 
-/// The last of the messages since, newest first: their ids, and what they say unless somebody else has put it there.
-const NEWS: &str = "
+/// Returns the id of the newest message, then the payloads after the cursor, newest first. Skips those that are too
+/// long to be ours.
+const READ_SCRIPT: &str = "
 local news = {}
 for at, message in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '(' .. ARGV[1], 'COUNT', ARGV[2])) do
   local text = message[2][2]
@@ -72,9 +73,9 @@ for at, message in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '(' .. ARGV[1], 
 end
 return news";
 
-/// Counts one more request in a sliding window by Redis's clock: how many there are, or -1 and the milliseconds until
-/// there may be one.
-const SPEND: &str = "
+/// Counts a request in a sliding window by Redis's clock. Returns the count, or -1 and the milliseconds until the
+/// oldest one leaves the window.
+const COUNT_SCRIPT: &str = "
 local time = redis.call('TIME')
 local now, window = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
@@ -87,26 +88,27 @@ redis.call('PEXPIRE', KEYS[1], window)
 return {count + 1, 0}";
 
 #[derive(Clone)]
-enum State {
-    /// Not known yet: whoever asks waits, as for an answer.
+enum ConnectionState {
+    /// The first connection isn't established yet. Requests wait for it, up to their timeout.
     Starting,
-    /// With a number of its own, so that what failed before it came back doesn't count against it.
+    /// With its generation, so that late errors of an older connection don't mark a newer one as down.
     Up(u64, MultiplexedConnection),
-    Away,
+    Down,
 }
 
+/// A Redis or Valkey server as a [`SharedStore`].
 pub struct RedisStore {
     client: Client,
-    patience: Duration,
-    state: watch::Sender<State>,
-    connections: AtomicU64,
-    last_reason: Mutex<String>,
+    request_timeout: Duration,
+    state: watch::Sender<ConnectionState>,
+    generations: AtomicU64,
+    last_error: Mutex<String>,
     up: IntGauge,
 }
 
 impl RedisStore {
-    /// Connects to nothing yet.
-    pub fn new(redis: &Redis, up: IntGauge) -> Result<Self, RedisError> {
+    /// Creates the store without connecting.
+    pub fn new(redis: &RedisConfig, up: IntGauge) -> Result<Self, RedisError> {
         let (host, port) = (redis.url.host.clone(), redis.url.port);
         let address = if redis.url.tls {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
@@ -120,98 +122,109 @@ impl RedisStore {
         if let Some(password) = &redis.password {
             settings = settings.set_password(password.expose_secret());
         }
-        // Without it a small packet may wait for the acknowledgement of another, as long as all the time there is.
+        // Nagle's algorithm can delay a small packet until the previous one is acknowledged, beyond our timeout.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = address.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp);
         up.set(0);
-        let state = watch::Sender::new(State::Starting);
+        let state = watch::Sender::new(ConnectionState::Starting);
         let client = Client::open(info)?;
-        let last_reason = Mutex::default();
-        Ok(Self { client, patience: redis.timeout, state, connections: AtomicU64::new(0), last_reason, up })
+        let last_error = Mutex::default();
+        Ok(Self {
+            client,
+            request_timeout: redis.timeout,
+            state,
+            generations: AtomicU64::new(0),
+            last_error,
+            up,
+        })
     }
 
-    /// Asks, if that makes sense now.
-    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {
-        let mut number = 0;
-        let asked = timeout(self.patience, async {
+    /// Sends a command, unless Redis is marked unavailable.
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, SharedStoreError> {
+        let mut generation = 0;
+        let asked = timeout(self.request_timeout, async {
             let mut states = self.state.subscribe();
-            let known = states.wait_for(|state| !matches!(state, State::Starting)).await;
-            let State::Up(its_number, mut connection) = known.map_err(|_| Trouble::Away)?.clone() else {
-                return Err(Trouble::Away);
+            let known = states.wait_for(|state| !matches!(state, ConnectionState::Starting)).await;
+            let ConnectionState::Up(current_generation, mut connection) =
+                known.map_err(|_| SharedStoreError::Unavailable)?.clone()
+            else {
+                return Err(SharedStoreError::Unavailable);
             };
-            number = its_number;
+            generation = current_generation;
             Ok(command.query_async(&mut connection).await)
         });
         match asked.await {
             Ok(Ok(answer)) => answer.map_err(|error| {
-                self.lost(number, &error.to_string());
-                Trouble::Failed
+                self.mark_down(generation, &error.to_string());
+                SharedStoreError::Failed
             }),
-            Ok(Err(trouble)) => Err(trouble),
+            Ok(Err(error)) => Err(error),
             Err(_) => {
-                self.lost(number, &late(self.patience));
-                Err(Trouble::Failed)
+                self.mark_down(generation, &timeout_message(self.request_timeout));
+                Err(SharedStoreError::Failed)
             }
         }
     }
 
-    /// Asks on that connection, behind the requests.
-    async fn ask_on<T: FromRedisValue>(
+    /// Sends a command on a given connection, in the background.
+    async fn query_on<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
         command: &Cmd,
-        patience: Duration,
+        time_limit: Duration,
     ) -> Result<T, String> {
-        match timeout(patience, command.query_async(connection)).await {
+        match timeout(time_limit, command.query_async(connection)).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(late(patience)),
+            Err(_) => Err(timeout_message(time_limit)),
         }
     }
 
-    /// The connection that requests use, and its number.
-    fn current(&self) -> Option<(u64, MultiplexedConnection)> {
+    /// Returns the connection that requests use, and its number.
+    fn current_connection(&self) -> Option<(u64, MultiplexedConnection)> {
         match &*self.state.borrow() {
-            State::Up(number, connection) => Some((*number, connection.clone())),
-            State::Starting | State::Away => None,
+            ConnectionState::Up(generation, connection) => Some((*generation, connection.clone())),
+            ConnectionState::Starting | ConnectionState::Down => None,
         }
     }
 
-    /// A new connection, which no request uses yet.
+    /// Opens a new connection. Requests don't use it before [`mark_up`](Self::mark_up).
     async fn connect(&self) -> Result<MultiplexedConnection, String> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(REDIS_CONNECT_TIMEOUT))
+            .set_response_timeout(None);
         let connected = self.client.get_multiplexed_async_connection_with_config(&config);
-        match timeout(CONNECT, connected).await {
+        match timeout(REDIS_CONNECT_TIMEOUT, connected).await {
             Ok(connected) => connected.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no connection within {CONNECT:?}")),
+            Err(_) => Err(format!("no connection within {REDIS_CONNECT_TIMEOUT:?}")),
         }
     }
 
-    /// From now on requests use this connection.
-    fn is_up(&self, number: u64, connection: MultiplexedConnection) {
-        self.state.send_replace(State::Up(number, connection));
+    /// Makes requests use this connection.
+    fn mark_up(&self, generation: u64, connection: MultiplexedConnection) {
+        self.state.send_replace(ConnectionState::Up(generation, connection));
         self.up.set(1);
         tracing::info!("the shared cache answers");
     }
 
-    /// From now on nobody asks, unless what failed is past already. The connection of the beginning is number 0.
-    fn lost(&self, number: u64, reason: &str) {
+    /// Marks Redis unavailable, unless the error is of an older generation. Before the first connection, the generation
+    /// is 0.
+    fn mark_down(&self, generation: u64, reason: &str) {
         let changed = self.state.send_if_modified(|state| {
             let current = match state {
-                State::Starting => number == 0,
-                State::Up(current, _) => *current == number,
-                State::Away => false,
+                ConnectionState::Starting => generation == 0,
+                ConnectionState::Up(current, _) => *current == generation,
+                ConnectionState::Down => false,
             };
             if current {
-                *state = State::Away;
+                *state = ConnectionState::Down;
             }
             current
         });
         if changed {
             self.up.set(0);
         }
-        let mut last = self.last_reason.lock().unwrap_or_else(PoisonError::into_inner);
-        // What keeps it away now may be another thing than what it began with: a password, a certificate.
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        // Log a new reason as well: for example, a wrong password after a refused connection.
         if changed || *last != reason {
             reason.clone_into(&mut last);
             tracing::warn!(
@@ -223,67 +236,76 @@ impl RedisStore {
 }
 
 impl RedisStore {
-    /// Over the connection that requests use, or a new one that they use from then on.
-    async fn exchange_messages(&self, name: &str, tell: &[Vec<u8>], seen: &str) -> Result<News, Trouble> {
-        if let Some((number, mut connection)) = self.current() {
-            let news = self.tell_and_read(&mut connection, name, tell, seen).await;
-            return news.map_err(|reason| {
-                self.lost(number, &reason);
-                Trouble::Failed
+    /// Publishes and reads messages over the current connection. Without one, opens a new connection and tests it with
+    /// a write; requests use it from then on.
+    async fn sync_over_connection(
+        &self,
+        name: &str,
+        payloads: &[Vec<u8>],
+        cursor: &str,
+    ) -> Result<Messages, SharedStoreError> {
+        if let Some((generation, mut connection)) = self.current_connection() {
+            let messages = self.publish_and_read(&mut connection, name, payloads, cursor).await;
+            return messages.map_err(|reason| {
+                self.mark_down(generation, &reason);
+                SharedStoreError::Failed
             });
         }
         let connected = async {
             let mut connection = self.connect().await?;
             let mut write = cmd("SET");
             write.arg(format!("{name}:probe")).arg("").arg("PX").arg(1000);
-            self.ask_on::<()>(&mut connection, &write, self.patience).await?;
-            let news = self.tell_and_read(&mut connection, name, tell, FROM_THE_FIRST).await?;
-            Ok::<_, String>((connection, news))
+            self.query_on::<()>(&mut connection, &write, self.request_timeout).await?;
+            let messages = self.publish_and_read(&mut connection, name, payloads, STREAM_START).await?;
+            Ok::<_, String>((connection, messages))
         };
         match connected.await {
-            Ok((connection, news)) => {
-                self.is_up(self.connections.fetch_add(1, Ordering::Relaxed) + 1, connection);
-                Ok(news)
+            Ok((connection, messages)) => {
+                self.mark_up(self.generations.fetch_add(1, Ordering::Relaxed) + 1, connection);
+                Ok(messages)
             }
             Err(reason) => {
-                self.lost(0, &reason);
-                Err(Trouble::Failed)
+                self.mark_down(0, &reason);
+                Err(SharedStoreError::Failed)
             }
         }
     }
 
-    async fn tell_and_read(
+    async fn publish_and_read(
         &self,
         connection: &mut MultiplexedConnection,
         name: &str,
-        tell: &[Vec<u8>],
-        seen: &str,
-    ) -> Result<News, String> {
-        for message in tell {
-            let mut tell = script(TELL, &[name]);
-            tell.arg(message).arg(MOST_MESSAGES).arg(milliseconds(MESSAGES_KEPT));
-            self.ask_on::<()>(connection, &tell, CONNECT).await?;
+        payloads: &[Vec<u8>],
+        cursor: &str,
+    ) -> Result<Messages, String> {
+        for message in payloads {
+            let mut publish = script(PUBLISH_SCRIPT, &[name]);
+            publish.arg(message).arg(MAX_MESSAGES).arg(milliseconds(MESSAGE_TTL));
+            self.query_on::<()>(connection, &publish, REDIS_CONNECT_TIMEOUT).await?;
         }
-        let mut read = script(NEWS, &[name]);
-        read.arg(seen).arg(MOST_MESSAGES).arg(LONGEST_MESSAGE);
-        let mut messages: Vec<Vec<u8>> = self.ask_on(connection, &read, CONNECT).await?;
+        let mut read = script(READ_SCRIPT, &[name]);
+        read.arg(cursor).arg(MAX_MESSAGES).arg(MAX_MESSAGE_BYTES);
+        let mut messages: Vec<Vec<u8>> = self.query_on(connection, &read, REDIS_CONNECT_TIMEOUT).await?;
         if messages.is_empty() {
-            return Ok(News { messages, seen: seen.to_owned() });
+            return Ok(Messages { payloads: messages, cursor: cursor.to_owned() });
         }
         let last = messages.remove(0);
         messages.reverse();
-        Ok(News { messages, seen: String::from_utf8(last).unwrap_or_else(|_| seen.to_owned()) })
+        Ok(Messages {
+            payloads: messages,
+            cursor: String::from_utf8(last).unwrap_or_else(|_| cursor.to_owned()),
+        })
     }
 }
 
 impl SharedStore for RedisStore {
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, Trouble>> {
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>> {
         Box::pin(async move {
-            let Names { token, lock, failure } = claim.names;
-            let mut ask = script(CLAIM, &[token, lock, failure]);
-            ask.arg(claim.owner).arg(milliseconds(claim.lock_for));
-            ask.arg(claim.refused).arg(claim.refused_failure).arg(LONGEST_ENTRY);
-            let (what, found, left): (u8, Vec<u8>, i64) = self.ask(&ask).await?;
+            let StoreKeys { token, lock, failure } = claim.keys;
+            let mut claim_command = script(CLAIM_SCRIPT, &[token, lock, failure]);
+            claim_command.arg(claim.owner).arg(milliseconds(claim.lock_ttl));
+            claim_command.arg(claim.rejected_entry).arg(claim.rejected_failure).arg(MAX_ENTRY_BYTES);
+            let (what, found, left): (u8, Vec<u8>, i64) = self.query(&claim_command).await?;
             let left = u64::try_from(left).ok().map(Duration::from_millis);
             Ok(match what {
                 1 => Claimed::Entry(found, left),
@@ -296,62 +318,63 @@ impl SharedStore for RedisStore {
 
     fn release<'a>(
         &'a self,
-        names: &'a Names,
+        keys: &'a StoreKeys,
         owner: Option<&'a str>,
         released: &'a Released,
-    ) -> BoxFuture<'a, Result<(), Trouble>> {
+    ) -> BoxFuture<'a, Result<(), SharedStoreError>> {
         Box::pin(async move {
-            let Names { token, lock, failure } = names;
+            let StoreKeys { token, lock, failure } = keys;
             let (what, content, left) = match released {
                 Released::Entry(entry, left) => ("entry", entry.as_slice(), *left),
                 Released::Failure(failure, left) => ("failure", failure.as_slice(), *left),
                 Released::Nothing => ("", [].as_slice(), Duration::ZERO),
             };
-            let mut release = script(RELEASE, &[token, lock, failure]);
+            let mut release = script(RELEASE_SCRIPT, &[token, lock, failure]);
             release.arg(owner.unwrap_or_default()).arg(what).arg(content).arg(milliseconds(left));
-            self.ask(&release).await
+            self.query(&release).await
         })
     }
 
-    fn spend<'a>(
+    fn count_request<'a>(
         &'a self,
         name: &'a str,
         id: &'a str,
-        most: usize,
+        limit: usize,
         window: Duration,
-    ) -> BoxFuture<'a, Result<Counted, Trouble>> {
+    ) -> BoxFuture<'a, Result<WindowCount, SharedStoreError>> {
         Box::pin(async move {
-            let mut spend = script(SPEND, &[name]);
-            spend.arg(most).arg(milliseconds(window)).arg(id);
-            let (count, wait): (i64, u64) = self.ask(&spend).await?;
-            let exhausted = || Counted::Exhausted(Duration::from_millis(wait).max(Duration::from_secs(1)));
-            Ok(u64::try_from(count).map_or_else(|_| exhausted(), Counted::Within))
+            let mut count = script(COUNT_SCRIPT, &[name]);
+            count.arg(limit).arg(milliseconds(window)).arg(id);
+            let (count, wait): (i64, u64) = self.query(&count).await?;
+            let exhausted =
+                || WindowCount::Exhausted(Duration::from_millis(wait).max(Duration::from_secs(1)));
+            Ok(u64::try_from(count).map_or_else(|_| exhausted(), WindowCount::Allowed))
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+    fn refund<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), SharedStoreError>> {
         Box::pin(async move {
-            let mut give_back = cmd("ZREM");
-            give_back.arg(name).arg(id);
-            self.ask(&give_back).await
+            let mut refund = cmd("ZREM");
+            refund.arg(name).arg(id);
+            self.query(&refund).await
         })
     }
 
-    fn synchronize<'a>(
+    fn sync_messages<'a>(
         &'a self,
         name: &'a str,
-        tell: &'a [Vec<u8>],
-        seen: &'a str,
-    ) -> BoxFuture<'a, Result<News, Trouble>> {
-        Box::pin(self.exchange_messages(name, tell, seen))
+        payloads: &'a [Vec<u8>],
+        cursor: &'a str,
+    ) -> BoxFuture<'a, Result<Messages, SharedStoreError>> {
+        Box::pin(self.sync_over_connection(name, payloads, cursor))
     }
 }
 
-fn late(patience: Duration) -> String {
-    format!("no answer within {patience:?}")
+fn timeout_message(time_limit: Duration) -> String {
+    format!("no answer within {time_limit:?}")
 }
 
-/// `EVAL`, and not by hash: a Redis that was restarted knows no script.
+/// Builds an `EVAL` command. `EVALSHA` would fail after a restart of Redis, which forgets its scripts.
 fn script(text: &str, keys: &[&str]) -> Cmd {
     let mut eval = cmd("EVAL");
     eval.arg(text).arg(keys.len()).arg(keys);

@@ -1,60 +1,60 @@
-//! What the shared cache asks of a store: few operations on bytes, each atomic, so that a store in a test's memory and
-//! Redis are one to everything else. Nothing here knows what the bytes mean.
+//! Interface of a store for the shared cache: a few atomic operations on opaque bytes. It is implemented by Redis, and
+//! in memory for tests.
 
 use std::time::Duration;
 
 use super::super::upstream::BoxFuture;
 
-/// Why there is no answer.
+/// Why an operation of the store gave no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// It was not asked.
-    Away,
-    /// It was, in vain.
+pub enum SharedStoreError {
+    /// The store is marked as unavailable, so nothing was sent.
+    Unavailable,
+    /// The command failed or timed out. It may have been executed.
     Failed,
 }
 
-/// The names of what lies there for one cache key.
-pub struct Names {
+/// The store's keys for one cache key.
+pub struct StoreKeys {
     pub token: String,
     pub lock: String,
     pub failure: String,
 }
 
-/// Asks for an entry, a failure, or the lock.
+/// Parameters of [`SharedStore::claim`].
 pub struct Claim<'a> {
-    pub names: &'a Names,
-    /// Who wants the lock.
+    pub keys: &'a StoreKeys,
+    /// The id that would hold the lock.
     pub owner: &'a str,
-    /// The lock ends by itself after so long.
-    pub lock_for: Duration,
-    /// An entry and a failure that were looked at already and are of no use.
-    pub refused: &'a [u8],
-    pub refused_failure: &'a [u8],
+    /// How long the lock lasts.
+    pub lock_ttl: Duration,
+    /// An entry and a failure that were rejected before; they are skipped.
+    pub rejected_entry: &'a [u8],
+    pub rejected_failure: &'a [u8],
 }
 
-/// What is found, and for how long the store will keep it; `None` where it says nothing of that.
+/// Result of [`SharedStore::claim`], with the remaining time in the store, if known.
 pub enum Claimed {
     Entry(Vec<u8>, Option<Duration>),
     Failure(Vec<u8>, Option<Duration>),
-    /// The lock is the asker's now.
+    /// The lock was acquired.
     Locked,
-    /// Somebody else has the lock.
+    /// Another owner holds the lock.
     Busy,
 }
 
-/// What an exchange leaves behind.
+/// The result of an exchange that is stored when the lock is released.
 pub enum Released {
-    /// For how long it is to be kept.
+    /// With its time to live.
     Entry(Vec<u8>, Duration),
     Failure(Vec<u8>, Duration),
     Nothing,
 }
 
 impl Released {
-    /// The same so much later: nothing, where it is over by then.
+    /// Returns the result with its time to live reduced by `past`; [`Nothing`](Self::Nothing) if it has expired by then.
     pub(super) fn after(&self, past: Duration) -> Self {
-        // A store counts milliseconds.
+        // Redis counts whole milliseconds, and rejects a time to live of zero.
         let rest = |left: &Duration| left.checked_sub(past).filter(|rest| rest.as_millis() > 0);
         match self {
             Self::Entry(entry, left) => rest(left).map(|rest| Self::Entry(entry.clone(), rest)),
@@ -65,62 +65,65 @@ impl Released {
     }
 }
 
-/// What one more request comes to.
+/// Result of [`SharedStore::count_request`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counted {
-    /// So many there are in the window, this one included.
-    Within(u64),
-    /// There may be another after so long.
+pub enum WindowCount {
+    /// The number of requests in the window, including this one.
+    Allowed(u64),
+    /// The limit is reached; the time until another request is allowed.
     Exhausted(Duration),
 }
 
-/// Messages since one that was seen.
-pub struct News {
-    pub messages: Vec<Vec<u8>>,
-    /// The last of them, or what was asked with.
-    pub seen: String,
+/// The messages after a cursor.
+pub struct Messages {
+    pub payloads: Vec<Vec<u8>>,
+    /// The id of the last of them, or the given cursor if there are none.
+    pub cursor: String,
 }
 
-/// Where messages begin.
-pub const FROM_THE_FIRST: &str = "0-0";
-/// As many messages are kept as there are; each is a hash.
-pub const MOST_MESSAGES: usize = 10_000;
-/// No entry of ours is longer: a token of 12 KiB, and what came with it. Nothing longer is read.
-pub const LONGEST_ENTRY: usize = 64 << 10;
-/// Nor is a message.
-pub const LONGEST_MESSAGE: usize = 256;
+/// The cursor before the first message.
+pub const STREAM_START: &str = "0-0";
+/// Maximum number of messages in the stream (approximately); each has a cache key and a token hash.
+pub const MAX_MESSAGES: usize = 10_000;
+/// Maximum size of an entry: a token of at most 12 KiB with its metadata. Longer ones are ignored.
+pub const MAX_ENTRY_BYTES: usize = 64 << 10;
+/// Maximum size of a message. Longer ones are ignored.
+pub const MAX_MESSAGE_BYTES: usize = 256;
 
+/// A key-value store with locks, counters and a message stream.
 pub trait SharedStore: Send + Sync + 'static {
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, Trouble>>;
+    /// Reads the entry or the failure, or else tries to acquire the lock.
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>>;
 
-    /// Leaves something, and gives the lock back if it is still the owner's; if it isn't, leaves something only where there is
-    /// no entry, and nobody has the lock: an exchange that ended late must not hide a later one's. An entry takes the place of a
-    /// failure.
+    /// Stores the result and releases the lock, if `owner` still holds it. Otherwise stores the result only if there is
+    /// no entry and no lock, so that a late exchange doesn't overwrite a later one's result (fencing). An entry
+    /// replaces a failure.
     fn release<'a>(
         &'a self,
-        names: &'a Names,
+        keys: &'a StoreKeys,
         owner: Option<&'a str>,
         released: &'a Released,
-    ) -> BoxFuture<'a, Result<(), Trouble>>;
+    ) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
-    /// Counts one more request under `id` in a sliding window, unless there are `most`.
-    fn spend<'a>(
+    /// Counts a request under `id` in a sliding window, unless the window has `limit` already.
+    fn count_request<'a>(
         &'a self,
         name: &'a str,
         id: &'a str,
-        most: usize,
+        limit: usize,
         window: Duration,
-    ) -> BoxFuture<'a, Result<Counted, Trouble>>;
+    ) -> BoxFuture<'a, Result<WindowCount, SharedStoreError>>;
 
-    /// Uncounts the request of that id.
-    fn give_back<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Trouble>>;
+    /// Removes the request `id` from the window.
+    fn refund<'a>(&'a self, name: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
-    /// Leaves `tell` for the others, and reads what they have left since `seen`; from the first, over a connection that is
-    /// new, because it may be another store now, or the same with an older memory. Requests use it from then on.
-    fn synchronize<'a>(
+    /// Publishes `payloads`, and reads the messages after `cursor`. Also acts as the health check: if the store was
+    /// unavailable, it opens a new connection, which requests use from then on. Over a new connection it reads from the
+    /// start, because the store may have lost messages or be another one.
+    fn sync_messages<'a>(
         &'a self,
         name: &'a str,
-        tell: &'a [Vec<u8>],
-        seen: &'a str,
-    ) -> BoxFuture<'a, Result<News, Trouble>>;
+        payloads: &'a [Vec<u8>],
+        cursor: &'a str,
+    ) -> BoxFuture<'a, Result<Messages, SharedStoreError>>;
 }

@@ -1,13 +1,12 @@
-//! No check without a test: each case has a fixture with that fault, and each row of the failures that people report
-//! has a case.
+//! Every check has a test with its fault, and every reported failure has a check.
 
 use std::collections::BTreeSet;
 
-use tokenmint::doctor::CASES;
+use tokenmint::doctor::CHECKS;
 
 use super::{configuration, keys, online, published, tokens};
 
-/// The thirty failures that Salesforce's pages and field reports know, each with the case that finds it.
+/// The thirty failures in Salesforce's pages and field reports, each with the check that finds it.
 const REPORTED: [(&str, &str); 30] = [
     ("a JWK without x5c", "jwk-x5c"),
     ("the certificate has expired, or has fewer than ten days left", "certificate-dates"),
@@ -41,7 +40,7 @@ const REPORTED: [(&str, &str); 30] = [
     ("one key behind two doors", "separate-keys"),
 ];
 
-/// What Salesforce's page asks, question by question, each with the case that answers it.
+/// The questions of Salesforce's page, each with the check that answers it.
 const ASKED: [(&str, &str); 17] = [
     ("the key has kty, kid, alg, x5c", "jwk-members"),
     ("x5c is base64", "jwk-x5c-form"),
@@ -69,8 +68,8 @@ fn tested() -> BTreeSet<&'static str> {
 
 #[test]
 fn every_check_has_a_fixture_with_its_fault() {
-    let cases: BTreeSet<&str> = CASES.iter().map(|case| case.id).collect();
-    assert_eq!(cases.len(), CASES.len(), "two cases have one id");
+    let cases: BTreeSet<&str> = CHECKS.iter().map(|case| case.id).collect();
+    assert_eq!(cases.len(), CHECKS.len(), "two cases have one id");
     assert_eq!(tested(), cases);
 }
 
@@ -78,8 +77,8 @@ fn every_check_has_a_fixture_with_its_fault() {
 fn every_question_of_salesforce_s_page_has_a_check() {
     for (question, id) in ASKED {
         assert!(tested().contains(id), "{question}: {id}");
-        let case = CASES.iter().find(|case| case.id == id).expect("a case");
-        assert!(case.answers.starts_with("Salesforce asks: "), "{id}: {}", case.answers);
+        let case = CHECKS.iter().find(|case| case.id == id).expect("a case");
+        assert!(case.question.starts_with("Salesforce asks: "), "{id}: {}", case.question);
     }
 }
 

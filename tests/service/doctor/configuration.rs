@@ -1,4 +1,4 @@
-//! Profiles, limits and addresses.
+//! Checks of profiles, limits and URLs in a configuration.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ const PUBLIC: &str = "https://tokens.acme.example";
 const USERNAME: &str = "username = \"integration@acme.com\"";
 const LISTEN: &str = "[server]\n";
 
-/// A second profile of the same user, and all that is allowed to both.
+/// A second profile for the same user, with limits for both.
 const SECOND: &str = r#"logins_per_hour = 3600
 [oauth.second]
 keyset = "crm"
@@ -20,7 +20,7 @@ audience = "https://acme.my.salesforce.com"
 logins_per_hour = 3600
 [intercom.fin]"#;
 
-/// The audience of the sound configuration, and that `token_url`.
+/// The audience of the sound configuration, with that `token_url`.
 fn token_url(url: &str) -> Given {
     Given::configured(&[(AUDIENCE, &format!("{AUDIENCE}\ntoken_url = \"{url}\""))])
 }
@@ -31,7 +31,7 @@ fn audience(url: &str) -> Given {
 
 const SANDBOX: &str = "audience = \"https://acme--uat.sandbox.my.salesforce.com\"";
 
-/// The same user's other profile, in other letters.
+/// Another profile for the same user, in another case.
 const TWICE: &str = "[oauth.other]\nkeyset = \"crm\"\nconsumer_key = \"3MVG9.other\"\nusername = \"Integration@ACME.com\"\n\
                      audience = \"https://acme.my.salesforce.com\"\nlogins_per_hour = 3600\n[callers.web]";
 
@@ -50,17 +50,17 @@ faults! {
             given.workspace.write("keys/identity/old.pem", "");
             given
         };
-    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "on acme.my.salesforce.com: no host of messaging",
+    the_org_s_page_instead_of_its_messaging_host: "scrt-url", fail, "on acme.my.salesforce.com: not a messaging host",
         Given::configured(&[(SCRT, "https://acme.my.salesforce.com")]);
-    a_site_instead_of_the_messaging_host: "scrt-url", fail, "on acme.my.site.com: no host of messaging",
+    a_site_instead_of_the_messaging_host: "scrt-url", fail, "on acme.my.site.com: not a messaging host",
         Given::configured(&[(SCRT, "https://acme.my.site.com")]);
     a_messaging_host_without_its_scheme: "scrt-url", fail, "isn't a URL",
         Given::configured(&[(SCRT, "acme.my.salesforce-scrt.com")]);
     a_sandbox_s_old_messaging_host: "scrt-url", fail, "it is acme--uat.sandbox.my.salesforce-scrt.com now",
         Given::configured(&[(SCRT, "https://acme--uat.my.salesforce-scrt.com")]);
-    a_typing_error_in_the_messaging_host: "scrt-url", fail, "no host of messaging",
+    a_typing_error_in_the_messaging_host: "scrt-url", fail, "not a messaging host",
         Given::configured(&[(SCRT, "https://acme.my.saleforce-scrt.com")]);
-    a_user_name_in_the_place_of_the_consumer_key: "consumer-key", fail, "it reads like a user name",
+    a_user_name_in_the_place_of_the_consumer_key: "consumer-key", fail, "it looks like a user name",
         Given::configured(&[("3MVG9.sandbox", "integration@acme.com")]);
     an_address_in_the_place_of_the_consumer_key: "consumer-key", fail, "it is an address",
         Given::configured(&[("3MVG9.sandbox", "https://acme.my.salesforce.com")]);
@@ -82,7 +82,7 @@ faults! {
         Given::configured(&[("[callers.web]", TWICE)]);
     a_jwk_of_another_algorithm_than_the_profile_s: "key-pair", fail, "its `alg` is RS256, and keysets.web signs with RS512",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"1h\"\nalgorithm = \"RS512\"")]).jwk(&PAIRS[0].jwk("Key1"));
-    a_certificate_of_the_public_listener_that_has_expired: "configuration-warnings", fail, "so clients refuse it",
+    a_certificate_of_the_public_listener_that_has_expired: "configuration-warnings", fail, "so clients reject it",
         {
             let given = Given::configured(&[("url = \"https://tokens", "tls = { certificate_file = \"public.crt\", private_key_file = \"public.key\" }\nurl = \"https://tokens")]);
             given.workspace.write_key("public.key", &PAIRS[1].pem);
@@ -99,13 +99,13 @@ faults! {
         Given::configured(&[(AUDIENCE, "audience = \"https://acme.my.salesforce.com/\"")]);
     an_audience_of_lightning_pages: "audience", fail, "a host of pages for signed-in users",
         audience("https://acme.lightning.force.com");
-    an_audience_with_a_typing_error: "audience", fail, "a typing error?",
+    an_audience_with_a_typing_error: "audience", fail, "a typo?",
         audience("https://acme.my.saleforce.com");
-    an_audience_without_its_my: "audience", fail, "no login host of Salesforce's",
+    an_audience_without_its_my: "audience", fail, "not a login host of Salesforce",
         audience("https://acme.salesforce.com");
     an_audience_that_is_an_instance: "audience", fail, "which names no org",
         audience("https://na1.salesforce.com");
-    an_audience_in_a_domain_of_somebody_else_s: "audience", warn, "none of Salesforce's domains",
+    an_audience_in_a_domain_of_somebody_else_s: "audience", warn, "outside Salesforce's domains",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://community.acme.com\"\ntoken_url = \
                         \"https://acme.my.salesforce.com/services/oauth2/token\""),
@@ -115,7 +115,7 @@ faults! {
             (AUDIENCE, "audience = \"https://acme--uat.my.salesforce.com\""),
             (USERNAME, "username = \"integration@acme.com.uat\""),
         ]);
-    the_audience_of_another_org: "audience", fail, "of one org, asked at another's host",
+    the_audience_of_another_org: "audience", fail, "to one org, and the host to another",
         Given::configured(&[
             (AUDIENCE, "audience = \"https://other.my.salesforce.com\"\ntoken_url = \
                         \"https://acme.my.salesforce.com/services/oauth2/token\""),
@@ -124,7 +124,7 @@ faults! {
         token_url("https://acme.my.salesforce.com");
     a_token_endpoint_on_lightning: "token-url", fail, "a host of pages for signed-in users",
         token_url("https://acme.lightning.force.com/services/oauth2/token");
-    a_token_endpoint_of_somebody_else_s: "token-url", warn, "none of Salesforce's domains",
+    a_token_endpoint_of_somebody_else_s: "token-url", warn, "outside Salesforce's domains",
         token_url("https://community.acme.com/services/oauth2/token");
     a_sandbox_with_production_s_audience: "audience", fail, "a sandbox, with production's audience",
         Given::configured(&[
@@ -146,7 +146,7 @@ faults! {
             (AUDIENCE, "audience = \"https://login.salesforce.com\"\ntoken_url = \
                         \"https://acme-dev.scratch.my.salesforce.com/services/oauth2/token\""),
         ]);
-    a_site_of_a_domain_of_its_own_with_salesforce_in_its_name: "audience", warn, "none of Salesforce's domains",
+    a_site_of_a_domain_of_its_own_with_salesforce_in_its_name: "audience", warn, "outside Salesforce's domains",
         audience("https://salesforce.acme.com/customers");
     production_s_host_for_an_external_client_app: "audience-host", warn, "isn't found there",
         Given::configured(&[(AUDIENCE, "audience = \"https://login.salesforce.com\"")]);
@@ -164,7 +164,7 @@ faults! {
         Given::configured(&[(PUBLIC, "https://tokens.acme.example:8443")]);
     a_public_address_on_this_host: "public-url", warn, "can't reach",
         Given::configured(&[(PUBLIC, "http://localhost:8443")]);
-    a_profile_s_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
+    a_profile_s_life_below_browsers_clock_errors: "lifetime", warn, "less than the error of some browsers' clocks",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"2m\"")]);
     a_profile_s_life_beyond_the_channel_s_session: "lifetime", warn, "longer than a channel's session",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"3h\"")]);
@@ -176,7 +176,7 @@ faults! {
         Given::configured(&[]).with(&["--issuer", "https://acme.example/"]);
 }
 
-/// What is said of the host that an app is asked at, by what is known of it.
+/// The text about the host of an app's token endpoint.
 #[test]
 fn an_org_s_own_host_is_told_from_others() {
     for (url, said, list) in [

@@ -1,7 +1,7 @@
-//! The same findings for a person, for a program, and for a code scanner. What a terminal shows is in tests/interop.
+//! Output formats of the doctor: text, JSON and SARIF. tests/interop tests the output at a terminal.
 
 use serde_json::{Value, json};
-use tokenmint::doctor::CASES;
+use tokenmint::doctor::CHECKS;
 
 use super::{Given, jwk, utility_jwk};
 
@@ -11,22 +11,22 @@ fn ill() -> Given {
 }
 
 #[test]
-fn a_pipe_gets_plain_text_that_ends_with_a_verdict() {
+fn output_to_a_pipe_is_plain_text_that_ends_with_a_verdict() {
     let ran = ill().run(&[]);
     assert_eq!((ran.code(), ran.stderr.as_str()), (1, ""));
     assert!(!ran.stdout.contains('\u{1b}'), "{}", ran.stdout);
     assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     let verdict = lines.iter().rposition(|line| line.is_empty()).expect("a line before the verdict") + 1;
-    assert!(lines[verdict].starts_with("✗ 1 fault to mend and 1 warning; "), "{}", ran.stdout);
+    assert!(lines[verdict].starts_with("✗ 1 fault to fix and 1 warning; "), "{}", ran.stdout);
     let at = lines.iter().position(|line| line.contains("✗ jwk-x5c ")).expect("the fault");
     assert!(lines[at + 1].starts_with("      Salesforce asks: "), "{}", ran.stdout);
     assert!(lines[at + 2].starts_with("    → make a self-signed certificate"), "{}", ran.stdout);
 }
 
-/// Both commands that print findings; JSON has all of them in any case.
+/// Both commands that print findings. JSON always has all of them.
 #[test]
-fn faults_come_first_and_checks_that_passed_where_they_are_wanted() {
+fn faults_come_first_and_passed_checks_only_with_verbose() {
     let mut given = ill();
     let token = super::token(&json!({"iss": "elsewhere"}));
     given.workspace.write("token.txt", &token);
@@ -46,7 +46,7 @@ fn faults_come_first_and_checks_that_passed_where_they_are_wanted() {
         );
         let passed = all.len() - shown.len();
         assert!(brief.contains(&format!("{passed} check")) && brief.contains("-v shows"), "{brief}");
-        // Not the text: it says how many seconds ago.
+        // Without the text, which contains a number of seconds.
         assert_eq!(outcomes(&run(&["--verbose"])), all);
         let json: Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
         let json = json["findings"].as_array().expect("findings").clone();
@@ -92,14 +92,14 @@ fn a_warning_alone_is_no_failure() {
     assert!(ran.stdout.lines().any(|line| line.starts_with("! no fault, 1 warning; ")), "{}", ran.stdout);
 }
 
-/// Without the breaks of its lines.
+/// The text with line breaks removed.
 fn verdict(given: &Given, arguments: &[&str]) -> String {
     given.run(arguments).ok().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What it says well of is named, and so is what nobody looked at, with the reason.
+/// The verdict names what is sound, and what was not checked, with the reason.
 #[test]
-fn a_verdict_names_what_is_well_and_what_was_not_looked_at() {
+fn a_verdict_names_what_is_sound_and_what_was_not_checked() {
     let jwk = Given::nothing().jwk(&utility_jwk());
     let said = verdict(&jwk, &[]);
     for part in [
@@ -119,9 +119,9 @@ fn a_verdict_names_what_is_well_and_what_was_not_looked_at() {
     }
 }
 
-/// A check that has its thing and not what it would compare it with, is no pass, and the thing isn't called well.
+/// A check without the second input that it compares is not passed, and its first input isn't called sound.
 #[test]
-fn what_could_not_be_compared_is_not_called_well() {
+fn inputs_that_could_not_be_compared_are_not_called_sound() {
     let token = super::token(&json!({}));
     let given = Given::nothing().token(&token);
     let said = verdict(&given, &[]);
@@ -139,12 +139,12 @@ fn what_could_not_be_compared_is_not_called_well() {
     }
 }
 
-/// Each check ends in one of four ways, and none is left out.
+/// Each check has one of four results, and none is missing.
 #[test]
-fn every_check_ends_or_says_why_it_did_not_look() {
+fn every_check_ends_or_reports_why_it_was_skipped() {
     for given in [Given::nothing().jwk(&utility_jwk()), Given::configured(&[]), ill()] {
         let report: Value = serde_json::from_str(&given.run(&["--json"]).stdout).expect("JSON");
-        for case in &CASES {
+        for case in &CHECKS {
             let ended = ["findings", "not_looked_at"].iter().any(|list| {
                 report[list].as_array().expect("a list").iter().any(|item| item["check"] == case.id)
             });
@@ -173,7 +173,7 @@ fn json_and_sarif_say_what_the_text_says() {
         assert!(result["message"]["text"].as_str().is_some_and(|text| text.contains(reason)), "{result}");
     }
     let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().expect("rules");
-    assert_eq!(rules.len(), CASES.len());
+    assert_eq!(rules.len(), CHECKS.len());
     for (finding, result) in findings.iter().zip(results) {
         assert_eq!(finding["check"], result["ruleId"]);
         let index = usize::try_from(result["ruleIndex"].as_u64().expect("an index")).expect("small");
@@ -195,14 +195,14 @@ fn the_list_has_every_check() {
     let given = Given::nothing();
     let text = given.run(&["--list"]).ok();
     let json = given.run(&["--list", "--json"]).json();
-    for (case, listed) in CASES.iter().zip(json.as_array().expect("a list")) {
+    for (case, listed) in CHECKS.iter().zip(json.as_array().expect("a list")) {
         assert!(text.lines().any(|line| line.split_whitespace().next() == Some(case.id)), "{}", case.id);
         assert_eq!(listed["id"], case.id);
     }
 }
 
 #[test]
-fn with_nothing_to_look_at_it_says_what_to_give() {
+fn without_input_it_says_what_to_give() {
     let ran = Given::nothing().run(&[]);
     assert_eq!(ran.code(), 2);
     assert!(ran.stderr.contains("tokenmint doctor app.key WebAppKey1.jwk token.txt"), "{}", ran.stderr);

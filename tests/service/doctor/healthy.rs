@@ -1,14 +1,14 @@
-//! Where all is well the doctor finds nothing: a fixture that yields a finding by itself would hide which fault it was.
+//! Sound inputs have no finding. Otherwise the tests of single faults would prove nothing.
 
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use serde_json::{Value, json};
-use tokenmint::sandbox::Keys;
+use tokenmint::sandbox::KeySource;
 
 use super::online::{asking, dateless, good_set, org, played, published, shown};
 use super::{Given, certificate, certificate_of, chain, claims, good_certificate, raw_token, utility_jwk};
 use crate::sandbox::{PAIRS, Publisher, TOKEN};
 
-/// As the Rails helper of Intercom's page makes it: header and claims in its order.
+/// Like the Rails helper of Intercom's page makes it, with header and claims in its order.
 fn rails_token() -> String {
     let mut claims = claims();
     claims["aud"] = json!("https://acme.my.salesforce-scrt.com");
@@ -22,7 +22,7 @@ fn a_sound_configuration_has_no_finding() {
 }
 
 #[test]
-fn what_people_have_before_tokenmint_has_no_finding_alone_or_together() {
+fn sound_files_from_before_tokenmint_have_no_finding_alone_or_together() {
     let key = |given: Given| given.file("Key1.key", &PAIRS[0].pem);
     let certificate = |given: Given| given.file("Key1.crt", &good_certificate());
     let jwk = |given: Given| given.jwk(&utility_jwk());
@@ -41,9 +41,9 @@ fn a_chain_in_its_order_has_no_finding() {
     Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.crt", &chain(&[&own, &next])).is_well();
 }
 
-/// As serializers write what isn't there; and a claim that Intercom has too.
+/// Absent values like serializers write them, and a claim that Intercom uses, too.
 #[test]
-fn what_merely_looks_like_another_thing_has_no_finding() {
+fn sound_files_that_look_like_something_else_have_no_finding() {
     Given::nothing().jwk(&super::jwk(|jwk| jwk["d"] = json!(null))).is_well();
     let mut claims = claims();
     claims["user_id"] = json!("42");
@@ -51,7 +51,7 @@ fn what_merely_looks_like_another_thing_has_no_finding() {
     Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(&raw_token(&header, &claims.to_string())).is_well();
 }
 
-/// The key before, or the next one: a public half alone is nothing ill.
+/// The previous or the next key: a public key alone is no fault.
 #[test]
 fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
     let given = Given::nothing().file("Key1.key", &PAIRS[0].pem).jwk(&PAIRS[0].jwk("Key1"));
@@ -62,9 +62,9 @@ fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
     assert!(skipped.iter().any(is_pair), "{skipped:#?}");
 }
 
-/// Up to the authority, each signature is checked by the next.
+/// Each certificate's signature is verified with the next one, up to the authority.
 #[test]
-fn a_whole_chain_is_looked_at_whole() {
+fn every_certificate_of_a_chain_is_checked() {
     let authority = super::keys::named("authority");
     let given = Given::nothing().file("Key1.crt", &chain(&[&super::keys::issued(&authority), &authority]));
     given.is_well();
@@ -79,9 +79,9 @@ fn what_init_writes_has_no_finding() {
     given.with(&["--config", "new/tokenmint.toml"]).is_well();
 }
 
-/// Everything that could be asked is there, and hears nothing.
+/// All servers are configured, and none gets a request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn offline_nobody_is_asked() {
+async fn offline_no_request_is_sent() {
     let publisher = Publisher::of(&json!({})).await;
     let there = publisher.url.trim_end_matches("/jwks.json");
     let token_url = format!(
@@ -96,14 +96,14 @@ async fn offline_nobody_is_asked() {
     assert_eq!(publisher.hits(), 0);
 }
 
-/// The whole circle: the JWKS of the running service, and a Salesforce that fetches it.
+/// End to end: the JWKS of the running service, and a sandbox that fetches it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_finding() {
+async fn a_running_service_whose_tokens_salesforce_accepts_has_no_finding() {
     let service = Given::configured(&[]).workspace;
     let running = service.serve().await;
     let public = format!("http://{}", running.address("public"));
     let mut org = org();
-    org.deployments[0].keys = Keys::Url(format!("{public}/keysets/web/jwks.json"));
+    org.deployments[0].keys = KeySource::Url(format!("{public}/keysets/web/jwks.json"));
     let mut given = asking(played(org).await, &[]).beside("public-url");
     given.workspace.set("TOKENMINT_SERVER__PUBLIC__URL", &public);
     given.is_well();
@@ -119,16 +119,16 @@ async fn a_service_that_runs_and_a_salesforce_that_takes_its_tokens_have_no_find
     }
 }
 
-/// What nobody has to send, and nobody has to heed.
+/// Optional members that readers may ignore.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_served_set_is_well_whatever_a_reader_has_to_ignore() {
+async fn a_served_set_with_ignorable_members_has_no_finding() {
     shown(200, &[(LOCATION, "https://tokens.acme.example/jwks.json")], &good_set().to_string())
         .await
         .is_well();
     let own_type = [(CONTENT_TYPE, "Application/JWK-Set+JSON;charset=utf-8")];
     shown(200, &own_type, &good_set().to_string()).await.is_well();
 
-    // The same keys as the service's, in another order and with members that nobody knows.
+    // The keys of the service in another order and with unknown members.
     let service = Given::configured(&[]).workspace;
     let two = "[[key]]\nkid = \"Key1\"\nsign_from = 2026-01-01T00:00:00Z\n[[key]]\nkid = \"Key2\"\nsign_from = 2099-01-01T00:00:00Z\n";
     let write = |workspace: &crate::support::Workspace| {
@@ -149,7 +149,7 @@ async fn a_served_set_is_well_whatever_a_reader_has_to_ignore() {
     given.is_well();
 }
 
-/// An answer without a date says nothing of the clock, and least of all what the answer before said.
+/// An answer without a Date header gives no result about the clock, and must not reuse an earlier answer's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_is_judged_by_an_answer_s_own_date() {
     let silent = dateless(400, &json!({"error": "invalid_client_id"})).await;

@@ -1,4 +1,4 @@
-//! Private keys and certificates.
+//! Checks of private keys and certificates.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use rcgen::{CustomExtension, KeyPair};
 use super::{Given, certificate, certificate_of, chain, good_certificate, pem_of, token};
 use crate::sandbox::{PAIRS, Pair, sign};
 
-/// A key of any kind with its certificate, as people make them.
+/// A key of any kind with its certificate, made by openssl.
 fn openssl(kind: &str) -> Pair {
     let arguments = format!("req -x509 -newkey {kind} -nodes -keyout - -days 400 -subj /CN=acme");
     let made = Command::new("openssl").args(arguments.split(' ')).output().expect("openssl runs");
@@ -100,15 +100,15 @@ faults! {
         Given::nothing().file("Key1.crt", &chain(&[&issued(&named("authority")), &authority_of(&openssl("rsa:2048"))]));
     a_certificate_that_names_another_algorithm_outside: "certificate-form", fail, "names two algorithms",
         Given::nothing().file("Key1.crt", &chain(&[&as_sha1(&issued(&named("authority"))), &named("authority")]));
-    a_certificate_whose_authority_s_has_expired: "certificate-dates", fail, "certificate 2 of its chain ran out",
+    a_certificate_whose_authority_s_has_expired: "certificate-dates", fail, "certificate 2 of its chain expired",
         Given::nothing().file("Key1.crt", &chain(&[&certificate(-1, 730, |_| ()), &certificate(-400, -1, |_| ())]));
-    a_certificate_that_has_expired: "certificate-dates", fail, "ran out",
+    a_certificate_that_has_expired: "certificate-dates", fail, "expired",
         Given::nothing().file("Key1.crt", &pem_of(&certificate(-400, -1, |_| ())));
     an_uploaded_certificate_with_nine_days_left: "certificate-dates", fail, "fewer than ten days",
         Given::nothing().jwk(&certificate(-1, 9, |_| ()).jwk("Key1")).refused("isn't valid for another 10 days");
     an_uploaded_certificate_of_tomorrow: "certificate-dates", fail, "isn't valid before",
         Given::nothing().jwk(&certificate(1, 400, |_| ()).jwk("Key1")).refused("isn't valid yet");
-    a_certificate_with_three_weeks_left: "certificate-dates", warn, "runs out",
+    a_certificate_with_three_weeks_left: "certificate-dates", warn, "expires",
         Given::nothing().jwk(&certificate(-1, 21, |_| ()).jwk("Key1"));
     a_configured_certificate_that_has_expired: "certificate-dates", fail, "a derived one is published in its place",
         {
@@ -151,7 +151,7 @@ fn with_chain(pairs: &[&Pair]) -> serde_json::Value {
     super::jwk(|jwk| jwk["x5c"] = serde_json::json!(entries))
 }
 
-/// Another signature than the key's.
+/// A certificate with a wrong signature.
 fn spoilt(pair: &Pair) -> Pair {
     let mut certificate = pair.certificate.clone();
     *certificate.last_mut().expect("octets") ^= 1;
@@ -165,7 +165,7 @@ pub fn named(name: &str) -> Pair {
     })
 }
 
-/// Another key's certificate by the same name.
+/// Another key's certificate with the same name.
 fn authority_of(pair: &Pair) -> Pair {
     certificate_of(pair, -1, 730, |params| {
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -188,7 +188,7 @@ pub fn issued(authority: &Pair) -> Pair {
     Pair { pem: PAIRS[0].pem.clone(), certificate: made.expect("a certificate").der().to_vec() }
 }
 
-/// With the identifier of another algorithm (1.2.840.113549.1.1.5) where no signature covers it.
+/// A certificate with another algorithm identifier (1.2.840.113549.1.1.5) in the part that isn't signed.
 fn as_sha1(pair: &Pair) -> Pair {
     let sha256 = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
     let mut certificate = pair.certificate.clone();
@@ -204,9 +204,9 @@ pub fn public_key(pair: &Pair) -> String {
     key.to_public_key().to_public_key_pem(LineEnding::LF).expect("PEM")
 }
 
-/// Nothing here checks such a signature.
+/// The doctor can't verify such a signature.
 #[test]
-fn a_certificate_that_is_signed_by_pss_is_never_called_well() {
+fn a_certificate_signed_with_pss_is_never_called_sound() {
     let pair = openssl("rsa:2048 -sigopt rsa_padding_mode:pss");
     for certificate in [pem_of(&pair), pem_of(&spoilt(&pair))] {
         let (code, findings) = Given::nothing().file("app.crt", &certificate).examined();
@@ -225,7 +225,7 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     [header, content.to_vec()].concat()
 }
 
-/// A certificate that nobody signed, of an authority with that value in its name, for a key with that modulus.
+/// An unsigned certificate with that value in the issuer's name and that modulus.
 fn unsigned(value: &[u8], modulus: &[u8]) -> String {
     let name = |value: &[u8]| {
         let pair = [&[0x06, 0x03, 0x55, 0x04, 0x03], value].concat();
@@ -252,7 +252,7 @@ fn unsigned(value: &[u8], modulus: &[u8]) -> String {
     pem::encode(&pem::Pem::new("CERTIFICATE", der))
 }
 
-/// So many sequences, each within the one before.
+/// That many nested sequences.
 fn nested(depth: usize) -> Vec<u8> {
     let (mut headers, mut length) = (Vec::new(), 0);
     for _ in 0..depth {
@@ -264,10 +264,9 @@ fn nested(depth: usize) -> Vec<u8> {
     headers.into_iter().rev().flatten().collect()
 }
 
-/// Names of any depth, and numbers of any size, from somebody else's file: the first overflowed the stack, the second took an
-/// hour.
+/// Regression test: deeply nested names overflowed the stack, and huge numbers took an hour.
 #[test]
-fn a_certificate_that_is_made_to_take_long_is_refused_at_once() {
+fn a_certificate_made_to_parse_slowly_is_refused_at_once() {
     for certificate in
         [unsigned(&nested(5_000), &[0xff; 256]), unsigned(&tlv(0x0c, b"authority"), &vec![0xff; 60_000])]
     {
@@ -279,7 +278,7 @@ fn a_certificate_that_is_made_to_take_long_is_refused_at_once() {
     }
 }
 
-/// A damaged copy mostly has a modulus with a small factor: who makes another key for that has lost a day.
+/// A damaged copy mostly has a modulus with a small factor. Whoever reads only of that would replace a good key.
 #[test]
 fn a_key_of_which_two_lines_were_swapped_is_called_damaged() {
     let lines: Vec<&str> = PAIRS[0].pem.lines().collect();
@@ -295,7 +294,7 @@ fn a_key_of_which_two_lines_were_swapped_is_called_damaged() {
     }
 }
 
-/// The configured passphrase opens a key that is given too.
+/// The configured passphrase also opens a given key file.
 #[test]
 fn an_encrypted_key_is_opened_by_the_passphrase_of_the_configuration() {
     let given = Given::configured(&[("[keysets.web]", "[keysets.web]\npassphrase_file = \"pass\"")]);
@@ -314,7 +313,7 @@ fn an_encrypted_key_is_opened_by_the_passphrase_of_the_configuration() {
     assert_eq!(ran.code(), 0, "{}{}", ran.stdout, ran.stderr);
 }
 
-/// Somebody else's name over the signature of the first.
+/// Another name with the signature of the first.
 fn altered() -> String {
     let (mine, other) = (token(&serde_json::json!({})), token(&serde_json::json!({"sub": "user-2"})));
     let parts: Vec<&str> = mine.split('.').collect();

@@ -1,9 +1,9 @@
-//! The doctor through its door: a fixture for each fault, which is well but for that one thing, and the one finding
-//! that it yields. Fixtures are made here, each time: keys and certificates by rcgen and openssl, tokens by
-//! jsonwebtoken. Where a fault can be shown to the sandbox, it must refuse it as well.
+//! `tokenmint doctor`: each fault has a fixture that is sound otherwise, and must give exactly one finding.
+//! Fixtures are generated: keys and certificates by rcgen and openssl, tokens by jsonwebtoken. Where possible, the
+//! sandbox must refuse the same fixture.
 
-/// Faults, each a test of its own: its name, the check that must find it, how bad that is, a part of what it says, and
-/// what it is given. `CASES` lists the checks, so that none can be forgotten.
+/// Makes a test of each fault: its name, the check that must find it, the level, a part of the text, and the input.
+/// `CASES` lists the checks, so that none can be forgotten.
 macro_rules! faults {
     ($($name:ident: $case:literal, $outcome:ident, $seen:literal, $given:expr;)*) => {
         pub const CASES: &[&str] = &[$($case),*];
@@ -31,8 +31,8 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use time::Duration;
 use tokenmint::clock::{Clock as _, SystemClock, UnixTime};
-use tokenmint::doctor::CASES;
-use tokenmint::sandbox::{self, Keys};
+use tokenmint::doctor::CHECKS;
+use tokenmint::sandbox::{self, KeySource};
 
 use crate::sandbox::{
     CONSUMER_KEY, ISSUER, MESSAGING, PAIRS, Pair, Played, USER, chat_org, chat_request, identity, play, sign,
@@ -48,7 +48,7 @@ pub fn seconds() -> i64 {
     now().seconds()
 }
 
-/// One of everything, as it should be. The keys are the two of `PAIRS`.
+/// A sound configuration with a section of every kind. Its keys are the two of `PAIRS`.
 pub const CONFIGURATION: &str = r#"
 [server]
 listen = "127.0.0.1:0"
@@ -80,24 +80,24 @@ api_key_sha256 = ["HASH"]
 allow = ["identity.web", "oauth.crm", "intercom.fin"]
 "#;
 
-/// What somebody hands to the doctor.
+/// The input of a run of the doctor.
 pub struct Given {
     pub workspace: Workspace,
     arguments: Vec<String>,
-    /// Parts of keys and tokens that must appear nowhere.
+    /// Parts of keys and tokens that the output must not contain.
     secrets: Vec<String>,
-    /// What Setup, or a deployment that has the JWK, says to the token.
+    /// The error of the sandbox for the JWK or the token.
     jwk: Option<String>,
     token: Option<String>,
     refusal: Option<&'static str>,
-    /// What can't be had otherwise on loopback.
+    /// Findings that are unavoidable on loopback.
     beside: Option<&'static str>,
-    /// Gone at the end.
+    /// Kept until the end of the test.
     played: Option<Played>,
 }
 
 impl Given {
-    /// Nothing, and no configuration.
+    /// No input and no configuration.
     pub fn nothing() -> Self {
         Self {
             workspace: Workspace::bare(),
@@ -111,7 +111,7 @@ impl Given {
         }
     }
 
-    /// The sound configuration, but for these replacements.
+    /// The sound configuration with these replacements.
     pub fn configured(changes: &[(&str, &str)]) -> Self {
         let given = Self::nothing();
         given.workspace.write_key("keys/identity/Key1.key", &PAIRS[0].pem);
@@ -138,7 +138,7 @@ impl Given {
         self.with(&[name])
     }
 
-    /// A JWK as it would be uploaded.
+    /// A JWK in the form for upload.
     pub fn jwk(self, jwk: &Value) -> Self {
         self.jwk_text(&jwk.to_string())
     }
@@ -153,19 +153,19 @@ impl Given {
         self.file("token.txt", token)
     }
 
-    /// That the sandbox refuses the same, in these words.
+    /// Expects that the sandbox refuses the same with this text.
     pub const fn refused(mut self, why: &'static str) -> Self {
         self.refusal = Some(why);
         self
     }
 
-    /// A finding that comes with every address on loopback.
+    /// Expects a finding that every URL on loopback causes.
     pub const fn beside(mut self, case: &'static str) -> Self {
         self.beside = Some(case);
         self
     }
 
-    /// Keeps that sandbox until the end.
+    /// Keeps the sandbox until the end.
     pub fn holding(mut self, played: Played) -> Self {
         self.played = Some(played);
         self
@@ -177,7 +177,7 @@ impl Given {
         self.workspace.run(&all)
     }
 
-    /// The exit code, and all findings that are no pass.
+    /// The exit code, and all findings that are not passed checks.
     #[track_caller]
     pub fn examined(&self) -> (i32, Vec<Value>) {
         let ran = self.run(&["--json"]);
@@ -193,20 +193,20 @@ impl Given {
         (ran.code(), findings.into_iter().filter(notable).collect())
     }
 
-    /// The checks that could not look, each with the thing, if there is one, and the reason.
+    /// The skipped checks, each with its input, if there is one, and the reason.
     pub fn not_looked_at(&self) -> Vec<Value> {
         let report: Value = serde_json::from_str(&self.run(&["--json"]).stdout).expect("JSON");
         report["not_looked_at"].as_array().expect("a list").clone()
     }
 
-    /// Asserts that all is well.
+    /// Asserts that there is no finding.
     #[track_caller]
     pub fn is_well(&self) {
         let (code, findings) = self.examined();
         assert_eq!((code, findings), (0, Vec::new()));
     }
 
-    /// Asserts the one finding, and that the sandbox says the same.
+    /// Asserts the single finding, and that the sandbox refuses the same.
     pub async fn yields(self, case: &str, outcome: &str, seen: &str) {
         let (code, findings) = self.examined();
         let [finding] = findings.as_slice() else { panic!("not one finding: {findings:#?}") };
@@ -214,22 +214,22 @@ impl Given {
         assert_eq!(code, i32::from(outcome == "fail"));
         let said = finding["seen"].as_str().expect("text");
         assert!(said.contains(seen), "{seen} in {said}");
-        let known = CASES.iter().find(|known| known.id == case).expect("a case");
-        assert_eq!(finding["answers"], known.answers);
+        let known = CHECKS.iter().find(|known| known.id == case).expect("a case");
+        assert_eq!(finding["answers"], known.question);
         assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{finding:#}");
         if let Some(refusal) = self.refusal {
             self.is_refused(refusal).await;
         }
     }
 
-    /// Shows the same to the sandbox: the JWK to its Setup, then the token to a deployment that has that key.
+    /// Uploads the JWK to the sandbox, then sends the token to a deployment with that key.
     async fn is_refused(&self, why: &str) {
         let right = PAIRS[0].jwk("Key1").to_string();
-        let uploaded = match sandbox::upload(self.jwk.as_ref().unwrap_or(&right), now()) {
+        let uploaded = match sandbox::upload_key(self.jwk.as_ref().unwrap_or(&right), now()) {
             Ok(jwk) => jwk,
             Err(refusal) => return assert!(refusal.contains(why), "{why} in {refusal}"),
         };
-        let played = play(chat_org(Keys::Uploaded(json!({"keys": [uploaded]})))).await;
+        let played = play(chat_org(KeySource::Uploaded(json!({"keys": [uploaded]})))).await;
         played.clock.set(now());
         let token = self.token.clone().unwrap_or_else(|| identity(&json!({}), seconds()));
         let assertion = jsonwebtoken::dangerous::insecure_decode::<Value>(&token)
@@ -253,7 +253,7 @@ pub fn jwk(change: impl FnOnce(&mut Value)) -> Value {
     jwk
 }
 
-/// As Salesforce's own utility writes it: with the words of other kinds of key, which are no numbers.
+/// Like Salesforce's own utility writes it: with placeholders for members of other key types.
 pub fn utility_jwk() -> Value {
     jwk(|jwk| {
         for name in ["y", "crv", "d", "k"] {
@@ -267,7 +267,7 @@ pub fn token(changes: &Value) -> String {
     identity(changes, seconds())
 }
 
-/// Any header over any text, signed with the right key.
+/// Any header and any payload, signed with the right key.
 pub fn raw_token(header: &Value, claims: &str) -> String {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -295,7 +295,7 @@ pub fn assertion(changes: &Value) -> String {
     sign(&PAIRS[0], Algorithm::RS256, None, &claims)
 }
 
-/// A certificate of the right key that is valid from and until so many days from now.
+/// A certificate of the right key. `from` and `until` are days from now.
 pub fn certificate(from: i64, until: i64, change: impl FnOnce(&mut CertificateParams)) -> Pair {
     certificate_of(&PAIRS[0], from, until, change)
 }
@@ -320,7 +320,7 @@ pub fn chain(pairs: &[&Pair]) -> String {
     pairs.iter().map(|pair| pem_of(pair)).collect()
 }
 
-/// One as it should be.
+/// A sound certificate.
 pub fn good_certificate() -> String {
     pem_of(&certificate(-1, 730, |_| ()))
 }

@@ -1,4 +1,4 @@
-//! What only a request can tell: a JWKS as its address shows it, and one exchange a profile with the sandbox.
+//! Checks that send requests: a JWKS at its URL, and one exchange per profile with the sandbox.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::http::header::{CONTENT_TYPE, DATE, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokenmint::sandbox::{Door, Fault, Keys, Misdeed, OnFailure, Org};
+use tokenmint::sandbox::{Fault, FaultKind, FaultTarget, KeySource, OnFailure, Org};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -18,7 +18,7 @@ pub fn good_set() -> Value {
     set_of(&PAIRS[0].jwk("Key1"))
 }
 
-/// Asks an address that answers so.
+/// A JWKS URL with that answer.
 pub async fn shown(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
     let publisher = Publisher::of(&json!({})).await;
     let status = StatusCode::from_u16(status).expect("a status");
@@ -28,7 +28,7 @@ pub async fn shown(status: u16, headers: &[(HeaderName, &str)], body: &str) -> G
     Given::nothing().with(&["--jwks", &publisher.url])
 }
 
-/// Asks where nobody listens.
+/// A JWKS URL on a closed port.
 async fn down() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
@@ -36,11 +36,12 @@ async fn down() -> Given {
     Given::nothing().with(&["--jwks", &url])
 }
 
-/// Asks an address that takes its time.
+/// A JWKS URL that answers slowly.
 async fn slow() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
     let answers = axum::Router::new().fallback(async || {
+        // More than the 500 ms that a JWKS may take.
         tokio::time::sleep(Duration::from_millis(700)).await;
         Json(good_set())
     });
@@ -48,14 +49,14 @@ async fn slow() -> Given {
     Given::nothing().with(&["--jwks", &url])
 }
 
-/// Asks an address that isn't this host's own, and that it answers nevertheless.
+/// A JWKS URL with an address that isn't loopback but reaches this host.
 async fn over_http(status: u16, headers: &[(HeaderName, &str)], body: &str) -> Given {
     let mut given = shown(status, headers, body).await;
     given.arguments[1] = given.arguments[1].replace("127.0.0.1", "0.0.0.0");
     given
 }
 
-/// An address that answers so, without a Date.
+/// A URL with that answer, without a Date header.
 pub async fn dateless(status: u16, body: &Value) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -87,7 +88,7 @@ fn http_date(seconds: i64) -> String {
 
 /// The org that the configuration is for.
 pub fn org() -> Org {
-    let mut org = chat_org(Keys::Uploaded(good_set()));
+    let mut org = chat_org(KeySource::Uploaded(good_set()));
     org.apps[0].certificates = vec![PAIRS[1].certificate.clone()];
     org
 }
@@ -98,7 +99,7 @@ pub async fn played(org: Org) -> Played {
     played
 }
 
-/// The sound configuration with its Salesforce in that sandbox, and these replacements.
+/// The sound configuration with that sandbox as its Salesforce, and these replacements.
 pub fn asking(played: Played, changes: &[(&str, &str)]) -> Given {
     let audience = "audience = \"https://acme.my.salesforce.com\"";
     let with_token_url = format!("{audience}\ntoken_url = \"{}\"", played.at(TOKEN));
@@ -121,21 +122,21 @@ async fn configured_as(from: &str, to: &str) -> Given {
     asking(played(org()).await, &[(from, to)])
 }
 
-/// Salesforce's answer about the channel, in these words.
+/// A sandbox whose messaging endpoint answers with this error.
 async fn answering(message: &str) -> Given {
     let played = played(org()).await;
     let refusal = Fault {
-        path: Door::Messaging,
+        path: FaultTarget::Messaging,
         status: Some(400),
         error: Some("BAD_REQUEST".to_owned()),
         error_description: Some(message.to_owned()),
-        ..Fault::new(Misdeed::Status)
+        ..Fault::new(FaultKind::Status)
     };
     played.fault(refusal);
     asking(played, &[])
 }
 
-/// The configuration's own public address shows that set.
+/// A configuration whose public URL serves that set.
 pub async fn published(set: &Value) -> Given {
     published_for(set, org()).await
 }
@@ -148,11 +149,11 @@ async fn published_for(set: &Value, org: Org) -> Given {
     given.beside("public-url")
 }
 
-/// A key whose id is longer than what is shown of it, and another key of that id.
+/// A key whose id is longer than the part shown, and another key with that id.
 async fn long_id() -> Given {
     let kid = format!("Key{}", "1".repeat(100));
     let mut org = org();
-    org.deployments[0].keys = Keys::Uploaded(with(&kid, 0));
+    org.deployments[0].keys = KeySource::Uploaded(with(&kid, 0));
     let given = published_for(&with(&kid, 1), org).await;
     let keys = given.workspace.path("keys/identity");
     std::fs::rename(keys.join("Key1.key"), keys.join(format!("{kid}.key"))).expect("renamed");
@@ -171,7 +172,7 @@ async fn external_app() -> Given {
     asking(played(org).await, &[("audience = \"https://acme.my.salesforce.com\"", LOGIN)])
 }
 
-/// A configuration that names nobody who could be asked.
+/// A configuration without any URL to request.
 fn nobody_to_ask() -> Given {
     let given = Given::nothing().with(&["--online"]);
     given.workspace.configure("[intercom.fin]\nsecret = \"intercom-messenger-api-secret-0123456789\"\n[callers.web]\n\
@@ -179,7 +180,7 @@ fn nobody_to_ask() -> Given {
     given
 }
 
-/// Nobody is there to exchange with.
+/// A messaging host on a closed port.
 async fn unreachable() -> Given {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -222,7 +223,7 @@ faults! {
         shown(200, &[(DATE, &http_date(seconds() - 60))], &good_set().to_string()).await;
     nothing_that_could_be_asked: "exchange", warn, "nothing was asked", nobody_to_ask();
     an_anonymous_session_instead_of_a_verified_one: "exchange", fail, "did not verify the user",
-        against(|org| org.deployments[0].keys = Keys::Uploaded(with("Key1", 1))).await;
+        against(|org| org.deployments[0].keys = KeySource::Uploaded(with("Key1", 1))).await;
     a_refusal_that_nobody_has_documented: "exchange", fail, "401",
         against(|org| {
             org.deployments[0].issuer = "another".to_owned();

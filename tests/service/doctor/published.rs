@@ -1,4 +1,4 @@
-//! JWKs and JWK Sets, uploaded and served.
+//! Checks of JWKs and JWK Sets, uploaded and served.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -15,7 +15,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// One of a key whose number has `+` or `/` in standard base64, as nearly every one has.
+/// A JWK whose number has `+` or `/` in standard base64, like nearly every one.
 fn standard() -> Value {
     jwk(|jwk| {
         let text = STANDARD.encode(bytes(jwk, "n"));
@@ -40,7 +40,7 @@ fn der() -> Vec<u8> {
     PAIRS[0].certificate.clone()
 }
 
-/// The real numbers of the private key, as a library exports them.
+/// A JWK with the real private numbers, like a library exports it.
 fn private() -> Value {
     use rsa::pkcs8::DecodePrivateKey as _;
     use rsa::traits::PrivateKeyParts as _;
@@ -57,7 +57,7 @@ fn served(set: &Value) -> Given {
     given
 }
 
-/// Of a key that no configuration has.
+/// A JWK of a key that isn't configured.
 fn a_third() -> Pair {
     let pair = Pair { pem: crate::support::KEYS.spare[0].clone(), certificate: Vec::new() };
     certificate_of(&pair, -1, 730, |_| ())
@@ -167,7 +167,7 @@ faults! {
         served(&json!({"keys": [PAIRS[0].jwk("Key1"), PAIRS[1].jwk("Key1")]}));
 }
 
-/// With the letters that the two alphabets don't share: of a few certificates one has them.
+/// A certificate whose base64 has characters that differ in base64url. One of a few certificates has them.
 fn url_safe() -> String {
     let mut days = 400..500;
     let mut made = std::iter::from_fn(|| days.next().map(|until| certificate(-1, until, |_| ())));
@@ -176,7 +176,7 @@ fn url_safe() -> String {
     text.expect("nearly every one has them")
 }
 
-/// The command, as people ask it before they go to Setup.
+/// Runs the doctor before an upload in Setup.
 #[test]
 fn the_sandbox_s_setup_says_why_a_key_fails_to_upload() {
     let given = Given::configured(&[]).jwk(&set_of(&PAIRS[0].jwk("Key1")));
@@ -185,7 +185,7 @@ fn the_sandbox_s_setup_says_why_a_key_fails_to_upload() {
     assert!(ran.stderr.contains("Key1.jwk fails to upload: it isn't one key"), "{}", ran.stderr);
 }
 
-/// The dummy `d` of Salesforce's utility is explained where it stands, and no word is said of a leak.
+/// The placeholder `d` of Salesforce's utility is explained, and not reported as a leaked key.
 #[test]
 fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
     let given = Given::nothing().jwk(&utility_jwk()).token(&token(&json!({})));
@@ -196,9 +196,9 @@ fn the_placeholders_of_salesforce_s_utility_are_explained_and_no_leak() {
     assert!(text.contains("holds no private member"), "{text}");
 }
 
-/// A report says of what there was none.
+/// The report names the missing input.
 #[test]
-fn what_a_jwk_lacks_is_named_where_nothing_was_looked_at() {
+fn the_missing_members_of_a_jwk_are_named_where_nothing_was_checked() {
     let broken = || Given::nothing().jwk_text("{\"kty\": broken");
     for (given, check, reason) in [
         (broken(), "jwk-members", "what was given as a JWK isn't JSON, or holds no JWK"),

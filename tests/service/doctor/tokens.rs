@@ -1,4 +1,4 @@
-//! JWTs: identity tokens, assertions, Intercom's.
+//! Checks of JWTs: identity tokens, assertions and Intercom JWTs.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -33,12 +33,12 @@ fn lived(from: i64, seconds: i64) -> Given {
     claiming(&json!({"iat": issued, "exp": issued + seconds}))
 }
 
-/// An assertion with these claims changed, and no key to check it by.
+/// An assertion with these claims changed, without a key to verify it.
 fn asserting(changes: &Value) -> Given {
     Given::nothing().token(&assertion(changes))
 }
 
-/// As the configuration's app makes them, but for these claims.
+/// An assertion of the configured app with these claims changed.
 fn of_crm(changes: &Value) -> String {
     let mut claims = json!({
         "iss": CONSUMER_KEY, "sub": "integration@acme.com", "aud": "https://acme.my.salesforce.com",
@@ -102,7 +102,7 @@ faults! {
     another_audience_than_the_profile_s: "audience", warn, "isn't `audience` of [identity.NAME]: `https://acme.my.salesforce-scrt.com`",
         Given::configured(&[("ttl = \"1h\"", "ttl = \"1h\"\naudience = \"https://acme.my.salesforce-scrt.com\"")])
             .token(&token(&json!({"aud": "https://other.my.salesforce-scrt.com"})));
-    an_assertion_for_another_org_than_the_profile_s: "audience", fail, "the audience of one org, asked at another's host",
+    an_assertion_for_another_org_than_the_profile_s: "audience", fail, "the audience belongs to one org, and the host to another",
         Given::configured(&[]).token(&of_crm(&json!({"aud": "https://other.my.salesforce.com"})));
     an_assertion_for_another_user_than_the_profile_s: "username", warn, "`username` of its profile `integration@acme.com`",
         Given::configured(&[]).token(&of_crm(&json!({"sub": "other@acme.com"})));
@@ -142,15 +142,15 @@ faults! {
         asserting(&json!({"aud": ["https://login.salesforce.com"]}));
     an_assertion_for_lightning: "audience", fail, "a host of pages for signed-in users",
         asserting(&json!({"aud": "https://acme.lightning.force.com"}));
-    an_assertion_for_a_host_without_tls: "audience", fail, "`http:` in place of `https:`",
+    an_assertion_for_a_host_without_tls: "audience", fail, "`http:` instead of `https:`",
         asserting(&json!({"aud": "http://login.salesforce.com"}));
     an_assertion_for_a_sandbox_s_old_host: "audience", fail, "it is acme--uat.sandbox.my.salesforce.com now",
         asserting(&json!({"aud": "https://acme--uat.cs42.my.salesforce.com"}));
-    an_assertion_for_a_host_with_a_typing_error: "audience", fail, "a typing error?",
+    an_assertion_for_a_host_with_a_typing_error: "audience", fail, "a typo?",
         asserting(&json!({"aud": "https://login.salesfroce.com"}));
-    an_assertion_with_a_line_break_behind_its_audience: "audience", fail, "white space at an end",
+    an_assertion_with_a_line_break_behind_its_audience: "audience", fail, "white space at the start or end",
         asserting(&json!({"aud": "https://login.salesforce.com\n"}));
-    an_assertion_for_an_audience_in_capitals: "audience", fail, "written otherwise than",
+    an_assertion_for_an_audience_in_capitals: "audience", fail, "not in the normal form",
         asserting(&json!({"aud": "https://Login.Salesforce.com"}));
     an_intercom_token_of_nobody: "intercom", fail, "names nobody",
         intercom(&json!({"user_id": "null", "exp": seconds() + 600}));
@@ -224,7 +224,7 @@ faults! {
         claiming(&json!({"iat": seconds() * 1000}));
     a_token_from_a_fast_clock: "token-not-yet", fail, "`iat` lies",
         lived(600, 600);
-    a_life_below_browsers_clock_errors: "lifetime", warn, "less than some browsers' clocks are wrong",
+    a_life_below_browsers_clock_errors: "lifetime", warn, "less than the error of some browsers' clocks",
         lived(0, 200);
     a_life_beyond_the_channel_s_session: "lifetime", warn, "longer than a channel's session",
         lived(0, 7200);
@@ -251,9 +251,9 @@ faults! {
             .refused("audience is invalid");
 }
 
-/// Age makes whole hours too: a token of an hour that has just run out is no sign of a wrong clock.
+/// A token of an hour that has just expired is an hour old. That is no sign of a wrong clock.
 #[test]
-fn a_clock_that_is_hours_behind_is_said_to_be_possible_and_no_more() {
+fn a_clock_hours_behind_is_reported_as_a_possibility_only() {
     for (issued, life, is_said) in
         [(-7200, 600, true), (-3630, 3600, true), (-700, 600, false), (-5400, 600, false)]
     {

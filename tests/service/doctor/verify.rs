@@ -1,4 +1,4 @@
-//! `tokenmint verify`: one token, read and judged on this machine.
+//! `tokenmint verify`: reads and checks one token offline.
 
 use serde_json::{Value, json};
 
@@ -52,9 +52,9 @@ async fn a_token_is_verified_with_the_keys_that_an_address_shows() {
     assert!(ran.stdout.contains("✗ token-signature "), "{}", ran.stdout);
 }
 
-/// What is given takes the place of what is configured: the token is the configuration's, and the key is another's.
+/// The token is of the configuration, and the given key is another one.
 #[test]
-fn what_is_given_replaces_what_is_configured() {
+fn given_files_replace_configured_ones() {
     let given = Given::configured(&[]);
     given.workspace.write("other.jwk", &PAIRS[1].jwk("Key1").to_string());
     given.workspace.write("set.json", &set_of(&PAIRS[1].jwk("Key1")).to_string());
@@ -77,7 +77,7 @@ fn what_is_given_replaces_what_is_configured() {
     }
 }
 
-/// The configuration's token, signed by a key that Salesforce doesn't look for.
+/// A token of the configuration, signed with a key that Salesforce doesn't use for it.
 #[test]
 fn a_key_is_looked_for_by_its_id_among_the_keysets_of_its_kind() {
     let given = Given::configured(&[]);
@@ -101,19 +101,19 @@ fn forged() -> String {
 }
 
 #[test]
-fn an_intercom_token_whose_secret_nobody_has_is_never_called_good() {
+fn an_intercom_token_without_its_secret_is_never_called_good() {
     let ran = verify(&Given::nothing(), &forged(), &[]);
     assert_eq!(ran.code(), 1);
     let said = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(said.contains("can't say: nothing speaks against it, but no Messenger API secret"), "{said}");
+    assert!(said.contains("can't say: no check failed, but no Messenger API secret"), "{said}");
     let ran = verify(&Given::configured(&[]), &forged(), &[]);
     assert_eq!(ran.code(), 1);
     assert!(ran.stdout.contains("Intercom would not take this token"), "{}", ran.stdout);
 }
 
-/// What a token was taken for is said, with the reason; `--as` says otherwise.
+/// The output names the detected kind of the token with the reason. `--as` overrides it.
 #[test]
-fn a_token_is_judged_as_what_it_looks_like_or_as_somebody_says() {
+fn a_token_is_checked_as_the_kind_it_looks_like_or_is_declared_as() {
     let given = with_jwk();
     let read = |token: &str, arguments: &[&str]| -> (i32, Value) {
         let all: Vec<&str> = ["--jwk", "Key1.jwk", "--json"].iter().chain(arguments).copied().collect();
@@ -146,15 +146,15 @@ fn a_token_is_judged_as_what_it_looks_like_or_as_somebody_says() {
     assert!(ran.stderr.contains("identity, assertion, intercom"), "{}", ran.stderr);
 }
 
-/// A JWK that Salesforce refuses verifies nothing, whatever its numbers say.
+/// A JWK that Salesforce refuses verifies nothing, even if the signature fits.
 #[test]
-fn a_token_is_not_called_good_by_a_jwk_that_is_ill() {
+fn a_token_is_not_called_good_with_a_faulty_jwk() {
     let given = Given::nothing().jwk(&super::jwk(|jwk| jwk["kty"] = json!("EC")));
     let ran = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk"]);
     assert_eq!(ran.code(), 1, "{}", ran.stdout);
 }
 
-/// Nothing speaks against it, and still it is not called good.
+/// There is no finding, and still the token is not called good.
 #[test]
 fn a_token_whose_signature_nobody_checked_is_never_called_good() {
     let ran = verify(&Given::nothing(), &token(&json!({})), &[]);
@@ -163,7 +163,7 @@ fn a_token_whose_signature_nobody_checked_is_never_called_good() {
 }
 
 #[test]
-fn a_token_that_salesforce_would_refuse_is_called_that_with_the_reason() {
+fn a_token_that_salesforce_would_refuse_is_reported_with_the_reason() {
     let given = with_jwk();
     for (token, reason) in [
         (token(&json!({"exp": seconds() - 5, "iat": seconds() - 605})), "token-expiry"),
@@ -179,7 +179,7 @@ fn a_token_that_salesforce_would_refuse_is_called_that_with_the_reason() {
 }
 
 #[test]
-fn files_are_taken_as_the_doctor_takes_them() {
+fn verify_reads_files_like_the_doctor() {
     let given =
         with_jwk().token(&token(&json!({}))).file("Key1.key", &PAIRS[0].pem).file("Other.key", &PAIRS[1].pem);
     let given = given.file("Key1.crt", &good_certificate()).file("notes.txt", "buy milk");
@@ -193,7 +193,7 @@ fn files_are_taken_as_the_doctor_takes_them() {
         &["Key1.crt", "./token.txt"],
         &["token.txt", "--jwk", "Key1.jwk"],
         &[&argument, "Key1.jwk"],
-        // The token comes from standard input where no argument is one.
+        // Without an argument the token comes from standard input.
         &["Key1.jwk"],
         &["Key1.jwk", "-"],
     ] {
@@ -204,7 +204,7 @@ fn files_are_taken_as_the_doctor_takes_them() {
     }
     for (arguments, code, reason) in [
         (&["token.txt", "Other.key"][..], 1, "token-signature"),
-        (&["tokens.txt"], 1, "neither a token nor the name of a file that is there"),
+        (&["tokens.txt"], 1, "neither a token nor the name of an existing file"),
         (&["notes.txt"], 1, "notes.txt holds no PEM key"),
         (&["token.txt", &argument], 2, "give one token"),
     ] {
@@ -231,7 +231,7 @@ fn json_has_the_parts_and_the_findings() {
     assert!(said["findings"].as_array().is_some_and(|findings| !findings.is_empty()));
 }
 
-/// What stands in a token is somebody else's: it must not steer the terminal.
+/// The content of a token is untrusted and must not control the terminal.
 #[test]
 fn no_control_character_of_a_token_reaches_the_terminal() {
     let mut claims = claims();
@@ -244,9 +244,9 @@ fn no_control_character_of_a_token_reaches_the_terminal() {
     assert!(ran.stdout.chars().all(is_fine), "{:?}", ran.stdout);
 }
 
-/// RFC 7517, section 5: a set may hold what is for others.
+/// RFC 7517, section 5: a set may have keys for other uses.
 #[test]
-fn other_keys_of_a_set_say_nothing_of_a_token() {
+fn other_keys_of_a_set_do_not_affect_a_token() {
     let mut set = set_of(&PAIRS[0].jwk("Key1"));
     let keys = set["keys"].as_array_mut().expect("keys");
     keys.push(json!({"kty": "EC", "kid": "Other1", "crv": "P-256", "x": "AQ", "y": "AQ"}));
@@ -256,7 +256,7 @@ fn other_keys_of_a_set_say_nothing_of_a_token() {
     let given = Given::nothing();
     given.workspace.write("set.json", &set.to_string());
     verify(&given, &token(&json!({})), &["--jwks", "set.json"]).ok();
-    // Whoever looks for a key by its id may find the wrong one.
+    // A lookup by id may find the wrong key.
     set["keys"].as_array_mut().expect("keys").push(PAIRS[1].jwk("Key1"));
     given.workspace.write("twice.json", &set.to_string());
     let ran = verify(&given, &token(&json!({})), &["--jwks", "twice.json"]);
@@ -284,9 +284,9 @@ fn a_token_is_verified_with_a_public_key_alone_and_with_a_certificate_that_ends_
     }
 }
 
-/// Whoever names a configuration wants the token judged by it.
+/// A given configuration must be used.
 #[test]
-fn a_configuration_that_does_not_load_is_never_left_out_in_silence() {
+fn a_configuration_that_does_not_load_is_never_ignored_silently() {
     let given = with_jwk();
     given.workspace.write("broken.toml", "[server\n");
     for file in ["broken.toml", "absent.toml"] {
@@ -315,7 +315,7 @@ fn a_configuration_of_the_environment_alone_is_read() {
     verify(&given, &token(&json!({})), &[]).ok();
 }
 
-/// A token in the place of its file's name.
+/// A token given as a file name.
 #[test]
 fn an_argument_that_names_no_file_is_not_shown() {
     let token = token(&json!({}));
@@ -330,12 +330,12 @@ fn an_argument_that_names_no_file_is_not_shown() {
     ] {
         let ran = given.workspace.run(arguments);
         assert_eq!(ran.code(), 1, "{}{}", ran.stdout, ran.stderr);
-        assert!(ran.stderr.contains("argument 1 names no file that is there"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("argument 1 names no existing file"), "{}", ran.stderr);
         assert!(!ran.stderr.contains(&token[..20]) && !ran.stdout.contains(&token[..20]), "{}", ran.stderr);
     }
 }
 
-/// With all files at hand, in any order, as people give them: the key of the token's id counts, and no other.
+/// With several files in any order, only the key with the token's `kid` counts.
 #[test]
 fn another_key_s_file_never_vouches_for_a_token() {
     let given = Given::configured(&[]);

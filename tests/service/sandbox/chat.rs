@@ -1,4 +1,4 @@
-//! Messaging access tokens: who is verified, who comes out as a guest, and why.
+//! Messaging access tokens of the sandbox: which users are verified, and which get an anonymous session.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use base64::Engine as _;
 use jsonwebtoken::Algorithm;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokenmint::sandbox::{Deployment, Keys, OnFailure, Org, Settings};
+use tokenmint::sandbox::{Deployment, KeySource, OnFailure, Org, Settings};
 use tokio::net::TcpListener;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::support::{Answer, unverified};
 
 #[tokio::test]
-async fn who_is_verified_gets_a_session_that_says_auth() {
+async fn a_verified_user_gets_an_auth_session() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
     let played = play(chat_org(publisher.keys())).await;
     let answer = played.chat(&identity(&json!({}), START)).await.ok();
@@ -29,7 +29,7 @@ async fn who_is_verified_gets_a_session_that_says_auth() {
     let (_, claims) = unverified(token);
     assert_eq!((&claims["sub"], &claims["exp"]), (&json!(expected), &json!(START + 3600)));
     assert_eq!(claims["clientId"].as_str().and_then(|id| id.split('/').nth(1)), Some("Web_Channel"));
-    // RS512 is as good, where the JWK doesn't say otherwise.
+    // RS512 is accepted too, unless the JWK has another `alg`.
     let mut jwk = PAIRS[0].jwk("Key1");
     jwk["alg"] = json!("RS512");
     publisher.publish(&set_of(&jwk));
@@ -41,9 +41,9 @@ async fn who_is_verified_gets_a_session_that_says_auth() {
     assert_eq!((counts.messaging, counts.verified, counts.unverified, counts.jwks_fetches), (2, 2, 0, 2));
 }
 
-/// A failed verification looks like success; only the sandbox says why.
+/// A failed verification looks like success. Only the sandbox's own record gives the reason.
 #[tokio::test]
-async fn each_mistake_in_an_identity_token_makes_a_guest() {
+async fn each_mistake_in_an_identity_token_makes_the_session_anonymous() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
     let played = play(chat_org(publisher.keys())).await;
     let claims = json!({"iss": ISSUER, "sub": "user-1", "exp": START + 60});
@@ -71,8 +71,8 @@ async fn each_mistake_in_an_identity_token_makes_a_guest() {
 }
 
 #[tokio::test]
-async fn a_deployment_says_what_happens_to_who_isnt_verified() {
-    let keys = || Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1")));
+async fn a_deployment_decides_what_unverified_users_get() {
+    let keys = || KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1")));
     let deployment = |on_failure, verification| Deployment {
         on_failure,
         verification,
@@ -98,7 +98,7 @@ async fn a_deployment_says_what_happens_to_who_isnt_verified() {
 }
 
 #[tokio::test]
-async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
+async fn an_uploaded_key_without_its_certificate_makes_sessions_anonymous() {
     let good = PAIRS[0].jwk("Key1");
     let with = |change: fn(&mut Value)| {
         let mut jwk = good.clone();
@@ -115,7 +115,7 @@ async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
         (with(|jwk| jwk["n"] = json!(format!("{}=", jwk["n"].as_str().unwrap()))), Some("without padding")),
         (with(|jwk| jwk["kty"] = json!("EC")), Some("isn't an RSA key")),
         (with(|jwk| jwk["use"] = json!("enc")), Some("`use`")),
-        // What Salesforce's own tool adds is of no consequence.
+        // The placeholders of Salesforce's own tool are ignored.
         (with(|jwk| (jwk["y"], jwk["crv"], jwk["d"]) = (json!("y"), json!("crv"), json!("d"))), None),
         // The certificate is enough.
         (
@@ -123,7 +123,7 @@ async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
             None,
         ),
     ] {
-        let played = play(chat_org(Keys::Uploaded(set))).await;
+        let played = play(chat_org(KeySource::Uploaded(set))).await;
         let answer = played.chat(&identity(&json!({}), START)).await.ok();
         match why {
             None => assert!(subject(&answer).contains("/AUTH/"), "{answer}"),
@@ -133,14 +133,14 @@ async fn an_uploaded_key_without_its_certificate_makes_only_guests() {
             }
         }
     }
-    // From an endpoint it does without.
+    // A key from an endpoint needs no certificate.
     let publisher = Publisher::of(&no_x5c).await;
     let played = play(chat_org(publisher.keys())).await;
     assert!(subject(&played.chat(&identity(&json!({}), START)).await.ok()).contains("/AUTH/"));
 }
 
 #[tokio::test]
-async fn an_endpoint_that_doesnt_show_its_keys_at_once_makes_guests() {
+async fn a_slow_jwks_endpoint_makes_sessions_anonymous() {
     let good = set_of(&PAIRS[0].jwk("Key1"));
     let publisher = Publisher::of(&good).await;
     let played = play(chat_org(publisher.keys())).await;
@@ -165,10 +165,10 @@ async fn an_endpoint_that_doesnt_show_its_keys_at_once_makes_guests() {
     }
     publisher.publish(&good);
     assert!(subject(&played.chat(&token).await.ok()).contains("/AUTH/"));
-    // It accepts connections and says nothing.
+    // A server that accepts connections and never answers.
     let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/jwks.json", mute.local_addr().expect("an address"));
-    let played = play(chat_org(Keys::Url(url))).await;
+    let played = play(chat_org(KeySource::Url(url))).await;
     assert!(subject(&played.chat(&token).await.ok()).contains("/ANON/"));
     assert!(played.last_reason().contains("is too slow"), "{}", played.last_reason());
     drop(mute);
@@ -177,7 +177,7 @@ async fn an_endpoint_that_doesnt_show_its_keys_at_once_makes_guests() {
 }
 
 #[tokio::test]
-async fn a_fetched_set_is_kept_for_as_long_as_the_settings_say() {
+async fn a_fetched_set_is_cached_as_long_as_configured() {
     let publisher = Publisher::of(&set_of(&PAIRS[0].jwk("Key1"))).await;
     let settings = Settings { jwks_cache: Duration::from_mins(10), ..Settings::default() };
     let played = play_with(chat_org(publisher.keys()), settings).await;
@@ -186,7 +186,7 @@ async fn a_fetched_set_is_kept_for_as_long_as_the_settings_say() {
         subject(&answer).contains("/AUTH/")
     };
     assert!(verified().await);
-    // The key is gone from the endpoint, but not from the cache: what a rotation without a lead runs into.
+    // The key has left the endpoint, but not the cache, like in a rotation without lead.
     publisher.publish(&set_of(&PAIRS[1].jwk("Key2")));
     played.clock.advance(Duration::from_secs(599));
     assert!(verified().await);
@@ -203,7 +203,7 @@ async fn a_fetched_set_is_kept_for_as_long_as_the_settings_say() {
 
 #[tokio::test]
 async fn the_body_is_checked_field_by_field() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let good = chat_request(&identity(&json!({}), START));
     for (name, value, status) in [
         ("orgId", json!(null), 400),
@@ -242,7 +242,7 @@ async fn the_body_is_checked_field_by_field() {
 
 #[tokio::test]
 async fn an_org_gets_200_access_tokens_a_minute_and_no_more() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let token = identity(&json!({}), START);
     for _ in 0..100 {
         played.chat(&token).await.ok();
@@ -260,7 +260,7 @@ async fn an_org_gets_200_access_tokens_a_minute_and_no_more() {
 
 #[tokio::test]
 async fn a_messaging_session_goes_on_in_another_tab_until_it_ends_or_is_revoked() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let first = played.chat(&identity(&json!({}), START)).await.ok();
     let first = first["accessToken"].as_str().expect("a token");
     played.clock.advance(Duration::from_mins(30));
@@ -282,10 +282,10 @@ async fn a_messaging_session_goes_on_in_another_tab_until_it_ends_or_is_revoked(
     assert_eq!((dead.status, dead.json()["message"].is_string()), (StatusCode::UNAUTHORIZED, true));
 }
 
-/// Somebody else's words for a header that must be understood, and isn't.
+/// A token with an unknown `crit` header.
 #[tokio::test]
-async fn a_critical_header_that_isnt_understood_makes_a_guest() {
-    let played = play(chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
+async fn an_unknown_critical_header_makes_the_session_anonymous() {
+    let played = play(chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))).await;
     let good = identity(&json!({}), START);
     let header = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .encode(r#"{"alg":"RS256","kid":"Key1","crit":["b64"],"b64":false}"#);

@@ -1,4 +1,4 @@
-//! `tokenmint sandbox`, and what it makes of a configuration.
+//! `tokenmint sandbox`: the org that it derives from a configuration.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -15,7 +15,7 @@ org_id = "00D000000000009"
 es_developer_name = "Web_Channel"
 "#;
 
-/// The process, and the JSON that it begins with.
+/// Starts the sandbox. Returns the process, and the JSON that it prints first.
 fn start(workspace: &Workspace, arguments: &[&str]) -> (Child, Value) {
     let mut child = workspace
         .command(&["sandbox", "--listen", "127.0.0.1:0", "--json"])
@@ -36,9 +36,9 @@ fn start(workspace: &Workspace, arguments: &[&str]) -> (Child, Value) {
     (child, said)
 }
 
-/// The whole circle with tokens of the service: the sandbox verifies what it has never shared code with.
+/// End to end with tokens of the service. The sandbox shares no code with the minting.
 #[tokio::test]
-async fn what_the_service_mints_is_taken_by_the_org_of_its_configuration() {
+async fn tokens_of_the_service_are_accepted_by_the_org_of_its_configuration() {
     let workspace = Workspace::with(MESSAGING_SECTION);
     let service = workspace.serve().await;
     let (mut child, said) = start(&workspace, &["--jwks-base", &service.url("/")]);
@@ -68,7 +68,7 @@ async fn what_the_service_mints_is_taken_by_the_org_of_its_configuration() {
 }
 
 #[test]
-fn it_says_what_to_put_into_the_configuration() {
+fn the_sandbox_prints_what_to_put_into_the_configuration() {
     let workspace = Workspace::with(MESSAGING_SECTION);
     let mut child = workspace
         .command(&["sandbox", "--listen", "127.0.0.1:0", "--jwks-base", "http://localhost:8080/"])
@@ -94,12 +94,12 @@ fn it_says_what_to_put_into_the_configuration() {
 }
 
 #[test]
-fn it_says_what_it_cant_play() {
+fn the_sandbox_says_what_it_cannot_simulate() {
     let workspace = Workspace::new();
     let ran = workspace.run(&["sandbox", "--listen", "0.0.0.0:0"]);
     assert_eq!(ran.code(), 2);
     assert!(ran.stderr.contains("loopback only"), "{}", ran.stderr);
-    // The service takes any free port, so nobody knows where its keys are.
+    // The service uses any free port, so the sandbox can't know the JWKS URL.
     workspace.configure(&format!("{}{MESSAGING_SECTION}", configuration()));
     let ran = workspace.run(&["sandbox", "--listen", "127.0.0.1:0"]);
     assert_eq!(ran.code(), 2);

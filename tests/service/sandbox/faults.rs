@@ -1,11 +1,11 @@
-//! Every fault does on the wire what its name says.
+//! Fault injection of the sandbox: the effect of each fault on the wire.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokenmint::sandbox::{Door, Fault, Keys, Misdeed};
+use tokenmint::sandbox::{Fault, FaultKind, FaultTarget, KeySource};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -13,10 +13,10 @@ use super::{PAIRS, Played, START, TOKEN, USER, assertion, chat_org, identity, or
 use crate::support::{Answer, unverified};
 
 fn all() -> tokenmint::sandbox::Org {
-    chat_org(Keys::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))
+    chat_org(KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1"))))
 }
 
-/// Sends a good login, byte for byte, and leaves the answer to be read.
+/// Sends a valid login over a raw connection, and leaves the answer unread.
 async fn raw_login(played: &Played) -> TcpStream {
     let address = played.url.strip_prefix("http://").expect("plain");
     let mut stream = TcpStream::connect(address).await.expect("a connection");
@@ -31,7 +31,7 @@ async fn raw_login(played: &Played) -> TcpStream {
     stream
 }
 
-/// What comes until the connection ends, and how it ends.
+/// The received bytes, and how the connection ends.
 async fn raw(played: &Played) -> (String, std::io::Result<usize>) {
     let mut stream = raw_login(played).await;
     let mut bytes = Vec::new();
@@ -49,23 +49,24 @@ async fn login(played: &Played) -> Answer {
 }
 
 #[tokio::test]
-async fn connections_are_cut_reset_and_left_alone() {
+async fn connections_are_closed_reset_and_left_unanswered() {
     let played = play(org()).await;
-    played.fault(Fault::new(Misdeed::Reset));
+    played.fault(Fault::new(FaultKind::Reset));
     let (bytes, ended) = raw(&played).await;
     assert_eq!(ended.expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     assert_eq!(bytes, "");
-    played.fault(Fault::new(Misdeed::Close));
+    played.fault(Fault::new(FaultKind::Close));
     let (bytes, ended) = raw(&played).await;
     assert_eq!((bytes.as_str(), ended.expect("an orderly end")), ("", 0));
-    played.fault(Fault { milliseconds: Some(200), ..Fault::new(Misdeed::NoAnswer) });
+    played.fault(Fault { milliseconds: Some(200), ..Fault::new(FaultKind::NoAnswer) });
     let start = Instant::now();
     assert_eq!(raw(&played).await.0, "");
     assert!(start.elapsed() >= Duration::from_millis(200));
-    played.fault(Fault::new(Misdeed::NoAnswer));
+    played.fault(Fault::new(FaultKind::NoAnswer));
+    // The time in which the fault before, of 200 ms, would have ended.
     let silent = tokio::time::timeout(Duration::from_millis(300), raw(&played)).await;
     assert!(silent.is_err());
-    // None of them logged anybody in, and the next is served.
+    // None of these requests logged in, and the next one is answered.
     assert!(played.sandbox.counts().logins.is_empty());
     login(&played).await.ok();
 }
@@ -76,14 +77,14 @@ async fn bodies_end_early_late_and_never() {
     let whole = raw(&played).await.0;
     let whole = whole.split_once("\r\n\r\n").expect("a body").1.len();
 
-    played.fault(Fault::new(Misdeed::Truncated));
+    played.fault(Fault::new(FaultKind::Truncated));
     let (bytes, _) = raw(&played).await;
     let (head, body) = bytes.split_once("\r\n\r\n").expect("a body");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!((length(head), body.len()), (whole, whole / 2));
     assert!(played.client.post(played.at(TOKEN)).send().await.is_ok(), "only one was asked for");
 
-    played.fault(Fault { milliseconds: Some(2), ..Fault::new(Misdeed::SlowBody) });
+    played.fault(Fault { milliseconds: Some(2), ..Fault::new(FaultKind::SlowBody) });
     let mut stream = raw_login(&played).await;
     let (start, mut pieces, mut text) = (Instant::now(), 0, String::new());
     loop {
@@ -98,13 +99,13 @@ async fn bodies_end_early_late_and_never() {
     let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).expect("whole in the end");
     assert!(body["access_token"].is_string());
 
-    played.fault(Fault { bytes: Some(3 << 20), ..Fault::new(Misdeed::HugeBody) });
+    played.fault(Fault { bytes: Some(3 << 20), ..Fault::new(FaultKind::HugeBody) });
     let (bytes, _) = raw(&played).await;
     let (head, body) = bytes.split_once("\r\n\r\n").expect("a body");
     assert_eq!(length(head), body.len());
     assert!(body.len() > 3 << 20);
 
-    played.fault(Fault::new(Misdeed::EndlessBody));
+    played.fault(Fault::new(FaultKind::EndlessBody));
     let mut stream = raw_login(&played).await;
     let (mut read, mut piece) = (0, vec![0; 64 << 10]);
     while read < 20 << 20 {
@@ -119,7 +120,7 @@ async fn bodies_end_early_late_and_never() {
 }
 
 #[tokio::test]
-async fn answers_arent_what_was_asked_for() {
+async fn faults_replace_the_answer() {
     let played = play(org()).await;
     let answer = async |fault: Fault| {
         played.fault(fault);
@@ -135,32 +136,32 @@ async fn answers_arent_what_was_asked_for() {
         );
         response.bytes().await.expect("a body")
     };
-    assert!(serde_json::from_slice::<Value>(&bytes(Misdeed::Garbage).await).is_err());
-    assert!(bytes(Misdeed::Empty).await.is_empty());
-    assert_eq!(bytes(Misdeed::EmptyObject).await, "{}");
-    assert!(std::str::from_utf8(&bytes(Misdeed::Latin1).await).is_err());
-    let deep = bytes(Misdeed::Deep).await;
+    assert!(serde_json::from_slice::<Value>(&bytes(FaultKind::Garbage).await).is_err());
+    assert!(bytes(FaultKind::Empty).await.is_empty());
+    assert_eq!(bytes(FaultKind::EmptyObject).await, "{}");
+    assert!(std::str::from_utf8(&bytes(FaultKind::Latin1).await).is_err());
+    let deep = bytes(FaultKind::Deep).await;
     assert!(deep.starts_with(br#"{"a":"#.repeat(1000).as_slice()) && deep.ends_with(b"}"));
-    let html = answer(Fault { status: Some(502), ..Fault::new(Misdeed::Html) }).await;
+    let html = answer(Fault { status: Some(502), ..Fault::new(FaultKind::Html) }).await;
     assert_eq!((html.status.as_u16(), html.header("content-type")), (502, "text/html; charset=UTF-8"));
 
     let location = Some("http://169.254.169.254/".to_owned());
-    let moved = Fault { location, status: Some(307), ..Fault::new(Misdeed::Redirect) };
+    let moved = Fault { location, status: Some(307), ..Fault::new(FaultKind::Redirect) };
     let moved = answer(moved).await;
     assert_eq!((moved.status.as_u16(), moved.header("location")), (307, "http://169.254.169.254/"));
-    assert_eq!(answer(Fault::new(Misdeed::Redirect)).await.status.as_u16(), 302);
+    assert_eq!(answer(Fault::new(FaultKind::Redirect)).await.status.as_u16(), 302);
 
     let start = Instant::now();
-    answer(Fault { milliseconds: Some(150), ..Fault::new(Misdeed::Latency) }).await.ok();
+    answer(Fault { milliseconds: Some(150), ..Fault::new(FaultKind::Latency) }).await.ok();
     assert!(start.elapsed() >= Duration::from_millis(150));
 
-    let busy = answer(Fault::new(Misdeed::Status)).await;
+    let busy = answer(Fault::new(FaultKind::Status)).await;
     assert_eq!((busy.status.as_u16(), &busy.json()["error"]), (503, &json!("server_error")));
     for retry_after in ["120", "-1", "99999999999", "Wed, 21 Oct 2037 07:28:00 GMT", "soon"] {
         let fault = Fault {
             status: Some(429),
             retry_after: Some(retry_after.to_owned()),
-            ..Fault::new(Misdeed::Status)
+            ..Fault::new(FaultKind::Status)
         };
         let busy = answer(fault).await;
         assert_eq!((busy.status.as_u16(), busy.header("retry-after")), (429, retry_after));
@@ -168,7 +169,7 @@ async fn answers_arent_what_was_asked_for() {
     let inactive = Fault {
         error: Some("inactive_user".to_owned()),
         error_description: Some("user is inactive".to_owned()),
-        ..Fault::new(Misdeed::Status)
+        ..Fault::new(FaultKind::Status)
     };
     let inactive = answer(inactive).await;
     assert_eq!(inactive.status.as_u16(), 400);
@@ -176,65 +177,65 @@ async fn answers_arent_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_login_goes_well_and_its_answer_doesnt() {
+async fn a_login_succeeds_and_its_answer_is_faulty() {
     let played = play(org()).await;
     let spoilt = async |fault: Fault| {
         played.fault(fault);
         login(&played).await
     };
     let simply = async |misdeed| spoilt(Fault::new(misdeed)).await.ok();
-    let doubled = spoilt(Fault::new(Misdeed::DuplicateKeys)).await.text;
+    let doubled = spoilt(Fault::new(FaultKind::DuplicateKeys)).await.text;
     assert_eq!(doubled.matches("\"access_token\":").count(), 2, "{doubled}");
     assert!(serde_json::from_str::<Value>(&doubled).is_ok());
-    let missing = simply(Misdeed::MissingToken).await;
+    let missing = simply(FaultKind::MissingToken).await;
     assert!(missing["access_token"].is_null() && missing["instance_url"].is_string());
-    assert!(simply(Misdeed::NumericToken).await["access_token"].is_number());
-    assert!(simply(Misdeed::CrlfToken).await["access_token"].as_str().unwrap().contains("\r\n"));
-    assert_eq!(simply(Misdeed::HugeToken).await["access_token"].as_str().unwrap().len(), 1 << 20);
-    assert_eq!(simply(Misdeed::WrongTokenType).await["token_type"], "mac");
-    let elsewhere = simply(Misdeed::ForeignInstanceUrl).await;
+    assert!(simply(FaultKind::NumericToken).await["access_token"].is_number());
+    assert!(simply(FaultKind::CrlfToken).await["access_token"].as_str().unwrap().contains("\r\n"));
+    assert_eq!(simply(FaultKind::HugeToken).await["access_token"].as_str().unwrap().len(), 1 << 20);
+    assert_eq!(simply(FaultKind::WrongTokenType).await["token_type"], "mac");
+    let elsewhere = simply(FaultKind::ForeignInstanceUrl).await;
     assert_eq!(elsewhere["instance_url"], "https://acme.my.salesforce.com.evil.example");
     let changes = json!({"expires_in": -1, "scope": null});
-    let merged = spoilt(Fault { members: Some(changes), ..Fault::new(Misdeed::Merge) }).await.ok();
+    let merged = spoilt(Fault { members: Some(changes), ..Fault::new(FaultKind::Merge) }).await.ok();
     assert!(merged["expires_in"] == -1 && merged.get("scope").is_none() && merged["id"].is_string());
-    let expired = simply(Misdeed::ExpiredToken).await;
+    let expired = simply(FaultKind::ExpiredToken).await;
     assert_eq!(unverified(expired["access_token"].as_str().unwrap()).1["exp"], START - 60);
     assert_eq!(played.sandbox.counts().logins[USER], 9);
-    // A refusal stays what it is.
-    played.fault(Fault::new(Misdeed::NumericToken));
+    // A refusal isn't changed.
+    played.fault(Fault::new(FaultKind::NumericToken));
     assert_eq!(played.login("nonsense").await.json()["error"], "invalid_grant");
 }
 
 #[tokio::test]
-async fn a_chat_goes_to_somebody_else() {
+async fn a_session_of_another_user_is_returned() {
     let played = play(all()).await;
     let spoilt = async |fault: Fault| {
         played.fault(fault);
         played.chat(&identity(&json!({}), START)).await.ok()
     };
     let in_token = |answer: &Value| unverified(answer["accessToken"].as_str().unwrap()).1;
-    let anonymous = spoilt(Fault::new(Misdeed::Anonymous)).await;
+    let anonymous = spoilt(Fault::new(FaultKind::Anonymous)).await;
     assert!(subject(&anonymous).starts_with("v2/iamessage/ANON/"));
     assert_eq!(in_token(&anonymous)["sub"], subject(&anonymous));
-    let other = spoilt(Fault::new(Misdeed::OtherSubject)).await;
+    let other = spoilt(Fault::new(FaultKind::OtherSubject)).await;
     assert_eq!(subject(&other), "v2/iamessage/AUTH/Web_Verification/uid:somebody-else");
     let tricky = "v2/iamessage/AUTH/Web_Verification/uid:x/uid:user-1";
-    let fault = Fault { subject: Some(tricky.to_owned()), ..Fault::new(Misdeed::OtherSubject) };
+    let fault = Fault { subject: Some(tricky.to_owned()), ..Fault::new(FaultKind::OtherSubject) };
     assert_eq!(subject(&spoilt(fault).await), tricky);
-    let expired = spoilt(Fault::new(Misdeed::ExpiredToken)).await;
+    let expired = spoilt(Fault::new(FaultKind::ExpiredToken)).await;
     assert_eq!(in_token(&expired)["exp"], START - 60);
     assert!(subject(&expired).contains("/AUTH/"));
-    let opaque = spoilt(Fault::new(Misdeed::OpaqueToken)).await;
+    let opaque = spoilt(Fault::new(FaultKind::OpaqueToken)).await;
     assert!(!opaque["accessToken"].as_str().unwrap().contains('.'));
-    assert!(spoilt(Fault::new(Misdeed::MissingToken)).await.get("accessToken").is_none());
+    assert!(spoilt(Fault::new(FaultKind::MissingToken)).await.get("accessToken").is_none());
     let description = Some("down for a moment".to_owned());
-    played.fault(Fault { error_description: description, ..Fault::new(Misdeed::Status) });
+    played.fault(Fault { error_description: description, ..Fault::new(FaultKind::Status) });
     let down = played.chat(&identity(&json!({}), START)).await;
     assert_eq!((down.status.as_u16(), down.json()), (503, json!({"message": "down for a moment"})));
 }
 
 #[tokio::test]
-async fn faults_are_played_in_order_at_their_door_and_as_often_as_asked() {
+async fn faults_apply_in_order_at_their_endpoint_and_as_often_as_requested() {
     let played = play(all()).await;
     let faults = json!([
         {"path": "messaging", "fault": "empty_object"},
@@ -266,14 +267,14 @@ async fn faults_are_played_in_order_at_their_door_and_as_often_as_asked() {
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
         assert!(answer.json()["message"].is_string());
     }
-    played.fault(Fault { path: Door::Data, ..Fault::new(Misdeed::Status) });
+    played.fault(Fault { path: FaultTarget::Data, ..Fault::new(FaultKind::Status) });
     let token = played.session().await;
     let busy = played.get("/services/data/v59.0/query?q=SELECT+Id+FROM+User", &token).await;
     assert_eq!((busy.status.as_u16(), busy.json()[0]["errorCode"].is_string()), (503, true));
 }
 
 #[tokio::test]
-async fn its_clock_can_be_wrong_and_everything_can_be_forgotten() {
+async fn the_sandbox_s_clock_can_be_wrong_and_its_state_reset() {
     let played = play(org()).await;
     let answer = login(&played).await;
     assert_eq!(answer.header("date"), "Mon, 21 Sep 2026 14:13:20 GMT");
@@ -289,28 +290,28 @@ async fn its_clock_can_be_wrong_and_everything_can_be_forgotten() {
     assert_eq!(login(&played).await.ok()["expires_in"], 60);
     let reset = played.post("/__sandbox/reset", &json!({})).await;
     assert_eq!(reset.status, StatusCode::NO_CONTENT);
-    assert_eq!(played.sandbox.counts(), tokenmint::sandbox::Counts::default());
+    assert_eq!(played.sandbox.counts(), tokenmint::sandbox::RequestCounts::default());
     let granted = played.login(&once).await.ok();
     assert!(granted.get("expires_in").is_none());
 }
 
 #[tokio::test]
-async fn it_listens_on_loopback_only() {
+async fn the_sandbox_listens_on_loopback_only() {
     let listener = TcpListener::bind("0.0.0.0:0").await.expect("a port");
     let sandbox = play(org()).await.sandbox;
     let served = tokenmint::sandbox::serve(listener, sandbox, tokio_util::sync::CancellationToken::new());
     assert_eq!(served.await.expect_err("refused").kind(), ErrorKind::InvalidInput);
 }
 
-/// Under a server that can't cut connections, the answer still breaks off.
+/// In a server that can't close connections, the answer is still incomplete.
 #[tokio::test]
-async fn behind_another_server_a_cut_is_at_least_a_broken_body() {
+async fn behind_another_server_a_cut_connection_is_at_least_a_broken_body() {
     let played = play(org()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}{TOKEN}", listener.local_addr().expect("an address"));
     let router = played.sandbox.router();
     tokio::spawn(async move { axum::serve(listener, router).await });
-    played.fault(Fault::new(Misdeed::Reset));
+    played.fault(Fault::new(FaultKind::Reset));
     let answer = match played.client.post(url).send().await {
         Ok(response) => response.bytes().await.map(|_| ()),
         Err(error) => Err(error),
@@ -318,9 +319,9 @@ async fn behind_another_server_a_cut_is_at_least_a_broken_body() {
     assert!(answer.is_err());
 }
 
-/// The names that serde would take, from its own complaint about another.
+/// The names that serde accepts, from its error about an unknown one.
 fn misdeeds() -> Vec<String> {
-    let complaint = serde_json::from_str::<Misdeed>("\"?\"").expect_err("no such fault").to_string();
+    let complaint = serde_json::from_str::<FaultKind>("\"?\"").expect_err("no such fault").to_string();
     let listed = complaint.split("expected one of").nth(1).expect("a list").split('`');
     listed.skip(1).step_by(2).map(str::to_owned).collect()
 }

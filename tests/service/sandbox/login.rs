@@ -1,11 +1,11 @@
-//! The JWT bearer grant, sessions, and one query.
+//! The JWT bearer grant of the sandbox, sessions, and one query.
 
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokenmint::sandbox::{App, Org, Settings};
+use tokenmint::sandbox::{ConnectedApp, Org, Settings};
 
 use super::{CONSUMER_KEY, PAIRS, Played, START, TOKEN, USER, assertion, org, play, play_with, sign};
 use crate::support::{Answer, unverified};
@@ -18,7 +18,7 @@ fn refused(answer: &Answer, error: &str, description: &str) {
 }
 
 #[tokio::test]
-async fn a_good_assertion_gets_a_session_whose_life_nothing_tells() {
+async fn a_good_assertion_gets_a_session_without_a_stated_lifetime() {
     let played = play(org()).await;
     let answer = played.login(&assertion(&json!({}), START)).await;
     let granted = answer.ok();
@@ -38,7 +38,7 @@ async fn a_good_assertion_gets_a_session_whose_life_nothing_tells() {
     assert_eq!((counts.token, counts.logins[USER]), (2, 2));
 }
 
-/// Each row of the table of errors that follows from the assertion.
+/// Each row of the error table that depends on the assertion.
 #[tokio::test]
 async fn each_mistake_gets_salesforces_own_words() {
     let played = play(org()).await;
@@ -73,7 +73,7 @@ async fn each_mistake_gets_salesforces_own_words() {
 }
 
 #[tokio::test]
-async fn what_isnt_signed_with_the_apps_key_is_an_invalid_assertion() {
+async fn an_assertion_not_signed_with_the_apps_key_is_invalid() {
     let played = play(org()).await;
     let claims = json!({"iss": CONSUMER_KEY, "sub": USER, "aud": played.url, "exp": START + 60});
     let good = sign(&PAIRS[0], Algorithm::RS256, None, &claims);
@@ -126,7 +126,7 @@ async fn the_form_is_read_strictly() {
 }
 
 #[tokio::test]
-async fn audiences_are_login_test_the_my_domain_and_the_sandbox_itself_or_what_the_app_says() {
+async fn audiences_are_login_test_my_domain_and_the_sandbox_or_the_apps_own() {
     let played = play(org()).await;
     let aud = async |played: &Played, aud: Value| {
         played.login(&assertion(&json!({"aud": aud}), START)).await.status == StatusCode::OK
@@ -145,7 +145,7 @@ async fn audiences_are_login_test_the_my_domain_and_the_sandbox_itself_or_what_t
 }
 
 #[tokio::test]
-async fn the_end_may_be_digits_or_milliseconds_unless_it_is_judged_strictly() {
+async fn exp_may_be_a_string_or_milliseconds_unless_checked_strictly() {
     let played = play(org()).await;
     let milliseconds = json!({"exp": (START + 300) * 1000});
     for changes in [json!({"exp": (START + 60).to_string()}), milliseconds.clone(), json!({"exp": 1.8e9})] {
@@ -162,7 +162,7 @@ async fn the_end_may_be_digits_or_milliseconds_unless_it_is_judged_strictly() {
 }
 
 #[tokio::test]
-async fn an_assertion_with_a_jti_works_once_and_one_without_again() {
+async fn an_assertion_with_a_jti_works_once_and_one_without_repeatedly() {
     let played = play(org()).await;
     let once = assertion(&json!({"jti": "1"}), START);
     played.login(&once).await.ok();
@@ -171,7 +171,7 @@ async fn an_assertion_with_a_jti_works_once_and_one_without_again() {
     let again = assertion(&json!({}), START);
     played.login(&again).await.ok();
     played.login(&again).await.ok();
-    // One that was refused for another reason has not been used.
+    // An assertion refused for another reason doesn't count as used.
     let early = assertion(&json!({"jti": "3", "exp": START}), START);
     refused(&played.login(&early).await, "invalid_grant", "expired authorization code");
     played.login(&assertion(&json!({"jti": "3"}), START)).await.ok();
@@ -194,13 +194,13 @@ async fn an_external_client_app_isnt_found_through_login_or_test() {
 }
 
 #[tokio::test]
-async fn scopes_decide_too() {
+async fn missing_scopes_are_refused() {
     for (scopes, error) in [
         ("api web", "invalid_grant"),
         ("refresh_token", "invalid_scope"),
         ("offline_access", "invalid_scope"),
     ] {
-        let app = App { scopes: scopes.to_owned(), ..org().apps.remove(0) };
+        let app = ConnectedApp { scopes: scopes.to_owned(), ..org().apps.remove(0) };
         let played = play(Org { apps: vec![app], ..org() }).await;
         assert_eq!(played.login(&assertion(&json!({}), START)).await.json()["error"], error, "{scopes}");
     }
@@ -259,7 +259,7 @@ async fn a_session_queries_until_it_idles_is_revoked_or_expires() {
         played.get(path, &token).await.ok();
     }
     assert_eq!(played.get("/services/data/v1/query?q=x", &token).await.status, StatusCode::NOT_FOUND);
-    // Use renews: a session of two hours lives for three.
+    // Use renews a session: one of two hours is valid for three.
     for _ in 0..3 {
         played.clock.advance(Duration::from_hours(1));
         played.get(query, &token).await.ok();
@@ -295,7 +295,7 @@ async fn settings_give_expires_in_jwts_and_another_instance() {
     let token = granted["access_token"].as_str().expect("a token");
     assert_eq!(unverified(token).1["exp"], START + 900);
     played.get("/services/oauth2/userinfo", token).await.ok();
-    // Its end is written in it, so use doesn't renew it.
+    // A JWT contains its expiry, so use doesn't renew it.
     played.clock.advance(Duration::from_mins(14));
     played.get("/services/oauth2/userinfo", token).await.ok();
     played.clock.advance(Duration::from_mins(1));

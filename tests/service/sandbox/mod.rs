@@ -1,5 +1,4 @@
-//! The sandbox through its door. What it is shown was signed by jsonwebtoken with keys of rcgen, so that it is
-//! held against other people's work and not against ours.
+//! The sandbox over HTTP. The inputs are signed by jsonwebtoken with keys of rcgen, and not by tokenmint.
 
 mod chat;
 mod command;
@@ -18,7 +17,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
-use tokenmint::sandbox::{self, App, Deployment, Fault, Keys, Org, Sandbox, Settings};
+use tokenmint::sandbox::{self, ConnectedApp, Deployment, Fault, KeySource, Org, Sandbox, Settings};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -39,7 +38,7 @@ pub struct Pair {
     pub certificate: Vec<u8>,
 }
 
-/// The right one, and another.
+/// The right pair, and another one.
 pub static PAIRS: LazyLock<[Pair; 2]> = LazyLock::new(|| {
     LazyLock::force(&support::KEYS);
     [2048, 2048].map(|_| {
@@ -71,7 +70,7 @@ pub fn sign(pair: &Pair, algorithm: Algorithm, kid: Option<&str>, claims: &Value
     jsonwebtoken::encode(&header, claims, &key).expect("a token")
 }
 
-/// A sandbox on a port of its own, gone at the end.
+/// A sandbox on its own port, stopped on drop.
 pub struct Played {
     pub sandbox: Sandbox,
     pub clock: Arc<ManualClock>,
@@ -101,13 +100,13 @@ impl Played {
         self.clock.now().seconds()
     }
 
-    /// Posts an assertion as the JWT bearer grant has it.
+    /// Posts an assertion in a JWT bearer grant.
     pub async fn login(&self, assertion: &str) -> Answer {
         let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", assertion)];
         Answer::of(self.client.post(self.at(TOKEN)).form(&form)).await
     }
 
-    /// Logs in as who may.
+    /// Logs in as an authorized user.
     pub async fn session(&self) -> String {
         let granted = self.login(&assertion(&json!({}), self.now())).await.ok();
         granted["access_token"].as_str().expect("a token").to_owned()
@@ -138,7 +137,7 @@ impl Played {
     }
 }
 
-/// Lays `changes` over `claims`; `null` removes one.
+/// Merges `changes` into `claims`. `null` removes a claim.
 fn changed(mut claims: Value, changes: &Value) -> Value {
     let members = claims.as_object_mut().expect("an object");
     for (name, value) in changes.as_object().expect("an object") {
@@ -150,7 +149,7 @@ fn changed(mut claims: Value, changes: &Value) -> Value {
     claims
 }
 
-/// An assertion as it should be, but for `changes`.
+/// A valid assertion with these `changes`.
 pub fn assertion(changes: &Value, now: i64) -> String {
     let claims = json!({
         "iss": CONSUMER_KEY, "sub": USER, "aud": "https://login.salesforce.com", "exp": now + 150,
@@ -158,7 +157,7 @@ pub fn assertion(changes: &Value, now: i64) -> String {
     sign(&PAIRS[0], Algorithm::RS256, None, &changed(claims, changes))
 }
 
-/// An identity token as it should be, but for `changes`.
+/// A valid identity token with these `changes`.
 pub fn identity(changes: &Value, now: i64) -> String {
     let claims = json!({"iss": ISSUER, "sub": "user-1", "exp": now + 600, "iat": now});
     sign(&PAIRS[0], Algorithm::RS256, Some("Key1"), &changed(claims, changes))
@@ -180,24 +179,24 @@ pub fn org() -> Org {
     Org {
         org_id: "00D000000000001".to_owned(),
         my_domain: Some("https://acme.my.salesforce.com".to_owned()),
-        apps: vec![App {
+        apps: vec![ConnectedApp {
             consumer_key: CONSUMER_KEY.to_owned(),
             certificates: vec![PAIRS[0].certificate.clone()],
             users: vec![USER.to_owned(), "second@acme.com".to_owned()],
             unassigned: vec!["intern@acme.com".to_owned()],
-            ..App::default()
+            ..ConnectedApp::default()
         }],
         deployments: Vec::new(),
     }
 }
 
-/// With one deployment that has its keys from there.
-pub fn chat_org(keys: Keys) -> Org {
+/// An org with one deployment that has these keys.
+pub fn chat_org(keys: KeySource) -> Org {
     let deployment = Deployment::new("Web_Channel", ISSUER, keys);
     Org { deployments: vec![deployment], ..org() }
 }
 
-/// Whoever publishes a JWK Set: a server of a few lines.
+/// A small server that publishes a JWK Set.
 #[derive(Clone)]
 pub struct Publisher {
     pub url: String,
@@ -224,8 +223,8 @@ impl Publisher {
         publisher
     }
 
-    pub fn keys(&self) -> Keys {
-        Keys::Url(self.url.clone())
+    pub fn keys(&self) -> KeySource {
+        KeySource::Url(self.url.clone())
     }
 
     pub fn say(&self, status: StatusCode, headers: HeaderMap, body: &str) {
@@ -241,7 +240,7 @@ impl Publisher {
     }
 }
 
-/// With the Content-Type of JSON, where none is given.
+/// Adds the Content-Type of JSON, if none is given.
 fn as_json(mut headers: HeaderMap) -> HeaderMap {
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     headers

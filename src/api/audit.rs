@@ -1,0 +1,144 @@
+//! The audit log: one line for each token that a caller gets, with the caller, the subject and the signing key.
+//!
+//! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither.
+//! If the audit is required, a request whose line the log drops fails, and the token isn't returned.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
+use data_encoding::HEXLOWER;
+use secrecy::ExposeSecret as _;
+
+use super::ApiError;
+use super::request::AuthenticatedCaller;
+use crate::config::{KeyId, ProfileName};
+use crate::exchange::ServedToken;
+use crate::tokens::{MintedToken, Subject};
+
+/// The `tracing` target of audit lines.
+pub const AUDIT_TARGET: &str = "tokenmint::audit";
+
+/// Returns the number of log lines dropped so far. A dropped line is counted before the call that logs it returns.
+pub type DroppedLineCounter = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Writes audit lines.
+pub struct Audit {
+    key: hmac::Key,
+    /// Set if the audit is required.
+    dropped: Option<DroppedLineCounter>,
+}
+
+impl Audit {
+    /// `key` is the HMAC key for subjects: with the same key, a subject has the same HMAC in all lines. With `required`, no
+    /// token is returned without its audit line.
+    pub fn new(key: &[u8], required: Option<DroppedLineCounter>) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), dropped: required }
+    }
+
+    /// Whether the log accepts audit lines at all; `RUST_LOG` can exclude them.
+    pub fn is_enabled() -> bool {
+        tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO)
+    }
+
+    /// Logs a line by calling `line`.
+    ///
+    /// A line that another thread drops meanwhile also counts as a failure. This can fail a request needlessly, but never
+    /// misses a dropped line.
+    ///
+    /// # Errors
+    /// The audit is required, and a line was dropped or audit lines are excluded.
+    fn log(&self, line: impl FnOnce()) -> Result<(), ApiError> {
+        let Some(dropped) = &self.dropped else {
+            line();
+            return Ok(());
+        };
+        let before = dropped();
+        line();
+        if dropped() == before && Self::is_enabled() { Ok(()) } else { Err(ApiError::AuditUnavailable) }
+    }
+
+    /// The first 16 bytes of the subject's HMAC-SHA-256, in hexadecimal.
+    pub(super) fn subject_hmac(&self, subject: &Subject) -> Hex {
+        Hex::of(&hmac::sign(&self.key, subject.as_str().as_bytes()).as_ref()[..16])
+    }
+
+    /// Logs a newly minted token.
+    ///
+    /// # Errors
+    /// The audit is required and the line was dropped; the token must not be returned.
+    pub(super) fn log_minted(
+        &self,
+        authenticated: &AuthenticatedCaller,
+        profile: &ProfileName,
+        minted: &MintedToken,
+        subject: Option<&Subject>,
+    ) -> Result<(), ApiError> {
+        let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
+        let subject = subject.map(|subject| self.subject_hmac(subject));
+        self.log(|| {
+            tracing::info!(
+                target: AUDIT_TARGET,
+                request_id = authenticated.id.as_str(),
+                trace_id = authenticated.id.trace_id(),
+                caller = authenticated.caller.name.as_str(),
+                credential = authenticated.credential,
+                profile = profile.as_str(),
+                kid = minted.kid.as_ref().map(KeyId::as_str),
+                token_sha256 = Hex::of(token.as_ref()).as_str(),
+                subject_hmac = subject.as_ref().map(Hex::as_str),
+                expires_at = minted.expires_at.seconds(),
+                "minted"
+            );
+        })
+    }
+
+    /// Logs an access token that a caller gets, whether new or cached.
+    ///
+    /// # Errors
+    /// The audit is required and the line was dropped; the token must not be returned.
+    pub(super) fn log_access_token(
+        &self,
+        authenticated: &AuthenticatedCaller,
+        profile: &ProfileName,
+        ServedToken { token, cached, rejected_token_kept }: &ServedToken,
+        subject: Option<&Subject>,
+    ) -> Result<(), ApiError> {
+        let subject = subject.map(|subject| self.subject_hmac(subject));
+        self.log(|| {
+            tracing::info!(
+                target: AUDIT_TARGET,
+                request_id = authenticated.id.as_str(),
+                trace_id = authenticated.id.trace_id(),
+                caller = authenticated.caller.name.as_str(),
+                credential = authenticated.credential,
+                profile = profile.as_str(),
+                token_sha256 = Hex::of(&token.sha256).as_str(),
+                subject_hmac = subject.as_ref().map(Hex::as_str),
+                cached,
+                rejected_token_kept,
+                expires_at = token.expires_at.seconds(),
+                "handed out"
+            );
+        })
+    }
+}
+
+/// Up to 32 bytes in hexadecimal, in a buffer on the stack.
+pub(super) struct Hex {
+    text: [u8; 64],
+    length: usize,
+}
+
+impl Hex {
+    fn of(bytes: &[u8]) -> Self {
+        let mut text = [0; 64];
+        let length = 2 * bytes.len();
+        HEXLOWER.encode_mut(bytes, &mut text[..length]);
+        Self { text, length }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.length]).expect("hexadecimal digits are ASCII")
+    }
+}

@@ -1,0 +1,117 @@
+//! Authorizes each request for a token by the caller's policy, and applies the rate limits for subjects.
+//!
+//! Every token needs an authorization, including one from the cache. The result is an [`Authorized`] value, which the
+//! minting functions require as proof.
+
+use super::audit::AUDIT_TARGET;
+use super::request::AuthenticatedCaller;
+use super::{ApiError, AppState};
+use crate::callers::{Authorized, Denied, Permission, PolicyRule, RateLimited, Violation};
+use crate::config::ProfileName;
+use crate::tokens::Subject;
+use crate::traces::SpanAttribute;
+
+/// A request for a token, to be authorized.
+pub(super) struct AccessRequest<'a, G> {
+    pub grant: &'a G,
+    /// The subject, with the name of its field in the request. `None` for the login of an integration user.
+    pub subject: Option<(&'static str, &'a Subject)>,
+    /// Whether the request always mints a new token. If so, the subject's own rate limit applies.
+    pub mints: bool,
+}
+
+/// Checks `request` against the policy of the caller, and against the rate limit of the subject if it always mints.
+///
+/// In audit mode, a violation of the policy is logged and the request is allowed.
+///
+/// # Errors
+/// The first rule that rejects the request.
+pub(super) fn authorize<'a, G: Permission>(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
+    request: &AccessRequest<'a, G>,
+) -> Result<Authorized<'a, G>, ApiError> {
+    let &AccessRequest { grant, subject, mints } = request;
+    authenticated.trace().set_attribute(SpanAttribute::Profile(grant.name()));
+    let now = state.clock.monotonic();
+    let caller = &authenticated.caller;
+    let authorized = caller.authorize(grant, subject.map(|(_, subject)| subject), now);
+    let (violation, let_through) = match &authorized {
+        Ok(authorized) => (authorized.audit_violation, true),
+        Err(violation) => (Some(*violation), false),
+    };
+    if let Some(Violation::SubjectLimit(RateLimited { is_first: true, .. })) = violation {
+        tracing::warn!(
+            request_id = authenticated.id.as_str(),
+            trace_id = authenticated.id.trace_id(),
+            caller = %caller.name,
+            let_through,
+            "the caller names more different subjects than its subjects_per_minute: has its credential been stolen?"
+        );
+    }
+    let rule = violation.filter(|_| let_through).and_then(|violation| violation.rule());
+    if let (Some(rule), Some((_, subject))) = (rule, subject) {
+        log_audit_only_violation(state, authenticated, grant.name(), subject, rule);
+    }
+    let authorized = authorized.map_err(|violation| match violation {
+        Violation::Allow => ApiError::Denied { denied: Denied::NotAllowed, field: "profile" },
+        Violation::ProfileSubjects | Violation::Subjects => {
+            ApiError::Denied { denied: Denied::Subject, field: subject.map_or("profile", |(field, _)| field) }
+        }
+        Violation::SubjectLimit(RateLimited { retry_after, .. }) => {
+            caller.subjects_refused.inc();
+            ApiError::RateLimited { retry_after, who: "this caller, for too many different subjects," }
+        }
+    })?;
+    if let Some((_, subject)) = subject.filter(|_| mints) {
+        check_subject_rate_limit(state, authenticated, grant.name(), subject)?;
+    }
+    Ok(authorized)
+}
+
+/// Logs a request that audit mode allows although `rule` would reject it.
+fn log_audit_only_violation(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
+    profile: &ProfileName,
+    subject: &Subject,
+    rule: PolicyRule,
+) {
+    tracing::warn!(
+        target: AUDIT_TARGET,
+        request_id = authenticated.id.as_str(),
+        trace_id = authenticated.id.trace_id(),
+        caller = %authenticated.caller.name,
+        %profile,
+        subject_hmac = state.audit.subject_hmac(subject).as_str(),
+        rule = rule.as_str(),
+        "would be refused"
+    );
+}
+
+/// Limits how often one subject's tokens are minted. Logs one line when a series of rejections begins.
+fn check_subject_rate_limit(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
+    profile: &ProfileName,
+    subject: &Subject,
+) -> Result<(), ApiError> {
+    let caller = &authenticated.caller.name;
+    state.subject_rate_limiter.check_subject_rate(caller, profile, subject, state.clock.monotonic()).map_err(
+        |RateLimited { retry_after, is_first }| {
+            state.metrics.remints_refused.with_label_values(&[profile.as_str(), caller.as_str()]).inc();
+            if is_first {
+                let subject = state.audit.subject_hmac(subject);
+                tracing::warn!(
+                    request_id = authenticated.id.as_str(),
+                    trace_id = authenticated.id.trace_id(),
+                    %caller,
+                    %profile,
+                    subject_hmac = subject.as_str(),
+                    "a page asks for tokens again and again: Salesforce probably refuses them"
+                );
+            }
+            ApiError::RateLimited { retry_after, who: "one subject's page" }
+        },
+    )
+}

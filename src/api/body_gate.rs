@@ -1,0 +1,93 @@
+//! Delays reading a request body from the socket until a handler reads it. So an unauthenticated request is rejected from
+//! its head alone, and its body costs nothing.
+//!
+//! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be
+//! parsed as the next request.
+
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use hyper::body::{Body, Frame, SizeHint};
+
+/// Says whether the body of a connection's current request may be read from the socket. One per connection.
+#[derive(Default)]
+pub struct BodyGate {
+    open: AtomicBool,
+    /// Whether the body was read to its end, or there is none.
+    read: AtomicBool,
+    waiting: Mutex<Option<Waker>>,
+}
+
+impl BodyGate {
+    /// Closes the gate at the start of a request.
+    pub fn close(&self, has_body: bool) {
+        self.open.store(false, Ordering::Relaxed);
+        self.read.store(!has_body, Ordering::Relaxed);
+    }
+
+    /// Waits until a handler reads the body.
+    pub fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.open.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        *waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn open(&self) {
+        if self.open.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.open.store(true, Ordering::Relaxed);
+        if let Some(waiting) = waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    /// Whether the body was read to its end, or there was none.
+    pub fn is_read(&self) -> bool {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// A body that opens its gate when it is polled.
+pub struct GatedBody<B> {
+    body: B,
+    gate: Arc<BodyGate>,
+}
+
+impl<B> GatedBody<B> {
+    pub const fn new(body: B, gate: Arc<BodyGate>) -> Self {
+        Self { body, gate }
+    }
+}
+
+impl<B: Body + Unpin> Body for GatedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.gate.open();
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() {
+            self.gate.read.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,58 @@
+//! The public endpoints: the JWK Sets that Salesforce fetches, and `GET /openapi.yaml`.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::{ApiError, AppState, OPENAPI, SharedState};
+use crate::jwks::{CachedJwks, ClientClass};
+
+pub(super) async fn union(State(state): State<SharedState>, method: Method, headers: HeaderMap) -> Response {
+    jwks_response(&state.snapshot.load().published.union, &state, &method, &headers)
+}
+
+pub(super) async fn keyset(
+    State(state): State<SharedState>,
+    name: Result<Path<String>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    // A name that isn't UTF-8 is the name of no keyset.
+    let Path(name) = name.map_err(|_| ApiError::NotFound)?;
+    let snapshot = state.snapshot.load();
+    let jwks = snapshot.published.by_keyset.get(name.as_str()).ok_or(ApiError::NotFound)?;
+    Ok(jwks_response(jwks, &state, &method, &headers))
+}
+
+fn jwks_response(jwks: &CachedJwks, state: &AppState, method: &Method, headers: &HeaderMap) -> Response {
+    let now = state.clock.now();
+    let serialized = jwks.serialized(now);
+    // A HEAD request doesn't deliver the keys, so it isn't counted as a fetch.
+    if method == Method::GET {
+        let client = ClientClass::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
+        jwks.record_fetch(&serialized, client, now);
+    }
+    let caching = [(ETAG, serialized.etag.clone()), (CACHE_CONTROL, jwks.cache_control.clone())];
+    if matches_etag(headers, &serialized.etag) {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
+    }
+    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (caching, json, serialized.body.clone()).into_response()
+}
+
+/// Whether `If-None-Match` contains `etag`, by weak comparison (RFC 9110, section 13.1.2).
+fn matches_etag(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+pub(super) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/yaml"))], OPENAPI).into_response()
+}

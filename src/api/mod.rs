@@ -1,0 +1,176 @@
+//! The HTTP API: the route table, the handlers, the middleware, and the mapping of errors to statuses.
+//!
+//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`, `/oauth-access-token`,
+//!   `/messaging-access-token`: for authenticated callers.
+//! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public, and the only routes of the public listener.
+//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener if there is one.
+//! - `GET /openapi.yaml`: the description of the API. A test compares it with [`ROUTES`].
+//!
+//! `middleware` gives every response an `X-Request-Id`. Every error response is JSON. There are no CORS headers, because
+//! browsers don't call tokenmint.
+
+mod access_tokens;
+mod audit;
+mod authorization;
+mod body_gate;
+mod bundle;
+mod content_negotiation;
+mod error;
+mod health;
+mod jwks;
+mod middleware;
+mod mint;
+mod request;
+mod request_head;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::routing::{MethodRouter, get, post};
+use http::Method;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use audit::{AUDIT_TARGET, Audit, DroppedLineCounter};
+pub use body_gate::{BodyGate, GatedBody};
+pub use error::ApiError;
+pub use middleware::RequestMetrics;
+pub use request::RequestContext;
+pub use request_head::{BodyFraming, check_head};
+pub use status::ReloadReport;
+
+use crate::callers::{Callers, SubjectRateLimiter};
+use crate::clock::{Clock, Randomness};
+use crate::config::{Config, Hs256Kind, Limits};
+use crate::exchange::Exchanger;
+use crate::jwks::PublishedJwks;
+use crate::keys::KeyRing;
+use crate::metrics::Metrics;
+use crate::tokens::{Profiles, Signer};
+
+/// The API description, `openapi.yaml` at the repository's root.
+pub const OPENAPI: &str = include_str!("../../openapi.yaml");
+
+/// Everything that follows from one configuration and its key files. A reload replaces it as a whole; a request that has
+/// loaded it keeps the old one.
+pub struct ConfigSnapshot {
+    pub config: Arc<Config>,
+    pub ring: KeyRing,
+    pub profiles: Profiles,
+    pub callers: Callers,
+    pub published: PublishedJwks,
+}
+
+/// The state that all handlers share: the current [`ConfigSnapshot`], and the parts that outlive a reload.
+pub struct AppState {
+    pub snapshot: ArcSwap<ConfigSnapshot>,
+    pub signer: Arc<Signer>,
+    pub exchanger: Exchanger,
+    /// Limits how often one subject's tokens are minted, against pages that reload in a loop.
+    pub subject_rate_limiter: SubjectRateLimiter,
+    pub clock: Arc<dyn Clock>,
+    pub randomness: Arc<dyn Randomness>,
+    pub metrics: Arc<Metrics>,
+    /// The metrics that every request updates, looked up once.
+    pub request_metrics: RequestMetrics,
+    pub audit: Audit,
+    pub limits: Limits,
+    /// Set at shutdown: the service still answers, but isn't ready any more.
+    pub draining: AtomicBool,
+    /// The result of the last check of the files for changes.
+    pub last_reload_check: ArcSwap<ReloadReport>,
+    /// The number of log lines dropped so far, read at each scrape.
+    pub dropped_lines: DroppedLineCounter,
+}
+
+impl AppState {
+    /// Whether the service can mint tokens. Whether Salesforce can be reached doesn't matter.
+    pub fn ready(&self) -> bool {
+        !self.draining.load(Ordering::Acquire) && self.snapshot.load().profiles.is_ready(self.clock.now())
+    }
+}
+
+type SharedState = Arc<AppState>;
+
+/// The kinds of listeners; each route belongs to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// For callers: `[server]`.
+    Minting,
+    /// For the internet: `[server.public]`.
+    Public,
+    /// For monitoring and operators: `[server.ops]`.
+    Ops,
+}
+
+/// A row of the route table.
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub kind: ListenerKind,
+    handler: fn() -> MethodRouter<SharedState>,
+}
+
+/// The route table.
+pub static ROUTES: &[Route] = &[
+    Route::new(Method::POST, "/identity-token", ListenerKind::Minting, || post(mint::identity_token)),
+    Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
+    Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || {
+        mint::hs256_token(Hs256Kind::Intercom)
+    }),
+    Route::new(Method::POST, "/bundle", ListenerKind::Minting, || post(bundle::bundle)),
+    Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || {
+        post(access_tokens::oauth_access_token)
+    }),
+    Route::new(Method::POST, "/messaging-access-token", ListenerKind::Minting, || {
+        post(access_tokens::messaging_access_token)
+    }),
+    Route::new(Method::GET, "/openapi.yaml", ListenerKind::Minting, || get(jwks::openapi)),
+    Route::new(Method::GET, "/.well-known/jwks.json", ListenerKind::Public, || get(jwks::union)),
+    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", ListenerKind::Public, || get(jwks::keyset)),
+    Route::new(Method::GET, "/livez", ListenerKind::Ops, || get(health::livez)),
+    Route::new(Method::GET, "/readyz", ListenerKind::Ops, || get(health::readyz)),
+    Route::new(Method::GET, "/healthz", ListenerKind::Ops, || get(health::readyz)),
+    Route::new(Method::GET, "/metrics", ListenerKind::Ops, || get(health::metrics)),
+    Route::new(Method::GET, "/status", ListenerKind::Ops, || get(status::status)),
+];
+
+impl Route {
+    /// Whether the route requires an authenticated caller.
+    fn is_minting(&self) -> bool {
+        self.kind == ListenerKind::Minting && self.method == Method::POST
+    }
+
+    const fn new(
+        method: Method,
+        path: &'static str,
+        kind: ListenerKind,
+        handler: fn() -> MethodRouter<SharedState>,
+    ) -> Self {
+        Self { method, path, kind, handler }
+    }
+}
+
+/// Builds the router of a listener that serves the routes of `kinds`.
+pub fn router(state: &SharedState, kinds: &[ListenerKind]) -> Router {
+    let metrics = state.metrics.clone();
+    ROUTES
+        .iter()
+        .filter(|route| kinds.contains(&route.kind))
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .fallback(|method: Method| async move {
+            // No path has TRACE, so 405 is right even for a path that doesn't exist.
+            if method == Method::TRACE { ApiError::UnknownMethod } else { ApiError::NotFound }
+        })
+        .layer((
+            middleware::RequestLayer(state.clone()),
+            CatchPanicLayer::custom(move |_| {
+                metrics.panics.inc();
+                axum::response::IntoResponse::into_response(ApiError::Panicked)
+            }),
+        ))
+        .with_state(state.clone())
+}

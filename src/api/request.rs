@@ -1,0 +1,250 @@
+//! The axum extractors: the authenticated caller, the response format, and the fields of the JSON body.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use super::content_negotiation::ResponseFormat;
+use super::middleware::RequestId;
+use super::{ApiError, BodyGate, SharedState};
+use crate::callers::{Caller, Peer};
+use crate::json::{Json, Members};
+use crate::tokens::InvalidField;
+use crate::traces::{SpanAttribute, Trace};
+
+/// Facts about a request from its connection. The listener adds them as a request extension.
+#[derive(Clone)]
+pub struct RequestContext {
+    /// When the first byte of the request arrived.
+    pub started_at: Instant,
+    /// Set if the request is rejected before any handler runs.
+    pub error: Option<ApiError>,
+    /// The identity of the client by its certificate or its Unix user.
+    pub peer: Option<Arc<Peer>>,
+    pub body_gate: Arc<BodyGate>,
+}
+
+/// The authenticated caller of a request.
+pub(super) struct AuthenticatedCaller {
+    pub caller: Arc<Caller>,
+    /// How the caller authenticated, for the audit line: `api_key` or `connection`.
+    pub credential: &'static str,
+    pub id: RequestId,
+}
+
+impl FromRequestParts<SharedState> for AuthenticatedCaller {
+    type Rejection = ApiError;
+
+    /// Authenticates the caller by its API key, or without an `Authorization` header by its connection.
+    ///
+    /// A missing key, a wrong key and a malformed header give the same error. A request with a wrong key is rejected even if
+    /// its connection belongs to a caller.
+    async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
+        let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
+        let header = headers.next();
+        if headers.next().is_some() {
+            return Err(ApiError::MultipleCredentials);
+        }
+        let snapshot = state.snapshot.load();
+        let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
+        let (credential, caller) = match (header, peer) {
+            (Some(header), _) => {
+                ("api_key", bearer(header).and_then(|api_key| snapshot.callers.by_api_key(api_key)))
+            }
+            (None, Some(peer)) => ("connection", snapshot.callers.by_peer(peer)),
+            (None, None) => return Err(ApiError::InvalidClient),
+        };
+        let caller = caller.cloned().ok_or(ApiError::InvalidClient)?;
+        parts.extensions.insert(KnownCaller(caller.clone()));
+        let id = parts.extensions.get::<RequestId>().cloned();
+        let id = id.expect("the middleware gives every request an ID");
+        id.trace().set_attribute(SpanAttribute::Caller(&caller.name));
+        Ok(Self { caller, credential, id })
+    }
+}
+
+/// The request extension that says that the caller is authenticated. Without it [`RequestFields`] doesn't read the body.
+#[derive(Clone)]
+struct KnownCaller(Arc<Caller>);
+
+impl AuthenticatedCaller {
+    /// The trace of the request.
+    pub const fn trace(&self) -> &Trace {
+        self.id.trace()
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
+fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = header.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+impl FromRequestParts<SharedState> for ResponseFormat {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &SharedState) -> Result<Self, ApiError> {
+        Self::negotiate(&parts.headers).ok_or(ApiError::NotAcceptable)
+    }
+}
+
+/// The fields of the request body, a JSON object. Each accessor removes a field and checks its type.
+pub(super) struct RequestFields(Members);
+
+impl FromRequest<SharedState> for RequestFields {
+    type Rejection = ApiError;
+
+    /// Reads and parses the body of an authenticated caller. Also counts the request against the caller's rate limit. A caller
+    /// above its limit gets the error only after its body was read, so that the connection can be reused.
+    async fn from_request(request: Request, state: &SharedState) -> Result<Self, ApiError> {
+        let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(ApiError::InvalidClient)?;
+        let turn = caller
+            .check_rate_limit(state.clock.monotonic())
+            .map_err(|retry_after| ApiError::RateLimited { retry_after, who: "this caller" });
+        is_plain_json(request.headers())?;
+        let limit = state.limits.body;
+        // Rejects a body that is declared too large before any of it is read.
+        if declared_length(request.headers()).is_some_and(|length| length > limit) {
+            return Err(ApiError::BodyTooLarge(limit));
+        }
+        let within = state.limits.body_timeout();
+        let mut deadline = Instant::now() + within;
+        if let Some(context) = request.extensions().get::<RequestContext>() {
+            deadline = deadline.min(context.started_at + state.limits.request_timeout);
+        }
+        let body = Limited::new(request.into_body(), limit).collect();
+        let body = tokio::time::timeout_at(deadline, body).await;
+        let body = body.map_err(|_| ApiError::ReceiveTimeout { what: "body", within })?;
+        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => ApiError::BodyTooLarge(limit),
+            None => ApiError::IncompleteBody,
+        })?;
+        turn?;
+        Self::parse(&body.to_bytes())
+    }
+}
+
+/// The byte order marks of UTF-8, UTF-16BE and UTF-16LE. JSON must not begin with one (RFC 8259, section 8.1).
+const BYTE_ORDER_MARKS: &[&[u8]] = &[b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
+
+impl RequestFields {
+    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        if BYTE_ORDER_MARKS.iter().any(|mark| body.starts_with(mark)) {
+            let message = "the body begins with a byte order mark (BOM): send JSON in UTF-8 without one";
+            return Err(ApiError::NotJson(message.to_owned()));
+        }
+        let json =
+            Json::parse(body).map_err(|error| ApiError::NotJson(format!("the body isn't JSON: {error}")))?;
+        if let Some(field) = json.duplicate_key() {
+            return Err(InvalidField::new(field, "is given twice").into());
+        }
+        match json {
+            Json::Object(members) => Ok(Self(members)),
+            other => {
+                let message = format!("the body must be a JSON object, not {}", other.type_name());
+                Err(ApiError::NotJson(message))
+            }
+        }
+    }
+
+    /// Rejects fields that aren't in `known`.
+    pub fn allow_only(self, known: &[&str]) -> Result<Self, ApiError> {
+        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(self),
+            Some((name, _)) => {
+                let message = format!("isn't a field of this request; its fields are {}", known.join(", "));
+                Err(InvalidField::new(name, message).into())
+            }
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Json> {
+        let at = self.0.iter().position(|(field, _)| field == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    pub fn required_string(&mut self, name: &str) -> Result<String, ApiError> {
+        self.string(name)?.ok_or_else(|| InvalidField::new(name, "is missing").into())
+    }
+
+    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Json::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(name, "a string", &other)),
+        }
+    }
+
+    /// Takes a string that is a secret, for example a token.
+    pub fn secret(&mut self, name: &str) -> Result<Option<SecretString>, ApiError> {
+        Ok(self.string(name)?.map(SecretString::from))
+    }
+
+    pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Json::Number(number)) => match number.as_u64() {
+                None => Err(InvalidField::new(name, "must be a whole number of seconds").into()),
+                seconds => Ok(seconds),
+            },
+            Some(other) => Err(wrong_type(name, "a whole number of seconds", &other)),
+        }
+    }
+
+    /// Takes an object of objects.
+    pub fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, ApiError> {
+        let inner = |(entry, value): (String, Json)| match value {
+            Json::Object(members) => Ok((entry, members)),
+            other => Err(wrong_type(&format!("{name}.{entry}"), "an object", &other)),
+        };
+        self.object(name)?.into_iter().map(inner).collect()
+    }
+
+    pub fn object(&mut self, name: &str) -> Result<Members, ApiError> {
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Json::Object(members)) => Ok(members),
+            Some(other) => Err(wrong_type(name, "an object", &other)),
+        }
+    }
+}
+
+fn wrong_type(name: &str, wanted: &str, got: &Json) -> ApiError {
+    InvalidField::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
+}
+
+/// Checks that the body is declared as uncompressed `application/json`, in UTF-8 if it names a charset.
+fn is_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let unsupported = |what| Err(ApiError::UnsupportedMediaType(what));
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return unsupported("send the body as it is, without Content-Encoding");
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(media), None) = (types.next(), types.next()) else {
+        return unsupported("send the body as JSON, with one header `Content-Type: application/json`");
+    };
+    let mut parts = media.to_str().unwrap_or_default().split(';').map(str::trim);
+    if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
+        return unsupported("send the body as JSON, with `Content-Type: application/json`");
+    }
+    let is_another_charset = |parameter: &str| {
+        let charset = parameter.get(..8).filter(|name| name.eq_ignore_ascii_case("charset="));
+        charset.is_some() && !parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
+    };
+    if parts.any(is_another_charset) {
+        return unsupported(
+            "send the body in UTF-8: leave the parameter `charset` of Content-Type out, or say `charset=utf-8`",
+        );
+    }
+    Ok(())
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,147 @@
+//! Prevents request smuggling: rejects every request head that a proxy in front of the service may read differently.
+//!
+//! hyper accepts a bare LF, `Content-Length` together with `Transfer-Encoding`, and several equal lengths. A proxy may
+//! see another request in the same bytes. So `app::request_scanner` passes each head to [`check_head`] before hyper gets it.
+//! The parser is httparse, which hyper uses too, so both read an accepted head in the same way.
+
+use std::mem::MaybeUninit;
+
+use super::ApiError;
+
+/// The largest number of headers.
+const MAX_REQUEST_HEADERS: usize = 64;
+
+/// How the length of a request's body is given (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// In bytes; 0 if there is no body.
+    Length(u64),
+    Chunked,
+}
+
+/// Checks a request head and returns the framing of its body. `head` must end with the empty line and contain no bare LF.
+///
+/// # Errors
+/// The error that the client gets.
+pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
+    const NOT_HTTP: &str = "send a request head that is valid by RFC 9112: METHOD, one space, a path, one space, HTTP/1.1, and \
+                            headers of one line each";
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_REQUEST_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(ApiError::TooManyHeaders(MAX_REQUEST_HEADERS)),
+        Err(httparse::Error::Version) => {
+            return Err(ApiError::Malformed("use HTTP/1.1: this port speaks no other version"));
+        }
+        Ok(_) | Err(_) => return Err(ApiError::Malformed(NOT_HTTP)),
+    }
+    let is_http_1_0 = request.version == Some(0);
+    if request.method == Some("CONNECT") {
+        return Err(ApiError::UnknownMethod);
+    }
+    check_target(request.path.unwrap_or_default())?;
+    let (mut host, mut length, mut chunked) = (None, None, false);
+    for header in &*request.headers {
+        if header.name.eq_ignore_ascii_case("host") {
+            if host.replace(header.value).is_some() {
+                return Err(ApiError::Malformed("send one Host header, not several"));
+            }
+        } else if header.name.eq_ignore_ascii_case("content-length") {
+            if length.is_some() {
+                return Err(ApiError::Malformed("send one Content-Length header, not several"));
+            }
+            length = Some(content_length(header.value)?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || is_http_1_0 || !header.value.eq_ignore_ascii_case(b"chunked") {
+                let message =
+                    "leave Transfer-Encoding out, or send `Transfer-Encoding: chunked` once, with HTTP/1.1";
+                return Err(ApiError::Malformed(message));
+            }
+            chunked = true;
+        }
+    }
+    match host {
+        None if !is_http_1_0 => return Err(ApiError::Malformed("send a Host header")),
+        Some(host) if !host.iter().all(|byte| is_host_byte(*byte)) => {
+            return Err(ApiError::Malformed("send a host name, optionally with a port, in the Host header"));
+        }
+        _ => {}
+    }
+    match (length, chunked) {
+        (Some(_), true) => {
+            Err(ApiError::Malformed("send Content-Length or Transfer-Encoding: chunked, not both"))
+        }
+        (_, true) => Ok(BodyFraming::Chunked),
+        (length, false) => Ok(BodyFraming::Length(length.unwrap_or(0))),
+    }
+}
+
+/// Checks that the target is a path with an optional query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
+fn check_target(target: &str) -> Result<(), ApiError> {
+    if !target.starts_with('/') {
+        return Err(ApiError::Malformed(
+            "request a path, for example `POST /identity-token`: tokenmint isn't a proxy",
+        ));
+    }
+    if target.contains('#') {
+        return Err(ApiError::Malformed("leave the fragment out of the path, or write `#` as %23"));
+    }
+    if !target.bytes().all(|byte| is_host_byte(byte) || b"/?!$&'()*+,;=@".contains(&byte)) {
+        return Err(ApiError::Malformed(
+            "percent-encode the characters of the path that RFC 3986 does not allow",
+        ));
+    }
+    Ok(())
+}
+
+const fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
+}
+
+/// Parses a length of digits only: no sign, and no list of lengths.
+fn content_length(value: &[u8]) -> Result<u64, ApiError> {
+    let digits =
+        std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(ApiError::Malformed("send the number of bytes of the body in Content-Length, in digits only"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(lines: &str) -> Result<BodyFraming, ApiError> {
+        check_head(format!("{}\r\n\r\n", lines.replace('\n', "\r\n")).as_bytes())
+    }
+
+    #[test]
+    fn a_head_with_an_ambiguous_body_length_is_rejected() {
+        for (lines, framing) in [
+            ("GET / HTTP/1.1\nHost: x", BodyFraming::Length(0)),
+            ("GET / HTTP/1.0", BodyFraming::Length(0)),
+            ("POST / HTTP/1.1\nHost: x\ncONTENT-length:  12 ", BodyFraming::Length(12)),
+            ("POST / HTTP/1.1\nTransfer-Encoding: Chunked\nHost: x", BodyFraming::Chunked),
+        ] {
+            assert_eq!(checked(lines).ok(), Some(framing), "{lines}");
+        }
+        for lines in [
+            "Content-Length: 5\nContent-Length: 5",
+            "Content-Length: 5\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\nContent-Length: 5",
+            "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: \u{b}chunked",
+            "Content-Length: +5",
+            "Content-Length: 5, 5",
+            "Content-Length:",
+            "Content-Length: 18446744073709551616",
+        ] {
+            let refused = checked(&format!("POST / HTTP/1.1\nHost: x\n{lines}"));
+            assert!(matches!(refused, Err(ApiError::Malformed(_))), "{lines}: {refused:?}");
+        }
+        assert!(checked("POST / HTTP/1.0\nTransfer-Encoding: chunked").is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! Checks of tokens that are signed with a shared secret (HS256).
+
+use super::tokens::subject_faults;
+use crate::config::Hs256Kind;
+use crate::doctor::finding::{Observation, Observations};
+use crate::doctor::formatting::escape_and_truncate;
+use crate::doctor::input::CheckInput;
+use crate::json::Json;
+
+/// Checks that a token names its user by the claim of its kind.
+pub fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
+    let (user, party) = (kind.facts().user_claim, kind.facts().relying_party);
+    input
+        .tokens_of(kind)
+        .map(|(token, parts, _)| {
+            let about = &token.about;
+            let mut faults = match parts.claim_value(user) {
+                None => vec![format!("has no `{user}`")],
+                Some(value) => subject_faults(user, value),
+            };
+            if parts.header("alg") != Some("HS256") {
+                faults.push(format!("its `alg` isn't HS256, which is the algorithm that {party} accepts"));
+            }
+            if parts.header.member("crit").is_some() {
+                faults.push(format!("its header has `crit`, which {party} would have to know"));
+            }
+            let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::duplicate_key);
+            faults.extend(doubled.map(|name| format!("has `{}` twice", escape_and_truncate(&name))));
+            if faults.is_empty() && !parts.has_claim("exp") {
+                return Observation::warn(
+                    about,
+                    "has no `exp`, so anybody who gets hold of it is that user forever",
+                );
+            }
+            Observation::from_faults(about, &faults, format!("names its user by `{user}`"))
+        })
+        .collect()
+}
+
+/// Checks that the signature is HMAC-SHA256 with one of the configured secrets.
+pub fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
+    let (section, secret) = (kind.facts().section, kind.facts().secret);
+    let profiles: Vec<_> =
+        input.configured.config.into_iter().flat_map(|config| &config.hs256[&kind]).collect();
+    input
+        .tokens_of(kind)
+        .map(|(token, parts, _)| {
+            let about = &token.about;
+            if profiles.is_empty() {
+                let reason = format!(
+                    "no {secret} was there to check its signature: give a configuration with [{section}.NAME] (--config)"
+                );
+                return Observation::skipped(about, reason);
+            }
+            if parts.header("alg") != Some("HS256") {
+                return Observation::skipped(about, "its algorithm isn't HS256");
+            }
+            match profiles.iter().find(|(_, profile)| parts.is_signed_with_secret(&profile.secret)) {
+                Some((name, _)) => {
+                    Observation::pass(about, format!("the secret of {section}.{name} made it"))
+                }
+                None => Observation::fail(about, format!("no {secret} of the configuration made it")),
+            }
+        })
+        .collect()
+}

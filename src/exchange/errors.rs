@@ -1,0 +1,665 @@
+//! Known error responses of Salesforce: maps each to a cause, a fix, and whether retrying can help. The endpoints, the
+//! doctor and the table in `docs/troubleshooting.md` all take their texts from here.
+//!
+//! Sources: Salesforce Help, "OAuth Authorization Errors"; the Mobile SDK's list of the server's error codes;
+//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The
+//! first matching row counts, so the order matters. Sentences come first. Error codes come next, because one code has
+//! several causes. Guesses by a single word come last.
+
+use std::time::Duration;
+
+/// Back-off after a rate limit if Salesforce sends no `Retry-After`.
+const DEFAULT_BACKOFF: Duration = Duration::from_mins(1);
+/// Back-off after Salesforce's login limit. Salesforce refuses the user for an hour, but an administrator can end that
+/// earlier; with a quarter of an hour, tokenmint notices soon.
+const LOGIN_LIMIT_BACKOFF: Duration = Duration::from_mins(15);
+
+/// Whether retrying can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Not until somebody changes the configuration. Repeated failed logins can get this host's address blocked.
+    Permanent,
+    /// Retrying soon can help.
+    Transient,
+    /// A rate limit of Salesforce is reached; retrying helps after a back-off.
+    Limited,
+}
+
+/// The meaning of an error response: cause, fix, and when to retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Stable identifier. Replicas exchange it through the shared cache.
+    pub id: &'static str,
+    pub class: ErrorClass,
+    /// For [`ErrorClass::Limited`]: how long not to retry if Salesforce sends no `Retry-After`.
+    pub backoff: Duration,
+    pub cause: &'static str,
+    pub fix: &'static str,
+}
+
+/// A row of the tables: matches an error response by its `error` code and words of its description. `""` matches anything.
+struct KnownError {
+    error: &'static str,
+    description: &'static str,
+    /// Whether it is a guess by a single word. Guesses don't apply to statuses from 500 on: messages of server errors
+    /// contain such words with other meanings.
+    is_guess: bool,
+    diagnosis: Diagnosis,
+}
+
+const fn known_error(
+    id: &'static str,
+    error: &'static str,
+    description: &'static str,
+    class: ErrorClass,
+    cause: &'static str,
+    fix: &'static str,
+) -> KnownError {
+    KnownError {
+        error,
+        description,
+        is_guess: false,
+        diagnosis: Diagnosis { id, class, backoff: DEFAULT_BACKOFF, cause, fix },
+    }
+}
+
+/// The ids that other modules refer to.
+pub mod id {
+    pub const NO_AUTH_SCHEMES: &str = "no-auth-schemes";
+    pub const AUTH_MODE: &str = "auth-mode";
+    pub const DEPLOYMENT_UNKNOWN: &str = "deployment-unknown";
+    pub const AUDIENCE_REFUSED: &str = "audience-refused";
+    pub const APP_NOT_FOUND: &str = "app-not-found";
+    pub const USER_NOT_APPROVED: &str = "user-not-approved";
+    pub const APP_NOT_ASSIGNED: &str = "app-not-assigned";
+    pub const CLIENT_UNKNOWN: &str = "client-unknown";
+    pub const ASSERTION_INVALID: &str = "assertion-invalid";
+}
+
+impl KnownError {
+    const fn with_backoff(mut self, backoff: Duration) -> Self {
+        self.diagnosis.backoff = backoff;
+        self
+    }
+
+    const fn guessed(mut self) -> Self {
+        self.is_guess = true;
+        self
+    }
+
+    /// The non-empty patterns of the row.
+    fn patterns(&self) -> impl Iterator<Item = &'static str> {
+        [self.error, self.description].into_iter().filter(|words| !words.is_empty())
+    }
+
+    /// Whether the row matches. Both arguments must be in lower case.
+    fn matches(&self, error: &str, description: &str) -> bool {
+        let by_code = self.error.is_empty() || self.error == error;
+        let by_words = self.description.is_empty()
+            || contains_words(description, self.description)
+            || contains_words(error, self.description);
+        by_code && by_words
+    }
+}
+
+/// Whether `text` contains `words` as whole words.
+fn contains_words(text: &str, words: &str) -> bool {
+    let inside = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(words)
+        .any(|(at, _)| !text[..at].ends_with(inside) && !text[at + words.len()..].starts_with(inside))
+}
+
+use ErrorClass::{Limited, Permanent, Transient};
+
+/// Errors of `/services/oauth2/token`.
+static OAUTH_ERRORS: &[KnownError] = &[
+    // Sentences.
+    known_error(
+        "login-rate-exceeded",
+        "",
+        "login_rate_exceeded",
+        Limited,
+        "the user has logged in too often: Salesforce allows 3,600 logins an hour",
+        "wait an hour, and find who logs in without a cache",
+    )
+    .with_backoff(LOGIN_LIMIT_BACKOFF),
+    known_error(
+        "user-inactive",
+        "",
+        "inactive user",
+        Permanent,
+        "the user is inactive",
+        "activate the user, or set another `username`",
+    ),
+    known_error(
+        "user-unknown",
+        "",
+        "invalid user",
+        Permanent,
+        "Salesforce does not know the user, or it is no user of this org",
+        "compare `username` with the user's in Setup > Users; in a sandbox it mostly ends in the sandbox's name",
+    ),
+    known_error(
+        "scope-missing",
+        "",
+        "refresh_token scope is required",
+        Permanent,
+        "the app lacks a scope, or isn't installed and pre-authorized in the org",
+        "add the scope refresh_token, offline_access to the app, and set Permitted Users to \"Admin approved users are \
+         pre-authorized\" in its policies",
+    ),
+    known_error(
+        "address-barred-by-app",
+        "",
+        "ip restricted by app developer",
+        Permanent,
+        "the app's developer doesn't allow this host's address, or Salesforce regards it as an anonymizer or a high-risk network, \
+         which it has blocked since April 2026",
+        "have the app's developer add this host's address to the app's IP ranges; use a fixed address of your own, without a VPN \
+         or an anonymizing proxy",
+    ),
+    known_error(
+        id::USER_NOT_APPROVED,
+        "",
+        "hasn't approved this consumer",
+        Permanent,
+        "the user is not pre-authorized for the app, or `audience` and host don't fit each other",
+        "in the app's policies set Permitted Users to \"Admin approved users are pre-authorized\" and assign the \
+         user's profile or permission set; the app needs the scopes api and refresh_token, offline_access",
+    ),
+    known_error(
+        id::AUDIENCE_REFUSED,
+        "",
+        "audience is invalid",
+        Permanent,
+        INVALID_AUDIENCE.0,
+        INVALID_AUDIENCE.1,
+    ),
+    known_error(
+        id::AUDIENCE_REFUSED,
+        "",
+        "audience validation failed",
+        Permanent,
+        INVALID_AUDIENCE.0,
+        INVALID_AUDIENCE.1,
+    ),
+    known_error(
+        "assertion-expired",
+        "",
+        "expired authorization code",
+        Permanent,
+        "the assertion had expired when it arrived",
+        "set this host's clock (NTP): Salesforce allows three minutes at most",
+    ),
+    known_error(
+        id::ASSERTION_INVALID,
+        "",
+        "invalid assertion",
+        Permanent,
+        "the signature does not fit the certificate of the app",
+        "upload the certificate of this keyset's signing key to the app (`tokenmint keys list` says which signs)",
+    ),
+    known_error(
+        "address-restricted",
+        "",
+        "ip restricted",
+        Permanent,
+        "the address of this host is not allowed to log in",
+        "relax IP restrictions in the app's policies, or add the address to the user's login ranges",
+    ),
+    known_error(
+        id::CLIENT_UNKNOWN,
+        "",
+        "client identifier invalid",
+        Permanent,
+        UNKNOWN_CONSUMER_KEY.0,
+        UNKNOWN_CONSUMER_KEY.1,
+    ),
+    // Codes.
+    known_error(
+        id::APP_NOT_ASSIGNED,
+        "invalid_app_access",
+        "",
+        Permanent,
+        "the user's profile or permission set is not assigned to the app",
+        "assign it in the app's policies (Manage Profiles, Manage Permission Sets)",
+    ),
+    known_error(
+        id::APP_NOT_FOUND,
+        "app_not_found",
+        "",
+        Permanent,
+        "the app is not installed in the org that was asked; External Client Apps are not found through login. or \
+         test.salesforce.com",
+        "use the My Domain URL as `audience` and for `token_url`",
+    ),
+    known_error(
+        id::CLIENT_UNKNOWN,
+        "invalid_client_id",
+        "",
+        Permanent,
+        UNKNOWN_CONSUMER_KEY.0,
+        UNKNOWN_CONSUMER_KEY.1,
+    ),
+    known_error(
+        "assertion-repeated",
+        "bad_jti_claim",
+        "",
+        Transient,
+        "the assertion was taken for a repeated one",
+        "nothing: the next one has another jti",
+    ),
+    known_error(
+        "user-inactive",
+        "inactive_user",
+        "",
+        Permanent,
+        "the user is inactive",
+        "activate the user, or set another `username`",
+    ),
+    known_error(
+        "org-inactive",
+        "inactive_org",
+        "",
+        Permanent,
+        "the org is locked or closed",
+        "ask Salesforce Support",
+    ),
+    known_error(
+        "client-refused",
+        "invalid_client",
+        "",
+        Permanent,
+        "the app refuses this kind of client",
+        "enable the JWT bearer flow in the app's OAuth settings",
+    ),
+    known_error(
+        "flow-disabled",
+        "oauth_flow_disabled",
+        "",
+        Permanent,
+        "the JWT bearer flow is switched off for the app or the org",
+        "enable it in the app's settings and in Setup > OAuth and OpenID Connect Settings",
+    ),
+    known_error(
+        "app-blocked",
+        "app_blocked",
+        "",
+        Permanent,
+        "an administrator has blocked the app",
+        "unblock it in Setup > Connected Apps OAuth Usage",
+    ),
+    known_error(
+        "app-policy-missing",
+        "oauth_policy_not_found",
+        "",
+        Permanent,
+        "the app has no policies in this org",
+        "install the app and set its policies",
+    ),
+    known_error(
+        "external-app-policy-missing",
+        "ecapp_policy_not_found",
+        "",
+        Permanent,
+        "the app has no policies in this org",
+        "set the External Client App's policies",
+    ),
+    known_error(
+        "grant-type-unsupported",
+        "unsupported_grant_type",
+        "",
+        Permanent,
+        "the address asked is no OAuth token endpoint of Salesforce",
+        "compare `token_url`: it ends in /services/oauth2/token",
+    ),
+    known_error(
+        "scope-invalid",
+        "invalid_scope",
+        "",
+        Permanent,
+        "the app has no scope that a token could be given for",
+        "add the scopes api and refresh_token, offline_access to the app",
+    ),
+    known_error(
+        "rate-limited",
+        "rate_limit_exceeded",
+        "",
+        Limited,
+        "Salesforce's rate limit is reached",
+        "wait",
+    ),
+    known_error("slow-down", "slow_down", "", Transient, "Salesforce asks for fewer requests", "wait"),
+    known_error(
+        "login-error",
+        "login_error",
+        "",
+        Transient,
+        "Salesforce failed to log in",
+        "wait; see the user's Login History if it stays",
+    ),
+    known_error(
+        "server-error",
+        "server_error",
+        "",
+        Transient,
+        "Salesforce failed",
+        "wait; see status.salesforce.com",
+    ),
+    known_error(
+        "service-unavailable",
+        "service_unavailable",
+        "",
+        Transient,
+        "Salesforce is not available",
+        "wait; see status.salesforce.com",
+    ),
+    known_error(
+        "system-down",
+        "system_down",
+        "",
+        Transient,
+        "Salesforce is down",
+        "wait; see status.salesforce.com",
+    ),
+    known_error(
+        "unknown-error",
+        "unknown_error",
+        "",
+        Transient,
+        "Salesforce failed and does not say why",
+        "wait",
+    ),
+    // Guesses.
+    known_error(id::AUDIENCE_REFUSED, "", "audience", Permanent, INVALID_AUDIENCE.0, INVALID_AUDIENCE.1)
+        .guessed(),
+];
+
+/// Causes and fixes that several rows share.
+const INVALID_AUDIENCE: (&str, &str) = (
+    "Salesforce does not take this `audience`",
+    "connected apps take https://login.salesforce.com, or https://test.salesforce.com for a sandbox; External Client Apps take \
+     the My Domain URL; without a slash at the end",
+);
+const UNKNOWN_CONSUMER_KEY: (&str, &str) = (
+    "Salesforce does not know this consumer key; a new app needs up to 30 minutes to be known",
+    "compare `consumer_key` with the app's; wait, if it is new",
+);
+const UNKNOWN_ORG: (&str, &str) = (
+    "Salesforce does not know the org",
+    "compare `org_id` with Setup > Company Information, and `scrt_url` with the deployment's code snippet",
+);
+
+/// Errors of the messaging access-token endpoint.
+static MESSAGING_ERRORS: &[KnownError] = &[
+    // Sentences.
+    known_error(
+        id::NO_AUTH_SCHEMES,
+        "",
+        "no active authschemes",
+        Permanent,
+        "the channel has no active User Verification configuration",
+        "in Setup > Messaging Settings open the channel, add a User Verification configuration with the keyset, \
+         and make it Active",
+    ),
+    known_error(
+        id::AUTH_MODE,
+        "",
+        "auth mode",
+        Permanent,
+        "the deployment and the endpoint disagree on user verification",
+        "switch Add User Verification on for the channel, in Setup > Messaging Settings",
+    ),
+    // Guesses. A message about the deployment may also mention the org, so the deployment comes first.
+    known_error(
+        id::DEPLOYMENT_UNKNOWN,
+        "",
+        "deployment",
+        Permanent,
+        "Salesforce does not know the deployment",
+        "compare `es_developer_name` with the API name in Setup > Embedded Service Deployments; it must be a Custom \
+         Client and published, which takes up to ten minutes",
+    )
+    .guessed(),
+    known_error(
+        "identity-token-expired",
+        "",
+        "expired",
+        Permanent,
+        "the identity token had expired when it arrived",
+        "set this host's clock (NTP)",
+    )
+    .guessed(),
+    known_error("org-unknown", "", "org", Permanent, UNKNOWN_ORG.0, UNKNOWN_ORG.1).guessed(),
+    known_error("org-unknown", "", "orgid", Permanent, UNKNOWN_ORG.0, UNKNOWN_ORG.1).guessed(),
+    known_error("org-unknown", "", "organization", Permanent, UNKNOWN_ORG.0, UNKNOWN_ORG.1).guessed(),
+];
+
+static UNKNOWN_OAUTH_ERROR: Diagnosis = Diagnosis {
+    id: "unknown-at-token-endpoint",
+    class: Permanent,
+    backoff: DEFAULT_BACKOFF,
+    cause: "Salesforce refused the assertion for a reason that tokenmint does not know",
+    fix: "see the user's Login History in Setup",
+};
+
+static UNKNOWN_MESSAGING_ERROR: Diagnosis = Diagnosis {
+    id: "unknown-in-messaging",
+    class: Permanent,
+    backoff: DEFAULT_BACKOFF,
+    cause: "Salesforce refused the identity token",
+    fix: "check keyset, issuer and key id in Setup > Enhanced Chat User Verification, and that Salesforce can reach \
+          the JWKS",
+};
+
+/// Salesforce answered 200, but with an anonymous session.
+pub static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
+    id: "unverified",
+    class: Permanent,
+    backoff: DEFAULT_BACKOFF,
+    cause: "Salesforce took the request but did not verify the user: the session is anonymous",
+    fix: "Salesforce must reach the keyset's JWKS without login or redirect; issuer and key id must be the same byte for \
+          byte; the channel's User Verification must be Active and use this keyset",
+};
+
+/// Salesforce answered 200, but with a session that it verified as another user's.
+pub static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
+    id: "another-user",
+    class: Permanent,
+    backoff: DEFAULT_BACKOFF,
+    cause: "Salesforce verified the session as another user's",
+    fix: "nobody is handed that session; if the two names differ in upper and lower case alone, give `sub` as Salesforce \
+          knows it; otherwise show Salesforce's support the request's time and org id",
+};
+
+static SERVER_ERROR: Diagnosis = Diagnosis {
+    id: "trouble",
+    class: Transient,
+    backoff: DEFAULT_BACKOFF,
+    cause: "Salesforce is in trouble",
+    fix: "wait; see status.salesforce.com",
+};
+
+static RATE_LIMIT: Diagnosis = Diagnosis {
+    id: "limit",
+    class: Limited,
+    backoff: DEFAULT_BACKOFF,
+    cause: "Salesforce's rate limit is reached",
+    fix: "wait",
+};
+
+/// Diagnoses an error response of the OAuth token endpoint.
+pub fn diagnose_oauth(status: u16, error: &str, description: &str) -> &'static Diagnosis {
+    look_up(OAUTH_ERRORS, status, error, description, &UNKNOWN_OAUTH_ERROR)
+}
+
+/// Diagnoses an error response of the messaging endpoint.
+pub fn diagnose_messaging(status: u16, message: &str) -> &'static Diagnosis {
+    look_up(MESSAGING_ERRORS, status, "", message, &UNKNOWN_MESSAGING_ERROR)
+}
+
+/// Lists all rows: endpoint, first pattern, and diagnosis.
+pub fn known_errors() -> impl Iterator<Item = (&'static str, &'static str, &'static Diagnosis)> {
+    let of = |from: &'static str, table: &'static [KnownError]| {
+        table.iter().map(move |known| (from, known.patterns().next().unwrap_or_default(), &known.diagnosis))
+    };
+    of("token endpoint", OAUTH_ERRORS).chain(of("messaging", MESSAGING_ERRORS))
+}
+
+/// Finds a diagnosis by its id.
+pub fn by_id(id: &str) -> Option<&'static Diagnosis> {
+    let others = [
+        &UNKNOWN_OAUTH_ERROR,
+        &UNKNOWN_MESSAGING_ERROR,
+        &UNVERIFIED_SESSION,
+        &SESSION_OF_ANOTHER_USER,
+        &SERVER_ERROR,
+        &RATE_LIMIT,
+    ];
+    known_errors().map(|(_, _, diagnosis)| diagnosis).chain(others).find(|diagnosis| diagnosis.id == id)
+}
+
+/// Converts an error response to the form of the tables: lower case, with ASCII apostrophes.
+fn normalize(error: &str, description: &str) -> (String, String) {
+    (error.to_lowercase(), description.to_lowercase().replace('\u{2019}', "'"))
+}
+
+fn look_up(
+    table: &'static [KnownError],
+    status: u16,
+    error: &str,
+    description: &str,
+    unknown: &'static Diagnosis,
+) -> &'static Diagnosis {
+    let (error, description) = normalize(error, description);
+    let found = table
+        .iter()
+        .filter(|known| !(known.is_guess && status >= 500))
+        .find(|known| known.matches(&error, &description))
+        .map(|known| &known.diagnosis);
+    match (status, found) {
+        // Salesforce may report its rate limits with any status.
+        (_, Some(diagnosis)) if diagnosis.class == Limited => diagnosis,
+        (429, _) => &RATE_LIMIT,
+        // A known cause counts even with a status of 500: waiting doesn't fix a configuration.
+        (_, Some(diagnosis)) => diagnosis,
+        (500.., None) => &SERVER_ERROR,
+        (_, None) => unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_errors_map_to_their_causes() {
+        let diagnosis = |error, description| diagnose_oauth(400, error, description);
+        assert!(
+            diagnosis("invalid_grant", "user hasn\u{2019}t approved this consumer")
+                .fix
+                .contains("pre-authorized")
+        );
+        assert!(diagnosis("invalid_grant", "Audience validation failed").fix.contains("My Domain"));
+        assert!(diagnosis("invalid_grant", "invalid assertion").cause.contains("certificate"));
+        assert_eq!(diagnosis("LOGIN_RATE_EXCEEDED", "").class, Limited);
+        assert_eq!(diagnosis("invalid_grant", "something new"), &UNKNOWN_OAUTH_ERROR);
+        assert_eq!(diagnose_oauth(503, "invalid_grant", "").class, Transient);
+        assert_eq!(diagnose_messaging(429, "").class, Limited);
+        let inactive = diagnose_messaging(400, "User verification configuration has no active AuthSchemes.");
+        assert!(inactive.fix.contains("Messaging Settings"));
+    }
+
+    #[test]
+    fn errors_match_by_whole_words_and_the_first_matching_row_counts() {
+        for (status, message, id) in [
+            (400, "The token was forged", UNKNOWN_MESSAGING_ERROR.id),
+            (400, "the redeployment failed", UNKNOWN_MESSAGING_ERROR.id),
+            (400, "Unknown org", "org-unknown"),
+            (400, "Deployment Web_Channel not found in this organization", id::DEPLOYMENT_UNKNOWN),
+            (404, "No deployment for orgId 00D000000000001", id::DEPLOYMENT_UNKNOWN),
+            (400, "The deployment of this org has no active AuthSchemes", id::NO_AUTH_SCHEMES),
+            (500, "User verification configuration has no active AuthSchemes.", id::NO_AUTH_SCHEMES),
+            (503, "Unavailable during a deployment in this organization", SERVER_ERROR.id),
+            (429, "no active AuthSchemes", RATE_LIMIT.id),
+        ] {
+            assert_eq!(diagnose_messaging(status, message).id, id, "{status} {message}");
+        }
+        for (status, error, description, id) in [
+            (500, "invalid_grant", "audience is invalid", id::AUDIENCE_REFUSED),
+            (400, "invalid_grant", "no such audience", id::AUDIENCE_REFUSED),
+            (503, "invalid_grant", "no audience today", SERVER_ERROR.id),
+            (503, "service_unavailable", "", "service-unavailable"),
+        ] {
+            assert_eq!(diagnose_oauth(status, error, description).id, id, "{status} {error}: {description}");
+        }
+    }
+
+    /// A reported error response for each row, in the order of the table.
+    const OAUTH_SAMPLES: &[(&str, &str)] = &[
+        ("invalid_grant", "LOGIN_RATE_EXCEEDED"),
+        ("invalid_grant", "inactive user"),
+        ("invalid_grant", "invalid user"),
+        (
+            "invalid_request",
+            "refresh_token scope is required and the connected app should be installed and preauthorized",
+        ),
+        ("invalid_grant", "ip restricted by app developer"),
+        ("invalid_grant", "user hasn\u{2019}t approved this consumer"),
+        ("invalid_grant", "audience is invalid"),
+        ("invalid_grant", "Audience validation failed"),
+        ("invalid_grant", "expired authorization code"),
+        ("invalid_grant", "invalid assertion"),
+        ("invalid_grant", "ip restricted"),
+        ("invalid_client_id", "client identifier invalid"),
+        ("invalid_app_access", "user is not admin approved to access this app"),
+        ("app_not_found", "External client app is not installed in this org"),
+        ("invalid_client_id", ""),
+        ("bad_jti_claim", ""),
+        ("inactive_user", ""),
+        ("inactive_org", ""),
+        ("invalid_client", "invalid client credentials"),
+        ("oauth_flow_disabled", ""),
+        ("app_blocked", ""),
+        ("oauth_policy_not_found", ""),
+        ("ecapp_policy_not_found", ""),
+        ("unsupported_grant_type", "grant type not supported"),
+        ("invalid_scope", ""),
+        ("rate_limit_exceeded", ""),
+        ("slow_down", ""),
+        ("login_error", ""),
+        ("server_error", ""),
+        ("service_unavailable", ""),
+        ("system_down", ""),
+        ("unknown_error", "retry your request"),
+        ("invalid_grant", "no such audience"),
+    ];
+    const MESSAGING_SAMPLES: &[(&str, &str)] = &[
+        ("", "User verification configuration has no active AuthSchemes."),
+        ("BAD_REQUEST", "Set the auth mode to false"),
+        ("NOT_FOUND", "No published deployment has this esDeveloperName."),
+        ("", "The customer identity token has expired"),
+        ("", "Unknown org"),
+        ("BAD_REQUEST", "orgId is invalid"),
+        ("", "This organization does not exist"),
+    ];
+
+    #[test]
+    fn no_row_is_shadowed_by_an_earlier_one() {
+        for (table, samples) in [(OAUTH_ERRORS, OAUTH_SAMPLES), (MESSAGING_ERRORS, MESSAGING_SAMPLES)] {
+            assert_eq!(table.len(), samples.len(), "each row has its sample");
+            for (row, (error, description)) in samples.iter().enumerate() {
+                let (error, description) = normalize(error, description);
+                let found = table.iter().position(|known| known.matches(&error, &description));
+                assert_eq!(found, Some(row), "{error}: {description}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_diagnosis_is_found_by_its_id() {
+        for (_, _, diagnosis) in known_errors() {
+            assert_eq!(by_id(diagnosis.id), Some(diagnosis));
+        }
+    }
+}

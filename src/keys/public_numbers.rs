@@ -1,0 +1,35 @@
+//! The public numbers of an RSA key, from any kind of file.
+
+use rsa::BigUint;
+
+/// Modulus and public exponent, big-endian, without leading zeros.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicNumbers {
+    pub n: Vec<u8>,
+    pub e: Vec<u8>,
+}
+
+impl PublicNumbers {
+    pub fn new(n: &[u8], e: &[u8]) -> Self {
+        Self { n: strip_leading_zeros(n), e: strip_leading_zeros(e) }
+    }
+
+    /// Whether this key's private half made the signature, of any message: the decrypted signature begins with PKCS#1 padding (RFC
+    /// 8017, section 9.2). Another key's signature doesn't, except by a negligible chance.
+    pub fn is_signer_of(&self, signature: &[u8]) -> bool {
+        /// Bounds the time, which grows with the cube of the length of an untrusted number.
+        const MAX_CHECKED_BITS: usize = 16_384;
+        let [n, e, signature] = [self.n.as_slice(), self.e.as_slice(), signature].map(BigUint::from_bytes_be);
+        let is_number = (1..=MAX_CHECKED_BITS).contains(&n.bits()) && self.e.len() <= 8 && signature < n;
+        is_number && signature.modpow(&e, &n).to_bytes_be().starts_with(&[1, 0xff, 0xff, 0xff, 0xff])
+    }
+
+    pub fn bits(&self) -> usize {
+        let unused = self.n.first().map_or(0, |octet| octet.leading_zeros() as usize);
+        self.n.len() * 8 - unused
+    }
+}
+
+fn strip_leading_zeros(number: &[u8]) -> Vec<u8> {
+    number.iter().copied().skip_while(|octet| *octet == 0).collect()
+}

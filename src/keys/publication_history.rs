@@ -1,0 +1,315 @@
+//! Rejects a reload that verifiers couldn't follow.
+//!
+//! - A key must not sign before verifiers know it.
+//! - A key that left the JWKS must not come back.
+//! - A key id must not change to another key.
+//!
+//! The rule applies per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
+//! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files alone
+//! count, as the new process doesn't know which keys verifiers have fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::SCHEDULE_FILE;
+use super::timeline::KeyValidity;
+use crate::clock::UnixTime;
+use crate::config::{KeyId, Name, Problem, ProfileName};
+
+/// SHA-256 of a public modulus in base64url, which identifies a key whatever its key id.
+pub type ModulusHash = [u8; 32];
+
+/// The keys of one keyset that verifiers can see, and those that they no longer can.
+pub struct AnnouncedKeyset<'a> {
+    pub name: &'a Name,
+    pub used_by: &'a [ProfileName],
+    pub publish_lead: Duration,
+    pub keys: Vec<AnnouncedKey<'a>>,
+    /// Listed keys that neither sign nor are published.
+    pub gone: Vec<&'a KeyValidity>,
+}
+
+/// A key that signs or is published.
+pub struct AnnouncedKey<'a> {
+    pub modulus_hash: ModulusHash,
+    pub validity: &'a KeyValidity,
+}
+
+/// The keys that this process has published so far.
+#[derive(Clone, Default)]
+pub struct PublicationHistory {
+    keys: BTreeMap<KeyId, KeyRecord>,
+    /// The profiles that have used a keyset.
+    profiles: BTreeSet<ProfileName>,
+}
+
+/// The history of one key id.
+#[derive(Clone)]
+struct KeyRecord {
+    /// `None` if the key was gone before this process could open it.
+    modulus_hash: Option<ModulusHash>,
+    fate: KeyFate,
+    published_since: UnixTime,
+    /// The time of its first signature for each profile, past or scheduled.
+    signs_from: BTreeMap<ProfileName, UnixTime>,
+}
+
+/// The present state of a key in the history.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyFate {
+    Published,
+    /// Its entry was removed at that time, before the key expired; `None` if it was never published.
+    Removed(Option<UnixTime>),
+    /// It expired at that time.
+    Gone(UnixTime),
+    /// `keyset.toml` marked it as retired.
+    Retired,
+}
+
+impl PublicationHistory {
+    /// Checks the transition from the keys published so far to `keysets` at `now`. Returns the problems.
+    pub fn check_transition(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for keyset in keysets {
+            for key in &keyset.keys {
+                if let Some((source, message)) = self.find_problem(keyset, key, now) {
+                    problems.push(Problem::new(format!("keysets.{}", keyset.name), source, message));
+                }
+            }
+        }
+        problems
+    }
+
+    /// Whether this process has published a key of that id.
+    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+        self.keys.get(kid).is_some_and(|record| record.modulus_hash.is_some())
+    }
+
+    /// Returns the source and the message of the first problem with `key`.
+    fn find_problem(
+        &self,
+        keyset: &AnnouncedKeyset<'_>,
+        key: &AnnouncedKey<'_>,
+        now: UnixTime,
+    ) -> Option<(&'static str, String)> {
+        let kid = &key.validity.entry.kid;
+        let record = self.keys.get(kid);
+        if let Some(record) = record {
+            if record.modulus_hash.is_some_and(|material| material != key.modulus_hash) {
+                let message = format!(
+                    "`{kid}` is another key now; verifiers keep the old one under that id: give the new key an id of its own"
+                );
+                return Some(("keys", message));
+            }
+            match record.fate {
+                KeyFate::Retired => {
+                    let message = format!(
+                        "`{kid}` was retired and would come back: a retired key may be in others' hands. Write `retired` into \
+                         its entry again, with the date, and make another key with `tokenmint keys rotate`"
+                    );
+                    return Some((SCHEDULE_FILE, message));
+                }
+                // If the clock was set back before `at`, the key isn't expired yet.
+                KeyFate::Gone(at) if at <= now && !key.validity.entry.emergency => {
+                    let message = format!(
+                        "`{kid}` was gone since {at} and would be published again, though verifiers have dropped it: remove its \
+                         entry and files, or, knowingly, write `emergency = true` into its entry"
+                    );
+                    return Some((SCHEDULE_FILE, message));
+                }
+                KeyFate::Gone(_) | KeyFate::Removed(_) | KeyFate::Published => {}
+            }
+        }
+        // A key with the same modulus as a retired one is that key, under another id.
+        let retired_copy = self.keys.iter().find(|(other, record)| {
+            *other != kid && record.fate == KeyFate::Retired && record.modulus_hash == Some(key.modulus_hash)
+        });
+        if let Some((other, _)) = retired_copy {
+            let message = format!(
+                "`{kid}` is the key that was retired as `{other}`: make another with `tokenmint keys rotate`"
+            );
+            return Some(("keys", message));
+        }
+        if key.validity.entry.emergency {
+            return None;
+        }
+        // A new key with a signing period in the past counts from then: it could take over from the next key that is retired.
+        let first = match record {
+            None => key.validity.signs_from().unwrap_or(now),
+            Some(_) => key.validity.next_signing_time(now)?,
+        };
+        // Expected: it has signed already, or signs no sooner than it was scheduled to.
+        let is_expected = |profile: &ProfileName| {
+            record.and_then(|record| record.signs_from.get(profile)).is_some_and(|from| *from <= first)
+        };
+        // A new profile has no verifiers yet.
+        let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
+        keyset.used_by.iter().find(surprises)?;
+        let added = key.validity.entry.added;
+        let since = record.map_or_else(|| added.unwrap_or(now), |record| record.known_since(added, now));
+        let safe_from = since.plus(keyset.publish_lead);
+        (first < safe_from).then(|| {
+            let when = if first <= now { "at once".to_owned() } else { format!("from {first}") };
+            let message = format!(
+                "`{kid}` is new and would sign {when}, before verifiers know it. In {SCHEDULE_FILE} give it added = {now} and \
+                 sign_from = {} or later, or, knowingly, `emergency = true`; `tokenmint keys rotate` writes such an entry",
+                now.plus(keyset.publish_lead).max(safe_from)
+            );
+            (SCHEDULE_FILE, message)
+        })
+    }
+
+    /// Returns the history after `keysets` took effect at `now`.
+    #[must_use]
+    pub fn with_published(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Self {
+        // The first ring of the process: the files alone tell what happened before.
+        let is_start = self.keys.is_empty();
+        let mut history = self.clone();
+        history.profiles.extend(keysets.iter().flat_map(|keyset| keyset.used_by).cloned());
+        let listed: BTreeSet<&KeyId> = keysets
+            .iter()
+            .flat_map(|keyset| {
+                keyset
+                    .keys
+                    .iter()
+                    .map(|key| key.validity)
+                    .chain(keyset.gone.iter().copied())
+                    .map(|validity| &validity.entry.kid)
+            })
+            .collect();
+        for (_, record) in history.keys.iter_mut().filter(|(kid, _)| !listed.contains(kid)) {
+            if record.fate == KeyFate::Published {
+                // A verifier that fetches the JWKS from now on drops the key.
+                record.fate = KeyFate::Removed(Some(now));
+                record.signs_from.clear();
+            }
+        }
+        for keyset in keysets {
+            for key in &keyset.keys {
+                let record = history.record(&key.validity.entry.kid, now);
+                record.publish(key, keyset.used_by, now, is_start);
+            }
+            for validity in &keyset.gone {
+                let record = history.record(&validity.entry.kid, now);
+                record.fate = match (validity.entry.retired, validity.published_until, record.fate) {
+                    (Some(_), ..) | (.., KeyFate::Retired) => KeyFate::Retired,
+                    // The earliest time counts: a later edit of the dates doesn't undo the expiry.
+                    (None, Some(at), KeyFate::Gone(since)) if at <= now => KeyFate::Gone(since.min(at)),
+                    (None, Some(at), _) if at <= now => KeyFate::Gone(at),
+                    // A schedule that isn't in force yet may publish the key again.
+                    (None, _, fate) => fate,
+                };
+            }
+        }
+        history
+    }
+
+    fn record(&mut self, kid: &KeyId, now: UnixTime) -> &mut KeyRecord {
+        self.keys.entry(kid.clone()).or_insert_with(|| KeyRecord {
+            modulus_hash: None,
+            fate: KeyFate::Removed(None),
+            published_since: now,
+            signs_from: BTreeMap::new(),
+        })
+    }
+}
+
+impl KeyRecord {
+    /// The time since which verifiers can know the key. `added` is its entry's.
+    fn known_since(&self, added: Option<UnixTime>, now: UnixTime) -> UnixTime {
+        match self.fate {
+            // A verifier that fetched meanwhile has dropped it, so an `added` from before the removal doesn't count.
+            KeyFate::Removed(at) => added.filter(|added| at.is_none_or(|at| at <= *added)).unwrap_or(now),
+            KeyFate::Published | KeyFate::Gone(_) | KeyFate::Retired => {
+                added.map_or(self.published_since, |added| added.min(self.published_since))
+            }
+        }
+    }
+
+    fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
+        self.published_since = self.known_since(key.validity.entry.added, now).min(now);
+        self.fate = KeyFate::Published;
+        self.modulus_hash = Some(key.modulus_hash);
+        let begun = key.validity.signing_periods.first().filter(|_| is_start);
+        let begun = begun.map(|period| period.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
+        let Some(first) = begun.or_else(|| key.validity.next_signing_time(now)) else { return };
+        for profile in used_by {
+            // A past first signature stays; a scheduled one may be postponed.
+            let from = self.signs_from.entry(profile.clone()).or_insert(first);
+            if *from > now {
+                *from = first;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ProfileKind;
+    use crate::keys::{KeyState, RotationRules, ScheduleEntry};
+
+    const RULES: RotationRules = RotationRules {
+        publish_lead: Duration::from_secs(1000),
+        longest_life: Duration::from_mins(1),
+        retire_margin: Duration::from_mins(1),
+    };
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_seconds(seconds)
+    }
+
+    fn entry(kid: &str, from: i64) -> ScheduleEntry {
+        ScheduleEntry {
+            sign_from: Some(at(from)),
+            ..ScheduleEntry::without_dates(KeyId::parse(kid).expect("an id"))
+        }
+    }
+
+    /// Whether a process with that history accepts `entries` at `now`, and its history afterwards.
+    fn accept(
+        history: &PublicationHistory,
+        entries: &[ScheduleEntry],
+        now: i64,
+    ) -> (bool, PublicationHistory) {
+        let name = Name::parse("web").expect("a name");
+        let profiles = [ProfileName::new(ProfileKind::Identity, name.clone())];
+        let validities = RULES.validities(entries, at(now));
+        assert!(validities.iter().all(|validity| validity.state(at(now)) != KeyState::Gone));
+        let keys = entries.iter().zip(&validities).map(|(entry, validity)| AnnouncedKey {
+            modulus_hash: [entry.kid.as_str().as_bytes()[0]; 32],
+            validity,
+        });
+        let keyset = [AnnouncedKeyset {
+            name: &name,
+            used_by: &profiles,
+            publish_lead: RULES.publish_lead,
+            keys: keys.collect(),
+            gone: Vec::new(),
+        }];
+        (history.check_transition(&keyset, at(now)).is_empty(), history.with_published(&keyset, at(now)))
+    }
+
+    /// A pending key that was out of the JWKS for a moment is new to a verifier that fetched in that moment.
+    #[test]
+    fn a_key_that_was_removed_and_comes_back_needs_a_new_added() {
+        let added = |from, added| ScheduleEntry { added: Some(at(added)), ..entry("b", from) };
+        let a = entry("a", -5000);
+        let both = [a.clone(), added(1000, 0)];
+        let (_, history) = accept(&PublicationHistory::default(), &both, 10);
+        let (_, history) = accept(&history, std::slice::from_ref(&a), 1000);
+        assert!(!accept(&history, &both, 1010).0, "at once, by its old date");
+        let (is_accepted, _) = accept(&history, &[a, added(2005, 1005)], 1010);
+        assert!(is_accepted, "added since");
+    }
+
+    #[test]
+    fn a_new_key_with_a_past_signing_period_is_rejected_unless_it_was_published_before() {
+        let (a, b) = (entry("a", -5000), entry("b", -60));
+        let urgent = ScheduleEntry { emergency: true, ..entry("c", -10) };
+        let (_, history) = accept(&PublicationHistory::default(), std::slice::from_ref(&a), 0);
+        assert!(!accept(&history, &[a.clone(), b.clone(), urgent.clone()], 10).0, "it would count as known");
+        let known = ScheduleEntry { added: Some(at(-5000)), ..b };
+        assert!(accept(&history, &[a, known, urgent], 10).0);
+    }
+}

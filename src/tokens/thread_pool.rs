@@ -1,0 +1,58 @@
+//! A fixed pool of threads of low priority, for signatures that take too long for the runtime's own threads.
+//!
+//! It has one thread for each core, at nice 2. A thread that answers a health check or a JWKS request takes its core at once when
+//! there is something to answer. The threads start with the first long signature.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// The niceness of each thread (nice(2)); the rest of the process has 0.
+const NICE: i32 = 2;
+
+pub(super) struct ThreadPool {
+    threads: usize,
+    tasks: OnceLock<Sender<Task>>,
+}
+
+impl ThreadPool {
+    pub const fn new(threads: usize) -> Self {
+        Self { threads, tasks: OnceLock::new() }
+    }
+
+    /// Runs `task` on one of the threads, or on the calling thread if none could be started.
+    pub fn run(&self, task: impl FnOnce() + Send + 'static) {
+        let tasks = self.tasks.get_or_init(|| start(self.threads));
+        if let Err(mpsc::SendError(task)) = tasks.send(Box::new(task)) {
+            task();
+        }
+    }
+}
+
+fn start(threads: usize) -> Sender<Task> {
+    let (tasks, waiting) = mpsc::channel();
+    let waiting = Arc::new(Mutex::new(waiting));
+    for _ in 0..threads.max(1) {
+        let waiting = waiting.clone();
+        let started =
+            std::thread::Builder::new().name("long-signatures".to_owned()).spawn(move || work(&waiting));
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for long signatures: they may hold up other answers");
+        }
+    }
+    tasks
+}
+
+/// Runs tasks until the pool is dropped.
+fn work(waiting: &Mutex<Receiver<Task>>) {
+    // On Linux this affects the calling thread alone (setpriority(2), "C library/kernel differences"). A failure is harmless.
+    let _ = rustix::process::setpriority_process(None, NICE);
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(task) = next else { return };
+        // The panic hook logs a panic. The task's dropped sender tells its receiver.
+        let _ = catch_unwind(AssertUnwindSafe(task));
+    }
+}

@@ -34,12 +34,12 @@ impl UnixTime {
     }
 
     /// Seconds from `self` until `later`; negative if `later` is the earlier of the two.
-    pub const fn seconds_until(self, later: Self) -> i64 {
+    pub(crate) const fn seconds_until(self, later: Self) -> i64 {
         later.0.saturating_sub(self.0)
     }
 
     /// This time as date and time in UTC. A time that the calendar can't represent becomes the end of the year 9999.
-    pub fn date_time(self) -> OffsetDateTime {
+    pub(crate) fn date_time(self) -> OffsetDateTime {
         let latest = time::macros::datetime!(9999-12-31 23:59:59 UTC);
         OffsetDateTime::from_unix_timestamp(self.0).unwrap_or(latest)
     }

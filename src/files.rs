@@ -18,11 +18,11 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The largest configuration file, in bytes.
-pub const MAX_FILE_SIZE: u64 = 4 << 20;
+pub(crate) const MAX_FILE_SIZE: u64 = 4 << 20;
 
 /// Why a file can't be opened, is too large, or has insecure permissions.
 #[derive(Debug, Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     #[error("can't be opened: {0}")]
     Open(io::Error),
     #[error("can't be read: {0}")]
@@ -45,10 +45,10 @@ impl From<FileError> for io::Error {
 }
 
 /// An open regular file and its status.
-pub struct OpenedFile {
+pub(crate) struct OpenedFile {
     file: File,
     /// Read from the file descriptor right after the file was opened.
-    pub stat: Stat,
+    pub(crate) stat: Stat,
 }
 
 impl OpenedFile {
@@ -56,7 +56,7 @@ impl OpenedFile {
     ///
     /// # Errors
     /// The file doesn't exist, can't be opened, or isn't a regular file.
-    pub fn open(path: &Path) -> Result<Self, FileError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let flags = i32::try_from(flags.bits()).expect("flags of open(2) are an int");
         let file =
@@ -75,7 +75,7 @@ impl OpenedFile {
     ///
     /// # Errors
     /// The file can't be read, or is larger.
-    pub fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    pub(crate) fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let expected = u64::try_from(self.stat.st_size).unwrap_or(0).min(largest);
         // The buffer has its final capacity from the start: a buffer that grows leaves copies of a secret in memory.
         let room = usize::try_from(expected).unwrap_or_default() + 2;
@@ -95,7 +95,7 @@ impl OpenedFile {
     ///
     /// # Errors
     /// Says which permission to change, and how.
-    pub fn reject_readable_by_others(&self) -> Result<(), FileError> {
+    pub(crate) fn reject_readable_by_others(&self) -> Result<(), FileError> {
         let access = FilePermissions::of(&self.file, &self.stat);
         if let Some(who) = access.readable_by(&self.stat, geteuid().as_raw(), is_our_group) {
             let (mode, advice) =
@@ -112,7 +112,7 @@ impl OpenedFile {
     ///
     /// # Errors
     /// Says which permission to change, and how.
-    pub fn reject_writable_by_others(&self) -> Result<(), FileError> {
+    pub(crate) fn reject_writable_by_others(&self) -> Result<(), FileError> {
         if Mode::from_raw_mode(self.stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
             return Err(FileError::InsecurePermissions(format!(
                 "can be changed by others (mode {:04o}): chmod go-w",
@@ -130,7 +130,7 @@ impl OpenedFile {
 ///
 /// # Errors
 /// Says which permission to change, and how.
-pub fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileError> {
+pub(crate) fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileError> {
     let stat = rustix::fs::stat(directory).map_err(|error| FileError::Open(error.into()))?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     let is_read_only = || {
@@ -276,13 +276,13 @@ impl MountKind {
 }
 
 /// Whether both paths lead to the same file, compared by device and inode. Links and bind mounts count as the same file.
-pub fn is_same_file(one: &Path, other: &Path) -> bool {
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
     id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 /// The parent directory of `path`; `.` for a bare file name.
-pub fn parent_directory(path: &Path) -> &Path {
+pub(crate) fn parent_directory(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or_else(|| Path::new("."))
 }

@@ -2,12 +2,12 @@
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     array(digest(&SHA256, bytes).as_ref())
 }
 
 /// Hashes a list of byte strings. Each is prefixed with its length, so that lists like `ab, c` and `a, bc` differ.
-pub struct PartsHasher(Context);
+pub(crate) struct PartsHasher(Context);
 
 impl Default for PartsHasher {
     fn default() -> Self {
@@ -16,18 +16,18 @@ impl Default for PartsHasher {
 }
 
 impl PartsHasher {
-    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
         let mut hash = Self::default();
         parts.into_iter().for_each(|part| hash.add(part));
         hash.finish()
     }
 
-    pub fn add(&mut self, part: &[u8]) {
+    pub(crate) fn add(&mut self, part: &[u8]) {
         self.0.update(&(part.len() as u64).to_be_bytes());
         self.0.update(part);
     }
 
-    pub fn finish(self) -> [u8; 32] {
+    pub(crate) fn finish(self) -> [u8; 32] {
         array(self.0.finish().as_ref())
     }
 }

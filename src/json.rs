@@ -12,7 +12,7 @@ use serde::ser::{Error as _, Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
 /// The members of an object, in the order of the text, duplicate keys included.
-pub type Members = Vec<(String, Json)>;
+pub(crate) type Members = Vec<(String, Json)>;
 
 /// A JSON value. It isn't `Debug` outside tests, because a value from a request may be a token.
 #[derive(Clone, PartialEq)]
@@ -32,17 +32,17 @@ pub enum Json {
 pub struct JsonNumber(Box<str>);
 
 impl JsonNumber {
-    pub const fn as_str(&self) -> &str {
+    pub(crate) const fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The value, if the number is written as digits only and fits.
-    pub fn as_u64(&self) -> Option<u64> {
+    pub(crate) fn as_u64(&self) -> Option<u64> {
         self.0.parse().ok()
     }
 
     /// The number rounded down to an integer. Saturates at the bounds of `i64`.
-    pub fn floor(&self) -> i64 {
+    pub(crate) fn floor(&self) -> i64 {
         let double = || self.0.parse().map_or(0.0, f64::floor);
         #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
         self.0.parse().unwrap_or_else(|_| double() as i64)
@@ -61,7 +61,7 @@ impl Json {
         json.map_err(|error| error.to_string())
     }
 
-    pub const fn type_name(&self) -> &'static str {
+    pub(crate) const fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
@@ -73,13 +73,13 @@ impl Json {
     }
 
     /// The member with the key `name`; the first one if the key is duplicate.
-    pub fn member(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn member(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
     }
 
     /// The member with the key `name`, if it is a string.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.member(name) {
             Some(Self::String(text)) => Some(text),
             _ => None,
@@ -87,7 +87,7 @@ impl Json {
     }
 
     /// The path of the first duplicate key, for example `claims.locale`.
-    pub fn duplicate_key(&self) -> Option<String> {
+    pub(crate) fn duplicate_key(&self) -> Option<String> {
         match self {
             Self::Object(members) => {
                 let mut seen = HashSet::with_capacity(members.len());

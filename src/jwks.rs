@@ -25,7 +25,7 @@ use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
 use crate::keys::{KeyCertificate, KeyRing, Keyset, KeysetKey, PublicKey};
 use crate::metrics::Metrics;
-pub use client_class::ClientClass;
+pub(crate) use client_class::ClientClass;
 
 /// Upper bound of `max-age` in seconds.
 const MAX_AGE_LIMIT_SECONDS: u64 = 300;
@@ -33,12 +33,12 @@ const MAX_AGE_LIMIT_SECONDS: u64 = 300;
 /// Builds the JWK of a key: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC 7518, section 6.3.1).
 ///
 /// `x5c` contains the leaf certificate alone, as plain base64 of its DER (RFC 7517, section 4.7).
-pub fn jwk(keyset: &Keyset, key: &KeysetKey, now: UnixTime) -> Jwk {
+pub(crate) fn jwk(keyset: &Keyset, key: &KeysetKey, now: UnixTime) -> Jwk {
     jwk_from_parts(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
 }
 
 /// Like [`jwk`], for a key that isn't in a keyset yet.
-pub fn jwk_from_parts(
+pub(crate) fn jwk_from_parts(
     kid: &KeyId,
     key: &PublicKey,
     certificate: &KeyCertificate,
@@ -61,7 +61,7 @@ pub fn jwk_from_parts(
 }
 
 /// Builds the JWK Set of the keys that `keysets` publish at `now`.
-pub fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
+pub(crate) fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: UnixTime) -> JwkSet {
     let keys = keysets
         .into_iter()
         .flat_map(|keyset| keyset.published(now).map(move |key| jwk(keyset, key, now)))
@@ -70,7 +70,7 @@ pub fn jwk_set<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>, now: Unix
 }
 
 /// Computes the JWK thumbprint (RFC 7638, with SHA-256, in base64url). It depends on the key alone, not on its key id.
-pub fn thumbprint(key: &PublicKey) -> String {
+pub(crate) fn thumbprint(key: &PublicKey) -> String {
     // Base64url needs no escaping. Members are in lexicographic order (section 3.2).
     let members = format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, key.e, key.n);
     URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()))
@@ -81,10 +81,10 @@ fn rsa_parameters(key: &PublicKey) -> RSAKeyParameters {
 }
 
 /// A serialized JWK Set, valid from `from` until `until`.
-pub struct SerializedJwkSet {
-    pub body: Bytes,
+pub(crate) struct SerializedJwkSet {
+    pub(crate) body: Bytes,
     /// A strong validator (RFC 9110, section 8.8.3).
-    pub etag: HeaderValue,
+    pub(crate) etag: HeaderValue,
     from: UnixTime,
     until: UnixTime,
     /// The gauges of each key in the set.
@@ -100,27 +100,27 @@ struct FetchGauges {
 }
 
 /// The value of the label `keyset` for the union of all keysets.
-pub const ALL_KEYSETS: &str = "*";
+pub(crate) const ALL_KEYSETS: &str = "*";
 
 /// The JWK Sets of a key ring: one for each keyset, and their union.
-pub struct PublishedJwks {
-    pub by_keyset: BTreeMap<Name, CachedJwks>,
-    pub union: CachedJwks,
+pub(crate) struct PublishedJwks {
+    pub(crate) by_keyset: BTreeMap<Name, CachedJwks>,
+    pub(crate) union: CachedJwks,
 }
 
 /// The cached JWK Set of one or more keysets.
-pub struct CachedJwks {
+pub(crate) struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
     serialized: ArcSwap<SerializedJwkSet>,
     /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set
     /// before a new key starts to sign.
-    pub cache_control: HeaderValue,
+    pub(crate) cache_control: HeaderValue,
     fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,
 }
 
 impl PublishedJwks {
-    pub fn new(ring: &KeyRing, metrics: &Metrics, now: UnixTime) -> Self {
+    pub(crate) fn new(ring: &KeyRing, metrics: &Metrics, now: UnixTime) -> Self {
         let cached = |name: &str, keysets: Vec<Arc<Keyset>>| {
             let fetches = std::array::from_fn(|at| {
                 metrics.jwks_fetches.with_label_values(&[name, ClientClass::ALL[at].as_str()])
@@ -153,7 +153,7 @@ impl CachedJwks {
     }
 
     /// Records in the metrics that `client` fetched `serialized` at `now`.
-    pub fn record_fetch(&self, serialized: &SerializedJwkSet, client: ClientClass, now: UnixTime) {
+    pub(crate) fn record_fetch(&self, serialized: &SerializedJwkSet, client: ClientClass, now: UnixTime) {
         self.fetches[client as usize].inc();
         for FetchGauges { keyset, kid, by_client } in &serialized.fetch_gauges {
             let labels = [keyset.as_str(), kid.as_str(), client.as_str()];
@@ -163,7 +163,7 @@ impl CachedJwks {
     }
 
     /// Returns the JWK Set at `now`, serialized again if it has changed.
-    pub fn serialized(&self, now: UnixTime) -> Arc<SerializedJwkSet> {
+    pub(crate) fn serialized(&self, now: UnixTime) -> Arc<SerializedJwkSet> {
         let serialized = self.serialized.load_full();
         if serialized.from <= now && now < serialized.until {
             return serialized;

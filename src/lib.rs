@@ -34,6 +34,7 @@
 //! 4. `api` writes the audit line and the response.
 
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod api;
 pub mod app;
@@ -43,15 +44,15 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod exchange;
-pub mod files;
-pub mod hash;
+mod files;
+mod hash;
 pub mod json;
-pub mod jwks;
+mod jwks;
 pub mod keys;
-pub mod metadata;
+mod metadata;
 pub mod metrics;
 pub mod sandbox;
-pub mod shell;
+mod shell;
 mod sync;
 pub mod tokens;
 pub mod traces;

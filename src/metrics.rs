@@ -22,29 +22,29 @@ const DURATION_BUCKETS: &[f64] =
 pub struct Metrics {
     registry: Registry,
     /// Tokens minted for callers, by `profile` (for example `identity.web`) and `caller`.
-    pub tokens_minted: IntCounterVec,
+    pub(crate) tokens_minted: IntCounterVec,
     /// HTTP responses, by `route` (the path in the route table, or `other`) and `status`.
-    pub requests: IntCounterVec,
+    pub(crate) requests: IntCounterVec,
     /// Seconds from a request's first byte to its response, by `route`.
-    pub request_duration: HistogramVec,
+    pub(crate) request_duration: HistogramVec,
     /// Error responses, by `error`.
-    pub refusals: IntCounterVec,
+    pub(crate) refusals: IntCounterVec,
     /// Requests rejected because the same subject's tokens were requested too often, by `profile` and `caller`.
-    pub remints_refused: IntCounterVec,
+    pub(crate) remints_refused: IntCounterVec,
     /// Requests rejected because the caller named too many different subjects in a minute, by `caller`.
-    pub subjects_refused: IntCounterVec,
+    pub(crate) subjects_refused: IntCounterVec,
     /// Requests allowed in audit mode that the policy would reject, by `caller` and `rule`.
-    pub would_refuse: IntCounterVec,
+    pub(crate) would_refuse: IntCounterVec,
     /// Seconds for one RSA signature without its time in the queue, by `algorithm`. In a batch: its share of the batch's time.
-    pub signing_duration: HistogramVec,
+    pub(crate) signing_duration: HistogramVec,
     /// Signatures waiting in the signing queue.
-    pub signing_queue_depth: IntGauge,
+    pub(crate) signing_queue_depth: IntGauge,
     /// Seconds that a signature waited in the queue.
-    pub signing_wait: Histogram,
+    pub(crate) signing_wait: Histogram,
     /// Signatures made, by `path`: `one` (singly) or `batch`.
-    pub signatures: IntCounterVec,
+    pub(crate) signatures: IntCounterVec,
     /// Signatures in each batch.
-    pub signing_batch_size: Histogram,
+    pub(crate) signing_batch_size: Histogram,
     /// 1 while the library for batch signing is in use.
     pub signing_batch_enabled: IntGauge,
     /// Keys that passed the self-test of batch signing: the library made the same signature as aws-lc.
@@ -52,59 +52,59 @@ pub struct Metrics {
     /// Signatures that the library made wrongly or failed to make, by `fault`.
     pub signing_batch_faults: IntCounterVec,
     /// Signatures rejected, by `reason`: the queue was full, or the wait was too long.
-    pub signing_shed: IntCounterVec,
+    pub(crate) signing_shed: IntCounterVec,
     /// JWKS fetches, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
-    pub jwks_fetches: IntCounterVec,
+    pub(crate) jwks_fetches: IntCounterVec,
     /// Unix time at which a JWKS with the key was last fetched, by `keyset`, `kid` and `client`.
-    pub key_fetched_at: IntGaugeVec,
+    pub(crate) key_fetched_at: IntGaugeVec,
     /// Tokens signed since the start that may not have expired yet, by `keyset` and `kid`.
-    pub live_tokens: IntGaugeVec,
+    pub(crate) live_tokens: IntGaugeVec,
     /// Seconds until a published certificate expires, by `keyset` and `kid`.
-    pub certificate_remaining: GaugeVec,
+    pub(crate) certificate_remaining: GaugeVec,
     /// Seconds until a pending key starts to sign, by `keyset` and `kid`.
-    pub key_starts_signing: GaugeVec,
+    pub(crate) key_starts_signing: GaugeVec,
     /// Seconds until the next key takes over from the signing key, by `keyset` and `kid`.
-    pub key_stops_signing: GaugeVec,
+    pub(crate) key_stops_signing: GaugeVec,
     /// Open connections, by `listener`.
-    pub connections: IntGaugeVec,
+    pub(crate) connections: IntGaugeVec,
     /// Connections closed because there were too many, by `listener`: the longest idle ones, or new ones if none was idle.
-    pub connections_refused: IntCounterVec,
+    pub(crate) connections_refused: IntCounterVec,
     /// Requests sent to Salesforce, by `profile` and `outcome`.
-    pub exchanges: IntCounterVec,
+    pub(crate) exchanges: IntCounterVec,
     /// Exchanges that ended before anything was sent to Salesforce, by `profile` and `reason`.
-    pub exchanges_not_sent: IntCounterVec,
+    pub(crate) exchanges_not_sent: IntCounterVec,
     /// Seconds from a request to Salesforce until its whole response, by `profile`.
-    pub exchange_duration: HistogramVec,
+    pub(crate) exchange_duration: HistogramVec,
     /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
-    pub cache_requests: IntCounterVec,
+    pub(crate) cache_requests: IntCounterVec,
     /// Access tokens in the cache.
-    pub cache_entries: IntGauge,
+    pub(crate) cache_entries: IntGauge,
     /// Requests to the shared cache (Redis), by `result`.
-    pub shared_cache_requests: IntCounterVec,
+    pub(crate) shared_cache_requests: IntCounterVec,
     /// 1 while the shared cache is available, by `store`. Exists only if a shared cache is configured.
-    pub shared_cache_up: IntGaugeVec,
+    pub(crate) shared_cache_up: IntGaugeVec,
     /// Access tokens returned again although the caller reported them as rejected, by `profile` and `reason`.
-    pub rejected_tokens_kept: IntCounterVec,
+    pub(crate) rejected_tokens_kept: IntCounterVec,
     /// The used share of the login budget, 0 to 1, by `profile`.
-    pub login_budget_used: GaugeVec,
+    pub(crate) login_budget_used: GaugeVec,
     /// Logins that couldn't be recorded in `state_directory`.
-    pub login_budget_write_failures: IntCounter,
+    pub(crate) login_budget_write_failures: IntCounter,
     /// Seconds by which our clock is ahead of Salesforce's.
-    pub clock_skew: Gauge,
+    pub(crate) clock_skew: Gauge,
     /// Successful reloads.
     pub config_reloads: IntCounter,
     /// Rejected reloads. The previous configuration stays in force.
-    pub config_reload_failures: IntCounter,
+    pub(crate) config_reload_failures: IntCounter,
     /// 1 while the configuration in force is the one in the files, 0 after a rejected reload until the next successful one.
-    pub config_current: IntGauge,
+    pub(crate) config_current: IntGauge,
     /// Unix time at which the configuration in force was loaded.
-    pub config_loaded_at: IntGauge,
+    pub(crate) config_loaded_at: IntGauge,
     /// Unix time at which the files were last checked for changes.
-    pub config_looked_at: IntGauge,
+    pub(crate) config_looked_at: IntGauge,
     /// Dropped log lines, audit lines included.
-    pub log_lines_dropped: IntCounter,
+    pub(crate) log_lines_dropped: IntCounter,
     /// Requests and exchanges that panicked; each is a bug.
-    pub panics: IntCounter,
+    pub(crate) panics: IntCounter,
 }
 
 impl Metrics {
@@ -311,7 +311,7 @@ impl Metrics {
     }
 
     /// Removes the access-token series of all profiles except `known`.
-    pub fn forget_other_profiles(&self, known: &BTreeSet<&str>) {
+    pub(crate) fn forget_other_profiles(&self, known: &BTreeSet<&str>) {
         forget_others(&self.exchanges, known, |labels| self.exchanges.remove(labels));
         forget_others(&self.exchanges_not_sent, known, |labels| self.exchanges_not_sent.remove(labels));
         forget_others(&self.exchange_duration, known, |labels| self.exchange_duration.remove(labels));
@@ -321,7 +321,7 @@ impl Metrics {
     }
 
     /// The media type of [`render`](Self::render)'s output.
-    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+    pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 
 /// Removes each series whose `profile` label isn't in `known`.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 /// Quotes `word` for a POSIX shell if the shell would otherwise expand or split it.
-pub fn quote(word: impl Display) -> String {
+pub(crate) fn quote(word: impl Display) -> String {
     shlex::try_quote(&word.to_string()).map_or_else(|_| word.to_string(), Cow::into_owned)
 }
 

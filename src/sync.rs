@@ -1,3 +1,3 @@
 //! The mutex of the files that `tests/schedules` explores. That test compiles the same files with shuttle's mutex instead.
 
-pub use std::sync::{Mutex, MutexGuard};
+pub(crate) use std::sync::{Mutex, MutexGuard};

@@ -17,13 +17,13 @@ use crate::exchange::ServedToken;
 use crate::tokens::{MintedToken, Subject};
 
 /// The `tracing` target of audit lines.
-pub const AUDIT_TARGET: &str = "tokenmint::audit";
+pub(crate) const AUDIT_TARGET: &str = "tokenmint::audit";
 
 /// Returns the number of log lines dropped so far. A dropped line is counted before the call that logs it returns.
-pub type DroppedLineCounter = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub(crate) type DroppedLineCounter = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Writes audit lines.
-pub struct Audit {
+pub(crate) struct Audit {
     key: hmac::Key,
     /// Set if the audit is required.
     dropped: Option<DroppedLineCounter>,
@@ -32,12 +32,12 @@ pub struct Audit {
 impl Audit {
     /// `key` is the HMAC key for subjects: with the same key, a subject has the same HMAC in all lines. With `required`, no
     /// token is returned without its audit line.
-    pub fn new(key: &[u8], required: Option<DroppedLineCounter>) -> Self {
+    pub(crate) fn new(key: &[u8], required: Option<DroppedLineCounter>) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), dropped: required }
     }
 
     /// Whether the log accepts audit lines at all; `RUST_LOG` can exclude them.
-    pub fn is_enabled() -> bool {
+    pub(crate) fn is_enabled() -> bool {
         tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO)
     }
 

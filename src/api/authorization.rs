@@ -13,11 +13,11 @@ use crate::traces::SpanAttribute;
 
 /// A request for a token, to be authorized.
 pub(super) struct AccessRequest<'a, G> {
-    pub grant: &'a G,
+    pub(crate) grant: &'a G,
     /// The subject, with the name of its field in the request. `None` for the login of an integration user.
-    pub subject: Option<(&'static str, &'a Subject)>,
+    pub(crate) subject: Option<(&'static str, &'a Subject)>,
     /// Whether the request always mints a new token. If so, the subject's own rate limit applies.
-    pub mints: bool,
+    pub(crate) mints: bool,
 }
 
 /// Checks `request` against the policy of the caller, and against the rate limit of the subject if it always mints.

@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 /// Says whether the body of a connection's current request may be read from the socket. One per connection.
 #[derive(Default)]
-pub struct BodyGate {
+pub(crate) struct BodyGate {
     open: AtomicBool,
     /// Whether the body was read to its end, or there is none.
     read: AtomicBool,
@@ -23,13 +23,13 @@ pub struct BodyGate {
 
 impl BodyGate {
     /// Closes the gate at the start of a request.
-    pub fn close(&self, has_body: bool) {
+    pub(crate) fn close(&self, has_body: bool) {
         self.open.store(false, Ordering::Relaxed);
         self.read.store(!has_body, Ordering::Relaxed);
     }
 
     /// Waits until a handler reads the body.
-    pub fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.open.load(Ordering::Relaxed) {
             return Poll::Ready(());
@@ -50,19 +50,19 @@ impl BodyGate {
     }
 
     /// Whether the body was read to its end, or there was none.
-    pub fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.read.load(Ordering::Relaxed)
     }
 }
 
 /// A body that opens its gate when it is polled.
-pub struct GatedBody<B> {
+pub(crate) struct GatedBody<B> {
     body: B,
     gate: Arc<BodyGate>,
 }
 
 impl<B> GatedBody<B> {
-    pub const fn new(body: B, gate: Arc<BodyGate>) -> Self {
+    pub(crate) const fn new(body: B, gate: Arc<BodyGate>) -> Self {
         Self { body, gate }
     }
 }

@@ -15,7 +15,7 @@ pub(super) enum ResponseFormat {
 impl ResponseFormat {
     /// Chooses the format with the higher quality. If both have the same, the more specific media range decides, then JSON.
     /// Returns `None` if neither is acceptable.
-    pub fn negotiate(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Self> {
         if !headers.contains_key(ACCEPT) {
             return Some(Self::Json);
         }

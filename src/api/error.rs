@@ -18,7 +18,7 @@ use crate::tokens::{InvalidField, MintError};
 
 /// Why a request fails.
 #[derive(Clone, Debug)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// Missing or wrong credentials. The response doesn't say which.
     InvalidClient,
     /// The client certificate expired after the connection was made.
@@ -110,9 +110,9 @@ struct ErrorBody<'a> {
 
 /// An error as an HTTP response.
 pub(super) struct ErrorResponse {
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// The error code: one of RFC 6749, or one that `openapi.yaml` defines.
-    pub error: &'static str,
+    pub(crate) error: &'static str,
     description: String,
     field: Option<String>,
     /// Seconds.
@@ -291,7 +291,7 @@ fn exchange_error_response(error: ExchangeError) -> ErrorResponse {
 
 impl ErrorResponse {
     /// Writes the error into `answer`, and keeps headers that are already there, for example `Allow`.
-    pub fn into_response(self, mut answer: Response, request_id: &str) -> Response {
+    pub(crate) fn into_response(self, mut answer: Response, request_id: &str) -> Response {
         let body = ErrorBody {
             error: self.error,
             error_description: &self.description,

@@ -65,19 +65,19 @@ impl RequestId {
         Self { id, trace, deadline }
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
 
-    pub const fn deadline(&self) -> Instant {
+    pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    pub const fn trace(&self) -> &Trace {
+    pub(crate) const fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    pub fn trace_id(&self) -> Option<&str> {
+    pub(crate) fn trace_id(&self) -> Option<&str> {
         self.trace.trace_id()
     }
 }
@@ -91,7 +91,7 @@ struct RouteMetrics {
 }
 
 /// The metrics of each of [`ROUTES`], in order. The last entry counts requests without a route.
-pub struct RequestMetrics(Vec<RouteMetrics>);
+pub(crate) struct RequestMetrics(Vec<RouteMetrics>);
 
 impl Default for RequestMetrics {
     fn default() -> Self {
@@ -117,7 +117,7 @@ impl RequestMetrics {
 
 /// The tower layer that adds [`RequestMiddleware`].
 #[derive(Clone)]
-pub(super) struct RequestLayer(pub SharedState);
+pub(super) struct RequestLayer(pub(crate) SharedState);
 
 /// The tower service around the router.
 #[derive(Clone)]

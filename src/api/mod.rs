@@ -33,13 +33,13 @@ use axum::routing::{MethodRouter, get, post};
 use http::Method;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use audit::{AUDIT_TARGET, Audit, DroppedLineCounter};
-pub use body_gate::{BodyGate, GatedBody};
-pub use error::ApiError;
-pub use middleware::RequestMetrics;
-pub use request::RequestContext;
-pub use request_head::{BodyFraming, check_head};
-pub use status::ReloadReport;
+pub(crate) use audit::{AUDIT_TARGET, Audit, DroppedLineCounter};
+pub(crate) use body_gate::{BodyGate, GatedBody};
+pub(crate) use error::ApiError;
+pub(crate) use middleware::RequestMetrics;
+pub(crate) use request::RequestContext;
+pub(crate) use request_head::{BodyFraming, check_head};
+pub(crate) use status::ReloadReport;
 
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, Randomness};
@@ -56,11 +56,11 @@ pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 /// Everything that follows from one configuration and its key files. A reload replaces it as a whole; a request that has
 /// loaded it keeps the old one.
 pub struct ConfigSnapshot {
-    pub config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     pub ring: KeyRing,
     pub profiles: Profiles,
     pub callers: Callers,
-    pub published: PublishedJwks,
+    pub(crate) published: PublishedJwks,
 }
 
 /// The state that all handlers share: the current [`ConfigSnapshot`], and the parts that outlive a reload.
@@ -69,25 +69,25 @@ pub struct AppState {
     pub signer: Arc<Signer>,
     pub exchanger: Exchanger,
     /// Limits how often one subject's tokens are minted, against pages that reload in a loop.
-    pub subject_rate_limiter: SubjectRateLimiter,
-    pub clock: Arc<dyn Clock>,
-    pub randomness: Arc<dyn Randomness>,
+    pub(crate) subject_rate_limiter: SubjectRateLimiter,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
     /// The metrics that every request updates, looked up once.
-    pub request_metrics: RequestMetrics,
-    pub audit: Audit,
-    pub limits: Limits,
+    pub(crate) request_metrics: RequestMetrics,
+    pub(crate) audit: Audit,
+    pub(crate) limits: Limits,
     /// Set at shutdown: the service still answers, but isn't ready any more.
-    pub draining: AtomicBool,
+    pub(crate) draining: AtomicBool,
     /// The result of the last check of the files for changes.
-    pub last_reload_check: ArcSwap<ReloadReport>,
+    pub(crate) last_reload_check: ArcSwap<ReloadReport>,
     /// The number of log lines dropped so far, read at each scrape.
-    pub dropped_lines: DroppedLineCounter,
+    pub(crate) dropped_lines: DroppedLineCounter,
 }
 
 impl AppState {
     /// Whether the service can mint tokens. Whether Salesforce can be reached doesn't matter.
-    pub fn ready(&self) -> bool {
+    pub(crate) fn ready(&self) -> bool {
         !self.draining.load(Ordering::Acquire) && self.snapshot.load().profiles.is_ready(self.clock.now())
     }
 }
@@ -109,7 +109,7 @@ pub enum ListenerKind {
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
-    pub kind: ListenerKind,
+    pub(crate) kind: ListenerKind,
     handler: fn() -> MethodRouter<SharedState>,
 }
 

@@ -20,22 +20,22 @@ use crate::traces::{SpanAttribute, Trace};
 
 /// Facts about a request from its connection. The listener adds them as a request extension.
 #[derive(Clone)]
-pub struct RequestContext {
+pub(crate) struct RequestContext {
     /// When the first byte of the request arrived.
-    pub started_at: Instant,
+    pub(crate) started_at: Instant,
     /// Set if the request is rejected before any handler runs.
-    pub error: Option<ApiError>,
+    pub(crate) error: Option<ApiError>,
     /// The identity of the client by its certificate or its Unix user.
-    pub peer: Option<Arc<Peer>>,
-    pub body_gate: Arc<BodyGate>,
+    pub(crate) peer: Option<Arc<Peer>>,
+    pub(crate) body_gate: Arc<BodyGate>,
 }
 
 /// The authenticated caller of a request.
 pub(super) struct AuthenticatedCaller {
-    pub caller: Arc<Caller>,
+    pub(crate) caller: Arc<Caller>,
     /// How the caller authenticated, for the audit line: `api_key` or `connection`.
-    pub credential: &'static str,
-    pub id: RequestId,
+    pub(crate) credential: &'static str,
+    pub(crate) id: RequestId,
 }
 
 impl FromRequestParts<SharedState> for AuthenticatedCaller {
@@ -75,7 +75,7 @@ struct KnownCaller(Arc<Caller>);
 
 impl AuthenticatedCaller {
     /// The trace of the request.
-    pub const fn trace(&self) -> &Trace {
+    pub(crate) const fn trace(&self) -> &Trace {
         self.id.trace()
     }
 }
@@ -154,7 +154,7 @@ impl RequestFields {
     }
 
     /// Rejects fields that aren't in `known`.
-    pub fn allow_only(self, known: &[&str]) -> Result<Self, ApiError> {
+    pub(crate) fn allow_only(self, known: &[&str]) -> Result<Self, ApiError> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(self),
             Some((name, _)) => {
@@ -169,11 +169,11 @@ impl RequestFields {
         Some(self.0.swap_remove(at).1)
     }
 
-    pub fn required_string(&mut self, name: &str) -> Result<String, ApiError> {
+    pub(crate) fn required_string(&mut self, name: &str) -> Result<String, ApiError> {
         self.string(name)?.ok_or_else(|| InvalidField::new(name, "is missing").into())
     }
 
-    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Json::String(text)) => Ok(Some(text)),
@@ -182,11 +182,11 @@ impl RequestFields {
     }
 
     /// Takes a string that is a secret, for example a token.
-    pub fn secret(&mut self, name: &str) -> Result<Option<SecretString>, ApiError> {
+    pub(crate) fn secret(&mut self, name: &str) -> Result<Option<SecretString>, ApiError> {
         Ok(self.string(name)?.map(SecretString::from))
     }
 
-    pub fn seconds(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
+    pub(crate) fn seconds(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Json::Number(number)) => match number.as_u64() {
@@ -198,7 +198,7 @@ impl RequestFields {
     }
 
     /// Takes an object of objects.
-    pub fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, ApiError> {
+    pub(crate) fn objects(&mut self, name: &str) -> Result<Vec<(String, Members)>, ApiError> {
         let inner = |(entry, value): (String, Json)| match value {
             Json::Object(members) => Ok((entry, members)),
             other => Err(wrong_type(&format!("{name}.{entry}"), "an object", &other)),
@@ -206,7 +206,7 @@ impl RequestFields {
         self.object(name)?.into_iter().map(inner).collect()
     }
 
-    pub fn object(&mut self, name: &str) -> Result<Members, ApiError> {
+    pub(crate) fn object(&mut self, name: &str) -> Result<Members, ApiError> {
         match self.take(name) {
             None => Ok(Vec::new()),
             Some(Json::Object(members)) => Ok(members),

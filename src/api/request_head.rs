@@ -13,7 +13,7 @@ const MAX_REQUEST_HEADERS: usize = 64;
 
 /// How the length of a request's body is given (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyFraming {
+pub(crate) enum BodyFraming {
     /// In bytes; 0 if there is no body.
     Length(u64),
     Chunked,
@@ -23,7 +23,7 @@ pub enum BodyFraming {
 ///
 /// # Errors
 /// The error that the client gets.
-pub fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
+pub(crate) fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     const NOT_HTTP: &str = "send a request head that is valid by RFC 9112: METHOD, one space, a path, one space, HTTP/1.1, and \
                             headers of one line each";
     let mut headers = [const { MaybeUninit::uninit() }; MAX_REQUEST_HEADERS];

@@ -16,13 +16,13 @@ use crate::config::{KeyId, Name, Problem};
 use crate::keys::Keyset;
 
 /// The result of a check of the files for changes.
-pub struct ReloadReport {
+pub(crate) struct ReloadReport {
     /// When the check began; `None` before the first one.
-    pub began_at: Option<UnixTime>,
+    pub(crate) began_at: Option<UnixTime>,
     /// Whether the files' content at that time is in force.
-    pub in_force: bool,
+    pub(crate) in_force: bool,
     /// Why it isn't.
-    pub problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl Default for ReloadReport {

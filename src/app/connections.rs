@@ -28,15 +28,15 @@ const MIN_LISTENER_BYTES: usize = 16 << 20;
 /// are rounded from 2.6, 9.2 and 16.3 KiB, the growth of `RssAnon` with a thousand connections.
 const OPEN_BYTES: usize = 5 << 9;
 /// The additional memory of hyper from the first request on, in bytes: a read buffer of 8 KiB and its state.
-pub const HYPER_BYTES: usize = 10 << 10;
+pub(crate) const HYPER_BYTES: usize = 10 << 10;
 /// The additional memory of TLS, in bytes: its state and a record buffer.
-pub const TLS_BYTES: usize = 16 << 10;
+pub(crate) const TLS_BYTES: usize = 16 << 10;
 /// An eviction closes this fraction (1/100) of the connections, at least one. So a flood doesn't cause a search of the table
 /// for each new connection.
 const EVICTION_DIVISOR: usize = 100;
 
 /// The connections of one listener.
-pub struct Connections {
+pub(crate) struct Connections {
     /// The largest number of connections.
     limit: usize,
     /// One permit per possible connection. An evicted connection holds its permit until it is closed.
@@ -58,7 +58,7 @@ struct Table {
 }
 
 /// The state of one connection, shared by its task, the stream below hyper, and the service above hyper.
-pub struct Connection {
+pub(crate) struct Connection {
     connections: Arc<Connections>,
     /// In microseconds since `connections.epoch`; 0 while a request is being answered.
     idle_since: AtomicU64,
@@ -74,12 +74,12 @@ pub struct Connection {
     /// Whether hyper got a checked head and hasn't called the service for it yet.
     head_checked: AtomicBool,
     /// Why the current request is rejected. Such a request is the last of its connection.
-    pub error: OnceLock<Box<ApiError>>,
-    pub body_gate: Arc<BodyGate>,
+    pub(crate) error: OnceLock<Box<ApiError>>,
+    pub(crate) body_gate: Arc<BodyGate>,
 }
 
 impl Connections {
-    pub fn new(limit: usize, open_gauge: IntGauge, shed_counter: IntCounter) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, open_gauge: IntGauge, shed_counter: IntCounter) -> Arc<Self> {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             limit,
@@ -95,7 +95,7 @@ impl Connections {
 
     /// Acquires a permit for a new connection. If the limit is reached, it evicts the longest idle connections and waits until one
     /// is closed. Returns `None` if no connection is idle.
-    pub async fn acquire_permit(self: &Arc<Self>) -> Option<ConnectionPermit> {
+    pub(crate) async fn acquire_permit(self: &Arc<Self>) -> Option<ConnectionPermit> {
         if !self.ensure_capacity() {
             self.shed_counter.inc();
             return None;
@@ -169,7 +169,7 @@ impl Connections {
 
 impl Connection {
     /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the listener is over its budget.
-    pub fn charge(&self, bytes: usize) {
+    pub(crate) fn charge(&self, bytes: usize) {
         let connections = &*self.connections;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if connections.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= connections.budget {
@@ -193,7 +193,7 @@ impl Connection {
     }
 
     /// Sets the charge for an incomplete head to `bytes`.
-    pub fn set_partial_head(&self, bytes: usize) {
+    pub(crate) fn set_partial_head(&self, bytes: usize) {
         let before = self.partial.swap(bytes, Ordering::Relaxed);
         if bytes > before {
             self.charge(bytes - before);
@@ -203,39 +203,39 @@ impl Connection {
     }
 
     /// Records that the first byte of a request arrived.
-    pub fn start_request(&self) {
+    pub(crate) fn start_request(&self) {
         self.request_started.store(self.connections.now(), Ordering::Relaxed);
     }
 
     /// When the first byte of the current request arrived.
-    pub fn request_started_at(&self) -> Instant {
+    pub(crate) fn request_started_at(&self) -> Instant {
         self.connections.epoch + Duration::from_micros(self.request_started.load(Ordering::Relaxed))
     }
 
     /// Records that hyper gets a checked head. From now on the connection isn't idle.
-    pub fn mark_head_checked(&self, has_body: bool) {
+    pub(crate) fn mark_head_checked(&self, has_body: bool) {
         self.body_gate.close(has_body);
         self.idle_since.store(0, Ordering::Relaxed);
         self.head_checked.store(true, Ordering::Relaxed);
     }
 
-    pub fn has_checked_head(&self) -> bool {
+    pub(crate) fn has_checked_head(&self) -> bool {
         self.head_checked.load(Ordering::Relaxed)
     }
 
     /// Whether hyper's request is the one whose head was checked. Resets the mark.
-    pub fn take_checked_head(&self) -> bool {
+    pub(crate) fn take_checked_head(&self) -> bool {
         self.head_checked.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a request is being answered.
-    pub fn is_answering(&self) -> bool {
+    pub(crate) fn is_answering(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 
     /// Records that hyper writes a response, until [`finish_response`](Self::finish_response). From now on the connection is
     /// idle, unless hyper already has the next head.
-    pub fn start_response(&self) {
+    pub(crate) fn start_response(&self) {
         self.writing.store(true, Ordering::Relaxed);
         if !self.has_checked_head() {
             self.idle_since.store(self.connections.now(), Ordering::Relaxed);
@@ -243,32 +243,32 @@ impl Connection {
     }
 
     /// Records that the response was written to the socket.
-    pub fn finish_response(&self) {
+    pub(crate) fn finish_response(&self) {
         self.writing.store(false, Ordering::Relaxed);
     }
 
     /// Whether the connection is idle, and no byte of a request has arrived.
-    pub fn is_unused(&self) -> bool {
+    pub(crate) fn is_unused(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) != 0
             && !self.writing.load(Ordering::Relaxed)
             && self.partial.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until the connection is evicted.
-    pub async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 }
 
 /// The permit of an open connection. Dropping it makes room for another one.
-pub struct ConnectionPermit {
+pub(crate) struct ConnectionPermit {
     id: u64,
     connection: Arc<Connection>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl ConnectionPermit {
-    pub const fn connection(&self) -> &Arc<Connection> {
+    pub(crate) const fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 }

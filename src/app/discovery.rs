@@ -40,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The description of a service that runs on this host. All paths are absolute.
 #[derive(Serialize, Deserialize)]
-pub struct RunningService {
+pub(crate) struct RunningService {
     /// `None` if all settings come from environment variables.
     configuration: Option<PathBuf>,
     key_folders: Vec<PathBuf>,
@@ -53,7 +53,7 @@ pub struct RunningService {
 impl RunningService {
     /// Whether the service uses the file `configuration` or one of `key_folders`. Compares the paths first, and accesses the file
     /// system only if none is equal, because a mount may hang.
-    pub fn uses(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
+    pub(crate) fn uses(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
         let pairs = || {
             let configured = self.configuration.iter().map(|own| (own.as_path(), configuration));
             let folders =
@@ -65,14 +65,14 @@ impl RunningService {
     }
 
     /// The address that answers operators; `None` if it can't be parsed.
-    pub fn ops_address(self) -> Option<OpsAddress> {
+    pub(crate) fn ops_address(self) -> Option<OpsAddress> {
         let listen = ListenAddress::parse(&self.listen, Path::new("/")).ok()?;
         Some(OpsAddress { listen, tls: self.tls })
     }
 }
 
 /// The socket by which commands find this service, and the description that they read from it.
-pub struct Announcement {
+pub(crate) struct Announcement {
     socket: UnixListener,
     state: Arc<AppState>,
     configuration: Option<PathBuf>,
@@ -85,7 +85,7 @@ impl Announcement {
     ///
     /// # Errors
     /// The socket can't be bound, or the host gives no randomness.
-    pub fn bind(app: &App, source: &ConfigSource) -> Result<Self, StartError> {
+    pub(crate) fn bind(app: &App, source: &ConfigSource) -> Result<Self, StartError> {
         let state = app.state().clone();
         let mut bytes = [0; 8];
         state.randomness.fill(&mut bytes)?;
@@ -118,7 +118,7 @@ impl Announcement {
     }
 
     /// Sends the description to each client, until the future is dropped.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         loop {
             let Ok((mut stream, _)) = self.socket.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -146,7 +146,7 @@ impl Announcement {
 }
 
 /// Finds the services that run on this host and answer in time.
-pub async fn find_running() -> Vec<RunningService> {
+pub(crate) async fn find_running() -> Vec<RunningService> {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     // A set, because connections to a socket are listed under its name too.
     let names: BTreeSet<&str> =

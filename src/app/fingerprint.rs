@@ -14,7 +14,7 @@ use crate::keys::SCHEDULE_FILE;
 
 /// The files and key directories that a configuration consists of.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct WatchedFiles {
+pub(crate) struct WatchedFiles {
     files: BTreeSet<PathBuf>,
     /// Key directories.
     directories: BTreeSet<PathBuf>,
@@ -22,17 +22,17 @@ pub struct WatchedFiles {
 
 /// A SHA-256 over the content, the owners and the modes of files. Equal fingerprints mean that nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
+pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
     /// A fingerprint that no files have.
-    pub const fn of_nothing() -> Self {
+    pub(crate) const fn of_nothing() -> Self {
         Self([0; 32])
     }
 }
 
 impl WatchedFiles {
-    pub fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
         let mut watched = Self::default();
         watched.add(&config.files, config.keysets.values());
         let server = &config.server;
@@ -47,7 +47,7 @@ impl WatchedFiles {
     }
 
     /// The files of an invalid configuration, as far as they are known, so that a fix is noticed.
-    pub fn of_invalid(invalid: &InvalidConfig) -> Self {
+    pub(crate) fn of_invalid(invalid: &InvalidConfig) -> Self {
         let mut watched = Self::default();
         watched.add(&invalid.files, invalid.keysets.values());
         watched
@@ -66,7 +66,7 @@ impl WatchedFiles {
         }
     }
 
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         let mut hash = PartsHasher::default();
         for directory in &self.directories {
             // Mode and owner, because they decide who may replace files in it; or the error.

@@ -13,7 +13,7 @@ use rustix::process::{
 #[error(
     "{what}: {error}; so other processes could read private keys from its memory, and tokenmint doesn't start"
 )]
-pub struct HardeningError {
+pub(crate) struct HardeningError {
     what: &'static str,
     error: io::Error,
 }
@@ -25,7 +25,7 @@ pub struct HardeningError {
 ///
 /// # Errors
 /// The host refuses a step. No private key may be loaded then.
-pub fn harden() -> Result<(), HardeningError> {
+pub(crate) fn harden() -> Result<(), HardeningError> {
     let hardening_error = |what| move |error: rustix::io::Errno| HardeningError { what, error: error.into() };
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(hardening_error("can't turn off core dumps"))?;
@@ -45,14 +45,14 @@ const RESERVED_DESCRIPTORS: u64 = 64;
 ///
 /// The descriptors are divided among the listeners. So health checks and metrics are answered while clients hold all
 /// connections of the minting listener.
-pub fn max_connections_per_listener(listeners: usize) -> usize {
+pub(crate) fn max_connections_per_listener(listeners: usize) -> usize {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };
     let room = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
     usize::try_from(room).unwrap_or(usize::MAX) / listeners.max(1)
 }
 
 /// Conditions of the host that are insecure, but don't prevent the start.
-pub fn warnings() -> impl Iterator<Item = &'static str> {
+pub(crate) fn warnings() -> impl Iterator<Item = &'static str> {
     let root = geteuid()
         .is_root()
         .then_some("runs as root, which can access everything on this host; run it as a user of its own");

@@ -63,15 +63,15 @@ const BACKLOG: i32 = 4096;
 const LISTENER_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound socket that doesn't accept connections yet.
-pub struct Listener {
+pub(crate) struct Listener {
     /// `minting`, `public` or `ops`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     socket: Socket,
     tls: Option<SharedTlsConfig>,
 }
 
 /// The TLS configuration of a listener. A reload replaces it for new connections.
-pub type SharedTlsConfig = Arc<ArcSwap<ServerConfig>>;
+pub(crate) type SharedTlsConfig = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
@@ -97,7 +97,7 @@ impl Listener {
     ///
     /// # Errors
     /// The address is in use or not available on this host.
-    pub async fn bind(
+    pub(crate) async fn bind(
         name: &'static str,
         listen: &ListenAddress,
         tls: Option<SharedTlsConfig>,
@@ -124,7 +124,7 @@ impl Listener {
     ///
     /// # Errors
     /// The socket can't be made non-blocking, or can't be registered with tokio.
-    pub fn from_inherited(
+    pub(crate) fn from_inherited(
         name: &'static str,
         socket: InheritedSocket,
         tls: Option<SharedTlsConfig>,
@@ -143,7 +143,7 @@ impl Listener {
     }
 
     /// The address that it listens on, with the actual port if port 0 was configured.
-    pub fn address(&self) -> ListenAddress {
+    pub(crate) fn address(&self) -> ListenAddress {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -158,13 +158,13 @@ impl Listener {
     }
 
     /// `https` or `http`.
-    pub const fn scheme(&self) -> &'static str {
+    pub(crate) const fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Accepts connections until `stop` is cancelled, at most `max_connections` at a time. Each runs as a task of `tasks` and
     /// finishes its current request after the stop.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         deps: ListenerDeps,
         max_connections: usize,

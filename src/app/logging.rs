@@ -41,7 +41,7 @@ const FULL_PIPE_DELAY: Duration = Duration::from_millis(5);
 
 /// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogOutput {
+pub(crate) enum LogOutput {
     /// For `serve`.
     Stdout,
     /// For `dev`, which prints commands to paste on standard output.
@@ -49,7 +49,7 @@ pub enum LogOutput {
 }
 
 /// The log of this process, with its writer thread.
-pub struct Log {
+pub(crate) struct Log {
     lines: SyncSender<Vec<u8>>,
     state: Arc<LogState>,
     ends: Sender<()>,
@@ -61,7 +61,7 @@ impl Log {
     ///
     /// # Errors
     /// The descriptor can't be duplicated, or the thread can't be started.
-    pub fn start(output: LogOutput, filter: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn start(output: LogOutput, filter: Option<&str>) -> io::Result<Self> {
         // A duplicate of the descriptor avoids the buffer and the lock of the standard library's handle.
         let (descriptor, terminal) = match output {
             LogOutput::Stdout => (stdout().as_fd().try_clone_to_owned()?, stdout().is_terminal()),
@@ -96,25 +96,25 @@ impl Log {
     }
 
     /// Whether `filter`, the value of `RUST_LOG`, enables audit lines.
-    pub fn enables_audit(filter: Option<&str>) -> bool {
+    pub(crate) fn enables_audit(filter: Option<&str>) -> bool {
         parse_filter(filter.unwrap_or_default()).0.would_enable(AUDIT_TARGET, &tracing::Level::INFO)
     }
 
     /// Returns a function that counts the lines dropped so far. A line is counted before the call that logs it returns.
-    pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+    pub(crate) fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let state = self.state.clone();
         move || state.dropped.load(Ordering::Acquire)
     }
 
     /// Ends a [`finish`](Self::finish) early.
-    pub fn stop_waiting(&self) -> impl FnOnce() + Send + use<> {
+    pub(crate) fn stop_waiting(&self) -> impl FnOnce() + Send + use<> {
         let ends = self.ends.clone();
         // Fails if the log has already finished, which is fine.
         move || _ = ends.send(())
     }
 
     /// Waits until all lines are written, at most until `deadline`, and reports how many were lost.
-    pub fn finish(self, deadline: Instant) -> LostLines {
+    pub(crate) fn finish(self, deadline: Instant) -> LostLines {
         self.state.finishing.store(true, Ordering::SeqCst);
         // Wakes the thread if it waits for a line. If the channel is full, the thread isn't waiting.
         let _ = self.lines.try_send(Vec::new());
@@ -156,11 +156,11 @@ fn parse_filter(filter: &str) -> (Targets, Option<String>) {
 }
 
 /// How many lines of the log were lost, and why.
-pub struct LostLines {
+pub(crate) struct LostLines {
     /// All lines lost since the start.
-    pub lines: u64,
+    pub(crate) lines: u64,
     /// How many of them were accepted, but not written at the end.
-    pub unwritten: u64,
+    pub(crate) unwritten: u64,
     /// The last error of a write. `None` means that the reader was too slow.
     why: Option<io::Error>,
 }
@@ -306,7 +306,7 @@ impl<W: Write> LogSink<W> {
 }
 
 /// Installs a panic hook that logs the location of a panic, but not its message, which may contain a secret.
-pub fn log_panics() {
+pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(location, "panicked; this is a bug in tokenmint");

@@ -6,17 +6,17 @@
 //!   Then it finishes open requests for at most `DRAIN_TIMEOUT`, whatever clients do. A second signal ends it at once.
 
 mod connections;
-pub mod discovery;
+pub(crate) mod discovery;
 mod fingerprint;
-pub mod host;
+pub(crate) mod host;
 pub mod json_lines;
 mod listener;
-pub mod logging;
+pub(crate) mod logging;
 pub mod reload;
 mod request_scanner;
 mod retirement_watcher;
-pub mod systemd;
-pub mod tls;
+pub(crate) mod systemd;
+pub(crate) mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -96,7 +96,7 @@ impl LoadedConfig {
     ///
     /// # Errors
     /// All problems of these files, and changes of keys that verifiers of `previous` would not expect.
-    pub fn replacing(
+    pub(crate) fn replacing(
         mut config: Config,
         previous: Option<&KeyRing>,
         clock: &dyn Clock,
@@ -178,7 +178,7 @@ fn start_batch_signing(
 }
 
 /// The problems of the keys of an invalid configuration, so that they can be reported together with its own.
-pub fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
+pub(crate) fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
     KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }
 
@@ -275,7 +275,7 @@ impl App {
     }
 
     /// Removes retired keys. Runs until it is dropped.
-    pub fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
         retirement_watcher::run(self.state.clone())
     }
 
@@ -439,7 +439,7 @@ fn build_snapshot(
 
 /// The directory of the login budget. The default depends on the user only, so that restarts and other replicas of the same
 /// user on this host share the budget.
-pub fn state_directory(config: &Config) -> PathBuf {
+pub(crate) fn state_directory(config: &Config) -> PathBuf {
     let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
     let configured = config.server.state_directory.as_ref();
     configured.map_or_else(default, |path| path.as_path().to_path_buf())
@@ -450,7 +450,7 @@ pub fn state_directory(config: &Config) -> PathBuf {
 ///
 /// # Errors
 /// The threads can't be created.
-pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build()
 }
 

@@ -63,14 +63,14 @@ impl ConfigSource {
 /// The parts of the running service that a reload replaces, and the files that they were loaded from.
 #[derive(Clone)]
 pub(super) struct ReloadTarget {
-    pub state: Arc<AppState>,
-    pub tls: Option<SharedTlsConfig>,
-    pub public_tls: Option<SharedTlsConfig>,
-    pub chains: CertificateChains,
+    pub(crate) state: Arc<AppState>,
+    pub(crate) tls: Option<SharedTlsConfig>,
+    pub(crate) public_tls: Option<SharedTlsConfig>,
+    pub(crate) chains: CertificateChains,
     /// The files of the last reload, whether it was accepted or not.
-    pub files: WatchedFiles,
+    pub(crate) files: WatchedFiles,
     /// The fingerprint of `files` at that reload.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// Polls the files and reloads them.
@@ -107,7 +107,7 @@ impl Reloader {
     }
 
     /// Polls the files, and reloads them after a change or a message on `asked`. Returns when `asked` is closed.
-    pub async fn run(self, mut asked: mpsc::Receiver<()>) {
+    pub(crate) async fn run(self, mut asked: mpsc::Receiver<()>) {
         let mut reloader = self;
         let mut pause = FILE_POLL_INTERVAL;
         loop {

@@ -32,7 +32,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 const READ_CHUNK: usize = 4096;
 
 /// The stream below hyper.
-pub struct ScannedStream<S> {
+pub(crate) struct ScannedStream<S> {
     stream: S,
     /// Bytes that were received, but not passed to hyper yet.
     pending: Vec<u8>,
@@ -110,7 +110,7 @@ impl RequestScanner {
 }
 
 impl<S> ScannedStream<S> {
-    pub const fn new(stream: S, connection: Arc<Connection>, max_head: usize) -> Self {
+    pub(crate) const fn new(stream: S, connection: Arc<Connection>, max_head: usize) -> Self {
         let scanner = RequestScanner { scan_state: ScanState::NEXT, max_head };
         Self { stream, pending: Vec::new(), scanner, connection, write_timer: None }
     }
@@ -167,7 +167,7 @@ impl<S> ScannedStream<S> {
 
 impl<S: AsyncRead + Unpin> ScannedStream<S> {
     /// Waits until a head is complete or rejected. Returns `false` if the stream ends first.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while let ScanState::Head { has_begun, .. } = &mut self.scanner.scan_state {
             if !*has_begun && !self.pending.is_empty() {
                 *has_begun = true;
@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
     /// Shuts down the stream. Then, if the last request wasn't read to its end, it discards what the client still sends for at
     /// most `LINGER_TIMEOUT` (lingering close). Without this the kernel would reset the connection, and the client might lose
     /// the response.
-    pub async fn close(mut self, is_answered: bool) {
+    pub(crate) async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
         let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
         if should_linger && matches!(ended, Ok(Ok(()))) {

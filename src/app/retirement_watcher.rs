@@ -24,7 +24,7 @@ const RETIREMENT_POLL_INTERVAL: Duration = Duration::from_secs(2);
 const READ_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Polls for retirements until the future is dropped.
-pub async fn run(state: Arc<AppState>) {
+pub(crate) async fn run(state: Arc<AppState>) {
     // At most one read of each file runs at a time. A read that hangs is kept and awaited again in the next round.
     let mut reading: BTreeMap<Name, JoinHandle<Vec<RetirementMark>>> = BTreeMap::new();
     loop {

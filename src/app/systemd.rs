@@ -23,24 +23,24 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// Says that the service is ready, or that a reload has ended.
-pub fn notify_ready() {
+pub(crate) fn notify_ready() {
     notify(&[NotifyState::Ready]);
 }
 
 /// Says that a reload begins. [`notify_ready`] must follow.
-pub fn notify_reloading() {
+pub(crate) fn notify_reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
 }
 
 /// Says that the service shuts down.
-pub fn notify_stopping() {
+pub(crate) fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
 /// Feeds the watchdog forever. Returns at once if there is none.
-pub async fn feed_watchdog() {
+pub(crate) async fn feed_watchdog() {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| *timeout > Duration::ZERO) else {
         return;
     };
@@ -52,21 +52,21 @@ pub async fn feed_watchdog() {
 }
 
 /// A listening socket that systemd passed.
-pub enum InheritedSocket {
+pub(crate) enum InheritedSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 /// The listening sockets that systemd passed, by name.
 #[derive(Default)]
-pub struct InheritedSockets(BTreeMap<String, Vec<InheritedSocket>>);
+pub(crate) struct InheritedSockets(BTreeMap<String, Vec<InheritedSocket>>);
 
 impl InheritedSockets {
     /// Takes the sockets that were passed to this process. `is_sole_listener`: only the minting listener is configured.
     ///
     /// # Errors
     /// A socket is neither TCP nor Unix, or isn't listening.
-    pub fn inherited(is_sole_listener: bool) -> io::Result<Self> {
+    pub(crate) fn inherited(is_sole_listener: bool) -> io::Result<Self> {
         // No sockets for this process: the variables may be for another process, named by `LISTEN_PID`.
         if sd_notify::listen_fds()?.len() == 0 {
             return Ok(Self::default());
@@ -97,12 +97,12 @@ impl InheritedSockets {
     }
 
     /// Takes the sockets of the listener `name`.
-    pub fn take(&mut self, name: &str) -> Vec<InheritedSocket> {
+    pub(crate) fn take(&mut self, name: &str) -> Vec<InheritedSocket> {
         self.0.remove(name).unwrap_or_default()
     }
 
     /// The names of the sockets that no listener has taken.
-    pub fn unclaimed(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn unclaimed(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 }

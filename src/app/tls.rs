@@ -18,8 +18,8 @@ use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::keys::{self, ListenerKey, PemQuirks, key_file};
 
 /// The loaded TLS configuration of one listener, with its warnings.
-pub struct ServerTls {
-    pub config: Arc<ServerConfig>,
+pub(crate) struct ServerTls {
+    pub(crate) config: Arc<ServerConfig>,
     /// The server certificate, followed by its intermediate certificates.
     chain: Vec<CertificateDer<'static>>,
     /// Set if a certificate of the chain was outside of its validity when it was loaded.
@@ -32,23 +32,26 @@ pub struct ServerTls {
 
 impl ServerTls {
     /// Problems that don't prevent the use of this configuration.
-    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = &Problem> {
         self.refused.iter().chain(&self.authority).chain(&self.odd)
     }
 }
 
 /// The certificate chains of the minting and of the public listener.
-pub type CertificateChains = [Option<Vec<CertificateDer<'static>>>; 2];
+pub(crate) type CertificateChains = [Option<Vec<CertificateDer<'static>>>; 2];
 
 /// The certificate chains of `all`, to compare them at the next reload.
-pub fn certificate_chains(all: [&Option<ServerTls>; 2]) -> CertificateChains {
+pub(crate) fn certificate_chains(all: [&Option<ServerTls>; 2]) -> CertificateChains {
     all.map(|tls| tls.as_ref().map(|tls| tls.chain.clone()))
 }
 
 /// The problems of changed certificate chains that clients would reject, because they are expired or not yet valid.
 ///
 /// An unchanged chain that has expired while in use isn't a problem here: it must not block other changes.
-pub fn newly_invalid_chains(in_force: &CertificateChains, all: [&Option<ServerTls>; 2]) -> Vec<Problem> {
+pub(crate) fn newly_invalid_chains(
+    in_force: &CertificateChains,
+    all: [&Option<ServerTls>; 2],
+) -> Vec<Problem> {
     let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
     let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));
     news.filter_map(|(_, tls)| tls.refused.clone()).collect()
@@ -58,7 +61,7 @@ pub fn newly_invalid_chains(in_force: &CertificateChains, all: [&Option<ServerTl
 ///
 /// # Errors
 /// Says which file is invalid, and why.
-pub fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<ServerTls, Problem> {
+pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<ServerTls, Problem> {
     let problem = |field: &str, path: &UnverifiedPath, message: String| {
         Problem::new(format!("{section}.tls.{field}"), path, message)
     };
@@ -184,16 +187,16 @@ fn certified_key(
 
 /// The identity in a verified client certificate.
 #[derive(Default)]
-pub struct ClientCertificate {
+pub(crate) struct ClientCertificate {
     /// The subject alternative names that can identify a caller: DNS names and URIs.
-    pub names: Vec<ClientSan>,
+    pub(crate) names: Vec<ClientSan>,
     /// The earliest end of validity among the client's own certificate and the others that it sent.
-    pub not_after: Option<UnixTime>,
+    pub(crate) not_after: Option<UnixTime>,
 }
 
 impl ClientCertificate {
     /// Reads the certificates that a client sent: its own, then the intermediate ones.
-    pub fn read(chain: &[CertificateDer<'_>], now: UnixTime) -> Self {
+    pub(crate) fn read(chain: &[CertificateDer<'_>], now: UnixTime) -> Self {
         let mut chain = chain.iter().map_while(|certificate| X509Certificate::from_der(certificate).ok());
         let Some((_, own)) = chain.next() else { return Self::default() };
         let end = |certificate: &X509Certificate<'_>| {

@@ -9,11 +9,11 @@ use crate::hash::sha256;
 
 /// The verified identity of a connection's client.
 #[derive(Default)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// The subject alternative names of the client certificate.
-    pub names: Vec<ClientSan>,
+    pub(crate) names: Vec<ClientSan>,
     /// On a Unix socket: the user id of the client process when it connected.
-    pub uid: Option<u32>,
+    pub(crate) uid: Option<u32>,
 }
 
 /// Maps each credential to the index of its caller.
@@ -27,7 +27,7 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    pub fn of<'a>(callers: impl Iterator<Item = &'a CallerConfig>) -> Self {
+    pub(crate) fn of<'a>(callers: impl Iterator<Item = &'a CallerConfig>) -> Self {
         let mut credentials = Self::default();
         for (caller, caller_index) in callers.zip(0..) {
             credentials.keys.extend(caller.api_key_sha256.iter().map(|digest| (*digest, caller_index)));
@@ -38,12 +38,12 @@ impl Credentials {
     }
 
     /// Finds the caller with this API key by one hash lookup.
-    pub fn by_api_key(&self, api_key: &[u8]) -> Option<u32> {
+    pub(crate) fn by_api_key(&self, api_key: &[u8]) -> Option<u32> {
         self.keys.get(&sha256(api_key)).copied()
     }
 
     /// Finds the caller of a connection; `None` if its names and user id belong to different callers.
-    pub fn by_peer(&self, peer: &Peer) -> Option<u32> {
+    pub(crate) fn by_peer(&self, peer: &Peer) -> Option<u32> {
         let by_name = peer.names.iter().filter_map(|name| self.names.get(name));
         let mut caller_indices = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));
         let caller_index = *caller_indices.next()?;

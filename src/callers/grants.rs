@@ -69,7 +69,7 @@ impl Grant<IdentityProfile> {
     ///
     /// # Errors
     /// See [`IdentityProfile::lifetime`].
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
+    pub(crate) fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
         self.profile.lifetime(asked)
     }
 
@@ -77,7 +77,7 @@ impl Grant<IdentityProfile> {
     ///
     /// # Errors
     /// See [`IdentityProfile::claims`].
-    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
+    pub(crate) fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
         self.profile.claims(asked)
     }
 }
@@ -87,7 +87,7 @@ impl Grant<Hs256Profile> {
     ///
     /// # Errors
     /// See [`Hs256Profile::lifetime`].
-    pub fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
+    pub(crate) fn lifetime(&self, asked: Option<u64>) -> Result<Lifetime, InvalidField> {
         self.profile.lifetime(asked)
     }
 
@@ -95,7 +95,7 @@ impl Grant<Hs256Profile> {
     ///
     /// # Errors
     /// See [`Hs256Profile::claims`].
-    pub fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
+    pub(crate) fn claims(&self, asked: Members) -> Result<Claims, InvalidField> {
         self.profile.claims(asked)
     }
 }
@@ -110,7 +110,7 @@ pub trait Permission {
 }
 
 /// The part of a profile that the policy needs.
-pub trait PolicyProfile {
+pub(crate) trait PolicyProfile {
     fn name(&self) -> &ProfileName;
     fn matches_subject(&self, subject: &Subject) -> bool;
 }
@@ -185,32 +185,32 @@ impl Permission for BundleGrant {
 }
 
 /// Proof that the policy allows a request. Only this gives access to the profile that mints.
-pub struct Authorized<'a, G> {
+pub(crate) struct Authorized<'a, G> {
     pub(super) grant: &'a G,
     /// The violation that would deny the request, if `policy = "audit"`.
-    pub audit_violation: Option<Violation>,
+    pub(crate) audit_violation: Option<Violation>,
 }
 
 impl<G: Permission> Authorized<'_, G> {
-    pub fn name(&self) -> &ProfileName {
+    pub(crate) fn name(&self) -> &ProfileName {
         self.grant.name()
     }
 }
 
 impl<P> Authorized<'_, Grant<P>> {
-    pub const fn profile(&self) -> &Arc<P> {
+    pub(crate) const fn profile(&self) -> &Arc<P> {
         &self.grant.profile
     }
 
     /// Counts a minted token.
-    pub fn count_minted(&self) {
+    pub(crate) fn count_minted(&self) {
         self.grant.minted.inc();
     }
 }
 
 impl<'a> Authorized<'a, BundleGrant> {
     /// Returns the bundle's entries. The authorization of the bundle covers them.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
         self.grant.entries.iter().map(|(name, entry)| {
             let entry = match entry {
                 BundleEntry::Identity(grant) => {
@@ -225,7 +225,7 @@ impl<'a> Authorized<'a, BundleGrant> {
     }
 }
 
-pub enum AuthorizedEntry<'a> {
+pub(crate) enum AuthorizedEntry<'a> {
     Identity(Authorized<'a, Grant<IdentityProfile>>),
     Hs256(Authorized<'a, Grant<Hs256Profile>>),
 }

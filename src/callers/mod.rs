@@ -20,12 +20,11 @@ use std::time::Duration;
 use prometheus::IntCounter;
 
 use credentials::Credentials;
-pub use credentials::Peer;
-pub use grants::{
-    Authorized, AuthorizedEntry, BundleEntry, BundleGrant, Denied, Grant, Grants, Permission, PolicyProfile,
-};
-pub use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
-pub use violation::{PolicyRule, Violation};
+pub(crate) use credentials::Peer;
+pub use grants::Permission;
+pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntry, BundleGrant, Denied, Grant, Grants};
+pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
+pub(crate) use violation::{PolicyRule, Violation};
 
 use crate::config::{self, Config, Hs256Kind, Name, PolicyMode, ProfileKind, RateLimit, SubjectPattern};
 use crate::metrics::Metrics;
@@ -39,7 +38,7 @@ pub struct Callers {
 
 /// A caller with its grants, its policy and the state of its rate limits.
 pub struct Caller {
-    pub name: Name,
+    pub(crate) name: Name,
     pub identity: Grants<Grant<IdentityProfile>>,
     pub oauth: Grants<Grant<OauthProfile>>,
     pub hs256: BTreeMap<Hs256Kind, Grants<Grant<Hs256Profile>>>,
@@ -49,7 +48,7 @@ pub struct Caller {
     subject_limit: Option<(u32, Arc<DistinctSubjectLimit>)>,
     policy: PolicyMode,
     /// Counts requests denied by `subjects_per_minute`.
-    pub subjects_refused: IntCounter,
+    pub(crate) subjects_refused: IntCounter,
     /// Counts requests that only `policy = "audit"` allowed, by [`PolicyRule`].
     would_refuse: Vec<IntCounter>,
     /// The caller's request rate and its bucket. A reload keeps the bucket if the rate is the same.
@@ -69,7 +68,7 @@ impl Callers {
     ///
     /// # Panics
     /// Like [`new`](Self::new).
-    pub fn with_previous(
+    pub(crate) fn with_previous(
         config: &Config,
         profiles: &Profiles,
         metrics: &Metrics,
@@ -90,12 +89,12 @@ impl Callers {
         }
     }
 
-    pub fn names(&self) -> BTreeSet<&Name> {
+    pub(crate) fn names(&self) -> BTreeSet<&Name> {
         self.callers.iter().map(|caller| &caller.name).collect()
     }
 
     /// Returns the pairs of caller and profile that are granted, as labels of metrics.
-    pub fn granted_profiles(&self) -> BTreeSet<(String, String)> {
+    pub(crate) fn granted_profiles(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
             let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
@@ -112,7 +111,7 @@ impl Callers {
     }
 
     /// Finds the caller of a connection.
-    pub fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
+    pub(crate) fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
         self.credentials.by_peer(peer).map(|index| &self.callers[index as usize])
     }
 }
@@ -161,7 +160,7 @@ impl Caller {
     ///
     /// # Errors
     /// The limit is exceeded. The value is the time until the next request is allowed.
-    pub fn check_rate_limit(&self, now: Duration) -> Result<(), Duration> {
+    pub(crate) fn check_rate_limit(&self, now: Duration) -> Result<(), Duration> {
         self.rate_limit.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.try_acquire(*pace, now))
     }
 
@@ -175,7 +174,7 @@ impl Caller {
     ///
     /// # Errors
     /// The first rule that denies the request, unless `policy = "audit"` applies to it.
-    pub fn authorize<'a, G: Permission>(
+    pub(crate) fn authorize<'a, G: Permission>(
         &self,
         grant: &'a G,
         subject: Option<&Subject>,

@@ -27,14 +27,14 @@ const MAX_TRACKED_SUBJECTS: u64 = 200_000;
 
 /// A token bucket, stored as the time when it will be full again (generic cell rate algorithm, GCRA).
 #[derive(Default)]
-pub struct TokenBucket(AtomicU64);
+pub(crate) struct TokenBucket(AtomicU64);
 
 impl TokenBucket {
     /// Takes a token at the monotonic time `now`.
     ///
     /// # Errors
     /// The bucket is empty. The value is the time until the next token.
-    pub fn try_acquire(&self, pace: RateLimit, now: Duration) -> Result<(), Duration> {
+    pub(crate) fn try_acquire(&self, pace: RateLimit, now: Duration) -> Result<(), Duration> {
         let now = nanoseconds(now);
         let interval = nanoseconds(pace.window) / u64::from(pace.requests).max(1);
         let tolerance = interval.saturating_mul(u64::from(pace.burst));
@@ -60,7 +60,7 @@ fn nanoseconds(time: Duration) -> u64 {
 
 /// Limits requests with one token bucket for each caller, profile and subject. Stores salted hashes instead of
 /// subjects; each process has its own salt.
-pub struct SubjectRateLimiter {
+pub(crate) struct SubjectRateLimiter {
     buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
     pace: RateLimit,
     salt: [u8; 16],
@@ -74,10 +74,10 @@ struct SubjectBucket {
 
 /// A rate limit is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimited {
-    pub retry_after: Duration,
+pub(crate) struct RateLimited {
+    pub(crate) retry_after: Duration,
     /// Whether this is the first rejection in a row, which should be logged.
-    pub is_first: bool,
+    pub(crate) is_first: bool,
 }
 
 impl SubjectRateLimiter {
@@ -85,7 +85,7 @@ impl SubjectRateLimiter {
     ///
     /// # Errors
     /// No randomness is available.
-    pub fn new(pace: RateLimit, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
+    pub(crate) fn new(pace: RateLimit, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
         let mut salt = [0; 16];
         randomness.fill(&mut salt)?;
         // After this idle time a bucket is full, so it can be evicted.
@@ -103,7 +103,7 @@ impl SubjectRateLimiter {
     ///
     /// # Errors
     /// The rate is exceeded.
-    pub fn check_subject_rate(
+    pub(crate) fn check_subject_rate(
         &self,
         caller: &Name,
         profile: &ProfileName,
@@ -136,7 +136,7 @@ const WINDOW: Duration = Duration::from_mins(1);
 /// A sliding window: a subject counts until a minute after its last allowed request. Memory is bounded to two entries per
 /// allowed subject, which contain salted hashes instead of subjects.
 #[derive(Default)]
-pub struct DistinctSubjectLimit {
+pub(crate) struct DistinctSubjectLimit {
     salt: RandomState,
     window: Mutex<SubjectWindow>,
 }
@@ -155,7 +155,7 @@ impl DistinctSubjectLimit {
     ///
     /// # Errors
     /// The limit is exceeded. After a minute without a rejection, the next one counts as the first again.
-    pub fn check_subject_limit(
+    pub(crate) fn check_subject_limit(
         &self,
         subject: &Subject,
         most: u32,

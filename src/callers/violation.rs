@@ -4,7 +4,7 @@ use super::rate_limit::RateLimited;
 
 /// A setting of a caller that can deny a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PolicyRule {
+pub(crate) enum PolicyRule {
     /// `allow`
     Profile,
     /// `subjects`
@@ -14,10 +14,10 @@ pub enum PolicyRule {
 }
 
 impl PolicyRule {
-    pub const ALL: &[Self] = &[Self::Profile, Self::Subject, Self::SubjectLimit];
+    pub(crate) const ALL: &[Self] = &[Self::Profile, Self::Subject, Self::SubjectLimit];
 
     /// The value of the label `rule`: the setting's name.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Profile => "allow",
             Self::Subject => "subjects",
@@ -28,7 +28,7 @@ impl PolicyRule {
 
 /// Why the policy denies a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
+pub(crate) enum Violation {
     /// The profile's own `subjects` doesn't match.
     ProfileSubjects,
     /// The caller's `allow` doesn't contain the profile.
@@ -42,7 +42,7 @@ pub enum Violation {
 impl Violation {
     /// The caller's setting that denies the request, to which `policy = "audit"` applies. `None` for a rule of the profile,
     /// which is always enforced.
-    pub const fn rule(&self) -> Option<PolicyRule> {
+    pub(crate) const fn rule(&self) -> Option<PolicyRule> {
         match self {
             Self::ProfileSubjects => None,
             Self::Allow => Some(PolicyRule::Profile),

@@ -42,12 +42,12 @@ struct KeyMetric {
 
 impl KeyMetrics {
     /// Returns the upper bound of unexpired tokens that the key signed.
-    pub fn live_tokens(&self, keyset: &Name, kid: &KeyId) -> u64 {
+    pub(crate) fn live_tokens(&self, keyset: &Name, kid: &KeyId) -> u64 {
         self.key(keyset, kid).map_or(0, |key| key.live_tokens)
     }
 
     /// Returns the time at which each class of clients last fetched the key.
-    pub fn fetched(&self, keyset: &Name, kid: &KeyId) -> BTreeMap<String, UnixTime> {
+    pub(crate) fn fetched(&self, keyset: &Name, kid: &KeyId) -> BTreeMap<String, UnixTime> {
         self.key(keyset, kid).map(|key| key.fetched.clone()).unwrap_or_default()
     }
 
@@ -85,27 +85,27 @@ impl KeyMetrics {
 /// The response of `/status`.
 #[derive(Deserialize)]
 pub(super) struct StatusReply {
-    pub keysets: BTreeMap<String, KeysetStatusReply>,
-    pub reload: ReloadStatusReply,
+    pub(crate) keysets: BTreeMap<String, KeysetStatusReply>,
+    pub(crate) reload: ReloadStatusReply,
 }
 
 #[derive(Deserialize)]
 pub(super) struct KeysetStatusReply {
-    pub signing: Option<String>,
-    pub published: Vec<String>,
+    pub(crate) signing: Option<String>,
+    pub(crate) published: Vec<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct ReloadStatusReply {
     /// The Unix time at which the last check of the files began.
-    pub looked_at: Option<i64>,
-    pub in_force: bool,
-    pub problems: Vec<FieldProblemReply>,
+    pub(crate) looked_at: Option<i64>,
+    pub(crate) in_force: bool,
+    pub(crate) problems: Vec<FieldProblemReply>,
 }
 
 impl ReloadStatusReply {
     /// Returns all problems in one line.
-    pub fn problem_summary(&self) -> String {
+    pub(crate) fn problem_summary(&self) -> String {
         let messages =
             self.problems.iter().map(|FieldProblemReply { field, message }| match field.as_str() {
                 "" => message.clone(),
@@ -117,8 +117,8 @@ impl ReloadStatusReply {
 
 #[derive(Deserialize, Serialize)]
 pub(super) struct FieldProblemReply {
-    pub field: String,
-    pub message: String,
+    pub(crate) field: String,
+    pub(crate) message: String,
 }
 
 /// The reason why a running service gave no answer.
@@ -140,7 +140,7 @@ impl AdminClient {
     ///
     /// # Errors
     /// No service is found, and the address can't be read.
-    pub fn find(context: &CliContext<'_>, key_folders: &[PathBuf]) -> Result<Self, CliError> {
+    pub(crate) fn find(context: &CliContext<'_>, key_folders: &[PathBuf]) -> Result<Self, CliError> {
         let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_FILE));
         let key_folders = key_folders.to_vec();
         let found = run_with_timeout(FILE_TIMEOUT, move || {
@@ -156,7 +156,7 @@ impl AdminClient {
 
     /// Returns the addresses of all services on this host with a status that matches `matches`, whatever files they
     /// use.
-    pub fn addresses_where(matches: impl Fn(&StatusReply) -> bool) -> Vec<String> {
+    pub(crate) fn addresses_where(matches: impl Fn(&StatusReply) -> bool) -> Vec<String> {
         let running =
             run_with_timeout(FILE_TIMEOUT, || block_on(discovery::find_running()).unwrap_or_default())
                 .unwrap_or_default();
@@ -165,18 +165,18 @@ impl AdminClient {
         matching.map(|address| address.listen.to_string()).collect()
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.0.iter().map(|address| address.listen.to_string()).collect::<Vec<_>>().join(" and ")
     }
 
     /// Returns the key metrics of the first service that answers.
-    pub fn key_metrics(&self) -> Option<KeyMetrics> {
+    pub(crate) fn key_metrics(&self) -> Option<KeyMetrics> {
         let body = self.0.iter().find_map(|address| fetch(address, "/metrics").ok())?;
         Some(KeyMetrics::parse(&String::from_utf8_lossy(&body)))
     }
 
     /// Returns the status of the first service that runs.
-    pub fn status(&self) -> Result<StatusReply, QueryError> {
+    pub(crate) fn status(&self) -> Result<StatusReply, QueryError> {
         let mut answers = self.0.iter().map(fetch_status);
         answers
             .find(|answer| !matches!(answer, Err(QueryError::NotRunning)))
@@ -185,7 +185,7 @@ impl AdminClient {
 
     /// Polls each service until `done` accepts its status, for at most `patience` in total. Returns the last
     /// status, and whether `done` accepted every service that runs.
-    pub fn wait_until(
+    pub(crate) fn wait_until(
         &self,
         patience: Duration,
         done: impl Fn(&StatusReply) -> bool,

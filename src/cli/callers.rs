@@ -21,7 +21,7 @@ pub(super) enum CallersCommand {
 }
 
 impl CallersCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         match self {
             Self::New(command) => command.run(context, NewCallerCommand::run),
         }

@@ -30,7 +30,7 @@ pub(super) struct CheckCommand {
 }
 
 impl CheckCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = match context.load() {
             Err(CliError::Configuration { problems, warnings }) if self.json => {
                 print_json(&json!({"ok": false, "problems": problems, "warnings": warnings}));

@@ -16,7 +16,7 @@ pub(super) struct CompletionsCommand {
 
 impl CompletionsCommand {
     #[expect(clippy::unnecessary_wraps, reason = "every command ends in the same way")]
-    pub fn run(self, command: &mut Command) -> Result<(), CliError> {
+    pub(crate) fn run(self, command: &mut Command) -> Result<(), CliError> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, command, "tokenmint", &mut script);
         record_stdout_result(std::io::stdout().write_all(&script));

@@ -37,7 +37,7 @@ pub(super) struct DevCommand {
 }
 
 impl DevCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.listen.ip().is_loopback() {
             let reason = "dev listens on loopback only: anyone who reaches it can impersonate any customer";
             return Err(CliError::Usage(reason.to_owned()));

@@ -75,7 +75,7 @@ pub(super) struct DoctorCommand {
 }
 
 impl DoctorCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if self.list {
             print_checks(self.json);
             return Ok(());
@@ -140,19 +140,19 @@ impl DoctorCommand {
 
 /// The configuration as far as it could be loaded.
 pub(super) struct ConfigStatus {
-    pub loaded: Option<LoadedConfig>,
+    pub(crate) loaded: Option<LoadedConfig>,
     /// The configuration, if it is valid but its files aren't.
     config: Option<Config>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// The source of the configuration, if one was read.
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
 }
 
 impl ConfigStatus {
     /// Loads the configuration. A missing one is an error only if it is `needed`, because nothing else is given.
-    pub fn load(context: &CliContext<'_>, needed: bool) -> Result<Self, CliError> {
+    pub(crate) fn load(context: &CliContext<'_>, needed: bool) -> Result<Self, CliError> {
         let named = context.config.is_some();
         let file =
             context.config.clone().unwrap_or_else(|| PathBuf::from(crate::config::DEFAULT_CONFIG_FILE));
@@ -195,11 +195,11 @@ impl ConfigStatus {
     }
 
     /// Returns the reason why the configuration doesn't load.
-    pub fn into_error(self) -> CliError {
+    pub(crate) fn into_error(self) -> CliError {
         CliError::Configuration { problems: self.problems, warnings: self.warnings }
     }
 
-    pub fn configured(&self) -> ConfigView<'_> {
+    pub(crate) fn configured(&self) -> ConfigView<'_> {
         ConfigView {
             config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
             ring: self.loaded.as_ref().map(|loaded| &loaded.ring),

@@ -45,7 +45,7 @@ pub(super) struct TextReport {
 }
 
 impl TextReport {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let out = std::io::stdout();
         let colour = match color_choice() {
             clap::ColorChoice::Never => anstream::ColorChoice::Never,
@@ -54,11 +54,11 @@ impl TextReport {
         Self { out: anstream::AutoStream::new(out, colour), width: line_width() }
     }
 
-    pub fn line(&mut self, text: &str) {
+    pub(crate) fn line(&mut self, text: &str) {
         record_stdout_result(writeln!(self.out, "{text}"));
     }
 
-    pub fn heading(&mut self, text: &str) {
+    pub(crate) fn heading(&mut self, text: &str) {
         self.paragraph("", 0, HEADING_STYLE, text);
     }
 
@@ -72,7 +72,7 @@ impl TextReport {
     }
 
     /// Prints the source of the configuration.
-    pub fn configuration(&mut self, source: Option<&str>) {
+    pub(crate) fn configuration(&mut self, source: Option<&str>) {
         let source =
             source.map_or_else(|| "none was read".to_owned(), |source| format!("read from {source}"));
         self.paragraph("", 0, DIM_STYLE, &format!("configuration: {source}"));
@@ -80,7 +80,7 @@ impl TextReport {
     }
 
     /// Prints the findings, the worst first. Passed checks are only counted unless `all` is set.
-    pub fn findings(&mut self, findings: &[Finding], all: bool) {
+    pub(crate) fn findings(&mut self, findings: &[Finding], all: bool) {
         let is_shown = |finding: &&Finding| all || finding.outcome != CheckOutcome::Pass;
         let mut shown: Vec<&Finding> = findings.iter().filter(is_shown).collect();
         shown.sort_by_key(|finding| Reverse(finding.outcome));
@@ -111,7 +111,7 @@ impl TextReport {
         }
     }
 
-    pub fn verdict(&mut self, outcome: CheckOutcome, text: &str) {
+    pub(crate) fn verdict(&mut self, outcome: CheckOutcome, text: &str) {
         let (symbol, style) = outcome_symbol(outcome);
         self.line("");
         self.paragraph(&format!("{style}{symbol}{style:#} "), 2, style, text);

@@ -20,7 +20,7 @@ pub(super) struct HealthcheckCommand {
 }
 
 impl HealthcheckCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let address = context.ops_address()?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;

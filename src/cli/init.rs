@@ -62,7 +62,7 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
 const OAUTH_KID: &str = "CrmKey1";
 
 impl InitCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let issuer = Issuer::parse(self.issuer.as_deref().unwrap_or("tokenmint"))
             .map_err(|message| CliError::Usage(format!("--issuer {message}")))?;
         let file = self.directory.join(DEFAULT_CONFIG_FILE);

@@ -20,7 +20,7 @@ pub(super) struct JwkCommand {
 }
 
 impl JwkCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let Some((keyset, key)) = loaded.ring.find(&self.kid) else {
             let keys = loaded.ring.keysets.values().flat_map(|keyset| &keyset.keys);
@@ -57,7 +57,7 @@ pub(super) struct JwksCommand {
 }
 
 impl JwksCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let now = context.clock_and_rng.clock.now();
         let set = match &self.keyset {

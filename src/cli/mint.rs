@@ -33,7 +33,7 @@ pub(super) struct MintCommand {
 }
 
 impl MintCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let profile =
             ProfileName::parse(&self.profile).map_err(|_| self.unknown_profile_error(&loaded.config))?;

@@ -12,7 +12,7 @@ pub(super) struct OpenapiCommand {}
 
 impl OpenapiCommand {
     #[expect(clippy::unnecessary_wraps, reason = "every command ends in the same way")]
-    pub fn run(self) -> Result<(), CliError> {
+    pub(crate) fn run(self) -> Result<(), CliError> {
         print_line(OPENAPI.trim_end_matches('\n'));
         Ok(())
     }

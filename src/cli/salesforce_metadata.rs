@@ -49,7 +49,7 @@ fn parse_configuration_name(text: &str) -> Result<String, String> {
 }
 
 impl SalesforceMetadataCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let public_url = self.public_url(&loaded)?;
         let now = context.clock_and_rng.clock.now();

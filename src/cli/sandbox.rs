@@ -59,7 +59,7 @@ pub(super) enum OnFailureArg {
 }
 
 impl SandboxCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.listen.ip().is_loopback() {
             let reason = "the sandbox listens on loopback only: everybody who reaches it can log in";
             return Err(CliError::Usage(reason.to_owned()));

@@ -31,7 +31,7 @@ const STARTUP_FAILURE_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct ServeCommand {}
 
 impl ServeCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         // First of all: from here on, SIGHUP doesn't kill the process. An early SIGHUP is remembered.
         let hangup = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(CliError::failed)?;

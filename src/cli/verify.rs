@@ -53,7 +53,7 @@ pub(super) struct VerifyCommand {
 }
 
 impl VerifyCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let status = ConfigStatus::load(context, false)?;
         if context.config.is_some() && status.loaded.is_none() {
             // With a named configuration, the token must be checked against it.

@@ -9,23 +9,23 @@ use url::Url;
 use super::names::{is_loopback, validate_text};
 
 /// `[cache]`: where access tokens are cached in addition to each replica's memory.
-pub struct CacheConfig {
-    pub redis: Option<RedisConfig>,
+pub(crate) struct CacheConfig {
+    pub(crate) redis: Option<RedisConfig>,
 }
 
 /// A Redis or Valkey server (6.2 or later) that all replicas use.
-pub struct RedisConfig {
-    pub url: RedisUrl,
-    pub password: Option<SecretString>,
+pub(crate) struct RedisConfig {
+    pub(crate) url: RedisUrl,
+    pub(crate) password: Option<SecretString>,
     /// The key that encrypts the cached tokens.
-    pub key: SecretBox<[u8; 32]>,
+    pub(crate) key: SecretBox<[u8; 32]>,
     /// The longest time that a request waits for Redis.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl CacheConfig {
     /// Returns the settings that differ from `other`. All of them need a restart.
-    pub fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
+    pub(crate) fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
         fn password(redis: &RedisConfig) -> Option<&str> {
             redis.password.as_ref().map(SecretString::expose_secret)
         }
@@ -48,12 +48,12 @@ impl CacheConfig {
 
 /// The address of a Redis server: `rediss://[USER@]HOST[:PORT][/DATABASE]`, or `redis://` on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisUrl {
-    pub tls: bool,
-    pub host: String,
-    pub port: u16,
-    pub user: Option<String>,
-    pub database: u16,
+pub(crate) struct RedisUrl {
+    pub(crate) tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) user: Option<String>,
+    pub(crate) database: u16,
 }
 
 impl RedisUrl {
@@ -61,7 +61,7 @@ impl RedisUrl {
     ///
     /// # Errors
     /// Another form, plaintext outside loopback, or a password in the address.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         validate_text(text, 2048)?;
         let url = Url::parse(text).map_err(|_| "isn't a URL; write it whole, `rediss://…`".to_owned())?;
         if url.scheme() != "rediss" && !(url.scheme() == "redis" && is_loopback(&url)) {

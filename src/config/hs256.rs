@@ -9,25 +9,25 @@ pub enum Hs256Kind {
 }
 
 /// The differences between the kinds.
-pub struct Hs256Facts {
+pub(crate) struct Hs256Facts {
     /// Its section in the configuration, and the name of the kind in `--as` and JSON.
-    pub section: &'static str,
+    pub(crate) section: &'static str,
     /// The claim that names the user, and the field of a request.
-    pub user_claim: &'static str,
-    pub relying_party: &'static str,
-    pub token: &'static str,
+    pub(crate) user_claim: &'static str,
+    pub(crate) relying_party: &'static str,
+    pub(crate) token: &'static str,
     /// The relying party's name for the secret.
-    pub secret: &'static str,
+    pub(crate) secret: &'static str,
     /// The relying party's page that shows the secret.
-    pub secret_page: &'static str,
+    pub(crate) secret_page: &'static str,
     /// The reason that the doctor gives for skipping the checks if no such token was given.
-    pub no_token: &'static str,
+    pub(crate) no_token: &'static str,
 }
 
 impl Hs256Kind {
-    pub const ALL: &[Self] = &[Self::Intercom];
+    pub(crate) const ALL: &[Self] = &[Self::Intercom];
 
-    pub const fn facts(self) -> &'static Hs256Facts {
+    pub(crate) const fn facts(self) -> &'static Hs256Facts {
         match self {
             Self::Intercom => &Hs256Facts {
                 section: "intercom",

@@ -15,7 +15,7 @@ impl ListenAddress {
     ///
     /// # Errors
     /// Another form; the message names the valid ones.
-    pub fn parse(written: &str, base: &Path) -> Result<Self, String> {
+    pub(crate) fn parse(written: &str, base: &Path) -> Result<Self, String> {
         if let Some(path) = written.strip_prefix("unix:") {
             return match path {
                 "" => Err("has no socket path: write, for example, unix:/run/tokenmint.sock".to_owned()),

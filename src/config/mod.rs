@@ -12,7 +12,7 @@ mod names;
 mod ops_address;
 mod parse;
 mod path;
-pub mod salesforce;
+pub(crate) mod salesforce;
 pub(crate) mod section;
 pub(crate) mod source;
 
@@ -25,37 +25,36 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-pub use cache::{CacheConfig, RedisConfig, RedisUrl};
-pub use hs256::{Hs256Facts, Hs256Kind};
-pub use listen::ListenAddress;
-pub use names::{
-    Algorithm, ClientSan, HttpsUrl, Issuer, KeyId, Name, OrgId, ProfileKind, ProfileName, SubjectPattern,
-    validate_text,
-};
-pub use ops_address::{OpsAddress, OpsTls};
-pub use parse::Hs256Config;
+pub(crate) use cache::{CacheConfig, RedisConfig, RedisUrl};
+pub use hs256::Hs256Kind;
+pub(crate) use listen::ListenAddress;
+pub use names::{Algorithm, HttpsUrl, KeyId, Name, ProfileKind, ProfileName, SubjectPattern};
+pub(crate) use names::{ClientSan, Issuer, OrgId, validate_text};
+pub(crate) use ops_address::{OpsAddress, OpsTls};
+pub(crate) use parse::Hs256Config;
 pub use path::UnverifiedPath;
 use section::{Diagnostics, Section};
-pub use source::{CONFIG_VARIABLE, Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode};
+pub(crate) use source::{CONFIG_VARIABLE, ValueOrigin, WarningCode};
+pub use source::{Environment, Problem};
 
 /// The configuration file that is read if none is named.
-pub const DEFAULT_CONFIG_FILE: &str = "tokenmint.toml";
+pub(crate) const DEFAULT_CONFIG_FILE: &str = "tokenmint.toml";
 
 /// Claims that the token's own rules set; callers may not set them (RFC 7519, section 4.1).
 pub const REGISTERED_CLAIMS: &[&str] = &["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
 /// The default time between publishing a key and signing with it. Verifiers cache a JWKS for up to half a day.
-pub const DEFAULT_PUBLISH_LEAD: Duration = Duration::from_hours(24);
+pub(crate) const DEFAULT_PUBLISH_LEAD: Duration = Duration::from_hours(24);
 
 /// The default time for which a key stays published after the last token that it may have signed has expired.
-pub const DEFAULT_RETIRE_MARGIN: Duration = Duration::from_hours(1);
+pub(crate) const DEFAULT_RETIRE_MARGIN: Duration = Duration::from_hours(1);
 
 /// The shortest lifetime of a token. Browsers compare `exp` with their own clock, without leeway.
-pub const MIN_TTL: Duration = Duration::from_mins(1);
+pub(crate) const MIN_TTL: Duration = Duration::from_mins(1);
 
 pub struct Config {
     pub server: ServerConfig,
-    pub cache: CacheConfig,
+    pub(crate) cache: CacheConfig,
     pub keysets: BTreeMap<Name, KeysetConfig>,
     pub identity: BTreeMap<Name, IdentityConfig>,
     pub oauth: BTreeMap<Name, OauthConfig>,
@@ -66,7 +65,7 @@ pub struct Config {
     /// Problems that are allowed, but probably mistakes.
     pub warnings: Vec<Problem>,
     /// The files that the configuration was read from.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// The problems that prevent a [`Config`]. It keeps the keysets that could be read, so that `check` can also
@@ -75,9 +74,9 @@ pub struct Config {
 pub struct InvalidConfig {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
-    pub keysets: BTreeMap<Name, KeysetConfig>,
+    pub(crate) keysets: BTreeMap<Name, KeysetConfig>,
     /// The files that are known so far.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 pub struct ServerConfig {
@@ -90,7 +89,7 @@ pub struct ServerConfig {
     /// Key of the HMAC over subjects in the audit log. With it, the log lines of one person can be found across
     /// replicas and restarts. Without it, each start generates a new key.
     pub audit_key: Option<SecretString>,
-    pub audit: AuditMode,
+    pub(crate) audit: AuditMode,
     /// The directory that keeps the login budget across restarts. No other service may use it.
     pub state_directory: Option<UnverifiedPath>,
 }
@@ -98,7 +97,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// Returns the settings that differ from `other` and need a restart: sockets, sizes and the key of the audit
     /// log. The content of TLS files may change at any time.
-    pub fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
+    pub(crate) fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
         fn public(server: &ServerConfig) -> Option<(&ListenAddress, bool)> {
             server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
         }
@@ -137,7 +136,7 @@ impl ServerConfig {
 
 /// The handling of tokens whose audit line can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditMode {
+pub(crate) enum AuditMode {
     /// The token is returned; the line is counted as dropped.
     BestEffort,
     /// The token is not returned.
@@ -179,7 +178,7 @@ pub struct Limits {
 
 impl Limits {
     /// The time within which a whole body must arrive, whatever its size.
-    pub fn body_timeout(&self) -> Duration {
+    pub(crate) fn body_timeout(&self) -> Duration {
         Duration::from_secs(5).min(self.request_timeout / 2)
     }
 }
@@ -187,16 +186,16 @@ impl Limits {
 /// A rate limit of `requests` in each `window`, with bursts of up to `burst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    pub requests: u32,
-    pub window: Duration,
-    pub burst: u32,
+    pub(crate) requests: u32,
+    pub(crate) window: Duration,
+    pub(crate) burst: u32,
 }
 
 #[derive(PartialEq, Eq)]
 pub struct SigningConfig {
     pub batch: BatchMode,
     /// The path of Intel's `crypto_mb`. Without it, no library is loaded.
-    pub library: Option<UnverifiedPath>,
+    pub(crate) library: Option<UnverifiedPath>,
 }
 
 /// Whether several signatures are computed at once.
@@ -213,7 +212,7 @@ pub enum BatchMode {
 #[derive(Clone)]
 pub struct KeysetConfig {
     pub name: Name,
-    pub keys: KeysetSource,
+    pub(crate) keys: KeysetSource,
     /// Decrypts encrypted PKCS#8 keys.
     pub passphrase: Option<SecretString>,
     /// All keys of a keyset sign with one algorithm, the one of its profiles (RFC 8725, section 3.1).
@@ -228,7 +227,7 @@ pub struct KeysetConfig {
 }
 
 #[derive(Clone)]
-pub enum KeysetSource {
+pub(crate) enum KeysetSource {
     /// A folder with `KID.key`, `KID.crt` and `keyset.toml`.
     Directory(UnverifiedPath),
     File {
@@ -294,21 +293,21 @@ pub struct CallerConfig {
     /// The SHA-256 of each API key.
     pub api_key_sha256: Vec<[u8; 32]>,
     /// The names that a client certificate may have; one match is enough.
-    pub client_san: Vec<ClientSan>,
+    pub(crate) client_san: Vec<ClientSan>,
     /// The Unix user that the caller runs as, on a Unix socket.
-    pub peer_uid: Option<u32>,
+    pub(crate) peer_uid: Option<u32>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
     /// The most distinct subjects that it may name in a minute; `None` is no limit.
-    pub subjects_per_minute: Option<u32>,
-    pub policy: PolicyMode,
+    pub(crate) subjects_per_minute: Option<u32>,
+    pub(crate) policy: PolicyMode,
     /// The rate limit for requests of any kind; `None` is no limit.
     pub rate_limit: Option<RateLimit>,
 }
 
 /// The handling of requests that the caller's own settings forbid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PolicyMode {
+pub(crate) enum PolicyMode {
     /// It is rejected.
     Enforce,
     /// It is allowed, counted and logged.
@@ -317,7 +316,7 @@ pub enum PolicyMode {
 
 impl Config {
     /// Returns the names of all profiles, without bundles.
-    pub fn profiles(&self) -> impl Iterator<Item = ProfileName> {
+    pub(crate) fn profiles(&self) -> impl Iterator<Item = ProfileName> {
         let named = |kind| move |name: &Name| ProfileName::new(kind, name.clone());
         let identity = self.identity.keys().map(named(ProfileKind::Identity));
         let oauth = self.oauth.keys().map(named(ProfileKind::Oauth));
@@ -328,7 +327,7 @@ impl Config {
     }
 
     /// Returns a problem for each setting that differs from `other` and needs a restart.
-    pub fn restart_only_changes(&self, other: &Self) -> Vec<Problem> {
+    pub(crate) fn restart_only_changes(&self, other: &Self) -> Vec<Problem> {
         let differences = self.server.restart_only_changes(&other.server).into_iter();
         let message = "can't change while the service runs: put it back, or restart";
         differences
@@ -339,7 +338,7 @@ impl Config {
 
     /// Returns a problem for each section that has entries in `other` and none here, which suggests a file that was
     /// emptied or truncated.
-    pub fn emptied_sections(&self, other: &Self) -> Vec<Problem> {
+    pub(crate) fn emptied_sections(&self, other: &Self) -> Vec<Problem> {
         let emptied = [
             ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),
             ("callers", self.callers.is_empty() && !other.callers.is_empty()),

@@ -32,7 +32,7 @@ impl Name {
         }
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -59,7 +59,7 @@ pub enum ProfileKind {
 }
 
 impl ProfileKind {
-    pub const ALL: &[Self] = &{
+    pub(crate) const ALL: &[Self] = &{
         let mut all = [Self::Bundle; 3 + Hs256Kind::ALL.len()];
         (all[0], all[1]) = (Self::Identity, Self::Oauth);
         let mut at = 0;
@@ -81,12 +81,12 @@ impl ProfileKind {
     }
 
     /// Whether a bundle can hold its tokens.
-    pub const fn is_bundled(self) -> bool {
+    pub(crate) const fn is_bundled(self) -> bool {
         matches!(self, Self::Identity | Self::Hs256(_))
     }
 
     /// The full names that profiles of `kinds` can have, for people.
-    pub fn forms(kinds: impl Iterator<Item = Self>) -> String {
+    pub(crate) fn forms(kinds: impl Iterator<Item = Self>) -> String {
         let forms: Vec<String> = kinds.map(|kind| format!("`{}.NAME`", kind.section())).collect();
         match forms.as_slice() {
             [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
@@ -109,7 +109,7 @@ impl ProfileName {
         Self { kind, name, full }
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.full
     }
 
@@ -117,7 +117,7 @@ impl ProfileName {
     ///
     /// # Errors
     /// Another form; the message names the valid ones.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('.').and_then(|(section, name)| {
             let kind = *ProfileKind::ALL.iter().find(|kind| kind.section() == section)?;
             Some(Self::new(kind, Name::parse(name).ok()?))
@@ -174,11 +174,11 @@ impl Issuer {
     ///
     /// # Errors
     /// See [`validate_text`].
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         validate_text(text, 255).map(|()| Self(text.to_owned()))
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -188,7 +188,7 @@ impl Issuer {
 /// # Errors
 /// The text is empty, longer than `longest` characters, starts or ends with white space, or contains control
 /// characters.
-pub fn validate_text(text: &str, longest: usize) -> Result<(), String> {
+pub(crate) fn validate_text(text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".to_owned());
     }
@@ -215,7 +215,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Rs256 => "RS256",
             Self::Rs512 => "RS512",
@@ -227,7 +227,7 @@ impl Algorithm {
 ///
 /// It is compared whole: no wildcards, no suffixes. The common name of the certificate is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ClientSan {
+pub(crate) enum ClientSan {
     /// A host name in lower case; host names are case-insensitive (RFC 4343).
     Dns(String),
     /// A URI, compared byte for byte, for example `spiffe://acme/rails`.
@@ -235,7 +235,7 @@ pub enum ClientSan {
 }
 
 impl ClientSan {
-    pub fn dns(name: &str) -> Self {
+    pub(crate) fn dns(name: &str) -> Self {
         Self::Dns(name.to_ascii_lowercase())
     }
 
@@ -243,7 +243,7 @@ impl ClientSan {
     ///
     /// # Errors
     /// A wildcard, an IP address, or an invalid name.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.contains('*') {
             return Err("must be a whole name: wildcards would let others be this caller".to_owned());
         }
@@ -318,7 +318,7 @@ impl HttpsUrl {
     ///
     /// # Errors
     /// Another scheme, credentials or a fragment.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         validate_text(text, 2048)?;
         let parsed = Url::parse(text)
             .map_err(|error| format!("isn't a URL ({error}); write it whole, `https://…`"))?;
@@ -338,12 +338,12 @@ impl HttpsUrl {
         &self.written
     }
 
-    pub const fn url(&self) -> &Url {
+    pub(crate) const fn url(&self) -> &Url {
         &self.parsed
     }
 
     /// Whether the address has no path and no query; one trailing slash is allowed.
-    pub fn is_origin(&self) -> bool {
+    pub(crate) fn is_origin(&self) -> bool {
         self.parsed.path() == "/" && self.parsed.query().is_none()
     }
 
@@ -351,7 +351,7 @@ impl HttpsUrl {
     ///
     /// # Errors
     /// The result is invalid, for example too long.
-    pub fn with_path(&self, path: &str) -> Result<Self, String> {
+    pub(crate) fn with_path(&self, path: &str) -> Result<Self, String> {
         Self::parse(&format!("{}{path}", self.written.trim_end_matches('/')))
     }
 }
@@ -380,7 +380,7 @@ impl OrgId {
     ///
     /// # Errors
     /// Any other text.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let fits = matches!(text.len(), 15 | 18)
             && text.starts_with("00D")
             && text.bytes().all(|b| b.is_ascii_alphanumeric());

@@ -14,17 +14,17 @@ use super::{DEFAULT_CONFIG_FILE, ListenAddress};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
 /// The address of the ops listener, or of the main listener if there is no ops listener.
-pub struct OpsAddress {
-    pub listen: ListenAddress,
-    pub tls: Option<OpsTls>,
+pub(crate) struct OpsAddress {
+    pub(crate) listen: ListenAddress,
+    pub(crate) tls: Option<OpsTls>,
 }
 
 /// The TLS settings of that listener.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct OpsTls {
-    pub certificate_file: PathBuf,
+pub(crate) struct OpsTls {
+    pub(crate) certificate_file: PathBuf,
     /// Whether the listener requires a client certificate.
-    pub is_mutual: bool,
+    pub(crate) is_mutual: bool,
 }
 
 impl OpsAddress {
@@ -32,7 +32,7 @@ impl OpsAddress {
     ///
     /// # Errors
     /// The file can't be read, or the address is invalid.
-    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
+    pub(crate) fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Problem> {
         let path = file.unwrap_or_else(|| Path::new(DEFAULT_CONFIG_FILE));
         let name = path.display().to_string();
         let text =

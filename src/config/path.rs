@@ -27,7 +27,7 @@ impl UnverifiedPath {
     }
 
     /// Whether something exists at the path; a dangling symlink counts.
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok()
     }
 }

@@ -11,11 +11,11 @@ use url::Url;
 use super::names::is_loopback;
 
 /// The path of the OAuth token endpoint, appended to the address of an org or a site.
-pub const TOKEN_ENDPOINT_PATH: &str = "/services/oauth2/token";
+pub(crate) const TOKEN_ENDPOINT_PATH: &str = "/services/oauth2/token";
 
 /// The purpose of a host, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostKind {
+pub(crate) enum HostKind {
     /// `login.salesforce.com`
     Login,
     /// `test.salesforce.com`
@@ -41,7 +41,7 @@ pub enum HostKind {
 
 /// The Salesforce cloud of a host. An org exists in one cloud only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cloud {
+pub(crate) enum Cloud {
     Public,
     /// `.mil`
     Government,
@@ -50,14 +50,14 @@ pub enum Cloud {
 
 /// A classified host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SalesforceHost {
-    pub name: String,
-    pub kind: HostKind,
-    pub cloud: Cloud,
+pub(crate) struct SalesforceHost {
+    pub(crate) name: String,
+    pub(crate) kind: HostKind,
+    pub(crate) cloud: Cloud,
     /// The org's My Domain name, without the sandbox name.
-    pub my_domain: Option<String>,
+    pub(crate) my_domain: Option<String>,
     /// The sandbox name: `uat` in `acme--uat.sandbox.my.salesforce.com`.
-    pub sandbox: Option<String>,
+    pub(crate) sandbox: Option<String>,
     /// The labels between the org's name and `my`: `sandbox`, `develop`, `scratch`, or an instance in old names.
     partition: Option<String>,
 }
@@ -104,7 +104,7 @@ const TRUSTED_RESPONSE_DOMAINS: &[&str] = &[
 ];
 
 impl SalesforceHost {
-    pub fn from_url(url: &Url) -> Self {
+    pub(crate) fn from_url(url: &Url) -> Self {
         let name = url.host_str().unwrap_or_default();
         if is_loopback(url) {
             return Self { kind: HostKind::Loopback, ..Self::unclassified(name) };
@@ -124,7 +124,7 @@ impl SalesforceHost {
     }
 
     /// Classifies a host name; it must be in lower case.
-    pub fn from_name(name: &str) -> Self {
+    pub(crate) fn from_name(name: &str) -> Self {
         let host = Self::unclassified(name);
         let known = HOST_SUFFIXES
             .iter()
@@ -160,7 +160,7 @@ impl SalesforceHost {
     }
 
     /// Whether the host belongs to a sandbox, or is the login host of sandboxes.
-    pub fn is_sandbox(&self) -> bool {
+    pub(crate) fn is_sandbox(&self) -> bool {
         self.kind == HostKind::Test || self.sandbox.is_some() || self.partition.as_deref() == Some("sandbox")
     }
 
@@ -194,7 +194,7 @@ impl SalesforceHost {
     }
 
     /// Whether a URL in a Salesforce response may have this host.
-    pub fn is_trusted_in_responses(&self) -> bool {
+    pub(crate) fn is_trusted_in_responses(&self) -> bool {
         TRUSTED_RESPONSE_DOMAINS.iter().any(|domain| self.name.ends_with(domain))
     }
 }
@@ -234,11 +234,11 @@ fn is_lookalike(name: &str) -> bool {
 
 /// The problems of a URL in its setting.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct UrlIssues {
+pub(crate) struct UrlIssues {
     /// Salesforce rejects it.
-    pub errors: Vec<String>,
+    pub(crate) errors: Vec<String>,
     /// Salesforce may accept it.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl UrlIssues {
@@ -286,7 +286,7 @@ impl UrlIssues {
 }
 
 /// Checks an `aud` of the JWT bearer flow, which Salesforce compares byte for byte.
-pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
+pub(crate) fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
     let mut issues = UrlIssues::default();
     let trimmed = written.trim();
     if trimmed != written {
@@ -323,7 +323,7 @@ pub fn check_audience(written: &str) -> (Option<SalesforceHost>, UrlIssues) {
 }
 
 /// Checks the address that receives assertions.
-pub fn check_token_url(url: &Url) -> (SalesforceHost, UrlIssues) {
+pub(crate) fn check_token_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     let mut issues = UrlIssues::default();
     let host = SalesforceHost::from_url(url);
     issues.check_login_host(&host);
@@ -339,7 +339,7 @@ pub fn check_token_url(url: &Url) -> (SalesforceHost, UrlIssues) {
 }
 
 /// Checks the address of the messaging API.
-pub fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
+pub(crate) fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     let mut issues = UrlIssues::default();
     let host = SalesforceHost::from_url(url);
     match host.kind {
@@ -356,7 +356,7 @@ pub fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
 
 /// Returns the reason why `token_host` rejects an assertion for `audience`; `None` if there is none or it is
 /// unknown.
-pub fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost) -> Option<String> {
+pub(crate) fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost) -> Option<String> {
     use HostKind::{Login, MyDomain, Test};
     let is_login_host = |host: &SalesforceHost| matches!(host.kind, Login | Test | MyDomain);
     if !is_login_host(audience) || !is_login_host(token_host) {
@@ -403,7 +403,7 @@ impl OrgKind {
 }
 
 /// Whether a text has the form of a Salesforce record id with that prefix, for example `005` for a user.
-pub fn is_record_id(text: &str, prefix: &str) -> bool {
+pub(crate) fn is_record_id(text: &str, prefix: &str) -> bool {
     matches!(text.len(), 15 | 18)
         && text.starts_with(prefix)
         && text.bytes().all(|b| b.is_ascii_alphanumeric())
@@ -413,7 +413,7 @@ pub fn is_record_id(text: &str, prefix: &str) -> bool {
 ///
 /// The checksum encodes which of the first 15 characters are upper case. Source: Salesforce Help, "What's the
 /// difference between 15 and 18 character record IDs?".
-pub fn has_wrong_id_checksum(id: &str) -> bool {
+pub(crate) fn has_wrong_id_checksum(id: &str) -> bool {
     const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
     let Some((short, suffix)) = id.split_at_checked(15).filter(|(_, suffix)| suffix.len() == 3) else {
         return false;
@@ -427,10 +427,10 @@ pub fn has_wrong_id_checksum(id: &str) -> bool {
 }
 
 /// The prefix of consumer keys that Salesforce generates.
-pub const CONSUMER_KEY_PREFIX: &str = "3MVG9";
+pub(crate) const CONSUMER_KEY_PREFIX: &str = "3MVG9";
 
 /// Returns the reason why a text can't be a consumer key; `None` if it may be one.
-pub fn consumer_key_error(text: &str) -> Option<&'static str> {
+pub(crate) fn consumer_key_error(text: &str) -> Option<&'static str> {
     match text {
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
             Some("it contains white space or a control character")
@@ -446,7 +446,7 @@ pub fn consumer_key_error(text: &str) -> Option<&'static str> {
 ///
 /// Source: Metadata API Developer Guide, `ConnectedAppOauthConfig`. For example, Salesforce's own command line uses
 /// `PlatformCLI`.
-pub fn is_custom_consumer_key(text: &str) -> bool {
+pub(crate) fn is_custom_consumer_key(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 

@@ -24,11 +24,11 @@ pub(crate) struct Diagnostics {
     /// `[callers.NAME]`.
     requested_keys: RefCell<BTreeMap<String, Option<BTreeSet<&'static str>>>>,
     /// The folder of the configuration file; relative paths start here.
-    pub base: PathBuf,
+    pub(crate) base: PathBuf,
 }
 
 impl Diagnostics {
-    pub const fn new(base: PathBuf) -> Self {
+    pub(crate) const fn new(base: PathBuf) -> Self {
         Self {
             problems: RefCell::new(Vec::new()),
             warnings: RefCell::new(Vec::new()),
@@ -40,7 +40,7 @@ impl Diagnostics {
 
     /// Reports each key below `root` that was never requested: its name or its table is wrong. Call it after
     /// everything was read.
-    pub fn report_unknown_keys(&self, root: &ConfigNode) {
+    pub(crate) fn report_unknown_keys(&self, root: &ConfigNode) {
         self.report_unknown_keys_below("", root);
     }
 
@@ -72,11 +72,11 @@ impl Diagnostics {
         }
     }
 
-    pub fn problem(&self, field: impl Into<String>, origin: &ValueOrigin, message: impl Into<String>) {
+    pub(crate) fn problem(&self, field: impl Into<String>, origin: &ValueOrigin, message: impl Into<String>) {
         self.problems.borrow_mut().push(Problem::new(field, origin, message));
     }
 
-    pub fn warn(
+    pub(crate) fn warn(
         &self,
         code: WarningCode,
         field: impl Into<String>,
@@ -86,12 +86,12 @@ impl Diagnostics {
         self.warnings.borrow_mut().push(Problem::warning(code, field, origin, message));
     }
 
-    pub fn add(&self, problems: Vec<Problem>) {
+    pub(crate) fn add(&self, problems: Vec<Problem>) {
         self.problems.borrow_mut().extend(problems);
     }
 
     /// Returns the problems, the warnings, and the files.
-    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<PathBuf>) {
+    pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<PathBuf>) {
         (self.problems.into_inner(), self.warnings.into_inner(), self.files.into_inner())
     }
 }
@@ -108,7 +108,7 @@ pub(crate) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// Returns `None` and reports a problem if `node` isn't a table.
-    pub fn from_node(path: &str, node: &'a ConfigNode, diagnostics: &'a Diagnostics) -> Option<Self> {
+    pub(crate) fn from_node(path: &str, node: &'a ConfigNode, diagnostics: &'a Diagnostics) -> Option<Self> {
         let ConfigValue::Table(table) = &node.value else {
             diagnostics.problem(path, &node.origin, format!("must be a table, `[{path}]`"));
             return None;
@@ -116,32 +116,32 @@ impl<'a> Section<'a> {
         Some(Self { path: path.to_owned(), origin: node.origin.clone(), table, diagnostics })
     }
 
-    pub const fn diagnostics(&self) -> &'a Diagnostics {
+    pub(crate) const fn diagnostics(&self) -> &'a Diagnostics {
         self.diagnostics
     }
 
-    pub fn field(&self, name: &str) -> String {
+    pub(crate) fn field(&self, name: &str) -> String {
         join_path(&self.path, name)
     }
 
-    pub fn origin_of(&self, name: &str) -> ValueOrigin {
+    pub(crate) fn origin_of(&self, name: &str) -> ValueOrigin {
         self.table.get(name).map_or_else(|| self.origin.clone(), |node| node.origin.clone())
     }
 
-    pub fn problem(&self, name: &str, message: impl Into<String>) {
+    pub(crate) fn problem(&self, name: &str, message: impl Into<String>) {
         self.diagnostics.problem(self.field(name), &self.origin_of(name), message);
     }
 
-    pub fn warn(&self, code: WarningCode, name: &str, message: impl Into<String>) {
+    pub(crate) fn warn(&self, code: WarningCode, name: &str, message: impl Into<String>) {
         self.diagnostics.warn(code, self.field(name), &self.origin_of(name), message);
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)
     }
 
     /// Whether the value is an empty list.
-    pub fn is_empty_list(&self, name: &str) -> bool {
+    pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         match self.table.get(name).map(|node| &node.value) {
             Some(ConfigValue::List(items)) => items.is_empty(),
             Some(ConfigValue::Untyped(text)) => text.trim().is_empty(),
@@ -164,7 +164,7 @@ impl<'a> Section<'a> {
     }
 
     /// Returns the parsed value; `None` if it is absent or invalid. An invalid value is reported.
-    pub fn optional<T>(&self, name: &'static str, parse: ParseFn<T>) -> Option<T> {
+    pub(crate) fn optional<T>(&self, name: &'static str, parse: ParseFn<T>) -> Option<T> {
         let node = self.node(name)?;
         let leftover = match &node.value {
             ConfigValue::Text(text) | ConfigValue::Untyped(text) => paste_artifact(name, text),
@@ -174,7 +174,7 @@ impl<'a> Section<'a> {
     }
 
     /// Like [`optional`](Self::optional), but an absent value is reported too.
-    pub fn required<T>(&self, name: &'static str, parse: ParseFn<T>, what: &str) -> Option<T> {
+    pub(crate) fn required<T>(&self, name: &'static str, parse: ParseFn<T>, what: &str) -> Option<T> {
         if self.node(name).is_none() {
             self.problem(name, format!("is missing: {what}"));
         }
@@ -183,12 +183,16 @@ impl<'a> Section<'a> {
 
     /// Parses each entry of a list: `["a", "b"]` or, in the environment, `a,b`. An invalid entry is reported with
     /// its own line.
-    pub fn list<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub(crate) fn list<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
         self.items(name, parse).into_iter().map(|(_, item)| item).collect()
     }
 
     /// Like [`list`](Self::list), but reports duplicate entries.
-    pub fn set<T: PartialEq>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub(crate) fn set<T: PartialEq>(
+        &self,
+        name: &'static str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
         let mut set = Vec::new();
         for (origin, item) in self.items(name, parse) {
             if set.contains(&item) {
@@ -226,7 +230,7 @@ impl<'a> Section<'a> {
     }
 
     /// Returns a path. A relative path starts at the folder of the configuration file.
-    pub fn path(&self, name: &'static str) -> Option<UnverifiedPath> {
+    pub(crate) fn path(&self, name: &'static str) -> Option<UnverifiedPath> {
         let written = self.optional(name, parse_string)?;
         if written.is_empty() {
             self.problem(name, "must not be empty: give a path");
@@ -236,14 +240,14 @@ impl<'a> Section<'a> {
     }
 
     /// Returns PEM text without checking it for stray characters: the PEM parser handles text around the block.
-    pub fn pem(&self, name: &'static str) -> Option<SecretString> {
+    pub(crate) fn pem(&self, name: &'static str) -> Option<SecretString> {
         let pem = parse_string(self.node(name)?).map_err(|message| self.problem(name, message));
         pem.ok().map(|text| SecretString::from(text.as_str()))
     }
 
     /// Returns a secret given as `name`, or in a file as `name_file`. Giving both is an error. One trailing newline
     /// of the file is removed.
-    pub fn secret(&self, name: &'static str, name_file: &'static str) -> Option<SecretString> {
+    pub(crate) fn secret(&self, name: &'static str, name_file: &'static str) -> Option<SecretString> {
         let inline = self.optional(name, parse_string);
         let file = self.path(name_file);
         if self.has(name) && self.has(name_file) {
@@ -266,12 +270,12 @@ impl<'a> Section<'a> {
     }
 
     /// Returns a table inside this one.
-    pub fn section(&self, name: &'static str) -> Option<Self> {
+    pub(crate) fn section(&self, name: &'static str) -> Option<Self> {
         Section::from_node(&self.field(name), self.node(name)?, self.diagnostics)
     }
 
     /// Returns the tables inside this one, which have user-chosen names.
-    pub fn sections(&self) -> Vec<(&'a str, Self)> {
+    pub(crate) fn sections(&self) -> Vec<(&'a str, Self)> {
         self.allow_any_key();
         self.table
             .iter()
@@ -283,13 +287,13 @@ impl<'a> Section<'a> {
     }
 
     /// Returns the entries of this table, which have user-chosen names.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a ConfigNode)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a ConfigNode)> {
         self.allow_any_key();
         self.table.iter().map(|(name, node)| (name.as_str(), node))
     }
 
     /// Returns the keys in the table `name`, valid or not.
-    pub fn names_in(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+    pub(crate) fn names_in(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let table = match self.table.get(name).map(|node| &node.value) {
             Some(ConfigValue::Table(table)) => Some(table),
             _ => None,
@@ -298,7 +302,7 @@ impl<'a> Section<'a> {
     }
 
     /// Returns the tables of the array `name`, for example `[[key]]`.
-    pub fn tables(&self, name: &'static str) -> Vec<Self> {
+    pub(crate) fn tables(&self, name: &'static str) -> Vec<Self> {
         match self.node(name).map(|node| &node.value) {
             None => Vec::new(),
             Some(ConfigValue::List(items)) => items
@@ -332,7 +336,7 @@ fn suggest_key(name: &str, known: &BTreeSet<&'static str>) -> String {
 
 /// Detects what a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting
 /// needs such a value, and it would end up in tokens unchanged.
-pub fn paste_artifact(name: &str, text: &str) -> Option<String> {
+pub(crate) fn paste_artifact(name: &str, text: &str) -> Option<String> {
     let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
     let message = if at_an_end(|c| c == '\u{feff}') {
         "begins or ends with a byte order mark: save it as UTF-8 without one"

@@ -15,10 +15,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
 /// The prefix of variables that override a setting; their names also contain `__`.
-pub const OVERRIDE_PREFIX: &str = "TOKENMINT_";
+pub(crate) const OVERRIDE_PREFIX: &str = "TOKENMINT_";
 
 /// The variable that names the configuration file if the command line doesn't.
-pub const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
+pub(crate) const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
 
 /// The process environment. It is passed in, so that tests never touch the real one.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl Environment {
     }
 
     /// Whether any variable overrides a setting.
-    pub fn has_overrides(&self) -> bool {
+    pub(crate) fn has_overrides(&self) -> bool {
         self.keys().chain(&self.unreadable).any(|variable| override_path(variable).is_some())
     }
 }
@@ -82,7 +82,7 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
 
 /// The place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ValueOrigin {
+pub(crate) enum ValueOrigin {
     File { name: String, line: usize },
     Variable(String),
 }
@@ -104,13 +104,13 @@ pub struct Problem {
     pub message: String,
     /// Identifies a warning, independent of its message; `None` for an error.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<WarningCode>,
+    pub(crate) code: Option<WarningCode>,
 }
 
 /// The subject of a warning. Programs and the doctor identify warnings by this code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum WarningCode {
+pub(crate) enum WarningCode {
     /// The `audience` of an OAuth profile is an address that Salesforce rejects.
     Audience,
     CallerCredential,
@@ -142,11 +142,15 @@ pub enum WarningCode {
 }
 
 impl Problem {
-    pub fn new(field: impl Into<String>, source: impl fmt::Display, message: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        field: impl Into<String>,
+        source: impl fmt::Display,
+        message: impl Into<String>,
+    ) -> Self {
         Self { field: field.into(), source: source.to_string(), message: message.into(), code: None }
     }
 
-    pub fn warning(
+    pub(crate) fn warning(
         code: WarningCode,
         field: impl Into<String>,
         source: impl fmt::Display,
@@ -166,8 +170,8 @@ impl fmt::Display for Problem {
 }
 
 pub(crate) struct ConfigNode {
-    pub origin: ValueOrigin,
-    pub value: ConfigValue,
+    pub(crate) origin: ValueOrigin,
+    pub(crate) value: ConfigValue,
 }
 
 /// A value and its type. `Untyped` comes from the environment, where everything is text; the setting's parser
@@ -184,7 +188,7 @@ pub(crate) enum ConfigValue {
 }
 
 impl ConfigValue {
-    pub const fn type_name(&self) -> &'static str {
+    pub(crate) const fn type_name(&self) -> &'static str {
         match self {
             Self::Table(_) => "a table",
             Self::List(_) => "a list",

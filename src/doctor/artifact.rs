@@ -25,11 +25,11 @@ pub enum Artifact {
 
 /// The file of a private key.
 pub struct GivenKey {
-    pub about: String,
-    pub parsed: Result<PublicNumbers, PrivateKeyError>,
+    pub(crate) about: String,
+    pub(crate) parsed: Result<PublicNumbers, PrivateKeyError>,
     /// Deviations from plain PEM that were corrected.
-    pub pem_quirks: PemQuirks,
-    pub access: FileAccess,
+    pub(crate) pem_quirks: PemQuirks,
+    pub(crate) access: FileAccess,
 }
 
 /// The users that can read the file of a private key.
@@ -61,7 +61,7 @@ impl Artifact {
     }
 
     /// A warning about deviations from plain PEM.
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         match self {
             Self::Key(key) => key.pem_quirks.warning(),
             Self::Certificate(certificate) => certificate.pem_quirks.warning(),
@@ -71,7 +71,7 @@ impl Artifact {
 }
 
 /// The error for a file in none of the known formats.
-pub const UNRECOGNISED: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
+pub(crate) const UNRECOGNISED: &str = "holds no PEM key, no certificate, no JWK or JWK Set, and no JWT";
 
 /// Detects what a file holds: `*.key` is a key, `*.crt` is a certificate, and other names are judged by their content.
 ///

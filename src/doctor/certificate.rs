@@ -7,27 +7,27 @@ use crate::keys::{ParsedCertificate, PemQuirks, PublicNumbers, SignatureStatus, 
 
 /// A file with one certificate or a chain.
 pub struct GivenCertificate {
-    pub about: String,
+    pub(crate) about: String,
     /// Never empty. `Err` says what the file holds instead.
-    pub parsed: Result<Vec<CertificateInfo>, String>,
-    pub pem_quirks: PemQuirks,
+    pub(crate) parsed: Result<Vec<CertificateInfo>, String>,
+    pub(crate) pem_quirks: PemQuirks,
 }
 
 /// The fields of a certificate that checks need.
-pub struct CertificateInfo {
-    pub not_before: UnixTime,
-    pub not_after: UnixTime,
+pub(crate) struct CertificateInfo {
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
     /// `None` if it certifies a key that isn't RSA.
-    pub key: Option<PublicNumbers>,
+    pub(crate) key: Option<PublicNumbers>,
     /// Bytes of its PEM text, which the upload form of an app limits.
-    pub pem_size: usize,
-    pub sha1: [u8; 20],
-    pub sha256: [u8; 32],
+    pub(crate) pem_size: usize,
+    pub(crate) sha1: [u8; 20],
+    pub(crate) sha256: [u8; 32],
     certificate: ParsedCertificate,
 }
 
 impl GivenCertificate {
-    pub fn from_pem(about: &str, text: &str) -> Self {
+    pub(crate) fn from_pem(about: &str, text: &str) -> Self {
         match parse_certificates(text) {
             Ok((read, pem_quirks)) => Self {
                 about: about.to_owned(),
@@ -39,20 +39,15 @@ impl GivenCertificate {
     }
 
     /// A file that can't be parsed as a certificate, and why.
-    pub fn unreadable(about: &str, why: String) -> Self {
+    pub(crate) fn unreadable(about: &str, why: String) -> Self {
         Self { about: about.to_owned(), parsed: Err(why), pem_quirks: PemQuirks::default() }
-    }
-
-    /// The certificate of the key: the first of the chain.
-    pub fn first(&self) -> Option<&CertificateInfo> {
-        self.parsed.as_ref().ok()?.first()
     }
 }
 
 impl CertificateInfo {
     /// # Errors
     /// `der` is no certificate. Says what it is.
-    pub fn parse(der: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(der: &[u8]) -> Result<Self, String> {
         ParsedCertificate::from_der(der).map(Self::from_read)
     }
 
@@ -71,17 +66,17 @@ impl CertificateInfo {
     }
 
     /// The reasons why a strict verifier rejects this certificate on its own.
-    pub fn faults(&self) -> &[&'static str] {
+    pub(crate) fn faults(&self) -> &[&'static str] {
         &self.certificate.faults
     }
 
     /// Whether the subject name of `next` is the issuer name of this certificate (RFC 5280, section 6.1).
-    pub fn is_issued_by(&self, next: &Self) -> bool {
+    pub(crate) fn is_issued_by(&self, next: &Self) -> bool {
         self.certificate.issuer == next.certificate.subject
     }
 
     /// Checks the signature with the key of `authority`, or with its own key if it is self-signed.
-    pub fn signature_by(&self, authority: Option<&Self>) -> SignatureStatus {
+    pub(crate) fn signature_by(&self, authority: Option<&Self>) -> SignatureStatus {
         self.certificate.verify_signature(authority.and_then(|authority| authority.key.as_ref()))
     }
 }

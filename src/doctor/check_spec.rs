@@ -13,7 +13,7 @@ pub struct CheckSpec {
     /// Stable id, for programs.
     pub id: &'static str,
     /// The condition that the check verifies.
-    pub title: &'static str,
+    pub(crate) title: &'static str,
     /// How users notice the fault.
     #[serde(rename = "sees")]
     pub symptom: &'static str,
@@ -27,9 +27,9 @@ pub struct CheckSpec {
     pub online: bool,
     /// The input that the check needs.
     #[serde(skip)]
-    pub requires: Requirement,
+    pub(crate) requires: Requirement,
     #[serde(skip)]
-    pub run: fn(&CheckInput<'_>) -> Observations,
+    pub(crate) run: fn(&CheckInput<'_>) -> Observations,
 }
 
 /// The evidence for a check.
@@ -48,7 +48,7 @@ pub enum EvidenceSource {
 
 /// The input that a check needs. It tells the report what was missing if the check observed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requirement {
+pub(crate) enum Requirement {
     Configuration,
     /// Keysets with their keys.
     Keysets,
@@ -86,7 +86,7 @@ pub enum Requirement {
 
 impl Requirement {
     /// Why a check with this requirement had no input.
-    pub fn missing_reason(self, input: &CheckInput<'_>) -> &'static str {
+    pub(crate) fn missing_reason(self, input: &CheckInput<'_>) -> &'static str {
         match self {
             Self::FetchedJwks | Self::OwnJwks | Self::ProbeResult => self.no_probe_reason(input),
             Self::Configuration

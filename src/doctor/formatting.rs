@@ -4,7 +4,7 @@
 use crate::clock::UnixTime;
 
 /// The absolute value of `seconds` in words, rounded down, for example `3 hours`.
-pub fn format_duration(seconds: i64) -> String {
+pub(crate) fn format_duration(seconds: i64) -> String {
     let seconds = seconds.unsigned_abs();
     let (count, unit) = match seconds {
         0..=119 => (seconds, "second"),
@@ -17,7 +17,7 @@ pub fn format_duration(seconds: i64) -> String {
 }
 
 /// `when`, and its distance from `now` in words.
-pub fn relative_date(when: UnixTime, now: UnixTime) -> String {
+pub(crate) fn relative_date(when: UnixTime, now: UnixTime) -> String {
     match now.seconds_until(when) {
         ahead @ 0.. => format!("{when}, in {}", format_duration(ahead)),
         past => format!("{when}, {} ago", format_duration(past)),
@@ -25,7 +25,7 @@ pub fn relative_date(when: UnixTime, now: UnixTime) -> String {
 }
 
 /// Makes untrusted text safe for a terminal and a log: at most 80 characters, escaped by [`escape_invisible`].
-pub fn escape_and_truncate(text: &str) -> String {
+pub(crate) fn escape_and_truncate(text: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 80;
     let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
     let more = if shown.len() < text.len() { "…" } else { "" };
@@ -33,7 +33,7 @@ pub fn escape_and_truncate(text: &str) -> String {
 }
 
 /// Escapes every character that is invisible or controls a terminal (`\u{200b}`). The length isn't limited.
-pub fn escape_invisible(text: &str) -> String {
+pub(crate) fn escape_invisible(text: &str) -> String {
     let is_syntax = |c: char| matches!(c, '"' | '\'' | '\\');
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         if is_syntax(c) {
@@ -46,7 +46,7 @@ pub fn escape_invisible(text: &str) -> String {
 }
 
 /// Names in backquotes, with commas between them.
-pub fn backquoted_list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn backquoted_list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
@@ -69,13 +69,13 @@ const LOOKALIKE_RULES: &[(&str, Normalizer)] = &[
 ];
 
 /// Whether Rust's debug format escapes a non-ASCII character, for example a joiner, a direction mark or a byte order mark.
-pub fn is_invisible_char(c: char) -> bool {
+pub(crate) fn is_invisible_char(c: char) -> bool {
     !c.is_ascii() && c.escape_debug().len() > 1
 }
 
 /// Names every overlooked difference between two issuers or key ids that look alike. `None` if they are equal, or differ in
 /// another way too.
-pub fn lookalike_difference(one: &str, other: &str) -> Option<String> {
+pub(crate) fn lookalike_difference(one: &str, other: &str) -> Option<String> {
     let without = |text: &str, left_in: Option<usize>| {
         let all = LOOKALIKE_RULES.iter().enumerate().filter(|(at, _)| Some(*at) != left_in);
         all.fold(text.to_owned(), |text, (_, (_, strip))| strip(&text))

@@ -69,7 +69,7 @@ impl GivenArtifacts {
     }
 
     /// The supplied documents and the documents fetched from `--jwks` URLs.
-    pub fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
+    pub(crate) fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
         self.jwks.iter().chain(self.fetched.iter().filter_map(|fetched| fetched.document.as_ref()))
     }
 
@@ -78,12 +78,12 @@ impl GivenArtifacts {
     }
 
     /// The private keys that could be parsed, each with its label.
-    pub fn private_keys(&self) -> impl Iterator<Item = (&str, &PublicNumbers)> {
+    pub(crate) fn private_keys(&self) -> impl Iterator<Item = (&str, &PublicNumbers)> {
         self.keys.iter().filter_map(|key| Some((key.about.as_str(), key.parsed.as_ref().ok()?)))
     }
 
     /// The certificate chains that could be parsed, each with its label.
-    pub fn chains(&self) -> impl Iterator<Item = (&str, &[CertificateInfo])> {
+    pub(crate) fn chains(&self) -> impl Iterator<Item = (&str, &[CertificateInfo])> {
         self.certificates
             .iter()
             .filter_map(|given| Some((given.about.as_str(), given.parsed.as_deref().ok()?)))
@@ -93,7 +93,7 @@ impl GivenArtifacts {
     ///
     /// A JWK Set may hold keys for other tokens and other uses (RFC 7517, section 5). If one key of a set made the signature
     /// and its id is unique in the set, the other keys are left out.
-    pub fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
+    pub(crate) fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
         let signed = |jwk: &&ParsedJwk| {
             parts.is_some_and(|parts| jwk.numbers().is_some_and(|numbers| parts.is_signed_by(&numbers)))
@@ -116,7 +116,7 @@ impl GivenArtifacts {
     }
 
     /// Whether any artifact that can verify a token was supplied, readable or not.
-    pub const fn has_verification_keys(&self) -> bool {
+    pub(crate) const fn has_verification_keys(&self) -> bool {
         !(self.keys.is_empty()
             && self.public_keys.is_empty()
             && self.certificates.is_empty()
@@ -126,22 +126,22 @@ impl GivenArtifacts {
 }
 
 impl<'a> ConfigView<'a> {
-    pub fn identity(&self) -> impl Iterator<Item = &'a IdentityConfig> + use<'a> {
+    pub(crate) fn identity(&self) -> impl Iterator<Item = &'a IdentityConfig> + use<'a> {
         self.config.into_iter().flat_map(|config| config.identity.values())
     }
 
-    pub fn oauth(&self) -> impl Iterator<Item = &'a OauthConfig> + use<'a> {
+    pub(crate) fn oauth(&self) -> impl Iterator<Item = &'a OauthConfig> + use<'a> {
         self.config.into_iter().flat_map(|config| config.oauth.values())
     }
 
-    pub fn messaging(&self) -> impl Iterator<Item = (String, &'a MessagingConfig)> + use<'a> {
+    pub(crate) fn messaging(&self) -> impl Iterator<Item = (String, &'a MessagingConfig)> + use<'a> {
         self.identity().filter_map(|profile| {
             Some((format!("identity.{}.messaging", profile.name), profile.messaging.as_ref()?))
         })
     }
 
     /// The keys of all keysets, each with its label and its keyset.
-    pub fn keys(&self) -> impl Iterator<Item = (String, &'a Keyset, &'a KeysetKey)> + use<'a> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (String, &'a Keyset, &'a KeysetKey)> + use<'a> {
         let keysets = self.ring.into_iter().flat_map(|ring| ring.keysets.values());
         keysets.flat_map(|keyset| {
             let about = move |key: &KeysetKey| format!("keysets.{}, `{}`", keyset.name, key.kid);
@@ -151,31 +151,26 @@ impl<'a> ConfigView<'a> {
 }
 
 /// Whether a profile of `kind` signs with `keyset`.
-pub fn is_used_by(keyset: &Keyset, kind: ProfileKind) -> bool {
+pub(crate) fn is_used_by(keyset: &Keyset, kind: ProfileKind) -> bool {
     keyset.used_by.iter().any(|user| user.kind == kind)
 }
 
 /// A public key that may verify a token.
-pub struct VerificationKey<'a> {
-    pub about: String,
+pub(crate) struct VerificationKey<'a> {
+    pub(crate) about: String,
     /// `None` for a private key or a certificate, whose files hold no key id.
-    pub kid: Option<&'a str>,
-    pub algorithm: Option<&'a str>,
-    pub numbers: Option<PublicNumbers>,
+    pub(crate) kid: Option<&'a str>,
+    pub(crate) algorithm: Option<&'a str>,
+    pub(crate) numbers: Option<PublicNumbers>,
 }
 
 impl CheckInput<'_> {
-    /// No configuration, artifact or probe: the time only.
-    pub fn empty(now: UnixTime) -> Self {
-        Self { now, configured: ConfigView::default(), given: GivenArtifacts::default(), probe_results: None }
-    }
-
     /// Every JWK of every document, supplied or probed.
-    pub fn jwks(&self) -> impl Iterator<Item = (&JwkDocument, &ParsedJwk)> {
+    pub(crate) fn jwks(&self) -> impl Iterator<Item = (&JwkDocument, &ParsedJwk)> {
         self.jwk_documents().flat_map(|document| document.keys.iter().map(move |jwk| (document, jwk)))
     }
 
-    pub fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
+    pub(crate) fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => fetched.document.as_ref(),
             ProbeResult::Exchange { .. } => None,
@@ -184,7 +179,7 @@ impl CheckInput<'_> {
     }
 
     /// Every fetched JWKS: from `--jwks` URLs and from probes.
-    pub fn fetched(&self) -> impl Iterator<Item = &FetchedJwks> {
+    pub(crate) fn fetched(&self) -> impl Iterator<Item = &FetchedJwks> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => Some(fetched),
             ProbeResult::Exchange { .. } => None,
@@ -193,13 +188,13 @@ impl CheckInput<'_> {
     }
 
     /// The supplied tokens that parse as JWTs.
-    pub fn jwts(&self) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts)> {
+    pub(crate) fn jwts(&self) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts)> {
         self.given.tokens.iter().filter_map(|token| Some((token, token.parts.as_ref().ok()?)))
     }
 
     /// The keys that may have signed a token: the supplied keys, or else the configured keys that the relying party of such a
     /// token has.
-    pub fn verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
+    pub(crate) fn verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         if self.given.has_verification_keys() {
             self.given_verification_keys(purpose)
         } else {
@@ -281,14 +276,14 @@ impl CheckInput<'_> {
     }
 
     /// When the configured key with this id was retired, if it was.
-    pub fn retired_at(&self, kid: &str) -> Option<UnixTime> {
+    pub(crate) fn retired_at(&self, kid: &str) -> Option<UnixTime> {
         let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
         let mut entries = keysets.flat_map(|keyset| &keyset.expired).map(|life| &life.entry);
         entries.find(|entry| entry.kid.as_str() == kid)?.retired
     }
 
     /// The issuers that an identity token may have: the issuer from Setup if it was given, or else the configured issuers.
-    pub fn expected_issuers(&self) -> Vec<&str> {
+    pub(crate) fn expected_issuers(&self) -> Vec<&str> {
         match &self.given.issuer {
             Some(issuer) => vec![issuer.as_str()],
             None => self.configured.identity().map(|profile| profile.issuer.as_str()).collect(),

@@ -36,23 +36,23 @@ pub enum JwkShape {
 }
 
 pub struct ParsedJwk {
-    pub about: String,
+    pub(crate) about: String,
     json: Json,
-    pub n: JwkInteger,
-    pub e: JwkInteger,
-    pub x5c: X5c,
+    pub(crate) n: JwkInteger,
+    pub(crate) e: JwkInteger,
+    pub(crate) x5c: X5c,
 }
 
 /// The member `n` or `e`.
-pub struct JwkInteger {
+pub(crate) struct JwkInteger {
     /// `None` if it can't be decoded.
-    pub value: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
     /// Every fault of its encoding.
-    pub faults: Vec<&'static str>,
+    pub(crate) faults: Vec<&'static str>,
 }
 
 /// The member `x5c`.
-pub enum X5c {
+pub(crate) enum X5c {
     Missing,
     /// The certificates that can be parsed, in order, and every fault of their encoding.
     Chain {
@@ -64,7 +64,7 @@ pub enum X5c {
 }
 
 /// The result of comparing `x5t` or `x5t#S256` with the certificate.
-pub enum Thumbprint {
+pub(crate) enum Thumbprint {
     Missing,
     Right,
     Wrong(&'static str),
@@ -134,16 +134,16 @@ impl ParsedJwk {
         Self { about, json, n, e, x5c }
     }
 
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.json.text(name)
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.json.member(name).is_some()
     }
 
     /// Why the member `name` isn't a non-empty string. `None` if it is one, or is missing.
-    pub fn not_text_reason(&self, name: &str) -> Option<String> {
+    pub(crate) fn not_text_reason(&self, name: &str) -> Option<String> {
         match self.json.member(name)? {
             Json::String(text) if text.is_empty() => Some("is empty".to_owned()),
             Json::String(_) => None,
@@ -152,7 +152,7 @@ impl ParsedJwk {
     }
 
     /// Whether the member `name` is an array that contains the string `item`.
-    pub fn array_contains(&self, name: &str, item: &str) -> bool {
+    pub(crate) fn array_contains(&self, name: &str, item: &str) -> bool {
         let items = match self.json.member(name) {
             Some(Json::Array(items)) => items.as_slice(),
             _ => &[],
@@ -160,16 +160,16 @@ impl ParsedJwk {
         items.iter().any(|listed| matches!(listed, Json::String(text) if text == item))
     }
 
-    pub fn kid(&self) -> Option<&str> {
+    pub(crate) fn kid(&self) -> Option<&str> {
         self.text("kid")
     }
 
-    pub fn duplicate_key(&self) -> Option<String> {
+    pub(crate) fn duplicate_key(&self) -> Option<String> {
         self.json.duplicate_key()
     }
 
     /// The public key from `n` and `e`, or from the certificate if both are missing.
-    pub fn numbers(&self) -> Option<PublicNumbers> {
+    pub(crate) fn numbers(&self) -> Option<PublicNumbers> {
         match (&self.n.value, &self.e.value) {
             (Some(n), Some(e)) => Some(PublicNumbers::new(n, e)),
             _ if self.has("n") || self.has("e") => None,
@@ -178,16 +178,16 @@ impl ParsedJwk {
     }
 
     /// The public key in its certificate.
-    pub fn certificate_key(&self) -> Option<&PublicNumbers> {
+    pub(crate) fn certificate_key(&self) -> Option<&PublicNumbers> {
         self.certificate().and_then(|certificate| certificate.key.as_ref())
     }
 
     /// The certificate of its key: the first of `x5c` (RFC 7517, section 4.7).
-    pub fn certificate(&self) -> Option<&CertificateInfo> {
+    pub(crate) fn certificate(&self) -> Option<&CertificateInfo> {
         self.chain().first()
     }
 
-    pub fn chain(&self) -> &[CertificateInfo] {
+    pub(crate) fn chain(&self) -> &[CertificateInfo] {
         match &self.x5c {
             X5c::Chain { certificates, .. } => certificates,
             X5c::Missing | X5c::PrivateKey => &[],
@@ -195,7 +195,7 @@ impl ParsedJwk {
     }
 
     /// Compares `x5t` with the SHA-1 of the certificate, and `x5t#S256` with its SHA-256. `None` without a certificate.
-    pub fn thumbprints(&self) -> Option<[(&'static str, Thumbprint); 2]> {
+    pub(crate) fn thumbprints(&self) -> Option<[(&'static str, Thumbprint); 2]> {
         let certificate = self.certificate()?;
         let (sha1, sha256) = (&certificate.sha1[..], &certificate.sha256[..]);
         let of = |name, right: &[u8], other: &[u8]| match self.json.member(name) {
@@ -207,14 +207,14 @@ impl ParsedJwk {
     }
 
     /// Members with private values. The placeholders of Salesforce's sample, and `null`, don't count.
-    pub fn private_members(&self) -> Vec<&'static str> {
+    pub(crate) fn private_members(&self) -> Vec<&'static str> {
         let is_null = |name: &str| matches!(self.json.member(name), Some(Json::Null));
         let secret = |name: &&str| self.has(name) && !is_null(name) && self.text(name) != Some(*name);
         PRIVATE_MEMBERS.iter().copied().filter(secret).collect()
     }
 
     /// Members whose value is a placeholder, for example `"d":"d"`.
-    pub fn placeholders(&self) -> Vec<&'static str> {
+    pub(crate) fn placeholders(&self) -> Vec<&'static str> {
         PLACEHOLDER_MEMBERS.iter().copied().filter(|name| self.text(name) == Some(*name)).collect()
     }
 }

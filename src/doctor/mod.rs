@@ -27,17 +27,19 @@ mod purpose;
 mod runner;
 mod token;
 
-pub use artifact::{Artifact, FileAccess, GivenKey, UNRECOGNISED, detect_artifact};
+pub(crate) use artifact::Artifact;
+pub use artifact::{FileAccess, detect_artifact};
 pub use catalogue::CHECKS;
-pub use certificate::GivenCertificate;
-pub use check_spec::{CheckSpec, EvidenceSource, Requirement};
-pub use finding::{CheckOutcome, Finding, Report, SkippedCheck};
-pub use formatting::{
-    escape_and_truncate, escape_invisible, format_duration, lookalike_difference, relative_date,
-};
-pub use input::{CheckInput, ConfigView, GivenArtifacts, Purpose};
+pub(crate) use check_spec::CheckSpec;
+pub use check_spec::EvidenceSource;
+pub use finding::CheckOutcome;
+pub(crate) use finding::{Finding, Report, SkippedCheck};
+pub(crate) use formatting::{escape_and_truncate, escape_invisible, lookalike_difference, relative_date};
+pub(crate) use input::Purpose;
+pub use input::{CheckInput, ConfigView, GivenArtifacts};
 pub use jwk::JwkDocument;
-pub use probe::{FetchedJwks, ProbeResult, fetch_jwks, run_probes};
-pub use purpose::InferredPurpose;
-pub use runner::{ReportSummary, run_checks, verify_token};
-pub use token::{JwtParts, UnverifiedToken};
+pub(crate) use probe::{ProbeResult, fetch_jwks, run_probes};
+pub(crate) use runner::ReportSummary;
+pub use runner::{run_checks, verify_token};
+pub(crate) use token::JwtParts;
+pub use token::UnverifiedToken;

@@ -33,30 +33,30 @@ pub enum ProbeResult {
 
 /// The response of a JWKS endpoint.
 pub struct FetchedJwks {
-    pub url: String,
+    pub(crate) url: String,
     /// `Err` says why there is no response.
-    pub reply: Result<JwksResponse, String>,
-    pub document: Option<JwkDocument>,
-    pub expected: Option<ExpectedJwks>,
+    pub(crate) reply: Result<JwksResponse, String>,
+    pub(crate) document: Option<JwkDocument>,
+    pub(crate) expected: Option<ExpectedJwks>,
 }
 
-pub struct JwksResponse {
-    pub status: u16,
-    pub location: Option<String>,
-    pub content_type: Option<String>,
-    pub size: usize,
-    pub took: Duration,
-    pub skew: Option<f64>,
+pub(crate) struct JwksResponse {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) size: usize,
+    pub(crate) took: Duration,
+    pub(crate) skew: Option<f64>,
 }
 
 /// The JWKs that an endpoint should serve, and the JWKs that it serves.
-pub struct ExpectedJwks {
+pub(crate) struct ExpectedJwks {
     expected: Vec<Value>,
     shown: Vec<Value>,
 }
 
 /// How the served JWKs differ from the expected JWKs.
-pub enum JwksMismatch<'a> {
+pub(crate) enum JwksMismatch<'a> {
     /// The key ids differ.
     Kids { shown: Vec<&'a str>, expected: Vec<&'a str> },
     /// The key ids of expected JWKs that are served with other members, for example another key or certificate.
@@ -71,7 +71,7 @@ impl ExpectedJwks {
 
     /// Compares key by key. The order of the keys has no meaning. Unknown members of a set or of a key are ignored (RFC 7517,
     /// sections 4 and 5).
-    pub fn mismatch(&self) -> Option<JwksMismatch<'_>> {
+    pub(crate) fn mismatch(&self) -> Option<JwksMismatch<'_>> {
         let (shown, expected) = (sorted_kids(&self.shown), sorted_kids(&self.expected));
         if shown != expected {
             return Some(JwksMismatch::Kids { shown, expected });
@@ -99,7 +99,7 @@ fn sorted_kids(keys: &[Value]) -> Vec<&str> {
 }
 
 /// Fetches a JWKS once, without following redirects and without credentials.
-pub async fn fetch_jwks(url: &str, clock: &dyn Clock) -> FetchedJwks {
+pub(crate) async fn fetch_jwks(url: &str, clock: &dyn Clock) -> FetchedJwks {
     fetch_and_compare(url, clock, None).await
 }
 
@@ -144,7 +144,7 @@ const PROBE_SUBJECT: &str = "tokenmint-doctor";
 ///
 /// # Errors
 /// The HTTP client can't be created.
-pub async fn run_probes(
+pub(crate) async fn run_probes(
     config: &Config,
     ring: &KeyRing,
     ambient: (Arc<dyn Clock>, Arc<dyn crate::clock::Randomness>),

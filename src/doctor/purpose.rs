@@ -7,7 +7,7 @@ use crate::config::{Hs256Kind, ProfileKind};
 use crate::json::Json;
 
 impl Purpose {
-    pub const ALL: &[Self] = &{
+    pub(crate) const ALL: &[Self] = &{
         let mut all = [Self::Identity; 2 + Hs256Kind::ALL.len()];
         all[1] = Self::Assertion;
         let mut at = 0;
@@ -19,7 +19,7 @@ impl Purpose {
     };
 
     /// The word in `--as` and in JSON.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Assertion => "assertion",
@@ -27,7 +27,7 @@ impl Purpose {
         }
     }
 
-    pub const fn description(self) -> &'static str {
+    pub(crate) const fn description(self) -> &'static str {
         match self {
             Self::Identity => "an identity token",
             Self::Assertion => "an assertion of the JWT bearer flow",
@@ -36,7 +36,7 @@ impl Purpose {
     }
 
     /// The party that verifies such tokens.
-    pub const fn relying_party(self) -> &'static str {
+    pub(crate) const fn relying_party(self) -> &'static str {
         match self {
             Self::Identity | Self::Assertion => "Salesforce",
             Self::Hs256(kind) => kind.facts().relying_party,
@@ -45,11 +45,11 @@ impl Purpose {
 }
 
 /// The inferred purpose of a token, and the reason.
-pub struct InferredPurpose {
-    pub purpose: Purpose,
-    pub why: String,
+pub(crate) struct InferredPurpose {
+    pub(crate) purpose: Purpose,
+    pub(crate) why: String,
     /// Names another purpose that is about as likely.
-    pub ambiguity: Option<String>,
+    pub(crate) ambiguity: Option<String>,
 }
 
 /// One clue for a purpose. A feature that only one purpose has weighs more than a usual feature.
@@ -65,7 +65,7 @@ const MIN_REPORTED_WEIGHT: u32 = 2;
 
 impl CheckInput<'_> {
     /// The purpose of `token`: from `--as`, or inferred from its clues. A text that isn't a JWT counts as an identity token.
-    pub fn infer_purpose(&self, token: &UnverifiedToken) -> InferredPurpose {
+    pub(crate) fn infer_purpose(&self, token: &UnverifiedToken) -> InferredPurpose {
         if let Some(purpose) = self.given.purpose {
             return InferredPurpose { purpose, why: "--as says so".to_owned(), ambiguity: None };
         }
@@ -205,7 +205,7 @@ impl CheckInput<'_> {
     }
 
     /// The supplied JWTs with one of `purposes`.
-    pub fn tokens_for(
+    pub(crate) fn tokens_for(
         &self,
         purposes: &'static [Purpose],
     ) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts, Purpose)> {
@@ -216,7 +216,10 @@ impl CheckInput<'_> {
     }
 
     /// The supplied JWTs of `kind`.
-    pub fn tokens_of(&self, kind: Hs256Kind) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts, Purpose)> {
+    pub(crate) fn tokens_of(
+        &self,
+        kind: Hs256Kind,
+    ) -> impl Iterator<Item = (&UnverifiedToken, &JwtParts, Purpose)> {
         self.tokens_for(Purpose::ALL).filter(move |(.., purpose)| *purpose == Purpose::Hs256(kind))
     }
 }

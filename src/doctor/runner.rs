@@ -65,12 +65,12 @@ fn run(spec: &'static CheckSpec, input: &CheckInput<'_>, report: &mut Report) {
 /// The overall outcome of a report, and one line of text.
 pub struct ReportSummary {
     pub outcome: CheckOutcome,
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Report {
     /// The worst outcome of the findings. A report without findings fails.
-    pub fn worst(&self) -> CheckOutcome {
+    pub(crate) fn worst(&self) -> CheckOutcome {
         self.findings.iter().map(|finding| finding.outcome).max().unwrap_or(CheckOutcome::Fail)
     }
 
@@ -115,7 +115,7 @@ impl Report {
     }
 
     /// The skipped checks, grouped by reason. Empty if there are none.
-    pub fn describe_skipped(&self) -> String {
+    pub(crate) fn describe_skipped(&self) -> String {
         let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
         for skipped in &self.skipped {

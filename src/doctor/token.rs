@@ -17,18 +17,18 @@ use crate::keys::PublicNumbers;
 
 /// A pasted token. Its content is untrusted. It is a credential: there is no `Debug`, and no message repeats it.
 pub struct UnverifiedToken {
-    pub about: String,
+    pub(crate) about: String,
     /// Describes text around the token, for example quotes or `JWT : `.
-    pub surrounding: Option<&'static str>,
+    pub(crate) surrounding: Option<&'static str>,
     /// Describes characters that were removed from within the token.
-    pub stripped: Option<&'static str>,
-    pub parts: Result<JwtParts, NotAJwt>,
+    pub(crate) stripped: Option<&'static str>,
+    pub(crate) parts: Result<JwtParts, NotAJwt>,
 }
 
 /// Why a text isn't a JWT, and how to fix it.
-pub struct NotAJwt {
-    pub why: String,
-    pub fix: &'static str,
+pub(crate) struct NotAJwt {
+    pub(crate) why: String,
+    pub(crate) fix: &'static str,
 }
 
 impl NotAJwt {
@@ -48,9 +48,9 @@ static JWT_PATTERN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"[A-Za-z0-9_-]{8,}={0,2}(?:\.[A-Za-z0-9_-]+={0,2}){2,4}").expect("a pattern")
 });
 
-pub struct JwtParts {
-    pub header: Json,
-    pub claims: Json,
+pub(crate) struct JwtParts {
+    pub(crate) header: Json,
+    pub(crate) claims: Json,
     signed: SecretString,
     signature: Vec<u8>,
 }
@@ -85,7 +85,7 @@ impl UnverifiedToken {
     }
 
     /// Whether `text` contains a JWT.
-    pub fn occurs_in(text: &str) -> bool {
+    pub(crate) fn occurs_in(text: &str) -> bool {
         !distinct_tokens(text).is_empty()
     }
 }
@@ -139,24 +139,24 @@ impl JwtParts {
         })
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.header.text(name)
     }
 
-    pub fn claim(&self, name: &str) -> Option<&str> {
+    pub(crate) fn claim(&self, name: &str) -> Option<&str> {
         self.claims.text(name)
     }
 
-    pub fn claim_value(&self, name: &str) -> Option<&Json> {
+    pub(crate) fn claim_value(&self, name: &str) -> Option<&Json> {
         self.claims.member(name)
     }
 
-    pub fn has_claim(&self, name: &str) -> bool {
+    pub(crate) fn has_claim(&self, name: &str) -> bool {
         self.claim_value(name).is_some()
     }
 
     /// A `NumericDate` (RFC 7519, section 2), rounded down to a second.
-    pub fn numeric_date(&self, name: &str) -> Option<i64> {
+    pub(crate) fn numeric_date(&self, name: &str) -> Option<i64> {
         match self.claim_value(name) {
             Some(Json::Number(number)) => Some(number.floor()),
             _ => None,
@@ -164,12 +164,12 @@ impl JwtParts {
     }
 
     /// The length of the signature in octets. It equals the length of the RSA modulus.
-    pub const fn signature_len(&self) -> usize {
+    pub(crate) const fn signature_len(&self) -> usize {
         self.signature.len()
     }
 
     /// Whether the RSA key with these numbers signed the token. Accepts keys from 1024 bits, because another check reports short keys.
-    pub fn is_signed_by(&self, key: &PublicNumbers) -> bool {
+    pub(crate) fn is_signed_by(&self, key: &PublicNumbers) -> bool {
         let padding = match self.header("alg") {
             Some("RS256") => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,
             Some("RS512") => &RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
@@ -180,7 +180,7 @@ impl JwtParts {
     }
 
     /// Whether the signature is HMAC-SHA256 with `secret`.
-    pub fn is_signed_with_secret(&self, secret: &SecretString) -> bool {
+    pub(crate) fn is_signed_with_secret(&self, secret: &SecretString) -> bool {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
         hmac::verify(&key, self.signed.expose_secret().as_bytes(), &self.signature).is_ok()
     }

@@ -20,7 +20,7 @@ const TRIAL_INTERVAL: Duration = Duration::from_mins(1);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Result of [`CircuitBreaker::check`].
-pub enum CircuitCheck<'a> {
+pub(crate) enum CircuitCheck<'a> {
     Allowed(CircuitPermit<'a>),
     /// No exchange now. If `probe` is set, the caller must send a health probe.
     Open {
@@ -42,11 +42,11 @@ struct Circuit {
 
 /// The circuits, by host. All times are from the monotonic clock.
 #[derive(Default)]
-pub struct CircuitBreaker(Mutex<HashMap<String, Circuit>>);
+pub(crate) struct CircuitBreaker(Mutex<HashMap<String, Circuit>>);
 
 /// Permission to send one request. Dropping the permit of a trial without recording a result allows the next request to
 /// be the trial.
-pub struct CircuitPermit<'a> {
+pub(crate) struct CircuitPermit<'a> {
     breaker: &'a CircuitBreaker,
     host: String,
     cache_key: CacheKey,
@@ -64,7 +64,7 @@ impl CircuitBreaker {
     }
 
     /// Checks whether an exchange for `cache_key` with `host` is allowed.
-    pub fn check(&self, host: &str, cache_key: CacheKey, now: Duration) -> CircuitCheck<'_> {
+    pub(crate) fn check(&self, host: &str, cache_key: CacheKey, now: Duration) -> CircuitCheck<'_> {
         let permit = |trial| {
             CircuitCheck::Allowed(CircuitPermit { breaker: self, host: host.to_owned(), cache_key, trial })
         };
@@ -87,7 +87,7 @@ impl CircuitBreaker {
     }
 
     /// Records a successful health probe: the next exchange is a trial, and cached failures from before no longer apply.
-    pub fn record_recovery(&self, host: &str, now: Duration) {
+    pub(crate) fn record_recovery(&self, host: &str, now: Duration) {
         self.with_circuit(host, |circuit| {
             if circuit.next_trial.is_some() {
                 circuit.next_trial = Some(now);
@@ -97,14 +97,14 @@ impl CircuitBreaker {
     }
 
     /// Whether a health probe has succeeded after a failure at `when`.
-    pub fn has_recovered_since(&self, host: &str, when: Duration) -> bool {
+    pub(crate) fn has_recovered_since(&self, host: &str, when: Duration) -> bool {
         self.with_circuit(host, |circuit| circuit.recovered_at > when)
     }
 }
 
 impl CircuitPermit<'_> {
     /// Closes the circuit: the host has answered, even if with a refusal.
-    pub fn record_answer(mut self) {
+    pub(crate) fn record_answer(mut self) {
         self.trial = None;
         self.breaker.with_circuit(&self.host, |circuit| {
             circuit.failures = 0;
@@ -113,7 +113,7 @@ impl CircuitPermit<'_> {
     }
 
     /// Counts a failure at `now`; opens the circuit at the threshold.
-    pub fn record_failure(mut self, now: Duration) {
+    pub(crate) fn record_failure(mut self, now: Duration) {
         self.trial = None;
         self.breaker.with_circuit(&self.host, |circuit| {
             let is_sole_key = circuit.failures == 0 || circuit.sole_key == Some(self.cache_key);

@@ -25,15 +25,15 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends exchanges to Salesforce, subject to the circuit breaker and the rate limits.
 pub(super) struct ExchangeClient {
-    pub transport: Box<dyn Transport>,
-    pub circuits: CircuitBreaker,
-    pub login_limit: Arc<LoginRateLimit>,
+    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) circuits: CircuitBreaker,
+    pub(crate) login_limit: Arc<LoginRateLimit>,
     /// Has one permit, held during access to the rate limit's file: a hanging disk blocks one thread instead of the whole
     /// blocking pool.
-    pub disk_permit: Arc<Semaphore>,
+    pub(crate) disk_permit: Arc<Semaphore>,
     /// Counts requests across replicas, if configured.
-    pub shared: Option<Arc<SharedCache>>,
-    pub deps: ExchangerDeps,
+    pub(crate) shared: Option<Arc<SharedCache>>,
+    pub(crate) deps: ExchangerDeps,
 }
 
 /// An exchange is retried once if the connection closed before a complete response head arrived.
@@ -49,7 +49,7 @@ impl ExchangeClient {
     ///
     /// # Errors
     /// Salesforce refused, didn't answer, or couldn't be asked.
-    pub async fn exchange(
+    pub(crate) async fn exchange(
         self: &Arc<Self>,
         token_request: &TokenRequest,
         trace: &Trace,
@@ -270,7 +270,7 @@ impl ExchangeClient {
     }
 
     /// Writes logins that couldn't be written before. Gives up after [`DISK_TIMEOUT`].
-    pub async fn flush_login_log(&self) {
+    pub(crate) async fn flush_login_log(&self) {
         let login_limit = self.login_limit.clone();
         let on_disk = async {
             let _disk = self.disk_permit.acquire().await;

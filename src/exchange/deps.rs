@@ -20,9 +20,9 @@ pub struct ExchangerDeps {
 
 /// The current time on both clocks, and a random number from 0 to 1 for jitter.
 pub(super) struct ClockReading {
-    pub now: UnixTime,
-    pub monotonic: Duration,
-    pub fraction: f64,
+    pub(crate) now: UnixTime,
+    pub(crate) monotonic: Duration,
+    pub(crate) fraction: f64,
 }
 
 impl ExchangerDeps {

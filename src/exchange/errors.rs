@@ -29,10 +29,10 @@ pub enum ErrorClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// Stable identifier. Replicas exchange it through the shared cache.
-    pub id: &'static str,
+    pub(crate) id: &'static str,
     pub class: ErrorClass,
     /// For [`ErrorClass::Limited`]: how long not to retry if Salesforce sends no `Retry-After`.
-    pub backoff: Duration,
+    pub(crate) backoff: Duration,
     pub cause: &'static str,
     pub fix: &'static str,
 }
@@ -64,16 +64,16 @@ const fn known_error(
 }
 
 /// The ids that other modules refer to.
-pub mod id {
-    pub const NO_AUTH_SCHEMES: &str = "no-auth-schemes";
-    pub const AUTH_MODE: &str = "auth-mode";
-    pub const DEPLOYMENT_UNKNOWN: &str = "deployment-unknown";
-    pub const AUDIENCE_REFUSED: &str = "audience-refused";
-    pub const APP_NOT_FOUND: &str = "app-not-found";
-    pub const USER_NOT_APPROVED: &str = "user-not-approved";
-    pub const APP_NOT_ASSIGNED: &str = "app-not-assigned";
-    pub const CLIENT_UNKNOWN: &str = "client-unknown";
-    pub const ASSERTION_INVALID: &str = "assertion-invalid";
+pub(crate) mod id {
+    pub(crate) const NO_AUTH_SCHEMES: &str = "no-auth-schemes";
+    pub(crate) const AUTH_MODE: &str = "auth-mode";
+    pub(crate) const DEPLOYMENT_UNKNOWN: &str = "deployment-unknown";
+    pub(crate) const AUDIENCE_REFUSED: &str = "audience-refused";
+    pub(crate) const APP_NOT_FOUND: &str = "app-not-found";
+    pub(crate) const USER_NOT_APPROVED: &str = "user-not-approved";
+    pub(crate) const APP_NOT_ASSIGNED: &str = "app-not-assigned";
+    pub(crate) const CLIENT_UNKNOWN: &str = "client-unknown";
+    pub(crate) const ASSERTION_INVALID: &str = "assertion-invalid";
 }
 
 impl KnownError {
@@ -453,7 +453,7 @@ static UNKNOWN_MESSAGING_ERROR: Diagnosis = Diagnosis {
 };
 
 /// Salesforce answered 200, but with an anonymous session.
-pub static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
+pub(crate) static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
     id: "unverified",
     class: Permanent,
     backoff: DEFAULT_BACKOFF,
@@ -463,7 +463,7 @@ pub static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
 };
 
 /// Salesforce answered 200, but with a session that it verified as another user's.
-pub static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
+pub(crate) static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
     id: "another-user",
     class: Permanent,
     backoff: DEFAULT_BACKOFF,
@@ -489,12 +489,12 @@ static RATE_LIMIT: Diagnosis = Diagnosis {
 };
 
 /// Diagnoses an error response of the OAuth token endpoint.
-pub fn diagnose_oauth(status: u16, error: &str, description: &str) -> &'static Diagnosis {
+pub(crate) fn diagnose_oauth(status: u16, error: &str, description: &str) -> &'static Diagnosis {
     look_up(OAUTH_ERRORS, status, error, description, &UNKNOWN_OAUTH_ERROR)
 }
 
 /// Diagnoses an error response of the messaging endpoint.
-pub fn diagnose_messaging(status: u16, message: &str) -> &'static Diagnosis {
+pub(crate) fn diagnose_messaging(status: u16, message: &str) -> &'static Diagnosis {
     look_up(MESSAGING_ERRORS, status, "", message, &UNKNOWN_MESSAGING_ERROR)
 }
 
@@ -507,7 +507,7 @@ pub fn known_errors() -> impl Iterator<Item = (&'static str, &'static str, &'sta
 }
 
 /// Finds a diagnosis by its id.
-pub fn by_id(id: &str) -> Option<&'static Diagnosis> {
+pub(crate) fn by_id(id: &str) -> Option<&'static Diagnosis> {
     let others = [
         &UNKNOWN_OAUTH_ERROR,
         &UNKNOWN_MESSAGING_ERROR,

@@ -11,8 +11,8 @@ use crate::tokens::MintError;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SalesforceError {
     pub status: u16,
-    pub error: Option<String>,
-    pub error_description: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) error_description: Option<String>,
 }
 
 /// The operation that a request was waiting for when it timed out.
@@ -94,7 +94,7 @@ impl ExchangeError {
     }
 
     /// When to retry; `None` if no time is known, or retrying can't help.
-    pub const fn retry_after(&self) -> Option<Duration> {
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected { retry_after, .. }
             | Self::Unusable { retry_after, .. }
@@ -125,7 +125,7 @@ impl ExchangeError {
     }
 
     /// Whether the error persists until somebody changes the configuration, here or in Salesforce.
-    pub fn is_permanent(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Rejected { diagnosis, .. } => diagnosis.class == ErrorClass::Permanent,
             Self::Unusable { status, .. } => *status < 500 && *status != 429,

@@ -94,7 +94,7 @@ impl Exchanger {
     ///
     /// # Errors
     /// The settings of `redis` make no valid client.
-    pub fn new(
+    pub(crate) fn new(
         deps: ExchangerDeps,
         memory: u64,
         state: Option<&Path>,
@@ -155,13 +155,13 @@ impl Exchanger {
     }
 
     /// Initializes the transport on a blocking thread, so that the first exchange doesn't wait for it.
-    pub fn prepare(&self) {
+    pub(crate) fn prepare(&self) {
         let inner = self.0.clone();
         tokio::task::spawn_blocking(move || inner.client.transport.prepare());
     }
 
     /// Writes the login counts to disk, for the next process. Gives up if the disk hangs.
-    pub async fn shut_down(&self) {
+    pub(crate) async fn shut_down(&self) {
         self.0.client.flush_login_log().await;
     }
 

@@ -27,24 +27,24 @@ const FILE_LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// At most `requests` in each `window`.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestQuota {
-    pub requests: usize,
-    pub window: Duration,
+pub(crate) struct RequestQuota {
+    pub(crate) requests: usize,
+    pub(crate) window: Duration,
 }
 
 /// Result of counting a request against a [`RequestQuota`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum QuotaCheck {
+pub(crate) enum QuotaCheck {
     Allowed { used: f64 },
     Exhausted { retry_after: Duration },
 }
 
 /// A request to count against the quota of `account`, with a unique id.
 #[derive(Clone)]
-pub struct CountedRequest {
-    pub account: String,
-    pub id: String,
-    pub quota: RequestQuota,
+pub(crate) struct CountedRequest {
+    pub(crate) account: String,
+    pub(crate) id: String,
+    pub(crate) quota: RequestQuota,
 }
 
 /// The counted requests of one account.
@@ -61,7 +61,7 @@ struct LoginLog {
 }
 
 /// The login rate limit of all accounts.
-pub struct LoginRateLimit {
+pub(crate) struct LoginRateLimit {
     /// The directory of the files; `None` to count in memory alone.
     directory: Option<PathBuf>,
     /// Held during file access, so that `logins` isn't locked while waiting for the disk.
@@ -73,7 +73,7 @@ pub struct LoginRateLimit {
 impl LoginRateLimit {
     /// Stores the files in `directory`, which must belong to this process's user with mode 700. Otherwise logs a
     /// warning, and counts in memory alone.
-    pub fn new(directory: Option<&Path>, failed_writes: IntCounter) -> Self {
+    pub(crate) fn new(directory: Option<&Path>, failed_writes: IntCounter) -> Self {
         let usable = directory.filter(|directory| match ensure_private_directory(directory) {
             Ok(()) => true,
             Err(reason) => {
@@ -89,12 +89,17 @@ impl LoginRateLimit {
     }
 
     /// Counts a request if the quota allows it. Blocks on file access.
-    pub fn try_acquire(&self, counted: &CountedRequest, now: UnixTime, monotonic: Duration) -> QuotaCheck {
+    pub(crate) fn try_acquire(
+        &self,
+        counted: &CountedRequest,
+        now: UnixTime,
+        monotonic: Duration,
+    ) -> QuotaCheck {
         self.with_file(&counted.account, |file| self.count(file, counted, now, monotonic))
     }
 
     /// Like [`try_acquire`](Self::try_acquire) without the file, for when the disk hangs.
-    pub fn try_acquire_in_memory(
+    pub(crate) fn try_acquire_in_memory(
         &self,
         counted: &CountedRequest,
         now: UnixTime,
@@ -130,7 +135,7 @@ impl LoginRateLimit {
     }
 
     /// Writes counts that couldn't be written before. Blocks on file access.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let accounts: Vec<String> = self.logins().keys().cloned().collect();
         for account in accounts {
             self.with_file(&account, |file| {
@@ -144,7 +149,7 @@ impl LoginRateLimit {
     }
 
     /// Removes a request that was counted but not sent. Blocks on file access.
-    pub fn refund(&self, counted: &CountedRequest) {
+    pub(crate) fn refund(&self, counted: &CountedRequest) {
         self.with_file(&counted.account, |file| {
             let mut logins = self.logins();
             let logins = logins.entry(counted.account.clone()).or_default();
@@ -157,12 +162,12 @@ impl LoginRateLimit {
     }
 
     /// Records the fraction that all replicas together have used, for the metric.
-    pub fn record_shared_usage(&self, account: &str, used: f64, until: Duration) {
+    pub(crate) fn record_shared_usage(&self, account: &str, used: f64, until: Duration) {
         self.logins().entry(account.to_owned()).or_default().shared = Some((used, until));
     }
 
     /// The used fraction of the quota, from memory.
-    pub fn usage(
+    pub(crate) fn usage(
         &self,
         account: &str,
         quota: RequestQuota,
@@ -259,7 +264,7 @@ fn seconds(window: Duration) -> i64 {
 
 /// The fraction of `quota` that `count` requests use.
 #[expect(clippy::cast_precision_loss, reason = "thousands at most")]
-pub fn used_fraction(count: usize, quota: RequestQuota) -> f64 {
+pub(crate) fn used_fraction(count: usize, quota: RequestQuota) -> f64 {
     count as f64 / quota.requests as f64
 }
 

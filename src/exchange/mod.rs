@@ -36,10 +36,12 @@ mod token;
 mod upstream;
 
 pub use deps::ExchangerDeps;
-pub use exchange_error::{ExchangeError, SalesforceError, TimeoutCause};
-pub use exchanger::{Exchanger, ExchangerBuildError, FetchOptions};
+pub(crate) use exchange_error::SalesforceError;
+pub use exchange_error::{ExchangeError, TimeoutCause};
+pub(crate) use exchanger::ExchangerBuildError;
+pub use exchanger::{Exchanger, FetchOptions};
 pub use shared::store;
-pub use token::{AccessToken, ServedToken, TokenMetadata};
-pub use upstream::{
-    BoxFuture, ProbeResponse, Transport, UpstreamError, UpstreamRequest, UpstreamResponse, probe,
-};
+pub use token::ServedToken;
+pub(crate) use token::TokenMetadata;
+pub(crate) use upstream::probe;
+pub use upstream::{BoxFuture, Transport, UpstreamError, UpstreamRequest, UpstreamResponse};

@@ -14,46 +14,46 @@ use super::request::CacheKey;
 use crate::config::KeyId;
 
 /// How long a permanent error is cached. Repeated failed logins can get this host's address blocked.
-pub const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
+pub(crate) const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
 const BASE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(45);
 /// Longest time that an error is cached whose request wasn't sent, for example because the login rate limit was
 /// reached. A reload may have changed the limit.
 const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// Bounds of Salesforce's `Retry-After`; values outside are clamped.
-pub const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
-pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
+pub(crate) const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
 /// Maximum number of cached failures; each is small.
 const MAX_CACHED_FAILURES: u64 = 100_000;
 
 /// A cached failure. Times are from the monotonic clock.
-pub struct CachedFailure {
-    pub error: ExchangeError,
+pub(crate) struct CachedFailure {
+    pub(crate) error: ExchangeError,
     /// The key that signed, or would have; `None` if no key was active.
-    pub kid: Option<KeyId>,
-    pub at: Duration,
+    pub(crate) kid: Option<KeyId>,
+    pub(crate) at: Duration,
     until: Duration,
     /// Number of consecutive transient failures, for the next back-off.
     streak: u32,
 }
 
 impl CachedFailure {
-    pub const fn ttl(&self) -> Duration {
+    pub(crate) const fn ttl(&self) -> Duration {
         self.until.saturating_sub(self.at)
     }
 }
 
 /// A failure that another replica stored in the shared cache.
-pub struct SharedFailure {
-    pub error: ExchangeError,
-    pub kid: Option<KeyId>,
+pub(crate) struct SharedFailure {
+    pub(crate) error: ExchangeError,
+    pub(crate) kid: Option<KeyId>,
     /// On this replica's monotonic clock.
-    pub at: Duration,
-    pub remaining: Duration,
+    pub(crate) at: Duration,
+    pub(crate) remaining: Duration,
 }
 
 /// Cached failures by cache key.
-pub struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
+pub(crate) struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 
 /// Evicts a failure [`MAX_BACKOFF`] after it has expired, so that the next failure can continue the streak.
 struct FailureExpiry;
@@ -88,7 +88,7 @@ impl Default for NegativeCache {
 
 impl NegativeCache {
     /// Returns the failure that hasn't expired at `now`. The error's `retry_after` is updated to the remaining time.
-    pub fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
+    pub(crate) fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
         let age = now.saturating_sub(failure.at);
         let requested = failure.error.retry_after().unwrap_or_default().saturating_sub(age);
@@ -97,7 +97,7 @@ impl NegativeCache {
     }
 
     /// Caches a failure for a time that depends on its kind. `fraction`, between 0 and 1, gives the back-off its jitter.
-    pub fn insert(
+    pub(crate) fn insert(
         &self,
         key: &CacheKey,
         error: ExchangeError,
@@ -125,7 +125,7 @@ impl NegativeCache {
     }
 
     /// Caches a failure of another replica for its remaining time.
-    pub fn insert_shared(&self, key: &CacheKey, shared: SharedFailure, now: Duration) {
+    pub(crate) fn insert_shared(&self, key: &CacheKey, shared: SharedFailure, now: Duration) {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
         let SharedFailure { error, kid, at, remaining } = shared;
         self.insert_entry(
@@ -140,7 +140,7 @@ impl NegativeCache {
         failure
     }
 
-    pub fn remove(&self, key: &CacheKey) {
+    pub(crate) fn remove(&self, key: &CacheKey) {
         self.0.invalidate(key);
     }
 }

@@ -12,18 +12,19 @@ use crate::callers::TokenBucket;
 use crate::config::RateLimit;
 
 /// Allows a burst of three rejections, then one in 30 s.
-pub const REJECTION_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(30), burst: 3 };
+pub(crate) const REJECTION_RATE: RateLimit =
+    RateLimit { requests: 1, window: Duration::from_secs(30), burst: 3 };
 /// Maximum number of buckets. The bucket of an evicted key starts full again.
 const MAX_TRACKED_KEYS: u64 = 100_000;
 
 /// A token bucket for each cache key.
-pub struct RejectionLimit {
+pub(crate) struct RejectionLimit {
     buckets: Cache<CacheKey, Arc<TokenBucket>>,
     pace: RateLimit,
 }
 
 impl RejectionLimit {
-    pub fn new(pace: RateLimit) -> Self {
+    pub(crate) fn new(pace: RateLimit) -> Self {
         // After this idle time a bucket is full, so it can be evicted.
         let idle = pace.window.saturating_mul(pace.burst);
         let buckets = Cache::builder().max_capacity(MAX_TRACKED_KEYS).time_to_idle(idle);
@@ -31,7 +32,7 @@ impl RejectionLimit {
     }
 
     /// Takes a token for this key at the monotonic time `now`; `false` if none is left.
-    pub fn allows(&self, key: &CacheKey, now: Duration) -> bool {
+    pub(crate) fn allows(&self, key: &CacheKey, now: Duration) -> bool {
         self.buckets.get_with(*key, Arc::default).try_acquire(self.pace, now).is_ok()
     }
 }

@@ -41,17 +41,17 @@ pub(super) enum TokenRequest {
 pub(super) struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    pub const fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
 impl TokenRequest {
-    pub fn profile(&self) -> &ProfileName {
+    pub(crate) fn profile(&self) -> &ProfileName {
         match self {
             Self::Oauth(profile) => &profile.name,
             Self::Messaging { profile, .. } => &profile.name,
@@ -59,7 +59,7 @@ impl TokenRequest {
     }
 
     /// The URL of the request.
-    pub fn endpoint(&self) -> &HttpsUrl {
+    pub(crate) fn endpoint(&self) -> &HttpsUrl {
         match self {
             Self::Oauth(profile) => &profile.token_url,
             Self::Messaging { profile, .. } => &channel(profile).scrt_url,
@@ -70,7 +70,7 @@ impl TokenRequest {
     ///
     /// # Errors
     /// No key signs yet.
-    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+    pub(crate) fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         match self {
             Self::Oauth(profile) => profile.signing_kid(now),
             Self::Messaging { profile, .. } => profile.signing_kid(now),
@@ -78,7 +78,7 @@ impl TokenRequest {
     }
 
     /// Whether the profile's keyset contains this key. A token obtained with another key isn't served.
-    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+    pub(crate) fn contains_kid(&self, kid: &KeyId) -> bool {
         match self {
             Self::Oauth(profile) => profile.contains_kid(kid),
             Self::Messaging { profile, .. } => profile.contains_kid(kid),
@@ -86,7 +86,7 @@ impl TokenRequest {
     }
 
     /// The lifetime of a token whose expiry Salesforce doesn't report.
-    pub fn default_lifetime(&self) -> Duration {
+    pub(crate) fn default_lifetime(&self) -> Duration {
         match self {
             Self::Oauth(profile) => profile.access_token_ttl,
             Self::Messaging { .. } => DEFAULT_MESSAGING_LIFETIME,
@@ -94,7 +94,7 @@ impl TokenRequest {
     }
 
     /// Whether a token from the shared cache is valid for this request: the same checks as for Salesforce's response.
-    pub fn accepts(&self, token: &str, metadata: &TokenMetadata) -> bool {
+    pub(crate) fn accepts(&self, token: &str, metadata: &TokenMetadata) -> bool {
         is_token(token)
             && match (self, metadata) {
                 (Self::Oauth(profile), TokenMetadata::Oauth { instance_url, api_instance_url, id, .. }) => {
@@ -111,7 +111,7 @@ impl TokenRequest {
     }
 
     /// The cache key of the token.
-    pub fn cache_key(&self) -> CacheKey {
+    pub(crate) fn cache_key(&self) -> CacheKey {
         let scope = match self {
             Self::Oauth(profile) => profile.cache_scope,
             Self::Messaging { profile, subject, claims } => {
@@ -122,12 +122,12 @@ impl TokenRequest {
     }
 
     /// Scheme, host and port of the endpoint, the scope of its circuit breaker.
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         self.endpoint().url().origin().ascii_serialization()
     }
 
     /// The account whose limit at Salesforce the request counts against, and our own quota for it.
-    pub fn quota(&self) -> (String, RequestQuota) {
+    pub(crate) fn quota(&self) -> (String, RequestQuota) {
         match self {
             Self::Oauth(profile) => login_quota(profile),
             Self::Messaging { profile, .. } => messaging_quota(channel(profile)),
@@ -135,7 +135,7 @@ impl TokenRequest {
     }
 
     /// Builds the HTTP request, with a newly signed assertion or identity token.
-    pub async fn to_upstream_request(
+    pub(crate) async fn to_upstream_request(
         &self,
         now: UnixTime,
         randomness: &dyn Randomness,
@@ -188,7 +188,7 @@ impl TokenRequest {
     ///
     /// # Errors
     /// Salesforce refused, the response is malformed or has a foreign URL, or the messaging session isn't verified.
-    pub fn parse_response(&self, response: &UpstreamResponse) -> Result<ObtainedToken, ExchangeError> {
+    pub(crate) fn parse_response(&self, response: &UpstreamResponse) -> Result<ObtainedToken, ExchangeError> {
         if !(200..300).contains(&response.status) {
             return Err(ExchangeError::Rejected {
                 diagnosis: self.diagnosis(response),
@@ -210,7 +210,11 @@ impl TokenRequest {
     }
 
     /// Makes the error for a complete response without a usable token.
-    pub fn unusable_response(&self, response: &UpstreamResponse, what: impl Into<String>) -> ExchangeError {
+    pub(crate) fn unusable_response(
+        &self,
+        response: &UpstreamResponse,
+        what: impl Into<String>,
+    ) -> ExchangeError {
         let (status, retry_after) = (response.status, response.retry_after);
         ExchangeError::Unusable { status, what: what.into(), request_summary: self.summary(), retry_after }
     }
@@ -247,7 +251,7 @@ impl TokenRequest {
     }
 
     /// The endpoint and the setting that Salesforce compares, for error messages.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         match self {
             Self::Oauth(profile) => {
                 format!("asked {} with aud {}", profile.token_url.as_str(), profile.audience)

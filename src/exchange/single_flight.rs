@@ -13,21 +13,21 @@ use tokio::sync::watch;
 use crate::sync::{Mutex, MutexGuard};
 
 /// The work in flight, by key.
-pub struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
+pub(crate) struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>>>);
 
 /// Waits for the outcome of work in flight.
-pub struct InFlight<T>(watch::Receiver<Option<T>>);
+pub(crate) struct InFlight<T>(watch::Receiver<Option<T>>);
 
 /// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an
 /// outcome, for example in a panic, fails the followers and lets the next request start the work again.
-pub struct InFlightGuard<K: Eq + Hash + Copy, T> {
+pub(crate) struct InFlightGuard<K: Eq + Hash + Copy, T> {
     in_flight: Arc<SingleFlight<K, T>>,
     key: K,
     outcome: watch::Sender<Option<T>>,
 }
 
 /// Result of [`SingleFlight::join`].
-pub enum Joined<K: Eq + Hash + Copy, T, R> {
+pub(crate) enum Joined<K: Eq + Hash + Copy, T, R> {
     /// Another request has started the work.
     Follower(InFlight<T>),
     /// This request must start the work.
@@ -45,7 +45,7 @@ impl<K, T> Default for SingleFlight<K, T> {
 impl<K: Eq + Hash + Copy, T: Clone> SingleFlight<K, T> {
     /// Joins the work for `key`. If there is none, calls `resolve`, and starts the work unless that gives a result.
     /// `resolve` is called under the lock, so it sees what earlier work has stored. It must be fast.
-    pub fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
+    pub(crate) fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
         let mut in_flight = self.lock();
         match in_flight.entry(key) {
             Entry::Occupied(flight) => Joined::Follower(InFlight(flight.get().clone())),
@@ -70,14 +70,14 @@ impl<K, T> SingleFlight<K, T> {
 
 impl<T: Clone> InFlight<T> {
     /// Waits for the outcome; `None` if the guard was dropped without one.
-    pub async fn outcome(mut self) -> Option<T> {
+    pub(crate) async fn outcome(mut self) -> Option<T> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
     }
 }
 
 impl<K: Eq + Hash + Copy, T> InFlightGuard<K, T> {
     /// Publishes the outcome and removes the key. The work must have stored its result before, where `resolve` finds it.
-    pub fn complete(self, outcome: T) {
+    pub(crate) fn complete(self, outcome: T) {
         self.in_flight.lock().remove(&self.key);
         // `send_replace` stores the outcome even if nobody waits: `drop` checks it.
         self.outcome.send_replace(Some(outcome));

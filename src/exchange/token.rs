@@ -18,25 +18,25 @@ pub(super) const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
 /// The content of a valid token response.
 pub(super) struct ObtainedToken {
-    pub secret: SecretString,
-    pub metadata: TokenMetadata,
-    pub reported_expiry: ReportedExpiry,
+    pub(crate) secret: SecretString,
+    pub(crate) metadata: TokenMetadata,
+    pub(crate) reported_expiry: ReportedExpiry,
 }
 
 /// The expiry that Salesforce reports: `exp` of the token, `expires_in` of the response, both, or neither. The earlier
 /// one counts. If there is neither, the profile's default applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ReportedExpiry {
-    pub expires_at: Option<UnixTime>,
-    pub expires_in: Option<Duration>,
+    pub(crate) expires_at: Option<UnixTime>,
+    pub(crate) expires_in: Option<Duration>,
 }
 
 /// The SHA-256 of a token, to compare tokens without storing them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct TokenHash(pub [u8; 32]);
+pub(super) struct TokenHash(pub(crate) [u8; 32]);
 
 impl TokenHash {
-    pub fn of(secret: &SecretString) -> Self {
+    pub(crate) fn of(secret: &SecretString) -> Self {
         Self(sha256(secret.expose_secret().as_bytes()))
     }
 }
@@ -46,10 +46,10 @@ pub struct AccessToken {
     pub secret: SecretString,
     /// SHA-256 of the token, for the audit line of each response that contains it.
     pub sha256: [u8; 32],
-    pub metadata: TokenMetadata,
+    pub(crate) metadata: TokenMetadata,
     /// The key that signed the JWT that was exchanged for it.
     pub kid: KeyId,
-    pub obtained_at: UnixTime,
+    pub(crate) obtained_at: UnixTime,
     pub expires_at: UnixTime,
     /// Salesforce reported no expiry, so the profile's default applies.
     pub(super) is_default_lifetime: bool,
@@ -68,7 +68,7 @@ pub struct AccessToken {
 /// The fields of a token response that callers get along with the token.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub enum TokenMetadata {
+pub(crate) enum TokenMetadata {
     Oauth {
         instance_url: String,
         api_instance_url: Option<String>,

@@ -55,16 +55,16 @@ pub trait Transport: Send + Sync + 'static {
 
 /// A request to Salesforce.
 pub struct UpstreamRequest {
-    pub url: Url,
-    pub content_type: &'static str,
+    pub(crate) url: Url,
+    pub(crate) content_type: &'static str,
     pub body: Vec<u8>,
-    pub headers: HeaderMap,
-    pub connection: ConnectionChoice,
+    pub(crate) headers: HeaderMap,
+    pub(crate) connection: ConnectionChoice,
 }
 
 /// Which connection a request may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionChoice {
+pub(crate) enum ConnectionChoice {
     /// A pooled connection, or a new one.
     Any,
     New,
@@ -226,22 +226,22 @@ async fn send_with(
 }
 
 /// The response to [`probe`]. It is untrusted, and redirects aren't followed.
-pub struct ProbeResponse {
-    pub status: u16,
-    pub location: Option<String>,
-    pub content_type: Option<String>,
-    pub body: Vec<u8>,
+pub(crate) struct ProbeResponse {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) body: Vec<u8>,
     /// The `Date` header, in seconds since the epoch.
-    pub date: Option<i64>,
+    pub(crate) date: Option<i64>,
     /// Time from connecting to the last byte read.
-    pub took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// Sends a GET request to `url` and returns the response, even if it is a redirect. The body is cut off after about 1 MiB.
 ///
 /// # Errors
 /// There was no response; the message says why.
-pub async fn probe(url: &str, clock: &dyn Clock) -> Result<ProbeResponse, String> {
+pub(crate) async fn probe(url: &str, clock: &dyn Clock) -> Result<ProbeResponse, String> {
     let client = build_client(client_builder);
     let failed = |error: reqwest::Error| match classify(&error) {
         UpstreamError::Timeout => format!("does not answer within {} s", UPSTREAM_TIMEOUT.as_secs()),

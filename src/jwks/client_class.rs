@@ -6,7 +6,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 
 /// Class of a client by its `User-Agent`: a small closed set, fit for a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientClass {
+pub(crate) enum ClientClass {
     /// The `User-Agent` names Salesforce.
     Salesforce,
     /// A Java HTTP client, which Salesforce's servers probably use.
@@ -22,11 +22,11 @@ pub enum ClientClass {
 }
 
 impl ClientClass {
-    pub const ALL: &[Self] =
+    pub(crate) const ALL: &[Self] =
         &[Self::Salesforce, Self::Java, Self::Browser, Self::Tool, Self::Probe, Self::Other, Self::None];
 
     /// The value of the label `client`.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Salesforce => "salesforce",
             Self::Java => "java",
@@ -38,7 +38,7 @@ impl ClientClass {
         }
     }
 
-    pub fn of(user_agent: Option<&[u8]>) -> Self {
+    pub(crate) fn of(user_agent: Option<&[u8]>) -> Self {
         let Some(user_agent) = user_agent.filter(|user_agent| !user_agent.is_empty()) else {
             return Self::None;
         };

@@ -39,7 +39,7 @@ impl BatchLibrary {
         CryptoMb::open(file).map(Self)
     }
 
-    pub fn version(&self) -> &str {
+    pub(crate) fn version(&self) -> &str {
         &self.0.version
     }
 }
@@ -59,9 +59,9 @@ pub struct BatchParams {
     /// All keys of a batch have this size.
     size: ModulusSize,
     /// The fewest signatures for which a batch is faster than single signatures.
-    pub min_size: usize,
+    pub(crate) min_size: usize,
     /// Whether a batch takes longer than `SLOW_BATCH_TIME`, too long for the runtime's own threads.
-    pub is_slow: bool,
+    pub(crate) is_slow: bool,
 }
 
 impl BatchParams {
@@ -69,7 +69,7 @@ impl BatchParams {
     pub const MAX_SIZE: usize = LANES;
 
     /// Whether keys with these parameters can be in one batch.
-    pub fn is_compatible_with(&self, other: Self) -> bool {
+    pub(crate) fn is_compatible_with(&self, other: Self) -> bool {
         self.size == other.size
     }
 }

@@ -26,32 +26,32 @@ use crate::config::{Algorithm, KeyId};
 
 /// Salesforce rejects a certificate that expires sooner ("The certificate must be valid for at least 10 days",
 /// Salesforce Help, "Troubleshooting User Verification").
-pub const CERTIFICATE_MIN_SECONDS_LEFT: i64 = 10 * 86_400;
+pub(crate) const CERTIFICATE_MIN_SECONDS_LEFT: i64 = 10 * 86_400;
 
 /// A certificate that expires sooner gets a warning.
-pub const CERTIFICATE_WARN_SECONDS_LEFT: i64 = 30 * 86_400;
+pub(crate) const CERTIFICATE_WARN_SECONDS_LEFT: i64 = 30 * 86_400;
 
 /// A certificate in DER, and its validity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyCertificate {
     pub der: Vec<u8>,
-    pub not_before: UnixTime,
-    pub not_after: UnixTime,
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
 }
 
 /// A parsed certificate, of a key of any kind.
 #[derive(Clone)]
-pub struct ParsedCertificate {
-    pub certificate: KeyCertificate,
+pub(crate) struct ParsedCertificate {
+    pub(crate) certificate: KeyCertificate,
     /// The bits of its `subjectPublicKey`. For an RSA key they are an `RSAPublicKey` (RFC 8017).
     key: Vec<u8>,
     /// The numbers of that key; `None` if it isn't an RSA key.
-    pub rsa_numbers: Option<PublicNumbers>,
+    pub(crate) rsa_numbers: Option<PublicNumbers>,
     /// Faults for which strict verifiers reject the certificate alone, without its chain.
-    pub faults: Vec<&'static str>,
+    pub(crate) faults: Vec<&'static str>,
     /// The issuer's name in DER; `subject` is the subject's.
-    pub issuer: Vec<u8>,
-    pub subject: Vec<u8>,
+    pub(crate) issuer: Vec<u8>,
+    pub(crate) subject: Vec<u8>,
     signature: TbsSignature,
     self_signature: Option<SignatureStatus>,
 }
@@ -61,7 +61,7 @@ impl ParsedCertificate {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub fn from_der(der: &[u8]) -> Result<Self, String> {
+    pub(crate) fn from_der(der: &[u8]) -> Result<Self, String> {
         let (behind, read) = X509Certificate::from_der(der).map_err(|_| {
             "holds no X.509 certificate that can be parsed, but a broken certificate".to_owned()
         })?;
@@ -97,7 +97,7 @@ impl ParsedCertificate {
     }
 
     /// Verifies its signature: with its own key if it is self-signed, otherwise with `authority`.
-    pub fn verify_signature(&self, authority: Option<&PublicNumbers>) -> SignatureStatus {
+    pub(crate) fn verify_signature(&self, authority: Option<&PublicNumbers>) -> SignatureStatus {
         let by_authority = || authority.map_or(SignatureStatus::NoKey, |key| self.signature.verify_with(key));
         self.self_signature.unwrap_or_else(by_authority)
     }
@@ -107,7 +107,7 @@ impl ParsedCertificate {
 ///
 /// # Errors
 /// Says what the text holds instead.
-pub fn parse_listener_certificates(text: &str) -> Result<(Vec<Vec<u8>>, PemQuirks), String> {
+pub(crate) fn parse_listener_certificates(text: &str) -> Result<(Vec<Vec<u8>>, PemQuirks), String> {
     let pem_text = PemText::parse(text);
     let none = "holds no certificate in PEM form";
     let (blocks, mut pem_quirks) = pem_text.blocks().map_err(|why| match why {
@@ -125,7 +125,7 @@ pub fn parse_listener_certificates(text: &str) -> Result<(Vec<Vec<u8>>, PemQuirk
 ///
 /// # Errors
 /// Says what the text holds instead.
-pub fn parse_certificates(text: &str) -> Result<(Vec<ParsedCertificate>, PemQuirks), String> {
+pub(crate) fn parse_certificates(text: &str) -> Result<(Vec<ParsedCertificate>, PemQuirks), String> {
     let pem_text = PemText::parse(text);
     let (blocks, mut pem_quirks) = pem_text.blocks().map_err(|why| match why {
         UnreadableKey::NotPem | UnreadableKey::Empty => {
@@ -200,17 +200,17 @@ impl KeyCertificate {
     }
 
     /// Derives the self-signed certificate of a key that isn't in a keyset yet.
-    pub fn for_new_key(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
+    pub(crate) fn for_new_key(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
         Self::derive(kid, key, year_of(now))
     }
 
     /// Whether its validity satisfies Salesforce at `now`.
-    pub fn is_accepted_by_salesforce(&self, now: UnixTime) -> bool {
+    pub(crate) fn is_accepted_by_salesforce(&self, now: UnixTime) -> bool {
         self.not_before <= now && now.seconds_until(self.not_after) > CERTIFICATE_MIN_SECONDS_LEFT
     }
 
     /// The next time at which [`is_accepted_by_salesforce`](Self::is_accepted_by_salesforce) changes.
-    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
+    pub(crate) fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
         let last =
             UnixTime::from_seconds(self.not_after.seconds().saturating_sub(CERTIFICATE_MIN_SECONDS_LEFT));
         [self.not_before, last].into_iter().filter(|change| *change > now).min()
@@ -222,7 +222,7 @@ impl KeyCertificate {
 }
 
 /// The expiry of the certificate that is derived at `now`.
-pub fn derived_not_after(now: UnixTime) -> UnixTime {
+pub(crate) fn derived_not_after(now: UnixTime) -> UnixTime {
     derived_end(year_of(now)).into()
 }
 
@@ -231,7 +231,7 @@ fn derived_end(year: i32) -> OffsetDateTime {
 }
 
 /// The next time at which certificates are derived anew.
-pub fn next_derivation(now: UnixTime) -> UnixTime {
+pub(crate) fn next_derivation(now: UnixTime) -> UnixTime {
     start_of_year(year_of(now) + 1).into()
 }
 

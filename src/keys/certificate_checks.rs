@@ -25,7 +25,7 @@ pub(super) struct TbsSignature {
 
 /// The result of verifying a certificate's signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignatureStatus {
+pub(crate) enum SignatureStatus {
     Valid,
     Invalid,
     /// The authority's key isn't known.
@@ -34,7 +34,7 @@ pub enum SignatureStatus {
 }
 
 impl TbsSignature {
-    pub fn of(certificate: &X509Certificate<'_>) -> Self {
+    pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
         Self {
             signed: certificate.tbs_certificate.as_ref().to_vec(),
             octets: certificate.signature_value.data.to_vec(),
@@ -43,7 +43,7 @@ impl TbsSignature {
     }
 
     /// Verifies the signature with `key`.
-    pub fn verify_with(&self, key: &PublicNumbers) -> SignatureStatus {
+    pub(crate) fn verify_with(&self, key: &PublicNumbers) -> SignatureStatus {
         let Some(parameters) = self.parameters else { return SignatureStatus::UnknownAlgorithm };
         let components = PublicKeyComponents { n: &key.n, e: &key.e };
         match components.verify(parameters, &self.signed, &self.octets) {
@@ -54,7 +54,7 @@ impl TbsSignature {
 
     /// Verifies the signature with the certificate's own key; `None` if another key made it. A self-signed certificate whose name was
     /// altered is still recognized by its signature.
-    pub fn self_signature(
+    pub(crate) fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,
         key: Option<&PublicNumbers>,

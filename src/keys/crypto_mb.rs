@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::pem::CrtNumbers;
 
 /// Operations in one call.
-pub const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 /// The interface of the declarations below, as the library's version text states it: for example `(13.3)`.
 const INTERFACE_PREFIX: &str = "(13.";
@@ -47,7 +47,7 @@ pub enum BatchLibraryError {
 
 /// The modulus lengths that the library supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModulusSize {
+pub(crate) enum ModulusSize {
     Rsa2048,
     Rsa3072,
     Rsa4096,
@@ -57,7 +57,7 @@ impl ModulusSize {
     const ALL: &[Self] = &[Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
 
     /// The size of a modulus of `bits`; `None` for other lengths.
-    pub fn of(bits: usize) -> Option<Self> {
+    pub(crate) fn of(bits: usize) -> Option<Self> {
         Self::ALL.iter().copied().find(|size| size.bits() == bits)
     }
 
@@ -70,7 +70,7 @@ impl ModulusSize {
     }
 
     /// The bytes of a message and of a signature.
-    pub const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         self.bits() / 8
     }
 
@@ -90,8 +90,8 @@ impl ModulusSize {
 }
 
 /// A private key in Chinese remainder form (RFC 8017, section 3.2) and its modulus, as words, the least significant first.
-pub struct CrtKey {
-    pub size: ModulusSize,
+pub(crate) struct CrtKey {
+    pub(crate) size: ModulusSize,
     /// `p`, `q`, `dP`, `dQ`, `qInv`, each with [`ModulusSize::words`].
     private: [Zeroizing<Vec<u64>>; 5],
     /// Has twice [`ModulusSize::words`].
@@ -103,7 +103,7 @@ const PUBLIC_EXPONENT_BYTES: [u8; 3] = [1, 0, 1];
 
 impl CrtKey {
     /// Returns `None` if the public exponent isn't 65537, or a number is too long for `size`.
-    pub fn new(size: ModulusSize, numbers: &CrtNumbers<'_>) -> Option<Self> {
+    pub(crate) fn new(size: ModulusSize, numbers: &CrtNumbers<'_>) -> Option<Self> {
         let [p, q, dp, dq, qinv] = numbers.private.map(|number| words(number, size.words()));
         let modulus = words(numbers.modulus, 2 * size.words())?;
         let private = [p?, q?, dp?, dq?, qinv?];
@@ -112,7 +112,7 @@ impl CrtKey {
 
     /// Whether the modulus exceeds `signature`, which has [`ModulusSize::bytes`]. The public operation accepts a larger signature
     /// too, but verifiers reject it (RFC 8017, section 5.2.2).
-    pub fn modulus_exceeds(&self, signature: &[u8]) -> bool {
+    pub(crate) fn modulus_exceeds(&self, signature: &[u8]) -> bool {
         self.modulus.iter().rev().copied().gt(signature.chunks_exact(8).map(word))
     }
 }
@@ -174,20 +174,20 @@ type PrivateCrtOperation = unsafe extern "C" fn(
 ) -> u32;
 
 /// The loaded library.
-pub struct CryptoMb {
+pub(crate) struct CryptoMb {
     private_crt: PrivateCrtOperation,
     public: PublicOperation,
     /// The words of working memory, in the order of [`ModulusSize::ALL`]: enough for either operation. `None` for sizes that
     /// this CPU doesn't support.
     buffer_words: [Option<usize>; ModulusSize::ALL.len()],
-    pub version: String,
+    pub(crate) version: String,
     /// The last field, as fields are dropped in order: the code must outlive the pointers into it.
     _handles: Vec<Handle>,
 }
 
 impl CryptoMb {
     /// Loads the library from `file`.
-    pub fn open(file: &Path) -> Result<Self, BatchLibraryError> {
+    pub(crate) fn open(file: &Path) -> Result<Self, BatchLibraryError> {
         let folder = file.parent().unwrap_or_else(|| Path::new("/"));
         let beside = COMPILER_RUNTIME_LIBRARIES.iter().map(|name| folder.join(name));
         let mut handles: Vec<Handle> =
@@ -239,7 +239,7 @@ impl CryptoMb {
     }
 
     /// Whether the library supports keys of that size on this CPU.
-    pub const fn supports(&self, size: ModulusSize) -> bool {
+    pub(crate) const fn supports(&self, size: ModulusSize) -> bool {
         self.buffer_words[size as usize].is_some()
     }
 
@@ -248,7 +248,11 @@ impl CryptoMb {
     ///
     /// # Panics
     /// Panics on more than [`LANES`] lanes, on an unsupported size, or on a lane of another size.
-    pub fn rsa_private(&self, size: ModulusSize, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+    pub(crate) fn rsa_private(
+        &self,
+        size: ModulusSize,
+        lanes: &[Lane<'_>],
+    ) -> Vec<Option<Zeroizing<Vec<u8>>>> {
         let mut numbers = [[ptr::null(); LANES]; 5];
         for (lane, (crt, _)) in lanes.iter().enumerate() {
             for (pointers, number) in numbers.iter_mut().zip(&crt.private) {
@@ -267,7 +271,11 @@ impl CryptoMb {
     ///
     /// # Panics
     /// Panics where `rsa_private` does.
-    pub fn rsa_public(&self, size: ModulusSize, lanes: &[Lane<'_>]) -> Vec<Option<Zeroizing<Vec<u8>>>> {
+    pub(crate) fn rsa_public(
+        &self,
+        size: ModulusSize,
+        lanes: &[Lane<'_>],
+    ) -> Vec<Option<Zeroizing<Vec<u8>>>> {
         let mut moduli = [ptr::null(); LANES];
         for (pointer, (crt, _)) in moduli.iter_mut().zip(lanes) {
             *pointer = crt.modulus.as_ptr();
@@ -311,7 +319,7 @@ impl CryptoMb {
 }
 
 /// A key and the input of its operation, which has as many bytes as the modulus.
-pub type Lane<'a> = (&'a CrtKey, &'a [u8]);
+pub(crate) type Lane<'a> = (&'a CrtKey, &'a [u8]);
 
 /// The most working memory that the library may ask for; 4096 bits take about 100 KiB.
 const MAX_BUFFER_BYTES: usize = 1 << 20;

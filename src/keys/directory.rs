@@ -31,7 +31,7 @@ use crate::files::parent_directory;
 
 /// The reasons why a change to a key directory failed.
 #[derive(Debug, Error)]
-pub enum DirectoryError {
+pub(crate) enum DirectoryError {
     #[error("{}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
     #[error("the key folder can't be opened ({0}): look at `directory` in the configuration")]
@@ -64,13 +64,13 @@ pub enum DirectoryError {
 
 impl DirectoryError {
     /// Whether the file may hold the new text despite the error.
-    pub const fn is_written(&self) -> bool {
+    pub(crate) const fn is_written(&self) -> bool {
         matches!(self, Self::Overwritten(_) | Self::NotSynced { .. })
     }
 }
 
 /// A locked key directory. Dropping it releases the lock.
-pub struct KeyDirectory {
+pub(crate) struct KeyDirectory {
     path: PathBuf,
     /// Open for its lock.
     _lock: File,
@@ -81,7 +81,7 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// The directory can't be opened, or another command still holds the lock.
-    pub fn lock(path: &Path) -> Result<Self, DirectoryError> {
+    pub(crate) fn lock(path: &Path) -> Result<Self, DirectoryError> {
         let lock = File::open(path).map_err(|error| {
             if path.exists() {
                 let reason = format!("can't be opened: {error}");
@@ -95,7 +95,7 @@ impl KeyDirectory {
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -103,7 +103,7 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// The file can't be read, or is missing where the directory doesn't hold exactly one key.
-    pub fn schedule(
+    pub(crate) fn schedule(
         &self,
         publish_lead: Duration,
         now: UnixTime,
@@ -133,7 +133,7 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// `keyset.toml` can't be read or isn't TOML, or is missing where the directory doesn't hold exactly one key.
-    pub fn lists_kid(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
+    pub(crate) fn lists_kid(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
         let path = self.path.join(SCHEDULE_FILE);
         let Some(text) = read_schedule_text(&path)? else { return Ok(only_key(&self.path)? == *kid) };
         ScheduleDocument::parse(&path.display().to_string(), &text).map_err(DirectoryError::Schedule)?;
@@ -144,7 +144,7 @@ impl KeyDirectory {
     ///
     /// # Errors
     /// The file exists, or can't be written.
-    pub fn create_file(&self, name: &str, content: &SecretString) -> Result<PathBuf, DirectoryError> {
+    pub(crate) fn create_file(&self, name: &str, content: &SecretString) -> Result<PathBuf, DirectoryError> {
         let path = self.path.join(name);
         let file = self.write_temporary(&path, content.expose_secret().as_bytes())?;
         file.persist_noclobber(&path).map_err(|error| self.write_error(&path, &error.error))?;
@@ -207,7 +207,7 @@ impl KeyDirectory {
 }
 
 /// The `keyset.toml` of a locked directory.
-pub struct ScheduleFile<'a> {
+pub(crate) struct ScheduleFile<'a> {
     directory: &'a KeyDirectory,
     path: PathBuf,
     /// The text that was read; `None` if there is no `keyset.toml`.
@@ -217,7 +217,7 @@ pub struct ScheduleFile<'a> {
 }
 
 impl ScheduleFile<'_> {
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -225,7 +225,7 @@ impl ScheduleFile<'_> {
     ///
     /// # Errors
     /// Lists every problem.
-    pub fn schedule(&self) -> Result<Schedule, Vec<Problem>> {
+    pub(crate) fn schedule(&self) -> Result<Schedule, Vec<Problem>> {
         self.document.schedule(self.publish_lead)
     }
 
@@ -233,7 +233,7 @@ impl ScheduleFile<'_> {
     ///
     /// # Errors
     /// Nothing was written, unless [`DirectoryError::is_written`] is true.
-    pub fn apply(&mut self, changes: &[ScheduleChange]) -> Result<Schedule, DirectoryError> {
+    pub(crate) fn apply(&mut self, changes: &[ScheduleChange]) -> Result<Schedule, DirectoryError> {
         let before = self.schedule().map_err(DirectoryError::Schedule)?;
         let wanted = changes.iter().fold(before, |schedule, change| schedule.with_change(change));
         let document = self.with_changes(changes);
@@ -249,7 +249,7 @@ impl ScheduleFile<'_> {
     ///
     /// # Errors
     /// The same as for [`apply`](Self::apply).
-    pub fn mark_retired(&mut self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
+    pub(crate) fn mark_retired(&mut self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
         let changes = [ScheduleChange::Retire { kid: kid.clone(), at }];
         let document = self.with_changes(&changes);
         let is_retired = retirement_marks(&document.text())
@@ -265,7 +265,7 @@ impl ScheduleFile<'_> {
     ///
     /// # Errors
     /// The file can't be written.
-    pub fn write_if_missing(&mut self) -> Result<(), DirectoryError> {
+    pub(crate) fn write_if_missing(&mut self) -> Result<(), DirectoryError> {
         match self.read {
             None => self.write(self.document.clone()),
             Some(_) => Ok(()),

@@ -12,14 +12,14 @@ use crate::config::KeyId;
 const FOREIGN_KEY_EXTENSIONS: &[&str] = &[".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
 
 /// A listing of a key directory. No file is opened.
-pub struct DirectoryContents {
+pub(crate) struct DirectoryContents {
     /// Each `KID.key`.
-    pub keys: BTreeMap<KeyId, PathBuf>,
-    pub has_schedule: bool,
+    pub(crate) keys: BTreeMap<KeyId, PathBuf>,
+    pub(crate) has_schedule: bool,
     /// Key files whose name isn't a valid key id, with the reason.
-    pub misnamed: Vec<(PathBuf, String)>,
+    pub(crate) misnamed: Vec<(PathBuf, String)>,
     /// Files that look like keys by their extension, and are ignored.
-    pub ignored: Vec<PathBuf>,
+    pub(crate) ignored: Vec<PathBuf>,
 }
 
 impl DirectoryContents {
@@ -27,7 +27,7 @@ impl DirectoryContents {
     ///
     /// # Errors
     /// The directory can't be listed.
-    pub fn list(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn list(directory: &Path) -> io::Result<Self> {
         let mut contents =
             Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
         for item in fs::read_dir(directory)? {

@@ -12,7 +12,7 @@ use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
-pub fn read_private_key(path: &Path) -> Result<SecretString, String> {
+pub(crate) fn read_private_key(path: &Path) -> Result<SecretString, String> {
     let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
     file.reject_readable_by_others().map_err(|error| error.to_string())?;
     private_key_text(file)
@@ -22,7 +22,7 @@ pub fn read_private_key(path: &Path) -> Result<SecretString, String> {
 ///
 /// # Errors
 /// Says why the file can't be read.
-pub fn read_private_key_unchecked(path: &Path) -> Result<SecretString, String> {
+pub(crate) fn read_private_key_unchecked(path: &Path) -> Result<SecretString, String> {
     private_key_text(OpenedFile::open(path).map_err(|error| error.to_string())?)
 }
 
@@ -40,7 +40,7 @@ fn private_key_text(file: OpenedFile) -> Result<SecretString, String> {
 ///
 /// # Errors
 /// Says why the file can't be read.
-pub fn read_certificate_text(path: &Path) -> Result<String, String> {
+pub(crate) fn read_certificate_text(path: &Path) -> Result<String, String> {
     let file = OpenedFile::open(path).map_err(|error| match error {
         FileError::Open(error) => format!("can't be read: {error}"),
         other => other.to_string(),
@@ -53,7 +53,7 @@ pub fn read_certificate_text(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
-pub fn read_schedule(path: &Path) -> Result<String, String> {
+pub(crate) fn read_schedule(path: &Path) -> Result<String, String> {
     let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
     file.reject_writable_by_others().map_err(|error| error.to_string())?;
     schedule_text(file)
@@ -63,7 +63,7 @@ pub fn read_schedule(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// Says why the file can't be read.
-pub fn read_schedule_unchecked(path: &Path) -> Result<Option<String>, String> {
+pub(crate) fn read_schedule_unchecked(path: &Path) -> Result<Option<String>, String> {
     match OpenedFile::open(path) {
         Err(FileError::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),

@@ -141,7 +141,7 @@ pub enum UnreadableKey {
 ///
 /// # Errors
 /// Says what the bytes are instead.
-pub fn decode_key_text(bytes: &[u8]) -> Result<&str, UnreadableKey> {
+pub(crate) fn decode_key_text(bytes: &[u8]) -> Result<&str, UnreadableKey> {
     let other = || match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UnreadableKey::Utf16("UTF-16"),
         [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => UnreadableKey::JavaKeystore,
@@ -218,7 +218,7 @@ pub(super) enum DerKind {
 }
 
 impl DerKind {
-    pub fn of(der: &[u8]) -> Option<Self> {
+    pub(crate) fn of(der: &[u8]) -> Option<Self> {
         match member_tags(der)?.as_slice() {
             [Tag::Integer, Tag::Integer] | [Tag::Sequence, Tag::BitString] => Some(Self::PublicKey),
             [Tag::Integer, Tag::Integer, ..] => Some(Self::Pkcs1),
@@ -235,7 +235,7 @@ impl DerKind {
     }
 
     /// The label of its PEM block (RFC 7468) if it is a private key.
-    pub const fn label(self) -> Option<&'static str> {
+    pub(crate) const fn label(self) -> Option<&'static str> {
         match self {
             Self::Pkcs1 => Some("RSA PRIVATE KEY"),
             Self::Pkcs8 => Some("PRIVATE KEY"),

@@ -8,9 +8,9 @@ use std::fmt;
 use rsa::BigUint;
 
 /// The shortest modulus that RS256 allows (RFC 7518, section 3.3).
-pub const MIN_MODULUS_BITS: usize = 2048;
+pub(crate) const MIN_MODULUS_BITS: usize = 2048;
 /// The longest modulus that aws-lc supports. A signature with a longer one would take a tenth of a second.
-pub const MAX_MODULUS_BITS: usize = 8192;
+pub(crate) const MAX_MODULUS_BITS: usize = 8192;
 
 const PUBLIC_EXPONENT: u32 = 65_537;
 /// Boulder's bound for trial division: every prime below it is tried.

@@ -15,7 +15,7 @@ const BUCKETS: usize = 160;
 const COUNT_BITS: u32 = 32;
 
 /// Counts tokens by the time at which they expire.
-pub struct LiveTokenCounter {
+pub(crate) struct LiveTokenCounter {
     expiring: [AtomicU64; BUCKETS],
 }
 
@@ -27,7 +27,7 @@ impl Default for LiveTokenCounter {
 
 impl LiveTokenCounter {
     /// Counts a token that expires at `expires_at`.
-    pub fn record(&self, expires_at: UnixTime) {
+    pub(crate) fn record(&self, expires_at: UnixTime) {
         let period = period(expires_at);
         let slot = usize::try_from(period).unwrap_or_default() % BUCKETS;
         let counted = |bucket: u64| {
@@ -38,7 +38,7 @@ impl LiveTokenCounter {
     }
 
     /// Returns an upper bound of the tokens that are valid at `now`. It includes tokens that expired in the current ten minutes.
-    pub fn count(&self, now: UnixTime) -> u64 {
+    pub(crate) fn count(&self, now: UnixTime) -> u64 {
         let now = period(now);
         let buckets = self.expiring.iter().map(|bucket| bucket.load(Ordering::Relaxed));
         buckets.filter(|bucket| bucket >> COUNT_BITS >= now).map(|bucket| bucket & u64::from(u32::MAX)).sum()

@@ -514,13 +514,13 @@ fn single_key(kid: &KeyId, found: LoadedKey) -> (BTreeMap<KeyId, LoadedKey>, Sch
 }
 
 /// The rotation rules of `keyset`.
-pub const fn rotation_rules(keyset: &config::KeysetConfig) -> RotationRules {
+pub(crate) const fn rotation_rules(keyset: &config::KeysetConfig) -> RotationRules {
     let config::KeysetConfig { publish_lead, longest_life, retire_margin, .. } = *keyset;
     RotationRules { publish_lead, longest_life, retire_margin }
 }
 
 /// The modulus hash of the private key in a file; `None` if it can't be read.
-pub fn modulus_hash_of_file(path: &Path, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
+pub(crate) fn modulus_hash_of_file(path: &Path, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
     private_key::modulus_hash_of_pem(&key_file::read_private_key_unchecked(path).ok()?, passphrase)
 }
 

@@ -14,7 +14,7 @@ mod certificate_checks;
 mod crypto_mb;
 mod directory;
 mod directory_contents;
-pub mod key_file;
+pub(crate) mod key_file;
 mod key_formats;
 mod key_strength;
 mod live_tokens;
@@ -32,29 +32,28 @@ mod schedule_document;
 mod timeline;
 
 pub use batch::{BatchLibrary, BatchParams, BatchSigner, SelfTestResult, SignRequest};
-pub use certificate::{
-    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, ParsedCertificate,
-    derived_not_after, next_derivation, parse_certificates, parse_listener_certificates,
+pub use certificate::KeyCertificate;
+pub(crate) use certificate::{
+    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, ParsedCertificate, parse_certificates,
+    parse_listener_certificates,
 };
-pub use certificate_checks::SignatureStatus;
+pub(crate) use certificate_checks::SignatureStatus;
 pub use crypto_mb::BatchLibraryError;
-pub use directory::{DirectoryError, KeyDirectory, ScheduleFile};
-pub use directory_contents::DirectoryContents;
-pub use key_formats::{UnreadableKey, decode_key_text};
-pub use key_strength::KeyWeakness;
-pub use live_tokens::LiveTokenCounter;
-pub use load::{modulus_hash_of_file, rotation_rules};
-pub use pem::{ListenerKey, parse_listener_key, parse_public_key};
-pub use pem_text::{PemQuirk, PemQuirks};
-pub use private_key::{
-    MessageHash, PrivateKey, PrivateKeyError, PublicKey, SigningFailed, generate_private_key, hash_message,
-    modulus_hash_of_pem,
-};
-pub use public_numbers::PublicNumbers;
+pub(crate) use directory::{DirectoryError, KeyDirectory};
+pub(crate) use directory_contents::DirectoryContents;
+pub(crate) use key_formats::{UnreadableKey, decode_key_text};
+pub(crate) use live_tokens::LiveTokenCounter;
+pub(crate) use load::{modulus_hash_of_file, rotation_rules};
+pub(crate) use pem::{ListenerKey, parse_listener_key, parse_public_key};
+pub(crate) use pem_text::{PemQuirk, PemQuirks};
+pub(crate) use private_key::{MessageHash, PrivateKeyError, PublicKey, SigningFailed, modulus_hash_of_pem};
+pub use private_key::{PrivateKey, generate_private_key, hash_message};
+pub(crate) use public_numbers::PublicNumbers;
 pub use publication_history::{AnnouncedKey, AnnouncedKeyset, ModulusHash, PublicationHistory};
-pub use ring::{KeyRing, Keyset, KeysetKey};
+pub use ring::KeyRing;
+pub(crate) use ring::{Keyset, KeysetKey};
 pub use schedule::{
     RetirementMark, SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, parse_schedule, retirement_marks,
 };
 pub use schedule_document::ScheduleDocument;
-pub use timeline::{KeyState, KeyValidity, RotationRules, SigningPeriod};
+pub use timeline::{KeyState, KeyValidity, RotationRules};

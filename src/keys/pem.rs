@@ -69,7 +69,7 @@ pub(super) fn parse_private_key(
 }
 
 /// Parses PEM text that holds one RSA public key; `None` if it holds something else.
-pub fn parse_public_key(text: &str) -> Option<PublicNumbers> {
+pub(crate) fn parse_public_key(text: &str) -> Option<PublicNumbers> {
     let pem_text = PemText::parse(text);
     let (blocks, mut pem_quirks) = pem_text.blocks().ok()?;
     let der = only_block(&blocks).ok()?.decode(&mut pem_quirks).ok()?;
@@ -92,19 +92,19 @@ fn only_block<'a>(blocks: &[PemBlock<'a>]) -> Result<PemBlock<'a>, UnreadableKey
 }
 
 /// The private key of a TLS listener, of any kind.
-pub struct ListenerKey {
+pub(crate) struct ListenerKey {
     /// The label of its PEM block.
-    pub label: String,
-    pub der: Zeroizing<Vec<u8>>,
+    pub(crate) label: String,
+    pub(crate) der: Zeroizing<Vec<u8>>,
     /// The quirks of its text.
-    pub pem_quirks: PemQuirks,
+    pub(crate) pem_quirks: PemQuirks,
 }
 
 /// Parses the first private key in a TLS listener's text. Every copy is wiped.
 ///
 /// # Errors
 /// Says what the text holds instead.
-pub fn parse_listener_key(text: &SecretString) -> Result<ListenerKey, UnreadableKey> {
+pub(crate) fn parse_listener_key(text: &SecretString) -> Result<ListenerKey, UnreadableKey> {
     let pem_text = PemText::parse(text.expose_secret());
     let (blocks, mut pem_quirks) = pem_text.blocks()?;
     let block =
@@ -174,9 +174,9 @@ fn from_pkcs8(document: &[u8]) -> Result<ParsedKey, UnreadableKey> {
 /// The numbers of a private key in Chinese remainder form, big-endian.
 pub(super) struct CrtNumbers<'a> {
     /// `p`, `q`, `dP`, `dQ` and `qInv`.
-    pub private: [&'a [u8]; 5],
-    pub modulus: &'a [u8],
-    pub public_exponent: &'a [u8],
+    pub(crate) private: [&'a [u8]; 5],
+    pub(crate) modulus: &'a [u8],
+    pub(crate) public_exponent: &'a [u8],
 }
 
 /// Calls `take` with the numbers of a key in PKCS#8 DER.

@@ -13,7 +13,7 @@ use super::key_formats::{UnreadableKey, identify_text};
 
 /// A harmless deviation of PEM text from the form that openssl writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PemQuirk {
+pub(crate) enum PemQuirk {
     ByteOrderMark,
     Quotes,
     Base64,
@@ -58,7 +58,7 @@ impl PemQuirk {
 
 /// All deviations of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PemQuirks(BTreeSet<PemQuirk>);
+pub(crate) struct PemQuirks(BTreeSet<PemQuirk>);
 
 impl PemQuirks {
     pub(super) fn add(&mut self, quirk: PemQuirk) {
@@ -67,12 +67,12 @@ impl PemQuirks {
 
     /// Removes the quirks that are usual for the source of the text.
     #[must_use]
-    pub fn without(&self, usual: &[PemQuirk]) -> Self {
+    pub(crate) fn without(&self, usual: &[PemQuirk]) -> Self {
         Self(self.0.iter().copied().filter(|quirk| !usual.contains(quirk)).collect())
     }
 
     /// Describes all of them in one warning; `None` if there are none.
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         let descriptions: Vec<&str> = self.0.iter().map(|quirk| quirk.description()).collect();
         let (last, others) = descriptions.split_last()?;
         let listed =
@@ -95,7 +95,7 @@ pub(super) struct PemText {
 /// An undecoded block of PEM text.
 #[derive(Clone, Copy)]
 pub(super) struct PemBlock<'a> {
-    pub label: &'a str,
+    pub(crate) label: &'a str,
     /// `None` if the END line is missing.
     body: Option<&'a str>,
 }
@@ -105,7 +105,7 @@ const DASHES: &str = "-----";
 const MAX_LABEL_LENGTH: usize = 40;
 
 impl PemText {
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut pem_text =
             Self { text: Zeroizing::new(text.to_owned()), binary: None, pem_quirks: PemQuirks::default() };
         for layer in [PemQuirk::Base64, PemQuirk::Base64Twice] {
@@ -153,7 +153,7 @@ impl PemText {
     ///
     /// # Errors
     /// The text has no block (the error says what it is), or a broken one.
-    pub fn blocks(&self) -> Result<(Vec<PemBlock<'_>>, PemQuirks), UnreadableKey> {
+    pub(crate) fn blocks(&self) -> Result<(Vec<PemBlock<'_>>, PemQuirks), UnreadableKey> {
         let mut pem_quirks = self.pem_quirks.clone();
         let mut parts = self.text.split(BEGIN);
         let mut around = vec![parts.next().unwrap_or_default()];
@@ -193,7 +193,7 @@ impl PemBlock<'_> {
     ///
     /// # Errors
     /// The END line is missing, or the body isn't base64.
-    pub fn decode(&self, pem_quirks: &mut PemQuirks) -> Result<Zeroizing<Vec<u8>>, UnreadableKey> {
+    pub(crate) fn decode(&self, pem_quirks: &mut PemQuirks) -> Result<Zeroizing<Vec<u8>>, UnreadableKey> {
         let written = self.body.ok_or(UnreadableKey::CutShort)?;
         let body = unescape(written);
         if body.len() < written.len() {
@@ -208,7 +208,7 @@ impl PemBlock<'_> {
     }
 
     /// Whether its RFC 1421 headers say that it is encrypted.
-    pub fn is_encrypted_by_header(&self) -> bool {
+    pub(crate) fn is_encrypted_by_header(&self) -> bool {
         self.body.is_some_and(|body| body.contains("Proc-Type:"))
     }
 }

@@ -64,9 +64,9 @@ pub struct PrivateKey {
     pub(super) self_test: SelfTest,
     pub public: PublicKey,
     /// The duration of a signature on this host, measured when the key was loaded.
-    pub signing_time: Duration,
+    pub(crate) signing_time: Duration,
     /// The quirks of the text that it was read from.
-    pub pem_quirks: PemQuirks,
+    pub(crate) pem_quirks: PemQuirks,
 }
 
 /// The public half of a key.
@@ -74,25 +74,28 @@ pub struct PublicKey {
     /// The modulus in base64url, without padding or leading zero octet (RFC 7518, section 6.3.1). `e` has the same form.
     pub n: String,
     pub e: String,
-    pub bits: usize,
+    pub(crate) bits: usize,
     /// The `RSAPublicKey` of RFC 8017 in DER.
     pub der: Vec<u8>,
 }
 
 impl PublicKey {
-    pub fn numbers(&self) -> PublicNumbers {
+    pub(crate) fn numbers(&self) -> PublicNumbers {
         let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
         PublicNumbers::new(&decoded(&self.n), &decoded(&self.e))
     }
 
     /// SHA-256 of the modulus' base64url, which identifies the key whatever its key id.
-    pub fn modulus_hash(&self) -> [u8; 32] {
+    pub(crate) fn modulus_hash(&self) -> [u8; 32] {
         sha256(self.n.as_bytes())
     }
 }
 
 /// The [`modulus_hash`](PublicKey::modulus_hash) of a key that isn't checked further; `None` if it can't be read.
-pub fn modulus_hash_of_pem(text: &SecretString, passphrase: Option<&SecretString>) -> Option<[u8; 32]> {
+pub(crate) fn modulus_hash_of_pem(
+    text: &SecretString,
+    passphrase: Option<&SecretString>,
+) -> Option<[u8; 32]> {
     let ((modulus, ..), _) = pem::parse_private_key(text, passphrase).ok()?;
     Some(sha256(URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()).as_bytes()))
 }
@@ -148,7 +151,7 @@ impl PrivateKey {
     ///
     /// # Errors
     /// The same as for `sign`.
-    pub fn sign_hash(&self, hash: &MessageHash, signature: &mut [u8]) -> Result<(), SigningFailed> {
+    pub(crate) fn sign_hash(&self, hash: &MessageHash, signature: &mut [u8]) -> Result<(), SigningFailed> {
         let padding = match hash.algorithm {
             Algorithm::Rs256 => &RSA_PKCS1_SHA256,
             Algorithm::Rs512 => &RSA_PKCS1_SHA512,
@@ -193,12 +196,12 @@ impl PrivateKey {
 
 /// The hash of a message, and the signature algorithm that it is for.
 pub struct MessageHash {
-    pub algorithm: Algorithm,
+    pub(crate) algorithm: Algorithm,
     digest: Digest,
 }
 
 impl MessageHash {
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.digest.as_ref()
     }
 }

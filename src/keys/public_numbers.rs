@@ -5,18 +5,18 @@ use rsa::BigUint;
 /// Modulus and public exponent, big-endian, without leading zeros.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicNumbers {
-    pub n: Vec<u8>,
-    pub e: Vec<u8>,
+    pub(crate) n: Vec<u8>,
+    pub(crate) e: Vec<u8>,
 }
 
 impl PublicNumbers {
-    pub fn new(n: &[u8], e: &[u8]) -> Self {
+    pub(crate) fn new(n: &[u8], e: &[u8]) -> Self {
         Self { n: strip_leading_zeros(n), e: strip_leading_zeros(e) }
     }
 
     /// Whether this key's private half made the signature, of any message: the decrypted signature begins with PKCS#1 padding (RFC
     /// 8017, section 9.2). Another key's signature doesn't, except by a negligible chance.
-    pub fn is_signer_of(&self, signature: &[u8]) -> bool {
+    pub(crate) fn is_signer_of(&self, signature: &[u8]) -> bool {
         /// Bounds the time, which grows with the cube of the length of an untrusted number.
         const MAX_CHECKED_BITS: usize = 16_384;
         let [n, e, signature] = [self.n.as_slice(), self.e.as_slice(), signature].map(BigUint::from_bytes_be);
@@ -24,7 +24,7 @@ impl PublicNumbers {
         is_number && signature.modpow(&e, &n).to_bytes_be().starts_with(&[1, 0xff, 0xff, 0xff, 0xff])
     }
 
-    pub fn bits(&self) -> usize {
+    pub(crate) fn bits(&self) -> usize {
         let unused = self.n.first().map_or(0, |octet| octet.leading_zeros() as usize);
         self.n.len() * 8 - unused
     }

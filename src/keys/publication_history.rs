@@ -81,7 +81,7 @@ impl PublicationHistory {
     }
 
     /// Whether this process has published a key of that id.
-    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+    pub(crate) fn contains_kid(&self, kid: &KeyId) -> bool {
         self.keys.get(kid).is_some_and(|record| record.modulus_hash.is_some())
     }
 

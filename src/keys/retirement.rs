@@ -15,7 +15,7 @@ use crate::config::{KeyId, Name};
 impl KeyRing {
     /// Returns the ring without the keys that `marks` retire and the keys that are expired at `now`. `None` if it has no such keys.
     #[must_use]
-    pub fn without_retired(
+    pub(crate) fn without_retired(
         &self,
         marks: &BTreeMap<Name, Vec<RetirementMark>>,
         now: UnixTime,

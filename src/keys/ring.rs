@@ -14,7 +14,7 @@ use crate::config::{Algorithm, KeyId, Name, Problem, ProfileName};
 
 /// All keysets of the configuration, opened and checked.
 pub struct KeyRing {
-    pub keysets: BTreeMap<Name, Arc<Keyset>>,
+    pub(crate) keysets: BTreeMap<Name, Arc<Keyset>>,
     pub warnings: Vec<Problem>,
     /// The keys that this process has published, this ring's included.
     pub(super) history: PublicationHistory,
@@ -22,23 +22,23 @@ pub struct KeyRing {
 
 /// The keys that one issuer trusts, and their schedule.
 pub struct Keyset {
-    pub name: Name,
-    pub algorithm: Algorithm,
+    pub(crate) name: Name,
+    pub(crate) algorithm: Algorithm,
     /// In order of `sign_from`. Empty if all keys are retired.
-    pub keys: Vec<KeysetKey>,
+    pub(crate) keys: Vec<KeysetKey>,
     /// The keys that are retired or no longer published. They are not opened.
-    pub expired: Vec<KeyValidity>,
-    pub rules: RotationRules,
-    pub used_by: Vec<ProfileName>,
+    pub(crate) expired: Vec<KeyValidity>,
+    pub(crate) rules: RotationRules,
+    pub(crate) used_by: Vec<ProfileName>,
 }
 
 /// A key of a keyset, opened.
 #[derive(Clone)]
 pub struct KeysetKey {
     pub kid: KeyId,
-    pub validity: KeyValidity,
+    pub(crate) validity: KeyValidity,
     pub private: Arc<PrivateKey>,
-    pub live_tokens: Arc<LiveTokenCounter>,
+    pub(crate) live_tokens: Arc<LiveTokenCounter>,
     /// SHA-256 of the text and the passphrase that it was read from.
     pub(super) source: [u8; 32],
     /// The certificate of `KID.crt`.
@@ -58,7 +58,7 @@ impl Keyset {
     ///
     /// If the clock was set back into the signing period of a key that is no longer open, the first open key signs. Verifiers
     /// know it, as it has signed already. The next reload opens the other key.
-    pub fn signing_position(&self, now: UnixTime) -> Option<usize> {
+    pub(crate) fn signing_position(&self, now: UnixTime) -> Option<usize> {
         let signs = |validity: &KeyValidity| validity.state(now) == KeyState::Signing;
         let open = self.keys.iter().position(|key| signs(&key.validity));
         open.or_else(|| {
@@ -68,12 +68,12 @@ impl Keyset {
     }
 
     /// The keys that are published at `now`.
-    pub fn published(&self, now: UnixTime) -> impl Iterator<Item = &KeysetKey> {
+    pub(crate) fn published(&self, now: UnixTime) -> impl Iterator<Item = &KeysetKey> {
         self.keys.iter().filter(move |key| key.validity.state(now) != KeyState::Gone)
     }
 
     /// The next time after `now` at which the published keys or certificates change.
-    pub fn next_change(&self, now: UnixTime) -> UnixTime {
+    pub(crate) fn next_change(&self, now: UnixTime) -> UnixTime {
         let keys = self.keys.iter().filter_map(|key| key.validity.next_change(now));
         let configured =
             self.keys.iter().filter_map(|key| key.configured_certificate.as_ref()?.next_change(now));
@@ -98,13 +98,13 @@ impl KeysetKey {
     }
 
     /// The expiry of the published certificate.
-    pub fn certificate_not_after(&self, now: UnixTime) -> UnixTime {
+    pub(crate) fn certificate_not_after(&self, now: UnixTime) -> UnixTime {
         self.accepted_configured_certificate(now)
             .map_or_else(|| derived_not_after(now), |certificate| certificate.not_after)
     }
 
     /// The certificate of `KID.crt`, whether Salesforce accepts it or not.
-    pub const fn configured_certificate(&self) -> Option<&KeyCertificate> {
+    pub(crate) const fn configured_certificate(&self) -> Option<&KeyCertificate> {
         self.configured_certificate.as_ref()
     }
 
@@ -131,12 +131,12 @@ impl KeyRing {
     }
 
     /// Derives the certificates that it will publish until `CERTIFICATE_LEAD` after `now`, unless they exist.
-    pub fn prepare(&self, now: UnixTime) {
+    pub(crate) fn prepare(&self, now: UnixTime) {
         self.keys().for_each(|(_, key)| key.prepare(now));
     }
 
     /// Whether an unopened key is valid at `now`, because the clock was set back.
-    pub fn lacks_valid_key(&self, now: UnixTime) -> bool {
+    pub(crate) fn lacks_valid_key(&self, now: UnixTime) -> bool {
         let mut expired = self.keysets.values().flat_map(|keyset| &keyset.expired);
         expired.any(|validity| validity.state(now) != KeyState::Gone)
     }

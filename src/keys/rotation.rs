@@ -46,7 +46,7 @@ pub enum Successor {
 
 impl RotationRules {
     /// Returns the id of the key that signs at `now`.
-    pub fn signing_kid<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Option<&'a KeyId> {
+    pub(crate) fn signing_kid<'a>(&self, schedule: &'a Schedule, now: UnixTime) -> Option<&'a KeyId> {
         self.states(schedule, now)
             .into_iter()
             .find(|(_, state)| *state == KeyState::Signing)

@@ -40,7 +40,7 @@ impl ScheduleEntry {
     }
 
     /// Orders entries by `sign_from`, then by key id, whatever their order in the file.
-    pub fn cmp_by_start(&self, other: &Self) -> Ordering {
+    pub(crate) fn cmp_by_start(&self, other: &Self) -> Ordering {
         (self.sign_from, &self.kid).cmp(&(other.sign_from, &other.kid))
     }
 }
@@ -51,12 +51,12 @@ pub struct Schedule {
     /// In order of `sign_from`, retired keys included: their past signing periods must stay as they were.
     pub entries: Vec<ScheduleEntry>,
     /// Likely mistakes that are allowed: field and message.
-    pub warnings: Vec<(&'static str, String)>,
+    pub(crate) warnings: Vec<(&'static str, String)>,
 }
 
 impl Schedule {
     /// The schedule of a keyset with one key and no dates.
-    pub fn for_single_key(kid: KeyId) -> Self {
+    pub(crate) fn for_single_key(kid: KeyId) -> Self {
         Self { entries: vec![ScheduleEntry::without_dates(kid)], warnings: Vec::new() }
     }
 
@@ -65,7 +65,7 @@ impl Schedule {
     }
 
     /// The first second from `now` on at which no key begins to sign: two commands may run within one second.
-    pub fn first_free_second(&self, now: UnixTime) -> UnixTime {
+    pub(crate) fn first_free_second(&self, now: UnixTime) -> UnixTime {
         let mut moment = now;
         while self.entries.iter().any(|entry| entry.sign_from == Some(moment)) {
             moment = moment.plus(Duration::from_secs(1));
@@ -113,7 +113,7 @@ pub struct RetirementMark {
     pub kid: KeyId,
     pub retired: Option<UnixTime>,
     /// The `sign_from` of an entry with `emergency = true`.
-    pub emergency_from: Option<UnixTime>,
+    pub(crate) emergency_from: Option<UnixTime>,
 }
 
 /// Finds the retirements in `keyset.toml`, which must be TOML but may otherwise be invalid.

@@ -29,7 +29,7 @@ impl ScheduleDocument {
     }
 
     /// A document without keys.
-    pub fn empty(name: &str) -> Self {
+    pub(crate) fn empty(name: &str) -> Self {
         Self { name: name.to_owned(), document: DocumentMut::new() }
     }
 

@@ -30,7 +30,7 @@ pub enum KeyState {
 /// A period in which a key signs. `None` means no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SigningPeriod {
-    pub from: Option<UnixTime>,
+    pub(crate) from: Option<UnixTime>,
     pub until: Option<UnixTime>,
 }
 
@@ -53,7 +53,7 @@ pub struct KeyValidity {
     /// The periods in which it signs, in order. It gets a second one if the key after it was retired.
     pub signing_periods: Vec<SigningPeriod>,
     /// When it leaves the JWKS, margin included; `None` while no end is known.
-    pub published_until: Option<UnixTime>,
+    pub(crate) published_until: Option<UnixTime>,
 }
 
 impl KeyValidity {
@@ -70,17 +70,17 @@ impl KeyValidity {
     }
 
     /// Whether its first signing period has begun.
-    pub fn has_signed(&self, now: UnixTime) -> bool {
+    pub(crate) fn has_signed(&self, now: UnixTime) -> bool {
         self.signing_periods.first().is_some_and(|period| period.has_begun(now))
     }
 
     /// The beginning of its first signing period.
-    pub fn signs_from(&self) -> Option<UnixTime> {
+    pub(crate) fn signs_from(&self) -> Option<UnixTime> {
         self.signing_periods.first().map_or(self.entry.sign_from, |period| period.from)
     }
 
     /// The end of the signing period at `now`, or of the next one, or of the last one if all have ended.
-    pub fn signs_until(&self, now: UnixTime) -> Option<UnixTime> {
+    pub(crate) fn signs_until(&self, now: UnixTime) -> Option<UnixTime> {
         self.signing_periods
             .iter()
             .find(|period| !period.has_ended(now))
@@ -89,7 +89,7 @@ impl KeyValidity {
     }
 
     /// The first time from `now` on at which it signs.
-    pub fn next_signing_time(&self, now: UnixTime) -> Option<UnixTime> {
+    pub(crate) fn next_signing_time(&self, now: UnixTime) -> Option<UnixTime> {
         let period = self.signing_periods.iter().find(|period| !period.has_ended(now))?;
         Some(period.from.map_or(now, |from| from.max(now)))
     }

@@ -14,16 +14,16 @@ use crate::doctor::{JwkDocument, lookalike_difference};
 
 /// One difference between the retrieved project and the configuration.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct MetadataDifference {
+pub(crate) struct MetadataDifference {
     /// Path relative to the project's folder; empty if there is no such file.
-    pub file: String,
+    pub(crate) file: String,
     /// The field of the metadata type, or `kid` of the JWK.
-    pub field: &'static str,
-    pub configured: Option<String>,
-    pub retrieved: Option<String>,
+    pub(crate) field: &'static str,
+    pub(crate) configured: Option<String>,
+    pub(crate) retrieved: Option<String>,
     /// A detail that is easy to overlook, for example a trailing slash.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub in_what: Option<String>,
+    pub(crate) in_what: Option<String>,
 }
 
 /// A component of the retrieved project, with its file.
@@ -34,7 +34,7 @@ struct RetrievedComponent<T> {
 
 /// The components of a retrieved project, by type and API name.
 #[derive(Default)]
-pub struct RetrievedProject {
+pub(crate) struct RetrievedProject {
     sets: BTreeMap<String, RetrievedComponent<PublicKeyCertificateSet>>,
     keys: BTreeMap<String, RetrievedComponent<PublicKeyCertificate>>,
     channels: BTreeMap<String, RetrievedComponent<MessagingChannel>>,
@@ -45,7 +45,7 @@ impl RetrievedProject {
     ///
     /// # Errors
     /// A file can't be read or parsed; the message names it.
-    pub fn read(folder: &Path) -> Result<Self, String> {
+    pub(crate) fn read(folder: &Path) -> Result<Self, String> {
         let mut retrieved = Self::default();
         retrieved.read_folder(folder, folder)?;
         Ok(retrieved)
@@ -150,7 +150,10 @@ fn is_same_key(found: &RetrievedComponent<PublicKeyCertificate>, expected_key: &
 }
 
 /// Lists all differences between `retrieved` and the configuration.
-pub fn differences(expected: &[ExpectedKeyset], retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
+pub(crate) fn differences(
+    expected: &[ExpectedKeyset],
+    retrieved: &RetrievedProject,
+) -> Vec<MetadataDifference> {
     expected.iter().flat_map(|set| compare_set(set, retrieved)).collect()
 }
 

@@ -16,12 +16,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-pub use difference::{MetadataDifference, RetrievedProject, differences};
+pub(crate) use difference::{MetadataDifference, RetrievedProject, differences};
 use types::{
     AuthMode, AuthorizationType, CertificateSetType, EmbeddedConfig, MessagingAuthorization,
     MessagingChannel, PublicKeyCertificate, PublicKeyCertificateSet, SetKeyReference,
 };
-pub use types::{InvalidMetadata, NAMESPACE};
+pub(crate) use types::{InvalidMetadata, NAMESPACE};
 
 use crate::clock::UnixTime;
 use crate::config::{Config, ProfileKind};
@@ -29,33 +29,33 @@ use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 
 /// The first API version that has these types.
-pub const API_VERSION: &str = "62.0";
+pub(crate) const API_VERSION: &str = "62.0";
 /// The folder of components in a project, as `sf project generate` creates it.
 const SOURCE: &str = "force-app/main/default";
 
 /// A keyset as the org should have it.
-pub struct ExpectedKeyset {
+pub(crate) struct ExpectedKeyset {
     /// API name of the `PublicKeyCertificateSet`.
-    pub name: String,
-    pub issuer: String,
+    pub(crate) name: String,
+    pub(crate) issuer: String,
     /// The URL of its JWKS; `None` if its keys are uploaded.
-    pub endpoint: Option<String>,
-    pub keys: Vec<ExpectedKey>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) keys: Vec<ExpectedKey>,
 }
 
-pub struct ExpectedKey {
+pub(crate) struct ExpectedKey {
     /// API name of the `PublicKeyCertificate`.
-    pub name: String,
-    pub kid: String,
-    pub jwk: Value,
+    pub(crate) name: String,
+    pub(crate) kid: String,
+    pub(crate) jwk: Value,
 }
 
 /// A file of the project, with its path relative to the project's folder.
-pub struct Component {
-    pub path: PathBuf,
-    pub text: String,
+pub(crate) struct Component {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
     /// Whether an existing file is kept.
-    pub only_if_absent: bool,
+    pub(crate) only_if_absent: bool,
 }
 
 /// Lists the keysets that the org should have: one for each pair of a keyset that signs identity tokens and an issuer.
@@ -63,7 +63,7 @@ pub struct Component {
 ///
 /// # Errors
 /// Two components would have the same API name.
-pub fn expected_keysets(
+pub(crate) fn expected_keysets(
     config: &Config,
     ring: &KeyRing,
     public_url: Option<&str>,
@@ -139,7 +139,7 @@ fn api_name(text: &str) -> String {
 
 /// Builds the project: components to deploy, and fragments to merge into each channel's file. `configuration` is the
 /// name of the User Verification configuration; without it, each set gets its own.
-pub fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
+pub(crate) fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
     let mut files =
         vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), only_if_absent: true }];
     files.push(Component {

@@ -6,36 +6,36 @@ use serde_json::Value;
 
 use super::API_VERSION;
 
-pub const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
+pub(crate) const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
 
 #[derive(Debug, thiserror::Error)]
 #[error("isn't the metadata that its name says: {0}")]
-pub struct InvalidMetadata(#[from] quick_xml::DeError);
+pub(crate) struct InvalidMetadata(#[from] quick_xml::DeError);
 
 /// A keyset in Salesforce Setup.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "PublicKeyCertificateSet", rename_all = "camelCase")]
 pub(super) struct PublicKeyCertificateSet {
     #[serde(rename = "@xmlns", default)]
-    pub xmlns: String,
+    pub(crate) xmlns: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub description: Option<String>,
+    pub(crate) description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub jwks_end_point: Option<String>,
+    pub(crate) jwks_end_point: Option<String>,
     #[serde(default)]
-    pub jwt_issuer: String,
+    pub(crate) jwt_issuer: String,
     #[serde(default)]
-    pub master_label: String,
+    pub(crate) master_label: String,
     #[serde(rename = "publicKeyCertificateSetKeys", skip_serializing_if = "Vec::is_empty", default)]
-    pub keys: Vec<SetKeyReference>,
+    pub(crate) keys: Vec<SetKeyReference>,
     #[serde(rename = "type")]
-    pub kind: CertificateSetType,
+    pub(crate) kind: CertificateSetType,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SetKeyReference {
-    pub public_key_certificate: String,
+    pub(crate) public_key_certificate: String,
 }
 
 /// Source of a set's keys.
@@ -49,7 +49,7 @@ pub(super) enum CertificateSetType {
 }
 
 impl CertificateSetType {
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Jwks => "JWKS",
             Self::JwksUrl => "JWKS_URL",
@@ -67,16 +67,16 @@ pub(super) struct PublicKeyCertificate {
     description: Option<String>,
     /// A key without this element is inactive.
     #[serde(default)]
-    pub is_active: bool,
+    pub(crate) is_active: bool,
     /// A JWK as JSON.
     #[serde(default)]
-    pub json_web_key: String,
+    pub(crate) json_web_key: String,
     #[serde(default)]
     master_label: String,
 }
 
 impl PublicKeyCertificate {
-    pub fn new(kid: &str, jwk: &Value) -> Self {
+    pub(crate) fn new(kid: &str, jwk: &Value) -> Self {
         Self {
             xmlns: NAMESPACE.to_owned(),
             description: Some("Made by tokenmint from its configuration".to_owned()),
@@ -92,16 +92,16 @@ impl PublicKeyCertificate {
 #[serde(rename = "MessagingChannel", rename_all = "camelCase")]
 pub(super) struct MessagingChannel {
     #[serde(rename = "@xmlns", default)]
-    pub xmlns: String,
-    pub embedded_config: Option<EmbeddedConfig>,
+    pub(crate) xmlns: String,
+    pub(crate) embedded_config: Option<EmbeddedConfig>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EmbeddedConfig {
-    pub auth_mode: AuthMode,
+    pub(crate) auth_mode: AuthMode,
     #[serde(default)]
-    pub messaging_authorizations: Vec<MessagingAuthorization>,
+    pub(crate) messaging_authorizations: Vec<MessagingAuthorization>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,13 +116,13 @@ pub(super) enum AuthMode {
 pub(super) struct MessagingAuthorization {
     /// The name of the configuration, which is part of the subject of each verified conversation.
     #[serde(default)]
-    pub auth_identifier: String,
-    pub authorization_type: AuthorizationType,
+    pub(crate) auth_identifier: String,
+    pub(crate) authorization_type: AuthorizationType,
     /// A configuration without this element is disabled.
     #[serde(default)]
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     #[serde(default)]
-    pub public_key_certificate_set_name: String,
+    pub(crate) public_key_certificate_set_name: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -134,7 +134,7 @@ pub(super) enum AuthorizationType {
 macro_rules! impl_xml {
     ($($kind:ty),*) => {
         $(impl $kind {
-            pub fn to_xml(&self) -> String {
+            pub(crate) fn to_xml(&self) -> String {
                 to_xml(self)
             }
 
@@ -142,7 +142,7 @@ macro_rules! impl_xml {
             ///
             /// # Errors
             /// The XML is malformed, or an element is missing.
-            pub fn read(text: &str) -> Result<Self, InvalidMetadata> {
+            pub(crate) fn read(text: &str) -> Result<Self, InvalidMetadata> {
                 Ok(quick_xml::de::from_str(text)?)
             }
         })*

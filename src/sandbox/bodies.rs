@@ -25,7 +25,7 @@ pub(super) enum ConnectionAbort {
 
 impl ConnectionAbort {
     /// A response that carries the marker. Servers other than `serve` see a body that fails at once.
-    pub fn response(self) -> Response {
+    pub(crate) fn response(self) -> Response {
         let mut response = Response::new(Body::new(TruncatedBody::after(Bytes::new())));
         response.extensions_mut().insert(self);
         response
@@ -49,7 +49,7 @@ pub(super) struct TruncatedBody {
 }
 
 impl TruncatedBody {
-    pub fn after(first: Bytes) -> Self {
+    pub(crate) fn after(first: Bytes) -> Self {
         Self { first, pause: Box::pin(sleep(FLUSH_DELAY)) }
     }
 }
@@ -74,7 +74,7 @@ pub(super) struct ThrottledBody {
 }
 
 impl ThrottledBody {
-    pub fn every(pause: Duration, all: Bytes) -> Self {
+    pub(crate) fn every(pause: Duration, all: Bytes) -> Self {
         let mut tick = interval(pause.max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { left: all, tick }
@@ -101,10 +101,10 @@ pub(super) struct EndlessBody {
 }
 
 impl EndlessBody {
-    pub const PREFIX: &[u8] = br#"{"access_token":""#;
+    pub(crate) const PREFIX: &[u8] = br#"{"access_token":""#;
     const CHUNK: &[u8] = &[b'A'; 16 << 10];
 
-    pub const fn with_length(left: Option<u64>) -> Self {
+    pub(crate) const fn with_length(left: Option<u64>) -> Self {
         Self { prefix: Bytes::from_static(Self::PREFIX), left }
     }
 }

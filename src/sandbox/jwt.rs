@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 /// A JWT in its parts. Its content is untrusted until `verified_by` succeeds.
 pub(super) struct Jwt<'a> {
-    pub header: Map<String, Value>,
-    pub claims: Map<String, Value>,
+    pub(crate) header: Map<String, Value>,
+    pub(crate) claims: Map<String, Value>,
     signed: &'a str,
     signature: &'a str,
 }
@@ -17,7 +17,7 @@ pub(super) struct Jwt<'a> {
 impl<'a> Jwt<'a> {
     /// # Errors
     /// Says which part is malformed.
-    pub fn read(text: &'a str) -> Result<Self, String> {
+    pub(crate) fn read(text: &'a str) -> Result<Self, String> {
         let (signed, signature) = text.rsplit_once('.').ok_or("isn't a JWT: it has no dot")?;
         let (header, claims) = signed.split_once('.').ok_or("isn't a JWT: it has one dot")?;
         if claims.contains('.') {
@@ -32,15 +32,15 @@ impl<'a> Jwt<'a> {
         Ok(Self { header, claims, signed, signature })
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.header.get(name)?.as_str()
     }
 
-    pub fn claim(&self, name: &str) -> Option<&str> {
+    pub(crate) fn claim(&self, name: &str) -> Option<&str> {
         self.claims.get(name)?.as_str()
     }
 
-    pub fn verified_by(&self, key: &DecodingKey, algorithm: Algorithm) -> bool {
+    pub(crate) fn verified_by(&self, key: &DecodingKey, algorithm: Algorithm) -> bool {
         jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, algorithm).unwrap_or(false)
     }
 }

@@ -8,14 +8,14 @@ pub(super) struct SlidingWindow(VecDeque<i64>);
 
 impl SlidingWindow {
     /// The number of events in the last `span` seconds. Drops older events.
-    pub fn count(&mut self, now: i64, span: i64) -> usize {
+    pub(crate) fn count(&mut self, now: i64, span: i64) -> usize {
         while self.0.front().is_some_and(|first| first.saturating_add(span) <= now) {
             self.0.pop_front();
         }
         self.0.len()
     }
 
-    pub fn add(&mut self, now: i64) {
+    pub(crate) fn add(&mut self, now: i64) {
         self.0.push_back(now);
     }
 
@@ -23,7 +23,7 @@ impl SlidingWindow {
     ///
     /// # Errors
     /// The last `span` seconds have `limit` events already. Holds the seconds until another event is allowed, at least 1.
-    pub fn try_add(&mut self, now: i64, span: i64, limit: usize) -> Result<(), i64> {
+    pub(crate) fn try_add(&mut self, now: i64, span: i64, limit: usize) -> Result<(), i64> {
         let count = self.count(now, span);
         if count < limit {
             self.add(now);

@@ -43,17 +43,17 @@ struct SandboxInner {
 pub struct RequestCounts {
     /// `POST /services/oauth2/token`, failed requests included.
     pub token: u64,
-    pub revoke: u64,
-    pub userinfo: u64,
-    pub data: u64,
+    pub(crate) revoke: u64,
+    pub(crate) userinfo: u64,
+    pub(crate) data: u64,
     /// Requests for a messaging access token, failed requests included. `DELETE` counts as `messaging_revoke`.
     pub messaging: u64,
-    pub messaging_revoke: u64,
-    pub continuation: u64,
+    pub(crate) messaging_revoke: u64,
+    pub(crate) continuation: u64,
     /// Requests to other paths.
-    pub other: u64,
+    pub(crate) other: u64,
     /// Requests with an injected fault.
-    pub faults: u64,
+    pub(crate) faults: u64,
     /// Fetches of JWK Sets, failed fetches included.
     pub jwks_fetches: u64,
     /// Successful logins by user name.
@@ -69,35 +69,35 @@ pub struct RequestCounts {
 /// An OAuth session.
 #[derive(Clone)]
 pub(super) struct OauthSession {
-    pub user: String,
-    pub expires_at: i64,
+    pub(crate) user: String,
+    pub(crate) expires_at: i64,
 }
 
 /// A messaging session.
 #[derive(Clone)]
 pub(super) struct MessagingSession {
-    pub deployment: String,
-    pub subject: String,
-    pub expires_at: i64,
+    pub(crate) deployment: String,
+    pub(crate) subject: String,
+    pub(crate) expires_at: i64,
 }
 
 #[derive(Default)]
 pub(super) struct SandboxState {
-    pub settings: Settings,
-    pub skew: i64,
-    pub counts: RequestCounts,
-    pub faults: Vec<Fault>,
-    pub sessions: HashMap<String, OauthSession>,
-    pub chats: HashMap<String, MessagingSession>,
+    pub(crate) settings: Settings,
+    pub(crate) skew: i64,
+    pub(crate) counts: RequestCounts,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) sessions: HashMap<String, OauthSession>,
+    pub(crate) chats: HashMap<String, MessagingSession>,
     /// Consumer key and `jti` of assertions that reached the replay check, refused logins included.
-    pub replayed: HashSet<(String, String)>,
-    pub logins: HashMap<String, SlidingWindow>,
-    pub failures: SlidingWindow,
-    pub blocked_until: Option<i64>,
-    pub messaging: SlidingWindow,
+    pub(crate) replayed: HashSet<(String, String)>,
+    pub(crate) logins: HashMap<String, SlidingWindow>,
+    pub(crate) failures: SlidingWindow,
+    pub(crate) blocked_until: Option<i64>,
+    pub(crate) messaging: SlidingWindow,
     /// Cached JWK Sets by URL, with the time of the fetch.
-    pub jwks: HashMap<String, (i64, Arc<Value>)>,
-    pub reasons: VecDeque<String>,
+    pub(crate) jwks: HashMap<String, (i64, Arc<Value>)>,
+    pub(crate) reasons: VecDeque<String>,
 }
 
 impl Sandbox {
@@ -159,7 +159,7 @@ impl Sandbox {
     }
 
     /// Resets the state: no session, fault, clock skew or count, and the initial settings.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         *self.state() = SandboxState { settings: self.0.settings.clone(), ..SandboxState::default() };
     }
 

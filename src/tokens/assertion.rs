@@ -19,22 +19,21 @@ use crate::config::{self, HttpsUrl, KeyId, ProfileKind, ProfileName};
 use crate::keys::Keyset;
 
 /// RFC 7523, section 2.1.
-pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+pub(crate) const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// An `[oauth.NAME]` profile, ready to mint assertions.
 pub struct OauthProfile {
-    pub name: ProfileName,
-    pub consumer_key: String,
+    pub(crate) name: ProfileName,
     pub username: String,
-    pub audience: String,
+    pub(crate) audience: String,
     pub token_url: HttpsUrl,
     /// The scope of its access tokens' cache keys. The signing key isn't part of it: a token outlives its key's signing
     /// period, and a rotation must not make every caller exchange anew at once.
-    pub cache_scope: CacheScope,
+    pub(crate) cache_scope: CacheScope,
     /// The assumed lifetime of an access token when Salesforce's response states none.
-    pub access_token_ttl: Duration,
+    pub(crate) access_token_ttl: Duration,
     /// This service's share of Salesforce's login limit for one user.
-    pub logins_per_hour: usize,
+    pub(crate) logins_per_hour: usize,
     keyset_signer: KeysetSigner,
     /// `{"iss":…,"sub":…,"aud":…,`
     fixed_claims: Vec<u8>,
@@ -42,9 +41,9 @@ pub struct OauthProfile {
 }
 
 /// A minted assertion and the token endpoint to send it to.
-pub struct Assertion<'a> {
-    pub minted: MintedToken,
-    pub token_endpoint: &'a str,
+pub(crate) struct Assertion<'a> {
+    pub(crate) minted: MintedToken,
+    pub(crate) token_endpoint: &'a str,
 }
 
 impl OauthProfile {
@@ -61,7 +60,6 @@ impl OauthProfile {
         Self {
             name,
             cache_scope,
-            consumer_key: profile.consumer_key.clone(),
             username: profile.username.clone(),
             audience: profile.audience.as_str().to_owned(),
             token_url: profile.token_url.clone(),
@@ -81,12 +79,12 @@ impl OauthProfile {
     ///
     /// # Errors
     /// No key signs at `now`.
-    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+    pub(crate) fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         self.keyset_signer.signing_kid(now)
     }
 
     /// Whether its keyset has a key of that id, expired keys included and retired keys excluded.
-    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+    pub(crate) fn contains_kid(&self, kid: &KeyId) -> bool {
         self.keyset_signer.contains_kid(kid)
     }
 
@@ -94,7 +92,7 @@ impl OauthProfile {
     ///
     /// # Errors
     /// No key signs at `now`, the request was shed, signing failed, or the host gives no randomness.
-    pub async fn mint(
+    pub(crate) async fn mint(
         &self,
         now: UnixTime,
         randomness: &dyn Randomness,

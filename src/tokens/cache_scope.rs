@@ -8,7 +8,7 @@ use crate::hash::PartsHasher;
 ///
 /// Changing any of them invalidates the cached tokens: nobody gets a token that was exchanged for another user, org or app.
 #[derive(Clone, Copy)]
-pub struct CacheScope([u8; 32]);
+pub(crate) struct CacheScope([u8; 32]);
 
 impl CacheScope {
     pub(super) fn from_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
@@ -17,11 +17,11 @@ impl CacheScope {
 
     /// Derives a narrower scope from this scope and `parts`, for example for one subject of a profile.
     #[must_use]
-    pub fn subscope<'a>(&'a self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub(crate) fn subscope<'a>(&'a self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self::from_parts(once(self.0.as_slice()).chain(parts))
     }
 
-    pub const fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

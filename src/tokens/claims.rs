@@ -13,7 +13,7 @@ impl Claims {
     ///
     /// # Errors
     /// Names the first claim that `allowed` doesn't list.
-    pub fn validate(requested: Members, allowed: &[String]) -> Result<Self, InvalidField> {
+    pub(crate) fn validate(requested: Members, allowed: &[String]) -> Result<Self, InvalidField> {
         match requested.iter().find(|(name, _)| !allowed.contains(name)) {
             None => Ok(Self(requested)),
             Some((name, _)) => {
@@ -28,7 +28,7 @@ impl Claims {
     }
 
     /// Serializes the claims sorted by name: the same claims give the same bytes in whatever order they came.
-    pub fn canonical_bytes(&self) -> Vec<u8> {
+    pub(crate) fn canonical_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<_> = self.0.iter().collect();
         sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut bytes = Vec::new();

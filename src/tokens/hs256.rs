@@ -18,7 +18,7 @@ use crate::json::Members;
 
 /// A profile of an HS256 kind, ready to mint tokens.
 pub struct Hs256Profile {
-    pub name: ProfileName,
+    pub(crate) name: ProfileName,
     /// The claim that names the user.
     user_claim: &'static str,
     header: String,
@@ -42,7 +42,7 @@ impl Hs256Profile {
     }
 
     /// The lifetime of a token when the request names none.
-    pub const fn default_lifetime(&self) -> Lifetime {
+    pub(crate) const fn default_lifetime(&self) -> Lifetime {
         Lifetime(self.ttl)
     }
 
@@ -50,7 +50,7 @@ impl Hs256Profile {
     ///
     /// # Errors
     /// The `ttl` is out of bounds.
-    pub fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
+    pub(crate) fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
         Lifetime::validate(requested, self.ttl, self.max_ttl)
     }
 
@@ -58,12 +58,18 @@ impl Hs256Profile {
     ///
     /// # Errors
     /// Names the first claim that the profile doesn't list.
-    pub fn claims(&self, requested: Members) -> Result<Claims, InvalidField> {
+    pub(crate) fn claims(&self, requested: Members) -> Result<Claims, InvalidField> {
         Claims::validate(requested, &self.claims)
     }
 
     /// Mints a token. It takes about a microsecond, so it doesn't go through the signing queue.
-    pub fn mint(&self, user_id: &Subject, lifetime: Lifetime, claims: &Claims, now: UnixTime) -> MintedToken {
+    pub(crate) fn mint(
+        &self,
+        user_id: &Subject,
+        lifetime: Lifetime,
+        claims: &Claims,
+        now: UnixTime,
+    ) -> MintedToken {
         let expires_at = now.plus(lifetime.0);
         let mut payload = Vec::with_capacity(user_id.as_str().len() + 128);
         payload.push(b'{');

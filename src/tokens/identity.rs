@@ -21,14 +21,13 @@ use crate::keys::Keyset;
 
 /// An `[identity.NAME]` profile, ready to mint identity tokens.
 pub struct IdentityProfile {
-    pub name: ProfileName,
-    pub issuer: String,
-    pub audience: Option<String>,
+    pub(crate) name: ProfileName,
+    pub(crate) issuer: String,
     /// The messaging channel at which its tokens can be exchanged.
     pub messaging: Option<MessagingConfig>,
     /// The scope of its access tokens' cache keys, for all its subjects. As in [`OauthProfile`](super::OauthProfile), the signing
     /// key isn't part of it.
-    pub cache_scope: CacheScope,
+    pub(crate) cache_scope: CacheScope,
     keyset_signer: KeysetSigner,
     /// `{"iss":…,"aud":…,`
     fixed_claims: Vec<u8>,
@@ -55,7 +54,6 @@ impl IdentityProfile {
             name,
             cache_scope,
             issuer: profile.issuer.as_str().to_owned(),
-            audience: profile.audience.clone(),
             messaging: profile.messaging.clone(),
             keyset_signer: KeysetSigner::new(keyset),
             fixed_claims: encode_fixed_claims(&[
@@ -73,17 +71,17 @@ impl IdentityProfile {
     ///
     /// # Errors
     /// No key signs at `now`.
-    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+    pub(crate) fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         self.keyset_signer.signing_kid(now)
     }
 
     /// Whether its keyset has a key of that id, expired keys included and retired keys excluded.
-    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+    pub(crate) fn contains_kid(&self, kid: &KeyId) -> bool {
         self.keyset_signer.contains_kid(kid)
     }
 
     /// Whether the profile's `subjects` pattern matches. A profile without a pattern matches every subject.
-    pub fn matches_subject(&self, subject: &Subject) -> bool {
+    pub(crate) fn matches_subject(&self, subject: &Subject) -> bool {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
@@ -96,7 +94,7 @@ impl IdentityProfile {
     ///
     /// # Errors
     /// The `ttl` is out of bounds.
-    pub fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
+    pub(crate) fn lifetime(&self, requested: Option<u64>) -> Result<Lifetime, InvalidField> {
         Lifetime::validate(requested, self.ttl, self.max_ttl)
     }
 

@@ -9,14 +9,14 @@ const MAX_FIELD_CHARS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{field}: {message}")]
 pub struct InvalidField {
-    pub field: String,
+    pub(crate) field: String,
     /// Says what the field must be, without repeating its value.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl InvalidField {
     /// `field` may come from the request itself, so it is cut to `MAX_FIELD_CHARS`.
-    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         let mut field = field.into();
         if let Some((end, _)) = field.char_indices().nth(MAX_FIELD_CHARS) {
             field.truncate(end);

@@ -24,7 +24,7 @@ pub(super) struct KeysetSigner {
 }
 
 impl KeysetSigner {
-    pub fn new(keyset: Arc<Keyset>) -> Self {
+    pub(crate) fn new(keyset: Arc<Keyset>) -> Self {
         let algorithm = match keyset.algorithm {
             Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
             Algorithm::Rs512 => jsonwebtoken::Algorithm::RS512,
@@ -34,12 +34,12 @@ impl KeysetSigner {
     }
 
     /// Returns the id of the key that signs at `now`.
-    pub fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
+    pub(crate) fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         self.signing_position(now).map(|position| &self.keyset.keys[position].kid)
     }
 
     /// Whether the keyset has a key of that id, expired keys included and retired keys excluded.
-    pub fn contains_kid(&self, kid: &KeyId) -> bool {
+    pub(crate) fn contains_kid(&self, kid: &KeyId) -> bool {
         let expired = self
             .keyset
             .expired
@@ -58,7 +58,7 @@ impl KeysetSigner {
     }
 
     /// Signs `payload` with the key that signs at `now`, and counts the token until `expires_at`, the payload's `exp`.
-    pub async fn sign(
+    pub(crate) async fn sign(
         &self,
         payload: &[u8],
         now: UnixTime,

@@ -14,7 +14,11 @@ impl Lifetime {
     ///
     /// # Errors
     /// Names the field `ttl` and its bounds.
-    pub fn validate(requested: Option<u64>, ttl: Duration, max_ttl: Duration) -> Result<Self, InvalidField> {
+    pub(crate) fn validate(
+        requested: Option<u64>,
+        ttl: Duration,
+        max_ttl: Duration,
+    ) -> Result<Self, InvalidField> {
         match requested.map(Duration::from_secs) {
             None => Ok(Self(ttl)),
             Some(requested) if (MIN_TTL..=max_ttl).contains(&requested) => Ok(Self(requested)),

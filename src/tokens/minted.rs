@@ -9,22 +9,22 @@ use crate::keys::SigningFailed;
 
 /// A signed token, and the data that the response states about it.
 pub struct MintedToken {
-    pub token: SecretString,
+    pub(crate) token: SecretString,
     /// The id of the key that signed. `None` for an Intercom token: its secret has no id.
-    pub kid: Option<KeyId>,
-    pub issued_at: UnixTime,
-    pub expires_at: UnixTime,
+    pub(crate) kid: Option<KeyId>,
+    pub(crate) issued_at: UnixTime,
+    pub(crate) expires_at: UnixTime,
 }
 
 impl MintedToken {
     /// The lifetime in seconds.
-    pub const fn expires_in(&self) -> i64 {
+    pub(crate) const fn expires_in(&self) -> i64 {
         self.issued_at.seconds_until(self.expires_at)
     }
 
     /// The time at which to fetch the next token: after four fifths of the lifetime, and at least 30 seconds before the end.
     /// A page has those 30 seconds to answer `onEmbeddedMessagingIdentityTokenExpired`.
-    pub fn renew_at(&self) -> UnixTime {
+    pub(crate) fn renew_at(&self) -> UnixTime {
         let before = (self.expires_in() / 5).max(30);
         UnixTime::from_seconds(self.expires_at.seconds() - before)
     }

@@ -23,14 +23,15 @@ mod thread_pool;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use assertion::{Assertion, GRANT_TYPE, OauthProfile};
-pub use cache_scope::CacheScope;
+pub use assertion::OauthProfile;
+pub(crate) use assertion::{Assertion, GRANT_TYPE};
 pub use claims::Claims;
-pub use hs256::Hs256Profile;
+pub(crate) use hs256::Hs256Profile;
 pub use identity::IdentityProfile;
-pub use invalid_field::InvalidField;
-pub use lifetime::Lifetime;
-pub use minted::{MintError, MintedToken};
+pub(crate) use invalid_field::InvalidField;
+pub(crate) use lifetime::Lifetime;
+pub use minted::MintError;
+pub(crate) use minted::MintedToken;
 pub use signer::Signer;
 pub use subject::Subject;
 
@@ -42,7 +43,7 @@ use crate::keys::KeyRing;
 pub struct Profiles {
     pub identity: BTreeMap<Name, Arc<IdentityProfile>>,
     pub oauth: BTreeMap<Name, Arc<OauthProfile>>,
-    pub hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Arc<Hs256Profile>>>,
+    pub(crate) hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Arc<Hs256Profile>>>,
 }
 
 impl Profiles {
@@ -69,7 +70,7 @@ impl Profiles {
     }
 
     /// Whether every profile has a key that signs at `now`. Intercom profiles always do: they sign with a secret.
-    pub fn is_ready(&self, now: UnixTime) -> bool {
+    pub(crate) fn is_ready(&self, now: UnixTime) -> bool {
         self.identity.values().all(|profile| profile.signing_kid(now).is_ok())
             && self.oauth.values().all(|profile| profile.signing_kid(now).is_ok())
     }

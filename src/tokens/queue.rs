@@ -43,14 +43,14 @@ struct Waiter<J, R> {
 
 /// A waiter whose job the holder of a permit does for it.
 pub(super) struct TakenWaiter<J, R> {
-    pub enqueued_at: Instant,
-    pub job: J,
+    pub(crate) enqueued_at: Instant,
+    pub(crate) job: J,
     sender: oneshot::Sender<Result<Acquired<J, R>, AcquireError>>,
 }
 
 impl<J, R> TakenWaiter<J, R> {
     /// Ends the wait with `outcome`.
-    pub fn complete(self, outcome: R) {
+    pub(crate) fn complete(self, outcome: R) {
         // The send fails if the waiter was cancelled meanwhile, and then nobody needs the outcome.
         let _ = self.sender.send(Ok(Acquired::Done(outcome)));
     }
@@ -76,7 +76,7 @@ pub(super) enum AcquireError {
 }
 
 impl<J, R> SigningQueue<J, R> {
-    pub fn new(permits: usize, capacity: usize, max_wait: Duration, depth: IntGauge) -> Arc<Self> {
+    pub(crate) fn new(permits: usize, capacity: usize, max_wait: Duration, depth: IntGauge) -> Arc<Self> {
         let state = QueueState { free_permits: permits, next_ticket: 0, waiters: VecDeque::new() };
         Arc::new(Self { state: Mutex::new(state), capacity, max_wait, depth })
     }
@@ -85,7 +85,7 @@ impl<J, R> SigningQueue<J, R> {
     ///
     /// # Errors
     /// The queue is full, the wait took too long, or the job was taken and dropped.
-    pub async fn acquire(self: &Arc<Self>, job: J) -> Result<Acquired<J, R>, AcquireError> {
+    pub(crate) async fn acquire(self: &Arc<Self>, job: J) -> Result<Acquired<J, R>, AcquireError> {
         let (ticket, receiver) = {
             let mut state = self.state();
             if let Some(free_permits) = state.free_permits.checked_sub(1) {
@@ -112,7 +112,7 @@ impl<J, R> SigningQueue<J, R> {
 
     /// Removes the oldest waiters whose jobs match, at most `max`, for the holder of a permit to do their jobs too.
     /// Removes none if fewer than `min` match.
-    pub fn take_matching(
+    pub(crate) fn take_matching(
         &self,
         matches: impl Fn(&J) -> bool,
         min: usize,
@@ -177,7 +177,7 @@ pub(super) struct Permit<J, R> {
 
 impl<J, R> Permit<J, R> {
     /// The queue that handed it out.
-    pub fn queue(&self) -> &SigningQueue<J, R> {
+    pub(crate) fn queue(&self) -> &SigningQueue<J, R> {
         &self.queue
     }
 }

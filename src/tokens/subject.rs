@@ -63,7 +63,7 @@ impl Subject {
         Ok(Self(text))
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

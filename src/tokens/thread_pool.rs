@@ -18,12 +18,12 @@ pub(super) struct ThreadPool {
 }
 
 impl ThreadPool {
-    pub const fn new(threads: usize) -> Self {
+    pub(crate) const fn new(threads: usize) -> Self {
         Self { threads, tasks: OnceLock::new() }
     }
 
     /// Runs `task` on one of the threads, or on the calling thread if none could be started.
-    pub fn run(&self, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn run(&self, task: impl FnOnce() + Send + 'static) {
         let tasks = self.tasks.get_or_init(|| start(self.threads));
         if let Err(mpsc::SendError(task)) = tasks.send(Box::new(task)) {
             task();

@@ -14,16 +14,16 @@ const MAX_TRACESTATE_MEMBERS: usize = 32;
 
 /// The context of a span. Both ids are lower-case hexadecimal digits, not all of them 0.
 pub(super) struct TraceContext {
-    pub trace_id: [u8; 32],
-    pub span_id: [u8; 16],
-    pub sampled: bool,
+    pub(crate) trace_id: [u8; 32],
+    pub(crate) span_id: [u8; 16],
+    pub(crate) sampled: bool,
     /// Vendor data, passed on unchanged.
-    pub tracestate: Option<HeaderValue>,
+    pub(crate) tracestate: Option<HeaderValue>,
 }
 
 impl TraceContext {
     /// Reads the context of a request; `None` unless it has exactly one `traceparent`, well-formed.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (parent, None) = (parents.next()?, parents.next()) else { return None };
         let context = Self::parse(parent.as_bytes())?;
@@ -53,16 +53,16 @@ impl TraceContext {
         })
     }
 
-    pub fn trace_id(&self) -> &str {
+    pub(crate) fn trace_id(&self) -> &str {
         std::str::from_utf8(&self.trace_id).expect("hexadecimal digits are ASCII")
     }
 
-    pub fn span_id(&self) -> &str {
+    pub(crate) fn span_id(&self) -> &str {
         std::str::from_utf8(&self.span_id).expect("hexadecimal digits are ASCII")
     }
 
     /// Creates the context of a child span; `None` if no randomness is available.
-    pub fn child(&self, randomness: &dyn Randomness) -> Option<Self> {
+    pub(crate) fn child(&self, randomness: &dyn Randomness) -> Option<Self> {
         let mut bytes = [0; 8];
         randomness.fill(&mut bytes).ok()?;
         // An id of zeros is invalid.
@@ -77,7 +77,7 @@ impl TraceContext {
     }
 
     /// Returns both headers. Level 1 defines one flag, `sampled`; the others must be 0 (section 3.2.2.5).
-    pub fn headers(&self) -> HeaderMap {
+    pub(crate) fn headers(&self) -> HeaderMap {
         let parent = format!("00-{}-{}-{:02x}", self.trace_id(), self.span_id(), u8::from(self.sampled));
         let parent = HeaderValue::from_str(&parent).expect("hexadecimal digits and dashes");
         let state = self.tracestate.clone().map(|state| (TRACESTATE, state));

@@ -16,29 +16,33 @@ use crate::config::{Environment, HttpsUrl};
 pub(super) struct RecordedSpan(());
 
 impl RecordedSpan {
-    pub fn server(_: Option<&TraceContext>, _: &Method, _: &'static str) -> Option<(Self, TraceContext)> {
+    pub(crate) fn server(
+        _: Option<&TraceContext>,
+        _: &Method,
+        _: &'static str,
+    ) -> Option<(Self, TraceContext)> {
         None
     }
 
-    pub fn child_span(&self, _: &'static str) -> Option<Self> {
+    pub(crate) fn child_span(&self, _: &'static str) -> Option<Self> {
         None
     }
 
-    pub fn client(&self, _: &TraceContext, _: &HttpsUrl) -> Option<(Self, TraceContext)> {
+    pub(crate) fn client(&self, _: &TraceContext, _: &HttpsUrl) -> Option<(Self, TraceContext)> {
         None
     }
 
-    pub fn set_attribute(&self, _: SpanAttribute<'_>) {}
+    pub(crate) fn set_attribute(&self, _: SpanAttribute<'_>) {}
 
-    pub fn end(&self) {}
+    pub(crate) fn end(&self) {}
 }
 
 /// An exporter that exports nothing.
-pub struct TraceExporter;
+pub(crate) struct TraceExporter;
 
 impl TraceExporter {
     /// Logs a warning if the environment sets an OTLP endpoint.
-    pub fn start(environment: &Environment, _: Arc<dyn Randomness>) -> Self {
+    pub(crate) fn start(environment: &Environment, _: Arc<dyn Randomness>) -> Self {
         if let Some(variable) = otlp_endpoint_variable(environment) {
             tracing::warn!(
                 variable,
@@ -48,5 +52,5 @@ impl TraceExporter {
         Self
     }
 
-    pub fn finish(self) {}
+    pub(crate) fn finish(self) {}
 }

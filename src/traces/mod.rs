@@ -23,15 +23,16 @@ use context::TraceContext;
 #[cfg(not(feature = "otel"))]
 use disabled::RecordedSpan;
 #[cfg(not(feature = "otel"))]
-pub use disabled::TraceExporter;
+pub(crate) use disabled::TraceExporter;
 #[cfg(feature = "otel")]
 use otlp::RecordedSpan;
 #[cfg(feature = "otel")]
-pub use otlp::TraceExporter;
+pub(crate) use otlp::TraceExporter;
 
 /// An attribute that a span can have.
 #[derive(Clone, Copy)]
-pub enum SpanAttribute<'a> {
+#[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "without spans, nothing reads the values"))]
+pub(crate) enum SpanAttribute<'a> {
     Caller(&'a Name),
     Profile(&'a ProfileName),
     /// The status of tokenmint's response.
@@ -51,11 +52,11 @@ pub struct Trace {
 
 /// A span, which ends when it is dropped.
 #[derive(Default)]
-pub struct Span(Trace);
+pub(crate) struct Span(Trace);
 
 impl Trace {
     /// Starts the server span of a request. If spans aren't recorded, only takes over the caller's trace context.
-    pub fn server_span(method: &Method, route: &'static str, headers: &HeaderMap) -> Span {
+    pub(crate) fn server_span(method: &Method, route: &'static str, headers: &HeaderMap) -> Span {
         let sent = TraceContext::of(headers);
         let (span, context) = RecordedSpan::server(sent.as_ref(), method, route)
             .map_or_else(|| (RecordedSpan::default(), sent), |(span, context)| (span, Some(context)));
@@ -63,23 +64,23 @@ impl Trace {
     }
 
     /// The trace id, 32 hexadecimal digits.
-    pub fn trace_id(&self) -> Option<&str> {
+    pub(crate) fn trace_id(&self) -> Option<&str> {
         Some(self.context.as_ref()?.trace_id())
     }
 
-    pub fn set_attribute(&self, attribute: SpanAttribute<'_>) {
+    pub(crate) fn set_attribute(&self, attribute: SpanAttribute<'_>) {
         self.span.set_attribute(attribute);
     }
 
     /// Starts an internal child span.
-    pub fn child_span(&self, name: &'static str) -> Span {
+    pub(crate) fn child_span(&self, name: &'static str) -> Span {
         let span = self.span.child_span(name);
         span.map_or_else(Span::default, |span| Span(Self { context: None, span }))
     }
 
     /// Starts the client span of a request to Salesforce. In a trace, it gets its own span id even if spans aren't
     /// recorded.
-    pub fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
+    pub(crate) fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
         let (span, context) = self.span.client(here, address).map_or_else(
             || (RecordedSpan::default(), here.child(randomness)),
@@ -90,12 +91,12 @@ impl Trace {
 }
 
 impl Span {
-    pub const fn trace(&self) -> &Trace {
+    pub(crate) const fn trace(&self) -> &Trace {
         &self.0
     }
 
     /// The headers that propagate this span's context.
-    pub fn headers(&self) -> HeaderMap {
+    pub(crate) fn headers(&self) -> HeaderMap {
         self.0.context.as_ref().map(|context| context.headers()).unwrap_or_default()
     }
 }

@@ -32,11 +32,11 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 /// The exporter of this process, if the environment sets an endpoint.
-pub struct TraceExporter(Option<SdkTracerProvider>);
+pub(crate) struct TraceExporter(Option<SdkTracerProvider>);
 
 impl TraceExporter {
     /// Starts the exporter. Logs a warning if the settings are invalid. Must not be called in an asynchronous runtime.
-    pub fn start(environment: &Environment, randomness: Arc<dyn Randomness>) -> Self {
+    pub(crate) fn start(environment: &Environment, randomness: Arc<dyn Randomness>) -> Self {
         let Some(variable) = otlp_endpoint_variable(environment) else { return Self(None) };
         match provider(randomness) {
             Ok(provider) => {
@@ -53,7 +53,7 @@ impl TraceExporter {
     }
 
     /// Exports the queued spans. Must not be called in an asynchronous runtime.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         if let Some(Err(error)) = self.0.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT)) {
             tracing::warn!(%error, "the last spans were not exported");
         }
@@ -113,7 +113,7 @@ impl fmt::Debug for RandomIds {
 pub(super) struct RecordedSpan(Option<opentelemetry::Context>);
 
 impl RecordedSpan {
-    pub fn server(
+    pub(crate) fn server(
         sent: Option<&TraceContext>,
         method: &Method,
         route: &'static str,
@@ -132,13 +132,13 @@ impl RecordedSpan {
         Self::start_span(tracer, span, &parent, sent)
     }
 
-    pub fn child_span(&self, name: &'static str) -> Option<Self> {
+    pub(crate) fn child_span(&self, name: &'static str) -> Option<Self> {
         let (tracer, parent) = (TRACER.get()?, self.0.as_ref()?);
         let span = tracer.build_with_context(SpanBuilder::from_name(name), parent);
         Some(Self(Some(parent.with_span(span))))
     }
 
-    pub fn client(&self, here: &TraceContext, address: &HttpsUrl) -> Option<(Self, TraceContext)> {
+    pub(crate) fn client(&self, here: &TraceContext, address: &HttpsUrl) -> Option<(Self, TraceContext)> {
         let (tracer, parent, url) = (TRACER.get()?, self.0.as_ref()?, address.url());
         let attributes = [
             Some(KeyValue::new("http.request.method", "POST")),
@@ -169,7 +169,7 @@ impl RecordedSpan {
         span.is_valid().then_some((Self(Some(here)), context))
     }
 
-    pub fn set_attribute(&self, attribute: SpanAttribute<'_>) {
+    pub(crate) fn set_attribute(&self, attribute: SpanAttribute<'_>) {
         let Some(here) = &self.0 else { return };
         let span = here.span();
         let fails = |as_what: String| {
@@ -202,7 +202,7 @@ impl RecordedSpan {
         }
     }
 
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(here) = &self.0 {
             here.span().end();
         }

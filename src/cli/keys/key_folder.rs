@@ -18,16 +18,16 @@ use crate::keys::{
 };
 
 /// A folder with the key to retire.
-pub struct KeyFolder {
+pub(crate) struct KeyFolder {
     /// `None` if the folder was named on the command line and no keyset uses it.
-    pub keyset: Option<KeysetConfig>,
-    pub directory: PathBuf,
+    pub(crate) keyset: Option<KeysetConfig>,
+    pub(crate) directory: PathBuf,
     /// The ids of the key in this folder: usually one, more for copies.
-    pub kids: Vec<KeyId>,
+    pub(crate) kids: Vec<KeyId>,
 }
 
 impl KeyFolder {
-    pub fn rules(&self) -> RotationRules {
+    pub(crate) fn rules(&self) -> RotationRules {
         let by_hand = RotationRules {
             publish_lead: DEFAULT_PUBLISH_LEAD,
             longest_life: Duration::from_hours(1),
@@ -36,16 +36,16 @@ impl KeyFolder {
         self.keyset.as_ref().map_or(by_hand, rotation_rules)
     }
 
-    pub fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.keyset.as_ref().map(|keyset| keyset.name.as_str())
     }
 
-    pub fn schedule(&self) -> PathBuf {
+    pub(crate) fn schedule(&self) -> PathBuf {
         self.directory.join(SCHEDULE_FILE)
     }
 
     /// Returns the key that signs at `now` according to the files.
-    pub fn signing(&self, now: UnixTime) -> Option<KeyId> {
+    pub(crate) fn signing(&self, now: UnixTime) -> Option<KeyId> {
         let (path, rules) = (self.schedule(), self.rules());
         let text = key_file::read_schedule_unchecked(&path).ok()??;
         let schedule = parse_schedule(&path.display().to_string(), &text, rules.publish_lead).ok()?;
@@ -54,7 +54,7 @@ impl KeyFolder {
 
     /// Writes the retirements. If `keyset.toml` has other errors, only the retirements are written, and the result
     /// contains the errors.
-    pub fn retire_keys(&self, context: &CliContext<'_>) -> Result<RetirementResult, CliError> {
+    pub(crate) fn retire_keys(&self, context: &CliContext<'_>) -> Result<RetirementResult, CliError> {
         let now = context.clock_and_rng.clock.now();
         let rules = self.rules();
         let directory = KeyDirectory::lock(&self.directory)?;
@@ -79,16 +79,16 @@ impl KeyFolder {
 }
 
 /// The result of retiring keys in one folder.
-pub struct RetirementResult {
+pub(crate) struct RetirementResult {
     /// The key that signs now, or the other errors of the schedule.
-    pub successor: Result<Successor, CliError>,
-    pub schedule: Schedule,
+    pub(crate) successor: Result<Successor, CliError>,
+    pub(crate) schedule: Schedule,
     /// The replacement key, if there was no other key.
-    pub made: Option<KeyFiles>,
+    pub(crate) made: Option<KeyFiles>,
 }
 
 impl RetirementResult {
-    pub fn signing_kid(&self) -> Option<&KeyId> {
+    pub(crate) fn signing_kid(&self) -> Option<&KeyId> {
         match &self.successor {
             Ok(Successor::Same(kid) | Successor::Former(kid) | Successor::Pending(kid)) => Some(kid),
             Ok(Successor::New) => self.made.as_ref().map(|made| &made.kid),
@@ -96,7 +96,7 @@ impl RetirementResult {
         }
     }
 
-    pub fn signing_summary(&self, is_confirmed: bool) -> String {
+    pub(crate) fn signing_summary(&self, is_confirmed: bool) -> String {
         let how = match &self.successor {
             Ok(Successor::Same(_)) => "signs, as before",
             Ok(Successor::Former(_)) => "signs again; verifiers that have fetched it know it",
@@ -118,7 +118,7 @@ impl RetirementResult {
 
 /// Finds folders with the same key under other ids. The second value lists the copies that can't be retired: keys
 /// given as file or text, and folders that don't answer.
-pub fn find_copies(
+pub(crate) fn find_copies(
     kid: &KeyId,
     folders: &[KeyFolder],
     keysets: &BTreeMap<Name, KeysetConfig>,
@@ -191,7 +191,7 @@ fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -
     }
 }
 
-pub fn keyset_directories(
+pub(crate) fn keyset_directories(
     keysets: &BTreeMap<Name, KeysetConfig>,
 ) -> impl Iterator<Item = (&KeysetConfig, &Path)> {
     keysets.values().filter_map(|keyset| match &keyset.keys {
@@ -201,13 +201,13 @@ pub fn keyset_directories(
 }
 
 /// Whether both paths lead to the same folder. A folder that doesn't answer counts as another one.
-pub fn is_same_folder(other: &Path, directory: &Path) -> bool {
+pub(crate) fn is_same_folder(other: &Path, directory: &Path) -> bool {
     let (one, two) = (other.to_path_buf(), directory.to_path_buf());
     one == two || run_with_timeout(FILE_TIMEOUT, move || is_same_file(&one, &two)).unwrap_or(false)
 }
 
 /// Whether `directory` lists the key, despite other errors in it.
-pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
+pub(crate) fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
     let (kid, path) = (kid.clone(), directory.to_path_buf());
     match run_with_timeout(FILE_TIMEOUT, move || KeyDirectory::lock(&path)?.lists_kid(&kid)) {
         Some(listed) => Ok(listed?),
@@ -216,7 +216,7 @@ pub fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
 }
 
 /// Returns the ids of the keys that `directory` contains or lists; none if it doesn't answer.
-pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
+pub(crate) fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
     let found = run_with_timeout(FILE_TIMEOUT, move || {
         let held = DirectoryContents::list(&path).map(|contents| contents.keys).unwrap_or_default();
@@ -231,7 +231,7 @@ pub fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
 ///
 /// # Errors
 /// The key can't be generated or written.
-pub fn create_replacement_key(
+pub(crate) fn create_replacement_key(
     folder: &KeyFolder,
     schedule: &Schedule,
     keysets: &BTreeMap<Name, KeysetConfig>,

@@ -49,7 +49,7 @@ struct KeyRow {
 }
 
 impl ListKeysCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let loaded = context.load()?;
         let now = context.clock_and_rng.clock.now();
         let key_metrics = AdminClient::find(context, &[])?.key_metrics();

@@ -39,7 +39,7 @@ pub(super) enum KeysCommand {
 }
 
 impl KeysCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         match self {
             Self::New(command) => command.run(context, new::NewKeyCommand::run),
             Self::List(command) => command.run(context, list::ListKeysCommand::run),
@@ -88,9 +88,9 @@ fn select_keyset<'a>(
 #[derive(Serialize)]
 pub(super) struct KeyFiles {
     kid: KeyId,
-    pub private_key: PathBuf,
-    pub certificate: PathBuf,
-    pub jwk: PathBuf,
+    pub(crate) private_key: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) jwk: PathBuf,
 }
 
 impl KeyFiles {

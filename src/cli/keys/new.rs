@@ -37,7 +37,7 @@ pub(in crate::cli) struct NewKeyCommand {
 }
 
 impl NewKeyCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let now = context.clock_and_rng.clock.now();
         let (directory, algorithm) = if let Some(directory) = self.directory {
             (directory, Algorithm::Rs256)

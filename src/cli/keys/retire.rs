@@ -69,7 +69,7 @@ struct RetiredCopy<'a> {
 }
 
 impl RetireKeyCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         if !self.now {
             let reason = "after a rotation a key retires by itself when its tokens have expired; to retire it at \
             once, and break them, use --now";

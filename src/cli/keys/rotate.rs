@@ -81,7 +81,7 @@ struct RotationOutput<'a> {
 }
 
 impl RotateKeyCommand {
-    pub fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let keysets = context.keysets()?;
         let (keyset, directory_path) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
         let rules = rotation_rules(keyset);

@@ -23,7 +23,7 @@ use super::{
 };
 use callers::{parse_caller, reject_shared_credentials, warn_unreachable_bundles, warn_unusable_credentials};
 use keysets::{assign_algorithms, parse_keyset};
-pub use profiles::Hs256Config;
+pub(crate) use profiles::Hs256Config;
 use profiles::{hs256_profile, parse_bundle, parse_identity, parse_oauth};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -34,8 +34,8 @@ const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers"];
 
 /// The parsed sections. `rest` is `None` only if a problem was reported.
 pub(super) struct ParsedConfig {
-    pub keysets: BTreeMap<Name, KeysetConfig>,
-    pub rest: Option<OtherSections>,
+    pub(crate) keysets: BTreeMap<Name, KeysetConfig>,
+    pub(crate) rest: Option<OtherSections>,
 }
 
 pub(super) struct OtherSections {
@@ -49,7 +49,7 @@ pub(super) struct OtherSections {
 }
 
 impl OtherSections {
-    pub fn into_config(
+    pub(crate) fn into_config(
         self,
         keysets: BTreeMap<Name, KeysetConfig>,
         warnings: Vec<Problem>,

@@ -7,7 +7,7 @@ mod published;
 mod tokens;
 
 use super::check_spec::CheckSpec;
-pub use tokens::SIGNATURE_CHECKS;
+pub(crate) use tokens::SIGNATURE_CHECKS;
 
 const GROUPS: &[&[CheckSpec]] =
     &[profiles::CHECKS, keys::CHECKS, published::CHECKS, tokens::CHECKS, online::CHECKS];

@@ -6,7 +6,7 @@ use crate::doctor::check_spec::{CheckSpec, Requirement};
 use crate::doctor::checks::{assertions, hs256, signatures, tokens};
 
 /// The checks by which a token's signature is verified.
-pub const SIGNATURE_CHECKS: &[&str] = &["token-signature", "intercom-secret"];
+pub(crate) const SIGNATURE_CHECKS: &[&str] = &["token-signature", "intercom-secret"];
 
 pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {

@@ -12,7 +12,7 @@ use crate::doctor::token::JwtParts;
 use crate::json::Json;
 
 /// Checks that `consumer_key` in the configuration and `iss` in assertions are consumer keys.
-pub fn consumer_key(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn consumer_key(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         match consumer_key_error(&profile.consumer_key) {

@@ -4,7 +4,7 @@ use crate::config::salesforce::{self, HostKind, SalesforceHost};
 use crate::doctor::finding::Observation;
 use crate::doctor::formatting::escape_and_truncate;
 
-pub fn check_audience(
+pub(crate) fn check_audience(
     about: String,
     aud: &str,
     token_host: Option<&SalesforceHost>,

@@ -8,7 +8,7 @@ use crate::doctor::input::CheckInput;
 use crate::json::Json;
 
 /// Checks that a token names its user by the claim of its kind.
-pub fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
+pub(crate) fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
     let (user, party) = (kind.facts().user_claim, kind.facts().relying_party);
     input
         .tokens_of(kind)
@@ -38,7 +38,7 @@ pub fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
 }
 
 /// Checks that the signature is HMAC-SHA256 with one of the configured secrets.
-pub fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
+pub(crate) fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
     let (section, secret) = (kind.facts().section, kind.facts().secret);
     let profiles: Vec<_> =
         input.configured.config.into_iter().flat_map(|config| &config.hs256[&kind]).collect();

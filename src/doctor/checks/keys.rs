@@ -17,7 +17,7 @@ const MAX_UPLOAD_BYTES: usize = 4 << 10;
 /// The longest sensible validity of a certificate, in seconds. With a longer one, a change of keys is probably never planned.
 const MAX_SENSIBLE_VALIDITY: i64 = 20 * 365 * 86_400;
 
-pub fn key_form(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn key_form(input: &CheckInput<'_>) -> Observations {
     let given = input.given.keys.iter().filter_map(|key| match &key.parsed {
         Ok(_) if let Some(warning) = key.pem_quirks.warning() => Some(
             Observation::warn(&key.about, warning)
@@ -33,7 +33,7 @@ pub fn key_form(input: &CheckInput<'_>) -> Observations {
     given.chain(input.configured.keys().map(|(about, ..)| Observation::pass(about, "loads"))).collect()
 }
 
-pub fn key_strength(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn key_strength(input: &CheckInput<'_>) -> Observations {
     let given = input.given.keys.iter().filter_map(|key| match &key.parsed {
         Ok(numbers) => Some(Observation::pass(&key.about, format!("RSA, {} bits", numbers.bits()))),
         Err(PrivateKeyError::Unreadable(
@@ -73,7 +73,7 @@ fn public_key_strength(about: &str, numbers: &PublicNumbers) -> Observation {
     }
 }
 
-pub fn key_file_mode(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn key_file_mode(input: &CheckInput<'_>) -> Observations {
     let is_private = |key: &&GivenKey| match &key.parsed {
         Err(PrivateKeyError::Unreadable(why)) => {
             matches!(
@@ -108,7 +108,7 @@ fn certificate_chains<'a>(
     input.given.chains().chain(jwks.filter(|(_, chain)| !chain.is_empty()))
 }
 
-pub fn certificate_dates(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn certificate_dates(input: &CheckInput<'_>) -> Observations {
     let now = input.now;
     let given = certificate_chains(input).flat_map(|(about, chain)| {
         chain.iter().enumerate().map(move |(at, certificate)| {
@@ -164,7 +164,7 @@ fn validity(
     }
 }
 
-pub fn certificate_form(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn certificate_form(input: &CheckInput<'_>) -> Observations {
     let broken = input.given.certificates.iter().filter_map(|given| {
         let why = given.parsed.as_ref().err()?;
         Some(Observation::fail(&given.about, why.clone()))
@@ -219,7 +219,7 @@ pub fn certificate_form(input: &CheckInput<'_>) -> Observations {
 }
 
 /// Checks that private keys, JWKs and certificates belong together.
-pub fn key_pair(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn key_pair(input: &CheckInput<'_>) -> Observations {
     let certified: Observations = input
         .jwks()
         .filter_map(|(_, jwk)| {
@@ -372,7 +372,7 @@ pub(super) fn pairs_with_another_kid(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn app_certificate(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn app_certificate(input: &CheckInput<'_>) -> Observations {
     if input.given.verify_only {
         return Vec::new();
     }
@@ -410,7 +410,7 @@ pub fn app_certificate(input: &CheckInput<'_>) -> Observations {
 }
 
 /// Checks that no key signs both identity tokens and assertions (RFC 8725, section 3.12).
-pub fn separate_keys(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn separate_keys(input: &CheckInput<'_>) -> Observations {
     let of = |kind: ProfileKind| {
         input.configured.keys().filter(move |(_, keyset, _)| is_used_by(keyset, kind)).collect::<Vec<_>>()
     };
@@ -432,7 +432,7 @@ pub fn separate_keys(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn signing_key(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn signing_key(input: &CheckInput<'_>) -> Observations {
     let Some(ring) = input.configured.ring else { return Vec::new() };
     ring.keysets
         .values()

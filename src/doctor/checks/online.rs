@@ -31,7 +31,7 @@ fn exchange_results<'a>(
     })
 }
 
-pub fn jwks_reachable(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwks_reachable(input: &CheckInput<'_>) -> Observations {
     input
         .fetched()
         .map(|fetched| {
@@ -92,7 +92,7 @@ fn valid_jwks<'a>(input: &'a CheckInput<'_>) -> impl Iterator<Item = (&'a Fetche
     })
 }
 
-pub fn jwks_light(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwks_light(input: &CheckInput<'_>) -> Observations {
     valid_jwks(input)
         .map(|(fetched, reply)| {
             let (took, size) = (reply.took, reply.size);
@@ -110,7 +110,7 @@ pub fn jwks_light(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn jwks_current(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwks_current(input: &CheckInput<'_>) -> Observations {
     shown_keys(input).into_iter().chain(super::published::lacks_configured(input)).collect()
 }
 
@@ -140,7 +140,7 @@ fn printable_kids(kids: &[&str]) -> String {
     kids.iter().map(|kid| escape_and_truncate(kid)).collect::<Vec<_>>().join(", ")
 }
 
-pub fn clock(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn clock(input: &CheckInput<'_>) -> Observations {
     let of_jwks = input
         .fetched()
         .map(|fetched| (fetched.url.as_str(), fetched.reply.as_ref().ok().and_then(|reply| reply.skew)));
@@ -238,11 +238,11 @@ fn refusal_finding(profile: &str, error: &ExchangeError) -> Observation {
     }
 }
 
-pub fn auth_schemes(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn auth_schemes(input: &CheckInput<'_>) -> Observations {
     refusals_of(input, AUTH_SCHEME_REFUSALS)
 }
 
-pub fn verification_mode(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn verification_mode(input: &CheckInput<'_>) -> Observations {
     refusals_of(input, AUTH_MODE_REFUSALS)
 }
 
@@ -258,19 +258,19 @@ pub(super) fn app_not_found(input: &CheckInput<'_>) -> Observations {
     refusals_of(input, APP_NOT_FOUND_REFUSALS)
 }
 
-pub fn preauthorized(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn preauthorized(input: &CheckInput<'_>) -> Observations {
     refusals_of(input, APPROVAL_REFUSALS)
 }
 
-pub fn app_propagation(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn app_propagation(input: &CheckInput<'_>) -> Observations {
     refusals_of(input, PROPAGATION_REFUSALS)
 }
 
-pub fn app_certificate_of_key(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn app_certificate_of_key(input: &CheckInput<'_>) -> Observations {
     refusals_of(input, CERTIFICATE_REFUSALS)
 }
 
-pub fn exchange(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn exchange(input: &CheckInput<'_>) -> Observations {
     let asked = exchange_results(input).map(|(profile, result)| match result {
         Ok(seen) => Observation::pass(profile, seen.clone()),
         Err(error) if REFUSALS_OF_OTHER_CHECKS.iter().any(|(_, ids)| is_one_of(error, ids)) => {

@@ -36,7 +36,7 @@ fn problem_finding(problem: &Problem) -> Observation {
     Observation::fail(about, seen)
 }
 
-pub fn configuration(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn configuration(input: &CheckInput<'_>) -> Observations {
     let problems = input
         .configured
         .problems
@@ -61,7 +61,7 @@ const CODES_OF_OTHER_CHECKS: &[WarningCode] = &[
     WarningCode::TokenUrl,
 ];
 
-pub fn configuration_warnings(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn configuration_warnings(input: &CheckInput<'_>) -> Observations {
     let has_own_check =
         |code: WarningCode| CODES_OF_OTHER_CHECKS.contains(&code) && input.configured.config.is_some();
     let warnings: Observations = input
@@ -82,7 +82,7 @@ pub fn configuration_warnings(input: &CheckInput<'_>) -> Observations {
     warnings
 }
 
-pub fn scrt_url(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn scrt_url(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.messaging().map(|(about, messaging)| {
         let (host, judged) = salesforce::check_scrt_url(messaging.scrt_url.url());
         let faults: Vec<String> =
@@ -93,7 +93,7 @@ pub fn scrt_url(input: &CheckInput<'_>) -> Observations {
     profiles.chain(problems_of(input, FIELDS_OF_OTHER_CHECKS[0])).collect()
 }
 
-pub fn token_url(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_url(input: &CheckInput<'_>) -> Observations {
     input
         .configured
         .oauth()
@@ -117,7 +117,7 @@ pub fn token_url(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn org_id(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn org_id(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         let id = messaging.org_id.as_str();
@@ -132,7 +132,7 @@ pub fn org_id(input: &CheckInput<'_>) -> Observations {
     fine.chain(problems_of(input, FIELDS_OF_OTHER_CHECKS[1])).collect()
 }
 
-pub fn deployment(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn deployment(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.messaging();
     let fine = profiles.map(|(about, messaging)| {
         Observation::pass(
@@ -143,7 +143,7 @@ pub fn deployment(input: &CheckInput<'_>) -> Observations {
     fine.chain(problems_of(input, FIELDS_OF_OTHER_CHECKS[2])).chain(online::deployment(input)).collect()
 }
 
-pub fn audience(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn audience(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.oauth().map(|profile| {
         let host = SalesforceHost::from_url(profile.token_url.url());
         let about = format!("oauth.{}", profile.name);
@@ -152,7 +152,7 @@ pub fn audience(input: &CheckInput<'_>) -> Observations {
     profiles.chain(assertions::audience(input)).chain(online::audience(input)).collect()
 }
 
-pub fn audience_host(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn audience_host(input: &CheckInput<'_>) -> Observations {
     let found = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         let (audience, asked) = (
@@ -186,7 +186,7 @@ pub fn audience_host(input: &CheckInput<'_>) -> Observations {
     found.chain(online::app_not_found(input)).collect()
 }
 
-pub fn username(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn username(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         let name = &profile.username;
@@ -209,7 +209,7 @@ fn sandbox_of(profile: &OauthConfig) -> Option<String> {
     SalesforceHost::from_url(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
 }
 
-pub fn limits(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn limits(input: &CheckInput<'_>) -> Observations {
     let Some(config) = input.configured.config else { return Vec::new() };
     // User names are case-insensitive. The first 15 characters identify an org; the other three are a checksum of their case.
     let mut logins: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
@@ -242,7 +242,7 @@ fn per_minute(pace: RateLimit) -> u128 {
     u128::from(pace.requests) * Duration::from_mins(1).as_nanos() / pace.window.as_nanos().max(1)
 }
 
-pub fn runaway_page(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn runaway_page(input: &CheckInput<'_>) -> Observations {
     let Some(config) = input.configured.config else { return Vec::new() };
     let pace = config.server.limits.remint_rate;
     let minute = per_minute(pace);
@@ -261,7 +261,7 @@ pub fn runaway_page(input: &CheckInput<'_>) -> Observations {
     }]
 }
 
-pub fn public_url(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn public_url(input: &CheckInput<'_>) -> Observations {
     let Some(config) = input.configured.config else { return Vec::new() };
     if config.identity.is_empty() {
         return Vec::new();

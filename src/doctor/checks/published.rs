@@ -10,7 +10,7 @@ use crate::doctor::input::{CheckInput, is_used_by};
 use crate::doctor::jwk::{JwkDocument, JwkShape, ParsedJwk, Thumbprint, X5c};
 use crate::keys::PublicNumbers;
 
-pub fn text(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn text(input: &CheckInput<'_>) -> Observations {
     let files = input.given.jwks.iter().map(|document| match (&document.shape, &document.surrounding) {
         (JwkShape::NotJson(error), _) => Observation::fail(&document.about, format!("isn't JSON: {error}"))
             .with_advice(
@@ -38,7 +38,7 @@ pub fn text(input: &CheckInput<'_>) -> Observations {
     files.chain(tokens).collect()
 }
 
-pub fn jwk_single(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_single(input: &CheckInput<'_>) -> Observations {
     input
         .given
         .jwks
@@ -54,7 +54,7 @@ pub fn jwk_single(input: &CheckInput<'_>) -> Observations {
 }
 
 /// Checks the members that Salesforce requires, except `x5c`, and that the JWK is an RSA key for signatures.
-pub fn jwk_members(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_members(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
         .map(|(_, jwk)| {
@@ -102,7 +102,7 @@ pub fn jwk_members(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn jwk_numbers(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_numbers(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
         .filter(|(_, jwk)| jwk.has("n") || jwk.has("e"))
@@ -118,7 +118,7 @@ pub fn jwk_numbers(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn jwk_x5c(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_x5c(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
         .map(|(document, jwk)| match &jwk.x5c {
@@ -131,7 +131,7 @@ pub fn jwk_x5c(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn jwk_x5c_form(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_x5c_form(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
         .filter_map(|(_, jwk)| match &jwk.x5c {
@@ -146,7 +146,7 @@ pub fn jwk_x5c_form(input: &CheckInput<'_>) -> Observations {
 }
 
 /// Checks `x5t` and `x5t#S256` against the certificate (RFC 7517, sections 4.8 and 4.9). Both are optional.
-pub fn jwk_thumbprint(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_thumbprint(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
         .filter(|(_, jwk)| jwk.has("x5t") || jwk.has("x5t#S256"))
@@ -170,7 +170,7 @@ pub fn jwk_thumbprint(input: &CheckInput<'_>) -> Observations {
 }
 
 /// Finds placeholder members. Salesforce's own page asks for them in an upload. In a served set, other verifiers read them too.
-pub fn jwk_placeholders(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_placeholders(input: &CheckInput<'_>) -> Observations {
     input.jwks()
         .filter(|(_, jwk)| jwk.private_members().is_empty())
         .map(|(document, jwk)| match jwk.placeholders() {
@@ -189,7 +189,7 @@ pub fn jwk_placeholders(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn jwk_private(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_private(input: &CheckInput<'_>) -> Observations {
     input
         .jwks()
         .map(|(_, jwk)| {
@@ -242,7 +242,7 @@ pub(super) fn lacks_configured(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn jwk_distinct(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn jwk_distinct(input: &CheckInput<'_>) -> Observations {
     within_sets(input).into_iter().chain(across_documents(input)).collect()
 }
 

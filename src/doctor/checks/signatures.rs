@@ -6,7 +6,7 @@ use crate::doctor::formatting::{backquoted_list, escape_and_truncate, lookalike_
 use crate::doctor::input::{CheckInput, Purpose, VerificationKey};
 use crate::doctor::token::JwtParts;
 
-pub fn token_algorithm(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_algorithm(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(SALESFORCE_TOKENS)
         .filter_map(|(token, parts, purpose)| {
@@ -43,7 +43,7 @@ pub fn token_algorithm(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn token_kid(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_kid(input: &CheckInput<'_>) -> Observations {
     let of_tokens = input.tokens_for(IDENTITY_TOKENS).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
         // The check `token-header` reports a missing `kid`, and one that isn't text.
@@ -74,7 +74,7 @@ pub fn token_kid(input: &CheckInput<'_>) -> Observations {
     of_tokens.chain(super::keys::pairs_with_another_kid(input)).collect()
 }
 
-pub fn token_signature(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_signature(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(SALESFORCE_TOKENS)
         .map(|(token, parts, purpose)| {

@@ -29,7 +29,7 @@ pub(super) const ASSERTIONS: &[Purpose] = &[Purpose::Assertion];
 const ALL_PURPOSES: &[Purpose] = Purpose::ALL;
 
 /// Reports the purpose of each token, and the reason.
-pub fn token_kind(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_kind(input: &CheckInput<'_>) -> Observations {
     input
         .jwts()
         .map(|(token, _)| {
@@ -61,7 +61,7 @@ fn audience_type_fault(aud: &Json) -> Option<String> {
     }
 }
 
-pub fn token_header(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_header(input: &CheckInput<'_>) -> Observations {
     const MEMBERS: &[&str] = &["alg", "typ", "kid"];
     input
         .tokens_for(IDENTITY_TOKENS)
@@ -115,7 +115,7 @@ pub fn token_header(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn token_claims(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_claims(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(SALESFORCE_TOKENS)
         .map(|(token, parts, purpose)| {
@@ -142,7 +142,7 @@ pub fn token_claims(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn issuer(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn issuer(input: &CheckInput<'_>) -> Observations {
     let issuers = input.expected_issuers();
     input
         .tokens_for(IDENTITY_TOKENS)
@@ -218,7 +218,7 @@ fn suspicious_issuer(about: &str, iss: &str) -> Option<Observation> {
     (!odd.is_empty()).then(|| Observation::warn(about, format!("its issuer `{shown}` {}", odd.join(" and "))))
 }
 
-pub fn token_expiry(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_expiry(input: &CheckInput<'_>) -> Observations {
     let now = input.now;
     input
         .tokens_for(ALL_PURPOSES)
@@ -274,7 +274,7 @@ fn hours_behind(parts: &JwtParts, now: UnixTime) -> Option<i64> {
     (1..=14).find(is_near)
 }
 
-pub fn token_not_yet(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(ALL_PURPOSES)
         .map(|(token, parts, _)| {
@@ -307,7 +307,7 @@ pub fn token_not_yet(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub fn lifetime(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn lifetime(input: &CheckInput<'_>) -> Observations {
     let tokens = input.tokens_for(ALL_PURPOSES).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
         let exp = parts.numeric_date("exp")?;
@@ -377,7 +377,7 @@ fn check_lifetime(about: String, life: i64) -> Observation {
     }
 }
 
-pub fn subject(input: &CheckInput<'_>) -> Observations {
+pub(crate) fn subject(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(IDENTITY_TOKENS)
         .filter_map(|(token, parts, _)| {

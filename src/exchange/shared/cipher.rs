@@ -19,7 +19,7 @@ use crate::clock::{NoRandomness, Randomness};
 const FORMAT: u8 = 2;
 
 /// Encrypts entries and derives their store keys.
-pub struct EntryCipher {
+pub(crate) struct EntryCipher {
     cipher: LessSafeKey,
     name_key: hmac::Key,
     /// Identifies the configured key without revealing it.
@@ -28,7 +28,7 @@ pub struct EntryCipher {
 
 /// The kind and cache key of an entry, authenticated as associated data.
 #[derive(Clone, Copy)]
-pub enum EntryContext<'a> {
+pub(crate) enum EntryContext<'a> {
     Token(&'a CacheKey),
     /// The failure of an exchange for that key.
     Failure(&'a CacheKey),
@@ -48,7 +48,7 @@ impl EntryContext<'_> {
 }
 
 impl EntryCipher {
-    pub fn new(key: &[u8; 32]) -> Self {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
         let secret = hkdf::Salt::new(HKDF_SHA256, b"tokenmint shared cache").extract(key);
         let (mut cipher, mut names, mut id) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]), [0; 32]);
         derive_key(&secret, b"entries", &mut cipher);
@@ -63,17 +63,17 @@ impl EntryCipher {
     }
 
     /// The prefix of all store keys.
-    pub fn prefix(&self) -> String {
+    pub(crate) fn prefix(&self) -> String {
         format!("tokenmint:{FORMAT}:{}", self.key_id)
     }
 
     /// The store key of a cache key: its HMAC, without the prefix.
-    pub fn store_key(&self, key: &CacheKey) -> String {
+    pub(crate) fn store_key(&self, key: &CacheKey) -> String {
         HEXLOWER.encode(hmac::sign(&self.name_key, key.as_bytes()).as_ref())
     }
 
     /// Encrypts an entry for its context.
-    pub fn encrypt(
+    pub(crate) fn encrypt(
         &self,
         context: EntryContext<'_>,
         plaintext: &[u8],
@@ -95,7 +95,7 @@ impl EntryCipher {
     }
 
     /// Decrypts an entry; `None` if it is of another format, or wasn't encrypted with this key and for this context.
-    pub fn decrypt(&self, context: EntryContext<'_>, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    pub(crate) fn decrypt(&self, context: EntryContext<'_>, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (format, rest) = sealed.split_first()?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>()?;
         if *format != FORMAT {

@@ -32,14 +32,14 @@ struct CachedEntry<'a> {
 
 /// Why an authentic entry was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryRejected {
+pub(crate) enum EntryRejected {
     /// It isn't a valid response for this request.
     Invalid,
     /// It has expired, or its signing key was revoked.
     Stale,
 }
 
-pub fn serialize_token(token: &AccessToken) -> Zeroizing<Vec<u8>> {
+pub(crate) fn serialize_token(token: &AccessToken) -> Zeroizing<Vec<u8>> {
     let entry = CachedEntry {
         token: token.secret.expose_secret().into(),
         about: Cow::Borrowed(&token.metadata),
@@ -54,7 +54,7 @@ pub fn serialize_token(token: &AccessToken) -> Zeroizing<Vec<u8>> {
 }
 
 /// Parses a token and validates it for `token_request`. `left` is the remaining time in the store, if known.
-pub fn parse_token(
+pub(crate) fn parse_token(
     text: &[u8],
     token_request: &TokenRequest,
     left: Option<Duration>,
@@ -117,7 +117,7 @@ struct SharedFailureRecord {
 }
 
 /// Serializes a failure that happened at `now`; `None` if it doesn't concern other replicas.
-pub fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8>> {
+pub(crate) fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8>> {
     let failure = match failed.error.clone() {
         ExchangeError::Rejected { upstream, diagnosis, request_summary, .. } => {
             FailureRecord::Rejected { upstream, meaning: diagnosis.id.to_owned(), asked: request_summary }
@@ -138,7 +138,11 @@ pub fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option<Vec<u8
 }
 
 /// Parses a failure. `left` is the remaining time in the store, if known.
-pub fn parse_failure(text: &[u8], left: Option<Duration>, reading: &ClockReading) -> Option<SharedFailure> {
+pub(crate) fn parse_failure(
+    text: &[u8],
+    left: Option<Duration>,
+    reading: &ClockReading,
+) -> Option<SharedFailure> {
     let SharedFailureRecord { failure, kid, at, until } = serde_json::from_slice(text).ok()?;
     let kid = kid.map(|kid| KeyId::parse(&kid)).transpose().ok()?;
     let age = UnixTime::from_seconds(at).seconds_until(reading.now);

@@ -50,7 +50,7 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 type RejectedToken = (CacheKey, TokenHash);
 
 /// The shared token cache of all replicas.
-pub struct SharedCache {
+pub(crate) struct SharedCache {
     cipher: EntryCipher,
     store: Box<dyn SharedStore>,
     /// Tokens that aren't accepted from the store any more.
@@ -63,7 +63,7 @@ pub struct SharedCache {
 }
 
 /// Result of [`SharedCache::claim_exchange`].
-pub enum ClaimResult {
+pub(crate) enum ClaimResult {
     /// Another replica's token.
     Token(AccessToken),
     /// Another replica's failure, which still applies.
@@ -75,10 +75,10 @@ pub enum ClaimResult {
 }
 
 /// The random id with which this replica holds a lock.
-pub struct LockOwner(String);
+pub(crate) struct LockOwner(String);
 
 /// The id of the last announcement that the background sync has read.
-pub struct MessageCursor(String);
+pub(crate) struct MessageCursor(String);
 
 impl Default for MessageCursor {
     fn default() -> Self {
@@ -91,13 +91,13 @@ impl SharedCache {
     ///
     /// # Errors
     /// The settings of `redis` make no valid client.
-    pub fn with_redis(redis: &RedisConfig, deps: &ExchangerDeps) -> Result<Self, RedisError> {
+    pub(crate) fn with_redis(redis: &RedisConfig, deps: &ExchangerDeps) -> Result<Self, RedisError> {
         use secrecy::ExposeSecret as _;
         let store = RedisStore::new(redis, deps.metrics.shared_cache_up.with_label_values(&["redis"]))?;
         Ok(Self::new(redis.key.expose_secret(), Box::new(store), deps))
     }
 
-    pub fn new(key: &[u8; 32], store: Box<dyn SharedStore>, deps: &ExchangerDeps) -> Self {
+    pub(crate) fn new(key: &[u8; 32], store: Box<dyn SharedStore>, deps: &ExchangerDeps) -> Self {
         // moka's default policy, TinyLFU, may refuse new entries instead of evicting old ones.
         let rejected =
             Cache::builder().max_capacity(MAX_MESSAGES as u64).eviction_policy(EvictionPolicy::lru());
@@ -114,7 +114,7 @@ impl SharedCache {
     /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another
     /// replica holds the lock. A token must expire later than `held` and not be `replaced`; a failure must pass
     /// `still_applies`.
-    pub async fn claim_exchange(
+    pub(crate) async fn claim_exchange(
         &self,
         key: &CacheKey,
         token_request: &TokenRequest,
@@ -226,7 +226,7 @@ impl SharedCache {
     }
 
     /// Stores a token for all replicas and releases the lock.
-    pub async fn publish_token(
+    pub(crate) async fn publish_token(
         self: &Arc<Self>,
         key: &CacheKey,
         token: &AccessToken,
@@ -246,7 +246,7 @@ impl SharedCache {
     }
 
     /// Releases the lock without a token, and stores the failure if it concerns other replicas.
-    pub async fn publish_failure(
+    pub(crate) async fn publish_failure(
         self: &Arc<Self>,
         key: &CacheKey,
         failure: Option<&CachedFailure>,
@@ -290,7 +290,7 @@ impl SharedCache {
     }
 
     /// Counts a request against the rate limit of all replicas. `None` if the store is unavailable.
-    pub async fn count_request(&self, request: &CountedRequest) -> Option<QuotaCheck> {
+    pub(crate) async fn count_request(&self, request: &CountedRequest) -> Option<QuotaCheck> {
         let quota = request.quota;
         let name = login_limit_key(&request.account);
         let counted =
@@ -304,13 +304,13 @@ impl SharedCache {
         })
     }
 
-    pub async fn refund(&self, request: &CountedRequest) {
+    pub(crate) async fn refund(&self, request: &CountedRequest) {
         // If this fails, the request stays counted until the window ends.
         let _ = self.store.refund(&login_limit_key(&request.account), &request.id).await;
     }
 
     /// Stops accepting this token from the store, and queues an announcement to the other replicas, once.
-    pub fn announce_rejected(&self, key: &CacheKey, token: TokenHash) {
+    pub(crate) fn announce_rejected(&self, key: &CacheKey, token: TokenHash) {
         if self.was_rejected(token) {
             return;
         }
@@ -324,17 +324,21 @@ impl SharedCache {
         self.wake.notify_one();
     }
 
-    pub fn was_rejected(&self, token: TokenHash) -> bool {
+    pub(crate) fn was_rejected(&self, token: TokenHash) -> bool {
         self.rejected.contains_key(&token)
     }
 
     /// Waits for [`SYNC_INTERVAL`], or until there is something to announce.
-    pub async fn wait_for_sync(&self) {
+    pub(crate) async fn wait_for_sync(&self) {
         let _ = tokio::time::timeout(SYNC_INTERVAL, self.wake.notified()).await;
     }
 
     /// Publishes this replica's announcements and reads those of others. Calls `drop` for each token that was announced.
-    pub async fn sync_rejected(&self, cursor: &mut MessageCursor, drop: impl Fn(&CacheKey, TokenHash)) {
+    pub(crate) async fn sync_rejected(
+        &self,
+        cursor: &mut MessageCursor,
+        drop: impl Fn(&CacheKey, TokenHash),
+    ) {
         let sealed = |rejected: &RejectedToken| {
             let (key, TokenHash(hash)) = rejected;
             let plaintext = [key.as_bytes().as_slice(), hash].concat();

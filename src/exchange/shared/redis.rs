@@ -97,7 +97,7 @@ enum ConnectionState {
 }
 
 /// A Redis or Valkey server as a [`SharedStore`].
-pub struct RedisStore {
+pub(crate) struct RedisStore {
     client: Client,
     request_timeout: Duration,
     state: watch::Sender<ConnectionState>,
@@ -108,7 +108,7 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// Creates the store without connecting.
-    pub fn new(redis: &RedisConfig, up: IntGauge) -> Result<Self, RedisError> {
+    pub(crate) fn new(redis: &RedisConfig, up: IntGauge) -> Result<Self, RedisError> {
         let (host, port) = (redis.url.host.clone(), redis.url.port);
         let address = if redis.url.tls {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }

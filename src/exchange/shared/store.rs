@@ -86,9 +86,9 @@ pub const STREAM_START: &str = "0-0";
 /// Maximum number of messages in the stream (approximately); each has a cache key and a token hash.
 pub const MAX_MESSAGES: usize = 10_000;
 /// Maximum size of an entry: a token of at most 12 KiB with its metadata. Longer ones are ignored.
-pub const MAX_ENTRY_BYTES: usize = 64 << 10;
+pub(crate) const MAX_ENTRY_BYTES: usize = 64 << 10;
 /// Maximum size of a message. Longer ones are ignored.
-pub const MAX_MESSAGE_BYTES: usize = 256;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 256;
 
 /// A key-value store with locks, counters and a message stream.
 pub trait SharedStore: Send + Sync + 'static {

@@ -9,8 +9,8 @@ BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 # The same for targets that measure times, together with the bench that `guard` builds.
 BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench in_process
 
-.PHONY: help run test tools lint unit system interop examples browser image drill drill-short chaos chaos-short soak model model-keys docs bench guard capacity \
-	capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
+.PHONY: help run test tools lint prose unit system interop examples browser image drill drill-short chaos chaos-short soak \
+	model model-keys docs bench guard capacity capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 ## Start tokenmint with made-up keys and a sandbox of Salesforce, and print commands to paste.
 run:
@@ -44,6 +44,7 @@ endef
 
 # Installs the tools of all targets of `test`.
 tools:
+	tests/prose/setup
 	tests/batch/setup
 	tests/cache/setup
 	tests/interop/setup
@@ -54,14 +55,18 @@ tools:
 	benches/setup guard
 	tests/image tools
 
-## Check formatting, Clippy and rustdoc.
-lint:
+## Check formatting, Clippy, rustdoc and prose.
+lint: prose
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --bench '*' -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	tests/chaos/run --check
+
+## Check the words and sentences of comments, messages and pages.
+prose:
+	tests/prose/run
 
 # Needs no root, and the network only for the library of batch signing. Without that library its tests are skipped, with a message.
 ## Run the Rust tests: units, and the service over real sockets.

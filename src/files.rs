@@ -78,8 +78,8 @@ impl OpenedFile {
     pub(crate) fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let expected = u64::try_from(self.stat.st_size).unwrap_or(0).min(largest);
         // The buffer has its final capacity from the start: a buffer that grows leaves copies of a secret in memory.
-        let room = usize::try_from(expected).unwrap_or_default() + 2;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+        let capacity = usize::try_from(expected).unwrap_or_default() + 2;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
         self.file.take(largest + 1).read_to_end(&mut bytes).map_err(FileError::Read)?;
         if bytes.len() as u64 > largest { Err(FileError::TooLarge(largest)) } else { Ok(bytes) }
     }

@@ -1,5 +1,5 @@
-//! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, serialized once and cached with their
-//! `ETag`. The type of a JWK has no fields for private members.
+//! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, cached in serialized form with
+//! their `ETag`. The type of a JWK has no fields for private members.
 //!
 //! The bytes depend only on the key files and the clock. When a key is added or removed or a certificate changes, the
 //! next request serializes them again.

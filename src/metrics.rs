@@ -87,7 +87,7 @@ pub struct Metrics {
     pub(crate) rejected_tokens_kept: IntCounterVec,
     /// The used share of the login budget, 0 to 1, by `profile`.
     pub(crate) login_budget_used: GaugeVec,
-    /// Logins that couldn't be recorded in `state_directory`.
+    /// Failures to read, write or use `state_directory`.
     pub(crate) login_budget_write_failures: IntCounter,
     /// Seconds by which our clock is ahead of Salesforce's.
     pub(crate) clock_skew: Gauge,
@@ -132,7 +132,7 @@ impl Metrics {
                 "Time from a request's first byte to its answer, by route.",
                 &["route"],
             ),
-            refusals: builder.counters("refusals_total", "Requests refused, by error.", &["error"]),
+            refusals: builder.counters("refusals_total", "Error responses (4xx and 5xx), by error code.", &["error"]),
             remints_refused: builder.counters(
                 "remints_refused_total",
                 "Requests rejected because one subject's tokens were requested too often, by profile and caller.",
@@ -218,7 +218,7 @@ impl Metrics {
             connections: builder.int_gauges("connections", "Open connections, by listener.", &["listener"]),
             connections_refused: builder.counters(
                 "connections_refused_total",
-                "Connections closed because there were too many, by listener: the longest idle ones, or new ones if none was idle.",
+                "Connections closed because of their number or memory, by listener: the longest idle ones, or new ones if none was idle.",
                 &["listener"],
             ),
             exchanges: builder.counters(
@@ -238,7 +238,7 @@ impl Metrics {
             ),
             cache_requests: builder.counters(
                 "token_cache_requests_total",
-                "Requests for access tokens, by profile and result.",
+                "Requests for access tokens, by profile and result: hit, miss, coalesced or failure (a cached one).",
                 &["profile", "result"],
             ),
             cache_entries: builder.gauge("token_cache_entries", "Access tokens in the cache."),
@@ -259,11 +259,11 @@ impl Metrics {
             ),
             login_budget_write_failures: builder.counter(
                 "login_budget_write_failures_total",
-                "Logins that could not be recorded in the state directory and are counted in memory only.",
+                "Failures to read, write or use the state directory, after which logins are counted in memory only.",
             ),
             login_budget_used: builder.gauges(
                 "login_budget_used_ratio",
-                "Used share of the budget of requests to Salesforce, by profile.",
+                "Used share (0 to 1) of logins_per_hour or requests_per_minute, by profile; at 1 tokenmint stops asking Salesforce.",
                 &["profile"],
             ),
             clock_skew: builder.add(

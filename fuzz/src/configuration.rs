@@ -97,7 +97,7 @@ fn check_rules(config: &Config) {
         ];
         tables
             .iter()
-            .any(|(section, names)| profile.kind.section() == *section && names.contains(&&profile.name))
+            .any(|(section, names)| profile.kind.section() == *section && names.contains(&&profile.bare_name))
     };
     assert!(config.bundles.values().flat_map(|bundle| bundle.entries.values()).all(exists));
     assert!(config.callers.values().flat_map(|caller| &caller.allow).all(exists));

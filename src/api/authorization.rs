@@ -1,7 +1,7 @@
 //! Authorizes each request for a token by the caller's policy, and applies the rate limits for subjects.
 //!
-//! Every token needs an authorization, including one from the cache. The result is an [`Authorized`] value, which the
-//! minting functions require as proof.
+//! Every token needs an authorization, including one from the cache. The result, [`Authorized`], is the only access to
+//! the profile that mints.
 
 use super::audit::AUDIT_TARGET;
 use super::request::AuthenticatedCaller;
@@ -60,7 +60,10 @@ pub(super) fn authorize<'a, G: Permission>(
         }
         Violation::SubjectLimit(RateLimited { retry_after, .. }) => {
             caller.subjects_refused.inc();
-            ApiError::RateLimited { retry_after, who: "this caller, for too many different subjects," }
+            ApiError::RateLimited {
+                retry_after,
+                why: "this caller named more different subjects in a minute than its subjects_per_minute",
+            }
         }
     })?;
     if let Some((_, subject)) = subject.filter(|_| mints) {
@@ -108,10 +111,11 @@ fn check_subject_rate_limit(
                     %caller,
                     %profile,
                     subject_hmac = subject.as_str(),
-                    "a page asks for tokens again and again: Salesforce probably refuses them"
+                    "a subject exceeded its rate of tokens: its page probably loops because Salesforce rejects them; \
+                     run `tokenmint doctor`"
                 );
             }
-            ApiError::RateLimited { retry_after, who: "one subject's page" }
+            ApiError::RateLimited { retry_after, why: "too many tokens were requested for this subject (limits.remints_per_minute)" }
         },
     )
 }

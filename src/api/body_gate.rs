@@ -1,5 +1,5 @@
-//! Delays reading a request body from the socket until a handler reads it. So an unauthenticated request is rejected from
-//! its head alone, and its body costs nothing.
+//! Backpressure for request bodies: delays reading a body from the socket until a handler reads it. So an unauthenticated
+//! request is rejected from its head alone, and its body costs nothing.
 //!
 //! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be
 //! parsed as the next request.
@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 pub(crate) struct BodyGate {
     open: AtomicBool,
     /// Whether the body was read to its end, or there is none.
-    read: AtomicBool,
+    is_consumed: AtomicBool,
     waiting: Mutex<Option<Waker>>,
 }
 
@@ -25,7 +25,7 @@ impl BodyGate {
     /// Closes the gate at the start of a request.
     pub(crate) fn close(&self, has_body: bool) {
         self.open.store(false, Ordering::Relaxed);
-        self.read.store(!has_body, Ordering::Relaxed);
+        self.is_consumed.store(!has_body, Ordering::Relaxed);
     }
 
     /// Waits until a handler reads the body.
@@ -50,8 +50,8 @@ impl BodyGate {
     }
 
     /// Whether the body was read to its end, or there was none.
-    pub(crate) fn is_read(&self) -> bool {
-        self.read.load(Ordering::Relaxed)
+    pub(crate) fn is_consumed(&self) -> bool {
+        self.is_consumed.load(Ordering::Relaxed)
     }
 }
 
@@ -78,7 +78,7 @@ impl<B: Body + Unpin> Body for GatedBody<B> {
         self.gate.open();
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() {
-            self.gate.read.store(true, Ordering::Relaxed);
+            self.gate.is_consumed.store(true, Ordering::Relaxed);
         }
         Poll::Ready(frame)
     }

@@ -58,8 +58,8 @@ pub(crate) enum ApiError {
     IncompleteBody,
     RateLimited {
         retry_after: Duration,
-        /// The subject of the message "… requests tokens too often".
-        who: &'static str,
+        /// Which limit was exceeded: the start of the message.
+        why: &'static str,
     },
     Mint(MintError),
     Exchange(ExchangeError),
@@ -162,12 +162,12 @@ impl ApiError {
                 field: Some(invalid_field.field.clone()),
                 ..invalid(&format!("`{}` {}", invalid_field.field, invalid_field.message))
             },
-            Self::RateLimited { retry_after, who } => ErrorResponse {
+            Self::RateLimited { retry_after, why } => ErrorResponse {
                 retry_after: Some(retry_after_seconds(retry_after)),
                 ..error_response(
                     S::TOO_MANY_REQUESTS,
                     "rate_limited",
-                    &format!("{who} requests tokens too often; retry after the seconds in Retry-After"),
+                    &format!("{why}; retry after the seconds in Retry-After"),
                 )
             },
             Self::Malformed(message) => invalid(message),
@@ -245,7 +245,7 @@ impl ApiError {
             Self::Mint(MintError::Signing(_) | MintError::Randomness(_)) | Self::Panicked => error_response(
                 S::INTERNAL_SERVER_ERROR,
                 "server_error",
-                "internal error of tokenmint; its log has a line with this request ID",
+                "internal error: search tokenmint's log for this request ID, or for `panicked` at this time",
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! The public endpoints: the JWK Sets that Salesforce fetches, and `GET /openapi.yaml`.
+//! Endpoints that need no credential: the JWK Sets that Salesforce fetches, and `GET /openapi.yaml`.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};

@@ -1,4 +1,4 @@
-//! The middleware of all routes, a tower layer. For each request it
+//! The middleware of all routes: a tower layer. For each request it
 //!
 //! - sets the request ID and starts the trace span,
 //! - enforces `request_timeout`,
@@ -197,7 +197,7 @@ where
     answer.headers_mut().insert(X_REQUEST_ID, id.id);
     // Tells the client not to reuse a connection that this service closes. It always closes after a chunked body:
     // `app::request_scanner` doesn't know where such a body ends, so it can't find the next request.
-    let is_unread = body.is_some_and(|body| !body.is_read());
+    let is_unread = body.is_some_and(|body| !body.is_consumed());
     if is_refused || is_unread || chunked || state.draining.load(Ordering::Relaxed) {
         answer.headers_mut().insert(CONNECTION, CLOSE);
     }

@@ -104,9 +104,11 @@ impl FromRequest<SharedState> for RequestFields {
     /// above its limit gets the error only after its body was read, so that the connection can be reused.
     async fn from_request(request: Request, state: &SharedState) -> Result<Self, ApiError> {
         let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(ApiError::InvalidClient)?;
-        let turn = caller
-            .check_rate_limit(state.clock.monotonic())
-            .map_err(|retry_after| ApiError::RateLimited { retry_after, who: "this caller" });
+        let rate_check =
+            caller.check_rate_limit(state.clock.monotonic()).map_err(|retry_after| ApiError::RateLimited {
+                retry_after,
+                why: "this caller sent more requests than its rate and burst allow",
+            });
         is_plain_json(request.headers())?;
         let limit = state.limits.body;
         // Rejects a body that is declared too large before any of it is read.
@@ -125,7 +127,7 @@ impl FromRequest<SharedState> for RequestFields {
             Some(_) => ApiError::BodyTooLarge(limit),
             None => ApiError::IncompleteBody,
         })?;
-        turn?;
+        rate_check?;
         Self::parse(&body.to_bytes())
     }
 }

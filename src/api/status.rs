@@ -1,5 +1,5 @@
-//! `GET /status`: which keys sign and are published, and whether the files' current content is in force. Commands on the same
-//! host use it to see whether the service has taken over a change.
+//! `GET /status`: which keys sign and are published, and whether the files' content was in force at the last check. Commands on
+//! the same host use it to see whether the service has taken over a change.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,8 @@ struct ReloadStatus {
     problems: Vec<ReportedProblem>,
 }
 
-/// A [`Problem`] without the path of its file. Without an ops listener, callers can read `/status` too.
+/// A [`Problem`] without the path of its file. Without an ops listener, everybody who reaches the minting listener can read
+/// `/status`.
 #[derive(Serialize)]
 struct ReportedProblem {
     field: String,

@@ -64,7 +64,7 @@ pub(crate) struct Connection {
     idle_since: AtomicU64,
     /// The memory that the connection is charged for, in bytes.
     bytes: AtomicUsize,
-    /// The size of the buffer for an incomplete head, in bytes.
+    /// The capacity of the buffer for an incomplete head, or for bytes that arrive before the response, in bytes.
     partial: AtomicUsize,
     evicted: Notify,
     /// When the first byte of the current request arrived, in microseconds since `connections.epoch`.
@@ -123,7 +123,7 @@ impl Connections {
         Some(ConnectionPermit { id, connection, _slot: slot })
     }
 
-    /// Whether the limit allows another connection, if necessary after an eviction.
+    /// Makes room for a connection, evicting idle ones if the limit is reached. Returns `false` if none is idle.
     fn ensure_capacity(&self) -> bool {
         let mut table = self.table();
         table.open.len() < self.limit || self.evict(&mut table) > 0
@@ -168,7 +168,8 @@ impl Connections {
 }
 
 impl Connection {
-    /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the listener is over its budget.
+    /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the
+    /// listener is over its budget and any is idle.
     pub(crate) fn charge(&self, bytes: usize) {
         let connections = &*self.connections;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -192,7 +193,7 @@ impl Connection {
         }
     }
 
-    /// Sets the charge for an incomplete head to `bytes`.
+    /// Sets the charge for the buffer of an incomplete head to `bytes`.
     pub(crate) fn set_partial_head(&self, bytes: usize) {
         let before = self.partial.swap(bytes, Ordering::Relaxed);
         if bytes > before {
@@ -260,7 +261,7 @@ impl Connection {
     }
 }
 
-/// The permit of an open connection. Dropping it makes room for another one.
+/// The permit of an open connection. Dropping it lets another one open.
 pub(crate) struct ConnectionPermit {
     id: u64,
     connection: Arc<Connection>,

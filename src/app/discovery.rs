@@ -72,7 +72,7 @@ impl RunningService {
 }
 
 /// The socket by which commands find this service, and the description that they read from it.
-pub(crate) struct Announcement {
+pub(crate) struct DiscoverySocket {
     socket: UnixListener,
     state: Arc<AppState>,
     configuration: Option<PathBuf>,
@@ -80,7 +80,7 @@ pub(crate) struct Announcement {
     tls: Option<OpsTls>,
 }
 
-impl Announcement {
+impl DiscoverySocket {
     /// Binds the socket under a random name.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Detects changes of the configuration's files by a hash of their content and permissions.
+//! Change detection by polling: hashes the content, the owners and the modes of the configuration's files.
 //!
 //! File notifications (inotify) get lost on some mounts. Modification times don't show that Kubernetes has replaced the
 //! `..data` link of a mounted secret.

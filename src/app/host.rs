@@ -11,10 +11,11 @@ use rustix::process::{
 /// A hardening step that the host refused.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{what}: {error}; so other processes could read private keys from its memory, and tokenmint doesn't start"
+    "tokenmint doesn't start: {failed_step} ({error}); private keys could leak from its memory: allow setrlimit and prctl in \
+     the seccomp profile"
 )]
 pub(crate) struct HardeningError {
-    what: &'static str,
+    failed_step: &'static str,
     error: io::Error,
 }
 
@@ -26,7 +27,8 @@ pub(crate) struct HardeningError {
 /// # Errors
 /// The host refuses a step. No private key may be loaded then.
 pub(crate) fn harden() -> Result<(), HardeningError> {
-    let hardening_error = |what| move |error: rustix::io::Errno| HardeningError { what, error: error.into() };
+    let hardening_error =
+        |failed_step| move |error: rustix::io::Errno| HardeningError { failed_step, error: error.into() };
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(hardening_error("can't turn off core dumps"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -47,8 +49,8 @@ const RESERVED_DESCRIPTORS: u64 = 64;
 /// connections of the minting listener.
 pub(crate) fn max_connections_per_listener(listeners: usize) -> usize {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };
-    let room = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
-    usize::try_from(room).unwrap_or(usize::MAX) / listeners.max(1)
+    let available = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
+    usize::try_from(available).unwrap_or(usize::MAX) / listeners.max(1)
 }
 
 /// Conditions of the host that are insecure, but don't prevent the start.

@@ -1,9 +1,9 @@
 //! Listeners and their connections: TCP or Unix sockets, with or without TLS, HTTP/1.1 only.
 //!
-//! - It runs hyper directly, because `axum::serve` sets no timeouts.
-//! - It closes a connection that sends no complete request head within `HEAD_TIMEOUT`. So slow clients (slowloris) and
+//! - Each connection runs hyper directly, because `axum::serve` sets no timeouts.
+//! - A connection that sends no complete request head within `HEAD_TIMEOUT` is closed. So slow clients (slowloris) and
 //!   idle connections end. The TLS handshake and the first head share one timeout.
-//! - It reads the identity of the client once per connection.
+//! - The identity of the client is read once per connection.
 //! - [`connections`](super::connections) limits the connections and evicts idle ones.
 
 use std::convert::Infallible;
@@ -67,11 +67,11 @@ pub(crate) struct Listener {
     /// `minting`, `public` or `ops`.
     pub(crate) name: &'static str,
     socket: Socket,
-    tls: Option<SharedTlsConfig>,
+    tls: Option<SwappableTlsConfig>,
 }
 
 /// The TLS configuration of a listener. A reload replaces it for new connections.
-pub(crate) type SharedTlsConfig = Arc<ArcSwap<ServerConfig>>;
+pub(crate) type SwappableTlsConfig = Arc<ArcSwap<ServerConfig>>;
 
 enum Socket {
     Tcp(TcpListener),
@@ -100,7 +100,7 @@ impl Listener {
     pub(crate) async fn bind(
         name: &'static str,
         listen: &ListenAddress,
-        tls: Option<SharedTlsConfig>,
+        tls: Option<SwappableTlsConfig>,
     ) -> io::Result<Self> {
         let socket = match listen {
             ListenAddress::Tcp(address) => {
@@ -127,7 +127,7 @@ impl Listener {
     pub(crate) fn from_inherited(
         name: &'static str,
         socket: InheritedSocket,
-        tls: Option<SharedTlsConfig>,
+        tls: Option<SwappableTlsConfig>,
     ) -> io::Result<Self> {
         let socket = match socket {
             InheritedSocket::Tcp(socket) => {
@@ -189,7 +189,8 @@ impl Listener {
                 Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut is_pausing, true) {
-                        tracing::warn!(listener = self.name, %error, "can't accept connections for a moment");
+                        tracing::warn!(listener = self.name, %error, "can't accept connections, and tries again: if too many files are open, raise the limit \
+                             (ulimit -n, LimitNOFILE)");
                     }
                     tokio::time::sleep(LISTENER_RETRY_DELAY).await;
                 }
@@ -286,7 +287,8 @@ async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin>(
 /// The identity of a connection's client.
 struct ClientIdentity {
     peer: Option<Arc<Peer>>,
-    /// When the client's certificate chain expires: the earliest end of validity of its certificates.
+    /// When the client's certificate chain expires: the earliest end of validity of its certificates, without those that had
+    /// already expired at the handshake.
     not_after: Option<UnixTime>,
 }
 

@@ -113,13 +113,14 @@ impl Log {
         move || _ = ends.send(())
     }
 
-    /// Waits until all lines are written, at most until `deadline`, and reports how many were lost.
+    /// Waits until all lines are written, at most until 4 × `BATCH_DELAY` after `deadline`. Reports how many lines were lost.
     pub(crate) fn finish(self, deadline: Instant) -> LostLines {
         self.state.finishing.store(true, Ordering::SeqCst);
         // Wakes the thread if it waits for a line. If the channel is full, the thread isn't waiting.
         let _ = self.lines.try_send(Vec::new());
         let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        // After `stop_waiting` too, the thread gets enough time to write the lines that it has.
+        // Gives the thread 20 ms more (4 × `BATCH_DELAY`), also after `stop_waiting`. That usually suffices for the lines that
+        // it has. The rest counts as lost.
         let _ = self.ended.recv_timeout(4 * BATCH_DELAY);
         let taken = self.state.taken.load(Ordering::Acquire);
         let unwritten = taken.saturating_sub(self.state.written.load(Ordering::Acquire));
@@ -230,7 +231,8 @@ impl Write for LogWriter {
     }
 }
 
-/// The writer thread's side of the log. It retries until a line is written as a whole.
+/// The writer thread's side of the log. It retries until a line is written as a whole. While the log is finishing, it
+/// doesn't retry a failed write.
 struct LogSink<W> {
     into: W,
     /// Whole lines to be written.

@@ -37,7 +37,7 @@ use crate::api::{
 };
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, AuditMode, Config, KeysetConfig, ListenAddress, Name, Problem};
+use crate::config::{self, AuditLogMode, Config, KeysetConfig, ListenAddress, Name, Problem};
 use crate::exchange::{Exchanger, ExchangerBuildError, ExchangerDeps};
 use crate::jwks::PublishedJwks;
 use crate::keys::{BatchLibrary, BatchLibraryError, BatchSigner, KeyRing};
@@ -208,7 +208,7 @@ impl App {
     /// Builds the service and binds its sockets.
     ///
     /// # Errors
-    /// A socket can't be bound, or the host gives no randomness or no HTTP client.
+    /// A socket can't be bound, the host gives no randomness, or `[cache.redis]` makes no valid client.
     pub async fn bind(
         loaded: LoadedConfig,
         clock_and_rng: ClockAndRng,
@@ -375,7 +375,7 @@ fn build_state(
     let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let required = (config.server.audit == AuditMode::Required).then(|| dropped_lines.clone());
+    let required = (config.server.audit == AuditLogMode::Required).then(|| dropped_lines.clone());
     let audit = if let Some(key) = &config.server.audit_key {
         Audit::new(key.expose_secret().as_bytes(), required)
     } else {
@@ -437,8 +437,8 @@ fn build_snapshot(
     }
 }
 
-/// The directory of the login budget. The default depends on the user only, so that restarts and other replicas of the same
-/// user on this host share the budget.
+/// The directory of the login budget. The default depends only on the user and `TMPDIR`, so that restarts and other replicas
+/// of the same user on this host share the budget.
 pub(crate) fn state_directory(config: &Config) -> PathBuf {
     let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
     let configured = config.server.state_directory.as_ref();

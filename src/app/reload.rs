@@ -2,8 +2,9 @@
 //!
 //! - SIGHUP and a change of the files' content each lead to a reload. So does a clock that was set back to a time for which a
 //!   key is missing. A rejected reload is retried every `RETRY_INTERVAL`.
-//! - It builds and checks a new [`ConfigSnapshot`] while the old one serves requests, then swaps them atomically. Requests that
-//!   have loaded the old snapshot finish with it. If anything is wrong, the old one stays in force, and the problems are logged.
+//! - A reload builds and checks a new [`ConfigSnapshot`] while the old one serves requests, then swaps them atomically.
+//!   Requests that have loaded the old snapshot finish with it. If anything is wrong, the old one stays in force, and the
+//!   problems are logged.
 //! - A snapshot is accepted only if the files have the same fingerprint before and after they were read. So it never mixes
 //!   files of two versions.
 //! - Signals during a reload cause one more reload, at least `MIN_RELOAD_INTERVAL` later.
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::fingerprint::{Fingerprint, WatchedFiles};
-use super::listener::SharedTlsConfig;
+use super::listener::SwappableTlsConfig;
 use super::tls::{self, CertificateChains};
 use super::{LoadedConfig, build_snapshot, retirement_watcher, systemd};
 use crate::api::{AppState, ConfigSnapshot, ReloadReport};
@@ -33,7 +34,7 @@ const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
 const POLL_PAUSE_FACTOR: u32 = 20;
 /// The longest pause between two checks. Commands that wait for a reload rely on it.
 const MAX_FILE_POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// A check that takes longer is reported, because a mount may hang.
+/// A check that takes longer, including its reload, is reported, because a mount may hang.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
 /// been corrected.
@@ -64,8 +65,8 @@ impl ConfigSource {
 #[derive(Clone)]
 pub(super) struct ReloadTarget {
     pub(crate) state: Arc<AppState>,
-    pub(crate) tls: Option<SharedTlsConfig>,
-    pub(crate) public_tls: Option<SharedTlsConfig>,
+    pub(crate) tls: Option<SwappableTlsConfig>,
+    pub(crate) public_tls: Option<SwappableTlsConfig>,
     pub(crate) chains: CertificateChains,
     /// The files of the last reload, whether it was accepted or not.
     pub(crate) files: WatchedFiles,
@@ -308,8 +309,8 @@ impl Reloader {
 
 /// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has.
 ///
-/// Returns `false` and changes nothing if `base` isn't in force any more. So of a reload and a retirement at the same time,
-/// the second one must start again.
+/// Returns `false` and changes nothing if `base` isn't in force any more. If a reload and a
+/// retirement run at the same time, the second one must start again.
 pub(super) fn activate_snapshot(
     state: &AppState,
     base: &Arc<ConfigSnapshot>,
@@ -322,7 +323,7 @@ pub(super) fn activate_snapshot(
     let now = state.clock.now();
     let has = |kid: &KeyId| new.ring.find(kid.as_str()).is_some();
     // Keys that were removed before their publication ended.
-    let withdrawn: BTreeSet<KeyId> = base
+    let revoked: BTreeSet<KeyId> = base
         .ring
         .keys()
         .filter(|(_, key)| !has(&key.kid) && key.validity.state(now) != KeyState::Gone)
@@ -330,12 +331,14 @@ pub(super) fn activate_snapshot(
             let live_tokens = key.live_tokens.count(now);
             tracing::warn!(
                 keyset = %keyset.name, kid = %key.kid, live_tokens,
-                "a key was removed while its tokens may still be valid: tokens that it signed fail from now on"
+                "key `{}` was removed while its tokens may still be valid: tokens that it signed fail from now on, up to \
+                 {live_tokens} of them minted since the start",
+                key.kid
             );
         })
         .map(|(_, key)| key.kid.clone())
         .collect();
-    let dropped = state.exchanger.revoke_keys(&withdrawn);
+    let dropped = state.exchanger.revoke_keys(&revoked);
     if dropped > 0 {
         tracing::info!(dropped, "dropped cached access tokens that were obtained with a removed key");
     }

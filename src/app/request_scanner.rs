@@ -2,7 +2,8 @@
 //! a time.
 //!
 //! - It buffers bytes until a head is complete. `api::request_head` checks the head and determines the length of the body.
-//!   hyper gets the bytes of that request and none after it. So both agree where the next request begins.
+//!   Unless that body is chunked, hyper gets the bytes of that request and none after it. So both agree where the next
+//!   request begins.
 //! - A rejected head never reaches hyper. hyper gets a synthetic request instead, which the service answers with the error.
 //!   The bytes after the rejected head are ignored.
 //! - After a request with a chunked body the connection closes, because only hyper finds the end of that body.

@@ -1,8 +1,8 @@
 //! Key revocation: removes retired keys from the running service within seconds, independently of reloads.
 //!
-//! A task polls the `keyset.toml` of each key directory and reads nothing else. So an invalid configuration, a slow
-//! reload or a hanging mount of another directory can't delay it. It also removes keys whose publication has ended by the
-//! clock.
+//! A task polls the `keyset.toml` of each key directory and reads nothing else. So an invalid configuration or a slow
+//! reload can't delay it. A hanging mount of another directory delays a round by at most `READ_DEADLINE`. The task also
+//! removes keys whose publication has ended by the clock.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,14 +18,16 @@ use crate::api::AppState;
 use crate::config::{KeysetSource, Name};
 use crate::keys::{RetirementMark, SCHEDULE_FILE, key_file, retirement_marks};
 
-/// The pause between two reads of each `keyset.toml`. A retired key is gone at most five seconds after its file was written.
+/// The pause between two reads of each `keyset.toml`. A retired key is gone at most five seconds after its file was
+/// written, unless reading that file hangs.
 const RETIREMENT_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How long one round waits for directories that hang.
 const READ_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Polls for retirements until the future is dropped.
 pub(crate) async fn run(state: Arc<AppState>) {
-    // At most one read of each file runs at a time. A read that hangs is kept and awaited again in the next round.
+    // At most one read of each file by this task runs at a time; `apply_now` reads too. A read that hangs is kept and awaited
+    // again in the next round.
     let mut reading: BTreeMap<Name, JoinHandle<Vec<RetirementMark>>> = BTreeMap::new();
     loop {
         tokio::time::sleep(RETIREMENT_POLL_INTERVAL).await;

@@ -23,7 +23,7 @@ pub(crate) struct ServerTls {
     /// The server certificate, followed by its intermediate certificates.
     chain: Vec<CertificateDer<'static>>,
     /// Set if a certificate of the chain was outside of its validity when it was loaded.
-    refused: Option<Problem>,
+    invalid_chain: Option<Problem>,
     /// Set if the client authority was outside of its validity when it was loaded.
     authority: Option<Problem>,
     /// Deviations from the usual format of the files.
@@ -33,7 +33,7 @@ pub(crate) struct ServerTls {
 impl ServerTls {
     /// Problems that don't prevent the use of this configuration.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = &Problem> {
-        self.refused.iter().chain(&self.authority).chain(&self.odd)
+        self.invalid_chain.iter().chain(&self.authority).chain(&self.odd)
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn newly_invalid_chains(
 ) -> Vec<Problem> {
     let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
     let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));
-    news.filter_map(|(_, tls)| tls.refused.clone()).collect()
+    news.filter_map(|(_, tls)| tls.invalid_chain.clone()).collect()
 }
 
 /// Loads the files of `[section.tls]`.
@@ -75,7 +75,7 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
             .warning()
             .map(|message| Problem { code: Some(WarningCode::CertificateForm), ..at_certificate(message) }),
     );
-    let refused = validity_problem(&chain, now).map_err(at_certificate)?.map(|message| Problem {
+    let invalid_chain = validity_problem(&chain, now).map_err(at_certificate)?.map(|message| Problem {
         code: Some(WarningCode::ListenerCertificate),
         ..at_certificate(format!("{message}, so clients reject it: renew it"))
     });
@@ -131,7 +131,7 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(ServerTls { config: Arc::new(config), chain, refused, authority, odd })
+    Ok(ServerTls { config: Arc::new(config), chain, invalid_chain, authority, odd })
 }
 
 /// Says which certificate of `chain` is expired or not yet valid, if any.
@@ -190,7 +190,7 @@ fn certified_key(
 pub(crate) struct ClientCertificate {
     /// The subject alternative names that can identify a caller: DNS names and URIs.
     pub(crate) names: Vec<ClientSan>,
-    /// The earliest end of validity among the client's own certificate and the others that it sent.
+    /// The earliest end of validity among the client's own certificate and the unexpired others that it sent.
     pub(crate) not_after: Option<UnixTime>,
 }
 

@@ -19,8 +19,8 @@ pub(crate) struct Peer {
 /// Maps each credential to the index of its caller.
 #[derive(Default)]
 pub(super) struct Credentials {
-    /// By SHA-256 of the API key. A lookup's timing reveals nothing useful about a key: an attacker can't choose digests
-    /// that share a prefix with an unknown one.
+    /// By SHA-256 of the API key. No constant-time comparison is needed: an attacker can't choose digests that share a
+    /// prefix with an unknown one.
     keys: HashMap<[u8; 32], u32>,
     names: BTreeMap<ClientSan, u32>,
     uids: BTreeMap<u32, u32>,

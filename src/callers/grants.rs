@@ -235,7 +235,7 @@ pub(crate) enum AuthorizedEntry<'a> {
 pub enum Denied {
     #[error("name a profile: this caller may use {0}")]
     Ambiguous(String),
-    #[error("must be a name, as in the configuration")]
+    #[error("the name of a profile or bundle has 1 to 64 letters, digits, `_` or `-`, for example `web`")]
     NotAName,
     #[error("this endpoint takes profiles `{0}.NAME` only")]
     WrongKind(&'static str),
@@ -281,7 +281,7 @@ impl<P> Grants<Grant<P>> {
 
 /// Returns the names of this kind in the caller's `allow`.
 fn allowed(caller: &config::CallerConfig, kind: ProfileKind) -> BTreeSet<&Name> {
-    caller.allow.iter().filter(|allowed| allowed.kind == kind).map(|allowed| &allowed.name).collect()
+    caller.allow.iter().filter(|allowed| allowed.kind == kind).map(|allowed| &allowed.bare_name).collect()
 }
 
 impl Grants<BundleGrant> {
@@ -297,10 +297,15 @@ impl Grants<BundleGrant> {
             let mut allowed = named.contains(name);
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
-                    ProfileKind::Identity => identity.get(&profile.name).cloned().map(BundleEntry::Identity),
+                    ProfileKind::Identity => {
+                        identity.get(&profile.bare_name).cloned().map(BundleEntry::Identity)
+                    }
                     ProfileKind::Hs256(kind) => {
                         let grants = hs256.get(&kind);
-                        grants.and_then(|grants| grants.get(&profile.name)).cloned().map(BundleEntry::Hs256)
+                        grants
+                            .and_then(|grants| grants.get(&profile.bare_name))
+                            .cloned()
+                            .map(BundleEntry::Hs256)
                     }
                     ProfileKind::Oauth | ProfileKind::Bundle => None,
                 };

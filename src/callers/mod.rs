@@ -125,9 +125,9 @@ impl Caller {
         previous: Option<&Self>,
     ) -> Self {
         // The state of a bucket depends on its rate, so a bucket with another rate isn't reused.
-        let bucket = |pace: RateLimit| {
+        let bucket = |rate: RateLimit| {
             let (before, bucket) = previous?.rate_limit.as_ref()?;
-            (*before == pace).then(|| bucket.clone())
+            (*before == rate).then(|| bucket.clone())
         };
         let previous_limit =
             || previous.and_then(|previous| Some(previous.subject_limit.as_ref()?.1.clone()));
@@ -152,7 +152,7 @@ impl Caller {
                 .iter()
                 .map(|rule| metrics.would_refuse.with_label_values(&[caller.name.as_str(), rule.as_str()]))
                 .collect(),
-            rate_limit: caller.rate_limit.map(|pace| (pace, bucket(pace).unwrap_or_default())),
+            rate_limit: caller.rate_limit.map(|rate| (rate, bucket(rate).unwrap_or_default())),
         }
     }
 
@@ -161,7 +161,7 @@ impl Caller {
     /// # Errors
     /// The limit is exceeded. The value is the time until the next request is allowed.
     pub(crate) fn check_rate_limit(&self, now: Duration) -> Result<(), Duration> {
-        self.rate_limit.as_ref().map_or(Ok(()), |(pace, bucket)| bucket.try_acquire(*pace, now))
+        self.rate_limit.as_ref().map_or(Ok(()), |(rate, bucket)| bucket.try_acquire(*rate, now))
     }
 
     /// Whether the caller's `subjects` allows this subject.

@@ -1,4 +1,4 @@
-//! Rate limits: requests per caller, requests per subject, and distinct subjects per caller.
+//! The rate limit of each caller, the rate limit of each subject, and the limit of distinct subjects per caller.
 //!
 //! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst plus its rate.
 //! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit.
@@ -34,10 +34,10 @@ impl TokenBucket {
     ///
     /// # Errors
     /// The bucket is empty. The value is the time until the next token.
-    pub(crate) fn try_acquire(&self, pace: RateLimit, now: Duration) -> Result<(), Duration> {
+    pub(crate) fn try_acquire(&self, rate: RateLimit, now: Duration) -> Result<(), Duration> {
         let now = nanoseconds(now);
-        let interval = nanoseconds(pace.window) / u64::from(pace.requests).max(1);
-        let tolerance = interval.saturating_mul(u64::from(pace.burst));
+        let interval = nanoseconds(rate.window) / u64::from(rate.requests).max(1);
+        let tolerance = interval.saturating_mul(u64::from(rate.burst));
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at| {
             let full_at = full_at.max(now).saturating_add(interval);
             (full_at - now <= tolerance).then_some(full_at)
@@ -62,7 +62,7 @@ fn nanoseconds(time: Duration) -> u64 {
 /// subjects; each process has its own salt.
 pub(crate) struct SubjectRateLimiter {
     buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
-    pace: RateLimit,
+    rate: RateLimit,
     salt: [u8; 16],
 }
 
@@ -85,18 +85,18 @@ impl SubjectRateLimiter {
     ///
     /// # Errors
     /// No randomness is available.
-    pub(crate) fn new(pace: RateLimit, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
+    pub(crate) fn new(rate: RateLimit, randomness: &dyn Randomness) -> Result<Self, NoRandomness> {
         let mut salt = [0; 16];
         randomness.fill(&mut salt)?;
         // After this idle time a bucket is full, so it can be evicted.
-        let idle = pace.window.saturating_mul(pace.burst / pace.requests.max(1) + 1);
+        let idle = rate.window.saturating_mul(rate.burst / rate.requests.max(1) + 1);
         let buckets = Cache::builder()
             .max_capacity(MAX_TRACKED_SUBJECTS)
             // moka's default policy may refuse new entries. Then a new subject's bucket would be full at each request.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(idle)
             .build();
-        Ok(Self { buckets, pace, salt })
+        Ok(Self { buckets, rate, salt })
     }
 
     /// Counts one request of `caller` for `subject` and `profile`.
@@ -110,13 +110,17 @@ impl SubjectRateLimiter {
         subject: &Subject,
         now: Duration,
     ) -> Result<(), RateLimited> {
-        let key =
-            self.key(&[caller.as_str(), profile.kind.section(), profile.name.as_str(), subject.as_str()]);
+        let key = self.key(&[
+            caller.as_str(),
+            profile.kind.section(),
+            profile.bare_name.as_str(),
+            subject.as_str(),
+        ]);
         let entry = self.buckets.get_with(key, Arc::default);
         if entry.bucket.is_full(now) {
             entry.is_limited.store(false, Ordering::Release);
         }
-        entry.bucket.try_acquire(self.pace, now).map_err(|retry_after| RateLimited {
+        entry.bucket.try_acquire(self.rate, now).map_err(|retry_after| RateLimited {
             retry_after,
             is_first: !entry.is_limited.swap(true, Ordering::AcqRel),
         })
@@ -266,13 +270,13 @@ mod tests {
             requests in 1..10_u32,
             pauses in prop::collection::vec(0..2_000_u64, 1..200),
         ) {
-            let pace = RateLimit { requests, window: Duration::from_secs(1), burst };
+            let rate = RateLimit { requests, window: Duration::from_secs(1), burst };
             let bucket = TokenBucket::default();
             let mut now = 0;
             let mut served: Vec<u64> = Vec::new();
             for pause in pauses {
                 now += pause;
-                if bucket.try_acquire(pace, ms(now)).is_ok() {
+                if bucket.try_acquire(rate, ms(now)).is_ok() {
                     served.push(now);
                 }
             }

@@ -41,7 +41,8 @@ struct KeyMetric {
 }
 
 impl KeyMetrics {
-    /// Returns the upper bound of unexpired tokens that the key signed.
+    /// Returns an upper bound of the unexpired tokens that the key has signed since the service started. Returns 0 if the
+    /// metric is absent.
     pub(crate) fn live_tokens(&self, keyset: &Name, kid: &KeyId) -> u64 {
         self.key(keyset, kid).map_or(0, |key| key.live_tokens)
     }

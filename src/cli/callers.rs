@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::{
-    CliContext, CliError, WithConfig, api_key_sha256, list_known_names, new_api_key, print_json, print_line,
+    CliContext, CliError, WithConfig, hash_api_key, list_known_names, new_api_key, print_json, print_line,
     print_stderr,
 };
 use crate::config::{Config, DEFAULT_CONFIG_FILE, Name, ProfileKind, ProfileName};
@@ -87,7 +87,7 @@ impl NewCallerCommand {
         }
         let before = config.as_ref().and_then(|config| config.callers.get(&self.name));
         let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
-        let digest = api_key_sha256(&api_key);
+        let digest = hash_api_key(&api_key);
         let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
         if self.json {
             let api_key = api_key.expose_secret();

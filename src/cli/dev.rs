@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{OnFailureArg, org_from_config};
 use super::{
-    CliContext, CliError, api_key_sha256, flush_stdout, new_api_key, parse_tcp_address, print_json,
-    print_line, serve,
+    CliContext, CliError, flush_stdout, hash_api_key, new_api_key, parse_tcp_address, print_json, print_line,
+    serve,
 };
 use crate::app::LoadedConfig;
 use crate::app::logging::LogOutput;
@@ -185,7 +185,7 @@ allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
         web = web.expose_secret(),
         crm = crm.expose_secret(),
         secret = URL_SAFE_NO_PAD.encode(secret),
-        digest = api_key_sha256(api_key),
+        digest = hash_api_key(api_key),
     );
     Ok(SecretString::from(text))
 }

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
 use super::keys::{KeyFiles, KeyPair, check_kid_unused, create_directory, write_new};
-use super::{CliContext, CliError, api_key_sha256, new_api_key, print_json, print_line, print_stderr};
+use super::{CliContext, CliError, hash_api_key, new_api_key, print_json, print_line, print_stderr};
 use crate::app::{self, LoadedConfig};
 use crate::config::{Algorithm, Config, DEFAULT_CONFIG_FILE, Environment, Issuer, KeyId, Problem};
 use crate::keys::KeyDirectory;
@@ -161,8 +161,7 @@ impl InitCommand {
             written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
             all_made.push(made);
         }
-        let mut files =
-            vec![(file.to_path_buf(), 0o644, self.configuration(issuer, &api_key_sha256(api_key)))];
+        let mut files = vec![(file.to_path_buf(), 0o644, self.configuration(issuer, &hash_api_key(api_key)))];
         let mut ignored = vec![("keys/.gitignore", "*.key")];
         if self.with.contains(&InitFeature::Fin) {
             ignored.push((".gitignore", INTERCOM_SECRET));

@@ -41,7 +41,7 @@ impl MintCommand {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(CliError::failed)?;
         let minted = runtime.block_on(self.mint(&profile, &profiles, &loaded.config, context))?;
         if self.json && profile.kind == ProfileKind::Oauth {
-            let endpoint = profiles.oauth.get(&profile.name).map(|profile| profile.token_url.as_str());
+            let endpoint = profiles.oauth.get(&profile.bare_name).map(|profile| profile.token_url.as_str());
             print_json(&json!({
                 "assertion": minted.token.expose_secret(),
                 "grant_type": GRANT_TYPE,
@@ -97,7 +97,7 @@ impl MintCommand {
         };
         match name.kind {
             ProfileKind::Identity => {
-                let profile = profiles.identity.get(&name.name).ok_or_else(unknown)?;
+                let profile = profiles.identity.get(&name.bare_name).ok_or_else(unknown)?;
                 let subject = self.subject("sub")?;
                 if !profile.matches_subject(&subject) {
                     return Err(CliError::Usage(format!("--sub doesn't match the `subjects` of `{name}`")));
@@ -107,14 +107,14 @@ impl MintCommand {
                 profile.mint(&subject, lifetime, &claims, now, &signer).await.map_err(CliError::failed)
             }
             ProfileKind::Hs256(kind) => {
-                let profile = profiles.hs256[&kind].get(&name.name).ok_or_else(unknown)?;
+                let profile = profiles.hs256[&kind].get(&name.bare_name).ok_or_else(unknown)?;
                 let user_id = self.subject(kind.facts().user_claim)?;
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
                 Ok(profile.mint(&user_id, lifetime, &claims, now))
             }
             ProfileKind::Oauth => {
-                let profile = profiles.oauth.get(&name.name).ok_or_else(unknown)?;
+                let profile = profiles.oauth.get(&name.bare_name).ok_or_else(unknown)?;
                 if self.sub.is_some() || self.ttl.is_some() || self.claims.is_some() {
                     let reason =
                         "an assertion's claims come from its profile: leave out --sub, --ttl and --claims";

@@ -46,7 +46,7 @@ use crate::app::{self, ClockAndRng, LoadedConfig};
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::section::parse_whole_seconds;
 use crate::config::{
-    AuditMode, CONFIG_VARIABLE, Config, DEFAULT_CONFIG_FILE, Environment, InvalidConfig, KeysetConfig,
+    AuditLogMode, CONFIG_VARIABLE, Config, DEFAULT_CONFIG_FILE, Environment, InvalidConfig, KeysetConfig,
     ListenAddress, Name, OpsAddress, Problem, ValueOrigin,
 };
 use crate::hash::sha256;
@@ -265,7 +265,7 @@ impl CliContext<'_> {
         let clock = &*self.clock_and_rng.clock;
         match Config::load(self.config.as_deref(), self.environment) {
             Ok(config)
-                if config.server.audit == AuditMode::Required
+                if config.server.audit == AuditLogMode::Required
                     && !Log::enables_audit(self.environment.get("RUST_LOG").map(String::as_str)) =>
             {
                 let message = "hides audit lines, which server.audit requires: leave it out, or add \
@@ -512,7 +512,7 @@ fn new_api_key(randomness: &dyn Randomness) -> Result<SecretString, NoRandomness
 }
 
 /// Returns the hash of an API key, as the configuration stores it.
-fn api_key_sha256(api_key: &SecretString) -> String {
+fn hash_api_key(api_key: &SecretString) -> String {
     HEXLOWER.encode(&sha256(api_key.expose_secret().as_bytes()))
 }
 

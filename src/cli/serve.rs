@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{CliContext, CliError, print_stderr};
-use crate::app::discovery::Announcement;
+use crate::app::discovery::DiscoverySocket;
 use crate::app::host;
 use crate::app::logging::{self, Log, LogOutput};
 use crate::app::reload::ConfigSource;
 use crate::app::{self, App, LoadedConfig, systemd};
-use crate::config::AuditMode;
+use crate::config::AuditLogMode;
 use crate::traces::TraceExporter;
 
 /// The time from the signal to the end of the process, with log lines that wait for a slow reader. Process managers
@@ -75,7 +75,7 @@ pub(super) fn run(
         return done;
     }
     let lines = format!("{lost} (docs/operating.md, \"The log has gaps\")");
-    if audit == AuditMode::Required && lost.unwritten > 0 && done.is_ok() {
+    if audit == AuditLogMode::Required && lost.unwritten > 0 && done.is_ok() {
         return Err(CliError::Failed(lines));
     }
     print_stderr(&format!("tokenmint: {lines}"));
@@ -122,10 +122,14 @@ fn run_until_stopped(
         // One waiting request is enough; later ones would do the same.
         let (request_reload, reload_requests) = mpsc::channel(1);
         if let Some(ReloadTrigger { source, hangup }) = reload {
-            match Announcement::bind(&app, &source) {
-                Ok(announcement) => _ = tokio::spawn(announcement.run()),
+            match DiscoverySocket::bind(&app, &source) {
+                Ok(socket) => _ = tokio::spawn(socket.run()),
                 Err(error) => {
-                    tracing::warn!(%error, "commands find this service only at the address in its configuration file");
+                    tracing::warn!(
+                        %error,
+                        "`tokenmint keys` and `check --running` can't find this service by its socket: they try the \
+                         address of its configuration"
+                    );
                 }
             }
             if hangup.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! The settings of the token cache that replicas share.
+//! `[cache]`: the Redis or Valkey server in which replicas share access tokens, with its timeout and the encryption key.
 
 use std::time::Duration;
 

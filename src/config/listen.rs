@@ -1,4 +1,4 @@
-//! The address of a listener: TCP or a Unix domain socket.
+//! Parses the address that a listener binds: a TCP host and port, or the path of a Unix domain socket.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -89,7 +89,7 @@ pub struct ServerConfig {
     /// Key of the HMAC over subjects in the audit log. With it, the log lines of one person can be found across
     /// replicas and restarts. Without it, each start generates a new key.
     pub audit_key: Option<SecretString>,
-    pub(crate) audit: AuditMode,
+    pub(crate) audit: AuditLogMode,
     /// The directory that keeps the login budget across restarts. No other service may use it.
     pub state_directory: Option<UnverifiedPath>,
 }
@@ -136,7 +136,7 @@ impl ServerConfig {
 
 /// The handling of tokens whose audit line can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AuditMode {
+pub(crate) enum AuditLogMode {
     /// The token is returned; the line is counted as dropped.
     BestEffort,
     /// The token is not returned.

@@ -99,14 +99,14 @@ impl ProfileKind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileName {
     pub kind: ProfileKind,
-    pub name: Name,
+    pub bare_name: Name,
     full: String,
 }
 
 impl ProfileName {
     pub fn new(kind: ProfileKind, name: Name) -> Self {
         let full = format!("{}.{name}", kind.section());
-        Self { kind, name, full }
+        Self { kind, bare_name: name, full }
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -290,10 +290,13 @@ impl SubjectPattern {
         // Compiled alone first: `a)
         // (b` would otherwise close the anchoring group.
         Regex::new(text)
-            .map_err(|error| format!("isn't a regular expression: {}", last_error_line(&error)))?;
-        Regex::new(&format!(r"\A(?:{text})\z"))
-            .map(Self)
-            .map_err(|error| format!("can't be anchored: {}", last_error_line(&error)))
+            .map_err(|error| format!("isn't a regular expression: {}", last_line_of_regex_error(&error)))?;
+        Regex::new(&format!(r"\A(?:{text})\z")).map(Self).map_err(|error| {
+            format!(
+                "isn't usable as a pattern of the whole text, `^(?:…)$`: {}",
+                last_line_of_regex_error(&error)
+            )
+        })
     }
 
     pub fn matches(&self, subject: &str) -> bool {
@@ -301,7 +304,7 @@ impl SubjectPattern {
     }
 }
 
-fn last_error_line(error: &regex::Error) -> String {
+fn last_line_of_regex_error(error: &regex::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }
 

@@ -1,4 +1,4 @@
-//! Paths from the configuration that are safe to show in messages.
+//! Redaction of paths: a path from the configuration that messages show only if it exists, because it may be a pasted secret.
 
 use std::fmt;
 use std::fs;

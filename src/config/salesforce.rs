@@ -57,7 +57,7 @@ pub(crate) struct SalesforceHost {
     /// The org's My Domain name, without the sandbox name.
     pub(crate) my_domain: Option<String>,
     /// The sandbox name: `uat` in `acme--uat.sandbox.my.salesforce.com`.
-    pub(crate) sandbox: Option<String>,
+    pub(crate) sandbox_name: Option<String>,
     /// The labels between the org's name and `my`: `sandbox`, `develop`, `scratch`, or an instance in old names.
     partition: Option<String>,
 }
@@ -118,7 +118,7 @@ impl SalesforceHost {
             kind: HostKind::ThirdParty,
             cloud: Cloud::Public,
             my_domain: None,
-            sandbox: None,
+            sandbox_name: None,
             partition: None,
         }
     }
@@ -153,7 +153,7 @@ impl SalesforceHost {
             kind,
             cloud,
             my_domain: Some(owned(org)),
-            sandbox: sandbox.map(owned),
+            sandbox_name: sandbox.map(owned),
             partition: partition.map(owned),
             ..host
         }
@@ -161,7 +161,9 @@ impl SalesforceHost {
 
     /// Whether the host belongs to a sandbox, or is the login host of sandboxes.
     pub(crate) fn is_sandbox(&self) -> bool {
-        self.kind == HostKind::Test || self.sandbox.is_some() || self.partition.as_deref() == Some("sandbox")
+        self.kind == HostKind::Test
+            || self.sandbox_name.is_some()
+            || self.partition.as_deref() == Some("sandbox")
     }
 
     /// Returns the kind of org that the host belongs to or whose users log in there, if the name tells.
@@ -179,7 +181,7 @@ impl SalesforceHost {
     /// Returns the current name of a host from before enhanced domains; `None` if the name is current.
     fn enhanced_domain_name(&self) -> Option<String> {
         let is_old = match self.partition.as_deref() {
-            None => self.sandbox.is_some(),
+            None => self.sandbox_name.is_some(),
             Some(partition) => is_instance(partition),
         };
         if !is_old {
@@ -187,7 +189,7 @@ impl SalesforceHost {
         }
         let (_, suffix) = self.name.split_once(".my.")?;
         let org = self.my_domain.as_deref()?;
-        Some(self.sandbox.as_ref().map_or_else(
+        Some(self.sandbox_name.as_ref().map_or_else(
             || format!("{org}.my.{suffix}"),
             |sandbox| format!("{org}--{sandbox}.sandbox.my.{suffix}"),
         ))
@@ -366,7 +368,7 @@ pub(crate) fn audience_mismatch(audience: &SalesforceHost, token_host: &Salesfor
         return Some("the audience belongs to another Salesforce cloud than the host".to_owned());
     }
     if let (Some(audience_org), Some(host_org)) = (&audience.my_domain, &token_host.my_domain)
-        && (audience_org, &audience.sandbox) != (host_org, &token_host.sandbox)
+        && (audience_org, &audience.sandbox_name) != (host_org, &token_host.sandbox_name)
     {
         return Some("the audience belongs to one org, and the host to another".to_owned());
     }
@@ -492,7 +494,7 @@ mod tests {
             ("my.salesforce.com", Other, None, None),
         ] {
             let host = SalesforceHost::from_name(name);
-            let classified = (host.kind, host.my_domain.as_deref(), host.sandbox.as_deref());
+            let classified = (host.kind, host.my_domain.as_deref(), host.sandbox_name.as_deref());
             assert_eq!(classified, (kind, org, sandbox), "{name}");
         }
     }

@@ -53,8 +53,8 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// Keeps the names of used variables that aren't valid UTF-8, so that they are reported. Other invalid variables
-/// are ignored.
+/// Collects all variables. For those that aren't UTF-8, it keeps only the names that tokenmint would use, to report them.
+/// It drops the others.
 impl FromIterator<(OsString, OsString)> for Environment {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
         let mut environment = Self::new();

@@ -278,7 +278,7 @@ impl CheckInput<'_> {
     /// When the configured key with this id was retired, if it was.
     pub(crate) fn retired_at(&self, kid: &str) -> Option<UnixTime> {
         let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
-        let mut entries = keysets.flat_map(|keyset| &keyset.expired).map(|life| &life.entry);
+        let mut entries = keysets.flat_map(|keyset| &keyset.gone).map(|life| &life.entry);
         entries.find(|entry| entry.kid.as_str() == kid)?.retired
     }
 

@@ -163,7 +163,8 @@ impl JwtParts {
         }
     }
 
-    /// The length of the signature in octets. It equals the length of the RSA modulus.
+    /// The length of the signature in octets. A valid RSA signature is as long as the modulus. The signature of an unverified
+    /// token can have any length.
     pub(crate) const fn signature_len(&self) -> usize {
         self.signature.len()
     }

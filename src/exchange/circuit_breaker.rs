@@ -6,7 +6,7 @@
 //! host that answers probes but fails logins therefore gets one trial per [`PROBE_INTERVAL`].
 //!
 //! If all failures have the same cache key, its profile or user may be the cause. Then the circuit is open for that key
-//! alone, until an exchange for another key fails too.
+//! alone, until an exchange for another key fails too. Any answer of the host closes the circuit for all keys.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::request::CacheKey;
 
 const FAILURE_THRESHOLD: u32 = 3;
-/// Minimum time between two trials. Half an hour without any answer causes at most forty exchanges.
+/// Minimum time between two trials. Half an hour without any answer causes at most forty exchanges for one cache key.
 const TRIAL_INTERVAL: Duration = Duration::from_mins(1);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -87,6 +87,7 @@ impl CircuitBreaker {
     }
 
     /// Records a successful health probe: the next exchange is a trial, and cached failures from before no longer apply.
+    /// Has no effect while the circuit is closed.
     pub(crate) fn record_recovery(&self, host: &str, now: Duration) {
         self.with_circuit(host, |circuit| {
             if circuit.next_trial.is_some() {

@@ -1,5 +1,5 @@
 //! One exchange with Salesforce: checks the circuit breaker, signs, counts the request against the rate limits, sends it,
-//! and reads the response. The request is counted last before it is sent; if it isn't sent, the count is refunded.
+//! and reads the response. The request is counted just before it is sent (write-ahead), and refunded if it isn't sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,8 @@ pub(super) struct ExchangeClient {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) circuits: CircuitBreaker,
     pub(crate) login_limit: Arc<LoginRateLimit>,
-    /// Has one permit, held during access to the rate limit's file: a hanging disk blocks one thread instead of the whole
-    /// blocking pool.
+    /// Has one permit, held during access to the rate limit's file: a hanging disk blocks one thread, or two at shutdown,
+    /// instead of the whole blocking pool.
     pub(crate) disk_permit: Arc<Semaphore>,
     /// Counts requests across replicas, if configured.
     pub(crate) shared: Option<Arc<SharedCache>>,
@@ -131,7 +131,8 @@ impl ExchangeClient {
         }
     }
 
-    /// Turns a response into a token or an [`ExchangeError`]. The outer `Err` means that there was no response.
+    /// Turns a response into a token or an [`ExchangeError`]. The outer `Err` is a transport error other than a timeout
+    /// or an unusable response.
     fn interpret(
         &self,
         token_request: &TokenRequest,
@@ -220,7 +221,9 @@ impl ExchangeClient {
             taken.await
         };
         let local_check = timeout(DISK_TIMEOUT, on_disk).await.unwrap_or_else(|_| {
-            tracing::warn!("the disk of state_directory hangs: memory alone counts a login");
+            tracing::warn!(
+                "the disk of state_directory hangs: this login is counted in memory only, so a restart may forget it; check the disk"
+            );
             Ok(self.login_limit.try_acquire_in_memory(
                 &counted,
                 self.deps.clock.now(),
@@ -279,7 +282,7 @@ impl ExchangeClient {
         let _ = timeout(DISK_TIMEOUT, on_disk).await;
     }
 
-    /// Exports the clock skew to Salesforce as a metric. Nothing else uses it.
+    /// Exports, as a metric, how far this host's clock is ahead of Salesforce's. Nothing else uses it.
     fn record_clock_skew(&self, response: &UpstreamResponse) {
         if let Some(theirs) = response.date {
             #[expect(clippy::cast_precision_loss, reason = "a skew is small")]

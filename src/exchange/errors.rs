@@ -2,9 +2,9 @@
 //! doctor and the table in `docs/troubleshooting.md` all take their texts from here.
 //!
 //! Sources: Salesforce Help, "OAuth Authorization Errors"; the Mobile SDK's list of the server's error codes;
-//! practitioners' reports. Texts are compared in lower case and by whole words, since they differ between releases. The
-//! first matching row counts, so the order matters. Sentences come first. Error codes come next, because one code has
-//! several causes. Guesses by a single word come last.
+//! practitioners' reports. Descriptions match by whole words, since they differ between releases, and codes exactly; both
+//! are compared in lower case. The first matching row counts, so the order matters. Sentences come first. Error codes
+//! come next, because one code has several causes. Guesses by a single word come last.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub enum ErrorClass {
     Limited,
 }
 
-/// The meaning of an error response: cause, fix, and when to retry.
+/// The diagnosis of an error response: cause, fix, and when to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// Stable identifier. Replicas exchange it through the shared cache.
@@ -37,7 +37,8 @@ pub struct Diagnosis {
     pub fix: &'static str,
 }
 
-/// A row of the tables: matches an error response by its `error` code and words of its description. `""` matches anything.
+/// A row of the tables: matches an error response by its `error` code, and by words of its description or its code. `""`
+/// matches anything.
 struct KnownError {
     error: &'static str,
     description: &'static str,
@@ -153,8 +154,8 @@ static OAUTH_ERRORS: &[KnownError] = &[
         "",
         "ip restricted by app developer",
         Permanent,
-        "the app's developer doesn't allow this host's address, or Salesforce regards it as an anonymizer or a high-risk network, \
-         which it has blocked since April 2026",
+        "the app's developer doesn't allow this host's address, or Salesforce blocks it as an anonymizer or a high-risk network \
+         (since April 2026)",
         "have the app's developer add this host's address to the app's IP ranges; use a fixed address of your own, without a VPN \
          or an anonymizing proxy",
     ),
@@ -657,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn every_diagnosis_is_found_by_its_id() {
+    fn every_row_is_found_by_its_id() {
         for (_, _, diagnosis) in known_errors() {
             assert_eq!(by_id(diagnosis.id), Some(diagnosis));
         }

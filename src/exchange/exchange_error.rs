@@ -56,8 +56,8 @@ pub enum ExchangeError {
     Unusable { status: u16, what: String, request_summary: String, retry_after: Option<Duration> },
     #[error("{}: {}", diagnosis.cause, diagnosis.fix)]
     Unverified { diagnosis: &'static Diagnosis },
-    /// There was no response. If `sent` is false, no byte of the request was sent.
-    #[error("Salesforce can't be reached: {reason}")]
+    /// There was no complete, valid response. If `sent` is false, no byte of the request was sent.
+    #[error("Salesforce {}{reason}", if *sent { "was reached, but " } else { "can't be reached: " })]
     Unreachable { reason: &'static str, sent: bool, retry_after: Option<Duration> },
     /// The host's circuit breaker is open.
     #[error(
@@ -72,7 +72,10 @@ pub enum ExchangeError {
     LoginRateLimited { profile: String, retry_after: Duration },
     #[error("{}", waited_for.message())]
     Timeout { waited_for: TimeoutCause, retry_after: Option<Duration> },
-    #[error("the exchange was interrupted")]
+    #[error(
+        "the request to Salesforce was given up before it was finished: its time was used up, or an internal task ended; the \
+         next request retries it"
+    )]
     Interrupted,
     #[error(transparent)]
     Mint(#[from] MintError),
@@ -93,7 +96,7 @@ impl ExchangeError {
         }
     }
 
-    /// When to retry; `None` if no time is known, or retrying can't help.
+    /// When to retry; `None` if no time is known.
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected { retry_after, .. }

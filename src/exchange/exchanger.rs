@@ -25,7 +25,7 @@ use super::negative_cache::{CachedFailure, MIN_RETRY_AFTER, NegativeCache, Share
 use super::rejection_limit::{REJECTION_RATE, RejectionLimit};
 use super::request::{self, CacheKey, TokenRequest};
 use super::shared::store::SharedStore;
-use super::shared::{ClaimResult, MessageCursor, SharedCache};
+use super::shared::{LockResult, MessageCursor, SharedCache};
 use super::single_flight::{InFlight, InFlightGuard, Joined, SingleFlight};
 use super::token::{AccessToken, ServedToken, TokenExpiry, TokenHash};
 use super::upstream::{HttpTransport, MAX_EXCHANGE_TIME, Transport};
@@ -71,7 +71,7 @@ pub struct FetchOptions<'a> {
 enum Lookup {
     Token(Arc<AccessToken>),
     Failure(ExchangeError),
-    InFlight { flight: InFlight<Outcome>, is_leader: bool },
+    InFlight { in_flight: InFlight<Outcome>, is_leader: bool },
 }
 
 /// The decision of [`Inner::decide`] for a request, if no exchange is in flight.
@@ -89,47 +89,48 @@ pub enum ExchangerBuildError {
 }
 
 impl Exchanger {
-    /// Caches up to `memory` bytes of tokens and stores login counts in the directory `state`. With `redis`, shares
-    /// both with other replicas, and must be called in a Tokio runtime.
+    /// Caches up to `cache_bytes` bytes of tokens and stores login counts in the directory `state_directory`. With
+    /// `redis`, shares both with other replicas, and must be called in a Tokio runtime.
     ///
     /// # Errors
     /// The settings of `redis` make no valid client.
     pub(crate) fn new(
         deps: ExchangerDeps,
-        memory: u64,
-        state: Option<&Path>,
+        cache_bytes: u64,
+        state_directory: Option<&Path>,
         redis: Option<&RedisConfig>,
     ) -> Result<Self, ExchangerBuildError> {
         let shared = redis.map(|redis| SharedCache::with_redis(redis, &deps)).transpose()?;
-        Ok(Self::build(deps, memory, state, Box::new(HttpTransport::default()), shared))
+        Ok(Self::build(deps, cache_bytes, state_directory, Box::new(HttpTransport::default()), shared))
     }
 
     /// Like [`new`](Self::new), with another transport and another shared store, whose entries are encrypted with the
     /// key. With a store, must be called in a Tokio runtime.
     pub fn with_transport(
         deps: ExchangerDeps,
-        memory: u64,
-        state: Option<&Path>,
+        cache_bytes: u64,
+        state_directory: Option<&Path>,
         transport: Box<dyn Transport>,
         store: Option<(&[u8; 32], Box<dyn SharedStore>)>,
     ) -> Self {
         let shared = store.map(|(key, store)| SharedCache::new(key, store, &deps));
-        Self::build(deps, memory, state, transport, shared)
+        Self::build(deps, cache_bytes, state_directory, transport, shared)
     }
 
     fn build(
         deps: ExchangerDeps,
-        memory: u64,
-        state: Option<&Path>,
+        cache_bytes: u64,
+        state_directory: Option<&Path>,
         transport: Box<dyn Transport>,
         shared: Option<SharedCache>,
     ) -> Self {
         let weigh = |_: &CacheKey, token: &Arc<AccessToken>| token.weight();
         // moka's default policy, TinyLFU, may refuse new entries instead of evicting old ones.
         let tokens =
-            Cache::builder().max_capacity(memory).weigher(weigh).eviction_policy(EvictionPolicy::lru());
+            Cache::builder().max_capacity(cache_bytes).weigher(weigh).eviction_policy(EvictionPolicy::lru());
         let shared = shared.map(Arc::new);
-        let login_limit = LoginRateLimit::new(state, deps.metrics.login_budget_write_failures.clone());
+        let login_limit =
+            LoginRateLimit::new(state_directory, deps.metrics.login_budget_write_failures.clone());
         let client = ExchangeClient {
             transport,
             circuits: CircuitBreaker::default(),
@@ -233,7 +234,7 @@ impl Exchanger {
             metrics.cache_requests.with_label_values(&[token_request.profile().as_str(), result])
         };
         for round in 0..MAX_ROUNDS {
-            let (flight, is_leader) = match inner.lookup(&key, &token_request, rejected, options) {
+            let (in_flight, is_leader) = match inner.lookup(&key, &token_request, rejected, options) {
                 Lookup::Token(token) => {
                     token.hits.get_or_init(|| requests("hit")).inc();
                     if let Some(other) = rejected.filter(|rejected| *rejected != token.hash()) {
@@ -245,10 +246,10 @@ impl Exchanger {
                     requests("failure").inc();
                     return Err(error);
                 }
-                Lookup::InFlight { flight, is_leader } => (flight, is_leader),
+                Lookup::InFlight { in_flight, is_leader } => (in_flight, is_leader),
             };
             requests(if is_leader { "miss" } else { "coalesced" }).inc();
-            let error = match timeout_at(options.deadline, flight.outcome()).await {
+            let error = match timeout_at(options.deadline, in_flight.outcome()).await {
                 Ok(Some(Ok(ServedToken { token, cached, .. }))) => {
                     // This request joined an exchange that began before, and got the very token that it reports as
                     // rejected. It tries once more. If a later exchange gives that token too, Salesforce insists on it.
@@ -305,8 +306,8 @@ impl Inner {
         self.still_applies(token_request, &error, failure.kid.as_ref(), failure.at).then_some(error)
     }
 
-    /// Whether an earlier failure predicts the result of an exchange now. A failure of the host stops applying when the
-    /// host has recovered. A permanent one stops applying when another key signs.
+    /// Whether an earlier failure predicts the result of an exchange now. A failure of the host stops applying when a
+    /// health probe has succeeded since. A permanent or minting error stops applying when another key signs.
     fn still_applies(
         &self,
         token_request: &TokenRequest,
@@ -347,8 +348,8 @@ impl Inner {
         });
         match joined {
             Joined::Resolved(found) => found,
-            Joined::Follower(flight) => Lookup::InFlight { flight, is_leader: false },
-            Joined::Leader(flight, guard) => {
+            Joined::Follower(in_flight) => Lookup::InFlight { in_flight, is_leader: false },
+            Joined::Leader(in_flight, guard) => {
                 self.spawn_exchange(
                     guard,
                     *key,
@@ -357,7 +358,7 @@ impl Inner {
                     options.deadline,
                     options.trace.clone(),
                 );
-                Lookup::InFlight { flight, is_leader: true }
+                Lookup::InFlight { in_flight, is_leader: true }
             }
         }
     }
@@ -400,10 +401,10 @@ impl Inner {
         error: &ExchangeError,
         token_request: &TokenRequest,
     ) -> bool {
-        let budget = matches!(error, ExchangeError::LoginRateLimited { .. });
-        let serves = rejected != Some(token.hash()) || budget;
+        let is_login_rate_limited = matches!(error, ExchangeError::LoginRateLimited { .. });
+        let serves = rejected != Some(token.hash()) || is_login_rate_limited;
         if serves && needs_replacement(token, rejected) {
-            self.count_kept_rejected(token_request, if budget { "budget" } else { "failure" });
+            self.count_kept_rejected(token_request, if is_login_rate_limited { "budget" } else { "failure" });
         }
         serves
     }
@@ -430,9 +431,9 @@ impl Inner {
     fn refresh_in_background(self: &Arc<Self>, key: &CacheKey, token_request: &TokenRequest, trace: &Trace) {
         let joined = self.in_flight.join(*key, || {
             let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.monotonic());
-            let is_renewed =
+            let is_refreshed =
                 self.live_token(key, token_request).is_some_and(|token| !token.needs_refresh(now, monotonic));
-            (is_renewed || self.cached_failure(key, token_request).is_some()).then_some(())
+            (is_refreshed || self.cached_failure(key, token_request).is_some()).then_some(())
         });
         if let Joined::Leader(_, guard) = joined {
             self.spawn_exchange(
@@ -488,10 +489,10 @@ impl Inner {
             )
         };
         let outcome = match shared
-            .claim_exchange(key, token_request, held.as_deref(), replaced, &still_applies, deadline)
+            .fetch_or_lock(key, token_request, held.as_deref(), replaced, &still_applies, deadline)
             .await
         {
-            ClaimResult::Token(token) => {
+            LockResult::Token(token) => {
                 let token = Arc::new(token);
                 self.store_token(key, &token);
                 // It may have been reported as rejected in the meantime.
@@ -500,16 +501,16 @@ impl Inner {
                 }
                 Ok(ServedToken { token, cached: true, rejected_token_kept: false })
             }
-            ClaimResult::Failure(shared_failure) => {
+            LockResult::Failure(shared_failure) => {
                 let error = shared_failure.error.clone();
                 self.failures.insert_shared(key, shared_failure, self.deps.clock.monotonic());
                 Err(error)
             }
-            ClaimResult::TimedOut => {
+            LockResult::TimedOut => {
                 let retry_after = Some(MIN_RETRY_AFTER);
                 Err(ExchangeError::Timeout { waited_for: TimeoutCause::Replica, retry_after })
             }
-            ClaimResult::Exchange(lock) => match self.exchange(key, token_request, trace).await {
+            LockResult::Exchange(lock) => match self.exchange(key, token_request, trace).await {
                 Ok(token) => {
                     shared.publish_token(key, &token, lock).await;
                     Ok(fresh_token(token))
@@ -573,12 +574,12 @@ async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
     let mut cursor = MessageCursor::default();
     while let Some(inner) = inner.upgrade() {
         let Some(shared) = &inner.shared else { return };
-        let drop = |key: &CacheKey, hash: TokenHash| {
+        let mark_rejected = |key: &CacheKey, hash: TokenHash| {
             if let Some(held) = inner.tokens.get(key).filter(|held| held.hash() == hash) {
                 held.mark_rejected();
             }
         };
-        shared.sync_rejected(&mut cursor, drop).await;
+        shared.sync_rejected(&mut cursor, mark_rejected).await;
         shared.wait_for_sync().await;
     }
 }

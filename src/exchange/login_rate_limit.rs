@@ -2,9 +2,10 @@
 //! exceeds its limit out of every integration for an hour; this limit keeps a bug from causing that.
 //!
 //! Requests of the last window are counted in memory and in a small file for each account. The file makes the count
-//! survive restarts and crash loops, and all processes on the host share it. It is replaced atomically (write and
-//! rename), under a file lock. If it can't be read or written, memory alone counts, and a metric reports that. The file
-//! contains times and random ids. Its name is a hash of the account.
+//! survive restarts and crash loops. All processes of one user with the same `state_directory` share it. The count is
+//! written ahead: before the request is sent. The file is replaced atomically (write and rename), under a file lock. If
+//! it can't be read or written, memory alone counts, and a metric reports that. The file contains times and random ids.
+//! Its name is a hash of the account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -21,7 +22,8 @@ use prometheus::IntCounter;
 use crate::clock::UnixTime;
 use crate::hash::sha256;
 
-/// Attempts to take the file lock. Another process holds it only while it writes a few kilobytes.
+/// Attempts to take the file lock. Another process holds it only while it writes the file, which has 16 KB at the default
+/// of 360 logins.
 const FILE_LOCK_ATTEMPTS: u32 = 40;
 const FILE_LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -71,8 +73,8 @@ pub(crate) struct LoginRateLimit {
 }
 
 impl LoginRateLimit {
-    /// Stores the files in `directory`, which must belong to this process's user with mode 700. Otherwise logs a
-    /// warning, and counts in memory alone.
+    /// Stores the files in `directory`, which must belong to this process's user, without access for group and others.
+    /// Otherwise logs a warning, and counts in memory alone.
     pub(crate) fn new(directory: Option<&Path>, failed_writes: IntCounter) -> Self {
         let usable = directory.filter(|directory| match ensure_private_directory(directory) {
             Ok(()) => true,
@@ -109,7 +111,7 @@ impl LoginRateLimit {
         self.count(None, counted, now, monotonic).0
     }
 
-    /// Counts a request, and returns the new content of the file; `None` if it doesn't change.
+    /// Counts a request, and returns the new content of the file; `None` if it needn't be written.
     fn count(
         &self,
         file: Option<BTreeMap<String, i64>>,
@@ -201,7 +203,12 @@ impl LoginRateLimit {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 self.failed_writes.inc();
-                tracing::warn!(%error, path = %path.display(), "logins of other processes can't be read: memory alone counts");
+                let path = path.display();
+                tracing::warn!(
+                    %error,
+                    "can't read {path}: logins are counted in memory only, without those of other processes; check the disk and the \
+                     owner of state_directory"
+                );
                 None
             }
         };
@@ -213,7 +220,12 @@ impl LoginRateLimit {
         };
         if let Err(error) = written {
             self.failed_writes.inc();
-            tracing::warn!(%error, "a login can't be recorded: memory alone counts it");
+            let path = path.display();
+            tracing::warn!(
+                %error,
+                "can't write {path}: logins are counted in memory only, so a restart forgets them; check the disk and the owner of \
+                 state_directory"
+            );
         }
         result
     }

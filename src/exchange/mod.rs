@@ -2,6 +2,8 @@
 //!
 //! There are two exchanges: the OAuth 2.0 JWT bearer flow (RFC 7523), and the access token of Messaging for In-App and Web.
 //!
+//! - Client (`client`, `upstream`): one exchange, and the HTTP transport that sends its request.
+//! - Diagnosis (`errors`): maps Salesforce's error responses to a cause, a fix, and whether to retry.
 //! - Single-flight (`single_flight`): concurrent requests for one cache key share one exchange. It runs in its own task, so
 //!   a caller that disconnects neither cancels nor repeats it.
 //! - Stale-while-revalidate (`token`, `exchanger`): a token is refreshed in the background from 65 to 75 % of its lifetime
@@ -10,8 +12,9 @@
 //!   `rejection_limit` limits how often a caller can ask for that.
 //! - Expiry: a token expires by the wall clock or by the monotonic clock, whichever says so first. Setting the host's clock
 //!   back doesn't extend its lifetime.
-//! - Negative cache (`negative_cache`), circuit breaker (`circuit_breaker`) and login rate limit (`login_rate_limit`): they
-//!   keep a flood of callers' requests from becoming a flood of requests to Salesforce.
+//! - Negative cache (`negative_cache`), circuit breaker (`circuit_breaker`) and login rate limit (`login_rate_limit`):
+//!   they keep a flood of callers' requests from becoming a flood of requests to Salesforce. The login rate limit is a
+//!   sliding window for each account, counted in memory, in a file, and across replicas.
 //! - Shared cache (`shared`): replicas can share tokens through Redis. Without Redis each replica uses its own memory.
 //! - Revoked keys: a token that was obtained with a key that its profile no longer has is never served.
 //! - Validation (`request`): only complete, verified responses are cached. Their URLs must be in Salesforce's domains or on

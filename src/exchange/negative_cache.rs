@@ -17,8 +17,8 @@ use crate::config::KeyId;
 pub(crate) const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
 const BASE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(45);
-/// Longest time that an error is cached whose request wasn't sent, for example because the login rate limit was
-/// reached. A reload may have changed the limit.
+/// Longest time that an error of an open circuit or of the login rate limit is cached: a reload may have changed the
+/// limit. A failed connection backs off instead, up to 54 s ([`MAX_BACKOFF`] with jitter).
 const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// Bounds of Salesforce's `Retry-After`; values outside are clamped.
 pub(crate) const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -87,7 +87,8 @@ impl Default for NegativeCache {
 }
 
 impl NegativeCache {
-    /// Returns the failure that hasn't expired at `now`. The error's `retry_after` is updated to the remaining time.
+    /// Returns the failure that hasn't expired at `now`. Its error's `retry_after` is set to the longer of the entry's
+    /// remaining time and the error's own, at least [`MIN_RETRY_AFTER`].
     pub(crate) fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
         let age = now.saturating_sub(failure.at);
@@ -145,7 +146,7 @@ impl NegativeCache {
     }
 }
 
-/// Exponential back-off: doubles from [`BASE_BACKOFF`] up to [`MAX_BACKOFF`], with ±20 % jitter.
+/// Exponential backoff with jitter: doubles from [`BASE_BACKOFF`] up to [`MAX_BACKOFF`], then varies by ±20 %.
 fn backoff(streak: u32, fraction: f64) -> Duration {
     let doubled = BASE_BACKOFF.saturating_mul(1_u32.checked_shl(streak).unwrap_or(u32::MAX));
     doubled.min(MAX_BACKOFF).mul_f64(0.4_f64.mul_add(fraction, 0.8))

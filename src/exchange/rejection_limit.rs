@@ -20,19 +20,19 @@ const MAX_TRACKED_KEYS: u64 = 100_000;
 /// A token bucket for each cache key.
 pub(crate) struct RejectionLimit {
     buckets: Cache<CacheKey, Arc<TokenBucket>>,
-    pace: RateLimit,
+    rate: RateLimit,
 }
 
 impl RejectionLimit {
-    pub(crate) fn new(pace: RateLimit) -> Self {
+    pub(crate) fn new(rate: RateLimit) -> Self {
         // After this idle time a bucket is full, so it can be evicted.
-        let idle = pace.window.saturating_mul(pace.burst);
+        let idle = rate.window.saturating_mul(rate.burst);
         let buckets = Cache::builder().max_capacity(MAX_TRACKED_KEYS).time_to_idle(idle);
-        Self { buckets: buckets.eviction_policy(EvictionPolicy::lru()).build(), pace }
+        Self { buckets: buckets.eviction_policy(EvictionPolicy::lru()).build(), rate }
     }
 
     /// Takes a token for this key at the monotonic time `now`; `false` if none is left.
     pub(crate) fn allows(&self, key: &CacheKey, now: Duration) -> bool {
-        self.buckets.get_with(*key, Arc::default).try_acquire(self.pace, now).is_ok()
+        self.buckets.get_with(*key, Arc::default).try_acquire(self.rate, now).is_ok()
     }
 }

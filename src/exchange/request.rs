@@ -25,8 +25,8 @@ use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile
 /// Lifetime assumed for a messaging access token without an `exp`: the channel's default for verified users.
 const DEFAULT_MESSAGING_LIFETIME: Duration = Duration::from_hours(1);
 
-/// Longer than any access token that Salesforce is known to issue, and short enough to fit a request body as
-/// `rejected_token`.
+/// Longer than any access token that Salesforce is known to issue. As `rejected_token`, such a token fits a request body
+/// of 16 KiB, the default of `server.limits.body`.
 const MAX_TOKEN_BYTES: usize = 12 << 10;
 
 /// Parameters of an exchange. Each attempt signs a new JWT for them.
@@ -58,7 +58,7 @@ impl TokenRequest {
         }
     }
 
-    /// The URL of the request.
+    /// The URL of the token endpoint, or the base URL of the messaging API.
     pub(crate) fn endpoint(&self) -> &HttpsUrl {
         match self {
             Self::Oauth(profile) => &profile.token_url,
@@ -69,7 +69,7 @@ impl TokenRequest {
     /// Returns the id of the key that signs at `now`.
     ///
     /// # Errors
-    /// No key signs yet.
+    /// No key signs at `now`.
     pub(crate) fn signing_kid(&self, now: UnixTime) -> Result<&KeyId, MintError> {
         match self {
             Self::Oauth(profile) => profile.signing_kid(now),
@@ -93,7 +93,8 @@ impl TokenRequest {
         }
     }
 
-    /// Whether a token from the shared cache is valid for this request: the same checks as for Salesforce's response.
+    /// Whether a token from the shared cache is valid for this request. Its token, URLs and session subject pass the same
+    /// checks as in Salesforce's response.
     pub(crate) fn accepts(&self, token: &str, metadata: &TokenMetadata) -> bool {
         is_token(token)
             && match (self, metadata) {
@@ -373,7 +374,7 @@ fn is_token(token: &str) -> bool {
 /// parsers differ: for example, some read `\@evil.example` as part of the path, and some as the host.
 ///
 /// # Errors
-/// The URL is malformed, ambiguous, or has a foreign host. The message names that host.
+/// The URL is malformed, ambiguous, or has a foreign host. For the last two, the message names the host.
 fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     let parsed = HttpsUrl::parse(written).map_err(|_| "that is no https URL".to_owned())?;
     let url = parsed.url();

@@ -1,7 +1,8 @@
 //! Single-flight (request coalescing): concurrent requests for one key share one execution of the work and its outcome.
 //!
-//! The caller runs the work in its own task, so that a disconnect doesn't cancel it. moka's `get_with` isn't used
-//! because it drops the work together with the request that started it: twenty disconnects caused twenty logins.
+//! Cancellation safety: the leader runs the work in a task of its own, so that a disconnect doesn't cancel it. moka's
+//! `get_with` isn't used because it drops the work together with the request that started it: twenty disconnects caused
+//! twenty logins.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -48,15 +49,15 @@ impl<K: Eq + Hash + Copy, T: Clone> SingleFlight<K, T> {
     pub(crate) fn join<R>(self: &Arc<Self>, key: K, resolve: impl FnOnce() -> Option<R>) -> Joined<K, T, R> {
         let mut in_flight = self.lock();
         match in_flight.entry(key) {
-            Entry::Occupied(flight) => Joined::Follower(InFlight(flight.get().clone())),
+            Entry::Occupied(entry) => Joined::Follower(InFlight(entry.get().clone())),
             Entry::Vacant(slot) => {
                 if let Some(result) = resolve() {
                     return Joined::Resolved(result);
                 }
-                let (outcome, flight) = watch::channel(None);
-                slot.insert(flight.clone());
+                let (outcome, receiver) = watch::channel(None);
+                slot.insert(receiver.clone());
                 drop(in_flight);
-                Joined::Leader(InFlight(flight), InFlightGuard { in_flight: self.clone(), key, outcome })
+                Joined::Leader(InFlight(receiver), InFlightGuard { in_flight: self.clone(), key, outcome })
             }
         }
     }

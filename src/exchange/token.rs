@@ -57,9 +57,10 @@ pub struct AccessToken {
     remaining: Duration,
     /// `expires_at` on the monotonic clock.
     expires_monotonic: Duration,
-    renew_at: UnixTime,
-    renew_monotonic: Duration,
-    /// Another replica announced that Salesforce rejects it. The next request starts an exchange for a replacement.
+    refresh_at: UnixTime,
+    refresh_monotonic: Duration,
+    /// A caller of this or another replica reported that Salesforce rejects it. The next request starts an exchange for a
+    /// replacement.
     rejected: AtomicBool,
     /// Counts cache hits. Looked up at the first hit.
     pub(super) hits: OnceLock<IntCounter>,
@@ -94,7 +95,7 @@ impl AccessToken {
     ) -> Self {
         let ClockReading { now, monotonic, fraction } = *reading;
         let age = Duration::from_secs(u64::try_from(obtained_at.seconds_until(now)).unwrap_or(0));
-        let renew_after =
+        let refresh_after =
             age.saturating_add(remaining).mul_f64(0.1_f64.mul_add(fraction, 0.65)).saturating_sub(age);
         Self {
             sha256: TokenHash::of(&obtained.secret).0,
@@ -106,8 +107,8 @@ impl AccessToken {
             is_default_lifetime: obtained.reported_expiry == ReportedExpiry::default(),
             remaining,
             expires_monotonic: monotonic.saturating_add(remaining),
-            renew_at: now.plus(renew_after),
-            renew_monotonic: monotonic.saturating_add(renew_after),
+            refresh_at: now.plus(refresh_after),
+            refresh_monotonic: monotonic.saturating_add(refresh_after),
             rejected: AtomicBool::new(false),
             hits: OnceLock::new(),
         }
@@ -119,7 +120,7 @@ impl AccessToken {
 
     /// Whether the background refresh is due.
     pub(super) fn needs_refresh(&self, now: UnixTime, monotonic: Duration) -> bool {
-        now >= self.renew_at || monotonic >= self.renew_monotonic
+        now >= self.refresh_at || monotonic >= self.refresh_monotonic
     }
 
     /// Returns the remaining lifetime in whole seconds, by the clock that says less.

@@ -1,5 +1,5 @@
-//! HTTP transport to Salesforce: limits the time and size of each request, follows no redirects, and parses responses as
-//! strictly as callers' requests.
+//! HTTP transport to Salesforce: limits the time and size of each request, follows no redirects, and parses responses
+//! strictly: the body must be JSON without duplicate members. Unknown members are accepted.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -89,16 +89,16 @@ pub enum UpstreamError {
     NotSent(&'static str),
     /// The connection closed before a complete response head arrived. For example, Salesforce closes an idle connection
     /// at the moment it is reused.
-    #[error("Salesforce can't be reached: {0}")]
+    #[error("Salesforce was reached, but {0}")]
     Closed(&'static str),
-    #[error("Salesforce can't be reached: {0}")]
+    #[error("Salesforce was reached, but {0}")]
     Broken(&'static str),
     #[error("Salesforce answered {status} with {what}")]
     Unusable { status: u16, what: String, retry_after: Option<Duration> },
 }
 
 impl UpstreamError {
-    /// The status of the response, if there was one.
+    /// The status of an unusable response; `None` if no complete response arrived.
     pub(super) const fn status(&self) -> Option<u16> {
         match self {
             Self::Unusable { status, .. } => Some(*status),
@@ -240,7 +240,7 @@ pub(crate) struct ProbeResponse {
 /// Sends a GET request to `url` and returns the response, even if it is a redirect. The body is cut off after about 1 MiB.
 ///
 /// # Errors
-/// There was no response; the message says why.
+/// There was no complete response; the message says why.
 pub(crate) async fn probe(url: &str, clock: &dyn Clock) -> Result<ProbeResponse, String> {
     let client = build_client(client_builder);
     let failed = |error: reqwest::Error| match classify(&error) {

@@ -1,14 +1,16 @@
-//! Batch signing with Intel's Crypto Multi-buffer library, where it is configured. No unverified signature leaves it.
+//! Batch signing: makes several signatures at once with Intel's Crypto Multi-buffer library, where it is configured. No
+//! unverified signature leaves this module.
 //!
-//! - Every signature that the library makes is verified with the public key before it is returned. The library's own public
-//!   operation verifies all of them, in a quarter of the time. aws-lc verifies one of each batch as well, at a position that
-//!   rotates. Where the two disagree, aws-lc verifies the whole batch.
+//! - Every signature that the library makes is verified with the public key before it is returned. The library's own
+//!   public operation verifies all of them, in a quarter of the time. aws-lc verifies one of each batch as well, at a
+//!   position that rotates. If aws-lc rejects a signature that the library's check accepted, aws-lc verifies the whole
+//!   batch.
 //! - A signature that is missing or wrong is made again by aws-lc, and counted. After the first one the library is disabled
 //!   until a restart.
-//! - A key is used with the library only after its [self-test](BatchSigner::self_test): [`SELF_TEST_MESSAGES`] messages, in
-//!   batches of every size, signed by both. The bytes must be equal, as RSASSA-PKCS1-v1_5 is deterministic.
-//! - The self-test takes about a second at half the speed of one core. It runs on a thread of its own, beginning with the key's first
-//!   signature, so the start of the service doesn't wait for it.
+//! - A key is used with the library only after its [self-test](BatchSigner::self_test): at least [`SELF_TEST_MESSAGES`]
+//!   messages, in batches of 2 to 8, signed by both. The bytes must be equal, as RSASSA-PKCS1-v1_5 is deterministic.
+//! - At half the speed of one core, the self-test takes about a second with RSA-2048, and ten with RSA-4096. It runs on a
+//!   thread of its own, beginning with the key's first signature, so the start of the service doesn't wait for it.
 //! - The self-test also measures, on this host, the smallest batch that is faster than single signatures.
 //! - This module makes the padding: EMSA-PKCS1-v1_5 (RFC 8017, section 9.2).
 
@@ -81,7 +83,7 @@ pub enum SelfTestResult {
     Pays { min_size: usize, is_slow: bool },
     /// They are correct, but no batch is faster on this host.
     DoesNotPay,
-    /// The library doesn't support the key, or made a wrong signature.
+    /// The library doesn't support the key, made a wrong signature or was disabled, or the host gave no randomness.
     Unfit,
 }
 
@@ -119,7 +121,8 @@ struct BatchEngine {
 }
 
 impl BatchSigner {
-    /// Starts the thread that runs the self-tests. The thread ends when this value is dropped.
+    /// Starts the thread that runs the self-tests. After this value is dropped, the thread finishes the queued self-tests
+    /// and ends; nobody waits for it.
     pub fn new(library: BatchLibrary, randomness: Arc<dyn Randomness>, metrics: &Metrics) -> Self {
         let inner = Arc::new(BatchEngine {
             library: library.0,
@@ -194,7 +197,8 @@ impl BatchEngine {
         requests.iter().zip(made).map(or_sign_alone).collect()
     }
 
-    /// Returns the library's signatures, verified, and a fault for each that is missing or wrong. `None` if the library is disabled.
+    /// Returns the library's signatures, verified, and a fault for each that is missing or wrong. `None` if the library
+    /// is disabled, or doesn't support a key.
     fn sign_and_verify(
         &self,
         requests: &[SignRequest<'_>],
@@ -267,11 +271,23 @@ impl BatchEngine {
         // A second self-test keeps the first result.
         let _ = key.self_test.result.set(result);
         let (modulus, bits) = (key.public.n.get(..8).unwrap_or_default(), key.public.bits);
-        tracing::info!(modulus, bits, standing = ?result, "a key was tested with the library for batch signing");
+        let outcome = match result {
+            SelfTestResult::Pays { min_size, .. } => format!("signs in batches of {min_size} or more"),
+            SelfTestResult::DoesNotPay => "signs one at a time: no batch is faster on this host".to_owned(),
+            SelfTestResult::Unfit => {
+                "signs one at a time: the library can't be used with this key".to_owned()
+            }
+        };
+        tracing::info!(
+            modulus,
+            bits,
+            result = outcome,
+            "a key was tested with the library for batch signing"
+        );
         result
     }
 
-    /// Returns `None` if the library doesn't support the key, or was disabled meanwhile.
+    /// Returns `None` if the library doesn't support the key or was disabled meanwhile, or the host gives no randomness.
     fn run_self_test(&self, key: &PrivateKey, pause: fn(Duration)) -> Option<SelfTestResult> {
         let crt = key.crt().filter(|crt| self.library.supports(crt.size))?;
         let _ = key.self_test.crt.set(crt);

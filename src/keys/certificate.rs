@@ -245,7 +245,7 @@ fn start_of_year(year: i32) -> OffsetDateTime {
     day.with_time(Time::MIDNIGHT).assume_utc()
 }
 
-/// A serial number from key and year, so that no two certificates share one (RFC 5280, section 4.1.2.2).
+/// A serial number from key and year. It is unique per issuer name (RFC 5280, section 4.1.2.2), which is the key id.
 fn serial_number(key: &PrivateKey, year: i32) -> SerialNumber {
     let named = format!("tokenmint certificate {year} {}", key.public.n);
     let mut bytes = digest(&SHA256, named.as_bytes()).as_ref()[..16].to_vec();

@@ -1,5 +1,5 @@
-//! Checks a certificate like strict verifiers do, with itself and its authority's key alone (RFC 5280): names, dates and the
-//! signature.
+//! Checks one certificate as strict verifiers do (RFC 5280), without chain or trust store: names, dates, and the
+//! signature if the signer's key is known.
 
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{
@@ -52,8 +52,8 @@ impl TbsSignature {
         }
     }
 
-    /// Verifies the signature with the certificate's own key; `None` if another key made it. A self-signed certificate whose name was
-    /// altered is still recognized by its signature.
+    /// Verifies the signature with the certificate's own key; `None` if it isn't self-signed, or its key isn't RSA. A
+    /// self-signed certificate whose name was altered is still recognized by its signature.
     pub(crate) fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,
@@ -107,8 +107,8 @@ pub(super) fn faults(
     faults
 }
 
-/// Whether DER is a name: a sequence of sets of pairs of an identifier and a text (RFC 5280, section 4.1.2.4). The parser accepts
-/// any tag as text.
+/// Whether DER has only elements that a name may have (RFC 5280, section 4.1.2.4): the tag is allowed, and text is valid.
+/// The parser accepts any tag as text. How the elements are nested isn't checked, except for the depth.
 fn is_valid_name(octets: &[u8]) -> bool {
     is_name_part(octets, 3)
 }

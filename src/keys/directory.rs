@@ -5,7 +5,7 @@
 //! - A file is replaced atomically: write, sync, rename, sync of the directory. The temporary file has a random name, and only
 //!   this process opens it (`O_EXCL`).
 //! - New files get the owner, group and mode of similar files in the directory, so that the service can read files that root writes.
-//! - A written file is read again, and must hold the intended text.
+//! - A written `keyset.toml` is read again, and must hold the intended text.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -164,7 +164,7 @@ impl KeyDirectory {
         self.sync(&target)
     }
 
-    /// Writes `content` to a temporary file beside `path`, with the owner and mode of the file at `path`.
+    /// Writes `content` to a temporary file beside `path`, with the permissions that [`OwnerAndMode::for_file`] chooses.
     fn write_temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.write_error(path, &error);
         let access = OwnerAndMode::for_file(path).map_err(failed)?;
@@ -289,7 +289,8 @@ impl ScheduleFile<'_> {
     fn write(&mut self, document: ScheduleDocument) -> Result<(), DirectoryError> {
         let text = document.text();
         self.directory.replace(&self.path, self.read.as_ref(), text.as_bytes())?;
-        let written = read_schedule_text(&self.path)?;
+        // If this fails, the file still has the new text: the error must be one for which `is_written` is true.
+        let written = read_schedule_text(&self.path).unwrap_or_default();
         if written.as_ref() != Some(&text) {
             return Err(DirectoryError::Overwritten(self.path.clone()));
         }
@@ -338,8 +339,8 @@ struct OwnerAndMode {
 }
 
 impl OwnerAndMode {
-    /// Chooses the permissions for a file at `path`. The first of these that exists decides: that file, a file with the same
-    /// extension beside it, a key beside it, the directory's group.
+    /// Chooses the permissions for a file at `path`. The first of these that exists decides: that file, a file with the
+    /// same extension beside it, a key beside it, the directory's owner and group.
     fn for_file(path: &Path) -> io::Result<Self> {
         let of = |metadata: &fs::Metadata| Self {
             uid: metadata.uid(),

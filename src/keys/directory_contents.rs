@@ -1,4 +1,4 @@
-//! The files of a key directory, sorted by their names.
+//! The files of a key directory, classified by their names.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Reads key files with OpenSSH's rule: a private key that others can read is rejected.
+//! Reads key files with a rule like OpenSSH's: rejects a private key to which another user has access. Secrets of
+//! Kubernetes and systemd are exceptions ([`OpenedFile::reject_readable_by_others`]).
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -77,7 +77,7 @@ fn announced_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
         used_by: &keyset.used_by,
         publish_lead: keyset.rules.publish_lead,
         keys: keyset.keys.iter().map(key).collect(),
-        gone: keyset.expired.iter().collect(),
+        gone: keyset.gone.iter().collect(),
     };
     keysets.into_iter().map(keyset).collect()
 }
@@ -85,8 +85,8 @@ fn announced_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
 /// The usual quirks of a key in an environment variable: many tools can't put line breaks into variables.
 const USUAL_TEXT_QUIRKS: &[PemQuirk] = &[PemQuirk::EscapedBreaks, PemQuirk::Base64];
 
-/// The largest expected difference between the clocks of two hosts.
-const MAX_CLOCK_SKEW: Duration = Duration::from_mins(1);
+/// How far ahead the date of a retirement may lie: the largest expected difference between the clocks of two hosts.
+const RETIREMENT_DATE_TOLERANCE: Duration = Duration::from_mins(1);
 
 struct Loader<'a> {
     now: UnixTime,
@@ -142,11 +142,11 @@ impl<'a> Loader<'a> {
         let rules = rotation_rules(keyset);
         let validities = rules.validities(&schedule.entries, self.now);
         let mut keys = Vec::new();
-        let mut expired = Vec::new();
+        let mut gone = Vec::new();
         for validity in validities {
             let kid = validity.entry.kid.clone();
             if validity.state(self.now) == KeyState::Gone {
-                expired.push(validity);
+                gone.push(validity);
             } else if let Some(LoadedKey { private, live_tokens, source, configured_certificate, derived }) =
                 found.remove(&kid)
             {
@@ -167,7 +167,7 @@ impl<'a> Loader<'a> {
             name: keyset.name.clone(),
             algorithm: keyset.algorithm,
             keys,
-            expired,
+            gone,
             rules,
             used_by: keyset.used_by.clone(),
         };
@@ -280,12 +280,12 @@ impl<'a> Loader<'a> {
             self.warnings.push(Problem::warning(WarningCode::IgnoredFile, field, path.display(), message));
         }
         let schedule = self.schedule(field, directory, &contents, keyset);
-        let expired_kids =
-            schedule.as_ref().map(|schedule| self.expired_kids(schedule, keyset)).unwrap_or_default();
+        let gone_kids =
+            schedule.as_ref().map(|schedule| self.gone_kids(schedule, keyset)).unwrap_or_default();
         let mut found = BTreeMap::new();
         // An unlisted key neither signs nor is published, so its file isn't read.
         let is_listed = |kid: &KeyId| schedule.as_ref().is_none_or(|schedule| schedule.entry(kid).is_some());
-        let wanted = contents.keys.iter().filter(|(kid, _)| is_listed(kid) && !expired_kids.contains(kid));
+        let wanted = contents.keys.iter().filter(|(kid, _)| is_listed(kid) && !gone_kids.contains(kid));
         for (kid, path) in wanted {
             let Some(mut key) = self.key_file(field, path, &path.display().to_string(), keyset) else {
                 continue;
@@ -295,7 +295,7 @@ impl<'a> Loader<'a> {
             found.insert(kid.clone(), key);
         }
         let schedule = schedule?;
-        for entry in schedule.entries.iter().filter(|entry| !expired_kids.contains(&entry.kid)) {
+        for entry in schedule.entries.iter().filter(|entry| !gone_kids.contains(&entry.kid)) {
             if !contents.keys.contains_key(&entry.kid) {
                 let message = format!("lists `{}`, but there is no {}.key beside it", entry.kid, entry.kid);
                 self.problems.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
@@ -313,7 +313,7 @@ impl<'a> Loader<'a> {
         for entry in schedule
             .entries
             .iter()
-            .filter(|entry| entry.retired.is_some_and(|at| at > self.now.plus(MAX_CLOCK_SKEW)))
+            .filter(|entry| entry.retired.is_some_and(|at| at > self.now.plus(RETIREMENT_DATE_TOLERANCE)))
         {
             let message = format!(
                 "`{}` is retired from now on, but its date lies ahead: write when it was taken away, now or before (or is this \
@@ -341,8 +341,9 @@ impl<'a> Loader<'a> {
         Some((found, schedule))
     }
 
-    /// The keys of `schedule` that are retired or expired: their files aren't opened and may be missing.
-    fn expired_kids(&self, schedule: &Schedule, keyset: &config::KeysetConfig) -> BTreeSet<KeyId> {
+    /// The keys of `schedule` that neither sign nor are published: they aren't loaded, and their files may be missing.
+    /// The file of a retired key may be read for its modulus hash.
+    fn gone_kids(&self, schedule: &Schedule, keyset: &config::KeysetConfig) -> BTreeSet<KeyId> {
         let validities = rotation_rules(keyset).validities(&schedule.entries, self.now);
         let entries = schedule.entries.iter().zip(validities);
         let gone = entries.filter(|(_, validity)| validity.state(self.now) == KeyState::Gone);
@@ -449,7 +450,7 @@ impl<'a> Loader<'a> {
         let mut keyset_by_kid: BTreeMap<&KeyId, &Name> = BTreeMap::new();
         for keyset in keysets {
             let retired = keyset
-                .expired
+                .gone
                 .iter()
                 .map(|validity| &validity.entry)
                 .filter(|entry| entry.retired.is_some())

@@ -1,11 +1,14 @@
-//! PEM files -> [`KeyRing`]: keysets, private keys, certificates, and the schedule that says which key signs
+//! Loads PEM files into a [`KeyRing`]: keysets, private keys, certificates, and the schedule that says which key signs
 //! when. It doesn't know tokens or HTTP.
 //!
 //! - Every key in a ring has passed the strength checks and a test signature.
 //! - Key ids are unique across the ring.
 //! - A ring never changes; a reload builds another. A `retirement` builds another too, from the ring in force and
 //!   `keyset.toml` alone.
-//! - A key that may neither sign nor be published is not opened, so that it leaves memory with the last ring that had it.
+//! - A key that may neither sign nor be published isn't in a ring, so it leaves memory with the last ring that had it. A
+//!   load may read a retired key's file for its modulus hash, to reject copies of the key.
+//! - Buffers that hold PEM text, private numbers, passphrases or tokens' signatures are wiped when they are dropped
+//!   (`Zeroizing`, `SecretString`, or aws-lc). Public numbers and the signatures of self-checks aren't.
 
 mod batch;
 mod certificate;

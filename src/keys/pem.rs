@@ -1,4 +1,4 @@
-//! PEM text -> the numbers of one RSA private key, or an error that names the actual contents.
+//! Parses PEM text into the numbers of one RSA private key, or into an error that names the actual contents.
 //!
 //! It reads PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
 //! with the schemes of RFC 8018), identified by their contents. Every copy of the key made meanwhile is wiped.

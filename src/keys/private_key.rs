@@ -218,7 +218,10 @@ pub fn hash_message(algorithm: Algorithm, message: &[u8]) -> MessageHash {
 /// Generates a private key in PKCS#8 PEM. It takes about a second at 2048 bits, and many seconds at 4096.
 ///
 /// # Errors
-/// The host gives no randomness.
+/// The size is unsupported, or the key can't be encoded.
+///
+/// # Panics
+/// Panics if the host gives no randomness.
 pub fn generate_private_key(bits: usize, randomness: &dyn Randomness) -> Result<SecretString, rsa::Error> {
     let key = rsa::RsaPrivateKey::new(&mut RandomnessAdapter(randomness), bits)?;
     let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(rsa::Error::Pkcs8)?;

@@ -4,9 +4,9 @@
 //! - A key that left the JWKS must not come back.
 //! - A key id must not change to another key.
 //!
-//! The rule applies per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
-//! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files alone
-//! count, as the new process doesn't know which keys verifiers have fetched.
+//! These rules apply per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
+//! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files
+//! alone count, as the new process doesn't know which keys verifiers have fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -13,7 +13,8 @@ use crate::clock::UnixTime;
 use crate::config::{KeyId, Name};
 
 impl KeyRing {
-    /// Returns the ring without the keys that `marks` retire and the keys that are expired at `now`. `None` if it has no such keys.
+    /// Returns the ring without the keys that `marks` retire and the keys that are gone at `now`. `None` if it has no
+    /// such keys.
     #[must_use]
     pub(crate) fn without_retired(
         &self,
@@ -62,11 +63,11 @@ impl KeyRing {
 impl Keyset {
     fn without_retired(&self, marks: &[RetirementMark], now: UnixTime) -> Option<Self> {
         let open: Vec<_> = self.keys.iter().map(|key| &key.validity).collect();
-        let expired: Vec<_> = self.expired.iter().collect();
-        let validities = self.rules.validities_after_retirement(&open, &expired, marks, now)?;
+        let gone: Vec<_> = self.gone.iter().collect();
+        let validities = self.rules.validities_after_retirement(&open, &gone, marks, now)?;
         let mut new = Self {
             keys: Vec::new(),
-            expired: Vec::new(),
+            gone: Vec::new(),
             name: self.name.clone(),
             used_by: self.used_by.clone(),
             ..*self
@@ -78,22 +79,23 @@ impl Keyset {
                 new.keys.push(KeysetKey { validity, ..key.clone() });
                 continue;
             }
-            // A key that was expired stays expired, whatever the other keys' signing periods become.
-            let before = self.expired.iter().find(|expired| expired.entry.kid == kid);
+            // A key that was gone stays gone, whatever the other keys' signing periods become.
+            let before = self.gone.iter().find(|gone| gone.entry.kid == kid);
             let validity = before.filter(|_| validity.entry.retired.is_none()).cloned().unwrap_or(validity);
-            new.expired.push(validity);
+            new.gone.push(validity);
         }
         Some(new)
     }
 }
 
 impl RotationRules {
-    /// Computes the validities of all keys after the retirements of `marks` at `now`. `open` are the ring's keys, `expired` the others of
-    /// its keyset. `None` if no open key is retired or expired.
+    /// Computes the validities of a keyset's keys at `now`, after the retirements of `marks`, in order of `sign_from`.
+    /// `open` are its opened keys, `gone` the others. `None` if `marks` retire no open key, and no open key is gone at
+    /// `now`.
     pub fn validities_after_retirement(
         &self,
         open: &[&KeyValidity],
-        expired: &[&KeyValidity],
+        gone: &[&KeyValidity],
         marks: &[RetirementMark],
         now: UnixTime,
     ) -> Option<Vec<KeyValidity>> {
@@ -124,7 +126,7 @@ impl RotationRules {
             entry.retired = entry.retired.or_else(|| mark?.retired);
             entry
         };
-        let mut entries: Vec<ScheduleEntry> = expired.iter().chain(open).map(entry).collect();
+        let mut entries: Vec<ScheduleEntry> = gone.iter().chain(open).map(entry).collect();
         entries.sort_by(ScheduleEntry::cmp_by_start);
         Some(self.validities(&entries, now))
     }

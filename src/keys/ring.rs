@@ -1,4 +1,4 @@
-//! The key ring: keysets and their keys, each with its certificates.
+//! The key ring: an immutable set of keysets with their opened keys. Derived certificates are cached per key and year.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,14 +20,14 @@ pub struct KeyRing {
     pub(super) history: PublicationHistory,
 }
 
-/// The keys that one issuer trusts, and their schedule.
+/// The keys of one `[keysets.NAME]`, and when each signs.
 pub struct Keyset {
     pub(crate) name: Name,
     pub(crate) algorithm: Algorithm,
-    /// In order of `sign_from`. Empty if all keys are retired.
+    /// In order of `sign_from`. Empty if all keys are gone.
     pub(crate) keys: Vec<KeysetKey>,
-    /// The keys that are retired or no longer published. They are not opened.
-    pub(crate) expired: Vec<KeyValidity>,
+    /// The keys that neither sign nor are published any more, retired ones included. They are not opened.
+    pub(crate) gone: Vec<KeyValidity>,
     pub(crate) rules: RotationRules,
     pub(crate) used_by: Vec<ProfileName>,
 }
@@ -62,8 +62,8 @@ impl Keyset {
         let signs = |validity: &KeyValidity| validity.state(now) == KeyState::Signing;
         let open = self.keys.iter().position(|key| signs(&key.validity));
         open.or_else(|| {
-            let expired_signs = self.expired.iter().any(signs);
-            (expired_signs && !self.keys.is_empty()).then_some(0)
+            let gone_signs = self.gone.iter().any(signs);
+            (gone_signs && !self.keys.is_empty()).then_some(0)
         })
     }
 
@@ -137,8 +137,8 @@ impl KeyRing {
 
     /// Whether an unopened key is valid at `now`, because the clock was set back.
     pub(crate) fn lacks_valid_key(&self, now: UnixTime) -> bool {
-        let mut expired = self.keysets.values().flat_map(|keyset| &keyset.expired);
-        expired.any(|validity| validity.state(now) != KeyState::Gone)
+        let mut gone = self.keysets.values().flat_map(|keyset| &keyset.gone);
+        gone.any(|validity| validity.state(now) != KeyState::Gone)
     }
 }
 

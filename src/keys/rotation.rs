@@ -1,4 +1,5 @@
-//! Plans rotations and retirements: pure functions from a schedule to changes of it, without reading a clock or a file.
+//! Key rotation: plans rotations and retirements. It has pure functions from a schedule to changes of it, without reading
+//! a clock or a file.
 
 use std::time::Duration;
 

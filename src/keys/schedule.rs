@@ -116,7 +116,8 @@ pub struct RetirementMark {
     pub(crate) emergency_from: Option<UnixTime>,
 }
 
-/// Finds the retirements in `keyset.toml`, which must be TOML but may otherwise be invalid.
+/// Returns the mark of each `[[key]]` that has a valid `kid`, retired or not. `document` may be an invalid `keyset.toml`;
+/// if it isn't TOML, there are no marks.
 pub fn retirement_marks(document: &str) -> Vec<RetirementMark> {
     let Ok(root) = source::parse_toml(SCHEDULE_FILE, document) else { return Vec::new() };
     let ConfigValue::Table(root) = &root.value else { return Vec::new() };

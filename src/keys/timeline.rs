@@ -52,7 +52,8 @@ pub struct KeyValidity {
     pub entry: ScheduleEntry,
     /// The periods in which it signs, in order. It gets a second one if the key after it was retired.
     pub signing_periods: Vec<SigningPeriod>,
-    /// When it leaves the JWKS, margin included; `None` while no end is known.
+    /// When it leaves the JWKS: with the margin after its last signing period, or at its retirement if that is earlier.
+    /// `None` while no end is known.
     pub(crate) published_until: Option<UnixTime>,
 }
 
@@ -104,7 +105,8 @@ impl KeyValidity {
 /// The durations that govern rotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationRules {
-    /// A key is published for at least this long before it signs.
+    /// A key is published for at least this long before it signs, except in an emergency. Without an `added` date, nobody
+    /// can check it.
     pub publish_lead: Duration,
     /// The longest lifetime of a token that the keys may have signed.
     pub longest_life: Duration,
@@ -256,9 +258,9 @@ mod tests {
         assert_eq!(RULES.validities(&entries(&two), at(0))[0].next_change(at(10)), Some(at(1_000_000)));
     }
 
-    /// Three entries: `a` signed for a month, then `b`, and `c` waits. Each row retires some of them.
+    /// Each row: a schedule of three keys, one or two of them retired, and the states of the keys.
     #[test]
-    fn a_retirement_changes_nothing_before_its_date() {
+    fn a_former_signer_takes_over_only_if_verifiers_know_it() {
         let now = 2 * MONTH;
         let (soon, recent) = (2 * MONTH + 86_400, 2 * MONTH - 60);
         for (listed, expected) in [

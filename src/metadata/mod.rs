@@ -74,7 +74,7 @@ pub(crate) fn expected_keysets(
     for keyset in ring.keysets.values() {
         let profiles = keyset.used_by.iter().filter(|user| user.kind == ProfileKind::Identity);
         let mut issuers: BTreeMap<&str, &str> = BTreeMap::new();
-        for profile in profiles.filter_map(|user| config.identity.get(&user.name)) {
+        for profile in profiles.filter_map(|user| config.identity.get(&user.bare_name)) {
             issuers.entry(profile.issuer.as_str()).or_insert(profile.name.as_str());
         }
         for key in keyset.published(now).filter(|_| !issuers.is_empty()) {

@@ -32,7 +32,7 @@ pub(super) fn router() -> Router<Sandbox> {
 /// Responds with the counts, the reasons of refusals, the remaining faults and the settings.
 async fn state(State(sandbox): State<Sandbox>) -> Response {
     let now = sandbox.now();
-    let reasons = sandbox.reasons();
+    let reasons = sandbox.refusal_reasons();
     let state = sandbox.state();
     let seen = json!({
         "counts": state.counts,

@@ -50,7 +50,7 @@ pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) ->
         ));
         return error_response(StatusCode::NOT_FOUND, "No published deployment has this esDeveloperName.");
     };
-    if !deployment.verification {
+    if !deployment.is_verification_active {
         let message = "User verification configuration has no active AuthSchemes.";
         return error_response(StatusCode::BAD_REQUEST, message);
     }

@@ -1,4 +1,5 @@
-//! The data of the simulated org, and the settings of the sandbox.
+//! The simulated Salesforce org: its connected apps, deployments and keysets. Also the sandbox's settings: limits, and
+//! behaviour where sources about Salesforce disagree.
 
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub struct Deployment {
     pub configuration_name: String,
     pub on_failure: OnFailure,
     /// Whether that configuration is active.
-    pub verification: bool,
+    pub is_verification_active: bool,
 }
 
 impl Deployment {
@@ -63,7 +64,7 @@ impl Deployment {
             keys,
             configuration_name: "Web_Verification".to_owned(),
             on_failure: OnFailure::Anonymous,
-            verification: true,
+            is_verification_active: true,
         }
     }
 }

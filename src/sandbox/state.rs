@@ -97,7 +97,7 @@ pub(super) struct SandboxState {
     pub(crate) messaging: SlidingWindow,
     /// Cached JWK Sets by URL, with the time of the fetch.
     pub(crate) jwks: HashMap<String, (i64, Arc<Value>)>,
-    pub(crate) reasons: VecDeque<String>,
+    pub(crate) refusal_reasons: VecDeque<String>,
 }
 
 impl Sandbox {
@@ -133,8 +133,8 @@ impl Sandbox {
     }
 
     /// Why identity tokens weren't verified and logins were refused: the last [`MAX_KEPT_REASONS`] reasons.
-    pub fn reasons(&self) -> Vec<String> {
-        self.state().reasons.iter().cloned().collect()
+    pub fn refusal_reasons(&self) -> Vec<String> {
+        self.state().refusal_reasons.iter().cloned().collect()
     }
 
     /// Replaces the remaining faults. They are injected in order.
@@ -194,10 +194,10 @@ impl Sandbox {
 
     pub(super) fn log_reason(&self, reason: String) {
         let mut state = self.state();
-        if state.reasons.len() == MAX_KEPT_REASONS {
-            state.reasons.pop_front();
+        if state.refusal_reasons.len() == MAX_KEPT_REASONS {
+            state.refusal_reasons.pop_front();
         }
-        state.reasons.push_back(reason);
+        state.refusal_reasons.push_back(reason);
     }
 
     /// The next fault for a request to `target`. Counts it, and removes it after its last time.

@@ -1,10 +1,10 @@
-//! The scope of access tokens' cache keys.
+//! Hash of every setting that affects an access token, the scope of its cache key.
 
 use std::iter::once;
 
 use crate::hash::PartsHasher;
 
-/// A hash of every setting that affects an access token, used as the scope of its cache key.
+/// The scope of an access token's cache key.
 ///
 /// Changing any of them invalidates the cached tokens: nobody gets a token that was exchanged for another user, org or app.
 #[derive(Clone, Copy)]

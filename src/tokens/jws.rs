@@ -20,7 +20,7 @@ use crate::keys::Keyset;
 pub(super) struct KeysetSigner {
     keyset: Arc<Keyset>,
     /// `base64url(header).` of each key, in the order of `keyset.keys`.
-    headers: Vec<String>,
+    encoded_headers: Vec<String>,
 }
 
 impl KeysetSigner {
@@ -29,8 +29,9 @@ impl KeysetSigner {
             Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
             Algorithm::Rs512 => jsonwebtoken::Algorithm::RS512,
         };
-        let headers = keyset.keys.iter().map(|key| encode_header(algorithm, Some(&key.kid))).collect();
-        Self { keyset, headers }
+        let encoded_headers =
+            keyset.keys.iter().map(|key| encode_header(algorithm, Some(&key.kid))).collect();
+        Self { keyset, encoded_headers }
     }
 
     /// Returns the id of the key that signs at `now`.
@@ -40,14 +41,14 @@ impl KeysetSigner {
 
     /// Whether the keyset has a key of that id, expired keys included and retired keys excluded.
     pub(crate) fn contains_kid(&self, kid: &KeyId) -> bool {
-        let expired = self
+        let gone = self
             .keyset
-            .expired
+            .gone
             .iter()
             .map(|validity| &validity.entry)
             .filter(|entry| entry.retired.is_none())
             .map(|entry| &entry.kid);
-        self.keyset.keys.iter().map(|key| &key.kid).chain(expired).any(|one| one == kid)
+        self.keyset.keys.iter().map(|key| &key.kid).chain(gone).any(|one| one == kid)
     }
 
     fn signing_position(&self, now: UnixTime) -> Result<usize, MintError> {
@@ -67,7 +68,7 @@ impl KeysetSigner {
     ) -> Result<(SecretString, KeyId), MintError> {
         let position = self.signing_position(now)?;
         let key = &self.keyset.keys[position];
-        let mut token = signing_input(&self.headers[position], payload, key.private.signature_len());
+        let mut token = signing_input(&self.encoded_headers[position], payload, key.private.signature_len());
         let signature = signer.sign(&key.private, self.keyset.algorithm, token.as_bytes()).await?;
         append_signature(&mut token, &signature);
         key.live_tokens.record(expires_at);

@@ -1,11 +1,11 @@
-//! The lifetime of a token.
+//! The lifetime of a token: validates the `ttl` of a request against the bounds of the service and the profile.
 
 use std::time::Duration;
 
 use super::invalid_field::InvalidField;
 use crate::config::MIN_TTL;
 
-/// The lifetime of a token: at least `SHORTEST_TTL`, at most the profile's `max_ttl`.
+/// The lifetime of a token: at least [`MIN_TTL`], at most the profile's `max_ttl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime(pub(super) Duration);
 

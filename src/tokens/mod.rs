@@ -1,5 +1,5 @@
-//! The contents of each kind of token, and signing it: request + key ring + clock -> token. This is the hot path. It doesn't
-//! know HTTP or Salesforce's servers.
+//! Mints each kind of token: builds its claims from a request and the time, and signs them with a key of the key ring.
+//! This is the hot path. It doesn't know HTTP or Salesforce's servers.
 //!
 //! - Each profile prepares at load everything that doesn't change: header, fixed claims and keys. A mint appends the
 //!   rest and signs.

@@ -1,10 +1,13 @@
-//! A bounded FIFO queue in front of a fixed number of CPU permits.
+//! A bounded FIFO queue in front of a fixed number of CPU permits. When it is full, it rejects jobs at once
+//! (backpressure).
 //!
 //! - A [`Permit`] is the right to keep one core busy. Dropping a permit hands it to the oldest waiter, or returns it to
 //!   the queue when nobody waits. So a permit is only free while the queue is empty.
 //! - Expired waiters are rejected when they reach the front, so no timer is needed. The front waiter is always the
-//!   oldest, so the rejection comes at most one signature late.
-//! - A cancelled waiter leaves the queue at once. A permit that was already on its way to it goes to the next waiter.
+//!   oldest, so the rejection comes at most one signature or batch late. A waiter that a batch takes is signed however
+//!   long it has waited.
+//! - Cancellation safety: a cancelled waiter leaves the queue at once. A permit that was already on its way to it goes to
+//!   the next waiter.
 //! - The holder of a permit may complete the jobs of other waiters too ([`SigningQueue::take_matching`]), which is how a
 //!   batch is collected.
 
@@ -22,7 +25,7 @@ pub(super) struct SigningQueue<J, R> {
     state: Mutex<QueueState<J, R>>,
     /// The most waiters at a time.
     capacity: usize,
-    /// A waiter that has waited for longer is rejected.
+    /// A waiter that has waited for longer is rejected when it reaches the front.
     max_wait: Duration,
     depth: IntGauge,
 }

@@ -6,10 +6,10 @@
 //! The time that the key's own signature took when the key was loaded decides where a signature runs.
 //!
 //! - A short signature runs on the runtime's own threads. The holder of a permit [yields](yield_to_scheduler) before it
-//!   signs, so that all ready tasks run first. So health and JWKS wait for one signature at most. Every request reaches
-//!   this queue instead of an unbounded one inside the runtime, and its deadline counts from its arrival. This needs a
-//!   runtime that looks at its sockets after each task (`event_interval(1)`, see `app`). It costs no throughput as
-//!   measured. A pool of threads costs a tenth; signing without a bound makes JWKS wait a second.
+//!   signs, so that all ready tasks run first. So health and JWKS wait for one signature or one short batch at most.
+//!   Every request reaches this queue instead of an unbounded one inside the runtime, and its deadline counts from its
+//!   arrival. This needs a runtime that looks at its sockets after each task (`event_interval(1)`, see `app`). It costs
+//!   no throughput as measured. A pool of threads costs a tenth; signing without a bound makes JWKS wait a second.
 //! - A signature that takes longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
 //! - With a [`BatchSigner`], the holder of a permit also signs for other waiters, if enough are there for a batch to pay:
 //!   up to eight signatures with its own. It never waits for more waiters. A slow batch runs on the thread pool too.
@@ -56,7 +56,7 @@ struct SigningBatch<'a> {
 
 pub struct Signer {
     queue: Arc<SigningQueue<SignJob, SignatureResult>>,
-    thread_pool: ThreadPool,
+    slow_signature_pool: ThreadPool,
     executor: Arc<SigningExecutor>,
     shed_full: IntCounter,
     shed_timed_out: IntCounter,
@@ -120,7 +120,7 @@ impl Signer {
                 max_wait,
                 metrics.signing_queue_depth.clone(),
             ),
-            thread_pool: ThreadPool::new(concurrency),
+            slow_signature_pool: ThreadPool::new(concurrency),
             executor: Arc::new(executor),
             shed_full: shed("full"),
             shed_timed_out: shed("late"),
@@ -144,7 +144,7 @@ impl Signer {
             Acquired::Permit(permit, job) if self.executor.exceeds_inline_time(&job.key) => {
                 let (sender, signature) = oneshot::channel();
                 let executor = self.executor.clone();
-                self.thread_pool.run(move || {
+                self.slow_signature_pool.run(move || {
                     let signature = executor.sign_batch(&permit, &job, requested_at);
                     drop(permit);
                     // The send fails if the request was cancelled meanwhile.

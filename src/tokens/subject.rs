@@ -1,4 +1,5 @@
-//! The subject of a token: the end user that it identifies.
+//! The subject of a token: the end user that it identifies. Validation rejects placeholders, templates and invisible
+//! characters, with which different users could become one.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};

@@ -39,7 +39,11 @@ fn start(threads: usize) -> Sender<Task> {
         let started =
             std::thread::Builder::new().name("long-signatures".to_owned()).spawn(move || work(&waiting));
         if let Err(error) = started {
-            tracing::warn!(%error, "no thread for long signatures: they may hold up other answers");
+            tracing::warn!(
+                %error,
+                "can't start a thread for slow (3072- and 4096-bit) signatures: they run on the request threads and delay other \
+                 answers; raise the limit of threads (ulimit -u, pids.max)"
+            );
         }
     }
     tasks

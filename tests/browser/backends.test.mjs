@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { BACKENDS, Backend } from "./backends.mjs";
 import {
-  ENTRIES, PATIENCE, assertBounded, assertInStep, assertRenewWithinASecond, assertVerified, assertVerifiedByRuby, calls,
+  ENTRIES, EVENT_TIMEOUT, assertBounded, assertInStep, assertRenewWithinASecond, assertVerified, assertVerifiedByRuby, calls,
   expire, fetches, launch, left, load, nextToken, open, settings, signIn, standIn, until,
 } from "./harness.mjs";
 import { Tokenmint } from "./tokenmint.mjs";
@@ -102,7 +102,7 @@ for (const name of BACKENDS) {
         assert.deepEqual(await settings(page), GUEST);
         assert.deepEqual(await calls(page, "boot"), [GUEST]);
         await expire(before);
-        await until("a first try in vain", PATIENCE, async () => (await fetches(page)).length > 0);
+        await until("a first try in vain", EVENT_TIMEOUT, async () => (await fetches(page)).length > 0);
         assert.deepEqual(await calls(page, "setIdentityToken"), []);
         assert.deepEqual(await settings(page), GUEST);
       } finally {
@@ -135,7 +135,7 @@ for (const name of BACKENDS) {
       // A tab that was left open asks once, and gives Salesforce nothing more.
       for (let round = 0; round < 5; round += 1) {
         await expire(other);
-        await until("the answer", PATIENCE, () => other.evaluate(() => window.unanswered === 0));
+        await until("the answer", EVENT_TIMEOUT, () => other.evaluate(() => window.unanswered === 0));
       }
       assert.equal((await fetches(other)).length, 1);
       assert.equal((await calls(other, "setIdentityToken")).length, 1, "the one at load");

@@ -12,7 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { App } from "./app.mjs";
 import {
-  ENTRIES, MINUTE, PATIENCE, assertBounded, assertIdentityVerified, assertInStep, assertRenewWithinASecond, assertVerified,
+  ENTRIES, MINUTE, EVENT_TIMEOUT, assertBounded, assertIdentityVerified, assertInStep, assertRenewWithinASecond, assertVerified,
   calls, clocked, expire, fetches, launch, left, load, nextToken, open, repo, settings, settled, signIn, standIn, until,
 } from "./harness.mjs";
 import { Tokenmint } from "./tokenmint.mjs";
@@ -50,9 +50,9 @@ const reports = async (page) => (await page.evaluate(() => window.reports)).map(
 
 // Until Salesforce was given its n-th token. Counted, as two tokens of the same second are the same bytes.
 const offered = (page, n) =>
-  until(`token number ${n}`, PATIENCE, async () => (await calls(page, "setIdentityToken")).length === n);
+  until(`token number ${n}`, EVENT_TIMEOUT, async () => (await calls(page, "setIdentityToken")).length === n);
 
-const requested = (n) => until(`request number ${n}`, PATIENCE, () => app.requests.length >= n);
+const requested = (n) => until(`request number ${n}`, EVENT_TIMEOUT, () => app.requests.length >= n);
 
 const gaps = () => app.requests.slice(1).map(({ at }, index) => at - app.requests[index].at);
 
@@ -60,7 +60,7 @@ const gaps = () => app.requests.slice(1).map(({ at }, index) => at - app.request
 async function pass(page, duration, step = 5_000) {
   for (let passed = 0; passed < duration; passed += step) {
     await page.clock.runFor(step);
-    await until("an answer", PATIENCE, () => page.evaluate(() => window.unanswered === 0));
+    await until("an answer", EVENT_TIMEOUT, () => page.evaluate(() => window.unanswered === 0));
   }
 }
 
@@ -201,7 +201,7 @@ test("Retry-After is obeyed, whatever happens meanwhile", async () => {
 test("tokenmint's own guard is understood", async () => {
   const page = await signedIn({ user: "user-with-a-storm" });
   const ask = () => tokenmint.post("/bundle", "user-with-a-storm").catch(() => undefined); // late
-  await until("tokenmint says 429", PATIENCE, async () => {
+  await until("tokenmint says 429", EVENT_TIMEOUT, async () => {
     const answers = await Promise.all(Array.from({ length: 20 }, ask));
     return answers.some((answer) => answer?.status === 429);
   });
@@ -224,7 +224,7 @@ test("with tokenmint stopped the page loads and chats without token, and recover
     await requested(1);
     assert.ok(await page.isVisible("text=Signed in as"));
     assert.deepEqual(await calls(page, "setIdentityToken"), []);
-    await until("a report", PATIENCE, async () => (await reports(page)).length > 0);
+    await until("a report", EVENT_TIMEOUT, async () => (await reports(page)).length > 0);
     assert.deepEqual(new Set(await reports(page)), new Set(["failed"]));
     await tokenmint.start();
     await nextToken(page);
@@ -318,7 +318,7 @@ test("signing out clears the chat, stops, and lets no late token in", async () =
   let release;
   app.misbehave = (response) => (release = response);
   await expire(page);
-  await until("the request", PATIENCE, () => release);
+  await until("the request", EVENT_TIMEOUT, () => release);
   await page.evaluate(() => window.chat.logout());
   app.misbehave = undefined;
   const answer = await fetch(`${app.url}/chat-tokens`, { headers: { cookie: "user=user-4711" } });
@@ -345,7 +345,7 @@ test("the button signs out after the chat is cleared", async () => {
   await page.waitForSelector("#login", { state: "visible" });
   assert.deepEqual((await left(page)).calls.at(-1), ["clearSession", true]);
   assert.equal(await settings(page), undefined);
-  await until("a chat that is ready", PATIENCE, () => standIn(page, "ready"));
+  await until("a chat that is ready", EVENT_TIMEOUT, () => standIn(page, "ready"));
   assert.deepEqual(await standIn(page, "calls"), [["boot", {}]]);
 });
 
@@ -375,7 +375,7 @@ test("signed out or signed in as another user in another tab: the tokens are not
     if (user) await context.addCookies([{ name: "user", value: user, url: app.url }]);
     const requests = app.requests.length;
     await expire(page);
-    await until(event, PATIENCE, async () => (await reports(page)).at(-1) === event);
+    await until(event, EVENT_TIMEOUT, async () => (await reports(page)).at(-1) === event);
     for (let round = 0; round < 5; round += 1) {
       await expire(page);
       await settled(page);

@@ -18,7 +18,7 @@ const { createRemoteJWKSet, jwtVerify } = await import(pathToFileURL(installed.r
 
 export const ENTRIES = ["intercom_user_jwt", "salesforce_identity_token"];
 export const MINUTE = 60_000;
-export const PATIENCE = 25_000; // with a busy machine, for what must come and whose time is not the point
+export const EVENT_TIMEOUT = 25_000; // with a busy machine, for what must come and whose time is not the point
 
 // --- Chromium and its pages
 
@@ -71,7 +71,7 @@ export async function load(page, url) {
 }
 
 export const ready = (page) =>
-  until("a chat that is ready", PATIENCE, async () => {
+  until("a chat that is ready", EVENT_TIMEOUT, async () => {
     if (page.paused) await page.clock.runFor(50);
     return page.evaluate(() => Boolean(window.standIn?.ready && window.intercomSettings));
   });
@@ -109,7 +109,7 @@ export const calls = async (page, method) =>
 export async function nextToken(page, old) {
   let token;
   const isNew = async () => (token = await standIn(page, "identityToken")) && token !== old;
-  await until("a new token", PATIENCE, isNew).catch(async (error) => {
+  await until("a new token", EVENT_TIMEOUT, isNew).catch(async (error) => {
     const heard = await page.evaluate(() => window.reports?.map(([event, , at]) => `${event} at ${Math.round(at)}`));
     throw new Error(`${error.message}; requests at ${await fetches(page)}; the page heard ${heard}`);
   });

@@ -129,7 +129,7 @@ def test_the_pages_show_this_simulation(page, rules):
     operating = " ".join((REPO / "docs" / "operating.md").read_text().split())
     for limits in (
         f"{rules.logins_per_hour} logins an hour, {rules.requests_per_minute} messaging requests a minute",
-        f"from {capacity.rejections_met_at(rules)} replicas on",
-        f"messaging requests of an org from {capacity.chats_met_at(rules)} on",
+        f"From {capacity.rejections_met_at(rules)} replicas on they can together exceed a user's",
+        f"From {capacity.chats_met_at(rules)} replicas on they can exceed an org's",
     ):
         assert limits in operating, limits

@@ -16,8 +16,8 @@ use tokenmint::app::LoadedConfig;
 use tokenmint::clock::{Clock, ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
 use tokenmint::config::{Config, Environment, HttpsUrl, KeyId};
 use tokenmint::exchange::store::{
-    Claim, Claimed, MAX_MESSAGES, Messages, Released, STREAM_START, SharedStore, SharedStoreError, StoreKeys,
-    WindowCount,
+    ExchangeResult, LockOutcome, LockRequest, MAX_MESSAGES, Messages, STREAM_START, SharedStore,
+    SharedStoreError, StoreKeys, WindowCount,
 };
 use tokenmint::exchange::{
     BoxFuture, ExchangeError, Exchanger, ExchangerDeps, FetchOptions, ServedToken, TimeoutCause, Transport,
@@ -60,7 +60,7 @@ pub enum Answer {
     Milliseconds,
     Refused,
     Stopped,
-    Trouble,
+    ServiceUnavailable,
     Html,
     Foreign,
     Over,
@@ -317,7 +317,7 @@ impl Salesforce {
         flights.remove(at);
         let answer = if hangs { Answer::Hangs } else { answer };
         book.said.entry(user).or_default().push(answer);
-        if matches!(answer, Answer::Hangs | Answer::Trouble | Answer::Closed | Answer::Broken) {
+        if matches!(answer, Answer::Hangs | Answer::ServiceUnavailable | Answer::Closed | Answer::Broken) {
             book.host_failures.push(user);
         }
         let reply = |status: u16, body: &Value| {
@@ -342,7 +342,7 @@ impl Salesforce {
                 reply(400, &json!({"message": "User verification has no active AuthSchemes."}))
             }
             Answer::Stopped => reply(400, &json!({"error": "LOGIN_RATE_EXCEEDED", "message": "rate"})),
-            Answer::Trouble => reply(503, &json!({"error": "service_unavailable"})),
+            Answer::ServiceUnavailable => reply(503, &json!({"error": "service_unavailable"})),
             Answer::Token
             | Answer::TheSame
             | Answer::LivesFor(_)
@@ -414,7 +414,7 @@ impl Transport for Line {
         let (answer, _) = *self.salesforce.mood.lock().expect("not poisoned");
         let down = matches!(
             answer,
-            Answer::Hangs | Answer::Trouble | Answer::NotReached | Answer::Closed | Answer::Broken
+            Answer::Hangs | Answer::ServiceUnavailable | Answer::NotReached | Answer::Closed | Answer::Broken
         );
         Box::pin(async move { !down })
     }
@@ -455,7 +455,7 @@ struct Link {
 impl Link {
     async fn ask<T>(&self, act: impl FnOnce(&mut Memory) -> T + Send) -> Result<T, SharedStoreError> {
         if !self.up.load(Ordering::SeqCst) {
-            return Err(SharedStoreError::Unavailable);
+            return Err(SharedStoreError::NotTried);
         }
         self.reach(act).await.inspect_err(|_| self.up.store(false, Ordering::SeqCst))
     }
@@ -479,23 +479,26 @@ impl Link {
 }
 
 impl SharedStore for Link {
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>> {
+    fn try_lock<'a>(
+        &'a self,
+        request: LockRequest<'a>,
+    ) -> BoxFuture<'a, Result<LockOutcome, SharedStoreError>> {
         Box::pin(self.ask(move |memory| {
             if let Some((entry, left)) =
-                memory.get(&claim.keys.token).filter(|(entry, _)| entry != claim.rejected_entry)
+                memory.get(&request.keys.token).filter(|(entry, _)| entry != request.rejected_entry)
             {
-                return Claimed::Entry(entry, Some(left));
+                return LockOutcome::Entry(entry, Some(left));
             }
             let failure =
-                memory.get(&claim.keys.failure).filter(|(failure, _)| failure != claim.rejected_failure);
+                memory.get(&request.keys.failure).filter(|(failure, _)| failure != request.rejected_failure);
             if let Some((failure, left)) = failure {
-                return Claimed::Failure(failure, Some(left));
+                return LockOutcome::Failure(failure, Some(left));
             }
-            if memory.get(&claim.keys.lock).is_some() {
-                return Claimed::Busy;
+            if memory.get(&request.keys.lock).is_some() {
+                return LockOutcome::Busy;
             }
-            memory.set(&claim.keys.lock, claim.owner.as_bytes(), claim.lock_ttl);
-            Claimed::Locked
+            memory.set(&request.keys.lock, request.owner.as_bytes(), request.lock_ttl);
+            LockOutcome::Locked
         }))
     }
 
@@ -503,7 +506,7 @@ impl SharedStore for Link {
         &'a self,
         keys: &'a StoreKeys,
         owner: Option<&'a str>,
-        released: &'a Released,
+        result: &'a ExchangeResult,
     ) -> BoxFuture<'a, Result<(), SharedStoreError>> {
         Box::pin(self.ask(move |memory| {
             let holder = memory.get(&keys.lock).map(|(lock, _)| lock);
@@ -511,13 +514,13 @@ impl SharedStore for Link {
             if !is_ours && (holder.is_some() || memory.get(&keys.token).is_some()) {
                 return;
             }
-            match released {
-                Released::Entry(entry, left) => {
+            match result {
+                ExchangeResult::Entry(entry, left) => {
                     memory.set(&keys.token, entry, *left);
                     memory.texts.remove(&keys.failure);
                 }
-                Released::Failure(failure, left) => memory.set(&keys.failure, failure, *left),
-                Released::Nothing => {}
+                ExchangeResult::Failure(failure, left) => memory.set(&keys.failure, failure, *left),
+                ExchangeResult::Nothing => {}
             }
             if is_ours {
                 memory.texts.remove(&keys.lock);
@@ -873,7 +876,7 @@ impl<'a> Simulation<'a> {
             ExchangeError::Rejected { upstream, .. } => (
                 "rejected",
                 match upstream.status {
-                    503 => has(&[Answer::Trouble]),
+                    503 => has(&[Answer::ServiceUnavailable]),
                     _ => has(&[Answer::Refused, Answer::Stopped]),
                 },
             ),

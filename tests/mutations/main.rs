@@ -49,7 +49,7 @@ const ROUND: usize = 20_000;
 /// The verdict of judge.py on a set.
 #[derive(Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum JudgeResult {
     Accepted(()),
     /// A verifier refuses it.
     Refused(String),
@@ -61,7 +61,7 @@ enum Verdict {
 
 const COMMANDS: [&str; 2] = ["doctor", "verify"];
 
-impl Verdict {
+impl JudgeResult {
     /// Why each of the commands mustn't end with 0.
     fn reasons(&self) -> [Option<&str>; 2] {
         match self {
@@ -74,7 +74,7 @@ impl Verdict {
 }
 
 /// The verdicts of judge.py on the sets.
-fn judged(sets: &[&Set]) -> Vec<Verdict> {
+fn judge_sets(sets: &[&Set]) -> Vec<JudgeResult> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tools = std::env::var_os("TOKENMINT_TOOLS").map_or_else(|| root.join("target/tools"), PathBuf::from);
     let python = tools.join("venv/bin/python");
@@ -93,12 +93,13 @@ fn judged(sets: &[&Set]) -> Vec<Verdict> {
     writer.join().expect("all is written");
     assert!(output.status.success(), "judge.py ended with {}", output.status);
     let text = String::from_utf8(output.stdout).expect("text");
-    let verdicts: Vec<Verdict> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let verdicts: Vec<JudgeResult> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(verdicts.len(), sets.len());
     let crashes: Vec<&String> = verdicts
         .iter()
         .filter_map(|verdict| match verdict {
-            Verdict::Error(trace) => Some(trace),
+            JudgeResult::Error(trace) => Some(trace),
             _ => None,
         })
         .collect();
@@ -280,7 +281,7 @@ fn on_two_cores<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> 
 
 /// The results of a mutator's mutations.
 #[derive(Default)]
-struct Tally {
+struct MutatorCounts {
     made: usize,
     changed: usize,
     refused: usize,
@@ -305,7 +306,12 @@ impl Mutation {
 }
 
 /// Describes each fault of the commands or of a mutator.
-fn faults(mutator: &Mutator, mutation: &Mutation, verdict: &Verdict, ends_well: [bool; 2]) -> Vec<String> {
+fn faults(
+    mutator: &Mutator,
+    mutation: &Mutation,
+    verdict: &JudgeResult,
+    ends_well: [bool; 2],
+) -> Vec<String> {
     let reasons = verdict.reasons();
     let is_harmless = mutator.refused == Refused::Never || !mutation.is_changed;
     let mut faults = Vec::new();
@@ -335,9 +341,9 @@ fn healthy_sets_end_with_0() {
     let healthy = healthy();
     let sets: Vec<&Set> = healthy.iter().map(|(_, set)| set).collect();
     let mut faults = Vec::new();
-    for ((name, set), verdict) in healthy.iter().zip(judged(&sets)) {
+    for ((name, set), verdict) in healthy.iter().zip(judge_sets(&sets)) {
         let ends = [workspace.ends_well(set), workspace.binary_ends_well(set)];
-        if verdict != Verdict::Accepted(()) || ends != [[true; 2]; 2] {
+        if verdict != JudgeResult::Accepted(()) || ends != [[true; 2]; 2] {
             faults.push(format!("{name}: {verdict:?}, {COMMANDS:?} end well {ends:?} (here, the binary)"));
         }
     }
@@ -357,24 +363,25 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
     let seeds: Vec<(u64, usize)> = (0..).zip(mutators).collect();
     let workspace = Workspace::new();
 
-    let mut tallies: Vec<Tally> = MUTATORS.iter().map(|_| Tally::default()).collect();
+    let mut counts_by_mutator: Vec<MutatorCounts> =
+        MUTATORS.iter().map(|_| MutatorCounts::default()).collect();
     let mut wrong = BTreeMap::new();
     for round in seeds.chunks(ROUND) {
         let now = now().seconds();
         let mutations = on_two_cores(round, |(seed, mutator)| Mutation::new(*mutator, *seed, now));
         let sets: Vec<&Set> = mutations.iter().map(|mutation| &mutation.set).collect();
         let (verdicts, ends) = thread::scope(|scope| {
-            let judges = scope.spawn(|| judged(&sets));
+            let judges = scope.spawn(|| judge_sets(&sets));
             let ends: Vec<[bool; 2]> = sets.iter().map(|set| workspace.ends_well(set)).collect();
             (judges.join().expect("the judges judge"), ends)
         });
         for ((mutation, verdict), ends_well) in mutations.iter().zip(&verdicts).zip(ends) {
-            let (Mutation { mutator, seed, set, is_changed }, tally) =
-                (mutation, &mut tallies[mutation.mutator]);
-            tally.made += 1;
-            tally.changed += usize::from(*is_changed);
-            tally.refused += usize::from(verdict.reasons()[0].is_some());
-            for (sum, ends_well) in tally.ends_well.iter_mut().zip(ends_well) {
+            let (Mutation { mutator, seed, set, is_changed }, counts) =
+                (mutation, &mut counts_by_mutator[mutation.mutator]);
+            counts.made += 1;
+            counts.changed += usize::from(*is_changed);
+            counts.refused += usize::from(verdict.reasons()[0].is_some());
+            for (sum, ends_well) in counts.ends_well.iter_mut().zip(ends_well) {
                 *sum += usize::from(ends_well);
             }
             let faults = faults(&MUTATORS[*mutator], mutation, verdict, ends_well);
@@ -390,22 +397,22 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
     }
 
     println!("made, changed, refused by a judge, ended with 0 by doctor and by verify:");
-    for (mutator, Tally { made, changed, refused, ends_well: [doctor, verify] }) in
-        MUTATORS.iter().zip(&tallies)
+    for (mutator, MutatorCounts { made, changed, refused, ends_well: [doctor, verify] }) in
+        MUTATORS.iter().zip(&counts_by_mutator)
     {
         println!("{made:6} {changed:6} {refused:6} {doctor:6} {verify:6}  {}", mutator.name);
     }
     let idle: Vec<&str> = MUTATORS
         .iter()
-        .zip(&tallies)
-        .filter(|(mutator, tally)| {
-            tally.changed == 0 || (mutator.refused == Refused::Sometimes && tally.refused == 0)
+        .zip(&counts_by_mutator)
+        .filter(|(mutator, counts)| {
+            counts.changed == 0 || (mutator.refused == Refused::Sometimes && counts.refused == 0)
         })
         .map(|(mutator, _)| mutator.name)
         .collect();
     let shown = wrong.iter().map(|(mutator, wrong)| {
         let (name, (faults, set)) = (MUTATORS[*mutator].name, &wrong[0]);
-        let (count, made) = (wrong.len(), tallies[*mutator].made);
+        let (count, made) = (wrong.len(), counts_by_mutator[*mutator].made);
         format!("\"{name}\", {count} of {made}, the first: {}\n{}", faults.join("; "), kept(name, set))
     });
     let shown: Vec<String> = shown.collect();

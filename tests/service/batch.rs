@@ -93,7 +93,7 @@ fn sign_and_compare(batch: &BatchSigner, wanted: &[(&PrivateKey, Algorithm, Vec<
 /// Every batch size, every mix of keys, RS256 and RS512. `BATCH_TOKENS` sets the number of tokens, 20,000 by
 /// default.
 #[test]
-fn a_batch_has_the_bytes_of_aws_lc() {
+fn batch_signatures_equal_those_of_aws_lc() {
     let Some(library) = real_library("batches compared with aws-lc, signature by signature") else { return };
     let tokens: usize =
         std::env::var_os("BATCH_TOKENS").and_then(|tokens| tokens.to_str()?.parse().ok()).unwrap_or(20_000);
@@ -158,7 +158,7 @@ fn the_padding_is_that_of_rfc_8017() {
 
 /// Each of these faults would produce invalid tokens if signatures weren't verified.
 #[test]
-fn whatever_the_library_does_every_signature_is_good_and_the_first_fault_is_its_last() {
+fn every_returned_signature_verifies_and_the_first_fault_disables_the_library() {
     let keys = [key(&KEYS.web), key(&KEYS.crm)];
     let good = Fake::new(&[]);
     for key in &keys {
@@ -373,7 +373,7 @@ async fn load_until(service: &Arc<Running>, what: &str, enough: impl Fn(&str) ->
 /// End to end over HTTP: the key passes its self-test, batches begin, the library fails under load. No invalid
 /// token leaves, and the service goes on without the library.
 #[tokio::test]
-async fn a_service_whose_library_goes_wrong_goes_on_without_it() {
+async fn a_library_fault_makes_the_service_sign_one_at_a_time() {
     let Some(library) = real_library("a service that signs in batches until its library goes wrong") else {
         return;
     };

@@ -58,7 +58,7 @@ async fn one_call_brings_every_token_of_the_page() {
 }
 
 #[tokio::test]
-async fn a_bundle_is_all_or_nothing_and_grants_nothing_of_its_own() {
+async fn a_bundle_is_atomic_and_needs_a_grant_for_each_entry() {
     let workspace = workspace();
     let warned = workspace.run(&["check"]);
     assert!(warned.stderr.contains("may use `bundles.fin` but not `intercom.fin`"), "{}", warned.stderr);
@@ -155,7 +155,7 @@ async fn many_refused_requests_for_one_subject_are_one_line_in_the_log() {
         assert_eq!(answer.status.as_u16(), if n < 3 { 200 } else { 429 });
     }
     let log = service.whole_log().await;
-    assert_eq!(log.matches("again and again").count(), 1);
+    assert_eq!(log.matches("a subject exceeded its rate of tokens").count(), 1);
     assert!(!log.contains("canary-user"));
 }
 

@@ -265,7 +265,7 @@ fn no_registered_claim_can_be_listed_in_any_case() {
 }
 
 #[test]
-fn callers_are_told_apart_by_their_keys() {
+fn invalid_and_shared_api_keys_are_refused() {
     let hash = crate::support::sha256_hex(crate::support::CRM_KEY);
     let good = configuration();
     for (from, to, field, why) in [
@@ -481,14 +481,14 @@ async fn a_certificate_that_clients_would_refuse_never_replaces_another() {
         certify(&workspace, from, to);
         signal(service.pid(), "HUP");
         let line = service.logged(why).await;
-        assert!(line.contains("is refused") && line.contains("server.tls.certificate_file"), "{line}");
+        assert!(line.contains("is rejected") && line.contains("server.tls.certificate_file"), "{line}");
         assert_eq!(shown().await, before);
     }
 }
 
 /// The service must start nevertheless: it may renew the certificate, or have other listeners.
 #[tokio::test]
-async fn a_certificate_that_has_expired_is_a_warning_at_the_start_and_holds_up_no_reload() {
+async fn an_expired_certificate_is_a_warning_and_blocks_no_reload() {
     let workspace = Workspace::new();
     let good = configuration().replace("listen = \"127.0.0.1:0\"\n", TLS);
     workspace.configure(&good);

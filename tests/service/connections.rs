@@ -64,7 +64,7 @@ async fn a_connection_without_a_whole_request_in_five_seconds_is_closed() {
     let mut drip = say(&service, "GET /livez HTTP/1.1\r\nX-Drip: ").await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(8) && drip.write_all(b"a").await.is_ok() {
-        // The client's pace.
+        // The interval between the client's bytes.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert!(start.elapsed() < Duration::from_millis(6500), "{:?}", start.elapsed());
@@ -403,7 +403,7 @@ async fn each_listener_has_descriptors_of_its_own() {
         assert!(said.starts_with("HTTP/1.1 200") && took < AT_ONCE, "{took:?} {said}");
     };
     health().await;
-    service.logged("raise its limit").await;
+    service.logged("raise it (ulimit -n)").await;
     drop(open);
     health().await;
     let log = service.whole_log().await;
@@ -460,8 +460,8 @@ async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
         // It may have been closed already.
         let _ = stream.write_all(patterns[n % patterns.len()].as_bytes());
         open.push(stream);
-        // The client's pace: the host's queue of connections to accept may be short, and a connection that finds it full is
-        // tried again a second later.
+        // The pause after each 50 connections. The host's queue of connections to accept may be short. A connection that
+        // finds it full is tried again a second later.
         if n % 50 == 0 {
             std::thread::sleep(Duration::from_millis(10));
         }

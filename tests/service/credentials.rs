@@ -67,7 +67,7 @@ async fn a_certificate_authenticates_a_caller_only_by_its_whole_name() {
 /// If a wrong key fell back to the connection's caller, a failed key change would mint under another policy and
 /// name, unnoticed.
 #[tokio::test]
-async fn a_request_with_an_api_key_is_that_key_s_caller_s_or_refused() {
+async fn an_api_key_takes_precedence_over_the_connection() {
     let workspace = Workspace::new();
     certificates(&workspace, "ca", "server");
     certified(&workspace, "clients", "rails", "DNS:rails.internal");

@@ -52,7 +52,7 @@ async fn a_host_without_certificate_authorities_mints() {
 }
 
 #[test]
-fn a_name_is_found_whatever_its_case_and_dashes() {
+fn variable_names_match_regardless_of_case_and_dashes() {
     let mut workspace = Workspace::with(&format!(
         "[callers.Rails-Web]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\"]",
         sha256_hex("x")

@@ -535,7 +535,7 @@ async fn failures_of_one_user_do_not_block_others() {
 async fn a_host_that_closes_connections_without_an_answer_opens_the_circuit() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     for (answer, says, requests) in
-        [("", "can't be reached", 6), ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "not HTTP/1.1", 3)]
+        [("", "was reached, but", 6), ("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "not HTTP/1.1", 3)]
     {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
@@ -558,7 +558,7 @@ async fn a_host_that_closes_connections_without_an_answer_opens_the_circuit() {
         }
         for _ in 0..3 {
             let refused = service.oauth().await;
-            assert!(refused.text.contains("left alone"), "{}", refused.text);
+            assert!(refused.text.contains("sends it no requests for a moment"), "{}", refused.text);
             service.pass(10);
         }
         assert_eq!(seen.load(Ordering::SeqCst), requests, "{says}");
@@ -685,7 +685,7 @@ async fn an_outage_costs_few_requests_and_ends_within_thirty_seconds() {
             let answer = service.oauth().await;
             answer.header("retry-after");
             assert_eq!(answer.status.as_u16(), 503, "{second}: {}", answer.text);
-            if answer.text.contains("left alone") {
+            if answer.text.contains("sends it no requests for a moment") {
                 eventually("a bare GET asks whether it is back", async || service.fake.probed() > probed)
                     .await;
             }
@@ -710,7 +710,7 @@ async fn an_outage_costs_few_requests_and_ends_within_thirty_seconds() {
 
 /// Invalid answers: none is cached, no redirect is followed, and the caller sees nothing of them.
 #[tokio::test]
-async fn a_wrong_answer_is_never_kept_or_repeated() {
+async fn an_invalid_response_is_neither_cached_nor_returned() {
     let trap = Fake::start(Arc::new(ManualClock::at(UnixTime::from_seconds(0)))).await;
     let good = |change: &dyn Fn(&mut Value)| {
         let mut body = json!({"access_token": "canary-token", "token_type": "Bearer", "instance_url": "https://acme.my.salesforce.com"});
@@ -935,7 +935,7 @@ async fn what_is_never_sent_costs_no_login() {
 
 /// A file size limit of 0 acts like a full disk, and needs no root.
 #[tokio::test]
-async fn a_disk_that_takes_nothing_leaves_the_budget_in_force() {
+async fn with_a_full_disk_the_login_limit_counts_in_memory() {
     let now = tokenmint::clock::SystemClock::default().now();
     let (fake, salesforce) = Fake::start(Arc::new(ManualClock::at(now))).await;
     let workspace = Workspace::new();
@@ -1160,7 +1160,7 @@ async fn an_answer_with_too_large_headers_is_refused() {
 
 /// A thousand users, one request each: the cache and the number of exchanges stay bounded.
 #[tokio::test]
-async fn one_off_users_neither_fill_the_memory_nor_outrun_the_budget() {
+async fn a_thousand_users_stay_within_cache_and_login_limit() {
     let service = Fixture::with("[server.limits]\ntoken_cache = \"64 KiB\"\n").await;
     let mut served = 0;
     for n in 0..1000 {
@@ -1258,7 +1258,7 @@ fn raw_json(body: &Value) -> String {
 /// Salesforce closes a kept connection while the next request is sent on it. Without a whole response head the
 /// request is repeated once, with a new token, over a new connection. With a head it isn't repeated.
 #[tokio::test]
-async fn a_connection_that_ends_without_a_whole_head_costs_one_more_request() {
+async fn an_exchange_is_retried_once_if_the_connection_closes_before_the_head() {
     for (ending, requests) in [
         ("", 4),
         ("HTTP/1.1 200 OK\r\nContent-", 4),
@@ -1314,7 +1314,7 @@ async fn kept_connections_end(ending: &'static str, expected: usize) {
 
 /// An answer doesn't name its login. A duplicate that a proxy sends must not be used.
 #[tokio::test]
-async fn a_duplicated_answer_is_never_taken_for_the_next_login_s() {
+async fn a_duplicated_response_is_not_used_for_another_login() {
     let logins = Arc::new(Mutex::new(Vec::new()));
     let seen = logins.clone();
     let salesforce = raw_salesforce(move |connection, n, request| {
@@ -1448,7 +1448,7 @@ pub fn two_keys(service: &InProcess, from: i64, first: &str) {
 
 /// A rejection that depends on the key is forgotten as soon as another key signs, and not by a reload alone.
 #[tokio::test]
-async fn a_refusal_stands_while_the_key_that_signed_is_the_one_that_signs() {
+async fn a_cached_rejection_ends_when_another_key_signs() {
     let service = Fixture::start().await;
     let now = service.clock.now().seconds();
     two_keys(&service, now + 10, "");

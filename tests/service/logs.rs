@@ -214,7 +214,7 @@ fn audit_lines(log: &[u8]) -> usize {
 
 /// The reader is slow and starts about when the signal is sent.
 #[tokio::test]
-async fn the_end_waits_for_a_slow_reader_of_the_audit_log() {
+async fn shutdown_waits_for_a_slow_log_reader() {
     let _timed = timed();
     let mut service = Started::with("required", Stdio::piped(), &[]).await;
     for sub in 0..50 {

@@ -32,7 +32,7 @@ async fn an_emptied_or_truncated_file_is_not_applied() {
     let (before_callers, _) = text.split_once("[callers.web]").expect("there");
     for (left, gone) in [("", "keysets"), (before_callers, "callers")] {
         workspace.configure(left);
-        let refused = format!("{gone} (the configuration): has none left");
+        let refused = format!("{gone} (the configuration): has no entries left");
         service.logged(&refused).await;
         service.post("/identity-token", &user_1()).await.ok();
         workspace.configure(&text);
@@ -117,7 +117,7 @@ async fn a_change_that_needs_a_restart_is_refused_with_that_reason() {
         .replace("ttl = \"30m\"", "ttl = \"20m\"");
     workspace.configure(&other);
     signal(service.pid(), "HUP");
-    let line = service.logged("the changed configuration is refused").await;
+    let line = service.logged("the changed configuration is rejected").await;
     for field in ["server.listen", "server.limits", "can't change while the service runs"] {
         assert!(line.contains(field), "{line}");
     }
@@ -539,7 +539,7 @@ async fn a_retired_key_leaves_memory() {
     let (workspace, service) = with_two_keys(UnixTime::from_seconds(4_000_000_000)).await;
     assert!(prime_in_memory(&service) > 0, "the scanner finds a key that is in use");
     workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
-    service.logged("a key was removed while its tokens may still be valid").await;
+    service.logged("was removed while its tokens may still be valid").await;
     eventually("the key is gone from memory", async || {
         service.post("/identity-token", &another_user()).await.ok();
         prime_in_memory(&service) == 0

@@ -191,7 +191,7 @@ async fn a_retirement_by_directory_asks_the_service_what_signs() {
 
 /// A leaked key is leaked under each of its ids, so all copies are retired with it.
 #[tokio::test]
-async fn a_copy_of_a_retired_key_goes_with_it() {
+async fn copies_of_a_retired_key_are_retired_too() {
     let (workspace, service) = serving().await;
     workspace.write_key("keys/web/Copy.key", &KEYS.spare[0]);
     let added = format!("added = {}", at(now() - DAY - HOUR));
@@ -519,7 +519,7 @@ async fn a_command_whose_change_the_service_refuses_ends_with_1() {
 /// Key 1 signed long ago, key 2 signs, key 3 is pending. Key 2 is retired. Key 1 must not come back, with its files
 /// or without.
 #[tokio::test]
-async fn retiring_a_key_brings_back_none_that_was_gone() {
+async fn a_retirement_does_not_republish_expired_keys() {
     for files_of_the_first in [true, false] {
         let workspace = Workspace::new();
         three_keys(&workspace);
@@ -532,7 +532,7 @@ async fn retiring_a_key_brings_back_none_that_was_gone() {
         }
         let service = workspace.serve().await;
         let said = retire(&workspace, "WebAppKey2").ok();
-        assert!(said.contains("WebAppKey3 signs from now on, before its time"), "{said}");
+        assert!(said.contains("WebAppKey3 signs from now on, before its date"), "{said}");
         eventually("key 3 signs", async || {
             service.post("/identity-token", &another_user()).await.json()["kid"] == "WebAppKey3"
         })
@@ -891,7 +891,7 @@ async fn a_key_that_expires_beside_a_broken_file_is_logged_once() {
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", gone_soon, "")]);
     let service = workspace.serve().await;
     workspace.configure(&format!("{}[nobody]\n", configuration()));
-    service.logged("the changed configuration is refused").await;
+    service.logged("the changed configuration is rejected").await;
     assert!(is_published(&service, "WebAppKey1").await);
     eventually("the key is gone", async || !is_published(&service, "WebAppKey1").await).await;
     service.logged("whose publication has ended").await;
@@ -907,7 +907,7 @@ async fn a_key_that_expires_beside_a_broken_file_is_logged_once() {
     let first = looked().await;
     eventually("the service has looked at its files twice", async || looked().await >= first + 4.0).await;
     let log = service.whole_log().await;
-    assert_eq!(log.matches("the changed configuration is refused").count(), 1, "{log}");
+    assert_eq!(log.matches("the changed configuration is rejected").count(), 1, "{log}");
 }
 
 /// Nobody else may be able to change the directory and the schedule.
@@ -949,7 +949,12 @@ fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
         assert_eq!(ran.code(), if fine { 0 } else { 64 }, "{mode:o}: {}", ran.stderr);
         let line = format!("others can replace files (mode {mode:04o}): chmod go-w");
         assert_eq!(ran.stderr.contains(&line), !fine, "{mode:o}: {}", ran.stderr);
-        assert_eq!(ran.stderr.contains("keys/web): is a folder"), !fine, "{mode:o}: {}", ran.stderr);
+        assert_eq!(
+            ran.stderr.contains("keys/web): is a directory in which"),
+            !fine,
+            "{mode:o}: {}",
+            ran.stderr
+        );
     }
     // Beside the configuration, named without a directory.
     let key = fs::read(workspace.path("keys/web/WebAppKey1.key")).expect("the key");
@@ -993,7 +998,7 @@ async fn the_status_says_which_keys_are_in_force() {
 
 /// Whatever the value of `retired`, the key is dropped. Other errors in the file don't matter.
 #[tokio::test]
-async fn a_retirement_by_hand_counts_in_any_form() {
+async fn a_manual_retirement_is_accepted_in_each_toml_form() {
     let _timed = timed();
     let listed = |more: &str| {
         format!(
@@ -1037,7 +1042,7 @@ fn a_key_made_for_a_retired_one_gets_an_unused_id() {
     workspace.write_key("keys/web/WebAppKey3.key", &KEYS.spare[1]);
     schedule(&workspace, &[("WebAppKey1", 0, "")]);
     let said = retire(&workspace, "WebAppKey1").ok();
-    assert!(said.contains("WebAppKey4 was made"), "{said}");
+    assert!(said.contains("WebAppKey4 was created"), "{said}");
     workspace.run(&["check"]).ok();
 }
 

@@ -373,13 +373,13 @@ async fn a_retired_key_leaves_signing_and_the_jwks_of_a_running_service() {
     service.post("/identity-token", &user_1()).await.ok();
     assert_eq!(workspace.run(&["keys", "retire", "WebAppKey1"]).code(), 2, "not without --now");
     let said = workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
-    assert!(said.contains("WebAppKey2 signs from now on, before its time"), "{said}");
+    assert!(said.contains("WebAppKey2 signs from now on, before its date"), "{said}");
     eventually_within(PROMISED, "the retired key is not published", async || {
         service.jwks("/keysets/web/jwks.json").await.find("WebAppKey1").is_none()
     })
     .await;
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["kid"], "WebAppKey2");
-    service.logged("a key was removed while its tokens may still be valid").await;
+    service.logged("was removed while its tokens may still be valid").await;
     let listed = workspace.run(&["keys", "list", "--json"]).json();
     assert_eq!((&listed[1]["kid"], &listed[1]["retired"]), (&json!("WebAppKey1"), &json!(true)), "{listed}");
     let schedule = || std::fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("the schedule");
@@ -399,7 +399,7 @@ async fn retiring_the_only_key_makes_another_and_says_how_many_tokens_it_hits() 
     }
     let done = workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--json"]).json();
     assert_eq!((&done["live_tokens"], &done["signs_now"]), (&json!(3), &json!("WebAppKey2")), "{done}");
-    service.logged("a key was removed while its tokens may still be valid").await;
+    service.logged("was removed while its tokens may still be valid").await;
     // The leaked key is dropped first, so there may be a moment without any key.
     let asked = async || service.post("/identity-token", &another_user()).await;
     eventually("another key signs", async || asked().await.status == 200).await;

@@ -281,7 +281,7 @@ fn retrieved_uploaded_keys_are_compared_byte_for_byte() {
 }
 
 #[test]
-fn a_set_is_found_under_any_name() {
+fn a_renamed_certificate_set_is_matched_by_its_content() {
     for arguments in [&[][..], &["--upload"]] {
         let workspace = retrieved(arguments);
         let rename = |from: &str, to: &str| {

@@ -166,7 +166,7 @@ async fn is_up(replica: &InProcess) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
-async fn a_thousand_cold_callers_of_three_replicas_cause_one_exchange() {
+async fn concurrent_requests_to_three_replicas_cause_one_exchange() {
     let replicas = Replicas::start(PATIENT).await;
     for round in 1..=2 {
         replicas.fake.is(Mood::Slow(Duration::from_millis(400)));
@@ -774,7 +774,7 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
 /// Whoever can write to Redis can make each replica exchange again, but not more often than without Redis.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
-async fn emptying_redis_gives_no_more_than_the_budget_of_each_host() {
+async fn after_a_redis_flush_the_limit_of_each_host_still_applies() {
     let replicas = Replicas::start(PATIENT).await;
     let replica = &replicas.all[0];
     reconfigure(replica, "requests_per_minute = 200", "requests_per_minute = 3");
@@ -862,7 +862,7 @@ async fn redis_is_reached_over_tls_with_a_password() {
     service.logged("the shared cache answers").await;
     workspace.write("redis.secret", "wrong\n");
     let other = workspace.serve().await;
-    other.logged("the shared cache doesn't answer").await;
+    other.logged("the shared cache ([cache.redis]) can't be used").await;
     // Each health check with the wrong password opens a connection, which Redis logs.
     let connections = || {
         let log = std::fs::read_to_string(workspace.path("redis.log")).expect("Redis's log");

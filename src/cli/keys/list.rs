@@ -113,7 +113,7 @@ fn key_rows(loaded: &app::LoadedConfig, key_metrics: Option<&KeyMetrics>, now: U
     let keysets = loaded.ring.keysets.values();
     keysets
         .flat_map(|keyset| {
-            let past = keyset.expired.iter().map(|life| expired_key_row(keyset, life, now));
+            let past = keyset.gone.iter().map(|life| gone_key_row(keyset, life, now));
             past.chain(keyset.keys.iter().map(|key| loaded_key_row(keyset, key, key_metrics, now)))
                 .collect::<Vec<_>>()
         })
@@ -146,7 +146,7 @@ fn loaded_key_row(
     }
 }
 
-fn expired_key_row(keyset: &Keyset, life: &KeyValidity, now: UnixTime) -> KeyRow {
+fn gone_key_row(keyset: &Keyset, life: &KeyValidity, now: UnixTime) -> KeyRow {
     KeyRow {
         keyset: keyset.name.clone(),
         kid: life.entry.kid.clone(),

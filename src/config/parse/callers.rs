@@ -67,7 +67,8 @@ pub(super) fn parse_caller(
         section.warn(
             WarningCode::CallerCredential,
             "peer_uid",
-            "is the id of every user that this user namespace doesn't know",
+            "65534 (nobody) stands for every user outside this container's user namespace, so any of them would be this \
+             caller: use another uid",
         );
     }
     if !section.has("allow") {
@@ -102,7 +103,7 @@ pub(super) fn warn_unreachable_bundles(
     let Some(section) = section else { return };
     for caller in callers.values() {
         let allowed = caller.allow.iter().filter(|profile| profile.kind == ProfileKind::Bundle);
-        for (name, bundle) in allowed.filter_map(|name| Some((name, bundles.get(&name.name)?))) {
+        for (name, bundle) in allowed.filter_map(|name| Some((name, bundles.get(&name.bare_name)?))) {
             for missing in bundle.entries.values().filter(|profile| !caller.allow.contains(profile)) {
                 let message = format!(
                     "may use `{name}` but not `{missing}`, which it needs: add it to `allow` as well"

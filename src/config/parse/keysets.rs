@@ -68,7 +68,9 @@ fn parse_publication_period(node: &ConfigNode) -> Result<Duration, String> {
     check_range(parse_duration(node)?, 1, 90 * 86_400, "1s", "90d")
 }
 
-/// Sets the algorithm and the longest token lifetime of each keyset from the profiles that sign with it.
+/// Sets `algorithm`, `longest_life` and `used_by` of each keyset from the profiles that sign with it.
+///
+/// Reports a problem if these profiles have different algorithms, and a warning if they are of different kinds.
 pub(super) fn assign_algorithms(
     section: Option<&Section<'_>>,
     keysets: &mut BTreeMap<Name, KeysetConfig>,

@@ -73,7 +73,8 @@ fn parse_keyset_reference(section: &Section<'_>, defined: &DefinedNames) -> Opti
     Some(keyset)
 }
 
-/// Parses `ttl` and `max_ttl`. The default of both is an hour; `ttl` never exceeds `max_ttl`.
+/// Parses `ttl` and `max_ttl`. The default of `ttl` is an hour, or `max_ttl` if that is less. The default of `max_ttl` is `ttl`.
+/// `ttl` must not exceed `max_ttl`.
 fn parse_ttls(
     section: &Section<'_>,
     parse: fn(&ConfigNode) -> Result<Duration, String>,
@@ -296,7 +297,7 @@ pub(super) fn parse_bundle(
 
 pub(super) fn check_defined(profile: &ProfileName, defined: &DefinedNames) -> Result<(), String> {
     let section = profile.kind.section();
-    if defined.has(section, profile.name.as_str()) {
+    if defined.has(section, profile.bare_name.as_str()) {
         Ok(())
     } else {
         Err(format!("`{profile}` isn't defined; defined: {}", defined.list(section)))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::section::{Section, parse_byte_count, parse_count, parse_duration, parse_string};
 use super::super::{
-    AuditMode, BatchMode, HttpsUrl, Limits, ListenAddress, PublicListenerConfig, RateLimit, ServerConfig,
+    AuditLogMode, BatchMode, HttpsUrl, Limits, ListenAddress, PublicListenerConfig, RateLimit, ServerConfig,
     SigningConfig, TlsConfig,
 };
 use super::{InvalidSection, MINUTE, check_range, parse_count_to_million};
@@ -19,7 +19,7 @@ pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig
             limits: default_limits(),
             signing: SigningConfig { batch: BatchMode::Auto, library: None },
             audit_key: None,
-            audit: AuditMode::BestEffort,
+            audit: AuditLogMode::BestEffort,
             state_directory: None,
         });
     };
@@ -46,8 +46,8 @@ pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig
         .map_or(SigningConfig { batch: BatchMode::Auto, library: None }, |signing| parse_signing(&signing));
     let audit_key = section.secret("audit_key", "audit_key_file");
     let audit = section.optional("audit", |node| match parse_string(node)?.as_str() {
-        "best-effort" => Ok(AuditMode::BestEffort),
-        "required" => Ok(AuditMode::Required),
+        "best-effort" => Ok(AuditLogMode::BestEffort),
+        "required" => Ok(AuditLogMode::Required),
         _ => Err(r#"must be "best-effort" or "required""#.to_owned()),
     });
     let state_directory = section.path("state_directory");
@@ -60,7 +60,7 @@ pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig
         limits,
         signing,
         audit_key,
-        audit: audit.unwrap_or(AuditMode::BestEffort),
+        audit: audit.unwrap_or(AuditLogMode::BestEffort),
         state_directory,
     };
     let public = server.public.as_ref().map(|public| &public.listen);

@@ -113,7 +113,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         id: "app-certificate-of-key",
         title: "The app has the certificate of the key that signs",
         symptom: "`invalid assertion`",
-        question: "Is the certificate in the app that of this keyset's signing key?",
+        question: "Does the app have the certificate of this keyset's signing key?",
         fix: "upload KID.crt to Setup > External Client App Manager > the app > OAuth settings > Use digital signatures",
         source: Field,
         online: true,

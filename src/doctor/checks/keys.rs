@@ -239,7 +239,8 @@ pub(crate) fn key_pair(input: &CheckInput<'_>) -> Observations {
         Observation::Judged(Judgement { about, .. }) => !broken.contains(about),
         Observation::Skipped(_) => true,
     };
-    let others = given_pairs(input).into_iter().chain(configured_pairs(input)).filter(is_sound);
+    let others =
+        given_pairs(input).into_iter().chain(compare_jwks_with_configured_keys(input)).filter(is_sound);
     certified.into_iter().chain(others).collect()
 }
 
@@ -318,7 +319,7 @@ fn certificate_pairs(input: &CheckInput<'_>) -> Observations {
 }
 
 /// Compares supplied JWKs with the configured keys of the same id.
-fn configured_pairs(input: &CheckInput<'_>) -> Observations {
+fn compare_jwks_with_configured_keys(input: &CheckInput<'_>) -> Observations {
     if input.given.verify_only {
         return Vec::new();
     }

@@ -206,7 +206,7 @@ pub(crate) fn username(input: &CheckInput<'_>) -> Observations {
 }
 
 fn sandbox_of(profile: &OauthConfig) -> Option<String> {
-    SalesforceHost::from_url(profile.token_url.url()).sandbox.map(|sandbox| sandbox.to_lowercase())
+    SalesforceHost::from_url(profile.token_url.url()).sandbox_name.map(|name| name.to_lowercase())
 }
 
 pub(crate) fn limits(input: &CheckInput<'_>) -> Observations {
@@ -238,14 +238,14 @@ pub(crate) fn limits(input: &CheckInput<'_>) -> Observations {
 }
 
 /// The requests a minute that a rate limit allows in the long run.
-fn per_minute(pace: RateLimit) -> u128 {
+fn sustained_requests_per_minute(pace: RateLimit) -> u128 {
     u128::from(pace.requests) * Duration::from_mins(1).as_nanos() / pace.window.as_nanos().max(1)
 }
 
 pub(crate) fn runaway_page(input: &CheckInput<'_>) -> Observations {
     let Some(config) = input.configured.config else { return Vec::new() };
     let pace = config.server.limits.remint_rate;
-    let minute = per_minute(pace);
+    let minute = sustained_requests_per_minute(pace);
     let about = "server.limits";
     vec![if minute >= RUNAWAY_REQUESTS_PER_MINUTE {
         let seen = format!(
@@ -320,7 +320,7 @@ mod tests {
             [(120, 60_000, 120), (100, 100, 60_000), (100, 1_500, 4_000), (1, 90_000, 0), (90, 90_000, 60)]
         {
             let pace = RateLimit { requests, window: Duration::from_millis(milliseconds), burst: 1 };
-            assert_eq!(per_minute(pace), minute, "{requests} in {milliseconds} ms");
+            assert_eq!(sustained_requests_per_minute(pace), minute, "{requests} in {milliseconds} ms");
         }
     }
 }

@@ -19,7 +19,7 @@ const MIN_SENSIBLE_LIFETIME: i64 = 300;
 /// The channel's default "Authorization Token Expiration Time for Verified Users", in seconds.
 const CHANNEL_SESSION: i64 = 3_600;
 /// The difference between two clocks that Salesforce is said to allow, in seconds.
-const MAX_CLOCK_SKEW: i64 = 180;
+const SALESFORCE_CLOCK_TOLERANCE: i64 = 180;
 const YEAR: i64 = 365 * 86_400;
 
 /// The purposes whose relying party is Salesforce.
@@ -285,7 +285,7 @@ pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
                     (None, _) => {}
                     (Some(_), Some(time)) => {
                         let ahead = input.now.seconds_until(UnixTime::from_seconds(time));
-                        if ahead > MAX_CLOCK_SKEW {
+                        if ahead > SALESFORCE_CLOCK_TOLERANCE {
                             faults.push(format!("its `{name}` lies {} ahead", format_duration(ahead)));
                         }
                     }

@@ -1,5 +1,6 @@
 //! Encryption of the shared cache's entries. Read access to the store reveals no token and no subject. Write access can't
-//! forge an entry.
+//! forge an entry. One key, derived by HKDF from the configured secret, encrypts all entries; there is no envelope
+//! encryption.
 //!
 //! Each entry is a format byte, a random 96-bit nonce, the AES-256-GCM ciphertext (NIST SP 800-38D) and its tag. Its
 //! kind and cache key are authenticated as associated data, so an entry is valid only for its own cache key. Three
@@ -81,22 +82,22 @@ impl EntryCipher {
     ) -> Result<Vec<u8>, NoRandomness> {
         let mut nonce = [0; NONCE_LEN];
         randomness.fill(&mut nonce)?;
-        let mut sealed = Vec::with_capacity(1 + NONCE_LEN + plaintext.len() + AES_256_GCM.tag_len());
-        sealed.push(FORMAT);
-        sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(plaintext);
+        let mut entry = Vec::with_capacity(1 + NONCE_LEN + plaintext.len() + AES_256_GCM.tag_len());
+        entry.push(FORMAT);
+        entry.extend_from_slice(&nonce);
+        entry.extend_from_slice(plaintext);
         let tag = self.cipher.seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(context.associated_data()),
-            &mut sealed[1 + NONCE_LEN..],
+            &mut entry[1 + NONCE_LEN..],
         );
-        sealed.extend_from_slice(tag.expect("far shorter than AES-GCM's limit").as_ref());
-        Ok(sealed)
+        entry.extend_from_slice(tag.expect("far shorter than AES-GCM's limit").as_ref());
+        Ok(entry)
     }
 
     /// Decrypts an entry; `None` if it is of another format, or wasn't encrypted with this key and for this context.
-    pub(crate) fn decrypt(&self, context: EntryContext<'_>, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let (format, rest) = sealed.split_first()?;
+    pub(crate) fn decrypt(&self, context: EntryContext<'_>, entry: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (format, rest) = entry.split_first()?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>()?;
         if *format != FORMAT {
             return None;
@@ -121,7 +122,7 @@ mod tests {
     use crate::clock::SystemRandomness;
     use proptest::prelude::*;
 
-    fn sealed(cipher: &EntryCipher, key: [u8; 32], plaintext: &[u8]) -> Vec<u8> {
+    fn encrypt(cipher: &EntryCipher, key: [u8; 32], plaintext: &[u8]) -> Vec<u8> {
         let key = CacheKey::from_bytes(key);
         cipher
             .encrypt(EntryContext::Token(&key), plaintext, &SystemRandomness::default())
@@ -133,7 +134,7 @@ mod tests {
         #[test]
         fn an_entry_decrypts_only_for_its_own_cache_key(of: [u8; 32], other: [u8; 32], secret: [u8; 32], plaintext: Vec<u8>) {
             let cipher = EntryCipher::new(&secret);
-            let entry = sealed(&cipher, of, &plaintext);
+            let entry = encrypt(&cipher, of, &plaintext);
             let open = |key| cipher.decrypt(EntryContext::Token(&CacheKey::from_bytes(key)), &entry);
             prop_assert!(open(of).is_some_and(|opened| *opened == plaintext));
             prop_assert_eq!(open(other).is_some(), of == other);
@@ -144,7 +145,7 @@ mod tests {
         #[test]
         fn a_flipped_bit_or_a_changed_length_is_rejected(of: [u8; 32], plaintext: Vec<u8>, at: prop::sample::Index, bit in 0_u8..8) {
             let cipher = EntryCipher::new(&[7; 32]);
-            let entry = sealed(&cipher, of, &plaintext);
+            let entry = encrypt(&cipher, of, &plaintext);
             let key = CacheKey::from_bytes(of);
             let mut flipped = entry.clone();
             flipped[at.index(entry.len())] ^= 1_u8 << bit;
@@ -158,7 +159,7 @@ mod tests {
             prop_assume!(secret != other);
             let (cipher, foreign) = (EntryCipher::new(&secret), EntryCipher::new(&other));
             let key = CacheKey::from_bytes(of);
-            prop_assert!(foreign.decrypt(EntryContext::Token(&key), &sealed(&cipher, of, b"token")).is_none());
+            prop_assert!(foreign.decrypt(EntryContext::Token(&key), &encrypt(&cipher, of, b"token")).is_none());
             prop_assert!(cipher.prefix() != foreign.prefix() && cipher.store_key(&key) != foreign.store_key(&key));
         }
     }
@@ -167,6 +168,6 @@ mod tests {
     #[test]
     fn the_same_entry_encrypted_twice_differs() {
         let cipher = EntryCipher::new(&[7; 32]);
-        assert_ne!(sealed(&cipher, [0; 32], b"token"), sealed(&cipher, [0; 32], b"token"));
+        assert_ne!(encrypt(&cipher, [0; 32], b"token"), encrypt(&cipher, [0; 32], b"token"));
     }
 }

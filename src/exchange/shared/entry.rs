@@ -1,5 +1,6 @@
-//! Serialization of tokens and failures for the shared cache. An entry is validated like a response of Salesforce, and
-//! its lifetime is limited by this replica's own settings.
+//! Serialization of tokens and failures for the shared cache. The token, URLs and session subject of an entry are
+//! validated like a response of Salesforce; `token_format`, `scope` and `last_event_id` aren't. This replica's own
+//! settings limit the lifetime.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -97,7 +98,8 @@ pub(crate) fn parse_token(
     Ok(AccessToken::new(obtained, kid, obtained_at, left, reading))
 }
 
-/// A failure that concerns all replicas: an error response of Salesforce, or a timeout. Serialized.
+/// A failure that concerns all replicas, serialized: an error response of Salesforce, an unusable response, an unverified
+/// session, or a timeout.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 enum FailureRecord {

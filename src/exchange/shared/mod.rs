@@ -1,8 +1,10 @@
 //! Second-level token cache, shared by replicas through Redis or Valkey (`[cache.redis]`).
 //!
 //! - A distributed lock with an expiry makes one replica exchange per key. The others poll for its token, or its failure.
-//! - Entries are encrypted and bound to their cache key ([`cipher`]). Decrypted entries are validated like a response of
-//!   Salesforce ([`entry`]). Everything else in the store is ignored.
+//!   A late exchange doesn't overwrite the result of a later one (fencing).
+//! - Entries are encrypted and bound to their cache key ([`cipher`]). Decrypted entries are validated ([`entry`]).
+//! - Login counts are plain sorted sets. Write access to the store can use up or reset the replicas' common limit; each
+//!   replica's own limit stays.
 //! - Rejected tokens are announced to the other replicas through a stream, which each reads every [`SYNC_INTERVAL`].
 //! - Fail-open: if the store fails or is slow, requests proceed without it ([`redis`]).
 
@@ -34,8 +36,8 @@ use cipher::{EntryCipher, EntryContext};
 use entry::EntryRejected;
 use redis::RedisStore;
 use store::{
-    Claim, Claimed, MAX_ENTRY_BYTES, MAX_MESSAGES, Released, STREAM_START, SharedStore, SharedStoreError,
-    StoreKeys, WindowCount,
+    ExchangeResult, LockOutcome, LockRequest, MAX_ENTRY_BYTES, MAX_MESSAGES, STREAM_START, SharedStore,
+    SharedStoreError, StoreKeys, WindowCount,
 };
 
 /// How much longer than the longest exchange a lock lasts.
@@ -62,13 +64,14 @@ pub(crate) struct SharedCache {
     deps: ExchangerDeps,
 }
 
-/// Result of [`SharedCache::claim_exchange`].
-pub(crate) enum ClaimResult {
+/// Result of [`SharedCache::fetch_or_lock`].
+pub(crate) enum LockResult {
     /// Another replica's token.
     Token(AccessToken),
     /// Another replica's failure, which still applies.
     Failure(SharedFailure),
-    /// This replica must exchange. `None`: without a lock, because the store is unavailable.
+    /// This replica must exchange. `None`: without a lock, because the store is unavailable or no randomness is
+    /// available.
     Exchange(Option<LockOwner>),
     /// Another replica holds the lock and didn't finish before the deadline.
     TimedOut,
@@ -112,9 +115,9 @@ impl SharedCache {
     }
 
     /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another
-    /// replica holds the lock. A token must expire later than `held` and not be `replaced`; a failure must pass
-    /// `still_applies`.
-    pub(crate) async fn claim_exchange(
+    /// replica holds the lock. A token must not have been rejected, and must expire later than `held` unless `replaced`
+    /// is set. A failure must pass `still_applies`.
+    pub(crate) async fn fetch_or_lock(
         &self,
         key: &CacheKey,
         token_request: &TokenRequest,
@@ -122,58 +125,58 @@ impl SharedCache {
         replaced: Option<TokenHash>,
         still_applies: &(dyn Fn(&SharedFailure) -> bool + Sync),
         deadline: Instant,
-    ) -> ClaimResult {
-        let Ok(owner) = self.deps.unique_id() else { return ClaimResult::Exchange(None) };
+    ) -> LockResult {
+        let Ok(owner) = self.deps.unique_id() else { return LockResult::Exchange(None) };
         let keys = self.store_keys(key);
         let (mut pause, mut waited) = (MIN_LOCK_POLL_INTERVAL, false);
         let (mut rejected_entry, mut rejected_failure) = (Vec::new(), Vec::new());
         loop {
-            let claim = Claim {
+            let request = LockRequest {
                 keys: &keys,
                 owner: &owner,
                 lock_ttl: LOCK_TTL,
                 rejected_entry: &rejected_entry,
                 rejected_failure: &rejected_failure,
             };
-            match self.store.claim(claim).await {
+            match self.store.try_lock(request).await {
                 Err(error) => {
                     self.count(error_label(error));
                     // A failed command may have taken the lock all the same, so it must be released.
-                    return ClaimResult::Exchange(
+                    return LockResult::Exchange(
                         (error == SharedStoreError::Failed).then_some(LockOwner(owner)),
                     );
                 }
-                Ok(Claimed::Locked) => {
+                Ok(LockOutcome::Locked) => {
                     if rejected_entry.is_empty() {
                         self.count("miss");
                     }
-                    return ClaimResult::Exchange(Some(LockOwner(owner)));
+                    return LockResult::Exchange(Some(LockOwner(owner)));
                 }
-                Ok(Claimed::Entry(entry, left)) => {
+                Ok(LockOutcome::Entry(entry, left)) => {
                     match self.validate(key, token_request, held, replaced, &entry, left) {
                         Ok(token) => {
                             self.count(if waited { "waited" } else { "hit" });
-                            return ClaimResult::Token(token);
+                            return LockResult::Token(token);
                         }
                         Err(result) => self.count(result),
                     }
                     rejected_entry = entry;
                 }
-                Ok(Claimed::Failure(failure, left)) => {
+                Ok(LockOutcome::Failure(failure, left)) => {
                     if let Some(shared_failure) =
                         self.validate_failure(key, &failure, left).filter(still_applies)
                     {
                         self.count("failure");
-                        return ClaimResult::Failure(shared_failure);
+                        return LockResult::Failure(shared_failure);
                     }
                     rejected_failure = failure;
                 }
-                Ok(Claimed::Busy) => {
+                Ok(LockOutcome::Busy) => {
                     waited = true;
                     let pause_now = pause.mul_f64(self.deps.random_fraction().mul_add(0.4, 0.8));
                     if Instant::now() + pause_now >= deadline {
                         self.count("gave_up");
-                        return ClaimResult::TimedOut;
+                        return LockResult::TimedOut;
                     }
                     tokio::time::sleep(pause_now).await;
                     pause = MAX_LOCK_POLL_INTERVAL.min(pause * 2);
@@ -240,8 +243,8 @@ impl SharedCache {
             &*self.deps.randomness,
         );
         match entry {
-            Ok(entry) if !left.is_zero() => self.release(key, lock, Released::Entry(entry, left)).await,
-            _ => self.release(key, lock, Released::Nothing).await,
+            Ok(entry) if !left.is_zero() => self.release(key, lock, ExchangeResult::Entry(entry, left)).await,
+            _ => self.release(key, lock, ExchangeResult::Nothing).await,
         }
     }
 
@@ -257,22 +260,22 @@ impl SharedCache {
         }
         let shared_failure = failure.and_then(|failure| {
             let plaintext = entry::serialize_failure(failure, self.deps.clock.now())?;
-            let sealed =
+            let entry =
                 self.cipher.encrypt(EntryContext::Failure(key), &plaintext, &*self.deps.randomness).ok()?;
-            Some((sealed, failure.ttl()))
+            Some((entry, failure.ttl()))
         });
         match shared_failure {
-            Some((failure, left)) => self.release(key, lock, Released::Failure(failure, left)).await,
-            None => self.release(key, lock, Released::Nothing).await,
+            Some((failure, left)) => self.release(key, lock, ExchangeResult::Failure(failure, left)).await,
+            None => self.release(key, lock, ExchangeResult::Nothing).await,
         }
     }
 
     /// Releases the lock and stores the result. If the store is unavailable, retries in the background while other
     /// replicas may wait for the lock, at most [`LOCK_TTL`].
-    async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, released: Released) {
+    async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, result: ExchangeResult) {
         let keys = self.store_keys(key);
         let owner = lock.map(|LockOwner(owner)| owner);
-        let is_released = self.store.release(&keys, owner.as_deref(), &released).await.is_ok();
+        let is_released = self.store.release(&keys, owner.as_deref(), &result).await.is_ok();
         // Without a lock, no replica waits for this result.
         if is_released || owner.is_none() {
             return;
@@ -281,8 +284,8 @@ impl SharedCache {
         tokio::spawn(async move {
             while began.elapsed() < LOCK_TTL {
                 tokio::time::sleep(SYNC_INTERVAL).await;
-                let released = released.after(began.elapsed());
-                if shared.store.release(&keys, owner.as_deref(), &released).await.is_ok() {
+                let result = result.after(began.elapsed());
+                if shared.store.release(&keys, owner.as_deref(), &result).await.is_ok() {
                     return;
                 }
             }
@@ -333,22 +336,23 @@ impl SharedCache {
         let _ = tokio::time::timeout(SYNC_INTERVAL, self.wake.notified()).await;
     }
 
-    /// Publishes this replica's announcements and reads those of others. Calls `drop` for each token that was announced.
+    /// Publishes this replica's announcements and reads those of others. Calls `mark_rejected` for each token that was
+    /// announced.
     pub(crate) async fn sync_rejected(
         &self,
         cursor: &mut MessageCursor,
-        drop: impl Fn(&CacheKey, TokenHash),
+        mark_rejected: impl Fn(&CacheKey, TokenHash),
     ) {
-        let sealed = |rejected: &RejectedToken| {
+        let encrypt = |rejected: &RejectedToken| {
             let (key, TokenHash(hash)) = rejected;
             let plaintext = [key.as_bytes().as_slice(), hash].concat();
-            let sealed =
+            let entry =
                 self.cipher.encrypt(EntryContext::Rejection, &plaintext, &*self.deps.randomness).ok()?;
-            Some((*rejected, sealed))
+            Some((*rejected, entry))
         };
         let unannounced = self.unannounced().clone();
         let (published, payloads): (HashSet<RejectedToken>, Vec<Vec<u8>>) =
-            unannounced.iter().filter_map(sealed).unzip();
+            unannounced.iter().filter_map(encrypt).unzip();
         let name = format!("{}:dropped", self.cipher.prefix());
         let Ok(messages) = self.store.sync_messages(&name, &payloads, &cursor.0).await else { return };
         self.unannounced().retain(|rejected| !published.contains(rejected));
@@ -358,7 +362,7 @@ impl SharedCache {
             let Some((key, hash)) = plaintext.split_first_chunk() else { continue };
             let Ok(hash) = <[u8; 32]>::try_from(hash) else { continue };
             self.rejected.insert(TokenHash(hash), ());
-            drop(&CacheKey::from_bytes(*key), TokenHash(hash));
+            mark_rejected(&CacheKey::from_bytes(*key), TokenHash(hash));
         }
     }
 
@@ -384,7 +388,7 @@ fn login_limit_key(account: &str) -> String {
 
 const fn error_label(error: SharedStoreError) -> &'static str {
     match error {
-        SharedStoreError::Unavailable => "away",
+        SharedStoreError::NotTried => "away",
         SharedStoreError::Failed => "failed",
     }
 }

@@ -20,19 +20,19 @@ use tokio::time::timeout;
 
 use super::super::upstream::BoxFuture;
 use super::store::{
-    Claim, Claimed, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGES, Messages, Released, STREAM_START,
-    SharedStore, SharedStoreError, StoreKeys, WindowCount,
+    ExchangeResult, LockOutcome, LockRequest, MAX_ENTRY_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGES, Messages,
+    STREAM_START, SharedStore, SharedStoreError, StoreKeys, WindowCount,
 };
 use crate::config::RedisConfig;
 
 /// Timeout to connect and to exchange messages, in the background.
 const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long announcements are kept: the maximum lifetime of an access token.
+/// How long the stream is kept after the last announcement: the maximum lifetime of an access token.
 const MESSAGE_TTL: Duration = Duration::from_hours(24);
 
 /// Returns the entry or failure that isn't the rejected one, or else acquires the lock if it is free. A lock without
 /// expiry, or with a longer one than ours have, wasn't set by tokenmint and is deleted.
-const CLAIM_SCRIPT: &str = "
+const TRY_LOCK_SCRIPT: &str = "
 local function get(key)
   local text = redis.pcall('GETRANGE', key, 0, ARGV[5])
   return type(text) == 'table' and '' or text
@@ -146,9 +146,9 @@ impl RedisStore {
             let mut states = self.state.subscribe();
             let known = states.wait_for(|state| !matches!(state, ConnectionState::Starting)).await;
             let ConnectionState::Up(current_generation, mut connection) =
-                known.map_err(|_| SharedStoreError::Unavailable)?.clone()
+                known.map_err(|_| SharedStoreError::NotTried)?.clone()
             else {
-                return Err(SharedStoreError::Unavailable);
+                return Err(SharedStoreError::NotTried);
             };
             generation = current_generation;
             Ok(command.query_async(&mut connection).await)
@@ -179,7 +179,7 @@ impl RedisStore {
         }
     }
 
-    /// Returns the connection that requests use, and its number.
+    /// Returns the connection that requests use, and its generation.
     fn current_connection(&self) -> Option<(u64, MultiplexedConnection)> {
         match &*self.state.borrow() {
             ConnectionState::Up(generation, connection) => Some((*generation, connection.clone())),
@@ -229,7 +229,7 @@ impl RedisStore {
             reason.clone_into(&mut last);
             tracing::warn!(
                 reason,
-                "the shared cache doesn't answer; until it does, this replica uses its own memory"
+                "the shared cache ([cache.redis]) can't be used: until it answers, this replica uses its own memory"
             );
         }
     }
@@ -299,19 +299,22 @@ impl RedisStore {
 }
 
 impl SharedStore for RedisStore {
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>> {
+    fn try_lock<'a>(
+        &'a self,
+        request: LockRequest<'a>,
+    ) -> BoxFuture<'a, Result<LockOutcome, SharedStoreError>> {
         Box::pin(async move {
-            let StoreKeys { token, lock, failure } = claim.keys;
-            let mut claim_command = script(CLAIM_SCRIPT, &[token, lock, failure]);
-            claim_command.arg(claim.owner).arg(milliseconds(claim.lock_ttl));
-            claim_command.arg(claim.rejected_entry).arg(claim.rejected_failure).arg(MAX_ENTRY_BYTES);
-            let (what, found, left): (u8, Vec<u8>, i64) = self.query(&claim_command).await?;
+            let StoreKeys { token, lock, failure } = request.keys;
+            let mut command = script(TRY_LOCK_SCRIPT, &[token, lock, failure]);
+            command.arg(request.owner).arg(milliseconds(request.lock_ttl));
+            command.arg(request.rejected_entry).arg(request.rejected_failure).arg(MAX_ENTRY_BYTES);
+            let (what, found, left): (u8, Vec<u8>, i64) = self.query(&command).await?;
             let left = u64::try_from(left).ok().map(Duration::from_millis);
             Ok(match what {
-                1 => Claimed::Entry(found, left),
-                2 => Claimed::Failure(found, left),
-                3 => Claimed::Locked,
-                _ => Claimed::Busy,
+                1 => LockOutcome::Entry(found, left),
+                2 => LockOutcome::Failure(found, left),
+                3 => LockOutcome::Locked,
+                _ => LockOutcome::Busy,
             })
         })
     }
@@ -320,14 +323,14 @@ impl SharedStore for RedisStore {
         &'a self,
         keys: &'a StoreKeys,
         owner: Option<&'a str>,
-        released: &'a Released,
+        result: &'a ExchangeResult,
     ) -> BoxFuture<'a, Result<(), SharedStoreError>> {
         Box::pin(async move {
             let StoreKeys { token, lock, failure } = keys;
-            let (what, content, left) = match released {
-                Released::Entry(entry, left) => ("entry", entry.as_slice(), *left),
-                Released::Failure(failure, left) => ("failure", failure.as_slice(), *left),
-                Released::Nothing => ("", [].as_slice(), Duration::ZERO),
+            let (what, content, left) = match result {
+                ExchangeResult::Entry(entry, left) => ("entry", entry.as_slice(), *left),
+                ExchangeResult::Failure(failure, left) => ("failure", failure.as_slice(), *left),
+                ExchangeResult::Nothing => ("", [].as_slice(), Duration::ZERO),
             };
             let mut release = script(RELEASE_SCRIPT, &[token, lock, failure]);
             release.arg(owner.unwrap_or_default()).arg(what).arg(content).arg(milliseconds(left));

@@ -9,7 +9,7 @@ use super::super::upstream::BoxFuture;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedStoreError {
     /// The store is marked as unavailable, so nothing was sent.
-    Unavailable,
+    NotTried,
     /// The command failed or timed out. It may have been executed.
     Failed,
 }
@@ -21,20 +21,20 @@ pub struct StoreKeys {
     pub failure: String,
 }
 
-/// Parameters of [`SharedStore::claim`].
-pub struct Claim<'a> {
+/// Parameters of [`SharedStore::try_lock`].
+pub struct LockRequest<'a> {
     pub keys: &'a StoreKeys,
     /// The id that would hold the lock.
     pub owner: &'a str,
     /// How long the lock lasts.
     pub lock_ttl: Duration,
-    /// An entry and a failure that were rejected before; they are skipped.
+    /// The entry and the failure that this replica rejected last, or empty. They are skipped while the store has them.
     pub rejected_entry: &'a [u8],
     pub rejected_failure: &'a [u8],
 }
 
-/// Result of [`SharedStore::claim`], with the remaining time in the store, if known.
-pub enum Claimed {
+/// Result of [`SharedStore::try_lock`], with the remaining time in the store, if known.
+pub enum LockOutcome {
     Entry(Vec<u8>, Option<Duration>),
     Failure(Vec<u8>, Option<Duration>),
     /// The lock was acquired.
@@ -44,14 +44,14 @@ pub enum Claimed {
 }
 
 /// The result of an exchange that is stored when the lock is released.
-pub enum Released {
+pub enum ExchangeResult {
     /// With its time to live.
     Entry(Vec<u8>, Duration),
     Failure(Vec<u8>, Duration),
     Nothing,
 }
 
-impl Released {
+impl ExchangeResult {
     /// Returns the result with its time to live reduced by `past`; [`Nothing`](Self::Nothing) if it has expired by then.
     pub(super) fn after(&self, past: Duration) -> Self {
         // Redis counts whole milliseconds, and rejects a time to live of zero.
@@ -93,7 +93,10 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 256;
 /// A key-value store with locks, counters and a message stream.
 pub trait SharedStore: Send + Sync + 'static {
     /// Reads the entry or the failure, or else tries to acquire the lock.
-    fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Claimed, SharedStoreError>>;
+    fn try_lock<'a>(
+        &'a self,
+        request: LockRequest<'a>,
+    ) -> BoxFuture<'a, Result<LockOutcome, SharedStoreError>>;
 
     /// Stores the result and releases the lock, if `owner` still holds it. Otherwise stores the result only if there is
     /// no entry and no lock, so that a late exchange doesn't overwrite a later one's result (fencing). An entry
@@ -102,7 +105,7 @@ pub trait SharedStore: Send + Sync + 'static {
         &'a self,
         keys: &'a StoreKeys,
         owner: Option<&'a str>,
-        released: &'a Released,
+        result: &'a ExchangeResult,
     ) -> BoxFuture<'a, Result<(), SharedStoreError>>;
 
     /// Counts a request under `id` in a sliding window, unless the window has `limit` already.

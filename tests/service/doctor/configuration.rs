@@ -178,7 +178,7 @@ faults! {
 
 /// The text about the host of an app's token endpoint.
 #[test]
-fn an_org_s_own_host_is_told_from_others() {
+fn the_kind_of_the_token_host_is_reported() {
     for (url, said, list) in [
         ("https://acme.my.salesforce.com", "asks the org's own host, acme.my.salesforce.com", "findings"),
         ("https://acme.my.site.com", "a site of the org", "findings"),

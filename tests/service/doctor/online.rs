@@ -201,7 +201,7 @@ faults! {
     a_jwks_that_is_a_single_key: "jwks-reachable", fail, "no JWK Set",
         shown(200, &[], &PAIRS[0].jwk("Key1").to_string()).await;
     a_jwks_without_any_key: "jwks-reachable", fail, "or an empty one", shown(200, &[], r#"{"keys":[]}"#).await;
-    a_jwks_over_http: "jwks-reachable", fail, "is asked over http, ", over_http(200, &[], &good_set().to_string()).await;
+    a_jwks_over_http: "jwks-reachable", fail, "is fetched over http, ", over_http(200, &[], &good_set().to_string()).await;
     a_jwks_over_http_that_sends_on_to_https: "jwks-reachable", fail, "over https only; answers 301 and sends on to https://",
         over_http(301, &[(LOCATION, "https://tokens.acme.example/")], "").await;
     a_jwks_that_calls_itself_a_page: "jwks-reachable", warn, "with Content-Type text/html; charset=utf-8",
@@ -231,7 +231,7 @@ faults! {
         }).await;
     a_messaging_host_that_is_down: "exchange", fail, "can't be reached", unreachable().await;
     a_channel_without_an_active_configuration: "auth-schemes", fail, "no active AuthSchemes",
-        against(|org| org.deployments[0].verification = false).await;
+        against(|org| org.deployments[0].is_verification_active = false).await;
     a_channel_that_doesn_t_verify_users: "verification-mode", fail, "auth mode",
         answering("Set the auth mode to false").await;
     a_deployment_that_nobody_published: "deployment", fail, "No published deployment",

@@ -337,7 +337,7 @@ fn an_argument_that_names_no_file_is_not_shown() {
 
 /// With several files in any order, only the key with the token's `kid` counts.
 #[test]
-fn another_key_s_file_never_vouches_for_a_token() {
+fn a_token_is_not_verified_by_another_keys_file() {
     let given = Given::configured(&[]);
     given.workspace.write("Key1.jwk", &PAIRS[0].jwk("Key1").to_string());
     given.workspace.write_key("crm.key", &PAIRS[1].pem);

@@ -73,9 +73,9 @@ async fn each_mistake_in_an_identity_token_makes_the_session_anonymous() {
 #[tokio::test]
 async fn a_deployment_decides_what_unverified_users_get() {
     let keys = || KeySource::Uploaded(set_of(&PAIRS[0].jwk("Key1")));
-    let deployment = |on_failure, verification| Deployment {
+    let deployment = |on_failure, is_verification_active| Deployment {
         on_failure,
-        verification,
+        is_verification_active,
         ..Deployment::new("Web_Channel", ISSUER, keys())
     };
     let wrong = identity(&json!({"iss": "else"}), START);

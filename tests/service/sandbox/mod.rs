@@ -133,7 +133,7 @@ impl Played {
     }
 
     pub fn last_reason(&self) -> String {
-        self.sandbox.reasons().pop().expect("a reason")
+        self.sandbox.refusal_reasons().pop().expect("a reason")
     }
 }
 

@@ -135,7 +135,7 @@ pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     faults
 }
 
-/// The [oauth] profiles with the token's `iss` as consumer key. None if the token is judged by supplied keys.
+/// The `[oauth]` profiles with the token's `iss` as consumer key. None if the token is judged by supplied keys.
 fn oauth_profiles<'a>(input: &'a CheckInput<'_>, parts: &JwtParts) -> Vec<&'a OauthConfig> {
     let consumer_key = parts.claim("iss").filter(|_| !input.given.has_verification_keys());
     input.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()

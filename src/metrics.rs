@@ -78,7 +78,7 @@ pub struct Metrics {
     /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
     pub(crate) cache_requests: IntCounterVec,
     /// Access tokens in the cache.
-    pub(crate) cache_entries: IntGauge,
+    pub cache_entries: IntGauge,
     /// Requests to the shared cache (Redis), by `result`.
     pub(crate) shared_cache_requests: IntCounterVec,
     /// 1 while the shared cache is available, by `store`. Exists only if a shared cache is configured.

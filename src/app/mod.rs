@@ -450,7 +450,7 @@ pub(crate) fn state_directory(config: &Config) -> PathBuf {
 ///
 /// # Errors
 /// The threads can't be created.
-pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build()
 }
 

@@ -10,7 +10,7 @@ BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench in_process
 
 .PHONY: help run test tools lint prose unit system interop examples browser image drill drill-short chaos chaos-short soak \
-	model model-keys docs bench guard capacity capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
+	model model-keys docs site bench guard capacity capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 ## Start tokenmint with made-up keys and a sandbox of Salesforce, and print commands to paste.
 run:
@@ -45,6 +45,7 @@ endef
 # Installs the tools of all targets of `test`.
 tools:
 	tests/prose/setup
+	site/setup
 	tests/batch/setup
 	tests/cache/setup
 	tests/interop/setup
@@ -55,8 +56,8 @@ tools:
 	benches/setup guard
 	tests/image tools
 
-## Check formatting, Clippy, rustdoc and prose.
-lint: prose
+## Check formatting, Clippy, rustdoc, prose and the links of the site.
+lint: prose site
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -203,6 +204,12 @@ image:
 ## Write the generated tables of docs/troubleshooting.md.
 docs:
 	UPDATE_DOCS=1 $(CARGO) test --locked --test service troubleshooting::
+
+# Reads docs/, and the files that its pages link to. site/mkdocs.yml has the navigation. With `--quiet`, `--strict` would find nothing.
+## Build the documentation site into target/site; a dead link is an error.
+site:
+	site/setup
+	NO_MKDOCS_2_WARNING=1 $(TOKENMINT_TOOLS)/site/venv/bin/mkdocs build --strict --config-file site/mkdocs.yml
 
 # Compares tokenmint with alternatives and writes the tables of benches/README.md.
 ## Measure tokenmint beside its alternatives; BENCH_QUICK=1 takes three minutes.

@@ -1,0 +1,56 @@
+"""The pages of the documentation site: every `sh` block of a page runs, in order, in one shell.
+
+A `ruby` block whose first line is a comment with a path, and nothing else, is that file.
+"""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from service import REPO, TOOLS
+
+DOCS = REPO / "docs"
+PAGES = sorted(
+    str(page.relative_to(DOCS)) for page in DOCS.glob("*/*.md") if re.search("^```sh$", page.read_text(), re.MULTILINE)
+)
+BLOCKS = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w/]+\.rb)\n")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_works(page, tmp_path):
+    (tmp_path / "examples").symlink_to(REPO / "examples")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tokenmint").symlink_to(os.path.abspath(os.environ["TOKENMINT_BIN"]))
+    blocks = []
+    for language, text in BLOCKS.findall((DOCS / page).read_text()):
+        if language == "sh":
+            blocks.append(text)
+        elif language == "ruby" and (name := FILE.match(text)):
+            (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name[1]).write_text(text)
+    script = "\n".join(f": step {number}\n{text}" for number, text in enumerate(blocks, 1))
+    # A separate network, since other programs use the page's ports, and separate processes, so that none stays behind.
+    shell = ["unshare", "--net", "--pid", "--fork", "--kill-child", "bash", "-euxo", "pipefail", "-c"]
+    ran = subprocess.run(
+        [*shell, f"ip link set lo up\n{script}\n: all done"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path / 'bin'}:{TOOLS / 'venv' / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), "LANG": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = "\n".join(ran.stderr.splitlines()[-25:])
+    assert ran.returncode == 0 and ": all done" not in ran.stdout and "all done" in last, f"{last}\n{ran.stdout[-3000:]}"
+    if os.environ.get("SHOW"):
+        print(ran.stdout, ran.stderr)
+
+
+def test_the_json_of_the_pages_is_json():
+    for page in DOCS.glob("*/*.md"):
+        for language, text in BLOCKS.findall(page.read_text()):
+            if language == "json":
+                json.loads(text)

@@ -38,7 +38,10 @@ async fn a_panic_is_one_500_without_details_and_is_counted() {
     randomness.breaks.store(true, Ordering::SeqCst);
     let broken = ask().await;
     let description = broken.refused(500, "server_error", None);
-    assert!(description.contains("search tokenmint's log") && !broken.text.contains("canary"), "{description}");
+    assert!(
+        description.contains("search tokenmint's log") && !broken.text.contains("canary"),
+        "{description}"
+    );
     assert!(!broken.headers.contains_key("connection"), "its body was read, so that it can go on");
     ask().await.ok();
     assert_eq!(service.metric("tokenmint_panics_total").await, "tokenmint_panics_total 1");

@@ -235,7 +235,7 @@ impl Write for LogWriter {
 /// doesn't retry a failed write.
 struct LogSink<W> {
     into: W,
-    /// Whole lines to be written.
+    /// The lines that wait to be written, each of them complete.
     gathered: Vec<u8>,
     /// The number of lines in `gathered`.
     count: u64,

@@ -17,7 +17,7 @@ use crate::tokens::{Claims, Hs256Profile, IdentityProfile, InvalidField, Lifetim
 pub struct Grants<G> {
     kind: ProfileKind,
     by_name: BTreeMap<Name, G>,
-    /// Those that `allow` doesn't contain, usable while `policy = "audit"`.
+    /// The profiles that `allow` doesn't contain. The caller can use them while `policy = "audit"`.
     audit_only: BTreeMap<Name, G>,
 }
 

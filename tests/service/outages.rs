@@ -42,7 +42,7 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> usize {
     request.len()
 }
 
-/// What a slow host has done so far.
+/// Counts the requests that a slow host has received, and what it has sent.
 #[derive(Default)]
 struct Progress {
     /// Received requests.

@@ -996,7 +996,7 @@ async fn the_status_says_which_keys_are_in_force() {
     assert!(!answer.text.contains(&service.workspace.path("").display().to_string()), "{}", answer.text);
 }
 
-/// Whatever the value of `retired`, the key is dropped. Other errors in the file don't matter.
+/// The key is dropped for every value of `retired`, even if the file has other errors.
 #[tokio::test]
 async fn a_manual_retirement_is_accepted_in_each_toml_form() {
     let _timed = timed();

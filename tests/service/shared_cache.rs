@@ -771,7 +771,7 @@ async fn the_budget_of_requests_is_one_for_all_replicas() {
     assert_eq!((served, replicas.fake.asked()), (10, 10));
 }
 
-/// Whoever can write to Redis can make each replica exchange again, but not more often than without Redis.
+/// An attacker with write access to Redis can make each replica exchange again, but not more often than without Redis.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
 async fn after_a_redis_flush_the_limit_of_each_host_still_applies() {

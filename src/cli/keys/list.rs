@@ -192,7 +192,7 @@ impl KeyRow {
     }
 }
 
-/// Describes the last fetch: by whom, and how long ago.
+/// Describes the last fetch: the class of the client, and how long ago it was.
 fn last_fetch(key: &KeyRow, now: UnixTime) -> String {
     match &key.fetched {
         None if key.state == KeyState::Gone => "-".to_owned(),

@@ -44,7 +44,7 @@ use crate::app::logging::Log;
 use crate::app::reload::ConfigSource;
 use crate::app::{self, ClockAndRng, LoadedConfig};
 use crate::clock::{NoRandomness, Randomness};
-use crate::config::section::parse_whole_seconds;
+use crate::config::values::parse_whole_seconds;
 use crate::config::{
     AuditLogMode, CONFIG_VARIABLE, Config, DEFAULT_CONFIG_FILE, Environment, InvalidConfig, KeysetConfig,
     ListenAddress, Name, OpsAddress, Problem, ValueOrigin,

@@ -13,8 +13,10 @@ mod ops_address;
 mod parse;
 mod path;
 pub(crate) mod salesforce;
+pub mod schema;
 pub(crate) mod section;
 pub(crate) mod source;
+pub(crate) mod values;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -371,7 +373,7 @@ impl Config {
                         "; write one with `tokenmint init`, or try `tokenmint dev`".to_owned()
                     }
                     None => "; run this as the owner of the file".to_owned(),
-                    Some(_) => section::paste_artifact("TOKENMINT_CONFIG", &name)
+                    Some(_) => values::paste_artifact("TOKENMINT_CONFIG", &name)
                         .map_or_else(String::new, |left| format!("; its name {left}")),
                 };
                 let problem = Problem::new("", name, format!("can't be read: {error}{hint}"));
@@ -412,7 +414,8 @@ impl Config {
         diagnostics.add(problems);
         parse::warn_near_misses(environment, &diagnostics);
         parse::check_other_variables(environment, &diagnostics);
-        let parsed = Section::from_node("", &root, &diagnostics).map(|section| parse::parse_config(&section));
+        let parsed = Section::from_node("", &root, &schema::ROOT, &diagnostics)
+            .map(|section| parse::parse_config(&section));
         diagnostics.report_unknown_keys(&root);
         let (problems, warnings, files) = diagnostics.into_parts();
         match parsed {

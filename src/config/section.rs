@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use icu_properties::CodePointSetData;
-use icu_properties::props::{DefaultIgnorableCodePoint, QuotationMark};
 use secrecy::SecretString;
-use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::path::UnverifiedPath;
+use super::schema::{KeySchema, Presence, TableSchema, ValueKind};
 use super::source::{ConfigNode, ConfigValue, Problem, ValueOrigin, WarningCode, read_file};
+use super::values::{parse_string, paste_artifact, split_untyped_list};
 
 /// The problems and warnings found while reading the configuration.
 pub(crate) struct Diagnostics {
@@ -97,23 +96,34 @@ impl Diagnostics {
 }
 
 /// A parser of one value. Its error says what the value must be and never repeats the value.
-pub(crate) type ParseFn<T> = fn(&ConfigNode) -> Result<T, String>;
+pub(crate) trait ParseFn<T>: Fn(&ConfigNode) -> Result<T, String> {}
+
+impl<T, F: Fn(&ConfigNode) -> Result<T, String>> ParseFn<T> for F {}
+
+/// The table of a section that isn't in the file.
+static NO_KEYS: BTreeMap<String, ConfigNode> = BTreeMap::new();
 
 pub(crate) struct Section<'a> {
     path: String,
     origin: ValueOrigin,
     table: &'a BTreeMap<String, ConfigNode>,
+    schema: &'static TableSchema,
     diagnostics: &'a Diagnostics,
 }
 
 impl<'a> Section<'a> {
     /// Returns `None` and reports a problem if `node` isn't a table.
-    pub(crate) fn from_node(path: &str, node: &'a ConfigNode, diagnostics: &'a Diagnostics) -> Option<Self> {
+    pub(crate) fn from_node(
+        path: &str,
+        node: &'a ConfigNode,
+        schema: &'static TableSchema,
+        diagnostics: &'a Diagnostics,
+    ) -> Option<Self> {
         let ConfigValue::Table(table) = &node.value else {
             diagnostics.problem(path, &node.origin, format!("must be a table, `[{path}]`"));
             return None;
         };
-        Some(Self { path: path.to_owned(), origin: node.origin.clone(), table, diagnostics })
+        Some(Self { path: path.to_owned(), origin: node.origin.clone(), table, schema, diagnostics })
     }
 
     pub(crate) const fn diagnostics(&self) -> &'a Diagnostics {
@@ -149,7 +159,15 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns the key's schema. A key without one can't be read.
+    fn key(&self, name: &str) -> Option<&'static KeySchema> {
+        let key = self.schema.key(name);
+        debug_assert!(key.is_some(), "the schema of [{}] has no key `{name}`", self.path);
+        key
+    }
+
     fn node(&self, name: &'static str) -> Option<&'a ConfigNode> {
+        self.key(name)?;
         let mut requested_keys = self.diagnostics.requested_keys.borrow_mut();
         if let Some(known) = requested_keys.entry(self.path.clone()).or_insert_with(|| Some(BTreeSet::new()))
         {
@@ -164,7 +182,7 @@ impl<'a> Section<'a> {
     }
 
     /// Returns the parsed value; `None` if it is absent or invalid. An invalid value is reported.
-    pub(crate) fn optional<T>(&self, name: &'static str, parse: ParseFn<T>) -> Option<T> {
+    pub(crate) fn optional<T>(&self, name: &'static str, parse: impl ParseFn<T>) -> Option<T> {
         let node = self.node(name)?;
         let leftover = match &node.value {
             ConfigValue::Text(text) | ConfigValue::Untyped(text) => paste_artifact(name, text),
@@ -174,11 +192,65 @@ impl<'a> Section<'a> {
     }
 
     /// Like [`optional`](Self::optional), but an absent value is reported too.
-    pub(crate) fn required<T>(&self, name: &'static str, parse: ParseFn<T>, what: &str) -> Option<T> {
+    pub(crate) fn required<T>(&self, name: &'static str, parse: impl ParseFn<T>, what: &str) -> Option<T> {
         if self.node(name).is_none() {
             self.problem(name, format!("is missing: {what}"));
         }
         self.optional(name, parse)
+    }
+
+    /// Returns the parsed value; the default of the schema if it is absent or invalid. An invalid value is reported.
+    pub(crate) fn or_default<T>(&self, name: &'static str, parse: impl ParseFn<T>) -> T {
+        let default = || match self.key(name) {
+            Some(KeySchema { presence: Presence::Default(written), .. }) => {
+                let text = Zeroizing::new(written.trim_matches('"').to_owned());
+                parse(&ConfigNode { origin: self.origin.clone(), value: ConfigValue::Untyped(text) })
+            }
+            _ => Err("has no default".to_owned()),
+        };
+        self.optional(name, &parse)
+            .unwrap_or_else(|| default().expect("each default is valid: a test reads all"))
+    }
+
+    fn kind(&self, name: &str) -> &'static ValueKind {
+        self.key(name).map_or(&ValueKind::Flag, |key| &key.kind)
+    }
+
+    /// Returns a duration within the bounds of the schema.
+    pub(crate) fn duration(&self, name: &'static str) -> Option<Duration> {
+        self.optional(name, |node: &ConfigNode| self.parse_duration(name, node))
+    }
+
+    /// Like [`duration`](Self::duration), with the default of the schema.
+    pub(crate) fn duration_or_default(&self, name: &'static str) -> Duration {
+        self.or_default(name, |node: &ConfigNode| self.parse_duration(name, node))
+    }
+
+    fn parse_duration(&self, name: &str, node: &ConfigNode) -> Result<Duration, String> {
+        let key = self.key(name).ok_or("has no schema")?;
+        let Presence::Default(example) = key.presence else { return key.kind.parse_duration(node, "\"1h\"") };
+        key.kind.parse_duration(node, example)
+    }
+
+    /// Returns a number within the bounds of the schema.
+    pub(crate) fn count(&self, name: &'static str) -> Option<usize> {
+        self.optional(name, |node: &ConfigNode| self.kind(name).parse_count(node))
+    }
+
+    /// Like [`count`](Self::count), with the default of the schema.
+    pub(crate) fn count_or_default(&self, name: &'static str) -> usize {
+        self.or_default(name, |node: &ConfigNode| self.kind(name).parse_count(node))
+    }
+
+    /// Returns a number of bytes within the bounds of the schema, by default the default of the schema.
+    pub(crate) fn size_or_default(&self, name: &'static str) -> usize {
+        self.or_default(name, |node: &ConfigNode| self.kind(name).parse_size(node))
+    }
+
+    /// Returns one of the choices of the schema, by default the default of the schema. The message about another text ends with
+    /// `reason`.
+    pub(crate) fn choice_or_default(&self, name: &'static str, reason: &str) -> &'static str {
+        self.or_default(name, |node: &ConfigNode| self.kind(name).parse_choice(node, reason))
     }
 
     /// Parses each entry of a list: `["a", "b"]` or, in the environment, `a,b`. An invalid entry is reported with
@@ -271,16 +343,43 @@ impl<'a> Section<'a> {
 
     /// Returns a table inside this one.
     pub(crate) fn section(&self, name: &'static str) -> Option<Self> {
-        Section::from_node(&self.field(name), self.node(name)?, self.diagnostics)
+        Section::from_node(&self.field(name), self.node(name)?, self.inner_schema(name)?, self.diagnostics)
+    }
+
+    /// Like [`section`](Self::section), but returns an empty section if the table is absent.
+    pub(crate) fn section_or_empty(&self, name: &'static str) -> Option<Self> {
+        if self.has(name) {
+            return self.section(name);
+        }
+        let (origin, schema) = (self.origin.clone(), self.inner_schema(name)?);
+        Some(Section {
+            path: self.field(name),
+            origin,
+            table: &NO_KEYS,
+            schema,
+            diagnostics: self.diagnostics,
+        })
+    }
+
+    /// Returns the schema of the table `name` inside this one.
+    fn inner_schema(&self, name: &str) -> Option<&'static TableSchema> {
+        match self.key(name)?.kind {
+            ValueKind::Table(schema) | ValueKind::Tables(schema) => Some(schema),
+            _ => None,
+        }
     }
 
     /// Returns the tables inside this one, which have user-chosen names.
     pub(crate) fn sections(&self) -> Vec<(&'a str, Self)> {
         self.allow_any_key();
+        let Some(KeySchema { kind: ValueKind::Table(schema), .. }) = self.schema.named else {
+            debug_assert!(false, "[{}] has no named tables in its schema", self.path);
+            return Vec::new();
+        };
         self.table
             .iter()
             .filter_map(|(name, node)| {
-                Section::from_node(&self.field(name), node, self.diagnostics)
+                Section::from_node(&self.field(name), node, schema, self.diagnostics)
                     .map(|section| (name.as_str(), section))
             })
             .collect()
@@ -288,6 +387,7 @@ impl<'a> Section<'a> {
 
     /// Returns the entries of this table, which have user-chosen names.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a ConfigNode)> {
+        debug_assert!(self.schema.named.is_some(), "[{}] has no named entries in its schema", self.path);
         self.allow_any_key();
         self.table.iter().map(|(name, node)| (name.as_str(), node))
     }
@@ -303,11 +403,12 @@ impl<'a> Section<'a> {
 
     /// Returns the tables of the array `name`, for example `[[key]]`.
     pub(crate) fn tables(&self, name: &'static str) -> Vec<Self> {
+        let Some(schema) = self.inner_schema(name) else { return Vec::new() };
         match self.node(name).map(|node| &node.value) {
             None => Vec::new(),
             Some(ConfigValue::List(items)) => items
                 .iter()
-                .filter_map(|item| Section::from_node(&self.field(name), item, self.diagnostics))
+                .filter_map(|item| Section::from_node(&self.field(name), item, schema, self.diagnostics))
                 .collect(),
             Some(_) => {
                 self.problem(name, format!("must be written as [[{name}]]"));
@@ -334,43 +435,6 @@ fn suggest_key(name: &str, known: &BTreeSet<&'static str>) -> String {
     }
 }
 
-/// Detects what a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting
-/// needs such a value, and it would end up in tokens unchanged.
-pub(crate) fn paste_artifact(name: &str, text: &str) -> Option<String> {
-    let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
-    let message = if at_an_end(|c| c == '\u{feff}') {
-        "begins or ends with a byte order mark: save it as UTF-8 without one"
-    } else if at_an_end(char::is_whitespace) {
-        "begins or ends with white space: remove it"
-    } else if at_an_end(|c| CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)) {
-        "begins or ends with an invisible character: remove it"
-    } else if at_an_end(|c| {
-        matches!(c, '`' | '\u{b4}') || CodePointSetData::new::<QuotationMark>().contains(c)
-    }) {
-        "begins or ends with a quote that would be part of the value: remove it (docker --env-file keeps quotes)"
-    } else if starts_with_assignment(name, text) {
-        "begins with a name and `=`: give the value alone"
-    } else if text.contains('\0') {
-        "contains a NUL character: save it as UTF-8 text (it may be UTF-16)"
-    } else {
-        return None;
-    };
-    Some(message.to_owned())
-}
-
-/// Whether the text is `export NAME=value`, or `NAME=value` with the setting's name or a name that looks like a
-/// variable. Base64 has `=` only at its end.
-fn starts_with_assignment(name: &str, text: &str) -> bool {
-    if text.strip_prefix("export ").is_some_and(|exported| exported.contains('=')) {
-        return true;
-    }
-    text.split_once('=').is_some_and(|(left, value)| {
-        let variable = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-        let is_variable = left.contains('_') && left.bytes().all(variable);
-        value.bytes().any(|b| b != b'=') && (is_variable || left.eq_ignore_ascii_case(name))
-    })
-}
-
 fn read_secret_file(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<String>, String> {
     let mut content = read_file(path.as_path()).map_err(|error| {
         if path.exists() {
@@ -388,80 +452,4 @@ fn read_secret_file(name: &str, path: &UnverifiedPath) -> Result<Zeroizing<Strin
         }
     }
     paste_artifact(name, &content).map_or(Ok(content), Err)
-}
-
-/// Splits `["a", "b"]` or `a,b`.
-fn split_untyped_list(value: &str) -> Result<Vec<Zeroizing<String>>, String> {
-    let own = |text: &str| Zeroizing::new(text.to_owned());
-    if !value.starts_with('[') {
-        return Ok(value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(own).collect());
-    }
-    let parsed = DeValue::parse(value).ok();
-    let items = parsed.as_ref().and_then(|parsed| parsed.get_ref().as_array());
-    let texts: Option<Vec<_>> =
-        items.and_then(|items| items.iter().map(|item| item.get_ref().as_str().map(own)).collect());
-    texts.ok_or_else(|| r#"must be a list of strings, ["a", "b"] or a,b"#.to_owned())
-}
-
-pub(crate) fn parse_string(node: &ConfigNode) -> Result<Zeroizing<String>, String> {
-    match &node.value {
-        ConfigValue::Text(text) | ConfigValue::Untyped(text) => Ok(text.clone()),
-        other => Err(format!("must be a string, not {}", other.type_name())),
-    }
-}
-
-/// Parses a duration in whole seconds: `"90s"`, `"1h"`, `"24h"`.
-pub(crate) fn parse_duration(node: &ConfigNode) -> Result<Duration, String> {
-    parse_whole_seconds(&parse_string(node).map_err(|_| DURATION_EXPECTED.to_owned())?)
-}
-
-const DURATION_EXPECTED: &str = r#"must be a duration, for example "90s", "55m" or "24h""#;
-
-/// Like [`parse_duration`], from text.
-pub(crate) fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|_| DURATION_EXPECTED.to_owned())?;
-    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("must be whole seconds".to_owned()) }
-}
-
-/// Parses a duration that may be shorter than a second: `"50ms"`.
-pub(crate) fn parse_subsecond_duration(node: &ConfigNode) -> Result<Duration, ()> {
-    humantime::parse_duration(&parse_string(node).map_err(drop)?).map_err(drop)
-}
-
-/// Parses a number of bytes: `16384` or `"16 KiB"`.
-pub(crate) fn parse_byte_count(node: &ConfigNode) -> Result<usize, String> {
-    const SIZE_EXPECTED: &str = r#"must be a size, for example "16 KiB""#;
-    if let ConfigValue::Integer(bytes) = node.value {
-        return usize::try_from(bytes).map_err(|_| SIZE_EXPECTED.to_owned());
-    }
-    let text = parse_string(node).map_err(|_| SIZE_EXPECTED.to_owned())?;
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor: usize = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        _ => return Err(format!("{SIZE_EXPECTED}; units are B, KiB and MiB")),
-    };
-    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
-    bytes.ok_or_else(|| SIZE_EXPECTED.to_owned())
-}
-
-/// Parses `true` or `false`.
-pub(crate) fn parse_bool(node: &ConfigNode) -> Result<bool, String> {
-    match &node.value {
-        ConfigValue::Boolean(flag) => Ok(*flag),
-        ConfigValue::Untyped(text) => text.parse().map_err(|_| "must be true or false".to_owned()),
-        _ => Err("must be true or false".to_owned()),
-    }
-}
-
-pub(crate) fn parse_count(node: &ConfigNode) -> Result<usize, String> {
-    const COUNT_EXPECTED: &str = "must be a whole number, at least 1";
-    let number = match &node.value {
-        ConfigValue::Integer(number) => usize::try_from(*number).ok(),
-        ConfigValue::Untyped(text) => text.parse().ok(),
-        _ => None,
-    };
-    number.filter(|number| *number > 0).ok_or_else(|| COUNT_EXPECTED.to_owned())
 }

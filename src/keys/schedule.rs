@@ -12,8 +12,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::UnixTime;
-use crate::config::section::{Diagnostics, Section, parse_string};
+use crate::config::schema::SCHEDULE;
+use crate::config::section::{Diagnostics, Section};
 use crate::config::source::{self, ConfigNode, ConfigValue};
+use crate::config::values::parse_string;
 use crate::config::{KeyId, Problem};
 
 /// The file name of the schedule beside the keys.
@@ -152,7 +154,7 @@ pub fn parse_schedule(name: &str, text: &str, publish_lead: Duration) -> Result<
     let root = source::parse_toml(name, text)?;
     let findings = Diagnostics::new(PathBuf::new());
     let mut warnings = Vec::new();
-    let mut entries: Vec<ScheduleEntry> = Section::from_node("", &root, &findings)
+    let mut entries: Vec<ScheduleEntry> = Section::from_node("", &root, &SCHEDULE, &findings)
         .map(|root| {
             let keys = root.tables("key");
             keys.iter().filter_map(|key| parse_entry(key, publish_lead, &mut warnings)).collect()

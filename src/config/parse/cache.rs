@@ -1,18 +1,15 @@
 //! Parses `[cache]`, the settings that replicas share.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
-use super::super::section::{Section, parse_string, parse_subsecond_duration};
+use super::super::section::Section;
+use super::super::values::parse_string;
 use super::super::{CacheConfig, RedisConfig, RedisUrl};
 use super::InvalidSection;
 use super::callers::decode_hex32;
-
-const DEFAULT_REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Returns `None` if a problem was reported.
 pub(super) fn parse_cache(section: Option<&Section<'_>>) -> Option<CacheConfig> {
@@ -29,11 +26,7 @@ fn parse_redis(section: &Section<'_>) -> Option<RedisConfig> {
     );
     let password = section.secret("password", "password_file");
     let key = section.secret("key", "key_file");
-    let timeout = section.optional("timeout", |node| {
-        let range = Duration::from_millis(1)..=Duration::from_secs(5);
-        let timeout = parse_subsecond_duration(node).ok().filter(|timeout| range.contains(timeout));
-        timeout.ok_or_else(|| r#"must be a duration between 1ms and 5s, for example "50ms""#.to_owned())
-    });
+    let timeout = section.duration_or_default("timeout");
     let name = if section.has("key_file") { "key_file" } else { "key" };
     if !section.has(name) {
         section
@@ -48,12 +41,7 @@ fn parse_redis(section: &Section<'_>) -> Option<RedisConfig> {
         }
         key
     });
-    Some(RedisConfig {
-        url: url?,
-        password: complete.then_some(password)?,
-        key: key?,
-        timeout: timeout.unwrap_or(DEFAULT_REDIS_TIMEOUT),
-    })
+    Some(RedisConfig { url: url?, password: complete.then_some(password)?, key: key?, timeout })
 }
 
 fn decode_cache_key(secret: &SecretString) -> Option<SecretBox<[u8; 32]>> {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
-use super::super::section::{Section, parse_string};
+use super::super::section::Section;
 use super::super::source::{ConfigNode, ConfigValue, WarningCode};
 use super::super::{
     BundleConfig, CallerConfig, ClientSan, ListenAddress, Name, PolicyMode, ProfileKind, ProfileName,
     RateLimit, ServerConfig,
 };
 use super::profiles::{check_defined, parse_subjects};
-use super::{DefinedNames, SECOND, parse_count_to_million};
+use super::{DefinedNames, SECOND, saturating_u32};
 
 /// The user `nobody`. Linux maps unmapped user ids to it.
 const OVERFLOW_UID: u32 = 65_534;
@@ -33,13 +33,11 @@ pub(super) fn parse_caller(
     let peer_uid = section.optional("peer_uid", parse_uid);
     let allow = section.list("allow", ProfileName::parse);
     let subjects = parse_subjects(section);
-    let subjects_per_minute = section.optional("subjects_per_minute", parse_count_to_million);
-    let policy = section.optional("policy", |node| match parse_string(node)?.as_str() {
-        "enforce" => Ok(PolicyMode::Enforce),
-        "audit" => Ok(PolicyMode::Audit),
-        _ => Err(r#"must be "enforce" or "audit""#.to_owned()),
-    });
-    let policy = policy.unwrap_or(PolicyMode::Enforce);
+    let subjects_per_minute = section.count("subjects_per_minute").map(saturating_u32);
+    let policy = match section.choice_or_default("policy", "") {
+        "audit" => PolicyMode::Audit,
+        _ => PolicyMode::Enforce,
+    };
     if policy == PolicyMode::Audit {
         section.warn(
             WarningCode::PolicyAudit,
@@ -47,8 +45,8 @@ pub(super) fn parse_caller(
             "allows and counts requests that `allow`, `subjects` and `subjects_per_minute` forbid",
         );
     }
-    let rate = section.optional("rate", parse_count_to_million);
-    let burst = section.optional("burst", parse_count_to_million);
+    let rate = section.count("rate").map(saturating_u32);
+    let burst = section.count("burst").map(saturating_u32);
     if section.has("burst") && !section.has("rate") {
         section.problem("burst", "needs `rate`, the requests per second");
     }

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use std::time::Duration;
-
-use super::super::section::{Section, parse_duration, parse_string};
-use super::super::source::{ConfigNode, WarningCode};
+use super::super::section::Section;
+use super::super::source::WarningCode;
+use super::super::values::parse_string;
 use super::super::{
-    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, IdentityConfig, KeyId, KeysetConfig,
-    KeysetSource, MIN_TTL, Name, OauthConfig, ProfileKind, ProfileName,
+    Algorithm, IdentityConfig, KeyId, KeysetConfig, KeysetSource, MIN_TTL, Name, OauthConfig, ProfileKind,
+    ProfileName,
 };
-use super::{HOUR, check_range};
+use super::HOUR;
 
 pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetConfig> {
     let directory = section.path("directory");
@@ -18,10 +17,8 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
     let key_file = section.path("key_file");
     let kid = section.optional("kid", |node| KeyId::parse(&parse_string(node)?));
     let passphrase = section.secret("passphrase", "passphrase_file");
-    let publish_lead =
-        section.optional("publish_lead", parse_publication_period).unwrap_or(DEFAULT_PUBLISH_LEAD);
-    let retire_margin =
-        section.optional("retire_margin", parse_publication_period).unwrap_or(DEFAULT_RETIRE_MARGIN);
+    let publish_lead = section.duration_or_default("publish_lead");
+    let retire_margin = section.duration_or_default("retire_margin");
     if publish_lead < HOUR {
         section.warn(
             WarningCode::PublishLead,
@@ -62,10 +59,6 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
         retire_margin,
         used_by: Vec::new(),
     })
-}
-
-fn parse_publication_period(node: &ConfigNode) -> Result<Duration, String> {
-    check_range(parse_duration(node)?, 1, 90 * 86_400, "1s", "90d")
 }
 
 /// Sets `algorithm`, `longest_life` and `used_by` of each keyset from the profiles that sign with it.

@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::section::{Diagnostics, Section, parse_count, paste_artifact};
+use super::section::{Diagnostics, Section};
 use super::source::{
-    ConfigNode, Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode, is_non_setting_variable,
+    Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode, is_non_setting_variable,
 };
+use super::values::paste_artifact;
 use super::{
     BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, KeysetConfig, Name,
     OauthConfig, ProfileKind, ServerConfig,
@@ -95,8 +96,7 @@ pub(super) fn check_other_variables(environment: &Environment, diagnostics: &Dia
 }
 
 pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
-    let server = root.section("server");
-    let server = server::parse_server(server.as_ref());
+    let server = root.section_or_empty("server").and_then(|server| server::parse_server(&server));
     let cache = cache::parse_cache(root.section("cache").as_ref());
     let keysets_section = root.section("keysets");
     let mut keysets = parse_named(keysets_section.as_ref(), parse_keyset);
@@ -185,24 +185,7 @@ impl DefinedNames {
 /// Marks a section that is present but invalid; a problem was reported.
 struct InvalidSection;
 
-fn check_range(
-    value: Duration,
-    from: u64,
-    to: u64,
-    from_text: &str,
-    to_text: &str,
-) -> Result<Duration, String> {
-    if (from..=to).contains(&value.as_secs()) {
-        Ok(value)
-    } else {
-        Err(format!("must be between {from_text} and {to_text}"))
-    }
-}
-
-fn parse_count_to_million(node: &ConfigNode) -> Result<u32, String> {
-    let number = parse_count(node)?;
-    u32::try_from(number)
-        .ok()
-        .filter(|number| *number <= 1_000_000)
-        .ok_or_else(|| "must be at most 1000000".to_owned())
+/// Converts a number that the schema bounds by a million.
+fn saturating_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::super::salesforce::{self, UrlIssues};
-use super::super::section::{Section, parse_bool, parse_count, parse_duration, parse_string};
+use super::super::section::Section;
 use super::super::source::{ConfigNode, WarningCode};
+use super::super::values::{parse_bool, parse_string};
 use super::super::{
     Algorithm, BundleConfig, Hs256Kind, HttpsUrl, IdentityConfig, Issuer, MessagingConfig, Name, OauthConfig,
     OrgId, ProfileKind, ProfileName, REGISTERED_CLAIMS, SubjectPattern, validate_text,
 };
-use super::{DefinedNames, HOUR, InvalidSection, check_range};
+use super::{DefinedNames, HOUR, InvalidSection};
 
 /// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
 const MIN_HS256_SECRET_BYTES: usize = 32;
@@ -32,12 +33,11 @@ pub(super) fn parse_identity(
         let audience = parse_string(node)?;
         validate_text(&audience, 2048).map(|()| audience.to_string())
     });
-    let algorithm = section.optional("algorithm", |node| match parse_string(node)?.as_str() {
-        "RS256" => Ok(Algorithm::Rs256),
-        "RS512" => Ok(Algorithm::Rs512),
-        _ => Err(r#"must be "RS256" or "RS512": Salesforce accepts no other"#.to_owned()),
-    });
-    let ttls = parse_ttls(section, |node| check_range(parse_duration(node)?, 60, 86_400, "60s", "24h"));
+    let algorithm = match section.choice_or_default("algorithm", ": Salesforce accepts no other") {
+        "RS512" => Algorithm::Rs512,
+        _ => Algorithm::Rs256,
+    };
+    let ttls = parse_ttls(section);
     let claims = parse_claims(section, &[]);
     let subjects = parse_subjects(section);
     let messaging =
@@ -54,7 +54,7 @@ pub(super) fn parse_identity(
         keyset: keyset?,
         issuer: issuer?,
         audience,
-        algorithm: algorithm.unwrap_or(Algorithm::Rs256),
+        algorithm,
         ttl,
         max_ttl,
         claims,
@@ -75,12 +75,9 @@ fn parse_keyset_reference(section: &Section<'_>, defined: &DefinedNames) -> Opti
 
 /// Parses `ttl` and `max_ttl`. The default of `ttl` is an hour, or `max_ttl` if that is less. The default of `max_ttl` is `ttl`.
 /// `ttl` must not exceed `max_ttl`.
-fn parse_ttls(
-    section: &Section<'_>,
-    parse: fn(&ConfigNode) -> Result<Duration, String>,
-) -> Option<(Duration, Duration)> {
-    let ttl = section.optional("ttl", parse);
-    let max_ttl = section.optional("max_ttl", parse);
+fn parse_ttls(section: &Section<'_>) -> Option<(Duration, Duration)> {
+    let ttl = section.duration("ttl");
+    let max_ttl = section.duration("max_ttl");
     if (section.has("ttl") && ttl.is_none()) || (section.has("max_ttl") && max_ttl.is_none()) {
         return None;
     }
@@ -142,15 +139,12 @@ fn parse_messaging(section: &Section<'_>) -> Option<MessagingConfig> {
         },
         "the API name of the Embedded Service deployment",
     );
-    let requests_per_minute = section.optional("requests_per_minute", |node| match parse_count(node)? {
-        requests @ 1..=200 => Ok(requests),
-        _ => Err("must be at most 200, Salesforce's limit for a whole org".to_owned()),
-    });
+    let requests_per_minute = section.count_or_default("requests_per_minute");
     Some(MessagingConfig {
         scrt_url: scrt_url?,
         org_id: org_id?,
         es_developer_name: es_developer_name?,
-        requests_per_minute: requests_per_minute.unwrap_or(150),
+        requests_per_minute,
     })
 }
 
@@ -170,14 +164,9 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
         "https://login.salesforce.com, https://test.salesforce.com or the org's My Domain URL",
     );
     let token_url = section.optional("token_url", |node| HttpsUrl::parse(&parse_string(node)?));
-    let assertion_ttl =
-        section.optional("assertion_ttl", |node| check_range(parse_duration(node)?, 30, 300, "30s", "5m"));
-    let access_token_ttl = section
-        .optional("access_token_ttl", |node| check_range(parse_duration(node)?, 60, 86_400, "60s", "24h"));
-    let logins_per_hour = section.optional("logins_per_hour", |node| match parse_count(node)? {
-        logins @ 1..=3600 => Ok(logins),
-        _ => Err("must be at most 3600, Salesforce's limit for a user".to_owned()),
-    });
+    let assertion_ttl = section.duration_or_default("assertion_ttl");
+    let access_token_ttl = section.duration_or_default("access_token_ttl");
+    let logins_per_hour = section.count_or_default("logins_per_hour");
 
     if let Some(fault) = consumer_key.as_deref().and_then(salesforce::consumer_key_error) {
         section.warn(WarningCode::ConsumerKey, "consumer_key", format!("isn't a consumer key: {fault}"));
@@ -212,9 +201,9 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
         username: username?,
         audience,
         token_url,
-        assertion_ttl: assertion_ttl.unwrap_or(Duration::from_secs(150)),
-        access_token_ttl: access_token_ttl.unwrap_or(Duration::from_mins(55)),
-        logins_per_hour: logins_per_hour.unwrap_or(360),
+        assertion_ttl,
+        access_token_ttl,
+        logins_per_hour,
     })
 }
 
@@ -236,16 +225,15 @@ pub struct Hs256Config {
 pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs256Config> {
     let facts = kind.facts();
     let secret = section.secret("secret", "secret_file");
-    let allow_short_secret = section.optional("allow_short_secret", parse_bool);
-    let ttls =
-        parse_ttls(section, |node| check_range(parse_duration(node)?, 60, 30 * 86_400, "60s", "30 days"));
+    let allow_short_secret = section.or_default("allow_short_secret", parse_bool);
+    let ttls = parse_ttls(section);
     let claims = parse_claims(section, &[facts.user_claim]);
     if !section.has("secret") && !section.has("secret_file") {
         section.problem("secret", format!("is missing: the {} ({})", facts.secret, facts.secret_page));
     }
     let is_short =
         secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_HS256_SECRET_BYTES);
-    if is_short && !allow_short_secret.unwrap_or(false) {
+    if is_short && !allow_short_secret {
         let message = format!(
             "is shorter than 32 bytes, the minimum for HS256 (RFC 7518, section 3.2); is it the {}? If {} gave you such a short \
              one, set `allow_short_secret = true`",

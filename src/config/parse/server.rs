@@ -1,28 +1,14 @@
 //! Parses `[server]`: listeners, TLS, limits and signing.
 
-use std::time::Duration;
-
-use super::super::section::{Section, parse_byte_count, parse_count, parse_duration, parse_string};
+use super::super::section::Section;
+use super::super::values::parse_string;
 use super::super::{
     AuditLogMode, BatchMode, HttpsUrl, Limits, ListenAddress, PublicListenerConfig, RateLimit, ServerConfig,
     SigningConfig, TlsConfig,
 };
-use super::{InvalidSection, MINUTE, check_range, parse_count_to_million};
+use super::{InvalidSection, MINUTE, saturating_u32};
 
-pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig> {
-    let Some(section) = section else {
-        return Some(ServerConfig {
-            listen: ListenAddress::default(),
-            tls: None,
-            public: None,
-            ops: None,
-            limits: default_limits(),
-            signing: SigningConfig { batch: BatchMode::Auto, library: None },
-            audit_key: None,
-            audit: AuditLogMode::BestEffort,
-            state_directory: None,
-        });
-    };
+pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
     let listen = parse_listen(section).or_else(|| (!section.has("listen")).then(ListenAddress::default));
     let tls = section.section("tls").map(|tls| parse_tls(&tls).ok_or(InvalidSection)).transpose();
     let public = section.section("public").map(|public| -> Result<PublicListenerConfig, InvalidSection> {
@@ -40,16 +26,13 @@ pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig
     });
     let public = public.transpose();
     let ops = section.section("ops").map(|ops| parse_required_listen(&ops).ok_or(InvalidSection)).transpose();
-    let limits = section.section("limits").map_or_else(default_limits, |limits| parse_limits(&limits));
-    let signing = section
-        .section("signing")
-        .map_or(SigningConfig { batch: BatchMode::Auto, library: None }, |signing| parse_signing(&signing));
+    let limits = section.section_or_empty("limits").map(|limits| parse_limits(&limits));
+    let signing = section.section_or_empty("signing").map(|signing| parse_signing(&signing));
     let audit_key = section.secret("audit_key", "audit_key_file");
-    let audit = section.optional("audit", |node| match parse_string(node)?.as_str() {
-        "best-effort" => Ok(AuditLogMode::BestEffort),
-        "required" => Ok(AuditLogMode::Required),
-        _ => Err(r#"must be "best-effort" or "required""#.to_owned()),
-    });
+    let audit = match section.choice_or_default("audit", "") {
+        "required" => AuditLogMode::Required,
+        _ => AuditLogMode::BestEffort,
+    };
     let state_directory = section.path("state_directory");
 
     let server = ServerConfig {
@@ -57,10 +40,10 @@ pub(super) fn parse_server(section: Option<&Section<'_>>) -> Option<ServerConfig
         tls: tls.ok()?,
         public: public.ok()?,
         ops: ops.ok()?,
-        limits,
-        signing,
+        limits: limits?,
+        signing: signing?,
         audit_key,
-        audit: audit.unwrap_or(AuditLogMode::BestEffort),
+        audit,
         state_directory,
     };
     let public = server.public.as_ref().map(|public| &public.listen);
@@ -110,61 +93,32 @@ fn parse_tls(section: &Section<'_>) -> Option<TlsConfig> {
     })
 }
 
-const fn default_limits() -> Limits {
-    Limits {
-        request_timeout: Duration::from_secs(10),
-        body: 16 << 10,
-        connections: 10_000,
-        signing_queue: 1024,
-        token_cache: 64 << 20,
-        // Enough for a person with a hundred tabs that all load at once, and again each minute.
-        remint_rate: RateLimit { requests: 120, window: MINUTE, burst: 120 },
-    }
-}
-
 fn parse_limits(section: &Section<'_>) -> Limits {
-    let default = default_limits();
     Limits {
-        request_timeout: section
-            .optional("request_timeout", |node| check_range(parse_duration(node)?, 1, 300, "1s", "5m"))
-            .unwrap_or(default.request_timeout),
-        body: section
-            .optional("body", |node| match parse_byte_count(node)? {
-                size @ 1024..=1_048_576 => Ok(size),
-                _ => Err("must be between 1 KiB and 1 MiB".to_owned()),
-            })
-            .unwrap_or(default.body),
-        connections: section.optional("connections", parse_count).unwrap_or(default.connections),
-        signing_queue: section.optional("signing_queue", parse_count).unwrap_or(default.signing_queue),
+        request_timeout: section.duration_or_default("request_timeout"),
+        body: section.size_or_default("body"),
+        connections: section.count_or_default("connections"),
+        signing_queue: section.count_or_default("signing_queue"),
+        // The default is enough for a person with a hundred tabs that all load at once, and again each minute.
         remint_rate: RateLimit {
-            requests: section
-                .optional("remints_per_minute", parse_count_to_million)
-                .unwrap_or(default.remint_rate.requests),
+            requests: saturating_u32(section.count_or_default("remints_per_minute")),
             window: MINUTE,
-            burst: section
-                .optional("remint_burst", parse_count_to_million)
-                .unwrap_or(default.remint_rate.burst),
+            burst: saturating_u32(section.count_or_default("remint_burst")),
         },
         // A smaller cache holds too few tokens, and requests would become logins.
-        token_cache: section
-            .optional("token_cache", |node| match parse_byte_count(node)? {
-                size @ 65_536.. => Ok(size),
-                _ => Err("must be at least 64 KiB: without a cache each request is a login".to_owned()),
-            })
-            .unwrap_or(default.token_cache),
+        token_cache: section.size_or_default("token_cache"),
     }
 }
 
 fn parse_signing(section: &Section<'_>) -> SigningConfig {
-    let batch = section.optional("batch", |node| match parse_string(node)?.as_str() {
-        "auto" => Ok(BatchMode::Auto),
-        "off" => Ok(BatchMode::Off),
-        "required" => Ok(BatchMode::Required),
-        _ => Err(r#"must be "auto", "off" or "required""#.to_owned()),
-    });
+    let batch = match section.choice_or_default("batch", "") {
+        "off" => BatchMode::Off,
+        "required" => BatchMode::Required,
+        _ => BatchMode::Auto,
+    };
     let library = section.path("library");
-    if batch == Some(BatchMode::Required) && !section.has("library") {
+    if batch == BatchMode::Required && !section.has("library") {
         section.problem("library", "is missing, and `batch` is \"required\": the path of libcrypto_mb.so.13");
     }
-    SigningConfig { batch: batch.unwrap_or(BatchMode::Auto), library }
+    SigningConfig { batch, library }
 }

@@ -1,0 +1,108 @@
+//! The schema of `[keysets.NAME]`, and of `keyset.toml` in a key directory.
+
+use super::Presence::{Absent, Conditional, Default, Required};
+use super::ValueKind::{Duration, Flag, Moment, Text};
+use super::{KeySchema, PATH, PEM, Rule, SECRET, TableSchema, TextForm, ValueKind, key, table, text};
+
+const KEY_ID: TextForm = text("key id", "^[A-Za-z0-9_~:@+=-][A-Za-z0-9._~:@+=-]{0,127}$", 128);
+const ONE_SOURCE: &str = "exactly one of `directory`, `key_file` and `key`";
+
+pub(super) static KEYSETS: TableSchema = TableSchema::of_named("The keysets.", &KEYSET_ENTRY);
+static KEYSET_ENTRY: KeySchema = table("NAME", &KEYSET);
+
+static KEYSET: TableSchema = TableSchema::new(
+    "RSA keys that are published together at `/keysets/NAME/jwks.json`. One issuer in Salesforce trusts one keyset.",
+    &[
+        key(
+            "directory",
+            Text(PATH),
+            Conditional(ONE_SOURCE),
+            "The folder with `KID.key`, `KID.crt` and [`keyset.toml`](#keysettoml). The name of a key file is the key id.",
+        ),
+        key("key_file", Text(PATH), Conditional(ONE_SOURCE), "The PEM file of the keyset's only private key."),
+        key(
+            "key",
+            Text(PEM),
+            Conditional(ONE_SOURCE),
+            "The keyset's only private key, as PEM text. The text has real newlines, has `\\n` written out, or is base64 of the \
+             whole PEM.",
+        ),
+        key(
+            "kid",
+            Text(KEY_ID),
+            Conditional("required with `key` and `key_file`, refused with `directory`"),
+            "The key id: 1 to 128 letters, digits or any of `._~:@+=-`. It doesn't begin with a dot.",
+        ),
+        key(
+            "passphrase",
+            Text(SECRET),
+            Conditional("at most one of `passphrase` and `passphrase_file`"),
+            "The passphrase that opens encrypted PKCS#8 keys of this keyset.",
+        ),
+        key(
+            "passphrase_file",
+            Text(PATH),
+            Conditional("at most one of `passphrase` and `passphrase_file`"),
+            "The file that holds `passphrase`.",
+        ),
+        key(
+            "publish_lead",
+            Duration { min: "1s", max: "90d" },
+            Default("\"24h\""),
+            "The shortest time for which a key is published before it signs. Caches keep the JWKS for a quarter of it, at most \
+             5 minutes.",
+        ),
+        key(
+            "retire_margin",
+            Duration { min: "1s", max: "90d" },
+            Default("\"1h\""),
+            "The time for which a key stays published after the last token that it may have signed has expired.",
+        ),
+    ],
+)
+.with_rules(&[
+    Rule::ExactlyOne(&["directory", "key_file", "key"]),
+    Rule::AtMostOne(&["passphrase", "passphrase_file"]),
+    Rule::Needs("key_file", "kid"),
+    Rule::Needs("key", "kid"),
+    Rule::Excludes("directory", "kid"),
+]);
+
+/// The file `keyset.toml`.
+pub static SCHEDULE: TableSchema = TableSchema::new(
+    "The schedule of the keys in a directory.",
+    &[key("key", ValueKind::Tables(&SCHEDULED_KEY), Required, "")],
+);
+
+static SCHEDULED_KEY: TableSchema = TableSchema::new(
+    "One key of the directory. The key with the latest `sign_from` that has passed signs.",
+    &[
+        key("kid", Text(KEY_ID), Required, "The key id: the name of the file `KID.key`."),
+        key(
+            "sign_from",
+            Moment,
+            Conditional("required, unless the entry has `retired`"),
+            "The date from which the key signs, until another key takes over.",
+        ),
+        key(
+            "added",
+            Moment,
+            Absent,
+            "The date since which the key has been published. `sign_from` must come at least `publish_lead` later.",
+        ),
+        key(
+            "retired",
+            Moment,
+            Absent,
+            "The date at which the key was retired. The key neither signs nor is published, whatever the date. The entry stays \
+             in the schedule, because the dates of other keys depend on it. `true` is accepted too, with a warning.",
+        ),
+        key(
+            "emergency",
+            Flag,
+            Default("false"),
+            "Allows dates that verifiers don't expect. Tokens of this key fail until verifiers fetch the keys again.",
+        ),
+    ],
+)
+.with_rules(&[Rule::AtLeastOne(&["sign_from", "retired"])]);

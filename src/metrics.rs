@@ -4,9 +4,10 @@
 //! - Label values come from small closed sets: the route table, names from the configuration, and outcomes. They never
 //!   contain what a caller sent.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -18,9 +19,20 @@ use prometheus::{
 const DURATION_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
+/// The name, type, labels and help of one metric family.
+pub struct FamilyDescription {
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    pub labels: Vec<String>,
+    pub help: String,
+}
+
 /// The metric families of one service.
 pub struct Metrics {
     registry: Registry,
+    /// Describes each family, with or without samples. The families of the process collector are not among them.
+    pub descriptions: Vec<FamilyDescription>,
     /// Tokens minted for callers, by `profile` (for example `identity.web`) and `caller`.
     pub(crate) tokens_minted: IntCounterVec,
     /// HTTP responses, by `route` (the path in the route table, or `other`) and `status`.
@@ -115,8 +127,8 @@ impl Metrics {
     #[expect(clippy::new_without_default, reason = "a second registry by way of `default()` would be a bug")]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let builder = MetricsBuilder(&registry);
-        let metrics = Self {
+        let builder = MetricsBuilder { registry: &registry, descriptions: RefCell::default() };
+        let mut metrics = Self {
             tokens_minted: builder.counters(
                 "tokens_minted_total",
                 "Tokens minted, by profile and caller.",
@@ -267,6 +279,7 @@ impl Metrics {
                 &["profile"],
             ),
             clock_skew: builder.add(
+                "gauge",
                 Gauge::with_opts(MetricsBuilder::opts(
                     "salesforce_clock_skew_seconds",
                     "Our clock minus the clock of Salesforce's last response.",
@@ -294,10 +307,12 @@ impl Metrics {
                 .counter("log_lines_dropped_total", "Log lines dropped because they could not be written in time."),
             panics: builder.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
             registry: registry.clone(),
+            descriptions: Vec::new(),
         };
         let build = builder.int_gauges("build_info", "The version that runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         builder.add_boxed(Box::new(ProcessCollector::for_self()));
+        metrics.descriptions = builder.descriptions.into_inner();
         metrics
     }
 
@@ -341,16 +356,26 @@ fn forget_others(
 }
 
 /// Creates metric families and registers them.
-struct MetricsBuilder<'a>(&'a Registry);
+struct MetricsBuilder<'a> {
+    registry: &'a Registry,
+    descriptions: RefCell<Vec<FamilyDescription>>,
+}
 
 impl MetricsBuilder<'_> {
-    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+    fn add<C: Collector + Clone + 'static>(&self, kind: &'static str, collector: C) -> C {
+        let describe = |family: &&Desc| FamilyDescription {
+            name: family.fq_name.clone(),
+            kind,
+            labels: family.variable_labels.clone(),
+            help: family.help.clone(),
+        };
+        self.descriptions.borrow_mut().extend(collector.desc().iter().map(describe));
         self.add_boxed(Box::new(collector.clone()));
         collector
     }
 
     fn add_boxed(&self, collector: Box<dyn Collector>) {
-        self.0.register(collector).expect("names are constant and distinct");
+        self.registry.register(collector).expect("names are constant and distinct");
     }
 
     fn opts(name: &str, help: &str) -> Opts {
@@ -358,32 +383,32 @@ impl MetricsBuilder<'_> {
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+        self.add("counter", IntCounterVec::new(Self::opts(name, help), labels).expect("constant and valid"))
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::with_opts(Self::opts(name, help)).expect("constant and valid"))
+        self.add("counter", IntCounter::with_opts(Self::opts(name, help)).expect("constant and valid"))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::with_opts(Self::opts(name, help)).expect("constant and valid"))
+        self.add("gauge", IntGauge::with_opts(Self::opts(name, help)).expect("constant and valid"))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        self.add(GaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+        self.add("gauge", GaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
     }
 
     fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+        self.add("gauge", IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
-        self.add(Histogram::with_opts(opts).expect("constant and valid"))
+        self.add("histogram", Histogram::with_opts(opts).expect("constant and valid"))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DURATION_BUCKETS.to_vec());
-        self.add(HistogramVec::new(opts, labels).expect("constant and valid"))
+        self.add("histogram", HistogramVec::new(opts, labels).expect("constant and valid"))
     }
 }

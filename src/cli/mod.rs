@@ -9,6 +9,7 @@ mod check;
 mod completions;
 mod dev;
 mod doctor;
+mod exit_codes;
 mod findings;
 mod healthcheck;
 mod init;
@@ -18,6 +19,7 @@ mod mint;
 mod openapi;
 mod salesforce_metadata;
 mod sandbox;
+mod schema;
 mod serve;
 mod verify;
 
@@ -50,6 +52,8 @@ use crate::config::{
     ListenAddress, Name, OpsAddress, Problem, ValueOrigin,
 };
 use crate::hash::sha256;
+
+pub use exit_codes::{COMMON_EXIT_CODES, EXIT_CODES};
 
 /// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
 /// Intercom user JWTs.
@@ -85,6 +89,7 @@ enum Command {
     Sandbox(WithConfig<sandbox::SandboxCommand>),
     Healthcheck(WithConfig<healthcheck::HealthcheckCommand>),
     Openapi(openapi::OpenapiCommand),
+    Schema(schema::SchemaCommand),
     Completions(completions::CompletionsCommand),
 }
 
@@ -360,7 +365,11 @@ impl Cli {
     fn run(self, environment: &Environment, clock_and_rng: &ClockAndRng) -> Result<(), CliError> {
         let reads_none = matches!(
             self.command,
-            Command::Dev(_) | Command::Init(_) | Command::Openapi(_) | Command::Completions(_)
+            Command::Dev(_)
+                | Command::Init(_)
+                | Command::Openapi(_)
+                | Command::Schema(_)
+                | Command::Completions(_)
         );
         if reads_none && self.config.is_some() {
             return Err(CliError::Usage(
@@ -387,6 +396,7 @@ impl Cli {
             Command::Sandbox(command) => command.run(context, sandbox::SandboxCommand::run),
             Command::Healthcheck(command) => command.run(context, healthcheck::HealthcheckCommand::run),
             Command::Openapi(command) => command.run(),
+            Command::Schema(command) => command.run(),
             Command::Completions(command) => command.run(&mut Self::command()),
         }
     }

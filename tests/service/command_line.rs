@@ -69,7 +69,7 @@ fn the_commands_in_the_help_are_grouped_and_none_is_left_out() {
 
 #[test]
 fn config_is_an_option_where_a_configuration_is_read_and_nowhere_else() {
-    const READ_NONE: [&str; 4] = ["dev", "init", "openapi", "completions"];
+    const READ_NONE: [&str; 5] = ["dev", "init", "openapi", "schema", "completions"];
     let workspace = Workspace::bare();
     let cli = tokenmint::cli::Cli::command();
     for path in commands().iter().filter(|path| !path.is_empty()) {

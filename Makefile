@@ -200,10 +200,10 @@ image:
 	tests/image lint
 	tests/image
 
-# The tables of the doctor's checks and of Salesforce's answers.
-## Write the generated tables of docs/troubleshooting.md.
+# The tables of the doctor's checks and of Salesforce's answers; the configuration keys, commands and metrics.
+## Write the generated parts of docs/troubleshooting.md and docs/reference.
 docs:
-	UPDATE_DOCS=1 $(CARGO) test --locked --test service troubleshooting::
+	UPDATE_DOCS=1 $(CARGO) test --locked --test service -- troubleshooting:: reference::pages::
 
 # Reads docs/, and the files that its pages link to. site/mkdocs.yml has the navigation. With `--quiet`, `--strict` would find nothing.
 ## Build the documentation site into target/site; a dead link is an error.

@@ -348,7 +348,7 @@ impl<'a> Section<'a> {
 
     /// Like [`section`](Self::section), but returns an empty section if the table is absent.
     pub(crate) fn section_or_empty(&self, name: &'static str) -> Option<Self> {
-        if self.has(name) {
+        if self.node(name).is_some() {
             return self.section(name);
         }
         let (origin, schema) = (self.origin.clone(), self.inner_schema(name)?);

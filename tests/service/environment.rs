@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
 
+use tokenmint::config::schema::{ROOT, ValueKind, tables};
 use tokenmint::config::{Config, Environment};
 
 use crate::support::{KEYS, Workspace, configuration, sha256_hex, user_1, verified};
@@ -205,7 +206,7 @@ fn two_variables_of_one_setting_are_refused() {
 }
 
 /// Settings, each with a valid value.
-const SETTINGS: [(&str, &str); 55] = [
+const SETTINGS: &[(&str, &str)] = &[
     ("SERVER__LISTEN", "127.0.0.1:0"),
     ("SERVER__AUDIT", "required"),
     ("SERVER__AUDIT_KEY", "an-audit-key-of-32-bytes-or-more"),
@@ -213,6 +214,9 @@ const SETTINGS: [(&str, &str); 55] = [
     ("SERVER__STATE_DIRECTORY", "state"),
     ("SERVER__PUBLIC__LISTEN", "127.0.0.1:1"),
     ("SERVER__PUBLIC__URL", "https://tokens.example.com"),
+    ("SERVER__PUBLIC__TLS__CERTIFICATE_FILE", "tls.crt"),
+    ("SERVER__PUBLIC__TLS__PRIVATE_KEY_FILE", "tls.key"),
+    ("SERVER__PUBLIC__TLS__CLIENT_CA_FILE", "ca.crt"),
     ("SERVER__OPS__LISTEN", "127.0.0.1:2"),
     ("SERVER__TLS__CERTIFICATE_FILE", "tls.crt"),
     ("SERVER__TLS__PRIVATE_KEY_FILE", "tls.key"),
@@ -228,13 +232,16 @@ const SETTINGS: [(&str, &str); 55] = [
     ("SERVER__SIGNING__LIBRARY", "libcrypto_mb.so.13"),
     ("CACHE__REDIS__URL", "redis://127.0.0.1"),
     ("CACHE__REDIS__KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+    ("CACHE__REDIS__KEY_FILE", "redis.secret"),
     ("CACHE__REDIS__PASSWORD", "a=b_c"),
+    ("CACHE__REDIS__PASSWORD_FILE", "intercom.secret"),
     ("CACHE__REDIS__TIMEOUT", "50ms"),
     ("KEYSETS__WEB__DIRECTORY", "keys/web"),
     ("KEYSETS__TEXT__KEY", "-----BEGIN PRIVATE KEY-----"),
     ("KEYSETS__TEXT__KEY_FILE", "web.key"),
     ("KEYSETS__TEXT__KID", "Key=1"),
     ("KEYSETS__WEB__PASSPHRASE", "open=sesame"),
+    ("KEYSETS__WEB__PASSPHRASE_FILE", "intercom.secret"),
     ("KEYSETS__WEB__PUBLISH_LEAD", "24h"),
     ("KEYSETS__WEB__RETIRE_MARGIN", "1h"),
     ("IDENTITY__WEB__KEYSET", "web"),
@@ -248,27 +255,63 @@ const SETTINGS: [(&str, &str); 55] = [
     ("IDENTITY__WEB__MESSAGING__SCRT_URL", "https://acme.my.salesforce-scrt.com"),
     ("IDENTITY__WEB__MESSAGING__ORG_ID", "00D000000000001"),
     ("IDENTITY__WEB__MESSAGING__ES_DEVELOPER_NAME", "Web_Channel"),
+    ("IDENTITY__WEB__MESSAGING__REQUESTS_PER_MINUTE", "150"),
+    ("OAUTH__CRM__KEYSET", "crm"),
     ("OAUTH__CRM__CONSUMER_KEY", "3MVG9.consumer"),
     ("OAUTH__CRM__USERNAME", "integration@acme.com"),
     ("OAUTH__CRM__AUDIENCE", "https://login.salesforce.com"),
     ("OAUTH__CRM__TOKEN_URL", "https://login.salesforce.com/services/oauth2/token"),
+    ("OAUTH__CRM__ASSERTION_TTL", "150s"),
+    ("OAUTH__CRM__ACCESS_TOKEN_TTL", "55m"),
+    ("OAUTH__CRM__LOGINS_PER_HOUR", "360"),
     ("INTERCOM__FIN__SECRET", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
     ("INTERCOM__FIN__SECRET_FILE", "intercom.secret"),
     ("INTERCOM__FIN__ALLOW_SHORT_SECRET", "false"),
+    ("INTERCOM__FIN__TTL", "10m"),
+    ("INTERCOM__FIN__MAX_TTL", "1h"),
+    ("INTERCOM__FIN__CLAIMS", "email"),
     ("BUNDLES__FIN__ONE", "identity.web"),
     ("CALLERS__WEB__API_KEY_SHA256", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
     ("CALLERS__WEB__CLIENT_SAN", "web.example"),
+    ("CALLERS__WEB__PEER_UID", "1001"),
     ("CALLERS__WEB__ALLOW", "identity.web"),
     ("CALLERS__WEB__POLICY", "audit"),
     ("CALLERS__WEB__RATE", "10"),
+    ("CALLERS__CRM__BURST", "10"),
+    ("CALLERS__WEB__SUBJECTS", "[0-9]+"),
+    ("CALLERS__WEB__SUBJECTS_PER_MINUTE", "1000"),
 ];
+
+/// Whether the setting belongs to the key of the schema. `NAME` and `ENTRY` stand for any name.
+fn is_of_key(setting: &str, table: &str, key: &str) -> bool {
+    let written = format!("{table}.{key}");
+    let (levels, names) = (setting.split("__"), written.split('.'));
+    levels.clone().count() == names.clone().count()
+        && levels
+            .zip(names)
+            .all(|(level, name)| name == "NAME" || name == "ENTRY" || level.eq_ignore_ascii_case(name))
+}
+
+#[test]
+fn the_settings_are_all_keys_of_the_schema() {
+    for table in tables(&ROOT) {
+        for key in table.schema.keys.iter().chain(table.schema.named) {
+            let is_table = matches!(key.kind, ValueKind::Table(_));
+            let listed = SETTINGS.iter().any(|(setting, _)| is_of_key(setting, &table.path, key.name));
+            assert!(is_table || listed, "{}.{} is not in the list", table.path, key.name);
+        }
+    }
+}
 
 /// Quotes and white space around a value. A shell removes them, `docker --env-file` and systemd's `EnvironmentFile`
 /// only some of them, and editors add them.
 #[test]
 fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     let workspace = Workspace::bare();
+    workspace.write("redis.secret", &sha256_hex("32 bytes"));
     let text = configuration().replace("secret_file = \"intercom.secret\"\n", "");
+    // `burst` needs it.
+    let text = text.replace("[callers.crm]\n", "[callers.crm]\nrate = 10\n");
     // All problems of that setting.
     let said = |variable: &str, field: &str, value: &str| {
         let environment: Environment = std::iter::once((variable.to_owned(), value.to_owned())).collect();
@@ -278,7 +321,7 @@ fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
         let of_it = problems.into_iter().filter(|problem| problem.source == source && problem.field == field);
         of_it.map(|problem| problem.to_string()).collect::<Vec<_>>()
     };
-    for (setting, good) in SETTINGS {
+    for &(setting, good) in SETTINGS {
         let variable = format!("TOKENMINT_{setting}");
         let own = setting.rsplit("__").next().expect("a name");
         let field = setting.replace("__", ".").to_lowercase();

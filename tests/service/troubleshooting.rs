@@ -1,10 +1,11 @@
 //! The tables of checks in the documentation are generated from the code.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use tokenmint::doctor::{CHECKS, EvidenceSource};
 use tokenmint::exchange::errors::{self, ErrorClass};
+
+use crate::pages::compare_or_write;
 
 fn checks() -> String {
     let mut table =
@@ -45,23 +46,7 @@ fn write_row(table: &mut String, cells: &[&str]) {
     table.push_str("|\n");
 }
 
-/// Replaces the text between the comment that starts with `name` and the next end comment by `table`.
-fn with_table(text: &str, name: &str, table: &str) -> String {
-    let opening = text.find(&format!("<!-- {name}:")).expect("the table's beginning");
-    let start = opening + text[opening..].find('\n').expect("a line") + 1;
-    let end = start + text[start..].find("<!-- end -->").expect("the table's end");
-    format!("{}\n{table}\n{}", &text[..start], &text[end..])
-}
-
-/// With `UPDATE_DOCS`, which `make docs` sets, writes the tables instead of comparing them.
 #[test]
 fn the_troubleshooting_tables_are_those_of_the_checks() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");
-    let text = std::fs::read_to_string(&path).expect("the page");
-    let made = with_table(&with_table(&text, "checks", &checks()), "answers", &answers());
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, made).expect("writable");
-    } else {
-        assert!(text == made, "docs/troubleshooting.md is not what the checks say: run `make docs`");
-    }
+    compare_or_write("docs/troubleshooting.md", &[("checks", checks()), ("answers", answers())]);
 }

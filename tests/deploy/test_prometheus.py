@@ -97,11 +97,16 @@ def test_the_dashboard_is_whole():
 
 
 @pytest.fixture(scope="module")
-def exposed(binary, tmp_path_factory):
-    """Metric -> its labels, of a service that has done all that it counts."""
-    text = exercised(binary, tmp_path_factory.mktemp("watched"))
+def scraped(binary, tmp_path_factory):
+    """/metrics of a service that has done all that it counts."""
+    return exercised(binary, tmp_path_factory.mktemp("watched"))
+
+
+@pytest.fixture(scope="module")
+def exposed(scraped):
+    """Metric -> its labels."""
     families = {}
-    for line in text.splitlines():
+    for line in scraped.splitlines():
         if line.startswith("# TYPE"):
             families[line.split()[2]] = set()
         elif line and not line.startswith("#"):
@@ -132,16 +137,12 @@ def test_every_template_names_a_label_that_its_alert_has(exposed):
         assert asked <= has, rule["alert"]
 
 
-def test_the_readme_has_every_metric_and_its_labels_and_no_other(exposed):
-    section = (REPO / "README.md").read_text().split("## Metrics")[1].split("\n## ")[0]
-    documented = {}
-    for row in re.findall(r"^\| (`tokenmint_.*)$", section, re.MULTILINE):
-        names, _, labels = (cell.strip() for cell in row.split("|")[:3])
-        names = re.findall(r"`(\w+)`", names)
-        # Two metrics in a row that differ in labels have these parted by a comma, "–" for none.
-        cells = [cell.strip() for cell in labels.split(",")] if "–" in labels else [labels] * len(names)
-        for name, cell in zip(names, cells, strict=True):
-            documented[name] = set(re.findall(r"`(\w+)`", cell))
+def test_the_reference_has_every_metric_with_its_type_and_labels_and_no_other(scraped, exposed):
+    page = (REPO / "docs/reference/metrics.md").read_text()
+    entry = r"^### `(tokenmint_\w+)`\n\n[^#]+?\n\n- Type: (\w+)\n- Labels: (.*)$"
+    entries = re.findall(entry, page, re.MULTILINE)
+    assert len(entries) == page.count("- Type: ")
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, _, labels in entries}
     exposed_families = {}
     for name, labels in exposed.items():
         if name.startswith("tokenmint_"):
@@ -157,6 +158,8 @@ def test_the_readme_has_every_metric_and_its_labels_and_no_other(exposed):
     )
     documented = {name: labels for name, labels in documented.items() if not name.startswith(elsewhere)}
     assert documented == exposed_families
+    types = dict(re.findall(r"^# TYPE (tokenmint_\w+) (\w+)$", scraped, re.MULTILINE))
+    assert types == {name: kind for name, kind, _ in entries if name in types}
 
 
 def dashboard_queries():

@@ -29,7 +29,9 @@ fn type_words(kind: &ValueKind) -> String {
         ValueKind::Text(form) => form.label.to_owned(),
         ValueKind::List(form) => format!("list; each entry is a {}", form.label),
         ValueKind::Choice(choices) => {
-            choices.iter().map(|choice| format!("`\"{choice}\"`")).collect::<Vec<_>>().join(" or ")
+            let quoted: Vec<String> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
+            let (last, first) = quoted.split_last().expect("choices");
+            format!("{} or {last}", first.join(", "))
         }
         ValueKind::Duration { min, max } => format!("duration, `{min}` to `{max}`"),
         ValueKind::Size { min, max: None, .. } => format!("size, at least `{}`", format_size(*min)),

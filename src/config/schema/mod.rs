@@ -275,28 +275,32 @@ mod tests {
     use super::*;
     use crate::config::{DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, ProfileKind};
 
+    fn key_of(table: &str, key: &str) -> &'static KeySchema {
+        let tables = tables(&ROOT);
+        let table = tables.iter().find(|placed| placed.path == table).expect("a table");
+        table.schema.key(key).expect("a key")
+    }
+
     /// Commands that read no configuration use these constants.
     #[test]
     fn the_constants_are_the_defaults_of_the_schema() {
-        let tables = tables(&ROOT);
-        let keyset = tables.iter().find(|table| table.path == "keysets.NAME").expect("a table");
         for (name, constant) in
             [("publish_lead", DEFAULT_PUBLISH_LEAD), ("retire_margin", DEFAULT_RETIRE_MARGIN)]
         {
-            let presence = keyset.schema.key(name).map(|key| &key.presence);
-            let Some(Presence::Default(written)) = presence else { panic!("{name} has no default") };
-            assert_eq!(humantime::parse_duration(written.trim_matches('"')), Ok(constant));
+            let written = match key_of("keysets.NAME", name).presence {
+                Presence::Default(written) => written.trim_matches('"'),
+                _ => "none",
+            };
+            assert_eq!(humantime::parse_duration(written), Ok(constant), "{name}");
         }
     }
 
     #[test]
-    fn each_kind_of_profile_has_a_section_and_matches_the_pattern() {
-        let ValueKind::Table(callers) = ROOT.key("callers").expect("a section").kind else {
-            panic!("a table")
+    fn each_kind_of_profile_has_a_section_and_can_be_allowed() {
+        let pattern = match key_of("callers.NAME", "allow").kind {
+            ValueKind::List(form) => regex::Regex::new(form.pattern).expect("a pattern"),
+            _ => unreachable!("a list"),
         };
-        let ValueKind::Table(caller) = callers.named.expect("named callers").kind else { panic!("a table") };
-        let ValueKind::List(allow) = caller.key("allow").expect("a key").kind else { panic!("a list") };
-        let pattern = regex::Regex::new(allow.pattern).expect("a pattern");
         for kind in ProfileKind::ALL {
             assert!(ROOT.key(kind.section()).is_some());
             assert!(pattern.is_match(&format!("{}.web", kind.section())));

@@ -94,7 +94,7 @@ fn bounds(kind: &ValueKind) -> (Vec<String>, Vec<String>) {
             let text = |duration: Duration| format!("\"{}\"", humantime::format_duration(duration));
             (
                 vec![text(min), text(max)],
-                vec![text(min - step), text(max + step), words(&["\"soon\""])[0].clone()],
+                vec![text(min.saturating_sub(step)), text(max + step), "\"soon\"".to_owned()],
             )
         }
         ValueKind::Size { min, max, .. } => {

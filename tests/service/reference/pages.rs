@@ -175,7 +175,7 @@ fn write_arguments(page: &mut String, command: &Command) {
 fn write_command(page: &mut String, command: &Command, path: &str) {
     if command.has_subcommands() {
         for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
-            write_command(page, inner, &format!("{path} {}", inner.get_name()).trim_start().to_owned());
+            write_command(page, inner, format!("{path} {}", inner.get_name()).trim_start());
         }
         return;
     }

@@ -1,4 +1,4 @@
-"""The pages of the documentation site: every `sh` block of a page runs, in order, in one shell.
+"""The README and the pages of the documentation site: every `sh` block of a page runs, in order, in one shell.
 
 A `ruby` block whose first line is a comment with a path, and nothing else, is that file.
 """
@@ -11,10 +11,8 @@ import subprocess
 import pytest
 from service import REPO, TOOLS
 
-DOCS = REPO / "docs"
-PAGES = sorted(
-    str(page.relative_to(DOCS)) for page in DOCS.glob("*/*.md") if re.search("^```sh$", page.read_text(), re.MULTILINE)
-)
+ALL_PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*/*.md"))]
+PAGES = [str(page.relative_to(REPO)) for page in ALL_PAGES if re.search("^```sh$", page.read_text(), re.MULTILINE)]
 BLOCKS = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/]+\.rb)\n")
 
@@ -25,7 +23,7 @@ def test_every_command_of_a_page_works(page, tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "tokenmint").symlink_to(os.path.abspath(os.environ["TOKENMINT_BIN"]))
     blocks = []
-    for language, text in BLOCKS.findall((DOCS / page).read_text()):
+    for language, text in BLOCKS.findall((REPO / page).read_text()):
         if language == "sh":
             blocks.append(text)
         elif language == "ruby" and (name := FILE.match(text)):
@@ -50,7 +48,11 @@ def test_every_command_of_a_page_works(page, tmp_path):
 
 
 def test_the_json_of_the_pages_is_json():
-    for page in DOCS.glob("*/*.md"):
+    for page in ALL_PAGES:
         for language, text in BLOCKS.findall(page.read_text()):
             if language == "json":
                 json.loads(text)
+
+
+def test_the_readme_has_less_than_200_lines():
+    assert len((REPO / "README.md").read_text().splitlines()) < 200

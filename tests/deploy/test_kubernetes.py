@@ -217,6 +217,6 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
     spec = one(render(variant), "Deployment")["spec"]["template"]["spec"]
     notice = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert (seen["minted"], seen["exit code"]) == (200, 0)
-    # README.md: gone within 10 seconds, whatever clients do. tokenmint waits five seconds for this client's body.
+    # docs/operate/index.md: gone within 10 seconds, whatever clients do. tokenmint waits five seconds for this client's body.
     assert notice + 10 < spec["terminationGracePeriodSeconds"]
     assert (4 if hang else 0) < seen["seconds to stop"] < 10

@@ -15,7 +15,9 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use tokenmint::clock::{Clock as _, SystemClock, UnixTime};
 
 use crate::key_files::{block, openssl};
-use crate::support::{API_KEY, Answer, KEYS, Running, Workspace, configuration, sha256_hex, signal};
+use crate::support::{
+    API_KEY, Answer, KEYS, Running, Workspace, configuration, eventually_blocking, sha256_hex, signal,
+};
 
 const PAGE: &str = include_str!("../../docs/troubleshoot/messages.md");
 const KEY: &str = "keys/web/WebAppKey1.key";
@@ -79,6 +81,9 @@ const CHECK: &[(&str, Change)] = &[
         workspace.write_key(KEY, &lines[1..lines.len() - 1].join("\n"));
     }),
     ("its PEM text is broken: lines are missing or changed", |workspace| {
+        workspace.write_key(KEY, &KEYS.web.replacen('M', "*", 1));
+    }),
+    ("its contents are broken", |workspace| {
         let lines: Vec<&str> = KEYS.web.lines().collect();
         workspace.write_key(KEY, &[&lines[..9], &lines[10..]].concat().join("\n"));
     }),
@@ -146,18 +151,24 @@ const RELOAD: &[(&str, Change, Change)] = &[
         "was retired and would come back",
         |workspace| {
             second_key(workspace);
-            let retired = format!("retired = {}", date(now() - 60));
-            schedule(workspace, &[("WebAppKey1", 0, &retired), ("WebAppKey2", now() - DAY, "")]);
+            schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
         },
-        |workspace| schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - DAY, "")]),
+        |workspace| {
+            workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
+            schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
+        },
     ),
     (
         "was gone since … and would be published again",
         |workspace| {
             second_key(workspace);
-            schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - DAY, "")]);
+            // The key is published for another 5 seconds: its tokens live for an hour, and the margin is an hour.
+            schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 2 * 3_600 + 5, "")]);
         },
-        |workspace| schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]),
+        |workspace| {
+            eventually_blocking("the key is gone", || workspace.run(&["keys", "list"]).ok().contains("gone"));
+            schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
+        },
     ),
 ];
 
@@ -372,7 +383,9 @@ fn commands_show_their_messages() {
     let address = occupied.local_addr().expect("bound").to_string();
     for (message, arguments, change) in COMMANDS {
         let mut workspace = Workspace::new();
-        replace(&workspace, "127.0.0.1:0", &address);
+        if *arguments == ["serve"] {
+            replace(&workspace, "127.0.0.1:0", &address);
+        }
         change(&mut workspace);
         let ran = workspace.run(arguments);
         let output = format!("{}{}", ran.stdout, ran.stderr);

@@ -87,6 +87,8 @@ until curl -s http://127.0.0.1:8444/; do sleep 0.1; done
 """
 EXPIRED = 'forged "{\\"iss\\":\\"www.example.com\\",\\"sub\\":\\"user-1\\",\\"exp\\":$(($(date +%s) - 7200))}" > token.txt\n'
 
+UAT = "https://acme--uat.sandbox.my.salesforce.com"
+
 FAULTS = {
     "Every chat is anonymous": [
         TOKEN,
@@ -113,6 +115,8 @@ FAULTS = {
         "error_description": "user hasn'"'"'t approved this consumer"}]'""",
         SALESFORCE + "tokenmint keys new CrmKey1 --directory other > made.txt; cp other/CrmKey1.crt uploaded.crt",
         SALESFORCE + """simulate; post clock-skew '{"seconds": 600}'""",
+        SALESFORCE + f"""set_to audience '"https://login.salesforce.com"'; set_to token_url '"{UAT}/services/oauth2/token"'""",
+        SALESFORCE + f"""set_to audience '"{UAT}"'; sed -i /^token_url/d tokenmint.toml""",
     ],
     "app_not_found": SALESFORCE + """set_to audience '"https://login.salesforce.com"'; sed -i /^token_url/d tokenmint.toml""",
     "invalid_client, from Salesforce": SALESFORCE + "simulate; set_to consumer_key '\"3MVG9.other\"'",

@@ -1,11 +1,11 @@
-//! Service discovery on one host: lets commands find the running service and its ops listener.
+//! Service discovery on one host: lets commands find the running service and the listener that answers operators.
 //!
 //! The address in the configuration file may not be the service's: a change of it takes effect only after a restart, or an
 //! environment variable sets it for the service only. A command that used the file's address would find no service, and would
 //! report a key as removed although it still signs.
 //!
-//! So each service listens on an abstract Unix socket (unix(7)). It tells every client which files it uses and where its
-//! ops listener is. Commands find the names of these sockets in `/proc/net/unix`. Processes see each other only within one
+//! So `tokenmint serve` listens on an abstract Unix socket (unix(7)). It tells every client which configuration file and key
+//! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`. Processes see each other only within one
 //! network namespace, which containers usually don't share.
 
 use std::collections::BTreeSet;

@@ -56,7 +56,7 @@ pub(crate) struct JwtParts {
 }
 
 impl UnverifiedToken {
-    /// Parses the token in `text`, which may hold other text but no second token.
+    /// Parses the token in `text`, which may hold other text. A second, different token is an error.
     pub fn parse(about: &str, text: &str) -> Self {
         let text = text.trim_ascii();
         let (rest, surrounding) = strip_wrapping(text);

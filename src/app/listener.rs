@@ -39,7 +39,7 @@ use super::connections::{Connection, ConnectionPermit, Connections, HYPER_BYTES,
 use super::request_scanner::ScannedStream;
 use super::systemd::InheritedSocket;
 use super::tls::ClientCertificate;
-use crate::api::{ApiError, GatedBody, RouteGroup, RequestContext};
+use crate::api::{ApiError, GatedBody, RequestContext, RouteGroup};
 use crate::callers::Peer;
 use crate::clock::{Clock, UnixTime};
 use crate::config::ListenAddress;

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{
-    AppState, Audit, ConfigSnapshot, DroppedLineCounter, RouteGroup, ReloadReport, RequestMetrics, router,
+    AppState, Audit, ConfigSnapshot, DroppedLineCounter, ReloadReport, RequestMetrics, RouteGroup, router,
 };
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
@@ -247,7 +247,8 @@ impl App {
                 continue;
             }
             for socket in sockets {
-                listeners.push((Listener::from_inherited(name, socket, tls.clone()).map_err(failed)?, groups));
+                listeners
+                    .push((Listener::from_inherited(name, socket, tls.clone()).map_err(failed)?, groups));
             }
         }
         for name in inherited.unclaimed() {

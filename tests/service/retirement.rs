@@ -925,12 +925,17 @@ fn a_folder_or_schedule_that_others_can_change_is_refused() {
     };
     workspace.run(&["check"]).ok();
     change("keys/web", 0o777);
-    assert!(refused(&workspace).contains("others can replace files (mode 0777): run `chmod go-w` on this directory"));
+    assert!(
+        refused(&workspace)
+            .contains("others can replace files (mode 0777): run `chmod go-w` on this directory")
+    );
     change("keys/web", 0o1777);
     workspace.run(&["check"]).ok();
     change("keys/web", 0o755);
     change("keys/web/keyset.toml", 0o664);
-    assert!(refused(&workspace).contains("can be changed by others (mode 0664): run `chmod go-w` on this file"));
+    assert!(
+        refused(&workspace).contains("can be changed by others (mode 0664): run `chmod go-w` on this file")
+    );
 }
 
 /// The rules for a key in a key directory also apply to a key file.

@@ -127,8 +127,8 @@ impl OpenedFile {
 
 /// Rejects a directory in which another user could replace files.
 ///
-/// A directory that others may write to is accepted if it is sticky, because then only the owners of the file and of the
-/// directory can replace the file. It is also accepted if it is mounted read-only, like Kubernetes mounts secrets. In each
+/// A directory that others may write to is accepted if it is sticky. Then only the owners of a file and of the directory can
+/// replace the file. It is also accepted if it is mounted read-only, like Kubernetes mounts secrets. In each
 /// case it must belong to root or to this process's user.
 ///
 /// # Errors

@@ -33,7 +33,7 @@ use crate::files::is_same_file;
 const SOCKET_NAME_PREFIX: &str = "tokenmint/";
 /// How long each side waits for the other.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
-/// The largest description of a service, in bytes. It is enough for 10,000 key directories.
+/// The largest description of a service, in bytes. It is enough for 10,000 key directories with paths of 400 bytes.
 const MAX_DESCRIPTION_SIZE: u64 = 4 << 20;
 /// The pause after a connection can't be accepted, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

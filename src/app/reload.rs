@@ -348,7 +348,7 @@ pub(super) fn activate_snapshot(
 }
 
 /// Removes metric series of keys, keysets, callers and grants that no longer exist. Otherwise they would accumulate over
-/// reloads. The series of exchanges are removed at the next scrape; those of `remints_refused` stay.
+/// reloads. The next scrape removes the series of exchanges. The series of `remints_refused` stay.
 fn remove_stale_metrics(old: &ConfigSnapshot, new: &ConfigSnapshot, metrics: &Metrics) {
     let clients = || ClientClass::ALL.iter().map(|client| client.as_str());
     for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {

@@ -7,8 +7,8 @@
 //! - A rejected head never reaches hyper. hyper gets a synthetic request instead, which the service answers with the error.
 //!   The bytes after the rejected head are ignored.
 //! - After a request with a chunked body the connection closes, because only hyper finds the end of that body.
-//! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)), except bytes that
-//!   arrive together with the head.
+//! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)). Bytes that arrive
+//!   together with the head are an exception.
 //! - A client that is too slow to receive a response (`WRITE_TIMEOUT`) is cut off.
 
 use std::io;

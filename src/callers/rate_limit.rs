@@ -1,6 +1,6 @@
 //! The request rate of each caller, the minting rate of each subject, and the limit of distinct subjects per caller.
 //!
-//! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst plus its rate.
+//! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst, plus the period times its rate.
 //! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit.
 //! - A reload keeps the state, except the bucket of a caller whose rate has changed.
 //!

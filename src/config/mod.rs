@@ -337,8 +337,8 @@ impl Config {
             .collect()
     }
 
-    /// Returns a problem for each of `keysets` and `callers` that has entries in `other` and none here, which suggests a file that
-    /// was emptied or truncated.
+    /// Returns a problem for `keysets` and for `callers` if `other` has entries there and `self` has none. This suggests a file
+    /// that was emptied or truncated.
     pub(crate) fn emptied_sections(&self, other: &Self) -> Vec<Problem> {
         let emptied = [
             ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),

@@ -192,8 +192,8 @@ impl CheckInput<'_> {
         self.given.tokens.iter().filter_map(|token| Some((token, token.parts.as_ref().ok()?)))
     }
 
-    /// The public keys of those that may have signed a token: the supplied keys, or else the configured keys that the relying
-    /// party of such a token has.
+    /// The public keys that may verify a token: the supplied keys, or else the configured keys that the relying party of such a
+    /// token has.
     pub(crate) fn verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         if self.given.has_verification_keys() {
             self.given_verification_keys(purpose)
@@ -233,7 +233,7 @@ impl CheckInput<'_> {
                 let numbers = verification_key.numbers.as_ref().filter(|_| verification_key.kid.is_none());
                 if let Some((_, keyset, key)) = numbers.and_then(configured) {
                     verification_key.kid = Some(key.kid.as_str());
-                    // Of the configured keys, only those of [oauth] profiles verify an assertion.
+                    // A configured key verifies an assertion only if an [oauth] profile uses its keyset.
                     return (purpose != Purpose::Assertion || is_used_by(keyset, ProfileKind::Oauth))
                         .then_some(verification_key);
                 }

@@ -21,7 +21,7 @@ pub(crate) struct MetadataDifference {
     pub(crate) field: &'static str,
     pub(crate) configured: Option<String>,
     pub(crate) retrieved: Option<String>,
-    /// What exactly differs, for example a trailing slash.
+    /// Details of the difference, for example a trailing slash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) in_what: Option<String>,
 }

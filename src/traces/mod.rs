@@ -3,8 +3,8 @@
 //!
 //! - A caller's `traceparent` is used only if it is well-formed. Log lines get only its trace id, 32 hexadecimal digits.
 //!   Salesforce gets at most two headers, of bounded length.
-//! - A span's attributes are those of [`SpanAttribute`], method, route, server address and port, and `error.type`. So it
-//!   contains no subject, claim, token, key or URL.
+//! - A span's attributes are the variants of [`SpanAttribute`], method, route, server address and port, and `error.type`. So
+//!   it contains no subject, claim, token, key or URL.
 //! - Tracing never fails or delays a request.
 
 mod context;

@@ -3,8 +3,8 @@
 //! Only lines of tokens that tokenmint signed with an RSA key name the key. The same target also has the lines `exchanged` and
 //! `exchange failed` of the exchanger, and `would be refused` of callers in audit mode.
 //!
-//! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither.
-//! If the audit is required, a request whose line the log drops or excludes fails, and the token isn't returned.
+//! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither token
+//! nor subject. If the audit is required, a request whose line the log drops or excludes fails, and the token isn't returned.
 
 use std::sync::Arc;
 

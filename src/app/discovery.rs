@@ -5,8 +5,8 @@
 //! report a key as removed although it still signs.
 //!
 //! So `tokenmint serve` listens on an abstract Unix socket (unix(7)). It tells every client which configuration file and key
-//! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`. Processes see each other only within one
-//! network namespace, which containers usually don't share.
+//! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`.
+//! Processes see each other only within one network namespace, which containers usually don't share.
 
 use std::collections::BTreeSet;
 use std::fs;

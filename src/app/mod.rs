@@ -286,7 +286,7 @@ impl App {
         Reloader::new(source, self.target.clone())
     }
 
-    /// Serves requests until `stop` resolves, then drains open requests for at most [`DRAIN_TIMEOUT`]. Stops draining when
+    /// Serves requests until `stop` resolves, then drains open requests for at most `DRAIN_TIMEOUT`. Stops draining when
     /// `force` resolves.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use crate::jwks::ClientClass;
 use crate::keys::KeyState;
 use crate::metrics::Metrics;
 
-/// The pause between two checks of the files.
+/// The usual pause between two checks of the files, and the shortest.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// After a slow check, the pause is this many times as long as the check took, up to `MAX_FILE_POLL_INTERVAL`.
 const POLL_PAUSE_FACTOR: u32 = 20;
@@ -197,7 +197,8 @@ impl Reloader {
         self.check_files(true);
     }
 
-    /// Reloads and records the outcome in the log and the metrics. Returns `false` if the files changed while they were read.
+    /// Reloads and records the outcome in the log and the metrics. Returns `false` if the files changed while they were read, or
+    /// a key was retired meanwhile.
     fn reload_for(&mut self, reason: ReloadReason) -> bool {
         let state = self.target.state.clone();
         self.last_attempt = state.clock.monotonic();

@@ -6,8 +6,8 @@
 //! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives
 //!   access to the profile that mints. A handler that skips it doesn't compile.
 //! - With `policy = "audit"`, requests that the caller's `allow`, `subjects` or `subjects_per_minute` would deny are allowed,
-//!   counted and logged. Enforced all the same: the caller's request rate, the `subjects` of a profile, and `allow` for OAuth
-//!   profiles.
+//!   counted and logged. The caller's request rate, the `subjects` of a profile, and `allow` for OAuth profiles are enforced
+//!   all the same.
 
 mod credentials;
 mod grants;

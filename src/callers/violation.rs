@@ -31,7 +31,7 @@ impl PolicyRule {
 pub(crate) enum Violation {
     /// The profile's own `subjects` doesn't match.
     ProfileSubjects,
-    /// The caller's `allow` doesn't contain the profile; or the bundle, or one of its profiles.
+    /// The caller's `allow` doesn't contain the profile, the bundle, or a profile of the bundle.
     Allow,
     /// The caller's `subjects` doesn't match.
     Subjects,

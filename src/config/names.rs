@@ -307,8 +307,8 @@ fn last_line_of_regex_error(error: &regex::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }
 
-/// An address that tokenmint or Salesforce calls: https, or http on loopback, without credentials and fragment. The
-/// original text is kept because `aud` is compared byte for byte.
+/// The address of an endpoint, or an audience: https, or http on loopback, without credentials and fragment. The original
+/// text is kept because `aud` is compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpsUrl {
     written: String,

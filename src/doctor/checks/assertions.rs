@@ -147,8 +147,8 @@ pub(super) fn audience(input: &CheckInput<'_>) -> Observations {
     assertion_audiences(input).into_iter().chain(identity_token_audiences(input)).collect()
 }
 
-/// Compares `aud` with `audience` of the profiles that have the token's issuer. Salesforce isn't documented to require `aud` in identity tokens, so a profile
-/// without `audience` accepts any.
+/// Compares `aud` with `audience` of the profiles that have the token's issuer. Salesforce isn't documented to require `aud` in
+/// identity tokens, so a profile without `audience` accepts any.
 fn identity_token_audiences(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(IDENTITY_TOKENS)

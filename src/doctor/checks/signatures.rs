@@ -12,7 +12,7 @@ pub(crate) fn token_algorithm(input: &CheckInput<'_>) -> Observations {
         .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let Some(alg) = parts.header("alg") else {
-                // The check `token-header` reports it for identity tokens.
+                // For identity tokens, the check `token-header` reports a missing `alg`.
                 return (purpose == Purpose::Assertion)
                     .then(|| Observation::fail(about, "its header names no algorithm (`alg`)"));
             };

@@ -1,4 +1,4 @@
-//! Parses `[cache]`, the settings that replicas share.
+//! Parses `[cache]`: the Redis or Valkey server that replicas share.
 
 use std::time::Duration;
 

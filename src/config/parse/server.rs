@@ -145,7 +145,7 @@ fn parse_limits(section: &Section<'_>) -> Limits {
                 .optional("remint_burst", parse_count_to_million)
                 .unwrap_or(default.remint_rate.burst),
         },
-        // A smaller cache holds too few tokens, and requests would become logins.
+        // Below 64 KiB, the cache would hold so few tokens that requests become logins.
         token_cache: section
             .optional("token_cache", |node| match parse_byte_count(node)? {
                 size @ 65_536.. => Ok(size),

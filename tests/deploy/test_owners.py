@@ -20,8 +20,16 @@ from test_operating import of
 
 PROMISED = 5
 SYSTEMD = REPO / "deploy" / "systemd"
-STUB = {"systemctl", "docker"}
-"""What these pages call, and what isn't there: no systemd runs here, and no Docker."""
+STUBS = """
+systemctl() { :; }
+journalctl() { :; }
+sudo() { if [ "$1" = -u ]; then setpriv --reuid="$2" --regid="$2" --clear-groups -- "${@:3}"; else "$@"; fi; }
+docker() {
+    [ "$1" = compose ] && shift
+    [ "$1" != exec ] || [ "$2" != tokenmint ] || setpriv --reuid=65532 --regid=65532 --clear-groups -- env $IN_CONTAINER "${@:3}"
+}
+"""
+"""What these pages call, and what isn't there: no systemd runs here, and no Docker. `docker exec` is the container's user."""
 
 
 class Host:
@@ -52,9 +60,8 @@ class Host:
         words = self.command(*map(str, words))
         return subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment() | (more or {}))
 
-    def play(self, script):
-        stubs = "".join(f"{name}() {{ :; }}\n" for name in STUB) + 'sudo() { "$@"; }\n'
-        ran = self.run("bash", "-euxo", "pipefail", "-c", stubs + script)
+    def play(self, script, more=None):
+        ran = self.run("bash", "-euxo", "pipefail", "-c", STUBS + script, more=more)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
@@ -131,7 +138,9 @@ def root_changes_keys(host, user, config, keys, more, of_service, api_key, secre
     if secret:
         # Written as root, into the file that is there, with its owner and mode.
         another = "fedcba9876543210" * 4
-        host.play(f"stat -c '%U %G %a' {secret} > secret.before\necho {another} > {secret}")
+        owner = host.play(f"stat -c '%u %g %a' {secret}")
+        assert owner in {"0 0 600\n", f"{user} {user} 600\n"} or owner.startswith("0 ") and owner.endswith(" 440\n"), owner
+        host.play(f"echo {another} > {secret}")
         end = time.monotonic() + PROMISED
         while not signed_with(host.mint_both(api_key)["intercom_user_jwt"], another):
             assert time.monotonic() < end, host.log.read_text()
@@ -161,6 +170,22 @@ def root_changes_keys(host, user, config, keys, more, of_service, api_key, secre
     assert host.published() == ["WebAppKey3"]
     host.stop()
     assert "Permission denied" not in host.log.read_text()
+
+
+def the_rest_of_a_page(host, page, user, of_service, api_key):
+    """Its `console` blocks after the service runs: mint, reload, rotate, upgrade."""
+    host.serve(user, of_service)
+    given = {"API_KEY": api_key, "IN_CONTAINER": " ".join(f"{name}={value}" for name, value in of_service.items())}
+    scripts = of(page, "console")
+    first = next(at for at, text in enumerate(scripts) if "/bundle" in text)
+    for text in [text for text in scripts[first:] if "fin-credential" not in text]:
+        # No nginx is in front.
+        text = text.replace("https://tokens.example.com", f"http://127.0.0.1:{host.public}")
+        shown = host.play(text, more=given)
+        if "jq '.tokens | keys'" in text:
+            assert "intercom_user_jwt" in shown and "salesforce_identity_token" in shown
+    assert host.published() == ["WebAppKey3", "WebAppKey4"]
+    host.stop()
 
 
 def api_key_of(host, page):
@@ -200,8 +225,9 @@ def test_root_changes_keys_beside_systemds_user(host, credential):
     given = environment_of(host, user, settings)
     host.public = host.ops = 8080
     root_changes_keys(host, user, "/etc/tokenmint/tokenmint.toml", "/etc/tokenmint/keys/web", told, given, api_key, secret)
-    # The page says who runs which command: root isn't in the keys' group.
     if not credential:
+        the_rest_of_a_page(host, "systemd", user, given, api_key)
+        # The page says who runs which command: root isn't in the keys' group.
         listed = ["/usr/local/bin/tokenmint", "keys", "list", "--config", "/etc/tokenmint/tokenmint.toml"]
         assert host.run(*listed).returncode == 64
         assert host.run("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *listed).returncode == 0
@@ -231,6 +257,7 @@ def test_root_changes_keys_beside_composes_user(host):
     of_service = play_container(host, given)
     told = dict([shlex.split(word)[0].split("=", 1) for word in re.findall(r"TOKENMINT_\w+=\S+", comment)])
     root_changes_keys(host, "65532", "etc/tokenmint.toml", "etc/keys/web", told, of_service, api_key, "etc/intercom.secret")
+    the_rest_of_a_page(host, "compose", "65532", of_service, api_key)
 
 
 def test_root_changes_keys_beside_dockers_user(host):
@@ -246,3 +273,4 @@ def test_root_changes_keys_beside_dockers_user(host):
     host.public = host.ops = 8080
     of_service = play_container(host, given)
     root_changes_keys(host, "65532", "etc/tokenmint.toml", "etc/keys/web", {}, of_service, api_key, "etc/intercom.secret")
+    the_rest_of_a_page(host, "docker", "65532", of_service, api_key)

@@ -221,6 +221,6 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
     # The base mints no user JWT. In the overlays it is signed with the Secret's new state.
     assert seen["bundle"] == (None if variant == "base" else {"salesforce_identity_token": "RS256", "intercom_user_jwt": "HS256"})
     assert seen["new secret"] == (None if variant == "base" else True)
-    # README.md: gone within 10 seconds, whatever clients do. tokenmint waits five seconds for this client's body.
+    # docs/operate/index.md: gone within 10 seconds, whatever clients do. tokenmint waits five seconds for this client's body.
     assert notice + 10 < spec["terminationGracePeriodSeconds"]
     assert (4 if hang else 0) < seen["seconds to stop"] < 10

@@ -25,6 +25,7 @@ STAND_IN_KEY = "key-for-the-stand-in"
 
 # How its user starts it, in its own folder. {port}: free; the others take it from PORT.
 COMMANDS = {
+    "rails": ["ruby", "bin/rails", "server"],
     "sinatra": ["ruby", "app.rb"],
     "express": ["node", "app.js"],
     "fastapi": [str(INSTALLED / "venv" / "bin" / "python"), "-m", "uvicorn", "app:app", "--port", "{port}"],
@@ -139,7 +140,7 @@ class App:
         """A browser, signed in as `user`."""
         browser = Browser(self.url)
         if user is not None:
-            answer = browser.post("/login", data={"user": user})
+            answer = browser.submit("/login", user=user)
             assert (answer.status_code, answer.headers["Location"].removeprefix(self.url)) == (303, "/"), answer.text
         return browser
 
@@ -151,6 +152,10 @@ class Browser(requests.Session):
 
     def request(self, method, path, **options):
         return super().request(method, self.url + path, **{"timeout": 10, "allow_redirects": False} | options)
+
+    def submit(self, action, **fields):
+        """The page's form, with what it holds against forgery."""
+        return self.post(action, data=self.page().hidden | fields)
 
     def page(self, **options):
         answer = self.get("/", **options)
@@ -172,12 +177,15 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.source, self.tags, self.words, self.scripts = source, [], [], []
+        self.source, self.tags, self.words, self.scripts, self.hidden = source, [], [], [], {}
         self.feed(source)
         self.close()
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        entry = dict(attributes)
+        if tag == "input" and entry.get("type") == "hidden":
+            self.hidden[entry["name"]] = entry.get("value", "")
         if tag == "script":
             self.scripts.append((dict(attributes), ""))
 

@@ -98,7 +98,7 @@ def test_session_cookie_is_out_of_reach(app):
 def test_sign_out(app):
     browser = app.visitor("user-1")
     assert browser.page().has_tokens
-    assert browser.post("/logout").status_code == 303
+    assert browser.submit("/logout").status_code == 303
     assert not browser.page().has_tokens
     assert browser.get("/chat-tokens").status_code == 401
 

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -73,6 +74,18 @@ intercom_user_jwt = "intercom.fin"
 api_key_sha256 = ["{sha256(self.api_key)}"]
 allow = ["identity.web", "intercom.fin", "bundles.fin"]
 """)
+
+
+# An answer whose log line must stay one line, without the description.
+REFUSED = json.dumps(
+    {"error": "access_denied", "error_description": "SECRET-DESCRIPTION", "request_id": "4f\nx"}
+).encode()
+
+
+def refusals(log):
+    """The status, and what else an example has logged, of each answer without tokens."""
+    found = re.findall(r": no tokens, HTTP (\d+) (\{.*?\})", log)
+    return [(status, {name: value for name, value in json.loads(said).items() if value is not None}) for status, said in found]
 
 
 def environment(**more):

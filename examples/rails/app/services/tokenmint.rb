@@ -30,7 +30,7 @@ module Tokenmint
     end
   end
 
-  # What the log gets of a refusal: its code, and the id by which tokenmint's own log has it. No description, no token.
+  # What the log gets of a refusal: its code, and the request id that tokenmint logs with RUST_LOG=debug. No description, no token.
   def self.reason(body)
     JSON.parse(body).slice("error", "request_id").to_json
   rescue StandardError # for example the HTML page of a proxy

@@ -5,6 +5,7 @@
 require "logger"
 require "rails"
 require "action_controller/railtie"
+require "rails/test_unit/railtie"
 
 class Shop < Rails::Application
   config.load_defaults 6.1

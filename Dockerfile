@@ -27,7 +27,7 @@ ARG BATCH_FROM=build-batch
 # Builds one platform at a time, with that platform's own compiler, since a cross toolchain would be one more
 # dependency to trust. For arm64 use an arm64 machine; emulation gives the same result, slowly.
 FROM ${BUILDER_IMAGE} AS build
-# `otel`, for traces: docs/operating.md.
+# `otel`, for traces: docs/operate/monitoring.md.
 ARG FEATURES=
 WORKDIR /src
 COPY . .

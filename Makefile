@@ -178,7 +178,7 @@ browser:
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint node --test --test-concurrency=1 tests/browser/*.test.mjs
 
 # Tests the manifests, alert rules, dashboard, units, Compose file and nginx of deploy/, each with the real tool and the real
-# service; and every command of docs/operating.md.
+# service; and every command of docs/operate.
 ## Test deploy/ with the real tools.
 deploy-check:
 	tests/deploy/setup

@@ -38,7 +38,7 @@ impl UnixTime {
         later.0.saturating_sub(self.0)
     }
 
-    /// This time as date and time in UTC. A time that the calendar can't represent becomes the end of the year 9999.
+    /// This time as date and time in UTC. A time that `OffsetDateTime` can't represent becomes the end of the year 9999.
     pub(crate) fn date_time(self) -> OffsetDateTime {
         let latest = time::macros::datetime!(9999-12-31 23:59:59 UTC);
         OffsetDateTime::from_unix_timestamp(self.0).unwrap_or(latest)
@@ -96,7 +96,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests, which moves only when a test sets it.
+/// A clock for tests, which moves only when a test sets or advances it.
 pub struct ManualClock {
     wall: AtomicI64,
     monotonic: AtomicU64,

@@ -1,9 +1,10 @@
-//! Opens configuration, key, certificate and secret files, and checks their permissions.
+//! Opens configuration, key, certificate and secret files, and checks the permissions of key files, `keyset.toml` and
+//! key directories.
 //!
 //! - It opens regular files only, without blocking. A FIFO or a device is an error and can't hang the service.
-//! - It limits the size of a file. A larger file is an error; it is never read in part.
+//! - It limits the size of a file. A larger file is an error, and none of its content is used.
 //! - It checks the permissions of the opened file, not of the path. So nobody can replace the file between check and
-//!   read (TOCTOU).
+//!   read (TOCTOU). Only directories are checked by their path.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The largest configuration file, in bytes.
+/// The largest configuration, schedule, certificate or secret file, in bytes. Private keys have a lower limit.
 pub(crate) const MAX_FILE_SIZE: u64 = 4 << 20;
 
 /// Why a file can't be opened, is too large, or has insecure permissions.
@@ -71,7 +72,7 @@ impl OpenedFile {
         }
     }
 
-    /// Reads the whole file, at most `largest` bytes.
+    /// Reads the whole file, of at most `largest` bytes.
     ///
     /// # Errors
     /// The file can't be read, or is larger.
@@ -84,12 +85,13 @@ impl OpenedFile {
         if bytes.len() as u64 > largest { Err(FileError::TooLarge(largest)) } else { Ok(bytes) }
     }
 
-    /// Rejects a file on which another user has any permission, like OpenSSH does for private keys.
+    /// Rejects a file on which another user has any permission, like OpenSSH does for private keys. Root doesn't count as
+    /// another user.
     ///
     /// It accepts a file
     /// - that only its owner can access, or
     /// - that belongs to root and is readable by a group of this process, like a Kubernetes secret (0440 with `fsGroup`), or
-    /// - whose access list (ACL) names no other user than this process's, like a systemd credential.
+    /// - whose access list (ACL) gives access to this process's user only, like a systemd credential.
     ///
     /// In each case the file must belong to root or to this process's user.
     ///
@@ -108,14 +110,14 @@ impl OpenedFile {
         owned_by_us_or_root(&self.stat)
     }
 
-    /// Rejects a file that another user could change. Used for the file that says which key signs.
+    /// Rejects a file that another user could change. Used for `keyset.toml`, which says which key signs.
     ///
     /// # Errors
     /// Says which permission to change, and how.
     pub(crate) fn reject_writable_by_others(&self) -> Result<(), FileError> {
         if Mode::from_raw_mode(self.stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
             return Err(FileError::InsecurePermissions(format!(
-                "can be changed by others (mode {:04o}): chmod go-w",
+                "can be changed by others (mode {:04o}): run `chmod go-w` on this file",
                 self.stat.st_mode & 0o7777
             )));
         }
@@ -125,8 +127,9 @@ impl OpenedFile {
 
 /// Rejects a directory in which another user could replace files.
 ///
-/// A directory that others may write to is accepted if it is sticky, because then only a file's owner can replace the
-/// file. It is also accepted if it is mounted read-only, like Kubernetes mounts secrets.
+/// A directory that others may write to is accepted if it is sticky. Then only the owners of a file and of the directory can
+/// replace the file. It is also accepted if it is mounted read-only, like Kubernetes mounts secrets. In each
+/// case it must belong to root or to this process's user.
 ///
 /// # Errors
 /// Says which permission to change, and how.
@@ -140,7 +143,7 @@ pub(crate) fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileE
     if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) && !is_read_only() {
         let advice = match File::open(directory).map(|folder| MountKind::of(&folder)) {
             Ok(MountKind::WithoutModes) => MountKind::WithoutModes.permission_advice(ReadableBy::Others),
-            _ => "chmod go-w",
+            _ => "run `chmod go-w` on this directory",
         };
         return Err(FileError::InsecurePermissions(format!(
             "is a directory in which others can replace files (mode {:04o}): {advice}",
@@ -160,7 +163,7 @@ struct FilePermissions {
     groups: Vec<(u32, u32)>,
 }
 
-/// The other users that could access a file.
+/// The users who could access a file although they shouldn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadableBy {
     /// Everybody, or the file's group.
@@ -191,8 +194,8 @@ impl FilePermissions {
         Self { owning_group: mode >> 3 & 7, others: mode & 7, users: Vec::new(), groups: Vec::new() }
     }
 
-    /// Parses a POSIX access list in Linux's format (`linux/posix_acl_xattr.h`). Its mask limits the permissions of the
-    /// owning group and of every user and group that the list names.
+    /// Parses a POSIX access list in Linux's format (`linux/posix_acl_xattr.h`); `None` for another version of the format. The
+    /// list's mask limits the permissions of the owning group and of every user and group that the list names.
     fn from_acl(list: &[u8]) -> Option<Self> {
         let entries = list.strip_prefix(&2_u32.to_le_bytes())?.chunks_exact(8).map(|entry| {
             let short = |at: usize| u32::from(u16::from_le_bytes([entry[at], entry[at + 1]]));
@@ -216,8 +219,8 @@ impl FilePermissions {
         Some(access)
     }
 
-    /// The users that could access the file, besides its owner, root and the user `us`. `None` if there are none. A group of
-    /// this process may read a file that belongs to root.
+    /// The users that could access the file, besides its owner, root and the user `us`. `None` if there are none. The groups for
+    /// which `is_our_group` is true may read a file that belongs to root.
     fn readable_by(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<ReadableBy> {
         const READ: u32 = 4;
         let open =
@@ -298,7 +301,7 @@ fn owned_by_us_or_root(stat: &Stat) -> Result<(), FileError> {
     )))
 }
 
-/// A hint for commands run by root: permissions are checked for the user that runs the command, not for the service's user.
+/// A hint for processes of root: permissions are checked for the user of this process, who may not be the service's user.
 fn hint_for_root() -> &'static str {
     if geteuid().is_root() {
         ". If the service runs as another user, run this command as that user: setpriv --reuid=USER --regid=GROUP \

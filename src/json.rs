@@ -50,7 +50,8 @@ impl JsonNumber {
 }
 
 impl Json {
-    /// Parses `text` as exactly one JSON value, nested at most 127 levels deep (`serde_json`'s recursion limit).
+    /// Parses `text` as exactly one JSON value: nested at most 127 levels deep (`serde_json`'s recursion limit), and with at
+    /// most 1,000 members in each object.
     ///
     /// # Errors
     /// Says what is wrong and at which line and column, without quoting a value.
@@ -158,7 +159,7 @@ impl Serialize for Json {
     }
 }
 
-/// Deserializes a value. It takes the text of each number from the iterator, because serde passes on numbers as values only.
+/// Deserializes a value. It takes the text of each number from the iterator, because serde passes on a number's value only.
 struct JsonVisitor<'a, N>(&'a mut N);
 
 impl<'a, N: Iterator<Item = &'a str>> JsonVisitor<'_, N> {
@@ -222,7 +223,7 @@ impl<'de, N: Iterator<Item = &'de str>> Visitor<'de> for JsonVisitor<'_, N> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
         let mut object = Vec::new();
         while let Some(name) = members.next_key::<String>()? {
-            // No valid request has that many. The limit bounds the search for duplicate keys.
+            // No valid request has an object with more members. The limit bounds the search for duplicate keys.
             if object.len() == 1000 {
                 return Err(A::Error::custom("an object has more than 1,000 members"));
             }
@@ -298,7 +299,7 @@ mod tests {
             }
         }
 
-        /// Random bytes never cause a panic, and accepted JSON has the same meaning for `serde_json`.
+        /// Random text of JSON's characters never causes a panic, and accepted JSON has the same meaning for `serde_json`.
         #[test]
         fn accepted_json_means_the_same_to_serde_json(text in "[\\[\\]{}\",:0-9eE.+\\-a\\\\u ]{0,12}") {
             if let Ok(json) = Json::parse(text.as_bytes()) && json.duplicate_key().is_none() {

@@ -1,8 +1,8 @@
 //! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, cached in serialized form with
 //! their `ETag`. The type of a JWK has no fields for private members.
 //!
-//! The bytes depend only on the key files and the clock. When a key is added or removed or a certificate changes, the
-//! next request serializes them again.
+//! The bytes depend only on the keysets and the clock. A reload builds new sets. When the published
+//! keys or certificates change by the clock, the next request serializes the set again.
 
 mod client_class;
 
@@ -80,7 +80,7 @@ fn rsa_parameters(key: &PublicKey) -> RSAKeyParameters {
     RSAKeyParameters { key_type: RSAKeyType::RSA, n: key.n.clone(), e: key.e.clone() }
 }
 
-/// A serialized JWK Set, valid from `from` until `until`.
+/// A serialized JWK Set, valid from `from` until just before `until`.
 pub(crate) struct SerializedJwkSet {
     pub(crate) body: Bytes,
     /// A strong validator (RFC 9110, section 8.8.3).
@@ -91,8 +91,8 @@ pub(crate) struct SerializedJwkSet {
     fetch_gauges: Vec<FetchGauges>,
 }
 
-/// Gauges of when each class of clients last fetched a key. Created at the first fetch, so that `/metrics` has no
-/// series for clients that never fetched it.
+/// Gauges of when each class of clients last fetched a key. Each is created at the first fetch, so that `/metrics` has no
+/// series for classes that never fetched the key.
 struct FetchGauges {
     keyset: Name,
     kid: KeyId,
@@ -112,8 +112,8 @@ pub(crate) struct PublishedJwks {
 pub(crate) struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
     serialized: ArcSwap<SerializedJwkSet>,
-    /// `Cache-Control`. `max-age` is at most a quarter of the shortest `publish_lead`, so that caches refetch the set
-    /// before a new key starts to sign.
+    /// `Cache-Control`. `max-age` is a quarter of the shortest `publish_lead`, so that caches refetch the set before a new
+    /// key starts to sign, and at most [`MAX_AGE_LIMIT_SECONDS`].
     pub(crate) cache_control: HeaderValue,
     fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,
@@ -162,7 +162,7 @@ impl CachedJwks {
         }
     }
 
-    /// Returns the JWK Set at `now`, serialized again if it has changed.
+    /// Returns the JWK Set at `now`. Serializes it again if the cached one isn't valid at `now`.
     pub(crate) fn serialized(&self, now: UnixTime) -> Arc<SerializedJwkSet> {
         let serialized = self.serialized.load_full();
         if serialized.from <= now && now < serialized.until {

@@ -8,7 +8,7 @@
 //! | [`clock`] | wall clock, monotonic clock and random number generator, injected so that tests can replace them |
 //! | [`json`] | a strict JSON reader that keeps the text of numbers and reports duplicate keys |
 //! | [`hash`] | SHA-256 of bytes and of lists |
-//! | [`files`] | the service's only opener of configuration and key files: size limit, permission checks |
+//! | [`files`] | opens the service's configuration and key files: size limit, permission checks |
 //! | [`shell`] | quotes words of the shell commands that messages suggest |
 //! | `sync` | the mutex type, which the schedule tests replace by one that explores interleavings |
 //! | [`metrics`] | all Prometheus metric families |
@@ -16,22 +16,22 @@
 //! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
 //! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
 //! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom JWTs. The signing queue is here |
-//! | [`jwks`] | the JWK Sets of a key ring, cached in serialized form until a key or certificate changes |
+//! | [`jwks`] | the JWK Sets of a key ring, cached in serialized form until the published keys or certificates change |
 //! | [`callers`] | authenticates callers and authorizes what they request; rate limits |
 //! | [`exchange`] | exchanges tokens for Salesforce access tokens: client, error table, cache, circuit breaker, single-flight |
-//! | [`doctor`] | diagnostic checks, each a pure function of the known facts |
+//! | [`doctor`] | diagnostic checks, each a pure function of its input; parsers and online probes that gather that input |
 //! | [`metadata`] | exports keysets as deployable Salesforce metadata, and compares them with a retrieved project |
-//! | [`sandbox`] | a Salesforce server for tests on loopback; it shares no code with `tokens` |
+//! | [`sandbox`] | a fake Salesforce server for tests, on loopback; it shares no code with `tokens` |
 //! | [`api`] | the HTTP API: routes, handlers, middleware, and the mapping of errors to statuses |
 //! | [`app`] | builds the service from a `Config`, binds its listeners, reloads it, shuts it down |
-//! | [`cli`] | the commands; `keys` is a folder |
+//! | [`cli`] | the commands; the subcommands of `tokenmint keys` are in the folder `cli/keys` |
 //!
 //! # One request
 //! 1. `app` accepts the connection and checks the request head; `api` routes the request.
 //! 2. `callers` authenticates the caller and authorizes the profile and the subject.
 //! 3. `tokens` mints the token with the key that signs now. For an access token, `exchange` answers from its
 //!    cache. On a miss it mints an assertion or an identity token, and contacts Salesforce.
-//! 4. `api` writes the audit line and the response.
+//! 4. `api` writes the audit line and responds.
 
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]

@@ -1,8 +1,8 @@
 //! All Prometheus metric families, in a registry of their own that is passed around instead of the global one.
 //!
 //! - Each name begins with `tokenmint_` (or `process_`) and uses base units. The names of counters end in `_total`.
-//! - Label values come from small closed sets: the route table, names from the configuration, and outcomes. They never
-//!   contain what a caller sent.
+//! - Label values come from small closed sets: for example the route table, names from the configuration, key ids, and
+//!   outcomes. They never contain what a caller sent.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +15,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Buckets of the duration histograms, in seconds. Requests and signatures take 0.1 ms to several seconds.
+/// Buckets of the duration histograms, in seconds. Requests, signatures and exchanges take 0.1 ms to several seconds.
 const DURATION_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
@@ -33,7 +33,7 @@ pub struct Metrics {
     registry: Registry,
     /// Describes each family, with or without samples. The families of the process collector are not among them.
     pub descriptions: Vec<FamilyDescription>,
-    /// Tokens minted for callers, by `profile` (for example `identity.web`) and `caller`.
+    /// Tokens minted for callers, access tokens not included, by `profile` (for example `identity.web`) and `caller`.
     pub(crate) tokens_minted: IntCounterVec,
     /// HTTP responses, by `route` (the path in the route table, or `other`) and `status`.
     pub(crate) requests: IntCounterVec,
@@ -41,7 +41,7 @@ pub struct Metrics {
     pub(crate) request_duration: HistogramVec,
     /// Error responses, by `error`.
     pub(crate) refusals: IntCounterVec,
-    /// Requests rejected because the same subject's tokens were requested too often, by `profile` and `caller`.
+    /// Requests for a new token rejected because the subject's tokens were minted too often, by `profile` and `caller`.
     pub(crate) remints_refused: IntCounterVec,
     /// Requests rejected because the caller named too many different subjects in a minute, by `caller`.
     pub(crate) subjects_refused: IntCounterVec,
@@ -65,9 +65,9 @@ pub struct Metrics {
     pub signing_batch_faults: IntCounterVec,
     /// Signatures rejected, by `reason`: the queue was full, or the wait was too long.
     pub(crate) signing_shed: IntCounterVec,
-    /// JWKS fetches, by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
+    /// JWKS fetches (`GET`, also if answered 304), by `keyset` (`*` is the union at /.well-known/jwks.json) and `client`.
     pub(crate) jwks_fetches: IntCounterVec,
-    /// Unix time at which a JWKS with the key was last fetched, by `keyset`, `kid` and `client`.
+    /// Unix time at which a JWKS with the key was last fetched (see `jwks_fetches`), by `keyset`, `kid` and `client`.
     pub(crate) key_fetched_at: IntGaugeVec,
     /// Tokens signed since the start that may not have expired yet, by `keyset` and `kid`.
     pub(crate) live_tokens: IntGaugeVec,
@@ -79,7 +79,7 @@ pub struct Metrics {
     pub(crate) key_stops_signing: GaugeVec,
     /// Open connections, by `listener`.
     pub(crate) connections: IntGaugeVec,
-    /// Connections closed because there were too many, by `listener`: the longest idle ones, or new ones if none was idle.
+    /// Connections closed because of their number or memory, by `listener`: the longest idle ones, or new ones if none was idle.
     pub(crate) connections_refused: IntCounterVec,
     /// Requests sent to Salesforce, by `profile` and `outcome`.
     pub(crate) exchanges: IntCounterVec,
@@ -97,11 +97,11 @@ pub struct Metrics {
     pub(crate) shared_cache_up: IntGaugeVec,
     /// Access tokens returned again although the caller reported them as rejected, by `profile` and `reason`.
     pub(crate) rejected_tokens_kept: IntCounterVec,
-    /// The used share of the login budget, 0 to 1, by `profile`.
+    /// The used share of `logins_per_hour` or `requests_per_minute`, 0 to 1, by `profile`.
     pub(crate) login_budget_used: GaugeVec,
-    /// Failures to read, write or use `state_directory`.
+    /// Failures to read, write or use the state directory, after which logins are counted in memory only.
     pub(crate) login_budget_write_failures: IntCounter,
-    /// Seconds by which our clock is ahead of Salesforce's.
+    /// Seconds by which our clock was ahead of Salesforce's at its last response.
     pub(crate) clock_skew: Gauge,
     /// Successful reloads.
     pub config_reloads: IntCounter,
@@ -111,7 +111,7 @@ pub struct Metrics {
     pub(crate) config_current: IntGauge,
     /// Unix time at which the configuration in force was loaded.
     pub(crate) config_loaded_at: IntGauge,
-    /// Unix time at which the files were last checked for changes.
+    /// Unix time at which a check of the files for changes last ended.
     pub(crate) config_looked_at: IntGauge,
     /// Dropped log lines, audit lines included.
     pub(crate) log_lines_dropped: IntCounter,
@@ -325,7 +325,7 @@ impl Metrics {
         text
     }
 
-    /// Removes the access-token series of all profiles except `known`.
+    /// Removes the series of exchanges and of the token cache for all profiles except `known`.
     pub(crate) fn forget_other_profiles(&self, known: &BTreeSet<&str>) {
         forget_others(&self.exchanges, known, |labels| self.exchanges.remove(labels));
         forget_others(&self.exchanges_not_sent, known, |labels| self.exchanges_not_sent.remove(labels));

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
-/// Quotes `word` for a POSIX shell if the shell would otherwise expand or split it.
+/// Quotes `word` for a POSIX shell if the shell would otherwise expand or split it. A word with a NUL byte, which no shell
+/// accepts, stays as it is.
 pub(crate) fn quote(word: impl Display) -> String {
     shlex::try_quote(&word.to_string()).map_or_else(|_| word.to_string(), Cow::into_owned)
 }

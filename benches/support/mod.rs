@@ -21,7 +21,7 @@ use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use tokenmint::api::{AppState, ListenerKind, router};
+use tokenmint::api::{AppState, RouteGroup, router};
 use tokenmint::app::json_lines::JsonLines;
 use tokenmint::app::{App, ClockAndRng, LoadedConfig};
 use tokenmint::clock::{Clock as _, ManualClock, NoRandomness, Randomness, UnixTime};
@@ -70,7 +70,7 @@ impl InProcessService {
             ClockAndRng { clock: clock.clone(), randomness: Arc::new(CountingRandomness::default()) };
         let app = App::bind(loaded, clock_and_rng, || 0).await.expect("a port is free");
         let service = app.state().clone();
-        let router = router(&service, &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops]);
+        let router = router(&service, &[RouteGroup::Minting, RouteGroup::Public, RouteGroup::Ops]);
         Self { service, clock, router }
     }
 

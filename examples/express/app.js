@@ -22,12 +22,22 @@ async function askTokenmint(userId) {
     });
     const body = await response.text();
     if (response.status === 200) return { status: 200, tokens: JSON.parse(body) };
+    console.warn(`tokenmint: no tokens, HTTP ${response.status} ${reason(body)}`);
     if (response.status === 429) return { status: 429, retryAfter: response.headers.get("Retry-After") ?? "60" };
-    console.warn(`tokenmint: no tokens, HTTP ${response.status}`);
   } catch (error) {
     console.warn(`tokenmint: no tokens, ${error.name}`); // down or slow. The message may quote the API key, so log only the name
   }
   return { status: 204 };
+}
+
+// What the log gets of a refusal: its code, and the request id that tokenmint logs with RUST_LOG=debug. No description, no token.
+function reason(body) {
+  try {
+    const { error, request_id } = JSON.parse(body);
+    return JSON.stringify({ error, request_id });
+  } catch {
+    return "{}"; // for example the HTML page of a proxy
+  }
 }
 
 const app = express();

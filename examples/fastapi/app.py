@@ -3,6 +3,7 @@
 #   pip install -r requirements.txt
 #   TOKENMINT_URL=http://127.0.0.1:8080 TOKENMINT_API_KEY=... SESSION_SECRET=... uvicorn app:app  (--port, default 8000)
 import asyncio
+import json
 import logging
 import os
 import pathlib
@@ -37,12 +38,21 @@ async def ask_tokenmint(user_id: str):
             answer = await tokenmint.post("/bundle", json={"sub": user_id})
         if answer.status_code == 200:
             return 200, answer.json(), NO_STORE
+        log.warning("tokenmint: no tokens, HTTP %s %s", answer.status_code, reason(answer))
         if answer.status_code == 429:
             return 429, None, NO_STORE | {"Retry-After": answer.headers.get("Retry-After", "60")}
-        log.warning("tokenmint: no tokens, HTTP %s", answer.status_code)
     except (httpx.HTTPError, TimeoutError, ValueError) as error:
         log.warning("tokenmint: no tokens, %s", type(error).__name__)  # the message may quote the API key
     return 204, None, NO_STORE
+
+
+def reason(answer: httpx.Response):
+    """What the log gets of a refusal: its code, and the request id that tokenmint logs with RUST_LOG=debug. No description, no token."""
+    try:
+        refusal = answer.json()
+        return json.dumps({name: refusal.get(name) for name in ("error", "request_id")})
+    except (ValueError, AttributeError):  # for example the HTML page of a proxy
+        return "{}"
 
 
 @app.get("/")

@@ -3,8 +3,7 @@
 #   apt install ruby-sinatra puma        (or: gem install sinatra puma)
 #   TOKENMINT_URL=http://127.0.0.1:8080 TOKENMINT_API_KEY=... SESSION_SECRET=... ruby app.rb    (PORT, default 4567)
 #
-# In Rails: put `ask_tokenmint` and `chat_tokens` into a helper. They replace Intercom's `intercom_jwt` and
-# `salesforce_jwt`; `json` is `json_escape(value.to_json)`. Rails adds ETags: `config.middleware.delete Rack::ETag`.
+# For Rails see examples/rails.
 require "sinatra"
 require "json"
 require "net/http"
@@ -26,12 +25,18 @@ helpers do
       end
     end
     return [200, JSON.parse(answer.body)] if answer.code == "200"
-    return [429, nil, answer["Retry-After"] || "60"] if answer.code == "429"
-    warn "tokenmint: no tokens, HTTP #{answer.code}"
-    [204]
+    warn "tokenmint: no tokens, HTTP #{answer.code} #{reason(answer.body)}"
+    answer.code == "429" ? [429, nil, answer["Retry-After"] || "60"] : [204]
   rescue StandardError => error # down or slow. The message may quote the API key, so log only the class
     warn "tokenmint: no tokens, #{error.class}"
     [204]
+  end
+
+  # What the log gets of a refusal: its code, and the request id that tokenmint logs with RUST_LOG=debug. No description, no token.
+  def reason(body)
+    JSON.generate(JSON.parse(body).slice("error", "request_id"))
+  rescue StandardError # for example the HTML page of a proxy
+    "{}"
   end
 
   def chat_tokens(user_id) = ask_tokenmint(user_id)[1] # nil: the page loads without tokens

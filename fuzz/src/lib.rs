@@ -31,7 +31,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tokenmint::api::{AppState, ListenerKind, router};
+use tokenmint::api::{AppState, RouteGroup, router};
 use tokenmint::app::{App, ClockAndRng, ListenerDeps, LoadedConfig};
 use tokenmint::clock::{ManualClock, NoRandomness, Randomness, UnixTime};
 use tokenmint::config::{Config, Environment};
@@ -46,7 +46,7 @@ pub const API_KEY: &str = "tm_canary-of-the-api-key";
 const HOST: &str = "tokens.example";
 pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789";
 
-const KINDS: [ListenerKind; 3] = [ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops];
+const GROUPS: [RouteGroup; 3] = [RouteGroup::Minting, RouteGroup::Public, RouteGroup::Ops];
 
 /// Constant bytes instead of random bytes, so that a run is reproducible.
 struct FixedRandomness;
@@ -108,7 +108,7 @@ impl Default for FuzzService {
         let clock_and_rng = ClockAndRng { clock: clock.clone(), randomness: Arc::new(FixedRandomness) };
         let app = runtime.block_on(App::bind(loaded, clock_and_rng, || 0)).expect("a port");
         let service = app.state().clone();
-        let router = router(&service, &KINDS);
+        let router = router(&service, &GROUPS);
         let mut fuzz_service =
             Self { runtime, router, service, clock, salesforce, keys: Value::Null, _folder: folder };
         let published = Request::get("/.well-known/jwks.json").header("Host", HOST).body(Body::empty());
@@ -148,7 +148,7 @@ impl FuzzService {
     /// The parts that serve a connection, for a listener with all routes.
     pub fn listener_deps(&self) -> ListenerDeps {
         ListenerDeps {
-            kinds: &KINDS,
+            groups: &GROUPS,
             router: self.router.clone(),
             metrics: self.service.metrics.clone(),
             clock: self.clock.clone(),

@@ -29,7 +29,7 @@ pub(super) async fn oauth_access_token(
 
     let options = FetchOptions {
         rejected: rejected.as_ref(),
-        deadline: authenticated.id.deadline(),
+        deadline: authenticated.scope.deadline(),
         trace: authenticated.trace(),
     };
     let served = state.exchanger.oauth_token(authorized.profile(), options).await?;
@@ -57,7 +57,7 @@ pub(super) async fn messaging_access_token(
 
     let options = FetchOptions {
         rejected: rejected.as_ref(),
-        deadline: authenticated.id.deadline(),
+        deadline: authenticated.scope.deadline(),
         trace: authenticated.trace(),
     };
     let served =

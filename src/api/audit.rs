@@ -1,10 +1,10 @@
-//! The audit log: one line for each token that a caller gets, with the caller and the subject.
+//! The audit log: one line for each token that a caller gets, with the caller and, if there is one, the subject.
 //!
 //! Only lines of tokens that tokenmint signed with an RSA key name the key. The same target also has the lines `exchanged` and
 //! `exchange failed` of the exchanger, and `would be refused` of callers in audit mode.
 //!
-//! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither.
-//! If the audit is required, a request whose line the log drops fails, and the token isn't returned.
+//! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither token
+//! nor subject. If the audit is required, a request whose line the log drops or excludes fails, and the token isn't returned.
 
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// `key` is the HMAC key for subjects: with the same key, a subject has the same HMAC in all lines. With `required`, no
-    /// token is returned without its audit line.
+    /// `key` is the HMAC key for subjects: with the same key, a subject has the same HMAC in all lines. `required` is set if no
+    /// token may be returned without its audit line.
     pub(crate) fn new(key: &[u8], required: Option<DroppedLineCounter>) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), dropped: required }
     }
@@ -46,8 +46,8 @@ impl Audit {
 
     /// Logs a line by calling `line`.
     ///
-    /// A line that another thread drops meanwhile also counts as a failure. This can fail a request needlessly, but never
-    /// misses a dropped line.
+    /// A line that another thread drops at the same time counts as a failure too. So a request may fail needlessly, but no
+    /// dropped line is missed.
     ///
     /// # Errors
     /// The audit is required, and a line was dropped or audit lines are excluded.
@@ -69,7 +69,7 @@ impl Audit {
     /// Logs a newly minted token.
     ///
     /// # Errors
-    /// The audit is required and the line was dropped; the token must not be returned.
+    /// The audit is required, and the line was dropped or excluded. The token must not be returned then.
     pub(super) fn log_minted(
         &self,
         authenticated: &AuthenticatedCaller,
@@ -82,8 +82,8 @@ impl Audit {
         self.log(|| {
             tracing::info!(
                 target: AUDIT_TARGET,
-                request_id = authenticated.id.as_str(),
-                trace_id = authenticated.id.trace_id(),
+                request_id = authenticated.scope.id(),
+                trace_id = authenticated.scope.trace_id(),
                 caller = authenticated.caller.name.as_str(),
                 credential = authenticated.credential,
                 profile = profile.as_str(),
@@ -99,7 +99,7 @@ impl Audit {
     /// Logs an access token that a caller gets, whether new or cached.
     ///
     /// # Errors
-    /// The audit is required and the line was dropped; the token must not be returned.
+    /// The audit is required, and the line was dropped or excluded. The token must not be returned then.
     pub(super) fn log_access_token(
         &self,
         authenticated: &AuthenticatedCaller,
@@ -111,8 +111,8 @@ impl Audit {
         self.log(|| {
             tracing::info!(
                 target: AUDIT_TARGET,
-                request_id = authenticated.id.as_str(),
-                trace_id = authenticated.id.trace_id(),
+                request_id = authenticated.scope.id(),
+                trace_id = authenticated.scope.trace_id(),
                 caller = authenticated.caller.name.as_str(),
                 credential = authenticated.credential,
                 profile = profile.as_str(),

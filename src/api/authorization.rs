@@ -14,15 +14,15 @@ use crate::traces::SpanAttribute;
 /// A request for a token, to be authorized.
 pub(super) struct AccessRequest<'a, G> {
     pub(crate) grant: &'a G,
-    /// The subject, with the name of its field in the request. `None` for the login of an integration user.
+    /// The subject, with the name of its field in the request. `None` for OAuth profiles, whose user the configuration sets.
     pub(crate) subject: Option<(&'static str, &'a Subject)>,
-    /// Whether the request always mints a new token. If so, the subject's own rate limit applies.
+    /// Whether the request always mints a new token. If so, and if it has a subject, the subject's own rate limit applies.
     pub(crate) mints: bool,
 }
 
 /// Checks `request` against the policy of the caller, and against the rate limit of the subject if it always mints.
 ///
-/// In audit mode, a violation of the policy is logged and the request is allowed.
+/// In audit mode, a violation of one of the caller's own settings is logged and the request is allowed.
 ///
 /// # Errors
 /// The first rule that rejects the request.
@@ -42,8 +42,8 @@ pub(super) fn authorize<'a, G: Permission>(
     };
     if let Some(Violation::SubjectLimit(RateLimited { is_first: true, .. })) = violation {
         tracing::warn!(
-            request_id = authenticated.id.as_str(),
-            trace_id = authenticated.id.trace_id(),
+            request_id = authenticated.scope.id(),
+            trace_id = authenticated.scope.trace_id(),
             caller = %caller.name,
             let_through,
             "the caller names more different subjects than its subjects_per_minute: has its credential been stolen?"
@@ -82,8 +82,8 @@ fn log_audit_only_violation(
 ) {
     tracing::warn!(
         target: AUDIT_TARGET,
-        request_id = authenticated.id.as_str(),
-        trace_id = authenticated.id.trace_id(),
+        request_id = authenticated.scope.id(),
+        trace_id = authenticated.scope.trace_id(),
         caller = %authenticated.caller.name,
         %profile,
         subject_hmac = state.audit.subject_hmac(subject).as_str(),
@@ -92,7 +92,7 @@ fn log_audit_only_violation(
     );
 }
 
-/// Limits how often one subject's tokens are minted. Logs one line when a series of rejections begins.
+/// Limits how often a caller mints one subject's tokens of one profile. Logs one line when a series of rejections begins.
 fn check_subject_rate_limit(
     state: &AppState,
     authenticated: &AuthenticatedCaller,
@@ -106,8 +106,8 @@ fn check_subject_rate_limit(
             if is_first {
                 let subject = state.audit.subject_hmac(subject);
                 tracing::warn!(
-                    request_id = authenticated.id.as_str(),
-                    trace_id = authenticated.id.trace_id(),
+                    request_id = authenticated.scope.id(),
+                    trace_id = authenticated.scope.trace_id(),
                     %caller,
                     %profile,
                     subject_hmac = subject.as_str(),

@@ -12,7 +12,7 @@ use super::authorization::{AccessRequest, authorize};
 use super::mint::no_store_response;
 use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState, SharedState};
-use crate::callers::{AuthorizedEntry, BundleEntry};
+use crate::callers::{AuthorizedEntry, BundleEntryGrant};
 use crate::clock::UnixTime;
 use crate::config::Name;
 use crate::json::Members;
@@ -28,7 +28,7 @@ pub(super) async fn bundle(
     let denied = |denied| ApiError::Denied { denied, field: "bundle" };
     let grant = authenticated.caller.bundles.select(fields.string("bundle")?.as_deref()).map_err(denied)?;
     let entries = grant.entries().map_err(denied)?;
-    if entries.iter().filter(|(_, entry)| matches!(entry, BundleEntry::Identity(_))).count() > 1 {
+    if entries.iter().filter(|(_, entry)| matches!(entry, BundleEntryGrant::Identity(_))).count() > 1 {
         wake_another_thread();
     }
     let claims = claims_per_entry(entries, fields.objects("claims")?)?;
@@ -55,9 +55,9 @@ pub(super) async fn bundle(
     Ok(bundle_response(&entries, &minted))
 }
 
-/// Checks the extra claims of all entries before anything is signed. Returns them in the order of `entries`.
+/// Validates the extra claims of all entries before anything is signed. Returns them in the order of `entries`.
 fn claims_per_entry(
-    entries: &[(Name, BundleEntry)],
+    entries: &[(Name, BundleEntryGrant)],
     mut asked: Vec<(String, Members)>,
 ) -> Result<Vec<Claims>, InvalidField> {
     if let Some((unknown, _)) =
@@ -69,12 +69,12 @@ fn claims_per_entry(
             format!("is not an entry of the bundle; its entries are {names}"),
         ));
     }
-    let of_entry = |(name, entry): &(Name, BundleEntry)| {
+    let of_entry = |(name, entry): &(Name, BundleEntryGrant)| {
         let position = asked.iter().position(|(asked, _)| asked == name.as_str());
         let claims = position.map(|position| asked.swap_remove(position).1).unwrap_or_default();
         let chosen = match entry {
-            BundleEntry::Identity(grant) => grant.claims(claims),
-            BundleEntry::Hs256(grant) => grant.claims(claims),
+            BundleEntryGrant::Identity(grant) => grant.claims(claims),
+            BundleEntryGrant::Hs256(grant) => grant.claims(claims),
         };
         chosen.map_err(|invalid_field| {
             let field = invalid_field.field.replacen("claims.", &format!("claims.{name}."), 1);
@@ -132,7 +132,7 @@ async fn mint_all(
         .collect();
     for (position, task) in tasks {
         let ended = task.await.unwrap_or_else(|error| match error.try_into_panic() {
-            // Passes the panic on to the middleware, which answers 500 and counts it.
+            // Passes the panic on to `CatchPanicLayer` (see `router`), which counts it and answers 500.
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(MintError::Overloaded),
         });

@@ -32,7 +32,7 @@ pub(crate) enum ApiError {
     InvalidField(InvalidField),
     /// The request violates HTTP. The message says what to send instead.
     Malformed(&'static str),
-    /// The body isn't a JSON object.
+    /// The body isn't a JSON object. The message says why.
     NotJson(String),
     NotFound,
     /// The path exists, but not with this method.
@@ -63,7 +63,7 @@ pub(crate) enum ApiError {
     },
     Mint(MintError),
     Exchange(ExchangeError),
-    /// The audit is required, and the log dropped the audit line.
+    /// The audit is required, and the log dropped or excluded the audit line.
     AuditUnavailable,
     /// The request wasn't answered within `request_timeout`.
     RequestTimeout,
@@ -251,7 +251,8 @@ impl ApiError {
     }
 }
 
-/// `wait` in seconds for `Retry-After`, rounded up so that a client that waits isn't rejected again for the same reason.
+/// `wait` in seconds for `Retry-After`, at least 1. Rounded up, so that a client that waits isn't rejected again for the same
+/// reason.
 fn retry_after_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
@@ -317,7 +318,7 @@ impl ErrorResponse {
     }
 }
 
-/// Attaches the error to a placeholder response. `middleware` writes the real one, because only it knows the request ID.
+/// Attaches the error to a placeholder response. `middleware` writes the real one, with the request ID.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();

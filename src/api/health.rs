@@ -22,7 +22,8 @@ pub(super) async fn livez() -> Response {
     (NO_STORE_HEADER, Json(json!({"status": "ok"}))).into_response()
 }
 
-/// Ready means that the service can mint tokens. Whether Salesforce can be reached doesn't matter.
+/// Ready means that each profile has a key that signs, and that the service isn't shutting down. Whether Salesforce can be
+/// reached doesn't matter.
 pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
     if state.ready() {
         return (NO_STORE_HEADER, Json(json!({"status": "ready"}))).into_response();
@@ -38,7 +39,7 @@ pub(super) async fn metrics(State(state): State<SharedState>) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE))], NO_STORE_HEADER, text).into_response()
 }
 
-/// Updates the gauges that depend on the current time, before each scrape.
+/// Updates the metrics that are computed at each scrape: the dropped log lines, and the gauges of the exchanger and of the keys.
 fn refresh_gauges(state: &AppState) {
     let metrics = &state.metrics;
     let dropped = (state.dropped_lines)().saturating_sub(metrics.log_lines_dropped.get());
@@ -53,7 +54,7 @@ fn refresh_gauges(state: &AppState) {
             let labels = [keyset.name.as_str(), key.kid.as_str()];
             let show = |gauge: &GaugeVec, moment: Option<UnixTime>| match moment {
                 Some(moment) => gauge.with_label_values(&labels).set(until(moment)),
-                // An error means that the series never existed.
+                // An error means that the series doesn't exist.
                 None => _ = gauge.remove_label_values(&labels),
             };
             let state = key.validity.state(now);

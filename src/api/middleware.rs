@@ -1,10 +1,13 @@
 //! The middleware of all routes: a tower layer. For each request it
 //!
-//! - sets the request ID and starts the trace span,
+//! - sets the request ID, and starts the trace span of a request for a token,
 //! - enforces `request_timeout`,
 //! - writes the error response, if the handler returned an error,
 //! - updates the metrics,
 //! - closes the connection after the response if it can't be reused.
+//!
+//! A handler's panic doesn't arrive here: `CatchPanicLayer`, the layer inside this one (see [`router`](super::router)), turns it
+//! into an error.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -37,9 +40,10 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// tenth of `request_timeout` if that is less.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(250);
 
-/// The request ID, with the trace and the deadline of the request. Response, log lines and audit line carry the ID.
+/// The request ID, the trace and the deadline of a request, as a request extension. Response, log lines and audit line carry
+/// the ID.
 #[derive(Clone)]
-pub(super) struct RequestId {
+pub(super) struct RequestScope {
     id: HeaderValue,
     trace: Trace,
     /// When a wait for Salesforce must end. It is a little before the request times out, because the timeout answers
@@ -47,7 +51,7 @@ pub(super) struct RequestId {
     deadline: Instant,
 }
 
-impl RequestId {
+impl RequestScope {
     /// Uses the client's `X-Request-Id` if it has 1 to 64 letters, digits and `._-`. Otherwise makes a random one.
     fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace, deadline: Instant) -> Self {
         let harmless = |id: &&HeaderValue| {
@@ -65,7 +69,7 @@ impl RequestId {
         Self { id, trace, deadline }
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
 
@@ -82,8 +86,8 @@ impl RequestId {
     }
 }
 
-/// The metrics of one route. Each series is created with the first response, so that `/metrics` has no series of routes that
-/// nobody requested.
+/// The metrics of one route that are looked up once: the count of responses with status 200, and the duration. Each series is
+/// created with its first response, so that `/metrics` has no series of routes that nobody requested.
 #[derive(Default)]
 struct RouteMetrics {
     ok_count: OnceLock<IntCounter>,
@@ -177,7 +181,7 @@ where
     let span = request_span(&request, route);
     let limit = state.limits.request_timeout;
     let deadline = started_at + limit.saturating_sub((limit / 10).min(RESPONSE_MARGIN));
-    let id = RequestId::of(request.headers(), &*state.randomness, span.trace().clone(), deadline);
+    let scope = RequestScope::of(request.headers(), &*state.randomness, span.trace().clone(), deadline);
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
     let is_late = || Instant::now() >= started_at + limit;
@@ -187,14 +191,14 @@ where
     let answer = if let Some(error) = error {
         error.into_response()
     } else {
-        request.extensions_mut().insert(id.clone());
+        request.extensions_mut().insert(scope.clone());
         match tokio::time::timeout_at(started_at + limit, inner(request)).await {
             Ok(Ok(answer)) => answer,
             Err(_) => ApiError::RequestTimeout.into_response(),
         }
     };
-    let mut answer = render_error(answer, &id, &state.metrics);
-    answer.headers_mut().insert(X_REQUEST_ID, id.id);
+    let mut answer = render_error(answer, &scope, &state.metrics);
+    answer.headers_mut().insert(X_REQUEST_ID, scope.id);
     // Tells the client not to reuse a connection that this service closes. It always closes after a chunked body:
     // `app::request_scanner` doesn't know where such a body ends, so it can't find the next request.
     let is_unread = body.is_some_and(|body| !body.is_consumed());
@@ -207,8 +211,8 @@ where
     answer
 }
 
-/// Starts a span for requests to token endpoints only. So a trace header of an anonymous request, for example for a JWKS, has
-/// no effect.
+/// Starts a span for requests to token endpoints only. So a trace header has no effect on routes that need no credential, for
+/// example a JWKS.
 fn request_span(request: &Request, route: Option<usize>) -> Span {
     let route = route
         .map(|route| &ROUTES[route])
@@ -217,21 +221,21 @@ fn request_span(request: &Request, route: Option<usize>) -> Span {
 }
 
 /// Replaces `answer` by the error response if the handler returned an error. Also counts and logs the error.
-fn render_error(mut answer: Response, id: &RequestId, metrics: &Metrics) -> Response {
+fn render_error(mut answer: Response, scope: &RequestScope, metrics: &Metrics) -> Response {
     let Some(error) = answer.extensions_mut().remove::<ApiError>() else { return answer };
     // Overload is only counted: a log line for each rejected request would add load.
     if let ApiError::Mint(error) = &error
         && *error != MintError::Overloaded
     {
-        tracing::warn!(request_id = id.as_str(), trace_id = id.trace_id(), %error, "no token was minted");
+        tracing::warn!(request_id = scope.id(), trace_id = scope.trace_id(), %error, "no token was minted");
     }
     let error_response = error.error_response();
     metrics.refusals.with_label_values(&[error_response.error]).inc();
     tracing::debug!(
-        request_id = id.as_str(),
-        trace_id = id.trace_id(),
+        request_id = scope.id(),
+        trace_id = scope.trace_id(),
         error = error_response.error,
         "refused"
     );
-    error_response.into_response(answer, id.as_str())
+    error_response.into_response(answer, scope.id())
 }

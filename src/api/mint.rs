@@ -61,7 +61,7 @@ pub(super) async fn oauth_assertion(
     Ok(assertion_response(format, &assertion))
 }
 
-/// `POST` for a token of that kind.
+/// Returns the `POST` handler that mints tokens of `kind`.
 pub(super) fn hs256_token(kind: Hs256Kind) -> MethodRouter<SharedState> {
     post(
         async move |State(state): State<SharedState>,
@@ -160,8 +160,8 @@ fn format_response<T: Serialize>(
     no_store_response(media, body)
 }
 
-/// A response that contains a secret, so no cache may store it (RFC 6749, section 5.1). It has no `ETag`: a page that got
-/// 304 would keep using an expired token.
+/// Builds a response that contains a token, so no cache may store it (RFC 6749, section 5.1). It has no `ETag`: a page that
+/// got 304 would keep using an expired token.
 pub(super) fn no_store_response(media: &'static str, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();

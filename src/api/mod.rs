@@ -3,7 +3,8 @@
 //! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`, `/oauth-access-token`,
 //!   `/messaging-access-token`: for authenticated callers.
 //! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public, and the only routes of the public listener.
-//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener if there is one.
+//! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener if there is one, otherwise on the minting
+//!   listener.
 //! - `GET /openapi.yaml`: the description of the API. A test compares it with [`ROUTES`].
 //!
 //! `middleware` gives every response an `X-Request-Id`. Every error response is JSON. There are no CORS headers, because
@@ -53,8 +54,8 @@ use crate::tokens::{Profiles, Signer};
 /// The API description, `openapi.yaml` at the repository's root.
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
-/// Everything that follows from one configuration and its key files. A reload replaces it as a whole; a request that has
-/// loaded it keeps the old one.
+/// Everything that follows from one configuration and its key files. A reload or a retirement replaces it as a whole; a request
+/// that has loaded it keeps the old one.
 pub struct ConfigSnapshot {
     pub(crate) config: Arc<Config>,
     pub ring: KeyRing,
@@ -68,12 +69,12 @@ pub struct AppState {
     pub snapshot: ArcSwap<ConfigSnapshot>,
     pub signer: Arc<Signer>,
     pub exchanger: Exchanger,
-    /// Limits how often one subject's tokens are minted, against pages that reload in a loop.
+    /// Limits how often a caller mints one subject's tokens, against pages that reload in a loop.
     pub(crate) subject_rate_limiter: SubjectRateLimiter,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) randomness: Arc<dyn Randomness>,
     pub metrics: Arc<Metrics>,
-    /// The metrics that every request updates, looked up once.
+    /// The metrics of requests by route, looked up once.
     pub(crate) request_metrics: RequestMetrics,
     pub(crate) audit: Audit,
     pub(crate) limits: Limits,
@@ -81,12 +82,13 @@ pub struct AppState {
     pub(crate) draining: AtomicBool,
     /// The result of the last check of the files for changes.
     pub(crate) last_reload_check: ArcSwap<ReloadReport>,
-    /// The number of log lines dropped so far, read at each scrape.
+    /// The number of log lines dropped so far, for `/metrics`.
     pub(crate) dropped_lines: DroppedLineCounter,
 }
 
 impl AppState {
-    /// Whether the service can mint tokens. Whether Salesforce can be reached doesn't matter.
+    /// Whether each profile has a key that signs, and the service isn't shutting down. Whether Salesforce can be reached doesn't
+    /// matter.
     pub(crate) fn ready(&self) -> bool {
         !self.draining.load(Ordering::Acquire) && self.snapshot.load().profiles.is_ready(self.clock.now())
     }
@@ -94,14 +96,14 @@ impl AppState {
 
 type SharedState = Arc<AppState>;
 
-/// The kinds of listeners; each route belongs to one.
+/// The group of a route. A listener serves one or more groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerKind {
-    /// For callers: `[server]`.
+pub enum RouteGroup {
+    /// For callers: on the listener of `[server]`.
     Minting,
-    /// For the internet: `[server.public]`.
+    /// For the internet: on the listeners of `[server]` and `[server.public]`.
     Public,
-    /// For monitoring and operators: `[server.ops]`.
+    /// For monitoring and operators: on the listener of `[server.ops]`, or of `[server]` without one.
     Ops,
 }
 
@@ -109,56 +111,56 @@ pub enum ListenerKind {
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
-    pub(crate) kind: ListenerKind,
+    pub(crate) group: RouteGroup,
     handler: fn() -> MethodRouter<SharedState>,
 }
 
 /// The route table.
 pub static ROUTES: &[Route] = &[
-    Route::new(Method::POST, "/identity-token", ListenerKind::Minting, || post(mint::identity_token)),
-    Route::new(Method::POST, "/oauth-assertion", ListenerKind::Minting, || post(mint::oauth_assertion)),
-    Route::new(Method::POST, "/intercom-user-jwt", ListenerKind::Minting, || {
+    Route::new(Method::POST, "/identity-token", RouteGroup::Minting, || post(mint::identity_token)),
+    Route::new(Method::POST, "/oauth-assertion", RouteGroup::Minting, || post(mint::oauth_assertion)),
+    Route::new(Method::POST, "/intercom-user-jwt", RouteGroup::Minting, || {
         mint::hs256_token(Hs256Kind::Intercom)
     }),
-    Route::new(Method::POST, "/bundle", ListenerKind::Minting, || post(bundle::bundle)),
-    Route::new(Method::POST, "/oauth-access-token", ListenerKind::Minting, || {
+    Route::new(Method::POST, "/bundle", RouteGroup::Minting, || post(bundle::bundle)),
+    Route::new(Method::POST, "/oauth-access-token", RouteGroup::Minting, || {
         post(access_tokens::oauth_access_token)
     }),
-    Route::new(Method::POST, "/messaging-access-token", ListenerKind::Minting, || {
+    Route::new(Method::POST, "/messaging-access-token", RouteGroup::Minting, || {
         post(access_tokens::messaging_access_token)
     }),
-    Route::new(Method::GET, "/openapi.yaml", ListenerKind::Minting, || get(jwks::openapi)),
-    Route::new(Method::GET, "/.well-known/jwks.json", ListenerKind::Public, || get(jwks::union)),
-    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", ListenerKind::Public, || get(jwks::keyset)),
-    Route::new(Method::GET, "/livez", ListenerKind::Ops, || get(health::livez)),
-    Route::new(Method::GET, "/readyz", ListenerKind::Ops, || get(health::readyz)),
-    Route::new(Method::GET, "/healthz", ListenerKind::Ops, || get(health::readyz)),
-    Route::new(Method::GET, "/metrics", ListenerKind::Ops, || get(health::metrics)),
-    Route::new(Method::GET, "/status", ListenerKind::Ops, || get(status::status)),
+    Route::new(Method::GET, "/openapi.yaml", RouteGroup::Minting, || get(jwks::openapi)),
+    Route::new(Method::GET, "/.well-known/jwks.json", RouteGroup::Public, || get(jwks::union)),
+    Route::new(Method::GET, "/keysets/{keyset}/jwks.json", RouteGroup::Public, || get(jwks::keyset)),
+    Route::new(Method::GET, "/livez", RouteGroup::Ops, || get(health::livez)),
+    Route::new(Method::GET, "/readyz", RouteGroup::Ops, || get(health::readyz)),
+    Route::new(Method::GET, "/healthz", RouteGroup::Ops, || get(health::readyz)),
+    Route::new(Method::GET, "/metrics", RouteGroup::Ops, || get(health::metrics)),
+    Route::new(Method::GET, "/status", RouteGroup::Ops, || get(status::status)),
 ];
 
 impl Route {
     /// Whether the route requires an authenticated caller.
     fn is_minting(&self) -> bool {
-        self.kind == ListenerKind::Minting && self.method == Method::POST
+        self.group == RouteGroup::Minting && self.method == Method::POST
     }
 
     const fn new(
         method: Method,
         path: &'static str,
-        kind: ListenerKind,
+        group: RouteGroup,
         handler: fn() -> MethodRouter<SharedState>,
     ) -> Self {
-        Self { method, path, kind, handler }
+        Self { method, path, group, handler }
     }
 }
 
-/// Builds the router of a listener that serves the routes of `kinds`.
-pub fn router(state: &SharedState, kinds: &[ListenerKind]) -> Router {
+/// Builds the router of a listener that serves the routes of `groups`.
+pub fn router(state: &SharedState, groups: &[RouteGroup]) -> Router {
     let metrics = state.metrics.clone();
     ROUTES
         .iter()
-        .filter(|route| kinds.contains(&route.kind))
+        .filter(|route| groups.contains(&route.group))
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .fallback(|method: Method| async move {

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 
 use super::content_negotiation::ResponseFormat;
-use super::middleware::RequestId;
+use super::middleware::RequestScope;
 use super::{ApiError, BodyGate, SharedState};
 use crate::callers::{Caller, Peer};
 use crate::json::{Json, Members};
@@ -35,7 +35,7 @@ pub(super) struct AuthenticatedCaller {
     pub(crate) caller: Arc<Caller>,
     /// How the caller authenticated, for the audit line: `api_key` or `connection`.
     pub(crate) credential: &'static str,
-    pub(crate) id: RequestId,
+    pub(crate) scope: RequestScope,
 }
 
 impl FromRequestParts<SharedState> for AuthenticatedCaller {
@@ -43,8 +43,8 @@ impl FromRequestParts<SharedState> for AuthenticatedCaller {
 
     /// Authenticates the caller by its API key, or without an `Authorization` header by its connection.
     ///
-    /// A missing key, a wrong key and a malformed header give the same error. A request with a wrong key is rejected even if
-    /// its connection belongs to a caller.
+    /// Missing credentials, a wrong key and a malformed header give the same error. A request with a wrong key is rejected even
+    /// if its connection belongs to a caller.
     async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
         let header = headers.next();
@@ -62,21 +62,22 @@ impl FromRequestParts<SharedState> for AuthenticatedCaller {
         };
         let caller = caller.cloned().ok_or(ApiError::InvalidClient)?;
         parts.extensions.insert(KnownCaller(caller.clone()));
-        let id = parts.extensions.get::<RequestId>().cloned();
-        let id = id.expect("the middleware gives every request an ID");
-        id.trace().set_attribute(SpanAttribute::Caller(&caller.name));
-        Ok(Self { caller, credential, id })
+        let scope = parts.extensions.get::<RequestScope>().cloned();
+        let scope = scope.expect("the middleware gives every request a scope");
+        scope.trace().set_attribute(SpanAttribute::Caller(&caller.name));
+        Ok(Self { caller, credential, scope })
     }
 }
 
-/// The request extension that says that the caller is authenticated. Without it [`RequestFields`] doesn't read the body.
+/// The request extension that says that the caller is authenticated. Without it, [`RequestFields`] rejects the request before it
+/// reads the body.
 #[derive(Clone)]
 struct KnownCaller(Arc<Caller>);
 
 impl AuthenticatedCaller {
     /// The trace of the request.
     pub(crate) const fn trace(&self) -> &Trace {
-        self.id.trace()
+        self.scope.trace()
     }
 }
 

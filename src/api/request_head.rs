@@ -1,7 +1,8 @@
 //! Prevents request smuggling: rejects every request head that a proxy in front of the service may read differently.
 //!
 //! hyper accepts a bare LF, `Content-Length` together with `Transfer-Encoding`, and several equal lengths. A proxy may
-//! see another request in the same bytes. So `app::request_scanner` passes each head to [`check_head`] before hyper gets it.
+//! see another request in the same bytes. So `app::request_scanner` rejects a bare LF, and passes each head to [`check_head`]
+//! before hyper gets it.
 //! The parser is httparse, which hyper uses too, so both read an accepted head in the same way.
 
 use std::mem::MaybeUninit;
@@ -11,7 +12,7 @@ use super::ApiError;
 /// The largest number of headers.
 const MAX_REQUEST_HEADERS: usize = 64;
 
-/// How the length of a request's body is given (RFC 9112, section 6).
+/// How a request gives the length of its body (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyFraming {
     /// In bytes; 0 if there is no body.
@@ -19,7 +20,8 @@ pub(crate) enum BodyFraming {
     Chunked,
 }
 
-/// Checks a request head and returns the framing of its body. `head` must end with the empty line and contain no bare LF.
+/// Checks a request head and returns the framing of its body. The caller ensures that `head` ends with the empty line and
+/// contains no bare LF.
 ///
 /// # Errors
 /// The error that the client gets.

@@ -1,5 +1,5 @@
-//! `GET /status`: which keys sign and are published, and whether the files' content was in force at the last check. Commands on
-//! the same host use it to see whether the service has taken over a change.
+//! `GET /status`: which keys sign and are published, and whether the files' content was in force after the last check. Commands
+//! use it to see whether the service has taken over a change.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use crate::keys::Keyset;
 pub(crate) struct ReloadReport {
     /// When the check began; `None` before the first one.
     pub(crate) began_at: Option<UnixTime>,
-    /// Whether the files' content at that time is in force.
+    /// Whether the files' content at that time is in force. True before the first check.
     pub(crate) in_force: bool,
-    /// Why it isn't.
+    /// Why it isn't in force; empty if it is.
     pub(crate) problems: Vec<Problem>,
 }
 

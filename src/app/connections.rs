@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use crate::api::{ApiError, BodyGate};
 
-/// The average memory of a connection that the budget allows, in bytes. So 10,000 connections take at most 30 MiB. Together
-/// with memory that the allocator keeps from closed connections, the process takes less than 48 MiB for them.
-const BYTES_PER_CONNECTION: usize = 3 << 10;
+/// The memory budget of a listener for each connection of its limit, in bytes. So 10,000 connections take at most 30 MiB.
+/// Together with memory that the allocator keeps from closed connections, the process takes less than 48 MiB for them.
+const BUDGET_BYTES_PER_CONNECTION: usize = 3 << 10;
 /// The smallest memory budget of a listener, in bytes.
 const MIN_LISTENER_BYTES: usize = 16 << 20;
 /// The memory of an open connection, in bytes: its task, its socket, its entry in the table. This and the next two constants
@@ -43,7 +43,7 @@ pub(crate) struct Connections {
     slots: Arc<Semaphore>,
     /// The memory that all connections together may take, in bytes.
     budget: usize,
-    /// The memory that all connections together take now, in bytes.
+    /// The memory that all connections together are charged for now, in bytes.
     bytes: AtomicUsize,
     table: Mutex<Table>,
     epoch: Instant,
@@ -60,7 +60,7 @@ struct Table {
 /// The state of one connection, shared by its task, the stream below hyper, and the service above hyper.
 pub(crate) struct Connection {
     connections: Arc<Connections>,
-    /// In microseconds since `connections.epoch`; 0 while a request is being answered.
+    /// Since when the connection is idle, in microseconds since `connections.epoch`; 0 while a handler works on a request.
     idle_since: AtomicU64,
     /// The memory that the connection is charged for, in bytes.
     bytes: AtomicUsize,
@@ -71,7 +71,7 @@ pub(crate) struct Connection {
     request_started: AtomicU64,
     /// Whether a part of a response isn't written to the socket yet.
     writing: AtomicBool,
-    /// Whether hyper got a checked head and hasn't called the service for it yet.
+    /// Whether a head was checked, and hyper hasn't called the service for it yet.
     head_checked: AtomicBool,
     /// Why the current request is rejected. Such a request is the last of its connection.
     pub(crate) error: OnceLock<Box<ApiError>>,
@@ -84,7 +84,7 @@ impl Connections {
         Arc::new(Self {
             limit,
             slots: Arc::new(Semaphore::new(limit)),
-            budget: limit.saturating_mul(BYTES_PER_CONNECTION).max(MIN_LISTENER_BYTES),
+            budget: limit.saturating_mul(BUDGET_BYTES_PER_CONNECTION).max(MIN_LISTENER_BYTES),
             bytes: AtomicUsize::new(0),
             table: Mutex::default(),
             epoch: Instant::now(),
@@ -168,8 +168,8 @@ impl Connections {
 }
 
 impl Connection {
-    /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the
-    /// listener is over its budget and any is idle.
+    /// Charges the connection for `bytes` more memory. Evicts the longest idle connections while the listener is over its budget
+    /// and any is idle.
     pub(crate) fn charge(&self, bytes: usize) {
         let connections = &*self.connections;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -193,7 +193,7 @@ impl Connection {
         }
     }
 
-    /// Sets the charge for the buffer of an incomplete head to `bytes`.
+    /// Sets the charge for the buffer of an incomplete head, or of bytes that arrive before the response, to `bytes`.
     pub(crate) fn set_partial_head(&self, bytes: usize) {
         let before = self.partial.swap(bytes, Ordering::Relaxed);
         if bytes > before {
@@ -213,7 +213,7 @@ impl Connection {
         self.connections.epoch + Duration::from_micros(self.request_started.load(Ordering::Relaxed))
     }
 
-    /// Records that hyper gets a checked head. From now on the connection isn't idle.
+    /// Records that a head was checked, which hyper gets next. From now on the connection isn't idle.
     pub(crate) fn mark_head_checked(&self, has_body: bool) {
         self.body_gate.close(has_body);
         self.idle_since.store(0, Ordering::Relaxed);
@@ -229,7 +229,7 @@ impl Connection {
         self.head_checked.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a request is being answered.
+    /// Whether a handler works on a request.
     pub(crate) fn is_answering(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
@@ -248,7 +248,7 @@ impl Connection {
         self.writing.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the connection is idle, and no byte of a request has arrived.
+    /// Whether the connection is idle, its last response is written, and no byte of another request has arrived.
     pub(crate) fn is_unused(&self) -> bool {
         self.idle_since.load(Ordering::Relaxed) != 0
             && !self.writing.load(Ordering::Relaxed)
@@ -361,7 +361,7 @@ mod tests {
                 permit.connection.set_partial_head(0);
                 permit.connection.charge(HYPER_BYTES);
             }
-            assert!(connections.bytes() <= 10_000 * BYTES_PER_CONNECTION);
+            assert!(connections.bytes() <= 10_000 * BUDGET_BYTES_PER_CONNECTION);
             open.push(permit);
         }
         assert!(connections.shed_counter.get() > 1000);

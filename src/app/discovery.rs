@@ -1,12 +1,12 @@
-//! Service discovery on one host: lets commands find the running service and its ops listener.
+//! Service discovery on one host: lets commands find the running service and the listener that answers operators.
 //!
 //! The address in the configuration file may not be the service's: a change of it takes effect only after a restart, or an
 //! environment variable sets it for the service only. A command that used the file's address would find no service, and would
 //! report a key as removed although it still signs.
 //!
-//! So each service listens on an abstract Unix socket (unix(7)). It tells every client which files it uses and where its
-//! ops listener is. Commands find the names of these sockets in `/proc/net/unix`. Processes see each other only within one
-//! network namespace, which containers usually don't share.
+//! So `tokenmint serve` listens on an abstract Unix socket (unix(7)). It tells every client which configuration file and key
+//! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`.
+//! Processes see each other only within one network namespace, which containers usually don't share.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ use crate::files::is_same_file;
 const SOCKET_NAME_PREFIX: &str = "tokenmint/";
 /// How long each side waits for the other.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
-/// The largest description of a service, in bytes. It is enough for 10,000 key directories.
+/// The largest description of a service, in bytes. It is enough for 10,000 key directories with paths of 400 bytes.
 const MAX_DESCRIPTION_SIZE: u64 = 4 << 20;
 /// The pause after a connection can't be accepted, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

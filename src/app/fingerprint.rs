@@ -1,4 +1,5 @@
-//! Change detection by polling: hashes the content, the owners and the modes of the configuration's files.
+//! Change detection by polling: hashes the content, the owners and the modes of the configuration's files, and the owners and
+//! the modes of its key directories.
 //!
 //! File notifications (inotify) get lost on some mounts. Modification times don't show that Kubernetes has replaced the
 //! `..data` link of a mounted secret.
@@ -20,7 +21,7 @@ pub(crate) struct WatchedFiles {
     directories: BTreeSet<PathBuf>,
 }
 
-/// A SHA-256 over the content, the owners and the modes of files. Equal fingerprints mean that nothing has changed.
+/// A SHA-256 over [`WatchedFiles`]: content, owners and modes. Equal fingerprints mean that none of these has changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -69,7 +70,7 @@ impl WatchedFiles {
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         let mut hash = PartsHasher::default();
         for directory in &self.directories {
-            // Mode and owner, because they decide who may replace files in it; or the error.
+            // Mode and owner, because they decide who may replace files in the directory. Without them, the error.
             match rustix::fs::stat(directory) {
                 Ok(stat) => {
                     hash.add(&stat.st_mode.to_be_bytes());
@@ -87,7 +88,7 @@ impl WatchedFiles {
     }
 }
 
-/// The keys, certificates and the schedule in a key directory, in order.
+/// The keys, the certificates and the schedule in a key directory, in the order of their paths.
 fn key_directory_files(directory: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));

@@ -22,10 +22,10 @@ pub(crate) struct HardeningError {
 /// Turns off core dumps, denies debuggers and `/proc/PID/mem` to other processes of the same user, and makes new files
 /// private by the umask.
 ///
-/// Also raises the limit of open files to its maximum, because each connection takes a descriptor.
+/// Also raises the limit of open files to its maximum, if the host allows it, because each connection takes a descriptor.
 ///
 /// # Errors
-/// The host refuses a step. No private key may be loaded then.
+/// The host refuses one of the hardening steps. No private key may be loaded then.
 pub(crate) fn harden() -> Result<(), HardeningError> {
     let hardening_error =
         |failed_step| move |error: rustix::io::Errno| HardeningError { failed_step, error: error.into() };
@@ -40,7 +40,7 @@ pub(crate) fn harden() -> Result<(), HardeningError> {
     Ok(())
 }
 
-/// Descriptors that are reserved for files, for sockets to Salesforce, and for the runtime.
+/// Descriptors that are reserved for files, for sockets to Salesforce, and for the runtime; at most half of the limit.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// How many connections each of `listeners` listeners may have.

@@ -39,7 +39,7 @@ use super::connections::{Connection, ConnectionPermit, Connections, HYPER_BYTES,
 use super::request_scanner::ScannedStream;
 use super::systemd::InheritedSocket;
 use super::tls::ClientCertificate;
-use crate::api::{ApiError, GatedBody, ListenerKind, RequestContext};
+use crate::api::{ApiError, GatedBody, RequestContext, RouteGroup};
 use crate::callers::Peer;
 use crate::clock::{Clock, UnixTime};
 use crate::config::ListenAddress;
@@ -50,9 +50,9 @@ use crate::metrics::Metrics;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest request head, in bytes.
 const MAX_HEAD: usize = 8 << 10;
-/// The largest request head on the public listener, in bytes. Requests have no credentials there.
+/// The largest request head on the public listener, in bytes. It is smaller, because requests have no credentials there.
 const MAX_PUBLIC_HEAD: usize = 4 << 10;
-/// hyper's read buffer, in bytes. It is larger than a request head, because hyper gets a head as a whole.
+/// The largest size of hyper's read buffer, in bytes. It is larger than a request head, because hyper gets a head as a whole.
 const HYPER_BUFFER: usize = 16 << 10;
 /// How long an idle connection stays open after the service stops, so that a request in transit is answered.
 const STOP_GRACE: Duration = Duration::from_millis(100);
@@ -96,7 +96,7 @@ impl Listener {
     /// Binds a socket to the address `listen`.
     ///
     /// # Errors
-    /// The address is in use or not available on this host.
+    /// The address is in use or not available on this host, or the file of a Unix socket can't be created.
     pub(crate) async fn bind(
         name: &'static str,
         listen: &ListenAddress,
@@ -231,7 +231,7 @@ impl Listener {
 /// The parts of the service that a listener needs.
 #[derive(Clone)]
 pub struct ListenerDeps {
-    pub kinds: &'static [ListenerKind],
+    pub groups: &'static [RouteGroup],
     pub router: Router,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
@@ -353,7 +353,7 @@ impl HttpServer {
     fn new(deps: ListenerDeps) -> Self {
         let mut hyper = http1::Builder::new();
         hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HYPER_BUFFER);
-        let max_head = if deps.kinds == [ListenerKind::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
+        let max_head = if deps.groups == [RouteGroup::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
         Self { hyper, max_head, router: deps.router, clock: deps.clock }
     }
 }
@@ -396,7 +396,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     let service = ConnectionService { router, clock, client, connection: connection.clone() };
     // Boxed, so that a connection without a request doesn't pay for hyper's memory.
     let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), service));
-    // An error of the connection is caused by the client, which sees it too, so it isn't logged.
+    // An error here comes from the client or the network, and the client notices it too. So it isn't logged.
     let is_answered = tokio::select! {
         biased;
         ended = poll_fn(|cx| hyper.poll_without_shutdown(cx)) => ended.is_ok(),
@@ -444,8 +444,8 @@ fn is_peer_error(error: &io::Error) -> bool {
     matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::InvalidInput)
 }
 
-/// Removes the socket file of a process that was killed. A file whose socket still accepts connections stays, so that `bind`
-/// fails.
+/// Removes the socket file of a process that was killed, so that `bind` can create another. A file whose socket still accepts
+/// connections stays, so that `bind` fails.
 ///
 /// # Errors
 /// The file at that path isn't a socket.

@@ -1,13 +1,15 @@
 //! The log: JSON lines on standard output, or text on a terminal and for `dev`.
 //!
 //! - Logging never blocks a request. A bounded channel passes the lines to a writer thread.
-//! - Lines are dropped and counted while the channel is full, or while writing fails (disk full, reader gone). The thread
-//!   retries the lines whose write failed, so that none is written in part.
+//! - Lines are dropped and counted while the channel is full, while writing fails (disk full, reader gone), and after
+//!   [`Log::finish`] has begun. The thread retries the lines whose write failed, so that none is written in part.
 //! - Lines that arrive within `BATCH_DELAY` share one write. Waking the thread for each line would cost as much as parsing
 //!   the request.
-//! - A write has whole lines only, and at most `ATOMIC_WRITE` bytes unless one line is longer. A pipe accepts such a write as
-//!   a whole or not at all. So a process that ends while its reader hangs leaves no partial line.
-//! - [`Log::finish`] waits until a deadline for the lines in the channel, and reports how many were lost, and why.
+//! - A write has whole lines only, and at most `ATOMIC_WRITE` bytes unless one line is longer. A pipe accepts up to
+//!   `ATOMIC_WRITE` bytes as a whole or not at all. So a process that ends while its reader hangs leaves no partial line,
+//!   except of a longer one.
+//! - [`Log::finish`] waits until a deadline for the lines in the channel, and reports how many lines were lost since the start,
+//!   and why.
 
 use std::fmt;
 use std::fs::File;
@@ -106,7 +108,7 @@ impl Log {
         move || state.dropped.load(Ordering::Acquire)
     }
 
-    /// Ends a [`finish`](Self::finish) early.
+    /// Returns a function that ends the wait of [`finish`](Self::finish) early.
     pub(crate) fn stop_waiting(&self) -> impl FnOnce() + Send + use<> {
         let ends = self.ends.clone();
         // Fails if the log has already finished, which is fine.

@@ -1,7 +1,7 @@
 //! Builds the service from a `Config`, runs it, and shuts it down.
 //!
 //! - Start: all files are loaded and checked before a socket is bound.
-//! - While it runs, [`reload`] takes over changed files.
+//! - While it runs, [`reload`] takes over changed files, and `retirement_watcher` removes retired keys.
 //! - Graceful shutdown: the service becomes unready and keeps answering for `DRAIN_NOTICE`, so that load balancers notice.
 //!   Then it finishes open requests for at most `DRAIN_TIMEOUT`, whatever clients do. A second signal ends it at once.
 
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{
-    AppState, Audit, ConfigSnapshot, DroppedLineCounter, ListenerKind, ReloadReport, RequestMetrics, router,
+    AppState, Audit, ConfigSnapshot, DroppedLineCounter, ReloadReport, RequestMetrics, RouteGroup, router,
 };
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
@@ -185,7 +185,7 @@ pub(crate) fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn C
 /// The service with its sockets bound, before it accepts connections.
 pub struct App {
     state: Arc<AppState>,
-    listeners: Vec<(Listener, &'static [ListenerKind])>,
+    listeners: Vec<(Listener, &'static [RouteGroup])>,
     target: ReloadTarget,
 }
 
@@ -208,7 +208,8 @@ impl App {
     /// Builds the service and binds its sockets.
     ///
     /// # Errors
-    /// A socket can't be bound, the host gives no randomness, or `[cache.redis]` makes no valid client.
+    /// A socket can't be bound, systemd passed an unusable one, the host gives no randomness, or `[cache.redis]` makes no valid
+    /// client.
     pub async fn bind(
         loaded: LoadedConfig,
         clock_and_rng: ClockAndRng,
@@ -219,9 +220,9 @@ impl App {
         let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
         let server = &config.server;
-        let all: &[ListenerKind] = match &server.ops {
-            None => &[ListenerKind::Minting, ListenerKind::Public, ListenerKind::Ops],
-            Some(_) => &[ListenerKind::Minting, ListenerKind::Public],
+        let all: &[RouteGroup] = match &server.ops {
+            None => &[RouteGroup::Minting, RouteGroup::Public, RouteGroup::Ops],
+            Some(_) => &[RouteGroup::Minting, RouteGroup::Public],
         };
         let mut wanted = vec![("minting", "server", &server.listen, tls.clone(), all)];
         if let Some(public) = &server.public {
@@ -230,23 +231,24 @@ impl App {
                 "server.public",
                 &public.listen,
                 public_tls.clone(),
-                &[ListenerKind::Public],
+                &[RouteGroup::Public],
             ));
         }
         if let Some(listen) = &server.ops {
-            wanted.push(("ops", "server.ops", listen, None, &[ListenerKind::Ops]));
+            wanted.push(("ops", "server.ops", listen, None, &[RouteGroup::Ops]));
         }
         let mut listeners = Vec::new();
         let mut inherited = InheritedSockets::inherited(wanted.len() == 1).map_err(StartError::Inherited)?;
-        for (name, section, listen, tls, kinds) in wanted {
+        for (name, section, listen, tls, groups) in wanted {
             let failed = |error| StartError::Bind { section, listen: listen.clone(), error };
             let sockets = inherited.take(name);
             if sockets.is_empty() {
-                listeners.push((Listener::bind(name, listen, tls).await.map_err(failed)?, kinds));
+                listeners.push((Listener::bind(name, listen, tls).await.map_err(failed)?, groups));
                 continue;
             }
             for socket in sockets {
-                listeners.push((Listener::from_inherited(name, socket, tls.clone()).map_err(failed)?, kinds));
+                listeners
+                    .push((Listener::from_inherited(name, socket, tls.clone()).map_err(failed)?, groups));
             }
         }
         for name in inherited.unclaimed() {
@@ -274,7 +276,7 @@ impl App {
         &self.state
     }
 
-    /// Removes retired keys. Runs until it is dropped.
+    /// Removes keys that are retired or whose publication has ended. Runs until the future is dropped.
     pub(crate) fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
         retirement_watcher::run(self.state.clone())
     }
@@ -284,10 +286,11 @@ impl App {
         Reloader::new(source, self.target.clone())
     }
 
-    /// Serves requests until `stop` resolves, then drains open requests. Stops draining when `force` resolves.
+    /// Serves requests until `stop` resolves, then drains open requests for at most `DRAIN_TIMEOUT`. Stops draining when
+    /// `force` resolves.
     ///
     /// # Errors
-    /// A listener ended unexpectedly. Open requests were drained then, too.
+    /// A listener ended unexpectedly. Open requests are drained in the same way then.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -305,10 +308,10 @@ impl App {
             );
         }
         let mut listener_tasks = JoinSet::new();
-        for (listener, kinds) in listeners {
+        for (listener, groups) in listeners {
             let deps = ListenerDeps {
-                kinds,
-                router: router(&state, kinds),
+                groups,
+                router: router(&state, groups),
                 metrics: state.metrics.clone(),
                 clock: state.clock.clone(),
             };
@@ -347,7 +350,7 @@ impl App {
 #[error("a listener ended unexpectedly: {0}; this is a bug in tokenmint: report it, and restart the service")]
 pub struct ListenerFailed(String);
 
-/// Waits for `stop`, or for the first listener that ends earlier. Only a panic ends a listener. Then the service exits and its
+/// Waits for `stop`, or for the first listener that ends earlier, which only a panic causes. Then the service exits and its
 /// supervisor can restart it, instead of running without that listener.
 async fn until_stopped(
     stop: impl Future<Output = ()>,

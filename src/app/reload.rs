@@ -1,13 +1,13 @@
 //! Hot reload: takes over changed files while the service runs.
 //!
-//! - SIGHUP and a change of the files' content each lead to a reload. So does a clock that was set back to a time for which a
-//!   key is missing. A rejected reload is retried every `RETRY_INTERVAL`.
+//! - SIGHUP and a change of the files (content, owner or mode) each lead to a reload. So does a clock that was set back to a
+//!   time for which a key is missing. A rejected reload is retried every `RETRY_INTERVAL`.
 //! - A reload builds and checks a new [`ConfigSnapshot`] while the old one serves requests, then swaps them atomically.
 //!   Requests that have loaded the old snapshot finish with it. If anything is wrong, the old one stays in force, and the
 //!   problems are logged.
 //! - A snapshot is accepted only if the files have the same fingerprint before and after they were read. So it never mixes
 //!   files of two versions.
-//! - Signals during a reload cause one more reload, at least `MIN_RELOAD_INTERVAL` later.
+//! - Signals during a reload cause one more reload, at least `MIN_RELOAD_INTERVAL` after it.
 //! - `retirement_watcher` removes retired keys independently of reloads.
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ use crate::jwks::ClientClass;
 use crate::keys::KeyState;
 use crate::metrics::Metrics;
 
-/// The pause between two checks of the files.
+/// The usual pause between two checks of the files, and the shortest.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// After a slow check, the pause is this many times as long as the check took, up to `MAX_FILE_POLL_INTERVAL`.
 const POLL_PAUSE_FACTOR: u32 = 20;
@@ -39,7 +39,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
 /// been corrected.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// The shortest pause between two reloads by signal.
+/// The pause after a reload by signal.
 const MIN_RELOAD_INTERVAL: Duration = Duration::from_millis(200);
 /// How many times files that change while they are read are read before giving up until the next check.
 const READ_ATTEMPTS: usize = 5;
@@ -94,7 +94,7 @@ enum ReloadError {
 /// Why the files are loaded again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReloadReason {
-    /// The caller requested it, for example by SIGHUP.
+    /// Somebody requested it, for example by SIGHUP.
     Signal,
     /// The files have changed.
     Change,
@@ -107,7 +107,8 @@ impl Reloader {
         Self { source, target, last_problems: Vec::new(), last_attempt: Duration::ZERO }
     }
 
-    /// Polls the files, and reloads them after a change or a message on `asked`. Returns when `asked` is closed.
+    /// Polls the files, and reloads them after a change or a message on `asked`. Returns when `asked` is closed, or when a reload
+    /// panicked.
     pub(crate) async fn run(self, mut asked: mpsc::Receiver<()>) {
         let mut reloader = self;
         let mut pause = FILE_POLL_INTERVAL;
@@ -196,7 +197,8 @@ impl Reloader {
         self.check_files(true);
     }
 
-    /// Reloads and records the outcome in the log and the metrics. Returns `false` if the files changed while they were read.
+    /// Reloads and records the outcome in the log and the metrics. Returns `false` if the files changed while they were read, or
+    /// a key was retired meanwhile.
     fn reload_for(&mut self, reason: ReloadReason) -> bool {
         let state = self.target.state.clone();
         self.last_attempt = state.clock.monotonic();
@@ -249,7 +251,7 @@ impl Reloader {
             }
             self.target.files = files;
         }
-        // An empty fingerprint makes the next check reload.
+        // No files have this fingerprint, so the next check reloads.
         self.target.fingerprint = Fingerprint::of_nothing();
         Err(ReloadError::FilesChanging)
     }
@@ -309,8 +311,8 @@ impl Reloader {
 
 /// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has.
 ///
-/// Returns `false` and changes nothing if `base` isn't in force any more. If a reload and a
-/// retirement run at the same time, the second one must start again.
+/// Returns `false` and changes nothing if `base` isn't in force any more. If a reload and a retirement run at the same time,
+/// the second one must start again.
 pub(super) fn activate_snapshot(
     state: &AppState,
     base: &Arc<ConfigSnapshot>,
@@ -346,8 +348,8 @@ pub(super) fn activate_snapshot(
     true
 }
 
-/// Removes the metric series of keys, keysets, callers and profiles that no longer exist. Otherwise they would accumulate over
-/// reloads.
+/// Removes metric series of keys, keysets, callers and grants that no longer exist. Otherwise they would accumulate over
+/// reloads. The next scrape removes the series of exchanges. The series of `remints_refused` stay.
 fn remove_stale_metrics(old: &ConfigSnapshot, new: &ConfigSnapshot, metrics: &Metrics) {
     let clients = || ClientClass::ALL.iter().map(|client| client.as_str());
     for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {

@@ -7,8 +7,9 @@
 //! - A rejected head never reaches hyper. hyper gets a synthetic request instead, which the service answers with the error.
 //!   The bytes after the rejected head are ignored.
 //! - After a request with a chunked body the connection closes, because only hyper finds the end of that body.
-//! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)).
-//! - A client that doesn't receive a response within `WRITE_TIMEOUT` is cut off.
+//! - A body is read from the socket only after a handler reads it ([`BodyGate`](crate::api::BodyGate)). Bytes that arrive
+//!   together with the head are an exception.
+//! - A client that is too slow to receive a response (`WRITE_TIMEOUT`) is cut off.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -28,8 +29,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the service reads and discards the client's bytes after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(250);
 /// The timeout for shutting down the stream, including TLS's `close_notify`.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How many bytes are read at a time.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
+/// The most bytes that are read at a time.
 const READ_CHUNK: usize = 4096;
 
 /// The stream below hyper.
@@ -51,7 +52,8 @@ struct RequestScanner {
 
 /// The kind of bytes that `pending` begins with.
 enum ScanState {
-    /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF.
+    /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF. `has_begun` says whether the time of
+    /// its first byte was recorded.
     Head { seen: usize, has_begun: bool },
     /// The rest of a checked request. `remaining` bytes, body included, have not been passed to hyper yet.
     Request { remaining: u64 },
@@ -191,8 +193,8 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         Poll::Ready(Ok(true))
     }
 
-    /// Waits for the end of the stream while a request is answered. Bytes of the next request are buffered, and scanned after
-    /// the response.
+    /// Waits for the end of the stream while a request is answered. Bytes of the next request are buffered, about as many as a head
+    /// may have, and scanned after the response.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.pending.len() < self.scanner.max_head {
             if !ready!(self.poll_chunk(cx))? {
@@ -220,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
     /// the response.
     pub(crate) async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
-        let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
+        let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.stream.shutdown()).await;
         if should_linger && matches!(ended, Ok(Ok(()))) {
             let rest =
                 async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };

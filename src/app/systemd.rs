@@ -1,7 +1,7 @@
 //! systemd integration: state notifications (`sd_notify(3)`), the watchdog, and socket activation (`sd_listen_fds(3)`).
 //! Without systemd it does nothing.
 //!
-//! - Notifications: `READY=1` when the service answers, `RELOADING=1` and `READY=1` around a reload, `STOPPING=1` at
+//! - Notifications: `READY=1` once the sockets are bound, `RELOADING=1` and `READY=1` around a reload, `STOPPING=1` at
 //!   shutdown.
 //! - Watchdog: a task on the service's runtime feeds it. So systemd restarts a service whose runtime is stuck.
 //! - Socket activation: a socket named `minting`, `public` or `ops` (`FileDescriptorName=`) replaces the configured
@@ -39,7 +39,7 @@ pub(crate) fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog forever. Returns at once if there is none.
+/// Feeds the watchdog until the future is dropped. Returns at once if there is no watchdog.
 pub(crate) async fn feed_watchdog() {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| *timeout > Duration::ZERO) else {
         return;
@@ -62,7 +62,7 @@ pub(crate) enum InheritedSocket {
 pub(crate) struct InheritedSockets(BTreeMap<String, Vec<InheritedSocket>>);
 
 impl InheritedSockets {
-    /// Takes the sockets that were passed to this process. `is_sole_listener`: only the minting listener is configured.
+    /// Takes the sockets that were passed to this process. `is_sole_listener` says that only the minting listener is configured.
     ///
     /// # Errors
     /// A socket is neither TCP nor Unix, or isn't listening.

@@ -24,7 +24,7 @@ pub(crate) struct ServerTls {
     chain: Vec<CertificateDer<'static>>,
     /// Set if a certificate of the chain was outside of its validity when it was loaded.
     invalid_chain: Option<Problem>,
-    /// Set if the client authority was outside of its validity when it was loaded.
+    /// Set if a certificate of the client authority was outside of its validity when it was loaded.
     authority: Option<Problem>,
     /// Deviations from the usual format of the files.
     odd: Vec<Problem>,
@@ -134,7 +134,7 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
     Ok(ServerTls { config: Arc::new(config), chain, invalid_chain, authority, odd })
 }
 
-/// Says which certificate of `chain` is expired or not yet valid, if any.
+/// Says which certificate of `chain` is the first that is expired or not yet valid, if any.
 ///
 /// # Errors
 /// An entry isn't a certificate.

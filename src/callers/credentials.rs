@@ -10,7 +10,7 @@ use crate::hash::sha256;
 /// The verified identity of a connection's client.
 #[derive(Default)]
 pub(crate) struct Peer {
-    /// The subject alternative names of the client certificate.
+    /// The DNS names and URIs among the subject alternative names of the client certificate.
     pub(crate) names: Vec<ClientSan>,
     /// On a Unix socket: the user id of the client process when it connected.
     pub(crate) uid: Option<u32>,
@@ -42,7 +42,7 @@ impl Credentials {
         self.keys.get(&sha256(api_key)).copied()
     }
 
-    /// Finds the caller of a connection; `None` if its names and user id belong to different callers.
+    /// Finds the caller of a connection; `None` if its names and user id belong to no caller, or to different callers.
     pub(crate) fn by_peer(&self, peer: &Peer) -> Option<u32> {
         let by_name = peer.names.iter().filter_map(|name| self.names.get(name));
         let mut caller_indices = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));

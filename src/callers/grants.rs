@@ -17,21 +17,23 @@ use crate::tokens::{Claims, Hs256Profile, IdentityProfile, InvalidField, Lifetim
 pub struct Grants<G> {
     kind: ProfileKind,
     by_name: BTreeMap<Name, G>,
-    /// The profiles that `allow` doesn't contain. The caller can use them while `policy = "audit"`.
+    /// With `policy = "audit"`: the others of this kind, which `allow` doesn't contain. The caller can use them too. Otherwise, and
+    /// for OAuth profiles, it is empty.
     audit_only: BTreeMap<Name, G>,
 }
 
 /// A bundle that a caller may use. This doesn't include its profiles: each must be allowed as well.
 pub struct BundleGrant {
     name: ProfileName,
-    entries: Vec<(Name, BundleEntry)>,
+    entries: Vec<(Name, BundleEntryGrant)>,
     /// Profiles of the bundle that the caller may not use.
     denied_profiles: Vec<ProfileName>,
     /// Whether `allow` contains the bundle and all of its profiles.
     allowed: bool,
 }
 
-pub enum BundleEntry {
+/// The grant for one entry of a bundle.
+pub enum BundleEntryGrant {
     Identity(Grant<IdentityProfile>),
     Hs256(Grant<Hs256Profile>),
 }
@@ -41,7 +43,7 @@ impl BundleGrant {
     ///
     /// # Errors
     /// The caller may not use one of its profiles.
-    pub fn entries(&self) -> Result<&[(Name, BundleEntry)], Denied> {
+    pub fn entries(&self) -> Result<&[(Name, BundleEntryGrant)], Denied> {
         match self.denied_profiles.first() {
             None => Ok(&self.entries),
             Some(profile) => Err(Denied::BundleEntry(profile.to_string())),
@@ -103,9 +105,9 @@ impl Grant<Hs256Profile> {
 /// A grant that [`Caller::authorize`](super::Caller::authorize) can check.
 pub trait Permission {
     fn name(&self) -> &ProfileName;
-    /// Whether the caller's `allow` contains it.
+    /// Whether the caller's `allow` contains it; for a bundle, its profiles too.
     fn is_allowed(&self) -> bool;
-    /// Whether the profile's own `subjects` allows this subject, for any caller.
+    /// Whether the profile's own `subjects` allows this subject, for any caller. For a bundle: of each of its profiles.
     fn matches_subject(&self, subject: &Subject) -> bool;
 }
 
@@ -160,7 +162,7 @@ impl<P: PolicyProfile> Permission for Grant<P> {
     }
 }
 
-impl BundleEntry {
+impl BundleEntryGrant {
     fn permission(&self) -> &dyn Permission {
         match self {
             Self::Identity(grant) => grant,
@@ -184,7 +186,7 @@ impl Permission for BundleGrant {
     }
 }
 
-/// Proof that the policy allows a request. Only this gives access to the profile that mints.
+/// Proof that the policy, or audit mode, allows a request. Only this gives access to the profile that mints.
 pub(crate) struct Authorized<'a, G> {
     pub(super) grant: &'a G,
     /// The violation that would deny the request, if `policy = "audit"`.
@@ -213,10 +215,10 @@ impl<'a> Authorized<'a, BundleGrant> {
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a Name, AuthorizedEntry<'a>)> {
         self.grant.entries.iter().map(|(name, entry)| {
             let entry = match entry {
-                BundleEntry::Identity(grant) => {
+                BundleEntryGrant::Identity(grant) => {
                     AuthorizedEntry::Identity(Authorized { grant, audit_violation: None })
                 }
-                BundleEntry::Hs256(grant) => {
+                BundleEntryGrant::Hs256(grant) => {
                     AuthorizedEntry::Hs256(Authorized { grant, audit_violation: None })
                 }
             };
@@ -298,14 +300,14 @@ impl Grants<BundleGrant> {
             for (entry, profile) in &bundle.entries {
                 let found = match profile.kind {
                     ProfileKind::Identity => {
-                        identity.get(&profile.bare_name).cloned().map(BundleEntry::Identity)
+                        identity.get(&profile.bare_name).cloned().map(BundleEntryGrant::Identity)
                     }
                     ProfileKind::Hs256(kind) => {
                         let grants = hs256.get(&kind);
                         grants
                             .and_then(|grants| grants.get(&profile.bare_name))
                             .cloned()
-                            .map(BundleEntry::Hs256)
+                            .map(BundleEntryGrant::Hs256)
                     }
                     ProfileKind::Oauth | ProfileKind::Bundle => None,
                 };
@@ -328,14 +330,14 @@ impl Grants<BundleGrant> {
 }
 
 impl<G> Grants<G> {
-    /// Returns the grant for a requested profile, for example `web` or `identity.web`. Without a name, returns the only
+    /// Returns the grant for a requested profile or bundle, for example `web` or `identity.web`. Without a name, returns the only
     /// grant.
     ///
     /// # Errors
-    /// The profile isn't allowed, or no name was given and there isn't exactly one grant.
+    /// The profile isn't allowed, the text isn't a name of this kind, or no name was given and there isn't exactly one grant.
     pub fn select(&self, requested: Option<&str>) -> Result<&G, Denied> {
         let Some(requested) = requested else {
-            // Audited grants aren't counted here, so that `policy = "audit"` makes no request ambiguous.
+            // Audit-only grants count here only if `allow` has none, so that `policy = "audit"` makes no request ambiguous.
             let none_is_allowed = self.by_name.is_empty();
             let mut grants = if none_is_allowed { &self.audit_only } else { &self.by_name }.values();
             return match (grants.next(), grants.next()) {

@@ -5,8 +5,9 @@
 //! - The profiles that a caller may use are resolved when the configuration is loaded. A request selects one of them.
 //! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives
 //!   access to the profile that mints. A handler that skips it doesn't compile.
-//! - With `policy = "audit"`, requests that the caller's own settings would deny are allowed, counted and logged. The
-//!   `subjects` of a profile are enforced all the same, and so is `allow` for OAuth profiles.
+//! - With `policy = "audit"`, requests that the caller's `allow`, `subjects` or `subjects_per_minute` would deny are allowed,
+//!   counted and logged. The caller's request rate, the `subjects` of a profile, and `allow` for OAuth profiles are enforced
+//!   all the same.
 
 mod credentials;
 mod grants;
@@ -22,7 +23,7 @@ use prometheus::IntCounter;
 use credentials::Credentials;
 pub(crate) use credentials::Peer;
 pub use grants::Permission;
-pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntry, BundleGrant, Denied, Grant, Grants};
+pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntryGrant, BundleGrant, Denied, Grant, Grants};
 pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
 pub(crate) use violation::{PolicyRule, Violation};
 
@@ -47,7 +48,7 @@ pub struct Caller {
     /// `subjects_per_minute` and its state. A reload keeps the state.
     subject_limit: Option<(u32, Arc<DistinctSubjectLimit>)>,
     policy: PolicyMode,
-    /// Counts requests denied by `subjects_per_minute`.
+    /// Counts requests denied by `subjects_per_minute`, those that audit mode allowed not included.
     pub(crate) subjects_refused: IntCounter,
     /// Counts requests that only `policy = "audit"` allowed, by [`PolicyRule`].
     would_refuse: Vec<IntCounter>,
@@ -93,7 +94,7 @@ impl Callers {
         self.callers.iter().map(|caller| &caller.name).collect()
     }
 
-    /// Returns the pairs of caller and profile that are granted, as labels of metrics.
+    /// Returns the pairs of caller and profile that are granted, audit-only grants included, as labels of metrics.
     pub(crate) fn granted_profiles(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
@@ -169,8 +170,8 @@ impl Caller {
         self.subjects.as_ref().is_none_or(|pattern| pattern.matches(subject.as_str()))
     }
 
-    /// Authorizes a request for `grant`, and for `subject` if there is one, at the monotonic time `now`. Counts `subject`
-    /// against `subjects_per_minute`.
+    /// Authorizes a request for `grant`, and for `subject` if there is one, at the monotonic time `now`. If no other rule denies
+    /// it, counts `subject` against `subjects_per_minute`.
     ///
     /// # Errors
     /// The first rule that denies the request, unless `policy = "audit"` applies to it.

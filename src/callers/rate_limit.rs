@@ -1,6 +1,6 @@
-//! The rate limit of each caller, the rate limit of each subject, and the limit of distinct subjects per caller.
+//! The request rate of each caller, the minting rate of each subject, and the limit of distinct subjects per caller.
 //!
-//! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst plus its rate.
+//! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst, plus the period times its rate.
 //! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit.
 //! - A reload keeps the state, except the bucket of a caller whose rate has changed.
 //!
@@ -22,7 +22,7 @@ use crate::config::{Name, ProfileName, RateLimit};
 use crate::hash::PartsHasher;
 use crate::tokens::Subject;
 
-/// Maximum number of buckets. The bucket of an evicted subject starts full again.
+/// The most buckets of subjects. The bucket of an evicted subject starts full again.
 const MAX_TRACKED_SUBJECTS: u64 = 200_000;
 
 /// A token bucket, stored as the time when it will be full again (generic cell rate algorithm, GCRA).
@@ -58,7 +58,7 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Limits requests with one token bucket for each caller, profile and subject. Stores salted hashes instead of
+/// Limits requests for new tokens, with one token bucket for each caller, profile and subject. Stores salted hashes instead of
 /// subjects; each process has its own salt.
 pub(crate) struct SubjectRateLimiter {
     buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
@@ -76,7 +76,7 @@ struct SubjectBucket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateLimited {
     pub(crate) retry_after: Duration,
-    /// Whether this is the first rejection in a row, which should be logged.
+    /// Whether this is the first rejection of a series, which should be logged.
     pub(crate) is_first: bool,
 }
 
@@ -92,7 +92,7 @@ impl SubjectRateLimiter {
         let idle = rate.window.saturating_mul(rate.burst / rate.requests.max(1) + 1);
         let buckets = Cache::builder()
             .max_capacity(MAX_TRACKED_SUBJECTS)
-            // moka's default policy may refuse new entries. Then a new subject's bucket would be full at each request.
+            // moka's default policy may refuse new entries. Then the bucket of a new subject would start full at each request.
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(idle)
             .build();
@@ -155,7 +155,7 @@ struct SubjectWindow {
 }
 
 impl DistinctSubjectLimit {
-    /// Counts `subject` at the monotonic time `now`, if there are no more than `most` distinct subjects in the window.
+    /// Counts `subject` at the monotonic time `now`, if the window has no more than `most` distinct subjects with it.
     ///
     /// # Errors
     /// The limit is exceeded. After a minute without a rejection, the next one counts as the first again.

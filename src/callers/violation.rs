@@ -2,7 +2,7 @@
 
 use super::rate_limit::RateLimited;
 
-/// A setting of a caller that can deny a request.
+/// A setting of a caller's policy that can deny a request. `policy = "audit"` applies to each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PolicyRule {
     /// `allow`
@@ -31,7 +31,7 @@ impl PolicyRule {
 pub(crate) enum Violation {
     /// The profile's own `subjects` doesn't match.
     ProfileSubjects,
-    /// The caller's `allow` doesn't contain the profile.
+    /// The caller's `allow` doesn't contain the profile, the bundle, or a profile of the bundle.
     Allow,
     /// The caller's `subjects` doesn't match.
     Subjects,

@@ -118,6 +118,7 @@ impl DevCommand {
 const EXAMPLE_BACKENDS: &[(&str, &str)] = &[
     ("express", "node app.js"),
     ("fastapi", "uvicorn app:app"),
+    ("rails", "ruby bin/rails server"),
     ("sinatra", "ruby app.rb"),
     ("curl", "./chat-tokens user-1"),
 ];

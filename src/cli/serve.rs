@@ -74,7 +74,7 @@ pub(super) fn run(
     if lost.lines == 0 {
         return done;
     }
-    let lines = format!("{lost} (docs/operating.md, \"The log has gaps\")");
+    let lines = format!("{lost} (docs/operate/runbooks.md, \"The log has gaps\")");
     if audit == AuditLogMode::Required && lost.unwritten > 0 && done.is_ok() {
         return Err(CliError::Failed(lines));
     }

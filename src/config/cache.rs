@@ -1,4 +1,5 @@
-//! `[cache]`: the Redis or Valkey server in which replicas share access tokens, with its timeout and the encryption key.
+//! `[cache]`: the Redis or Valkey server in which replicas share access tokens and login counts, with its timeout and the
+//! encryption key.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub(crate) struct RedisConfig {
     pub(crate) password: Option<SecretString>,
     /// The key that encrypts the cached tokens.
     pub(crate) key: SecretBox<[u8; 32]>,
-    /// The longest time that a request waits for Redis.
+    /// The longest time that one command to Redis may take. A request waits for an unresponsive Redis at most once.
     pub(crate) timeout: Duration,
 }
 

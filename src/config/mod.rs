@@ -1,9 +1,10 @@
 //! Loads the configuration: merges TOML and the environment into one validated [`Config`]. Its types rule out
 //! invalid states.
 //!
-//! - All problems are reported together, by field and source. A message never contains a secret's value.
-//! - Every keyset, profile, bundle and caller that is referred to exists.
-//! - Key files are not opened here: module `keys` does that.
+//! - All problems are reported together, by field and source. Only a file that can't be read, or isn't TOML, hides the others.
+//!   A message never contains a secret's value.
+//! - Every keyset, profile and bundle that is referred to exists.
+//! - Secret files are read here. Key and certificate files are not: modules `keys` and `app::tls` open them.
 
 mod cache;
 mod hs256;
@@ -42,16 +43,17 @@ pub use source::{Environment, Problem};
 /// The configuration file that is read if none is named.
 pub(crate) const DEFAULT_CONFIG_FILE: &str = "tokenmint.toml";
 
-/// Claims that the token's own rules set; callers may not set them (RFC 7519, section 4.1).
+/// The registered claims (RFC 7519, section 4.1). The rules of each token govern them, so callers may not set them.
 pub const REGISTERED_CLAIMS: &[&str] = &["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
-/// The default time between publishing a key and signing with it. Verifiers cache a JWKS for up to half a day.
+/// The default time between publishing a key and signing with it. How long Salesforce caches a JWKS is undocumented.
 pub(crate) const DEFAULT_PUBLISH_LEAD: Duration = Duration::from_hours(24);
 
 /// The default time for which a key stays published after the last token that it may have signed has expired.
 pub(crate) const DEFAULT_RETIRE_MARGIN: Duration = Duration::from_hours(1);
 
-/// The shortest lifetime of a token. Browsers compare `exp` with their own clock, without leeway.
+/// The shortest lifetime that a caller may request for a token. Browsers compare `exp` with their own clock, without leeway. An
+/// OAuth assertion, whose lifetime only the configuration sets, may be shorter.
 pub(crate) const MIN_TTL: Duration = Duration::from_mins(1);
 
 pub struct Config {
@@ -70,9 +72,8 @@ pub struct Config {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// The problems that prevent a [`Config`]. It keeps the keysets that could be read, so that `check` can also
-/// examine their
-/// files and report all problems at once.
+/// The problems that prevent a [`Config`]. It keeps the keysets that could be read, so that `check` can also examine their files
+/// and report all problems at once.
 pub struct InvalidConfig {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
@@ -92,13 +93,13 @@ pub struct ServerConfig {
     /// replicas and restarts. Without it, each start generates a new key.
     pub audit_key: Option<SecretString>,
     pub(crate) audit: AuditLogMode,
-    /// The directory that keeps the login budget across restarts. No other service may use it.
+    /// The directory that keeps the login budget across restarts. No other program may use it.
     pub state_directory: Option<UnverifiedPath>,
 }
 
 impl ServerConfig {
-    /// Returns the settings that differ from `other` and need a restart: sockets, sizes and the key of the audit
-    /// log. The content of TLS files may change at any time.
+    /// Returns the settings that differ from `other` and need a restart: the addresses of the listeners, whether they use TLS and
+    /// client certificates, limits, batch signing, the audit log and the state directory. TLS files may change at any time.
     pub(crate) fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
         fn public(server: &ServerConfig) -> Option<(&ListenAddress, bool)> {
             server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
@@ -174,7 +175,7 @@ pub struct Limits {
     pub signing_queue: usize,
     /// The memory for cached access tokens, in bytes.
     pub token_cache: usize,
-    /// The rate of tokens that one caller may get for one subject of a profile.
+    /// The rate of newly minted tokens per caller, profile and subject. Access tokens don't count.
     pub remint_rate: RateLimit,
 }
 
@@ -200,10 +201,10 @@ pub struct SigningConfig {
     pub(crate) library: Option<UnverifiedPath>,
 }
 
-/// Whether several signatures are computed at once.
+/// Whether signatures are computed in batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchMode {
-    /// If the library can be used.
+    /// In batches if the library can be used.
     Auto,
     Off,
     /// The service fails to start without a usable library.
@@ -230,7 +231,7 @@ pub struct KeysetConfig {
 
 #[derive(Clone)]
 pub(crate) enum KeysetSource {
-    /// A folder with `KID.key`, `KID.crt` and `keyset.toml`.
+    /// A folder with `KID.key` files, and optionally `KID.crt` files and `keyset.toml`.
     Directory(UnverifiedPath),
     File {
         kid: KeyId,
@@ -307,12 +308,12 @@ pub struct CallerConfig {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// The handling of requests that the caller's own settings forbid.
+/// The handling of requests that the caller's `allow`, `subjects` or `subjects_per_minute` forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PolicyMode {
-    /// It is rejected.
+    /// Such a request is rejected.
     Enforce,
-    /// It is allowed, counted and logged.
+    /// Such a request is allowed, counted and logged. `allow` is enforced for OAuth profiles all the same.
     Audit,
 }
 
@@ -338,8 +339,8 @@ impl Config {
             .collect()
     }
 
-    /// Returns a problem for each section that has entries in `other` and none here, which suggests a file that was
-    /// emptied or truncated.
+    /// Returns a problem for `keysets` and for `callers` if `other` has entries there and `self` has none. This suggests a file
+    /// that was emptied or truncated.
     pub(crate) fn emptied_sections(&self, other: &Self) -> Vec<Problem> {
         let emptied = [
             ("keysets", self.keysets.is_empty() && !other.keysets.is_empty()),

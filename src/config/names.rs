@@ -183,7 +183,7 @@ impl Issuer {
     }
 }
 
-/// Rejects text that can't be an identifier in Salesforce Setup.
+/// Rejects text that can't be an identifier or an address: for example an issuer, a user name or a claim.
 ///
 /// # Errors
 /// The text is empty, longer than `longest` characters, starts or ends with white space, or contains control
@@ -285,15 +285,14 @@ impl SubjectPattern {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// The text isn't a regular expression.
+    /// The text isn't a regular expression, or isn't one when it is anchored.
     pub fn parse(text: &str) -> Result<Self, String> {
-        // Compiled alone first: `a)
-        // (b` would otherwise close the anchoring group.
+        // Compiled alone first. Otherwise `a)|(b` would close the anchoring group.
         Regex::new(text)
             .map_err(|error| format!("isn't a regular expression: {}", last_line_of_regex_error(&error)))?;
         Regex::new(&format!(r"\A(?:{text})\z")).map(Self).map_err(|error| {
             format!(
-                "isn't usable as a pattern of the whole text, `^(?:…)$`: {}",
+                "is valid, but not when anchored (`^(?:…)$`): {}; simplify it",
                 last_line_of_regex_error(&error)
             )
         })
@@ -308,8 +307,8 @@ fn last_line_of_regex_error(error: &regex::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }
 
-/// An address that tokenmint or Salesforce calls: https, or http on loopback, without credentials and fragment. The
-/// original text is kept because `aud` is compared byte for byte.
+/// The address of an endpoint, or an audience: https, or http on loopback, without credentials and fragment. The original
+/// text is kept because `aud` is compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpsUrl {
     written: String,
@@ -350,7 +349,7 @@ impl HttpsUrl {
         self.parsed.path() == "/" && self.parsed.query().is_none()
     }
 
-    /// Returns this address with `path` appended to its host.
+    /// Returns this address with `path` appended. Slashes at its end are removed first.
     ///
     /// # Errors
     /// The result is invalid, for example too long.
@@ -410,7 +409,7 @@ mod tests {
         assert!(pattern.matches("user-1") && pattern.matches("admin"));
         // The only cases that distinguish `\A(?:p)\z` from `\Ap\z`.
         assert!(!pattern.matches("user-1x") && !pattern.matches("xadmin"));
-        // `$` alone would allow a trailing line feed.
+        // Not even a trailing line feed is allowed, unlike by `$` in other languages.
         assert!(!pattern.matches("admin\n"));
         assert!(SubjectPattern::parse("a)|(b").is_err());
     }

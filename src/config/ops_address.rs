@@ -13,13 +13,13 @@ use super::source::{self, ConfigNode, ConfigValue, Environment, Problem};
 use super::{DEFAULT_CONFIG_FILE, ListenAddress};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 
-/// The address of the ops listener, or of the main listener if there is no ops listener.
+/// The address of the ops listener, or of the minting listener if there is no ops listener.
 pub(crate) struct OpsAddress {
     pub(crate) listen: ListenAddress,
     pub(crate) tls: Option<OpsTls>,
 }
 
-/// The TLS settings of that listener.
+/// The TLS settings of the minting listener. The ops listener never uses TLS.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct OpsTls {
     pub(crate) certificate_file: PathBuf,
@@ -43,7 +43,7 @@ impl OpsAddress {
                 Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
             };
         let mut root = source::parse_toml_lossy(&name, &text);
-        // Invalid overrides don't matter here.
+        // Problems of other overrides don't matter here.
         source::apply_environment(&mut root, environment, &mut Vec::new());
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let server = child(&root, "server");

@@ -93,7 +93,7 @@ const HOST_SUFFIXES: &[(&str, HostKind, Cloud)] = &[
     (".site.com", HostKind::Other, Cloud::Public),
 ];
 
-/// The domains that URLs in Salesforce's responses may have. The last two belong to Salesforce in China.
+/// The domains of Salesforce that URLs in its responses may have. The last two belong to Salesforce in China.
 const TRUSTED_RESPONSE_DOMAINS: &[&str] = &[
     ".salesforce.com",
     ".force.com",
@@ -237,9 +237,9 @@ fn is_lookalike(name: &str) -> bool {
 /// The problems of a URL in its setting.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct UrlIssues {
-    /// Salesforce rejects it.
+    /// Reasons why Salesforce rejects the URL.
     pub(crate) errors: Vec<String>,
-    /// Salesforce may accept it.
+    /// Doubts about a URL that Salesforce may accept.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -248,7 +248,7 @@ impl UrlIssues {
         self.errors.push(error.into());
     }
 
-    /// Adds the reasons why nobody can log in at the host.
+    /// Adds the reasons why nobody can log in at the host, or a warning if that depends on the org.
     fn check_login_host(&mut self, host: &SalesforceHost) {
         if host.name.ends_with('.') {
             return self.error("a dot at the end of the host");
@@ -277,7 +277,9 @@ impl UrlIssues {
             }
             HostKind::Other => self.error("not a login host of Salesforce; My Domain is …my.salesforce.com"),
             HostKind::Lookalike => {
-                self.error("a host outside Salesforce's domains with a similar name: a typo?");
+                self.error(
+                    "a host outside Salesforce's domains with a similar name (a typo?); My Domain is …my.salesforce.com",
+                );
             }
             HostKind::ThirdParty => {
                 self.warnings
@@ -356,8 +358,7 @@ pub(crate) fn check_scrt_url(url: &Url) -> (SalesforceHost, UrlIssues) {
     (host, issues)
 }
 
-/// Returns the reason why `token_host` rejects an assertion for `audience`; `None` if there is none or it is
-/// unknown.
+/// Returns the reason why `token_host` rejects an assertion for `audience`; `None` if there is none, or if the names don't tell.
 pub(crate) fn audience_mismatch(audience: &SalesforceHost, token_host: &SalesforceHost) -> Option<String> {
     use HostKind::{Login, MyDomain, Test};
     let is_login_host = |host: &SalesforceHost| matches!(host.kind, Login | Test | MyDomain);

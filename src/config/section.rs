@@ -17,10 +17,10 @@ use super::values::{parse_string, paste_artifact, split_untyped_list};
 pub(crate) struct Diagnostics {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
-    /// Files that were read, or that could not be read.
+    /// Secret files that were read, or that could not be read.
     files: RefCell<Vec<PathBuf>>,
-    /// The keys that were requested in each table, by the table's path. `None` allows any key, for example in
-    /// `[callers.NAME]`.
+    /// The keys that were requested in each table, by the table's path. `None` allows any key, for example in `[callers]`, whose
+    /// keys are the callers' names.
     requested_keys: RefCell<BTreeMap<String, Option<BTreeSet<&'static str>>>>,
     /// The folder of the configuration file; relative paths start here.
     pub(crate) base: PathBuf,

@@ -20,11 +20,11 @@ pub(crate) const OVERRIDE_PREFIX: &str = "TOKENMINT_";
 /// The variable that names the configuration file if the command line doesn't.
 pub(crate) const CONFIG_VARIABLE: &str = "TOKENMINT_CONFIG";
 
-/// The process environment. It is passed in, so that tests never touch the real one.
+/// The process environment. It is passed in, so that tests needn't change the real one.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
-    /// Names of variables that are used but aren't valid UTF-8.
+    /// Names of variables that tokenmint would use, but whose name or value isn't UTF-8.
     unreadable: BTreeSet<String>,
 }
 
@@ -70,7 +70,7 @@ impl FromIterator<(OsString, OsString)> for Environment {
     }
 }
 
-/// Reads a text file that may contain secrets; the buffer is zeroized.
+/// Reads a text file that may contain secrets. The buffer is zeroized when it is dropped.
 pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
     let mut bytes =
         OpenedFile::open(path).and_then(|file| file.read(MAX_FILE_SIZE)).map_err(io::Error::from)?;
@@ -96,7 +96,7 @@ impl fmt::Display for ValueOrigin {
     }
 }
 
-/// A problem: its field, where the field was written, and what to do. It never contains a secret's value.
+/// An error or a warning: its field, where the field was written, and what to do. It never contains a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub field: String,
@@ -111,7 +111,7 @@ pub struct Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum WarningCode {
-    /// The `audience` of an OAuth profile is an address that Salesforce rejects.
+    /// The `audience` of an OAuth profile can't be one that Salesforce accepts.
     Audience,
     CallerCredential,
     CertificateDates,

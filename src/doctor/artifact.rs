@@ -1,7 +1,7 @@
 //! Detects the format of supplied files: PEM keys, certificates, JWKs and JWTs.
 //!
-//! Keys and certificates are parsed by the same code as in `serve`, so that no check passes a file that `serve` rejects.
-//! All input is untrusted. Only the public numbers of a private key are kept.
+//! Keys and certificates are parsed by the same code as in `serve`, so that the doctor and `serve` agree on which files are
+//! readable. All input is untrusted. Only the public numbers of a private key are kept.
 
 use secrecy::SecretString;
 
@@ -36,7 +36,7 @@ pub struct GivenKey {
 #[derive(Clone)]
 pub enum FileAccess {
     OwnerOnly,
-    /// Other users too. Holds the reason why the service rejects the file.
+    /// Other users too, or a foreign owner. Holds the reason why the service rejects the file.
     Others(String),
     /// The key came through a pipe.
     Unknown,
@@ -51,7 +51,7 @@ impl GivenKey {
 }
 
 impl Artifact {
-    /// Why no key can be read from a key file or a certificate file.
+    /// Why a key file or a certificate file can't be parsed. `None` if it can, and for other artifacts.
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Key(key) => key.parsed.as_ref().err().map(ToString::to_string),

@@ -75,7 +75,7 @@ impl CertificateInfo {
         self.certificate.issuer == next.certificate.subject
     }
 
-    /// Checks the signature with the key of `authority`, or with its own key if it is self-signed.
+    /// Verifies its signature: with its own key if it is self-signed, otherwise with `authority`'s; `NoKey` without one.
     pub(crate) fn signature_by(&self, authority: Option<&Self>) -> SignatureStatus {
         self.certificate.verify_signature(authority.and_then(|authority| authority.key.as_ref()))
     }

@@ -23,7 +23,7 @@ pub struct CheckSpec {
     /// How to fix the fault.
     pub fix: &'static str,
     pub source: EvidenceSource,
-    /// Whether the check needs a probe (`--online`) or a fetched JWKS.
+    /// Whether the check needs a probe (`--online`) or a JWKS fetched by `--jwks`.
     pub online: bool,
     /// The input that the check needs.
     #[serde(skip)]
@@ -58,14 +58,14 @@ pub(crate) enum Requirement {
     PrivateKey,
     Key,
     Certificate,
-    /// A private key and a public half of it, or a JWK and its certificate.
+    /// Two halves to compare: of private key, JWK and certificate.
     Pair,
     /// Keysets for both identity tokens and assertions.
     TwoKinds,
     Jwk,
     /// A JWK for an upload form.
     UploadedJwk,
-    /// `n` and `e`.
+    /// A JWK with `n` or `e`.
     Numbers,
     /// A JWK with a certificate.
     X5c,

@@ -50,7 +50,7 @@ impl Observation {
         Self::new(CheckOutcome::Fail, about, message)
     }
 
-    /// The item is there, but the check can't judge it: for example, there is nothing to compare it with.
+    /// An item that is there, but that the check can't judge: for example, there is nothing to compare it with.
     pub(crate) fn skipped(about: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Skipped(SkippedItem { about: about.into(), reason: reason.into() })
     }

@@ -24,7 +24,8 @@ pub(crate) fn relative_date(when: UnixTime, now: UnixTime) -> String {
     }
 }
 
-/// Makes untrusted text safe for a terminal and a log: at most 80 characters, escaped by [`escape_invisible`].
+/// Makes untrusted text safe for a terminal and a log: escapes at most 80 characters by [`escape_invisible`], and replaces
+/// the rest by `…`.
 pub(crate) fn escape_and_truncate(text: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 80;
     let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
@@ -68,7 +69,8 @@ const LOOKALIKE_RULES: &[(&str, Normalizer)] = &[
     ("a slash at the end", |text| text.trim_end_matches('/').to_owned()),
 ];
 
-/// Whether Rust's debug format escapes a non-ASCII character, for example a joiner, a direction mark or a byte order mark.
+/// Whether this is a non-ASCII character that Rust's debug format escapes, for example a joiner, a direction mark or a byte
+/// order mark.
 pub(crate) fn is_invisible_char(c: char) -> bool {
     !c.is_ascii() && c.escape_debug().len() > 1
 }

@@ -10,7 +10,7 @@ use crate::clock::UnixTime;
 use crate::config::{Config, Hs256Kind, IdentityConfig, MessagingConfig, OauthConfig, Problem, ProfileKind};
 use crate::keys::{KeyRing, KeyState, Keyset, KeysetKey, PublicNumbers};
 
-/// The kind of token, by the party that verifies it.
+/// The kind of a token: what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Identity,
@@ -38,7 +38,7 @@ pub struct ConfigView<'a> {
     pub warnings: Vec<&'a Problem>,
 }
 
-/// Artifacts that the user supplied. A token is judged by them, and by the configuration only if there are none.
+/// Artifacts that the user supplied. The keys among them verify a token; without any, the configured keys do.
 #[derive(Default)]
 pub struct GivenArtifacts {
     /// The issuer in Salesforce Setup (`--issuer`).
@@ -158,7 +158,7 @@ pub(crate) fn is_used_by(keyset: &Keyset, kind: ProfileKind) -> bool {
 /// A public key that may verify a token.
 pub(crate) struct VerificationKey<'a> {
     pub(crate) about: String,
-    /// `None` for a private key or a certificate, whose files hold no key id.
+    /// `None` for a JWK without `kid`, and for another file whose key isn't a configured one: only JWKs hold a key id.
     pub(crate) kid: Option<&'a str>,
     pub(crate) algorithm: Option<&'a str>,
     pub(crate) numbers: Option<PublicNumbers>,
@@ -192,7 +192,7 @@ impl CheckInput<'_> {
         self.given.tokens.iter().filter_map(|token| Some((token, token.parts.as_ref().ok()?)))
     }
 
-    /// The keys that may have signed a token: the supplied keys, or else the configured keys that the relying party of such a
+    /// The public keys that may verify a token: the supplied keys, or else the configured keys that the relying party of such a
     /// token has.
     pub(crate) fn verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         if self.given.has_verification_keys() {
@@ -203,7 +203,7 @@ impl CheckInput<'_> {
     }
 
     fn given_verification_keys(&self, purpose: Purpose) -> Vec<VerificationKey<'_>> {
-        // A file without a key id may hold a configured key. Then it gets the key id and the uses of that key.
+        // A file without a key id may hold a configured key. Then it gets the key id of that key, and verifies what that key signs.
         let configured = |numbers: &PublicNumbers| {
             self.configured.keys().find(|(_, _, key)| key.private.public.numbers() == *numbers)
         };
@@ -233,7 +233,7 @@ impl CheckInput<'_> {
                 let numbers = verification_key.numbers.as_ref().filter(|_| verification_key.kid.is_none());
                 if let Some((_, keyset, key)) = numbers.and_then(configured) {
                     verification_key.kid = Some(key.kid.as_str());
-                    // Only a key of an [oauth] profile verifies an assertion.
+                    // A configured key verifies an assertion only if an [oauth] profile uses its keyset.
                     return (purpose != Purpose::Assertion || is_used_by(keyset, ProfileKind::Oauth))
                         .then_some(verification_key);
                 }

@@ -45,7 +45,7 @@ pub struct ParsedJwk {
 
 /// The member `n` or `e`.
 pub(crate) struct JwkInteger {
-    /// `None` if it can't be decoded.
+    /// `None` if it is missing or can't be decoded.
     pub(crate) value: Option<Vec<u8>>,
     /// Every fault of its encoding.
     pub(crate) faults: Vec<&'static str>,
@@ -54,7 +54,7 @@ pub(crate) struct JwkInteger {
 /// The member `x5c`.
 pub(crate) enum X5c {
     Missing,
-    /// The certificates that can be parsed, in order, and every fault of their encoding.
+    /// The certificates that can be parsed, in order, and every fault of the member and its entries.
     Chain {
         certificates: Vec<CertificateInfo>,
         faults: Vec<String>,
@@ -219,7 +219,7 @@ impl ParsedJwk {
     }
 }
 
-/// Base64 with or without padding. [`decode_lenient`] accepts both alphabets.
+/// Base64 with or without padding. [`decode_lenient`] also accepts both alphabets and white space.
 const LENIENT_BASE64: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);

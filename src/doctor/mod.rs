@@ -1,17 +1,19 @@
 //! Diagnostic checks: each is a pure function from a [`CheckInput`] to its observations.
 //!
-//! The input holds the configuration, the keys, artifacts that a user supplied (tokens, JWKs, certificates) and the
-//! results of online probes. The module prints nothing.
+//! The input holds the configuration, its keys, artifacts that a user supplied (tokens, JWKs, keys, certificates) and the
+//! results of online probes (`probe`). The module prints nothing.
 //!
 //! - The catalogue [`CHECKS`] lists every check with its symptom, its question and its fix. The troubleshooting table
 //!   of the docs is generated from it.
 //! - A check passes, warns or fails, or it says why it was skipped.
-//! - [`GivenArtifacts`] and [`ConfigView`] are separate types. A token is judged by the artifacts if there are any.
+//! - [`GivenArtifacts`] and [`ConfigView`] are separate types. A token is verified by supplied keys if there are any, otherwise
+//!   by configured keys.
 //! - One fault is one finding: a check ignores the faults that another check reports.
 //! - No finding repeats a secret or a token.
 //!
 //! The files form no import cycle, in this order: `formatting`; the parsers `certificate`, `jwk`, `token` and
-//! `artifact`; `probe`, `input` and `purpose`; `finding`; `checks`; `catalogue`; `runner`.
+//! `artifact`; `probe`, `input` and `purpose`; `finding`; `check_spec`; `checks`;
+//! `catalogue`; `runner`.
 
 mod artifact;
 mod catalogue;

@@ -1,4 +1,4 @@
-//! Online probes: fetch JWKS endpoints, and make one token exchange with Salesforce for each profile.
+//! Online probes: fetch JWKS endpoints, and make one token exchange with Salesforce for each profile that can exchange.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ pub struct FetchedJwks {
     pub(crate) url: String,
     /// `Err` says why there is no response.
     pub(crate) reply: Result<JwksResponse, String>,
+    /// The parsed body of a response with status 200.
     pub(crate) document: Option<JwkDocument>,
     pub(crate) expected: Option<ExpectedJwks>,
 }
@@ -69,8 +70,8 @@ impl ExpectedJwks {
         Self { expected: keys_of_set(&set), shown: Vec::new() }
     }
 
-    /// Compares key by key. The order of the keys has no meaning. Unknown members of a set or of a key are ignored (RFC 7517,
-    /// sections 4 and 5).
+    /// Compares the key ids, then key by key. The order of the keys has no meaning. Unexpected members of a set or of a key are
+    /// ignored (RFC 7517, sections 4 and 5).
     pub(crate) fn mismatch(&self) -> Option<JwksMismatch<'_>> {
         let (shown, expected) = (sorted_kids(&self.shown), sorted_kids(&self.expected));
         if shown != expected {
@@ -137,7 +138,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The default subject of the probing messaging exchange. No user has it.
 const PROBE_SUBJECT: &str = "tokenmint-doctor";
 
-/// Fetches the JWKS of each keyset with identity profiles from its public URL, and makes one exchange for each profile.
+/// Fetches the JWKS of each keyset with identity profiles, if `url` of `[server.public]` is set. Makes one exchange for each
+/// `[oauth]` profile, and for each identity profile with `[messaging]`.
 ///
 /// The exchanges count against the login budget in `state`, which the running service uses too. `subject` replaces
 /// [`PROBE_SUBJECT`].

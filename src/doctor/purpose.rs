@@ -60,7 +60,7 @@ struct Clue {
     is_met: bool,
 }
 
-/// Clues below this weight aren't reported as reasons.
+/// Clues below this weight aren't reported as reasons. A rival purpose must weigh more.
 const MIN_REPORTED_WEIGHT: u32 = 2;
 
 impl CheckInput<'_> {

@@ -69,7 +69,7 @@ pub struct ReportSummary {
 }
 
 impl Report {
-    /// The worst outcome of the findings. A report without findings fails.
+    /// The worst outcome of the findings; a failure if there are none.
     pub(crate) fn worst(&self) -> CheckOutcome {
         self.findings.iter().map(|finding| finding.outcome).max().unwrap_or(CheckOutcome::Fail)
     }
@@ -81,7 +81,7 @@ impl Report {
             (count(CheckOutcome::Fail), count(CheckOutcome::Warn), count(CheckOutcome::Pass));
         let passed = format!("{} pass", pluralize(passed, "check"));
         let outcome = self.worst();
-        // "All is well" needs every check to have judged every item.
+        // "All is well" needs every check to have judged every item that it applies to.
         let is_whole = self.skipped.iter().all(|skipped| skipped.about.is_none());
         let text = match outcome {
             CheckOutcome::Fail if self.findings.is_empty() => "can't say: nothing was looked at".to_owned(),
@@ -145,7 +145,8 @@ impl Report {
     }
 }
 
-/// Judges the first supplied token and the keys supplied for it. Faults of the configuration are left out.
+/// Runs the checks, and keeps the findings about the first supplied token and the keys supplied for it. Faults of the
+/// configuration are left out.
 ///
 /// The outcome is a failure unless the signature of the token was checked.
 pub fn verify_token(input: &CheckInput<'_>) -> (Report, ReportSummary) {

@@ -56,7 +56,7 @@ pub(crate) struct JwtParts {
 }
 
 impl UnverifiedToken {
-    /// Parses the token in `text`, which may hold other text but no second token.
+    /// Parses the token in `text`, which may hold other text. A second, different token is an error.
     pub fn parse(about: &str, text: &str) -> Self {
         let text = text.trim_ascii();
         let (rest, surrounding) = strip_wrapping(text);
@@ -169,7 +169,8 @@ impl JwtParts {
         self.signature.len()
     }
 
-    /// Whether the RSA key with these numbers signed the token. Accepts keys from 1024 bits, because another check reports short keys.
+    /// Whether the RSA key with these numbers signed the token. Accepts keys from 1024 bits, because another check reports short
+    /// keys.
     pub(crate) fn is_signed_by(&self, key: &PublicNumbers) -> bool {
         let padding = match self.header("alg") {
             Some("RS256") => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,

@@ -12,7 +12,7 @@ pub(crate) enum ClientClass {
     /// A Java HTTP client, which Salesforce's servers probably use.
     Java,
     Browser,
-    /// A command-line tool or the HTTP library of another language.
+    /// A command-line tool, or the HTTP library of a language other than Java.
     Tool,
     /// A health check or monitor.
     Probe,
@@ -47,7 +47,7 @@ impl ClientClass {
     }
 }
 
-/// If several words match, the one that comes first in the `User-Agent` counts.
+/// If several words match, the one that begins first in the `User-Agent` counts.
 static CLIENT_WORD_MATCHER: LazyLock<AhoCorasick> = LazyLock::new(|| {
     let words = CLIENT_WORDS.iter().map(|(word, _)| word);
     let built =

@@ -17,11 +17,11 @@ use crate::doctor::{JwkDocument, lookalike_difference};
 pub(crate) struct MetadataDifference {
     /// Path relative to the project's folder; empty if there is no such file.
     pub(crate) file: String,
-    /// The field of the metadata type, or `kid` of the JWK.
+    /// The field of the metadata type, `kid` of the JWK, or the type of a component that isn't there.
     pub(crate) field: &'static str,
     pub(crate) configured: Option<String>,
     pub(crate) retrieved: Option<String>,
-    /// A detail that is easy to overlook, for example a trailing slash.
+    /// Details of the difference, for example a trailing slash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) in_what: Option<String>,
 }
@@ -246,7 +246,8 @@ fn compare_keys(
     found
 }
 
-/// Checks that a channel verifies its users with this set. If the project contains no channel, there is nothing to check.
+/// Checks that a channel verifies its users with this set, and compares the links of such channels. If the project contains no
+/// channel, there is nothing to check.
 fn compare_channels(set: &str, retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
     let configs = retrieved
         .channels

@@ -5,7 +5,7 @@
 //! (Metadata API Developer Guide, version 62.0 and later).
 //!
 //! - Elements are in alphabetical order, like in metadata that an org returns.
-//! - The project contains no private key: a key is written as its JWK.
+//! - The project contains no private key: a key is written as its public JWK.
 //! - Names are converted to API names. Issuers and key ids are written byte for byte.
 
 mod difference;
@@ -54,7 +54,7 @@ pub(crate) struct ExpectedKey {
 pub(crate) struct Component {
     pub(crate) path: PathBuf,
     pub(crate) text: String,
-    /// Whether an existing file is kept.
+    /// Whether an existing file is kept instead of being replaced.
     pub(crate) only_if_absent: bool,
 }
 
@@ -137,8 +137,8 @@ fn api_name(text: &str) -> String {
     name.trim_end_matches('_').to_owned()
 }
 
-/// Builds the project: components to deploy, and fragments to merge into each channel's file. `configuration` is the
-/// name of the User Verification configuration; without it, each set gets its own.
+/// Builds the project: its description and manifest, components to deploy, and one fragment for each set, to merge into the
+/// channel's file. `configuration` is the name of the User Verification configuration; without it, each set gets its own.
 pub(crate) fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>) -> Vec<Component> {
     let mut files =
         vec![Component { path: "sfdx-project.json".into(), text: sfdx_project(), only_if_absent: true }];

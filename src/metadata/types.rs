@@ -1,4 +1,4 @@
-//! The metadata types as XML. Unknown elements of a retrieved file are ignored.
+//! The metadata types as XML. Elements of a retrieved file that these types don't have are ignored.
 
 use quick_xml::se::Serializer;
 use serde::{Deserialize, Serialize};
@@ -174,7 +174,7 @@ struct PackageTypes {
     name: &'static str,
 }
 
-/// Builds `package.xml`, which selects all components of both types.
+/// Builds `package.xml`, which selects all components of `PublicKeyCertificate` and `PublicKeyCertificateSet`.
 pub(super) fn manifest() -> String {
     let all = |name| PackageTypes { members: "*", name };
     to_xml(&Package {

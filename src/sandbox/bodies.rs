@@ -11,10 +11,11 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
-/// The pause before an abort, so that the bytes before it are sent.
+/// The pause before a [`TruncatedBody`] aborts the connection, so that the bytes before it are sent.
 const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
-/// Ends the connection without a response. [`serve`](super::serve) finds it in the extensions of the response.
+/// A marker that aborts the connection without a response: [`serve`](super::serve) finds it in the extensions of a response. As
+/// the error of a body, it aborts a response that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionAbort {
     /// Sends a TCP RST.
@@ -24,8 +25,8 @@ pub(super) enum ConnectionAbort {
 }
 
 impl ConnectionAbort {
-    /// A response that carries the marker. Servers other than `serve` see a body that fails at once.
-    pub(crate) fn response(self) -> Response {
+    /// A response that carries the marker. Servers other than `serve` see a body that fails after [`FLUSH_DELAY`], without a byte.
+    pub(crate) fn into_marker_response(self) -> Response {
         let mut response = Response::new(Body::new(TruncatedBody::after(Bytes::new())));
         response.extensions_mut().insert(self);
         response

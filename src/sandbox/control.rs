@@ -1,4 +1,5 @@
-//! `/__sandbox/`: the control endpoints, where a test reads the counts and sets faults and settings.
+//! `/__sandbox/`: the control endpoints, where a test reads the counts, sets faults and settings, ends sessions and shifts the
+//! clock.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -29,7 +30,7 @@ pub(super) fn router() -> Router<Sandbox> {
         })
 }
 
-/// Responds with the counts, the reasons of refusals, the remaining faults and the settings.
+/// Responds with the counts, the reasons of refusals, the remaining faults, the settings, the numbers of sessions and the time.
 async fn state(State(sandbox): State<Sandbox>) -> Response {
     let now = sandbox.now();
     let reasons = sandbox.refusal_reasons();

@@ -14,7 +14,7 @@ pub enum FaultTarget {
     Token,
     /// The endpoints for messaging access tokens and continuation tokens.
     Messaging,
-    /// All other paths, except `/__sandbox/`.
+    /// All other requests, except `/__sandbox/`.
     Data,
 }
 
@@ -38,12 +38,12 @@ pub struct Fault {
     /// `no_answer` closes the connection (default never).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub milliseconds: Option<u64>,
-    /// The status of a response that the fault makes up.
+    /// The status of a response that the fault makes up, in place of its default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The `message` of the messaging and data APIs.
+    /// `error_description` of the token endpoint, and `message` of the messaging and data APIs, for `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_description: Option<String>,
     /// The value of `Retry-After`, sent unchanged.
@@ -58,7 +58,7 @@ pub struct Fault {
     /// The JSON merge patch of `merge` (RFC 7396): `null` removes a member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Value>,
-    /// The size of the body of `huge_body` (default 64 MiB) and of the token of `huge_token` (default 1 MiB).
+    /// The size of the string in the body of `huge_body` (default 64 MiB) and of the token of `huge_token` (default 1 MiB).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }
@@ -88,7 +88,8 @@ impl Fault {
     }
 }
 
-/// The kinds of faults. For `Latency`, and from `SlowBody` on, the request is carried out and its response is changed.
+/// The kinds of faults. For `Latency`, and from `SlowBody` on, the request is carried out, and its response is delayed or changed.
+/// From `DuplicateKeys` on, only a successful response is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
@@ -108,9 +109,9 @@ pub enum FaultKind {
     Latin1,
     /// 200 and JSON with a nesting depth of 1,000.
     Deep,
-    /// A body that never ends.
+    /// 200 and a body that never ends.
     EndlessBody,
-    /// A body with a string of `bytes` bytes, and a correct `Content-Length`.
+    /// 200 and JSON that ends within a string of `bytes` bytes, with a correct `Content-Length`.
     HugeBody,
     /// 302, or `status`.
     Redirect,

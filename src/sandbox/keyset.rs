@@ -1,6 +1,7 @@
 //! Verifies identity tokens against a keyset: fetched from its endpoint and cached, or uploaded in Setup.
 //!
-//! Salesforce documents no timeout, size limit or cache lifetime. The values here are strict.
+//! Salesforce documents no timeout, size limit or cache lifetime. The values here are strict: `JWKS_TIMEOUT` in `state`,
+//! `MAX_JWKS_BYTES`, and the setting `jwks_cache`.
 
 use std::sync::Arc;
 
@@ -96,7 +97,7 @@ pub fn upload_key(text: &str, now: UnixTime) -> Result<Value, String> {
     Ok(jwk)
 }
 
-/// The public key of a JWK. An uploaded JWK needs a certificate. A certificate must match the key (RFC 7517, section 4.7).
+/// The public key of a JWK. An uploaded JWK needs a certificate. If there is one, it must match the key (RFC 7517, section 4.7).
 fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
     if jwk["kty"] != "RSA" {
         return Err("isn't an RSA key".to_owned());

@@ -1,4 +1,5 @@
-//! `/iamessage/api/v2/authorization/`: exchanges an identity token for a messaging access token.
+//! `/iamessage/api/v2/authorization/`: exchanges an identity token for a messaging access token, continues a session, and revokes
+//! an access token.
 //!
 //! A failed verification can look like a success: 200 with an anonymous session. The statuses and texts of refusals are
 //! undocumented. Only the text about active `AuthSchemes` was seen in live orgs.
@@ -69,8 +70,8 @@ pub(super) async fn access_token(State(sandbox): State<Sandbox>, body: Bytes) ->
     json_response(StatusCode::OK, &body)
 }
 
-/// The subject of the session. Only its form tells a client whether the user was verified. `None` if the deployment refuses
-/// unverified users.
+/// The subject of the session. Only its form tells a client whether the user was verified. `None` if the user wasn't, and the
+/// deployment refuses such users.
 fn subject(sandbox: &Sandbox, deployment: &Deployment, verified: Result<String, String>) -> Option<String> {
     match verified {
         Ok(sub) => {

@@ -1,7 +1,7 @@
 //! A fake Salesforce server on loopback: for tests, for `tokenmint dev` and for the CI of users.
 //!
 //! - It follows Salesforce's documentation and reports from live orgs. It shares no code with the modules that mint tokens or
-//!   serve requests, because shared code would hide a mistake on both sides.
+//!   serve requests, because a mistake in shared code would stay hidden.
 //! - [`Settings`] choose the behaviour where sources disagree. The code marks undocumented behaviour.
 //! - Fault injection: tests set [`Fault`]s at `/__sandbox/`.
 //! - Callers aren't authenticated, so [`serve`] listens on loopback only.
@@ -9,12 +9,12 @@
 mod bodies;
 mod control;
 mod data;
+mod fault_injection;
 mod faults;
 mod jwt;
 mod keyset;
 mod limits;
 mod messaging;
-mod middleware;
 mod oauth;
 mod org;
 mod server;
@@ -66,7 +66,7 @@ impl Sandbox {
                 )
             })
             .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
-            .layer(from_fn_with_state(self.clone(), middleware::inject_faults))
+            .layer(from_fn_with_state(self.clone(), fault_injection::inject_faults))
             .with_state(self.clone())
     }
 }

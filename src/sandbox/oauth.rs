@@ -94,7 +94,7 @@ fn login(sandbox: &Sandbox, headers: &HeaderMap, body: &[u8]) -> Result<Value, O
     })
 }
 
-/// Refuses every login while the address is blocked for too many failures, valid logins included.
+/// Refuses every login, valid ones included, for an hour after too many failures: simulates a blocked client address.
 fn check_block(sandbox: &Sandbox, now: i64) -> Result<(), OauthError> {
     let mut state = sandbox.state();
     match state.blocked_until {
@@ -171,7 +171,7 @@ fn check_signature(app: &ConnectedApp, jwt: &Jwt<'_>) -> Result<(), OauthError> 
     }
 }
 
-/// Compares `aud` byte for byte: a trailing slash makes another audience.
+/// Compares `aud`, or each of its entries, byte for byte: a trailing slash makes another audience.
 fn check_audience(org: &Org, app: &ConnectedApp, url: &str, jwt: &Jwt<'_>) -> Result<(), OauthError> {
     let known = |aud: &str| {
         let expected = if app.audiences.is_empty() {
@@ -216,7 +216,7 @@ fn check_jti(sandbox: &Sandbox, app: &ConnectedApp, jwt: &Jwt<'_>) -> Result<(),
     match jwt.claims.get("jti") {
         None => Ok(()),
         Some(Value::String(jti)) => {
-            let first = sandbox.state().replayed.insert((app.consumer_key.clone(), jti.clone()));
+            let first = sandbox.state().seen_assertions.insert((app.consumer_key.clone(), jti.clone()));
             if first { Ok(()) } else { Err(replayed("an assertion with this `jti` was used before")) }
         }
         Some(_) => Err(replayed("`jti` is no string")),
@@ -246,7 +246,8 @@ fn check_user<'a>(app: &'a ConnectedApp, jwt: &Jwt<'_>) -> Result<&'a str, Oauth
     Ok(user)
 }
 
-/// Creates a new session for each login. Whether Salesforce reuses a session is undocumented.
+/// Creates a new session for each login, unless the user has reached `logins_per_hour`. Whether Salesforce reuses a session is
+/// undocumented.
 fn issue_token(
     sandbox: &Sandbox,
     app: &ConnectedApp,

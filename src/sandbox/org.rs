@@ -21,13 +21,13 @@ pub struct Org {
 #[derive(Clone, Debug, Default)]
 pub struct ConnectedApp {
     pub consumer_key: String,
-    /// X.509 certificates in DER. Any of them may verify. Salesforce has one; several simplify tests of key rotation.
+    /// X.509 certificates in DER. Any of them may verify. Salesforce has one; several simplify tests that rotate keys.
     pub certificates: Vec<Vec<u8>>,
     /// Pre-authorized user names.
     pub users: Vec<String>,
     /// Existing users whose profile or permission set isn't assigned to the app.
     pub unassigned: Vec<String>,
-    /// The accepted audiences besides the sandbox's own URL. Empty means login, test and the My Domain.
+    /// The accepted audiences besides the sandbox's own URL and token endpoint. Empty means login, test and the My Domain.
     pub audiences: Vec<String>,
     /// Separated by spaces. Empty means `api refresh_token offline_access`.
     pub scopes: String,
@@ -159,7 +159,8 @@ mod seconds {
     }
 }
 
-/// The 18-character form of a 15-character id. The last three characters encode which of the others are capitals.
+/// The 18-character form of a 15-character id; other texts stay unchanged. The last three characters encode which of the others
+/// are capitals.
 pub(super) fn id_18(id: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
     if id.len() != 15 {

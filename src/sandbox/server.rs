@@ -1,4 +1,5 @@
-//! The accept loop and HTTP/1.1 connections. `axum::serve` can't abort a connection without a response, which faults need.
+//! The accept loop and HTTP/1.1 connections. `axum::serve` isn't used, because faults need to abort a connection without a
+//! response.
 
 use std::error::Error as _;
 use std::future::poll_fn;

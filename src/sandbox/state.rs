@@ -90,7 +90,7 @@ pub(super) struct SandboxState {
     pub(crate) sessions: HashMap<String, OauthSession>,
     pub(crate) chats: HashMap<String, MessagingSession>,
     /// Consumer key and `jti` of assertions that reached the replay check, refused logins included.
-    pub(crate) replayed: HashSet<(String, String)>,
+    pub(crate) seen_assertions: HashSet<(String, String)>,
     pub(crate) logins: HashMap<String, SlidingWindow>,
     pub(crate) failures: SlidingWindow,
     pub(crate) blocked_until: Option<i64>,
@@ -149,7 +149,7 @@ impl Sandbox {
         state.chats.clear();
     }
 
-    /// Shifts the clock and the `Date` header by `seconds`.
+    /// Sets the shift of the clock and of the `Date` header to `seconds`.
     pub fn skew_clock(&self, seconds: i64) {
         self.state().skew = seconds;
     }
@@ -236,7 +236,7 @@ impl Sandbox {
     }
 }
 
-/// The token of `Authorization: Bearer`.
+/// The token of `Authorization: Bearer` or `Authorization: OAuth`.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     // jsforce sends the scheme `OAuth`. Salesforce accepts both.

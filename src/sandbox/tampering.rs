@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::faults::{Fault, FaultKind, FaultTarget};
 use super::{Sandbox, jwt, messaging};
 
-/// Applies `fault` to a successful response. Other responses pass unchanged.
+/// Applies `fault` to a successful response with a JSON object. Other responses pass unchanged.
 pub(super) async fn edit_response(
     sandbox: &Sandbox,
     fault: &Fault,

@@ -2,9 +2,9 @@
 //! `otel`, records spans, which `otlp` exports.
 //!
 //! - A caller's `traceparent` is used only if it is well-formed. Log lines get only its trace id, 32 hexadecimal digits.
-//!   Salesforce gets two headers of bounded length.
-//! - A span's attributes are a [`SpanAttribute`], method, route, server address and port. So it contains no subject,
-//!   claim, token, key or URL.
+//!   Salesforce gets at most two headers, of bounded length.
+//! - A span's attributes are the variants of [`SpanAttribute`], method, route, server address and port, and `error.type`. So
+//!   it contains no subject, claim, token, key or URL.
 //! - Tracing never fails or delays a request.
 
 mod context;
@@ -29,7 +29,7 @@ use otlp::RecordedSpan;
 #[cfg(feature = "otel")]
 pub(crate) use otlp::TraceExporter;
 
-/// An attribute that a span can have.
+/// An attribute that is set while a span runs. A failure also sets `error.type`.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "without spans, nothing reads the values"))]
 pub(crate) enum SpanAttribute<'a> {
@@ -78,8 +78,8 @@ impl Trace {
         span.map_or_else(Span::default, |span| Span(Self { context: None, span }))
     }
 
-    /// Starts the client span of a request to Salesforce. In a trace, it gets its own span id even if spans aren't
-    /// recorded.
+    /// Starts the client span of a request to Salesforce. If the request belongs to a trace, the span gets its own id even if
+    /// spans aren't recorded.
     pub(crate) fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
         let (span, context) = self.span.client(here, address).map_or_else(

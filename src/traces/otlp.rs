@@ -26,7 +26,7 @@ use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
 use crate::config::{Environment, HttpsUrl};
 
-/// How long shutdown waits for the export of queued spans. The whole shutdown should take less than ten seconds.
+/// How long shutdown waits for the export of queued spans. Process managers commonly kill after ten seconds.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();

@@ -14,6 +14,7 @@ const installed = join(tools, "examples"); // by tests/examples/setup
 const COMMANDS = {
   express: () => ["node", "app.js"],
   fastapi: (port) => [join(installed, "venv/bin/python"), "-m", "uvicorn", "app:app", "--port", port],
+  rails: () => ["ruby", "bin/rails", "server"],
   sinatra: () => ["ruby", "app.rb"],
 };
 

@@ -408,11 +408,22 @@ test("a helper that comes after the ready event hands over its token all the sam
 
 if (process.env.UPDATE_SCREENSHOT) {
   test("the picture for the documentation", async () => {
-    const page = await signedIn();
+    const [width, height, shownAt] = [780, 380, 830]; // CSS pixels; a README shows a picture at most that wide
+    const sharp = await browser.newContext({ viewport: { width, height }, deviceScaleFactor: 2 });
+    const page = await signedIn({ page: await open(sharp) });
     await sleep(1100); // for other bytes: a token of the same second is the same
     await expire(page);
     await page.waitForFunction(() => document.querySelectorAll("#log li").length === 2, undefined, { polling: 20 });
+    const { smallest, cut } = await page.evaluate(() => ({
+      smallest: Math.min(...Array.from(document.querySelectorAll("h1, p, button, th, td, li"), (e) => parseFloat(getComputedStyle(e).fontSize))),
+      cut: [document.documentElement, ...document.querySelectorAll("td, th")].filter(
+        (e) => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight,
+      ).length,
+    }));
+    assert.ok((smallest * shownAt) / width >= 12, `text of ${smallest} px`);
+    assert.equal(cut, 0, "text that is cut off");
     const picture = await page.screenshot({ path: join(repo, "docs/fin.png") });
-    assert.ok(picture.length < 60_000, `${picture.length} bytes`);
+    assert.ok(picture.length < 120_000, `${picture.length} bytes`);
+    await sharp.close();
   });
 }

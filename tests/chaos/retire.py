@@ -1,6 +1,6 @@
 """Case 29: a key that others may have is taken away, in each of its states, whatever else is wrong with the files.
 
-The service runs as a user of its own and the commands as root, as docs/operating.md installs them.
+The service runs as a user of its own and the commands as root, as docs/operate/systemd.md installs them.
 """
 
 import concurrent.futures

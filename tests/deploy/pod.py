@@ -8,6 +8,9 @@ TOLD.json: `objects`, the rendered manifests; `secrets`, of each Secret its stat
 everything that it mounts, runs and listens on ends with them.
 """
 
+import base64
+import hashlib
+import hmac
 import http.client
 import json
 import os
@@ -126,6 +129,23 @@ def kids(pod, tls):
     return sorted(key["kid"] for key in json.loads(body)["keys"])
 
 
+def bundle(pod, api_key):
+    """The tokens of one page load, or None where there is no bundle."""
+    status, body = ask(pod.ports["minting"], "POST", "/bundle", api_key, '{"sub": "user-1"}')
+    return json.loads(body)["tokens"] if status == 200 else None
+
+
+def algorithm(token):
+    head = token.split(".")[0]
+    return json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["alg"]
+
+
+def signed_with(token, secret):
+    head, _, signature = token.rpartition(".")
+    made = hmac.new(secret.encode(), head.encode(), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(made).rstrip(b"=").decode() == signature
+
+
 def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     file = pathlib.Path(sys.argv[1])
@@ -157,6 +177,14 @@ def main():
 
     api_key = {"Authorization": f"Bearer {told['api key']}", "Content-Type": "application/json"}
     seen["minted"] = ask(pod.ports["minting"], "POST", "/identity-token", api_key, '{"sub": "user-1"}')[0]
+    tokens = bundle(pod, api_key)
+    seen["bundle"] = tokens and {name: algorithm(token) for name, token in tokens.items()}
+    secret = told["secrets"]["tokenmint-intercom-fin"][-1]["secret"]
+    patience = time.monotonic() + 10
+    while tokens and not signed_with(tokens["intercom_user_jwt"], secret) and time.monotonic() < patience:
+        time.sleep(0.2)
+        tokens = bundle(pod, api_key)
+    seen["new secret"] = tokens and signed_with(tokens["intercom_user_jwt"], secret)
     if told["hang"]:
         # A request that has begun and never ends: the longest that stopping takes.
         head = "".join(f"{name}: {value}\r\n" for name, value in api_key.items())

@@ -126,7 +126,7 @@ def test_the_pages_show_this_simulation(page, rules):
         report.write(capacity.PAGE, fresh, "simulation", "capacity")
     shown = report.around(capacity.PAGE, "simulation", "capacity")[1]
     assert shown == fresh, "run UPDATE_DOCS=1 make capacity-short"
-    operating = " ".join((REPO / "docs" / "operating.md").read_text().split())
+    operating = " ".join((REPO / "docs" / "operate" / "access-tokens.md").read_text().split())
     for limits in (
         f"{rules.logins_per_hour} logins an hour, {rules.requests_per_minute} messaging requests a minute",
         f"From {capacity.rejections_met_at(rules)} replicas on they can together exceed a user's",

@@ -15,7 +15,7 @@ KUBERNETES = REPO / "deploy" / "kubernetes"
 # The oldest that has all that is used (preStop's `sleep`), and the newest that has a schema here.
 VERSIONS = ["1.30", "1.37"]
 CUSTOM = ("monitoring.coreos.com", "cert-manager.io", "external-secrets.io")
-COMPONENTS = ["cert-manager", "external-secrets"]
+COMPONENTS = ["cert-manager", "external-secrets", "fin"]
 VARIANTS = ["base", "overlays/example", "overlays/production", *(f"components/{name}" for name in COMPONENTS)]
 
 
@@ -188,6 +188,7 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
     subprocess.run(tls, check=True, capture_output=True)
     secrets = {
         "tokenmint-keys-web": [before, after],
+        "tokenmint-intercom-fin": [{"secret": "0123456789abcdef" * 4}, {"secret": "fedcba9876543210" * 4}],
         "tokenmint-public-tls": [{name: (keys / name).read_text() for name in ["tls.crt", "tls.key"]}],
     }
     told = tmp_path / "pod.json"
@@ -217,6 +218,9 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
     spec = one(render(variant), "Deployment")["spec"]["template"]["spec"]
     notice = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert (seen["minted"], seen["exit code"]) == (200, 0)
-    # README.md: gone within 10 seconds, whatever clients do. tokenmint waits five seconds for this client's body.
+    # The base mints no user JWT. In the overlays it is signed with the Secret's new state.
+    assert seen["bundle"] == (None if variant == "base" else {"salesforce_identity_token": "RS256", "intercom_user_jwt": "HS256"})
+    assert seen["new secret"] == (None if variant == "base" else True)
+    # docs/operate/index.md: gone within 10 seconds, whatever clients do. tokenmint waits five seconds for this client's body.
     assert notice + 10 < spec["terminationGracePeriodSeconds"]
     assert (4 if hang else 0) < seen["seconds to stop"] < 10

@@ -61,6 +61,18 @@ def test_each_listener_has_a_socket_of_its_name():
     assert {dict(settings(path.name))["Service"] for path in SYSTEMD.glob("*.socket")} == {"tokenmint.service"}
 
 
+def test_the_drop_in_is_a_part_of_a_unit(units):
+    """By systemd's own reading: an unknown setting there is only a warning in the journal."""
+    folder = units / "tokenmint.service.d"
+    folder.mkdir()
+    drop_in = (SYSTEMD / "fin-credential.conf").read_text()
+    (folder / "fin-credential.conf").write_text(drop_in)
+    said = run("systemd-analyze", "verify", units / "tokenmint.service")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+    (folder / "fin-credential.conf").write_text(drop_in.replace("LoadCredential", "LoadCredentials"))
+    assert "LoadCredentials" in run("systemd-analyze", "verify", units / "tokenmint.service").stderr, "it would say so"
+
+
 def test_its_environment_is_configuration_that_tokenmint_takes(binary, tmp_path):
     """A variable of a wrong name would end every start with 64."""
     deployment = Deployment(tmp_path, binary)

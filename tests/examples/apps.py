@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -25,6 +26,7 @@ STAND_IN_KEY = "key-for-the-stand-in"
 
 # How its user starts it, in its own folder. {port}: free; the others take it from PORT.
 COMMANDS = {
+    "rails": ["ruby", "bin/rails", "server"],
     "sinatra": ["ruby", "app.rb"],
     "express": ["node", "app.js"],
     "fastapi": [str(INSTALLED / "venv" / "bin" / "python"), "-m", "uvicorn", "app:app", "--port", "{port}"],
@@ -72,6 +74,18 @@ intercom_user_jwt = "intercom.fin"
 api_key_sha256 = ["{sha256(self.api_key)}"]
 allow = ["identity.web", "intercom.fin", "bundles.fin"]
 """)
+
+
+# An answer whose log line must stay one line, without the description.
+REFUSED = json.dumps(
+    {"error": "access_denied", "error_description": "SECRET-DESCRIPTION", "request_id": "4f\nx"}
+).encode()
+
+
+def refusals(log):
+    """The status, and what else an example has logged, of each answer without tokens."""
+    found = re.findall(r": no tokens, HTTP (\d+) (\{.*?\})", log)
+    return [(status, {name: value for name, value in json.loads(said).items() if value is not None}) for status, said in found]
 
 
 def environment(**more):
@@ -139,7 +153,7 @@ class App:
         """A browser, signed in as `user`."""
         browser = Browser(self.url)
         if user is not None:
-            answer = browser.post("/login", data={"user": user})
+            answer = browser.submit("/login", user=user)
             assert (answer.status_code, answer.headers["Location"].removeprefix(self.url)) == (303, "/"), answer.text
         return browser
 
@@ -151,6 +165,10 @@ class Browser(requests.Session):
 
     def request(self, method, path, **options):
         return super().request(method, self.url + path, **{"timeout": 10, "allow_redirects": False} | options)
+
+    def submit(self, action, **fields):
+        """The page's form, with what it holds against forgery."""
+        return self.post(action, data=self.page().hidden | fields)
 
     def page(self, **options):
         answer = self.get("/", **options)
@@ -172,12 +190,15 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.source, self.tags, self.words, self.scripts = source, [], [], []
+        self.source, self.tags, self.words, self.scripts, self.hidden = source, [], [], [], {}
         self.feed(source)
         self.close()
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        entry = dict(attributes)
+        if tag == "input" and entry.get("type") == "hidden":
+            self.hidden[entry["name"]] = entry.get("value", "")
         if tag == "script":
             self.scripts.append((dict(attributes), ""))
 

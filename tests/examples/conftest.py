@@ -27,6 +27,7 @@ def pytest_configure():
 @pytest.fixture(scope="session")
 def service(tmp_path_factory):
     deployment = Deployment(tmp_path_factory.mktemp("deployment"))
+    os.environ["RUST_LOG"] = "debug"  # refusals are in its log
     running = Service(str(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve()), deployment)
     yield running.start()
     running.kill()

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from apps import EXAMPLES, STAND_IN_KEY, App, assert_never_stored
+from apps import EXAMPLES, REFUSED, STAND_IN_KEY, App, assert_never_stored, refusals
 from verify import assert_tokens_of
 
 HOSTILE = "</script><b>\"'&amp;<!--<script>{{7*7}}<%= 7*7 %>${7*7}"
@@ -98,7 +98,7 @@ def test_session_cookie_is_out_of_reach(app):
 def test_sign_out(app):
     browser = app.visitor("user-1")
     assert browser.page().has_tokens
-    assert browser.post("/logout").status_code == 303
+    assert browser.submit("/logout").status_code == 303
     assert not browser.page().has_tokens
     assert browser.get("/chat-tokens").status_code == 401
 
@@ -209,9 +209,6 @@ def cut(handler):
     handler.close_connection = True
 
 
-REFUSED = json.dumps({"error": "access_denied", "error_description": "SECRET-DESCRIPTION", "request_id": "1"}).encode()
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -238,6 +235,44 @@ def test_page_loads_when_tokenmint_has_a_bad_day(app_on_a_bad_day, stand_in, ans
     assert_never_stored(refreshed)
     assert "SECRET-DESCRIPTION" not in app_on_a_bad_day.said()
     assert "tokenmint: no tokens, " in app_on_a_bad_day.said()
+
+
+def test_refusal_is_logged_with_its_error_and_its_request_id(app, service, tmp_path):
+    """And tokenmint's own log has that id."""
+    refused = App(app.name, tmp_path, service.url, "a-wrong-key")
+    try:
+        refused.wait()
+        browser = refused.visitor("user-1")  # signs in and reads no page with tokens
+        assert refusals(refused.said()) == []
+        assert browser.page().tokens is None
+        assert browser.get("/chat-tokens").status_code == 204
+        logged = refusals(refused.said())
+        assert [(status, said["error"]) for status, said in logged] == [("401", "invalid_client")] * 2
+        for _, said in logged:
+            assert said.keys() == {"error", "request_id"}
+            assert said["request_id"] in service.log.read_text()
+        assert "a-wrong-key" not in refused.said()
+    finally:
+        refused.kill()
+
+
+@pytest.mark.parametrize(
+    ("answer", "logged"),
+    [
+        pytest.param((403, {}, REFUSED), {"error": "access_denied", "request_id": "4f\nx"}, id="refused"),
+        pytest.param((429, {"Retry-After": "7"}, REFUSED), {"error": "access_denied", "request_id": "4f\nx"}, id="429"),
+        pytest.param((502, {}, b"<html>SECRET-DESCRIPTION</html>"), {}, id="a proxy's page"),
+        pytest.param((500, {}, b"[1]"), {}, id="no object"),
+    ],
+)
+def test_log_line_of_a_refusal_has_no_more_than_that(app_on_a_bad_day, stand_in, answer, logged):
+    stand_in.answer = answer
+    browser = app_on_a_bad_day.visitor("user-1")
+    already = len(app_on_a_bad_day.said())
+    assert browser.page().tokens is None
+    said = app_on_a_bad_day.said()[already:]
+    assert refusals(said) == [(str(answer[0]), logged)]
+    assert "SECRET-DESCRIPTION" not in said
 
 
 def test_too_many_requests_are_passed_on(app_on_a_bad_day, stand_in):

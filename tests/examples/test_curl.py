@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from apps import EXAMPLES, STAND_IN_KEY, environment
+from apps import EXAMPLES, REFUSED, STAND_IN_KEY, environment, refusals
 from service import free_port
 from verify import assert_tokens_of
 
@@ -47,7 +47,9 @@ def test_usage(service):
 def test_wrong_key(service):
     ran = run(service.url, "wrong-key", "user-1")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "401 invalid_client" in ran.stderr
+    [(status, refusal)] = refusals(ran.stderr)
+    assert (status, refusal["error"]) == ("401", "invalid_client")
+    assert refusal["request_id"] in service.log.read_text()
 
 
 def command_lines():
@@ -87,13 +89,17 @@ def test_too_many_requests(stand_in):
     stand_in.answer = (429, {"Retry-After": "7"}, b'{"error": "rate_limited"}')
     ran = run(stand_in.url, STAND_IN_KEY, "user-1")
     assert (ran.returncode, ran.stdout) == (75, "")
-    assert "in 7 s" in ran.stderr
+    assert refusals(ran.stderr) == [("429", {"error": "rate_limited"})]
+    assert ran.stderr.endswith(", try again in 7 s\n")
     assert stand_in.heard[-1] == ("/bundle", f"Bearer {STAND_IN_KEY}", {"sub": "user-1"})
 
 
 def test_answers_that_are_none(stand_in):
-    for answer in [(500, {}, b""), (403, {}, b"<html>"), (503, {}, b'{"error": "overloaded"}')]:
+    for answer in [(500, {}, b""), (403, {}, b"<html>"), (502, {}, b"[1]"), (503, {}, REFUSED)]:
         stand_in.answer = answer
         ran = run(stand_in.url, STAND_IN_KEY, "user-1")
         assert (ran.returncode, ran.stdout) == (1, "")
-        assert str(answer[0]) in ran.stderr
+        said = {"error": "access_denied", "request_id": "4f\nx"} if answer[2] == REFUSED else {}
+        assert refusals(ran.stderr) == [(str(answer[0]), said)]
+        assert ran.stderr.count("\n") == 1
+        assert "SECRET-DESCRIPTION" not in ran.stderr

@@ -24,6 +24,7 @@ mod in_process;
 mod key_files;
 mod listeners;
 mod logs;
+mod messages;
 mod minting;
 mod module_order;
 mod openapi;

@@ -925,12 +925,17 @@ fn a_folder_or_schedule_that_others_can_change_is_refused() {
     };
     workspace.run(&["check"]).ok();
     change("keys/web", 0o777);
-    assert!(refused(&workspace).contains("others can replace files (mode 0777): chmod go-w"));
+    assert!(
+        refused(&workspace)
+            .contains("others can replace files (mode 0777): run `chmod go-w` on this directory")
+    );
     change("keys/web", 0o1777);
     workspace.run(&["check"]).ok();
     change("keys/web", 0o755);
     change("keys/web/keyset.toml", 0o664);
-    assert!(refused(&workspace).contains("can be changed by others (mode 0664): chmod go-w"));
+    assert!(
+        refused(&workspace).contains("can be changed by others (mode 0664): run `chmod go-w` on this file")
+    );
 }
 
 /// The rules for a key in a key directory also apply to a key file.
@@ -947,7 +952,7 @@ fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
         fs::set_permissions(workspace.path("keys/web"), permissions).expect("changed");
         let ran = workspace.run(&["check"]);
         assert_eq!(ran.code(), if fine { 0 } else { 64 }, "{mode:o}: {}", ran.stderr);
-        let line = format!("others can replace files (mode {mode:04o}): chmod go-w");
+        let line = format!("others can replace files (mode {mode:04o}): run `chmod go-w` on this directory");
         assert_eq!(ran.stderr.contains(&line), !fine, "{mode:o}: {}", ran.stderr);
         assert_eq!(
             ran.stderr.contains("keys/web): is a directory in which"),

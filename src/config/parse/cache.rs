@@ -1,4 +1,4 @@
-//! Parses `[cache]`, the settings that replicas share.
+//! Parses `[cache]`: the Redis or Valkey server that replicas share.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};

@@ -1,7 +1,7 @@
 //! Parses each section into its type, and checks the sections against each other.
 //!
-//! All fields of a section are read before the first `?`. So one error never hides another, and no field that was
-//! not reached is reported as unknown.
+//! All fields of a section are read before the first `?`. So an invalid field doesn't hide the errors of others, and no field
+//! is reported as unknown because it wasn't read.
 
 mod cache;
 mod callers;

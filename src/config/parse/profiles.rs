@@ -207,14 +207,14 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
     })
 }
 
-/// Warns about an address that Salesforce rejects.
+/// Warns about an address that can't be right. Mere doubts are left to the doctor.
 fn warn_url_errors(section: &Section<'_>, code: WarningCode, name: &str, issues: &UrlIssues) {
     if !issues.errors.is_empty() {
         section.warn(code, name, format!("can't be right: {}", issues.errors.join("; ")));
     }
 }
 
-/// How to mint HS256 tokens of one kind. It stands beside its reader, so that a setting that one kind has is added here alone.
+/// The settings of a profile of HS256 tokens. Defined beside its parser, so that a new setting changes this file only.
 pub struct Hs256Config {
     pub secret: SecretString,
     pub ttl: Duration,

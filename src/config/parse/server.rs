@@ -105,7 +105,7 @@ fn parse_limits(section: &Section<'_>) -> Limits {
             window: MINUTE,
             burst: saturating_u32(section.count_or_default("remint_burst")),
         },
-        // A smaller cache holds too few tokens, and requests would become logins.
+        // Below 64 KiB, the cache would hold so few tokens that requests become logins.
         token_cache: section.size_or_default("token_cache"),
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of private keys and certificates.
+//! Catalogue entries (title, symptom, fix) of the checks of keys and certificates; the functions are in `checks::keys`.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own, Rfc};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

@@ -1,4 +1,5 @@
-//! The catalogue of all checks, in the order in which a person would look for faults.
+//! The catalogue of all checks ([`CheckSpec`]), in the order in which a person would look for faults. The functions are in
+//! [`checks`](super::checks).
 
 mod keys;
 mod online;

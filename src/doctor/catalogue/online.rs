@@ -1,4 +1,5 @@
-//! Checks that need a probe or a fetched JWKS.
+//! Catalogue entries (title, symptom, fix) of the checks that need a probe or a fetched JWKS; the functions are in
+//! `checks::online`.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

@@ -1,4 +1,4 @@
-//! Checks of the configuration: profiles, limits, addresses.
+//! Catalogue entries (title, symptom, fix) of the checks of the configuration; the functions are in `checks::profiles`.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

@@ -1,4 +1,5 @@
-//! Checks of JWKs and JWK Sets, and of how a text was copied.
+//! Catalogue entries (title, symptom, fix) of the checks of JWKs, JWK Sets and copied text; the functions are in
+//! `checks::published`.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Rfc};
 use crate::doctor::check_spec::{CheckSpec, Requirement};

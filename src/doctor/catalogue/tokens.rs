@@ -1,4 +1,5 @@
-//! Checks of JWTs.
+//! Catalogue entries (title, symptom, fix) of the checks of JWTs; the functions are in `checks::tokens`,
+//! `checks::signatures`, `checks::assertions` and `checks::hs256`.
 
 use crate::config::Hs256Kind;
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own};

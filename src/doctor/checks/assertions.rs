@@ -1,4 +1,5 @@
-//! Checks of assertions of the JWT bearer flow (app, user, audience), and of the audience of identity tokens.
+//! Checks of assertions of the JWT bearer flow (app, user, audience), and of the audience of identity tokens. The rule for the
+//! audience of an assertion is in `audience`.
 
 use super::tokens::{ASSERTIONS, IDENTITY_TOKENS};
 use crate::config::OauthConfig;
@@ -82,7 +83,7 @@ fn assertion_issuers(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Checks that `sub` of an assertion is a user name, and the configured one.
+/// Checks that `sub` of an assertion is a user name, and that of an `[oauth]` profile with the same consumer key, if there is one.
 pub(super) fn username(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(ASSERTIONS)
@@ -135,7 +136,7 @@ pub(super) fn user_name_faults(name: &str) -> Vec<&'static str> {
     faults
 }
 
-/// The `[oauth]` profiles with the token's `iss` as consumer key. None if the token is judged by supplied keys.
+/// The `[oauth]` profiles with the token's `iss` as consumer key. Empty if keys were supplied that may verify the token.
 fn oauth_profiles<'a>(input: &'a CheckInput<'_>, parts: &JwtParts) -> Vec<&'a OauthConfig> {
     let consumer_key = parts.claim("iss").filter(|_| !input.given.has_verification_keys());
     input.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
@@ -146,8 +147,8 @@ pub(super) fn audience(input: &CheckInput<'_>) -> Observations {
     assertion_audiences(input).into_iter().chain(identity_token_audiences(input)).collect()
 }
 
-/// Compares `aud` with `audience` of the profile. Salesforce isn't documented to require `aud` in identity tokens, so a profile
-/// without `audience` accepts any.
+/// Compares `aud` with `audience` of the profiles that have the token's issuer. Salesforce isn't documented to require `aud` in
+/// identity tokens, so a profile without `audience` accepts any.
 fn identity_token_audiences(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(IDENTITY_TOKENS)

@@ -1,4 +1,5 @@
-//! Checks the `aud` of an assertion against its token endpoint and its user.
+//! The rule for an audience: judges the `audience` of an `[oauth]` profile, or the `aud` of an assertion, by itself and against
+//! the token endpoint and the user. The check `profiles::audience` applies it to both.
 
 use crate::config::salesforce::{self, HostKind, SalesforceHost};
 use crate::doctor::finding::Observation;

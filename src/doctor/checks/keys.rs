@@ -218,7 +218,7 @@ pub(crate) fn certificate_form(input: &CheckInput<'_>) -> Observations {
     broken.chain(read).chain(odd).collect()
 }
 
-/// Checks that private keys, JWKs and certificates belong together.
+/// Checks that private keys, JWKs and certificates belong together, and that a supplied JWK with a configured id is that key.
 pub(crate) fn key_pair(input: &CheckInput<'_>) -> Observations {
     let certified: Observations = input
         .jwks()

@@ -17,7 +17,7 @@ use crate::exchange::errors::id;
 const NIMBUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The default size limit of Nimbus, in bytes.
 const NIMBUS_MAX_BYTES: usize = 50 << 10;
-/// Clock skew in seconds that yields a warning.
+/// Clock skew in seconds above which a check warns.
 const WARN_SKEW: f64 = 30.0;
 /// Clock skew in seconds that Salesforce allows (Salesforce Help, "OAuth 2.0 JWT Bearer Flow": three minutes).
 const FAIL_SKEW: f64 = 180.0;
@@ -172,7 +172,7 @@ pub(crate) fn clock(input: &CheckInput<'_>) -> Observations {
 const MESSAGING_PROFILES: &str = "identity.";
 const OAUTH_PROFILES: &str = "oauth.";
 
-/// Refusals that a check other than `exchange` reports: the endpoint, and the ids of their meanings.
+/// Each constant: refusals that a check other than `exchange` reports, by endpoint and by the ids of their meanings.
 const AUTH_SCHEME_REFUSALS: (&str, &[&str]) = (MESSAGING_PROFILES, &[id::NO_AUTH_SCHEMES]);
 const AUTH_MODE_REFUSALS: (&str, &[&str]) = (MESSAGING_PROFILES, &[id::AUTH_MODE]);
 const DEPLOYMENT_REFUSALS: (&str, &[&str]) = (MESSAGING_PROFILES, &[id::DEPLOYMENT_UNKNOWN]);
@@ -204,7 +204,7 @@ fn is_one_of(error: &ExchangeError, ids: &[&str]) -> bool {
     meaning_id(error).is_some_and(|id| ids.contains(&id))
 }
 
-/// Whether the exchanges of an endpoint failed with one kind of refusal.
+/// Reports which exchanges of an endpoint failed with one kind of refusal.
 fn refusals_of(
     input: &CheckInput<'_>,
     (endpoint, ids): (&'static str, &'static [&'static str]),

@@ -14,7 +14,7 @@ use crate::doctor::input::CheckInput;
 /// Salesforce's limits (Salesforce Help, "Monitor login activity"; "Messaging for In-App and Web rate limits").
 const MAX_LOGINS_PER_HOUR: usize = 3_600;
 const MAX_MESSAGING_PER_MINUTE: usize = 200;
-/// A page in a reload loop was seen to send forty requests a second. A limit above that rate has no effect.
+/// A page in a reload loop was seen to send forty requests a second. A limit at or above that rate doesn't stop it.
 const RUNAWAY_REQUESTS_PER_MINUTE: u128 = 40 * 60;
 
 /// Configuration fields whose problems another check than `configuration` reports.

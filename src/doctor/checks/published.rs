@@ -1,4 +1,4 @@
-//! Checks of JWKs and JWK Sets, for upload or served by an endpoint.
+//! Checks of JWKs and JWK Sets, for upload or served by an endpoint, and of how JWKs and tokens were copied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -208,7 +208,7 @@ pub(crate) fn jwk_private(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Checks that each supplied or fetched JWK Set contains a key that signs now.
+/// Checks that each supplied or fetched JWK Set that an endpoint serves contains a configured key that signs identity tokens now.
 pub(super) fn lacks_configured(input: &CheckInput<'_>) -> Observations {
     let Some(ring) = input.configured.ring.filter(|_| !input.given.verify_only) else { return Vec::new() };
     let keysets = ring.keysets.values().filter(|keyset| is_used_by(keyset, ProfileKind::Identity));

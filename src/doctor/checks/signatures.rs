@@ -12,7 +12,7 @@ pub(crate) fn token_algorithm(input: &CheckInput<'_>) -> Observations {
         .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let Some(alg) = parts.header("alg") else {
-                // The check `token-header` reports it for identity tokens.
+                // For identity tokens, the check `token-header` reports a missing `alg`.
                 return (purpose == Purpose::Assertion)
                     .then(|| Observation::fail(about, "its header names no algorithm (`alg`)"));
             };
@@ -132,8 +132,9 @@ pub(crate) fn token_signature(input: &CheckInput<'_>) -> Observations {
 
 /// The keys that may verify a token with this `kid`.
 ///
-/// Salesforce finds the key of an identity token by its id, and the key of an assertion through the consumer key. If no key has
-/// the id of the token, keys without an id are candidates. If there are none either, all keys are candidates for an assertion.
+/// Salesforce finds the key of an identity token by its id, and the key of an assertion through the consumer key. For a token
+/// without a `kid`, all keys are candidates. If no key has the id of the token, keys without an id are candidates. If there are
+/// none either, all keys are candidates for an assertion.
 fn candidate_keys<'a, 'b>(
     verification_keys: &'b [VerificationKey<'a>],
     kid: Option<&str>,

@@ -1,4 +1,5 @@
-//! Checks of JWTs of every kind, and of identity tokens.
+//! Checks of the header and the claims of JWTs: of every kind, of those for Salesforce, and of identity tokens. Key and signature
+//! are in `signatures`.
 
 use crate::clock::UnixTime;
 use crate::config::{IdentityConfig, MIN_TTL};
@@ -14,7 +15,7 @@ use crate::tokens::Subject;
 
 /// The longest lifetime of an assertion that any source names, in seconds.
 const MAX_ASSERTION_LIFETIME: i64 = 300;
-/// Clocks of browsers are wrong by minutes; a shorter lifetime, in seconds, is risky.
+/// The shortest lifetime, in seconds, that isn't risky: clocks of browsers are wrong by minutes.
 const MIN_SENSIBLE_LIFETIME: i64 = 300;
 /// The channel's default "Authorization Token Expiration Time for Verified Users", in seconds.
 const CHANNEL_SESSION: i64 = 3_600;
@@ -266,7 +267,7 @@ pub(crate) fn token_expiry(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// The whole hours between `iat` and now, within two minutes. A wrong time zone causes them, but so does age.
+/// The whole hours, 1 to 14, between `iat` and now, within two minutes. A wrong time zone causes them, but so does age.
 fn hours_behind(parts: &JwtParts, now: UnixTime) -> Option<i64> {
     let age = UnixTime::from_seconds(parts.numeric_date("iat")?).seconds_until(now);
     let is_near = |hours: &i64| (age - hours * 3_600).abs() < 120;

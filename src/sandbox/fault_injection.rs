@@ -1,4 +1,5 @@
-//! Middleware in front of every handler: counts requests, injects faults and sets `Date`.
+//! Middleware in front of every handler: counts requests, injects faults and sets `Date`. The control endpoints are neither
+//! counted nor faulted.
 
 use std::time::Duration;
 
@@ -110,14 +111,14 @@ async fn apply_fault(
             let location = location.unwrap_or(HeaderValue::from_static("https://elsewhere.example/"));
             (status(StatusCode::FOUND), [(LOCATION, location)]).into_response()
         }
-        FaultKind::Reset => ConnectionAbort::Reset.response(),
-        FaultKind::Close => ConnectionAbort::Close.response(),
+        FaultKind::Reset => ConnectionAbort::Reset.into_marker_response(),
+        FaultKind::Close => ConnectionAbort::Close.into_marker_response(),
         FaultKind::NoAnswer => {
             match fault.milliseconds {
                 Some(_) => tokio::time::sleep(wait(0)).await,
                 None => std::future::pending().await,
             }
-            ConnectionAbort::Close.response()
+            ConnectionAbort::Close.into_marker_response()
         }
         FaultKind::SlowBody => {
             replace_body(next.run(request).await, |all| Body::new(ThrottledBody::every(wait(1000), all)))
@@ -146,7 +147,7 @@ fn fault_error_body(fault: &Fault, target: FaultTarget) -> Value {
     }
 }
 
-/// Replaces the body, and keeps the headers and the original `Content-Length`.
+/// Replaces the body. Keeps the headers, and sets `Content-Length` to the length of the original body.
 async fn replace_body(response: Response, body: impl FnOnce(Bytes) -> Body) -> Response {
     let (mut parts, old) = response.into_parts();
     let all = to_bytes(old, usize::MAX).await.unwrap_or_default();

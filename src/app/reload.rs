@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 
 use super::fingerprint::{Fingerprint, WatchedFiles};
 use super::listener::SwappableTlsConfig;
+use super::loaded_config::LoadedConfig;
 use super::tls::{self, CertificateChains};
-use super::{LoadedConfig, build_snapshot, retirement_watcher, systemd};
+use super::{build_snapshot, retirement_watcher, systemd};
 use crate::api::{AppState, ConfigSnapshot, ReloadReport};
 use crate::callers::PolicyRule;
 use crate::config::{Config, Environment, InvalidConfig, KeyId, Problem};

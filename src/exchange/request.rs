@@ -336,9 +336,9 @@ fn parse_messaging(
     if !is_verified(session, subject) {
         let is_authenticated = session.split('/').nth(2) == Some("AUTH");
         return Ok(Err(if is_authenticated {
-            &errors::SESSION_OF_ANOTHER_USER
+            &errors::table::SESSION_OF_ANOTHER_USER
         } else {
-            &errors::UNVERIFIED_SESSION
+            &errors::table::UNVERIFIED_SESSION
         }));
     }
     let last_event_id = match body.member("lastEventId") {

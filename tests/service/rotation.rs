@@ -350,7 +350,8 @@ fn a_new_key_stays_if_the_written_keyset_toml_cannot_be_read_back() {
     workspace.write("keys/web/keyset.toml", &format!("{listed}{comment}\n"));
     let ran = workspace.run(&["keys", "rotate", "--keyset", "web", "--kid", "WebAppKey3"]);
     assert_eq!(ran.code(), 1, "{}", ran.stderr);
-    let said = "keyset.toml was written, but can't be read back: it is larger than 4096 KiB. No key was deleted: ";
+    let said =
+        "keyset.toml was written, but can't be read back: it is larger than 4096 KiB. No key was deleted: ";
     assert!(ran.stderr.contains(said), "{}", ran.stderr);
     let written = std::fs::read_to_string(&path).expect("a schedule");
     assert!(written.contains("WebAppKey3"), "the key is listed");

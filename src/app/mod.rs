@@ -5,6 +5,8 @@
 //! - Graceful shutdown: the service becomes unready and keeps answering for `DRAIN_NOTICE`, so that load balancers notice.
 //!   Then it finishes open requests for at most `DRAIN_TIMEOUT`, whatever clients do. A second signal ends it at once.
 
+#[cfg(test)]
+mod captured_log;
 mod connections;
 pub(crate) mod discovery;
 mod fingerprint;

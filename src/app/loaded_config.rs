@@ -25,7 +25,7 @@ impl LoadedConfig {
     /// Loads and checks every file that `config` names.
     ///
     /// # Errors
-    /// All problems of these files.
+    /// Lists every problem of these files.
     pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
         Self::replacing(config, None, clock)
     }
@@ -33,7 +33,7 @@ impl LoadedConfig {
     /// Like [`new`](Self::new), for a reload that replaces the key ring `previous`.
     ///
     /// # Errors
-    /// All problems of these files, and changes of keys that verifiers of `previous` would not expect.
+    /// Lists every problem of these files, and each change of keys that verifiers of `previous` would not expect.
     pub(crate) fn replacing(
         mut config: Config,
         previous: Option<&KeyRing>,
@@ -70,8 +70,8 @@ impl LoadedConfig {
     }
 }
 
-/// Opens the library for batch signing. Returns `None` if no library is configured or batches are off, and the reason if the
-/// library can't be used but isn't required.
+/// Opens the library for batch signing. Returns `None` if no library is configured or batches are off. Returns the reason if
+/// the library can't be used but isn't required.
 ///
 /// # Errors
 /// The library is required and can't be used.
@@ -94,7 +94,7 @@ fn batch_library(
     Ok(Some(library))
 }
 
-/// The problems of the keys of an invalid configuration, so that they can be reported together with its own.
+/// Lists the problems of the keys of an invalid configuration, to report them together with its own.
 pub(crate) fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
     KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }

@@ -56,7 +56,7 @@ impl ConfigSource {
     /// Loads the configuration.
     ///
     /// # Errors
-    /// All problems of the configuration.
+    /// Lists every problem of the configuration.
     pub fn load(&self) -> Result<Config, InvalidConfig> {
         Config::load(self.file.as_deref(), &self.environment)
     }
@@ -250,7 +250,7 @@ impl Reloader {
             }
             self.target.files = files;
         }
-        // An empty fingerprint makes the next check reload.
+        // No files have this fingerprint, so the next check reloads them.
         self.target.fingerprint = Fingerprint::of_nothing();
         Err(ReloadError::FilesChanging)
     }

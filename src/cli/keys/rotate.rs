@@ -59,7 +59,7 @@ fn parse_date(text: &str) -> Result<UnixTime, String> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339);
     parsed
         .map(UnixTime::from)
-        .map_err(|_| "must be a date with time and zone, as 2026-12-01T00:00:00Z".to_owned())
+        .map_err(|_| "must be a date with time and zone, for example 2026-12-01T00:00:00Z".to_owned())
 }
 
 /// An effect of the rotation and its time.

@@ -5,7 +5,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use super::authorization::{AccessRequest, authorize};
@@ -27,11 +27,7 @@ pub(super) async fn oauth_access_token(
     let authorized =
         authorize(&state, &authenticated, &AccessRequest { grant, subject: None, mints: false })?;
 
-    let options = FetchOptions {
-        rejected: rejected.as_ref(),
-        deadline: authenticated.scope.deadline(),
-        trace: authenticated.trace(),
-    };
+    let options = fetch_options(&authenticated, rejected.as_ref());
     let served = state.exchanger.oauth_token(authorized.profile(), options).await?;
     state.audit.log_access_token(&authenticated, authorized.name(), &served, None)?;
     Ok(access_token_response(&served, &*state.clock))
@@ -55,15 +51,18 @@ pub(super) async fn messaging_access_token(
         return Err(InvalidField::new("profile", message).into());
     }
 
-    let options = FetchOptions {
-        rejected: rejected.as_ref(),
-        deadline: authenticated.scope.deadline(),
-        trace: authenticated.trace(),
-    };
+    let options = fetch_options(&authenticated, rejected.as_ref());
     let served =
         state.exchanger.messaging_token(authorized.profile(), subject.clone(), claims, options).await?;
     state.audit.log_access_token(&authenticated, authorized.name(), &served, Some(&subject))?;
     Ok(access_token_response(&served, &*state.clock))
+}
+
+const fn fetch_options<'a>(
+    authenticated: &'a AuthenticatedCaller,
+    rejected: Option<&'a SecretString>,
+) -> FetchOptions<'a> {
+    FetchOptions { rejected, deadline: authenticated.scope.deadline(), trace: authenticated.trace() }
 }
 
 #[derive(Serialize)]

@@ -25,6 +25,21 @@ pub(crate) const AUDIT_TARGET: &str = "tokenmint::audit";
 /// Returns the number of log lines dropped so far. A dropped line is counted before the call that logs it returns.
 pub(crate) type DroppedLineCounter = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// Logs an event with the fields that each line of a token begins with, and then `fields`.
+macro_rules! info_of_token {
+    ($authenticated:ident, $profile:ident, $($fields:tt)+) => {
+        tracing::info!(
+            target: AUDIT_TARGET,
+            request_id = $authenticated.scope.id(),
+            trace_id = $authenticated.scope.trace_id(),
+            caller = $authenticated.caller.name.as_str(),
+            credential = $authenticated.credential,
+            profile = $profile.as_str(),
+            $($fields)+
+        )
+    };
+}
+
 /// Writes audit lines.
 pub(crate) struct Audit {
     key: hmac::Key,
@@ -80,13 +95,9 @@ impl Audit {
         let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
         let subject = subject.map(|subject| self.subject_hmac(subject));
         self.log(|| {
-            tracing::info!(
-                target: AUDIT_TARGET,
-                request_id = authenticated.scope.id(),
-                trace_id = authenticated.scope.trace_id(),
-                caller = authenticated.caller.name.as_str(),
-                credential = authenticated.credential,
-                profile = profile.as_str(),
+            info_of_token!(
+                authenticated,
+                profile,
                 kid = minted.kid.as_ref().map(KeyId::as_str),
                 token_sha256 = Hex::of(token.as_ref()).as_str(),
                 subject_hmac = subject.as_ref().map(Hex::as_str),
@@ -109,13 +120,9 @@ impl Audit {
     ) -> Result<(), ApiError> {
         let subject = subject.map(|subject| self.subject_hmac(subject));
         self.log(|| {
-            tracing::info!(
-                target: AUDIT_TARGET,
-                request_id = authenticated.scope.id(),
-                trace_id = authenticated.scope.trace_id(),
-                caller = authenticated.caller.name.as_str(),
-                credential = authenticated.credential,
-                profile = profile.as_str(),
+            info_of_token!(
+                authenticated,
+                profile,
                 token_sha256 = Hex::of(&token.sha256).as_str(),
                 subject_hmac = subject.as_ref().map(Hex::as_str),
                 cached,

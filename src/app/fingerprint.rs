@@ -70,7 +70,7 @@ impl WatchedFiles {
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         let mut hash = PartsHasher::default();
         for directory in &self.directories {
-            // Mode and owner, because they decide who may replace files in the directory. Without them, the error.
+            // The mode and the owner decide who may replace files in it. If they can't be read, the error counts.
             match rustix::fs::stat(directory) {
                 Ok(stat) => {
                     hash.add(&stat.st_mode.to_be_bytes());

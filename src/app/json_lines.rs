@@ -89,37 +89,21 @@ impl Visit for JsonLine {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
+    use super::super::captured_log::CapturedLog;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn every_event_is_one_line_of_valid_json() {
-        let kept = Captured::default();
-        let writer = kept.clone();
-        let log =
+        let log = CapturedLog::default();
+        let writer = log.clone();
+        let subscriber =
             tracing_subscriber::fmt().event_format(JsonLines).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(log, || {
+        tracing::subscriber::with_default(subscriber, || {
             let absent: Option<&str> = None;
             tracing::info!(caller = "a\"b\r\n\u{1b}[31m", count = 7, seen = %"x\ny", absent, "two\nlines");
             tracing::warn!(yes = true, "second");
         });
-        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+        let text = log.text();
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(lines.len(), 2, "{text}");

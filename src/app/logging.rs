@@ -319,6 +319,7 @@ pub(crate) fn log_panics() {
 
 #[cfg(test)]
 mod tests {
+    use super::super::captured_log::CapturedLog;
     use super::*;
 
     /// Accepts three bytes at a time, and fails every other time.
@@ -426,35 +427,21 @@ mod tests {
         );
     }
 
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_panic_is_logged_with_its_location_but_not_its_message() {
-        let kept = Captured::default();
-        let writer = kept.clone();
-        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let log = CapturedLog::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let usual = std::panic::take_hook();
         log_panics();
-        let panicked = tracing::subscriber::with_default(log, || {
+        let panicked = tracing::subscriber::with_default(subscriber, || {
             std::panic::catch_unwind(|| {
                 std::hint::black_box(None::<u8>).expect("canary: a token was in hand")
             })
         });
         std::panic::set_hook(usual);
         assert!(panicked.is_err());
-        let said = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        let said = log.text();
         assert!(said.contains("logging.rs") && said.contains("a bug in tokenmint"), "{said}");
         assert!(!said.contains("canary"), "{said}");
     }

@@ -5,12 +5,16 @@
 //! - Graceful shutdown: the service becomes unready and keeps answering for `DRAIN_NOTICE`, so that load balancers notice.
 //!   Then it finishes open requests for at most `DRAIN_TIMEOUT`, whatever clients do. A second signal ends it at once.
 
+#[cfg(test)]
+mod captured_log;
 mod connections;
 pub(crate) mod discovery;
 mod fingerprint;
 pub(crate) mod host;
+mod http_server;
 pub mod json_lines;
 mod listener;
+mod loaded_config;
 pub(crate) mod logging;
 pub mod reload;
 mod request_scanner;
@@ -18,7 +22,6 @@ mod retirement_watcher;
 pub(crate) mod systemd;
 pub(crate) mod tls;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -37,15 +40,16 @@ use crate::api::{
 };
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{self, AuditLogMode, Config, KeysetConfig, ListenAddress, Name, Problem};
+use crate::config::{AuditLogMode, Config, ListenAddress};
 use crate::exchange::{Exchanger, ExchangerBuildError, ExchangerDeps};
 use crate::jwks::PublishedJwks;
 use crate::keys::{BatchLibrary, BatchLibraryError, BatchSigner, KeyRing};
 use crate::metrics::Metrics;
 use crate::tokens::{Profiles, Signer};
-use fingerprint::{Fingerprint, WatchedFiles};
+pub use http_server::{ListenerDeps, serve_stream};
 use listener::Listener;
-pub use listener::{ListenerDeps, serve_stream};
+pub use loaded_config::LoadedConfig;
+pub(crate) use loaded_config::key_problems;
 use reload::{ConfigSource, ReloadTarget, Reloader};
 use systemd::InheritedSockets;
 use tls::ServerTls;
@@ -70,92 +74,6 @@ impl ClockAndRng {
     }
 }
 
-/// A configuration, with all files that it names loaded and checked.
-pub struct LoadedConfig {
-    pub config: Config,
-    pub ring: KeyRing,
-    tls: Option<ServerTls>,
-    public_tls: Option<ServerTls>,
-    /// The library for batch signing, loaded at start only. A reload doesn't replace it.
-    batch: Option<Result<BatchLibrary, BatchLibraryError>>,
-    files: WatchedFiles,
-    /// The fingerprint of `files`, taken before they were read.
-    fingerprint: Fingerprint,
-}
-
-impl LoadedConfig {
-    /// Loads and checks every file that `config` names.
-    ///
-    /// # Errors
-    /// All problems of these files.
-    pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
-        Self::replacing(config, None, clock)
-    }
-
-    /// Like [`new`](Self::new), for a reload that replaces the key ring `previous`.
-    ///
-    /// # Errors
-    /// All problems of these files, and changes of keys that verifiers of `previous` would not expect.
-    pub(crate) fn replacing(
-        mut config: Config,
-        previous: Option<&KeyRing>,
-        clock: &dyn Clock,
-    ) -> Result<Self, Vec<Problem>> {
-        let files = WatchedFiles::of(&config);
-        let fingerprint = files.fingerprint();
-        let mut problems = Vec::new();
-        let server_tls = config.server.tls.as_ref().map(|tls| tls::load("server", tls, clock.now()));
-        let public = config.server.public.as_ref().and_then(|public| public.tls.as_ref());
-        let public_tls = public.map(|tls| tls::load("server.public", tls, clock.now()));
-        let mut usable = |tls: Option<Result<_, Problem>>| {
-            tls.and_then(|loaded| loaded.map_err(|problem| problems.push(problem)).ok())
-        };
-        let (tls, public_tls) = (usable(server_tls), usable(public_tls));
-        config
-            .warnings
-            .extend([&tls, &public_tls].into_iter().flatten().flat_map(ServerTls::warnings).cloned());
-        let first = previous.is_none();
-        let batch = first
-            .then(|| batch_library(&config.server.signing))
-            .and_then(|library| library.map_err(|problem| problems.push(problem)).ok().flatten());
-        match KeyRing::load(&config.keysets, clock.now(), previous) {
-            Ok(ring) if problems.is_empty() => {
-                Ok(Self { config, ring, tls, public_tls, batch, files, fingerprint })
-            }
-            Ok(_) => Err(problems),
-            Err(more) => Err(problems.into_iter().chain(more).collect()),
-        }
-    }
-
-    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
-        self.config.warnings.iter().chain(&self.ring.warnings)
-    }
-}
-
-/// Opens the library for batch signing. Returns `None` if no library is configured or batches are off, and the reason if the
-/// library can't be used but isn't required.
-///
-/// # Errors
-/// The library is required and can't be used.
-fn batch_library(
-    signing: &config::SigningConfig,
-) -> Result<Option<Result<BatchLibrary, BatchLibraryError>>, Problem> {
-    let Some(file) = signing.library.as_ref().filter(|_| signing.batch != config::BatchMode::Off) else {
-        return Ok(None);
-    };
-    // Checked first, because the loader's message for a missing file contains its path, which may be a secret.
-    let library =
-        if file.exists() { BatchLibrary::open(file.as_path()) } else { Err(BatchLibraryError::Missing) };
-    if let (Err(reason), config::BatchMode::Required) = (&library, signing.batch) {
-        let message = format!(
-            "can't be used: {reason}; `batch` needs Intel's libcrypto_mb.so.13 and a CPU with AVX-512 IFMA: see \
-             docs/signing.md, or set it to auto"
-        );
-        return Err(Problem::new("server.signing.library", file, message));
-    }
-    Ok(Some(library))
-}
-
 /// Starts batch signing with `library`. Logs its version, or why it can't be used.
 fn start_batch_signing(
     library: Option<Result<BatchLibrary, BatchLibraryError>>,
@@ -175,11 +93,6 @@ fn start_batch_signing(
             None
         }
     }
-}
-
-/// The problems of the keys of an invalid configuration, so that they can be reported together with its own.
-pub(crate) fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
-    KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
 }
 
 /// The service with its sockets bound, before it accepts connections.

@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 
 use super::fingerprint::{Fingerprint, WatchedFiles};
 use super::listener::SwappableTlsConfig;
+use super::loaded_config::LoadedConfig;
 use super::tls::{self, CertificateChains};
-use super::{LoadedConfig, build_snapshot, retirement_watcher, systemd};
+use super::{build_snapshot, retirement_watcher, systemd};
 use crate::api::{AppState, ConfigSnapshot, ReloadReport};
 use crate::callers::PolicyRule;
 use crate::config::{Config, Environment, InvalidConfig, KeyId, Problem};
@@ -55,7 +56,7 @@ impl ConfigSource {
     /// Loads the configuration.
     ///
     /// # Errors
-    /// All problems of the configuration.
+    /// Lists every problem of the configuration.
     pub fn load(&self) -> Result<Config, InvalidConfig> {
         Config::load(self.file.as_deref(), &self.environment)
     }
@@ -251,7 +252,7 @@ impl Reloader {
             }
             self.target.files = files;
         }
-        // No files have this fingerprint, so the next check reloads.
+        // No files have this fingerprint, so the next check reloads them.
         self.target.fingerprint = Fingerprint::of_nothing();
         Err(ReloadError::FilesChanging)
     }

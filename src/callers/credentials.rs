@@ -42,7 +42,7 @@ impl Credentials {
         self.keys.get(&sha256(api_key)).copied()
     }
 
-    /// Finds the caller of a connection; `None` if its names and user id belong to no caller, or to different callers.
+    /// Finds the caller of a connection; `None` if its names and user id belong to no caller, or to different ones.
     pub(crate) fn by_peer(&self, peer: &Peer) -> Option<u32> {
         let by_name = peer.names.iter().filter_map(|name| self.names.get(name));
         let mut caller_indices = by_name.chain(peer.uid.and_then(|uid| self.uids.get(&uid)));

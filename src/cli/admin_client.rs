@@ -184,15 +184,15 @@ impl AdminClient {
             .unwrap_or(Err(QueryError::NotRunning))
     }
 
-    /// Polls each service until `done` accepts its status, for at most `patience` in total. Returns the last
+    /// Polls each service until `done` accepts its status, for at most `time_limit` in total. Returns the last
     /// status, and whether `done` accepted every service that runs.
     pub(crate) fn wait_until(
         &self,
-        patience: Duration,
+        time_limit: Duration,
         done: impl Fn(&StatusReply) -> bool,
     ) -> Result<(bool, StatusReply), QueryError> {
         const POLL_INTERVAL: Duration = Duration::from_millis(100);
-        let begin = std::time::Instant::now();
+        let start = std::time::Instant::now();
         let mut answers = Err(QueryError::NotRunning);
         for address in &self.0 {
             loop {
@@ -202,9 +202,9 @@ impl AdminClient {
                         answers = Ok((true, status));
                         break;
                     }
-                    Ok(status) if begin.elapsed() > patience => return Ok((false, status)),
+                    Ok(status) if start.elapsed() > time_limit => return Ok((false, status)),
                     Err(QueryError::NotRunning) => break,
-                    Err(silence) if begin.elapsed() > patience => return Err(silence),
+                    Err(error) if start.elapsed() > time_limit => return Err(error),
                     Ok(_) | Err(_) => {}
                 }
                 std::thread::sleep(POLL_INTERVAL);
@@ -228,10 +228,10 @@ fn fetch(address: &OpsAddress, path: &str) -> Result<Bytes, QueryError> {
     match response.map_err(|error| failed(&error))? {
         Err(_) => Err(QueryError::Failed(format!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()))),
         Ok(Err(error)) => {
-            let nobody = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            let nothing_listens = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
                 matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
             });
-            Err(if nobody { QueryError::NotRunning } else { failed(&error) })
+            Err(if nothing_listens { QueryError::NotRunning } else { failed(&error) })
         }
         Ok(Ok((status, body))) if status.is_success() => Ok(body),
         Ok(Ok((status, _))) => Err(QueryError::Failed(format!("{path} answered {status}"))),
@@ -336,8 +336,12 @@ impl ServerCertVerifier for PinnedCertVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -346,8 +350,12 @@ impl ServerCertVerifier for PinnedCertVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

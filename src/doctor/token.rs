@@ -38,7 +38,7 @@ impl NotAJwt {
 }
 
 const FIX_PASTE_WHOLE: &str =
-    "paste the token alone and whole: three parts with two dots, as the mint gave it";
+    "paste the token alone and whole: three parts with two dots, as the issuer returned it";
 const FIX_BASE64URL: &str = "where the token is made, write each part as base64url without padding before it is signed (RFC 7515, section \
                          2): in Node `toString('base64url')`, in Java `Base64.getUrlEncoder().withoutPadding()`, in Python \
                          `.rstrip(b'=')`";

@@ -59,12 +59,10 @@ impl ExchangeClient {
             Err(error @ UpstreamError::Closed(_)) => to_exchange_error(&error),
             first => return first.map_err(|error| to_exchange_error(&error)),
         };
-        match self.attempt(token_request, deadline, trace, Attempt::Last).await {
-            Ok(second) => second.map_err(|error| to_exchange_error(&error)),
-            // The first failure is the cause; that the retry couldn't be sent would mislead.
-            Err(error) if !error.was_sent() => Err(first),
-            Err(error) => Err(error),
-        }
+        let second = self.attempt(token_request, deadline, trace, Attempt::Last).await;
+        let second = second.and_then(|read| read.map_err(|error| to_exchange_error(&error)));
+        // If the retry wasn't sent, the first failure is the cause, and the first request counts as sent.
+        second.map_err(|error| if error.was_sent() { error } else { first })
     }
 
     /// Makes one attempt. The outer `Err` is final; the inner one is a transport error, which may be retried.

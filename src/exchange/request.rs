@@ -336,9 +336,9 @@ fn parse_messaging(
     if !is_verified(session, subject) {
         let is_authenticated = session.split('/').nth(2) == Some("AUTH");
         return Ok(Err(if is_authenticated {
-            &errors::SESSION_OF_ANOTHER_USER
+            &errors::table::SESSION_OF_ANOTHER_USER
         } else {
-            &errors::UNVERIFIED_SESSION
+            &errors::table::UNVERIFIED_SESSION
         }));
     }
     let last_event_id = match body.member("lastEventId") {
@@ -421,7 +421,7 @@ pub(super) fn jwt_expiry(unverified_token: &str) -> Result<Option<UnixTime>, &'s
 }
 
 /// Reads seconds, rounded down: a number, which may have a fraction (RFC 7519, section 2), or a string that contains
-/// one, as in some of Salesforce's responses.
+/// one, like in some of Salesforce's responses.
 fn whole_seconds(member: Option<&Json>) -> Result<Option<i64>, ()> {
     match member {
         None | Some(Json::Null) => Ok(None),

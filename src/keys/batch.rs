@@ -136,7 +136,7 @@ impl BatchSigner {
         inner.enabled.set(1);
         let (candidates, untested) = mpsc::channel::<Arc<PrivateKey>>();
         let tester = inner.clone();
-        let started = std::thread::Builder::new().name("key-trial".to_owned()).spawn(move || {
+        let started = std::thread::Builder::new().name("key-self-test".to_owned()).spawn(move || {
             for key in untested {
                 // Sleeping as long as each step took leaves half of the core to the signatures of requests.
                 let test = AssertUnwindSafe(|| tester.self_test(&key, std::thread::sleep));

@@ -48,6 +48,12 @@ pub(crate) enum DirectoryError {
         .0.display()
     )]
     Overwritten(PathBuf),
+    #[error(
+        "{} was written, but can't be read back: it {reason}. No key was deleted: fix the file, and look at \
+         `tokenmint keys list` before you run the command again",
+        path.display()
+    )]
+    Unreadable { path: PathBuf, reason: String },
     #[error("{} is written, but may be lost in a power failure: {reason}", path.display())]
     NotSynced { path: PathBuf, reason: String },
     #[error(
@@ -65,7 +71,7 @@ pub(crate) enum DirectoryError {
 impl DirectoryError {
     /// Whether the file may hold the new text despite the error.
     pub(crate) const fn is_written(&self) -> bool {
-        matches!(self, Self::Overwritten(_) | Self::NotSynced { .. })
+        matches!(self, Self::Overwritten(_) | Self::Unreadable { .. } | Self::NotSynced { .. })
     }
 }
 
@@ -289,8 +295,9 @@ impl ScheduleFile<'_> {
     fn write(&mut self, document: ScheduleDocument) -> Result<(), DirectoryError> {
         let text = document.text();
         self.directory.replace(&self.path, self.read.as_ref(), text.as_bytes())?;
-        // If this fails, the file still has the new text: the error must be one for which `is_written` is true.
-        let written = read_schedule_text(&self.path).unwrap_or_default();
+        // The file may have the new text even if this fails: `is_written` must be true for the error.
+        let written = read_schedule_unchecked(&self.path)
+            .map_err(|reason| DirectoryError::Unreadable { path: self.path.clone(), reason })?;
         if written.as_ref() != Some(&text) {
             return Err(DirectoryError::Overwritten(self.path.clone()));
         }

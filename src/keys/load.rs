@@ -18,13 +18,12 @@ use super::schedule::{self, Schedule};
 use super::{
     CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, KeyRing, KeyState, Keyset,
     KeysetKey, LiveTokenCounter, PemQuirk, PrivateKey, PublicKey, RotationRules, SCHEDULE_FILE, key_file,
-    private_key,
+    keyset_checks, private_key,
 };
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, KeysetSource, Name, Problem, ProfileKind, WarningCode};
+use crate::config::{self, KeyId, KeysetSource, Name, Problem, WarningCode};
 use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::hash::PartsHasher;
-use crate::shell;
 
 impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces.
@@ -39,9 +38,9 @@ impl KeyRing {
         let mut loader = Loader::new(now, previous);
         let sets: Vec<Arc<Keyset>> =
             keysets.values().filter_map(|keyset| loader.keyset(keyset)).map(Arc::new).collect();
-        loader.reject_duplicate_kids(&sets);
-        loader.reject_copies_of_retired(&sets);
-        loader.warn_of_shared_keys(&sets);
+        loader.problems.extend(keyset_checks::duplicate_kids(&sets));
+        loader.problems.extend(keyset_checks::copies_of_retired(&sets, &loader.retired));
+        loader.warnings.extend(keyset_checks::shared_key_warnings(&sets));
         if let Some(previous) = previous {
             loader.problems.extend(previous.history.check_transition(&announced_keysets(&sets), now));
         }
@@ -171,7 +170,7 @@ impl<'a> Loader<'a> {
             rules,
             used_by: keyset.used_by.clone(),
         };
-        self.warn_of_emergencies(&field, &keyset);
+        self.warnings.extend(keyset_checks::early_signing_warnings(&field, &keyset, self.now));
         if keyset.signing_position(self.now).is_none() {
             let first = keyset.keys.iter().filter_map(|key| key.validity.signs_from()).min();
             let when = first.map_or_else(
@@ -420,93 +419,6 @@ impl<'a> Loader<'a> {
             warning.map(|message| Problem::warning(WarningCode::CertificateDates, field, source, message)),
         );
         Some(certificate)
-    }
-
-    /// Warns of a key that signs before verifiers are sure to know it, until they are.
-    fn warn_of_emergencies(&mut self, field: &str, keyset: &Keyset) {
-        for key in keyset.keys.iter().filter(|key| key.validity.entry.emergency) {
-            let from = key.validity.signs_from();
-            let (Some(from), Some(added)) = (from, key.validity.entry.added.or(from)) else {
-                continue;
-            };
-            let safe = added.plus(keyset.rules.publish_lead);
-            if from < safe && self.now < safe {
-                let message = format!(
-                    "`{}` signs from {from} by `emergency`: verifiers that keep a JWKS may not know it before {safe}",
-                    key.kid
-                );
-                self.warnings.push(Problem::warning(
-                    WarningCode::EmergencyKey,
-                    field,
-                    SCHEDULE_FILE,
-                    message,
-                ));
-            }
-        }
-    }
-
-    /// Rejects a key id that two keysets use.
-    fn reject_duplicate_kids(&mut self, keysets: &[Arc<Keyset>]) {
-        let mut keyset_by_kid: BTreeMap<&KeyId, &Name> = BTreeMap::new();
-        for keyset in keysets {
-            let retired = keyset
-                .gone
-                .iter()
-                .map(|validity| &validity.entry)
-                .filter(|entry| entry.retired.is_some())
-                .map(|entry| &entry.kid);
-            for kid in keyset.keys.iter().map(|key| &key.kid).chain(retired) {
-                if let Some(other) = keyset_by_kid.insert(kid, &keyset.name) {
-                    let message = format!(
-                        "its key id `{kid}` is also in keyset `{other}`; key ids are unique across the service"
-                    );
-                    self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
-                }
-            }
-        }
-    }
-
-    /// Rejects a copy of a retired key under another id: it is as compromised as that key.
-    fn reject_copies_of_retired(&mut self, keysets: &[Arc<Keyset>]) {
-        for (keyset, key) in
-            keysets.iter().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
-        {
-            let Some(retired) = self.retired.get(&key.private.public.modulus_hash()) else { continue };
-            let kid = &key.kid;
-            let message = format!(
-                "`{kid}` is the key that is retired as `{retired}`: `tokenmint keys retire {} --now` takes it away too; one that \
-                 is given as text or file must be another key",
-                shell::quote(kid)
-            );
-            self.problems.push(Problem::new(format!("keysets.{}", keyset.name), "keys", message));
-        }
-    }
-
-    /// Warns if one key signs identity tokens and OAuth assertions, in different keysets (RFC 8725, section 3.12).
-    fn warn_of_shared_keys(&mut self, keysets: &[Arc<Keyset>]) {
-        let signs = |kind: ProfileKind| {
-            let used = move |keyset: &&Arc<Keyset>| keyset.used_by.iter().any(|user| user.kind == kind);
-            keysets.iter().filter(used).flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key)))
-        };
-        let mut warned = BTreeSet::new();
-        for (identity, key) in signs(ProfileKind::Identity) {
-            for (oauth, other) in signs(ProfileKind::Oauth) {
-                let same = key.private.public.n == other.private.public.n;
-                if same && identity.name != oauth.name && warned.insert(&key.kid) {
-                    let message = format!(
-                        "its key `{}` is the same as `{}` of keyset `{}`: identity tokens and OAuth assertions \
-                         are signed by one key, so one leak exposes both; make another key for one of them",
-                        key.kid, other.kid, oauth.name
-                    );
-                    self.warnings.push(Problem::warning(
-                        WarningCode::OneKeyForTwoKinds,
-                        format!("keysets.{}", identity.name),
-                        "keys",
-                        message,
-                    ));
-                }
-            }
-        }
     }
 }
 

@@ -20,6 +20,7 @@ mod directory_contents;
 pub(crate) mod key_file;
 mod key_formats;
 mod key_strength;
+mod keyset_checks;
 mod live_tokens;
 mod load;
 mod pem;

@@ -143,8 +143,9 @@ impl PublicationHistory {
             record.and_then(|record| record.signs_from.get(profile)).is_some_and(|from| *from <= first)
         };
         // A new profile has no verifiers yet.
-        let surprises = |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
-        keyset.used_by.iter().find(surprises)?;
+        let is_unexpected =
+            |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
+        keyset.used_by.iter().find(is_unexpected)?;
         let added = key.validity.entry.added;
         let since = record.map_or_else(|| added.unwrap_or(now), |record| record.known_since(added, now));
         let safe_from = since.plus(keyset.publish_lead);

@@ -44,11 +44,8 @@ pub(super) async fn resources(
     Path(version): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    if !is_version(&version) {
-        return not_found();
-    }
-    if session_of_bearer(&sandbox, &headers).is_none() {
-        return invalid_session();
+    if let Some(rejection) = reject(&sandbox, &version, &headers) {
+        return rejection;
     }
     let url = sandbox.url(&headers);
     let resources = json!({
@@ -64,11 +61,8 @@ pub(super) async fn query(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if !is_version(&version) {
-        return not_found();
-    }
-    if session_of_bearer(&sandbox, &headers).is_none() {
-        return invalid_session();
+    if let Some(rejection) = reject(&sandbox, &version, &headers) {
+        return rejection;
     }
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let soql = pairs.into_iter().find(|(name, _)| name == "q").map(|(_, soql)| soql.into_owned());
@@ -79,6 +73,14 @@ pub(super) async fn query(
         }
         None => error_response(StatusCode::BAD_REQUEST, "MALFORMED_QUERY", "write SELECT fields FROM object"),
     }
+}
+
+/// The response to a request for an unknown API version, or without a valid session.
+fn reject(sandbox: &Sandbox, version: &str, headers: &HeaderMap) -> Option<Response> {
+    if !is_version(version) {
+        return Some(not_found());
+    }
+    session_of_bearer(sandbox, headers).is_none().then(invalid_session)
 }
 
 /// A record with every field of a `SELECT`. `None` for a malformed query.

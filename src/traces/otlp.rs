@@ -40,7 +40,7 @@ impl TraceExporter {
         let Some(variable) = otlp_endpoint_variable(environment) else { return Self(None) };
         match provider(randomness) {
             Ok(provider) => {
-                // A second start in one process, as in tests, leaves the first tracer in place.
+                // A second start in one process, for example in tests, leaves the first tracer in place.
                 let _ = TRACER.set(provider.tracer("tokenmint"));
                 tracing::info!(variable, "exports traces");
                 Self(Some(provider))

@@ -10,18 +10,12 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
 
 from apps import COMMANDS, INSTALLED, STAND_IN_KEY, App, Deployment, StandIn  # noqa: E402
+from required import require_tools  # noqa: E402
 from service import Service  # noqa: E402
 
 
 def pytest_configure():
-    """Stops at once when something is missing: a suite that skips for want of its subject proves nothing."""
-    binary = os.environ.get("TOKENMINT_BIN")
-    if not binary:
-        raise pytest.UsageError("TOKENMINT_BIN is not set: give it the path of the tokenmint binary to test")
-    if not os.access(binary, os.X_OK):
-        raise pytest.UsageError(f"TOKENMINT_BIN={binary}: no such program. Has `cargo build` been run?")
-    if not (INSTALLED / "stamp").exists():
-        raise pytest.UsageError(f"no tools in {INSTALLED}: run tests/examples/setup first")
+    require_tools(INSTALLED, "tests/examples/setup")
 
 
 @pytest.fixture(scope="session")

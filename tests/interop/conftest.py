@@ -6,19 +6,13 @@ import threading
 
 import pytest
 from oauth_server import oauth_app
+from required import require_tools
 from service import TOOLS, Deployment, Service
 from werkzeug.serving import make_server
 
 
 def pytest_configure():
-    """Stops at once when something is missing: a suite that skips for want of its subject proves nothing."""
-    binary = os.environ.get("TOKENMINT_BIN")
-    if not binary:
-        raise pytest.UsageError("TOKENMINT_BIN is not set: give it the path of the tokenmint binary to test")
-    if not os.access(binary, os.X_OK):
-        raise pytest.UsageError(f"TOKENMINT_BIN={binary}: no such program. Has `cargo build` been run?")
-    if not (TOOLS / "stamp").exists():
-        raise pytest.UsageError(f"no tools in {TOOLS}: run tests/interop/setup first")
+    require_tools(TOOLS, "tests/interop/setup")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::random::{Random, Style, changed, rewritten, shuffled};
 use crate::samples::{
-    CERTIFICATES, CONFIGURATION, CONSUMER_KEY, EXPONENT_3, ISSUER, PAIRS, SECRET, SHORT, Set, certified,
-    chain_of, pem_of, sign_by_secret,
+    CERTIFICATES, CONFIGURATION, CONSUMER_KEY, EXPONENT_3, ISSUER, PAIRS, Pair, SECRET, SHORT, Set,
+    certified, chain_of, pem_of, sign_by_secret,
 };
 
 /// One way of changing a set.
@@ -86,9 +86,7 @@ fn messenger(random: &mut Random) -> Set {
 
 pub const MUTATORS: &[Mutator] = &[
     // Identity tokens, on their way.
-    mutator("token: text", 1_800, Sometimes, published, |set, random| {
-        set.token = random.changed(&set.token, BASE64URL);
-    }),
+    mutator("token: text", 1_800, Sometimes, published, change_token_text),
     mutator("token: order of parts", 150, Always, published, |set, random| {
         let order = random.pick(&[[1, 0, 2], [0, 2, 1], [2, 1, 0], [0, 0, 2], [0, 1, 1]]);
         let parts: Vec<&str> = set.token.split('.').collect();
@@ -121,20 +119,12 @@ pub const MUTATORS: &[Mutator] = &[
     mutator("token: header member of another value", 200, Sometimes, published, |set, random| {
         set.resign(|header, _| set_strangely(header, &["alg", "typ", "kid", "crit"], random));
     }),
-    mutator("token: claim taken away", 150, Sometimes, published, |set, random| {
-        set.resign(|_, claims| take_away(claims, random));
-    }),
-    mutator("token: claim renamed", 150, Sometimes, published, |set, random| {
-        set.resign(|_, claims| rename(claims, random));
-    }),
+    mutator("token: claim taken away", 150, Sometimes, published, take_away_claim),
+    mutator("token: claim renamed", 150, Sometimes, published, rename_claim),
     mutator("token: claim of another value", 550, Sometimes, published, |set, random| {
         set.resign(|_, claims| set_strangely(claims, &["iss", "sub", "exp", "iat", "nbf", "jti"], random));
     }),
-    mutator("token: claim twice", 50, Always, published, |set, random| {
-        let [header, claims] = set.parts();
-        let twice = doubled(&claims, random);
-        set.resign_text(&header.to_string(), &twice);
-    }),
+    mutator("token: claim twice", 50, Always, published, double_claim),
     // Identity tokens in other valid forms.
     mutator("token: unknown claim", 60, Never, published, unknown_claim),
     mutator("token: claim user_id", 20, Never, published, |set, _| {
@@ -155,15 +145,9 @@ pub const MUTATORS: &[Mutator] = &[
         let sub = *random.pick(&["user@acme.com", "4711", "Zoë-Ünal", "用户1", "a.b_c-d"]);
         set.resign(|_, claims| claims["sub"] = json!(sub));
     }),
-    mutator("token: white space in JSON", 40, Never, published, |set, random| {
-        rewrite_token(set, Style::Space, random);
-    }),
-    mutator("token: order of members", 40, Never, published, |set, random| {
-        rewrite_token(set, Style::Order, random);
-    }),
-    mutator("token: escapes in JSON", 40, Never, published, |set, random| {
-        rewrite_token(set, Style::Escapes, random);
-    }),
+    mutator("token: white space in JSON", 40, Never, published, rewrite_with_space),
+    mutator("token: order of members", 40, Never, published, rewrite_in_another_order),
+    mutator("token: escapes in JSON", 40, Never, published, rewrite_with_escapes),
     mutator("token: white space around it", 30, Never, published, |set, random| {
         set.token =
             format!("{}{}{}", random.pick(&["", " ", "\n"]), set.token, random.pick(&["\n", "\r\n", " "]));
@@ -281,32 +265,22 @@ pub const MUTATORS: &[Mutator] = &[
         set.key = Some(set.others().pem.clone());
     }),
     mutator("swap: certificate of 1024 bits, with its token", 40, Always, uploaded, |set, _| {
-        (set.certificate, set.key) = (Some(pem_of(&SHORT.certificate)), None);
-        set.sign_weakly_by(&SHORT);
+        replace_certificate(set, &SHORT);
     }),
     mutator("swap: JWK of 1024 bits, with its token", 40, Always, published, |set, _| {
-        set.jwk = Some(SHORT.jwk(set.kid()).to_string());
-        set.certificate = set.certificate.take().map(|_| pem_of(&SHORT.certificate));
-        set.sign_weakly_by(&SHORT);
+        replace_jwk(set, &SHORT);
     }),
     mutator("swap: private key of 1024 bits, with its token", 20, Always, kept, |set, _| {
-        set.key = Some(SHORT.pem.clone());
-        set.certificate = set.certificate.take().map(|_| pem_of(&SHORT.certificate));
-        set.sign_weakly_by(&SHORT);
+        replace_key(set, &SHORT);
     }),
     mutator("swap: certificate of exponent 3, with its token", 40, Always, uploaded, |set, _| {
-        (set.certificate, set.key) = (Some(pem_of(&EXPONENT_3.certificate)), None);
-        set.sign_weakly_by(&EXPONENT_3);
+        replace_certificate(set, &EXPONENT_3);
     }),
     mutator("swap: JWK of exponent 3, with its token", 40, Always, published, |set, _| {
-        set.jwk = Some(EXPONENT_3.jwk(set.kid()).to_string());
-        set.certificate = set.certificate.take().map(|_| pem_of(&EXPONENT_3.certificate));
-        set.sign_weakly_by(&EXPONENT_3);
+        replace_jwk(set, &EXPONENT_3);
     }),
     mutator("swap: private key of exponent 3, with its token", 20, Always, kept, |set, _| {
-        set.key = Some(EXPONENT_3.pem.clone());
-        set.certificate = set.certificate.take().map(|_| pem_of(&EXPONENT_3.certificate));
-        set.sign_weakly_by(&EXPONENT_3);
+        replace_key(set, &EXPONENT_3);
     }),
     // Other certificates of the same key.
     mutator("certificate: by RSASSA-PSS, its last octet altered", 40, Always, uploaded, |set, random| {
@@ -401,9 +375,7 @@ pub const MUTATORS: &[Mutator] = &[
         set.key = set.key.as_deref().map(|text| in_other_columns(text, random));
     }),
     // Assertions.
-    mutator("assertion: text", 300, Sometimes, asserted, |set, random| {
-        set.token = random.changed(&set.token, BASE64URL);
-    }),
+    mutator("assertion: text", 300, Sometimes, asserted, change_token_text),
     mutator("assertion: signed by another key", 40, Always, asserted, sign_by_another),
     mutator("assertion: alg of another value", 60, Always, asserted, |set, random| {
         set.resign(|header, _| header["alg"] = strange(random));
@@ -415,17 +387,11 @@ pub const MUTATORS: &[Mutator] = &[
         let name = *random.pick(&["iss", "sub", "aud", "exp"]);
         set.resign(|_, claims| _ = claims.as_object_mut().expect("an object").remove(name));
     }),
-    mutator("assertion: claim renamed", 60, Sometimes, asserted, |set, random| {
-        set.resign(|_, claims| rename(claims, random));
-    }),
+    mutator("assertion: claim renamed", 60, Sometimes, asserted, rename_claim),
     mutator("assertion: claim of another value", 200, Sometimes, asserted, |set, random| {
         set.resign(|_, claims| set_strangely(claims, &["iss", "sub", "aud", "exp", "iat", "nbf"], random));
     }),
-    mutator("assertion: claim twice", 20, Always, asserted, |set, random| {
-        let [header, claims] = set.parts();
-        let twice = doubled(&claims, random);
-        set.resign_text(&header.to_string(), &twice);
-    }),
+    mutator("assertion: claim twice", 20, Always, asserted, double_claim),
     // Client authentication (RFC 7523, section 2.2).
     mutator("assertion: the app as its subject", 20, Always, asserted, |set, _| {
         set.resign(|_, claims| claims["sub"] = json!(CONSUMER_KEY));
@@ -440,29 +406,16 @@ pub const MUTATORS: &[Mutator] = &[
     }),
     mutator("assertion: unknown claim", 30, Never, asserted, unknown_claim),
     mutator("assertion: without what is optional", 30, Never, asserted, |set, random| {
-        let name = *random.pick(&["kid", "typ", "iat"]);
-        set.resign(|header, claims| {
-            for part in [header, claims] {
-                part.as_object_mut().expect("an object").remove(name);
-            }
-        });
+        take_away_optional(set, &["kid", "typ", "iat"], random);
     }),
     mutator("assertion: aud of the login host", 30, Never, asserted, |set, _| {
         set.resign(|_, claims| claims["aud"] = json!("https://login.salesforce.com"));
     }),
-    mutator("assertion: white space in JSON", 20, Never, asserted, |set, random| {
-        rewrite_token(set, Style::Space, random);
-    }),
-    mutator("assertion: order of members", 20, Never, asserted, |set, random| {
-        rewrite_token(set, Style::Order, random);
-    }),
-    mutator("assertion: escapes in JSON", 20, Never, asserted, |set, random| {
-        rewrite_token(set, Style::Escapes, random);
-    }),
+    mutator("assertion: white space in JSON", 20, Never, asserted, rewrite_with_space),
+    mutator("assertion: order of members", 20, Never, asserted, rewrite_in_another_order),
+    mutator("assertion: escapes in JSON", 20, Never, asserted, rewrite_with_escapes),
     // Intercom's.
-    mutator("Intercom: text", 450, Sometimes, messenger, |set, random| {
-        set.token = random.changed(&set.token, BASE64URL);
-    }),
+    mutator("Intercom: text", 450, Sometimes, messenger, change_token_text),
     mutator("Intercom: secret", 80, Sometimes, messenger, |set, random| {
         let [header, claims] = set.parts();
         let secret = random.changed(SECRET, BASE64URL);
@@ -471,38 +424,19 @@ pub const MUTATORS: &[Mutator] = &[
     mutator("Intercom: header member of another value", 80, Sometimes, messenger, |set, random| {
         set.resign(|header, _| set_strangely(header, &["alg", "crit"], random));
     }),
-    mutator("Intercom: claim taken away", 30, Sometimes, messenger, |set, random| {
-        set.resign(|_, claims| take_away(claims, random));
-    }),
-    mutator("Intercom: claim renamed", 30, Sometimes, messenger, |set, random| {
-        set.resign(|_, claims| rename(claims, random));
-    }),
+    mutator("Intercom: claim taken away", 30, Sometimes, messenger, take_away_claim),
+    mutator("Intercom: claim renamed", 30, Sometimes, messenger, rename_claim),
     mutator("Intercom: claim of another value", 120, Sometimes, messenger, |set, random| {
         set.resign(|_, claims| set_strangely(claims, &["user_id", "exp", "iat", "nbf"], random));
     }),
-    mutator("Intercom: claim twice", 20, Always, messenger, |set, random| {
-        let [header, claims] = set.parts();
-        let twice = doubled(&claims, random);
-        set.resign_text(&header.to_string(), &twice);
-    }),
+    mutator("Intercom: claim twice", 20, Always, messenger, double_claim),
     mutator("Intercom: unknown claim", 30, Never, messenger, unknown_claim),
     mutator("Intercom: without what is optional", 30, Never, messenger, |set, random| {
-        let name = *random.pick(&["typ", "iat", "exp"]);
-        set.resign(|header, claims| {
-            for part in [header, claims] {
-                part.as_object_mut().expect("an object").remove(name);
-            }
-        });
+        take_away_optional(set, &["typ", "iat", "exp"], random);
     }),
-    mutator("Intercom: white space in JSON", 20, Never, messenger, |set, random| {
-        rewrite_token(set, Style::Space, random);
-    }),
-    mutator("Intercom: order of members", 20, Never, messenger, |set, random| {
-        rewrite_token(set, Style::Order, random);
-    }),
-    mutator("Intercom: escapes in JSON", 20, Never, messenger, |set, random| {
-        rewrite_token(set, Style::Escapes, random);
-    }),
+    mutator("Intercom: white space in JSON", 20, Never, messenger, rewrite_with_space),
+    mutator("Intercom: order of members", 20, Never, messenger, rewrite_in_another_order),
+    mutator("Intercom: escapes in JSON", 20, Never, messenger, rewrite_with_escapes),
     // Configurations.
     mutator("configuration: text", 250, Sometimes, configured, |set, random| {
         set.configuration = Some(random.changed(CONFIGURATION, TOML));
@@ -628,6 +562,66 @@ fn unknown_claim(set: &mut Set, random: &mut Random) {
 fn sign_by_another(set: &mut Set, _: &mut Random) {
     let [header, claims] = set.parts();
     set.token = set.others().sign(&header.to_string(), &claims.to_string());
+}
+
+fn change_token_text(set: &mut Set, random: &mut Random) {
+    set.token = random.changed(&set.token, BASE64URL);
+}
+
+fn take_away_claim(set: &mut Set, random: &mut Random) {
+    set.resign(|_, claims| take_away(claims, random));
+}
+
+fn rename_claim(set: &mut Set, random: &mut Random) {
+    set.resign(|_, claims| rename(claims, random));
+}
+
+fn double_claim(set: &mut Set, random: &mut Random) {
+    let [header, claims] = set.parts();
+    let twice = doubled(&claims, random);
+    set.resign_text(&header.to_string(), &twice);
+}
+
+/// Removes one of `names` from the header and the claims.
+fn take_away_optional(set: &mut Set, names: &[&str], random: &mut Random) {
+    let name = *random.pick(names);
+    set.resign(|header, claims| {
+        for part in [header, claims] {
+            part.as_object_mut().expect("an object").remove(name);
+        }
+    });
+}
+
+/// Puts the certificate of a weak pair in place of the certificate and the key, and signs with that pair.
+fn replace_certificate(set: &mut Set, weak: &Pair) {
+    (set.certificate, set.key) = (Some(pem_of(&weak.certificate)), None);
+    set.sign_weakly_by(weak);
+}
+
+/// Puts the JWK of a weak pair, and its certificate if there is one, in place of the set's, and signs with that pair.
+fn replace_jwk(set: &mut Set, weak: &Pair) {
+    set.jwk = Some(weak.jwk(set.kid()).to_string());
+    set.certificate = set.certificate.take().map(|_| pem_of(&weak.certificate));
+    set.sign_weakly_by(weak);
+}
+
+/// Puts the key of a weak pair, and its certificate if there is one, in place of the set's, and signs with that pair.
+fn replace_key(set: &mut Set, weak: &Pair) {
+    set.key = Some(weak.pem.clone());
+    set.certificate = set.certificate.take().map(|_| pem_of(&weak.certificate));
+    set.sign_weakly_by(weak);
+}
+
+fn rewrite_with_space(set: &mut Set, random: &mut Random) {
+    rewrite_token(set, Style::Space, random);
+}
+
+fn rewrite_in_another_order(set: &mut Set, random: &mut Random) {
+    rewrite_token(set, Style::Order, random);
+}
+
+fn rewrite_with_escapes(set: &mut Set, random: &mut Random) {
+    rewrite_token(set, Style::Escapes, random);
 }
 
 fn rewrite_token(set: &mut Set, style: Style, random: &mut Random) {

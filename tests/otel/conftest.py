@@ -10,6 +10,7 @@ import pytest
 # What starts tokenmint and says where the tools are: used here as it is there.
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
 
+from required import require_tools  # noqa: E402
 from service import TOOLS, Deployment, Service  # noqa: E402
 
 INSTALLED = TOOLS / "otel"
@@ -19,14 +20,7 @@ from fakes import Collector, Salesforce  # noqa: E402
 
 
 def pytest_configure():
-    """Stops at once when something is missing: a suite that skips for want of its subject proves nothing."""
-    binary = os.environ.get("TOKENMINT_BIN")
-    if not binary:
-        raise pytest.UsageError("TOKENMINT_BIN is not set: give it a tokenmint built with --features otel")
-    if not os.access(binary, os.X_OK):
-        raise pytest.UsageError(f"TOKENMINT_BIN={binary}: no such program. Has `cargo build` been run?")
-    if not (INSTALLED / "stamp").exists():
-        raise pytest.UsageError(f"no tools in {INSTALLED}: run tests/otel/setup first")
+    require_tools(INSTALLED, "tests/otel/setup", "a tokenmint built with --features otel")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -466,14 +466,7 @@ async fn a_certificate_that_clients_would_refuse_never_replaces_another() {
     workspace.configure(&good);
     certify(&workspace, 2020, 2999);
     let service = workspace.serve().await;
-    let shown = async || {
-        let client = reqwest::Client::builder().danger_accept_invalid_certs(true).tls_info(true).build();
-        let url = format!("https://{}/livez", service.address("minting"));
-        let answer = client.expect("a client").get(url).send().await.expect("an answer");
-        let info = answer.extensions().get::<reqwest::tls::TlsInfo>().expect("TLS").clone();
-        info.peer_certificate().expect("a certificate").to_vec()
-    };
-    let before = shown().await;
+    let before = service.shown_certificate().await;
     for (from, to, why) in [
         (2020, 2021, "expired at 2021-01-01T00:00:00Z"),
         (2998, 2999, "isn't valid before 2998-01-01T00:00:00Z"),
@@ -482,7 +475,7 @@ async fn a_certificate_that_clients_would_refuse_never_replaces_another() {
         signal(service.pid(), "HUP");
         let line = service.logged(why).await;
         assert!(line.contains("is rejected") && line.contains("server.tls.certificate_file"), "{line}");
-        assert_eq!(shown().await, before);
+        assert_eq!(service.shown_certificate().await, before);
     }
 }
 

@@ -587,6 +587,29 @@ async fn an_exchange_that_cannot_be_sent_again_says_why_it_failed() {
     assert!(said.contains("the connection broke"), "{said}");
 }
 
+/// The host closes the connection of the first request and refuses the connection of the retry. The login of the
+/// first request may have been made, so the message doesn't say that Salesforce can't be reached.
+#[tokio::test]
+async fn an_exchange_whose_retry_cannot_connect_counts_as_sent() {
+    use tokio::io::AsyncReadExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let salesforce = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.expect("a connection");
+        drop(listener);
+        let _ = connection.read(&mut [0; 8 << 10]).await;
+    });
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(1_795_176_000)));
+    let service = InProcess::start(clock, &salesforce, "").await;
+    let said = service.oauth().await.refused(503, "upstream_unavailable", None);
+    assert!(said.contains("Salesforce was reached, but the connection broke"), "{said}");
+    let used = value(&service, "tokenmint_login_budget_used_ratio{profile=\"oauth.crm\"}").await;
+    assert!(used > Some(0.0), "the first request is counted: {used:?}");
+    let sent = value(&service, "tokenmint_exchanges_total{outcome=\"unavailable\"").await;
+    assert_eq!(sent, Some(1.0));
+    assert_eq!(service.metric("tokenmint_exchanges_not_sent_total").await, "", "one request was sent");
+}
+
 #[tokio::test]
 async fn a_rejected_token_is_dropped_once_however_many_callers_report_it() {
     let service = Fixture::start().await;

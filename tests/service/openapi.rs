@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use icu_properties::CodePointMapData;
+use icu_properties::props::GeneralCategory;
+use regex::Regex;
 use tokenmint::api::ROUTES;
+use tokenmint::tokens::Subject;
 
 use crate::support::Workspace;
 
@@ -39,4 +43,48 @@ async fn the_file_is_served_and_printed_as_it_is() {
     assert_eq!(served.header("content-type"), "application/yaml");
     assert_eq!(workspace.run(&["openapi"]).ok(), file);
     assert!(file.contains(&format!("version: {}", env!("CARGO_PKG_VERSION"))));
+}
+
+/// The patterns of the schema `Subject`: the one that a subject matches, and those that it doesn't match.
+fn subject_patterns() -> (Regex, Vec<Regex>) {
+    let schema = tokenmint::api::OPENAPI.split("\n    Subject:\n").nth(1).expect("a schema");
+    let schema = schema.split("\n    Profile:\n").next().expect("its text");
+    let patterns = schema.lines().filter_map(|line| {
+        let pattern = line.trim_start().trim_start_matches("- ").strip_prefix("pattern: '")?;
+        Some(Regex::new(pattern.strip_suffix('\'')?).expect("a pattern"))
+    });
+    let mut patterns: Vec<Regex> = patterns.collect();
+    (patterns.remove(0), patterns)
+}
+
+/// The exception are unassigned characters: the schema doesn't list them.
+#[test]
+fn the_schema_of_subjects_allows_what_the_service_allows() {
+    let (wanted, unwanted) = subject_patterns();
+    let is_in_schema =
+        |text: &str| wanted.is_match(text) && !unwanted.iter().any(|unwanted| unwanted.is_match(text));
+    let is_accepted = |text: &str| Subject::parse("sub", text.to_owned()).is_ok();
+    for (refused, texts) in [
+        (true, "NaN null NULL (null) <Null> undefined None nil <nil> #<NIL> anonymous anonymousUser"),
+        (true, "{{user}} {{}} ${user.id} ${} <%=user.id%> <%%> <%>"),
+        (
+            false,
+            "nan Nan nulls (nil) #nil <none> anonymous-1 [object] {user} {{user} {{user}}1 $user $} <%user>",
+        ),
+    ] {
+        for text in texts.split(' ') {
+            assert_eq!((is_in_schema(text), is_accepted(text)), (!refused, !refused), "{text}");
+        }
+    }
+    for text in ["[object Object]", "[OBJECT promise]", "{{ user }}", "${ user }", "<%= user %>"] {
+        assert_eq!((is_in_schema(text), is_accepted(text)), (false, false), "{text}");
+    }
+    let categories = CodePointMapData::<GeneralCategory>::new();
+    for c in '\0'..='\u{ffff}' {
+        if categories.get(c) != GeneralCategory::Unassigned {
+            for text in [format!("a{c}"), format!("{c}a"), format!("a{c}a")] {
+                assert_eq!(is_in_schema(&text), is_accepted(&text), "{text:?}");
+            }
+        }
+    }
 }

@@ -141,16 +141,9 @@ async fn tls_certificates_change_for_new_connections() {
         "[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n[keysets.web]\n",
     ));
     let service = workspace.serve().await;
-    let shown = async || {
-        let client = reqwest::Client::builder().danger_accept_invalid_certs(true).tls_info(true).build();
-        let url = format!("https://{}/livez", service.address("minting"));
-        let answer = client.expect("a client").get(url).send().await.expect("an answer");
-        let info = answer.extensions().get::<reqwest::tls::TlsInfo>().expect("TLS").clone();
-        info.peer_certificate().expect("a certificate").to_vec()
-    };
-    assert_eq!(shown().await, first);
+    assert_eq!(service.shown_certificate().await, first);
     let second = certify("second.example");
-    eventually("the new certificate is shown", async || shown().await == second).await;
+    eventually("the new certificate is shown", async || service.shown_certificate().await == second).await;
 }
 
 /// Mints without a pause until it is stopped, and counts failures.

@@ -340,6 +340,26 @@ fn rotate_plans_without_writing_and_then_writes_what_it_planned() {
     assert!(soon.stderr.contains("--sign-from must be"), "{}", soon.stderr);
 }
 
+/// The new entry makes `keyset.toml` larger than the 4 MiB that are read. The file lists the new key, so the key stays.
+#[test]
+fn a_new_key_stays_if_the_written_keyset_toml_cannot_be_read_back() {
+    let workspace = two_keys(1);
+    let path = workspace.path("keys/web/keyset.toml");
+    let listed = std::fs::read_to_string(&path).expect("a schedule");
+    let comment = "#".repeat((4 << 20) - listed.len() - 1);
+    workspace.write("keys/web/keyset.toml", &format!("{listed}{comment}\n"));
+    let ran = workspace.run(&["keys", "rotate", "--keyset", "web", "--kid", "WebAppKey3"]);
+    assert_eq!(ran.code(), 1, "{}", ran.stderr);
+    let said =
+        "keyset.toml was written, but can't be read back: it is larger than 4096 KiB. No key was deleted: ";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    let written = std::fs::read_to_string(&path).expect("a schedule");
+    assert!(written.contains("WebAppKey3"), "the key is listed");
+    for extension in ["key", "crt", "jwk"] {
+        assert!(workspace.path(&format!("keys/web/WebAppKey3.{extension}")).exists(), "{extension}");
+    }
+}
+
 #[test]
 fn rotate_keeps_the_comments_in_keyset_toml() {
     let workspace = Workspace::new();

@@ -396,6 +396,15 @@ impl Running {
         self.addresses.get(listener).unwrap_or_else(|| panic!("no listener {listener}"))
     }
 
+    /// The certificate that the minting listener shows, in DER.
+    pub async fn shown_certificate(&self) -> Vec<u8> {
+        let client = reqwest::Client::builder().danger_accept_invalid_certs(true).tls_info(true).build();
+        let url = format!("https://{}/livez", self.address("minting"));
+        let answer = client.expect("a client").get(url).send().await.expect("an answer");
+        let info = answer.extensions().get::<reqwest::tls::TlsInfo>().expect("TLS").clone();
+        info.peer_certificate().expect("a certificate").to_vec()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address("minting"))
     }

@@ -76,7 +76,7 @@ impl RetireKeyCommand {
             return Err(CliError::Usage(reason.to_owned()));
         }
         let keysets = context.keysets();
-        // No error on the way to the service may prevent the retirement.
+        // An error in finding the service doesn't prevent the retirement.
         let service = AdminClient::find(context, &self.paths(keysets.as_ref().ok())).ok();
         let service = service.as_ref();
         let key_metrics = service.and_then(AdminClient::key_metrics);
@@ -367,7 +367,7 @@ fn wait_until_dropped(
         // Read again, because another command may have written meanwhile.
         let soon = clock.now().plus(Duration::from_secs(1));
         let successors = folders.iter().filter_map(|folder| folder.signing(soon));
-        let silent = successors.into_iter().find(|kid| !signs(status, kid))?;
-        Some(format!("has dropped `{}`, but `{silent}` doesn't sign in its place", gone[0]))
+        let successor = successors.into_iter().find(|kid| !signs(status, kid))?;
+        Some(format!("has dropped `{}`, but `{successor}` doesn't sign in its place", gone[0]))
     })
 }

@@ -59,7 +59,7 @@ fn parse_date(text: &str) -> Result<UnixTime, String> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339);
     parsed
         .map(UnixTime::from)
-        .map_err(|_| "must be a date with time and zone, as 2026-12-01T00:00:00Z".to_owned())
+        .map_err(|_| "must be a date with time and zone, for example 2026-12-01T00:00:00Z".to_owned())
 }
 
 /// An effect of the rotation and its time.
@@ -85,27 +85,7 @@ impl RotateKeyCommand {
         let keysets = context.keysets()?;
         let (keyset, directory_path) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
         let rules = rotation_rules(keyset);
-        if self.plan {
-            let now = context.clock_and_rng.clock.now();
-            let directory =
-                KeyDirectory::lock(directory_path).map_err(|error| config_error(keyset, error))?;
-            let schedule =
-                directory.schedule(rules.publish_lead, now).map_err(|error| config_error(keyset, error))?;
-            let before = schedule.schedule().map_err(CliError::invalid_config)?;
-            let kid = self.next_key_id(&before, directory_path, &keysets)?;
-            let entry = self.entry(
-                &rules,
-                &before,
-                kid.clone().unwrap_or_else(|| placeholder_kid(&before)),
-                now,
-                keyset,
-            )?;
-            let after = before.with_change(&ScheduleChange::Add(entry.clone()));
-            let steps = rotation_steps(&rules, &after, &entry, now);
-            self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
-            return Ok(());
-        }
-        // Checked before seconds are spent on a key, and again once the directory is locked.
+        // Checked before seconds are spent on a key, and again once the directory is locked for the change.
         {
             let now = context.clock_and_rng.clock.now();
             let directory =
@@ -113,10 +93,15 @@ impl RotateKeyCommand {
             let schedule =
                 directory.schedule(rules.publish_lead, now).map_err(|error| config_error(keyset, error))?;
             let before = schedule.schedule().map_err(CliError::invalid_config)?;
-            let named = self
-                .next_key_id(&before, directory_path, &keysets)?
-                .unwrap_or_else(|| placeholder_kid(&before));
-            self.entry(&rules, &before, named, now, keyset)?;
+            let kid = self.next_key_id(&before, directory_path, &keysets)?;
+            let planned_kid = kid.clone().unwrap_or_else(|| placeholder_kid(&before));
+            let entry = self.entry(&rules, &before, planned_kid, now, keyset)?;
+            if self.plan {
+                let after = before.with_change(&ScheduleChange::Add(entry.clone()));
+                let steps = rotation_steps(&rules, &after, &entry, now);
+                self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
+                return Ok(());
+            }
         }
         let bits = usize::try_from(self.bits).map_err(CliError::failed)?;
         let pair = KeyPair::generate(bits, context)?;

@@ -8,7 +8,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "key-form",
         title: "A private key is readable",
-        symptom: "`invalid assertion`, `ASN.1 parsing error`, or the mint doesn't start",
+        symptom: "`invalid assertion`, `ASN.1 parsing error`, or tokenmint doesn't start",
         question: "Is it the private key, as PEM, with real line breaks?",
         fix: "give the private key as PEM: PKCS#8 (BEGIN PRIVATE KEY) or PKCS#1 (BEGIN RSA PRIVATE KEY). \
               Salesforce's own utility reads PKCS#8 only: `openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW`",

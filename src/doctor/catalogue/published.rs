@@ -10,7 +10,7 @@ const KEY_UPLOAD: &str = "Salesforce asks: Does your key follow the JWK structur
 pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "text",
-        title: "A JWK or JWT is that and nothing else",
+        title: "A JWK or JWT has no other text around it",
         symptom: "the key fails to upload, or the token is rejected",
         question: "Was it copied whole and bare? Salesforce's utility prints `JWK : ` and `JWT : ` before its output",
         fix: "copy the JSON from its first `{` to its last `}`, or the token alone",

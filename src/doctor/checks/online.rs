@@ -11,7 +11,7 @@ use crate::doctor::input::CheckInput;
 use crate::doctor::jwk::JwkDocument;
 use crate::doctor::probe::{FetchedJwks, JwksMismatch, JwksResponse, ProbeResult};
 use crate::exchange::ExchangeError;
-use crate::exchange::errors::id;
+use crate::exchange::errors::table::id;
 
 /// The default connect and read timeout of Nimbus, the library that Salesforce most likely fetches a JWKS with.
 const NIMBUS_TIMEOUT: Duration = Duration::from_millis(500);

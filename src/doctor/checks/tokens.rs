@@ -255,8 +255,8 @@ pub(crate) fn token_expiry(input: &CheckInput<'_>) -> Observations {
                     let seen = Observation::fail(about, format!("it expired {}", when()));
                     match hours_behind(parts, now) {
                         Some(hours) => seen.with_advice(format!(
-                            "mint a new one. If this one was made just now, its maker's clock is {hours} h behind, as where \
-                             local time is taken for UTC: use seconds since 1970"
+                            "mint a new one. If this one was made just now, its issuer's clock is {hours} h behind, for example \
+                             because local time was used as UTC: use seconds since 1970"
                         )),
                         None => seen,
                     }

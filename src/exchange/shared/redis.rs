@@ -58,6 +58,7 @@ elseif ARGV[2] == 'failure' then
 end
 if owned then redis.call('DEL', KEYS[2]) end";
 
+/// Appends a message to the stream, which then lives for another [`MESSAGE_TTL`].
 const PUBLISH_SCRIPT: &str = "
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'd', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])";
@@ -233,9 +234,7 @@ impl RedisStore {
             );
         }
     }
-}
 
-impl RedisStore {
     /// Publishes and reads messages over the current connection. Without one, opens a new connection and tests it with
     /// a write; requests use it from then on.
     async fn sync_over_connection(

@@ -1,0 +1,238 @@
+//! HTTP/1.1 on one connection, with or without TLS.
+//!
+//! - hyper runs directly, because `axum::serve` sets no timeouts.
+//! - A connection that sends no complete request head within `HEAD_TIMEOUT` is closed. So slow clients (slowloris) and
+//!   idle connections end. The TLS handshake and the first head share one timeout.
+//! - The identity of the client is read once per connection.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{IntCounter, IntGauge};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::connections::{Connection, ConnectionPermit, Connections, HYPER_BYTES, TLS_BYTES};
+use super::request_scanner::ScannedStream;
+use super::tls::ClientCertificate;
+use crate::api::{ApiError, GatedBody, RequestContext, RouteGroup};
+use crate::callers::Peer;
+use crate::clock::{Clock, UnixTime};
+use crate::metrics::Metrics;
+
+/// The timeout for a request head, counted from the end of the previous response. For the first head it includes the TLS
+/// handshake.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest request head, in bytes.
+const MAX_HEAD: usize = 8 << 10;
+/// The largest request head on the public listener, in bytes. It is smaller, because requests have no credentials there.
+const MAX_PUBLIC_HEAD: usize = 4 << 10;
+/// The largest size of hyper's read buffer, in bytes. It is larger than a request head, because hyper gets a head as a whole.
+const HYPER_BUFFER: usize = 16 << 10;
+/// How long an idle connection stays open after the service stops, so that a request in transit is answered.
+const STOP_GRACE: Duration = Duration::from_millis(100);
+
+/// The parts of the service that a listener needs.
+#[derive(Clone)]
+pub struct ListenerDeps {
+    pub groups: &'static [RouteGroup],
+    pub router: Router,
+    pub metrics: Arc<Metrics>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// hyper's settings, and the router behind them.
+#[derive(Clone)]
+pub(super) struct HttpServer {
+    hyper: http1::Builder,
+    max_head: usize,
+    router: Router,
+    clock: Arc<dyn Clock>,
+}
+
+impl HttpServer {
+    pub(super) fn new(deps: ListenerDeps) -> Self {
+        let mut hyper = http1::Builder::new();
+        hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HYPER_BUFFER);
+        let max_head = if deps.groups == [RouteGroup::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
+        Self { hyper, max_head, router: deps.router, clock: deps.clock }
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &HttpServer,
+    stream: S,
+    tls: Option<TlsAcceptor>,
+    uid: Option<u32>,
+    permit: &ConnectionPermit,
+    stop: &CancellationToken,
+) {
+    let deadline = Instant::now() + HEAD_TIMEOUT;
+    if let Some(tls) = tls {
+        // Boxed, so that connections without TLS don't pay for its memory.
+        return Box::pin(serve_tls(http, stream, tls, uid, deadline, permit, stop)).await;
+    }
+    let peer = uid.map(|uid| Arc::new(Peer { names: Vec::new(), uid: Some(uid) }));
+    serve_http(http, stream, ClientIdentity { peer, not_after: None }, deadline, permit, stop).await;
+}
+
+/// Does the TLS handshake, reads the client's certificate, and serves HTTP.
+async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &HttpServer,
+    stream: S,
+    tls: TlsAcceptor,
+    uid: Option<u32>,
+    deadline: Instant,
+    permit: &ConnectionPermit,
+    stop: &CancellationToken,
+) {
+    permit.connection().charge(TLS_BYTES);
+    let accepted = tokio::select! {
+        accepted = timeout_at(deadline, tls.accept(stream)) => accepted,
+        () = wait_for_close(permit.connection(), stop) => return,
+    };
+    let Ok(Ok(stream)) = accepted else { return };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let ClientCertificate { names, not_after } = ClientCertificate::read(certificates, http.clock.now());
+    serve_http(
+        http,
+        stream,
+        ClientIdentity { peer: Some(Arc::new(Peer { names, uid })), not_after },
+        deadline,
+        permit,
+        stop,
+    )
+    .await;
+}
+
+/// The identity of a connection's client.
+struct ClientIdentity {
+    peer: Option<Arc<Peer>>,
+    /// When the client's certificate chain expires: the earliest end of validity of its certificates, without those that had
+    /// already expired at the handshake.
+    not_after: Option<UnixTime>,
+}
+
+/// The hyper service of one connection: adds the [`RequestContext`] and calls the router.
+struct ConnectionService {
+    router: Router,
+    clock: Arc<dyn Clock>,
+    client: ClientIdentity,
+    connection: Arc<Connection>,
+}
+
+impl ConnectionService {
+    /// Returns the error with which the current request is rejected before it is routed, if there is one.
+    fn error(&self) -> Option<ApiError> {
+        if !self.connection.take_checked_head() {
+            return Some(ApiError::Malformed(
+                "send one complete HTTP/1.1 request after another: the bytes after the last one are invalid",
+            ));
+        }
+        let refused = self.connection.error.get().map(|error| ApiError::clone(error));
+        refused.or_else(|| {
+            let expired = self.client.not_after.is_some_and(|not_after| self.clock.now() > not_after);
+            expired.then_some(ApiError::CertificateExpired)
+        })
+    }
+}
+
+impl Service<hyper::Request<Incoming>> for ConnectionService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let context = RequestContext {
+            started_at: self.connection.request_started_at(),
+            error: self.error(),
+            peer: self.client.peer.clone(),
+            body_gate: self.connection.body_gate.clone(),
+        };
+        let mut request = request.map(|body| {
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(GatedBody::new(body, context.body_gate.clone()))
+            }
+        });
+        request.extensions_mut().insert(context);
+        tower::Service::call(&mut self.router.clone(), request)
+    }
+}
+
+/// Serves `stream` like a connection of a listener. Used by the fuzzer, which brings its own stream.
+///
+/// # Panics
+/// Never: it is the only connection.
+pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: S, deps: ListenerDeps) {
+    let open_gauge = IntGauge::new("connections", "Open.").expect("a valid name");
+    let shed_counter = IntCounter::new("connections_refused_total", "Closed.").expect("a valid name");
+    let permit =
+        Connections::new(1, open_gauge, shed_counter).acquire_permit().await.expect("there is no other");
+    let client = ClientIdentity { peer: None, not_after: None };
+    let deadline = Instant::now() + HEAD_TIMEOUT;
+    serve_http(&HttpServer::new(deps), stream, client, deadline, &permit, &CancellationToken::new()).await;
+}
+
+/// Waits for the first request head, then runs hyper on the scanned stream until the connection ends.
+async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
+    http: &HttpServer,
+    stream: S,
+    client: ClientIdentity,
+    deadline: Instant,
+    permit: &ConnectionPermit,
+    stop: &CancellationToken,
+) {
+    let connection = permit.connection();
+    let mut stream = ScannedStream::new(stream, connection.clone(), http.max_head);
+    let head = tokio::select! {
+        biased;
+        head = timeout_at(deadline, poll_fn(|cx| stream.poll_head(cx))) => matches!(head, Ok(Ok(true))),
+        () = wait_for_close(connection, stop) => false,
+    };
+    if !head {
+        return stream.close(false).await;
+    }
+    connection.charge(HYPER_BYTES);
+    let (router, clock) = (http.router.clone(), http.clock.clone());
+    let service = ConnectionService { router, clock, client, connection: connection.clone() };
+    // Boxed, so that a connection without a request doesn't pay for hyper's memory.
+    let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), service));
+    // An error here comes from the client or the network, and the client notices it too. So it isn't logged.
+    let is_answered = tokio::select! {
+        biased;
+        ended = poll_fn(|cx| hyper.poll_without_shutdown(cx)) => ended.is_ok(),
+        () = wait_for_close(connection, stop) => false,
+    };
+    Pin::into_inner(hyper).into_parts().io.into_inner().close(is_answered).await;
+}
+
+/// Waits until the connection must be closed from our side: because it is evicted, or because the service stops and no
+/// request has begun. A connection with a request is closed by its response (`Connection: close`) instead.
+async fn wait_for_close(connection: &Connection, stop: &CancellationToken) {
+    tokio::select! {
+        () = connection.evicted() => return,
+        () = stop.cancelled() => {}
+    }
+    loop {
+        tokio::time::sleep(STOP_GRACE).await;
+        if connection.is_unused() {
+            return;
+        }
+    }
+}

@@ -33,7 +33,7 @@ impl DirectoryContents {
         for item in fs::read_dir(directory)? {
             let path = item?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            // Hidden files, for example an editor's.
+            // Hidden files are skipped, for example an editor's.
             if name.starts_with('.') {
                 continue;
             }

@@ -473,7 +473,7 @@ fn the_key_s_certificate_of_a_chain_is_published() {
         assert!(
             code == 0
                 && said.len() == 1
-                && said[0].contains("a chain of 2 certificates")
+                && said[0].contains("holds 2 certificates")
                 && said[0].contains(at),
             "{said:?}"
         );

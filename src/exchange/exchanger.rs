@@ -589,7 +589,7 @@ async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Counts a panic of the task that owns it. Background tasks run outside `CatchPanicLayer`, which counts those of requests.
+/// Counts a panic of the task that owns it. Background tasks run outside `CatchPanicLayer`, which counts panics of handlers.
 struct PanicCounter<'a>(&'a Metrics);
 
 impl Drop for PanicCounter<'_> {

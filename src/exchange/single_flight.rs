@@ -20,7 +20,7 @@ pub(crate) struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>
 pub(crate) struct InFlight<T>(watch::Receiver<Option<T>>);
 
 /// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an
-/// outcome, for example in a panic, fails the requests that wait for it and lets the next one start the work again.
+/// outcome, for example in a panic, fails the waiting requests and lets the next one start the work again.
 pub(crate) struct InFlightGuard<K: Eq + Hash + Copy, T> {
     in_flight: Arc<SingleFlight<K, T>>,
     key: K,

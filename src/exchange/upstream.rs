@@ -20,7 +20,7 @@ use crate::json::Json;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a request to Salesforce, from connecting to the last byte of the response.
 pub(super) const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout of an exchange with its retry: that of a request, plus a second to sign and count it before.
+/// Timeout of an exchange with its retry: [`UPSTREAM_TIMEOUT`], plus a second to sign and count the request before.
 pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum body of a token response; real ones are far smaller.

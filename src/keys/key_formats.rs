@@ -61,9 +61,13 @@ pub enum UnreadableKey {
     OtherBlock,
     #[error("its PEM text is broken: lines are missing or changed")]
     BrokenPem,
-    #[error("its contents are broken: not a complete RSA private key; restore it, or create a key with `tokenmint keys new`")]
+    #[error(
+        "its contents are broken: not a complete RSA private key; restore it, or create a key with `tokenmint keys new`"
+    )]
     BrokenDer,
-    #[error("it has more than two primes, which Salesforce's verifiers and tokenmint don't expect; create a key with `tokenmint keys new`")]
+    #[error(
+        "it has more than two primes, which Salesforce's verifiers and tokenmint don't expect; create a key with `tokenmint keys new`"
+    )]
     MultiPrime,
 
     #[error(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::directory_contents::DirectoryContents;
-use super::publication_history::{PublishedKey, PublishedKeyset, ModulusHash, PublicationHistory};
+use super::publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
 use super::ring::DerivedCertificateCache;
 use super::schedule::{self, Schedule};
 use super::{

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokenmint::clock::UnixTime;
 use tokenmint::config::{KeyId, Name, ProfileKind, ProfileName};
 use tokenmint::keys::{
-    PublishedKey, PublishedKeyset, KeyState, KeyValidity, ModulusHash, PublicationHistory,
+    KeyState, KeyValidity, ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset,
 };
 
 use super::Counts;

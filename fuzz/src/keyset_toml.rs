@@ -31,7 +31,7 @@ pub fn test_one_input(text: &str) {
         let (sign_from, added) = (entry.sign_from.expect("a date"), entry.added);
         assert!(entry.emergency || added.is_none_or(|added| sign_from >= added.plus(LEAD)));
     }
-    // `marks` finds the same retired keys in the text as the parser.
+    // `retirement_marks` finds the same retired keys in the text as the parser.
     let marks = retirement_marks(text);
     for entry in &schedule.entries {
         let mark = marks.iter().find(|mark| mark.kid == entry.kid).expect("a mark for each entry");

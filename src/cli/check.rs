@@ -17,7 +17,8 @@ const RUNNING_NOT_CHECKED: &str = "not checked: whether the running service acce
 
 /// Load everything that `serve` would load, and report what is wrong
 ///
-/// Exits with 64 if something is wrong; warnings alone exit with 0.
+/// Exits with 64 if something is wrong, and with 0 if there are only warnings. With --running, exits with 1 if the
+/// service rejects the files or doesn't answer.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint check --config tokenmint.toml && systemctl restart tokenmint")]
 pub(super) struct CheckCommand {

@@ -151,7 +151,8 @@ pub(super) struct ConfigStatus {
 }
 
 impl ConfigStatus {
-    /// Loads the configuration. A missing one is an error only if it is `needed`, because nothing else is given.
+    /// Loads the configuration. If none is named and none exists, that is an error only if one is `needed`, because nothing
+    /// else is given.
     pub(crate) fn load(context: &CliContext<'_>, needed: bool) -> Result<Self, CliError> {
         let named = context.config.is_some();
         let file =
@@ -269,7 +270,7 @@ fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, FileAccess), CliError>
             let advice = "name the files in it, or with --config the configuration that names it";
             Err(failed(&format_args!("{error}: {advice}")))
         }
-        // A shell's `<(command)`.
+        // A shell passes the output of `<(command)` as a FIFO.
         Err(FileError::NotRegular("a FIFO")) => pipe(&mut File::open(path).map_err(|error| failed(&error))?),
         Err(error) => Err(failed(&error)),
     }

@@ -27,7 +27,7 @@ const FAIL_STYLE: Style = AnsiColor::Red.on_default().bold();
 const HEADING_STYLE: Style = Style::new().bold();
 const DIM_STYLE: Style = Style::new().dimmed();
 
-/// Chooses colours for terminals only, and none if `TERM` is `dumb` or unset. On its own, anstream (which clap uses
+/// Chooses colours for terminals only, and none if `TERM` is `dumb` or unset, except with `CLICOLOR_FORCE`. On its own, anstream (which clap uses
 /// too) would write colours to such a terminal if `CI` is set.
 pub(super) fn color_choice() -> clap::ColorChoice {
     if anstyle_query::term_supports_color() || anstyle_query::clicolor_force() {
@@ -37,8 +37,8 @@ pub(super) fn color_choice() -> clap::ColorChoice {
     }
 }
 
-/// Writes formatted text to standard output, wrapped at the terminal's width. Colours are used on terminals only,
-/// and not with `NO_COLOR` or on a dumb terminal.
+/// Writes formatted text to standard output, wrapped at [`line_width`]. Colours are used by [`color_choice`], and not with
+/// `NO_COLOR`.
 pub(super) struct TextReport {
     out: anstream::AutoStream<std::io::Stdout>,
     width: usize,

@@ -255,12 +255,13 @@ intercom_user_jwt = "intercom.fin"
 /// The file that [`FIN_SECTION`] names.
 const INTERCOM_SECRET: &str = "intercom.secret";
 
-/// The files and folders created so far. Dropping it removes them, so that no partial result remains.
+/// The files and folders created so far. Dropping it removes them, so that no partial result remains. Clearing the list
+/// keeps them.
 #[derive(Default)]
 struct CreatedFiles(Vec<PathBuf>);
 
 impl CreatedFiles {
-    /// Creates a folder and its missing parents.
+    /// Creates a folder with `make`, and records it and its missing parents.
     fn directory(
         &mut self,
         path: &Path,
@@ -301,7 +302,7 @@ fn check_written(file: &Path, context: &CliContext<'_>) -> Result<Vec<Problem>, 
     }
 }
 
-/// Whether [`InitCommand::configuration`] leaves the field empty.
+/// Whether [`InitCommand::configuration`] leaves the field, or the file that it names, empty.
 fn is_placeholder_field(field: &str) -> bool {
     field == "intercom.fin.secret_file"
         || field.starts_with("identity.web.messaging.")

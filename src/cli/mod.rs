@@ -290,7 +290,7 @@ impl CliContext<'_> {
     }
 }
 
-/// The longest wait for files that a command can do without.
+/// The longest wait of a command that needs only some of the files, or none. It then fails, or goes on without them.
 const FILE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The time after which a command that waits for files says so.
@@ -480,7 +480,8 @@ fn exit_code(done: Result<(), CliError>) -> ExitCode {
 /// The first unreported write error of this process's standard output.
 static STDOUT_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Prints a line to standard output. A write error makes the command fail: [`run`] checks for it at the end.
+/// Prints a line to standard output. A write error, except of a closed pipe, makes the command fail: [`run`] checks for it
+/// at the end.
 fn print_line(text: &str) {
     record_stdout_result(writeln!(stdout(), "{text}"));
 }

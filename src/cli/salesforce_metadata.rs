@@ -80,7 +80,7 @@ impl SalesforceMetadataCommand {
         if differences.is_empty() { Ok(()) } else { Err(CliError::ProblemsFound) }
     }
 
-    /// Returns the address at which Salesforce fetches the keys, if there is one.
+    /// Returns the address at which Salesforce fetches the keys, if there is one and --upload isn't set.
     fn public_url<'a>(&self, loaded: &'a LoadedConfig) -> Result<Option<&'a str>, CliError> {
         let url = loaded.config.server.public.as_ref().and_then(|public| public.url.as_ref());
         match url.filter(|_| !self.upload) {

@@ -79,7 +79,7 @@ impl SandboxCommand {
     }
 
     async fn serve(&self, config: &Config, org: Org, context: &CliContext<'_>) -> Result<(), CliError> {
-        // Registered before the socket is bound: the default action of these signals kills the process.
+        // They are registered before the socket is bound: the default action of these signals kills the process.
         let mut terminate = signal(SignalKind::terminate()).map_err(CliError::failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::failed)?;
         let listener = TcpListener::bind(self.listen).await;
@@ -252,7 +252,8 @@ fn apps_from_config(loaded: &LoadedConfig, now: UnixTime) -> Vec<ConnectedApp> {
         if let Some(keyset) = loaded.ring.keysets.get(&oauth.keyset) {
             app.certificates.extend(keyset.published(now).map(|key| key.certificate(now).der));
         }
-        // An Experience Cloud site is its own audience. A misspelt login host is an error.
+        // An Experience Cloud site, a foreign host and loopback are accepted as their own audience. Any other host isn't added: it is
+        // a usual audience already, or a misspelt one.
         if matches!(host_of(&oauth.audience).kind, HostKind::Site | HostKind::ThirdParty | HostKind::Loopback)
         {
             let usual = ["https://login.salesforce.com", "https://test.salesforce.com"].map(str::to_owned);
@@ -263,7 +264,7 @@ fn apps_from_config(loaded: &LoadedConfig, now: UnixTime) -> Vec<ConnectedApp> {
     apps.into_values().collect()
 }
 
-/// Returns `https://acme.my.salesforce.com` if the profile uses My Domain.
+/// Returns the My Domain URL of the profile, for example `https://acme.my.salesforce.com`, if it uses My Domain.
 fn my_domain(oauth: &OauthConfig) -> Option<String> {
     let mut hosts = [&oauth.audience, &oauth.token_url].into_iter().map(host_of);
     let host = hosts.find(|host| host.kind == HostKind::MyDomain)?;

@@ -19,7 +19,7 @@ use crate::app::{self, App, LoadedConfig, systemd};
 use crate::config::AuditLogMode;
 use crate::traces::TraceExporter;
 
-/// The time from the signal to the end of the process, with log lines that wait for a slow reader. Process managers
+/// The longest time from the signal to the end of the process, even if log lines wait for a slow reader. Process managers
 /// commonly kill after ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_millis(9_500);
 /// The time for the last log lines of a service that failed to start.
@@ -32,10 +32,10 @@ pub(super) struct ServeCommand {}
 
 impl ServeCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
-        // First of all: from here on, SIGHUP doesn't kill the process. An early SIGHUP is remembered.
+        // From here on, SIGHUP doesn't kill the process. An early SIGHUP is remembered.
         let hangup = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGHUP, hangup.clone()).map_err(CliError::failed)?;
-        // Before any key is read.
+        // This comes before any key is read.
         host::harden().map_err(CliError::failed)?;
         let loaded = context.load()?;
         let reload = ReloadTrigger { source: context.source(), hangup };
@@ -43,14 +43,14 @@ impl ServeCommand {
     }
 }
 
-/// The source to reload on SIGHUP.
+/// The source of reloads. Without one, the service doesn't reload.
 pub(super) struct ReloadTrigger {
     source: ConfigSource,
     /// Set by a SIGHUP that arrived before the service could reload.
     hangup: Arc<AtomicBool>,
 }
 
-/// Runs `loaded` until a signal stops it. `started` is called once the service accepts connections.
+/// Runs `loaded` until a signal stops it. `started` is called once the sockets are bound.
 pub(super) fn run(
     loaded: LoadedConfig,
     reload: Option<ReloadTrigger>,
@@ -97,10 +97,10 @@ fn run_until_stopped(
     for warning in loaded.warnings() {
         tracing::warn!(field = warning.field, source = warning.source, "{}", warning.message);
     }
-    // Started and finished outside the runtime: its client blocks a thread of its own.
+    // The exporter starts and finishes outside the runtime: its client blocks a thread of its own.
     let traces = TraceExporter::start(context.environment, context.clock_and_rng.randomness.clone());
     let done = runtime.block_on(async {
-        // Registered before the sockets are bound: the default action of these signals kills the process.
+        // They are registered before the sockets are bound: the default action of these signals kills the process.
         let mut signals = Signals::listen().map_err(CliError::failed)?;
         let app = App::bind(loaded, context.clock_and_rng.clone(), log.dropped_lines());
         let app = app.await.map_err(CliError::failed)?;

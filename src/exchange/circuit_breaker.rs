@@ -6,7 +6,8 @@
 //! host that answers probes but fails logins therefore gets one trial per [`PROBE_INTERVAL`].
 //!
 //! If all failures have the same cache key, its profile or user may be the cause. Then the circuit is open for that key
-//! alone, until an exchange for another key fails too. Any answer of the host closes the circuit for all keys.
+//! alone, until an exchange for another key fails too. An answer that isn't a host failure
+//! ([`is_host_failure`](super::ExchangeError::is_host_failure)) closes the circuit for all keys.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +16,8 @@ use std::time::Duration;
 use super::request::CacheKey;
 
 const FAILURE_THRESHOLD: u32 = 3;
-/// Minimum time between two trials. Half an hour without any answer causes at most forty exchanges for one cache key.
+/// Minimum time between two trials, unless a health probe succeeds. Half an hour without any answer causes at most forty
+/// exchanges for one cache key.
 const TRIAL_INTERVAL: Duration = Duration::from_mins(1);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -86,7 +88,7 @@ impl CircuitBreaker {
         })
     }
 
-    /// Records a successful health probe: the next exchange is a trial, and cached failures from before no longer apply.
+    /// Records a successful health probe: the next exchange is a trial, and earlier cached failures of the host don't apply.
     /// Has no effect while the circuit is closed.
     pub(crate) fn record_recovery(&self, host: &str, now: Duration) {
         self.with_circuit(host, |circuit| {

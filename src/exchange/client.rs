@@ -20,7 +20,7 @@ use crate::config::KeyId;
 use crate::tokens::MintError;
 use crate::traces::{SpanAttribute, Trace};
 
-/// How long an exchange waits for the login rate limit's file.
+/// How long an exchange, a refund or the shutdown waits for the login rate limit's file.
 const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends exchanges to Salesforce, subject to the circuit breaker and the rate limits.
@@ -65,7 +65,8 @@ impl ExchangeClient {
         second.map_err(|error| if error.was_sent() { error } else { first })
     }
 
-    /// Makes one attempt. The outer `Err` is final; the inner one is a transport error, which may be retried.
+    /// Makes one attempt. The outer `Err` is final; the inner one is a transport error. The caller retries after
+    /// [`UpstreamError::Closed`].
     async fn attempt(
         self: &Arc<Self>,
         token_request: &TokenRequest,
@@ -184,8 +185,8 @@ impl ExchangeClient {
         }
     }
 
-    /// Counts a request against the rate limit of this host and, if replicas share a cache, against their common limit.
-    /// Both must allow it. If this host's limit doesn't, the common count is refunded.
+    /// Counts a request against the replicas' common rate limit, if they share a cache, and then against this host's. Both
+    /// must allow it; an unavailable store is skipped. If this host's limit doesn't allow it, the common count is refunded.
     async fn count_request(
         self: &Arc<Self>,
         token_request: &TokenRequest,
@@ -280,7 +281,7 @@ impl ExchangeClient {
         let _ = timeout(DISK_TIMEOUT, on_disk).await;
     }
 
-    /// Exports, as a metric, how far this host's clock is ahead of Salesforce's. Nothing else uses it.
+    /// Exports, as a metric, how far this host's clock is ahead of Salesforce's. No lifetime is computed from it.
     fn record_clock_skew(&self, response: &UpstreamResponse) {
         if let Some(theirs) = response.date {
             #[expect(clippy::cast_precision_loss, reason = "a skew is small")]
@@ -288,7 +289,11 @@ impl ExchangeClient {
         }
     }
 
-    /// Computes when the token expires, from what the response reports or the profile's default.
+    /// Computes when the token expires, from what the response reports or the default lifetime, at most
+    /// [`MAX_TOKEN_LIFETIME`].
+    ///
+    /// # Errors
+    /// The token has expired already.
     fn with_expiry(
         &self,
         token_request: &TokenRequest,

@@ -18,6 +18,7 @@ pub struct SalesforceError {
 /// The operation that a request was waiting for when it timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeoutCause {
+    /// The request to Salesforce.
     Salesforce,
     /// Another replica, which holds the lock of this exchange.
     Replica,
@@ -111,7 +112,7 @@ impl ExchangeError {
         }
     }
 
-    /// Sets the time to retry, on the variants that have one.
+    /// Sets the time to retry, on the variants that store one.
     #[expect(clippy::missing_const_for_fn, reason = "an error can't be dropped in a constant")]
     pub(super) fn with_retry_after(mut self, wait: Duration) -> Self {
         match &mut self {
@@ -127,7 +128,7 @@ impl ExchangeError {
         self
     }
 
-    /// Whether the error persists until somebody changes the configuration, here or in Salesforce.
+    /// Whether the error is assumed to persist until somebody changes the configuration, here or in Salesforce.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Rejected { diagnosis, .. } => diagnosis.class == ErrorClass::Permanent,

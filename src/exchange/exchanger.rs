@@ -1,8 +1,8 @@
 //! The exchanger: a read-through cache of access tokens, with stale-while-revalidate and single-flight.
 //!
 //! [`Exchanger::get_token`] serves one request: from the cache, from the negative cache, or by starting or joining an
-//! exchange. [`Inner::fetch_token`] runs one exchange: it takes another replica's token, or acquires the lock and calls
-//! [`ExchangeClient::exchange`].
+//! exchange. [`Inner::fetch_token`] does the work of the one in flight: it takes another replica's token or failure from the
+//! shared cache, or else acquires the lock and calls [`ExchangeClient::exchange`]. Without a shared cache it only calls that.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -169,7 +169,7 @@ impl Exchanger {
     /// Returns an access token for `profile`'s integration user.
     ///
     /// # Errors
-    /// Salesforce refused, or couldn't be asked.
+    /// Salesforce refused, gave no usable response in time, or wasn't asked.
     pub async fn oauth_token(
         &self,
         profile: &Arc<OauthProfile>,
@@ -181,7 +181,7 @@ impl Exchanger {
     /// Returns a messaging access token for `subject`. `profile` must have `[messaging]`.
     ///
     /// # Errors
-    /// Salesforce refused, couldn't be asked, or gave a session that isn't verified as that user's.
+    /// Salesforce refused, gave no usable response in time, wasn't asked, or gave a session that isn't verified as that user's.
     pub async fn messaging_token(
         &self,
         profile: &Arc<IdentityProfile>,
@@ -201,7 +201,7 @@ impl Exchanger {
         revoked.map(|(key, _)| tokens.invalidate(&*key)).count()
     }
 
-    /// Updates the gauges that depend on the state and the clock.
+    /// Updates the gauges that depend on the state and the clock, and drops the metrics of profiles that are gone.
     pub fn refresh_metrics(&self, profiles: &Profiles) {
         let Inner { tokens, client, deps, .. } = &*self.0;
         tokens.run_pending_tasks();
@@ -252,7 +252,7 @@ impl Exchanger {
             let error = match timeout_at(options.deadline, in_flight.outcome()).await {
                 Ok(Some(Ok(ServedToken { token, cached, .. }))) => {
                     // This request joined an exchange that began before, and got the very token that it reports as
-                    // rejected. It tries once more. If a later exchange gives that token too, Salesforce insists on it.
+                    // rejected. It tries once more. If the next exchange gives that token too, the token is served.
                     let is_outdated = round == 0 && !is_leader && rejected == Some(token.hash());
                     // A reload may have revoked the key in the meantime, or the clock was set.
                     if is_outdated || !inner.is_usable(&token, &token_request) {
@@ -283,13 +283,13 @@ fn serve(token: Arc<AccessToken>, cached: bool, rejected: Option<TokenHash>) -> 
     ServedToken { token, cached, rejected_token_kept }
 }
 
-/// Whether a token must be replaced before it is served: this request or another replica reported it as rejected.
+/// Whether a token is replaced before it is served, if possible: this request reports it as rejected, or an announcement did.
 fn needs_replacement(token: &AccessToken, rejected: Option<TokenHash>) -> bool {
     token.is_marked_rejected() || rejected == Some(token.hash())
 }
 
 impl Inner {
-    /// Returns the cached token, unless it has expired or its signing key was revoked.
+    /// Returns the cached token, unless it has expired or its profile no longer has the key that signed for it.
     fn live_token(&self, key: &CacheKey, token_request: &TokenRequest) -> Option<Arc<AccessToken>> {
         self.tokens.get(key).filter(|token| self.is_usable(token, token_request))
     }
@@ -322,7 +322,7 @@ impl Inner {
         !is_back && (!depends_on_key || kid == signs)
     }
 
-    /// Returns the cached token, the cached failure, or the exchange in flight. Starts an exchange if there is none.
+    /// Returns the cached token, the cached failure, or the exchange in flight. Starts an exchange if there is none of these.
     fn lookup(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -381,7 +381,7 @@ impl Inner {
                 Decision::Resolved(Lookup::Token(token))
             }
             Some(error) => Decision::Resolved(Lookup::Failure(error)),
-            // Marked by another replica, so the shared cache probably has a replacement: the rate limit doesn't apply.
+            // Announced as rejected, so the shared cache probably has a replacement: the rate limit doesn't apply.
             None if token.is_marked_rejected() || rejection_allowed() => {
                 Decision::Exchange(Some(token.hash()))
             }
@@ -393,7 +393,8 @@ impl Inner {
     }
 
     /// Whether the cached token is served after a failed exchange. A request that reports this token as rejected gets the
-    /// error instead. The exception is our own login rate limit: then the token may well be valid.
+    /// error instead. The exception is tokenmint's own login rate limit: then the token may well be valid. Counts a token
+    /// that is served although it needs a replacement.
     fn serves_stale_after(
         &self,
         token: &AccessToken,
@@ -417,7 +418,7 @@ impl Inner {
             .inc();
     }
 
-    /// Announces a rejected token that isn't in this replica's cache to the other replicas.
+    /// Announces a rejected token that isn't in this replica's cache to the other replicas, within [`ANNOUNCEMENT_RATE`].
     fn announce(&self, key: &CacheKey, rejected: TokenHash) {
         if let Some(shared) = &self.shared
             && !shared.was_rejected(rejected)
@@ -427,7 +428,8 @@ impl Inner {
         }
     }
 
-    /// Starts a refresh of a token that is still served, unless one is in flight.
+    /// Starts a refresh of a token that is still served, unless an exchange is in flight or has refreshed it, or a failure is
+    /// cached.
     fn refresh_in_background(self: &Arc<Self>, key: &CacheKey, token_request: &TokenRequest, trace: &Trace) {
         let joined = self.in_flight.join(*key, || {
             let (now, monotonic) = (self.deps.clock.now(), self.deps.clock.monotonic());
@@ -448,7 +450,8 @@ impl Inner {
     }
 
     /// Starts an exchange in its own task, so that no disconnect cancels it. It belongs to the trace of the request
-    /// that started it. Its deadline is at least [`MAX_EXCHANGE_TIME`] away, even if that request has less time left.
+    /// that started it. It waits for another replica's exchange until `deadline`, and for at least [`MAX_EXCHANGE_TIME`] even
+    /// if that request has less time left.
     fn spawn_exchange(
         self: &Arc<Self>,
         guard: InFlightGuard<CacheKey, Outcome>,
@@ -466,7 +469,8 @@ impl Inner {
         });
     }
 
-    /// Gets a token from the shared cache or from an exchange, and stores and announces the result.
+    /// Gets a token from the shared cache or from an exchange, and stores the result. Announces the token `replaced` as
+    /// rejected if another one came.
     async fn fetch_token(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -568,7 +572,8 @@ const fn fresh_token(token: Arc<AccessToken>) -> ServedToken {
     ServedToken { token, cached: false, rejected_token_kept: false }
 }
 
-/// Exchanges announcements of rejected tokens with other replicas in the background, until the exchanger is dropped.
+/// Exchanges announcements of rejected tokens with other replicas in the background, until the exchanger is dropped. This
+/// is also the health check of the shared store.
 async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
     let _counted = PanicCounter(&metrics);
     let mut cursor = MessageCursor::default();
@@ -584,7 +589,7 @@ async fn sync_with_replicas(inner: Weak<Inner>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Counts a panic of the task that owns it. Background tasks have no request whose middleware would count it.
+/// Counts a panic of the task that owns it. Background tasks run outside `CatchPanicLayer`, which counts panics of handlers.
 struct PanicCounter<'a>(&'a Metrics);
 
 impl Drop for PanicCounter<'_> {

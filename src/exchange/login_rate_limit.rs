@@ -1,8 +1,9 @@
-//! Login rate limit: a sliding window for each account, far below Salesforce's own limit. Salesforce locks a user that
-//! exceeds its limit out of every integration for an hour; this limit keeps a bug from causing that.
+//! Login rate limit: a sliding window for each account, by default below Salesforce's own limit. Salesforce refuses a user
+//! that exceeds 3,600 logins an hour, in every integration, for an hour; this limit keeps a bug from causing that. Messaging
+//! requests have such a limit too, for each org.
 //!
-//! Requests of the last window are counted in memory and in a small file for each account. The file makes the count
-//! survive restarts and crash loops. All processes of one user with the same `state_directory` share it. The count is
+//! Requests of the last window are counted in memory and, with `state_directory`, in a small file for each account. The
+//! file makes the count survive restarts and crash loops. All processes of one user with the same directory share it. The count is
 //! written ahead: before the request is sent. The file is replaced atomically (write and rename), under a file lock. If
 //! it can't be read or written, memory alone counts, and a metric reports that. The file contains times and random ids.
 //! Its name is a hash of the account.
@@ -22,8 +23,8 @@ use prometheus::IntCounter;
 use crate::clock::UnixTime;
 use crate::hash::sha256;
 
-/// Attempts to take the file lock. Another process holds it only while it writes the file, which has 16 KB at the default
-/// of 360 logins.
+/// Attempts to take the file lock. Another process holds it only while it reads and writes the file, which has 16 KB at
+/// the default of 360 logins.
 const FILE_LOCK_ATTEMPTS: u32 = 40;
 const FILE_LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -168,7 +169,8 @@ impl LoginRateLimit {
         self.logins().entry(account.to_owned()).or_default().shared = Some((used, until));
     }
 
-    /// The used fraction of the quota, from memory.
+    /// The used fraction of the quota, from memory: this host's or all replicas', whichever is larger. `None` if the account
+    /// has made no request.
     pub(crate) fn usage(
         &self,
         account: &str,
@@ -300,8 +302,8 @@ fn ensure_private_directory(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Takes the lock, a separate file because the locked file itself is replaced by a rename. Closing the returned file
-/// releases it.
+/// Takes the lock of a login file. It is a separate file, because a rename replaces the login file. Closing the returned
+/// file releases the lock.
 fn acquire_lock(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     for _ in 0..FILE_LOCK_ATTEMPTS {
@@ -357,7 +359,7 @@ mod tests {
         budget.try_acquire(&request(account, seconds), UnixTime::from_seconds(1_000_000 + seconds), monotonic)
     }
 
-    /// For example by NTP, a few seconds before a restart.
+    /// For example, NTP sets it back a few seconds before a restart.
     #[test]
     fn setting_the_clock_back_gives_a_restart_no_new_budget() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -391,7 +393,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("logins");
         let start = || budget(Some(&directory));
-        // A new process for each login.
+        // Each login comes from a new process.
         for n in 0..3 {
             assert!(matches!(acquire_at(&start(), "user", n * 5), QuotaCheck::Allowed { .. }), "{n}");
         }
@@ -401,7 +403,7 @@ mod tests {
         assert!(matches!(acquire_at(&start(), "user", 3600), QuotaCheck::Allowed { .. }));
     }
 
-    /// For example if the disk was full for a while, or hung.
+    /// For example, the disk was full for a while, or hung.
     #[test]
     fn flush_writes_the_logins_that_were_counted_in_memory_alone() {
         let folder = tempfile::tempdir().expect("a folder");

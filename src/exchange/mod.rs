@@ -6,20 +6,21 @@
 //! - Diagnosis (`errors`): maps Salesforce's error responses to a cause, a fix, and whether to retry.
 //! - Single-flight (`single_flight`): concurrent requests for one cache key share one exchange. It runs in its own task, so
 //!   a caller that disconnects neither cancels nor repeats it.
-//! - Stale-while-revalidate (`token`, `exchanger`): a token is refreshed in the background from 65 to 75 % of its lifetime
-//!   on. If the refresh fails, the old token is served until it expires.
+//! - Stale-while-revalidate (`token`, `exchanger`): the first request after 65 to 75 % of a token's lifetime starts
+//!   a refresh in the background. If the refresh fails, the old token is served until it expires.
 //! - `rejected_token`: a token that a caller reports as rejected is replaced only after a new one arrived.
-//!   `rejection_limit` limits how often a caller can ask for that.
+//!   `rejection_limit` limits how often that can be asked for one cache key.
 //! - Expiry: a token expires by the wall clock or by the monotonic clock, whichever says so first. Setting the host's clock
 //!   back doesn't extend its lifetime.
 //! - Negative cache (`negative_cache`), circuit breaker (`circuit_breaker`) and login rate limit (`login_rate_limit`):
-//!   they keep a flood of callers' requests from becoming a flood of requests to Salesforce. The login rate limit is a
-//!   sliding window for each account, counted in memory, in a file, and across replicas.
+//!   they limit the requests to Salesforce, however many requests callers send. The login rate limit is a sliding window
+//!   for each account, counted in memory and, where configured, in a file and across replicas.
 //! - Shared cache (`shared`): replicas can share tokens through Redis. Without Redis each replica uses its own memory.
 //! - Revoked keys: a token that was obtained with a key that its profile no longer has is never served.
-//! - Validation (`request`): only complete, verified responses are cached. Their URLs must be in Salesforce's domains or on
-//!   the token endpoint's host.
-//! - Authorization happens before, in `callers`, on every request. A cache hit doesn't bypass it.
+//! - Validation (`request`): only the tokens of complete, valid responses are cached. A response's URLs must be in
+//!   Salesforce's domains or on the token endpoint's host.
+//!   A messaging session must be verified as the user's.
+//! - Authorization happens before, in `api` and `callers`, on each request of a caller. A cache hit doesn't bypass it.
 //!
 //! `tests/model` drives the exchanger through random histories, with an in-memory store in place of Redis.
 

@@ -1,5 +1,5 @@
 //! Negative cache: stores failures and answers requests with them until they expire, instead of asking Salesforce again.
-//! Transient failures back off exponentially, with jitter.
+//! Transient failures back off exponentially, with jitter, unless Salesforce says when to retry.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(crate) struct CachedFailure {
     pub(crate) kid: Option<KeyId>,
     pub(crate) at: Duration,
     until: Duration,
-    /// Number of consecutive transient failures, for the next back-off.
+    /// Number of transient failures since the last success or eviction, for the next back-off.
     streak: u32,
 }
 
@@ -47,7 +47,7 @@ impl CachedFailure {
 pub(crate) struct SharedFailure {
     pub(crate) error: ExchangeError,
     pub(crate) kid: Option<KeyId>,
-    /// On this replica's monotonic clock.
+    /// When the exchange failed, on this replica's monotonic clock.
     pub(crate) at: Duration,
     pub(crate) remaining: Duration,
 }
@@ -55,7 +55,7 @@ pub(crate) struct SharedFailure {
 /// Cached failures by cache key.
 pub(crate) struct NegativeCache(Cache<CacheKey, Arc<CachedFailure>>);
 
-/// Evicts a failure [`MAX_BACKOFF`] after it has expired, so that the next failure can continue the streak.
+/// Evicts a failure at least [`MAX_BACKOFF`] after it has expired, so that the next failure can continue the streak.
 struct FailureExpiry;
 
 impl Expiry<CacheKey, Arc<CachedFailure>> for FailureExpiry {
@@ -87,8 +87,8 @@ impl Default for NegativeCache {
 }
 
 impl NegativeCache {
-    /// Returns the failure that hasn't expired at `now`. Its error's `retry_after` is set to the longer of the entry's
-    /// remaining time and the error's own, at least [`MIN_RETRY_AFTER`].
+    /// Returns the failure that hasn't expired at `now`. Its error's `retry_after`, if the variant stores one, is the longest
+    /// of the entry's remaining time, what is left of the error's own, and [`MIN_RETRY_AFTER`].
     pub(crate) fn get(&self, key: &CacheKey, now: Duration) -> Option<(ExchangeError, Arc<CachedFailure>)> {
         let failure = self.0.get(key).filter(|failure| now < failure.until)?;
         let age = now.saturating_sub(failure.at);
@@ -125,7 +125,7 @@ impl NegativeCache {
         self.insert_entry(key, CachedFailure { error, kid, at: now, until: now + wait, streak })
     }
 
-    /// Caches a failure of another replica for its remaining time.
+    /// Caches a failure of another replica for its remaining time, at most [`MAX_RETRY_AFTER`].
     pub(crate) fn insert_shared(&self, key: &CacheKey, shared: SharedFailure, now: Duration) {
         let streak = self.0.get(key).map_or(0, |before| before.streak);
         let SharedFailure { error, kid, at, remaining } = shared;

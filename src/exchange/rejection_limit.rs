@@ -1,5 +1,5 @@
 //! Rate limit of `rejected_token`: a token bucket (GCRA) for each cache key. Without it, a caller could use up an
-//! integration's logins by reporting each token as rejected.
+//! integration's logins by reporting each token as rejected. Announcements to other replicas have a limit of this kind too.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -36,7 +36,7 @@ pub(super) enum TokenRequest {
     Messaging { profile: Arc<IdentityProfile>, subject: Subject, claims: Claims },
 }
 
-/// Cache key of a token: a hash of the profile's settings, the subject and the claims.
+/// Cache key of a token: a hash of the profile's settings that affect it and, for messaging, of the subject and the claims.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey([u8; 32]);
 
@@ -111,7 +111,6 @@ impl TokenRequest {
             }
     }
 
-    /// The cache key of the token.
     pub(crate) fn cache_key(&self) -> CacheKey {
         let scope = match self {
             Self::Oauth(profile) => profile.cache_scope,
@@ -127,7 +126,7 @@ impl TokenRequest {
         self.endpoint().url().origin().ascii_serialization()
     }
 
-    /// The account whose limit at Salesforce the request counts against, and our own quota for it.
+    /// The account whose limit at Salesforce the request counts against, and tokenmint's own quota for it.
     pub(crate) fn quota(&self) -> (String, RequestQuota) {
         match self {
             Self::Oauth(profile) => login_quota(profile),
@@ -251,7 +250,7 @@ impl TokenRequest {
         }
     }
 
-    /// The endpoint and the setting that Salesforce compares, for error messages.
+    /// The endpoint and the settings that Salesforce compares, for error messages.
     pub(crate) fn summary(&self) -> String {
         match self {
             Self::Oauth(profile) => {
@@ -365,13 +364,14 @@ fn missing_token(name: &str) -> String {
     format!("no {name} of 1 to {MAX_TOKEN_BYTES} visible ASCII characters")
 }
 
-/// Whether a token is 1 to [`MAX_TOKEN_BYTES`] visible ASCII characters, so that it fits a header.
+/// Whether a token is 1 to [`MAX_TOKEN_BYTES`] visible ASCII characters, so that a header can hold it.
 fn is_token(token: &str) -> bool {
     (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Parses a URL in Salesforce's domains or on the host of `token_url`. It must be written in normalized form, because
-/// parsers differ: for example, some read `\@evil.example` as part of the path, and some as the host.
+/// parsers differ: for example, some read `\@evil.example` as part of the path, and some as the host. Case, the default
+/// port and a trailing slash may differ.
 ///
 /// # Errors
 /// The URL is malformed, ambiguous, or has a foreign host. For the last two, the message names the host.
@@ -385,7 +385,6 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     if !is_token_host && !is_salesforce_host {
         return Err(format!("of the host {}, which is none of Salesforce's", quote(host)));
     }
-    // Differences between upper and lower case, the default port and a trailing slash are allowed.
     let normalized = |url: &str| url.trim_end_matches('/').replace(":443", "").to_ascii_lowercase();
     if normalized(url.as_str()) != normalized(written) {
         return Err(format!(
@@ -396,7 +395,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
     Ok(url.clone())
 }
 
-/// Parses such a URL that must be an origin alone, without path, query or fragment.
+/// Parses a URL by the rules of [`salesforce_url`]. It must be an origin alone, without path, query or fragment.
 fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
     let url = salesforce_url(written, token_url)?;
     let names_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();

@@ -1,8 +1,8 @@
-//! Single-flight (request coalescing): concurrent requests for one key share one execution of the work and its outcome.
+//! Single-flight (request coalescing, against a thundering herd): concurrent requests for one key share one execution of
+//! the work and its outcome.
 //!
-//! Cancellation safety: the leader runs the work in a task of its own, so that a disconnect doesn't cancel it. moka's
-//! `get_with` isn't used because it drops the work together with the request that started it: twenty disconnects caused
-//! twenty logins.
+//! Cancellation safety: the leader must run the work in a task of its own, so that a disconnect doesn't cancel it. With
+//! moka's `get_with`, a disconnect drops the work, and another request starts it again: each disconnect costs a login.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +20,7 @@ pub(crate) struct SingleFlight<K, T>(Mutex<HashMap<K, watch::Receiver<Option<T>>
 pub(crate) struct InFlight<T>(watch::Receiver<Option<T>>);
 
 /// Held by the task that does the work, which must call [`complete`](Self::complete). Dropping the guard without an
-/// outcome, for example in a panic, fails the followers and lets the next request start the work again.
+/// outcome, for example in a panic, fails the waiting requests and lets the next one start the work again.
 pub(crate) struct InFlightGuard<K: Eq + Hash + Copy, T> {
     in_flight: Arc<SingleFlight<K, T>>,
     key: K,

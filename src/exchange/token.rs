@@ -1,4 +1,4 @@
-//! Access tokens with their metadata and expiry.
+//! Access tokens with their metadata, expiry and refresh time. The refresh is due at 65 to 75 % of the lifetime, with jitter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,7 +24,8 @@ pub(super) struct ObtainedToken {
 }
 
 /// The expiry that Salesforce reports: `exp` of the token, `expires_in` of the response, both, or neither. The earlier
-/// one counts. If there is neither, the profile's default applies.
+/// one counts. If there is neither, [`TokenRequest::default_lifetime`](super::request::TokenRequest::default_lifetime)
+/// applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ReportedExpiry {
     pub(crate) expires_at: Option<UnixTime>,
@@ -51,16 +52,16 @@ pub struct AccessToken {
     pub kid: KeyId,
     pub(crate) obtained_at: UnixTime,
     pub expires_at: UnixTime,
-    /// Salesforce reported no expiry, so the profile's default applies.
+    /// Salesforce reported no expiry, so the default lifetime applies.
     pub(super) is_default_lifetime: bool,
-    /// The remaining lifetime when this value was created.
-    remaining: Duration,
+    /// The remaining lifetime when this value was created: for a token of the shared cache, less than its whole lifetime.
+    lifetime_at_creation: Duration,
     /// `expires_at` on the monotonic clock.
     expires_monotonic: Duration,
     refresh_at: UnixTime,
     refresh_monotonic: Duration,
-    /// A caller of this or another replica reported that Salesforce rejects it. The next request starts an exchange for a
-    /// replacement.
+    /// The replicas' announcements say that Salesforce rejects it. The next request starts an exchange for a replacement,
+    /// unless a failure is cached.
     rejected: AtomicBool,
     /// Counts cache hits. Looked up at the first hit.
     pub(super) hits: OnceLock<IntCounter>,
@@ -85,7 +86,7 @@ pub(crate) enum TokenMetadata {
 
 impl AccessToken {
     /// Creates a token that expires `remaining` from now. Its refresh is due at 65 to 75 % of its whole lifetime, with
-    /// jitter so that not all tokens are refreshed at once.
+    /// jitter so that not all tokens are refreshed at once (thundering herd).
     pub(super) fn new(
         obtained: ObtainedToken,
         kid: KeyId,
@@ -105,7 +106,7 @@ impl AccessToken {
             obtained_at,
             expires_at: now.plus(remaining),
             is_default_lifetime: obtained.reported_expiry == ReportedExpiry::default(),
-            remaining,
+            lifetime_at_creation: remaining,
             expires_monotonic: monotonic.saturating_add(remaining),
             refresh_at: now.plus(refresh_after),
             refresh_monotonic: monotonic.saturating_add(refresh_after),
@@ -159,7 +160,7 @@ pub(super) struct TokenExpiry;
 
 impl<K> Expiry<K, Arc<AccessToken>> for TokenExpiry {
     fn expire_after_create(&self, _: &K, token: &Arc<AccessToken>, _: Instant) -> Option<Duration> {
-        Some(token.remaining)
+        Some(token.lifetime_at_creation)
     }
 
     fn expire_after_update(
@@ -169,7 +170,7 @@ impl<K> Expiry<K, Arc<AccessToken>> for TokenExpiry {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(token.remaining)
+        Some(token.lifetime_at_creation)
     }
 }
 

@@ -1,5 +1,5 @@
-//! HTTP transport to Salesforce: limits the time and size of each request, follows no redirects, and parses responses
-//! strictly: the body must be JSON without duplicate members. Unknown members are accepted.
+//! HTTP transport to Salesforce: limits the time of each request and the size of its response, and follows no redirects.
+//! A token response must be JSON without duplicate members; unknown members are accepted. [`probe`] returns any body.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -20,7 +20,7 @@ use crate::json::Json;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a request to Salesforce, from connecting to the last byte of the response.
 pub(super) const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout of an exchange: the request, plus a second to sign and count it before.
+/// Timeout of an exchange with its retry: [`UPSTREAM_TIMEOUT`], plus a second to sign and count the request before.
 pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum body of a token response; real ones are far smaller.
@@ -28,7 +28,7 @@ const MAX_TOKEN_RESPONSE_BYTES: usize = 64 << 10;
 /// Maximum number of headers. Salesforce sends about 20, 2 KiB in all; proxies add more.
 const MAX_RESPONSE_HEADERS: usize = 256;
 const MAX_RESPONSE_HEADER_BYTES: usize = 16 << 10;
-/// Maximum body that [`probe`] reads, more than any JWKS needs.
+/// Approximate maximum of the body that [`probe`] reads, more than any JWKS needs.
 const MAX_PROBE_BYTES: usize = 1 << 20;
 /// Maximum length of texts of Salesforce that are passed on.
 const MAX_QUOTE_CHARS: usize = 200;
@@ -46,7 +46,8 @@ pub trait Transport: Send + Sync + 'static {
         within: Duration,
     ) -> BoxFuture<'_, Result<UpstreamResponse, UpstreamError>>;
 
-    /// Health probe for the circuit breaker: whether the host answers. Must not be a login.
+    /// Health probe for the circuit breaker: whether the host answers, with a status below 500 other than 429. Must not be a
+    /// login.
     fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool>;
 
     /// Initializes what the first request needs. May block for milliseconds.
@@ -98,7 +99,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// The status of an unusable response; `None` if no complete response arrived.
+    /// The status of an unusable response; `None` for the other errors.
     pub(super) const fn status(&self) -> Option<u16> {
         match self {
             Self::Unusable { status, .. } => Some(*status),
@@ -316,7 +317,7 @@ fn parse_http_date(value: &str) -> Option<i64> {
     date.map(time::OffsetDateTime::unix_timestamp)
 }
 
-/// Truncates a text of Salesforce and removes control characters, so that it fits logs and headers.
+/// Truncates a text of Salesforce and removes control characters, so that logs and responses can quote it.
 pub(super) fn quote(words: &str) -> String {
     words.chars().filter(|c| !c.is_control()).take(MAX_QUOTE_CHARS).collect()
 }

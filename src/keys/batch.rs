@@ -2,7 +2,7 @@
 //! unverified signature leaves this module.
 //!
 //! - Every signature that the library makes is verified with the public key before it is returned. The library's own
-//!   public operation verifies all of them, in a quarter of the time. aws-lc verifies one of each batch as well, at a
+//!   public operation verifies all of them, in a quarter of aws-lc's time. aws-lc verifies one of each batch as well, at a
 //!   position that rotates. If aws-lc rejects a signature that the library's check accepted, aws-lc verifies the whole
 //!   batch.
 //! - A signature that is missing or wrong is made again by aws-lc, and counted. After the first one the library is disabled
@@ -46,7 +46,7 @@ impl BatchLibrary {
     }
 }
 
-/// Wiped when it is dropped: a signature completes a token, and a token is a secret.
+/// Zeroized when dropped: a signature completes a token, and a token is a secret.
 type SignatureBytes = Zeroizing<Vec<u8>>;
 
 /// A request for one signature of a batch.
@@ -111,7 +111,7 @@ pub struct BatchSigner {
 struct BatchEngine {
     library: CryptoMb,
     randomness: Arc<dyn Randomness>,
-    /// Cleared at the first fault.
+    /// Cleared at the first fault, or if the thread for self-tests can't be started.
     trusted: AtomicBool,
     /// The number of batches made, which selects the signature that aws-lc verifies.
     batch_count: AtomicUsize,
@@ -248,7 +248,7 @@ impl BatchEngine {
         lanes.iter().zip(&signed).zip(opened).map(agrees).collect()
     }
 
-    /// Counts the fault and disables the library for good.
+    /// Counts the fault and disables the library until a restart.
     fn disable(&self, fault: &str) {
         self.faults.with_label_values(&[fault]).inc();
         if self.trusted.swap(false, Ordering::AcqRel) {

@@ -96,7 +96,8 @@ impl ParsedCertificate {
         })
     }
 
-    /// Verifies its signature: with its own key if it is self-signed, otherwise with `authority`.
+    /// Verifies its signature: with its own key if it is self-signed, otherwise with `authority`'s;
+    /// [`SignatureStatus::NoKey`] without one.
     pub(crate) fn verify_signature(&self, authority: Option<&PublicNumbers>) -> SignatureStatus {
         let by_authority = || authority.map_or(SignatureStatus::NoKey, |key| self.signature.verify_with(key));
         self.self_signature.unwrap_or_else(by_authority)
@@ -148,8 +149,8 @@ pub(crate) fn parse_certificates(text: &str) -> Result<(Vec<ParsedCertificate>, 
 }
 
 impl KeyCertificate {
-    /// Parses the certificate of `key` from PEM text, and returns a warning about the text's quirks. Only that certificate of a chain
-    /// is returned, as Salesforce looks at one.
+    /// Parses the certificate of `key` from PEM text, and returns a warning about the text's quirks or its
+    /// other certificates. Only that certificate of a chain is returned, as Salesforce looks at one.
     ///
     /// # Errors
     /// Says what is wrong with the text or the certificate.
@@ -159,24 +160,23 @@ impl KeyCertificate {
         let position = read.iter().position(|read| read.key == key.der);
         let Some((at, own)) = position.and_then(|at| Some((at, read.into_iter().nth(at)?))) else {
             return Err(match count {
-                1 => "is the certificate of another key; make one from this key, or remove the file and tokenmint derives one"
+                1 => "is the certificate of another key; create a certificate from this key, or remove the file and tokenmint derives one"
                     .to_owned(),
                 _ => format!(
-                    "holds {count} certificates, and none of this key; make one from this key, or remove the file and tokenmint \
-                     derives one"
+                    "holds {count} certificates, and none of this key; create a certificate from this key, or remove the file \
+                     and tokenmint derives one"
                 ),
             });
         };
         if !own.faults.is_empty() {
             return Err(format!(
-                "{}; make one from this key, or remove the file and tokenmint derives one",
+                "{}; create a certificate from this key, or remove the file and tokenmint derives one",
                 own.faults.join("; ")
             ));
         }
         let chain = (count > 1).then(|| {
             format!(
-                "holds a chain of {count} certificates: number {}, that of this key, is published, and the others aren't, as \
-                 Salesforce looks at one",
+                "holds {count} certificates; only number {} belongs to this key and is published; remove the others",
                 at + 1
             )
         });

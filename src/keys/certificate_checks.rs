@@ -1,5 +1,5 @@
-//! Checks one certificate as strict verifiers do (RFC 5280), without chain or trust store: names, dates, and the
-//! signature if the signer's key is known.
+//! Checks one certificate as strict verifiers do (RFC 5280), without chain or trust store: the octets around the
+//! signature, names, the order of the dates, the kind of key, and the signature if the signer's key is known.
 
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{
@@ -19,7 +19,7 @@ use super::public_numbers::PublicNumbers;
 pub(super) struct TbsSignature {
     signed: Vec<u8>,
     octets: Vec<u8>,
-    /// `None` for algorithms that can't be checked here: RSA-PSS, and keys that aren't RSA.
+    /// `None` for algorithms that can't be checked here: all but RSA PKCS#1 v1.5 with SHA-1, SHA-256, SHA-384 or SHA-512.
     parameters: Option<&'static RsaParameters>,
 }
 

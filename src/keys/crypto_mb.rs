@@ -1,5 +1,5 @@
-//! Bindings to Intel's Crypto Multi-buffer library (`crypto_mb`), loaded at run time: eight RSA operations at once, private or
-//! public.
+//! Bindings to Intel's Crypto Multi-buffer library (`crypto_mb`), loaded at run time: up to eight RSA operations at once,
+//! private or public.
 //!
 //! This module has the crate's only `unsafe` code. Its declarations follow the headers `rsa.h`, `version.h`, `status.h` and
 //! `cpu_features.h` of interface version 13 (github.com/intel/cryptography-primitives).
@@ -8,7 +8,7 @@
 //! - Types fix all lengths before a call. All lanes have one [`ModulusSize`], so each message and signature has its bytes, and
 //!   each number of a [`CrtKey`] its words.
 //! - The library's results are not trusted; [`super::batch`] verifies them.
-//! - The numbers of a key are wiped when they are dropped. The library's working memory is allocated here and wiped after each call.
+//! - The numbers of a key are zeroized when dropped. The library's working memory is allocated here and zeroized after each call.
 
 use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::pem::CrtNumbers;
 
-/// Operations in one call.
+/// Maximum number of operations in one call.
 pub(crate) const LANES: usize = 8;
 
 /// The interface of the declarations below, as the library's version text states it: for example `(13.3)`.
@@ -75,7 +75,7 @@ impl ModulusSize {
     }
 
     /// The 64-bit words of each private number of a [`CrtKey`]: half of the modulus.
-    const fn words(self) -> usize {
+    const fn crt_number_words(self) -> usize {
         self.bits() / 2 / 64
     }
 
@@ -92,9 +92,9 @@ impl ModulusSize {
 /// A private key in Chinese remainder form (RFC 8017, section 3.2) and its modulus, as words, the least significant first.
 pub(crate) struct CrtKey {
     pub(crate) size: ModulusSize,
-    /// `p`, `q`, `dP`, `dQ`, `qInv`, each with [`ModulusSize::words`].
+    /// `p`, `q`, `dP`, `dQ`, `qInv`, each with [`ModulusSize::crt_number_words`].
     private: [Zeroizing<Vec<u64>>; 5],
-    /// Has twice [`ModulusSize::words`].
+    /// Has twice [`ModulusSize::crt_number_words`].
     modulus: Zeroizing<Vec<u64>>,
 }
 
@@ -104,8 +104,8 @@ const PUBLIC_EXPONENT_BYTES: [u8; 3] = [1, 0, 1];
 impl CrtKey {
     /// Returns `None` if the public exponent isn't 65537, or a number is too long for `size`.
     pub(crate) fn new(size: ModulusSize, numbers: &CrtNumbers<'_>) -> Option<Self> {
-        let [p, q, dp, dq, qinv] = numbers.private.map(|number| words(number, size.words()));
-        let modulus = words(numbers.modulus, 2 * size.words())?;
+        let [p, q, dp, dq, qinv] = numbers.private.map(|number| to_words(number, size.crt_number_words()));
+        let modulus = to_words(numbers.modulus, 2 * size.crt_number_words())?;
         let private = [p?, q?, dp?, dq?, qinv?];
         (numbers.public_exponent == PUBLIC_EXPONENT_BYTES).then_some(Self { size, private, modulus })
     }
@@ -118,7 +118,7 @@ impl CrtKey {
 }
 
 /// Converts big-endian bytes to `count` words; `None` if they don't fit.
-fn words(bytes: &[u8], count: usize) -> Option<Zeroizing<Vec<u64>>> {
+fn to_words(bytes: &[u8], count: usize) -> Option<Zeroizing<Vec<u64>>> {
     let skip = bytes.iter().take_while(|byte| **byte == 0).count();
     let mut words = Zeroizing::new(vec![0_u64; count]);
     if bytes.len() - skip > count * 8 {
@@ -194,9 +194,9 @@ impl CryptoMb {
             beside.filter(|path| path.exists()).filter_map(|path| load_library(&path).ok()).collect();
         let library = load_library(file);
         // The loader's own message, which names the missing library, is the error's source.
-        let words =
+        let message =
             |error: libloading::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        let library = library.map_err(|error| BatchLibraryError::NotLoaded(words(error)))?;
+        let library = library.map_err(|error| BatchLibraryError::NotLoaded(message(error)))?;
 
         // SAFETY: the type matches `mbx_getversion` in version.h, which is the same in all versions.
         let version = unsafe {
@@ -247,7 +247,7 @@ impl CryptoMb {
     /// The results are unverified; `None` where the library reports a failure.
     ///
     /// # Panics
-    /// Panics on more than [`LANES`] lanes, on an unsupported size, or on a lane of another size.
+    /// Panics on more than [`LANES`] lanes, on an unsupported size, or on a lane of another size or length.
     pub(crate) fn rsa_private(
         &self,
         size: ModulusSize,

@@ -1,7 +1,7 @@
 //! Changes to a key directory by a command: locked, atomic and verified.
 //!
-//! - One command at a time: the directory is locked (flock) from the read of `keyset.toml` until its replacement. The text is
-//!   compared once more right before the replacement, as editors take no lock.
+//! - One command at a time: the directory is locked (flock) from the read of `keyset.toml` until its replacement, where the file
+//!   system has locks. The text is compared once more right before the replacement, as editors take no lock.
 //! - A file is replaced atomically: write, sync, rename, sync of the directory. The temporary file has a random name, and only
 //!   this process opens it (`O_EXCL`).
 //! - New files get the owner, group and mode of similar files in the directory, so that the service can read files that root writes.

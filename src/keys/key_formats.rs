@@ -61,9 +61,13 @@ pub enum UnreadableKey {
     OtherBlock,
     #[error("its PEM text is broken: lines are missing or changed")]
     BrokenPem,
-    #[error("its contents are broken: not a complete RSA private key")]
+    #[error(
+        "its contents are broken: not a complete RSA private key; restore it, or create a key with `tokenmint keys new`"
+    )]
     BrokenDer,
-    #[error("it has more than two primes, which Salesforce's verifiers and ours don't expect")]
+    #[error(
+        "it has more than two primes, which Salesforce's verifiers and tokenmint don't expect; create a key with `tokenmint keys new`"
+    )]
     MultiPrime,
 
     #[error(
@@ -176,7 +180,7 @@ pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey
         None => {}
     }
     let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
-    // Sections of tokenmint's own configuration.
+    // Whether a line begins a section of tokenmint's own configuration.
     let is_section = |line: &str| {
         let sections = ProfileKind::ALL.iter().map(|kind| kind.section()).chain(["keysets", "callers"]);
         let is_in = |section| Some(line.strip_prefix('[')?.strip_prefix(section)?.starts_with('.'));
@@ -187,7 +191,7 @@ pub(super) fn identify_text(text: &str, decoded: Option<&[u8]>) -> UnreadableKey
         () if text.is_empty() => UnreadableKey::Empty,
         () if begins(&["ssh-", "ecdsa-sha2-", "---- BEGIN SSH2"]) => UnreadableKey::SshPublicKey,
         () if begins(&["PuTTY-User-Key-File-"]) => UnreadableKey::Putty,
-        // Not parsed: it may hold a private key, and a parser would leave copies in memory.
+        // The text isn't parsed: it may hold a private key, and a parser would leave copies in memory.
         () if begins(&["{", "["]) && text.contains("\"keys\"") => UnreadableKey::JwkSet,
         () if begins(&["{"]) && text.contains("\"kty\"") => UnreadableKey::Jwk,
         () if begins(&["eyJ"]) && text.matches('.').count() == 2 => UnreadableKey::Jwt,

@@ -1,7 +1,7 @@
 //! Opens and checks the keys of all keysets, and reports every problem of any of them.
 //!
-//! A ring that replaces another is checked further, see [`PublicationHistory`]. A key that was parsed and checked before isn't
-//! parsed again.
+//! A ring that replaces another is checked further, see [`PublicationHistory`]. A key of the replaced ring isn't parsed again if its
+//! text and passphrase are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::directory_contents::DirectoryContents;
-use super::publication_history::{AnnouncedKey, AnnouncedKeyset, ModulusHash, PublicationHistory};
+use super::publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
 use super::ring::DerivedCertificateCache;
 use super::schedule::{self, Schedule};
 use super::{
@@ -42,7 +42,7 @@ impl KeyRing {
         loader.problems.extend(keyset_checks::copies_of_retired(&sets, &loader.retired));
         loader.warnings.extend(keyset_checks::shared_key_warnings(&sets));
         if let Some(previous) = previous {
-            loader.problems.extend(previous.history.check_transition(&announced_keysets(&sets), now));
+            loader.problems.extend(previous.history.check_transition(&published_keysets(&sets), now));
         }
         if !loader.problems.is_empty() {
             return Err(loader.problems);
@@ -60,18 +60,18 @@ impl KeyRing {
         now: UnixTime,
     ) -> Self {
         let before = previous.map(|previous| previous.history.clone()).unwrap_or_default();
-        let history: PublicationHistory = before.with_published(&announced_keysets(keysets.values()), now);
+        let history: PublicationHistory = before.with_published(&published_keysets(keysets.values()), now);
         Self { keysets, warnings, history }
     }
 }
 
 /// Collects the keys of `keysets` that verifiers see, and those that they no longer see.
-fn announced_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<AnnouncedKeyset<'a>> {
-    let key = |key: &'a KeysetKey| AnnouncedKey {
+fn published_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<PublishedKeyset<'a>> {
+    let key = |key: &'a KeysetKey| PublishedKey {
         modulus_hash: key.private.public.modulus_hash(),
         validity: &key.validity,
     };
-    let keyset = |keyset: &'a Arc<Keyset>| AnnouncedKeyset {
+    let keyset = |keyset: &'a Arc<Keyset>| PublishedKeyset {
         name: &keyset.name,
         used_by: &keyset.used_by,
         publish_lead: keyset.rules.publish_lead,
@@ -125,7 +125,7 @@ impl<'a> Loader<'a> {
             }
             KeysetSource::File { kid, path } => {
                 let found = self.key_file(&field, path.as_path(), &path.to_string(), keyset)?;
-                // After the file: if the file doesn't exist, the path may be a misplaced secret and must not be shown.
+                // This check comes after the read: if the file doesn't exist, the path may be a misplaced secret and must not be shown.
                 let folder = parent_directory(path.as_path());
                 self.ok_or_record(
                     &field,
@@ -203,7 +203,7 @@ impl<'a> Loader<'a> {
         self.key(field, origin, &text, keyset, &[])
     }
 
-    /// Parses and checks a key, unless the same text was parsed and checked before. Warns of quirks of the text that aren't `usual`.
+    /// Parses and checks a key, unless the previous ring has it. Warns of quirks of the text that aren't `usual`.
     fn key(
         &mut self,
         field: &str,
@@ -386,8 +386,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Reads the certificate beside a key, if there is one. An expired one is only a warning: the key is good, and a derived
-    /// certificate is published instead.
+    /// Reads the certificate beside a key, if there is one. One whose dates Salesforce rejects is only a warning: the key is good,
+    /// and a derived certificate is published instead.
     fn certificate_file(&mut self, field: &str, path: &Path, key: &PublicKey) -> Option<KeyCertificate> {
         // A broken symbolic link is reported as an error, not treated as a missing certificate.
         if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
@@ -426,7 +426,6 @@ fn single_key(kid: &KeyId, found: LoadedKey) -> (BTreeMap<KeyId, LoadedKey>, Sch
     (BTreeMap::from([(kid.clone(), found)]), Schedule::for_single_key(kid.clone()))
 }
 
-/// The rotation rules of `keyset`.
 pub(crate) const fn rotation_rules(keyset: &config::KeysetConfig) -> RotationRules {
     let config::KeysetConfig { publish_lead, longest_life, retire_margin, .. } = *keyset;
     RotationRules { publish_lead, longest_life, retire_margin }

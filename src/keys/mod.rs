@@ -3,12 +3,12 @@
 //!
 //! - Every key in a ring has passed the strength checks and a test signature.
 //! - Key ids are unique across the ring.
-//! - A ring never changes; a reload builds another. A `retirement` builds another too, from the ring in force and
-//!   `keyset.toml` alone.
-//! - A key that may neither sign nor be published isn't in a ring, so it leaves memory with the last ring that had it. A
-//!   load may read a retired key's file for its modulus hash, to reject copies of the key.
-//! - Buffers that hold PEM text, private numbers, passphrases or tokens' signatures are wiped when they are dropped
-//!   (`Zeroizing`, `SecretString`, or aws-lc). Public numbers and the signatures of self-checks aren't.
+//! - A ring's keys and dates never change; a reload builds another ring. A `retirement` builds another too, from the ring
+//!   in force and `keyset.toml` alone.
+//! - A new ring doesn't contain a key that may neither sign nor be published. So such a key leaves memory with the last
+//!   ring that had it. A load may read a retired key's file for its modulus hash, to reject copies of the key.
+//! - Buffers that hold PEM text, private numbers, passphrases or tokens' signatures are zeroized when dropped (crate
+//!   `zeroize`, crate `secrecy`, or aws-lc). Public numbers and the signatures of self-checks aren't.
 
 mod batch;
 mod certificate;
@@ -53,7 +53,7 @@ pub(crate) use pem_text::{PemQuirk, PemQuirks};
 pub(crate) use private_key::{MessageHash, PrivateKeyError, PublicKey, SigningFailed, modulus_hash_of_pem};
 pub use private_key::{PrivateKey, generate_private_key, hash_message};
 pub(crate) use public_numbers::PublicNumbers;
-pub use publication_history::{AnnouncedKey, AnnouncedKeyset, ModulusHash, PublicationHistory};
+pub use publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
 pub use ring::KeyRing;
 pub(crate) use ring::{Keyset, KeysetKey};
 pub use schedule::{

@@ -1,7 +1,8 @@
 //! Parses PEM text into the numbers of one RSA private key, or into an error that names the actual contents.
 //!
 //! It reads PKCS#1 (`RSA PRIVATE KEY`), PKCS#8 (`PRIVATE KEY`) and encrypted PKCS#8 (`ENCRYPTED PRIVATE KEY`, RFC 5958
-//! with the schemes of RFC 8018), identified by their contents. Every copy of the key made meanwhile is wiped.
+//! with the schemes of RFC 8018), identified by their contents. Every copy of the key made meanwhile is zeroized
+//! when dropped.
 
 use rsa::BigUint;
 use rsa::pkcs1::{RsaPrivateKey as Pkcs1, RsaPublicKey as PublicPkcs1};
@@ -100,7 +101,7 @@ pub(crate) struct ListenerKey {
     pub(crate) pem_quirks: PemQuirks,
 }
 
-/// Parses the first private key in a TLS listener's text. Every copy is wiped.
+/// Parses the first private key in a TLS listener's text. Every copy is zeroized when dropped.
 ///
 /// # Errors
 /// Says what the text holds instead.

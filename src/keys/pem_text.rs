@@ -1,7 +1,7 @@
 //! Finds the PEM blocks (RFC 7468) in text that was copied from a page, sent by mail, or put in an environment variable.
 //!
 //! Each accepted form is unambiguous. Deviations from openssl's form are collected as [`PemQuirks`], for one warning. Every copy of
-//! the text is wiped.
+//! the text is zeroized when dropped.
 
 use std::collections::BTreeSet;
 
@@ -269,7 +269,7 @@ fn unescape(text: &str) -> Zeroizing<String> {
     plain
 }
 
-/// Concatenates `parts` into a buffer of `length` bytes. A buffer that grew would leave unwiped copies.
+/// Concatenates `parts` into a buffer of `length` bytes. A buffer that grew would leave copies that aren't zeroized.
 fn concat_zeroizing<'a>(parts: impl Iterator<Item = &'a str>, length: usize) -> Zeroizing<String> {
     let mut joined = Zeroizing::new(String::with_capacity(length));
     parts.for_each(|part| joined.push_str(part));

@@ -4,6 +4,8 @@
 //! - A key that left the JWKS must not come back.
 //! - A key id must not change to another key.
 //!
+//! `emergency = true` allows the first, and the second for a key that wasn't retired.
+//!
 //! These rules apply per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
 //! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files
 //! alone count, as the new process doesn't know which keys verifiers have fetched.
@@ -16,21 +18,21 @@ use super::timeline::KeyValidity;
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem, ProfileName};
 
-/// SHA-256 of a public modulus in base64url, which identifies a key whatever its key id.
+/// SHA-256 of the base64url text of the modulus, which identifies a key whatever its key id.
 pub type ModulusHash = [u8; 32];
 
 /// The keys of one keyset that verifiers can see, and those that they no longer can.
-pub struct AnnouncedKeyset<'a> {
+pub struct PublishedKeyset<'a> {
     pub name: &'a Name,
     pub used_by: &'a [ProfileName],
     pub publish_lead: Duration,
-    pub keys: Vec<AnnouncedKey<'a>>,
+    pub keys: Vec<PublishedKey<'a>>,
     /// Listed keys that neither sign nor are published.
     pub gone: Vec<&'a KeyValidity>,
 }
 
 /// A key that signs or is published.
-pub struct AnnouncedKey<'a> {
+pub struct PublishedKey<'a> {
     pub modulus_hash: ModulusHash,
     pub validity: &'a KeyValidity,
 }
@@ -68,7 +70,7 @@ enum KeyFate {
 
 impl PublicationHistory {
     /// Checks the transition from the keys published so far to `keysets` at `now`. Returns the problems.
-    pub fn check_transition(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
+    pub fn check_transition(&self, keysets: &[PublishedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
         let mut problems = Vec::new();
         for keyset in keysets {
             for key in &keyset.keys {
@@ -88,8 +90,8 @@ impl PublicationHistory {
     /// Returns the source and the message of the first problem with `key`.
     fn find_problem(
         &self,
-        keyset: &AnnouncedKeyset<'_>,
-        key: &AnnouncedKey<'_>,
+        keyset: &PublishedKeyset<'_>,
+        key: &PublishedKey<'_>,
         now: UnixTime,
     ) -> Option<(&'static str, String)> {
         let kid = &key.validity.entry.kid;
@@ -162,7 +164,7 @@ impl PublicationHistory {
 
     /// Returns the history after `keysets` took effect at `now`.
     #[must_use]
-    pub fn with_published(&self, keysets: &[AnnouncedKeyset<'_>], now: UnixTime) -> Self {
+    pub fn with_published(&self, keysets: &[PublishedKeyset<'_>], now: UnixTime) -> Self {
         // The first ring of the process: the files alone tell what happened before.
         let is_start = self.keys.is_empty();
         let mut history = self.clone();
@@ -227,7 +229,7 @@ impl KeyRecord {
         }
     }
 
-    fn publish(&mut self, key: &AnnouncedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
+    fn publish(&mut self, key: &PublishedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
         self.published_since = self.known_since(key.validity.entry.added, now).min(now);
         self.fate = KeyFate::Published;
         self.modulus_hash = Some(key.modulus_hash);
@@ -277,11 +279,11 @@ mod tests {
         let profiles = [ProfileName::new(ProfileKind::Identity, name.clone())];
         let validities = RULES.validities(entries, at(now));
         assert!(validities.iter().all(|validity| validity.state(at(now)) != KeyState::Gone));
-        let keys = entries.iter().zip(&validities).map(|(entry, validity)| AnnouncedKey {
+        let keys = entries.iter().zip(&validities).map(|(entry, validity)| PublishedKey {
             modulus_hash: [entry.kid.as_str().as_bytes()[0]; 32],
             validity,
         });
-        let keyset = [AnnouncedKeyset {
+        let keyset = [PublishedKeyset {
             name: &name,
             used_by: &profiles,
             publish_lead: RULES.publish_lead,

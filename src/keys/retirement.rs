@@ -1,7 +1,7 @@
 //! Revokes retired keys in the ring that is in force, by `keyset.toml` alone.
 //!
 //! A leaked key must go even if something else is wrong: a broken configuration, a setting that needs a restart, a new key that is
-//! rejected. So this step needs only the ring and the retirement marks in `keyset.toml`, and nothing can reject it. The reload
+//! rejected. So this step needs only the ring and the retirement marks in `keyset.toml`, and no check can reject it. The reload
 //! that follows applies or rejects the rest.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -21,7 +21,7 @@ use crate::config::{KeyId, Problem};
 /// The file name of the schedule beside the keys.
 pub const SCHEDULE_FILE: &str = "keyset.toml";
 
-/// One `[[key]]` of a schedule: when the key signs. Without dates, always.
+/// One `[[key]]` of a schedule: when the key signs. The only key of a keyset may have no dates, and then always signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduleEntry {
     pub kid: KeyId,
@@ -197,8 +197,8 @@ fn parse_entry(
         let sign_from = sign_from?;
         if let Some(added) = added.filter(|added| sign_from < added.plus(publish_lead) && !emergency) {
             let message = format!(
-                "comes before verifiers know the key: added {added}, it may sign from {} on (`publish_lead` later). If it \
-                 must sign sooner, say `emergency = true`: until they fetch the keys anew, its tokens fail",
+                "comes before verifiers know the key, which was added {added}: set it to {} or later, or set \
+                 `emergency = true`; then its tokens fail until verifiers have fetched the keys",
                 added.plus(publish_lead)
             );
             section.problem("sign_from", message);

@@ -1,9 +1,9 @@
-//! Computes which key signs and which keys are published, from a schedule and the clock alone. The service, `keys list`,
-//! `keys rotate --plan`, `keys retire` and `check` all use it.
+//! Computes which key signs and which keys are published, from a schedule, the rules and the clock alone. The service and
+//! the commands all use it.
 //!
 //! - The key with the latest `sign_from` that has passed signs.
-//! - If that key was retired, the key that signed before it takes over, if verifiers know it at the time of the retirement. They
-//!   do if it has been published for the lead, or signed without the lead in an emergency, and hasn't left the JWKS.
+//! - If that key was retired, the latest earlier signer that verifiers know at the time of the retirement takes over. They know a
+//!   key that has been published for the lead, or signed without the lead in an emergency, and hasn't left the JWKS.
 //! - Otherwise no key signs until the next `sign_from`.
 //!
 //! The result depends on nothing else, so all replicas agree.
@@ -52,7 +52,8 @@ pub struct KeyValidity {
     pub entry: ScheduleEntry,
     /// The periods in which it signs, in order. It gets a second one if the key after it was retired.
     pub signing_periods: Vec<SigningPeriod>,
-    /// When it leaves the JWKS: with the margin after its last signing period, or at its retirement if that is earlier.
+    /// When it leaves the JWKS: [`RotationRules::longest_life`] and [`RotationRules::retire_margin`] after its last signing
+    /// period, or at its retirement if that is earlier.
     /// `None` while no end is known.
     pub(crate) published_until: Option<UnixTime>,
 }
@@ -75,7 +76,7 @@ impl KeyValidity {
         self.signing_periods.first().is_some_and(|period| period.has_begun(now))
     }
 
-    /// The beginning of its first signing period.
+    /// The beginning of its first signing period, or its `sign_from` if it has none.
     pub(crate) fn signs_from(&self) -> Option<UnixTime> {
         self.signing_periods.first().map_or(self.entry.sign_from, |period| period.from)
     }
@@ -105,8 +106,8 @@ impl KeyValidity {
 /// The durations that govern rotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationRules {
-    /// A key is published for at least this long before it signs, except in an emergency. Without an `added` date, nobody
-    /// can check it.
+    /// A key is published for at least this long before it signs, except in an emergency. Without an `added` date, only a
+    /// reload of a running service checks that.
     pub publish_lead: Duration,
     /// The longest lifetime of a token that the keys may have signed.
     pub longest_life: Duration,
@@ -233,7 +234,7 @@ mod tests {
         listed.iter().map(entry).collect()
     }
 
-    /// The states of `listed` at `now`, in a word.
+    /// The states of `listed` at `now`, one letter for each key.
     fn states(listed: &[(&str, i64, Option<i64>)], now: i64) -> String {
         let validities = RULES.validities(&entries(listed), at(now));
         let letter = |validity: &KeyValidity| match validity.state(at(now)) {

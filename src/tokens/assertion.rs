@@ -2,7 +2,7 @@
 //! Flow for Server-to-Server Integration").
 //!
 //! Header: `alg`, `typ`, `kid`. Body: `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, and a fresh
-//! `jti` each time, since Salesforce rejects one that it has seen.
+//! `jti` (Salesforce rejects replays).
 
 use std::sync::Arc;
 use std::time::Duration;

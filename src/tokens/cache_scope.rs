@@ -6,7 +6,7 @@ use crate::hash::PartsHasher;
 
 /// The scope of an access token's cache key.
 ///
-/// Changing any of them invalidates the cached tokens: nobody gets a token that was exchanged for another user, org or app.
+/// Changing any setting that it hashes invalidates the cached tokens: nobody gets a token that was exchanged for another user, org or app.
 #[derive(Clone, Copy)]
 pub(crate) struct CacheScope([u8; 32]);
 

@@ -1,5 +1,5 @@
 //! The extra claims that callers may set in a token: validated against the profile's `claims`, and written as JSON. Their
-//! canonical form is part of an access token's cache key.
+//! canonical form is part of a messaging access token's cache key.
 
 use super::invalid_field::InvalidField;
 use crate::json::Members;

@@ -10,7 +10,7 @@ use crate::keys::SigningFailed;
 /// A signed token, and the data that the response states about it.
 pub struct MintedToken {
     pub(crate) token: SecretString,
-    /// The id of the key that signed. `None` for an Intercom token: its secret has no id.
+    /// The id of the key that signed. `None` for an HS256 token: its secret has no id.
     pub(crate) kid: Option<KeyId>,
     pub(crate) issued_at: UnixTime,
     pub(crate) expires_at: UnixTime,

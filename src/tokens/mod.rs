@@ -1,5 +1,5 @@
-//! Mints each kind of token: builds its claims from a request and the time, and signs them with a key of the key ring.
-//! This is the hot path. It doesn't know HTTP or Salesforce's servers.
+//! Mints each kind of token: builds its claims from a request and the time, and signs them. A key of the key ring signs,
+//! or a shared secret for HS256. This is the hot path. It doesn't know HTTP or Salesforce's servers.
 //!
 //! - Each profile prepares at load everything that doesn't change: header, fixed claims and keys. A mint appends the
 //!   rest and signs.
@@ -69,7 +69,7 @@ impl Profiles {
         }
     }
 
-    /// Whether every profile has a key that signs at `now`. Intercom profiles always do: they sign with a secret.
+    /// Whether every profile has a key that signs at `now`. HS256 profiles always do: they sign with a secret.
     pub(crate) fn is_ready(&self, now: UnixTime) -> bool {
         self.identity.values().all(|profile| profile.signing_kid(now).is_ok())
             && self.oauth.values().all(|profile| profile.signing_kid(now).is_ok())

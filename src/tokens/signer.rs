@@ -1,7 +1,7 @@
 //! Runs signatures so that nothing else waits for them: a bounded queue, cooperative scheduling, and load shedding.
 //!
 //! A signature of RSA-2048 keeps a core busy for a third of a millisecond, or for nearly one on a CPU without AVX-512
-//! IFMA. One of RSA-4096 takes two milliseconds, or eleven. At most as many run at once as there are cores. The rest wait
+//! IFMA. One of RSA-4096 takes two milliseconds, or eleven. At most `concurrency` signatures or batches run at once. The rest wait
 //! in a [`SigningQueue`] for at most [`QUEUE_TIMEOUT`]; beyond that, and beyond its capacity, requests are shed.
 //! The time that the key's own signature took when the key was loaded decides where a signature runs.
 //!
@@ -9,12 +9,13 @@
 //!   signs, so that all ready tasks run first. So health and JWKS wait for one signature or one short batch at most.
 //!   Every request reaches this queue instead of an unbounded one inside the runtime, and its deadline counts from its
 //!   arrival. This needs a runtime that looks at its sockets after each task (`event_interval(1)`, see `app`). It costs
-//!   no throughput as measured. A pool of threads costs a tenth; signing without a bound makes JWKS wait a second.
+//!   no throughput as measured. For short signatures, a pool of threads would cost a tenth of it, and signing without a
+//!   bound would make JWKS wait a second.
 //! - A signature that takes longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
 //! - With a [`BatchSigner`], the holder of a permit also signs for other waiters, if enough are there for a batch to pay:
 //!   up to eight signatures with its own. It never waits for more waiters. A slow batch runs on the thread pool too.
-//! - Rejecting at once a request that can't be signed in time would make clients retry at once. Answering those retries
-//!   takes time from signatures. The wait itself slows the clients down.
+//! - Only a full queue rejects at once. A job that can't be signed in time isn't rejected before its time is over: an early
+//!   rejection would make clients retry at once, and answering retries takes time from signatures. The wait slows them down.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ struct SigningExecutor {
 }
 
 impl Signer {
-    /// At most `concurrency` signatures run at once, and `queue_capacity` wait.
+    /// At most `concurrency` signatures or batches run at once, and `queue_capacity` jobs wait.
     pub fn new(
         concurrency: usize,
         queue_capacity: usize,
@@ -86,7 +87,7 @@ impl Signer {
         Self::with(concurrency, queue_capacity, batch_signer, metrics, (MAX_INLINE_TIME, QUEUE_TIMEOUT))
     }
 
-    /// Like `new`, without threads of its own and without a bound on the wait. For tests with a paused clock: tokio advances that clock
+    /// Like `new`, without threads of its own and without a bound on the wait. It is for tests with a paused clock: tokio advances that clock
     /// whenever no task is ready, even while a thread works.
     pub fn without_threads(concurrency: usize, queue_capacity: usize, metrics: &Metrics) -> Self {
         Self::with(concurrency, queue_capacity, None, metrics, (Duration::MAX, Duration::MAX))
@@ -153,7 +154,7 @@ impl Signer {
                 signature.await.map_err(|_| self.acquire_failed(AcquireError::Abandoned))?
             }
             Acquired::Permit(permit, job) => {
-                // Even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been read yet.
+                // It yields even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been read yet.
                 for _ in 0..self.executor.yield_rounds(key) {
                     yield_to_scheduler().await;
                 }
@@ -228,8 +229,8 @@ impl SigningExecutor {
         (!others.is_empty()).then_some(SigningBatch { signer, others })
     }
 
-    /// How often to yield before signing. A new connection is accepted, registered and read after three rounds. Those rounds
-    /// cost little beside a batch, or beside a signature of a key longer than 2048 bits.
+    /// How often to yield before signing: once, or three times where batches or a key longer than 2048 bits make that cheap in
+    /// comparison. A new connection is accepted, registered and read after three rounds.
     fn yield_rounds(&self, key: &PrivateKey) -> usize {
         const USUAL_SIGNATURE_LEN: usize = 2048 / 8;
         if self.batch_signer.is_some() || key.signature_len() > USUAL_SIGNATURE_LEN { 3 } else { 1 }

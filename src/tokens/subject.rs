@@ -7,7 +7,8 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 use super::invalid_field::InvalidField;
 
 /// Placeholders that broken front ends send instead of a user's id, compared without regard to ASCII case. JavaScript, Java,
-/// Python, Ruby, Go and C print them for a missing value; `anonymousUser` is Spring Security's name for a visitor.
+/// Python, Ruby, Go and C print most of them for a missing value, and JavaScript the last two for an object. `anonymous` and
+/// Spring Security's `anonymousUser` stand for a visitor.
 const PLACEHOLDERS: &[&str] = &[
     "null",
     "(null)",

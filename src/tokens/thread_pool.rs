@@ -1,7 +1,7 @@
-//! A fixed pool of threads of low priority, for signatures that take too long for the runtime's own threads.
+//! A fixed pool of threads of low priority, for signatures and batches that take too long for the runtime's own threads.
 //!
-//! It has one thread for each core, at nice 2. A thread that answers a health check or a JWKS request takes its core at once when
-//! there is something to answer. The threads start with the first long signature.
+//! It has one thread for each permit of the signing queue, at nice [`NICE`]. A thread that answers a health check or a JWKS request takes its core at once when
+//! there is something to answer. The threads start with the first long signature or batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};

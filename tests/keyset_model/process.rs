@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokenmint::clock::UnixTime;
 use tokenmint::config::{KeyId, Name, ProfileKind, ProfileName};
 use tokenmint::keys::{
-    AnnouncedKey, AnnouncedKeyset, KeyState, KeyValidity, ModulusHash, PublicationHistory,
+    KeyState, KeyValidity, ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset,
 };
 
 use super::Counts;
@@ -287,7 +287,7 @@ fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Ve
     (is_readable && !directory.keys.is_empty()).then_some((keys, past))
 }
 
-fn announced<'a>(keys: &'a [Key], past: &'a [KeyValidity]) -> AnnouncedKeyset<'a> {
+fn announced<'a>(keys: &'a [Key], past: &'a [KeyValidity]) -> PublishedKeyset<'a> {
     thread_local! {
         static NAMES: (&'static Name, &'static [ProfileName]) = {
             let name = Name::parse("web").expect("a name");
@@ -296,8 +296,8 @@ fn announced<'a>(keys: &'a [Key], past: &'a [KeyValidity]) -> AnnouncedKeyset<'a
         };
     }
     let (name, used_by) = NAMES.with(|names| *names);
-    let key = |key: &'a Key| AnnouncedKey { modulus_hash: key.material, validity: &key.validity };
-    AnnouncedKeyset {
+    let key = |key: &'a Key| PublishedKey { modulus_hash: key.material, validity: &key.validity };
+    PublishedKeyset {
         name,
         used_by,
         publish_lead: RULES.publish_lead,

@@ -293,7 +293,7 @@ async fn without_a_library_auto_signs_one_at_a_time_and_required_does_not_start(
     }
 }
 
-/// The log of the start doesn't mention it either.
+/// The log of the start doesn't mention the library, and its file isn't mapped into the process.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn a_library_that_the_configuration_does_not_name_is_not_loaded() {

@@ -167,7 +167,7 @@ async fn a_browser_gets_no_cors_headers() {
     }
 }
 
-/// reliability.md, case 15. No response, log line or metric takes these values from the request.
+/// No response, log line or metric takes the values of these headers from the request.
 #[tokio::test]
 async fn forwarded_and_host_headers_are_never_read() {
     let service = Workspace::new().serve().await;

@@ -220,7 +220,7 @@ fn a_closed_output_pipe_is_no_panic() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
-/// Otherwise an API key, which is shown only once, would be lost without a message.
+/// If unwritable output were no failure, an API key, which is shown only once, would be lost without a message.
 #[tokio::test]
 async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
     let serving = Workspace::new();

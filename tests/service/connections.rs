@@ -129,7 +129,7 @@ async fn a_request_in_two_pieces_is_read_like_a_whole_one_and_so_is_the_next() {
     }
 }
 
-/// So a flood of silent connections closes only its own.
+/// An attacker's silent connections then close only each other.
 #[tokio::test]
 async fn at_the_limit_a_new_connection_closes_the_longest_idle_one() {
     let workspace = Workspace::new();
@@ -300,7 +300,7 @@ async fn a_full_signing_queue_is_503_with_retry_after_and_health_goes_on() {
     assert!(service.metrics().await.contains("tokenmint_signing_queue_depth 0"));
 }
 
-/// More requests at once than two cores sign in a quarter of a second. Those that have waited too long are refused
+/// More requests come at once than the host signs in a quarter of a second. Those that have waited too long are refused
 /// instead of signed, so the others aren't late as well.
 #[tokio::test]
 async fn a_signature_that_waited_too_long_is_503_and_counted() {
@@ -355,7 +355,7 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).expect("alive").count()
 }
 
-/// reliability.md, case 63: no file descriptor is left.
+/// The process has no file descriptor left.
 #[tokio::test]
 async fn without_descriptors_accepting_pauses_and_resumes_when_some_are_free() {
     let service = Workspace::new().serve().await;
@@ -410,7 +410,7 @@ async fn each_listener_has_descriptors_of_its_own() {
     assert!(!log.contains("can't accept connections"), "{log}");
 }
 
-/// reliability.md, case 52: a client that sends requests and reads no response.
+/// The client sends requests and reads no response.
 #[tokio::test]
 async fn a_client_that_reads_no_response_is_disconnected() {
     let _timed = timed();
@@ -429,7 +429,7 @@ async fn a_client_that_reads_no_response_is_disconnected() {
     assert!(service.metrics().await.contains("tokenmint_connections{listener=\"minting\"} 1"));
 }
 
-/// Goal G-19, in the form that CI runs; `make chaos FULL=1` has ten thousand, in more patterns.
+/// This is the form that CI runs; `make chaos FULL=1` opens ten thousand connections, in more patterns.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
@@ -460,7 +460,7 @@ async fn thousands_of_connections_cost_little_and_are_gone_in_six_seconds() {
         // It may have been closed already.
         let _ = stream.write_all(patterns[n % patterns.len()].as_bytes());
         open.push(stream);
-        // The pause after each 50 connections. The host's queue of connections to accept may be short. A connection that
+        // The test pauses after each 50 connections. The host's queue of connections to accept may be short. A connection that
         // finds it full is tried again a second later.
         if n % 50 == 0 {
             std::thread::sleep(Duration::from_millis(10));

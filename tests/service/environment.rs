@@ -42,7 +42,7 @@ async fn a_service_needs_no_file_at_all() {
     assert_eq!(body["kid"], "EnvKey");
 }
 
-/// For example in an image built from scratch. Everything that doesn't need Salesforce works.
+/// An image built from scratch has none, for example. Everything that doesn't need Salesforce works.
 #[tokio::test]
 async fn a_host_without_certificate_authorities_mints() {
     let mut workspace = Workspace::new();
@@ -78,7 +78,7 @@ fn a_secret_can_be_given_as_a_file_and_not_twice() {
     let line = "intercom.fin.secret (environment TOKENMINT_INTERCOM__FIN__SECRET): is given twice";
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
     assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
-    // Also where one of the two is in the configuration file, which has `secret_file`.
+    // The same holds where one of the two is in the configuration file, which has `secret_file`.
     let mut workspace = Workspace::new();
     workspace.set("TOKENMINT_INTERCOM__FIN__SECRET", "another-messenger-api-secret-0123456789");
     let ran = workspace.run(&["check"]);
@@ -124,7 +124,7 @@ fn the_file_is_named_by_flag_or_variable_and_paths_start_beside_it() {
     workspace.run(&["check"]).ok();
 }
 
-/// Otherwise an unreadable file would count as empty, and the variables as the whole configuration.
+/// If this weren't an error, an unreadable file would count as empty, and the variables as the whole configuration.
 #[test]
 fn only_a_file_that_is_not_there_may_be_left_out() {
     let mut workspace = Workspace::bare();

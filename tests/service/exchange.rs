@@ -415,7 +415,7 @@ async fn a_token_is_renewed_in_the_background_and_the_old_one_serves_if_that_fai
     service.oauth().await.ok();
     service.pass(64);
     service.oauth().await.ok();
-    // A whole exchange for another user, which takes longer than the start of a renewal would.
+    // An exchange for another user takes longer than the start of a renewal would.
     service.messaging("user-1").await.ok();
     assert_eq!(service.fake.asked(), 2, "not before 65 % of its life");
     service.fake.is(Mood::Hang);
@@ -449,7 +449,7 @@ async fn a_token_expires_by_whichever_clock_says_so_first() {
     service.clock.set(UnixTime::from_seconds(service.clock.now().seconds() - 3600));
     service.pass(101);
     assert_eq!(service.oauth().await.ok()["cached"], false);
-    // And then forward a day.
+    // Then it is set forward a day.
     service.clock.set(UnixTime::from_seconds(service.clock.now().seconds() + 86_400));
     assert_eq!(service.oauth().await.ok()["cached"], false);
     assert_eq!(service.fake.asked(), 3);
@@ -803,7 +803,7 @@ async fn a_salesforce_that_hangs_is_a_504_and_slows_down_nothing_else() {
         let answer = ask.await.expect("no panic");
         answer.refused(504, "upstream_timeout", None);
     }
-    // The timeout of one exchange, and not of several in a row.
+    // All callers waited for one exchange, and not for several in a row.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(service.fake.asked(), 1);
 }
@@ -817,7 +817,7 @@ fn is_whole(request: &[u8]) -> bool {
     })
 }
 
-/// reliability.md, case 85: the other side may close a kept connection at any time.
+/// The other side may close a kept connection at any time.
 #[tokio::test]
 async fn a_connection_that_salesforce_has_closed_costs_no_exchange() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -1098,7 +1098,7 @@ async fn a_full_cache_stores_a_new_token() {
 #[tokio::test]
 async fn a_returned_lifetime_is_bounded_and_counted_by_the_clock_with_less_left() {
     let service = Fixture::start().await;
-    // In milliseconds, like Salesforce's own command line writes it.
+    // The value is in milliseconds, like Salesforce's own command line writes it.
     let exp = (service.clock.now().seconds() + 7200) * 1000;
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
     service.fake.is(Mood::Json(
@@ -1197,7 +1197,7 @@ async fn a_thousand_users_stay_within_cache_and_login_limit() {
             service.pass(20);
         }
     }
-    // 200 a minute, and the requests take three minutes and twenty seconds of the test's clock.
+    // The limit is 200 a minute, and the requests take three minutes and twenty seconds of the test's clock.
     assert_eq!(served, service.fake.asked());
     assert!((600..=800).contains(&served), "{served}");
     let entries = value(&service, "tokenmint_token_cache_entries").await.expect("a number");
@@ -1365,7 +1365,7 @@ async fn a_duplicated_response_is_not_used_for_another_login() {
 /// A thousand users of two profiles, while tokens are renewed and evicted. Each caller gets only its user's token.
 #[tokio::test]
 async fn no_token_ever_reaches_another_user() {
-    // A cache that is too small for all, so tokens are evicted.
+    // The cache is too small for all, so tokens are evicted.
     let service = Arc::new(Fixture::with("[server.limits]\ntoken_cache = \"256 KiB\"\n").await);
     let mut readers = Vec::new();
     for reader in 0..8_u64 {

@@ -138,7 +138,7 @@ async fn five_thousand_exchanges_with_every_fault_cache_nothing_wrong() {
             let again = fixture.service.post(path, API_KEY, &body).await;
             fixture.is_sound(sub.as_deref(), &again).await;
         }
-        // Beyond the lifetime of 100 s, so that OAuth tokens are exchanged again, and beyond the negative cache.
+        // This is longer than the lifetime of 100 s, so that OAuth tokens are exchanged again, and than the negative cache.
         fixture.service.pass(101);
         let counts = fixture.sandbox.counts();
         exchanges = counts.token + counts.messaging;
@@ -158,8 +158,7 @@ async fn a_session_that_salesforce_ends_is_renewed_when_a_caller_says_so() {
     assert_ne!(again.ok()["access_token"], token);
 }
 
-/// reliability.md, case 13: neither is accepted at the other's endpoint. That holds even where one key signs both,
-/// of which `check` warns.
+/// Neither is accepted at the other's endpoint. That holds even where one key signs both, of which `check` warns.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token() {
     let Fixture { service, salesforce, .. } = Fixture::begin(1).await;
@@ -182,7 +181,7 @@ async fn an_identity_token_is_no_assertion_and_an_assertion_is_no_identity_token
             &format!("{profile}\"{keyset}\""),
             1,
         ));
-        // Otherwise the service refuses to let a profile sign with a new key.
+        // Without `emergency`, the service refuses to let a profile sign with a new key.
         let schedule = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\nemergency = true\n";
         service.workspace.write("keys/web/keyset.toml", schedule);
         service.reload();

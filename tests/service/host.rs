@@ -28,7 +28,7 @@ fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// reliability.md, case 44. A signing key is in memory only in the library's own form, at most twice.
+/// A signing key is in memory only in the library's own form, at most twice.
 #[tokio::test]
 #[ignore = "needs root, to look into another process: make system"]
 async fn no_copy_of_a_key_is_left_in_memory_as_text_or_der() {
@@ -148,7 +148,8 @@ fn as_user(uid: u32, script: &str) -> String {
     String::from_utf8_lossy(&ran.expect("bash runs").stdout).into_owned()
 }
 
-/// reliability.md, cases 42, 43 and 49.
+/// Another process of the service's user tries to read its memory, environment and descriptors, and to attach like a
+/// debugger.
 #[test]
 #[ignore = "needs root and strace: make system"]
 fn no_process_of_its_user_reads_its_memory_and_it_leaves_no_core_dump() {
@@ -189,7 +190,7 @@ async fn running_as_root_is_warned_of() {
     service.logged("runs as root").await;
 }
 
-/// reliability.md, case 50, and a kernel that refuses the protection.
+/// The service runs under strace: first normally, then on a kernel that refuses the protection.
 #[test]
 #[ignore = "needs root and strace: make system"]
 fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {

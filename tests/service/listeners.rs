@@ -173,7 +173,7 @@ async fn tls_serves_verifying_clients_and_mutual_tls_those_with_a_certificate() 
 
 const TLS: &str = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate_file = \"server.crt\"\nprivate_key_file = \"server.key\"\n";
 
-/// Otherwise a client can't tell the end from a truncation attack.
+/// Without `close_notify`, a client can't tell the end from a truncation attack.
 #[tokio::test]
 async fn tls_ends_with_close_notify() {
     let workspace = Workspace::new();
@@ -204,7 +204,7 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
     let service = workspace.serve().await;
     let stream = TcpStream::connect(service.address("minting")).await.expect("connected");
     let start = Instant::now();
-    // A slow client.
+    // The client is slow.
     tokio::time::sleep(BEFORE).await;
     let mut stream = handshake(&workspace, stream, None).await;
     stream.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("written");
@@ -215,8 +215,8 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
     assert!(said.is_empty() && (LIMIT..BEFORE + LIMIT).contains(&took), "{took:?}");
 }
 
-/// Neither on the connection that it opened nor in a resumed TLS session. The same holds for an expired
-/// intermediate certificate.
+/// An expired certificate mints neither on the connection that it opened nor in a resumed TLS session. The same holds
+/// for an expired intermediate certificate.
 #[tokio::test]
 async fn an_expired_client_certificate_mints_no_more() {
     // The service must start while the certificate is valid.
@@ -355,7 +355,7 @@ async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     for _ in 0..50 {
         idle.push(TcpStream::connect(&address).await.expect("connected"));
     }
-    // A client in the middle of its body, which finishes it.
+    // This client is in the middle of its body, and finishes it.
     let mut late = TcpStream::connect(&address).await.expect("connected");
     let body = user_1().to_string();
     let head = format!(
@@ -365,7 +365,7 @@ async fn sigterm_finishes_requests_and_ends_in_time_whatever_clients_do() {
     );
     late.write_all(head.as_bytes()).await.expect("written");
     late.write_all(&body.as_bytes()[..3]).await.expect("written");
-    // And a client that never finishes it.
+    // This client never finishes it.
     let mut stuck = TcpStream::connect(&address).await.expect("connected");
     stuck.write_all(head.as_bytes()).await.expect("written");
     eventually("all are accepted", async || {
@@ -491,7 +491,7 @@ async fn a_request_that_got_100_continue_is_answered_after_sigterm() {
     assert!(status.success() && took < Duration::from_secs(5), "{took:?}");
 }
 
-/// Neither in operation nor during the shutdown, which an open connection prolongs.
+/// SIGHUP kills the service neither in operation nor during the shutdown, which an open connection prolongs.
 #[tokio::test]
 async fn sighup_never_kills() {
     let workspace = Workspace::new();

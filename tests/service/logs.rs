@@ -103,7 +103,7 @@ fn refused_unaudited(answer: &Answer) {
     assert_eq!(answer.header("retry-after"), "1");
 }
 
-/// reliability.md, case 99.
+/// With audit `best-effort`, minting doesn't depend on the log.
 #[tokio::test]
 async fn minting_goes_on_with_a_full_disk_a_closed_log_pipe_and_no_output() {
     let full = || File::options().write(true).open("/dev/full").expect("Linux");

@@ -269,7 +269,7 @@ async fn before_the_first_key_signs_the_service_is_alive_but_not_ready() {
     assert_eq!(service.get("/readyz").await.status.as_u16(), 503);
 }
 
-/// Unchanged in every character: digits, sign, zeros, exponent.
+/// A signed number is unchanged in every character: digits, sign, zeros, exponent.
 #[tokio::test]
 async fn a_number_in_a_claim_is_signed_unchanged_or_refused() {
     let service = Workspace::new().serve().await;

@@ -57,7 +57,7 @@ fn subject_patterns() -> (Regex, Vec<Regex>) {
     (patterns.remove(0), patterns)
 }
 
-/// The exception are unassigned characters: the schema doesn't list them.
+/// Unassigned characters are the exception: the schema doesn't list them.
 #[test]
 fn the_schema_of_subjects_allows_what_the_service_allows() {
     let (wanted, unwanted) = subject_patterns();

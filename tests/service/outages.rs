@@ -100,7 +100,7 @@ async fn service_of(salesforce: &str) -> InProcess {
     InProcess::start(clock, salesforce, "").await
 }
 
-/// reliability.md, case 68: the timeout of five seconds is for the whole answer, and not between two bytes.
+/// The timeout of five seconds is for the whole answer, and not between two bytes.
 #[tokio::test]
 async fn an_answer_that_drips_or_stalls_times_out_after_five_seconds() {
     let half_a_second = Duration::from_millis(500);
@@ -127,7 +127,7 @@ async fn an_answer_that_drips_or_stalls_times_out_after_five_seconds() {
     join_all(waits).await;
 }
 
-/// reliability.md, case 74: an answer is read up to 64 KiB, and a longer one is an error.
+/// An answer is read up to 64 KiB, and a longer one is an error.
 #[tokio::test]
 async fn an_answer_of_64_kib_is_read_and_a_longer_one_is_aborted() {
     const PIECE: usize = 8 << 10;
@@ -153,7 +153,7 @@ async fn an_answer_of_64_kib_is_read_and_a_longer_one_is_aborted() {
     assert!(sent < 16 << 20, "{sent} bytes");
 }
 
-/// reliability.md, case 75: an assertion is sent only to the configured URL.
+/// An assertion is sent only to the configured URL.
 #[tokio::test]
 async fn no_redirect_is_followed() {
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -202,7 +202,7 @@ fn certified(
     Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).expect("a pair"))
 }
 
-/// reliability.md, case 67. A host without a valid certificate gets no assertion, and neither does one whose name
+/// A host without a valid certificate gets no assertion, and neither does one whose name
 /// doesn't resolve. Minting goes on.
 #[tokio::test]
 async fn a_host_with_an_invalid_certificate_gets_no_assertion() {
@@ -272,7 +272,7 @@ async fn a_host_with_an_invalid_certificate_gets_no_assertion() {
     }
 }
 
-/// reliability.md, case 83: a crash loop shares one budget.
+/// A crash loop shares one budget.
 #[tokio::test]
 async fn a_restart_does_not_reset_the_login_budget() {
     let now = SystemClock::default().now();

@@ -57,7 +57,7 @@ async fn a_reload_does_not_reset_rate_limits() {
         async |sub: &str| service.post("/identity-token", "few", &json!({"sub": sub})).await.status.as_u16();
     let asks = async || service.post("/oauth-assertion", "slow", &json!({})).await.status.as_u16();
 
-    // Just before the first minute of the monotonic clock ends.
+    // This is just before the first minute of the monotonic clock ends.
     service.pass(59);
     for sub in ["a", "b", "c"] {
         assert_eq!(names(sub).await, 200, "{sub}");

@@ -110,7 +110,7 @@ async fn a_bad_body_is_a_400_that_names_the_field() {
     assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 70"#));
 }
 
-/// The same for names that look like one: in another case, with invisible characters, or in the body itself.
+/// Names that look like a registered claim are refused too: in another case, with invisible characters, or beside `claims`.
 #[tokio::test]
 async fn no_caller_sets_a_registered_claim() {
     let service = Workspace::new().serve().await;

@@ -85,7 +85,7 @@ async fn a_change_is_applied_within_five_seconds_without_a_signal() {
         service.post("/identity-token", &another_user()).await.ok()["expires_in"] == 1200
     })
     .await;
-    // And a change of a file that the configuration names.
+    // The service also applies a change of a file that the configuration names.
     let asked = json!({"user_id": "user-1"});
     let with_another = service.post("/intercom-user-jwt", &asked).await.ok()["token"].clone();
     workspace.write("intercom.secret", "a-third-messenger-api-secret-0123456789");

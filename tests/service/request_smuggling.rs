@@ -32,7 +32,7 @@ fn post(headers: &str, body: &str) -> String {
 
 const NEXT: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: smuggled\r\n\r\n";
 
-/// reliability.md, cases 54 to 58. A server that parsed the request differently would answer the request behind it.
+/// A server that parsed the request differently would answer the request behind it.
 #[tokio::test]
 async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
     let service = Workspace::new().serve().await;

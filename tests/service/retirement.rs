@@ -175,7 +175,7 @@ async fn retire_needs_only_the_key_s_directory_of_the_configuration() {
     assert!(unread.stderr.contains("--directory"), "{}", unread.stderr);
 }
 
-/// With the directory alone, where the configuration can't be read: the command asks the service which key signs.
+/// The configuration can't be read, so the command gets the directory alone. It asks the service which key signs.
 #[tokio::test]
 async fn a_retirement_by_directory_asks_the_service_what_signs() {
     let workspace = Workspace::bare();
@@ -207,13 +207,13 @@ async fn copies_of_a_retired_key_are_retired_too() {
     assert_eq!(kid(&service).await, "WebAppKey1");
 }
 
-/// Also in other keysets, and without a running service. A start keeps what the files say is retired.
+/// Copies are retired in other keysets too, and without a running service. A start keeps what the files say is retired.
 #[tokio::test]
 async fn a_retirement_retires_every_copy_in_a_directory_and_names_the_others() {
     let workspace = Workspace::bare();
     let third = "[keysets.third]\nkid = \"Third\"\nkey_file = \"keys/third.key\"\n";
     workspace.configure(&asked_over_a_socket(&format!("{}{third}", configuration())));
-    // In its own directory, in another keyset's, and as a single file.
+    // The copies are in the key's own directory, in another keyset's, and in a single file.
     for copy in ["keys/web/WebAppKey2.key", "keys/crm/Copy.key", "keys/third.key"] {
         workspace.write_key(copy, &KEYS.web);
     }
@@ -961,7 +961,7 @@ fn a_key_file_in_a_folder_where_others_can_replace_it_is_refused() {
             ran.stderr
         );
     }
-    // Beside the configuration, named without a directory.
+    // The key file is beside the configuration, and named without a directory.
     let key = fs::read(workspace.path("keys/web/WebAppKey1.key")).expect("the key");
     workspace.write_key("WebAppKey1.key", std::str::from_utf8(&key).expect("PEM"));
     workspace
@@ -1085,7 +1085,7 @@ async fn a_configuration_that_is_too_large_is_refused_and_seen_when_it_shrinks()
     workspace.configure(&format!("{text}\n#{}\n", "x".repeat(4 << 20)));
     assert_eq!(workspace.run(&["check"]).code(), 64);
     service.logged("larger than 4096 KiB").await;
-    // Also behind the first 4 MiB.
+    // The service also notices a change behind the first 4 MiB.
     workspace.configure(&text.replace("ttl = \"30m\"", "ttl = \"20m\""));
     eventually("the ttl is 20m", async || {
         service.post("/identity-token", &another_user()).await.json()["expires_in"] == 1200

@@ -227,7 +227,7 @@ async fn the_right_key_signs_after_the_clock_was_set() {
     let service = InProcess::of(Arc::new(two_keys(NOW + 30 * 60)), clock.clone()).await;
     for step in [HOUR, -HOUR, DAY, -DAY, 2 * HOUR, -2 * HOUR, 30 * 60, -1] {
         clock.set(at(clock.now().seconds() + step));
-        // With a reload, like after the poll, and without.
+        // The key must be right with a reload, like after the poll, and without one.
         for reloads in [false, true] {
             if reloads {
                 service.reload();
@@ -384,7 +384,7 @@ fn a_retirement_that_was_interrupted_is_completed_by_the_same_command() {
     assert_eq!(listed[2]["state"], "signing", "{listed}");
 }
 
-/// The service drops a leaked key within five seconds, by the file alone, and always has a key that signs.
+/// The service drops a leaked key within five seconds, by the file alone. The pending key signs in its place.
 #[tokio::test]
 async fn a_retired_key_leaves_signing_and_the_jwks_of_a_running_service() {
     let _timed = timed();

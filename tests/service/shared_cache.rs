@@ -20,7 +20,7 @@ use crate::support::{
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "f00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-/// So long that Redis on a busy machine doesn't count as hanging.
+/// With this timeout, Redis on a busy machine doesn't count as hanging.
 const PATIENT: &str = "timeout = \"5s\"";
 
 /// A redis-server on loopback, killed on drop.
@@ -185,7 +185,7 @@ async fn concurrent_requests_to_three_replicas_cause_one_exchange() {
     assert_eq!(waited, 4, "two replicas in each round");
 }
 
-/// Renewals are shared as well. Otherwise each replica would log in at two thirds of a token's lifetime.
+/// Renewals are shared as well. Otherwise each replica would log in at 65 to 75 % of a token's lifetime.
 #[tokio::test]
 #[ignore = "needs redis-server: make system"]
 async fn a_token_is_renewed_by_one_replica_for_all() {

@@ -58,7 +58,7 @@ fn nothing_signs_or_decrypts_with_the_crate_rsa() {
     }
 }
 
-/// Also in the image. Without the setting each start takes up to 50 ms longer.
+/// The setting also reaches the image. Without it each start takes up to 50 ms longer.
 #[test]
 fn every_build_excludes_jitter_entropy() {
     let text = |name| fs::read_to_string(root().join(name)).expect("a file");

@@ -97,7 +97,7 @@ impl Workspace {
         fs::write(path, content).expect("a file");
     }
 
-    /// A file that only its owner can read.
+    /// Writes a file that only its owner can read.
     pub fn write_key(&self, name: &str, pem: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("inside the folder")).expect("a folder");

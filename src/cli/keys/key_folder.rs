@@ -165,7 +165,7 @@ pub(crate) fn find_copies(
     (copies, failures)
 }
 
-/// Returns the ids, except `kid`, under which `keyset` uses the key with this `material`.
+/// Returns the ids under which `keyset` uses the key with this `material`: in a directory, the listed ones except `kid`.
 fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
     let is_it = |path: &Path| modulus_hash_of_file(path, passphrase) == Some(material);

@@ -42,9 +42,9 @@ struct KeyRow {
     signs_until: Option<UnixTime>,
     published_until: Option<UnixTime>,
     certificate_expires_at: Option<UnixTime>,
-    /// The last fetch by each class of clients, from the running service; `null` if no service answers.
+    /// The last fetch by each class of clients, from the running service; `null` for a gone key, or if no service answers.
     fetched: Option<BTreeMap<String, UnixTime>>,
-    /// The upper bound of unexpired tokens that the key signed; `null` if no service answers.
+    /// The upper bound of unexpired tokens that the key signed; `null` for a gone key, or if no service answers.
     live_tokens: Option<u64>,
 }
 

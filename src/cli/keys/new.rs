@@ -15,7 +15,8 @@ use crate::keys::{KeyDirectory, SCHEDULE_FILE};
 
 /// Make a key pair: the private key, its certificate, and the JWK to upload to Salesforce
 ///
-/// Writes KID.key (readable by you only), KID.crt and KID.jwk. Nothing is overwritten.
+/// Writes KID.key (with owner and mode of the keys beside it, otherwise readable by its owner only), KID.crt and
+/// KID.jwk. Nothing is overwritten.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys new WebAppKey1 --keyset web")]
 pub(in crate::cli) struct NewKeyCommand {
@@ -57,7 +58,7 @@ impl NewKeyCommand {
                 now.plus(DEFAULT_PUBLISH_LEAD),
             )));
         }
-        // Checked before seconds are spent on a key, and again once the directory is locked.
+        // The id is checked before seconds are spent on a key, and again once the directory is locked.
         if let Some(kid) = &self.kid {
             check_kid_unused(&directory, kid)?;
         }
@@ -79,7 +80,7 @@ impl NewKeyCommand {
     }
 }
 
-/// Returns the key of a directory without a schedule. A second key beside it would be ambiguous.
+/// Returns the name of a key file in a directory without a schedule. A second key beside it would be ambiguous.
 fn unscheduled_key(directory: &Path) -> Result<Option<String>, CliError> {
     let listing = match fs::read_dir(directory) {
         Ok(listing) => listing,

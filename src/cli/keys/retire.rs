@@ -1,4 +1,4 @@
-//! `tokenmint keys retire`: revokes a key at once, although its tokens then fail. For compromised keys.
+//! `tokenmint keys retire`: revokes a key at once, although its tokens then fail. It is for compromised keys.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -222,7 +222,7 @@ impl RetireKeyCommand {
             .map(|(keyset, key_metrics)| key_metrics.live_tokens(&keyset.name, kid));
         let others = || {
             folders.iter().zip(written).enumerate().flat_map(|(at, (folder, written))| {
-                // In the first folder, all ids except the key's own.
+                // In the first folder, the key's own id is left out.
                 folder
                     .kids
                     .iter()
@@ -364,7 +364,7 @@ fn wait_until_dropped(
         if let Some(kid) = used {
             return Some(format!("still uses `{kid}`"));
         }
-        // Read again, because another command may have written meanwhile.
+        // The files are read again, because another command may have written meanwhile.
         let soon = clock.now().plus(Duration::from_secs(1));
         let successors = folders.iter().filter_map(|folder| folder.signing(soon));
         let successor = successors.into_iter().find(|kid| !signs(status, kid))?;

@@ -26,8 +26,8 @@ use crate::keys::{
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
 /// Writes the key, its certificate and JWK, and its entry in keyset.toml. A running service reloads them by itself,
-/// and the command waits until it has. Exits with 1 if the service rejects them, or if another key is already
-/// pending.
+/// and the command waits until it has. Exits with 1 if the service rejects them or, without --emergency, if another
+/// key is already pending.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys rotate --plan")]
 pub(in crate::cli) struct RotateKeyCommand {
@@ -85,7 +85,7 @@ impl RotateKeyCommand {
         let keysets = context.keysets()?;
         let (keyset, directory_path) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
         let rules = rotation_rules(keyset);
-        // Checked before seconds are spent on a key, and again once the directory is locked for the change.
+        // The plan is checked before seconds are spent on a key, and again once the directory is locked for the change.
         {
             let now = context.clock_and_rng.clock.now();
             let directory =

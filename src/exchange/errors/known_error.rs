@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Back-off after a rate limit if Salesforce sends no `Retry-After`.
+/// Back-off after a rate limit if Salesforce sends no `Retry-After` and the row sets no other.
 pub(super) const DEFAULT_BACKOFF: Duration = Duration::from_mins(1);
 
 /// Whether retrying can help.

@@ -1,7 +1,7 @@
 //! Diagnoses error responses of Salesforce: maps each to a cause, a fix, and whether retrying can help.
 //!
-//! The endpoints, the doctor and the table in `docs/troubleshooting.md` all take their texts from [`table`]. Descriptions match
-//! by whole words, since they differ between releases, and codes exactly; both are compared in lower case.
+//! The endpoints, the doctor and the table in `docs/troubleshooting.md` all take their texts from [`table`]. Descriptions
+//! match by whole words, since they differ between releases, and codes exactly; both are compared in lower case.
 
 mod known_error;
 pub(crate) mod table;
@@ -67,7 +67,7 @@ fn look_up(
         // Salesforce may report its rate limits with any status.
         (_, Some(diagnosis)) if diagnosis.class == Limited => diagnosis,
         (429, _) => &RATE_LIMIT,
-        // A known cause counts even with a status of 500: waiting doesn't fix a configuration.
+        // A known cause counts even with a status from 500 on: waiting doesn't fix a configuration.
         (_, Some(diagnosis)) => diagnosis,
         (500.., None) => &SERVER_ERROR,
         (_, None) => unknown,

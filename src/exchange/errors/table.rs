@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::known_error::ErrorClass::{Limited, Permanent, Transient};
 use super::known_error::{DEFAULT_BACKOFF, Diagnosis, KnownError, known_error};
 
-/// Back-off after Salesforce's login limit. Salesforce refuses the user for an hour, but an administrator can end that
-/// earlier; with a quarter of an hour, tokenmint notices soon.
+/// Back-off after Salesforce's login limit. Salesforce says to wait an hour; a shorter back-off notices soon when logins
+/// succeed again.
 const LOGIN_LIMIT_BACKOFF: Duration = Duration::from_mins(15);
 
 /// The ids that other modules refer to.
@@ -393,7 +393,7 @@ pub(super) static SERVER_ERROR: Diagnosis = Diagnosis {
     id: "trouble",
     class: Transient,
     backoff: DEFAULT_BACKOFF,
-    cause: "Salesforce is in trouble",
+    cause: "Salesforce answered with a server error",
     fix: "wait; see status.salesforce.com",
 };
 

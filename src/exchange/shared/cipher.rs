@@ -1,11 +1,11 @@
 //! Encryption of the shared cache's entries. Read access to the store reveals no token and no subject. Write access can't
-//! forge an entry. One key, derived by HKDF from the configured secret, encrypts all entries; there is no envelope
-//! encryption.
+//! forge an entry. One key, derived by HKDF from the configured secret, encrypts all entries; this isn't
+//! envelope encryption.
 //!
 //! Each entry is a format byte, a random 96-bit nonce, the AES-256-GCM ciphertext (NIST SP 800-38D) and its tag. Its
-//! kind and cache key are authenticated as associated data, so an entry is valid only for its own cache key. Three
-//! values are derived from the configured key by HKDF (RFC 5869): the encryption key, the HMAC key that makes store
-//! keys, and an id of the configured key.
+//! kind and, except for announcements, its cache key are authenticated as associated data. So a token or failure is valid
+//! only for its own cache key. Three values are derived from the configured key by HKDF (RFC 5869): the encryption key, the
+//! HMAC key that makes store keys, and an id of the configured key.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Prk};
@@ -27,13 +27,13 @@ pub(crate) struct EntryCipher {
     key_id: String,
 }
 
-/// The kind and cache key of an entry, authenticated as associated data.
+/// The kind of an entry, and the cache key of a token or failure, authenticated as associated data.
 #[derive(Clone, Copy)]
 pub(crate) enum EntryContext<'a> {
     Token(&'a CacheKey),
     /// The failure of an exchange for that key.
     Failure(&'a CacheKey),
-    /// The announcement of a rejected token.
+    /// The announcement of a rejected token, whose plaintext has the cache key.
     Rejection,
 }
 
@@ -63,12 +63,12 @@ impl EntryCipher {
         }
     }
 
-    /// The prefix of all store keys.
+    /// The prefix of all store keys except those of login counts.
     pub(crate) fn prefix(&self) -> String {
         format!("tokenmint:{FORMAT}:{}", self.key_id)
     }
 
-    /// The store key of a cache key: its HMAC, without the prefix.
+    /// The last part of the store keys of a cache key: its HMAC.
     pub(crate) fn store_key(&self, key: &CacheKey) -> String {
         HEXLOWER.encode(hmac::sign(&self.name_key, key.as_bytes()).as_ref())
     }

@@ -1,6 +1,6 @@
 //! Serialization of tokens and failures for the shared cache. The token, URLs and session subject of an entry are
-//! validated like a response of Salesforce; `token_format`, `scope` and `last_event_id` aren't. This replica's own
-//! settings limit the lifetime.
+//! validated like a response of Salesforce; `token_format`, `scope` and `last_event_id` aren't. The
+//! lifetime is at most [`MAX_TOKEN_LIFETIME`], and a default lifetime at most this replica's own.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -27,7 +27,7 @@ struct CachedEntry<'a> {
     kid: Cow<'a, str>,
     obtained_at: i64,
     expires_at: i64,
-    /// Whether the lifetime is the profile's default, because Salesforce reported none.
+    /// Whether the lifetime is the default, because Salesforce reported none.
     assumed: bool,
 }
 
@@ -36,7 +36,7 @@ struct CachedEntry<'a> {
 pub(crate) enum EntryRejected {
     /// It isn't a valid response for this request.
     Invalid,
-    /// It has expired, or its signing key was revoked.
+    /// It has expired, or its profile no longer has the key that signed for it.
     Stale,
 }
 
@@ -109,7 +109,7 @@ enum FailureRecord {
     Timeout,
 }
 
-/// A failure with its time and its expiry by the wall clock. Serialized.
+/// A failure with its time and its expiry by the wall clock, serialized.
 #[derive(Serialize, Deserialize)]
 struct SharedFailureRecord {
     failure: FailureRecord,
@@ -139,7 +139,7 @@ pub(crate) fn serialize_failure(failed: &CachedFailure, now: UnixTime) -> Option
     Some(serde_json::to_vec(&record).expect("strings can be written to memory"))
 }
 
-/// Parses a failure. `left` is the remaining time in the store, if known.
+/// Parses a failure; `None` if it is invalid or has expired. `left` is the remaining time in the store, if known.
 pub(crate) fn parse_failure(
     text: &[u8],
     left: Option<Duration>,

@@ -71,7 +71,7 @@ pub(crate) enum LockResult {
     /// Another replica's failure, which still applies.
     Failure(SharedFailure),
     /// This replica must exchange. `None`: without a lock, because the store is unavailable or no randomness is
-    /// available.
+    /// available. After a failed command, the lock may or may not be held.
     Exchange(Option<LockOwner>),
     /// Another replica holds the lock and didn't finish before the deadline.
     TimedOut,
@@ -248,7 +248,7 @@ impl SharedCache {
         }
     }
 
-    /// Releases the lock without a token, and stores the failure if it concerns other replicas.
+    /// Releases the lock without a token, and stores the failure if it concerns other replicas. Does nothing without a lock.
     pub(crate) async fn publish_failure(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -270,8 +270,8 @@ impl SharedCache {
         }
     }
 
-    /// Releases the lock and stores the result. If the store is unavailable, retries in the background while other
-    /// replicas may wait for the lock, at most [`LOCK_TTL`].
+    /// Stores the result and releases the lock. If that fails with a lock, retries in the background while other replicas may
+    /// wait for it, at most [`LOCK_TTL`].
     async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, result: ExchangeResult) {
         let keys = self.store_keys(key);
         let owner = lock.map(|LockOwner(owner)| owner);
@@ -336,8 +336,8 @@ impl SharedCache {
         let _ = tokio::time::timeout(SYNC_INTERVAL, self.wake.notified()).await;
     }
 
-    /// Publishes this replica's announcements and reads those of others. Calls `mark_rejected` for each token that was
-    /// announced.
+    /// Publishes this replica's announcements and reads the new ones, its own included. Calls `mark_rejected` for each token
+    /// that was announced.
     pub(crate) async fn sync_rejected(
         &self,
         cursor: &mut MessageCursor,

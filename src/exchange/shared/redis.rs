@@ -167,7 +167,7 @@ impl RedisStore {
         }
     }
 
-    /// Sends a command on a given connection, in the background.
+    /// Sends a command of the background sync over a given connection. The caller marks Redis unavailable after an error.
     async fn query_on<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,

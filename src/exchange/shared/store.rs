@@ -45,7 +45,7 @@ pub enum LockOutcome {
 
 /// The result of an exchange that is stored when the lock is released.
 pub enum ExchangeResult {
-    /// With its time to live.
+    /// A token with its time to live. A failure has one too.
     Entry(Vec<u8>, Duration),
     Failure(Vec<u8>, Duration),
     Nothing,
@@ -74,7 +74,7 @@ pub enum WindowCount {
     Exhausted(Duration),
 }
 
-/// The messages after a cursor.
+/// The messages after a cursor, the oldest first.
 pub struct Messages {
     pub payloads: Vec<Vec<u8>>,
     /// The id of the last of them, or the given cursor if there are none.

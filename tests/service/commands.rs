@@ -195,6 +195,7 @@ fn every_command_has_help_with_an_example_and_says_its_version() {
         &["sandbox"],
         &["healthcheck"],
         &["openapi"],
+        &["schema"],
         &["completions"],
     ] {
         let help = workspace.run(&[command, &["--help"]].concat()).ok();
@@ -246,6 +247,7 @@ async fn unwritable_output_fails_every_command_and_a_closed_pipe_does_not() {
         (&["salesforce-metadata", "--out", "project"], Some(0)),
         (&["healthcheck"], Some(0)),
         (&["openapi"], Some(0)),
+        (&["schema"], Some(0)),
         (&["completions", "bash"], Some(0)),
         (&["--help"], Some(0)),
         (&["--version"], Some(0)),

@@ -6,7 +6,7 @@
 //! - Diagnosis (`errors`): maps Salesforce's error responses to a cause, a fix, and whether to retry.
 //! - Single-flight (`single_flight`): concurrent requests for one cache key share one exchange. It runs in its own task, so
 //!   a caller that disconnects neither cancels nor repeats it.
-//! - Stale-while-revalidate (`token`, `exchanger`): the first request after 65 to 75 % of a token's lifetime starts
+//! - Stale-while-revalidate (`token`, `read_through_cache`): the first request after 65 to 75 % of a token's lifetime starts
 //!   a refresh in the background. If the refresh fails, the old token is served until it expires.
 //! - `rejected_token`: a token that a caller reports as rejected is replaced only after a new one arrived.
 //!   `rejection_limit` limits how often that can be asked for one cache key.
@@ -32,6 +32,7 @@ mod exchange_error;
 mod exchanger;
 mod login_rate_limit;
 mod negative_cache;
+mod read_through_cache;
 mod rejection_limit;
 mod request;
 mod shared;
@@ -42,8 +43,9 @@ mod upstream;
 pub use deps::ExchangerDeps;
 pub(crate) use exchange_error::SalesforceError;
 pub use exchange_error::{ExchangeError, TimeoutCause};
+pub use exchanger::Exchanger;
 pub(crate) use exchanger::ExchangerBuildError;
-pub use exchanger::{Exchanger, FetchOptions};
+pub use read_through_cache::FetchOptions;
 pub use shared::store;
 pub use token::ServedToken;
 pub(crate) use token::TokenMetadata;

@@ -1,7 +1,8 @@
 //! A fixed pool of threads of low priority, for signatures and batches that take too long for the runtime's own threads.
 //!
-//! It has one thread for each permit of the signing queue, at nice [`NICE`]. A thread that answers a health check or a JWKS request takes its core at once when
-//! there is something to answer. The threads start with the first long signature or batch.
+//! It has one thread for each permit of the signing queue, two nice levels below the rest of the process. A thread that answers
+//! a health check or a JWKS request takes its core at once when there is something to answer. The threads start with the first
+//! long signature or batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The niceness of each thread (nice(2)); the rest of the process has 0.
-const NICE: i32 = 2;
+/// By how much each thread is nicer than the rest of the process (nice(2)).
+const NICE_INCREMENT: i32 = 2;
 
 pub(super) struct ThreadPool {
     threads: usize,
@@ -52,7 +53,7 @@ fn start(threads: usize) -> Sender<Task> {
 /// Runs tasks until the pool is dropped.
 fn work(waiting: &Mutex<Receiver<Task>>) {
     // On Linux this affects the calling thread alone (setpriority(2), "C library/kernel differences"). A failure is harmless.
-    let _ = rustix::process::setpriority_process(None, NICE);
+    let _ = rustix::process::nice(NICE_INCREMENT);
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = next else { return };

@@ -52,14 +52,16 @@ fn run(spec: &'static CheckSpec, input: &CheckInput<'_>, report: &mut Report) {
     }
     report.skipped.extend(skipped);
     seen.retain(|one| worst.get(&one.about) == Some(&one.outcome));
-    report.findings.extend(seen.into_iter().map(|Judgement { outcome, about, message, advice }| Finding {
-        check: spec.id,
-        outcome,
-        about,
-        seen: message,
-        question: spec.question,
-        fix: (outcome != CheckOutcome::Pass).then(|| advice.unwrap_or_else(|| spec.fix.to_owned())),
-    }));
+    report.findings.extend(seen.into_iter().map(
+        |Judgement { outcome, about, message, advice, question }| Finding {
+            check: spec.id,
+            outcome,
+            about,
+            seen: message,
+            question: question.unwrap_or(spec.question),
+            fix: (outcome != CheckOutcome::Pass).then(|| advice.unwrap_or_else(|| spec.fix.to_owned())),
+        },
+    ));
 }
 
 /// The overall outcome of a report, and one line of text.

@@ -168,24 +168,24 @@ pub fn verify_token(input: &CheckInput<'_>) -> (Report, ReportSummary) {
     let unchecked = report.skipped.iter().find(|skipped| is_signature(skipped.check));
     let worst = report.worst();
     let text = match worst {
-        CheckOutcome::Fail => format!("{who} would not take this token"),
+        CheckOutcome::Fail => format!("{who} would not accept this token"),
         _ if !checked => {
             let reason = unchecked.map_or("its signature was not checked", |skipped| skipped.reason.as_str());
             let text = format!("can't say: no check failed, but {reason}{judged_as}");
             return (report, ReportSummary { outcome: CheckOutcome::Fail, text });
         }
-        CheckOutcome::Warn => format!("{who} would take this token; mind the warnings"),
-        CheckOutcome::Pass => format!("{who} would take this token"),
+        CheckOutcome::Warn => format!("{who} would accept this token; mind the warnings"),
+        CheckOutcome::Pass => format!("{who} would accept this token"),
     };
-    let well: Vec<&str> = report
+    let passed: Vec<&str> = report
         .findings
         .iter()
         .filter(|finding| finding.outcome == CheckOutcome::Pass)
         .map(|finding| finding.check)
         .collect();
-    let well =
-        if worst == CheckOutcome::Fail { String::new() } else { format!(". Well: {}", well.join(", ")) };
-    let text = format!("{text}{judged_as}{well}{}", report.describe_skipped());
+    let passed =
+        if worst == CheckOutcome::Fail { String::new() } else { format!(". Passed: {}", passed.join(", ")) };
+    let text = format!("{text}{judged_as}{passed}{}", report.describe_skipped());
     (report, ReportSummary { outcome: worst, text })
 }
 

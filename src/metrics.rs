@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
-use prometheus::core::{Collector, Desc};
+use prometheus::core::{Collector, Desc, MetricVec, MetricVecBuilder};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -33,6 +33,8 @@ pub struct Metrics {
     registry: Registry,
     /// Describes each family, with or without samples. The families of the process collector are not among them.
     pub descriptions: Vec<FamilyDescription>,
+    /// Every family with labels, for the removal of stale series.
+    labelled: Vec<Box<dyn LabelledFamily>>,
     /// Tokens minted for callers, access tokens not included, by `profile` (for example `identity.web`) and `caller`.
     pub(crate) tokens_minted: IntCounterVec,
     /// HTTP responses, by `route` (the path in the route table, or `other`) and `status`.
@@ -127,7 +129,11 @@ impl Metrics {
     #[expect(clippy::new_without_default, reason = "a second registry by way of `default()` would be a bug")]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let builder = MetricsBuilder { registry: &registry, descriptions: RefCell::default() };
+        let builder = MetricsBuilder {
+            registry: &registry,
+            descriptions: RefCell::default(),
+            labelled: RefCell::default(),
+        };
         let mut metrics = Self {
             tokens_minted: builder.counters(
                 "tokens_minted_total",
@@ -308,11 +314,13 @@ impl Metrics {
             panics: builder.counter("panics_total", "Requests and exchanges that panicked; each is a bug."),
             registry: registry.clone(),
             descriptions: Vec::new(),
+            labelled: Vec::new(),
         };
         let build = builder.int_gauges("build_info", "The version that runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         builder.add_boxed(Box::new(ProcessCollector::for_self()));
         metrics.descriptions = builder.descriptions.into_inner();
+        metrics.labelled = builder.labelled.into_inner();
         metrics
     }
 
@@ -325,33 +333,95 @@ impl Metrics {
         text
     }
 
-    /// Removes the series of exchanges and of the token cache for all profiles except `known`.
-    pub(crate) fn forget_other_profiles(&self, known: &BTreeSet<&str>) {
-        forget_others(&self.exchanges, known, |labels| self.exchanges.remove(labels));
-        forget_others(&self.exchanges_not_sent, known, |labels| self.exchanges_not_sent.remove(labels));
-        forget_others(&self.exchange_duration, known, |labels| self.exchange_duration.remove(labels));
-        forget_others(&self.cache_requests, known, |labels| self.cache_requests.remove(labels));
-        forget_others(&self.rejected_tokens_kept, known, |labels| self.rejected_tokens_kept.remove(labels));
-        forget_others(&self.login_budget_used, known, |labels| self.login_budget_used.remove(labels));
+    /// Removes the series of callers, profiles, grants, keysets and keys that `old` has and `new` doesn't. Otherwise they would
+    /// accumulate over reloads. Series of other labels stay.
+    ///
+    /// Series that neither has stay: another thread may be building the configuration that has them.
+    pub(crate) fn remove_stale_series(&self, old: &LabelValues, new: &LabelValues) {
+        for family in &self.labelled {
+            family.remove_if(&|labels| old.has(labels) && !new.has(labels));
+        }
+    }
+
+    /// Removes the series of exchanges and of the token cache for all profiles except `known`: an exchange may end after the
+    /// reload that removed its profile. Series with a `caller` stay, because a new configuration creates them before it is in
+    /// force.
+    pub(crate) fn remove_series_of_other_profiles(&self, known: &BTreeSet<&str>) {
+        let is_other = |labels: &Labels<'_>| {
+            !labels.contains_key("caller")
+                && labels.get("profile").is_some_and(|profile| !known.contains(profile))
+        };
+        for family in &self.labelled {
+            family.remove_if(&is_other);
+        }
     }
 
     /// The media type of [`render`](Self::render)'s output.
     pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
 
-/// Removes each series whose `profile` label isn't in `known`.
-fn forget_others(
-    family: &impl Collector,
-    known: &BTreeSet<&str>,
-    remove: impl Fn(&HashMap<&str, &str>) -> prometheus::Result<()>,
-) {
-    for series in family.collect().iter().flat_map(MetricFamily::get_metric) {
-        let labels = series.get_label().iter().map(|label| (label.name(), label.value())).collect();
-        let profile = HashMap::get(&labels, "profile");
-        if profile.is_some_and(|profile| !known.contains(profile)) {
-            // An error means that another thread has removed it already.
-            let _ = remove(&labels);
+/// The names and values of the labels of a series.
+type Labels<'a> = HashMap<&'a str, &'a str>;
+
+/// The values that a configuration and its keys give to the labels `caller`, `profile`, `keyset` and `kid`.
+pub(crate) struct LabelValues {
+    pub(crate) callers: BTreeSet<String>,
+    pub(crate) profiles: BTreeSet<String>,
+    /// The granted pairs of `caller` and `profile`.
+    pub(crate) grants: BTreeSet<(String, String)>,
+    /// The names of the keysets, and the name of their union.
+    pub(crate) keysets: BTreeSet<String>,
+    /// The pairs of `keyset` and `kid`.
+    pub(crate) keys: BTreeSet<(String, String)>,
+}
+
+impl LabelValues {
+    /// Whether a series with these labels can belong to the configuration.
+    fn has(&self, labels: &Labels<'_>) -> bool {
+        let has = |name: &str, values: &BTreeSet<String>| {
+            labels.get(name).is_none_or(|value| values.contains(*value))
+        };
+        let has_pair = |names: [&str; 2], pairs: &BTreeSet<(String, String)>| {
+            let [Some(&one), Some(&other)] = names.map(|name| labels.get(name)) else { return true };
+            pairs.contains(&(one.to_owned(), other.to_owned()))
+        };
+        has("caller", &self.callers)
+            && has("profile", &self.profiles)
+            && has("keyset", &self.keysets)
+            && has_pair(["caller", "profile"], &self.grants)
+            && has_pair(["keyset", "kid"], &self.keys)
+    }
+}
+
+/// A metric family with labels.
+trait LabelledFamily: Send + Sync {
+    /// Removes the series whose labels fulfil `is_stale`.
+    fn remove_if(&self, is_stale: &dyn Fn(&Labels<'_>) -> bool);
+
+    /// Creates the series in which each label has the value that `value` gives for its name.
+    #[cfg(test)]
+    fn create_series(&self, value: &dyn Fn(&str) -> String);
+}
+
+impl<T: MetricVecBuilder> LabelledFamily for MetricVec<T>
+where
+    Self: Collector,
+{
+    fn remove_if(&self, is_stale: &dyn Fn(&Labels<'_>) -> bool) {
+        for series in self.collect().iter().flat_map(MetricFamily::get_metric) {
+            let labels = series.get_label().iter().map(|label| (label.name(), label.value())).collect();
+            if is_stale(&labels) {
+                // An error means that another thread has removed it already.
+                let _ = self.remove(&labels);
+            }
         }
+    }
+
+    #[cfg(test)]
+    fn create_series(&self, value: &dyn Fn(&str) -> String) {
+        let names = &self.desc()[0].variable_labels;
+        let values: Vec<String> = names.iter().map(|name| value(name)).collect();
+        let _ = self.with_label_values(&values);
     }
 }
 
@@ -359,6 +429,7 @@ fn forget_others(
 struct MetricsBuilder<'a> {
     registry: &'a Registry,
     descriptions: RefCell<Vec<FamilyDescription>>,
+    labelled: RefCell<Vec<Box<dyn LabelledFamily>>>,
 }
 
 impl MetricsBuilder<'_> {
@@ -374,6 +445,15 @@ impl MetricsBuilder<'_> {
         collector
     }
 
+    fn add_labelled<C: Collector + LabelledFamily + Clone + 'static>(
+        &self,
+        kind: &'static str,
+        family: C,
+    ) -> C {
+        self.labelled.borrow_mut().push(Box::new(family.clone()));
+        self.add(kind, family)
+    }
+
     fn add_boxed(&self, collector: Box<dyn Collector>) {
         self.registry.register(collector).expect("names are constant and distinct");
     }
@@ -383,7 +463,10 @@ impl MetricsBuilder<'_> {
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add("counter", IntCounterVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+        self.add_labelled(
+            "counter",
+            IntCounterVec::new(Self::opts(name, help), labels).expect("constant and valid"),
+        )
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
@@ -395,11 +478,14 @@ impl MetricsBuilder<'_> {
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        self.add("gauge", GaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+        self.add_labelled("gauge", GaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
     }
 
     fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add("gauge", IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"))
+        self.add_labelled(
+            "gauge",
+            IntGaugeVec::new(Self::opts(name, help), labels).expect("constant and valid"),
+        )
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -409,6 +495,60 @@ impl MetricsBuilder<'_> {
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DURATION_BUCKETS.to_vec());
-        self.add("histogram", HistogramVec::new(opts, labels).expect("constant and valid"))
+        self.add_labelled("histogram", HistogramVec::new(opts, labels).expect("constant and valid"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(name: &str) -> LabelValues {
+        let one = || BTreeSet::from([name.to_owned()]);
+        let pair = || BTreeSet::from([(name.to_owned(), name.to_owned())]);
+        LabelValues { callers: one(), profiles: one(), grants: pair(), keysets: one(), keys: pair() }
+    }
+
+    /// Completeness: no family with such a label keeps a series of a name that is gone.
+    #[test]
+    fn every_series_of_a_removed_name_is_removed_and_every_other_stays() {
+        const CONFIGURED: [&str; 4] = ["caller", "profile", "keyset", "kid"];
+        let metrics = Metrics::new();
+        for family in &metrics.labelled {
+            for name in ["gone", "kept"] {
+                let value = |label: &str| {
+                    if CONFIGURED.contains(&label) { name.to_owned() } else { "other".to_owned() }
+                };
+                family.create_series(&value);
+            }
+        }
+        let series = |name: &str| {
+            let text = String::from_utf8(metrics.render()).expect("text");
+            text.lines()
+                .filter(|line| line.contains(&format!("\"{name}\"")))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let (gone, kept, others) = (series("gone"), series("kept"), series("other"));
+        assert!(gone.len() > 15 && gone.len() == kept.len(), "{gone:#?}");
+        metrics.remove_stale_series(&values("gone"), &values("kept"));
+        assert_eq!(series("gone"), Vec::<String>::new());
+        assert_eq!(series("kept"), kept);
+        let is_of_gone = |line: &String| line.contains("\"gone\"");
+        assert_eq!(series("other").len(), others.iter().filter(|line| !is_of_gone(line)).count());
+    }
+
+    /// A grant that is gone, of a caller and a profile that stay.
+    #[test]
+    fn the_series_of_a_removed_grant_are_removed() {
+        let metrics = Metrics::new();
+        for family in &metrics.labelled {
+            family.create_series(&|_| "kept".to_owned());
+        }
+        let without_grant = LabelValues { grants: BTreeSet::new(), ..values("kept") };
+        metrics.remove_stale_series(&values("kept"), &without_grant);
+        let text = String::from_utf8(metrics.render()).expect("text");
+        assert!(!text.contains("caller=\"kept\",profile=\"kept\""), "{text}");
+        assert!(text.contains("{caller=\"kept\"}") && text.contains("{profile=\"kept\"}"), "{text}");
     }
 }

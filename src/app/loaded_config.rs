@@ -52,6 +52,11 @@ impl LoadedConfig {
         config
             .warnings
             .extend([&tls, &public_tls].into_iter().flatten().flat_map(ServerTls::warnings).cloned());
+        let public = config.server.public.as_ref();
+        let wrong_host = public.and_then(|public| {
+            tls::host_mismatch(public.tls.as_ref()?, public_tls.as_ref()?, public.url.as_ref()?.url())
+        });
+        config.warnings.extend(wrong_host);
         let first = previous.is_none();
         let batch = first
             .then(|| batch_library(&config.server.signing))

@@ -23,11 +23,10 @@ use super::loaded_config::LoadedConfig;
 use super::tls::{self, CertificateChains};
 use super::{build_snapshot, retirement_watcher, systemd};
 use crate::api::{AppState, ConfigSnapshot, ReloadReport};
-use crate::callers::PolicyRule;
-use crate::config::{Config, Environment, InvalidConfig, KeyId, Problem};
-use crate::jwks::ClientClass;
+use crate::config::{Config, Environment, InvalidConfig, KeyId, Name, Problem};
+use crate::jwks::ALL_KEYSETS;
 use crate::keys::KeyState;
-use crate::metrics::Metrics;
+use crate::metrics::LabelValues;
 
 /// The usual pause between two checks of the files, and the shortest.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -345,38 +344,18 @@ pub(super) fn activate_snapshot(
     if dropped > 0 {
         tracing::info!(dropped, "dropped cached access tokens that were obtained with a removed key");
     }
-    remove_stale_metrics(base, new, &state.metrics);
+    state.metrics.remove_stale_series(&label_values(base), &label_values(new));
     true
 }
 
-/// Removes metric series of keys, keysets, callers and grants that no longer exist. Otherwise they would accumulate over
-/// reloads. The next scrape removes the series of exchanges. The series of `remints_refused` stay.
-fn remove_stale_metrics(old: &ConfigSnapshot, new: &ConfigSnapshot, metrics: &Metrics) {
-    let clients = || ClientClass::ALL.iter().map(|client| client.as_str());
-    for (keyset, key) in old.ring.keys().filter(|(_, key)| new.ring.find(key.kid.as_str()).is_none()) {
-        let labels = [keyset.name.as_str(), key.kid.as_str()];
-        for gauge in [&metrics.certificate_remaining, &metrics.key_starts_signing, &metrics.key_stops_signing]
-        {
-            let _ = gauge.remove_label_values(&labels);
-        }
-        let _ = metrics.live_tokens.remove_label_values(&labels);
-        for client in clients() {
-            let _ = metrics.key_fetched_at.remove_label_values(&[labels[0], labels[1], client]);
-        }
-    }
-    for name in old.ring.keysets.keys().filter(|name| !new.ring.keysets.contains_key(*name)) {
-        for client in clients() {
-            let _ = metrics.jwks_fetches.remove_label_values(&[name.as_str(), client]);
-        }
-    }
-    for caller in old.callers.names().difference(&new.callers.names()) {
-        let _ = metrics.subjects_refused.remove_label_values(&[caller.as_str()]);
-        for rule in PolicyRule::ALL {
-            let _ = metrics.would_refuse.remove_label_values(&[caller.as_str(), rule.as_str()]);
-        }
-    }
-    let kept = new.callers.granted_profiles();
-    for (caller, profile) in old.callers.granted_profiles().difference(&kept) {
-        let _ = metrics.tokens_minted.remove_label_values(&[profile.as_str(), caller.as_str()]);
+/// The values of the labels of metrics that `snapshot` has.
+fn label_values(snapshot: &ConfigSnapshot) -> LabelValues {
+    let ConfigSnapshot { callers, ring, profiles, .. } = snapshot;
+    LabelValues {
+        callers: callers.names().into_iter().map(ToString::to_string).collect(),
+        profiles: profiles.names().map(ToString::to_string).collect(),
+        grants: callers.granted_profiles(),
+        keysets: ring.keysets.keys().map(Name::as_str).chain([ALL_KEYSETS]).map(str::to_owned).collect(),
+        keys: ring.keys().map(|(keyset, key)| (keyset.name.to_string(), key.kid.to_string())).collect(),
     }
 }

@@ -1,15 +1,18 @@
 //! TLS of the listeners: loads certificate, private key and client authority (mutual TLS) into a rustls configuration for TLS
 //! 1.2 and 1.3 with HTTP/1.1.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, crypto};
+use url::{Host, Url};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::clock::UnixTime;
@@ -55,6 +58,25 @@ pub(crate) fn newly_invalid_chains(
     let news = in_force.iter().zip(all).filter_map(|(chain, tls)| Some((chain, tls.as_ref()?)));
     let news = news.filter(|(chain, tls)| chain.as_ref() != Some(&tls.chain));
     news.filter_map(|(_, tls)| tls.invalid_chain.clone()).collect()
+}
+
+/// A warning if the certificate of the public listener isn't valid for the host of its `url` (RFC 9525). Salesforce then can't
+/// fetch the keys from the listener itself.
+pub(crate) fn host_mismatch(tls: &TlsConfig, loaded: &ServerTls, url: &Url) -> Option<Problem> {
+    let host = url.host().filter(|_| url.scheme() == "https")?;
+    let name = match host {
+        Host::Domain(name) => ServerName::try_from(name).ok()?,
+        Host::Ipv4(address) => ServerName::from(IpAddr::from(address)),
+        Host::Ipv6(address) => ServerName::from(IpAddr::from(address)),
+    };
+    let certificate = ParsedCertificate::try_from(loaded.chain.first()?).ok()?;
+    verify_server_name(&certificate, &name).err()?;
+    let message = format!(
+        "isn't valid for `{host}`, the host of `url`, so Salesforce can't fetch the keys here: use a certificate with this name. \
+         Ignore this warning if a proxy with a certificate of its own receives the requests"
+    );
+    let field = "server.public.tls.certificate_file";
+    Some(Problem::warning(WarningCode::ListenerHost, field, &tls.certificate_file, message))
 }
 
 /// Loads the files of `[section.tls]`.

@@ -148,10 +148,8 @@ fn print_parts(parts: &JwtParts, now: UnixTime, page: &mut TextReport) {
         let Json::Object(members) = json else { continue };
         let longest = members.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         for (name, value) in members {
-            let written = match value {
-                Json::String(text) => doctor::escape_invisible(text),
-                other => doctor::escape_invisible(&serde_json::to_string(other).unwrap_or_default()),
-            };
+            // As JSON, so that the text "6000" doesn't look like the number.
+            let written = doctor::escape_invisible(&serde_json::to_string(value).unwrap_or_default());
             let when = match parts.numeric_date(name) {
                 Some(seconds) if ["exp", "iat", "nbf"].contains(&name.as_str()) => {
                     format!("  {}", doctor::relative_date(UnixTime::from_seconds(seconds), now))

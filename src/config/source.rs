@@ -127,6 +127,8 @@ pub(crate) enum WarningCode {
     /// A private key has an unusual form.
     KeyForm,
     ListenerCertificate,
+    /// The certificate of the public listener doesn't name the host of `url`.
+    ListenerHost,
     NoCaller,
     NoKeySigns,
     /// One key signs identity tokens and assertions.

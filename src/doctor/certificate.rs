@@ -70,6 +70,11 @@ impl CertificateInfo {
         &self.certificate.faults
     }
 
+    /// The common name (CN) of its subject. tokenmint writes the key id there.
+    pub(crate) fn common_name(&self) -> Option<&str> {
+        self.certificate.common_name.as_deref()
+    }
+
     /// Whether the subject name of `next` is the issuer name of this certificate (RFC 5280, section 6.1).
     pub(crate) fn is_issued_by(&self, next: &Self) -> bool {
         self.certificate.issuer == next.certificate.subject

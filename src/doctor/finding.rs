@@ -26,6 +26,8 @@ pub(crate) struct Judgement {
     pub(crate) message: String,
     /// Replaces the general `fix` of the check.
     pub(crate) advice: Option<String>,
+    /// Replaces the general `question` of the check.
+    pub(crate) question: Option<&'static str>,
 }
 
 pub(crate) struct SkippedItem {
@@ -35,7 +37,13 @@ pub(crate) struct SkippedItem {
 
 impl Observation {
     pub(crate) fn new(outcome: CheckOutcome, about: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Judged(Judgement { outcome, about: about.into(), message: message.into(), advice: None })
+        Self::Judged(Judgement {
+            outcome,
+            about: about.into(),
+            message: message.into(),
+            advice: None,
+            question: None,
+        })
     }
 
     pub(crate) fn pass(about: impl Into<String>, message: impl Into<String>) -> Self {
@@ -67,6 +75,13 @@ impl Observation {
     pub(crate) fn capped_at(mut self, outcome: CheckOutcome) -> Self {
         if let Self::Judged(seen) = &mut self {
             seen.outcome = seen.outcome.min(outcome);
+        }
+        self
+    }
+
+    pub(crate) const fn with_question(mut self, text: &'static str) -> Self {
+        if let Self::Judged(seen) = &mut self {
+            seen.question = Some(text);
         }
         self
     }

@@ -52,14 +52,16 @@ fn run(spec: &'static CheckSpec, input: &CheckInput<'_>, report: &mut Report) {
     }
     report.skipped.extend(skipped);
     seen.retain(|one| worst.get(&one.about) == Some(&one.outcome));
-    report.findings.extend(seen.into_iter().map(|Judgement { outcome, about, message, advice }| Finding {
-        check: spec.id,
-        outcome,
-        about,
-        seen: message,
-        question: spec.question,
-        fix: (outcome != CheckOutcome::Pass).then(|| advice.unwrap_or_else(|| spec.fix.to_owned())),
-    }));
+    report.findings.extend(seen.into_iter().map(
+        |Judgement { outcome, about, message, advice, question }| Finding {
+            check: spec.id,
+            outcome,
+            about,
+            seen: message,
+            question: question.unwrap_or(spec.question),
+            fix: (outcome != CheckOutcome::Pass).then(|| advice.unwrap_or_else(|| spec.fix.to_owned())),
+        },
+    ));
 }
 
 /// The overall outcome of a report, and one line of text.
@@ -166,24 +168,24 @@ pub fn verify_token(input: &CheckInput<'_>) -> (Report, ReportSummary) {
     let unchecked = report.skipped.iter().find(|skipped| is_signature(skipped.check));
     let worst = report.worst();
     let text = match worst {
-        CheckOutcome::Fail => format!("{who} would not take this token"),
+        CheckOutcome::Fail => format!("{who} would not accept this token"),
         _ if !checked => {
             let reason = unchecked.map_or("its signature was not checked", |skipped| skipped.reason.as_str());
             let text = format!("can't say: no check failed, but {reason}{judged_as}");
             return (report, ReportSummary { outcome: CheckOutcome::Fail, text });
         }
-        CheckOutcome::Warn => format!("{who} would take this token; mind the warnings"),
-        CheckOutcome::Pass => format!("{who} would take this token"),
+        CheckOutcome::Warn => format!("{who} would accept this token; mind the warnings"),
+        CheckOutcome::Pass => format!("{who} would accept this token"),
     };
-    let well: Vec<&str> = report
+    let passed: Vec<&str> = report
         .findings
         .iter()
         .filter(|finding| finding.outcome == CheckOutcome::Pass)
         .map(|finding| finding.check)
         .collect();
-    let well =
-        if worst == CheckOutcome::Fail { String::new() } else { format!(". Well: {}", well.join(", ")) };
-    let text = format!("{text}{judged_as}{well}{}", report.describe_skipped());
+    let passed =
+        if worst == CheckOutcome::Fail { String::new() } else { format!(". Passed: {}", passed.join(", ")) };
+    let text = format!("{text}{judged_as}{passed}{}", report.describe_skipped());
     (report, ReportSummary { outcome: worst, text })
 }
 

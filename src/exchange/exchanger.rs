@@ -158,7 +158,7 @@ impl Exchanger {
         }
         let oauth = profiles.oauth.values().map(|profile| profile.name.as_str());
         let known = oauth.chain(profiles.identity.values().map(|profile| profile.name.as_str())).collect();
-        deps.metrics.forget_other_profiles(&known);
+        deps.metrics.remove_series_of_other_profiles(&known);
     }
 
     async fn get_token(&self, token_request: TokenRequest, options: FetchOptions<'_>) -> Outcome {

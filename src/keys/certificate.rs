@@ -52,6 +52,8 @@ pub(crate) struct ParsedCertificate {
     /// The issuer's name in DER; `subject` is the subject's.
     pub(crate) issuer: Vec<u8>,
     pub(crate) subject: Vec<u8>,
+    /// The first common name (CN) of the subject.
+    pub(crate) common_name: Option<String>,
     signature: TbsSignature,
     self_signature: Option<SignatureStatus>,
 }
@@ -91,6 +93,11 @@ impl ParsedCertificate {
             rsa_numbers,
             issuer: read.issuer().as_raw().to_vec(),
             subject: read.subject().as_raw().to_vec(),
+            common_name: read
+                .subject()
+                .iter_common_name()
+                .next()
+                .and_then(|name| name.as_str().ok().map(str::to_owned)),
             signature,
             self_signature,
         })

@@ -17,7 +17,10 @@ pub enum UnreadableKey {
     TooLarge(u64),
     #[error("it isn't PEM text: a key file begins with -----BEGIN PRIVATE KEY-----")]
     NotPem,
-    #[error("it holds {0} PEM blocks; a key file holds one private key and nothing else")]
+    #[error(
+        "it holds {0} PEM blocks; a key file holds one private key and nothing else; write each block to a file of its own with \
+         `(umask 077; awk '/-----BEGIN /,/-----END / {{ if (/-----BEGIN /) n++; print > (\"NEW\" n) }}' KEY)`, and give the right one"
+    )]
     SeveralBlocks(usize),
     #[error("it is cut short: the PEM block has no end")]
     CutShort,

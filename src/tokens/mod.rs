@@ -36,7 +36,7 @@ pub use signer::Signer;
 pub use subject::Subject;
 
 use crate::clock::UnixTime;
-use crate::config::{Config, Hs256Kind, Name};
+use crate::config::{Config, Hs256Kind, Name, ProfileName};
 use crate::keys::KeyRing;
 
 /// All profiles of the configuration, ready to mint.
@@ -67,6 +67,14 @@ impl Profiles {
                 })
                 .collect(),
         }
+    }
+
+    /// The names of all profiles, for example `identity.web`.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &ProfileName> {
+        let identity = self.identity.values().map(|profile| &profile.name);
+        let oauth = self.oauth.values().map(|profile| &profile.name);
+        let hs256 = self.hs256.values().flat_map(BTreeMap::values).map(|profile| &profile.name);
+        identity.chain(oauth).chain(hs256)
     }
 
     /// Whether every profile has a key that signs at `now`. HS256 profiles always do: they sign with a secret.

@@ -198,7 +198,7 @@ fn every_returned_signature_verifies_and_the_first_fault_disables_the_library() 
 
 /// The library corrupts the signature in one lane, and its public operation confirms it. aws-lc verifies another
 /// lane in each batch, so it detects the fault within as many batches as there are lanes. Until then each batch may
-/// return one invalid signature: docs/security.md, "Several signatures at a time".
+/// return one invalid signature: docs/security.md, "Batch signing".
 #[test]
 fn a_library_that_is_wrong_in_both_operations_of_one_lane_is_detected_when_that_lane_is_checked() {
     const PLACES: usize = 5;

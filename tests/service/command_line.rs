@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use clap::CommandFactory as _;
 use rustix::fs::inotify;
@@ -300,6 +301,57 @@ async fn init_accepts_an_existing_key() {
         assert!(ran.code() == 1 && ran.stderr.contains(file), "{}", ran.stderr);
         assert!(!workspace.path("new").exists(), "{file}");
     }
+}
+
+/// The advice of each message works when its commands are run.
+#[test]
+fn init_says_how_to_make_one_plain_key_of_an_encrypted_one_and_of_several() {
+    let workspace = Workspace::bare();
+    let bash = |script: &str| {
+        let ran = Command::new("bash").args(["-ec", script]).current_dir(workspace.path("")).output();
+        let ran = ran.expect("bash runs");
+        assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
+    };
+    bash(
+        "key=keys/web/WebAppKey1.key
+         openssl pkcs8 -topk8 -v2 aes-256-cbc -passout pass:secret -in $key -out pkcs8.pem
+         openssl rsa -traditional -aes128 -passout pass:secret -in $key -out traditional.pem
+         openssl pkcs8 -topk8 -v1 PBE-SHA1-3DES -passout pass:secret -in $key -out old.pem
+         openssl req -x509 -new -subj /CN=x -days 400 -key $key > certificate.pem
+         cat certificate.pem $key > chain.pem
+         cat $key keys/crm/CrmKey1.key > two.pem
+         cat pkcs8.pem certificate.pem > both.pem",
+    );
+    for (file, kept) in [
+        ("pkcs8.pem", "NEW"),
+        ("traditional.pem", "NEW"),
+        ("old.pem", "NEW"),
+        ("chain.pem", "NEW2"),
+        ("two.pem", "NEW1"),
+        ("both.pem", "NEW1"),
+    ] {
+        let refused = workspace.run(&["init", "new", "--key", file]);
+        assert_eq!(refused.code(), 1, "{file}: {}", refused.stderr);
+        let command = refused.stderr.split('`').find(|part| part.contains("KEY") && part.contains("NEW"));
+        let command = command.unwrap_or_else(|| panic!("a command: {}", refused.stderr)).replace("KEY", file);
+        bash(&command.replace("pkey -in", "pkey -passin pass:secret -in"));
+        let ran = workspace.run(&["init", "new", "--key", kept]);
+        if file == "both.pem" {
+            assert!(ran.stderr.contains("it is encrypted, and `init` takes no passphrase"), "{}", ran.stderr);
+            continue;
+        }
+        ran.ok();
+        bash("rm -r new NEW*");
+    }
+    // The other advice: keep it encrypted.
+    workspace.run(&["init", "new"]).ok();
+    bash(
+        "cp pkcs8.pem new/keys/web/WebAppKey1.key && chmod 600 new/keys/web/WebAppKey1.key
+         rm new/keys/web/*.crt new/keys/web/*.jwk
+         echo secret > new/passphrase && chmod 600 new/passphrase
+         sed -i 's/^\\[keysets.web\\]/&\\npassphrase_file = \"passphrase\"/' new/tokenmint.toml",
+    );
+    workspace.run(&["check", "--config", "new/tokenmint.toml"]).ok();
 }
 
 #[test]

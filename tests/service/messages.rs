@@ -80,6 +80,22 @@ const CHECK: &[(&str, Change)] = &[
         let lines: Vec<&str> = KEYS.web.lines().collect();
         workspace.write_key(KEY, &lines[1..lines.len() - 1].join("\n"));
     }),
+    ("it holds … PEM blocks; a key file holds one private key and nothing else", |workspace| {
+        workspace.write_key(KEY, &format!("{}{}", KEYS.web, KEYS.spare[0]));
+    }),
+    ("isn't valid for …, so Salesforce can't fetch the keys here", |workspace| {
+        workspace.write_key("tls.key", &KEYS.spare[0]);
+        workspace.write(
+            "tls.crt",
+            &openssl(&format!(
+                "req -x509 -new -subj /CN=x -days 90 -key {}",
+                workspace.path("tls.key").display()
+            )),
+        );
+        let public = "[server.public]\nlisten = \"127.0.0.1:0\"\nurl = \"https://tokens.acme.example\"\n\
+                      tls = { certificate_file = \"tls.crt\", private_key_file = \"tls.key\" }\n[keysets.web]";
+        replace(workspace, "[keysets.web]", public);
+    }),
     ("its PEM text is broken: lines are missing or changed", |workspace| {
         workspace.write_key(KEY, &KEYS.web.replacen('M', "*", 1));
     }),

@@ -799,7 +799,12 @@ fn a_token_is_found_in_what_people_paste() {
         let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(ran.code() == 0, taken, "{name}: {}{}", ran.stdout, ran.stderr);
         assert!(flat(&ran.stdout).contains(words), "{name}: {words} in {}", ran.stdout);
-        assert_eq!(ran.stdout.contains("Salesforce would take this token"), taken, "{name}: {}", ran.stdout);
+        assert_eq!(
+            ran.stdout.contains("Salesforce would accept this token"),
+            taken,
+            "{name}: {}",
+            ran.stdout
+        );
         // The doctor detects the kind of a file. A text without any token is not a token for it.
         if name != "no token" && name != "two parts" {
             let (code, findings) = given.examined();

@@ -572,3 +572,72 @@ pub fn in_memory(pid: u32, needle: &[u8]) -> usize {
     }
     hits
 }
+
+/// Names that a configuration no longer has leave nothing in the metrics, or series would accumulate over reloads.
+#[tokio::test]
+async fn no_series_of_a_removed_caller_profile_or_keyset_remains() {
+    const SECTIONS: &str = r#"
+[keysets.bygone]
+directory = "keys/web512"
+[identity.bygone]
+keyset = "bygone"
+issuer = "acme"
+[identity.bygone.messaging]
+scrt_url = "http://127.0.0.1:9"
+org_id = "00D000000000001"
+es_developer_name = "Web_Channel"
+[callers.bygone]
+api_key_sha256 = ["HASH"]
+allow = ["identity.bygone"]
+policy = "audit"
+subjects_per_minute = 2
+"#;
+    let workspace = Workspace::bare();
+    let web512 = "[keysets.web512]\ndirectory = \"keys/web512\"\n";
+    let of_web512 = configuration();
+    let (begin, end) =
+        (of_web512.find("[identity.web512]").expect("there"), of_web512.find("[oauth.crm]").expect("there"));
+    let kept = (of_web512[..begin].to_owned() + &of_web512[end..]).replace(web512, "").replacen(
+        "[server]\n",
+        "[server]\nlimits.remint_burst = 2\nlimits.remints_per_minute = 1\n",
+        1,
+    );
+    workspace.configure(&(kept.clone() + &SECTIONS.replace("HASH", &sha256_hex("bygone"))));
+    let service = InProcess::of(Arc::new(workspace), clock()).await;
+    let ask = |profile: &str, sub: &str| {
+        service.post("/identity-token", "bygone", &json!({"profile": profile, "sub": sub}))
+    };
+    for _ in 0..3 {
+        ask("bygone", "user-1").await;
+        ask("web", "user-1").await;
+    }
+    for user in ["user-2", "user-3", "user-4"] {
+        ask("bygone", user).await;
+    }
+    service.post("/messaging-access-token", "bygone", &json!({"sub": "user-5"})).await;
+    service.get("/keysets/bygone/jwks.json").await;
+    let series = async || {
+        let text = service.get("/metrics").await.text;
+        text.lines()
+            .filter(|line| line.contains("bygone") || line.contains("Web512"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let before = series().await.join("\n");
+    for family in [
+        "tokens_minted_total{",
+        "remints_refused_total{",
+        "subjects_refused_total{",
+        "would_refuse_total{",
+        "jwks_fetches_total{",
+        "key_fetched_timestamp_seconds{",
+        "live_tokens{",
+        "exchanges_not_sent_total{",
+        "token_cache_requests_total{",
+    ] {
+        assert!(before.contains(family), "{family} in {before}");
+    }
+    service.workspace.configure(&kept);
+    service.reload();
+    assert_eq!(series().await, Vec::<String>::new());
+}

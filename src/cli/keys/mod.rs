@@ -26,7 +26,9 @@ use super::{
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
 use crate::jwks;
-use crate::keys::{self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey};
+use crate::keys::{
+    self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey, PrivateKeyError, UnreadableKey,
+};
 
 /// Make, list, rotate and retire keys
 #[derive(Subcommand)]
@@ -122,11 +124,24 @@ pub(super) struct KeyPair {
 }
 
 impl KeyPair {
-    /// Reads an existing key.
+    /// Reads an existing key, which isn't encrypted.
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
         let failed = |reason: &dyn Display| CliError::Failed(format!("{}: {reason}", path.display()));
         let pem = keys::key_file::read_private_key_unchecked(path).map_err(|reason| failed(&reason))?;
-        let private = PrivateKey::parse(&pem, None).map_err(|reason| failed(&reason))?;
+        let encrypted = |openssl_options: &str| {
+            failed(&format_args!(
+                "it is encrypted, and `init` takes no passphrase: decrypt it with `openssl pkey -in KEY -out NEW{openssl_options}` and \
+                 give NEW to --key. To keep it encrypted, run `init` without --key, put the key in the place of the new KID.key, \
+                 remove KID.crt and KID.jwk, and set `passphrase_file` in [keysets.web]"
+            ))
+        };
+        let private = PrivateKey::parse(&pem, None).map_err(|reason| match reason {
+            PrivateKeyError::Unreadable(UnreadableKey::NoPassphrase | UnreadableKey::LegacyEncryption) => {
+                encrypted("")
+            }
+            PrivateKeyError::Unreadable(UnreadableKey::UnknownEncryption(options)) => encrypted(options),
+            reason => failed(&reason),
+        })?;
         Ok(Self { pem, private })
     }
 

@@ -94,7 +94,8 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         symptom: "the key fails to upload; later, every chat is unverified",
         question: "Salesforce asks: Has the certificate expired? The certificate must be valid for at least 10 days",
         fix: "make a new certificate for the same key (remove KID.crt and tokenmint derives one), and upload the JWK \
-              anew: Setup > Enhanced Chat User Verification > Keys",
+              anew: Setup > Enhanced Chat User Verification > Keys; for OAuth upload the certificate: Setup > External \
+              Client App Manager > the app > OAuth settings",
         source: Doc,
         online: false,
         requires: Requirement::Certificate,

@@ -1,15 +1,18 @@
 //! Checks of private keys and certificates.
 
+use std::path::Path;
+
 use crate::clock::UnixTime;
 use crate::config::ProfileKind;
 use crate::doctor::artifact::{FileAccess, GivenKey};
 use crate::doctor::certificate::CertificateInfo;
 use crate::doctor::finding::{CheckOutcome, Judgement, Observation, Observations};
-use crate::doctor::formatting::{escape_and_truncate, format_duration, relative_date};
+use crate::doctor::formatting::{backquoted_list, escape_and_truncate, format_duration, relative_date};
 use crate::doctor::input::{CheckInput, is_used_by};
+use crate::doctor::jwk::{JwkDocument, ParsedJwk};
 use crate::keys::{
-    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, PrivateKeyError, PublicNumbers,
-    SignatureStatus, UnreadableKey,
+    CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyRing, Keyset, KeysetKey, PrivateKeyError,
+    PublicNumbers, SignatureStatus, UnreadableKey,
 };
 
 /// The largest certificate that the upload form of an app accepts, in bytes.
@@ -218,7 +221,7 @@ pub(crate) fn certificate_form(input: &CheckInput<'_>) -> Observations {
     broken.chain(read).chain(odd).collect()
 }
 
-/// Checks that private keys, JWKs and certificates belong together, and that a supplied JWK with a configured id is that key.
+/// Checks that private keys, JWKs, certificates and public keys belong together, and whether they are the configured keys.
 pub(crate) fn key_pair(input: &CheckInput<'_>) -> Observations {
     let certified: Observations = input
         .jwks()
@@ -239,8 +242,7 @@ pub(crate) fn key_pair(input: &CheckInput<'_>) -> Observations {
         Observation::Judged(Judgement { about, .. }) => !broken.contains(about),
         Observation::Skipped(_) => true,
     };
-    let others =
-        given_pairs(input).into_iter().chain(compare_jwks_with_configured_keys(input)).filter(is_sound);
+    let others = given_pairs(input).into_iter().chain(compare_with_configured_keys(input)).filter(is_sound);
     certified.into_iter().chain(others).collect()
 }
 
@@ -268,11 +270,12 @@ fn match_chain(
     })
 }
 
-/// Compares supplied private keys with JWKs and certificates. Without a private key, compares JWKs with certificates.
+/// Compares supplied private keys with public halves: JWKs, certificates and public keys. Without a private key, compares
+/// these with each other.
 fn given_pairs(input: &CheckInput<'_>) -> Observations {
     let privates: Vec<(&str, &PublicNumbers)> = input.given.private_keys().collect();
     if privates.is_empty() {
-        return certificate_pairs(input);
+        return public_pairs(input);
     }
     let names = privates.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
     let mismatch = |about: &str| Observation::fail(about, format!("isn't the public half of {names}"));
@@ -280,10 +283,16 @@ fn given_pairs(input: &CheckInput<'_>) -> Observations {
         input.jwks().filter_map(|(_, jwk)| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
     let private_of = |numbers: &PublicNumbers| privates.iter().find(|(_, private)| *private == numbers);
     let has_half = jwks.iter().any(|(_, numbers)| private_of(numbers).is_some());
-    let jwks = jwks.iter().map(|(about, numbers)| match private_of(numbers) {
-        Some((name, _)) => Observation::pass(*about, format!("is the public half of {name}")),
+    let is_compared_with_configured_keys = ring_to_compare_with(input).is_some();
+    let jwks = jwks.iter().filter_map(|(about, numbers)| match private_of(numbers) {
+        Some((name, _)) => Some(Observation::pass(*about, format!("is the public half of {name}"))),
+        None if has_half && is_compared_with_configured_keys => None,
         // For example the previous key or the next one.
-        None if has_half => Observation::skipped(*about, "no private key of it was given"),
+        None if has_half => Some(Observation::skipped(*about, "no private key of it was given")),
+        None => Some(mismatch(about)),
+    });
+    let public_keys = input.given.public_keys.iter().map(|(about, numbers)| match private_of(numbers) {
+        Some((name, _)) => Observation::pass(about, format!("is the public half of {name}")),
         None => mismatch(about),
     });
     let files = input.given.chains().map(|(about, chain)| {
@@ -297,57 +306,206 @@ fn given_pairs(input: &CheckInput<'_>) -> Observations {
         };
         found.or_else(in_another_place).unwrap_or_else(|| mismatch(about))
     });
-    jwks.chain(files).collect()
+    jwks.chain(public_keys).chain(files).collect()
 }
 
-fn certificate_pairs(input: &CheckInput<'_>) -> Observations {
+/// Compares certificates and public keys with the JWKs. Without a JWK, compares certificates with public keys.
+fn public_pairs(input: &CheckInput<'_>) -> Observations {
     let jwks: Vec<(&str, PublicNumbers)> =
         input.given.jwks().filter_map(|jwk| Some((jwk.about.as_str(), jwk.numbers()?))).collect();
-    if jwks.is_empty() {
+    let public_keys = || input.given.public_keys.iter().map(|(about, numbers)| (about.as_str(), numbers));
+    let halves = if jwks.is_empty() {
+        public_keys().map(|(about, numbers)| (about, numbers.clone())).collect()
+    } else {
+        jwks.clone()
+    };
+    if halves.is_empty() {
         return Vec::new();
     }
-    let names = jwks.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
-    input
-        .given
-        .chains()
-        .map(|(about, chain)| {
-            let found =
-                jwks.iter().find_map(|(name, numbers)| match_chain(about, numbers, name, chain)?.ok());
-            found.unwrap_or_else(|| Observation::fail(about, format!("is of another key than {names}")))
-        })
-        .collect()
+    let names = halves.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
+    let mismatch = |about| Observation::fail(about, format!("is of another key than {names}"));
+    let public_keys = public_keys().filter(|_| !jwks.is_empty()).map(|(about, numbers)| {
+        match jwks.iter().find(|(_, half)| half == numbers) {
+            Some((name, _)) => Observation::pass(about, format!("is the key of {name}")),
+            None => mismatch(about),
+        }
+    });
+    let files = input.given.chains().map(|(about, chain)| {
+        let found = halves.iter().find_map(|(name, numbers)| match_chain(about, numbers, name, chain)?.ok());
+        found.unwrap_or_else(|| mismatch(about))
+    });
+    public_keys.chain(files).collect()
 }
 
-/// Compares supplied JWKs with the configured keys of the same id.
-fn compare_jwks_with_configured_keys(input: &CheckInput<'_>) -> Observations {
-    if input.given.verify_only {
+/// What to do with a public half whose private key is unknown.
+const UNKNOWN_HALF_FIX: &str = "name the configuration that has its private key (`--config FILE`), or give the file of that private \
+                                key too. If it was uploaded for this configuration, upload the key that signs: `tokenmint jwk KID` \
+                                prints its JWK";
+/// What to do with a private key that isn't configured.
+const UNKNOWN_KEY_FIX: &str = "name the configuration that has it (`--config FILE`); to sign with it here, put it into the `directory` \
+                               of a keyset as KID.key, and upload its JWK or certificate";
+
+/// The configured keys with which supplied files are compared; `None` if there are none.
+fn ring_to_compare_with<'a>(input: &CheckInput<'a>) -> Option<&'a KeyRing> {
+    let has_keys = |ring: &&KeyRing| ring.keys().next().is_some();
+    // For a single token, the check of its signature says more.
+    input.configured.ring.filter(has_keys).filter(|_| !input.given.verify_only)
+}
+
+/// What a supplied file is to the configured key that it should hold, for messages.
+#[derive(Clone, Copy)]
+enum Half {
+    Private,
+    Public,
+    Certificate,
+}
+
+impl Half {
+    const fn of(self) -> &'static str {
+        match self {
+            Self::Private => "",
+            Self::Public => "the public half of ",
+            Self::Certificate => "the certificate of ",
+        }
+    }
+}
+
+/// Compares every supplied key, certificate and JWK with the configured keys: people give a file to learn whether its key is
+/// the configured one. A public half of a supplied private key is left to [`given_pairs`].
+fn compare_with_configured_keys(input: &CheckInput<'_>) -> Observations {
+    if ring_to_compare_with(input).is_none() {
         return Vec::new();
     }
-    input
-        .given
-        .jwks()
-        .filter_map(|jwk| {
-            let (keyset, key) = input.configured.ring?.find(jwk.kid()?)?;
-            let same = jwk.numbers()? == key.private.public.numbers();
-            let alg = jwk.text("alg").filter(|alg| *alg != keyset.algorithm.as_str());
-            if let Some(alg) = alg.filter(|_| same) {
-                let (alg, signs) = (escape_and_truncate(alg), keyset.algorithm.as_str());
-                let seen = format!("its `alg` is {alg}, and keysets.{} signs with {signs}", keyset.name);
-                return Some(Observation::fail(&jwk.about, seen).with_advice(
-                    "upload the JWK that `tokenmint jwk KID` prints, or take `algorithm` of the profile back",
-                ));
+    let keys = input.given.private_keys().map(|(about, numbers)| match find_configured(input, numbers) {
+        Some(name) => Observation::pass(about, format!("is the private key of {name}")),
+        None => unknown_key(input, about, None, Half::Private),
+    });
+    let public_keys = input.given.public_keys.iter().filter(|(_, numbers)| !is_given_half(input, numbers));
+    let public_keys = public_keys.map(|(about, numbers)| match find_configured(input, numbers) {
+        Some(name) => Observation::pass(about, format!("is the public half of {name}")),
+        None => unknown_key(input, about, None, Half::Public),
+    });
+    let chains = input.given.chains().filter_map(|(about, chain)| {
+        let first = chain.first()?;
+        // The check `certificate-form` reports a key that isn't RSA.
+        first.key.as_ref().filter(|numbers| !is_given_half(input, numbers))?;
+        let compared = chain.iter().find_map(|certificate| {
+            let numbers = certificate.key.as_ref()?;
+            match_chain(about, numbers, &find_configured(input, numbers)?, chain)
+        });
+        let compared = compared.map(|compared| compared.unwrap_or_else(|fault| fault));
+        Some(compared.unwrap_or_else(|| unknown_key(input, about, first.common_name(), Half::Certificate)))
+    });
+    let jwks = input.given.jwk_documents().flat_map(|document| compare_document(input, document));
+    keys.chain(public_keys).chain(chains).chain(jwks).collect()
+}
+
+/// Compares the JWKs of a document with the configured keys. A JWK Set may hold other keys beside a configured one.
+fn compare_document(input: &CheckInput<'_>, document: &JwkDocument) -> Observations {
+    let is_known =
+        |numbers: &PublicNumbers| find_configured(input, numbers).is_some() || is_given_half(input, numbers);
+    // The check `jwks-current` compares a served set.
+    let may_hold_others = document.served
+        || document.keys.iter().any(|jwk| jwk.numbers().is_some_and(|numbers| is_known(&numbers)));
+    let compare = |jwk: &ParsedJwk| {
+        // The check `jwk-numbers` reports numbers that can't be read.
+        let numbers = jwk.numbers()?;
+        if let Some((keyset, key)) = jwk.kid().and_then(|kid| input.configured.ring?.find(kid)) {
+            return Some(compare_jwk_with(jwk, &numbers, keyset, key));
+        }
+        match find_configured(input, &numbers) {
+            Some(name) => Some(Observation::pass(&jwk.about, format!("is the public half of {name}"))),
+            None if is_given_half(input, &numbers) => None,
+            // For example the previous key or the next one.
+            None if may_hold_others => {
+                Some(Observation::skipped(&jwk.about, "no private key of it was given or is configured"))
             }
-            Some(if same {
-                Observation::pass(&jwk.about, format!("is the public half of `{}`", key.kid))
-            } else {
-                let seen = format!(
-                    "has the key id `{}`, but isn't the public half of that key of the configuration (keysets.{})",
-                    key.kid, keyset.name
-                );
-                Observation::fail(&jwk.about, seen)
-            })
-        })
-        .collect()
+            None => unknown_jwk(input, jwk),
+        }
+    };
+    document.keys.iter().filter_map(compare).collect()
+}
+
+/// Judges a JWK that is the public half of none of the configured keys, and has none of their ids.
+fn unknown_jwk(input: &CheckInput<'_>, jwk: &ParsedJwk) -> Option<Observation> {
+    let retired = jwk.kid().and_then(|kid| Some((kid, input.retired_at(kid)?)));
+    let Some((kid, when)) = retired else {
+        return Some(unknown_key(input, &jwk.about, None, Half::Public));
+    };
+    // The check `token-kid` reports a token of a retired key.
+    if input.jwts().any(|(_, parts)| parts.header("kid") == Some(kid)) {
+        return None;
+    }
+    let seen = format!(
+        "has the key id `{}`, of a key that was retired {when}, and isn't the public half of a configured key ({})",
+        escape_and_truncate(kid),
+        configured_kids(input)
+    );
+    Some(Observation::warn(&jwk.about, seen).with_advice(
+        "delete it in Setup > Enhanced Chat User Verification > Keys if it is still there, and upload the key that signs: \
+         `tokenmint jwk KID` prints its JWK",
+    ))
+}
+
+/// Compares a JWK with the configured key of the same id.
+fn compare_jwk_with(
+    jwk: &ParsedJwk,
+    numbers: &PublicNumbers,
+    keyset: &Keyset,
+    key: &KeysetKey,
+) -> Observation {
+    if *numbers != key.private.public.numbers() {
+        let seen = format!(
+            "has the key id `{}`, but isn't the public half of that key of the configuration (keysets.{})",
+            key.kid, keyset.name
+        );
+        return Observation::fail(&jwk.about, seen);
+    }
+    if let Some(alg) = jwk.text("alg").filter(|alg| *alg != keyset.algorithm.as_str()) {
+        let (alg, signs) = (escape_and_truncate(alg), keyset.algorithm.as_str());
+        let seen = format!("its `alg` is {alg}, and keysets.{} signs with {signs}", keyset.name);
+        return Observation::fail(&jwk.about, seen).with_advice(
+            "upload the JWK that `tokenmint jwk KID` prints, or take `algorithm` of the profile back",
+        );
+    }
+    Observation::pass(&jwk.about, format!("is the public half of `{}`", key.kid))
+}
+
+/// The label of the configured key with these numbers.
+fn find_configured(input: &CheckInput<'_>, numbers: &PublicNumbers) -> Option<String> {
+    let mut keys = input.configured.keys();
+    keys.find(|(_, _, key)| key.private.public.numbers() == *numbers).map(|(about, ..)| about)
+}
+
+fn is_given_half(input: &CheckInput<'_>, numbers: &PublicNumbers) -> bool {
+    input.given.private_keys().any(|(_, private)| private == numbers)
+}
+
+/// Judges a file whose key is none of the configured ones: a failure if its common name or its file name is the id of one.
+fn unknown_key(input: &CheckInput<'_>, about: &str, common_name: Option<&str>, half: Half) -> Observation {
+    let of = half.of();
+    let file_name = Path::new(about).file_stem().and_then(|stem| stem.to_str());
+    let claims = [("has the subject", common_name), ("has the file name", file_name)];
+    let configured =
+        claims.into_iter().find_map(|(how, name)| Some((how, input.configured.ring?.find(name?)?)));
+    if let Some((how, (keyset, key))) = configured {
+        let seen = format!(
+            "{how} `{}`, but isn't {of}that key of the configuration (keysets.{})",
+            key.kid, keyset.name
+        );
+        return Observation::fail(about, seen);
+    }
+    let fix = if matches!(half, Half::Private) { UNKNOWN_KEY_FIX } else { UNKNOWN_HALF_FIX };
+    Observation::warn(about, format!("isn't {of}a configured key ({})", configured_kids(input)))
+        .with_advice(fix)
+}
+
+/// The ids of the configured keys.
+fn configured_kids(input: &CheckInput<'_>) -> String {
+    const MAX_NAMED_KEYS: usize = 8;
+    let kids: Vec<&str> = input.configured.keys().map(|(_, _, key)| key.kid.as_str()).collect();
+    let more = if kids.len() > MAX_NAMED_KEYS { ", …" } else { "" };
+    backquoted_list(kids.into_iter().take(MAX_NAMED_KEYS)) + more
 }
 
 /// Finds JWKs that are the public half of a configured key, but have an id that no configured key has.
@@ -360,8 +518,7 @@ pub(super) fn pairs_with_another_kid(input: &CheckInput<'_>) -> Observations {
         .jwks()
         .filter_map(|jwk| {
             let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
-            let same =
-                |(_, _, key): &(String, _, &crate::keys::KeysetKey)| key.private.public.numbers() == numbers;
+            let same = |(_, _, key): &(String, _, &KeysetKey)| key.private.public.numbers() == numbers;
             let (about, _, key) = input.configured.keys().find(same)?;
             let strange = key.kid.as_str() != kid && input.configured.ring?.find(kid).is_none();
             strange.then(|| {

@@ -4,7 +4,7 @@ use super::tokens::{IDENTITY_TOKENS, SALESFORCE_TOKENS};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::formatting::{backquoted_list, escape_and_truncate, lookalike_difference};
 use crate::doctor::input::{CheckInput, Purpose, VerificationKey};
-use crate::doctor::token::JwtParts;
+use crate::doctor::token::{JwtParts, UnverifiedToken};
 
 pub(crate) fn token_algorithm(input: &CheckInput<'_>) -> Observations {
     input
@@ -74,60 +74,87 @@ pub(crate) fn token_kid(input: &CheckInput<'_>) -> Observations {
     of_tokens.chain(super::keys::pairs_with_another_kid(input)).collect()
 }
 
+/// The question and the fix of `token-signature` for an assertion, which Salesforce verifies with the certificate of an app.
+const ASSERTION_QUESTION: &str =
+    "Is the assertion signed with the private key of the certificate that was uploaded to the app?";
+const ASSERTION_FIX: &str = "find out which key signs where the assertion is made, and upload the certificate of that one: Setup > \
+                             External Client App Manager > the app > OAuth settings";
+
 pub(crate) fn token_signature(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(SALESFORCE_TOKENS)
-        .map(|(token, parts, purpose)| {
-            let about = &token.about;
-            if !matches!(parts.header("alg"), Some("RS256" | "RS512")) {
-                return Observation::skipped(about, "its algorithm is none that Salesforce takes");
+        .map(|(token, parts, purpose)| match purpose {
+            Purpose::Assertion => {
+                judge_signature(input, token, parts, purpose).with_question(ASSERTION_QUESTION)
             }
-            let verification_keys = input.verification_keys(purpose, parts);
-            if verification_keys.is_empty() && !input.given.has_verification_keys() && !input.configured.problems.is_empty() {
-                let reason = "the configuration doesn't load (`tokenmint check` says why), and no key was given to check its \
-                              signature";
-                return Observation::skipped(about, reason);
-            }
-            if verification_keys.is_empty() {
-                let reason = "no key was there to check its signature: give the file of its key, certificate or JWK, or the address of its \
-                              JWK Set (--jwks)";
-                return Observation::skipped(about, reason);
-            }
-            let kid = parts.header("kid");
-            let candidates = candidate_keys(&verification_keys, kid, purpose);
-            if candidates.is_empty() {
-                let kid = kid.map(escape_and_truncate).unwrap_or_default();
-                let reason = format!("no key with its id `{kid}` is known to check its signature");
-                return Observation::skipped(about, reason);
-            }
-            let keys = candidates.iter().filter_map(|verification_key| Some((verification_key, verification_key.numbers.as_ref()?)));
-            let keys: Vec<_> = keys.collect();
-            if keys.is_empty() {
-                let reason = "the numbers of its JWK can't be read, so its signature can't be checked";
-                return Observation::skipped(about, reason);
-            }
-            if let Some((signer, _)) = keys.iter().find(|(_, key)| parts.is_signed_by(key)) {
-                return Observation::pass(about, format!("is signed by the key of {}", signer.about));
-            }
-            if !keys.iter().any(|(_, key)| key.n.len() == parts.signature_len()) {
-                let seen = format!(
-                    "its signature has {} octets, and those of the key of {} have {}",
-                    parts.signature_len(),
-                    keys[0].0.about,
-                    keys[0].1.n.len()
-                );
-                return Observation::fail(about, seen)
-                    .with_advice("copy the token whole: characters at its end are missing, or were added");
-            }
-            let names: Vec<&str> = keys.iter().map(|(key, _)| key.about.as_str()).take(3).collect();
-            let more = if keys.len() > names.len() { ", …" } else { "" };
-            let other = other_signer(input, &verification_keys, parts)
-                .map(|other| format!("; the key of {other} did, which isn't for this token"))
-                .unwrap_or_default();
-            let seen = format!("no known key signed it ({}{more}){other}", names.join("; "));
-            Observation::fail(about, seen)
+            Purpose::Identity | Purpose::Hs256(_) => judge_signature(input, token, parts, purpose),
         })
         .collect()
+}
+
+fn judge_signature(
+    input: &CheckInput<'_>,
+    token: &UnverifiedToken,
+    parts: &JwtParts,
+    purpose: Purpose,
+) -> Observation {
+    let about = &token.about;
+    if !matches!(parts.header("alg"), Some("RS256" | "RS512")) {
+        return Observation::skipped(about, "its algorithm is none that Salesforce takes");
+    }
+    let verification_keys = input.verification_keys(purpose, parts);
+    if verification_keys.is_empty()
+        && !input.given.has_verification_keys()
+        && !input.configured.problems.is_empty()
+    {
+        let reason = "the configuration doesn't load (`tokenmint check` says why), and no key was given to check its \
+                      signature";
+        return Observation::skipped(about, reason);
+    }
+    if verification_keys.is_empty() {
+        let reason = "no key was there to check its signature: give the file of its key, certificate or JWK, or the address of its \
+                      JWK Set (--jwks)";
+        return Observation::skipped(about, reason);
+    }
+    let kid = parts.header("kid");
+    let candidates = candidate_keys(&verification_keys, kid, purpose);
+    if candidates.is_empty() {
+        let kid = kid.map(escape_and_truncate).unwrap_or_default();
+        let reason = format!("no key with its id `{kid}` is known to check its signature");
+        return Observation::skipped(about, reason);
+    }
+    let keys = candidates
+        .iter()
+        .filter_map(|verification_key| Some((verification_key, verification_key.numbers.as_ref()?)));
+    let keys: Vec<_> = keys.collect();
+    if keys.is_empty() {
+        let reason = "the numbers of its JWK can't be read, so its signature can't be checked";
+        return Observation::skipped(about, reason);
+    }
+    if let Some((signer, _)) = keys.iter().find(|(_, key)| parts.is_signed_by(key)) {
+        return Observation::pass(about, format!("is signed by the key of {}", signer.about));
+    }
+    if !keys.iter().any(|(_, key)| key.n.len() == parts.signature_len()) {
+        let seen = format!(
+            "its signature has {} octets, and those of the key of {} have {}",
+            parts.signature_len(),
+            keys[0].0.about,
+            keys[0].1.n.len()
+        );
+        return Observation::fail(about, seen)
+            .with_advice("copy the token whole: characters at its end are missing, or were added");
+    }
+    let names: Vec<&str> = keys.iter().map(|(key, _)| key.about.as_str()).take(3).collect();
+    let more = if keys.len() > names.len() { ", …" } else { "" };
+    let other = other_signer(input, &verification_keys, parts)
+        .map(|other| format!("; the key of {other} did, which isn't for this token"))
+        .unwrap_or_default();
+    let seen = format!("no known key signed it ({}{more}){other}", names.join("; "));
+    let rejected = Observation::fail(about, seen);
+    match purpose {
+        Purpose::Assertion => rejected.with_advice(ASSERTION_FIX),
+        Purpose::Identity | Purpose::Hs256(_) => rejected,
+    }
 }
 
 /// The keys that may verify a token with this `kid`.

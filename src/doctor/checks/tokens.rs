@@ -278,7 +278,7 @@ fn hours_behind(parts: &JwtParts, now: UnixTime) -> Option<i64> {
 pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(ALL_PURPOSES)
-        .map(|(token, parts, _)| {
+        .map(|(token, parts, purpose)| {
             let about = &token.about;
             let (mut faults, mut unquoted) = (Vec::new(), Vec::new());
             for name in ["nbf", "iat"] {
@@ -298,7 +298,10 @@ pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
             }
             let seen = Observation::from_faults(about, &faults, "it is valid from now on");
             if unquoted.is_empty() {
-                return seen;
+                return match purpose {
+                    Purpose::Hs256(_) => seen.with_advice("set the clock of the token's maker (NTP)"),
+                    Purpose::Identity | Purpose::Assertion => seen,
+                };
             }
             seen.with_advice(format!(
                 "where the token is made, write {} as a number of seconds since 1970, without quotes",

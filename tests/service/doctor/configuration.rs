@@ -29,6 +29,39 @@ fn audience(url: &str) -> Given {
     Given::configured(&[(AUDIENCE, &format!("audience = \"{url}\""))])
 }
 
+/// A certificate of the public listener for `names`, and its `url`.
+fn with_public_certificate(url: &str, names: &[&str]) -> Given {
+    let tls = "tls = { certificate_file = \"public.crt\", private_key_file = \"public.key\" }";
+    let given = Given::configured(&[(&format!("url = \"{PUBLIC}\""), &format!("{tls}\nurl = \"{url}\""))]);
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let san = rcgen::CertificateParams::new(names).expect("names").subject_alt_names;
+    let certificate =
+        super::certificate_of(&PAIRS[1], -1, 90, |params| params.subject_alt_names.clone_from(&san));
+    given.workspace.write_key("public.key", &PAIRS[1].pem);
+    given.workspace.write("public.crt", &super::pem_of(&certificate));
+    given
+}
+
+/// `check` and the doctor agree.
+#[test]
+fn a_certificate_of_the_public_listener_for_its_host_has_no_finding() {
+    for (url, names) in [
+        (PUBLIC, &["other.example", "tokens.acme.example"][..]),
+        (PUBLIC, &["*.acme.example"]),
+        ("https://TOKENS.acme.example:443", &["tokens.acme.example"]),
+    ] {
+        let given = with_public_certificate(url, names);
+        given.is_well();
+        let ran = given.workspace.run(&["check"]);
+        assert!(!ran.stdout.contains("isn't valid for"), "{names:?}: {}{}", ran.stdout, ran.stderr);
+    }
+    let ran = with_public_certificate(PUBLIC, &["acme.example"]).workspace.run(&["check"]);
+    let said = ran.stdout.clone() + &ran.stderr;
+    assert_eq!(ran.code(), 0, "{said}");
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("isn't valid for `tokens.acme.example`, the host of `url`"), "{said}");
+}
+
 const SANDBOX: &str = "audience = \"https://acme--uat.sandbox.my.salesforce.com\"";
 
 /// Another profile for the same user, in another case.
@@ -89,6 +122,11 @@ faults! {
             given.workspace.write("public.crt", &super::pem_of(&super::certificate_of(&PAIRS[1], -400, -1, |_| ())));
             given
         };
+    a_certificate_of_the_public_listener_for_another_host: "configuration-warnings", warn,
+        "isn't valid for `tokens.acme.example`, the host of `url`",
+        with_public_certificate(PUBLIC, &["acme.example", "*.tokens.acme.example"]);
+    a_certificate_of_the_public_listener_without_its_address: "configuration-warnings", warn, "isn't valid for `203.0.113.7`",
+        with_public_certificate("https://203.0.113.7", &["203.0.113.8"]).beside("public-url");
     an_org_s_id_that_is_cut_short: "org-id", fail, "15 or 18",
         Given::configured(&[("00D000000000001", "00D00000000001")]);
     a_user_s_id_instead_of_the_org_s: "org-id", fail, "00D",

@@ -62,6 +62,29 @@ fn a_jwk_beside_the_pair_of_another_key_has_no_finding() {
     assert!(skipped.iter().any(is_pair), "{skipped:#?}");
 }
 
+/// Every form of a configured key, under any file name, and the JWK Set that publishes it beside another key.
+#[test]
+fn every_half_of_a_configured_key_is_recognized() {
+    let given = Given::configured(&[])
+        .file("a.key", &PAIRS[0].pem)
+        .file("a.crt", &good_certificate())
+        .file("a.pem", &super::keys::public_key(&PAIRS[0]))
+        .file("a.jwk", &PAIRS[0].jwk("Key1").to_string());
+    given.is_well();
+    let given = Given::configured(&[])
+        .file("a.crt", &good_certificate())
+        .file("a.pem", &super::keys::public_key(&PAIRS[1]))
+        .file("a.jwk", &PAIRS[1].jwk("CrmKey1").to_string())
+        .with(&["--jwks", "set.json"]);
+    let other = super::keys::openssl("rsa:2048").jwk("Other");
+    given.workspace.write("set.json", &json!({"keys": [other, PAIRS[0].jwk("Key1")]}).to_string());
+    given.is_well();
+    let skipped = given.not_looked_at();
+    let is_other =
+        |skipped: &Value| skipped["check"] == "key-pair" && skipped["about"] == "set.json, `Other`";
+    assert!(skipped.iter().any(is_other), "{skipped:#?}");
+}
+
 /// Each certificate's signature is verified with the next one, up to the authority.
 #[test]
 fn every_certificate_of_a_chain_is_checked() {

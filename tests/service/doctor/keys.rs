@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,7 @@ use super::{Given, certificate, certificate_of, chain, good_certificate, pem_of,
 use crate::sandbox::{PAIRS, Pair, sign};
 
 /// A key of any kind with its certificate, made by openssl.
-fn openssl(kind: &str) -> Pair {
+pub fn openssl(kind: &str) -> Pair {
     let arguments = format!("req -x509 -newkey {kind} -nodes -keyout - -days 400 -subj /CN=acme");
     let made = Command::new("openssl").args(arguments.split(' ')).output().expect("openssl runs");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -78,6 +79,41 @@ faults! {
             .refused("a certificate of another key");
     an_uploaded_jwk_that_is_not_the_configured_key: "key-pair", fail, "isn't the public half of that key",
         Given::configured(&[]).jwk(&PAIRS[1].jwk("Key1")).refused("doesn't verify");
+    a_certificate_of_no_configured_key: "key-pair", warn, "isn't the certificate of a configured key (`CrmKey1`, `Key1`)",
+        Given::configured(&[]).file("Other.crt", &certificate_pem(&OTHER, "acme"));
+    a_jwk_of_no_configured_key: "key-pair", warn, "isn't the public half of a configured key (`CrmKey1`, `Key1`)",
+        Given::configured(&[]).file("Other.jwk", &OTHER.jwk("Other").to_string());
+    a_public_key_of_no_configured_key: "key-pair", warn, "isn't the public half of a configured key",
+        Given::configured(&[]).file("Other.pem", &public_key(&OTHER));
+    a_private_key_that_is_not_configured: "key-pair", warn, "isn't a configured key (`CrmKey1`, `Key1`)",
+        Given::configured(&[]).file("Other.key", &OTHER.pem);
+    a_pair_that_is_not_configured: "key-pair", warn, "isn't a configured key",
+        Given::configured(&[])
+            .file("Other.key", &OTHER.pem)
+            .file("Other.crt", &certificate_pem(&OTHER, "acme"))
+            .file("Other.jwk", &OTHER.jwk("Other").to_string())
+            .file("Other.pem", &public_key(&OTHER));
+    a_jwk_of_a_retired_key: "key-pair", warn, "has the key id `Key0`, of a key that was retired 2026-02-01",
+        {
+            let given = Given::configured(&[]).file("uploaded.jwk", &OTHER.jwk("Key0").to_string());
+            let old = "[[key]]\nkid = \"Key0\"\nadded = 2026-01-01T00:00:00Z\nsign_from = 2026-01-03T00:00:00Z\n\
+                       retired = 2026-02-01T00:00:00Z\n";
+            let new = "[[key]]\nkid = \"Key1\"\nadded = 2026-01-01T00:00:00Z\nsign_from = 2026-01-04T00:00:00Z\n";
+            given.workspace.write("keys/identity/keyset.toml", &format!("{old}{new}"));
+            given
+        };
+    a_certificate_with_the_name_of_a_configured_key: "key-pair", fail,
+        "has the subject `Key1`, but isn't the certificate of that key of the configuration (keysets.web)",
+        Given::configured(&[]).file("uploaded.crt", &certificate_pem(&OTHER, "Key1"));
+    a_certificate_in_a_file_with_the_name_of_a_configured_key: "key-pair", fail,
+        "has the file name `Key1`, but isn't the certificate of that key",
+        Given::configured(&[]).file("Key1.crt", &certificate_pem(&OTHER, "acme"));
+    a_public_key_beside_another_private_key: "key-pair", fail, "isn't the public half of Key1.key",
+        Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.pem", &public_key(&PAIRS[1]));
+    a_public_key_beside_another_jwk: "key-pair", fail, "is of another key than Key1.jwk",
+        Given::nothing().jwk(&PAIRS[0].jwk("Key1")).file("Key1.pem", &public_key(&PAIRS[1]));
+    a_public_key_beside_another_certificate: "key-pair", fail, "is of another key than Key1.pem",
+        Given::nothing().file("Key1.crt", &good_certificate()).file("Key1.pem", &public_key(&PAIRS[1]));
     one_key_for_identity_tokens_and_for_an_app: "separate-keys", warn, "signed by one key",
         {
             let given = Given::configured(&[]);
@@ -143,6 +179,16 @@ faults! {
             .refused("doesn't verify");
     a_token_that_was_altered: "token-signature", fail, "no known key signed it",
         Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(&altered()).refused("doesn't verify");
+}
+
+/// A key that no configuration has.
+static OTHER: LazyLock<Pair> = LazyLock::new(|| openssl("rsa:2048"));
+
+fn certificate_pem(pair: &Pair, name: &str) -> String {
+    pem_of(&certificate_of(pair, -1, 730, |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    }))
 }
 
 /// The first pair's key with those certificates.

@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::{Given, assertion, claims, jwk, raw_token, seconds, token};
-use crate::sandbox::{CONSUMER_KEY, ISSUER, PAIRS, USER, sign};
+use crate::sandbox::{CONSUMER_KEY, ISSUER, PAIRS, Pair, USER, sign};
 
 fn given(token: &str) -> Given {
     Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(token)
@@ -249,6 +249,30 @@ faults! {
     an_assertion_whose_audience_ends_with_a_slash: "audience", fail, "a slash at the end",
         Given::nothing().token(&assertion(&json!({"aud": "https://acme.my.salesforce.com/"})))
             .refused("audience is invalid");
+}
+
+/// The question and the fix name what the relying party of the token has: a JWK, an app's certificate or a secret.
+#[test]
+fn a_rejected_signature_has_the_fix_of_its_kind_of_token() {
+    let forged = |pair: &Pair, kid: Option<&str>, claims: &Value| sign(pair, Algorithm::RS256, kid, claims);
+    let assertion = json!({
+        "iss": CONSUMER_KEY, "sub": "integration@acme.com", "aud": "https://acme.my.salesforce.com",
+        "exp": seconds() + 150,
+    });
+    let intercom = symmetric(&json!({"user_id": "42", "exp": seconds() + 600}), "another");
+    let messaging = ["Messaging", "Enhanced Chat User Verification"];
+    for (token, check, fits, others) in [
+        (forged(&PAIRS[1], Some("Key1"), &claims()), "token-signature", &messaging[..], &["the app"][..]),
+        (forged(&PAIRS[0], None, &assertion), "token-signature", &["certificate", "the app"], &messaging),
+        (intercom, "intercom-secret", &["Messenger API secret", "secret_file"], &messaging),
+    ] {
+        let (code, findings) = Given::configured(&[]).token(&token).examined();
+        assert_eq!(code, 1);
+        let finding = findings.iter().find(|finding| finding["check"] == check).expect("a finding");
+        let said = format!("{} {}", finding["answers"], finding["fix"]);
+        assert!(fits.iter().all(|part| said.contains(part)), "{said}");
+        assert!(!others.iter().any(|part| said.contains(part)), "{said}");
+    }
 }
 
 /// A token of an hour that has just expired is an hour old. That is no sign of a wrong clock.

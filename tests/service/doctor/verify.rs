@@ -22,12 +22,18 @@ fn a_good_token_is_read_from_standard_input_with_its_times_in_words() {
     let given = with_jwk();
     let ran = verify(&given, &token(&json!({})), &["--jwk", "Key1.jwk", "-v"]);
     let text = ran.ok();
-    for part in ["kid  Key1", "alg  RS256", "sub  user-1", "is signed by the key of Key1.jwk"] {
+    for part in [
+        r#"kid  "Key1""#,
+        r#"alg  "RS256""#,
+        r#"sub  "user-1""#,
+        "is signed by the key of Key1.jwk",
+        ". Passed: ",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
     let expiry = text.lines().find(|line| line.trim_start().starts_with("exp ")).expect("the claim");
     assert!(expiry.contains("Z, in ") && expiry.ends_with(" minutes"), "{expiry}");
-    assert!(text.contains("\n✓ Salesforce would take this token. Taken for an identity token: "), "{text}");
+    assert!(text.contains("\n✓ Salesforce would accept this token. Taken for an identity token: "), "{text}");
 }
 
 #[test]
@@ -73,7 +79,11 @@ fn given_files_replace_configured_ones() {
     ] {
         let ran = verify(&given, &token, &arguments);
         assert_eq!(ran.code(), 1, "{arguments:?}: {}", ran.stdout);
-        assert!(ran.stdout.contains("Salesforce would not take this token"), "{arguments:?}: {}", ran.stdout);
+        assert!(
+            ran.stdout.contains("Salesforce would not accept this token"),
+            "{arguments:?}: {}",
+            ran.stdout
+        );
     }
 }
 
@@ -108,7 +118,7 @@ fn an_intercom_token_without_its_secret_is_never_called_good() {
     assert!(said.contains("can't say: no check failed, but no Messenger API secret"), "{said}");
     let ran = verify(&Given::configured(&[]), &forged(), &[]);
     assert_eq!(ran.code(), 1);
-    assert!(ran.stdout.contains("Intercom would not take this token"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("Intercom would not accept this token"), "{}", ran.stdout);
 }
 
 /// The output names the detected kind of the token with the reason. `--as` overrides it.
@@ -174,7 +184,21 @@ fn a_token_that_salesforce_would_refuse_is_reported_with_the_reason() {
         let ran = verify(&given, &token, &["--jwk", "Key1.jwk"]);
         assert_eq!(ran.code(), 1, "{reason}");
         assert!(ran.stdout.contains(&format!("✗ {reason} ")), "{reason} in {}", ran.stdout);
-        assert!(ran.stdout.contains("Salesforce would not take this token"), "{}", ran.stdout);
+        assert!(ran.stdout.contains("Salesforce would not accept this token"), "{}", ran.stdout);
+    }
+}
+
+/// A reader tells text from a number: Salesforce takes a text in `exp` for an expired token.
+#[test]
+fn claims_and_header_members_are_shown_as_json() {
+    let claims =
+        r#"{"iss":"https://acme.example","sub":"user-1","exp":"6000","iat":6000,"x":null,"y":["a\nb"]}"#;
+    let token = raw_token(&json!({"alg": "RS256", "typ": "JWT", "kid": "42"}), claims);
+    let ran = verify(&with_jwk(), &token, &[]);
+    for line in
+        [r#"  kid  "42""#, r#"  exp  "6000""#, "  iat  6000  1970-", "  x    null", r#"  y    ["a\nb"]"#]
+    {
+        assert!(ran.stdout.contains(&format!("\n{line}")), "{line} in {}", ran.stdout);
     }
 }
 
@@ -198,7 +222,7 @@ fn verify_reads_files_like_the_doctor() {
         &["Key1.jwk", "-"],
     ] {
         let ran = verify(&given, &token(&json!({})), arguments);
-        let verdict = "\n✓ Salesforce would take this token. Taken for an identity token: ";
+        let verdict = "\n✓ Salesforce would accept this token. Taken for an identity token: ";
         assert!(ran.stdout.contains(verdict), "{arguments:?}: {}{}", ran.stdout, ran.stderr);
         assert_eq!(ran.code(), 0, "{arguments:?}");
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::circuit_breaker::{CircuitBreaker, CircuitCheck, CircuitPermit};
 use super::deps::ExchangerDeps;
 use super::exchange_error::{ExchangeError, TimeoutCause};
-use super::login_rate_limit::{CountedRequest, LoginRateLimit, QuotaCheck};
+use super::login_rate_limit::{CountedRequest, LoginRateLimit, QuotaCheck, RequestReason};
 use super::request::TokenRequest;
 use super::shared::SharedCache;
 use super::token::{AccessToken, MAX_TOKEN_LIFETIME, ObtainedToken, ReportedExpiry};
@@ -52,14 +52,15 @@ impl ExchangeClient {
     pub(crate) async fn exchange(
         self: &Arc<Self>,
         token_request: &TokenRequest,
+        reason: RequestReason,
         trace: &Trace,
     ) -> Result<AccessToken, ExchangeError> {
         let deadline = Instant::now() + MAX_EXCHANGE_TIME;
-        let first = match self.attempt(token_request, deadline, trace, Attempt::First).await? {
+        let first = match self.attempt(token_request, reason, deadline, trace, Attempt::First).await? {
             Err(error @ UpstreamError::Closed(_)) => to_exchange_error(&error),
             first => return first.map_err(|error| to_exchange_error(&error)),
         };
-        let second = self.attempt(token_request, deadline, trace, Attempt::Last).await;
+        let second = self.attempt(token_request, reason, deadline, trace, Attempt::Last).await;
         let second = second.and_then(|read| read.map_err(|error| to_exchange_error(&error)));
         // If the retry wasn't sent, the first failure is the cause, and the first request counts as sent.
         second.map_err(|error| if error.was_sent() { error } else { first })
@@ -70,6 +71,7 @@ impl ExchangeClient {
     async fn attempt(
         self: &Arc<Self>,
         token_request: &TokenRequest,
+        reason: RequestReason,
         deadline: Instant,
         trace: &Trace,
         attempt: Attempt,
@@ -81,7 +83,7 @@ impl ExchangeClient {
         let signing = trace.child_span("sign");
         let mut request = token_request.to_upstream_request(now, &**randomness, signer).await?;
         drop(signing);
-        let counted = self.count_request(token_request).await?;
+        let counted = self.count_request(token_request, reason).await?;
 
         let start = Instant::now();
         let within = deadline.saturating_duration_since(start);
@@ -190,10 +192,11 @@ impl ExchangeClient {
     async fn count_request(
         self: &Arc<Self>,
         token_request: &TokenRequest,
+        reason: RequestReason,
     ) -> Result<CountedRequest, ExchangeError> {
         let (account, quota) = token_request.quota();
         let id = self.deps.unique_id().map_err(MintError::from)?;
-        let counted = CountedRequest { account, id, quota };
+        let counted = CountedRequest { account, id, quota, reason };
         let used_up = |retry_after| {
             Err(ExchangeError::LoginRateLimited { profile: token_request.profile().to_string(), retry_after })
         };
@@ -202,11 +205,13 @@ impl ExchangeClient {
             None => None,
         };
         if let Some(QuotaCheck::Exhausted { retry_after }) = shared_check {
-            self.login_limit.record_shared_usage(
-                &counted.account,
-                1.0,
-                self.deps.clock.monotonic() + retry_after,
-            );
+            if reason == RequestReason::Needed {
+                self.login_limit.record_shared_usage(
+                    &counted.account,
+                    1.0,
+                    self.deps.clock.monotonic() + retry_after,
+                );
+            }
             return used_up(retry_after);
         }
         let (login_limit, local_request, clock) =

@@ -905,10 +905,48 @@ async fn a_caller_that_reports_rejections_cannot_exhaust_the_login_budget() {
     assert_eq!(value(&service, kept).await, Some(17.0));
 }
 
+/// Reports use at most half of the budget, however small it is and however long they go on. The rest is for renewals.
+#[tokio::test]
+async fn reports_of_rejected_tokens_use_at_most_half_of_the_budget() {
+    for budget in [1, 2, 4, 5, 9_u32] {
+        let service = Fixture::start().await;
+        let settings = format!("access_token_ttl = \"55m\"\nlogins_per_hour = {budget}\n");
+        service.reconfigure("access_token_ttl = \"100s\"\n", &settings);
+        let mut token = service.oauth().await.ok()["access_token"].clone();
+        for _ in 0..20 {
+            token = service.reject(&token).await.ok()["access_token"].clone();
+            service.pass(31);
+        }
+        let half = budget.div_ceil(2);
+        assert_eq!(u32::try_from(service.fake.asked()), Ok(half), "of {budget}");
+        let kept = "tokenmint_rejected_tokens_kept_total{profile=\"oauth.crm\",reason=\"budget\"}";
+        assert_eq!(value(&service, kept).await, Some(f64::from(21 - half)), "of {budget}");
+        // A report that isn't honoured neither counts as a failure nor holds up a renewal.
+        let not_sent = "tokenmint_exchanges_not_sent_total{profile=\"oauth.crm\",reason=\"budget\"}";
+        assert_eq!(value(&service, not_sent).await, None, "of {budget}");
+        service.pass(3500 - 20 * 31);
+        let renewed = service.oauth().await;
+        assert_eq!(renewed.status.as_u16(), if budget == 1 { 503 } else { 200 }, "of {budget}");
+    }
+    // The messaging API has a budget of its own, for all users of an org.
+    let service = Fixture::start().await;
+    service.reconfigure("requests_per_minute = 200", "requests_per_minute = 4");
+    let mut token = service.messaging("user-1").await.ok()["access_token"].clone();
+    for _ in 0..3 {
+        let report = json!({"sub": "user-1", "rejected_token": token});
+        let answer = service.post("/messaging-access-token", API_KEY, &report).await.ok();
+        token = answer["access_token"].clone();
+    }
+    assert_eq!(service.fake.asked(), 2);
+    service.messaging("user-2").await.ok();
+    service.messaging("user-3").await.ok();
+    assert_eq!(service.messaging("user-4").await.status.as_u16(), 503);
+}
+
 #[tokio::test]
 async fn a_rejected_token_is_dropped_only_where_another_replaces_it() {
     let service = Fixture::start().await;
-    service.budget(2);
+    service.budget(4);
     let first = service.oauth().await.ok()["access_token"].clone();
     // Salesforce is unavailable: the reporting caller gets an error, and the others keep the token.
     service.fake.is(Mood::Error(503, json!({"error": "service_unavailable"}), None));
@@ -916,7 +954,7 @@ async fn a_rejected_token_is_dropped_only_where_another_replaces_it() {
     assert_eq!(service.oauth().await.ok()["access_token"], first);
     service.fake.is(Mood::Well);
     service.pass(31);
-    // The budget is used up now. The token may still be valid and is kept.
+    // Half of the budget is used now. The token may still be valid and is kept.
     let body = service.reject(&first).await.ok();
     assert_eq!([&body["access_token"], &body["rejected_token_kept"]], [&first, &json!(true)]);
     assert_eq!(service.oauth().await.ok()["access_token"], first);

@@ -528,6 +528,15 @@ mod tests {
         ] {
             assert!(origin(url, &token_url).is_err(), "{url}");
         }
+            "https://evil.com;.salesforce.com",
+            "https://evil.com'.salesforce.com",
+            "https://evil.com$x.salesforce.com",
+            "https://evil_com.salesforce.com",
+            "https://*.salesforce.com",
+            "https://.salesforce.com",
+            "https://a..salesforce.com",
+            "https://-a.salesforce.com",
+            "https://a-.salesforce.com",
         let evil = origin("https://evil.example", &token_url).expect_err("foreign");
         assert!(evil.contains("evil.example"), "the host that came is named: {evil}");
         let id = "https://login.salesforce.com/id/00D/005";

@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -116,8 +116,8 @@ pub(super) struct HttpTransport {
     unpooled: LazyLock<Client>,
 }
 
-impl Default for HttpTransport {
-    fn default() -> Self {
+impl HttpTransport {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             client: LazyLock::new(|| build_client(client_builder)),
             unpooled: LazyLock::new(|| build_client(|| client_builder().pool_max_idle_per_host(0))),
@@ -126,6 +126,7 @@ impl Default for HttpTransport {
 }
 
 impl Transport for HttpTransport {
+    clock: Arc<dyn Clock>,
     fn send(
         &self,
         request: UpstreamRequest,
@@ -133,9 +134,10 @@ impl Transport for HttpTransport {
     ) -> BoxFuture<'_, Result<UpstreamResponse, UpstreamError>> {
         let client = match request.connection {
             ConnectionChoice::Any => &self.client,
+            clock,
             ConnectionChoice::New => &self.unpooled,
         };
-        Box::pin(send_with(client, request, within))
+        Box::pin(send_with(client, &*self.clock, request, within))
     }
 
     fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
@@ -194,9 +196,13 @@ async fn send_with(
         other => other,
     })?;
     let status = response.status().as_u16();
+    clock: &dyn Clock,
     let date = response.headers().get(DATE).and_then(|value| parse_http_date(value.to_str().ok()?));
-    let retry_after =
-        response.headers().get(RETRY_AFTER).and_then(|value| parse_retry_after(value.to_str().ok()?, date));
+    let sent_at = date.unwrap_or_else(|| clock.now().seconds());
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, sent_at));
     let unusable = |what: String| UpstreamError::Unusable { status, what, retry_after };
     let header_bytes = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     if header_bytes.sum::<usize>() > MAX_RESPONSE_HEADER_BYTES {
@@ -300,13 +306,14 @@ fn classify(error: &reqwest::Error) -> UpstreamError {
     }
 }
 
-/// Parses `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3), which is compared with the response's `Date`.
-fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
+/// Parses `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3), which is compared with `sent_at`: the response's `Date`, or
+/// without one this host's clock.
+fn parse_retry_after(value: &str, sent_at: i64) -> Option<Duration> {
     let value = value.trim();
     let seconds = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().unwrap_or(u64::MAX)
     } else {
-        u64::try_from(parse_http_date(value)? - date?).unwrap_or(0)
+        u64::try_from(parse_http_date(value)?.saturating_sub(sent_at)).unwrap_or(0)
     };
     Some(Duration::from_secs(seconds))
 }
@@ -328,8 +335,8 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let date = parse_http_date("Fri, 20 Nov 2026 12:00:00 GMT");
-        assert_eq!(date, Some(1_795_176_000));
+        let date = 1_795_176_000;
+        assert_eq!(parse_http_date("Fri, 20 Nov 2026 12:00:00 GMT"), Some(date));
         assert_eq!(parse_retry_after(" 7 ", date), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("Fri, 20 Nov 2026 12:00:30 GMT", date), Some(Duration::from_secs(30)));
         assert_eq!(parse_retry_after("Fri, 20 Nov 2026 11:00:00 GMT", date), Some(Duration::ZERO));

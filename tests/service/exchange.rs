@@ -666,9 +666,20 @@ async fn a_rejection_by_salesforce_is_explained_and_cached_for_a_minute() {
 
 #[tokio::test]
 async fn retry_after_is_honoured_between_one_second_and_fifteen_minutes() {
-    for (value, wait) in [("7", 7), ("0", 1), ("86400", 900), ("315360000", 900)] {
+    const FAR_DATE: &str = "Fri, 31 Dec 2100 23:59:59 GMT";
+    for (status, value, wait) in [
+        (429, "7", 7),
+        (503, "7", 7),
+        (429, "0", 1),
+        (503, "0", 1),
+        (429, "86400", 900),
+        (503, "315360000", 900),
+        (429, FAR_DATE, 900),
+        (503, FAR_DATE, 900),
+        (429, "Sun, 06 Nov 1994 08:49:37 GMT", 1),
+    ] {
         let service = Fixture::start().await;
-        service.fake.is(Mood::Error(429, json!({"error": "x"}), Some(value)));
+        service.fake.is(Mood::Error(status, json!({"error": "x"}), Some(value)));
         let answer = service.oauth().await;
         answer.json();
         assert_eq!(

@@ -14,7 +14,9 @@ use super::login_rate_limit::{CountedRequest, LoginRateLimit, QuotaCheck, Reques
 use super::request::TokenRequest;
 use super::shared::SharedCache;
 use super::token::{AccessToken, MAX_TOKEN_LIFETIME, ObtainedToken, ReportedExpiry};
-use super::upstream::{ConnectionChoice, MAX_EXCHANGE_TIME, Transport, UpstreamError, UpstreamResponse};
+use super::upstream::{
+    Confidential, ConnectionChoice, MAX_EXCHANGE_TIME, Transport, UpstreamError, UpstreamResponse,
+};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::tokens::MintError;
@@ -97,10 +99,11 @@ impl ExchangeClient {
             // Other pooled connections may be closed as well.
             request.connection = ConnectionChoice::New;
         }
+        let confidential = request.confidential.clone();
         let response = self.transport.send(request, within).await;
         let took = start.elapsed();
         let status = response.as_ref().map_or_else(UpstreamError::status, |response| Some(response.status));
-        let read = self.interpret(token_request, kid, response);
+        let read = self.interpret(token_request, kid, &confidential, response);
         let (outcome, sent) = match &read {
             Ok(read) => (outcome_label(read), true),
             Err(error) => ("unavailable", !matches!(error, UpstreamError::NotSent(_))),
@@ -138,13 +141,14 @@ impl ExchangeClient {
         &self,
         token_request: &TokenRequest,
         kid: KeyId,
+        confidential: &Confidential,
         response: Result<UpstreamResponse, UpstreamError>,
     ) -> Result<Result<AccessToken, ExchangeError>, UpstreamError> {
         match response {
             Ok(response) => {
                 self.record_clock_skew(&response);
                 Ok(token_request
-                    .parse_response(&response)
+                    .parse_response(&response, confidential)
                     .and_then(|obtained| self.with_expiry(token_request, &response, obtained, kid)))
             }
             Err(UpstreamError::Timeout) => {

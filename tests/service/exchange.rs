@@ -44,6 +44,8 @@ pub enum Mood {
     Redirect(String),
     Anonymous,
     OtherUser,
+    /// A rejection that repeats parts of the signed JWT, and its subject.
+    Echo,
 }
 
 /// A fake Salesforce. It counts requests and answers them as its `Mood` says.
@@ -166,6 +168,14 @@ impl Fake {
             }
             Mood::Well => self.token(messaging, &body, n, base, "AUTH", None),
             Mood::Anonymous => self.token(messaging, &body, n, base, "ANON", None),
+            Mood::Echo => {
+                let jwt = body.split(['"', '=', '&']).find(|part| part.starts_with("eyJ")).expect("a JWT");
+                let sub = &unverified(jwt).1["sub"];
+                let description = format!("no user {} in {}", sub.as_str().expect("a sub"), &jwt[100..]);
+                let key = if messaging { "message" } else { "error_description" };
+                let body = json!({"error": jwt[..200], key: description});
+                (StatusCode::BAD_REQUEST, Json(body)).into_response()
+            }
             Mood::OtherUser => self.token(messaging, &body, n, base, "AUTH", Some("somebody-else")),
         }
     }
@@ -914,6 +924,26 @@ async fn a_caller_that_reports_rejections_cannot_exhaust_the_login_budget() {
     );
     let kept = "tokenmint_rejected_tokens_kept_total{profile=\"oauth.crm\",reason=\"pace\"}";
     assert_eq!(value(&service, kept).await, Some(17.0));
+}
+
+/// A Salesforce that repeats the request in its error can't put a token or a subject into answers, and so into logs of callers.
+#[tokio::test]
+async fn an_answer_has_no_token_or_subject_that_salesforce_repeats() {
+    let service = Fixture::start().await;
+    service.fake.is(Mood::Echo);
+    let answer = service.messaging("customer-4711").await;
+    let upstream = &answer.json()["upstream"];
+    assert_eq!(
+        *upstream,
+        json!({"status": 400, "error": "[token]", "error_description": "no user [subject] in [token]"})
+    );
+    assert!(!answer.text.contains("4711") && !answer.text.contains("eyJ"), "{}", answer.text);
+    let answer = service.oauth().await;
+    let description = "no user integration@acme.com in [token]";
+    assert_eq!(
+        answer.json()["upstream"],
+        json!({"status": 400, "error": "[token]", "error_description": description})
+    );
 }
 
 /// Reports use at most half of the budget, however small it is and however long they go on. The rest is for renewals.

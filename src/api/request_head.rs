@@ -177,10 +177,9 @@ mod tests {
             ("GET path?to=http://x HTTP/1.1", "begin the path with `/`"),
             ("GET http://x/livez HTTP/1.1", "isn't a proxy"),
         ] {
-            match checked(&format!("{line}\nHost: x")) {
-                Err(ApiError::Malformed(message)) => assert!(message.contains(part), "{line}: {message}"),
-                other => panic!("{line}: {other:?}"),
-            }
+            let refused = checked(&format!("{line}\nHost: x"));
+            let is_named = matches!(&refused, Err(ApiError::Malformed(message)) if message.contains(part));
+            assert!(is_named, "{line}: {refused:?}");
         }
     }
 

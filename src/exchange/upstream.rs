@@ -63,7 +63,7 @@ pub struct UpstreamRequest {
     pub body: Vec<u8>,
     pub(crate) headers: HeaderMap,
     pub(crate) connection: ConnectionChoice,
-    /// What no text of the response may repeat.
+    /// Texts that nothing made from the response may repeat.
     pub(crate) confidential: Confidential,
 }
 
